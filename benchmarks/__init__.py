@@ -1,0 +1,1 @@
+"""Speed measurements, run one by one as modules."""

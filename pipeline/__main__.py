@@ -1,0 +1,219 @@
+"""The command line. Nothing heavy is imported before a command needs it, so `--help` and `status` start at once."""
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pipeline.errors import PipelineError
+
+if TYPE_CHECKING:
+    from pipeline.workspace import Run
+
+STAGES = ("decode", "clean", "split", "train", "predict", "tune", "encode", "report")
+app = typer.Typer(
+    help="Raw competition files in, a submission you can trust out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe's name, or the path of its YAML.")]
+Quick = Annotated[bool, typer.Option("--quick", help="The same pipeline in miniature, as the run <recipe>-quick.")]
+Name = Annotated[str | None, typer.Option("--name", help="Another name for the run and its artefacts.")]
+Assignments = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; repeatable.")]
+Force = Annotated[bool, typer.Option("--force", help="Do it again, even if it is up to date or throws training away.")]
+CompetitionName = Annotated[str, typer.Option("--competition", help="A competition's name, or the path of its YAML.")]
+
+
+@app.command()
+def run(
+    recipe: RecipeName,
+    quick: Quick = False,
+    name: Name = None,
+    assignments: Assignments = None,
+    first: Annotated[str, typer.Option("--from", metavar="STAGE", help="The first stage to run.")] = STAGES[0],
+    last: Annotated[str, typer.Option("--to", metavar="STAGE", help="The last stage to run.")] = STAGES[-1],
+    force: Force = False,
+) -> None:
+    """Run every stage that is not up to date, from raw files to the submission and its report."""
+    from pipeline import stages
+    from pipeline.console import console
+    from pipeline.workspace import open_run, shown
+
+    for stage in (first, last):
+        if stage not in STAGES:
+            raise PipelineError(f"there is no stage {stage!r}; the stages are {', '.join(STAGES)}.")
+    chosen = STAGES[STAGES.index(first) : STAGES.index(last) + 1]
+    if not chosen:
+        raise PipelineError(f"--from {first} comes after --to {last}; the order is {', '.join(STAGES)}.")
+    opened = open_run(recipe, quick, name, assignments)
+    started = time.perf_counter()
+    console.print(f"[bold]{opened.name}[/bold]: {' → '.join(chosen)}; artefacts in {shown(opened.folder)}/")
+    if "train" in chosen:
+        _preflight(opened, force)
+    for stage in chosen:
+        stages.run_stage(opened, stage, force)
+    _summary(opened, time.perf_counter() - started)
+
+
+def _stage_command(stage: str) -> None:
+    def command(
+        recipe: RecipeName, quick: Quick = False, name: Name = None, assignments: Assignments = None, force: Force = False
+    ) -> None:
+        from pipeline import stages
+        from pipeline.workspace import open_run
+
+        stages.run_stage(open_run(recipe, quick, name, assignments), stage, force)
+
+    texts = {
+        "decode": "Read and check every raw image and mask.",
+        "clean": "List what is wrong with the images.",
+        "split": "Split the training images into folds.",
+        "train": "Train one model a fold; an interrupted fold goes on.",
+        "predict": "Predict the held-out and the test images.",
+        "tune": "Choose thresholds and areas on the held-out predictions.",
+        "encode": "Write and check the submission.",
+        "report": "Write one page to look at.",
+    }
+    app.command(stage, help=texts[stage])(command)
+
+
+for _stage in STAGES:
+    _stage_command(_stage)
+
+
+@app.command()
+def status(recipe: RecipeName, quick: Quick = False, name: Name = None, assignments: Assignments = None) -> None:
+    """Show which stages are up to date, which is next, and the command for it."""
+    from rich.console import Console
+
+    from pipeline.status import status_table
+    from pipeline.workspace import open_run
+
+    shown_table, following = status_table(open_run(recipe, quick, name, assignments))
+    options = " ".join([*(["--quick"] if quick else []), *([f"--name {name}"] if name else []),
+                        *(f"--set {one}" for one in assignments or [])])  # fmt: skip
+    Console().print(shown_table)
+    command = f"python -m pipeline run {recipe} {options}".rstrip()
+    Console(soft_wrap=True).print(f"next: {command}" if following else "everything is up to date", highlight=False)
+
+
+@app.command()
+def sample(
+    train: Annotated[int, typer.Option(help="Training images.")] = 240,
+    test: Annotated[int, typer.Option(help="Test images.")] = 120,
+    seed: Annotated[int, typer.Option(help="The same seed writes the same files.")] = 0,
+) -> None:
+    """Write the synthetic ultrasound competition to input/sample."""
+    from pipeline.console import console, progress_bar
+    from pipeline.sample import write_sample
+    from pipeline.workspace import input_root, shown
+
+    folder = input_root() / "sample"
+    with progress_bar() as bar:
+        task = bar.add_task("sample", total=train + test)
+        write_sample(folder, train, test, seed, lambda done, total: bar.update(task, completed=done, total=total))
+    console.print(f"sample: {train} training and {test} test images → {shown(folder)}")
+
+
+@app.command()
+def check(
+    submission_path: Annotated[Path, typer.Argument(metavar="SUBMISSION.csv")], competition: CompetitionName
+) -> None:
+    """Say whether a submission is valid: exit 0, or 1 with its faults and their rows."""
+    from pipeline import submission
+
+    faults = submission.faults_of(submission.read_submission(submission_path), _expected(competition)[1])
+    for fault in faults[:50]:
+        typer.echo(f"{submission_path}: {fault}")
+    if len(faults) > 50:
+        typer.echo(f"… and {len(faults) - 50} more")
+    typer.echo(f"{submission_path}: {'valid' if not faults else f'{len(faults)} faults'}")
+    raise typer.Exit(1 if faults else 0)
+
+
+@app.command()
+def score(
+    submission_path: Annotated[Path, typer.Argument(metavar="SUBMISSION.csv")],
+    truth: Annotated[Path, typer.Argument(metavar="TRUTH", help="Known masks in the submission's format, some or all rows.")],
+    competition: CompetitionName,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+) -> None:
+    """Score a submission against known masks with the competition's metric."""
+    import json
+
+    from pipeline import submission
+
+    loaded, want = _expected(competition)
+    frames = [submission.read_submission(path) for path in (submission_path, truth)]
+    scores = submission.row_scores(frames[0], frames[1], loaded, want)
+    result = {"score": float(scores.mean()), "rows": len(scores), "metric": loaded.metric}
+    typer.echo(json.dumps(result) if as_json else f"{loaded.metric} {result['score']:.4f} over {len(scores)} rows")
+
+
+@app.command()
+def doctor() -> None:
+    """Say which versions and device there are, what is missing, and the next command."""
+    from pipeline.status import examine
+
+    for line in examine():
+        typer.echo(line)
+
+
+def _expected(competition: str) -> tuple[Any, Any]:
+    from pipeline import submission
+    from pipeline.competition import load_competition
+    from pipeline.workspace import input_root, root
+
+    loaded = load_competition(competition)
+    table = root() / "work" / loaded.name / "images.parquet"
+    return loaded, submission.expected(loaded, input_root() / loaded.name, table)
+
+
+def _preflight(opened: "Run", force: bool) -> None:
+    """Finds what would stop training before anything else is done: weights above all."""
+    from pipeline import stages
+
+    if force or any(state.reasons and not state.kept for state in stages.states(opened, "train")):
+        from pipeline.stages.train import preflight
+
+        preflight(opened)
+
+
+def _summary(opened: "Run", seconds: float) -> None:
+    from pipeline import workspace
+
+    typer.echo(f"{opened.name}: done in {seconds // 60:.0f} min {seconds % 60:.0f} s")
+    if not (opened.record.exists() and opened.submission.exists()):
+        return
+    expect = workspace.read_json(opened.record)["expect"]
+    low, high = expect["interval_95"]
+    typer.echo(f"  submission      {workspace.shown(opened.submission)}")
+    typer.echo(f"  report          {workspace.shown(opened.report)}")
+    typer.echo(f"  out-of-fold     {expect['metric']} {expect['score']:.4f}  (95 % interval {low:.4f} to {high:.4f})")
+    typer.echo(f"  nested estimate {expect['metric']} {expect['nested']:.4f}  (thresholds chosen without the fold they score)")
+    slug = opened.competition.kaggle
+    path = workspace.shown(opened.submission)
+    following = f'kaggle competitions submit -c {slug} -f {path} -m "{opened.name}"' if slug else ""
+    if opened.competition.name == "sample":
+        following = f"python -m pipeline score {path} {workspace.shown(opened.input)}/truth.csv --competition sample"
+    typer.echo(f"  next            {following or f'upload {path}'}")
+
+
+def main() -> None:
+    """Runs the command line; a PipelineError becomes one message and exit code 2."""
+    try:
+        app(prog_name="python -m pipeline")
+    except PipelineError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,27 @@
+"""Messages and progress for a person, on standard error; standard output belongs to results."""
+
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+Element = TypeVar("Element")
+
+console = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def progress_bar() -> Progress:
+    """Returns a progress display with an estimate of the time left; silent where standard error is no terminal."""
+    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
+    left = [TextColumn("left"), TimeRemainingColumn()]
+    return Progress(*columns, *left, console=console, transient=True, disable=not console.is_terminal)
+
+
+def track(elements: Iterable[Element], description: str, total: int) -> Iterator[Element]:
+    """Yields the elements under a progress bar."""
+    with progress_bar() as bar:
+        task = bar.add_task(description, total=total)
+        for element in elements:
+            yield element
+            bar.advance(task)

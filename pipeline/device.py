@@ -1,0 +1,47 @@
+"""Which device and number format to train in, and why."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Where and how a network runs."""
+
+    accelerator: Literal["cuda", "mps", "cpu"]
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"]
+    reason: str
+
+    @property
+    def device(self) -> torch.device:
+        """The torch device."""
+        return torch.device(self.accelerator)
+
+    def autocast(self) -> Any:
+        """Returns the context in which predictions are made: the same number format as in training."""
+        types = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+        return torch.autocast(self.accelerator, dtype=types[self.precision], enabled=self.precision != "32-true")
+
+
+def choose(precision: Literal["auto", "32", "bf16", "16"] = "auto") -> Compute:
+    """Returns the fastest sound choice for this machine, or the precision asked for, with the reason."""
+    accelerator: Literal["cuda", "mps", "cpu"] = "cpu"
+    if torch.cuda.is_available():
+        accelerator = "cuda"
+    elif torch.backends.mps.is_available():
+        accelerator = "mps"
+    if precision != "auto":
+        asked: dict[str, Any] = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
+        return Compute(accelerator, asked[precision], "the recipe asks for it")
+    if accelerator == "cuda":
+        name = torch.cuda.get_device_name()
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return Compute("cuda", "bf16-mixed", f"{name} computes bf16 in hardware")
+        return Compute("cuda", "16-mixed", f"{name} has no bf16; fp16 with loss scaling")
+    if accelerator == "mps":
+        return Compute("mps", "32-true", "mixed precision on Apple GPUs is not tested here")
+    if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported():
+        return Compute("cpu", "bf16-mixed", f"this CPU has bf16 instructions; {torch.get_num_threads()} threads")
+    return Compute("cpu", "32-true", f"this CPU has no bf16 instructions; {torch.get_num_threads()} threads")

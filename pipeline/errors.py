@@ -1,0 +1,8 @@
+"""The one exception a user is meant to read."""
+
+
+class PipelineError(Exception):
+    """Bad input or a wrong setting: one sentence that says what was expected, what came, where, and what to do.
+
+    The command line prints the sentence and exits with code 2, without a traceback.
+    """

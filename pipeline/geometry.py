@@ -1,0 +1,83 @@
+"""From an image's own size to the network's, and back."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import cv2
+import numpy as np
+
+from pipeline.errors import PipelineError
+
+IGNORE = 255
+"""Value of pixels that count in no loss, no area and no score."""
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How an image of any size becomes one of the network's size."""
+
+    size: tuple[int, int]
+    """Rows × columns."""
+    fit: Literal["stretch", "pad"]
+    """`stretch` resizes; `pad` centres the image and reflects its border."""
+    channels: int
+
+
+def image_to_network(image: np.ndarray, geometry: Geometry) -> np.ndarray:
+    """Returns an image (h, w, C) uint8 or uint16 at network size (H, W, geometry.channels), same dtype.
+
+    Raises:
+        PipelineError: `pad` and the image is larger than the network's size.
+    """
+    image = _with_channels(image, geometry.channels)
+    if geometry.fit == "pad":
+        fitted = cv2.copyMakeBorder(image, *_margins(image.shape[:2], geometry.size), cv2.BORDER_REFLECT_101)
+    else:
+        fitted = _resize(image, geometry.size)
+    return fitted.reshape(*geometry.size, geometry.channels)
+
+
+def mask_to_network(mask: np.ndarray, geometry: Geometry) -> np.ndarray:
+    """Returns masks (C, h, w) uint8 of 0, 1 and 255 (ignored) at network size (C, H, W), same values."""
+    if geometry.fit == "pad":
+        margins = _margins(mask.shape[1:], geometry.size)
+        return np.stack([cv2.copyMakeBorder(plane, *margins, cv2.BORDER_REFLECT_101) for plane in mask])
+    fitted = np.empty((len(mask), *geometry.size), np.uint8)
+    for plane, target in zip(mask, fitted, strict=True):
+        target[:] = _resize((plane == 1).astype(np.float32), geometry.size) >= 0.5
+        ignored = plane == IGNORE
+        if ignored.any():
+            nearest = cv2.resize(ignored.view(np.uint8), geometry.size[::-1], interpolation=cv2.INTER_NEAREST)
+            target[nearest > 0] = IGNORE
+    return fitted
+
+
+def to_native(values: np.ndarray, geometry: Geometry, shape: tuple[int, int]) -> np.ndarray:
+    """Returns float32 values (C, H, W) at network size as (C, h, w) at the image's own `shape`."""
+    if geometry.fit == "pad":
+        top, _, left, _ = _margins(shape, geometry.size)
+        return values[:, top : top + shape[0], left : left + shape[1]]
+    return np.stack([cv2.resize(plane, shape[::-1], interpolation=cv2.INTER_LINEAR) for plane in values])
+
+
+def _with_channels(image: np.ndarray, channels: int) -> np.ndarray:
+    if image.shape[2] == channels:
+        return image
+    if channels == 1:
+        return cv2.cvtColor(np.ascontiguousarray(image[..., :3]), cv2.COLOR_RGB2GRAY)[..., None]
+    return np.repeat(image[..., :1], 3, axis=2) if image.shape[2] == 1 else image[..., :3]
+
+
+def _resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    shrinks = size[0] * size[1] < image.shape[0] * image.shape[1]
+    return cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+
+
+def _margins(shape: tuple[int, ...], size: tuple[int, int]) -> tuple[int, int, int, int]:
+    rows, columns = size[0] - shape[0], size[1] - shape[1]
+    if rows < 0 or columns < 0:
+        raise PipelineError(
+            f"image.fit is `pad`, but an image of {shape[0]}×{shape[1]} is larger than image.size "
+            f"{size[0]}×{size[1]}; enlarge image.size or set image.fit=stretch."
+        )
+    return rows // 2, rows - rows // 2, columns // 2, columns - columns // 2

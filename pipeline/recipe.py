@@ -1,0 +1,135 @@
+"""What a recipe may say: one experiment on one competition."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+
+from pipeline.settings import Settings, find_yaml, merge, override, read_yaml, validate
+
+FOLDER = Path(__file__).parent / "recipes"
+
+
+class ImageSettings(Settings):
+    """What the network sees."""
+
+    size: tuple[int, int] = (128, 128)
+    """Rows × columns."""
+    fit: Literal["stretch", "pad"] = "stretch"
+    """`stretch` resizes; `pad` keeps the pixels and reflects the border around them."""
+    channels: Literal[1, 3] = 1
+    normalize: Literal["imagenet", "none"] = "imagenet"
+    """`imagenet` subtracts ImageNet's mean and divides by its standard deviation; `none` leaves pixels in [0, 1]."""
+
+
+class ModelSettings(Settings):
+    """An architecture and an encoder of segmentation-models-pytorch, by name."""
+
+    architecture: str = "Unet"
+    encoder: str = "resnet34"
+    weights: str = "none"
+    """`imagenet`, `none` (from scratch), or a file: .safetensors or a PyTorch state dict of the encoder."""
+    options: dict[str, Any] = {}
+    """Further arguments of the architecture; each is checked against its signature."""
+
+
+class LossSettings(Settings):
+    """Weights of the summed losses; 0 leaves one out."""
+
+    bce: float = Field(1.0, ge=0)
+    dice: float = Field(1.0, ge=0)
+
+
+class PlateauSettings(Settings):
+    """ReduceLROnPlateau on the validation loss."""
+
+    factor: float = Field(0.5, gt=0, lt=1)
+    patience: int = Field(3, ge=0)
+
+
+class TrainSettings(Settings):
+    """One model a fold, AdamW, early stopping."""
+
+    folds: list[int] | None = None
+    """Which folds to train; null trains all."""
+    epochs: int = Field(30, ge=1)
+    batch_size: int = Field(16, ge=1)
+    learning_rate: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(1e-4, ge=0)
+    plateau: PlateauSettings = PlateauSettings()
+    early_stopping: int = Field(10, ge=1)
+    """Epochs without a better `monitor` after which a fold ends."""
+    monitor: Literal["score", "loss"] = "score"
+    """What early stopping and the best weights go by: the competition's metric at threshold 0.5, or the loss."""
+    gradient_clip: float = Field(0.0, ge=0)
+    """Largest gradient norm; 0 clips nothing."""
+    precision: Literal["auto", "32", "bf16", "16"] = "auto"
+    """`auto` takes what the device is fast at, and says why."""
+    workers: int | None = Field(None, ge=0)
+    """Loader processes; null: none on a CPU with few cores, as many as there are cores beside a GPU."""
+    seed: int = 0
+
+
+class PredictSettings(Settings):
+    """Out-of-fold and test probabilities, by the same function."""
+
+    batch_size: int = Field(32, ge=1)
+    tta: list[Literal["hflip", "vflip"]] = []
+    """Flips whose predictions are averaged with the plain one."""
+
+
+class TuneSettings(Settings):
+    """Post-processing, chosen on out-of-fold predictions at native size."""
+
+    method: Literal["search", "fixed"] = "search"
+    threshold: float = Field(0.5, gt=0, le=1)
+    """The probability from which a pixel counts; used by `fixed`."""
+    min_area: int = Field(0, ge=0)
+    """Masks of fewer native pixels become empty; used by `fixed`."""
+    min_areas: int = Field(40, ge=1)
+    """How many minimum areas `search` tries."""
+
+
+class Recipe(Settings):
+    """One experiment, as its YAML describes it."""
+
+    name: str
+    """The YAML's file name; names the run."""
+    competition: str
+    """Name or path of a competition's YAML."""
+    folds: str | None = None
+    """Another split than folds/<competition>.csv: folds/<competition>-<name>.csv."""
+    image: ImageSettings = ImageSettings()
+    model: ModelSettings = ModelSettings()
+    loss: LossSettings = LossSettings()
+    augment: list[dict[str, dict[str, Any]]] = []
+    """albumentations transforms by name, in order, each with its settings."""
+    train: TrainSettings = TrainSettings()
+    predict: PredictSettings = PredictSettings()
+    tune: TuneSettings = TuneSettings()
+    quick: dict[str, Any] = {}
+    """What `--quick` changes: the same pipeline in miniature."""
+
+    @field_validator("augment", mode="before")
+    @classmethod
+    def _none_is_empty(cls, value: Any) -> Any:
+        return [] if value in (None, "none") else value
+
+
+def load_recipe(name: str, quick: bool = False, assignments: list[str] | None = None) -> Recipe:
+    """Returns the recipe with this name (pipeline/recipes/<name>.yaml) or at this path.
+
+    Args:
+        name: a name, or the path of a YAML file.
+        quick: lay the recipe's own `quick` section over it.
+        assignments: `key=value` with dotted keys, laid over everything else.
+
+    Raises:
+        PipelineError: no such file, an unknown key or a wrong value.
+    """
+    path = find_yaml(name, FOLDER, "recipe")
+    data = {"name": path.stem, **read_yaml(path)}
+    if quick:
+        data = merge(data, data.get("quick") or {})
+    data = override(data, assignments or [])
+    return validate(Recipe, data, f"recipe {path.name}")

@@ -1,0 +1,243 @@
+"""Reads every raw image and mask once, checks them, and puts pixels where training can map them into memory.
+
+    python -m pipeline decode RECIPE
+
+reads   input/<competition>/
+writes  work/<competition>/images.parquet
+        work/<competition>/pixels_<H>x<W>_<fit>_<colour>/{train_images,train_masks,test_images}.npy
+        images (N, H, W, C) uint8 or uint16; masks (N, classes, H, W) uint8: 0, 1, 255 = ignored
+"""
+
+import hashlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline import rle, table
+from pipeline.competition import Competition
+from pipeline.competitions import rle_csv
+from pipeline.competitions.listing import Fault, Item, Listing
+from pipeline.console import console, track
+from pipeline.errors import PipelineError
+from pipeline.geometry import Geometry, image_to_network, mask_to_network
+from pipeline.workspace import Run, Step, shown, writing
+
+ARRAYS = ("train_images", "train_masks", "test_images")
+FAULTS_SHOWN = 30
+TABLE, PIXELS = "decode the table", "decode the pixels"
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """One image read and checked: its table row, its arrays at network size (None where it has none), and its faults."""
+
+    row: dict[str, Any]
+    image: np.ndarray | None
+    masks: np.ndarray | None
+    outlines: list[tuple[int, int]]
+    """Length of each mask's outline, as it is and as the same text reads in the other order."""
+    faults: list[Fault]
+
+
+def steps(run: Run) -> list[Step]:
+    """Returns the table of the competition and the pixel arrays of the recipe's geometry."""
+    raw = _raw_files(run)
+    settings = run.competition.model_dump(mode="json", exclude={"clean", "split", "metric", "title", "kaggle"})
+    arrays = tuple(run.pixels / f"{name}.npy" for name in ARRAYS)
+    geometry = run.recipe.image.model_dump(mode="json", exclude={"normalize"})
+    manifest = run.competition_folder / "images.manifest.json"
+    return [
+        Step("decode", TABLE, manifest, raw, (run.table,), settings),
+        Step("decode", PIXELS, run.pixels / "manifest.json", (*raw, run.table), arrays, {**settings, "image": geometry}),
+    ]
+
+
+def geometry_of(run: Run) -> Geometry:
+    """Returns how this run's recipe fits images to the network."""
+    image = run.recipe.image
+    return Geometry(image.size, image.fit, image.channels)
+
+
+def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
+    """Does the waiting steps in one pass over the raw files."""
+    listing = rle_csv.list_items(run.competition, run.input)
+    if not any(item.subset == "train" for item in listing.items):
+        raise PipelineError(f"No training image matches {run.input / run.competition.train.images}.")
+    with ExitStack() as stack:
+        arrays = _open_arrays(run, listing, stack)
+        decoded = _decode_all(run, listing.items, arrays)
+        faults = listing.faults + [fault for one in decoded for fault in one.faults]
+        faults += _transposed(run.competition, [one for one in decoded if not one.faults])
+        _judge(run.competition, faults)
+        rows = _with_faults([one.row for one in decoded], faults, run.competition)
+        if any(step.title == TABLE for step in waiting):
+            table.write_table(run.table, rows)
+        for array in arrays.values():
+            array.flush()
+    yield from waiting
+    counts = {name: sum(row["subset"] == name for row in rows) for name in ("train", "test")}
+    console.print(f"  {counts['train']} training and {counts['test']} test images → {shown(run.table)}")
+
+
+def _raw_files(run: Run) -> tuple[Path, ...]:
+    """The tables and image folders that the competition's YAML names, nothing else."""
+    competition = run.competition
+    tables = [name for name in (competition.train.masks, competition.sample_submission) if name]
+    folders = [Path(subset.images).parent for subset in (competition.train, competition.test)]
+    return tuple(run.input / name for name in (*tables, *folders))
+
+
+def _open_arrays(run: Run, listing: Listing, stack: ExitStack) -> dict[str, np.ndarray]:
+    geometry, classes = geometry_of(run), len(run.competition.classes)
+    count = {name: sum(item.subset == name for item in listing.items) for name in ("train", "test")}
+    image_shape, dtype = (*geometry.size, geometry.channels), _pixel_type(listing.items)
+    shapes = {
+        "train_images": ((count["train"], *image_shape), dtype),
+        "train_masks": ((count["train"], classes, *geometry.size), np.dtype(np.uint8)),
+        "test_images": ((count["test"], *image_shape), dtype),
+    }
+    arrays = {}
+    for name, (shape, kind) in shapes.items():
+        path = stack.enter_context(writing(run.pixels / f"{name}.npy"))
+        arrays[name] = np.lib.format.open_memmap(path, mode="w+", dtype=kind, shape=shape)
+    return arrays
+
+
+def _pixel_type(items: list[Item]) -> np.dtype:
+    for item in items:
+        try:
+            return rle_csv.read_image(item.path).dtype
+        except ValueError:
+            continue
+    return np.dtype(np.uint8)
+
+
+def _decode_all(run: Run, items: list[Item], arrays: dict[str, np.ndarray]) -> list[Decoded]:
+    geometry, dtype = geometry_of(run), arrays["train_images"].dtype
+    offset = {"train": 0, "test": sum(item.subset == "train" for item in items)}
+
+    def place(pair: tuple[int, Item]) -> Decoded:
+        index, item = pair
+        one = _decode_one(item, run.competition, run.input, geometry, dtype)
+        position = index - offset[item.subset]
+        if one.image is not None:
+            arrays[f"{item.subset}_images"][position] = one.image
+        if one.masks is not None:
+            arrays["train_masks"][position] = one.masks
+        return replace(one, image=None, masks=None)
+
+    with ThreadPoolExecutor() as pool:
+        return list(track(pool.map(place, enumerate(items)), "decode", len(items)))
+
+
+def _decode_one(item: Item, competition: Competition, folder: Path, geometry: Geometry, dtype: np.dtype) -> Decoded:
+    row = _empty_row(item.image_id, item.subset, competition) | {"path": str(item.path.relative_to(folder))}
+    row |= {"group": item.group or ""} | {f"extra_{key}": value for key, value in item.extra.items()}
+    droppable = item.image_id if item.subset == "train" else None
+    try:
+        image = rle_csv.read_image(item.path)
+        _check_image(image, competition, dtype)
+    except ValueError as error:
+        return Decoded(row, None, None, [], [Fault(row["path"], None, str(error), droppable)])
+    row |= _statistics(image)
+    if item.masks is None:
+        return Decoded(row, image_to_network(image, geometry), None, [], [])
+    masks, faults = _decode_masks(item, competition, image.shape[:2])
+    for name, mask in zip(competition.classes, masks, strict=False):
+        row |= {f"rle_{name}": rle.encode(mask), f"area_{name}": int(mask.sum())}
+    fitted = None if faults else mask_to_network(np.stack(masks), geometry)
+    outlines = [_outlines(mask, competition.rle.convention()) for mask in masks if mask.any()]
+    return Decoded(row, image_to_network(image, geometry), fitted, outlines, faults)
+
+
+def _decode_masks(
+    item: Item, competition: Competition, shape: tuple[int, int]
+) -> tuple[list[np.ndarray], list[Fault]]:
+    masks: list[np.ndarray] = []
+    for text in item.masks or ():
+        try:
+            masks.append(rle.decode(text, shape, competition.rle.convention()))
+        except rle.RleError as error:
+            where = competition.train.masks or ""
+            return masks, [Fault(where, item.row, f"mask of image {item.image_id}: {error}", item.image_id)]
+    return masks, []
+
+
+def _check_image(image: np.ndarray, competition: Competition, dtype: np.dtype) -> None:
+    height, width = image.shape[:2]
+    if competition.shape and (height, width) != competition.shape:
+        expected = f"expected {competition.shape[0]}×{competition.shape[1]} (rows × columns)"
+        hint = ": transposed?" if (width, height) == competition.shape else ""
+        raise ValueError(f"image is {height}×{width}; {expected}{hint}")
+    if image.dtype != dtype:
+        raise ValueError(f"image is {image.dtype}, the first image of the competition is {dtype}; convert one of them")
+
+
+def _statistics(image: np.ndarray) -> dict[str, Any]:
+    height, width, channels = image.shape
+    return {
+        "height": height, "width": width, "channels": channels, "dtype": str(image.dtype),
+        "mean": float(image.mean()), "standard_deviation": float(image.std()),
+        "minimum": int(image.min()), "maximum": int(image.max()),
+        "pixel_hash": hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).hexdigest(),
+    }  # fmt: skip
+
+
+def _empty_row(image_id: str, subset: str, competition: Competition) -> dict[str, Any]:
+    row: dict[str, Any] = {"image_id": image_id, "subset": subset, "path": "", "height": 0, "width": 0, "channels": 0}
+    row |= {"dtype": "", "group": "", "fault": "", "mean": 0.0, "standard_deviation": 0.0, "minimum": 0, "maximum": 0}
+    row |= {"pixel_hash": "", "ignore": ""}
+    return row | {key: value for name in competition.classes for key, value in ((f"rle_{name}", ""), (f"area_{name}", 0))}
+
+
+def _outlines(mask: np.ndarray, convention: rle.Convention) -> tuple[int, int]:
+    other = rle.Convention("row" if convention.order == "column" else "column")
+    text = rle.encode(mask, rle.Convention(convention.order))
+    return _outline(mask), _outline(rle.decode(text, mask.shape[:2], other))
+
+
+def _outline(mask: np.ndarray) -> int:
+    signed = mask.astype(np.int8)
+    return int(np.abs(np.diff(signed, axis=0)).sum() + np.abs(np.diff(signed, axis=1)).sum())
+
+
+def _transposed(competition: Competition, decoded: list[Decoded]) -> list[Fault]:
+    """A fault when nearly all masks are smoother read in the other order; on square images the two are the same."""
+    order = competition.rle.order
+    other = "row" if order == "column" else "column"
+    outlines = [pair for one in decoded if one.row["height"] != one.row["width"] for pair in one.outlines]
+    smoother = sum(swapped < plain for plain, swapped in outlines)
+    if len(outlines) < 3 or smoother < 0.9 * len(outlines):
+        return []
+    text = (
+        f"{smoother} of {len(outlines)} masks are smoother when read in {other} order than in {order} order; "
+        f"they look transposed: set `rle: {{order: {other}}}` in the competition's YAML"
+    )
+    return [Fault(competition.train.masks or "", None, text)]
+
+
+def _judge(competition: Competition, faults: list[Fault]) -> None:
+    dropped = competition.decode.on_error == "drop"
+    fatal = [fault for fault in faults if fault.image_id is None or not dropped]
+    if fatal:
+        lines = "\n".join(f"  {fault}" for fault in fatal[:FAULTS_SHOWN])
+        more = f"\n  … and {len(fatal) - FAULTS_SHOWN} more" if len(fatal) > FAULTS_SHOWN else ""
+        hint = "\nMend them, or set `decode: {on_error: drop}` in the competition's YAML to leave faulty training images out."
+        droppable = any(fault.image_id for fault in fatal)
+        what = "1 fault" if len(fatal) == 1 else f"{len(fatal)} faults"
+        raise PipelineError(f"{what} in the raw files:\n{lines}{more}{hint if droppable else ''}")
+
+
+def _with_faults(rows: list[dict[str, Any]], faults: list[Fault], competition: Competition) -> list[dict[str, Any]]:
+    """Rows with their faults; a fault without an image or without a mask gets a row of subset `faulty`, in no array."""
+    by_id = {row["image_id"]: row for row in rows}
+    for fault in faults:
+        if fault.image_id is not None:
+            row = by_id.setdefault(fault.image_id, _empty_row(fault.image_id, "faulty", competition))
+            row["fault"] = str(fault)
+    return list(by_id.values())

@@ -1,0 +1,130 @@
+"""Predicts the held-out images and the test images of every fold, by one function.
+
+    python -m pipeline predict RECIPE
+
+reads   work/<competition>/<run>/fold_<k>/best.safetensors, work/<competition>/pixels_…/{train,test}_images.npy
+writes  work/<competition>/<run>/predictions/{oof,test}_fold_<k>.npy: probabilities (N, classes, H, W) uint8 (p·255) at
+        network size, and beside each a .csv with the image_id of every row
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from pipeline import table
+from pipeline.console import console, progress_bar
+from pipeline.errors import PipelineError
+from pipeline.stages.split import read_folds
+from pipeline.stages.train import build_network, loader_workers
+from pipeline.workspace import Run, Step, shown, writing
+
+if TYPE_CHECKING:
+    import torch
+
+    from pipeline.device import Compute
+
+SUBSETS: tuple[Literal["oof", "test"], ...] = ("oof", "test")
+
+
+def steps(run: Run) -> list[Step]:
+    """Returns one step a fold and subset, out-of-fold first."""
+    settings = run.recipe.predict.model_dump(mode="json", include={"tta"})
+    settings |= {"image": run.recipe.image.model_dump(mode="json"), "precision": run.recipe.train.precision}
+    found = []
+    for subset in SUBSETS:
+        for fold in run.trained_folds():
+            path, name = run.predictions(subset, fold), "train" if subset == "oof" else "test"
+            inputs = (run.fold(fold) / "best.safetensors", run.pixels / f"{name}_images.npy", run.table, run.folds)
+            manifest, outputs = path.with_suffix(".manifest.json"), (path, path.with_suffix(".csv"))
+            found.append(Step("predict", f"predict {subset} fold {fold}", manifest, inputs, outputs, settings, fold))
+    return found
+
+
+def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
+    """Predicts what is waiting."""
+    from pipeline import device
+
+    compute = device.choose(run.recipe.train.precision)
+    work = [(step, _rows(run, step)) for step in waiting]
+    with progress_bar() as bar:
+        task = bar.add_task("predict", total=sum(len(rows) for _, (_, rows, _) in work))
+        for step, (subset, rows, ids) in work:
+            assert step.fold is not None
+            network = _load(run, step.fold, compute)
+            batches = _probabilities(run, network, compute, subset, rows)
+            shape = (len(rows), len(run.competition.classes), *run.recipe.image.size)
+            write_probabilities(step.outputs[0], shape, batches, ids, lambda count: bar.advance(task, count))
+            console.print(f"  {step.title}: {len(rows)} images → {shown(step.outputs[0])}")
+            yield step
+
+
+def write_probabilities(
+    path: Path, shape: tuple[int, ...], batches: Iterator[np.ndarray], ids: list[str], advance: Any
+) -> None:
+    """Writes probabilities batch by batch into one array file, and the ids of its rows beside it."""
+    with writing(path) as temporary:
+        array = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
+        position = 0
+        for batch in batches:
+            array[position : position + len(batch)] = batch
+            position += len(batch)
+            advance(len(batch))
+        array.flush()
+    with writing(path.with_suffix(".csv")) as temporary:
+        pd.DataFrame({"image_id": ids}).to_csv(temporary, index=False)
+
+
+def read_probabilities(path: Path) -> tuple[np.ndarray, list[str]]:
+    """Returns the probabilities (N, C, H, W) uint8, mapped from the file, and the image ids of their rows.
+
+    Raises:
+        PipelineError: the file is missing, or its index has another number of rows.
+    """
+    if not path.exists():
+        raise PipelineError(f"{shown(path)} does not exist; run the predict stage.")
+    array = np.load(path, mmap_mode="r")
+    ids = pd.read_csv(path.with_suffix(".csv"), dtype=str, keep_default_na=False)["image_id"].tolist()
+    if len(ids) != len(array):
+        raise PipelineError(f"{shown(path)} has {len(array)} rows, its index {len(ids)}; delete both and predict again.")
+    return array, ids
+
+
+def _rows(run: Run, step: Step) -> tuple[str, np.ndarray, list[str]]:
+    if step.outputs[0].name.startswith("test"):
+        ids = table.read_table(run.table, "test")["image_id"].tolist()
+        return "test", np.arange(len(ids)), ids
+    folds = read_folds(run)
+    rows = np.flatnonzero(folds["fold"] == step.fold)
+    return "train", rows, folds["image_id"].iloc[rows].tolist()
+
+
+def _load(run: Run, fold: int, compute: "Compute") -> "torch.nn.Module":
+    import torch
+    from safetensors.torch import load_file
+
+    path = run.fold(fold) / "best.safetensors"
+    if not path.exists():
+        raise PipelineError(f"{shown(path)} does not exist; run the train stage, or name the folds to use in train.folds.")
+    network = build_network(run, None)
+    network.load_state_dict(load_file(path))
+    return network.to(compute.device, memory_format=torch.channels_last).eval()
+
+
+def _probabilities(
+    run: Run, network: "torch.nn.Module", compute: "Compute", subset: str, rows: np.ndarray
+) -> Iterator[np.ndarray]:
+    import torch
+
+    from pipeline import loader
+
+    dataset = loader.PlainDataset(run.pixels, subset, rows, with_masks=False)
+    batches = loader.plain_loader(dataset, run.recipe.predict.batch_size, loader_workers(run, compute))
+    flips: list[tuple[int, ...]] = [(), *({"hflip": (3,), "vflip": (2,)}[name] for name in run.recipe.predict.tta)]
+    with torch.inference_mode(), compute.autocast():
+        for (pixels,) in batches:
+            pixels = pixels.to(compute.device, non_blocking=True)
+            views = [network(pixels.flip(axes)).float().sigmoid().flip(axes) for axes in flips]
+            yield (torch.stack(views).mean(0) * 255).round().to(torch.uint8).cpu().numpy()

@@ -1,0 +1,74 @@
+"""One page to look at: the scores, the folds, and twelve predictions over their images.
+
+    python -m pipeline report RECIPE
+
+reads   work/<competition>/<run>/postprocess.json, oof_scores.csv, predictions/oof_fold_<k>.npy, submissions/<run>.json,
+        work/<competition>/images.parquet, input/<competition>/
+writes  work/<competition>/<run>/report.html
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+import yaml
+
+from pipeline import plots, table, workspace
+from pipeline.competitions.rle_csv import read_image
+from pipeline.console import console
+from pipeline.postprocess import decide, native_probability
+from pipeline.stages.decode import geometry_of
+from pipeline.stages.predict import read_probabilities
+from pipeline.stages.tune import decision_of
+from pipeline.workspace import Run, Step, shown
+
+TEMPLATE = Path(__file__).with_name("report.html.jinja")
+OF_EACH_KIND = 4
+
+
+def steps(run: Run) -> list[Step]:
+    """Returns the one step of this stage."""
+    oof = [run.predictions("oof", fold) for fold in run.trained_folds()]
+    inputs = (run.record, run.postprocess, run.folder / "oof_scores.csv", run.table, TEMPLATE, *oof)
+    return [Step("report", "report", run.folder / "report.manifest.json", inputs, (run.report,), {})]
+
+
+def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
+    """Writes the page."""
+    scores = pd.read_csv(run.folder / "oof_scores.csv", dtype={"image_id": str, "group": str}, keep_default_na=False)
+    chosen = choose(scores)
+    page = jinja2.Template(TEMPLATE.read_text(encoding="utf-8"), autoescape=True).render(
+        run=run,
+        record=workspace.read_json(run.record),
+        settings=yaml.safe_dump(workspace.describe(run), sort_keys=False, allow_unicode=True),
+        pictures=[_picture(run, row) for row in chosen.to_dict("records")],
+    )
+    workspace.write_text(run.report, page)
+    console.print(f"  → {shown(run.report)}")
+    yield from waiting
+
+
+def choose(scores: pd.DataFrame) -> pd.DataFrame:
+    """Returns twelve rows of oof_scores.csv with a `kind`: the best, the median and the worst, images with a mask first."""
+    present = scores[scores["true_area"] > 0]
+    pool = (present if len(present) >= 3 * OF_EACH_KIND else scores).sort_values("score", ascending=False)
+    middle = max(0, len(pool) // 2 - OF_EACH_KIND // 2)
+    kinds = {
+        "best": pool.head(OF_EACH_KIND),
+        "median": pool.iloc[middle : middle + OF_EACH_KIND],
+        "worst": scores.sort_values("score").head(OF_EACH_KIND),
+    }
+    return pd.concat([rows.assign(kind=kind) for kind, rows in kinds.items()])
+
+
+def _picture(run: Run, row: dict[str, Any]) -> dict[str, Any]:
+    images = table.read_table(run.table, "train").set_index("image_id", drop=False)
+    image_row = images.loc[row["image_id"]]
+    array, ids = read_probabilities(run.predictions("oof", int(row["fold"])))
+    true = table.true_mask(image_row, run.competition.classes)
+    probability = native_probability([array[ids.index(row["image_id"])]], geometry_of(run), true.shape[1:])
+    predicted = decide(probability, decision_of(workspace.read_json(run.postprocess)))
+    picture = plots.overlay(read_image(run.input / image_row["path"]), true[0] == 1, predicted[0] == 1)
+    return {**row, "address": plots.to_data_address(picture)}

@@ -1,0 +1,123 @@
+"""Splits the training images into folds: stratified on presence and mask area, and no group in two folds.
+
+    python -m pipeline split RECIPE
+
+reads   work/<competition>/images.parquet, outliers.csv
+writes  folds/<competition>.csv: image_id, group, stratum, fold, use (train | drop)
+
+A folds file of your own (image_id and fold are enough) is kept and used. Dropped images keep a fold and get out-of-fold
+predictions; only training leaves them out.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
+from pipeline import table, workspace
+from pipeline.competition import SplitSettings
+from pipeline.console import console
+from pipeline.errors import PipelineError
+from pipeline.stages.clean import read_outliers
+from pipeline.workspace import Reason, Run, Step, shown, writing
+
+
+def steps(run: Run) -> list[Step]:
+    """Returns the one step of this stage."""
+    manifest = run.folds.with_suffix(".manifest.json")
+    settings = {**run.competition.split.model_dump(), "group": run.competition.group, "name": run.recipe.folds}
+    return [Step("split", "split", manifest, (run.table, run.outliers), (run.folds,), settings)]
+
+
+def keeps(run: Run, step: Step, reasons: list[Reason]) -> bool:
+    """Whether the folds file is somebody's own: not the one this stage wrote."""
+    if not run.folds.exists():
+        return False
+    written = workspace.read_json(step.manifest)["outputs"] if step.manifest.exists() else {}
+    return written.get(shown(run.folds), {}).get("hash") != workspace.hash_file(run.folds)
+
+
+def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
+    """Writes the folds file and prints the balance of the folds."""
+    if run.recipe.folds:
+        raise PipelineError(f"{run.folds} does not exist; recipe.folds asks for it. Write it (image_id, fold).")
+    images = table.read_table(run.table, "train")
+    dropped = set(read_outliers(run).query("action == 'drop'")["image_id"])
+    area = table.total_area(images, run.competition.classes)
+    share = area / np.maximum(images["height"] * images["width"], 1).to_numpy()
+    stratum = strata(share, run.competition.split.strata)
+    groups = images["group"].to_numpy() if run.competition.group else None
+    folds = pd.DataFrame({
+        "image_id": images["image_id"],
+        "group": images["group"],
+        "stratum": stratum,
+        "fold": assign(stratum, groups, run.competition.split),
+        "use": np.where(images["image_id"].isin(dropped), "drop", "train"),
+    })  # fmt: skip
+    with writing(run.folds) as temporary:
+        folds.to_csv(temporary, index=False)
+    _print_balance(folds, area)
+    console.print(f"  {len(folds)} images in {folds['fold'].nunique()} folds → {shown(run.folds)}")
+    yield from waiting
+
+
+def strata(share: np.ndarray, quantiles: int) -> np.ndarray:
+    """Returns a stratum for every image: 0 without foreground, 1 … `quantiles` by rank of the foreground share (N,)."""
+    stratum, present = np.zeros(len(share), np.int64), share > 0
+    if present.any():
+        ranks = pd.Series(share[present]).rank(method="first").to_numpy()
+        stratum[present] = 1 + ((ranks - 1) * quantiles // present.sum()).astype(np.int64)
+    return stratum
+
+
+def assign(stratum: np.ndarray, groups: np.ndarray | None, settings: SplitSettings) -> np.ndarray:
+    """Returns a fold for every image (N,) int64; images of a group share one.
+
+    Raises:
+        PipelineError: fewer images or groups than folds.
+    """
+    units, what = (len(stratum), "images") if groups is None else (len(set(groups)), "groups")
+    if units < settings.folds:
+        raise PipelineError(
+            f"{units} {what} cannot fill {settings.folds} folds; set `split: {{folds: {max(2, units)}}}` in the "
+            "competition's YAML."
+        )
+    kind = StratifiedKFold if groups is None else StratifiedGroupKFold
+    splitter = kind(settings.folds, shuffle=True, random_state=settings.seed)
+    fold = np.empty(len(stratum), np.int64)
+    for number, (_, held_out) in enumerate(splitter.split(stratum, stratum, groups)):
+        fold[held_out] = number
+    return fold
+
+
+def read_folds(run: Run) -> pd.DataFrame:
+    """Returns the split in the order of the training table: image_id, fold (int), use, and group.
+
+    Raises:
+        PipelineError: a column is missing, or the file and the images do not list the same ids.
+    """
+    folds = pd.read_csv(run.folds, dtype=str, keep_default_na=False)
+    missing = [name for name in ("image_id", "fold") if name not in folds.columns]
+    if missing:
+        raise PipelineError(f"{shown(run.folds)} lacks {', '.join(missing)}; found {', '.join(folds.columns)}.")
+    images = table.read_table(run.table, "train")[["image_id", "group"]]
+    unknown, unlisted = set(folds["image_id"]) - set(images["image_id"]), set(images["image_id"]) - set(folds["image_id"])
+    if unknown or unlisted or folds["image_id"].duplicated().any():
+        raise PipelineError(
+            f"{shown(run.folds)} does not fit the images: {len(unknown)} unknown ids {sorted(unknown)[:3]}, "
+            f"{len(unlisted)} images missing {sorted(unlisted)[:3]}; correct it, or delete it to have it made anew."
+        )
+    bad = folds.index[~folds["fold"].str.fullmatch(r"\d+")]
+    if len(bad):
+        value = folds["fold"][bad[0]]
+        raise PipelineError(f"{shown(run.folds)} row {bad[0] + 2}: fold is {value!r}; expected 0, 1, 2, …")
+    folds = images.merge(folds.drop(columns="group", errors="ignore"), on="image_id", how="left")
+    return folds.assign(fold=folds["fold"].astype(int), use=folds["use"] if "use" in folds else "train")
+
+
+def _print_balance(folds: pd.DataFrame, area: np.ndarray) -> None:
+    for number, rows in folds.groupby("fold"):
+        empty = float((area[rows.index] == 0).mean())
+        groups = f", {rows['group'].nunique()} groups" if rows["group"].any() else ""
+        console.print(f"  fold {number}: {len(rows)} images{groups}, {empty:.0%} empty, {(rows['use'] == 'drop').sum()} dropped")

@@ -1,0 +1,77 @@
+"""What is up to date, what is next, and whether this machine is ready."""
+
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+
+import pandas as pd
+from rich.table import Table
+
+from pipeline import competition, recipe, stages, workspace
+from pipeline.stages import State
+from pipeline.workspace import Run
+
+PACKAGES = ["torch", "torchvision", "lightning", "segmentation-models-pytorch", "albumentations", "opencv-python-headless"]
+
+
+def status_table(run: Run) -> tuple[Table, str | None]:
+    """Returns a table with a row a stage, and the first stage that must run (None: all are up to date)."""
+    shown = Table(title=f"{run.name} ({workspace.shown(run.folder)})", title_justify="left")
+    for column in ("stage", "state", "finished", "seconds"):
+        shown.add_column(column, justify="right" if column == "seconds" else "left")
+    following: str | None = None
+    for stage in stages.STAGES:
+        found = stages.states(run, stage)
+        todo = [state for state in found if state.reasons and not state.kept]
+        text = _describe(run, found, todo)
+        if following and not todo:
+            text += f", until {following} has run"
+        shown.add_row(stage, text, *_times(found))
+        following = following or (stage if todo else None)
+    return shown, following
+
+
+def examine() -> Iterator[str]:
+    """Yields lines about versions, device, data and the next command."""
+    for name in PACKAGES:
+        try:
+            yield f"{name} {version(name)}"
+        except PackageNotFoundError:
+            yield f"{name} MISSING: ./run_all.sh installs it"
+    from pipeline import device
+
+    compute = device.choose()
+    yield f"device {compute.accelerator}, precision {compute.precision}: {compute.reason}"
+    yield f"root {workspace.root()}, input {workspace.input_root()}"
+    known = sorted(file.stem for file in competition.FOLDER.glob("*.yaml"))
+    here = [name for name in known if (workspace.input_root() / name).is_dir()]
+    for name in known:
+        yield f"competition {name}: raw files {'found' if name in here else 'not there'}"
+    recipes = sorted(file.stem for file in recipe.FOLDER.glob("*.yaml"))
+    ready = next((name for name in recipes if recipe.load_recipe(name).competition in here and name != "sample"), "sample")
+    yield f"next: python -m pipeline {'sample' if not here else f'run {ready} --quick'}"
+
+
+def _describe(run: Run, found: list[State], todo: list[State]) -> str:
+    if not todo:
+        kept = [reason.text for state in found if state.kept for reason in state.reasons]
+        return "up to date" + (f" (kept although {'; '.join(dict.fromkeys(kept))})" if kept else "")
+    reasons = dict.fromkeys(reason.text for state in todo for reason in state.reasons)
+    count = f"{len(found) - len(todo)} of {len(found)} done; " if len(found) > 1 else ""
+    return count + "; ".join([*list(reasons)[:3], *_unfinished(run, todo)])
+
+
+def _unfinished(run: Run, todo: list[State]) -> list[str]:
+    texts = []
+    for state in todo:
+        if state.step.stage == "train" and state.step.fold is not None:
+            history = run.fold(state.step.fold) / "history.csv"
+            if (run.fold(state.step.fold) / "last.ckpt").exists() and history.exists():
+                texts.append(f"fold {state.step.fold} stopped after epoch {len(pd.read_csv(history))}")
+    return texts
+
+
+def _times(found: list[State]) -> tuple[str, str]:
+    records = [workspace.read_json(state.step.manifest) for state in found if state.step.manifest.exists()]
+    if not records:
+        return "", ""
+    return max(record["finished"] for record in records), f"{sum(record['seconds'] for record in records):.1f}"

@@ -1,0 +1,43 @@
+"""images.parquet: one row an image, training and test, in the order of the pixel arrays of each subset.
+
+image_id, subset (train | test | faulty: no image or no mask, in no array), path (relative to the competition's input folder), height, width, channels, dtype,
+group, fault ("" or what is wrong with the image), mean, standard_deviation, minimum, maximum, pixel_hash,
+rle_<class> (the true mask in the internal convention; "" for test images), area_<class> (pixels), ignore (RLE of pixels
+that count nowhere), extra_<column> (the raw table's other columns, as text).
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pipeline import rle
+from pipeline.geometry import IGNORE
+from pipeline.workspace import writing
+
+
+def write_table(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Writes the table whole or not at all."""
+    with writing(path) as temporary:
+        pd.DataFrame(rows).to_parquet(temporary, index=False)
+
+
+def read_table(path: Path, subset: str | None = None) -> pd.DataFrame:
+    """Returns the table, or one subset of it with rows numbered as in the pixel arrays."""
+    table = pd.read_parquet(path)
+    return table if subset is None else table[table["subset"] == subset].reset_index(drop=True)
+
+
+def true_mask(row: Any, classes: list[str]) -> np.ndarray:
+    """Returns an image's native masks (C, height, width) uint8: 0, 1, and 255 where a pixel is ignored."""
+    shape = (int(row["height"]), int(row["width"]))
+    masks = np.stack([rle.decode(row[f"rle_{name}"], shape) for name in classes])
+    if row["ignore"]:
+        masks[:, rle.decode(row["ignore"], shape) == 1] = IGNORE
+    return masks
+
+
+def total_area(table: pd.DataFrame, classes: list[str]) -> np.ndarray:
+    """Returns the true foreground pixels of every row, summed over classes (N,) int64."""
+    return table[[f"area_{name}" for name in classes]].sum(axis=1).to_numpy(np.int64)

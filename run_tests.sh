@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Style, types and tests:  ./run_tests.sh [options of pytest]     e.g.  ./run_tests.sh -k folds -x
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+source pipeline/environment.sh --dev
+
+# All three always run: whoever waits for the tests wants to see every failure, not the first kind.
+failed=
+"$PYTHON" -m ruff check . || failed="ruff"
+"$PYTHON" -m mypy pipeline || failed="$failed mypy"
+# before pytest, so that its summary stays the last line
+[[ -z $failed ]] || echo "run_tests: failed so far: $failed (the exit code says so whatever pytest says)" >&2
+
+"$PYTHON" -m pytest "$@" || exit $?
+[[ -z $failed ]]
