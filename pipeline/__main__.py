@@ -24,7 +24,9 @@ app = typer.Typer(
 RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe's name, or the path of its YAML.")]
 Quick = Annotated[bool, typer.Option("--quick", help="The same pipeline in miniature, as the run <recipe>-quick.")]
 Name = Annotated[str | None, typer.Option("--name", help="Another name for the run and its artefacts.")]
-Assignments = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; repeatable.")]
+Assignments = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; repeatable.")
+]
 Force = Annotated[bool, typer.Option("--force", help="Do it again, even if it is up to date or throws training away.")]
 CompetitionName = Annotated[str, typer.Option("--competition", help="A competition's name, or the path of its YAML.")]
 
@@ -62,7 +64,11 @@ def run(
 
 def _stage_command(stage: str) -> None:
     def command(
-        recipe: RecipeName, quick: Quick = False, name: Name = None, assignments: Assignments = None, force: Force = False
+        recipe: RecipeName,
+        quick: Quick = False,
+        name: Name = None,
+        assignments: Assignments = None,
+        force: Force = False,
     ) -> None:
         from pipeline import stages
         from pipeline.workspace import open_run
@@ -139,7 +145,7 @@ def check(
 @app.command()
 def score(
     submission_path: Annotated[Path, typer.Argument(metavar="SUBMISSION.csv")],
-    truth: Annotated[Path, typer.Argument(metavar="TRUTH", help="Known masks in the submission's format, some or all rows.")],
+    truth: Annotated[Path, typer.Argument(metavar="TRUTH", help="Known masks, in the submission's format.")],
     competition: CompetitionName,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
@@ -195,7 +201,7 @@ def _summary(opened: "Run", seconds: float) -> None:
     typer.echo(f"  submission      {workspace.shown(opened.submission)}")
     typer.echo(f"  report          {workspace.shown(opened.report)}")
     typer.echo(f"  out-of-fold     {expect['metric']} {expect['score']:.4f}  (95 % interval {low:.4f} to {high:.4f})")
-    typer.echo(f"  nested estimate {expect['metric']} {expect['nested']:.4f}  (thresholds chosen without the fold they score)")
+    typer.echo(f"  nested estimate {expect['metric']} {expect['nested']:.4f}  (chosen without the fold it scores)")
     slug = opened.competition.kaggle
     path = workspace.shown(opened.submission)
     following = f'kaggle competitions submit -c {slug} -f {path} -m "{opened.name}"' if slug else ""

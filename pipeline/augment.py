@@ -42,6 +42,7 @@ def _build(name: str, arguments: dict[str, Any]) -> albumentations.BasicTransfor
     if unknown:
         raise PipelineError(f"augment: {name} has no setting {', '.join(unknown)}; it has {', '.join(known)}.")
     try:
-        return transform(**{key: tuple(value) if isinstance(value, list) else value for key, value in arguments.items()})
+        values = {key: tuple(value) if isinstance(value, list) else value for key, value in arguments.items()}
+        return transform(**values)
     except (ValueError, TypeError) as error:
         raise PipelineError(f"augment: {name} refuses its settings: {' '.join(str(error).split())}") from None

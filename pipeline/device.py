@@ -5,6 +5,8 @@ from typing import Any, Literal
 
 import torch
 
+from pipeline.errors import PipelineError
+
 
 @dataclass(frozen=True)
 class Compute:
@@ -26,12 +28,18 @@ class Compute:
 
 
 def choose(precision: Literal["auto", "32", "bf16", "16"] = "auto") -> Compute:
-    """Returns the fastest sound choice for this machine, or the precision asked for, with the reason."""
+    """Returns the fastest sound choice for this machine, or the precision asked for, with the reason.
+
+    Raises:
+        PipelineError: fp16 is asked for on a CPU.
+    """
     accelerator: Literal["cuda", "mps", "cpu"] = "cpu"
     if torch.cuda.is_available():
         accelerator = "cuda"
     elif torch.backends.mps.is_available():
         accelerator = "mps"
+    if precision == "16" and accelerator == "cpu":  # Lightning would train in bf16 unasked
+        raise PipelineError("train.precision is 16, which needs a GPU; use bf16, 32 or auto on a CPU.")
     if precision != "auto":
         asked: dict[str, Any] = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
         return Compute(accelerator, asked[precision], "the recipe asks for it")

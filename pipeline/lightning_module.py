@@ -65,8 +65,9 @@ class SegmentationModule(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": plateau, "monitor": "valid/loss"}}
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
-        """Does nothing: Lightning calls it after the epoch's checkpoint is written, so a resumed run would miss a step."""
+        """Does nothing: Lightning calls it after the epoch's checkpoint is written; a resumed run would miss a step."""
 
     def on_train_epoch_end(self) -> None:
         """Steps the schedule before the checkpoint is written."""
-        self.lr_schedulers().step(self.trainer.callback_metrics["valid/loss"])  # type: ignore[union-attr, call-arg]
+        scheduler: Any = self.lr_schedulers()
+        scheduler.step(self.trainer.callback_metrics["valid/loss"])

@@ -26,7 +26,8 @@ class WeightedLoss(torch.nn.Module):
         total = logits.new_zeros(())
         if "bce" in self.weights:
             valid = (masks != IGNORE).float()
-            total = total + self.weights["bce"] * (self.bce(logits, target * valid) * valid).sum() / valid.sum().clamp(min=1)
+            bce = (self.bce(logits, target * valid) * valid).sum() / valid.sum().clamp(min=1)
+            total = total + self.weights["bce"] * bce
         if "dice" in self.weights:
             total = total + self.weights["dice"] * self.dice(logits, target)
         return total

@@ -1,8 +1,8 @@
 """The competitions' scores, computed from pixel counts.
 
-Every metric here needs three counts of an image and class: pixels in both masks, pixels predicted, pixels true. Ignored
-pixels are in none of them. Counts of any leading shape go in, scores of that shape come out, so one call scores an image,
-a data set, or a data set under every threshold.
+Every metric here needs three counts of an image and class: pixels in both masks, pixels predicted, pixels true.
+Ignored pixels are in none of them. Counts of any leading shape go in, scores of that shape come out, so one call scores
+an image, a data set, or a data set under every threshold.
 """
 
 from collections.abc import Callable

@@ -2,6 +2,7 @@
 
 import inspect
 from pathlib import Path
+from typing import Any
 
 import segmentation_models_pytorch as smp
 import torch
@@ -49,8 +50,8 @@ def build(settings: ModelSettings, channels: int, classes: int, weights: Path | 
     Raises:
         PipelineError: an unknown architecture, encoder or option, or weights that do not fit the encoder.
     """
-    architecture = getattr(smp, settings.architecture, None)
-    if not (inspect.isclass(architecture) and issubclass(architecture, smp.base.SegmentationModel)):
+    architecture: Any = getattr(smp, settings.architecture, None)
+    if not _is_model(architecture):
         raise PipelineError(f"model.architecture: segmentation-models-pytorch has no `{settings.architecture}`.")
     _check_options(architecture, settings)
     # three channels first: pretrained files have them, and set_in_channels adapts the first convolution afterwards
@@ -59,7 +60,7 @@ def build(settings: ModelSettings, channels: int, classes: int, weights: Path | 
         network = architecture(
             settings.encoder, encoder_weights=None, in_channels=first_channels, classes=classes, **settings.options
         )
-    except (KeyError, ValueError, TypeError) as error:
+    except (KeyError, ValueError, TypeError, RuntimeError) as error:
         raise PipelineError(f"model: {settings.architecture} with encoder {settings.encoder}: {error}") from None
     if weights is not None:
         load_encoder(network.encoder, weights)
@@ -75,10 +76,13 @@ def load_encoder(encoder: torch.nn.Module, path: Path) -> None:
         PipelineError: not a readable state dict, or its tensors are not this encoder's.
     """
     try:
-        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+        state: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
     except Exception as error:  # damaged files raise many types
-        raise PipelineError(f"{path} holds no readable weights: {str(error).splitlines()[0]}") from None
-    state = state.get("state_dict", state)
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise PipelineError(f"{path} holds no readable weights: {reason}") from None
+    state = state.get("state_dict", state) if isinstance(state, dict) else state
+    if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
+        raise PipelineError(f"{path} holds {type(state).__name__}; expected a state dict, tensors by name.")
     if any(key.startswith("encoder.") for key in state):
         state = {key.removeprefix("encoder."): value for key, value in state.items() if key.startswith("encoder.")}
     try:
@@ -93,12 +97,16 @@ def parameter_count(network: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
 
 
+def _is_model(architecture: Any) -> bool:
+    return inspect.isclass(architecture) and issubclass(architecture, smp.base.SegmentationModel)
+
+
 def _check_options(architecture: type, settings: ModelSettings) -> None:
     ours = {"self", "kwargs", "encoder_name", "encoder_weights", "in_channels", "classes", "activation", "aux_params"}
     known = [name for name in inspect.signature(architecture).parameters if name not in ours]
     unknown = [name for name in settings.options if name not in known]
     if unknown:
         raise PipelineError(
-            f"model.options: smp.{settings.architecture} has no {', '.join(unknown)} (it would swallow it without effect); "
+            f"model.options: smp.{settings.architecture} has no {', '.join(unknown)} (it would swallow it); "
             f"it has {', '.join(known)}."
         )

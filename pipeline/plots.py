@@ -9,7 +9,7 @@ TRUE_COLOUR, PREDICTED_COLOUR, BOTH_COLOUR = (0, 200, 0), (230, 30, 30), (250, 2
 
 
 def overlay(image: np.ndarray, true: np.ndarray, predicted: np.ndarray, strength: float = 0.35) -> np.ndarray:
-    """Returns an RGB picture (h, w, 3) uint8: truth green and outlined, prediction red and outlined dashed, both yellow.
+    """Returns an RGB picture (h, w, 3) uint8: truth green, prediction red and dashed, both yellow.
 
     Args:
         image: (h, w, C) uint8 or uint16.
@@ -18,7 +18,8 @@ def overlay(image: np.ndarray, true: np.ndarray, predicted: np.ndarray, strength
         strength: how much of the colour lies over the image, 0 to 1.
     """
     picture = to_rgb8(image)
-    for area, colour in ((true & ~predicted, TRUE_COLOUR), (predicted & ~true, PREDICTED_COLOUR), (true & predicted, BOTH_COLOUR)):
+    areas = ((true & ~predicted, TRUE_COLOUR), (predicted & ~true, PREDICTED_COLOUR), (true & predicted, BOTH_COLOUR))
+    for area, colour in areas:
         picture[area] = (1 - strength) * picture[area] + strength * np.array(colour)
     width = max(1, round(min(picture.shape[:2]) / 200))
     outlines, _ = cv2.findContours(true.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)

@@ -28,7 +28,7 @@ def native_probability(members: Sequence[np.ndarray], geometry: Geometry, shape:
         geometry: how the image was fitted to the network.
         shape: the image's own rows × columns.
     """
-    mean = np.mean(members, axis=0, dtype=np.float32)
+    mean = np.asarray(np.mean(members, axis=0, dtype=np.float32))
     return np.rint(to_native(mean, geometry, shape)).astype(np.uint8)
 
 

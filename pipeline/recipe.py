@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from pipeline.settings import Settings, find_yaml, merge, override, read_yaml, validate
 
@@ -38,6 +38,12 @@ class LossSettings(Settings):
 
     bce: float = Field(1.0, ge=0)
     dice: float = Field(1.0, ge=0)
+
+    @model_validator(mode="after")
+    def _one_counts(self) -> "LossSettings":
+        if self.bce == 0 and self.dice == 0:
+            raise ValueError("at least one of bce and dice must be above 0")
+        return self
 
 
 class PlateauSettings(Settings):
@@ -96,7 +102,7 @@ class Recipe(Settings):
     name: str
     """The YAML's file name; names the run."""
     competition: str
-    """Name or path of a competition's YAML."""
+    """Name of a competition, or the path of its YAML, relative to the recipe's."""
     folds: str | None = None
     """Another split than folds/<competition>.csv: folds/<competition>-<name>.csv."""
     image: ImageSettings = ImageSettings()
@@ -132,4 +138,7 @@ def load_recipe(name: str, quick: bool = False, assignments: list[str] | None = 
     if quick:
         data = merge(data, data.get("quick") or {})
     data = override(data, assignments or [])
+    competition = str(data.get("competition", ""))
+    if competition.endswith((".yaml", ".yml")):
+        data["competition"] = str(path.absolute().parent / competition)  # beside the recipe, from wherever it is called
     return validate(Recipe, data, f"recipe {path.name}")

@@ -10,7 +10,9 @@ from pipeline import competition, recipe, stages, workspace
 from pipeline.stages import State
 from pipeline.workspace import Run
 
-PACKAGES = ["torch", "torchvision", "lightning", "segmentation-models-pytorch", "albumentations", "opencv-python-headless"]
+PACKAGES = [
+    "torch", "torchvision", "lightning", "segmentation-models-pytorch", "albumentations", "opencv-python-headless",
+]  # fmt: skip
 
 
 def status_table(run: Run) -> tuple[Table, str | None]:
@@ -47,7 +49,8 @@ def examine() -> Iterator[str]:
     for name in known:
         yield f"competition {name}: raw files {'found' if name in here else 'not there'}"
     recipes = sorted(file.stem for file in recipe.FOLDER.glob("*.yaml"))
-    ready = next((name for name in recipes if recipe.load_recipe(name).competition in here and name != "sample"), "sample")
+    possible = [name for name in recipes if recipe.load_recipe(name).competition in here]
+    ready = next((name for name in possible if name != "sample"), "sample")
     yield f"next: python -m pipeline {'sample' if not here else f'run {ready} --quick'}"
 
 

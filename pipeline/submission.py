@@ -34,7 +34,7 @@ def expected(competition: Competition, input_folder: Path, table_path: Path) -> 
         PipelineError: decode has not run, or the sample submission lacks a column.
     """
     if not table_path.exists():
-        raise PipelineError(f"{shown(table_path)} does not exist; run `python -m pipeline decode` for this competition first.")
+        raise PipelineError(f"{shown(table_path)} does not exist; run the decode stage of this competition first.")
     images = table.read_table(table_path)
     shapes = {row.image_id: (int(row.height), int(row.width)) for row in images.itertuples()}
     columns = competition.submission_columns
@@ -70,7 +70,7 @@ def faults_of(frame: pd.DataFrame, want: Expected) -> list[str]:
 
 def read_submission(path: Path) -> pd.DataFrame:
     """Returns a submission with every value as text, an empty mask as ""."""
-    return read_table(path, [])
+    return read_table(path, [], hint="")
 
 
 def row_scores(frame: pd.DataFrame, truth: pd.DataFrame, competition: Competition, want: Expected) -> pd.Series:

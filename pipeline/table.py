@@ -1,7 +1,8 @@
 """images.parquet: one row an image, training and test, in the order of the pixel arrays of each subset.
 
-image_id, subset (train | test | faulty: no image or no mask, in no array), path (relative to the competition's input folder), height, width, channels, dtype,
-group, fault ("" or what is wrong with the image), mean, standard_deviation, minimum, maximum, pixel_hash,
+image_id, subset (train | test | faulty: no image or no mask, in no array), path (relative to the competition's input
+folder), height, width, channels, dtype, group, fault ("" or what is wrong with the image), mean, standard_deviation,
+minimum, maximum, pixel_hash,
 rle_<class> (the true mask in the internal convention; "" for test images), area_<class> (pixels), ignore (RLE of pixels
 that count nowhere), extra_<column> (the raw table's other columns, as text).
 """

@@ -29,7 +29,7 @@ def resolve(settings: ModelSettings) -> Path | None:
     return _cached(source) or _downloaded(source, settings.encoder)
 
 
-def _imagenet_source(encoder: str) -> dict[str, str]:
+def _imagenet_source(encoder: str) -> dict[str, Any]:
     from segmentation_models_pytorch.encoders import encoders
 
     known = encoders.get(encoder, {}).get("pretrained_settings", {}).get("imagenet")
@@ -38,14 +38,14 @@ def _imagenet_source(encoder: str) -> dict[str, str]:
     return {"repo_id": known["repo_id"], "revision": known["revision"], "filename": "model.safetensors"}
 
 
-def _cached(source: dict[str, str]) -> Path | None:
+def _cached(source: dict[str, Any]) -> Path | None:
     from huggingface_hub import try_to_load_from_cache
 
     found = try_to_load_from_cache(source["repo_id"], source["filename"], revision=source["revision"])
     return Path(found) if isinstance(found, str) else None
 
 
-def _downloaded(source: dict[str, str], encoder: str) -> Path:
+def _downloaded(source: dict[str, Any], encoder: str) -> Path:
     answer: dict[str, Any] = {}
 
     def ask() -> None:
@@ -61,7 +61,7 @@ def _downloaded(source: dict[str, str], encoder: str) -> Path:
     asking.start()
     asking.join(SECONDS_TO_ANSWER)
     if "metadata" not in answer:
-        raise PipelineError(_ways_on(f"ImageNet weights for {encoder} are not in the local cache and cannot be fetched"))
+        raise PipelineError(_ways_on(f"ImageNet weights for {encoder} are not in the cache and cannot be fetched"))
     from huggingface_hub import hf_hub_download
 
     try:

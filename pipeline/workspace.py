@@ -1,7 +1,8 @@
 """Where every artefact lives, how it is written, and whether it is up to date.
 
-A file appears whole or not at all: it is written under a temporary name and renamed. A stage's manifest, written last,
-lists what went in (content hashes, settings, code) and what came out; a stage is up to date when all of that still holds.
+A file appears whole or not at all: it is written under a temporary name and renamed. A stage's manifest, written
+last, lists what went in (content hashes, settings, code) and what came out; a stage is up to date when all of that
+still holds.
 """
 
 import ast
@@ -27,7 +28,7 @@ PACKAGE = Path(__file__).parent
 
 
 def root() -> Path:
-    """Returns the folder that holds input/, folds/, submissions/ and work/ ($PIPELINE_ROOT, default: the repository)."""
+    """Returns the folder of input/, folds/, submissions/ and work/ ($PIPELINE_ROOT, default: the repository)."""
     return Path(os.environ.get("PIPELINE_ROOT") or PACKAGE.parent).expanduser().resolve()
 
 

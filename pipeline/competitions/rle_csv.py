@@ -1,4 +1,4 @@
-"""Reader for images in a folder (TIFF, PNG, JPEG; 8 or 16 bit; grey or RGB) and masks as RLE in a CSV, a row an image."""
+"""Reader for images in a folder (TIFF, PNG, JPEG; 8 or 16 bit; grey or RGB) and masks as RLE in a CSV."""
 
 import re
 from collections import Counter
@@ -25,7 +25,8 @@ def list_items(competition: Competition, folder: Path) -> Listing:
         raise PipelineError(_how_to_get(competition, folder))
     train, train_faults = _train_items(competition, folder)
     test, test_faults = _test_items(competition, folder)
-    both = {item.image_id for item in train} & {item.image_id for item in test}
+    known = {item.image_id for item in train} | {fault.image_id for fault in train_faults}
+    both = [item.image_id for item in test if item.image_id in known]
     clashes = [Fault(competition.test.images, None, f"test image {name} is a training image too") for name in both]
     return Listing(train + test, train_faults + test_faults + clashes)
 
@@ -36,12 +37,7 @@ def read_image(path: Path) -> np.ndarray:
     Raises:
         ValueError: one sentence, when the file cannot be read whole or holds something else.
     """
-    try:
-        image = tifffile.imread(path) if path.suffix.lower() in (".tif", ".tiff") else _read_with_opencv(path)
-    except ValueError:
-        raise
-    except Exception as error:  # tifffile and its codecs raise whatever they like on a damaged file
-        raise ValueError(f"cannot be read, it is damaged or truncated ({type(error).__name__}: {error})") from error
+    image = _read_tiff(path) if path.suffix.lower() in (".tif", ".tiff") else _read_with_opencv(path)
     if image.dtype not in (np.uint8, np.uint16):
         raise ValueError(f"holds {image.dtype} pixels; expected uint8 or uint16")
     image = image[..., None] if image.ndim == 2 else image
@@ -50,23 +46,25 @@ def read_image(path: Path) -> np.ndarray:
     return image[..., :3]
 
 
-def read_table(path: Path, needed: list[str]) -> pd.DataFrame:
+def read_table(path: Path, needed: list[str], hint: str = "; the competition's YAML names it") -> pd.DataFrame:
     """Returns a CSV with every value as text, an empty field as "".
 
     Raises:
         PipelineError: no such file, not a CSV, or one of the `needed` columns is missing.
     """
     if not path.exists():
-        raise PipelineError(f"{path} does not exist; the competition's YAML names it.")
+        raise PipelineError(f"{path} does not exist{hint}.")
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (ValueError, UnicodeDecodeError) as error:
-        raise PipelineError(f"{path} is not a readable CSV: {error}") from None
+    except (ValueError, OSError) as error:
+        raise PipelineError(f"{path} is not a readable CSV: {' '.join(str(error).split())}.") from None
+    if not isinstance(table.index, pd.RangeIndex):  # pandas takes surplus values of every row for an index
+        raise PipelineError(f"{path} is not a readable CSV: its rows have more values than its header has columns.")
     missing = [column for column in needed if column not in table.columns]
     if missing:
         raise PipelineError(
             f"{path.name}: column {', '.join(f'`{name}`' for name in missing)} is missing; found "
-            f"{', '.join(f'`{name}`' for name in table.columns)}. Correct `columns` in the competition's YAML or the file."
+            f"{', '.join(f'`{name}`' for name in table.columns)}. Correct `columns` in the YAML or the file."
         )
     return table
 
@@ -89,7 +87,7 @@ def _train_items(competition: Competition, folder: Path) -> tuple[list[Item], li
     if competition.train.masks is None:
         raise PipelineError(f"competition {competition.name}: `train.masks` is missing; name the CSV of masks.")
     if len(competition.classes) != 1:
-        raise PipelineError(f"competition {competition.name}: reader rle_csv reads one class, not {competition.classes}.")
+        raise PipelineError(f"competition {competition.name}: reader rle_csv reads one class only.")
     used = [*template_columns(competition.columns.id), competition.columns.rle]
     needed = used + ([competition.group] if competition.group else [])
     table = read_table(folder / competition.train.masks, needed)
@@ -154,6 +152,16 @@ def _listing_faults(ids: list[str], files: dict[str, Path], subset: Subset, tabl
         image = subset.images.replace("{id}", image_id)
         faults.append(Fault(image, None, f"image without a row in {table}", image_id if train else None))
     return faults
+
+
+def _read_tiff(path: Path) -> np.ndarray:
+    try:
+        image = tifffile.imread(path)
+    except Exception as error:  # tifffile and its codecs raise whatever they like on a damaged file
+        raise ValueError(f"cannot be read, it is damaged or truncated ({type(error).__name__}: {error})") from error
+    if not image.size:  # what tifffile makes of a header alone
+        raise ValueError("cannot be read, it is damaged or truncated: it holds no pixels")
+    return image
 
 
 def _read_with_opencv(path: Path) -> np.ndarray:

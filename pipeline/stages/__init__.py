@@ -1,8 +1,8 @@
 """The stages, in the order data flows. A stage talks to others only through the files it lists at its head.
 
-A stage module has `steps(run)`, its units of work with what each reads and writes, and `execute(run, steps)`, which does
-the ones it is given and yields each when its outputs are in place. It may have `keeps(run, step, reasons)`: whether
-outputs stay although something changed.
+A stage module has `steps(run)`, its units of work with what each reads and writes, and `execute(run, steps)`, which
+does the ones it is given and yields each when its outputs are in place. It may have `keeps(run, step, reasons)`:
+whether outputs stay although something changed; and `guard(run, waiting)`, which stops before work would be lost.
 """
 
 import importlib

@@ -32,8 +32,8 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
     found = found.drop_duplicates(["image_id", "reason"]).sort_values(["reason", "image_id"])
     with writing(run.outliers) as temporary:
         found.to_csv(temporary, index=False)
-    for (reason, action), count in found.groupby(["reason", "action"]).size().items():  # type: ignore[misc]
-        console.print(f"  {reason}: {count} → {action}")
+    for what, count in (found["reason"] + " → " + found["action"]).value_counts().items():
+        console.print(f"  {what}: {count}")
     console.print(f"  {len(found)} findings → {shown(run.outliers)}")
     yield from waiting
 

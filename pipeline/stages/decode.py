@@ -34,7 +34,7 @@ TABLE, PIXELS = "decode the table", "decode the pixels"
 
 @dataclass(frozen=True)
 class Decoded:
-    """One image read and checked: its table row, its arrays at network size (None where it has none), and its faults."""
+    """One image read and checked: its table row, its arrays at network size where it has them, its faults."""
 
     row: dict[str, Any]
     image: np.ndarray | None
@@ -53,7 +53,7 @@ def steps(run: Run) -> list[Step]:
     manifest = run.competition_folder / "images.manifest.json"
     return [
         Step("decode", TABLE, manifest, raw, (run.table,), settings),
-        Step("decode", PIXELS, run.pixels / "manifest.json", (*raw, run.table), arrays, {**settings, "image": geometry}),
+        Step("decode", PIXELS, run.pixels / "manifest.json", (*raw, run.table), arrays, settings | {"image": geometry}),
     ]
 
 
@@ -67,7 +67,9 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
     """Does the waiting steps in one pass over the raw files."""
     listing = rle_csv.list_items(run.competition, run.input)
     if not any(item.subset == "train" for item in listing.items):
-        raise PipelineError(f"No training image matches {run.input / run.competition.train.images}.")
+        pattern, example = run.input / run.competition.train.images, f" First: {listing.faults[0]}."
+        what = f"and the ids of {run.competition.train.masks}.{example}" if listing.faults else "at all."
+        raise PipelineError(f"No training image matches {pattern} {what}")
     with ExitStack() as stack:
         arrays = _open_arrays(run, listing, stack)
         decoded = _decode_all(run, listing.items, arrays)
@@ -87,12 +89,12 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
 def _raw_files(run: Run) -> tuple[Path, ...]:
     """The tables and image folders that the competition's YAML names, nothing else."""
     competition = run.competition
-    tables = [name for name in (competition.train.masks, competition.sample_submission) if name]
-    folders = [Path(subset.images).parent for subset in (competition.train, competition.test)]
-    return tuple(run.input / name for name in (*tables, *folders))
+    names = [name for name in (competition.train.masks, competition.sample_submission) if name]
+    names += [str(Path(subset.images).parent) for subset in (competition.train, competition.test)]
+    return tuple(run.input / name for name in names)
 
 
-def _open_arrays(run: Run, listing: Listing, stack: ExitStack) -> dict[str, np.ndarray]:
+def _open_arrays(run: Run, listing: Listing, stack: ExitStack) -> dict[str, np.memmap]:
     geometry, classes = geometry_of(run), len(run.competition.classes)
     count = {name: sum(item.subset == name for item in listing.items) for name in ("train", "test")}
     image_shape, dtype = (*geometry.size, geometry.channels), _pixel_type(listing.items)
@@ -117,7 +119,7 @@ def _pixel_type(items: list[Item]) -> np.dtype:
     return np.dtype(np.uint8)
 
 
-def _decode_all(run: Run, items: list[Item], arrays: dict[str, np.ndarray]) -> list[Decoded]:
+def _decode_all(run: Run, items: list[Item], arrays: dict[str, np.memmap]) -> list[Decoded]:
     geometry, dtype = geometry_of(run), arrays["train_images"].dtype
     offset = {"train": 0, "test": sum(item.subset == "train" for item in items)}
 
@@ -192,7 +194,9 @@ def _empty_row(image_id: str, subset: str, competition: Competition) -> dict[str
     row: dict[str, Any] = {"image_id": image_id, "subset": subset, "path": "", "height": 0, "width": 0, "channels": 0}
     row |= {"dtype": "", "group": "", "fault": "", "mean": 0.0, "standard_deviation": 0.0, "minimum": 0, "maximum": 0}
     row |= {"pixel_hash": "", "ignore": ""}
-    return row | {key: value for name in competition.classes for key, value in ((f"rle_{name}", ""), (f"area_{name}", 0))}
+    for name in competition.classes:
+        row |= {f"rle_{name}": "", f"area_{name}": 0}
+    return row
 
 
 def _outlines(mask: np.ndarray, convention: rle.Convention) -> tuple[int, int]:
@@ -227,7 +231,7 @@ def _judge(competition: Competition, faults: list[Fault]) -> None:
     if fatal:
         lines = "\n".join(f"  {fault}" for fault in fatal[:FAULTS_SHOWN])
         more = f"\n  … and {len(fatal) - FAULTS_SHOWN} more" if len(fatal) > FAULTS_SHOWN else ""
-        hint = "\nMend them, or set `decode: {on_error: drop}` in the competition's YAML to leave faulty training images out."
+        hint = "\nMend them, or leave faulty training images out: `decode: {on_error: drop}` in the competition's YAML."
         droppable = any(fault.image_id for fault in fatal)
         what = "1 fault" if len(fatal) == 1 else f"{len(fatal)} faults"
         raise PipelineError(f"{what} in the raw files:\n{lines}{more}{hint if droppable else ''}")

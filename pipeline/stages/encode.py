@@ -19,8 +19,8 @@ from pipeline import rle, submission, table, workspace
 from pipeline.console import console, track
 from pipeline.errors import PipelineError
 from pipeline.postprocess import decide, native_probability
+from pipeline.probabilities import read_probabilities
 from pipeline.stages.decode import geometry_of
-from pipeline.stages.predict import read_probabilities
 from pipeline.stages.tune import decision_of
 from pipeline.workspace import Run, Step, shown
 
@@ -46,6 +46,9 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
     images = table.read_table(run.table, "test").set_index("image_id", drop=False)
     sources = [read_probabilities(run.predictions("test", fold)) for fold in run.trained_folds()]
     _check_ids(run, images.index.tolist(), [ids for _, ids in sources])
+    vanished = sorted(set(want.ids) - set(images.index))
+    if vanished:
+        raise PipelineError(f"{len(vanished)} test ids have no decoded image ({', '.join(vanished[:3])}); decode again.")
     result = workspace.read_json(run.postprocess)
     decision, geometry = decision_of(result), geometry_of(run)
 
@@ -75,7 +78,8 @@ def _check_ids(run: Run, ids: list[str], indices: list[list[str]]) -> None:
     for fold, index in zip(run.trained_folds(), indices, strict=True):
         if index != ids:
             raise PipelineError(
-                f"{shown(run.predictions('test', fold))} does not hold the test images of {shown(run.table)}; predict again."
+                f"{shown(run.predictions('test', fold))} does not hold the test images of {shown(run.table)}; "
+                "run the predict stage with --force."
             )
 
 

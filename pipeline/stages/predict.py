@@ -8,18 +8,18 @@ writes  work/<competition>/<run>/predictions/{oof,test}_fold_<k>.npy: probabilit
 """
 
 from collections.abc import Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import pandas as pd
 
 from pipeline import table
 from pipeline.console import console, progress_bar
 from pipeline.errors import PipelineError
+from pipeline.probabilities import read_probabilities as read_probabilities
+from pipeline.probabilities import write_probabilities
 from pipeline.stages.split import read_folds
 from pipeline.stages.train import build_network, loader_workers
-from pipeline.workspace import Run, Step, shown, writing
+from pipeline.workspace import Run, Step, shown
 
 if TYPE_CHECKING:
     import torch
@@ -61,37 +61,6 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
             yield step
 
 
-def write_probabilities(
-    path: Path, shape: tuple[int, ...], batches: Iterator[np.ndarray], ids: list[str], advance: Any
-) -> None:
-    """Writes probabilities batch by batch into one array file, and the ids of its rows beside it."""
-    with writing(path) as temporary:
-        array = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
-        position = 0
-        for batch in batches:
-            array[position : position + len(batch)] = batch
-            position += len(batch)
-            advance(len(batch))
-        array.flush()
-    with writing(path.with_suffix(".csv")) as temporary:
-        pd.DataFrame({"image_id": ids}).to_csv(temporary, index=False)
-
-
-def read_probabilities(path: Path) -> tuple[np.ndarray, list[str]]:
-    """Returns the probabilities (N, C, H, W) uint8, mapped from the file, and the image ids of their rows.
-
-    Raises:
-        PipelineError: the file is missing, or its index has another number of rows.
-    """
-    if not path.exists():
-        raise PipelineError(f"{shown(path)} does not exist; run the predict stage.")
-    array = np.load(path, mmap_mode="r")
-    ids = pd.read_csv(path.with_suffix(".csv"), dtype=str, keep_default_na=False)["image_id"].tolist()
-    if len(ids) != len(array):
-        raise PipelineError(f"{shown(path)} has {len(array)} rows, its index {len(ids)}; delete both and predict again.")
-    return array, ids
-
-
 def _rows(run: Run, step: Step) -> tuple[str, np.ndarray, list[str]]:
     if step.outputs[0].name.startswith("test"):
         ids = table.read_table(run.table, "test")["image_id"].tolist()
@@ -107,7 +76,7 @@ def _load(run: Run, fold: int, compute: "Compute") -> "torch.nn.Module":
 
     path = run.fold(fold) / "best.safetensors"
     if not path.exists():
-        raise PipelineError(f"{shown(path)} does not exist; run the train stage, or name the folds to use in train.folds.")
+        raise PipelineError(f"{shown(path)} does not exist; run the train stage first.")
     network = build_network(run, None)
     network.load_state_dict(load_file(path))
     return network.to(compute.device, memory_format=torch.channels_last).eval()

@@ -19,8 +19,8 @@ from pipeline import plots, table, workspace
 from pipeline.competitions.rle_csv import read_image
 from pipeline.console import console
 from pipeline.postprocess import decide, native_probability
+from pipeline.probabilities import read_probabilities
 from pipeline.stages.decode import geometry_of
-from pipeline.stages.predict import read_probabilities
 from pipeline.stages.tune import decision_of
 from pipeline.workspace import Run, Step, shown
 
@@ -51,7 +51,7 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
 
 
 def choose(scores: pd.DataFrame) -> pd.DataFrame:
-    """Returns twelve rows of oof_scores.csv with a `kind`: the best, the median and the worst, images with a mask first."""
+    """Returns twelve rows of oof_scores.csv with a `kind`: the best and the median with a mask, and the worst."""
     present = scores[scores["true_area"] > 0]
     pool = (present if len(present) >= 3 * OF_EACH_KIND else scores).sort_values("score", ascending=False)
     middle = max(0, len(pool) // 2 - OF_EACH_KIND // 2)

@@ -5,18 +5,19 @@
 reads   work/<competition>/images.parquet, outliers.csv
 writes  folds/<competition>.csv: image_id, group, stratum, fold, use (train | drop)
 
-A folds file of your own (image_id and fold are enough) is kept and used. Dropped images keep a fold and get out-of-fold
-predictions; only training leaves them out.
+A folds file of your own (image_id and fold are enough) is kept and used; without a column `use`, outliers.csv says what
+is dropped. Dropped images keep a fold and get out-of-fold predictions; only training leaves them out.
 """
 
+import warnings
 from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
-from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from pipeline import table, workspace
 from pipeline.competition import SplitSettings
+from pipeline.competitions.rle_csv import read_table as read_csv
 from pipeline.console import console
 from pipeline.errors import PipelineError
 from pipeline.stages.clean import read_outliers
@@ -83,12 +84,24 @@ def assign(stratum: np.ndarray, groups: np.ndarray | None, settings: SplitSettin
             f"{units} {what} cannot fill {settings.folds} folds; set `split: {{folds: {max(2, units)}}}` in the "
             "competition's YAML."
         )
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold  # slow to import, seldom needed
+
     kind = StratifiedKFold if groups is None else StratifiedGroupKFold
     splitter = kind(settings.folds, shuffle=True, random_state=settings.seed)
-    fold = np.empty(len(stratum), np.int64)
-    for number, (_, held_out) in enumerate(splitter.split(stratum, stratum, groups)):
-        fold[held_out] = number
+    stratum, fold = _coarse_enough(stratum, settings.folds), np.empty(len(stratum), np.int64)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The least populated class")  # small strata are spread as far as they go
+        for number, (_, held_out) in enumerate(splitter.split(stratum, stratum, groups)):
+            fold[held_out] = number
     return fold
+
+
+def _coarse_enough(stratum: np.ndarray, folds: int) -> np.ndarray:
+    """The strata, or presence alone, or none: the first with an image for every fold in some stratum."""
+    for coarser in (stratum, np.minimum(stratum, 1)):
+        if np.bincount(coarser).max() >= folds:  # scikit-learn refuses fewer
+            return coarser
+    return np.zeros_like(stratum)
 
 
 def read_folds(run: Run) -> pd.DataFrame:
@@ -97,12 +110,13 @@ def read_folds(run: Run) -> pd.DataFrame:
     Raises:
         PipelineError: a column is missing, or the file and the images do not list the same ids.
     """
-    folds = pd.read_csv(run.folds, dtype=str, keep_default_na=False)
+    folds = read_csv(run.folds, [])
     missing = [name for name in ("image_id", "fold") if name not in folds.columns]
     if missing:
         raise PipelineError(f"{shown(run.folds)} lacks {', '.join(missing)}; found {', '.join(folds.columns)}.")
     images = table.read_table(run.table, "train")[["image_id", "group"]]
-    unknown, unlisted = set(folds["image_id"]) - set(images["image_id"]), set(images["image_id"]) - set(folds["image_id"])
+    here, there = set(images["image_id"]), set(folds["image_id"])
+    unknown, unlisted = there - here, here - there
     if unknown or unlisted or folds["image_id"].duplicated().any():
         raise PipelineError(
             f"{shown(run.folds)} does not fit the images: {len(unknown)} unknown ids {sorted(unknown)[:3]}, "
@@ -113,11 +127,15 @@ def read_folds(run: Run) -> pd.DataFrame:
         value = folds["fold"][bad[0]]
         raise PipelineError(f"{shown(run.folds)} row {bad[0] + 2}: fold is {value!r}; expected 0, 1, 2, …")
     folds = images.merge(folds.drop(columns="group", errors="ignore"), on="image_id", how="left")
-    return folds.assign(fold=folds["fold"].astype(int), use=folds["use"] if "use" in folds else "train")
+    if "use" not in folds:
+        dropped = read_outliers(run).query("action == 'drop'")["image_id"]
+        folds["use"] = np.where(folds["image_id"].isin(dropped), "drop", "train")
+    return folds.assign(fold=folds["fold"].astype(int))
 
 
 def _print_balance(folds: pd.DataFrame, area: np.ndarray) -> None:
     for number, rows in folds.groupby("fold"):
         empty = float((area[rows.index] == 0).mean())
         groups = f", {rows['group'].nunique()} groups" if rows["group"].any() else ""
-        console.print(f"  fold {number}: {len(rows)} images{groups}, {empty:.0%} empty, {(rows['use'] == 'drop').sum()} dropped")
+        dropped = (rows["use"] == "drop").sum()
+        console.print(f"  fold {number}: {len(rows)} images{groups}, {empty:.0%} empty, {dropped} dropped")

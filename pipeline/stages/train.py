@@ -63,7 +63,7 @@ def guard(run: Run, waiting: list[Any]) -> None:
         changed = [reason.text for reason in reasons if reason.kind in ("settings", "input")]
         if changed:
             raise PipelineError(
-                f"{shown(run.fold(state.step.fold))} holds training that was made differently ({'; '.join(changed[:4])}). "
+                f"{shown(state.step.manifest.parent)} holds training made differently ({'; '.join(changed[:4])}). "
                 "Keep it and train beside it with `--name NAME`, or throw it away with `--force`."
             )
 
@@ -72,12 +72,14 @@ def preflight(run: Run) -> None:
     """Builds what training needs and throws it away, so that wrong names and missing weights are found before decode.
 
     Raises:
-        PipelineError: weights that cannot be had or do not fit, an unknown architecture, encoder or augmentation.
+        PipelineError: weights that cannot be had or do not fit, an unknown architecture, encoder or augmentation, a
+            precision that the device does not train in.
     """
     run.trained_folds()
-    from pipeline import models, weights
+    from pipeline import device, models, weights
     from pipeline.augment import Augmentation
 
+    device.choose(run.recipe.train.precision)
     source = weights.resolve(run.recipe.model)
     Augmentation(run.recipe.augment)
     models.build(run.recipe.model, run.recipe.image.channels, len(run.competition.classes), source)
@@ -93,13 +95,14 @@ def execute(run: Run, waiting: list[Step], fresh: bool = False) -> Iterator[Step
     source = weights.resolve(run.recipe.model)
     console.print(f"  encoder weights: {source or 'none (from scratch)'}; results → {shown(run.folder)}/fold_*")
     workspace.write_text(run.folder / "recipe.yaml", yaml.safe_dump(workspace.describe(run), sort_keys=False))
+    if fresh:  # all at once, so that an interrupted --force goes on without it
+        for step in waiting:
+            shutil.rmtree(step.manifest.parent, ignore_errors=True)
     with progress_bar() as bar:
         task = bar.add_task("train", total=len(waiting) * run.recipe.train.epochs)
         for index, step in enumerate(waiting):
             assert step.fold is not None
             folder, started = run.fold(step.fold), _started(run, step)
-            if fresh:
-                shutil.rmtree(folder, ignore_errors=True)
             workspace.record(step, 0, started)
             _train_fold(run, step.fold, source, compute, (bar, task, len(waiting) - index - 1))
             bar.update(task, completed=(index + 1) * run.recipe.train.epochs)
@@ -160,9 +163,14 @@ def _train_fold(run: Run, fold: int, source: Path | None, compute: "Compute", sh
         log_every_n_steps=10**9,
     )
     last = folder / "last.ckpt"
-    if last.exists():
+    resumed = last if last.exists() else None
+    if resumed:
         console.print(f"  fold {fold}: going on from {shown(last)}")
-    trainer.fit(module, *_loaders(run, fold, compute), ckpt_path=last if last.exists() else None, weights_only=False)
+    try:
+        trainer.fit(module, *_loaders(run, fold, compute), ckpt_path=resumed, weights_only=False)
+    except SystemExit:  # Lightning's answer to Ctrl-C
+        console.print("[bold]interrupted[/bold]: the same command goes on from the last finished epoch")
+        raise
     _finish(run, fold, history.rows, source, compute, network)
 
 
@@ -202,7 +210,9 @@ def _loaders(run: Run, fold: int, compute: "Compute") -> tuple[Any, Any]:
     train_rows = np.flatnonzero(used & (folds["fold"] != fold))
     valid_rows = np.flatnonzero(used & (folds["fold"] == fold))
     if not len(train_rows) or not len(valid_rows):
-        raise PipelineError(f"{shown(run.folds)}: fold {fold} has {len(train_rows)} training and {len(valid_rows)} images.")
+        raise PipelineError(
+            f"{shown(run.folds)}: fold {fold} has {len(train_rows)} images to train on and {len(valid_rows)} held out."
+        )
     workers, seed = loader_workers(run, compute), loader.derive_seed(settings.seed, fold)
     train = loader.TrainDataset(run.pixels, train_rows, Augmentation(run.recipe.augment), seed)
     valid = loader.PlainDataset(run.pixels, "train", valid_rows, with_masks=True)
@@ -220,7 +230,8 @@ def _finish(
 
     folder, monitor = run.fold(fold), run.recipe.train.monitor
     state = torch.load(folder / "best.ckpt", "cpu", weights_only=False)["state_dict"]
-    tensors = {key.removeprefix("network."): value.contiguous() for key, value in state.items() if key.startswith("network.")}
+    prefix = "network."
+    tensors = {key.removeprefix(prefix): value.contiguous() for key, value in state.items() if key.startswith(prefix)}
     with workspace.writing(folder / "best.safetensors") as temporary:
         save_file(tensors, temporary)
     key, better = ("valid/score", max) if monitor == "score" else ("valid/loss", min)

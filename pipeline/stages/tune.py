@@ -23,10 +23,10 @@ from pipeline.console import console, track
 from pipeline.geometry import IGNORE
 from pipeline.metrics import METRICS
 from pipeline.postprocess import Decision, native_probability
+from pipeline.probabilities import read_probabilities
 from pipeline.recipe import TuneSettings
 from pipeline.stages.clean import read_outliers
 from pipeline.stages.decode import geometry_of
-from pipeline.stages.predict import read_probabilities
 from pipeline.workspace import Run, Step, shown
 
 LEVELS = 256
@@ -40,12 +40,19 @@ class Evidence:
 
     images: pd.DataFrame
     """image_id, fold, group, one row an image."""
+    area: np.ndarray
+    """Pixels with probability >= t, ignored ones too: what a minimum area is held against (N, C, 256) int64."""
     predicted: np.ndarray
-    """Pixels with probability >= t (N, C, 256) int64."""
+    """Those of them that are not ignored (N, C, 256) int64."""
     intersection: np.ndarray
     """Those of them inside the true mask (N, C, 256) int64."""
     true: np.ndarray
     """Pixels of the true mask (N, C) int64."""
+
+    def only(self, rows: np.ndarray) -> "Evidence":
+        """Returns the evidence of the images that `rows` (N,) bool names."""
+        counts = (self.area, self.predicted, self.intersection, self.true)
+        return Evidence(self.images[rows], *(count[rows] for count in counts))
 
 
 def steps(run: Run) -> list[Step]:
@@ -70,9 +77,9 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
     workspace.write_json(run.postprocess, result)
     low, high = result["interval_95"]
     console.print(
-        f"  {result['metric']} {result['score']:.4f} out-of-fold [{low:.4f}, {high:.4f}], nested {result['nested']:.4f}, "
-        f"untuned {result['untuned']:.4f}; threshold {result['threshold']}/255, minimum area {result['min_area']} px"
-        f" → {shown(run.postprocess)}"
+        f"  {result['metric']} {result['score']:.4f} out-of-fold [{low:.4f}, {high:.4f}], "
+        f"nested {result['nested']:.4f}, untuned {result['untuned']:.4f}; threshold {result['threshold']}/255, "
+        f"minimum area {result['min_area']} px → {shown(run.postprocess)}"
     )
     yield from waiting
 
@@ -90,7 +97,7 @@ def collect(run: Run) -> Evidence:
         if image_id not in broken
     ]
 
-    def count(task: tuple[int, np.ndarray, int, str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def count(task: tuple[int, np.ndarray, int, str]) -> tuple[np.ndarray, ...]:
         _, array, row, image_id = task
         true = table.true_mask(images.loc[image_id], classes)
         return histogram_counts(native_probability([array[row]], geometry, true.shape[1:]), true)
@@ -100,37 +107,28 @@ def collect(run: Run) -> Evidence:
     found = pd.DataFrame({"image_id": [task[3] for task in work], "fold": [task[0] for task in work]})
     group = images["group"].reindex(found["image_id"]).to_numpy()
     found["group"] = np.where(group == "", found["image_id"], group)
-    return Evidence(found, *(np.stack(part) for part in zip(*counted, strict=True)))  # type: ignore[arg-type]
+    return Evidence(found, *(np.stack(part) for part in zip(*counted, strict=True)))
 
 
-def histogram_counts(probability: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns predicted (C, 256) and intersection (C, 256) pixels under every threshold, and true pixels (C,).
+def histogram_counts(probability: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Returns the area, predicted and intersection pixels (C, 256) of every threshold, and the true pixels (C,).
 
-    `probability` (C, h, w) uint8; `true` (C, h, w) uint8 of 0, 1 and 255 (ignored).
+    `probability` (C, h, w) uint8; `true` (C, h, w) uint8 of 0, 1 and 255 (ignored). See Evidence.
     """
-    valid = [plane != IGNORE for plane in true]
-    everywhere = [np.bincount(p[v], minlength=LEVELS) for p, v in zip(probability, valid, strict=True)]
-    inside = [np.bincount(p[t == 1], minlength=LEVELS) for p, t in zip(probability, true, strict=True)]
-    at_least = [np.cumsum(np.stack(part)[:, ::-1], axis=1)[:, ::-1] for part in (everywhere, inside)]
-    return at_least[0], at_least[1], (true == 1).sum((1, 2))
+    at_least = []
+    for counted in (np.ones_like(true, bool), true != IGNORE, true == 1):
+        planes = zip(probability, counted, strict=True)
+        histograms = np.stack([np.bincount(plane[where], minlength=LEVELS) for plane, where in planes])
+        at_least.append(np.cumsum(histograms[:, ::-1], axis=1)[:, ::-1])
+    return *at_least, (true == 1).sum((1, 2))
 
 
 def tune(evidence: Evidence, settings: TuneSettings, metric: str) -> dict[str, Any]:
     """Returns what postprocess.json holds: the decision, and its optimistic, nested and untuned scores."""
-    parts = _parts(evidence)
-    number = parts.max() + 1
-    classes = range(evidence.true.shape[1])
-    areas = [_candidate_areas(evidence, settings, index) for index in classes]
-    sums = [_score_sums(evidence, metric, index, areas[index], parts) for index in classes]
-    chosen = [_choose(total.sum(0), areas[index], settings) for index, total in enumerate(sums)]
-    held_out = 0.0
-    for part in range(number):
-        for index, total in enumerate(sums):
-            area, threshold = _choose(total.sum(0) - total[part], areas[index], settings)
-            held_out += total[part, areas[index].tolist().index(area), threshold]
-    decision = Decision(tuple(choice[1] for choice in chosen), tuple(choice[0] for choice in chosen))
+    classes = evidence.true.shape[1]
+    decision = search(evidence, settings, metric)
     scores = image_scores(evidence, decision, metric).mean(1)
-    untuned = image_scores(evidence, Decision((128,) * len(classes), (0,) * len(classes)), metric).mean(1)
+    untuned = image_scores(evidence, Decision((128,) * classes, (0,) * classes), metric).mean(1)
     folds = evidence.images["fold"].to_numpy()
     return {
         "metric": metric,
@@ -139,7 +137,7 @@ def tune(evidence: Evidence, settings: TuneSettings, metric: str) -> dict[str, A
         "min_area": list(decision.min_area),
         "score": float(scores.mean()),
         "interval_95": bootstrap_interval(scores, evidence.images["group"].to_numpy()),
-        "nested": float(held_out / (len(scores) * len(classes))),
+        "nested": float(nested_scores(evidence, settings, metric).mean()),
         "untuned": float(untuned.mean()),
         "score_by_fold": {str(fold): float(scores[folds == fold].mean()) for fold in np.unique(folds)},
         "images": len(scores),
@@ -148,12 +146,35 @@ def tune(evidence: Evidence, settings: TuneSettings, metric: str) -> dict[str, A
     }
 
 
+def search(evidence: Evidence, settings: TuneSettings, metric: str) -> Decision:
+    """Returns the best threshold and minimum area of every class, or the fixed ones."""
+    chosen = []
+    for index in range(evidence.true.shape[1]):
+        if settings.method == "fixed":
+            chosen.append((max(1, round(settings.threshold * (LEVELS - 1))), settings.min_area))
+            continue
+        areas = _candidate_areas(evidence, settings, index)
+        chosen.append(_choose(_score_sums(evidence, metric, index, areas), areas))
+    return Decision(*zip(*chosen, strict=True))
+
+
+def nested_scores(evidence: Evidence, settings: TuneSettings, metric: str) -> np.ndarray:
+    """Returns the score of every image (N,) under the decision chosen without its part."""
+    parts = _parts(evidence)
+    scores = np.empty(len(parts))
+    for part in np.unique(parts):
+        held_out = parts == part
+        decision = search(evidence.only(~held_out), settings, metric)
+        scores[held_out] = image_scores(evidence.only(held_out), decision, metric).mean(1)
+    return scores
+
+
 def image_scores(evidence: Evidence, decision: Decision, metric: str) -> np.ndarray:
     """Returns the metric of every image and class (N, C) under a decision."""
     scores = []
     for index, (threshold, area) in enumerate(zip(decision.threshold, decision.min_area, strict=True)):
         predicted = evidence.predicted[:, index, threshold]
-        keep = predicted >= area
+        keep = evidence.area[:, index, threshold] >= area
         intersection = evidence.intersection[:, index, threshold]
         scores.append(METRICS[metric](intersection * keep, predicted * keep, evidence.true[:, index]))
     return np.stack(scores, axis=1)
@@ -183,35 +204,26 @@ def _parts(evidence: Evidence) -> np.ndarray:
 
 
 def _candidate_areas(evidence: Evidence, settings: TuneSettings, index: int) -> np.ndarray:
-    if settings.method == "fixed":
-        return np.array([settings.min_area])
-    predicted, true = evidence.predicted[:, index, LEVELS // 2], evidence.true[:, index]
-    if not predicted.any() or not true.any():
+    found, true = evidence.area[:, index, LEVELS // 2], evidence.true[:, index]
+    if not true.any():
         return np.array([0])
     # a mask smaller than nearly all true ones may be worth emptying; larger areas would be fitted to these images alone
-    sizes = predicted[(predicted > 0) & (predicted <= np.quantile(true[true > 0], 0.1))]
+    sizes = found[(found > 0) & (found <= np.quantile(true[true > 0], 0.1))]
     if not len(sizes):
         return np.array([0])
     return np.unique([0, *np.quantile(sizes, np.linspace(0, 1, settings.min_areas), method="nearest")]).astype(np.int64)
 
 
-def _score_sums(evidence: Evidence, metric: str, index: int, areas: np.ndarray, parts: np.ndarray) -> np.ndarray:
-    """Sums of the metric over the images of each part, for every area and threshold (parts, areas, 256)."""
-    predicted, true = evidence.predicted[:, index], evidence.true[:, index, None]
-    kept = METRICS[metric](evidence.intersection[:, index], predicted, true)
+def _score_sums(evidence: Evidence, metric: str, index: int, areas: np.ndarray) -> np.ndarray:
+    """Sums of the metric over the images, for every area and threshold (areas, 256)."""
+    true = evidence.true[:, index, None]
+    kept = METRICS[metric](evidence.intersection[:, index], evidence.predicted[:, index], true)
     emptied = METRICS[metric](np.zeros_like(true), np.zeros_like(true), true)
-    sums = np.empty((parts.max() + 1, len(areas), LEVELS))
-    for column, area in enumerate(areas):
-        scores = np.where(predicted >= area, kept, emptied)
-        for part in range(len(sums)):
-            sums[part, column] = scores[parts == part].sum(0)
-    return sums
+    return np.stack([np.where(evidence.area[:, index] >= area, kept, emptied).sum(0) for area in areas])
 
 
-def _choose(sums: np.ndarray, areas: np.ndarray, settings: TuneSettings) -> tuple[int, int]:
-    """The best (area, threshold); of equal ones the smallest area, then the threshold nearest 0.5."""
-    if settings.method == "fixed":
-        return settings.min_area, max(1, round(settings.threshold * (LEVELS - 1)))
+def _choose(sums: np.ndarray, areas: np.ndarray) -> tuple[int, int]:
+    """The best (threshold, area); of equal ones the smallest area, then the threshold nearest 0.5."""
     tied = np.argwhere(sums[:, 1:] >= sums[:, 1:].max() - 1e-9)
     area, threshold = min(tied, key=lambda pair: (int(pair[0]), abs(int(pair[1]) + 1 - LEVELS // 2)))
-    return int(areas[area]), int(threshold) + 1
+    return int(threshold) + 1, int(areas[area])

@@ -1,0 +1,83 @@
+"""Does the out-of-fold score say what the test score will be? The sample competition, drawn from several seeds.
+
+    python -m benchmarks.sample_seeds FOLDER [--seeds 0 1 2 3 4]
+
+For each seed: `sample`, `run sample` in FOLDER/seed_<n> (finished seeds are not run again), then the out-of-fold score,
+the score of the submission against truth.csv, and the 95 % bootstrap interval of their difference, subjects resampled
+whole on both sides.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from pipeline import submission
+from pipeline.workspace import open_run, read_json
+
+DRAWS = 10_000
+
+
+def run_seed(root: Path, seed: int) -> float:
+    """Runs the pipeline for one seed and returns its wall time in seconds."""
+    environment = {**os.environ, "PIPELINE_ROOT": str(root)}
+    environment.pop("PIPELINE_INPUT", None)
+    if not (root / "input" / "sample").exists():
+        subprocess.run([sys.executable, "-m", "pipeline", "sample", "--seed", str(seed)], env=environment, check=True)
+    started = time.perf_counter()
+    subprocess.run([sys.executable, "-m", "pipeline", "run", "sample"], env=environment, check=True)
+    return time.perf_counter() - started
+
+
+def group_means(scores: np.ndarray, groups: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Returns bootstrap means of scores (N,), groups resampled whole (DRAWS,)."""
+    _, group = np.unique(groups.astype(str), return_inverse=True)
+    size, total = np.bincount(group), np.bincount(group, weights=scores)
+    drawn = random.multinomial(len(size), np.full(len(size), 1 / len(size)), DRAWS)
+    return (drawn @ total) / (drawn @ size)
+
+
+def compare(root: Path, seed: int, seconds: float) -> str:
+    """Returns one row of the table."""
+    os.environ["PIPELINE_ROOT"] = str(root)
+    run = open_run("sample")
+    held_out = pd.read_csv(run.folder / "oof_scores.csv", dtype={"group": str})
+    want = submission.expected(run.competition, run.input, run.table)
+    truth = submission.read_submission(run.input / "truth.csv")
+    test = submission.row_scores(submission.read_submission(run.submission), truth, run.competition, want)
+    random = np.random.default_rng(0)
+    ours = group_means(held_out["score"].to_numpy(), held_out["group"].to_numpy(), random)
+    theirs = group_means(test.to_numpy(), truth["subject"].to_numpy(), random)
+    low, high = np.quantile(ours - theirs, [0.025, 0.975])
+    inside = "yes" if low <= 0 <= high else "no"
+    result = read_json(run.postprocess)
+    return (
+        f"| {seed} | {result['score']:.4f} | {result['nested']:.4f} | {test.mean():.4f} | "
+        f"{result['score'] - test.mean():+.4f} [{low:+.4f}, {high:+.4f}] | {inside} | {seconds / 60:.1f} min |"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    options = parser.parse_args()
+    rows = []
+    for seed in options.seeds:
+        root = (options.folder / f"seed_{seed}").absolute()
+        root.mkdir(parents=True, exist_ok=True)
+        rows.append(compare(root, seed, run_seed(root, seed)))
+    print(f"{date.today()}, {os.cpu_count()} CPU cores")
+    print("| seed | out-of-fold | nested | truth.csv | difference [95 %] | contains 0 | pipeline |")
+    print("|---|---|---|---|---|---|---|")
+    print("\n".join(rows))
+
+
+if __name__ == "__main__":
+    main()

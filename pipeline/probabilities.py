@@ -1,0 +1,45 @@
+"""Files of predicted probabilities: an array (N, C, H, W) uint8 (p·255) at network size, and its image ids beside it.
+
+Apart from the predict stage, so that the stages that only read them do not depend on the network's code.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pipeline.errors import PipelineError
+from pipeline.workspace import shown, writing
+
+
+def write_probabilities(
+    path: Path, shape: tuple[int, ...], batches: Iterator[np.ndarray], ids: list[str], advance: Any
+) -> None:
+    """Writes probabilities batch by batch into one array file, and the ids of its rows beside it."""
+    with writing(path) as temporary:
+        array = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
+        position = 0
+        for batch in batches:
+            array[position : position + len(batch)] = batch
+            position += len(batch)
+            advance(len(batch))
+        array.flush()
+    with writing(path.with_suffix(".csv")) as temporary:
+        pd.DataFrame({"image_id": ids}).to_csv(temporary, index=False)
+
+
+def read_probabilities(path: Path) -> tuple[np.ndarray, list[str]]:
+    """Returns the probabilities (N, C, H, W) uint8, mapped from the file, and the image ids of their rows.
+
+    Raises:
+        PipelineError: the file is missing, or its index has another number of rows.
+    """
+    if not path.exists():
+        raise PipelineError(f"{shown(path)} does not exist; run the predict stage.")
+    array = np.load(path, mmap_mode="r")
+    ids = pd.read_csv(path.with_suffix(".csv"), dtype=str, keep_default_na=False)["image_id"].tolist()
+    if len(ids) != len(array):
+        raise PipelineError(f"{shown(path)} has {len(array)} rows, its index {len(ids)}; delete both.")
+    return array, ids

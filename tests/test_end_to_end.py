@@ -1,0 +1,176 @@
+"""One tiny competition from raw files to a valid submission, through the real command line; killed once on the way."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipeline import rle
+from pipeline.metrics import METRICS, counts
+
+REPOSITORY = Path(__file__).parents[1]
+RECIPE = """
+competition: sample
+image: {size: [64, 64], fit: stretch, channels: 1}
+model: {architecture: Unet, encoder: resnet18, weights: none}
+augment:
+  - HorizontalFlip: {p: 0.5}
+  - RandomBrightnessContrast: {p: 0.5}
+train: {folds: [0, 1], epochs: 4, batch_size: 8, plateau: {factor: 0.5, patience: 0}, early_stopping: 2}
+predict: {tta: [hflip]}
+"""
+
+
+@dataclass(frozen=True)
+class Finished:
+    root: Path
+    recipe: Path
+    output: str
+
+    @property
+    def folder(self) -> Path:
+        return self.root / "work" / "sample" / "tiny"
+
+    def pipeline(self, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+        return pipeline(self.root, *arguments, code=code)
+
+
+def start(root: Path, *arguments: str) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PIPELINE_ROOT": str(root), "OMP_NUM_THREADS": "2"}
+    environment.pop("PIPELINE_INPUT", None)
+    command = [sys.executable, "-m", "pipeline", *arguments]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, cwd=REPOSITORY, env=environment, text=True, **pipes)
+
+
+def pipeline(root: Path, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+    process = start(root, *arguments)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == code, f"{arguments} ended with {process.returncode}:\n{out}\n{err}"
+    return subprocess.CompletedProcess(arguments, process.returncode, out, err)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    root = tmp_path_factory.mktemp("undisturbed")
+    recipe = root / "tiny.yaml"
+    recipe.write_text(RECIPE)
+    pipeline(root, "sample", "--train", "40", "--test", "10")
+    return Finished(root, recipe, pipeline(root, "run", str(recipe)).stdout)
+
+
+def test_run_ends_with_a_valid_submission(undisturbed: Finished) -> None:
+    assert "submissions/tiny.csv" in undisturbed.output
+    assert "nested estimate" in undisturbed.output
+    path = undisturbed.root / "submissions" / "tiny.csv"
+    assert undisturbed.pipeline("check", str(path), "--competition", "sample").stdout.endswith("valid\n")
+    assert len(pd.read_csv(path)) == 10
+    record = json.loads(path.with_suffix(".json").read_text())
+    assert record["folds"].keys() == {"0", "1"}
+    assert record["folds"]["0"]["weights"]["asked"] == "none"
+    truth = undisturbed.root / "input" / "sample" / "truth.csv"
+    scored = undisturbed.pipeline("score", str(path), str(truth), "--competition", "sample", "--json").stdout
+    assert json.loads(scored)["rows"] == 10
+    report = (undisturbed.folder / "report.html").read_text()
+    assert report.count("<figure>") == 12
+    assert not list(undisturbed.root.rglob("*.partial"))
+
+
+def test_predictions_carry_the_class_axis(undisturbed: Finished) -> None:
+    folds = pd.read_csv(undisturbed.root / "folds" / "sample.csv", dtype={"image_id": str})
+    for fold in (0, 1):
+        array = np.load(undisturbed.folder / "predictions" / f"oof_fold_{fold}.npy")
+        index = pd.read_csv(undisturbed.folder / "predictions" / f"oof_fold_{fold}.csv", dtype=str)
+        assert array.dtype == np.uint8
+        assert array.shape == ((folds["fold"] == fold).sum(), 1, 64, 64)
+        assert set(index["image_id"]) == set(folds.loc[folds["fold"] == fold, "image_id"])
+
+
+def test_encoding_the_held_out_images_reproduces_the_score(
+    undisturbed: Finished, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipeline import table
+    from pipeline.postprocess import decide, native_probability
+    from pipeline.stages.decode import geometry_of
+    from pipeline.stages.predict import read_probabilities
+    from pipeline.stages.tune import decision_of
+    from pipeline.workspace import open_run
+
+    monkeypatch.setenv("PIPELINE_ROOT", str(undisturbed.root))
+    monkeypatch.delenv("PIPELINE_INPUT", raising=False)
+    run = open_run(str(undisturbed.recipe))
+    result = json.loads(run.postprocess.read_text())
+    images = table.read_table(run.table, "train").set_index("image_id", drop=False)
+    outliers = pd.read_csv(run.outliers, dtype=str)
+    scores = []
+    for fold in (0, 1):
+        array, ids = read_probabilities(run.predictions("oof", fold))
+        for row, image_id in enumerate(ids):
+            if image_id in set(outliers["image_id"]):
+                continue
+            true = table.true_mask(images.loc[image_id], run.competition.classes)
+            probability = native_probability([array[row]], geometry_of(run), true.shape[1:])
+            text = rle.encode(decide(probability, decision_of(result))[0])
+            scores.append(METRICS["dice"](*counts(rle.decode(text, true.shape[1:])[None], true)).mean())
+    assert np.mean(scores) == result["score"]
+
+
+def test_a_killed_run_goes_on_to_the_same_weights(
+    undisturbed: Finished, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    root = tmp_path_factory.mktemp("killed")
+    (root / "input").symlink_to(undisturbed.root / "input")
+    process = start(root, "run", str(undisturbed.recipe))
+    history = root / "work" / "sample" / "tiny" / "fold_0" / "history.csv"
+    checkpoint = history.with_name("last.ckpt")
+    deadline = time.monotonic() + 120
+    while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(0.2)  # into the second epoch
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (history.parent / "manifest.json").exists()
+    status = pipeline(root, "status", str(undisturbed.recipe)).stdout
+    assert "fold 0 stopped after epoch" in " ".join(status.split())
+
+    resumed = pipeline(root, "run", str(undisturbed.recipe))
+    assert "going on from" in resumed.stderr
+    for fold in ("fold_0", "fold_1"):
+        here, there = (folder / fold for folder in (history.parent.parent, undisturbed.folder))
+        hashes = [json.loads((one / "fold.json").read_text())["sha256"] for one in (here, there)]
+        assert hashes[0] == hashes[1], fold
+        tables = [pd.read_csv(one / "history.csv").drop(columns="seconds") for one in (here, there)]
+        pd.testing.assert_frame_equal(*tables)
+        assert not (here / "last.ckpt").exists()
+    both = [(folder / "submissions" / "tiny.csv").read_bytes() for folder in (root, undisturbed.root)]
+    assert both[0] == both[1]
+
+
+def test_nothing_runs_twice_and_tuning_never_trains(undisturbed: Finished) -> None:
+    again = undisturbed.pipeline("run", str(undisturbed.recipe)).stderr
+    assert again.count("up to date") == 8
+    status = undisturbed.pipeline("status", str(undisturbed.recipe)).stdout
+    assert "everything is up to date" in status
+    fixed = undisturbed.pipeline("run", str(undisturbed.recipe), "--set", "tune.method=fixed").stderr
+    assert "train: up to date" in fixed
+    assert "predict: up to date" in fixed
+    assert "tune.method: search → fixed" in fixed
+    assert json.loads((undisturbed.folder / "postprocess.json").read_text())["threshold"] == [128]
+    undisturbed.pipeline("run", str(undisturbed.recipe))
+
+
+def test_finished_training_is_not_thrown_away(undisturbed: Finished) -> None:
+    changed = ["--set", "train.learning_rate=0.01"]
+    stopped = undisturbed.pipeline("run", str(undisturbed.recipe), *changed, code=2).stderr
+    assert "train.learning_rate: 0.001 → 0.01" in stopped
+    assert "--name NAME" in stopped and "--force" in stopped
+    assert "Traceback" not in stopped
+    assert (undisturbed.folder / "fold_0" / "best.safetensors").exists()
