@@ -1,6 +1,6 @@
 """How long does `run` take when nothing has changed? The fastest and slowest of several calls.
 
-    python -m benchmarks.rerun_speed [RECIPE]        after `./run_all.sh RECIPE`
+python -m benchmarks.rerun_speed [RECIPE]        after `./run_all.sh RECIPE`
 """
 
 import subprocess

@@ -103,7 +103,7 @@ def status(recipe: RecipeName, quick: Quick = False, name: Name = None, assignme
     shown_table, following = status_table(open_run(recipe, quick, name, assignments))
     options = " ".join([*(["--quick"] if quick else []), *([f"--name {name}"] if name else []),
                         *(f"--set {one}" for one in assignments or [])])  # fmt: skip
-    Console().print(shown_table)
+    Console(width=None if sys.stdout.isatty() else 160).print(shown_table)
     command = f"python -m pipeline run {recipe} {options}".rstrip()
     Console(soft_wrap=True).print(f"next: {command}" if following else "everything is up to date", highlight=False)
 
@@ -138,7 +138,8 @@ def check(
         typer.echo(f"{submission_path}: {fault}")
     if len(faults) > 50:
         typer.echo(f"… and {len(faults) - 50} more")
-    typer.echo(f"{submission_path}: {'valid' if not faults else f'{len(faults)} faults'}")
+    verdict = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
+    typer.echo(f"{submission_path}: {verdict if faults else 'valid'}")
     raise typer.Exit(1 if faults else 0)
 
 

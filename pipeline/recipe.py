@@ -134,11 +134,12 @@ def load_recipe(name: str, quick: bool = False, assignments: list[str] | None = 
         PipelineError: no such file, an unknown key or a wrong value.
     """
     path = find_yaml(name, FOLDER, "recipe")
-    data = {"name": path.stem, **read_yaml(path)}
-    if quick:
-        data = merge(data, data.get("quick") or {})
-    data = override(data, assignments or [])
+    data, source = {"name": path.stem, **read_yaml(path)}, f"recipe {path.name}"
+    miniature = merge(data, data["quick"]) if isinstance(data.get("quick"), dict) else data
+    data, miniature = (override(one, assignments or []) for one in (miniature if quick else data, miniature))
     competition = str(data.get("competition", ""))
     if competition.endswith((".yaml", ".yml")):
         data["competition"] = str(path.absolute().parent / competition)  # beside the recipe, from wherever it is called
-    return validate(Recipe, data, f"recipe {path.name}")
+    recipe = validate(Recipe, data, source)
+    validate(Recipe, miniature, f"{source} with --quick")  # a slip there shows before somebody needs it
+    return recipe

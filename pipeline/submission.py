@@ -77,12 +77,17 @@ def row_scores(frame: pd.DataFrame, truth: pd.DataFrame, competition: Competitio
     """Returns the competition's metric of every row of `truth` (submission format, some or all rows), by id.
 
     Raises:
-        PipelineError: a missing column, a truth id that the submission lacks or that no image has, a broken mask.
+        PipelineError: a missing column, no rows, a repeated id, a truth id that the submission lacks or that no image
+            has, a broken mask.
     """
     for name, one in (("the submission", frame), ("the truth", truth)):
         missing = [column for column in (want.id_column, want.rle_column) if column not in one.columns]
         if missing:
             raise PipelineError(f"{name} lacks the column {', '.join(missing)}; found {', '.join(one.columns)}.")
+        repeated = np.flatnonzero(one[want.id_column].duplicated())
+        if len(repeated) or one.empty:
+            fault = f"row {repeated[0] + 2} repeats the id {one[want.id_column].iat[repeated[0]]}" if len(one) else ""
+            raise PipelineError(f"{name} {fault or 'has no rows'}.")
     predictions = dict(zip(frame[want.id_column], frame[want.rle_column], strict=True))
     scores = {}
     for row, (image_id, text) in enumerate(zip(truth[want.id_column], truth[want.rle_column], strict=True), start=2):

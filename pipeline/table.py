@@ -20,8 +20,11 @@ from pipeline.workspace import writing
 
 def write_table(path: Path, rows: list[dict[str, Any]]) -> None:
     """Writes the table whole or not at all."""
+    table = pd.DataFrame(rows)
+    extra = [name for name in table.columns if name.startswith("extra_")]
+    table[extra] = table[extra].fillna("")  # test images have none
     with writing(path) as temporary:
-        pd.DataFrame(rows).to_parquet(temporary, index=False)
+        table.to_parquet(temporary, index=False)
 
 
 def read_table(path: Path, subset: str | None = None) -> pd.DataFrame:

@@ -99,8 +99,8 @@ def test_encoding_the_held_out_images_reproduces_the_score(
 ) -> None:
     from pipeline import table
     from pipeline.postprocess import decide, native_probability
+    from pipeline.probabilities import read_probabilities
     from pipeline.stages.decode import geometry_of
-    from pipeline.stages.predict import read_probabilities
     from pipeline.stages.tune import decision_of
     from pipeline.workspace import open_run
 

@@ -67,9 +67,9 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
     """Does the waiting steps in one pass over the raw files."""
     listing = rle_csv.list_items(run.competition, run.input)
     if not any(item.subset == "train" for item in listing.items):
-        pattern, example = run.input / run.competition.train.images, f" First: {listing.faults[0]}."
-        what = f"and the ids of {run.competition.train.masks}.{example}" if listing.faults else "at all."
-        raise PipelineError(f"No training image matches {pattern} {what}")
+        example = f"; for instance {listing.faults[0]}" if listing.faults else ""
+        pattern, masks = run.input / run.competition.train.images, run.competition.train.masks
+        raise PipelineError(f"No training image matches {pattern} and an id of {masks}{example}.")
     with ExitStack() as stack:
         arrays = _open_arrays(run, listing, stack)
         decoded = _decode_all(run, listing.items, arrays)
@@ -157,9 +157,7 @@ def _decode_one(item: Item, competition: Competition, folder: Path, geometry: Ge
     return Decoded(row, image_to_network(image, geometry), fitted, outlines, faults)
 
 
-def _decode_masks(
-    item: Item, competition: Competition, shape: tuple[int, int]
-) -> tuple[list[np.ndarray], list[Fault]]:
+def _decode_masks(item: Item, competition: Competition, shape: tuple[int, int]) -> tuple[list[np.ndarray], list[Fault]]:
     masks: list[np.ndarray] = []
     for text in item.masks or ():
         try:

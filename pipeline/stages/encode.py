@@ -48,7 +48,7 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
     _check_ids(run, images.index.tolist(), [ids for _, ids in sources])
     vanished = sorted(set(want.ids) - set(images.index))
     if vanished:
-        raise PipelineError(f"{len(vanished)} test ids have no decoded image ({', '.join(vanished[:3])}); decode again.")
+        raise PipelineError(f"{len(vanished)} test ids were not decoded ({', '.join(vanished[:3])}): decode again.")
     result = workspace.read_json(run.postprocess)
     decision, geometry = decision_of(result), geometry_of(run)
 

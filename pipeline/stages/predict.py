@@ -15,7 +15,6 @@ import numpy as np
 from pipeline import table
 from pipeline.console import console, progress_bar
 from pipeline.errors import PipelineError
-from pipeline.probabilities import read_probabilities as read_probabilities
 from pipeline.probabilities import write_probabilities
 from pipeline.stages.split import read_folds
 from pipeline.stages.train import build_network, loader_workers

@@ -11,6 +11,7 @@ is dropped. Dropped images keep a fold and get out-of-fold predictions; only tra
 
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -131,6 +132,14 @@ def read_folds(run: Run) -> pd.DataFrame:
         dropped = read_outliers(run).query("action == 'drop'")["image_id"]
         folds["use"] = np.where(folds["image_id"].isin(dropped), "drop", "train")
     return folds.assign(fold=folds["fold"].astype(int))
+
+
+def drop_list(run: Run) -> tuple[Path, ...]:
+    """Returns outliers.csv where the folds file does not say itself which images are dropped, else nothing."""
+    if not run.folds.exists():
+        return ()
+    with run.folds.open(encoding="utf-8") as file:
+        return () if "use" in file.readline().strip().split(",") else (run.outliers,)
 
 
 def _print_balance(folds: pd.DataFrame, area: np.ndarray) -> None:

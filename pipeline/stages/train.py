@@ -21,7 +21,7 @@ import yaml
 from pipeline import workspace
 from pipeline.console import console, progress_bar
 from pipeline.errors import PipelineError
-from pipeline.stages.split import read_folds
+from pipeline.stages.split import drop_list, read_folds
 from pipeline.workspace import Reason, Run, Step, shown
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def steps(run: Run) -> list[Step]:
     settings["metric"] = run.competition.metric
     weights = run.recipe.model.weights
     files = (Path(weights).expanduser(),) if weights not in ("none", "imagenet") else ()
-    inputs = (run.folds, run.pixels / "train_images.npy", run.pixels / "train_masks.npy", *files)
+    inputs = (run.folds, run.pixels / "train_images.npy", run.pixels / "train_masks.npy", *files, *drop_list(run))
     return [
         Step("train", f"train fold {fold}", run.fold(fold) / "manifest.json", inputs,
              (run.fold(fold) / "best.safetensors",), settings, fold)

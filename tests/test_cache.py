@@ -1,0 +1,476 @@
+"""Where artefacts lie, how they are written, when they are up to date, and what the stage runner does about it."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pipeline import stages, workspace
+from pipeline.errors import PipelineError
+from pipeline.stages import train
+from pipeline.workspace import Reason, Run, Step, open_run, stale, writing
+
+REPOSITORY = Path(__file__).parents[1]
+TORCH_SIDE = {"models.py", "lightning_module.py", "loader.py", "losses.py", "callbacks.py", "device.py", "augment.py"}
+
+
+@pytest.fixture(autouse=True)
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("PIPELINE_ROOT", str(tmp_path))
+    monkeypatch.delenv("PIPELINE_INPUT", raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def step(root: Path) -> Step:
+    """A step that ran: one file and one folder in, one file out."""
+    (root / "raw").mkdir()
+    for name, text in (("table.csv", "a"), ("raw/1.png", "one"), ("raw/2.png", "two"), ("out.npy", "result")):
+        (root / name).write_text(text)
+    settings = {"train": {"epochs": 3, "folds": (0, 1)}, "augment": [{"Flip": {"p": 0.5}}], "metric": "dice"}
+    inputs = (root / "table.csv", root / "raw")
+    made = Step("tune", "tune", root / "manifest.json", inputs, (root / "out.npy",), settings)
+    workspace.record(made, 1.234)
+    return made
+
+
+def changed(step: Step, **fields: Any) -> Step:
+    return Step(**{**step.__dict__, **fields})
+
+
+def later(path: Path) -> None:
+    """Moves a file's time: two writes in a test may fall into one tick of the clock."""
+    stat = path.stat()
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + 10**9))
+
+
+# --- up to date? -----------------------------------------------------------------------------------------------------
+
+
+def test_a_step_that_ran_is_up_to_date(step: Step) -> None:
+    assert stale(step) == []
+    manifest = workspace.read_json(step.manifest)
+    assert manifest["seconds"] == 1.23
+    assert set(manifest["inputs"]) == {"table.csv", "raw/1.png", "raw/2.png"}  # relative: the root may move
+    assert set(manifest["outputs"]) == {"out.npy"}
+
+
+def test_never_run(step: Step) -> None:
+    step.manifest.unlink()
+    assert stale(step) == [Reason("never", "not run yet")]
+
+
+def test_missing_output(step: Step) -> None:
+    step.outputs[0].unlink()
+    assert stale(step) == [Reason("output", "out.npy is missing")]
+
+
+@pytest.mark.parametrize("name", ["table.csv", "raw/1.png"])
+def test_changed_content(step: Step, root: Path, name: str) -> None:
+    (root / name).write_text("x" * len((root / name).read_text()))
+    later(root / name)
+    assert stale(step) == [Reason("input", f"{name} changed")]
+
+
+def test_a_touched_file_is_not_a_changed_one(step: Step, root: Path) -> None:
+    for name in ("table.csv", "raw/1.png"):
+        later(root / name)
+    assert stale(step) == []
+
+
+def test_an_unchanged_file_is_not_read_again(step: Step, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workspace, "hash_file", lambda path: pytest.fail(f"{path} was read again"))
+    assert stale(step) == []
+
+
+def test_files_that_come_and_go(step: Step, root: Path) -> None:
+    (root / "raw" / "3.png").write_text("three")
+    (root / "raw" / ".3.png.partial").write_text("half")
+    (root / "table.csv").unlink()
+    assert {reason.text for reason in stale(step)} == {"raw/3.png changed", "table.csv changed"}
+    (root / "raw" / "3.png").unlink()
+    (root / "table.csv").write_text("a")
+    assert stale(step) == []
+
+
+def test_changed_settings_say_from_what_to_what(step: Step) -> None:
+    settings = {"train": {"epochs": 5, "folds": (0, 1)}, "augment": [], "new": True, "metric": "dice"}
+    other = changed(step, settings=settings)
+    assert {reason.kind for reason in stale(other)} == {"settings"}
+    texts = [reason.text for reason in stale(other)]
+    assert texts == ["augment: [{'Flip': {'p': 0.5}}] → []", "new: None → True", "train.epochs: 3 → 5"]
+
+
+def test_changed_code_names_the_modules(step: Step, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = workspace.code("tune")
+    gone = {name: value for name, value in now.items() if name != "rle.py"}
+    monkeypatch.setattr(workspace, "code", lambda stage: {**gone, "metrics.py": "another", "extra.py": "new"})
+    assert stale(step) == [Reason("code", "code changed: extra.py, metrics.py, rle.py")]
+
+
+def test_every_reason_is_listed_at_once(step: Step, root: Path) -> None:
+    (root / "out.npy").unlink()
+    (root / "table.csv").write_text("bb")
+    other = changed(step, settings={**step.settings, "metric": "iou_precision"})
+    assert [reason.kind for reason in stale(other)] == ["output", "input", "settings"]
+    workspace.record(other, 0)
+    assert [reason.kind for reason in stale(other)] == ["output"]
+
+
+def test_a_moved_root_stays_up_to_date(step: Step, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    new = root.rename(root.with_name(root.name + "_moved"))
+    monkeypatch.setenv("PIPELINE_ROOT", str(new))
+    inputs, outputs = (new / "table.csv", new / "raw"), (new / "out.npy",)
+    assert stale(changed(step, manifest=new / "manifest.json", inputs=inputs, outputs=outputs)) == []
+
+
+@pytest.mark.parametrize("stage", ["decode", "clean", "split", "tune", "encode", "report"])
+def test_numpy_stages_do_not_depend_on_the_networks_code(stage: str) -> None:
+    found = set(workspace.code(stage))
+    assert not found & (TORCH_SIDE | {"stages/train.py", "stages/predict.py"})
+    assert {f"stages/{stage}.py", "workspace.py", "errors.py"} <= found
+
+
+def test_torch_stages_depend_on_the_networks_code() -> None:
+    assert set(workspace.code("train")) >= TORCH_SIDE | {"weights.py", "metrics.py", "geometry.py", "stages/split.py"}
+    assert {"stages/predict.py", "models.py", "loader.py", "probabilities.py"} <= set(workspace.code("predict"))
+    assert {"stages/tune.py", "metrics.py", "postprocess.py", "geometry.py"} <= set(workspace.code("tune"))
+
+
+# --- writing ---------------------------------------------------------------------------------------------------------
+
+
+def test_writing_replaces_whole_files(root: Path) -> None:
+    path = root / "new" / "folder" / "file.txt"
+    workspace.write_text(path, "first")
+    workspace.write_json(path, {"ü": [1]})
+    assert workspace.read_json(path) == {"ü": [1]}
+    assert [file.name for file in path.parent.iterdir()] == ["file.txt"]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, FileNotFoundError])
+@pytest.mark.parametrize("existing", [True, False])
+def test_an_error_while_writing_changes_nothing(root: Path, error: type[BaseException], existing: bool) -> None:
+    path = root / "file.txt"
+    if existing:
+        path.write_text("old")
+    with pytest.raises(error), writing(path) as temporary:
+        temporary.write_text("half")
+        raise error
+    assert [file.read_text() for file in root.iterdir()] == (["old"] if existing else [])
+
+
+def test_an_unfinished_folder_goes_too(root: Path) -> None:
+    with pytest.raises(ValueError, match="stop"), writing(root / "folder") as temporary:
+        temporary.mkdir()
+        (temporary / "inside").write_text("half")
+        raise ValueError("stop")
+    assert list(root.iterdir()) == []
+
+
+def test_a_full_disk_is_a_sentence(root: Path) -> None:
+    path = root / "file.txt"
+    path.write_text("old")
+    message = r"file\.txt could not be written: No space left on device\. Nothing was changed\."
+    with pytest.raises(PipelineError, match=message), writing(path) as temporary:
+        temporary.write_text("half")
+        raise OSError(28, "No space left on device")
+    assert [file.read_text() for file in root.iterdir()] == ["old"]
+
+
+def test_a_kill_while_writing_changes_nothing(root: Path) -> None:
+    path = root / "file.txt"
+    path.write_text("old")
+    script = (
+        "import os, sys; from pathlib import Path; from pipeline.workspace import writing\n"
+        "with writing(Path(sys.argv[1])) as temporary:\n"
+        "    temporary.write_text('half'); os._exit(9)\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", script, str(path)], cwd=REPOSITORY)
+    assert killed.returncode == 9
+    assert path.read_text() == "old"
+    workspace.write_text(path, "new")
+    assert [file.read_text() for file in root.iterdir()] == ["new"]  # the next writer clears what the kill left
+
+
+# --- places ----------------------------------------------------------------------------------------------------------
+
+
+def test_paths_of_a_run(root: Path) -> None:
+    run = open_run("sample", assignments=["image.size=[96,128]", "image.channels=3", "folds=mine"])
+    work = root / "work" / "sample"
+    assert run.input == root / "input" / "sample"
+    assert (run.competition_folder, run.folder) == (work, work / "sample")
+    assert (run.table, run.outliers) == (work / "images.parquet", work / "outliers.csv")
+    assert run.folds == root / "folds" / "sample-mine.csv"
+    assert run.pixels == work / "pixels_96x128_stretch_rgb"
+    assert run.fold(2) == work / "sample" / "fold_2"
+    assert run.predictions("oof", 1) == work / "sample" / "predictions" / "oof_fold_1.npy"
+    assert (run.postprocess, run.report) == (work / "sample" / "postprocess.json", work / "sample" / "report.html")
+    assert (run.submission, run.record) == (root / "submissions" / "sample.csv", root / "submissions" / "sample.json")
+
+
+def test_names_of_a_run() -> None:
+    assert open_run("sample").name == "sample"
+    assert open_run("sample", quick=True).name == "sample-quick"
+    assert open_run("sample", quick=True, name="other").name == "other"
+    assert open_run("sample").folds.name == "sample.csv"
+    assert open_run("sample").pixels.name.endswith("_grey")
+
+
+@pytest.mark.parametrize("name", ["a/b", "a b", "..", ".hidden", "a\\b"])
+def test_names_that_are_no_file_names(name: str) -> None:
+    with pytest.raises(PipelineError, match="expected a plain file name"):
+        open_run("sample", name=name)
+
+
+def test_root_and_input_come_from_the_environment(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert workspace.input_root() == root / "input"
+    monkeypatch.setenv("PIPELINE_INPUT", str(root / "elsewhere"))
+    assert open_run("sample").input == root / "elsewhere" / "sample"
+    assert open_run("sample").folder == root / "work" / "sample" / "sample"
+    monkeypatch.setenv("PIPELINE_ROOT", "")
+    monkeypatch.delenv("PIPELINE_INPUT")
+    assert (workspace.root(), workspace.input_root()) == (REPOSITORY, REPOSITORY / "input")
+    monkeypatch.chdir(root)
+    monkeypatch.setenv("PIPELINE_ROOT", "relative")
+    assert workspace.root() == root / "relative"
+
+
+def test_paths_are_shown_relative_to_the_root(root: Path) -> None:
+    assert workspace.shown(root / "work" / "x") == "work/x"
+    assert workspace.shown(root.parent / "other") == str(root.parent / "other")
+
+
+def test_trained_folds() -> None:
+    assert open_run("sample").trained_folds() == [0, 1, 2, 3]
+    assert open_run("sample", assignments=["train.folds=[2,0,2]"]).trained_folds() == [0, 2]
+
+
+@pytest.mark.parametrize("folds", ["[4]", "[-1]", "[0,9]", "[]"])
+def test_trained_folds_that_are_not_there(folds: str) -> None:
+    with pytest.raises(PipelineError, match=r"train\.folds is \[.*\]; expected numbers from 0 to 3, at least one"):
+        open_run("sample", assignments=[f"train.folds={folds}"]).trained_folds()
+
+
+# --- the stage runner ------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Fake:
+    """A stage of two steps, each copying one input to one output."""
+
+    root: Path
+    done: list[str]
+    fail: bool = False
+
+    def steps(self, run: Run) -> list[Step]:
+        folder = self.root
+        return [
+            Step("clean", name, folder / f"{name}.json", (folder / f"{name}.in",), (folder / f"{name}.out",), {})
+            for name in ("a", "b")
+        ]
+
+    def execute(self, run: Run, waiting: list[Step]) -> Iterator[Step]:
+        for one in waiting:
+            if self.fail and one.title == "b":
+                raise PipelineError("b cannot be done")
+            self.done.append(one.title)
+            workspace.write_text(one.outputs[0], one.inputs[0].read_text())
+            yield one
+
+
+@pytest.fixture
+def fake(root: Path, monkeypatch: pytest.MonkeyPatch) -> Fake:
+    for name in "ab":
+        (root / f"{name}.in").write_text(name)
+    stage = Fake(root, [])
+    monkeypatch.setattr(stages.importlib, "import_module", lambda name: stage)
+    return stage
+
+
+def test_only_what_is_not_up_to_date_runs(fake: Fake, root: Path) -> None:
+    run = open_run("sample")
+    stages.run_stage(run, "clean")
+    stages.run_stage(run, "clean")
+    assert fake.done == ["a", "b"]
+    (root / "b.in").write_text("changed")
+    stages.run_stage(run, "clean")
+    assert fake.done == ["a", "b", "b"]
+    stages.run_stage(run, "clean", force=True)
+    assert fake.done == ["a", "b", "b", "a", "b"]
+
+
+def test_steps_done_before_an_error_stay_done(fake: Fake) -> None:
+    run = open_run("sample")
+    fake.fail = True
+    with pytest.raises(PipelineError, match="b cannot be done"):
+        stages.run_stage(run, "clean")
+    fake.fail = False
+    stages.run_stage(run, "clean")
+    assert fake.done == ["a", "b"]
+
+
+def test_a_missing_input_names_the_command(fake: Fake, root: Path) -> None:
+    (root / "b.in").unlink()
+    with pytest.raises(PipelineError, match=r"clean reads b\.in, which does not exist; `python -m pipeline run sample"):
+        stages.run_stage(open_run("sample"), "clean")
+    assert fake.done == []
+
+
+# --- training is never thrown away unasked ---------------------------------------------------------------------------
+
+
+def train_inputs(run: Run) -> None:
+    for path in train.steps(run)[0].inputs:
+        workspace.write_text(path, "input")
+
+
+def pretend_trained(run: Run, finished: bool) -> None:
+    """Fold 0 as training leaves it, finished or interrupted."""
+    train_inputs(run)
+    step, folder = train.steps(run)[0], run.fold(0)
+    names = ("best.safetensors",) if finished else ("last.ckpt", "best.ckpt")
+    for name in names:
+        workspace.write_text(folder / name, "weights")
+    workspace.record(step, 60, folder / ("manifest.json" if finished else "started.json"))
+
+
+@pytest.fixture
+def executed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[int | None], dict[str, Any]]]:
+    """What train was asked to do instead of training."""
+    calls: list[tuple[list[int | None], dict[str, Any]]] = []
+
+    def execute(run: Run, waiting: list[Step], **arguments: Any) -> Iterator[Step]:
+        calls.append(([step.fold for step in waiting], arguments))
+        return iter(())
+
+    monkeypatch.setattr(train, "execute", execute)
+    return calls
+
+
+@pytest.mark.parametrize("finished", [True, False])
+@pytest.mark.parametrize(
+    ("assignment", "said"),
+    [("train.epochs=99", "train.epochs: 11 → 99"), ("model.encoder=resnet18", "model.encoder: resnet34 → resnet18")],
+)
+def test_other_settings_stop(finished: bool, assignment: str, said: str, executed: list[Any]) -> None:
+    pretend_trained(open_run("sample"), finished)
+    other = open_run("sample", assignments=[assignment])
+    with pytest.raises(PipelineError) as caught:
+        stages.run_stage(other, "train")
+    for part in ("work/sample/sample/fold_0", said, "--name", "--force"):
+        assert part in str(caught.value)
+    assert executed == []
+    assert any((other.fold(0) / name).exists() for name in ("best.safetensors", "last.ckpt"))
+    stages.run_stage(other, "train", force=True)
+    assert executed == [([0, 1, 2, 3], {"fresh": True})]
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_other_data_stops(finished: bool, executed: list[Any]) -> None:
+    run = open_run("sample")
+    pretend_trained(run, finished)
+    run.folds.write_text("another split")
+    with pytest.raises(PipelineError, match=r"folds/sample\.csv changed.*--name.*--force"):
+        stages.run_stage(run, "train")
+    assert executed == []
+
+
+def test_a_new_name_trains_beside(executed: list[Any]) -> None:
+    pretend_trained(open_run("sample"), finished=True)
+    stages.run_stage(open_run("sample", name="other", assignments=["train.epochs=99"]), "train")
+    assert executed == [([0, 1, 2, 3], {})]
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_the_same_settings_go_on(finished: bool, executed: list[Any]) -> None:
+    run = open_run("sample", assignments=["train.workers=3", "train.folds=[0,1]", "predict.tta=[hflip]"])
+    pretend_trained(open_run("sample"), finished)
+    stages.run_stage(run, "train")  # what does not shape a fold may change
+    assert executed == [([1] if finished else [0, 1], {})]
+
+
+def test_other_code_keeps_finished_folds(executed: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    run = open_run("sample", assignments=["train.folds=[0]"])
+    pretend_trained(run, finished=True)
+    monkeypatch.setattr(workspace, "code", lambda stage: {"models.py": "another"})
+    (state,) = stages.states(run, "train")
+    assert state.kept
+    assert {reason.kind for reason in state.reasons} == {"code"}
+    stages.run_stage(run, "train")
+    assert executed == []
+    stages.run_stage(run, "train", force=True)
+    assert executed == [([0], {"fresh": True})]
+
+
+def test_other_code_goes_on_with_an_unfinished_fold(executed: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    run = open_run("sample", assignments=["train.folds=[0]"])
+    pretend_trained(run, finished=False)
+    monkeypatch.setattr(workspace, "code", lambda stage: {"models.py": "another"})
+    stages.run_stage(run, "train")
+    assert executed == [([0], {})]
+
+
+def test_a_finished_fold_without_its_weights_is_not_kept(executed: list[Any]) -> None:
+    run = open_run("sample", assignments=["train.folds=[0]"])
+    pretend_trained(run, finished=True)
+    (run.fold(0) / "best.safetensors").unlink()
+    stages.run_stage(run, "train")
+    assert executed == [([0], {})]
+
+
+def test_train_needs_what_comes_before(executed: list[Any]) -> None:
+    with pytest.raises(PipelineError, match=r"train reads folds/sample\.csv, which does not exist; .*--to train"):
+        stages.run_stage(open_run("sample"), "train")
+    assert executed == []
+
+
+def test_the_weights_file_is_an_input(root: Path) -> None:
+    file = root / "encoder.safetensors"
+    run = open_run("sample", assignments=[f"model.weights={file}"])
+    assert file in train.steps(run)[0].inputs
+    assert all("imagenet" not in str(path) for path in train.steps(open_run("sample"))[0].inputs)
+
+
+def test_guard_looks_at_every_fold() -> None:
+    run = open_run("sample")
+    pretend_trained(run, finished=True)
+    states = stages.states(run, "train")
+    train.guard(run, states[1:])
+    other = SimpleNamespace(step=states[0].step, reasons=[Reason("settings", "loss.dice: 1 → 2")])
+    with pytest.raises(PipelineError, match=r"fold_0 .*loss\.dice: 1 → 2"):
+        train.guard(run, [*states[1:], other])
+
+
+# --- a light start ---------------------------------------------------------------------------------------------------
+
+
+def test_the_numpy_side_never_imports_torch() -> None:
+    names = ["__main__", *(f"stages.{stage}" for stage in stages.STAGES), "status", "sample", "submission"]
+    script = (
+        f"import importlib, json, sys\n"
+        f"for name in {names!r}: importlib.import_module(f'pipeline.{{name}}')\n"
+        "print(json.dumps([name for name in ('torch', 'lightning', 'albumentations') if name in sys.modules]))"
+    )
+    result = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, text=True, capture_output=True, check=True)
+    assert json.loads(result.stdout) == []
+
+
+def test_help_starts_at_once() -> None:
+    seconds, command = [], [sys.executable, "-m", "pipeline", "--help"]
+    for _ in range(3):
+        started = time.perf_counter()
+        result = subprocess.run(command, cwd=REPOSITORY, text=True, capture_output=True)
+        seconds.append(time.perf_counter() - started)
+        assert result.returncode == 0
+        assert all(stage in result.stdout for stage in stages.STAGES)
+    assert min(seconds) < 1.5
