@@ -41,8 +41,8 @@ input=${PIPELINE_INPUT:-${PIPELINE_ROOT:-.}/input}
 # `python -m pipeline STAGE RECIPE`, and a stage whose inputs, settings and code are unchanged is skipped.
 #
 #   decode     read every raw image and mask once, so that a broken file shows now and not in hour three of training
-#   clean      find duplicates, contradicting masks and outliers: a model that learns them is scored on them too
-#   split      folds that keep a patient or a near-duplicate on one side: leaks make scores that the test set takes back
+#   clean      list images that cannot teach anything (for now: unreadable, wrong-sized, constant) and leave them out
+#   split      folds that keep a patient on one side: a leak makes a score that the test set takes back
 #   train      one model a fold, resumable; nearly all of the time goes here
 #   predict    out-of-fold first, then test, by the same code: what is tuned is what is submitted
 #   tune       thresholds and minimum sizes on out-of-fold predictions, with an estimate that has not seen them

@@ -331,7 +331,7 @@ def test_a_missing_input_names_the_command(fake: Fake, root: Path) -> None:
 
 def train_inputs(run: Run) -> None:
     for path in train.steps(run)[0].inputs:
-        workspace.write_text(path, "input")
+        workspace.write_text(path, "image_id,fold,use")
 
 
 def pretend_trained(run: Run, finished: bool) -> None:
@@ -379,7 +379,7 @@ def test_other_settings_stop(finished: bool, assignment: str, said: str, execute
 def test_other_data_stops(finished: bool, executed: list[Any]) -> None:
     run = open_run("sample")
     pretend_trained(run, finished)
-    run.folds.write_text("another split")
+    run.folds.write_text("image_id,fold,use,another split")
     with pytest.raises(PipelineError, match=r"folds/sample\.csv changed.*--name.*--force"):
         stages.run_stage(run, "train")
     assert executed == []
@@ -474,3 +474,11 @@ def test_help_starts_at_once() -> None:
         assert result.returncode == 0
         assert all(stage in result.stdout for stage in stages.STAGES)
     assert min(seconds) < 1.5
+
+
+def test_a_split_without_use_makes_training_depend_on_the_outliers() -> None:
+    run = open_run("sample")
+    workspace.write_text(run.folds, "image_id,fold\n")
+    assert run.outliers in train.steps(run)[0].inputs
+    workspace.write_text(run.folds, "image_id,fold,use\n")
+    assert run.outliers not in train.steps(run)[0].inputs

@@ -58,7 +58,8 @@ def run_stage(run: Run, stage: str, force: bool = False) -> None:
         module.guard(run, waiting)
     if stage != "decode":
         _check_inputs(run, stage, waiting)
-    console.print(f"[bold]{stage}[/bold]: {_why(waiting, force)}")
+    why = _why(waiting, force)
+    console.print(f"[bold]{stage}[/bold]{': ' if why else ''}{why}")
     started = time.perf_counter()
     arguments = {"fresh": True} if force and stage == "train" else {}
     for step in module.execute(run, [state.step for state in waiting], **arguments):
@@ -79,5 +80,5 @@ def _check_inputs(run: Run, stage: str, waiting: list[State]) -> None:
 def _why(waiting: list[State], force: bool) -> str:
     if force:
         return "--force"
-    texts = dict.fromkeys(reason.text for state in waiting for reason in state.reasons)
+    texts = dict.fromkeys(reason.text for state in waiting for reason in state.reasons if reason.kind != "never")
     return "; ".join(list(texts)[:4])

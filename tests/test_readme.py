@@ -1,0 +1,61 @@
+"""What README tells a stranger to type is valid, and what it names exists."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import typer
+import yaml
+
+from pipeline.__main__ import app
+from pipeline.competition import Competition
+from pipeline.recipe import load_recipe
+from pipeline.settings import validate
+
+REPOSITORY = Path(__file__).parents[1]
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+
+
+def commands() -> list[list[str]]:
+    lines = [line for block in re.findall(r"```bash\n(.*?)```", README, re.S) for line in block.splitlines()]
+    words = [shlex.split(line, comments=True) for line in lines]
+    calls = [line[3:] for line in words if line[:3] == ["python", "-m", "pipeline"]]
+    scripts = [["run", *(line[1:] or ["sample"])] for line in words if line[:1] == ["./run_all.sh"]]
+    return calls + scripts
+
+
+def test_readme_has_commands() -> None:
+    assert len(commands()) >= 9
+
+
+@pytest.mark.parametrize("words", commands(), ids=" ".join)
+def test_command_is_valid(words: list[str]) -> None:
+    group = typer.main.get_command(app)
+    command = group.commands[words[0]]  # type: ignore[attr-defined]
+    context = command.make_context(words[0], words[1:])
+    if words[0] in ("run", "status"):
+        load_recipe(context.params["recipe"], context.params["quick"], context.params["assignments"])
+
+
+def test_own_competition_is_valid() -> None:
+    (example,) = re.findall(r"```yaml\n(.*?)```", README, re.S)
+    assert validate(Competition, {"name": "my-cells", **yaml.safe_load(example)}, "README").group == "patient"
+
+
+def test_links_and_pictures_exist() -> None:
+    for target in re.findall(r"\]\((?!http)([^)]+)\)", README):
+        assert (REPOSITORY / target).exists(), target
+
+
+def test_tree_names_what_exists() -> None:
+    tree = re.search(r"## Where things are\n\n```\n(.*?)```", README, re.S)
+    assert tree is not None
+    folder = Path()
+    for line in tree[1].splitlines():
+        indented, names = line.startswith(" "), re.split(r"\s{2,}", line.strip())[0].split()
+        for name in names:
+            parent = folder if indented else Path()
+            if name != "work/":  # appears with the first run
+                assert (REPOSITORY / parent / name).exists(), f"{parent / name}"
+        folder = folder if indented else Path(names[0])
