@@ -182,12 +182,14 @@ def _expected(competition: str) -> tuple[Any, Any]:
 
 
 def _preflight(opened: "Run", force: bool) -> None:
-    """Finds what would stop training before anything else is done: weights above all."""
+    """Finds what would stop training before anything else is done: other settings, and weights above all."""
     from pipeline import stages
+    from pipeline.stages.train import guard, preflight
 
-    if force or any(state.reasons and not state.kept for state in stages.states(opened, "train")):
-        from pipeline.stages.train import preflight
-
+    waiting = [state for state in stages.states(opened, "train") if state.reasons and not state.kept]
+    if waiting and not force:
+        guard(opened, waiting, ("settings",))  # other inputs may yet turn out the same
+    if waiting or force:
         preflight(opened)
 
 

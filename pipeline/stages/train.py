@@ -50,8 +50,8 @@ def keeps(run: Run, step: Step, reasons: list[Reason]) -> bool:
     return all(reason.kind == "code" for reason in reasons)
 
 
-def guard(run: Run, waiting: list[Any]) -> None:
-    """Stops before training that exists, finished or not, would be thrown away.
+def guard(run: Run, waiting: list[Any], kinds: tuple[str, ...] = ("settings", "input")) -> None:
+    """Stops before training that exists, finished or not, would be thrown away for reasons of these kinds.
 
     Raises:
         PipelineError: what changed, and the two ways on.
@@ -60,7 +60,7 @@ def guard(run: Run, waiting: list[Any]) -> None:
         reasons = state.reasons
         if reasons[0].kind == "never":
             reasons = workspace.stale(state.step, _started(run, state.step))
-        changed = [reason.text for reason in reasons if reason.kind in ("settings", "input")]
+        changed = [reason.text for reason in reasons if reason.kind in kinds]
         if changed:
             raise PipelineError(
                 f"{shown(state.step.manifest.parent)} holds training made differently ({'; '.join(changed[:4])}). "
