@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline import submission
+from pipeline.stages.tune import bootstrap_means
 from pipeline.workspace import open_run, read_json
 
 DRAWS = 10_000
@@ -35,14 +36,6 @@ def run_seed(root: Path, seed: int) -> float:
     return time.perf_counter() - started
 
 
-def group_means(scores: np.ndarray, groups: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Returns bootstrap means of scores (N,), groups resampled whole (DRAWS,)."""
-    _, group = np.unique(groups.astype(str), return_inverse=True)
-    size, total = np.bincount(group), np.bincount(group, weights=scores)
-    drawn = random.multinomial(len(size), np.full(len(size), 1 / len(size)), DRAWS)
-    return (drawn @ total) / (drawn @ size)
-
-
 def compare(root: Path, seed: int, seconds: float) -> str:
     """Returns one row of the table."""
     os.environ["PIPELINE_ROOT"] = str(root)
@@ -52,8 +45,8 @@ def compare(root: Path, seed: int, seconds: float) -> str:
     truth = submission.read_submission(run.input / "truth.csv")
     test = submission.row_scores(submission.read_submission(run.submission), truth, run.competition, want)
     random = np.random.default_rng(0)
-    ours = group_means(held_out["score"].to_numpy(), held_out["group"].to_numpy(), random)
-    theirs = group_means(test.to_numpy(), truth["subject"].to_numpy(), random)
+    ours = bootstrap_means(held_out["score"].to_numpy(), held_out["group"].to_numpy(), random, DRAWS)
+    theirs = bootstrap_means(test.to_numpy(), truth["subject"].to_numpy(), random, DRAWS)
     low, high = np.quantile(ours - theirs, [0.025, 0.975])
     inside = "yes" if low <= 0 <= high else "no"
     result = read_json(run.postprocess)

@@ -13,7 +13,17 @@ from pipeline.errors import PipelineError
 if TYPE_CHECKING:
     from pipeline.workspace import Run
 
-STAGES = ("decode", "clean", "split", "train", "predict", "tune", "encode", "report")
+STAGE_HELP = {
+    "decode": "Read and check every raw image and mask.",
+    "clean": "List what is wrong with the images.",
+    "split": "Split the training images into folds.",
+    "train": "Train one model a fold; an interrupted fold goes on.",
+    "predict": "Predict the held-out and the test images.",
+    "tune": "Choose thresholds and areas on the held-out predictions.",
+    "encode": "Write and check the submission.",
+    "report": "Write one page to look at.",
+}
+STAGES = tuple(STAGE_HELP)  # the same as pipeline.stages.STAGES, which is slow to import
 app = typer.Typer(
     help="Raw competition files in, a submission you can trust out.",
     no_args_is_help=True,
@@ -75,17 +85,7 @@ def _stage_command(stage: str) -> None:
 
         stages.run_stage(open_run(recipe, quick, name, assignments), stage, force)
 
-    texts = {
-        "decode": "Read and check every raw image and mask.",
-        "clean": "List what is wrong with the images.",
-        "split": "Split the training images into folds.",
-        "train": "Train one model a fold; an interrupted fold goes on.",
-        "predict": "Predict the held-out and the test images.",
-        "tune": "Choose thresholds and areas on the held-out predictions.",
-        "encode": "Write and check the submission.",
-        "report": "Write one page to look at.",
-    }
-    app.command(stage, help=texts[stage])(command)
+    app.command(stage, help=STAGE_HELP[stage])(command)
 
 
 for _stage in STAGES:

@@ -134,12 +134,12 @@ def load_recipe(name: str, quick: bool = False, assignments: list[str] | None = 
         PipelineError: no such file, an unknown key or a wrong value.
     """
     path = find_yaml(name, FOLDER, "recipe")
-    data, source = {"name": path.stem, **read_yaml(path)}, f"recipe {path.name}"
-    miniature = merge(data, data["quick"]) if isinstance(data.get("quick"), dict) else data
-    data, miniature = (override(one, assignments or []) for one in (miniature if quick else data, miniature))
+    data = override({"name": path.stem, **read_yaml(path)}, assignments or [])
     competition = str(data.get("competition", ""))
     if competition.endswith((".yaml", ".yml")):
         data["competition"] = str(path.absolute().parent / competition)  # beside the recipe, from wherever it is called
-    recipe = validate(Recipe, data, source)
-    validate(Recipe, miniature, f"{source} with --quick")  # a slip there shows before somebody needs it
-    return recipe
+    recipe = validate(Recipe, data, f"recipe {path.name}")
+    # checked without --quick too: a slip there shows before somebody needs it
+    miniature = override(merge(data, recipe.quick), assignments or [])
+    in_miniature = validate(Recipe, miniature, f"recipe {path.name} with --quick")
+    return in_miniature if quick else recipe

@@ -482,3 +482,9 @@ def test_a_split_without_use_makes_training_depend_on_the_outliers() -> None:
     assert run.outliers in train.steps(run)[0].inputs
     workspace.write_text(run.folds, "image_id,fold,use\n")
     assert run.outliers not in train.steps(run)[0].inputs
+
+
+def test_the_command_line_knows_every_stage() -> None:
+    from pipeline.__main__ import STAGES
+
+    assert STAGES == stages.STAGES

@@ -43,7 +43,7 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
         run=run,
         record=workspace.read_json(run.record),
         settings=yaml.safe_dump(workspace.describe(run), sort_keys=False, allow_unicode=True),
-        pictures=[_picture(run, row) for row in chosen.to_dict("records")],
+        pictures=_pictures(run, chosen),
     )
     workspace.write_text(run.report, page)
     console.print(f"  → {shown(run.report)}")
@@ -63,12 +63,16 @@ def choose(scores: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([rows.assign(kind=kind) for kind, rows in kinds.items()])
 
 
-def _picture(run: Run, row: dict[str, Any]) -> dict[str, Any]:
+def _pictures(run: Run, chosen: pd.DataFrame) -> list[dict[str, Any]]:
     images = table.read_table(run.table, "train").set_index("image_id", drop=False)
-    image_row = images.loc[row["image_id"]]
-    array, ids = read_probabilities(run.predictions("oof", int(row["fold"])))
-    true = table.true_mask(image_row, run.competition.classes)
-    probability = native_probability([array[ids.index(row["image_id"])]], geometry_of(run), true.shape[1:])
-    predicted = decide(probability, decision_of(workspace.read_json(run.postprocess)))
-    picture = plots.overlay(read_image(run.input / image_row["path"]), true[0] == 1, predicted[0] == 1)
-    return {**row, "address": plots.to_data_address(picture)}
+    sources = {fold: read_probabilities(run.predictions("oof", fold)) for fold in chosen["fold"].unique()}
+    decision, geometry = decision_of(workspace.read_json(run.postprocess)), geometry_of(run)
+    pictures = []
+    for row in chosen.to_dict("records"):
+        image_row, (array, ids) = images.loc[row["image_id"]], sources[row["fold"]]
+        true = table.true_mask(image_row, run.competition.classes)
+        probability = native_probability([array[ids.index(row["image_id"])]], geometry, true.shape[1:])
+        predicted = decide(probability, decision)
+        picture = plots.overlay(read_image(run.input / image_row["path"]), true[0] == 1, predicted[0] == 1)
+        pictures.append({**row, "address": plots.to_data_address(picture)})
+    return pictures

@@ -9,6 +9,7 @@ writes  work/<competition>/<run>/fold_<k>/best.safetensors, history.csv, fold.js
 Finished training is never thrown away unasked: other settings or other data stop with a sentence; other code is said.
 """
 
+import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -123,8 +124,6 @@ def build_network(run: Run, source: Path | None) -> Any:
 
 def loader_workers(run: Run, compute: "Compute") -> int:
     """Returns the recipe's number of loader processes; by default none on a CPU, which is busy with the network."""
-    import os
-
     if run.recipe.train.workers is not None:
         return run.recipe.train.workers
     return 0 if compute.accelerator == "cpu" else min(16, os.cpu_count() or 1)

@@ -187,11 +187,16 @@ def decision_of(result: dict[str, Any]) -> Decision:
 
 def bootstrap_interval(scores: np.ndarray, groups: np.ndarray, seed: int = 0) -> tuple[float, float]:
     """Returns the 95 % interval of the mean score (N,), groups resampled whole."""
+    low, high = np.quantile(bootstrap_means(scores, groups, np.random.default_rng(seed), BOOTSTRAPS), [0.025, 0.975])
+    return float(low), float(high)
+
+
+def bootstrap_means(scores: np.ndarray, groups: np.ndarray, random: np.random.Generator, draws: int) -> np.ndarray:
+    """Returns mean scores (draws,) of resampled data: scores (N,), whole groups drawn with replacement."""
     _, group = np.unique(groups.astype(str), return_inverse=True)
     size, total = np.bincount(group), np.bincount(group, weights=scores)
-    drawn = np.random.default_rng(seed).multinomial(len(size), np.full(len(size), 1 / len(size)), BOOTSTRAPS)
-    low, high = np.quantile((drawn @ total) / (drawn @ size), [0.025, 0.975])
-    return float(low), float(high)
+    drawn = random.multinomial(len(size), np.full(len(size), 1 / len(size)), draws)
+    return (drawn @ total) / (drawn @ size)
 
 
 def _parts(evidence: Evidence) -> np.ndarray:
