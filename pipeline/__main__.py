@@ -21,6 +21,7 @@ STAGE_HELP = {
     "predict": "Predict the held-out and the test images.",
     "tune": "Choose thresholds and areas on the held-out predictions.",
     "encode": "Write and check the submission.",
+    "evaluate": "Score a test set whose truth is known.",
     "report": "Write one page to look at.",
 }
 STAGES = tuple(STAGE_HELP)  # the same as pipeline.stages.STAGES, which is slow to import
@@ -133,7 +134,7 @@ def check(
     """Say whether a submission is valid: exit 0, or 1 with its faults and their rows."""
     from pipeline import submission
 
-    faults = submission.faults_of(submission.read_submission(submission_path), _expected(competition)[1])
+    faults = submission.faults_of(submission_path, _expected(competition)[1])
     for fault in faults[:50]:
         typer.echo(f"{submission_path}: {fault}")
     if len(faults) > 50:
@@ -156,10 +157,11 @@ def score(
     from pipeline import submission
 
     loaded, want = _expected(competition)
-    frames = [submission.read_submission(path) for path in (submission_path, truth)]
-    scores = submission.row_scores(frames[0], frames[1], loaded, want)
-    result = {"score": float(scores.mean()), "rows": len(scores), "metric": loaded.metric}
-    typer.echo(json.dumps(result) if as_json else f"{loaded.metric} {result['score']:.4f} over {len(scores)} rows")
+    value, rows = submission.score(submission_path, truth, loaded, want)
+    remark = f" ({loaded.remark})" if loaded.remark else ""
+    result = {"score": value, "rows": rows, "metric": loaded.metric}
+    result |= {"remark": loaded.remark} if remark else {}
+    typer.echo(json.dumps(result) if as_json else f"{loaded.metric} {value:.4f} over {rows} rows{remark}")
 
 
 @app.command()
@@ -178,7 +180,7 @@ def _expected(competition: str) -> tuple[Any, Any]:
 
     loaded = load_competition(competition)
     table = root() / "work" / loaded.name / "images.parquet"
-    return loaded, submission.expected(loaded, input_root() / loaded.name, table)
+    return loaded, submission.expected(loaded, input_root() / loaded.folder, table)
 
 
 def _preflight(opened: "Run", force: bool) -> None:
@@ -200,11 +202,17 @@ def _summary(opened: "Run", seconds: float) -> None:
     if not (opened.record.exists() and opened.submission.exists()):
         return
     expect = workspace.read_json(opened.record)["expect"]
-    low, high = expect["interval_95"]
+    (low, high), remark = expect["interval_95"], f"; {expect['remark']}" if expect["remark"] else ""
     typer.echo(f"  submission      {workspace.shown(opened.submission)}")
     typer.echo(f"  report          {workspace.shown(opened.report)}")
-    typer.echo(f"  out-of-fold     {expect['metric']} {expect['score']:.4f}  (95 % interval {low:.4f} to {high:.4f})")
+    typer.echo(
+        f"  out-of-fold     {expect['metric']} {expect['score']:.4f}  (95 % interval {low:.4f} to {high:.4f}{remark})"
+    )
     typer.echo(f"  nested estimate {expect['metric']} {expect['nested']:.4f}  (chosen without the fold it scores)")
+    if (opened.folder / "test.json").exists():
+        test = workspace.read_json(opened.folder / "test.json")
+        known = f"{test['images']} images with known truth{remark}"
+        typer.echo(f"  test set        {test['metric']} {test['score']:.4f}  ({known})")
     slug = opened.competition.kaggle
     path = workspace.shown(opened.submission)
     following = f'kaggle competitions submit -c {slug} -f {path} -m "{opened.name}"' if slug else ""

@@ -32,6 +32,24 @@ class Augmentation:
         result = self.compose(image=image, masks=masks)
         return result["image"], result["masks"]
 
+    def check(self, image: np.ndarray, masks: np.ndarray) -> None:
+        """Applies every transform once to an image (H, W, C) and masks (C, H, W): many refuse uint16 or four channels.
+
+        Raises:
+            PipelineError: a transform does not work on such an image.
+        """
+        for transform in self.compose.transforms if self.compose else []:
+            certain = albumentations.Compose([transform], p=1.0)
+            before, transform.p = transform.p, 1.0
+            try:
+                certain(image=image, masks=masks)
+            except Exception as error:  # whatever a transform raises
+                kind = f"{image.dtype} images of {image.shape[2]} channels"
+                reason = " ".join(str(error).split())[:200]
+                raise PipelineError(f"augment: {type(transform).__name__} does not work on {kind}: {reason}") from None
+            finally:
+                transform.p = before
+
 
 def _build(name: str, arguments: dict[str, Any]) -> albumentations.BasicTransform:
     transform = getattr(albumentations, name, None)

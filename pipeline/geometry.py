@@ -52,6 +52,22 @@ def mask_to_network(mask: np.ndarray, geometry: Geometry) -> np.ndarray:
     return fitted
 
 
+def labels_to_network(planes: np.ndarray, geometry: Geometry) -> np.ndarray:
+    """Returns one-hot masks (C, h, w) uint8 of a multiclass image as a class map (1, H, W) uint8; 255 is ignored.
+
+    Shrinking gives each pixel the class with the largest share of it.
+    """
+    ignored = planes[0] == IGNORE
+    if geometry.fit == "pad" or planes.shape[1:] == geometry.size:
+        labels = np.where(ignored, IGNORE, planes.argmax(0)).astype(np.uint8)
+        return labels[None] if geometry.fit == "stretch" else mask_to_network(labels[None], geometry)
+    shares = np.stack([_resize((plane == 1).astype(np.float32), geometry.size) for plane in planes])
+    labels = shares.argmax(0).astype(np.uint8)
+    nearest = cv2.resize(ignored.view(np.uint8), geometry.size[::-1], interpolation=cv2.INTER_NEAREST)
+    labels[nearest > 0] = IGNORE
+    return labels[None]
+
+
 def to_native(values: np.ndarray, geometry: Geometry, shape: tuple[int, int]) -> np.ndarray:
     """Returns float32 values (C, H, W) at network size as (C, h, w) at the image's own `shape`."""
     if geometry.fit == "pad":
@@ -63,6 +79,10 @@ def to_native(values: np.ndarray, geometry: Geometry, shape: tuple[int, int]) ->
 def _with_channels(image: np.ndarray, channels: int) -> np.ndarray:
     if image.shape[2] == channels:
         return image
+    if channels == 4:
+        raise PipelineError(
+            f"image.channels is 4, but an image has {image.shape[2]}: set `channels: 4` in the competition."
+        )
     if channels == 1:
         return cv2.cvtColor(np.ascontiguousarray(image[..., :3]), cv2.COLOR_RGB2GRAY)[..., None]
     return np.repeat(image[..., :1], 3, axis=2) if image.shape[2] == 1 else image[..., :3]

@@ -10,23 +10,23 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from pipeline.geometry import IGNORE
 from pipeline.loader import derive_seed
 from pipeline.losses import WeightedLoss
-from pipeline.metrics import METRICS
-from pipeline.recipe import Recipe
+from pipeline.metrics import METRICS, confusion, pooled_score
+from pipeline.tiles import predict_tiled
+from pipeline.workspace import Run
 
 
 class SegmentationModule(LightningModule):
     """Trains a network on (pixels, masks) batches; logs train/loss, valid/loss and valid/score.
 
-    valid/score is the competition's metric, mean per image and class, at network size and threshold 0.5: good enough to
-    choose an epoch by. The score that counts is computed by `tune`, at native size.
+    valid/score is the competition's metric at the size of the pixel arrays, untuned (threshold 0.5, or the most
+    probable class): good enough to choose an epoch by. The score that counts is computed by `tune`, at native size.
     """
 
-    def __init__(self, network: torch.nn.Module, recipe: Recipe, metric: str, fold: int) -> None:
+    def __init__(self, network: torch.nn.Module, run: Run, fold: int) -> None:
         super().__init__()
         self.network = network
-        self.recipe = recipe
-        self.metric = METRICS[metric]
-        self.loss = WeightedLoss(recipe.loss)
+        self.recipe, self.competition, self.never = run.recipe, run.competition, list(run.never)
+        self.loss = WeightedLoss(run.recipe.loss, run.competition.mode)
         self.fold = fold
         self.counts: list[np.ndarray] = []
 
@@ -36,24 +36,37 @@ class SegmentationModule(LightningModule):
 
     def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], index: int) -> torch.Tensor:
         """Returns the loss of a batch."""
-        loss = self.loss(self.network(batch[0]), batch[1])
+        loss = self.loss(self.network(batch[0]), self._without_ignored(batch[1]))
         self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(batch[0]))
         return loss
 
     def validation_step(self, batch: tuple[torch.Tensor, torch.Tensor], index: int) -> None:
         """Adds a batch's loss and pixel counts."""
         pixels, masks = batch
-        logits = self.network(pixels)
-        self.log("valid/loss", self.loss(logits, masks), batch_size=len(pixels))
-        predicted, true, valid = logits > 0, masks == 1, masks != IGNORE
-        planes = [(predicted & true), (predicted & valid), true]
+        logits = predict_tiled(self.network, pixels, self.recipe.image.size, self.recipe.predict.overlap)
+        self.log("valid/loss", self.loss(logits, self._without_ignored(masks)), batch_size=len(pixels))
+        if self.competition.mode == "multiclass":
+            logits[:, self.never] = -torch.inf
+            labels, truth = logits.argmax(1).byte().cpu().numpy(), masks[:, 0].cpu().numpy()
+            self.counts.append(confusion(labels, truth, len(self.competition.classes)))
+            return
+        positive, true, valid = logits > 0, masks == 1, masks != IGNORE
+        planes = [(positive & true), (positive & valid), true]
         self.counts.append(torch.stack([plane.sum((2, 3)) for plane in planes]).cpu().numpy())
 
     def on_validation_epoch_end(self) -> None:
         """Logs the metric over the whole fold."""
-        intersection, predicted, true = np.concatenate(self.counts, axis=1)
+        if self.competition.mode == "multiclass":
+            score = pooled_score(self.competition)(np.sum(self.counts, axis=0))
+        else:
+            score = METRICS[self.competition.metric](*np.concatenate(self.counts, axis=1)).mean()
         self.counts.clear()
-        self.log("valid/score", float(self.metric(intersection, predicted, true).mean()))
+        self.log("valid/score", float(score))
+
+    def _without_ignored(self, masks: torch.Tensor) -> torch.Tensor:
+        """Masks whose ignored class is marked as ignored pixels."""
+        ignored = self.competition.ignored
+        return masks if ignored is None else masks.masked_fill(masks == ignored, IGNORE)
 
     def configure_optimizers(self) -> Any:
         """Returns AdamW and the plateau schedule."""

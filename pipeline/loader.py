@@ -38,12 +38,22 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
 
 class TrainDataset(Dataset):
-    """Augmented images (C, H, W) with masks (classes, H, W), both uint8 or uint16, by (epoch, position)."""
+    """Augmented images (C, H, W) with masks (classes, H, W), both uint8 or uint16, by (epoch, position).
 
-    def __init__(self, folder: Path, rows: np.ndarray, augmentation: Augmentation, seed: int) -> None:
+    With a `crop`, rows × columns, each is a random part of that size; a side that is not larger stays whole.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        rows: np.ndarray,
+        augmentation: Augmentation,
+        seed: int,
+        crop: tuple[int, int] | None = None,
+    ) -> None:
         self.images = np.load(folder / "train_images.npy", mmap_mode="r")
         self.masks = np.load(folder / "train_masks.npy", mmap_mode="r")
-        self.rows, self.augmentation, self.seed = rows, augmentation, seed
+        self.rows, self.augmentation, self.seed, self.crop = rows, augmentation, seed, crop
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -51,9 +61,20 @@ class TrainDataset(Dataset):
     def __getitem__(self, key: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
         epoch, position = key
         row = int(self.rows[position])
-        image, masks = np.array(self.images[row]), np.array(self.masks[row])
+        rows, columns = self._part(epoch, row)
+        # cut before it is copied, so that of a large image only the crop is read from disk
+        image, masks = np.array(self.images[row, rows, columns]), np.array(self.masks[row, :, rows, columns])
         image, masks = self.augmentation(image, masks, derive_seed(self.seed, epoch, row))
         return _to_tensor(image), torch.from_numpy(np.ascontiguousarray(masks))
+
+    def _part(self, epoch: int, row: int) -> tuple[slice, slice]:
+        """Returns the rows and columns of the crop that belongs to (epoch, row)."""
+        if self.crop is None:
+            return slice(None), slice(None)
+        generator = np.random.default_rng(derive_seed(self.seed, epoch, row, 1))
+        spare = np.maximum(np.subtract(self.images.shape[1:3], self.crop), 0)
+        top, left = generator.integers(spare + 1).tolist()
+        return slice(top, top + self.crop[0]), slice(left, left + self.crop[1])
 
 
 class PlainDataset(Dataset):

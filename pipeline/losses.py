@@ -2,7 +2,9 @@
 
 import segmentation_models_pytorch as smp
 import torch
+from torch.nn import functional
 
+from pipeline.competition import Kind
 from pipeline.geometry import IGNORE
 from pipeline.recipe import LossSettings
 
@@ -10,24 +12,36 @@ from pipeline.recipe import LossSettings
 class WeightedLoss(torch.nn.Module):
     """The weighted sum of the losses that a recipe names.
 
-    Takes logits (N, C, H, W) float and masks (N, C, H, W) uint8 of 0, 1 and 255, gives a scalar. Dice is that of the
-    whole batch, which has no gradient on a batch without foreground; BCE beside it has.
+    Takes logits (N, C, H, W) float and masks uint8, gives a scalar. Masks are (N, C, H, W) of 0, 1 and 255, or, of a
+    multiclass competition, (N, 1, H, W) class maps with 255. Dice is that of the whole batch, which has no gradient on
+    a batch without foreground; cross-entropy beside it has.
     """
 
-    def __init__(self, settings: LossSettings) -> None:
+    def __init__(self, settings: LossSettings, kind: Kind = "binary") -> None:
         super().__init__()
         self.weights = {name: weight for name, weight in settings.model_dump().items() if weight > 0}
-        self.bce = smp.losses.SoftBCEWithLogitsLoss(ignore_index=None, reduction="none")
-        self.dice = smp.losses.DiceLoss(mode="multilabel", ignore_index=IGNORE)
+        self.cross_entropy = _softmax_cross_entropy if kind == "multiclass" else _binary_cross_entropy
+        self.multiclass = kind == "multiclass"
+        self.dice = smp.losses.DiceLoss(mode="multiclass" if self.multiclass else "multilabel", ignore_index=IGNORE)
 
     def forward(self, logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
         """Returns the loss of a batch."""
-        logits, target = logits.float(), masks.float()
-        total = logits.new_zeros(())
-        if "bce" in self.weights:
-            valid = (masks != IGNORE).float()
-            bce = (self.bce(logits, target * valid) * valid).sum() / valid.sum().clamp(min=1)
-            total = total + self.weights["bce"] * bce
+        logits, total = logits.float(), logits.new_zeros((), dtype=torch.float32)
+        if "cross_entropy" in self.weights:
+            total = total + self.weights["cross_entropy"] * self.cross_entropy(logits, masks)
         if "dice" in self.weights:
+            target = masks[:, 0].long() if self.multiclass else masks.float()
             total = total + self.weights["dice"] * self.dice(logits, target)
         return total
+
+
+def _binary_cross_entropy(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+    valid = (masks != IGNORE).float()
+    losses = functional.binary_cross_entropy_with_logits(logits, masks.float() * valid, reduction="none")
+    return (losses * valid).sum() / valid.sum().clamp(min=1)
+
+
+def _softmax_cross_entropy(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+    labels = masks[:, 0].long()
+    losses = functional.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="sum")
+    return losses / (labels != IGNORE).sum().clamp(min=1)  # a batch without a valid pixel has no loss, not NaN

@@ -26,8 +26,9 @@ class SegmentationNetwork(torch.nn.Module):
         super().__init__()
         self.network = network
         mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
-        if channels == 1:
-            mean, std = mean.mean(0, keepdim=True), std.mean(0, keepdim=True)
+        if channels != 3:  # one channel, or a fourth that ImageNet does not know, gets the mean of its three
+            kept = 3 if channels == 4 else 0
+            mean, std = (torch.cat([values[:kept], values.mean(0, keepdim=True)]) for values in (mean, std))
         if normalize == "none":
             mean, std = torch.zeros(channels), torch.ones(channels)
         self.register_buffer("mean", mean.view(1, -1, 1, 1) * largest_pixel, persistent=False)

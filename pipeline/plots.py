@@ -5,6 +5,18 @@ import base64
 import cv2
 import numpy as np
 
+from pipeline.competition import Competition
+
+# Okabe and Ito's palette, told apart by colour-blind eyes too (https://jfly.uni-koeln.de/color)
+CLASS_COLOURS = [
+    (230, 159, 0),
+    (86, 180, 233),
+    (0, 158, 115),
+    (213, 94, 0),
+    (204, 121, 167),
+    (240, 228, 66),
+    (0, 114, 178),
+]
 TRUE_COLOUR, PREDICTED_COLOUR, BOTH_COLOUR = (0, 200, 0), (230, 30, 30), (250, 220, 0)
 
 
@@ -32,11 +44,45 @@ def overlay(image: np.ndarray, true: np.ndarray, predicted: np.ndarray, strength
     return picture
 
 
+def comparison(image: np.ndarray, true: np.ndarray, predicted: np.ndarray, competition: Competition) -> np.ndarray:
+    """Returns an RGB picture uint8 of truth and prediction over an image: one overlay where there is one class, else
+    both side by side, every class in its colour (see legend).
+
+    Args:
+        image: (h, w, C) uint8 or uint16.
+        true: masks (classes, h, w) of 0, 1 and 255.
+        predicted: masks (classes, h, w) of 0 and 1.
+        competition: its classes and kind.
+    """
+    if len(true) == 1:
+        return overlay(image, true[0] == 1, predicted[0] == 1)
+    gap = np.full((image.shape[0], max(2, image.shape[1] // 60), 3), 255, np.uint8)
+    return np.hstack([coloured(image, true, competition), gap, coloured(image, predicted, competition)])
+
+
+def coloured(image: np.ndarray, masks: np.ndarray, competition: Competition, strength: float = 0.5) -> np.ndarray:
+    """Returns an RGB picture (h, w, 3) uint8 of masks (classes, h, w) over an image, each class in its colour."""
+    picture = to_rgb8(image)
+    for mask, colour in zip(masks, legend(competition).values(), strict=True):
+        if colour is not None:
+            area = mask == 1
+            picture[area] = (1 - strength) * picture[area] + strength * np.array(colour)
+    return picture
+
+
+def legend(competition: Competition) -> dict[str, tuple[int, int, int] | None]:
+    """Returns the colour of every class; the background of a multiclass competition has none."""
+    colours: dict[str, tuple[int, int, int] | None] = dict.fromkeys(competition.classes)
+    for number, name in enumerate(competition.foreground):
+        colours[name] = CLASS_COLOURS[number % len(CLASS_COLOURS)]
+    return colours
+
+
 def to_rgb8(image: np.ndarray) -> np.ndarray:
     """Returns an image (h, w, C) uint8 or uint16 as RGB (h, w, 3) uint8, a copy."""
     if image.dtype == np.uint16:
         image = (image >> 8).astype(np.uint8)
-    return np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image.copy()
+    return np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image[..., :3].copy()
 
 
 def to_data_address(picture: np.ndarray, width: int = 360) -> str:

@@ -1,4 +1,7 @@
-"""Files of predicted probabilities: an array (N, C, H, W) uint8 (p·255) at network size, and its image ids beside it.
+"""Files of predicted probabilities: an array (N, C, H, W) at the size of the pixel arrays, and its image ids beside it.
+
+uint8 (p·255) for binary and multilabel competitions, where it costs nothing measurable; float16 for multiclass ones,
+where uint8 would change which class is the largest and erase rare ones.
 
 Apart from the predict stage, so that the stages that only read them do not depend on the network's code.
 """
@@ -15,11 +18,11 @@ from pipeline.workspace import shown, writing
 
 
 def write_probabilities(
-    path: Path, shape: tuple[int, ...], batches: Iterator[np.ndarray], ids: list[str], advance: Any
+    path: Path, shape: tuple[int, ...], dtype: np.dtype, batches: Iterator[np.ndarray], ids: list[str], advance: Any
 ) -> None:
     """Writes probabilities batch by batch into one array file, and the ids of its rows beside it."""
     with writing(path) as temporary:
-        array = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
+        array = np.lib.format.open_memmap(temporary, mode="w+", dtype=dtype, shape=shape)
         position = 0
         for batch in batches:
             array[position : position + len(batch)] = batch
@@ -31,7 +34,7 @@ def write_probabilities(
 
 
 def read_probabilities(path: Path) -> tuple[np.ndarray, list[str]]:
-    """Returns the probabilities (N, C, H, W) uint8, mapped from the file, and the image ids of their rows.
+    """Returns the probabilities (N, C, H, W) uint8 or float16, mapped from the file, and the image ids of their rows.
 
     Raises:
         PipelineError: the file is missing, or its index has another number of rows.

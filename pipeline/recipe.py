@@ -15,11 +15,25 @@ class ImageSettings(Settings):
 
     size: tuple[int, int] = (128, 128)
     """Rows × columns."""
+    store: tuple[int, int] | None = None
+    """Rows × columns that images are stored at, where they are larger than what the network sees: training draws random
+    crops of `size`, prediction blends overlapping tiles of it. null stores them at `size`."""
     fit: Literal["stretch", "pad"] = "stretch"
     """`stretch` resizes; `pad` keeps the pixels and reflects the border around them."""
-    channels: Literal[1, 3] = 1
+    channels: Literal[1, 3, 4] = 1
     normalize: Literal["imagenet", "none"] = "imagenet"
     """`imagenet` subtracts ImageNet's mean and divides by its standard deviation; `none` leaves pixels in [0, 1]."""
+
+    @model_validator(mode="after")
+    def _store_holds_size(self) -> "ImageSettings":
+        if self.store and (self.store[0] < self.size[0] or self.store[1] < self.size[1]):
+            raise ValueError(f"store {list(self.store)} must not be smaller than size {list(self.size)}")
+        return self
+
+    @property
+    def stored(self) -> tuple[int, int]:
+        """Rows × columns of the pixel arrays and of all predictions."""
+        return self.store or self.size
 
 
 class ModelSettings(Settings):
@@ -36,13 +50,14 @@ class ModelSettings(Settings):
 class LossSettings(Settings):
     """Weights of the summed losses; 0 leaves one out."""
 
-    bce: float = Field(1.0, ge=0)
+    cross_entropy: float = Field(1.0, ge=0)
+    """Of every pixel: binary (BCE) for binary and multilabel competitions, over the classes for multiclass ones."""
     dice: float = Field(1.0, ge=0)
 
     @model_validator(mode="after")
     def _one_counts(self) -> "LossSettings":
-        if self.bce == 0 and self.dice == 0:
-            raise ValueError("at least one of bce and dice must be above 0")
+        if self.cross_entropy == 0 and self.dice == 0:
+            raise ValueError("at least one of cross_entropy and dice must be above 0")
         return self
 
 
@@ -82,12 +97,18 @@ class PredictSettings(Settings):
     batch_size: int = Field(32, ge=1)
     tta: list[Literal["hflip", "vflip"]] = []
     """Flips whose predictions are averaged with the plain one."""
+    never: list[int | str] = []
+    """Multiclass: classes that are never predicted, by number or name."""
+    overlap: float = Field(0.25, ge=0, le=0.9)
+    """How much of a tile's side neighbouring tiles share, where `image.store` is larger than `image.size`."""
 
 
 class TuneSettings(Settings):
     """Post-processing, chosen on out-of-fold predictions at native size."""
 
     method: Literal["search", "fixed"] = "search"
+    """`search` finds thresholds and minimum areas, or one bias a class of a multiclass competition; `fixed` takes
+    `threshold` and `min_area` as they are, and no biases."""
     threshold: float = Field(0.5, gt=0, le=1)
     """The probability from which a pixel counts; used by `fixed`."""
     min_area: int = Field(0, ge=0)

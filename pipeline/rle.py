@@ -1,7 +1,8 @@
 """Run-length text of binary masks: encoding, strict decoding, and conversion between competitions' conventions.
 
 A run-length text lists the foreground as "start length" pairs separated by spaces. Competitions differ in the order
-in which pixels are numbered, in the number of the first pixel, and in what they write for an empty mask.
+in which pixels are numbered, in the number of the first pixel, in what they write for an empty mask, and in whether a
+start is a pixel's number or the gap since the run before.
 """
 
 import re
@@ -27,12 +28,16 @@ class Convention:
 
     order: "column" numbers the pixels down each column in turn, "row" along each row in turn.
     base: the number of the first pixel.
-    empty: the text of a mask without foreground.
+    empty: the text of a mask without foreground. The one mask whose runs give that same text, with base 1 and "1 1" the
+        first pixel alone, cannot be told from a mask without foreground and reads as one.
+    offsets: "absolute" starts are pixel numbers; of "relative" ones only the first is, and every further start is the
+        gap from the end of the run before, 0 where they touch.
     """
 
     order: Literal["column", "row"] = "column"
     base: Literal[0, 1] = 1
     empty: str = ""
+    offsets: Literal["absolute", "relative"] = "absolute"
 
 
 INTERNAL = Convention()
@@ -71,10 +76,10 @@ def decode(text: str, shape: tuple[int, int], convention: Convention = INTERNAL)
 
 
 def parse(text: str, convention: Convention = INTERNAL) -> np.ndarray:
-    """Returns the runs of a text as an (n, 2) int64 array: 0-based starts, and lengths.
+    """Returns the runs of a text as an (n, 2) int64 array: absolute 0-based starts, and lengths.
 
-    Raises RleError for anything but whole numbers, an odd number of values, a start below the convention's base, a
-    length below 1, and runs that are unsorted or overlap. Touching runs are allowed.
+    Raises RleError for anything but whole numbers, an odd number of values, a start below the convention's base, a gap
+    below 0, a length below 1, and runs that are unsorted or overlap. Touching runs are allowed.
     """
     if not isinstance(text, str):
         raise RleError(f"run-length text must be a string, but this is {shortened(text)} ({type(text).__name__})")
@@ -84,18 +89,22 @@ def parse(text: str, convention: Convention = INTERNAL) -> np.ndarray:
         text = _whole_numbers(text)
     values = np.fromstring(text, dtype=np.int64, sep=" ")
     if len(values) % 2:
-        raise RleError(f"the number of values, {len(values)}, is odd: the last start, {values[-1]}, has no length")
+        last = f"the last {_start_or_gap(len(values) // 2, convention)}, {values[-1]}"
+        raise RleError(f"the number of values, {len(values)}, is odd: {last}, has no length")
     runs = values.reshape(-1, 2)
+    if convention.offsets == "relative":
+        # A negative gap, or a sum that overflows, leaves the runs out of order.
+        runs[:, 0] = np.cumsum(values)[::2]
     runs[:, 0] -= convention.base
     if not _in_order(runs):
-        raise RleError(_first_fault(text.split(), convention.base))
+        raise RleError(_first_fault(text.split(), convention))
     return runs
 
 
 def check(runs: np.ndarray, shape: tuple[int, int], convention: Convention = INTERNAL) -> None:
     """Raises RleError when one of the runs that parse returned ends past the last pixel of a (height, width) image.
 
-    The convention only gives the pixels their numbers in the message.
+    The convention only gives the pixels their numbers in the message, where starts are absolute.
     """
     size = shape[0] * shape[1]
     if not len(runs) or runs[-1, 0] + runs[-1, 1] <= size:
@@ -143,6 +152,8 @@ def _write(runs: np.ndarray, convention: Convention) -> str:
     if not len(runs):
         return convention.empty
     values = runs + [convention.base, 0]
+    if convention.offsets == "relative":
+        values[1:, 0] -= values[:-1].sum(axis=1)
     # One format of all values takes half the time of joining them one by one.
     return ("%d " * values.size)[:-1] % tuple(values.ravel().tolist())
 
@@ -175,14 +186,19 @@ def _whole_numbers(text: str) -> str:
     return " ".join(text.split())
 
 
-def _first_fault(words: list[str], base: int) -> str:
+def _first_fault(words: list[str], convention: Convention) -> str:
     for position, word in enumerate(words, start=1):
         if len(word) > _MOST_DIGITS:
             return f"value {position} is {shortened(word)}, beyond the pixels of any image"
     values = list(map(int, words))
+    base: int = convention.base
     previous, before, end = "", base, base
-    for index, (start, length) in enumerate(zip(values[::2], values[1::2], strict=True)):
-        run = _name(index, start, length)
+    for index, (value, length) in enumerate(zip(values[::2], values[1::2], strict=True)):
+        kind = _start_or_gap(index, convention)
+        start = end + value if kind == "gap" else value
+        run = _name(index, value, length, kind)
+        if kind == "gap" and value < 0:
+            return f"{run} has a gap below 0"
         if start < base:
             return f"{run} starts below {base}, the number of the first pixel"
         if length < 1:
@@ -192,8 +208,14 @@ def _first_fault(words: list[str], base: int) -> str:
         if start < end:
             return f"{run} overlaps {previous}, which ends at pixel {end - 1}"
         previous, before, end = run, start, start + length
+        if end - base > _LARGEST_END:
+            return f"{run} ends at pixel {end - 1}, beyond the pixels of any image"
     raise AssertionError("these runs are in order")
 
 
-def _name(index: int, start: int, length: int) -> str:
-    return f"run {index + 1} (start {start}, length {length})"
+def _start_or_gap(index: int, convention: Convention) -> str:
+    return "gap" if index and convention.offsets == "relative" else "start"
+
+
+def _name(index: int, value: int, length: int, kind: str = "start") -> str:
+    return f"run {index + 1} ({kind} {value}, length {length})"

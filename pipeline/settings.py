@@ -115,6 +115,8 @@ def _explain(model: type[Settings], fault: Any) -> str:
     if fault["type"] == "missing":
         return f"`{key}` is missing."
     message = fault["msg"].removeprefix("Value error, ")
+    if not key:  # keys that do not go together
+        return f"{message}."
     return f"`{key}` is {fault['input']!r}: {message[:1].lower()}{message[1:]}."
 
 

@@ -23,6 +23,8 @@ def status_table(run: Run) -> tuple[Table, str | None]:
     following: str | None = None
     for stage in stages.STAGES:
         found = stages.states(run, stage)
+        if not found:
+            continue
         todo = [state for state in found if state.reasons and not state.kept]
         text = _describe(run, found, todo)
         if following and not todo:
@@ -45,7 +47,8 @@ def examine() -> Iterator[str]:
     yield f"device {compute.accelerator}, precision {compute.precision}: {compute.reason}"
     yield f"root {workspace.root()}, input {workspace.input_root()}"
     known = sorted(file.stem for file in competition.FOLDER.glob("*.yaml"))
-    here = [name for name in known if (workspace.input_root() / name).is_dir()]
+    folders = {name: competition.load_competition(name).folder for name in known}
+    here = [name for name in known if (workspace.input_root() / folders[name]).is_dir()]
     for name in known:
         yield f"competition {name}: raw files {'found' if name in here else 'not there'}"
     recipes = sorted(file.stem for file in recipe.FOLDER.glob("*.yaml"))

@@ -1,115 +1,336 @@
-"""The file to upload: what it must look like, whether one does, and what it scores against known masks."""
+"""The file to upload: what it must look like, how it is written, whether one is valid, and what it scores."""
 
+import csv
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pandas as pd
 
 from pipeline import rle, table
-from pipeline.competition import Competition
-from pipeline.competitions.rle_csv import ids_of, read_table, template_columns
+from pipeline.competition import Competition, SubmissionSettings
+from pipeline.competitions.columns import class_numbers, key_columns, key_text, keys_of, template_columns
+from pipeline.competitions.files import read_table
 from pipeline.errors import PipelineError
-from pipeline.metrics import METRICS, counts
+from pipeline.metrics import METRICS, confusion, counts, pooled_score
 from pipeline.workspace import shown
+
+Key = tuple[str, int | None]
+"""An image id, and the number of a class where rows have a label."""
 
 
 @dataclass(frozen=True)
 class Expected:
     """What a submission of a competition must hold."""
 
-    id_column: str
-    rle_column: str
-    ids: list[str]
-    """In the order of the sample submission, or of the test images where there is none."""
+    settings: SubmissionSettings
+    header: list[str]
+    keys: list[Key]
+    """In the order of the sample submission, or of the test images where there is none; instances share one."""
     shapes: dict[str, tuple[int, int]]
     """Native rows × columns of every image, training images included."""
     convention: rle.Convention
+    labels: list[str]
+    """What a row writes for each class."""
+
+    @property
+    def ids(self) -> list[str]:
+        """The test images."""
+        return list(dict.fromkeys(image_id for image_id, _ in self.keys))
+
+    def name(self, key: Key) -> str:
+        """Returns a key as a person reads it."""
+        return key[0] if key[1] is None else f"{key[0]} with label {self.labels[key[1]]}"
 
 
 def expected(competition: Competition, input_folder: Path, table_path: Path) -> Expected:
     """Returns what a submission must hold, from decode's table and the sample submission.
 
     Raises:
-        PipelineError: decode has not run, or the sample submission lacks a column.
+        PipelineError: decode has not run, or the sample submission lacks a column or names an unknown class.
     """
     if not table_path.exists():
         raise PipelineError(f"{shown(table_path)} does not exist; run the decode stage of this competition first.")
     images = table.read_table(table_path)
     shapes = {row.image_id: (int(row.height), int(row.width)) for row in images.itertuples()}
-    columns = competition.submission_columns
-    if template_columns(columns.id) != [columns.id]:
-        raise PipelineError(f"competition {competition.name}: submission.id is {columns.id}; expected one column.")
+    settings = competition.submission
+    if template_columns(settings.id) != [settings.id]:
+        raise PipelineError(f"competition {competition.name}: submission.id is {settings.id}; expected one column.")
+    numbers = class_numbers(competition)
     ids = images.loc[images["subset"] == "test", "image_id"].tolist()
     if competition.sample_submission:
-        sample = read_table(input_folder / competition.sample_submission, [columns.id, columns.rle])
-        ids = ids_of(sample, columns.id)
-    return Expected(columns.id, columns.rle, ids, shapes, competition.rle.convention())
+        keys = _sample_keys(competition, input_folder / competition.sample_submission, numbers)
+    else:
+        every = [competition.classes.index(name) for name in competition.foreground]
+        keys = [(one, number) for one in ids for number in (every if settings.labelled else [None])]
+    header = [*key_columns(settings), settings.rle]
+    if settings.format == "labels":
+        rows, columns = next((shapes[one] for one in ids), (0, 0))
+        header = [settings.id, *map(str, range(rows * columns))]
+    return Expected(settings, header, keys, shapes, competition.rle.convention(), list(numbers))
 
 
-def faults_of(frame: pd.DataFrame, want: Expected) -> list[str]:
-    """Returns every fault of a submission (all values as text), each naming its row; an empty list: it is valid."""
-    if list(frame.columns) != [want.id_column, want.rle_column]:
-        return [f"columns are {', '.join(frame.columns)}; expected {want.id_column}, {want.rle_column}, in this order"]
-    known, first = set(want.ids), {}  # type: tuple[set[str], dict[str, int]]
-    faults = []
-    rows = zip(frame[want.id_column], frame[want.rle_column], strict=True)
-    for row, (image_id, text) in enumerate(rows, start=2):
-        if image_id not in known:
-            faults.append(f"row {row}: id {image_id!r} is not in the test set")
-        elif image_id in first:
-            faults.append(f"row {row}: id {image_id} stands in row {first[image_id]} already")
-        else:
-            first[image_id] = row
-            faults += [f"row {row}: id {image_id}: {fault}" for fault in _mask_faults(text, image_id, want)]
-    missing = [image_id for image_id in want.ids if image_id not in first]
-    if missing:
-        faults.append(f"{len(missing)} of {len(want.ids)} test ids are missing: {', '.join(missing[:5])}")
-    return faults
+def texts_of(image_id: str, masks: np.ndarray, want: Expected) -> dict[Key, list[str]]:
+    """Returns what the rows of an image hold, by key, from its masks (C, h, w) of 0 and 1."""
+    if want.settings.format == "labels":
+        names = np.array(want.labels)
+        return {(image_id, None): [",".join(names[masks.argmax(0).ravel()])]}
+    texts = {}
+    for number, mask in enumerate(masks):
+        parts = instances_of(mask) if want.settings.row == "instance" else [mask]
+        found = [rle.encode(part, want.convention) for part in parts]
+        texts[image_id, number if want.settings.labelled else None] = found or [want.convention.empty]
+    return texts
 
 
-def read_submission(path: Path) -> pd.DataFrame:
-    """Returns a submission with every value as text, an empty mask as ""."""
-    return read_table(path, [], hint="")
+def instances_of(mask: np.ndarray) -> list[np.ndarray]:
+    """Returns a mask (h, w) of 0 and 1 as one mask per connected region (touching by side or corner)."""
+    number, regions = cv2.connectedComponents(mask, connectivity=8)
+    return [(regions == region).astype(np.uint8) for region in range(1, number)]
 
 
-def row_scores(frame: pd.DataFrame, truth: pd.DataFrame, competition: Competition, want: Expected) -> pd.Series:
-    """Returns the competition's metric of every row of `truth` (submission format, some or all rows), by id.
+def write(path: Path, texts: dict[Key, list[str]], want: Expected) -> int:
+    """Writes a submission and returns its number of rows.
+
+    Raises:
+        PipelineError: an id of the sample submission was not predicted.
+    """
+    rows = 0
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(want.header)
+        for key in want.keys:
+            if key not in texts:
+                raise PipelineError(f"test id {want.name(key)} was not decoded: decode again.")
+            for text in texts[key]:
+                rows += 1
+                if want.settings.format == "labels":
+                    file.write(f"{key[0]},{text}\n")
+                    continue
+                label = [] if key[1] is None else [want.labels[key[1]]]
+                first = [key_text(want.settings, key[0], label[0])] if want.settings.pattern else [key[0], *label]
+                writer.writerow([*first, text])
+    return rows
+
+
+def faults_of(path: Path, want: Expected) -> list[str]:
+    """Returns every fault of a submission, each naming its row; an empty list: it is valid.
+
+    Raises:
+        PipelineError: no such file, or not a CSV.
+    """
+    if want.settings.format == "labels":
+        faults, known = _label_faults(path, want)
+    else:
+        faults, known = _rle_faults(read_table(path, [], hint=""), want)
+    missing = [want.name(key) for key in want.keys if key not in known]
+    if missing and known:
+        faults.append(f"{len(missing)} of {len(want.keys)} test ids are missing: {', '.join(missing[:5])}")
+    return faults or ([] if known else ["it has no rows"])
+
+
+def score(path: Path, truth: Path, competition: Competition, want: Expected) -> tuple[float, int]:
+    """Returns the competition's metric of a submission over the rows of `truth` (submission format, some or all rows),
+    and the number of rows (of images, where a row is an instance).
 
     Raises:
         PipelineError: a missing column, no rows, a repeated id, a truth id that the submission lacks or that no image
             has, a broken mask.
     """
-    for name, one in (("the submission", frame), ("the truth", truth)):
-        missing = [column for column in (want.id_column, want.rle_column) if column not in one.columns]
-        if missing:
-            raise PipelineError(f"{name} lacks the column {', '.join(missing)}; found {', '.join(one.columns)}.")
-        repeated = np.flatnonzero(one[want.id_column].duplicated())
-        if len(repeated) or one.empty:
-            fault = f"row {repeated[0] + 2} repeats the id {one[want.id_column].iat[repeated[0]]}" if len(one) else ""
-            raise PipelineError(f"{name} {fault or 'has no rows'}.")
-    predictions = dict(zip(frame[want.id_column], frame[want.rle_column], strict=True))
+    if want.settings.format == "labels":
+        return _score_labels(path, truth, competition, want)
+    scores = row_scores(read_table(path, [], hint=""), read_table(truth, [], hint=""), competition, want)
+    return float(scores.mean()), len(scores)
+
+
+def row_scores(frame: pd.DataFrame, truth: pd.DataFrame, competition: Competition, want: Expected) -> pd.Series:
+    """Returns the competition's metric of every key of `truth`, by image id (and class); raises as score does."""
+    predictions, truths = _texts(frame, "the submission", want), _texts(truth, "the truth", want)
     scores = {}
-    for row, (image_id, text) in enumerate(zip(truth[want.id_column], truth[want.rle_column], strict=True), start=2):
-        if image_id not in predictions or image_id not in want.shapes:
-            where = "the submission" if image_id not in predictions else "the competition's images"
-            raise PipelineError(f"truth row {row}: id {image_id} is not in {where}.")
+    for key, (row, texts) in truths.items():
+        if key not in predictions or key[0] not in want.shapes:
+            where = "the submission" if key not in predictions else "the competition's images"
+            raise PipelineError(f"truth row {row}: id {want.name(key)} is not in {where}.")
         masks = []
-        for what, value in (("submission", predictions[image_id]), (f"truth row {row}", text)):
+        for what, lines in (("submission", predictions[key][1]), (f"truth row {row}", texts)):
             try:
-                masks.append(rle.decode(value, want.shapes[image_id], want.convention)[None])
+                parts = [rle.decode(text, want.shapes[key[0]], want.convention) for text in lines]
             except rle.RleError as error:
-                raise PipelineError(f"{what}: id {image_id}: {error}.") from None
-        scores[image_id] = float(METRICS[competition.metric](*counts(*masks)).mean())
+                raise PipelineError(f"{what}: id {want.name(key)}: {error}.") from None
+            masks.append(np.max(parts, axis=0)[None])
+        scores[want.name(key)] = float(METRICS[competition.metric](*counts(*masks)).mean())
     return pd.Series(scores, dtype=np.float64)
 
 
-def _mask_faults(text: str, image_id: str, want: Expected) -> list[str]:
+# --- run lengths -----------------------------------------------------------------------------------------------------
+
+
+def _sample_keys(competition: Competition, path: Path, numbers: dict[str, int]) -> list[Key]:
+    settings = competition.submission
+    needed = key_columns(settings) + ([settings.rle] if settings.format == "rle" else [])
+    keys: dict[Key, None] = {}
+    sample = read_table(path, needed, only=True)
+    for row, (image_id, label) in enumerate(keys_of(sample, settings), start=2):
+        if image_id is None or (label is not None and label not in numbers):
+            raise PipelineError(
+                f"{path.name} row {row}: {sample[settings.id].iat[row - 2]!r} names no id and class of the YAML "
+                f"(classes: {', '.join(numbers)}; pattern: {settings.pattern})."
+            )
+        keys[image_id, None if label is None else numbers[label]] = None
+    return list(keys)
+
+
+def _texts(frame: pd.DataFrame, name: str, want: Expected) -> dict[Key, tuple[int, list[str]]]:
+    """First row and texts of every key of a submission or a truth."""
+    missing = [column for column in want.header if column not in frame.columns]
+    if missing:
+        raise PipelineError(f"{name} lacks the column {', '.join(missing)}; found {', '.join(frame.columns)}.")
+    if frame.empty:
+        raise PipelineError(f"{name} has no rows.")
+    numbers = {label: number for number, label in enumerate(want.labels)}
+    found: dict[Key, tuple[int, list[str]]] = {}
+    pairs = zip(keys_of(frame, want.settings), frame[want.settings.rle], strict=True)
+    for row, ((image_id, label), text) in enumerate(pairs, start=2):
+        if image_id is None or (label is not None and label not in numbers):
+            value = frame[want.settings.id].iat[row - 2]
+            raise PipelineError(
+                f"{name} row {row}: {value!r} (label {label}) names no id and class of the competition."
+            )
+        key = image_id, None if label is None else numbers[label]
+        if key in found and want.settings.row != "instance":
+            raise PipelineError(f"{name} row {row} repeats the id {want.name(key)}.")
+        found.setdefault(key, (row, []))[1].append(text)
+    return found
+
+
+def _rle_faults(frame: pd.DataFrame, want: Expected) -> tuple[list[str], set[Key]]:
+    if list(frame.columns) != want.header:
+        columns = f"columns are {', '.join(frame.columns)}; expected {', '.join(want.header)}, in this order"
+        return [columns], set()
+    known, first = set(want.keys), {}  # type: tuple[set[Key], dict[Key, int]]
+    numbers = {label: number for number, label in enumerate(want.labels)}
+    covered: dict[Key, np.ndarray] = {}
+    faults = []
+    pairs = zip(keys_of(frame, want.settings), frame[want.settings.rle], strict=True)
+    for row, ((image_id, label), text) in enumerate(pairs, start=2):
+        key = image_id or "", None if label is None else numbers.get(label, -1)
+        if key not in known:
+            value = frame[want.settings.id].iat[row - 2]
+            faults.append(f"row {row}: id {value!r}{f' with label {label!r}' if label else ''} is not in the test set")
+        elif key in first and want.settings.row != "instance":
+            faults.append(f"row {row}: id {want.name(key)} stands in row {first[key]} already")
+        else:
+            fault = _mask_fault(text, key[0], want) or _overlap(text, key, row, first, covered, want)
+            faults += [f"row {row}: id {want.name(key)}: {fault}"] if fault else []
+        first.setdefault(key, row)
+    return faults, set(first) or {("", None)}
+
+
+def _mask_fault(text: str, image_id: str, want: Expected) -> str:
     shape = want.shapes.get(image_id)
     if shape is None:
-        return ["no such image was decoded"]
+        return "no such image was decoded"
     try:
         again = rle.encode(rle.decode(text, shape, want.convention), want.convention)
     except rle.RleError as error:
-        return [str(error)]
-    return [] if again == text else [f"is not in canonical form: {text[:40]!r} should be {again[:40]!r}"]
+        return str(error)
+    return "" if again == text else f"is not in canonical form: {text[:40]!r} should be {again[:40]!r}"
+
+
+def _overlap(
+    text: str, key: Key, row: int, first: dict[Key, int], covered: dict[Key, np.ndarray], want: Expected
+) -> str:
+    """What is wrong with an instance beside the others of its image: no pixel may belong to two."""
+    if want.settings.row != "instance":
+        return ""
+    mask = rle.decode(text, want.shapes[key[0]], want.convention)
+    if key not in covered:
+        covered[key] = np.zeros_like(mask)
+    if key in first and (not mask.any() or not covered[key].any()):
+        return "an empty mask stands beside other instances"
+    if (covered[key] & mask).any():
+        return "overlaps another instance of the image"
+    covered[key] |= mask
+    return ""
+
+
+# --- class maps ------------------------------------------------------------------------------------------------------
+
+
+def _read_labels(path: Path, want: Expected) -> Iterator[tuple[int, str, np.ndarray | str]]:
+    """Yields row, id, and class numbers (pixels,) or what is wrong with them.
+
+    Line by line: a table of a million rows × 8192 columns would not fit into memory as text.
+    """
+    values, pixels = _class_of_value(want), len(want.header) - 1
+    with path.open(encoding="utf-8") as file:
+        next(file, "")
+        for row, line in enumerate(file, start=2):
+            image_id, _, text = line.rstrip("\r\n").partition(",")
+            try:
+                numbers = np.array(text.split(","), dtype=np.int64)
+            except (ValueError, OverflowError):
+                wrong = next(value for value in text.split(",") if not value.strip().lstrip("-").isdigit())
+                yield row, image_id, f"{wrong!r} is not a whole number"
+                continue
+            if len(numbers) != pixels:
+                yield row, image_id, f"has {len(numbers)} pixels; expected {pixels}"
+                continue
+            labels = values[np.clip(numbers, 0, len(values) - 1)]
+            unknown = (labels < 0) | (numbers != np.clip(numbers, 0, len(values) - 1))
+            if unknown.any():
+                yield row, image_id, f"{numbers[unknown][0]} is no class ({', '.join(want.labels)})"
+                continue
+            yield row, image_id, labels.astype(np.uint8)
+
+
+def _class_of_value(want: Expected) -> np.ndarray:
+    """The class number of every value that a file may hold, -1 where there is none."""
+    values = [int(label) for label in want.labels]
+    table_of = np.full(max(values) + 1, -1)
+    table_of[values] = np.arange(len(values))
+    return table_of
+
+
+def _label_faults(path: Path, want: Expected) -> tuple[list[str], set[Key]]:
+    if not path.exists():
+        raise PipelineError(f"{path} does not exist.")
+    with path.open(encoding="utf-8") as file:
+        header = file.readline().strip().split(",")
+    if header != want.header:
+        last = f"{', '.join(header[:3])}, … ({len(header)} columns)"
+        return [f"columns are {last}; expected {want.header[0]}, 0, 1, … {want.header[-1]}"], set()
+    known, first = {key[0] for key in want.keys}, {}  # type: tuple[set[str], dict[str, int]]
+    faults = []
+    for row, image_id, labels in _read_labels(path, want):
+        if image_id not in known:
+            faults.append(f"row {row}: id {image_id!r} is not in the test set")
+        elif image_id in first:
+            faults.append(f"row {row}: id {image_id} stands in row {first[image_id]} already")
+        elif isinstance(labels, str):
+            faults.append(f"row {row}: id {image_id}: {labels}")
+        first.setdefault(image_id, row)
+    return faults, {(image_id, None) for image_id in first} or {("", None)}
+
+
+def _score_labels(path: Path, truth: Path, competition: Competition, want: Expected) -> tuple[float, int]:
+    truths: dict[str, np.ndarray] = {}
+    for row, image_id, labels in _read_labels(truth, want):
+        if isinstance(labels, str) or image_id in truths:
+            raise PipelineError(f"truth row {row}: id {image_id}: {labels if isinstance(labels, str) else 'repeated'}.")
+        truths[image_id] = labels
+    if not truths:
+        raise PipelineError("the truth has no rows.")
+    total = np.zeros((len(want.labels),) * 2, np.int64)
+    left = set(truths)
+    for row, image_id, labels in _read_labels(path, want):
+        if isinstance(labels, str):
+            raise PipelineError(f"submission row {row}: id {image_id}: {labels}.")
+        if image_id in left:
+            left.remove(image_id)
+            total += confusion(labels, truths[image_id], len(want.labels))
+    if left:
+        raise PipelineError(f"truth id {sorted(left)[0]} is not in the submission.")
+    return float(pooled_score(competition)(total)), len(truths)

@@ -19,7 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline.competition import Competition, load_competition
+from pipeline.competition import Competition, SplitSettings, load_competition
 from pipeline.errors import PipelineError
 from pipeline.recipe import Recipe, load_recipe
 from pipeline.settings import flatten
@@ -53,7 +53,7 @@ class Run:
     @property
     def input(self) -> Path:
         """Raw files of the competition."""
-        return input_root() / self.competition.name
+        return input_root() / self.competition.folder
 
     @property
     def competition_folder(self) -> Path:
@@ -85,8 +85,8 @@ class Run:
     def pixels(self) -> Path:
         """Pixel arrays at network size, shared by all recipes with the same geometry."""
         image = self.recipe.image
-        colour = "grey" if image.channels == 1 else "rgb"
-        return self.competition_folder / f"pixels_{image.size[0]}x{image.size[1]}_{image.fit}_{colour}"
+        colour, (rows, columns) = {1: "grey", 3: "rgb", 4: "four"}[image.channels], image.stored
+        return self.competition_folder / f"pixels_{rows}x{columns}_{image.fit}_{colour}"
 
     def fold(self, number: int) -> Path:
         """Weights and history of one fold."""
@@ -116,9 +116,31 @@ class Run:
         """One page to look at."""
         return self.folder / "report.html"
 
+    @property
+    def split(self) -> SplitSettings:
+        """How this run's folds file is made."""
+        return self.competition.splits.get(self.recipe.folds or "", self.competition.split)
+
+    @property
+    def never(self) -> tuple[int, ...]:
+        """Numbers of the classes that this run does not predict.
+
+        Raises:
+            PipelineError: a class that the competition does not have.
+        """
+        classes = self.competition.classes
+        numbers = [classes.index(one) if one in classes else one for one in self.recipe.predict.never]
+        wrong = [one for one in numbers if not isinstance(one, int) or not 0 <= one < len(classes)]
+        if wrong or (numbers and self.competition.mode != "multiclass") or len(set(numbers)) == len(classes):
+            raise PipelineError(
+                f"predict.never is {self.recipe.predict.never}; expected some classes of a multiclass competition, by "
+                f"name or number (0 is the first): {', '.join(classes)}."
+            )
+        return tuple(sorted(set(numbers)))  # type: ignore[arg-type]
+
     def trained_folds(self) -> list[int]:
         """Returns the numbers of the folds this run trains."""
-        count = self.competition.split.folds
+        count = self.split.folds
         folds = self.recipe.train.folds
         if folds is None:
             return list(range(count))
@@ -134,7 +156,12 @@ def open_run(recipe: str, quick: bool = False, name: str | None = None, assignme
     run_name = name or (f"{loaded.name}-quick" if quick else loaded.name)
     if not run_name or set(run_name) & set("/\\ ") or run_name.startswith("."):
         raise PipelineError(f"--name {run_name!r}: expected a plain file name without spaces or slashes.")
-    return Run(loaded, load_competition(loaded.competition), run_name)
+    run = Run(loaded, load_competition(loaded.competition), run_name)
+    weights, reason = loaded.model.weights, run.competition.forbids_pretrained
+    if reason and weights != "none":
+        raise PipelineError(f"model.weights is {weights}, but {reason}: set model.weights=none.")
+    _ = run.never  # an unknown class shows now
+    return run
 
 
 # --- writing ---------------------------------------------------------------------------------------------------------

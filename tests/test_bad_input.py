@@ -12,7 +12,7 @@ from conftest import SHAPE, TEST_IDS, TRAIN_IDS, Tiny, encoded
 
 from pipeline import rle, table
 from pipeline.competition import load_competition
-from pipeline.competitions.rle_csv import read_image
+from pipeline.competitions.files import read_image
 from pipeline.errors import PipelineError
 from pipeline.recipe import load_recipe
 from pipeline.stages.split import read_folds
@@ -56,14 +56,14 @@ def test_no_row_fits_an_image(tiny: Tiny) -> None:
         row["id"] += "x"
     tiny.save()
     message = tiny.fails()
-    assert message.startswith("No training image matches ")
+    assert message.startswith("No training image in ")
     assert "train.csv row 2: id a01x has no image, train/a01x.tif does not exist" in message
 
 
 def test_no_image_at_all(tiny: Tiny) -> None:
     tiny.settings["train"]["images"] = "elsewhere/{id}.tif"
     tiny.save()
-    assert "No training image matches" in tiny.fails()
+    assert "No training image in" in tiny.fails()
     tiny.settings["test"]["images"] = "elsewhere/{id}.tif"
     tiny.save()
     message = tiny.fails()
@@ -88,7 +88,7 @@ def test_test_id_is_a_training_id(tiny: Tiny, with_row: bool) -> None:
     tiny.rows.append({**tiny.rows[0], "id": "t3"})
     tiny.settings["decode"] = {"on_error": "drop"}
     tiny.save()
-    assert faults(tiny.fails()) == ["test/{id}.tif: test image t3 is a training image too"]
+    assert faults(tiny.fails()) == ["test/t3.tif: test image t3 is a training image too"]
 
 
 GARBAGE = b"this is no image" * 20
@@ -132,7 +132,7 @@ def test_garbage_and_corrupt_png(tiny: Tiny) -> None:
 @pytest.mark.parametrize(
     ("image", "words"),
     [
-        (np.zeros((3, *SHAPE), np.uint8), "has shape (3, 40, 60); expected rows × columns, grey or RGB"),
+        (np.zeros((3, *SHAPE), np.uint8), "has shape (3, 40, 60); expected rows × columns, grey, RGB or four channels"),
         (np.zeros(SHAPE, np.float32), "holds float32 pixels; expected uint8 or uint16"),
     ],
 )
@@ -204,7 +204,6 @@ def test_masks_in_the_other_order(tiny: Tiny, told: str, right: Any) -> None:
     [
         ({"columns": {"id": "img", "rle": "mask"}}, "train.csv", "`img`", "`id`, `mask`, `patient`, `age`"),
         ({"columns": {"id": "{id}_{img}", "rle": "m"}}, "train.csv", "`img`, `m`", "`id`, `mask`, `patient`, `age`"),
-        ({"group": "person"}, "train.csv", "`person`", "`id`, `mask`, `patient`, `age`"),
         ({"submission": {"id": "id", "rle": "rle"}}, "sample.csv", "`rle`", "`id`, `mask`"),
     ],
 )
@@ -212,6 +211,15 @@ def test_missing_column(tiny: Tiny, change: dict[str, Any], file: str, missing: 
     tiny.settings |= change
     tiny.save()
     assert tiny.fails().startswith(f"{file}: column {missing} is missing; found {found}.")
+
+
+def test_missing_group(tiny: Tiny) -> None:
+    tiny.settings["group"] = "person"
+    tiny.save()
+    assert tiny.fails() == "competition tiny: column `person` (group) is missing; found `patient`, `age`."
+    tiny.settings["group"] = "{group}_{number}"
+    tiny.save()
+    assert tiny.fails() == "competition tiny: id a01 does not fit `group: {group}_{number}`."
 
 
 @pytest.mark.parametrize(
@@ -407,7 +415,7 @@ def test_group_column(tiny: Tiny) -> None:
         ({"trian": {}}, ["unknown key `trian`; did you mean `train`?", "Known here: name, competition"]),
         ({"train": {"epoch": 3}}, ["unknown key `train.epoch`; did you mean `epochs`?", "batch_size"]),
         ({"train": {"plateau": {"factr": 1}}}, ["unknown key `train.plateau.factr`; did you mean `factor`?"]),
-        ({"loss": {"zzzzzz": 1}}, ["unknown key `loss.zzzzzz`. Known here: bce, dice"]),
+        ({"loss": {"zzzzzz": 1}}, ["unknown key `loss.zzzzzz`. Known here: cross_entropy, dice"]),
         ({"quick": {"train": {"epoch": 1}}}, ["with --quick: unknown key `train.epoch`; did you mean `epochs`?"]),
         ({"quick": 3}, ["`quick` is 3: input should be a valid dictionary."]),
         ({"train": {"epochs": "many"}}, ["`train.epochs` is 'many': input should be a valid integer"]),
@@ -435,9 +443,9 @@ def test_recipe_with_a_fault(tiny: Tiny, change: dict[str, Any], words: list[str
         ({"rle": {"ordre": "row"}}, "unknown key `rle.ordre`; did you mean `order`?"),
         ({"rle": {"base": 2}}, "`rle.base` is 2: input should be 0 or 1."),
         ({"split": {"folds": 1}}, "`split.folds` is 1: input should be greater than or equal to 2."),
-        ({"train": {"images": "train/*.tif"}}, "`train.images` is 'train/*.tif': expected a path whose file name"),
-        ({"classes": ["a", "b"]}, "reader rle_csv reads one class only."),
-        ({"train": {"images": "train/{id}.tif"}}, "`train.masks` is missing; name the CSV of masks."),
+        ({"train": {"images": "train/*.tif"}}, "`train.images` is 'train/*.tif': expected a path with {id}"),
+        ({"classes": ["a", "b"]}, "several classes need columns.label (a column) or columns.pattern"),
+        ({"train": {"images": "train/{id}.tif"}}, ": train.masks is missing; name the CSV of masks or"),
     ],
 )
 def test_competition_with_a_fault(tiny: Tiny, change: dict[str, Any], words: str) -> None:
@@ -526,7 +534,7 @@ def test_shipped_competitions_load(path: Path) -> None:
     loaded = load_competition(path.stem)
     assert loaded.name == path.stem
     assert loaded.title == yaml.safe_load(path.read_text())["title"]
-    assert loaded.kind == "binary"
+    assert loaded.mode == ("multiclass" if path.stem == "mars-terrain" else "binary")
 
 
 # --- the input folder ------------------------------------------------------------------------------------------------

@@ -40,11 +40,11 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 
 def test_strata_are_quantiles_of_the_area_and_0_is_empty() -> None:
     share = np.array([0.0, 0.9, 0.1, 0.0, 0.3, 0.2, 0.5, 0.7, 0.4, 0.6])
-    assert strata(share, 4).tolist() == [0, 4, 1, 0, 2, 1, 3, 4, 2, 3]
-    assert strata(share, 1).tolist() == [0, 1, 1, 0, 1, 1, 1, 1, 1, 1]
-    assert strata(np.zeros(3), 4).tolist() == [0, 0, 0]
-    assert sorted(strata(np.full(8, 0.5), 4)) == [1, 1, 2, 2, 3, 3, 4, 4]  # equal areas are spread too
-    assert strata(np.array([0.5]), 4).tolist() == [1]
+    assert strata(share[:, None], 4).tolist() == [0, 4, 1, 0, 2, 1, 3, 4, 2, 3]
+    assert strata(share[:, None], 1).tolist() == [0, 1, 1, 0, 1, 1, 1, 1, 1, 1]
+    assert strata(np.zeros((3, 1)), 4).tolist() == [0, 0, 0]
+    assert sorted(strata(np.full((8, 1), 0.5), 4)) == [1, 1, 2, 2, 3, 3, 4, 4]  # equal areas are spread too
+    assert strata(np.array([[0.5]]), 4).tolist() == [1]
 
 
 @settings(max_examples=25, deadline=None)
@@ -65,7 +65,7 @@ def test_every_image_has_one_fold_and_no_group_two(data: st.DataObject) -> None:
 
 def test_presence_and_strata_are_balanced_without_groups() -> None:
     rng = np.random.default_rng(1)
-    stratum = strata(np.where(rng.random(1000) < 0.4, 0, rng.random(1000)), 4)
+    stratum = strata(np.where(rng.random(1000) < 0.4, 0, rng.random(1000))[:, None], 4)
     fold = assign(stratum, None, SplitSettings(folds=5))
     counts = pd.crosstab(fold, stratum).to_numpy()
     assert np.ptp(counts, axis=0).max() <= 1
@@ -75,7 +75,7 @@ def test_presence_is_balanced_with_groups() -> None:
     rng = np.random.default_rng(2)
     groups = np.repeat(np.arange(47), 100)
     presence = rng.random(4700) < np.repeat(rng.uniform(0.1, 0.8, 47), 100)
-    fold = assign(strata(presence * rng.random(4700), 4), groups, SplitSettings(folds=5))
+    fold = assign(strata((presence * rng.random(4700))[:, None], 4), groups, SplitSettings(folds=5))
     table_ = pd.DataFrame({"fold": fold, "presence": presence})
     assert np.ptp(table_.groupby("fold")["presence"].mean()) < 0.06
     assert table_["fold"].value_counts().between(800, 1100).all()

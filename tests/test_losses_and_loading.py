@@ -198,7 +198,7 @@ def test_plain_batches_come_in_order_as_stored(pixels: Path) -> None:
 
 def loss_and_gradient(bce: float, dice: float, logits: torch.Tensor, masks: torch.Tensor) -> tuple[float, torch.Tensor]:
     leaf = logits.clone().requires_grad_()
-    loss = WeightedLoss(LossSettings(bce=bce, dice=dice))(leaf, masks)
+    loss = WeightedLoss(LossSettings(cross_entropy=bce, dice=dice))(leaf, masks)
     loss.backward()
     assert leaf.grad is not None
     return loss.item(), leaf.grad
@@ -239,10 +239,10 @@ def test_losses_by_hand() -> None:
 def test_weights_sum_and_0_leaves_a_term_out(batch: tuple[torch.Tensor, torch.Tensor]) -> None:
     bce, dice = loss_and_gradient(1, 0, *batch)[0], loss_and_gradient(0, 1, *batch)[0]
     assert loss_and_gradient(0.5, 2, *batch)[0] == pytest.approx(0.5 * bce + 2 * dice)
-    assert WeightedLoss(LossSettings(bce=0, dice=2)).weights == {"dice": 2}
-    assert WeightedLoss(LossSettings(bce=2, dice=0)).weights == {"bce": 2}
-    with pytest.raises(ValueError, match="at least one of bce and dice must be above 0"):
-        LossSettings(bce=0, dice=0)
+    assert WeightedLoss(LossSettings(cross_entropy=0, dice=2)).weights == {"dice": 2}
+    assert WeightedLoss(LossSettings(cross_entropy=2, dice=0)).weights == {"cross_entropy": 2}
+    with pytest.raises(ValueError, match="at least one of cross_entropy and dice must be above 0"):
+        LossSettings(cross_entropy=0, dice=0)
 
 
 def test_a_batch_without_foreground_still_teaches(batch: tuple[torch.Tensor, torch.Tensor]) -> None:

@@ -9,13 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from pipeline import thresholds as searching
 from pipeline.errors import PipelineError
 from pipeline.geometry import IGNORE, Geometry, image_to_network, mask_to_network, to_native
 from pipeline.metrics import METRICS, counts, dice, iou_precision
-from pipeline.postprocess import Decision, decide, native_probability
+from pipeline.postprocess import Thresholds, decide, native_probability
 from pipeline.recipe import TuneSettings
 from pipeline.stages import tune as tuning
-from pipeline.stages.tune import Evidence, bootstrap_interval, histogram_counts, image_scores, search, tune
+from pipeline.stages.tune import bootstrap_interval, tune
+from pipeline.thresholds import Evidence, histogram_counts, image_scores, search
 
 GEOMETRIES = [Geometry((16, 24), "stretch", 1), Geometry((16, 24), "pad", 1)]
 
@@ -109,7 +111,7 @@ def test_ignored_pixels_count_nowhere(metric: str) -> None:
     true = np.array([[[1, 1, 0, IGNORE, IGNORE]], [[0, 0, 0, 0, IGNORE]]], np.uint8)
     full, part = np.ones_like(true), np.array([[[1, 1, 1, 0, 0]], [[1, 1, 1, 1, 0]]], np.uint8)
     np.testing.assert_array_equal(counts(full, true), counts(part, true))
-    expected = {"dice": 0.8, "iou_precision": 0.4}[metric]  # 2 of 3 pixels: dice 4/5, IoU 2/3
+    expected = {"dice": 0.8, "iou": 2 / 3, "iou_precision": 0.4}[metric]  # 2 of 3 pixels: dice 4/5, IoU 2/3
     np.testing.assert_array_equal(METRICS[metric](*counts(full, true)), [expected, 0.0])
     nothing = np.full((1, 2, 2), IGNORE, np.uint8)
     assert METRICS[metric](*counts(np.ones_like(nothing), nothing)) == 1.0
@@ -212,9 +214,9 @@ def test_members_are_averaged_before_rounding(geometry: Geometry) -> None:
 
 def test_decide_by_hand() -> None:
     probability = np.array([[[10, 128, 127, 200]], [[255, 255, 255, 0]], [[9, 9, 9, 9]]], np.uint8)
-    decision = Decision(threshold=(128, 255, 10), min_area=(2, 4, 0))
+    decision = Thresholds(threshold=(128, 255, 10), min_area=(2, 4, 0))
     np.testing.assert_array_equal(decide(probability, decision), [[[0, 1, 0, 1]], [[0, 0, 0, 0]], [[0, 0, 0, 0]]])
-    assert decide(probability, Decision((128, 255, 10), (3, 3, 0))).sum(axis=(1, 2)).tolist() == [0, 3, 0]
+    assert decide(probability, Thresholds((128, 255, 10), (3, 3, 0))).sum(axis=(1, 2)).tolist() == [0, 3, 0]
 
 
 # --- tune ------------------------------------------------------------------------------------------------------------
@@ -246,7 +248,9 @@ def evidence_of(probabilities: list[np.ndarray], truths: list[np.ndarray], folds
     return Evidence(images, *(np.stack(part) for part in zip(*counted, strict=True)))
 
 
-def scores_of(probabilities: list[np.ndarray], truths: list[np.ndarray], decision: Decision, metric: str) -> np.ndarray:
+def scores_of(
+    probabilities: list[np.ndarray], truths: list[np.ndarray], decision: Thresholds, metric: str
+) -> np.ndarray:
     pairs = zip(probabilities, truths, strict=True)
     return np.stack([METRICS[metric](*counts(decide(probability, decision), true)) for probability, true in pairs])
 
@@ -261,10 +265,10 @@ def test_search_equals_brute_force(seed: int, classes: int, metric: str, geometr
     probabilities = [native_probability([output], geometry, true.shape[1:]) for output, true in pairs]
     evidence, options = evidence_of(probabilities, truths), TuneSettings(min_areas=3)
     best = np.full(classes, -1.0)
-    areas = [tuning._candidate_areas(evidence, options, index).tolist() for index in range(classes)]
+    areas = [searching._candidate_areas(evidence, options, index).tolist() for index in range(classes)]
     for threshold in range(1, 256):
         for area in sorted({area for found in areas for area in found}):
-            decision = Decision((threshold,) * classes, (area,) * classes)
+            decision = Thresholds((threshold,) * classes, (area,) * classes)
             means = scores_of(probabilities, truths, decision, metric).mean(0)
             np.testing.assert_array_equal(means, image_scores(evidence, decision, metric).mean(0))
             for index in range(classes):
@@ -274,7 +278,7 @@ def test_search_equals_brute_force(seed: int, classes: int, metric: str, geometr
     chosen = tuning.decision_of(result)
     assert result["score"] == scores_of(probabilities, truths, chosen, metric).mean(1).mean()
     np.testing.assert_allclose(image_scores(evidence, chosen, metric).mean(0), best, rtol=0, atol=1e-12)
-    untuned = Decision((128,) * classes, (0,) * classes)
+    untuned = Thresholds((128,) * classes, (0,) * classes)
     assert result["untuned"] == scores_of(probabilities, truths, untuned, metric).mean(1).mean()
     assert result["untuned"] <= result["score"]
 
@@ -284,7 +288,7 @@ def test_random_data_is_worth_searching(seed: int) -> None:
     outputs, truths = random_data(seed, 1)
     probabilities = [native_probability([o], GEOMETRIES[0], t.shape[1:]) for o, t in zip(outputs, truths, strict=True)]
     evidence = evidence_of(probabilities, truths)
-    assert len(tuning._candidate_areas(evidence, TuneSettings(min_areas=3), 0)) > 1
+    assert len(searching._candidate_areas(evidence, TuneSettings(min_areas=3), 0)) > 1
     assert any((true == IGNORE).any() for true in truths)
     assert any(not (true == 1).any() for true in truths)
 
@@ -297,7 +301,7 @@ def test_image_scores_equal_decide_with_ignored_pixels(metric: str, area: int) -
     probabilities = [native_probability([o], GEOMETRIES[1], t.shape[1:]) for o, t in zip(outputs, truths, strict=True)]
     evidence = evidence_of(probabilities, truths)
     for thresholds in ((1, 255), (128, 60), (181, 180)):
-        decision = Decision(thresholds, (area, area // 2))
+        decision = Thresholds(thresholds, (area, area // 2))
         expected = scores_of(probabilities, truths, decision, metric)
         np.testing.assert_array_equal(image_scores(evidence, decision, metric), expected)
 
@@ -305,13 +309,13 @@ def test_image_scores_equal_decide_with_ignored_pixels(metric: str, area: int) -
 def test_ties_take_the_smallest_area_then_the_threshold_nearest_a_half() -> None:
     sums = np.zeros((3, 256))
     sums[1, 50], sums[2, 128], sums[1, 200] = 1.0, 1.0, 1.0
-    assert tuning._choose(sums, np.array([0, 7, 9])) == (200, 7)
+    assert searching._choose(sums, np.array([0, 7, 9])) == (200, 7)
     sums[:] = 1.0
-    assert tuning._choose(sums, np.array([0, 7, 9])) == (128, 0)
+    assert searching._choose(sums, np.array([0, 7, 9])) == (128, 0)
     sums[2, 3] = 2.0
-    assert tuning._choose(sums, np.array([0, 7, 9])) == (3, 9)
+    assert searching._choose(sums, np.array([0, 7, 9])) == (3, 9)
     sums[0, 0] = 9.0  # threshold 0 would fill every image
-    assert tuning._choose(sums, np.array([0, 7, 9])) == (3, 9)
+    assert searching._choose(sums, np.array([0, 7, 9])) == (3, 9)
 
 
 def test_perfect_predictions_keep_every_mask() -> None:
@@ -334,7 +338,7 @@ def test_fixed_takes_the_recipes_numbers(threshold: float, expected: int) -> Non
     result = tune(evidence_of(probabilities, truths), fixed, "dice")
     assert (result["threshold"], result["min_area"]) == ([expected] * 2, [11] * 2)
     assert result["nested"] == pytest.approx(result["score"], abs=1e-12)
-    decision = Decision((expected,) * 2, (11, 11))
+    decision = Thresholds((expected,) * 2, (11, 11))
     assert result["score"] == scores_of(probabilities, truths, decision, "dice").mean(1).mean()
 
 
@@ -373,9 +377,9 @@ def test_the_choice_for_a_part_does_not_see_it(metric: str, monkeypatch: pytest.
     probabilities = [native_probability([o], GEOMETRIES[0], t.shape[1:]) for o, t in zip(outputs, truths, strict=True)]
     evidence = evidence_of(probabilities, truths)
     changed = [np.full_like(true, index % 2) if index % 3 == 0 else true for index, true in enumerate(truths)]
-    choices: list[Decision] = []
+    choices: list[Thresholds] = []
 
-    def remember(*arguments: object) -> Decision:
+    def remember(*arguments: object) -> Thresholds:
         choices.append(search(*arguments))  # type: ignore[arg-type]
         return choices[-1]
 
@@ -411,7 +415,7 @@ def test_one_fold_is_left_out_in_groups() -> None:
     evidence = evidence_of(probabilities, truths, folds=1)
     group = np.arange(12) // 2
     grouped = replace(evidence, images=evidence.images.assign(group=group.astype(str)))
-    parts = tuning._parts(grouped)
+    parts = tuning.parts_of(grouped.images)
     assert set(parts) == set(range(tuning.PARTS_OF_ONE_FOLD))
     assert all(len(set(parts[group == one])) == 1 for one in range(6))
     assert tune(grouped, TuneSettings(), "dice")["nested"] <= tune(grouped, TuneSettings(), "dice")["score"] + 0.05

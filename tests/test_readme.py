@@ -9,7 +9,7 @@ import typer
 import yaml
 
 from pipeline.__main__ import app
-from pipeline.competition import Competition
+from pipeline.competition import RleCsv
 from pipeline.recipe import load_recipe
 from pipeline.settings import validate
 
@@ -40,7 +40,7 @@ def test_command_is_valid(words: list[str]) -> None:
 
 def test_own_competition_is_valid() -> None:
     (example,) = re.findall(r"```yaml\n(.*?)```", README, re.S)
-    assert validate(Competition, {"name": "my-cells", **yaml.safe_load(example)}, "README").group == "patient"
+    assert validate(RleCsv, {"name": "my-cells", **yaml.safe_load(example)}, "README").group == "patient"
 
 
 def test_links_and_pictures_exist() -> None:

@@ -1,5 +1,7 @@
+import itertools
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +16,55 @@ from benchmarks import rle_speed
 from pipeline.rle import INTERNAL, Convention, RleError, area, check, convert, decode, encode, parse
 
 COLUMN_0, ROW_0, ROW_1 = Convention(base=0), Convention("row", 0), Convention("row")
-BY_NUMBERING = [INTERNAL, COLUMN_0, ROW_1, ROW_0]
-CONVENTIONS = [Convention(each.order, each.base, empty) for each in BY_NUMBERING for empty in ("", "-1", "1 0")]
+RELATIVE_1, RELATIVE_0 = Convention("row", 1, offsets="relative"), Convention("row", 0, offsets="relative")
+SIIM_ACR = Convention("column", 0, "-1", "relative")
+CONVENTIONS = [
+    Convention(order, base, empty, offsets)  # type: ignore[arg-type]
+    for order, base, empty, offsets in itertools.product(
+        ("column", "row"), (0, 1), ("", "-1", "-", "1 0", "1 1"), ("absolute", "relative")
+    )
+]
 HAND_WORKED = np.array([[0, 1, 1], [1, 1, 0]], dtype=np.uint8)
 ASYMMETRIC = np.array([[1, 0, 1], [1, 0, 0]], dtype=np.uint8)
 
 conventions = st.sampled_from(CONVENTIONS)
-masks = arrays.arrays(
+# Long runs, full masks and corners, which independent pixels seldom give.
+blocks = st.builds(
+    lambda shape, part, flipped: box(shape, part) ^ flipped,
+    st.tuples(st.integers(1, 12), st.integers(1, 12)),
+    st.tuples(*[st.integers(0, 12)] * 4),
+    st.integers(0, 1),
+)
+pixels = arrays.arrays(
     dtype=st.sampled_from([np.bool_, np.uint8]),
     shape=arrays.array_shapes(min_dims=2, max_dims=2, max_side=12),
     elements=st.integers(0, 1),
 )
+masks = pixels | blocks
+
+
+def box(shape: tuple[int, int], part: tuple[int, int, int, int]) -> np.ndarray:
+    mask = np.zeros(shape, np.uint8)
+    top, bottom, left, right = part
+    mask[top:bottom, left:right] = 1
+    return mask
+
+
+def as_read(mask: np.ndarray, convention: Convention) -> np.ndarray:
+    """The mask that its text stands for: itself, but zeros if that text is the convention's word for empty."""
+    numbered = mask.ravel(order="F" if convention.order == "column" else "C")
+    unlucky = convention.empty == "1 1" and np.flatnonzero(numbered).tolist() == [1 - convention.base]
+    return np.zeros_like(mask) if unlucky else mask
+
+
+def write(runs: list[list[int]], convention: Convention) -> str:
+    """The text of runs, 0-based starts and lengths, word by word and without merging any."""
+    words, end = [], 0
+    for index, (start, length) in enumerate(runs):
+        gap = index > 0 and convention.offsets == "relative"
+        words += [start - end if gap else start + convention.base, length]
+        end = start + length
+    return " ".join(map(str, words)) or convention.empty
 
 
 def edge_cases() -> dict[str, np.ndarray]:
@@ -33,6 +73,7 @@ def edge_cases() -> dict[str, np.ndarray]:
         "full": np.ones((4, 7), np.uint8),
         "one row": np.array([[0, 1, 1, 0, 1]], np.uint8),
         "one column": np.array([[1], [0], [1], [1]], np.uint8),
+        "chessboard": np.indices((4, 7)).sum(axis=0).astype(np.uint8) % 2,
         "one pixel, set": np.ones((1, 1), np.uint8),
         "one pixel, unset": np.zeros((1, 1), np.uint8),
         "no pixels": np.zeros((0, 3), np.uint8),
@@ -49,21 +90,51 @@ def edge_cases() -> dict[str, np.ndarray]:
 EDGE_CASES = edge_cases()
 
 
+@settings(max_examples=500)
 @given(masks, conventions)
 def test_decode_undoes_encode(mask: np.ndarray, convention: Convention) -> None:
     decoded = decode(encode(mask, convention), mask.shape, convention)
     assert decoded.dtype == np.uint8 and decoded.shape == mask.shape
-    np.testing.assert_array_equal(decoded, mask)
+    np.testing.assert_array_equal(decoded, as_read(mask, convention))
+
+
+@settings(max_examples=500)
+@given(masks, conventions, st.data())
+def test_encode_undoes_decode_but_merges_touching_runs(
+    mask: np.ndarray, convention: Convention, data: st.DataObject
+) -> None:
+    without_word = replace(convention, empty="")
+    runs = []
+    for start, length in parse(encode(mask, without_word), without_word).tolist():
+        cut = data.draw(st.integers(0, length - 1))
+        runs += [[start, cut], [start + cut, length - cut]] if cut else [[start, length]]
+    text, expected = write(runs, convention), as_read(mask, convention)
+    decoded = decode(text, mask.shape, convention)
+    np.testing.assert_array_equal(decoded, expected)
+    assert encode(decoded, convention) == encode(mask, convention)
+    assert parse(text, convention).tolist() == (runs if expected.any() else [])
+    assert area(text, convention) == expected.sum()
 
 
 @pytest.mark.parametrize("name", EDGE_CASES)
 @pytest.mark.parametrize("convention", CONVENTIONS, ids=str)
 def test_decode_undoes_encode_on_edge_cases(name: str, convention: Convention) -> None:
     mask = EDGE_CASES[name]
-    text = encode(mask, convention)
-    np.testing.assert_array_equal(decode(text, mask.shape, convention), mask)
-    assert area(text, convention) == mask.sum()
-    assert (text == convention.empty) == (not mask.any())
+    text, expected = encode(mask, convention), as_read(mask, convention)
+    np.testing.assert_array_equal(decode(text, mask.shape, convention), expected)
+    assert area(text, convention) == expected.sum()
+    assert (text == convention.empty) == (not expected.any())
+
+
+@pytest.mark.parametrize("convention", [each for each in CONVENTIONS if each.empty == "1 1"], ids=str)
+def test_one_mask_cannot_be_told_from_the_word_for_empty(convention: Convention) -> None:
+    mask = np.zeros((3, 4), np.uint8)
+    lines = mask.T if convention.order == "column" else mask
+    lines[0, 1 - convention.base] = 1
+    assert encode(mask, convention) == encode(np.zeros_like(mask), convention) == "1 1"
+    assert not decode("1 1", (3, 4), convention).any()
+    lines[0, 2] = 1
+    np.testing.assert_array_equal(decode(encode(mask, convention), (3, 4), convention), mask)
 
 
 @pytest.mark.parametrize("dtype", [np.bool_, np.uint8, np.int8, np.uint16, np.int64])
@@ -96,8 +167,57 @@ def test_hand_worked_example(convention: Convention, text: str) -> None:
     np.testing.assert_array_equal(decode(text, (2, 3), convention), ASYMMETRIC)
 
 
+@pytest.mark.parametrize(
+    "convention, text, mask",
+    [
+        # Row by row the pixels are 0 to 9. The first run has 3 and 4; pixel 5 is the gap; the second run has 6 to 9.
+        (RELATIVE_0, "3 2 1 4", [[0, 0, 0, 1, 1], [0, 1, 1, 1, 1]]),
+        (RELATIVE_1, "4 2 1 4", [[0, 0, 0, 1, 1], [0, 1, 1, 1, 1]]),
+        # Down the columns the first has pixels 0 and 1, the last 8 and 9: 0 is set, 1 to 5 are the gap, 6 to 8 are set.
+        (SIIM_ACR, "0 1 5 3", [[1, 0, 0, 1, 1], [0, 0, 0, 1, 0]]),
+        (replace(SIIM_ACR, base=1), "1 1 5 3", [[1, 0, 0, 1, 1], [0, 0, 0, 1, 0]]),
+        (SIIM_ACR, "0 10", [[1, 1, 1, 1, 1], [1, 1, 1, 1, 1]]),
+        (SIIM_ACR, "9 1", [[0, 0, 0, 0, 0], [0, 0, 0, 0, 1]]),
+        (SIIM_ACR, "0 1 8 1", [[1, 0, 0, 0, 0], [0, 0, 0, 0, 1]]),
+        (SIIM_ACR, "-1", [[0, 0, 0, 0, 0], [0, 0, 0, 0, 0]]),
+    ],
+)
+def test_hand_worked_relative_example(convention: Convention, text: str, mask: list[list[int]]) -> None:
+    np.testing.assert_array_equal(decode(text, (2, 5), convention), mask)
+    assert encode(np.array(mask), convention) == text
+    assert area(text, convention) == np.sum(mask)
+
+
+def test_relative_runs_parse_to_absolute_starts() -> None:
+    for convention, text in ((RELATIVE_0, "3 2 1 4 0 2 7 1"), (RELATIVE_1, "4 2 1 4 0 2 7 1")):
+        runs = parse(text, convention)
+        assert runs.dtype == np.int64
+        assert runs.tolist() == [[3, 2], [6, 4], [10, 2], [19, 1]]
+    assert convert("3 2 1 4 0 2 7 1", (4, 5), RELATIVE_0, ROW_1) == "4 2 7 6 20 1"
+    assert convert("4 2 7 6 20 1", (4, 5), ROW_1, RELATIVE_0) == "3 2 1 6 7 1"
+
+
+def siim_acr_decode(text: str, width: int, height: int) -> np.ndarray:
+    """The competition's own mask_functions.py, whose masks are transposed."""
+    mask = np.zeros(width * height)
+    values = np.asarray([int(x) for x in text.split()])
+    current_position = 0
+    for start, length in zip(values[0::2], values[1::2], strict=True):
+        current_position += start
+        mask[current_position : current_position + length] = 255
+        current_position += length
+    return mask.reshape(width, height)
+
+
+@given(masks)
+def test_agrees_with_the_script_of_siim_acr(mask: np.ndarray) -> None:
+    height, width = mask.shape
+    text = encode(mask, Convention("column", 0, "", "relative"))
+    np.testing.assert_array_equal(siim_acr_decode(text, width, height).T, mask * 255.0)
+
+
 def test_internal_convention() -> None:
-    assert Convention() == INTERNAL == Convention("column", 1, "")
+    assert Convention() == INTERNAL == Convention("column", 1, "", "absolute")
 
 
 def test_a_run_goes_on_from_one_column_to_the_next() -> None:
@@ -209,6 +329,64 @@ def test_faulty_text_is_refused_with_its_values(text: str, message: str) -> None
         assert str(raised.value) == message
 
 
+RELATIVE_FAULTS = {
+    "3 2 -1 4": "run 2 (gap -1, length 4) has a gap below 0",
+    "3 2 -6 4": "run 2 (gap -6, length 4) has a gap below 0",
+    "3 2 0 1 -1 1": "run 3 (gap -1, length 1) has a gap below 0",
+    "-1 2": "run 1 (start -1, length 2) starts below 0, the number of the first pixel",
+    "3 0": "run 1 (start 3, length 0) has a length below 1",
+    "3 2 1 0": "run 2 (gap 1, length 0) has a length below 1",
+    "3 2 5 -4": "run 2 (gap 5, length -4) has a length below 1",
+    "3 2 1": "the number of values, 3, is odd: the last gap, 1, has no length",
+    "3": "the number of values, 1, is odd: the last start, 3, has no length",
+    "3 2 1.0 4": "value 3 is '1.0', not a whole number",
+    "3 2 nan 4": "value 3 is 'nan', not a whole number",
+    "3 2 1 15": "run 2 (start 6, length 15) ends at pixel 20, past the end of a 4×5 image (20 pixels) by 1",
+    "3 2 15 1": "run 2 (start 20, length 1) ends at pixel 20, past the end of a 4×5 image (20 pixels) by 1",
+    "0 1 9223372036854775807 1": "value 3 is '9223372036854775807', beyond the pixels of any image",
+    "0 1 -9223372036854775808 1": "value 3 is '-9223372036854775808', beyond the pixels of any image",
+    "0 1 1 " + "9" * 5000: "value 4 is '999999999999...9999999999999', beyond the pixels of any image",
+    # Past 2**63 a sum of int64 is negative, past 2**64 it is positive again.
+    " ".join(["999999999999999999"] * 6): "run 3 (gap 999999999999999999, length 999999999999999999) ends at pixel "
+    "5999999999999999993, beyond the pixels of any image",
+    " ".join(["999999999999999999"] * 40): "run 3 (gap 999999999999999999, length 999999999999999999) ends at pixel "
+    "5999999999999999993, beyond the pixels of any image",
+}
+
+
+@pytest.mark.parametrize("text, message", list(RELATIVE_FAULTS.items()), ids=[text[:30] for text in RELATIVE_FAULTS])
+def test_faulty_relative_text_is_refused_with_its_values(text: str, message: str) -> None:
+    for target in (None, ROW_0, INTERNAL, RELATIVE_1):
+        with pytest.raises(RleError) as raised:
+            convert(text, (4, 5), RELATIVE_0, target) if target else decode(text, (4, 5), RELATIVE_0)
+        assert str(raised.value) == message
+    if "past the end" not in message:
+        for function in (parse, area):
+            with pytest.raises(RleError) as raised:
+                function(text, RELATIVE_0)
+            assert str(raised.value) == message
+
+
+huge = st.sampled_from([2**62 - 1, 2**62, 2**63 - 1, 2**63, 2**64 - 1, 2**64, 2**64 + 1, -(2**63), -(2**64)])
+
+
+@settings(max_examples=500)
+@given(
+    st.lists(st.tuples(st.integers(-1, 2**61) | huge, st.integers(0, 2**61) | huge), min_size=1, max_size=6),
+    st.sampled_from([RELATIVE_0, RELATIVE_1]),
+)
+def test_no_sum_of_relative_values_wraps_around(pairs: list[tuple[int, int]], convention: Convention) -> None:
+    values = list(itertools.chain.from_iterable(pairs))
+    text = " ".join(map(str, values))
+    ends = [sum(values[: count + 2]) - convention.base for count in range(0, len(values), 2)]
+    sound = values[0] >= convention.base and min(values[2::2], default=0) >= 0 and min(values[1::2]) > 0
+    if sound and ends[-1] <= 2**62:
+        assert parse(text, convention).sum(axis=1).tolist() == ends
+    else:
+        with pytest.raises(RleError):
+            parse(text, convention)
+
+
 def test_faults_count_from_the_base_of_the_convention() -> None:
     assert parse("0 1", COLUMN_0).tolist() == [[0, 1]]
     with pytest.raises(RleError, match=r"^run 1 \(start -1, length 2\) starts below 0, the number of the first pixel$"):
@@ -264,10 +442,25 @@ def test_strictness_agrees_with_a_plain_reading_of_the_rules(values: list[int], 
             decode(text, (5, 6), convention)
 
 
-@given(st.text(alphabet="0123456789 -.e\tnaN_", max_size=12))
-def test_any_text_is_decoded_or_refused(text: str) -> None:
+@settings(max_examples=300)
+@given(st.lists(st.integers(-2, 12), max_size=8), st.sampled_from([RELATIVE_1, RELATIVE_0]))
+def test_relative_strictness_agrees_with_a_plain_reading_of_the_rules(
+    values: list[int], convention: Convention
+) -> None:
+    lowest = itertools.chain([convention.base], itertools.cycle([1, 0]))
+    sound = len(values) % 2 == 0 and all(value >= least for value, least in zip(values, lowest, strict=False))
+    text = " ".join(map(str, values))
+    if sound and sum(values) - convention.base <= 30:
+        assert decode(text, (5, 6), convention).sum() == sum(values[1::2])
+    else:
+        with pytest.raises(RleError):
+            decode(text, (5, 6), convention)
+
+
+@given(st.text(alphabet="0123456789 -.e\tnaN_", max_size=12), conventions)
+def test_any_text_is_decoded_or_refused(text: str, convention: Convention) -> None:
     try:
-        assert decode(text, (10, 10)).sum() == area(text)
+        assert decode(text, (10, 10), convention).sum() == area(text, convention)
     except RleError as error:
         assert str(error)
 
@@ -284,17 +477,19 @@ def test_a_mask_of_probabilities_is_refused() -> None:
         encode(np.zeros((2, 3), np.float32))
 
 
-@settings(max_examples=300)
+@settings(max_examples=500)
 @given(masks, conventions, conventions)
 def test_convert_equals_decode_and_encode(mask: np.ndarray, source: Convention, target: Convention) -> None:
-    assert convert(encode(mask, source), mask.shape, source, target) == encode(mask, target)
+    text = encode(mask, source)
+    converted = convert(text, mask.shape, source, target)
+    assert converted == encode(decode(text, mask.shape, source), target) == encode(as_read(mask, source), target)
 
 
 @given(masks, conventions, conventions)
 def test_convert_merges_touching_runs(mask: np.ndarray, source: Convention, target: Convention) -> None:
     lines = mask.T if source.order == "column" else mask
-    pixels = " ".join(f"{start + source.base} 1" for start in np.flatnonzero(lines.ravel()))
-    assert convert(pixels or source.empty, mask.shape, source, target) == encode(mask, target)
+    text = write([[int(start), 1] for start in np.flatnonzero(lines.ravel())], source)
+    assert convert(text, mask.shape, source, target) == encode(as_read(mask, source), target)
 
 
 def test_speed_measurement_names_a_missing_file(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

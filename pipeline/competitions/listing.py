@@ -1,25 +1,52 @@
-"""What a reader finds in a competition's raw files."""
+"""What a reader finds in a competition's raw files.
 
+A reader is a module with `list_items(competition, folder)`, which names every image and says what is wrong with the
+listing; `raw_files(competition, folder)`, the files and folders it reads; and `opener(competition, folder)`, a function
+from a row of images.parquet to that image as it is.
+"""
+
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
+
+import numpy as np
 
 SubsetName = Literal["train", "test"]
 
 
 @dataclass(frozen=True)
+class Masks:
+    """The true masks of one image, at its own size."""
+
+    planes: np.ndarray
+    """(classes, h, w) uint8 of 0, 1, and 255 where a pixel is ignored; a multiclass pixel is 1 in one plane."""
+    instances: tuple[tuple[str, ...], ...] | None = None
+    """Per class, one run-length text (internal convention) an instance, where the raw files tell instances apart."""
+
+
+@dataclass(frozen=True)
 class Item:
-    """One image, and the texts of its masks as the competition wrote them."""
+    """One image of a competition, and how to read it; readers raise ValueError with one sentence."""
 
     image_id: str
     subset: SubsetName
-    path: Path
-    masks: tuple[str, ...] | None = None
-    """One run-length text a class, in the competition's convention; None for test images."""
-    row: int | None = None
-    """Line of the mask table that the texts stand in."""
+    path: str
+    """Its file, relative to the competition's folder."""
+    read_image: Callable[[], np.ndarray]
+    """Gives (H, W, C) uint8 or uint16."""
+    read_masks: Callable[[tuple[int, int]], Masks] | None = None
+    """Gives the masks of an image of this height and width; raises MaskFault. None: no truth is known."""
     group: str | None = None
     extra: dict[str, str] = field(default_factory=dict)
+    """The raw table's other columns."""
+
+
+class MaskFault(ValueError):
+    """Something wrong with a mask: the file, the row where it has one, and one sentence."""
+
+    def __init__(self, file: str, row: int | None, message: str) -> None:
+        super().__init__(message)
+        self.file, self.row = file, row
 
 
 @dataclass(frozen=True)
@@ -43,3 +70,10 @@ class Listing:
 
     items: list[Item]
     faults: list[Fault]
+
+
+def repeated_ids(items: list[Item], faults: list[Fault]) -> list[Fault]:
+    """Returns a fault for every test image whose id is also a training image's, sound or faulty."""
+    known = {item.image_id for item in items if item.subset == "train"} | {fault.image_id for fault in faults}
+    both = [item for item in items if item.subset == "test" and item.image_id in known]
+    return [Fault(item.path, None, f"test image {item.image_id} is a training image too") for item in both]

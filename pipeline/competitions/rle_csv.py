@@ -1,188 +1,324 @@
-"""Reader for images in a folder (TIFF, PNG, JPEG; 8 or 16 bit; grey or RGB) and masks as RLE in a CSV."""
+"""Reader for images in folders (TIFF, PNG, JPEG; 8 or 16 bit; grey, RGB or four channels) with masks as run lengths in
+a CSV - one row an image, an image and class, or an instance - or as image files."""
 
 import re
-from collections import Counter
-from fnmatch import fnmatch
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-import cv2
 import numpy as np
 import pandas as pd
-import tifffile
 
-from pipeline.competition import Competition, Subset
-from pipeline.competitions.listing import Fault, Item, Listing
+from pipeline import rle
+from pipeline.competition import Columns, Competition, RleCsv, Subset, Value
+from pipeline.competitions.columns import class_numbers, key_columns, keys_of
+from pipeline.competitions.files import find_images, natural, read_image, read_table
+from pipeline.competitions.listing import Fault, Item, Listing, MaskFault, Masks, SubsetName, repeated_ids
 from pipeline.errors import PipelineError
+from pipeline.geometry import IGNORE
 
 
-def list_items(competition: Competition, folder: Path) -> Listing:
+@dataclass
+class Rows:
+    """What the rows of a mask table say of one image."""
+
+    first: int
+    texts: list[tuple[int, int, str]] = field(default_factory=list)
+    """Row, class and run-length text."""
+    extra: dict[str, str] = field(default_factory=dict)
+
+
+def list_items(competition: RleCsv, folder: Path) -> Listing:
     """Returns every training and test image under `folder`, and what is wrong with the listing.
 
     Raises:
-        PipelineError: the folder is empty, or a table cannot be read or lacks a column.
+        PipelineError: the folder is empty, nothing matches, or a table cannot be read or lacks a column.
     """
     if not folder.is_dir() or not any(folder.iterdir()):
         raise PipelineError(_how_to_get(competition, folder))
-    train, train_faults = _train_items(competition, folder)
-    test, test_faults = _test_items(competition, folder)
-    known = {item.image_id for item in train} | {fault.image_id for fault in train_faults}
-    both = [item.image_id for item in test if item.image_id in known]
-    clashes = [Fault(competition.test.images, None, f"test image {name} is a training image too") for name in both]
-    return Listing(train + test, train_faults + test_faults + clashes)
+    train, faults = _subset_items(competition, "train", folder)
+    test, test_faults = _subset_items(competition, "test", folder)
+    if not test:
+        example = f"; for instance {test_faults[0]}" if test_faults else ""
+        raise PipelineError(f"No test image matches {folder / competition.test.images}{example}.")
+    return Listing(train + test, faults + test_faults + repeated_ids(train + test, faults))
 
 
-def read_image(path: Path) -> np.ndarray:
-    """Returns an image file as (H, W, C) uint8 or uint16; C is 1 or 3 (RGB), an alpha channel is left out.
-
-    Raises:
-        ValueError: one sentence, when the file cannot be read whole or holds something else.
-    """
-    image = _read_tiff(path) if path.suffix.lower() in (".tif", ".tiff") else _read_with_opencv(path)
-    if image.dtype not in (np.uint8, np.uint16):
-        raise ValueError(f"holds {image.dtype} pixels; expected uint8 or uint16")
-    image = image[..., None] if image.ndim == 2 else image
-    if image.ndim != 3 or image.shape[2] not in (1, 3, 4):
-        raise ValueError(f"has shape {image.shape}; expected rows × columns, grey or RGB")
-    return image[..., :3]
+def raw_files(competition: RleCsv, folder: Path) -> tuple[Path, ...]:
+    """Returns the tables and the image folders that the competition's YAML names, nothing else."""
+    names = [competition.sample_submission]
+    for subset in (competition.train, competition.test):
+        names += [subset.table, None if subset.mask_files else subset.masks]
+        names += [_fixed_part(pattern) for pattern in (subset.images, subset.mask_files) if pattern]
+    return tuple(dict.fromkeys(folder / name for name in names if name))
 
 
-def read_table(path: Path, needed: list[str], hint: str = "; the competition's YAML names it") -> pd.DataFrame:
-    """Returns a CSV with every value as text, an empty field as "".
-
-    Raises:
-        PipelineError: no such file, not a CSV, or one of the `needed` columns is missing.
-    """
-    if not path.exists():
-        raise PipelineError(f"{path} does not exist{hint}.")
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (ValueError, OSError) as error:
-        raise PipelineError(f"{path} is not a readable CSV: {' '.join(str(error).split())}.") from None
-    if not isinstance(table.index, pd.RangeIndex):  # pandas takes surplus values of every row for an index
-        raise PipelineError(f"{path} is not a readable CSV: its rows have more values than its header has columns.")
-    missing = [column for column in needed if column not in table.columns]
-    if missing:
-        raise PipelineError(
-            f"{path.name}: column {', '.join(f'`{name}`' for name in missing)} is missing; found "
-            f"{', '.join(f'`{name}`' for name in table.columns)}. Correct `columns` in the YAML or the file."
-        )
-    return table
+def opener(competition: RleCsv, folder: Path) -> Callable[[Any], np.ndarray]:
+    """Returns a function from a row of images.parquet to its image (H, W, C)."""
+    return lambda row: read_image(folder / row["path"], competition.channels)
 
 
-def ids_of(table: pd.DataFrame, template: str) -> list[str]:
-    """Returns the ids of a table's rows by a column name or a template such as `{subject}_{img}`."""
-    columns = template_columns(template)
-    if columns == [template]:
-        return table[template].tolist()
-    values = zip(*(table[column] for column in columns), strict=True)
-    return [template.format(**dict(zip(columns, row, strict=True))) for row in values]
-
-
-def template_columns(template: str) -> list[str]:
-    """Returns the columns that an id is made of."""
-    return re.findall(r"{(\w+)}", template) or [template]
-
-
-def _train_items(competition: Competition, folder: Path) -> tuple[list[Item], list[Fault]]:
-    if competition.train.masks is None:
-        raise PipelineError(f"competition {competition.name}: `train.masks` is missing; name the CSV of masks.")
-    if len(competition.classes) != 1:
-        raise PipelineError(f"competition {competition.name}: reader rle_csv reads one class only.")
-    used = [*template_columns(competition.columns.id), competition.columns.rle]
-    needed = used + ([competition.group] if competition.group else [])
-    table = read_table(folder / competition.train.masks, needed)
-    ids = ids_of(table, competition.columns.id)
-    files = _find_images(competition.train, folder)
-    faults = _listing_faults(ids, files, competition.train, competition.train.masks)
-    extra = table.drop(columns=used).to_dict("records")
-    items, seen = [], set()
-    for index, image_id in enumerate(ids):
-        if image_id not in files or image_id in seen:
+def _subset_items(competition: RleCsv, subset: SubsetName, folder: Path) -> tuple[list[Item], list[Fault]]:
+    settings: Subset = getattr(competition, subset)
+    files = find_images(settings.images, folder, settings.exclude)
+    known: dict[str, Rows] = {}
+    faults: list[Fault] = []
+    table = None if settings.mask_files else settings.masks
+    if table:
+        known, faults = _read_rows(competition, subset, folder / table, files)
+    wanted = list(known) if subset == "train" and table else sorted(files, key=natural)
+    if subset == "test" and competition.sample_submission:
+        columns, name = competition.submission, competition.sample_submission
+        sample = read_table(folder / name, [*key_columns(columns), *_rle_column(columns)], only=True)
+        wanted, listing_faults = _sample_ids(sample, competition, files)
+        faults = faults + listing_faults
+    if subset == "train" and table:
+        wanted += sorted(set(files) - set(known), key=natural) if competition.columns.absent == "empty" else []
+    extras = _further_columns(competition, settings, folder)
+    items = []
+    for image_id in wanted:
+        if image_id not in files:
             continue
-        seen.add(image_id)
-        masks = (table[competition.columns.rle].iat[index],)
-        group = table[competition.group].iat[index] if competition.group else None
-        items.append(Item(image_id, "train", files[image_id], masks, index + 2, group, extra[index]))
+        path = files[image_id].relative_to(folder).as_posix()
+        extra = {**(known[image_id].extra if image_id in known else {}), **extras.get(image_id, {})}
+        read_masks = _masks_reader(competition, settings, folder, image_id, known.get(image_id))
+        read = partial(read_image, files[image_id], competition.channels)
+        group = group_of(competition, image_id, extra) if subset == "train" else None
+        items.append(Item(image_id, subset, path, read, read_masks, group, extra))
     return items, faults
 
 
-def _test_items(competition: Competition, folder: Path) -> tuple[list[Item], list[Fault]]:
-    files = _find_images(competition.test, folder)
-    if not files:
-        raise PipelineError(f"No test image matches {folder / competition.test.images}.")
+def _read_rows(
+    competition: RleCsv, subset: SubsetName, path: Path, files: dict[str, Path]
+) -> tuple[dict[str, Rows], list[Fault]]:
+    columns, numbers, settings = competition.columns, class_numbers(competition), getattr(competition, subset)
+    used = [*key_columns(columns), columns.rle]
+    table = read_table(path, used)
     faults: list[Fault] = []
-    ids = sorted(files, key=_natural)
-    if competition.sample_submission:
-        columns = competition.submission_columns
-        needed = [*template_columns(columns.id), columns.rle]
-        listed = ids_of(read_table(folder / competition.sample_submission, needed), columns.id)
-        faults = _listing_faults(listed, files, competition.test, competition.sample_submission)
-        ids = [image_id for image_id in dict.fromkeys(listed) if image_id in files]
-    return [Item(image_id, "test", files[image_id]) for image_id in ids], faults
-
-
-def _find_images(subset: Subset, folder: Path) -> dict[str, Path]:
-    pattern = folder / subset.images
-    before, after = pattern.name.split("{id}")
-    found: dict[str, Path] = {}
-    for path in sorted(pattern.parent.glob("*")) if pattern.parent.is_dir() else []:
-        name = path.name
-        long_enough = len(name) > len(before) + len(after)
-        excluded = name.startswith(".") or any(fnmatch(name, other) for other in subset.exclude)
-        if long_enough and name.startswith(before) and name.endswith(after) and not excluded:
-            found[name[len(before) : len(name) - len(after)]] = path
-    return found
-
-
-def _listing_faults(ids: list[str], files: dict[str, Path], subset: Subset, table: str) -> list[Fault]:
-    faults = []
-    repeated, train = Counter(ids), subset.masks is not None
-    first: dict[str, int] = {}
-    for row, image_id in enumerate(ids, start=2):
-        droppable = image_id if train else None
+    found: dict[str, Rows] = {}
+    seen: dict[tuple[str, str | None], int] = {}
+    extra, texts = table.drop(columns=used).to_dict("records"), table[columns.rle].tolist()
+    for row, (image_id, label) in enumerate(keys_of(table, columns), start=2):
+        droppable = image_id if subset == "train" else None
+        if image_id is None:
+            value = table[columns.id].iat[row - 2]
+            faults.append(Fault(path.name, row, f"{columns.id} {value!r} does not fit the pattern {columns.pattern}"))
+            continue
         if image_id not in files:
-            image = subset.images.replace("{id}", image_id)
-            faults.append(Fault(table, row, f"id {image_id} has no image, {image} does not exist", droppable))
-        if repeated[image_id] > 1 and image_id in first:
-            faults.append(Fault(table, row, f"id {image_id} stands in row {first[image_id]} already", droppable))
-        first.setdefault(image_id, row)
-    known = set(ids)
-    lonely = [image_id for image_id in files if image_id not in known]
-    for image_id in lonely:
-        image = subset.images.replace("{id}", image_id)
-        faults.append(Fault(image, None, f"image without a row in {table}", image_id if train else None))
-    return faults
+            image = settings.images.replace("{id}", image_id)
+            faults.append(Fault(path.name, row, f"id {image_id} has no image, {image} does not exist", droppable))
+        if label is not None and label not in numbers:
+            known = ", ".join(numbers)
+            faults.append(Fault(path.name, row, f"label {label!r} is no class of the YAML ({known})", droppable))
+            continue
+        first = seen.setdefault((image_id, label), row)
+        if first != row and columns.row != "instance":
+            faults.append(Fault(path.name, row, f"{_name(image_id, label)} stands in row {first} already", droppable))
+            continue
+        rows = found.setdefault(image_id, Rows(row, extra={str(key): value for key, value in extra[row - 2].items()}))
+        rows.texts.append((row, 0 if label is None else numbers[label], texts[row - 2]))
+    if columns.absent == "fault":
+        for image_id in files.keys() - found.keys():
+            image, droppable = settings.images.replace("{id}", image_id), image_id if subset == "train" else None
+            faults.append(Fault(image, None, f"image without a row in {path.name}", droppable))
+    return found, faults
 
 
-def _read_tiff(path: Path) -> np.ndarray:
+def _sample_ids(sample: pd.DataFrame, competition: RleCsv, files: dict[str, Path]) -> tuple[list[str], list[Fault]]:
+    name, faults = competition.sample_submission or "", []
+    first: dict[tuple[str, str | None], int] = {}
+    ids: dict[str, None] = {}
+    for row, (image_id, label) in enumerate(keys_of(sample, competition.submission), start=2):
+        if image_id is None:
+            pattern = competition.submission.pattern
+            faults.append(Fault(name, row, f"{sample.iat[row - 2, 0]!r} does not fit the pattern {pattern}"))
+            continue
+        if image_id not in files and image_id not in ids:
+            image = competition.test.images.replace("{id}", image_id)
+            faults.append(Fault(name, row, f"id {image_id} has no image, {image} does not exist"))
+        if first.setdefault((image_id, label), row) != row and competition.submission.row != "instance":
+            faults.append(Fault(name, row, f"{_name(image_id, label)} stands in row {first[image_id, label]} already"))
+        ids[image_id] = None
+    for image_id in files:
+        if image_id not in ids:
+            image = competition.test.images.replace("{id}", image_id)
+            faults.append(Fault(image, None, f"image without a row in {name}"))
+    return list(ids), faults
+
+
+def _further_columns(competition: RleCsv, settings: Subset, folder: Path) -> dict[str, dict[str, str]]:
+    if settings.table is None:
+        return {}
+    columns = competition.columns
+    table = read_table(folder / settings.table, key_columns(columns))
+    others = table.drop(columns=key_columns(columns)).to_dict("records")
+    ids = (image_id for image_id, _ in keys_of(table, columns))
+    return {image_id: row for image_id, row in zip(ids, others, strict=True) if image_id}
+
+
+def group_of(competition: Competition, image_id: str, extra: dict[str, str]) -> str | None:
+    """Returns the group of a training image, from a further column or from its id; None where there are no groups.
+
+    Raises:
+        PipelineError: no such column, or an id that does not fit the pattern.
+    """
+    group = competition.group
+    if group is None:
+        return None
+    if "{group}" in group:
+        expression = re.sub(r"\\{(\w+)\\}", r"(?P<\1>.+?)", re.escape(group))
+        match = re.fullmatch(expression, image_id)
+        if match is None:
+            raise PipelineError(f"competition {competition.name}: id {image_id} does not fit `group: {group}`.")
+        return match["group"]
+    if group not in extra:
+        found = ", ".join(f"`{name}`" for name in extra) or "no further columns"
+        raise PipelineError(f"competition {competition.name}: column `{group}` (group) is missing; found {found}.")
+    return extra[group]
+
+
+# --- masks -----------------------------------------------------------------------------------------------------------
+
+
+def _masks_reader(
+    competition: RleCsv, settings: Subset, folder: Path, image_id: str, rows: Rows | None
+) -> Callable[[tuple[int, int]], Masks] | None:
+    if settings.mask_files:
+        return partial(_masks_of_files, competition, settings.mask_files, folder, image_id)
+    if settings.masks is None:
+        return None
+    return partial(_masks_of_rows, competition, Path(settings.masks).name, image_id, rows.texts if rows else [])
+
+
+def _masks_of_rows(
+    competition: RleCsv, file: str, image_id: str, texts: list[tuple[int, int, str]], shape: tuple[int, int]
+) -> Masks:
+    planes = np.zeros((len(competition.classes), *shape), np.uint8)
+    instances: list[list[str]] = [[] for _ in competition.classes]
+    convention = competition.rle.convention()
+    for row, number, text in texts:
+        try:
+            mask = rle.decode(text, shape, convention)
+        except rle.RleError as error:
+            raise MaskFault(file, row, f"mask of image {image_id}: {error}") from None
+        planes[number] |= mask
+        if mask.any() and competition.columns.row == "instance":
+            instances[number].append(rle.encode(mask))
+    kept = tuple(tuple(found) for found in instances) if competition.columns.row == "instance" else None
+    return Masks(planes, kept)
+
+
+def _masks_of_files(competition: RleCsv, pattern: str, folder: Path, image_id: str, shape: tuple[int, int]) -> Masks:
+    pattern = pattern.replace("{id}", image_id).replace("{stem}", Path(image_id).stem)
+    if "{class}" not in pattern and "*" not in pattern:
+        return Masks(_planes_of_file(competition, folder, pattern, shape))
+    planes = np.zeros((len(competition.classes), *shape), np.uint8)
+    instances: list[tuple[str, ...]] = []
+    for number, value in enumerate(class_numbers(competition)):
+        name = pattern.replace("{class}", value)
+        files = sorted(path.relative_to(folder).as_posix() for path in folder.glob(name)) if "*" in name else [name]
+        parts = [_one_class(folder, file, shape, competition.columns.absent == "empty") for file in files]
+        for part in parts:
+            planes[number] |= part
+        instances.append(tuple(rle.encode(part) for part in parts if part.any()))
+    if "*" in pattern and competition.columns.absent == "fault" and not any(instances):
+        raise MaskFault(pattern, None, f"image {image_id} has no mask file")
+    return Masks(planes, tuple(instances) if "*" in pattern else None)
+
+
+def _planes_of_file(competition: RleCsv, folder: Path, file: str, shape: tuple[int, int]) -> np.ndarray:
+    if competition.values is None:
+        return _one_class(folder, file, shape, competition.columns.absent == "empty")[None]
+    if competition.columns.absent == "empty" and not (folder / file).exists():
+        return np.zeros((len(competition.classes), *shape), np.uint8)
+    codes = _codes(_read_mask(folder, file, shape))
+    planes = np.stack([codes == _code(value) for value in competition.values]).astype(np.uint8)
+    ignored = np.zeros(shape, bool) if competition.ignore_value is None else codes == _code(competition.ignore_value)
+    planes[:, ignored] = IGNORE
+    known = planes.any(0) | ((codes == 0) & (competition.mode != "multiclass"))
+    if not known.all():
+        values, counts = np.unique(codes[~known], return_counts=True)
+        pairs = list(zip(values, counts, strict=True))[:4]
+        shown = ", ".join(f"{_shown(int(value))} ({count} px)" for value, count in pairs)
+        raise MaskFault(file, None, f"holds {shown}, no class of the YAML ({_known(competition)})")
+    return planes
+
+
+def _one_class(folder: Path, file: str, shape: tuple[int, int], may_lack: bool) -> np.ndarray:
+    if may_lack and not (folder / file).exists():
+        return np.zeros(shape, np.uint8)
+    codes = _codes(_read_mask(folder, file, shape))
+    values = np.unique(codes)
+    if len(values) > 2 or (len(values) == 2 and values[0] != 0):
+        shown = ", ".join(_shown(int(value)) for value in values[:6])
+        raise MaskFault(file, None, f"holds {len(values)} values ({shown}); expected 0 and one other for one class")
+    return (codes != 0).astype(np.uint8)
+
+
+def _read_mask(folder: Path, file: str, shape: tuple[int, int]) -> np.ndarray:
     try:
-        image = tifffile.imread(path)
-    except Exception as error:  # tifffile and its codecs raise whatever they like on a damaged file
-        raise ValueError(f"cannot be read, it is damaged or truncated ({type(error).__name__}: {error})") from error
-    if not image.size:  # what tifffile makes of a header alone
-        raise ValueError("cannot be read, it is damaged or truncated: it holds no pixels")
-    return image
+        mask = read_image(folder / file)
+    except ValueError as error:
+        raise MaskFault(file, None, f"mask {error}") from None
+    if mask.shape[:2] != shape:
+        height, width = mask.shape[:2]
+        raise MaskFault(file, None, f"mask is {height}×{width}, its image {shape[0]}×{shape[1]} (rows × columns)")
+    return mask
 
 
-def _read_with_opencv(path: Path) -> np.ndarray:
-    data = path.read_bytes()
-    ends_well = {".png": b"IEND" in data[-12:], ".jpg": b"\xff\xd9" in data[-64:], ".jpeg": b"\xff\xd9" in data[-64:]}
-    if not ends_well.get(path.suffix.lower(), True):
-        raise ValueError("cannot be read whole, it is damaged or truncated")
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
-    if image is None:
-        raise ValueError("is not an image that can be read")
-    if image.ndim == 3:
-        image = cv2.cvtColor(image, cv2.COLOR_BGRA2RGB if image.shape[2] == 4 else cv2.COLOR_BGR2RGB)
-    return image
+def _codes(mask: np.ndarray) -> np.ndarray:
+    """One number a pixel: its grey value, or its colour; a grey pixel of an RGB file is coded by its grey value."""
+    if mask.shape[2] == 1:
+        return mask[..., 0].astype(np.int64)
+    red, green, blue = (mask[..., channel].astype(np.int64) for channel in range(3))
+    return np.where((red == green) & (green == blue), red, _COLOUR | red << 32 | green << 16 | blue)
 
 
-def _natural(name: str) -> list[tuple[int, int, str]]:
-    parts = re.split(r"(\d+)", name)
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in parts if part]
+_COLOUR = 1 << 60
 
 
-def _how_to_get(competition: Competition, folder: Path) -> str:
+def _code(value: Value) -> int:
+    if isinstance(value, tuple):
+        red, green, blue = value
+        return red if red == green == blue else _COLOUR | red << 32 | green << 16 | blue
+    return int(value)
+
+
+def _shown(code: int) -> str:
+    if code < _COLOUR:
+        return str(code)
+    return str([(code >> shift) & 0xFFFF for shift in (32, 16, 0)])
+
+
+def _known(competition: RleCsv) -> str:
+    return ", ".join(f"{name}: {_shown(_code(value))}" for name, value in _pairs(competition))
+
+
+def _pairs(competition: RleCsv) -> list[tuple[str, Value]]:
+    return list(zip(competition.classes, competition.values or [], strict=True))
+
+
+# --- sentences -------------------------------------------------------------------------------------------------------
+
+
+def _name(image_id: str, label: str | None) -> str:
+    return f"id {image_id}" if label is None else f"id {image_id} with label {label}"
+
+
+def _rle_column(columns: Columns) -> list[str]:
+    return [] if getattr(columns, "format", "rle") == "labels" else [columns.rle]
+
+
+def _fixed_part(pattern: str) -> str:
+    """The folder that a path with {id} or * lies in whatever the id."""
+    parts = Path(pattern).parent.parts
+    fixed = [part for index, part in enumerate(parts) if not any(set("{*") & set(name) for name in parts[: index + 1])]
+    return str(Path(*fixed)) if fixed else "."
+
+
+def _how_to_get(competition: RleCsv, folder: Path) -> str:
     ways = [f"`ln -s /path/to/the/files {folder}`"]
     if competition.kaggle:
         slug = competition.kaggle

@@ -5,30 +5,33 @@
 reads   input/<competition>/
 writes  work/<competition>/images.parquet
         work/<competition>/pixels_<H>x<W>_<fit>_<colour>/{train_images,train_masks,test_images}.npy
-        images (N, H, W, C) uint8 or uint16; masks (N, classes, H, W) uint8: 0, 1, 255 = ignored
+        images (N, H, W, C) uint8 or uint16; masks (N, classes, H, W) uint8: 0, 1, 255 = ignored, or of a multiclass
+        competition (N, 1, H, W) uint8: class, 255 = ignored
 """
 
 import hashlib
+import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pipeline import rle, table
-from pipeline.competition import Competition
-from pipeline.competitions import rle_csv
-from pipeline.competitions.listing import Fault, Item, Listing
+from pipeline.competition import Competition, RleCsv
+from pipeline.competitions.listing import Fault, Item, Listing, MaskFault, Masks
+from pipeline.competitions.readers import reader_of
 from pipeline.console import console, track
 from pipeline.errors import PipelineError
-from pipeline.geometry import Geometry, image_to_network, mask_to_network
+from pipeline.geometry import IGNORE, Geometry, image_to_network, labels_to_network, mask_to_network
 from pipeline.workspace import Run, Step, shown, writing
 
 ARRAYS = ("train_images", "train_masks", "test_images")
 FAULTS_SHOWN = 30
+NO_MATTER = {"clean", "split", "splits", "metric", "title", "kaggle", "ignored_prediction", "forbids_pretrained"}
+"""Keys of a competition that change nothing that decode writes."""
 TABLE, PIXELS = "decode the table", "decode the pixels"
 
 
@@ -46,10 +49,11 @@ class Decoded:
 
 def steps(run: Run) -> list[Step]:
     """Returns the table of the competition and the pixel arrays of the recipe's geometry."""
-    raw = _raw_files(run)
-    settings = run.competition.model_dump(mode="json", exclude={"clean", "split", "metric", "title", "kaggle"})
+    raw = reader_of(run.competition).raw_files(run.competition, run.input)
+    settings = run.competition.model_dump(mode="json", exclude=NO_MATTER)
     arrays = tuple(run.pixels / f"{name}.npy" for name in ARRAYS)
-    geometry = run.recipe.image.model_dump(mode="json", exclude={"normalize"})
+    geometry = run.recipe.image.model_dump(mode="json", exclude={"normalize", "size", "store"})
+    geometry["size"] = list(run.recipe.image.stored)
     manifest = run.competition_folder / "images.manifest.json"
     return [
         Step("decode", TABLE, manifest, raw, (run.table,), settings),
@@ -60,16 +64,15 @@ def steps(run: Run) -> list[Step]:
 def geometry_of(run: Run) -> Geometry:
     """Returns how this run's recipe fits images to the network."""
     image = run.recipe.image
-    return Geometry(image.size, image.fit, image.channels)
+    return Geometry(image.stored, image.fit, image.channels)
 
 
 def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
     """Does the waiting steps in one pass over the raw files."""
-    listing = rle_csv.list_items(run.competition, run.input)
+    listing = reader_of(run.competition).list_items(run.competition, run.input)
     if not any(item.subset == "train" for item in listing.items):
         example = f"; for instance {listing.faults[0]}" if listing.faults else ""
-        pattern, masks = run.input / run.competition.train.images, run.competition.train.masks
-        raise PipelineError(f"No training image matches {pattern} and an id of {masks}{example}.")
+        raise PipelineError(f"No training image in {run.input} fits the competition's YAML{_patterns(run)}{example}.")
     with ExitStack() as stack:
         arrays = _open_arrays(run, listing, stack)
         decoded = _decode_all(run, listing.items, arrays)
@@ -86,23 +89,22 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
     console.print(f"  {counts['train']} training and {counts['test']} test images → {shown(run.table)}")
 
 
-def _raw_files(run: Run) -> tuple[Path, ...]:
-    """The tables and image folders that the competition's YAML names, nothing else."""
-    competition = run.competition
-    names = [name for name in (competition.train.masks, competition.sample_submission) if name]
-    names += [str(Path(subset.images).parent) for subset in (competition.train, competition.test)]
-    return tuple(run.input / name for name in names)
+def _patterns(run: Run) -> str:
+    train = run.competition.train if isinstance(run.competition, RleCsv) else None
+    return f" (images {train.images}, masks {train.masks})" if train else ""
 
 
 def _open_arrays(run: Run, listing: Listing, stack: ExitStack) -> dict[str, np.memmap]:
-    geometry, classes = geometry_of(run), len(run.competition.classes)
+    geometry = geometry_of(run)
+    planes = 1 if run.competition.mode == "multiclass" else len(run.competition.classes)
     count = {name: sum(item.subset == name for item in listing.items) for name in ("train", "test")}
     image_shape, dtype = (*geometry.size, geometry.channels), _pixel_type(listing.items)
     shapes = {
         "train_images": ((count["train"], *image_shape), dtype),
-        "train_masks": ((count["train"], classes, *geometry.size), np.dtype(np.uint8)),
+        "train_masks": ((count["train"], planes, *geometry.size), np.dtype(np.uint8)),
         "test_images": ((count["test"], *image_shape), dtype),
     }
+    _check_space(run, sum(int(np.prod(shape)) * kind.itemsize for shape, kind in shapes.values()))
     arrays = {}
     for name, (shape, kind) in shapes.items():
         path = stack.enter_context(writing(run.pixels / f"{name}.npy"))
@@ -110,10 +112,23 @@ def _open_arrays(run: Run, listing: Listing, stack: ExitStack) -> dict[str, np.m
     return arrays
 
 
+def _check_space(run: Run, needed: int) -> None:
+    """Arrays are mapped from a disk, so that disk is their limit."""
+    run.competition_folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(run.competition_folder).free
+    if needed > free:
+        rows, columns = run.recipe.image.stored
+        raise PipelineError(
+            f"the pixel arrays at {rows}×{columns} take {needed / 2**30:.1f} GiB, and the disk of "
+            f"{shown(run.competition_folder)} has {free / 2**30:.1f} GiB free, which is the limit: set a smaller "
+            "image.size or image.store."
+        )
+
+
 def _pixel_type(items: list[Item]) -> np.dtype:
     for item in items:
         try:
-            return rle_csv.read_image(item.path).dtype
+            return item.read_image().dtype
         except ValueError:
             continue
     return np.dtype(np.uint8)
@@ -125,7 +140,7 @@ def _decode_all(run: Run, items: list[Item], arrays: dict[str, np.memmap]) -> li
 
     def place(pair: tuple[int, Item]) -> Decoded:
         index, item = pair
-        one = _decode_one(item, run.competition, run.input, geometry, dtype)
+        one = _decode_one(item, run.competition, geometry, dtype)
         position = index - offset[item.subset]
         if one.image is not None:
             arrays[f"{item.subset}_images"][position] = one.image
@@ -137,35 +152,37 @@ def _decode_all(run: Run, items: list[Item], arrays: dict[str, np.memmap]) -> li
         return list(track(pool.map(place, enumerate(items)), "decode", len(items)))
 
 
-def _decode_one(item: Item, competition: Competition, folder: Path, geometry: Geometry, dtype: np.dtype) -> Decoded:
-    row = _empty_row(item.image_id, item.subset, competition) | {"path": str(item.path.relative_to(folder))}
+def _decode_one(item: Item, competition: Competition, geometry: Geometry, dtype: np.dtype) -> Decoded:
+    row = _empty_row(item.image_id, item.subset, competition) | {"path": item.path}
     row |= {"group": item.group or ""} | {f"extra_{key}": value for key, value in item.extra.items()}
     droppable = item.image_id if item.subset == "train" else None
     try:
-        image = rle_csv.read_image(item.path)
+        image = item.read_image()
         _check_image(image, competition, dtype)
     except ValueError as error:
         return Decoded(row, None, None, [], [Fault(row["path"], None, str(error), droppable)])
     row |= _statistics(image)
-    if item.masks is None:
-        return Decoded(row, image_to_network(image, geometry), None, [], [])
-    masks, faults = _decode_masks(item, competition, image.shape[:2])
-    for name, mask in zip(competition.classes, masks, strict=False):
+    fitted = image_to_network(image, geometry)
+    if item.read_masks is None:
+        return Decoded(row, fitted, None, [], [])
+    try:
+        masks = item.read_masks(image.shape[:2])
+    except MaskFault as error:
+        return Decoded(row, fitted, None, [], [Fault(error.file, error.row, str(error), droppable)])
+    row |= _mask_columns(masks, competition)
+    to_network = labels_to_network if competition.mode == "multiclass" else mask_to_network
+    planes = to_network(masks.planes, geometry) if item.subset == "train" else None
+    return Decoded(row, fitted, planes, _all_outlines(masks, competition), [])
+
+
+def _mask_columns(masks: Masks, competition: Competition) -> dict[str, Any]:
+    row: dict[str, Any] = {"truth": True, "ignore": rle.encode(masks.planes[0] == IGNORE)}
+    for number, name in enumerate(competition.classes):
+        mask = masks.planes[number] == 1
         row |= {f"rle_{name}": rle.encode(mask), f"area_{name}": int(mask.sum())}
-    fitted = None if faults else mask_to_network(np.stack(masks), geometry)
-    outlines = [_outlines(mask, competition.rle.convention()) for mask in masks if mask.any()]
-    return Decoded(row, image_to_network(image, geometry), fitted, outlines, faults)
-
-
-def _decode_masks(item: Item, competition: Competition, shape: tuple[int, int]) -> tuple[list[np.ndarray], list[Fault]]:
-    masks: list[np.ndarray] = []
-    for text in item.masks or ():
-        try:
-            masks.append(rle.decode(text, shape, competition.rle.convention()))
-        except rle.RleError as error:
-            where = competition.train.masks or ""
-            return masks, [Fault(where, item.row, f"mask of image {item.image_id}: {error}", item.image_id)]
-    return masks, []
+        if masks.instances is not None:
+            row[f"instances_{name}"] = "|".join(masks.instances[number])
+    return row
 
 
 def _check_image(image: np.ndarray, competition: Competition, dtype: np.dtype) -> None:
@@ -191,10 +208,17 @@ def _statistics(image: np.ndarray) -> dict[str, Any]:
 def _empty_row(image_id: str, subset: str, competition: Competition) -> dict[str, Any]:
     row: dict[str, Any] = {"image_id": image_id, "subset": subset, "path": "", "height": 0, "width": 0, "channels": 0}
     row |= {"dtype": "", "group": "", "fault": "", "mean": 0.0, "standard_deviation": 0.0, "minimum": 0, "maximum": 0}
-    row |= {"pixel_hash": "", "ignore": ""}
+    row |= {"pixel_hash": "", "ignore": "", "truth": False}
     for name in competition.classes:
         row |= {f"rle_{name}": "", f"area_{name}": 0}
     return row
+
+
+def _all_outlines(masks: Masks, competition: Competition) -> list[tuple[int, int]]:
+    """Outlines of an image's masks, where they come from run-length text, which can be read in the wrong order."""
+    if not isinstance(competition, RleCsv) or competition.train.mask_files:
+        return []
+    return [_outlines(mask, competition.rle.convention()) for mask in masks.planes if mask.any()]
 
 
 def _outlines(mask: np.ndarray, convention: rle.Convention) -> tuple[int, int]:
@@ -220,7 +244,8 @@ def _transposed(competition: Competition, decoded: list[Decoded]) -> list[Fault]
         f"{smoother} of {len(outlines)} masks are smoother when read in {other} order than in {order} order; "
         f"they look transposed: set `rle: {{order: {other}}}` in the competition's YAML"
     )
-    return [Fault(competition.train.masks or "", None, text)]
+    table = competition.train.masks if isinstance(competition, RleCsv) else None
+    return [Fault(table or "", None, text)]
 
 
 def _judge(competition: Competition, faults: list[Fault]) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline import rle, submission, table, workspace
+from pipeline import submission, table, workspace
 from pipeline.console import console, track
 from pipeline.errors import PipelineError
 from pipeline.postprocess import decide, native_probability
@@ -31,7 +31,7 @@ def steps(run: Run) -> list[Step]:
     folds = [run.fold(fold) / "fold.json" for fold in run.trained_folds()]
     sample = [run.input / run.competition.sample_submission] if run.competition.sample_submission else []
     inputs = (run.postprocess, run.table, *tests, *(path.with_suffix(".csv") for path in tests), *folds, *sample)
-    settings = {"submission": run.competition.submission_columns.model_dump(), "rle": run.competition.rle.model_dump()}
+    settings = run.competition.model_dump(mode="json", include={"submission", "rle", "classes", "values"})
     manifest = run.folder / "submission.manifest.json"
     return [Step("encode", "encode", manifest, inputs, (run.submission, run.record), settings)]
 
@@ -46,31 +46,27 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
     images = table.read_table(run.table, "test").set_index("image_id", drop=False)
     sources = [read_probabilities(run.predictions("test", fold)) for fold in run.trained_folds()]
     _check_ids(run, images.index.tolist(), [ids for _, ids in sources])
-    vanished = sorted(set(want.ids) - set(images.index))
-    if vanished:
-        raise PipelineError(f"{len(vanished)} test ids were not decoded ({', '.join(vanished[:3])}): decode again.")
     result = workspace.read_json(run.postprocess)
     decision, geometry = decision_of(result), geometry_of(run)
 
-    def encode_one(pair: tuple[int, str]) -> tuple[str, str, int]:
+    def encode_one(pair: tuple[int, str]) -> tuple[dict[submission.Key, list[str]], np.ndarray]:
         row, image_id = pair
         shape = (int(images["height"].iat[row]), int(images["width"].iat[row]))
         masks = decide(native_probability([array[row] for array, _ in sources], geometry, shape), decision)
-        return image_id, rle.encode(masks[0], want.convention), int(masks[0].sum())
+        return submission.texts_of(image_id, masks, want), masks.sum((1, 2))
 
     with ThreadPoolExecutor() as pool:
         encoded = list(track(pool.map(encode_one, enumerate(images.index)), "encode", len(images)))
-    texts = {image_id: text for image_id, text, _ in encoded}
-    frame = pd.DataFrame({want.id_column: want.ids, want.rle_column: [texts[image_id] for image_id in want.ids]})
-    faults = submission.faults_of(frame, want)
-    if faults:
-        raise PipelineError(f"the submission would not be valid, nothing was written: {'; '.join(faults[:5])}.")
+    texts = {key: text for one, _ in encoded for key, text in one.items()}
     with workspace.writing(run.submission) as temporary:
-        frame.to_csv(temporary, index=False)
-    areas = np.array([area for _, _, area in encoded])
-    workspace.write_json(run.record, _record(run, result, areas))
-    _compare_with_training(areas, images, result)
-    console.print(f"  {len(frame)} rows, valid → {shown(run.submission)}")
+        rows = submission.write(temporary, texts, want)
+        faults = submission.faults_of(temporary, want)
+        if faults:
+            raise PipelineError(f"the submission would not be valid, nothing was written: {'; '.join(faults[:5])}.")
+    test = _summary(np.stack([areas for _, areas in encoded]), images, run)
+    workspace.write_json(run.record, _record(run, result, test, rows))
+    _compare_with_training(test, result)
+    console.print(f"  {rows} rows, valid → {shown(run.submission)}")
     yield from waiting
 
 
@@ -83,27 +79,45 @@ def _check_ids(run: Run, ids: list[str], indices: list[list[str]]) -> None:
             )
 
 
-def _compare_with_training(areas: np.ndarray, images: pd.DataFrame, result: dict[str, Any]) -> None:
-    empty, full = float((areas == 0).mean()), (areas == (images["height"] * images["width"]).to_numpy()).mean()
-    mean = float(areas.mean())
-    console.print(
-        f"  empty masks: {empty:.0%} (training {result['share_empty_true']:.0%}); "
-        f"mean area {mean:.0f} px (training {result['mean_true_area']:.0f})"
-    )
-    if empty == 1 or full > 0.5:
-        console.print("[bold red]  WARNING: THE MASKS ARE ALL EMPTY OR MOSTLY FULL; LOOK BEFORE YOU UPLOAD[/bold red]")
+def _summary(areas: np.ndarray, images: pd.DataFrame, run: Run) -> dict[str, Any]:
+    """What the predicted masks of the test images look like as a whole; areas (N, C) in pixels."""
+    pixels = (images["height"] * images["width"]).to_numpy()
+    if run.competition.mode == "multiclass":
+        shares = areas.sum(0) / pixels.sum()
+        return {"class_share": dict(zip(run.competition.classes, map(float, shares), strict=True))}
+    total = areas.sum(1)
+    full = (areas == pixels[:, None]).all(1).mean()
+    return {
+        "share_empty": float((total == 0).mean()), "share_full": float(full), "mean_area": float(total.mean())
+    }  # fmt: skip
 
 
-def _record(run: Run, result: dict[str, Any], areas: np.ndarray) -> dict[str, Any]:
+def _compare_with_training(test: dict[str, Any], result: dict[str, Any]) -> None:
+    if "class_share" in test:
+        true = result["class_share_true"]
+        parts = [f"{name} {share:.1%} (training {true[name]:.1%})" for name, share in test["class_share"].items()]
+        console.print(f"  pixels: {', '.join(parts)}")
+        alarming = max(test["class_share"].values()) == 1
+    else:
+        console.print(
+            f"  empty masks: {test['share_empty']:.0%} (training {result['share_empty_true']:.0%}); "
+            f"mean area {test['mean_area']:.0f} px (training {result['mean_true_area']:.0f})"
+        )
+        alarming = test["share_empty"] == 1 or test["share_full"] > 0.5
+    if alarming:
+        console.print("[bold red]  WARNING: ALL MASKS ARE EMPTY, OR MOST ARE FULL; LOOK BEFORE YOU UPLOAD[/bold red]")
+
+
+def _record(run: Run, result: dict[str, Any], test: dict[str, Any], rows: int) -> dict[str, Any]:
     folds = {str(fold): workspace.read_json(run.fold(fold) / "fold.json") for fold in run.trained_folds()}
     kept = ("best_epoch", "best_score", "epochs", "seconds", "weights", "compute", "sha256")
     return {
         "run": run.name,
         "made": time.strftime("%Y-%m-%d %H:%M:%S"),
         "sha256": workspace.hash_file(run.submission),
-        "rows": len(areas),
-        "expect": {key: result[key] for key in ("metric", "score", "interval_95", "nested", "untuned")},
-        "test": {"share_empty": float((areas == 0).mean()), "mean_area": float(areas.mean())},
+        "rows": rows,
+        "expect": {key: result[key] for key in ("metric", "remark", "score", "interval_95", "nested", "untuned")},
+        "test": test,
         "postprocess": result,
         "folds": {number: {key: fold[key] for key in kept} for number, fold in folds.items()},
         "environment": workspace.environment(),

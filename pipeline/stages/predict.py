@@ -3,8 +3,8 @@
     python -m pipeline predict RECIPE
 
 reads   work/<competition>/<run>/fold_<k>/best.safetensors, work/<competition>/pixels_…/{train,test}_images.npy
-writes  work/<competition>/<run>/predictions/{oof,test}_fold_<k>.npy: probabilities (N, classes, H, W) uint8 (p·255) at
-        network size, and beside each a .csv with the image_id of every row
+writes  work/<competition>/<run>/predictions/{oof,test}_fold_<k>.npy: probabilities (N, classes, H, W) at the size of
+        the pixel arrays, uint8 (p·255), or float16 of a multiclass competition; beside each a .csv of its image ids
 """
 
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ SUBSETS: tuple[Literal["oof", "test"], ...] = ("oof", "test")
 
 def steps(run: Run) -> list[Step]:
     """Returns one step a fold and subset, out-of-fold first."""
-    settings = run.recipe.predict.model_dump(mode="json", include={"tta"})
+    settings = run.recipe.predict.model_dump(mode="json", include={"tta", "overlap"}) | {"never": list(run.never)}
     settings |= {"image": run.recipe.image.model_dump(mode="json"), "precision": run.recipe.train.precision}
     found = []
     for subset in SUBSETS:
@@ -54,8 +54,9 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
             assert step.fold is not None
             network = _load(run, step.fold, compute)
             batches = _probabilities(run, network, compute, subset, rows)
-            shape = (len(rows), len(run.competition.classes), *run.recipe.image.size)
-            write_probabilities(step.outputs[0], shape, batches, ids, lambda count: bar.advance(task, count))
+            shape = (len(rows), len(run.competition.classes), *run.recipe.image.stored)
+            dtype = np.dtype(np.float16 if run.competition.mode == "multiclass" else np.uint8)
+            write_probabilities(step.outputs[0], shape, dtype, batches, ids, lambda count: bar.advance(task, count))
             console.print(f"  {step.title}: {len(rows)} images → {shown(step.outputs[0])}")
             yield step
 
@@ -87,12 +88,23 @@ def _probabilities(
     import torch
 
     from pipeline import loader
+    from pipeline.tiles import predict_tiled
 
     dataset = loader.PlainDataset(run.pixels, subset, rows, with_masks=False)
     batches = loader.plain_loader(dataset, run.recipe.predict.batch_size, loader_workers(run, compute))
     flips: list[tuple[int, ...]] = [(), *({"hflip": (3,), "vflip": (2,)}[name] for name in run.recipe.predict.tta)]
+    size, overlap = run.recipe.image.size, run.recipe.predict.overlap
+
+    def probability(pixels: torch.Tensor) -> torch.Tensor:
+        logits = predict_tiled(network, pixels, size, overlap)
+        if run.competition.mode != "multiclass":
+            return logits.sigmoid()
+        logits[:, list(run.never)] = -torch.inf  # before the softmax, so that the others keep their precision
+        return logits.softmax(1)
+
     with torch.inference_mode(), compute.autocast():
         for (pixels,) in batches:
             pixels = pixels.to(compute.device, non_blocking=True)
-            views = [network(pixels.flip(axes)).float().sigmoid().flip(axes) for axes in flips]
-            yield (torch.stack(views).mean(0) * 255).round().to(torch.uint8).cpu().numpy()
+            mean = torch.stack([probability(pixels.flip(axes)).flip(axes) for axes in flips]).mean(0)
+            multiclass = run.competition.mode == "multiclass"
+            yield (mean.half() if multiclass else (mean * 255).round().to(torch.uint8)).cpu().numpy()

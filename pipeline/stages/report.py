@@ -16,10 +16,11 @@ import pandas as pd
 import yaml
 
 from pipeline import plots, table, workspace
-from pipeline.competitions.rle_csv import read_image
+from pipeline.competitions.readers import reader_of
 from pipeline.console import console
 from pipeline.postprocess import decide, native_probability
 from pipeline.probabilities import read_probabilities
+from pipeline.stages import evaluate
 from pipeline.stages.decode import geometry_of
 from pipeline.stages.tune import decision_of
 from pipeline.workspace import Run, Step, shown
@@ -31,7 +32,8 @@ OF_EACH_KIND = 4
 def steps(run: Run) -> list[Step]:
     """Returns the one step of this stage."""
     oof = [run.predictions("oof", fold) for fold in run.trained_folds()]
-    inputs = (run.record, run.postprocess, run.folder / "oof_scores.csv", run.table, TEMPLATE, *oof)
+    test = (run.folder / "test.json",) if evaluate.wanted(run.competition) else ()
+    inputs = (run.record, run.postprocess, run.folder / "oof_scores.csv", run.table, TEMPLATE, *oof, *test)
     return [Step("report", "report", run.folder / "report.manifest.json", inputs, (run.report,), {})]
 
 
@@ -44,6 +46,8 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
         record=workspace.read_json(run.record),
         settings=yaml.safe_dump(workspace.describe(run), sort_keys=False, allow_unicode=True),
         pictures=_pictures(run, chosen),
+        legend={name: "#%02x%02x%02x" % colour for name, colour in plots.legend(run.competition).items() if colour},
+        test=workspace.read_json(run.folder / "test.json") if evaluate.wanted(run.competition) else None,
     )
     workspace.write_text(run.report, page)
     console.print(f"  → {shown(run.report)}")
@@ -67,12 +71,12 @@ def _pictures(run: Run, chosen: pd.DataFrame) -> list[dict[str, Any]]:
     images = table.read_table(run.table, "train").set_index("image_id", drop=False)
     sources = {fold: read_probabilities(run.predictions("oof", fold)) for fold in chosen["fold"].unique()}
     decision, geometry = decision_of(workspace.read_json(run.postprocess)), geometry_of(run)
-    pictures = []
+    read, pictures = reader_of(run.competition).opener(run.competition, run.input), []
     for row in chosen.to_dict("records"):
         image_row, (array, ids) = images.loc[row["image_id"]], sources[row["fold"]]
         true = table.true_mask(image_row, run.competition.classes)
         probability = native_probability([array[ids.index(row["image_id"])]], geometry, true.shape[1:])
         predicted = decide(probability, decision)
-        picture = plots.overlay(read_image(run.input / image_row["path"]), true[0] == 1, predicted[0] == 1)
+        picture = plots.comparison(read(image_row), true, predicted, run.competition)
         pictures.append({**row, "address": plots.to_data_address(picture)})
     return pictures

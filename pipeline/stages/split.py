@@ -1,4 +1,4 @@
-"""Splits the training images into folds: stratified on presence and mask area, and no group in two folds.
+"""Splits the training images into folds: stratified on the rarest class and its area, and no group in two folds.
 
     python -m pipeline split RECIPE
 
@@ -18,7 +18,7 @@ import pandas as pd
 
 from pipeline import table, workspace
 from pipeline.competition import SplitSettings
-from pipeline.competitions.rle_csv import read_table as read_csv
+from pipeline.competitions.files import read_table as read_csv
 from pipeline.console import console
 from pipeline.errors import PipelineError
 from pipeline.stages.clean import read_outliers
@@ -28,7 +28,7 @@ from pipeline.workspace import Reason, Run, Step, shown, writing
 def steps(run: Run) -> list[Step]:
     """Returns the one step of this stage."""
     manifest = run.folds.with_suffix(".manifest.json")
-    settings = {**run.competition.split.model_dump(), "group": run.competition.group, "name": run.recipe.folds}
+    settings = {**run.split.model_dump(), "group": run.competition.group, "name": run.recipe.folds}
     return [Step("split", "split", manifest, (run.table, run.outliers), (run.folds,), settings)]
 
 
@@ -42,19 +42,24 @@ def keeps(run: Run, step: Step, reasons: list[Reason]) -> bool:
 
 def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
     """Writes the folds file and prints the balance of the folds."""
-    if run.recipe.folds:
-        raise PipelineError(f"{run.folds} does not exist; recipe.folds asks for it. Write it (image_id, fold).")
+    if run.recipe.folds and run.recipe.folds not in run.competition.splits:
+        raise PipelineError(
+            f"{run.folds} does not exist; recipe.folds asks for it. Write it (image_id, fold), or describe it in the "
+            f"competition's YAML: `splits: {{{run.recipe.folds}: {{folds: 10}}}}`."
+        )
     images = table.read_table(run.table, "train")
     dropped = set(read_outliers(run).query("action == 'drop'")["image_id"])
-    area = table.total_area(images, run.competition.classes)
-    share = area / np.maximum(images["height"] * images["width"], 1).to_numpy()
-    stratum = strata(share, run.competition.split.strata)
+    foreground = run.competition.foreground
+    area = table.total_area(images, foreground)
+    size = np.maximum(images["height"] * images["width"], 1).to_numpy()
+    shares = images[[f"area_{name}" for name in foreground]].to_numpy() / size[:, None]
+    stratum = _with_column(strata(shares, run.split.strata), images, run)
     groups = images["group"].to_numpy() if run.competition.group else None
     folds = pd.DataFrame({
         "image_id": images["image_id"],
         "group": images["group"],
         "stratum": stratum,
-        "fold": assign(stratum, groups, run.competition.split),
+        "fold": assign(stratum, groups, run.split),
         "use": np.where(images["image_id"].isin(dropped), "drop", "train"),
     })  # fmt: skip
     with writing(run.folds) as temporary:
@@ -64,13 +69,31 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
     yield from waiting
 
 
-def strata(share: np.ndarray, quantiles: int) -> np.ndarray:
-    """Returns a stratum for every image: 0 without foreground, 1 … `quantiles` by rank of the foreground share (N,)."""
-    stratum, present = np.zeros(len(share), np.int64), share > 0
-    if present.any():
-        ranks = pd.Series(share[present]).rank(method="first").to_numpy()
-        stratum[present] = 1 + ((ranks - 1) * quantiles // present.sum()).astype(np.int64)
+def strata(shares: np.ndarray, quantiles: int) -> np.ndarray:
+    """Returns a stratum for every image (N,) int64 from the share of it that each class covers (N, C).
+
+    0 has no class; otherwise the rarest class in the image, the one in fewest images, and the quantile of its share
+    among those images. So each fold gets its part of what is rare: few images decide about a rare class.
+    """
+    stratum, first = np.zeros(len(shares), np.int64), 1
+    for number in np.argsort((shares > 0).sum(0), kind="stable"):
+        rows = (stratum == 0) & (shares[:, number] > 0)
+        if rows.any():
+            ranks = pd.Series(shares[rows, number]).rank(method="first").to_numpy()
+            stratum[rows] = first + ((ranks - 1) * quantiles // rows.sum()).astype(np.int64)
+        first += quantiles
     return stratum
+
+
+def _with_column(stratum: np.ndarray, images: pd.DataFrame, run: Run) -> np.ndarray:
+    column = run.split.stratify
+    if column is None:
+        return stratum
+    if f"extra_{column}" not in images:
+        known = ", ".join(name.removeprefix("extra_") for name in images if name.startswith("extra_")) or "none"
+        raise PipelineError(f"split.stratify: the mask table has no further column `{column}`; it has: {known}.")
+    values = pd.factorize(images[f"extra_{column}"])[0]
+    return values * (stratum.max() + 1) + stratum
 
 
 def assign(stratum: np.ndarray, groups: np.ndarray | None, settings: SplitSettings) -> np.ndarray:

@@ -35,7 +35,10 @@ def steps(run: Run) -> list[Step]:
     """Returns one step a fold."""
     settings = run.recipe.model_dump(mode="json", include=PARTS)
     settings["train"] = {key: value for key, value in settings["train"].items() if key not in ("folds", "workers")}
-    settings["metric"] = run.competition.metric
+    settings["metric"] = {
+        key: getattr(run.competition, key) for key in ("metric", "ignore_class", "ignored_prediction")
+    }
+    settings["never"] = list(run.never)
     weights = run.recipe.model.weights
     files = (Path(weights).expanduser(),) if weights not in ("none", "imagenet") else ()
     inputs = (run.folds, run.pixels / "train_images.npy", run.pixels / "train_masks.npy", *files, *drop_list(run))
@@ -145,7 +148,7 @@ def _train_fold(run: Run, fold: int, source: Path | None, compute: "Compute", sh
     settings, folder = run.recipe.train, run.fold(fold)
     torch.manual_seed(loader.derive_seed(settings.seed, fold))
     network = build_network(run, source).to(memory_format=torch.channels_last)
-    module = SegmentationModule(network, run.recipe, run.competition.metric, fold)
+    module = SegmentationModule(network, run, fold)
     history = callbacks.History(folder / "history.csv")
     trainer = Trainer(
         accelerator=compute.accelerator,
@@ -213,7 +216,12 @@ def _loaders(run: Run, fold: int, compute: "Compute") -> tuple[Any, Any]:
             f"{shown(run.folds)}: fold {fold} has {len(train_rows)} images to train on and {len(valid_rows)} held out."
         )
     workers, seed = loader_workers(run, compute), loader.derive_seed(settings.seed, fold)
-    train = loader.TrainDataset(run.pixels, train_rows, Augmentation(run.recipe.augment), seed)
+    augmentation, image = Augmentation(run.recipe.augment), run.recipe.image
+    crop = image.size if image.store else None
+    train = loader.TrainDataset(run.pixels, train_rows, augmentation, seed, crop)
+    first = int(train_rows[0])
+    rows, columns = image.size
+    augmentation.check(np.array(train.images[first, :rows, :columns]), np.array(train.masks[first, :, :rows, :columns]))
     valid = loader.PlainDataset(run.pixels, "train", valid_rows, with_masks=True)
     batch_size = run.recipe.predict.batch_size
     return loader.train_loader(train, settings.batch_size, workers), loader.plain_loader(valid, batch_size, workers)

@@ -1,58 +1,41 @@
-"""Chooses thresholds and minimum areas on the out-of-fold predictions, at native size, and estimates what they bring.
+"""Chooses on the out-of-fold predictions, at native size, how probabilities become masks, and what that may bring.
 
     python -m pipeline tune RECIPE
 
 reads   work/<competition>/<run>/predictions/oof_fold_<k>.npy, work/<competition>/images.parquet, outliers.csv
 writes  work/<competition>/<run>/postprocess.json (parameters, scores), oof_scores.csv (one row an image)
 
-Every image is reduced to two histograms over the 256 probabilities: all of its pixels, and those of its true mask. From
-their cumulative sums the metric of every threshold follows exactly, and from these the metric of every minimum area, so
-the search over all thresholds and areas is exact. The nested estimate chooses without the fold that it scores.
+Masks of binary and multilabel competitions get a threshold and a minimum area a class (thresholds.py); a multiclass
+competition gets one bias a class (biases.py). The nested estimate chooses without the fold that it scores.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from pipeline import table, workspace
+from pipeline import biases, table, workspace
+from pipeline.competition import Competition
 from pipeline.console import console, track
-from pipeline.geometry import IGNORE
-from pipeline.metrics import METRICS
-from pipeline.postprocess import Decision, native_probability
+from pipeline.geometry import Geometry
+from pipeline.metrics import class_iou, confusion, mean_iou, pooled_score
+from pipeline.postprocess import Biases, Decision, Thresholds, native_probability
 from pipeline.probabilities import read_probabilities
 from pipeline.recipe import TuneSettings
 from pipeline.stages.clean import read_outliers
 from pipeline.stages.decode import geometry_of
+from pipeline.thresholds import Evidence, histogram_counts, image_scores, search
 from pipeline.workspace import Run, Step, shown
 
-LEVELS = 256
 PARTS_OF_ONE_FOLD = 5
 BOOTSTRAPS = 2000
+PIXELS = 10_000_000
+"""How many pixels biases are searched on; of more, an equal number is drawn from every image."""
 
-
-@dataclass(frozen=True)
-class Evidence:
-    """Out-of-fold images, reduced to pixel counts under every threshold."""
-
-    images: pd.DataFrame
-    """image_id, fold, group, one row an image."""
-    area: np.ndarray
-    """Pixels with probability >= t, ignored ones too: what a minimum area is held against (N, C, 256) int64."""
-    predicted: np.ndarray
-    """Those of them that are not ignored (N, C, 256) int64."""
-    intersection: np.ndarray
-    """Those of them inside the true mask (N, C, 256) int64."""
-    true: np.ndarray
-    """Pixels of the true mask (N, C) int64."""
-
-    def only(self, rows: np.ndarray) -> "Evidence":
-        """Returns the evidence of the images that `rows` (N,) bool names."""
-        counts = (self.area, self.predicted, self.intersection, self.true)
-        return Evidence(self.images[rows], *(count[rows] for count in counts))
+Task = tuple[np.ndarray, pd.Series]
+"""An image's probabilities (C, H, W) and its row of images.parquet."""
 
 
 def steps(run: Run) -> list[Step]:
@@ -60,67 +43,50 @@ def steps(run: Run) -> list[Step]:
     inputs = [run.table, run.outliers, *(run.predictions("oof", fold) for fold in run.trained_folds())]
     indices = [path.with_suffix(".csv") for path in inputs[2:]]
     outputs = (run.postprocess, run.folder / "oof_scores.csv")
-    settings = {"tune": run.recipe.tune.model_dump(mode="json"), "metric": run.competition.metric}
+    settings: dict[str, Any] = {"tune": run.recipe.tune.model_dump(mode="json"), "metric": run.competition.metric}
+    settings |= {"reading": run.competition.remark, "never": list(run.never)}
     manifest = run.folder / "postprocess.manifest.json"
     return [Step("tune", "tune", manifest, (*inputs, *indices), outputs, settings)]
 
 
 def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
     """Searches, estimates, and writes both files."""
-    evidence = collect(run)
-    result = tune(evidence, run.recipe.tune, run.competition.metric)
-    decision = decision_of(result)
-    scores = image_scores(evidence, decision, run.competition.metric)
-    rows = evidence.images.assign(true_area=evidence.true.sum(1), score=scores.mean(1))
+    found, tasks = _out_of_fold(run)
+    if run.competition.mode == "multiclass":
+        result, rows = tune_labels(found, tasks, geometry_of(run), run.recipe.tune, run.competition, run.never)
+    else:
+        evidence = collect(found, tasks, geometry_of(run), run.competition.classes)
+        result = tune(evidence, run.recipe.tune, run.competition.metric)
+        scores = image_scores(evidence, _thresholds(result), run.competition.metric)
+        rows = found.assign(true_area=evidence.true.sum(1), score=scores.mean(1))
+    result["remark"] = run.competition.remark
     with workspace.writing(run.folder / "oof_scores.csv") as temporary:
         rows.to_csv(temporary, index=False)
     workspace.write_json(run.postprocess, result)
-    low, high = result["interval_95"]
-    console.print(
-        f"  {result['metric']} {result['score']:.4f} out-of-fold [{low:.4f}, {high:.4f}], "
-        f"nested {result['nested']:.4f}, untuned {result['untuned']:.4f}; threshold {result['threshold']}/255, "
-        f"minimum area {result['min_area']} px → {shown(run.postprocess)}"
-    )
+    _print(run, result)
     yield from waiting
 
 
-def collect(run: Run) -> Evidence:
-    """Returns the counts of all out-of-fold images but the broken ones, true masks decoded from their RLE."""
-    images = table.read_table(run.table, "train").set_index("image_id", drop=False)
-    broken = set(read_outliers(run).query("reason == 'broken'")["image_id"])
-    geometry, classes = geometry_of(run), run.competition.classes
-    sources = [(fold, *read_probabilities(run.predictions("oof", fold))) for fold in run.trained_folds()]
-    work = [
-        (fold, array, row, image_id)
-        for fold, array, ids in sources
-        for row, image_id in enumerate(ids)
-        if image_id not in broken
-    ]
+def decision_of(result: dict[str, Any]) -> Decision:
+    """Returns the decision that postprocess.json holds."""
+    if "bias" in result:
+        return Biases(tuple(result["bias"].values()), tuple(result["never"]))
+    return _thresholds(result)
 
-    def count(task: tuple[int, np.ndarray, int, str]) -> tuple[np.ndarray, ...]:
-        _, array, row, image_id = task
-        true = table.true_mask(images.loc[image_id], classes)
-        return histogram_counts(native_probability([array[row]], geometry, true.shape[1:]), true)
+
+# --- binary and multilabel: thresholds and areas ---------------------------------------------------------------------
+
+
+def collect(found: pd.DataFrame, tasks: list[Task], geometry: Geometry, classes: list[str]) -> Evidence:
+    """Returns the counts of all out-of-fold images, true masks decoded from their RLE."""
+
+    def count(task: Task) -> tuple[np.ndarray, ...]:
+        true = table.true_mask(task[1], classes)
+        return histogram_counts(native_probability([task[0]], geometry, true.shape[1:]), true)
 
     with ThreadPoolExecutor() as pool:
-        counted = list(track(pool.map(count, work), "tune", len(work)))
-    found = pd.DataFrame({"image_id": [task[3] for task in work], "fold": [task[0] for task in work]})
-    group = images["group"].reindex(found["image_id"]).to_numpy()
-    found["group"] = np.where(group == "", found["image_id"], group)
+        counted = list(track(pool.map(count, tasks), "tune", len(tasks)))
     return Evidence(found, *(np.stack(part) for part in zip(*counted, strict=True)))
-
-
-def histogram_counts(probability: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Returns the area, predicted and intersection pixels (C, 256) of every threshold, and the true pixels (C,).
-
-    `probability` (C, h, w) uint8; `true` (C, h, w) uint8 of 0, 1 and 255 (ignored). See Evidence.
-    """
-    at_least = []
-    for counted in (np.ones_like(true, bool), true != IGNORE, true == 1):
-        planes = zip(probability, counted, strict=True)
-        histograms = np.stack([np.bincount(plane[where], minlength=LEVELS) for plane, where in planes])
-        at_least.append(np.cumsum(histograms[:, ::-1], axis=1)[:, ::-1])
-    return *at_least, (true == 1).sum((1, 2))
 
 
 def tune(evidence: Evidence, settings: TuneSettings, metric: str) -> dict[str, Any]:
@@ -128,7 +94,7 @@ def tune(evidence: Evidence, settings: TuneSettings, metric: str) -> dict[str, A
     classes = evidence.true.shape[1]
     decision = search(evidence, settings, metric)
     scores = image_scores(evidence, decision, metric).mean(1)
-    untuned = image_scores(evidence, Decision((128,) * classes, (0,) * classes), metric).mean(1)
+    untuned = image_scores(evidence, Thresholds((128,) * classes, (0,) * classes), metric).mean(1)
     folds = evidence.images["fold"].to_numpy()
     return {
         "metric": metric,
@@ -146,21 +112,9 @@ def tune(evidence: Evidence, settings: TuneSettings, metric: str) -> dict[str, A
     }
 
 
-def search(evidence: Evidence, settings: TuneSettings, metric: str) -> Decision:
-    """Returns the best threshold and minimum area of every class, or the fixed ones."""
-    chosen = []
-    for index in range(evidence.true.shape[1]):
-        if settings.method == "fixed":
-            chosen.append((max(1, round(settings.threshold * (LEVELS - 1))), settings.min_area))
-            continue
-        areas = _candidate_areas(evidence, settings, index)
-        chosen.append(_choose(_score_sums(evidence, metric, index, areas), areas))
-    return Decision(*zip(*chosen, strict=True))
-
-
 def nested_scores(evidence: Evidence, settings: TuneSettings, metric: str) -> np.ndarray:
     """Returns the score of every image (N,) under the decision chosen without its part."""
-    parts = _parts(evidence)
+    parts = parts_of(evidence.images)
     scores = np.empty(len(parts))
     for part in np.unique(parts):
         held_out = parts == part
@@ -169,66 +123,187 @@ def nested_scores(evidence: Evidence, settings: TuneSettings, metric: str) -> np
     return scores
 
 
-def image_scores(evidence: Evidence, decision: Decision, metric: str) -> np.ndarray:
-    """Returns the metric of every image and class (N, C) under a decision."""
-    scores = []
-    for index, (threshold, area) in enumerate(zip(decision.threshold, decision.min_area, strict=True)):
-        predicted = evidence.predicted[:, index, threshold]
-        keep = evidence.area[:, index, threshold] >= area
-        intersection = evidence.intersection[:, index, threshold]
-        scores.append(METRICS[metric](intersection * keep, predicted * keep, evidence.true[:, index]))
-    return np.stack(scores, axis=1)
+# --- multiclass: biases ----------------------------------------------------------------------------------------------
 
 
-def decision_of(result: dict[str, Any]) -> Decision:
-    """Returns the decision that postprocess.json holds."""
-    return Decision(tuple(result["threshold"]), tuple(result["min_area"]))
+def tune_labels(
+    found: pd.DataFrame,
+    tasks: list[Task],
+    geometry: Geometry,
+    settings: TuneSettings,
+    competition: Competition,
+    never: tuple[int, ...],
+) -> tuple[dict[str, Any], pd.DataFrame]:
+    """Returns what postprocess.json and oof_scores.csv hold."""
+    score, parts = pooled_score(competition), parts_of(found)
+    pixels, true, owner = _draw_pixels(tasks, geometry, competition)
+    plain = Biases((0.0,) * len(competition.classes), never)
+
+    def choose(rows: np.ndarray | slice) -> Biases:
+        if settings.method == "fixed":
+            return plain
+        return Biases(biases.search(pixels[rows], true[rows], score, never), never)
+
+    final = choose(slice(None))
+    without = {part: choose(parts[owner] != part) for part in track(np.unique(parts), "tune", len(np.unique(parts)))}
+    decisions = [(final, without[part], plain) for part in parts]
+    chosen, nested, untuned = _confusions(tasks, geometry, competition.classes, decisions)
+    folds, groups = found["fold"].to_numpy(), found["group"].to_numpy()
+    by_fold = {str(fold): chosen[folds == fold].sum(0) for fold in np.unique(folds)}
+    result = {
+        "metric": competition.metric,
+        "method": settings.method,
+        "bias": dict(zip(competition.classes, final.bias, strict=True)),
+        "never": list(never),
+        "score": float(score(chosen.sum(0))),
+        "interval_95": _interval(bootstrap_pooled(chosen, groups, score, np.random.default_rng(0), BOOTSTRAPS)),
+        "nested": float(score(nested.sum(0))),
+        "untuned": float(score(untuned.sum(0))),
+        "score_by_fold": {fold: float(score(counts)) for fold, counts in by_fold.items()},
+        "readings": _readings(chosen.sum(0), by_fold, competition),
+        "class_iou": _named(class_iou(chosen.sum(0), competition.ignored), competition),
+        "class_iou_by_fold": {
+            fold: _named(class_iou(counts, competition.ignored), competition) for fold, counts in by_fold.items()
+        },
+        "images": len(found),
+        "class_share_true": _named(chosen.sum((0, 2)) / chosen.sum(), competition),
+    }
+    true_area = chosen.sum(2)[:, 1:].sum(1)
+    return result, found.assign(true_area=true_area, score=score(chosen))
+
+
+def bootstrap_pooled(
+    counts: np.ndarray, groups: np.ndarray, score: Callable[[np.ndarray], np.ndarray], random: np.random.Generator,
+    draws: int,
+) -> np.ndarray:  # fmt: skip
+    """Returns scores (draws,) of resampled data: counts (N, …) that `score` takes summed, whole groups drawn."""
+    _, group = np.unique(groups.astype(str), return_inverse=True)
+    total = np.zeros((group.max() + 1, *counts.shape[1:]))
+    np.add.at(total, group, counts)
+    return score(np.tensordot(_draw(len(total), random, draws), total, 1))
+
+
+def _draw_pixels(
+    tasks: list[Task], geometry: Geometry, competition: Competition
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Probabilities (M, C) float32, true classes (M,) uint8 and image numbers (M,) of pixels that count."""
+    largest = max(64, PIXELS // max(1, len(tasks)))
+
+    def draw(pair: tuple[int, Task]) -> tuple[np.ndarray, np.ndarray]:
+        number, (array, row) = pair
+        true = table.true_labels(table.true_mask(row, competition.classes))
+        probability = native_probability([array], geometry, true.shape)
+        counted = np.flatnonzero((true != biases.IGNORE) & (true != competition.ignored))
+        if len(counted) > largest:
+            counted = np.random.default_rng([0, number]).choice(counted, largest, replace=False)
+        return probability.reshape(len(probability), -1)[:, counted].T, true.ravel()[counted]
+
+    with ThreadPoolExecutor() as pool:
+        drawn = list(track(pool.map(draw, enumerate(tasks)), "draw pixels", len(tasks)))
+    owner = np.repeat(np.arange(len(drawn), dtype=np.int32), [len(true) for _, true in drawn])
+    return np.concatenate([one for one, _ in drawn]), np.concatenate([true for _, true in drawn]), owner
+
+
+def _confusions(
+    tasks: list[Task], geometry: Geometry, classes: list[str], decisions: Sequence[tuple[Biases, ...]]
+) -> np.ndarray:
+    """Confusion matrices (decisions, N, C, C) of every image under each of its decisions."""
+
+    def count(pair: tuple[Task, tuple[Biases, ...]]) -> list[np.ndarray]:
+        (array, row), wanted = pair
+        true = table.true_labels(table.true_mask(row, classes))
+        probability = native_probability([array], geometry, true.shape)
+        maps = [biases.labels(probability, one.bias, one.never) for one in wanted]
+        return [confusion(predicted, true, len(classes)) for predicted in maps]
+
+    with ThreadPoolExecutor() as pool:
+        counted = track(pool.map(count, zip(tasks, decisions, strict=True)), "tune", len(tasks))
+        return np.array(list(counted)).swapaxes(0, 1)
+
+
+def _readings(counts: np.ndarray, by_fold: dict[str, np.ndarray], competition: Competition) -> dict[str, Any]:
+    """The mean IoU in both readings of a predicted ignored class, over all images and by fold."""
+    if competition.ignored is None:
+        return {}
+    return {
+        reading: {
+            "all": float(mean_iou(counts, competition.ignored, reading)),
+            **{fold: float(mean_iou(one, competition.ignored, reading)) for fold, one in by_fold.items()},
+        }
+        for reading in ("leave_out", "zero")
+    }
+
+
+def _named(values: np.ndarray, competition: Competition) -> dict[str, float | None]:
+    pairs = zip(competition.classes, values, strict=True)
+    return {name: None if np.isnan(value) else float(value) for name, value in pairs}
+
+
+# --- both ------------------------------------------------------------------------------------------------------------
 
 
 def bootstrap_interval(scores: np.ndarray, groups: np.ndarray, seed: int = 0) -> tuple[float, float]:
     """Returns the 95 % interval of the mean score (N,), groups resampled whole."""
-    low, high = np.quantile(bootstrap_means(scores, groups, np.random.default_rng(seed), BOOTSTRAPS), [0.025, 0.975])
-    return float(low), float(high)
+    return _interval(bootstrap_means(scores, groups, np.random.default_rng(seed), BOOTSTRAPS))
 
 
 def bootstrap_means(scores: np.ndarray, groups: np.ndarray, random: np.random.Generator, draws: int) -> np.ndarray:
     """Returns mean scores (draws,) of resampled data: scores (N,), whole groups drawn with replacement."""
     _, group = np.unique(groups.astype(str), return_inverse=True)
     size, total = np.bincount(group), np.bincount(group, weights=scores)
-    drawn = random.multinomial(len(size), np.full(len(size), 1 / len(size)), draws)
+    drawn = _draw(len(size), random, draws)
     return (drawn @ total) / (drawn @ size)
 
 
-def _parts(evidence: Evidence) -> np.ndarray:
-    """The parts that the nested estimate leaves out in turn: the folds, or groups of images when there is one fold."""
-    _, fold = np.unique(evidence.images["fold"], return_inverse=True)
+def parts_of(images: pd.DataFrame) -> np.ndarray:
+    """Returns the part (N,) that the nested estimate leaves out with each image: its fold, or one of five sets of
+    groups when there is one fold."""
+    _, fold = np.unique(images["fold"], return_inverse=True)
     if fold.max() > 0:
         return fold
-    _, group = np.unique(evidence.images["group"].astype(str), return_inverse=True)
+    _, group = np.unique(images["group"].astype(str), return_inverse=True)
     return np.random.default_rng(0).permutation(group.max() + 1)[group] % min(PARTS_OF_ONE_FOLD, group.max() + 1)
 
 
-def _candidate_areas(evidence: Evidence, settings: TuneSettings, index: int) -> np.ndarray:
-    found, true = evidence.area[:, index, LEVELS // 2], evidence.true[:, index]
-    if not true.any():
-        return np.array([0])
-    # a mask smaller than nearly all true ones may be worth emptying; larger areas would be fitted to these images alone
-    sizes = found[(found > 0) & (found <= np.quantile(true[true > 0], 0.1))]
-    if not len(sizes):
-        return np.array([0])
-    return np.unique([0, *np.quantile(sizes, np.linspace(0, 1, settings.min_areas), method="nearest")]).astype(np.int64)
+def _out_of_fold(run: Run) -> tuple[pd.DataFrame, list[Task]]:
+    """image_id, fold and group of all out-of-fold images but the broken ones, and their probabilities."""
+    images = table.read_table(run.table, "train").set_index("image_id", drop=False)
+    broken = set(read_outliers(run).query("reason == 'broken'")["image_id"])
+    rows, tasks = [], []
+    for fold in run.trained_folds():
+        array, ids = read_probabilities(run.predictions("oof", fold))
+        for index, image_id in enumerate(ids):
+            if image_id not in broken:
+                row = images.loc[image_id]
+                rows.append({"image_id": image_id, "fold": fold, "group": row["group"] or image_id})
+                tasks.append((array[index], row))
+    return pd.DataFrame(rows), tasks
 
 
-def _score_sums(evidence: Evidence, metric: str, index: int, areas: np.ndarray) -> np.ndarray:
-    """Sums of the metric over the images, for every area and threshold (areas, 256)."""
-    true = evidence.true[:, index, None]
-    kept = METRICS[metric](evidence.intersection[:, index], evidence.predicted[:, index], true)
-    emptied = METRICS[metric](np.zeros_like(true), np.zeros_like(true), true)
-    return np.stack([np.where(evidence.area[:, index] >= area, kept, emptied).sum(0) for area in areas])
+def _draw(groups: int, random: np.random.Generator, draws: int) -> np.ndarray:
+    return random.multinomial(groups, np.full(groups, 1 / groups), draws)
 
 
-def _choose(sums: np.ndarray, areas: np.ndarray) -> tuple[int, int]:
-    """The best (threshold, area); of equal ones the smallest area, then the threshold nearest 0.5."""
-    tied = np.argwhere(sums[:, 1:] >= sums[:, 1:].max() - 1e-9)
-    area, threshold = min(tied, key=lambda pair: (int(pair[0]), abs(int(pair[1]) + 1 - LEVELS // 2)))
-    return int(threshold) + 1, int(areas[area])
+def _interval(scores: np.ndarray) -> tuple[float, float]:
+    low, high = np.quantile(scores, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def _thresholds(result: dict[str, Any]) -> Thresholds:
+    return Thresholds(tuple(result["threshold"]), tuple(result["min_area"]))
+
+
+def _print(run: Run, result: dict[str, Any]) -> None:
+    low, high = result["interval_95"]
+    remark = f" ({result['remark']})" if result["remark"] else ""
+    console.print(
+        f"  {result['metric']} {result['score']:.4f} out-of-fold [{low:.4f}, {high:.4f}], "
+        f"nested {result['nested']:.4f}, untuned {result['untuned']:.4f}{remark} → {shown(run.postprocess)}"
+    )
+    if "bias" in result:
+        values = result["class_iou"].items()
+        console.print("  IoU: " + ", ".join(f"{name} {iou:.4f}" for name, iou in values if iou is not None))
+        console.print("  bias: " + ", ".join(f"{name} {bias:+.2f}" for name, bias in result["bias"].items()))
+    else:
+        areas = ", ".join(map(str, result["min_area"]))
+        console.print(f"  threshold {', '.join(map(str, result['threshold']))} of 255, minimum area {areas} px")

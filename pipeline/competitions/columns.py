@@ -1,0 +1,54 @@
+"""Which image and which class a row of a CSV speaks of."""
+
+import re
+from collections.abc import Iterator
+
+import pandas as pd
+
+from pipeline.competition import Columns, Competition
+
+
+def template_columns(template: str) -> list[str]:
+    """Returns the columns that an id is made of: one, or those of a template such as `{subject}_{img}`."""
+    return re.findall(r"{(\w+)}", template) or [template]
+
+
+def key_columns(columns: Columns) -> list[str]:
+    """Returns the columns that say which image and class a row speaks of."""
+    return [*template_columns(columns.id), *([columns.label] if columns.label else [])]
+
+
+def ids_of(table: pd.DataFrame, template: str) -> list[str]:
+    """Returns the ids of a table's rows by a column name or a template."""
+    columns = template_columns(template)
+    if columns == [template]:
+        return table[template].tolist()
+    values = zip(*(table[column] for column in columns), strict=True)
+    return [template.format(**dict(zip(columns, row, strict=True))) for row in values]
+
+
+def keys_of(table: pd.DataFrame, columns: Columns) -> Iterator[tuple[str | None, str | None]]:
+    """Yields every row's image id and label; the id is None where it does not fit `columns.pattern`, the label is None
+    where rows have none."""
+    ids = ids_of(table, columns.id)
+    labels = table[columns.label].tolist() if columns.label else [None] * len(ids)
+    if columns.pattern is None:
+        yield from zip(ids, labels, strict=True)
+        return
+    # the id takes as much as it can: in a_1_2 by {id}_{label} it is a_1
+    pattern = re.escape(columns.pattern).replace(r"\{id\}", "(?P<id>.+)").replace(r"\{label\}", "(?P<label>.+?)")
+    expression = re.compile(pattern)
+    for text in ids:
+        match = expression.fullmatch(text)
+        yield (match["id"], match["label"]) if match else (None, None)
+
+
+def class_numbers(competition: Competition) -> dict[str, int]:
+    """Returns the number of the class that each label of a CSV means."""
+    labels = competition.classes if competition.values is None else competition.values
+    return {str(label): number for number, label in enumerate(labels)}
+
+
+def key_text(columns: Columns, image_id: str, label: str) -> str:
+    """Returns what the id column holds for an image and class."""
+    return columns.pattern.format(id=image_id, label=label) if columns.pattern else image_id

@@ -1,0 +1,134 @@
+"""Image files, tables and file name patterns, as competitions use them."""
+
+import re
+from fnmatch import fnmatch
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import tifffile
+
+from pipeline.errors import PipelineError
+
+LARGEST_IMAGE = 2**28
+"""Pixels; an image is decoded as a whole, several at a time."""
+
+
+def read_image(path: Path, channels: int | None = None) -> np.ndarray:
+    """Returns an image file as (H, W, C) uint8 or uint16; C is 1, 3 (RGB) or, where `channels` is 4, 4.
+
+    A fourth channel is left out otherwise. CMYK files come as RGB, whatever the file's name says about its format.
+
+    Raises:
+        ValueError: one sentence, when the file cannot be read whole, is too large, or holds something else.
+    """
+    if not path.exists():
+        raise ValueError("does not exist")
+    image = _read_tiff(path) if path.suffix.lower() in (".tif", ".tiff") else _read_with_opencv(path)
+    if image.dtype not in (np.uint8, np.uint16):
+        raise ValueError(f"holds {image.dtype} pixels; expected uint8 or uint16")
+    image = image[..., None] if image.ndim == 2 else image
+    if image.ndim != 3 or image.shape[2] not in (1, 3, 4):
+        raise ValueError(f"has shape {image.shape}; expected rows × columns, grey, RGB or four channels")
+    if channels == 4 and image.shape[2] != 4:
+        raise ValueError(f"has {image.shape[2]} channels; the competition's YAML says 4")
+    return image if channels == 4 else image[..., :3]
+
+
+def read_table(
+    path: Path, needed: list[str], hint: str = "; the competition's YAML names it", only: bool = False
+) -> pd.DataFrame:
+    """Returns a CSV with every value as text, an empty field as ""; all of its columns, or the `needed` ones `only`.
+
+    Raises:
+        PipelineError: no such file, not a CSV, or one of the `needed` columns is missing.
+    """
+    if not path.exists():
+        raise PipelineError(f"{path} does not exist{hint}.")
+    try:
+        chosen = (lambda column: column in needed) if only else None
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, usecols=chosen)
+    except (ValueError, OSError) as error:
+        raise PipelineError(f"{path} is not a readable CSV: {' '.join(str(error).split())}.") from None
+    if not isinstance(table.index, pd.RangeIndex):  # pandas takes surplus values of every row for an index
+        raise PipelineError(f"{path} is not a readable CSV: its rows have more values than its header has columns.")
+    missing = [column for column in needed if column not in table.columns]
+    if missing:
+        found = pd.read_csv(path, nrows=0).columns
+        raise PipelineError(
+            f"{path.name}: column {', '.join(f'`{name}`' for name in missing)} is missing; found "
+            f"{', '.join(f'`{name}`' for name in found)}. Correct `columns` in the YAML or the file."
+        )
+    return table
+
+
+def find_images(pattern: str, folder: Path, exclude: list[str]) -> dict[str, Path]:
+    """Returns the files under `folder` that match a pattern such as `train/{id}.png` or `{id}/images/{id}.png`, by id.
+
+    Hidden files (`._x`, `.DS_Store`) never match.
+    """
+    expression = re.compile(
+        re.escape(pattern).replace(r"\{id\}", "(?P<id>[^/]+)", 1).replace(r"\{id\}", "(?P=id)").replace(r"\*", "[^/]*")
+    )
+    found: dict[str, Path] = {}
+    for path in sorted(folder.glob(pattern.replace("{id}", "*"))):
+        match = expression.fullmatch(path.relative_to(folder).as_posix())
+        excluded = path.name.startswith(".") or any(fnmatch(path.name, other) for other in exclude)
+        if match and not excluded:
+            found[match["id"]] = path
+    return found
+
+
+def natural(name: str) -> list[tuple[int, int, str]]:
+    """Returns a sort key that puts a2 before a10."""
+    parts = re.split(r"(\d+)", name)
+    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in parts if part]
+
+
+def _read_tiff(path: Path) -> np.ndarray:
+    try:
+        with tifffile.TiffFile(path) as file:
+            _check_size(file.series[0].shape)
+            image = file.asarray()
+    except TooLarge:
+        raise
+    except Exception as error:  # tifffile and its codecs raise whatever they like on a damaged file
+        raise ValueError(f"cannot be read, it is damaged or truncated ({type(error).__name__}: {error})") from error
+    if not image.size:  # what tifffile makes of a header alone
+        raise ValueError("cannot be read, it is damaged or truncated: it holds no pixels")
+    return image
+
+
+def _read_with_opencv(path: Path) -> np.ndarray:
+    data = path.read_bytes()
+    # by the content, since names lie; a file that is cut short would otherwise come with a grey lower half
+    ends_well = (b"\x89PNG", b"IEND", 12), (b"\xff\xd8", b"\xff\xd9", 64)
+    named = {".png": ends_well[0], ".jpg": ends_well[1], ".jpeg": ends_well[1]}.get(path.suffix.lower())
+    kind = next((one for one in ends_well if data.startswith(one[0])), named if len(data) < 64 else None)
+    if kind and kind[1] not in data[-kind[2] :]:
+        raise ValueError("cannot be read whole, it is damaged or truncated")
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
+    except cv2.error as error:
+        if "CV_IO_MAX_IMAGE" in str(error):
+            raise TooLarge("is larger than an image may be here") from None
+        image = None
+    if image is None:
+        raise ValueError("is not an image that can be read")
+    _check_size(image.shape)
+    if image.ndim == 3:
+        image = cv2.cvtColor(image, cv2.COLOR_BGRA2RGBA if image.shape[2] == 4 else cv2.COLOR_BGR2RGB)
+    return image
+
+
+class TooLarge(ValueError):
+    """An image of more pixels than are decoded as a whole."""
+
+
+def _check_size(shape: tuple[int, ...]) -> None:
+    if len(shape) >= 2 and shape[0] * shape[1] > LARGEST_IMAGE:
+        raise TooLarge(
+            f"is {shape[0]}×{shape[1]}; an image is decoded as a whole and may have {LARGEST_IMAGE // 2**20} Mi pixels "
+            "(16384×16384): cut it into parts first"
+        )
