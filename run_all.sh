@@ -47,5 +47,6 @@ input=${PIPELINE_INPUT:-${PIPELINE_ROOT:-.}/input}
 #   predict    out-of-fold first, then test, by the same code: what is tuned is what is submitted
 #   tune       thresholds and minimum sizes on out-of-fold predictions, with an estimate that has not seen them
 #   encode     run lengths in the competition's own convention, checked against its sample submission before you upload
+#   evaluate   score a test set whose truth is known (Oxford-IIIT Pet): once, at the end, nothing is chosen on it
 #   report     one page to look at, because a score does not show what is wrong
 exec "$PYTHON" -m pipeline run "$recipe" "$@"

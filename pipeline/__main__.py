@@ -128,6 +128,22 @@ def sample(
 
 
 @app.command()
+def new(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What to call the competition, e.g. my-cells.")],
+    folder: Annotated[Path, typer.Option("--from", metavar="FOLDER", help="The raw files, as downloaded.")],
+    target: Annotated[
+        Path | None, typer.Option("--to", metavar="FOLDER", help="Where to write competitions/ and recipes/.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite a competition and recipe of this name.")] = False,
+) -> None:
+    """Look at raw files and write a first competition YAML and recipe, with every guess marked."""
+    from pipeline.new import write_new
+
+    for line in write_new(name, folder, target, force).lines():
+        typer.echo(line)
+
+
+@app.command()
 def check(
     submission_path: Annotated[Path, typer.Argument(metavar="SUBMISSION.csv")], competition: CompetitionName
 ) -> None:
@@ -162,6 +178,18 @@ def score(
     result = {"score": value, "rows": rows, "metric": loaded.metric}
     result |= {"remark": loaded.remark} if remark else {}
     typer.echo(json.dumps(result) if as_json else f"{loaded.metric} {value:.4f} over {rows} rows{remark}")
+
+
+@app.command()
+def download(competition: Annotated[str, typer.Argument(metavar="COMPETITION")]) -> None:
+    """Fetch a competition's raw files into input/, where a library can (Oxford-IIIT Pet)."""
+    from pipeline.competition import load_competition
+    from pipeline.download import download as fetch
+    from pipeline.workspace import input_root, shown
+
+    loaded = load_competition(competition)
+    fetch(loaded, input_root() / loaded.folder)
+    typer.echo(f"{loaded.title} → {shown(input_root() / loaded.folder)}")
 
 
 @app.command()

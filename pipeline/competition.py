@@ -25,7 +25,7 @@ class Subset(Settings):
     """A CSV, or the path of mask images: with `{id}` or `{stem}` (the id without its extension), `{class}` where every
     class has a file of its own, and `*` where every instance has one."""
     table: str | None = None
-    """A CSV with one row an image, for further columns (to group or stratify by)."""
+    """A CSV with one row an image, the id in its first column, for further columns (to group or stratify by)."""
     exclude: list[str] = []
     """File name patterns that match `images` but are none, e.g. `*_mask.tif`."""
     evaluate: bool = False

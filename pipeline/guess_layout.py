@@ -1,51 +1,51 @@
 """What a folder of raw files seems to be: which reader it is for, and every setting of a competition's YAML."""
 
-import re
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from pipeline.competition import Value
 from pipeline.errors import PipelineError
 from pipeline.guess import (
-    Certainty,
     Draft,
     Files,
     Guess,
-    as_masks_of,
     by_name,
     channels_of,
     image_groups,
     image_size,
-    mask_values,
     masks_beside,
 )
-from pipeline.guess_rle import Row, guess_rle
-from pipeline.guess_tables import Key, Rows, Table, find_key, guess_group, read_tables, rows_of
+from pipeline.guess_masks import (
+    MaskFiles,
+    classes_of_labels,
+    classes_of_values,
+    find_mask_files,
+    mask_values,
+    one_class,
+)
+from pipeline.guess_rle import MaskRow, guess_rle
+from pipeline.guess_tables import Named, Table, guess_group, read_rows, read_tables
 
-FOLDS = 5
-SCORES = Guess("metric", None, "FILL IN", "dice, iou or iou_precision: the files cannot tell")
-MEAN_IOU = Guess("metric", "mean_iou", "sure", "the one metric of a multiclass competition")
+METRIC = Guess("metric", None, "FILL IN", "dice, iou or iou_precision; the files cannot tell")
+MEAN_IOU = Guess("metric", "mean_iou", "sure", "the one metric of kind multiclass")
 
 
 @dataclass(frozen=True)
 class Found:
-    """The files that a competition of images in folders is made of."""
+    """The files that a competition of images in folders is made of: masks are in a table or in files."""
 
-    folder: Path
     images: Files
     test: Files
-    masks: Files | None
-    """Mask images, by the ids of the training images."""
+    table: Named | None
+    mask_files: MaskFiles | None
     beside: Files | None
-    """Masks that lie beside the training images, whether or not they are needed."""
-    table: Table | None
-    key: Key | None
-    sample: Table | None
-    sample_key: Key | None
+    """Masks that lie beside the training images."""
+    sample: Named | None
+    further: Named | None
+    """A table of one row a training image, without masks."""
 
 
 def look(folder: Path, title: str) -> Draft:
@@ -56,8 +56,6 @@ def look(folder: Path, title: str) -> Draft:
     """
     if not folder.is_dir():
         raise PipelineError(f"{folder} is no folder; give the folder of the raw files with --from.")
-    if not any(folder.iterdir()):
-        raise PipelineError(f"{folder} is empty; give the folder of the raw files with --from.")
     for path in sorted([*folder.glob("*.npz"), *folder.glob("*/*.npz")]):
         draft = _npz_labels(folder, path, title)
         if draft:
@@ -85,34 +83,55 @@ def _npz_labels(folder: Path, path: Path, title: str) -> Draft | None:
     values = [int(value) for value in np.unique(training[:, 1])]
     rows, columns = training.shape[2:]
     name = path.relative_to(folder).as_posix()
-    size = Guess("shape", [rows, columns], "sure", f"all {len(training) + len(test)} images")
     guesses = [
-        *_head(title, "npz_labels", f"{name} holds training_set {training.shape} and test_set {test.shape}"),
+        *_head(title, "npz_labels", f"training_set {training.shape} and test_set {test.shape}"),
         Guess("file", name, "sure", "the one that holds them"),
-        _classes({f"class_{value}": value for value in values}, "the values of all class maps; the names are yours"),
         Guess("kind", "multiclass", "sure", "one class map an image"),
-        *([size] if test.shape[1:] == training.shape[2:] else []),
-        Guess("group", None, "guess", "the images have numbers only"),
+        Guess("classes", {f"class_{value}": value for value in values}, "guess",
+              "all values of the class maps; the first is the background, the names are yours"),
+        Guess("shape", [rows, columns], "sure", f"all {len(training) + len(test)} images"),
+        Guess("group", None, "guess", "the images have nothing but numbers"),
         MEAN_IOU,
-    ]
+    ]  # fmt: skip
     return Draft(guesses, (rows, columns), 1)
 
 
 def _oxford_pet(folder: Path, title: str) -> Draft:
-    images = {path.stem: path for path in sorted((folder / "images").glob("*.jpg"))}
+    images = sorted((folder / "images").glob("*.jpg"))
     if not images:
         raise PipelineError(f"{folder / 'images'} holds no .jpg, although annotations/trimaps is there.")
-    shape, size = _shape(list(images.values()))
-    trimaps = mask_values(sorted((folder / "annotations" / "trimaps").glob("*.png")), 50) or {}
-    shown = ", ".join(str(value) for value in sorted(trimaps, key=str))
+    shape, size = _shape(_sizes(images))
+    trimaps = mask_values(sorted((folder / "annotations" / "trimaps").glob("*.png")), 50)
+    shown = ", ".join(map(str, sorted(trimaps, key=str))) if trimaps else "no few values"
     guesses = [
-        *_head(title, "oxford_pet", f"images and annotations/trimaps, which hold {shown or 'nothing'}"),
+        *_head(title, "oxford_pet", f"images and annotations/trimaps, which hold {shown}"),
         Guess("border", None, "FILL IN", "foreground, background or ignore: what 3 counts as; it changes every score"),
+        Guess("classes", ["pet"], "guess", "1 of the trimaps; the name is yours"),
         shape,
-        Guess("group", None, "guess", "the layout knows none"),
-        Guess("metric", "dice", "guess", "or iou; published scores of this layout are both"),
+        Guess("group", None, "guess", "the layout has none"),
+        Guess("metric", "dice", "guess", "or iou"),
     ]
-    return Draft(guesses, size, channels_of(images.values()))
+    return Draft(guesses, size, channels_of(images))
+
+
+def _sizes(paths: list[Path]) -> dict[Path, tuple[int, int]]:
+    """Rows × columns of the images that can be read."""
+    sizes = {path: size for path in paths if (size := image_size(path)) is not None}
+    if not sizes:
+        raise PipelineError(f"None of {len(paths)} images can be read, {paths[0]} for instance.")
+    return sizes
+
+
+def _shape(sizes: dict[Path, tuple[int, int]]) -> tuple[Guess, tuple[int, int]]:
+    """The size that all images share, if they do, and a middling one."""
+    different = set(sizes.values())
+    if len(different) == 1:
+        (size,) = different
+        return Guess("shape", list(size), "sure", f"all {len(sizes)} images"), size
+    rows, columns = np.array(list(sizes.values())).T
+    smallest, largest = (f"{side(rows)}×{side(columns)}" for side in (min, max))
+    evidence = f"{len(different)} sizes, from {smallest} to {largest}"
+    return Guess("shape", None, "sure", evidence), (int(np.median(rows)), int(np.median(columns)))
 
 
 # --- images in folders -----------------------------------------------------------------------------------------------
@@ -120,306 +139,211 @@ def _oxford_pet(folder: Path, title: str) -> Draft:
 
 def _images_in_folders(folder: Path, title: str) -> Draft:
     found = _find(folder)
-    channels = channels_of(found.images.paths.values())
-    shape, size = _shape([*found.images.paths.values(), *found.test.paths.values()])
-    masks = _of_table(found) if found.table else _of_mask_files(found)
-    rows = rows_of(found.table, found.key) if found.table and found.key else None
-    group, count = guess_group(found.table, found.key, rows, list(found.images.paths))
-    folds = Guess("split.folds", count, "guess", f"no more than the {count} groups")
-    guesses = [
-        *_head(title, "rle_csv", "images in folders"),
-        *_subsets(found),
-        *masks,
-        *([shape] if shape else []),
-        group,
-        *([folds] if 0 < count < FOLDS else []),
-    ]
-    return Draft(guesses, size, channels)
+    sizes = _sizes([*found.images.paths.values(), *found.test.paths.values()])
+    shape, size = _shape(sizes)
+    masks = _of_table(found, found.table, sizes) if found.table else _of_mask_files(found)
+    group = guess_group(found.table, found.further, list(found.images.paths))
+    guesses = [*_head(title, "rle_csv", "images in folders"), *_subsets(found), *masks, shape, *group]
+    return Draft(guesses, size, channels_of(found.images.paths.values()))
 
 
 def _find(folder: Path) -> Found:
-    """Sorts images, masks and tables into what trains and what is predicted.
+    """Tells training images, test images, masks and tables apart.
 
     Raises:
         PipelineError: something is missing.
     """
     apart = [masks_beside(files) for files in image_groups(folder)]
-    groups = [images for images, _ in apart]
+    groups, beside = [images for images, _ in apart], [masks for _, masks in apart if masks]
     if not groups:
         raise PipelineError(
             f"{folder} holds no images (PNG, JPEG, TIFF); give the folder of the raw files with --from."
         )
-    candidates = [*groups, *by_name(groups)]
     tables = read_tables(folder)
-    sample, sample_key = _sample(tables, candidates)
-    test = sample_key.files if sample_key else None
-    others = [files for files in candidates if test is None or not _same_files(files, test)]
-    table, key = _mask_table(tables, sample, others)
-    if key and table:
-        beside = next((masks for images, masks in apart if masks and _same_files(images, key.files)), None)
-        return Found(folder, key.files, test or _test_of(folder, groups, key.files), None, beside, table, key, sample,
-                     sample_key)  # fmt: skip
-    images, masks = _mask_images(folder, groups, [masks for _, masks in apart if masks], test, tables)
-    rest = [files for files in groups if files.pattern != masks.pattern]
-    return Found(folder, images, test or _test_of(folder, rest, images), masks, None, None, None, sample, sample_key)
+    sample = _sample(tables, [*groups, *by_name(groups)])
+    rest = [files for files in groups if not (sample and _share_files(files, sample.key.files))]
+    table = _mask_table([one for one in tables if not sample or one is not sample.table], [*rest, *by_name(rest)])
+    mask_files = None if table else find_mask_files(rest, beside)
+    images = table.key.files if table else mask_files.images if mask_files else None
+    if images is None:
+        raise PipelineError(_no_masks(folder, groups, tables))
+    others = [files for files in rest if mask_files is None or files.paths.keys() != mask_files.masks.paths.keys()]
+    test = sample.key.files if sample else _test_of(folder, others, images)
+    near = next((masks for one, masks in apart if masks and _share_files(one, images)), None)
+    further = _further(tables, table, sample)
+    return Found(images, test, table, mask_files, near, sample, further)
 
 
-def _same_files(one: Files, other: Files) -> bool:
-    return bool(set(one.paths.values()) & set(other.paths.values()))
+def _share_files(one: Files, other: Files) -> bool:
+    return not set(one.paths.values()).isdisjoint(other.paths.values())
 
 
-def _sample(tables: list[Table], groups: list[Files]) -> tuple[Table | None, Key | None]:
-    """The sample submission, by its name, or by one same mask in every row of test images."""
+def _sample(tables: list[Table], groups: list[Files]) -> Named | None:
+    """The sample submission, by its name, or by the same mask in every row of test images."""
     tests = [files for files in groups if "test" in files.pattern.lower()]
     constant = [table for table in tables if table.rle and table.frame[table.rle].nunique() == 1]
     for table in [table for table in tables if table.is_sample] or constant:
-        key = find_key(table, tests) or find_key(table, groups)
-        if key and key.share > 0.5:
-            return table, key
-    return None, None
+        named = read_rows(table, tests) or read_rows(table, groups)
+        if named and named.key.share > 0.5:
+            return named
+    return None
 
 
-def _mask_table(tables: list[Table], sample: Table | None, groups: list[Files]) -> tuple[Table | None, Key | None]:
-    """The table of run lengths whose rows name most images that are not test images."""
+def _mask_table(tables: list[Table], groups: list[Files]) -> Named | None:
+    """The table of run lengths whose rows name most training images."""
     training = [files for files in groups if "test" not in files.pattern.lower()] or groups
-    keys = [(table, find_key(table, training)) for table in tables if table is not sample and table.rle]
-    known = [(table, key) for table, key in keys if key and key.share > 0]
-    return max(known, key=lambda pair: (pair[1].share, len(pair[1].ids)), default=(None, None))
+    found = [named for table in tables if table.rle and (named := read_rows(table, training))]
+    return max(found, key=lambda one: (one.key.share, len(one.key.ids)), default=None)
+
+
+def _further(tables: list[Table], masks: Named | None, sample: Named | None) -> Named | None:
+    """A table with the id columns of the masks' and one row for most training images."""
+    for table in tables:
+        if not masks or masks.rows.labels or (sample and table is sample.table) or table.rle or table.pixels:
+            continue  # the reader wants all columns of a key in it, labels too
+        named = read_rows(table, [masks.key.files])
+        images = set(masks.key.files.paths)
+        if named and named.key.id == masks.key.id and len(images & set(named.key.ids)) >= 0.9 * len(images):
+            return named
+    return None
 
 
 def _test_of(folder: Path, groups: list[Files], images: Files) -> Files:
-    rest = [files for files in groups if not _same_files(files, images) and "*" not in files.pattern]
-    named = [files for files in rest if "test" in files.pattern.lower()]
+    rest = [files for files in groups if not _share_files(files, images) and "*" not in files.pattern]
     if not rest:
         raise PipelineError(
             f"{folder} has training images ({images.pattern}) but no test images; put those in a folder of their own, "
             "for instance test/."
         )
+    named = [files for files in rest if "test" in files.pattern.lower()]
     return max(named or rest, key=lambda files: len(files.paths))
 
 
-def _mask_images(
-    folder: Path, groups: list[Files], beside: list[Files], test: Files | None, tables: list[Table]
-) -> tuple[Files, Files]:
-    """Training images, and the mask images of the same names that hold few values."""
-    best: tuple[Files, Files] | None = None
-    for masks in [*beside, *groups]:
-        for images in groups:
-            fitted = as_masks_of(masks, images)
-            if (
-                fitted is None
-                or (test and _same_files(images, test))
-                or len(fitted.paths) <= len(best[1].paths if best else {})
-            ):
-                continue
-            if mask_values(fitted.paths.values(), 20) and not mask_values(images.paths.values(), 20):
-                best = images, fitted
-    if best:
-        return best
-    there = ", ".join(f"{files.pattern} ({len(files.paths)})" for files in groups[:5])
-    without = [table.name for table in tables if not table.rle]
-    names = f" ({', '.join(without)} has no column of run lengths)" if without else ""
-    raise PipelineError(
-        f"{folder} has images ({there}) but no masks: neither a CSV of run lengths whose ids are training images{names}, "
-        "nor mask images with the same names."
+def _no_masks(folder: Path, groups: list[Files], tables: list[Table]) -> str:
+    shown = ", ".join(f"{files.pattern} ({len(files.paths)})" for files in groups[:5])
+    without = ", ".join(table.name for table in tables if not table.rle)
+    names = f" (no column of {without} holds any)" if without else ""
+    return (
+        f"{folder} has images, {shown}, but no masks: neither a CSV of run lengths whose ids are training images"
+        f"{names}, nor mask images with the same names."
     )
 
 
-# --- settings of images in folders -----------------------------------------------------------------------------------
+# --- their settings --------------------------------------------------------------------------------------------------
 
 
 def _subsets(found: Found) -> list[Guess]:
-    count, test = len(found.images.paths), len(found.test.paths)
-    known = (
-        f"; {found.key.share:.0%} of the ids of {found.table.name} are among them" if found.table and found.key else ""
-    )
-    guesses = [Guess("train.images", found.images.pattern, _certain(found.key), f"{count} images{known}")]
-    if found.table:
-        guesses.append(Guess("train.masks", found.table.name, _certain(found.key), f"run lengths in {found.table.rle}"))
-    if found.masks:
-        text = f"{len(found.masks.paths)} files named like images, with few values"
-        guesses.append(Guess("train.masks", found.masks.pattern, "sure", text))
-    if found.images.exclude:
-        text = f"{len(found.beside.paths) if found.beside else 'some'} of them lie beside the images of their names"
-        guesses.append(Guess("train.exclude", list(found.images.exclude), "sure", text))
-    if found.sample and found.sample_key:
-        text = f"{test} images; {found.sample_key.share:.0%} of the ids of {found.sample.name} are among them"
-    else:
-        text = f"{test} images, by the name of the folder"
-    guesses.append(Guess("test.images", found.test.pattern, _certain(found.sample_key), text))
-    if found.test.exclude:
-        guesses.append(Guess("test.exclude", list(found.test.exclude), "sure", "masks beside the images"))
-    if found.sample:
-        guesses.append(
-            Guess("sample_submission", found.sample.name, _certain(found.sample_key), "its ids are test images")
-        )
+    table, sample, files = found.table, found.sample, found.mask_files
+    count, test = f"{len(found.images.paths)} images", f"{len(found.test.paths)} images"
+    guesses = []
+    if table:
+        text = f"{count}; {table.hits} among them"
+        guesses.append(Guess("train.images", found.images.pattern, table.certainty, text))
+        guesses.append(Guess("train.masks", table.table.name, table.certainty, f"run lengths in `{table.table.rle}`"))
+    if files:
+        text = f"{len(files.masks.paths)} files named like images, with few values"
+        guesses.append(Guess("train.images", found.images.pattern, "sure", f"{count}, which the masks are named like"))
+        guesses.append(Guess("train.masks", files.masks.pattern, "guess" if files.classes else "sure", text))
+    for subset, images in (("train", found.images), ("test", found.test)):
+        if subset == "test":
+            text = f"{test}; {sample.hits} among them" if sample else f"{test}, by the folder's name"
+            guesses.append(Guess("test.images", images.pattern, sample.certainty if sample else "guess", text))
+        if images.exclude:
+            text = "the masks beside the images"
+            guesses.append(Guess(f"{subset}.exclude", list(images.exclude), "sure", text))
+    if sample:
+        guesses.append(Guess("sample_submission", sample.table.name, sample.certainty, "its ids are test images"))
     return guesses
 
 
-def _certain(key: Key | None) -> Certainty:
-    return "sure" if key and key.share == 1 else "guess"
-
-
-def _of_table(found: Found) -> list[Guess]:
+def _of_table(found: Found, masks: Named, sizes: dict[Path, tuple[int, int]]) -> list[Guess]:
     """Columns, convention and classes of a table of masks."""
-    assert found.table and found.key
-    rows = rows_of(found.table, found.key)
-    columns = _columns(found.table, found.key, rows)
-    missing = len(set(found.images.paths) - set(found.key.ids))
-    if missing:
-        text = f"{missing} of {len(found.images.paths)} images have no row"
+    columns = _columns(masks)
+    absent = len(set(found.images.paths) - set(masks.key.ids))
+    if absent:
+        text = f"{absent} of {len(found.images.paths)} images have no row"
         columns["absent"] = Guess("absent", "empty", "guess", text)
-    labels = rows.labels
-    submission: list[Guess] = []
-    if found.sample and found.sample_key:
-        own = rows_of(found.sample, found.sample_key)
-        submission = _differing(
-            columns, _columns(found.sample, found.sample_key, own, found.table.rle), own, found.sample
-        )
-        labels = list(dict.fromkeys([*labels, *own.labels])) if labels else labels
-    classes = _label_classes(labels) if labels else _one_class("one mask an image")
-    return [
-        *_under("columns", list(columns.values())),
-        *submission,
-        *guess_rle(*_mask_rows(found, rows)),
-        classes,
-        SCORES,
-    ]
+    submission = _differing(columns, found.sample, masks.table.rle) if found.sample else []
+    labels = masks.rows.labels
+    if labels and found.sample:
+        labels = list(dict.fromkeys([*labels, *found.sample.rows.labels]))
+    classes = classes_of_labels(labels) if labels else one_class("rows name no class")
+    convention = guess_rle(_mask_rows(found, masks, sizes), _placeholder(found.sample))
+    return [*_under("columns", columns.values()), *submission, *convention, classes, METRIC]
 
 
-def _under(parent: str, guesses: list[Guess]) -> list[Guess]:
+def _under(parent: str, guesses: Iterable[Guess]) -> list[Guess]:
     return [replace(guess, key=f"{parent}.{guess.key}") for guess in guesses]
 
 
-def _columns(table: Table, key: Key, rows: Rows, usual: str | None = None) -> dict[str, Guess]:
-    """The settings of a table's columns, by name."""
+def _columns(named: Named, usual: str | None = None) -> dict[str, Guess]:
+    """The settings of a table's columns, by name; without run lengths, `usual` or what is left is their column."""
+    table, key, rows = named.table, named.key, named.rows
     rest = [str(column) for column in table.frame.columns if column not in (*key.columns, rows.label)]
-    lengths = table.rle or (usual if usual in rest else None) or (rest[-1] if rest else "")
-    guesses = [Guess("id", key.id, _certain(key), f"{key.share:.0%} of {len(key.ids)} rows name an image")]
+    lengths = table.rle or (usual if usual in rest else rest[-1] if rest else "")
+    guesses = [Guess("id", key.id, named.certainty, f"{named.hits} among the images")]
     if key.pattern:
-        guesses.append(Guess("pattern", key.pattern, _certain(key), rows.evidence))
+        guesses.append(Guess("pattern", key.pattern, named.certainty, rows.evidence))
     if rows.label:
         guesses.append(Guess("label", rows.label, "sure" if rows.kind == "class" else "guess", rows.evidence))
-    guesses.append(
-        Guess("rle", lengths, "sure" if table.rle else "guess", "pairs of numbers" if table.rle else "what is left")
-    )
+    text = "pairs of numbers" if table.rle else "the column that is left"
+    guesses.append(Guess("rle", lengths, "sure" if table.rle else "guess", text))
     if rows.kind == "instance":
         guesses.append(Guess("rows", "instance", "guess", rows.evidence))
     return {guess.key: guess for guess in guesses}
 
 
-def _differing(columns: dict[str, Guess], own: dict[str, Guess], rows: Rows, sample: Table) -> list[Guess]:
+def _differing(columns: dict[str, Guess], sample: Named, usual: str | None) -> list[Guess]:
     """What the sample submission has otherwise than the table of masks."""
-    if sample.pixels:
-        text = f"{sample.name} has {sample.pixels} columns 0, 1, 2, …"
-        return [Guess("submission.format", "labels", "sure", text), *_under("submission", [own["id"]])]
+    own = _columns(sample, usual)
+    if sample.table.pixels:
+        text = f"{sample.table.name} has {sample.table.pixels} columns 0, 1, 2, …"
+        return _under("submission", [Guess("format", "labels", "sure", text), own["id"]])
     guesses = []
     for name in ("id", "pattern", "label", "rle"):
         here, there = own.get(name), columns.get(name)
-        if (here.value if here else None) != (there.value if there else None):
-            guesses.append(here or Guess(name, None, "sure", f"{sample.name} has none"))
+        if here and (there is None or here.value != there.value):
+            guesses.append(here)
     if "rows" in columns and "rows" not in own:
-        text = f"as in training; {sample.name} has one row an image: `{rows.kind}` if it must stay so"
+        text = f"as in training; {sample.table.name} has one row an image and may be a placeholder"
         guesses.append(Guess("rows", "instance", "guess", text))
     return _under("submission", guesses)
 
 
-def _mask_rows(found: Found, rows: Rows) -> tuple[list[Row], str]:
-    """Every row of the table of masks whose image can be read, and what the sample submission writes in all of its rows."""
-    assert found.table and found.key and found.table.rle
-    paths = found.images.paths
-    sizes = {name: image_size(paths[name]) for name in dict.fromkeys(found.key.ids) if name in paths}
-    masks = found.beside.paths if found.beside and rows.kind == "image" else {}
-    texts = found.table.frame[found.table.rle]
-    known = [
-        Row(text, paths[name], size, masks.get(Path(name).stem))
-        for name, text in zip(found.key.ids, texts, strict=True)
-        if (size := sizes.get(name)) is not None
+def _mask_rows(found: Found, masks: Named, sizes: dict[Path, tuple[int, int]]) -> list[MaskRow]:
+    """Every row of the table of masks whose image can be read."""
+    beside = found.beside.paths if found.beside and masks.rows.kind == "image" else {}
+    texts = masks.table.frame[masks.table.rle]
+    return [
+        MaskRow(text, path, sizes[path], beside.get(name) or beside.get(Path(name).stem))
+        for name, text in zip(masks.key.ids, texts, strict=True)
+        if (path := found.images.paths.get(name)) in sizes
     ]
-    sample = found.sample
-    written = set(sample.frame.iloc[:, -1].str.strip()) if sample and not sample.pixels else set()
-    return known, written.pop() if len(written) == 1 else ""
+
+
+def _placeholder(sample: Named | None) -> str:
+    """What the sample submission writes in all of its rows."""
+    written = set() if sample is None else set(sample.table.frame.iloc[:, -1].str.strip())
+    return written.pop() if len(written) == 1 else ""
 
 
 def _of_mask_files(found: Found) -> list[Guess]:
     """Classes of mask images, and the columns of a submission."""
-    assert found.masks
-    values = mask_values(found.masks.paths.values()) or Counter()
-    guesses = _value_classes(values)
-    several = guesses[0].key == "kind"
-    if found.sample and found.sample_key:
-        own = rows_of(found.sample, found.sample_key)
-        if found.sample.pixels:
-            guesses += _differing({}, _columns(found.sample, found.sample_key, own), own, found.sample)
-        else:
-            guesses += _under("submission", list(_columns(found.sample, found.sample_key, own).values()))
+    assert found.mask_files
+    masks = found.mask_files.masks
+    guesses = []
+    absent = len(set(found.images.paths) - set(masks.paths))
+    if absent:
+        guesses.append(Guess("columns.absent", "empty", "guess", f"{absent} images have no mask file"))
+    if found.sample:
+        guesses += _differing({}, found.sample, None)
+        if not found.sample.table.pixels:
             guesses.append(Guess("rle.order", "column", "guess", "nothing shows how run lengths are written"))
             guesses.append(Guess("rle.base", 1, "guess", "nothing shows it"))
-    missing = len(set(found.images.paths) - set(found.masks.paths))
-    if missing:
-        guesses.append(Guess("columns.absent", "empty", "guess", f"{missing} images have no mask file"))
-    return [*guesses, MEAN_IOU if several else SCORES]
-
-
-# --- classes ---------------------------------------------------------------------------------------------------------
-
-
-def _one_class(evidence: str) -> Guess:
-    return Guess("classes", ["object"], "guess", f"{evidence}; the name is yours")
-
-
-def _classes(names: dict[str, Any], evidence: str) -> Guess:
-    return Guess("classes", names, "guess", evidence)
-
-
-def _label_classes(labels: list[str]) -> Guess:
-    plain = all(re.fullmatch(r"[A-Za-z][\w -]*", label) for label in labels)
-    if plain:
-        return Guess("classes", labels, "sure", "all labels of the rows")
-    named = {f"class_{label}": int(label) if re.fullmatch(r"0|[1-9]\d*", label) else label for label in labels}
-    return Guess("classes", named, "guess", "all labels of the rows; the names are yours")
-
-
-def _value_classes(values: Counter[Value]) -> list[Guess]:
-    """Classes by the values of mask images; `kind` comes first where there are several."""
-    if len(values) <= 2 and (len(values) < 2 or 0 in values):
-        shown = " and ".join(str(value) for value in sorted(values, key=str))
-        return [_one_class(f"mask files hold {shown}")]
-    background = 0 if 0 in values else values.most_common(1)[0][0]
-    ordered = [background, *sorted((value for value in values if value != background), key=_order)]
-    ignored = [255] if ordered == [*range(len(ordered) - 1), 255] else []
-    names = {"background": background} | {
-        f"class_{value if isinstance(value, int) else number}": value if isinstance(value, int) else list(value)
-        for number, value in enumerate(ordered)
-        if number and value not in ignored
-    }
-    whole = sum(values.values())
-    shares = ", ".join(f"{values[value] / whole:.1%}" for value in ordered)
-    return [
-        Guess(
-            "kind", "multiclass", "guess", "one value a pixel; `multilabel` (without the background) scores each alone"
-        ),
-        _classes(names, f"the values of the mask files ({shares} of the pixels); the names are yours"),
-        *(Guess("ignore_value", value, "guess", "255 after small numbers is often no class") for value in ignored),
-    ]
-
-
-def _order(value: Value) -> tuple[int, ...]:
-    return value if isinstance(value, tuple) else (int(value),)
-
-
-# --- sizes -----------------------------------------------------------------------------------------------------------
-
-
-def _shape(paths: list[Path]) -> tuple[Guess, tuple[int, int]]:
-    """The size that all images share, if they do, and a middling one."""
-    sizes = Counter(size for path in paths if (size := image_size(path)) is not None)
-    if not sizes:
-        raise PipelineError(f"None of {len(paths)} images can be read, {paths[0]} for instance.")
-    if len(sizes) == 1:
-        (size,) = sizes
-        return Guess("shape", list(size), "sure", f"all {sizes[size]} images"), size
-    rows, columns = np.array(list(sizes.elements())).T
-    smallest, largest = (f"{side(rows)}×{side(columns)}" for side in (min, max))
-    evidence = f"{len(sizes)} sizes, from {smallest} to {largest}"
-    return Guess("shape", None, "sure", evidence), (int(np.median(rows)), int(np.median(columns)))
+    names = list(found.mask_files.classes)
+    by_value = [] if names else classes_of_values(mask_values(masks.paths.values()) or Counter())
+    if len(names or by_value) > 1 and not found.sample:
+        guesses.append(Guess("submission.label", "class", "guess", "no sample submission shows what it looks like"))
+    if names:
+        return [*guesses, Guess("classes", names, "guess", "files of their own; they may overlap"), METRIC]
+    return [*guesses, *by_value, METRIC if len(by_value) == 1 else MEAN_IOU]

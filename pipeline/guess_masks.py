@@ -1,4 +1,4 @@
-"""Which image files are masks, which images they belong to, and what classes their values or the rows of a table tell."""
+"""Which image files are masks, which images they belong to, and the classes that values or labels tell."""
 
 import os
 import re
@@ -44,8 +44,10 @@ def find_mask_files(groups: list[Files], beside: list[Files]) -> MaskFiles | Non
 
 
 def masks_of(masks: Files, images: Files) -> Files | None:
-    """Returns mask files by the ids of their images, whose names they hold (`train_masks/{id}_mask.png`); None where most
-    names do not fit."""
+    """Returns mask files by the ids of their images, whose names theirs hold, e.g. `train_masks/{id}_mask.png`.
+
+    None where most names do not fit.
+    """
     if "*" in masks.pattern:
         found = {name: path for name, path in masks.paths.items() if name in images.paths}
         return Files(masks.pattern, found) if len(found) >= 0.9 * len(masks.paths) else None
@@ -106,9 +108,9 @@ def classes_of_labels(labels: list[str]) -> Guess:
 
 
 def classes_of_values(values: Counter[Value]) -> list[Guess]:
-    """Returns one class, or `kind` and `classes` of several and perhaps `ignore_value`, by the values of mask images."""
+    """Returns `classes` by the values of mask images; with `kind` and perhaps `ignore_value` for several."""
     if len(values) < 2 or (len(values) == 2 and 0 in values):
-        return [one_class(f"mask files hold {' and '.join(str(value) for value in sorted(values, key=_order))}")]
+        return [one_class("mask files hold " + " and ".join(map(str, sorted(values, key=_order))))]
     background = 0 if 0 in values else values.most_common(1)[0][0]
     others = sorted((value for value in values if value != background), key=_order)
     ignored = [255] if [background, *others] == [*range(len(others)), 255] else []
@@ -117,11 +119,17 @@ def classes_of_values(values: Counter[Value]) -> list[Guess]:
         names[f"class_{value if isinstance(value, int) else number}"] = value
     shares = ", ".join(f"{values[value] / sum(values.values()):.1%}" for value in names.values())
     text = f"the values of the mask files, {shares} of the pixels; the names are yours"
+    if any(isinstance(value, tuple) for value in values):
+        names = {name: _colour(value) for name, value in names.items()}
     return [
-        Guess("kind", "multiclass", "guess", "one value a pixel; `multilabel`, without background, scores each alone"),
+        Guess("kind", "multiclass", "guess", "one value a pixel; multilabel, without background, scores each alone"),
         Guess("classes", names, "guess", text),
         *(Guess("ignore_value", value, "guess", "255 after small numbers is often no class") for value in ignored),
     ]
+
+
+def _colour(value: Value) -> Value:
+    return value if isinstance(value, tuple) else (int(value), int(value), int(value))
 
 
 def _order(value: Value) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ from collections import Counter
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -25,8 +25,8 @@ MOST_ROWS, MOST_PIXELS = 300, 2**28
 """How many masks are decoded to compare conventions, and how many of their pixels."""
 CLEAR_SHARE, CLEAR_COUNT, CLEAR_RATIO = 0.9, 5, 1.3
 """A comparison is sure when this share of the masks, at least so many, agree; torn masks are longer by this factor."""
-CLEAR_Z, WEAK_Z = 5.0, 2.0
-"""Standard errors from which the edges of the images make an order sure, or a guess."""
+CLEAR_Z, WEAK_Z, CLEAR_IMAGES = 5.0, 2.0, 20
+"""Standard errors from which the edges of the images make an order sure, or a guess; it takes so many to be sure."""
 
 
 @dataclass(frozen=True)
@@ -125,12 +125,12 @@ def _by_fit(rows: list[MaskRow], empty: str) -> tuple[list[Convention], dict[str
     verdicts: dict[str, Verdict] = {}
     for place, aspect in enumerate(("offsets", "base")):
         if rows and len({key[place] for key in kept}) == 1:
-            own = _NAMES[kept[0][place]]
-            other, others = max(((_NAMES[key[place]], count) for key, count in fits.items() if _NAMES[key[place]] != own),
-                                key=lambda pair: pair[1])  # fmt: skip
+            own = kept[0][place]
+            others, other = max((count, _NAMES[key[place]]) for key, count in fits.items() if key[place] != own)
             whole = most == len(rows)
             count = f"all {most}" if whole else f"{most} of {len(rows)}"
-            verdicts[aspect] = "sure" if whole else "guess", f"{count} masks fit their image with {own}, {others} with {other}"
+            text = f"{count} masks fit their image with {_NAMES[own]}, {others} with {other}"
+            verdicts[aspect] = "sure" if whole else "guess", text
     orders: tuple[Literal["column", "row"], ...] = ("column", "row")
     return [Convention(order, base, empty, offsets) for offsets, base in kept for order in orders], verdicts
 
@@ -144,10 +144,10 @@ def _by_mask_files(rows: list[MaskRow], candidates: list[Convention]) -> tuple[l
     chosen = [row for row in _affordable(rows) if row.mask]
     for row in chosen:
         try:
-            mask = read_image(row.mask).any(axis=2)  # type: ignore[arg-type]
+            mask = read_image(row.mask) > 0  # type: ignore[arg-type]
         except ValueError:
             continue
-        equal.update(one for one in candidates if _equals(_decoded(row, one), mask))
+        equal.update(one for one in candidates if _equals(_decoded(row, one), mask[..., 0]))
     (best, count), (_, second) = (*equal.most_common(2), (candidates[0], 0), (candidates[0], 0))[:2]
     if count < CLEAR_SHARE * len(chosen) or count < CLEAR_COUNT or second > 0.5 * count:
         return candidates, {}
@@ -173,7 +173,7 @@ def _by_outline(
     lengths = np.array([[_outline(_decoded(row, one)) for row in telling] for one in candidates])
     lengths = lengths.reshape(len(candidates), len(telling))
     lengths = lengths[:, np.isfinite(lengths).all(0)]
-    totals = {value: [] for value in values}  # type: dict[Any, list[np.ndarray]]
+    totals: dict[object, list[np.ndarray]] = {value: [] for value in values}
     for one, own in zip(candidates, lengths, strict=True):
         totals[getattr(one, aspect)].append(own)
     shortest = {value: min(found, key=lambda own: own.sum()) for value, found in totals.items()}
@@ -242,7 +242,7 @@ def _by_image(rows: list[MaskRow], candidates: list[Convention]) -> tuple[list[C
     seen = f"on square images: edges along {count} outlines against those along their mirrors, z = {abs(z):.1f}"
     if abs(z) < WEAK_Z:
         seen = f"square images look alike in both orders ({seen.removeprefix('on square images: ')})"
-    verdict: Verdict = ("sure" if abs(z) >= CLEAR_Z else "guess", seen)
+    verdict: Verdict = ("sure" if abs(z) >= CLEAR_Z and count >= CLEAR_IMAGES else "guess", seen)
     return [one for one in candidates if one.order == order], {"order": verdict}
 
 
@@ -265,7 +265,9 @@ def edge_score(rows: list[MaskRow], convention: Convention) -> tuple[float, int]
     return float(differences.mean() / (differences.std(ddof=1) / np.sqrt(len(differences)))), len(differences)
 
 
-def _edges_and_outlines(row: MaskRow, convention: Convention) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]] | None:
+def _edges_and_outlines(
+    row: MaskRow, convention: Convention
+) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]] | None:
     """Strength of the edges of an image, and where the outline of its mask and of the mirrored mask run."""
     mask = _decoded(row, convention)
     try:

@@ -8,16 +8,16 @@ from itertools import permutations
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import pandas as pd
 
+from pipeline.competition import SplitSettings
 from pipeline.competitions.columns import template_columns
 from pipeline.competitions.files import natural, read_table
 from pipeline.errors import PipelineError
-from pipeline.guess import Files, Guess
+from pipeline.guess import Certainty, Files, Guess
 from pipeline.guess_rle import PAIRS
 
-SEPARATORS = ("_", "-", " ", ":", ".")
+SEPARATORS = ("_", "-", " ", ":")
 MOST_COLUMNS, MOST_LABELS = 50, 60
 """A table of more columns is one of labels a pixel; more different labels are something else."""
 _CLASS_NAME = re.compile(r"class|label|categor", re.IGNORECASE)
@@ -61,6 +61,11 @@ class Key:
         return sum(one in self.files.paths for one in self.ids) / max(len(self.ids), 1)
 
     @property
+    def rank(self) -> tuple[float, int]:
+        """What the best reading has most of: images named, and the fewer labels for it."""
+        return self.share, -len(set(self.labels or []))
+
+    @property
     def columns(self) -> list[str]:
         """The columns that the id is made of."""
         return template_columns(self.id)
@@ -78,6 +83,27 @@ class Rows:
     evidence: str
 
 
+@dataclass(frozen=True)
+class Named:
+    """A table and how its rows name images."""
+
+    table: Table
+    key: Key
+    rows: Rows
+
+    @property
+    def certainty(self) -> Certainty:
+        """Sure where every row names an image."""
+        return "sure" if self.key.share == 1 else "guess"
+
+    @property
+    def hits(self) -> str:
+        """How many rows name an image, the beginning of a sentence."""
+        if self.key.share == 1:
+            return f"every id of {self.table.name} is"
+        return f"{100 * self.key.share:.1f} % of the ids of {self.table.name} are"
+
+
 def read_tables(folder: Path) -> list[Table]:
     """Returns the CSVs in a folder and in the folders right inside it, those that cannot be read left out."""
     found = []
@@ -89,6 +115,8 @@ def read_tables(folder: Path) -> list[Table]:
             wide = len(header) > MOST_COLUMNS
             frame = read_table(path, header[:1] if wide else [], only=wide)
         except (PipelineError, ValueError, OSError):
+            continue
+        if frame.empty:
             continue
         pixels = len(header) - 1 if wide and header[1:] == [str(number) for number in range(len(header) - 1)] else 0
         found.append(Table(path.relative_to(folder).as_posix(), frame, rle_column(frame), pixels))
@@ -111,14 +139,23 @@ def rle_column(frame: pd.DataFrame) -> str | None:
     return max(lengths, key=lambda column: lengths[column]) if lengths else None
 
 
+def read_rows(table: Table, groups: list[Files]) -> Named | None:
+    """Returns how the rows of a table name images of one of the groups; None when they name none."""
+    key = find_key(table, groups)
+    return Named(table, key, rows_of(table, key)) if key else None
+
+
 def find_key(table: Table, groups: list[Files]) -> Key | None:
-    """Returns the reading of a table's rows that names most images of one of the groups; None when nothing fits."""
+    """Returns the reading of a table's rows that names most images of one of the groups, with the fewest labels.
+
+    None when nothing fits.
+    """
     frame = table.frame.drop(columns=[table.rle] if table.rle else [])
     best: Key | None = None
     for keys in (_plain, _with_label, _of_two_columns):
         for files in groups:
             for key in keys(frame, files):
-                if key.share > (best.share if best else 0):
+                if key.share and (best is None or key.rank > best.rank):
                     best = key
         if best and best.share > 0.9:
             break
@@ -196,38 +233,74 @@ def _tells_apart(ids: list[str], labels: list[str]) -> bool:
 # --- groups ----------------------------------------------------------------------------------------------------------
 
 
-def guess_group(table: Table | None, key: Key | None, rows: Rows | None, ids: list[str]) -> tuple[Guess, int]:
-    """Returns a guess at `group`, and how many groups it makes of the images (0: none).
+@dataclass(frozen=True)
+class Group:
+    """A value of `group`, how many groups it makes, and why."""
+
+    value: str
+    count: int
+    evidence: str
+    table: str | None = None
+    """The further table that it is a column of."""
+
+
+def guess_group(masks: Named | None, further: Named | None, images: list[str]) -> list[Guess]:
+    """Returns `group`, with `train.table` where a further table has something to say, and `split.folds` for few groups.
 
     Args:
-        table: the table of masks, if there is one; key and rows likewise.
-        ids: of the training images.
+        masks: the table of masks, if there is one.
+        further: a table with one row an image, likewise.
+        images: ids of the training images.
     """
-    if table is not None and key is not None and rows is not None:
-        if len(key.columns) == 2 and _clearly_fewer(table.frame[key.columns[0]].nunique(), len(ids)):
-            count = table.frame[key.columns[0]].nunique()
-            return Guess("group", key.columns[0], "guess", f"ids are {key.id}, {count} × {key.columns[0]}"), count
-        found = _group_columns(table, key, rows)
-        named = [column for column in found if _GROUP_NAME.search(column)]
-        if named:
-            count = found[named[0]]
-            return Guess("group", named[0], "guess", f"by its name; {count} for {len(ids)} images"), count
-        if found:
-            shown = ", ".join(f"`{column}` ({count} values)" for column, count in found.items())
-            return Guess("group", None, "guess", f"{shown} could be one, if it must not be split"), 0
-    matches = [_GROUP_NUMBER.fullmatch(one) for one in ids]
+    group = _by_template(masks, images) or _by_column(masks, images) or _by_column(further, images) or _by_ids(images)
+    guesses = []
+    if further:
+        others = ", ".join(f"`{one}`" for one in further.table.frame.columns if one not in further.key.columns)
+        name = further.table.name if group and group.table else None
+        text = f"{further.table.name} has {others}, to group or stratify by"
+        guesses.append(Guess("train.table", name, "guess", text))
+    if group:
+        text = f"{group.evidence}; {group.count} for {len(images)} images"
+        guesses.append(Guess("group", group.value, "guess", text))
+        if group.count < SplitSettings().folds:
+            guesses.append(Guess("split.folds", group.count, "guess", "as many as there are groups"))
+        return guesses
+    repeated = [f"`{column}` ({count} values)" for column, count in _repeated(masks).items()]
+    shown = f"{', '.join(repeated)} could be one" if repeated else "no column and no part of the ids looks like one"
+    return [*guesses, Guess("group", None, "guess", shown)]
+
+
+def _by_template(masks: Named | None, images: list[str]) -> Group | None:
+    if masks is None or len(masks.key.columns) < 2 or not set(images) <= set(masks.key.ids):
+        return None
+    first = masks.key.columns[0]
+    count = masks.table.frame[first].nunique()
+    return Group(first, count, f"ids are {masks.key.id}") if _clearly_fewer(count, len(images)) else None
+
+
+def _by_column(named: Named | None, images: list[str]) -> Group | None:
+    if named is None or not set(images) <= set(named.key.ids):
+        return None
+    found = {column: count for column, count in _repeated(named).items() if _GROUP_NAME.search(column)}
+    table = None if named.table.rle else named.table.name
+    return next((Group(column, count, "by its name", table) for column, count in found.items()), None)
+
+
+def _by_ids(images: list[str]) -> Group | None:
+    matches = [_GROUP_NUMBER.fullmatch(one) for one in images]
     groups, separators = ({match[part] for match in matches if match} for part in (1, 2))
-    if all(matches) and len(separators) == 1 and _clearly_fewer(len(groups), len(ids)):
-        pattern = f"{{group}}{separators.pop()}{{number}}"
-        return Guess("group", pattern, "guess", f"ids look so; {len(groups)} groups, {len(ids)} images"), len(groups)
-    return Guess("group", None, "guess", "no column and no part of the ids looks like one"), 0
+    if not all(matches) or len(separators) != 1 or not _clearly_fewer(len(groups), len(images)):
+        return None
+    return Group(f"{{group}}{separators.pop()}{{number}}", len(groups), "ids look so")
 
 
-def _group_columns(table: Table, key: Key, rows: Rows) -> dict[str, int]:
-    """Columns that repeat themselves, with the number of their values."""
-    others = [str(one) for one in table.frame.columns if one not in (*key.columns, table.rle, rows.label)]
-    counts = {column: table.frame[column].nunique() for column in others}
-    return {column: count for column, count in counts.items() if 2 <= count <= len(np.unique(key.ids)) / 2}
+def _repeated(named: Named | None) -> dict[str, int]:
+    """Columns that repeat their values, with the number of these."""
+    if named is None:
+        return {}
+    used = (*named.key.columns, named.table.rle, named.rows.label)
+    counts = {str(one): named.table.frame[one].nunique() for one in named.table.frame.columns if one not in used}
+    return {column: count for column, count in counts.items() if 2 <= count <= len(set(named.key.ids)) / 2}
 
 
 def _clearly_fewer(groups: int, images: int) -> bool:

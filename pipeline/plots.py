@@ -1,11 +1,13 @@
 """Pictures of images, masks and predictions."""
 
 import base64
+from pathlib import Path
 
 import cv2
 import numpy as np
 
 from pipeline.competition import Competition
+from pipeline.workspace import writing
 
 # Okabe and Ito's palette, told apart by colour-blind eyes too (https://jfly.uni-koeln.de/color)
 CLASS_COLOURS = [
@@ -68,6 +70,28 @@ def coloured(image: np.ndarray, masks: np.ndarray, competition: Competition, str
             area = mask == 1
             picture[area] = (1 - strength) * picture[area] + strength * np.array(colour)
     return picture
+
+
+def with_legend(picture: np.ndarray, competition: Competition, width: int = 640) -> np.ndarray:
+    """Returns an RGB picture, at least `width` pixels wide, with the colours of several classes named below it."""
+    if len(competition.classes) == 1:
+        return picture
+    scale = max(1, -(-width // picture.shape[1]))
+    large = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_NEAREST)
+    strip, column = np.full((24, large.shape[1], 3), 255, np.uint8), 6
+    for name, colour in legend(competition).items():
+        if colour is not None:
+            cv2.rectangle(strip, (column, 6), (column + 12, 18), colour, -1)
+            text = name.encode("ascii", "replace").decode()
+            cv2.putText(strip, text, (column + 17, 17), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (0, 0, 0), 1, cv2.LINE_AA)
+            column += 30 + cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.42, 1)[0][0]
+    return np.vstack([large, strip])
+
+
+def write_png(path: Path, picture: np.ndarray) -> None:
+    """Writes an RGB picture whole or not at all."""
+    with writing(path) as temporary:
+        temporary.write_bytes(cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1].tobytes())
 
 
 def legend(competition: Competition) -> dict[str, tuple[int, int, int] | None]:

@@ -117,7 +117,8 @@ def _explain(model: type[Settings], fault: Any) -> str:
     message = fault["msg"].removeprefix("Value error, ")
     if not key:  # keys that do not go together
         return f"{message}."
-    return f"`{key}` is {fault['input']!r}: {message[:1].lower()}{message[1:]}."
+    value = "empty" if fault["input"] is None else repr(fault["input"])
+    return f"`{key}` is {value}: {message[:1].lower()}{message[1:]}."
 
 
 def _model_at(model: type[Settings], location: tuple[Any, ...]) -> type[Settings]:

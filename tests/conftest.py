@@ -77,8 +77,8 @@ class Tiny:
         pd.DataFrame(self.rows).to_csv(self.input / "train.csv", index=False)
         pd.DataFrame({"id": TEST_IDS, "mask": "1 1"}).to_csv(self.input / "sample.csv", index=False)
         self.competition_path.parent.mkdir(exist_ok=True)
-        self.competition_path.write_text(yaml.safe_dump(self.settings))
-        self.recipe_path.write_text(yaml.safe_dump(self.recipe))
+        self.competition_path.write_text(yaml.safe_dump(self.settings, sort_keys=False))
+        self.recipe_path.write_text(yaml.safe_dump(self.recipe, sort_keys=False))
 
     def path(self, name: str) -> Path:
         """The image file of an id."""
@@ -106,9 +106,14 @@ class Tiny:
 
     def fails(self, *names: str) -> str:
         """Runs these stages (default: decode), which must fail cleanly, and returns the message."""
-        with pytest.raises(PipelineError) as caught:
-            self.run(*(names or ("decode",)))
+        message = self.refused(*(names or ("decode",)))
         self.assert_nothing_half_written()
+        return message
+
+    def refused(self, *names: str) -> str:
+        """Runs these stages, which must fail although earlier ones succeeded, and returns the message."""
+        with pytest.raises(PipelineError) as caught:
+            self.run(*names)
         return str(caught.value)
 
     def assert_nothing_half_written(self) -> None:

@@ -44,9 +44,18 @@ def keys_of(table: pd.DataFrame, columns: Columns) -> Iterator[tuple[str | None,
 
 
 def class_numbers(competition: Competition) -> dict[str, int]:
-    """Returns the number of the class that each label of a CSV means."""
-    labels = competition.classes if competition.values is None else competition.values
-    return {str(label): number for number, label in enumerate(labels)}
+    """Returns the number of the class that each label of a CSV means: the value in the YAML, else the class's name, or
+    in a table of class maps its number."""
+    numbers = {}
+    for number, (name, value) in enumerate(
+        zip(competition.classes, competition.values or competition.classes, strict=True)
+    ):
+        if competition.submission.format == "labels":
+            label: object = value if isinstance(value, int) else number
+        else:
+            label = name if isinstance(value, tuple) else value  # a colour is no label
+        numbers[str(label)] = number
+    return numbers
 
 
 def key_text(columns: Columns, image_id: str, label: str) -> str:

@@ -13,7 +13,7 @@ import pandas as pd
 
 from pipeline import rle
 from pipeline.competition import Columns, Competition, RleCsv, Subset, Value
-from pipeline.competitions.columns import class_numbers, key_columns, keys_of
+from pipeline.competitions.columns import class_numbers, key_columns, keys_of, template_columns
 from pipeline.competitions.files import find_images, natural, read_image, read_table
 from pipeline.competitions.listing import Fault, Item, Listing, MaskFault, Masks, SubsetName, repeated_ids
 from pipeline.errors import PipelineError
@@ -76,7 +76,7 @@ def _subset_items(competition: RleCsv, subset: SubsetName, folder: Path) -> tupl
         faults = faults + listing_faults
     if subset == "train" and table:
         wanted += sorted(set(files) - set(known), key=natural) if competition.columns.absent == "empty" else []
-    extras = _further_columns(competition, settings, folder)
+    extras = _further_columns(settings, folder)
     items = []
     for image_id in wanted:
         if image_id not in files:
@@ -99,7 +99,8 @@ def _read_rows(
     faults: list[Fault] = []
     found: dict[str, Rows] = {}
     seen: dict[tuple[str, str | None], int] = {}
-    extra, texts = table.drop(columns=used).to_dict("records"), table[columns.rle].tolist()
+    texts, further = table[columns.rle].tolist(), table.drop(columns=[columns.rle, *_plain_keys(columns)])
+    extra = further.to_dict("records")
     for row, (image_id, label) in enumerate(keys_of(table, columns), start=2):
         droppable = image_id if subset == "train" else None
         if image_id is None:
@@ -148,14 +149,16 @@ def _sample_ids(sample: pd.DataFrame, competition: RleCsv, files: dict[str, Path
     return list(ids), faults
 
 
-def _further_columns(competition: RleCsv, settings: Subset, folder: Path) -> dict[str, dict[str, str]]:
+def _plain_keys(columns: Columns) -> list[str]:
+    """The key columns that say nothing more than the id and the label; those of a template may be groups."""
+    return [name for name in (columns.id, columns.label) if name and template_columns(name) == [name]]
+
+
+def _further_columns(settings: Subset, folder: Path) -> dict[str, dict[str, str]]:
     if settings.table is None:
         return {}
-    columns = competition.columns
-    table = read_table(folder / settings.table, key_columns(columns))
-    others = table.drop(columns=key_columns(columns)).to_dict("records")
-    ids = (image_id for image_id, _ in keys_of(table, columns))
-    return {image_id: row for image_id, row in zip(ids, others, strict=True) if image_id}
+    table = read_table(folder / settings.table, [])
+    return dict(zip(table.iloc[:, 0], table.iloc[:, 1:].to_dict("records"), strict=True))
 
 
 def group_of(competition: Competition, image_id: str, extra: dict[str, str]) -> str | None:
@@ -174,7 +177,12 @@ def group_of(competition: Competition, image_id: str, extra: dict[str, str]) -> 
             raise PipelineError(f"competition {competition.name}: id {image_id} does not fit `group: {group}`.")
         return match["group"]
     if group not in extra:
-        found = ", ".join(f"`{name}`" for name in extra) or "no further columns"
+        found = ", ".join(f"`{name}`" for name in extra)
+        if not found:
+            raise PipelineError(
+                f"competition {competition.name}: image {image_id} has no row that says its `{group}` (group); add one, "
+                "or name a table of every image in `train: {table: …}`."
+            )
         raise PipelineError(f"competition {competition.name}: column `{group}` (group) is missing; found {found}.")
     return extra[group]
 

@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import cv2
 import numpy as np
 import pandas as pd
 
@@ -69,8 +68,8 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
         predicted = decide(probability, decision)
         if index < OVERLAYS:
             picture = plots.comparison(read(row), true, predicted, run.competition)
-            with workspace.writing(folder / f"{index:02}_{row['image_id'].replace('/', '_')}.png") as temporary:
-                temporary.write_bytes(cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1].tobytes())
+            name = f"{index:02}_{row['image_id'].replace('/', '_')}.png"
+            plots.write_png(folder / name, plots.with_legend(picture, run.competition))
         return {"image_id": row["image_id"], **image_figures(probability, predicted, true, run.competition)}
 
     with ThreadPoolExecutor() as pool:

@@ -46,7 +46,7 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
         record=workspace.read_json(run.record),
         settings=yaml.safe_dump(workspace.describe(run), sort_keys=False, allow_unicode=True),
         pictures=_pictures(run, chosen),
-        legend={name: "#%02x%02x%02x" % colour for name, colour in plots.legend(run.competition).items() if colour},
+        legend={name: f"rgb{colour}" for name, colour in plots.legend(run.competition).items() if colour},
         test=workspace.read_json(run.folder / "test.json") if evaluate.wanted(run.competition) else None,
     )
     workspace.write_text(run.report, page)

@@ -1,0 +1,292 @@
+"""Class maps, pets and large images from raw files to a submission, in this process, on a few tiny images."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from pipeline import metrics, stages, submission, table
+from pipeline.competition import load_competition
+from pipeline.errors import PipelineError
+from pipeline.postprocess import decide, native_probability
+from pipeline.probabilities import read_probabilities
+from pipeline.stages.decode import geometry_of
+from pipeline.stages.tune import decision_of
+from pipeline.workspace import Run, open_run, read_json
+
+SMALL = {
+    "image": {"size": [32, 64], "channels": 1},
+    "model": {"encoder": "resnet18"},
+    "train": {"folds": [0, 1], "epochs": 2, "batch_size": 8, "learning_rate": 0.003},
+}
+MARS = {
+    "title": "Tiny Mars",
+    "reader": "npz_labels",
+    "file": "mars.npz",
+    "classes": {"ground": 0, "soil": 1, "sand": 2, "rock": 3},
+    "ignore_class": "ground",
+    "ignored_prediction": "zero",
+    "metric": "mean_iou",
+    "forbids_pretrained": "the rules forbid it",
+    "split": {"folds": 3},
+}
+PETS = {"title": "Tiny pets", "reader": "oxford_pet", "border": "ignore", "metric": "dice", "split": {"folds": 3}}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def root(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """One root for all competitions of this file."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("families")
+        patch.setenv("PIPELINE_ROOT", str(folder))
+        patch.setenv("PIPELINE_INPUT", str(folder / "input"))
+        yield folder
+
+
+def described(root: Path, name: str, competition: dict[str, Any], recipe: dict[str, Any]) -> str:
+    """Writes both YAML files and returns the recipe's path."""
+    (root / f"{name}.yaml").write_text(yaml.safe_dump(competition, sort_keys=False))
+    path = root / f"{name}-recipe.yaml"
+    path.write_text(yaml.safe_dump({"competition": f"{name}.yaml", **recipe}, sort_keys=False))
+    return str(path)
+
+
+def finished(recipe: str, *assignments: str) -> Run:
+    """Runs every stage."""
+    run = open_run(recipe, assignments=list(assignments))
+    for stage in stages.STAGES:
+        stages.run_stage(run, stage)
+    return run
+
+
+def rewritten(run: Run) -> dict[str, np.ndarray]:
+    """The masks (C, h, w) of every out-of-fold image, by the function that makes the submission."""
+    images = table.read_table(run.table, "train").set_index("image_id", drop=False)
+    decision, found = decision_of(read_json(run.postprocess)), {}
+    for fold in run.trained_folds():
+        array, ids = read_probabilities(run.predictions("oof", fold))
+        for probability, name in zip(array, ids, strict=True):
+            shape = (int(images.loc[name, "height"]), int(images.loc[name, "width"]))
+            found[name] = decide(native_probability([probability], geometry_of(run), shape), decision)
+    return found
+
+
+# --- class maps ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def mars(root: Path) -> Run:
+    """24 + 6 images of 30×50, whose brightness tells the class; rock is in every fourth image only."""
+    random = np.random.default_rng(0)
+    labels = np.repeat(np.repeat(random.integers(0, 3, (30, 6, 5)), 5, 1), 10, 2)
+    labels[::4, :10, :10] = 3
+    images = labels * 60 + random.integers(0, 30, labels.shape)
+    folder = root / "input" / "mars"
+    folder.mkdir(parents=True)
+    pairs = np.stack([images, labels], 1).astype(np.float64)
+    np.savez(folder / "mars.npz", training_set=pairs[:24], test_set=pairs[24:, 0])
+    recipe = {**SMALL, "predict": {"never": ["ground"]}}
+    return finished(described(root, "mars", MARS, recipe))
+
+
+def test_class_maps_end_in_a_valid_submission(mars: Run) -> None:
+    want = submission.expected(mars.competition, mars.input, mars.table)
+    assert submission.faults_of(mars.submission, want) == []
+    rows = pd.read_csv(mars.submission)
+    assert rows.columns.tolist() == ["id", *map(str, range(1500))]
+    assert rows["id"].tolist() == list(range(6))
+    assert set(np.unique(rows.to_numpy()[:, 1:])) <= {1, 2, 3}
+    array, _ = read_probabilities(mars.predictions("test", 0))
+    assert array.dtype == np.float16
+    assert array.shape == (6, 4, 32, 64)
+    assert not array[:, 0].any()
+    np.testing.assert_allclose(array.astype(np.float32).sum(1), 1, atol=2e-3)
+    assert mars.report.read_text().count("<figure>") == 12
+
+
+def test_writing_the_held_out_images_reproduces_the_score(mars: Run) -> None:
+    images = table.read_table(mars.table, "train").set_index("image_id", drop=False)
+    total, rock = np.zeros((4, 4), np.int64), []
+    for name, masks in rewritten(mars).items():
+        true = table.true_labels(table.true_mask(images.loc[name], mars.competition.classes))
+        total += metrics.confusion(masks.argmax(0).astype(np.uint8), true, 4)
+        rock.append((true == 3).mean())
+    result = read_json(mars.postprocess)
+    assert result["score"] == float(metrics.mean_iou(total, 0, "zero"))
+    assert result["readings"]["leave_out"]["all"] == result["readings"]["zero"]["all"] == result["score"]
+    assert result["bias"]["ground"] == 0
+    assert result["score"] >= result["untuned"]
+    low, high = result["interval_95"]
+    assert low <= result["score"] <= high
+    assert result["class_share_true"]["rock"] == pytest.approx(np.mean(rock))
+
+
+def test_rare_classes_are_spread_over_the_folds(mars: Run) -> None:
+    folds = pd.read_csv(mars.folds).set_index("image_id")
+    images = table.read_table(mars.table, "train").set_index("image_id")
+    rare = folds.loc[images.index[images["area_rock"] > 0], "fold"]
+    assert rare.value_counts().tolist() == [2, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("row", "fault"),
+    [
+        ("0," + ",".join(["4"] * 1500), "row 8: id 0 stands in row 2 already"),
+        ("9," + ",".join(["1"] * 1500), "row 8: id '9' is not in the test set"),
+    ],
+)
+def test_check_of_a_row_too_many(mars: Run, tmp_path: Path, row: str, fault: str) -> None:
+    path = tmp_path / "mine.csv"
+    path.write_text(mars.submission.read_text() + row + "\n")
+    assert submission.faults_of(path, submission.expected(mars.competition, mars.input, mars.table)) == [fault]
+
+
+@pytest.mark.parametrize(
+    ("values", "fault"),
+    [
+        (["1"] * 1499, "row 2: id 0: has 1499 pixels; expected 1500"),
+        (["7"] + ["1"] * 1499, "row 2: id 0: 7 is no class (0, 1, 2, 3)"),
+        (["-1"] + ["1"] * 1499, "row 2: id 0: -1 is no class (0, 1, 2, 3)"),
+        (["1.5"] + ["1"] * 1499, "row 2: id 0: '1.5' is not a whole number"),
+    ],
+)
+def test_check_of_pixels(mars: Run, tmp_path: Path, values: list[str], fault: str) -> None:
+    lines = mars.submission.read_text().splitlines()
+    lines[1] = ",".join(["0", *values])
+    path = tmp_path / "mine.csv"
+    path.write_text("\n".join(lines) + "\n")
+    want = submission.expected(mars.competition, mars.input, mars.table)
+    assert submission.faults_of(path, want) == [fault]
+    with pytest.raises(PipelineError, match="submission row 2: id 0: "):
+        submission.score(path, mars.submission, mars.competition, want)
+    path.write_text("\n".join([lines[0], *lines[2:]]) + "\n")
+    assert submission.faults_of(path, want) == ["1 of 6 test ids are missing: 0"]
+
+
+def test_score_of_class_maps_in_both_readings(mars: Run, tmp_path: Path) -> None:
+    want = submission.expected(mars.competition, mars.input, mars.table)
+    assert submission.score(mars.submission, mars.submission, mars.competition, want) == (1.0, 6)
+    header = mars.submission.read_text().splitlines()[0]
+    truth, mine = tmp_path / "truth.csv", tmp_path / "mine.csv"
+    truth.write_text(f"{header}\n0," + ",".join(["0"] * 500 + ["1"] * 500 + ["2"] * 500) + "\n")
+    mine.write_text(f"{header}\n0," + ",".join(["1"] * 500 + ["1"] * 500 + ["2"] * 250 + ["0"] * 250) + "\n")
+    # soil 500/500; sand 250/500; ground is predicted on 250 pixels that count
+    assert submission.score(mine, truth, mars.competition, want)[0] == pytest.approx((1 + 0.5 + 0) / 3)
+    other = mars.competition.model_copy(update={"ignored_prediction": "leave_out"})
+    assert submission.score(mine, truth, other, want)[0] == pytest.approx((1 + 0.5) / 2)
+
+
+def test_pretrained_weights_and_unknown_classes_are_refused(mars: Run, root: Path) -> None:
+    recipe = str(root / "mars-recipe.yaml")
+    with pytest.raises(PipelineError, match=r"^model.weights is imagenet, but the rules forbid it: set model.weights="):
+        open_run(recipe, assignments=["model.weights=imagenet"])
+    with pytest.raises(
+        PipelineError, match=r"predict.never is \['lava'\]; expected some classes .*: ground, soil, sand"
+    ):
+        open_run(recipe, assignments=["predict.never=[lava]"])
+    with pytest.raises(PipelineError, match="mean_iou is for multiclass"):
+        load_competition(str(write_changed(root, "dice", {**MARS, "metric": "dice"})))
+
+
+def write_changed(root: Path, name: str, settings: dict[str, Any]) -> Path:
+    """Writes a competition YAML."""
+    path = root / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(settings, sort_keys=False))
+    return path
+
+
+# --- pets ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def pets(root: Path) -> Run:
+    """18 + 12 bright ellipses on grey, of many sizes, with a border two pixels wide."""
+    folder = root / "input" / "pets"
+    (folder / "images").mkdir(parents=True)
+    (folder / "annotations" / "trimaps").mkdir(parents=True)
+    random = np.random.default_rng(0)
+    names = [f"cat_{number}" for number in range(30)]
+    for name in names:
+        height, width = (int(side) for side in random.integers(30, 70, 2))
+        trimap = np.full((height, width), 2, np.uint8)
+        cv2.ellipse(trimap, (width // 2, height // 2), (width // 3, height // 4), 0, 0, 360, 1, -1)
+        inside = cv2.dilate((trimap == 1).astype(np.uint8), np.ones((5, 5), np.uint8))
+        trimap[(inside == 1) & (trimap == 2)] = 3
+        image = np.where(trimap[..., None] == 1, 200, 90) + random.integers(0, 40, (height, width, 3))
+        cv2.imwrite(str(folder / f"images/{name}.jpg"), image.astype(np.uint8))
+        cv2.imwrite(str(folder / f"annotations/trimaps/{name}.png"), trimap)
+    for file, part in (("trainval", names[:18]), ("test", names[18:])):
+        (folder / f"annotations/{file}.txt").write_text("".join(f"{name} 1 1 1\n" for name in part))
+    recipe = SMALL | {"image": {"size": [32, 32], "channels": 3}, "folds": "half"}
+    return finished(described(root, "pets", PETS | {"splits": {"half": {"folds": 2}}}, recipe))
+
+
+def test_pets_are_scored_at_their_own_size_without_the_border(pets: Run) -> None:
+    summary, scores = read_json(pets.folder / "test.json"), pd.read_csv(pets.folder / "test_scores.csv")
+    rows = pd.read_csv(pets.submission, dtype=str, keep_default_na=False)
+    assert rows.columns.tolist() == ["image_id", "encoded_mask"]
+    want = submission.expected(pets.competition, pets.input, pets.table)
+    images = table.read_table(pets.table, "test")
+    found = []
+    for (_, row), text in zip(images.iterrows(), rows["encoded_mask"], strict=True):
+        true = table.true_mask(row, ["pet"])
+        predicted = submission.rle.decode(text, true.shape[1:], want.convention)
+        counted = true[0] != 255
+        assert 0 < (~counted).sum() < counted.sum()
+        mine, theirs = predicted[counted] == 1, true[0][counted] == 1
+        found.append((2 * (mine & theirs).sum() / (mine.sum() + theirs.sum()), (mine & theirs).sum(), mine, theirs))
+    np.testing.assert_allclose(scores["dice"], [one[0] for one in found])
+    assert summary["over_images"]["dice"]["mean"] == pytest.approx(np.mean([one[0] for one in found]))
+    assert summary["over_images"]["dice"]["standard_deviation"] == pytest.approx(np.std([one[0] for one in found]))
+    both = sum(one[1] for one in found)
+    union = sum((one[2] | one[3]).sum() for one in found)
+    assert summary["data_set_iou"] == pytest.approx(both / union)
+    batches = [2 * sum(one[1] for one in part) / sum(one[2].sum() + one[3].sum() for one in part)
+               for part in (found[:8], found[8:])]  # fmt: skip
+    assert summary["over_batches_of_8"]["dice"]["mean"] == pytest.approx(np.mean(batches))
+    assert summary["over_batches_of_8"]["dice"]["standard_deviation"] == pytest.approx(np.std(batches))
+    assert summary["remark"] == "border: ignore"
+    assert 0 < summary["over_images"]["loss"]["mean"] < 5
+
+
+def test_an_evaluation_leaves_overlays_and_a_row_a_run(pets: Run) -> None:
+    overlays = sorted((pets.folder / "test_overlays").glob("*.png"))
+    assert len(overlays) == 10
+    assert overlays[0].name == "00_cat_18.png"
+    stages.run_stage(pets, "evaluate", force=True)
+    runs = pd.read_csv(pets.competition_folder / "runs.csv")
+    assert runs["run"].tolist() == ["pets-recipe"] * 2
+    assert set(runs["remark"]) == {"border: ignore"}
+    assert runs["test"].nunique() == 1
+    assert "(border: ignore)" in pets.report.read_text()
+    record = json.loads(pets.record.read_text())
+    assert record["expect"]["remark"] == "border: ignore"
+
+
+def test_a_split_by_name(pets: Run) -> None:
+    assert pets.folds.name == "pets-half.csv"
+    assert pd.read_csv(pets.folds)["fold"].value_counts().tolist() == [9, 9]
+    with pytest.raises(PipelineError, match="describe it in the competition's YAML: `splits: {third: "):
+        run = open_run(str(Path(pets.recipe.competition).parent / "pets-recipe.yaml"), assignments=["folds=third"])
+        stages.run_stage(run, "split")
+
+
+# --- large images ----------------------------------------------------------------------------------------------------
+
+
+def test_images_stored_larger_than_the_network_sees(pets: Run, root: Path) -> None:
+    recipe = str(root / "pets-recipe.yaml")
+    run = open_run(recipe, name="tiles", assignments=["image.store=[48, 80]", "train.folds=[0]", "train.epochs=1"])
+    for stage in stages.STAGES:
+        stages.run_stage(run, stage)
+    assert run.pixels.name == "pixels_48x80_stretch_rgb"
+    assert np.load(run.pixels / "train_images.npy", mmap_mode="r").shape == (18, 48, 80, 3)
+    assert read_probabilities(run.predictions("test", 0))[0].shape == (12, 1, 48, 80)
+    assert read_json(run.folder / "test.json")["images"] == 12
+    with pytest.raises(PipelineError, match=r"store \[16, 80\] must not be smaller than size \[32, 32\]"):
+        open_run(recipe, assignments=["image.store=[16, 80]"])
