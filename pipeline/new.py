@@ -20,9 +20,9 @@ from pipeline.competitions.readers import reader_of
 from pipeline.errors import PipelineError
 from pipeline.guess import Draft, Guess, evenly
 from pipeline.guess_layout import look
-from pipeline.plots import coloured, legend, overlay
+from pipeline.plots import coloured, legend, overlay, write_png
 from pipeline.settings import read_yaml, validate
-from pipeline.workspace import input_root, root, shown, write_text, writing
+from pipeline.workspace import input_root, root, shown, write_text
 
 STRIDE, ROWS, LONGEST = 32, 128, 256
 """Of a first recipe: what sides must be multiples of, rows where the image has as many, and the longest side."""
@@ -207,9 +207,7 @@ def _sheet(name: str, written: Path, folder: Path) -> str:
         return f"no picture, because {error}"
     if not pictures:
         return "no picture, because no training image and mask can be read"
-    with writing(path) as temporary:
-        _, data = cv2.imencode(".png", cv2.cvtColor(_tiled(pictures, opened), cv2.COLOR_RGB2BGR))
-        temporary.write_bytes(data.tobytes())
+    write_png(path, _tiled(pictures, opened))
     faults = f"; {len(listing.faults)} faults so far, e.g. {listing.faults[0]}" if listing.faults else ""
     return f"{shown(path)}: {len(pictures)} training images as this YAML reads them{faults}"
 

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from layouts import LAYOUTS
 
 from pipeline import metrics, stages, submission, table
 from pipeline.competition import load_competition
@@ -290,3 +291,25 @@ def test_images_stored_larger_than_the_network_sees(pets: Run, root: Path) -> No
     assert read_json(run.folder / "test.json")["images"] == 12
     with pytest.raises(PipelineError, match=r"store \[16, 80\] must not be smaller than size \[32, 32\]"):
         open_run(recipe, assignments=["image.store=[16, 80]"])
+
+
+# --- further layouts -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_a_layout_from_a_yaml_alone(name: str, root: Path) -> None:
+    layout = LAYOUTS[name](root / "input" / name)
+    metric = {"metric": "mean_iou"} if name == "palette" else {"metric": "dice"}
+    recipe = SMALL | {"train": {"folds": [0], "epochs": 1, "batch_size": 8}}
+    run = finished(described(root, name, layout.settings | metric, recipe))
+    want = submission.expected(run.competition, run.input, run.table)
+    assert submission.faults_of(run.submission, want) == []
+    assert want.ids == list(layout.test_masks)
+    truth = root / f"{name}-truth.csv"
+    texts = [submission.texts_of(image_id, masks, want) for image_id, masks in layout.test_masks.items()]
+    submission.write(truth, {key: text for one in texts for key, text in one.items()}, want)
+    assert submission.score(truth, truth, run.competition, want)[0] == 1
+    assert 0 <= submission.score(run.submission, truth, run.competition, want)[0] < 1
+    rows = table.read_table(run.table, "train").set_index("image_id")
+    for image_id, masks in layout.masks.items():
+        np.testing.assert_array_equal(table.true_mask(rows.loc[image_id], run.competition.classes), masks)
