@@ -2,15 +2,14 @@
 
 import os
 import re
-import struct
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
-import tifffile
+from PIL import Image
 
 from pipeline.competitions.files import read_image
 
@@ -124,32 +123,17 @@ def evenly(elements: Iterable[Element], count: int) -> list[Element]:
 
 
 def image_size(path: Path) -> tuple[int, int] | None:
-    """Returns rows × columns of an image, from the head of a PNG, JPEG or TIFF alone; None where it cannot be read."""
+    """Returns rows × columns of an image, from its head alone where it can; None where it cannot be read."""
     try:
-        with path.open("rb") as file:
-            head = file.read(24)
-            if head.startswith(b"\x89PNG"):
-                columns, rows = struct.unpack(">II", head[16:])
-                return rows, columns
-            if head.startswith(b"\xff\xd8"):
-                return _jpeg_size(file)
-        if head[:2] in (b"II", b"MM"):
-            with tifffile.TiffFile(path) as tiff:
-                return int(tiff.pages.first.imagelength), int(tiff.pages.first.imagewidth)
+        with Image.open(path) as image:
+            return image.height, image.width
+    except Exception:  # Pillow knows no 16-bit colours, and damaged files raise whatever they like
+        pass
+    try:
         rows, columns = read_image(path).shape[:2]
         return rows, columns
-    except Exception:  # damaged files raise whatever they like; decode says what is wrong with them
+    except ValueError:  # decode says what is wrong with it
         return None
-
-
-def _jpeg_size(file: BinaryIO) -> tuple[int, int]:
-    file.seek(2)
-    while True:
-        marker, length = struct.unpack(">2sH", file.read(4))
-        if 0xC0 <= marker[1] <= 0xCF and marker[1] not in (0xC4, 0xC8, 0xCC):  # a start of frame
-            rows, columns = struct.unpack(">xHH", file.read(5))
-            return rows, columns
-        file.seek(length - 2, os.SEEK_CUR)
 
 
 def channels_of(paths: Iterable[Path]) -> Literal[1, 3]:

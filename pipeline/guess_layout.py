@@ -197,13 +197,14 @@ def _mask_table(tables: list[Table], groups: list[Files]) -> Named | None:
 
 
 def _further(tables: list[Table], masks: Named | None, sample: Named | None) -> Named | None:
-    """A table with the id columns of the masks' and one row for most training images."""
+    """A table whose first column has the ids of the masks', with one row for most training images."""
     for table in tables:
-        if not masks or masks.rows.labels or (sample and table is sample.table) or table.rle or table.pixels:
-            continue  # the reader wants all columns of a key in it, labels too
+        if not masks or (sample and table is sample.table) or table.rle or table.pixels:
+            continue
         named = read_rows(table, [masks.key.files])
         images = set(masks.key.files.paths)
-        if named and named.key.id == masks.key.id and len(images & set(named.key.ids)) >= 0.9 * len(images):
+        first = table.frame.columns[0]
+        if named and named.key.columns == [first] and len(images & set(named.key.ids)) >= 0.9 * len(images):
             return named
     return None
 

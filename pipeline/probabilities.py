@@ -6,6 +6,7 @@ where uint8 would change which class is the largest and erase rare ones.
 Apart from the predict stage, so that the stages that only read them do not depend on the network's code.
 """
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,14 @@ import numpy as np
 import pandas as pd
 
 from pipeline.errors import PipelineError
-from pipeline.workspace import shown, writing
+from pipeline.workspace import require_space, shown, writing
 
 
 def write_probabilities(
     path: Path, shape: tuple[int, ...], dtype: np.dtype, batches: Iterator[np.ndarray], ids: list[str], advance: Any
 ) -> None:
     """Writes probabilities batch by batch into one array file, and the ids of its rows beside it."""
+    require_space(path, math.prod(shape) * dtype.itemsize, f"probabilities of {shape[0]} images")
     with writing(path) as temporary:
         array = np.lib.format.open_memmap(temporary, mode="w+", dtype=dtype, shape=shape)
         position = 0

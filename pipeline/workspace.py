@@ -186,6 +186,21 @@ def writing(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def require_space(path: Path, needed: int, what: str) -> None:
+    """Checks that the disk holds `needed` bytes more: arrays are mapped from it, and a full one would kill the process.
+
+    Raises:
+        PipelineError: it does not.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(path.parent).free
+    if needed > free:
+        raise PipelineError(
+            f"{what} take {needed / 2**30:.1f} GiB, and the disk of {shown(path.parent)} has {free / 2**30:.1f} GiB "
+            "free, which is the limit: make room, or set a smaller image.size or image.store."
+        )
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes a text file whole or not at all."""
     with writing(path) as temporary:

@@ -10,11 +10,10 @@ import pandas as pd
 import pytest
 from conftest import SHAPE, TEST_IDS, TRAIN_IDS, Tiny, encoded
 
-from pipeline import rle, submission, table
+from pipeline import rle, submission, table, workspace
 from pipeline.competition import load_competition
 from pipeline.competitions.files import LARGEST_IMAGE, read_image
 from pipeline.geometry import IGNORE
-from pipeline.stages import decode
 
 CLASSES = ["thing", "rim", "spot"]
 
@@ -291,10 +290,10 @@ def test_too_large_to_decode(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_more_than_the_disk_holds(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = type(shutil.disk_usage("/"))(100, 99, 1)
-    monkeypatch.setattr(decode.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(workspace.shutil, "disk_usage", lambda path: usage)
     message = tiny.fails()
-    assert message.startswith("the pixel arrays at 32×32 take 0.0 GiB, and the disk of work/tiny has 0.0 GiB free")
-    assert "set a smaller image.size or image.store" in message
+    assert message.startswith("pixel arrays at 32×32 take 0.0 GiB, and the disk of work/tiny has 0.0 GiB free")
+    assert "make room, or set a smaller image.size or image.store." in message
 
 
 # --- submissions -----------------------------------------------------------------------------------------------------

@@ -10,7 +10,6 @@ writes  work/<competition>/images.parquet
 """
 
 import hashlib
-import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -26,7 +25,7 @@ from pipeline.competitions.readers import reader_of
 from pipeline.console import console, track
 from pipeline.errors import PipelineError
 from pipeline.geometry import IGNORE, Geometry, image_to_network, labels_to_network, mask_to_network
-from pipeline.workspace import Run, Step, shown, writing
+from pipeline.workspace import Run, Step, require_space, shown, writing
 
 ARRAYS = ("train_images", "train_masks", "test_images")
 FAULTS_SHOWN = 30
@@ -104,25 +103,13 @@ def _open_arrays(run: Run, listing: Listing, stack: ExitStack) -> dict[str, np.m
         "train_masks": ((count["train"], planes, *geometry.size), np.dtype(np.uint8)),
         "test_images": ((count["test"], *image_shape), dtype),
     }
-    _check_space(run, sum(int(np.prod(shape)) * kind.itemsize for shape, kind in shapes.values()))
+    needed = sum(int(np.prod(shape)) * kind.itemsize for shape, kind in shapes.values())
+    require_space(run.pixels, needed, f"pixel arrays at {geometry.size[0]}×{geometry.size[1]}")
     arrays = {}
     for name, (shape, kind) in shapes.items():
         path = stack.enter_context(writing(run.pixels / f"{name}.npy"))
         arrays[name] = np.lib.format.open_memmap(path, mode="w+", dtype=kind, shape=shape)
     return arrays
-
-
-def _check_space(run: Run, needed: int) -> None:
-    """Arrays are mapped from a disk, so that disk is their limit."""
-    run.competition_folder.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(run.competition_folder).free
-    if needed > free:
-        rows, columns = run.recipe.image.stored
-        raise PipelineError(
-            f"the pixel arrays at {rows}×{columns} take {needed / 2**30:.1f} GiB, and the disk of "
-            f"{shown(run.competition_folder)} has {free / 2**30:.1f} GiB free, which is the limit: set a smaller "
-            "image.size or image.store."
-        )
 
 
 def _pixel_type(items: list[Item]) -> np.dtype:
