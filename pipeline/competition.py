@@ -262,6 +262,12 @@ class RleCsv(Competition):
     def _masks_say_enough(self) -> "RleCsv":
         if self.train.masks is None:
             raise ValueError("train.masks is missing; name the CSV of masks or the path of mask images")
+        tables = self.sample_submission and self.train.mask_files is None and self.columns.absent == "fault"
+        if self.train.images == self.test.images and not tables:
+            raise ValueError(
+                "train.images and test.images are the same; only a CSV of masks with a row for every training image "
+                "and a sample submission could tell them apart"
+            )
         if self.train.evaluate or (self.test.evaluate and self.test.masks is None):
             raise ValueError("evaluate is for the test set, and needs test.masks")
         if self.train.mask_files is None and self.mode == "multiclass":

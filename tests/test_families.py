@@ -313,3 +313,23 @@ def test_a_layout_from_a_yaml_alone(name: str, root: Path) -> None:
     rows = table.read_table(run.table, "train").set_index("image_id")
     for image_id, masks in layout.masks.items():
         np.testing.assert_array_equal(table.true_mask(rows.loc[image_id], run.competition.classes), masks)
+
+
+def test_a_test_set_of_several_classes_is_evaluated(root: Path) -> None:
+    layout = LAYOUTS["classes"](root / "input" / "known")
+    rows = [
+        {"ImageId_ClassId": f"{name}_{number}", "EncodedPixels": submission.rle.encode(mask)}
+        for name, masks in layout.test_masks.items()
+        for number, mask in enumerate(masks, start=1)
+    ]
+    pd.DataFrame(rows).to_csv(layout.folder / "truth.csv", index=False)
+    test = layout.settings["test"] | {"masks": "truth.csv", "evaluate": True}
+    recipe = SMALL | {"train": {"folds": [0], "epochs": 1, "batch_size": 8}}
+    run = finished(described(root, "known", layout.settings | {"test": test}, recipe))
+    want = submission.expected(run.competition, run.input, run.table)
+    truth = root / "known-truth.csv"
+    pd.DataFrame(rows).to_csv(truth, index=False)
+    scored, number = submission.score(run.submission, truth, run.competition, want)
+    assert number == 24
+    assert read_json(run.folder / "test.json")["score"] == pytest.approx(scored)
+    assert len(list((run.folder / "test_overlays").glob("*.png"))) == 8

@@ -138,6 +138,18 @@ def test_a_folder_an_image(tiny: Tiny) -> None:
     assert_masks(decoded(tiny), {name: mask[None] for name, mask in tiny.masks.items()})
 
 
+def test_training_and_test_images_in_one_folder(tiny: Tiny) -> None:
+    for name in TEST_IDS:
+        tiny.path(name).rename(tiny.input / "train" / f"{name}.tif")
+    tiny.settings["test"] = {"images": "train/{id}.tif"}
+    tiny.save()
+    assert_masks(decoded(tiny), {name: mask[None] for name, mask in tiny.masks.items()})
+    assert table.read_table(tiny.run().table, "test")["image_id"].tolist() == TEST_IDS
+    tiny.settings["sample_submission"] = None
+    tiny.save()
+    assert "train.images and test.images are the same; only a CSV" in tiny.refused("decode")
+
+
 def test_groups_from_ids_and_from_another_table(tiny: Tiny) -> None:
     tiny.settings["group"] = "a{group}"
     tiny.save()

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from pipeline import rle
 from pipeline.competition import Columns, Competition, RleCsv, Subset, Value
@@ -24,7 +23,6 @@ from pipeline.geometry import IGNORE
 class Rows:
     """What the rows of a mask table say of one image."""
 
-    first: int
     texts: list[tuple[int, int, str]] = field(default_factory=list)
     """Row, class and run-length text."""
     extra: dict[str, str] = field(default_factory=dict)
@@ -63,30 +61,26 @@ def opener(competition: RleCsv, folder: Path) -> Callable[[Any], np.ndarray]:
 def _subset_items(competition: RleCsv, subset: SubsetName, folder: Path) -> tuple[list[Item], list[Fault]]:
     settings: Subset = getattr(competition, subset)
     files = find_images(settings.images, folder, settings.exclude)
-    known: dict[str, Rows] = {}
-    faults: list[Fault] = []
     table = None if settings.mask_files else settings.masks
-    if table:
-        known, faults = _read_rows(competition, subset, folder / table, files)
-    wanted = list(known) if subset == "train" and table else sorted(files, key=natural)
+    known, faults = _read_rows(competition, subset, folder / table, files) if table else ({}, [])
     if subset == "test" and competition.sample_submission:
-        columns, name = competition.submission, competition.sample_submission
-        sample = read_table(folder / name, [*key_columns(columns), *_rle_column(columns)], only=True)
-        wanted, listing_faults = _sample_ids(sample, competition, files)
+        wanted, listing_faults = _sample_ids(competition, folder, files)
         faults = faults + listing_faults
-    if subset == "train" and table:
-        wanted += sorted(set(files) - set(known), key=natural) if competition.columns.absent == "empty" else []
+    elif subset == "train" and table:
+        absent = sorted(files.keys() - known.keys(), key=natural) if competition.columns.absent == "empty" else []
+        wanted = [*known, *absent]
+    else:
+        wanted = sorted(files, key=natural)
     extras = _further_columns(settings, folder)
     items = []
     for image_id in wanted:
-        if image_id not in files:
-            continue
-        path = files[image_id].relative_to(folder).as_posix()
-        extra = {**(known[image_id].extra if image_id in known else {}), **extras.get(image_id, {})}
-        read_masks = _masks_reader(competition, settings, folder, image_id, known.get(image_id))
-        read = partial(read_image, files[image_id], competition.channels)
-        group = group_of(competition, image_id, extra) if subset == "train" else None
-        items.append(Item(image_id, subset, path, read, read_masks, group, extra))
+        if image_id in files:
+            rows, path = known.get(image_id, Rows()), files[image_id].relative_to(folder).as_posix()
+            extra = {**rows.extra, **extras.get(image_id, {})}
+            read = partial(read_image, files[image_id], competition.channels)
+            read_masks = _masks_reader(competition, settings, folder, image_id, rows)
+            group = group_of(competition, image_id, extra) if subset == "train" else None
+            items.append(Item(image_id, subset, path, read, read_masks, group, extra))
     return items, faults
 
 
@@ -100,7 +94,7 @@ def _read_rows(
     found: dict[str, Rows] = {}
     seen: dict[tuple[str, str | None], int] = {}
     texts, further = table[columns.rle].tolist(), table.drop(columns=[columns.rle, *_plain_keys(columns)])
-    extra = further.to_dict("records")
+    extra: list[Any] = further.to_dict("records")
     for row, (image_id, label) in enumerate(keys_of(table, columns), start=2):
         droppable = image_id if subset == "train" else None
         if image_id is None:
@@ -118,32 +112,39 @@ def _read_rows(
         if first != row and columns.row != "instance":
             faults.append(Fault(path.name, row, f"{_name(image_id, label)} stands in row {first} already", droppable))
             continue
-        rows = found.setdefault(image_id, Rows(row, extra={str(key): value for key, value in extra[row - 2].items()}))
+        rows = found.setdefault(image_id, Rows(extra=extra[row - 2]))
         rows.texts.append((row, 0 if label is None else numbers[label], texts[row - 2]))
-    if columns.absent == "fault":
-        for image_id in files.keys() - found.keys():
+    if columns.absent == "fault" and not _share_images(competition):
+        for image_id in sorted(files.keys() - found.keys(), key=natural):
             image, droppable = settings.images.replace("{id}", image_id), image_id if subset == "train" else None
             faults.append(Fault(image, None, f"image without a row in {path.name}", droppable))
     return found, faults
 
 
-def _sample_ids(sample: pd.DataFrame, competition: RleCsv, files: dict[str, Path]) -> tuple[list[str], list[Fault]]:
-    name, faults = competition.sample_submission or "", []
+def _share_images(competition: RleCsv) -> bool:
+    """Whether training and test images lie together, and only the tables tell them apart."""
+    return competition.train.images == competition.test.images
+
+
+def _sample_ids(competition: RleCsv, folder: Path, files: dict[str, Path]) -> tuple[list[str], list[Fault]]:
+    name, columns = competition.sample_submission or "", competition.submission
+    lengths = [columns.rle] if columns.format == "rle" else []
+    sample, faults = read_table(folder / name, [*key_columns(columns), *lengths], only=True), []
     first: dict[tuple[str, str | None], int] = {}
     ids: dict[str, None] = {}
-    for row, (image_id, label) in enumerate(keys_of(sample, competition.submission), start=2):
+    for row, (image_id, label) in enumerate(keys_of(sample, columns), start=2):
         if image_id is None:
-            pattern = competition.submission.pattern
-            faults.append(Fault(name, row, f"{sample.iat[row - 2, 0]!r} does not fit the pattern {pattern}"))
+            value = sample[columns.id].iat[row - 2]
+            faults.append(Fault(name, row, f"{columns.id} {value!r} does not fit the pattern {columns.pattern}"))
             continue
         if image_id not in files and image_id not in ids:
             image = competition.test.images.replace("{id}", image_id)
             faults.append(Fault(name, row, f"id {image_id} has no image, {image} does not exist"))
-        if first.setdefault((image_id, label), row) != row and competition.submission.row != "instance":
+        if first.setdefault((image_id, label), row) != row and columns.row != "instance":
             faults.append(Fault(name, row, f"{_name(image_id, label)} stands in row {first[image_id, label]} already"))
         ids[image_id] = None
     for image_id in files:
-        if image_id not in ids:
+        if image_id not in ids and not _share_images(competition):
             image = competition.test.images.replace("{id}", image_id)
             faults.append(Fault(image, None, f"image without a row in {name}"))
     return list(ids), faults
@@ -191,13 +192,13 @@ def group_of(competition: Competition, image_id: str, extra: dict[str, str]) -> 
 
 
 def _masks_reader(
-    competition: RleCsv, settings: Subset, folder: Path, image_id: str, rows: Rows | None
+    competition: RleCsv, settings: Subset, folder: Path, image_id: str, rows: Rows
 ) -> Callable[[tuple[int, int]], Masks] | None:
     if settings.mask_files:
         return partial(_masks_of_files, competition, settings.mask_files, folder, image_id)
     if settings.masks is None:
         return None
-    return partial(_masks_of_rows, competition, Path(settings.masks).name, image_id, rows.texts if rows else [])
+    return partial(_masks_of_rows, competition, Path(settings.masks).name, image_id, rows.texts)
 
 
 def _masks_of_rows(
@@ -313,10 +314,6 @@ def _pairs(competition: RleCsv) -> list[tuple[str, Value]]:
 
 def _name(image_id: str, label: str | None) -> str:
     return f"id {image_id}" if label is None else f"id {image_id} with label {label}"
-
-
-def _rle_column(columns: Columns) -> list[str]:
-    return [] if getattr(columns, "format", "rle") == "labels" else [columns.rle]
 
 
 def _fixed_part(pattern: str) -> str:
