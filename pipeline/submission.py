@@ -172,7 +172,7 @@ def _sample_keys(competition: Competition, path: Path, numbers: dict[str, int]) 
     needed = key_columns(settings) + ([settings.rle] if settings.format == "rle" else [])
     keys: dict[Key, None] = {}
     sample = read_table(path, needed, only=True)
-    for row, (image_id, label) in enumerate(keys_of(sample, settings), start=2):
+    for row, (image_id, label) in enumerate(keys_of(sample, settings, numbers), start=2):
         if image_id is None or (label is not None and label not in numbers):
             raise PipelineError(
                 f"{path.name} row {row}: {sample[settings.id].iat[row - 2]!r} names no id and class of the YAML "
@@ -191,7 +191,7 @@ def _texts(frame: pd.DataFrame, name: str, want: Expected) -> dict[Key, tuple[in
         raise PipelineError(f"{name} has no rows.")
     numbers = {label: number for number, label in enumerate(want.labels)}
     found: dict[Key, tuple[int, list[str]]] = {}
-    pairs = zip(keys_of(frame, want.settings), frame[want.settings.rle], strict=True)
+    pairs = zip(keys_of(frame, want.settings, want.labels), frame[want.settings.rle], strict=True)
     for row, ((image_id, label), text) in enumerate(pairs, start=2):
         if image_id is None or (label is not None and label not in numbers):
             value = frame[want.settings.id].iat[row - 2]
@@ -213,7 +213,7 @@ def _rle_faults(frame: pd.DataFrame, want: Expected) -> tuple[list[str], set[Key
     numbers = {label: number for number, label in enumerate(want.labels)}
     covered: dict[Key, np.ndarray] = {}
     faults = []
-    pairs = zip(keys_of(frame, want.settings), frame[want.settings.rle], strict=True)
+    pairs = zip(keys_of(frame, want.settings, want.labels), frame[want.settings.rle], strict=True)
     for row, ((image_id, label), text) in enumerate(pairs, start=2):
         key = image_id or "", None if label is None else numbers.get(label, -1)
         if key not in known:

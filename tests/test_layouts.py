@@ -11,7 +11,8 @@ import pytest
 from conftest import SHAPE, TEST_IDS, TRAIN_IDS, Tiny, encoded
 
 from pipeline import rle, submission, table, workspace
-from pipeline.competition import load_competition
+from pipeline.competition import Columns, load_competition
+from pipeline.competitions.columns import keys_of
 from pipeline.competitions.files import LARGEST_IMAGE, read_image
 from pipeline.geometry import IGNORE
 
@@ -73,6 +74,21 @@ def test_a_row_an_image_and_class(tiny: Tiny, two_columns: bool) -> None:
     tiny.settings |= {"sample_submission": None}
     tiny.save()
     assert_masks(decoded(tiny), planes)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "text", "key"),
+    [
+        ("{id}_{label}", "a_1_big_rock", ("a_1", "big_rock")),
+        ("{id}_{label}", "a_1_rock", ("a_1", "rock")),
+        ("{id}_{label}", "a_1_sand", ("a_1", "sand")),
+        ("{label}-{id}", "big_rock-a-1", ("a-1", "big_rock")),
+        ("{id}_{label}", "a", (None, None)),
+    ],
+)
+def test_labels_may_hold_what_parts_them_from_the_id(pattern: str, text: str, key: tuple[str, str]) -> None:
+    frame = pd.DataFrame({"key": [text]})
+    assert list(keys_of(frame, Columns(id="key", pattern=pattern), ["rock", "big_rock"])) == [key]
 
 
 def test_three_columns_of_an_unknown_class_and_a_repeat(tiny: Tiny) -> None:

@@ -1,7 +1,7 @@
 """Which image and which class a row of a CSV speaks of."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import pandas as pd
 
@@ -27,19 +27,26 @@ def ids_of(table: pd.DataFrame, template: str) -> list[str]:
     return [template.format(**dict(zip(columns, row, strict=True))) for row in values]
 
 
-def keys_of(table: pd.DataFrame, columns: Columns) -> Iterator[tuple[str | None, str | None]]:
+def keys_of(table: pd.DataFrame, columns: Columns, labels: Iterable[str]) -> Iterator[tuple[str | None, str | None]]:
     """Yields every row's image id and label; the id is None where it does not fit `columns.pattern`, the label is None
-    where rows have none."""
+    where rows have none.
+
+    Args:
+        table: the rows, as text.
+        columns: what is in which column.
+        labels: the known labels, which may hold what parts id and label in a pattern.
+    """
     ids = ids_of(table, columns.id)
-    labels = table[columns.label].tolist() if columns.label else [None] * len(ids)
     if columns.pattern is None:
-        yield from zip(ids, labels, strict=True)
+        yield from zip(ids, table[columns.label].tolist() if columns.label else [None] * len(ids), strict=True)
         return
-    # the id takes as much as it can: in a_1_2 by {id}_{label} it is a_1
-    pattern = re.escape(columns.pattern).replace(r"\{id\}", "(?P<id>.+)").replace(r"\{label\}", "(?P<label>.+?)")
-    expression = re.compile(pattern)
+    known = "|".join(map(re.escape, sorted(labels, key=len, reverse=True)))
+    # the longest known label first; where none fits, the id takes as much as it can
+    parts = (("(?P<id>.+?)", f"(?P<label>{known})"), ("(?P<id>.+)", "(?P<label>.+?)"))
+    pattern = re.escape(columns.pattern)
+    expressions = [re.compile(pattern.replace(r"\{id\}", one).replace(r"\{label\}", label)) for one, label in parts]
     for text in ids:
-        match = expression.fullmatch(text)
+        match = expressions[0].fullmatch(text) or expressions[1].fullmatch(text)
         yield (match["id"], match["label"]) if match else (None, None)
 
 

@@ -95,7 +95,7 @@ def _read_rows(
     seen: dict[tuple[str, str | None], int] = {}
     texts, further = table[columns.rle].tolist(), table.drop(columns=[columns.rle, *_plain_keys(columns)])
     extra: list[Any] = further.to_dict("records")
-    for row, (image_id, label) in enumerate(keys_of(table, columns), start=2):
+    for row, (image_id, label) in enumerate(keys_of(table, columns, numbers), start=2):
         droppable = image_id if subset == "train" else None
         if image_id is None:
             value = table[columns.id].iat[row - 2]
@@ -132,7 +132,7 @@ def _sample_ids(competition: RleCsv, folder: Path, files: dict[str, Path]) -> tu
     sample, faults = read_table(folder / name, [*key_columns(columns), *lengths], only=True), []
     first: dict[tuple[str, str | None], int] = {}
     ids: dict[str, None] = {}
-    for row, (image_id, label) in enumerate(keys_of(sample, columns), start=2):
+    for row, (image_id, label) in enumerate(keys_of(sample, columns, class_numbers(competition)), start=2):
         if image_id is None:
             value = sample[columns.id].iat[row - 2]
             faults.append(Fault(name, row, f"{columns.id} {value!r} does not fit the pattern {columns.pattern}"))
