@@ -135,11 +135,12 @@ def new(
         Path | None, typer.Option("--to", metavar="FOLDER", help="Where to write competitions/ and recipes/.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite a competition and recipe of this name.")] = False,
+    assignments: Assignments = None,
 ) -> None:
     """Look at raw files and write a first competition YAML and recipe, with every guess marked."""
     from pipeline.new import write_new
 
-    for line in write_new(name, folder, target, force).lines():
+    for line in write_new(name, folder, target, force, assignments or ()).lines():
         typer.echo(line)
 
 

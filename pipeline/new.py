@@ -3,7 +3,8 @@
 import json
 import os
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from shlex import quote
@@ -21,7 +22,7 @@ from pipeline.errors import PipelineError
 from pipeline.guess import Draft, Guess, evenly
 from pipeline.guess_layout import look
 from pipeline.plots import coloured, legend, overlay, write_png
-from pipeline.settings import read_yaml, validate
+from pipeline.settings import flatten, override, read_yaml, validate
 from pipeline.workspace import input_root, root, shown, write_text
 
 STRIDE, ROWS, LONGEST = 32, 128, 256
@@ -57,7 +58,9 @@ class Written:
         return lines + [f"{'next' if not number else '':12}{text}" for number, text in enumerate(self.following)]
 
 
-def write_new(name: str, folder: Path, target: Path | None = None, force: bool = False) -> Written:
+def write_new(
+    name: str, folder: Path, target: Path | None = None, force: bool = False, assignments: Sequence[str] = ()
+) -> Written:
     """Returns what was written for the raw files in a folder: a competition, a recipe, a link in input/ and a picture.
 
     Args:
@@ -65,9 +68,11 @@ def write_new(name: str, folder: Path, target: Path | None = None, force: bool =
         folder: the raw files; they are only read.
         target: the folder of competitions/ and recipes/; the pipeline's own by default.
         force: overwrite what is there.
+        assignments: `key=value` with dotted keys, instead of what would be guessed or left to fill in.
 
     Raises:
-        PipelineError: a name that is none, a file that is there already, or nothing to go by in the folder.
+        PipelineError: a name that is none, a file that is there already, nothing to go by in the folder, or an unknown
+            key or wrong value among the assignments.
     """
     if not re.fullmatch(r"[a-z0-9_][a-z0-9._-]*", name):
         raise PipelineError(f"{name!r} is no name for a competition; expected a-z, 0-9, `.`, `_`, `-`, e.g. my-cells.")
@@ -77,7 +82,9 @@ def write_new(name: str, folder: Path, target: Path | None = None, force: bool =
             raise PipelineError(f"{shown(path)} exists already; take another name, or overwrite it with --force.")
     folder = Path(os.path.abspath(folder.expanduser()))
     _check_link(name, folder)
-    draft = look(folder, name)
+    draft = _given(look(folder, name), assignments)
+    if assignments:
+        check_settings(name, draft.settings())
     link = _link(name, folder)
     write_text(written, _competition_text(name, draft))
     write_text(recipe_path, _recipe_text(name, draft, inside=target is None))
@@ -190,10 +197,21 @@ def open_competition(path: Path) -> Competition:
     Raises:
         PipelineError: it is not valid.
     """
-    data = read_yaml(path)
+    return check_settings(path.stem, read_yaml(path))
+
+
+def check_settings(name: str, data: dict[str, Any]) -> Competition:
+    """Returns settings as a competition, with something harmless where they are left to fill in; raises likewise."""
     stand_in = {"metric": "dice", "border": "background"}
-    data |= {key: value for key, value in stand_in.items() if key in data and data[key] is None}
-    return validate(LAYOUTS[data["reader"]], {"name": path.stem, **data}, f"competition {path.name}")
+    data = data | {key: value for key, value in stand_in.items() if key in data and data[key] is None}
+    return validate(LAYOUTS[data["reader"]], {"name": name, **data}, f"competition {name}.yaml")
+
+
+def _given(draft: Draft, assignments: Sequence[str]) -> Draft:
+    """The draft with settings given on the command line in place of its own."""
+    given = flatten(override({}, list(assignments)))
+    own = [guess for guess in draft.guesses if not any(f"{key}.".startswith(f"{guess.key}.") for key in given)]
+    return replace(draft, guesses=[*own, *(Guess(key, value, "sure", "as given") for key, value in given.items())])
 
 
 def _sheet(name: str, written: Path, folder: Path) -> str:

@@ -252,6 +252,21 @@ def test_bad_name(name: str, root: Path) -> None:
         write_new(name, root, root / "own")
 
 
+def test_given_settings(root: Path) -> None:
+    layout = LAYOUTS["jpeg_rows"](root / "downloads")
+    given = ["metric=dice", "classes={cell: 1}", "rle.base=1"]
+    written = write_new("given", layout.folder, root / "own", assignments=given)
+    opened = load_competition(str(written.competition))
+    assert (opened.metric, opened.classes, opened.values, opened.rle.base) == ("dice", ["cell"], [1], 1)
+    assert opened.rle.order == "row"  # what was not given is still found
+    assert "metric: dice                                # sure: as given" in written.competition.read_text()
+    assert not any("fill in" in line for line in written.lines())
+    for bad, words in (("metrics=dice", "unknown key `metrics`; did you mean `metric`"), ("metric=best", "is 'best'")):
+        with pytest.raises(PipelineError, match=words):
+            write_new("other", layout.folder, root / "own", assignments=[bad])
+    assert not (root / "own/competitions/other.yaml").exists()
+
+
 def test_other_folder_in_input(root: Path) -> None:
     (root / "input" / "cells").mkdir(parents=True)
     with pytest.raises(PipelineError, match="is there already and is not"):
