@@ -231,7 +231,8 @@ def _summary(opened: "Run", seconds: float) -> None:
     if not (opened.record.exists() and opened.submission.exists()):
         return
     expect = workspace.read_json(opened.record)["expect"]
-    (low, high), remark = expect["interval_95"], f"; {expect['remark']}" if expect["remark"] else ""
+    low, high = expect["interval_95"]
+    remark = f"; {expect['remark']}" if expect.get("remark") else ""
     typer.echo(f"  submission      {workspace.shown(opened.submission)}")
     typer.echo(f"  report          {workspace.shown(opened.report)}")
     typer.echo(
