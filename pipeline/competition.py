@@ -179,6 +179,10 @@ class Competition(Settings):
             return data
         if data.get("values") is not None:
             raise ValueError("give `classes` as a mapping, or `values` beside a list of `classes`, not both")
+        for name, value in classes.items():
+            colour = isinstance(value, list | tuple) and [type(part) for part in value] == [int, int, int]
+            if not colour and not isinstance(value, int | str):
+                raise ValueError(f"class {name} is {value!r}; expected a number, a text or [red, green, blue]")
         return {**data, "classes": [str(name) for name in classes], "values": list(classes.values())}
 
     @model_validator(mode="before")
@@ -277,6 +281,9 @@ class RleCsv(Competition):
             raise ValueError(SEVERAL)
         if several and self.train.mask_files and "{class}" not in self.train.mask_files and self.values is None:
             raise ValueError("mask images of several classes need a value a class: `classes: {name: value}`")
+        texts = [one for one in [*(self.values or []), self.ignore_value] if isinstance(one, str)]
+        if texts and self.train.mask_files and "{class}" not in self.train.mask_files:
+            raise ValueError(f"{texts[0]!r} is no value of a mask image; expected a number or [red, green, blue]")
         return self
 
 

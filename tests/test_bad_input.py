@@ -445,6 +445,15 @@ def test_recipe_with_a_fault(tiny: Tiny, change: dict[str, Any], words: list[str
         ({"split": {"folds": 1}}, "`split.folds` is 1: input should be greater than or equal to 2."),
         ({"train": {"images": "train/*.tif"}}, "`train.images` is 'train/*.tif': expected a path with {id}"),
         ({"classes": ["a", "b"]}, "several classes need columns.label (a column) or columns.pattern"),
+        (
+            {"train": {"images": "train/{id}.tif", "masks": "{id}.png"}, "classes": {"a": "#ff0000"}},
+            "'#ff0000' is no value of a mask image; expected a number or [red, green, blue].",
+        ),
+        ({"classes": {"a": [1, 2]}}, ": class a is [1, 2]; expected a number, a text or [red, green, blue]."),
+        ({"classes": {"a": 1, "b": 1}}, "values repeats itself: [1, 1]."),
+        ({"kind": "multiclass", "metric": "mean_iou"}, "kind multiclass needs at least two classes"),
+        ({"ignore_class": "b"}, "ignore_class is 'b'; expected a class of a multiclass competition"),
+        ({"test": {"images": "t/{id}.tif", "evaluate": True}}, "evaluate is for the test set, and needs test.masks."),
         ({"train": {"images": "train/{id}.tif"}}, ": train.masks is missing; name the CSV of masks or"),
     ],
 )
