@@ -40,7 +40,8 @@ class EpochSampler(Sampler[tuple[int, int]]):
 class TrainDataset(Dataset):
     """Augmented images (C, H, W) with masks (classes, H, W), both uint8 or uint16, by (epoch, position).
 
-    With a `crop`, rows × columns, each is a random part of that size; a side that is not larger stays whole.
+    With a `crop`, rows × columns, each is a random part of that size, and an epoch holds `crops` parts of every image;
+    a side that is not larger stays whole.
     """
 
     def __init__(
@@ -50,28 +51,31 @@ class TrainDataset(Dataset):
         augmentation: Augmentation,
         seed: int,
         crop: tuple[int, int] | None = None,
+        crops: int = 1,
     ) -> None:
         self.images = np.load(folder / "train_images.npy", mmap_mode="r")
         self.masks = np.load(folder / "train_masks.npy", mmap_mode="r")
-        self.rows, self.augmentation, self.seed, self.crop = rows, augmentation, seed, crop
+        self.rows, self.augmentation, self.seed, self.crop, self.crops = rows, augmentation, seed, crop, crops
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.rows) * self.crops
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
         epoch, position = key
-        row = int(self.rows[position])
-        rows, columns = self._part(epoch, row)
+        repeat, index = divmod(position, len(self.rows))
+        row = int(self.rows[index])
+        draw = (self.seed, epoch, row, *((2, repeat) if repeat else ()))
+        rows, columns = self._part(derive_seed(*draw, 1))
         # cut before it is copied, so that of a large image only the crop is read from disk
         image, masks = np.array(self.images[row, rows, columns]), np.array(self.masks[row, :, rows, columns])
-        image, masks = self.augmentation(image, masks, derive_seed(self.seed, epoch, row))
+        image, masks = self.augmentation(image, masks, derive_seed(*draw))
         return _to_tensor(image), torch.from_numpy(np.ascontiguousarray(masks))
 
-    def _part(self, epoch: int, row: int) -> tuple[slice, slice]:
-        """Returns the rows and columns of the crop that belongs to (epoch, row)."""
+    def _part(self, seed: int) -> tuple[slice, slice]:
+        """Returns the rows and columns of the crop that belongs to a seed."""
         if self.crop is None:
             return slice(None), slice(None)
-        generator = np.random.default_rng(derive_seed(self.seed, epoch, row, 1))
+        generator = np.random.default_rng(seed)
         spare = np.maximum(np.subtract(self.images.shape[1:3], self.crop), 0)
         top, left = generator.integers(spare + 1).tolist()
         return slice(top, top + self.crop[0]), slice(left, left + self.crop[1])

@@ -31,6 +31,11 @@ class ImageSettings(Settings):
         return self
 
     @property
+    def crops_to_cover(self) -> int:
+        """How many pieces of `size` have the area of what is stored."""
+        return max(1, round(self.stored[0] * self.stored[1] / (self.size[0] * self.size[1])))
+
+    @property
     def stored(self) -> tuple[int, int]:
         """Rows × columns of the pixel arrays and of all predictions."""
         return self.store or self.size
@@ -75,6 +80,9 @@ class TrainSettings(Settings):
     """Which folds to train; null trains all."""
     epochs: int = Field(30, ge=1)
     batch_size: int = Field(16, ge=1)
+    crops: int | None = Field(None, ge=1)
+    """How many random crops of every image an epoch holds, where `image.store` is larger than `image.size`; null: as
+    many as cover the image once."""
     learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(1e-4, ge=0)
     plateau: PlateauSettings = PlateauSettings()

@@ -14,6 +14,7 @@ from torch.nn import functional
 from pipeline.augment import Augmentation
 from pipeline.loader import TrainDataset, train_loader
 from pipeline.models import SegmentationNetwork
+from pipeline.recipe import ImageSettings
 from pipeline.tiles import predict_tiled, starts, window
 
 Network = Callable[[torch.Tensor], torch.Tensor]
@@ -267,6 +268,18 @@ def test_crops_come_before_augmentation(folder: Path) -> None:
     flip = TrainDataset(folder, np.array([0, 2, 5]), Augmentation([{"HorizontalFlip": {"p": 1}}]), 4, (6, 7))
     for flipped, plain in zip(flip[(1, 1)], cropped(folder, (6, 7))[(1, 1)], strict=True):
         assert torch.equal(flipped.flip(2), plain)
+
+
+def test_several_crops_of_every_image_in_an_epoch(folder: Path) -> None:
+    once = cropped(folder, (4, 4))
+    often = TrainDataset(folder, np.array((0, 2, 5)), Augmentation([]), 4, (4, 4), 3)
+    assert len(often) == 9
+    corners = [corner(often, 1, position) for position in range(9)]
+    assert corners[:3] == [corner(once, 1, position) for position in range(3)]
+    assert len({corners[0], corners[3], corners[6]}) == 3
+    assert len(list(train_loader(often, 3, 0))) == 3
+    assert ImageSettings(size=(256, 320), store=(1024, 1600)).crops_to_cover == 20
+    assert ImageSettings(size=(256, 320)).crops_to_cover == 1
 
 
 def test_crops_make_batches(folder: Path) -> None:

@@ -217,8 +217,8 @@ def _loaders(run: Run, fold: int, compute: "Compute") -> tuple[Any, Any]:
         )
     workers, seed = loader_workers(run, compute), loader.derive_seed(settings.seed, fold)
     augmentation, image = Augmentation(run.recipe.augment), run.recipe.image
-    crop = image.size if image.store else None
-    train = loader.TrainDataset(run.pixels, train_rows, augmentation, seed, crop)
+    crop, crops = (image.size, settings.crops or image.crops_to_cover) if image.store else (None, 1)
+    train = loader.TrainDataset(run.pixels, train_rows, augmentation, seed, crop, crops)
     first = int(train_rows[0])
     rows, columns = image.size
     augmentation.check(np.array(train.images[first, :rows, :columns]), np.array(train.masks[first, :, :rows, :columns]))
