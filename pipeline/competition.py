@@ -144,9 +144,9 @@ class Competition(Settings):
     blue])."""
     values: list[Value] | None = None
     """What the raw files write for each class, where `classes` are names only."""
-    kind: Kind | None = None
+    kind: Kind = "binary"
     """`binary`, `multilabel` (classes may overlap: one mask each) or `multiclass` (every pixel has one of the classes,
-    the first of which is the background)."""
+    the first of which is the background). Left out, one class is binary and several may overlap."""
     shape: tuple[int, int] | None = None
     """Rows × columns of every image, where the competition promises one."""
     group: str | None = None
@@ -187,6 +187,15 @@ class Competition(Settings):
 
     @model_validator(mode="before")
     @classmethod
+    def _complete_kind(cls, data: Any) -> Any:
+        classes, usual = data.get("classes"), cls.model_fields["kind"].default
+        if data.get("kind") is not None:
+            return data
+        several = isinstance(classes, list | dict) and len(classes) > 1
+        return {**data, "kind": "multilabel" if several and usual == "binary" else usual}
+
+    @model_validator(mode="before")
+    @classmethod
     def _complete_submission(cls, data: Any) -> Any:
         """What `submission` leaves out is as in `columns`, or as the layout has it."""
         given, columns = data.get("submission") or {}, data.get("columns") or {}
@@ -209,22 +218,17 @@ class Competition(Settings):
             raise ValueError("kind multiclass needs at least two classes, the background first")
         if self.kind == "binary" and len(self.classes) != 1:
             raise ValueError(f"kind binary has one class; `classes` has {len(self.classes)}")
-        if (self.metric == "mean_iou") != (self.mode == "multiclass"):
+        if (self.metric == "mean_iou") != (self.kind == "multiclass"):
             raise ValueError(
-                f"metric {self.metric} does not fit kind {self.mode}: mean_iou is for multiclass, and only it"
+                f"metric {self.metric} does not fit kind {self.kind}: mean_iou is for multiclass, and only it"
             )
-        if self.ignore_class is not None and (self.ignore_class not in self.classes or self.mode != "multiclass"):
+        if self.ignore_class is not None and (self.ignore_class not in self.classes or self.kind != "multiclass"):
             raise ValueError(f"ignore_class is {self.ignore_class!r}; expected a class of a multiclass competition")
-        if self.submission.format == "labels" and self.mode != "multiclass":
+        if self.submission.format == "labels" and self.kind != "multiclass":
             raise ValueError("submission.format labels needs kind multiclass")
         if self.submission.format == "rle" and len(self.foreground) > 1 and not self.submission.labelled:
             raise ValueError(f"{SEVERAL}, or the same keys in submission")
         return self
-
-    @property
-    def mode(self) -> Kind:
-        """The kind, where the YAML leaves it out: one class is binary, several may overlap."""
-        return self.kind or ("binary" if len(self.classes) == 1 else "multilabel")
 
     @property
     def folder(self) -> str:
@@ -239,7 +243,7 @@ class Competition(Settings):
     @property
     def foreground(self) -> list[str]:
         """The classes whose areas count as foreground: all but a multiclass background."""
-        return self.classes[1:] if self.mode == "multiclass" else self.classes
+        return self.classes[1:] if self.kind == "multiclass" else self.classes
 
     @property
     def remark(self) -> str:
@@ -274,7 +278,7 @@ class RleCsv(Competition):
             )
         if self.train.evaluate or (self.test.evaluate and self.test.masks is None):
             raise ValueError("evaluate is for the test set, and needs test.masks")
-        if self.train.mask_files is None and self.mode == "multiclass":
+        if self.train.mask_files is None and self.kind == "multiclass":
             raise ValueError("kind multiclass needs mask images; masks of a CSV may overlap: leave kind out")
         several = len(self.classes) > 1
         if several and self.train.mask_files is None and not self.columns.labelled:

@@ -26,7 +26,7 @@ class SegmentationModule(LightningModule):
         super().__init__()
         self.network = network
         self.recipe, self.competition, self.never = run.recipe, run.competition, list(run.never)
-        self.loss = WeightedLoss(run.recipe.loss, run.competition.mode)
+        self.loss = WeightedLoss(run.recipe.loss, run.competition.kind)
         self.fold = fold
         self.counts: list[np.ndarray] = []
 
@@ -45,7 +45,7 @@ class SegmentationModule(LightningModule):
         pixels, masks = batch
         logits = predict_tiled(self.network, pixels, self.recipe.image.size, self.recipe.predict.overlap)
         self.log("valid/loss", self.loss(logits, self._without_ignored(masks)), batch_size=len(pixels))
-        if self.competition.mode == "multiclass":
+        if self.competition.kind == "multiclass":
             logits[:, self.never] = -torch.inf
             labels, truth = logits.argmax(1).byte().cpu().numpy(), masks[:, 0].cpu().numpy()
             self.counts.append(confusion(labels, truth, len(self.competition.classes)))
@@ -56,7 +56,7 @@ class SegmentationModule(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Logs the metric over the whole fold."""
-        if self.competition.mode == "multiclass":
+        if self.competition.kind == "multiclass":
             score = pooled_score(self.competition)(np.sum(self.counts, axis=0))
         else:
             score = METRICS[self.competition.metric](*np.concatenate(self.counts, axis=1)).mean()

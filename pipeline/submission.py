@@ -278,8 +278,9 @@ def _read_labels(path: Path, want: Expected) -> Iterator[tuple[int, str, np.ndar
             if len(numbers) != pixels:
                 yield row, image_id, f"has {len(numbers)} pixels; expected {pixels}"
                 continue
-            labels = values[np.clip(numbers, 0, len(values) - 1)]
-            unknown = (labels < 0) | (numbers != np.clip(numbers, 0, len(values) - 1))
+            inside = (numbers >= 0) & (numbers < len(values))
+            labels = values[np.where(inside, numbers, 0)]
+            unknown = ~inside | (labels < 0)
             if unknown.any():
                 yield row, image_id, f"{numbers[unknown][0]} is no class ({', '.join(want.labels)})"
                 continue

@@ -131,7 +131,7 @@ class Run:
         classes = self.competition.classes
         numbers = [classes.index(one) if one in classes else one for one in self.recipe.predict.never]
         wrong = [one for one in numbers if not isinstance(one, int) or not 0 <= one < len(classes)]
-        if wrong or (numbers and self.competition.mode != "multiclass") or len(set(numbers)) == len(classes):
+        if wrong or (numbers and self.competition.kind != "multiclass") or len(set(numbers)) == len(classes):
             raise PipelineError(
                 f"predict.never is {self.recipe.predict.never}; expected some classes of a multiclass competition, by "
                 f"name or number (0 is the first): {', '.join(classes)}."

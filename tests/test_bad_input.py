@@ -543,7 +543,7 @@ def test_shipped_competitions_load(path: Path) -> None:
     loaded = load_competition(path.stem)
     assert loaded.name == path.stem
     assert loaded.title == yaml.safe_load(path.read_text())["title"]
-    assert loaded.mode == ("multiclass" if path.stem == "mars-terrain" else "binary")
+    assert loaded.kind == ("multiclass" if path.stem == "mars-terrain" else "binary")
 
 
 # --- the input folder ------------------------------------------------------------------------------------------------

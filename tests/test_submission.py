@@ -9,12 +9,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import typer
-from conftest import SHAPE, TEST_IDS, Tiny
+from conftest import SHAPE, TEST_IDS, TRAIN_IDS, Tiny
 
 from pipeline import __main__ as command_line
-from pipeline import rle
+from pipeline import rle, submission
+from pipeline.competition import load_competition
 from pipeline.errors import PipelineError
 
+CLASSES = ["thing", "rim", "spot"]
 PIXELS = SHAPE[0] * SHAPE[1]
 VALID = {"t1": "1 4", "t2": "", "t3": "5 2 41 3", "t4": f"1 {PIXELS}"}
 
@@ -264,3 +266,81 @@ def test_command_line(decoded: Tiny) -> None:
     done = decoded.cli("score", good, other, *options, "--json")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "error: truth row 2: id x is not in the submission.\n"
+
+
+# --- several rows an image -------------------------------------------------------------------------------------------
+
+
+def wanted(tiny: Tiny, change: dict[str, Any]) -> submission.Expected:
+    """What a submission must hold after this change of the YAML."""
+    tiny.settings |= {"sample_submission": None} | change
+    tiny.save()
+    run = tiny.run("decode")
+    return submission.expected(run.competition, run.input, run.table)
+
+
+def written(path: Path, want: submission.Expected, masks: dict[str, np.ndarray]) -> pd.DataFrame:
+    """Writes these masks as a submission, which must be valid, and reads it as text."""
+    texts = {
+        key: text for name, planes in masks.items() for key, text in submission.texts_of(name, planes, want).items()
+    }
+    submission.write(path, texts, want)
+    assert submission.faults_of(path, want) == []
+    return pd.read_csv(path, dtype=str, keep_default_na=False)
+
+
+def test_submission_of_classes(tiny: Tiny) -> None:
+    columns = {"id": "id", "pattern": "{id}_{label}", "rle": "mask"}
+    tiny.rows = [{"id": f"{name}_thing", "mask": ""} for name in TRAIN_IDS]
+    want = wanted(tiny, {"classes": CLASSES, "columns": columns})
+    masks = {name: np.stack([np.full(SHAPE, number == index % 3, np.uint8) for number in range(3)])
+             for index, name in enumerate(TEST_IDS)}  # fmt: skip
+    frame = written(tiny.root / "mine.csv", want, masks)
+    assert frame["id"].tolist()[:4] == ["t1_thing", "t1_rim", "t1_spot", "t2_thing"]
+    assert frame["mask"].tolist()[:6] == ["1 2400", "", "", "", "1 2400", ""]
+    competition = load_competition(str(tiny.competition_path))
+    assert submission.score(tiny.root / "mine.csv", tiny.root / "mine.csv", competition, want) == (1.0, 12)
+    frame.drop(index=3).replace("t1_rim", "t1_dent").to_csv(tiny.root / "mine.csv", index=False)
+    assert submission.faults_of(tiny.root / "mine.csv", want) == [
+        "row 3: id 't1_dent' with label 'dent' is not in the test set",
+        "2 of 12 test ids are missing: t1 with label rim, t2 with label thing",
+    ]
+
+
+def test_submission_of_instances(tiny: Tiny) -> None:
+    tiny.settings["columns"] |= {"rows": "instance"}
+    want = wanted(tiny, {})
+    mask = np.zeros(SHAPE, np.uint8)
+    mask[2:5, 2:5] = mask[10:20, 30:40] = 1
+    frame = written(tiny.root / "mine.csv", want, {name: mask[None] * (name != "t2") for name in TEST_IDS})
+    assert frame["id"].tolist() == ["t1", "t1", "t2", "t3", "t3", "t4", "t4"]
+    parts = [rle.decode(text, SHAPE) for text in frame["mask"][:2]]
+    assert [int(part.sum()) for part in parts] == [9, 100]
+    frame.loc[1, "mask"] = frame["mask"][0]
+    frame.loc[2:2, "id"] = "t1"
+    frame.to_csv(tiny.root / "mine.csv", index=False)
+    assert submission.faults_of(tiny.root / "mine.csv", want) == [
+        "row 3: id t1: overlaps another instance of the image",
+        "row 4: id t1: an empty mask stands beside other instances",
+        "1 of 4 test ids are missing: t2",
+    ]
+    merged = wanted(tiny, {"submission": {"rows": "image"}})
+    frame = written(tiny.root / "mine.csv", merged, {name: mask[None] for name in TEST_IDS})
+    assert frame["id"].tolist() == TEST_IDS
+
+
+def test_rows_of_a_sample_submission_decide(tiny: Tiny) -> None:
+    columns = {"id": "image", "label": "class", "rle": "mask"}
+    tiny.rows = [{"image": name, "class": "rim", "mask": ""} for name in TRAIN_IDS]
+    tiny.settings |= {"classes": CLASSES, "columns": columns}
+    tiny.save()
+    rows = [{"image": name, "class": label, "mask": ""} for label in ("spot", "rim") for name in TEST_IDS]
+    pd.DataFrame(rows).to_csv(tiny.input / "sample.csv", index=False)
+    run = tiny.run("decode")
+    want = submission.expected(run.competition, run.input, run.table)
+    assert want.keys == [(name, number) for number in (2, 1) for name in TEST_IDS]
+    masks = {name: np.ones((3, *SHAPE), np.uint8) for name in TEST_IDS}
+    assert list(written(tiny.root / "mine.csv", want, masks).columns) == ["image", "class", "mask"]
+    pd.DataFrame([*rows, {"image": "t1", "class": "dent", "mask": ""}]).to_csv(tiny.input / "sample.csv", index=False)
+    with pytest.raises(Exception, match="row 10: 't1' names no id and class of the YAML"):
+        submission.expected(run.competition, run.input, run.table)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 import pandas as pd
 
 from pipeline.competition import Columns, Competition
+from pipeline.errors import PipelineError
 
 
 def template_columns(template: str) -> list[str]:
@@ -68,3 +69,29 @@ def class_numbers(competition: Competition) -> dict[str, int]:
 def key_text(columns: Columns, image_id: str, label: str) -> str:
     """Returns what the id column holds for an image and class."""
     return columns.pattern.format(id=image_id, label=label) if columns.pattern else image_id
+
+
+def group_of(competition: Competition, image_id: str, extra: dict[str, str]) -> str | None:
+    """Returns the group of a training image, from a further column or from its id; None where there are no groups.
+
+    Raises:
+        PipelineError: no such column, or an id that does not fit the pattern.
+    """
+    group = competition.group
+    if group is None:
+        return None
+    if "{group}" in group:
+        expression = re.sub(r"\\{(\w+)\\}", r"(?P<\1>.+?)", re.escape(group))
+        match = re.fullmatch(expression, image_id)
+        if match is None:
+            raise PipelineError(f"competition {competition.name}: id {image_id} does not fit `group: {group}`.")
+        return match["group"]
+    if group not in extra:
+        found = ", ".join(f"`{name}`" for name in extra)
+        if not found:
+            raise PipelineError(
+                f"competition {competition.name}: image {image_id} has no row that says its `{group}` (group); add "
+                "one, or name a table of every image in `train: {table: …}`."
+            )
+        raise PipelineError(f"competition {competition.name}: column `{group}` (group) is missing; found {found}.")
+    return extra[group]

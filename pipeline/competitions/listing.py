@@ -7,9 +7,12 @@ from a row of images.parquet to that image as it is.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
+
+from pipeline.competitions.files import read_image
 
 SubsetName = Literal["train", "test"]
 
@@ -77,3 +80,26 @@ def repeated_ids(items: list[Item], faults: list[Fault]) -> list[Fault]:
     known = {item.image_id for item in items if item.subset == "train"} | {fault.image_id for fault in faults}
     both = [item for item in items if item.subset == "test" and item.image_id in known]
     return [Fault(item.path, None, f"test image {item.image_id} is a training image too") for item in both]
+
+
+def read_mask(folder: Path, file: str, shape: tuple[int, int]) -> np.ndarray:
+    """Returns a mask image (h, w, C) uint8 or uint16 of the size of its image.
+
+    Raises:
+        MaskFault: it cannot be read, or has another size.
+    """
+    try:
+        mask = read_image(folder / file)
+    except ValueError as error:
+        raise MaskFault(file, None, f"mask {error}") from None
+    if mask.shape[:2] != shape:
+        height, width = mask.shape[:2]
+        raise MaskFault(file, None, f"mask is {height}×{width}, its image {shape[0]}×{shape[1]} (rows × columns)")
+    return mask
+
+
+def counted(values: np.ndarray, shown: Callable[[Any], str] = "{:.8g}".format) -> str:
+    """Returns the different values with their numbers of pixels, the first four of them: `7 (35 px), 9 (2 px)`."""
+    found, counts = np.unique(values, return_counts=True)
+    texts = [f"{shown(value)} ({count} px)" for value, count in zip(found, counts, strict=True)]
+    return ", ".join(texts[:4] + ["…"] * (len(texts) > 4))

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from pipeline.competition import NpzLabels
-from pipeline.competitions.listing import Item, Listing, MaskFault, Masks, SubsetName
-from pipeline.competitions.rle_csv import group_of
+from pipeline.competitions.columns import group_of
+from pipeline.competitions.listing import Item, Listing, MaskFault, Masks, SubsetName, counted
 from pipeline.errors import PipelineError
 from pipeline.geometry import IGNORE
 
@@ -94,11 +94,8 @@ def _masks(
         planes[:, labels == competition.ignore_value] = IGNORE
     known = planes.any(0)
     if not known.all():
-        found, counts = np.unique(labels[~known], return_counts=True)
-        shown = [f"{float(value):.8g} ({count} px)" for value, count in zip(found, counts, strict=True)]
-        shown = shown[:4] + ["…"] * (len(shown) > 4)
         classes = ", ".join(f"{name}: {value}" for name, value in zip(competition.classes, values, strict=True))
-        text = f"mask of image {image_id} holds {', '.join(shown)}, no class of the YAML ({classes})"
+        text = f"mask of image {image_id} holds {counted(labels[~known])}, no class of the YAML ({classes})"
         raise MaskFault(competition.file, None, text)
     return Masks(planes)
 

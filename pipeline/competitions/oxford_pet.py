@@ -8,9 +8,19 @@ from typing import Any
 import numpy as np
 
 from pipeline.competition import OxfordPet
+from pipeline.competitions.columns import group_of
 from pipeline.competitions.files import read_image
-from pipeline.competitions.listing import Fault, Item, Listing, MaskFault, Masks, SubsetName, repeated_ids
-from pipeline.competitions.rle_csv import group_of
+from pipeline.competitions.listing import (
+    Fault,
+    Item,
+    Listing,
+    MaskFault,
+    Masks,
+    SubsetName,
+    counted,
+    read_mask,
+    repeated_ids,
+)
 from pipeline.errors import PipelineError
 from pipeline.geometry import IGNORE
 
@@ -107,24 +117,14 @@ def _read_rgb(path: Path) -> np.ndarray:
 
 
 def _masks(competition: OxfordPet, folder: Path, name: str, file: str, shape: tuple[int, int]) -> Masks:
-    try:
-        trimap = read_image(folder / file)
-    except ValueError as error:
-        raise MaskFault(file, None, f"trimap {error}") from None
-    if trimap.shape[:2] != shape:
-        height, width = trimap.shape[:2]
-        sizes = f"{height}×{width}, its image {shape[0]}×{shape[1]} (rows × columns)"
-        raise MaskFault(file, None, f"trimap of image {name} is {sizes}")
+    trimap = read_mask(folder, file, shape)
     values = trimap[..., 0]
     if (trimap != values[..., None]).any():
         raise MaskFault(file, None, f"trimap of image {name} has colours; expected one channel, or equal ones")
     strange = ~np.isin(values, (PET, BACKGROUND, BORDER))
     if strange.any():
-        found, counts = np.unique(values[strange], return_counts=True)
-        shown = [f"{value} ({count} px)" for value, count in zip(found, counts, strict=True)]
-        shown = shown[:4] + ["…"] * (len(shown) > 4)
         expected = f"expected {PET} (pet), {BACKGROUND} (background) and {BORDER} (border)"
-        raise MaskFault(file, None, f"trimap of image {name} holds {', '.join(shown)}; {expected}")
+        raise MaskFault(file, None, f"trimap of image {name} holds {counted(values[strange])}; {expected}")
     mask = (values == PET).astype(np.uint8)
     mask[values == BORDER] = READINGS[competition.border]
     return Masks(mask[None])

@@ -1,7 +1,6 @@
 """Reader for images in folders (TIFF, PNG, JPEG; 8 or 16 bit; grey, RGB or four channels) with masks as run lengths in
 a CSV - one row an image, an image and class, or an instance - or as image files."""
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -11,10 +10,20 @@ from typing import Any
 import numpy as np
 
 from pipeline import rle
-from pipeline.competition import Columns, Competition, RleCsv, Subset, Value
-from pipeline.competitions.columns import class_numbers, key_columns, keys_of, template_columns
+from pipeline.competition import Columns, RleCsv, Subset, Value
+from pipeline.competitions.columns import class_numbers, group_of, key_columns, keys_of, template_columns
 from pipeline.competitions.files import find_images, natural, read_image, read_table
-from pipeline.competitions.listing import Fault, Item, Listing, MaskFault, Masks, SubsetName, repeated_ids
+from pipeline.competitions.listing import (
+    Fault,
+    Item,
+    Listing,
+    MaskFault,
+    Masks,
+    SubsetName,
+    counted,
+    read_mask,
+    repeated_ids,
+)
 from pipeline.errors import PipelineError
 from pipeline.geometry import IGNORE
 
@@ -162,32 +171,6 @@ def _further_columns(settings: Subset, folder: Path) -> dict[str, dict[str, str]
     return dict(zip(table.iloc[:, 0], table.iloc[:, 1:].to_dict("records"), strict=True))
 
 
-def group_of(competition: Competition, image_id: str, extra: dict[str, str]) -> str | None:
-    """Returns the group of a training image, from a further column or from its id; None where there are no groups.
-
-    Raises:
-        PipelineError: no such column, or an id that does not fit the pattern.
-    """
-    group = competition.group
-    if group is None:
-        return None
-    if "{group}" in group:
-        expression = re.sub(r"\\{(\w+)\\}", r"(?P<\1>.+?)", re.escape(group))
-        match = re.fullmatch(expression, image_id)
-        if match is None:
-            raise PipelineError(f"competition {competition.name}: id {image_id} does not fit `group: {group}`.")
-        return match["group"]
-    if group not in extra:
-        found = ", ".join(f"`{name}`" for name in extra)
-        if not found:
-            raise PipelineError(
-                f"competition {competition.name}: image {image_id} has no row that says its `{group}` (group); add "
-                "one, or name a table of every image in `train: {table: …}`."
-            )
-        raise PipelineError(f"competition {competition.name}: column `{group}` (group) is missing; found {found}.")
-    return extra[group]
-
-
 # --- masks -----------------------------------------------------------------------------------------------------------
 
 
@@ -242,15 +225,13 @@ def _planes_of_file(competition: RleCsv, folder: Path, file: str, shape: tuple[i
         return _one_class(folder, file, shape, competition.columns.absent == "empty")[None]
     if competition.columns.absent == "empty" and not (folder / file).exists():
         return np.zeros((len(competition.classes), *shape), np.uint8)
-    codes = _codes(_read_mask(folder, file, shape))
+    codes = _codes(read_mask(folder, file, shape))
     planes = np.stack([codes == _code(value) for value in competition.values]).astype(np.uint8)
     ignored = np.zeros(shape, bool) if competition.ignore_value is None else codes == _code(competition.ignore_value)
     planes[:, ignored] = IGNORE
-    known = planes.any(0) | ((codes == 0) & (competition.mode != "multiclass"))
+    known = planes.any(0) | ((codes == 0) & (competition.kind != "multiclass"))
     if not known.all():
-        values, counts = np.unique(codes[~known], return_counts=True)
-        pairs = list(zip(values, counts, strict=True))[:4]
-        shown = ", ".join(f"{_shown(int(value))} ({count} px)" for value, count in pairs)
+        shown = counted(codes[~known], lambda code: _shown(int(code)))
         raise MaskFault(file, None, f"holds {shown}, no class of the YAML ({_known(competition)})")
     return planes
 
@@ -258,23 +239,12 @@ def _planes_of_file(competition: RleCsv, folder: Path, file: str, shape: tuple[i
 def _one_class(folder: Path, file: str, shape: tuple[int, int], may_lack: bool) -> np.ndarray:
     if may_lack and not (folder / file).exists():
         return np.zeros(shape, np.uint8)
-    codes = _codes(_read_mask(folder, file, shape))
+    codes = _codes(read_mask(folder, file, shape))
     values = np.unique(codes)
     if len(values) > 2 or (len(values) == 2 and values[0] != 0):
         shown = ", ".join(_shown(int(value)) for value in values[:6])
         raise MaskFault(file, None, f"holds {len(values)} values ({shown}); expected 0 and one other for one class")
     return (codes != 0).astype(np.uint8)
-
-
-def _read_mask(folder: Path, file: str, shape: tuple[int, int]) -> np.ndarray:
-    try:
-        mask = read_image(folder / file)
-    except ValueError as error:
-        raise MaskFault(file, None, f"mask {error}") from None
-    if mask.shape[:2] != shape:
-        height, width = mask.shape[:2]
-        raise MaskFault(file, None, f"mask is {height}×{width}, its image {shape[0]}×{shape[1]} (rows × columns)")
-    return mask
 
 
 def _codes(mask: np.ndarray) -> np.ndarray:
@@ -302,11 +272,8 @@ def _shown(code: int) -> str:
 
 
 def _known(competition: RleCsv) -> str:
-    return ", ".join(f"{name}: {_shown(_code(value))}" for name, value in _pairs(competition))
-
-
-def _pairs(competition: RleCsv) -> list[tuple[str, Value]]:
-    return list(zip(competition.classes, competition.values or [], strict=True))
+    pairs = zip(competition.classes, competition.values or [], strict=True)
+    return ", ".join(f"{name}: {_shown(_code(value))}" for name, value in pairs)
 
 
 # --- sentences -------------------------------------------------------------------------------------------------------

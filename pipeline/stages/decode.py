@@ -95,7 +95,7 @@ def _patterns(run: Run) -> str:
 
 def _open_arrays(run: Run, listing: Listing, stack: ExitStack) -> dict[str, np.memmap]:
     geometry = geometry_of(run)
-    planes = 1 if run.competition.mode == "multiclass" else len(run.competition.classes)
+    planes = 1 if run.competition.kind == "multiclass" else len(run.competition.classes)
     count = {name: sum(item.subset == name for item in listing.items) for name in ("train", "test")}
     image_shape, dtype = (*geometry.size, geometry.channels), _pixel_type(listing.items)
     shapes = {
@@ -157,13 +157,13 @@ def _decode_one(item: Item, competition: Competition, geometry: Geometry, dtype:
     except MaskFault as error:
         return Decoded(row, fitted, None, [], [Fault(error.file, error.row, str(error), droppable)])
     row |= _mask_columns(masks, competition)
-    to_network = labels_to_network if competition.mode == "multiclass" else mask_to_network
+    to_network = labels_to_network if competition.kind == "multiclass" else mask_to_network
     planes = to_network(masks.planes, geometry) if item.subset == "train" else None
     return Decoded(row, fitted, planes, _all_outlines(masks, competition), [])
 
 
 def _mask_columns(masks: Masks, competition: Competition) -> dict[str, Any]:
-    row: dict[str, Any] = {"truth": True, "ignore": rle.encode(masks.planes[0] == IGNORE)}
+    row: dict[str, Any] = {"ignore": rle.encode(masks.planes[0] == IGNORE)}
     for number, name in enumerate(competition.classes):
         mask = masks.planes[number] == 1
         row |= {f"rle_{name}": rle.encode(mask), f"area_{name}": int(mask.sum())}
@@ -195,7 +195,7 @@ def _statistics(image: np.ndarray) -> dict[str, Any]:
 def _empty_row(image_id: str, subset: str, competition: Competition) -> dict[str, Any]:
     row: dict[str, Any] = {"image_id": image_id, "subset": subset, "path": "", "height": 0, "width": 0, "channels": 0}
     row |= {"dtype": "", "group": "", "fault": "", "mean": 0.0, "standard_deviation": 0.0, "minimum": 0, "maximum": 0}
-    row |= {"pixel_hash": "", "ignore": "", "truth": False}
+    row |= {"pixel_hash": "", "ignore": ""}
     for name in competition.classes:
         row |= {f"rle_{name}": "", f"area_{name}": 0}
     return row

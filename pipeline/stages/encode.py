@@ -82,7 +82,7 @@ def _check_ids(run: Run, ids: list[str], indices: list[list[str]]) -> None:
 def _summary(areas: np.ndarray, images: pd.DataFrame, run: Run) -> dict[str, Any]:
     """What the predicted masks of the test images look like as a whole; areas (N, C) in pixels."""
     pixels = (images["height"] * images["width"]).to_numpy()
-    if run.competition.mode == "multiclass":
+    if run.competition.kind == "multiclass":
         shares = areas.sum(0) / pixels.sum()
         return {"class_share": dict(zip(run.competition.classes, map(float, shares), strict=True))}
     total = areas.sum(1)

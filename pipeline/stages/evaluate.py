@@ -97,7 +97,7 @@ def image_figures(
     """
     counts = np.stack(metrics.counts(predicted, true))
     figures = {"dice": metrics.dice(*counts).mean(), "iou": metrics.iou(*counts).mean(), "counts": counts}
-    if competition.mode == "multiclass":
+    if competition.kind == "multiclass":
         labels = table.true_labels(true)
         matrix = metrics.confusion(predicted.argmax(0).astype(np.uint8), labels, len(true))
         metric = metrics.pooled_score(competition)(matrix)
@@ -133,7 +133,7 @@ def summarise(rows: list[dict[str, Any]], competition: Competition) -> dict[str,
     summary[f"over_batches_of_{BATCH}"] = {name: _spread(values) for name, values in batches.items()}
     summary["data_set_iou"] = float(metrics.iou(*counts.sum(0)).mean())
     summary["score"] = summary["over_images"][competition.metric]["mean"]
-    if competition.mode == "multiclass":
+    if competition.kind == "multiclass":
         total = np.sum([row["confusion"] for row in rows], axis=0)
         values = metrics.class_iou(total, competition.ignored)
         pairs = zip(competition.classes, values, strict=True)

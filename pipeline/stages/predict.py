@@ -55,7 +55,7 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
             network = _load(run, step.fold, compute)
             batches = _probabilities(run, network, compute, subset, rows)
             shape = (len(rows), len(run.competition.classes), *run.recipe.image.stored)
-            dtype = np.dtype(np.float16 if run.competition.mode == "multiclass" else np.uint8)
+            dtype = np.dtype(np.float16 if run.competition.kind == "multiclass" else np.uint8)
             write_probabilities(step.outputs[0], shape, dtype, batches, ids, lambda count: bar.advance(task, count))
             console.print(f"  {step.title}: {len(rows)} images → {shown(step.outputs[0])}")
             yield step
@@ -97,7 +97,7 @@ def _probabilities(
 
     def probability(pixels: torch.Tensor) -> torch.Tensor:
         logits = predict_tiled(network, pixels, size, overlap)
-        if run.competition.mode != "multiclass":
+        if run.competition.kind != "multiclass":
             return logits.sigmoid()
         logits[:, list(run.never)] = -torch.inf  # before the softmax, so that the others keep their precision
         return logits.softmax(1)
@@ -106,5 +106,5 @@ def _probabilities(
         for (pixels,) in batches:
             pixels = pixels.to(compute.device, non_blocking=True)
             mean = torch.stack([probability(pixels.flip(axes)).flip(axes) for axes in flips]).mean(0)
-            multiclass = run.competition.mode == "multiclass"
+            multiclass = run.competition.kind == "multiclass"
             yield (mean.half() if multiclass else (mean * 255).round().to(torch.uint8)).cpu().numpy()

@@ -52,7 +52,7 @@ def steps(run: Run) -> list[Step]:
 def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
     """Searches, estimates, and writes both files."""
     found, tasks = _out_of_fold(run)
-    if run.competition.mode == "multiclass":
+    if run.competition.kind == "multiclass":
         result, rows = tune_labels(found, tasks, geometry_of(run), run.recipe.tune, run.competition, run.never)
     else:
         evidence = collect(found, tasks, geometry_of(run), run.competition.classes)
