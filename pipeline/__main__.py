@@ -239,6 +239,9 @@ def _summary(opened: "Run", seconds: float) -> None:
         f"  out-of-fold     {expect['metric']} {expect['score']:.4f}  (95 % interval {low:.4f} to {high:.4f}{remark})"
     )
     typer.echo(f"  nested estimate {expect['metric']} {expect['nested']:.4f}  (chosen without the fold it scores)")
+    cleaned = workspace.read_json(opened.postprocess)["rows"]["cleaned"]
+    if cleaned["score"] is not None:
+        typer.echo(f"  cleaned rows    {expect['metric']} {cleaned['score']:.4f}  ({cleaned['images']} images)")
     if (opened.folder / "test.json").exists():
         test = workspace.read_json(opened.folder / "test.json")
         known = f"{test['images']} images with known truth{remark}"

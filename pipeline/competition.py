@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from pipeline import rle
+from pipeline.clean_settings import CleanSettings
 from pipeline.errors import PipelineError
 from pipeline.settings import Settings, find_yaml, read_yaml, validate
 
@@ -112,18 +113,17 @@ class DecodeSettings(Settings):
     """`drop` turns a faulty training image into a `broken` row of outliers.csv; a faulty test image always stops."""
 
 
-class CleanSettings(Settings):
-    """Which images clean drops from training."""
-
-    constant: bool = True
-    """Drop images whose pixels all have one value."""
-
-
 class SplitSettings(Settings):
     """How a folds file is made."""
 
+    method: Literal["grouped", "random"] = "grouped"
+    """`grouped` keeps groups and near-duplicates in one fold; `random` does not: for comparison, or for a test set that
+    shares its sources with the training set."""
     folds: int = Field(5, ge=2)
     seed: int = 0
+    """The first seed to try."""
+    seeds: int = Field(10, ge=1)
+    """How many seeds to try; the best balanced split is kept."""
     strata: int = Field(4, ge=1)
     """Number of mask-area quantiles told apart among images with a mask (of their rarest class)."""
     stratify: str | None = None

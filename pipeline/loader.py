@@ -12,6 +12,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from pipeline.augment import Augmentation
+from pipeline.targets import mean_mask
 
 
 def derive_seed(*parts: int) -> int:
@@ -42,6 +43,9 @@ class TrainDataset(Dataset):
 
     With a `crop`, rows × columns, each is a random part of that size, and an epoch holds `crops` parts of every image;
     a side that is not larger stays whole.
+
+    `targets` names the rows whose mean mask an image has in place of its own. Where one is the mean of several, all
+    masks are float32: a batch has one type.
     """
 
     def __init__(
@@ -52,10 +56,13 @@ class TrainDataset(Dataset):
         seed: int,
         crop: tuple[int, int] | None = None,
         crops: int = 1,
+        targets: dict[int, np.ndarray] | None = None,
     ) -> None:
         self.images = np.load(folder / "train_images.npy", mmap_mode="r")
         self.masks = np.load(folder / "train_masks.npy", mmap_mode="r")
         self.rows, self.augmentation, self.seed, self.crop, self.crops = rows, augmentation, seed, crop, crops
+        self.targets = targets or {}
+        self.soft = any(len(sources) > 1 for sources in self.targets.values())
 
     def __len__(self) -> int:
         return len(self.rows) * self.crops
@@ -67,9 +74,14 @@ class TrainDataset(Dataset):
         draw = (self.seed, epoch, row, *((2, repeat) if repeat else ()))
         rows, columns = self._part(derive_seed(*draw, 1))
         # cut before it is copied, so that of a large image only the crop is read from disk
-        image, masks = np.array(self.images[row, rows, columns]), np.array(self.masks[row, :, rows, columns])
+        image, masks = np.array(self.images[row, rows, columns]), self._masks(row, rows, columns)
         image, masks = self.augmentation(image, masks, derive_seed(*draw))
         return _to_tensor(image), torch.from_numpy(np.ascontiguousarray(masks))
+
+    def _masks(self, row: int, rows: slice, columns: slice) -> np.ndarray:
+        """Returns what the network learns of this part of an image (C, h, w)."""
+        parts = np.stack([self.masks[source, :, rows, columns] for source in self.targets.get(row, [row])])
+        return mean_mask(parts) if self.soft else parts[0]
 
     def _part(self, seed: int) -> tuple[slice, slice]:
         """Returns the rows and columns of the crop that belongs to a seed."""

@@ -12,9 +12,10 @@ from pipeline.recipe import LossSettings
 class WeightedLoss(torch.nn.Module):
     """The weighted sum of the losses that a recipe names.
 
-    Takes logits (N, C, H, W) float and masks uint8, gives a scalar. Masks are (N, C, H, W) of 0, 1 and 255, or, of a
-    multiclass competition, (N, 1, H, W) class maps with 255. Dice is that of the whole batch, which has no gradient on
-    a batch without foreground; cross-entropy beside it has.
+    Takes logits (N, C, H, W) float and masks uint8, gives a scalar. Masks are (N, C, H, W) of 0, 1 and 255, or float32
+    with means of masks between 0 and 1, or, of a multiclass competition, (N, 1, H, W) class maps with 255. Dice is that
+    of the whole batch, which has no gradient on a batch without foreground; cross-entropy beside it has. Both are least
+    where the prediction is the mean itself.
     """
 
     def __init__(self, settings: LossSettings, kind: Kind = "binary") -> None:

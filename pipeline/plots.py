@@ -19,6 +19,7 @@ CLASS_COLOURS = [
     (240, 228, 66),
     (0, 114, 178),
 ]
+WHITE = (255, 255, 255)
 TRUE_COLOUR, PREDICTED_COLOUR, BOTH_COLOUR = (0, 200, 0), (230, 30, 30), (250, 220, 0)
 
 
@@ -86,6 +87,27 @@ def with_legend(picture: np.ndarray, competition: Competition, width: int = 640)
             cv2.putText(strip, text, (column + 17, 17), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (0, 0, 0), 1, cv2.LINE_AA)
             column += 30 + cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.42, 1)[0][0]
     return np.vstack([large, strip])
+
+
+def contact_sheet(tiles: list[tuple[list[np.ndarray], str]], each: int = 208, across: int = 8) -> np.ndarray:
+    """Returns an RGB picture of tiles, each one or more RGB pictures side by side above a caption: `each` pixels wide,
+    `across` pictures in a row."""
+    most = max(len(pictures) for pictures, _ in tiles)
+    drawn = [_captioned(pictures, caption, each, most) for pictures, caption in tiles]
+    height, columns = max(tile.shape[0] for tile in drawn), max(1, min(across // most, len(drawn)))
+    drawn = [cv2.copyMakeBorder(tile, 0, height - len(tile), 0, 8, cv2.BORDER_CONSTANT, value=WHITE) for tile in drawn]
+    drawn += [np.full_like(drawn[0], 255)] * (-len(drawn) % columns)
+    return np.vstack([np.hstack(drawn[start : start + columns]) for start in range(0, len(drawn), columns)])
+
+
+def _captioned(pictures: list[np.ndarray], caption: str, each: int, most: int) -> np.ndarray:
+    sized = [cv2.resize(one, (each, round(one.shape[0] * each / one.shape[1]))) for one in pictures]
+    tile = np.full((max(map(len, sized)) + 20, most * (each + 4), 3), 255, np.uint8)
+    for number, one in enumerate(sized):
+        tile[: len(one), number * (each + 4) : number * (each + 4) + each] = one
+    text = caption.encode("ascii", "replace").decode()
+    cv2.putText(tile, text, (2, len(tile) - 6), cv2.FONT_HERSHEY_SIMPLEX, 0.38, (0, 0, 0), 1, cv2.LINE_AA)
+    return tile
 
 
 def write_png(path: Path, picture: np.ndarray) -> None:

@@ -78,6 +78,9 @@ class TrainSettings(Settings):
 
     folds: list[int] | None = None
     """Which folds to train; null trains all."""
+    exclude: str | None = None
+    """A CSV with a column image_id, e.g. a copy of suspects.csv: these images are left out of training besides the
+    dropped ones. A relative path starts at the folder that holds input/ and work/."""
     epochs: int = Field(30, ge=1)
     batch_size: int = Field(16, ge=1)
     crops: int | None = Field(None, ge=1)
@@ -117,6 +120,9 @@ class TuneSettings(Settings):
     method: Literal["search", "fixed"] = "search"
     """`search` finds thresholds and minimum areas, or one bias a class of a multiclass competition; `fixed` takes
     `threshold` and `min_area` as they are, and no biases."""
+    rows: Literal["raw", "cleaned"] = "raw"
+    """Which images count: all but the broken ones, as the test set is not cleaned either, or those only that clean left
+    as they are. The other score is given beside it."""
     threshold: float = Field(0.5, gt=0, le=1)
     """The probability from which a pixel counts; used by `fixed`."""
     min_area: int = Field(0, ge=0)

@@ -2,7 +2,7 @@
 
 image_id, subset (train | test | faulty: no image or no mask, in no array), path (relative to the competition's input
 folder), height, width, channels, dtype, group, fault ("" or what is wrong with the image), mean, standard_deviation,
-minimum, maximum, pixel_hash,
+minimum, maximum, entropy and smoothness (descriptors.py), pixel_hash,
 rle_<class> (the true mask in the internal convention; "" for test images without known truth), area_<class> (pixels),
 ignore (RLE of pixels that count nowhere), instances_<class> (one RLE an instance, joined by "|", where the raw files
 tell instances apart), extra_<column> (the raw table's other columns, as text).

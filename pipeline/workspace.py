@@ -76,10 +76,30 @@ class Run:
         return self.competition_folder / "outliers.csv"
 
     @property
+    def outlier_pictures(self) -> Path:
+        """Pictures of the findings."""
+        return self.competition_folder / "outliers"
+
+    @property
+    def histograms(self) -> Path:
+        """Block histograms (N, D) uint8 of all images, in the order of the table."""
+        return self.competition_folder / "histograms.npy"
+
+    @property
+    def thumbnails(self) -> Path:
+        """Standardised thumbnails (N, 256) float16 of all images, in the order of the table."""
+        return self.competition_folder / "thumbnails.npy"
+
+    @property
     def folds(self) -> Path:
         """The split this run trains on."""
         suffix = f"-{self.recipe.folds}" if self.recipe.folds else ""
         return root() / "folds" / f"{self.competition.name}{suffix}.csv"
+
+    @property
+    def audit(self) -> Path:
+        """What the split is like, and whether it leaks."""
+        return self.folds.with_suffix(".audit.json")
 
     @property
     def pixels(self) -> Path:
@@ -100,6 +120,11 @@ class Run:
     def postprocess(self) -> Path:
         """Tuned thresholds and areas, with their scores."""
         return self.folder / "postprocess.json"
+
+    @property
+    def suspects(self) -> Path:
+        """Images whose out-of-fold prediction disagrees most with their mask."""
+        return self.folder / "suspects.csv"
 
     @property
     def submission(self) -> Path:

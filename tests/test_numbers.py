@@ -243,7 +243,7 @@ def random_data(seed: int, classes: int, number: int = 8) -> tuple[list[np.ndarr
 
 def evidence_of(probabilities: list[np.ndarray], truths: list[np.ndarray], folds: int = 3) -> Evidence:
     ids = [f"image{index}" for index in range(len(truths))]
-    images = pd.DataFrame({"image_id": ids, "fold": np.arange(len(ids)) % folds, "group": ids})
+    images = pd.DataFrame({"image_id": ids, "fold": np.arange(len(ids)) % folds, "group": ids, "use": "train"})
     counted = [histogram_counts(*pair) for pair in zip(probabilities, truths, strict=True)]
     return Evidence(images, *(np.stack(part) for part in zip(*counted, strict=True)))
 

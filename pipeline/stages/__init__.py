@@ -71,8 +71,9 @@ def run_stage(run: Run, stage: str, force: bool = False) -> None:
 
 
 def _check_inputs(run: Run, stage: str, waiting: list[State]) -> None:
+    written = {path for state in waiting for path in state.step.outputs}  # by an earlier step of the same stage
     for path in dict.fromkeys(path for state in waiting for path in state.step.inputs):
-        if not path.exists():
+        if not path.exists() and path not in written:
             raise PipelineError(
                 f"{stage} reads {workspace.shown(path)}, which does not exist; "
                 f"`python -m pipeline run {run.recipe.name} --to {stage}` makes what comes before."

@@ -1,52 +1,57 @@
-"""Lists what is wrong with single images, one row a finding. Raw files are never touched.
+"""Lists what is wrong with the training images and their masks. Raw files are never touched.
 
     python -m pipeline clean RECIPE
 
-reads   work/<competition>/images.parquet
-writes  work/<competition>/outliers.csv: image_id, reason, score, partner_id, action (drop | keep), note
+reads   work/<competition>/images.parquet, histograms.npy, thumbnails.npy; input/<competition>/ for the pictures
+writes  work/<competition>/outliers.csv: image_id, reason, score, partner_id, note, and
+        action (drop | relabel | soft | keep)
+        work/<competition>/outliers/<reason>.png: the first and the last findings by score, each beside its partner; of
+        duplicates also the nearest pairs beyond the bound, which are not taken for any
+
+Detectors and what their scores count: outliers.py. Their settings, and what follows from a finding: `clean` in the
+competition's YAML (clean_settings.py). outliers.csv may be edited: everything after it goes by what it then says.
 """
 
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
+from typing import Any
 
+import numpy as np
 import pandas as pd
+from rich.table import Table
 
-from pipeline import table
-from pipeline.console import console
+from pipeline import outliers, plots, table
+from pipeline.competitions.readers import reader_of
+from pipeline.console import console, progress_bar
+from pipeline.descriptors import block_grid
+from pipeline.duplicates import Pairs, components, cross_pairs, near_pairs
+from pipeline.errors import PipelineError
 from pipeline.workspace import Run, Step, shown, writing
 
-COLUMNS = ["image_id", "reason", "score", "partner_id", "action", "note"]
+PICTURES = 8
+"""Findings of each end of a reason's scores that a picture shows."""
+BEYOND = 2.0
+"""Up to how many times the largest distance of near-duplicates pairs are searched for, to be shown."""
 
 
 def steps(run: Run) -> list[Step]:
     """Returns the one step of this stage."""
     manifest = run.competition_folder / "outliers.manifest.json"
-    return [Step("clean", "clean", manifest, (run.table,), (run.outliers,), run.competition.clean.model_dump())]
+    settings: dict[str, Any] = {"clean": run.competition.clean.model_dump(), "group": run.competition.group}
+    settings |= {"foreground": run.competition.foreground}
+    inputs = (run.table, run.histograms, run.thumbnails)
+    return [Step("clean", "clean", manifest, inputs, (run.outliers,), settings)]
 
 
 def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
-    """Writes outliers.csv and prints the counts by reason."""
-    images = table.read_table(run.table)
-    found = find_faulty(images)
-    if run.competition.clean.constant:
-        found = pd.concat([found, find_constant(images)])
-    found = found.drop_duplicates(["image_id", "reason"]).sort_values(["reason", "image_id"])
+    """Writes outliers.csv and the pictures, and prints the counts by reason."""
+    found, beyond = find(run)
     with writing(run.outliers) as temporary:
         found.to_csv(temporary, index=False)
-    for what, count in (found["reason"] + " → " + found["action"]).value_counts().items():
-        console.print(f"  {what}: {count}")
-    console.print(f"  {len(found)} findings → {shown(run.outliers)}")
+    _draw(run, found, beyond)
+    _print(found)
+    console.print(f"  {len(found)} findings → {shown(run.outliers)}, pictures → {shown(run.outlier_pictures)}/")
     yield from waiting
-
-
-def find_faulty(images: pd.DataFrame) -> pd.DataFrame:
-    """Returns a finding for every image that decode could not use: unreadable, of the wrong size, without a mask."""
-    return _findings(images[images["fault"] != ""], "broken", images["fault"])
-
-
-def find_constant(images: pd.DataFrame) -> pd.DataFrame:
-    """Returns a finding for every readable training image whose pixels all have one value."""
-    constant = (images["subset"] == "train") & (images["fault"] == "") & (images["minimum"] == images["maximum"])
-    return _findings(images[constant], "broken", "constant: every pixel is " + images["minimum"].astype(str))
 
 
 def read_outliers(run: Run) -> pd.DataFrame:
@@ -54,6 +59,120 @@ def read_outliers(run: Run) -> pd.DataFrame:
     return pd.read_csv(run.outliers, dtype=str, keep_default_na=False)
 
 
-def _findings(rows: pd.DataFrame, reason: str, notes: pd.Series) -> pd.DataFrame:
-    columns = {"image_id": rows["image_id"], "reason": reason, "score": 1.0, "partner_id": "", "action": "drop"}
-    return pd.DataFrame({**columns, "note": notes.loc[rows.index]}, columns=COLUMNS)
+def count_findings(found: pd.DataFrame) -> list[dict[str, Any]]:
+    """Returns reason, action, number of images and an example for every kind of finding."""
+    counts = found.groupby(["reason", "action"], sort=False, as_index=False)
+    return counts.agg(images=("image_id", "nunique"), example=("note", "first")).to_dict("records")
+
+
+def find(run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Returns the findings of all detectors that are switched on, the broken images left out of all others; and, in the
+    same columns, the nearest pairs that are not taken for near-duplicates."""
+    everything, settings = table.read_table(run.table), run.competition.clean
+    found = [outliers.find_faulty(everything)]
+    images = everything[(everything["subset"] == "train") & (everything["fault"] == "")]
+    if settings.broken.action != "off":
+        broken = outliers.find_broken(images, settings.broken)
+        found.append(broken)
+        images = images[~images["image_id"].isin(broken["image_id"])]
+    place = images.index.to_numpy()  # rows of the descriptors
+    images = images.reset_index(drop=True)
+    histograms = np.load(run.histograms, mmap_mode="r")
+    pairs, beyond = _pairs(run, images, histograms, place)
+    found.append(outliers.find_duplicates(images, pairs))
+    classes = run.competition.foreground
+    if settings.identical_masks.action != "off":
+        clusters = components(len(images), pairs.left, pairs.right)
+        found.append(outliers.find_identical_masks(images, clusters, classes, settings.identical_masks))
+    if settings.contradictions.policy != "off":
+        grid, own = block_grid(run.competition.shape), histograms[place]
+        found.append(outliers.find_contradictions(images, own, pairs, classes, settings.contradictions, grid))
+    if settings.pixel_outliers.action != "off":
+        found.append(outliers.find_pixel_outliers(images, settings.pixel_outliers))
+    if settings.duplicates.search and settings.duplicates.test:
+        found.append(_test_duplicates(run, everything, images, histograms, place))
+    ids = images["image_id"].to_numpy()
+    apart = [
+        (ids[left], "duplicate", float(distance), ids[right], "apart", "")
+        for left, right, distance in zip(beyond.left, beyond.right, beyond.distance, strict=True)
+    ]
+    everything_found = pd.concat([one for one in found if len(one)] or [outliers.findings([])], ignore_index=True)
+    return everything_found, outliers.findings(apart)
+
+
+def _pairs(run: Run, images: pd.DataFrame, histograms: np.ndarray, place: np.ndarray) -> tuple[Pairs, Pairs]:
+    """Near-duplicates and images of the same pixels, none where the search is switched off; and the nearest pairs
+    beyond the bound, for a person who wants to know whether it is right."""
+    settings, exact = run.competition.clean.duplicates, outliers.exact_pairs(images)
+    if not settings.search:
+        return exact.only(np.zeros(len(exact), bool)), exact.only(np.zeros(len(exact), bool))
+    groups = images["group"].to_numpy() if run.competition.group and settings.within_groups else None
+    thumbnails = np.load(run.thumbnails, mmap_mode="r")[place]
+
+    def search(distance: float) -> Pairs:
+        with progress_bar() as bar:
+            task, wanted = bar.add_task("near-duplicates", total=len(images)), {"distance": min(2.0, distance)}
+            show = lambda done, total: bar.update(task, completed=done)  # noqa: E731
+            return near_pairs(histograms[place], thumbnails, settings.model_copy(update=wanted), groups, show)
+
+    try:
+        found = search(BEYOND * settings.distance)
+    except PipelineError:  # too many pairs for a picture may still be few enough within the bound
+        found = search(settings.distance)
+    near = found.only(found.distance < settings.distance)
+    further = found.only(found.distance >= settings.distance)
+    beyond = further.only(np.argsort(further.distance, kind="stable")[:PICTURES])
+    return Pairs(*(np.concatenate([vars(exact)[name], vars(near)[name]]) for name in vars(near))), beyond
+
+
+def _test_duplicates(
+    run: Run, everything: pd.DataFrame, images: pd.DataFrame, histograms: np.ndarray, place: np.ndarray
+) -> pd.DataFrame:
+    test = everything[(everything["subset"] == "test") & (everything["minimum"] != everything["maximum"])]
+    rows, thumbnails = test.index.to_numpy(), np.load(run.thumbnails, mmap_mode="r")
+    pairs = cross_pairs(
+        histograms[place], thumbnails[place], histograms[rows], thumbnails[rows], run.competition.clean.duplicates
+    )
+    return outliers.find_test_duplicates(images, test.reset_index(drop=True), pairs)
+
+
+# --- what a person sees ----------------------------------------------------------------------------------------------
+
+
+def _print(found: pd.DataFrame) -> None:
+    shown_table = Table("reason", "action", "images", "for instance", box=None, padding=(0, 2))
+    for row in count_findings(found):
+        shown_table.add_row(*map(str, row.values()))
+    if len(found):
+        console.print(shown_table, width=None if console.is_terminal else 160)
+
+
+def _draw(run: Run, found: pd.DataFrame, beyond: pd.DataFrame) -> None:
+    """Draws the ends of every reason's list; an image that cannot be read has no picture."""
+    shutil.rmtree(run.outlier_pictures, ignore_errors=True)
+    images = table.read_table(run.table).drop_duplicates("image_id").set_index("image_id", drop=False)
+    read = reader_of(run.competition).opener(run.competition, run.input)
+
+    def picture(image_id: str) -> np.ndarray:
+        row = images.loc[image_id]
+        masks = table.true_mask(row, run.competition.classes)
+        return plots.comparison(read(row), masks, np.zeros_like(masks), run.competition)
+
+    for reason, rows in pd.concat([found, beyond], ignore_index=True).groupby("reason", sort=False):
+        apart = rows["action"] == "apart"
+        ordered = rows[~apart].sort_values("score", kind="stable")
+        ends = pd.concat([ordered.head(PICTURES), ordered.tail(PICTURES)])
+        ends = pd.concat([ends[~ends.index.duplicated()], rows[apart]])
+        tiles = [tile for row in ends.itertuples() if (tile := _tile(row, picture)) is not None]
+        if tiles:
+            name = f"{str(reason).replace(' ', '_')}.png"
+            plots.write_png(run.outlier_pictures / name, plots.contact_sheet(tiles))
+
+
+def _tile(finding: tuple, picture: Callable[[str], np.ndarray]) -> tuple[list[np.ndarray], str] | None:
+    ids = [one for one in (finding.image_id, finding.partner_id) if one]  # type: ignore[attr-defined]
+    try:
+        caption = f"{' | '.join(ids)}  {finding.score:g}  {finding.action}"  # type: ignore[attr-defined]
+        return [picture(one) for one in ids], caption
+    except (ValueError, OSError, KeyError):
+        return None

@@ -3,7 +3,7 @@
     python -m pipeline decode RECIPE
 
 reads   input/<competition>/
-writes  work/<competition>/images.parquet
+writes  work/<competition>/images.parquet; histograms.npy, thumbnails.npy: what images are compared by (descriptors.py)
         work/<competition>/pixels_<H>x<W>_<fit>_<colour>/{train_images,train_masks,test_images}.npy
         images (N, H, W, C) uint8 or uint16; masks (N, classes, H, W) uint8: 0, 1, 255 = ignored, or of a multiclass
         competition (N, 1, H, W) uint8: class, 255 = ignored
@@ -14,11 +14,12 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pipeline import rle, table
+from pipeline import descriptors, rle, table
 from pipeline.competition import Competition, RleCsv
 from pipeline.competitions.listing import Fault, Item, Listing, MaskFault, Masks
 from pipeline.competitions.readers import reader_of
@@ -28,6 +29,7 @@ from pipeline.geometry import IGNORE, Geometry, image_to_network, labels_to_netw
 from pipeline.workspace import Run, Step, require_space, shown, writing
 
 ARRAYS = ("train_images", "train_masks", "test_images")
+DESCRIPTORS = ("histogram", "thumbnail")
 FAULTS_SHOWN = 30
 NO_MATTER = {"clean", "split", "splits", "metric", "title", "kaggle", "ignored_prediction", "forbids_pretrained"}
 """Keys of a competition that change nothing that decode writes."""
@@ -36,11 +38,11 @@ TABLE, PIXELS = "decode the table", "decode the pixels"
 
 @dataclass(frozen=True)
 class Decoded:
-    """One image read and checked: its table row, its arrays at network size where it has them, its faults."""
+    """One image read and checked: its table row, its arrays where it has them, its faults."""
 
     row: dict[str, Any]
-    image: np.ndarray | None
-    masks: np.ndarray | None
+    arrays: dict[str, np.ndarray]
+    """By name: image and masks at network size, histogram, thumbnail."""
     outlines: list[tuple[int, int]]
     """Length of each mask's outline, as it is and as the same text reads in the other order."""
     faults: list[Fault]
@@ -55,7 +57,7 @@ def steps(run: Run) -> list[Step]:
     geometry["size"] = list(run.recipe.image.stored)
     manifest = run.competition_folder / "images.manifest.json"
     return [
-        Step("decode", TABLE, manifest, raw, (run.table,), settings),
+        Step("decode", TABLE, manifest, raw, (run.table, run.histograms, run.thumbnails), settings),
         Step("decode", PIXELS, run.pixels / "manifest.json", (*raw, run.table), arrays, settings | {"image": geometry}),
     ]
 
@@ -72,14 +74,16 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
     if not any(item.subset == "train" for item in listing.items):
         example = f"; for instance {listing.faults[0]}" if listing.faults else ""
         raise PipelineError(f"No training image in {run.input} fits the competition's YAML{_patterns(run)}{example}.")
+    titles = {step.title for step in waiting}
     with ExitStack() as stack:
-        arrays = _open_arrays(run, listing, stack)
+        arrays = _open_pixels(run, listing, stack) if PIXELS in titles else {}
+        arrays |= _open_descriptors(run, listing, stack) if TABLE in titles else {}
         decoded = _decode_all(run, listing.items, arrays)
         faults = listing.faults + [fault for one in decoded for fault in one.faults]
         faults += _transposed(run.competition, [one for one in decoded if not one.faults])
         _judge(run.competition, faults)
         rows = _with_faults([one.row for one in decoded], faults, run.competition)
-        if any(step.title == TABLE for step in waiting):
+        if TABLE in titles:
             table.write_table(run.table, rows)
         for array in arrays.values():
             array.flush()
@@ -93,7 +97,7 @@ def _patterns(run: Run) -> str:
     return f" (images {train.images}, masks {train.masks})" if train else ""
 
 
-def _open_arrays(run: Run, listing: Listing, stack: ExitStack) -> dict[str, np.memmap]:
+def _open_pixels(run: Run, listing: Listing, stack: ExitStack) -> dict[str, np.memmap]:
     geometry = geometry_of(run)
     planes = 1 if run.competition.kind == "multiclass" else len(run.competition.classes)
     count = {name: sum(item.subset == name for item in listing.items) for name in ("train", "test")}
@@ -105,11 +109,23 @@ def _open_arrays(run: Run, listing: Listing, stack: ExitStack) -> dict[str, np.m
     }
     needed = sum(int(np.prod(shape)) * kind.itemsize for shape, kind in shapes.values())
     require_space(run.pixels, needed, f"pixel arrays at {geometry.size[0]}×{geometry.size[1]}")
-    arrays = {}
-    for name, (shape, kind) in shapes.items():
-        path = stack.enter_context(writing(run.pixels / f"{name}.npy"))
-        arrays[name] = np.lib.format.open_memmap(path, mode="w+", dtype=kind, shape=shape)
-    return arrays
+    return {name: _open(stack, run.pixels / f"{name}.npy", *shapes[name]) for name in ARRAYS}
+
+
+def _open_descriptors(run: Run, listing: Listing, stack: ExitStack) -> dict[str, np.memmap]:
+    ids = {item.image_id for item in listing.items}
+    count = len(listing.items) + len({fault.image_id for fault in listing.faults} - ids - {None})
+    blocks = int(np.prod(descriptors.block_grid(run.competition.shape)))
+    require_space(run.histograms, count * blocks * descriptors.BINS, "block histograms")
+    return {
+        "histogram": _open(stack, run.histograms, (count, blocks * descriptors.BINS), np.dtype(np.uint8)),
+        "thumbnail": _open(stack, run.thumbnails, (count, descriptors.SIDE**2), np.dtype(np.float16)),
+    }
+
+
+def _open(stack: ExitStack, path: Path, shape: tuple[int, ...], dtype: np.dtype) -> np.memmap:
+    temporary = stack.enter_context(writing(path))
+    return np.lib.format.open_memmap(temporary, mode="w+", dtype=dtype, shape=shape)
 
 
 def _pixel_type(items: list[Item]) -> np.dtype:
@@ -122,18 +138,16 @@ def _pixel_type(items: list[Item]) -> np.dtype:
 
 
 def _decode_all(run: Run, items: list[Item], arrays: dict[str, np.memmap]) -> list[Decoded]:
-    geometry, dtype = geometry_of(run), arrays["train_images"].dtype
+    geometry, dtype = geometry_of(run), _pixel_type(items)
     offset = {"train": 0, "test": sum(item.subset == "train" for item in items)}
 
     def place(pair: tuple[int, Item]) -> Decoded:
         index, item = pair
         one = _decode_one(item, run.competition, geometry, dtype)
-        position = index - offset[item.subset]
-        if one.image is not None:
-            arrays[f"{item.subset}_images"][position] = one.image
-        if one.masks is not None:
-            arrays["train_masks"][position] = one.masks
-        return replace(one, image=None, masks=None)
+        for name, array in one.arrays.items():
+            if name in arrays:
+                arrays[name][index - (0 if name in DESCRIPTORS else offset[item.subset])] = array
+        return replace(one, arrays={})
 
     with ThreadPoolExecutor() as pool:
         return list(track(pool.map(place, enumerate(items)), "decode", len(items)))
@@ -147,19 +161,22 @@ def _decode_one(item: Item, competition: Competition, geometry: Geometry, dtype:
         image = item.read_image()
         _check_image(image, competition, dtype)
     except ValueError as error:
-        return Decoded(row, None, None, [], [Fault(row["path"], None, str(error), droppable)])
-    row |= _statistics(image)
-    fitted = image_to_network(image, geometry)
+        return Decoded(row, {}, [], [Fault(row["path"], None, str(error), droppable)])
+    values = descriptors.grey(image)
+    row |= _statistics(image, values)
+    arrays = {f"{item.subset}_images": image_to_network(image, geometry)}
+    arrays |= {"histogram": descriptors.block_histograms(values, descriptors.block_grid(competition.shape))}
+    arrays |= {"thumbnail": descriptors.thumbnail(values)}
     if item.read_masks is None:
-        return Decoded(row, fitted, None, [], [])
+        return Decoded(row, arrays, [], [])
     try:
         masks = item.read_masks(image.shape[:2])
     except MaskFault as error:
-        return Decoded(row, fitted, None, [], [Fault(error.file, error.row, str(error), droppable)])
+        return Decoded(row, arrays, [], [Fault(error.file, error.row, str(error), droppable)])
     row |= _mask_columns(masks, competition)
     to_network = labels_to_network if competition.kind == "multiclass" else mask_to_network
-    planes = to_network(masks.planes, geometry) if item.subset == "train" else None
-    return Decoded(row, fitted, planes, _all_outlines(masks, competition), [])
+    arrays |= {"train_masks": to_network(masks.planes, geometry)} if item.subset == "train" else {}
+    return Decoded(row, arrays, _all_outlines(masks, competition), [])
 
 
 def _mask_columns(masks: Masks, competition: Competition) -> dict[str, Any]:
@@ -182,12 +199,13 @@ def _check_image(image: np.ndarray, competition: Competition, dtype: np.dtype) -
         raise ValueError(f"image is {image.dtype}, the first image of the competition is {dtype}; convert one of them")
 
 
-def _statistics(image: np.ndarray) -> dict[str, Any]:
+def _statistics(image: np.ndarray, values: np.ndarray) -> dict[str, Any]:
     height, width, channels = image.shape
     return {
         "height": height, "width": width, "channels": channels, "dtype": str(image.dtype),
         "mean": float(image.mean()), "standard_deviation": float(image.std()),
         "minimum": int(image.min()), "maximum": int(image.max()),
+        "entropy": descriptors.entropy(values), "smoothness": descriptors.smoothness(values),
         "pixel_hash": hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).hexdigest(),
     }  # fmt: skip
 
@@ -195,7 +213,7 @@ def _statistics(image: np.ndarray) -> dict[str, Any]:
 def _empty_row(image_id: str, subset: str, competition: Competition) -> dict[str, Any]:
     row: dict[str, Any] = {"image_id": image_id, "subset": subset, "path": "", "height": 0, "width": 0, "channels": 0}
     row |= {"dtype": "", "group": "", "fault": "", "mean": 0.0, "standard_deviation": 0.0, "minimum": 0, "maximum": 0}
-    row |= {"pixel_hash": "", "ignore": ""}
+    row |= {"entropy": 0.0, "smoothness": 0.0, "pixel_hash": "", "ignore": ""}
     for name in competition.classes:
         row |= {f"rle_{name}": "", f"area_{name}": 0}
     return row

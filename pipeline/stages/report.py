@@ -3,7 +3,7 @@
     python -m pipeline report RECIPE
 
 reads   work/<competition>/<run>/postprocess.json, oof_scores.csv, predictions/oof_fold_<k>.npy, submissions/<run>.json,
-        work/<competition>/images.parquet, input/<competition>/
+        work/<competition>/images.parquet, outliers.csv, folds/<competition>.audit.json, input/<competition>/
 writes  work/<competition>/<run>/report.html
 """
 
@@ -21,6 +21,7 @@ from pipeline.console import console
 from pipeline.postprocess import decide, native_probability
 from pipeline.probabilities import read_probabilities
 from pipeline.stages import evaluate
+from pipeline.stages.clean import count_findings, read_outliers
 from pipeline.stages.decode import geometry_of
 from pipeline.stages.tune import decision_of
 from pipeline.workspace import Run, Step, shown
@@ -33,7 +34,17 @@ def steps(run: Run) -> list[Step]:
     """Returns the one step of this stage."""
     oof = [run.predictions("oof", fold) for fold in run.trained_folds()]
     test = (run.folder / "test.json",) if evaluate.wanted(run.competition) else ()
-    inputs = (run.record, run.postprocess, run.folder / "oof_scores.csv", run.table, TEMPLATE, *oof, *test)
+    inputs = (
+        run.record,
+        run.postprocess,
+        run.folder / "oof_scores.csv",
+        run.table,
+        run.outliers,
+        run.audit,
+        TEMPLATE,
+        *oof,
+        *test,
+    )
     return [Step("report", "report", run.folder / "report.manifest.json", inputs, (run.report,), {})]
 
 
@@ -44,6 +55,8 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
     page = jinja2.Template(TEMPLATE.read_text(encoding="utf-8"), autoescape=True).render(
         run=run,
         record=workspace.read_json(run.record),
+        audit=workspace.read_json(run.audit),
+        findings=count_findings(read_outliers(run)),
         settings=yaml.safe_dump(workspace.describe(run), sort_keys=False, allow_unicode=True),
         pictures=_pictures(run, chosen),
         legend={name: f"rgb{colour}" for name, colour in plots.legend(run.competition).items() if colour},

@@ -1,72 +1,184 @@
-"""Splits the training images into folds: stratified on the rarest class and its area, and no group in two folds.
+"""Splits the training images into folds: alike, and no group and no near-duplicates in two of them. Then audits them.
 
     python -m pipeline split RECIPE
 
-reads   work/<competition>/images.parquet, outliers.csv
-writes  folds/<competition>.csv: image_id, group, stratum, fold, use (train | drop)
+reads   work/<competition>/images.parquet, outliers.csv, histograms.npy, thumbnails.npy
+writes  folds/<competition>.csv: image_id, group, cluster (of near-duplicates), stratum, fold,
+        use (train | drop | relabel | soft)
+        folds/<competition>.audit.json: how evenly the folds are filled, and what stands in two of them
 
-A folds file of your own (image_id and fold are enough) is kept and used; without a column `use`, outliers.csv says what
-is dropped. Dropped images keep a fold and get out-of-fold predictions; only training leaves them out.
+A folds file of your own (image_id and fold are enough) is kept, audited and used; without a column `use`, outliers.csv
+says what is dropped. Dropped images keep a fold and get out-of-fold predictions; only training leaves them out.
 """
 
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from rich.markup import escape
+from rich.table import Table
 
-from pipeline import table, workspace
+from pipeline import audit, outliers, table, workspace
+from pipeline.audit import Split
 from pipeline.competition import SplitSettings
 from pipeline.competitions.files import read_table as read_csv
-from pipeline.console import console
+from pipeline.console import console, progress_bar, track
+from pipeline.duplicates import Pairs
 from pipeline.errors import PipelineError
 from pipeline.stages.clean import read_outliers
 from pipeline.workspace import Reason, Run, Step, shown, writing
 
+USES = ("train", *outliers.ACTIONS)
+ALIKE = 0.02
+"""Folds whose largest deviation is below this are alike enough: no further seed is tried."""
+MOST_CLASSES = 8
+"""Of more, the table printed has no columns; the audit's JSON has them all."""
+
 
 def steps(run: Run) -> list[Step]:
-    """Returns the one step of this stage."""
-    manifest = run.folds.with_suffix(".manifest.json")
+    """Returns the two steps of this stage: the folds file and its audit."""
+    duplicates = run.competition.clean.duplicates.model_dump(exclude={"within_groups", "test"})
     settings = {**run.split.model_dump(), "group": run.competition.group, "name": run.recipe.folds}
-    return [Step("split", "split", manifest, (run.table, run.outliers), (run.folds,), settings)]
+    settings |= {"classes": run.competition.foreground, "duplicates": duplicates}
+    descriptors = (run.histograms, run.thumbnails)
+    made, audited = run.folds.with_suffix(".manifest.json"), run.folds.with_suffix(".audit.manifest.json")
+    return [
+        Step("split", "split", made, (run.table, run.outliers), (run.folds,), settings),
+        Step("split", "audit", audited, (run.folds, run.table, run.outliers, *descriptors), (run.audit,), settings),
+    ]
 
 
 def keeps(run: Run, step: Step, reasons: list[Reason]) -> bool:
     """Whether the folds file is somebody's own: not the one this stage wrote."""
-    if not run.folds.exists():
+    if run.folds not in step.outputs or not run.folds.exists():
         return False
     written = workspace.read_json(step.manifest)["outputs"] if step.manifest.exists() else {}
     return written.get(shown(run.folds), {}).get("hash") != workspace.hash_file(run.folds)
 
 
 def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
-    """Writes the folds file and prints the balance of the folds."""
+    """Writes the folds file, unless it is somebody's own, then its audit, and prints what that says."""
+    split, audited = steps(run)
+    seed = None
+    if split in waiting or not keeps(run, split, []):  # the same folds again, where only the audit waits for its seed
+        seed = _split(run)
+        yield split
+    _audit(run, seed)
+    yield audited
+
+
+def read_audit(run: Run) -> dict[str, Any]:
+    """Returns what the audit says about the folds file; {} before it was made."""
+    return workspace.read_json(run.audit) if run.audit.exists() else {}
+
+
+def leak_remark(run: Run) -> str:
+    """Returns what must stand beside every score on folds that leak; "" where they do not."""
+    return read_audit(run).get("leak_remark", "")
+
+
+# --- making the folds ------------------------------------------------------------------------------------------------
+
+
+def _split(run: Run) -> int:
+    """Writes the folds file and returns the seed that was kept."""
     if run.recipe.folds and run.recipe.folds not in run.competition.splits:
         raise PipelineError(
             f"{run.folds} does not exist; recipe.folds asks for it. Write it (image_id, fold), or describe it in the "
             f"competition's YAML: `splits: {{{run.recipe.folds}: {{folds: 10}}}}`."
         )
-    images = table.read_table(run.table, "train")
-    dropped = set(read_outliers(run).query("action == 'drop'")["image_id"])
-    foreground = run.competition.foreground
-    area = table.total_area(images, foreground)
-    size = np.maximum(images["height"] * images["width"], 1).to_numpy()
-    shares = images[[f"area_{name}" for name in foreground]].to_numpy() / size[:, None]
+    images, found = table.read_table(run.table, "train"), read_outliers(run)
+    split = _material(run, images, found)
+    units = _units(run, split)
+    shares = split.areas / np.maximum(split.sizes, 1)[:, None]
     stratum = _with_column(strata(shares, run.split.strata), images, run)
-    groups = images["group"].to_numpy() if run.competition.group else None
+    fold, seed = best_balanced(stratum, units, run.split, split, run.competition.foreground)
     folds = pd.DataFrame({
         "image_id": images["image_id"],
         "group": images["group"],
+        "cluster": np.where(split.cluster >= 0, split.cluster.astype(str), ""),
         "stratum": stratum,
-        "fold": assign(stratum, groups, run.split),
-        "use": np.where(images["image_id"].isin(dropped), "drop", "train"),
+        "fold": fold,
+        "use": outliers.uses_of(found, images["image_id"]),
     })  # fmt: skip
     with writing(run.folds) as temporary:
         folds.to_csv(temporary, index=False)
-    _print_balance(folds, area)
-    console.print(f"  {len(folds)} images in {folds['fold'].nunique()} folds → {shown(run.folds)}")
-    yield from waiting
+    return seed
+
+
+def _material(run: Run, images: pd.DataFrame, found: pd.DataFrame) -> Split:
+    """What is known about the training images; all in fold 0."""
+    group = images["group"].str.strip().to_numpy(str) if run.competition.group else np.full(len(images), "")
+    cluster = audit.clusters_of(images["image_id"], found)
+    return Split(
+        image_ids=images["image_id"].to_numpy(object),
+        fold=np.zeros(len(images), np.int64),
+        group=group,
+        cluster=cluster,
+        component=audit.hanging_together(group, cluster),
+        areas=images[[f"area_{name}" for name in run.competition.foreground]].to_numpy(np.int64),
+        sizes=(images["height"] * images["width"]).to_numpy(np.int64),
+    )
+
+
+def _units(run: Run, split: Split) -> np.ndarray | None:
+    """The component of each image (N,); None where each may go where it likes.
+
+    Raises:
+        PipelineError: an image without a group, or fewer components than folds.
+    """
+    if run.split.method == "grouped":
+        _check_groups(run, split)
+    alone = run.split.method == "random" or not (split.group != "").any() and not (split.cluster >= 0).any()
+    count = len(split.fold) if alone else len(np.unique(split.component))
+    if count == 1:
+        raise PipelineError(
+            f"{audit.describe(split, split.component == 0)} is all there is to train on, {len(split.fold)} images that "
+            "must stay in one fold: nothing can be split. Correct `group` or `clean.duplicates` in the competition's "
+            "YAML, or set `split: {method: random}`."
+        )
+    if count < run.split.folds:
+        sets = "groups" if (split.cluster < 0).all() else "sets of images (of one group, or near-duplicates)"
+        raise PipelineError(
+            f"{count} {'images' if alone else sets} cannot fill {run.split.folds} folds; set "
+            f"`{_folds_setting(run, count)}` in the competition's YAML."
+        )
+    return None if alone else split.component
+
+
+def _check_groups(run: Run, split: Split) -> None:
+    without = split.image_ids[split.group == ""]
+    if run.competition.group and len(without):
+        several = len(without) > 1
+        raise PipelineError(
+            f"{len(without)} training image{'s have' if several else ' has'} no `{run.competition.group}` (group), for "
+            f"instance {' and '.join(without[:2])}: fill it in, give each its own, or set `group: null` in the "
+            "competition's YAML."
+        )
+
+
+def best_balanced(
+    stratum: np.ndarray, units: np.ndarray | None, settings: SplitSettings, split: Split, classes: list[str]
+) -> tuple[np.ndarray, int]:
+    """Returns a fold for every image (N,) int64 and its seed: of several seeds the one whose largest deviation is
+    smallest, the first of equal ones."""
+    best: tuple[list[float], np.ndarray, int] | None = None
+    overall = audit.whole(split.areas, split.sizes, classes)
+    for seed in track(range(settings.seed, settings.seed + settings.seeds), "seeds", settings.seeds):
+        fold = assign(stratum, units, settings.folds, seed)
+        found = audit.deviations(audit.balance(fold, split.areas, split.sizes, classes), overall)
+        # what is bound to be lopsided, such as a class of one image, is so with every seed: then the next decides
+        rank = [min(one.value, 1.0) for one in found]
+        if best is None or rank < best[0]:
+            best = rank, fold, seed
+        if rank[0] < ALIKE:
+            break
+    assert best is not None
+    return best[1:]
 
 
 def strata(shares: np.ndarray, quantiles: int) -> np.ndarray:
@@ -96,27 +208,26 @@ def _with_column(stratum: np.ndarray, images: pd.DataFrame, run: Run) -> np.ndar
     return values * (stratum.max() + 1) + stratum
 
 
-def assign(stratum: np.ndarray, groups: np.ndarray | None, settings: SplitSettings) -> np.ndarray:
-    """Returns a fold for every image (N,) int64; images of a group share one.
-
-    Raises:
-        PipelineError: fewer images or groups than folds.
-    """
-    units, what = (len(stratum), "images") if groups is None else (len(set(groups)), "groups")
-    if units < settings.folds:
-        raise PipelineError(
-            f"{units} {what} cannot fill {settings.folds} folds; set `split: {{folds: {max(2, units)}}}` in the "
-            "competition's YAML."
-        )
+def assign(stratum: np.ndarray, units: np.ndarray | None, folds: int, seed: int) -> np.ndarray:
+    """Returns a fold for every image (N,) int64; images of one unit (N,), of which there are enough, share one."""
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold  # slow to import, seldom needed
 
-    kind = StratifiedKFold if groups is None else StratifiedGroupKFold
-    splitter = kind(settings.folds, shuffle=True, random_state=settings.seed)
-    stratum, fold = _coarse_enough(stratum, settings.folds), np.empty(len(stratum), np.int64)
+    kind = StratifiedKFold if units is None else StratifiedGroupKFold
+    splitter = kind(folds, shuffle=True, random_state=seed)
+    stratum, fold = _coarse_enough(stratum, folds), np.empty(len(stratum), np.int64)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The least populated class")  # small strata are spread as far as they go
-        for number, (_, held_out) in enumerate(splitter.split(stratum, stratum, groups)):
+        for number, (_, held_out) in enumerate(splitter.split(stratum, stratum, units)):
             fold[held_out] = number
+    return fold if units is None else _without_gaps(fold, units, folds)
+
+
+def _without_gaps(fold: np.ndarray, units: np.ndarray, folds: int) -> np.ndarray:
+    """Of few units scikit-learn may give a fold none: it gets the smallest of the fold that has most."""
+    for empty in np.setdiff1d(np.arange(folds), fold):
+        rows = fold == pd.Series(units).groupby(fold).nunique().idxmax()
+        names, counts = np.unique(units[rows], return_counts=True)
+        fold[rows & (units == names[counts.argmin()])] = empty
     return fold
 
 
@@ -128,46 +239,159 @@ def _coarse_enough(stratum: np.ndarray, folds: int) -> np.ndarray:
     return np.zeros_like(stratum)
 
 
+# --- auditing them ---------------------------------------------------------------------------------------------------
+
+
+def _audit(run: Run, seed: int | None) -> None:
+    """Writes the audit of the folds file, made with this seed or somebody's own, and prints it."""
+    folds, found = read_folds(run), read_outliers(run)
+    everything = table.read_table(run.table)
+    train = (everything["subset"] == "train").to_numpy()
+    split = replace(_material(run, everything[train], found), fold=folds["fold"].to_numpy())
+    pairs = _leaking(run, split, train, found) if run.competition.clean.duplicates.search else None
+    said = audit.audit(split, folds["use"].to_numpy(), run.competition.foreground, pairs)
+    said["warnings"] += _unused(run, len(said["folds"]))
+    workspace.write_json(run.audit, {"seed": seed, "method": None if seed is None else run.split.method, **said})
+    _print(run, read_audit(run))
+
+
+def _leaking(run: Run, split: Split, train: np.ndarray, found: pd.DataFrame) -> Pairs:
+    broken = np.isin(split.image_ids, found["image_id"][found["reason"] == "broken"])
+    histograms, thumbnails = (np.load(path, mmap_mode="r")[train] for path in (run.histograms, run.thumbnails))
+    with progress_bar() as bar:
+        task = bar.add_task("near-duplicates", total=len(broken))
+        return audit.leaking_pairs(
+            split.fold, histograms, thumbnails, broken, run.competition.clean.duplicates,
+            lambda done, total: bar.update(task, completed=done, total=total),
+        )  # fmt: skip
+
+
+def _unused(run: Run, count: int) -> list[str]:
+    """A warning where the competition's YAML speaks of fewer folds than there are: only so many are trained."""
+    if count <= run.split.folds:
+        return []
+    return [
+        f"{shown(run.folds)} has {count} folds, of which {run.split.folds} are trained unless you set "
+        f"`{_folds_setting(run, count)}` in the competition's YAML."
+    ]
+
+
+def _print(run: Run, said: dict[str, Any]) -> None:
+    console.print(_balance_table(run, said["folds"]), width=None if console.is_terminal else 160)
+    maker = "not made by this stage" if said["seed"] is None else f"seed {said['seed']}"
+    console.print(f"  largest deviation ({maker}): {escape(said['largest_deviation']['text'])}")
+    if said["leaks"]:
+        console.print(f"  [bold red]{said['leak_remark']}[/bold red]{escape(_closest_in_words(run, said))}")
+    elif said["leaking_pairs"]["count"] is None:
+        console.print("  no group stands in two folds; near-duplicates were not looked for (search is false)")
+    else:
+        console.print("  no group, cluster or near-duplicate stands in two folds")
+    for warning in said["warnings"]:
+        console.print(f"  [yellow]{escape(warning)}[/yellow]")
+    console.print(
+        f"  {sum(fold['images'] for fold in said['folds'])} images in {len(said['folds'])} folds → {shown(run.folds)}, "
+        f"{shown(run.audit)}"
+    )
+
+
+def _balance_table(run: Run, folds: list[dict[str, Any]]) -> Table:
+    classes = run.competition.foreground if 1 < len(run.competition.foreground) <= MOST_CLASSES else []
+    together = any(fold["components"] < fold["images"] for fold in folds)
+    columns = {"fold": "fold", "images": "images", **({"groups": "components"} if together else {})}
+    shares = {
+        "empty": "share_empty",
+        "median mask": "area_50",
+        **{f"{name} pixels": f"pixels_{name}" for name in classes},
+    }
+    shown_table = Table(box=None, padding=(0, 0, 0, 2))
+    for heading in (*columns, *shares, "dropped"):
+        shown_table.add_column(escape(heading), justify="right")
+    for fold in folds:
+        values = ["–" if fold[key] is None else f"{100 * fold[key]:.1f} %" for key in shares.values()]
+        shown_table.add_row(*(str(fold[key]) for key in columns.values()), *values, str(fold["dropped"]))
+    return shown_table
+
+
+def _closest_in_words(run: Run, said: dict[str, Any]) -> str:
+    if not said["leaking_pairs"]["closest"]:
+        return ""
+    left, right, distance, correlation = said["leaking_pairs"]["closest"][0]
+    text = f"; the closest pair is {left} and {right} (distance {distance:.4f}, correlation {correlation:.2f})"
+    if said["method"] == "grouped" and run.competition.group and run.competition.clean.duplicates.within_groups:
+        text += "; `clean: {duplicates: {within_groups: false}}` keeps near-duplicates of different groups together too"
+    return text
+
+
+# --- reading them ----------------------------------------------------------------------------------------------------
+
+
 def read_folds(run: Run) -> pd.DataFrame:
     """Returns the split in the order of the training table: image_id, fold (int), use, and group.
 
     Raises:
-        PipelineError: a column is missing, or the file and the images do not list the same ids.
+        PipelineError: a column is missing, the file and the images do not list the same ids, a value of fold or use is
+            none, or a fold is missing that the run trains.
     """
     folds = read_csv(run.folds, [])
     missing = [name for name in ("image_id", "fold") if name not in folds.columns]
     if missing:
         raise PipelineError(f"{shown(run.folds)} lacks {', '.join(missing)}; found {', '.join(folds.columns)}.")
     images = table.read_table(run.table, "train")[["image_id", "group"]]
-    here, there = set(images["image_id"]), set(folds["image_id"])
-    unknown, unlisted = there - here, here - there
-    if unknown or unlisted or folds["image_id"].duplicated().any():
-        raise PipelineError(
-            f"{shown(run.folds)} does not fit the images: {len(unknown)} unknown ids {sorted(unknown)[:3]}, "
-            f"{len(unlisted)} images missing {sorted(unlisted)[:3]}; correct it, or delete it to have it made anew."
-        )
-    bad = folds.index[~folds["fold"].str.fullmatch(r"\d+")]
-    if len(bad):
-        value = folds["fold"][bad[0]]
-        raise PipelineError(f"{shown(run.folds)} row {bad[0] + 2}: fold is {value!r}; expected 0, 1, 2, …")
+    _check_ids(run, set(images["image_id"]), folds["image_id"])
+    _check_values(run, folds, "fold", folds["fold"].str.fullmatch("[0-9]{1,9}"), "0, 1, 2, …")
+    if "use" in folds:
+        _check_values(run, folds, "use", folds["use"].isin(USES), ", ".join(USES))
     folds = images.merge(folds.drop(columns="group", errors="ignore"), on="image_id", how="left")
     if "use" not in folds:
-        dropped = read_outliers(run).query("action == 'drop'")["image_id"]
-        folds["use"] = np.where(folds["image_id"].isin(dropped), "drop", "train")
-    return folds.assign(fold=folds["fold"].astype(int))
+        folds["use"] = outliers.uses_of(read_outliers(run), folds["image_id"])
+    folds["fold"] = folds["fold"].astype(int)
+    _check_numbers(run, sorted(folds["fold"].unique().tolist()))
+    return folds
 
 
 def drop_list(run: Run) -> tuple[Path, ...]:
-    """Returns outliers.csv where the folds file does not say itself which images are dropped, else nothing."""
+    """Returns outliers.csv where training reads it beside the folds file: for what is dropped, where the folds file
+    does not say so itself, and for whose mask a relabelled image gets; else nothing."""
     if not run.folds.exists():
         return ()
-    with run.folds.open(encoding="utf-8") as file:
-        return () if "use" in file.readline().strip().split(",") else (run.outliers,)
+    folds = read_csv(run.folds, [])
+    alone = "use" in folds and not folds["use"].isin(["relabel", "soft"]).any()
+    return () if alone else (run.outliers,)
 
 
-def _print_balance(folds: pd.DataFrame, area: np.ndarray) -> None:
-    for number, rows in folds.groupby("fold"):
-        empty = float((area[rows.index] == 0).mean())
-        groups = f", {rows['group'].nunique()} groups" if rows["group"].any() else ""
-        dropped = (rows["use"] == "drop").sum()
-        console.print(f"  fold {number}: {len(rows)} images{groups}, {empty:.0%} empty, {dropped} dropped")
+def _check_ids(run: Run, here: set[str], listed: pd.Series) -> None:
+    there, repeated = set(listed), sorted(set(listed[listed.duplicated()]))
+    unknown, unlisted = there - here, here - there
+    if unknown or unlisted or repeated:
+        raise PipelineError(
+            f"{shown(run.folds)} does not fit the images: {len(unknown)} unknown ids {sorted(unknown)[:3]}, "
+            f"{len(unlisted)} images missing {sorted(unlisted)[:3]}, {len(repeated)} ids repeated {repeated[:3]}; "
+            "correct it, or delete it to have it made anew."
+        )
+
+
+def _check_values(run: Run, folds: pd.DataFrame, column: str, good: pd.Series, expected: str) -> None:
+    bad = folds.index[~good]
+    if len(bad):
+        value = folds[column][bad[0]]
+        raise PipelineError(f"{shown(run.folds)} row {bad[0] + 2}: {column} is {value!r}; expected {expected}")
+
+
+def _check_numbers(run: Run, found: list[int]) -> None:
+    listed = ", ".join(map(str, found[:12])) + (", …" if len(found) > 12 else "")
+    if len(found) == 1:
+        raise PipelineError(f"{shown(run.folds)} has one fold only ({listed}); expected at least two, 0 and 1.")
+    if found != list(range(len(found))):
+        raise PipelineError(
+            f"{shown(run.folds)} has folds {listed}; expected {len(found)} folds to be numbered 0 to {len(found) - 1}."
+        )
+    if max(run.trained_folds()) >= len(found):
+        raise PipelineError(
+            f"{shown(run.folds)} has folds {listed}, and fold {max(run.trained_folds())} is to be trained; set "
+            f"`{_folds_setting(run, len(found))}` in the competition's YAML, or train.folds in the recipe."
+        )
+
+
+def _folds_setting(run: Run, count: int) -> str:
+    setting = f"{{folds: {count}}}"
+    return f"splits: {{{run.recipe.folds}: {setting}}}" if run.recipe.folds else f"split: {setting}"

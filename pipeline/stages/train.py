@@ -2,7 +2,8 @@
 
     python -m pipeline train RECIPE
 
-reads   folds/<competition>.csv, work/<competition>/pixels_…/train_{images,masks}.npy
+reads   folds/<competition>.csv, work/<competition>/pixels_…/train_{images,masks}.npy, the file of train.exclude; and
+        work/<competition>/outliers.csv where the folds file does not say all
 writes  work/<competition>/<run>/fold_<k>/best.safetensors, history.csv, fold.json, tensorboard/
         and, while the fold is unfinished, last.ckpt, best.ckpt, started.json
 
@@ -17,12 +18,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 import yaml
 
 from pipeline import workspace
+from pipeline.competitions.files import read_table
 from pipeline.console import console, progress_bar
 from pipeline.errors import PipelineError
+from pipeline.stages.clean import read_outliers
 from pipeline.stages.split import drop_list, read_folds
+from pipeline.targets import Chosen, choose, sources
 from pipeline.workspace import Reason, Run, Step, shown
 
 if TYPE_CHECKING:
@@ -40,7 +45,9 @@ def steps(run: Run) -> list[Step]:
     }
     settings["never"] = list(run.never)
     weights = run.recipe.model.weights
-    files = (Path(weights).expanduser(),) if weights not in ("none", "imagenet") else ()
+    files = [Path(weights).expanduser()] if weights not in ("none", "imagenet") else []
+    if run.recipe.train.exclude:
+        files.append(exclude_file(run, run.recipe.train.exclude))
     inputs = (run.folds, run.pixels / "train_images.npy", run.pixels / "train_masks.npy", *files, *drop_list(run))
     return [
         Step("train", f"train fold {fold}", run.fold(fold) / "manifest.json", inputs,
@@ -77,9 +84,12 @@ def preflight(run: Run) -> None:
 
     Raises:
         PipelineError: weights that cannot be had or do not fit, an unknown architecture, encoder or augmentation, a
-            precision that the device does not train in.
+            precision that the device does not train in, a list of images to exclude that is missing or is none.
     """
     run.trained_folds()
+    _read_excluded(run)
+    if run.competition.clean.contradictions.policy == "soft":
+        _require_masks(run)
     from pipeline import device, models, weights
     from pipeline.augment import Augmentation
 
@@ -93,6 +103,9 @@ def execute(run: Run, waiting: list[Step], fresh: bool = False) -> Iterator[Step
     """Trains the folds one after another; `fresh` starts them anew."""
     from pipeline import device, weights
 
+    for step in waiting:  # all before the first, so that a fault shows now and not after hours
+        assert step.fold is not None
+        console.print(f"  fold {step.fold}: {rows_of(run, step.fold).note}")
     _silence_lightning()
     compute = device.choose(run.recipe.train.precision)
     console.print(f"  {compute.accelerator}, {compute.precision}, channels_last: {compute.reason}")
@@ -115,6 +128,49 @@ def execute(run: Run, waiting: list[Step], fresh: bool = False) -> Iterator[Step
                 (folder / name).unlink(missing_ok=True)
 
 
+def rows_of(run: Run, fold: int) -> Chosen:
+    """Returns the images that a fold trains on and is held against, and what they learn.
+
+    Raises:
+        PipelineError: none of either, or a list of images to exclude or to train otherwise that does not fit.
+    """
+    folds, listed = read_folds(run), _read_excluded(run)
+    excluded = np.zeros(len(folds), bool) if listed is None else _find_excluded(run, listed, folds["image_id"])
+    use = folds["use"].to_numpy()
+    made_from: dict[int, list[int]] = {}
+    if np.isin(use, ("relabel", "soft")).any():
+        if (use == "soft").any():
+            _require_masks(run)
+        made_from = sources(read_outliers(run), folds["image_id"], use)
+    chosen = choose(fold, folds, excluded, made_from)
+    if not len(chosen.train) or not len(chosen.valid):
+        also = f" and {run.recipe.train.exclude} (train.exclude)" if excluded.any() else ""
+        raise PipelineError(
+            f"{shown(run.folds)}{also}: fold {fold} has {chosen.note}; expected one image of each at least: list fewer "
+            "to leave out, or correct the folds."
+        )
+    return chosen
+
+
+def exclude_file(run: Run, name: str) -> Path:
+    """Returns the path of the file that `train.exclude` names.
+
+    Raises:
+        PipelineError: it does not exist, or it is this run's own list of suspects, which follows from its training.
+    """
+    path = workspace.root() / Path(name).expanduser()
+    if path.resolve() == run.suspects.resolve():
+        raise PipelineError(
+            f"train.exclude is {shown(run.suspects)}, which this run's own training leads to: copy it (e.g. to "
+            "folds/), or train the second round beside the first with `--name NAME`."
+        )
+    if not path.is_file():
+        raise PipelineError(
+            f"train.exclude is {name}, and there is no file {shown(path)}; expected a CSV with a column image_id."
+        )
+    return path
+
+
 def build_network(run: Run, source: Path | None) -> Any:
     """Returns the recipe's network for this run's pixel arrays, its encoder started from `source`."""
     from pipeline import models
@@ -130,6 +186,39 @@ def loader_workers(run: Run, compute: "Compute") -> int:
     if run.recipe.train.workers is not None:
         return run.recipe.train.workers
     return 0 if compute.accelerator == "cpu" else min(16, os.cpu_count() or 1)
+
+
+def _read_excluded(run: Run) -> pd.DataFrame | None:
+    """The table that `train.exclude` names, every value as text."""
+    name = run.recipe.train.exclude
+    if not name:
+        return None
+    table = read_table(exclude_file(run, name), [])
+    if "image_id" not in table:
+        columns = ", ".join(f"`{column}`" for column in table)
+        raise PipelineError(f"train.exclude: {name} has no column `image_id`; it has {columns}.")
+    return table
+
+
+def _find_excluded(run: Run, listed: pd.DataFrame, image_ids: pd.Series) -> np.ndarray:
+    """Whether each training image is listed (N,) bool."""
+    unknown = listed["image_id"][~listed["image_id"].isin(image_ids)]
+    if len(unknown):
+        some = ", ".join(f"{value!r} (row {row + 2})" for row, value in unknown.head(3).items())
+        raise PipelineError(
+            f"train.exclude: {run.recipe.train.exclude} lists {len(unknown)} ids that no training image has: {some}; "
+            "correct or remove these rows."
+        )
+    return image_ids.isin(listed["image_id"]).to_numpy()
+
+
+def _require_masks(run: Run) -> None:
+    if run.competition.kind == "multiclass":
+        raise PipelineError(
+            "`clean.contradictions.policy: soft` needs masks of 0 and 1, which have a mean; "
+            f"{run.competition.name} is multiclass: set it to relabel, drop_empty, drop_both or keep, and let no `use` "
+            f"in {shown(run.folds)} be soft."
+        )
 
 
 def _started(run: Run, step: Step) -> Path:
@@ -207,22 +296,15 @@ def _loaders(run: Run, fold: int, compute: "Compute") -> tuple[Any, Any]:
     from pipeline import loader
     from pipeline.augment import Augmentation
 
-    folds, settings = read_folds(run), run.recipe.train
-    used = folds["use"] == "train"
-    train_rows = np.flatnonzero(used & (folds["fold"] != fold))
-    valid_rows = np.flatnonzero(used & (folds["fold"] == fold))
-    if not len(train_rows) or not len(valid_rows):
-        raise PipelineError(
-            f"{shown(run.folds)}: fold {fold} has {len(train_rows)} images to train on and {len(valid_rows)} held out."
-        )
+    chosen, settings = rows_of(run, fold), run.recipe.train
     workers, seed = loader_workers(run, compute), loader.derive_seed(settings.seed, fold)
     augmentation, image = Augmentation(run.recipe.augment), run.recipe.image
     crop, crops = (image.size, settings.crops or image.crops_to_cover) if image.store else (None, 1)
-    train = loader.TrainDataset(run.pixels, train_rows, augmentation, seed, crop, crops)
-    first = int(train_rows[0])
+    train = loader.TrainDataset(run.pixels, chosen.train, augmentation, seed, crop, crops, chosen.targets)
+    first = int(chosen.train[0])
     rows, columns = image.size
     augmentation.check(np.array(train.images[first, :rows, :columns]), np.array(train.masks[first, :, :rows, :columns]))
-    valid = loader.PlainDataset(run.pixels, "train", valid_rows, with_masks=True)
+    valid = loader.PlainDataset(run.pixels, "train", chosen.valid, with_masks=True)
     batch_size = run.recipe.predict.batch_size
     return loader.train_loader(train, settings.batch_size, workers), loader.plain_loader(valid, batch_size, workers)
 

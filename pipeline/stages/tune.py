@@ -2,8 +2,12 @@
 
     python -m pipeline tune RECIPE
 
-reads   work/<competition>/<run>/predictions/oof_fold_<k>.npy, work/<competition>/images.parquet, outliers.csv
-writes  work/<competition>/<run>/postprocess.json (parameters, scores), oof_scores.csv (one row an image)
+reads   work/<competition>/<run>/predictions/oof_fold_<k>.npy, work/<competition>/images.parquet, outliers.csv,
+        folds/<competition>.csv and its audit
+writes  work/<competition>/<run>/postprocess.json (parameters, scores), oof_scores.csv (one row an image), suspects.csv
+
+The score is that of all images but the broken ones, as the test set is not cleaned either; beside it stands that of the
+images clean left as they are. `tune.rows: cleaned` turns the two around.
 
 Masks of binary and multilabel competitions get a threshold and a minimum area a class (thresholds.py); a multiclass
 competition gets one bias a class (biases.py). The nested estimate chooses without the fold that it scores.
@@ -16,7 +20,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline import biases, table, workspace
+from pipeline import biases, suspects, table, workspace
 from pipeline.competition import Competition
 from pipeline.console import console, track
 from pipeline.geometry import Geometry
@@ -26,6 +30,7 @@ from pipeline.probabilities import read_probabilities
 from pipeline.recipe import TuneSettings
 from pipeline.stages.clean import read_outliers
 from pipeline.stages.decode import geometry_of
+from pipeline.stages.split import leak_remark, read_folds
 from pipeline.thresholds import Evidence, histogram_counts, image_scores, search
 from pipeline.workspace import Run, Step, shown
 
@@ -40,30 +45,36 @@ Task = tuple[np.ndarray, pd.Series]
 
 def steps(run: Run) -> list[Step]:
     """Returns the one step of this stage."""
-    inputs = [run.table, run.outliers, *(run.predictions("oof", fold) for fold in run.trained_folds())]
-    indices = [path.with_suffix(".csv") for path in inputs[2:]]
-    outputs = (run.postprocess, run.folder / "oof_scores.csv")
+    predictions = [run.predictions("oof", fold) for fold in run.trained_folds()]
+    indices = [path.with_suffix(".csv") for path in predictions]
+    inputs = (run.table, run.outliers, run.folds, run.audit, *predictions, *indices)
+    outputs = (run.postprocess, run.folder / "oof_scores.csv", run.suspects)
     settings: dict[str, Any] = {"tune": run.recipe.tune.model_dump(mode="json"), "metric": run.competition.metric}
     settings |= {"reading": run.competition.remark, "never": list(run.never)}
     manifest = run.folder / "postprocess.manifest.json"
-    return [Step("tune", "tune", manifest, (*inputs, *indices), outputs, settings)]
+    return [Step("tune", "tune", manifest, inputs, outputs, settings)]
 
 
 def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
     """Searches, estimates, and writes both files."""
     found, tasks = _out_of_fold(run)
     if run.competition.kind == "multiclass":
-        result, rows = tune_labels(found, tasks, geometry_of(run), run.recipe.tune, run.competition, run.never)
+        result, rows, counts = tune_labels(found, tasks, geometry_of(run), run.recipe.tune, run.competition, run.never)
+        suspected = suspects.of_labels(found, counts, run.competition)
     else:
         evidence = collect(found, tasks, geometry_of(run), run.competition.classes)
         result = tune(evidence, run.recipe.tune, run.competition.metric)
         scores = image_scores(evidence, _thresholds(result), run.competition.metric)
         rows = found.assign(true_area=evidence.true.sum(1), score=scores.mean(1))
-    result["remark"] = run.competition.remark
-    with workspace.writing(run.folder / "oof_scores.csv") as temporary:
-        rows.to_csv(temporary, index=False)
+        suspected = suspects.of_masks(evidence, _thresholds(result), run.competition.classes)
+    result["remark"] = "; ".join(filter(None, [run.competition.remark, leak_remark(run)]))
+    for path, rows_of in ((run.folder / "oof_scores.csv", rows), (run.suspects, suspected)):
+        with workspace.writing(path) as temporary:
+            rows_of.to_csv(temporary, index=False)
     workspace.write_json(run.postprocess, result)
     _print(run, result)
+    if len(suspected):
+        console.print(f"  {len(suspected)} images whose mask may be wrong, the likeliest first → {shown(run.suspects)}")
     yield from waiting
 
 
@@ -91,13 +102,15 @@ def collect(found: pd.DataFrame, tasks: list[Task], geometry: Geometry, classes:
 
 def tune(evidence: Evidence, settings: TuneSettings, metric: str) -> dict[str, Any]:
     """Returns what postprocess.json holds: the decision, and its optimistic, nested and untuned scores."""
-    classes = evidence.true.shape[1]
+    classes, counted = evidence.true.shape[1], counted_rows(evidence.images, settings)
+    everything, evidence = evidence, evidence.only(counted)
     decision = search(evidence, settings, metric)
     scores = image_scores(evidence, decision, metric).mean(1)
     untuned = image_scores(evidence, Thresholds((128,) * classes, (0,) * classes), metric).mean(1)
     folds = evidence.images["fold"].to_numpy()
     return {
         "metric": metric,
+        "rows": row_sets(everything.images, lambda rows: image_scores(everything.only(rows), decision, metric).mean()),
         "method": settings.method,
         "threshold": list(decision.threshold),
         "min_area": list(decision.min_area),
@@ -133,10 +146,11 @@ def tune_labels(
     settings: TuneSettings,
     competition: Competition,
     never: tuple[int, ...],
-) -> tuple[dict[str, Any], pd.DataFrame]:
-    """Returns what postprocess.json and oof_scores.csv hold."""
+) -> tuple[dict[str, Any], pd.DataFrame, np.ndarray]:
+    """Returns what postprocess.json and oof_scores.csv hold, and the confusion matrix of every image (N, C, C)."""
     score, parts = pooled_score(competition), parts_of(found)
-    pixels, true, owner = _draw_pixels(tasks, geometry, competition)
+    counted = counted_rows(found, settings)
+    pixels, true, owner = _draw_pixels(tasks, counted, geometry, competition)
     plain = Biases((0.0,) * len(competition.classes), never)
 
     def choose(rows: np.ndarray | slice) -> Biases:
@@ -147,11 +161,13 @@ def tune_labels(
     final = choose(slice(None))
     without = {part: choose(parts[owner] != part) for part in track(np.unique(parts), "tune", len(np.unique(parts)))}
     decisions = [(final, without[part], plain) for part in parts]
-    chosen, nested, untuned = _confusions(tasks, geometry, competition.classes, decisions)
-    folds, groups = found["fold"].to_numpy(), found["group"].to_numpy()
+    everything, nested, untuned = _confusions(tasks, geometry, competition.classes, decisions)
+    chosen, nested, untuned = everything[counted], nested[counted], untuned[counted]
+    folds, groups = found["fold"].to_numpy()[counted], found["group"].to_numpy()[counted]
     by_fold = {str(fold): chosen[folds == fold].sum(0) for fold in np.unique(folds)}
     result = {
         "metric": competition.metric,
+        "rows": row_sets(found, lambda rows: float(score(everything[rows].sum(0)))),
         "method": settings.method,
         "bias": dict(zip(competition.classes, final.bias, strict=True)),
         "never": list(never),
@@ -165,11 +181,11 @@ def tune_labels(
         "class_iou_by_fold": {
             fold: _named(class_iou(counts, competition.ignored), competition) for fold, counts in by_fold.items()
         },
-        "images": len(found),
+        "images": len(chosen),
         "class_share_true": _named(chosen.sum((0, 2)) / chosen.sum(), competition),
     }
-    true_area = chosen.sum(2)[:, 1:].sum(1)
-    return result, found.assign(true_area=true_area, score=score(chosen))
+    true_area = everything.sum(2)[:, 1:].sum(1)
+    return result, found.assign(true_area=true_area, score=score(everything)), everything
 
 
 def bootstrap_pooled(
@@ -184,13 +200,15 @@ def bootstrap_pooled(
 
 
 def _draw_pixels(
-    tasks: list[Task], geometry: Geometry, competition: Competition
+    tasks: list[Task], wanted: np.ndarray, geometry: Geometry, competition: Competition
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Probabilities (M, C) float32, true classes (M,) uint8 and image numbers (M,) of pixels that count."""
-    largest = max(64, PIXELS // max(1, len(tasks)))
+    """Probabilities (M, C) float32, true classes (M,) uint8 and image numbers (M,) of pixels that count, in
+    the images that `wanted` (N,) bool names."""
+    numbers = np.flatnonzero(wanted).astype(np.int32)
+    largest = max(64, PIXELS // max(1, len(numbers)))
 
-    def draw(pair: tuple[int, Task]) -> tuple[np.ndarray, np.ndarray]:
-        number, (array, row) = pair
+    def draw(number: int) -> tuple[np.ndarray, np.ndarray]:
+        array, row = tasks[number]
         true = table.true_labels(table.true_mask(row, competition.classes))
         probability = native_probability([array], geometry, true.shape)
         counted = np.flatnonzero((true != biases.IGNORE) & (true != competition.ignored))
@@ -199,8 +217,8 @@ def _draw_pixels(
         return probability.reshape(len(probability), -1)[:, counted].T, true.ravel()[counted]
 
     with ThreadPoolExecutor() as pool:
-        drawn = list(track(pool.map(draw, enumerate(tasks)), "draw pixels", len(tasks)))
-    owner = np.repeat(np.arange(len(drawn), dtype=np.int32), [len(true) for _, true in drawn])
+        drawn = list(track(pool.map(draw, numbers), "draw pixels", len(numbers)))
+    owner = np.repeat(numbers, [len(true) for _, true in drawn])
     return np.concatenate([one for one, _ in drawn]), np.concatenate([true for _, true in drawn]), owner
 
 
@@ -242,6 +260,21 @@ def _named(values: np.ndarray, competition: Competition) -> dict[str, float | No
 # --- both ------------------------------------------------------------------------------------------------------------
 
 
+def counted_rows(images: pd.DataFrame, settings: TuneSettings) -> np.ndarray:
+    """Returns which images (N,) bool the decision is chosen and scored on."""
+    return np.ones(len(images), bool) if settings.rows == "raw" else (images["use"] == "train").to_numpy()
+
+
+def row_sets(images: pd.DataFrame, score: Callable[[np.ndarray], float]) -> dict[str, Any]:
+    """Returns how many raw and how many cleaned images there are, and the score of each set under the decision."""
+    cleaned = (images["use"] == "train").to_numpy()
+    sets = {"raw": np.ones(len(images), bool), "cleaned": cleaned}
+    return {
+        name: {"images": int(rows.sum()), "score": float(score(rows)) if rows.any() else None}
+        for name, rows in sets.items()
+    }
+
+
 def bootstrap_interval(scores: np.ndarray, groups: np.ndarray, seed: int = 0) -> tuple[float, float]:
     """Returns the 95 % interval of the mean score (N,), groups resampled whole."""
     return _interval(bootstrap_means(scores, groups, np.random.default_rng(seed), BOOTSTRAPS))
@@ -266,16 +299,19 @@ def parts_of(images: pd.DataFrame) -> np.ndarray:
 
 
 def _out_of_fold(run: Run) -> tuple[pd.DataFrame, list[Task]]:
-    """image_id, fold and group of all out-of-fold images but the broken ones, and their probabilities."""
+    """All out-of-fold images but the broken ones (image_id, fold, group, use) and their probabilities. The group is
+    what is drawn together: the competition's group, or the cluster of near-duplicates, or the image alone."""
     images = table.read_table(run.table, "train").set_index("image_id", drop=False)
-    broken = set(read_outliers(run).query("reason == 'broken'")["image_id"])
+    split = read_folds(run).set_index("image_id")
+    broken = set(read_outliers(run).query("reason == 'broken' and action == 'drop'")["image_id"])
     rows, tasks = [], []
     for fold in run.trained_folds():
         array, ids = read_probabilities(run.predictions("oof", fold))
         for index, image_id in enumerate(ids):
             if image_id not in broken:
-                row = images.loc[image_id]
-                rows.append({"image_id": image_id, "fold": fold, "group": row["group"] or image_id})
+                row, own = images.loc[image_id], split.loc[image_id]
+                cluster = f"cluster {own['cluster']}" if own.get("cluster") else image_id
+                rows.append({"image_id": image_id, "fold": fold, "group": row["group"] or cluster, "use": own["use"]})
                 tasks.append((array[index], row))
     return pd.DataFrame(rows), tasks
 
@@ -300,6 +336,10 @@ def _print(run: Run, result: dict[str, Any]) -> None:
         f"  {result['metric']} {result['score']:.4f} out-of-fold [{low:.4f}, {high:.4f}], "
         f"nested {result['nested']:.4f}, untuned {result['untuned']:.4f}{remark} → {shown(run.postprocess)}"
     )
+    names = {"raw": "all but the broken images", "cleaned": "the images that clean left as they are"}
+    for name, rows in result["rows"].items():
+        if name != run.recipe.tune.rows and rows["images"] not in (0, result["images"]):
+            console.print(f"  {result['metric']} {rows['score']:.4f} on {names[name]} ({rows['images']})")
     if "bias" in result:
         values = result["class_iou"].items()
         console.print("  IoU: " + ", ".join(f"{name} {iou:.4f}" for name, iou in values if iou is not None))
