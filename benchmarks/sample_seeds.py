@@ -25,14 +25,14 @@ from pipeline.workspace import open_run, read_json
 DRAWS = 10_000
 
 
-def run_seed(root: Path, seed: int) -> float:
-    """Runs the pipeline for one seed and returns its wall time in seconds."""
+def run_seed(root: Path, seed: int, *options: str) -> float:
+    """Runs the pipeline for one seed, with further options of `run`, and returns its wall time in seconds."""
     environment = {**os.environ, "PIPELINE_ROOT": str(root)}
     environment.pop("PIPELINE_INPUT", None)
     if not (root / "input" / "sample").exists():
         subprocess.run([sys.executable, "-m", "pipeline", "sample", "--seed", str(seed)], env=environment, check=True)
     started = time.perf_counter()
-    subprocess.run([sys.executable, "-m", "pipeline", "run", "sample"], env=environment, check=True)
+    subprocess.run([sys.executable, "-m", "pipeline", "run", "sample", *options], env=environment, check=True)
     return time.perf_counter() - started
 
 
