@@ -2,7 +2,7 @@
 
     python -m benchmarks.leaking_folds FOLDER [--seeds 0 1 2]
 
-For each seed, in FOLDER/seed_<n> (as benchmarks.sample_seeds; finished runs are not run again): the recipe `sample` with
+For each seed, in FOLDER/seed_<n> as benchmarks.sample_seeds (finished runs are not run again): the recipe `sample` with
 folds that keep subjects together, and with `folds: random`, which lets frames of one subject stand in all folds. The
 test subjects are in no fold, so truth.csv says what either score is worth: a score that promises more flatters.
 """
