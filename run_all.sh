@@ -41,8 +41,9 @@ input=${PIPELINE_INPUT:-${PIPELINE_ROOT:-.}/input}
 # `python -m pipeline STAGE RECIPE`, and a stage whose inputs, settings and code are unchanged is skipped.
 #
 #   decode     read every raw image and mask once, so that a broken file shows now and not in hour three of training
-#   clean      list images that cannot teach anything (for now: unreadable, wrong-sized, constant) and leave them out
-#   split      folds that keep a patient on one side: a leak makes a score that the test set takes back
+#   clean      list what is wrong: broken images, masks that contradict each other, one mask on many images, duplicates
+#   split      folds that keep a patient and near-duplicates on one side, audited: a leak makes a score that the test
+#              set takes back
 #   train      one model a fold, resumable; nearly all of the time goes here
 #   predict    out-of-fold first, then test, by the same code: what is tuned is what is submitted
 #   tune       thresholds and minimum sizes on out-of-fold predictions, with an estimate that has not seen them

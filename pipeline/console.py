@@ -1,5 +1,6 @@
 """Messages and progress for a person, on standard error; standard output belongs to results."""
 
+import sys
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
@@ -8,7 +9,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 Element = TypeVar("Element")
 
-console = Console(stderr=True, highlight=False, soft_wrap=True)
+# a log has no width that rich could know of: wide enough for every table
+console = Console(stderr=True, highlight=False, soft_wrap=True, width=None if sys.stderr.isatty() else 160)
 
 
 def progress_bar() -> Progress:

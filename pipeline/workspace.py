@@ -285,6 +285,14 @@ def stale(step: Step, manifest: Path | None = None) -> list[Reason]:
     return reasons
 
 
+def somebodys_own(step: Step, path: Path) -> bool:
+    """Returns whether an output of a step is there and not as the step wrote it."""
+    if path not in step.outputs or not path.exists():
+        return False
+    written = read_json(step.manifest)["outputs"] if step.manifest.exists() else {}
+    return written.get(shown(path), {}).get("hash") != hash_file(path)
+
+
 def record(step: Step, seconds: float, manifest: Path | None = None) -> None:
     """Writes the manifest that makes a step up to date."""
     path = manifest or step.manifest

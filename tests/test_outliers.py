@@ -10,7 +10,7 @@ import pytest
 import yaml
 from conftest import Tiny, encoded
 
-from pipeline import descriptors, outliers, rle, stages
+from pipeline import descriptors, outliers, rle, stages, workspace
 from pipeline.clean_settings import (
     BrokenSettings,
     ContradictionSettings,
@@ -20,6 +20,7 @@ from pipeline.clean_settings import (
 )
 from pipeline.duplicates import Pairs, near_pairs
 from pipeline.sample import plan_frames, write_sample
+from pipeline.stages import split
 from pipeline.stages.clean import read_outliers
 from pipeline.workspace import open_run
 
@@ -300,3 +301,46 @@ def test_duplicates_are_searched_inside_groups_but_equal_pixels_everywhere(tiny:
     tiny.settings["clean"]["duplicates"]["within_groups"] = False
     tiny.save()
     assert read_outliers(tiny.run("clean")).query("reason == 'duplicate'")["image_id"].tolist() == ["a06", "a11"]
+
+
+def test_an_edited_list_is_kept_and_followed(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+    duplicate_pictures(tiny)
+    run = tiny.run("decode", "clean")
+    edited = read_outliers(run).assign(action="drop")
+    edited.to_csv(run.outliers, index=False)
+    tiny.settings["clean"] = {"pixel_outliers": {"z": 7}}
+    tiny.save()
+    tiny.run("clean", "split")
+    assert "clean: kept although" in capsys.readouterr().err
+    assert read_outliers(run).equals(edited)
+    folds = pd.read_csv(run.folds)
+    assert folds["image_id"][folds["use"] == "drop"].tolist() == sorted(edited["image_id"].unique())
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"action": "remove"}, "work/tiny/outliers.csv row 2: action is 'remove'; expected keep, drop, relabel, soft."),
+        ({"action": None}, "work/tiny/outliers.csv lacks action; found image_id, reason, score, partner_id, note."),
+    ],
+)
+def test_an_edited_list_that_cannot_be_read(tiny: Tiny, change: dict[str, Any], words: str) -> None:
+    duplicate_pictures(tiny)
+    run = tiny.run("decode", "clean")
+    found = read_outliers(run).assign(**change)
+    found.dropna(axis=1).to_csv(run.outliers, index=False)
+    assert tiny.refused("split") == words
+
+
+def test_other_code_keeps_the_folds_and_audits_them_again(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = tiny.run("decode", "clean", "split")
+    before, said = run.folds.read_bytes(), run.audit.read_text()
+    monkeypatch.setattr(workspace, "code", lambda stage: {"audit.py": "another"})
+    run.audit.write_text(said.replace('"leaks": false', '"leaks": true'))
+    assert [(state.step.title, state.kept) for state in stages.states(run, "split")] == [
+        ("split", True),
+        ("audit", False),
+    ]
+    monkeypatch.setattr(split, "best_balanced", None)  # which would fail
+    tiny.run("split")
+    assert (run.folds.read_bytes(), run.audit.read_text()) == (before, said)

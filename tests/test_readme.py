@@ -3,22 +3,28 @@
 import re
 import shlex
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import pandas as pd
 import pytest
 import typer
 import yaml
 
 from pipeline.__main__ import app
+from pipeline.clean_settings import CleanSettings
 from pipeline.competition import RleCsv
+from pipeline.outliers import findings
 from pipeline.recipe import load_recipe
 from pipeline.settings import validate
 
 REPOSITORY = Path(__file__).parents[1]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+CLEAN = (REPOSITORY / "docs" / "clean-and-split.md").read_text(encoding="utf-8")
 
 
 def commands() -> list[list[str]]:
-    lines = [line for block in re.findall(r"```bash\n(.*?)```", README, re.S) for line in block.splitlines()]
+    lines = [line for block in re.findall(r"```bash\n(.*?)```", README + CLEAN, re.S) for line in block.splitlines()]
     words = [shlex.split(line, comments=True) for line in lines]
     calls = [line[3:] for line in words if line[:3] == ["python", "-m", "pipeline"]]
     scripts = [["run", *(line[1:] or ["sample"])] for line in words if line[:1] == ["./run_all.sh"]]
@@ -43,9 +49,26 @@ def test_own_competition_is_valid() -> None:
     assert validate(RleCsv, {"name": "my-cells", **yaml.safe_load(example)}, "README").group == "patient"
 
 
-def test_links_and_pictures_exist() -> None:
-    for target in re.findall(r"\]\((?!http)([^)]+)\)", README):
-        assert (REPOSITORY / target).exists(), target
+@pytest.mark.parametrize(("text", "folder"), [(README, REPOSITORY), (CLEAN, REPOSITORY / "docs")])
+def test_links_and_pictures_exist(text: str, folder: Path) -> None:
+    targets = re.findall(r"\]\((?!http)([^)]+)\)", text)
+    assert targets
+    for target in targets:
+        assert (folder / target).exists(), target
+
+
+def test_settings_of_clean_are_valid() -> None:
+    (example,) = re.findall(r"```yaml\n(.*?)```", CLEAN, re.S)
+    assert validate(CleanSettings, yaml.safe_load(example)["clean"], "docs").pixel_outliers.action == "off"
+
+
+def test_the_detector_of_the_docs_detects() -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", CLEAN, re.S)
+    names: dict[str, Any] = {"pd": pd, "findings": findings, "TinySettings": SimpleNamespace}
+    exec(example, names)
+    images = pd.DataFrame({"image_id": ["a", "b", "c"], "area_nerve": [0, 7, 700]})
+    found = names["find_tiny"](images, SimpleNamespace(pixels=50, action="drop"))
+    assert found[["image_id", "score", "action"]].to_numpy().tolist() == [["b", 7, "drop"]]
 
 
 def test_tree_names_what_exists() -> None:

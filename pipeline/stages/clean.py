@@ -20,13 +20,14 @@ import numpy as np
 import pandas as pd
 from rich.table import Table
 
-from pipeline import outliers, plots, table
+from pipeline import outliers, plots, table, workspace
+from pipeline.competitions.files import read_table as read_csv
 from pipeline.competitions.readers import reader_of
 from pipeline.console import console, progress_bar
 from pipeline.descriptors import block_grid
 from pipeline.duplicates import Pairs, components, cross_pairs, near_pairs
 from pipeline.errors import PipelineError
-from pipeline.workspace import Run, Step, shown, writing
+from pipeline.workspace import Reason, Run, Step, shown, writing
 
 PICTURES = 8
 """Findings of each end of a reason's scores that a picture shows."""
@@ -43,6 +44,11 @@ def steps(run: Run) -> list[Step]:
     return [Step("clean", "clean", manifest, inputs, (run.outliers,), settings)]
 
 
+def keeps(run: Run, step: Step, reasons: list[Reason]) -> bool:
+    """Whether outliers.csv stays: it does when somebody edited it."""
+    return workspace.somebodys_own(step, run.outliers)
+
+
 def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
     """Writes outliers.csv and the pictures, and prints the counts by reason."""
     found, beyond = find(run)
@@ -55,8 +61,23 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
 
 
 def read_outliers(run: Run) -> pd.DataFrame:
-    """Returns outliers.csv with every value as text."""
-    return pd.read_csv(run.outliers, dtype=str, keep_default_na=False)
+    """Returns outliers.csv with every value as text.
+
+    Raises:
+        PipelineError: somebody edited it, and a column is missing or an action is none.
+    """
+    found = read_csv(run.outliers, [])
+    missing = [name for name in ("image_id", "reason", "partner_id", "action") if name not in found]
+    if missing:
+        raise PipelineError(f"{shown(run.outliers)} lacks {', '.join(missing)}; found {', '.join(found.columns)}.")
+    actions = ("keep", *outliers.ACTIONS)
+    bad = found.index[~found["action"].isin(actions)]
+    if len(bad):
+        value = found["action"][bad[0]]
+        raise PipelineError(
+            f"{shown(run.outliers)} row {bad[0] + 2}: action is {value!r}; expected {', '.join(actions)}."
+        )
+    return found
 
 
 def count_findings(found: pd.DataFrame) -> list[dict[str, Any]]:
@@ -144,7 +165,7 @@ def _print(found: pd.DataFrame) -> None:
     for row in count_findings(found):
         shown_table.add_row(*map(str, row.values()))
     if len(found):
-        console.print(shown_table, width=None if console.is_terminal else 160)
+        console.print(shown_table)
 
 
 def _draw(run: Run, found: pd.DataFrame, beyond: pd.DataFrame) -> None:

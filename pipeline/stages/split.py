@@ -53,18 +53,17 @@ def steps(run: Run) -> list[Step]:
 
 
 def keeps(run: Run, step: Step, reasons: list[Reason]) -> bool:
-    """Whether the folds file is somebody's own: not the one this stage wrote."""
-    if run.folds not in step.outputs or not run.folds.exists():
-        return False
-    written = workspace.read_json(step.manifest)["outputs"] if step.manifest.exists() else {}
-    return written.get(shown(run.folds), {}).get("hash") != workspace.hash_file(run.folds)
+    """Whether the folds file stays: it does when it is somebody's own, or nothing but the code changed."""
+    only_code = all(reason.kind == "code" for reason in reasons)
+    return run.folds in step.outputs and (only_code or workspace.somebodys_own(step, run.folds))
 
 
 def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
-    """Writes the folds file, unless it is somebody's own, then its audit, and prints what that says."""
+    """Writes the folds file, unless it stays, then its audit, and prints what that says."""
     split, audited = steps(run)
-    seed = None
-    if split in waiting or not keeps(run, split, []):  # the same folds again, where only the audit waits for its seed
+    own = workspace.somebodys_own(split, run.folds)
+    seed = None if own else read_audit(run).get("seed")
+    if split in waiting or not (own or run.audit.exists()):  # killed between the two: the same folds again
         seed = _split(run)
         yield split
     _audit(run, seed)
@@ -277,7 +276,7 @@ def _unused(run: Run, count: int) -> list[str]:
 
 
 def _print(run: Run, said: dict[str, Any]) -> None:
-    console.print(_balance_table(run, said["folds"]), width=None if console.is_terminal else 160)
+    console.print(_balance_table(run, said["folds"]))
     maker = "not made by this stage" if said["seed"] is None else f"seed {said['seed']}"
     console.print(f"  largest deviation ({maker}): {escape(said['largest_deviation']['text'])}")
     if said["leaks"]:
