@@ -19,6 +19,7 @@ import pandas as pd
 
 from pipeline import rle
 from pipeline.clean_settings import BrokenSettings, ContradictionSettings, IdenticalMaskSettings, PixelOutlierSettings
+from pipeline.console import track
 from pipeline.descriptors import BINS, block_numbers
 from pipeline.duplicates import Pairs, components, forest, orient
 
@@ -120,10 +121,11 @@ def _anomaly(scores: np.ndarray) -> np.ndarray:
 
 def exact_pairs(images: pd.DataFrame) -> Pairs:
     """Returns every image (rows of the table) with the first one of the same pixels."""
-    first = images.groupby("pixel_hash")["pixel_hash"].transform(lambda rows: rows.index[0]).to_numpy(np.int64)
-    right = np.flatnonzero(first != images.index)
-    zeros = np.zeros(len(right), np.float32)
-    return Pairs(first[right], right, zeros, zeros + 1)
+    _, first, number = np.unique(images["pixel_hash"].to_numpy(str), return_index=True, return_inverse=True)
+    left, right = first[number], np.arange(len(images))
+    again = left != right
+    zeros = np.zeros(again.sum(), np.float32)
+    return Pairs(left[again], right[again], zeros, zeros + 1)
 
 
 def find_duplicates(images: pd.DataFrame, pairs: Pairs) -> pd.DataFrame:
@@ -245,12 +247,12 @@ def _disagreeing(
     columns = [f"rle_{name}" for name in classes]
     texts = images[columns].to_numpy()
 
-    @lru_cache(maxsize=256)
+    @lru_cache(maxsize=64)
     def masks(row: int) -> np.ndarray:
         shape = (int(images["height"].iat[row]), int(images["width"].iat[row]))
         return np.stack([rle.decode(text, shape) for text in texts[row]]) == 1
 
-    for position in np.argsort(pairs.distance, kind="stable"):
+    for position in track(np.argsort(pairs.distance, kind="stable"), "contradictions", len(pairs)):
         one, other = int(pairs.left[position]), int(pairs.right[position])
         if (texts[one] == texts[other]).all():
             continue

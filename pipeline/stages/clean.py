@@ -14,6 +14,7 @@ competition's YAML (clean_settings.py). outliers.csv may be edited: everything a
 
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ import pandas as pd
 from rich.table import Table
 
 from pipeline import outliers, plots, table, workspace
+from pipeline.clean_settings import DuplicateSettings
 from pipeline.competitions.files import read_table as read_csv
 from pipeline.competitions.readers import reader_of
 from pipeline.console import console, progress_bar
@@ -52,9 +54,9 @@ def keeps(run: Run, step: Step, reasons: list[Reason]) -> bool:
 def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
     """Writes outliers.csv and the pictures, and prints the counts by reason."""
     found, beyond = find(run)
-    with writing(run.outliers) as temporary:
-        found.to_csv(temporary, index=False)
     _draw(run, found, beyond)
+    with writing(run.outliers) as temporary:  # last: a list that is there without its manifest is somebody's own
+        found.to_csv(temporary, index=False)
     _print(found)
     console.print(f"  {len(found)} findings → {shown(run.outliers)}, pictures → {shown(run.outlier_pictures)}/")
     yield from waiting
@@ -86,6 +88,15 @@ def count_findings(found: pd.DataFrame) -> list[dict[str, Any]]:
     return counts.agg(images=("image_id", "nunique"), example=("note", "first")).to_dict("records")
 
 
+@dataclass(frozen=True)
+class Described:
+    """Rows of the table, numbered from 0, and what they are compared by."""
+
+    images: pd.DataFrame
+    histograms: np.ndarray  # (N, D) uint8
+    thumbnails: np.ndarray  # (N, 256) float16
+
+
 def find(run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Returns the findings of all detectors that are switched on, the broken images left out of all others; and, in the
     same columns, the nearest pairs that are not taken for near-duplicates."""
@@ -93,68 +104,70 @@ def find(run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
     found = [outliers.find_faulty(everything)]
     images = everything[(everything["subset"] == "train") & (everything["fault"] == "")]
     if settings.broken.action != "off":
-        broken = outliers.find_broken(images, settings.broken)
-        found.append(broken)
-        images = images[~images["image_id"].isin(broken["image_id"])]
-    place = images.index.to_numpy()  # rows of the descriptors
-    images = images.reset_index(drop=True)
-    histograms = np.load(run.histograms, mmap_mode="r")
-    pairs, beyond = _pairs(run, images, histograms, place)
-    found.append(outliers.find_duplicates(images, pairs))
-    classes = run.competition.foreground
+        found.append(outliers.find_broken(images, settings.broken))
+        images = images[~images["image_id"].isin(found[-1]["image_id"])]
+    train, classes = _described(run, images), run.competition.foreground
+    pairs, beyond = _pairs(run, train)
+    found.append(outliers.find_duplicates(train.images, pairs))
     if settings.identical_masks.action != "off":
         clusters = components(len(images), pairs.left, pairs.right)
-        found.append(outliers.find_identical_masks(images, clusters, classes, settings.identical_masks))
+        found.append(outliers.find_identical_masks(train.images, clusters, classes, settings.identical_masks))
     if settings.contradictions.policy != "off":
-        grid, own = block_grid(run.competition.shape), histograms[place]
-        found.append(outliers.find_contradictions(images, own, pairs, classes, settings.contradictions, grid))
+        found.append(outliers.find_contradictions(
+            train.images, train.histograms, pairs, classes, settings.contradictions, block_grid(run.competition.shape)
+        ))  # fmt: skip
     if settings.pixel_outliers.action != "off":
-        found.append(outliers.find_pixel_outliers(images, settings.pixel_outliers))
+        found.append(outliers.find_pixel_outliers(train.images, settings.pixel_outliers))
     if settings.duplicates.search and settings.duplicates.test:
-        found.append(_test_duplicates(run, everything, images, histograms, place))
-    ids = images["image_id"].to_numpy()
+        found.append(_test_duplicates(run, train, everything))
+    return pd.concat([one for one in found if len(one)] or found[:1], ignore_index=True), beyond
+
+
+def _described(run: Run, images: pd.DataFrame) -> Described:
+    rows = images.index.to_numpy()
+    arrays = (np.load(path, mmap_mode="r")[rows] for path in (run.histograms, run.thumbnails))
+    return Described(images.reset_index(drop=True), *arrays)
+
+
+def _pairs(run: Run, train: Described) -> tuple[Pairs, pd.DataFrame]:
+    """Near-duplicates and images of the same pixels, none where the search is switched off; and, as findings, the
+    nearest pairs beyond the bound, for a person who wants to know whether it is right."""
+    settings, exact = run.competition.clean.duplicates, outliers.exact_pairs(train.images)
+    if not settings.search:
+        return exact.only(np.zeros(len(exact), bool)), outliers.findings([])
+    try:
+        found = _search(run, train, settings.model_copy(update={"distance": min(2.0, BEYOND * settings.distance)}))
+    except PipelineError:  # too many pairs for a picture may still be few enough within the bound
+        found = _search(run, train, settings)
+    near, beyond = (
+        found.only(which) for which in (found.distance < settings.distance, found.distance >= settings.distance)
+    )
+    beyond = beyond.only(np.argsort(beyond.distance, kind="stable")[:PICTURES])
+    ids = train.images["image_id"].to_numpy()
     apart = [
-        (ids[left], "duplicate", float(distance), ids[right], "apart", "")
+        (ids[left], "duplicate", round(float(distance), 5), ids[right], "apart", "")
         for left, right, distance in zip(beyond.left, beyond.right, beyond.distance, strict=True)
     ]
-    everything_found = pd.concat([one for one in found if len(one)] or [outliers.findings([])], ignore_index=True)
-    return everything_found, outliers.findings(apart)
+    both = Pairs(*(np.concatenate([vars(exact)[name], vars(near)[name]]) for name in vars(near)))
+    return both, outliers.findings(apart)
 
 
-def _pairs(run: Run, images: pd.DataFrame, histograms: np.ndarray, place: np.ndarray) -> tuple[Pairs, Pairs]:
-    """Near-duplicates and images of the same pixels, none where the search is switched off; and the nearest pairs
-    beyond the bound, for a person who wants to know whether it is right."""
-    settings, exact = run.competition.clean.duplicates, outliers.exact_pairs(images)
-    if not settings.search:
-        return exact.only(np.zeros(len(exact), bool)), exact.only(np.zeros(len(exact), bool))
-    groups = images["group"].to_numpy() if run.competition.group and settings.within_groups else None
-    thumbnails = np.load(run.thumbnails, mmap_mode="r")[place]
+def _search(run: Run, train: Described, settings: DuplicateSettings) -> Pairs:
+    groups = train.images["group"].to_numpy() if run.competition.group and settings.within_groups else None
+    with progress_bar() as bar:
+        task = bar.add_task("near-duplicates", total=len(train.images))
 
-    def search(distance: float) -> Pairs:
-        with progress_bar() as bar:
-            task, wanted = bar.add_task("near-duplicates", total=len(images)), {"distance": min(2.0, distance)}
-            show = lambda done, total: bar.update(task, completed=done)  # noqa: E731
-            return near_pairs(histograms[place], thumbnails, settings.model_copy(update=wanted), groups, show)
+        def show(done: int, _: int) -> None:
+            bar.update(task, completed=done)
 
-    try:
-        found = search(BEYOND * settings.distance)
-    except PipelineError:  # too many pairs for a picture may still be few enough within the bound
-        found = search(settings.distance)
-    near = found.only(found.distance < settings.distance)
-    further = found.only(found.distance >= settings.distance)
-    beyond = further.only(np.argsort(further.distance, kind="stable")[:PICTURES])
-    return Pairs(*(np.concatenate([vars(exact)[name], vars(near)[name]]) for name in vars(near))), beyond
+        return near_pairs(train.histograms, train.thumbnails, settings, groups, show)
 
 
-def _test_duplicates(
-    run: Run, everything: pd.DataFrame, images: pd.DataFrame, histograms: np.ndarray, place: np.ndarray
-) -> pd.DataFrame:
-    test = everything[(everything["subset"] == "test") & (everything["minimum"] != everything["maximum"])]
-    rows, thumbnails = test.index.to_numpy(), np.load(run.thumbnails, mmap_mode="r")
-    pairs = cross_pairs(
-        histograms[place], thumbnails[place], histograms[rows], thumbnails[rows], run.competition.clean.duplicates
-    )
-    return outliers.find_test_duplicates(images, test.reset_index(drop=True), pairs)
+def _test_duplicates(run: Run, train: Described, everything: pd.DataFrame) -> pd.DataFrame:
+    test = _described(run, everything[(everything["subset"] == "test") & (everything["fault"] == "")])
+    settings = run.competition.clean.duplicates
+    pairs = cross_pairs(train.histograms, train.thumbnails, test.histograms, test.thumbnails, settings)
+    return outliers.find_test_duplicates(train.images, test.images, pairs)
 
 
 # --- what a person sees ----------------------------------------------------------------------------------------------
@@ -176,6 +189,8 @@ def _draw(run: Run, found: pd.DataFrame, beyond: pd.DataFrame) -> None:
 
     def picture(image_id: str) -> np.ndarray:
         row = images.loc[image_id]
+        if row["fault"]:
+            return plots.to_rgb8(read(row))
         masks = table.true_mask(row, run.competition.classes)
         return plots.comparison(read(row), masks, np.zeros_like(masks), run.competition)
 
