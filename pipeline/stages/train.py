@@ -26,7 +26,7 @@ from pipeline.competitions.files import read_table
 from pipeline.console import console, progress_bar
 from pipeline.errors import PipelineError
 from pipeline.stages.clean import read_outliers
-from pipeline.stages.split import drop_list, read_folds
+from pipeline.stages.split import drop_list, leak_remark, read_folds
 from pipeline.targets import Chosen, choose, sources
 from pipeline.workspace import Reason, Run, Step, shown
 
@@ -106,6 +106,8 @@ def execute(run: Run, waiting: list[Step], fresh: bool = False) -> Iterator[Step
     for step in waiting:  # all before the first, so that a fault shows now and not after hours
         assert step.fold is not None
         console.print(f"  fold {step.fold}: {rows_of(run, step.fold).note}")
+    if remark := leak_remark(run):
+        console.print(f"  [yellow]{remark}: every score here flatters[/yellow]")
     _silence_lightning()
     compute = device.choose(run.recipe.train.precision)
     console.print(f"  {compute.accelerator}, {compute.precision}, channels_last: {compute.reason}")
