@@ -38,8 +38,8 @@ def uses_of(found: pd.DataFrame, image_ids: pd.Series) -> np.ndarray:
     return use
 
 
-def findings(rows: list[tuple[str, str, float, str, str, str]] | pd.DataFrame) -> pd.DataFrame:
-    """Returns rows in the order of COLUMNS as a table."""
+def findings(rows: list[tuple[str, str, float, str, str, str]]) -> pd.DataFrame:
+    """Returns findings in the order of COLUMNS as a table."""
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -65,19 +65,17 @@ def find_broken(images: pd.DataFrame, settings: BrokenSettings) -> pd.DataFrame:
     dark = (share < settings.extreme) & (mean_z < -settings.z)
     bright = (share > 1 - settings.extreme) & (mean_z > settings.z)
     noise = (smoothness < settings.noise) & (smooth_z < -settings.z)
+    kinds = np.select(
+        [constant & settings.constant, dark, bright, noise], ["constant", "nearly black", "nearly white", "noise"], ""
+    )
     rows = []
-    for number, image in enumerate(images.itertuples()):
-        why = (
-            (constant[number] and settings.constant, 0.0, f"constant: every pixel is {image.minimum}"),
-            (dark[number], mean_z[number], f"nearly black: mean {image.mean:.1f}, the middle image has {middle:.1f}"),
-            (bright[number], mean_z[number], f"nearly white: mean {image.mean:.1f}, the middle image has {middle:.1f}"),
-            (noise[number], smooth_z[number], f"noise: neighbouring pixels correlate {image.smoothness:.2f}"),
-        )
-        rows += [
-            (image.image_id, "broken", round(abs(float(z)), 2), "", settings.action, note)
-            for holds, z, note in why
-            if holds
-        ][:1]
+    for number in np.flatnonzero(kinds != ""):
+        image, kind = images.iloc[number], str(kinds[number])
+        notes = {"constant": f"every pixel is {image['minimum']}"}
+        notes |= {"noise": f"neighbouring pixels correlate {image['smoothness']:.2f}"}
+        note = notes.get(kind, f"mean {image['mean']:.1f}, the middle image has {middle:.1f}")
+        z = {"constant": 0.0, "noise": smooth_z[number]}.get(kind, mean_z[number])
+        rows.append((image["image_id"], "broken", round(abs(float(z)), 2), "", settings.action, f"{kind}: {note}"))
     return findings(rows)
 
 
