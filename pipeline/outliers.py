@@ -11,7 +11,7 @@ A finding is one row: image_id, reason, score, partner_id, action, note. What `s
     test duplicate   cosine distance to the image of the test set
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -38,7 +38,7 @@ def uses_of(found: pd.DataFrame, image_ids: pd.Series) -> np.ndarray:
     return use
 
 
-def findings(rows: list[tuple[str, str, float, str, str, str]]) -> pd.DataFrame:
+def findings(rows: Sequence[tuple[str, str, float, str, str, str]]) -> pd.DataFrame:
     """Returns findings in the order of COLUMNS as a table."""
     return pd.DataFrame(rows, columns=COLUMNS)
 
