@@ -7,7 +7,7 @@ source pipeline/environment.sh --dev
 # All three always run: whoever waits for the tests wants to see every failure, not the first kind.
 failed=
 "$PYTHON" -m ruff check . || failed="ruff"
-"$PYTHON" -m mypy pipeline || failed="$failed mypy"
+"$PYTHON" -m mypy pipeline benchmarks || failed="$failed mypy"
 # before pytest, so that its summary stays the last line
 [[ -z $failed ]] || echo "run_tests: failed so far: $failed (the exit code says so whatever pytest says)" >&2
 

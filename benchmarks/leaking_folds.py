@@ -2,9 +2,9 @@
 
     python -m benchmarks.leaking_folds FOLDER [--seeds 0 1 2]
 
-For each seed, in FOLDER/seed_<n> as benchmarks.sample_seeds (finished runs are not run again): the recipe `sample` with
-folds that keep subjects together, and with `folds: random`, which lets frames of one subject stand in all folds. The
-test subjects are in no fold, so truth.csv says what either score is worth: a score that promises more flatters.
+For each seed, in FOLDER/seed_<n> (finished runs are not run again): the recipe `sample` with folds that keep subjects
+together, and with `folds: random`, which lets frames of one subject stand in all folds. The 24 test subjects are in no
+fold, so truth.csv says what either score is worth: a score that promises more flatters.
 """
 
 import argparse
@@ -14,24 +14,18 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.sample_seeds import run_seed
-from pipeline import submission
+from benchmarks.sample_seeds import DRAWS, run_seed, test_scores
+from pipeline.stages.tune import bootstrap_means
 from pipeline.workspace import open_run, read_json
 
-SPLITS: dict[str, list[str]] = {"ours": [], "random": ["--set", "folds=random", "--name", "sample-random"]}
+SPLITS = {"ours": ("sample", []), "random": ("sample-random", ["folds=random"])}
+TEST_IMAGES = 480
 
 
-def measure(root: Path, name: str) -> tuple[float, float, dict]:
-    """Returns the out-of-fold score, the score against truth.csv, and the audit of the folds."""
-    os.environ["PIPELINE_ROOT"] = str(root)
-    run = (
-        open_run("sample", name="sample-random", assignments=["folds=random"])
-        if name == "random"
-        else open_run("sample")
-    )
-    want = submission.expected(run.competition, run.input, run.table)
-    truth, _ = submission.score(run.submission, run.input / "truth.csv", run.competition, want)
-    return read_json(run.postprocess)["score"], truth, read_json(run.audit)
+def measure(name: str, assignments: list[str]) -> tuple[float, np.ndarray, np.ndarray, str]:
+    """Returns the out-of-fold score, the scores and subjects of the test images, and what the audit says of leaks."""
+    run = open_run("sample", name=name, assignments=assignments)
+    return read_json(run.postprocess)["score"], *test_scores(run), read_json(run.audit)["leak_remark"] or "no leak"
 
 
 def main() -> None:
@@ -39,26 +33,32 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     options = parser.parse_args()
-    rows, flattery = [], {name: [] for name in SPLITS}
+    rows: list[str] = []
+    promised: dict[str, list[tuple[float, float]]] = {split: [] for split in SPLITS}
     for seed in options.seeds:
         root = (options.folder / f"seed_{seed}").absolute()
         root.mkdir(parents=True, exist_ok=True)
-        for name, extra in SPLITS.items():
-            run_seed(root, seed, *extra)
-            held_out, truth, audit = measure(root, name)
-            flattery[name].append(held_out - truth)
-            leak = audit["leak_remark"] or "no leak"
-            rows.append(f"| {seed} | {name} | {held_out:.4f} | {truth:.4f} | {held_out - truth:+.4f} | {leak} |")
+        os.environ["PIPELINE_ROOT"] = str(root)
+        for split, (name, assignments) in SPLITS.items():
+            settings = [part for one in assignments for part in ("--set", one)]
+            run_seed(root, seed, *settings, "--name", name, test=TEST_IMAGES)
+            score, test, subjects, leak = measure(name, assignments)
+            low, high = np.quantile(bootstrap_means(test, subjects, np.random.default_rng(0), DRAWS), [0.025, 0.975])
+            promised[split].append((score, score - test.mean()))
+            truth = f"{test.mean():.4f} [{low:.4f}, {high:.4f}]"
+            rows.append(f"| {seed} | {split} | {score:.4f} | {truth} | {score - test.mean():+.4f} | {leak} |")
     print(f"{date.today()}, {os.cpu_count()} CPU cores")
-    print("| seed | folds | out-of-fold | held-out subjects | difference | audit |")
+    print("| seed | folds | out-of-fold | held-out subjects [95 %] | difference | audit |")
     print("|---|---|---|---|---|---|")
     print("\n".join(rows))
-    for name, values in flattery.items():
-        print(f"{name}: out-of-fold minus held-out subjects, mean {np.mean(values):+.4f}")
-    paired = np.subtract(flattery["random"], flattery["ours"])
-    print(
-        f"random folds promise {paired.mean():+.4f} more than ours (by seed: {', '.join(f'{x:+.4f}' for x in paired)})"
-    )
+    scores, flattery = (np.subtract(promised["random"], promised["ours"])[:, column] for column in (0, 1))
+    print(f"random folds score {scores.mean():+.4f} more out-of-fold (by seed: {listed(scores)})")
+    print(f"and promise {flattery.mean():+.4f} more than they keep, beside ours (by seed: {listed(flattery)})")
+
+
+def listed(values: np.ndarray) -> str:
+    """Returns numbers with their signs."""
+    return ", ".join(f"{value:+.4f}" for value in values)
 
 
 if __name__ == "__main__":

@@ -19,21 +19,33 @@ import numpy as np
 import pandas as pd
 
 from pipeline import submission
+from pipeline.competitions.files import read_table
 from pipeline.stages.tune import bootstrap_means
-from pipeline.workspace import open_run, read_json
+from pipeline.workspace import Run, open_run, read_json
 
 DRAWS = 10_000
 
 
-def run_seed(root: Path, seed: int, *options: str) -> float:
-    """Runs the pipeline for one seed, with further options of `run`, and returns its wall time in seconds."""
+def run_seed(root: Path, seed: int, *options: str, test: int = 120) -> float:
+    """Runs the pipeline for one seed, with further options of `run`, and returns its wall time in seconds.
+
+    The sample is drawn first, unless it is there already: 240 training images and `test` test images.
+    """
     environment = {**os.environ, "PIPELINE_ROOT": str(root)}
     environment.pop("PIPELINE_INPUT", None)
     if not (root / "input" / "sample").exists():
-        subprocess.run([sys.executable, "-m", "pipeline", "sample", "--seed", str(seed)], env=environment, check=True)
+        drawn = ["sample", "--seed", str(seed), "--test", str(test)]
+        subprocess.run([sys.executable, "-m", "pipeline", *drawn], env=environment, check=True)
     started = time.perf_counter()
     subprocess.run([sys.executable, "-m", "pipeline", "run", "sample", *options], env=environment, check=True)
     return time.perf_counter() - started
+
+
+def test_scores(run: Run) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the score of every image of truth.csv (N,) float64 and its subject (N,)."""
+    want = submission.expected(run.competition, run.input, run.table)
+    truth, ours = (read_table(path, [], hint="") for path in (run.input / "truth.csv", run.submission))
+    return submission.row_scores(ours, truth, run.competition, want).to_numpy(), truth["subject"].to_numpy()
 
 
 def compare(root: Path, seed: int, seconds: float) -> str:
@@ -41,12 +53,10 @@ def compare(root: Path, seed: int, seconds: float) -> str:
     os.environ["PIPELINE_ROOT"] = str(root)
     run = open_run("sample")
     held_out = pd.read_csv(run.folder / "oof_scores.csv", dtype={"group": str})
-    want = submission.expected(run.competition, run.input, run.table)
-    truth = submission.read_submission(run.input / "truth.csv")
-    test = submission.row_scores(submission.read_submission(run.submission), truth, run.competition, want)
+    test, subjects = test_scores(run)
     random = np.random.default_rng(0)
     ours = bootstrap_means(held_out["score"].to_numpy(), held_out["group"].to_numpy(), random, DRAWS)
-    theirs = bootstrap_means(test.to_numpy(), truth["subject"].to_numpy(), random, DRAWS)
+    theirs = bootstrap_means(test, subjects, random, DRAWS)
     low, high = np.quantile(ours - theirs, [0.025, 0.975])
     inside = "yes" if low <= 0 <= high else "no"
     result = read_json(run.postprocess)

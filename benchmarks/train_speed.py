@@ -16,8 +16,10 @@ import segmentation_models_pytorch as smp
 import torch
 
 from pipeline import device, models
+from pipeline.competition import load_competition
 from pipeline.lightning_module import SegmentationModule
 from pipeline.recipe import ModelSettings, Recipe
+from pipeline.workspace import Run
 
 
 def plain_step(channels: int) -> Callable[[torch.Tensor, torch.Tensor], float]:
@@ -39,10 +41,10 @@ def plain_step(channels: int) -> Callable[[torch.Tensor, torch.Tensor], float]:
 
 def our_step(channels: int) -> Callable[[torch.Tensor, torch.Tensor], float]:
     compute = device.choose()
-    recipe = Recipe.model_validate({"name": "speed", "competition": "sample"})
+    run = Run(Recipe(name="speed", competition="sample"), load_competition("sample"), "speed")
     inner = models.build(ModelSettings(), channels, 1, None)
     network = models.SegmentationNetwork(inner, channels, "imagenet", 255).to(memory_format=torch.channels_last)
-    module = SegmentationModule(network, recipe, "dice", 0)
+    module = SegmentationModule(network, run, 0)
     optimizer = module.configure_optimizers()["optimizer"]
 
     def step(pixels: torch.Tensor, masks: torch.Tensor) -> float:
