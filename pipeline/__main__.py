@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 STAGE_HELP = {
     "decode": "Read and check every raw image and mask.",
-    "clean": "List what is wrong with the images.",
-    "split": "Split the training images into folds.",
+    "clean": "List what is wrong with the images and their masks.",
+    "split": "Split the training images into folds, and audit them.",
     "train": "Train one model a fold; an interrupted fold goes on.",
     "predict": "Predict the held-out and the test images.",
     "tune": "Choose thresholds and areas on the held-out predictions.",
@@ -239,9 +239,10 @@ def _summary(opened: "Run", seconds: float) -> None:
         f"  out-of-fold     {expect['metric']} {expect['score']:.4f}  (95 % interval {low:.4f} to {high:.4f}{remark})"
     )
     typer.echo(f"  nested estimate {expect['metric']} {expect['nested']:.4f}  (chosen without the fold it scores)")
-    cleaned = workspace.read_json(opened.postprocess)["rows"]["cleaned"]
-    if cleaned["score"] is not None:
-        typer.echo(f"  cleaned rows    {expect['metric']} {cleaned['score']:.4f}  ({cleaned['images']} images)")
+    result = workspace.read_json(opened.postprocess)
+    for name, rows in result["rows"].items():
+        if name != opened.recipe.tune.rows and rows["images"] not in (0, result["images"]):
+            typer.echo(f"  {name + ' rows':15} {expect['metric']} {rows['score']:.4f}  ({rows['images']} images)")
     if (opened.folder / "test.json").exists():
         test = workspace.read_json(opened.folder / "test.json")
         known = f"{test['images']} images with known truth{remark}"

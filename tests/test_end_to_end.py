@@ -81,6 +81,8 @@ def test_run_ends_with_a_valid_submission(undisturbed: Finished) -> None:
     assert json.loads(scored)["rows"] == 10
     report = (undisturbed.folder / "report.html").read_text()
     assert report.count("<figure>") == 12
+    assert "<td>contradiction</td><td>drop</td>" in report
+    assert "No group, cluster or near-duplicate stands in two folds." in report
     assert not list(undisturbed.root.rglob("*.partial"))
 
 
