@@ -26,7 +26,7 @@ from pipeline.workspace import Run, open_run, read_json
 DRAWS = 10_000
 
 
-def run_seed(root: Path, seed: int, *options: str, test: int = 120) -> float:
+def run_seed(root: Path, seed: int, *options: str, test: int = 120, recipe: str = "sample") -> float:
     """Runs the pipeline for one seed, with further options of `run`, and returns its wall time in seconds.
 
     The sample is drawn first, unless it is there already: 240 training images and `test` test images.
@@ -37,7 +37,7 @@ def run_seed(root: Path, seed: int, *options: str, test: int = 120) -> float:
         drawn = ["sample", "--seed", str(seed), "--test", str(test)]
         subprocess.run([sys.executable, "-m", "pipeline", *drawn], env=environment, check=True)
     started = time.perf_counter()
-    subprocess.run([sys.executable, "-m", "pipeline", "run", "sample", *options], env=environment, check=True)
+    subprocess.run([sys.executable, "-m", "pipeline", "run", recipe, *options], env=environment, check=True)
     return time.perf_counter() - started
 
 

@@ -223,7 +223,7 @@ def find_contradictions(
             if action is None:
                 continue
             ids = images["image_id"].iat[image], images["image_id"].iat[partner]
-            note = f"{area[image]} px, {ids[1]} has {area[partner]}" + ("" if empty else ", in another place")
+            note = f"mask of {area[image]} px, that of {ids[1]} has {area[partner]}"
             rows.setdefault(ids[0], (ids[0], "contradiction", round(distance, 5), ids[1], action, note))
     return findings(list(rows.values()))
 

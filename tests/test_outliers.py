@@ -215,7 +215,7 @@ def test_what_follows_from_an_empty_mask_beside_two_others(policy: str, actions:
     found = contradictions([ellipse(), EMPTY, ellipse(72)], policy=policy)
     assert found["action"].sort_index().to_dict() == actions
     assert found["partner_id"]["i1"] in ("i0", "i2")
-    assert found["note"]["i1"].startswith("0 px, i")
+    assert found["note"]["i1"].startswith("mask of 0 px, that of i")
 
 
 @pytest.mark.parametrize(

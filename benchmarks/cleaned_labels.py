@@ -1,0 +1,64 @@
+"""Is it worth leaving contradicting labels out? The sample competition trained with and without them, several seeds.
+
+    python -m benchmarks.cleaned_labels FOLDER [--seeds 0 1 2] [--policies drop_empty keep]
+
+For each seed, in FOLDER/seed_<n> (finished runs are not run again): the recipe `sample` under each policy of
+`clean.contradictions`. truth.csv of the 24 test subjects holds contradictions too, as a real test set would.
+"""
+
+import argparse
+import os
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from benchmarks.leaking_folds import TEST_IMAGES, listed
+from benchmarks.sample_seeds import run_seed, test_scores
+from pipeline import competition, recipe
+from pipeline.workspace import open_run, read_json
+
+
+def write_variant(root: Path, policy: str) -> Path:
+    """Returns the path of the recipe `sample` on the sample competition under another policy."""
+    data = yaml.safe_load((competition.FOLDER / "sample.yaml").read_text())
+    data |= {"input": "sample", "clean": {"contradictions": {"policy": policy}}}
+    (root / f"sample-{policy}.yaml").write_text(yaml.safe_dump(data))
+    settings = yaml.safe_load((recipe.FOLDER / "sample.yaml").read_text())
+    path = root / f"recipe-{policy}.yaml"
+    path.write_text(yaml.safe_dump(settings | {"competition": f"sample-{policy}.yaml"}))
+    return path
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--policies", nargs="+", default=["drop_empty", "keep"])
+    options = parser.parse_args()
+    rows: list[str] = []
+    scores: dict[str, list[float]] = {policy: [] for policy in options.policies}
+    for seed in options.seeds:
+        root = (options.folder / f"seed_{seed}").absolute()
+        root.mkdir(parents=True, exist_ok=True)
+        os.environ["PIPELINE_ROOT"] = str(root)
+        for policy in options.policies:
+            name = "sample" if policy == "drop_empty" else str(write_variant(root, policy))
+            run_seed(root, seed, test=TEST_IMAGES, recipe=name)
+            run = open_run(name)
+            result, (test, _) = read_json(run.postprocess), test_scores(run)
+            scores[policy].append(float(test.mean()))
+            rows.append(f"| {seed} | {policy} | {result['score']:.4f} | {test.mean():.4f} |")
+    print(f"{date.today()}, {os.cpu_count()} CPU cores")
+    print("| seed | policy | out-of-fold | held-out subjects |")
+    print("|---|---|---|---|")
+    print("\n".join(rows))
+    first, *others = options.policies
+    for other in others:
+        difference = np.subtract(scores[first], scores[other])
+        print(f"{first} minus {other} on the held-out subjects: {difference.mean():+.4f} ({listed(difference)})")
+
+
+if __name__ == "__main__":
+    main()
