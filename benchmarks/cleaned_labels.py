@@ -15,7 +15,7 @@ import numpy as np
 import yaml
 
 from benchmarks.leaking_folds import TEST_IMAGES, listed
-from benchmarks.sample_seeds import run_seed, test_scores
+from benchmarks.sample_seeds import open_seed, run_seed, test_scores
 from pipeline import competition, recipe
 from pipeline.workspace import open_run, read_json
 
@@ -40,9 +40,7 @@ def main() -> None:
     rows: list[str] = []
     scores: dict[str, list[float]] = {policy: [] for policy in options.policies}
     for seed in options.seeds:
-        root = (options.folder / f"seed_{seed}").absolute()
-        root.mkdir(parents=True, exist_ok=True)
-        os.environ["PIPELINE_ROOT"] = str(root)
+        root = open_seed(options.folder, seed)
         for policy in options.policies:
             name = "sample" if policy == "drop_empty" else str(write_variant(root, policy))
             run_seed(root, seed, test=TEST_IMAGES, recipe=name)

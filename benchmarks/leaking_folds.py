@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.sample_seeds import DRAWS, run_seed, test_scores
+from benchmarks.sample_seeds import DRAWS, open_seed, run_seed, test_scores
 from pipeline.stages.tune import bootstrap_means
 from pipeline.workspace import open_run, read_json
 
@@ -36,9 +36,7 @@ def main() -> None:
     rows: list[str] = []
     promised: dict[str, list[tuple[float, float]]] = {split: [] for split in SPLITS}
     for seed in options.seeds:
-        root = (options.folder / f"seed_{seed}").absolute()
-        root.mkdir(parents=True, exist_ok=True)
-        os.environ["PIPELINE_ROOT"] = str(root)
+        root = open_seed(options.folder, seed)
         for split, (name, assignments) in SPLITS.items():
             settings = [part for one in assignments for part in ("--set", one)]
             run_seed(root, seed, *settings, "--name", name, test=TEST_IMAGES)

@@ -26,6 +26,14 @@ from pipeline.workspace import Run, open_run, read_json
 DRAWS = 10_000
 
 
+def open_seed(folder: Path, seed: int) -> Path:
+    """Returns the folder of a seed, which is there and from now on this process's PIPELINE_ROOT."""
+    root = (folder / f"seed_{seed}").absolute()
+    root.mkdir(parents=True, exist_ok=True)
+    os.environ["PIPELINE_ROOT"] = str(root)
+    return root
+
+
 def run_seed(root: Path, seed: int, *options: str, test: int = 120, recipe: str = "sample") -> float:
     """Runs the pipeline for one seed, with further options of `run`, and returns its wall time in seconds.
 
@@ -48,9 +56,8 @@ def test_scores(run: Run) -> tuple[np.ndarray, np.ndarray]:
     return submission.row_scores(ours, truth, run.competition, want).to_numpy(), truth["subject"].to_numpy()
 
 
-def compare(root: Path, seed: int, seconds: float) -> str:
+def compare(seed: int, seconds: float) -> str:
     """Returns one row of the table."""
-    os.environ["PIPELINE_ROOT"] = str(root)
     run = open_run("sample")
     held_out = pd.read_csv(run.folder / "oof_scores.csv", dtype={"group": str})
     test, subjects = test_scores(run)
@@ -73,9 +80,7 @@ def main() -> None:
     options = parser.parse_args()
     rows = []
     for seed in options.seeds:
-        root = (options.folder / f"seed_{seed}").absolute()
-        root.mkdir(parents=True, exist_ok=True)
-        rows.append(compare(root, seed, run_seed(root, seed)))
+        rows.append(compare(seed, run_seed(open_seed(options.folder, seed), seed)))
     print(f"{date.today()}, {os.cpu_count()} CPU cores")
     print("| seed | out-of-fold | nested | truth.csv | difference [95 %] | contains 0 | pipeline |")
     print("|---|---|---|---|---|---|---|")

@@ -116,14 +116,13 @@ def sample(
     seed: Annotated[int, typer.Option(help="The same seed writes the same files.")] = 0,
 ) -> None:
     """Write the synthetic ultrasound competition to input/sample."""
-    from pipeline.console import console, progress_bar
+    from pipeline.console import console, counting
     from pipeline.sample import write_sample
     from pipeline.workspace import input_root, shown
 
     folder = input_root() / "sample"
-    with progress_bar() as bar:
-        task = bar.add_task("sample", total=train + test)
-        write_sample(folder, train, test, seed, lambda done, total: bar.update(task, completed=done, total=total))
+    with counting("sample") as show:
+        write_sample(folder, train, test, seed, show)
     console.print(f"sample: {train} training and {test} test images → {shown(folder)}")
 
 
@@ -241,7 +240,7 @@ def _summary(opened: "Run", seconds: float) -> None:
     typer.echo(f"  nested estimate {expect['metric']} {expect['nested']:.4f}  (chosen without the fold it scores)")
     result = workspace.read_json(opened.postprocess)
     for name, rows in result["rows"].items():
-        if name != opened.recipe.tune.rows and rows["images"] not in (0, result["images"]):
+        if rows["images"] not in (0, result["images"]):
             typer.echo(f"  {name + ' rows':15} {expect['metric']} {rows['score']:.4f}  ({rows['images']} images)")
     if (opened.folder / "test.json").exists():
         test = workspace.read_json(opened.folder / "test.json")

@@ -19,6 +19,11 @@ EXAMPLES = 10
 UNEVEN = 1.5
 """From which ratio of the largest fold to the smallest a warning says so."""
 
+_NO_LEAK = {
+    True: "no group, cluster or near-duplicate stands in two folds",
+    False: "no group stands in two folds; near-duplicates were not looked for (search is false)",
+}
+"""What to say of folds that do not leak, by whether near-duplicates were looked for."""
 QUARTILES = {
     "area_25": "mask at the lower quartile",
     "area_50": "median mask",
@@ -273,6 +278,7 @@ def audit(split: Split, use: np.ndarray, classes: list[str], pairs: Pairs | None
         "leaking_pairs": {"count": None if pairs is None else len(pairs), "closest": _closest(split, pairs)},
         "leaks": bool(remark),
         "leak_remark": remark,
+        "verdict": remark or _NO_LEAK[pairs is not None],
         "warnings": warnings(split, classes),
     }
 

@@ -1,7 +1,8 @@
 """Messages and progress for a person, on standard error; standard output belongs to results."""
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from rich.console import Console
@@ -27,3 +28,11 @@ def track(elements: Iterable[Element], description: str, total: int) -> Iterator
         for element in elements:
             yield element
             bar.advance(task)
+
+
+@contextmanager
+def counting(description: str) -> Iterator[Callable[[int, int], None]]:
+    """Gives a function that shows under a progress bar how many are done, and of how many."""
+    with progress_bar() as bar:
+        task = bar.add_task(description, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

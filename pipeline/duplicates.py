@@ -11,13 +11,15 @@ the pairs do not depend on blocks, threads or processor, and two equal images ha
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.sparse import coo_array, csr_array
-from scipy.sparse.csgraph import breadth_first_order, connected_components, minimum_spanning_tree
 
 from pipeline.clean_settings import DuplicateSettings
 from pipeline.errors import PipelineError
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array  # slow to import, seldom needed
 
 BLOCK = 1024
 """Images that are compared with as many others at a time: with the longest histograms, well below 1 GiB."""
@@ -102,6 +104,8 @@ def components(count: int, left: np.ndarray, right: np.ndarray) -> np.ndarray:
     """
     if not count:
         return np.zeros(0, np.int64)
+    from scipy.sparse.csgraph import connected_components
+
     labels = connected_components(_graph(count, left, right), directed=False)[1]
     _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
     return np.argsort(np.argsort(first))[inverse].astype(np.int64)
@@ -114,6 +118,8 @@ def forest(count: int, pairs: Pairs) -> np.ndarray:
     """
     if not len(pairs):
         return np.zeros(0, np.int64)
+    from scipy.sparse.csgraph import minimum_spanning_tree
+
     low, high = np.minimum(pairs.left, pairs.right), np.maximum(pairs.left, pairs.right)
     order = np.lexsort((high, low, pairs.distance))
     # ranks for weights: scipy takes a weight of 0 for no edge, sums those of repeated edges, and may break ties anyhow
@@ -128,6 +134,8 @@ def orient(count: int, left: np.ndarray, right: np.ndarray) -> tuple[np.ndarray,
 
     Every other row of a tree is a child once, in ascending order; its parent is its neighbour on the way to the root.
     """
+    from scipy.sparse.csgraph import breadth_first_order
+
     # one more row, joined to the first row of every tree, lets one search reach all of them
     first = np.unique(components(count, left, right), return_index=True)[1]
     top = np.full(len(first), count)
@@ -137,7 +145,9 @@ def orient(count: int, left: np.ndarray, right: np.ndarray) -> tuple[np.ndarray,
     return child, parent[child]
 
 
-def _graph(count: int, left: np.ndarray, right: np.ndarray, weights: np.ndarray | None = None) -> csr_array:
+def _graph(count: int, left: np.ndarray, right: np.ndarray, weights: np.ndarray | None = None) -> "csr_array":
+    from scipy.sparse import coo_array
+
     weights = np.ones(len(left)) if weights is None else weights
     return coo_array((weights, (left, right)), shape=(count, count)).tocsr()
 
@@ -154,11 +164,13 @@ class _Vectors:
 
     @classmethod
     def of(cls, values: np.ndarray) -> "_Vectors":
+        """Returns these rows with their squared lengths."""
         parts = (values[start : start + _PART] for start in range(0, len(values), _PART))
         squares = np.concatenate([np.zeros(0), *(_products(part, part) for part in parts)])
         return cls(values, np.where(squares > 0, squares, 1))
 
     def at(self, rows: np.ndarray) -> "_Vectors":
+        """Returns some of the rows."""
         return _Vectors(self.values[rows], self.squares[rows])
 
 
@@ -169,6 +181,7 @@ class _Images:
 
     @classmethod
     def of(cls, histograms: np.ndarray, thumbnails: np.ndarray) -> "_Images":
+        """Returns the descriptors of images as vectors."""
         return cls(_Vectors.of(histograms), _Vectors.of(thumbnails))
 
 

@@ -13,6 +13,7 @@ A finding is one row: image_id, reason, score, partner_id, action, note. What `s
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,23 +25,19 @@ from pipeline.descriptors import BINS, block_numbers
 from pipeline.duplicates import Pairs, components, forest, orient
 
 COLUMNS = ["image_id", "reason", "score", "partner_id", "action", "note"]
-ACTIONS = ("drop", "relabel", "soft")
-"""What a finding may ask for, besides `keep`: of several the first holds."""
 ENOUGH = 20
 """Images from which on it can be said what is unusual among them."""
-
-
-def uses_of(found: pd.DataFrame, image_ids: pd.Series) -> np.ndarray:
-    """Returns what training does with each image (N,): train, drop, relabel or soft, by the findings about it."""
-    use = np.full(len(image_ids), "train", dtype=object)
-    for action in reversed(ACTIONS):
-        use[image_ids.isin(found["image_id"][found["action"] == action]).to_numpy()] = action
-    return use
 
 
 def findings(rows: Sequence[tuple[str, str, float, str, str, str]]) -> pd.DataFrame:
     """Returns findings in the order of COLUMNS as a table."""
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def count_findings(found: pd.DataFrame) -> list[dict[str, Any]]:
+    """Returns reason, action, number of images and an example for every kind of finding."""
+    counts = found.groupby(["reason", "action"], sort=False, as_index=False)
+    return counts.agg(images=("image_id", "nunique"), example=("note", "first")).to_dict("records")
 
 
 # --- single images ---------------------------------------------------------------------------------------------------

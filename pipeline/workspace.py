@@ -330,13 +330,8 @@ def code(stage: str) -> dict[str, str]:
         file = _module_file(waiting.pop())
         if file is None or file.name == "__init__.py" or (name := str(file.relative_to(PACKAGE))) in seen:
             continue
-        source = file.read_bytes()
-        seen[name] = hashlib.sha256(source).hexdigest()[:16]
-        for node in ast.walk(ast.parse(source)):
-            if isinstance(node, ast.Import):
-                waiting += [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom) and node.module:
-                waiting += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        seen[name], imported = _hash_and_imports(file)
+        waiting += imported
     return dict(sorted(seen.items()))
 
 
@@ -351,6 +346,18 @@ def environment() -> dict[str, Any]:
 def describe(run: Run) -> dict[str, Any]:
     """Returns the resolved recipe and competition, for the record."""
     return {"recipe": run.recipe.model_dump(mode="json"), "competition": run.competition.model_dump(mode="json")}
+
+
+@cache
+def _hash_and_imports(file: Path) -> tuple[str, tuple[str, ...]]:
+    """A module's content hash, and the names of what it imports from the package, once for all stages."""
+    source, names = file.read_bytes(), []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return hashlib.sha256(source).hexdigest()[:16], tuple(name for name in names if name.startswith("pipeline."))
 
 
 def _module_file(name: str) -> Path | None:

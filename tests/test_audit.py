@@ -203,7 +203,10 @@ def test_the_audit_is_json_and_counts_what_is_dropped() -> None:
     assert [fold["components"] for fold in said["folds"]] == [2, 2]
     assert [fold["area_50"] for fold in said["folds"]] == [0.02, None]
     assert (said["leaks"], said["leak_remark"]) == (False, "")
-    assert audit(split, use, ["a"], None)["leaking_pairs"] == {"count": None, "closest": []}
+    assert said["verdict"] == "no group, cluster or near-duplicate stands in two folds"
+    unseen = audit(split, use, ["a"], None)
+    assert unseen["leaking_pairs"] == {"count": None, "closest": []}
+    assert unseen["verdict"] == "no group stands in two folds; near-duplicates were not looked for (search is false)"
 
 
 # --- warnings --------------------------------------------------------------------------------------------------------

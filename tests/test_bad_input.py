@@ -14,8 +14,8 @@ from pipeline import rle, table
 from pipeline.competition import load_competition
 from pipeline.competitions.files import read_image
 from pipeline.errors import PipelineError
+from pipeline.folds import read_folds
 from pipeline.recipe import load_recipe
-from pipeline.stages.split import read_folds
 from pipeline.workspace import open_run
 
 PACKAGE = Path(load_recipe.__code__.co_filename).parent

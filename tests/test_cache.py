@@ -140,7 +140,8 @@ def test_numpy_stages_do_not_depend_on_the_networks_code(stage: str) -> None:
 
 
 def test_torch_stages_depend_on_the_networks_code() -> None:
-    assert set(workspace.code("train")) >= TORCH_SIDE | {"weights.py", "metrics.py", "geometry.py", "stages/split.py"}
+    assert set(workspace.code("train")) >= TORCH_SIDE | {"weights.py", "metrics.py", "geometry.py", "folds.py"}
+    assert not set(workspace.code("train")) & {"stages/clean.py", "stages/split.py", "outliers.py", "plots.py"}
     assert {"stages/predict.py", "models.py", "loader.py", "probabilities.py"} <= set(workspace.code("predict"))
     assert {"stages/tune.py", "metrics.py", "postprocess.py", "geometry.py"} <= set(workspace.code("tune"))
 

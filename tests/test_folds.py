@@ -14,9 +14,10 @@ from pipeline import stages, table, workspace
 from pipeline.audit import Split, balance, deviations, whole
 from pipeline.competition import SplitSettings, load_competition
 from pipeline.errors import PipelineError
+from pipeline.folds import drop_list, leak_remark, read_audit, read_folds
 from pipeline.outliers import COLUMNS
 from pipeline.recipe import Recipe
-from pipeline.stages.split import assign, best_balanced, drop_list, leak_remark, read_audit, read_folds, steps, strata
+from pipeline.stages.split import assign, best_balanced, steps, strata
 from pipeline.workspace import Run, open_run
 
 

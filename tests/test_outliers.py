@@ -19,9 +19,9 @@ from pipeline.clean_settings import (
     PixelOutlierSettings,
 )
 from pipeline.duplicates import Pairs, near_pairs
+from pipeline.folds import read_outliers, uses_of
 from pipeline.sample import plan_frames, write_sample
 from pipeline.stages import split
-from pipeline.stages.clean import read_outliers
 from pipeline.workspace import open_run
 
 SHAPE, GRID = (120, 160), (6, 8)
@@ -247,7 +247,7 @@ def test_overlap_and_local_distance() -> None:
 
 def test_of_several_actions_the_strongest_holds() -> None:
     found = pd.DataFrame({"image_id": ["a", "a", "b", "b", "c"], "action": ["soft", "drop", "soft", "relabel", "keep"]})
-    assert outliers.uses_of(found, pd.Series(["a", "b", "c", "d"])).tolist() == ["drop", "relabel", "train", "train"]
+    assert uses_of(found, pd.Series(["a", "b", "c", "d"])).tolist() == ["drop", "relabel", "train", "train"]
 
 
 # --- the stage -------------------------------------------------------------------------------------------------------

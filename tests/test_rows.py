@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 from conftest import SHAPE, TRAIN_IDS, Tiny, encoded
 
+from pipeline.folds import read_folds
 from pipeline.probabilities import write_probabilities
-from pipeline.stages.split import read_folds
 from pipeline.stages.tune import row_sets
 from pipeline.workspace import open_run
 

@@ -23,9 +23,8 @@ from rich.table import Table
 
 from pipeline import outliers, plots, table, workspace
 from pipeline.clean_settings import DuplicateSettings
-from pipeline.competitions.files import read_table as read_csv
 from pipeline.competitions.readers import reader_of
-from pipeline.console import console, progress_bar
+from pipeline.console import console, counting
 from pipeline.descriptors import block_grid
 from pipeline.duplicates import Pairs, components, cross_pairs, near_pairs
 from pipeline.errors import PipelineError
@@ -53,39 +52,14 @@ def keeps(run: Run, step: Step, reasons: list[Reason]) -> bool:
 
 def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
     """Writes outliers.csv and the pictures, and prints the counts by reason."""
-    found, beyond = find(run)
-    _draw(run, found, beyond)
+    everything = table.read_table(run.table)
+    found, beyond = find(run, everything)
+    _draw(run, everything, found, beyond)
     with writing(run.outliers) as temporary:  # last: a list that is there without its manifest is somebody's own
         found.to_csv(temporary, index=False)
     _print(found)
     console.print(f"  {len(found)} findings → {shown(run.outliers)}, pictures → {shown(run.outlier_pictures)}/")
     yield from waiting
-
-
-def read_outliers(run: Run) -> pd.DataFrame:
-    """Returns outliers.csv with every value as text.
-
-    Raises:
-        PipelineError: somebody edited it, and a column is missing or an action is none.
-    """
-    found = read_csv(run.outliers, [])
-    missing = [name for name in ("image_id", "reason", "partner_id", "action") if name not in found]
-    if missing:
-        raise PipelineError(f"{shown(run.outliers)} lacks {', '.join(missing)}; found {', '.join(found.columns)}.")
-    actions = ("keep", *outliers.ACTIONS)
-    bad = found.index[~found["action"].isin(actions)]
-    if len(bad):
-        value = found["action"][bad[0]]
-        raise PipelineError(
-            f"{shown(run.outliers)} row {bad[0] + 2}: action is {value!r}; expected {', '.join(actions)}."
-        )
-    return found
-
-
-def count_findings(found: pd.DataFrame) -> list[dict[str, Any]]:
-    """Returns reason, action, number of images and an example for every kind of finding."""
-    counts = found.groupby(["reason", "action"], sort=False, as_index=False)
-    return counts.agg(images=("image_id", "nunique"), example=("note", "first")).to_dict("records")
 
 
 @dataclass(frozen=True)
@@ -97,10 +71,10 @@ class Described:
     thumbnails: np.ndarray  # (N, 256) float16
 
 
-def find(run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Returns the findings of all detectors that are switched on, the broken images left out of all others; and, in the
-    same columns, the nearest pairs that are not taken for near-duplicates."""
-    everything, settings = table.read_table(run.table), run.competition.clean
+def find(run: Run, everything: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Returns the findings of all detectors that are switched on about the images of a table, the broken ones left out
+    of all others; and, in the same columns, the nearest pairs that are not taken for near-duplicates."""
+    settings = run.competition.clean
     found = [outliers.find_faulty(everything)]
     images = everything[(everything["subset"] == "train") & (everything["fault"] == "")]
     if settings.broken.action != "off":
@@ -154,12 +128,7 @@ def _pairs(run: Run, train: Described) -> tuple[Pairs, pd.DataFrame]:
 
 def _search(run: Run, train: Described, settings: DuplicateSettings) -> Pairs:
     groups = train.images["group"].to_numpy() if run.competition.group and settings.within_groups else None
-    with progress_bar() as bar:
-        task = bar.add_task("near-duplicates", total=len(train.images))
-
-        def show(done: int, _: int) -> None:
-            bar.update(task, completed=done)
-
+    with counting("near-duplicates") as show:
         return near_pairs(train.histograms, train.thumbnails, settings, groups, show)
 
 
@@ -175,16 +144,16 @@ def _test_duplicates(run: Run, train: Described, everything: pd.DataFrame) -> pd
 
 def _print(found: pd.DataFrame) -> None:
     shown_table = Table("reason", "action", "images", "for instance", box=None, padding=(0, 2))
-    for row in count_findings(found):
+    for row in outliers.count_findings(found):
         shown_table.add_row(*map(str, row.values()))
     if len(found):
         console.print(shown_table)
 
 
-def _draw(run: Run, found: pd.DataFrame, beyond: pd.DataFrame) -> None:
+def _draw(run: Run, everything: pd.DataFrame, found: pd.DataFrame, beyond: pd.DataFrame) -> None:
     """Draws the ends of every reason's list; an image that cannot be read has no picture."""
     shutil.rmtree(run.outlier_pictures, ignore_errors=True)
-    images = table.read_table(run.table).drop_duplicates("image_id").set_index("image_id", drop=False)
+    images = everything.drop_duplicates("image_id").set_index("image_id", drop=False)
     read = reader_of(run.competition).opener(run.competition, run.input)
 
     def picture(image_id: str) -> np.ndarray:

@@ -15,8 +15,8 @@ import numpy as np
 from pipeline import table
 from pipeline.console import console, progress_bar
 from pipeline.errors import PipelineError
+from pipeline.folds import read_folds
 from pipeline.probabilities import write_probabilities
-from pipeline.stages.split import read_folds
 from pipeline.stages.train import build_network, loader_workers
 from pipeline.workspace import Run, Step, shown
 

@@ -18,10 +18,11 @@ import yaml
 from pipeline import plots, table, workspace
 from pipeline.competitions.readers import reader_of
 from pipeline.console import console
+from pipeline.folds import read_audit, read_outliers
+from pipeline.outliers import count_findings
 from pipeline.postprocess import decide, native_probability
 from pipeline.probabilities import read_probabilities
 from pipeline.stages import evaluate
-from pipeline.stages.clean import count_findings, read_outliers
 from pipeline.stages.decode import geometry_of
 from pipeline.stages.tune import decision_of
 from pipeline.workspace import Run, Step, shown
@@ -55,7 +56,7 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
     page = jinja2.Template(TEMPLATE.read_text(encoding="utf-8"), autoescape=True).render(
         run=run,
         record=workspace.read_json(run.record),
-        audit=workspace.read_json(run.audit),
+        audit=read_audit(run),
         findings=count_findings(read_outliers(run)),
         settings=yaml.safe_dump(workspace.describe(run), sort_keys=False, allow_unicode=True),
         pictures=_pictures(run, chosen),

@@ -14,7 +14,6 @@ says what is dropped. Dropped images keep a fold and get out-of-fold predictions
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,17 +21,15 @@ import pandas as pd
 from rich.markup import escape
 from rich.table import Table
 
-from pipeline import audit, outliers, table, workspace
+from pipeline import audit, table, workspace
 from pipeline.audit import Split
 from pipeline.competition import SplitSettings
-from pipeline.competitions.files import read_table as read_csv
-from pipeline.console import console, progress_bar, track
+from pipeline.console import console, counting, track
 from pipeline.duplicates import Pairs
 from pipeline.errors import PipelineError
-from pipeline.stages.clean import read_outliers
+from pipeline.folds import folds_setting, read_audit, read_folds, read_outliers, uses_of
 from pipeline.workspace import Reason, Run, Step, shown, writing
 
-USES = ("train", *outliers.ACTIONS)
 ALIKE = 0.02
 """Folds whose largest deviation is below this are alike enough: no further seed is tried."""
 MOST_CLASSES = 8
@@ -70,16 +67,6 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
     yield audited
 
 
-def read_audit(run: Run) -> dict[str, Any]:
-    """Returns what the audit says about the folds file; {} before it was made."""
-    return workspace.read_json(run.audit) if run.audit.exists() else {}
-
-
-def leak_remark(run: Run) -> str:
-    """Returns what must stand beside every score on folds that leak; "" where they do not."""
-    return read_audit(run).get("leak_remark", "")
-
-
 # --- making the folds ------------------------------------------------------------------------------------------------
 
 
@@ -102,7 +89,7 @@ def _split(run: Run) -> int:
         "cluster": np.where(split.cluster >= 0, split.cluster.astype(str), ""),
         "stratum": stratum,
         "fold": fold,
-        "use": outliers.uses_of(found, images["image_id"]),
+        "use": uses_of(found, images["image_id"]),
     })  # fmt: skip
     with writing(run.folds) as temporary:
         folds.to_csv(temporary, index=False)
@@ -144,7 +131,7 @@ def _units(run: Run, split: Split) -> np.ndarray | None:
         sets = "groups" if (split.cluster < 0).all() else "sets of images (of one group, or near-duplicates)"
         raise PipelineError(
             f"{count} {'images' if alone else sets} cannot fill {run.split.folds} folds; set "
-            f"`{_folds_setting(run, count)}` in the competition's YAML."
+            f"`{folds_setting(run, count)}` in the competition's YAML."
         )
     return None if alone else split.component
 
@@ -257,12 +244,8 @@ def _audit(run: Run, seed: int | None) -> None:
 def _leaking(run: Run, split: Split, train: np.ndarray, found: pd.DataFrame) -> Pairs:
     broken = np.isin(split.image_ids, found["image_id"][found["reason"] == "broken"])
     histograms, thumbnails = (np.load(path, mmap_mode="r")[train] for path in (run.histograms, run.thumbnails))
-    with progress_bar() as bar:
-        task = bar.add_task("near-duplicates", total=len(broken))
-        return audit.leaking_pairs(
-            split.fold, histograms, thumbnails, broken, run.competition.clean.duplicates,
-            lambda done, total: bar.update(task, completed=done, total=total),
-        )  # fmt: skip
+    with counting("near-duplicates") as show:
+        return audit.leaking_pairs(split.fold, histograms, thumbnails, broken, run.competition.clean.duplicates, show)
 
 
 def _unused(run: Run, count: int) -> list[str]:
@@ -271,7 +254,7 @@ def _unused(run: Run, count: int) -> list[str]:
         return []
     return [
         f"{shown(run.folds)} has {count} folds, of which {run.split.folds} are trained unless you set "
-        f"`{_folds_setting(run, count)}` in the competition's YAML."
+        f"`{folds_setting(run, count)}` in the competition's YAML."
     ]
 
 
@@ -279,12 +262,8 @@ def _print(run: Run, said: dict[str, Any]) -> None:
     console.print(_balance_table(run, said["folds"]))
     maker = "not made by this stage" if said["seed"] is None else f"seed {said['seed']}"
     console.print(f"  largest deviation ({maker}): {escape(said['largest_deviation']['text'])}")
-    if said["leaks"]:
-        console.print(f"  [bold red]{said['leak_remark']}[/bold red]{escape(_closest_in_words(run, said))}")
-    elif said["leaking_pairs"]["count"] is None:
-        console.print("  no group stands in two folds; near-duplicates were not looked for (search is false)")
-    else:
-        console.print("  no group, cluster or near-duplicate stands in two folds")
+    style = "bold red" if said["leaks"] else "default"
+    console.print(f"  [{style}]{said['verdict']}[/{style}]{escape(_closest_in_words(run, said))}")
     for warning in said["warnings"]:
         console.print(f"  [yellow]{escape(warning)}[/yellow]")
     console.print(
@@ -319,78 +298,3 @@ def _closest_in_words(run: Run, said: dict[str, Any]) -> str:
     if said["method"] == "grouped" and run.competition.group and run.competition.clean.duplicates.within_groups:
         text += "; `clean: {duplicates: {within_groups: false}}` keeps near-duplicates of different groups together too"
     return text
-
-
-# --- reading them ----------------------------------------------------------------------------------------------------
-
-
-def read_folds(run: Run) -> pd.DataFrame:
-    """Returns the split in the order of the training table: image_id, fold (int), use, and group.
-
-    Raises:
-        PipelineError: a column is missing, the file and the images do not list the same ids, a value of fold or use is
-            none, or a fold is missing that the run trains.
-    """
-    folds = read_csv(run.folds, [])
-    missing = [name for name in ("image_id", "fold") if name not in folds.columns]
-    if missing:
-        raise PipelineError(f"{shown(run.folds)} lacks {', '.join(missing)}; found {', '.join(folds.columns)}.")
-    images = table.read_table(run.table, "train")[["image_id", "group"]]
-    _check_ids(run, set(images["image_id"]), folds["image_id"])
-    _check_values(run, folds, "fold", folds["fold"].str.fullmatch("[0-9]{1,9}"), "0, 1, 2, …")
-    if "use" in folds:
-        _check_values(run, folds, "use", folds["use"].isin(USES), ", ".join(USES))
-    folds = images.merge(folds.drop(columns="group", errors="ignore"), on="image_id", how="left")
-    if "use" not in folds:
-        folds["use"] = outliers.uses_of(read_outliers(run), folds["image_id"])
-    folds["fold"] = folds["fold"].astype(int)
-    _check_numbers(run, sorted(folds["fold"].unique().tolist()))
-    return folds
-
-
-def drop_list(run: Run) -> tuple[Path, ...]:
-    """Returns outliers.csv where training reads it beside the folds file: for what is dropped, where the folds file
-    does not say so itself, and for whose mask a relabelled image gets; else nothing."""
-    if not run.folds.exists():
-        return ()
-    folds = read_csv(run.folds, [])
-    alone = "use" in folds and not folds["use"].isin(["relabel", "soft"]).any()
-    return () if alone else (run.outliers,)
-
-
-def _check_ids(run: Run, here: set[str], listed: pd.Series) -> None:
-    there, repeated = set(listed), sorted(set(listed[listed.duplicated()]))
-    unknown, unlisted = there - here, here - there
-    if unknown or unlisted or repeated:
-        raise PipelineError(
-            f"{shown(run.folds)} does not fit the images: {len(unknown)} unknown ids {sorted(unknown)[:3]}, "
-            f"{len(unlisted)} images missing {sorted(unlisted)[:3]}, {len(repeated)} ids repeated {repeated[:3]}; "
-            "correct it, or delete it to have it made anew."
-        )
-
-
-def _check_values(run: Run, folds: pd.DataFrame, column: str, good: pd.Series, expected: str) -> None:
-    bad = folds.index[~good]
-    if len(bad):
-        value = folds[column][bad[0]]
-        raise PipelineError(f"{shown(run.folds)} row {bad[0] + 2}: {column} is {value!r}; expected {expected}")
-
-
-def _check_numbers(run: Run, found: list[int]) -> None:
-    listed = ", ".join(map(str, found[:12])) + (", …" if len(found) > 12 else "")
-    if len(found) == 1:
-        raise PipelineError(f"{shown(run.folds)} has one fold only ({listed}); expected at least two, 0 and 1.")
-    if found != list(range(len(found))):
-        raise PipelineError(
-            f"{shown(run.folds)} has folds {listed}; expected {len(found)} folds to be numbered 0 to {len(found) - 1}."
-        )
-    if max(run.trained_folds()) >= len(found):
-        raise PipelineError(
-            f"{shown(run.folds)} has folds {listed}, and fold {max(run.trained_folds())} is to be trained; set "
-            f"`{_folds_setting(run, len(found))}` in the competition's YAML, or train.folds in the recipe."
-        )
-
-
-def _folds_setting(run: Run, count: int) -> str:
-    setting = f"{{folds: {count}}}"
-    return f"splits: {{{run.recipe.folds}: {setting}}}" if run.recipe.folds else f"split: {setting}"

@@ -25,8 +25,7 @@ from pipeline import workspace
 from pipeline.competitions.files import read_table
 from pipeline.console import console, progress_bar
 from pipeline.errors import PipelineError
-from pipeline.stages.clean import read_outliers
-from pipeline.stages.split import drop_list, leak_remark, read_folds
+from pipeline.folds import drop_list, leak_remark, read_folds, read_outliers
 from pipeline.targets import Chosen, choose, sources
 from pipeline.workspace import Reason, Run, Step, shown
 
@@ -46,8 +45,8 @@ def steps(run: Run) -> list[Step]:
     settings["never"] = list(run.never)
     weights = run.recipe.model.weights
     files = [Path(weights).expanduser()] if weights not in ("none", "imagenet") else []
-    if run.recipe.train.exclude:
-        files.append(exclude_file(run, run.recipe.train.exclude))
+    if excluded := exclude_file(run):
+        files.append(excluded)
     inputs = (run.folds, run.pixels / "train_images.npy", run.pixels / "train_masks.npy", *files, *drop_list(run))
     return [
         Step("train", f"train fold {fold}", run.fold(fold) / "manifest.json", inputs,
@@ -103,9 +102,10 @@ def execute(run: Run, waiting: list[Step], fresh: bool = False) -> Iterator[Step
     """Trains the folds one after another; `fresh` starts them anew."""
     from pipeline import device, weights
 
-    for step in waiting:  # all before the first, so that a fault shows now and not after hours
-        assert step.fold is not None
-        console.print(f"  fold {step.fold}: {rows_of(run, step.fold).note}")
+    # all before the first, so that a fault shows now and not after hours
+    chosen = {step.fold: rows_of(run, step.fold) for step in waiting if step.fold is not None}
+    for fold, rows in chosen.items():
+        console.print(f"  fold {fold}: {rows.note}")
     if remark := leak_remark(run):
         console.print(f"  [yellow]{remark}: every score here flatters[/yellow]")
     _silence_lightning()
@@ -123,7 +123,7 @@ def execute(run: Run, waiting: list[Step], fresh: bool = False) -> Iterator[Step
             assert step.fold is not None
             folder, started = run.fold(step.fold), _started(run, step)
             workspace.record(step, 0, started)
-            _train_fold(run, step.fold, source, compute, (bar, task, len(waiting) - index - 1))
+            _train_fold(run, step.fold, chosen[step.fold], source, compute, (bar, task, len(waiting) - index - 1))
             bar.update(task, completed=(index + 1) * run.recipe.train.epochs)
             yield step
             for name in ("last.ckpt", "best.ckpt", started.name):
@@ -154,12 +154,15 @@ def rows_of(run: Run, fold: int) -> Chosen:
     return chosen
 
 
-def exclude_file(run: Run, name: str) -> Path:
-    """Returns the path of the file that `train.exclude` names.
+def exclude_file(run: Run) -> Path | None:
+    """Returns the path of the file that `train.exclude` names; None where it names none.
 
     Raises:
         PipelineError: it does not exist, or it is this run's own list of suspects, which follows from its training.
     """
+    name = run.recipe.train.exclude
+    if not name:
+        return None
     path = workspace.root() / Path(name).expanduser()
     if path.resolve() == run.suspects.resolve():
         raise PipelineError(
@@ -192,13 +195,13 @@ def loader_workers(run: Run, compute: "Compute") -> int:
 
 def _read_excluded(run: Run) -> pd.DataFrame | None:
     """The table that `train.exclude` names, every value as text."""
-    name = run.recipe.train.exclude
-    if not name:
+    path = exclude_file(run)
+    if path is None:
         return None
-    table = read_table(exclude_file(run, name), [])
+    table = read_table(path, [])
     if "image_id" not in table:
         columns = ", ".join(f"`{column}`" for column in table)
-        raise PipelineError(f"train.exclude: {name} has no column `image_id`; it has {columns}.")
+        raise PipelineError(f"train.exclude: {run.recipe.train.exclude} has no column `image_id`; it has {columns}.")
     return table
 
 
@@ -228,7 +231,9 @@ def _started(run: Run, step: Step) -> Path:
     return run.fold(step.fold) / "started.json"
 
 
-def _train_fold(run: Run, fold: int, source: Path | None, compute: "Compute", show: tuple[Any, Any, int]) -> None:
+def _train_fold(
+    run: Run, fold: int, chosen: Chosen, source: Path | None, compute: "Compute", show: tuple[Any, Any, int]
+) -> None:
     import torch
     from lightning.pytorch import Trainer
     from lightning.pytorch.loggers import TensorBoardLogger
@@ -260,7 +265,7 @@ def _train_fold(run: Run, fold: int, source: Path | None, compute: "Compute", sh
     if resumed:
         console.print(f"  fold {fold}: going on from {shown(last)}")
     try:
-        trainer.fit(module, *_loaders(run, fold, compute), ckpt_path=resumed, weights_only=False)
+        trainer.fit(module, *_loaders(run, fold, chosen, compute), ckpt_path=resumed, weights_only=False)
     except SystemExit:  # Lightning's answer to Ctrl-C
         console.print("[bold]interrupted[/bold]: the same command goes on from the last finished epoch")
         raise
@@ -294,11 +299,11 @@ def _checkpointing(run: Run, folder: Path) -> list[Any]:
     ]
 
 
-def _loaders(run: Run, fold: int, compute: "Compute") -> tuple[Any, Any]:
+def _loaders(run: Run, fold: int, chosen: Chosen, compute: "Compute") -> tuple[Any, Any]:
     from pipeline import loader
     from pipeline.augment import Augmentation
 
-    chosen, settings = rows_of(run, fold), run.recipe.train
+    settings = run.recipe.train
     workers, seed = loader_workers(run, compute), loader.derive_seed(settings.seed, fold)
     augmentation, image = Augmentation(run.recipe.augment), run.recipe.image
     crop, crops = (image.size, settings.crops or image.crops_to_cover) if image.store else (None, 1)

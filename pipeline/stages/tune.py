@@ -23,14 +23,13 @@ import pandas as pd
 from pipeline import biases, suspects, table, workspace
 from pipeline.competition import Competition
 from pipeline.console import console, track
+from pipeline.folds import leak_remark, read_folds, read_outliers
 from pipeline.geometry import Geometry
 from pipeline.metrics import class_iou, confusion, mean_iou, pooled_score
 from pipeline.postprocess import Biases, Decision, Thresholds, native_probability
 from pipeline.probabilities import read_probabilities
 from pipeline.recipe import TuneSettings
-from pipeline.stages.clean import read_outliers
 from pipeline.stages.decode import geometry_of
-from pipeline.stages.split import leak_remark, read_folds
 from pipeline.thresholds import Evidence, histogram_counts, image_scores, search
 from pipeline.workspace import Run, Step, shown
 
@@ -102,7 +101,7 @@ def collect(found: pd.DataFrame, tasks: list[Task], geometry: Geometry, classes:
 
 def tune(evidence: Evidence, settings: TuneSettings, metric: str) -> dict[str, Any]:
     """Returns what postprocess.json holds: the decision, and its optimistic, nested and untuned scores."""
-    classes, counted = evidence.true.shape[1], counted_rows(evidence.images, settings)
+    classes, counted = evidence.true.shape[1], counted_rows(evidence.images, settings.rows)
     everything, evidence = evidence, evidence.only(counted)
     decision = search(evidence, settings, metric)
     scores = image_scores(evidence, decision, metric).mean(1)
@@ -149,7 +148,7 @@ def tune_labels(
 ) -> tuple[dict[str, Any], pd.DataFrame, np.ndarray]:
     """Returns what postprocess.json and oof_scores.csv hold, and the confusion matrix of every image (N, C, C)."""
     score, parts = pooled_score(competition), parts_of(found)
-    counted = counted_rows(found, settings)
+    counted = counted_rows(found, settings.rows)
     pixels, true, owner = _draw_pixels(tasks, counted, geometry, competition)
     plain = Biases((0.0,) * len(competition.classes), never)
 
@@ -260,15 +259,14 @@ def _named(values: np.ndarray, competition: Competition) -> dict[str, float | No
 # --- both ------------------------------------------------------------------------------------------------------------
 
 
-def counted_rows(images: pd.DataFrame, settings: TuneSettings) -> np.ndarray:
-    """Returns which images (N,) bool the decision is chosen and scored on."""
-    return np.ones(len(images), bool) if settings.rows == "raw" else (images["use"] == "train").to_numpy()
+def counted_rows(images: pd.DataFrame, rows: str) -> np.ndarray:
+    """Returns which images (N,) bool are among the `raw` or the `cleaned` rows."""
+    return np.ones(len(images), bool) if rows == "raw" else (images["use"] == "train").to_numpy()
 
 
 def row_sets(images: pd.DataFrame, score: Callable[[np.ndarray], float]) -> dict[str, Any]:
     """Returns how many raw and how many cleaned images there are, and the score of each set under the decision."""
-    cleaned = (images["use"] == "train").to_numpy()
-    sets = {"raw": np.ones(len(images), bool), "cleaned": cleaned}
+    sets = {name: counted_rows(images, name) for name in ("raw", "cleaned")}
     return {
         name: {"images": int(rows.sum()), "score": float(score(rows)) if rows.any() else None}
         for name, rows in sets.items()
@@ -338,7 +336,7 @@ def _print(run: Run, result: dict[str, Any]) -> None:
     )
     names = {"raw": "all but the broken images", "cleaned": "the images that clean left as they are"}
     for name, rows in result["rows"].items():
-        if name != run.recipe.tune.rows and rows["images"] not in (0, result["images"]):
+        if rows["images"] not in (0, result["images"]):
             console.print(f"  {result['metric']} {rows['score']:.4f} on {names[name]} ({rows['images']})")
     if "bias" in result:
         values = result["class_iou"].items()
