@@ -17,9 +17,10 @@ import torch
 
 from pipeline import device, models
 from pipeline.competition import load_competition
-from pipeline.lightning_module import SegmentationModule
+from pipeline.lightning_module import SegmentationModule, split_parameters
+from pipeline.optimization import build_optimizer
 from pipeline.recipe import ModelSettings, Recipe
-from pipeline.workspace import Run
+from pipeline.workspace import Member, Run
 
 
 def plain_step(channels: int) -> Callable[[torch.Tensor, torch.Tensor], float]:
@@ -44,8 +45,8 @@ def our_step(channels: int) -> Callable[[torch.Tensor, torch.Tensor], float]:
     run = Run(Recipe(name="speed", competition="sample"), load_competition("sample"), "speed")
     inner = models.build(ModelSettings(), channels, 1, None)
     network = models.SegmentationNetwork(inner, channels, "imagenet", 255).to(memory_format=torch.channels_last)
-    module = SegmentationModule(network, run, 0)
-    optimizer = module.configure_optimizers()["optimizer"]
+    module = SegmentationModule(network, run, Member(0, 0), ([], []))
+    optimizer = build_optimizer(run.recipe.train, *split_parameters(network))
 
     def step(pixels: torch.Tensor, masks: torch.Tensor) -> float:
         with compute.autocast():

@@ -110,6 +110,28 @@ def status(recipe: RecipeName, quick: Quick = False, name: Name = None, assignme
 
 
 @app.command()
+def compare(
+    names: Annotated[list[str], typer.Argument(metavar="RUN", help="Names of runs, or competition/name.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+) -> None:
+    """Set runs side by side: scores, differences to the first with their standard error, size and speed."""
+    import json
+    from dataclasses import asdict
+
+    from rich.console import Console
+
+    from pipeline import compare
+
+    rows = compare.compare(names)
+    if as_json:
+        typer.echo(json.dumps({"runs": [asdict(row) for row in rows]}, ensure_ascii=False))
+        return
+    Console(width=None if sys.stdout.isatty() else 200).print(compare.render(rows))
+    if any(row.standard_error is not None for row in rows):
+        typer.echo(compare.NOTE)
+
+
+@app.command()
 def sample(
     train: Annotated[int, typer.Option(help="Training images.")] = 240,
     test: Annotated[int, typer.Option(help="Test images.")] = 120,

@@ -1,19 +1,25 @@
-"""What a fold writes down and shows while it trains."""
+"""What a fold writes down and shows while it trains, and the moving average of its weights."""
 
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pandas as pd
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, WeightAveraging
 from lightning.pytorch.callbacks import EarlyStopping as LightningEarlyStopping
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from rich.progress import Progress
 
 from pipeline.console import console
-from pipeline.workspace import writing
+from pipeline.geometry import IGNORE
+from pipeline.workspace import write_json, writing
+
+EXAMPLES, EXAMPLE_SIDE = 4, 192
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -35,38 +41,70 @@ class EarlyStopping(LightningEarlyStopping):
             trainer.should_stop = True
 
 
-class History(Callback):
-    """history.csv: one row an epoch; kept in the checkpoint, so a resumed fold has all of its rows."""
+class MovingAverage(WeightAveraging):
+    """Lightning's weight averaging with an exponential decay that is short at first: min(decay, (1 + n) / (10 + n)).
 
-    def __init__(self, path: Path) -> None:
-        self.path, self.rows, self.started = path, [], 0.0  # type: tuple[Path, list[dict[str, float]], float]
+    Lightning's EMAWeightAveraging has no such warm-up: with decay 0.999, after 240 steps 79 % of it is the weights of
+    the start. The formula is TensorFlow's ExponentialMovingAverage(num_updates).
+    """
+
+    def __init__(self, decay: float) -> None:
+        def average(mean: torch.Tensor, current: torch.Tensor, updates: torch.Tensor | int) -> torch.Tensor:
+            now = min(decay, (1 + int(updates)) / (10 + int(updates)))
+            return mean + (current - mean) * (1 - now)  # not lerp: BatchNorm counts its batches in whole numbers
+
+        super().__init__(avg_fn=average)
+
+
+class History(Callback):
+    """history.csv and .json: one row an epoch; kept in the checkpoint, so a resumed fold has all of its rows.
+
+    Besides, every held-out image's pixel counts of every epoch, from which any score of any epoch follows.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.started, self.trained = folder, 0.0, 0.0
+        self.rows: list[dict[str, Any]] = []
+        self.counts: list[np.ndarray] = []
 
     def state_dict(self) -> dict[str, Any]:
-        """The rows so far."""
-        return {"rows": self.rows}
+        """The rows and counts so far."""
+        return {"rows": self.rows, "counts": self.counts}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes up the rows of an interrupted run."""
-        self.rows = state_dict["rows"]
+        self.rows, self.counts = state_dict["rows"], state_dict["counts"]
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the epoch's clock."""
         self.started = time.perf_counter()
 
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """Notes how long training took so far, for images a second: validation is not part of it."""
+        self.trained = time.perf_counter() - self.started
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Adds the epoch's row and writes the file."""
-        values = {name: float(trainer.callback_metrics[name]) for name in ("train/loss", "valid/loss", "valid/score")}
-        rate, seconds = trainer.optimizers[0].param_groups[0]["lr"], time.perf_counter() - self.started
-        self.rows.append({"epoch": trainer.current_epoch, **values, "learning_rate": rate, "seconds": seconds})
-        with writing(self.path) as temporary:
+        """Adds the epoch's row and writes the files."""
+        names = ("train/loss", "train/dice", "valid/loss", "valid/dice", "valid/score", "learning_rate")
+        found = {name: float(value) for name, value in trainer.callback_metrics.items() if name in names}
+        row: dict[str, Any] = {"epoch": trainer.current_epoch}
+        row |= {name: found[name] for name in names if name in found}
+        if "valid/score" in found:
+            row["collapsed"] = pl_module.collapsed
+            self.counts.append(np.asarray(pl_module.epoch_counts))
+        row |= {"train_seconds": self.trained, "seconds": time.perf_counter() - self.started}
+        self.rows.append(row)
+        with writing(self.folder / "history.csv") as temporary:
             pd.DataFrame(self.rows).to_csv(temporary, index=False)
+        write_json(self.folder / "history.json", self.rows)
 
 
 class ShowProgress(Callback):
     """A bar over all folds and epochs, and a line an epoch with an upper bound of the time left."""
 
-    def __init__(self, history: History, bar: Progress, task: Any, fold: int, folds_left: int) -> None:
-        self.history, self.bar, self.task, self.fold, self.folds_left = history, bar, task, fold, folds_left
+    def __init__(self, history: History, bar: Progress, task: Any, title: str, trainings_left: int) -> None:
+        self.history, self.bar, self.task = history, bar, task
+        self.title, self.trainings_left = title, trainings_left
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Advances the bar by a share of an epoch."""
@@ -75,10 +113,77 @@ class ShowProgress(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prints the epoch's line."""
         row, last = self.history.rows[-1], trainer.max_epochs or 0
-        epochs = last - trainer.current_epoch - 1 + last * self.folds_left
-        best = " *" if row["valid/score"] >= max(other["valid/score"] for other in self.history.rows) else ""
+        epochs = last - trainer.current_epoch - 1 + last * self.trainings_left
+        valid = ""
+        if "valid/score" in row:
+            best = row["valid/score"] >= max(other["valid/score"] for other in self.history.rows)
+            valid = f"valid {row['valid/loss']:.4f}  score {row['valid/score']:.4f}{' *' if best else ''}  "
         console.print(
-            f"  fold {self.fold} epoch {trainer.current_epoch + 1}/{last}  loss {row['train/loss']:.4f}  "
-            f"valid {row['valid/loss']:.4f}  score {row['valid/score']:.4f}{best}  {row['seconds']:.1f} s, "
-            f"at most {epochs * row['seconds'] / 60:.0f} min left"
+            f"  {self.title} epoch {trainer.current_epoch + 1}/{last}  loss {row['train/loss']:.4f}  {valid}"
+            f"{row['seconds']:.1f} s, at most {epochs * row['seconds'] / 60:.0f} min left"
         )
+
+
+class Pictures(Callback):
+    """TensorBoard: the network's graph, and of each epoch's first held-out batch image, truth, probability, mask."""
+
+    def __init__(self, channels: int, largest_pixel: int) -> None:
+        self.channels, self.largest_pixel = channels, largest_pixel
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draws the graph, once and on the smallest image that every architecture takes."""
+        if trainer.current_epoch > 0:
+            return
+        network: Any = pl_module.network
+        pixels = torch.zeros((1, self.channels, 64, 64), dtype=torch.uint8, device=pl_module.device)
+        training = network.training
+        try:
+            with torch.no_grad(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # tracing warns of what is constant here
+                trainer.loggers[0].experiment.add_graph(_MaskOnly(network.eval()), pixels)  # type: ignore[attr-defined]
+        except Exception as error:  # tracing has its own limits; training has not
+            console.print(f"  [dim]TensorBoard: no graph of this network ({type(error).__name__})[/dim]")
+        finally:
+            network.train(training)
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
+    ) -> None:
+        """Writes the picture of the first batch."""
+        if batch_idx:
+            return
+        first = zip(*(part[:EXAMPLES] for part in (*batch, pl_module.example)), strict=True)
+        rows = [self._row(*one) for one in first]
+        picture = np.concatenate(rows)
+        trainer.loggers[0].experiment.add_image(  # type: ignore[attr-defined]
+            "valid/image_truth_probability_mask", picture, trainer.current_epoch, dataformats="HWC"
+        )
+
+    def _row(self, pixels: torch.Tensor, masks: torch.Tensor, logits: torch.Tensor) -> np.ndarray:
+        """Four pictures side by side (h, 4 w, 3) uint8."""
+        image = pixels[:3].permute(1, 2, 0).float().cpu().numpy() * (255 / self.largest_pixel)
+        if len(logits) > len(masks):  # class maps
+            scale = 255 / (len(logits) - 1)
+            chosen, confidence = logits.argmax(0), logits.softmax(0).max(0).values
+            planes = [masks[0].masked_fill(masks[0] == IGNORE, 0) * scale, confidence * 255, chosen * scale]
+        else:
+            truth = ((masks == 1).any(0) * 1.0 + (masks == IGNORE).any(0) * 0.5).clamp(max=1)
+            probability = logits.sigmoid().max(0).values
+            planes = [truth * 255, probability * 255, (probability >= 0.5) * 255]
+        grey = [np.repeat(plane.float().cpu().numpy()[..., None], 3, 2) for plane in planes]
+        colour = image if image.shape[2] == 3 else np.repeat(image[..., :1], 3, 2)
+        row = np.concatenate([colour, *grey], 1).clip(0, 255).astype(np.uint8)
+        shrink = min(1.0, EXAMPLE_SIDE / max(colour.shape[:2]))
+        return cv2.resize(row, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA)
+
+
+class _MaskOnly(torch.nn.Module):
+    """A network whose output can be traced: one tensor."""
+
+    def __init__(self, network: torch.nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Returns the logits of the masks."""
+        return self.network(pixels).mask

@@ -19,8 +19,10 @@ class Geometry:
     size: tuple[int, int]
     """Rows × columns."""
     fit: Literal["stretch", "pad"]
-    """`stretch` resizes; `pad` centres the image and reflects its border."""
+    """`stretch` resizes; `pad` centres the image and adds a border."""
     channels: int
+    border: Literal["reflect", "constant"] = "reflect"
+    """pad: mirrored, or 0 and ignored."""
 
 
 def image_to_network(image: np.ndarray, geometry: Geometry) -> np.ndarray:
@@ -31,7 +33,7 @@ def image_to_network(image: np.ndarray, geometry: Geometry) -> np.ndarray:
     """
     image = _with_channels(image, geometry.channels)
     if geometry.fit == "pad":
-        fitted = cv2.copyMakeBorder(image, *_margins(image.shape[:2], geometry.size), cv2.BORDER_REFLECT_101)
+        fitted = with_border(image, _margins(image.shape[:2], geometry.size), geometry.border, 0)
     else:
         fitted = _resize(image, geometry.size)
     return fitted.reshape(*geometry.size, geometry.channels)
@@ -41,7 +43,7 @@ def mask_to_network(mask: np.ndarray, geometry: Geometry) -> np.ndarray:
     """Returns masks (C, h, w) uint8 of 0, 1 and 255 (ignored) at network size (C, H, W), same values."""
     if geometry.fit == "pad":
         margins = _margins(mask.shape[1:], geometry.size)
-        return np.stack([cv2.copyMakeBorder(plane, *margins, cv2.BORDER_REFLECT_101) for plane in mask])
+        return np.stack([with_border(plane, margins, geometry.border, IGNORE) for plane in mask])
     fitted = np.empty((len(mask), *geometry.size), np.uint8)
     for plane, target in zip(mask, fitted, strict=True):
         target[:] = _resize((plane == 1).astype(np.float32), geometry.size) >= 0.5
@@ -74,6 +76,20 @@ def to_native(values: np.ndarray, geometry: Geometry, shape: tuple[int, int]) ->
         top, _, left, _ = _margins(shape, geometry.size)
         return values[:, top : top + shape[0], left : left + shape[1]]
     return np.stack([cv2.resize(plane, shape[::-1], interpolation=cv2.INTER_LINEAR) for plane in values])
+
+
+def with_border(image: np.ndarray, margins: tuple[int, int, int, int], border: str, value: int) -> np.ndarray:
+    """Returns an image (h, w) or (h, w, C) with margins (top, bottom, left, right) that mirror it or hold `value`."""
+    kind = cv2.BORDER_REFLECT_101 if border == "reflect" else cv2.BORDER_CONSTANT
+    return cv2.copyMakeBorder(image, *margins, kind, value=[value] * 4)
+
+
+def box_of(shape: tuple[int, int], geometry: Geometry) -> tuple[int, int, int, int]:
+    """Returns where an image of this shape lies at network size: top, left, height, width."""
+    if geometry.fit == "stretch":
+        return 0, 0, *geometry.size
+    top, _, left, _ = _margins(shape, geometry.size)
+    return top, left, *shape
 
 
 def _with_channels(image: np.ndarray, channels: int) -> np.ndarray:

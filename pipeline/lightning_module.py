@@ -5,82 +5,222 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import LightningModule
-from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from pipeline import metrics
+from pipeline.errors import PipelineError
 from pipeline.geometry import IGNORE
-from pipeline.loader import derive_seed
+from pipeline.loader import Batch
 from pipeline.losses import WeightedLoss
-from pipeline.metrics import METRICS, confusion, pooled_score
+from pipeline.models import Output, encoder_of, encoder_parameters
+from pipeline.optimization import Schedule, build_optimizer
+from pipeline.sampling import derive_seed
 from pipeline.tiles import predict_tiled
-from pipeline.workspace import Run
+from pipeline.workspace import Member, Run
+
+FINAL = 10**6
+"""Stands for the fold of the final model, which has none, where a random draw is derived."""
 
 
 class SegmentationModule(LightningModule):
-    """Trains a network on (pixels, masks) batches; logs train/loss, valid/loss and valid/score.
+    """Trains a network on batches; logs loss and Dice of both sets, the competition's score, and the learning rate.
 
     valid/score is the competition's metric at the size of the pixel arrays, untuned (threshold 0.5, or the most
     probable class): good enough to choose an epoch by. The score that counts is computed by `tune`, at native size.
     """
 
-    def __init__(self, network: torch.nn.Module, run: Run, fold: int) -> None:
+    def __init__(
+        self, network: torch.nn.Module, run: Run, member: Member, ids: tuple[list[str], list[str]],
+        curve: list[float] | None = None,
+    ) -> None:  # fmt: skip
+        """Takes the ids of the training and of the test table, for messages, and the learning rates to replay."""
         super().__init__()
         self.network = network
         self.recipe, self.competition, self.never = run.recipe, run.competition, list(run.never)
-        self.loss = WeightedLoss(run.recipe.loss, run.competition.kind)
-        self.fold = fold
+        self.loss = WeightedLoss(run.recipe.loss, run.competition.kind, run.recipe.model.presence)
+        self.member, self.ids, self.curve = member, ids, curve
+        self.seed = derive_seed(member.seed, FINAL if member.fold is None else member.fold)
+        self.schedule: Schedule | None = None
+        self.schedule_state: dict[str, Any] | None = None
+        self.train_counts: list[torch.Tensor] = []
         self.counts: list[np.ndarray] = []
+        self.shares: list[tuple[bool, bool]] = []
+        self.epoch_counts, self.collapsed = np.zeros((0,), np.int32), ""
+        self.example: torch.Tensor | None = None
+        """Logits of the epoch's first held-out batch."""
+
+    # --- training ---
+
+    def configure_optimizers(self) -> Any:
+        """Returns the optimiser; the schedule is stepped by this module, so that it is exact when resumed."""
+        settings, epochs = self.recipe.train, self.trainer.max_epochs or 1
+        optimizer = build_optimizer(settings, *split_parameters(self.network))
+        steps = int(self.trainer.estimated_stepping_batches) // epochs
+        self.schedule = Schedule(settings.schedule, optimizer, epochs, steps, settings.snapshots, self.curve)
+        return optimizer
+
+    def on_train_start(self) -> None:
+        """Takes up the schedule of an interrupted run."""
+        if self.schedule_state and self.schedule:
+            self.schedule.load_state_dict(self.schedule_state)
 
     def on_train_epoch_start(self) -> None:
-        """Seeds whatever the network itself draws (dropout), so that a resumed epoch repeats it."""
-        torch.manual_seed(derive_seed(self.recipe.train.seed, self.fold, self.current_epoch))
+        """Seeds what the network itself draws (dropout), so that a resumed epoch repeats it; freezes the encoder."""
+        fold = FINAL if self.member.fold is None else self.member.fold
+        torch.manual_seed(derive_seed(self.member.seed, fold, self.current_epoch))
+        encoder, frozen = encoder_of(self.network), self.current_epoch < self.recipe.train.freeze_encoder
+        if encoder and self.recipe.train.freeze_encoder:
+            encoder.requires_grad_(not frozen).train(not frozen)
 
-    def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], index: int) -> torch.Tensor:
-        """Returns the loss of a batch."""
-        loss = self.loss(self.network(batch[0]), self._without_ignored(batch[1]))
-        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(batch[0]))
+    def training_step(self, batch: Batch, index: int) -> torch.Tensor:
+        """Returns the loss of a batch.
+
+        Raises:
+            PipelineError: it is no number.
+        """
+        output, masks = self.network(batch.pixels), self._without_ignored(batch.masks)
+        loss = self._weighted(output, masks, batch)
+        if not torch.isfinite(loss):
+            self._stop(loss, batch, index)
+        size = len(batch.pixels)
+        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=size)
+        self.log("learning_rate", self._learning_rate(), on_step=False, on_epoch=True, batch_size=size)
+        self.train_counts.append(self._overlaps(output.mask.detach(), masks).sum(0))
         return loss
+
+    def optimizer_step(self, *arguments: Any, **options: Any) -> None:
+        """Steps the schedule after the optimiser."""
+        super().optimizer_step(*arguments, **options)
+        if self.schedule:
+            self.schedule.step_batch()
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, index: int) -> None:
+        """Logs the Dice of all training pixels of the epoch, as the network saw them."""
+        if index == self.trainer.num_training_batches - 1:
+            counts = torch.stack(self.train_counts).sum(0).cpu().numpy()
+            self.log("train/dice", _pooled_dice(counts, self.competition), on_step=False, on_epoch=True)
+            self.train_counts.clear()
+
+    def on_train_epoch_end(self) -> None:
+        """Steps the schedule before the checkpoint is written."""
+        metrics_now = self.trainer.callback_metrics
+        if self.schedule:
+            found = [float(metrics_now.get(name, torch.nan)) for name in ("valid/loss", "valid/score")]
+            self.schedule.step_epoch(*found)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds the schedule, for a resumed run."""
+        checkpoint["schedule"] = self.schedule.state_dict() if self.schedule else None
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keeps the schedule until the optimiser is there."""
+        self.schedule_state = checkpoint["schedule"]
+
+    # --- validation ---
 
     def validation_step(self, batch: tuple[torch.Tensor, torch.Tensor], index: int) -> None:
         """Adds a batch's loss and pixel counts."""
         pixels, masks = batch
-        logits = predict_tiled(self.network, pixels, self.recipe.image.size, self.recipe.predict.overlap)
-        self.log("valid/loss", self.loss(logits, self._without_ignored(masks)), batch_size=len(pixels))
+        output = predict_tiled(self.network, pixels, self.recipe.image.size, self.recipe.predict.overlap)
+        self.example = output.mask if index == 0 else self.example
+        self.log("valid/loss", self.loss(output, self._without_ignored(masks)), batch_size=len(pixels))
         if self.competition.kind == "multiclass":
-            logits[:, self.never] = -torch.inf
-            labels, truth = logits.argmax(1).byte().cpu().numpy(), masks[:, 0].cpu().numpy()
-            self.counts.append(confusion(labels, truth, len(self.competition.classes)))
-            return
-        positive, true, valid = logits > 0, masks == 1, masks != IGNORE
-        planes = [(positive & true), (positive & valid), true]
-        self.counts.append(torch.stack([plane.sum((2, 3)) for plane in planes]).cpu().numpy())
+            output.mask[:, self.never] = -torch.inf
+        self.counts.append(self._overlaps(output.mask, masks).cpu().numpy().astype(np.int32))
+        self.shares.append(_empty_and_full(output.mask, masks))
 
     def on_validation_epoch_end(self) -> None:
-        """Logs the metric over the whole fold."""
+        """Logs the metric over the whole fold, and keeps every image's counts."""
+        self.epoch_counts, counts = np.concatenate(self.counts), np.concatenate(self.counts).astype(np.int64)
         if self.competition.kind == "multiclass":
-            score = pooled_score(self.competition)(np.sum(self.counts, axis=0))
+            total = counts.sum(0)
+            score, dice = float(metrics.pooled_score(self.competition)(total)), _pooled_dice(total, self.competition)
         else:
-            score = METRICS[self.competition.metric](*np.concatenate(self.counts, axis=1)).mean()
+            planes = counts.swapaxes(0, 1)
+            score = float(metrics.METRICS[self.competition.metric](*planes).mean())
+            dice = float(metrics.dice(*planes).mean())
+        empty, full = (all(flags) for flags in zip(*self.shares, strict=True))
+        self.collapsed = "empty" if empty else "full" if full else ""
         self.counts.clear()
-        self.log("valid/score", float(score))
+        self.shares.clear()
+        self.log("valid/score", score)
+        self.log("valid/dice", dice)
+
+    def _overlaps(self, logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+        """Pixel counts of every image: (N, 3, C) intersection, predicted and true; or (N, C, C) confusion."""
+        valid = masks != IGNORE
+        if self.competition.kind == "multiclass":
+            classes = len(self.competition.classes)
+            bins = classes**2 + 1  # the last for ignored pixels
+            pairs = (masks[:, 0].long() * classes + logits.argmax(1)).masked_fill(~valid[:, 0], bins - 1)
+            pairs += bins * torch.arange(len(pairs), device=pairs.device).view(-1, 1, 1)
+            counts = torch.bincount(pairs.flatten(), minlength=bins * len(pairs)).view(-1, bins)
+            return counts[:, :-1].view(-1, classes, classes)
+        positive, true = logits > 0, (masks >= 0.5) & valid
+        planes = [positive & true, positive & valid, true]
+        return torch.stack([plane.sum((2, 3)) for plane in planes], 1)
+
+    # --- details ---
+
+    def _weighted(self, output: Output, masks: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """The loss; with labelled test images, the mean of theirs and the others', each by number and weight."""
+        other = batch.rows < 0
+        if not other.any():
+            return self.loss(output, masks)
+        total, share = masks.new_zeros((), dtype=torch.float32), 0.0
+        for which in (~other, other):
+            if which.any():
+                weight = float(batch.weights[which].sum())
+                total, share = total + weight * self.loss(_only(output, which), masks[which]), share + weight
+        return total / share
 
     def _without_ignored(self, masks: torch.Tensor) -> torch.Tensor:
         """Masks whose ignored class is marked as ignored pixels."""
         ignored = self.competition.ignored
         return masks if ignored is None else masks.masked_fill(masks == ignored, IGNORE)
 
-    def configure_optimizers(self) -> Any:
-        """Returns AdamW and the plateau schedule."""
-        settings = self.recipe.train
-        optimizer = torch.optim.AdamW(
-            self.network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+    def _learning_rate(self) -> float:
+        return self.schedule.learning_rate() if self.schedule else 0.0
+
+    def _stop(self, loss: torch.Tensor, batch: Batch, index: int) -> None:
+        train, test = self.ids
+        names = [train[row] if row >= 0 else test[-1 - row] for row in batch.rows.tolist()]
+        more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+        raise PipelineError(
+            f"{self.member.title}: the loss is {float(loss.detach())} in epoch {self.current_epoch + 1}, batch "
+            f"{index + 1}, at learning rate {self._learning_rate():.2e}, on the images {', '.join(names[:8])}{more}. "
+            "Try a smaller train.learning_rate, train.gradient_clip=1, a longer train.schedule.warm_up, or "
+            "train.precision=32."
         )
-        plateau = ReduceLROnPlateau(optimizer, factor=settings.plateau.factor, patience=settings.plateau.patience)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": plateau, "monitor": "valid/loss"}}
 
-    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
-        """Does nothing: Lightning calls it after the epoch's checkpoint is written; a resumed run would miss a step."""
 
-    def on_train_epoch_end(self) -> None:
-        """Steps the schedule before the checkpoint is written."""
-        scheduler: Any = self.lr_schedulers()
-        scheduler.step(self.trainer.callback_metrics["valid/loss"])
+def split_parameters(network: torch.nn.Module) -> tuple[list[torch.nn.Parameter], list[torch.nn.Parameter]]:
+    """Returns the encoder's parameters (none where there is no encoder), and the others."""
+    encoder = encoder_parameters(network)
+    inside = {id(parameter) for parameter in encoder}
+    return encoder, [parameter for parameter in network.parameters() if id(parameter) not in inside]
+
+
+def _only(output: Output, which: torch.Tensor) -> Output:
+    presence = None if output.presence is None else output.presence[which]
+    return Output(output.mask[which], presence, tuple(one[which] for one in output.deep))
+
+
+def _pooled_dice(counts: np.ndarray, competition: Any) -> float:
+    """The mean over classes of the Dice of all pixels, from counts (3, C) or a confusion matrix (C, C)."""
+    if competition.kind == "multiclass":
+        counted = metrics.without_ignored(counts, competition.ignored)
+        planes = np.diagonal(counted), counted.sum(0), counted.sum(1)
+        kept = [number for number in range(len(counts)) if number != competition.ignored]
+        return float(metrics.dice(*planes)[kept].mean())
+    return float(metrics.dice(*counts).mean())
+
+
+def _empty_and_full(logits: torch.Tensor, masks: torch.Tensor) -> tuple[bool, bool]:
+    """Whether nothing is predicted, or everything as one and the same class, where pixels count and are not all so."""
+    valid = masks != IGNORE
+    if logits.shape[1] != masks.shape[1]:  # class maps
+        found = logits.argmax(1)[valid[:, 0]]
+        return False, bool(len(found) and (found == found[0]).all() and (masks[valid] != found[0]).any())
+    positive = logits > 0
+    empty = not bool((positive & valid).any()) and bool((masks == 1).any())
+    return empty, bool((positive | ~valid).all()) and bool((masks == 0).any())

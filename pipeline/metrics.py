@@ -80,7 +80,7 @@ def class_iou(confusion: np.ndarray, ignore_class: int | None = None) -> np.ndar
     Pixels whose truth is `ignore_class` are left out; elsewhere, a prediction of it is a miss of the true class. NaN
     where a class is neither true nor predicted, and for `ignore_class` itself.
     """
-    counted = _without_ignored(confusion, ignore_class)
+    counted = without_ignored(confusion, ignore_class)
     intersection = np.diagonal(counted, axis1=-2, axis2=-1)
     union = counted.sum(-1) + counted.sum(-2) - intersection
     scores = np.divide(intersection, union, out=np.full(union.shape, np.nan), where=union > 0)
@@ -104,7 +104,7 @@ def mean_iou(
     """
     scores = class_iou(confusion, ignore_class)
     if ignore_class is not None and ignored_prediction == "zero":
-        found = _without_ignored(confusion, ignore_class)[..., ignore_class].sum(-1) > 0
+        found = without_ignored(confusion, ignore_class)[..., ignore_class].sum(-1) > 0
         scores[..., ignore_class] = np.where(found, 0.0, np.nan)
     occurs = ~np.isnan(scores)
     return np.where(occurs, scores, 0.0).sum(-1) / np.maximum(occurs.sum(-1), 1)
@@ -115,8 +115,8 @@ def pooled_score(competition: Competition) -> Callable[[np.ndarray], np.ndarray]
     return partial(mean_iou, ignore_class=competition.ignored, ignored_prediction=competition.ignored_prediction)
 
 
-def _without_ignored(confusion: np.ndarray, ignore_class: int | None) -> np.ndarray:
-    """Confusion matrices (…, C, C) float64 without the pixels whose truth is `ignore_class`."""
+def without_ignored(confusion: np.ndarray, ignore_class: int | None) -> np.ndarray:
+    """Returns confusion matrices (…, C, C) float64 without the pixels whose truth is `ignore_class`."""
     counted = confusion.astype(np.float64)
     if ignore_class is not None:
         counted[..., ignore_class, :] = 0

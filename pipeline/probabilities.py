@@ -19,20 +19,34 @@ from pipeline.workspace import require_space, shown, writing
 
 
 def write_probabilities(
-    path: Path, shape: tuple[int, ...], dtype: np.dtype, batches: Iterator[np.ndarray], ids: list[str], advance: Any
+    path: Path,
+    shape: tuple[int, ...],
+    dtype: np.dtype,
+    batches: Iterator[tuple[np.ndarray, np.ndarray | None]],
+    ids: list[str],
+    classes: list[str],
+    advance: Any,
 ) -> None:
-    """Writes probabilities batch by batch into one array file, and the ids of its rows beside it."""
+    """Writes probabilities batch by batch into one array file, and the ids of its rows beside it.
+
+    A batch is (n, C, H, W), and (n, C) or None: how probable it is that a class occurs in the image, which is written
+    beside the ids as presence_<class>.
+    """
     require_space(path, math.prod(shape) * dtype.itemsize, f"probabilities of {shape[0]} images")
     with writing(path) as temporary:
         array = np.lib.format.open_memmap(temporary, mode="w+", dtype=dtype, shape=shape)
-        position = 0
-        for batch in batches:
+        position, presence = 0, []
+        for batch, present in batches:
             array[position : position + len(batch)] = batch
             position += len(batch)
+            presence += [] if present is None else [present]
             advance(len(batch))
         array.flush()
+    index = pd.DataFrame({"image_id": ids})
+    if presence:
+        index[[f"presence_{name}" for name in classes]] = np.concatenate(presence).round(5)
     with writing(path.with_suffix(".csv")) as temporary:
-        pd.DataFrame({"image_id": ids}).to_csv(temporary, index=False)
+        index.to_csv(temporary, index=False)
 
 
 def read_probabilities(path: Path) -> tuple[np.ndarray, list[str]]:

@@ -6,6 +6,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from pipeline.settings import Settings, find_yaml, merge, override, read_yaml, validate
+from pipeline.train_settings import LossSettings, ModelSettings, TrainSettings
 
 FOLDER = Path(__file__).parent / "recipes"
 
@@ -19,15 +20,24 @@ class ImageSettings(Settings):
     """Rows × columns that images are stored at, where they are larger than what the network sees: training draws random
     crops of `size`, prediction blends overlapping tiles of it. null stores them at `size`."""
     fit: Literal["stretch", "pad"] = "stretch"
-    """`stretch` resizes; `pad` keeps the pixels and reflects the border around them."""
+    """`stretch` resizes; `pad` keeps the pixels and adds a border around them."""
+    border: Literal["reflect", "constant"] = "reflect"
+    """pad: the border mirrors the image, or is black and belongs to no loss."""
+    position: Literal["fixed", "random"] = "fixed"
+    """pad: the image in the middle, or, in training, anywhere."""
     channels: Literal[1, 3, 4] = 1
-    normalize: Literal["imagenet", "none"] = "imagenet"
-    """`imagenet` subtracts ImageNet's mean and divides by its standard deviation; `none` leaves pixels in [0, 1]."""
+    preprocess: list[dict[str, dict[str, Any]]] = []
+    """albumentations transforms that every image goes through, in training and prediction, e.g. CLAHE or Bilateral."""
+    normalize: Literal["imagenet", "unit", "dataset", "image"] = "imagenet"
+    """`imagenet` subtracts ImageNet's mean and divides by its standard deviation; `dataset` takes those of the fold's
+    training images, `image` those of each image; `unit` leaves pixels in [0, 1]."""
 
     @model_validator(mode="after")
     def _store_holds_size(self) -> "ImageSettings":
         if self.store and (self.store[0] < self.size[0] or self.store[1] < self.size[1]):
             raise ValueError(f"store {list(self.store)} must not be smaller than size {list(self.size)}")
+        if self.position == "random" and (self.fit != "pad" or self.store):
+            raise ValueError("image.position is random, which needs image.fit=pad and no image.store")
         return self
 
     @property
@@ -39,67 +49,6 @@ class ImageSettings(Settings):
     def stored(self) -> tuple[int, int]:
         """Rows × columns of the pixel arrays and of all predictions."""
         return self.store or self.size
-
-
-class ModelSettings(Settings):
-    """An architecture and an encoder of segmentation-models-pytorch, by name."""
-
-    architecture: str = "Unet"
-    encoder: str = "resnet34"
-    weights: str = "none"
-    """`imagenet`, `none` (from scratch), or a file: .safetensors or a PyTorch state dict of the encoder."""
-    options: dict[str, Any] = {}
-    """Further arguments of the architecture; each is checked against its signature."""
-
-
-class LossSettings(Settings):
-    """Weights of the summed losses; 0 leaves one out."""
-
-    cross_entropy: float = Field(1.0, ge=0)
-    """Of every pixel: binary (BCE) for binary and multilabel competitions, over the classes for multiclass ones."""
-    dice: float = Field(1.0, ge=0)
-
-    @model_validator(mode="after")
-    def _one_counts(self) -> "LossSettings":
-        if self.cross_entropy == 0 and self.dice == 0:
-            raise ValueError("at least one of cross_entropy and dice must be above 0")
-        return self
-
-
-class PlateauSettings(Settings):
-    """ReduceLROnPlateau on the validation loss."""
-
-    factor: float = Field(0.5, gt=0, lt=1)
-    patience: int = Field(3, ge=0)
-
-
-class TrainSettings(Settings):
-    """One model a fold, AdamW, early stopping."""
-
-    folds: list[int] | None = None
-    """Which folds to train; null trains all."""
-    exclude: str | None = None
-    """A CSV with a column image_id, e.g. a copy of suspects.csv: these images are left out of training besides the
-    dropped ones. A relative path starts at the folder that holds input/ and work/."""
-    epochs: int = Field(30, ge=1)
-    batch_size: int = Field(16, ge=1)
-    crops: int | None = Field(None, ge=1)
-    """How many random crops of every image an epoch holds, where `image.store` is larger than `image.size`; null: as
-    many as cover the image once."""
-    learning_rate: float = Field(1e-3, gt=0)
-    weight_decay: float = Field(1e-4, ge=0)
-    plateau: PlateauSettings = PlateauSettings()
-    early_stopping: int = Field(10, ge=1)
-    """Epochs without a better `monitor` after which a fold ends."""
-    monitor: Literal["score", "loss"] = "score"
-    """What early stopping and the best weights go by: the competition's metric at threshold 0.5, or the loss."""
-    gradient_clip: float = Field(0.0, ge=0)
-    """Largest gradient norm; 0 clips nothing."""
-    precision: Literal["auto", "32", "bf16", "16"] = "auto"
-    """`auto` takes what the device is fast at, and says why."""
-    workers: int | None = Field(None, ge=0)
-    """Loader processes; null: none on a CPU with few cores, as many as there are cores beside a GPU."""
-    seed: int = 0
 
 
 class PredictSettings(Settings):

@@ -69,10 +69,12 @@ def _describe(run: Run, found: list[State], todo: list[State]) -> str:
 def _unfinished(run: Run, todo: list[State]) -> list[str]:
     texts = []
     for state in todo:
-        if state.step.stage == "train" and state.step.fold is not None:
-            history = run.fold(state.step.fold) / "history.csv"
-            if (run.fold(state.step.fold) / "last.ckpt").exists() and history.exists():
-                texts.append(f"fold {state.step.fold} stopped after epoch {len(pd.read_csv(history))}")
+        if state.step.stage == "train":
+            history = state.step.manifest.with_name("history.csv")
+            if history.with_name("last.ckpt").exists() and history.exists():
+                texts.append(
+                    f"{state.step.title.removeprefix('train ')} stopped after epoch {len(pd.read_csv(history))}"
+                )
     return texts
 
 

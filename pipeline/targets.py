@@ -67,11 +67,11 @@ def restrict(made_from: dict[int, list[int]], available: np.ndarray, use: np.nda
     return {row: np.array(rows[:1] if use[row] == "relabel" else rows) for row, rows in left.items() if rows}
 
 
-def choose(fold: int, folds: pd.DataFrame, excluded: np.ndarray, made_from: dict[int, list[int]]) -> Chosen:
+def choose(fold: int | None, folds: pd.DataFrame, excluded: np.ndarray, made_from: dict[int, list[int]]) -> Chosen:
     """Returns what a fold trains on.
 
     Args:
-        fold: the held-out fold.
+        fold: the held-out fold; None holds nothing out.
         folds: the split in the order of the training table: fold and use.
         excluded: images to leave out besides the dropped ones (N,) bool.
         made_from: see `sources`.

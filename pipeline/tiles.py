@@ -5,6 +5,8 @@ from collections.abc import Callable
 
 import torch
 
+from pipeline.models import Output
+
 
 def starts(length: int, tile: int, overlap: float) -> list[int]:
     """Returns the first pixel of each tile along a side of `length` pixels, the first 0 and the last length - tile.
@@ -33,29 +35,35 @@ def window(tile: tuple[int, int], overlap: float) -> torch.Tensor:
 
 @torch.no_grad()
 def predict_tiled(
-    network: Callable[[torch.Tensor], torch.Tensor], pixels: torch.Tensor, size: tuple[int, int], overlap: float
-) -> torch.Tensor:
-    """Returns logits (N, classes, H, W) float32 of pixels (N, C, H, W), without gradients.
+    network: Callable[[torch.Tensor], Output], pixels: torch.Tensor, size: tuple[int, int], overlap: float
+) -> Output:
+    """Returns logits of the masks (N, classes, H, W) and of presence (N, classes), float32, of pixels (N, C, H, W).
 
     The network sees tiles of at most `size`, rows × columns, and never more than N at once; a side that is not longer
-    than the tile is seen whole. Where tiles overlap, the logits are their weighted mean.
+    than the tile is seen whole. Where tiles overlap, the logits are their weighted mean; a class is as present in an
+    image as in the tile where it is most. Without gradients.
     """
     height, width = pixels.shape[2:]
     tile = min(height, size[0]), min(width, size[1])
     if tile == (height, width):
-        return network(pixels).float()
+        output = network(pixels)
+        return Output(output.mask.float(), None if output.presence is None else output.presence.float())
     weight = window(tile, overlap).to(pixels.device)
-    sums, weights = None, torch.zeros((height, width), device=pixels.device)
+    sums, presence, weights = None, None, torch.zeros((height, width), device=pixels.device)
     for top in starts(height, tile[0], overlap):
         for left in starts(width, tile[1], overlap):
             rows, columns = slice(top, top + tile[0]), slice(left, left + tile[1])
-            logits = network(pixels[:, :, rows, columns]).float()
+            output = network(pixels[:, :, rows, columns])
+            logits = output.mask.float()
+            if output.presence is not None:
+                found = output.presence.float()
+                presence = found if presence is None else torch.maximum(presence, found)
             if sums is None:
                 sums = logits.new_zeros((*logits.shape[:2], height, width))
             sums[:, :, rows, columns] += logits * weight
             weights[rows, columns] += weight
     assert sums is not None  # there is always a first tile
-    return sums.div_(weights)
+    return Output(sums.div_(weights), presence)
 
 
 def _falloff(length: int, overlap: float) -> torch.Tensor:

@@ -43,6 +43,20 @@ def shown(path: Path) -> str:
 
 
 @dataclass(frozen=True)
+class Member:
+    """One training: a fold held out, or none (the final model on all images), with one seed."""
+
+    fold: int | None
+    seed: int
+
+    @property
+    def title(self) -> str:
+        """What messages call it."""
+        seed = f" seed {self.seed}" if self.seed else ""
+        return ("final" if self.fold is None else f"fold {self.fold}") + seed
+
+
+@dataclass(frozen=True)
 class Run:
     """A recipe under a run name, and the place of everything it reads and writes."""
 
@@ -106,15 +120,34 @@ class Run:
         """Pixel arrays at network size, shared by all recipes with the same geometry."""
         image = self.recipe.image
         colour, (rows, columns) = {1: "grey", 3: "rgb", 4: "four"}[image.channels], image.stored
-        return self.competition_folder / f"pixels_{rows}x{columns}_{image.fit}_{colour}"
+        border = "-constant" if image.fit == "pad" and image.border == "constant" else ""
+        return self.competition_folder / f"pixels_{rows}x{columns}_{image.fit}{border}_{colour}"
 
-    def fold(self, number: int) -> Path:
-        """Weights and history of one fold."""
-        return self.folder / f"fold_{number}"
+    def fold(self, number: int | None, seed: int | None = None) -> Path:
+        """Weights and history of one fold (None: of the final model), by default with the first seed."""
+        suffix = "" if seed in (None, self.recipe.train.seeds[0]) else f"_seed_{seed}"
+        return self.folder / (("final" if number is None else f"fold_{number}") + suffix)
 
-    def predictions(self, subset: Literal["oof", "test"], fold: int) -> Path:
-        """Probabilities (N, C, H, W) of one fold; the row order is in the .csv of the same name."""
-        return self.folder / "predictions" / f"{subset}_fold_{fold}.npy"
+    def weights(self, member: Member) -> tuple[Path, ...]:
+        """The weights that one training leaves: several with snapshots."""
+        train, folder = self.recipe.train, self.fold(member.fold, member.seed)
+        if member.fold is None:
+            return (folder / "last.safetensors",)
+        if train.snapshots > 1:
+            return tuple(folder / f"snapshot_{number}.safetensors" for number in range(1, train.snapshots + 1))
+        return (folder / f"{train.keep}.safetensors",)
+
+    def members(self, fold: int | None) -> list[Member]:
+        """Returns the trainings of a fold (None: the final ones), whose predictions are averaged."""
+        return [Member(fold, seed) for seed in self.recipe.train.seeds]
+
+    def predictions(self, subset: Literal["oof", "test"], fold: int | None) -> Path:
+        """Probabilities (N, C, H, W) of one fold (None: of the final model); the row order is in the .csv beside it."""
+        return self.folder / "predictions" / (f"{subset}_final.npy" if fold is None else f"{subset}_fold_{fold}.npy")
+
+    def test_folds(self) -> list[int | None]:
+        """Returns the folds whose test predictions are averaged: all that are trained, or the final model alone."""
+        return [None] if self.recipe.train.final else list(self.trained_folds())
 
     @property
     def postprocess(self) -> Path:
@@ -163,6 +196,12 @@ class Run:
             )
         return tuple(sorted(set(numbers)))  # type: ignore[arg-type]
 
+    @property
+    def remark(self) -> str:
+        """What must be said beside every score."""
+        final = "the submission is by a final model on all images, which has no out-of-fold score: these are the folds'"
+        return "; ".join(filter(None, [self.competition.remark, final if self.recipe.train.final else ""]))
+
     def trained_folds(self) -> list[int]:
         """Returns the numbers of the folds this run trains."""
         count = self.split.folds
@@ -186,6 +225,7 @@ def open_run(recipe: str, quick: bool = False, name: str | None = None, assignme
     if reason and weights != "none":
         raise PipelineError(f"model.weights is {weights}, but {reason}: set model.weights=none.")
     _ = run.never  # an unknown class shows now
+    loaded.loss.terms(run.competition.kind, loaded.model.presence)
     return run
 
 
@@ -257,6 +297,7 @@ class Step:
     outputs: tuple[Path, ...]
     settings: dict[str, Any]
     fold: int | None = None
+    seed: int = 0
 
 
 @dataclass(frozen=True)

@@ -415,8 +415,8 @@ def test_group_column(tiny: Tiny) -> None:
     [
         ({"trian": {}}, ["unknown key `trian`; did you mean `train`?", "Known here: name, competition"]),
         ({"train": {"epoch": 3}}, ["unknown key `train.epoch`; did you mean `epochs`?", "batch_size"]),
-        ({"train": {"plateau": {"factr": 1}}}, ["unknown key `train.plateau.factr`; did you mean `factor`?"]),
-        ({"loss": {"zzzzzz": 1}}, ["unknown key `loss.zzzzzz`. Known here: cross_entropy, dice"]),
+        ({"train": {"schedule": {"factr": 1}}}, ["unknown key `train.schedule.factr`; did you mean `factor`?"]),
+        ({"loss": {"zzzzzz": 1}}, ["unknown key `loss.zzzzzz`. Known here: bce, cross_entropy, dice"]),
         ({"quick": {"train": {"epoch": 1}}}, ["with --quick: unknown key `train.epoch`; did you mean `epochs`?"]),
         ({"quick": 3}, ["`quick` is 3: input should be a valid dictionary."]),
         ({"train": {"epochs": "many"}}, ["`train.epochs` is 'many': input should be a valid integer"]),

@@ -24,7 +24,7 @@ model: {architecture: Unet, encoder: resnet18, weights: none}
 augment:
   - HorizontalFlip: {p: 0.5}
   - RandomBrightnessContrast: {p: 0.5}
-train: {folds: [0, 1], epochs: 4, batch_size: 8, plateau: {factor: 0.5, patience: 0}, early_stopping: 2}
+train: {folds: [0, 1], epochs: 4, batch_size: 8, schedule: {name: plateau, patience: 0}, early_stopping: 2}
 predict: {tta: [hflip]}
 """
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import TRAIN_IDS, Tiny
 
-from pipeline import stages
+from pipeline import fit, stages
 from pipeline.augment import Augmentation
 from pipeline.errors import PipelineError
 from pipeline.geometry import IGNORE
@@ -142,19 +142,19 @@ def test_the_mean_of_masks_by_hand() -> None:
 def test_each_image_gets_its_target(pixels: Path) -> None:
     masks, found = np.load(pixels / "train_masks.npy"), dataset(pixels, TARGETS)
     for index, expected in enumerate([masks[0], masks[4], mean_mask(masks[[2, 3, 5]])]):
-        image, target = found[(0, index)]
+        image, target, *_ = found[(0, index)]
         assert target.dtype == torch.float32
         np.testing.assert_array_equal(target, expected.astype(np.float32))
         np.testing.assert_array_equal(image, np.load(pixels / "train_images.npy")[index].transpose(2, 0, 1))
     (batch,) = train_loader(found, 3, 0)  # of one type, though one mask of three is a mean
-    assert batch[1].shape == (3, 2, 12, 16)
+    assert batch.masks.shape == (3, 2, 12, 16)
 
 
 @pytest.mark.parametrize("targets", [None, {}, {1: np.array([4])}])
 def test_without_means_masks_stay_bytes(pixels: Path, targets: dict[int, np.ndarray] | None) -> None:
     masks, found = np.load(pixels / "train_masks.npy"), dataset(pixels, targets)
-    assert found[(0, 1)][1].dtype == torch.uint8
-    np.testing.assert_array_equal(found[(0, 1)][1], masks[4 if targets else 1])
+    assert found[(0, 1)].masks.dtype == torch.uint8
+    np.testing.assert_array_equal(found[(0, 1)].masks, masks[4 if targets else 1])
 
 
 def test_the_crop_is_that_of_the_image(pixels: Path) -> None:
@@ -164,7 +164,7 @@ def test_the_crop_is_that_of_the_image(pixels: Path) -> None:
     found, places = dataset(pixels, TARGETS, crop=(5, 7), crops=2), set()
     for epoch in range(6):
         for position in (2, 5):
-            image, target = found[(epoch, position)]
+            image, target, *_ = found[(epoch, position)]
             np.testing.assert_array_equal(target, whole[:, image[0].numpy().ravel()].reshape(2, 5, 7))
             places.add(int(image[0, 0, 0]))
     assert len(places) > 5
@@ -189,29 +189,33 @@ def test_augmentation_mixes_no_values(name: str) -> None:
 # --- losses ----------------------------------------------------------------------------------------------------------
 
 
+def loss_of(logits: torch.Tensor, target: torch.Tensor, **settings: Any) -> float:
+    output: Any = SimpleNamespace(mask=logits, presence=None, deep=())
+    return float(WeightedLoss(LossSettings(**settings))(output, target))
+
+
 def test_losses_of_a_mean_by_hand() -> None:
     logits, target = torch.tensor([[[[0.5, -1.0, 2.0]]]]), torch.tensor([[[[0.25, 1.0, 255.0]]]])
     p, t = np.array([1 / (1 + np.exp(-0.5)), 1 / (1 + np.exp(1.0))]), np.array([0.25, 1.0])
     entropy = (-t * np.log(p) - (1 - t) * np.log(1 - p)).mean()
-    assert float(WeightedLoss(LossSettings(dice=0))(logits, target)) == pytest.approx(entropy, rel=1e-6)
+    assert loss_of(logits, target, bce=1) == pytest.approx(entropy, rel=1e-6)
     total = p.sum() + t.sum()
     dice = (total - abs(p - t).sum()) / total  # 2·|A∩B| is |A| + |B| - |A - B|, as for masks
-    loss = WeightedLoss(LossSettings(cross_entropy=0))
-    assert float(loss(logits, target)) == pytest.approx(1 - dice, rel=1e-6)
+    assert loss_of(logits, target, dice=1) == pytest.approx(1 - dice, rel=1e-6)
     changed = torch.where(target == IGNORE, -9, logits)
-    assert float(loss(changed, target)) == float(loss(logits, target))
+    assert loss_of(changed, target, dice=1) == loss_of(logits, target, dice=1)
 
 
-@pytest.mark.parametrize("settings", [{"dice": 0}, {"cross_entropy": 0}, {}])
+@pytest.mark.parametrize("settings", [{"bce": 1}, {"dice": 1}, {}])
 def test_losses_are_least_at_the_mean(settings: dict[str, float]) -> None:
     target = torch.tensor([[[[0.25, 0.5, 0.75, 1.0, 0.0]]]])
-    loss = WeightedLoss(LossSettings(**settings))
-    at_mean = loss(torch.logit(target, 1e-6), target)
+    at_mean = loss_of(torch.logit(target, 1e-6), target, **settings)
     for step in torch.eye(5).reshape(5, 1, 1, 1, 5) * 0.2:
         for other in ((target + step).clamp(0, 1), (target - step).clamp(0, 1)):
-            assert loss(torch.logit(other, 1e-6), target) >= at_mean
+            assert loss_of(torch.logit(other, 1e-6), target, **settings) >= at_mean
     same = target.round()
-    assert torch.equal(loss(torch.ones_like(same), same), loss(torch.ones_like(same), same.to(torch.uint8)))
+    ones = torch.ones_like(same)
+    assert loss_of(ones, same, **settings) == loss_of(ones, same.to(torch.uint8), **settings)
 
 
 # --- the stage -------------------------------------------------------------------------------------------------------
@@ -248,7 +252,7 @@ def names(rows: np.ndarray) -> list[str]:
 
 
 def test_a_fold_trains(prepared: Tiny, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-    listed, build = prepared.root / "folds" / "wrong.csv", train._loaders
+    listed, build = prepared.root / "folds" / "wrong.csv", fit._loaders
     listed.write_text("reason,image_id\nx,a09\ny,a02\n")
     prepared.recipe["train"]["exclude"] = "folds/wrong.csv"
     prepared.save()
@@ -258,7 +262,7 @@ def test_a_fold_trains(prepared: Tiny, monkeypatch: pytest.MonkeyPatch, capsys: 
         seen.extend(build(*arguments))
         return seen
 
-    monkeypatch.setattr(train, "_loaders", loaders)
+    monkeypatch.setattr(fit, "_loaders", loaders)
     before = (prepared.root / "folds" / "tiny.csv").read_bytes()
     run = prepared.run("train", "predict")
     learnt, held_out = (loader.dataset for loader in seen)

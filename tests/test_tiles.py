@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from pipeline.augment import Augmentation
 from pipeline.loader import TrainDataset, train_loader
-from pipeline.models import SegmentationNetwork
+from pipeline.models import Output, SegmentationNetwork
 from pipeline.recipe import ImageSettings
 from pipeline.tiles import predict_tiled, starts, window
 
@@ -43,6 +43,13 @@ def convolutions(kernel: int, layers: int, channels: int = 1, classes: int = 1) 
 
 def noise(*shape: int) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(1))
+
+
+def tiled(network: Network, pixels: torch.Tensor, size: tuple[int, int], overlap: float) -> torch.Tensor:
+    """The mask logits of a network that gives nothing else."""
+    found = predict_tiled(lambda tile: Output(network(tile)), pixels, size, overlap)
+    assert (found.presence, found.deep) == (None, ())
+    return found.mask
 
 
 class Witness:
@@ -118,7 +125,7 @@ def test_weight_falls_to_nearly_nothing_over_the_overlap() -> None:
 @pytest.mark.parametrize("overlap", [0, 0.25, 0.6])
 def test_a_pointwise_network_gives_what_it_gives_the_whole(overlap: float) -> None:
     network, pixels = convolutions(1, 1, 1, 2), noise(1, 1, 1024, 1600)
-    found, expected = predict_tiled(network, pixels, (256, 320), overlap), network(pixels)
+    found, expected = tiled(network, pixels, (256, 320), overlap), network(pixels)
     assert (found.shape, found.dtype) == (expected.shape, torch.float32)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
     for border in (np.s_[..., 0, :], np.s_[..., -1, :], np.s_[..., 0], np.s_[..., -1]):
@@ -131,7 +138,7 @@ def test_a_pointwise_network_gives_what_it_gives_the_whole(overlap: float) -> No
 )
 def test_odd_sizes_and_sides_smaller_than_the_tile(shape: tuple[int, int], size: tuple[int, int]) -> None:
     witness, pixels = Witness(convolutions(1, 2, 3, 2)), noise(2, 3, *shape)
-    found = predict_tiled(witness, pixels, size, 0.25)
+    found = tiled(witness, pixels, size, 0.25)
     torch.testing.assert_close(found, witness.network(pixels), atol=1e-5, rtol=0)
     assert set(witness.shapes) == {(2, 3, min(shape[0], size[0]), min(shape[1], size[1]))}
     assert len(witness.shapes) == len(starts(shape[0], size[0], 0.25)) * len(starts(shape[1], size[1], 0.25)) > 1
@@ -140,7 +147,7 @@ def test_odd_sizes_and_sides_smaller_than_the_tile(shape: tuple[int, int], size:
 @pytest.mark.parametrize("shape", [(64, 96), (64, 50), (30, 96), (7, 5)])
 def test_an_image_that_is_not_larger_is_seen_once_and_whole(shape: tuple[int, int]) -> None:
     witness, pixels = Witness(lambda pixels: convolutions(3, 2)(pixels).to(torch.bfloat16)), noise(3, 1, *shape)
-    found = predict_tiled(witness, pixels, (64, 96), 0.25)
+    found = tiled(witness, pixels, (64, 96), 0.25)
     assert witness.shapes == [(3, 1, *shape)]
     assert found.dtype == torch.float32
     assert torch.equal(found, witness.network(pixels).float())
@@ -151,16 +158,16 @@ def test_seams_are_continuous() -> None:
         height, width = pixels.shape[2:]
         return (torch.linspace(-1, 1, height)[:, None] + torch.linspace(-1, 1, width)).expand(len(pixels), 1, -1, -1)
 
-    blended = predict_tiled(position, noise(1, 1, 300, 400), (96, 128), 0.25)[0, 0]
+    blended = tiled(position, noise(1, 1, 300, 400), (96, 128), 0.25)[0, 0]
     # a slope of sin² over 24 rows or 32 columns is nowhere steeper than π/2 of an even one, between values 2 apart
     assert blended.diff(dim=0).abs().max() < 2 * np.pi / 2 / 24 + 2 / 95
     assert blended.diff(dim=1).abs().max() < 2 * np.pi / 2 / 32 + 2 / 127
-    assert predict_tiled(position, noise(1, 1, 288, 384), (96, 128), 0)[0, 0].diff(dim=0).abs().max() == 2
+    assert tiled(position, noise(1, 1, 288, 384), (96, 128), 0)[0, 0].diff(dim=0).abs().max() == 2
 
 
 def test_far_from_tile_edges_a_real_network_gives_what_it_gives_the_whole() -> None:
     network, pixels, size, reach = convolutions(3, 3), noise(2, 1, 150, 211), (64, 80), 3
-    difference = (predict_tiled(network, pixels, size, 0.25) - network(pixels)).abs().amax((0, 1))
+    difference = (tiled(network, pixels, size, 0.25) - network(pixels)).abs().amax((0, 1))
     near = torch.zeros((150, 211), dtype=torch.bool)
     for axis, (length, tile) in enumerate(zip((150, 211), size, strict=True)):
         # the image's own edges do not count: there the network pads the whole as it pads the tile
@@ -174,16 +181,16 @@ def test_far_from_tile_edges_a_real_network_gives_what_it_gives_the_whole() -> N
 
 def test_images_of_a_batch_do_not_mix() -> None:
     network, pixels = convolutions(3, 2), noise(3, 1, 70, 90)
-    together = predict_tiled(network, pixels, (32, 32), 0.25)
+    together = tiled(network, pixels, (32, 32), 0.25)
     for alone, image in zip(together, pixels, strict=True):
-        torch.testing.assert_close(predict_tiled(network, image[None], (32, 32), 0.25)[0], alone, atol=1e-5, rtol=0)
+        torch.testing.assert_close(tiled(network, image[None], (32, 32), 0.25)[0], alone, atol=1e-5, rtol=0)
 
 
 def test_sums_are_float32_under_autocast() -> None:
     network, pixels = convolutions(1, 1), noise(1, 1, 100, 120)
     with torch.autocast("cpu", torch.bfloat16):
         whole = network(pixels)
-        found = predict_tiled(network, pixels, (32, 48), 0.5)
+        found = tiled(network, pixels, (32, 48), 0.5)
     assert (whole.dtype, found.dtype) == (torch.bfloat16, torch.float32)
     torch.testing.assert_close(found, whole.float(), atol=1e-6, rtol=1e-6)
 
@@ -191,12 +198,14 @@ def test_sums_are_float32_under_autocast() -> None:
 def test_raw_pixels_are_tiled_too() -> None:
     network = SegmentationNetwork(convolutions(1, 1, 3, 2), 3, "imagenet", 255)
     pixels = torch.randint(0, 256, (1, 3, 101, 77), dtype=torch.uint8)
-    torch.testing.assert_close(predict_tiled(network, pixels, (48, 50), 0.3), network(pixels), atol=1e-5, rtol=0)
+    found = predict_tiled(network, pixels, (48, 50), 0.3)
+    torch.testing.assert_close(found.mask, network(pixels).mask, atol=1e-5, rtol=0)
+    assert (found.presence, found.deep) == (None, ())
 
 
 def test_no_gradients_are_kept() -> None:
     network = convolutions(3, 1).requires_grad_()
-    assert not predict_tiled(network, noise(1, 1, 40, 40), (32, 32), 0.25).requires_grad
+    assert not tiled(network, noise(1, 1, 40, 40), (32, 32), 0.25).requires_grad
 
 
 def test_flipping_the_image_flips_the_logits() -> None:
@@ -205,8 +214,54 @@ def test_flipping_the_image_flips_the_logits() -> None:
 
     pixels = noise(1, 1, 64, 100)  # tiles at 0, 16, 32 and at 0, 17, 34, …, 68, as they are from the other end
     for axis in (2, 3):
-        flipped = predict_tiled(symmetric, pixels.flip(axis), (32, 32), 0.4).flip(axis)
-        torch.testing.assert_close(flipped, predict_tiled(symmetric, pixels, (32, 32), 0.4), atol=1e-5, rtol=0)
+        flipped = tiled(symmetric, pixels.flip(axis), (32, 32), 0.4).flip(axis)
+        torch.testing.assert_close(flipped, tiled(symmetric, pixels, (32, 32), 0.4), atol=1e-5, rtol=0)
+
+
+# --- presence --------------------------------------------------------------------------------------------------------
+
+
+def brightest(pixels: torch.Tensor) -> Output:
+    """Logits of presence are the brightest pixels; a training network's further outputs come along."""
+    return Output(pixels, pixels.amax((2, 3)), (pixels,))
+
+
+@pytest.mark.parametrize("size", [(31, 45), (97, 45), (31, 131), (97, 131), (200, 200)])
+@pytest.mark.parametrize("overlap", [0, 0.4])
+def test_presence_is_the_maximum_over_tiles(size: tuple[int, int], overlap: float) -> None:
+    pixels = noise(3, 2, 97, 131) - 10  # all far below 0
+    found = predict_tiled(brightest, pixels, size, overlap)
+    assert found.presence is not None
+    assert torch.equal(found.presence, pixels.amax((2, 3)))
+    assert (found.mask.shape, found.deep) == (pixels.shape, ())
+
+
+def test_each_tile_says_how_present_a_class_is() -> None:
+    def mean(pixels: torch.Tensor) -> Output:
+        return Output(pixels, pixels.mean((2, 3)))
+
+    pixels = torch.zeros(2, 2, 20, 30)
+    pixels[0, 0, 10:, 20:] = 1  # one of four tiles, and a whole tile
+    pixels[1, 1, :10, :] = -3
+    found = predict_tiled(mean, pixels, (10, 20), 0)
+    assert found.presence is not None
+    torch.testing.assert_close(found.presence, torch.tensor([[0.5, 0.0], [0.0, 0.0]]))
+    whole = predict_tiled(mean, pixels, (20, 30), 0)
+    assert whole.presence is not None
+    torch.testing.assert_close(whole.presence, pixels.mean((2, 3)))
+
+
+@pytest.mark.parametrize("size", [(16, 16), (40, 40)])
+def test_presence_is_float32_and_keeps_no_gradients(size: tuple[int, int]) -> None:
+    def half(pixels: torch.Tensor) -> Output:
+        return Output(*(one.to(torch.bfloat16) for one in brightest(pixels)[:2]))
+
+    pixels = noise(1, 2, 40, 40).requires_grad_()
+    found = predict_tiled(half, pixels, size, 0.25)
+    assert found.presence is not None
+    assert (found.mask.dtype, found.presence.dtype) == (torch.float32, torch.float32)
+    assert torch.equal(found.presence, pixels.amax((2, 3)).to(torch.bfloat16).float())
+    assert not found.mask.requires_grad and not found.presence.requires_grad
 
 
 # --- random crops ----------------------------------------------------------------------------------------------------
@@ -229,7 +284,7 @@ def cropped(
 
 def corner(dataset: TrainDataset, epoch: int, position: int) -> tuple[int, int]:
     """The row and column of the first pixel of a sample, after a look at all others."""
-    image, masks = dataset[(epoch, position)]
+    image, masks, *_ = dataset[(epoch, position)]
     row, column = divmod(int(image[0, 0, 0]), 16)
     expected = torch.arange(12 * 16).reshape(12, 16)[row : row + image.shape[1], column : column + image.shape[2]]
     for plane in (*image, *masks):
@@ -239,7 +294,7 @@ def corner(dataset: TrainDataset, epoch: int, position: int) -> tuple[int, int]:
 
 def test_crops_are_the_same_part_of_image_and_masks_and_reach_all_corners(folder: Path) -> None:
     dataset = cropped(folder, (7, 13))
-    image, masks = dataset[(0, 1)]
+    image, masks, *_ = dataset[(0, 1)]
     assert (image.shape, masks.shape) == ((3, 7, 13), (2, 7, 13))
     found = {corner(dataset, epoch, position) for epoch in range(100) for position in range(3)}
     assert found == {(row, column) for row in range(6) for column in range(4)}
@@ -260,13 +315,13 @@ def test_a_crop_belongs_to_seed_epoch_and_image(folder: Path) -> None:
 )
 def test_sides_that_are_not_larger_stay_whole(folder: Path, crop: tuple[int, int], shape: tuple[int, int]) -> None:
     for epoch in range(5):
-        assert cropped(folder, crop)[(epoch, 0)][0].shape[1:] == shape
+        assert cropped(folder, crop)[(epoch, 0)].pixels.shape[1:] == shape
         corner(cropped(folder, crop), epoch, 0)
 
 
 def test_crops_come_before_augmentation(folder: Path) -> None:
     flip = TrainDataset(folder, np.array([0, 2, 5]), Augmentation([{"HorizontalFlip": {"p": 1}}]), 4, (6, 7))
-    for flipped, plain in zip(flip[(1, 1)], cropped(folder, (6, 7))[(1, 1)], strict=True):
+    for flipped, plain in zip(flip[(1, 1)][:2], cropped(folder, (6, 7))[(1, 1)][:2], strict=True):
         assert torch.equal(flipped.flip(2), plain)
 
 
@@ -283,5 +338,5 @@ def test_several_crops_of_every_image_in_an_epoch(folder: Path) -> None:
 
 
 def test_crops_make_batches(folder: Path) -> None:
-    ((images, masks),) = list(train_loader(cropped(folder, (8, 10)), 3, 0))
-    assert (images.shape, masks.shape) == ((3, 3, 8, 10), (3, 2, 8, 10))
+    (batch,) = list(train_loader(cropped(folder, (8, 10)), 3, 0))
+    assert (batch.pixels.shape, batch.masks.shape) == ((3, 3, 8, 10), (3, 2, 8, 10))

@@ -53,7 +53,7 @@ def steps(run: Run) -> list[Step]:
     raw = reader_of(run.competition).raw_files(run.competition, run.input)
     settings = run.competition.model_dump(mode="json", exclude=NO_MATTER)
     arrays = tuple(run.pixels / f"{name}.npy" for name in ARRAYS)
-    geometry = run.recipe.image.model_dump(mode="json", exclude={"normalize", "size", "store"})
+    geometry = run.recipe.image.model_dump(mode="json", include={"fit", "border", "channels"})
     geometry["size"] = list(run.recipe.image.stored)
     manifest = run.competition_folder / "images.manifest.json"
     return [
@@ -65,7 +65,7 @@ def steps(run: Run) -> list[Step]:
 def geometry_of(run: Run) -> Geometry:
     """Returns how this run's recipe fits images to the network."""
     image = run.recipe.image
-    return Geometry(image.stored, image.fit, image.channels)
+    return Geometry(image.stored, image.fit, image.channels, image.border)
 
 
 def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:

@@ -10,6 +10,7 @@ writes  submissions/<run>.csv, and submissions/<run>.json: how it came about
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,8 +28,8 @@ from pipeline.workspace import Run, Step, shown
 
 def steps(run: Run) -> list[Step]:
     """Returns the one step of this stage."""
-    tests = [run.predictions("test", fold) for fold in run.trained_folds()]
-    folds = [run.fold(fold) / "fold.json" for fold in run.trained_folds()]
+    tests = [run.predictions("test", fold) for fold in run.test_folds()]
+    folds = list(_trainings(run).values())
     sample = [run.input / run.competition.sample_submission] if run.competition.sample_submission else []
     inputs = (run.postprocess, run.table, *tests, *(path.with_suffix(".csv") for path in tests), *folds, *sample)
     settings = run.competition.model_dump(mode="json", include={"submission", "rle", "classes", "values"})
@@ -44,7 +45,7 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
     """
     want = submission.expected(run.competition, run.input, run.table)
     images = table.read_table(run.table, "test").set_index("image_id", drop=False)
-    sources = [read_probabilities(run.predictions("test", fold)) for fold in run.trained_folds()]
+    sources = [read_probabilities(run.predictions("test", fold)) for fold in run.test_folds()]
     _check_ids(run, images.index.tolist(), [ids for _, ids in sources])
     result = workspace.read_json(run.postprocess)
     decision, geometry = decision_of(result), geometry_of(run)
@@ -70,8 +71,15 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
     yield from waiting
 
 
+def _trainings(run: Run) -> dict[str, Path]:
+    """The fold.json of every training, by its folder's name without `fold_`."""
+    folds = dict.fromkeys([*run.trained_folds(), *run.test_folds()])
+    folders = [run.fold(member.fold, member.seed) for fold in folds for member in run.members(fold)]
+    return {folder.name.removeprefix("fold_"): folder / "fold.json" for folder in folders}
+
+
 def _check_ids(run: Run, ids: list[str], indices: list[list[str]]) -> None:
-    for fold, index in zip(run.trained_folds(), indices, strict=True):
+    for fold, index in zip(run.test_folds(), indices, strict=True):
         if index != ids:
             raise PipelineError(
                 f"{shown(run.predictions('test', fold))} does not hold the test images of {shown(run.table)}; "
@@ -109,7 +117,7 @@ def _compare_with_training(test: dict[str, Any], result: dict[str, Any]) -> None
 
 
 def _record(run: Run, result: dict[str, Any], test: dict[str, Any], rows: int) -> dict[str, Any]:
-    folds = {str(fold): workspace.read_json(run.fold(fold) / "fold.json") for fold in run.trained_folds()}
+    folds = {name: workspace.read_json(path) for name, path in _trainings(run).items()}
     kept = ("best_epoch", "best_score", "epochs", "seconds", "weights", "compute", "sha256")
     return {
         "run": run.name,

@@ -43,7 +43,7 @@ def steps(run: Run) -> list[Step]:
     """Returns the one step of this stage, or none."""
     if not wanted(run.competition):
         return []
-    tests = [run.predictions("test", fold) for fold in run.trained_folds()]
+    tests = [run.predictions("test", fold) for fold in run.test_folds()]
     outputs = (run.folder / "test.json", run.folder / "test_scores.csv")
     settings = {"metric": run.competition.metric, "reading": run.competition.remark}
     inputs = (run.record, run.postprocess, run.table, *tests)
@@ -53,7 +53,7 @@ def steps(run: Run) -> list[Step]:
 def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
     """Scores every test image, writes the summary and the overlays, and adds a row to runs.csv."""
     images = table.read_table(run.table, "test")
-    sources = [read_probabilities(run.predictions("test", fold))[0] for fold in run.trained_folds()]
+    sources = [read_probabilities(run.predictions("test", fold))[0] for fold in run.test_folds()]
     decision, geometry = decision_of(workspace.read_json(run.postprocess)), geometry_of(run)
     read = reader_of(run.competition).opener(run.competition, run.input)
     folder = run.folder / "test_overlays"

@@ -1,58 +1,79 @@
-"""Trains one model a fold, with early stopping, and goes on where it was interrupted.
+"""Trains one model a fold and seed, with early stopping, and goes on where it was interrupted.
 
     python -m pipeline train RECIPE
 
 reads   folds/<competition>.csv, work/<competition>/pixels_…/train_{images,masks}.npy, the file of train.exclude; and
-        work/<competition>/outliers.csv where the folds file does not say all
-writes  work/<competition>/<run>/fold_<k>/best.safetensors, history.csv, fold.json, tensorboard/
+        work/<competition>/outliers.csv where the folds file does not say all, and what train.start_from and
+        train.pseudo name of another run
+writes  work/<competition>/<run>/fold_<k>/best.safetensors (last.safetensors, snapshot_<n>.safetensors), history.csv and
+        .json, epochs.npz (every held-out image's pixel counts after every epoch), fold.json, tensorboard/
         and, while the fold is unfinished, last.ckpt, best.ckpt, started.json
+        further seeds in fold_<k>_seed_<s>/, a final model on all images in final/
 
 Finished training is never thrown away unasked: other settings or other data stop with a sentence; other code is said.
 """
 
-import os
 import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import yaml
 
-from pipeline import workspace
+from pipeline import teachers, workspace
 from pipeline.competitions.files import read_table
 from pipeline.console import console, progress_bar
 from pipeline.errors import PipelineError
 from pipeline.folds import drop_list, leak_remark, read_folds, read_outliers
 from pipeline.targets import Chosen, choose, sources
-from pipeline.workspace import Reason, Run, Step, shown
-
-if TYPE_CHECKING:
-    from pipeline.device import Compute
+from pipeline.workspace import Member, Reason, Run, Step, shown
 
 PARTS = {"image", "model", "loss", "augment", "train"}
+ELSEWHERE = ("folds", "workers", "seeds", "final", "loggers")
+"""Settings of train that decide which models there are, or nothing about them."""
+SUMMARIES = ("fold.json", "history.json")
 
 
 def steps(run: Run) -> list[Step]:
-    """Returns one step a fold."""
+    """Returns one step a fold and seed, and one a seed for a final model."""
     settings = run.recipe.model_dump(mode="json", include=PARTS)
-    settings["train"] = {key: value for key, value in settings["train"].items() if key not in ("folds", "workers")}
+    settings["train"] = {key: value for key, value in settings["train"].items() if key not in ELSEWHERE}
     settings["metric"] = {
         key: getattr(run.competition, key) for key in ("metric", "ignore_class", "ignored_prediction")
     }
     settings["never"] = list(run.never)
-    weights = run.recipe.model.weights
-    files = [Path(weights).expanduser()] if weights not in ("none", "imagenet") else []
+    settings["overlap"] = run.recipe.predict.overlap
+    members = [member for fold in run.trained_folds() for member in run.members(fold)]
+    members += run.members(None) if run.recipe.train.final else []
+    return [_step(run, member, settings) for member in members]
+
+
+def _step(run: Run, member: Member, settings: dict[str, Any]) -> Step:
+    folder = run.fold(member.fold, member.seed)
+    files = [*_own_files(run), *drop_list(run), *teachers.label_files(run, member)]
+    if start := teachers.start_weights(run, member):
+        files.append(start)
+    if member.fold is None:
+        files += [run.fold(fold, member.seed) / name for fold in run.trained_folds() for name in SUMMARIES]
+    inputs = (run.folds, run.pixels / "train_images.npy", run.pixels / "train_masks.npy", *files)
+    settings = settings | {"seed": member.seed}
+    return Step(
+        "train", f"train {member.title}", folder / "manifest.json", inputs, run.weights(member), settings, member.fold,
+        member.seed,
+    )  # fmt: skip
+
+
+def _own_files(run: Run) -> list[Path]:
+    """Files of somebody's own that training reads: encoder weights, images to exclude, a network's module."""
+    weights, files = run.recipe.model.weights, []
+    if weights not in ("none", "imagenet"):
+        files.append(Path(weights).expanduser())
     if excluded := exclude_file(run):
         files.append(excluded)
-    inputs = (run.folds, run.pixels / "train_images.npy", run.pixels / "train_masks.npy", *files, *drop_list(run))
-    return [
-        Step("train", f"train fold {fold}", run.fold(fold) / "manifest.json", inputs,
-             (run.fold(fold) / "best.safetensors",), settings, fold)
-        for fold in run.trained_folds()
-    ]  # fmt: skip
+    module = workspace.root() / (run.recipe.model.architecture.partition(":")[0].replace(".", "/") + ".py")
+    return [*files, *([module] if ":" in run.recipe.model.architecture and module.exists() else [])]
 
 
 def keeps(run: Run, step: Step, reasons: list[Reason]) -> bool:
@@ -69,7 +90,7 @@ def guard(run: Run, waiting: list[Any], kinds: tuple[str, ...] = ("settings", "i
     for state in waiting:
         reasons = state.reasons
         if reasons[0].kind == "never":
-            reasons = workspace.stale(state.step, _started(run, state.step))
+            reasons = workspace.stale(state.step, _started(state.step))
         changed = [reason.text for reason in reasons if reason.kind in kinds]
         if changed:
             raise PipelineError(
@@ -89,26 +110,33 @@ def preflight(run: Run) -> None:
     _read_excluded(run)
     if run.competition.clean.contradictions.policy == "soft":
         _require_masks(run)
-    from pipeline import device, models, weights
-    from pipeline.augment import Augmentation
+    from pipeline import device, fit, models, optimization, weights
+    from pipeline.augment import Augmentation, Preprocess
+    from pipeline.lightning_module import split_parameters
+    from pipeline.losses import WeightedLoss
 
     device.choose(run.recipe.train.precision)
     source = weights.resolve(run.recipe.model)
     Augmentation(run.recipe.augment)
-    models.build(run.recipe.model, run.recipe.image.channels, len(run.competition.classes), source)
+    Preprocess(run.recipe.image.preprocess)
+    network = models.build(run.recipe.model, run.recipe.image.channels, len(run.competition.classes), source)
+    optimization.build_optimizer(run.recipe.train, *split_parameters(network))
+    WeightedLoss(run.recipe.loss, run.competition.kind, run.recipe.model.presence)
+    fit.more_loggers(run, run.folder)
 
 
 def execute(run: Run, waiting: list[Step], fresh: bool = False) -> Iterator[Step]:
-    """Trains the folds one after another; `fresh` starts them anew."""
-    from pipeline import device, weights
+    """Trains one member after another; `fresh` starts them anew."""
+    from pipeline import device, fit, weights
 
     # all before the first, so that a fault shows now and not after hours
-    chosen = {step.fold: rows_of(run, step.fold) for step in waiting if step.fold is not None}
-    for fold, rows in chosen.items():
-        console.print(f"  fold {fold}: {rows.note}")
+    chosen = {step.title: rows_of(run, step.fold) for step in waiting}
+    for title, rows in chosen.items():
+        console.print(f"  {title.removeprefix('train ')}: {rows.note}")
+    for step in waiting:
+        teachers.check_labels(run, teachers.label_files(run, Member(step.fold, step.seed)))
     if remark := leak_remark(run):
         console.print(f"  [yellow]{remark}: every score here flatters[/yellow]")
-    _silence_lightning()
     compute = device.choose(run.recipe.train.precision)
     console.print(f"  {compute.accelerator}, {compute.precision}, channels_last: {compute.reason}")
     source = weights.resolve(run.recipe.model)
@@ -120,18 +148,18 @@ def execute(run: Run, waiting: list[Step], fresh: bool = False) -> Iterator[Step
     with progress_bar() as bar:
         task = bar.add_task("train", total=len(waiting) * run.recipe.train.epochs)
         for index, step in enumerate(waiting):
-            assert step.fold is not None
-            folder, started = run.fold(step.fold), _started(run, step)
+            member, started = Member(step.fold, step.seed), _started(step)
             workspace.record(step, 0, started)
-            _train_fold(run, step.fold, chosen[step.fold], source, compute, (bar, task, len(waiting) - index - 1))
+            show = (bar, task, len(waiting) - index - 1)
+            fit.fit(run, member, chosen[step.title], source, compute, show)
             bar.update(task, completed=(index + 1) * run.recipe.train.epochs)
             yield step
-            for name in ("last.ckpt", "best.ckpt", started.name):
-                (folder / name).unlink(missing_ok=True)
+            for path in [*step.manifest.parent.glob("*.ckpt"), started]:
+                path.unlink(missing_ok=True)
 
 
-def rows_of(run: Run, fold: int) -> Chosen:
-    """Returns the images that a fold trains on and is held against, and what they learn.
+def rows_of(run: Run, fold: int | None) -> Chosen:
+    """Returns the images that a fold trains on and is held against, and what they learn; all of them without a fold.
 
     Raises:
         PipelineError: none of either, or a list of images to exclude or to train otherwise that does not fit.
@@ -145,7 +173,7 @@ def rows_of(run: Run, fold: int) -> Chosen:
             _require_masks(run)
         made_from = sources(read_outliers(run), folds["image_id"], use)
     chosen = choose(fold, folds, excluded, made_from)
-    if not len(chosen.train) or not len(chosen.valid):
+    if not len(chosen.train) or not (fold is None or len(chosen.valid)):
         also = f" and {run.recipe.train.exclude} (train.exclude)" if excluded.any() else ""
         raise PipelineError(
             f"{shown(run.folds)}{also}: fold {fold} has {chosen.note}; expected one image of each at least: list fewer "
@@ -174,23 +202,6 @@ def exclude_file(run: Run) -> Path | None:
             f"train.exclude is {name}, and there is no file {shown(path)}; expected a CSV with a column image_id."
         )
     return path
-
-
-def build_network(run: Run, source: Path | None) -> Any:
-    """Returns the recipe's network for this run's pixel arrays, its encoder started from `source`."""
-    from pipeline import models
-
-    image = run.recipe.image
-    dtype = np.load(run.pixels / "train_images.npy", mmap_mode="r").dtype
-    inner = models.build(run.recipe.model, image.channels, len(run.competition.classes), source)
-    return models.SegmentationNetwork(inner, image.channels, image.normalize, np.iinfo(dtype).max)
-
-
-def loader_workers(run: Run, compute: "Compute") -> int:
-    """Returns the recipe's number of loader processes; by default none on a CPU, which is busy with the network."""
-    if run.recipe.train.workers is not None:
-        return run.recipe.train.workers
-    return 0 if compute.accelerator == "cpu" else min(16, os.cpu_count() or 1)
 
 
 def _read_excluded(run: Run) -> pd.DataFrame | None:
@@ -226,124 +237,5 @@ def _require_masks(run: Run) -> None:
         )
 
 
-def _started(run: Run, step: Step) -> Path:
-    assert step.fold is not None
-    return run.fold(step.fold) / "started.json"
-
-
-def _train_fold(
-    run: Run, fold: int, chosen: Chosen, source: Path | None, compute: "Compute", show: tuple[Any, Any, int]
-) -> None:
-    import torch
-    from lightning.pytorch import Trainer
-    from lightning.pytorch.loggers import TensorBoardLogger
-
-    from pipeline import callbacks, loader
-    from pipeline.lightning_module import SegmentationModule
-
-    settings, folder = run.recipe.train, run.fold(fold)
-    torch.manual_seed(loader.derive_seed(settings.seed, fold))
-    network = build_network(run, source).to(memory_format=torch.channels_last)
-    module = SegmentationModule(network, run, fold)
-    history = callbacks.History(folder / "history.csv")
-    trainer = Trainer(
-        accelerator=compute.accelerator,
-        devices=1,
-        precision=compute.precision,
-        max_epochs=settings.epochs,
-        gradient_clip_val=settings.gradient_clip or None,
-        logger=TensorBoardLogger(folder, name="", version="tensorboard"),
-        plugins=[callbacks.AtomicCheckpointIO()],
-        callbacks=[history, callbacks.ShowProgress(history, *show[:2], fold, show[2]), *_checkpointing(run, folder)],
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        log_every_n_steps=10**9,
-    )
-    last = folder / "last.ckpt"
-    resumed = last if last.exists() else None
-    if resumed:
-        console.print(f"  fold {fold}: going on from {shown(last)}")
-    try:
-        trainer.fit(module, *_loaders(run, fold, chosen, compute), ckpt_path=resumed, weights_only=False)
-    except SystemExit:  # Lightning's answer to Ctrl-C
-        console.print("[bold]interrupted[/bold]: the same command goes on from the last finished epoch")
-        raise
-    _finish(run, fold, history.rows, source, compute, network)
-
-
-def _silence_lightning() -> None:
-    """Lightning's advice does not fit here (logging intervals, other products); its errors still come through."""
-    import logging
-    import warnings
-
-    import lightning.pytorch  # noqa: F401  (it sets its level when imported)
-
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="lightning")
-
-
-def _checkpointing(run: Run, folder: Path) -> list[Any]:
-    from lightning.pytorch.callbacks import ModelCheckpoint
-
-    from pipeline.callbacks import EarlyStopping
-
-    monitor, mode = ("valid/score", "max") if run.recipe.train.monitor == "score" else ("valid/loss", "min")
-    common: dict[str, Any] = {"dirpath": folder, "enable_version_counter": False}
-    return [
-        EarlyStopping(monitor, mode=mode, patience=run.recipe.train.early_stopping),
-        ModelCheckpoint(filename="best", monitor=monitor, mode=mode, save_weights_only=True, **common),
-        # every epoch, after everything else of that epoch: what a killed run goes on from
-        ModelCheckpoint(filename="last", save_on_train_epoch_end=True, **common),
-    ]
-
-
-def _loaders(run: Run, fold: int, chosen: Chosen, compute: "Compute") -> tuple[Any, Any]:
-    from pipeline import loader
-    from pipeline.augment import Augmentation
-
-    settings = run.recipe.train
-    workers, seed = loader_workers(run, compute), loader.derive_seed(settings.seed, fold)
-    augmentation, image = Augmentation(run.recipe.augment), run.recipe.image
-    crop, crops = (image.size, settings.crops or image.crops_to_cover) if image.store else (None, 1)
-    train = loader.TrainDataset(run.pixels, chosen.train, augmentation, seed, crop, crops, chosen.targets)
-    first = int(chosen.train[0])
-    rows, columns = image.size
-    augmentation.check(np.array(train.images[first, :rows, :columns]), np.array(train.masks[first, :, :rows, :columns]))
-    valid = loader.PlainDataset(run.pixels, "train", chosen.valid, with_masks=True)
-    batch_size = run.recipe.predict.batch_size
-    return loader.train_loader(train, settings.batch_size, workers), loader.plain_loader(valid, batch_size, workers)
-
-
-def _finish(
-    run: Run, fold: int, rows: list[dict[str, float]], source: Path | None, compute: "Compute", network: Any
-) -> None:
-    import torch
-    from safetensors.torch import save_file
-
-    from pipeline.models import parameter_count
-
-    folder, monitor = run.fold(fold), run.recipe.train.monitor
-    state = torch.load(folder / "best.ckpt", "cpu", weights_only=False)["state_dict"]
-    prefix = "network."
-    tensors = {key.removeprefix(prefix): value.contiguous() for key, value in state.items() if key.startswith(prefix)}
-    with workspace.writing(folder / "best.safetensors") as temporary:
-        save_file(tensors, temporary)
-    key, better = ("valid/score", max) if monitor == "score" else ("valid/loss", min)
-    best = better(rows, key=lambda row: row[key])
-    workspace.write_json(folder / "fold.json", {
-        "fold": fold,
-        "best_epoch": int(best["epoch"]),
-        "best_score": best["valid/score"],
-        "best_loss": best["valid/loss"],
-        "epochs": len(rows),
-        "seconds": round(sum(row["seconds"] for row in rows), 1),
-        "parameters": parameter_count(network),
-        "weights": {"asked": run.recipe.model.weights, "file": str(source) if source else None,
-                    "sha256": workspace.hash_file(source) if source else None},
-        "compute": {"accelerator": compute.accelerator, "precision": compute.precision, "reason": compute.reason},
-        "sha256": workspace.hash_file(folder / "best.safetensors"),
-        "environment": workspace.environment(),
-        "finished": time.strftime("%Y-%m-%d %H:%M:%S"),
-    })  # fmt: skip
+def _started(step: Step) -> Path:
+    return step.manifest.with_name("started.json")

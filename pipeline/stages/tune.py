@@ -49,7 +49,7 @@ def steps(run: Run) -> list[Step]:
     inputs = (run.table, run.outliers, run.folds, run.audit, *predictions, *indices)
     outputs = (run.postprocess, run.folder / "oof_scores.csv", run.suspects)
     settings: dict[str, Any] = {"tune": run.recipe.tune.model_dump(mode="json"), "metric": run.competition.metric}
-    settings |= {"reading": run.competition.remark, "never": list(run.never)}
+    settings |= {"reading": run.remark, "never": list(run.never)}
     manifest = run.folder / "postprocess.manifest.json"
     return [Step("tune", "tune", manifest, inputs, outputs, settings)]
 
@@ -66,7 +66,7 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
         scores = image_scores(evidence, _thresholds(result), run.competition.metric)
         rows = found.assign(true_area=evidence.true.sum(1), score=scores.mean(1))
         suspected = suspects.of_masks(evidence, _thresholds(result), run.competition.classes)
-    result["remark"] = "; ".join(filter(None, [run.competition.remark, leak_remark(run)]))
+    result["remark"] = "; ".join(filter(None, [run.remark, leak_remark(run)]))
     for path, rows_of in ((run.folder / "oof_scores.csv", rows), (run.suspects, suspected)):
         with workspace.writing(path) as temporary:
             rows_of.to_csv(temporary, index=False)

@@ -1,0 +1,369 @@
+"""One training from its first epoch to the weights that are kept, by Lightning."""
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
+from safetensors.torch import load_file, save_file
+
+from pipeline import callbacks, loader, models, sampling, table, teachers, workspace
+from pipeline.augment import Augmentation, Preprocess
+from pipeline.console import console
+from pipeline.device import Compute
+from pipeline.errors import PipelineError
+from pipeline.geometry import box_of
+from pipeline.lightning_module import FINAL, SegmentationModule
+from pipeline.mix import Mixer
+from pipeline.probabilities import read_probabilities
+from pipeline.stages.decode import geometry_of
+from pipeline.targets import Chosen
+from pipeline.workspace import Member, Run, shown
+
+STATISTICS_FROM = 512
+"""Of how many training images `image.normalize: dataset` takes mean and deviation."""
+
+
+def fit(
+    run: Run, member: Member, chosen: Chosen, source: Path | None, compute: Compute, show: tuple[Any, Any, int]
+) -> None:
+    """Trains one member, going on from its last checkpoint, and leaves its weights, history and summary.
+
+    Args:
+        run: the run.
+        member: which of its trainings.
+        chosen: the images.
+        source: the encoder's first weights.
+        compute: where and in which number format.
+        show: progress bar, its task, and how many trainings come after this one.
+
+    Raises:
+        PipelineError: the loss is no number, memory runs out, or settings that only the data can show to be wrong.
+    """
+    _silence_lightning()
+    folder = run.fold(member.fold, member.seed)
+    epochs, curve = _plan(run, member)
+    torch.manual_seed(sampling.derive_seed(member.seed, FINAL if member.fold is None else member.fold))
+    network = build_network(run, source)
+    if start := teachers.start_weights(run, member):
+        _start(network, start)
+    train, valid = _loaders(run, member, chosen, compute)
+    if run.recipe.image.normalize == "dataset":
+        network.set_statistics(*_statistics(train.dataset))
+    network.to(memory_format=torch.channels_last)
+    if run.recipe.train.compile:
+        network.compile()
+    ids = (table.read_table(run.table, "train")["image_id"].tolist(), _test_ids(run))
+    module = SegmentationModule(network, run, member, ids, curve)
+    history = callbacks.History(folder)
+    progress = callbacks.ShowProgress(history, *show[:2], member.title, show[2])
+    trainer = _trainer(run, member, compute, epochs, [history, progress])
+    last = folder / "last.ckpt"
+    if last.exists():
+        console.print(f"  {member.title}: going on from {shown(last)}")
+    resumed: Any = last if last.exists() else None
+    try:
+        trainer.fit(module, train, valid, ckpt_path=resumed, weights_only=False)
+    except SystemExit:  # Lightning's answer to Ctrl-C
+        console.print("[bold]interrupted[/bold]: the same command goes on from the last finished epoch")
+        raise
+    except RuntimeError as error:
+        _explain_memory(error, run.recipe.train.batch_size)
+        raise
+    _finish(run, member, chosen, len(train) * run.recipe.train.batch_size, history, source, compute, network)
+
+
+def build_network(run: Run, source: Path | None) -> models.SegmentationNetwork:
+    """Returns the recipe's network for this run's pixel arrays, its encoder started from `source`."""
+    image, model = run.recipe.image, run.recipe.model
+    dtype = np.load(run.pixels / "train_images.npy", mmap_mode="r").dtype
+    inner = models.build(model, image.channels, len(run.competition.classes), source)
+    return models.SegmentationNetwork(
+        inner, image.channels, image.normalize, np.iinfo(dtype).max, model.background_output
+    )
+
+
+def loader_workers(run: Run, compute: Compute) -> int:
+    """Returns the recipe's number of loader processes; by default none on a CPU, which is busy with the network."""
+    if run.recipe.train.workers is not None:
+        return run.recipe.train.workers
+    return 0 if compute.accelerator == "cpu" else min(16, os.cpu_count() or 1)
+
+
+def more_loggers(run: Run, folder: Path) -> list[Any]:
+    """Returns the loggers that a recipe asks for besides TensorBoard; they write to files and ask no network.
+
+    Raises:
+        PipelineError: one is not installed.
+    """
+    found: list[Any] = []
+    for name in run.recipe.train.loggers:
+        try:
+            if name == "mlflow":
+                from lightning.pytorch.loggers import MLFlowLogger
+
+                uri = f"sqlite:///{run.competition_folder / 'mlflow.db'}"
+                found.append(MLFlowLogger(run.competition.name, f"{run.name}/{folder.name}", tracking_uri=uri))
+            else:
+                from lightning.pytorch.loggers import WandbLogger
+
+                title = f"{run.name}/{folder.name}"
+                found.append(WandbLogger(title, save_dir=folder, offline=True, project=run.competition.name))
+        except ModuleNotFoundError:
+            raise PipelineError(
+                f"train.loggers asks for {name}, which is not installed: pip install {name}, or leave it out "
+                "(TensorBoard is always written)."
+            ) from None
+    return found
+
+
+# --- before ----------------------------------------------------------------------------------------------------------
+
+
+def _silence_lightning() -> None:
+    """Lightning's advice does not fit here (logging intervals, other products); its errors still come through."""
+    import logging
+    import warnings
+
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning")
+
+
+def _plan(run: Run, member: Member) -> tuple[int, list[float] | None]:
+    """How many epochs, and, for the final model, the learning rate of each as a multiple of the recipe's.
+
+    It trains for as long as the folds did until the weights that they kept, on average, and repeats the mean of their
+    learning rates.
+    """
+    if member.fold is not None:
+        return run.recipe.train.epochs, None
+    folders = [run.fold(fold, member.seed) for fold in run.trained_folds()]
+    kept = [workspace.read_json(folder / "fold.json")["best_epoch"] + 1 for folder in folders]
+    epochs = max(1, round(float(np.mean(kept))))
+    histories = [workspace.read_json(folder / "history.json") for folder in folders]
+    rates = [[row["learning_rate"] for row in rows] for rows in histories]
+    base = run.recipe.train.learning_rate
+    curve = [float(np.mean([one[epoch] for one in rates if epoch < len(one)])) / base for epoch in range(epochs)]
+    console.print(f"  final: {epochs} epochs, the mean of the folds' {', '.join(map(str, kept))}")
+    return epochs, curve
+
+
+def _start(network: torch.nn.Module, path: Path) -> None:
+    try:
+        network.load_state_dict(load_file(path))
+    except RuntimeError as error:
+        summary = " ".join(str(error).split())[:300]
+        raise PipelineError(f"train.start_from: {shown(path)} does not fit this recipe's network: {summary}") from None
+
+
+def _loaders(run: Run, member: Member, chosen: Chosen, compute: Compute) -> tuple[Any, Any]:
+    settings, image = run.recipe.train, run.recipe.image
+    workers = loader_workers(run, compute)
+    seed = sampling.derive_seed(member.seed, FINAL if member.fold is None else member.fold)
+    augmentation, preprocess = Augmentation(run.recipe.augment), Preprocess(image.preprocess)
+    crop, crops = (image.size, settings.crops or image.crops_to_cover) if image.store else (None, 1)
+    images = table.read_table(run.table, "train")
+    presence = sampling.presence_of(images, run.competition.classes)[chosen.train]
+    train = loader.TrainDataset(
+        run.pixels, chosen.train, augmentation, seed, crop, crops, chosen.targets, preprocess=preprocess,
+        placing=_placing(run, images), mixer=_mixer(run, presence), pseudo=_pseudo(run, member),
+    )  # fmt: skip
+    first = int(chosen.train[0])
+    part = (slice(image.size[0]), slice(image.size[1]))
+    one = np.array(train.images[(first, *part)])
+    preprocess.check(one)
+    augmentation.check(one, np.array(train.masks[(first, slice(None), *part)]))
+    sampler = _sampler(run, train, images, presence)
+    training = loader.train_loader(train, settings.batch_size, workers, sampler)
+    if member.fold is None:
+        return training, None
+    valid = loader.PlainDataset(run.pixels, "train", chosen.valid, with_masks=True, preprocess=preprocess)
+    return training, loader.plain_loader(valid, run.recipe.predict.batch_size, workers)
+
+
+def _placing(run: Run, images: Any) -> loader.Placing | None:
+    if run.recipe.image.position == "fixed":
+        return None
+    shapes = images[["height", "width"]].astype(int).itertuples(index=False)
+    boxes = np.array([box_of((height, width), geometry_of(run)) for height, width in shapes])
+    return loader.Placing(boxes, run.recipe.image.border)
+
+
+def _mixer(run: Run, presence: np.ndarray) -> Mixer | None:
+    settings, competition = run.recipe.train.mix, run.competition
+    if not (settings.cutmix or settings.mixup or settings.paste):
+        return None
+    counted = [number for number in range(len(competition.classes)) if number != competition.ignored]
+    wanted = [competition.classes.index(one) if one in competition.classes else one for one in settings.paste_classes]
+    wrong = [one for one in wanted if one not in counted]
+    if wrong:
+        raise PipelineError(
+            f"train.mix.paste_classes names {', '.join(map(str, wrong))}; expected some of "
+            f"{', '.join(competition.classes[one] for one in counted)}, by name or number (0 is the first)."
+        )
+    occurring = sorted((int(presence[:, one].sum()), one) for one in counted if presence[:, one].any())
+    classes = [int(one) for one in wanted] or [one for _, one in occurring[:1]]
+    donors = np.flatnonzero(presence[:, classes].any(1))
+    return Mixer(settings, competition.kind, len(competition.classes), classes, donors)
+
+
+def _pseudo(run: Run, member: Member) -> loader.PseudoLabels | None:
+    settings, paths = run.recipe.train.pseudo, teachers.label_files(run, member)
+    if settings is None:
+        return None
+    sources = [read_probabilities(path)[0] for path in paths]
+    return loader.PseudoLabels(sources, settings.weight, settings.min_confidence)
+
+
+def _sampler(run: Run, train: loader.TrainDataset, images: Any, presence: np.ndarray) -> sampling.EpochSampler:
+    """The order of an epoch; test images with a label count as one that every draw may hold, each its own group."""
+    settings, competition = run.recipe.train.sampler, run.competition
+    samples = train.samples
+    counted = [number for number in range(len(competition.classes)) if number != competition.ignored]
+    positive = presence[:, counted[1:] if competition.kind == "multiclass" and competition.ignored is None else counted]
+    found = sampling.weights_of(settings, presence[:, counted], np.any(positive, axis=1))
+    weights = groups = None
+    if found is not None:
+        labelled = np.ones((samples < 0).sum() // train.crops)
+        weights = np.tile(np.concatenate([found / found.mean(), labelled]), train.crops)
+    if settings.one_per_group:
+        if not images["group"].astype(bool).any():
+            raise PipelineError(
+                "train.sampler.one_per_group needs groups, and the images have none: set `group` in the competition's "
+                "YAML, or leave it out."
+            )
+        names = images["group"].to_numpy().astype(str)
+        groups = np.array([names[row] if row >= 0 else f"test {row}" for row in samples])
+    return sampling.EpochSampler(len(train), train.seed, weights, groups, run.recipe.train.batch_size)
+
+
+def _statistics(dataset: Any) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation (C,) of training pixels, of evenly spread images, after preprocessing."""
+    rows = dataset.rows[np.linspace(0, len(dataset.rows) - 1, min(STATISTICS_FROM, len(dataset.rows))).astype(int)]
+    images = [np.array(dataset.images[row]) for row in rows]
+    pixels = np.stack([dataset.preprocess(image) if dataset.preprocess else image for image in images])
+    return pixels.mean((0, 1, 2), dtype=np.float64).tolist(), pixels.std((0, 1, 2), dtype=np.float64).tolist()
+
+
+def _test_ids(run: Run) -> list[str]:
+    return table.read_table(run.table, "test")["image_id"].tolist() if run.recipe.train.pseudo else []
+
+
+def _trainer(run: Run, member: Member, compute: Compute, epochs: int, shown_by: list[Any]) -> Trainer:
+    settings, folder = run.recipe.train, run.fold(member.fold, member.seed)
+    largest = np.iinfo(np.load(run.pixels / "train_images.npy", mmap_mode="r").dtype).max
+    pictures = callbacks.Pictures(run.recipe.image.channels, largest)
+    averaging = [callbacks.MovingAverage(settings.ema)] if settings.ema else []
+    return Trainer(
+        accelerator=compute.accelerator,
+        devices=1,
+        precision=compute.precision,
+        max_epochs=epochs,
+        accumulate_grad_batches=settings.accumulate,
+        gradient_clip_val=settings.gradient_clip or None,
+        logger=[TensorBoardLogger(folder, name="", version="tensorboard"), *more_loggers(run, folder)],
+        plugins=[callbacks.AtomicCheckpointIO()],
+        callbacks=[*shown_by, pictures, *averaging, *_checkpointing(run, member)],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        log_every_n_steps=10**9,
+    )
+
+
+def _checkpointing(run: Run, member: Member) -> list[Any]:
+    settings = run.recipe.train
+    monitor, mode = ("valid/score", "max") if settings.monitor == "score" else ("valid/loss", "min")
+    common: dict[str, Any] = {"dirpath": run.fold(member.fold, member.seed), "enable_version_counter": False}
+    # every epoch, after everything else of that epoch: what a killed run goes on from
+    last = ModelCheckpoint(filename="last", save_on_train_epoch_end=True, **common)
+    if member.fold is None:
+        return [last]
+    if settings.snapshots > 1:
+        cycle = settings.epochs // settings.snapshots
+        every: dict[str, Any] = {"every_n_epochs": cycle, "save_top_k": -1, "auto_insert_metric_name": False}
+        kept = ModelCheckpoint(
+            filename="snapshot_{epoch}", save_on_train_epoch_end=True, save_weights_only=True, **every, **common
+        )
+        return [kept, last]
+    found: list[Any] = [ModelCheckpoint(filename="best", monitor=monitor, mode=mode, save_weights_only=True, **common)]
+    if settings.early_stopping:
+        found.insert(0, callbacks.EarlyStopping(monitor, mode=mode, patience=settings.early_stopping))
+    return [*found, last]
+
+
+def _explain_memory(error: RuntimeError, batch_size: int) -> None:
+    """Raises PipelineError where the error says that memory ran out."""
+    text = str(error).lower()
+    if isinstance(error, torch.OutOfMemoryError) or "out of memory" in text or "can't allocate memory" in text:
+        smaller = max(1, batch_size // 2)
+        raise PipelineError(
+            f"memory ran out with batches of {batch_size}: try --set train.batch_size={smaller} --set "
+            f"train.accumulate={round(batch_size / smaller)}, which steps as often; or a smaller image.size."
+        ) from None
+
+
+# --- after -----------------------------------------------------------------------------------------------------------
+
+
+def _finish(
+    run: Run, member: Member, chosen: Chosen, images: int, history: callbacks.History, source: Path | None,
+    compute: Compute, network: Any,
+) -> None:  # fmt: skip
+    """Writes the weights, and fold.json; `images` is how many an epoch has."""
+    folder, rows = run.fold(member.fold, member.seed), history.rows
+    kept = _kept_rows(run, member, rows)
+    for path, (checkpoint, _) in zip(run.weights(member), kept, strict=True):
+        state = torch.load(folder / checkpoint, "cpu", weights_only=False)["state_dict"]
+        prefix = "network."
+        tensors = {
+            key.removeprefix(prefix): value.contiguous() for key, value in state.items() if key.startswith(prefix)
+        }
+        with workspace.writing(path) as temporary:
+            save_file(tensors, temporary)
+    last = kept[-1][1]
+    if history.counts:
+        with workspace.writing(folder / "epochs.npz") as temporary, temporary.open("wb") as file:
+            ids = table.read_table(run.table, "train")["image_id"].to_numpy()[chosen.valid].astype(str)
+            np.savez_compressed(file, image_id=ids, counts=np.stack(history.counts).astype(np.int32))
+    if collapsed := last.get("collapsed"):
+        console.print(
+            f"[bold red]  WARNING: {member.title} COLLAPSED, EVERY HELD-OUT IMAGE IS PREDICTED {collapsed.upper()}: "
+            "do not submit this; try a smaller learning rate, another loss, or look at the masks.[/bold red]"
+        )
+    workspace.write_json(folder / "fold.json", {
+        "fold": member.fold,
+        "seed": member.seed,
+        "best_epoch": int(last["epoch"]),
+        "best_score": last.get("valid/score"),
+        "best_loss": last.get("valid/loss"),
+        "collapsed": last.get("collapsed", ""),
+        "epochs": len(rows),
+        "seconds": round(sum(row["seconds"] for row in rows), 1),
+        "images_per_second": round(len(rows) * images / max(sum(row["train_seconds"] for row in rows), 1e-9), 2),
+        "parameters": models.parameter_count(network),
+        "weights": {"asked": run.recipe.model.weights, "file": str(source) if source else None,
+                    "sha256": workspace.hash_file(source) if source else None},
+        "compute": {"accelerator": compute.accelerator, "precision": compute.precision, "reason": compute.reason},
+        "sha256": [workspace.hash_file(path) for path in run.weights(member)],
+        "environment": workspace.environment(),
+        "finished": time.strftime("%Y-%m-%d %H:%M:%S"),
+    })  # fmt: skip
+
+
+def _kept_rows(run: Run, member: Member, rows: list[dict[str, Any]]) -> list[tuple[str, dict[str, Any]]]:
+    """The checkpoint behind each of the weights that are kept, and the row of its epoch."""
+    settings = run.recipe.train
+    if member.fold is not None and settings.snapshots > 1:
+        cycle = settings.epochs // settings.snapshots
+        return [(f"snapshot_{epoch}.ckpt", rows[epoch]) for epoch in range(cycle - 1, settings.epochs, cycle)]
+    if member.fold is None or settings.keep == "last":
+        return [("last.ckpt", rows[-1])]
+    key, better = ("valid/score", max) if settings.monitor == "score" else ("valid/loss", min)
+    return [("best.ckpt", better(rows, key=lambda row: row[key]))]

@@ -1,0 +1,108 @@
+"""Other runs that a training learns from: whose weights it starts from, or whose labels of test images it takes.
+
+Fold k may know only what the other run's fold k knows: both held the same images out, and nothing about them comes in.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+import yaml
+
+from pipeline import table, workspace
+from pipeline.errors import PipelineError
+from pipeline.probabilities import read_probabilities
+from pipeline.recipe import Recipe
+from pipeline.settings import validate
+from pipeline.workspace import Member, Run, shown
+
+
+def find_run(run: Run, name: str, setting: str) -> Run:
+    """Returns another run of the same competition, with the recipe that it was trained by.
+
+    Raises:
+        PipelineError: there is none, or it is this run itself.
+    """
+    folder = run.competition_folder / name
+    if name == run.name:
+        raise PipelineError(f"{setting} is {name}, which is this run itself; train it under another --name.")
+    if not (folder / "recipe.yaml").exists():
+        known = sorted(path.parent.name for path in run.competition_folder.glob("*/recipe.yaml"))
+        raise PipelineError(
+            f"{setting} is {name}, and there is no {shown(folder)}; train it first (python -m pipeline run {name}). "
+            f"Trained so far: {', '.join(one for one in known if one != run.name) or 'nothing'}."
+        )
+    data = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))["recipe"]
+    return replace(run, recipe=validate(Recipe, data, shown(folder / "recipe.yaml")), name=name)
+
+
+def start_weights(run: Run, member: Member) -> Path | None:
+    """Returns the weights that a training starts from, by `train.start_from`: the same fold's, the same seed's where
+    the other run has it, the last of several snapshots; None where it starts anew.
+
+    Raises:
+        PipelineError: the other run or its fold is not there, or its folds are others.
+    """
+    name = run.recipe.train.start_from
+    if name is None:
+        return None
+    other = find_run(run, name, "train.start_from")
+    seeds = other.recipe.train.seeds
+    path = other.weights(Member(member.fold, member.seed if member.seed in seeds else seeds[0]))[-1]
+    _same_fold(run, other, member, path, "train.start_from")
+    return path
+
+
+def label_files(run: Run, member: Member) -> list[Path]:
+    """Returns the test predictions that a training learns, by `train.pseudo`: those of the same fold, and of all folds
+    for the final model, which holds nothing out; none without it.
+
+    Raises:
+        PipelineError: the other run or its fold is not there, or its folds or its pixel arrays are others.
+    """
+    settings = run.recipe.train.pseudo
+    if settings is None:
+        return []
+    other = find_run(run, settings.recipe, "train.pseudo.recipe")
+    mine, theirs = (one.pixels for one in (run, other))
+    if mine != theirs:
+        raise PipelineError(
+            f"train.pseudo.recipe is {other.name}, whose images are {theirs.name} and not {mine.name}: both runs need "
+            "the same image size (image.store where it is set), fit, border and channels."
+        )
+    folds = list(other.trained_folds()) if member.fold is None else [member.fold]
+    for fold in folds:
+        _same_fold(run, other, Member(fold, member.seed), other.predictions("test", fold), "train.pseudo.recipe")
+    return [other.predictions("test", fold) for fold in folds]
+
+
+def check_labels(run: Run, paths: list[Path]) -> None:
+    """Checks that predictions are of the test images as they are now.
+
+    Raises:
+        PipelineError: they are of others.
+    """
+    ids = table.read_table(run.table, "test")["image_id"].tolist()
+    for path in paths:
+        if read_probabilities(path)[1] != ids:
+            raise PipelineError(
+                f"{shown(path)} does not hold the test images of {shown(run.table)}; run the predict stage of "
+                f"{path.parent.parent.name} again."
+            )
+
+
+def _same_fold(run: Run, other: Run, member: Member, path: Path, setting: str) -> None:
+    """Checks that a file of another run is there, and that its fold held the same images out."""
+    if not path.exists():
+        raise PipelineError(
+            f"{setting} is {other.name}, and {shown(path)} does not exist; finish that run first: "
+            f"python -m pipeline run {other.name} with {member.title} among train.folds."
+        )
+    if member.fold is None:
+        return
+    manifest = workspace.read_json(other.fold(member.fold) / "manifest.json")
+    used = manifest["inputs"].get(shown(other.folds), {}).get("hash")
+    if other.folds != run.folds or used != workspace.hash_file(run.folds):
+        raise PipelineError(
+            f"{setting} is {other.name}, which was trained on other folds than {shown(run.folds)} holds now: its "
+            f"{member.title} has seen images that this {member.title} holds out. Train it again on these folds."
+        )
