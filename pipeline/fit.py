@@ -166,7 +166,8 @@ def _loaders(run: Run, member: Member, chosen: Chosen, compute: Compute) -> tupl
     settings, image = run.recipe.train, run.recipe.image
     workers = loader_workers(run, compute)
     seed = sampling.derive_seed(member.seed, FINAL if member.fold is None else member.fold)
-    augmentation, preprocess = Augmentation(run.recipe.augment), Preprocess(image.preprocess)
+    augmentation = Augmentation(run.recipe.augment)
+    preprocess = Preprocess(image.preprocess) if image.preprocess else None
     crop, crops = (image.size, settings.crops or image.crops_to_cover) if image.store else (None, 1)
     images = table.read_table(run.table, "train")
     presence = sampling.presence_of(images, run.competition.classes)[chosen.train]
@@ -177,22 +178,29 @@ def _loaders(run: Run, member: Member, chosen: Chosen, compute: Compute) -> tupl
     first = int(chosen.train[0])
     part = (slice(image.size[0]), slice(image.size[1]))
     one = np.array(train.images[(first, *part)])
-    preprocess.check(one)
+    if preprocess:
+        preprocess.check(np.array(train.images[first]))
     augmentation.check(one, np.array(train.masks[(first, slice(None), *part)]))
     sampler = _sampler(run, train, images, presence)
     training = loader.train_loader(train, settings.batch_size, workers, sampler)
     if member.fold is None:
         return training, None
     valid = loader.PlainDataset(run.pixels, "train", chosen.valid, with_masks=True, preprocess=preprocess)
+    if loader.fits(valid, compute.device):
+        return training, loader.ResidentBatches(valid, run.recipe.predict.batch_size, compute.device)
     return training, loader.plain_loader(valid, run.recipe.predict.batch_size, workers)
 
 
 def _placing(run: Run, images: Any) -> loader.Placing | None:
     if run.recipe.image.position == "fixed":
         return None
+    return loader.Placing(_boxes(run, images), run.recipe.image.border)
+
+
+def _boxes(run: Run, images: Any) -> np.ndarray:
+    """Where each image of a table lies in the pixel arrays (N, 4): top, left, height, width."""
     shapes = images[["height", "width"]].astype(int).itertuples(index=False)
-    boxes = np.array([box_of((height, width), geometry_of(run)) for height, width in shapes])
-    return loader.Placing(boxes, run.recipe.image.border)
+    return np.array([box_of((height, width), geometry_of(run)) for height, width in shapes])
 
 
 def _mixer(run: Run, presence: np.ndarray) -> Mixer | None:
@@ -218,7 +226,9 @@ def _pseudo(run: Run, member: Member) -> loader.PseudoLabels | None:
     if settings is None:
         return None
     sources = [read_probabilities(path)[0] for path in paths]
-    return loader.PseudoLabels(sources, settings.weight, settings.min_confidence)
+    padded = run.recipe.image.fit == "pad" and run.recipe.image.border == "constant"
+    boxes = _boxes(run, table.read_table(run.table, "test")) if padded else None
+    return loader.PseudoLabels(sources, settings.weight, settings.min_confidence, boxes)
 
 
 def _sampler(run: Run, train: loader.TrainDataset, images: Any, presence: np.ndarray) -> sampling.EpochSampler:

@@ -64,12 +64,15 @@ class SegmentationModule(LightningModule):
             self.schedule.load_state_dict(self.schedule_state)
 
     def on_train_epoch_start(self) -> None:
-        """Seeds what the network itself draws (dropout), so that a resumed epoch repeats it; freezes the encoder."""
-        fold = FINAL if self.member.fold is None else self.member.fold
-        torch.manual_seed(derive_seed(self.member.seed, fold, self.current_epoch))
+        """Freezes the encoder, or lets it learn."""
         encoder, frozen = encoder_of(self.network), self.current_epoch < self.recipe.train.freeze_encoder
         if encoder and self.recipe.train.freeze_encoder:
             encoder.requires_grad_(not frozen).train(not frozen)
+
+    def on_train_batch_start(self, batch: Batch, index: int) -> None:
+        """Seeds what the network itself draws (dropout): loaders draw from the same generator, and in a resumed run at
+        other times."""
+        torch.manual_seed(derive_seed(self.seed, self.current_epoch, index))
 
     def training_step(self, batch: Batch, index: int) -> torch.Tensor:
         """Returns the loss of a batch.

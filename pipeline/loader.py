@@ -4,6 +4,7 @@ Every random draw derives from (seed, fold, epoch, sample), never from the state
 what an undisturbed one would have drawn, with any number of workers.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -43,6 +44,8 @@ class PseudoLabels:
     """Each (N, C, H, W) uint8 (p·255), or float16 of a multiclass competition; their mean counts."""
     weight: float
     min_confidence: float
+    boxes: np.ndarray | None = None
+    """(N, 4) int64, where the images lie: top, left, height, width; what lies around is ignored. None: all counts."""
 
     @property
     def soft(self) -> bool:
@@ -52,12 +55,18 @@ class PseudoLabels:
     def masks(self, row: int, part: tuple[slice, slice]) -> np.ndarray:
         """Returns labels (C, h, w) float32, or (1, h, w) uint8 of a multiclass competition; 255 where unsure."""
         values = np.asarray(np.mean([one[(row, slice(None), *part)] for one in self.sources], axis=0, dtype=np.float32))
-        if not self.soft:
-            labels = np.where(values.max(0) < self.min_confidence, IGNORE, values.argmax(0))
-            return labels[None].astype(np.uint8)
-        probabilities = values / np.float32(255)
-        unsure = np.maximum(probabilities, 1 - probabilities) < self.min_confidence
-        return np.where(unsure, np.float32(IGNORE), probabilities)
+        if self.soft:
+            labels = values / np.float32(255)
+            confidence = np.maximum(labels, 1 - labels)
+        else:
+            labels, confidence = values.argmax(0)[None].astype(np.uint8), values.max(0)[None]
+        labels[np.broadcast_to(confidence < self.min_confidence, labels.shape)] = IGNORE
+        if self.boxes is not None:
+            top, left, height, width = self.boxes[row].tolist()
+            outside = np.ones(self.sources[0].shape[2:], bool)
+            outside[top : top + height, left : left + width] = False
+            labels[:, outside[part]] = IGNORE
+        return labels
 
 
 @dataclass(frozen=True)
@@ -148,13 +157,13 @@ class TrainDataset(Dataset):
         part = self._part(derive_seed(*draw, 1))
         source, number = (self.images, row) if row >= 0 else (self.test_images, -1 - row)
         assert source is not None
-        # cut before it is copied, so that of a large image only the crop is read from disk
-        image = np.array(source[(number, *part)])
+        if self.preprocess:  # what it makes of a pixel may depend on the whole image
+            image = self.preprocess(np.array(source[number]))[part]
+        else:  # cut before it is copied, so that of a large image only the crop is read from disk
+            image = np.array(source[(number, *part)])
         masks = self._masks(row, *part) if row >= 0 or not self.pseudo else self.pseudo.masks(number, part)
         if self.placing and row >= 0:
             image, masks = self.placing.move(image, masks, row, derive_seed(*draw, 6))
-        if self.preprocess:
-            image = self.preprocess(image)
         return self.augmentation(image, masks, derive_seed(*draw))
 
     def _masks(self, row: int, rows: slice, columns: slice) -> np.ndarray:
@@ -190,6 +199,29 @@ class PlainDataset(Dataset):
         image = np.array(self.images[row])
         pixels = _to_tensor(self.preprocess(image) if self.preprocess else image)
         return (pixels,) if self.masks is None else (pixels, torch.from_numpy(np.array(self.masks[row])))
+
+
+class ResidentBatches:
+    """Batches in order, of images that stay on the device: nothing is read or sent again in the next epoch."""
+
+    def __init__(self, dataset: PlainDataset, batch_size: int, device: torch.device) -> None:
+        columns = zip(*(dataset[position] for position in range(len(dataset))), strict=True)
+        self.tensors = [torch.stack(column).to(device) for column in columns]
+        self.batch_size = batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self.tensors[0]) // self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, ...]]:
+        return zip(*(tensor.split(self.batch_size) for tensor in self.tensors), strict=True)
+
+
+def fits(dataset: PlainDataset, device: torch.device) -> bool:
+    """Returns whether a GPU holds all images and masks in a quarter of the memory that it has free."""
+    if device.type != "cuda" or not len(dataset):
+        return False
+    needed = len(dataset) * sum(tensor.nbytes for tensor in dataset[0])
+    return needed <= torch.cuda.mem_get_info(device)[0] // 4
 
 
 def train_loader(

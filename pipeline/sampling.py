@@ -19,7 +19,8 @@ class EpochSampler(Sampler[tuple[int, int]]):
     """Gives (epoch, position) pairs, drawn anew each epoch; Lightning calls set_epoch.
 
     Without weights every position comes once. With them, each comes as often as its share of the weights says, rounded
-    down or up, in an epoch of the same length. With groups, each run of `batch_size` positions has one of a group.
+    down or up, in an epoch of the same length. With groups, each run of `batch_size` positions has one of a group. The
+    n-th repetition of a position is given as position + n · length.
     """
 
     def __init__(
@@ -51,7 +52,10 @@ class EpochSampler(Sampler[tuple[int, int]]):
             order = random.permutation(self.length)
         else:
             order = random.permutation(resample(self.weights, self.length, random))
-        return order if self.groups is None else one_per_group(order, self.groups, self.batch_size, random)[: len(self)]
+        if self.groups is not None:
+            order = one_per_group(order, self.groups, self.batch_size, random)
+        # each repetition a number of its own, or its augmentation would be drawn alike
+        return order + self.length * pd.Series(order).groupby(order).cumcount().to_numpy()
 
 
 def resample(weights: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray:

@@ -91,7 +91,7 @@ class TverskyTerm(Term):
     beta: float = Field(0.5, ge=0)
     """Price of false negatives."""
     gamma: float = Field(1.0, gt=0)
-    """Exponent: above 1 it is the focal Tversky loss."""
+    """Exponent: the focal Tversky loss (Abraham & Khan 2019) has 0.75."""
 
 
 class LovaszTerm(Term):

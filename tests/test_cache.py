@@ -339,7 +339,7 @@ def pretend_trained(run: Run, finished: bool) -> None:
     """Fold 0 as training leaves it, finished or interrupted."""
     train_inputs(run)
     step, folder = train.steps(run)[0], run.fold(0)
-    names = ("best.safetensors",) if finished else ("last.ckpt", "best.ckpt")
+    names = [path.name for path in step.outputs] if finished else ["last.ckpt", "best.ckpt"]
     for name in names:
         workspace.write_text(folder / name, "weights")
     workspace.record(step, 60, folder / ("manifest.json" if finished else "started.json"))

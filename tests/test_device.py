@@ -1,23 +1,15 @@
 """Device and number format."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from pipeline import device
+from pipeline import device, loader
 from pipeline.errors import PipelineError
-from pipeline.geometry import IGNORE
-from pipeline.recipe import ModelSettings
-
-SMALL = ModelSettings(encoder="mobilenet_v2", options={"decoder_channels": [32, 16, 8, 8, 8]})
-MIXED = [
-    {"HorizontalFlip": {"p": 0.5}},
-    {"RandomBrightnessContrast": {"p": 0.5}},
-    {"Affine": {"scale": [0.9, 1.1], "rotate": [-10, 10], "p": 0.7}},
-]
 
 
 @pytest.fixture(autouse=True)
@@ -27,12 +19,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-def picture(rows: int = 12, columns: int = 16, channels: int = 1, classes: int = 2) -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(0)
-    image = rng.integers(0, 256, (rows, columns, channels), dtype=np.uint8)
-    return image, rng.choice(np.array([0, 1, IGNORE], np.uint8), (classes, rows, columns))
 
 
 def pretend(monkeypatch: pytest.MonkeyPatch, cuda: bool = False, mps: bool = False, bf16: bool = False) -> None:
@@ -79,3 +65,20 @@ def test_predictions_use_the_number_format_of_training(precision: Any, dtype: to
     with device.Compute("cpu", precision, "a test").autocast():
         assert (torch.ones((2, 2)) @ torch.ones((2, 2))).dtype == dtype
     assert (torch.ones((2, 2)) @ torch.ones((2, 2))).dtype == torch.float32
+
+
+def test_images_that_stay_on_the_device_come_as_others_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(0)
+    np.save(tmp_path / "train_images.npy", random.integers(0, 256, (7, 8, 6, 1), dtype=np.uint8))
+    np.save(tmp_path / "train_masks.npy", random.integers(0, 2, (7, 2, 8, 6), dtype=np.uint8))
+    dataset = loader.PlainDataset(tmp_path, "train", np.array([6, 1, 2, 4, 5]), with_masks=True)
+    resident = loader.ResidentBatches(dataset, 2, torch.device("cpu"))
+    for _ in range(2):
+        for one, other in zip(resident, loader.plain_loader(dataset, 2, 0), strict=True):
+            assert all(torch.equal(*pair) for pair in zip(one, other, strict=True))
+    assert len(resident) == 3
+    assert not loader.fits(dataset, torch.device("cpu"))  # there they are in memory anyway
+    size = 5 * 3 * 8 * 6  # five images, each with a plane of pixels and two of masks
+    for free, expected in ((4 * size, True), (4 * size - 4, False)):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _, free=free: (free, free))
+        assert loader.fits(dataset, torch.device("cuda")) is expected

@@ -49,8 +49,8 @@ def tuned(tiny: Tiny, **recipe: Any) -> tuple[dict[str, Any], Path]:
         rows = np.flatnonzero(folds["fold"] == fold)
         path, ids = run.predictions("oof", fold), [names[row] for row in rows]
         path.parent.mkdir(parents=True, exist_ok=True)
-        batches = iter([255 * masks[rows]])
-        write_probabilities(path, masks[rows].shape, np.dtype(np.uint8), batches, ids, lambda count: None)
+        batches = iter([(255 * masks[rows], None)])
+        write_probabilities(path, masks[rows].shape, np.dtype(np.uint8), batches, ids, ["thing"], lambda count: None)
     tiny.run("tune")
     return json.loads(run.postprocess.read_text()), run.folder
 

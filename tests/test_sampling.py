@@ -10,7 +10,9 @@ from pipeline.train_settings import SamplerSettings
 
 def positions(sampler: EpochSampler, epoch: int = 0) -> np.ndarray:
     sampler.set_epoch(epoch)
-    return np.array([position for _, position in sampler])
+    drawn = np.array([position for _, position in sampler])
+    assert len(set(drawn.tolist())) == len(drawn)  # a repetition has a number of its own, and so other augmentation
+    return drawn % sampler.length
 
 
 def test_resampling_follows_the_weights_to_the_last_image() -> None:

@@ -241,7 +241,7 @@ def test_each_tile_says_how_present_a_class_is() -> None:
         return Output(pixels, pixels.mean((2, 3)))
 
     pixels = torch.zeros(2, 2, 20, 30)
-    pixels[0, 0, 10:, 20:] = 1  # one of four tiles, and a whole tile
+    pixels[0, 0, 10:, 20:] = 1  # half of one of the four tiles
     pixels[1, 1, :10, :] = -3
     found = predict_tiled(mean, pixels, (10, 20), 0)
     assert found.presence is not None

@@ -22,17 +22,25 @@ from pipeline.settings import merge
 from pipeline.workspace import Run, open_run
 
 BASE: dict[str, Any] = {
-    "image": {"size": [64, 64]},
-    "model": {"encoder": "resnet18", "options": {"decoder_channels": [16, 16, 8, 8, 8]}},
+    "image": {"size": [32, 32]},
+    "model": {"architecture": "ConfigurableUnet", "encoder": "plain", "options": {"channels": [8, 16, 16]}},
     "augment": [{"HorizontalFlip": {"p": 0.5}}, {"RandomBrightnessContrast": {"p": 0.5}}],
     "train": {"folds": [0, 1], "epochs": 2, "batch_size": 4, "precision": "32", "learning_rate": 0.003},
     "predict": {"batch_size": 4},
 }
 EVERYTHING: dict[str, Any] = {
-    "image": {"fit": "pad", "position": "random", "normalize": "dataset", "preprocess": [{"CLAHE": {}}]},
+    "image": {
+        "size": [64, 64],
+        "fit": "pad",
+        "position": "random",
+        "normalize": "dataset",
+        "preprocess": [{"CLAHE": {}}],
+    },
     "model": {
-        "architecture": "ConfigurableUnet",
+        "encoder": "resnet18",
         "options": {
+            "channels": None,
+            "decoder_channels": [16, 16, 8, 8, 8],
             "deep_supervision": True,
             "hypercolumn": True,
             "attention": "cbam",
@@ -214,8 +222,8 @@ def test_other_runs_that_are_not_there(tiny: Tiny, change: dict[str, Any], messa
 
 
 def test_pseudo_labels_cannot_leak(tiny: Tiny) -> None:
-    """The test images are the held-out images of fold 0. Teachers of other folds, who learned from them, know their masks:
-    it changes nothing. Only if the teacher of fold 0 itself knew them would its pupil gain."""
+    """The test images are the held-out images of fold 0. Teachers of other folds, who learned from them, know their
+    masks: it changes nothing. Only if the teacher of fold 0 itself knew them would its pupil gain."""
     run = prepare(tiny, {"train": {"epochs": 1}})
     folds = pd.read_csv(run.folds, dtype=str)
     held_out = [name for name in folds.loc[folds["fold"] == "0", "image_id"]]
@@ -288,7 +296,7 @@ def test_tensorboard_has_curves_graph_and_pictures(tiny: Tiny) -> None:
     for name in ("train/loss", "train/dice", "valid/loss", "valid/dice", "valid/score", "learning_rate"):
         assert len(events.Scalars(name)) == 2, name
     assert len(events.Images("valid/image_truth_probability_mask")) == 2
-    assert events.Images("valid/image_truth_probability_mask")[0].width == 4 * 64
+    assert events.Images("valid/image_truth_probability_mask")[0].width == 4 * 32
     assert tags["graph"]
     rows = pd.read_csv(run.fold(0) / "history.csv")
     np.testing.assert_allclose([one.value for one in events.Scalars("train/dice")], rows["train/dice"], rtol=1e-5)

@@ -59,10 +59,9 @@ def _step(run: Run, member: Member, settings: dict[str, Any]) -> Step:
         files += [run.fold(fold, member.seed) / name for fold in run.trained_folds() for name in SUMMARIES]
     inputs = (run.folds, run.pixels / "train_images.npy", run.pixels / "train_masks.npy", *files)
     settings = settings | {"seed": member.seed}
-    return Step(
-        "train", f"train {member.title}", folder / "manifest.json", inputs, run.weights(member), settings, member.fold,
-        member.seed,
-    )  # fmt: skip
+    outputs = (*run.weights(member), *(folder / name for name in SUMMARIES))
+    title = f"train {member.title}"
+    return Step("train", title, folder / "manifest.json", inputs, outputs, settings, member.fold, member.seed)
 
 
 def _own_files(run: Run) -> list[Path]:
