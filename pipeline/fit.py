@@ -75,7 +75,7 @@ def fit(
     except RuntimeError as error:
         _explain_memory(error, run.recipe.train.batch_size)
         raise
-    _finish(run, member, chosen, len(train) * run.recipe.train.batch_size, history, source, compute, network)
+    _finish(run, member, chosen, train, history, source, compute, network)
 
 
 def build_network(run: Run, source: Path | None) -> models.SegmentationNetwork:
@@ -323,30 +323,25 @@ def _explain_memory(error: RuntimeError, batch_size: int) -> None:
 
 
 def _finish(
-    run: Run, member: Member, chosen: Chosen, images: int, history: callbacks.History, source: Path | None,
+    run: Run, member: Member, chosen: Chosen, train: Any, history: callbacks.History, source: Path | None,
     compute: Compute, network: Any,
 ) -> None:  # fmt: skip
-    """Writes the weights, and fold.json; `images` is how many an epoch has."""
+    """Writes the weights that are kept, every epoch's counts, and fold.json."""
     folder, rows = run.fold(member.fold, member.seed), history.rows
     kept = _kept_rows(run, member, rows)
     for path, (checkpoint, _) in zip(run.weights(member), kept, strict=True):
-        state = torch.load(folder / checkpoint, "cpu", weights_only=False)["state_dict"]
-        prefix = "network."
-        tensors = {
-            key.removeprefix(prefix): value.contiguous() for key, value in state.items() if key.startswith(prefix)
-        }
-        with workspace.writing(path) as temporary:
-            save_file(tensors, temporary)
-    last = kept[-1][1]
+        _write_weights(folder / checkpoint, path)
     if history.counts:
         with workspace.writing(folder / "epochs.npz") as temporary, temporary.open("wb") as file:
             ids = table.read_table(run.table, "train")["image_id"].to_numpy()[chosen.valid].astype(str)
             np.savez_compressed(file, image_id=ids, counts=np.stack(history.counts).astype(np.int32))
+    last = kept[-1][1]
     if collapsed := last.get("collapsed"):
         console.print(
             f"[bold red]  WARNING: {member.title} COLLAPSED, EVERY HELD-OUT IMAGE IS PREDICTED {collapsed.upper()}: "
             "do not submit this; try a smaller learning rate, another loss, or look at the masks.[/bold red]"
         )
+    images, seconds = len(rows) * len(train) * run.recipe.train.batch_size, sum(row["train_seconds"] for row in rows)
     workspace.write_json(folder / "fold.json", {
         "fold": member.fold,
         "seed": member.seed,
@@ -356,7 +351,8 @@ def _finish(
         "collapsed": last.get("collapsed", ""),
         "epochs": len(rows),
         "seconds": round(sum(row["seconds"] for row in rows), 1),
-        "images_per_second": round(len(rows) * images / max(sum(row["train_seconds"] for row in rows), 1e-9), 2),
+        "images": len(train.dataset),
+        "images_per_second": round(images / max(seconds, 1e-9), 2),
         "parameters": models.parameter_count(network),
         "weights": {"asked": run.recipe.model.weights, "file": str(source) if source else None,
                     "sha256": workspace.hash_file(source) if source else None},
@@ -365,6 +361,15 @@ def _finish(
         "environment": workspace.environment(),
         "finished": time.strftime("%Y-%m-%d %H:%M:%S"),
     })  # fmt: skip
+
+
+def _write_weights(checkpoint: Path, path: Path) -> None:
+    state = torch.load(checkpoint, "cpu", weights_only=False)["state_dict"]
+    prefix = "network."
+    with workspace.writing(path) as temporary:
+        save_file({
+            key.removeprefix(prefix): value.contiguous() for key, value in state.items() if key.startswith(prefix)
+        }, temporary)  # fmt: skip
 
 
 def _kept_rows(run: Run, member: Member, rows: list[dict[str, Any]]) -> list[tuple[str, dict[str, Any]]]:

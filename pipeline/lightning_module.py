@@ -11,8 +11,9 @@ from pipeline.errors import PipelineError
 from pipeline.geometry import IGNORE
 from pipeline.loader import Batch
 from pipeline.losses import WeightedLoss
-from pipeline.models import Output, encoder_of, encoder_parameters
+from pipeline.models import encoder_of, encoder_parameters
 from pipeline.optimization import Schedule, build_optimizer
+from pipeline.output import Output
 from pipeline.sampling import derive_seed
 from pipeline.tiles import predict_tiled
 from pipeline.workspace import Member, Run

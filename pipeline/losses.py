@@ -4,9 +4,8 @@ All logits are set to 0 where the mask is 255 before any loss sees them, so that
 then leaves those pixels out of its sums and counts. A batch of ignored pixels alone has loss 0.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
-from typing import Protocol
 
 import segmentation_models_pytorch as smp
 import torch
@@ -15,6 +14,7 @@ from torch.nn import functional
 from pipeline.competition import Kind
 from pipeline.errors import PipelineError
 from pipeline.geometry import IGNORE
+from pipeline.output import Output
 from pipeline.train_settings import (
     BceTerm,
     CrossEntropyTerm,
@@ -29,22 +29,6 @@ from pipeline.train_settings import (
 
 MaskLoss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """From logits (N, C, H, W) float32, 0 where the mask is 255, and masks to a scalar."""
-
-
-class Output(Protocol):
-    """What a network gives."""
-
-    @property
-    def mask(self) -> torch.Tensor:
-        """Logits (N, C, H, W) of any float type."""
-
-    @property
-    def presence(self) -> torch.Tensor | None:
-        """Logits (N, C) of whether a class occurs in the image."""
-
-    @property
-    def deep(self) -> Sequence[torch.Tensor]:
-        """Further logits of the mask (N, C, H, W)."""
 
 
 class WeightedLoss(torch.nn.Module):

@@ -1,41 +1,31 @@
-"""Networks by name, or a user's own, for any image size; with pretrained encoders from a file."""
+"""Networks by name, or a user's own, for any image size."""
 
 import importlib
 import inspect
 import math
 import sys
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import segmentation_models_pytorch as smp
 import torch
-from safetensors.torch import load_file
-from segmentation_models_pytorch.encoders._utils import patch_first_conv
 from torch import Tensor
 from torch.nn import Module, Parameter, functional
 
 from pipeline import workspace
-from pipeline.errors import PipelineError
-from pipeline.recipe import ModelSettings
+from pipeline.encoders import any_size, load_encoder, set_in_channels
+from pipeline.errors import PipelineError, first_line
+from pipeline.output import Output
+from pipeline.train_settings import ModelSettings
+from pipeline.unet import ConfigurableUnet
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 STRIDE = 32
 CHECKED_SIZE = 64
-
-
-class Output(NamedTuple):
-    """What a network says about a batch."""
-
-    mask: Tensor
-    """Logits (N, classes, H, W)."""
-    presence: Tensor | None = None
-    """Logits (N, classes): whether a class occurs in the image."""
-    deep: tuple[Tensor, ...] = ()
-    """Further mask logits (N, classes, H, W), only while training."""
 
 
 class SegmentationNetwork(Module):
@@ -116,23 +106,11 @@ def build(settings: ModelSettings, channels: int, classes: int, weights: Path | 
         if weights is not None:
             encoder = _encoder_for_weights(network, settings)
             load_encoder(encoder, weights)
-            _set_in_channels(encoder, channels)
+            set_in_channels(encoder, channels)
         if settings.dropout:
             _add_dropout(network, settings)
         _check(network, settings, channels, classes, outputs)
     return network
-
-
-def any_size(construct: Callable[..., Module], encoder: str) -> Module:
-    """Returns construct(), with `dynamic_img_size` where a timm encoder has it: vision transformers otherwise take
-    images of one size only."""
-    if encoder.startswith("tu-"):
-        try:
-            return construct(dynamic_img_size=True)
-        except TypeError as error:
-            if "dynamic_img_size" not in str(error):
-                raise
-    return construct()
 
 
 def stride(network: Module) -> int:
@@ -163,28 +141,6 @@ def encoder_parameters(network: Module) -> list[Parameter]:
     """Returns the parameters of `encoder_of`; an empty list where there is no encoder."""
     encoder = encoder_of(network)
     return [] if encoder is None else list(encoder.parameters())
-
-
-def load_encoder(encoder: Module, path: Path) -> None:
-    """Loads an encoder's weights strictly from .safetensors or a PyTorch state dict.
-
-    Raises:
-        PipelineError: not a readable state dict, or its tensors are not this encoder's.
-    """
-    try:
-        state: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
-    except Exception as error:  # damaged files raise many types
-        raise PipelineError(f"{path} holds no readable weights: {_reason(error)}") from None
-    state = state.get("state_dict", state) if isinstance(state, dict) else state
-    if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
-        raise PipelineError(f"{path} holds {type(state).__name__}; expected a state dict, tensors by name.")
-    if any(key.startswith("encoder.") for key in state):
-        state = {key.removeprefix("encoder."): value for key, value in state.items() if key.startswith("encoder.")}
-    try:
-        encoder.load_state_dict(state)
-    except RuntimeError as error:
-        summary = " ".join(str(error).split())[:300]
-        raise PipelineError(f"{path} does not fit the encoder {type(encoder).__name__}: {summary}") from None
 
 
 def parameter_count(network: Module) -> int:
@@ -232,8 +188,6 @@ def _constructed(settings: ModelSettings, channels: int, classes: int, outputs: 
     if ":" in settings.architecture:
         return _own_network(settings, channels, outputs)
     if settings.architecture == "ConfigurableUnet":
-        from pipeline.unet import ConfigurableUnet  # it returns an Output
-
         own = {"encoder", "in_channels", "classes", "presence"}
         known = [name for name in inspect.signature(ConfigurableUnet).parameters if name not in own]
         _check_options(settings, known, "ConfigurableUnet", "")
@@ -278,16 +232,6 @@ def _encoder_for_weights(network: Module, settings: ModelSettings) -> Module:
     return encoder
 
 
-def _set_in_channels(encoder: Any, channels: int) -> None:
-    """Adapts the first convolution of an encoder of three channels."""
-    if channels == 3:
-        return
-    if hasattr(encoder, "set_in_channels"):
-        encoder.set_in_channels(channels, pretrained=True)
-    else:  # timm's
-        patch_first_conv(encoder, channels, pretrained=True)
-
-
 def _add_dropout(network: Any, settings: ModelSettings) -> None:
     """Puts a dropout in front of the head; the names of the weights stay, so that any run may start from another."""
     if ":" in settings.architecture:
@@ -329,7 +273,7 @@ def _own_network(settings: ModelSettings, channels: int, outputs: int) -> Module
         return architecture(channels, outputs, **settings.options)
     except Exception as error:  # it is anybody's code
         raise PipelineError(
-            f"model.architecture: {name}({channels}, {outputs}) failed: {type(error).__name__}: {_reason(error)}"
+            f"model.architecture: {name}({channels}, {outputs}) failed: {type(error).__name__}: {first_line(error)}"
         ) from error
 
 
@@ -341,7 +285,7 @@ def _own_class(name: str) -> type[Module]:
     except Exception as error:  # it is anybody's code
         raise PipelineError(
             f"model.architecture: the module of {name} cannot be imported, with {workspace.root()} first on the path: "
-            f"{type(error).__name__}: {_reason(error)}"
+            f"{type(error).__name__}: {first_line(error)}"
         ) from error
     found = getattr(module, class_name, None)
     if not inspect.isclass(found) or not issubclass(found, Module):
@@ -360,7 +304,7 @@ def _check(network: Module, settings: ModelSettings, channels: int, classes: int
         encoder = "" if ":" in name else f" with encoder {settings.encoder}"
         raise PipelineError(
             f"model: {name}{encoder} failed on an image of shape {shape}, and it must take any size: "
-            f"{type(error).__name__}: {_reason(error)}"
+            f"{type(error).__name__}: {first_line(error)}"
         ) from error
     finally:
         network.train(training)
@@ -382,8 +326,3 @@ def _check(network: Module, settings: ModelSettings, channels: int, classes: int
 
 def _described(value: Any) -> str:
     return f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else "none" if value is None else f"{type(value)}"
-
-
-def _reason(error: Exception) -> str:
-    """The first line of an error's text."""
-    return (str(error).splitlines() or [type(error).__name__])[0]

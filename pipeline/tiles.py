@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import torch
 
-from pipeline.models import Output
+from pipeline.output import Output
 
 
 def starts(length: int, tile: int, overlap: float) -> list[int]:

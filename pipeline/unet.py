@@ -14,8 +14,9 @@ from timm.layers.cbam import CbamModule
 from torch import Tensor
 from torch.nn import Identity, Module, ModuleList, Sequential, functional
 
+from pipeline.encoders import any_size
 from pipeline.errors import PipelineError
-from pipeline.models import Output, any_size
+from pipeline.output import Output
 from pipeline.settings import Settings
 
 PLAIN_CHANNELS = [64, 128, 256, 512, 1024]

@@ -95,6 +95,28 @@ def mars(root: Path) -> Run:
     return finished(described(root, "mars", MARS, recipe))
 
 
+def test_class_maps_with_everything_that_training_has_for_them(mars: Run) -> None:
+    settings = [
+        "loss={cross_entropy: {class_weights: [0, 1, 1, 2], smoothing: 0.1}, lovasz: 1, focal: 1}",
+        "train={sampler: {rare_classes: 0.5}, mix: {cutmix: 0.3, paste: 0.6, paste_classes: [rock]}, final: true}",
+        f"train.pseudo={{recipe: {mars.name}, min_confidence: 0.3}}",
+        "model.presence=true",
+    ]
+    recipe = mars.competition_folder.parents[1] / "mars-recipe.yaml"
+    run = open_run(str(recipe), name="everything", assignments=settings)
+    for stage in stages.STAGES:
+        stages.run_stage(run, stage)
+    assert submission.faults_of(run.submission, submission.expected(run.competition, run.input, run.table)) == []
+    for fold in (0, 1):
+        ids = pd.read_csv(run.predictions("oof", fold).with_suffix(".csv"), dtype=str)
+        assert list(ids.columns) == ["image_id", *(f"presence_{name}" for name in run.competition.classes)]
+        assert set(ids["image_id"]) == set(
+            pd.read_csv(mars.predictions("oof", fold).with_suffix(".csv"), dtype=str)["image_id"]
+        )
+    assert read_json(run.fold(0) / "fold.json")["images"] == read_json(mars.fold(0) / "fold.json")["images"] + 6
+    assert "no out-of-fold score" in read_json(run.record)["expect"]["remark"]
+
+
 def test_class_maps_end_in_a_valid_submission(mars: Run) -> None:
     want = submission.expected(mars.competition, mars.input, mars.table)
     assert submission.faults_of(mars.submission, want) == []

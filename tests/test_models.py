@@ -13,7 +13,6 @@ import torch
 
 from pipeline.errors import PipelineError
 from pipeline.models import (
-    Output,
     SegmentationNetwork,
     build,
     encoder_of,
@@ -22,6 +21,7 @@ from pipeline.models import (
     smallest,
     stride,
 )
+from pipeline.output import Output
 from pipeline.recipe import ModelSettings
 
 SMALL = ModelSettings(encoder="mobilenet_v2", options={"decoder_channels": [32, 16, 8, 8, 8]})

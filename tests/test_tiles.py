@@ -13,7 +13,8 @@ from torch.nn import functional
 
 from pipeline.augment import Augmentation
 from pipeline.loader import TrainDataset, train_loader
-from pipeline.models import Output, SegmentationNetwork
+from pipeline.models import SegmentationNetwork
+from pipeline.output import Output
 from pipeline.recipe import ImageSettings
 from pipeline.tiles import predict_tiled, starts, window
 

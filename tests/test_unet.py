@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from pipeline.errors import PipelineError
-from pipeline.models import Output, SegmentationNetwork, build, encoder_of, parameter_count
+from pipeline.models import SegmentationNetwork, build, encoder_of, parameter_count
+from pipeline.output import Output
 from pipeline.recipe import ModelSettings
 from pipeline.unet import ConfigurableUnet, DecoderBlock
 

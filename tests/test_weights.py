@@ -8,24 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import huggingface_hub
-import numpy as np
 import pytest
 import segmentation_models_pytorch as smp
 import torch
 from safetensors.torch import save_file
 
 from pipeline import weights
+from pipeline.encoders import load_encoder
 from pipeline.errors import PipelineError
-from pipeline.geometry import IGNORE
-from pipeline.models import build, load_encoder
+from pipeline.models import build
 from pipeline.recipe import ModelSettings
 
 SMALL = ModelSettings(encoder="mobilenet_v2", options={"decoder_channels": [32, 16, 8, 8, 8]})
-MIXED = [
-    {"HorizontalFlip": {"p": 0.5}},
-    {"RandomBrightnessContrast": {"p": 0.5}},
-    {"Affine": {"scale": [0.9, 1.1], "rotate": [-10, 10], "p": 0.7}},
-]
 
 
 @pytest.fixture(autouse=True)
@@ -35,12 +29,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-def picture(rows: int = 12, columns: int = 16, channels: int = 1, classes: int = 2) -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(0)
-    image = rng.integers(0, 256, (rows, columns, channels), dtype=np.uint8)
-    return image, rng.choice(np.array([0, 1, IGNORE], np.uint8), (classes, rows, columns))
 
 
 @pytest.fixture(scope="module")
