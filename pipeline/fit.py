@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from safetensors.torch import load_file, save_file
 
-from pipeline import callbacks, loader, models, sampling, table, teachers, workspace
+from pipeline import callbacks, freshness, loader, models, sampling, table, teachers, workspace
 from pipeline.augment import Augmentation, Preprocess
 from pipeline.console import console
 from pipeline.device import Compute
@@ -355,10 +355,10 @@ def _finish(
         "images_per_second": round(images / max(seconds, 1e-9), 2),
         "parameters": models.parameter_count(network),
         "weights": {"asked": run.recipe.model.weights, "file": str(source) if source else None,
-                    "sha256": workspace.hash_file(source) if source else None},
+                    "sha256": freshness.hash_file(source) if source else None},
         "compute": {"accelerator": compute.accelerator, "precision": compute.precision, "reason": compute.reason},
-        "sha256": [workspace.hash_file(path) for path in run.weights(member)],
-        "environment": workspace.environment(),
+        "sha256": [freshness.hash_file(path) for path in run.weights(member)],
+        "environment": freshness.environment(),
         "finished": time.strftime("%Y-%m-%d %H:%M:%S"),
     })  # fmt: skip
 

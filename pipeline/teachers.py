@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from pipeline import table, workspace
+from pipeline import freshness, table, workspace
 from pipeline.errors import PipelineError
 from pipeline.probabilities import read_probabilities
 from pipeline.recipe import Recipe
@@ -69,7 +69,12 @@ def label_files(run: Run, member: Member) -> list[Path]:
             f"train.pseudo.recipe is {other.name}, whose images are {theirs.name} and not {mine.name}: both runs need "
             "the same image size (image.store where it is set), fit, border and channels."
         )
-    folds = list(other.trained_folds()) if member.fold is None else [member.fold]
+    if other.recipe.train.final and member.fold is not None:
+        raise PipelineError(
+            f"train.pseudo.recipe is {other.name}, whose test predictions are by its final model, which has seen the "
+            "images that every fold holds out: train that run without train.final."
+        )
+    folds = other.test_folds() if member.fold is None else [member.fold]
     for fold in folds:
         _same_fold(run, other, Member(fold, member.seed), other.predictions("test", fold), "train.pseudo.recipe")
     return [other.predictions("test", fold) for fold in folds]
@@ -101,7 +106,7 @@ def _same_fold(run: Run, other: Run, member: Member, path: Path, setting: str) -
         return
     manifest = workspace.read_json(other.fold(member.fold) / "manifest.json")
     used = manifest["inputs"].get(shown(other.folds), {}).get("hash")
-    if other.folds != run.folds or used != workspace.hash_file(run.folds):
+    if other.folds != run.folds or used != freshness.hash_file(run.folds):
         raise PipelineError(
             f"{setting} is {other.name}, which was trained on other folds than {shown(run.folds)} holds now: its "
             f"{member.title} has seen images that this {member.title} holds out. Train it again on these folds."

@@ -1,28 +1,17 @@
-"""Where every artefact lives, how it is written, and whether it is up to date.
+"""Where every artefact lives, and how it is written: whole or not at all, under a temporary name and renamed."""
 
-A file appears whole or not at all: it is written under a temporary name and renamed. A stage's manifest, written
-last, lists what went in (content hashes, settings, code) and what came out; a stage is up to date when all of that
-still holds.
-"""
-
-import ast
-import hashlib
 import json
 import os
 import shutil
-import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.competition import Competition, SplitSettings, load_competition
 from pipeline.errors import PipelineError
 from pipeline.recipe import Recipe, load_recipe
-from pipeline.settings import flatten
 
 PACKAGE = Path(__file__).parent
 
@@ -282,147 +271,6 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-# --- up to date? -----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Step:
-    """One unit of work of a stage: what it reads, what it writes, and what else decides its result."""
-
-    stage: str
-    title: str
-    manifest: Path
-    inputs: tuple[Path, ...]
-    """Files, or folders that stand for all files in them."""
-    outputs: tuple[Path, ...]
-    settings: dict[str, Any]
-    fold: int | None = None
-    seed: int = 0
-
-
-@dataclass(frozen=True)
-class Reason:
-    """Why a step is not up to date."""
-
-    kind: Literal["never", "output", "input", "settings", "code"]
-    text: str
-
-
-def stale(step: Step, manifest: Path | None = None) -> list[Reason]:
-    """Returns why a step must run (an empty list: it is up to date), by its own or by another manifest."""
-    path = manifest or step.manifest
-    if not path.exists():
-        return [Reason("never", "not run yet")]
-    record = read_json(path)
-    missing = [shown(output) for output in step.outputs if not output.exists()]
-    reasons = [Reason("output", f"{name} is missing") for name in missing]
-    old, new = record["inputs"], fingerprint(step.inputs, record["inputs"])
-    reasons += [Reason("input", f"{name} changed") for name in _differing(_hashes(old), _hashes(new))[:3]]
-    before, now = flatten(record["settings"]), flatten(json.loads(json.dumps(step.settings)))
-    reasons += [Reason("settings", f"{key}: {before.get(key)} → {now.get(key)}") for key in _differing(before, now)]
-    changed = _differing(record["code"], code(step.stage))
-    if changed:
-        reasons.append(Reason("code", f"code changed: {', '.join(changed)}"))
-    return reasons
-
-
-def somebodys_own(step: Step, path: Path) -> bool:
-    """Returns whether an output of a step is there and not as the step wrote it."""
-    if path not in step.outputs or not path.exists():
-        return False
-    written = read_json(step.manifest)["outputs"] if step.manifest.exists() else {}
-    return written.get(shown(path), {}).get("hash") != hash_file(path)
-
-
-def record(step: Step, seconds: float, manifest: Path | None = None) -> None:
-    """Writes the manifest that makes a step up to date."""
-    path = manifest or step.manifest
-    known = read_json(path)["inputs"] if path.exists() else {}
-    write_json(path, {
-        "stage": step.stage,
-        "finished": time.strftime("%Y-%m-%d %H:%M:%S"),
-        "seconds": round(seconds, 2),
-        "settings": step.settings,
-        "code": code(step.stage),
-        "outputs": fingerprint(step.outputs, {}),
-        "inputs": fingerprint(step.inputs, known),
-    })  # fmt: skip
-
-
-def fingerprint(paths: tuple[Path, ...], known: dict[str, Any]) -> dict[str, Any]:
-    """Returns size, modification time and content hash of every file; hashes in `known` hold while size and time do."""
-    files = [file for path in paths for file in (_files_in(path) if path.is_dir() else [path]) if file.exists()]
-    with ThreadPoolExecutor() as pool:
-        return dict(pool.map(lambda file: _fingerprint_one(file, known), files))
-
-
-def hash_file(path: Path) -> str:
-    """Returns the SHA-256 of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@cache
-def code(stage: str) -> dict[str, str]:
-    """Returns the content hash of every module of the package that a stage imports, directly or not."""
-    seen: dict[str, str] = {}
-    waiting = [f"pipeline.stages.{stage}"]
-    while waiting:
-        file = _module_file(waiting.pop())
-        if file is None or file.name == "__init__.py" or (name := str(file.relative_to(PACKAGE))) in seen:
-            continue
-        seen[name], imported = _hash_and_imports(file)
-        waiting += imported
-    return dict(sorted(seen.items()))
-
-
-def environment() -> dict[str, Any]:
-    """Returns the versions that shape a result."""
-    from importlib.metadata import version
-
-    names = ["torch", "lightning", "segmentation-models-pytorch", "albumentations", "opencv-python-headless", "numpy"]
-    return {name: version(name) for name in names}
-
-
 def describe(run: Run) -> dict[str, Any]:
     """Returns the resolved recipe and competition, for the record."""
     return {"recipe": run.recipe.model_dump(mode="json"), "competition": run.competition.model_dump(mode="json")}
-
-
-@cache
-def _hash_and_imports(file: Path) -> tuple[str, tuple[str, ...]]:
-    """A module's content hash, and the names of what it imports from the package, once for all stages."""
-    source, names = file.read_bytes(), []
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            names += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-    return hashlib.sha256(source).hexdigest()[:16], tuple(name for name in names if name.startswith("pipeline."))
-
-
-def _module_file(name: str) -> Path | None:
-    if not name.startswith("pipeline."):
-        return None
-    file = PACKAGE.joinpath(*name.split(".")[1:]).with_suffix(".py")
-    return file if file.exists() else None
-
-
-def _files_in(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.rglob("*") if file.is_file() and not file.name.startswith("."))
-
-
-def _fingerprint_one(file: Path, known: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    name, stat = shown(file), file.stat()
-    entry = {"size": stat.st_size, "modified": stat.st_mtime_ns}
-    old = known.get(name, {})
-    unchanged = old.get("size") == entry["size"] and old.get("modified") == entry["modified"]
-    return name, {**entry, "hash": old["hash"] if unchanged else hash_file(file)}
-
-
-def _hashes(entries: dict[str, Any]) -> dict[str, str]:
-    return {name: entry["hash"] for name, entry in entries.items()}
-
-
-def _differing(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    return sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))

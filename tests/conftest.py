@@ -18,6 +18,9 @@ from pipeline import rle, stages
 from pipeline.errors import PipelineError
 from pipeline.workspace import Run, open_run
 
+# before torch is imported: threads that wait for each other make small networks many times slower on a busy machine
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 REPOSITORY = Path(__file__).parents[1]
 SHAPE = (40, 60)
 TRAIN_IDS = [f"a{number:02}" for number in range(1, 13)]

@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 
-from pipeline import stages, workspace
+from pipeline import freshness, stages, workspace
 from pipeline.errors import PipelineError
+from pipeline.freshness import Reason, Step, stale
 from pipeline.stages import train
-from pipeline.workspace import Reason, Run, Step, open_run, stale, writing
+from pipeline.workspace import Run, open_run, writing
 
 REPOSITORY = Path(__file__).parents[1]
 TORCH_SIDE = {"models.py", "lightning_module.py", "loader.py", "losses.py", "callbacks.py", "device.py", "augment.py"}
@@ -38,7 +39,7 @@ def step(root: Path) -> Step:
     settings = {"train": {"epochs": 3, "folds": (0, 1)}, "augment": [{"Flip": {"p": 0.5}}], "metric": "dice"}
     inputs = (root / "table.csv", root / "raw")
     made = Step("tune", "tune", root / "manifest.json", inputs, (root / "out.npy",), settings)
-    workspace.record(made, 1.234)
+    freshness.record(made, 1.234)
     return made
 
 
@@ -87,7 +88,7 @@ def test_a_touched_file_is_not_a_changed_one(step: Step, root: Path) -> None:
 
 
 def test_an_unchanged_file_is_not_read_again(step: Step, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workspace, "hash_file", lambda path: pytest.fail(f"{path} was read again"))
+    monkeypatch.setattr(freshness, "hash_file", lambda path: pytest.fail(f"{path} was read again"))
     assert stale(step) == []
 
 
@@ -110,9 +111,9 @@ def test_changed_settings_say_from_what_to_what(step: Step) -> None:
 
 
 def test_changed_code_names_the_modules(step: Step, monkeypatch: pytest.MonkeyPatch) -> None:
-    now = workspace.code("tune")
+    now = freshness.code("tune")
     gone = {name: value for name, value in now.items() if name != "rle.py"}
-    monkeypatch.setattr(workspace, "code", lambda stage: {**gone, "metrics.py": "another", "extra.py": "new"})
+    monkeypatch.setattr(freshness, "code", lambda stage: {**gone, "metrics.py": "another", "extra.py": "new"})
     assert stale(step) == [Reason("code", "code changed: extra.py, metrics.py, rle.py")]
 
 
@@ -121,7 +122,7 @@ def test_every_reason_is_listed_at_once(step: Step, root: Path) -> None:
     (root / "table.csv").write_text("bb")
     other = changed(step, settings={**step.settings, "metric": "iou_precision"})
     assert [reason.kind for reason in stale(other)] == ["output", "input", "settings"]
-    workspace.record(other, 0)
+    freshness.record(other, 0)
     assert [reason.kind for reason in stale(other)] == ["output"]
 
 
@@ -134,16 +135,16 @@ def test_a_moved_root_stays_up_to_date(step: Step, root: Path, monkeypatch: pyte
 
 @pytest.mark.parametrize("stage", ["decode", "clean", "split", "tune", "encode", "report"])
 def test_numpy_stages_do_not_depend_on_the_networks_code(stage: str) -> None:
-    found = set(workspace.code(stage))
+    found = set(freshness.code(stage))
     assert not found & (TORCH_SIDE | {"stages/train.py", "stages/predict.py"})
     assert {f"stages/{stage}.py", "workspace.py", "errors.py"} <= found
 
 
 def test_torch_stages_depend_on_the_networks_code() -> None:
-    assert set(workspace.code("train")) >= TORCH_SIDE | {"weights.py", "metrics.py", "geometry.py", "folds.py"}
-    assert not set(workspace.code("train")) & {"stages/clean.py", "stages/split.py", "outliers.py", "plots.py"}
-    assert {"stages/predict.py", "models.py", "loader.py", "probabilities.py"} <= set(workspace.code("predict"))
-    assert {"stages/tune.py", "metrics.py", "postprocess.py", "geometry.py"} <= set(workspace.code("tune"))
+    assert set(freshness.code("train")) >= TORCH_SIDE | {"weights.py", "metrics.py", "geometry.py", "folds.py"}
+    assert not set(freshness.code("train")) & {"stages/clean.py", "stages/split.py", "outliers.py", "plots.py"}
+    assert {"stages/predict.py", "models.py", "loader.py", "probabilities.py"} <= set(freshness.code("predict"))
+    assert {"stages/tune.py", "metrics.py", "postprocess.py", "geometry.py"} <= set(freshness.code("tune"))
 
 
 # --- writing ---------------------------------------------------------------------------------------------------------
@@ -342,7 +343,7 @@ def pretend_trained(run: Run, finished: bool) -> None:
     names = [path.name for path in step.outputs] if finished else ["last.ckpt", "best.ckpt"]
     for name in names:
         workspace.write_text(folder / name, "weights")
-    workspace.record(step, 60, folder / ("manifest.json" if finished else "started.json"))
+    freshness.record(step, 60, folder / ("manifest.json" if finished else "started.json"))
 
 
 @pytest.fixture
@@ -403,7 +404,7 @@ def test_the_same_settings_go_on(finished: bool, executed: list[Any]) -> None:
 def test_other_code_keeps_finished_folds(executed: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     run = open_run("sample", assignments=["train.folds=[0]"])
     pretend_trained(run, finished=True)
-    monkeypatch.setattr(workspace, "code", lambda stage: {"models.py": "another"})
+    monkeypatch.setattr(freshness, "code", lambda stage: {"models.py": "another"})
     (state,) = stages.states(run, "train")
     assert state.kept
     assert {reason.kind for reason in state.reasons} == {"code"}
@@ -416,7 +417,7 @@ def test_other_code_keeps_finished_folds(executed: list[Any], monkeypatch: pytes
 def test_other_code_goes_on_with_an_unfinished_fold(executed: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     run = open_run("sample", assignments=["train.folds=[0]"])
     pretend_trained(run, finished=False)
-    monkeypatch.setattr(workspace, "code", lambda stage: {"models.py": "another"})
+    monkeypatch.setattr(freshness, "code", lambda stage: {"models.py": "another"})
     stages.run_stage(run, "train")
     assert executed == [([0], {})]
 

@@ -1,6 +1,5 @@
 """Batches: what they hold, and draws that belong to seed, epoch and image."""
 
-from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -32,15 +31,6 @@ WHOLE = slice(None), slice(None)
 BOXES = np.tile([1, 2, 9, 11], (11, 1))
 """Nine rows and eleven columns of every image are content; 4 × 6 places hold as much."""
 PLACES = [(top, left) for top in range(4) for left in range(6)]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """On a busy machine, threads that wait for each other make small networks many times slower."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

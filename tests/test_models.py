@@ -27,15 +27,6 @@ from pipeline.recipe import ModelSettings
 SMALL = ModelSettings(encoder="mobilenet_v2", options={"decoder_channels": [32, 16, 8, 8, 8]})
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """On a busy machine, threads that wait for each other make small networks many times slower."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.mark.parametrize("channels", [1, 3])
 def test_logits_have_the_size_of_the_image(channels: int) -> None:
     inner = build(SMALL, channels, 2, None)

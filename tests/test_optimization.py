@@ -1,7 +1,6 @@
 """Optimisers by name, and the ways of the learning rate."""
 
 import io
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -17,14 +16,6 @@ pytestmark = pytest.mark.filterwarnings("error")
 NAMES = ["plateau", "cosine", "restarts", "cyclic", "one_cycle", "constant"]
 BATCHES = torch.randn((14, 5, 4), generator=torch.Generator().manual_seed(1))
 LOSSES = [1.0, 0.9, 0.95, 0.95, 0.95, 0.8, 0.9, 0.9, 0.9, 0.9]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def network() -> torch.nn.Sequential:

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from conftest import Tiny, encoded
 
-from pipeline import descriptors, outliers, rle, stages, workspace
+from pipeline import descriptors, freshness, outliers, rle, stages
 from pipeline.clean_settings import (
     BrokenSettings,
     ContradictionSettings,
@@ -335,7 +335,7 @@ def test_an_edited_list_that_cannot_be_read(tiny: Tiny, change: dict[str, Any], 
 def test_other_code_keeps_the_folds_and_audits_them_again(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     run = tiny.run("decode", "clean", "split")
     before, said = run.folds.read_bytes(), run.audit.read_text()
-    monkeypatch.setattr(workspace, "code", lambda stage: {"audit.py": "another"})
+    monkeypatch.setattr(freshness, "code", lambda stage: {"audit.py": "another"})
     run.audit.write_text(said.replace('"leaks": false', '"leaks": true'))
     assert [(state.step.title, state.kept) for state in stages.states(run, "split")] == [
         ("split", True),

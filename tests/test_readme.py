@@ -21,10 +21,13 @@ from pipeline.settings import validate
 REPOSITORY = Path(__file__).parents[1]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 CLEAN = (REPOSITORY / "docs" / "clean-and-split.md").read_text(encoding="utf-8")
+TRAIN = (REPOSITORY / "docs" / "train.md").read_text(encoding="utf-8")
 
 
 def commands() -> list[list[str]]:
-    lines = [line for block in re.findall(r"```bash\n(.*?)```", README + CLEAN, re.S) for line in block.splitlines()]
+    lines = [
+        line for block in re.findall(r"```bash\n(.*?)```", README + CLEAN + TRAIN, re.S) for line in block.splitlines()
+    ]
     words = [shlex.split(line, comments=True) for line in lines]
     calls = [line[3:] for line in words if line[:3] == ["python", "-m", "pipeline"]]
     scripts = [["run", *(line[1:] or ["sample"])] for line in words if line[:1] == ["./run_all.sh"]]
@@ -49,7 +52,9 @@ def test_own_competition_is_valid() -> None:
     assert validate(RleCsv, {"name": "my-cells", **yaml.safe_load(example)}, "README").group == "patient"
 
 
-@pytest.mark.parametrize(("text", "folder"), [(README, REPOSITORY), (CLEAN, REPOSITORY / "docs")])
+@pytest.mark.parametrize(
+    ("text", "folder"), [(README, REPOSITORY), (CLEAN, REPOSITORY / "docs"), (TRAIN, REPOSITORY / "docs")]
+)
 def test_links_and_pictures_exist(text: str, folder: Path) -> None:
     targets = re.findall(r"\]\((?!http)([^)]+)\)", text)
     assert targets
@@ -82,3 +87,23 @@ def test_tree_names_what_exists() -> None:
             if name != "work/":  # appears with the first run
                 assert (REPOSITORY / parent / name).exists(), f"{parent / name}"
         folder = folder if indented else Path(names[0])
+
+
+def test_the_network_of_ones_own_works_as_described(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pipeline.models import build
+    from pipeline.train_settings import ModelSettings
+
+    (code,) = re.findall(r"```python\n(.*?)```", TRAIN, re.S)
+    (tmp_path / "my_models.py").write_text(code)
+    monkeypatch.setenv("PIPELINE_ROOT", str(tmp_path))
+    build(ModelSettings(architecture="my_models:Net", options={"width": 32}), 3, 2, None)
+
+
+def test_every_named_setting_of_training_exists() -> None:
+    from pipeline.train_settings import LossSettings, ModelSettings, TrainSettings
+
+    known = {*LossSettings.model_fields, *ModelSettings.model_fields, *TrainSettings.model_fields}
+    for line in TRAIN.splitlines():
+        for name in re.findall(r"^\| `(\w+)(?::[^`]*)?`", line):
+            if name not in ("architecture", "model") and not name.startswith(("oxford", "ultrasound", "unet", "mars")):
+                assert name in known, line

@@ -35,14 +35,6 @@ USE = np.array(["relabel", "train", "soft", "soft", "soft", "train", "drop", "tr
 MADE_FROM = {0: [1], 2: [2, 3, 4], 3: [2, 3, 4], 4: [2, 3, 4]}
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def chosen(fold: list[int], excluded: str = "", use: np.ndarray = USE) -> Chosen:
     """What fold 0 trains on."""
     folds = pd.DataFrame({"image_id": IDS, "fold": fold, "use": use})

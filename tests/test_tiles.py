@@ -1,7 +1,7 @@
 """Images larger than what the network sees: overlapping tiles in prediction, random crops in training."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,15 +19,6 @@ from pipeline.recipe import ImageSettings
 from pipeline.tiles import predict_tiled, starts, window
 
 Network = Callable[[torch.Tensor], torch.Tensor]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """On a busy machine, threads that wait for each other make small networks many times slower."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def convolutions(kernel: int, layers: int, channels: int = 1, classes: int = 1) -> torch.nn.Module:

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from conftest import Tiny
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from pipeline import callbacks, stages, workspace
+from pipeline import callbacks, freshness, stages, workspace
 from pipeline.errors import PipelineError
 from pipeline.metrics import METRICS
 from pipeline.settings import merge
@@ -69,14 +68,6 @@ EVERYTHING: dict[str, Any] = {
 }
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def prepare(tiny: Tiny, *changes: dict[str, Any], group: bool = False) -> Run:
     """Sets the recipe and does what comes before training."""
     recipe = {"competition": str(tiny.competition_path)}
@@ -103,7 +94,7 @@ def named(run: Run, name: str, changes: dict[str, Any] | None = None) -> Run:
 
 def hashes(run: Run) -> dict[str, str]:
     files = sorted(run.folder.rglob("*.safetensors"))
-    return {str(path.relative_to(run.folder)): workspace.hash_file(path) for path in files}
+    return {str(path.relative_to(run.folder)): freshness.hash_file(path) for path in files}
 
 
 def summary(run: Run, fold: int | None = 0) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """The U-Net whose parts are settings."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +14,6 @@ from pipeline.unet import ConfigurableUnet, DecoderBlock
 
 TINY: dict[str, Any] = {"encoder": "plain", "channels": [4, 8, 16], "attention_reduction": 1}
 RESNET: dict[str, Any] = {"encoder": "resnet18", "decoder_channels": [16, 16, 8, 8, 8], "attention_reduction": 1}
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """On a busy machine, threads that wait for each other make small networks many times slower."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def shapes(network: ConfigurableUnet, size: int) -> list[tuple[int, int, int]]:

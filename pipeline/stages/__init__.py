@@ -9,10 +9,11 @@ import importlib
 import time
 from dataclasses import dataclass
 
-from pipeline import workspace
+from pipeline import freshness, workspace
 from pipeline.console import console
 from pipeline.errors import PipelineError
-from pipeline.workspace import Reason, Run, Step
+from pipeline.freshness import Reason, Step
+from pipeline.workspace import Run
 
 STAGES = ("decode", "clean", "split", "train", "predict", "tune", "encode", "evaluate", "report")
 
@@ -31,7 +32,7 @@ def states(run: Run, stage: str) -> list[State]:
     module = importlib.import_module(f"pipeline.stages.{stage}")
     found = []
     for step in module.steps(run):
-        reasons = workspace.stale(step)
+        reasons = freshness.stale(step)
         kept = bool(reasons) and hasattr(module, "keeps") and module.keeps(run, step, reasons)
         found.append(State(step, reasons, kept))
     return found
@@ -66,7 +67,7 @@ def run_stage(run: Run, stage: str, force: bool = False) -> None:
     arguments = {"fresh": True} if force and stage == "train" else {}
     for step in module.execute(run, [state.step for state in waiting], **arguments):
         now = time.perf_counter()
-        workspace.record(step, now - started)
+        freshness.record(step, now - started)
         started = now
 
 

@@ -21,14 +21,15 @@ import numpy as np
 import pandas as pd
 from rich.table import Table
 
-from pipeline import outliers, plots, table, workspace
+from pipeline import freshness, outliers, plots, table
 from pipeline.clean_settings import DuplicateSettings
 from pipeline.competitions.readers import reader_of
 from pipeline.console import console, counting
 from pipeline.descriptors import block_grid
 from pipeline.duplicates import Pairs, components, cross_pairs, near_pairs
 from pipeline.errors import PipelineError
-from pipeline.workspace import Reason, Run, Step, shown, writing
+from pipeline.freshness import Reason, Step
+from pipeline.workspace import Run, shown, writing
 
 PICTURES = 8
 """Findings of each end of a reason's scores that a picture shows."""
@@ -47,7 +48,7 @@ def steps(run: Run) -> list[Step]:
 
 def keeps(run: Run, step: Step, reasons: list[Reason]) -> bool:
     """Whether outliers.csv stays: it does when somebody edited it."""
-    return workspace.somebodys_own(step, run.outliers)
+    return freshness.somebodys_own(step, run.outliers)
 
 
 def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:

@@ -25,8 +25,9 @@ from pipeline.competitions.listing import Fault, Item, Listing, MaskFault, Masks
 from pipeline.competitions.readers import reader_of
 from pipeline.console import console, track
 from pipeline.errors import PipelineError
+from pipeline.freshness import Step
 from pipeline.geometry import IGNORE, Geometry, image_to_network, labels_to_network, mask_to_network
-from pipeline.workspace import Run, Step, require_space, shown, writing
+from pipeline.workspace import Run, require_space, shown, writing
 
 ARRAYS = ("train_images", "train_masks", "test_images")
 DESCRIPTORS = ("histogram", "thumbnail")

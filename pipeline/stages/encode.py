@@ -16,14 +16,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline import submission, table, workspace
+from pipeline import freshness, submission, table, workspace
 from pipeline.console import console, track
 from pipeline.errors import PipelineError
+from pipeline.freshness import Step
 from pipeline.postprocess import decide, native_probability
 from pipeline.probabilities import read_probabilities
 from pipeline.stages.decode import geometry_of
 from pipeline.stages.tune import decision_of
-from pipeline.workspace import Run, Step, shown
+from pipeline.workspace import Run, shown
 
 
 def steps(run: Run) -> list[Step]:
@@ -122,12 +123,12 @@ def _record(run: Run, result: dict[str, Any], test: dict[str, Any], rows: int) -
     return {
         "run": run.name,
         "made": time.strftime("%Y-%m-%d %H:%M:%S"),
-        "sha256": workspace.hash_file(run.submission),
+        "sha256": freshness.hash_file(run.submission),
         "rows": rows,
         "expect": {key: result[key] for key in ("metric", "remark", "score", "interval_95", "nested", "untuned")},
         "test": test,
         "postprocess": result,
         "folds": {number: {key: fold[key] for key in kept} for number, fold in folds.items()},
-        "environment": workspace.environment(),
+        "environment": freshness.environment(),
         **workspace.describe(run),
     }

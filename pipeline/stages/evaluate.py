@@ -22,12 +22,13 @@ from pipeline import metrics, plots, table, workspace
 from pipeline.competition import Competition
 from pipeline.competitions.readers import reader_of
 from pipeline.console import console, track
+from pipeline.freshness import Step
 from pipeline.geometry import IGNORE
 from pipeline.postprocess import decide, native_probability
 from pipeline.probabilities import read_probabilities
 from pipeline.stages.decode import geometry_of
 from pipeline.stages.tune import decision_of
-from pipeline.workspace import Run, Step, shown
+from pipeline.workspace import Run, shown
 
 OVERLAYS = 10
 BATCH = 8

@@ -18,8 +18,9 @@ from pipeline import table
 from pipeline.console import console, progress_bar
 from pipeline.errors import PipelineError
 from pipeline.folds import read_folds
+from pipeline.freshness import Step
 from pipeline.probabilities import write_probabilities
-from pipeline.workspace import Member, Run, Step, shown
+from pipeline.workspace import Member, Run, shown
 
 if TYPE_CHECKING:
     import torch

@@ -19,13 +19,14 @@ from pipeline import plots, table, workspace
 from pipeline.competitions.readers import reader_of
 from pipeline.console import console
 from pipeline.folds import read_audit, read_outliers
+from pipeline.freshness import Step
 from pipeline.outliers import count_findings
 from pipeline.postprocess import decide, native_probability
 from pipeline.probabilities import read_probabilities
 from pipeline.stages import evaluate
 from pipeline.stages.decode import geometry_of
 from pipeline.stages.tune import decision_of
-from pipeline.workspace import Run, Step, shown
+from pipeline.workspace import Run, shown
 
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
 OF_EACH_KIND = 4

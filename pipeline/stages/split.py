@@ -21,14 +21,15 @@ import pandas as pd
 from rich.markup import escape
 from rich.table import Table
 
-from pipeline import audit, table, workspace
+from pipeline import audit, freshness, table, workspace
 from pipeline.audit import Split
 from pipeline.competition import SplitSettings
 from pipeline.console import console, counting, track
 from pipeline.duplicates import Pairs
 from pipeline.errors import PipelineError
 from pipeline.folds import folds_setting, read_audit, read_folds, read_outliers, uses_of
-from pipeline.workspace import Reason, Run, Step, shown, writing
+from pipeline.freshness import Reason, Step
+from pipeline.workspace import Run, shown, writing
 
 ALIKE = 0.02
 """Folds whose largest deviation is below this are alike enough: no further seed is tried."""
@@ -52,13 +53,13 @@ def steps(run: Run) -> list[Step]:
 def keeps(run: Run, step: Step, reasons: list[Reason]) -> bool:
     """Whether the folds file stays: it does when it is somebody's own, or nothing but the code changed."""
     only_code = all(reason.kind == "code" for reason in reasons)
-    return run.folds in step.outputs and (only_code or workspace.somebodys_own(step, run.folds))
+    return run.folds in step.outputs and (only_code or freshness.somebodys_own(step, run.folds))
 
 
 def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
     """Writes the folds file, unless it stays, then its audit, and prints what that says."""
     split, audited = steps(run)
-    own = workspace.somebodys_own(split, run.folds)
+    own = freshness.somebodys_own(split, run.folds)
     seed = None if own else read_audit(run).get("seed")
     if split in waiting or not (own or run.audit.exists()):  # killed between the two: the same folds again
         seed = _split(run)

@@ -22,13 +22,14 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from pipeline import teachers, workspace
+from pipeline import freshness, teachers, workspace
 from pipeline.competitions.files import read_table
 from pipeline.console import console, progress_bar
 from pipeline.errors import PipelineError
 from pipeline.folds import drop_list, leak_remark, read_folds, read_outliers
+from pipeline.freshness import Reason, Step
 from pipeline.targets import Chosen, choose, sources
-from pipeline.workspace import Member, Reason, Run, Step, shown
+from pipeline.workspace import Member, Run, shown
 
 PARTS = {"image", "model", "loss", "augment", "train"}
 ELSEWHERE = ("folds", "workers", "seeds", "final", "loggers")
@@ -89,7 +90,7 @@ def guard(run: Run, waiting: list[Any], kinds: tuple[str, ...] = ("settings", "i
     for state in waiting:
         reasons = state.reasons
         if reasons[0].kind == "never":
-            reasons = workspace.stale(state.step, _started(state.step))
+            reasons = freshness.stale(state.step, _started(state.step))
         changed = [reason.text for reason in reasons if reason.kind in kinds]
         if changed:
             raise PipelineError(
@@ -148,7 +149,7 @@ def execute(run: Run, waiting: list[Step], fresh: bool = False) -> Iterator[Step
         task = bar.add_task("train", total=len(waiting) * run.recipe.train.epochs)
         for index, step in enumerate(waiting):
             member, started = Member(step.fold, step.seed), _started(step)
-            workspace.record(step, 0, started)
+            freshness.record(step, 0, started)
             show = (bar, task, len(waiting) - index - 1)
             fit.fit(run, member, chosen[step.title], source, compute, show)
             bar.update(task, completed=(index + 1) * run.recipe.train.epochs)

@@ -24,6 +24,7 @@ from pipeline import biases, suspects, table, workspace
 from pipeline.competition import Competition
 from pipeline.console import console, track
 from pipeline.folds import leak_remark, read_folds, read_outliers
+from pipeline.freshness import Step
 from pipeline.geometry import Geometry
 from pipeline.metrics import class_iou, confusion, mean_iou, pooled_score
 from pipeline.postprocess import Biases, Decision, Thresholds, native_probability
@@ -31,7 +32,7 @@ from pipeline.probabilities import read_probabilities
 from pipeline.recipe import TuneSettings
 from pipeline.stages.decode import geometry_of
 from pipeline.thresholds import Evidence, histogram_counts, image_scores, search
-from pipeline.workspace import Run, Step, shown
+from pipeline.workspace import Run, shown
 
 PARTS_OF_ONE_FOLD = 5
 BOOTSTRAPS = 2000
