@@ -75,6 +75,10 @@ def fit(
     except RuntimeError as error:
         _explain_memory(error, run.recipe.train.batch_size)
         raise
+    for logger in trainer.loggers:
+        experiment: Any = getattr(logger, "experiment", None)
+        if hasattr(experiment, "finish"):  # or the next fold would write on in this one's W&B run
+            experiment.finish()
     _finish(run, member, chosen, train, history, source, compute, network)
 
 

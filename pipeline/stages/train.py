@@ -45,7 +45,6 @@ def steps(run: Run) -> list[Step]:
         key: getattr(run.competition, key) for key in ("metric", "ignore_class", "ignored_prediction")
     }
     settings["never"] = list(run.never)
-    settings["overlap"] = run.recipe.predict.overlap
     members = [member for fold in run.trained_folds() for member in run.members(fold)]
     members += run.members(None) if run.recipe.train.final else []
     return [_step(run, member, settings) for member in members]
@@ -114,6 +113,7 @@ def preflight(run: Run) -> None:
     from pipeline.augment import Augmentation, Preprocess
     from pipeline.lightning_module import split_parameters
     from pipeline.losses import WeightedLoss
+    from pipeline.mix import Mixer
 
     device.choose(run.recipe.train.precision)
     source = weights.resolve(run.recipe.model)
@@ -122,6 +122,7 @@ def preflight(run: Run) -> None:
     network = models.build(run.recipe.model, run.recipe.image.channels, len(run.competition.classes), source)
     optimization.build_optimizer(run.recipe.train, *split_parameters(network))
     WeightedLoss(run.recipe.loss, run.competition.kind, run.recipe.model.presence)
+    Mixer(run.recipe.train.mix, run.competition.kind, len(run.competition.classes), [0], np.zeros(1, int))
     fit.more_loggers(run, run.folder)
 
 
