@@ -308,7 +308,9 @@ def _checkpointing(run: Run, member: Member) -> list[Any]:
         return [kept, last]
     found: list[Any] = [ModelCheckpoint(filename="best", monitor=monitor, mode=mode, save_weights_only=True, **common)]
     if settings.early_stopping:
-        found.insert(0, callbacks.EarlyStopping(monitor, mode=mode, patience=settings.early_stopping))
+        # a held-out loss that is no number counts as one that is no better; a training loss that is none stops the fold
+        patience = settings.early_stopping
+        found.insert(0, callbacks.EarlyStopping(monitor, mode=mode, patience=patience, check_finite=False))
     return [*found, last]
 
 

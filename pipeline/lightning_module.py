@@ -67,7 +67,7 @@ class SegmentationModule(LightningModule):
     def on_train_epoch_start(self) -> None:
         """Freezes the encoder, or lets it learn."""
         encoder, frozen = encoder_of(self.network), self.current_epoch < self.recipe.train.freeze_encoder
-        if encoder and self.recipe.train.freeze_encoder:
+        if encoder is not None and self.recipe.train.freeze_encoder:
             encoder.requires_grad_(not frozen).train(not frozen)
 
     def on_train_batch_start(self, batch: Batch, index: int) -> None:
