@@ -15,7 +15,7 @@ REPORTS = {
     "ultrasound-nerve-2025", "unet-256", "oxford-pet-unet", "oxford-pet-resnet34-unet", "oxford-pet-unet-ce",
     "oxford-pet-cbam", "mars-unet",
 }  # fmt: skip
-# counted by hand: convolutions without bias with BatchNorm (with bias and without it in -ce), 2×2 transposed convolutions;
+# counted by hand: convolutions without bias with BatchNorm (-ce: with bias, without it), 2×2 transposed convolutions;
 # ResNet34 without its classifier has 21,284,672
 PARAMETERS = {
     "oxford-pet-unet": 31_037_633, "oxford-pet-unet-ce": 31_031_810, "oxford-pet-resnet34-unet": 24_515_265,
