@@ -374,3 +374,22 @@ def test_paths(tiny: Tiny) -> None:
     assert run.fold(1) == run.fold(1, 2) == Path(run.folder / "fold_1")
     assert run.fold(1, 0) == run.folder / "fold_1_seed_0"
     assert run.fold(None, 0) == run.folder / "final_seed_0"
+
+
+def test_a_moving_average_forgets_the_weights_of_the_start() -> None:
+    network = torch.nn.BatchNorm2d(1)
+    torch.nn.init.constant_(network.weight, 1.0)
+    shares = {}
+    for decay in (0.999, 0.5):
+        averaged = torch.optim.swa_utils.AveragedModel(
+            network, avg_fn=callbacks.MovingAverage(decay)._kwargs["avg_fn"], use_buffers=True
+        )
+        averaged.update_parameters(network)  # the first takes the weights as they are
+        after = torch.nn.BatchNorm2d(1)
+        torch.nn.init.constant_(after.weight, 0.0)
+        after.num_batches_tracked += 7
+        for _ in range(240):
+            averaged.update_parameters(after)
+        shares[decay] = float(averaged.module.weight)
+        assert averaged.module.num_batches_tracked.dtype == torch.int64
+    assert 0 <= shares[0.5] <= shares[0.999] < 1e-6  # without a warm-up it would be 0.999 ** 240 = 0.79
