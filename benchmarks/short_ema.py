@@ -1,4 +1,4 @@
-"""Does a moving average of the weights hurt a short run? The sample's first fold, 240 steps, with and without.
+"""Does a moving average of the weights hurt a short run? The sample's first fold, 209 steps, with and without.
 
     python -m benchmarks.short_ema FOLDER [--seeds 0 1 2] [--decay 0.999]
 
