@@ -241,6 +241,11 @@ class Competition(Settings):
         return None if self.ignore_class is None else self.classes.index(self.ignore_class)
 
     @property
+    def counted(self) -> list[int]:
+        """Numbers of the classes that are not ignored."""
+        return [number for number in range(len(self.classes)) if number != self.ignored]
+
+    @property
     def foreground(self) -> list[str]:
         """The classes whose areas count as foreground: all but a multiclass background."""
         return self.classes[1:] if self.kind == "multiclass" else self.classes

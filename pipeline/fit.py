@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -18,7 +19,7 @@ from pipeline.console import console
 from pipeline.device import Compute
 from pipeline.errors import PipelineError
 from pipeline.geometry import box_of
-from pipeline.lightning_module import FINAL, SegmentationModule
+from pipeline.lightning_module import SegmentationModule
 from pipeline.mix import Mixer
 from pipeline.probabilities import read_probabilities
 from pipeline.stages.decode import geometry_of
@@ -48,21 +49,23 @@ def fit(
     _silence_lightning()
     folder = run.fold(member.fold, member.seed)
     epochs, curve = _plan(run, member)
-    torch.manual_seed(sampling.derive_seed(member.seed, FINAL if member.fold is None else member.fold))
+    torch.manual_seed(sampling.seed_of(member))
     network = build_network(run, source)
     if start := teachers.start_weights(run, member):
         _start(network, start)
-    train, valid = _loaders(run, member, chosen, compute)
+    images, tests = (table.read_table(run.table, subset) for subset in ("train", "test"))
+    train, valid = _loaders(run, member, chosen, images, tests, compute)
     if run.recipe.image.normalize == "dataset":
         network.set_statistics(*_statistics(train.dataset))
     network.to(memory_format=torch.channels_last)
     if run.recipe.train.compile:
         network.compile()
-    ids = (table.read_table(run.table, "train")["image_id"].tolist(), _test_ids(run))
-    module = SegmentationModule(network, run, member, ids, curve)
+    ids = images["image_id"].tolist()
+    module = SegmentationModule(network, run, member, (ids, tests["image_id"].tolist()), curve)
     history = callbacks.History(folder)
     progress = callbacks.ShowProgress(history, *show[:2], member.title, show[2])
-    trainer = _trainer(run, member, compute, epochs, [history, progress])
+    pictures = callbacks.Pictures(run.recipe.image.channels, network.largest_pixel)
+    trainer = _trainer(run, member, compute, epochs, [history, progress, pictures])
     last = folder / "last.ckpt"
     if last.exists():
         console.print(f"  {member.title}: going on from {shown(last)}")
@@ -79,7 +82,7 @@ def fit(
         experiment: Any = getattr(logger, "experiment", None)
         if hasattr(experiment, "finish"):  # or the next fold would write on in this one's W&B run
             experiment.finish()
-    _finish(run, member, chosen, train, history, source, compute, network)
+    _finish(run, member, chosen, ids, train, history, source, compute, network)
 
 
 def build_network(run: Run, source: Path | None) -> models.SegmentationNetwork:
@@ -166,18 +169,19 @@ def _start(network: torch.nn.Module, path: Path) -> None:
         raise PipelineError(f"train.start_from: {shown(path)} does not fit this recipe's network: {summary}") from None
 
 
-def _loaders(run: Run, member: Member, chosen: Chosen, compute: Compute) -> tuple[Any, Any]:
+def _loaders(
+    run: Run, member: Member, chosen: Chosen, images: pd.DataFrame, tests: pd.DataFrame, compute: Compute
+) -> tuple[Any, Any]:
     settings, image = run.recipe.train, run.recipe.image
     workers = loader_workers(run, compute)
-    seed = sampling.derive_seed(member.seed, FINAL if member.fold is None else member.fold)
     augmentation = Augmentation(run.recipe.augment)
     preprocess = Preprocess(image.preprocess) if image.preprocess else None
     crop, crops = (image.size, settings.crops or image.crops_to_cover) if image.store else (None, 1)
-    images = table.read_table(run.table, "train")
     presence = sampling.presence_of(images, run.competition.classes)[chosen.train]
     train = loader.TrainDataset(
-        run.pixels, chosen.train, augmentation, seed, crop, crops, chosen.targets, preprocess=preprocess,
-        placing=_placing(run, images), mixer=_mixer(run, presence), pseudo=_pseudo(run, member),
+        run.pixels, chosen.train, augmentation, sampling.seed_of(member), crop, crops, chosen.targets,
+        preprocess=preprocess, placing=_placing(run, images), mixer=_mixer(run, presence),
+        pseudo=_pseudo(run, member, tests),
     )  # fmt: skip
     first = int(chosen.train[0])
     part = (slice(image.size[0]), slice(image.size[1]))
@@ -211,7 +215,7 @@ def _mixer(run: Run, presence: np.ndarray) -> Mixer | None:
     settings, competition = run.recipe.train.mix, run.competition
     if not (settings.cutmix or settings.mixup or settings.paste):
         return None
-    counted = [number for number in range(len(competition.classes)) if number != competition.ignored]
+    counted = competition.counted
     wanted = [competition.classes.index(one) if one in competition.classes else one for one in settings.paste_classes]
     wrong = [one for one in wanted if one not in counted]
     if wrong:
@@ -225,13 +229,13 @@ def _mixer(run: Run, presence: np.ndarray) -> Mixer | None:
     return Mixer(settings, competition.kind, len(competition.classes), classes, donors)
 
 
-def _pseudo(run: Run, member: Member) -> loader.PseudoLabels | None:
+def _pseudo(run: Run, member: Member, tests: pd.DataFrame) -> loader.PseudoLabels | None:
     settings, paths = run.recipe.train.pseudo, teachers.label_files(run, member)
     if settings is None:
         return None
     sources = [read_probabilities(path)[0] for path in paths]
     padded = run.recipe.image.fit == "pad" and run.recipe.image.border == "constant"
-    boxes = _boxes(run, table.read_table(run.table, "test")) if padded else None
+    boxes = _boxes(run, tests) if padded else None
     return loader.PseudoLabels(sources, settings.weight, settings.min_confidence, boxes)
 
 
@@ -239,9 +243,8 @@ def _sampler(run: Run, train: loader.TrainDataset, images: Any, presence: np.nda
     """The order of an epoch; test images with a label count as one that every draw may hold, each its own group."""
     settings, competition = run.recipe.train.sampler, run.competition
     samples = train.samples
-    counted = [number for number in range(len(competition.classes)) if number != competition.ignored]
-    positive = presence[:, counted[1:] if competition.kind == "multiclass" and competition.ignored is None else counted]
-    found = sampling.weights_of(settings, presence[:, counted], np.any(positive, axis=1))
+    positive = np.asarray(presence[:, -len(competition.foreground) :].any(1))
+    found = sampling.weights_of(settings, presence[:, competition.counted], positive)
     weights = groups = None
     if found is not None:
         labelled = np.ones((samples < 0).sum() // train.crops)
@@ -265,14 +268,8 @@ def _statistics(dataset: Any) -> tuple[list[float], list[float]]:
     return pixels.mean((0, 1, 2), dtype=np.float64).tolist(), pixels.std((0, 1, 2), dtype=np.float64).tolist()
 
 
-def _test_ids(run: Run) -> list[str]:
-    return table.read_table(run.table, "test")["image_id"].tolist() if run.recipe.train.pseudo else []
-
-
 def _trainer(run: Run, member: Member, compute: Compute, epochs: int, shown_by: list[Any]) -> Trainer:
     settings, folder = run.recipe.train, run.fold(member.fold, member.seed)
-    largest = np.iinfo(np.load(run.pixels / "train_images.npy", mmap_mode="r").dtype).max
-    pictures = callbacks.Pictures(run.recipe.image.channels, largest)
     averaging = [callbacks.MovingAverage(settings.ema)] if settings.ema else []
     return Trainer(
         accelerator=compute.accelerator,
@@ -283,7 +280,7 @@ def _trainer(run: Run, member: Member, compute: Compute, epochs: int, shown_by: 
         gradient_clip_val=settings.gradient_clip or None,
         logger=[TensorBoardLogger(folder, name="", version="tensorboard"), *more_loggers(run, folder)],
         plugins=[callbacks.AtomicCheckpointIO()],
-        callbacks=[*shown_by, pictures, *averaging, *_checkpointing(run, member)],
+        callbacks=[*shown_by, *averaging, *_checkpointing(run, member)],
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
@@ -329,8 +326,8 @@ def _explain_memory(error: RuntimeError, batch_size: int) -> None:
 
 
 def _finish(
-    run: Run, member: Member, chosen: Chosen, train: Any, history: callbacks.History, source: Path | None,
-    compute: Compute, network: Any,
+    run: Run, member: Member, chosen: Chosen, ids: list[str], train: Any, history: callbacks.History,
+    source: Path | None, compute: Compute, network: Any,
 ) -> None:  # fmt: skip
     """Writes the weights that are kept, every epoch's counts, and fold.json."""
     folder, rows = run.fold(member.fold, member.seed), history.rows
@@ -339,8 +336,8 @@ def _finish(
         _write_weights(folder / checkpoint, path)
     if history.counts:
         with workspace.writing(folder / "epochs.npz") as temporary, temporary.open("wb") as file:
-            ids = table.read_table(run.table, "train")["image_id"].to_numpy()[chosen.valid].astype(str)
-            np.savez_compressed(file, image_id=ids, counts=np.stack(history.counts).astype(np.int32))
+            held_out = np.array([ids[row] for row in chosen.valid])
+            np.savez_compressed(file, image_id=held_out, counts=np.stack(history.counts))
     last = kept[-1][1]
     if collapsed := last.get("collapsed"):
         console.print(

@@ -14,12 +14,9 @@ from pipeline.losses import WeightedLoss
 from pipeline.models import encoder_of, encoder_parameters
 from pipeline.optimization import Schedule, build_optimizer
 from pipeline.output import Output
-from pipeline.sampling import derive_seed
+from pipeline.sampling import derive_seed, seed_of
 from pipeline.tiles import predict_tiled
 from pipeline.workspace import Member, Run
-
-FINAL = 10**6
-"""Stands for the fold of the final model, which has none, where a random draw is derived."""
 
 
 class SegmentationModule(LightningModule):
@@ -39,7 +36,7 @@ class SegmentationModule(LightningModule):
         self.recipe, self.competition, self.never = run.recipe, run.competition, list(run.never)
         self.loss = WeightedLoss(run.recipe.loss, run.competition.kind, run.recipe.model.presence)
         self.member, self.ids, self.curve = member, ids, curve
-        self.seed = derive_seed(member.seed, FINAL if member.fold is None else member.fold)
+        self.seed = seed_of(member)
         self.schedule: Schedule | None = None
         self.schedule_state: dict[str, Any] | None = None
         self.train_counts: list[torch.Tensor] = []
@@ -134,7 +131,8 @@ class SegmentationModule(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Logs the metric over the whole fold, and keeps every image's counts."""
-        self.epoch_counts, counts = np.concatenate(self.counts), np.concatenate(self.counts).astype(np.int64)
+        self.epoch_counts = np.concatenate(self.counts)
+        counts = self.epoch_counts.astype(np.int64)
         if self.competition.kind == "multiclass":
             total = counts.sum(0)
             score, dice = float(metrics.pooled_score(self.competition)(total)), _pooled_dice(total, self.competition)
@@ -214,8 +212,7 @@ def _pooled_dice(counts: np.ndarray, competition: Any) -> float:
     if competition.kind == "multiclass":
         counted = metrics.without_ignored(counts, competition.ignored)
         planes = np.diagonal(counted), counted.sum(0), counted.sum(1)
-        kept = [number for number in range(len(counts)) if number != competition.ignored]
-        return float(metrics.dice(*planes)[kept].mean())
+        return float(metrics.dice(*planes)[competition.counted].mean())
     return float(metrics.dice(*counts).mean())
 
 

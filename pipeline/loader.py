@@ -15,12 +15,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from pipeline.augment import Augmentation, Preprocess
 from pipeline.geometry import IGNORE, with_border
-from pipeline.mix import Mixer
+from pipeline.mix import Mixer, Pair
 from pipeline.sampling import EpochSampler, derive_seed
 from pipeline.targets import mean_mask
-
-Pair = tuple[np.ndarray, np.ndarray]
-"""An image (H, W, C) and its masks (classes, H, W)."""
 
 
 class Batch(NamedTuple):

@@ -8,11 +8,20 @@ from torch.utils.data import Sampler
 
 from pipeline.errors import PipelineError
 from pipeline.train_settings import SamplerSettings
+from pipeline.workspace import Member
+
+FINAL = 10**6
+"""Stands for the fold of the final model, which has none, where a random draw is derived."""
 
 
 def derive_seed(*parts: int) -> int:
     """Returns a 31-bit seed that depends on all the parts."""
     return int(np.random.SeedSequence(parts).generate_state(1)[0] >> 1)
+
+
+def seed_of(member: Member) -> int:
+    """Returns the seed that every random draw of a training derives from."""
+    return derive_seed(member.seed, FINAL if member.fold is None else member.fold)
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
