@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.sample_seeds import DRAWS, open_seed, run_seed, test_scores
-from pipeline.stages.tune import bootstrap_means
+from pipeline.estimates import bootstrap, mean_counts, mean_score
 from pipeline.workspace import open_run, read_json
 
 SPLITS = {"ours": ("sample", []), "random": ("sample-random", ["folds=random"])}
@@ -41,7 +41,7 @@ def main() -> None:
             settings = [part for one in assignments for part in ("--set", one)]
             run_seed(root, seed, *settings, "--name", name, test=TEST_IMAGES)
             score, test, subjects, leak = measure(name, assignments)
-            low, high = np.quantile(bootstrap_means(test, subjects, np.random.default_rng(0), DRAWS), [0.025, 0.975])
+            low, high = np.quantile(bootstrap(mean_counts(test), mean_score, subjects, DRAWS), [0.025, 0.975])
             promised[split].append((score, score - test.mean()))
             truth = f"{test.mean():.4f} [{low:.4f}, {high:.4f}]"
             rows.append(f"| {seed} | {split} | {score:.4f} | {truth} | {score - test.mean():+.4f} | {leak} |")

@@ -20,7 +20,7 @@ import pandas as pd
 
 from pipeline import submission
 from pipeline.competitions.files import read_table
-from pipeline.stages.tune import bootstrap_means
+from pipeline.estimates import bootstrap, mean_counts, mean_score
 from pipeline.workspace import Run, open_run, read_json
 
 DRAWS = 10_000
@@ -61,9 +61,9 @@ def compare(seed: int, seconds: float) -> str:
     run = open_run("sample")
     held_out = pd.read_csv(run.folder / "oof_scores.csv", dtype={"group": str})
     test, subjects = test_scores(run)
-    random = np.random.default_rng(0)
-    ours = bootstrap_means(held_out["score"].to_numpy(), held_out["group"].to_numpy(), random, DRAWS)
-    theirs = bootstrap_means(test, subjects, random, DRAWS)
+    groups = held_out["group"].to_numpy()
+    ours = bootstrap(mean_counts(held_out["score"].to_numpy()), mean_score, groups, DRAWS, seed=0)
+    theirs = bootstrap(mean_counts(test), mean_score, subjects, DRAWS, seed=1)
     low, high = np.quantile(ours - theirs, [0.025, 0.975])
     inside = "yes" if low <= 0 <= high else "no"
     result = read_json(run.postprocess)

@@ -1,6 +1,7 @@
 """The command line. Nothing heavy is imported before a command needs it, so `--help` and `status` start at once."""
 
 import os
+import re
 import sys
 import time
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipeline.errors import PipelineError
+from pipeline.options import Assignments, Folds, Force, Name, Oof, Quick, RecipeName, Strict, Test, Where
 
 if TYPE_CHECKING:
     from pipeline.workspace import Run
@@ -25,6 +27,7 @@ STAGE_HELP = {
     "report": "Write one page to look at.",
 }
 STAGES = tuple(STAGE_HELP)  # the same as pipeline.stages.STAGES, which is slow to import
+NO_TEST = "--test TEST.npy, or arrays.test in a recipe"
 app = typer.Typer(
     help="Raw competition files in, a submission you can trust out.",
     no_args_is_help=True,
@@ -32,13 +35,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe's name, or the path of its YAML.")]
-Quick = Annotated[bool, typer.Option("--quick", help="The same pipeline in miniature, as the run <recipe>-quick.")]
-Name = Annotated[str | None, typer.Option("--name", help="Another name for the run and its artefacts.")]
-Assignments = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; repeatable.")
-]
-Force = Annotated[bool, typer.Option("--force", help="Do it again, even if it is up to date or throws training away.")]
 CompetitionName = Annotated[str, typer.Option("--competition", help="A competition's name, or the path of its YAML.")]
 
 
@@ -48,28 +44,39 @@ def run(
     quick: Quick = False,
     name: Name = None,
     assignments: Assignments = None,
+    folds: Folds = None,
+    competition: Where = None,
+    oof: Oof = None,
+    test: Test = None,
     first: Annotated[str, typer.Option("--from", metavar="STAGE", help="The first stage to run.")] = STAGES[0],
     last: Annotated[str, typer.Option("--to", metavar="STAGE", help="The last stage to run.")] = STAGES[-1],
+    strict: Strict = False,
     force: Force = False,
 ) -> None:
     """Run every stage that is not up to date, from raw files to the submission and its report."""
     from pipeline import stages
     from pipeline.console import console
-    from pipeline.workspace import open_run, shown
+    from pipeline.workspace import shown
 
     for stage in (first, last):
         if stage not in STAGES:
             raise PipelineError(f"there is no stage {stage!r}; the stages are {', '.join(STAGES)}.")
-    chosen = STAGES[STAGES.index(first) : STAGES.index(last) + 1]
+    opened = _open(recipe, quick, name, assignments, folds, competition, oof, test)
+    arrays = opened.recipe.arrays
+    final = "tune" if arrays and not arrays.test and last == STAGES[-1] else last
+    chosen = STAGES[STAGES.index(first) : STAGES.index(final) + 1]
     if not chosen:
-        raise PipelineError(f"--from {first} comes after --to {last}; the order is {', '.join(STAGES)}.")
-    opened = open_run(recipe, quick, name, assignments)
+        raise PipelineError(f"--from {first} comes after --to {final}; the order is {', '.join(STAGES)}.")
     started = time.perf_counter()
     console.print(f"[bold]{opened.name}[/bold]: {' → '.join(chosen)}; artefacts in {shown(opened.folder)}/")
     if "train" in chosen:
         _preflight(opened, force)
     for stage in chosen:
-        stages.run_stage(opened, stage, force)
+        stages.run_stage(opened, stage, force, strict)
+    if final != last:
+        console.print(
+            "  no submission: there are no predictions of the test images (--test, or arrays.test in a recipe)"
+        )
     _summary(opened, time.perf_counter() - started)
 
 
@@ -81,32 +88,80 @@ def _stage_command(stage: str) -> None:
         assignments: Assignments = None,
         force: Force = False,
     ) -> None:
-        from pipeline import stages
-        from pipeline.workspace import open_run
+        _run_one(_open(recipe, quick, name, assignments), stage, force)
 
-        stages.run_stage(open_run(recipe, quick, name, assignments), stage, force)
+    app.command(stage, help=STAGE_HELP[stage])(command)
+
+
+def _reading_command(stage: str) -> None:
+    def command(
+        recipe: RecipeName,
+        quick: Quick = False,
+        name: Name = None,
+        assignments: Assignments = None,
+        folds: Folds = None,
+        competition: Where = None,
+        oof: Oof = None,
+        test: Test = None,
+        force: Force = False,
+    ) -> None:
+        _run_one(_open(recipe, quick, name, assignments, folds, competition, oof, test), stage, force)
+
+    app.command(stage, help=STAGE_HELP[stage])(command)
+
+
+def _encode_command(stage: str) -> None:
+    def command(
+        recipe: RecipeName,
+        quick: Quick = False,
+        name: Name = None,
+        assignments: Assignments = None,
+        folds: Folds = None,
+        competition: Where = None,
+        oof: Oof = None,
+        test: Test = None,
+        strict: Strict = False,
+        force: Force = False,
+    ) -> None:
+        _run_one(_open(recipe, quick, name, assignments, folds, competition, oof, test), stage, force, strict)
 
     app.command(stage, help=STAGE_HELP[stage])(command)
 
 
 for _stage in STAGES:
-    _stage_command(_stage)
+    _plain = _stage in ("decode", "clean", "split", "train")
+    (_stage_command if _plain else _encode_command if _stage == "encode" else _reading_command)(_stage)
 
 
 @app.command()
-def status(recipe: RecipeName, quick: Quick = False, name: Name = None, assignments: Assignments = None) -> None:
+def status(
+    recipe: RecipeName,
+    quick: Quick = False,
+    name: Name = None,
+    assignments: Assignments = None,
+    folds: Folds = None,
+    competition: Where = None,
+    oof: Oof = None,
+    test: Test = None,
+) -> None:
     """Show which stages are up to date, which is next, and the command for it."""
     from rich.console import Console
 
+    from pipeline.stages import NEED_TEST
     from pipeline.status import status_table
-    from pipeline.workspace import open_run
 
-    shown_table, following = status_table(open_run(recipe, quick, name, assignments))
-    options = " ".join([*(["--quick"] if quick else []), *([f"--name {name}"] if name else []),
-                        *(f"--set {one}" for one in assignments or [])])  # fmt: skip
+    opened = _open(recipe, quick, name, assignments, folds, competition, oof, test)
+    shown_table, following = status_table(opened)
+    given = {"--name": name, "--folds": folds, "--competition": competition, "--oof": oof, "--test": test}
+    options = ["--quick"] if quick else []
+    options += [f"{option} {value}" for option, value in given.items() if value]
+    options += [f"--set {one}" for one in assignments or []]
     Console(width=None if sys.stdout.isatty() else 160).print(shown_table)
-    command = f"python -m pipeline run {recipe} {options}".rstrip()
-    Console(soft_wrap=True).print(f"next: {command}" if following else "everything is up to date", highlight=False)
+    command = " ".join(["python -m pipeline run", recipe, *options])
+    said = f"next: {command}" if following else "everything is up to date"
+    if following in NEED_TEST and opened.recipe.arrays and not opened.recipe.arrays.test:
+        said = f"{following} and what follows need predictions of the test images: {NO_TEST}"
+    Console(soft_wrap=True).print(said, highlight=False)
 
 
 @app.command()
@@ -167,19 +222,28 @@ def new(
 
 @app.command()
 def check(
-    submission_path: Annotated[Path, typer.Argument(metavar="SUBMISSION.csv")], competition: CompetitionName
+    submission_path: Annotated[Path, typer.Argument(metavar="SUBMISSION.csv")],
+    competition: CompetitionName,
+    strict: Strict = False,
 ) -> None:
-    """Say whether a submission is valid: exit 0, or 1 with its faults and their rows."""
-    from pipeline import submission
+    """Say whether a submission is valid: exit 0, or 1 with its faults and their rows; warn where it looks wrong."""
+    from rich.markup import escape
 
-    faults = submission.faults_of(submission_path, _expected(competition)[1])
+    from pipeline import guards
+    from pipeline.console import console
+
+    loaded, want = _expected(competition)
+    faults, warnings = guards.examine(submission_path, want, loaded)
     for fault in faults[:50]:
         typer.echo(f"{submission_path}: {fault}")
     if len(faults) > 50:
         typer.echo(f"… and {len(faults) - 50} more")
-    verdict = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
-    typer.echo(f"{submission_path}: {verdict if faults else 'valid'}")
-    raise typer.Exit(1 if faults else 0)
+    for warning in warnings:
+        console.print(f"[bold red]WARNING: {escape(warning)}[/bold red]")
+    verdict = "1 fault" if len(faults) == 1 else f"{len(faults)} faults" if faults else "valid"
+    refused = strict and bool(warnings)
+    typer.echo(f"{submission_path}: {verdict}{', but it looks wrong (--strict)' if refused else ''}")
+    raise typer.Exit(1 if faults or refused else 0)
 
 
 @app.command()
@@ -233,6 +297,35 @@ def _expected(competition: str) -> tuple[Any, Any]:
     return loaded, submission.expected(loaded, input_root() / loaded.folder, table)
 
 
+def _open(
+    recipe: str,
+    quick: bool,
+    name: str | None,
+    assignments: list[str] | None,
+    folds: str | None = None,
+    competition: str | None = None,
+    oof: str | None = None,
+    test: str | None = None,
+) -> "Run":
+    """The run that the options describe."""
+    from pipeline.workspace import open_run
+
+    if folds is not None and not re.fullmatch(r"\d+(,\d+)*", folds):
+        raise PipelineError(f"--folds {folds}: expected numbers and commas, for instance --folds 0,2.")
+    chosen = [] if folds is None else [f"train.folds=[{folds}]"]
+    return open_run(recipe, quick, name, [*(assignments or []), *chosen], competition, oof, test)
+
+
+def _run_one(opened: "Run", stage: str, force: bool, strict: bool = False) -> None:
+    """Runs one stage, with predictions made elsewhere what comes before it too."""
+    from pipeline import stages
+
+    if opened.recipe.arrays:
+        stages.run_through(opened, stage, force, strict)
+    else:
+        stages.run_stage(opened, stage, force, strict)
+
+
 def _preflight(opened: "Run", force: bool) -> None:
     """Finds what would stop training before anything else is done: other settings, and weights above all."""
     from pipeline import stages
@@ -261,6 +354,10 @@ def _summary(opened: "Run", seconds: float) -> None:
     )
     typer.echo(f"  nested estimate {expect['metric']} {expect['nested']:.4f}  (chosen without the fold it scores)")
     result = workspace.read_json(opened.postprocess)
+    honest = result["scores"]["fold_model"]
+    if honest["epoch_optimism"]:
+        less = f"less {honest['epoch_optimism']:.4f}, which choosing the epoch flatters"
+        typer.echo(f"  honest          {expect['metric']} {honest['score']:.4f}  ({less})")
     for name, rows in result["rows"].items():
         if rows["images"] not in (0, result["images"]):
             typer.echo(f"  {name + ' rows':15} {expect['metric']} {rows['score']:.4f}  ({rows['images']} images)")

@@ -20,8 +20,9 @@ from rich.text import Text
 
 from pipeline import workspace
 from pipeline.errors import PipelineError
+from pipeline.estimates import bootstrap, mean_counts, mean_score
 from pipeline.metrics import METRICS
-from pipeline.stages.tune import BOOTSTRAPS, bootstrap_means, counted_rows
+from pipeline.stages.tune import counted_rows
 
 NOTE = (
     "A difference is a run's score minus the first run's of the same competition, on the images that both scored; ± is "
@@ -126,7 +127,7 @@ def paired(differences: np.ndarray, groups: np.ndarray) -> tuple[float, float | 
     """Returns the mean of differences (N,) and its standard error, groups resampled whole; None for a single group."""
     if len(np.unique(groups)) < 2:
         return float(differences.mean()), None
-    draws = bootstrap_means(differences, groups, np.random.default_rng(0), BOOTSTRAPS)
+    draws = bootstrap(mean_counts(differences), mean_score, groups)
     return float(differences.mean()), float(draws.std())
 
 

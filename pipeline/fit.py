@@ -18,11 +18,10 @@ from pipeline.augment import Augmentation, Preprocess
 from pipeline.console import console
 from pipeline.device import Compute
 from pipeline.errors import PipelineError
-from pipeline.geometry import box_of
+from pipeline.geometry import box_of, geometry_of
 from pipeline.lightning_module import SegmentationModule
 from pipeline.mix import Mixer
 from pipeline.probabilities import read_probabilities
-from pipeline.stages.decode import geometry_of
 from pipeline.targets import Chosen
 from pipeline.workspace import Member, Run, shown
 
@@ -208,7 +207,7 @@ def _placing(run: Run, images: Any) -> loader.Placing | None:
 def _boxes(run: Run, images: Any) -> np.ndarray:
     """Where each image of a table lies in the pixel arrays (N, 4): top, left, height, width."""
     shapes = images[["height", "width"]].astype(int).itertuples(index=False)
-    return np.array([box_of((height, width), geometry_of(run)) for height, width in shapes])
+    return np.array([box_of((height, width), geometry_of(run.recipe.image)) for height, width in shapes])
 
 
 def _mixer(run: Run, presence: np.ndarray) -> Mixer | None:

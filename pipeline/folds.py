@@ -72,6 +72,22 @@ def read_folds(run: Run) -> pd.DataFrame:
     return folds
 
 
+def groups_of(images: pd.DataFrame, folds: pd.DataFrame) -> np.ndarray:
+    """Returns what is drawn together with each image (N,) str: the competition's group, or the cluster of
+    near-duplicates, or the image alone.
+
+    Args:
+        images: image_id and group, rows of images.parquet.
+        folds: image_id and perhaps cluster, as read_folds returns them: the same images in the same order.
+    """
+    alone = images["image_id"].astype(str).to_numpy()
+    if "cluster" in folds:
+        cluster = folds["cluster"].fillna("").astype(str).to_numpy()
+        alone = np.where(cluster != "", "cluster " + cluster.astype(object), alone)
+    group = images["group"].fillna("").astype(str).to_numpy()
+    return np.where(group != "", group, alone).astype(str)
+
+
 def drop_list(run: Run) -> tuple[Path, ...]:
     """Returns outliers.csv where training reads it beside the folds file: for what is dropped, where the folds file
     does not say so itself, and for whose mask a relabelled image gets; else nothing."""
@@ -124,7 +140,7 @@ def _check_numbers(run: Run, found: list[int]) -> None:
         raise PipelineError(
             f"{shown(run.folds)} has folds {listed}; expected {len(found)} folds to be numbered 0 to {len(found) - 1}."
         )
-    if max(run.trained_folds()) >= len(found):
+    if run.recipe.arrays is None and max(run.trained_folds()) >= len(found):
         raise PipelineError(
             f"{shown(run.folds)} has folds {listed}, and fold {max(run.trained_folds())} is to be trained; set "
             f"`{folds_setting(run, len(found))}` in the competition's YAML, or train.folds in the recipe."

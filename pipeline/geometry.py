@@ -1,12 +1,15 @@
 """From an image's own size to the network's, and back."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import cv2
 import numpy as np
 
 from pipeline.errors import PipelineError
+
+if TYPE_CHECKING:
+    from pipeline.recipe import ImageSettings
 
 IGNORE = 255
 """Value of pixels that count in no loss, no area and no score."""
@@ -23,6 +26,11 @@ class Geometry:
     channels: int
     border: Literal["reflect", "constant"] = "reflect"
     """pad: mirrored, or 0 and ignored."""
+
+
+def geometry_of(image: "ImageSettings") -> Geometry:
+    """Returns how a recipe fits images to the network."""
+    return Geometry(image.stored, image.fit, image.channels, image.border)
 
 
 def image_to_network(image: np.ndarray, geometry: Geometry) -> np.ndarray:

@@ -1,7 +1,7 @@
 """What a recipe may say: one experiment on one competition."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import Field, field_validator, model_validator
 
@@ -55,20 +55,31 @@ class PredictSettings(Settings):
     """Out-of-fold and test probabilities, by the same function."""
 
     batch_size: int = Field(32, ge=1)
-    tta: list[Literal["hflip", "vflip"]] = []
-    """Flips whose predictions are averaged with the plain one."""
+    tta: Literal["none", "hflip", "flips", "d4"] = "none"
+    """Views whose predictions are averaged: the image, and it mirrored (`hflip`), mirrored along both axes and turned
+    by 180° (`flips`), or also turned by 90° (`d4`, all eight). Without a gain on out-of-fold images that noise does not
+    explain, the test images are predicted plain."""
     never: list[int | str] = []
     """Multiclass: classes that are never predicted, by number or name."""
     overlap: float = Field(0.25, ge=0, le=0.9)
     """How much of a tile's side neighbouring tiles share, where `image.store` is larger than `image.size`."""
 
 
+TuneStep = Literal["threshold", "area", "triplet", "presence", "expected", "components", "bias", "never"]
+
+
 class TuneSettings(Settings):
     """Post-processing, chosen on out-of-fold predictions at native size."""
 
     method: Literal["search", "fixed"] = "search"
-    """`search` finds thresholds and minimum areas, or one bias a class of a multiclass competition; `fixed` takes
-    `threshold` and `min_area` as they are, and no biases."""
+    """`search` tries the steps and keeps those that bring more than noise; `fixed` takes `threshold` and `min_area`
+    (multiclass: no biases) and test-time augmentation as they are told."""
+    steps: list[TuneStep] = list(get_args(TuneStep))
+    """What `search` may try, always in this order: the threshold; one of a minimum area, the triplet (an area at a
+    higher threshold), the presence head's probability, the emptiness that pays in expectation; connected components. Of
+    a multiclass competition: one bias a class; never predicting a class."""
+    confidence: float = Field(0.9, ge=0.5, lt=1)
+    """A step is kept when at least this share of the bootstrap draws shows a gain."""
     rows: Literal["raw", "cleaned"] = "raw"
     """Which images count: all but the broken ones, as the test set is not cleaned either, or those only that clean left
     as they are. The other score is given beside it."""
@@ -76,8 +87,21 @@ class TuneSettings(Settings):
     """The probability from which a pixel counts; used by `fixed`."""
     min_area: int = Field(0, ge=0)
     """Masks of fewer native pixels become empty; used by `fixed`."""
-    min_areas: int = Field(40, ge=1)
-    """How many minimum areas `search` tries."""
+    presence_prior: float | None = Field(None, gt=0, lt=1)
+    """The share of the test images that have a mask, where it is known to differ from the training images': images are
+    weighted so that they have it too, in every choice and score. null: as in training."""
+    presence_neighbours: bool = False
+    """Average the presence head's probability over near-duplicate images, of the training and of the test set."""
+
+
+class ArraysSettings(Settings):
+    """Predictions made elsewhere, instead of training."""
+
+    oof: str
+    """A .npy of out-of-fold probabilities (N, H, W) or (N, classes, H, W), float from 0 to 1 or uint8; beside it a .csv
+    of the same name with the column image_id, and perhaps fold and presence_<class>."""
+    test: str | None = None
+    """The same of the test images, without folds."""
 
 
 class Recipe(Settings):
@@ -97,8 +121,30 @@ class Recipe(Settings):
     train: TrainSettings = TrainSettings()
     predict: PredictSettings = PredictSettings()
     tune: TuneSettings = TuneSettings()
+    ensemble: dict[str, float | None] = {}
+    """Instead of training: other runs on the same folds whose predictions are averaged, each with its weight; where all
+    are null, the weights are fitted to the out-of-fold predictions."""
+    arrays: ArraysSettings | None = None
+    """Instead of training: predictions made elsewhere."""
     quick: dict[str, Any] = {}
     """What `--quick` changes: the same pipeline in miniature."""
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> "Recipe":
+        if self.ensemble and self.arrays:
+            raise ValueError("give `ensemble` or `arrays`, not both")
+        given = [weight for weight in self.ensemble.values() if weight is not None]
+        if len(self.ensemble) == 1 or (given and (len(given) < len(self.ensemble) or min(given) < 0 or not sum(given))):
+            raise ValueError(
+                "ensemble needs at least two runs, and a weight of 0 or more for each, not all 0; or null for all, "
+                "to have them fitted"
+            )
+        return self
+
+    @property
+    def trains(self) -> bool:
+        """Whether the run's predictions come from models of its own."""
+        return not self.ensemble and self.arrays is None
 
     @field_validator("augment", mode="before")
     @classmethod

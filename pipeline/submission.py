@@ -1,8 +1,8 @@
 """The file to upload: what it must look like, how it is written, whether one is valid, and what it scores."""
 
 import csv
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import cv2
@@ -19,12 +19,18 @@ from pipeline.workspace import shown
 
 Key = tuple[str, int | None]
 """An image id, and the number of a class where rows have a label."""
+Measure = Callable[[str, int, np.ndarray], None]
+"""Takes the mask (h, w) uint8 of 0 and 1 of an image and a class, by id and number."""
 
 
 @dataclass(frozen=True)
 class Expected:
     """What a submission of a competition must hold."""
 
+    images: pd.DataFrame = field(repr=False, compare=False)
+    """images.parquet, training images included."""
+    sample: str | None
+    """The name of the sample submission, where there is one."""
     settings: SubmissionSettings
     header: list[str]
     keys: list[Key]
@@ -34,6 +40,8 @@ class Expected:
     convention: rle.Convention
     labels: list[str]
     """What a row writes for each class."""
+    classes: list[int]
+    """Numbers of the classes that have rows; of class maps, of those that count."""
 
     @property
     def ids(self) -> list[str]:
@@ -58,28 +66,29 @@ def expected(competition: Competition, input_folder: Path, table_path: Path) -> 
     settings = competition.submission
     if template_columns(settings.id) != [settings.id]:
         raise PipelineError(f"competition {competition.name}: submission.id is {settings.id}; expected one column.")
-    numbers = class_numbers(competition)
+    numbers, foreground = class_numbers(competition), [competition.classes.index(one) for one in competition.foreground]
     ids = images.loc[images["subset"] == "test", "image_id"].tolist()
     if competition.sample_submission:
         keys = _sample_keys(competition, input_folder / competition.sample_submission, numbers)
     else:
-        every = [competition.classes.index(name) for name in competition.foreground]
-        keys = [(one, number) for one in ids for number in (every if settings.labelled else [None])]
+        keys = [(one, number) for one in ids for number in (foreground if settings.labelled else [None])]
     header = [*key_columns(settings), settings.rle]
+    classes = sorted({number for _, number in keys if number is not None}) or foreground
     if settings.format == "labels":
         rows, columns = next((shapes[one] for one in ids), (0, 0))
-        header = [settings.id, *map(str, range(rows * columns))]
-    return Expected(settings, header, keys, shapes, competition.rle.convention(), list(numbers))
+        header, classes = [settings.id, *map(str, range(rows * columns))], competition.counted
+    sample, convention = competition.sample_submission, competition.rle.convention()
+    return Expected(images, sample, settings, header, keys, shapes, convention, list(numbers), classes)
 
 
 def texts_of(image_id: str, masks: np.ndarray, want: Expected) -> dict[Key, list[str]]:
     """Returns what the rows of an image hold, by key, from its masks (C, h, w) of 0 and 1."""
     if want.settings.format == "labels":
-        names = np.array(want.labels)
-        return {(image_id, None): [",".join(names[masks.argmax(0).ravel()])]}
+        numbers = masks.argmax(0).ravel().tolist()
+        return {(image_id, None): [",".join([want.labels[number] for number in numbers])]}
     texts = {}
-    for number, mask in enumerate(masks):
-        parts = instances_of(mask) if want.settings.row == "instance" else [mask]
+    for number in want.classes:
+        parts = instances_of(masks[number]) if want.settings.row == "instance" else [masks[number]]
         found = [rle.encode(part, want.convention) for part in parts]
         texts[image_id, number if want.settings.labelled else None] = found or [want.convention.empty]
     return texts
@@ -115,20 +124,37 @@ def write(path: Path, texts: dict[Key, list[str]], want: Expected) -> int:
     return rows
 
 
-def faults_of(path: Path, want: Expected) -> list[str]:
-    """Returns every fault of a submission, each naming its row; an empty list: it is valid.
+def examine(path: Path, want: Expected, measure: Measure | None = None) -> tuple[list[str], list[str]]:
+    """Returns every fault of a submission, each naming its row (none: it is valid), and remarks on what is odd in it.
+
+    Another order of rows than the sample submission's is a remark: Kaggle matches rows by their ids.
+
+    Args:
+        path: the submission.
+        want: what it must hold.
+        measure: is given every sound mask, the instances of an image as one, so that nothing is decoded twice.
 
     Raises:
         PipelineError: no such file, or not a CSV.
     """
-    if want.settings.format == "labels":
-        faults, known = _label_faults(path, want)
-    else:
-        faults, known = _rle_faults(read_table(path, [], hint=""), want)
-    missing = [want.name(key) for key in want.keys if key not in known]
-    if missing and known:
+    faults, rows = (_label_faults if want.settings.format == "labels" else _rle_faults)(path, want, measure)
+    if rows is None:  # wrong columns
+        return faults, []
+    missing = [want.name(key) for key in want.keys if key not in rows]
+    if missing:
         faults.append(f"{len(missing)} of {len(want.keys)} test ids are missing: {', '.join(missing[:5])}")
-    return faults or ([] if known else ["it has no rows"])
+    pairs = zip(rows.items(), want.keys, strict=False)
+    moved = next(((key, row, wanted) for (key, row), wanted in pairs if key != wanted), None)
+    if faults or moved is None or want.sample is None:
+        return faults, []
+    key, row, wanted = moved
+    difference = f"row {row} is {want.name(key)}, there it is {want.name(wanted)}"
+    return [], [f"ROWS STAND IN ANOTHER ORDER than in {want.sample}: {difference}"]
+
+
+def faults_of(path: Path, want: Expected) -> list[str]:
+    """Returns every fault of a submission, as examine does."""
+    return examine(path, want)[0]
 
 
 def score(path: Path, truth: Path, competition: Competition, want: Expected) -> tuple[float, int]:
@@ -141,14 +167,36 @@ def score(path: Path, truth: Path, competition: Competition, want: Expected) -> 
     """
     if want.settings.format == "labels":
         return _score_labels(path, truth, competition, want)
-    scores = row_scores(read_table(path, [], hint=""), read_table(truth, [], hint=""), competition, want)
+    frames = read_table(path, [], hint=""), read_table(truth, [], hint="")
+    if competition.kind == "multiclass":
+        return _score_classes(*frames, competition, want)
+    scores = row_scores(*frames, competition, want)
     return float(scores.mean()), len(scores)
 
 
 def row_scores(frame: pd.DataFrame, truth: pd.DataFrame, competition: Competition, want: Expected) -> pd.Series:
     """Returns the competition's metric of every key of `truth`, by image id (and class); raises as score does."""
-    predictions, truths = _texts(frame, "the submission", want), _texts(truth, "the truth", want)
     scores = {}
+    for key, masks in _pairs(frame, truth, want):
+        scores[want.name(key)] = float(METRICS[competition.metric](*counts(*masks[:, None])).mean())
+    return pd.Series(scores, dtype=np.float64)
+
+
+def _score_classes(
+    frame: pd.DataFrame, truth: pd.DataFrame, competition: Competition, want: Expected
+) -> tuple[float, int]:
+    """As _score_labels, where rows are the classes of an image; pixels of none are background."""
+    maps: dict[str, np.ndarray] = {}
+    for key, masks in _pairs(frame, truth, want):
+        both = maps.setdefault(key[0], np.zeros(masks.shape, np.uint8))
+        both[masks == 1] = want.classes[0] if key[1] is None else key[1]
+    matrices = [confusion(both[0], both[1], len(competition.classes)) for both in maps.values()]
+    return float(pooled_score(competition)(np.sum(matrices, axis=0))), len(maps)
+
+
+def _pairs(frame: pd.DataFrame, truth: pd.DataFrame, want: Expected) -> Iterator[tuple[Key, np.ndarray]]:
+    """Every key of the truth, with the predicted and the true mask (2, h, w)."""
+    predictions, truths = _texts(frame, "the submission", want), _texts(truth, "the truth", want)
     for key, (row, texts) in truths.items():
         if key not in predictions or key[0] not in want.shapes:
             where = "the submission" if key not in predictions else "the competition's images"
@@ -159,9 +207,8 @@ def row_scores(frame: pd.DataFrame, truth: pd.DataFrame, competition: Competitio
                 parts = [rle.decode(text, want.shapes[key[0]], want.convention) for text in lines]
             except rle.RleError as error:
                 raise PipelineError(f"{what}: id {want.name(key)}: {error}.") from None
-            masks.append(np.max(parts, axis=0)[None])
-        scores[want.name(key)] = float(METRICS[competition.metric](*counts(*masks)).mean())
-    return pd.Series(scores, dtype=np.float64)
+            masks.append(np.max(parts, axis=0))
+        yield key, np.stack(masks)
 
 
 # --- run lengths -----------------------------------------------------------------------------------------------------
@@ -205,55 +252,59 @@ def _texts(frame: pd.DataFrame, name: str, want: Expected) -> dict[Key, tuple[in
     return found
 
 
-def _rle_faults(frame: pd.DataFrame, want: Expected) -> tuple[list[str], set[Key]]:
+def _rle_faults(path: Path, want: Expected, measure: Measure | None) -> tuple[list[str], dict[Key, int] | None]:
+    """Faults in the order of their rows, and the first row of every key; None: the columns are others."""
+    frame = read_table(path, [], hint="")
     if list(frame.columns) != want.header:
-        columns = f"columns are {', '.join(frame.columns)}; expected {', '.join(want.header)}, in this order"
-        return [columns], set()
-    known, first = set(want.keys), {}  # type: tuple[set[Key], dict[Key, int]]
-    numbers = {label: number for number, label in enumerate(want.labels)}
-    covered: dict[Key, np.ndarray] = {}
+        return [f"columns are {', '.join(frame.columns)}; expected {', '.join(want.header)}, in this order"], None
+    known, numbers = set(want.keys), {label: number for number, label in enumerate(want.labels)}
+    lines: dict[Key, list[tuple[int, str]]] = {}
     faults = []
     pairs = zip(keys_of(frame, want.settings, want.labels), frame[want.settings.rle], strict=True)
     for row, ((image_id, label), text) in enumerate(pairs, start=2):
         key = image_id or "", None if label is None else numbers.get(label, -1)
         if key not in known:
-            value = frame[want.settings.id].iat[row - 2]
-            faults.append(f"row {row}: id {value!r}{f' with label {label!r}' if label else ''} is not in the test set")
-        elif key in first and want.settings.row != "instance":
-            faults.append(f"row {row}: id {want.name(key)} stands in row {first[key]} already")
+            value, suffix = frame[want.settings.id].iat[row - 2], f" with label {label!r}" if label else ""
+            faults.append((row, f"id {value!r}{suffix} is not in the test set"))
+        elif key in lines and want.settings.row != "instance":
+            faults.append((row, f"id {want.name(key)} stands in row {lines[key][0][0]} already"))
         else:
-            fault = _mask_fault(text, key[0], want) or _overlap(text, key, row, first, covered, want)
-            faults += [f"row {row}: id {want.name(key)}: {fault}"] if fault else []
-        first.setdefault(key, row)
-    return faults, set(first) or {("", None)}
+            lines.setdefault(key, []).append((row, text))
+    for key, texts in lines.items():
+        faults += [(row, f"id {want.name(key)}: {fault}") for row, fault in _mask_faults(key, texts, want, measure)]
+    first = {key: rows[0][0] for key, rows in lines.items()}
+    return [f"row {row}: {fault}" for row, fault in sorted(faults)], first
 
 
-def _mask_fault(text: str, image_id: str, want: Expected) -> str:
-    shape = want.shapes.get(image_id)
+def _mask_faults(
+    key: Key, lines: list[tuple[int, str]], want: Expected, measure: Measure | None
+) -> list[tuple[int, str]]:
+    """What is wrong with the mask of a key or with its instances, of which no pixel may belong to two, by row."""
+    shape = want.shapes.get(key[0])
     if shape is None:
-        return "no such image was decoded"
-    try:
-        again = rle.encode(rle.decode(text, shape, want.convention), want.convention)
-    except rle.RleError as error:
-        return str(error)
-    return "" if again == text else f"is not in canonical form: {text[:40]!r} should be {again[:40]!r}"
-
-
-def _overlap(
-    text: str, key: Key, row: int, first: dict[Key, int], covered: dict[Key, np.ndarray], want: Expected
-) -> str:
-    """What is wrong with an instance beside the others of its image: no pixel may belong to two."""
-    if want.settings.row != "instance":
-        return ""
-    mask = rle.decode(text, want.shapes[key[0]], want.convention)
-    if key not in covered:
-        covered[key] = np.zeros_like(mask)
-    if key in first and (not mask.any() or not covered[key].any()):
-        return "an empty mask stands beside other instances"
-    if (covered[key] & mask).any():
-        return "overlaps another instance of the image"
-    covered[key] |= mask
-    return ""
+        return [(row, "no such image was decoded") for row, _ in lines]
+    faults, covered = [], None
+    for row, text in lines:
+        try:
+            # what encoding the decoded mask again would give
+            again = rle.convert(text, shape, want.convention, want.convention)
+            mask = rle.decode(text, shape, want.convention)
+        except rle.RleError as error:
+            faults.append((row, str(error)))
+            continue
+        if again != text:
+            faults.append((row, f"is not in canonical form: {text[:40]!r} should be {again[:40]!r}"))
+        elif covered is None:
+            covered = mask
+        elif not mask.any() or not covered.any():
+            faults.append((row, "an empty mask stands beside other instances"))
+        elif (covered & mask).any():
+            faults.append((row, "overlaps another instance of the image"))
+        else:
+            covered |= mask
+    if measure and covered is not None:
+        measure(key[0], want.classes[0] if key[1] is None else key[1], covered)
+    return faults
 
 
 # --- class maps ------------------------------------------------------------------------------------------------------
@@ -295,25 +346,33 @@ def _class_of_value(want: Expected) -> np.ndarray:
     return table_of
 
 
-def _label_faults(path: Path, want: Expected) -> tuple[list[str], set[Key]]:
+def _label_faults(path: Path, want: Expected, measure: Measure | None) -> tuple[list[str], dict[Key, int] | None]:
+    """As _rle_faults."""
     if not path.exists():
         raise PipelineError(f"{path} does not exist.")
     with path.open(encoding="utf-8") as file:
         header = file.readline().strip().split(",")
     if header != want.header:
         last = f"{', '.join(header[:3])}, … ({len(header)} columns)"
-        return [f"columns are {last}; expected {want.header[0]}, 0, 1, … {want.header[-1]}"], set()
-    known, first = {key[0] for key in want.keys}, {}  # type: tuple[set[str], dict[str, int]]
+        return [f"columns are {last}; expected {want.header[0]}, 0, 1, … {want.header[-1]}"], None
+    known, first = set(want.keys), {}  # type: tuple[set[Key], dict[Key, int]]
     faults = []
     for row, image_id, labels in _read_labels(path, want):
-        if image_id not in known:
+        key = image_id, None
+        if key not in known:
             faults.append(f"row {row}: id {image_id!r} is not in the test set")
-        elif image_id in first:
-            faults.append(f"row {row}: id {image_id} stands in row {first[image_id]} already")
+        elif key in first:
+            faults.append(f"row {row}: id {image_id} stands in row {first[key]} already")
         elif isinstance(labels, str):
             faults.append(f"row {row}: id {image_id}: {labels}")
-        first.setdefault(image_id, row)
-    return faults, {(image_id, None) for image_id in first} or {("", None)}
+        elif image_id not in want.shapes:
+            faults.append(f"row {row}: id {image_id}: no such image was decoded")
+        elif measure:
+            for number in want.classes:
+                measure(image_id, number, (labels == number).view(np.uint8).reshape(want.shapes[image_id]))
+        if key in known:
+            first.setdefault(key, row)
+    return faults, first
 
 
 def _score_labels(path: Path, truth: Path, competition: Competition, want: Expected) -> tuple[float, int]:

@@ -11,8 +11,8 @@ import pandas as pd
 
 from pipeline.competition import Competition
 from pipeline.metrics import dice, pooled_score
-from pipeline.postprocess import Thresholds
-from pipeline.thresholds import LEVELS, Evidence
+from pipeline.postprocess import LEVELS, Rules
+from pipeline.thresholds import Evidence, predicted_area
 
 LOWEST = 0.5
 """The score from which an image is listed."""
@@ -20,7 +20,7 @@ HALF = LEVELS // 2
 """Probability 0.5."""
 
 
-def of_masks(evidence: Evidence, decision: Thresholds, classes: list[str]) -> pd.DataFrame:
+def of_masks(evidence: Evidence, decision: Rules, classes: list[str]) -> pd.DataFrame:
     """Returns the suspects of a binary or multilabel competition: image_id, reason, score, fold, true_area,
     predicted_area, best_dice (NaN where the mask is empty) and note.
 
@@ -29,7 +29,7 @@ def of_masks(evidence: Evidence, decision: Thresholds, classes: list[str]) -> pd
     median mask's; 1 at most.
     """
     present, typical, best = evidence.true > 0, _typical_areas(evidence.true), _best_dice(evidence)
-    expected, predicted = _confident_area(evidence) / typical, _predicted_area(evidence, decision)
+    expected, predicted = _confident_area(evidence) / typical, predicted_area(evidence, decision)
     masked = evidence.true.sum(1) > 0
     mean = np.where(present, best, 0).sum(1) / np.maximum(present.sum(1), 1)
     reasons, notes = [], []
@@ -107,13 +107,6 @@ def _confident_area(evidence: Evidence) -> np.ndarray:
     at_least = evidence.predicted[:, :, HALF:]
     pixels = at_least - np.pad(at_least[:, :, 1:], ((0, 0), (0, 0), (0, 1)))
     return pixels @ np.arange(HALF, LEVELS) / (LEVELS - 1)
-
-
-def _predicted_area(evidence: Evidence, decision: Thresholds) -> np.ndarray:
-    """Pixels (N, C) int64 of the decision's masks, ignored ones left out."""
-    classes = np.arange(evidence.true.shape[1])
-    large_enough = evidence.area[:, classes, decision.threshold] >= np.array(decision.min_area)
-    return evidence.predicted[:, classes, decision.threshold] * large_enough
 
 
 def _reason(found: np.ndarray, best: float) -> str:

@@ -102,12 +102,20 @@ def _same_fold(run: Run, other: Run, member: Member, path: Path, setting: str) -
             f"{setting} is {other.name}, and {shown(path)} does not exist; finish that run first: "
             f"python -m pipeline run {other.name} with {member.title} among train.folds."
         )
-    if member.fold is None:
-        return
-    manifest = workspace.read_json(other.fold(member.fold) / "manifest.json")
+    if member.fold is not None:
+        check_folds(run, other, setting, member.fold)
+
+
+def check_folds(run: Run, other: Run, setting: str, fold: int) -> None:
+    """Checks that a fold of another run held the same images out.
+
+    Raises:
+        PipelineError: it was trained on other folds.
+    """
+    manifest = workspace.read_json(other.fold(fold) / "manifest.json")
     used = manifest["inputs"].get(shown(other.folds), {}).get("hash")
-    if other.folds != run.folds or used != freshness.hash_file(run.folds):
+    if other.folds != run.folds or not run.folds.exists() or used != freshness.hash_file(run.folds):
         raise PipelineError(
             f"{setting} is {other.name}, which was trained on other folds than {shown(run.folds)} holds now: its "
-            f"{member.title} has seen images that this {member.title} holds out. Train it again on these folds."
+            f"fold {fold} has seen images that this fold {fold} holds out. Train it again on these folds."
         )

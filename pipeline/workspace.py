@@ -11,7 +11,9 @@ from typing import Any, Literal
 
 from pipeline.competition import Competition, SplitSettings, load_competition
 from pipeline.errors import PipelineError
+from pipeline.recipe import FOLDER as RECIPES
 from pipeline.recipe import Recipe, load_recipe
+from pipeline.settings import find_yaml, override, validate
 
 PACKAGE = Path(__file__).parent
 
@@ -127,16 +129,41 @@ class Run:
         return (folder / f"{train.keep}.safetensors",)
 
     def members(self, fold: int | None) -> list[Member]:
-        """Returns the trainings of a fold (None: the final ones), whose predictions are averaged."""
-        return [Member(fold, seed) for seed in self.recipe.train.seeds]
+        """Returns the trainings of a fold (None: the final ones), whose predictions are averaged; none where a run does
+        not train."""
+        return [Member(fold, seed) for seed in self.recipe.train.seeds] if self.recipe.trains else []
 
-    def predictions(self, subset: Literal["oof", "test"], fold: int | None) -> Path:
-        """Probabilities (N, C, H, W) of one fold (None: of the final model); the row order is in the .csv beside it."""
-        return self.folder / "predictions" / (f"{subset}_final.npy" if fold is None else f"{subset}_fold_{fold}.npy")
+    def predictions(
+        self, subset: Literal["oof", "test"], fold: int | None, seed: int | None = None, plain: bool = False
+    ) -> Path:
+        """Probabilities (N, C, H, W); the row order is in the .csv beside it.
+
+        Of the test images one file a fold (None: the final model), the mean over its seeds. Of the images that a fold
+        holds out one file a fold and seed, by default the first, and a second one without test-time augmentation.
+        """
+        suffix = "" if seed in (None, self.recipe.train.seeds[0]) else f"_seed_{seed}"
+        name = f"{subset}_final" if fold is None else f"{subset}_fold_{fold}"
+        return self.folder / "predictions" / f"{name}{suffix}{'_plain' if plain else ''}.npy"
+
+    def oof_predictions(self, fold: int, plain: bool = False) -> list[Path]:
+        """Returns the files of the images that a fold holds out, one a seed; they are averaged."""
+        seeds = self.recipe.train.seeds if self.recipe.trains else [None]
+        return [self.predictions("oof", fold, seed, plain) for seed in seeds]
+
+    @property
+    def tta(self) -> Path:
+        """What test-time augmentation brought on the out-of-fold images, and whether the test images get it."""
+        return self.folder / "predictions" / "tta.json"
+
+    @property
+    def tta_counts(self) -> Path:
+        """What every out-of-fold image scores with and without it."""
+        return self.tta.with_suffix(".npz")
 
     def test_folds(self) -> list[int | None]:
-        """Returns the folds whose test predictions are averaged: all that are trained, or the final model alone."""
-        return [None] if self.recipe.train.final else list(self.trained_folds())
+        """Returns the folds whose test predictions are averaged: all that are trained, or the final model alone, as
+        whose the predictions count that were made elsewhere."""
+        return [None] if self.recipe.train.final or self.recipe.arrays else list(self.trained_folds())
 
     @property
     def postprocess(self) -> Path:
@@ -188,34 +215,120 @@ class Run:
     @property
     def remark(self) -> str:
         """What must be said beside every score."""
-        final = "the submission is by a final model on all images, which has no out-of-fold score: these are the folds'"
-        return "; ".join(filter(None, [self.competition.remark, final if self.recipe.train.final else ""]))
+        said, arrays = [self.competition.remark], self.recipe.arrays
+        if self.recipe.trains and self.recipe.train.final:
+            said.append(
+                "the submission is by a final model on all images, which has no out-of-fold score: these are the folds'"
+            )
+        if arrays:
+            said.append(f"predictions brought from {Path(arrays.oof).name}")
+            said.append(read_json(self.brought)["leak_remark"] if self.brought.exists() else "")
+        return "; ".join(filter(None, said))
+
+    @property
+    def brought(self) -> Path:
+        """What is known about predictions that were made elsewhere."""
+        return self.folder / "predictions" / "brought.json"
 
     def trained_folds(self) -> list[int]:
-        """Returns the numbers of the folds this run trains."""
-        count = self.split.folds
+        """Returns the numbers of the folds this run has out-of-fold predictions of: those it trains, or those of the
+        predictions that were made elsewhere.
+
+        Raises:
+            PipelineError: `train.folds` asks for others, or for none.
+        """
+        if self.recipe.arrays:
+            from pipeline import arrays
+
+            known = arrays.folds(self)
+            expected = (
+                f"some of {', '.join(map(str, known))}, of which {Path(self.recipe.arrays.oof).name} has predictions"
+            )
+        else:
+            known = list(range(self.split.folds))
+            expected = f"numbers from 0 to {known[-1]}, at least one"
         folds = self.recipe.train.folds
         if folds is None:
-            return list(range(count))
-        wrong = [fold for fold in folds if not 0 <= fold < count]
-        if wrong or not folds:
-            raise PipelineError(f"train.folds is {folds}; expected numbers from 0 to {count - 1}, at least one.")
+            return known
+        if not folds or not set(folds) <= set(known):
+            raise PipelineError(f"train.folds is {folds}; expected {expected}.")
         return sorted(set(folds))
 
 
-def open_run(recipe: str, quick: bool = False, name: str | None = None, assignments: list[str] | None = None) -> Run:
-    """Returns the run of a recipe: named after it, `<recipe>-quick`, or `name`."""
-    loaded = load_recipe(recipe, quick, assignments)
-    run_name = name or (f"{loaded.name}-quick" if quick else loaded.name)
-    if not run_name or set(run_name) & set("/\\ ") or run_name.startswith("."):
-        raise PipelineError(f"--name {run_name!r}: expected a plain file name without spaces or slashes.")
+def open_run(
+    recipe: str,
+    quick: bool = False,
+    name: str | None = None,
+    assignments: list[str] | None = None,
+    competition: str | None = None,
+    oof: str | None = None,
+    test: str | None = None,
+) -> Run:
+    """Returns the run of a recipe: named after it, `<recipe>-quick`, or `name`.
+
+    With `oof` no recipe is read: `recipe` is the run's name, and the default recipe takes predictions made elsewhere,
+    from these .npy files, relative to the working directory.
+
+    Raises:
+        PipelineError: a wrong setting, or an array that is missing or is none.
+    """
+    if oof is None and (competition or test):
+        raise PipelineError(
+            f"{'--test' if test else '--competition'} goes with --oof, for predictions made elsewhere; a recipe says "
+            "these itself (competition, arrays)."
+        )
+    if oof is not None:
+        loaded, folder = _recipe_of_arrays(recipe, competition, oof, test, assignments or []), Path.cwd()
+    else:
+        loaded = load_recipe(recipe, quick, assignments)
+        folder = find_yaml(recipe, RECIPES, "recipe").absolute().parent
+    run_name = check_name(name or (f"{loaded.name}-quick" if quick else loaded.name))
+    if loaded.arrays:
+        loaded = _with_arrays(loaded, folder)
     run = Run(loaded, load_competition(loaded.competition), run_name)
-    weights, reason = loaded.model.weights, run.competition.forbids_pretrained
-    if reason and weights != "none":
-        raise PipelineError(f"model.weights is {weights}, but {reason}: set model.weights=none.")
     _ = run.never  # an unknown class shows now
-    loaded.loss.terms(run.competition.kind, loaded.model.presence)
+    if loaded.trains:
+        weights, reason = loaded.model.weights, run.competition.forbids_pretrained
+        if reason and weights != "none":
+            raise PipelineError(f"model.weights is {weights}, but {reason}: set model.weights=none.")
+        loaded.loss.terms(run.competition.kind, loaded.model.presence)
     return run
+
+
+def check_name(name: str) -> str:
+    """Returns a run's name, if it is one.
+
+    Raises:
+        PipelineError: it is no plain file name.
+    """
+    if not name or set(name) & set("/\\ ") or name.startswith("."):
+        raise PipelineError(f"--name {name!r}: expected a plain file name without spaces or slashes.")
+    return name
+
+
+def _recipe_of_arrays(name: str, competition: str | None, oof: str, test: str | None, assignments: list[str]) -> Recipe:
+    """The default recipe, with predictions made elsewhere."""
+    if competition is None:
+        raise PipelineError("--oof needs --competition: its name, or the path of its YAML.")
+    if name.endswith((".yaml", ".yml")):
+        raise PipelineError(
+            f"{name} is a recipe: set `arrays: {{oof: …}}` in it, or give --oof with a plain name for the run."
+        )
+    if competition.endswith((".yaml", ".yml")):
+        competition = str(Path(competition).absolute())
+    data = {"name": name, "competition": competition, "arrays": {"oof": oof, "test": test}}
+    return validate(Recipe, override(data, assignments), f"run {name}")
+
+
+def _with_arrays(recipe: Recipe, folder: Path) -> Recipe:
+    """The recipe with full paths of its arrays, and the size of their images."""
+    from pipeline.arrays import image_size
+
+    assert recipe.arrays
+    paths = {key: str(folder / Path(path).expanduser()) for key, path in recipe.arrays.model_dump().items() if path}
+    arrays = recipe.arrays.model_copy(update=paths)
+    image = recipe.image.model_copy(update={"size": image_size(arrays), "store": None})
+    return recipe.model_copy(update={"arrays": arrays, "image": image})
 
 
 # --- writing ---------------------------------------------------------------------------------------------------------

@@ -424,7 +424,8 @@ def test_group_column(tiny: Tiny) -> None:
         ({"train": 3}, ["`train` is 3: input should be a valid dictionary"]),
         ({"image": {"size": [32]}}, ["`image.size.1` is missing."]),
         ({"image": {"fit": "crop"}}, ["`image.fit` is 'crop': input should be 'stretch' or 'pad'."]),
-        ({"predict": {"tta": ["spin"]}}, ["`predict.tta.0` is 'spin': input should be 'hflip' or 'vflip'."]),
+        ({"predict": {"tta": "spin"}}, ["`predict.tta` is 'spin': input should be 'none', 'hflip', 'flips' or 'd4'."]),
+        ({"tune": {"steps": ["spin"]}}, ["`tune.steps.0` is 'spin': input should be 'threshold', 'area', 'triplet', "]),
         ({"train": {"epochs": 0}, "lss": 1}, ["`train.epochs` is 0", "unknown key `lss`; did you mean `loss`?"]),
     ],
 )

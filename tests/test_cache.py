@@ -395,7 +395,7 @@ def test_a_new_name_trains_beside(executed: list[Any]) -> None:
 
 @pytest.mark.parametrize("finished", [True, False])
 def test_the_same_settings_go_on(finished: bool, executed: list[Any]) -> None:
-    run = open_run("sample", assignments=["train.workers=3", "train.folds=[0,1]", "predict.tta=[hflip]"])
+    run = open_run("sample", assignments=["train.workers=3", "train.folds=[0,1]", "predict.tta=hflip"])
     pretend_trained(open_run("sample"), finished)
     stages.run_stage(run, "train")  # what does not shape a fold may change
     assert executed == [([1] if finished else [0, 1], {})]

@@ -25,7 +25,7 @@ augment:
   - HorizontalFlip: {p: 0.5}
   - RandomBrightnessContrast: {p: 0.5}
 train: {folds: [0, 1], epochs: 4, batch_size: 8, schedule: {name: plateau, patience: 0}, early_stopping: 2}
-predict: {tta: [hflip]}
+predict: {tta: hflip}
 """
 
 
@@ -99,11 +99,9 @@ def test_predictions_carry_the_class_axis(undisturbed: Finished) -> None:
 def test_encoding_the_held_out_images_reproduces_the_score(
     undisturbed: Finished, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipeline import table
-    from pipeline.postprocess import decide, native_probability
-    from pipeline.probabilities import read_probabilities
-    from pipeline.stages.decode import geometry_of
-    from pipeline.stages.tune import decision_of
+    from pipeline import sources, table
+    from pipeline.estimates import mean_counts, mean_score
+    from pipeline.postprocess import decide, decision_of
     from pipeline.workspace import open_run
 
     monkeypatch.setenv("PIPELINE_ROOT", str(undisturbed.root))
@@ -114,15 +112,14 @@ def test_encoding_the_held_out_images_reproduces_the_score(
     outliers = pd.read_csv(run.outliers, dtype=str)
     scores = []
     for fold in (0, 1):
-        array, ids = read_probabilities(run.predictions("oof", fold))
-        for row, image_id in enumerate(ids):
+        blend = sources.out_of_fold(run, fold, sources.plain_of(run))
+        for row, image_id in enumerate(blend.ids):
             if image_id in set(outliers.query("reason == 'broken'")["image_id"]):
                 continue
             true = table.true_mask(images.loc[image_id], run.competition.classes)
-            probability = native_probability([array[row]], geometry_of(run), true.shape[1:])
-            text = rle.encode(decide(probability, decision_of(result))[0])
-            scores.append(METRICS["dice"](*counts(rle.decode(text, true.shape[1:])[None], true)).mean())
-    assert np.mean(scores) == result["score"]
+            text = rle.encode(decide(blend.native(row, true.shape[1:]), decision_of(result))[0])
+            scores.append(METRICS["dice"](*counts(rle.decode(text, true.shape[1:])[None], true)))
+    assert float(mean_score(mean_counts(np.stack(scores)).sum(0))) == result["score"]
 
 
 def test_a_killed_run_goes_on_to_the_same_weights(
@@ -165,7 +162,8 @@ def test_nothing_runs_twice_and_tuning_never_trains(undisturbed: Finished) -> No
     assert "train: up to date" in fixed
     assert "predict: up to date" in fixed
     assert "tune.method: search → fixed" in fixed
-    assert json.loads((undisturbed.folder / "postprocess.json").read_text())["threshold"] == [128]
+    rules = json.loads((undisturbed.folder / "postprocess.json").read_text())["rules"]
+    assert [rule["threshold"] for rule in rules.values()] == [128]
     undisturbed.pipeline("run", str(undisturbed.recipe))
 
 

@@ -11,13 +11,11 @@ import pytest
 import yaml
 from layouts import LAYOUTS
 
-from pipeline import metrics, stages, submission, table
+from pipeline import metrics, sources, stages, submission, table
 from pipeline.competition import load_competition
 from pipeline.errors import PipelineError
-from pipeline.postprocess import decide, native_probability
+from pipeline.postprocess import decide, decision_of
 from pipeline.probabilities import read_probabilities
-from pipeline.stages.decode import geometry_of
-from pipeline.stages.tune import decision_of
 from pipeline.workspace import Run, open_run, read_json
 
 SMALL = {
@@ -70,10 +68,10 @@ def rewritten(run: Run) -> dict[str, np.ndarray]:
     images = table.read_table(run.table, "train").set_index("image_id", drop=False)
     decision, found = decision_of(read_json(run.postprocess)), {}
     for fold in run.trained_folds():
-        array, ids = read_probabilities(run.predictions("oof", fold))
-        for probability, name in zip(array, ids, strict=True):
+        blend = sources.out_of_fold(run, fold, sources.plain_of(run))
+        for row, name in enumerate(blend.ids):
             shape = (int(images.loc[name, "height"]), int(images.loc[name, "width"]))
-            found[name] = decide(native_probability([probability], geometry_of(run), shape), decision)
+            found[name] = decide(blend.native(row, shape), decision)
     return found
 
 

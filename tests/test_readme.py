@@ -21,12 +21,15 @@ from pipeline.settings import validate
 REPOSITORY = Path(__file__).parents[1]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 CLEAN = (REPOSITORY / "docs" / "clean-and-split.md").read_text(encoding="utf-8")
+TUNE = (REPOSITORY / "docs" / "predict-tune-encode.md").read_text(encoding="utf-8")
 TRAIN = (REPOSITORY / "docs" / "train.md").read_text(encoding="utf-8")
 
 
 def commands() -> list[list[str]]:
     lines = [
-        line for block in re.findall(r"```bash\n(.*?)```", README + CLEAN + TRAIN, re.S) for line in block.splitlines()
+        line
+        for block in re.findall(r"```bash\n(.*?)```", README + CLEAN + TRAIN + TUNE, re.S)
+        for line in block.splitlines()
     ]
     words = [shlex.split(line, comments=True) for line in lines]
     calls = [line[3:] for line in words if line[:3] == ["python", "-m", "pipeline"]]
@@ -53,7 +56,8 @@ def test_own_competition_is_valid() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "folder"), [(README, REPOSITORY), (CLEAN, REPOSITORY / "docs"), (TRAIN, REPOSITORY / "docs")]
+    ("text", "folder"),
+    [(README, REPOSITORY), (CLEAN, REPOSITORY / "docs"), (TRAIN, REPOSITORY / "docs"), (TUNE, REPOSITORY / "docs")],
 )
 def test_links_and_pictures_exist(text: str, folder: Path) -> None:
     targets = re.findall(r"\]\((?!http)([^)]+)\)", text)

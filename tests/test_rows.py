@@ -12,7 +12,6 @@ from conftest import SHAPE, TRAIN_IDS, Tiny, encoded
 
 from pipeline.folds import read_folds
 from pipeline.probabilities import write_probabilities
-from pipeline.stages.tune import row_sets
 from pipeline.workspace import open_run
 
 WRONG = "a06"
@@ -99,9 +98,3 @@ def test_near_duplicates_are_drawn_together(predicted: Tiny) -> None:
     groups = pd.read_csv(folder / "oof_scores.csv", dtype=str).set_index("image_id")["group"]
     assert groups["a12"] == groups[WRONG] == "cluster 0"
     assert groups["a03"] == "a03"
-
-
-def test_a_set_without_images_has_no_score() -> None:
-    images = pd.DataFrame({"use": ["drop", "soft"]})
-    sets = row_sets(images, lambda rows: float(rows.sum()))
-    assert sets == {"raw": {"images": 2, "score": 2.0}, "cleaned": {"images": 0, "score": None}}

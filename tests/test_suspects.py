@@ -11,14 +11,15 @@ from pipeline import suspects, workspace
 from pipeline.competition import Competition
 from pipeline.errors import PipelineError
 from pipeline.geometry import IGNORE
+from pipeline.histograms import histogram_counts
 from pipeline.metrics import confusion
-from pipeline.postprocess import Thresholds
+from pipeline.postprocess import Presence, Rule, Rules
 from pipeline.stages import train
-from pipeline.thresholds import Evidence, histogram_counts
+from pipeline.thresholds import Evidence
 from pipeline.workspace import open_run
 
 SHAPE = (10, 10)
-PLAIN = Thresholds((128,), (0,))
+PLAIN = Rules((Rule(),))
 
 
 def square(rows: slice, columns: slice, value: int = 1) -> np.ndarray:
@@ -96,8 +97,9 @@ def test_the_best_threshold_is_not_the_chosen_one() -> None:
 
 def test_areas_follow_the_decision() -> None:
     cases = {"aside": (square(slice(6, 10), slice(0, 5), 200), TRUE)}
-    for decision, area in ((PLAIN, 20), (Thresholds((201,), (0,)), 0), (Thresholds((128,), (21,)), 0)):
-        found = suspects.of_masks(evidence_of(cases), decision, ["thing"])
+    emptied = (Rule(201), Rule(128, 21), Rule(128, 1, top=201), Rule(presence=Presence(cut=0.5)))
+    for rule, area in ((Rule(), 20), (Rule(presence=Presence(cut=0.4)), 20), *((rule, 0) for rule in emptied)):
+        found = suspects.of_masks(evidence_of(cases), Rules((rule,)), ["thing"])
         assert list(found["predicted_area"]) == [area]
         assert list(found["score"]) == [1]
 
@@ -117,7 +119,7 @@ def test_several_classes() -> None:
             "both are missed": (np.stack([right * 255, left * 255]), np.stack([left, right])),
             "empty": (np.stack([NOTHING, right * 255]), np.stack([NOTHING, NOTHING])),
         }),
-        Thresholds((128, 128), (0, 0)),
+        Rules((Rule(), Rule())),
         ["cat", "dog"],
     )  # fmt: skip
     assert list(found["image_id"]) == ["both are missed", "empty", "one is missed"]

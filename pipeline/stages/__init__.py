@@ -8,14 +8,17 @@ whether outputs stay although something changed; and `guard(run, waiting)`, whic
 import importlib
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
-from pipeline import freshness, workspace
+from pipeline import freshness, sources, workspace
 from pipeline.console import console
 from pipeline.errors import PipelineError
 from pipeline.freshness import Reason, Step
 from pipeline.workspace import Run
 
 STAGES = ("decode", "clean", "split", "train", "predict", "tune", "encode", "evaluate", "report")
+NEED_TEST = ("encode", "evaluate", "report")
+"""The stages that cannot do without predictions of the test images."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,15 @@ class State:
 
 
 def states(run: Run, stage: str) -> list[State]:
-    """Returns the state of every step of a stage."""
+    """Returns the state of every step of a stage.
+
+    Raises:
+        PipelineError: a run of an ensemble is not there, or lacks predictions.
+    """
+    if run.recipe.ensemble:
+        from pipeline.bring import check_members
+
+        check_members(run)
     module = importlib.import_module(f"pipeline.stages.{stage}")
     found = []
     for step in module.steps(run):
@@ -38,18 +49,43 @@ def states(run: Run, stage: str) -> list[State]:
     return found
 
 
-def run_stage(run: Run, stage: str, force: bool = False) -> None:
+def run_through(run: Run, stage: str, force: bool = False, strict: bool = False) -> None:
+    """Runs what comes before a stage, as far as it is not up to date, and the stage, as run_stage does."""
+    require_test(run, stage)
+    for earlier in STAGES[: STAGES.index(stage)]:
+        run_stage(run, earlier)
+    run_stage(run, stage, force, strict)
+
+
+def require_test(run: Run, stage: str) -> None:
+    """Checks that there are predictions of the test images where a stage needs them.
+
+    Raises:
+        PipelineError: predictions made elsewhere are of the training images only.
+    """
+    if stage in NEED_TEST and run.recipe.arrays and not run.recipe.arrays.test:
+        raise PipelineError(
+            f"{stage} needs predictions of the test images, and {run.name} has none: add --test test.npy (or, in a "
+            "recipe, `arrays: {test: …}`)."
+        )
+
+
+def run_stage(run: Run, stage: str, force: bool = False, strict: bool = False) -> None:
     """Runs the steps of a stage that are not up to date (all of them with `force`) and records each.
+
+    With `strict`, encode refuses what it would only warn of; it then always runs.
 
     Raises:
         PipelineError: bad input, or finished work that would be thrown away.
     """
+    require_test(run, stage)
     module, found = importlib.import_module(f"pipeline.stages.{stage}"), states(run, stage)
-    if not found:  # evaluate, where no truth is known
+    if not found:  # evaluate, where no truth is known; train and predict, where nothing is trained
         return
+    strict = strict and stage == "encode"
     waiting = []
     for state in found:
-        if force or (state.reasons and not state.kept):
+        if force or strict or (state.reasons and not state.kept):
             waiting.append(state)
         elif state.kept:
             why = "; ".join(reason.text for reason in state.reasons)
@@ -64,7 +100,7 @@ def run_stage(run: Run, stage: str, force: bool = False) -> None:
     why = _why(waiting, force)
     console.print(f"[bold]{stage}[/bold]{': ' if why else ''}{why}")
     started = time.perf_counter()
-    arguments = {"fresh": True} if force and stage == "train" else {}
+    arguments = {"fresh": True} if force and stage == "train" else {"strict": True} if strict else {}
     for step in module.execute(run, [state.step for state in waiting], **arguments):
         now = time.perf_counter()
         freshness.record(step, now - started)
@@ -73,12 +109,54 @@ def run_stage(run: Run, stage: str, force: bool = False) -> None:
 
 def _check_inputs(run: Run, stage: str, waiting: list[State]) -> None:
     written = {path for state in waiting for path in state.step.outputs}  # by an earlier step of the same stage
-    for path in dict.fromkeys(path for state in waiting for path in state.step.inputs):
-        if not path.exists() and path not in written:
-            raise PipelineError(
-                f"{stage} reads {workspace.shown(path)}, which does not exist; "
-                f"`python -m pipeline run {run.recipe.name} --to {stage}` makes what comes before."
-            )
+    inputs = dict.fromkeys(path for state in waiting for path in state.step.inputs)
+    missing = [path for path in inputs if not path.exists() and path not in written]
+    if not missing:
+        return
+    _offer_folds(run, stage, missing)
+    if run.recipe.ensemble and run.folder not in missing[0].parents and missing[0].parent.name == "predictions":
+        name = missing[0].parent.parent.name
+        raise PipelineError(
+            f"{stage} reads {workspace.shown(missing[0])} of the ensemble's run {name}, which does not exist; finish "
+            f"that run first: python -m pipeline run {name}."
+        )
+    raise PipelineError(
+        f"{stage} reads {workspace.shown(missing[0])}, which does not exist; "
+        f"`python -m pipeline run {run.recipe.name} --to {stage}` makes what comes before."
+    )
+
+
+def _offer_folds(run: Run, stage: str, missing: list[Path]) -> None:
+    """Stops with the folds that are there, where some folds, and nothing else, lack what a stage reads."""
+    what, of_fold = _by_fold(run, stage)
+    lacking = [fold for fold, paths in of_fold.items() if any({path, path.parent} & paths for path in missing)]
+    there = [fold for fold in of_fold if fold not in lacking]
+    known = set().union(*of_fold.values())
+    if lacking and there and all({path, path.parent} & known for path in missing):
+        raise PipelineError(
+            f"{stage} reads {what} of folds {listed(list(of_fold))}, and those of {listed(lacking)} are missing: train "
+            f"and predict them, or go on with --folds {','.join(map(str, there))}."
+        )
+
+
+def _by_fold(run: Run, stage: str) -> tuple[str, dict[int, set[Path]]]:
+    """What a stage reads of every fold: in words, and files or the folders that hold them."""
+    what = "the test predictions" if stage in ("encode", "evaluate") else "the predictions"
+    found: dict[int, set[Path]] = {}
+    for fold in run.trained_folds():
+        paths = []
+        for one in sources.runs_of(run):
+            paths += [one.fold(fold, member.seed) for member in one.members(fold)]
+            paths += [one.predictions("test", fold)] if stage in ("encode", "evaluate") else one.oof_predictions(fold)
+        found[fold] = {file for path in paths for file in (path, path.with_suffix(".csv"))}
+    return "the weights" if stage == "predict" else what, found
+
+
+def listed(folds: list[int]) -> str:
+    """Returns numbers of folds as a person reads them: 0–4, 3 and 4, or 0, 2 and 3."""
+    if len(folds) > 2 and folds == list(range(folds[0], folds[-1] + 1)):
+        return f"{folds[0]}–{folds[-1]}"
+    return " and ".join(filter(None, [", ".join(map(str, folds[:-1])), str(folds[-1])]))
 
 
 def _why(waiting: list[State], force: bool) -> str:

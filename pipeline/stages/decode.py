@@ -26,7 +26,7 @@ from pipeline.competitions.readers import reader_of
 from pipeline.console import console, track
 from pipeline.errors import PipelineError
 from pipeline.freshness import Step
-from pipeline.geometry import IGNORE, Geometry, image_to_network, labels_to_network, mask_to_network
+from pipeline.geometry import IGNORE, Geometry, geometry_of, image_to_network, labels_to_network, mask_to_network
 from pipeline.workspace import Run, require_space, shown, writing
 
 ARRAYS = ("train_images", "train_masks", "test_images")
@@ -50,23 +50,18 @@ class Decoded:
 
 
 def steps(run: Run) -> list[Step]:
-    """Returns the table of the competition and the pixel arrays of the recipe's geometry."""
+    """Returns the table of the competition and, for a run that trains, the pixel arrays of the recipe's geometry."""
     raw = reader_of(run.competition).raw_files(run.competition, run.input)
     settings = run.competition.model_dump(mode="json", exclude=NO_MATTER)
     arrays = tuple(run.pixels / f"{name}.npy" for name in ARRAYS)
     geometry = run.recipe.image.model_dump(mode="json", include={"fit", "border", "channels"})
     geometry["size"] = list(run.recipe.image.stored)
     manifest = run.competition_folder / "images.manifest.json"
-    return [
-        Step("decode", TABLE, manifest, raw, (run.table, run.histograms, run.thumbnails), settings),
-        Step("decode", PIXELS, run.pixels / "manifest.json", (*raw, run.table), arrays, settings | {"image": geometry}),
-    ]
-
-
-def geometry_of(run: Run) -> Geometry:
-    """Returns how this run's recipe fits images to the network."""
-    image = run.recipe.image
-    return Geometry(image.stored, image.fit, image.channels, image.border)
+    found = [Step("decode", TABLE, manifest, raw, (run.table, run.histograms, run.thumbnails), settings)]
+    if run.recipe.trains:
+        settings = settings | {"image": geometry}
+        found.append(Step("decode", PIXELS, run.pixels / "manifest.json", (*raw, run.table), arrays, settings))
+    return found
 
 
 def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
@@ -99,7 +94,7 @@ def _patterns(run: Run) -> str:
 
 
 def _open_pixels(run: Run, listing: Listing, stack: ExitStack) -> dict[str, np.memmap]:
-    geometry = geometry_of(run)
+    geometry = geometry_of(run.recipe.image)
     planes = 1 if run.competition.kind == "multiclass" else len(run.competition.classes)
     count = {name: sum(item.subset == name for item in listing.items) for name in ("train", "test")}
     image_shape, dtype = (*geometry.size, geometry.channels), _pixel_type(listing.items)
@@ -139,7 +134,7 @@ def _pixel_type(items: list[Item]) -> np.dtype:
 
 
 def _decode_all(run: Run, items: list[Item], arrays: dict[str, np.memmap]) -> list[Decoded]:
-    geometry, dtype = geometry_of(run), _pixel_type(items)
+    geometry, dtype = geometry_of(run.recipe.image), _pixel_type(items)
     offset = {"train": 0, "test": sum(item.subset == "train" for item in items)}
 
     def place(pair: tuple[int, Item]) -> Decoded:

@@ -18,16 +18,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline import metrics, plots, table, workspace
+from pipeline import metrics, plots, sources, table, workspace
 from pipeline.competition import Competition
 from pipeline.competitions.readers import reader_of
 from pipeline.console import console, track
 from pipeline.freshness import Step
 from pipeline.geometry import IGNORE
-from pipeline.postprocess import decide, native_probability
-from pipeline.probabilities import read_probabilities
-from pipeline.stages.decode import geometry_of
-from pipeline.stages.tune import decision_of
+from pipeline.postprocess import decide, decision_of
 from pipeline.workspace import Run, shown
 
 OVERLAYS = 10
@@ -44,18 +41,18 @@ def steps(run: Run) -> list[Step]:
     """Returns the one step of this stage, or none."""
     if not wanted(run.competition):
         return []
-    tests = [run.predictions("test", fold) for fold in run.test_folds()]
     outputs = (run.folder / "test.json", run.folder / "test_scores.csv")
     settings = {"metric": run.competition.metric, "reading": run.competition.remark}
-    inputs = (run.record, run.postprocess, run.table, *tests)
+    inputs = (run.record, run.postprocess, run.table, *sources.files(run, "test"))
     return [Step("evaluate", "evaluate", run.folder / "test.manifest.json", inputs, outputs, settings)]
 
 
 def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
     """Scores every test image, writes the summary and the overlays, and adds a row to runs.csv."""
     images = table.read_table(run.table, "test")
-    sources = [read_probabilities(run.predictions("test", fold))[0] for fold in run.test_folds()]
-    decision, geometry = decision_of(workspace.read_json(run.postprocess)), geometry_of(run)
+    result = workspace.read_json(run.postprocess)
+    blend, decision = sources.test(run, result), decision_of(result)
+    presence = blend.presence
     read = reader_of(run.competition).opener(run.competition, run.input)
     folder = run.folder / "test_overlays"
     folder.mkdir(parents=True, exist_ok=True)
@@ -65,8 +62,8 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
     def evaluate_one(index: int) -> dict[str, Any]:
         row = images.iloc[index]
         true = table.true_mask(row, run.competition.classes)
-        probability = native_probability([array[index] for array in sources], geometry, true.shape[1:])
-        predicted = decide(probability, decision)
+        probability = blend.native(index, true.shape[1:])
+        predicted = decide(probability, decision, None if presence is None else presence[index])
         if index < OVERLAYS:
             picture = plots.comparison(read(row), true, predicted, run.competition)
             name = f"{index:02}_{row['image_id'].replace('/', '_')}.png"

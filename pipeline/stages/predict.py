@@ -2,130 +2,173 @@
 
     python -m pipeline predict RECIPE
 
-reads   work/<competition>/<run>/fold_<k>/best.safetensors (of all seeds, all snapshots), work/<competition>/pixels_…/
-writes  work/<competition>/<run>/predictions/{oof,test}_fold_<k>.npy, test_final.npy: probabilities (N, classes, H, W)
-        at the size of the pixel arrays, uint8 (p·255), or float16 of a multiclass competition; beside each a .csv of
-        its image ids, and the probabilities of presence where the model has such a head
+reads   work/<competition>/<run>/fold_<k>/best.safetensors (of all seeds, all snapshots), work/<competition>/pixels_…/,
+        images.parquet, outliers.csv, folds/<competition>.csv
+writes  work/<competition>/<run>/predictions/
+            oof_fold_<k>.npy, of further seeds oof_fold_<k>_seed_<s>.npy, and test_fold_<k>.npy, or test_final.npy, the
+            mean over seeds: probabilities (N, classes, H, W) at the size of the pixel arrays, uint8 (p·255), or float16
+            of a multiclass competition; beside each a .csv of its image ids, and the probabilities of presence where
+            the model has such a head
+        and with test-time augmentation, from the same pass over the held-out images,
+            oof_fold_<k>_plain.npy and .csv, what they would be without; tta.json, what it brings, and whether the test
+            images get it; tta.npz, the pixel counts of every held-out image behind that
+
+The held-out images come first: where test-time augmentation brings no more than noise there, the test images are
+predicted without. An interrupted file goes on after its last batch. Predictions made elsewhere are checked and taken
+over instead (bring.py); an ensemble has none of its own.
 """
 
-from collections.abc import Iterator
+import json
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from pipeline import table
+from pipeline import freshness, table, tta_gain, workspace
 from pipeline.console import console, progress_bar
-from pipeline.errors import PipelineError
 from pipeline.folds import read_folds
 from pipeline.freshness import Step
-from pipeline.probabilities import write_probabilities
+from pipeline.probabilities import Predicted, partial_folder, write_resumable
 from pipeline.workspace import Member, Run, shown
-
-if TYPE_CHECKING:
-    import torch
-
-    from pipeline.device import Compute
 
 
 def steps(run: Run) -> list[Step]:
-    """Returns one step a fold and subset, out-of-fold first."""
-    settings = run.recipe.predict.model_dump(mode="json", include={"tta", "overlap"}) | {"never": list(run.never)}
-    settings |= {"image": run.recipe.image.model_dump(mode="json"), "precision": run.recipe.train.precision}
-    wanted: list[tuple[Literal["oof", "test"], int | None]]
-    wanted = [("oof", fold) for fold in run.trained_folds()]
-    wanted += [("test", fold) for fold in run.test_folds()]
-    found = []
-    for subset, fold in wanted:
-        path, name = run.predictions(subset, fold), "train" if subset == "oof" else "test"
-        weights = [path for member in run.members(fold) for path in run.weights(member)]
-        inputs = (*weights, run.pixels / f"{name}_images.npy", run.table, run.folds)
-        manifest, outputs = path.with_suffix(".manifest.json"), (path, path.with_suffix(".csv"))
-        title = f"predict {subset} {Member(fold, 0).title}"
-        found.append(Step("predict", title, manifest, inputs, outputs, settings, fold))
-    return found
+    """Returns one step a fold and seed for the held-out images, one that measures test-time augmentation, and one a
+    fold for the test images."""
+    if run.recipe.arrays:
+        from pipeline import bring
+
+        return bring.steps(run)
+    return [*_oof_steps(run), *tta_gain.steps(run), *_test_steps(run)] if run.recipe.trains else []
 
 
 def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
-    """Predicts what is waiting."""
-    from pipeline import device
+    """Predicts what is waiting, and what is out of date as soon as that is done.
 
-    compute = device.choose(run.recipe.train.precision)
-    work = [(step, _rows(run, step)) for step in waiting]
-    classes = run.competition.classes
+    Raises:
+        PipelineError: weights are missing, do not fit or give no numbers; or the disk is full.
+    """
+    if run.recipe.arrays:
+        from pipeline import bring
+
+        yield from bring.execute(run, waiting)
+        return
+    _remove_left_over(run)
+    wanted, ids = {step.manifest for step in waiting}, _image_ids(run)
+    images = {step.manifest: len(ids(step)[1]) for step in waiting if step.manifest != tta_gain.manifest(run)}
     with progress_bar() as bar:
-        task = bar.add_task("predict", total=sum(len(rows) for _, (_, rows, _) in work))
-        for step, (subset, rows, ids) in work:
-            networks = [_load(run, path, compute) for member in run.members(step.fold) for path in run.weights(member)]
-            batches = _probabilities(run, networks, compute, subset, rows)
-            shape = (len(rows), len(classes), *run.recipe.image.stored)
-            dtype = np.dtype(np.float16 if run.competition.kind == "multiclass" else np.uint8)
-            write_probabilities(
-                step.outputs[0], shape, dtype, batches, ids, classes, lambda count: bar.advance(task, count)
-            )
-            models = f", mean of {len(networks)} models" if len(networks) > 1 else ""
-            console.print(f"  {step.title}: {len(rows)} images{models} → {shown(step.outputs[0])}")
+        task = bar.add_task("predict", total=sum(images.values()))
+        for step in _due(run, wanted):
+            if step.manifest == tta_gain.manifest(run):
+                bar.stop()  # it shows its own
+                tta_gain.execute(run)
+                bar.start()
+            else:
+                rows, names = ids(step)
+                images[step.manifest] = len(names)
+                bar.update(task, total=sum(images.values()))
+                _predict(run, step, rows, names, lambda count: bar.advance(task, count))
             yield step
 
 
-def _rows(run: Run, step: Step) -> tuple[str, np.ndarray, list[str]]:
-    if step.outputs[0].name.startswith("test"):
-        ids = table.read_table(run.table, "test")["image_id"].tolist()
-        return "test", np.arange(len(ids)), ids
-    folds = read_folds(run)
-    rows = np.flatnonzero(folds["fold"] == step.fold)
-    return "train", rows, folds["image_id"].iloc[rows].tolist()
+def _due(run: Run, wanted: set[Path]) -> Iterator[Step]:
+    """Yields the steps with these manifests, and those that are out of date when all before them are done."""
+    for part in (_oof_steps, tta_gain.steps, _test_steps):
+        for step in part(run):
+            if step.manifest in wanted or freshness.stale(step):
+                yield step
 
 
-def _load(run: Run, path: Path, compute: "Compute") -> "torch.nn.Module":
-    import torch
-    from safetensors.torch import load_file
-
-    from pipeline.fit import build_network
-
-    if not path.exists():
-        raise PipelineError(f"{shown(path)} does not exist; run the train stage first.")
-    network = build_network(run, None)
-    network.load_state_dict(load_file(path))
-    return network.to(compute.device).to(memory_format=torch.channels_last).eval()
+# --- steps -----------------------------------------------------------------------------------------------------------
 
 
-def _probabilities(
-    run: Run, networks: "list[torch.nn.Module]", compute: "Compute", subset: str, rows: np.ndarray
-) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-    """Batches of the mean over networks and flips: of masks (n, C, H, W), and of presence (n, C) where there is any."""
-    import torch
+def _oof_steps(run: Run) -> list[Step]:
+    tta, found = run.recipe.predict.tta, []
+    for member in (member for fold in run.trained_folds() for member in run.members(fold)):
+        kinds = [False] if tta == "none" else [False, True]
+        paths = [run.predictions("oof", member.fold, member.seed, plain) for plain in kinds]
+        found.append(_step(run, f"oof {member.title}", "train", [member], paths, tta, run.folds))
+    return found
 
-    from pipeline import loader
-    from pipeline.augment import Preprocess
-    from pipeline.fit import loader_workers
-    from pipeline.tiles import predict_tiled
 
-    preprocess = Preprocess(run.recipe.image.preprocess)
-    dataset = loader.PlainDataset(run.pixels, subset, rows, with_masks=False, preprocess=preprocess)
-    batches = loader.plain_loader(dataset, run.recipe.predict.batch_size, loader_workers(run, compute))
-    flips: list[tuple[int, ...]] = [(), *({"hflip": (3,), "vflip": (2,)}[name] for name in run.recipe.predict.tta)]
-    size, overlap = run.recipe.image.size, run.recipe.predict.overlap
-    multiclass = run.competition.kind == "multiclass"
+def _test_steps(run: Run) -> list[Step]:
+    tta, found = tta_gain.of_test(run), []
+    for fold in run.test_folds():
+        title, path = f"test {Member(fold, 0).title}", run.predictions("test", fold)
+        found.append(_step(run, title, "test", run.members(fold), [path], tta))
+    return found
 
-    def predict(network: torch.nn.Module, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        output = predict_tiled(network, pixels, size, overlap)
-        presence = None if output.presence is None else output.presence.sigmoid()
-        if not multiclass:
-            return output.mask.sigmoid(), presence
-        output.mask[:, list(run.never)] = -torch.inf  # before the softmax, so that the others keep their precision
-        return output.mask.softmax(1), presence
 
-    with torch.inference_mode(), compute.autocast():
-        for (pixels,) in batches:
-            pixels = pixels.to(compute.device, non_blocking=True)
-            found = []
-            for axes in flips:
-                flipped = pixels.flip(axes)
-                for mask, presence in (predict(network, flipped) for network in networks):
-                    found.append((mask.flip(axes), presence))
-            masks, presences = zip(*found, strict=True)
-            mean = torch.stack(masks).mean(0)
-            mask = mean.half() if multiclass else (mean * 255).round().to(torch.uint8)
-            present = None if presences[0] is None else torch.stack(presences).mean(0).float().cpu().numpy()
-            yield mask.cpu().numpy(), present
+def _step(
+    run: Run, title: str, subset: str, members: list[Member], paths: list[Path], tta: str, *more: Path
+) -> Step:  # fmt: skip
+    settings = {"tta": tta, "overlap": run.recipe.predict.overlap, "never": list(run.never)}
+    settings |= {"image": run.recipe.image.model_dump(mode="json"), "precision": run.recipe.train.precision}
+    weights = [path for member in members for path in run.weights(member)]
+    inputs = (*weights, run.pixels / f"{subset}_images.npy", run.table, *more)
+    outputs = tuple(file for path in paths for file in (path, path.with_suffix(".csv")))
+    manifest, fold, seed = paths[0].with_suffix(".manifest.json"), members[0].fold, members[0].seed
+    return Step("predict", f"predict {title}", manifest, inputs, outputs, settings, fold, seed)
+
+
+# --- one file --------------------------------------------------------------------------------------------------------
+
+
+def _image_ids(run: Run) -> Callable[[Step], tuple[np.ndarray, list[str]]]:
+    """The function from a step to its images: positions in the pixel arrays, and ids."""
+    folds, test = read_folds(run), table.read_table(run.table, "test")["image_id"]
+
+    def ids(step: Step) -> tuple[np.ndarray, list[str]]:
+        if _is_test(step):
+            return np.arange(len(test)), test.tolist()
+        rows = np.flatnonzero(folds["fold"] == step.fold)
+        return rows, folds["image_id"].iloc[rows].tolist()
+
+    return ids
+
+
+def _is_test(step: Step) -> bool:
+    return step.outputs[0].name.startswith("test")
+
+
+def _predict(run: Run, step: Step, rows: np.ndarray, ids: list[str], advance: Callable[[int], None]) -> None:
+    """Predicts these images into the files of a step, going on where the same step was interrupted."""
+    from pipeline import inference
+    from pipeline.tta import views
+
+    members = run.members(step.fold) if _is_test(step) else [Member(step.fold, step.seed)]
+    paths, tta = [path for path in step.outputs if path.suffix == ".npy"], step.settings["tta"]
+
+    def predict(first: int) -> Iterator[list[Predicted]]:
+        if first:
+            console.print(f"  {step.title}: going on after {first} of {len(ids)} images")
+        subset = "test" if _is_test(step) else "train"
+        return inference.batches(run, members, views(tta), len(paths) > 1, subset, rows[first:], ids[first:])
+
+    classes, size = run.competition.classes, run.recipe.predict.batch_size
+    shape = (len(ids), len(classes), *run.recipe.image.stored)
+    dtype = np.dtype(np.float16 if run.competition.kind == "multiclass" else np.uint8)
+    write_resumable(paths, shape, dtype, predict, ids, classes, advance, _fingerprint(run, step), size)
+    models = sum(len(run.weights(member)) for member in members)
+    notes = [f"mean of {models} models"] * (models > 1) + [f"test-time augmentation {tta}"] * (tta != "none")
+    console.print(f"  {step.title}: {', '.join([f'{len(ids)} images', *notes])} → {shown(paths[0])}")
+
+
+def _fingerprint(run: Run, step: Step) -> str:
+    """What the predictions of a step follow from."""
+    known = workspace.read_json(step.manifest)["inputs"] if step.manifest.exists() else {}
+    inputs = {name: entry["hash"] for name, entry in freshness.fingerprint(step.inputs, known).items()}
+    return json.dumps([step.settings, run.recipe.predict.batch_size, inputs, freshness.code(step.stage)], indent=1)
+
+
+def _remove_left_over(run: Run) -> None:
+    """Removes what other settings left: plain predictions with their figures, and unfinished files."""
+    folder = run.tta.parent
+    if run.recipe.predict.tta == "none":
+        for path in (run.tta, run.tta_counts, tta_gain.manifest(run), *folder.glob("oof_fold_*_plain.*")):
+            path.unlink(missing_ok=True)
+    expected = {partial_folder(step.outputs[0]) for step in steps(run)}
+    for path in folder.glob(".*.partial"):
+        if path.is_dir() and path not in expected:
+            shutil.rmtree(path)

@@ -8,6 +8,7 @@ writes  work/<competition>/<run>/report.html
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +16,15 @@ import jinja2
 import pandas as pd
 import yaml
 
-from pipeline import plots, table, workspace
+from pipeline import plots, sources, table, workspace
 from pipeline.competitions.readers import reader_of
 from pipeline.console import console
 from pipeline.folds import read_audit, read_outliers
 from pipeline.freshness import Step
 from pipeline.outliers import count_findings
-from pipeline.postprocess import decide, native_probability
-from pipeline.probabilities import read_probabilities
+from pipeline.postprocess import decide, decision_of
 from pipeline.stages import evaluate
-from pipeline.stages.decode import geometry_of
-from pipeline.stages.tune import decision_of
+from pipeline.stages.tune import in_words, verdict
 from pipeline.workspace import Run, shown
 
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
@@ -34,7 +33,6 @@ OF_EACH_KIND = 4
 
 def steps(run: Run) -> list[Step]:
     """Returns the one step of this stage."""
-    oof = [run.predictions("oof", fold) for fold in run.trained_folds()]
     test = (run.folder / "test.json",) if evaluate.wanted(run.competition) else ()
     inputs = (
         run.record,
@@ -44,7 +42,7 @@ def steps(run: Run) -> list[Step]:
         run.outliers,
         run.audit,
         TEMPLATE,
-        *oof,
+        *sources.files(run, "oof"),
         *test,
     )
     return [Step("report", "report", run.folder / "report.manifest.json", inputs, (run.report,), {})]
@@ -58,6 +56,8 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
         run=run,
         record=workspace.read_json(run.record),
         audit=read_audit(run),
+        in_words=in_words,
+        verdict=verdict,
         findings=count_findings(read_outliers(run)),
         settings=yaml.safe_dump(workspace.describe(run), sort_keys=False, allow_unicode=True),
         pictures=_pictures(run, chosen),
@@ -84,14 +84,16 @@ def choose(scores: pd.DataFrame) -> pd.DataFrame:
 
 def _pictures(run: Run, chosen: pd.DataFrame) -> list[dict[str, Any]]:
     images = table.read_table(run.table, "train").set_index("image_id", drop=False)
-    sources = {fold: read_probabilities(run.predictions("oof", fold)) for fold in chosen["fold"].unique()}
-    decision, geometry = decision_of(workspace.read_json(run.postprocess)), geometry_of(run)
+    result, plain = workspace.read_json(run.postprocess), sources.plain_of(run)
+    weights, decision = sources.weights_of(run, result), decision_of(result)
+    folds = chosen["fold"].unique().tolist()
+    blends = {fold: replace(sources.out_of_fold(run, fold, plain), weights=weights) for fold in folds}
     read, pictures = reader_of(run.competition).opener(run.competition, run.input), []
     for row in chosen.to_dict("records"):
-        image_row, (array, ids) = images.loc[row["image_id"]], sources[row["fold"]]
-        true = table.true_mask(image_row, run.competition.classes)
-        probability = native_probability([array[ids.index(row["image_id"])]], geometry, true.shape[1:])
-        predicted = decide(probability, decision)
+        image_row, blend = images.loc[row["image_id"]], blends[row["fold"]]
+        true, place = table.true_mask(image_row, run.competition.classes), blend.ids.index(row["image_id"])
+        presence = None if blend.presence is None else blend.presence[place]
+        predicted = decide(blend.native(place, true.shape[1:]), decision, presence)
         picture = plots.comparison(read(image_row), true, predicted, run.competition)
         pictures.append({**row, "address": plots.to_data_address(picture)})
     return pictures

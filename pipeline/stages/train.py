@@ -38,7 +38,10 @@ SUMMARIES = ("fold.json", "history.json")
 
 
 def steps(run: Run) -> list[Step]:
-    """Returns one step a fold and seed, and one a seed for a final model."""
+    """Returns one step a fold and seed, and one a seed for a final model; none for predictions made elsewhere and for
+    ensembles."""
+    if not run.recipe.trains:
+        return []
     settings = run.recipe.model_dump(mode="json", include=PARTS)
     settings["train"] = {key: value for key, value in settings["train"].items() if key not in ELSEWHERE}
     settings["metric"] = {
@@ -105,6 +108,8 @@ def preflight(run: Run) -> None:
         PipelineError: weights that cannot be had or do not fit, an unknown architecture, encoder or augmentation, a
             precision that the device does not train in, a list of images to exclude that is missing or is none.
     """
+    if not run.recipe.trains:
+        return
     run.trained_folds()
     _read_excluded(run)
     if run.competition.clean.contradictions.policy == "soft":

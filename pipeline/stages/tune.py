@@ -2,72 +2,91 @@
 
     python -m pipeline tune RECIPE
 
-reads   work/<competition>/<run>/predictions/oof_fold_<k>.npy, work/<competition>/images.parquet, outliers.csv,
-        folds/<competition>.csv and its audit
-writes  work/<competition>/<run>/postprocess.json (parameters, scores), oof_scores.csv (one row an image), suspects.csv
+reads   work/<competition>/<run>/predictions/oof_fold_<k>.npy, fold_<k>/epochs.npz, work/<competition>/images.parquet,
+        outliers.csv, folds/<competition>.csv and its audit
+writes  work/<competition>/<run>/postprocess.json (decision, steps tried, scores, curves), oof_scores.csv (one row an
+        image), suspects.csv
 
 The score is that of all images but the broken ones, as the test set is not cleaned either; beside it stands that of the
 images clean left as they are. `tune.rows: cleaned` turns the two around.
 
-Masks of binary and multilabel competitions get a threshold and a minimum area a class (thresholds.py); a multiclass
-competition gets one bias a class (biases.py). The nested estimate chooses without the fold that it scores.
+A step stays only if it brings more than noise (selection.py); the nested estimate chooses everything again, steps,
+thresholds, weights of an ensemble and test-time augmentation included, without the fold that it scores.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from pipeline import biases, suspects, table, workspace
+from pipeline import expectations, label_tuning, mask_tuning, mixes, sources, suspects, workspace
 from pipeline.competition import Competition
-from pipeline.console import console, track
-from pipeline.folds import leak_remark, read_folds, read_outliers
+from pipeline.console import console, progress_bar
+from pipeline.errors import PipelineError
+from pipeline.estimates import Score, interval, presence_weights, shares_of_empty
+from pipeline.folds import leak_remark
 from pipeline.freshness import Step
-from pipeline.geometry import Geometry
-from pipeline.metrics import class_iou, confusion, mean_iou, pooled_score
-from pipeline.postprocess import Biases, Decision, Thresholds, native_probability
-from pipeline.probabilities import read_probabilities
-from pipeline.recipe import TuneSettings
-from pipeline.stages.decode import geometry_of
-from pipeline.thresholds import Evidence, histogram_counts, image_scores, search
+from pipeline.held_out import HeldOut, Mix, held_out
+from pipeline.label_tuning import LabelProblem
+from pipeline.mask_tuning import MaskProblem
+from pipeline.metrics import class_iou, mean_iou
+from pipeline.postprocess import Rules, described
+from pipeline.selection import Choice, Problem, Tried, choose, open_choice, parts_of
+from pipeline.thresholds import image_scores
 from pipeline.workspace import Run, shown
 
-PARTS_OF_ONE_FOLD = 5
-BOOTSTRAPS = 2000
-PIXELS = 10_000_000
-"""How many pixels biases are searched on; of more, an equal number is drawn from every image."""
+SHARES = tuple(round(share / 10, 1) for share in range(1, 10))
 
-Task = tuple[np.ndarray, pd.Series]
-"""An image's probabilities (C, H, W) and its row of images.parquet."""
+
+@dataclass(frozen=True)
+class Tuned:
+    """What was chosen, and what `score` takes the sum of, image by image."""
+
+    held: HeldOut
+    counted: np.ndarray
+    """Positions of the images that were chosen on."""
+    scored: np.ndarray
+    """The same positions, in the order of `nested`."""
+    choice: Choice
+    mix: Mix
+    score: Score
+    everything: np.ndarray
+    """Under the decision, of all images (N, …)."""
+    nested: np.ndarray
+    """Under decisions chosen without the image (n, …)."""
+    untuned: np.ndarray
+    """Under the untuned decision (n, …)."""
 
 
 def steps(run: Run) -> list[Step]:
     """Returns the one step of this stage."""
-    predictions = [run.predictions("oof", fold) for fold in run.trained_folds()]
-    indices = [path.with_suffix(".csv") for path in predictions]
-    inputs = (run.table, run.outliers, run.folds, run.audit, *predictions, *indices)
+    inputs = (run.table, run.outliers, run.folds, run.audit, *sources.files(run, "oof"), *expectations.files(run))
     outputs = (run.postprocess, run.folder / "oof_scores.csv", run.suspects)
     settings: dict[str, Any] = {"tune": run.recipe.tune.model_dump(mode="json"), "metric": run.competition.metric}
-    settings |= {"reading": run.remark, "never": list(run.never)}
+    settings |= {"reading": run.remark, "never": list(run.never), "ensemble": run.recipe.ensemble}
     manifest = run.folder / "postprocess.manifest.json"
     return [Step("tune", "tune", manifest, inputs, outputs, settings)]
 
 
 def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
-    """Searches, estimates, and writes both files."""
-    found, tasks = _out_of_fold(run)
+    """Searches, estimates, and writes the files."""
+    held = held_out(run)
+    counted = np.flatnonzero(counted_rows(held.images, run.recipe.tune.rows))
+    if not len(counted):
+        raise PipelineError(
+            f"tune.rows is {run.recipe.tune.rows}, and none of the {len(held.images)} out-of-fold images is such a row."
+        )
     if run.competition.kind == "multiclass":
-        result, rows, counts = tune_labels(found, tasks, geometry_of(run), run.recipe.tune, run.competition, run.never)
-        suspected = suspects.of_labels(found, counts, run.competition)
+        tuned, special, suspected = _labels(held, counted)
+        true_area = tuned.everything.sum(2)[:, 1:].sum(1)
     else:
-        evidence = collect(found, tasks, geometry_of(run), run.competition.classes)
-        result = tune(evidence, run.recipe.tune, run.competition.metric)
-        scores = image_scores(evidence, _thresholds(result), run.competition.metric)
-        rows = found.assign(true_area=evidence.true.sum(1), score=scores.mean(1))
-        suspected = suspects.of_masks(evidence, _thresholds(result), run.competition.classes)
-    result["remark"] = "; ".join(filter(None, [run.remark, leak_remark(run)]))
+        tuned, special, suspected = _masks(held, counted)
+        true_area = special.pop("true_area")
+    result = _result(tuned) | special
+    result["scores"] = expectations.labelled(held, result)
+    rows = held.images.drop(columns="row").assign(true_area=true_area, score=tuned.score(tuned.everything))
     for path, rows_of in ((run.folder / "oof_scores.csv", rows), (run.suspects, suspected)):
         with workspace.writing(path) as temporary:
             rows_of.to_csv(temporary, index=False)
@@ -78,165 +97,179 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
     yield from waiting
 
 
-def decision_of(result: dict[str, Any]) -> Decision:
-    """Returns the decision that postprocess.json holds."""
-    if "bias" in result:
-        return Biases(tuple(result["bias"].values()), tuple(result["never"]))
-    return _thresholds(result)
+def counted_rows(images: pd.DataFrame, rows: str) -> np.ndarray:
+    """Returns which images (N,) bool are among the `raw` or the `cleaned` rows."""
+    return np.ones(len(images), bool) if rows == "raw" else (images["use"] == "train").to_numpy()
 
 
-# --- binary and multilabel: thresholds and areas ---------------------------------------------------------------------
+# --- choosing --------------------------------------------------------------------------------------------------------
 
 
-def collect(found: pd.DataFrame, tasks: list[Task], geometry: Geometry, classes: list[str]) -> Evidence:
-    """Returns the counts of all out-of-fold images, true masks decoded from their RLE."""
-
-    def count(task: Task) -> tuple[np.ndarray, ...]:
-        true = table.true_mask(task[1], classes)
-        return histogram_counts(native_probability([task[0]], geometry, true.shape[1:]), true)
-
-    with ThreadPoolExecutor() as pool:
-        counted = list(track(pool.map(count, tasks), "tune", len(tasks)))
-    return Evidence(found, *(np.stack(part) for part in zip(*counted, strict=True)))
+def _without_parts(held: HeldOut, counted: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """For every part of the images that count: positions of all others, and of the part."""
+    images = held.images.iloc[counted]
+    parts = parts_of(images["fold"].to_numpy(), images["group"].to_numpy())
+    return [(counted[parts != part], counted[parts == part]) for part in np.unique(parts)]
 
 
-def tune(evidence: Evidence, settings: TuneSettings, metric: str) -> dict[str, Any]:
-    """Returns what postprocess.json holds: the decision, and its optimistic, nested and untuned scores."""
-    classes, counted = evidence.true.shape[1], counted_rows(evidence.images, settings.rows)
-    everything, evidence = evidence, evidence.only(counted)
-    decision = search(evidence, settings, metric)
-    scores = image_scores(evidence, decision, metric).mean(1)
-    untuned = image_scores(evidence, Thresholds((128,) * classes, (0,) * classes), metric).mean(1)
-    folds = evidence.images["fold"].to_numpy()
-    return {
-        "metric": metric,
-        "rows": row_sets(everything.images, lambda rows: image_scores(everything.only(rows), decision, metric).mean()),
-        "method": settings.method,
-        "threshold": list(decision.threshold),
-        "min_area": list(decision.min_area),
-        "score": float(scores.mean()),
-        "interval_95": bootstrap_interval(scores, evidence.images["group"].to_numpy()),
-        "nested": float(nested_scores(evidence, settings, metric).mean()),
-        "untuned": float(untuned.mean()),
-        "score_by_fold": {str(fold): float(scores[folds == fold].mean()) for fold in np.unique(folds)},
-        "images": len(scores),
+def _choices(
+    held: HeldOut,
+    problems: Sequence[Problem],
+    row_sets: Sequence[np.ndarray],
+    tried: Sequence[Sequence[str]],
+    told: Any,
+) -> list[Choice]:
+    """The decision of every set of images (positions) on its problem; `told` where the recipe says `fixed`."""
+    folds, groups = held.images["fold"].to_numpy(), held.images["group"].to_numpy()
+    settings = held.run.recipe.tune
+    opened = [open_choice(problem, rows, folds, groups) for problem, rows in zip(problems, row_sets, strict=True)]
+    if settings.method == "fixed":
+        for choice in opened:
+            choice.decision = told
+        return opened
+    with progress_bar() as bar:
+        task = bar.add_task("choose", total=len(opened) * len(tried))
+        choose(opened, tried, settings.confidence, lambda: bar.advance(task))
+    return opened
+
+
+def _masks(held: HeldOut, counted: np.ndarray) -> tuple[Tuned, dict[str, Any], pd.DataFrame]:
+    """What was chosen of a binary or multilabel competition, what else postprocess.json says, and the suspects."""
+    run, outer = held.run, _without_parts(held, counted)
+    settings, classes = run.recipe.tune, run.competition.classes
+    row_sets = [counted, *(others for others, _ in outer)]
+    mixed = mixes.choose(held, row_sets)
+    distinct, singles = list(dict.fromkeys(mixed)), expectations.single_models(run, mixed[0])
+    evidences = mask_tuning.collect(held, [*distinct, *singles])
+    weights = presence_weights(evidences[0].true, settings.presence_prior)
+    problems = {
+        mix: MaskProblem(evidence, run.competition.metric, weights, mask_tuning.region_counter(held, mix))
+        for mix, evidence in zip([*distinct, *singles], evidences, strict=True)
+    }
+    tried, told = mask_tuning.steps_of(settings, evidences[0]), mask_tuning.fixed(settings, len(classes))
+    choices = _choices(held, [problems[mix] for mix in mixed], row_sets, tried, told)
+    final, decision, parts = problems[mixed[0]], choices[0].decision, [part for _, part in outer]
+    nested = [one.problem.counts(one.decision, part) for one, part in zip(choices[1:], parts, strict=True)]
+    tuned = Tuned(held, counted, np.concatenate(parts), choices[0], mixed[0], final.score,
+                  final.counts(decision, np.arange(len(held.rows))), np.concatenate(nested),
+                  final.counts(final.untuned, counted))  # fmt: skip
+    evidence = final.evidence
+    scores = image_scores(evidence, decision, run.competition.metric)
+    special = {
+        "rules": described(decision, classes),
+        "curves": mask_tuning.curves(final, decision, counted, classes),
         "share_empty_true": float((evidence.true.sum(1) == 0).mean()),
         "mean_true_area": float(evidence.true.sum(1).mean()),
+        "oof": mask_tuning.summary(evidence, decision),
     }
+    empty = evidence.true[counted].sum(1) == 0
+    special["shares_of_empty"] = shares_of_empty(scores[counted].mean(1), empty, SHARES)
+    if singles:
+        lone = [problems[single] for single in singles for _ in outer]
+        # a single model's thresholds are not those that regions of the average were counted at
+        without = [group for group in tried if "components" not in group]
+        single_choices = _choices(held, lone, [others for _ in singles for others, _ in outer], without, told)
+        special["averaging"] = expectations.averaging(
+            single_choices, parts * len(singles), final, counted, float(final.score(tuned.nested.sum(0)))
+        )
+    special["true_area"] = evidence.true.sum(1)
+    return tuned, special, suspects.of_masks(evidence, decision, classes)
 
 
-def nested_scores(evidence: Evidence, settings: TuneSettings, metric: str) -> np.ndarray:
-    """Returns the score of every image (N,) under the decision chosen without its part."""
-    parts = parts_of(evidence.images)
-    scores = np.empty(len(parts))
-    for part in np.unique(parts):
-        held_out = parts == part
-        decision = search(evidence.only(~held_out), settings, metric)
-        scores[held_out] = image_scores(evidence.only(held_out), decision, metric).mean(1)
-    return scores
+def _labels(held: HeldOut, counted: np.ndarray) -> tuple[Tuned, dict[str, Any], pd.DataFrame]:
+    """The same of a multiclass competition."""
+    run, outer = held.run, _without_parts(held, counted)
+    competition, settings = run.competition, run.recipe.tune
+    row_sets = [counted, *(others for others, _ in outer)]
+    mixed = mixes.choose(held, row_sets)
+    distinct = list(dict.fromkeys(mixed))
+    drawn = zip(distinct, label_tuning.draw_pixels(held, distinct, counted), strict=True)
+    problems = {mix: LabelProblem(*pixels, len(held.rows), competition, run.never) for mix, pixels in drawn}
+    tried = [[one] for one in label_tuning.STEPS if one in settings.steps]
+    plain = problems[mixed[0]].untuned
+    choices = _choices(held, [problems[mix] for mix in mixed], row_sets, tried, plain)
+    decision = choices[0].decision
+    part_of = {number: place for place, (_, part) in enumerate(outer, start=1) for number in part}
+    places = [part_of.get(number, 0) for number in range(len(held.rows))]
+    found = label_tuning.confusions(held, [mixed[0], mixed[0], *distinct], [
+        [decision, plain, *([choices[place].decision] * len(distinct))] for place in places
+    ])  # fmt: skip
+    everything, untuned = found[0], found[1][counted]
+    nested = np.stack([found[2 + distinct.index(mixed[places[number]])][number] for number in counted])
+    tuned = Tuned(held, counted, counted, choices[0], mixed[0], problems[mixed[0]].score, everything, nested, untuned)
+    return tuned, _described_labels(tuned, competition), suspects.of_labels(held.images, everything, competition)
 
 
-# --- multiclass: biases ----------------------------------------------------------------------------------------------
+# --- what postprocess.json says --------------------------------------------------------------------------------------
 
 
-def tune_labels(
-    found: pd.DataFrame,
-    tasks: list[Task],
-    geometry: Geometry,
-    settings: TuneSettings,
-    competition: Competition,
-    never: tuple[int, ...],
-) -> tuple[dict[str, Any], pd.DataFrame, np.ndarray]:
-    """Returns what postprocess.json and oof_scores.csv hold, and the confusion matrix of every image (N, C, C)."""
-    score, parts = pooled_score(competition), parts_of(found)
-    counted = counted_rows(found, settings.rows)
-    pixels, true, owner = _draw_pixels(tasks, counted, geometry, competition)
-    plain = Biases((0.0,) * len(competition.classes), never)
-
-    def choose(rows: np.ndarray | slice) -> Biases:
-        if settings.method == "fixed":
-            return plain
-        return Biases(biases.search(pixels[rows], true[rows], score, never), never)
-
-    final = choose(slice(None))
-    without = {part: choose(parts[owner] != part) for part in track(np.unique(parts), "tune", len(np.unique(parts)))}
-    decisions = [(final, without[part], plain) for part in parts]
-    everything, nested, untuned = _confusions(tasks, geometry, competition.classes, decisions)
-    chosen, nested, untuned = everything[counted], nested[counted], untuned[counted]
-    folds, groups = found["fold"].to_numpy()[counted], found["group"].to_numpy()[counted]
-    by_fold = {str(fold): chosen[folds == fold].sum(0) for fold in np.unique(folds)}
-    result = {
-        "metric": competition.metric,
-        "rows": row_sets(found, lambda rows: float(score(everything[rows].sum(0)))),
-        "method": settings.method,
-        "bias": dict(zip(competition.classes, final.bias, strict=True)),
-        "never": list(never),
+def _result(tuned: Tuned) -> dict[str, Any]:
+    """The scores, the steps and the ensemble's weights."""
+    run, images, score = tuned.held.run, tuned.held.images, tuned.score
+    chosen = tuned.everything[tuned.counted]
+    folds, groups = images["fold"].to_numpy(), images["group"].to_numpy()
+    sets = {name: counted_rows(images, name) for name in ("raw", "cleaned")}
+    result: dict[str, Any] = {
+        "metric": run.competition.metric,
+        "remark": "; ".join(filter(None, [run.remark, leak_remark(run)])),
+        "method": run.recipe.tune.method,
+        "presence_prior": run.recipe.tune.presence_prior,
         "score": float(score(chosen.sum(0))),
-        "interval_95": _interval(bootstrap_pooled(chosen, groups, score, np.random.default_rng(0), BOOTSTRAPS)),
-        "nested": float(score(nested.sum(0))),
-        "untuned": float(score(untuned.sum(0))),
-        "score_by_fold": {fold: float(score(counts)) for fold, counts in by_fold.items()},
-        "readings": _readings(chosen.sum(0), by_fold, competition),
-        "class_iou": _named(class_iou(chosen.sum(0), competition.ignored), competition),
+        "interval_95": interval(chosen, score, groups[tuned.counted]),
+        "nested": float(score(tuned.nested.sum(0))),
+        "nested_interval_95": interval(tuned.nested, score, groups[tuned.scored]),
+        "untuned": float(score(tuned.untuned.sum(0))),
+        "score_by_fold": {
+            str(fold): float(score(chosen[folds[tuned.counted] == fold].sum(0)))
+            for fold in np.unique(folds[tuned.counted])
+        },
+        "rows": {
+            name: {
+                "images": int(kept.sum()),
+                "score": float(score(tuned.everything[kept].sum(0))) if kept.any() else None,
+            }
+            for name, kept in sets.items()
+        },
+        "images": len(chosen),
+        "steps": [*_views(run), *(_step(one, run) for one in tuned.choice.tried)],
+    }
+    if run.recipe.ensemble:
+        result["ensemble"] = dict(zip(run.recipe.ensemble, tuned.mix.weights, strict=True))
+    return result
+
+
+def _views(run: Run) -> list[dict[str, Any]]:
+    """Test-time augmentation as a step, which predict tried."""
+    found = [workspace.read_json(one.tta) for one in sources.runs_of(run) if one.tta.exists()]
+    keys = ("kept", "gain", "standard_error", "confidence")
+    return [{"step": f"test-time augmentation {one['tta']}", **{key: one[key] for key in keys}} for one in found]
+
+
+def _step(tried: Tried, run: Run) -> dict[str, Any]:
+    found = {"step": tried.step, "kept": tried.kept, "gain": tried.gain.value,
+             "standard_error": tried.gain.standard_error, "confidence": tried.gain.confidence}  # fmt: skip
+    if isinstance(tried.decision, Rules):
+        return found | {"rules": described(tried.decision, run.competition.classes)}
+    return found | {"bias": tried.decision.bias, "never": tried.decision.never}
+
+
+def _described_labels(tuned: Tuned, competition: Competition) -> dict[str, Any]:
+    """What postprocess.json says of a multiclass competition only."""
+    chosen = tuned.everything[tuned.counted]
+    folds = tuned.held.images["fold"].to_numpy()[tuned.counted]
+    by_fold = {str(fold): chosen[folds == fold].sum(0) for fold in np.unique(folds)}
+    decision, total = tuned.choice.decision, chosen.sum(0)
+    return {
+        "bias": dict(zip(competition.classes, decision.bias, strict=True)),
+        "never": list(decision.never),
+        "readings": _readings(total, by_fold, competition),
+        "class_iou": _named(class_iou(total, competition.ignored), competition),
         "class_iou_by_fold": {
             fold: _named(class_iou(counts, competition.ignored), competition) for fold, counts in by_fold.items()
         },
-        "images": len(chosen),
-        "class_share_true": _named(chosen.sum((0, 2)) / chosen.sum(), competition),
+        "class_share_true": _named(total.sum(1) / total.sum(), competition),
+        "oof": {"class_share": _named(total.sum(0) / total.sum(), competition)},
     }
-    true_area = everything.sum(2)[:, 1:].sum(1)
-    return result, found.assign(true_area=true_area, score=score(everything)), everything
-
-
-def bootstrap_pooled(
-    counts: np.ndarray, groups: np.ndarray, score: Callable[[np.ndarray], np.ndarray], random: np.random.Generator,
-    draws: int,
-) -> np.ndarray:  # fmt: skip
-    """Returns scores (draws,) of resampled data: counts (N, …) that `score` takes summed, whole groups drawn."""
-    _, group = np.unique(groups.astype(str), return_inverse=True)
-    total = np.zeros((group.max() + 1, *counts.shape[1:]))
-    np.add.at(total, group, counts)
-    return score(np.tensordot(_draw(len(total), random, draws), total, 1))
-
-
-def _draw_pixels(
-    tasks: list[Task], wanted: np.ndarray, geometry: Geometry, competition: Competition
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Probabilities (M, C) float32, true classes (M,) uint8 and image numbers (M,) of pixels that count, in
-    the images that `wanted` (N,) bool names."""
-    numbers = np.flatnonzero(wanted).astype(np.int32)
-    largest = max(64, PIXELS // max(1, len(numbers)))
-
-    def draw(number: int) -> tuple[np.ndarray, np.ndarray]:
-        array, row = tasks[number]
-        true = table.true_labels(table.true_mask(row, competition.classes))
-        probability = native_probability([array], geometry, true.shape)
-        counted = np.flatnonzero((true != biases.IGNORE) & (true != competition.ignored))
-        if len(counted) > largest:
-            counted = np.random.default_rng([0, number]).choice(counted, largest, replace=False)
-        return probability.reshape(len(probability), -1)[:, counted].T, true.ravel()[counted]
-
-    with ThreadPoolExecutor() as pool:
-        drawn = list(track(pool.map(draw, numbers), "draw pixels", len(numbers)))
-    owner = np.repeat(numbers, [len(true) for _, true in drawn])
-    return np.concatenate([one for one, _ in drawn]), np.concatenate([true for _, true in drawn]), owner
-
-
-def _confusions(
-    tasks: list[Task], geometry: Geometry, classes: list[str], decisions: Sequence[tuple[Biases, ...]]
-) -> np.ndarray:
-    """Confusion matrices (decisions, N, C, C) of every image under each of its decisions."""
-
-    def count(pair: tuple[Task, tuple[Biases, ...]]) -> list[np.ndarray]:
-        (array, row), wanted = pair
-        true = table.true_labels(table.true_mask(row, classes))
-        probability = native_probability([array], geometry, true.shape)
-        maps = [biases.labels(probability, one.bias, one.never) for one in wanted]
-        return [confusion(predicted, true, len(classes)) for predicted in maps]
-
-    with ThreadPoolExecutor() as pool:
-        counted = track(pool.map(count, zip(tasks, decisions, strict=True)), "tune", len(tasks))
-        return np.array(list(counted)).swapaxes(0, 1)
 
 
 def _readings(counts: np.ndarray, by_fold: dict[str, np.ndarray], competition: Competition) -> dict[str, Any]:
@@ -257,92 +290,44 @@ def _named(values: np.ndarray, competition: Competition) -> dict[str, float | No
     return {name: None if np.isnan(value) else float(value) for name, value in pairs}
 
 
-# --- both ------------------------------------------------------------------------------------------------------------
-
-
-def counted_rows(images: pd.DataFrame, rows: str) -> np.ndarray:
-    """Returns which images (N,) bool are among the `raw` or the `cleaned` rows."""
-    return np.ones(len(images), bool) if rows == "raw" else (images["use"] == "train").to_numpy()
-
-
-def row_sets(images: pd.DataFrame, score: Callable[[np.ndarray], float]) -> dict[str, Any]:
-    """Returns how many raw and how many cleaned images there are, and the score of each set under the decision."""
-    sets = {name: counted_rows(images, name) for name in ("raw", "cleaned")}
-    return {
-        name: {"images": int(rows.sum()), "score": float(score(rows)) if rows.any() else None}
-        for name, rows in sets.items()
-    }
-
-
-def bootstrap_interval(scores: np.ndarray, groups: np.ndarray, seed: int = 0) -> tuple[float, float]:
-    """Returns the 95 % interval of the mean score (N,), groups resampled whole."""
-    return _interval(bootstrap_means(scores, groups, np.random.default_rng(seed), BOOTSTRAPS))
-
-
-def bootstrap_means(scores: np.ndarray, groups: np.ndarray, random: np.random.Generator, draws: int) -> np.ndarray:
-    """Returns mean scores (draws,) of resampled data: scores (N,), whole groups drawn with replacement."""
-    _, group = np.unique(groups.astype(str), return_inverse=True)
-    size, total = np.bincount(group), np.bincount(group, weights=scores)
-    drawn = _draw(len(size), random, draws)
-    return (drawn @ total) / (drawn @ size)
-
-
-def parts_of(images: pd.DataFrame) -> np.ndarray:
-    """Returns the part (N,) that the nested estimate leaves out with each image: its fold, or one of five sets of
-    groups when there is one fold."""
-    _, fold = np.unique(images["fold"], return_inverse=True)
-    if fold.max() > 0:
-        return fold
-    _, group = np.unique(images["group"].astype(str), return_inverse=True)
-    return np.random.default_rng(0).permutation(group.max() + 1)[group] % min(PARTS_OF_ONE_FOLD, group.max() + 1)
-
-
-def _out_of_fold(run: Run) -> tuple[pd.DataFrame, list[Task]]:
-    """All out-of-fold images but the broken ones (image_id, fold, group, use) and their probabilities. The group is
-    what is drawn together: the competition's group, or the cluster of near-duplicates, or the image alone."""
-    images = table.read_table(run.table, "train").set_index("image_id", drop=False)
-    split = read_folds(run).set_index("image_id")
-    broken = set(read_outliers(run).query("reason == 'broken' and action == 'drop'")["image_id"])
-    rows, tasks = [], []
-    for fold in run.trained_folds():
-        array, ids = read_probabilities(run.predictions("oof", fold))
-        for index, image_id in enumerate(ids):
-            if image_id not in broken:
-                row, own = images.loc[image_id], split.loc[image_id]
-                cluster = f"cluster {own['cluster']}" if own.get("cluster") else image_id
-                rows.append({"image_id": image_id, "fold": fold, "group": row["group"] or cluster, "use": own["use"]})
-                tasks.append((array[index], row))
-    return pd.DataFrame(rows), tasks
-
-
-def _draw(groups: int, random: np.random.Generator, draws: int) -> np.ndarray:
-    return random.multinomial(groups, np.full(groups, 1 / groups), draws)
-
-
-def _interval(scores: np.ndarray) -> tuple[float, float]:
-    low, high = np.quantile(scores, [0.025, 0.975])
-    return float(low), float(high)
-
-
-def _thresholds(result: dict[str, Any]) -> Thresholds:
-    return Thresholds(tuple(result["threshold"]), tuple(result["min_area"]))
+# --- what a person reads ---------------------------------------------------------------------------------------------
 
 
 def _print(run: Run, result: dict[str, Any]) -> None:
-    low, high = result["interval_95"]
     remark = f" ({result['remark']})" if result["remark"] else ""
-    console.print(
-        f"  {result['metric']} {result['score']:.4f} out-of-fold [{low:.4f}, {high:.4f}], "
-        f"nested {result['nested']:.4f}, untuned {result['untuned']:.4f}{remark} → {shown(run.postprocess)}"
-    )
+    console.print(f"  {result['metric']}, untuned {result['untuned']:.4f}{remark}")
+    for text in expectations.lines(result):
+        console.print(f"  {text}")
     names = {"raw": "all but the broken images", "cleaned": "the images that clean left as they are"}
     for name, rows in result["rows"].items():
         if rows["images"] not in (0, result["images"]):
             console.print(f"  {result['metric']} {rows['score']:.4f} on {names[name]} ({rows['images']})")
+    for step in result["steps"]:
+        text = f"{verdict(step, run.recipe.tune.confidence):8} {step['step']:12}"
+        console.print(f"  {text} {step['gain']:+.4f} ± {step['standard_error']:.4f}")
     if "bias" in result:
         values = result["class_iou"].items()
         console.print("  IoU: " + ", ".join(f"{name} {iou:.4f}" for name, iou in values if iou is not None))
         console.print("  bias: " + ", ".join(f"{name} {bias:+.2f}" for name, bias in result["bias"].items()))
-    else:
-        areas = ", ".join(map(str, result["min_area"]))
-        console.print(f"  threshold {', '.join(map(str, result['threshold']))} of 255, minimum area {areas} px")
+    for name, rule in result.get("rules", {}).items():
+        console.print(f"  {name}: {in_words(rule)}")
+    console.print(f"  → {shown(run.postprocess)}")
+
+
+def verdict(step: dict[str, Any], confidence: float) -> str:
+    """Returns what became of a step of postprocess.json: kept, refused, or outdone, where an alternative was better."""
+    if step["kept"]:
+        return "kept"
+    return "outdone" if step["gain"] > 0 and step["confidence"] >= confidence else "refused"
+
+
+def in_words(rule: dict[str, Any]) -> str:
+    """Returns a rule of postprocess.json as a person reads it."""
+    parts = [f"threshold {rule['threshold']} of 255"]
+    if rule["min_area"]:
+        parts.append(f"at least {rule['min_area']} px" + (f" at {rule['top']}" if rule["top"] else ""))
+    if rule["presence"]:
+        cut = rule["presence"]["cut"]
+        parts.append("presence where it pays (p·d > 1 - p)" if cut is None else f"presence over {cut:.3f}")
+    parts += [f"{name} {value}" for name, value in rule["components"].items() if value]
+    return ", ".join(parts)

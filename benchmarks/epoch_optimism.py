@@ -1,0 +1,131 @@
+"""How much does choosing an epoch flatter its score, and does the estimate see it? Synthetic epochs, and real ones.
+
+    python -m benchmarks.epoch_optimism [FILE …] [--draws 500]
+
+FILE: work/<competition>/<run>/fold_<k>/epochs.npz, the counts of every held-out image after every epoch.
+
+Synthetic: scores of n images after E epochs, whose true means are known: all equal (flat), rising to a plateau, rising
+and falling (hump), with one clear best (peak), or the plateau with luck from epoch to epoch (jitter). A part of an
+image's luck, --shared, is the same in all epochs. Optimism: the score of the best epoch minus its true mean.
+
+Real: n of a file's images are drawn, each a group of its own. Optimism: their score of their best epoch minus the score
+that all other images give that epoch, less the same difference at the epoch that is best on the whole file. That one
+was not chosen by the draw, so on average its difference is 0; but not for a mean IoU, which the number of images moves
+(classes that few images hold), and that is no optimism. It also takes away the luck that is in all epochs.
+
+Beside the mean optimism stands `estimates.epoch_optimism` of the same n images, mean ± standard deviation over the
+draws: what halving says (the optimism at n/2 images), the same divided by √2, which is the estimate, and divided by 2;
+and for comparison ten-fold cross-fitting, which needs no factor: choose on nine tenths, score the tenth. The last
+column is what halving would have to be multiplied by.
+"""
+
+import argparse
+import os
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.competition import Competition, load_competition
+from pipeline.estimates import Score, epoch_optimism, group_sums, mean_counts, mean_score
+from pipeline.metrics import METRICS, pooled_score
+
+SPREAD = 0.25
+"""Standard deviation of an image's score."""
+SIZES = {"synthetic": (64, 256), "real": (32, 64, 128)}
+SHAPES: dict[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]] = {
+    "flat": lambda part, random: np.full(len(part), 0.8),
+    "plateau": lambda part, random: 0.8 - 0.5 * np.exp(-10 * part),
+    "hump": lambda part, random: 0.8 - 0.4 * (part - 0.6) ** 2,
+    "peak": lambda part, random: 0.8 - 0.8 * np.abs(part - 0.5),
+    "jitter": lambda part, random: 0.8 - 0.5 * np.exp(-10 * part) + random.normal(0, 0.01, len(part)),
+}
+"""The true means of epochs at parts 0 … 1 of the training."""
+
+
+def synthetic(shape: str, epochs: int, shared: float, images: int, draws: int) -> str:
+    """Returns a row of the table."""
+    random, found = np.random.default_rng(0), []
+    for _ in range(draws):
+        means = SHAPES[shape](np.arange(epochs) / epochs, random)
+        luck = random.normal(0, SPREAD * shared**0.5, images)
+        scores = means[:, None] + luck + random.normal(0, SPREAD * (1 - shared) ** 0.5, (epochs, images))
+        best = scores.mean(1).argmax()
+        # the luck that is in all epochs is no optimism: its mean over draws is 0, and here it would be noise only
+        found.append((
+            scores[best].mean() - means[best] - luck.mean(),
+            *estimates(np.stack([mean_counts(one) for one in scores]), mean_score),
+        ))  # fmt: skip
+    return row(f"{shape}, {epochs} epochs, {shared:.0%} shared", images, found)
+
+
+def real(path: Path, images: int, draws: int) -> str:
+    """Returns a row of the table."""
+    counts, score = read(path)
+    random, found, fixed = np.random.default_rng(0), [], score(counts.sum(1)).argmax()
+    for _ in range(draws):
+        drawn = np.zeros(counts.shape[1], bool)
+        drawn[random.choice(len(drawn), images, replace=False)] = True
+        chosen, others = (score(counts[:, rows].sum(1)) for rows in (drawn, ~drawn))
+        best = chosen.argmax()
+        above = chosen - others
+        found.append((above[best] - above[fixed], *estimates(counts[:, drawn], score)))
+    return row(f"{path.parts[-3]} {path.parts[-2]}, {len(counts)} epochs, {counts.shape[1]} images", images, found)
+
+
+def estimates(counts: np.ndarray, score: Score) -> tuple[float, float]:
+    """Returns the optimism that halving and ten-fold cross-fitting say of counts (E, n, …)."""
+    return epoch_optimism(counts, score, np.arange(counts.shape[1])), cross_fitted(counts, score)
+
+
+def cross_fitted(counts: np.ndarray, score: Score, folds: int = 10, repeats: int = 20) -> float:
+    """Returns the optimism at (1 - 1/folds)·n images; a repeat's held-out images are scored together."""
+    random, total, above = np.random.default_rng(0), counts.sum(1), []
+    for _ in range(repeats):
+        held_out = group_sums(counts.swapaxes(0, 1), random.permutation(counts.shape[1]) % folds)
+        scores = score(total - held_out)
+        best = scores.argmax(1)
+        left = score(held_out[np.arange(folds), best].sum(0))
+        above.append(scores.max(1).mean() - left)
+    return float(np.mean(above))
+
+
+def read(path: Path) -> tuple[np.ndarray, Score]:
+    """Returns counts (E, N, …) of every epoch and image, and the competition's score of their sums."""
+    competition: Competition = load_competition(path.parts[-4])
+    counts = np.load(path)["counts"].astype(np.int64)
+    if competition.metric == "mean_iou":
+        return counts, pooled_score(competition)
+    return np.stack([mean_counts(METRICS[competition.metric](*one.swapaxes(0, 1))) for one in counts]), mean_score
+
+
+def row(name: str, images: int, found: list[tuple[float, float, float]]) -> str:
+    """Returns a row of the table from each draw's optimism and estimates."""
+    optimism, halved, cross = np.transpose(found)
+    halving = halved * 2**0.5
+    error, factor = optimism.std(ddof=1) / len(optimism) ** 0.5, optimism.mean() / halving.mean()
+    shown = " | ".join(f"{one.mean():+.4f} ± {one.std(ddof=1):.4f}" for one in (halving, halved, halving / 2, cross))
+    return f"| {name} | {images} | {optimism.mean():+.4f} ± {error:.4f} | {shown} | {factor:.2f} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", type=Path, nargs="*")
+    parser.add_argument("--draws", type=int, default=500)
+    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--shared", type=float, default=0.9)
+    options = parser.parse_args()
+    print(f"{date.today()}, {os.cpu_count()} CPU cores, {options.draws} draws")
+    print("| epochs | n | optimism ± standard error | halving | halving/√2 | halving/2 | cross-fitting | factor |")
+    print("|---|---|---|---|---|---|---|---|")
+    for shape in SHAPES:
+        for images in SIZES["synthetic"]:
+            print(synthetic(shape, options.epochs, options.shared, images, options.draws), flush=True)
+    for path in options.files:
+        for images in SIZES["real"]:
+            print(real(path, images, options.draws), flush=True)
+
+
+if __name__ == "__main__":
+    main()
