@@ -9,11 +9,11 @@ averaged over its seeds, with or without test-time augmentation as it decided: t
 chosen again.
 
 Bias is the estimate minus the score of the rest, under the decision that ships, which was chosen on all 200; and
-under the decisions that the estimate itself made, which for the nested one were chosen on four fifths. Most of its noise
-is which images were drawn, and that shows under decisions that do not depend on the draw, where the same difference is
-0 on average: the untuned one, one chosen on the whole pool, and empty masks. It is regressed on these three (control
-variates); the bias is the intercept. Intervals are mean ± 1.96 standard errors over draws: of this pool, which the
-draws share.
+under the decisions that the estimate itself made, which for the nested one were chosen on four fifths. Most of its
+noise is which images were drawn, and that shows under decisions that do not depend on the draw, where the same
+difference is 0 on average: the untuned one, one chosen on the whole pool, and empty masks. It is regressed on these
+three (control variates); the bias is the intercept. Intervals are mean ± 1.96 standard errors over draws: of this pool,
+which the draws share.
 
 Coverage: how often the nested 95 % interval holds the score of the rest. The interval is of the score of endless
 images, and that of the rest has an error of its own: with n images drawn and m left, their difference spreads

@@ -12,11 +12,12 @@ double loop      every threshold, every area, every image: cut, count, empty if 
                  images, and is extrapolated to all
 threshold loop   every threshold and image: cut, count; the areas from the table of these counts
 
-Each loop once with `mask.sum()`, as notebooks have it, and once with `np.count_nonzero`, which is faster on bool. The
-optimum, its score to the last digit, is compared with the tables' on the same images.
+Each loop runs once with `mask.sum()`, as notebooks have it, and once with `np.count_nonzero`, which is faster on bool.
+The optimum, its score to the last digit, is compared with the tables' on the same images.
 
-Then the whole of tune on --all images in a process of its own: five folds of subjects, all steps, presence head and
-connected regions included, final and nested choices; peak memory is that of the process, mapped predictions included.
+Before that the whole of tune on --all images in a process of its own: five folds of subjects, all steps, presence head
+and connected regions included, final and nested choices; peak memory is that of the process, mapped predictions
+included.
 """
 
 import argparse
@@ -158,9 +159,10 @@ def double_loop(images: Images, count: Count) -> np.ndarray:
         for column, threshold in enumerate(THRESHOLDS):
             for place, area in enumerate(AREAS[PLACES]):
                 mask = probability >= threshold
-                if count(mask) < area:
-                    mask = np.zeros_like(mask)
-                total = count(mask) + true_area
+                predicted = count(mask)
+                if predicted < area:
+                    mask, predicted = np.zeros_like(mask), 0
+                total = predicted + true_area
                 scores[number, place, column] = 2.0 * count(mask & true) / total if total else 1.0
     return scores
 
@@ -324,14 +326,14 @@ def tune_all(count: int) -> None:
         write(Path(folder), count)
         command = [sys.executable, "-m", "benchmarks.tune_speed", "--measure", folder]
         found = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
-    print(f"\nAll of tune, {count} masks, nested {found['nested']:.4f}, out-of-fold {found['optimistic']:.4f}, "
+    print(f"All of tune, {count} masks, nested {found['nested']:.4f}, out-of-fold {found['optimistic']:.4f}, "
           f"kept: {', '.join(found['kept'])}.\n")  # fmt: skip
     parts = [name for name, value in found.items() if isinstance(value, float) and name not in ("nested", "optimistic")]
     print(f"| {' | '.join(parts)} | peak memory | of it predictions, mapped | imports |")
     print("|---" * (len(parts) + 3) + "|")
     memory = [found["after"], count * NETWORK[0] * NETWORK[1], found["before"]]
     shown = [f"{found[name]:.1f} s" for name in parts] + [f"{size / 2**20:.0f} MiB" for size in memory]
-    print(f"| {' | '.join(shown)} |", flush=True)
+    print(f"| {' | '.join(shown)} |\n", flush=True)
 
 
 def main() -> None:
@@ -346,10 +348,10 @@ def main() -> None:
         print(json.dumps(measure(options.measure)))
         return
     print(f"{date.today()}, {processor()}, {os.cpu_count()} cores, numpy {np.__version__}, OpenCV {cv2.__version__}\n")
-    if options.images:
-        race(options.images, options.loop, options.rounds)
     if options.all:
         tune_all(options.all)
+    if options.images:
+        race(options.images, options.loop, options.rounds)
 
 
 if __name__ == "__main__":

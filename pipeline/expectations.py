@@ -20,14 +20,19 @@ from pipeline.workspace import Run
 
 
 def files(run: Run) -> tuple[Path, ...]:
-    """Returns the files of counts by epoch of the trainings that keep the epoch their own fold scored best."""
-    return tuple(
+    """Returns the files of counts by epoch, those there are, of the trainings that keep the epoch their own fold scored
+    best."""
+    return tuple(path for path in _epoch_files(run) if path.exists())
+
+
+def _epoch_files(run: Run) -> list[Path]:
+    return [
         one.fold(fold, seed) / "epochs.npz"
         for one in sources.runs_of(run)
         if one.recipe.trains and _scored_epochs(one.recipe.train)
         for fold in run.trained_folds()
         for seed in one.recipe.train.seeds
-    )
+    ]
 
 
 def _scored_epochs(train: TrainSettings) -> bool:
@@ -35,25 +40,30 @@ def _scored_epochs(train: TrainSettings) -> bool:
     return train.keep == "best" and train.monitor == "score" and train.snapshots == 1
 
 
-def epoch_flattery(held: HeldOut) -> float:
-    """Returns how much the choice of the epoch flatters the score of the images that chose it: the mean over trainings
-    that keep their best epoch, the others count 0."""
+def epoch_flattery(held: HeldOut) -> float | None:
+    """Returns how much the choice of the epoch flatters the score of the images that chose it: the mean over trainings,
+    those that keep their last epoch counting 0; None where it is not known."""
     run, paths = held.run, files(held.run)
-    trainings = sum(len(one.recipe.train.seeds) * len(run.trained_folds()) for one in sources.runs_of(run))
+    trainings = sum(
+        len(one.recipe.train.seeds) * len(run.trained_folds()) for one in sources.runs_of(run) if one.recipe.trains
+    )
+    known = trainings - (len(_epoch_files(run)) - len(paths))
+    if not known:
+        return None
     groups = dict(zip(held.images["image_id"], held.images["group"], strict=True))
     found = []
     for path in paths:
         with np.load(path) as data:
             counts, ids = data["counts"], data["image_id"].astype(str)
-        known = np.array([image_id in groups for image_id in ids])
+        counted = np.array([image_id in groups for image_id in ids])
         if run.competition.kind == "multiclass":
             values, score = counts, pooled_score(run.competition)
         else:
             scores = METRICS[run.competition.metric](*np.moveaxis(counts, 2, 0))  # (E, N, C)
             values, score = np.stack([mean_counts(one) for one in scores]), mean_score
-        own = np.array([groups[image_id] for image_id in ids[known]])
-        found.append(epoch_optimism(values[:, known], score, own))
-    return float(sum(found) / max(1, trainings))
+        own = np.array([groups[image_id] for image_id in ids[counted]])
+        found.append(epoch_optimism(values[:, counted], score, own))
+    return float(sum(found) / known)
 
 
 def single_models(run: Run, mix: Mix) -> list[Mix]:
@@ -95,7 +105,8 @@ def averaging(
 def labelled(held: HeldOut, result: dict[str, Any]) -> dict[str, Any]:
     """Returns the three numbers, each with what it is of."""
     run = held.run
-    flattery = epoch_flattery(held)
+    optimism = epoch_flattery(held)
+    flattery = optimism or 0.0
     low, high = result["nested_interval_95"]
     honest = result["nested"] - flattery
     return {
@@ -104,7 +115,7 @@ def labelled(held: HeldOut, result: dict[str, Any]) -> dict[str, Any]:
             "score": honest,
             "interval_95": [low - flattery, high - flattery],
             "nested": result["nested"],
-            "epoch_optimism": flattery if run.recipe.trains else None,
+            "epoch_optimism": optimism,
         },
         "optimistic": {
             "is": "the images that everything was chosen on",
@@ -147,7 +158,8 @@ def lines(result: dict[str, Any]) -> list[str]:
         low, high = one["interval_95"]
         texts.append(f"{title:12} {one['score']:.4f} [{low:.4f}, {high:.4f}]  {one['is']}")
     optimism = scores["fold_model"]["epoch_optimism"]
-    texts[-1] += f" (nested {result['nested']:.4f}" + (f", choice of epoch -{optimism:.4f})" if optimism else ")")
+    choice = "not known" if optimism is None else f"-{optimism:.4f}"
+    texts[-1] += f" (nested {result['nested']:.4f}, choice of epoch {choice})"
     bounds = [scores["submission"][end] for end in ("from", "to")]
     shown = " to ".join(f"{bound:.4f}" if bound is not None else "?" for bound in bounds)
     return [*texts, f"{'submission':12} {shown}  {scores['submission']['is']}"]

@@ -91,7 +91,9 @@ def test_the_area_is_that_of_the_whole_mask_and_not_of_what_is_left_of_it() -> N
     assert decide(probability, Rules((Rule(128, 20, components=largest),))).sum() == 0
 
 
-@pytest.mark.parametrize(("head", "cut", "stays"), [(0.3, 0.25, True), (0.3, 0.3125, False), (1.0, 0.99, True)])
+@pytest.mark.parametrize(
+    ("head", "cut", "stays"), [(0.3, 0.25, True), (0.3, 0.3125, False), (0.5, 0.5, False), (1.0, 0.99, True)]
+)
 def test_presence_cuts(head: float, cut: float, stays: bool) -> None:
     probability = np.full((2, 4, 4), 255, np.uint8)
     masks = decide(probability, Rules((Rule(presence=Presence(cut=cut)), Rule())), np.array([head, 0.0]))
@@ -106,7 +108,7 @@ def test_without_a_head_it_says_a_half() -> None:
 
 @pytest.mark.parametrize(
     ("p", "d", "stays"),
-    [(0.5, 1.0, False), (0.6, 0.7, True), (0.6, 0.66, False), (0.9, 0.2, True), (0.9, 0.1, False), (0.6, 9, True),
+    [(0.5, 1.0, False), (0.6, 0.7, True), (0.6, 0.66, False), (0.9, 0.2, True), (0.9, 0.1, False), (0.4, 9, False),
      (0.99, -1, False)],
 )  # fmt: skip
 def test_a_mask_stays_where_that_pays(p: float, d: float, stays: bool) -> None:

@@ -433,6 +433,8 @@ def test_rounding_errors_decide_nothing() -> None:
         tables = Tables(images.evidence(), 0, "dice", weights)
         for step in steps:
             assert getattr(tables, step)(Rule(), np.arange(33)) == Rule(), step
+    alike = 1 + 1e-13 * np.random.default_rng(0).standard_normal(256)
+    assert sorted(tables.best_thresholds(alike)) == list(range(124, 132))
 
 
 def test_tried_areas_are_dense_where_they_are_small() -> None:

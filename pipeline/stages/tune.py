@@ -154,16 +154,16 @@ def _masks(held: HeldOut, counted: np.ndarray) -> tuple[Tuned, dict[str, Any], p
                   final.counts(decision, np.arange(len(held.rows))), np.concatenate(nested),
                   final.counts(final.untuned, counted))  # fmt: skip
     evidence = final.evidence
-    scores = image_scores(evidence, decision, run.competition.metric)
+    own = evidence.only(counted)
+    scores = image_scores(own, decision, run.competition.metric).mean(1)
     special = {
         "rules": described(decision, classes),
         "curves": mask_tuning.curves(final, decision, counted, classes),
-        "share_empty_true": float((evidence.true.sum(1) == 0).mean()),
-        "mean_true_area": float(evidence.true.sum(1).mean()),
-        "oof": mask_tuning.summary(evidence, decision),
+        "share_empty_true": float((own.true.sum(1) == 0).mean()),
+        "mean_true_area": float(own.true.sum(1).mean()),
+        "oof": mask_tuning.summary(own, decision),
+        "shares_of_empty": shares_of_empty(scores, own.true.sum(1) == 0, SHARES),
     }
-    empty = evidence.true[counted].sum(1) == 0
-    special["shares_of_empty"] = shares_of_empty(scores[counted].mean(1), empty, SHARES)
     if singles:
         lone = [problems[single] for single in singles for _ in outer]
         # a single model's thresholds are not those that regions of the average were counted at
