@@ -87,7 +87,7 @@ def prepare(root: Path, case: Case, folds: int) -> Run:
     write_table(run, case, ids)
     write_predictions(run, case, ids)
     rule = postprocess.Rule(128, round(0.005 * case.shape[0] * case.shape[1]))
-    result = dict.fromkeys(encode.EXPECT, 0.0)
+    result: dict[str, Any] = dict.fromkeys(encode.EXPECT, 0.0)
     result |= {"rules": postprocess.described(postprocess.Rules((rule,)), ["thing"])}
     result |= {"oof": {"share_empty": 0.4, "mean_area": 1.0, "highest": 0.9}}
     run.postprocess.write_text(json.dumps(result))

@@ -10,9 +10,10 @@ import pandas as pd
 
 from pipeline import sources, table
 from pipeline.console import track
+from pipeline.errors import PipelineError
 from pipeline.folds import groups_of, read_folds, read_outliers
 from pipeline.sources import Blend
-from pipeline.workspace import Run
+from pipeline.workspace import Run, shown
 
 Result = TypeVar("Result")
 
@@ -104,9 +105,18 @@ def held_out(run: Run) -> HeldOut:
     broken = set(read_outliers(run).query("reason == 'broken' and action == 'drop'")["image_id"])
     found = []
     for fold in run.trained_folds():
-        for row, image_id in enumerate(sources.out_of_fold(run, fold, sources.plain_of(run)).ids):
+        ids = sources.out_of_fold(run, fold, sources.plain_of(run)).ids
+        unknown = [image_id for image_id in ids if image_id not in use.index]
+        if unknown:
+            raise PipelineError(
+                f"fold {fold} predicts {len(unknown)} images that {shown(run.folds)} does not list, for instance "
+                f"{unknown[0]}; run the predict stage again."
+            )
+        for row, image_id in enumerate(ids):
             if image_id not in broken:
                 own = {"image_id": image_id, "fold": fold, "group": groups[image_id], "use": use[image_id], "row": row}
                 found.append(own)
+    if not found:
+        raise PipelineError(f"none of the images of {shown(run.folds)} was predicted; run the predict stage again.")
     listed = pd.DataFrame(found)
     return HeldOut(run, listed, [by_id.loc[image_id] for image_id in listed["image_id"]])

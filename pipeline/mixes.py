@@ -14,16 +14,20 @@ from pipeline.workspace import Run
 
 
 def choose(held: HeldOut, row_sets: Sequence[np.ndarray]) -> list[Mix]:
-    """Returns the mix that each of several sets of images (positions) chooses; of a `fixed` recipe, what it says."""
+    """Returns the mix that each of several sets of images (positions) chooses; of a `fixed` recipe, what it says.
+
+    The first set is the one that decides: with test-time augmentation as the test images were predicted.
+    """
     run, told = held.run, sources.plain_of(held.run)
     if run.recipe.tune.method == "fixed":
         return [Mix(told, sources.weights_of(run))] * len(row_sets)
-    by_run = [_plain(one, held, row_sets) for one in sources.runs_of(run)]
+    by_run = [_plain(one, held, row_sets[1:]) for one in sources.runs_of(run)]
+    flags = [told, *zip(*by_run, strict=True)]
     weights = [sources.weights_of(run)] * len(row_sets)
     if None in run.recipe.ensemble.values():
         products = _products(held, Mix(told, weights[0]))
         weights = [_fit(*(part[rows].sum(0) for part in products)) for rows in row_sets]
-    return [Mix(flags, own) for flags, own in zip(zip(*by_run, strict=True), weights, strict=True)]
+    return [Mix(plain, own) for plain, own in zip(flags, weights, strict=True)]
 
 
 def _plain(run: Run, held: HeldOut, row_sets: Sequence[np.ndarray]) -> list[bool]:

@@ -34,7 +34,9 @@ class Linear:
 
     def of(self, features: np.ndarray) -> np.ndarray:
         """Returns sums (…) float64 of features (…, 4); see mask_features."""
-        return features @ np.array([self.head, self.area, self.highest, self.confidence]) + self.intercept
+        # not a product of matrices, whose last bit depends on their number
+        weighted = features * np.array([self.head, self.area, self.highest, self.confidence])
+        return weighted.sum(-1) + self.intercept
 
 
 @dataclass(frozen=True)
@@ -50,10 +52,23 @@ class Presence:
 
     def keeps(self, features: np.ndarray) -> np.ndarray:
         """Returns which masks (…) bool stay, from features (…, 4); see mask_features."""
+        return self._pays(*self._chances(features))
+
+    def keeps_on_average(self, features: np.ndarray) -> bool:
+        """Returns whether a mask stays, from the features (M, 4) that each of several models would give it.
+
+        The mean of several models is less sure of itself than any of them, and this rule was fitted to single ones: so
+        each says how probable the class is, and what the mask is worth, and these are averaged.
+        """
+        p, worth = self._chances(features)
+        return bool(self._pays(p.mean(0), worth.mean(0)))
+
+    def _chances(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         p = 1 / (1 + np.exp(-self.probability.of(features)))
-        if self.worth is None:
-            return p > self.cut
-        return p * np.clip(self.worth.of(features), 0, 1) > 1 - p
+        return p, np.ones_like(p) if self.worth is None else np.clip(self.worth.of(features), 0, 1)
+
+    def _pays(self, p: np.ndarray, worth: np.ndarray) -> np.ndarray:
+        return p > self.cut if self.worth is None else p * worth > 1 - p
 
 
 def mask_features(head: np.ndarray, area: np.ndarray, highest: np.ndarray, total: np.ndarray) -> np.ndarray:
@@ -121,19 +136,33 @@ def native_probability(members: Sequence[np.ndarray], geometry: Geometry, shape:
     return to_native(np.asarray(np.mean(members, axis=0, dtype=np.float32)), geometry, shape)
 
 
-def decide(probability: np.ndarray, decision: Decision, presence: np.ndarray | None = None) -> np.ndarray:
+def decide(
+    probability: np.ndarray,
+    decision: Decision,
+    presence: np.ndarray | None = None,
+    members: Sequence[np.ndarray] | None = None,
+) -> np.ndarray:
     """Returns masks (C, h, w) uint8 of 0 and 1; a multiclass pixel is 1 in one plane.
 
     Args:
         probability: (C, h, w) uint8, or float32 of a multiclass image.
         decision: what tune chose.
-        presence: what the presence head says (C,), 0 to 1; None: it has none.
+        presence: what the presence head says, 0 to 1, (C,), or (M, C) with members; None: there is none.
+        members: where the probability is the mean of several models, each of which is like the one that was tuned on,
+            theirs (M), as `probability`; whether a class is there, they say one by one. None: it is one model's.
     """
     if isinstance(decision, Biases):
         chosen = labels(probability, decision.bias, decision.never)
         return (chosen == np.arange(len(probability), dtype=np.uint8)[:, None, None]).astype(np.uint8)
-    heads = np.full(len(probability), 0.5) if presence is None else presence
-    return np.stack([_mask(*one) for one in zip(probability, decision.rules, heads, strict=True)])
+    members = [probability] if members is None else members
+    heads = np.full((len(members), len(probability)), 0.5) if presence is None else np.atleast_2d(presence)
+    planes = [[one[index] for one in members] for index in range(len(probability))]
+    return np.stack([_mask(*one) for one in zip(probability, decision.rules, planes, heads.T, strict=True)])
+
+
+def asks_members(decision: Decision) -> bool:
+    """Returns whether a decision needs the probabilities of each model."""
+    return isinstance(decision, Rules) and any(rule.presence for rule in decision.rules)
 
 
 def decision_of(result: dict[str, Any]) -> Decision:
@@ -148,15 +177,21 @@ def described(decision: Rules, classes: Sequence[str]) -> dict[str, Any]:
     return {name: asdict(rule) for name, rule in zip(classes, decision.rules, strict=True)}
 
 
-def _mask(probability: np.ndarray, rule: Rule, head: float) -> np.ndarray:
+def _mask(probability: np.ndarray, rule: Rule, members: Sequence[np.ndarray], heads: np.ndarray) -> np.ndarray:
     mask = (probability >= rule.threshold).view(np.uint8)
     if (probability >= rule.level).sum() < rule.min_area:
         return np.zeros_like(mask)
     if rule.presence:
-        total = probability.sum(dtype=np.int64, where=mask.view(bool))
-        if not rule.presence.keeps(mask_features(np.array(head), mask.sum(), probability.max(), total)):
+        pairs = zip(members, heads, strict=True)
+        if not rule.presence.keeps_on_average(np.stack([_features(one, rule.threshold, head) for one, head in pairs])):
             return np.zeros_like(mask)
     return components.clean(mask, rule.components)
+
+
+def _features(probability: np.ndarray, threshold: int, head: float) -> np.ndarray:
+    mask = probability >= threshold
+    total = probability.sum(dtype=np.int64, where=mask)
+    return mask_features(np.array(head), mask.sum(), probability.max(), total)
 
 
 def _rule(found: dict[str, Any]) -> Rule:

@@ -5,6 +5,7 @@ Those who read predictions (tune, encode, evaluate, report) ask here, and need n
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +14,7 @@ import numpy as np
 from pipeline import neighbours, teachers, workspace
 from pipeline.errors import PipelineError
 from pipeline.geometry import Geometry, geometry_of
-from pipeline.postprocess import native_probability
+from pipeline.postprocess import Decision, asks_members, decide, native_probability
 from pipeline.probabilities import read_presence, read_probabilities
 from pipeline.workspace import Run, shown
 
@@ -44,8 +45,10 @@ class Blend:
     sources: tuple[Source, ...]
     weights: tuple[float, ...]
     """One a source; they sum to 1."""
+    folds: bool = False
+    """Whether each source's models are those of the folds, each of which is like what a held-out image sees."""
 
-    @property
+    @cached_property
     def presence(self) -> np.ndarray | None:
         """What the presence heads say (N, C) float32, 0 to 1, of the runs that have one; None: none has."""
         pairs = zip(self.sources, self.weights, strict=True)
@@ -55,6 +58,25 @@ class Blend:
         total = sum(weight for _, weight in heads)
         weights = [weight / total if total else 1 / len(heads) for _, weight in heads]
         return np.sum([array * weight for (array, _), weight in zip(heads, weights, strict=True)], axis=0)
+
+    @cached_property
+    def members(self) -> tuple["Blend", ...]:
+        """The folds' models one by one, where the probability is their mean; else this alone."""
+        models = {len(one.arrays) for one in self.sources}
+        if not self.folds or len(models) > 1:
+            return (self,)
+        return tuple(
+            replace(self, sources=tuple(one.only(model) for one in self.sources), folds=False)
+            for model in range(models.pop())
+        )
+
+    def decide(self, row: int, probability: np.ndarray, decision: Decision) -> np.ndarray:
+        """Returns the masks (C, h, w) of an image from its probability at its own shape, which `native` returned."""
+        if not asks_members(decision) or len(self.members) == 1:
+            return decide(probability, decision, None if self.presence is None else self.presence[row])
+        heads = [one.presence[row] for one in self.members if one.presence is not None]
+        members = [one.native(row, probability.shape[1:]) for one in self.members]
+        return decide(probability, decision, np.stack(heads) if heads else None, members)
 
     def each(self, row: int, shape: tuple[int, int]) -> list[np.ndarray]:
         """Returns every source's probabilities (C, h, w) float32 of an image at its own shape (uint8: 0 to 255)."""
@@ -132,7 +154,7 @@ def test(run: Run, result: dict[str, Any]) -> Blend:
         PipelineError: predictions are missing, or of other images.
     """
     paths = [[other.predictions("test", fold) for fold in other.test_folds()] for other in runs_of(run)]
-    return replace(_blend(run, paths), weights=weights_of(run, result))
+    return replace(_blend(run, paths), weights=weights_of(run, result), folds=True)
 
 
 def _blend(run: Run, paths: list[list[Path]]) -> Blend:

@@ -180,3 +180,32 @@ def test_biases_come_back_from_json(bias: list[float], never: set[int]) -> None:
     names = [f"class {number}" for number in range(len(bias))]
     found = {"bias": dict(zip(names, decision.bias, strict=True)), "never": list(decision.never)}
     assert decision_of(json.loads(json.dumps(found))) == decision
+
+
+# --- the mean of several models --------------------------------------------------------------------------------------
+
+
+def test_each_model_says_whether_a_class_is_there() -> None:
+    """A mean of models is less sure of itself than any: a mask that each of them would keep must stay."""
+    rule = Rule(100, presence=Presence(Linear(highest=40.0, intercept=-28.0), cut=0.5))  # from 0.7 on
+    left, right = np.zeros((2, 1, 8, 8), np.uint8)
+    left[0, 2:4, 2:4] = right[0, 3:5, 2:4] = 200
+    mean = np.rint(left / 2 + right / 2).astype(np.uint8)
+    mean[0, 3, 2:4] = 150  # both at once, and still below 0.7
+    assert not decide(mean, Rules((rule,))).any()
+    np.testing.assert_array_equal(decide(mean, Rules((rule,)), members=[left, right]), (mean >= 100).astype(np.uint8))
+    unsure = np.full_like(left, 20)
+    assert not decide(mean, Rules((rule,)), members=[left, unsure, unsure]).any()
+    np.testing.assert_array_equal(decide(left, Rules((rule,)), members=[left]), decide(left, Rules((rule,))))
+
+
+def test_test_images_ask_the_models_of_the_folds() -> None:
+    rule = Rule(100, presence=Presence(Linear(head=1.0), cut=0.5))
+    arrays = tuple(np.full((2, 1, 4, 4), value, np.uint8) for value in (90, 130))
+    heads = (np.array([[0.2], [0.9]], np.float32), np.array([[0.6], [0.9]], np.float32))
+    blend = Blend(["a", "b"], (Source(arrays, Geometry((4, 4), "stretch", 1), heads),), (1.0,), folds=True)
+    assert len(blend.members) == 2
+    masks = [blend.decide(row, blend.native(row, (4, 4)), Rules((rule,))) for row in (0, 1)]
+    assert [mask.sum() for mask in masks] == [0, 16]
+    pays = Rule(100, presence=Presence(Linear(head=1.0), worth=Linear(intercept=0.5)))  # 0.9 · 0.5 > 0.1
+    assert blend.decide(1, blend.native(1, (4, 4)), Rules((pays,))).sum() == 16

@@ -28,7 +28,7 @@ from pipeline import freshness, guards, sources, submission, table, workspace
 from pipeline.console import console, track
 from pipeline.errors import PipelineError
 from pipeline.freshness import Step
-from pipeline.postprocess import decide, decision_of
+from pipeline.postprocess import decision_of
 from pipeline.sources import Blend
 from pipeline.submission import Expected
 from pipeline.workspace import Run, shown
@@ -122,14 +122,14 @@ def _encode_all(
 ) -> tuple[dict[submission.Key, list[str]], dict[str, Any]]:
     """What the rows hold, and what the masks look like as a whole; image by image, so that probabilities at native size
     never lie in memory together."""
-    decision, presence = decision_of(result), blend.presence
+    decision = decision_of(result)
     place = {image_id: row for row, image_id in enumerate(blend.ids)}
 
     def encode_one(image: tuple[str, int, int]) -> tuple[dict[submission.Key, list[str]], list[int], float]:
         image_id, *shape = image
         row = place[image_id]
         probability = blend.native(row, (shape[0], shape[1]))
-        masks = decide(probability, decision, None if presence is None else presence[row])
+        masks = blend.decide(row, probability, decision)
         areas = [int(np.count_nonzero(mask)) for mask in masks]
         return submission.texts_of(image_id, masks, want), areas, float(probability.max())
 

@@ -24,7 +24,7 @@ from pipeline.competitions.readers import reader_of
 from pipeline.console import console, track
 from pipeline.freshness import Step
 from pipeline.geometry import IGNORE
-from pipeline.postprocess import decide, decision_of
+from pipeline.postprocess import decision_of
 from pipeline.workspace import Run, shown
 
 OVERLAYS = 10
@@ -52,7 +52,6 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
     images = table.read_table(run.table, "test")
     result = workspace.read_json(run.postprocess)
     blend, decision = sources.test(run, result), decision_of(result)
-    presence = blend.presence
     read = reader_of(run.competition).opener(run.competition, run.input)
     folder = run.folder / "test_overlays"
     folder.mkdir(parents=True, exist_ok=True)
@@ -63,7 +62,7 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
         row = images.iloc[index]
         true = table.true_mask(row, run.competition.classes)
         probability = blend.native(index, true.shape[1:])
-        predicted = decide(probability, decision, None if presence is None else presence[index])
+        predicted = blend.decide(index, probability, decision)
         if index < OVERLAYS:
             picture = plots.comparison(read(row), true, predicted, run.competition)
             name = f"{index:02}_{row['image_id'].replace('/', '_')}.png"

@@ -22,7 +22,7 @@ from pipeline.console import console
 from pipeline.folds import read_audit, read_outliers
 from pipeline.freshness import Step
 from pipeline.outliers import count_findings
-from pipeline.postprocess import decide, decision_of
+from pipeline.postprocess import decision_of
 from pipeline.stages import evaluate
 from pipeline.stages.tune import in_words, verdict
 from pipeline.workspace import Run, shown
@@ -92,8 +92,7 @@ def _pictures(run: Run, chosen: pd.DataFrame) -> list[dict[str, Any]]:
     for row in chosen.to_dict("records"):
         image_row, blend = images.loc[row["image_id"]], blends[row["fold"]]
         true, place = table.true_mask(image_row, run.competition.classes), blend.ids.index(row["image_id"])
-        presence = None if blend.presence is None else blend.presence[place]
-        predicted = decide(blend.native(place, true.shape[1:]), decision, presence)
+        predicted = blend.decide(place, blend.native(place, true.shape[1:]), decision)
         picture = plots.comparison(read(image_row), true, predicted, run.competition)
         pictures.append({**row, "address": plots.to_data_address(picture)})
     return pictures

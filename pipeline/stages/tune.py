@@ -141,7 +141,8 @@ def _masks(held: HeldOut, counted: np.ndarray) -> tuple[Tuned, dict[str, Any], p
     mixed = mixes.choose(held, row_sets)
     distinct, singles = list(dict.fromkeys(mixed)), expectations.single_models(run, mixed[0])
     evidences = mask_tuning.collect(held, [*distinct, *singles])
-    weights = presence_weights(evidences[0].true, settings.presence_prior)
+    weights = np.ones(evidences[0].true.shape)
+    weights[counted] = presence_weights(evidences[0].true[counted], settings.presence_prior)
     problems = {
         mix: MaskProblem(evidence, run.competition.metric, weights, mask_tuning.region_counter(held, mix))
         for mix, evidence in zip([*distinct, *singles], evidences, strict=True)
