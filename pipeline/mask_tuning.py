@@ -64,10 +64,14 @@ class MaskProblem:
         return mean_counts(image_scores(self.evidence.only(rows), decision, self.metric), self.weights[rows])
 
 
-def steps_of(settings: TuneSettings, evidence: Evidence) -> list[list[str]]:
-    """Returns the steps that a search tries, alternatives together: those of the settings that the evidence allows."""
+def steps_of(settings: TuneSettings, evidence: Evidence, single: bool = True) -> list[list[str]]:
+    """Returns the steps that a search tries, alternatives together: those of the settings that the evidence allows.
+
+    Unless `single` models can be asked of a test image, `expected` is not tried: it goes by how sure a model is, and a
+    mean of models is less sure than any, so that it would empty masks that all of them agree on.
+    """
     lacking: set[str] = set() if evidence.presence is not None else {"presence"}
-    wanted = set[str](settings.steps) - lacking
+    wanted = set[str](settings.steps) - lacking - (set() if single else {"expected"})
     found = [[one for one in group if one in wanted] for group in STEPS]
     return [group for group in found if group]
 

@@ -112,6 +112,13 @@ def runs_of(run: Run) -> list[Run]:
     return others
 
 
+def knows_models(run: Run) -> bool:
+    """Returns whether the models behind the mean of a test image are known one by one; see Blend.members. Predictions
+    made elsewhere may be means already."""
+    runs = runs_of(run)
+    return all(one.recipe.trains for one in runs) and len({len(one.test_folds()) for one in runs}) == 1
+
+
 def files(run: Run, subset: Subset) -> tuple[Path, ...]:
     """Returns the files of a run's predictions, with their indices and what test-time augmentation brought."""
     paths, measured = [], []

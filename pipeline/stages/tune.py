@@ -147,7 +147,8 @@ def _masks(held: HeldOut, counted: np.ndarray) -> tuple[Tuned, dict[str, Any], p
         mix: MaskProblem(evidence, run.competition.metric, weights, mask_tuning.region_counter(held, mix))
         for mix, evidence in zip([*distinct, *singles], evidences, strict=True)
     }
-    tried, told = mask_tuning.steps_of(settings, evidences[0]), mask_tuning.fixed(settings, len(classes))
+    tried = mask_tuning.steps_of(settings, evidences[0], single=sources.knows_models(run))
+    told = mask_tuning.fixed(settings, len(classes))
     choices = _choices(held, [problems[mix] for mix in mixed], row_sets, tried, told)
     final, decision, parts = problems[mixed[0]], choices[0].decision, [part for _, part in outer]
     nested = [one.problem.counts(one.decision, part) for one, part in zip(choices[1:], parts, strict=True)]
