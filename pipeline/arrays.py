@@ -14,7 +14,6 @@ from pipeline.errors import PipelineError
 
 if TYPE_CHECKING:
     from pipeline.recipe import ArraysSettings
-    from pipeline.workspace import Run
 
 
 def open_array(path: Path) -> np.ndarray:
@@ -88,19 +87,18 @@ def read_index(path: Path) -> pd.DataFrame:
     return index
 
 
-def folds(run: "Run") -> list[int]:
+def folds(oof: Path, split_file: Path, count: int) -> list[int]:
     """Returns the folds that out-of-fold predictions made elsewhere are of: those their .csv says, or else those that
-    the split puts its images into; before there is a split, all that it will have."""
-    assert run.recipe.arrays
-    index = read_index(Path(run.recipe.arrays.oof))
+    the split puts its images into; before there is a split, all `count` that it will have."""
+    index = read_index(oof)
     if "fold" in index:
         return sorted(set(index["fold"].tolist()))
-    if not run.folds.exists():
-        return list(range(run.split.folds))
-    split = pd.read_csv(run.folds, dtype=str, keep_default_na=False)
+    if not split_file.exists():
+        return list(range(count))
+    split = pd.read_csv(split_file, dtype=str, keep_default_na=False)
     known = {"image_id", "fold"} <= set(split) and split["fold"].str.fullmatch("[0-9]{1,9}").all()
     found = split["fold"][split["image_id"].isin(index["image_id"])].astype(int) if known else pd.Series(dtype=int)
-    return sorted(set(found.tolist())) or list(range(run.split.folds))
+    return sorted(set(found.tolist())) or list(range(count))
 
 
 def _sizes(shape: tuple[int, ...]) -> str:

@@ -1,5 +1,4 @@
-"""Runs that train nothing: predictions made elsewhere become files as the predict stage writes them, and the runs of an
-ensemble are looked for.
+"""Predictions made elsewhere become files as the predict stage writes them.
 
     python -m pipeline encode NAME --competition my.yaml --oof oof.npy --test test.npy
 
@@ -109,7 +108,8 @@ def _save(path: Path, array: np.ndarray, index: pd.DataFrame) -> str:
 def steps(run: Run) -> list[Step]:
     """Returns the import of the out-of-fold predictions, and of the test predictions where there are any."""
     assert run.recipe.arrays
-    oof = [run.predictions("oof", fold) for fold in arrays.folds(run)]  # all, whichever train.folds asks for
+    known = arrays.folds(Path(run.recipe.arrays.oof), run.folds, run.split.folds)  # whichever train.folds asks for
+    oof = [run.predictions("oof", fold) for fold in known]
     found = [_step(run, "oof", run.recipe.arrays.oof, oof, (run.table, run.folds))]
     if run.recipe.arrays.test:
         found.append(_step(run, "test", run.recipe.arrays.test, [run.predictions("test", None)], (run.table,)))
@@ -232,39 +232,3 @@ def _print(run: Run, foreign: Foreign, subset: str) -> None:
         f"  {foreign.path.name}: {count:,} of {foreign.images:,} {WORDS[subset]} images, {size} {foreign.array.dtype} "
         f"→ {shown(run.folder)}/predictions"
     )
-
-
-# --- ensembles -------------------------------------------------------------------------------------------------------
-
-
-def check_members(run: Run) -> None:
-    """Checks that the runs of an ensemble are there, and have out-of-fold predictions of its folds.
-
-    Raises:
-        PipelineError: one is not, is of another competition, or lacks folds; these are named.
-    """
-    missing = {name: _missing_folds(run, name) for name in run.recipe.ensemble}
-    for name, folds in missing.items():
-        if folds:
-            there = [fold for fold in run.trained_folds() if all(fold not in one for one in missing.values())]
-            rest = f", or go on with --folds {','.join(map(str, there))}" if there else ""
-            what = f"fold{'s' if len(folds) > 1 else ''} {', '.join(map(str, folds))}"
-            raise PipelineError(
-                f"ensemble names {name}, which has no out-of-fold predictions of {what}: finish that run first "
-                f"(python -m pipeline run {name}){rest}."
-            )
-
-
-def _missing_folds(run: Run, name: str) -> list[int]:
-    """The folds of which a run of the ensemble has no predictions, or does not say what they are."""
-    from pipeline import teachers
-
-    found = [path.parent.parent.name for path in (workspace.root() / "work").glob(f"*/{name}/recipe.yaml")]
-    if found and run.competition.name not in found:
-        raise PipelineError(
-            f"ensemble names {name}, which is a run of {found[0]}, and {run.name} is one of {run.competition.name}: "
-            "only runs of one competition can be averaged."
-        )
-    other = teachers.find_run(run, name, "ensemble")
-    files = {fold: [*other.oof_predictions(fold), other.fold(fold) / "manifest.json"] for fold in run.trained_folds()}
-    return [fold for fold, paths in files.items() if not all(path.exists() for path in paths)]

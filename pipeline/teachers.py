@@ -1,4 +1,5 @@
-"""Other runs that a training learns from: whose weights it starts from, or whose labels of test images it takes.
+"""Other runs that one builds on: whose weights it starts from, whose labels of test images it takes, or whose
+predictions it averages.
 
 Fold k may know only what the other run's fold k knows: both held the same images out, and nothing about them comes in.
 """
@@ -119,3 +120,34 @@ def check_folds(run: Run, other: Run, setting: str, fold: int) -> None:
             f"{setting} is {other.name}, which was trained on other folds than {shown(run.folds)} holds now: its "
             f"fold {fold} has seen images that this fold {fold} holds out. Train it again on these folds."
         )
+
+
+def check_members(run: Run) -> None:
+    """Checks that the runs of an ensemble are there, and have out-of-fold predictions of its folds.
+
+    Raises:
+        PipelineError: one is not, is of another competition, or lacks folds; these are named.
+    """
+    missing = {name: _missing_folds(run, name) for name in run.recipe.ensemble}
+    for name, folds in missing.items():
+        if folds:
+            there = [fold for fold in run.trained_folds() if all(fold not in one for one in missing.values())]
+            rest = f", or go on with --folds {','.join(map(str, there))}" if there else ""
+            what = f"fold{'s' if len(folds) > 1 else ''} {', '.join(map(str, folds))}"
+            raise PipelineError(
+                f"ensemble names {name}, which has no out-of-fold predictions of {what}: finish that run first "
+                f"(python -m pipeline run {name}){rest}."
+            )
+
+
+def _missing_folds(run: Run, name: str) -> list[int]:
+    """The folds of which a run of the ensemble has no predictions, or does not say what they are."""
+    found = [path.parent.parent.name for path in (workspace.root() / "work").glob(f"*/{name}/recipe.yaml")]
+    if found and run.competition.name not in found:
+        raise PipelineError(
+            f"ensemble names {name}, which is a run of {found[0]}, and {run.name} is one of {run.competition.name}: "
+            "only runs of one competition can be averaged."
+        )
+    other = find_run(run, name, "ensemble")
+    files = {fold: [*other.oof_predictions(fold), other.fold(fold) / "manifest.json"] for fold in run.trained_folds()}
+    return [fold for fold, paths in files.items() if not all(path.exists() for path in paths)]

@@ -240,7 +240,7 @@ class Run:
         if self.recipe.arrays:
             from pipeline import arrays
 
-            known = arrays.folds(self)
+            known = arrays.folds(Path(self.recipe.arrays.oof), self.folds, self.split.folds)
             expected = (
                 f"some of {', '.join(map(str, known))}, of which {Path(self.recipe.arrays.oof).name} has predictions"
             )

@@ -14,6 +14,7 @@ from pipeline import freshness, sources, workspace
 from pipeline.console import console
 from pipeline.errors import PipelineError
 from pipeline.freshness import Reason, Step
+from pipeline.teachers import check_members
 from pipeline.workspace import Run
 
 STAGES = ("decode", "clean", "split", "train", "predict", "tune", "encode", "evaluate", "report")
@@ -37,8 +38,6 @@ def states(run: Run, stage: str) -> list[State]:
         PipelineError: a run of an ensemble is not there, or lacks predictions.
     """
     if run.recipe.ensemble:
-        from pipeline.bring import check_members
-
         check_members(run)
     module = importlib.import_module(f"pipeline.stages.{stage}")
     found = []
