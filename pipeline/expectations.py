@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from pipeline import sources
-from pipeline.estimates import epoch_optimism, mean_counts, mean_score
+from pipeline.estimates import FEWEST_GROUPS, epoch_optimism, mean_counts, mean_score
 from pipeline.held_out import HeldOut, Mix
 from pipeline.mask_tuning import MaskProblem
 from pipeline.metrics import METRICS, pooled_score
@@ -42,14 +42,12 @@ def _scored_epochs(train: TrainSettings) -> bool:
 
 def epoch_flattery(held: HeldOut) -> float | None:
     """Returns how much the choice of the epoch flatters the score of the images that chose it: the mean over trainings,
-    those that keep their last epoch counting 0; None where it is not known."""
+    those that keep their last epoch counting 0; None where it is not known, for want of epochs or of groups."""
     run, paths = held.run, files(held.run)
     trainings = sum(
         len(one.recipe.train.seeds) * len(run.trained_folds()) for one in sources.runs_of(run) if one.recipe.trains
     )
     known = trainings - (len(_epoch_files(run)) - len(paths))
-    if not known:
-        return None
     groups = dict(zip(held.images["image_id"], held.images["group"], strict=True))
     found = []
     for path in paths:
@@ -62,8 +60,11 @@ def epoch_flattery(held: HeldOut) -> float | None:
             scores = METRICS[run.competition.metric](*np.moveaxis(counts, 2, 0))  # (E, N, C)
             values, score = np.stack([mean_counts(one) for one in scores]), mean_score
         own = np.array([groups[image_id] for image_id in ids[counted]])
+        if len(np.unique(own)) < FEWEST_GROUPS:
+            known -= 1
+            continue
         found.append(epoch_optimism(values[:, counted], score, own))
-    return float(sum(found) / known)
+    return float(sum(found) / known) if known else None
 
 
 def single_models(run: Run, mix: Mix) -> list[Mix]:
