@@ -465,7 +465,7 @@ def test_the_score_of_an_ensemble_is_that_of_the_weighted_mean(monkeypatch: pyte
 
 
 def test_pixels_are_not_kept() -> None:
-    """Of every further image of 40,000 pixels, tune keeps less than a byte a pixel, however the threads' own arrays overlap."""
+    """Of every further image of 40,000 pixels, tune keeps less than a byte a pixel, whatever threads overlap."""
     peaks = []
     for number in (20, 200):
         true = np.zeros((1, 200, 200), np.uint8)
