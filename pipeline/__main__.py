@@ -1,9 +1,11 @@
 """The command line. Nothing heavy is imported before a command needs it, so `--help` and `status` start at once."""
 
+import inspect
 import os
 import re
 import sys
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -80,37 +82,9 @@ def run(
     _summary(opened, time.perf_counter() - started)
 
 
-def _stage_command(stage: str) -> None:
-    def command(
-        recipe: RecipeName,
-        quick: Quick = False,
-        name: Name = None,
-        assignments: Assignments = None,
-        force: Force = False,
-    ) -> None:
-        _run_one(_open(recipe, quick, name, assignments), stage, force)
+def _stage_command(stage: str, lacking: Collection[str]) -> None:
+    """Adds the command of a stage, without the options that it has no use for."""
 
-    app.command(stage, help=STAGE_HELP[stage])(command)
-
-
-def _reading_command(stage: str) -> None:
-    def command(
-        recipe: RecipeName,
-        quick: Quick = False,
-        name: Name = None,
-        assignments: Assignments = None,
-        folds: Folds = None,
-        competition: Where = None,
-        oof: Oof = None,
-        test: Test = None,
-        force: Force = False,
-    ) -> None:
-        _run_one(_open(recipe, quick, name, assignments, folds, competition, oof, test), stage, force)
-
-    app.command(stage, help=STAGE_HELP[stage])(command)
-
-
-def _encode_command(stage: str) -> None:
     def command(
         recipe: RecipeName,
         quick: Quick = False,
@@ -125,12 +99,16 @@ def _encode_command(stage: str) -> None:
     ) -> None:
         _run_one(_open(recipe, quick, name, assignments, folds, competition, oof, test), stage, force, strict)
 
+    signature = inspect.signature(command)
+    offered = [one for option, one in signature.parameters.items() if option not in lacking]
+    command.__signature__ = signature.replace(parameters=offered)  # type: ignore[attr-defined]
     app.command(stage, help=STAGE_HELP[stage])(command)
 
 
 for _stage in STAGES:
-    _plain = _stage in ("decode", "clean", "split", "train")
-    (_stage_command if _plain else _encode_command if _stage == "encode" else _reading_command)(_stage)
+    _predicts = _stage not in ("decode", "clean", "split", "train")
+    _lacking = () if _predicts else ("folds", "competition", "oof", "test")
+    _stage_command(_stage, (*_lacking, *(() if _stage == "encode" else ("strict",))))
 
 
 @app.command()

@@ -6,6 +6,7 @@ A region's pixels touch by side or corner (8-connectivity); a hole's pixels, of 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 
 from pipeline.geometry import IGNORE
@@ -97,8 +98,6 @@ class _Regions:
 
 
 def _regions(mask: np.ndarray) -> _Regions:
-    import cv2
-
     # OpenCV's own table of sizes would take longer than finding the regions
     labels = cv2.connectedComponents(mask, connectivity=8)[1][mask.view(bool)]
     return _Regions(labels, np.bincount(labels))
@@ -106,8 +105,6 @@ def _regions(mask: np.ndarray) -> _Regions:
 
 def _filled(mask: np.ndarray) -> np.ndarray:
     """The mask with its holes filled: all that a flood from outside its box does not reach by steps to the side."""
-    import cv2
-
     flooded = cv2.copyMakeBorder(mask, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
     cv2.floodFill(flooded, None, (0, 0), 2, flags=4)
     return (flooded[1:-1, 1:-1] != 2).view(np.uint8)
@@ -115,8 +112,6 @@ def _filled(mask: np.ndarray) -> np.ndarray:
 
 def _box(mask: np.ndarray) -> tuple[slice, slice] | None:
     """The rows and columns that hold all of a mask; None where it is empty."""
-    import cv2
-
     left, top, width, height = cv2.boundingRect(mask)
     return (slice(top, top + height), slice(left, left + width)) if width else None
 

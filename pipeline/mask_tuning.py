@@ -12,15 +12,7 @@ from pipeline.held_out import HeldOut, Mix
 from pipeline.histograms import histogram_counts
 from pipeline.postprocess import LEVELS, Rule, Rules
 from pipeline.recipe import TuneSettings
-from pipeline.thresholds import (
-    AREAS,
-    UNTUNED,
-    Evidence,
-    Regions,
-    Tables,
-    image_scores,
-    predicted_area,
-)  # fmt: skip
+from pipeline.thresholds import AREAS, UNTUNED, Evidence, Regions, Tables, image_scores, predicted_area
 
 STEPS = (("threshold",), ("area", "triplet", "presence", "expected"), ("components",))
 """In this order; of the second, which say when a mask becomes empty, one at most."""

@@ -111,26 +111,33 @@ def partial_folder(path: Path) -> Path:
     return path.with_name(f".{path.stem}.partial")
 
 
-def read_probabilities(path: Path) -> tuple[np.ndarray, list[str]]:
-    """Returns the probabilities (N, C, H, W) uint8 or float16, mapped from the file, and the image ids of their rows.
+def read_predictions(path: Path, classes: list[str]) -> tuple[np.ndarray, list[str], np.ndarray | None]:
+    """Returns the probabilities (N, C, H, W) uint8 or float16, mapped from the file, the image ids of their rows, and
+    what the presence head says (N, C) float32, 0 to 1; None where the network has no such head.
 
     Raises:
         PipelineError: the file is missing, or its index has another number of rows.
     """
+    array, index = _read(path)
+    columns = [f"presence_{name}" for name in classes]
+    presence = index[columns].to_numpy(np.float32) if columns[0] in index else None
+    return array, index["image_id"].tolist(), presence
+
+
+def read_probabilities(path: Path) -> tuple[np.ndarray, list[str]]:
+    """Returns the probabilities and the image ids alone, as read_predictions does."""
+    array, index = _read(path)
+    return array, index["image_id"].tolist()
+
+
+def _read(path: Path) -> tuple[np.ndarray, pd.DataFrame]:
     if not path.exists():
         raise PipelineError(f"{shown(path)} does not exist; run the predict stage.")
     array = np.load(path, mmap_mode="r")
-    ids = pd.read_csv(path.with_suffix(".csv"), dtype=str, keep_default_na=False)["image_id"].tolist()
-    if len(ids) != len(array):
-        raise PipelineError(f"{shown(path)} has {len(array)} rows, its index {len(ids)}; delete both.")
-    return array, ids
-
-
-def read_presence(path: Path, classes: list[str]) -> np.ndarray | None:
-    """Returns what the presence head says about the images of a file of probabilities (N, C) float32, 0 to 1; None
-    where the network has no such head."""
-    index, columns = pd.read_csv(path.with_suffix(".csv")), [f"presence_{name}" for name in classes]
-    return index[columns].to_numpy(np.float32) if columns[0] in index else None
+    index = pd.read_csv(path.with_suffix(".csv"), dtype=str, keep_default_na=False)
+    if len(index) != len(array):
+        raise PipelineError(f"{shown(path)} has {len(array)} rows, its index {len(index)}; delete both.")
+    return array, index
 
 
 # --- unfinished files ------------------------------------------------------------------------------------------------

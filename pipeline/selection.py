@@ -68,14 +68,14 @@ class Choice:
         fits = [(step, self.problem.fit(step, self.decision, self.rows, True)) for step in alternatives]
         changed = any(fitted != self.decision for _, fitted in fits)
         before = self._counts(self.without) if changed else np.zeros(0)
-        judged = [(*self._judge(step, fitted, before), fitted) for step, fitted in fits]
+        judged = [self._judge(step, fitted, before) for step, fitted in fits]
         best = max(range(len(fits)), key=lambda place: judged[place][0].value)
-        found, candidates, decision = judged[best]
+        found, candidates = judged[best]
         kept = found.value > 0 and found.confidence >= confidence
-        for place, ((step, fitted), (one, _, _)) in enumerate(zip(fits, judged, strict=True)):
+        for place, ((step, fitted), (one, _)) in enumerate(zip(fits, judged, strict=True)):
             self.tried.append(Tried(step, kept and place == best, one, fitted))
         if kept:
-            self.decision, self.without = decision, candidates
+            self.decision, self.without = fits[best][1], candidates
 
     def _judge(self, step: str, fitted: Any, before: np.ndarray) -> tuple[Gain, list[Any]]:
         """What a step brings, and the decisions, fitted without each part, that show it."""

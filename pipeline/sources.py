@@ -15,7 +15,7 @@ from pipeline import neighbours, teachers, workspace
 from pipeline.errors import PipelineError
 from pipeline.geometry import Geometry, geometry_of
 from pipeline.postprocess import Decision, asks_members, decide, native_probability
-from pipeline.probabilities import read_presence, read_probabilities
+from pipeline.probabilities import read_predictions
 from pipeline.workspace import Run, shown
 
 Subset = Literal["oof", "test"]
@@ -80,9 +80,7 @@ class Blend:
 
     def each(self, row: int, shape: tuple[int, int]) -> list[np.ndarray]:
         """Returns every source's probabilities (C, h, w) float32 of an image at its own shape (uint8: 0 to 255)."""
-        return [
-            native_probability([array[row] for array in one.arrays], one.geometry, shape) for one in self.sources
-        ]  # fmt: skip
+        return [native_probability([array[row] for array in one.arrays], one.geometry, shape) for one in self.sources]
 
     def native(self, row: int, shape: tuple[int, int]) -> np.ndarray:
         """Returns an image's probabilities (C, h, w) at its own shape: uint8 (p·255), or float32 where multiclass."""
@@ -107,8 +105,7 @@ def runs_of(run: Run) -> list[Run]:
         return [run]
     others = [teachers.find_run(run, name, "ensemble") for name in run.recipe.ensemble]
     for other in others:
-        for fold in run.trained_folds():
-            teachers.check_folds(run, other, "ensemble", fold)
+        teachers.check_folds(run, other, "ensemble", run.trained_folds())
     return others
 
 
@@ -169,20 +166,21 @@ def _blend(run: Run, paths: list[list[Path]]) -> Blend:
     ids: list[str] | None = None
     sources = []
     for other, files_of in zip(runs_of(run), paths, strict=True):
-        found = [read_probabilities(path) for path in files_of]
-        for path, (_, listed) in zip(files_of, found, strict=True):
+        arrays, indices, heads = zip(
+            *(read_predictions(path, run.competition.classes) for path in files_of), strict=True
+        )
+        for path, listed in zip(files_of, indices, strict=True):
             if ids is not None and listed != ids:
                 raise PipelineError(
                     f"{shown(path)} does not hold the images of {shown(paths[0][0])}, or holds them in another order; "
                     f"run the predict stage of {other.name} with --force."
                 )
             ids = listed
-        heads = [read_presence(path, run.competition.classes) for path in files_of]
-        known = tuple(head for head in heads if head is not None)
-        if run.recipe.tune.presence_neighbours:
-            known = tuple(neighbours.averaged(head, run, found[0][1]) for head in known)
-        arrays = tuple(array for array, _ in found)
-        sources.append(Source(arrays, geometry_of(other.recipe.image), known or None))
+        known = [head for head in heads if head is not None]
+        if known and run.recipe.tune.presence_neighbours:
+            averaged = neighbours.averaged(np.concatenate(known, axis=1), run, indices[0])
+            known = np.split(averaged, len(known), axis=1)
+        sources.append(Source(arrays, geometry_of(other.recipe.image), tuple(known) or None))
     return Blend(ids or [], tuple(sources), weights_of(run))
 
 

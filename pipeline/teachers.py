@@ -4,6 +4,7 @@ predictions it averages.
 Fold k may know only what the other run's fold k knows: both held the same images out, and nothing about them comes in.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -104,22 +105,24 @@ def _same_fold(run: Run, other: Run, member: Member, path: Path, setting: str) -
             f"python -m pipeline run {other.name} with {member.title} among train.folds."
         )
     if member.fold is not None:
-        check_folds(run, other, setting, member.fold)
+        check_folds(run, other, setting, [member.fold])
 
 
-def check_folds(run: Run, other: Run, setting: str, fold: int) -> None:
-    """Checks that a fold of another run held the same images out.
+def check_folds(run: Run, other: Run, setting: str, folds: Sequence[int]) -> None:
+    """Checks that folds of another run held the same images out.
 
     Raises:
         PipelineError: it was trained on other folds.
     """
-    manifest = workspace.read_json(other.fold(fold) / "manifest.json")
-    used = manifest["inputs"].get(shown(other.folds), {}).get("hash")
-    if other.folds != run.folds or not run.folds.exists() or used != freshness.hash_file(run.folds):
-        raise PipelineError(
-            f"{setting} is {other.name}, which was trained on other folds than {shown(run.folds)} holds now: its "
-            f"fold {fold} has seen images that this fold {fold} holds out. Train it again on these folds."
-        )
+    now = freshness.hash_file(run.folds) if other.folds == run.folds and run.folds.exists() else None
+    for fold in folds:
+        manifest = workspace.read_json(other.fold(fold) / "manifest.json")
+        used = manifest["inputs"].get(shown(other.folds), {}).get("hash")
+        if now is None or used != now:
+            raise PipelineError(
+                f"{setting} is {other.name}, which was trained on other folds than {shown(run.folds)} holds now: its "
+                f"fold {fold} has seen images that this fold {fold} holds out. Train it again on these folds."
+            )
 
 
 def check_members(run: Run) -> None:

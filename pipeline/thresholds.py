@@ -136,8 +136,7 @@ class Tables:
         self.evidence, self.index, self.metric, self.weights = evidence, index, metric, weights
         true, nothing = evidence.true[:, index, None], np.zeros((len(evidence.true), 1), np.int64)
         self.kept = METRICS[metric](evidence.intersection[:, index], evidence.predicted[:, index], true)
-        self.emptied = METRICS[metric](nothing, nothing, true)
-        self.gain = (self.kept - self.emptied) * weights[:, None]
+        self.gain = (self.kept - METRICS[metric](nothing, nothing, true)) * weights[:, None]
         self.bins = np.searchsorted(AREAS, evidence.area[:, index], side="right") - 1
         """The largest of AREAS that each image's area reaches at every threshold (N, 256)."""
 

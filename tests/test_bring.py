@@ -25,7 +25,7 @@ from pipeline.competition import load_competition
 from pipeline.errors import PipelineError
 from pipeline.folds import read_folds
 from pipeline.foreign import Foreign
-from pipeline.probabilities import read_presence, read_probabilities, write_probabilities
+from pipeline.probabilities import read_predictions, read_probabilities, write_probabilities
 from pipeline.recipe import Recipe
 from pipeline.sample import write_sample
 from pipeline.settings import validate
@@ -259,7 +259,7 @@ def test_presence(ready: Tiny) -> None:
     pd.DataFrame({"image_id": TRAIN_IDS, "presence_thing": presence}).to_csv(path.with_suffix(".csv"), index=False)
     stages.run_through(run, "predict")
     for fold in run.trained_folds():
-        head = read_presence(run.predictions("oof", fold), ["thing"])
+        head = read_predictions(run.predictions("oof", fold), ["thing"])[2]
         assert head is not None
         rows = [TRAIN_IDS.index(name) for name in read(run, "oof", fold)[1]]
         assert head[:, 0] == pytest.approx(presence[rows], abs=1e-5)

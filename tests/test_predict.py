@@ -30,7 +30,7 @@ from pipeline.metrics import METRICS, confusion, counts, pooled_score
 from pipeline.models import SegmentationNetwork, build
 from pipeline.output import Output
 from pipeline.postprocess import Rule, Rules, decide
-from pipeline.probabilities import Predicted, partial_folder, read_presence, write_resumable
+from pipeline.probabilities import Predicted, partial_folder, read_predictions, write_resumable
 from pipeline.recipe import TuneSettings
 from pipeline.settings import merge
 from pipeline.sources import out_of_fold
@@ -294,9 +294,9 @@ def test_held_out_images_have_a_file_a_seed_and_test_images_their_mean(split: Ru
         stages.run_stage(one, "predict")
         assert np.array_equal(array(one.predictions("oof", 0)), (first, second)[seed - 3])
         parts.append(array(one.predictions("test", 0)).astype(float))
-        presences.append(read_presence(one.predictions("test", 0), ["thing"]))
+        presences.append(read_predictions(one.predictions("test", 0), ["thing"])[2])
     assert np.abs(array(run.predictions("test", 0)) - np.mean(parts, axis=0)).max() <= 1
-    found = read_presence(run.predictions("test", 0), ["thing"])
+    found = read_predictions(run.predictions("test", 0), ["thing"])[2]
     np.testing.assert_allclose(found, np.mean(presences, axis=0), atol=2e-5)  # type: ignore[arg-type]
     assert pd.read_csv(run.predictions("test", 0).with_suffix(".csv"))["image_id"].tolist() == TEST_IDS
 
@@ -565,7 +565,7 @@ def test_killed_and_run_again_gives_the_same_bytes(tmp_path: Path) -> None:
     assert files == ["oof_fold_0.csv", "oof_fold_0.npy", "oof_fold_0_plain.csv", "oof_fold_0_plain.npy"]
     for name in files:
         assert (killed / name).read_bytes() == (tmp_path / "undisturbed" / name).read_bytes()
-    presence = read_presence(killed / files[1], ["a", "b"])
+    presence = read_predictions(killed / files[1], ["a", "b"])[2]
     assert presence is not None
     np.testing.assert_allclose(presence, array(killed / files[1])[:, :, 0, 0] / 255, atol=1e-5)
 

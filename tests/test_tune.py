@@ -25,7 +25,7 @@ from pipeline.mask_tuning import STEPS as GROUPS
 from pipeline.mask_tuning import MaskProblem
 from pipeline.metrics import METRICS, confusion, counts, mean_iou
 from pipeline.postprocess import Biases, Linear, Presence, Rule, Rules, decide, decision_of, described
-from pipeline.probabilities import read_presence, write_probabilities
+from pipeline.probabilities import read_predictions, write_probabilities
 from pipeline.selection import Choice
 from pipeline.stages import tune
 from pipeline.stages.tune import Tuned
@@ -551,7 +551,7 @@ def test_the_files_on_disk_reproduce_the_score(tiny: Tiny, near: bool) -> None:
     for fold in run.trained_folds():
         blend, written = (
             sources.out_of_fold(run, fold, (False,)),
-            read_presence(run.predictions("oof", fold), ["thing"]),
+            read_predictions(run.predictions("oof", fold), ["thing"])[2],
         )
         assert blend.presence is not None and written is not None
         said |= dict(zip(blend.ids, written[:, 0], strict=True))
