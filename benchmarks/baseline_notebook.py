@@ -6,7 +6,7 @@ Knows nothing of this pipeline but the CSV of the folds. Images are read from di
 augmented by albumentations in two persistent workers; ResNet34-UNet from scratch, fp32, BCE + Dice, Adam with a cosine
 schedule over as many epochs as fit in the time; the weights of the epoch with the best validation score; threshold 0.5.
 Writes into FOLDER best.pt, probabilities.npy (N, 101, 101) float32 of the held-out images, beside it probabilities.csv
-(image_id, fold), scores.csv (image_id, score) and history.csv (epoch, seconds, score). Our own recipes are compared with it.
+(image_id, fold), scores.csv (image_id, score) and history.csv (epoch, seconds, score).
 """
 
 import argparse
@@ -43,9 +43,10 @@ class SegmentationDataset(Dataset):
     def __len__(self) -> int:
         return len(self.table)
 
-    def __getitem__(self, index: int):
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         row = self.table.iloc[index]
-        image = cv2.cvtColor(cv2.imread(str(self.folder / f"{row.image_id}.png")), cv2.COLOR_BGR2RGB)
+        image = cv2.imread(str(self.folder / f"{row.image_id}.png"), cv2.IMREAD_COLOR_RGB)
+        assert image is not None
         mask = rle_to_mask(row.rle_mask, *image.shape[:2])
         sample = self.transform(image=image, mask=mask)
         pixels = ((sample["image"] / 255 - MEAN) / STD).astype(np.float32)
@@ -120,7 +121,10 @@ def main() -> None:
             break
     per_epoch = float(np.median(timed)) * (len(train_loader) + 0.4 * len(valid_loader))
     epochs = max(1, int((options.seconds - (time.perf_counter() - started)) / per_epoch))
-    print(f"{len(table)} training images, {len(held_out)} held out, {epochs} epochs of about {per_epoch:.0f} s", flush=True)
+    print(
+        f"{len(table)} training images, {len(held_out)} held out, {epochs} epochs of about {per_epoch:.0f} s",
+        flush=True,
+    )
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(notebook.optimizer, epochs * len(train_loader), eta_min=1e-5)
 
     best, history = -1.0, []
@@ -140,7 +144,9 @@ def main() -> None:
             torch.save(notebook.model.state_dict(), options.out / "best.pt")
             np.save(options.out / "probabilities.npy", probabilities)
             held_out[["image_id", "fold"]].to_csv(options.out / "probabilities.csv", index=False)
-            pd.DataFrame({"image_id": held_out.image_id, "score": scores}).to_csv(options.out / "scores.csv", index=False)
+            pd.DataFrame({"image_id": held_out.image_id, "score": scores}).to_csv(
+                options.out / "scores.csv", index=False
+            )
         pd.DataFrame(history).to_csv(options.out / "history.csv", index=False)
         if seconds > options.seconds:
             break

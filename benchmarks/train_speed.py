@@ -1,89 +1,140 @@
-"""Training steps of ResNet34-UNet: this pipeline against a plain fp32 NCHW loop, alternating in one process.
+"""Training of ResNet34-UNet: this pipeline against benchmarks/baseline_notebook.py, in turn in one process.
 
-    python -m benchmarks.train_speed [--size 128 128] [--batch 16] [--steps 6] [--rounds 5]
+    python -m benchmarks.train_speed [--size 128 128] [--native 101 101] [--batch 16] [--steps 6] [--rounds 5]
 
-Both do forward, BCE + Dice, backward and an AdamW step on the same batch of synthetic pixels. Ours goes through the
-module, network and precision that `train` uses; the plain loop is what smp's example does.
+Both train on synthetic images with the same augmentation, BCE + Dice: the notebook on PNG files of the native size,
+resized and augmented by two workers, fp32; ours on the pixel arrays that decode leaves, in the precision that `train`
+chooses. Timed is all from asking the loader for a batch to the end of the optimiser's step; `waiting` is the loader's
+share of it.
 """
 
 import argparse
 import platform
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import date
+from pathlib import Path
+from typing import Any
 
-import segmentation_models_pytorch as smp
+import cv2
+import numpy as np
+import pandas as pd
 import torch
 
-from pipeline import device, models
+from benchmarks.baseline_notebook import Notebook, SegmentationDataset, make_loader
+from pipeline import device, geometry, loader, models, rle
+from pipeline.augment import Augmentation
 from pipeline.competition import load_competition
 from pipeline.lightning_module import SegmentationModule, split_parameters
 from pipeline.optimization import build_optimizer
 from pipeline.recipe import ModelSettings, Recipe
 from pipeline.workspace import Member, Run
 
+AUGMENT: list[dict[str, dict[str, Any]]] = [{"HorizontalFlip": {"p": 0.5}}, {"RandomBrightnessContrast": {"p": 0.5}}]
+Step = Callable[[], tuple[float, float]]
+"""One training step; returns the seconds spent waiting for the batch, and in all."""
 
-def plain_step(channels: int) -> Callable[[torch.Tensor, torch.Tensor], float]:
-    network = smp.Unet("resnet34", encoder_weights=None, in_channels=channels, classes=1)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4)
-    bce, dice = torch.nn.BCEWithLogitsLoss(), smp.losses.DiceLoss("binary")
 
-    def step(pixels: torch.Tensor, masks: torch.Tensor) -> float:
-        images, target = pixels.float() / 255, masks.float()
-        logits = network(images)
-        loss = bce(logits, target) + dice(logits, target)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        return loss.item()
+def write_images(folder: Path, native: tuple[int, int], size: tuple[int, int], count: int) -> pd.DataFrame:
+    """Writes synthetic images with elliptic masks, as files and as pixel arrays; returns image_id and rle_mask."""
+    generator, masks, images = np.random.default_rng(0), [], []
+    for number in range(count):
+        image = cv2.GaussianBlur(generator.integers(0, 256, native, dtype=np.uint8), (0, 0), 2)
+        mask = np.zeros(native, np.uint8)
+        centre = tuple(int(side * generator.uniform(0.3, 0.7)) for side in native[::-1])
+        cv2.ellipse(mask, centre, (native[1] // 5, native[0] // 6), 0, 0, 360, (1,), -1)
+        cv2.imwrite(str(folder / f"{number:05}.png"), image)
+        images.append(image)
+        masks.append(mask)
+    fit = geometry.Geometry(size, "stretch", 1)
+    fitted = np.stack([geometry.image_to_network(image[..., None], fit) for image in images])
+    np.save(folder / "train_images.npy", fitted)
+    np.save(folder / "train_masks.npy", np.stack([geometry.mask_to_network(mask[None], fit) for mask in masks]))
+    return pd.DataFrame(
+        {"image_id": [f"{number:05}" for number in range(count)], "rle_mask": [rle.encode(mask) for mask in masks]}
+    )
+
+
+def endless(batches: Any) -> Iterator[Any]:
+    """Yields the batches of one epoch after another."""
+    while True:
+        yield from batches
+
+
+def notebook_step(folder: Path, table: pd.DataFrame, size: tuple[int, int], batch: int) -> Step:
+    """The notebook's loader and step."""
+    batches = endless(make_loader(SegmentationDataset(folder, table, size, True), batch, True))
+    notebook = Notebook()
+
+    def step() -> tuple[float, float]:
+        started = time.perf_counter()
+        images, masks = next(batches)
+        waited = time.perf_counter() - started
+        notebook.step(images, masks)
+        return waited, time.perf_counter() - started
 
     return step
 
 
-def our_step(channels: int) -> Callable[[torch.Tensor, torch.Tensor], float]:
+def our_step(folder: Path, count: int, batch: int) -> Step:
+    """The loader, network, loss, precision and optimiser that `train` uses."""
     compute = device.choose()
     run = Run(Recipe(name="speed", competition="sample"), load_competition("sample"), "speed")
-    inner = models.build(ModelSettings(), channels, 1, None)
-    network = models.SegmentationNetwork(inner, channels, "imagenet", 255).to(memory_format=torch.channels_last)
-    module = SegmentationModule(network, run, Member(0, 0), ([], []))
+    network = models.SegmentationNetwork(models.build(ModelSettings(), 1, 1, None), 1, "imagenet", 255)
+    module = SegmentationModule(network.to(memory_format=torch.channels_last), run, Member(0, 0), ([], []))
     optimizer = build_optimizer(run.recipe.train, *split_parameters(network))
+    dataset = loader.TrainDataset(folder, np.arange(count), Augmentation(AUGMENT), 0)
+    batches = endless(loader.train_loader(dataset, batch, 0))
 
-    def step(pixels: torch.Tensor, masks: torch.Tensor) -> float:
+    def step() -> tuple[float, float]:
+        started = time.perf_counter()
+        drawn = next(batches)
+        waited = time.perf_counter() - started
         with compute.autocast():
-            loss = module.loss(module.network(pixels), masks)
+            loss = module.loss(module.network(drawn.pixels), drawn.masks)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        return loss.item()
+        loss.item()
+        return waited, time.perf_counter() - started
 
     return step
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Prints images/s, the share of waiting, and the ratio."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, nargs=2, default=(128, 128))
+    parser.add_argument("--native", type=int, nargs=2, default=(101, 101))
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     torch.manual_seed(0)
-    pixels = torch.randint(0, 256, (options.batch, 1, *options.size), dtype=torch.uint8)
-    masks = (torch.rand(options.batch, 1, *options.size) < 0.2).to(torch.uint8)
-    steps = {"plain fp32 NCHW": plain_step(1), "pipeline": our_step(1)}
-    best = dict.fromkeys(steps, 0.0)
-    for round_number in range(options.rounds + 1):
-        for name, step in steps.items():
-            started = time.perf_counter()
-            for _ in range(options.steps):
-                step(pixels, masks)
-            rate = options.batch * options.steps / (time.perf_counter() - started)
-            best[name] = max(best[name], rate) if round_number else 0.0  # the first round warms up
-    ratio = best["pipeline"] / best["plain fp32 NCHW"]
+    size, native, count = tuple(options.size), tuple(options.native), options.batch * 16
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        table = write_images(folder, native, size, count)
+        steps = {
+            "notebook": notebook_step(folder, table, size, options.batch),
+            "pipeline": our_step(folder, count, options.batch),
+        }
+        rates: dict[str, list[float]] = {name: [] for name in steps}
+        waits: dict[str, list[float]] = {name: [] for name in steps}
+        for round_number in range(options.rounds + 1):
+            for name, step in steps.items():
+                waited, whole = np.array([step() for _ in range(options.steps)]).sum(0)
+                if round_number:  # the first round warms up
+                    rates[name].append(options.batch * options.steps / whole)
+                    waits[name].append(waited / whole)
+                time.sleep(1)  # the notebook's workers fill their queue before the other's turn
     where = f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
-    print(f"{date.today()}, {where}, {options.size[0]}×{options.size[1]}, batch {options.batch}")
-    for name, rate in best.items():
-        print(f"{name}: {rate:.1f} images/s")
-    print(f"ratio: {ratio:.2f}")
+    print(f"{date.today()}, {where}, {size[0]}×{size[1]} from {native[0]}×{native[1]}, batch {options.batch}")
+    for name in steps:
+        print(f"{name}: {np.median(rates[name]):.1f} images/s, waiting {np.median(waits[name]):.1%}")
+    ratios = np.array(rates["pipeline"]) / np.array(rates["notebook"])
+    print(f"ratio: {np.median(ratios):.2f} ({ratios.min():.2f} to {ratios.max():.2f} in {len(ratios)} rounds)")
 
 
 if __name__ == "__main__":

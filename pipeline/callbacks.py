@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import Callback, WeightAveraging
 from lightning.pytorch.callbacks import EarlyStopping as LightningEarlyStopping
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from rich.progress import Progress
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from pipeline.console import console
 from pipeline.geometry import IGNORE
@@ -49,11 +50,11 @@ class MovingAverage(WeightAveraging):
     """
 
     def __init__(self, decay: float) -> None:
-        def average(mean: torch.Tensor, current: torch.Tensor, updates: torch.Tensor | int) -> torch.Tensor:
+        def average(means: list[torch.Tensor], current: list[torch.Tensor], updates: torch.Tensor | int) -> None:
             now = min(decay, (1 + int(updates)) / (10 + int(updates)))
-            return mean + (current - mean) * (1 - now)  # not lerp: BatchNorm counts its batches in whole numbers
+            get_ema_multi_avg_fn(now)(means, current, updates)
 
-        super().__init__(avg_fn=average)
+        super().__init__(multi_avg_fn=average)
 
 
 class History(Callback):

@@ -38,7 +38,7 @@ def build_optimizer(settings: TrainSettings, encoder: list[Parameter], rest: lis
             name,
             lr=settings.learning_rate,
             weight_decay=settings.weight_decay,
-            **settings.optimizer_options,
+            **_fused(settings, name) | settings.optimizer_options,
         )
     # AssertionError and ImportError: those of apex and bitsandbytes without CUDA or the package
     except (AssertionError, ImportError, TypeError, ValueError) as error:
@@ -73,6 +73,16 @@ def _check_options(name: str, options: dict[str, Any]) -> None:
             f"train.optimizer_options: {name} has no setting {', '.join(unknown)}; it has {', '.join(real)} "
             "(and train.learning_rate and train.weight_decay)."
         )
+
+
+def _fused(settings: TrainSettings, name: str) -> dict[str, bool]:
+    """Returns the setting of torch's optimisers that updates all weights in one pass, where they have it.
+
+    Not with train.gradient_clip: float16 scales gradients back in that pass, when they can no longer be clipped.
+    """
+    optimizer = get_optimizer_class(name.removeprefix(LOOKAHEAD), bind_defaults=False)
+    has = "fused" in inspect.signature(optimizer).parameters
+    return {"fused": True} if has and not settings.gradient_clip else {}
 
 
 def _groups(settings: TrainSettings, encoder: list[Parameter], rest: list[Parameter]) -> list[dict[str, Any]]:

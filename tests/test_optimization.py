@@ -48,10 +48,17 @@ def same(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
     return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
+def test_weights_move_in_one_pass_unless_gradients_are_clipped() -> None:
+    assert built(network()).param_groups[0]["fused"] is True
+    assert not built(network(), gradient_clip=1.0).param_groups[0].get("fused")
+    assert not built(network(), optimizer_options={"fused": False}).param_groups[0]["fused"]
+    assert "fused" not in built(network(), optimizer="radam").param_groups[0]
+
+
 @pytest.mark.parametrize(("name", "reference"), [("adamw", torch.optim.AdamW), ("adam", torch.optim.Adam)])
 def test_steps_are_those_of_torch_with_decay_everywhere(name: str, reference: type[Optimizer]) -> None:
     ours, theirs = network(), network()
-    optimizer = reference(theirs.parameters(), lr=0.01, weight_decay=0.1)  # type: ignore[call-arg]
+    optimizer = reference(theirs.parameters(), lr=0.01, weight_decay=0.1, fused=True)  # type: ignore[call-arg]
     assert same(trained(ours, built(ours, optimizer=name), 0, 5), trained(theirs, optimizer, 0, 5))
     other = network()
     without = built(other, optimizer=name, weight_decay=0)

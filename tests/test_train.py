@@ -384,7 +384,7 @@ def test_a_moving_average_forgets_the_weights_of_the_start() -> None:
     shares = {}
     for decay in (0.999, 0.5):
         averaged = torch.optim.swa_utils.AveragedModel(
-            network, avg_fn=callbacks.MovingAverage(decay)._kwargs["avg_fn"], use_buffers=True
+            network, multi_avg_fn=callbacks.MovingAverage(decay)._kwargs["multi_avg_fn"], use_buffers=True
         )
         averaged.update_parameters(network)  # the first takes the weights as they are
         after = torch.nn.BatchNorm2d(1)

@@ -5,7 +5,7 @@
 reads   work/<competition>/<run>/predictions/oof_fold_<k>.npy, fold_<k>/epochs.npz, work/<competition>/images.parquet,
         outliers.csv, folds/<competition>.csv and its audit
 writes  work/<competition>/<run>/postprocess.json (decision, steps tried, scores, curves), oof_scores.csv (one row an
-        image), suspects.csv
+        image, its score with and without the decision), suspects.csv
 
 The score is that of all images but the broken ones, as the test set is not cleaned either; beside it stands that of the
 images clean left as they are. `tune.rows: cleaned` turns the two around.
@@ -57,7 +57,7 @@ class Tuned:
     nested: np.ndarray
     """Under decisions chosen without the image (n, …)."""
     untuned: np.ndarray
-    """Under the untuned decision (n, …)."""
+    """Under the untuned decision, of all images (N, …)."""
 
 
 def steps(run: Run) -> list[Step]:
@@ -86,7 +86,8 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
         true_area = special.pop("true_area")
     result = _result(tuned) | special
     result["scores"] = expectations.labelled(held, result)
-    rows = held.images.drop(columns="row").assign(true_area=true_area, score=tuned.score(tuned.everything))
+    scores = {"score": tuned.score(tuned.everything), "untuned": tuned.score(tuned.untuned)}
+    rows = held.images.drop(columns="row").assign(true_area=true_area, **scores)
     for path, rows_of in ((run.folder / "oof_scores.csv", rows), (run.suspects, suspected)):
         with workspace.writing(path) as temporary:
             rows_of.to_csv(temporary, index=False)
@@ -152,9 +153,9 @@ def _masks(held: HeldOut, counted: np.ndarray) -> tuple[Tuned, dict[str, Any], p
     choices = _choices(held, [problems[mix] for mix in mixed], row_sets, tried, told)
     final, decision, parts = problems[mixed[0]], choices[0].decision, [part for _, part in outer]
     nested = [one.problem.counts(one.decision, part) for one, part in zip(choices[1:], parts, strict=True)]
-    tuned = Tuned(held, counted, np.concatenate(parts), choices[0], mixed[0], final.score,
-                  final.counts(decision, np.arange(len(held.rows))), np.concatenate(nested),
-                  final.counts(final.untuned, counted))  # fmt: skip
+    everything, untuned = (final.counts(one, np.arange(len(held.rows))) for one in (decision, final.untuned))
+    tuned = Tuned(held, counted, np.concatenate(parts), choices[0], mixed[0], final.score, everything,
+                  np.concatenate(nested), untuned)  # fmt: skip
     evidence = final.evidence
     own = evidence.only(counted)
     scores = image_scores(own, decision, run.competition.metric).mean(1)
@@ -196,7 +197,7 @@ def _labels(held: HeldOut, counted: np.ndarray) -> tuple[Tuned, dict[str, Any], 
     found = label_tuning.confusions(held, [mixed[0], mixed[0], *distinct], [
         [decision, plain, *([choices[place].decision] * len(distinct))] for place in places
     ])  # fmt: skip
-    everything, untuned = found[0], found[1][counted]
+    everything, untuned = found[0], found[1]
     nested = np.stack([found[2 + distinct.index(mixed[places[number]])][number] for number in counted])
     tuned = Tuned(held, counted, counted, choices[0], mixed[0], problems[mixed[0]].score, everything, nested, untuned)
     return tuned, _described_labels(tuned, competition), suspects.of_labels(held.images, everything, competition)
@@ -220,7 +221,7 @@ def _result(tuned: Tuned) -> dict[str, Any]:
         "interval_95": interval(chosen, score, groups[tuned.counted]),
         "nested": float(score(tuned.nested.sum(0))),
         "nested_interval_95": interval(tuned.nested, score, groups[tuned.scored]),
-        "untuned": float(score(tuned.untuned.sum(0))),
+        "untuned": float(score(tuned.untuned[tuned.counted].sum(0))),
         "score_by_fold": {
             str(fold): float(score(chosen[folds[tuned.counted] == fold].sum(0)))
             for fold in np.unique(folds[tuned.counted])

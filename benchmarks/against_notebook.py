@@ -1,0 +1,51 @@
+"""How much better than the notebook is a run of ours, on the same held-out images after the same time?
+
+    python -m benchmarks.against_notebook NOTEBOOK_FOLDER WORK/COMPETITION/RUN
+
+Reads what benchmarks/baseline_notebook.py left (scores at threshold 0.5, of the weights of its best epoch) and a tuned
+run's oof_scores.csv. Prints both scores, and the difference on the images that both scored with its standard error and
+95 % interval (bootstrap over groups).
+"""
+
+import argparse
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from pipeline import workspace
+from pipeline.estimates import bootstrap, mean_counts, mean_score
+
+
+def main() -> None:
+    """Prints one row for our predictions untuned, and one tuned."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("notebook", type=Path)
+    parser.add_argument("run", type=Path)
+    options = parser.parse_args()
+    text = dict.fromkeys(("image_id", "group"), str)
+    theirs = pd.read_csv(options.notebook / "scores.csv", dtype=text, keep_default_na=False)
+    ours = pd.read_csv(options.run / "oof_scores.csv", dtype=text, keep_default_na=False)
+    history = pd.read_csv(options.notebook / "history.csv")
+    common = ours.merge(theirs.rename(columns={"score": "notebook"}), on="image_id")
+    result = workspace.read_json(options.run / "postprocess.json")
+    seconds = sum(workspace.read_json(file)["seconds"] for file in options.run.glob("fold_*/fold.json"))
+    spent = history["seconds"].iloc[-1]
+    print(
+        f"{date.today()}, {result['metric']}, {len(common)} images both scored; notebook {len(history)} epochs in "
+        f"{spent:.0f} s, {options.run.name} {seconds:.0f} s of training; nested {result['nested']:.4f}"
+    )
+    print("| ours | score | notebook | difference ± standard error [95 %] |\n|---|---|---|---|")
+    for name, column in (("untuned", "untuned"), ("tuned", "score")):
+        differences = mean_counts((common[column] - common["notebook"]).to_numpy())
+        draws = bootstrap(differences, mean_score, common["group"].to_numpy())
+        low, high = np.quantile(draws, [0.025, 0.975])
+        print(
+            f"| {name} | {common[column].mean():.4f} | {common['notebook'].mean():.4f} | "
+            f"{mean_score(differences.sum(0)):+.4f} ± {draws.std():.4f} [{low:+.4f}, {high:+.4f}] |"
+        )
+
+
+if __name__ == "__main__":
+    main()
