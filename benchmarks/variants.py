@@ -32,7 +32,9 @@ from pipeline.held_out import Mix, held_out
 from pipeline.metrics import pooled_score
 from pipeline.postprocess import Biases, decision_of
 from pipeline.recipe import load_recipe
-from pipeline.workspace import Run
+from pipeline.stages import evaluate
+from pipeline.stages.tune import counted_rows
+from pipeline.workspace import Run, read_json
 
 
 @dataclass(frozen=True)
@@ -77,13 +79,18 @@ class Trial:
         return workspace.open_run(self.recipe, assignments=self.assignments, name=self.name)
 
 
-class Scores(NamedTuple):
-    """Counts of every held-out image, of which `score` takes the sum."""
+class Counts(NamedTuple):
+    """What the score of some images is a function of."""
 
-    untuned: np.ndarray
-    tuned: np.ndarray
+    values: np.ndarray
+    """(N, …), one entry an image; `score` takes the sum."""
     groups: np.ndarray
     score: Score
+
+    @property
+    def mean(self) -> float:
+        """The score of all."""
+        return float(self.score(self.values.sum(0)))
 
 
 def write_excluded(run: Run, fold: int, images: int) -> str:
@@ -101,7 +108,8 @@ def train(trial: Trial, threads: int) -> int:
     """Runs the pipeline for a trial, with a log beside the run's folder, and returns its exit code."""
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     options = [part for one in trial.assignments for part in ("--set", one)]
-    command = [sys.executable, "-m", "pipeline", "run", trial.recipe, "--name", trial.name, "--to", "tune", *options]
+    last = "evaluate" if evaluate.wanted(trial.open().competition) else "tune"
+    command = [sys.executable, "-m", "pipeline", "run", trial.recipe, "--name", trial.name, "--to", last, *options]
     log = workspace.root() / "work" / f"{trial.name}.log"
     with log.open("w", encoding="utf-8") as file:
         code = subprocess.run(command, env=environment, stdout=file, stderr=subprocess.STDOUT, check=False).returncode
@@ -109,57 +117,68 @@ def train(trial: Trial, threads: int) -> int:
     return code
 
 
-def read(run: Run, present: bool) -> Scores:
-    """Returns the counts of a tuned run, or of its images with a mask alone."""
-    if run.competition.kind != "multiclass":
-        rows = pd.read_csv(run.folder / "oof_scores.csv", dtype={"group": str}, keep_default_na=False)
-        counted = rows[(rows["use"] == "train") | (run.recipe.tune.rows == "raw")]
-        counted = counted[(counted["true_area"] > 0) | (not present)]
-        untuned, tuned = (mean_counts(counted[name].to_numpy()) for name in ("untuned", "score"))
-        return Scores(untuned, tuned, counted["group"].to_numpy(), mean_score)
+def read(run: Run, present: bool) -> dict[str, Counts]:
+    """Returns the counts of a finished run's held-out images, or those with a mask, and of a test set with truth."""
+    found = _labels(run) if run.competition.kind == "multiclass" else _masks(run, present)
+    if (run.folder / "test_scores.csv").exists():
+        test = pd.read_csv(run.folder / "test_scores.csv", keep_default_na=False)
+        found["test set"] = Counts(mean_counts(test[run.competition.metric].to_numpy()), test["image_id"], mean_score)
+    return found
+
+
+def _masks(run: Run, present: bool) -> dict[str, Counts]:
+    rows = pd.read_csv(run.folder / "oof_scores.csv", dtype={"group": str}, keep_default_na=False)
+    rows = rows[counted_rows(rows, run.recipe.tune.rows) & ((rows["true_area"] > 0) | (not present))]
+    groups = rows["group"].to_numpy()
+    columns = {"untuned": "untuned", "tuned": "score"}
+    return {name: Counts(mean_counts(rows[one].to_numpy()), groups, mean_score) for name, one in columns.items()}
+
+
+def _labels(run: Run) -> dict[str, Counts]:
     held = held_out(run)
     mix = Mix(sources.plain_of(run), sources.weights_of(run))
-    plain = Biases((0.0,) * len(run.competition.classes), run.never)
-    decision = decision_of(workspace.read_json(run.postprocess))
-    assert isinstance(decision, Biases)
-    untuned, tuned = label_tuning.confusions(held, [mix, mix], [[plain, decision]] * len(held.rows))
-    counted = (held.images["use"] == "train").to_numpy() | (run.recipe.tune.rows == "raw")
-    groups = held.images["group"].to_numpy()[counted]
-    return Scores(untuned[counted], tuned[counted], groups, pooled_score(run.competition))
+    untuned, tuned = Biases((0.0,) * len(run.competition.classes), run.never), decision_of(read_json(run.postprocess))
+    assert isinstance(tuned, Biases)
+    both = label_tuning.confusions(held, [mix, mix], [[untuned, tuned]] * len(held.rows))
+    counted = counted_rows(held.images, run.recipe.tune.rows)
+    groups, score = held.images["group"].to_numpy()[counted], pooled_score(run.competition)
+    return {name: Counts(one[counted], groups, score) for name, one in zip(("untuned", "tuned"), both, strict=True)}
 
 
-def difference(first: np.ndarray, other: np.ndarray, scores: Scores) -> str:
-    """Returns how much higher the score of `other` is than that of `first`, counts of the same images."""
-    value = scores.score(other.sum(0)) - scores.score(first.sum(0))
-    draws = bootstrap(other, scores.score, scores.groups) - bootstrap(first, scores.score, scores.groups)
+def difference(first: Counts, other: Counts) -> str:
+    """Returns how much higher the score of `other` is than that of `first`, of the same images."""
+    draws = np.subtract(*(bootstrap(one.values, one.score, one.groups) for one in (other, first)))
     low, high = np.quantile(draws, [0.025, 0.975])
-    return f"{value:+.4f} ± {draws.std():.4f} [{low:+.4f}, {high:+.4f}]"
+    return f"{other.mean - first.mean:+.4f} ± {draws.std():.4f} [{low:+.4f}, {high:+.4f}]"
 
 
-def rows(experiment: Experiment, names: list[str]) -> Iterator[str]:
-    """Yields one row of the table for every finished trial, each beside the first variant of its seed."""
-    firsts = {seed: experiment.trial(next(iter(experiment.variants)), seed).open() for seed in experiment.seeds}
-    present = experiment.present
-    first_scores = {seed: read(run, present) for seed, run in firsts.items() if run.postprocess.exists()}
+def table(experiment: Experiment, names: list[str]) -> Iterator[str]:
+    """Yields the lines of a table: every finished trial beside the first variant with its seed."""
+    header: list[str] = []
     for name in names:
         for seed in experiment.seeds:
+            first = experiment.trial(next(iter(experiment.variants)), seed).open()
             run = experiment.trial(name, seed).open()
-            if not run.postprocess.exists() or seed not in first_scores:
+            if not (run.postprocess.exists() and first.postprocess.exists()):
                 continue
-            scores, result = read(run, present), workspace.read_json(run.postprocess)
-            folds = [workspace.read_json(run.fold(fold, seed) / "fold.json") for fold in experiment.folds]
-            pairs = zip(first_scores[seed][:2], scores[:2], strict=True)
-            differences = ["first"] * 2 if run.name == firsts[seed].name else [difference(*p, scores) for p in pairs]
-            untuned, tuned = (scores.score(counts.sum(0)) for counts in scores[:2])
-            epochs = ", ".join(str(fold["best_epoch"] + 1) for fold in folds)
-            speed, minutes = (
-                np.mean([fold["images_per_second"] for fold in folds]),
-                sum(f["seconds"] for f in folds) / 60,
-            )
-            yield (
-                f"| {name} | {seed} | {untuned:.4f} | {differences[0]} | {tuned:.4f} | {differences[1]} | "
-                f"{result['nested']:.4f} | {epochs} | {speed:.1f} | {minutes:.1f} min |"
-            )
+            scores = read(run, experiment.present)
+            if not header:
+                each = [column for one in scores for column in (one, "difference [95 %]")]
+                header = ["variant", "seed", *each, "nested", "best epochs", "images/s", "training"]
+                yield f"| {' | '.join(header)} |\n{'|---' * len(header)}|"
+            firsts = read(first, experiment.present)
+            cells = [name, str(seed)]
+            for column, counts in scores.items():
+                beside = "first" if run.name == first.name else difference(firsts[column], counts)
+                cells += [f"{counts.mean:.4f}", beside]
+            folds = [read_json(run.fold(fold, seed) / "fold.json") for fold in experiment.folds]
+            cells += [
+                f"{read_json(run.postprocess)['nested']:.4f}",
+                ", ".join(str(fold["best_epoch"] + 1) for fold in folds),
+                f"{np.mean([fold['images_per_second'] for fold in folds]):.1f}",
+                f"{sum(fold['seconds'] for fold in folds) / 60:.1f} min",
+            ]
+            yield f"| {' | '.join(cells)} |"
 
 
 def main() -> None:
@@ -188,10 +207,8 @@ def main() -> None:
             list(pool.map(train, trials, [threads] * len(trials)))
     held_out_folds = ", ".join(map(str, experiment.folds))
     print(f"{date.today()}, {experiment.recipe}, fold {held_out_folds}, {experiment.images or 'all'} training images")
-    print("| variant | seed | untuned | difference | tuned | difference | nested | best epoch | images/s | training |")
-    print("|---" * 10 + "|")
-    for row in rows(experiment, names):
-        print(row, flush=True)
+    for line in table(experiment, names):
+        print(line, flush=True)
 
 
 if __name__ == "__main__":
