@@ -12,5 +12,5 @@ failed=
 [[ -z $failed ]] || echo "run_tests: failed so far: $failed (the exit code says so whatever pytest says)" >&2
 
 # two processes of one thread each: many tests keep one core busy; `-n 0` runs them in this one, for a debugger
-"$PYTHON" -m pytest -n 2 --dist loadfile "$@" || exit $?
+"$PYTHON" -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@" || exit $?
 [[ -z $failed ]]

@@ -23,7 +23,7 @@ import pandas as pd
 import torch
 
 from benchmarks.baseline_notebook import Notebook, SegmentationDataset, make_loader
-from pipeline import device, geometry, loader, models, rle
+from pipeline import device, fit, geometry, loader, models, rle
 from pipeline.augment import Augmentation
 from pipeline.competition import load_competition
 from pipeline.lightning_module import SegmentationModule, split_parameters
@@ -47,10 +47,10 @@ def write_images(folder: Path, native: tuple[int, int], size: tuple[int, int], c
         cv2.imwrite(str(folder / f"{number:05}.png"), image)
         images.append(image)
         masks.append(mask)
-    fit = geometry.Geometry(size, "stretch", 1)
-    fitted = np.stack([geometry.image_to_network(image[..., None], fit) for image in images])
+    stretched = geometry.Geometry(size, "stretch", 1)
+    fitted = np.stack([geometry.image_to_network(image[..., None], stretched) for image in images])
     np.save(folder / "train_images.npy", fitted)
-    np.save(folder / "train_masks.npy", np.stack([geometry.mask_to_network(mask[None], fit) for mask in masks]))
+    np.save(folder / "train_masks.npy", np.stack([geometry.mask_to_network(mask[None], stretched) for mask in masks]))
     return pd.DataFrame(
         {"image_id": [f"{number:05}" for number in range(count)], "rle_mask": [rle.encode(mask) for mask in masks]}
     )
@@ -65,13 +65,14 @@ def endless(batches: Any) -> Iterator[Any]:
 def notebook_step(folder: Path, table: pd.DataFrame, size: tuple[int, int], batch: int) -> Step:
     """The notebook's loader and step."""
     batches = endless(make_loader(SegmentationDataset(folder, table, size, True), batch, True))
-    notebook = Notebook()
+    notebook, where = Notebook(), device.choose().device
+    notebook.model.to(where)
 
     def step() -> tuple[float, float]:
         started = time.perf_counter()
         images, masks = next(batches)
         waited = time.perf_counter() - started
-        notebook.step(images, masks)
+        notebook.step(images.to(where), masks.to(where))
         return waited, time.perf_counter() - started
 
     return step
@@ -82,17 +83,19 @@ def our_step(folder: Path, count: int, batch: int) -> Step:
     compute = device.choose()
     run = Run(Recipe(name="speed", competition="sample"), load_competition("sample"), "speed")
     network = models.SegmentationNetwork(models.build(ModelSettings(), 1, 1, None), 1, "imagenet", 255)
-    module = SegmentationModule(network.to(memory_format=torch.channels_last), run, Member(0, 0), ([], []))
+    network.to(compute.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    module = SegmentationModule(network, run, Member(0, 0), ([], []))
     optimizer = build_optimizer(run.recipe.train, *split_parameters(network))
     dataset = loader.TrainDataset(folder, np.arange(count), Augmentation(AUGMENT), 0)
-    batches = endless(loader.train_loader(dataset, batch, 0))
+    batches = endless(loader.train_loader(dataset, batch, fit.loader_workers(run, compute)))
 
     def step() -> tuple[float, float]:
         started = time.perf_counter()
         drawn = next(batches)
         waited = time.perf_counter() - started
         with compute.autocast():
-            loss = module.loss(module.network(drawn.pixels), drawn.masks)
+            pixels, masks = (one.to(compute.device, non_blocking=True) for one in drawn[:2])
+            loss = module.loss(module.network(pixels), masks)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -129,7 +132,9 @@ def main() -> None:
                     rates[name].append(options.batch * options.steps / whole)
                     waits[name].append(waited / whole)
                 time.sleep(1)  # the notebook's workers fill their queue before the other's turn
-    where = f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    where = (
+        f"{platform.machine()}, {device.choose().accelerator}, {torch.get_num_threads()} threads, {torch.__version__}"
+    )
     print(f"{date.today()}, {where}, {size[0]}×{size[1]} from {native[0]}×{native[1]}, batch {options.batch}")
     for name in steps:
         print(f"{name}: {np.median(rates[name]):.1f} images/s, waiting {np.median(waits[name]):.1%}")

@@ -27,6 +27,11 @@ TRAIN_IDS = [f"a{number:02}" for number in range(1, 13)]
 TEST_IDS = ["t1", "t2", "t3", "t4"]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Starts with the longest file, so that the other process is not done long before it."""
+    items.sort(key=lambda item: item.path.name != "test_end_to_end.py")
+
+
 def encoded(image: np.ndarray, suffix: str = "tif") -> bytes:
     """The bytes of an image file; RGB images are given and stored as RGB."""
     if suffix == "tif":
