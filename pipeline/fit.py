@@ -173,7 +173,7 @@ def _loaders(
 ) -> tuple[Any, Any]:
     settings, image = run.recipe.train, run.recipe.image
     workers = loader_workers(run, compute)
-    augmentation = Augmentation(run.recipe.augment)
+    augmentation = Augmentation(run.recipe.augment if settings.augment_on == "loader" else [])
     preprocess = Preprocess(image.preprocess) if image.preprocess else None
     crop, crops = (image.size, settings.crops or image.crops_to_cover) if image.store else (None, 1)
     presence = sampling.presence_of(images, run.competition.classes)[chosen.train]

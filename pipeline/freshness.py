@@ -9,7 +9,7 @@ import hashlib
 import json
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -31,6 +31,8 @@ class Step:
     settings: dict[str, Any]
     fold: int | None = None
     seed: int = 0
+    defaults: dict[str, Any] = field(default_factory=dict)
+    """What settings were before they could be set: a manifest that does not know one was made with this."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,9 @@ def stale(step: Step, manifest: Path | None = None) -> list[Reason]:
     reasons = [Reason("output", f"{name} is missing") for name in missing]
     old, new = record["inputs"], fingerprint(step.inputs, record["inputs"])
     reasons += [Reason("input", f"{name} changed") for name in _differing(_hashes(old), _hashes(new))[:3]]
-    before, now = flatten(record["settings"]), flatten(json.loads(json.dumps(step.settings)))
+    now, defaults = (flatten(json.loads(json.dumps(one))) for one in (step.settings, step.defaults))
+    before = flatten(record["settings"])
+    before |= {key: defaults[key] for key in now if key in defaults and key not in before}
     reasons += [Reason("settings", f"{key}: {before.get(key)} → {now.get(key)}") for key in _differing(before, now)]
     changed = _differing(record["code"], code(step.stage))
     if changed:

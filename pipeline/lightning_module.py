@@ -7,6 +7,7 @@ import torch
 from lightning.pytorch import LightningModule
 
 from pipeline import metrics
+from pipeline.device_augment import device_augmentation
 from pipeline.errors import PipelineError
 from pipeline.geometry import IGNORE
 from pipeline.loader import Batch
@@ -37,6 +38,7 @@ class SegmentationModule(LightningModule):
         self.loss = WeightedLoss(run.recipe.loss, run.competition.kind, run.recipe.model.presence)
         self.member, self.ids, self.curve = member, ids, curve
         self.seed = seed_of(member)
+        self.augmentation = device_augmentation(run.recipe)
         self.schedule: Schedule | None = None
         self.schedule_state: dict[str, Any] | None = None
         self.train_counts: list[torch.Tensor] = []
@@ -78,6 +80,7 @@ class SegmentationModule(LightningModule):
         Raises:
             PipelineError: it is no number.
         """
+        batch = self._augmented(batch, index)
         output, masks = self.network(batch.pixels), self._without_ignored(batch.masks)
         loss = self._weighted(output, masks, batch)
         if not torch.isfinite(loss):
@@ -162,6 +165,14 @@ class SegmentationModule(LightningModule):
         return torch.stack([plane.sum((2, 3)) for plane in planes], 1)
 
     # --- details ---
+
+    def _augmented(self, batch: Batch, index: int) -> Batch:
+        """The batch by the draws of its epoch and number, where the loader has not augmented it."""
+        if self.augmentation is None:
+            return batch
+        seed = derive_seed(self.seed, self.current_epoch, index, 7)  # 1 to 6 are the loader's
+        pixels, masks = self.augmentation(batch.pixels, batch.masks, seed)
+        return batch._replace(pixels=pixels, masks=masks)
 
     def _weighted(self, output: Output, masks: torch.Tensor, batch: Batch) -> torch.Tensor:
         """The loss; with labelled test images, the mean of theirs and the others', each by number and weight."""

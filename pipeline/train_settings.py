@@ -258,6 +258,9 @@ class TrainSettings(Settings):
     pseudo: PseudoSettings | None = None
     sampler: SamplerSettings = SamplerSettings()
     mix: MixSettings = MixSettings()
+    augment_on: Literal["loader", "device"] = "loader"
+    """Where `augment` is applied: image by image in the loader, or on the device that trains, to whole batches, which
+    some transforms and settings cannot be; `train.mix` then comes before it and not after it."""
     precision: Literal["auto", "32", "bf16", "16"] = "auto"
     """`auto` takes what the device is fast at, and says why."""
     compile: bool = False

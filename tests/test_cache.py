@@ -110,6 +110,15 @@ def test_changed_settings_say_from_what_to_what(step: Step) -> None:
     assert texts == ["augment: [{'Flip': {'p': 0.5}}] → []", "new: None → True", "train.epochs: 3 → 5"]
 
 
+def test_a_new_setting_changes_nothing_while_it_has_its_default(step: Step) -> None:
+    settings = step.settings | {"new": {"on": "loader", "sides": (1, 2)}}
+    assert {reason.kind for reason in stale(changed(step, settings=settings))} == {"settings"}
+    defaults = {"new": {"on": "loader", "sides": (1, 2)}, "metric": "other"}
+    assert stale(changed(step, settings=settings, defaults=defaults)) == []
+    texts = [reason.text for reason in stale(changed(step, settings=settings, defaults={"new": {"on": "device"}}))]
+    assert texts == ["new.on: device → loader", "new.sides: None → [1, 2]"]
+
+
 def test_changed_code_names_the_modules(step: Step, monkeypatch: pytest.MonkeyPatch) -> None:
     now = freshness.code("tune")
     gone = {name: value for name, value in now.items() if name != "rle.py"}

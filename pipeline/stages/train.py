@@ -28,6 +28,7 @@ from pipeline.console import console, progress_bar
 from pipeline.errors import PipelineError
 from pipeline.folds import drop_list, leak_remark, read_folds, read_outliers
 from pipeline.freshness import Reason, Step
+from pipeline.recipe import Recipe
 from pipeline.targets import Chosen, choose, sources
 from pipeline.workspace import Member, Run, shown
 
@@ -64,7 +65,8 @@ def _step(run: Run, member: Member, settings: dict[str, Any]) -> Step:
     settings = settings | {"seed": member.seed}
     outputs = (*run.weights(member), *(folder / name for name in SUMMARIES))
     title = f"train {member.title}"
-    return Step("train", title, folder / "manifest.json", inputs, outputs, settings, member.fold, member.seed)
+    defaults = Recipe(name="", competition="").model_dump(mode="json", include=PARTS)
+    return Step("train", title, folder / "manifest.json", inputs, outputs, settings, member.fold, member.seed, defaults)
 
 
 def _own_files(run: Run) -> list[Path]:
@@ -116,6 +118,7 @@ def preflight(run: Run) -> None:
         _require_masks(run)
     from pipeline import device, fit, models, optimization, weights
     from pipeline.augment import Augmentation, Preprocess
+    from pipeline.device_augment import device_augmentation
     from pipeline.lightning_module import split_parameters
     from pipeline.losses import WeightedLoss
     from pipeline.mix import Mixer
@@ -123,6 +126,7 @@ def preflight(run: Run) -> None:
     device.choose(run.recipe.train.precision)
     source = weights.resolve(run.recipe.model)
     Augmentation(run.recipe.augment)
+    device_augmentation(run.recipe)
     Preprocess(run.recipe.image.preprocess)
     network = models.build(run.recipe.model, run.recipe.image.channels, len(run.competition.classes), source)
     optimization.build_optimizer(run.recipe.train, *split_parameters(network))
