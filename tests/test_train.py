@@ -392,6 +392,6 @@ def test_a_moving_average_forgets_the_weights_of_the_start() -> None:
         after.num_batches_tracked += 7
         for _ in range(240):
             averaged.update_parameters(after)
-        shares[decay] = float(averaged.module.weight)
+        shares[decay] = float(averaged.module.weight.detach())
         assert averaged.module.num_batches_tracked.dtype == torch.int64
     assert 0 <= shares[0.5] <= shares[0.999] < 1e-6  # without a warm-up it would be 0.999 ** 240 = 0.79
