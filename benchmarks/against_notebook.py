@@ -11,11 +11,11 @@ import argparse
 from datetime import date
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
+from benchmarks.variants import Counts, difference
 from pipeline import workspace
-from pipeline.estimates import bootstrap, mean_counts, mean_score
+from pipeline.estimates import mean_counts, mean_score
 
 
 def main() -> None:
@@ -38,13 +38,11 @@ def main() -> None:
     )
     print("| ours | score | notebook | difference ± standard error [95 %] |\n|---|---|---|---|")
     for name, column in (("untuned", "untuned"), ("tuned", "score")):
-        differences = mean_counts((common[column] - common["notebook"]).to_numpy())
-        draws = bootstrap(differences, mean_score, common["group"].to_numpy())
-        low, high = np.quantile(draws, [0.025, 0.975])
-        print(
-            f"| {name} | {common[column].mean():.4f} | {common['notebook'].mean():.4f} | "
-            f"{mean_score(differences.sum(0)):+.4f} ± {draws.std():.4f} [{low:+.4f}, {high:+.4f}] |"
+        here, there = (
+            Counts(mean_counts(common[one].to_numpy()), common["group"].to_numpy(), mean_score)
+            for one in (column, "notebook")
         )
+        print(f"| {name} | {here.mean:.4f} | {there.mean:.4f} | {difference(there, here)} |")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,7 +31,6 @@ from pipeline.folds import read_folds
 from pipeline.held_out import Mix, held_out
 from pipeline.metrics import pooled_score
 from pipeline.postprocess import Biases, decision_of
-from pipeline.recipe import load_recipe
 from pipeline.stages import evaluate
 from pipeline.stages.tune import counted_rows
 from pipeline.workspace import Run, read_json
@@ -155,21 +154,21 @@ def difference(first: Counts, other: Counts) -> str:
 def table(experiment: Experiment, names: list[str]) -> Iterator[str]:
     """Yields the lines of a table: every finished trial beside the first variant with its seed."""
     header: list[str] = []
+    opened = {seed: experiment.trial(next(iter(experiment.variants)), seed).open() for seed in experiment.seeds}
+    firsts = {seed: read(run, experiment.present) for seed, run in opened.items() if run.postprocess.exists()}
     for name in names:
-        for seed in experiment.seeds:
-            first = experiment.trial(next(iter(experiment.variants)), seed).open()
-            run = experiment.trial(name, seed).open()
-            if not (run.postprocess.exists() and first.postprocess.exists()):
+        for seed in firsts:
+            run, first = experiment.trial(name, seed).open(), opened[seed]
+            if not run.postprocess.exists():
                 continue
-            scores = read(run, experiment.present)
+            scores = firsts[seed] if run.name == first.name else read(run, experiment.present)
             if not header:
                 each = [column for one in scores for column in (one, "difference [95 %]")]
                 header = ["variant", "seed", *each, "nested", "best epochs", "images/s", "training"]
                 yield f"| {' | '.join(header)} |\n{'|---' * len(header)}|"
-            firsts = read(first, experiment.present)
             cells = [name, str(seed)]
             for column, counts in scores.items():
-                beside = "first" if run.name == first.name else difference(firsts[column], counts)
+                beside = "first" if run.name == first.name else difference(firsts[seed][column], counts)
                 cells += [f"{counts.mean:.4f}", beside]
             folds = [read_json(run.fold(fold, seed) / "fold.json") for fold in experiment.folds]
             cells += [
@@ -191,16 +190,14 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="train nothing")
     options = parser.parse_args()
     experiment = Experiment(**yaml.safe_load(options.experiment.read_text(encoding="utf-8")))
-    if options.seeds:
-        experiment.seeds[:] = options.seeds
+    experiment = replace(experiment, seeds=options.seeds or experiment.seeds)
     if experiment.images:
         run = workspace.open_run(experiment.recipe, assignments=[])
         (fold,) = experiment.folds
-        experiment.set["train.exclude"] = write_excluded(run, fold, experiment.images)
+        excluded = write_excluded(run, fold, experiment.images)
+        experiment = replace(experiment, set=experiment.set | {"train.exclude": excluded})
     names = options.only or list(experiment.variants)
     trials = [experiment.trial(name, seed) for seed in experiment.seeds for name in names]
-    for recipe in {trial.recipe for trial in trials}:
-        load_recipe(recipe)
     if not options.table:
         threads = max(1, len(os.sched_getaffinity(0)) // options.jobs)
         with ThreadPoolExecutor(options.jobs) as pool:
