@@ -9,7 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from filelock import FileLock, Timeout
+
 from pipeline.competition import Competition, SplitSettings, load_competition
+from pipeline.console import console
 from pipeline.errors import PipelineError
 from pipeline.recipe import FOLDER as RECIPES
 from pipeline.recipe import Recipe, load_recipe
@@ -351,6 +354,28 @@ def writing(path: Path) -> Iterator[Path]:
             shutil.rmtree(temporary)
         else:
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Lets one process at a time work in a folder; a second waits and says so. The lock ends with its process.
+
+    Raises:
+        PipelineError: the folder cannot be written to.
+    """
+    lock = FileLock(folder / ".lock")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire(blocking=False)
+    except Timeout:
+        console.print(f"another process works in {shown(folder)}; waiting until it is done")
+        lock.acquire()
+    except OSError as error:
+        raise PipelineError(f"{shown(folder)} could not be written: {error.strerror}. Nothing was changed.") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def require_space(path: Path, needed: int, what: str) -> None:

@@ -18,6 +18,8 @@ from pipeline.teachers import check_members
 from pipeline.workspace import Run
 
 STAGES = ("decode", "clean", "split", "train", "predict", "tune", "encode", "evaluate", "report")
+SHARED = ("decode", "clean", "split")
+"""The stages whose files all runs of a competition share."""
 NEED_TEST = ("encode", "evaluate", "report")
 """The stages that cannot do without predictions of the test images."""
 
@@ -78,6 +80,11 @@ def run_stage(run: Run, stage: str, force: bool = False, strict: bool = False) -
         PipelineError: bad input, or finished work that would be thrown away.
     """
     require_test(run, stage)
+    with workspace.alone(run.competition_folder if stage in SHARED else run.folder):
+        _run_stage(run, stage, force, strict)
+
+
+def _run_stage(run: Run, stage: str, force: bool, strict: bool) -> None:
     module, found = importlib.import_module(f"pipeline.stages.{stage}"), states(run, stage)
     if not found:  # evaluate, where no truth is known; train and predict, where nothing is trained
         return
