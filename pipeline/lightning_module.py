@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import LightningModule
+from torch.nn import functional
 
 from pipeline import metrics
 from pipeline.device_augment import device_augmentation
@@ -80,7 +81,7 @@ class SegmentationModule(LightningModule):
         Raises:
             PipelineError: it is no number.
         """
-        batch = self._augmented(batch, index)
+        batch = self._sized(self._augmented(batch, index))
         output, masks = self.network(batch.pixels), self._without_ignored(batch.masks)
         loss = self._weighted(output, masks, batch)
         if not torch.isfinite(loss):
@@ -173,6 +174,13 @@ class SegmentationModule(LightningModule):
         seed = derive_seed(self.seed, self.current_epoch, index, 7)  # 1 to 6 are the loader's
         pixels, masks = self.augmentation(batch.pixels, batch.masks, seed)
         return batch._replace(pixels=pixels, masks=masks)
+
+    def _sized(self, batch: Batch) -> Batch:
+        """The batch at half the size, in the epochs of train.half_size: the mean around every other pixel, and its mask."""
+        if self.current_epoch >= round(self.recipe.train.half_size * self.recipe.train.epochs):
+            return batch
+        pixels = functional.avg_pool2d(batch.pixels.float(), 3, 2, 1, count_include_pad=False)
+        return batch._replace(pixels=pixels, masks=batch.masks[..., ::2, ::2])
 
     def _weighted(self, output: Output, masks: torch.Tensor, batch: Batch) -> torch.Tensor:
         """The loss; with labelled test images, the mean of theirs and the others', each by number and weight."""

@@ -217,6 +217,9 @@ class TrainSettings(Settings):
     """A CSV with a column image_id, e.g. a copy of suspects.csv: these images are left out of training besides the
     dropped ones. A relative path starts at the folder that holds input/ and work/."""
     epochs: int = Field(30, ge=1)
+    half_size: float = Field(0.0, ge=0, lt=1)
+    """Share of the epochs, from the first on, that train on images of half the height and width: coarse shapes are
+    learnt in less time (progressive resizing, Howard 2018). Scores are always those of whole images."""
     batch_size: int = Field(16, ge=1)
     accumulate: int = Field(1, ge=1)
     """How many batches' gradients are added up before a step."""
