@@ -176,7 +176,7 @@ class SegmentationModule(LightningModule):
         return batch._replace(pixels=pixels, masks=masks)
 
     def _sized(self, batch: Batch) -> Batch:
-        """The batch at half the size, in the epochs of train.half_size: the mean around every second pixel, its mask."""
+        """The batch at half the size, in the epochs of train.half_size: means around every second pixel."""
         if self.current_epoch >= round(self.recipe.train.half_size * self.recipe.train.epochs):
             return batch
         pixels = functional.avg_pool2d(batch.pixels.float(), 3, 2, 1, count_include_pad=False)
