@@ -233,9 +233,19 @@ def test_a_second_process_waits_until_the_first_is_gone(root: Path) -> None:
             second.kill()
 
 
-def test_a_folder_that_cannot_be_written_to_is_a_sentence(root: Path) -> None:
+@pytest.mark.parametrize("error", [NotImplementedError("no flock"), PermissionError(13, "Permission denied")])
+def test_where_there_are_no_locks_work_goes_on(root: Path, error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def acquire(self: workspace.FileLock, blocking: bool) -> None:
+        raise error
+
+    monkeypatch.setattr(workspace.FileLock, "acquire", acquire)
+    with workspace.alone(root / "work"):
+        assert (root / "work").is_dir()
+
+
+def test_a_folder_that_cannot_be_made_is_a_sentence(root: Path) -> None:
     (root / "work").write_text("a file")
-    message = r"work/sample could not be written: Not a directory\. Nothing was changed\."
+    message = r"work/sample could not be made: Not a directory\. Nothing was changed\."
     with pytest.raises(PipelineError, match=message), workspace.alone(root / "work" / "sample"):
         raise AssertionError("entered")
 
