@@ -212,44 +212,6 @@ def test_a_kill_while_writing_changes_nothing(root: Path) -> None:
     assert [file.read_text() for file in root.iterdir()] == ["new"]  # the next writer clears what the kill left
 
 
-def test_a_second_process_waits_until_the_first_is_gone(root: Path) -> None:
-    script = (
-        "import sys; from pathlib import Path; from pipeline.workspace import alone\n"
-        "with alone(Path(sys.argv[1])):\n"
-        "    print('in', flush=True); sys.stdin.read()\n"
-    )
-
-    def start() -> subprocess.Popen[str]:
-        command = [sys.executable, "-c", script, str(root / "work")]
-        return subprocess.Popen(command, cwd=REPOSITORY, stdin=-1, stdout=-1, stderr=-1, text=True)
-
-    with start() as first:
-        assert first.stdout and first.stdout.readline() == "in\n"
-        with start() as second:
-            assert second.stderr and second.stdout
-            assert second.stderr.readline() == "another process works in work; waiting until it is done\n"
-            first.kill()
-            assert second.stdout.readline() == "in\n"
-            second.kill()
-
-
-@pytest.mark.parametrize("error", [NotImplementedError("no flock"), PermissionError(13, "Permission denied")])
-def test_where_there_are_no_locks_work_goes_on(root: Path, error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
-    def acquire(self: workspace.FileLock, blocking: bool) -> None:
-        raise error
-
-    monkeypatch.setattr(workspace.FileLock, "acquire", acquire)
-    with workspace.alone(root / "work"):
-        assert (root / "work").is_dir()
-
-
-def test_a_folder_that_cannot_be_made_is_a_sentence(root: Path) -> None:
-    (root / "work").write_text("a file")
-    message = r"work/sample could not be made: Not a directory\. Nothing was changed\."
-    with pytest.raises(PipelineError, match=message), workspace.alone(root / "work" / "sample"):
-        raise AssertionError("entered")
-
-
 # --- places ----------------------------------------------------------------------------------------------------------
 
 

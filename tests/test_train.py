@@ -16,14 +16,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from pipeline import callbacks, freshness, stages, workspace
 from pipeline.errors import PipelineError
-from pipeline.lightning_module import SegmentationModule
-from pipeline.loader import Batch
-from pipeline.losses import WeightedLoss
 from pipeline.metrics import METRICS
-from pipeline.output import Output
 from pipeline.settings import merge
 from pipeline.stages.train import preflight
-from pipeline.workspace import Member, Run, open_run
+from pipeline.workspace import Run, open_run
 
 BASE: dict[str, Any] = {
     "image": {"size": [32, 32]},
@@ -286,36 +282,6 @@ def test_every_epoch_of_every_held_out_image_is_kept(tiny: Tiny) -> None:
     np.testing.assert_allclose(scores, rows["valid/score"], rtol=1e-6)
     assert json.loads((run.fold(0) / "history.json").read_text())[2]["valid/score"] == pytest.approx(scores[2])
     assert summary(run)["images_per_second"] > 0
-
-
-def test_the_first_epochs_may_see_half_the_size(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[tuple[bool, tuple[int, ...], tuple[int, ...]]] = []
-    forward = WeightedLoss.forward
-
-    def spy(self: WeightedLoss, output: Output, masks: torch.Tensor) -> torch.Tensor:
-        seen.append((output.mask.requires_grad, tuple(output.mask.shape[2:]), tuple(masks.shape[2:])))
-        return forward(self, output, masks)
-
-    monkeypatch.setattr(WeightedLoss, "forward", spy)
-    change = {"image": {"size": [32, 26]}, "train": {"folds": [0], "epochs": 4, "half_size": 0.5}}
-    train(prepare(tiny, change))
-    whole, half = ((32, 26),) * 2, ((16, 13),) * 2
-    learnt = [sizes for learns, *sizes in seen if learns]
-    assert [tuple(sizes) for sizes in learnt] == [half] * (len(learnt) // 2) + [whole] * (len(learnt) // 2)
-    assert {tuple(sizes) for learns, *sizes in seen if not learns} == {whole}
-
-
-def test_a_halved_image_and_its_mask_stay_aligned(tiny: Tiny) -> None:
-    run = prepare(tiny, {"train": {"half_size": 0.5}})
-    module = SegmentationModule(torch.nn.Identity(), run, Member(0, 0), ([], []))
-    ramp = torch.arange(31)[:, None] * 4 + torch.arange(22) * 3
-    batch = Batch(
-        ramp[None, None].to(torch.uint8), (ramp > 100)[None, None].to(torch.uint8), torch.zeros(1), torch.ones(1)
-    )
-    halved = module._sized(batch)
-    inside = (slice(None), slice(None), slice(1, -1), slice(1, -1))
-    assert halved.pixels.shape == halved.masks.shape == (1, 1, 16, 11)
-    assert torch.equal(halved.masks[inside], (halved.pixels[inside] > 100).to(torch.uint8))
 
 
 def test_tensorboard_has_curves_graph_and_pictures(tiny: Tiny) -> None:

@@ -14,6 +14,7 @@ from pipeline import freshness, sources, workspace
 from pipeline.console import console
 from pipeline.errors import PipelineError
 from pipeline.freshness import Reason, Step
+from pipeline.lock import alone
 from pipeline.teachers import check_members
 from pipeline.workspace import Run
 
@@ -80,7 +81,7 @@ def run_stage(run: Run, stage: str, force: bool = False, strict: bool = False) -
         PipelineError: bad input, or finished work that would be thrown away.
     """
     require_test(run, stage)
-    with workspace.alone(run.competition_folder if stage in SHARED else run.folder):
+    with alone(run.competition_folder if stage in SHARED else run.folder):
         _run_stage(run, stage, force, strict)
 
 
