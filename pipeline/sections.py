@@ -1,0 +1,257 @@
+"""What each section of the report shows, from the files that a stage wrote; None where that stage has not run."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pandas as pd
+import yaml
+
+from pipeline import charts, freshness, plots, sources, table, workspace
+from pipeline.competitions.readers import reader_of
+from pipeline.folds import read_audit, read_outliers
+from pipeline.outliers import count_findings
+from pipeline.postprocess import decision_of
+from pipeline.stages.tune import in_words, verdict
+from pipeline.workspace import Member, Run
+
+Shown = dict[str, Any]
+OF_EACH_KIND = 4
+SHEET = 24
+SUSPECTS = 8
+FINDINGS_WIDTH = 1100
+"""Pixels across of a picture of findings; the file beside it is larger."""
+
+
+# --- the data --------------------------------------------------------------------------------------------------------
+
+
+def data(run: Run) -> Shown | None:
+    """Numbers, charts of areas and sizes, and images from the smallest mask to the largest."""
+    if not run.table.exists():
+        return None
+    images = table.read_table(run.table)
+    train = images[(images["subset"] == "train") & (images["fault"] == "")]
+    total = table.total_area(train, run.competition.foreground)
+    sizes = images.groupby(["height", "width"]).size().sort_values(ascending=False)
+    order = train.assign(total=total).sort_values("total", kind="stable")
+    chosen = order.iloc[np.unique(np.linspace(0, len(order) - 1, SHEET).astype(int))]
+    return {
+        "subsets": images["subset"].value_counts().to_dict(),
+        "sizes": [f"{height}×{width} ({count})" for (height, width), count in sizes.head(3).items()],
+        "more_sizes": max(0, len(sizes) - 3),
+        "kinds": sorted(f"{dtype}, {channels} channel{'s' * (channels > 1)}" for dtype, channels in set(
+            zip(train["dtype"], train["channels"].astype(int), strict=True))),
+        "empty": float((total == 0).mean()),
+        "groups": train["group"].nunique() if run.competition.group else None,
+        "charts": [charts.mask_areas(train, run.competition), charts.image_sizes(images)],
+        "pictures": [
+            {"caption": f"{row['image_id']}: {row['total'] / (row['height'] * row['width']):.0%}", **_picture(run, row)}
+            for row in chosen.to_dict("records")
+        ],
+    }  # fmt: skip
+
+
+def cleaning(run: Run) -> Shown | None:
+    """What was found, by reason, and the pictures that clean drew."""
+    if not run.outliers.exists():
+        return None
+    files = sorted(run.outlier_pictures.glob("*.png")) if run.outlier_pictures.exists() else []
+    return {
+        "findings": count_findings(read_outliers(run)),
+        "pictures": [{"caption": path.stem.replace("_", " "), **_file(path, FINDINGS_WIDTH)} for path in files],
+    }
+
+
+# --- training --------------------------------------------------------------------------------------------------------
+
+
+def trainings(run: Run) -> dict[str, tuple[dict[str, Any], pd.DataFrame]]:
+    """Returns fold.json and history.csv of every finished training, by its title."""
+    folds = [*run.trained_folds(), None] if run.recipe.train.final else list(run.trained_folds())
+    members = [member for fold in folds for member in run.members(fold)]
+    folders = {member.title: run.fold(member.fold, member.seed) for member in members}
+    return {
+        title: (workspace.read_json(folder / "fold.json"), pd.read_csv(folder / "history.csv"))
+        for title, folder in folders.items()
+        if (folder / "fold.json").exists()
+    }
+
+
+def learning(run: Run) -> Shown | None:
+    """The curves of all trainings, and a row each."""
+    found = trainings(run)
+    if not found:
+        return None
+    histories = {title: history for title, (_, history) in found.items()}
+    kept = {title: fold["best_epoch"] for title, (fold, _) in found.items()}
+    return {
+        "charts": [charts.learning_curves(histories, kept, run.competition.metric)],
+        "trainings": {title: fold for title, (fold, _) in found.items()},
+    }
+
+
+# --- tuning and scores -----------------------------------------------------------------------------------------------
+
+
+def tuning(run: Run) -> Shown | None:
+    """What was chosen, how sensitive the score is to it, and what was tried."""
+    if not run.postprocess.exists():
+        return None
+    result = workspace.read_json(run.postprocess)
+    steps = [{**step, "verdict": verdict(step, run.recipe.tune.confidence)} for step in result.get("steps", [])]
+    rules, curves = result.get("rules", {}), result.get("curves", {})
+    return {
+        "result": result,
+        "steps": steps,
+        "rules": {name: in_words(rule) for name, rule in rules.items()},
+        "charts": [charts.tuning_curves(curves, rules, result["metric"])] if curves else [],
+    }
+
+
+def scores(run: Run) -> Shown | None:
+    """The score against the size of the mask, and by group."""
+    rows = _scores(run)
+    if rows is None:
+        return None
+    shown = [charts.score_by_area(rows, run.competition.metric)] if "true_area" in rows else []
+    if run.competition.group and rows["group"].nunique() > 1:
+        shown.append(charts.score_by_group(rows, run.competition.metric))
+    return {"charts": shown}
+
+
+def predictions(run: Run) -> Shown | None:
+    """Held-out predictions: the best, the median and the worst; and those whose label the network contradicts."""
+    rows = _scores(run)
+    if rows is None:
+        return None
+    draw = _drawer(run)
+    chosen = [
+        {"caption": f"{row['kind']}: {row['image_id']}, fold {row['fold']}, {row['score']:.3f}", **draw(row["image_id"], row["fold"])}
+        for row in choose(rows).to_dict("records")
+    ]
+    suspects = []
+    if (run.folder / "suspects.csv").exists():
+        listed = pd.read_csv(run.folder / "suspects.csv", dtype={"image_id": str}, keep_default_na=False)
+        suspects = [
+            {"caption": f"{row['image_id']}: {row['reason']}; {row['note']}", **draw(row["image_id"], row["fold"])}
+            for row in listed.head(SUSPECTS).to_dict("records")
+        ]
+    return {"pictures": chosen, "suspects": suspects}
+
+
+def choose(scores: pd.DataFrame) -> pd.DataFrame:
+    """Returns twelve rows of oof_scores.csv with a `kind`: the best and the median with a mask, and the worst."""
+    present = scores[scores["true_area"] > 0]
+    pool = (present if len(present) >= 3 * OF_EACH_KIND else scores).sort_values("score", ascending=False)
+    middle = max(0, len(pool) // 2 - OF_EACH_KIND // 2)
+    kinds = {
+        "best": pool.head(OF_EACH_KIND),
+        "median": pool.iloc[middle : middle + OF_EACH_KIND],
+        "worst": scores.sort_values("score").head(OF_EACH_KIND),
+    }
+    return pd.concat([rows.assign(kind=kind) for kind, rows in kinds.items()])
+
+
+# --- the submission, and how it came about ---------------------------------------------------------------------------
+
+
+def submission(run: Run) -> Shown | None:
+    """What the submission looks like beside the training masks, and the warnings about it."""
+    return workspace.read_json(run.record) if run.record.exists() else None
+
+
+def test_set(run: Run) -> Shown | None:
+    """The scores of a test set with known truth."""
+    path = run.folder / "test.json"
+    return workspace.read_json(path) if path.exists() else None
+
+
+def exact(run: Run) -> Shown:
+    """The settings, the versions, and how long every step took."""
+    from pipeline.stages import STAGES, states
+
+    steps = [state.step for stage in STAGES for state in states(run, stage) if stage != "report"]
+    times = {step.title: workspace.read_json(step.manifest) for step in steps if step.manifest.exists()}
+    return {
+        "settings": yaml.safe_dump(workspace.describe(run), sort_keys=False, allow_unicode=True),
+        "environment": freshness.environment(),
+        "times": times,
+    }
+
+
+def advice(run: Run) -> list[str]:
+    """What to do next, the most urgent first, each with its command or file."""
+    found: list[str] = []
+    name, audit, learnt = run.name, read_audit(run), trainings(run)
+    if audit.get("leaks"):
+        found.append(f"The folds leak ({audit['verdict']}): every score here flatters. Split again before anything else.")
+    late = [title for title, (fold, _) in learnt.items() if fold["best_epoch"] >= fold["epochs"] - 1 and fold["epochs"] > 1]
+    if learnt and len(late) * 2 > len(learnt):
+        found.append(
+            f"The best epoch was the last one ({', '.join(late)}): train longer, --set train.epochs={2 * run.recipe.train.epochs} "
+            f"--name {name}-longer."
+        )
+    folds = run.trained_folds()
+    if learnt and len(folds) < run.competition.split.folds:
+        found.append(
+            f"Only fold{'s' * (len(folds) > 1)} {', '.join(map(str, folds))} of {run.competition.split.folds} "
+            "trained: the others make the estimate surer and the submission better, --set train.folds=null."
+        )
+    if (run.folder / "suspects.csv").exists():
+        count = len(pd.read_csv(run.folder / "suspects.csv", usecols=["image_id"]))
+        if count:
+            found.append(f"{count} labels contradict the networks: look at {workspace.shown(run.folder / 'suspects.csv')}.")
+    return found
+
+
+# --- pictures --------------------------------------------------------------------------------------------------------
+
+
+def _scores(run: Run) -> pd.DataFrame | None:
+    path = run.folder / "oof_scores.csv"
+    if not path.exists():
+        return None
+    return pd.read_csv(path, dtype={"image_id": str, "group": str}, keep_default_na=False)
+
+
+def _drawer(run: Run) -> Callable[[str, int], Shown]:
+    """A function that draws an image's truth and held-out prediction, by its id and fold."""
+    images = table.read_table(run.table, "train").set_index("image_id", drop=False)
+    result, plain = workspace.read_json(run.postprocess), sources.plain_of(run)
+    weights, decision = sources.weights_of(run, result), decision_of(result)
+    read = reader_of(run.competition).opener(run.competition, run.input)
+
+    @cache
+    def blend_of(fold: int) -> sources.Blend:
+        return replace(sources.out_of_fold(run, fold, plain), weights=weights)
+
+    def draw(image_id: str, fold: int) -> Shown:
+        blend, row = blend_of(fold), images.loc[image_id]
+        true, place = table.true_mask(row, run.competition.classes), blend.ids.index(image_id)
+        predicted = blend.decide(place, blend.native(place, true.shape[1:]), decision)
+        picture = plots.comparison(read(row), true, predicted, run.competition)
+        return {"address": plots.to_data_address(picture), "alt": f"image {image_id} with truth and prediction"}
+
+    return draw
+
+
+def _picture(run: Run, row: dict[str, Any]) -> Shown:
+    """An image under its true mask."""
+    read, true = reader_of(run.competition).opener(run.competition, run.input), table.true_mask(row, run.competition.classes)
+    image = read(row)
+    if len(true) == 1:
+        drawn = plots.overlay(image, true[0] == 1, np.zeros_like(true[0], bool))
+    else:
+        drawn = plots.coloured(image, true, run.competition)
+    return {"address": plots.to_data_address(drawn, 220), "alt": f"image {row['image_id']} with its true mask"}
+
+
+def _file(path: Path, width: int) -> Shown:
+    """A PNG file, no wider than `width`."""
+    picture = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
+    return {"address": plots.to_data_address(picture, min(width, picture.shape[1])), "alt": path.stem.replace("_", " ")}
