@@ -1,5 +1,6 @@
-"""Charts of the data, of training, of tuning and of scores. Each takes tables that a stage wrote and returns a matplotlib
-figure, which a notebook shows as it is and a page holds as SVG.
+"""Charts of the data, of training, of tuning and of scores.
+
+Each takes tables that a stage wrote and returns a matplotlib figure: a notebook shows it as it is, a page holds its SVG.
 
 Lines have the text's colour and fills are told apart by colour-blind eyes, on light and on dark ground.
 """
@@ -54,7 +55,9 @@ def image_sizes(images: pd.DataFrame) -> "Figure":
     for number, (subset, rows) in enumerate(images.groupby("subset", sort=True)):
         sizes = rows.groupby(["width", "height"]).size().reset_index(name="count")
         area = 12 + 300 * sizes["count"] / max(1, sizes["count"].max())
-        axes.scatter(sizes["width"], sizes["height"], area, color=COLOURS[number], alpha=0.5, label=f"{subset}, {len(rows)}")
+        axes.scatter(
+            sizes["width"], sizes["height"], area, color=COLOURS[number], alpha=0.5, label=f"{subset}, {len(rows)}"
+        )
     axes.set_ylim(bottom=0)
     axes.set_xlim(left=0)
     _finish(axes, "width, px", "height, px")
@@ -91,7 +94,9 @@ def tuning_curves(curves: dict[str, dict[str, Any]], rules: dict[str, dict[str, 
         metric: what the score is.
     """
     figure, panels = _panels(2)
-    for axes, name, unit in zip(panels, ("threshold", "min_area"), ("threshold, of 255", "minimum area, px"), strict=True):
+    for axes, name, unit in zip(
+        panels, ("threshold", "min_area"), ("threshold, of 255", "minimum area, px"), strict=True
+    ):
         for number, (title, found) in enumerate(curves.items()):
             if found.get(name):
                 axes.plot(*np.array(found[name]).T, color=COLOURS[number % len(COLOURS)], label=title)
@@ -103,7 +108,7 @@ def tuning_curves(curves: dict[str, dict[str, Any]], rules: dict[str, dict[str, 
 
 
 def score_by_area(scores: pd.DataFrame, metric: str) -> "Figure":
-    """Every held-out image's score against the size of its true mask, and their mean in ten equal parts; empty masks apart.
+    """Every held-out image's score against the size of its true mask, their mean in ten equal parts, empty masks apart.
 
     Args:
         scores: oof_scores.csv.

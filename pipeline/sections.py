@@ -1,8 +1,6 @@
 """What each section of the report shows, from the files that a stage wrote; None where that stage has not run."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import replace
-from functools import cache
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +9,11 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from pipeline import charts, freshness, plots, sources, table, workspace
-from pipeline.competitions.readers import reader_of
+from pipeline import charts, freshness, look, plots, table, workspace
 from pipeline.folds import read_audit, read_outliers
 from pipeline.outliers import count_findings
-from pipeline.postprocess import decision_of
 from pipeline.stages.tune import in_words, verdict
-from pipeline.workspace import Member, Run
+from pipeline.workspace import Run
 
 Shown = dict[str, Any]
 OF_EACH_KIND = 4
@@ -40,6 +36,8 @@ def data(run: Run) -> Shown | None:
     sizes = images.groupby(["height", "width"]).size().sort_values(ascending=False)
     order = train.assign(total=total).sort_values("total", kind="stable")
     chosen = order.iloc[np.unique(np.linspace(0, len(order) - 1, SHEET).astype(int))]
+    shares = (chosen["total"] / (chosen["height"] * chosen["width"])).tolist()
+    captions = {name: f"{name}: {share:.0%}" for name, share in zip(chosen["image_id"], shares, strict=True)}
     return {
         "subsets": images["subset"].value_counts().to_dict(),
         "sizes": [f"{height}×{width} ({count})" for (height, width), count in sizes.head(3).items()],
@@ -49,10 +47,7 @@ def data(run: Run) -> Shown | None:
         "empty": float((total == 0).mean()),
         "groups": train["group"].nunique() if run.competition.group else None,
         "charts": [charts.mask_areas(train, run.competition), charts.image_sizes(images)],
-        "pictures": [
-            {"caption": f"{row['image_id']}: {row['total'] / (row['height'] * row['width']):.0%}", **_picture(run, row)}
-            for row in chosen.to_dict("records")
-        ],
+        "pictures": _pictures(look.painter(run), captions, "its true mask", 220),
     }  # fmt: skip
 
 
@@ -70,21 +65,9 @@ def cleaning(run: Run) -> Shown | None:
 # --- training --------------------------------------------------------------------------------------------------------
 
 
-def trainings(run: Run) -> dict[str, tuple[dict[str, Any], pd.DataFrame]]:
-    """Returns fold.json and history.csv of every finished training, by its title."""
-    folds = [*run.trained_folds(), None] if run.recipe.train.final else list(run.trained_folds())
-    members = [member for fold in folds for member in run.members(fold)]
-    folders = {member.title: run.fold(member.fold, member.seed) for member in members}
-    return {
-        title: (workspace.read_json(folder / "fold.json"), pd.read_csv(folder / "history.csv"))
-        for title, folder in folders.items()
-        if (folder / "fold.json").exists()
-    }
-
-
 def learning(run: Run) -> Shown | None:
     """The curves of all trainings, and a row each."""
-    found = trainings(run)
+    found = look.trainings(run)
     if not found:
         return None
     histories = {title: history for title, (_, history) in found.items()}
@@ -115,7 +98,7 @@ def tuning(run: Run) -> Shown | None:
 
 def scores(run: Run) -> Shown | None:
     """The score against the size of the mask, and by group."""
-    rows = _scores(run)
+    rows = _held_out_scores(run)
     if rows is None:
         return None
     shown = [charts.score_by_area(rows, run.competition.metric)] if "true_area" in rows else []
@@ -126,22 +109,19 @@ def scores(run: Run) -> Shown | None:
 
 def predictions(run: Run) -> Shown | None:
     """Held-out predictions: the best, the median and the worst; and those whose label the network contradicts."""
-    rows = _scores(run)
+    rows = _held_out_scores(run)
     if rows is None:
         return None
-    draw = _drawer(run)
-    chosen = [
-        {"caption": f"{row['kind']}: {row['image_id']}, fold {row['fold']}, {row['score']:.3f}", **draw(row["image_id"], row["fold"])}
+    paint, what = look.painter(run, predicted=True), "truth and prediction"
+    chosen = {
+        row["image_id"]: f"{row['kind']}: {row['image_id']}, fold {row['fold']}, {row['score']:.3f}"
         for row in choose(rows).to_dict("records")
-    ]
-    suspects = []
-    if (run.folder / "suspects.csv").exists():
-        listed = pd.read_csv(run.folder / "suspects.csv", dtype={"image_id": str}, keep_default_na=False)
-        suspects = [
-            {"caption": f"{row['image_id']}: {row['reason']}; {row['note']}", **draw(row["image_id"], row["fold"])}
-            for row in listed.head(SUSPECTS).to_dict("records")
-        ]
-    return {"pictures": chosen, "suspects": suspects}
+    }
+    listed = look.suspects(run).head(SUSPECTS) if run.suspects.exists() else pd.DataFrame()
+    doubted = {
+        row["image_id"]: f"{row['image_id']}: {row['reason']}; {row['note']}" for row in listed.to_dict("records")
+    }
+    return {"pictures": _pictures(paint, chosen, what), "suspects": _pictures(paint, doubted, what)}
 
 
 def choose(scores: pd.DataFrame) -> pd.DataFrame:
@@ -187,14 +167,18 @@ def exact(run: Run) -> Shown:
 def advice(run: Run) -> list[str]:
     """What to do next, the most urgent first, each with its command or file."""
     found: list[str] = []
-    name, audit, learnt = run.name, read_audit(run), trainings(run)
+    name, audit, learnt = run.name, read_audit(run), look.trainings(run)
     if audit.get("leaks"):
-        found.append(f"The folds leak ({audit['verdict']}): every score here flatters. Split again before anything else.")
-    late = [title for title, (fold, _) in learnt.items() if fold["best_epoch"] >= fold["epochs"] - 1 and fold["epochs"] > 1]
+        found.append(
+            f"The folds leak ({audit['verdict']}): every score here flatters. Split again before anything else."
+        )
+    late = [
+        title for title, (fold, _) in learnt.items() if fold["best_epoch"] >= fold["epochs"] - 1 and fold["epochs"] > 1
+    ]
     if learnt and len(late) * 2 > len(learnt):
         found.append(
-            f"The best epoch was the last one ({', '.join(late)}): train longer, --set train.epochs={2 * run.recipe.train.epochs} "
-            f"--name {name}-longer."
+            f"The best epoch was the last one ({', '.join(late)}): train longer, "
+            f"--set train.epochs={2 * run.recipe.train.epochs} --name {name}-longer."
         )
     folds = run.trained_folds()
     if learnt and len(folds) < run.competition.split.folds:
@@ -202,53 +186,28 @@ def advice(run: Run) -> list[str]:
             f"Only fold{'s' * (len(folds) > 1)} {', '.join(map(str, folds))} of {run.competition.split.folds} "
             "trained: the others make the estimate surer and the submission better, --set train.folds=null."
         )
-    if (run.folder / "suspects.csv").exists():
-        count = len(pd.read_csv(run.folder / "suspects.csv", usecols=["image_id"]))
-        if count:
-            found.append(f"{count} labels contradict the networks: look at {workspace.shown(run.folder / 'suspects.csv')}.")
+    if run.suspects.exists() and (count := len(look.suspects(run))):
+        found.append(f"{count} labels contradict the networks: look at {workspace.shown(run.suspects)}.")
     return found
 
 
 # --- pictures --------------------------------------------------------------------------------------------------------
 
 
-def _scores(run: Run) -> pd.DataFrame | None:
-    path = run.folder / "oof_scores.csv"
-    if not path.exists():
-        return None
-    return pd.read_csv(path, dtype={"image_id": str, "group": str}, keep_default_na=False)
+def _held_out_scores(run: Run) -> pd.DataFrame | None:
+    return look.scores(run) if (run.folder / "oof_scores.csv").exists() else None
 
 
-def _drawer(run: Run) -> Callable[[str, int], Shown]:
-    """A function that draws an image's truth and held-out prediction, by its id and fold."""
-    images = table.read_table(run.table, "train").set_index("image_id", drop=False)
-    result, plain = workspace.read_json(run.postprocess), sources.plain_of(run)
-    weights, decision = sources.weights_of(run, result), decision_of(result)
-    read = reader_of(run.competition).opener(run.competition, run.input)
-
-    @cache
-    def blend_of(fold: int) -> sources.Blend:
-        return replace(sources.out_of_fold(run, fold, plain), weights=weights)
-
-    def draw(image_id: str, fold: int) -> Shown:
-        blend, row = blend_of(fold), images.loc[image_id]
-        true, place = table.true_mask(row, run.competition.classes), blend.ids.index(image_id)
-        predicted = blend.decide(place, blend.native(place, true.shape[1:]), decision)
-        picture = plots.comparison(read(row), true, predicted, run.competition)
-        return {"address": plots.to_data_address(picture), "alt": f"image {image_id} with truth and prediction"}
-
-    return draw
-
-
-def _picture(run: Run, row: dict[str, Any]) -> Shown:
-    """An image under its true mask."""
-    read, true = reader_of(run.competition).opener(run.competition, run.input), table.true_mask(row, run.competition.classes)
-    image = read(row)
-    if len(true) == 1:
-        drawn = plots.overlay(image, true[0] == 1, np.zeros_like(true[0], bool))
-    else:
-        drawn = plots.coloured(image, true, run.competition)
-    return {"address": plots.to_data_address(drawn, 220), "alt": f"image {row['image_id']} with its true mask"}
+def _pictures(paint: Callable[[str], np.ndarray], captions: dict[str, str], what: str, width: int = 360) -> list[Shown]:
+    """Pictures of images by their ids, each with a caption."""
+    return [
+        {
+            "caption": caption,
+            "address": plots.to_data_address(paint(image_id), width),
+            "alt": f"image {image_id} with {what}",
+        }
+        for image_id, caption in captions.items()
+    ]
 
 
 def _file(path: Path, width: int) -> Shown:

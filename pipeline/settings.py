@@ -2,6 +2,7 @@
 
 import difflib
 import typing
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -85,6 +86,12 @@ def override(data: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
             value = {part: value}
         data = merge(data, value)
     return data
+
+
+def assignments_of(settings: Mapping[str, Any]) -> list[str]:
+    """Returns settings by their dotted keys as the assignments that `override` takes."""
+    dumped = {key: yaml.safe_dump(value, default_flow_style=True, width=9999) for key, value in settings.items()}
+    return [f"{key}={text.splitlines()[0]}" for key, text in dumped.items()]
 
 
 def merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

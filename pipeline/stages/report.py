@@ -2,7 +2,7 @@
 
     python -m pipeline report RECIPE
 
-reads   what every stage wrote: work/<competition>/images.parquet, outliers.csv, outliers/, folds/<competition>.audit.json,
+reads   what every stage wrote: work/<competition>/images.parquet, outliers.csv, outliers/, folds/<competition>*.json,
         work/<competition>/<run>/fold_<k>/history.csv, postprocess.json, oof_scores.csv, suspects.csv, predictions/,
         submissions/<run>.json, input/<competition>/
 writes  work/<competition>/<run>/report.html
@@ -24,7 +24,11 @@ TEMPLATE = Path(__file__).with_name("report.html.jinja")
 
 def steps(run: Run) -> list[Step]:
     """Returns the one step of this stage; it reads what is there."""
-    histories = [run.fold(member.fold, member.seed) / "history.csv" for fold in run.trained_folds() for member in run.members(fold)]
+    histories = [
+        run.fold(member.fold, member.seed) / "history.csv"
+        for fold in run.trained_folds()
+        for member in run.members(fold)
+    ]
     inputs = (
         run.table, run.outliers, run.audit, *histories, run.postprocess, run.folder / "oof_scores.csv",
         run.folder / "suspects.csv", *sources.files(run, "oof"), run.record, run.folder / "test.json",

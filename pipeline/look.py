@@ -1,0 +1,133 @@
+"""What a person looks at: the tables that stages wrote, and pictures of images, masks and predictions.
+
+The notebooks and the report use these; nothing here changes a file.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pipeline import plots, sources, table, workspace
+from pipeline.competitions.readers import reader_of
+from pipeline.errors import PipelineError
+from pipeline.folds import read_audit, read_folds, read_outliers
+from pipeline.postprocess import decision_of
+from pipeline.workspace import Run, shown
+
+EACH = 208
+"""Pixels across of one picture on a sheet."""
+
+
+def images(run: Run, subset: str | None = None) -> pd.DataFrame:
+    """Returns one row an image (pipeline/table.py lists the columns), of all or of one subset: train or test."""
+    _require(run.table, run, "decode")
+    return table.read_table(run.table, subset)
+
+
+def findings(run: Run) -> pd.DataFrame:
+    """Returns one row a finding of clean: image_id, reason, score, partner_id, action, note."""
+    _require(run.outliers, run, "clean")
+    return read_outliers(run)
+
+
+def folds(run: Run) -> pd.DataFrame:
+    """Returns one row a training image: image_id, fold, use, group."""
+    _require(run.folds, run, "split")
+    return read_folds(run)
+
+
+def audit(run: Run) -> dict[str, Any]:
+    """Returns what the folds are like: a row a fold, and whether they leak."""
+    _require(run.audit, run, "split")
+    return read_audit(run)
+
+
+def trainings(run: Run) -> dict[str, tuple[dict[str, Any], pd.DataFrame]]:
+    """Returns the summary (fold.json) and the epochs (history.csv) of every finished training, by its title."""
+    of_folds: list[int | None] = [*run.trained_folds(), *([None] if run.recipe.train.final else [])]
+    members = [member for fold in of_folds for member in run.members(fold)]
+    folders = {member.title: run.fold(member.fold, member.seed) for member in members}
+    return {
+        title: (workspace.read_json(folder / "fold.json"), pd.read_csv(folder / "history.csv"))
+        for title, folder in folders.items()
+        if (folder / "fold.json").exists()
+    }
+
+
+def result(run: Run) -> dict[str, Any]:
+    """Returns what tune chose, and what it is worth (postprocess.json)."""
+    _require(run.postprocess, run, "tune")
+    return workspace.read_json(run.postprocess)
+
+
+def scores(run: Run) -> pd.DataFrame:
+    """Returns one row a held-out image: image_id, fold, group, use, true_area, score, untuned."""
+    path = run.folder / "oof_scores.csv"
+    _require(path, run, "tune")
+    return pd.read_csv(path, dtype={"image_id": str, "group": str}, keep_default_na=False)
+
+
+def suspects(run: Run) -> pd.DataFrame:
+    """Returns one row an image whose mask the networks contradict, the likeliest fault first."""
+    _require(run.suspects, run, "tune")
+    return pd.read_csv(run.suspects, dtype={"image_id": str}, keep_default_na=False)
+
+
+# --- pictures --------------------------------------------------------------------------------------------------------
+
+
+def painter(run: Run, predicted: bool = False) -> Callable[[str], np.ndarray]:
+    """Returns a function that draws a training image (h, w, 3) uint8 under its true mask, by its id; with `predicted`
+    the held-out prediction too, as tuned."""
+    rows = images(run, "train").set_index("image_id", drop=False)
+    read = reader_of(run.competition).opener(run.competition, run.input)
+    predict = _predictor(run) if predicted else None
+
+    def paint(image_id: str) -> np.ndarray:
+        row = rows.loc[image_id]
+        image, true = read(row), table.true_mask(row, run.competition.classes)
+        if predict:
+            return plots.comparison(image, true, predict(image_id, true.shape[1:]), run.competition)
+        if len(true) == 1:
+            return plots.overlay(image, true[0] == 1, np.zeros_like(true[0], bool))
+        return plots.coloured(image, true, run.competition)
+
+    return paint
+
+
+def sheet(run: Run, image_ids: Iterable[str], predicted: bool = False, across: int = 6) -> Any:
+    """Returns a PIL image of several training images under their masks, which a notebook shows as it is."""
+    from PIL import Image
+
+    paint = painter(run, predicted)
+    tiles = [([paint(image_id)], image_id) for image_id in image_ids]
+    return Image.fromarray(plots.contact_sheet(tiles, EACH, across))
+
+
+def _predictor(run: Run) -> Callable[[str, tuple[int, int]], np.ndarray]:
+    """A function that decides on a held-out image's masks (C, h, w)."""
+    chosen = result(run)
+    plain, weights, decision = sources.plain_of(run), sources.weights_of(run, chosen), decision_of(chosen)
+    fold_of = scores(run).set_index("image_id")["fold"]
+
+    @cache
+    def blend_of(fold: int) -> sources.Blend:
+        return replace(sources.out_of_fold(run, fold, plain), weights=weights)
+
+    def predict(image_id: str, shape: tuple[int, int]) -> np.ndarray:
+        blend = blend_of(int(fold_of[image_id]))
+        place = blend.ids.index(image_id)
+        return blend.decide(place, blend.native(place, shape), decision)
+
+    return predict
+
+
+def _require(path: Any, run: Run, stage: str) -> None:
+    if not path.exists():
+        raise PipelineError(
+            f"{shown(path)} does not exist yet: `python -m pipeline run {run.recipe.name} --to {stage}` makes it."
+        )
