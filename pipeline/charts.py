@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 SIZE = (6.0, 2.8)
 """Inches of one panel of a chart."""
 COLOURS = [tuple(channel / 255 for channel in CLASS_COLOURS[number]) for number in (6, 0, 2, 4, 3, 1)]
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False,
     "axes.grid": True, "grid.alpha": 0.25, "legend.frameon": False, "figure.autolayout": False,
 }  # fmt: skip
