@@ -7,6 +7,7 @@ Lines have the text's colour and fills are told apart by colour-blind eyes, on l
 
 import io
 import re
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -146,13 +147,14 @@ def score_by_group(scores: pd.DataFrame, metric: str, most: int = 60) -> "Figure
 
 
 def to_svg(figure: "Figure") -> str:
-    """Returns a figure as an <svg> element whose lines and letters take the colour of the page's text."""
+    """Returns a figure as an <svg> element whose lines and letters take the colour of the page's text; a notebook shows
+    a chart this way too."""
     import matplotlib
 
     with matplotlib.rc_context({**STYLE, "svg.hashsalt": "pipeline"}), io.StringIO() as file:
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
         text = file.getvalue()
-    element = text[text.index("<svg") :]
+    element = text[text.index("<svg") :].replace("*{stroke-linejoin", "text{fill: currentColor} *{stroke-linejoin")
     return re.sub(r"#000000|(?<=fill: )black", "currentColor", element)
 
 
@@ -162,6 +164,7 @@ def _panels(count: int) -> tuple["Figure", list["Axes"]]:
 
     with matplotlib.rc_context(STYLE):
         figure = Figure((SIZE[0] * count, SIZE[1]), layout="constrained")
+        figure._repr_svg_ = partial(to_svg, figure)  # type: ignore[attr-defined]
         return figure, list(figure.subplots(1, count, squeeze=False)[0])
 
 
