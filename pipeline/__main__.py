@@ -105,10 +105,38 @@ def _stage_command(stage: str, lacking: Collection[str]) -> None:
     app.command(stage, help=STAGE_HELP[stage])(command)
 
 
-for _stage in STAGES:
+for _stage in STAGES[:-1]:
     _predicts = _stage not in ("decode", "clean", "split", "train")
     _lacking = () if _predicts else ("folds", "competition", "oof", "test")
     _stage_command(_stage, (*_lacking, *(() if _stage == "encode" else ("strict",))))
+
+
+@app.command(help=STAGE_HELP["report"])
+def report(
+    recipes: Annotated[
+        list[str], typer.Argument(metavar="RECIPE…", help="Recipes' names, or the paths of their YAML.")
+    ],
+    side_by_side: Annotated[
+        bool, typer.Option("--compare", help="One page on which these runs, by their names, stand side by side.")
+    ] = False,
+    quick: Quick = False,
+    name: Name = None,
+    assignments: Assignments = None,
+    folds: Folds = None,
+    competition: Where = None,
+    oof: Oof = None,
+    test: Test = None,
+    force: Force = False,
+) -> None:
+    """Write one page to look at."""
+    if not side_by_side:
+        for recipe in recipes:
+            _run_one(_open(recipe, quick, name, assignments, folds, competition, oof, test), "report", force)
+        return
+    from pipeline import comparison
+    from pipeline.workspace import shown
+
+    typer.echo(shown(comparison.write([f"{one}-quick" if quick else one for one in recipes])))
 
 
 @app.command()
@@ -130,13 +158,8 @@ def status(
 
     opened = _open(recipe, quick, name, assignments, folds, competition, oof, test)
     shown_table, following = status_table(opened)
-    given = {"--name": name, "--folds": folds, "--competition": competition, "--oof": oof, "--test": test}
-    options = ["--quick"] if quick else []
-    options += [f"{option} {value}" for option, value in given.items() if value]
-    options += [f"--set {one}" for one in assignments or []]
     Console(width=None if sys.stdout.isatty() else 160).print(shown_table)
-    command = " ".join(["python -m pipeline run", recipe, *options])
-    said = f"next: {command}" if following else "everything is up to date"
+    said = f"next: {opened.command()}" if following else "everything is up to date"
     if following in NEED_TEST and opened.recipe.arrays and not opened.recipe.arrays.test:
         said = f"{following} and what follows need predictions of the test images: {NO_TEST}"
     Console(soft_wrap=True).print(said, highlight=False)

@@ -1,6 +1,6 @@
 """Charts of the data, of training, of tuning and of scores.
 
-Each takes tables that a stage wrote and returns a matplotlib figure: a notebook shows it as it is, a page holds its SVG.
+Each takes tables that a stage wrote and returns a matplotlib figure: a notebook shows it, a page holds its SVG.
 
 Lines have the text's colour and fills are told apart by colour-blind eyes, on light and on dark ground.
 """
@@ -14,19 +14,17 @@ import numpy as np
 import pandas as pd
 
 from pipeline.competition import Competition
-from pipeline.plots import CLASS_COLOURS
+from pipeline.plots import CLASS_COLOURS, legend
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 SIZE = (6.0, 2.8)
-"""Inches of one panel of a chart."""
-COLOURS = [tuple(channel / 255 for channel in CLASS_COLOURS[number]) for number in (6, 0, 2, 4, 3, 1)]
-STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False,
-    "axes.grid": True, "grid.alpha": 0.25, "legend.frameon": False, "figure.autolayout": False,
-}  # fmt: skip
+"""Inches of a chart."""
+ORDER = (6, 0, 2, 4, 3, 1)
+"""Of CLASS_COLOURS, the ones for lines: yellow would not be seen on white."""
+STYLE: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "pipeline", "font.size": 9}
 
 
 def mask_areas(images: pd.DataFrame, competition: Competition) -> "Figure":
@@ -36,13 +34,16 @@ def mask_areas(images: pd.DataFrame, competition: Competition) -> "Figure":
         images: the training rows of images.parquet.
         competition: its classes.
     """
-    figure, (axes,) = _panels(1)
+    figure, axes = _figure("share of the image, %", "images")
     pixels = images["height"] * images["width"]
     shares = {name: (images[f"area_{name}"] / pixels).to_numpy() for name in competition.foreground}
     labels = [f"{name}: {np.mean(share == 0):.0%} empty" for name, share in shares.items()]
     present = [100 * share[share > 0] for share in shares.values()]
-    axes.hist(present, bins=30, histtype="stepfilled", alpha=0.6, label=labels, color=_colours(len(present)))
-    _finish(axes, "share of the image, %", "images")
+    several = len(present) > 1
+    colours = [_of_255(colour) for colour in legend(competition).values() if colour] if several else [_colour(0)]
+    kind = "step" if several else "stepfilled"  # fills of several classes would hide one another
+    axes.hist(present, bins=30, histtype=kind, linewidth=1.5, label=labels, color=colours)
+    axes.legend(frameon=False)
     return figure
 
 
@@ -52,59 +53,62 @@ def image_sizes(images: pd.DataFrame) -> "Figure":
     Args:
         images: rows of images.parquet.
     """
-    figure, (axes,) = _panels(1)
+    figure, axes = _figure("width, px", "height, px")
     for number, (subset, rows) in enumerate(images.groupby("subset", sort=True)):
         sizes = rows.groupby(["width", "height"]).size().reset_index(name="count")
-        area = 12 + 300 * sizes["count"] / max(1, sizes["count"].max())
-        axes.scatter(
-            sizes["width"], sizes["height"], area, color=COLOURS[number], alpha=0.5, label=f"{subset}, {len(rows)}"
-        )
-    axes.set_ylim(bottom=0)
-    axes.set_xlim(left=0)
-    _finish(axes, "width, px", "height, px")
+        area = 12 + 200 * sizes["count"] / sizes["count"].max()
+        axes.scatter(sizes["width"], sizes["height"], area, color=_colour(number), alpha=0.5, label=subset)
+    axes.set_xlim(0, 1.1 * images["width"].max())
+    axes.set_ylim(0, 1.1 * images["height"].max())
+    for handle in axes.legend(frameon=False).legend_handles:
+        handle.set_sizes([40])  # type: ignore[union-attr]
     return figure
 
 
-def learning_curves(histories: dict[str, pd.DataFrame], kept: dict[str, int], metric: str) -> "Figure":
-    """Loss and score of every epoch; training dotted, held-out solid, a point where the weights were kept.
+def loss_curves(histories: dict[str, pd.DataFrame], kept: dict[str, int]) -> "Figure":
+    """The loss of every epoch: training dotted, held-out solid, a point where the weights were kept.
 
     Args:
         histories: history.csv of each training, by its title.
         kept: the epoch, from 0, that each training kept.
-        metric: what valid/score is.
     """
-    figure, (losses, scores) = _panels(2)
-    for number, (title, history) in enumerate(histories.items()):
-        colour, epochs = COLOURS[number % len(COLOURS)], history["epoch"] + 1
-        losses.plot(epochs, history["train/loss"], ":", color=colour)
-        for axes, name in ((losses, "valid/loss"), (scores, "valid/score")):
-            if name in history:
-                axes.plot(epochs, history[name], color=colour, label=title)
-                axes.plot(epochs[kept[title]], history[name][kept[title]], "o", color=colour)
-    _finish(losses, "epoch", "loss")
-    _finish(scores, "epoch", f"{metric}, untuned")
-    return figure
+    figure, axes = _figure("epoch", "loss")
+    for number, history in enumerate(histories.values()):
+        axes.plot(history["epoch"] + 1, history["train/loss"], ":", color=_colour(number))
+    return _epochs(figure, axes, histories, kept, "valid/loss")
 
 
-def tuning_curves(curves: dict[str, dict[str, Any]], rules: dict[str, dict[str, Any]], metric: str) -> "Figure":
-    """The out-of-fold score against threshold and minimum area, all else as tuned; a line at what was chosen.
+def score_curves(histories: dict[str, pd.DataFrame], kept: dict[str, int], metric: str) -> "Figure":
+    """The held-out score of every epoch, before tuning; a point where the weights were kept.
 
     Args:
-        curves: `curves` of postprocess.json.
-        rules: `rules` of postprocess.json.
+        histories: history.csv of each training, by its title.
+        kept: the epoch, from 0, that each training kept.
         metric: what the score is.
     """
-    figure, panels = _panels(2)
-    for axes, name, unit in zip(
-        panels, ("threshold", "min_area"), ("threshold, of 255", "minimum area, px"), strict=True
-    ):
-        for number, (title, found) in enumerate(curves.items()):
-            if found.get(name):
-                axes.plot(*np.array(found[name]).T, color=COLOURS[number % len(COLOURS)], label=title)
-                axes.axvline(rules[title][name], color=COLOURS[number % len(COLOURS)], linestyle="--", linewidth=1)
-        if name == "min_area":
-            axes.set_xscale("symlog", linthresh=10)
-        _finish(axes, unit, metric)
+    figure, axes = _figure("epoch", f"{metric}, untuned")
+    return _epochs(figure, axes, histories, kept, "valid/score")
+
+
+def threshold_curve(result: dict[str, Any]) -> "Figure":
+    """The out-of-fold score against the threshold, all else as tuned; a dashed line at what was chosen.
+
+    Args:
+        result: postprocess.json of a competition whose classes have thresholds.
+    """
+    return _sensitivity(*_figure("threshold, of 255", result["metric"]), result, "threshold")
+
+
+def area_curve(result: dict[str, Any]) -> "Figure":
+    """The out-of-fold score against the minimum area, all else as tuned; a dashed line at what was chosen.
+
+    Args:
+        result: postprocess.json of a competition whose classes have thresholds.
+    """
+    figure, axes = _figure("minimum area, px", result["metric"])
+    axes.set_xscale("symlog", linthresh=10)
+    _sensitivity(figure, axes, result, "min_area")
+    axes.set_xlim(left=0)
     return figure
 
 
@@ -115,17 +119,44 @@ def score_by_area(scores: pd.DataFrame, metric: str) -> "Figure":
         scores: oof_scores.csv.
         metric: what the score is.
     """
-    figure, (axes,) = _panels(1)
-    present = scores[scores["true_area"] > 0].sort_values("true_area")
-    axes.plot(present["true_area"], present["score"], ".", color=COLOURS[0], alpha=0.25)
-    parts = [part for part in np.array_split(np.arange(len(present)), 10) if len(part)]
-    means = [present.iloc[part][["true_area", "score"]].mean() for part in parts]
-    axes.plot(*np.array(means).reshape(-1, 2).T, color=COLOURS[1], label="mean of a tenth")
+    figure, axes = _figure("true area, px", metric)
+    present = scores[scores["true_area"] > 0]
+    axes.plot(present["true_area"], present["score"], ".", color=_colour(0), alpha=0.25)
+    axes.plot(*_tenths(present), color=_colour(1), label="mean of a tenth of the images")
     empty = scores.loc[scores["true_area"] == 0, "score"]
     if len(empty):
-        axes.axhline(empty.mean(), color=COLOURS[2], linestyle="--", label=f"mean of {len(empty)} with an empty mask")
+        axes.axhline(empty.mean(), color=_colour(2), linestyle="--", label=f"mean of {len(empty)} with an empty mask")
     axes.set_xscale("log")
-    _finish(axes, "true area, px", metric)
+    axes.legend(frameon=False)
+    return figure
+
+
+def scores_by_area(runs: dict[str, pd.DataFrame], metric: str) -> "Figure":
+    """The mean score of each tenth of the images that have a mask, by the size of the true mask, a line a run.
+
+    Args:
+        runs: oof_scores.csv of each run, by its name.
+        metric: what the score is.
+    """
+    figure, axes = _figure("true area, px", metric)
+    for number, (name, scores) in enumerate(runs.items()):
+        axes.plot(*_tenths(scores[scores["true_area"] > 0]), ".-", color=_colour(number), label=name)
+    axes.set_xscale("log")
+    axes.legend(frameon=False)
+    return figure
+
+
+def intervals(found: dict[str, tuple[float, float, float]], metric: str) -> "Figure":
+    """Scores of runs with their intervals, the first run on top.
+
+    Args:
+        found: score, and the ends of its interval, by the run's name.
+        metric: what the score is.
+    """
+    figure, axes = _figure(metric, "")
+    for number, (score, low, high) in enumerate(found.values()):
+        axes.errorbar(score, -number, xerr=[[score - low], [high - score]], fmt="o", capsize=3, color=_colour(number))
+    axes.set_yticks([-number for number in range(len(found))], list(found))
     return figure
 
 
@@ -137,12 +168,10 @@ def score_by_group(scores: pd.DataFrame, metric: str, most: int = 60) -> "Figure
         metric: what the score is.
         most: how many bars fit.
     """
-    figure, (axes,) = _panels(1)
+    figure, axes = _figure("group (images)", f"mean {metric}")
     means = scores.groupby("group")["score"].agg(["mean", "size"]).sort_values("mean").head(most)
-    labels = [f"{group} ({size})" for group, size in means["size"].items()]
-    axes.bar(labels, means["mean"], color=COLOURS[0])
+    axes.bar([f"{group} ({size})" for group, size in means["size"].items()], means["mean"], color=_colour(0))
     axes.tick_params("x", labelrotation=90, labelsize=7)
-    _finish(axes, "group (images)", f"mean {metric}")
     return figure
 
 
@@ -151,29 +180,58 @@ def to_svg(figure: "Figure") -> str:
     a chart this way too."""
     import matplotlib
 
-    with matplotlib.rc_context({**STYLE, "svg.hashsalt": "pipeline"}), io.StringIO() as file:
+    with matplotlib.rc_context(STYLE), io.StringIO() as file:
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
         text = file.getvalue()
     element = text[text.index("<svg") :].replace("*{stroke-linejoin", "text{fill: currentColor} *{stroke-linejoin")
     return re.sub(r"#000000|(?<=fill: )black", "currentColor", element)
 
 
-def _panels(count: int) -> tuple["Figure", list["Axes"]]:
-    import matplotlib
+def _figure(across: str, up: str) -> tuple["Figure", "Axes"]:
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(STYLE):
-        figure = Figure((SIZE[0] * count, SIZE[1]), layout="constrained")
-        figure._repr_svg_ = partial(to_svg, figure)  # type: ignore[attr-defined]
-        return figure, list(figure.subplots(1, count, squeeze=False)[0])
-
-
-def _finish(axes: "Axes", across: str, up: str) -> None:
+    figure = Figure(SIZE, layout="constrained")
+    figure._repr_svg_ = partial(to_svg, figure)  # type: ignore[attr-defined]
+    axes = figure.subplots()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25)
     axes.set_xlabel(across)
     axes.set_ylabel(up)
-    if len(axes.get_legend_handles_labels()[1]) > 1 or axes.get_legend_handles_labels()[1][:1] not in ([], [""]):
-        axes.legend()
+    return figure, axes
 
 
-def _colours(count: int) -> list[Any]:
-    return [COLOURS[number % len(COLOURS)] for number in range(count)]
+def _epochs(
+    figure: "Figure", axes: "Axes", histories: dict[str, pd.DataFrame], kept: dict[str, int], name: str
+) -> "Figure":
+    """A line a training; the final model, which holds nothing out, has none."""
+    for number, (title, history) in enumerate(histories.items()):
+        if name in history:
+            axes.plot(history["epoch"] + 1, history[name], color=_colour(number), label=title)
+            axes.plot(kept[title] + 1, history[name][kept[title]], "o", color=_colour(number))
+    if axes.get_legend_handles_labels()[1]:
+        axes.legend(frameon=False)
+    return figure
+
+
+def _sensitivity(figure: "Figure", axes: "Axes", result: dict[str, Any], name: str) -> "Figure":
+    for number, (title, curves) in enumerate(result["curves"].items()):
+        if curves.get(name):
+            axes.plot(*np.array(curves[name]).T, color=_colour(number), label=title)
+            axes.axvline(result["rules"][title][name], color=_colour(number), linestyle="--", linewidth=1)
+    if len(result["curves"]) > 1:
+        axes.legend(frameon=False)
+    return figure
+
+
+def _tenths(scores: pd.DataFrame) -> np.ndarray:
+    """Mean area and mean score (2, 10 or fewer) of ten equal parts of the images by their area."""
+    ordered = scores[["true_area", "score"]].sort_values("true_area").to_numpy(np.float64)
+    return np.array([part.mean(0) for part in np.array_split(ordered, 10) if len(part)]).reshape(-1, 2).T
+
+
+def _colour(number: int) -> Any:
+    return _of_255(CLASS_COLOURS[ORDER[number % len(ORDER)]])
+
+
+def _of_255(colour: tuple[int, int, int]) -> Any:
+    return tuple(channel / 255 for channel in colour)

@@ -70,8 +70,7 @@ class Row:
 class Scored:
     """A run's folder, read."""
 
-    competition: str
-    name: str
+    folder: Path
     result: dict[str, Any]
     """What postprocess.json holds."""
     images: pd.DataFrame | None
@@ -80,6 +79,16 @@ class Scored:
     """The fold.json of every network."""
     splits: frozenset[str]
     """Content hashes of the folds files that it was trained on: one, unless something went wrong."""
+
+    @property
+    def competition(self) -> str:
+        """The name of its competition."""
+        return self.folder.parent.name
+
+    @property
+    def name(self) -> str:
+        """The run's name."""
+        return self.folder.name
 
     @property
     def folds(self) -> tuple[int, ...]:
@@ -102,13 +111,21 @@ def compare(names: list[str]) -> list[Row]:
     Raises:
         PipelineError: no such run has scores, or several have.
     """
+    return [_row(group[0], scored) for group in read_runs(names).values() for scored in group]
+
+
+def read_runs(names: list[str]) -> dict[str, list[Scored]]:
+    """Returns runs by their competition, each in the order of `names`; see compare.
+
+    Raises:
+        PipelineError: no such run has scores, or several have.
+    """
     known = _known()
-    folders = dict.fromkeys(_find(name, known) for name in names)
     groups: dict[str, list[Scored]] = {}
-    for folder in folders:
+    for folder in dict.fromkeys(_find(name, known) for name in names):
         scored = _read(folder)
         groups.setdefault(scored.competition, []).append(scored)
-    return [_row(group[0], scored) for group in groups.values() for scored in group]
+    return groups
 
 
 def render(rows: list[Row]) -> Table:
@@ -119,7 +136,7 @@ def render(rows: list[Row]) -> Table:
     for index, row in enumerate(rows):
         if index and rows[index - 1].competition != row.competition:
             shown.add_section()
-        shown.add_row(*map(Text, _cells(row)))  # Text: a name may hold what rich would read as markup
+        shown.add_row(*map(Text, cells(row)))  # Text: a name may hold what rich would read as markup
     return shown
 
 
@@ -169,7 +186,7 @@ def _read(folder: Path) -> Scored:
     # only of folds that are scored: another fold's folder may be left from before
     patterns = [f"fold_{fold}{seed}/manifest.json" for fold in result.get("score_by_fold", {}) for seed in SEEDS]
     splits = {split for pattern in patterns for path in folder.glob(pattern) if (split := _split_of(path))}
-    return Scored(folder.parent.name, folder.name, result, images, members, frozenset(splits))
+    return Scored(folder, result, images, members, frozenset(splits))
 
 
 def _split_of(manifest: Path) -> str | None:
@@ -262,7 +279,8 @@ def _values(members: tuple[dict[str, Any], ...], key: str) -> list[Any]:
 # --- cells -----------------------------------------------------------------------------------------------------------
 
 
-def _cells(row: Row) -> tuple[str, ...]:
+def cells(row: Row) -> tuple[str, ...]:
+    """Returns a row as texts, one a column of COLUMNS."""
     return (
         row.run,
         f"{row.competition}, {row.metric}",

@@ -6,7 +6,7 @@ The notebooks and the report use these; nothing here changes a file.
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -18,6 +18,7 @@ from pipeline.folds import read_audit, read_folds, read_outliers
 from pipeline.postprocess import decision_of
 from pipeline.workspace import Run, shown
 
+Subset = Literal["train", "test"]
 EACH = 208
 """Pixels across of one picture on a sheet."""
 
@@ -80,54 +81,62 @@ def suspects(run: Run) -> pd.DataFrame:
 # --- pictures --------------------------------------------------------------------------------------------------------
 
 
-def painter(run: Run, predicted: bool = False) -> Callable[[str], np.ndarray]:
-    """Returns a function that draws a training image (h, w, 3) uint8 under its true mask, by its id; with `predicted`
-    the held-out prediction too, as tuned."""
-    rows = images(run, "train").set_index("image_id", drop=False)
+def painter(run: Run, predicted: bool = False, subset: Subset = "train") -> Callable[[str], np.ndarray]:
+    """Returns a function that draws an image (h, w, 3) uint8 by its id.
+
+    Args:
+        run: whose images.
+        predicted: under its held-out prediction, as tuned, beside the true mask.
+        subset: `train` under the true mask, or `test` under what is submitted.
+    """
+    rows = images(run, subset).set_index("image_id", drop=False)
     read = reader_of(run.competition).opener(run.competition, run.input)
-    predict = _predictor(run) if predicted else None
+    predict = _predictor(run, subset) if predicted or subset == "test" else None
 
     def paint(image_id: str) -> np.ndarray:
         row = rows.loc[image_id]
-        image, true = read(row), table.true_mask(row, run.competition.classes)
-        if predict:
-            return plots.comparison(image, true, predict(image_id, true.shape[1:]), run.competition)
-        if len(true) == 1:
-            return plots.overlay(image, true[0] == 1, np.zeros_like(true[0], bool))
-        return plots.coloured(image, true, run.competition)
+        image = read(row)
+        masks = predict(image_id, image.shape[:2]) if predict else None
+        true = table.true_mask(row, run.competition.classes) if subset == "train" else None
+        return plots.drawn(image, true, masks, run.competition)
 
     return paint
 
 
-def sheet(run: Run, image_ids: Iterable[str], predicted: bool = False, across: int = 6) -> Any:
-    """Returns a PIL image of several training images under their masks, which a notebook shows as it is."""
+def sheet(
+    run: Run, image_ids: Iterable[str], predicted: bool = False, subset: Subset = "train", across: int = 6
+) -> Any:
+    """Returns a PIL image of several images, drawn as `painter` does, which a notebook shows as it is."""
     from PIL import Image
 
-    paint = painter(run, predicted)
+    paint = painter(run, predicted, subset)
     tiles = [([paint(image_id)], image_id) for image_id in image_ids]
     return Image.fromarray(plots.contact_sheet(tiles, EACH, across))
 
 
-def _predictor(run: Run) -> Callable[[str, tuple[int, int]], np.ndarray]:
-    """A function that decides on a held-out image's masks (C, h, w)."""
+def _predictor(run: Run, subset: Subset) -> Callable[[str, tuple[int, int]], np.ndarray]:
+    """A function that decides on an image's masks (C, h, w)."""
     chosen = result(run)
-    plain, weights, decision = sources.plain_of(run), sources.weights_of(run, chosen), decision_of(chosen)
-    fold_of = scores(run).set_index("image_id")["fold"]
+    decision = decision_of(chosen)
 
     @cache
-    def blend_of(fold: int) -> sources.Blend:
-        return replace(sources.out_of_fold(run, fold, plain), weights=weights)
+    def blend_of(fold: int | None) -> tuple[sources.Blend, dict[str, int]]:
+        if fold is None:
+            blend = sources.test(run, chosen)
+        else:
+            blend = sources.out_of_fold(run, fold, sources.plain_of(run))
+            blend = replace(blend, weights=sources.weights_of(run, chosen))
+        return blend, {image_id: row for row, image_id in enumerate(blend.ids)}
+
+    fold_of = scores(run).set_index("image_id")["fold"].to_dict() if subset == "train" else {}
 
     def predict(image_id: str, shape: tuple[int, int]) -> np.ndarray:
-        blend = blend_of(int(fold_of[image_id]))
-        place = blend.ids.index(image_id)
-        return blend.decide(place, blend.native(place, shape), decision)
+        blend, place = blend_of(fold_of.get(image_id))
+        return blend.decide(place[image_id], blend.native(place[image_id], shape), decision)
 
     return predict
 
 
 def _require(path: Any, run: Run, stage: str) -> None:
     if not path.exists():
-        raise PipelineError(
-            f"{shown(path)} does not exist yet: `python -m pipeline run {run.recipe.name} --to {stage}` makes it."
-        )
+        raise PipelineError(f"{shown(path)} does not exist yet: `{run.command('--to', stage)}` makes it.")

@@ -21,7 +21,7 @@ from pipeline.competitions.readers import reader_of
 from pipeline.errors import PipelineError
 from pipeline.guess import Draft, Guess, evenly
 from pipeline.guess_layout import look
-from pipeline.plots import coloured, legend, overlay, write_png
+from pipeline.plots import drawn, legend, write_png
 from pipeline.settings import flatten, override, read_yaml, validate
 from pipeline.workspace import input_root, root, shown, write_text
 
@@ -259,10 +259,7 @@ def _picture(item: Item, masks: Masks, opened: Competition) -> np.ndarray:
     method = cv2.INTER_AREA if image.shape[1] > WIDTH else cv2.INTER_NEAREST
     sized = cv2.resize(image, (WIDTH, height), interpolation=method).reshape(height, WIDTH, -1)
     planes = np.stack([cv2.resize(one, (WIDTH, height), interpolation=cv2.INTER_NEAREST) for one in masks.planes])
-    if len(planes) == 1:
-        picture = overlay(sized, planes[0] == 1, np.zeros((height, WIDTH), bool))
-    else:
-        picture = coloured(sized, planes, opened)
+    picture = drawn(sized, planes, None, opened)
     caption = np.full((CAPTION, WIDTH, 3), 255, np.uint8)
     _write(caption, item.image_id, 2, (0, 0, 0))
     return np.vstack([caption, picture])

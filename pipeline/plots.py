@@ -47,20 +47,24 @@ def overlay(image: np.ndarray, true: np.ndarray, predicted: np.ndarray, strength
     return picture
 
 
-def comparison(image: np.ndarray, true: np.ndarray, predicted: np.ndarray, competition: Competition) -> np.ndarray:
-    """Returns an RGB picture uint8 of truth and prediction over an image: one overlay where there is one class, else
-    both side by side, every class in its colour (see legend).
+def drawn(
+    image: np.ndarray, true: np.ndarray | None, predicted: np.ndarray | None, competition: Competition
+) -> np.ndarray:
+    """Returns an RGB picture uint8 of an image under its true masks, under predicted ones, or both: one overlay where
+    there is one class, else side by side, every class in its colour (see legend).
 
     Args:
         image: (h, w, C) uint8 or uint16.
-        true: masks (classes, h, w) of 0, 1 and 255.
-        predicted: masks (classes, h, w) of 0 and 1.
+        true: masks (classes, h, w) of 0, 1 and 255; None: not known, or not to be shown.
+        predicted: masks (classes, h, w) of 0 and 1; None: not to be shown.
         competition: its classes and kind.
     """
-    if len(true) == 1:
-        return overlay(image, true[0] == 1, predicted[0] == 1)
+    if len(competition.classes) == 1:
+        none = np.zeros(image.shape[:2], bool)
+        return overlay(image, *(none if masks is None else masks[0] == 1 for masks in (true, predicted)))
     gap = np.full((image.shape[0], max(2, image.shape[1] // 60), 3), 255, np.uint8)
-    return np.hstack([coloured(image, true, competition), gap, coloured(image, predicted, competition)])
+    shown = [coloured(image, masks, competition) for masks in (true, predicted) if masks is not None]
+    return np.hstack([one for picture in shown for one in (gap, picture)][1:] or [to_rgb8(image)])
 
 
 def coloured(image: np.ndarray, masks: np.ndarray, competition: Competition, strength: float = 0.5) -> np.ndarray:

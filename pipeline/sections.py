@@ -10,6 +10,7 @@ import pandas as pd
 import yaml
 
 from pipeline import charts, freshness, look, plots, table, workspace
+from pipeline.audit import QUARTILES
 from pipeline.folds import read_audit, read_outliers
 from pipeline.outliers import count_findings
 from pipeline.stages.tune import in_words, verdict
@@ -17,7 +18,9 @@ from pipeline.workspace import Run
 
 Shown = dict[str, Any]
 OF_EACH_KIND = 4
-SHEET = 24
+SHEET, EMPTY = 24, 4
+"""Pictures of the data, and how many of them, at most, have an empty mask."""
+TEST_PICTURES = 8
 SUSPECTS = 8
 FINDINGS_WIDTH = 1100
 """Pixels across of a picture of findings; the file beside it is larger."""
@@ -33,9 +36,11 @@ def data(run: Run) -> Shown | None:
     images = table.read_table(run.table)
     train = images[(images["subset"] == "train") & (images["fault"] == "")]
     total = table.total_area(train, run.competition.foreground)
+    drawn = [charts.mask_areas(train, run.competition)]
     sizes = images.groupby(["height", "width"]).size().sort_values(ascending=False)
     order = train.assign(total=total).sort_values("total", kind="stable")
-    chosen = order.iloc[np.unique(np.linspace(0, len(order) - 1, SHEET).astype(int))]
+    empty = order[order["total"] == 0].head(EMPTY)
+    chosen = pd.concat([empty, evenly(order[order["total"] > 0], SHEET - len(empty))])
     shares = (chosen["total"] / (chosen["height"] * chosen["width"])).tolist()
     captions = {name: f"{name}: {share:.0%}" for name, share in zip(chosen["image_id"], shares, strict=True)}
     return {
@@ -46,9 +51,14 @@ def data(run: Run) -> Shown | None:
             zip(train["dtype"], train["channels"].astype(int), strict=True))),
         "empty": float((total == 0).mean()),
         "groups": train["group"].nunique() if run.competition.group else None,
-        "charts": [charts.mask_areas(train, run.competition), charts.image_sizes(images)],
+        "charts": drawn + ([charts.image_sizes(images)] if len(sizes) > 1 else []),
         "pictures": _pictures(look.painter(run), captions, "its true mask", 220),
     }  # fmt: skip
+
+
+def evenly(rows: pd.DataFrame, count: int) -> pd.DataFrame:
+    """Returns `count` rows from the first to the last, evenly spaced; all of them where there are not so many."""
+    return rows.iloc[np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int))]
 
 
 def cleaning(run: Run) -> Shown | None:
@@ -62,6 +72,29 @@ def cleaning(run: Run) -> Shown | None:
     }
 
 
+def folds(run: Run) -> Shown | None:
+    """The audit, its table in words."""
+    if not run.audit.exists():
+        return None
+    audit = read_audit(run)
+    return {
+        **audit,
+        "folds": [{_in_words(key): _figure(value) for key, value in row.items()} for row in audit["folds"]],
+    }
+
+
+def _in_words(key: str) -> str:
+    """A column of the audit as a heading: shares are in per cent."""
+    what, _, name = key.partition("_")
+    if what == "area":
+        return QUARTILES[key]
+    return {"images": f"images with {name}", "pixels": f"pixels of {name}"}.get(name and what, key.replace("_", " "))
+
+
+def _figure(value: Any) -> str:
+    return f"{100 * value:.1f}\u00a0%" if isinstance(value, float) else str(value)
+
+
 # --- training --------------------------------------------------------------------------------------------------------
 
 
@@ -73,7 +106,7 @@ def learning(run: Run) -> Shown | None:
     histories = {title: history for title, (_, history) in found.items()}
     kept = {title: fold["best_epoch"] for title, (fold, _) in found.items()}
     return {
-        "charts": [charts.learning_curves(histories, kept, run.competition.metric)],
+        "charts": [charts.loss_curves(histories, kept), charts.score_curves(histories, kept, run.competition.metric)],
         "trainings": {title: fold for title, (fold, _) in found.items()},
     }
 
@@ -87,12 +120,11 @@ def tuning(run: Run) -> Shown | None:
         return None
     result = workspace.read_json(run.postprocess)
     steps = [{**step, "verdict": verdict(step, run.recipe.tune.confidence)} for step in result.get("steps", [])]
-    rules, curves = result.get("rules", {}), result.get("curves", {})
     return {
         "result": result,
         "steps": steps,
-        "rules": {name: in_words(rule) for name, rule in rules.items()},
-        "charts": [charts.tuning_curves(curves, rules, result["metric"])] if curves else [],
+        "rules": {name: in_words(rule) for name, rule in result.get("rules", {}).items()},
+        "charts": [charts.threshold_curve(result), charts.area_curve(result)] if result.get("curves") else [],
     }
 
 
@@ -141,8 +173,12 @@ def choose(scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def submission(run: Run) -> Shown | None:
-    """What the submission looks like beside the training masks, and the warnings about it."""
-    return workspace.read_json(run.record) if run.record.exists() else None
+    """What the submission looks like beside the training masks, the warnings about it, and some of its masks."""
+    if not run.record.exists():
+        return None
+    chosen = evenly(look.images(run, "test"), TEST_PICTURES)["image_id"]
+    pictures = _pictures(look.painter(run, subset="test"), {one: one for one in chosen}, "what is submitted", 220)
+    return {**workspace.read_json(run.record), "pictures": pictures}
 
 
 def test_set(run: Run) -> Shown | None:
@@ -158,6 +194,7 @@ def exact(run: Run) -> Shown:
     steps = [state.step for stage in STAGES for state in states(run, stage) if stage != "report"]
     times = {step.title: workspace.read_json(step.manifest) for step in steps if step.manifest.exists()}
     return {
+        "command": run.command(),
         "settings": yaml.safe_dump(workspace.describe(run), sort_keys=False, allow_unicode=True),
         "environment": freshness.environment(),
         "times": times,
@@ -167,7 +204,7 @@ def exact(run: Run) -> Shown:
 def advice(run: Run) -> list[str]:
     """What to do next, the most urgent first, each with its command or file."""
     found: list[str] = []
-    name, audit, learnt = run.name, read_audit(run), look.trainings(run)
+    audit, learnt = read_audit(run), look.trainings(run)
     if audit.get("leaks"):
         found.append(
             f"The folds leak ({audit['verdict']}): every score here flatters. Split again before anything else."
@@ -175,10 +212,11 @@ def advice(run: Run) -> list[str]:
     late = [
         title for title, (fold, _) in learnt.items() if fold["best_epoch"] >= fold["epochs"] - 1 and fold["epochs"] > 1
     ]
-    if learnt and len(late) * 2 > len(learnt):
+    # a schedule that ends at its lowest rate is best there: only one that waits for a plateau could have gone on
+    if learnt and len(late) * 2 > len(learnt) and run.recipe.train.schedule.name in ("plateau", "constant"):
         found.append(
             f"The best epoch was the last one ({', '.join(late)}): train longer, "
-            f"--set train.epochs={2 * run.recipe.train.epochs} --name {name}-longer."
+            f"--set train.epochs={2 * run.recipe.train.epochs} --name {run.name}-longer."
         )
     folds = run.trained_folds()
     if learnt and len(folds) < run.competition.split.folds:

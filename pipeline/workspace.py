@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -54,6 +55,12 @@ class Run:
     recipe: Recipe
     competition: Competition
     name: str
+    options: tuple[str, ...] = ()
+    """What a command line says to open it: the recipe, and what is changed of it."""
+
+    def command(self, *more: str) -> str:
+        """Returns the command line that runs it, with further options."""
+        return shlex.join(["python", "-m", "pipeline", "run", *(self.options or (self.recipe.name,)), *more])
 
     @property
     def input(self) -> Path:
@@ -285,7 +292,10 @@ def open_run(
     run_name = check_name(name or (f"{loaded.name}-quick" if quick else loaded.name))
     if loaded.arrays:
         loaded = _with_arrays(loaded, folder)
-    run = Run(loaded, load_competition(loaded.competition), run_name)
+    given = {"--name": name, "--competition": competition, "--oof": oof, "--test": test}
+    words = [recipe, *["--quick"] * quick, *[word for pair in given.items() if pair[1] for word in pair if word]]
+    words += [word for one in assignments or [] for word in ("--set", one)]
+    run = Run(loaded, load_competition(loaded.competition), run_name, tuple(words))
     _ = run.never  # an unknown class shows now
     if loaded.trains:
         weights, reason = loaded.model.weights, run.competition.forbids_pretrained

@@ -162,7 +162,7 @@ def _draw(run: Run, everything: pd.DataFrame, found: pd.DataFrame, beyond: pd.Da
         if row["fault"]:
             return plots.to_rgb8(read(row))
         masks = table.true_mask(row, run.competition.classes)
-        return plots.comparison(read(row), masks, np.zeros_like(masks), run.competition)
+        return plots.drawn(read(row), masks, np.zeros_like(masks), run.competition)
 
     for reason, rows in pd.concat([found, beyond], ignore_index=True).groupby("reason", sort=False):
         apart = rows["action"] == "apart"

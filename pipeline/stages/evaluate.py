@@ -64,7 +64,7 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
         probability = blend.native(index, true.shape[1:])
         predicted = blend.decide(index, probability, decision)
         if index < OVERLAYS:
-            picture = plots.comparison(read(row), true, predicted, run.competition)
+            picture = plots.drawn(read(row), true, predicted, run.competition)
             name = f"{index:02}_{row['image_id'].replace('/', '_')}.png"
             plots.write_png(folder / name, plots.with_legend(picture, run.competition))
         return {"image_id": row["image_id"], **image_figures(probability, predicted, true, run.competition)}

@@ -9,17 +9,11 @@ writes  work/<competition>/<run>/report.html
 """
 
 from collections.abc import Iterator
-from pathlib import Path
 
-import jinja2
-
-from pipeline import charts, plots, sections, sources, workspace
+from pipeline import page, plots, sections, sources
 from pipeline.console import console
-from pipeline.folds import read_audit
 from pipeline.freshness import Step
 from pipeline.workspace import Run, shown
-
-TEMPLATE = Path(__file__).with_name("report.html.jinja")
 
 
 def steps(run: Run) -> list[Step]:
@@ -34,25 +28,21 @@ def steps(run: Run) -> list[Step]:
         run.folder / "suspects.csv", *sources.files(run, "oof"), run.record, run.folder / "test.json",
     )  # fmt: skip
     present = tuple(path for path in inputs if path.exists())
-    return [Step("report", "report", run.folder / "report.manifest.json", (*present, TEMPLATE), (run.report,), {})]
+    return [
+        Step("report", "report", run.folder / "report.manifest.json", (*present, page.TEMPLATES), (run.report,), {})
+    ]
 
 
 def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
     """Writes the page."""
-    workspace.write_text(run.report, render(run))
-    console.print(f"  → {shown(run.report)}")
-    yield from waiting
-
-
-def render(run: Run) -> str:
-    """Returns the page."""
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["svg"] = charts.to_svg
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+    page.write(
+        run.report,
+        "report.html.jinja",
+        title=run.name,
         run=run,
         data=sections.data(run),
         cleaning=sections.cleaning(run),
-        audit=read_audit(run),
+        audit=sections.folds(run),
         learning=sections.learning(run),
         tuning=sections.tuning(run),
         scores=sections.scores(run),
@@ -63,3 +53,5 @@ def render(run: Run) -> str:
         advice=sections.advice(run),
         legend={name: f"rgb{colour}" for name, colour in plots.legend(run.competition).items() if colour},
     )
+    console.print(f"  → {shown(run.report)}")
+    yield from waiting

@@ -1,0 +1,70 @@
+"""One page on which runs stand side by side.
+
+    python -m pipeline report RUN… --compare
+
+reads   what `compare` reads, and work/<competition>/<run>/fold_<k>/history.csv
+writes  work/comparison.html
+"""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from pipeline import charts, compare, page, workspace
+from pipeline.compare import Scored
+from pipeline.settings import flatten
+
+
+def write(names: list[str]) -> Path:
+    """Writes the page and returns its path.
+
+    Args:
+        names: runs, as `compare` takes them.
+
+    Raises:
+        PipelineError: no such run has scores, or several have.
+    """
+    rows = compare.compare(names)
+    groups = {
+        competition: {
+            "rows": [compare.cells(row) for row in rows if row.competition == competition],
+            "charts": _charts(runs),
+            "settings": differing({run.name: settings_of(run) for run in runs}),
+            "names": [run.name for run in runs],
+            "reports": {run.name: f"{run.competition}/{run.name}/report.html" for run in runs},
+        }
+        for competition, runs in compare.read_runs(names).items()
+    }
+    path = workspace.root() / "work" / "comparison.html"
+    columns, note = list(compare.COLUMNS), compare.NOTE
+    page.write(path, "comparison.html.jinja", title=", ".join(names), groups=groups, columns=columns, note=note)
+    return path
+
+
+def settings_of(run: Scored) -> dict[str, Any]:
+    """Returns what a run's first network was trained with, by dotted keys; nothing where none was trained."""
+    manifests = sorted(run.folder.glob("fold_*/manifest.json"))
+    return flatten(workspace.read_json(manifests[0])["settings"]) if manifests else {}
+
+
+def differing(settings: dict[str, dict[str, Any]]) -> dict[str, list[Any]]:
+    """Returns the settings that are not the same in all runs, each with its value in every run (None: not set)."""
+    keys = dict.fromkeys(key for one in settings.values() for key in one)
+    values = {key: [one.get(key) for one in settings.values()] for key in keys}
+    return {key: found for key, found in values.items() if any(one != found[0] for one in found)}
+
+
+def _charts(runs: list[Scored]) -> list[Any]:
+    """Scores with their intervals, the epochs of every run's first fold, and scores by the size of the mask."""
+    metric = runs[0].result["metric"]
+    ends = {run.name: (run.result["score"], *run.result["interval_95"]) for run in runs if "interval_95" in run.result}
+    folders = {run.name: next(iter(sorted(run.folder.glob("fold_*/history.csv"))), None) for run in runs}
+    histories = {name: pd.read_csv(file) for name, file in folders.items() if file}
+    kept = {
+        name: workspace.read_json(file.with_name("fold.json"))["best_epoch"] for name, file in folders.items() if file
+    }
+    images = {run.name: run.images for run in runs if run.images is not None and "true_area" in run.images}
+    drawn = [charts.intervals(ends, metric)] if ends else []
+    drawn += [charts.score_curves(histories, kept, metric)] if histories else []
+    return drawn + ([charts.scores_by_area(images, metric)] if images else [])
