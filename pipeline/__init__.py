@@ -2,7 +2,7 @@
 
 The same from Python, as the notebooks do it:
 
-    from pipeline import load_run, look, plots, run_stage, run_to
+    from pipeline import load_run, look, run_to
 
     run = load_run("sample", {"train.epochs": 3}, name="short")     # a recipe with settings changed, under a name
     run_to(run, "tune")                                             # every stage up to tune that is not up to date
@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pipeline import charts, look, plots
+    from pipeline.sample import ensure_sample
     from pipeline.stages import run_stage
     from pipeline.stages import run_through as run_to
     from pipeline.workspace import Run, load_run
 
 _PUBLIC = {
+    "ensure_sample": "pipeline.sample:ensure_sample",
     "load_run": "pipeline.workspace:load_run",
     "Run": "pipeline.workspace:Run",
     "run_stage": "pipeline.stages:run_stage",
@@ -27,7 +29,7 @@ _PUBLIC = {
     "charts": "pipeline.charts",
     "plots": "pipeline.plots",
 }
-__all__ = ["Run", "charts", "load_run", "look", "plots", "run_stage", "run_to"]
+__all__ = ["Run", "charts", "ensure_sample", "load_run", "look", "plots", "run_stage", "run_to"]
 
 
 def __getattr__(name: str) -> Any:

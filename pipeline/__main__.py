@@ -12,7 +12,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipeline.errors import PipelineError
-from pipeline.options import Assignments, Folds, Force, Name, Oof, Quick, RecipeName, Strict, Test, Where
+from pipeline.options import (
+    Assignments,
+    Folds,
+    Force,
+    Name,
+    Oof,
+    Quick,
+    RecipeName,
+    Silent,
+    Strict,
+    Test,
+    Verbose,
+    Where,
+)
 
 if TYPE_CHECKING:
     from pipeline.workspace import Run
@@ -54,6 +67,8 @@ def run(
     last: Annotated[str, typer.Option("--to", metavar="STAGE", help="The last stage to run.")] = STAGES[-1],
     strict: Strict = False,
     force: Force = False,
+    verbose: Verbose = False,
+    silent: Silent = False,
 ) -> None:
     """Run every stage that is not up to date, from raw files to the submission and its report."""
     from pipeline import stages
@@ -71,6 +86,8 @@ def run(
         raise PipelineError(f"--from {first} comes after --to {final}; the order is {', '.join(STAGES)}.")
     started = time.perf_counter()
     console.print(f"[bold]{opened.name}[/bold]: {' → '.join(chosen)}; artefacts in {shown(opened.folder)}/")
+    if opened.recipe.takes and "train" in chosen:
+        console.print(f"  all of it, as the recipe stands, took {opened.recipe.takes}")
     if "train" in chosen:
         _preflight(opened, force)
     for stage in chosen:
@@ -96,6 +113,8 @@ def _stage_command(stage: str, lacking: Collection[str]) -> None:
         test: Test = None,
         strict: Strict = False,
         force: Force = False,
+        verbose: Verbose = False,
+        silent: Silent = False,
     ) -> None:
         _run_one(_open(recipe, quick, name, assignments, folds, competition, oof, test), stage, force, strict)
 
@@ -127,6 +146,8 @@ def report(
     oof: Oof = None,
     test: Test = None,
     force: Force = False,
+    verbose: Verbose = False,
+    silent: Silent = False,
 ) -> None:
     """Write one page to look at."""
     if not side_by_side:

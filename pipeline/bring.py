@@ -20,7 +20,7 @@ import yaml
 
 from pipeline import arrays, freshness, table, workspace
 from pipeline.competition import load_competition
-from pipeline.console import console, progress_bar
+from pipeline.console import console, progress_bar, warn
 from pipeline.errors import PipelineError
 from pipeline.folds import groups_of, read_folds
 from pipeline.foreign import WORDS, Foreign, check_values, converted, open_foreign
@@ -210,7 +210,7 @@ def _record(run: Run, step: Step, foreign: Foreign, folds: np.ndarray, images: p
         f"the folds of {index.name} leak: {apart} groups or sets of near-duplicates stand in several" if apart else ""
     )
     if leaks:
-        console.print(f"  [yellow]{leaks}: every score here flatters[/yellow]")
+        warn(f"  [yellow]{leaks}: every score here flatters[/yellow]")
     used = shown(run.folds) if same else str(index)
     workspace.write_json(run.brought, {
         "file": str(foreign.path), "images": len(ids), "of": foreign.images, "folds": numbers, "folds_of": used,

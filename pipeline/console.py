@@ -1,5 +1,6 @@
 """Messages and progress for a person, on standard error; standard output belongs to results."""
 
+import resource
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -13,12 +14,39 @@ Element = TypeVar("Element")
 # a log has no width that rich could know of: wide enough for every table
 console = Console(stderr=True, highlight=False, soft_wrap=True, width=None if sys.stderr.isatty() else 160)
 
+_verbose = False
+
+
+def be_verbose() -> None:
+    """Lets `detail` print."""
+    global _verbose
+    _verbose = True
+
+
+def be_quiet() -> None:
+    """Says nothing but warnings and errors from here on; results on standard output stay."""
+    console.quiet = True
+
+
+def warn(text: str) -> None:
+    """Prints what must not be overlooked, even where everything else is quiet."""
+    quiet, console.quiet = console.quiet, False
+    console.print(text)
+    console.quiet = quiet
+
+
+def detail(text: str) -> None:
+    """Prints what --verbose asks for, with the most memory that this process has held."""
+    if _verbose:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        console.print(f"  [dim]{text}; at most {peak / 2**30:.1f} GiB of memory so far[/dim]")
+
 
 def progress_bar() -> Progress:
     """Returns a progress display with an estimate of the time left; silent where standard error is no terminal."""
     columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
     left = [TextColumn("left"), TimeRemainingColumn()]
-    return Progress(*columns, *left, console=console, transient=True, disable=not console.is_terminal)
+    return Progress(*columns, *left, console=console, transient=True, disable=console.quiet or not console.is_terminal)
 
 
 def track(elements: Iterable[Element], description: str, total: int) -> Iterator[Element]:

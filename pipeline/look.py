@@ -59,10 +59,24 @@ def trainings(run: Run) -> dict[str, tuple[dict[str, Any], pd.DataFrame]]:
     }
 
 
+def histories(run: Run) -> tuple[dict[str, pd.DataFrame], dict[str, int]]:
+    """Returns the epochs (history.csv) and the epoch, from 0, whose weights were kept, of every finished training."""
+    found = trainings(run)
+    return {title: epochs for title, (_, epochs) in found.items()}, {
+        title: fold["best_epoch"] for title, (fold, _) in found.items()
+    }
+
+
 def result(run: Run) -> dict[str, Any]:
     """Returns what tune chose, and what it is worth (postprocess.json)."""
     _require(run.postprocess, run, "tune")
     return workspace.read_json(run.postprocess)
+
+
+def record(run: Run) -> dict[str, Any]:
+    """Returns how the submission came about: its figures, warnings, and the score to expect."""
+    _require(run.record, run, "encode")
+    return workspace.read_json(run.record)
 
 
 def scores(run: Run) -> pd.DataFrame:

@@ -109,6 +109,8 @@ class Recipe(Settings):
 
     name: str
     """The YAML's file name; names the run."""
+    takes: str | None = None
+    """How long all of it takes, and on what, for a person who is about to start it; of `quick` its own, or nothing."""
     competition: str
     """Name of a competition, or the path of its YAML, relative to the recipe's."""
     folds: str | None = None
@@ -170,6 +172,6 @@ def load_recipe(name: str, quick: bool = False, assignments: list[str] | None = 
         data["competition"] = str(path.absolute().parent / competition)  # beside the recipe, from wherever it is called
     recipe = validate(Recipe, data, f"recipe {path.name}")
     # checked without --quick too: a slip there shows before somebody needs it
-    miniature = override(merge(data, recipe.quick), assignments or [])
+    miniature = override(merge({**data, "takes": None}, recipe.quick), assignments or [])
     in_miniature = validate(Recipe, miniature, f"recipe {path.name} with --quick")
     return in_miniature if quick else recipe

@@ -103,8 +103,7 @@ def learning(run: Run) -> Shown | None:
     found = look.trainings(run)
     if not found:
         return None
-    histories = {title: history for title, (_, history) in found.items()}
-    kept = {title: fold["best_epoch"] for title, (fold, _) in found.items()}
+    histories, kept = look.histories(run)
     return {
         "charts": [charts.loss_curves(histories, kept), charts.score_curves(histories, kept, run.competition.metric)],
         "trainings": {title: fold for title, (fold, _) in found.items()},
@@ -178,7 +177,7 @@ def submission(run: Run) -> Shown | None:
         return None
     chosen = evenly(look.images(run, "test"), TEST_PICTURES)["image_id"]
     pictures = _pictures(look.painter(run, subset="test"), {one: one for one in chosen}, "what is submitted", 220)
-    return {**workspace.read_json(run.record), "pictures": pictures}
+    return {**look.record(run), "pictures": pictures}
 
 
 def test_set(run: Run) -> Shown | None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline import freshness, sources, workspace
-from pipeline.console import console
+from pipeline.console import console, detail, warn
 from pipeline.errors import PipelineError
 from pipeline.freshness import Reason, Step
 from pipeline.lock import alone
@@ -96,7 +96,7 @@ def _run_stage(run: Run, stage: str, force: bool, strict: bool) -> None:
             waiting.append(state)
         elif state.kept:
             why = "; ".join(reason.text for reason in state.reasons)
-            console.print(f"[yellow]{state.step.title}: kept although {why} (--force does it again)[/yellow]")
+            warn(f"[yellow]{state.step.title}: kept although {why} (--force does it again)[/yellow]")
     if not waiting:
         console.print(f"[dim]{stage}: up to date[/dim]")
         return
@@ -105,12 +105,15 @@ def _run_stage(run: Run, stage: str, force: bool, strict: bool) -> None:
     if stage != "decode":
         _check_inputs(run, stage, waiting)
     why = _why(waiting, force)
+    for state in waiting:
+        detail(f"{state.step.title} runs: {'; '.join(reason.text for reason in state.reasons) or '--force'}")
     console.print(f"[bold]{stage}[/bold]{': ' if why else ''}{why}")
     started = time.perf_counter()
     arguments = {"fresh": True} if force and stage == "train" else {"strict": True} if strict else {}
     for step in module.execute(run, [state.step for state in waiting], **arguments):
         now = time.perf_counter()
         freshness.record(step, now - started)
+        detail(f"{step.title}: {now - started:.1f} s → {', '.join(map(workspace.shown, step.outputs))}")
         started = now
 
 

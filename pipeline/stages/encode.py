@@ -25,7 +25,7 @@ import pandas as pd
 from rich.markup import escape
 
 from pipeline import freshness, guards, sources, submission, table, workspace
-from pipeline.console import console, track
+from pipeline.console import console, track, warn
 from pipeline.errors import PipelineError
 from pipeline.freshness import Step
 from pipeline.postprocess import decision_of
@@ -275,4 +275,4 @@ def _print(run: Run, test: dict[str, Any], result: dict[str, Any], want: Expecte
             f"{true.mean():.0f})"
         )
     for warning in warnings:
-        console.print(f"[bold red]  WARNING: {escape(warning)}[/bold red]")
+        warn(f"[bold red]  WARNING: {escape(warning)}[/bold red]")

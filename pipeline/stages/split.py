@@ -24,7 +24,7 @@ from rich.table import Table
 from pipeline import audit, freshness, table, workspace
 from pipeline.audit import Split
 from pipeline.competition import SplitSettings
-from pipeline.console import console, counting, track
+from pipeline.console import console, counting, track, warn
 from pipeline.duplicates import Pairs
 from pipeline.errors import PipelineError
 from pipeline.folds import folds_setting, read_audit, read_folds, read_outliers, uses_of
@@ -266,7 +266,7 @@ def _print(run: Run, said: dict[str, Any]) -> None:
     style = "bold red" if said["leaks"] else "default"
     console.print(f"  [{style}]{said['verdict']}[/{style}]{escape(_closest_in_words(run, said))}")
     for warning in said["warnings"]:
-        console.print(f"  [yellow]{escape(warning)}[/yellow]")
+        warn(f"  [yellow]{escape(warning)}[/yellow]")
     console.print(
         f"  {sum(fold['images'] for fold in said['folds'])} images in {len(said['folds'])} folds → {shown(run.folds)}, "
         f"{shown(run.audit)}"

@@ -24,7 +24,7 @@ import yaml
 
 from pipeline import freshness, teachers, workspace
 from pipeline.competitions.files import read_table
-from pipeline.console import console, progress_bar
+from pipeline.console import console, progress_bar, warn
 from pipeline.errors import PipelineError
 from pipeline.folds import drop_list, leak_remark, read_folds, read_outliers
 from pipeline.freshness import Reason, Step
@@ -146,7 +146,7 @@ def execute(run: Run, waiting: list[Step], fresh: bool = False) -> Iterator[Step
     for step in waiting:
         teachers.check_labels(run, teachers.label_files(run, Member(step.fold, step.seed)))
     if remark := leak_remark(run):
-        console.print(f"  [yellow]{remark}: every score here flatters[/yellow]")
+        warn(f"  [yellow]{remark}: every score here flatters[/yellow]")
     compute = device.choose(run.recipe.train.precision)
     console.print(f"  {compute.accelerator}, {compute.precision}, channels_last: {compute.reason}")
     source = weights.resolve(run.recipe.model)
