@@ -55,7 +55,7 @@ def run_through(run: Run, stage: str, force: bool = False, strict: bool = False)
     """Runs what comes before a stage, as far as it is not up to date, and the stage, as run_stage does."""
     require_test(run, stage)
     for earlier in STAGES[: STAGES.index(stage)]:
-        run_stage(run, earlier)
+        run_stage(run, earlier, mention=False)
     run_stage(run, stage, force, strict)
 
 
@@ -72,20 +72,21 @@ def require_test(run: Run, stage: str) -> None:
         )
 
 
-def run_stage(run: Run, stage: str, force: bool = False, strict: bool = False) -> None:
+def run_stage(run: Run, stage: str, force: bool = False, strict: bool = False, mention: bool = True) -> None:
     """Runs the steps of a stage that are not up to date (all of them with `force`) and records each.
 
-    With `strict`, encode refuses what it would only warn of; it then always runs.
+    With `strict`, encode refuses what it would only warn of; it then always runs. Without `mention` nothing is said of a
+    stage that is up to date.
 
     Raises:
         PipelineError: bad input, or finished work that would be thrown away.
     """
     require_test(run, stage)
     with alone(run.competition_folder if stage in SHARED else run.folder):
-        _run_stage(run, stage, force, strict)
+        _run_stage(run, stage, force, strict, mention)
 
 
-def _run_stage(run: Run, stage: str, force: bool, strict: bool) -> None:
+def _run_stage(run: Run, stage: str, force: bool, strict: bool, mention: bool) -> None:
     module, found = importlib.import_module(f"pipeline.stages.{stage}"), states(run, stage)
     if not found:  # evaluate, where no truth is known; train and predict, where nothing is trained
         return
@@ -98,7 +99,8 @@ def _run_stage(run: Run, stage: str, force: bool, strict: bool) -> None:
             why = "; ".join(reason.text for reason in state.reasons)
             warn(f"[yellow]{state.step.title}: kept although {why} (--force does it again)[/yellow]")
     if not waiting:
-        console.print(f"[dim]{stage}: up to date[/dim]")
+        if mention:
+            console.print(f"[dim]{stage}: up to date[/dim]")
         return
     if not force and hasattr(module, "guard"):
         module.guard(run, waiting)
