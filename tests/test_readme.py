@@ -23,14 +23,14 @@ README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 CLEAN = (REPOSITORY / "docs" / "clean-and-split.md").read_text(encoding="utf-8")
 TUNE = (REPOSITORY / "docs" / "predict-tune-encode.md").read_text(encoding="utf-8")
 TRAIN = (REPOSITORY / "docs" / "train.md").read_text(encoding="utf-8")
+PAGES = {path.stem: path.read_text(encoding="utf-8") for path in sorted((REPOSITORY / "docs").glob("*.md"))}
+EXECUTED = ("your-own-competition", "bring-your-own")  # their commands, by tests of their own
 
 
 def commands() -> list[list[str]]:
-    lines = [
-        line
-        for block in re.findall(r"```bash\n(.*?)```", README + CLEAN + TRAIN + TUNE, re.S)
-        for line in block.splitlines()
-    ]
+    texts = [README, *(text for name, text in PAGES.items() if name not in EXECUTED)]
+    blocks = [block for text in texts for block in re.findall(r"```bash\n(.*?)```", text, re.S)]
+    lines = [line.strip() for block in blocks for line in block.splitlines()]
     words = [shlex.split(line, comments=True) for line in lines]
     calls = [line[3:] for line in words if line[:3] == ["python", "-m", "pipeline"]]
     scripts = [["run", *(line[1:] or ["sample"])] for line in words if line[:1] == ["./run_all.sh"]]
@@ -55,15 +55,31 @@ def test_own_competition_is_valid() -> None:
     assert validate(RleCsv, {"name": "my-cells", **yaml.safe_load(example)}, "README").group == "patient"
 
 
-@pytest.mark.parametrize(
-    ("text", "folder"),
-    [(README, REPOSITORY), (CLEAN, REPOSITORY / "docs"), (TRAIN, REPOSITORY / "docs"), (TUNE, REPOSITORY / "docs")],
-)
-def test_links_and_pictures_exist(text: str, folder: Path) -> None:
+@pytest.mark.parametrize("name", ["README", *PAGES])
+def test_links_and_pictures_exist(name: str) -> None:
+    text, folder = (README, REPOSITORY) if name == "README" else (PAGES[name], REPOSITORY / "docs")
     targets = re.findall(r"\]\((?!http)([^)]+)\)", text)
-    assert targets
+    assert targets or name == "settings"
     for target in targets:
-        assert (folder / target).exists(), target
+        path, _, anchor = target.partition("#")
+        assert (folder / path).exists(), target
+        if anchor and path.endswith(".md"):
+            titles = re.findall(r"^#+ (.*)$", (folder / path).read_text(encoding="utf-8"), re.M)
+            assert anchor in [re.sub(r"[^a-z0-9 -]", "", one.lower()).replace(" ", "-") for one in titles], target
+
+
+def test_the_settings_page_is_up_to_date() -> None:
+    import importlib.util
+
+    spec = importlib.util.spec_from_file_location("settings_page", REPOSITORY / "docs" / "settings.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.page() == PAGES["settings"], "run `python docs/settings.py`"
+
+
+def test_readme_is_short() -> None:
+    assert len(README.splitlines()) < 200
 
 
 def test_settings_of_clean_are_valid() -> None:
@@ -78,6 +94,21 @@ def test_the_detector_of_the_docs_detects() -> None:
     images = pd.DataFrame({"image_id": ["a", "b", "c"], "area_nerve": [0, 7, 700]})
     found = names["find_tiny"](images, SimpleNamespace(pixels=50, action="drop"))
     assert found[["image_id", "score", "action"]].to_numpy().tolist() == [["b", 7, "drop"]]
+
+
+def test_the_loss_and_the_metric_of_the_docs_compute() -> None:
+    import numpy as np
+    import torch
+
+    loss, metric = re.findall(r"```python\n(.*?)```", PAGES["change-the-code"], re.S)
+    names: dict[str, Any] = {"torch": torch, "np": np}
+    exec(loss, names)
+    exec(metric, names)
+    masks = torch.tensor([[[[1, 0], [0, 255]]]])
+    assert names["area_loss"](torch.where(masks == 0, -100.0, 100.0), masks) == 0
+    assert names["area_loss"](torch.full(masks.shape, -100.0), masks) == pytest.approx(1 / 3)
+    counts = np.array([[5, 6, 6], [1, 6, 6], [0, 0, 0]]).T
+    assert names["hit"](*counts).tolist() == [1, 0, 1]
 
 
 def test_tree_names_what_exists() -> None:
