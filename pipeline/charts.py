@@ -8,7 +8,7 @@ Lines have the text's colour and fills are told apart by colour-blind eyes, on l
 import io
 import re
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -41,7 +41,9 @@ def mask_areas(images: pd.DataFrame, competition: Competition) -> "Figure":
     present = [100 * share[share > 0] for share in shares.values()]
     several = len(present) > 1
     colours = [_of_255(colour) for colour in legend(competition).values() if colour] if several else [_colour(0)]
-    kind = "step" if several else "stepfilled"  # fills of several classes would hide one another
+    kind: Literal["step", "stepfilled"] = (
+        "step" if several else "stepfilled"
+    )  # fills of several classes would hide one another
     axes.hist(present, bins=30, histtype=kind, linewidth=1.5, label=labels, color=colours)
     axes.legend(frameon=False)
     return figure

@@ -120,12 +120,13 @@ def painter(run: Run, predicted: bool = False, subset: Subset = "train") -> Call
 def sheet(
     run: Run, image_ids: Iterable[str], predicted: bool = False, subset: Subset = "train", across: int = 6
 ) -> Any:
-    """Returns a PIL image of several images, drawn as `painter` does, which a notebook shows as it is."""
+    """Returns a PIL image of several images, drawn as `painter` does, which a notebook shows as it is; blank without
+    any."""
     from PIL import Image
 
     paint = painter(run, predicted, subset)
     tiles = [([paint(image_id)], image_id) for image_id in image_ids]
-    return Image.fromarray(plots.contact_sheet(tiles, EACH, across))
+    return Image.fromarray(plots.contact_sheet(tiles, EACH, across)) if tiles else Image.new("RGB", (EACH, 20), "white")
 
 
 def _predictor(run: Run, subset: Subset) -> Callable[[str, tuple[int, int]], np.ndarray]:

@@ -61,7 +61,8 @@ def drawn(
     """
     if len(competition.classes) == 1:
         none = np.zeros(image.shape[:2], bool)
-        return overlay(image, *(none if masks is None else masks[0] == 1 for masks in (true, predicted)))
+        of_truth, of_prediction = (none if masks is None else masks[0] == 1 for masks in (true, predicted))
+        return overlay(image, of_truth, of_prediction)
     gap = np.full((image.shape[0], max(2, image.shape[1] // 60), 3), 255, np.uint8)
     shown = [coloured(image, masks, competition) for masks in (true, predicted) if masks is not None]
     return np.hstack([one for picture in shown for one in (gap, picture)][1:] or [to_rgb8(image)])

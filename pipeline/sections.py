@@ -4,10 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pandas as pd
 import yaml
+from PIL import Image
 
 from pipeline import charts, freshness, look, plots, table, workspace
 from pipeline.audit import QUARTILES
@@ -249,5 +249,5 @@ def _pictures(paint: Callable[[str], np.ndarray], captions: dict[str, str], what
 
 def _file(path: Path, width: int) -> Shown:
     """A PNG file, no wider than `width`."""
-    picture = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
+    picture = np.array(Image.open(path).convert("RGB"))
     return {"address": plots.to_data_address(picture, min(width, picture.shape[1])), "alt": path.stem.replace("_", " ")}

@@ -75,8 +75,8 @@ def require_test(run: Run, stage: str) -> None:
 def run_stage(run: Run, stage: str, force: bool = False, strict: bool = False, mention: bool = True) -> None:
     """Runs the steps of a stage that are not up to date (all of them with `force`) and records each.
 
-    With `strict`, encode refuses what it would only warn of; it then always runs. Without `mention` nothing is said of a
-    stage that is up to date.
+    With `strict`, encode refuses what it would only warn of; it then always runs. Without `mention` nothing is said of
+    a stage that is up to date.
 
     Raises:
         PipelineError: bad input, or finished work that would be thrown away.

@@ -332,5 +332,7 @@ def in_words(rule: dict[str, Any]) -> str:
     if rule["presence"]:
         cut = rule["presence"]["cut"]
         parts.append("presence where it pays (p·d > 1 - p)" if cut is None else f"presence over {cut:.3f}")
-    parts += [f"{name} {value}" for name, value in rule["components"].items() if value]
+    said = {"fill": "holes filled", "largest": "the largest region only"}
+    said |= {"min_size": f"regions of at least {rule['components']['min_size']} px"}
+    parts += [said[name] for name, value in rule["components"].items() if value]
     return ", ".join(parts)
