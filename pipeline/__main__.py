@@ -73,6 +73,7 @@ def run(
     """Run every stage that is not up to date, from raw files to the submission and its report."""
     from pipeline import stages
     from pipeline.console import console
+    from pipeline.status import summary
     from pipeline.workspace import shown
 
     for stage in (first, last):
@@ -96,7 +97,8 @@ def run(
         console.print(
             "  no submission: there are no predictions of the test images (--test, or arrays.test in a recipe)"
         )
-    _summary(opened, time.perf_counter() - started)
+    for line in summary(opened, time.perf_counter() - started):
+        typer.echo(line)
 
 
 def _stage_command(stage: str, lacking: Collection[str]) -> None:
@@ -358,41 +360,6 @@ def _preflight(opened: "Run", force: bool) -> None:
         guard(opened, waiting, ("settings",))  # other inputs may yet turn out the same
     if waiting or force:
         preflight(opened)
-
-
-def _summary(opened: "Run", seconds: float) -> None:
-    from pipeline import workspace
-
-    typer.echo(f"{opened.name}: done in {seconds // 60:.0f} min {seconds % 60:.0f} s")
-    if not (opened.record.exists() and opened.submission.exists()):
-        return
-    expect = workspace.read_json(opened.record)["expect"]
-    low, high = expect["interval_95"]
-    remark = f"; {expect['remark']}" if expect.get("remark") else ""
-    typer.echo(f"  submission      {workspace.shown(opened.submission)}")
-    typer.echo(f"  report          {workspace.shown(opened.report)}")
-    typer.echo(
-        f"  out-of-fold     {expect['metric']} {expect['score']:.4f}  (95 % interval {low:.4f} to {high:.4f}{remark})"
-    )
-    typer.echo(f"  nested estimate {expect['metric']} {expect['nested']:.4f}  (chosen without the fold it scores)")
-    result = workspace.read_json(opened.postprocess)
-    honest = result["scores"]["fold_model"]
-    if honest["epoch_optimism"]:
-        less = f"less {honest['epoch_optimism']:.4f}, which choosing the epoch flatters"
-        typer.echo(f"  honest          {expect['metric']} {honest['score']:.4f}  ({less})")
-    for name, rows in result["rows"].items():
-        if rows["images"] not in (0, result["images"]):
-            typer.echo(f"  {name + ' rows':15} {expect['metric']} {rows['score']:.4f}  ({rows['images']} images)")
-    if (opened.folder / "test.json").exists():
-        test = workspace.read_json(opened.folder / "test.json")
-        known = f"{test['images']} images with known truth{remark}"
-        typer.echo(f"  test set        {test['metric']} {test['score']:.4f}  ({known})")
-    slug = opened.competition.kaggle
-    path = workspace.shown(opened.submission)
-    following = f'kaggle competitions submit -c {slug} -f {path} -m "{opened.name}"' if slug else ""
-    if opened.competition.name == "sample":
-        following = f"python -m pipeline score {path} {workspace.shown(opened.input)}/truth.csv --competition sample"
-    typer.echo(f"  next            {following or f'upload {path}'}")
 
 
 def main() -> None:

@@ -39,11 +39,9 @@ def mask_areas(images: pd.DataFrame, competition: Competition) -> "Figure":
     shares = {name: (images[f"area_{name}"] / pixels).to_numpy() for name in competition.foreground}
     labels = [f"{name}: {np.mean(share == 0):.0%} empty" for name, share in shares.items()]
     present = [100 * share[share > 0] for share in shares.values()]
-    several = len(present) > 1
+    several = len(present) > 1  # their fills would hide one another
     colours = [_of_255(colour) for colour in legend(competition).values() if colour] if several else [_colour(0)]
-    kind: Literal["step", "stepfilled"] = (
-        "step" if several else "stepfilled"
-    )  # fills of several classes would hide one another
+    kind: Literal["step", "stepfilled"] = "step" if several else "stepfilled"
     axes.hist(present, bins=30, histtype=kind, linewidth=1.5, label=labels, color=colours)
     axes.legend(frameon=False)
     return figure

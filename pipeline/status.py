@@ -83,3 +83,42 @@ def _times(found: list[State]) -> tuple[str, str]:
     if not records:
         return "", ""
     return max(record["finished"] for record in records), f"{sum(record['seconds'] for record in records):.1f}"
+
+
+def summary(run: Run, seconds: float) -> Iterator[str]:
+    """Yields what a person wants to know when a run is done, line by line: scores, where the results lie, what is next.
+
+    Args:
+        run: the run.
+        seconds: how long it took.
+    """
+    read_json, shown = workspace.read_json, workspace.shown
+    yield f"{run.name}: done in {seconds // 60:.0f} min {seconds % 60:.0f} s"
+    if not (run.record.exists() and run.submission.exists()):
+        return
+    expect = read_json(run.record)["expect"]
+    low, high = expect["interval_95"]
+    remark = f"; {expect['remark']}" if expect.get("remark") else ""
+    yield f"  submission      {shown(run.submission)}"
+    yield f"  report          {shown(run.report)}"
+    interval = f"95 % interval {low:.4f} to {high:.4f}{remark}"
+    yield f"  out-of-fold     {expect['metric']} {expect['score']:.4f}  ({interval})"
+    yield f"  nested estimate {expect['metric']} {expect['nested']:.4f}  (chosen without the fold it scores)"
+    result = read_json(run.postprocess)
+    honest = result["scores"]["fold_model"]
+    if honest["epoch_optimism"]:
+        less = f"less {honest['epoch_optimism']:.4f}, which choosing the epoch flatters"
+        yield f"  honest          {expect['metric']} {honest['score']:.4f}  ({less})"
+    for name, rows in result["rows"].items():
+        if rows["images"] not in (0, result["images"]):
+            yield f"  {name + ' rows':15} {expect['metric']} {rows['score']:.4f}  ({rows['images']} images)"
+    if (run.folder / "test.json").exists():
+        test = read_json(run.folder / "test.json")
+        known = f"{test['images']} images with known truth{remark}"
+        yield f"  test set        {test['metric']} {test['score']:.4f}  ({known})"
+    slug = run.competition.kaggle
+    path = shown(run.submission)
+    following = f'kaggle competitions submit -c {slug} -f {path} -m "{run.name}"' if slug else ""
+    if run.competition.name == "sample":
+        following = f"python -m pipeline score {path} {shown(run.input)}/truth.csv --competition sample"
+    yield f"  next            {following or f'upload {path}'}"

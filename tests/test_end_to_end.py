@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -80,10 +81,30 @@ def test_run_ends_with_a_valid_submission(undisturbed: Finished) -> None:
     scored = undisturbed.pipeline("score", str(path), str(truth), "--competition", "sample", "--json").stdout
     assert json.loads(scored)["rows"] == 10
     report = (undisturbed.folder / "report.html").read_text()
-    assert report.count("<figure>") == 12
+    assert len(re.findall("<figcaption>(?:best|median|worst): ", report)) == 12
     assert "<td>contradiction</td><td>drop</td>" in report
     assert "No group, cluster or near-duplicate stands in two folds." in report
     assert not list(undisturbed.root.rglob("*.partial"))
+
+
+def test_a_run_says_as_much_as_it_is_asked_to(undisturbed: Finished) -> None:
+    quiet = undisturbed.pipeline("report", str(undisturbed.recipe), "--force", "--quiet")
+    assert quiet.stdout == quiet.stderr == ""
+    usual = undisturbed.pipeline("report", str(undisturbed.recipe), "--force").stderr
+    assert usual.splitlines()[-1].endswith("report.html") and "GiB" not in usual
+    assert " GiB of memory" in undisturbed.pipeline("report", str(undisturbed.recipe), "--force", "-v").stderr
+    again = undisturbed.pipeline("run", str(undisturbed.recipe), "--quiet")
+    assert again.stderr == "" and "nested estimate" in again.stdout
+
+
+def test_the_report_names_the_command_that_made_it(undisturbed: Finished) -> None:
+    settings = ("--name", "other", "--set", "tune.method=fixed")
+    undisturbed.pipeline("report", str(undisturbed.recipe), *settings)
+    page = (undisturbed.folder.parent / "other" / "report.html").read_text()
+    command = f"python -m pipeline run {undisturbed.recipe} --name other --set tune.method=fixed"
+    assert f"<pre>{command}</pre>" in page
+    assert f"Not yet: <code>{command} --to train</code>" in page
+    assert "The data" in page and "<figcaption>best: " not in page
 
 
 def test_predictions_carry_the_class_axis(undisturbed: Finished) -> None:
