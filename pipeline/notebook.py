@@ -24,7 +24,5 @@ def prepare() -> None:
         raise ImportError(f"run this in a cell of its own, then restart the kernel: %pip install -q {asked}")
     if not os.access(HOME, os.W_OK):
         os.environ.setdefault("PIPELINE_ROOT", str(Path.cwd()))
-    if Path("/kaggle/input").exists():
-        os.environ.setdefault("PIPELINE_INPUT", "/kaggle/input")
     warnings.filterwarnings("ignore", message="IProgress not found")
     print(f"Python {sys.version.split()[0]}, the package in {HOME}")

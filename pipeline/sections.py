@@ -50,7 +50,7 @@ def data(run: Run) -> Shown | None:
         "kinds": sorted(f"{dtype}, {channels} channel{'s' * (channels > 1)}" for dtype, channels in set(
             zip(train["dtype"], train["channels"].astype(int), strict=True))),
         "empty": float((total == 0).mean()),
-        "groups": train["group"].nunique() if run.competition.group else None,
+        "groups": train.groupby("group").size().agg(["size", "min", "max"]).to_dict() if run.competition.group else None,
         "charts": drawn + ([charts.image_sizes(images)] if len(sizes) > 1 else []),
         "pictures": _pictures(look.painter(run), captions, "its true mask", 220),
     }  # fmt: skip

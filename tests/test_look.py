@@ -71,6 +71,29 @@ def test_there_are_six() -> None:
     assert len(NOTEBOOKS) == 6
 
 
+def test_the_first_cell_says_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pipeline import notebook
+
+    wanted = ["torch>=2.8  # 2.1 is installed", "lightning>=2.6.4"]
+    monkeypatch.setattr(notebook.requirements_check, "unsatisfied", lambda requirements: wanted)
+    with pytest.raises(ImportError, match=re.escape('%pip install -q "torch>=2.8" "lightning>=2.6.4"')):
+        notebook.prepare()
+
+
+def test_results_go_where_they_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pipeline import notebook
+
+    monkeypatch.delenv("PIPELINE_ROOT", raising=False)
+    monkeypatch.chdir(tmp_path)
+    notebook.prepare()
+    assert "PIPELINE_ROOT" not in os.environ
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # a repository that is attached as a dataset
+    monkeypatch.setenv("PIPELINE_ROOT", "")  # so that it is set back afterwards
+    monkeypatch.delenv("PIPELINE_ROOT")
+    notebook.prepare()
+    assert os.environ["PIPELINE_ROOT"] == str(tmp_path)
+
+
 def browse(page: Path, folder: Path, width: int, dark: bool) -> dict[str, Any]:
     """What the probe found on a page, in a window of this width; an error in the console fails."""
     assert CHROMIUM
