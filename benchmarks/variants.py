@@ -31,6 +31,7 @@ from pipeline.folds import read_folds
 from pipeline.held_out import Mix, held_out
 from pipeline.metrics import pooled_score
 from pipeline.postprocess import Biases, decision_of
+from pipeline.settings import assignments_of
 from pipeline.stages import evaluate
 from pipeline.stages.tune import counted_rows
 from pipeline.workspace import Run, read_json
@@ -70,8 +71,7 @@ class Trial:
     @property
     def assignments(self) -> list[str]:
         """`key=value` for --set."""
-        return [f"{key}={yaml.safe_dump(value, default_flow_style=True, width=9999).splitlines()[0]}"
-                for key, value in self.settings.items()]  # fmt: skip
+        return assignments_of(self.settings)
 
     def open(self) -> Run:
         """Returns the run."""

@@ -111,7 +111,7 @@ def compare(names: list[str]) -> list[Row]:
     Raises:
         PipelineError: no such run has scores, or several have.
     """
-    return [_row(group[0], scored) for group in read_runs(names).values() for scored in group]
+    return [row_of(group[0], scored) for group in read_runs(names).values() for scored in group]
 
 
 def read_runs(names: list[str]) -> dict[str, list[Scored]]:
@@ -211,7 +211,8 @@ class _Difference:
     remarks: tuple[str, ...] = ()
 
 
-def _row(first: Scored, scored: Scored) -> Row:
+def row_of(first: Scored, scored: Scored) -> Row:
+    """Returns a run as a row, compared with the first run of its competition."""
     result, members = scored.result, scored.members
     found = _Difference() if scored is first else _difference(first, scored)
     speeds, seconds = _values(members, "images_per_second"), _values(members, "seconds")

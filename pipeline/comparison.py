@@ -25,14 +25,17 @@ def write(names: list[str]) -> Path:
     Raises:
         PipelineError: no such run has scores, or several have.
     """
-    rows = compare.compare(names)
     groups = {
         competition: {
-            "rows": [compare.cells(row) for row in rows if row.competition == competition],
+            "rows": [compare.cells(compare.row_of(runs[0], run)) for run in runs],
             "charts": _charts(runs),
             "settings": differing({run.name: settings_of(run) for run in runs}),
             "names": [run.name for run in runs],
-            "reports": {run.name: f"{run.competition}/{run.name}/report.html" for run in runs},
+            "reports": {
+                run.name: f"{competition}/{run.name}/report.html"
+                for run in runs
+                if (run.folder / "report.html").exists()
+            },
         }
         for competition, runs in compare.read_runs(names).items()
     }
@@ -58,12 +61,11 @@ def differing(settings: dict[str, dict[str, Any]]) -> dict[str, list[Any]]:
 def _charts(runs: list[Scored]) -> list[Any]:
     """Scores with their intervals, the epochs of every run's first fold, and scores by the size of the mask."""
     metric = runs[0].result["metric"]
-    ends = {run.name: (run.result["score"], *run.result["interval_95"]) for run in runs if "interval_95" in run.result}
-    folders = {run.name: next(iter(sorted(run.folder.glob("fold_*/history.csv"))), None) for run in runs}
-    histories = {name: pd.read_csv(file) for name, file in folders.items() if file}
-    kept = {
-        name: workspace.read_json(file.with_name("fold.json"))["best_epoch"] for name, file in folders.items() if file
-    }
+    ends = {run.name: (run.result["score"], *run.result["interval_95"]) for run in runs if run.result["interval_95"]}
+    finished = {run.name: sorted(run.folder.glob("fold_*/fold.json")) for run in runs}
+    firsts = {name: files[0] for name, files in finished.items() if files}
+    histories = {name: pd.read_csv(file.with_name("history.csv")) for name, file in firsts.items()}
+    kept = {name: workspace.read_json(file)["best_epoch"] for name, file in firsts.items()}
     images = {run.name: run.images for run in runs if run.images is not None and "true_area" in run.images}
     drawn = [charts.intervals(ends, metric)] if ends else []
     drawn += [charts.score_curves(histories, kept, metric)] if histories else []
