@@ -43,6 +43,7 @@ def data(run: Run) -> Shown | None:
     chosen = pd.concat([empty, evenly(order[order["total"] > 0], SHEET - len(empty))])
     shares = (chosen["total"] / (chosen["height"] * chosen["width"])).tolist()
     captions = {name: f"{name}: {share:.0%}" for name, share in zip(chosen["image_id"], shares, strict=True)}
+    groups = train.groupby("group").size().agg(["size", "min", "max"]).to_dict()
     return {
         "subsets": images["subset"].value_counts().to_dict(),
         "sizes": [f"{height}×{width} ({count})" for (height, width), count in sizes.head(3).items()],
@@ -50,7 +51,7 @@ def data(run: Run) -> Shown | None:
         "kinds": sorted(f"{dtype}, {channels} channel{'s' * (channels > 1)}" for dtype, channels in set(
             zip(train["dtype"], train["channels"].astype(int), strict=True))),
         "empty": float((total == 0).mean()),
-        "groups": train.groupby("group").size().agg(["size", "min", "max"]).to_dict() if run.competition.group else None,
+        "groups": groups if run.competition.group else None,
         "charts": drawn + ([charts.image_sizes(images)] if len(sizes) > 1 else []),
         "pictures": _pictures(look.painter(run), captions, "its true mask", 220),
     }  # fmt: skip
