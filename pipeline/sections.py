@@ -13,7 +13,7 @@ from pipeline import charts, freshness, look, plots, table, workspace
 from pipeline.audit import QUARTILES
 from pipeline.folds import read_audit, read_outliers
 from pipeline.outliers import count_findings
-from pipeline.stages.tune import in_words, verdict
+from pipeline.stages.tune import counted_rows, in_words, verdict
 from pipeline.workspace import Run
 
 Shown = dict[str, Any]
@@ -147,7 +147,7 @@ def predictions(run: Run) -> Shown | None:
     paint, what = look.painter(run, predicted=True), "truth and prediction"
     chosen = {
         row["image_id"]: f"{row['kind']}: {row['image_id']}, fold {row['fold']}, {row['score']:.3f}"
-        for row in choose(rows).to_dict("records")
+        for row in choose(rows[counted_rows(rows, run.recipe.tune.rows)]).to_dict("records")
     }
     listed = look.suspects(run).head(SUSPECTS) if run.suspects.exists() else pd.DataFrame()
     doubted = {
@@ -157,7 +157,7 @@ def predictions(run: Run) -> Shown | None:
 
 
 def choose(scores: pd.DataFrame) -> pd.DataFrame:
-    """Returns twelve rows of oof_scores.csv with a `kind`: the best and the median with a mask, and the worst."""
+    """Returns up to twelve rows of oof_scores.csv with a `kind`: the best and the median with a mask, and the worst."""
     present = scores[scores["true_area"] > 0]
     pool = (present if len(present) >= 3 * OF_EACH_KIND else scores).sort_values("score", ascending=False)
     middle = max(0, len(pool) // 2 - OF_EACH_KIND // 2)
