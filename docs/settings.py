@@ -26,7 +26,7 @@ Written by `python docs/settings.py` from the models that check them; an unknown
 one. A key with dots goes on the command line as `--set train.epochs=3`, or into the YAML as `train: {epochs: 3}`.
 """
 PARTS = {
-    "The recipe": (Recipe, ("competition", "takes", "folds", "ensemble", "arrays", "quick"), ""),
+    "The recipe": (Recipe, ("competition", "folds", "ensemble", "arrays", "takes", "quick"), ""),
     "Images on their way in (decode, train)": (Recipe, ("image", "augment"), ""),
     "The network (train)": (Recipe, ("model",), ""),
     "Losses (train)": (Recipe, ("loss",), ""),

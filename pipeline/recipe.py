@@ -109,8 +109,6 @@ class Recipe(Settings):
 
     name: str
     """The YAML's file name; names the run."""
-    takes: str | None = None
-    """How long all of it takes, and on what, for a person who is about to start it; of `quick` its own, or nothing."""
     competition: str
     """Name of a competition, or the path of its YAML, relative to the recipe's."""
     folds: str | None = None
@@ -128,6 +126,8 @@ class Recipe(Settings):
     are null, the weights are fitted to the out-of-fold predictions."""
     arrays: ArraysSettings | None = None
     """Instead of training: predictions made elsewhere."""
+    takes: str | None = None
+    """How long all of it takes, and on what, for a person who is about to start it; of `quick` its own, or nothing."""
     quick: dict[str, Any] = {}
     """What `--quick` changes: the same pipeline in miniature."""
 

@@ -28,8 +28,9 @@ TEST_IDS = ["t1", "t2", "t3", "t4"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Starts with the longest file, so that the other process is not done long before it."""
-    items.sort(key=lambda item: item.path.name != "test_end_to_end.py")
+    """Starts with the longest files, so that no process is done long before the other."""
+    longest = ("test_end_to_end.py", "test_look.py")
+    items.sort(key=lambda item: item.path.name not in longest)
 
 
 def encoded(image: np.ndarray, suffix: str = "tif") -> bytes:

@@ -1,5 +1,6 @@
 """Charts take the page's colours and show what their tables say; what the report picks of long tables."""
 
+from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -24,6 +25,7 @@ def competition(classes: list[str], **settings: Any) -> Competition:
     return Competition(name="x", title="X", reader="rle_csv", classes=classes, metric="dice", **settings)
 
 
+@cache
 def drawn() -> dict[str, Any]:
     images = pd.DataFrame({"subset": ["train", "test"], "height": [10, 20], "width": [10, 30], "area_nerve": [0, 60]})
     return {

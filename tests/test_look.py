@@ -134,6 +134,6 @@ def test_a_browser_shows_runs_side_by_side(root: Path, tmp_path: Path, monkeypat
     page = comparison.write(["notebooks", "one-fold"])
     text = page.read_text()
     assert "<th>train.folds</th>" not in text  # which folds are trained is not how one is trained
-    assert 'href="sample/one-fold/report.html"' in text
+    assert 'href="sample/notebooks/report.html"' in text and "one-fold/report.html" not in text  # it has none
     found = browse(page, tmp_path, 1200, False)
     assert found["charts"] == 3 and found["images"] == 0
