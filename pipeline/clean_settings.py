@@ -43,6 +43,7 @@ class DuplicateSettings(Settings):
     """Images that are nearly the same: they stand in one fold."""
 
     search: bool = True
+    """Whether they are looked for."""
     distance: float = Field(0.008, gt=0, le=2)
     """Near-duplicates have histograms of 20×20-pixel blocks at a smaller cosine distance than this,"""
     correlation: float = Field(0.9, ge=-1, le=1)

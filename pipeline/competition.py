@@ -96,8 +96,11 @@ class RleSettings(Settings):
     """The competition's run-length convention; inside the pipeline it is always column-major, 1-based, "" for empty."""
 
     order: Literal["column", "row"] = "column"
+    """Whether pixels are numbered down the columns or along the rows."""
     base: Literal[0, 1] = 1
+    """The number of the first pixel."""
     empty: str = ""
+    """The text of an empty mask."""
     offsets: Literal["absolute", "relative"] = "absolute"
     """`relative`: every start but the first counts from the end of the run before it (SIIM-ACR Pneumothorax)."""
 
@@ -120,6 +123,7 @@ class SplitSettings(Settings):
     """`grouped` keeps groups and near-duplicates in one fold; `random` does not: for comparison, or for a test set that
     shares its sources with the training set."""
     folds: int = Field(5, ge=2)
+    """How many parts."""
     seed: int = 0
     """The first seed to try."""
     seeds: int = Field(10, ge=1)
@@ -136,7 +140,9 @@ class Competition(Settings):
     name: str
     """The YAML's file name."""
     title: str
+    """What people call it."""
     reader: str
+    """What reads its raw files: `rle_csv`, `npz_labels` or `oxford_pet`."""
     input: str | None = None
     """The folder in input/; default: the name."""
     classes: list[str] = Field(min_length=1)
@@ -153,6 +159,7 @@ class Competition(Settings):
     """A column of the mask table whose images must stay in one fold, e.g. the patient; or a pattern of the id that
     holds `{group}`, e.g. `{group}_{number}`."""
     metric: Literal["dice", "iou", "iou_precision", "mean_iou"]
+    """What the competition scores by; docs/scores.md."""
     ignore_class: str | None = None
     """Multiclass: pixels whose truth is this class count in no loss and no score."""
     ignored_prediction: Literal["leave_out", "zero"] = "leave_out"
@@ -162,6 +169,7 @@ class Competition(Settings):
     """Why encoder weights other than `none` are refused, where the rules say so."""
     rle: RleSettings = RleSettings()
     sample_submission: str | None = None
+    """The file whose columns and ids a submission must have; null: the columns of `submission`, the test images' ids."""
     submission: SubmissionSettings = SubmissionSettings()
     decode: DecodeSettings = DecodeSettings()
     clean: CleanSettings = CleanSettings()

@@ -55,6 +55,7 @@ class PredictSettings(Settings):
     """Out-of-fold and test probabilities, by the same function."""
 
     batch_size: int = Field(32, ge=1)
+    """Images that go through the network together."""
     tta: Literal["none", "hflip", "flips", "d4"] = "none"
     """Views whose predictions are averaged: the image, and it mirrored (`hflip`), mirrored along both axes and turned
     by 180° (`flips`), or also turned by 90° (`d4`, all eight). Without a gain on out-of-fold images that noise does not

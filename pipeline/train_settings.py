@@ -36,6 +36,7 @@ class Term(Settings):
     """A loss and its weight in the sum; a bare number is the weight."""
 
     weight: float = Field(1.0, ge=0)
+    """What it counts in the sum."""
 
     @model_validator(mode="before")
     @classmethod
@@ -79,6 +80,7 @@ class FocalTerm(Term):
     """Cross-entropy that counts confident pixels less (Lin et al. 2017)."""
 
     gamma: float = Field(2.0, ge=0)
+    """Exponent: how much less a pixel counts that is right already; 0 is cross-entropy."""
     alpha: float | None = Field(None, ge=0, le=1)
     """Weight of foreground pixels, 1 - alpha for the others; null: all 1."""
 
@@ -101,6 +103,7 @@ class LovaszTerm(Term):
     """`elu` replaces the hinge by elu + 1, which keeps a gradient on pixels that are right (as TGS Salt winners did);
     multiclass competitions have neither, but the softmax."""
     per_image: bool = True
+    """The mean of the images' losses; false: of the whole batch as one image."""
 
 
 class PresenceTerm(Term):
@@ -217,10 +220,12 @@ class TrainSettings(Settings):
     """A CSV with a column image_id, e.g. a copy of suspects.csv: these images are left out of training besides the
     dropped ones. A relative path starts at the folder that holds input/ and work/."""
     epochs: int = Field(30, ge=1)
+    """How often every training image is seen, at most."""
     half_size: float = Field(0.0, ge=0, lt=1)
     """Share of the epochs, from the first on, that train on images of half the height and width: coarse shapes are
     learnt in less time (progressive resizing, Howard 2018). Scores are always those of whole images."""
     batch_size: int = Field(16, ge=1)
+    """Images of one step."""
     accumulate: int = Field(1, ge=1)
     """How many batches' gradients are added up before a step."""
     crops: int | None = Field(None, ge=1)
@@ -231,11 +236,13 @@ class TrainSettings(Settings):
     optimizer_options: dict[str, Any] = {}
     """Its further settings, e.g. momentum."""
     learning_rate: float = Field(1e-3, gt=0)
+    """The highest of the schedule."""
     encoder_learning_rate: float | None = Field(None, gt=0)
     """Of the encoder; null: the same."""
     freeze_encoder: int = Field(0, ge=0)
     """Epochs in which the encoder does not learn."""
     weight_decay: float = Field(1e-4, ge=0)
+    """As the optimiser understands it; adamw: the share of the learning rate by which weights shrink a step."""
     schedule: ScheduleSettings = ScheduleSettings()
     ema: float | None = Field(None, gt=0, lt=1)
     """Decay a step of a moving average of the weights, which is then what is scored and kept; it is shorter at first:

@@ -76,6 +76,7 @@ def test_the_settings_page_is_up_to_date() -> None:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     assert module.page() == PAGES["settings"], "run `python docs/settings.py`"
+    assert "|  |\n" not in module.page(), "a setting without a word about it"
 
 
 def test_readme_is_short() -> None:
