@@ -169,7 +169,7 @@ class Competition(Settings):
     """Why encoder weights other than `none` are refused, where the rules say so."""
     rle: RleSettings = RleSettings()
     sample_submission: str | None = None
-    """The file whose columns and ids a submission must have; null: the columns of `submission`, the test images' ids."""
+    """The file whose columns and ids a submission must have; null: those of `submission`, and the test images' ids."""
     submission: SubmissionSettings = SubmissionSettings()
     decode: DecodeSettings = DecodeSettings()
     clean: CleanSettings = CleanSettings()
