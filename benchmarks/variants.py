@@ -27,13 +27,12 @@ import yaml
 
 from pipeline import label_tuning, sources, workspace
 from pipeline.estimates import Score, bootstrap, mean_counts, mean_score
-from pipeline.folds import read_folds
+from pipeline.folds import counted_rows, read_folds
 from pipeline.held_out import Mix, held_out
 from pipeline.metrics import pooled_score
 from pipeline.postprocess import Biases, decision_of
 from pipeline.settings import assignments_of
 from pipeline.stages import evaluate
-from pipeline.stages.tune import counted_rows
 from pipeline.workspace import Run, read_json
 
 

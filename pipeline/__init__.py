@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pipeline import charts, look, plots
-    from pipeline.sample import ensure_sample
+    from pipeline.notebook import ensure_sample, load_run
     from pipeline.stages import run_stage
     from pipeline.stages import run_through as run_to
-    from pipeline.workspace import Run, load_run
+    from pipeline.workspace import Run
 
 _PUBLIC = {
-    "ensure_sample": "pipeline.sample:ensure_sample",
-    "load_run": "pipeline.workspace:load_run",
+    "ensure_sample": "pipeline.notebook:ensure_sample",
+    "load_run": "pipeline.notebook:load_run",
     "Run": "pipeline.workspace:Run",
     "run_stage": "pipeline.stages:run_stage",
     "run_to": "pipeline.stages:run_through",

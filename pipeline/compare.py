@@ -21,8 +21,8 @@ from rich.text import Text
 from pipeline import workspace
 from pipeline.errors import PipelineError
 from pipeline.estimates import bootstrap, mean_counts, mean_score
+from pipeline.folds import counted_rows
 from pipeline.metrics import METRICS
-from pipeline.stages.tune import counted_rows
 
 NOTE = (
     "A difference is a run's score minus the first run's of the same competition, on the images that both scored; ± is "

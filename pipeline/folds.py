@@ -72,6 +72,11 @@ def read_folds(run: Run) -> pd.DataFrame:
     return folds
 
 
+def counted_rows(images: pd.DataFrame, rows: str) -> np.ndarray:
+    """Returns which images (N,) bool are among the `raw` or the `cleaned` rows."""
+    return np.ones(len(images), bool) if rows == "raw" else (images["use"] == "train").to_numpy()
+
+
 def groups_of(images: pd.DataFrame, folds: pd.DataFrame) -> np.ndarray:
     """Returns what is drawn together with each image (N,) str: the competition's group, or the cluster of
     near-duplicates, or the image alone.

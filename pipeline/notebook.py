@@ -1,11 +1,16 @@
-"""What the first cell of a notebook needs before anything else is imported; the standard library alone."""
+"""What notebooks need beside the package; `prepare` comes before anything that must be installed is imported."""
 
 import os
 import sys
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from pipeline import requirements_check
+
+if TYPE_CHECKING:
+    from pipeline.workspace import Run
 
 HOME = Path(__file__).parents[1]
 
@@ -26,3 +31,25 @@ def prepare() -> None:
         os.environ.setdefault("PIPELINE_ROOT", str(Path.cwd()))
     warnings.filterwarnings("ignore", message="IProgress not found")
     print(f"Python {sys.version.split()[0]}, the package in {HOME}")
+
+
+def load_run(
+    recipe: str, settings: Mapping[str, Any] | None = None, name: str | None = None, quick: bool = False
+) -> "Run":
+    """Returns the run of a recipe with settings changed, e.g. {"train.epochs": 3}; see open_run.
+
+    Raises:
+        PipelineError: a wrong setting.
+    """
+    from pipeline.settings import assignments_of
+    from pipeline.workspace import open_run
+
+    return open_run(recipe, quick, name, assignments_of(settings or {}))
+
+
+def ensure_sample(run: "Run") -> None:
+    """Writes the raw files of a run of the sample competition, if they are not there; does nothing for any other."""
+    from pipeline.sample import write_sample
+
+    if run.competition.name == "sample" and not run.input.exists():
+        write_sample(run.input)

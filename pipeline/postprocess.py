@@ -177,6 +177,20 @@ def described(decision: Rules, classes: Sequence[str]) -> dict[str, Any]:
     return {name: asdict(rule) for name, rule in zip(classes, decision.rules, strict=True)}
 
 
+def in_words(rule: dict[str, Any]) -> str:
+    """Returns a rule of postprocess.json as a person reads it."""
+    parts = [f"threshold {rule['threshold']} of 255"]
+    if rule["min_area"]:
+        parts.append(f"at least {rule['min_area']} px" + (f" at {rule['top']}" if rule["top"] else ""))
+    if rule["presence"]:
+        cut = rule["presence"]["cut"]
+        parts.append("presence where it pays (p·d > 1 - p)" if cut is None else f"presence over {cut:.3f}")
+    said = {"fill": "holes filled", "largest": "the largest region only"}
+    said |= {"min_size": f"regions of at least {rule['components']['min_size']} px"}
+    parts += [said[name] for name, value in rule["components"].items() if value]
+    return ", ".join(parts)
+
+
 def _mask(probability: np.ndarray, rule: Rule, members: Sequence[np.ndarray], heads: np.ndarray) -> np.ndarray:
     mask = (probability >= rule.threshold).view(np.uint8)
     if (probability >= rule.level).sum() < rule.min_area:

@@ -20,7 +20,6 @@ import tifffile
 
 from pipeline import rle
 from pipeline.errors import PipelineError
-from pipeline.workspace import Run
 
 Progress = Callable[[int, int], None]
 ROWS, COLUMNS = 420, 580
@@ -64,12 +63,6 @@ class Sweep:
     bend: np.ndarray  # deformation, of which the sweep gains about half, in pixels, float32 (2, ROWS, COLUMNS)
     speckle: np.ndarray  # white noise, float32 (4, *TISSUE): two complex fields to rotate between
     gain: float  # log brightness gained over the sweep
-
-
-def ensure_sample(run: Run) -> None:
-    """Writes the raw files of a run of the sample competition, if they are not there; does nothing for any other."""
-    if run.competition.name == "sample" and not run.input.exists():
-        write_sample(run.input)
 
 
 def write_sample(

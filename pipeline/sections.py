@@ -11,9 +11,10 @@ from PIL import Image
 
 from pipeline import charts, freshness, look, plots, table, workspace
 from pipeline.audit import QUARTILES
-from pipeline.folds import read_audit, read_outliers
+from pipeline.folds import counted_rows, read_audit, read_outliers
 from pipeline.outliers import count_findings
-from pipeline.stages.tune import counted_rows, in_words, verdict
+from pipeline.postprocess import in_words
+from pipeline.selection import verdict
 from pipeline.workspace import Run
 
 Shown = dict[str, Any]

@@ -132,3 +132,10 @@ def parts_of(folds: np.ndarray, groups: np.ndarray) -> np.ndarray:
         return fold
     _, group = np.unique(groups.astype(str), return_inverse=True)
     return np.random.default_rng(0).permutation(group.max() + 1)[group] % min(PARTS, group.max() + 1)
+
+
+def verdict(step: dict[str, Any], confidence: float) -> str:
+    """Returns what became of a step of postprocess.json: kept, refused, or outdone, where an alternative was better."""
+    if step["kept"]:
+        return "kept"
+    return "outdone" if step["gain"] > 0 and step["confidence"] >= confidence else "refused"

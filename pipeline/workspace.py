@@ -4,7 +4,7 @@ import json
 import os
 import shlex
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from pipeline.competition import Competition, SplitSettings, load_competition
 from pipeline.errors import PipelineError
 from pipeline.recipe import FOLDER as RECIPES
 from pipeline.recipe import Recipe, load_recipe
-from pipeline.settings import assignments_of, find_yaml, override, validate
+from pipeline.settings import find_yaml, override, validate
 
 PACKAGE = Path(__file__).parent
 
@@ -303,17 +303,6 @@ def open_run(
             raise PipelineError(f"model.weights is {weights}, but {reason}: set model.weights=none.")
         loaded.loss.terms(run.competition.kind, loaded.model.presence)
     return run
-
-
-def load_run(
-    recipe: str, settings: Mapping[str, Any] | None = None, name: str | None = None, quick: bool = False
-) -> Run:
-    """Returns the run of a recipe with settings changed, e.g. {"train.epochs": 3}; see open_run.
-
-    Raises:
-        PipelineError: a wrong setting.
-    """
-    return open_run(recipe, quick, name, assignments_of(settings or {}))
 
 
 def check_name(name: str) -> str:

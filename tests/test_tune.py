@@ -24,7 +24,7 @@ from pipeline.label_tuning import LabelProblem, draw_pixels
 from pipeline.mask_tuning import STEPS as GROUPS
 from pipeline.mask_tuning import MaskProblem
 from pipeline.metrics import METRICS, confusion, counts, mean_iou
-from pipeline.postprocess import Biases, Linear, Presence, Rule, Rules, decide, decision_of, described
+from pipeline.postprocess import Biases, Linear, Presence, Rule, Rules, decide, decision_of, described, in_words
 from pipeline.probabilities import read_predictions, write_probabilities
 from pipeline.selection import Choice
 from pipeline.stages import tune
@@ -526,7 +526,7 @@ def test_everything_that_is_promised_is_written(tiny: Tiny, capsys: pytest.Captu
     assert result["scores"]["optimistic"]["score"] == result["score"]
     rule = result["rules"]["thing"]
     assert set(rule) == {"threshold", "min_area", "top", "presence", "components"}
-    assert f"thing: {tune.in_words(rule)}" in capsys.readouterr().err
+    assert f"thing: {in_words(rule)}" in capsys.readouterr().err
     assert result["score_by_fold"].keys() == {"0", "1", "2"}
     assert result["share_empty_true"] == 3 / 12
     curves = result["curves"]["thing"]
@@ -617,8 +617,8 @@ def test_rules_in_words() -> None:
     rule = Rule(100, 30, 200, Presence(cut=0.25), Components(fill=True, min_size=32))
     (said,) = described(Rules((rule,)), ["thing"]).values()
     assert (
-        tune.in_words(said)
+        in_words(said)
         == "threshold 100 of 255, at least 30 px at 200, presence over 0.250, holes filled, regions of at least 32 px"
     )
     (said,) = described(Rules((Rule(90, presence=Presence(worth=Linear())),)), ["thing"]).values()
-    assert tune.in_words(said) == "threshold 90 of 255, presence where it pays (p·d > 1 - p)"
+    assert in_words(said) == "threshold 90 of 255, presence where it pays (p·d > 1 - p)"

@@ -26,14 +26,14 @@ from pipeline.competition import Competition
 from pipeline.console import console, progress_bar
 from pipeline.errors import PipelineError
 from pipeline.estimates import Score, interval, presence_weights, shares_of_empty
-from pipeline.folds import leak_remark
+from pipeline.folds import counted_rows, leak_remark
 from pipeline.freshness import Step
 from pipeline.held_out import HeldOut, Mix, held_out
 from pipeline.label_tuning import LabelProblem
 from pipeline.mask_tuning import MaskProblem
 from pipeline.metrics import class_iou, mean_iou
-from pipeline.postprocess import Rules, described
-from pipeline.selection import Choice, Problem, Tried, choose, open_choice, parts_of
+from pipeline.postprocess import Rules, described, in_words
+from pipeline.selection import Choice, Problem, Tried, choose, open_choice, parts_of, verdict
 from pipeline.thresholds import image_scores
 from pipeline.workspace import Run, shown
 
@@ -96,11 +96,6 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
     if len(suspected):
         console.print(f"  {len(suspected)} images whose mask may be wrong, the likeliest first → {shown(run.suspects)}")
     yield from waiting
-
-
-def counted_rows(images: pd.DataFrame, rows: str) -> np.ndarray:
-    """Returns which images (N,) bool are among the `raw` or the `cleaned` rows."""
-    return np.ones(len(images), bool) if rows == "raw" else (images["use"] == "train").to_numpy()
 
 
 # --- choosing --------------------------------------------------------------------------------------------------------
@@ -315,24 +310,3 @@ def _print(run: Run, result: dict[str, Any]) -> None:
     for name, rule in result.get("rules", {}).items():
         console.print(f"  {name}: {in_words(rule)}")
     console.print(f"  → {shown(run.postprocess)}")
-
-
-def verdict(step: dict[str, Any], confidence: float) -> str:
-    """Returns what became of a step of postprocess.json: kept, refused, or outdone, where an alternative was better."""
-    if step["kept"]:
-        return "kept"
-    return "outdone" if step["gain"] > 0 and step["confidence"] >= confidence else "refused"
-
-
-def in_words(rule: dict[str, Any]) -> str:
-    """Returns a rule of postprocess.json as a person reads it."""
-    parts = [f"threshold {rule['threshold']} of 255"]
-    if rule["min_area"]:
-        parts.append(f"at least {rule['min_area']} px" + (f" at {rule['top']}" if rule["top"] else ""))
-    if rule["presence"]:
-        cut = rule["presence"]["cut"]
-        parts.append("presence where it pays (p·d > 1 - p)" if cut is None else f"presence over {cut:.3f}")
-    said = {"fill": "holes filled", "largest": "the largest region only"}
-    said |= {"min_size": f"regions of at least {rule['components']['min_size']} px"}
-    parts += [said[name] for name, value in rule["components"].items() if value]
-    return ", ".join(parts)
