@@ -291,6 +291,8 @@ def _checkpointing(run: Run, member: Member) -> list[Any]:
     settings = run.recipe.train
     monitor, mode = ("valid/score", "max") if settings.monitor == "score" else ("valid/loss", "min")
     common: dict[str, Any] = {"dirpath": run.fold(member.fold, member.seed), "enable_version_counter": False}
+    # a checkpoint of weights only holds the current ones: Lightning puts their moving average into whole ones alone
+    weights_only = settings.ema is None
     # every epoch, after everything else of that epoch: what a killed run goes on from
     last = ModelCheckpoint(filename="last", save_on_train_epoch_end=True, **common)
     if member.fold is None:
@@ -299,10 +301,11 @@ def _checkpointing(run: Run, member: Member) -> list[Any]:
         cycle = settings.epochs // settings.snapshots
         every: dict[str, Any] = {"every_n_epochs": cycle, "save_top_k": -1, "auto_insert_metric_name": False}
         kept = ModelCheckpoint(
-            filename="snapshot_{epoch}", save_on_train_epoch_end=True, save_weights_only=True, **every, **common
+            filename="snapshot_{epoch}", save_on_train_epoch_end=True, save_weights_only=weights_only, **every, **common
         )
         return [kept, last]
-    found: list[Any] = [ModelCheckpoint(filename="best", monitor=monitor, mode=mode, save_weights_only=True, **common)]
+    best = ModelCheckpoint(filename="best", monitor=monitor, mode=mode, save_weights_only=weights_only, **common)
+    found: list[Any] = [best]
     if settings.early_stopping:
         # a held-out loss that is no number counts as one that is no better; a training loss that is none stops the fold
         patience = settings.early_stopping
