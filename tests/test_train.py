@@ -14,7 +14,7 @@ from conftest import Tiny
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from pipeline import callbacks, freshness, stages, workspace
+from pipeline import callbacks, fit, freshness, stages, workspace
 from pipeline.errors import PipelineError
 from pipeline.metrics import METRICS
 from pipeline.settings import merge
@@ -377,6 +377,23 @@ def test_paths(tiny: Tiny) -> None:
     assert run.fold(1) == run.fold(1, 2) == Path(run.folder / "fold_1")
     assert run.fold(1, 0) == run.folder / "fold_1_seed_0"
     assert run.fold(None, 0) == run.folder / "final_seed_0"
+
+
+@pytest.mark.parametrize("kept", [{}, {"snapshots": 2, "schedule": {"name": "restarts"}}])
+def test_the_moving_average_is_what_is_kept(tiny: Tiny, kept: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    write, seen = fit._write_weights, []
+
+    def compare(checkpoint: Path, path: Path) -> None:
+        write(checkpoint, path)
+        found = torch.load(checkpoint, weights_only=False)
+        averaged, current = found["state_dict"], found["current_model_state"]
+        for key, value in load_file(path).items():
+            assert torch.equal(value, averaged[f"network.{key}"])
+        seen.append(any(not torch.equal(averaged[key], current[key]) for key in averaged))
+
+    monkeypatch.setattr(fit, "_write_weights", compare)
+    train(prepare(tiny, {"train": {"folds": [0], "epochs": 2, "ema": 0.9, **kept}}))
+    assert seen == [True] * (2 if kept else 1)
 
 
 def test_a_moving_average_forgets_the_weights_of_the_start() -> None:
