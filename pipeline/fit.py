@@ -299,7 +299,13 @@ def _checkpointing(run: Run, member: Member) -> list[Any]:
         return [last]
     if settings.snapshots > 1:
         cycle = settings.epochs // settings.snapshots
-        every: dict[str, Any] = {"every_n_epochs": cycle, "save_top_k": -1, "auto_insert_metric_name": False}
+        # Lightning tells checkpoint callbacks apart by their settings: a mode, which nothing asks for, for cycles of one
+        every: dict[str, Any] = {
+            "every_n_epochs": cycle,
+            "save_top_k": -1,
+            "auto_insert_metric_name": False,
+            "mode": "max",
+        }
         kept = ModelCheckpoint(
             filename="snapshot_{epoch}", save_on_train_epoch_end=True, save_weights_only=weights_only, **every, **common
         )
