@@ -299,7 +299,7 @@ def _checkpointing(run: Run, member: Member) -> list[Any]:
         return [last]
     if settings.snapshots > 1:
         cycle = settings.epochs // settings.snapshots
-        # Lightning tells checkpoint callbacks apart by their settings: a mode, which nothing asks for, for cycles of one
+        # Lightning tells checkpoint callbacks apart by their settings: a mode, which nothing asks for, for cycles of 1
         every: dict[str, Any] = {
             "every_n_epochs": cycle,
             "save_top_k": -1,
