@@ -24,6 +24,8 @@ SIZE = (6.0, 2.8)
 """Inches of a chart."""
 ORDER = (6, 0, 2, 4, 3, 1)
 """Of CLASS_COLOURS, the ones for lines: yellow would not be seen on white."""
+Trainings = dict[str, tuple[dict[str, Any], pd.DataFrame]]
+"""What fold.json says, and the epochs of history.csv, by the title of a training."""
 STYLE: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "pipeline", "font.size": 9}
 
 
@@ -65,29 +67,18 @@ def image_sizes(images: pd.DataFrame) -> "Figure":
     return figure
 
 
-def loss_curves(histories: dict[str, pd.DataFrame], kept: dict[str, int]) -> "Figure":
-    """The loss of every epoch: training dotted, held-out solid, a point where the weights were kept.
-
-    Args:
-        histories: history.csv of each training, by its title.
-        kept: the epoch, from 0, that each training kept.
-    """
+def loss_curves(trainings: Trainings) -> "Figure":
+    """The loss of every epoch: training dotted, held-out solid, a point where the weights were kept."""
     figure, axes = _figure("epoch", "loss")
-    for number, history in enumerate(histories.values()):
+    for number, (_, history) in enumerate(trainings.values()):
         axes.plot(history["epoch"] + 1, history["train/loss"], ":", color=_colour(number))
-    return _epochs(figure, axes, histories, kept, "valid/loss")
+    return _epochs(figure, axes, trainings, "valid/loss")
 
 
-def score_curves(histories: dict[str, pd.DataFrame], kept: dict[str, int], metric: str) -> "Figure":
-    """The held-out score of every epoch, before tuning; a point where the weights were kept.
-
-    Args:
-        histories: history.csv of each training, by its title.
-        kept: the epoch, from 0, that each training kept.
-        metric: what the score is.
-    """
+def score_curves(trainings: Trainings, metric: str) -> "Figure":
+    """The held-out score (`metric`) of every epoch, before tuning; a point where the weights were kept."""
     figure, axes = _figure("epoch", f"{metric}, untuned")
-    return _epochs(figure, axes, histories, kept, "valid/score")
+    return _epochs(figure, axes, trainings, "valid/score")
 
 
 def threshold_curve(result: dict[str, Any]) -> "Figure":
@@ -200,14 +191,13 @@ def _figure(across: str, up: str) -> tuple["Figure", "Axes"]:
     return figure, axes
 
 
-def _epochs(
-    figure: "Figure", axes: "Axes", histories: dict[str, pd.DataFrame], kept: dict[str, int], name: str
-) -> "Figure":
+def _epochs(figure: "Figure", axes: "Axes", trainings: Trainings, name: str) -> "Figure":
     """A line a training; the final model, which holds nothing out, has none."""
-    for number, (title, history) in enumerate(histories.items()):
+    for number, (title, (fold, history)) in enumerate(trainings.items()):
         if name in history:
             axes.plot(history["epoch"] + 1, history[name], color=_colour(number), label=title)
-            axes.plot(kept[title] + 1, history[name][kept[title]], "o", color=_colour(number))
+            kept = fold["best_epoch"]
+            axes.plot(kept + 1, history[name][kept], "o", color=_colour(number))
     if axes.get_legend_handles_labels()[1]:
         axes.legend(frameon=False)
     return figure

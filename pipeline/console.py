@@ -1,6 +1,5 @@
 """Messages and progress for a person, on standard error; standard output belongs to results."""
 
-import resource
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -38,6 +37,8 @@ def warn(text: str) -> None:
 def detail(text: str) -> None:
     """Prints what --verbose asks for, with the most memory that this process has held."""
     if _verbose:
+        import resource  # where there is none, on Windows, only --verbose suffers
+
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
         console.print(f"  [dim]{text}; at most {peak / 2**30:.1f} GiB of memory so far[/dim]")
 

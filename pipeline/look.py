@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from pipeline import plots, sources, table, workspace
+from pipeline import charts, plots, sources, table, workspace
 from pipeline.competitions.readers import reader_of
 from pipeline.errors import PipelineError
 from pipeline.folds import read_audit, read_folds, read_outliers
@@ -47,7 +47,7 @@ def audit(run: Run) -> dict[str, Any]:
     return read_audit(run)
 
 
-def trainings(run: Run) -> dict[str, tuple[dict[str, Any], pd.DataFrame]]:
+def trainings(run: Run) -> charts.Trainings:
     """Returns the summary (fold.json) and the epochs (history.csv) of every finished training, by its title."""
     of_folds: list[int | None] = [*run.trained_folds(), *([None] if run.recipe.train.final else [])]
     members = [member for fold in of_folds for member in run.members(fold)]
@@ -56,14 +56,6 @@ def trainings(run: Run) -> dict[str, tuple[dict[str, Any], pd.DataFrame]]:
         title: (workspace.read_json(folder / "fold.json"), pd.read_csv(folder / "history.csv"))
         for title, folder in folders.items()
         if (folder / "fold.json").exists()
-    }
-
-
-def histories(run: Run) -> tuple[dict[str, pd.DataFrame], dict[str, int]]:
-    """Returns the epochs (history.csv) and the epoch, from 0, whose weights were kept, of every finished training."""
-    found = trainings(run)
-    return {title: epochs for title, (_, epochs) in found.items()}, {
-        title: fold["best_epoch"] for title, (fold, _) in found.items()
     }
 
 

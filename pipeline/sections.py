@@ -88,9 +88,10 @@ def folds(run: Run) -> Shown | None:
 def _in_words(key: str) -> str:
     """A column of the audit as a heading: shares are in per cent."""
     what, _, name = key.partition("_")
-    if what == "area":
-        return QUARTILES[key]
-    return {"images": f"images with {name}", "pixels": f"pixels of {name}"}.get(name and what, key.replace("_", " "))
+    words = {"images": "images with", "pixels": "pixels of"}
+    if name and what in words:
+        return f"{words[what]} {name}"
+    return QUARTILES.get(key, key.replace("_", " "))
 
 
 def _figure(value: Any) -> str:
@@ -100,15 +101,13 @@ def _figure(value: Any) -> str:
 # --- training --------------------------------------------------------------------------------------------------------
 
 
-def learning(run: Run) -> Shown | None:
+def learning(run: Run, trainings: charts.Trainings) -> Shown | None:
     """The curves of all trainings, and a row each."""
-    found = look.trainings(run)
-    if not found:
+    if not trainings:
         return None
-    histories, kept = look.histories(run)
     return {
-        "charts": [charts.loss_curves(histories, kept), charts.score_curves(histories, kept, run.competition.metric)],
-        "trainings": {title: fold for title, (fold, _) in found.items()},
+        "charts": [charts.loss_curves(trainings), charts.score_curves(trainings, run.competition.metric)],
+        "trainings": {title: fold for title, (fold, _) in trainings.items()},
     }
 
 
@@ -129,9 +128,13 @@ def tuning(run: Run) -> Shown | None:
     }
 
 
-def scores(run: Run) -> Shown | None:
+def held_out(run: Run) -> pd.DataFrame | None:
+    """The scores of the held-out images, which two sections show."""
+    return look.scores(run) if (run.folder / "oof_scores.csv").exists() else None
+
+
+def scores(run: Run, rows: pd.DataFrame | None) -> Shown | None:
     """The score against the size of the mask, and by group."""
-    rows = _held_out_scores(run)
     if rows is None:
         return None
     shown = [charts.score_by_area(rows, run.competition.metric)] if "true_area" in rows else []
@@ -140,9 +143,8 @@ def scores(run: Run) -> Shown | None:
     return {"charts": shown}
 
 
-def predictions(run: Run) -> Shown | None:
+def predictions(run: Run, rows: pd.DataFrame | None) -> Shown | None:
     """Held-out predictions: the best, the median and the worst; and those whose label the network contradicts."""
-    rows = _held_out_scores(run)
     if rows is None:
         return None
     paint, what = look.painter(run, predicted=True), "truth and prediction"
@@ -202,27 +204,26 @@ def exact(run: Run) -> Shown:
     }
 
 
-def advice(run: Run) -> list[str]:
+def advice(run: Run, trainings: charts.Trainings) -> list[str]:
     """What to do next, the most urgent first, each with its command or file."""
     found: list[str] = []
-    audit, learnt = read_audit(run), look.trainings(run)
+    audit = read_audit(run)
     if audit.get("leaks"):
         found.append(
             f"The folds leak ({audit['verdict']}): every score here flatters. Split again before anything else."
         )
-    late = [
-        title for title, (fold, _) in learnt.items() if fold["best_epoch"] >= fold["epochs"] - 1 and fold["epochs"] > 1
-    ]
+    folds = {title: fold for title, (fold, _) in trainings.items()}
+    late = [title for title, fold in folds.items() if fold["best_epoch"] >= fold["epochs"] - 1 and fold["epochs"] > 1]
     # a schedule that ends at its lowest rate is best there: only one that waits for a plateau could have gone on
-    if learnt and len(late) * 2 > len(learnt) and run.recipe.train.schedule.name in ("plateau", "constant"):
+    if late and len(late) * 2 > len(trainings) and run.recipe.train.schedule.name in ("plateau", "constant"):
         found.append(
             f"The best epoch was the last one ({', '.join(late)}): train longer, "
             f"--set train.epochs={2 * run.recipe.train.epochs} --name {run.name}-longer."
         )
-    folds = run.trained_folds()
-    if learnt and len(folds) < run.competition.split.folds:
+    trained = run.trained_folds()
+    if trainings and len(trained) < run.competition.split.folds:
         found.append(
-            f"Only fold{'s' * (len(folds) > 1)} {', '.join(map(str, folds))} of {run.competition.split.folds} "
+            f"Only fold{'s' * (len(trained) > 1)} {', '.join(map(str, trained))} of {run.competition.split.folds} "
             "trained: the others make the estimate surer and the submission better, --set train.folds=null."
         )
     if run.suspects.exists() and (count := len(look.suspects(run))):
@@ -231,10 +232,6 @@ def advice(run: Run) -> list[str]:
 
 
 # --- pictures --------------------------------------------------------------------------------------------------------
-
-
-def _held_out_scores(run: Run) -> pd.DataFrame | None:
-    return look.scores(run) if (run.folder / "oof_scores.csv").exists() else None
 
 
 def _pictures(paint: Callable[[str], np.ndarray], captions: dict[str, str], what: str, width: int = 360) -> list[Shown]:

@@ -14,6 +14,7 @@ from pipeline.competition import Competition
 SCORES = pd.DataFrame({"true_area": [0, 0, 4, 40, 400], "score": [1.0, 0.0, 0.2, 0.5, 0.9], "group": list("aabbc")})
 HISTORY = pd.DataFrame({"epoch": [0, 1, 2], "train/loss": [3.0, 2, 1], "valid/loss": [3.0, 1, 2],
                         "valid/score": [0.1, 0.3, 0.2]})  # fmt: skip
+TRAININGS = {"fold 0": ({"best_epoch": 1}, HISTORY)}
 RESULT = {
     "metric": "dice",
     "curves": {"nerve": {"threshold": [[10, 0.5], [20, 0.7]], "min_area": [[0, 0.6], [50, 0.7]]}},
@@ -31,8 +32,8 @@ def drawn() -> dict[str, Any]:
     return {
         "mask_areas": charts.mask_areas(images, competition(["nerve"])),
         "image_sizes": charts.image_sizes(images),
-        "loss_curves": charts.loss_curves({"fold 0": HISTORY}, {"fold 0": 1}),
-        "score_curves": charts.score_curves({"fold 0": HISTORY}, {"fold 0": 1}, "dice"),
+        "loss_curves": charts.loss_curves(TRAININGS),
+        "score_curves": charts.score_curves(TRAININGS, "dice"),
         "threshold_curve": charts.threshold_curve(RESULT),
         "area_curve": charts.area_curve(RESULT),
         "score_by_area": charts.score_by_area(SCORES, "dice"),
@@ -58,7 +59,7 @@ def test_a_notebook_shows_a_chart_by_itself() -> None:
 
 
 def test_the_kept_epoch_and_the_chosen_threshold_are_marked() -> None:
-    (axes,) = charts.score_curves({"fold 0": HISTORY}, {"fold 0": 1}, "dice").axes
+    (axes,) = charts.score_curves(TRAININGS, "dice").axes
     assert [line.get_xydata().tolist() for line in axes.lines if line.get_marker() == "o"] == [[[2, 0.3]]]
     (axes,) = charts.threshold_curve(RESULT).axes
     assert [line.get_xdata() for line in axes.lines if line.get_linestyle() == "--"] == [[20, 20]]

@@ -10,7 +10,7 @@ writes  work/<competition>/<run>/report.html
 
 from collections.abc import Iterator
 
-from pipeline import page, plots, sections, sources
+from pipeline import look, page, plots, sections, sources
 from pipeline.console import console
 from pipeline.freshness import Step
 from pipeline.workspace import Run, shown
@@ -25,7 +25,7 @@ def steps(run: Run) -> list[Step]:
     ]
     inputs = (
         run.table, run.outliers, run.audit, *histories, run.postprocess, run.folder / "oof_scores.csv",
-        run.folder / "suspects.csv", *sources.files(run, "oof"), run.record, run.folder / "test.json",
+        run.suspects, *sources.files(run, "oof"), run.record, run.folder / "test.json",
     )  # fmt: skip
     present = tuple(path for path in inputs if path.exists())
     return [
@@ -35,6 +35,7 @@ def steps(run: Run) -> list[Step]:
 
 def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
     """Writes the page."""
+    trainings, held_out = look.trainings(run), sections.held_out(run)
     page.write(
         run.report,
         "report.html.jinja",
@@ -43,14 +44,14 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
         data=sections.data(run),
         cleaning=sections.cleaning(run),
         audit=sections.folds(run),
-        learning=sections.learning(run),
+        learning=sections.learning(run, trainings),
         tuning=sections.tuning(run),
-        scores=sections.scores(run),
-        predictions=sections.predictions(run),
+        scores=sections.scores(run, held_out),
+        predictions=sections.predictions(run, held_out),
         record=sections.submission(run),
         test=sections.test_set(run),
         exact=sections.exact(run),
-        advice=sections.advice(run),
+        advice=sections.advice(run, trainings),
         legend={name: f"rgb{colour}" for name, colour in plots.legend(run.competition).items() if colour},
     )
     console.print(f"  → {shown(run.report)}")
