@@ -1,11 +1,13 @@
 """Training of ResNet34-UNet: this pipeline against benchmarks/baseline_notebook.py, in turn in one process.
 
     python -m benchmarks.train_speed [--size 128 128] [--native 101 101] [--batch 16] [--steps 6] [--rounds 5]
+        [--augment-on loader]
 
 Both train on synthetic images with the same augmentation, BCE + Dice: the notebook on PNG files of the native size,
 resized and augmented by two workers, fp32; ours on the pixel arrays that decode leaves, in the precision that `train`
 chooses. Timed is all from asking the loader for a batch to the end of the optimiser's step; `waiting` is the loader's
-share of it.
+share of it. On a GPU also: peak memory, with the weights of both, and how near each comes to
+what memory traffic alone would allow.
 """
 
 import argparse
@@ -26,12 +28,16 @@ from benchmarks.baseline_notebook import Notebook, SegmentationDataset, make_loa
 from pipeline import device, fit, geometry, loader, models, rle
 from pipeline.augment import Augmentation
 from pipeline.competition import load_competition
+from pipeline.device_augment import DeviceAugmentation
 from pipeline.lightning_module import SegmentationModule, split_parameters
 from pipeline.optimization import build_optimizer
 from pipeline.recipe import ModelSettings, Recipe
 from pipeline.workspace import Member, Run
 
 AUGMENT: list[dict[str, dict[str, Any]]] = [{"HorizontalFlip": {"p": 0.5}}, {"RandomBrightnessContrast": {"p": 0.5}}]
+ACTIVATIONS = 71e6 * 5 / (224 * 320)
+"""Bytes a pixel that a training step of this network must move: 71 MB of bf16 activations an image at 224×320, written
+once and passed over four times more."""
 Step = Callable[[], tuple[float, float]]
 """One training step; returns the seconds spent waiting for the batch, and in all."""
 
@@ -78,7 +84,7 @@ def notebook_step(folder: Path, table: pd.DataFrame, size: tuple[int, int], batc
     return step
 
 
-def our_step(folder: Path, count: int, batch: int) -> Step:
+def our_step(folder: Path, size: tuple[int, int], count: int, batch: int, on_device: bool) -> Step:
     """The loader, network, loss, precision and optimiser that `train` uses."""
     compute = device.choose()
     run = Run(Recipe(name="speed", competition="sample"), load_competition("sample"), "speed")
@@ -86,7 +92,8 @@ def our_step(folder: Path, count: int, batch: int) -> Step:
     network.to(compute.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     module = SegmentationModule(network, run, Member(0, 0), ([], []))
     optimizer = build_optimizer(run.recipe.train, *split_parameters(network))
-    dataset = loader.TrainDataset(folder, np.arange(count), Augmentation(AUGMENT), 0)
+    augment = DeviceAugmentation(AUGMENT if on_device else [], size)
+    dataset = loader.TrainDataset(folder, np.arange(count), Augmentation([] if on_device else AUGMENT), 0)
     batches = endless(loader.train_loader(dataset, batch, fit.loader_workers(run, compute)))
 
     def step() -> tuple[float, float]:
@@ -95,6 +102,7 @@ def our_step(folder: Path, count: int, batch: int) -> Step:
         waited = time.perf_counter() - started
         with compute.autocast():
             pixels, masks = (one.to(compute.device, non_blocking=True) for one in drawn[:2])
+            pixels, masks = augment(pixels, masks, 0)
             loss = module.loss(module.network(pixels), masks)
         optimizer.zero_grad()
         loss.backward()
@@ -105,6 +113,19 @@ def our_step(folder: Path, count: int, batch: int) -> Step:
     return step
 
 
+def copied_bytes_per_second() -> float:
+    """Returns the GPU's memory traffic, reads and writes, in a copy of 4 GB."""
+    source = torch.empty(2**32, dtype=torch.uint8, device="cuda").random_()
+    target, seconds = torch.empty_like(source), []
+    for _ in range(10):
+        torch.cuda.synchronize()
+        started = time.perf_counter()
+        target.copy_(source)
+        torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - started)
+    return 2 * len(source) / float(np.median(seconds))
+
+
 def main() -> None:
     """Prints images/s, the share of waiting, and the ratio."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -113,6 +134,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--augment-on", choices=["loader", "device"], default="loader", help="ours")
     options = parser.parse_args()
     torch.manual_seed(0)
     size, native, count = tuple(options.size), tuple(options.native), options.batch * 16
@@ -121,23 +143,32 @@ def main() -> None:
         table = write_images(folder, native, size, count)
         steps = {
             "notebook": notebook_step(folder, table, size, options.batch),
-            "pipeline": our_step(folder, count, options.batch),
+            "pipeline": our_step(folder, size, count, options.batch, options.augment_on == "device"),
         }
         rates: dict[str, list[float]] = {name: [] for name in steps}
         waits: dict[str, list[float]] = {name: [] for name in steps}
+        memory = dict.fromkeys(steps, 0)
+        on_gpu = torch.cuda.is_available()
         for round_number in range(options.rounds + 1):
             for name, step in steps.items():
+                if on_gpu:
+                    torch.cuda.reset_peak_memory_stats()
                 waited, whole = np.array([step() for _ in range(options.steps)]).sum(0)
                 if round_number:  # the first round warms up
                     rates[name].append(options.batch * options.steps / whole)
                     waits[name].append(waited / whole)
+                memory[name] = torch.cuda.max_memory_allocated() if on_gpu else 0
                 time.sleep(1)  # the notebook's workers fill their queue before the other's turn
     where = (
         f"{platform.machine()}, {device.choose().accelerator}, {torch.get_num_threads()} threads, {torch.__version__}"
     )
     print(f"{date.today()}, {where}, {size[0]}×{size[1]} from {native[0]}×{native[1]}, batch {options.batch}")
+    traffic = copied_bytes_per_second() if on_gpu else 0
     for name in steps:
-        print(f"{name}: {np.median(rates[name]):.1f} images/s, waiting {np.median(waits[name]):.1%}")
+        rate = float(np.median(rates[name]))
+        share = rate * ACTIVATIONS * size[0] * size[1] / traffic if on_gpu else 0
+        more = f", peak memory {memory[name] / 2**30:.1f} GiB, {share:.0%} of what memory allows" if on_gpu else ""
+        print(f"{name}: {rate:.1f} images/s, waiting {np.median(waits[name]):.1%}{more}")
     ratios = np.array(rates["pipeline"]) / np.array(rates["notebook"])
     print(f"ratio: {np.median(ratios):.2f} ({ratios.min():.2f} to {ratios.max():.2f} in {len(ratios)} rounds)")
 
