@@ -23,7 +23,8 @@ PAGE = Path(__file__).with_suffix(".md")
 HEAD = """# Settings
 
 Written by `python docs/settings.py` from the models that check them; an unknown key is an error that suggests the right
-one. A key with dots goes on the command line as `--set train.epochs=3`, or into the YAML as `train: {epochs: 3}`.
+one. A recipe's key goes on the command line as `--set train.epochs=3`, or into its YAML as `train: {epochs: 3}`. The
+keys from "The competition" on stand in the competition's YAML, and no command changes them (`new … --set` writes them).
 """
 PARTS = {
     "The recipe": (Recipe, ("competition", "folds", "ensemble", "arrays", "takes", "quick"), ""),

@@ -295,11 +295,11 @@ def download(competition: Annotated[str, typer.Argument(metavar="COMPETITION")])
     """Fetch a competition's raw files into input/, where a library can (Oxford-IIIT Pet)."""
     from pipeline.competition import load_competition
     from pipeline.download import download as fetch
-    from pipeline.workspace import input_root, shown
+    from pipeline.workspace import input_folder, shown
 
     loaded = load_competition(competition)
-    fetch(loaded, input_root() / loaded.folder)
-    typer.echo(f"{loaded.title} → {shown(input_root() / loaded.folder)}")
+    fetch(loaded, input_folder(loaded))
+    typer.echo(f"{loaded.title} → {shown(input_folder(loaded))}")
 
 
 @app.command()
@@ -314,11 +314,11 @@ def doctor() -> None:
 def _expected(competition: str) -> tuple[Any, Any]:
     from pipeline import submission
     from pipeline.competition import load_competition
-    from pipeline.workspace import input_root, root
+    from pipeline.workspace import input_folder, root
 
     loaded = load_competition(competition)
     table = root() / "work" / loaded.name / "images.parquet"
-    return loaded, submission.expected(loaded, input_root() / loaded.folder, table)
+    return loaded, submission.expected(loaded, input_folder(loaded), table)
 
 
 def _open(

@@ -27,8 +27,8 @@ class BrokenSettings(Settings):
     noise: float = Field(0.2, ge=0, le=1)
     """Noise: neighbouring pixels correlate less than this; 0 finds none."""
     z: float = Field(5.0, gt=0)
-    """And the image stands this many robust standard deviations off the others: where most are dark, dark is not
-    broken."""
+    """Nearly black, nearly white and noise count only where the image stands this many robust standard deviations off
+    the others: where most are dark, dark is not broken."""
 
 
 class IdenticalMaskSettings(Settings):
@@ -45,9 +45,11 @@ class DuplicateSettings(Settings):
     search: bool = True
     """Whether they are looked for."""
     distance: float = Field(0.008, gt=0, le=2)
-    """Near-duplicates have histograms of 20×20-pixel blocks at a smaller cosine distance than this,"""
+    """The histograms of 20×20-pixel blocks of near-duplicates are closer than this cosine distance; `correlation` must
+    hold too."""
     correlation: float = Field(0.9, ge=-1, le=1)
-    """and thumbnails that correlate at least so much: histograms alone take any two dark images for the same."""
+    """The least correlation of the thumbnails of near-duplicates: histograms alone take any two dark images for the
+    same."""
     within_groups: bool = True
     """Search inside groups only, where the competition has groups."""
     test: bool = True
@@ -58,8 +60,8 @@ class ContradictionSettings(Settings):
     """Near-duplicates whose masks disagree."""
 
     policy: Policy = "keep"
-    """`drop_empty` leaves the empty one out of training; `relabel` trains it on its neighbour's mask; `soft` trains all
-    of them on their mean mask; `keep` lists them; `off` does not look."""
+    """`drop_empty` leaves the empty one out of training, `drop_both` both; `relabel` trains it on its neighbour's mask;
+    `soft` trains all of them on their mean mask; `keep` lists them; `off` does not look."""
     dice: float = Field(0.3, ge=0, le=1)
     """Two masks disagree below this Dice, and when one alone is empty."""
     under_mask: float | None = Field(0.05, gt=0)

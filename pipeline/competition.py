@@ -144,7 +144,7 @@ class Competition(Settings):
     reader: str
     """What reads its raw files: `rle_csv`, `npz_labels` or `oxford_pet`."""
     input: str | None = None
-    """The folder in input/; default: the name."""
+    """The folder in input/; default: the name, or where there is none of that name, `kaggle`."""
     classes: list[str] = Field(min_length=1)
     """Their names; or a mapping from each name to what the raw files write for it (a number, a text, or [red, green,
     blue])."""

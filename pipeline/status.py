@@ -47,8 +47,7 @@ def examine() -> Iterator[str]:
     yield f"device {compute.accelerator}, precision {compute.precision}: {compute.reason}"
     yield f"root {workspace.root()}, input {workspace.input_root()}"
     known = sorted(file.stem for file in competition.FOLDER.glob("*.yaml"))
-    folders = {name: competition.load_competition(name).folder for name in known}
-    here = [name for name in known if (workspace.input_root() / folders[name]).is_dir()]
+    here = [name for name in known if workspace.input_folder(competition.load_competition(name)).is_dir()]
     for name in known:
         yield f"competition {name}: raw files {'found' if name in here else 'not there'}"
     recipes = sorted(file.stem for file in recipe.FOLDER.glob("*.yaml"))

@@ -276,7 +276,7 @@ class TrainSettings(Settings):
     compile: bool = False
     """torch.compile the network: minutes at the start, faster afterwards on a GPU."""
     workers: int | None = Field(None, ge=0)
-    """Loader processes; null: none on a CPU with few cores, as many as there are cores beside a GPU."""
+    """Loader processes; null: none on a CPU, beside a GPU one a core, at most 16."""
     loggers: list[Literal["mlflow", "wandb"]] = []
     """Besides TensorBoard, each into local files under work/; they must be installed."""
 

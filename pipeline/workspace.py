@@ -29,6 +29,14 @@ def input_root() -> Path:
     return Path(os.environ.get("PIPELINE_INPUT") or root() / "input").expanduser().absolute()
 
 
+def input_folder(competition: Competition) -> Path:
+    """Returns the folder of a competition's raw files: its own in input/, or else one of its name on Kaggle, as Kaggle
+    mounts it under /kaggle/input."""
+    own, on_kaggle = input_root() / competition.folder, competition.kaggle
+    mounted = [input_root() / on_kaggle, input_root() / "competitions" / on_kaggle] if on_kaggle else []
+    return next((folder for folder in (own, *mounted) if folder.is_dir()), own)
+
+
 def shown(path: Path) -> str:
     """Returns a path as a person wants to read it: relative to the root where it lies inside."""
     return str(path.relative_to(root())) if path.is_relative_to(root()) else str(path)
@@ -65,7 +73,7 @@ class Run:
     @property
     def input(self) -> Path:
         """Raw files of the competition."""
-        return input_root() / self.competition.folder
+        return input_folder(self.competition)
 
     @property
     def competition_folder(self) -> Path:

@@ -1,5 +1,6 @@
 """Every kind of bad input ends in a sentence that names the file, the row, the id and the values; good ones decode."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -562,6 +563,19 @@ def test_empty_input_folder_says_what_to_put_where(tiny: Tiny, monkeypatch: pyte
     tiny.settings["kaggle"] = "tiny-challenge"
     tiny.save()
     assert f"`kaggle competitions download -c tiny-challenge -p {folder}`" in tiny.fails()
+
+
+@pytest.mark.parametrize("place", ["tiny-challenge", "competitions/tiny-challenge"])
+def test_raw_files_are_found_where_kaggle_mounts_them(tiny: Tiny, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    tiny.settings["kaggle"] = "tiny-challenge"
+    tiny.save()
+    monkeypatch.setenv("PIPELINE_INPUT", str(tiny.root / "mounted"))
+    mounted = tiny.root / "mounted" / place
+    shutil.copytree(tiny.root / "input" / "tiny", mounted)
+    run = tiny.run("decode")
+    assert run.input == mounted
+    (tiny.root / "mounted" / "tiny").mkdir()
+    assert run.input == tiny.root / "mounted" / "tiny"
 
 
 def test_missing_sample_says_how_to_write_it(tiny: Tiny) -> None:
