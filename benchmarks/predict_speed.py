@@ -7,7 +7,7 @@ Both start from the same pixels in memory and the same weights, and end with uin
 the predict stage runs; the plain loop is what smp's example does, with model.eval() and torch.no_grad(). --variants
 also times our loop without fusing and without casting weights once. The weights are from scratch, BatchNorm's
 statistics from a few batches of noise; how far probabilities are from those of fp32 is measured on them. --memory says
-what a process needs beyond the loaded network.
+what a process, or a GPU, needs beyond the loaded network.
 """
 
 import argparse
@@ -54,13 +54,13 @@ def noise(batch: int, size: tuple[int, int]) -> Tensor:
     return (255 * torch.stack(grown).mean(0)).to(torch.uint8)
 
 
-def plain(network: SegmentationNetwork) -> Predict:
-    inner = copy.deepcopy(network.network).eval()
+def plain(network: SegmentationNetwork, where: torch.device) -> Predict:
+    inner = copy.deepcopy(network.network).eval().to(where)
 
     def predict(pixels: Tensor) -> np.ndarray:
         with torch.no_grad():
-            probability = inner(pixels.float() / 255).sigmoid()
-        return (probability * 255).round().to(torch.uint8).numpy()
+            probability = inner(pixels.to(where).float() / 255).sigmoid()
+        return (probability * 255).round().to(torch.uint8).cpu().numpy()
 
     return predict
 
@@ -71,18 +71,17 @@ def ours(network: Module, size: tuple[int, int], compute: device.Compute, tta: s
 
 
 def variants(network: SegmentationNetwork, size: tuple[int, int], compute: device.Compute) -> dict[str, Predict]:
-    alone = copy.deepcopy(network).to(memory_format=torch.channels_last)
-    fused = copy.deepcopy(network)
+    alone, fused = copy.deepcopy(network), copy.deepcopy(network)
     inference.fuse(fused, 1)
-    return {
-        "autocast and channels_last alone": ours(alone, size, compute),
-        "and fused": ours(fused.to(memory_format=torch.channels_last), size, compute),
-    }
+    named = {"autocast and channels_last alone": alone, "and fused": fused}
+    for one in named.values():
+        one.to(compute.device).to(memory_format=torch.channels_last)
+    return {name: ours(one, size, compute) for name, one in named.items()}
 
 
 def compare(size: tuple[int, int], options: argparse.Namespace) -> None:
     compute, network = device.choose(), network_of()
-    loops = {"plain fp32 NCHW": plain(network)}
+    loops = {"plain fp32 NCHW": plain(network, compute.device)}
     loops |= variants(network, size, compute) if options.variants else {}
     loops["pipeline"] = ours(inference.ready(copy.deepcopy(network), 1, compute), size, compute)
     pixels = [noise(options.batch, size) for _ in range(options.batches)]
@@ -107,16 +106,22 @@ def compare(size: tuple[int, int], options: argparse.Namespace) -> None:
               f"({min(ratios):.2f} to {max(ratios):.2f})")  # fmt: skip
 
 
+def resident() -> int:
+    """Returns the most bytes that this process ever had in memory."""
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
 def memory(size: tuple[int, int], options: argparse.Namespace) -> None:
     """One process may be asked once: the highest that it ever needed is what the system knows."""
     compute = device.choose()
     predict = ours(inference.ready(network_of(), 1, compute), size, compute, options.tta)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    highest = torch.cuda.max_memory_allocated if compute.accelerator == "cuda" else resident
+    before = highest()
     for _ in range(options.batches):
         predict(noise(options.batch, size))
-    needed = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20
+    needed = (highest() - before) / 2**30
     print(f"{date.today()}, {size[0]}×{size[1]}, batch {options.batch}, {options.tta}: {needed:.2f} GiB beyond "
-          f"{before / 2**20:.2f} GiB with the network loaded, after {options.batches} batches")  # fmt: skip
+          f"{before / 2**30:.2f} GiB with the network loaded, after {options.batches} batches")  # fmt: skip
 
 
 def main() -> None:

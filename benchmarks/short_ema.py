@@ -42,7 +42,7 @@ def main() -> None:
         write_sample(drawn, 240, 120, 0, lambda *_: None)
     found = {"no average": scores("plain", None, options.seeds)}
     found["average, warmed up"] = scores("average", options.decay, options.seeds)
-    setattr(callbacks, "MovingAverage", lambda decay: EMAWeightAveraging(decay=decay))  # noqa: B010
+    setattr(callbacks, "MovingAverage", lambda decay, _: EMAWeightAveraging(decay=decay))  # noqa: B010
     found["average, not warmed up"] = scores("average-cold", options.decay, options.seeds)
     print(f"{date.today()}, {os.cpu_count()} CPU cores, decay {options.decay}")
     print(f"| variant | {' | '.join(f'seed {seed}' for seed in options.seeds)} | minus no average |")

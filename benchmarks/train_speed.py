@@ -92,6 +92,7 @@ def our_step(folder: Path, size: tuple[int, int], count: int, batch: int, on_dev
     network.to(compute.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     module = SegmentationModule(network, run, Member(0, 0), ([], []))
     optimizer = build_optimizer(run.recipe.train, *split_parameters(network))
+    scaler = torch.amp.GradScaler(compute.accelerator, enabled=compute.precision == "16-mixed")
     augment = DeviceAugmentation(AUGMENT if on_device else [], size)
     dataset = loader.TrainDataset(folder, np.arange(count), Augmentation([] if on_device else AUGMENT), 0)
     batches = endless(loader.train_loader(dataset, batch, fit.loader_workers(run, compute)))
@@ -105,8 +106,9 @@ def our_step(folder: Path, size: tuple[int, int], count: int, batch: int, on_dev
             pixels, masks = augment(pixels, masks, 0)
             loss = module.loss(module.network(pixels), masks)
         optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
         loss.item()
         return waited, time.perf_counter() - started
 

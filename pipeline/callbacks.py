@@ -14,7 +14,6 @@ from lightning.pytorch.callbacks import Callback, WeightAveraging
 from lightning.pytorch.callbacks import EarlyStopping as LightningEarlyStopping
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from rich.progress import Progress
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from pipeline.console import console
 from pipeline.geometry import IGNORE
@@ -49,12 +48,17 @@ class MovingAverage(WeightAveraging):
     the start. The formula is TensorFlow's ExponentialMovingAverage(num_updates).
     """
 
-    def __init__(self, decay: float) -> None:
-        def average(means: list[torch.Tensor], current: list[torch.Tensor], updates: torch.Tensor | int) -> None:
-            now = min(decay, (1 + int(updates)) / (10 + int(updates)))
-            get_ema_multi_avg_fn(now)(means, current, updates)
+    def __init__(self, decay: float, device: torch.device) -> None:
+        """Takes the device that the network will be on: it is not there yet when Lightning asks it."""
 
-        super().__init__(multi_avg_fn=average)
+        def average(means: list[torch.Tensor], current: list[torch.Tensor], _: torch.Tensor | int) -> None:
+            number = self._latest_update_step  # of updates so far; a GPU would have to be waited for to read theirs
+            if means[0].is_floating_point():
+                torch._foreach_lerp_(means, current, 1 - min(decay, (1 + number) / (10 + number)))
+            else:  # BatchNorm's counters, which nothing reads
+                torch._foreach_copy_(means, current)
+
+        super().__init__(device=device, multi_avg_fn=average)
 
 
 class History(Callback):

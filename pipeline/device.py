@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import torch
 
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, first_line
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,15 @@ def choose(precision: Literal["auto", "32", "bf16", "16"] = "auto") -> Compute:
     """Returns the fastest sound choice for this machine, or the precision asked for, with the reason.
 
     Raises:
-        PipelineError: fp16 is asked for on a CPU.
+        PipelineError: fp16 is asked for on a CPU, or there is a GPU that this torch does not compute on.
     """
     accelerator: Literal["cuda", "mps", "cpu"] = "cpu"
     if torch.cuda.is_available():
+        if fault := _gpu_fault():
+            raise PipelineError(
+                f"{torch.cuda.get_device_name()} does not compute with torch {torch.__version__} ({fault}): take "
+                "another GPU (on Kaggle T4 instead of P100), or set CUDA_VISIBLE_DEVICES= to nothing for the CPU."
+            )
         accelerator = "cuda"
     elif torch.backends.mps.is_available():
         accelerator = "mps"
@@ -53,3 +58,30 @@ def choose(precision: Literal["auto", "32", "bf16", "16"] = "auto") -> Compute:
     if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported():
         return Compute("cpu", "bf16-mixed", f"this CPU has bf16 instructions; {torch.get_num_threads()} threads")
     return Compute("cpu", "32-true", f"this CPU has no bf16 instructions; {torch.get_num_threads()} threads")
+
+
+def explain_memory(error: RuntimeError, advice: str) -> None:
+    """Raises PipelineError where the error says that memory ran out.
+
+    Args:
+        error: what torch raised.
+        advice: with what it ran out, and what to do: "with batches of 16: try …".
+    """
+    text = str(error).lower()
+    if "dataloader worker" in text:
+        raise PipelineError(
+            "a loader process died, most likely for want of shared memory: start the container with --shm-size=8g, or "
+            "set train.workers lower (0: none)."
+        ) from None
+    signs = ("out of memory", "can't allocate memory", "alloc_failed")
+    if isinstance(error, torch.OutOfMemoryError) or any(sign in text for sign in signs):
+        raise PipelineError(f"memory ran out {advice}") from None
+
+
+def _gpu_fault() -> str:
+    """What goes wrong in a first computation: a driver reports GPUs for which this torch holds no code, too."""
+    try:
+        torch.ones(1, device="cuda").add(1).item()
+    except RuntimeError as error:
+        return first_line(error)
+    return ""

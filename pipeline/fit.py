@@ -1,5 +1,6 @@
 """One training from its first epoch to the weights that are kept, by Lightning."""
 
+import gc
 import os
 import time
 from pathlib import Path
@@ -16,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from pipeline import callbacks, freshness, loader, models, sampling, table, teachers, workspace
 from pipeline.augment import Augmentation, Preprocess
 from pipeline.console import console
-from pipeline.device import Compute
+from pipeline.device import Compute, explain_memory
 from pipeline.errors import PipelineError
 from pipeline.geometry import box_of, geometry_of
 from pipeline.lightning_module import SegmentationModule
@@ -46,6 +47,7 @@ def fit(
         PipelineError: the loss is no number, memory runs out, or settings that only the data can show to be wrong.
     """
     _silence_lightning()
+    gc.collect()  # cycles of the training before keep its held-out images on the GPU
     folder = run.fold(member.fold, member.seed)
     epochs, curve = _plan(run, member)
     torch.manual_seed(sampling.seed_of(member))
@@ -75,7 +77,7 @@ def fit(
         console.print("[bold]interrupted[/bold]: the same command goes on from the last finished epoch")
         raise
     except RuntimeError as error:
-        _explain_memory(error, run.recipe.train.batch_size)
+        explain_memory(error, held_out_advice(run) if module.holding_out else _advice(run.recipe.train.batch_size))
         raise
     for logger in trainer.loggers:
         experiment: Any = getattr(logger, "experiment", None)
@@ -98,7 +100,15 @@ def loader_workers(run: Run, compute: Compute) -> int:
     """Returns the recipe's number of loader processes; by default none on a CPU, which is busy with the network."""
     if run.recipe.train.workers is not None:
         return run.recipe.train.workers
-    return 0 if compute.accelerator == "cpu" else min(16, os.cpu_count() or 1)
+    if compute.accelerator == "cpu":
+        return 0
+    return min(16, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+
+def held_out_advice(run: Run) -> str:
+    """Returns what to do where memory runs out in prediction."""
+    size = run.recipe.predict.batch_size
+    return f"with batches of {size} images to predict: try --set predict.batch_size={max(1, size // 2)}."
 
 
 def more_loggers(run: Run, folder: Path) -> list[Any]:
@@ -269,7 +279,7 @@ def _statistics(dataset: Any) -> tuple[list[float], list[float]]:
 
 def _trainer(run: Run, member: Member, compute: Compute, epochs: int, shown_by: list[Any]) -> Trainer:
     settings, folder = run.recipe.train, run.fold(member.fold, member.seed)
-    averaging = [callbacks.MovingAverage(settings.ema)] if settings.ema else []
+    averaging = [callbacks.MovingAverage(settings.ema, compute.device)] if settings.ema else []
     return Trainer(
         accelerator=compute.accelerator,
         devices=1,
@@ -319,15 +329,12 @@ def _checkpointing(run: Run, member: Member) -> list[Any]:
     return [*found, last]
 
 
-def _explain_memory(error: RuntimeError, batch_size: int) -> None:
-    """Raises PipelineError where the error says that memory ran out."""
-    text = str(error).lower()
-    if isinstance(error, torch.OutOfMemoryError) or "out of memory" in text or "can't allocate memory" in text:
-        smaller = max(1, batch_size // 2)
-        raise PipelineError(
-            f"memory ran out with batches of {batch_size}: try --set train.batch_size={smaller} --set "
-            f"train.accumulate={round(batch_size / smaller)}, which steps as often; or a smaller image.size."
-        ) from None
+def _advice(batch_size: int) -> str:
+    smaller = max(1, batch_size // 2)
+    return (
+        f"with batches of {batch_size}: try --set train.batch_size={smaller} --set "
+        f"train.accumulate={round(batch_size / smaller)}, which steps as often; or a smaller image.size."
+    )
 
 
 # --- after -----------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from pipeline import device, loader
 from pipeline.augment import Preprocess
 from pipeline.device import Compute
 from pipeline.errors import PipelineError
-from pipeline.fit import build_network, loader_workers
+from pipeline.fit import build_network, held_out_advice, loader_workers
 from pipeline.output import Output
 from pipeline.probabilities import Predicted
 from pipeline.tiles import predict_tiled
@@ -234,16 +234,23 @@ def batches(
     preprocess = Preprocess(run.recipe.image.preprocess)
     dataset = loader.PlainDataset(run.pixels, subset, rows, with_masks=False, preprocess=preprocess)
     done = 0
-    for (pixels,) in loader.plain_loader(dataset, run.recipe.predict.batch_size, loader_workers(run, compute)):
-        found, wrong = predictor(pixels.to(compute.device, non_blocking=True))
-        if wrong.any():
-            network, image = np.argwhere(wrong)[0]
-            member, path = paths[network]
-            fold = "the final model" if member.fold is None else f"fold {member.fold}"
-            raise PipelineError(
-                f"{fold}, seed {member.seed} ({shown(path)}) gives probabilities of image {ids[done + image]} that are "
-                "no numbers, so nothing was written; train it again with a smaller train.learning_rate or "
-                "train.precision=32."
-            )
-        done += len(pixels)
-        yield found
+    try:
+        for (pixels,) in loader.plain_loader(dataset, run.recipe.predict.batch_size, loader_workers(run, compute)):
+            found, wrong = predictor(pixels.to(compute.device, non_blocking=True))
+            if wrong.any():
+                network, image = np.argwhere(wrong)[0]
+                member, path = paths[network]
+                raise PipelineError(_not_numbers(member, path, ids[done + image]))
+            done += len(pixels)
+            yield found
+    except RuntimeError as error:
+        device.explain_memory(error, held_out_advice(run))
+        raise
+
+
+def _not_numbers(member: Member, path: Path, image_id: str) -> str:
+    fold = "the final model" if member.fold is None else f"fold {member.fold}"
+    return (
+        f"{fold}, seed {member.seed} ({shown(path)}) gives probabilities of image {image_id} that are no numbers, so "
+        "nothing was written; train it again with a smaller train.learning_rate or train.precision=32."
+    )

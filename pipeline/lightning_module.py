@@ -20,6 +20,9 @@ from pipeline.sampling import derive_seed, seed_of
 from pipeline.tiles import predict_tiled
 from pipeline.workspace import Member, Run
 
+CHECKED = 50
+"""So many losses of a GPU are looked at together: it is waited for each time."""
+
 
 class SegmentationModule(LightningModule):
     """Trains a network on batches; logs loss and Dice of both sets, the competition's score, and the learning rate.
@@ -42,6 +45,10 @@ class SegmentationModule(LightningModule):
         self.augmentation = device_augmentation(run.recipe)
         self.schedule: Schedule | None = None
         self.schedule_state: dict[str, Any] | None = None
+        self.unchecked: list[tuple[torch.Tensor, torch.Tensor, int]] = []
+        """Loss, rows and number of batches that may yet turn out to have a loss that is no number."""
+        self.holding_out = False
+        """Whether held-out images are being predicted."""
         self.train_counts: list[torch.Tensor] = []
         self.counts: list[np.ndarray] = []
         self.shares: list[tuple[bool, bool]] = []
@@ -79,16 +86,16 @@ class SegmentationModule(LightningModule):
         """Returns the loss of a batch.
 
         Raises:
-            PipelineError: it is no number.
+            PipelineError: it is no number, or that of one of the batches before it on a GPU.
         """
         batch = self._sized(self._augmented(batch, index))
         output, masks = self.network(batch.pixels), self._without_ignored(batch.masks)
         loss = self._weighted(output, masks, batch)
-        if not torch.isfinite(loss):
-            self._stop(loss, batch, index)
+        self._check(loss, batch, index)
         size = len(batch.pixels)
         self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=size)
-        self.log("learning_rate", self._learning_rate(), on_step=False, on_epoch=True, batch_size=size)
+        # as a tensor of the CPU: a number would be sent to a GPU, and waited for
+        self.log("learning_rate", torch.tensor(self._learning_rate()), on_step=False, on_epoch=True, batch_size=size)
         self.train_counts.append(self._overlaps(output.mask.detach(), masks).sum(0))
         return loss
 
@@ -122,6 +129,10 @@ class SegmentationModule(LightningModule):
 
     # --- validation ---
 
+    def on_validation_epoch_start(self) -> None:
+        """Notes that the epoch's training is over."""
+        self.holding_out = True
+
     def validation_step(self, batch: tuple[torch.Tensor, torch.Tensor], index: int) -> None:
         """Adds a batch's loss and pixel counts."""
         pixels, masks = batch
@@ -135,6 +146,7 @@ class SegmentationModule(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Logs the metric over the whole fold, and keeps every image's counts."""
+        self.holding_out = False
         self.epoch_counts = np.concatenate(self.counts)
         counts = self.epoch_counts.astype(np.int64)
         if self.competition.kind == "multiclass":
@@ -184,9 +196,9 @@ class SegmentationModule(LightningModule):
 
     def _weighted(self, output: Output, masks: torch.Tensor, batch: Batch) -> torch.Tensor:
         """The loss; with labelled test images, the mean of theirs and the others', each by number and weight."""
-        other = batch.rows < 0
-        if not other.any():
+        if self.recipe.train.pseudo is None:
             return self.loss(output, masks)
+        other = batch.rows < 0
         total, share = masks.new_zeros((), dtype=torch.float32), 0.0
         for which in (~other, other):
             if which.any():
@@ -202,9 +214,19 @@ class SegmentationModule(LightningModule):
     def _learning_rate(self) -> float:
         return self.schedule.learning_rate() if self.schedule else 0.0
 
-    def _stop(self, loss: torch.Tensor, batch: Batch, index: int) -> None:
+    def _check(self, loss: torch.Tensor, batch: Batch, index: int) -> None:
+        """Stops at a loss that is no number: at once on a CPU, within CHECKED batches and the epoch on a GPU."""
+        self.unchecked.append((loss.detach(), batch.rows, index))
+        last = index == self.trainer.num_training_batches - 1
+        if loss.device.type == "cpu" or last or len(self.unchecked) == CHECKED:
+            finite = torch.isfinite(torch.stack([one for one, _, _ in self.unchecked])).tolist()
+            if not all(finite):
+                self._stop(*self.unchecked[finite.index(False)])
+            self.unchecked.clear()
+
+    def _stop(self, loss: torch.Tensor, rows: torch.Tensor, index: int) -> None:
         train, test = self.ids
-        names = [train[row] if row >= 0 else test[-1 - row] for row in batch.rows.tolist()]
+        names = [train[row] if row >= 0 else test[-1 - row] for row in rows.tolist()]
         more = f" and {len(names) - 8} more" if len(names) > 8 else ""
         raise PipelineError(
             f"{self.member.title}: the loss is {float(loss.detach())} in epoch {self.current_epoch + 1}, batch "

@@ -4,6 +4,7 @@ Every random draw derives from (seed, fold, epoch, sample), never from the state
 what an undisturbed one would have drawn, with any number of workers.
 """
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -202,8 +203,11 @@ class ResidentBatches:
     """Batches in order, of images that stay on the device: nothing is read or sent again in the next epoch."""
 
     def __init__(self, dataset: PlainDataset, batch_size: int, device: torch.device) -> None:
-        columns = zip(*(dataset[position] for position in range(len(dataset))), strict=True)
-        self.tensors = [torch.stack(column).to(device) for column in columns]
+        shape = (len(dataset),)
+        self.tensors = [torch.empty(shape + one.shape, dtype=one.dtype, device=device) for one in dataset[0]]
+        for position in range(len(dataset)):
+            for tensor, one in zip(self.tensors, dataset[position], strict=True):
+                tensor[position] = one
         self.batch_size = batch_size
 
     def __len__(self) -> int:
@@ -237,8 +241,11 @@ def plain_loader(dataset: PlainDataset, batch_size: int, workers: int) -> DataLo
 
 def _loader(dataset: Dataset, batch_size: int, workers: int, **options: object) -> DataLoader:
     pin = torch.cuda.is_available()
+    # processes that are not forked, Python's default on Linux from 3.14 on, would each be sent the whole arrays
+    context = "fork" if workers and sys.platform == "linux" else None
     return DataLoader(
-        dataset, batch_size, num_workers=workers, pin_memory=pin, persistent_workers=workers > 0, **options  # type: ignore[arg-type]
+        dataset, batch_size, num_workers=workers, pin_memory=pin, persistent_workers=workers > 0,
+        multiprocessing_context=context, **options,  # type: ignore[arg-type]
     )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ import pandas as pd
 from rich.table import Table
 
 from pipeline import competition, recipe, stages, workspace
+from pipeline.errors import PipelineError
 from pipeline.stages import State
 from pipeline.workspace import Run
 
@@ -43,8 +44,11 @@ def examine() -> Iterator[str]:
             yield f"{name} MISSING: ./run_all.sh installs it"
     from pipeline import device
 
-    compute = device.choose()
-    yield f"device {compute.accelerator}, precision {compute.precision}: {compute.reason}"
+    try:
+        compute = device.choose()
+        yield f"device {compute.accelerator}, precision {compute.precision}: {compute.reason}"
+    except PipelineError as error:
+        yield f"device: {error}"
     yield f"root {workspace.root()}, input {workspace.input_root()}"
     known = sorted(file.stem for file in competition.FOLDER.glob("*.yaml"))
     here = [name for name in known if workspace.input_folder(competition.load_competition(name)).is_dir()]

@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline import device, loader
+from pipeline import device, loader, status
 from pipeline.errors import PipelineError
 
 
 def pretend(monkeypatch: pytest.MonkeyPatch, cuda: bool = False, mps: bool = False, bf16: bool = False) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Some GPU")
+    monkeypatch.setattr(device, "_gpu_fault", lambda: "")
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: bf16 or including_emulation)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bf16)
@@ -42,6 +43,25 @@ def test_choice_of_device_and_precision(
     assert (chosen.accelerator, chosen.precision) == (accelerator, precision)
     assert chosen.reason
     assert chosen.device.type == accelerator
+
+
+def test_a_gpu_that_this_torch_does_not_know_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU, and it works")
+    fault = device._gpu_fault
+    pretend(monkeypatch, cuda=True)
+    monkeypatch.setattr(device, "_gpu_fault", fault)
+    with pytest.raises(PipelineError, match=r"Some GPU does not compute with torch .+ \(.+\): take another GPU"):
+        device.choose()
+    assert any(line.startswith("device: Some GPU does not compute") for line in status.examine())
+
+
+def test_a_loader_process_that_died() -> None:
+    error = RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error.")
+    with pytest.raises(PipelineError, match="--shm-size=8g, or set train.workers lower"):
+        device.explain_memory(error, "")
 
 
 def test_fp16_on_a_cpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

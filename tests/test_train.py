@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,10 +17,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from pipeline import callbacks, fit, freshness, stages, workspace
 from pipeline.errors import PipelineError
+from pipeline.lightning_module import CHECKED, SegmentationModule
+from pipeline.loader import Batch
 from pipeline.metrics import METRICS
 from pipeline.settings import merge
 from pipeline.stages.train import preflight
-from pipeline.workspace import Run, open_run
+from pipeline.workspace import Member, Run, open_run
 
 BASE: dict[str, Any] = {
     "image": {"size": [32, 32]},
@@ -316,9 +319,34 @@ def test_a_loss_that_is_no_number_stops_the_fold(tiny: Tiny) -> None:
     assert not (run.fold(0) / "manifest.json").exists()
 
 
+def test_a_gpu_is_not_asked_for_every_loss(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    class OnGpu:
+        device = torch.device("cuda")
+
+        def __init__(self, value: float) -> None:
+            self.value = value
+
+        def detach(self) -> torch.Tensor:
+            return torch.tensor(self.value)
+
+    monkeypatch.setattr(SegmentationModule, "trainer", SimpleNamespace(num_training_batches=CHECKED + 10))
+    module = SegmentationModule(torch.nn.Identity(), prepare(tiny), Member(0, 0), (["a", "b"], []))
+    batch = Batch(*(torch.tensor([1]) for _ in range(4)))
+    wrong, last = CHECKED + 2, CHECKED + 9
+    for index in range(last):
+        module._check(OnGpu(torch.nan if index == wrong else 1.0), batch, index)  # type: ignore[arg-type]
+        assert len(module.unchecked) == (index + 1) % CHECKED
+    with pytest.raises(PipelineError, match=f"fold 0: the loss is nan in epoch 1, batch {wrong + 1}, .* images b. "):
+        module._check(OnGpu(1.0), batch, last)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     "error",
-    [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), RuntimeError("can't allocate memory: you")],
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        RuntimeError("can't allocate memory: you"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+    ],
 )
 def test_no_memory_left(tiny: Tiny, error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: Any, **__: Any) -> None:
@@ -328,6 +356,20 @@ def test_no_memory_left(tiny: Tiny, error: Exception, monkeypatch: pytest.Monkey
     monkeypatch.setattr("pipeline.fit.Trainer.fit", fails)
     with pytest.raises(PipelineError, match="batches of 4: try --set train.batch_size=2 --set train.accumulate=2"):
         train(run)
+
+
+def test_no_memory_left_for_held_out_images(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    run, advice = prepare(tiny, {"train": {"folds": [0], "epochs": 1}}), "batches of 4 images to predict: try --set "
+    with monkeypatch.context() as patch, pytest.raises(PipelineError, match=f"{advice}predict.batch_size=2"):
+        patch.setattr(SegmentationModule, "validation_step", fails)
+        train(run)
+    train(run)
+    monkeypatch.setattr("pipeline.inference.Predictor.__call__", fails)
+    with pytest.raises(PipelineError, match=advice):
+        train(run, "predict")
 
 
 @pytest.mark.parametrize(("level", "word"), [(-9.0, "empty"), (9.0, "full")])
@@ -401,15 +443,15 @@ def test_a_moving_average_forgets_the_weights_of_the_start() -> None:
     torch.nn.init.constant_(network.weight, 1.0)
     shares = {}
     for decay in (0.999, 0.5):
-        averaged = torch.optim.swa_utils.AveragedModel(
-            network, multi_avg_fn=callbacks.MovingAverage(decay)._kwargs["multi_avg_fn"], use_buffers=True
-        )
+        average = callbacks.MovingAverage(decay, torch.device("cpu"))
+        averaged = torch.optim.swa_utils.AveragedModel(network, **average._kwargs, use_buffers=True)
         averaged.update_parameters(network)  # the first takes the weights as they are
         after = torch.nn.BatchNorm2d(1)
         torch.nn.init.constant_(after.weight, 0.0)
         after.num_batches_tracked += 7
-        for _ in range(240):
+        for number in range(240):
+            average._latest_update_step = number + 1  # as Lightning counts
             averaged.update_parameters(after)
         shares[decay] = float(averaged.module.weight.detach())
-        assert averaged.module.num_batches_tracked.dtype == torch.int64
+        assert averaged.module.num_batches_tracked == 7
     assert 0 <= shares[0.5] <= shares[0.999] < 1e-6  # without a warm-up it would be 0.999 ** 240 = 0.79
