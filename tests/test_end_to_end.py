@@ -45,7 +45,7 @@ class Finished:
 
 
 def start(root: Path, *arguments: str) -> subprocess.Popen[str]:
-    environment = {**os.environ, "PIPELINE_ROOT": str(root), "OMP_NUM_THREADS": "2"}
+    environment = {**os.environ, "PIPELINE_ROOT": str(root), "OMP_NUM_THREADS": "1"}  # the tests run two at a time
     environment.pop("PIPELINE_INPUT", None)
     command = [sys.executable, "-m", "pipeline", *arguments]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
