@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 SIZE = (6.0, 2.8)
 """Inches of a chart."""
+LEAST_SPAN = 0.02
+"""Of the score's axis where it depends on what was tuned: nothing smaller matters, and it would look like a cliff."""
 ORDER = (6, 0, 2, 4, 3, 1)
 """Of CLASS_COLOURS, the ones for lines: yellow would not be seen on white."""
 Trainings = dict[str, tuple[dict[str, Any], pd.DataFrame]]
@@ -118,7 +120,7 @@ def score_by_area(scores: pd.DataFrame, metric: str) -> "Figure":
     if len(empty):
         axes.axhline(empty.mean(), color=_colour(2), linestyle="--", label=f"mean of {len(empty)} with an empty mask")
     axes.set_xscale("log")
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)  # points stand all over the axes
     return figure
 
 
@@ -208,6 +210,9 @@ def _sensitivity(figure: "Figure", axes: "Axes", result: dict[str, Any], name: s
         if curves.get(name):
             axes.plot(*np.array(curves[name]).T, color=_colour(number), label=title)
             axes.axvline(result["rules"][title][name], color=_colour(number), linestyle="--", linewidth=1)
+    low, high = axes.get_ylim()
+    missing = max(0.0, LEAST_SPAN - (high - low)) / 2
+    axes.set_ylim(low - missing, high + missing)
     if len(result["curves"]) > 1:
         axes.legend(frameon=False)
     return figure

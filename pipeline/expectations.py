@@ -136,7 +136,8 @@ def _submission(run: Run, honest: float, averaged: dict[str, Any] | None) -> dic
     models = sum(
         len(one.test_folds()) * len(one.recipe.train.seeds) for one in sources.runs_of(run) if one.recipe.trains
     )
-    what = f"a mean of {models} models, which out-of-fold images cannot measure"
+    what = f"a mean of {models} models" if models > 1 else "one model"
+    what += ", which out-of-fold images cannot measure"
     if run.recipe.train.final or models == 0:
         return {"is": "predictions by models without out-of-fold images" if models else "predictions made elsewhere",
                 "from": None, "to": None, "models": models}  # fmt: skip

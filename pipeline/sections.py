@@ -89,6 +89,8 @@ def _in_words(key: str) -> str:
     """A column of the audit as a heading: shares are in per cent."""
     what, _, name = key.partition("_")
     words = {"images": "images with", "pixels": "pixels of"}
+    if key == "components":
+        return "groups or sets of duplicates"
     if name and what in words:
         return f"{words[what]} {name}"
     return QUARTILES.get(key, key.replace("_", " "))

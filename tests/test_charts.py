@@ -65,6 +65,14 @@ def test_the_kept_epoch_and_the_chosen_threshold_are_marked() -> None:
     assert [line.get_xdata() for line in axes.lines if line.get_linestyle() == "--"] == [[20, 20]]
 
 
+def test_a_score_that_hardly_changes_looks_flat() -> None:
+    flat = RESULT | {"curves": {"nerve": {"min_area": [[0, 0.6], [50, 0.6001]]}}}
+    (axes,) = charts.area_curve(flat).axes
+    low, high = axes.get_ylim()
+    assert high - low == pytest.approx(charts.LEAST_SPAN)
+    assert (low + high) / 2 == pytest.approx(0.60005)
+
+
 def test_the_mean_of_each_tenth_follows_the_area() -> None:
     scores = pd.DataFrame({"true_area": np.arange(100, 0, -1), "score": np.arange(100, 0, -1) / 100})
     (axes,) = charts.scores_by_area({"one": scores}, "dice").axes
