@@ -21,7 +21,7 @@ from pipeline.clean_settings import (
 from pipeline.duplicates import Pairs, near_pairs
 from pipeline.folds import read_outliers, uses_of
 from pipeline.sample import plan_frames, write_sample
-from pipeline.stages import split
+from pipeline.stages import clean, split
 from pipeline.workspace import open_run
 
 SHAPE, GRID = (120, 160), (6, 8)
@@ -277,6 +277,12 @@ def test_the_stage_writes_findings_and_pictures(tiny: Tiny, capsys: pytest.Captu
     assert drawn.std() > 10
     assert "contradiction" in capsys.readouterr().err
     assert raw == {path: path.read_bytes() for path in tiny.input.rglob("*") if path.is_file()}
+
+
+def test_a_pair_is_drawn_once() -> None:
+    pairs = pd.DataFrame([("a", "b"), ("b", "a"), ("a", ""), ("b", ""), ("b", "c")], columns=["image_id", "partner_id"])
+    assert clean._seen(pairs).tolist() == [False, True, False, False, False]
+    assert clean._seen(pairs.head(0)).empty
 
 
 def test_every_detector_can_be_switched_off(tiny: Tiny) -> None:

@@ -167,12 +167,19 @@ def _draw(run: Run, everything: pd.DataFrame, found: pd.DataFrame, beyond: pd.Da
     for reason, rows in pd.concat([found, beyond], ignore_index=True).groupby("reason", sort=False):
         apart = rows["action"] == "apart"
         ordered = rows[~apart].sort_values("score", kind="stable")
+        ordered = ordered[~_seen(ordered)]
         ends = pd.concat([ordered.head(PICTURES), ordered.tail(PICTURES)])
         ends = pd.concat([ends[~ends.index.duplicated()], rows[apart]])
         tiles = [tile for row in ends.itertuples() if (tile := _tile(row, picture)) is not None]
         if tiles:
             name = f"{str(reason).replace(' ', '_')}.png"
             plots.write_png(run.outlier_pictures / name, plots.contact_sheet(tiles))
+
+
+def _seen(findings: pd.DataFrame) -> pd.Series:
+    """Whether an earlier row has the same two images, the other way round."""
+    pairs = zip(findings["image_id"], findings["partner_id"], strict=True)
+    return pd.Series(list(map(frozenset, pairs)), findings.index, dtype=object).duplicated()
 
 
 def _tile(finding: tuple, picture: Callable[[str], np.ndarray]) -> tuple[list[np.ndarray], str] | None:
