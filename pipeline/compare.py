@@ -183,10 +183,12 @@ def _read(folder: Path) -> Scored:
     images = pd.read_csv(scores, dtype=text, keep_default_na=False) if scores.exists() else None  # an id may be "NA"
     members = tuple(workspace.read_json(file) for file in sorted(folder.glob("*/fold.json")))
     result = workspace.read_json(folder / "postprocess.json")
-    # only of folds that are scored: another fold's folder may be left from before
+    # only of folds that are scored: another fold's folder may be left from before; an ensemble's are its runs'
     patterns = [f"fold_{fold}{seed}/manifest.json" for fold in result.get("score_by_fold", {}) for seed in SEEDS]
-    splits = {split for pattern in patterns for path in folder.glob(pattern) if (split := _split_of(path))}
-    return Scored(folder, result, images, members, frozenset(splits))
+    trained = [folder.with_name(name) for name in result.get("ensemble", {})] or [folder]
+    manifests = [path for one in trained for pattern in patterns for path in one.glob(pattern)]
+    splits = frozenset(split for path in manifests if (split := _split_of(path)))
+    return Scored(folder, result, images, members, splits)
 
 
 def _split_of(manifest: Path) -> str | None:

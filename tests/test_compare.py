@@ -1,6 +1,7 @@
 """Runs side by side: what is compared with what, and how sure the difference is."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,16 @@ def cells(row: Row) -> list[str]:
 
 
 # --- differences -----------------------------------------------------------------------------------------------------
+
+
+def test_an_ensemble_stands_on_the_folds_of_its_runs(work: Path) -> None:
+    for name, split in (("first", "aaa"), ("second", "aaa"), ("third", "bbb")):
+        write(work, f"cells/{name}", scores(FIRST), split)
+    for other, remarks in (("second", ()), ("third", ("other folds",))):
+        both = write(work, "cells/both", scores(BETTER), ensemble={"first": 0.5, other: 0.5})
+        for folder in both.glob("fold_*"):
+            shutil.rmtree(folder)
+        assert second("first", "both").remarks == remarks
 
 
 def test_the_difference_is_paired(work: Path) -> None:
