@@ -6,6 +6,7 @@ from typing import Any, Literal
 import torch
 
 from pipeline.errors import PipelineError, first_line
+from pipeline.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -60,13 +61,8 @@ def choose(precision: Literal["auto", "32", "bf16", "16"] = "auto") -> Compute:
     return Compute("cpu", "32-true", f"this CPU has no bf16 instructions; {torch.get_num_threads()} threads")
 
 
-def explain_memory(error: RuntimeError, advice: str) -> None:
-    """Raises PipelineError where the error says that memory ran out.
-
-    Args:
-        error: what torch raised.
-        advice: with what it ran out, and what to do: "with batches of 16: try …".
-    """
+def explain_memory(error: RuntimeError, recipe: Recipe, predicting: bool) -> None:
+    """Raises PipelineError where the error says that memory ran out, in prediction or in a training step."""
     text = str(error).lower()
     if "dataloader worker" in text:
         raise PipelineError(
@@ -75,7 +71,16 @@ def explain_memory(error: RuntimeError, advice: str) -> None:
         ) from None
     signs = ("out of memory", "can't allocate memory", "alloc_failed")
     if isinstance(error, torch.OutOfMemoryError) or any(sign in text for sign in signs):
-        raise PipelineError(f"memory ran out {advice}") from None
+        size = recipe.predict.batch_size if predicting else recipe.train.batch_size
+        smaller = max(1, size // 2)
+        if predicting:
+            advice = f" images to predict: try --set predict.batch_size={smaller}."
+        else:
+            advice = (
+                f": try --set train.batch_size={smaller} --set train.accumulate={round(size / smaller)}, which steps "
+                "as often; or a smaller image.size."
+            )
+        raise PipelineError(f"memory ran out with batches of {size}{advice}") from None
 
 
 def _gpu_fault() -> str:

@@ -77,7 +77,7 @@ def fit(
         console.print("[bold]interrupted[/bold]: the same command goes on from the last finished epoch")
         raise
     except RuntimeError as error:
-        explain_memory(error, held_out_advice(run) if module.holding_out else _advice(run.recipe.train.batch_size))
+        explain_memory(error, run.recipe, module.holding_out)
         raise
     for logger in trainer.loggers:
         experiment: Any = getattr(logger, "experiment", None)
@@ -103,12 +103,6 @@ def loader_workers(run: Run, compute: Compute) -> int:
     if compute.accelerator == "cpu":
         return 0
     return min(16, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-
-
-def held_out_advice(run: Run) -> str:
-    """Returns what to do where memory runs out in prediction."""
-    size = run.recipe.predict.batch_size
-    return f"with batches of {size} images to predict: try --set predict.batch_size={max(1, size // 2)}."
 
 
 def more_loggers(run: Run, folder: Path) -> list[Any]:
@@ -327,14 +321,6 @@ def _checkpointing(run: Run, member: Member) -> list[Any]:
         patience = settings.early_stopping
         found.insert(0, callbacks.EarlyStopping(monitor, mode=mode, patience=patience, check_finite=False))
     return [*found, last]
-
-
-def _advice(batch_size: int) -> str:
-    smaller = max(1, batch_size // 2)
-    return (
-        f"with batches of {batch_size}: try --set train.batch_size={smaller} --set "
-        f"train.accumulate={round(batch_size / smaller)}, which steps as often; or a smaller image.size."
-    )
 
 
 # --- after -----------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from pipeline import device, loader
 from pipeline.augment import Preprocess
 from pipeline.device import Compute
 from pipeline.errors import PipelineError
-from pipeline.fit import build_network, held_out_advice, loader_workers
+from pipeline.fit import build_network, loader_workers
 from pipeline.output import Output
 from pipeline.probabilities import Predicted
 from pipeline.tiles import predict_tiled
@@ -244,7 +244,7 @@ def batches(
             done += len(pixels)
             yield found
     except RuntimeError as error:
-        device.explain_memory(error, held_out_advice(run))
+        device.explain_memory(error, run.recipe, predicting=True)
         raise
 
 

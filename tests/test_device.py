@@ -9,6 +9,7 @@ import torch
 
 from pipeline import device, loader, status
 from pipeline.errors import PipelineError
+from pipeline.recipe import load_recipe
 
 
 def pretend(monkeypatch: pytest.MonkeyPatch, cuda: bool = False, mps: bool = False, bf16: bool = False) -> None:
@@ -61,7 +62,7 @@ def test_a_gpu_that_this_torch_does_not_know_is_refused(
 def test_a_loader_process_that_died() -> None:
     error = RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error.")
     with pytest.raises(PipelineError, match="--shm-size=8g, or set train.workers lower"):
-        device.explain_memory(error, "")
+        device.explain_memory(error, load_recipe("sample"), predicting=True)
 
 
 def test_fp16_on_a_cpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
