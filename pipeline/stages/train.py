@@ -72,7 +72,7 @@ def _step(run: Run, member: Member, settings: dict[str, Any]) -> Step:
 def _own_files(run: Run) -> list[Path]:
     """Files of somebody's own that training reads: encoder weights, images to exclude, a network's module."""
     weights, files = run.recipe.model.weights, []
-    if weights not in ("none", "imagenet"):
+    if weights not in ("none", "imagenet") and not run.recipe.train.start_from:
         files.append(Path(weights).expanduser())
     if excluded := exclude_file(run):
         files.append(excluded)
@@ -124,7 +124,7 @@ def preflight(run: Run) -> None:
     from pipeline.mix import Mixer
 
     device.choose(run.recipe.train.precision)
-    source = weights.resolve(run.recipe.model)
+    source = None if run.recipe.train.start_from else weights.resolve(run.recipe.model)
     Augmentation(run.recipe.augment)
     device_augmentation(run.recipe)
     Preprocess(run.recipe.image.preprocess)
@@ -149,8 +149,10 @@ def execute(run: Run, waiting: list[Step], fresh: bool = False) -> Iterator[Step
         warn(f"  [yellow]{remark}: every score here flatters[/yellow]")
     compute = device.choose(run.recipe.train.precision)
     console.print(f"  {compute.accelerator}, {compute.precision}, channels_last: {compute.reason}")
-    source = weights.resolve(run.recipe.model)
-    console.print(f"  encoder weights: {source or 'none (from scratch)'}; results → {shown(run.folder)}/fold_*")
+    start = run.recipe.train.start_from
+    source = None if start else weights.resolve(run.recipe.model)
+    first = f"weights: those of {start}, fold by fold" if start else f"encoder weights: {source or 'none (from scratch)'}"
+    console.print(f"  {first}; results → {shown(run.folder)}/fold_*")
     workspace.write_text(run.folder / "recipe.yaml", yaml.safe_dump(workspace.describe(run), sort_keys=False))
     if fresh:  # all at once, so that an interrupted --force goes on without it
         for step in waiting:
