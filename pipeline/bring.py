@@ -129,7 +129,7 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
         _check_presence(run, foreign)
         check_values(foreign, run.competition)
         work.append((step, foreign, None if _is_test(step) else _folds_of(run, foreign)))
-    workspace.write_text(run.folder / "recipe.yaml", yaml.safe_dump(workspace.describe(run), sort_keys=False))
+    workspace.write_recipe(run)
     with progress_bar() as bar:
         task = bar.add_task("import", total=sum(len(foreign.index) for _, foreign, _ in work))
         for step, foreign, folds in work:

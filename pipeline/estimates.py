@@ -12,6 +12,8 @@ from functools import lru_cache
 import numpy as np
 
 Score = Callable[[np.ndarray], np.ndarray]
+BLOCK = 100
+"""Draws at a time: as int64 and float64 all of them would take gigabytes where there are many groups."""
 BOOTSTRAPS = 2000
 HALVINGS = 200
 FEWEST_GROUPS = 4
@@ -68,13 +70,17 @@ def bootstrap(
     Equal groups, draws and seed give equal draws, so two calls may be compared draw by draw.
     """
     total = group_sums(counts, groups)
-    return score(np.tensordot(_drawn(len(total), draws, seed), total, 1))
+    drawn = _drawn(len(total), draws, seed)
+    blocks = (drawn[start : start + BLOCK] for start in range(0, draws, BLOCK))
+    return score(np.concatenate([np.tensordot(block, total, 1) for block in blocks]))
 
 
 @lru_cache(maxsize=8)
 def _drawn(groups: int, draws: int, seed: int) -> np.ndarray:
     """How often each group is in each draw (draws, groups) int16: slow to draw, and wanted again and again."""
-    return np.random.default_rng(seed).multinomial(groups, np.full(groups, 1 / groups), draws).astype(np.int16)
+    rng, chances = np.random.default_rng(seed), np.full(groups, 1 / groups)
+    blocks = (min(BLOCK, draws - start) for start in range(0, draws, BLOCK))
+    return np.concatenate([rng.multinomial(groups, chances, block).astype(np.int16) for block in blocks])
 
 
 def group_sums(counts: np.ndarray, groups: np.ndarray) -> np.ndarray:

@@ -7,7 +7,9 @@ to date when all of that still holds.
 import ast
 import hashlib
 import json
+import os
 import time
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache
@@ -71,19 +73,37 @@ def somebodys_own(step: Step, path: Path) -> bool:
     return written.get(shown(path), {}).get("hash") != hash_file(path)
 
 
-def record(step: Step, seconds: float, manifest: Path | None = None) -> None:
-    """Writes the manifest that makes a step up to date."""
-    path = manifest or step.manifest
-    known = read_json(path)["inputs"] if path.exists() else {}
-    write_json(path, {
+def record(step: Step, seconds: float, manifest: Path | None = None, inputs: dict[str, Any] | None = None) -> None:
+    """Writes the manifest that makes a step up to date; `inputs` is the fingerprint of what it read, by default of what
+    lies there now."""
+    write_json(manifest or step.manifest, {
         "stage": step.stage,
         "finished": time.strftime("%Y-%m-%d %H:%M:%S"),
         "seconds": round(seconds, 2),
         "settings": step.settings,
         "code": code(step.stage),
         "outputs": fingerprint(step.outputs, {}),
-        "inputs": fingerprint(step.inputs, known),
+        "inputs": fingerprint(step.inputs, {}) if inputs is None else inputs,
     })  # fmt: skip
+
+
+class Inputs:
+    """What the inputs of steps are as a stage begins to read them: a file that changes while the stage works is not
+    what its results were made from."""
+
+    def __init__(self, steps: Iterable[Step]) -> None:
+        self.began: dict[Path, dict[str, Any]] = {}
+        for step in steps:
+            known = read_json(step.manifest)["inputs"] if step.manifest.exists() else {}
+            self.began[step.manifest] = fingerprint(step.inputs, known)
+        self.written: set[str] = set()
+
+    def of(self, step: Step) -> dict[str, Any]:
+        """Returns the fingerprint of a finished step's inputs: as the stage began, or as earlier steps left them."""
+        began = self.began.get(step.manifest, {})
+        now = fingerprint(step.inputs, began)
+        self.written |= {shown(output) for output in step.outputs}
+        return now | {name: entry for name, entry in began.items() if name not in self.written}
 
 
 def fingerprint(paths: tuple[Path, ...], known: dict[str, Any]) -> dict[str, Any]:
@@ -95,6 +115,13 @@ def fingerprint(paths: tuple[Path, ...], known: dict[str, Any]) -> dict[str, Any
 
 def hash_file(path: Path) -> str:
     """Returns the SHA-256 of a file's content."""
+    stat = path.stat()
+    return _hash(path, stat.st_size, stat.st_mtime_ns)
+
+
+@cache
+def _hash(path: Path, _size: int, _modified: int) -> str:
+    """A file's hash, computed once while its size and time hold."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -141,7 +168,14 @@ def _module_file(name: str) -> Path | None:
 
 
 def _files_in(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.rglob("*") if file.is_file() and not file.name.startswith("."))
+    found, seen = [], set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(place)) in seen:  # a link to what lies around it
+            folders.clear()
+            continue
+        seen.add(real)
+        found += [Path(place) / name for name in names if not name.startswith(".")]
+    return sorted(file for file in found if file.is_file())
 
 
 def _fingerprint_one(file: Path, known: dict[str, Any]) -> tuple[str, dict[str, Any]]:

@@ -48,33 +48,31 @@ def image_to_network(image: np.ndarray, geometry: Geometry) -> np.ndarray:
 
 
 def mask_to_network(mask: np.ndarray, geometry: Geometry) -> np.ndarray:
-    """Returns masks (C, h, w) uint8 of 0, 1 and 255 (ignored) at network size (C, H, W), same values."""
+    """Returns masks (C, h, w) uint8 of 0, 1 and 255 (ignored) at network size (C, H, W), same values: those that cover
+    at least half of a pixel."""
     if geometry.fit == "pad":
         margins = _margins(mask.shape[1:], geometry.size)
         return np.stack([with_border(plane, margins, geometry.border, IGNORE) for plane in mask])
     fitted = np.empty((len(mask), *geometry.size), np.uint8)
     for plane, target in zip(mask, fitted, strict=True):
-        target[:] = _resize((plane == 1).astype(np.float32), geometry.size) >= 0.5
-        ignored = plane == IGNORE
-        if ignored.any():
-            nearest = cv2.resize(ignored.view(np.uint8), geometry.size[::-1], interpolation=cv2.INTER_NEAREST)
-            target[nearest > 0] = IGNORE
+        target[:] = _share(plane == 1, geometry.size) >= 0.5
+        if (ignored := plane == IGNORE).any():
+            target[_share(ignored, geometry.size) >= 0.5] = IGNORE
     return fitted
 
 
 def labels_to_network(planes: np.ndarray, geometry: Geometry) -> np.ndarray:
     """Returns one-hot masks (C, h, w) uint8 of a multiclass image as a class map (1, H, W) uint8; 255 is ignored.
 
-    Shrinking gives each pixel the class with the largest share of it.
+    Shrinking gives each pixel the class with the largest share of it; half of it ignored, and it is.
     """
     ignored = planes[0] == IGNORE
     if geometry.fit == "pad" or planes.shape[1:] == geometry.size:
         labels = np.where(ignored, IGNORE, planes.argmax(0)).astype(np.uint8)
         return labels[None] if geometry.fit == "stretch" else mask_to_network(labels[None], geometry)
-    shares = np.stack([_resize((plane == 1).astype(np.float32), geometry.size) for plane in planes])
+    shares = np.stack([_share(plane == 1, geometry.size) for plane in planes])
     labels = shares.argmax(0).astype(np.uint8)
-    nearest = cv2.resize(ignored.view(np.uint8), geometry.size[::-1], interpolation=cv2.INTER_NEAREST)
-    labels[nearest > 0] = IGNORE
+    labels[_share(ignored, geometry.size) >= 0.5] = IGNORE
     return labels[None]
 
 
@@ -110,6 +108,11 @@ def _with_channels(image: np.ndarray, channels: int) -> np.ndarray:
     if channels == 1:
         return cv2.cvtColor(np.ascontiguousarray(image[..., :3]), cv2.COLOR_RGB2GRAY)[..., None]
     return np.repeat(image[..., :1], 3, axis=2) if image.shape[2] == 1 else image[..., :3]
+
+
+def _share(area: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """How much of every pixel (H, W) an area (h, w) bool covers."""
+    return _resize(area.astype(np.float32), size)
 
 
 def _resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -76,7 +77,7 @@ def _npz_labels(folder: Path, path: Path, title: str) -> Draft | None:
             if not {"training_set", "test_set"} <= set(content.files):
                 return None
             training, test = content["training_set"], content["test_set"]
-    except (OSError, ValueError):
+    except (OSError, ValueError, EOFError, BadZipFile):
         return None
     if training.ndim != 4 or training.shape[1] != 2:
         return None

@@ -1,9 +1,12 @@
 """The file to upload: what it must look like, how it is written, whether one is valid, and what it scores."""
 
 import csv
+import re
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TextIO
 
 import cv2
 import numpy as np
@@ -69,10 +72,10 @@ def expected(competition: Competition, input_folder: Path, table_path: Path) -> 
     numbers, foreground = class_numbers(competition), [competition.classes.index(one) for one in competition.foreground]
     ids = images.loc[images["subset"] == "test", "image_id"].tolist()
     if competition.sample_submission:
-        keys = _sample_keys(competition, input_folder / competition.sample_submission, numbers)
+        keys, header = _sample_keys(competition, input_folder / competition.sample_submission, numbers)
     else:
         keys = [(one, number) for one in ids for number in (foreground if settings.labelled else [None])]
-    header = [*key_columns(settings), settings.rle]
+        header = [*key_columns(settings), settings.rle]
     classes = sorted({number for _, number in keys if number is not None}) or foreground
     if settings.format == "labels":
         rows, columns = next((shapes[one] for one in ids), (0, 0))
@@ -118,9 +121,10 @@ def write(path: Path, texts: dict[Key, list[str]], want: Expected) -> int:
                 if want.settings.format == "labels":
                     file.write(f"{key[0]},{text}\n")
                     continue
-                label = [] if key[1] is None else [want.labels[key[1]]]
-                first = [key_text(want.settings, key[0], label[0])] if want.settings.pattern else [key[0], *label]
-                writer.writerow([*first, text])
+                label = "" if key[1] is None else want.labels[key[1]]
+                image_id = key_text(want.settings, key[0], label) if want.settings.pattern else key[0]
+                row = {want.settings.label: label, want.settings.id: image_id, want.settings.rle: text}
+                writer.writerow([row[column] for column in want.header])
     return rows
 
 
@@ -214,7 +218,8 @@ def _pairs(frame: pd.DataFrame, truth: pd.DataFrame, want: Expected) -> Iterator
 # --- run lengths -----------------------------------------------------------------------------------------------------
 
 
-def _sample_keys(competition: Competition, path: Path, numbers: dict[str, int]) -> list[Key]:
+def _sample_keys(competition: Competition, path: Path, numbers: dict[str, int]) -> tuple[list[Key], list[str]]:
+    """The keys of the sample submission and the columns that matter, both in its order."""
     settings = competition.submission
     needed = key_columns(settings) + ([settings.rle] if settings.format == "rle" else [])
     keys: dict[Key, None] = {}
@@ -226,7 +231,7 @@ def _sample_keys(competition: Competition, path: Path, numbers: dict[str, int]) 
                 f"(classes: {', '.join(numbers)}; pattern: {settings.pattern})."
             )
         keys[image_id, None if label is None else numbers[label]] = None
-    return list(keys)
+    return list(keys), sample.columns.tolist()
 
 
 def _texts(frame: pd.DataFrame, name: str, want: Expected) -> dict[Key, tuple[int, list[str]]]:
@@ -316,15 +321,16 @@ def _read_labels(path: Path, want: Expected) -> Iterator[tuple[int, str, np.ndar
     Line by line: a table of a million rows × 8192 columns would not fit into memory as text.
     """
     values, pixels = _class_of_value(want), len(want.header) - 1
-    with path.open(encoding="utf-8") as file:
+    with _open_text(path) as file:
         next(file, "")
         for row, line in enumerate(file, start=2):
             image_id, _, text = line.rstrip("\r\n").partition(",")
             try:
                 numbers = np.array(text.split(","), dtype=np.int64)
             except (ValueError, OverflowError):
-                wrong = next(value for value in text.split(",") if not value.strip().lstrip("-").isdigit())
-                yield row, image_id, f"{wrong!r} is not a whole number"
+                strange = [value for value in text.split(",") if not re.fullmatch(r"\s*-?[0-9]{1,18}\s*", value)]
+                words = "is no class" if strange[0].strip().isdecimal() else "is not a whole number"
+                yield row, image_id, f"{strange[0][:40]!r} {words}"
                 continue
             if len(numbers) != pixels:
                 yield row, image_id, f"has {len(numbers)} pixels; expected {pixels}"
@@ -338,6 +344,22 @@ def _read_labels(path: Path, want: Expected) -> Iterator[tuple[int, str, np.ndar
             yield row, image_id, labels.astype(np.uint8)
 
 
+@contextmanager
+def _open_text(path: Path) -> Iterator[TextIO]:
+    """Opens a CSV of class maps.
+
+    Raises:
+        PipelineError: it does not exist, or is no text.
+    """
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            yield file
+    except FileNotFoundError:
+        raise PipelineError(f"{path} does not exist.") from None
+    except UnicodeDecodeError as error:
+        raise PipelineError(f"{path} is not a readable CSV: {error}.") from None
+
+
 def _class_of_value(want: Expected) -> np.ndarray:
     """The class number of every value that a file may hold, -1 where there is none."""
     values = [int(label) for label in want.labels]
@@ -348,10 +370,8 @@ def _class_of_value(want: Expected) -> np.ndarray:
 
 def _label_faults(path: Path, want: Expected, measure: Measure | None) -> tuple[list[str], dict[Key, int] | None]:
     """As _rle_faults."""
-    if not path.exists():
-        raise PipelineError(f"{path} does not exist.")
-    with path.open(encoding="utf-8") as file:
-        header = file.readline().strip().split(",")
+    with _open_text(path) as file:
+        header = [column.strip('"') for column in file.readline().strip().split(",")]
     if header != want.header:
         last = f"{', '.join(header[:3])}, … ({len(header)} columns)"
         return [f"columns are {last}; expected {want.header[0]}, 0, 1, … {want.header[-1]}"], None

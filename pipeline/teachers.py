@@ -19,7 +19,8 @@ from pipeline.workspace import Member, Run, shown
 
 
 def find_run(run: Run, name: str, setting: str) -> Run:
-    """Returns another run of the same competition, with the recipe that it was trained by.
+    """Returns another run of the same competition, with the recipe that it was trained by, and of all folds that it
+    trained, be it one after the other with --folds.
 
     Raises:
         PipelineError: there is none, or it is this run itself.
@@ -34,7 +35,12 @@ def find_run(run: Run, name: str, setting: str) -> Run:
             f"Trained so far: {', '.join(one for one in known if one != run.name) or 'nothing'}."
         )
     data = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))["recipe"]
-    return replace(run, recipe=validate(Recipe, data, shown(folder / "recipe.yaml")), name=name)
+    recipe = validate(Recipe, data, shown(folder / "recipe.yaml"))
+    numbers = [path.parent.name.removeprefix("fold_") for path in folder.glob("fold_*/manifest.json")]
+    trained = sorted(int(number) for number in numbers if number.isdecimal())
+    if recipe.trains and trained:
+        recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"folds": trained})})
+    return replace(run, recipe=recipe, name=name)
 
 
 def start_weights(run: Run, member: Member) -> Path | None:
@@ -122,6 +128,24 @@ def check_folds(run: Run, other: Run, setting: str, folds: Sequence[int]) -> Non
             raise PipelineError(
                 f"{setting} is {other.name}, which was trained on other folds than {shown(run.folds)} holds now: its "
                 f"fold {fold} has seen images that this fold {fold} holds out. Train it again on these folds."
+            )
+
+
+def check_trained(run: Run) -> None:
+    """Checks that what a run trained held the images out that its folds file holds out now.
+
+    Raises:
+        PipelineError: the folds file has changed since.
+    """
+    now = freshness.hash_file(run.folds)
+    for member in (member for fold in run.trained_folds() for member in run.members(fold)):
+        folder = run.fold(member.fold, member.seed)
+        found = [path for path in (folder / "manifest.json", folder / "started.json") if path.exists()]
+        used = workspace.read_json(found[0])["inputs"].get(shown(run.folds), {}).get("hash") if found else now
+        if used != now:
+            raise PipelineError(
+                f"{shown(folder)} was trained on other folds than {shown(run.folds)} holds now: it has seen images "
+                f"that would count as held out. Put the old folds back, or train anew: {run.command('--name', 'NAME')}"
             )
 
 

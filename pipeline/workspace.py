@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import yaml
+
 from pipeline.competition import Competition, SplitSettings, load_competition
 from pipeline.errors import PipelineError
 from pipeline.recipe import FOLDER as RECIPES
@@ -304,6 +306,7 @@ def open_run(
     words = [recipe, *["--quick"] * quick, *[word for pair in given.items() if pair[1] for word in pair if word]]
     words += [word for one in assignments or [] for word in ("--set", one)]
     run = Run(loaded, load_competition(loaded.competition), run_name, tuple(words))
+    _check_submission(run)
     _ = run.never  # an unknown class shows now
     if loaded.trains:
         weights, reason = loaded.model.weights, run.competition.forbids_pretrained
@@ -321,7 +324,20 @@ def check_name(name: str) -> str:
     """
     if not name or set(name) & set("/\\ ") or name.startswith("."):
         raise PipelineError(f"--name {name!r}: expected a plain file name without spaces or slashes.")
+    if name == "outliers" or name.startswith("pixels_"):
+        raise PipelineError(f"--name {name!r}: a folder of this name lies beside those of runs; choose another.")
     return name
+
+
+def _check_submission(run: Run) -> None:
+    """Checks that the submission of this name is not one to another competition, which the run would take for its
+    own."""
+    of = read_json(run.record).get("competition", {}).get("name") if run.record.exists() else None
+    if of not in (None, run.competition.name):
+        raise PipelineError(
+            f"{shown(run.submission)} is a submission to {of}, and {run.name} is a run of {run.competition.name}: give "
+            "this run another --name."
+        )
 
 
 def _recipe_of_arrays(name: str, competition: str | None, oof: str, test: str | None, assignments: list[str]) -> Recipe:
@@ -405,3 +421,8 @@ def read_json(path: Path) -> Any:
 def describe(run: Run) -> dict[str, Any]:
     """Returns the resolved recipe and competition, for the record."""
     return {"recipe": run.recipe.model_dump(mode="json"), "competition": run.competition.model_dump(mode="json")}
+
+
+def write_recipe(run: Run) -> None:
+    """Writes the resolved recipe into the run's folder, where other runs find it."""
+    write_text(run.folder / "recipe.yaml", yaml.safe_dump(describe(run), sort_keys=False))

@@ -120,6 +120,48 @@ def test_truncated_png_and_jpeg(tiny: Tiny, suffix: str, share: float) -> None:
     assert faults(tiny.fails()) == [f"train/a07.{suffix}: cannot be read whole, it is damaged or truncated"]
 
 
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+def test_what_follows_the_end_of_an_image_does_not_matter(tiny: Tiny, suffix: str) -> None:
+    tiny.convert(suffix, tiny.images)
+    path = tiny.path("a07").with_suffix(f".{suffix}")
+    path.write_bytes(path.read_bytes() + bytes(100))
+    tiny.run("decode")
+
+
+def test_a_jpeg_is_cut_short_although_its_thumbnail_is_whole(tiny: Tiny) -> None:
+    tiny.convert("jpg", tiny.images)
+    path = tiny.path("a07").with_suffix(".jpg")
+    content = path.read_bytes()
+    thumbnail = b"\xff\xe1" + (len(content) + 2).to_bytes(2, "big") + content
+    path.write_bytes(content[:2] + thumbnail + content[2:-20])
+    assert faults(tiny.fails()) == ["train/a07.jpg: cannot be read whole, it is damaged or truncated"]
+
+
+def test_an_image_that_may_not_be_read(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny.convert("png", tiny.images)
+    read = Path.read_bytes
+
+    def refused(path: Path) -> bytes:
+        if path.name == "a07.png":
+            raise PermissionError(13, "Permission denied")
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", refused)
+    assert faults(tiny.fails()) == ["train/a07.png: cannot be read (Permission denied)"]
+
+
+def test_two_images_of_one_id(tiny: Tiny) -> None:
+    for name in TRAIN_IDS:
+        (tiny.input / "train" / "here").mkdir(exist_ok=True)
+        tiny.path(name).rename(tiny.input / "train" / "here" / f"{name}.tif")
+    (tiny.input / "train" / "there").mkdir()
+    shutil.copy(tiny.input / "train" / "here" / "a02.tif", tiny.input / "train" / "there" / "a01.tif")
+    tiny.settings["train"]["images"] = "train/*/{id}.tif"
+    tiny.save()
+    first = "train/here/a01.tif"
+    assert faults(tiny.fails()) == [f"train/there/a01.tif: image a01 is {first} already: an id has one image"]
+
+
 def test_garbage_and_corrupt_png(tiny: Tiny) -> None:
     tiny.convert("png", tiny.images)
     corrupt = bytearray(encoded(tiny.images["a02"], "png"))

@@ -102,6 +102,17 @@ def test_files_that_come_and_go(step: Step, root: Path) -> None:
     assert stale(step) == []
 
 
+def test_files_behind_a_link_count(step: Step, root: Path) -> None:
+    (root / "elsewhere").mkdir()
+    (root / "elsewhere" / "3.png").write_text("three")
+    (root / "raw" / "linked").symlink_to(root / "elsewhere")
+    (root / "raw" / "around").symlink_to(root / "raw")
+    freshness.record(step, 0)
+    assert stale(step) == []
+    (root / "elsewhere" / "3.png").write_text("another")
+    assert stale(step) == [Reason("input", "raw/linked/3.png changed")]
+
+
 def test_changed_settings_say_from_what_to_what(step: Step) -> None:
     settings = {"train": {"epochs": 5, "folds": (0, 1)}, "augment": [], "new": True, "metric": "dice"}
     other = changed(step, settings=settings)
@@ -243,6 +254,21 @@ def test_names_that_are_no_file_names(name: str) -> None:
         open_run("sample", name=name)
 
 
+@pytest.mark.parametrize("name", ["outliers", "pixels_128x128_pad_grey"])
+def test_names_of_other_folders(name: str) -> None:
+    with pytest.raises(PipelineError, match="a folder of this name lies beside those of runs"):
+        open_run("sample", name=name)
+
+
+def test_the_submission_of_another_competition_is_not_taken_for_ones_own(root: Path) -> None:
+    workspace.write_json(root / "submissions" / "mine.json", workspace.describe(open_run("tgs-salt")))
+    assert open_run("tgs-salt", name="mine").name == "mine"
+    with pytest.raises(
+        PipelineError, match=r"submissions/mine.csv is a submission to tgs-salt, and mine is a run of sa"
+    ):
+        open_run("sample", name="mine")
+
+
 def test_root_and_input_come_from_the_environment(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert workspace.input_root() == root / "input"
     monkeypatch.setenv("PIPELINE_INPUT", str(root / "elsewhere"))
@@ -318,6 +344,42 @@ def test_only_what_is_not_up_to_date_runs(fake: Fake, root: Path) -> None:
     assert fake.done == ["a", "b", "b"]
     stages.run_stage(run, "clean", force=True)
     assert fake.done == ["a", "b", "b", "a", "b"]
+
+
+def test_an_input_that_changes_while_a_stage_works_is_noticed(fake: Fake, root: Path) -> None:
+    run, copy = open_run("sample"), fake.execute
+
+    def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
+        for one in copy(run, waiting):
+            one.inputs[0].write_text("changed since")
+            yield one
+
+    fake.execute = execute  # type: ignore[method-assign]
+    stages.run_stage(run, "clean")
+    assert [state.reasons[0].text for state in stages.states(run, "clean")] == ["a.in changed", "b.in changed"]
+    fake.execute = copy  # type: ignore[method-assign]
+    stages.run_stage(run, "clean")
+    assert not any(state.reasons for state in stages.states(run, "clean"))
+
+
+def test_half_of_new_outputs_are_not_what_the_old_manifest_says(fake: Fake, root: Path) -> None:
+    """Settings are tried, the stage is killed when its output is in place, and the settings are put back."""
+    run, execute = open_run("sample"), fake.execute
+    stages.run_stage(run, "clean")
+    (root / "a.in").write_text("tried")
+
+    def killed(run: Run, waiting: list[Step]) -> Iterator[Step]:
+        next(execute(run, waiting))
+        raise KeyboardInterrupt
+        yield
+
+    fake.execute = killed  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        stages.run_stage(run, "clean")
+    fake.execute = execute  # type: ignore[method-assign]
+    (root / "a.in").write_text("a")
+    stages.run_stage(run, "clean")
+    assert (root / "a.out").read_text() == "a"
 
 
 def test_steps_done_before_an_error_stay_done(fake: Fake) -> None:

@@ -168,6 +168,18 @@ def test_check_of_a_row_too_many(mars: Run, tmp_path: Path, row: str, fault: str
     assert submission.faults_of(path, submission.expected(mars.competition, mars.input, mars.table)) == [fault]
 
 
+def test_class_maps_that_are_not_there_or_no_text(mars: Run, tmp_path: Path) -> None:
+    want, text = submission.expected(mars.competition, mars.input, mars.table), mars.submission.read_text()
+    (tmp_path / "marked.csv").write_text(text, encoding="utf-8-sig")
+    assert submission.faults_of(tmp_path / "marked.csv", want) == []
+    (tmp_path / "picture.csv").write_bytes(b"\x89PNG\xff\xfe")
+    for name, words in (("picture.csv", "is not a readable CSV"), ("gone.csv", "does not exist")):
+        with pytest.raises(PipelineError, match=words):
+            submission.faults_of(tmp_path / name, want)
+        with pytest.raises(PipelineError, match=words):
+            submission.score(mars.submission, tmp_path / name, mars.competition, want)
+
+
 @pytest.mark.parametrize(
     ("values", "fault"),
     [
@@ -175,6 +187,8 @@ def test_check_of_a_row_too_many(mars: Run, tmp_path: Path, row: str, fault: str
         (["7"] + ["1"] * 1499, "row 2: id 0: 7 is no class (0, 1, 2, 3)"),
         (["-1"] + ["1"] * 1499, "row 2: id 0: -1 is no class (0, 1, 2, 3)"),
         (["1.5"] + ["1"] * 1499, "row 2: id 0: '1.5' is not a whole number"),
+        (["--1"] + ["1"] * 1499, "row 2: id 0: '--1' is not a whole number"),
+        (["9" * 23] + ["1"] * 1499, f"row 2: id 0: '{'9' * 23}' is no class"),
     ],
 )
 def test_check_of_pixels(mars: Run, tmp_path: Path, values: list[str], fault: str) -> None:
@@ -354,3 +368,9 @@ def test_a_test_set_of_several_classes_is_evaluated(root: Path) -> None:
     assert number == 24
     assert read_json(run.folder / "test.json")["score"] == pytest.approx(scored)
     assert len(list((run.folder / "test_overlays").glob("*.png"))) == 8
+    # the others keep their predictions when an image of the table goes
+    before = pd.read_csv(run.folder / "test_scores.csv").iloc[1:].reset_index(drop=True)
+    images = table.read_table(run.table)
+    images.drop(images.index[images["subset"] == "test"][0]).to_parquet(run.table)
+    stages.run_stage(run, "evaluate", force=True)
+    pd.testing.assert_frame_equal(pd.read_csv(run.folder / "test_scores.csv"), before)

@@ -108,3 +108,12 @@ def test_boxes_by_hand() -> None:
 def test_a_larger_image_has_no_box() -> None:
     with pytest.raises(PipelineError, match="17×24 is larger than image.size 16×24"):
         box_of((17, 24), padded("constant"))
+
+
+@pytest.mark.parametrize("labels", [False, True])
+def test_an_ignored_area_stays_in_its_place_when_shrunk(labels: bool) -> None:
+    mask = np.zeros((1, 64, 96), np.uint8)
+    mask[:, 18:46, 22:74] = IGNORE  # in the middle
+    small = (labels_to_network if labels else mask_to_network)(mask, Geometry((16, 24), "stretch", 1, "reflect"))
+    rows, columns = np.nonzero(small[0] == IGNORE)
+    np.testing.assert_allclose([rows.mean(), columns.mean()], [7.5, 11.5])

@@ -251,6 +251,19 @@ def test_a_mask_file_a_class_and_an_instance(tiny: Tiny) -> None:
     assert_masks(decoded(tiny), planes)
 
 
+def test_brackets_in_the_names_of_files(tiny: Tiny) -> None:
+    pictures = {name: mask * 255 for name, mask in tiny.masks.items()}
+    use_images_of_masks(tiny, pictures, "masks/{id}/[1].png")
+    for name in TRAIN_IDS:
+        (tiny.input / "masks" / name).rename(tiny.input / "masks" / f"{name}[x]")
+        tiny.path(name).rename(tiny.input / "train" / f"{name}[x].tif")
+    (tiny.input / "train").rename(tiny.input / "train [raw]")
+    tiny.settings["train"] = {"images": "train [raw]/{id}.tif", "masks": "masks/{id}/*.png"}
+    tiny.settings["columns"] = {"absent": "empty"}
+    tiny.save()
+    assert_masks(decoded(tiny), {f"{name}[x]": mask[None] for name, mask in tiny.masks.items()})
+
+
 @pytest.mark.parametrize(
     ("picture", "words"),
     [

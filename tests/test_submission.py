@@ -307,6 +307,21 @@ def test_submission_of_classes(tiny: Tiny) -> None:
     ]
 
 
+def test_columns_stand_as_in_the_sample_submission(tiny: Tiny) -> None:
+    tiny.rows = [{"id": f"{name}_thing", "mask": ""} for name in TRAIN_IDS]
+    tiny.settings |= {"columns": {"id": "id", "pattern": "{id}_{label}", "rle": "mask"}, "classes": CLASSES}
+    tiny.settings["submission"] = {"id": "image", "label": "class", "rle": "pixels"}
+    tiny.save()
+    rows = [{"image": name, "pixels": "1 1", "class": one} for name in TEST_IDS for one in CLASSES]
+    pd.DataFrame(rows).to_csv(tiny.input / "sample.csv", index=False)
+    run = tiny.run("decode")
+    want = submission.expected(run.competition, run.input, run.table)
+    frame = written(tiny.root / "mine.csv", want, {name: np.ones((3, *SHAPE), np.uint8) for name in TEST_IDS})
+    assert frame.columns.tolist() == ["image", "pixels", "class"]
+    assert frame["class"].tolist() == CLASSES * len(TEST_IDS)
+    assert submission.faults_of(tiny.input / "sample.csv", want) == []
+
+
 def test_submission_of_instances(tiny: Tiny) -> None:
     tiny.settings["columns"] |= {"rows": "instance"}
     want = wanted(tiny, {})

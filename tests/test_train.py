@@ -203,6 +203,20 @@ def test_a_fold_starts_from_the_same_fold_of_another_run(tiny: Tiny) -> None:
         train(named(teacher, "other", {"train": still}))
 
 
+def test_weights_that_have_seen_the_images_held_out_now_do_not_predict(tiny: Tiny) -> None:
+    run = train(prepare(tiny))
+    folds = pd.read_csv(run.folds, dtype=str)
+    moved = folds["fold"].map({"0": "1", "1": "0", "2": "2"})
+    workspace.write_text(run.folds, folds.assign(fold=moved).to_csv(index=False))
+    with pytest.raises(
+        PipelineError, match=r"fold_0 was trained on other folds than .* Put the old folds back, or train"
+    ):
+        stages.run_stage(run, "predict")
+    workspace.write_text(run.folds, folds.to_csv(index=False))
+    stages.run_stage(run, "predict")
+    assert run.predictions("oof", 0).exists()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -1,5 +1,6 @@
 """Image files, tables and file name patterns, as competitions use them."""
 
+import glob
 import re
 from fnmatch import fnmatch
 from pathlib import Path
@@ -63,8 +64,9 @@ def read_table(
     return table
 
 
-def find_images(pattern: str, folder: Path, exclude: list[str]) -> dict[str, Path]:
-    """Returns the files under `folder` that match a pattern such as `train/{id}.png` or `{id}/images/{id}.png`, by id.
+def find_images(pattern: str, folder: Path, exclude: list[str]) -> tuple[dict[str, Path], list[tuple[str, Path]]]:
+    """Returns the files under `folder` that match a pattern such as `train/{id}.png` or `{id}/images/{id}.png`, by id,
+    and further files of an id that has one already.
 
     Hidden files (`._x`, `.DS_Store`) never match.
     """
@@ -72,18 +74,24 @@ def find_images(pattern: str, folder: Path, exclude: list[str]) -> dict[str, Pat
         re.escape(pattern).replace(r"\{id\}", "(?P<id>[^/]+)", 1).replace(r"\{id\}", "(?P=id)").replace(r"\*", "[^/]*")
     )
     found: dict[str, Path] = {}
-    for path in sorted(folder.glob(pattern.replace("{id}", "*"))):
+    further: list[tuple[str, Path]] = []
+    for path in sorted(folder.glob(glob_pattern(pattern.replace("{id}", "*")))):
         match = expression.fullmatch(path.relative_to(folder).as_posix())
         excluded = path.name.startswith(".") or any(fnmatch(path.name, other) for other in exclude)
-        if match and not excluded:
-            found[match["id"]] = path
-    return found
+        if match and not excluded and found.setdefault(match["id"], path) != path:
+            further.append((match["id"], path))
+    return found, further
+
+
+def glob_pattern(pattern: str) -> str:
+    """Returns a pattern in which `*` alone is special: `[` and `?` may stand in names of files."""
+    return "*".join(glob.escape(part) for part in pattern.split("*"))
 
 
 def natural(name: str) -> list[tuple[int, int, str]]:
     """Returns a sort key that puts a2 before a10."""
     parts = re.split(r"(\d+)", name)
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in parts if part]
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts if part]
 
 
 def _read_tiff(path: Path) -> np.ndarray:
@@ -101,12 +109,12 @@ def _read_tiff(path: Path) -> np.ndarray:
 
 
 def _read_with_opencv(path: Path) -> np.ndarray:
-    data = path.read_bytes()
-    # by the content, since names lie; a file that is cut short would otherwise come with a grey lower half
-    ends_well = (b"\x89PNG", b"IEND", 12), (b"\xff\xd8", b"\xff\xd9", 64)
-    named = {".png": ends_well[0], ".jpg": ends_well[1], ".jpeg": ends_well[1]}.get(path.suffix.lower())
-    kind = next((one for one in ends_well if data.startswith(one[0])), named if len(data) < 64 else None)
-    if kind and kind[1] not in data[-kind[2] :]:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"cannot be read ({error.strerror})") from error
+    # a file that is cut short would otherwise come with a grey lower half
+    if not _ends(data, path.suffix.lower()):
         raise ValueError("cannot be read whole, it is damaged or truncated")
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
@@ -120,6 +128,16 @@ def _read_with_opencv(path: Path) -> np.ndarray:
     if image.ndim == 3:
         image = cv2.cvtColor(image, cv2.COLOR_BGRA2RGBA if image.shape[2] == 4 else cv2.COLOR_BGR2RGB)
     return image
+
+
+def _ends(data: bytes, suffix: str) -> bool:
+    """Whether a PNG or JPEG holds the mark of its end, whatever follows that; by its content, since names lie."""
+    stub = suffix if len(data) < 64 else ""
+    if data.startswith(b"\x89PNG") or stub == ".png":
+        return b"IEND" in data
+    if data.startswith(b"\xff\xd8") or stub in (".jpg", ".jpeg"):
+        return b"\xff\xd9" in data[max(0, data.rfind(b"\xff\xda")) :]  # behind the last scan: a thumbnail has its own
+    return True
 
 
 class TooLarge(ValueError):

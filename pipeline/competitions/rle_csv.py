@@ -12,7 +12,7 @@ import numpy as np
 from pipeline import rle
 from pipeline.competition import Columns, RleCsv, Subset, Value
 from pipeline.competitions.columns import class_numbers, group_of, key_columns, keys_of, template_columns
-from pipeline.competitions.files import find_images, natural, read_image, read_table
+from pipeline.competitions.files import find_images, glob_pattern, natural, read_image, read_table
 from pipeline.competitions.listing import (
     Fault,
     Item,
@@ -69,9 +69,13 @@ def opener(competition: RleCsv, folder: Path) -> Callable[[Any], np.ndarray]:
 
 def _subset_items(competition: RleCsv, subset: SubsetName, folder: Path) -> tuple[list[Item], list[Fault]]:
     settings: Subset = getattr(competition, subset)
-    files = find_images(settings.images, folder, settings.exclude)
+    files, further = find_images(settings.images, folder, settings.exclude)
     table = None if settings.mask_files else settings.masks
     known, faults = _read_rows(competition, subset, folder / table, files) if table else ({}, [])
+    for image_id, double in further:
+        first, droppable = files[image_id].relative_to(folder).as_posix(), image_id if subset == "train" else None
+        text = f"image {image_id} is {first} already: an id has one image"
+        faults.append(Fault(double.relative_to(folder).as_posix(), None, text, droppable))
     if subset == "test" and competition.sample_submission:
         wanted, listing_faults = _sample_ids(competition, folder, files)
         faults = faults + listing_faults
@@ -210,7 +214,8 @@ def _masks_of_files(competition: RleCsv, pattern: str, folder: Path, image_id: s
     instances: list[tuple[str, ...]] = []
     for number, value in enumerate(class_numbers(competition)):
         name = pattern.replace("{class}", value)
-        files = sorted(path.relative_to(folder).as_posix() for path in folder.glob(name)) if "*" in name else [name]
+        found = folder.glob(glob_pattern(name)) if "*" in name else []
+        files = sorted(path.relative_to(folder).as_posix() for path in found) if "*" in name else [name]
         parts = [_one_class(folder, file, shape, competition.columns.absent == "empty") for file in files]
         for part in parts:
             planes[number] |= part

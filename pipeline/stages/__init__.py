@@ -112,9 +112,13 @@ def _run_stage(run: Run, stage: str, force: bool, strict: bool, mention: bool) -
     console.print(f"[bold]{stage}[/bold]{': ' if why else ''}{why}")
     started = time.perf_counter()
     arguments = {"fresh": True} if force and stage == "train" else {"strict": True} if strict else {}
+    inputs = freshness.Inputs(state.step for state in waiting)
+    if not hasattr(module, "keeps"):  # half of new outputs, after a kill, are not what the old manifest says
+        for state in waiting:
+            state.step.manifest.unlink(missing_ok=True)
     for step in module.execute(run, [state.step for state in waiting], **arguments):
         now = time.perf_counter()
-        freshness.record(step, now - started)
+        freshness.record(step, now - started, inputs=inputs.of(step))
         detail(f"{step.title}: {now - started:.1f} s → {', '.join(map(workspace.shown, step.outputs))}")
         started = now
 

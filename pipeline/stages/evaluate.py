@@ -22,8 +22,10 @@ from pipeline import metrics, plots, sources, table, workspace
 from pipeline.competition import Competition
 from pipeline.competitions.readers import reader_of
 from pipeline.console import console, track
+from pipeline.errors import PipelineError
 from pipeline.freshness import Step
 from pipeline.geometry import IGNORE
+from pipeline.lock import alone
 from pipeline.postprocess import decision_of
 from pipeline.workspace import Run, shown
 
@@ -48,10 +50,20 @@ def steps(run: Run) -> list[Step]:
 
 
 def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
-    """Scores every test image, writes the summary and the overlays, and adds a row to runs.csv."""
+    """Scores every test image, writes the summary and the overlays, and adds a row to runs.csv.
+
+    Raises:
+        PipelineError: predictions of a test image are missing.
+    """
     images = table.read_table(run.table, "test")
     result = workspace.read_json(run.postprocess)
     blend, decision = sources.test(run, result), decision_of(result)
+    place = {image_id: number for number, image_id in enumerate(blend.ids)}
+    if missing := [image_id for image_id in images["image_id"] if image_id not in place]:
+        raise PipelineError(
+            f"{shown(sources.files(run, 'test')[0])} lacks {len(missing)} test images of {shown(run.table)}, for "
+            f"instance {missing[0]}; run the predict stage again."
+        )
     read = reader_of(run.competition).opener(run.competition, run.input)
     folder = run.folder / "test_overlays"
     folder.mkdir(parents=True, exist_ok=True)
@@ -61,8 +73,9 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
     def evaluate_one(index: int) -> dict[str, Any]:
         row = images.iloc[index]
         true = table.true_mask(row, run.competition.classes)
-        probability = blend.native(index, true.shape[1:])
-        predicted = blend.decide(index, probability, decision)
+        predicted_as = place[row["image_id"]]
+        probability = blend.native(predicted_as, true.shape[1:])
+        predicted = blend.decide(predicted_as, probability, decision)
         if index < OVERLAYS:
             picture = plots.drawn(read(row), true, predicted, run.competition)
             name = f"{index:02}_{row['image_id'].replace('/', '_')}.png"
@@ -157,9 +170,10 @@ def _add_to_runs(run: Run, summary: dict[str, Any]) -> None:
     row |= {"architecture": model.architecture, "encoder": model.encoder, "weights": model.weights}
     row |= {"size": f"{image.size[0]}x{image.size[1]}", "folds": len(record["folds"])}
     row |= {"seconds": sum(fold["seconds"] for fold in record["folds"].values()), "submission": record["sha256"]}
-    before = pd.read_csv(path) if path.exists() else pd.DataFrame()
-    with workspace.writing(path) as temporary:
-        pd.concat([before, pd.DataFrame([row])]).to_csv(temporary, index=False)
+    with alone(run.competition_folder):  # other runs add theirs
+        before = pd.read_csv(path) if path.exists() else pd.DataFrame()
+        with workspace.writing(path) as temporary:
+            pd.concat([before, pd.DataFrame([row])]).to_csv(temporary, index=False)
 
 
 def _print(run: Run, summary: dict[str, Any]) -> None:

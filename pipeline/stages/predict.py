@@ -25,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline import freshness, table, tta_gain, workspace
+from pipeline import freshness, table, teachers, tta_gain, workspace
 from pipeline.console import console, progress_bar
 from pipeline.folds import read_folds
 from pipeline.freshness import Step
@@ -47,13 +47,15 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
     """Predicts what is waiting, and what is out of date as soon as that is done.
 
     Raises:
-        PipelineError: weights are missing, do not fit or give no numbers; or the disk is full.
+        PipelineError: weights are missing, do not fit or give no numbers, or were trained on other folds; or the disk
+            is full.
     """
     if run.recipe.arrays:
         from pipeline import bring
 
         yield from bring.execute(run, waiting)
         return
+    teachers.check_trained(run)
     _remove_left_over(run)
     wanted, ids = {step.manifest for step in waiting}, _image_ids(run)
     images = {step.manifest: len(ids(step)[1]) for step in waiting if step.manifest != tta_gain.manifest(run)}
@@ -70,6 +72,7 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
                 bar.update(task, total=sum(images.values()))
                 _predict(run, step, rows, names, lambda count: bar.advance(task, count))
             yield step
+    workspace.write_recipe(run)  # other runs ask it how these predictions came about
 
 
 def _due(run: Run, wanted: set[Path]) -> Iterator[Step]:

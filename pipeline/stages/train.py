@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import yaml
 
 from pipeline import freshness, teachers, workspace
 from pipeline.competitions.files import read_table
@@ -140,6 +139,7 @@ def execute(run: Run, waiting: list[Step], fresh: bool = False) -> Iterator[Step
     from pipeline import device, fit, weights
 
     # all before the first, so that a fault shows now and not after hours
+    inputs = freshness.Inputs(waiting)
     chosen = {step.title: rows_of(run, step.fold) for step in waiting}
     for title, rows in chosen.items():
         console.print(f"  {title.removeprefix('train ')}: {rows.note}")
@@ -151,9 +151,9 @@ def execute(run: Run, waiting: list[Step], fresh: bool = False) -> Iterator[Step
     console.print(f"  {compute.accelerator}, {compute.precision}, channels_last: {compute.reason}")
     start = run.recipe.train.start_from
     source = None if start else weights.resolve(run.recipe.model)
-    first = f"weights: those of {start}, fold by fold" if start else f"encoder weights: {source or 'none (from scratch)'}"
+    first = f"weights: {start}'s, fold by fold" if start else f"encoder weights: {source or 'none (from scratch)'}"
     console.print(f"  {first}; results → {shown(run.folder)}/fold_*")
-    workspace.write_text(run.folder / "recipe.yaml", yaml.safe_dump(workspace.describe(run), sort_keys=False))
+    workspace.write_recipe(run)
     if fresh:  # all at once, so that an interrupted --force goes on without it
         for step in waiting:
             shutil.rmtree(step.manifest.parent, ignore_errors=True)
@@ -161,7 +161,7 @@ def execute(run: Run, waiting: list[Step], fresh: bool = False) -> Iterator[Step
         task = bar.add_task("train", total=len(waiting) * run.recipe.train.epochs)
         for index, step in enumerate(waiting):
             member, started = Member(step.fold, step.seed), _started(step)
-            freshness.record(step, 0, started)
+            freshness.record(step, 0, started, inputs.of(step))
             show = (bar, task, len(waiting) - index - 1)
             fit.fit(run, member, chosen[step.title], source, compute, show)
             bar.update(task, completed=(index + 1) * run.recipe.train.epochs)
