@@ -12,14 +12,18 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, WeightAveraging
 from lightning.pytorch.callbacks import EarlyStopping as LightningEarlyStopping
+from lightning.pytorch.callbacks import ModelCheckpoint as LightningModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from rich.progress import Progress
 
 from pipeline.console import console
+from pipeline.errors import PipelineError, first_line
 from pipeline.geometry import IGNORE
-from pipeline.workspace import write_json, writing
+from pipeline.workspace import shown, write_json, writing
 
 EXAMPLES, EXAMPLE_SIDE = 4, 192
+PATHS = ("best_model_path", "kth_best_model_path", "last_model_path")
+"""Which files Lightning's checkpoint callback remembers."""
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -27,13 +31,45 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     which on another disk means a copy that a kill can cut short."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Writes a checkpoint whole or not at all."""
+        """Writes a checkpoint whole or not at all.
+
+        Raises:
+            PipelineError: it cannot be written, on a full disk for instance; the one before stays.
+        """
         with writing(Path(path)) as temporary:
-            torch.save(checkpoint, temporary)
+            try:
+                torch.save(checkpoint, temporary)
+            except RuntimeError as error:  # torch's own writer says it so
+                raise PipelineError(f"{shown(Path(path))} could not be written: {first_line(error)}.") from error
+
+
+class ModelCheckpoint(LightningModelCheckpoint):
+    """Lightning's checkpoints, which know their files again where the folder was moved between two epochs."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes up the best score so far: Lightning forgets it when paths differ."""
+        folder = Path(str(self.dirpath))
+
+        def here(path: str) -> str:
+            return str(folder / Path(path).name) if path else path
+
+        paths = {name: here(state_dict[name]) for name in PATHS}
+        best = {here(path): score for path, score in state_dict["best_k_models"].items()}
+        super().load_state_dict({**state_dict, **paths, "best_k_models": best, "dirpath": self.dirpath})
 
 
 class EarlyStopping(LightningEarlyStopping):
-    """Lightning's early stopping, which also stops at once when a run is resumed after it had already stopped."""
+    """Lightning's early stopping, which also stops at once when a run is resumed after it had already stopped, and
+    counts no epoch before `first`: at half the size a score stands still that goes on at the whole."""
+
+    def __init__(self, first: int, **options: Any) -> None:
+        super().__init__(**options)
+        self.first = first
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Looks at the score, from the first epoch on that counts."""
+        if trainer.current_epoch >= self.first:
+            super().on_validation_end(trainer, pl_module)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stops before another epoch when patience was used up before the interruption."""

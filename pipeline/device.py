@@ -64,7 +64,7 @@ def choose(precision: Literal["auto", "32", "bf16", "16"] = "auto") -> Compute:
 def explain_memory(error: RuntimeError, recipe: Recipe, predicting: bool) -> None:
     """Raises PipelineError where the error says that memory ran out, in prediction or in a training step."""
     text = str(error).lower()
-    if "dataloader worker" in text:
+    if "dataloader worker" in text and ("killed by signal" in text or "exited unexpectedly" in text):
         raise PipelineError(
             "a loader process died, most likely for want of shared memory: start the container with --shm-size=8g, or "
             "set train.workers lower (0: none)."
@@ -76,8 +76,9 @@ def explain_memory(error: RuntimeError, recipe: Recipe, predicting: bool) -> Non
         if predicting:
             advice = f" images to predict: try --set predict.batch_size={smaller}."
         else:
+            steps = round(size / smaller) * recipe.train.accumulate
             advice = (
-                f": try --set train.batch_size={smaller} --set train.accumulate={round(size / smaller)}, which steps "
+                f": try --set train.batch_size={smaller} --set train.accumulate={steps}, which steps "
                 "as often; or a smaller image.size."
             )
         raise PipelineError(f"memory ran out with batches of {size}{advice}") from None

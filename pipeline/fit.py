@@ -1,6 +1,5 @@
 """One training from its first epoch to the weights that are kept, by Lightning."""
 
-import gc
 import os
 import time
 from pathlib import Path
@@ -10,7 +9,6 @@ import numpy as np
 import pandas as pd
 import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from safetensors.torch import load_file, save_file
 
@@ -47,7 +45,6 @@ def fit(
         PipelineError: the loss is no number, memory runs out, or settings that only the data can show to be wrong.
     """
     _silence_lightning()
-    gc.collect()  # cycles of the training before keep its held-out images on the GPU
     folder = run.fold(member.fold, member.seed)
     epochs, curve = _plan(run, member)
     torch.manual_seed(sampling.seed_of(member))
@@ -79,6 +76,13 @@ def fit(
     except RuntimeError as error:
         explain_memory(error, run.recipe, module.holding_out)
         raise
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise PipelineError(
+            f"{run.recipe.model.architecture} normalises over the images of a batch and cannot learn from one alone: "
+            "set train.batch_size to 2 or more, and train on as many images."
+        ) from error
     for logger in trainer.loggers:
         experiment: Any = getattr(logger, "experiment", None)
         if hasattr(experiment, "finish"):  # or the next fold would write on in this one's W&B run
@@ -266,9 +270,14 @@ def _sampler(run: Run, train: loader.TrainDataset, images: Any, presence: np.nda
 def _statistics(dataset: Any) -> tuple[list[float], list[float]]:
     """Mean and standard deviation (C,) of training pixels, of evenly spread images, after preprocessing."""
     rows = dataset.rows[np.linspace(0, len(dataset.rows) - 1, min(STATISTICS_FROM, len(dataset.rows))).astype(int)]
-    images = [np.array(dataset.images[row]) for row in rows]
-    pixels = np.stack([dataset.preprocess(image) if dataset.preprocess else image for image in images])
-    return pixels.mean((0, 1, 2), dtype=np.float64).tolist(), pixels.std((0, 1, 2), dtype=np.float64).tolist()
+    count, total, squares = 0, np.zeros(()), np.zeros(())
+    for row in rows:
+        image = np.array(dataset.images[row])
+        image = dataset.preprocess(image) if dataset.preprocess else image
+        pixels = image.reshape(-1, image.shape[2]).astype(np.float64)
+        count, total, squares = count + len(pixels), total + pixels.sum(0), squares + (pixels**2).sum(0)
+    mean = total / count
+    return mean.tolist(), np.sqrt(np.maximum(squares / count - mean**2, 0)).tolist()
 
 
 def _trainer(run: Run, member: Member, compute: Compute, epochs: int, shown_by: list[Any]) -> Trainer:
@@ -298,7 +307,7 @@ def _checkpointing(run: Run, member: Member) -> list[Any]:
     # a checkpoint of weights only holds the current ones: Lightning puts their moving average into whole ones alone
     weights_only = settings.ema is None
     # every epoch, after everything else of that epoch: what a killed run goes on from
-    last = ModelCheckpoint(filename="last", save_on_train_epoch_end=True, **common)
+    last = callbacks.ModelCheckpoint(filename="last", save_on_train_epoch_end=True, **common)
     if member.fold is None:
         return [last]
     if settings.snapshots > 1:
@@ -310,16 +319,19 @@ def _checkpointing(run: Run, member: Member) -> list[Any]:
             "auto_insert_metric_name": False,
             "mode": "max",
         }
-        kept = ModelCheckpoint(
+        kept = callbacks.ModelCheckpoint(
             filename="snapshot_{epoch}", save_on_train_epoch_end=True, save_weights_only=weights_only, **every, **common
         )
         return [kept, last]
-    best = ModelCheckpoint(filename="best", monitor=monitor, mode=mode, save_weights_only=weights_only, **common)
+    best = callbacks.ModelCheckpoint(
+        filename="best", monitor=monitor, mode=mode, save_weights_only=weights_only, **common
+    )
     found: list[Any] = [best]
     if settings.early_stopping:
         # a held-out loss that is no number counts as one that is no better; a training loss that is none stops the fold
-        patience = settings.early_stopping
-        found.insert(0, callbacks.EarlyStopping(monitor, mode=mode, patience=patience, check_finite=False))
+        patience, first = settings.early_stopping, round(settings.half_size * settings.epochs)
+        stopping: dict[str, Any] = {"monitor": monitor, "mode": mode, "patience": patience, "check_finite": False}
+        found.insert(0, callbacks.EarlyStopping(first, **stopping))
     return [*found, last]
 
 
@@ -332,7 +344,7 @@ def _finish(
 ) -> None:  # fmt: skip
     """Writes the weights that are kept, every epoch's counts, and fold.json."""
     folder, rows = run.fold(member.fold, member.seed), history.rows
-    kept = _kept_rows(run, member, rows)
+    kept = _kept(run, member, rows)
     for path, (checkpoint, _) in zip(run.weights(member), kept, strict=True):
         _write_weights(folder / checkpoint, path)
     if history.counts:
@@ -376,7 +388,7 @@ def _write_weights(checkpoint: Path, path: Path) -> None:
         }, temporary)  # fmt: skip
 
 
-def _kept_rows(run: Run, member: Member, rows: list[dict[str, Any]]) -> list[tuple[str, dict[str, Any]]]:
+def _kept(run: Run, member: Member, rows: list[dict[str, Any]]) -> list[tuple[str, dict[str, Any]]]:
     """The checkpoint behind each of the weights that are kept, and the row of its epoch."""
     settings = run.recipe.train
     if member.fold is not None and settings.snapshots > 1:
@@ -384,5 +396,6 @@ def _kept_rows(run: Run, member: Member, rows: list[dict[str, Any]]) -> list[tup
         return [(f"snapshot_{epoch}.ckpt", rows[epoch]) for epoch in range(cycle - 1, settings.epochs, cycle)]
     if member.fold is None or settings.keep == "last":
         return [("last.ckpt", rows[-1])]
-    key, better = ("valid/score", max) if settings.monitor == "score" else ("valid/loss", min)
-    return [("best.ckpt", better(rows, key=lambda row: row[key]))]
+    # not the best row: a GPU may repeat an epoch after a kill with another score
+    best = torch.load(run.fold(member.fold, member.seed) / "best.ckpt", "cpu", weights_only=False)
+    return [("best.ckpt", rows[best["epoch"]])]

@@ -1,5 +1,6 @@
 """Trained networks as predictions are made with them: fast, over several views of an image, averaged."""
 
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,19 +57,27 @@ def ready(network: Module, channels: int, compute: Compute) -> Module:
     """Returns the network on the device, changed so that it is faster and predicts the same up to rounding.
 
     BatchNorm is folded into the convolutions before it; weights are cast to the type that autocast would cast them to
-    at every call.
+    at every call, unless the network has parts that autocast leaves alone.
     """
     fuse(network.eval(), channels)
+    network = network.to(compute.device).to(memory_format=torch.channels_last)
     with compute.autocast():
         enabled, dtype = (
             function(compute.accelerator) for function in (torch.is_autocast_enabled, torch.get_autocast_dtype)
         )
-    if enabled:
-        for module in network.modules():
-            # not of their subclasses, which may do more with a weight than autocast knows of
-            if type(module) in (Conv2d, ConvTranspose2d, Linear):
-                module.to(dtype)
-    return network.to(compute.device).to(memory_format=torch.channels_last)
+    if not enabled:
+        return network
+    cast = copy.deepcopy(network)
+    for module in cast.modules():
+        # not of their subclasses, which may do more with a weight than autocast knows of
+        if type(module) in (Conv2d, ConvTranspose2d, Linear):
+            module.to(dtype)
+    try:
+        with torch.no_grad(), compute.autocast():
+            cast(torch.zeros((2, channels, PROBED_SIZE, PROBED_SIZE), dtype=torch.uint8, device=compute.device))
+    except RuntimeError:  # whatever else is wrong shows when it predicts
+        return network
+    return cast
 
 
 @torch.no_grad()

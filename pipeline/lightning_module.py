@@ -8,6 +8,7 @@ from lightning.pytorch import LightningModule
 from torch.nn import functional
 
 from pipeline import metrics
+from pipeline.callbacks import EXAMPLES
 from pipeline.device_augment import device_augmentation
 from pipeline.errors import PipelineError
 from pipeline.geometry import IGNORE
@@ -137,7 +138,7 @@ class SegmentationModule(LightningModule):
         """Adds a batch's loss and pixel counts."""
         pixels, masks = batch
         output = predict_tiled(self.network, pixels, self.recipe.image.size, self.recipe.predict.overlap)
-        self.example = output.mask if index == 0 else self.example
+        self.example = output.mask[:EXAMPLES].clone() if index == 0 else self.example  # not the whole batch
         self.log("valid/loss", self.loss(output, self._without_ignored(masks)), batch_size=len(pixels))
         if self.competition.kind == "multiclass":
             output.mask[:, self.never] = -torch.inf

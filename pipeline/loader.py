@@ -7,8 +7,10 @@ what an undisturbed one would have drawn, with any number of workers.
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from mmap import mmap
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -241,12 +243,21 @@ def plain_loader(dataset: PlainDataset, batch_size: int, workers: int) -> DataLo
 
 def _loader(dataset: Dataset, batch_size: int, workers: int, **options: object) -> DataLoader:
     pin = torch.cuda.is_available()
-    # processes that are not forked, Python's default on Linux from 3.14 on, would each be sent the whole arrays
+    # Python's default on Linux until 3.14: the others start slowly
     context = "fork" if workers and sys.platform == "linux" else None
     return DataLoader(
         dataset, batch_size, num_workers=workers, pin_memory=pin, persistent_workers=workers > 0,
         multiprocessing_context=context, **options,  # type: ignore[arg-type]
     )  # fmt: skip
+
+
+def _reopened(array: np.memmap) -> tuple[Any, ...]:
+    """How a file of pixels goes to a process that is not forked: opened there anew, not sent whole."""
+    whole = isinstance(array.base, mmap)
+    return (np.load, (array.filename, "r")) if whole else np.asarray(array).__reduce__()  # type: ignore[return-value]
+
+
+ForkingPickler.register(np.memmap, _reopened)
 
 
 def _to_tensor(image: np.ndarray) -> torch.Tensor:

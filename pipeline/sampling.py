@@ -81,7 +81,7 @@ def one_per_group(order: np.ndarray, groups: np.ndarray, batch_size: int, random
 
     There are as many batches as whole ones fit into the order. Each takes the groups that have most left, so that small
     groups do not run out; what is left over of a large group waits for another epoch. When too few groups have
-    any left, positions are used again.
+    any left, positions are used again; when the order holds too few groups, one of each of some others.
 
     Args:
         order: positions (M,), each group's are used in this order.
@@ -91,8 +91,11 @@ def one_per_group(order: np.ndarray, groups: np.ndarray, batch_size: int, random
     """
     names, member = np.unique(groups[order], return_inverse=True)
     waiting = [order[member == number] for number in range(len(names))]
+    absent = random.permutation(np.setdiff1d(groups, names))[: max(0, batch_size - len(names))]
+    waiting += [random.permutation(np.flatnonzero(groups == name))[:1] for name in absent]
     batches, left = len(order) // batch_size, np.array([len(positions) for positions in waiting], np.float64)
-    taken, found = np.zeros(len(names), np.int64), []
+    left[len(names) :] = 0
+    taken, found = np.zeros(len(waiting), np.int64), []
     for _ in range(batches):
         chosen = np.argsort(-(left + random.random(len(left))), kind="stable")[:batch_size]
         found += [waiting[one][taken[one] % len(waiting[one])] for one in random.permutation(chosen)]

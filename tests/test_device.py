@@ -65,6 +65,17 @@ def test_a_loader_process_that_died() -> None:
         device.explain_memory(error, load_recipe("sample"), predicting=True)
 
 
+def test_an_error_in_a_loader_process_is_not_taken_for_its_death() -> None:
+    error = RuntimeError("Caught RuntimeError in DataLoader worker process 0.\nOriginal Traceback: shapes differ")
+    device.explain_memory(error, load_recipe("sample"), predicting=False)  # says nothing
+
+
+def test_the_advice_steps_as_often_as_before() -> None:
+    recipe = load_recipe("sample", assignments=["train.batch_size=16", "train.accumulate=4"])
+    with pytest.raises(PipelineError, match="train.batch_size=8 --set train.accumulate=8, which steps as often"):
+        device.explain_memory(RuntimeError("CUDA out of memory"), recipe, predicting=False)
+
+
 def test_fp16_on_a_cpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch)
     with pytest.raises(PipelineError, match="train.precision is 16, which needs a GPU; use bf16, 32 or auto"):

@@ -185,3 +185,9 @@ def test_shares_that_need_images_which_are_not_there() -> None:
     scores = np.array([0.4, 0.6])
     assert shares_of_empty(scores, np.array([False, False]), [0.0, 0.3, 1.0]) == [(0.0, 0.5), (0.3, None), (1.0, None)]
     assert shares_of_empty(scores, np.array([True, True]), [0.0, 0.3, 1.0]) == [(0.0, None), (0.3, None), (1.0, 0.5)]
+
+
+def test_one_group_says_nothing_of_a_gain() -> None:
+    before, after = mean_counts(np.array([0.5, 0.6])), mean_counts(np.array([0.6, 0.6]))
+    assert gain(before, after, mean_score, np.array(["a", "a"])).confidence == 0.5
+    assert gain(before, after, mean_score, np.array(["a", "b"])).confidence > 0.7

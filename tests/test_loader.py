@@ -1,6 +1,8 @@
 """Batches: what they hold, and draws that belong to seed, epoch and image."""
 
+import pickle
 from itertools import product
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,20 @@ WHOLE = slice(None), slice(None)
 BOXES = np.tile([1, 2, 9, 11], (11, 1))
 """Nine rows and eleven columns of every image are content; 4 × 6 places hold as much."""
 PLACES = [(top, left) for top in range(4) for left in range(6)]
+
+
+def test_a_process_of_its_own_opens_the_arrays_itself(tmp_path: Path) -> None:
+    """And is not sent them: processes that are not forked would each hold all pixels."""
+    rng = np.random.default_rng(0)
+    for name, shape in (("images", (60, 64, 64, 1)), ("masks", (60, 1, 64, 64))):
+        np.save(tmp_path / f"train_{name}.npy", rng.integers(0, 2, shape, dtype=np.uint8))
+    dataset = PlainDataset(tmp_path, "train", np.arange(60), with_masks=True)
+    sent = bytes(ForkingPickler.dumps(dataset))
+    assert len(sent) < 4000
+    again = pickle.loads(sent)
+    np.testing.assert_array_equal(again.images, dataset.images)
+    part = dataset.images[3:5]  # another start than the file's
+    np.testing.assert_array_equal(pickle.loads(bytes(ForkingPickler.dumps(part))), part)
 
 
 @pytest.fixture

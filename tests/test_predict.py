@@ -248,6 +248,21 @@ def test_weights_cast_once_give_what_autocast_gives() -> None:
         assert torch.equal(network(pixels.to(memory_format=torch.channels_last)).mask, before)
 
 
+def test_a_network_with_parts_that_autocast_leaves_alone_keeps_its_weights() -> None:
+    class Exact(Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = Conv2d(1, 8, 3), Conv2d(8, 1, 3)
+
+        def forward(self, x: torch.Tensor) -> Output:
+            inner = self.first(x.float())
+            with torch.autocast("cpu", enabled=False):
+                return Output(self.second(inner.float()))
+
+    network = inference.ready(Exact(), 1, Compute("cpu", "bf16-mixed", "a test"))
+    assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
+
+
 # --- files -----------------------------------------------------------------------------------------------------------
 
 

@@ -24,6 +24,17 @@ def test_resampling_follows_the_weights_to_the_last_image() -> None:
         assert drawn[0] == 0
 
 
+def test_one_of_a_group_although_the_draw_holds_too_few() -> None:
+    groups = np.repeat(np.array(list("abcd")), [40, 40, 4, 4])
+    weights = np.where(groups <= "b", 1.0, 0.01)  # of c and d next to nothing is drawn
+    sampler = EpochSampler(len(groups), 0, weights, groups, batch_size=4)
+    for epoch in range(6):
+        drawn = positions(sampler, epoch)
+        assert len(drawn) == len(sampler)
+        for batch in drawn.reshape(-1, 4):
+            assert set(groups[batch]) == set("abcd")
+
+
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.9])
 def test_share_of_positive_images(share: float) -> None:
     foreground = np.arange(100) < 30

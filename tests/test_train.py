@@ -15,13 +15,15 @@ from conftest import Tiny
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from pipeline import callbacks, fit, freshness, stages, workspace
+from pipeline import callbacks, fit, freshness, loader, stages, workspace
+from pipeline.augment import Augmentation
 from pipeline.errors import PipelineError
 from pipeline.lightning_module import CHECKED, SegmentationModule
 from pipeline.loader import Batch
 from pipeline.metrics import METRICS
 from pipeline.settings import merge
 from pipeline.stages.train import preflight
+from pipeline.train_settings import ModelSettings
 from pipeline.workspace import Member, Run, open_run
 
 BASE: dict[str, Any] = {
@@ -182,6 +184,54 @@ def test_which_weights_are_kept(tiny: Tiny, settings: dict[str, Any], names: lis
     best = 2 if settings["keep"] == "last" else int(rows["valid/score"].idxmax())
     assert summary(run)["best_epoch"] == best
     assert summary(run)["best_score"] == pytest.approx(rows["valid/score"][best])
+
+
+def test_a_checkpoint_knows_its_best_score_where_the_folder_was_moved(tmp_path: Path) -> None:
+    before, after = (
+        callbacks.ModelCheckpoint(filename="best", monitor="valid/score", mode="max", dirpath=tmp_path / name)
+        for name in ("before", "after")
+    )
+    best = str(tmp_path / "before" / "best.ckpt")
+    before.best_k_models, before.best_model_score = {best: torch.tensor(0.9)}, torch.tensor(0.9)
+    before.best_model_path = before.kth_best_model_path = best
+    after.load_state_dict(before.state_dict())
+    assert after.best_model_score == 0.9
+    assert after.best_model_path == after.kth_best_model_path == str(tmp_path / "after" / "best.ckpt")
+    assert list(after.best_k_models) == [after.best_model_path]
+
+
+def test_patience_begins_with_the_whole_size(tiny: Tiny) -> None:
+    still = {"epochs": 6, "half_size": 0.5, "early_stopping": 1, "learning_rate": 1e-12, "folds": [0]}
+    run = train(prepare(tiny, {"train": still}))
+    assert len(pd.read_csv(run.fold(0) / "history.csv")) in (4, 5)  # the first of the whole size, and one or two more
+
+
+def test_a_checkpoint_that_cannot_be_written_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise RuntimeError("[enforce fail at inline_container.cc:783] . PytorchStreamWriter failed writing file\nmore")
+
+    (tmp_path / "last.ckpt").write_text("before")
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(PipelineError, match="last.ckpt could not be written: .* failed writing file"):
+        callbacks.AtomicCheckpointIO().save_checkpoint({}, tmp_path / "last.ckpt")
+    assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
+    assert (tmp_path / "last.ckpt").read_text() == "before"
+
+
+def test_statistics_are_those_of_all_pixels(tiny: Tiny) -> None:
+    run = prepare(tiny)
+    dataset = loader.TrainDataset(run.pixels, np.arange(12), Augmentation([]), 0)
+    mean, deviation = fit._statistics(dataset)
+    pixels = np.asarray(dataset.images, np.float64)
+    np.testing.assert_allclose([mean, deviation], [pixels.mean((0, 1, 2)), pixels.std((0, 1, 2))])
+
+
+def test_a_network_that_cannot_learn_from_one_image(tiny: Tiny) -> None:
+    run = prepare(tiny, {"image": {"size": [64, 64]}, "train": {"batch_size": 1, "epochs": 1, "folds": [0]}})
+    model = ModelSettings(architecture="PAN", encoder="resnet18", weights="none")
+    run = replace(run, recipe=run.recipe.model_copy(update={"model": model}))
+    with pytest.raises(PipelineError, match="PAN normalises over the images of a batch .* set train.batch_size to 2"):
+        train(run)
 
 
 # --- other runs ------------------------------------------------------------------------------------------------------

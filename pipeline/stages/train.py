@@ -13,6 +13,7 @@ writes  work/<competition>/<run>/fold_<k>/best.safetensors (last.safetensors, sn
 Finished training is never thrown away unasked: other settings or other data stop with a sentence; other code is said.
 """
 
+import gc
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -164,6 +165,7 @@ def execute(run: Run, waiting: list[Step], fresh: bool = False) -> Iterator[Step
             freshness.record(step, 0, started, inputs.of(step))
             show = (bar, task, len(waiting) - index - 1)
             fit.fit(run, member, chosen[step.title], source, compute, show)
+            gc.collect()  # cycles keep its held-out images on the GPU
             bar.update(task, completed=(index + 1) * run.recipe.train.epochs)
             yield step
             for path in [*step.manifest.parent.glob("*.ckpt"), started]:
