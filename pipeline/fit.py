@@ -357,6 +357,7 @@ def _finish(
             f"[bold red]  WARNING: {member.title} COLLAPSED, EVERY HELD-OUT IMAGE IS PREDICTED {collapsed.upper()}: "
             "do not submit this; try a smaller learning rate, another loss, or look at the masks.[/bold red]"
         )
+    _warn_of_lag(rows[-1], member.title)
     images, seconds = len(rows) * len(train) * run.recipe.train.batch_size, sum(row["train_seconds"] for row in rows)
     workspace.write_json(folder / "fold.json", {
         "fold": member.fold,
@@ -377,6 +378,17 @@ def _finish(
         "environment": freshness.environment(),
         "finished": time.strftime("%Y-%m-%d %H:%M:%S"),
     })  # fmt: skip
+
+
+def _warn_of_lag(row: dict[str, Any], title: str) -> None:
+    """Says where the network finds in training what it finds in no held-out image."""
+    train, valid = row.get("train/dice", 0.0), row.get("valid/dice", 1.0)
+    if train > 0.2 and valid < train / 4:
+        console.print(
+            f"[bold red]  WARNING: {title}: in its last epoch Dice is {train:.2f} in training and {valid:.2f} held "
+            "out. Where the fold is like the others, BatchNorm's running statistics lag: train for more steps, or take an "
+            "encoder whose statistics follow faster (timm-efficientnet-b1, not efficientnet-b1).[/bold red]"
+        )
 
 
 def _write_weights(checkpoint: Path, path: Path) -> None:

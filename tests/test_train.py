@@ -234,6 +234,14 @@ def test_a_network_that_cannot_learn_from_one_image(tiny: Tiny) -> None:
         train(run)
 
 
+@pytest.mark.parametrize(("train", "valid", "said"), [(0.45, 0.0, True), (0.45, 0.3, False), (0.1, 0.0, False)])
+def test_what_is_found_in_training_alone_is_said(
+    train: float, valid: float, said: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fit._warn_of_lag({"train/dice": train, "valid/dice": valid}, "fold 0")
+    assert ("BatchNorm's running statistics lag" in " ".join(capsys.readouterr().err.split())) == said
+
+
 # --- other runs ------------------------------------------------------------------------------------------------------
 
 
