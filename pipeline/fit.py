@@ -386,7 +386,7 @@ def _warn_of_lag(row: dict[str, Any], title: str) -> None:
     if train > 0.2 and valid < train / 4:
         console.print(
             f"[bold red]  WARNING: {title}: in its last epoch Dice is {train:.2f} in training and {valid:.2f} held "
-            "out. Where the fold is like the others, BatchNorm's running statistics lag: train for more steps, or take an "
+            "out. Where the fold is like the others, BatchNorm's running statistics lag: train longer, or take an "
             "encoder whose statistics follow faster (timm-efficientnet-b1, not efficientnet-b1).[/bold red]"
         )
 
