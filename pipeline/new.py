@@ -160,6 +160,7 @@ def _recipe_text(name: str, draft: Draft, inside: bool) -> str:
     size = network_size(draft.size)
     quick = tuple(max(STRIDE, round(side / 2 / STRIDE) * STRIDE) for side in size)
     return f"""# A first recipe by `python -m pipeline new {name}`: from scratch, small enough for a CPU, not measured.
+# Where the rules allow them, ImageNet weights (`weights: imagenet`, or a file) help more than any other setting.
 competition: {name if inside else f"../competitions/{name}.yaml"}
 image: {{size: [{size[0]}, {size[1]}], fit: stretch, channels: {draft.channels}}}
 model: {{architecture: Unet, encoder: resnet34, weights: none}}
