@@ -155,7 +155,17 @@ def examine(
     if faults:
         return faults, []
     found = warnings(test, training(want.images, names, exclusive), never)
-    return [], remarks + found
+    return [], remarks + _left_out(want, competition, never) + found
+
+
+def _left_out(want: Expected, competition: Competition, never: Collection[str]) -> list[str]:
+    """Says which classes have no row because the sample submission has none of them."""
+    names = {competition.classes[number] for number in want.classes}
+    missing = [name for name in competition.foreground if name not in names and name not in never]
+    if not missing or want.settings.format == "labels" or not want.settings.labelled:
+        return []
+    remedy = "where that file is a placeholder, set `sample_submission: null` in the competition's YAML"
+    return [f"NO ROW OF {', '.join(missing)}: {want.sample} has none; {remedy}"]
 
 
 def warnings(test: Statistics, training: Statistics, never: Collection[str] = ()) -> list[str]:

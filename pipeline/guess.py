@@ -15,7 +15,7 @@ from pipeline.competitions.files import read_image
 
 Certainty = Literal["sure", "guess", "FILL IN"]
 Element = TypeVar("Element")
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif")
 _WITH_ENDING = re.compile(r"(.+)([_-][A-Za-z]+)")
 
 

@@ -169,7 +169,8 @@ def _find(folder: Path) -> Found:
     if images is None:
         raise PipelineError(_no_masks(folder, groups, tables))
     others = [files for files in rest if mask_files is None or files.paths.keys() != mask_files.masks.paths.keys()]
-    test = sample.key.files if sample else _test_of(folder, others, images)
+    alike = by_name(others) if images.pattern.endswith("{id}") else others  # ids with endings, as in training
+    test = sample.key.files if sample else _test_of(folder, alike, images)
     near = next((masks for one, masks in apart if masks and _share_files(one, images)), None)
     further = _further(tables, table, sample)
     return Found(images, test, table, mask_files, near, sample, further)
@@ -270,7 +271,7 @@ def _of_table(found: Found, masks: Named, sizes: dict[Path, tuple[int, int]]) ->
     if labels and found.sample:
         labels = list(dict.fromkeys([*labels, *found.sample.rows.labels]))
     classes = classes_of_labels(labels) if labels else one_class("rows name no class")
-    convention = guess_rle(_mask_rows(found, masks, sizes), _placeholder(found.sample))
+    convention = guess_rle(_mask_rows(found, masks, sizes), _placeholder(found.sample, masks.table.rle))
     return [*_under("columns", columns.values()), *submission, *convention, classes, METRIC]
 
 
@@ -323,9 +324,10 @@ def _mask_rows(found: Found, masks: Named, sizes: dict[Path, tuple[int, int]]) -
     ]
 
 
-def _placeholder(sample: Named | None) -> str:
-    """What the sample submission writes in all of its rows."""
-    written = set() if sample is None else set(sample.table.frame.iloc[:, -1].str.strip())
+def _placeholder(sample: Named | None, usual: str | None) -> str:
+    """What the sample submission writes for a mask in all of its rows."""
+    column = "" if sample is None else _columns(sample, usual)["rle"].value
+    written = set(sample.table.frame[column].str.strip()) if sample and column else set()
     return written.pop() if len(written) == 1 else ""
 
 
@@ -342,6 +344,9 @@ def _of_mask_files(found: Found) -> list[Guess]:
         if not found.sample.table.pixels:
             guesses.append(Guess("rle.order", "column", "guess", "nothing shows how run lengths are written"))
             guesses.append(Guess("rle.base", 1, "guess", "nothing shows it"))
+    if "*" in Path(masks.pattern).name and not (found.sample and found.sample.table.pixels):
+        text = "several mask files an image; where an image has one row, leave this out"
+        guesses.append(Guess("submission.rows", "instance", "guess", text))
     names = list(found.mask_files.classes)
     by_value = [] if names else classes_of_values(mask_values(masks.paths.values()) or Counter())
     if len(names or by_value) > 1 and not found.sample:

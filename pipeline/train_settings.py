@@ -252,8 +252,8 @@ class TrainSettings(Settings):
     monitor: Literal["score", "loss"] = "score"
     """What early stopping and the best weights go by: the competition's metric at threshold 0.5, or the loss."""
     early_stopping: int | None = Field(10, ge=1)
-    """Epochs without a better `monitor` after which a fold ends, those of `half_size` not counted; null: it never does. Not
-    used with snapshots."""
+    """Epochs without a better `monitor` after which a fold ends, those of `half_size` not counted; null: it never does.
+    Not used with snapshots."""
     gradient_clip: float = Field(0.0, ge=0)
     """Largest gradient norm; 0 clips nothing."""
     seeds: list[int] = [0]

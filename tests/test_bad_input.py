@@ -120,6 +120,15 @@ def test_truncated_png_and_jpeg(tiny: Tiny, suffix: str, share: float) -> None:
     assert faults(tiny.fails()) == [f"train/a07.{suffix}: cannot be read whole, it is damaged or truncated"]
 
 
+def test_tiff_with_axes_of_one_and_plane_by_plane(tmp_path: Path) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)
+    planes = image.transpose(2, 0, 1)
+    tifffile.imwrite(tmp_path / "planes.tif", planes, photometric="rgb", planarconfig="separate")
+    tifffile.imwrite(tmp_path / "imagej.tif", planes[None, None], metadata={"axes": "TZCYX"}, imagej=True)
+    for name in ("planes.tif", "imagej.tif"):
+        np.testing.assert_array_equal(read_image(tmp_path / name), image)
+
+
 @pytest.mark.parametrize("suffix", ["png", "jpg"])
 def test_what_follows_the_end_of_an_image_does_not_matter(tiny: Tiny, suffix: str) -> None:
     tiny.convert(suffix, tiny.images)
@@ -175,7 +184,7 @@ def test_garbage_and_corrupt_png(tiny: Tiny) -> None:
 @pytest.mark.parametrize(
     ("image", "words"),
     [
-        (np.zeros((3, *SHAPE), np.uint8), "has shape (3, 40, 60); expected rows × columns, grey, RGB or four channels"),
+        (np.zeros((5, *SHAPE), np.uint8), "has shape (5, 40, 60); expected rows × columns, grey, RGB or four channels"),
         (np.zeros(SHAPE, np.float32), "holds float32 pixels; expected uint8 or uint16"),
     ],
 )

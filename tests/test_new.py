@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from layouts import LAYOUTS, SHAPE, Layout, jpeg_rows
+from PIL import Image
 
 from pipeline import rle, table
 from pipeline.__main__ import main
@@ -120,7 +121,10 @@ def things(place: Path, numbers: range) -> dict[str, np.ndarray]:
 def write(place: Path, name: str, image: np.ndarray) -> None:
     path = Path(str(place).replace("{id}", name))
     path.parent.mkdir(parents=True, exist_ok=True)
-    cv2.imwrite(str(path), image.astype(np.uint8))
+    if path.suffix == ".gif":  # OpenCV's have other colours than they were given
+        Image.fromarray(image.astype(np.uint8)).save(path)
+    else:
+        cv2.imwrite(str(path), image.astype(np.uint8))
 
 
 def looked_at(root: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -141,6 +145,7 @@ def looked_at(root: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         ("train/{id}.jpg", "train_masks/{id}_seg.png", "train_masks/{id}_seg.png"),
         ("train/{id}/images/{id}.png", "train/{id}/masks/thing.png", "train/{id}/masks/*.png"),
         ("train/{id}.png", "masks/thing/{id}.png", "masks/{class}/{id}.png"),
+        ("train/{id}.png", "masks/{id}_mask.gif", "masks/{id}_mask.gif"),
     ],
 )
 def test_mask_files(images: str, masks: str, found: str, root: Path) -> None:
@@ -156,6 +161,22 @@ def test_mask_files(images: str, masks: str, found: str, root: Path) -> None:
     assert settings["test"] == {"images": "test/{id}.png"}
     assert settings["classes"] == (["gap", "thing"] if "{class}" in found else ["object"])
     assert all((read[name][-1] == mask).all() for name, mask in wanted.items())
+    assert settings.get("submission", {}).get("rows") == ("instance" if "*" in found else None)
+
+
+def test_ids_with_endings_and_a_placeholder_of_other_columns(root: Path) -> None:
+    """Severstal's: a constant class in the last column of the sample submission is no text of a mask."""
+    masks = things(root / "raw" / "train/{id}.png", range(1, 9))
+    things(root / "raw" / "test/{id}.png", range(10, 13))
+    rows = [{"ImageId": f"{name}.png", "EncodedPixels": rle.encode(mask)} for name, mask in masks.items()]
+    pd.DataFrame(rows).assign(ClassId=1).to_csv(root / "raw" / "train.csv", index=False)
+    settings, _ = looked_at(root)
+    assert (settings["train"]["images"], settings["test"]["images"]) == ("train/{id}", "test/{id}")
+    sample = [{"ImageId": f"x{number}.png", "EncodedPixels": "-1", "ClassId": 1} for number in range(10, 13)]
+    pd.DataFrame(sample).to_csv(root / "raw" / "sample_submission.csv", index=False)
+    settings = write_new("again", root / "raw", root / "own").draft.settings()
+    assert settings["sample_submission"] == "sample_submission.csv"
+    assert settings["rle"]["empty"] == "-1"
 
 
 def test_a_class_in_a_column_of_its_own(root: Path) -> None:

@@ -12,7 +12,7 @@ import typer
 from conftest import SHAPE, TEST_IDS, TRAIN_IDS, Tiny
 
 from pipeline import __main__ as command_line
-from pipeline import rle, submission
+from pipeline import guards, rle, submission
 from pipeline.competition import load_competition
 from pipeline.errors import PipelineError
 
@@ -320,6 +320,26 @@ def test_columns_stand_as_in_the_sample_submission(tiny: Tiny) -> None:
     assert frame.columns.tolist() == ["image", "pixels", "class"]
     assert frame["class"].tolist() == CLASSES * len(TEST_IDS)
     assert submission.faults_of(tiny.input / "sample.csv", want) == []
+
+
+def test_a_sample_submission_without_some_classes(tiny: Tiny) -> None:
+    """A placeholder, as Severstal's is: what it leaves out is said; an unknown label stops before training."""
+    tiny.rows = [{"id": f"{name}_thing", "mask": ""} for name in TRAIN_IDS]
+    tiny.settings |= {"columns": {"id": "id", "pattern": "{id}_{label}", "rle": "mask"}, "classes": CLASSES}
+    tiny.save()
+    rows = [{"id": f"{name}_thing", "mask": "1 1"} for name in TEST_IDS]
+    pd.DataFrame(rows).to_csv(tiny.input / "sample.csv", index=False)
+    run = tiny.run("decode")
+    want = submission.expected(run.competition, run.input, run.table)
+    written(tiny.root / "mine.csv", want, {name: np.ones((3, *SHAPE), np.uint8) for name in TEST_IDS})
+    _, found = guards.examine(tiny.root / "mine.csv", want, run.competition)
+    assert found[0].startswith(
+        "NO ROW OF rim, spot: sample.csv has none; where that file is a placeholder, set `sample"
+    )
+    pd.DataFrame(rows).replace("t1_thing", "t1_0").to_csv(tiny.input / "sample.csv", index=False)
+    assert "sample.csv row 2: label '0' is no class of the YAML (thing, rim, spot); where the file" in tiny.refused(
+        "decode"
+    )
 
 
 def test_submission_of_instances(tiny: Tiny) -> None:

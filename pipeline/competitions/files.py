@@ -97,7 +97,7 @@ def natural(name: str) -> list[tuple[int, int, str]]:
 def _read_tiff(path: Path) -> np.ndarray:
     try:
         with tifffile.TiffFile(path) as file:
-            _check_size(file.series[0].shape)
+            _check_size(tuple(sorted(file.series[0].shape)[-2:]))
             image = file.asarray()
     except TooLarge:
         raise
@@ -105,6 +105,10 @@ def _read_tiff(path: Path) -> np.ndarray:
         raise ValueError(f"cannot be read, it is damaged or truncated ({type(error).__name__}: {error})") from error
     if not image.size:  # what tifffile makes of a header alone
         raise ValueError("cannot be read, it is damaged or truncated: it holds no pixels")
+    while image.ndim > 2 and image.shape[0] == 1:  # one page, one time, one channel
+        image = image[0]
+    if image.ndim == 3 and image.shape[0] in (3, 4) and image.shape[2] not in (1, 3, 4):  # plane by plane
+        image = np.moveaxis(image, 0, -1)
     return image
 
 

@@ -145,11 +145,17 @@ def _sample_ids(competition: RleCsv, folder: Path, files: dict[str, Path]) -> tu
     sample, faults = read_table(folder / name, [*key_columns(columns), *lengths], only=True), []
     first: dict[tuple[str, str | None], int] = {}
     ids: dict[str, None] = {}
-    for row, (image_id, label) in enumerate(keys_of(sample, columns, class_numbers(competition)), start=2):
+    numbers = class_numbers(competition)
+    for row, (image_id, label) in enumerate(keys_of(sample, columns, numbers), start=2):
         if image_id is None:
             value = sample[columns.id].iat[row - 2]
             faults.append(Fault(name, row, f"{columns.id} {value!r} does not fit the pattern {columns.pattern}"))
             continue
+        if label is not None and label not in numbers:
+            text = (
+                f"label {label!r} is no class of the YAML ({', '.join(numbers)}); where the file is a placeholder, set "
+            )
+            faults.append(Fault(name, row, text + "`sample_submission: null`"))
         if image_id not in files and image_id not in ids:
             image = competition.test.images.replace("{id}", image_id)
             faults.append(Fault(name, row, f"id {image_id} has no image, {image} does not exist"))

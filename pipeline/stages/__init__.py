@@ -138,7 +138,7 @@ def _check_inputs(run: Run, stage: str, waiting: list[State]) -> None:
         )
     raise PipelineError(
         f"{stage} reads {workspace.shown(missing[0])}, which does not exist; "
-        f"`python -m pipeline run {run.recipe.name} --to {stage}` makes what comes before."
+        f"`{run.command('--to', stage)}` makes what comes before."
     )
 
 
