@@ -483,7 +483,8 @@ def test_missing_folds_are_named_and_the_others_offered(ready: Tiny) -> None:
 
 def test_nothing_there_is_said_as_before(ready: Tiny) -> None:
     ready.run("decode", "clean", "split")
-    assert "`python -m pipeline run small --to tune` makes what comes before" in ready.refused("tune")
+    said = f"`python -m pipeline run {ready.recipe_path} --to tune` makes what comes before"
+    assert said in ready.refused("tune")
 
 
 def test_an_ensemble(ready: Tiny) -> None:
