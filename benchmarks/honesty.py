@@ -208,6 +208,7 @@ def one_draw(pool: Pool, images: int, permuted: bool, control: Rules, seed: int)
     counts = {name: counted(problem, each, outer) for name, each in made.items()}
     estimates = {name: float(mean_score(each.sum(0))) for name, each in counts.items()}
     bounds = interval(counts["nested"], mean_score, groups[np.concatenate([part for _, part in outer])])
+    assert bounds is not None  # every pool has many groups
     sizes = [len(part) for _, part in outer]
     own = {
         name: float(np.average([pool.scores(one)[~drawn].mean() for one in each], weights=sizes))

@@ -13,7 +13,7 @@ from albumentations.core.composition import BaseCompose
 from albumentations.core.transforms_interface import BaseTransformInitSchema, BasicTransform, ImageOnlyTransform
 from pydantic import BaseModel, Field, ValidationError
 
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, did_you_mean
 from pipeline.geometry import IGNORE
 
 Entries = list[dict[str, dict[str, Any]]]
@@ -201,9 +201,14 @@ def _build(name: str, arguments: Any, where: str) -> Transform:
 
 def _named(name: str, where: str) -> type[Transform]:
     found: Any = OWN.get(name) or getattr(albumentations, str(name), None)
-    if name in GROUPS or (inspect.isclass(found) and issubclass(found, BasicTransform)):
+    if name in GROUPS or _is_transform(found):
         return found
-    raise PipelineError(f"{where}: albumentations has no transform named `{name}`.")
+    known = [*OWN, *GROUPS, *(other for other in dir(albumentations) if _is_transform(getattr(albumentations, other)))]
+    raise PipelineError(f"{where}: albumentations has no transform named `{name}`{did_you_mean(str(name), known)}")
+
+
+def _is_transform(found: Any) -> bool:
+    return inspect.isclass(found) and issubclass(found, BasicTransform)
 
 
 def _members(name: str, entries: Any, where: str) -> list[Transform]:

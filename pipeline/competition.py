@@ -14,6 +14,8 @@ from pipeline.settings import Settings, find_yaml, read_yaml, validate
 FOLDER = Path(__file__).parent / "competitions"
 Kind = Literal["binary", "multilabel", "multiclass"]
 Value = int | str | tuple[int, int, int]
+THRESHOLD = 128
+"""Grey value from which a pixel of a black and white mask is white."""
 SEVERAL = "several classes need columns.label (a column) or columns.pattern (e.g. {id}_{label})"
 
 
@@ -25,6 +27,9 @@ class Subset(Settings):
     masks: str | None = None
     """A CSV, or the path of mask images: with `{id}` or `{stem}` (the id without its extension), `{class}` where every
     class has a file of its own, and `*` where every instance has one."""
+    threshold: int | None = Field(None, ge=1)
+    """Mask images of one class a file: pixels of at least this value are the class, for masks saved as JPEG, whose
+    values waver (128, mostly). null: all that are not 0, and a file has one other value alone."""
     table: str | None = None
     """A CSV with one row an image, the id in its first column, for further columns (to group or stratify by)."""
     exclude: list[str] = []
@@ -298,6 +303,10 @@ class RleCsv(Competition):
             raise ValueError(SEVERAL)
         if several and self.train.mask_files and "{class}" not in self.train.mask_files and self.values is None:
             raise ValueError("mask images of several classes need a value a class: `classes: {name: value}`")
+        if (self.train.threshold or self.test.threshold) and (
+            self.train.mask_files is None or (self.values and "{class}" not in self.train.mask_files)
+        ):
+            raise ValueError("threshold is for mask images of one class a file")
         texts = [one for one in [*(self.values or []), self.ignore_value] if isinstance(one, str)]
         if texts and self.train.mask_files and "{class}" not in self.train.mask_files:
             raise ValueError(f"{texts[0]!r} is no value of a mask image; expected a number or [red, green, blue]")

@@ -91,8 +91,10 @@ def group_sums(counts: np.ndarray, groups: np.ndarray) -> np.ndarray:
     return total
 
 
-def interval(counts: np.ndarray, score: Score, groups: np.ndarray) -> tuple[float, float]:
-    """Returns the 95 % bootstrap interval of the score of counts (N, …)."""
+def interval(counts: np.ndarray, score: Score, groups: np.ndarray) -> tuple[float, float] | None:
+    """Returns the 95 % bootstrap interval of the score of counts (N, …); None where all are of one group."""
+    if len(np.unique(groups)) < 2:
+        return None
     low, high = np.quantile(bootstrap(counts, score, groups), [0.025, 0.975])
     return float(low), float(high)
 

@@ -108,13 +108,13 @@ def labelled(held: HeldOut, result: dict[str, Any]) -> dict[str, Any]:
     run = held.run
     optimism = epoch_flattery(held)
     flattery = optimism or 0.0
-    low, high = result["nested_interval_95"]
+    nested = result["nested_interval_95"]
     honest = result["nested"] - flattery
     return {
         "fold_model": {
             "is": "one fold's model on images that chose neither its epoch nor its post-processing",
             "score": honest,
-            "interval_95": [low - flattery, high - flattery],
+            "interval_95": [end - flattery for end in nested] if nested else None,
             "nested": result["nested"],
             "epoch_optimism": optimism,
         },
@@ -157,8 +157,8 @@ def lines(result: dict[str, Any]) -> list[str]:
     texts = []
     for name, title in (("optimistic", "out-of-fold"), ("fold_model", "honest")):
         one = scores[name]
-        low, high = one["interval_95"]
-        texts.append(f"{title:12} {one['score']:.4f} [{low:.4f}, {high:.4f}]  {one['is']}")
+        ends = " [{:.4f}, {:.4f}]".format(*one["interval_95"]) if one["interval_95"] else ", one group"
+        texts.append(f"{title:12} {one['score']:.4f}{ends}  {one['is']}")
     optimism = scores["fold_model"]["epoch_optimism"]
     choice = "not known" if optimism is None else f"-{optimism:.4f}"
     texts[-1] += f" (nested {result['nested']:.4f}, choice of epoch {choice})"

@@ -124,7 +124,8 @@ def _margins(shape: tuple[int, ...], size: tuple[int, int]) -> tuple[int, int, i
     rows, columns = size[0] - shape[0], size[1] - shape[1]
     if rows < 0 or columns < 0:
         raise PipelineError(
-            f"image.fit is `pad`, but an image of {shape[0]}×{shape[1]} is larger than image.size "
-            f"{size[0]}×{size[1]}; enlarge image.size or set image.fit=stretch."
+            f"image.fit is `pad`, but an image of {shape[0]}×{shape[1]} is larger than "
+            f"{size[0]}×{size[1]}; enlarge image.size, set an image.store that it fits into, of which image.size is "
+            "then a crop, or set image.fit=stretch."
         )
     return rows // 2, rows - rows // 2, columns // 2, columns - columns // 2

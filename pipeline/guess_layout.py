@@ -8,6 +8,8 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from pipeline.competition import THRESHOLD
+from pipeline.competitions.files import packed
 from pipeline.errors import PipelineError
 from pipeline.guess import (
     Draft,
@@ -21,6 +23,7 @@ from pipeline.guess import (
 )
 from pipeline.guess_masks import (
     MaskFiles,
+    black_and_white,
     classes_of_labels,
     classes_of_values,
     find_mask_files,
@@ -158,7 +161,8 @@ def _find(folder: Path) -> Found:
     groups, beside = [images for images, _ in apart], [masks for _, masks in apart if masks]
     if not groups:
         raise PipelineError(
-            f"{folder} holds no images (PNG, JPEG, TIFF); give the folder of the raw files with --from."
+            f"{folder} holds no images (PNG, JPEG, TIFF)"
+            f"{packed(folder) or '; give the folder of the raw files with --from'}."
         )
     tables = read_tables(folder)
     sample = _sample(tables, [*groups, *by_name(groups)])
@@ -228,7 +232,7 @@ def _no_masks(folder: Path, groups: list[Files], tables: list[Table]) -> str:
     names = f" (no column of {without} holds any)" if without else ""
     return (
         f"{folder} has images, {shown}, but no masks: neither a CSV of run lengths whose ids are training images"
-        f"{names}, nor mask images with the same names."
+        f"{names}, nor mask images with the same names{packed(folder)}."
     )
 
 
@@ -347,7 +351,13 @@ def _of_mask_files(found: Found) -> list[Guess]:
     if "*" in Path(masks.pattern).name and not (found.sample and found.sample.table.pixels):
         text = "several mask files an image; where an image has one row, leave this out"
         guesses.append(Guess("submission.rows", "instance", "guess", text))
+    wavering = black_and_white(masks.paths.values())
+    if wavering:
+        text = "JPEG: values waver around black and white"
+        guesses.append(Guess("train.threshold", THRESHOLD, "guess", text))
     names = list(found.mask_files.classes)
+    if wavering and not names:
+        return [*guesses, one_class("mask files are black and white"), METRIC]
     by_value = [] if names else classes_of_values(mask_values(masks.paths.values()) or Counter())
     if len(names or by_value) > 1 and not found.sample:
         guesses.append(Guess("submission.label", "class", "guess", "no sample submission shows what it looks like"))

@@ -34,7 +34,7 @@ def find_mask_files(groups: list[Files], beside: list[Files]) -> MaskFiles | Non
         groups: images and masks, whichever they are.
         beside: masks that lie beside their images.
     """
-    few = {files.pattern for files in [*beside, *groups] if mask_values(files.paths.values(), 20)}
+    few = {files.pattern for files in [*beside, *groups] if _may_be_masks(files)}
     best: list[MaskFiles] = []
     for images in groups:
         fitted = [masks_of(masks, images) for masks in [*beside, *groups] if masks.pattern in few]
@@ -73,6 +73,11 @@ def _by_class(found: list[MaskFiles]) -> MaskFiles | None:
     return MaskFiles(found[0].images, Files(f"{head}{{class}}{tail}", paths), names)
 
 
+def _may_be_masks(files: Files) -> bool:
+    paths = files.paths.values()
+    return mask_values(paths, 20) is not None or black_and_white(paths, 20)
+
+
 # --- classes ---------------------------------------------------------------------------------------------------------
 
 
@@ -92,6 +97,22 @@ def mask_values(paths: Iterable[Path], count: int = 200) -> Counter[Value] | Non
             colour = [code >> 16 * place & 0xFFFF for place in range(mask.shape[2])]
             found[colour[0] if len(set(colour)) == 1 else (colour[0], colour[1], colour[2])] += number
     return found if 0 < len(found) <= MOST_VALUES else None
+
+
+def black_and_white(paths: Iterable[Path], count: int = 200) -> bool:
+    """Returns whether up to `count` files are JPEGs of black and white: nearly all of their values near 0 or 255."""
+    chosen, near, white, values = evenly(paths, count), 0, 0, 0
+    for path in chosen:
+        if path.suffix.lower() not in (".jpg", ".jpeg"):
+            return False
+        try:
+            image = read_image(path)
+        except ValueError:
+            continue
+        near += int(((image < 32) | (image > 223)).sum())
+        white += int((image > 223).sum())
+        values += image.size
+    return near >= 0.95 * values and 0 < white < near
 
 
 def one_class(evidence: str) -> Guess:

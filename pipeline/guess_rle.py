@@ -7,7 +7,7 @@ it that follow the outline of the mask.
 
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Literal
@@ -157,6 +157,34 @@ def _by_mask_files(rows: list[MaskRow], candidates: list[Convention]) -> tuple[l
 
 def _equals(one: np.ndarray | None, other: np.ndarray) -> bool:
     return one is not None and one.shape == other.shape and bool((one == other).all())
+
+
+# --- is the convention of a YAML the wrong one? ---------------------------------------------------------------------
+
+
+def doubts(rows: list[MaskRow], used: Convention) -> list[str]:
+    """Returns a sentence on the order, and one on the base, of a convention that the masks and images speak against.
+
+    Args:
+        rows: masks by the used convention.
+        used: what the competition's YAML says.
+    """
+    found = []
+    z, count = edge_score(rows, used)
+    if z <= -CLEAR_Z and count >= CLEAR_IMAGES:
+        other = "row" if used.order == "column" else "column"
+        found.append(
+            f"on {count} square images the outlines of the masks follow the edges of the image better when mirrored "
+            f"(z = {-z:.1f}): if the masks look transposed, set `rle: {{order: {other}}}` in the competition's YAML"
+        )
+    shifted = replace(used, base=0 if used.base else 1)
+    kept, verdicts = _by_outline(rows, [used, shifted], "base")
+    if kept == [shifted] and verdicts["base"][0] == "sure":
+        found.append(
+            f"{verdicts['base'][1].removesuffix(' so')} one pixel {'later' if used.base else 'earlier'}: if they look "
+            f"shifted, set `rle: {{base: {shifted.base}}}` in the competition's YAML"
+        )
+    return found
 
 
 # --- is it smooth? ---------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from torch.nn import Module, Parameter, functional
 
 from pipeline import workspace
 from pipeline.encoders import any_size, load_encoder, set_in_channels
-from pipeline.errors import PipelineError, first_line
+from pipeline.errors import PipelineError, did_you_mean, first_line
 from pipeline.output import Output
 from pipeline.train_settings import ModelSettings
 from pipeline.unet import ConfigurableUnet
@@ -198,7 +198,8 @@ def _constructed(settings: ModelSettings, channels: int, classes: int, outputs: 
 def _smp_network(settings: ModelSettings, channels: int, classes: int, outputs: int) -> Module:
     architecture: Any = getattr(smp, settings.architecture, None)
     if not _is_model(architecture):
-        raise PipelineError(f"model.architecture: segmentation-models-pytorch has no `{settings.architecture}`.")
+        meant = did_you_mean(settings.architecture, [name for name in dir(smp) if _is_model(getattr(smp, name))])
+        raise PipelineError(f"model.architecture: segmentation-models-pytorch has no `{settings.architecture}`{meant}")
     ours = {"self", "kwargs", "encoder_name", "encoder_weights", "in_channels", "classes", "activation", "aux_params"}
     known = [name for name in inspect.signature(architecture).parameters if name not in ours]
     _check_options(settings, known, f"smp.{settings.architecture}", " (it would swallow it)")
@@ -208,6 +209,11 @@ def _smp_network(settings: ModelSettings, channels: int, classes: int, outputs: 
     try:
         return any_size(partial(architecture, settings.encoder, encoder_weights=None, **given), settings.encoder)
     except Exception as error:  # smp and timm raise many types
+        if "Wrong encoder name" in str(error):  # and then all names there are
+            meant = did_you_mean(settings.encoder, smp.encoders.get_encoder_names())
+            raise PipelineError(
+                f"model.encoder: segmentation-models-pytorch has no `{settings.encoder}`{meant}"
+            ) from None
         raise PipelineError(f"model: {settings.architecture} with encoder {settings.encoder}: {error}") from None
 
 

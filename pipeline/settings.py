@@ -1,6 +1,5 @@
 """Strict settings read from YAML: an unknown key is an error that suggests the right one."""
 
-import difflib
 import typing
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, did_you_mean
 
 SettingsType = TypeVar("SettingsType", bound="Settings")
 
@@ -50,7 +49,7 @@ def find_yaml(name: str, folder: Path, what: str) -> Path:
         return path
     known = sorted(file.stem for file in folder.glob("*.yaml"))
     raise PipelineError(
-        f"There is no {what} named `{name}`{_suggest(name, known)} Known: {', '.join(known)}; "
+        f"There is no {what} named `{name}`{did_you_mean(name, known)} Known: {', '.join(known)}; "
         f"a path to a .yaml file of your own works too."
     )
 
@@ -118,7 +117,7 @@ def _explain(model: type[Settings], fault: Any) -> str:
     key = ".".join(str(part) for part in fault["loc"])
     if fault["type"] == "extra_forbidden":
         known = list(_model_at(model, fault["loc"][:-1]).model_fields)
-        return f"unknown key `{key}`{_suggest(str(fault['loc'][-1]), known)} Known here: {', '.join(known)}."
+        return f"unknown key `{key}`{did_you_mean(str(fault['loc'][-1]), known)} Known here: {', '.join(known)}."
     if fault["type"] == "missing":
         return f"`{key}` is missing."
     message = fault["msg"].removeprefix("Value error, ")
@@ -137,8 +136,3 @@ def _model_at(model: type[Settings], location: tuple[Any, ...]) -> type[Settings
         inner = [option for option in options if isinstance(option, type) and issubclass(option, Settings)]
         model = inner[0] if inner else model
     return model
-
-
-def _suggest(name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"; did you mean `{near[0]}`?" if near else "."

@@ -100,12 +100,11 @@ def summary(run: Run, seconds: float) -> Iterator[str]:
     if not (run.record.exists() and run.submission.exists()):
         return
     expect = read_json(run.record)["expect"]
-    low, high = expect["interval_95"]
     remark = f"; {expect['remark']}" if expect.get("remark") else ""
     yield f"  submission      {shown(run.submission)}"
     yield f"  report          {shown(run.report)}"
-    interval = f"95 % interval {low:.4f} to {high:.4f}{remark}"
-    yield f"  out-of-fold     {expect['metric']} {expect['score']:.4f}  ({interval})"
+    ends = "{:.4f} to {:.4f}".format(*expect["interval_95"]) if expect["interval_95"] else "not known: one group alone"
+    yield f"  out-of-fold     {expect['metric']} {expect['score']:.4f}  (95 % interval {ends}{remark})"
     yield f"  nested estimate {expect['metric']} {expect['nested']:.4f}  (chosen without the fold it scores)"
     result = read_json(run.postprocess)
     honest = result["scores"]["fold_model"]

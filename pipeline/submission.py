@@ -223,7 +223,7 @@ def _sample_keys(competition: Competition, path: Path, numbers: dict[str, int]) 
     settings = competition.submission
     needed = key_columns(settings) + ([settings.rle] if settings.format == "rle" else [])
     keys: dict[Key, None] = {}
-    sample = read_table(path, needed, only=True)
+    sample = read_table(path, needed, only=True, section="submission")
     for row, (image_id, label) in enumerate(keys_of(sample, settings, numbers), start=2):
         if image_id is None or (label is not None and label not in numbers):
             raise PipelineError(

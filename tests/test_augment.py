@@ -191,7 +191,7 @@ def test_no_transforms_change_nothing() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ([{"HorizontalFlop": {}}], "albumentations has no transform named `HorizontalFlop`"),
+        ([{"HorizontalFlop": {}}], "no transform named `HorizontalFlop`; did you mean `HorizontalFlip`\\?"),
         ([{"Compose": {}}], "albumentations has no transform named `Compose`"),
         ([{"np": {}}], "albumentations has no transform named `np`"),
         ([{"HorizontalFlip": {"probability": 1}}], "HorizontalFlip has no setting probability; it has p"),

@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
@@ -248,6 +249,25 @@ def test_masks_in_the_other_order(tiny: Tiny, told: str, right: Any) -> None:
     assert tiny.run("decode").table.exists()
 
 
+def test_square_masks_in_the_other_order(tiny: Tiny, capfd: pytest.CaptureFixture[str]) -> None:
+    """The mirror of a mask is as smooth; only the images tell, and decode goes on."""
+    rng = np.random.default_rng(0)
+    tiny.rows, images = [], {name: image[:, :40] for name, image in tiny.images.items()}
+    for number in range(24):
+        mask = cv2.ellipse(np.zeros((40, 40), np.uint8), (15 + number % 5, 12), (11, 4), 3 * number, 0, 360, 1, -1)
+        images[f"a{number:02}"] = (rng.integers(0, 100, mask.shape) + 90 * mask).astype(np.uint8)
+        tiny.rows.append({"id": f"a{number:02}", "mask": rle.encode(mask, rle.Convention("row"))})
+    tiny.convert("png", images)
+    tiny.run("decode")
+    (said,) = [line for line in capfd.readouterr().err.splitlines() if "mirrored" in line]
+    assert said.startswith("  on 24 square images")
+    assert said.endswith("set `rle: {order: row}` in the competition's YAML")
+    tiny.settings["rle"] = {"order": "row"}
+    tiny.save()
+    tiny.run("decode")
+    assert "mirrored" not in capfd.readouterr().err
+
+
 # --- tables ----------------------------------------------------------------------------------------------------------
 
 
@@ -262,7 +282,9 @@ def test_masks_in_the_other_order(tiny: Tiny, told: str, right: Any) -> None:
 def test_missing_column(tiny: Tiny, change: dict[str, Any], file: str, missing: str, found: str) -> None:
     tiny.settings |= change
     tiny.save()
-    assert tiny.fails().startswith(f"{file}: column {missing} is missing; found {found}.")
+    assert tiny.fails().startswith(
+        f"{file}: column {missing} is missing; found {found}. Correct `{next(iter(change))}` in the YAML"
+    )
 
 
 def test_missing_group(tiny: Tiny) -> None:

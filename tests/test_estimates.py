@@ -80,6 +80,12 @@ def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
     assert np.mean(held_by_images) < 0.85  # images drawn one by one hide that they are alike
 
 
+def test_one_group_has_no_interval() -> None:
+    counts = mean_counts(np.arange(6.0))
+    assert interval(counts, mean_score, np.zeros(6)) is None
+    assert interval(counts, mean_score, np.repeat([0, 1], 3)) == (1.0, 4.0)
+
+
 def test_the_interval_of_a_pooled_score() -> None:
     random = np.random.default_rng(4)
     images = random.multinomial(500, [0.4, 0.1, 0.1, 0.4], 80).reshape(-1, 2, 2)

@@ -106,7 +106,7 @@ def test_boxes_by_hand() -> None:
 
 
 def test_a_larger_image_has_no_box() -> None:
-    with pytest.raises(PipelineError, match="17×24 is larger than image.size 16×24"):
+    with pytest.raises(PipelineError, match="17×24 is larger than 16×24"):
         box_of((17, 24), padded("constant"))
 
 

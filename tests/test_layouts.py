@@ -47,7 +47,7 @@ def use_images_of_masks(tiny: Tiny, pictures: dict[str, np.ndarray], pattern: st
     for name, picture in pictures.items():
         path = tiny.input / pattern.format(id=name)
         path.parent.mkdir(exist_ok=True, parents=True)
-        path.write_bytes(encoded(picture, "png"))
+        path.write_bytes(encoded(picture, path.suffix[1:]))
     tiny.settings["train"]["masks"] = pattern
     tiny.settings["submission"] = {"id": "id", "rle": "mask"}
     tiny.save()
@@ -264,6 +264,19 @@ def test_brackets_in_the_names_of_files(tiny: Tiny) -> None:
     assert_masks(decoded(tiny), {f"{name}[x]": mask[None] for name, mask in tiny.masks.items()})
 
 
+def test_masks_saved_as_jpeg(tiny: Tiny) -> None:
+    """Their values waver; a threshold says which are the class."""
+    use_images_of_masks(tiny, {name: mask * 255 for name, mask in tiny.masks.items()}, "masks/{id}.jpg")
+    assert "expected 0 and one other for one class; for masks saved as JPEG set `threshold: 128`" in tiny.fails()
+    tiny.settings["train"]["threshold"] = 128
+    tiny.save()
+    assert_masks(decoded(tiny), {name: mask[None] for name, mask in tiny.masks.items()})
+    tiny.settings |= {"classes": {"ground": 0, "thing": 255}, "kind": "multiclass", "metric": "mean_iou"}
+    tiny.settings["submission"] = {"id": "id", "label": "class", "rle": "mask"}
+    tiny.save()
+    assert "threshold is for mask images of one class a file" in tiny.refused("decode")
+
+
 @pytest.mark.parametrize(
     ("picture", "words"),
     [
@@ -317,7 +330,7 @@ def test_a_group_that_an_image_without_a_row_lacks(tiny: Tiny) -> None:
     tiny.rows = [row for row in tiny.rows if row["mask"]]
     tiny.settings["columns"]["absent"], tiny.settings["group"] = "empty", "patient"
     tiny.save()
-    assert "image a01 has no row that says its `patient` (group); add one, or name a table" in tiny.fails()
+    assert "nothing says the `patient` (group) of image a01, as it has no row or the table no such" in tiny.fails()
 
 
 def test_too_large_to_decode(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:

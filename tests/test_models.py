@@ -70,7 +70,7 @@ def test_pixels_are_normalized_and_padding_is_cut_off(largest: int, dtype: torch
         ({"options": {"decoder_dropout": 0.2}}, "smp.Unet has no decoder_dropout.*it has .*decoder_channels"),
         ({"options": {"encoder_name": "resnet34"}}, "smp.Unet has no encoder_name"),
         ({"options": {"decoder_channels": [16, 8]}}, "Unet with encoder resnet18: .*decoder_channels"),
-        ({"architecture": "Unett"}, "model.architecture: segmentation-models-pytorch has no `Unett`"),
+        ({"architecture": "Unett"}, r"model.architecture: .* has no `Unett`; did you mean `Unet`\?"),
         ({"architecture": "PSPNet", "options": {"encoder_depth": 5}}, r"PSPNet returned shape \(1, 1, 16, 16\)"),
         (
             {
@@ -81,7 +81,10 @@ def test_pixels_are_normalized_and_padding_is_cut_off(largest: int, dtype: torch
             "must take any size: .*match model",
         ),
         ({"architecture": "encoders"}, "model.architecture: segmentation-models-pytorch has no `encoders`"),
-        ({"encoder": "resnet999"}, "Unet with encoder resnet999: .*resnet34"),
+        (
+            {"encoder": "resnet999"},
+            r"model.encoder: .* has no `resnet999`; did you mean `\w*resnet\w+`\?$",
+        ),
         ({"encoder": "tu-resnet999"}, "Unet with encoder tu-resnet999: "),
     ],
 )

@@ -2,6 +2,7 @@
 
 import re
 import sys
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from pipeline.__main__ import main
 from pipeline.competition import load_competition
 from pipeline.competitions.readers import reader_of
 from pipeline.errors import PipelineError
-from pipeline.guess_rle import MaskRow, guess_empty, guess_rle
+from pipeline.guess_rle import MaskRow, doubts, guess_empty, guess_rle
 from pipeline.new import network_size, write_new
 from pipeline.recipe import load_recipe
 from pipeline.rle import Convention
@@ -72,6 +73,22 @@ def test_layout(name: str, root: Path) -> None:
         if row["subset"] == "train":
             planes = [rle.decode(row[f"rle_{one}"], SHAPE) for one in found.classes]
             assert (np.stack(planes) == layout.masks[row["image_id"]]).all()
+
+
+def test_masks_saved_as_jpeg(root: Path) -> None:
+    layout = jpeg_rows(root / "raw")
+    (root / "raw" / "train.csv").unlink()
+    for image_id, (mask,) in layout.masks.items():
+        path = root / "raw" / "masks" / f"{image_id}.jpg"
+        path.parent.mkdir(exist_ok=True)
+        cv2.imwrite(str(path), 255 * mask)
+    settings = write_new("cells", root / "raw", root / "own", assignments=("metric=dice",)).draft.settings()
+    assert settings["train"] == {"images": "train/{id}.jpg", "masks": "masks/{id}.jpg", "threshold": 128}
+    assert settings["classes"] == ["object"]
+    competition = load_competition(str(root / "own/competitions/cells.yaml"))
+    items = reader_of(competition).list_items(competition, root / "raw").items
+    read = {item.image_id: item.read_masks(SHAPE).planes for item in items if item.read_masks}
+    assert all((read[image_id] == masks).all() for image_id, masks in layout.masks.items())
 
 
 def test_printed(root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -246,7 +263,13 @@ def no_images(folder: Path) -> None:
     (folder / "train.csv").write_text("id,rle\na,1 3\nb,7 4\n")
 
 
+def packed(folder: Path) -> None:
+    no_images(folder)
+    (folder / "train.zip").touch()
+
+
 BAD = {
+    "packed": (packed, "holds no images (PNG, JPEG, TIFF); train.zip there: unzip what is still packed."),
     "no folder": (lambda folder: None, "is no folder; give the folder of the raw files with --from."),
     "empty": (lambda folder: folder.mkdir(), "holds no images"),
     "no images": (no_images, "holds no images (PNG, JPEG, TIFF)"),
@@ -321,6 +344,21 @@ def test_convention(order: str, base: int, offsets: str, shape: tuple[int, int],
     assert {guess.certainty for guess in found.values()} == {"sure"}
     if shape == (48, 48):
         assert "z = " in found["order"].evidence
+
+
+@pytest.mark.parametrize(("order", "base"), [*product(("column", "row"), (0, 1))])
+def test_doubts(order: str, base: int, root: Path) -> None:
+    """Of a YAML that says "column" and 1; masks that leave the image so are faults, not doubts."""
+    told, rows = Convention(), []
+    for row in bright_ellipses(root, (48, 48), Convention(order, base)):  # type: ignore[arg-type]
+        try:
+            rows.append(replace(row, text=rle.encode(rle.decode(row.text, row.shape, told), told)))
+        except rle.RleError:
+            continue
+    expected = ["`rle: {order: row}`"] * (order == "row") + ["one pixel later: .* `rle: {base: 0}`"] * (base == 0)
+    found = doubts(rows, told)
+    assert len(found) == len(expected)
+    assert all(re.search(pattern, text) for pattern, text in zip(expected, found, strict=True))
 
 
 def test_nothing_tells_the_base_or_the_order(root: Path) -> None:

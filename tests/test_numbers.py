@@ -164,7 +164,7 @@ def test_pad_refuses_larger_images(shape: tuple[int, int]) -> None:
         lambda: mask_to_network(np.zeros((1, *shape), np.uint8), geometry),
         lambda: to_native(np.zeros((1, 16, 24), np.float32), geometry, shape),
     ):
-        with pytest.raises(PipelineError, match=rf"{shape[0]}×{shape[1]} is larger than image.size 16×24.*stretch"):
+        with pytest.raises(PipelineError, match=rf"{shape[0]}×{shape[1]} is larger than 16×24.*stretch"):
             call()
 
 

@@ -492,7 +492,7 @@ KEYS = {
 def on_disk(tiny: Tiny, **settings: Any) -> dict[str, Any]:
     """What tune writes about predictions of the tiny competition, with presence heads, in files."""
     tiny.settings["clean"] = {"broken": {"action": "off"}}  # noise, to the detector
-    tiny.recipe |= {"tune": settings, "train": {"keep": "last"}}
+    tiny.recipe |= {"tune": settings, "train": {"keep": "last"} | tiny.recipe.get("train", {})}
     tiny.save()
     run = tiny.run("decode", "clean", "split")
     folds, masks = read_folds(run), np.load(run.pixels / "train_masks.npy")
@@ -538,6 +538,17 @@ def test_everything_that_is_promised_is_written(tiny: Tiny, capsys: pytest.Captu
     scores = pd.read_csv(tiny.run().folder / "oof_scores.csv")
     assert sorted(scores["image_id"]) == TRAIN_IDS
     assert scores["score"].mean() == pytest.approx(result["score"])
+
+
+def test_images_of_one_patient_have_a_score_and_no_interval(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+    tiny.settings |= {"group": "patient", "split": {"folds": 6}}
+    tiny.recipe |= {"train": {"folds": [1]}}
+    result = on_disk(tiny)
+    assert result["images"] == 2
+    assert result["interval_95"] is None and result["nested_interval_95"] is None
+    said = capsys.readouterr().err
+    assert f"out-of-fold  {result['score']:.4f}, one group  the images" in said
+    assert f"honest       {result['nested']:.4f}, one group  one fold's model" in said
 
 
 @pytest.mark.parametrize("near", [False, True])

@@ -90,8 +90,9 @@ def group_of(competition: Competition, image_id: str, extra: dict[str, str]) -> 
         found = ", ".join(f"`{name}`" for name in extra)
         if not found:
             raise PipelineError(
-                f"competition {competition.name}: image {image_id} has no row that says its `{group}` (group); add "
-                "one, or name a table of every image in `train: {table: …}`."
+                f"competition {competition.name}: nothing says the `{group}` (group) of image {image_id}, as it has no "
+                "row or the table no such column: correct `group`, or name a table of every image in "
+                "`train: {table: …}`."
             )
         raise PipelineError(f"competition {competition.name}: column `{group}` (group) is missing; found {found}.")
     return extra[group]

@@ -38,15 +38,26 @@ def read_image(path: Path, channels: int | None = None) -> np.ndarray:
 
 
 def read_table(
-    path: Path, needed: list[str], hint: str = "; the competition's YAML names it", only: bool = False
+    path: Path,
+    needed: list[str],
+    hint: str = "; the competition's YAML names it",
+    only: bool = False,
+    section: str = "columns",
 ) -> pd.DataFrame:
     """Returns a CSV with every value as text, an empty field as ""; all of its columns, or the `needed` ones `only`.
+
+    Args:
+        path: the file.
+        needed: columns that it must have.
+        hint: what follows "… does not exist".
+        only: whether to read these columns alone.
+        section: what in the competition's YAML names them.
 
     Raises:
         PipelineError: no such file, not a CSV, or one of the `needed` columns is missing.
     """
     if not path.exists():
-        raise PipelineError(f"{path} does not exist{hint}.")
+        raise PipelineError(f"{path} does not exist{hint}{packed(path.parent)}.")
     try:
         chosen = (lambda column: column in needed) if only else None
         table = pd.read_csv(path, dtype=str, keep_default_na=False, usecols=chosen)
@@ -59,7 +70,7 @@ def read_table(
         found = pd.read_csv(path, nrows=0).columns
         raise PipelineError(
             f"{path.name}: column {', '.join(f'`{name}`' for name in missing)} is missing; found "
-            f"{', '.join(f'`{name}`' for name in found)}. Correct `columns` in the YAML or the file."
+            f"{', '.join(f'`{name}`' for name in found)}. Correct `{section}` in the YAML or the file."
         )
     return table
 
@@ -81,6 +92,13 @@ def find_images(pattern: str, folder: Path, exclude: list[str]) -> tuple[dict[st
         if match and not excluded and found.setdefault(match["id"], path) != path:
             further.append((match["id"], path))
     return found, further
+
+
+def packed(folder: Path) -> str:
+    """Returns the end of a sentence about files that a folder lacks, where it holds archives; else ""."""
+    names = [path.name for path in sorted(folder.glob("*.zip"))]
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"; {', '.join(names[:3])}{more} there: unzip what is still packed" if names else ""
 
 
 def glob_pattern(pattern: str) -> str:

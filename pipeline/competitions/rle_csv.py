@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from pipeline import rle
-from pipeline.competition import Columns, RleCsv, Subset, Value
+from pipeline.competition import THRESHOLD, Columns, RleCsv, Subset, Value
 from pipeline.competitions.columns import class_numbers, group_of, key_columns, keys_of, template_columns
-from pipeline.competitions.files import find_images, glob_pattern, natural, read_image, read_table
+from pipeline.competitions.files import find_images, glob_pattern, natural, packed, read_image, read_table
 from pipeline.competitions.listing import (
     Fault,
     Item,
@@ -49,7 +49,7 @@ def list_items(competition: RleCsv, folder: Path) -> Listing:
     test, test_faults = _subset_items(competition, "test", folder)
     if not test:
         example = f"; for instance {test_faults[0]}" if test_faults else ""
-        raise PipelineError(f"No test image matches {folder / competition.test.images}{example}.")
+        raise PipelineError(f"No test image matches {folder / competition.test.images}{example}{packed(folder)}.")
     return Listing(train + test, faults + test_faults + repeated_ids(train + test, faults))
 
 
@@ -142,7 +142,7 @@ def _share_images(competition: RleCsv) -> bool:
 def _sample_ids(competition: RleCsv, folder: Path, files: dict[str, Path]) -> tuple[list[str], list[Fault]]:
     name, columns = competition.sample_submission or "", competition.submission
     lengths = [columns.rle] if columns.format == "rle" else []
-    sample, faults = read_table(folder / name, [*key_columns(columns), *lengths], only=True), []
+    sample, faults = read_table(folder / name, [*key_columns(columns), *lengths], only=True, section="submission"), []
     first: dict[tuple[str, str | None], int] = {}
     ids: dict[str, None] = {}
     numbers = class_numbers(competition)
@@ -188,7 +188,7 @@ def _masks_reader(
     competition: RleCsv, settings: Subset, folder: Path, image_id: str, rows: Rows
 ) -> Callable[[tuple[int, int]], Masks] | None:
     if settings.mask_files:
-        return partial(_masks_of_files, competition, settings.mask_files, folder, image_id)
+        return partial(_masks_of_files, competition, settings, folder, image_id)
     if settings.masks is None:
         return None
     return partial(_masks_of_rows, competition, Path(settings.masks).name, image_id, rows.texts)
@@ -212,17 +212,20 @@ def _masks_of_rows(
     return Masks(planes, kept)
 
 
-def _masks_of_files(competition: RleCsv, pattern: str, folder: Path, image_id: str, shape: tuple[int, int]) -> Masks:
-    pattern = pattern.replace("{id}", image_id).replace("{stem}", Path(image_id).stem)
+def _masks_of_files(
+    competition: RleCsv, settings: Subset, folder: Path, image_id: str, shape: tuple[int, int]
+) -> Masks:
+    pattern = (settings.mask_files or "").replace("{id}", image_id).replace("{stem}", Path(image_id).stem)
     if "{class}" not in pattern and "*" not in pattern:
-        return Masks(_planes_of_file(competition, folder, pattern, shape))
+        return Masks(_planes_of_file(competition, settings.threshold, folder, pattern, shape))
     planes = np.zeros((len(competition.classes), *shape), np.uint8)
     instances: list[tuple[str, ...]] = []
     for number, value in enumerate(class_numbers(competition)):
         name = pattern.replace("{class}", value)
         found = folder.glob(glob_pattern(name)) if "*" in name else []
         files = sorted(path.relative_to(folder).as_posix() for path in found) if "*" in name else [name]
-        parts = [_one_class(folder, file, shape, competition.columns.absent == "empty") for file in files]
+        may_lack = competition.columns.absent == "empty"
+        parts = [_one_class(folder, file, shape, may_lack, settings.threshold) for file in files]
         for part in parts:
             planes[number] |= part
         instances.append(tuple(rle.encode(part) for part in parts if part.any()))
@@ -231,9 +234,11 @@ def _masks_of_files(competition: RleCsv, pattern: str, folder: Path, image_id: s
     return Masks(planes, tuple(instances) if "*" in pattern else None)
 
 
-def _planes_of_file(competition: RleCsv, folder: Path, file: str, shape: tuple[int, int]) -> np.ndarray:
+def _planes_of_file(
+    competition: RleCsv, threshold: int | None, folder: Path, file: str, shape: tuple[int, int]
+) -> np.ndarray:
     if competition.values is None:
-        return _one_class(folder, file, shape, competition.columns.absent == "empty")[None]
+        return _one_class(folder, file, shape, competition.columns.absent == "empty", threshold)[None]
     if competition.columns.absent == "empty" and not (folder / file).exists():
         return np.zeros((len(competition.classes), *shape), np.uint8)
     codes = _codes(read_mask(folder, file, shape))
@@ -247,14 +252,19 @@ def _planes_of_file(competition: RleCsv, folder: Path, file: str, shape: tuple[i
     return planes
 
 
-def _one_class(folder: Path, file: str, shape: tuple[int, int], may_lack: bool) -> np.ndarray:
+def _one_class(folder: Path, file: str, shape: tuple[int, int], may_lack: bool, threshold: int | None) -> np.ndarray:
     if may_lack and not (folder / file).exists():
         return np.zeros(shape, np.uint8)
-    codes = _codes(read_mask(folder, file, shape))
+    mask = read_mask(folder, file, shape)
+    if threshold is not None:
+        return (mask.max(axis=2) >= threshold).astype(np.uint8)
+    codes = _codes(mask)
     values = np.unique(codes)
     if len(values) > 2 or (len(values) == 2 and values[0] != 0):
         shown = ", ".join(_shown(int(value)) for value in values[:6])
-        raise MaskFault(file, None, f"holds {len(values)} values ({shown}); expected 0 and one other for one class")
+        lossy = f"; for masks saved as JPEG set `threshold: {THRESHOLD}` beside `masks`" if len(values) > 2 else ""
+        text = f"holds {len(values)} values ({shown}); expected 0 and one other for one class{lossy}"
+        raise MaskFault(file, None, text)
     return (codes != 0).astype(np.uint8)
 
 

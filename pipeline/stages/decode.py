@@ -19,14 +19,16 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import descriptors, rle, table
+from pipeline import descriptors, guess_rle, rle, table
 from pipeline.competition import Competition, RleCsv
+from pipeline.competitions.files import packed
 from pipeline.competitions.listing import Fault, Item, Listing, MaskFault, Masks
 from pipeline.competitions.readers import reader_of
-from pipeline.console import console, track
+from pipeline.console import console, track, warn
 from pipeline.errors import PipelineError
 from pipeline.freshness import Step
 from pipeline.geometry import IGNORE, Geometry, geometry_of, image_to_network, labels_to_network, mask_to_network
+from pipeline.guess import evenly
 from pipeline.workspace import Run, require_space, shown, writing
 
 ARRAYS = ("train_images", "train_masks", "test_images")
@@ -69,7 +71,8 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
     listing = reader_of(run.competition).list_items(run.competition, run.input)
     if not any(item.subset == "train" for item in listing.items):
         example = f"; for instance {listing.faults[0]}" if listing.faults else ""
-        raise PipelineError(f"No training image in {run.input} fits the competition's YAML{_patterns(run)}{example}.")
+        hint = f"{_patterns(run)}{example}{packed(run.input)}"
+        raise PipelineError(f"No training image in {run.input} fits the competition's YAML{hint}.")
     titles = {step.title for step in waiting}
     with ExitStack() as stack:
         arrays = _open_pixels(run, listing, stack) if PIXELS in titles else {}
@@ -77,13 +80,16 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
         decoded = _decode_all(run, listing.items, arrays)
         faults = listing.faults + [fault for one in decoded for fault in one.faults]
         faults += _transposed(run.competition, [one for one in decoded if not one.faults])
-        _judge(run.competition, faults)
+        _judge(run.competition, faults, {item.image_id for item in listing.items if item.subset == "train"})
         rows = _with_faults([one.row for one in decoded], faults, run.competition)
         if TABLE in titles:
             table.write_table(run.table, rows)
         for array in arrays.values():
             array.flush()
+        doubts = _doubts(run, rows) if TABLE in titles else []
     yield from waiting
+    for text in doubts:
+        warn(f"  [yellow]{text}[/yellow]")
     counts = {name: sum(row["subset"] == name for row in rows) for name in ("train", "test")}
     console.print(f"  {counts['train']} training and {counts['test']} test images → {shown(run.table)}")
 
@@ -249,16 +255,34 @@ def _transposed(competition: Competition, decoded: list[Decoded]) -> list[Fault]
     return [Fault(table or "", None, text)]
 
 
-def _judge(competition: Competition, faults: list[Fault]) -> None:
+def _doubts(run: Run, rows: list[dict[str, Any]]) -> list[str]:
+    """What a sample of the masks and their images says against the order and the base of the YAML."""
+    competition = run.competition
+    if not isinstance(competition, RleCsv) or competition.train.mask_files:
+        return []
+    used = rle.Convention(competition.rle.order, competition.rle.base)
+    columns = [f"rle_{name}" for name in competition.classes]
+    full = [(row, row[name]) for row in rows if row["subset"] == "train" for name in columns if row[name]]
+    sample = []
+    for row, text in evenly(full, 2 * guess_rle.MOST_ROWS):
+        shape = (row["height"], row["width"])
+        own = rle.encode(rle.decode(text, shape), used)
+        sample.append(guess_rle.MaskRow(own, run.input / row["path"], shape))
+    return guess_rle.doubts(sample, used)
+
+
+def _judge(competition: Competition, faults: list[Fault], train: set[str]) -> None:
     dropped = competition.decode.on_error == "drop"
     fatal = [fault for fault in faults if fault.image_id is None or not dropped]
     if fatal:
         lines = "\n".join(f"  {fault}" for fault in fatal[:FAULTS_SHOWN])
         more = f"\n  … and {len(fatal) - FAULTS_SHOWN} more" if len(fatal) > FAULTS_SHOWN else ""
+        faulty = {fault.image_id for fault in fatal if fault.image_id}
         hint = "\nMend them, or leave faulty training images out: `decode: {on_error: drop}` in the competition's YAML."
-        droppable = any(fault.image_id for fault in fatal)
+        if train <= faulty:
+            hint = "\nNo training image is without one: does the competition's YAML say what these files are?"
         what = "1 fault" if len(fatal) == 1 else f"{len(fatal)} faults"
-        raise PipelineError(f"{what} in the raw files:\n{lines}{more}{hint if droppable else ''}")
+        raise PipelineError(f"{what} in the raw files:\n{lines}{more}{hint if faulty else ''}")
 
 
 def _with_faults(rows: list[dict[str, Any]], faults: list[Fault], competition: Competition) -> list[dict[str, Any]]:
