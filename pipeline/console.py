@@ -37,10 +37,23 @@ def warn(text: str) -> None:
 def detail(text: str) -> None:
     """Prints what --verbose asks for, with the most memory that this process has held."""
     if _verbose:
-        import resource  # where there is none, on Windows, only --verbose suffers
+        console.print(f"  [dim]{text}; {memory_text()} so far[/dim]")
 
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-        console.print(f"  [dim]{text}; at most {peak / 2**30:.1f} GiB of memory so far[/dim]")
+
+def memory_text() -> str:
+    """Returns the most memory that this process has held, for a person."""
+    peak = peak_memory()
+    return "memory not known" if peak is None else f"at most {peak:.1f} GiB of memory"
+
+
+def peak_memory() -> float | None:
+    """Returns the most memory that this process has held, in GiB; None on Windows, which does not tell."""
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return round(peak / 2**30, 2)
 
 
 def progress_bar() -> Progress:

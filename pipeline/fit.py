@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from pipeline import callbacks, freshness, loader, models, sampling, table, teachers, workspace
 from pipeline.augment import Augmentation, Preprocess
-from pipeline.console import console
+from pipeline.console import console, peak_memory
 from pipeline.device import Compute, explain_memory
 from pipeline.errors import PipelineError
 from pipeline.geometry import box_of, geometry_of
@@ -106,7 +106,8 @@ def loader_workers(run: Run, compute: Compute) -> int:
         return run.recipe.train.workers
     if compute.accelerator == "cpu":
         return 0
-    return min(16, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(16, cores) // run.recipe.train.parallel)
 
 
 def more_loggers(run: Run, folder: Path) -> list[Any]:
@@ -371,6 +372,8 @@ def _finish(
         "images": len(train.dataset),
         "images_per_second": round(images / max(seconds, 1e-9), 2),
         "parameters": models.parameter_count(network),
+        "memory_gib": peak_memory(),
+        "gpu_memory_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2) if torch.cuda.is_initialized() else None,
         "weights": {"asked": run.recipe.model.weights, "file": str(source) if source else None,
                     "sha256": freshness.hash_file(source) if source else None},
         "compute": {"accelerator": compute.accelerator, "precision": compute.precision, "reason": compute.reason},

@@ -7,6 +7,7 @@ import pandas as pd
 from rich.table import Table
 
 from pipeline import competition, recipe, stages, workspace
+from pipeline.console import memory_text
 from pipeline.errors import PipelineError
 from pipeline.stages import State
 from pipeline.workspace import Run
@@ -96,7 +97,7 @@ def summary(run: Run, seconds: float) -> Iterator[str]:
         seconds: how long it took.
     """
     read_json, shown = workspace.read_json, workspace.shown
-    yield f"{run.name}: done in {seconds // 60:.0f} min {seconds % 60:.0f} s"
+    yield f"{run.name}: done in {seconds // 60:.0f} min {seconds % 60:.0f} s, {memory_text()}"
     if not (run.record.exists() and run.submission.exists()):
         return
     expect = read_json(run.record)["expect"]

@@ -277,7 +277,10 @@ class TrainSettings(Settings):
     compile: bool = False
     """torch.compile the network: minutes at the start, faster afterwards on a GPU."""
     workers: int | None = Field(None, ge=0)
-    """Loader processes; null: none on a CPU, beside a GPU one a core, at most 16."""
+    """Loader processes; null: none on a CPU, beside a GPU one a core, at most 16, shared by `parallel` trainings."""
+    parallel: int = Field(1, ge=1)
+    """Folds and seeds that are trained at once, each in a process with its share of the threads. Two are faster where
+    one does not fill the device, and take twice the memory."""
     loggers: list[Literal["mlflow", "wandb"]] = []
     """Besides TensorBoard, each into local files under work/; they must be installed."""
 

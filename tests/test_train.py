@@ -357,6 +357,7 @@ def test_every_epoch_of_every_held_out_image_is_kept(tiny: Tiny) -> None:
     np.testing.assert_allclose(scores, rows["valid/score"], rtol=1e-6)
     assert json.loads((run.fold(0) / "history.json").read_text())[2]["valid/score"] == pytest.approx(scores[2])
     assert summary(run)["images_per_second"] > 0
+    assert 0.1 < summary(run)["memory_gib"] < 100 and summary(run)["gpu_memory_gib"] is None
 
 
 def test_tensorboard_has_curves_graph_and_pictures(tiny: Tiny) -> None:

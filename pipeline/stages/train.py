@@ -16,6 +16,7 @@ Finished training is never thrown away unasked: other settings or other data sto
 import gc
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from pipeline.targets import Chosen, choose, sources
 from pipeline.workspace import Member, Run, shown
 
 PARTS = {"image", "model", "loss", "augment", "train"}
-ELSEWHERE = ("folds", "workers", "seeds", "final", "loggers")
+ELSEWHERE = ("folds", "workers", "parallel", "seeds", "final", "loggers")
 """Settings of train that decide which models there are, or nothing about them."""
 SUMMARIES = ("fold.json", "history.json")
 
@@ -137,7 +138,7 @@ def preflight(run: Run) -> None:
 
 def execute(run: Run, waiting: list[Step], fresh: bool = False) -> Iterator[Step]:
     """Trains one member after another; `fresh` starts them anew."""
-    from pipeline import device, fit, weights
+    from pipeline import device, weights
 
     # all before the first, so that a fault shows now and not after hours
     inputs = freshness.Inputs(waiting)
@@ -158,18 +159,89 @@ def execute(run: Run, waiting: list[Step], fresh: bool = False) -> Iterator[Step
     if fresh:  # all at once, so that an interrupted --force goes on without it
         for step in waiting:
             shutil.rmtree(step.manifest.parent, ignore_errors=True)
+    trainings = [Training(run, step, chosen[step.title], source, compute) for step in waiting]
     with progress_bar() as bar:
-        task = bar.add_task("train", total=len(waiting) * run.recipe.train.epochs)
-        for index, step in enumerate(waiting):
-            member, started = Member(step.fold, step.seed), _started(step)
-            freshness.record(step, 0, started, inputs.of(step))
-            show = (bar, task, len(waiting) - index - 1)
-            fit.fit(run, member, chosen[step.title], source, compute, show)
-            gc.collect()  # cycles keep its held-out images on the GPU
-            bar.update(task, completed=(index + 1) * run.recipe.train.epochs)
-            yield step
-            for path in [*step.manifest.parent.glob("*.ckpt"), started]:
-                path.unlink(missing_ok=True)
+        progress = Progress(bar, len(waiting), run.recipe.train.epochs)
+        # a final model follows from its folds
+        for group in ([one for one in trainings if one.step.fold is not None],
+                      [one for one in trainings if one.step.fold is None]):  # fmt: skip
+            for one in _trained(group, inputs, progress):
+                yield one.step
+                for path in [*one.step.manifest.parent.glob("*.ckpt"), _started(one.step)]:
+                    path.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class Training:
+    """What one training takes."""
+
+    run: Run
+    step: Step
+    chosen: Chosen
+    source: Path | None
+    compute: Any
+    after: int = 0
+    """How many rounds of trainings come after this one's."""
+    threads: int | None = None
+    """Of a training beside others."""
+
+
+class Progress:
+    """One bar over the epochs of all trainings, several of which may be under way."""
+
+    def __init__(self, bar: Any, trainings: int, epochs: int) -> None:
+        self.bar, self.epochs = bar, epochs
+        self.task = bar.add_task("train", total=trainings * epochs)
+        self.done: dict[str, float] = {}
+
+    def advance(self, title: str, epochs: float) -> None:
+        """A training has done so many epochs more."""
+        self.end(title, self.done.get(title, 0) + epochs)
+
+    def end(self, title: str, epochs: float | None = None) -> None:
+        """A training has done so many epochs in all; by default it is done, early or not."""
+        self.done[title] = self.epochs if epochs is None else epochs
+        self.bar.update(self.task, completed=sum(self.done.values()))
+
+
+def _trained(trainings: list[Training], inputs: freshness.Inputs, progress: Progress) -> Iterator[Training]:
+    """Trains some, one after another or side by side, and yields each when it is done."""
+    import torch
+
+    from pipeline.side_by_side import run_side_by_side
+
+    at_once = min(trainings[0].run.recipe.train.parallel, len(trainings)) if trainings else 1
+
+    def started() -> Iterator[Training]:
+        for number, one in enumerate(trainings):
+            freshness.record(one.step, 0, _started(one.step), inputs.of(one.step))
+            round_ = number // at_once
+            beside = min(at_once, len(trainings) - round_ * at_once)
+            threads = max(1, torch.get_num_threads() // beside) if at_once > 1 else None
+            yield replace(one, after=(len(trainings) - 1) // at_once - round_, threads=threads)
+
+    if at_once == 1:
+        for one in started():
+            _train(one, progress)
+            progress.end(one.step.title)
+            yield one
+        return
+    console.print(f"  {at_once} trainings at once")
+    for one in run_side_by_side(started(), at_once, _train, progress.advance):
+        progress.end(one.step.title)
+        yield one
+
+
+def _train(one: Training, progress: Any) -> None:
+    import torch
+
+    from pipeline import fit
+
+    if one.threads:
+        torch.set_num_threads(one.threads)
+    member = Member(one.step.fold, one.step.seed)
+    fit.fit(one.run, member, one.chosen, one.source, one.compute, (progress, one.step.title, one.after))
+    gc.collect()  # cycles keep its held-out images on the GPU
 
 
 def rows_of(run: Run, fold: int | None) -> Chosen:

@@ -1,0 +1,56 @@
+"""Are the folds of a small model trained faster side by side than one after another?
+
+    python -m benchmarks.side_by_side RECIPE [--at-once 1 2] [--rounds 2] [--set key=value …]
+
+Trains the recipe's folds anew with `train.parallel` at each number, in turn, `--rounds` times: runs of their own under
+work/, and what comes before training must be done. Prints the seconds of the command, start included, those of the
+epochs alone, and how many times faster than the first number both are: medians over the rounds.
+"""
+
+import argparse
+import subprocess
+import sys
+import time
+from datetime import date
+from statistics import median
+
+from pipeline import workspace
+from pipeline.settings import assignments_of
+
+
+def main() -> None:
+    """Prints a table with a row a number."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipe")
+    parser.add_argument("--at-once", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--set", dest="assignments", action="append", default=[], metavar="KEY=VALUE")
+    options = parser.parse_args()
+    found: dict[int, list[tuple[float, float]]] = {number: [] for number in options.at_once}
+    for _ in range(options.rounds):
+        for number, times in found.items():
+            times.append(train(options.recipe, options.assignments, number))
+            print(f"{number} at once: {times[-1][0]:.0f} s", file=sys.stderr, flush=True)
+    print(f"{date.today()}, {options.recipe} {' '.join(options.assignments)}, {options.rounds} rounds")
+    print("| at once | training | times faster | epochs alone | times faster |\n|---|---|---|---|---|")
+    first = [median(column) for column in zip(*found[options.at_once[0]], strict=True)]
+    for number, times in found.items():
+        whole, epochs = (median(column) for column in zip(*times, strict=True))
+        print(f"| {number} | {whole:.0f} s | {first[0] / whole:.2f} | {epochs:.0f} s | {first[1] / epochs:.2f} |")
+
+
+def train(recipe: str, assignments: list[str], number: int) -> tuple[float, float]:
+    """Trains all folds, so many at once; returns the seconds of the command, and of the epochs if all rounds are full."""
+    name, own = f"{recipe}-at-once-{number}", [*assignments, *assignments_of({"train.parallel": number})]
+    options = [part for one in own for part in ("--set", one)]
+    started = time.perf_counter()
+    command = [sys.executable, "-m", "pipeline", "train", recipe, "--name", name, "--force", *options]
+    subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+    seconds = time.perf_counter() - started
+    run = workspace.open_run(recipe, assignments=own, name=name)
+    folds = [workspace.read_json(file)["seconds"] for file in run.folder.glob("fold_*/fold.json")]
+    return seconds, sum(folds) / min(number, len(folds))
+
+
+if __name__ == "__main__":
+    main()
