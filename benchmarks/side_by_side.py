@@ -40,7 +40,7 @@ def main() -> None:
 
 
 def train(recipe: str, assignments: list[str], number: int) -> tuple[float, float]:
-    """Trains all folds, so many at once; returns the seconds of the command, and of the epochs if all rounds are full."""
+    """Trains all folds, so many at once; returns the seconds of the command, and of its epochs."""
     name, own = f"{recipe}-at-once-{number}", [*assignments, *assignments_of({"train.parallel": number})]
     options = [part for one in own for part in ("--set", one)]
     started = time.perf_counter()
