@@ -79,7 +79,7 @@ def explain_memory(error: RuntimeError, recipe: Recipe, predicting: bool) -> Non
             steps = round(size / smaller) * recipe.train.accumulate
             advice = (
                 f": try --set train.batch_size={smaller} --set train.accumulate={steps}, which steps "
-                "as often; or a smaller image.size."
+                f"as often; or a smaller image.size{' or train.parallel' if recipe.train.parallel > 1 else ''}."
             )
         raise PipelineError(f"memory ran out with batches of {size}{advice}") from None
 

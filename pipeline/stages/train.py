@@ -137,7 +137,7 @@ def preflight(run: Run) -> None:
 
 
 def execute(run: Run, waiting: list[Step], fresh: bool = False) -> Iterator[Step]:
-    """Trains one member after another; `fresh` starts them anew."""
+    """Trains the members, `train.parallel` at once; `fresh` starts them anew."""
     from pipeline import device, weights
 
     # all before the first, so that a fault shows now and not after hours
@@ -162,10 +162,10 @@ def execute(run: Run, waiting: list[Step], fresh: bool = False) -> Iterator[Step
     trainings = [Training(run, step, chosen[step.title], source, compute) for step in waiting]
     with progress_bar() as bar:
         progress = Progress(bar, len(waiting), run.recipe.train.epochs)
-        # a final model follows from its folds
-        for group in ([one for one in trainings if one.step.fold is not None],
-                      [one for one in trainings if one.step.fold is None]):  # fmt: skip
-            for one in _trained(group, inputs, progress):
+        folds = [one for one in trainings if one.step.fold is not None]
+        final = [one for one in trainings if one.step.fold is None]  # which follows from the folds
+        for group, later in ((folds, len(final)), (final, 0)):
+            for one in _trained(group, later, inputs, progress):
                 yield one.step
                 for path in [*one.step.manifest.parent.glob("*.ckpt"), _started(one.step)]:
                     path.unlink(missing_ok=True)
@@ -181,7 +181,7 @@ class Training:
     source: Path | None
     compute: Any
     after: int = 0
-    """How many rounds of trainings come after this one's."""
+    """How many rounds of trainings come after this one's, for the time left."""
     threads: int | None = None
     """Of a training beside others."""
 
@@ -196,16 +196,19 @@ class Progress:
 
     def advance(self, title: str, epochs: float) -> None:
         """A training has done so many epochs more."""
-        self.end(title, self.done.get(title, 0) + epochs)
+        self._show(title, self.done.get(title, 0) + epochs)
 
-    def end(self, title: str, epochs: float | None = None) -> None:
-        """A training has done so many epochs in all; by default it is done, early or not."""
-        self.done[title] = self.epochs if epochs is None else epochs
+    def end(self, title: str) -> None:
+        """A training is done, early or not."""
+        self._show(title, self.epochs)
+
+    def _show(self, title: str, epochs: float) -> None:
+        self.done[title] = epochs
         self.bar.update(self.task, completed=sum(self.done.values()))
 
 
-def _trained(trainings: list[Training], inputs: freshness.Inputs, progress: Progress) -> Iterator[Training]:
-    """Trains some, one after another or side by side, and yields each when it is done."""
+def _trained(trainings: list[Training], later: int, inputs: freshness.Inputs, progress: Progress) -> Iterator[Training]:
+    """Trains some, before `later` others, one after another or side by side, and yields each when it is done."""
     import torch
 
     from pipeline.side_by_side import run_side_by_side
@@ -215,10 +218,11 @@ def _trained(trainings: list[Training], inputs: freshness.Inputs, progress: Prog
     def started() -> Iterator[Training]:
         for number, one in enumerate(trainings):
             freshness.record(one.step, 0, _started(one.step), inputs.of(one.step))
-            round_ = number // at_once
-            beside = min(at_once, len(trainings) - round_ * at_once)
+            before = number // at_once * at_once  # in earlier rounds
+            beside = min(at_once, len(trainings) - before)
             threads = max(1, torch.get_num_threads() // beside) if at_once > 1 else None
-            yield replace(one, after=(len(trainings) - 1) // at_once - round_, threads=threads)
+            after = (len(trainings) - 1 - before + later) // at_once
+            yield replace(one, after=after, threads=threads)
 
     if at_once == 1:
         for one in started():
