@@ -2,10 +2,10 @@
 
 import multiprocessing
 import os
+import signal
 import threading
+import traceback
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from multiprocessing import connection
 from typing import Any, TypeVar
@@ -53,43 +53,49 @@ def run_side_by_side(
     """
     context = multiprocessing.get_context("spawn")  # a fork after CUDA or OpenMP have started does not work
     queue = context.SimpleQueue()
-    pool = ProcessPoolExecutor(count, context, _prepare, (queue, console.quiet))
     waiting, running = iter(jobs), dict[Any, Job]()
     try:
         while True:
             for job in islice(waiting, count - len(running)):
-                running[pool.submit(_do, work, job)] = job
+                process = context.Process(target=_do, args=(work, job, queue, console.quiet))
+                process.start()
+                running[process] = job
             if not running:
                 return
-            done, _ = wait(running, LISTEN, FIRST_COMPLETED)
-            while not queue.empty():
+            connection.wait([process.sentinel for process in running], LISTEN)
+            ended = [process for process in running if process.exitcode is not None]
+            while not queue.empty():  # after the line above: all that those which ended have said is in it
                 said = queue.get()
+                if isinstance(said, Exception):
+                    raise said
                 console.print(said, end="", markup=False) if isinstance(said, str) else advance(*said)
-            for future in done:
-                future.result()
-                yield running.pop(future)
-    except BrokenProcessPool:
-        raise PipelineError(
-            "a training's process was killed, most likely for want of memory: lower train.parallel (1: one after "
-            "another); the same command goes on from the last finished epochs."
-        ) from None
+            for process in ended:
+                if process.exitcode:
+                    raise PipelineError(
+                        f"a training's process ended with code {process.exitcode} (-9: it was killed, most likely for "
+                        "want of memory: lower train.parallel, 1 is one after another); the same command goes on from "
+                        "the last finished epochs."
+                    )
+                yield running.pop(process)
     finally:
-        if running:
-            for process in multiprocessing.active_children():
-                process.kill()
-        pool.shutdown()
+        for process in running:
+            process.kill()
+            process.join()
 
 
 # --- in such a process -----------------------------------------------------------------------------------------------
 
 
-def _prepare(queue: Any, quiet: bool) -> None:
+def _do(work: Callable[[Job, Reporter], None], job: Job, queue: Any, quiet: bool) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process hears it too, and ends this one
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    console.file, console.quiet = Reporter(queue), quiet  # type: ignore[assignment]
-
-
-def _do(work: Callable[[Job, Reporter], None], job: Job) -> None:
-    work(job, console.file)  # type: ignore[arg-type]
+    reporter = Reporter(queue)
+    console.file, console.quiet = reporter, quiet  # type: ignore[assignment]
+    try:
+        work(job, reporter)
+    except Exception as error:
+        error.add_note(traceback.format_exc())  # shown with an error that is nobody's bad input
+        queue.put(error)
 
 
 def _end_with_parent() -> None:
