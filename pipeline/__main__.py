@@ -176,14 +176,14 @@ def status(
     """Show which stages are up to date, which is next, and the command for it."""
     from rich.console import Console
 
-    from pipeline.stages import NEED_TEST
+    from pipeline import stages
     from pipeline.status import status_table
 
     opened = _open(recipe, quick, name, assignments, folds, competition, oof, test)
     shown_table, following = status_table(opened)
     Console(width=None if sys.stdout.isatty() else 160).print(shown_table)
     said = f"next: {opened.command()}" if following else "everything is up to date"
-    if following in NEED_TEST and opened.recipe.arrays and not opened.recipe.arrays.test:
+    if following and stages.Stage(following).needs_test and opened.recipe.arrays and not opened.recipe.arrays.test:
         said = f"{following} and what follows need predictions of the test images: {NO_TEST}"
     Console(soft_wrap=True).print(said, highlight=False)
 

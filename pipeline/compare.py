@@ -18,7 +18,7 @@ import pandas as pd
 from rich.table import Table
 from rich.text import Text
 
-from pipeline import workspace
+from pipeline import freshness, workspace
 from pipeline.errors import PipelineError
 from pipeline.estimates import bootstrap, mean_counts, mean_score
 from pipeline.folds import counted_rows
@@ -194,7 +194,7 @@ def _read(folder: Path) -> Scored:
 def _split_of(manifest: Path) -> str | None:
     """The content hash of the folds file among a fold's inputs, the first of them in that folder: a list of images to
     exclude may lie there too, and comes later."""
-    inputs = workspace.read_json(manifest).get("inputs", {})
+    inputs = (freshness.read_manifest(manifest) or {}).get("inputs", {})
     return next((entry["hash"] for name, entry in inputs.items() if name.startswith("folds/")), None)
 
 

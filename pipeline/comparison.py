@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from pipeline import charts, compare, page, workspace
+from pipeline import charts, compare, freshness, page, workspace
 from pipeline.compare import Scored
 from pipeline.settings import flatten
 
@@ -48,7 +48,8 @@ def write(names: list[str]) -> Path:
 def settings_of(run: Scored) -> dict[str, Any]:
     """Returns what a run's first network was trained with, by dotted keys; nothing where none was trained."""
     manifests = sorted(run.folder.glob("fold_*/manifest.json"))
-    return flatten(workspace.read_json(manifests[0])["settings"]) if manifests else {}
+    record = freshness.read_manifest(manifests[0]) if manifests else None
+    return flatten(record["settings"]) if record else {}
 
 
 def differing(settings: dict[str, dict[str, Any]]) -> dict[str, list[Any]]:

@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from pipeline import callbacks, freshness, loader, models, sampling, table, teachers, workspace
 from pipeline.augment import Augmentation, Preprocess
@@ -22,6 +22,7 @@ from pipeline.lightning_module import SegmentationModule
 from pipeline.mix import Mixer
 from pipeline.probabilities import read_probabilities
 from pipeline.targets import Chosen
+from pipeline.weights import read_trained
 from pipeline.workspace import Member, Run, shown
 
 STATISTICS_FROM = 512
@@ -171,7 +172,7 @@ def _plan(run: Run, member: Member) -> tuple[int, list[float] | None]:
 
 def _start(network: torch.nn.Module, path: Path) -> None:
     try:
-        network.load_state_dict(load_file(path))
+        network.load_state_dict(read_trained(path))
     except RuntimeError as error:
         summary = " ".join(str(error).split())[:300]
         raise PipelineError(f"train.start_from: {shown(path)} does not fit this recipe's network: {summary}") from None

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import BatchNorm2d, Conv2d, ConvTranspose2d, Identity, Linear, Module
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -21,6 +20,7 @@ from pipeline.output import Output
 from pipeline.probabilities import Predicted
 from pipeline.tiles import predict_tiled
 from pipeline.tta import View
+from pipeline.weights import read_trained
 from pipeline.workspace import Member, Run, shown
 
 PROBED_SIZE = 64
@@ -35,15 +35,12 @@ def load(run: Run, path: Path, compute: Compute) -> Module:
     """Returns the network with these weights, ready to predict on the device.
 
     Raises:
-        PipelineError: there are no weights, or they are of another network.
+        PipelineError: there are no weights, they are damaged, or of another network.
     """
-    if not path.exists():
-        raise PipelineError(
-            f"{shown(path)} does not exist; `python -m pipeline run {run.recipe.name} --to train` makes it."
-        )
+    state = read_trained(path)
     network = build_network(run, None)
     try:
-        network.load_state_dict(load_file(path))
+        network.load_state_dict(state)
     except RuntimeError as error:
         summary = " ".join(str(error).split())[:300]
         raise PipelineError(

@@ -197,7 +197,8 @@ def exact(run: Run) -> Shown:
     from pipeline.stages import STAGES, states
 
     steps = [state.step for stage in STAGES for state in states(run, stage) if stage != "report"]
-    times = {step.title: workspace.read_json(step.manifest) for step in steps if step.manifest.exists()}
+    records = {step.title: freshness.read_manifest(step.manifest) for step in steps}
+    times = {title: record for title, record in records.items() if record}
     return {
         "command": run.command(),
         "settings": yaml.safe_dump(workspace.describe(run), sort_keys=False, allow_unicode=True),

@@ -6,7 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 import pandas as pd
 from rich.table import Table
 
-from pipeline import competition, recipe, stages, workspace
+from pipeline import competition, freshness, recipe, stages, workspace
 from pipeline.console import memory_text
 from pipeline.errors import PipelineError
 from pipeline.stages import State
@@ -83,7 +83,7 @@ def _unfinished(run: Run, todo: list[State]) -> list[str]:
 
 
 def _times(found: list[State]) -> tuple[str, str]:
-    records = [workspace.read_json(state.step.manifest) for state in found if state.step.manifest.exists()]
+    records = list(filter(None, (freshness.read_manifest(state.step.manifest) for state in found)))
     if not records:
         return "", ""
     return max(record["finished"] for record in records), f"{sum(record['seconds'] for record in records):.1f}"

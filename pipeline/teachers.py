@@ -122,7 +122,7 @@ def check_folds(run: Run, other: Run, setting: str, folds: Sequence[int]) -> Non
     """
     now = freshness.hash_file(run.folds) if other.folds == run.folds and run.folds.exists() else None
     for fold in folds:
-        manifest = workspace.read_json(other.fold(fold) / "manifest.json")
+        manifest = freshness.read_manifest(other.fold(fold) / "manifest.json") or {"inputs": {}}
         used = manifest["inputs"].get(shown(other.folds), {}).get("hash")
         if now is None or used != now:
             raise PipelineError(
@@ -140,8 +140,8 @@ def check_trained(run: Run) -> None:
     now = freshness.hash_file(run.folds)
     for member in (member for fold in run.trained_folds() for member in run.members(fold)):
         folder = run.fold(member.fold, member.seed)
-        found = [path for path in (folder / "manifest.json", folder / "started.json") if path.exists()]
-        used = workspace.read_json(found[0])["inputs"].get(shown(run.folds), {}).get("hash") if found else now
+        record = freshness.read_manifest(folder / "manifest.json") or freshness.read_manifest(folder / "started.json")
+        used = record["inputs"].get(shown(run.folds), {}).get("hash") if record else now
         if used != now:
             raise PipelineError(
                 f"{shown(folder)} was trained on other folds than {shown(run.folds)} holds now: it has seen images "

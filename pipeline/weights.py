@@ -1,11 +1,14 @@
-"""Where the encoder's first weights come from: nowhere, a file, or ImageNet by way of the local cache."""
+"""Weights: where the encoder's first ones come from (nowhere, a file, ImageNet by way of the local cache), and trained
+ones, which are read only as training left them."""
 
 import threading
 from pathlib import Path
 from typing import Any
 
+from pipeline import freshness
 from pipeline.errors import PipelineError
 from pipeline.recipe import ModelSettings
+from pipeline.workspace import read_json, shown
 
 SECONDS_TO_ANSWER = 10
 
@@ -27,6 +30,25 @@ def resolve(settings: ModelSettings) -> Path | None:
         return path
     source = _imagenet_source(settings.encoder)
     return _cached(source) or _downloaded(source, settings.encoder)
+
+
+def read_trained(path: Path) -> dict[str, Any]:
+    """Returns the state dict of trained weights.
+
+    Raises:
+        PipelineError: the file does not exist, or its content is not what training wrote beside fold.json.
+    """
+    from safetensors.torch import load_file
+
+    if not path.exists():
+        raise PipelineError(f"{shown(path)} does not exist; the train stage of {path.parent.parent.name} makes it.")
+    summary = path.with_name("fold.json")
+    if summary.exists() and freshness.hash_file(path) not in read_json(summary)["sha256"]:
+        raise PipelineError(
+            f"{shown(path)} is damaged or was replaced: its SHA-256 is none of those in {shown(summary)}. Put the file "
+            "back, or train again with `--force`."
+        )
+    return load_file(path)
 
 
 def _imagenet_source(encoder: str) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,9 +12,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pandas as pd
 import pytest
+from conftest import SHAPE, TEST_IDS, Tiny
 
-from pipeline import freshness, stages, workspace
+from pipeline import freshness, layout, stages, workspace
 from pipeline.errors import PipelineError
 from pipeline.freshness import Reason, Step, stale
 from pipeline.stages import train
@@ -69,9 +72,41 @@ def test_never_run(step: Step) -> None:
     assert stale(step) == [Reason("never", "not run yet")]
 
 
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"inputs": {}}', "null", "\x00"])
+def test_a_manifest_that_cannot_be_read_means_not_run(step: Step, text: str) -> None:
+    step.manifest.write_text(text)
+    assert stale(step) == [Reason("never", "manifest.json cannot be read")]
+
+
 def test_missing_output(step: Step) -> None:
     step.outputs[0].unlink()
     assert stale(step) == [Reason("output", "out.npy is missing")]
+
+
+@pytest.mark.parametrize("text", ["", "resul", "resulT"])
+def test_an_output_that_is_not_what_the_step_wrote(step: Step, text: str) -> None:
+    step.outputs[0].write_text(text)
+    later(step.outputs[0])
+    assert stale(step) == [Reason("damaged", "out.npy is not what tune wrote")]
+    assert stale(changed(step, editable=step.outputs)) == []
+
+
+def test_a_touched_output_is_not_a_changed_one(step: Step) -> None:
+    later(step.outputs[0])
+    assert stale(step) == []
+
+
+def test_content_behind_the_same_size_and_time(step: Step, monkeypatch: pytest.MonkeyPatch) -> None:
+    for path in (step.outputs[0], step.inputs[0]):
+        stat = path.stat()
+        path.write_text("x" * stat.st_size)
+        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    freshness._hash.cache_clear()  # another process
+    assert stale(step) == []
+    assert stale(changed(step, sealed=step.outputs)) == [Reason("damaged", "out.npy is not what tune wrote")]
+    monkeypatch.setattr(freshness, "_by_content", False)
+    freshness.compare_contents()  # --verify
+    assert [reason.text for reason in stale(step)] == ["out.npy is not what tune wrote", "table.csv changed"]
 
 
 @pytest.mark.parametrize("name", ["table.csv", "raw/1.png"])
@@ -135,6 +170,18 @@ def test_changed_code_names_the_modules(step: Step, monkeypatch: pytest.MonkeyPa
     gone = {name: value for name, value in now.items() if name != "rle.py"}
     monkeypatch.setattr(freshness, "code", lambda stage: {**gone, "metrics.py": "another", "extra.py": "new"})
     assert stale(step) == [Reason("code", "code changed: extra.py, metrics.py, rle.py")]
+    monkeypatch.setattr(freshness, "code", lambda stage: {f"{name}.py": name for name in "abcdef"})
+    (reason,) = stale(step)
+    assert reason.text.endswith(f" and {len(now) + len('abcdef') - freshness.NAMED} more")
+
+
+def test_a_manifest_of_another_version_names_it(step: Step, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = workspace.read_json(step.manifest)
+    del record["version"]  # 0.1.0 wrote none
+    workspace.write_json(step.manifest, record)
+    assert stale(step) == []  # by the same code all the same
+    monkeypatch.setattr(freshness, "code", lambda stage: {})
+    assert stale(step) == [Reason("code", "made by version 0.1.0")]
 
 
 def test_every_reason_is_listed_at_once(step: Step, root: Path) -> None:
@@ -165,6 +212,95 @@ def test_torch_stages_depend_on_the_networks_code() -> None:
     assert not set(freshness.code("train")) & {"stages/clean.py", "stages/split.py", "outliers.py", "plots.py"}
     assert {"stages/predict.py", "models.py", "loader.py", "probabilities.py"} <= set(freshness.code("predict"))
     assert {"stages/tune.py", "metrics.py", "postprocess.py", "geometry.py"} <= set(freshness.code("tune"))
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A package of the pipeline's name whose stage `tune` leads to each of its other modules in another way."""
+    texts = {
+        "__init__.py": "from pipeline.behind_the_root import handed_on",
+        "behind_the_root.py": "handed_on = 1",
+        "stages/__init__.py": "",
+        "stages/tune.py": "import pipeline.plain\nfrom pipeline.room import attribute\nfrom .sibling import x\n"
+        "def f():\n    from .. import above\n    from pipeline.lazy.deep import y\n",
+        "stages/sibling.py": "x = 1",
+        "plain.py": '"""Docstring."""\nx = 1  # comment',
+        "above.py": "from . import beside",
+        "beside.py": "",
+        "room/__init__.py": "from pipeline.room.inner import attribute",
+        "room/inner.py": "from ..plain import x as attribute",
+        "lazy/__init__.py": "",
+        "lazy/deep.py": "y = 1",
+        "apart.py": "from pipeline import handed_on",
+    }
+    folder = tmp_path / "pipeline"
+    for name, text in texts.items():
+        workspace.write_text(folder / name, text)
+    monkeypatch.setattr(freshness, "PACKAGE", folder)
+    clear_code()
+    yield folder
+    clear_code()
+
+
+def clear_code() -> None:
+    """What another process would not know."""
+    freshness.code.cache_clear()
+    freshness._hash_and_imports.cache_clear()
+
+
+def test_no_import_drops_out_of_the_code(package: Path) -> None:
+    expected = {"stages/tune.py", "stages/sibling.py", "plain.py", "above.py", "beside.py"}
+    expected |= {"room/__init__.py", "room/inner.py", "lazy/deep.py"}
+    assert set(freshness.code("tune")) == expected
+    workspace.write_text(package / "stages" / "tune.py", "from pipeline import apart")
+    clear_code()
+    assert set(freshness.code("tune")) == {"stages/tune.py", "apart.py", "__init__.py", "behind_the_root.py"}
+
+
+def test_only_code_counts(package: Path) -> None:
+    before = freshness.code("tune")
+    comments = '# why\n"""Another\ndocstring."""\n\nx = (\n    1\n)\n"""About x."""\n'
+    workspace.write_text(package / "plain.py", comments)
+    clear_code()
+    assert freshness.code("tune") == before
+    workspace.write_text(package / "plain.py", "x = 2")
+    clear_code()
+    assert freshness._differing(freshness.code("tune"), before) == ["plain.py"]
+
+
+# --- the layout of work/ ---------------------------------------------------------------------------------------------
+
+
+def test_a_new_work_folder_gets_the_number_of_its_layout(fake: "Fake", root: Path) -> None:
+    stages.run_stage(open_run("sample"), "clean")
+    assert workspace.read_json(root / "work" / "layout.json") == {"layout": layout.LAYOUT}
+
+
+def test_a_work_folder_without_a_number_is_taken_over(
+    fake: "Fake", root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workspace.write_json(root / "work" / "sample" / "images.manifest.json", {})
+    stages.run_stage(open_run("sample"), "clean")
+    assert "made by version 0.1.0 and is taken over" in capsys.readouterr().err
+    stages.run_stage(open_run("sample"), "clean")
+    assert "taken over" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"layout": 99}', r"work/ was made by a later version \(layout 99, this version knows \d+\)"),
+        ("", r'work/layout\.json cannot be read; expected \{"layout": \d+\}'),
+        ("[]", r"work/layout\.json cannot be read"),
+    ],
+)
+def test_a_layout_that_is_not_known_is_refused(fake: "Fake", root: Path, text: str, message: str) -> None:
+    workspace.write_text(root / "work" / "layout.json", text)
+    with pytest.raises(PipelineError, match=message):
+        stages.run_stage(open_run("sample"), "clean")
+    with pytest.raises(PipelineError, match=message):
+        stages.states(open_run("sample"), "clean")
+    assert (fake.done, (root / "work" / "layout.json").read_text()) == ([], text)
 
 
 # --- writing ---------------------------------------------------------------------------------------------------------
@@ -382,6 +518,20 @@ def test_half_of_new_outputs_are_not_what_the_old_manifest_says(fake: Fake, root
     assert (root / "a.out").read_text() == "a"
 
 
+def test_a_run_from_a_later_stage_says_what_is_not_up_to_date(
+    fake: Fake, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = open_run("sample")
+    stages.run_stage(run, "clean")  # all stages are the same one here
+    stages.warn_of_stale(run, "tune")
+    assert "not up to date" not in capsys.readouterr().err
+    (root / "a.in").write_text("changed")
+    stages.warn_of_stale(run, "split")
+    said = capsys.readouterr().err
+    assert "decode is not up to date (a.in changed): this starts at split" in said
+    assert "clean is not up to date" in said
+
+
 def test_steps_done_before_an_error_stay_done(fake: Fake) -> None:
     run = open_run("sample")
     fake.fail = True
@@ -445,7 +595,7 @@ def test_other_settings_stop(finished: bool, assignment: str, said: str, execute
     assert executed == []
     assert any((other.fold(0) / name).exists() for name in ("best.safetensors", "last.ckpt"))
     stages.run_stage(other, "train", force=True)
-    assert executed == [([0, 1, 2, 3], {"fresh": True})]
+    assert executed == [([0, 1, 2, 3], {"force": True})]
 
 
 @pytest.mark.parametrize("finished", [True, False])
@@ -482,7 +632,7 @@ def test_other_code_keeps_finished_folds(executed: list[Any], monkeypatch: pytes
     stages.run_stage(run, "train")
     assert executed == []
     stages.run_stage(run, "train", force=True)
-    assert executed == [([0], {"fresh": True})]
+    assert executed == [([0], {"force": True})]
 
 
 def test_other_code_goes_on_with_an_unfinished_fold(executed: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -491,6 +641,31 @@ def test_other_code_goes_on_with_an_unfinished_fold(executed: list[Any], monkeyp
     monkeypatch.setattr(freshness, "code", lambda stage: {"models.py": "another"})
     stages.run_stage(run, "train")
     assert executed == [([0], {})]
+
+
+@pytest.mark.parametrize("name", ["best.safetensors", "fold.json"])
+def test_damaged_training_stops(name: str, executed: list[Any]) -> None:
+    run = open_run("sample", assignments=["train.folds=[0]"])
+    pretend_trained(run, finished=True)
+    stat = (run.fold(0) / name).stat()
+    (run.fold(0) / name).write_text("flipped"[: stat.st_size])
+    os.utime(run.fold(0) / name, ns=(stat.st_atime_ns, stat.st_mtime_ns + (name == "fold.json")))
+    freshness._hash.cache_clear()  # another process
+    with pytest.raises(PipelineError, match=rf"fold_0 holds finished training that is damaged: .*{name} is not what"):
+        stages.run_stage(run, "train")
+    assert executed == []
+    stages.run_stage(run, "train", force=True)
+    assert executed == [([0], {"force": True})]
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_text("{")])
+def test_finished_training_without_its_manifest_stops(damage: Any, executed: list[Any]) -> None:
+    run = open_run("sample", assignments=["train.folds=[0]"])
+    pretend_trained(run, finished=True)
+    damage(run.fold(0) / "manifest.json")
+    with pytest.raises(PipelineError, match=r"fold_0/manifest\.json, which says what it was made from, is missing or"):
+        stages.run_stage(run, "train")
+    assert executed == []
 
 
 def test_a_finished_fold_without_its_weights_is_not_kept(executed: list[Any]) -> None:
@@ -561,3 +736,31 @@ def test_the_command_line_knows_every_stage() -> None:
     from pipeline.__main__ import STAGES
 
     assert STAGES == stages.STAGES
+
+
+# --- a run of an earlier version -------------------------------------------------------------------------------------
+
+EARLIER = REPOSITORY / "tests" / "data" / "run-0.1.0.tar.gz"
+"""work/, folds/ and submissions/ of a run of version 0.1.0 on the competition `tiny`: two folds of two epochs."""
+
+
+def test_finished_training_of_version_0_1_0_is_taken_over(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+    with tarfile.open(EARLIER) as archive:
+        archive.extractall(tiny.root, filter="data")
+    model = {"architecture": "ConfigurableUnet", "encoder": "plain", "options": {"channels": [4, 8]}, "weights": "none"}
+    training = {"epochs": 2, "batch_size": 4, "folds": [0, 1], "workers": 0}
+    # the images' own size: nothing is resized, so the pixel arrays are the same on every CPU
+    tiny.recipe |= {"image": {"size": list(SHAPE)}, "model": model, "train": training, "predict": {"tta": "none"}}
+    tiny.save()
+    folders = [tiny.root / "work" / "tiny" / "small" / f"fold_{fold}" for fold in (0, 1)]
+    before = {path: path.read_bytes() for folder in folders for path in folder.iterdir()}
+    folds = (tiny.root / "folds" / "tiny.csv").read_bytes()
+    run = tiny.run(*stages.STAGES)
+    said = capsys.readouterr().err
+    assert "work/ was made by version 0.1.0 and is taken over" in said
+    assert "train fold 0: kept although made by version 0.1.0" in said
+    assert {path: path.read_bytes() for folder in folders for path in folder.iterdir()} == before
+    assert (tiny.root / "folds" / "tiny.csv").read_bytes() == folds
+    unfinished = {stage: stages.unfinished(run, stage) for stage in stages.STAGES}
+    assert not any(unfinished.values())
+    assert len(pd.read_csv(run.submission)) == len(TEST_IDS)

@@ -647,5 +647,5 @@ def test_weights_that_are_missing_or_of_another_network(run: Run) -> None:
     path.unlink()
     with pytest.raises(PipelineError, match=r"weights of folds 0 and 1, and those of 1 are missing"):
         stages.run_stage(run, "predict")
-    with pytest.raises(PipelineError, match=r"fold_1/best.safetensors does not exist; `python -m pipeline run .* --to"):
+    with pytest.raises(PipelineError, match=r"fold_1/best.safetensors does not exist; the train stage of .* makes it"):
         inference.load(run, path, device.choose("32"))

@@ -1,16 +1,18 @@
 """The stages, in the order data flows. A stage talks to others only through the files it lists at its head.
 
 A stage module has `steps(run)`, its units of work with what each reads and writes, and `execute(run, steps)`, which
-does the ones it is given and yields each when its outputs are in place. It may have `keeps(run, step, reasons)`:
-whether outputs stay although something changed; and `guard(run, waiting)`, which stops before work would be lost.
+does the ones it is given and yields each when its outputs are in place. What else it may have, see `Stage`.
 """
 
 import importlib
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
-from pipeline import freshness, sources, workspace
+from rich.markup import escape
+
+from pipeline import freshness, layout, sources, workspace
 from pipeline.console import console, detail, warn
 from pipeline.errors import PipelineError
 from pipeline.freshness import Reason, Step
@@ -19,10 +21,54 @@ from pipeline.teachers import check_members
 from pipeline.workspace import Run
 
 STAGES = ("decode", "clean", "split", "train", "predict", "tune", "encode", "evaluate", "report")
-SHARED = ("decode", "clean", "split")
-"""The stages whose files all runs of a competition share."""
-NEED_TEST = ("encode", "evaluate", "report")
-"""The stages that cannot do without predictions of the test images."""
+
+
+class Stage:
+    """A stage's module, and what it declares beside `steps` and `execute`."""
+
+    def __init__(self, name: str) -> None:
+        """Imports the module of the stage `name`."""
+        self.name = name
+        self.module: Any = importlib.import_module(f"pipeline.stages.{name}")
+
+    @property
+    def shared(self) -> bool:
+        """SHARED: whether all runs of a competition share the stage's files."""
+        return getattr(self.module, "SHARED", False)
+
+    @property
+    def needs_test(self) -> bool:
+        """NEEDS_TEST: whether the stage cannot do without predictions of the test images."""
+        return getattr(self.module, "NEEDS_TEST", False)
+
+    @property
+    def reads_raw(self) -> bool:
+        """READS_RAW: whether the stage reads raw files, and lists what is missing of them itself."""
+        return getattr(self.module, "READS_RAW", False)
+
+    @property
+    def reads_folds(self) -> Literal["weights", "oof", "test", None]:
+        """READS_FOLDS: what the stage reads of every fold: its weights, out-of-fold or test predictions."""
+        return getattr(self.module, "READS_FOLDS", None)
+
+    @property
+    def accepts(self) -> tuple[str, ...]:
+        """ACCEPTS: which of `force` and `strict` its `execute` takes."""
+        return getattr(self.module, "ACCEPTS", ())
+
+    @property
+    def may_keep(self) -> bool:
+        """Whether the module has `keeps(run, step, reasons)`: whether outputs stay although something changed."""
+        return hasattr(self.module, "keeps")
+
+    def keeps(self, run: Run, step: Step, reasons: list[Reason]) -> bool:
+        """Returns whether a step's outputs stay although something changed."""
+        return bool(reasons) and self.may_keep and self.module.keeps(run, step, reasons)
+
+    def guard(self, run: Run, waiting: list["State"]) -> None:
+        """Stops before work would be lost, where the module has `guard(run, waiting)`."""
+        if hasattr(self.module, "guard"):
+            self.module.guard(run, waiting)
 
 
 @dataclass(frozen=True)
@@ -42,13 +88,32 @@ def states(run: Run, stage: str) -> list[State]:
     """
     if run.recipe.ensemble:
         check_members(run)
-    module = importlib.import_module(f"pipeline.stages.{stage}")
-    found = []
-    for step in module.steps(run):
+    layout.check()
+    opened, found = Stage(stage), []
+    for step in opened.module.steps(run):
         reasons = freshness.stale(step)
-        kept = bool(reasons) and hasattr(module, "keeps") and module.keeps(run, step, reasons)
-        found.append(State(step, reasons, kept))
+        found.append(State(step, reasons, opened.keeps(run, step, reasons)))
     return found
+
+
+def unfinished(run: Run, stage: str) -> list[State]:
+    """Returns the states of the steps of a stage that are not up to date and do not stay as they are."""
+    return [state for state in states(run, stage) if state.reasons and not state.kept]
+
+
+def warn_of_stale(run: Run, first: str) -> None:
+    """Warns of every stage before `first` that is not up to date: a run from there uses what it left all the same."""
+    for stage in STAGES[: STAGES.index(first)]:
+        try:
+            reasons = dict.fromkeys(reason.text for state in unfinished(run, stage) for reason in state.reasons)
+        except PipelineError as error:
+            reasons = {str(error): None}
+        if reasons:
+            why = escape("; ".join(list(reasons)[:4]))
+            warn(
+                f"[yellow]{stage} is not up to date ({why}): this starts at {first} and uses what {stage} left; a "
+                "whole run brings it up to date[/yellow]"
+            )
 
 
 def run_through(run: Run, stage: str, force: bool = False, strict: bool = False) -> None:
@@ -65,7 +130,7 @@ def require_test(run: Run, stage: str) -> None:
     Raises:
         PipelineError: predictions made elsewhere are of the training images only.
     """
-    if stage in NEED_TEST and run.recipe.arrays and not run.recipe.arrays.test:
+    if Stage(stage).needs_test and run.recipe.arrays and not run.recipe.arrays.test:
         raise PipelineError(
             f"{stage} needs predictions of the test images, and {run.name} has none: add --test test.npy (or, in a "
             "recipe, `arrays: {test: …}`)."
@@ -82,15 +147,16 @@ def run_stage(run: Run, stage: str, force: bool = False, strict: bool = False, m
         PipelineError: bad input, or finished work that would be thrown away.
     """
     require_test(run, stage)
-    with alone(run.competition_folder if stage in SHARED else run.folder):
-        _run_stage(run, stage, force, strict, mention)
+    layout.take_over()
+    opened = Stage(stage)
+    with alone(run.competition_folder if opened.shared else run.folder):
+        _run_stage(run, opened, force, strict and "strict" in opened.accepts, mention)
 
 
-def _run_stage(run: Run, stage: str, force: bool, strict: bool, mention: bool) -> None:
-    module, found = importlib.import_module(f"pipeline.stages.{stage}"), states(run, stage)
+def _run_stage(run: Run, stage: Stage, force: bool, strict: bool, mention: bool) -> None:
+    found = states(run, stage.name)
     if not found:  # evaluate, where no truth is known; train and predict, where nothing is trained
         return
-    strict = strict and stage == "encode"
     waiting = []
     for state in found:
         if force or strict or (state.reasons and not state.kept):
@@ -100,30 +166,30 @@ def _run_stage(run: Run, stage: str, force: bool, strict: bool, mention: bool) -
             warn(f"[yellow]{state.step.title}: kept although {why} (--force does it again)[/yellow]")
     if not waiting:
         if mention:
-            console.print(f"[dim]{stage}: up to date[/dim]")
+            console.print(f"[dim]{stage.name}: up to date[/dim]")
         return
-    if not force and hasattr(module, "guard"):
-        module.guard(run, waiting)
-    if stage != "decode":
+    if not force:
+        stage.guard(run, waiting)
+    if not stage.reads_raw:
         _check_inputs(run, stage, waiting)
     why = _why(waiting, force)
     for state in waiting:
         detail(f"{state.step.title} runs: {'; '.join(reason.text for reason in state.reasons) or '--force'}")
-    console.print(f"[bold]{stage}[/bold]{': ' if why else ''}{why}")
+    console.print(f"[bold]{stage.name}[/bold]{': ' if why else ''}{why}")
     started = time.perf_counter()
-    arguments = {"fresh": True} if force and stage == "train" else {"strict": True} if strict else {}
+    arguments = {key: True for key, asked in (("force", force), ("strict", strict)) if asked and key in stage.accepts}
     inputs = freshness.Inputs(state.step for state in waiting)
-    if not hasattr(module, "keeps"):  # half of new outputs, after a kill, are not what the old manifest says
+    if not stage.may_keep:  # half of new outputs, after a kill, are not what the old manifest says
         for state in waiting:
             state.step.manifest.unlink(missing_ok=True)
-    for step in module.execute(run, [state.step for state in waiting], **arguments):
+    for step in stage.module.execute(run, [state.step for state in waiting], **arguments):
         now = time.perf_counter()
         freshness.record(step, now - started, inputs=inputs.of(step))
         detail(f"{step.title}: {now - started:.1f} s → {', '.join(map(workspace.shown, step.outputs))}")
         started = now
 
 
-def _check_inputs(run: Run, stage: str, waiting: list[State]) -> None:
+def _check_inputs(run: Run, stage: Stage, waiting: list[State]) -> None:
     written = {path for state in waiting for path in state.step.outputs}  # by an earlier step of the same stage
     inputs = dict.fromkeys(path for state in waiting for path in state.step.inputs)
     missing = [path for path in inputs if not path.exists() and path not in written]
@@ -133,39 +199,41 @@ def _check_inputs(run: Run, stage: str, waiting: list[State]) -> None:
     if run.recipe.ensemble and run.folder not in missing[0].parents and missing[0].parent.name == "predictions":
         name = missing[0].parent.parent.name
         raise PipelineError(
-            f"{stage} reads {workspace.shown(missing[0])} of the ensemble's run {name}, which does not exist; finish "
-            f"that run first: python -m pipeline run {name}."
+            f"{stage.name} reads {workspace.shown(missing[0])} of the ensemble's run {name}, which does not exist; "
+            f"finish that run first: python -m pipeline run {name}."
         )
     raise PipelineError(
-        f"{stage} reads {workspace.shown(missing[0])}, which does not exist; "
-        f"`{run.command('--to', stage)}` makes what comes before."
+        f"{stage.name} reads {workspace.shown(missing[0])}, which does not exist; "
+        f"`{run.command('--to', stage.name)}` makes what comes before."
     )
 
 
-def _offer_folds(run: Run, stage: str, missing: list[Path]) -> None:
+def _offer_folds(run: Run, stage: Stage, missing: list[Path]) -> None:
     """Stops with the folds that are there, where some folds, and nothing else, lack what a stage reads."""
-    what, of_fold = _by_fold(run, stage)
-    lacking = [fold for fold, paths in of_fold.items() if any({path, path.parent} & paths for path in missing)]
-    there = [fold for fold in of_fold if fold not in lacking]
-    known = set().union(*of_fold.values())
+    if stage.reads_folds is None:
+        return
+    paths_of = _paths_by_fold(run, stage.reads_folds)
+    lacking = [fold for fold, paths in paths_of.items() if any({path, path.parent} & paths for path in missing)]
+    there = [fold for fold in paths_of if fold not in lacking]
+    known = set().union(*paths_of.values())
     if lacking and there and all({path, path.parent} & known for path in missing):
+        what = {"weights": "weights", "oof": "predictions", "test": "test predictions"}[stage.reads_folds]
         raise PipelineError(
-            f"{stage} reads {what} of folds {listed(list(of_fold))}, and those of {listed(lacking)} are missing: train "
-            f"and predict them, or go on with --folds {','.join(map(str, there))}."
+            f"{stage.name} reads the {what} of folds {listed(list(paths_of))}, and those of {listed(lacking)} are "
+            f"missing: train and predict them, or go on with --folds {','.join(map(str, there))}."
         )
 
 
-def _by_fold(run: Run, stage: str) -> tuple[str, dict[int, set[Path]]]:
-    """What a stage reads of every fold: in words, and files or the folders that hold them."""
-    what = "the test predictions" if stage in ("encode", "evaluate") else "the predictions"
+def _paths_by_fold(run: Run, what: Literal["weights", "oof", "test"]) -> dict[int, set[Path]]:
+    """What a stage reads of every fold: files, or the folders that hold them."""
     found: dict[int, set[Path]] = {}
     for fold in run.trained_folds():
         paths = []
-        for one in sources.runs_of(run):
-            paths += [one.fold(fold, member.seed) for member in one.members(fold)]
-            paths += [one.predictions("test", fold)] if stage in ("encode", "evaluate") else one.oof_predictions(fold)
+        for other in sources.runs_of(run):
+            paths += [other.fold(fold, member.seed) for member in other.members(fold)]
+            paths += [other.predictions("test", fold)] if what == "test" else other.oof_predictions(fold)
         found[fold] = {file for path in paths for file in (path, path.with_suffix(".csv"))}
-    return "the weights" if stage == "predict" else what, found
+    return found
 
 
 def listed(folds: list[int]) -> str:

@@ -31,6 +31,7 @@ from pipeline.errors import PipelineError
 from pipeline.freshness import Reason, Step
 from pipeline.workspace import Run, shown, writing
 
+SHARED = True
 PICTURES = 8
 """Findings of each end of a reason's scores that a picture shows."""
 BEYOND = 2.0
@@ -43,12 +44,12 @@ def steps(run: Run) -> list[Step]:
     settings: dict[str, Any] = {"clean": run.competition.clean.model_dump(), "group": run.competition.group}
     settings |= {"foreground": run.competition.foreground}
     inputs = (run.table, run.histograms, run.thumbnails)
-    return [Step("clean", "clean", manifest, inputs, (run.outliers,), settings)]
+    return [Step("clean", "clean", manifest, inputs, (run.outliers,), settings, editable=(run.outliers,))]
 
 
 def keeps(run: Run, step: Step, reasons: list[Reason]) -> bool:
     """Whether outliers.csv stays: it does when somebody edited it."""
-    return freshness.somebodys_own(step, run.outliers)
+    return freshness.is_user_edited(step, run.outliers)
 
 
 def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:

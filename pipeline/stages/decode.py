@@ -31,6 +31,7 @@ from pipeline.geometry import IGNORE, Geometry, geometry_of, image_to_network, l
 from pipeline.guess import evenly
 from pipeline.workspace import Run, require_space, shown, writing
 
+SHARED, READS_RAW = True, True
 ARRAYS = ("train_images", "train_masks", "test_images")
 DESCRIPTORS = ("histogram", "thumbnail")
 FAULTS_SHOWN = 30

@@ -33,6 +33,7 @@ from pipeline.sources import Blend
 from pipeline.submission import Expected
 from pipeline.workspace import Run, shown
 
+NEEDS_TEST, READS_FOLDS, ACCEPTS = True, "test", ("strict",)
 EXPECT = ("metric", "remark", "score", "interval_95", "nested", "untuned", "scores")
 """What postprocess.json says of the score to expect."""
 
@@ -192,9 +193,9 @@ def _trainings(run: Run) -> dict[str, Path]:
 
 def _training(path: Path) -> dict[str, Any]:
     """What the record says of one training: the hashes of its weights among it, and of the code that trained them."""
-    fold, manifest = workspace.read_json(path), path.with_name("manifest.json")
+    fold, manifest = workspace.read_json(path), freshness.read_manifest(path.with_name("manifest.json"))
     kept = ("best_epoch", "best_score", "epochs", "seconds", "weights", "compute", "sha256")
-    code = _digest(workspace.read_json(manifest)["code"]) if manifest.exists() else None
+    code = _digest(manifest["code"]) if manifest else None
     return {key: fold[key] for key in kept} | {"code": code}
 
 

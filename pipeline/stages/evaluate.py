@@ -29,6 +29,7 @@ from pipeline.lock import alone
 from pipeline.postprocess import decision_of
 from pipeline.workspace import Run, shown
 
+NEEDS_TEST, READS_FOLDS = True, "test"
 OVERLAYS = 10
 BATCH = 8
 """Images a batch, of the batch-wise figures that reports on Oxford-IIIT Pet give."""

@@ -32,6 +32,8 @@ from pipeline.freshness import Step
 from pipeline.probabilities import Predicted, partial_folder, write_resumable
 from pipeline.workspace import Member, Run, shown
 
+READS_FOLDS = "weights"
+
 
 def steps(run: Run) -> list[Step]:
     """Returns one step a fold and seed for the held-out images, one that measures test-time augmentation, and one a
@@ -160,7 +162,7 @@ def _predict(run: Run, step: Step, rows: np.ndarray, ids: list[str], advance: Ca
 
 def _fingerprint(run: Run, step: Step) -> str:
     """What the predictions of a step follow from."""
-    known = workspace.read_json(step.manifest)["inputs"] if step.manifest.exists() else {}
+    known = freshness.known_inputs(step)
     inputs = {name: entry["hash"] for name, entry in freshness.fingerprint(step.inputs, known).items()}
     return json.dumps([step.settings, run.recipe.predict.batch_size, inputs, freshness.code(step.stage)], indent=1)
 

@@ -31,6 +31,7 @@ from pipeline.folds import folds_setting, read_audit, read_folds, read_outliers,
 from pipeline.freshness import Reason, Step
 from pipeline.workspace import Run, shown, writing
 
+SHARED = True
 ALIKE = 0.02
 """Folds whose largest deviation is below this are alike enough: no further seed is tried."""
 MOST_CLASSES = 8
@@ -45,7 +46,7 @@ def steps(run: Run) -> list[Step]:
     descriptors = (run.histograms, run.thumbnails)
     made, audited = run.folds.with_suffix(".manifest.json"), run.folds.with_suffix(".audit.manifest.json")
     return [
-        Step("split", "split", made, (run.table, run.outliers), (run.folds,), settings),
+        Step("split", "split", made, (run.table, run.outliers), (run.folds,), settings, editable=(run.folds,)),
         Step("split", "audit", audited, (run.folds, run.table, run.outliers, *descriptors), (run.audit,), settings),
     ]
 
@@ -53,13 +54,13 @@ def steps(run: Run) -> list[Step]:
 def keeps(run: Run, step: Step, reasons: list[Reason]) -> bool:
     """Whether the folds file stays: it does when it is somebody's own, or nothing but the code changed."""
     only_code = all(reason.kind == "code" for reason in reasons)
-    return run.folds in step.outputs and (only_code or freshness.somebodys_own(step, run.folds))
+    return run.folds in step.outputs and (only_code or freshness.is_user_edited(step, run.folds))
 
 
 def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
     """Writes the folds file, unless it stays, then its audit, and prints what that says."""
     split, audited = steps(run)
-    own = freshness.somebodys_own(split, run.folds)
+    own = freshness.is_user_edited(split, run.folds)
     seed = None if own else read_audit(run).get("seed")
     if split in waiting or not (own or run.audit.exists()):  # killed between the two: the same folds again
         seed = _split(run)

@@ -33,6 +33,7 @@ from pipeline.recipe import Recipe
 from pipeline.targets import Chosen, choose, sources
 from pipeline.workspace import Member, Run, shown
 
+ACCEPTS = ("force",)
 PARTS = {"image", "model", "loss", "augment", "train"}
 ELSEWHERE = ("folds", "workers", "parallel", "seeds", "final", "loggers")
 """Settings of train that decide which models there are, or nothing about them."""
@@ -67,7 +68,10 @@ def _step(run: Run, member: Member, settings: dict[str, Any]) -> Step:
     outputs = (*run.weights(member), *(folder / name for name in SUMMARIES))
     title = f"train {member.title}"
     defaults = Recipe(name="", competition="").model_dump(mode="json", include=PARTS)
-    return Step("train", title, folder / "manifest.json", inputs, outputs, settings, member.fold, member.seed, defaults)
+    return Step(
+        "train", title, folder / "manifest.json", inputs, outputs, settings, member.fold, member.seed, defaults,
+        sealed=run.weights(member),
+    )  # fmt: skip
 
 
 def _own_files(run: Run) -> list[Path]:
@@ -87,19 +91,33 @@ def keeps(run: Run, step: Step, reasons: list[Reason]) -> bool:
 
 
 def guard(run: Run, waiting: list[Any], kinds: tuple[str, ...] = ("settings", "input")) -> None:
-    """Stops before training that exists, finished or not, would be thrown away for reasons of these kinds.
+    """Stops before training that exists, finished or not, would be thrown away for reasons of these kinds, or because
+    it is damaged.
 
     Raises:
         PipelineError: what changed, and the two ways on.
     """
     for state in waiting:
-        reasons = state.reasons
+        reasons, folder = state.reasons, shown(state.step.manifest.parent)
         if reasons[0].kind == "never":
+            if (state.step.manifest.parent / "fold.json").exists() and not _started(state.step).exists():
+                raise PipelineError(
+                    f"{folder} holds finished training, and {shown(state.step.manifest)}, which says what it was made "
+                    "from, is missing or damaged. Put it back, train beside it with `--name NAME`, or throw the "
+                    "training away with `--force`."
+                )
             reasons = freshness.stale(state.step, _started(state.step))
+        else:
+            damaged = [reason.text for reason in reasons if reason.kind == "damaged"]
+            if damaged:
+                raise PipelineError(
+                    f"{folder} holds finished training that is damaged: {'; '.join(damaged)}. Put the file back, train "
+                    "beside it with `--name NAME`, or train it again with `--force`."
+                )
         changed = [reason.text for reason in reasons if reason.kind in kinds]
         if changed:
             raise PipelineError(
-                f"{shown(state.step.manifest.parent)} holds training made differently ({'; '.join(changed[:4])}). "
+                f"{folder} holds training made differently ({'; '.join(changed[:4])}). "
                 "Keep it and train beside it with `--name NAME`, or throw it away with `--force`."
             )
 
@@ -136,8 +154,8 @@ def preflight(run: Run) -> None:
     fit.more_loggers(run, run.folder)
 
 
-def execute(run: Run, waiting: list[Step], fresh: bool = False) -> Iterator[Step]:
-    """Trains the members, `train.parallel` at once; `fresh` starts them anew."""
+def execute(run: Run, waiting: list[Step], force: bool = False) -> Iterator[Step]:
+    """Trains the members, `train.parallel` at once; `force` starts them anew."""
     from pipeline import device, weights
 
     # all before the first, so that a fault shows now and not after hours
@@ -156,7 +174,7 @@ def execute(run: Run, waiting: list[Step], fresh: bool = False) -> Iterator[Step
     first = f"weights: {start}'s, fold by fold" if start else f"encoder weights: {source or 'none (from scratch)'}"
     console.print(f"  {first}; results → {shown(run.folder)}/fold_*")
     workspace.write_recipe(run)
-    if fresh:  # all at once, so that an interrupted --force goes on without it
+    if force:  # all at once, so that an interrupted --force goes on without it
         for step in waiting:
             shutil.rmtree(step.manifest.parent, ignore_errors=True)
     trainings = [Training(run, step, chosen[step.title], source, compute) for step in waiting]

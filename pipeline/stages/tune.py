@@ -37,6 +37,7 @@ from pipeline.selection import Choice, Problem, Tried, choose, open_choice, part
 from pipeline.thresholds import image_scores
 from pipeline.workspace import Run, shown
 
+READS_FOLDS = "oof"
 SHARES = tuple(round(share / 10, 1) for share in range(1, 10))
 
 
