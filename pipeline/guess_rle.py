@@ -16,8 +16,8 @@ import cv2
 import numpy as np
 
 from pipeline import rle
-from pipeline.competitions.files import read_image
-from pipeline.guess import Certainty, Guess, evenly
+from pipeline.competitions.files import evenly, read_image
+from pipeline.guess import Certainty, Guess
 from pipeline.rle import Convention
 
 PAIRS = re.compile(r"\s*\d+\s+\d+(\s+\d+\s+\d+)*\s*")

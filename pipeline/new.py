@@ -16,10 +16,11 @@ import yaml
 
 from pipeline import competition, recipe
 from pipeline.competition import LAYOUTS, Competition
+from pipeline.competitions.files import evenly
 from pipeline.competitions.listing import Item, Masks
 from pipeline.competitions.readers import reader_of
 from pipeline.errors import PipelineError
-from pipeline.guess import Draft, Guess, evenly
+from pipeline.guess import Draft, Guess
 from pipeline.guess_layout import look
 from pipeline.plots import drawn, legend, write_png
 from pipeline.settings import flatten, override, read_yaml, validate

@@ -13,7 +13,7 @@ import pytest
 from conftest import TRAIN_IDS, Tiny
 from evidence import Images, held_out_of, random_images, random_labels, run_of
 
-from pipeline import biases, mask_tuning, mixes, neighbours, rle, sources, table, workspace
+from pipeline import biases, mask_tuning, mixes, neighbours, rle, sources, table, teachers, workspace
 from pipeline.components import Components
 from pipeline.errors import PipelineError
 from pipeline.estimates import interval, mean_counts, mean_score, presence_weights
@@ -413,7 +413,7 @@ def test_sources_that_say_the_same_or_nothing_have_weights_too() -> None:
 
 def ensemble_of(images: Images, other: Images, monkeypatch: pytest.MonkeyPatch, **recipe: Any) -> HeldOut:
     """Out-of-fold images that two runs predict; the second knows nothing of presence."""
-    monkeypatch.setattr(sources, "runs_of", lambda run: [run, run])
+    monkeypatch.setattr(teachers, "runs_of", lambda run: [run, run])
     run = run_of(ensemble={"one": None, "two": None}, **recipe)
     first, second = held_out_of(images, run), held_out_of(other, run)
     pairs = {fold: (blend.sources[0], replace(second.opened[False,][fold].sources[0], heads=None))

@@ -10,12 +10,12 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline import freshness, sources, workspace
+from pipeline import freshness, workspace
 from pipeline.console import console, detail, warn
 from pipeline.errors import PipelineError
 from pipeline.freshness import Reason, Step
 from pipeline.lock import alone
-from pipeline.teachers import check_members
+from pipeline.teachers import check_members, runs_of
 from pipeline.workspace import Run
 
 STAGES = ("decode", "clean", "split", "train", "predict", "tune", "encode", "evaluate", "report")
@@ -161,7 +161,7 @@ def _by_fold(run: Run, stage: str) -> tuple[str, dict[int, set[Path]]]:
     found: dict[int, set[Path]] = {}
     for fold in run.trained_folds():
         paths = []
-        for one in sources.runs_of(run):
+        for one in runs_of(run):
             paths += [one.fold(fold, member.seed) for member in one.members(fold)]
             paths += [one.predictions("test", fold)] if stage in ("encode", "evaluate") else one.oof_predictions(fold)
         found[fold] = {file for path in paths for file in (path, path.with_suffix(".csv"))}

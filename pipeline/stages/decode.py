@@ -21,14 +21,13 @@ import numpy as np
 
 from pipeline import descriptors, guess_rle, rle, table
 from pipeline.competition import Competition, RleCsv
-from pipeline.competitions.files import packed
+from pipeline.competitions.files import evenly, packed
 from pipeline.competitions.listing import Fault, Item, Listing, MaskFault, Masks
 from pipeline.competitions.readers import reader_of
 from pipeline.console import console, track, warn
 from pipeline.errors import PipelineError
 from pipeline.freshness import Step
 from pipeline.geometry import IGNORE, Geometry, geometry_of, image_to_network, labels_to_network, mask_to_network
-from pipeline.guess import evenly
 from pipeline.workspace import Run, require_space, shown, writing
 
 ARRAYS = ("train_images", "train_masks", "test_images")
@@ -225,7 +224,7 @@ def _all_outlines(masks: Masks, competition: Competition) -> list[tuple[int, int
     """Outlines of an image's masks, where they come from run-length text, which can be read in the wrong order."""
     if not isinstance(competition, RleCsv) or competition.train.mask_files:
         return []
-    return [_outlines(mask, competition.rle.convention()) for mask in masks.planes if mask.any()]
+    return [_outlines(mask, rle.convention_of(competition.rle)) for mask in masks.planes if mask.any()]
 
 
 def _outlines(mask: np.ndarray, convention: rle.Convention) -> tuple[int, int]:

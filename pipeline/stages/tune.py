@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline import expectations, label_tuning, mask_tuning, mixes, sources, suspects, workspace
+from pipeline import expectations, label_tuning, mask_tuning, mixes, sources, suspects, teachers, workspace
 from pipeline.competition import Competition
 from pipeline.console import console, progress_bar
 from pipeline.errors import PipelineError
@@ -238,7 +238,7 @@ def _result(tuned: Tuned) -> dict[str, Any]:
 
 def _views(run: Run) -> list[dict[str, Any]]:
     """Test-time augmentation as a step, which predict tried."""
-    found = [workspace.read_json(one.tta) for one in sources.runs_of(run) if one.tta.exists()]
+    found = [workspace.read_json(one.tta) for one in teachers.runs_of(run) if one.tta.exists()]
     keys = ("kept", "gain", "standard_error", "confidence")
     return [{"step": f"test-time augmentation {one['tta']}", **{key: one[key] for key in keys}} for one in found]
 
