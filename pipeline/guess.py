@@ -11,8 +11,8 @@ from typing import Any, Literal
 from PIL import Image
 
 from pipeline.competitions.files import evenly, read_image
+from pipeline.rle_checks import Certainty
 
-Certainty = Literal["sure", "guess", "FILL IN"]
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif")
 _WITH_ENDING = re.compile(r"(.+)([_-][A-Za-z]+)")
 
