@@ -24,8 +24,9 @@ import numpy as np
 import torch
 
 from pipeline import device, loader
-from pipeline.augment import Augmentation, Entries
+from pipeline.augment import Augmentation
 from pipeline.device_augment import DeviceAugmentation
+from pipeline.transforms import Entries
 from pipeline.workspace import open_run
 
 SLOW: Entries = [

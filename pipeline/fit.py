@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from safetensors.torch import load_file, save_file
 
 from pipeline import callbacks, freshness, loader, models, sampling, table, teachers, workspace
-from pipeline.augment import Augmentation, Preprocess
+from pipeline.augment import Augmentation
 from pipeline.console import console, peak_memory
 from pipeline.device import Compute, explain_memory
 from pipeline.errors import PipelineError
@@ -22,6 +22,7 @@ from pipeline.lightning_module import SegmentationModule
 from pipeline.mix import Mixer
 from pipeline.probabilities import read_probabilities
 from pipeline.targets import Chosen
+from pipeline.transforms import Preprocess
 from pipeline.workspace import Member, Run, shown
 
 STATISTICS_FROM = 512

@@ -13,13 +13,13 @@ from torch.nn import BatchNorm2d, Conv2d, ConvTranspose2d, Identity, Linear, Mod
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from pipeline import device, loader
-from pipeline.augment import Preprocess
 from pipeline.device import Compute
 from pipeline.errors import PipelineError
 from pipeline.fit import build_network, loader_workers
 from pipeline.output import Output
 from pipeline.probabilities import Predicted
 from pipeline.tiles import predict_tiled
+from pipeline.transforms import Preprocess
 from pipeline.tta import View
 from pipeline.workspace import Member, Run, shown
 

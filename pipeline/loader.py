@@ -16,11 +16,12 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from pipeline.augment import Augmentation, Preprocess
+from pipeline.augment import Augmentation
 from pipeline.geometry import IGNORE, with_border
 from pipeline.mix import Mixer, Pair
 from pipeline.sampling import EpochSampler, derive_seed
 from pipeline.targets import mean_mask
+from pipeline.transforms import Preprocess
 
 
 class Batch(NamedTuple):

@@ -54,47 +54,6 @@ class Bilateral(ImageOnlyTransform):
 OWN = {"Bilateral": Bilateral}
 
 
-class Augmentation:
-    """A recipe's transforms, applied to an image and its masks together.
-
-    Masks are uint8, or float32 (soft labels), with 255 for ignored pixels; they move by nearest neighbour, so that
-    their values never blend. What a rotation moves in from outside is background, 0, unless the transform's `fill_mask`
-    says otherwise (255: ignored), and black in the image. CoarseDropout leaves masks alone unless it has a `fill_mask`.
-    """
-
-    def __init__(self, settings: Entries) -> None:
-        """Builds the transforms; OneOf, SomeOf, RandomOrder and Sequential hold further ones as `transforms`.
-
-        Raises:
-            PipelineError: an unknown transform, an unknown setting, or a value that albumentations refuses.
-        """
-        transforms = _build_all(settings, "augment")
-        self.compose = albumentations.Compose(transforms) if transforms else None
-
-    def __call__(self, image: np.ndarray, masks: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the image (H, W, C) and masks (C, H, W) transformed by the draw that belongs to `seed`.
-
-        albumentations repeats its draws in every worker and epoch unless it is seeded for every sample.
-        """
-        if self.compose is None:
-            return image, masks
-        _seed([self.compose], seed)
-        result = self.compose(image=image, masks=masks)
-        return result["image"], result["masks"]
-
-    def check(self, image: np.ndarray, masks: np.ndarray) -> None:
-        """Applies every transform to an image (H, W, C) and to masks (C, H, W) of this dtype that hold 0, 1 and 255.
-
-        Many transforms refuse uint16 or four channels.
-
-        Raises:
-            PipelineError: a transform does not work on such an image, changes its size or dtype, or blends masks.
-        """
-        striped = np.resize(np.array([0, 1, IGNORE], masks.dtype), masks.shape)
-        for transform in _leaves(self.compose or []):
-            _try(transform, {"image": image, "masks": striped}, "augment")
-
-
 class Preprocess:
     """The transforms that every image goes through, in training and prediction, each image by the same draw."""
 
@@ -102,9 +61,9 @@ class Preprocess:
         """Builds the transforms; each is always applied, whatever its p.
 
         Raises:
-            PipelineError: as Augmentation, and a transform that may move pixels, or a group that draws.
+            PipelineError: as build_all, and a transform that may move pixels, or a group that draws.
         """
-        self.transforms = _build_all(settings, "image.preprocess")
+        self.transforms = build_all(settings, "image.preprocess")
         for transform in self.transforms:
             if not isinstance(transform, ImageOnlyTransform):
                 raise PipelineError(
@@ -116,7 +75,7 @@ class Preprocess:
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """Returns the image (H, W, C) transformed, same shape and dtype; without transforms, the image itself."""
         if self.transforms:
-            _seed(self.transforms, 0)
+            seed_all(self.transforms, 0)
         for transform in self.transforms:
             image = transform(image=image)["image"]
         return image
@@ -128,7 +87,7 @@ class Preprocess:
             PipelineError: a transform does not work on such an image, or changes its size or dtype.
         """
         for transform in self.transforms:
-            _try(transform, {"image": image}, "image.preprocess")
+            try_transform(transform, {"image": image}, "image.preprocess")
 
 
 class _GroupSettings(BaseModel):
@@ -138,7 +97,8 @@ class _GroupSettings(BaseModel):
     replace: bool = False
 
 
-def _seed(transforms: Iterable[Transform], seed: int) -> None:
+def seed_all(transforms: Iterable[Transform], seed: int) -> None:
+    """Lets the transforms draw what belongs to a seed, all from one generator."""
     # one generator for all: set_random_seed gives each transform the same numbers, and two with the same p would only
     # ever come together
     numbers, choices = np.random.default_rng(seed), random.Random(seed)
@@ -146,19 +106,25 @@ def _seed(transforms: Iterable[Transform], seed: int) -> None:
         transform.set_random_state(numbers, choices)
 
 
-def _leaves(transforms: Iterable[Transform]) -> Iterator[BasicTransform]:
+def leaves(transforms: Iterable[Transform]) -> Iterator[BasicTransform]:
+    """Yields the transforms that are no groups, those inside of groups too."""
     for transform in transforms:
         if isinstance(transform, BaseCompose):
-            yield from _leaves(transform)
+            yield from leaves(transform)
         else:
             yield transform
 
 
-def _try(transform: Transform, data: dict[str, np.ndarray], where: str) -> None:
+def try_transform(transform: Transform, data: dict[str, np.ndarray], where: str) -> None:
+    """Applies a transform to an image and, where there are any, masks of 0, 1 and 255.
+
+    Raises:
+        PipelineError: it does not work on them, changes a size or dtype, or blends masks.
+    """
     image = data["image"]
     kind = f"{where}: {type(transform).__name__} does not work on {image.dtype} images of {image.shape[2]} channels"
     for seed in range(TRIES):
-        _seed([transform], seed)
+        seed_all([transform], seed)
         try:
             result = transform(force_apply=True, **{name: array.copy() for name, array in data.items()})
         except Exception as error:  # whatever a transform raises
@@ -172,7 +138,12 @@ def _try(transform: Transform, data: dict[str, np.ndarray], where: str) -> None:
                 raise PipelineError(f"{kind}: it blends their masks; leave mask_interpolation out.")
 
 
-def _build_all(entries: Any, where: str) -> list[Transform]:
+def build_all(entries: Any, where: str) -> list[Transform]:
+    """Returns the transforms of a recipe's list; `where` is its key, for messages.
+
+    Raises:
+        PipelineError: an unknown transform, an unknown setting, or a value that albumentations refuses.
+    """
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise PipelineError(f"{where}: expected a list of `Name: {{setting: value}}`, not {entries!r}.")
     return [_build(name, arguments, where) for entry in entries for name, arguments in entry.items()]
@@ -212,7 +183,7 @@ def _is_transform(found: Any) -> bool:
 
 
 def _members(name: str, entries: Any, where: str) -> list[Transform]:
-    members = _build_all(entries, f"{where}: {name}.transforms")
+    members = build_all(entries, f"{where}: {name}.transforms")
     # OneOf divides each p by their sum
     if not members or (name == "OneOf" and not any(member.p for member in members)):
         raise PipelineError(f"{where}: {name} needs transforms with a p above 0.")

@@ -119,11 +119,12 @@ def preflight(run: Run) -> None:
     if run.competition.clean.contradictions.policy == "soft":
         _require_masks(run)
     from pipeline import device, fit, models, optimization, weights
-    from pipeline.augment import Augmentation, Preprocess
+    from pipeline.augment import Augmentation
     from pipeline.device_augment import device_augmentation
     from pipeline.lightning_module import split_parameters
     from pipeline.losses import WeightedLoss
     from pipeline.mix import Mixer
+    from pipeline.transforms import Preprocess
 
     device.choose(run.recipe.train.precision)
     source = None if run.recipe.train.start_from else weights.resolve(run.recipe.model)
