@@ -6,10 +6,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import yaml
 from PIL import Image
 
-from pipeline import charts, freshness, look, plots, table, workspace
+from pipeline import charts, look, plots, table, workspace
 from pipeline.audit import QUARTILES
 from pipeline.folds import counted_rows, read_audit, read_outliers
 from pipeline.outliers import count_findings
@@ -190,20 +189,6 @@ def test_set(run: Run) -> Shown | None:
     """The scores of a test set with known truth."""
     path = run.folder / "test.json"
     return workspace.read_json(path) if path.exists() else None
-
-
-def exact(run: Run) -> Shown:
-    """The settings, the versions, and how long every step took."""
-    from pipeline.stages import STAGES, states
-
-    steps = [state.step for stage in STAGES for state in states(run, stage) if stage != "report"]
-    times = {step.title: workspace.read_json(step.manifest) for step in steps if step.manifest.exists()}
-    return {
-        "command": run.command(),
-        "settings": yaml.safe_dump(workspace.describe(run), sort_keys=False, allow_unicode=True),
-        "environment": freshness.environment(),
-        "times": times,
-    }
 
 
 def advice(run: Run, trainings: charts.Trainings) -> list[str]:

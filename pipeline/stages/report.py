@@ -10,9 +10,12 @@ writes  work/<competition>/<run>/report.html
 
 from collections.abc import Iterator
 
-from pipeline import look, page, plots, sections, sources
+import yaml
+
+from pipeline import freshness, look, page, plots, sections, sources, workspace
 from pipeline.console import console
 from pipeline.freshness import Step
+from pipeline.stages import STAGES, states
 from pipeline.workspace import Run, shown
 
 
@@ -50,9 +53,21 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
         predictions=sections.predictions(run, held_out),
         record=sections.submission(run),
         test=sections.test_set(run),
-        exact=sections.exact(run),
+        exact=_exact(run),
         advice=sections.advice(run, trainings),
         legend={name: f"rgb{colour}" for name, colour in plots.legend(run.competition).items() if colour},
     )
     console.print(f"  → {shown(run.report)}")
     yield from waiting
+
+
+def _exact(run: Run) -> sections.Shown:
+    """The settings, the versions, and how long every step took."""
+    steps = [state.step for stage in STAGES for state in states(run, stage) if stage != "report"]
+    times = {step.title: workspace.read_json(step.manifest) for step in steps if step.manifest.exists()}
+    return {
+        "command": run.command(),
+        "settings": yaml.safe_dump(workspace.describe(run), sort_keys=False, allow_unicode=True),
+        "environment": freshness.environment(),
+        "times": times,
+    }
