@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from pipeline.augment import Augmentation
+from pipeline.dataset import Batch, Placing, PseudoLabels, TrainDataset, train_loader
 from pipeline.geometry import IGNORE
-from pipeline.loader import Batch, Placing, PlainDataset, PseudoLabels, TrainDataset, plain_loader, train_loader
+from pipeline.loader import PlainDataset, plain_loader
 from pipeline.mix import Mixer
 from pipeline.sampling import EpochSampler, derive_seed
 from pipeline.train_settings import MixSettings
