@@ -12,7 +12,7 @@ import numpy as np
 from pipeline import teachers
 from pipeline.estimates import FEWEST_GROUPS, epoch_optimism, mean_counts, mean_score
 from pipeline.held_out import HeldOut, Mix
-from pipeline.mask_tuning import MaskProblem
+from pipeline.mask_rules import MaskProblem
 from pipeline.metrics import METRICS, pooled_score
 from pipeline.selection import Choice
 from pipeline.train_settings import TrainSettings
