@@ -23,9 +23,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipeline import device, loader
-from pipeline.augment import Augmentation, Entries
+from pipeline import device
+from pipeline.augment import Augmentation
+from pipeline.dataset import Batch, TrainDataset, train_loader
 from pipeline.device_augment import DeviceAugmentation
+from pipeline.transforms import Entries
 from pipeline.workspace import open_run
 
 SLOW: Entries = [
@@ -49,12 +51,12 @@ def works(
     """Returns by name what makes one batch."""
     augmentation, rows = DeviceAugmentation(entries, size), np.arange(batch)
     full, bare = (
-        loader.train_loader(loader.TrainDataset(folder, rows, Augmentation(transforms), 0), batch, 0)
+        train_loader(TrainDataset(folder, rows, Augmentation(transforms), 0), batch, 0)
         for transforms in (entries, [])
     )
-    first: loader.Batch = next(iter(bare))
+    first: Batch = next(iter(bare))
     if compute.accelerator == "cuda":
-        first = loader.Batch(*(tensor.pin_memory() for tensor in first))
+        first = Batch(*(tensor.pin_memory() for tensor in first))
 
     def on_device() -> None:
         sent = [tensor.to(compute.device, non_blocking=True) for tensor in (first.pixels, first.masks)]

@@ -38,19 +38,18 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from pipeline import mask_tuning, sources
+from pipeline import mask_rules, sources
 from pipeline.competition import load_competition
 from pipeline.components import Components, shortlist_counts
 from pipeline.console import track
 from pipeline.estimates import interval, mean_score
+from pipeline.evidence import Evidence, Regions, histogram_counts, image_scores
 from pipeline.held_out import HeldOut, Mix, held_out
-from pipeline.histograms import histogram_counts
-from pipeline.mask_tuning import MaskProblem
+from pipeline.mask_rules import UNTUNED, MaskProblem
 from pipeline.postprocess import Rules
 from pipeline.recipe import Recipe
 from pipeline.selection import Choice, choose, open_choice, parts_of
 from pipeline.settings import validate
-from pipeline.thresholds import UNTUNED, Evidence, Regions, image_scores
 from pipeline.workspace import Run
 
 ESTIMATED = 0.9
@@ -149,8 +148,8 @@ def open_pool(folder: Path) -> Pool:
         return probabilities[0], true
 
     probability, true = zip(*held.each([mix], keep, "read"), strict=True)
-    evidence = mask_tuning.collect(held, [mix])[0]
-    steps = mask_tuning.steps_of(run.recipe.tune, evidence)
+    evidence = mask_rules.collect(held, [mix])[0]
+    steps = mask_rules.steps_of(run.recipe.tune, evidence)
     return Pool(list(probability), list(true), evidence, run.competition.metric, steps)
 
 

@@ -25,9 +25,10 @@ import pandas as pd
 import torch
 
 from benchmarks.baseline_notebook import Notebook, SegmentationDataset, make_loader
-from pipeline import device, fit, geometry, loader, models, rle
+from pipeline import device, geometry, loader, models, rle
 from pipeline.augment import Augmentation
 from pipeline.competition import load_competition
+from pipeline.dataset import TrainDataset, train_loader
 from pipeline.device_augment import DeviceAugmentation
 from pipeline.lightning_module import SegmentationModule, split_parameters
 from pipeline.optimization import build_optimizer
@@ -94,8 +95,8 @@ def our_step(folder: Path, size: tuple[int, int], count: int, batch: int, on_dev
     optimizer = build_optimizer(run.recipe.train, *split_parameters(network))
     scaler = torch.amp.GradScaler(compute.accelerator, enabled=compute.precision == "16-mixed")
     augment = DeviceAugmentation(AUGMENT if on_device else [], size)
-    dataset = loader.TrainDataset(folder, np.arange(count), Augmentation([] if on_device else AUGMENT), 0)
-    batches = endless(loader.train_loader(dataset, batch, fit.loader_workers(run, compute)))
+    dataset = TrainDataset(folder, np.arange(count), Augmentation([] if on_device else AUGMENT), 0)
+    batches = endless(train_loader(dataset, batch, loader.loader_workers(run, compute)))
 
     def step() -> tuple[float, float]:
         started = time.perf_counter()

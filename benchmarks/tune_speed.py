@@ -39,17 +39,16 @@ import pandas as pd
 
 from benchmarks.duplicate_speed import UNIT
 from benchmarks.rle_speed import processor
-from pipeline import mask_tuning, rle, table
+from pipeline import mask_rules, rle, table
 from pipeline.competition import load_competition
+from pipeline.evidence import Evidence, histogram_counts, image_scores
 from pipeline.geometry import Geometry
 from pipeline.held_out import HeldOut, Mix
-from pipeline.histograms import histogram_counts
-from pipeline.mask_tuning import MaskProblem
+from pipeline.mask_rules import AREAS, MaskProblem, RuleSearch
 from pipeline.postprocess import Rule, Rules
 from pipeline.recipe import ImageSettings, Recipe
 from pipeline.selection import choose, open_choice
 from pipeline.sources import Blend, Source
-from pipeline.thresholds import AREAS, Evidence, Tables, image_scores
 from pipeline.workspace import Run
 
 NATIVE, NETWORK = (420, 580), (224, 320)
@@ -144,7 +143,7 @@ def tables(images: Images) -> Optimum:
     everyone = np.arange(len(counts))
     area, predicted, intersection, true_area = (np.stack(part) for part in zip(*counts, strict=True))
     evidence = Evidence(pd.DataFrame(index=everyone), area, predicted, intersection, true_area)
-    own = Tables(evidence, 0, "dice", np.ones(len(counts)))
+    own = RuleSearch(evidence, 0, "dice", np.ones(len(counts)))
     sums = own.area_sums(everyone, THRESHOLDS, own.gain[:, THRESHOLDS])[PLACES]
     threshold, min_area = best(sums)
     scores = image_scores(evidence, Rules((Rule(threshold=threshold, min_area=min_area),)), "dice")
@@ -285,8 +284,8 @@ def measure(folder: Path) -> dict[str, Any]:
     held, mix, regions = held_out(folder), Mix((False,), (1.0,)), 0.0
     folds, groups = held.images["fold"].to_numpy(), held.images["group"].to_numpy()
     opened = time.perf_counter()
-    evidence = mask_tuning.collect(held, [mix])[0]
-    collected, counter = time.perf_counter(), mask_tuning.region_counter(held, mix)
+    evidence = mask_rules.collect(held, [mix])[0]
+    collected, counter = time.perf_counter(), mask_rules.region_counter(held, mix)
 
     def count_regions(thresholds: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
         nonlocal regions
@@ -299,7 +298,7 @@ def measure(folder: Path) -> dict[str, Any]:
     parts = [(np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)) for fold in range(FOLDS)]
     row_sets = [np.arange(len(folds)), *(others for others, _ in parts)]
     choices = [open_choice(problem, rows, folds, groups) for rows in row_sets]
-    choose(choices, mask_tuning.steps_of(held.run.recipe.tune, evidence), held.run.recipe.tune.confidence, lambda: None)
+    choose(choices, mask_rules.steps_of(held.run.recipe.tune, evidence), held.run.recipe.tune.confidence, lambda: None)
     ended = time.perf_counter()
     nested = sum(problem.counts(one.decision, part).sum(0) for one, (_, part) in zip(choices[1:], parts, strict=True))
     return {

@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.honesty import open_run
-from pipeline import mask_tuning
+from pipeline import mask_rules
 from pipeline.estimates import gain, mean_score
 from pipeline.held_out import Mix, held_out
-from pipeline.mask_tuning import MaskProblem
+from pipeline.mask_rules import MaskProblem
 from pipeline.selection import choose, open_choice, parts_of
 
 
@@ -29,10 +29,10 @@ def main() -> None:
     run = open_run(parser.parse_args().run)
     held, seeds = held_out(run), len(run.recipe.train.seeds)
     mixes = [Mix((plain,), (1.0,), model) for plain in (True, False) for model in (None, *range(seeds))]
-    evidences = mask_tuning.collect(held, mixes)
+    evidences = mask_rules.collect(held, mixes)
     weights, rows = np.ones(evidences[0].true.shape), np.arange(len(held.rows))
     problems = {
-        mix: MaskProblem(evidence, run.competition.metric, weights, mask_tuning.region_counter(held, mix))
+        mix: MaskProblem(evidence, run.competition.metric, weights, mask_rules.region_counter(held, mix))
         for mix, evidence in zip(mixes, evidences, strict=True)
     }
     folds, groups = held.images["fold"].to_numpy(), held.images["group"].to_numpy()
@@ -48,7 +48,7 @@ def main() -> None:
         return np.concatenate([scored.counts(choice.decision, part) for choice, (_, part) in pairs])
 
     untuned = {mix: nested(mix, [], 0.5) for mix in mixes}
-    wanted = mask_tuning.steps_of(run.recipe.tune, evidences[0])
+    wanted = mask_rules.steps_of(run.recipe.tune, evidences[0])
     tried: list[tuple[str, list[list[str]], float]] = [("untuned", [], -1.0)]
     tried += [(step, [[step]], -1.0) for group in wanted for step in group]
     tried.append((f"tune, confidence {run.recipe.tune.confidence}", wanted, run.recipe.tune.confidence))

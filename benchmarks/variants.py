@@ -25,7 +25,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from pipeline import label_tuning, sources, workspace
+from pipeline import class_biases, sources, workspace
 from pipeline.estimates import Score, bootstrap, mean_counts, mean_score
 from pipeline.folds import counted_rows, read_folds
 from pipeline.held_out import Mix, held_out
@@ -137,7 +137,7 @@ def _labels(run: Run) -> dict[str, Counts]:
     mix = Mix(sources.plain_of(run), sources.weights_of(run))
     untuned, tuned = Biases((0.0,) * len(run.competition.classes), run.never), decision_of(read_json(run.postprocess))
     assert isinstance(tuned, Biases)
-    both = label_tuning.confusions(held, [mix, mix], [[untuned, tuned]] * len(held.rows))
+    both = class_biases.confusions(held, [mix, mix], [[untuned, tuned]] * len(held.rows))
     counted = counted_rows(held.images, run.recipe.tune.rows)
     groups, score = held.images["group"].to_numpy()[counted], pooled_score(run.competition)
     return {name: Counts(one[counted], groups, score) for name, one in zip(("untuned", "tuned"), both, strict=True)}

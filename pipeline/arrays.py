@@ -1,7 +1,7 @@
 """Arrays of predictions made elsewhere, as they lie on disk: a .npy, and beside it a .csv of the same name with a row
 an image: image_id, and perhaps fold and presence_<class>.
 
-Apart from bring.py, because where a run's files lie depends on them.
+Apart from importing.py, because where a run's files lie depends on them.
 """
 
 from pathlib import Path

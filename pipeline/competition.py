@@ -6,7 +6,6 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from pipeline import rle
 from pipeline.clean_settings import CleanSettings
 from pipeline.errors import PipelineError
 from pipeline.settings import Settings, find_yaml, read_yaml, validate
@@ -108,10 +107,6 @@ class RleSettings(Settings):
     """The text of an empty mask."""
     offsets: Literal["absolute", "relative"] = "absolute"
     """`relative`: every start but the first counts from the end of the run before it (SIIM-ACR Pneumothorax)."""
-
-    def convention(self) -> rle.Convention:
-        """Returns the codec's form of these settings."""
-        return rle.Convention(self.order, self.base, self.empty, self.offsets)
 
 
 class DecodeSettings(Settings):

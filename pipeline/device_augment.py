@@ -20,9 +20,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pipeline.augment import Augmentation, Entries
+from pipeline.augment import Augmentation
 from pipeline.errors import PipelineError
 from pipeline.recipe import Recipe
+from pipeline.transforms import Entries
 
 Draws = Sequence[dict[str, Any]]
 """What is drawn for each of the images (n) that a transform is applied to."""

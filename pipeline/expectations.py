@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import sources
+from pipeline import teachers
 from pipeline.estimates import FEWEST_GROUPS, epoch_optimism, mean_counts, mean_score
 from pipeline.held_out import HeldOut, Mix
-from pipeline.mask_tuning import MaskProblem
+from pipeline.mask_rules import MaskProblem
 from pipeline.metrics import METRICS, pooled_score
 from pipeline.selection import Choice
 from pipeline.train_settings import TrainSettings
@@ -28,7 +28,7 @@ def files(run: Run) -> tuple[Path, ...]:
 def _epoch_files(run: Run) -> list[Path]:
     return [
         one.fold(fold, seed) / "epochs.npz"
-        for one in sources.runs_of(run)
+        for one in teachers.runs_of(run)
         if one.recipe.trains and _scored_epochs(one.recipe.train)
         for fold in run.trained_folds()
         for seed in one.recipe.train.seeds
@@ -45,7 +45,7 @@ def epoch_flattery(held: HeldOut) -> float | None:
     those that keep their last epoch counting 0; None where it is not known, for want of epochs or of groups."""
     run, paths = held.run, files(held.run)
     trainings = sum(
-        len(one.recipe.train.seeds) * len(run.trained_folds()) for one in sources.runs_of(run) if one.recipe.trains
+        len(one.recipe.train.seeds) * len(run.trained_folds()) for one in teachers.runs_of(run) if one.recipe.trains
     )
     known = trainings - (len(_epoch_files(run)) - len(paths))
     groups = dict(zip(held.images["image_id"], held.images["group"], strict=True))
@@ -134,7 +134,7 @@ def _submission(run: Run, honest: float, averaged: dict[str, Any] | None) -> dic
     would; two seeds measure that for their number.
     """
     models = sum(
-        len(one.test_folds()) * len(one.recipe.train.seeds) for one in sources.runs_of(run) if one.recipe.trains
+        len(one.test_folds()) * len(one.recipe.train.seeds) for one in teachers.runs_of(run) if one.recipe.trains
     )
     what = f"a mean of {models} models" if models > 1 else "one model"
     what += ", which out-of-fold images cannot measure"

@@ -1,6 +1,5 @@
 """One training from its first epoch to the weights that are kept, by Lightning."""
 
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,9 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from safetensors.torch import save_file
 
 from pipeline import callbacks, freshness, loader, models, sampling, table, teachers, workspace
-from pipeline.augment import Augmentation, Preprocess
+from pipeline.augment import Augmentation
 from pipeline.console import console, peak_memory
+from pipeline.dataset import Placing, PseudoLabels, TrainDataset, train_loader
 from pipeline.device import Compute, explain_memory
 from pipeline.errors import PipelineError
 from pipeline.geometry import box_of, geometry_of
@@ -22,6 +22,7 @@ from pipeline.lightning_module import SegmentationModule
 from pipeline.mix import Mixer
 from pipeline.probabilities import read_probabilities
 from pipeline.targets import Chosen
+from pipeline.transforms import Preprocess
 from pipeline.weights import read_trained
 from pipeline.workspace import Member, Run, shown
 
@@ -49,7 +50,7 @@ def fit(
     folder = run.fold(member.fold, member.seed)
     epochs, curve = _plan(run, member)
     torch.manual_seed(sampling.seed_of(member))
-    network = build_network(run, source)
+    network = models.build_network(run, source)
     if start := teachers.start_weights(run, member):
         _start(network, start)
     images, tests = (table.read_table(run.table, subset) for subset in ("train", "test"))
@@ -89,26 +90,6 @@ def fit(
         if hasattr(experiment, "finish"):  # or the next fold would write on in this one's W&B run
             experiment.finish()
     _finish(run, member, chosen, ids, train, history, source, compute, network)
-
-
-def build_network(run: Run, source: Path | None) -> models.SegmentationNetwork:
-    """Returns the recipe's network for this run's pixel arrays, its encoder started from `source`."""
-    image, model = run.recipe.image, run.recipe.model
-    dtype = np.load(run.pixels / "train_images.npy", mmap_mode="r").dtype
-    inner = models.build(model, image.channels, len(run.competition.classes), source)
-    return models.SegmentationNetwork(
-        inner, image.channels, image.normalize, np.iinfo(dtype).max, model.background_output
-    )
-
-
-def loader_workers(run: Run, compute: Compute) -> int:
-    """Returns the recipe's number of loader processes; by default none on a CPU, which is busy with the network."""
-    if run.recipe.train.workers is not None:
-        return run.recipe.train.workers
-    if compute.accelerator == "cpu":
-        return 0
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(16, cores) // run.recipe.train.parallel)
 
 
 def more_loggers(run: Run, folder: Path) -> list[Any]:
@@ -182,12 +163,12 @@ def _loaders(
     run: Run, member: Member, chosen: Chosen, images: pd.DataFrame, tests: pd.DataFrame, compute: Compute
 ) -> tuple[Any, Any]:
     settings, image = run.recipe.train, run.recipe.image
-    workers = loader_workers(run, compute)
+    workers = loader.loader_workers(run, compute)
     augmentation = Augmentation(run.recipe.augment if settings.augment_on == "loader" else [])
     preprocess = Preprocess(image.preprocess) if image.preprocess else None
     crop, crops = (image.size, settings.crops or image.crops_to_cover) if image.store else (None, 1)
     presence = sampling.presence_of(images, run.competition.classes)[chosen.train]
-    train = loader.TrainDataset(
+    train = TrainDataset(
         run.pixels, chosen.train, augmentation, sampling.seed_of(member), crop, crops, chosen.targets,
         preprocess=preprocess, placing=_placing(run, images), mixer=_mixer(run, presence),
         pseudo=_pseudo(run, member, tests),
@@ -199,7 +180,7 @@ def _loaders(
         preprocess.check(np.array(train.images[first]))
     augmentation.check(one, np.array(train.masks[(first, slice(None), *part)]))
     sampler = _sampler(run, train, images, presence)
-    training = loader.train_loader(train, settings.batch_size, workers, sampler)
+    training = train_loader(train, settings.batch_size, workers, sampler)
     if member.fold is None:
         return training, None
     valid = loader.PlainDataset(run.pixels, "train", chosen.valid, with_masks=True, preprocess=preprocess)
@@ -208,10 +189,10 @@ def _loaders(
     return training, loader.plain_loader(valid, run.recipe.predict.batch_size, workers)
 
 
-def _placing(run: Run, images: Any) -> loader.Placing | None:
+def _placing(run: Run, images: Any) -> Placing | None:
     if run.recipe.image.position == "fixed":
         return None
-    return loader.Placing(_boxes(run, images), run.recipe.image.border)
+    return Placing(_boxes(run, images), run.recipe.image.border)
 
 
 def _boxes(run: Run, images: Any) -> np.ndarray:
@@ -238,17 +219,17 @@ def _mixer(run: Run, presence: np.ndarray) -> Mixer | None:
     return Mixer(settings, competition.kind, len(competition.classes), classes, donors)
 
 
-def _pseudo(run: Run, member: Member, tests: pd.DataFrame) -> loader.PseudoLabels | None:
+def _pseudo(run: Run, member: Member, tests: pd.DataFrame) -> PseudoLabels | None:
     settings, paths = run.recipe.train.pseudo, teachers.label_files(run, member)
     if settings is None:
         return None
     sources = [read_probabilities(path)[0] for path in paths]
     padded = run.recipe.image.fit == "pad" and run.recipe.image.border == "constant"
     boxes = _boxes(run, tests) if padded else None
-    return loader.PseudoLabels(sources, settings.weight, settings.min_confidence, boxes)
+    return PseudoLabels(sources, settings.weight, settings.min_confidence, boxes)
 
 
-def _sampler(run: Run, train: loader.TrainDataset, images: Any, presence: np.ndarray) -> sampling.EpochSampler:
+def _sampler(run: Run, train: TrainDataset, images: Any, presence: np.ndarray) -> sampling.EpochSampler:
     """The order of an epoch; test images with a label count as one that every draw may hold, each its own group."""
     settings, competition = run.recipe.train.sampler, run.competition
     samples = train.samples

@@ -6,15 +6,13 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-import numpy as np
 from PIL import Image
 
-from pipeline.competitions.files import read_image
+from pipeline.competitions.files import evenly, read_image
+from pipeline.rle_checks import Certainty
 
-Certainty = Literal["sure", "guess", "FILL IN"]
-Element = TypeVar("Element")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif")
 _WITH_ENDING = re.compile(r"(.+)([_-][A-Za-z]+)")
 
@@ -113,13 +111,6 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 
 # --- what the files hold ---------------------------------------------------------------------------------------------
-
-
-def evenly(elements: Iterable[Element], count: int) -> list[Element]:
-    """Returns up to `count` elements at even distances."""
-    known = list(elements)
-    places = np.linspace(0, len(known) - 1, min(count, len(known))).round().astype(int)
-    return [known[place] for place in places]
 
 
 def image_size(path: Path) -> tuple[int, int] | None:

@@ -30,8 +30,9 @@ from pipeline.guess_masks import (
     mask_values,
     one_class,
 )
-from pipeline.guess_rle import MaskRow, guess_rle
+from pipeline.guess_rle import guess_rle
 from pipeline.guess_tables import Named, Table, guess_group, read_rows, read_tables
+from pipeline.rle_checks import MaskRow
 
 METRIC = Guess("metric", None, "FILL IN", "dice, iou or iou_precision; the files cannot tell")
 MEAN_IOU = Guess("metric", "mean_iou", "sure", "the one metric of kind multiclass")

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.competition import Value
-from pipeline.competitions.files import read_image
-from pipeline.guess import Files, Guess, evenly
+from pipeline.competitions.files import evenly, read_image
+from pipeline.guess import Files, Guess
 
 MOST_VALUES = 64
 """A mask image holds at most this many grey values or colours; a photograph holds more."""

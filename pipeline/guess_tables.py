@@ -14,8 +14,9 @@ from pipeline.competition import SplitSettings
 from pipeline.competitions.columns import template_columns
 from pipeline.competitions.files import natural, read_table
 from pipeline.errors import PipelineError
-from pipeline.guess import Certainty, Files, Guess
+from pipeline.guess import Files, Guess
 from pipeline.guess_rle import PAIRS
+from pipeline.rle_checks import Certainty
 
 SEPARATORS = ("_", "-", " ", ":")
 MOST_COLUMNS, MOST_LABELS = 50, 60

@@ -12,13 +12,13 @@ from torch.nn import BatchNorm2d, Conv2d, ConvTranspose2d, Identity, Linear, Mod
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from pipeline import device, loader
-from pipeline.augment import Preprocess
 from pipeline.device import Compute
 from pipeline.errors import PipelineError
-from pipeline.fit import build_network, loader_workers
+from pipeline.models import build_network
 from pipeline.output import Output
 from pipeline.probabilities import Predicted
 from pipeline.tiles import predict_tiled
+from pipeline.transforms import Preprocess
 from pipeline.tta import View
 from pipeline.weights import read_trained
 from pipeline.workspace import Member, Run, shown
@@ -241,7 +241,8 @@ def batches(
     dataset = loader.PlainDataset(run.pixels, subset, rows, with_masks=False, preprocess=preprocess)
     done = 0
     try:
-        for (pixels,) in loader.plain_loader(dataset, run.recipe.predict.batch_size, loader_workers(run, compute)):
+        workers = loader.loader_workers(run, compute)
+        for (pixels,) in loader.plain_loader(dataset, run.recipe.predict.batch_size, workers):
             found, wrong = predictor(pixels.to(compute.device, non_blocking=True))
             if wrong.any():
                 network, image = np.argwhere(wrong)[0]

@@ -9,10 +9,10 @@ from torch.nn import functional
 
 from pipeline import metrics
 from pipeline.callbacks import EXAMPLES
+from pipeline.dataset import Batch
 from pipeline.device_augment import device_augmentation
 from pipeline.errors import PipelineError
 from pipeline.geometry import IGNORE
-from pipeline.loader import Batch
 from pipeline.losses import WeightedLoss
 from pipeline.models import encoder_of, encoder_parameters
 from pipeline.optimization import Schedule, build_optimizer

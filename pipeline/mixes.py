@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipeline import sources, tta_gain
+from pipeline import sources, teachers, tta_gain
 from pipeline.geometry import IGNORE
 from pipeline.held_out import HeldOut, Mix
 from pipeline.workspace import Run
@@ -21,7 +21,7 @@ def choose(held: HeldOut, row_sets: Sequence[np.ndarray]) -> list[Mix]:
     run, told = held.run, sources.plain_of(held.run)
     if run.recipe.tune.method == "fixed":
         return [Mix(told, sources.weights_of(run))] * len(row_sets)
-    by_run = [_plain(one, held, row_sets[1:]) for one in sources.runs_of(run)]
+    by_run = [_plain(one, held, row_sets[1:]) for one in teachers.runs_of(run)]
     flags = [told, *zip(*by_run, strict=True)]
     weights = [sources.weights_of(run)] * len(row_sets)
     if None in run.recipe.ensemble.values():

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import segmentation_models_pytorch as smp
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ from pipeline.errors import PipelineError, did_you_mean, first_line
 from pipeline.output import Output
 from pipeline.train_settings import ModelSettings
 from pipeline.unet import ConfigurableUnet
+from pipeline.workspace import Run
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 STRIDE = 32
@@ -111,6 +113,14 @@ def build(settings: ModelSettings, channels: int, classes: int, weights: Path | 
             _add_dropout(network, settings)
         _check(network, settings, channels, classes, outputs)
     return network
+
+
+def build_network(run: Run, source: Path | None) -> SegmentationNetwork:
+    """Returns the recipe's network for this run's pixel arrays, its encoder started from `source`."""
+    image, model = run.recipe.image, run.recipe.model
+    dtype = np.load(run.pixels / "train_images.npy", mmap_mode="r").dtype
+    inner = build(model, image.channels, len(run.competition.classes), source)
+    return SegmentationNetwork(inner, image.channels, image.normalize, np.iinfo(dtype).max, model.background_output)
 
 
 def stride(network: Module) -> int:

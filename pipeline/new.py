@@ -16,14 +16,15 @@ import yaml
 
 from pipeline import competition, recipe
 from pipeline.competition import LAYOUTS, Competition
+from pipeline.competitions.files import evenly
 from pipeline.competitions.listing import Item, Masks
 from pipeline.competitions.readers import reader_of
 from pipeline.errors import PipelineError
-from pipeline.guess import Draft, Guess, evenly
+from pipeline.guess import Draft, Guess
 from pipeline.guess_layout import look
-from pipeline.plots import drawn, legend, write_png
+from pipeline.plots import drawn, legend
 from pipeline.settings import flatten, override, read_yaml, validate
-from pipeline.workspace import input_root, root, shown, write_text
+from pipeline.workspace import input_root, root, shown, write_png, write_text
 
 STRIDE, ROWS, LONGEST = 32, 128, 256
 """Of a first recipe: what sides must be multiples of, rows where the image has as many, and the longest side."""

@@ -1,13 +1,11 @@
 """Pictures of images, masks and predictions."""
 
 import base64
-from pathlib import Path
 
 import cv2
 import numpy as np
 
 from pipeline.competition import Competition
-from pipeline.workspace import writing
 
 # Okabe and Ito's palette, told apart by colour-blind eyes too (https://jfly.uni-koeln.de/color)
 CLASS_COLOURS = [
@@ -113,12 +111,6 @@ def _captioned(pictures: list[np.ndarray], caption: str, each: int, most: int) -
     text = caption.encode("ascii", "replace").decode()
     cv2.putText(tile, text, (2, len(tile) - 6), cv2.FONT_HERSHEY_SIMPLEX, 0.38, (0, 0, 0), 1, cv2.LINE_AA)
     return tile
-
-
-def write_png(path: Path, picture: np.ndarray) -> None:
-    """Writes an RGB picture whole or not at all."""
-    with writing(path) as temporary:
-        temporary.write_bytes(cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1].tobytes())
 
 
 def legend(competition: Competition) -> dict[str, tuple[int, int, int] | None]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from pipeline import components
-from pipeline.biases import labels
+from pipeline.class_bias import labels
 from pipeline.components import Components
 from pipeline.geometry import Geometry, to_native
 

@@ -8,7 +8,7 @@ start is a pixel's number or the gap since the run before.
 import re
 from dataclasses import dataclass
 from reprlib import repr as shortened
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -41,6 +41,31 @@ class Convention:
 
 
 INTERNAL = Convention()
+
+
+class ConventionSettings(Protocol):
+    """Settings that describe a convention: those of a competition's `rle`."""
+
+    @property
+    def order(self) -> Literal["column", "row"]:
+        """As in Convention."""
+
+    @property
+    def base(self) -> Literal[0, 1]:
+        """As in Convention."""
+
+    @property
+    def empty(self) -> str:
+        """As in Convention."""
+
+    @property
+    def offsets(self) -> Literal["absolute", "relative"]:
+        """As in Convention."""
+
+
+def convention_of(settings: ConventionSettings) -> Convention:
+    """Returns the convention that a competition's settings describe."""
+    return Convention(settings.order, settings.base, settings.empty, settings.offsets)
 
 
 def encode(mask: np.ndarray, convention: Convention = INTERNAL) -> str:

@@ -193,17 +193,19 @@ def test_set(run: Run) -> Shown | None:
 
 
 def exact(run: Run) -> Shown:
-    """The settings, the versions, and how long every step took."""
-    from pipeline.stages import STAGES, states
-
-    steps = [state.step for stage in STAGES for state in states(run, stage) if stage != "report"]
-    records = {step.title: freshness.read_manifest(step.manifest) for step in steps}
-    times = {title: record for title, record in records.items() if record}
+    """The settings, the versions, and how long every step took, in the order in which they finished."""
+    places = [
+        *run.competition_folder.glob("*.manifest.json"), run.pixels / "manifest.json",
+        *(file.with_suffix(".manifest.json") for file in (run.folds, run.audit)),
+        *run.folder.rglob("manifest.json"), *run.folder.rglob("*.manifest.json"),
+    ]  # fmt: skip
+    records = [record for path in sorted(places) if (record := freshness.read_manifest(path)) and record["stage"] != "report"]
+    records.sort(key=lambda record: record["finished"])
     return {
         "command": run.command(),
         "settings": yaml.safe_dump(workspace.describe(run), sort_keys=False, allow_unicode=True),
         "environment": freshness.environment(),
-        "times": times,
+        "times": {record.get("title", record["stage"]): record for record in records},
     }
 
 

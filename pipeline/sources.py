@@ -95,31 +95,17 @@ class Blend:
         return np.rint(mean).astype(np.uint8) if self.sources[0].arrays[0].dtype == np.uint8 else mean
 
 
-def runs_of(run: Run) -> list[Run]:
-    """Returns the runs whose predictions a run averages: itself, or those of its ensemble.
-
-    Raises:
-        PipelineError: one of them is not there, or was trained on other folds.
-    """
-    if not run.recipe.ensemble:
-        return [run]
-    others = [teachers.find_run(run, name, "ensemble") for name in run.recipe.ensemble]
-    for other in others:
-        teachers.check_folds(run, other, "ensemble", run.trained_folds())
-    return others
-
-
 def knows_models(run: Run) -> bool:
     """Returns whether the models behind the mean of a test image are known one by one; see Blend.members. Predictions
     made elsewhere may be means already."""
-    runs = runs_of(run)
+    runs = teachers.runs_of(run)
     return all(one.recipe.trains for one in runs) and len({len(one.test_folds()) for one in runs}) == 1
 
 
 def files(run: Run, subset: Subset) -> tuple[Path, ...]:
     """Returns the files of a run's predictions, with their indices and what test-time augmentation brought."""
     paths, measured = [], []
-    for other in runs_of(run):
+    for other in teachers.runs_of(run):
         if subset == "oof":
             views = (False, True) if other.recipe.predict.tta != "none" else (False,)
             paths += [
@@ -134,7 +120,7 @@ def files(run: Run, subset: Subset) -> tuple[Path, ...]:
 def plain_of(run: Run) -> tuple[bool, ...]:
     """Returns, for each run of `runs_of`, whether its predictions are taken without test-time augmentation: where that
     brought too little on the out-of-fold images, its test images were predicted so too."""
-    return tuple(one.tta.exists() and not workspace.read_json(one.tta)["kept"] for one in runs_of(run))
+    return tuple(one.tta.exists() and not workspace.read_json(one.tta)["kept"] for one in teachers.runs_of(run))
 
 
 def out_of_fold(run: Run, fold: int, plain: Sequence[bool]) -> Blend:
@@ -148,7 +134,7 @@ def out_of_fold(run: Run, fold: int, plain: Sequence[bool]) -> Blend:
     Raises:
         PipelineError: predictions are missing, or of other images.
     """
-    return _blend(run, [one.oof_predictions(fold, own) for one, own in zip(runs_of(run), plain, strict=True)])
+    return _blend(run, [one.oof_predictions(fold, own) for one, own in zip(teachers.runs_of(run), plain, strict=True)])
 
 
 def test(run: Run, result: dict[str, Any]) -> Blend:
@@ -157,7 +143,7 @@ def test(run: Run, result: dict[str, Any]) -> Blend:
     Raises:
         PipelineError: predictions are missing, or of other images.
     """
-    paths = [[other.predictions("test", fold) for fold in other.test_folds()] for other in runs_of(run)]
+    paths = [[other.predictions("test", fold) for fold in other.test_folds()] for other in teachers.runs_of(run)]
     return replace(_blend(run, paths), weights=weights_of(run, result), folds=True)
 
 
@@ -165,7 +151,7 @@ def _blend(run: Run, paths: list[list[Path]]) -> Blend:
     """The predictions in several files of each run, with the weights of the recipe, equal where it says none."""
     ids: list[str] | None = None
     sources = []
-    for other, files_of in zip(runs_of(run), paths, strict=True):
+    for other, files_of in zip(teachers.runs_of(run), paths, strict=True):
         arrays, indices, heads = zip(
             *(read_predictions(path, run.competition.classes) for path in files_of), strict=True
         )

@@ -80,7 +80,7 @@ def expected(competition: Competition, input_folder: Path, table_path: Path) -> 
     if settings.format == "labels":
         rows, columns = next((shapes[one] for one in ids), (0, 0))
         header, classes = [settings.id, *map(str, range(rows * columns))], competition.counted
-    sample, convention = competition.sample_submission, competition.rle.convention()
+    sample, convention = competition.sample_submission, rle.convention_of(competition.rle)
     return Expected(images, sample, settings, header, keys, shapes, convention, list(numbers), classes)
 
 

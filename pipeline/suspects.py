@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 
 from pipeline.competition import Competition
+from pipeline.evidence import Evidence, predicted_area
 from pipeline.metrics import dice, pooled_score
 from pipeline.postprocess import LEVELS, Rules
-from pipeline.thresholds import Evidence, predicted_area
 
 LOWEST = 0.5
 """The score from which an image is listed."""

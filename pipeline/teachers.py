@@ -10,9 +10,8 @@ from pathlib import Path
 
 import yaml
 
-from pipeline import freshness, table, workspace
+from pipeline import freshness, workspace
 from pipeline.errors import PipelineError
-from pipeline.probabilities import read_probabilities
 from pipeline.recipe import Recipe
 from pipeline.settings import validate
 from pipeline.workspace import Member, Run, shown
@@ -41,6 +40,20 @@ def find_run(run: Run, name: str, setting: str) -> Run:
     if recipe.trains and trained:
         recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"folds": trained})})
     return replace(run, recipe=recipe, name=name)
+
+
+def runs_of(run: Run) -> list[Run]:
+    """Returns the runs whose predictions a run averages: itself, or those of its ensemble.
+
+    Raises:
+        PipelineError: one of them is not there, or was trained on other folds.
+    """
+    if not run.recipe.ensemble:
+        return [run]
+    others = [find_run(run, name, "ensemble") for name in run.recipe.ensemble]
+    for other in others:
+        check_folds(run, other, "ensemble", run.trained_folds())
+    return others
 
 
 def start_weights(run: Run, member: Member) -> Path | None:
@@ -86,21 +99,6 @@ def label_files(run: Run, member: Member) -> list[Path]:
     for fold in folds:
         _same_fold(run, other, Member(fold, member.seed), other.predictions("test", fold), "train.pseudo.recipe")
     return [other.predictions("test", fold) for fold in folds]
-
-
-def check_labels(run: Run, paths: list[Path]) -> None:
-    """Checks that predictions are of the test images as they are now.
-
-    Raises:
-        PipelineError: they are of others.
-    """
-    ids = table.read_table(run.table, "test")["image_id"].tolist()
-    for path in paths:
-        if read_probabilities(path)[1] != ids:
-            raise PipelineError(
-                f"{shown(path)} does not hold the test images of {shown(run.table)}; run the predict stage of "
-                f"{path.parent.parent.name} again."
-            )
 
 
 def _same_fold(run: Run, other: Run, member: Member, path: Path, setting: str) -> None:

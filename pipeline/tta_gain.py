@@ -11,14 +11,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pipeline import biases, sources, table, workspace
+from pipeline import sources, table, workspace
+from pipeline.class_bias import labels
 from pipeline.competition import Competition
 from pipeline.console import console
 from pipeline.errors import PipelineError
 from pipeline.estimates import Gain, Score, gain, mean_counts, mean_score, presence_weights
+from pipeline.evidence import histogram_counts
 from pipeline.freshness import Step
 from pipeline.held_out import Mix, held_out
-from pipeline.histograms import histogram_counts
 from pipeline.metrics import METRICS, confusion, pooled_score
 from pipeline.recipe import TuneSettings
 from pipeline.workspace import Run, shown
@@ -155,7 +156,7 @@ def _count(run: Run) -> Measured:
 
     def count_one(probability: np.ndarray, true: np.ndarray) -> np.ndarray:
         if run.competition.kind == "multiclass":
-            predicted = biases.labels(probability, [0.0] * len(classes), run.never)
+            predicted = labels(probability, [0.0] * len(classes), run.never)
             return confusion(predicted, table.true_labels(true), len(classes))[None]
         _, predicted, intersection, total = histogram_counts(probability, true)
         some = (intersection[:, THRESHOLDS].T, predicted[:, THRESHOLDS].T, np.tile(total, (len(THRESHOLDS), 1)))

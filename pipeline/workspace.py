@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
@@ -17,6 +17,9 @@ from pipeline.errors import PipelineError
 from pipeline.recipe import FOLDER as RECIPES
 from pipeline.recipe import Recipe, load_recipe
 from pipeline.settings import find_yaml, override, validate
+
+if TYPE_CHECKING:
+    import numpy as np
 
 PACKAGE = Path(__file__).parent
 
@@ -411,6 +414,14 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, data: Any) -> None:
     """Writes a JSON file whole or not at all."""
     write_text(path, json.dumps(data, indent=1, ensure_ascii=False) + "\n")
+
+
+def write_png(path: Path, picture: "np.ndarray") -> None:
+    """Writes an RGB picture (h, w, 3) uint8 as a PNG, atomically."""
+    import cv2  # slow to import, and the command line starts with this module
+
+    with writing(path) as temporary:
+        temporary.write_bytes(cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1].tobytes())
 
 
 def read_json(path: Path) -> Any:

@@ -11,14 +11,13 @@ import pandas as pd
 from pipeline import rle
 from pipeline.competition import Competition
 from pipeline.components import shortlist_counts
+from pipeline.evidence import Evidence, Regions, histogram_counts
 from pipeline.geometry import IGNORE, geometry_of
 from pipeline.held_out import HeldOut
-from pipeline.histograms import histogram_counts
 from pipeline.metrics import METRICS, counts
 from pipeline.postprocess import Rules, decide
 from pipeline.recipe import Recipe
 from pipeline.sources import Blend, Source
-from pipeline.thresholds import Evidence, Regions
 from pipeline.workspace import Run
 
 

@@ -5,9 +5,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.augment import Augmentation, Entries, Preprocess
+from pipeline.augment import Augmentation
 from pipeline.errors import PipelineError
 from pipeline.geometry import IGNORE
+from pipeline.transforms import Entries, Preprocess
 
 MIXED: Entries = [
     {"HorizontalFlip": {"p": 0.5}},

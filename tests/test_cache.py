@@ -24,6 +24,7 @@ from pipeline.workspace import Run, open_run, writing
 
 REPOSITORY = Path(__file__).parents[1]
 TORCH_SIDE = {"models.py", "lightning_module.py", "loader.py", "losses.py", "callbacks.py", "device.py", "augment.py"}
+TORCH_SIDE |= {"transforms.py", "dataset.py"}
 
 
 @pytest.fixture(autouse=True)

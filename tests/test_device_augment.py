@@ -10,11 +10,12 @@ from conftest import Tiny
 from test_train import hashes, named, prepare, train
 
 from pipeline import callbacks
-from pipeline.augment import Augmentation, Entries
+from pipeline.augment import Augmentation
 from pipeline.device_augment import EQUALS, DeviceAugmentation
 from pipeline.errors import PipelineError
 from pipeline.geometry import IGNORE
 from pipeline.stages.train import preflight
+from pipeline.transforms import Entries
 
 SIDE = 32
 AFFINE = {

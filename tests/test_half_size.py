@@ -5,8 +5,8 @@ import torch
 from conftest import Tiny
 
 from pipeline import stages
+from pipeline.dataset import Batch
 from pipeline.lightning_module import SegmentationModule
-from pipeline.loader import Batch
 from pipeline.losses import WeightedLoss
 from pipeline.output import Output
 from pipeline.workspace import Member, Run

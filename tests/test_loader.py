@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.augment import Augmentation, Preprocess
+from pipeline.augment import Augmentation
+from pipeline.dataset import Batch, Placing, PseudoLabels, TrainDataset, train_loader
 from pipeline.geometry import IGNORE
-from pipeline.loader import Batch, Placing, PlainDataset, PseudoLabels, TrainDataset, plain_loader, train_loader
+from pipeline.loader import PlainDataset, plain_loader
 from pipeline.mix import Mixer
 from pipeline.sampling import EpochSampler, derive_seed
 from pipeline.train_settings import MixSettings
+from pipeline.transforms import Preprocess
 
 MIXED = [
     {"HorizontalFlip": {"p": 0.5}},

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from torchmetrics.classification import MulticlassJaccardIndex
 
-from pipeline import biases
-from pipeline.biases import labels, search
+from pipeline import class_biases
+from pipeline.class_bias import labels
+from pipeline.class_biases import search
 from pipeline.geometry import IGNORE
 from pipeline.metrics import IgnoredPrediction, class_iou, confusion, iou, mean_iou
 
@@ -203,12 +204,12 @@ def awkward_pixels(seed: int, number: int = 1500, classes: int = 4) -> tuple[np.
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("never", [(), (0,), (1, 3)])
 def test_candidates_equal_brute_force(seed: int, never: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(biases, "CHUNK", 700)
+    monkeypatch.setattr(class_biases, "CHUNK", 700)
     probability, true = awkward_pixels(seed)
     allowed = [index for index in range(4) if index not in never]
     bias = [0.0] * 4 if seed == 0 else np.random.default_rng(seed).choice(GRID, 4).tolist()
     for index in allowed:
-        found = biases._candidates(probability, true, bias, index, allowed)
+        found = class_biases._candidates(probability, true, bias, index, allowed)
         assert found.shape == (121, 4, 4)
         for candidate, matrix in zip(GRID, found, strict=True):
             tried = [*bias[:index], candidate, *bias[index + 1 :]]
@@ -306,7 +307,7 @@ def test_search_is_about_as_good_as_trying_everything(seed: int) -> None:
 def test_of_equal_candidates_the_one_nearest_zero_wins() -> None:
     scores = np.zeros(121)
     scores[[10, 50, 80]] = 1.0
-    assert biases._nearest_to_zero(scores) == 50
+    assert class_biases._nearest_to_zero(scores) == 50
     # every bias from log(0.5 / 0.2) = 0.92 to log(0.9 / 0.1) = 2.20 is right everywhere
     probability = np.array([[0.5, 0.2], [0.9, 0.1], [0.9, 0.1]], np.float32)
     assert search(probability, np.array([1, 0, 0], np.uint8), mean_iou) == (0.0, 0.95)

@@ -19,10 +19,11 @@ from pipeline.__main__ import main
 from pipeline.competition import load_competition
 from pipeline.competitions.readers import reader_of
 from pipeline.errors import PipelineError
-from pipeline.guess_rle import MaskRow, doubts, guess_empty, guess_rle
+from pipeline.guess_rle import guess_empty, guess_rle
 from pipeline.new import network_size, write_new
 from pipeline.recipe import load_recipe
 from pipeline.rle import Convention
+from pipeline.rle_checks import MaskRow, doubts
 from pipeline.settings import validate
 from pipeline.stages import run_stage
 from pipeline.workspace import open_run

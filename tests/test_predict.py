@@ -24,10 +24,9 @@ from pipeline import device, freshness, inference, stages, table, tta_gain, work
 from pipeline.competition import load_competition
 from pipeline.device import Compute
 from pipeline.errors import PipelineError
-from pipeline.fit import build_network
 from pipeline.folds import groups_of, read_folds
 from pipeline.metrics import METRICS, confusion, counts, pooled_score
-from pipeline.models import SegmentationNetwork, build
+from pipeline.models import SegmentationNetwork, build, build_network
 from pipeline.output import Output
 from pipeline.postprocess import Rule, Rules, decide
 from pipeline.probabilities import Predicted, partial_folder, read_predictions, write_resumable
@@ -411,15 +410,15 @@ def test_other_views_predict_again_and_train_nothing(run: Run) -> None:
 
 
 def test_predictions_of_others_are_not_predicted(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipeline import bring
+    from pipeline import importing
     from pipeline.stages import predict
 
     ensemble = type(run.recipe).model_validate(run.recipe.model_dump() | {"ensemble": {"one": None, "two": None}})
     assert predict.steps(replace(run, recipe=ensemble)) == []
     arrays = type(run.recipe).model_validate(run.recipe.model_dump() | {"arrays": {"oof": "oof.npy"}})
     step = freshness.Step("predict", "import", run.folder / "m.json", (), (), {})
-    monkeypatch.setattr(bring, "steps", lambda run: [step])
-    monkeypatch.setattr(bring, "execute", lambda run, waiting: iter(waiting))
+    monkeypatch.setattr(importing, "steps", lambda run: [step])
+    monkeypatch.setattr(importing, "execute", lambda run, waiting: iter(waiting))
     brought = replace(run, recipe=arrays)
     assert predict.steps(brought) == list(predict.execute(brought, [step])) == [step]
 

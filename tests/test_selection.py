@@ -10,10 +10,9 @@ from evidence import Images, random_images
 
 from pipeline.components import SHORTLIST, shortlist_counts
 from pipeline.estimates import Score, mean_counts, mean_score
-from pipeline.mask_tuning import COUNTED, CountRegions, MaskProblem
+from pipeline.mask_rules import COUNTED, CountRegions, MaskProblem, RuleSearch
 from pipeline.postprocess import Presence, Rule, Rules
 from pipeline.selection import PARTS, Choice, choose, open_choice, parts_of
-from pipeline.thresholds import Tables
 
 
 def chosen(problem: Any, steps: Sequence[str], confidence: float = 0.9, rows: np.ndarray | None = None,
@@ -245,7 +244,7 @@ def test_every_class_has_its_own_rule(two_classes: Images) -> None:
     for step in STEPS:
         found = problem.fit(step, start, rows, True)
         for index, rule in enumerate(start.rules):
-            alone = Tables(two_classes.of_class(index).evidence((counted[index],)), 0, "dice", weights[:, index])
+            alone = RuleSearch(two_classes.of_class(index).evidence((counted[index],)), 0, "dice", weights[:, index])
             assert found.rules[index] == getattr(alone, step)(rule, rows), step
         assert found != start
 

@@ -10,12 +10,11 @@ from conftest import TRAIN_IDS, Tiny
 from pipeline import suspects, workspace
 from pipeline.competition import Competition
 from pipeline.errors import PipelineError
+from pipeline.evidence import Evidence, histogram_counts
 from pipeline.geometry import IGNORE
-from pipeline.histograms import histogram_counts
 from pipeline.metrics import confusion
 from pipeline.postprocess import Presence, Rule, Rules
 from pipeline.stages import train
-from pipeline.thresholds import Evidence
 from pipeline.workspace import open_run
 
 SHAPE = (10, 10)

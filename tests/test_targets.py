@@ -12,9 +12,9 @@ from conftest import TRAIN_IDS, Tiny
 
 from pipeline import fit, stages
 from pipeline.augment import Augmentation
+from pipeline.dataset import TrainDataset, train_loader
 from pipeline.errors import PipelineError
 from pipeline.geometry import IGNORE
-from pipeline.loader import TrainDataset, train_loader
 from pipeline.losses import WeightedLoss
 from pipeline.recipe import LossSettings
 from pipeline.stages import train

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from pipeline.augment import Augmentation
-from pipeline.loader import TrainDataset, train_loader
+from pipeline.dataset import TrainDataset, train_loader
 from pipeline.models import SegmentationNetwork
 from pipeline.output import Output
 from pipeline.recipe import ImageSettings

@@ -15,11 +15,11 @@ from conftest import Tiny
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from pipeline import callbacks, fit, freshness, loader, stages, workspace
+from pipeline import callbacks, fit, freshness, stages, workspace
 from pipeline.augment import Augmentation
+from pipeline.dataset import Batch, TrainDataset
 from pipeline.errors import PipelineError
 from pipeline.lightning_module import CHECKED, SegmentationModule
-from pipeline.loader import Batch
 from pipeline.metrics import METRICS
 from pipeline.settings import merge
 from pipeline.stages.train import preflight
@@ -220,7 +220,7 @@ def test_a_checkpoint_that_cannot_be_written_is_a_sentence(tmp_path: Path, monke
 
 def test_statistics_are_those_of_all_pixels(tiny: Tiny) -> None:
     run = prepare(tiny)
-    dataset = loader.TrainDataset(run.pixels, np.arange(12), Augmentation([]), 0)
+    dataset = TrainDataset(run.pixels, np.arange(12), Augmentation([]), 0)
     mean, deviation = fit._statistics(dataset)
     pixels = np.asarray(dataset.images, np.float64)
     np.testing.assert_allclose([mean, deviation], [pixels.mean((0, 1, 2)), pixels.std((0, 1, 2))])

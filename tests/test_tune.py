@@ -13,23 +13,24 @@ import pytest
 from conftest import TRAIN_IDS, Tiny
 from evidence import Images, held_out_of, random_images, random_labels, run_of
 
-from pipeline import biases, mask_tuning, mixes, neighbours, rle, sources, table, workspace
+from pipeline import mask_rules, mixes, neighbours, rle, sources, table, teachers, workspace
+from pipeline.class_bias import labels
+from pipeline.class_biases import LabelProblem, draw_pixels, search
 from pipeline.components import Components
 from pipeline.errors import PipelineError
 from pipeline.estimates import interval, mean_counts, mean_score, presence_weights
+from pipeline.evidence import image_scores
 from pipeline.folds import read_folds
 from pipeline.geometry import IGNORE
 from pipeline.held_out import HeldOut, Mix
-from pipeline.label_tuning import LabelProblem, draw_pixels
-from pipeline.mask_tuning import STEPS as GROUPS
-from pipeline.mask_tuning import MaskProblem
+from pipeline.mask_rules import STEPS as GROUPS
+from pipeline.mask_rules import MaskProblem
 from pipeline.metrics import METRICS, confusion, counts, mean_iou
 from pipeline.postprocess import Biases, Linear, Presence, Rule, Rules, decide, decision_of, described, in_words
 from pipeline.probabilities import read_predictions, write_probabilities
 from pipeline.selection import Choice
 from pipeline.stages import tune
 from pipeline.stages.tune import Tuned
-from pipeline.thresholds import image_scores
 from pipeline.workspace import Run
 
 STEPS = [step for group in GROUPS for step in group]
@@ -151,16 +152,16 @@ def test_steps_of_class_maps_see_their_rows_only() -> None:
     problem, rows = LabelProblem(pixels, true, owner, 12, run.competition, ()), np.array([9, 1, 4, 5])
     mine = np.isin(owner, rows)
     decision = problem.fit("bias", problem.untuned, rows, True)
-    assert decision == Biases(biases.search(pixels[mine], true[mine], problem.score))
+    assert decision == Biases(search(pixels[mine], true[mine], problem.score))
     scored = {}
     for never in ((), (0,), (1,), (2,), (3,)):
-        found = confusion(biases.labels(pixels[mine].T, decision.bias, never), true[mine], 4)
+        found = confusion(labels(pixels[mine].T, decision.bias, never), true[mine], 4)
         scored[never] = float(problem.score(found))
     best = max(scored, key=lambda never: scored[never])
     assert problem.fit("never", decision, rows, True) == Biases(decision.bias, best)
     matrices = problem.counts(decision, rows)
     for matrix, row in zip(matrices, rows, strict=True):
-        predicted = biases.labels(pixels[owner == row].T, decision.bias)
+        predicted = labels(pixels[owner == row].T, decision.bias)
         np.testing.assert_array_equal(matrix, confusion(predicted, true[owner == row], 4))
     competition = run_of(LABELS | {"classes": ["a", "b"]}).competition
     two = LabelProblem(pixels[:, :2], np.zeros_like(true), owner, 12, competition, ())
@@ -247,7 +248,7 @@ def gaps(monkeypatch: pytest.MonkeyPatch, peeks: bool) -> tuple[np.ndarray, list
 
     fresh, rng = pairs(left, right).evidence(), np.random.default_rng(0)
     run = run_of(tune={"steps": ["threshold", "area", "presence"], "confidence": 0.5})
-    monkeypatch.setattr(mask_tuning, "curves", lambda *_: {})  # slow, and not asked for
+    monkeypatch.setattr(mask_rules, "curves", lambda *_: {})  # slow, and not asked for
     if peeks:
         honest = tune._without_parts
         monkeypatch.setattr(tune, "_without_parts", lambda *given: [(given[1], part) for _, part in honest(*given)])
@@ -413,7 +414,7 @@ def test_sources_that_say_the_same_or_nothing_have_weights_too() -> None:
 
 def ensemble_of(images: Images, other: Images, monkeypatch: pytest.MonkeyPatch, **recipe: Any) -> HeldOut:
     """Out-of-fold images that two runs predict; the second knows nothing of presence."""
-    monkeypatch.setattr(sources, "runs_of", lambda run: [run, run])
+    monkeypatch.setattr(teachers, "runs_of", lambda run: [run, run])
     run = run_of(ensemble={"one": None, "two": None}, **recipe)
     first, second = held_out_of(images, run), held_out_of(other, run)
     pairs = {fold: (blend.sources[0], replace(second.opened[False,][fold].sources[0], heads=None))
@@ -473,7 +474,7 @@ def test_pixels_are_not_kept() -> None:
         images = Images([np.full((1, 200, 200), place, np.uint8) for place in range(number)], [true] * number)
         held = held_out_of(images, run_of())
         tracemalloc.start()
-        (evidence,) = mask_tuning.collect(held, [Mix((False,), (1.0,))])
+        (evidence,) = mask_rules.collect(held, [Mix((False,), (1.0,))])
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
         assert len(evidence.true) == number
@@ -588,7 +589,7 @@ def test_fixed_chooses_nothing(tiny: Tiny) -> None:
 @pytest.mark.parametrize(("threshold", "expected"), [(0.5, 128), (1.0, 255), (0.001, 1), (0.25, 64)])
 def test_fixed_takes_the_recipes_numbers(threshold: float, expected: int) -> None:
     settings = run_of(tune={"method": "fixed", "threshold": threshold, "min_area": 11}).recipe.tune
-    assert mask_tuning.fixed(settings, 2) == Rules((Rule(expected, 11),) * 2)
+    assert mask_rules.fixed(settings, 2) == Rules((Rule(expected, 11),) * 2)
 
 
 @pytest.mark.parametrize("kind", ["perfect", "nothing", "empty"])

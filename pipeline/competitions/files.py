@@ -2,8 +2,10 @@
 
 import glob
 import re
+from collections.abc import Iterable
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -12,6 +14,7 @@ import tifffile
 
 from pipeline.errors import PipelineError
 
+Element = TypeVar("Element")
 LARGEST_IMAGE = 2**28
 """Pixels; an image is decoded as a whole, several at a time."""
 
@@ -99,6 +102,13 @@ def packed(folder: Path) -> str:
     names = [path.name for path in sorted(folder.glob("*.zip"))]
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return f"; {', '.join(names[:3])}{more} there: unzip what is still packed" if names else ""
+
+
+def evenly(elements: Iterable[Element], count: int) -> list[Element]:
+    """Returns up to `count` elements at even distances."""
+    known = list(elements)
+    places = np.linspace(0, len(known) - 1, min(count, len(known))).round().astype(int)
+    return [known[place] for place in places]
 
 
 def glob_pattern(pattern: str) -> str:

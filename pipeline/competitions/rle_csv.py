@@ -199,7 +199,7 @@ def _masks_of_rows(
 ) -> Masks:
     planes = np.zeros((len(competition.classes), *shape), np.uint8)
     instances: list[list[str]] = [[] for _ in competition.classes]
-    convention = competition.rle.convention()
+    convention = rle.convention_of(competition.rle)
     for row, number, text in texts:
         try:
             mask = rle.decode(text, shape, convention)

@@ -12,12 +12,12 @@ from typing import Any, Literal
 
 from rich.markup import escape
 
-from pipeline import freshness, layout, sources, workspace
+from pipeline import freshness, layout, workspace
 from pipeline.console import console, detail, warn
 from pipeline.errors import PipelineError
 from pipeline.freshness import Reason, Step
 from pipeline.lock import alone
-from pipeline.teachers import check_members
+from pipeline.teachers import check_members, runs_of
 from pipeline.workspace import Run
 
 STAGES = ("decode", "clean", "split", "train", "predict", "tune", "encode", "evaluate", "report")
@@ -229,7 +229,7 @@ def _paths_by_fold(run: Run, what: Literal["weights", "oof", "test"]) -> dict[in
     found: dict[int, set[Path]] = {}
     for fold in run.trained_folds():
         paths = []
-        for other in sources.runs_of(run):
+        for other in runs_of(run):
             paths += [other.fold(fold, member.seed) for member in other.members(fold)]
             paths += [other.predictions("test", fold)] if what == "test" else other.oof_predictions(fold)
         found[fold] = {file for path in paths for file in (path, path.with_suffix(".csv"))}

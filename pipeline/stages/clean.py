@@ -29,7 +29,7 @@ from pipeline.descriptors import block_grid
 from pipeline.duplicates import Pairs, components, cross_pairs, near_pairs
 from pipeline.errors import PipelineError
 from pipeline.freshness import Reason, Step
-from pipeline.workspace import Run, shown, writing
+from pipeline.workspace import Run, shown, write_png, writing
 
 SHARED = True
 PICTURES = 8
@@ -174,7 +174,7 @@ def _draw(run: Run, everything: pd.DataFrame, found: pd.DataFrame, beyond: pd.Da
         tiles = [tile for row in ends.itertuples() if (tile := _tile(row, picture)) is not None]
         if tiles:
             name = f"{str(reason).replace(' ', '_')}.png"
-            plots.write_png(run.outlier_pictures / name, plots.contact_sheet(tiles))
+            write_png(run.outlier_pictures / name, plots.contact_sheet(tiles))
 
 
 def _seen(findings: pd.DataFrame) -> pd.Series:

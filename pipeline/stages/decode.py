@@ -19,16 +19,15 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import descriptors, guess_rle, rle, table
+from pipeline import descriptors, rle, rle_checks, table
 from pipeline.competition import Competition, RleCsv
-from pipeline.competitions.files import packed
+from pipeline.competitions.files import evenly, packed
 from pipeline.competitions.listing import Fault, Item, Listing, MaskFault, Masks
 from pipeline.competitions.readers import reader_of
 from pipeline.console import console, track, warn
 from pipeline.errors import PipelineError
 from pipeline.freshness import Step
 from pipeline.geometry import IGNORE, Geometry, geometry_of, image_to_network, labels_to_network, mask_to_network
-from pipeline.guess import evenly
 from pipeline.workspace import Run, require_space, shown, writing
 
 SHARED, READS_RAW = True, True
@@ -47,7 +46,7 @@ class Decoded:
     row: dict[str, Any]
     arrays: dict[str, np.ndarray]
     """By name: image and masks at network size, histogram, thumbnail."""
-    outlines: list[tuple[int, int]]
+    outlines: list[tuple[float, float]]
     """Length of each mask's outline, as it is and as the same text reads in the other order."""
     faults: list[Fault]
 
@@ -222,22 +221,17 @@ def _empty_row(image_id: str, subset: str, competition: Competition) -> dict[str
     return row
 
 
-def _all_outlines(masks: Masks, competition: Competition) -> list[tuple[int, int]]:
+def _all_outlines(masks: Masks, competition: Competition) -> list[tuple[float, float]]:
     """Outlines of an image's masks, where they come from run-length text, which can be read in the wrong order."""
     if not isinstance(competition, RleCsv) or competition.train.mask_files:
         return []
-    return [_outlines(mask, competition.rle.convention()) for mask in masks.planes if mask.any()]
+    return [_outlines(mask, rle.convention_of(competition.rle)) for mask in masks.planes if mask.any()]
 
 
-def _outlines(mask: np.ndarray, convention: rle.Convention) -> tuple[int, int]:
+def _outlines(mask: np.ndarray, convention: rle.Convention) -> tuple[float, float]:
     other = rle.Convention("row" if convention.order == "column" else "column")
     text = rle.encode(mask, rle.Convention(convention.order))
-    return _outline(mask), _outline(rle.decode(text, mask.shape[:2], other))
-
-
-def _outline(mask: np.ndarray) -> int:
-    signed = mask.astype(np.int8)
-    return int(np.abs(np.diff(signed, axis=0)).sum() + np.abs(np.diff(signed, axis=1)).sum())
+    return rle_checks.outline_length(mask), rle_checks.outline_length(rle.decode(text, mask.shape[:2], other))
 
 
 def _transposed(competition: Competition, decoded: list[Decoded]) -> list[Fault]:
@@ -265,11 +259,11 @@ def _doubts(run: Run, rows: list[dict[str, Any]]) -> list[str]:
     columns = [f"rle_{name}" for name in competition.classes]
     full = [(row, row[name]) for row in rows if row["subset"] == "train" for name in columns if row[name]]
     sample = []
-    for row, text in evenly(full, 2 * guess_rle.MOST_ROWS):
+    for row, text in evenly(full, 2 * rle_checks.MOST_ROWS):
         shape = (row["height"], row["width"])
         own = rle.encode(rle.decode(text, shape), used)
-        sample.append(guess_rle.MaskRow(own, run.input / row["path"], shape))
-    return guess_rle.doubts(sample, used)
+        sample.append(rle_checks.MaskRow(own, run.input / row["path"], shape))
+    return rle_checks.doubts(sample, used)
 
 
 def _judge(competition: Competition, faults: list[Fault], train: set[str]) -> None:

@@ -27,7 +27,7 @@ from pipeline.freshness import Step
 from pipeline.geometry import IGNORE
 from pipeline.lock import alone
 from pipeline.postprocess import decision_of
-from pipeline.workspace import Run, shown
+from pipeline.workspace import Run, shown, write_png
 
 NEEDS_TEST, READS_FOLDS = True, "test"
 OVERLAYS = 10
@@ -80,7 +80,7 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
         if index < OVERLAYS:
             picture = plots.drawn(read(row), true, predicted, run.competition)
             name = f"{index:02}_{row['image_id'].replace('/', '_')}.png"
-            plots.write_png(folder / name, plots.with_legend(picture, run.competition))
+            write_png(folder / name, plots.with_legend(picture, run.competition))
         return {"image_id": row["image_id"], **image_figures(probability, predicted, true, run.competition)}
 
     with ThreadPoolExecutor() as pool:

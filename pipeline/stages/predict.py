@@ -15,7 +15,7 @@ writes  work/<competition>/<run>/predictions/
 
 The held-out images come first: where test-time augmentation brings no more than noise there, the test images are
 predicted without. An interrupted file goes on after its last batch. Predictions made elsewhere are checked and taken
-over instead (bring.py); an ensemble has none of its own.
+over instead (importing.py); an ensemble has none of its own.
 """
 
 import json
@@ -25,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline import freshness, table, teachers, tta_gain, workspace
+from pipeline import freshness, importing, table, teachers, tta_gain, workspace
 from pipeline.console import console, progress_bar
 from pipeline.folds import read_folds
 from pipeline.freshness import Step
@@ -39,9 +39,7 @@ def steps(run: Run) -> list[Step]:
     """Returns one step a fold and seed for the held-out images, one that measures test-time augmentation, and one a
     fold for the test images."""
     if run.recipe.arrays:
-        from pipeline import bring
-
-        return bring.steps(run)
+        return importing.steps(run)
     return [*_oof_steps(run), *tta_gain.steps(run), *_test_steps(run)] if run.recipe.trains else []
 
 
@@ -53,9 +51,7 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
             is full.
     """
     if run.recipe.arrays:
-        from pipeline import bring
-
-        yield from bring.execute(run, waiting)
+        yield from importing.execute(run, waiting)
         return
     teachers.check_trained(run)
     _remove_left_over(run)

@@ -23,12 +23,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline import freshness, teachers, workspace
+from pipeline import freshness, table, teachers, workspace
 from pipeline.competitions.files import read_table
 from pipeline.console import console, progress_bar, warn
 from pipeline.errors import PipelineError
 from pipeline.folds import drop_list, leak_remark, read_folds, read_outliers
 from pipeline.freshness import Reason, Step
+from pipeline.probabilities import read_probabilities
 from pipeline.recipe import Recipe
 from pipeline.targets import Chosen, choose, sources
 from pipeline.workspace import Member, Run, shown
@@ -136,11 +137,12 @@ def preflight(run: Run) -> None:
     if run.competition.clean.contradictions.policy == "soft":
         _require_masks(run)
     from pipeline import device, fit, models, optimization, weights
-    from pipeline.augment import Augmentation, Preprocess
+    from pipeline.augment import Augmentation
     from pipeline.device_augment import device_augmentation
     from pipeline.lightning_module import split_parameters
     from pipeline.losses import WeightedLoss
     from pipeline.mix import Mixer
+    from pipeline.transforms import Preprocess
 
     device.choose(run.recipe.train.precision)
     source = None if run.recipe.train.start_from else weights.resolve(run.recipe.model)
@@ -164,7 +166,7 @@ def execute(run: Run, waiting: list[Step], force: bool = False) -> Iterator[Step
     for title, rows in chosen.items():
         console.print(f"  {title.removeprefix('train ')}: {rows.note}")
     for step in waiting:
-        teachers.check_labels(run, teachers.label_files(run, Member(step.fold, step.seed)))
+        _check_labels(run, teachers.label_files(run, Member(step.fold, step.seed)))
     if remark := leak_remark(run):
         warn(f"  [yellow]{remark}: every score here flatters[/yellow]")
     compute = device.choose(run.recipe.train.precision)
@@ -187,6 +189,21 @@ def execute(run: Run, waiting: list[Step], force: bool = False) -> Iterator[Step
                 yield one.step
                 for path in [*one.step.manifest.parent.glob("*.ckpt"), _started(one.step)]:
                     path.unlink(missing_ok=True)
+
+
+def _check_labels(run: Run, paths: list[Path]) -> None:
+    """Checks that predictions are of the test images as they are now.
+
+    Raises:
+        PipelineError: they are of others.
+    """
+    ids = table.read_table(run.table, "test")["image_id"].tolist()
+    for path in paths:
+        if read_probabilities(path)[1] != ids:
+            raise PipelineError(
+                f"{shown(path)} does not hold the test images of {shown(run.table)}; run the predict stage of "
+                f"{path.parent.parent.name} again."
+            )
 
 
 @dataclass(frozen=True)

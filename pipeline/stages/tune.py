@@ -21,20 +21,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline import expectations, label_tuning, mask_tuning, mixes, sources, suspects, workspace
+from pipeline import class_biases, expectations, mask_rules, mixes, sources, suspects, teachers, workspace
+from pipeline.class_biases import LabelProblem
 from pipeline.competition import Competition
 from pipeline.console import console, progress_bar
 from pipeline.errors import PipelineError
 from pipeline.estimates import Score, interval, presence_weights, shares_of_empty
+from pipeline.evidence import image_scores
 from pipeline.folds import counted_rows, leak_remark
 from pipeline.freshness import Step
 from pipeline.held_out import HeldOut, Mix, held_out
-from pipeline.label_tuning import LabelProblem
-from pipeline.mask_tuning import MaskProblem
+from pipeline.mask_rules import MaskProblem
 from pipeline.metrics import class_iou, mean_iou
 from pipeline.postprocess import Rules, described, in_words
 from pipeline.selection import Choice, Problem, Tried, choose, open_choice, parts_of, verdict
-from pipeline.thresholds import image_scores
 from pipeline.workspace import Run, shown
 
 READS_FOLDS = "oof"
@@ -137,15 +137,15 @@ def _masks(held: HeldOut, counted: np.ndarray) -> tuple[Tuned, dict[str, Any], p
     row_sets = [counted, *(others for others, _ in outer)]
     mixed = mixes.choose(held, row_sets)
     distinct, singles = list(dict.fromkeys(mixed)), expectations.single_models(run, mixed[0])
-    evidences = mask_tuning.collect(held, [*distinct, *singles])
+    evidences = mask_rules.collect(held, [*distinct, *singles])
     weights = np.ones(evidences[0].true.shape)
     weights[counted] = presence_weights(evidences[0].true[counted], settings.presence_prior)
     problems = {
-        mix: MaskProblem(evidence, run.competition.metric, weights, mask_tuning.region_counter(held, mix))
+        mix: MaskProblem(evidence, run.competition.metric, weights, mask_rules.region_counter(held, mix))
         for mix, evidence in zip([*distinct, *singles], evidences, strict=True)
     }
-    tried = mask_tuning.steps_of(settings, evidences[0], single=sources.knows_models(run))
-    told = mask_tuning.fixed(settings, len(classes))
+    tried = mask_rules.steps_of(settings, evidences[0], single=sources.knows_models(run))
+    told = mask_rules.fixed(settings, len(classes))
     choices = _choices(held, [problems[mix] for mix in mixed], row_sets, tried, told)
     final, decision, parts = problems[mixed[0]], choices[0].decision, [part for _, part in outer]
     nested = [one.problem.counts(one.decision, part) for one, part in zip(choices[1:], parts, strict=True)]
@@ -157,10 +157,10 @@ def _masks(held: HeldOut, counted: np.ndarray) -> tuple[Tuned, dict[str, Any], p
     scores = image_scores(own, decision, run.competition.metric).mean(1)
     special = {
         "rules": described(decision, classes),
-        "curves": mask_tuning.curves(final, decision, counted, classes),
+        "curves": mask_rules.curves(final, decision, counted, classes),
         "share_empty_true": float((own.true.sum(1) == 0).mean()),
         "mean_true_area": float(own.true.sum(1).mean()),
-        "oof": mask_tuning.summary(own, decision),
+        "oof": mask_rules.summary(own, decision),
         "shares_of_empty": shares_of_empty(scores, own.true.sum(1) == 0, SHARES),
     }
     if singles:
@@ -182,15 +182,15 @@ def _labels(held: HeldOut, counted: np.ndarray) -> tuple[Tuned, dict[str, Any], 
     row_sets = [counted, *(others for others, _ in outer)]
     mixed = mixes.choose(held, row_sets)
     distinct = list(dict.fromkeys(mixed))
-    drawn = zip(distinct, label_tuning.draw_pixels(held, distinct, counted), strict=True)
+    drawn = zip(distinct, class_biases.draw_pixels(held, distinct, counted), strict=True)
     problems = {mix: LabelProblem(*pixels, len(held.rows), competition, run.never) for mix, pixels in drawn}
-    tried = [[one] for one in label_tuning.STEPS if one in settings.steps]
+    tried = [[one] for one in class_biases.STEPS if one in settings.steps]
     plain = problems[mixed[0]].untuned
     choices = _choices(held, [problems[mix] for mix in mixed], row_sets, tried, plain)
     decision = choices[0].decision
     part_of = {number: place for place, (_, part) in enumerate(outer, start=1) for number in part}
     places = [part_of.get(number, 0) for number in range(len(held.rows))]
-    found = label_tuning.confusions(held, [mixed[0], mixed[0], *distinct], [
+    found = class_biases.confusions(held, [mixed[0], mixed[0], *distinct], [
         [decision, plain, *([choices[place].decision] * len(distinct))] for place in places
     ])  # fmt: skip
     everything, untuned = found[0], found[1]
@@ -239,7 +239,7 @@ def _result(tuned: Tuned) -> dict[str, Any]:
 
 def _views(run: Run) -> list[dict[str, Any]]:
     """Test-time augmentation as a step, which predict tried."""
-    found = [workspace.read_json(one.tta) for one in sources.runs_of(run) if one.tta.exists()]
+    found = [workspace.read_json(one.tta) for one in teachers.runs_of(run) if one.tta.exists()]
     keys = ("kept", "gain", "standard_error", "confidence")
     return [{"step": f"test-time augmentation {one['tta']}", **{key: one[key] for key in keys}} for one in found]
 

@@ -1,21 +1,31 @@
-"""Rules of binary and multilabel masks, chosen exactly on out-of-fold probabilities.
+"""Rules of binary and multilabel masks, chosen on out-of-fold evidence, as a problem for selection.py.
 
-Every image is reduced to two histograms over the 256 probabilities: all of its pixels, and those of its true mask. From
-their cumulative sums the metric of every threshold follows exactly, and from these the metric of every minimum area, so
-the search over all thresholds and areas touches no pixel again. Connected regions need the pixels: they are counted at
-a few thresholds, the shortlist (components.py).
+The metric of every threshold follows exactly from an image's counts, and from these the metric of every minimum area,
+so the search over all thresholds and areas touches no pixel again. Connected regions are counted at a few thresholds,
+the shortlist (components.py).
 """
 
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
-from pipeline.components import SHORTLIST, Components
+from pipeline.components import SHORTLIST, Components, shortlist_counts
+from pipeline.estimates import Score, mean_counts, mean_score
+from pipeline.evidence import (
+    Evidence,
+    Regions,
+    features_at,
+    histogram_counts,
+    image_scores,
+    keeps,
+    predicted_area,
+)
+from pipeline.held_out import HeldOut, Mix
 from pipeline.metrics import METRICS
-from pipeline.postprocess import LEVELS, Linear, Presence, Rule, Rules, mask_features
+from pipeline.postprocess import LEVELS, Linear, Presence, Rule, Rules
+from pipeline.recipe import TuneSettings
 
 AREAS = np.unique([0, *(1.2 ** np.arange(90)).astype(np.int64)])
 """Minimum areas that are tried, in native pixels: 0, 1, 2, 3, … each about a fifth more than the one before."""
@@ -29,108 +39,150 @@ CLOSEST = 8
 FEWEST = 10
 """Images with and without a class that a regression needs at least."""
 UNTUNED = Rule()
+STEPS = (("threshold",), ("area", "triplet", "presence", "expected"), ("components",))
+"""In this order; of the second, which say when a mask becomes empty, one at most."""
+COUNTED = 6
+"""Thresholds at which connected regions are counted, at most."""
+
+CountRegions = Callable[[Sequence[Sequence[int]]], tuple[np.ndarray, np.ndarray]]
+"""From thresholds, a list a class, to predicted and intersection pixels (N, C, T, V); see Regions."""
 
 
-@dataclass(frozen=True)
-class Regions:
-    """Pixel counts of masks cleaned by each of the SHORTLIST, at a few thresholds."""
-
-    thresholds: tuple[tuple[int, ...], ...]
-    """One list a class, ascending, all of one length T."""
-    predicted: np.ndarray
-    """Pixels that are not ignored (N, C, T, V) int32."""
-    intersection: np.ndarray
-    """Those of them inside the true mask (N, C, T, V) int32."""
+# --- the problem -----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Evidence:
-    """Out-of-fold images, reduced to pixel counts under every threshold."""
+class MaskProblem:
+    """Rules of binary and multilabel masks, on the evidence of out-of-fold images."""
 
-    images: pd.DataFrame
-    """image_id, fold, group, use, one row an image."""
-    area: np.ndarray
-    """Pixels with probability >= t, ignored ones too: what a minimum area is held against (N, C, 256) int32."""
-    predicted: np.ndarray
-    """Those of them that are not ignored (N, C, 256) int32."""
-    intersection: np.ndarray
-    """Those of them inside the true mask (N, C, 256) int32."""
-    true: np.ndarray
-    """Pixels of the true mask (N, C) int64."""
-    presence: np.ndarray | None = None
-    """What the presence head says (N, C), 0 to 1."""
-    regions: Regions | None = None
-    """Once they were counted."""
+    def __init__(self, evidence: Evidence, metric: str, weights: np.ndarray, count_regions: CountRegions) -> None:
+        """Weights (N, C) of the images; `count_regions` passes over the pixels once."""
+        self.score: Score = mean_score
+        self.evidence, self.metric, self.weights, self._count_regions = evidence, metric, weights, count_regions
+        classes = evidence.true.shape[1]
+        self.untuned = Rules((UNTUNED,) * classes)
+        self._searches = [RuleSearch(evidence, index, metric, weights[:, index]) for index in range(classes)]
 
-    def only(self, rows: np.ndarray) -> "Evidence":
-        """Returns the evidence of the images at `rows`: positions, or (N,) bool."""
-        counts = (self.area[rows], self.predicted[rows], self.intersection[rows], self.true[rows])
-        regions, presence = self.regions, self.presence
-        if regions is not None:
-            regions = replace(regions, predicted=regions.predicted[rows], intersection=regions.intersection[rows])
-        return Evidence(self.images[rows] if rows.dtype == bool else self.images.iloc[rows], *counts,
-                        None if presence is None else presence[rows], regions)  # fmt: skip
+    def prepare(self, step: str, decisions: Sequence[Rules]) -> None:
+        """Counts connected regions at the thresholds of the decisions, before `components`."""
+        if step != "components":
+            return
+        chosen = [_shortlist([decision.rules[index].threshold for decision in decisions])
+                  for index in range(len(self._searches))]  # fmt: skip
+        length = max(map(len, chosen))
+        thresholds = tuple(_lengthened(one, length) for one in chosen)
+        self.evidence = replace(self.evidence, regions=Regions(thresholds, *self._count_regions(thresholds)))
+        for search in self._searches:
+            search.evidence = self.evidence
 
-    @property
-    def heads(self) -> np.ndarray:
-        """What the presence head says (N, C), or one half where there is none."""
-        return np.full(self.true.shape, 0.5) if self.presence is None else self.presence
+    def fit(self, step: str, decision: Rules, rows: np.ndarray, final: bool) -> Rules:
+        """Returns the decision with the step taken for every class."""
+        pairs = zip(self._searches, decision.rules, strict=True)
+        return Rules(tuple(getattr(search, step)(rule, rows) for search, rule in pairs))
 
-    @cached_property
-    def highest(self) -> np.ndarray:
-        """The highest probability of each image (N, C), 0 to 255."""
-        return (self.area > 0).sum(-1) - 1
+    def counts(self, decision: Rules, rows: np.ndarray) -> np.ndarray:
+        """Returns the images' weighted scores and weights (n, 2)."""
+        return mean_counts(image_scores(self.evidence.only(rows), decision, self.metric), self.weights[rows])
 
 
-# --- what a decision does --------------------------------------------------------------------------------------------
+def steps_of(settings: TuneSettings, evidence: Evidence, single: bool = True) -> list[list[str]]:
+    """Returns the steps that a search tries, alternatives together: those of the settings that the evidence allows.
+
+    Unless `single` models can be asked of a test image, `expected` is not tried: it goes by how sure a model is, and a
+    mean of models is less sure than any, so that it would empty masks that all of them agree on.
+    """
+    lacking: set[str] = set() if evidence.presence is not None else {"presence"}
+    wanted = set[str](settings.steps) - lacking - (set() if single else {"expected"})
+    found = [[one for one in group if one in wanted] for group in STEPS]
+    return [group for group in found if group]
 
 
-def image_scores(evidence: Evidence, decision: Rules, metric: str) -> np.ndarray:
-    """Returns the metric of every image and class (N, C) under a decision."""
-    scores = []
-    for index, rule in enumerate(decision.rules):
-        keep = keeps(evidence, index, rule)
-        predicted, intersection = _drawn(evidence, index, rule)
-        scores.append(METRICS[metric](intersection * keep, predicted * keep, evidence.true[:, index]))
-    return np.stack(scores, axis=1)
+def fixed(settings: TuneSettings, classes: int) -> Rules:
+    """Returns the rules that the settings tell."""
+    threshold = max(1, round(settings.threshold * (LEVELS - 1)))
+    return Rules((replace(UNTUNED, threshold=threshold, min_area=settings.min_area),) * classes)
 
 
-def predicted_area(evidence: Evidence, decision: Rules) -> np.ndarray:
-    """Returns the pixels (N, C) int64 of the decision's masks, ignored ones left out."""
-    areas = [_drawn(evidence, index, rule)[0] * keeps(evidence, index, rule)
-             for index, rule in enumerate(decision.rules)]  # fmt: skip
-    return np.stack(areas, axis=1).astype(np.int64)
+def collect(held: HeldOut, mixes: Sequence[Mix]) -> list[Evidence]:
+    """Returns the counts of all out-of-fold images under each of the mixes, in one pass."""
+
+    def count(number: int, probabilities: list[np.ndarray], true: np.ndarray) -> list[tuple[np.ndarray, ...]]:
+        return [histogram_counts(one, true) for one in probabilities]
+
+    found = held.each(mixes, count, "tune")
+    evidences = []
+    for mix, counts in zip(mixes, zip(*found, strict=True), strict=True):
+        area, predicted, intersection, true = (np.stack(part) for part in zip(*counts, strict=True))
+        evidences.append(Evidence(held.images, area, predicted, intersection, true, held.presence(mix)))
+    return evidences
 
 
-def keeps(evidence: Evidence, index: int, rule: Rule) -> np.ndarray:
-    """Returns which images' masks (N,) bool of class `index` a rule does not make empty."""
-    keep = evidence.area[:, index, rule.level] >= rule.min_area
-    if rule.presence:
-        keep &= rule.presence.keeps(features_at(evidence, index, rule.threshold))
-    return keep
+def curves(problem: MaskProblem, decision: Rules, rows: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
+    """Returns how the score of the images at `rows` falls around the decision: by class and parameter, [value, score].
+
+    One parameter of one class moves, everything else stays. Regions are counted at few thresholds, so they are left out
+    of the threshold's curve.
+    """
+    levels = range(8, LEVELS, 8)
+
+    def curve(place: int, moved: Sequence[Rule], values: Sequence[int]) -> list[list[float]]:
+        found = []
+        for rule, value in zip(moved, values, strict=True):
+            rules = tuple(rule if other == place else one for other, one in enumerate(decision.rules))
+            found.append([value, float(problem.score(problem.counts(Rules(rules), rows).sum(0)))])
+        return found
+
+    result = {}
+    for place, (name, rule) in enumerate(zip(classes, decision.rules, strict=True)):
+        bare = replace(rule, components=Components())
+        at_levels = [replace(bare, threshold=level, top=rule.top and max(rule.top, level)) for level in levels]
+        areas = [int(area) for area in AREAS if area <= max(64, 4 * rule.min_area)]
+        at_areas = [replace(rule, min_area=area) for area in areas]
+        result[name] = {"threshold": curve(place, at_levels, levels), "min_area": curve(place, at_areas, areas)}
+    return result
 
 
-def features_at(evidence: Evidence, index: int, threshold: int) -> np.ndarray:
-    """Returns features (N, 4) of the images' masks of class `index`; see mask_features."""
-    area = evidence.area[:, index]
-    total = threshold * area[:, threshold].astype(np.int64) + area[:, threshold + 1 :].sum(1)
-    return mask_features(evidence.heads[:, index], area[:, threshold], evidence.highest[:, index], total)
+def summary(evidence: Evidence, decision: Rules) -> dict[str, float]:
+    """Returns what the predicted masks look like as a whole: share of images without any, mean area in pixels, and the
+    mean of the images' highest probabilities, 0 to 1."""
+    areas = predicted_area(evidence, decision).sum(1)
+    highest = evidence.highest.max(1).mean() / (LEVELS - 1)
+    return {"share_empty": float((areas == 0).mean()), "mean_area": float(areas.mean()), "highest": float(highest)}
 
 
-def _drawn(evidence: Evidence, index: int, rule: Rule) -> tuple[np.ndarray, np.ndarray]:
-    """Predicted and intersection pixels (N,) of masks that are kept."""
-    if rule.components == Components():
-        return evidence.predicted[:, index, rule.threshold], evidence.intersection[:, index, rule.threshold]
-    assert evidence.regions is not None  # a rule with components was chosen on them
-    place = evidence.regions.thresholds[index].index(rule.threshold), SHORTLIST.index(rule.components)
-    return evidence.regions.predicted[:, index, *place], evidence.regions.intersection[:, index, *place]
+def region_counter(held: HeldOut, mix: Mix) -> CountRegions:
+    """Returns the function that counts connected regions of all images under a mix."""
+
+    def count_regions(thresholds: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
+        def count(number: int, probabilities: list[np.ndarray], true: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            return shortlist_counts(probabilities[0], true, thresholds)
+
+        found = held.each([mix], count, "count regions")
+        predicted, intersection = zip(*found, strict=True)
+        return np.stack(predicted), np.stack(intersection)
+
+    return count_regions
 
 
-# --- choosing --------------------------------------------------------------------------------------------------------
+def _shortlist(thresholds: list[int]) -> list[int]:
+    """The first, and of the others those spread evenly over their order, ascending."""
+    distinct = sorted(set(thresholds))
+    if len(distinct) > COUNTED:
+        places = np.linspace(0, len(distinct) - 1, COUNTED - 1).round().astype(int)
+        distinct = sorted({thresholds[0], *(distinct[place] for place in places)})
+    return distinct
 
 
-class Tables:
-    """One class of the evidence: what each image's mask is worth at every threshold, beside an empty one."""
+def _lengthened(thresholds: list[int], length: int) -> tuple[int, ...]:
+    """As many thresholds as every class has, with further ones where a class has fewer."""
+    spare = (level for level in range(1, LEVELS) if level not in thresholds)
+    return tuple(sorted([*thresholds, *(next(spare) for _ in range(length - len(thresholds)))]))
+
+
+# --- the search ------------------------------------------------------------------------------------------------------
+
+
+class RuleSearch:
+    """The search for the rule of one class: per image and threshold, the score gained over an empty mask."""
 
     def __init__(self, evidence: Evidence, index: int, metric: str, weights: np.ndarray) -> None:
         self.evidence, self.index, self.metric, self.weights = evidence, index, metric, weights

@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.components import SHORTLIST, Components
+from pipeline.evidence import Evidence, histogram_counts, image_scores, keeps, predicted_area
 from pipeline.geometry import IGNORE
-from pipeline.histograms import histogram_counts
+from pipeline.mask_rules import AREAS, CUTS, RuleSearch
 from pipeline.metrics import METRICS
 from pipeline.postprocess import Linear, Presence, Rule, Rules
-from pipeline.thresholds import AREAS, CUTS, Evidence, Tables, image_scores, keeps, predicted_area
 
 # --- counts ----------------------------------------------------------------------------------------------------------
 
@@ -181,17 +181,17 @@ CASES = [
 
 
 @pytest.fixture(params=CASES, ids=str)
-def case(request: pytest.FixtureRequest) -> tuple[Slow, Tables]:
+def case(request: pytest.FixtureRequest) -> tuple[Slow, RuleSearch]:
     """Nine of twelve images, in any order."""
     return slow_case(*request.param)
 
 
 @cache
-def slow_case(seed: int, metric: str, weighted: bool) -> tuple[Slow, Tables]:
+def slow_case(seed: int, metric: str, weighted: bool) -> tuple[Slow, RuleSearch]:
     images, rng = random_images(seed), np.random.default_rng(seed)
     weights = rng.uniform(0.2, 3, 12) if weighted else np.ones(12)
     slow = Slow(images, metric, weights, rng.permutation(12)[:9])
-    return slow, Tables(images.evidence(), 0, metric, weights)
+    return slow, RuleSearch(images.evidence(), 0, metric, weights)
 
 
 def test_the_cases_need_every_step() -> None:
@@ -200,29 +200,29 @@ def test_the_cases_need_every_step() -> None:
         truths = [slow.images.truths[row] for row in slow.rows]
         assert any((true == IGNORE).any() for true in truths)
         assert any(not (true == 1).any() for true in truths)
-    areas = [tables.area(Rule(), slow.rows).min_area for slow, tables in cases]
-    tops = [tables.triplet(Rule(), slow.rows).top for slow, tables in cases]
-    cuts = [tables.presence(Rule(), slow.rows).presence for slow, tables in cases]
+    areas = [search.area(Rule(), slow.rows).min_area for slow, search in cases]
+    tops = [search.triplet(Rule(), slow.rows).top for slow, search in cases]
+    cuts = [search.presence(Rule(), slow.rows).presence for slow, search in cases]
     for chosen in (areas, tops, cuts):
         assert any(chosen) and not all(chosen)
 
 
-def test_threshold(case: tuple[Slow, Tables]) -> None:
-    slow, tables = case
+def test_threshold(case: tuple[Slow, RuleSearch]) -> None:
+    slow, search = case
     order = sorted(range(1, 256), key=lambda low: (abs(low - 128), low))
     best = first_best({(low,): slow.sum(low) for low in order})
-    assert tables.threshold(Rule(), slow.rows) == Rule(threshold=int(best[0]))
+    assert search.threshold(Rule(), slow.rows) == Rule(threshold=int(best[0]))
 
 
-def test_threshold_and_area(case: tuple[Slow, Tables]) -> None:
-    slow, tables = case
+def test_threshold_and_area(case: tuple[Slow, RuleSearch]) -> None:
+    slow, search = case
     order = [(area, low) for area in slow.areas for low in sorted(range(1, 256), key=lambda low: (abs(low - 128), low))]
     area, low = map(int, first_best({(area, low): slow.sum(low, area) for area, low in order}))
-    assert tables.area(Rule(), slow.rows) == Rule(low, area)
+    assert search.area(Rule(), slow.rows) == Rule(low, area)
 
 
-def test_triplet(case: tuple[Slow, Tables]) -> None:
-    slow, tables = case
+def test_triplet(case: tuple[Slow, RuleSearch]) -> None:
+    slow, search = case
     found = {
         (low, area, top): slow.sum(low, area, top)
         for low in slow.lows()
@@ -230,12 +230,12 @@ def test_triplet(case: tuple[Slow, Tables]) -> None:
         for top in range(low, 256, 8)
     }
     low, area, top = map(int, first_best(found))
-    assert tables.triplet(Rule(), slow.rows) == Rule(low, area, None if top == low else top)
+    assert search.triplet(Rule(), slow.rows) == Rule(low, area, None if top == low else top)
 
 
 @pytest.mark.parametrize("top", [None, 180])
-def test_presence_and_area(case: tuple[Slow, Tables], top: int | None) -> None:
-    slow, tables = case
+def test_presence_and_area(case: tuple[Slow, RuleSearch], top: int | None) -> None:
+    slow, search = case
     found = {
         (low, cut, area): slow.sum(low, area, top and max(low, top), cut)
         for low in slow.lows()
@@ -245,13 +245,13 @@ def test_presence_and_area(case: tuple[Slow, Tables], top: int | None) -> None:
     low, cut, area = first_best(found)
     presence = Presence(cut=float(cut)) if cut else None
     expected = Rule(int(low), int(area), top and max(int(low), top), presence)
-    assert tables.presence(Rule(top=top), slow.rows) == expected
+    assert search.presence(Rule(top=top), slow.rows) == expected
 
 
-def test_components(case: tuple[Slow, Tables]) -> None:
+def test_components(case: tuple[Slow, RuleSearch]) -> None:
     slow, plain = case
     counted = (70, 128, 150, 200)
-    tables = Tables(slow.images.evidence((counted,)), 0, slow.metric, slow.weights)
+    search = RuleSearch(slow.images.evidence((counted,)), 0, slow.metric, slow.weights)
     for rule in (Rule(), Rule(137, 12, 170), Rule(164, 5, presence=Presence(cut=0.3)), Rule(190, 7, 195), Rule(1)):
         near = min(counted, key=lambda level: abs(level - rule.threshold))
         moved = replace(rule, threshold=near, top=rule.top if rule.top and rule.top > near else None)
@@ -264,7 +264,7 @@ def test_components(case: tuple[Slow, Tables]) -> None:
         found = {variant: total(replace(moved, components=variant)) for variant in SHORTLIST}
         best = max(found, key=lambda variant: round(found[variant], 9))
         expected = replace(moved, components=best) if found[best] > total(rule) + 1e-9 else rule
-        assert tables.components(rule, slow.rows) == expected
+        assert search.components(rule, slow.rows) == expected
     assert plain.evidence.regions is None
 
 
@@ -288,17 +288,17 @@ def sigmoid(logit: np.ndarray) -> np.ndarray:
 
 
 @cache
-def many(weighted: bool, head: bool) -> tuple[Slow, Tables]:
+def many(weighted: bool, head: bool) -> tuple[Slow, RuleSearch]:
     images, rng = random_images(21, number=80, head=head), np.random.default_rng(0)
     weights = rng.uniform(0.2, 3, 80) if weighted else np.ones(80)
-    return Slow(images, "dice", weights, rng.permutation(80)[:70]), Tables(images.evidence(), 0, "dice", weights)
+    return Slow(images, "dice", weights, rng.permutation(80)[:70]), RuleSearch(images.evidence(), 0, "dice", weights)
 
 
 @pytest.mark.parametrize("head", [True, False])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_expected_keeps_a_mask_where_that_pays(weighted: bool, head: bool) -> None:
-    slow, tables = many(weighted, head)
-    rule = tables.expected(Rule(120, 9, 200), slow.rows)
+    slow, search = many(weighted, head)
+    rule = search.expected(Rule(120, 9, 200), slow.rows)
     assert rule.presence is not None and rule.presence.worth is not None
     assert rule == Rule(rule.threshold, presence=rule.presence)  # the rest starts anew
     features = features_by_hand(slow.images, slow.rows, rule.threshold)
@@ -309,15 +309,15 @@ def test_expected_keeps_a_mask_where_that_pays(weighted: bool, head: bool) -> No
     p, d = sigmoid(p), np.clip(d, 0, 1)
     expected = p * d > 1 - p
     assert 0.2 < expected.mean() < 0.9
-    np.testing.assert_array_equal(keeps(tables.evidence, 0, rule)[slow.rows], expected)
+    np.testing.assert_array_equal(keeps(search.evidence, 0, rule)[slow.rows], expected)
     assert (probability.head != 0) == head
 
 
 @pytest.mark.parametrize("weighted", [False, True])
 def test_both_regressions_are_the_best_ones(weighted: bool) -> None:
     """Where a regression fits best, its weighted errors are orthogonal to the features, the penalty aside."""
-    slow, tables = many(weighted, True)
-    rule, weights = tables.expected(Rule(), slow.rows), slow.weights[slow.rows]
+    slow, search = many(weighted, True)
+    rule, weights = search.expected(Rule(), slow.rows), slow.weights[slow.rows]
     assert rule.presence is not None and rule.presence.worth is not None
     features = features_by_hand(slow.images, slow.rows, rule.threshold)
     with_one = np.column_stack([features, np.ones(len(features))])
@@ -334,7 +334,7 @@ def test_both_regressions_are_the_best_ones(weighted: bool) -> None:
 def test_expected_moves_the_threshold_to_the_best_of_what_it_keeps() -> None:
     from sklearn.linear_model import LinearRegression, LogisticRegression
 
-    slow, tables = many(False, True)
+    slow, search = many(False, True)
     start = 30
     present = np.array([(slow.images.truths[row] == 1).any() for row in slow.rows])
     features, drawn = features_by_hand(slow.images, slow.rows, start), present & (slow.area[start] > 0)
@@ -344,27 +344,27 @@ def test_expected_moves_the_threshold_to_the_best_of_what_it_keeps() -> None:
     sums = {level: np.where(keep, slow.kept[level], slow.emptied).sum() for level in range(1, 256)}
     order = sorted(sums, key=lambda level: (abs(level - 128), level))
     best = first_best({(level,): float(sums[level]) for level in order})
-    assert tables.expected(Rule(start), slow.rows).threshold == best[0] != start
+    assert search.expected(Rule(start), slow.rows).threshold == best[0] != start
 
 
 def test_expected_beats_a_threshold_where_the_head_knows() -> None:
     images = random_images(5, number=80)
     there = np.array([(true == 1).any((1, 2)) for true in images.truths])
     images.presence = np.where(there, 0.7, 0.6)  # known, but badly calibrated
-    tables, rows = Tables(images.evidence(), 0, "dice", np.ones(80)), np.arange(80)
-    rule = tables.expected(tables.threshold(Rule(), rows), rows)
-    np.testing.assert_array_equal(keeps(tables.evidence, 0, rule), there[:, 0])
+    search, rows = RuleSearch(images.evidence(), 0, "dice", np.ones(80)), np.arange(80)
+    rule = search.expected(search.threshold(Rule(), rows), rows)
+    np.testing.assert_array_equal(keeps(search.evidence, 0, rule), there[:, 0])
 
 
 def test_expected_needs_images_of_both_kinds() -> None:
-    slow, tables = many(False, True)
+    slow, search = many(False, True)
     present = np.array([(slow.images.truths[row] == 1).any() for row in range(80)])
     rule = Rule(77, 3)
     for few, others in ((present, ~present), (~present, present)):
         rows = np.concatenate([np.flatnonzero(few)[:9], np.flatnonzero(others)])
-        assert tables.expected(rule, rows) == rule
+        assert search.expected(rule, rows) == rule
         rows = np.concatenate([np.flatnonzero(few)[:14], np.flatnonzero(others)])
-        assert tables.expected(rule, rows) != rule
+        assert search.expected(rule, rows) != rule
 
 
 # --- ties ------------------------------------------------------------------------------------------------------------
@@ -374,8 +374,8 @@ STEPS = ("threshold", "area", "triplet", "presence", "expected", "components")
 
 def after_every_step(images: Images, metric: str = "dice") -> list[Rule]:
     rows = np.arange(len(images.truths))
-    tables = Tables(images.evidence(((128,),)), 0, metric, np.ones(len(rows)))
-    return [getattr(tables, step)(Rule(), rows) for step in STEPS]
+    search = RuleSearch(images.evidence(((128,),)), 0, metric, np.ones(len(rows)))
+    return [getattr(search, step)(Rule(), rows) for step in STEPS]
 
 
 @pytest.mark.parametrize("kind", ["perfect", "all empty", "nothing predicted", "full", "no images"])
@@ -388,8 +388,8 @@ def test_where_nothing_is_better_the_untuned_rule_stays(kind: str) -> None:
         truths = [np.ones_like(true) for true in truths]
     images = Images([true * values[kind] for true in truths], truths, np.full((9, 1), 0.3))
     if kind == "no images":
-        tables = Tables(images.evidence(((128,),)), 0, "dice", np.ones(9))
-        assert {getattr(tables, step)(Rule(), np.zeros(0, np.int64)) for step in STEPS} == {Rule()}
+        search = RuleSearch(images.evidence(((128,),)), 0, "dice", np.ones(9))
+        assert {getattr(search, step)(Rule(), np.zeros(0, np.int64)) for step in STEPS} == {Rule()}
     else:
         assert set(after_every_step(images)) == {Rule()}
 
@@ -408,14 +408,14 @@ def test_of_equal_areas_and_cuts_the_smallest() -> None:
     speck = empty.copy()
     speck[0, 5, :3] = 200
     images = Images([speck, true * 200] * 5, [empty, true] * 5, np.array([[0.245], [0.8]] * 5))
-    tables, rows = Tables(images.evidence(), 0, "dice", np.ones(10)), np.arange(10)
-    assert tables.area(Rule(), rows) == tables.triplet(Rule(), rows) == Rule(128, 4)
+    search, rows = RuleSearch(images.evidence(), 0, "dice", np.ones(10)), np.arange(10)
+    assert search.area(Rule(), rows) == search.triplet(Rule(), rows) == Rule(128, 4)
     # the lowest cut that does without an area is no better than an area without a cut
-    assert tables.presence(Rule(), rows) == Rule(128, 4)
+    assert search.presence(Rule(), rows) == Rule(128, 4)
     speck[0, 3:] = 200  # as large as some masks
     images = Images([speck, true * 200] * 5, [empty, true] * 5, images.presence)
-    tables = Tables(images.evidence(), 0, "dice", np.ones(10))
-    assert tables.presence(Rule(), rows) == Rule(128, presence=Presence(cut=0.25))
+    search = RuleSearch(images.evidence(), 0, "dice", np.ones(10))
+    assert search.presence(Rule(), rows) == Rule(128, presence=Presence(cut=0.25))
 
 
 def test_rounding_errors_decide_nothing() -> None:
@@ -430,11 +430,11 @@ def test_rounding_errors_decide_nothing() -> None:
     assert 0.7 + 0.1 - 0.8 < 0
     for value, steps in ((255, ("area", "triplet", "presence")), (150, ("threshold", "area"))):
         images = Images([value * speck] * 3 + [empty] * 30, truths, np.full((33, 1), 0.5))
-        tables = Tables(images.evidence(), 0, "dice", weights)
+        search = RuleSearch(images.evidence(), 0, "dice", weights)
         for step in steps:
-            assert getattr(tables, step)(Rule(), np.arange(33)) == Rule(), step
+            assert getattr(search, step)(Rule(), np.arange(33)) == Rule(), step
     alike = 1 + 1e-13 * np.random.default_rng(0).standard_normal(256)
-    assert sorted(tables.best_thresholds(alike)) == list(range(124, 132))
+    assert sorted(search.best_thresholds(alike)) == list(range(124, 132))
 
 
 def test_tried_areas_are_dense_where_they_are_small() -> None:

@@ -1,0 +1,51 @@
+"""The class of every pixel from probabilities and one bias per class: argmax(log probability + bias).
+
+The search for biases (class_biases.py) compares the same products, probability · exp(bias), in the same precision and
+with the same rule for ties, so what it scores is what `labels` draws, to the last pixel.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+
+def labels(probability: np.ndarray, bias: Sequence[float], never: Sequence[int] = ()) -> np.ndarray:
+    """Returns the class map uint8, argmax of probability · exp(bias) over the first axis of `probability` (C, …) float.
+
+    Classes in `never` are not chosen, even where all others are 0. Ties go to the lowest class.
+
+    Raises:
+        ValueError: `never` names every class.
+    """
+    return strongest(probability, factors(bias), allowed_classes(len(probability), never))[1]
+
+
+def strongest(probability: np.ndarray, weights: np.ndarray, among: Iterable[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the largest product of `probability` (C, …) and `weights` (C,) from `factors`, float32, and the lowest
+    class with it, uint8."""
+    value = np.full(probability.shape[1:], -1, np.float32)
+    label = np.zeros(probability.shape[1:], np.uint8)
+    for index in among:
+        product = np.multiply(probability[index], weights[index], dtype=np.float32)
+        np.copyto(label, np.uint8(index), where=product > value)
+        np.maximum(value, product, out=value)
+    return value, label
+
+
+def factors(bias: Sequence[float]) -> np.ndarray:
+    """Returns exp(bias) (C,) float32, the factor of every class's probability."""
+    # numpy's exp may round otherwise in an array than alone; one bias must always be the same weight
+    return np.array([math.exp(one) for one in bias], np.float32)
+
+
+def allowed_classes(classes: int, never: Sequence[int]) -> list[int]:
+    """Returns the numbers of the classes that may be chosen.
+
+    Raises:
+        ValueError: `never` names every class.
+    """
+    allowed = [index for index in range(classes) if index not in never]
+    if not allowed:
+        raise ValueError(f"never names all {classes} classes; leave one")
+    return allowed
