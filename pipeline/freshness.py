@@ -192,3 +192,12 @@ def _hashes(entries: dict[str, Any]) -> dict[str, str]:
 
 def _differing(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     return sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+
+
+_by_content = False
+
+
+def compare_contents() -> None:
+    """Lets every file be compared by its content, not only by its size and time."""
+    global _by_content
+    _by_content = True

@@ -15,10 +15,10 @@ from pipeline.console import console, detail, warn
 from pipeline.errors import PipelineError
 from pipeline.freshness import Reason, Step
 from pipeline.lock import alone
+from pipeline.stage_table import STAGES
 from pipeline.teachers import check_members
 from pipeline.workspace import Run
 
-STAGES = ("decode", "clean", "split", "train", "predict", "tune", "encode", "evaluate", "report")
 SHARED = ("decode", "clean", "split")
 """The stages whose files all runs of a competition share."""
 NEED_TEST = ("encode", "evaluate", "report")
