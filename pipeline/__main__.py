@@ -1,8 +1,6 @@
 """The command line. Nothing heavy is imported before a command needs it, so `--help` and `status` start at once."""
 
-import inspect
 import os
-import re
 import sys
 import time
 from collections.abc import Collection
@@ -10,40 +8,33 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
+from pipeline import interruption
 from pipeline.errors import PipelineError
-from pipeline.options import (
-    Assignments,
-    Folds,
-    Force,
-    Name,
-    Oof,
-    Quick,
-    RecipeName,
-    Silent,
-    Strict,
-    Test,
-    Verbose,
-    Where,
-)
+from pipeline.options import Assignments, HowOptions, RecipeName, RunOptions, Strict, with_options
+from pipeline.stage_table import STAGE_HELP, STAGES
+from pipeline.version import VERSION
 
 if TYPE_CHECKING:
     from pipeline.workspace import Run
 
-STAGE_HELP = {
-    "decode": "Read and check every raw image and mask.",
-    "clean": "List what is wrong with the images and their masks.",
-    "split": "Split the training images into folds, and audit them.",
-    "train": "Train one model a fold; an interrupted fold goes on.",
-    "predict": "Predict the held-out and the test images.",
-    "tune": "Choose thresholds and areas on the held-out predictions.",
-    "encode": "Write and check the submission.",
-    "evaluate": "Score a test set whose truth is known.",
-    "report": "Write one page to look at.",
-}
-STAGES = tuple(STAGE_HELP)  # the same as pipeline.stages.STAGES, which is slow to import
 NO_TEST = "--test TEST.npy, or arrays.test in a recipe"
+
+
+class Commands(TyperGroup):
+    """The commands, whose EOFError stays an error: Typer would take it for an answer that nobody gave ("Aborted.")."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Runs the command that was asked for."""
+        try:
+            return super().invoke(ctx)
+        except EOFError as error:
+            raise RuntimeError(f"a file ends too early: {error}") from error
+
+
 app = typer.Typer(
+    cls=Commands,
     help="Raw competition files in, a submission you can trust out.",
     no_args_is_help=True,
     add_completion=False,
@@ -53,22 +44,29 @@ app = typer.Typer(
 CompetitionName = Annotated[str, typer.Option("--competition", help="A competition's name, or the path of its YAML.")]
 
 
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"segpipe {VERSION}")
+        raise typer.Exit
+
+
+@app.callback()
+def _every_command(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
 @app.command()
+@with_options()
 def run(
     recipe: RecipeName,
-    quick: Quick = False,
-    name: Name = None,
-    assignments: Assignments = None,
-    folds: Folds = None,
-    competition: Where = None,
-    oof: Oof = None,
-    test: Test = None,
+    options: RunOptions = RunOptions(),
     first: Annotated[str, typer.Option("--from", metavar="STAGE", help="The first stage to run.")] = STAGES[0],
     last: Annotated[str, typer.Option("--to", metavar="STAGE", help="The last stage to run.")] = STAGES[-1],
-    strict: Strict = False,
-    force: Force = False,
-    verbose: Verbose = False,
-    silent: Silent = False,
+    how: HowOptions = HowOptions(),
 ) -> None:
     """Run every stage that is not up to date, from raw files to the submission and its report."""
     from pipeline import stages
@@ -79,7 +77,7 @@ def run(
     for stage in (first, last):
         if stage not in STAGES:
             raise PipelineError(f"there is no stage {stage!r}; the stages are {', '.join(STAGES)}.")
-    opened = _open(recipe, quick, name, assignments, folds, competition, oof, test)
+    opened = options.open(recipe)
     arrays = opened.recipe.arrays
     final = "tune" if arrays and not arrays.test and last == STAGES[-1] else last
     chosen = STAGES[STAGES.index(first) : STAGES.index(final) + 1]
@@ -89,10 +87,12 @@ def run(
     console.print(f"[bold]{opened.name}[/bold]: {' → '.join(chosen)}; artefacts in {shown(opened.folder)}/")
     if opened.recipe.takes and "train" in chosen:
         console.print(f"  all of it, as the recipe stands, took {opened.recipe.takes}")
+    stages.warn_of_stale(opened, first)
     if "train" in chosen:
-        _preflight(opened, force)
+        _preflight(opened, how.force)
+    interruption.work_began()
     for stage in chosen:
-        stages.run_stage(opened, stage, force, strict)
+        stages.run_stage(opened, stage, how.force, how.strict)
     if final != last:
         console.print(
             "  no submission: there are no predictions of the test images (--test, or arrays.test in a recipe)"
@@ -101,38 +101,23 @@ def run(
         typer.echo(line)
 
 
-def _stage_command(stage: str, lacking: Collection[str]) -> None:
+def _stage_command(stage: str, without: Collection[str]) -> None:
     """Adds the command of a stage, without the options that it has no use for."""
 
-    def command(
-        recipe: RecipeName,
-        quick: Quick = False,
-        name: Name = None,
-        assignments: Assignments = None,
-        folds: Folds = None,
-        competition: Where = None,
-        oof: Oof = None,
-        test: Test = None,
-        strict: Strict = False,
-        force: Force = False,
-        verbose: Verbose = False,
-        silent: Silent = False,
-    ) -> None:
-        _run_one(_open(recipe, quick, name, assignments, folds, competition, oof, test), stage, force, strict)
-
-    signature = inspect.signature(command)
-    offered = [one for option, one in signature.parameters.items() if option not in lacking]
-    command.__signature__ = signature.replace(parameters=offered)  # type: ignore[attr-defined]
-    app.command(stage, help=STAGE_HELP[stage])(command)
+    @app.command(stage, help=STAGE_HELP[stage])
+    @with_options(without=without)
+    def command(recipe: RecipeName, options: RunOptions = RunOptions(), how: HowOptions = HowOptions()) -> None:
+        _run_stage(options.open(recipe), stage, how)
 
 
 for _stage in STAGES[:-1]:
     _predicts = _stage not in ("decode", "clean", "split", "train")
-    _lacking = () if _predicts else ("folds", "competition", "oof", "test")
-    _stage_command(_stage, (*_lacking, *(() if _stage == "encode" else ("strict",))))
+    _without = () if _predicts else ("folds", "competition", "oof", "test")
+    _stage_command(_stage, (*_without, *(() if _stage == "encode" else ("strict",))))
 
 
 @app.command(help=STAGE_HELP["report"])
+@with_options(without=("strict",))
 def report(
     recipes: Annotated[
         list[str], typer.Argument(metavar="RECIPE…", help="Recipes' names, or the paths of their YAML.")
@@ -140,46 +125,30 @@ def report(
     side_by_side: Annotated[
         bool, typer.Option("--compare", help="One page on which these runs, by their names, stand side by side.")
     ] = False,
-    quick: Quick = False,
-    name: Name = None,
-    assignments: Assignments = None,
-    folds: Folds = None,
-    competition: Where = None,
-    oof: Oof = None,
-    test: Test = None,
-    force: Force = False,
-    verbose: Verbose = False,
-    silent: Silent = False,
+    options: RunOptions = RunOptions(),
+    how: HowOptions = HowOptions(),
 ) -> None:
     """Write one page to look at."""
     if not side_by_side:
         for recipe in recipes:
-            _run_one(_open(recipe, quick, name, assignments, folds, competition, oof, test), "report", force)
+            _run_stage(options.open(recipe), "report", how)
         return
     from pipeline import comparison
     from pipeline.workspace import shown
 
-    typer.echo(shown(comparison.write([f"{one}-quick" if quick else one for one in recipes])))
+    typer.echo(shown(comparison.write([f"{name}-quick" if options.quick else name for name in recipes])))
 
 
 @app.command()
-def status(
-    recipe: RecipeName,
-    quick: Quick = False,
-    name: Name = None,
-    assignments: Assignments = None,
-    folds: Folds = None,
-    competition: Where = None,
-    oof: Oof = None,
-    test: Test = None,
-) -> None:
+@with_options()
+def status(recipe: RecipeName, options: RunOptions = RunOptions()) -> None:
     """Show which stages are up to date, which is next, and the command for it."""
     from rich.console import Console
 
     from pipeline import stages
     from pipeline.status import status_table
 
-    opened = _open(recipe, quick, name, assignments, folds, competition, oof, test)
+    opened = options.open(recipe)
     shown_table, following = status_table(opened)
     Console(width=None if sys.stdout.isatty() else 160).print(shown_table)
     said = f"next: {opened.command()}" if following else "everything is up to date"
@@ -321,33 +290,16 @@ def _expected(competition: str) -> tuple[Any, Any]:
     return loaded, submission.expected(loaded, input_folder(loaded), table)
 
 
-def _open(
-    recipe: str,
-    quick: bool,
-    name: str | None,
-    assignments: list[str] | None,
-    folds: str | None = None,
-    competition: str | None = None,
-    oof: str | None = None,
-    test: str | None = None,
-) -> "Run":
-    """The run that the options describe."""
-    from pipeline.workspace import open_run
-
-    if folds is not None and not re.fullmatch(r"\d+(,\d+)*", folds):
-        raise PipelineError(f"--folds {folds}: expected numbers and commas, for instance --folds 0,2.")
-    chosen = [] if folds is None else [f"train.folds=[{folds}]"]
-    return open_run(recipe, quick, name, [*(assignments or []), *chosen], competition, oof, test)
-
-
-def _run_one(opened: "Run", stage: str, force: bool, strict: bool = False) -> None:
+def _run_stage(opened: "Run", stage: str, how: HowOptions) -> None:
     """Runs one stage, with predictions made elsewhere what comes before it too."""
     from pipeline import stages
 
+    interruption.work_began()
     if opened.recipe.arrays:
-        stages.run_through(opened, stage, force, strict)
+        stages.run_through(opened, stage, how.force, how.strict)
     else:
-        stages.run_stage(opened, stage, force, strict)
+        stages.warn_of_stale(opened, stage)
+        stages.run_stage(opened, stage, how.force, how.strict)
 
 
 def _preflight(opened: "Run", force: bool) -> None:
@@ -363,9 +315,10 @@ def _preflight(opened: "Run", force: bool) -> None:
 
 
 def main() -> None:
-    """Runs the command line; a PipelineError becomes one message and exit code 2."""
+    """Runs the command line; a PipelineError becomes one message and exit code 2, a signal 128 plus its number."""
     try:
-        app(prog_name="python -m pipeline")
+        with interruption.exit_codes():
+            app(prog_name="python -m pipeline")
     except PipelineError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(2)

@@ -18,6 +18,7 @@ from pipeline.dataset import Placing, PseudoLabels, TrainDataset, train_loader
 from pipeline.device import Compute, explain_memory
 from pipeline.errors import PipelineError
 from pipeline.geometry import box_of, geometry_of
+from pipeline.interruption import Interrupted
 from pipeline.lightning_module import SegmentationModule
 from pipeline.mix import Mixer
 from pipeline.probabilities import read_probabilities
@@ -72,9 +73,10 @@ def fit(
     resumed: Any = last if last.exists() else None
     try:
         trainer.fit(module, train, valid, ckpt_path=resumed, weights_only=False)
-    except SystemExit:  # Lightning's answer to Ctrl-C
-        console.print("[bold]interrupted[/bold]: the same command goes on from the last finished epoch")
-        raise
+    except SystemExit as ended:
+        if isinstance(ended, Interrupted):
+            raise
+        raise KeyboardInterrupt from None  # which Lightning made this of, in a notebook
     except RuntimeError as error:
         explain_memory(error, run.recipe, module.holding_out)
         raise

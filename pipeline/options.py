@@ -1,8 +1,21 @@
-"""The options that several commands share."""
+"""The options that several commands share, each declared once.
 
-from typing import Annotated
+A command takes `options: RunOptions` and `how: HowOptions`; `with_options` shows their fields to Typer as options.
+"""
+
+import inspect
+import re
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, fields, is_dataclass
+from functools import wraps
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from pipeline.errors import PipelineError
+
+if TYPE_CHECKING:
+    from pipeline.workspace import Run
 
 
 def _be_verbose(asked: bool) -> None:
@@ -17,6 +30,13 @@ def _be_quiet(asked: bool) -> None:
         from pipeline.console import be_quiet
 
         be_quiet()
+
+
+def _compare_contents(asked: bool) -> None:
+    if asked:
+        from pipeline.freshness import compare_contents
+
+        compare_contents()
 
 
 RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe's name, or the path of its YAML.")]
@@ -52,3 +72,89 @@ Silent = Annotated[
     ),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Do it again, even if it is up to date or throws training away.")]
+Verify = Annotated[
+    bool,
+    typer.Option(
+        "--verify",
+        callback=_compare_contents,
+        expose_value=False,
+        help="Compare artefacts by content, not only by size and time.",
+    ),
+]
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Which run of a recipe is meant."""
+
+    quick: Quick = False
+    name: Name = None
+    assignments: Assignments = None
+    folds: Folds = None
+    competition: Where = None
+    oof: Oof = None
+    test: Test = None
+
+    def open(self, recipe: str) -> "Run":
+        """Returns the run of a recipe that these options describe.
+
+        Raises:
+            PipelineError: an option, the recipe or its competition is wrong.
+        """
+        from pipeline.workspace import open_run
+
+        if self.folds is not None and not re.fullmatch(r"\d+(,\d+)*", self.folds):
+            raise PipelineError(f"--folds {self.folds}: expected numbers and commas, for instance --folds 0,2.")
+        chosen = [] if self.folds is None else [f"train.folds=[{self.folds}]"]
+        changes = [*(self.assignments or []), *chosen]
+        return open_run(recipe, self.quick, self.name, changes, self.competition, self.oof, self.test)
+
+
+@dataclass(frozen=True)
+class HowOptions:
+    """How stages are run. The last three take effect as they are read."""
+
+    strict: Strict = False
+    force: Force = False
+    verbose: Verbose = False
+    silent: Silent = False
+    verify: Verify = False
+
+
+def with_options(*, without: Collection[str] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Returns a decorator that shows a command to Typer with every field of its options classes as an option.
+
+    Args:
+        without: fields that are no options of this command and keep their defaults.
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        parameters = inspect.signature(command).parameters.values()
+        groups = {parameter.name: parameter.annotation for parameter in parameters if _is_group(parameter)}
+
+        @wraps(command)
+        def called_by_typer(**values: Any) -> None:
+            for name, group in groups.items():
+                given = {field.name: values.pop(field.name) for field in fields(group) if field.name in values}
+                values[name] = group(**given)
+            command(**values)
+
+        shown = [option for parameter in parameters for option in _options(parameter) if option.name not in without]
+        called_by_typer.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
+        return called_by_typer
+
+    return decorate
+
+
+def _is_group(parameter: inspect.Parameter) -> bool:
+    return is_dataclass(parameter.annotation)
+
+
+def _options(parameter: inspect.Parameter) -> list[inspect.Parameter]:
+    """What Typer makes options of: a parameter itself, or the fields of its class."""
+    if not _is_group(parameter):
+        return [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)]
+    return [
+        inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=field.type)
+        for field in fields(parameter.annotation)
+    ]

@@ -199,7 +199,8 @@ def exact(run: Run) -> Shown:
         *(file.with_suffix(".manifest.json") for file in (run.folds, run.audit)),
         *run.folder.rglob("manifest.json"), *run.folder.rglob("*.manifest.json"),
     ]  # fmt: skip
-    records = [record for path in sorted(places) if (record := freshness.read_manifest(path)) and record["stage"] != "report"]
+    records = [record for path in sorted(places) if (record := freshness.read_manifest(path))]
+    records = [record for record in records if record["stage"] != "report"]
     records.sort(key=lambda record: record["finished"])
     return {
         "command": run.command(),

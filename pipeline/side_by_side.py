@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import signal
 import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator
@@ -12,6 +11,7 @@ from typing import Any, TypeVar
 
 from pipeline.console import console
 from pipeline.errors import PipelineError
+from pipeline.interruption import end_worker_quietly, held_back, of_worker
 
 Job = TypeVar("Job")
 LISTEN = 0.2
@@ -50,6 +50,7 @@ def run_side_by_side(
 
     Raises:
         PipelineError: of the first job that fails, or a process was killed; the others are stopped then.
+        Interrupted: a process got SIGINT or SIGTERM, as if this one had got it (in a notebook KeyboardInterrupt).
     """
     context = multiprocessing.get_context("spawn")  # a fork after CUDA or OpenMP have started does not work
     queue = context.SimpleQueue()
@@ -58,8 +59,9 @@ def run_side_by_side(
         while True:
             for job in islice(waiting, count - len(running)):
                 process = context.Process(target=_do, args=(work, job, queue, console.quiet))
-                process.start()
-                running[process] = job
+                with held_back():
+                    process.start()
+                    running[process] = job
             if not running:
                 return
             connection.wait([process.sentinel for process in running], LISTEN)
@@ -70,6 +72,8 @@ def run_side_by_side(
                     raise said
                 console.print(said, end="", markup=False) if isinstance(said, str) else advance(*said)
             for process in ended:
+                if interruption := of_worker(process.exitcode):
+                    raise interruption
                 if process.exitcode:
                     raise PipelineError(
                         f"a training's process ended with code {process.exitcode} (-9: it was killed, most likely for "
@@ -87,7 +91,7 @@ def run_side_by_side(
 
 
 def _do(work: Callable[[Job, Reporter], None], job: Job, queue: Any, quiet: bool) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process hears it too, and ends this one
+    end_worker_quietly()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     reporter = Reporter(queue)
     console.file, console.quiet = reporter, quiet  # type: ignore[assignment]

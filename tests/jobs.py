@@ -17,3 +17,8 @@ def tell(job: int, reporter: Any) -> None:
 def die(job: int, reporter: Any) -> None:
     """Job 1 is killed while job 0 has much to do."""
     os.kill(os.getpid(), signal.SIGKILL) if job else time.sleep(600)
+
+
+def interrupt(job: int, reporter: Any) -> None:
+    """Job 1 gets SIGINT while job 0 has much to do."""
+    os.kill(os.getpid(), signal.SIGINT) if job else time.sleep(600)

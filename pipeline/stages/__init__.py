@@ -17,10 +17,9 @@ from pipeline.console import console, detail, warn
 from pipeline.errors import PipelineError
 from pipeline.freshness import Reason, Step
 from pipeline.lock import alone
+from pipeline.stage_table import STAGES
 from pipeline.teachers import check_members, runs_of
 from pipeline.workspace import Run
-
-STAGES = ("decode", "clean", "split", "train", "predict", "tune", "encode", "evaluate", "report")
 
 
 class Stage:
