@@ -25,6 +25,8 @@ REPOSITORY = Path(__file__).parents[1]
 SHAPE = (40, 60)
 TRAIN_IDS = [f"a{number:02}" for number in range(1, 13)]
 TEST_IDS = ["t1", "t2", "t3", "t4"]
+MANIFEST: dict[str, Any] = {"finished": "", "seconds": 0, "settings": {}, "code": {}, "inputs": {}, "outputs": {}}
+"""What every manifest holds."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

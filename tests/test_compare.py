@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import Tiny
+from conftest import MANIFEST, Tiny
 from rich.console import Console
 
 from pipeline.compare import NOTE, Row, compare, paired, render
@@ -58,7 +58,7 @@ def write(
             f"folds/{folder.parent.name}.csv": {"hash": split},
             "folds/exclude.csv": {"hash": name},  # of train.exclude: no split
         }
-        put(folder / f"fold_{fold}" / "manifest.json", {"inputs": inputs})
+        put(folder / f"fold_{fold}" / "manifest.json", MANIFEST | {"inputs": inputs})
     put(folder / "postprocess.json", result)
     table.to_csv(folder / "oof_scores.csv", index=False)
     return folder
@@ -158,9 +158,9 @@ def test_other_folds_are_never_compared(work: Path) -> None:
 def test_a_fold_left_from_before_counts_for_nothing(work: Path) -> None:
     write(work, "cells/first", scores(FIRST))
     folder = write(work, "cells/other", scores(BETTER))
-    put(folder / "fold_7" / "manifest.json", {"inputs": {"folds/cells.csv": {"hash": "old"}}})
+    put(folder / "fold_7" / "manifest.json", MANIFEST | {"inputs": {"folds/cells.csv": {"hash": "old"}}})
     assert second("first", "other").remarks == ()
-    put(folder / "fold_1_seed_4" / "manifest.json", {"inputs": {"folds/cells.csv": {"hash": "old"}}})
+    put(folder / "fold_1_seed_4" / "manifest.json", MANIFEST | {"inputs": {"folds/cells.csv": {"hash": "old"}}})
     assert second("first", "other").remarks == ("other folds",)
 
 

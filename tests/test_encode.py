@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from conftest import SHAPE, TEST_IDS, Tiny
+from conftest import MANIFEST, SHAPE, TEST_IDS, Tiny
 
 from pipeline import postprocess, rle, submission, workspace
 from pipeline.competition import load_competition
@@ -41,7 +41,7 @@ def ready(tiny: Tiny) -> Tiny:
     for fold in (0, 1):
         predict(run, fold, TEST_IDS, np.stack([probability(number) for number in range(4)]))
         put(run.fold(fold) / "fold.json", FOLD)
-        put(run.fold(fold) / "manifest.json", {"code": {"losses.py": "1"}})
+        put(run.fold(fold) / "manifest.json", MANIFEST | {"code": {"losses.py": "1"}})
     put(run.postprocess, RESULT)
     return tiny
 
