@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -202,20 +201,24 @@ def test_in_a_notebook_an_interrupted_worker_is_a_keyboard_interrupt() -> None:
     assert not multiprocessing.active_children()
 
 
-def test_parallel_training_goes_on_to_the_same_weights(tiny: Tiny) -> None:
+def test_a_training_beside_others_goes_on_to_the_same_weights(
+    tiny: Tiny, handlers: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = train(prepare(tiny, {"train": {"epochs": 3}}))
-    other = named(run, "other")
-    words = ["train", str(tiny.recipe_path), "--name", "other", "--set", "train.parallel=2", "--set", "train.workers=1"]
-    environment = {**os.environ, "PIPELINE_ROOT": str(tiny.root), "PIPELINE_INPUT": str(tiny.root / "input")}
-    options: dict[str, Any] = {"cwd": REPOSITORY, "env": environment, "text": True, "start_new_session": True}
-    with subprocess.Popen([sys.executable, "-m", "pipeline", *words], stderr=subprocess.PIPE, **options) as process:
-        assert process.stderr
-        said = iter(process.stderr.readline, "")
-        assert any(re.search(r"fold \d epoch 1/3", line) for line in said)
-        os.killpg(process.pid, signal.SIGTERM)
-        rest = process.stderr.read()
-    assert process.returncode == 143
-    assert rest.endswith(f"{LINE}\n") and "Traceback" not in rest
+    other, advance = named(run, "other"), training.Progress.advance
+
+    def interrupted(self: Any, title: str, epochs: float) -> None:
+        advance(self, title, epochs)
+        for worker in multiprocessing.active_children():
+            os.kill(worker.pid or 0, signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training.Progress, "advance", interrupted)
+        words = ["train", tiny.recipe_path, "--name", "other", "--set", "train.parallel=2"]
+        assert command(patch, *words) == 143
+    said = capsys.readouterr().err
+    assert said.endswith(f"{LINE}\n") and "Traceback" not in said
+    assert not multiprocessing.active_children()
     assert not all((other.fold(fold) / "manifest.json").exists() for fold in (0, 1))
     train(other)
     assert hashes(other) == hashes(run)

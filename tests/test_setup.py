@@ -5,7 +5,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 import tomllib
 from importlib.util import find_spec
 from pathlib import Path
@@ -116,6 +115,12 @@ def test_environment_yml_has_the_packages_of_pyproject() -> None:
     assert pip == DEPENDENCIES + DEV
 
 
+def test_the_version_stands_once() -> None:
+    assert PROJECT["dynamic"] == ["version"] and "version" not in PROJECT
+    tables = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["setuptools"]
+    assert tables["dynamic"]["version"]["attr"] == "pipeline.version.VERSION"
+
+
 def test_lock_satisfies_pyproject() -> None:
     for line in DEPENDENCIES + DEV:
         requirement = Requirement(line)
@@ -130,11 +135,12 @@ def test_lock_has_hashes_and_no_addresses() -> None:
     assert set(re.findall(r"(?<!\S)-[\w-]+", LOCK)) == {"--hash"}
 
 
-def test_check_passes_here() -> None:
-    started = time.monotonic()
-    result = run([sys.executable, str(CHECK), "pyproject.toml", "--dev"], REPOSITORY)
+def test_check_passes_here_and_imports_nothing_heavy() -> None:
+    result = run([sys.executable, "-X", "importtime", str(CHECK), "pyproject.toml", "--dev"], REPOSITORY)
     assert (result.returncode, result.stdout) == (0, "")
-    assert time.monotonic() - started < 2  # 0.15 s on an idle machine
+    imported = {line.split("|")[-1].strip().split(".")[0] for line in result.stderr.splitlines()}
+    assert "packaging" in imported
+    assert not imported & {"torch", "lightning", "numpy", "pandas", "pyarrow", "cv2", "matplotlib", "pydantic"}
 
 
 def test_check_names_what_is_missing_or_too_old_and_heeds_markers(tmp_path: Path) -> None:
@@ -211,12 +217,10 @@ def path_with(tools: Path) -> str:
     return f"{tools}:{os.environ['PATH']}"
 
 
-def test_second_call_installs_nothing_and_is_quick(checkout: Path, tools: Path) -> None:
+def test_second_call_installs_nothing(checkout: Path, tools: Path) -> None:
     first = set_up(checkout, PATH=path_with(tools))
     assert same(first.stdout, checkout / ".venv" / "bin" / "python"), first.stderr
-    started = time.monotonic()
     second = set_up(checkout, PATH=path_with(tools))
-    assert time.monotonic() - started < 1
     assert (second.stdout, second.stderr) == (first.stdout, "")
     assert (tools / "calls").read_text() == "sync\n"
 

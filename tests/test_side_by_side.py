@@ -61,10 +61,8 @@ def test_jobs_are_asked_for_when_they_begin(capsys: pytest.CaptureFixture[str]) 
 
 
 def test_a_process_that_is_killed() -> None:
-    started = time.monotonic()
     with pytest.raises(PipelineError, match=r"killed, most likely for want of memory: lower train\.parallel"):
         list(run_side_by_side([0, 1], 2, die, lambda *_: None))
-    assert time.monotonic() - started < 300
     assert not multiprocessing.active_children()
 
 

@@ -1,0 +1,67 @@
+"""Which options each command has, and what they make of a run."""
+
+from typing import Any
+
+import pytest
+import typer
+
+from pipeline.__main__ import app
+from pipeline.errors import PipelineError
+from pipeline.options import RunOptions
+from pipeline.stage_table import STAGE_HELP
+from pipeline.version import VERSION
+
+RUN = {"--quick", "--name", "--set"}
+ELSEWHERE = {"--folds", "--competition", "--oof", "--test"}
+HOW = {"--force", "--verbose", "-v", "--quiet", "-q", "--verify"}
+OPTIONS = {
+    "run": RUN | ELSEWHERE | HOW | {"--from", "--to", "--strict"},
+    **dict.fromkeys(("decode", "clean", "split", "train"), RUN | HOW),
+    **dict.fromkeys(("predict", "tune", "evaluate"), RUN | ELSEWHERE | HOW),
+    "encode": RUN | ELSEWHERE | HOW | {"--strict"},
+    "report": RUN | ELSEWHERE | HOW | {"--compare"},
+    "status": RUN | ELSEWHERE,
+    "compare": {"--json"},
+    "sample": {"--train", "--test", "--seed"},
+    "new": {"--from", "--to", "--force", "--set"},
+    "check": {"--competition", "--strict"},
+    "score": {"--competition", "--json"},
+    "download": set(),
+    "doctor": set(),
+}
+
+
+def commands() -> dict[str, Any]:
+    return typer.main.get_command(app).commands  # type: ignore[attr-defined]
+
+
+def test_every_command_has_these_options() -> None:
+    offered = {
+        name: {word for option in command.params for word in option.opts if word.startswith("-")}
+        for name, command in commands().items()
+    }
+    assert offered == OPTIONS
+
+
+def test_the_line_of_a_stage_is_the_tables() -> None:
+    assert {name: command.help for name, command in commands().items() if name in STAGE_HELP} == STAGE_HELP
+
+
+def test_options_make_a_run() -> None:
+    run = RunOptions(name="other", assignments=["train.epochs=3"], folds="0,2").open("sample")
+    assert (run.name, run.recipe.train.epochs, run.recipe.train.folds) == ("other", 3, [0, 2])
+    with pytest.raises(PipelineError, match="--folds x: expected numbers and commas"):
+        RunOptions(folds="x").open("sample")
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert typer.main.get_command(app).main(["--version"], standalone_mode=False) == 0
+    assert capsys.readouterr().out == f"segpipe {VERSION}\n"
+
+
+def test_verify_compares_contents(monkeypatch: pytest.MonkeyPatch) -> None:
+    called = []
+    monkeypatch.setattr("pipeline.freshness.compare_contents", lambda: called.append(True))
+    for words, times in ((["sample"], 0), (["sample", "--verify"], 1)):
+        commands()["decode"].make_context("decode", words)
+        assert len(called) == times
