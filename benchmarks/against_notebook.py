@@ -14,8 +14,8 @@ from pathlib import Path
 import pandas as pd
 
 from benchmarks.variants import Counts, difference
-from pipeline import workspace
-from pipeline.estimates import mean_counts, mean_score
+from pipeline.core.files import read_json
+from pipeline.masks.bootstrap import mean_counts, mean_score
 
 
 def main() -> None:
@@ -29,8 +29,8 @@ def main() -> None:
     ours = pd.read_csv(options.run / "oof_scores.csv", dtype=text, keep_default_na=False)
     history = pd.read_csv(options.notebook / "history.csv")
     common = ours.merge(theirs.rename(columns={"score": "notebook"}), on="image_id")
-    result = workspace.read_json(options.run / "postprocess.json")
-    seconds = sum(workspace.read_json(file)["seconds"] for file in options.run.glob("fold_*/fold.json"))
+    result = read_json(options.run / "postprocess.json")
+    seconds = sum(read_json(file)["seconds"] for file in options.run.glob("fold_*/fold.json"))
     spent = history["seconds"].iloc[-1]
     print(
         f"{date.today()}, {result['metric']}, {len(common)} images both scored; notebook {len(history)} epochs in "

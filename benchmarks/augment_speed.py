@@ -23,12 +23,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipeline import device
-from pipeline.augment import Augmentation
-from pipeline.dataset import Batch, TrainDataset, train_loader
-from pipeline.device_augment import DeviceAugmentation
-from pipeline.transforms import Entries
-from pipeline.workspace import open_run
+from pipeline.core.run import open_run
+from pipeline.networks import device
+from pipeline.networks.transforms import Entries
+from pipeline.train.batches.augment import Augmentation
+from pipeline.train.batches.dataset import Batch, TrainDataset, train_loader
+from pipeline.train.batches.device_augment import DeviceAugmentation
 
 SLOW: Entries = [
     {"HorizontalFlip": {"p": 0.5}},

@@ -16,8 +16,9 @@ import yaml
 
 from benchmarks.leaking_folds import TEST_IMAGES, listed
 from benchmarks.sample_seeds import open_seed, run_seed, test_scores
-from pipeline import competition, recipe
-from pipeline.workspace import open_run, read_json
+from pipeline.core.config import competition, recipe
+from pipeline.core.files import read_json
+from pipeline.core.run import open_run
 
 
 def write_variant(root: Path, policy: str) -> Path:

@@ -24,9 +24,9 @@ import cv2
 import numpy as np
 
 from benchmarks.rle_speed import processor
-from pipeline.clean_settings import DuplicateSettings
-from pipeline.descriptors import BINS, SIDE, block_grid
-from pipeline.duplicates import near_pairs
+from pipeline.clean.duplicates import near_pairs
+from pipeline.core.config.cleaning import DuplicateSettings
+from pipeline.decode.descriptors import BINS, SIDE, block_grid
 
 SHAPES = ((420, 580), (101, 101))
 COARSE = (6, 8)

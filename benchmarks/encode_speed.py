@@ -26,10 +26,11 @@ import pandas as pd
 import yaml
 
 from benchmarks.rle_speed import processor
-from pipeline import guards, postprocess, rle, submission
-from pipeline.probabilities import read_probabilities
-from pipeline.stages import encode
-from pipeline.workspace import Run, open_run
+from pipeline.core.run import Run, open_run
+from pipeline.encode import sanity, submission
+from pipeline.encode.stage import EXPECT, execute
+from pipeline.masks import decision, rle
+from pipeline.predictions.files import read_probabilities
 
 FOLD = {"best_epoch": 1, "best_score": 0.5, "epochs": 1, "seconds": 1.0, "weights": {}, "compute": {}, "sha256": {}}
 
@@ -86,9 +87,9 @@ def prepare(root: Path, case: Case, folds: int) -> Run:
     run = open_run(str(root / "blobs.yaml"))
     write_table(run, case, ids)
     write_predictions(run, case, ids)
-    rule = postprocess.Rule(128, round(0.005 * case.shape[0] * case.shape[1]))
-    result: dict[str, Any] = dict.fromkeys(encode.EXPECT, 0.0)
-    result |= {"rules": postprocess.described(postprocess.Rules((rule,)), ["thing"])}
+    rule = decision.Rule(128, round(0.005 * case.shape[0] * case.shape[1]))
+    result: dict[str, Any] = dict.fromkeys(EXPECT, 0.0)
+    result |= {"rules": decision.described(decision.Rules((rule,)), ["thing"])}
     result |= {"oof": {"share_empty": 0.4, "mean_area": 1.0, "highest": 0.9}}
     run.postprocess.write_text(json.dumps(result))
     return run
@@ -140,9 +141,9 @@ def blobs(random: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
 def report(run: Run, case: Case, options: argparse.Namespace) -> None:
     for fold in run.test_folds():
         read_probabilities(run.predictions("test", fold))[0].max()  # into the file cache
-    whole = best(lambda: list(encode.execute(run, [])), options.repeats)
+    whole = best(lambda: list(execute(run, [])), options.repeats)
     want = submission.expected(run.competition, run.input, run.table)
-    check = best(lambda: guards.examine(run.submission, want, run.competition), options.repeats)
+    check = best(lambda: sanity.examine(run.submission, want, run.competition), options.repeats)
     size = run.submission.stat().st_size / 2**20
     rows, columns = case.shape
     print(

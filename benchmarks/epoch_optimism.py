@@ -27,9 +27,9 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.competition import Competition, load_competition
-from pipeline.estimates import Score, epoch_optimism, group_sums, mean_counts, mean_score
-from pipeline.metrics import METRICS, pooled_score
+from pipeline.core.config.competition import Competition, load_competition
+from pipeline.masks.bootstrap import Score, epoch_optimism, group_sums, mean_counts, mean_score
+from pipeline.masks.metrics import METRICS, pooled_score
 
 SPREAD = 0.25
 """Standard deviation of an image's score."""

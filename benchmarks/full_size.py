@@ -16,10 +16,13 @@ from pathlib import Path
 
 import yaml
 
-from pipeline import look, workspace
-from pipeline.competition import FOLDER
-from pipeline.sample import write_sample
-from pipeline.stages import STAGES, run_through, states
+from pipeline.core.config.competition import FOLDER
+from pipeline.core.driver import states
+from pipeline.core.files import read_json
+from pipeline.core.run import Run, open_run
+from pipeline.new.sample import write_sample
+from pipeline.report import look
+from pipeline.stages import STAGES, run_through
 
 SETTINGS = [
     "image.size=[224,320]", "train.batch_size=64", "train.augment_on=device", "train.schedule.name=cosine",
@@ -35,12 +38,12 @@ def write_competition(folder: Path) -> Path:
     return path
 
 
-def seconds_of(run: workspace.Run) -> Counter[str]:
+def seconds_of(run: Run) -> Counter[str]:
     """Returns the seconds of every stage."""
     found = Counter[str]()
     for stage in STAGES:
         for state in states(run, stage):
-            found[stage] += workspace.read_json(state.step.manifest)["seconds"]
+            found[stage] += read_json(state.step.manifest)["seconds"]
     return found
 
 
@@ -58,7 +61,7 @@ def main() -> None:
     os.environ["PIPELINE_ROOT"] = str(folder)
     os.environ.pop("PIPELINE_INPUT", None)
     settings = [*SETTINGS, f"competition={write_competition(folder)}", f"train.epochs={options.epochs}", *options.set]
-    run = workspace.open_run("sample", name="full-size", assignments=settings)
+    run = open_run("sample", name="full-size", assignments=settings)
     started = time.perf_counter()
     if not run.input.exists():
         write_sample(run.input, options.train, options.test)

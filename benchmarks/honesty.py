@@ -38,19 +38,20 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from pipeline import mask_rules, sources
-from pipeline.competition import load_competition
-from pipeline.components import Components, shortlist_counts
-from pipeline.console import track
-from pipeline.estimates import interval, mean_score
-from pipeline.evidence import Evidence, Regions, histogram_counts, image_scores
-from pipeline.held_out import HeldOut, Mix, held_out
-from pipeline.mask_rules import UNTUNED, MaskProblem
-from pipeline.postprocess import Rules
-from pipeline.recipe import Recipe
-from pipeline.selection import Choice, choose, open_choice, parts_of
-from pipeline.settings import validate
-from pipeline.workspace import Run
+from pipeline.core.config.competition import load_competition
+from pipeline.core.config.recipe import Recipe
+from pipeline.core.config.settings import validate
+from pipeline.core.console import track
+from pipeline.core.run import Run
+from pipeline.masks.bootstrap import interval, mean_score
+from pipeline.masks.decision import Rules
+from pipeline.masks.regions import Components, shortlist_counts
+from pipeline.predictions import blends
+from pipeline.tune import mask_rules
+from pipeline.tune.evidence import Evidence, Regions, histogram_counts, image_scores
+from pipeline.tune.held_out import HeldOut, Mix, held_out
+from pipeline.tune.mask_rules import UNTUNED, MaskProblem
+from pipeline.tune.selection import Choice, choose, open_choice, parts_of
 
 ESTIMATED = 0.9
 """The confidence that a step's gain has to reach; estimates are of what it chooses."""
@@ -142,7 +143,7 @@ def open_pool(folder: Path) -> Pool:
     """Returns the images of a finished run."""
     run = open_run(folder)
     held: HeldOut = held_out(run)
-    mix = Mix(sources.plain_of(run), sources.weights_of(run))
+    mix = Mix(blends.plain_of(run), blends.weights_of(run))
 
     def keep(number: int, probabilities: list[np.ndarray], true: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return probabilities[0], true

@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.sample_seeds import DRAWS, open_seed, run_seed, test_scores
-from pipeline.estimates import bootstrap, mean_counts, mean_score
-from pipeline.workspace import open_run, read_json
+from pipeline.core.files import read_json
+from pipeline.core.run import open_run
+from pipeline.masks.bootstrap import bootstrap, mean_counts, mean_score
 
 SPLITS = {"ours": ("sample", []), "random": ("sample-random", ["folds=random"])}
 TEST_IMAGES = 480

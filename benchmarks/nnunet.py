@@ -42,16 +42,16 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from pipeline import workspace
-from pipeline.competition import Competition
-from pipeline.competitions.readers import reader_of
-from pipeline.console import console, track
-from pipeline.errors import PipelineError
-from pipeline.folds import read_folds
-from pipeline.geometry import IGNORE, Geometry, image_to_network, to_native
-from pipeline.stages.train import rows_of
-from pipeline.table import read_table, true_labels, true_mask
-from pipeline.workspace import Run, open_run, shown, write_json, writing
+from pipeline.core.config.competition import Competition
+from pipeline.core.console import console, track
+from pipeline.core.errors import PipelineError
+from pipeline.core.files import read_json, shown, write_json, writing
+from pipeline.core.run import Run, open_run
+from pipeline.decode.readers.registry import reader_of
+from pipeline.decode.table import read_table, true_labels, true_mask
+from pipeline.masks.geometry import IGNORE, Geometry, image_to_network, to_native
+from pipeline.split.folds import read_folds
+from pipeline.train.stage import rows_of
 
 AUTHOR = "benchmarks/nnunet.py"
 PREPROCESSED = "nnUNet_preprocessed"
@@ -225,7 +225,7 @@ def _check_names(image_ids: list[str]) -> None:
 
 def _check_own(folder: Path) -> None:
     described = folder / "dataset.json"
-    own = described.exists() and workspace.read_json(described).get("converted_by") == AUTHOR
+    own = described.exists() and read_json(described).get("converted_by") == AUTHOR
     if folder.exists() and not own:
         raise PipelineError(f"{folder} was not made by this script; remove it, or take another --dataset.")
 

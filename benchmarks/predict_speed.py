@@ -25,9 +25,10 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
-from pipeline import device, inference
-from pipeline.models import SegmentationNetwork
-from pipeline.tta import views
+from pipeline.networks import device
+from pipeline.networks.models import SegmentationNetwork
+from pipeline.networks.predictor import Predictor, fuse, ready
+from pipeline.networks.views import views
 
 Predict = Callable[[Tensor], np.ndarray]
 
@@ -66,13 +67,13 @@ def plain(network: SegmentationNetwork, where: torch.device) -> Predict:
 
 
 def ours(network: Module, size: tuple[int, int], compute: device.Compute, tta: str = "none") -> Predict:
-    predictor = inference.Predictor([network], compute, views(tta), size, 0.25, None)
+    predictor = Predictor([network], compute, views(tta), size, 0.25, None)
     return lambda pixels: predictor(pixels.to(compute.device))[0][0][0]
 
 
 def variants(network: SegmentationNetwork, size: tuple[int, int], compute: device.Compute) -> dict[str, Predict]:
     alone, fused = copy.deepcopy(network), copy.deepcopy(network)
-    inference.fuse(fused, 1)
+    fuse(fused, 1)
     named = {"autocast and channels_last alone": alone, "and fused": fused}
     for one in named.values():
         one.to(compute.device).to(memory_format=torch.channels_last)
@@ -83,7 +84,7 @@ def compare(size: tuple[int, int], options: argparse.Namespace) -> None:
     compute, network = device.choose(), network_of()
     loops = {"plain fp32 NCHW": plain(network, compute.device)}
     loops |= variants(network, size, compute) if options.variants else {}
-    loops["pipeline"] = ours(inference.ready(copy.deepcopy(network), 1, compute), size, compute)
+    loops["pipeline"] = ours(ready(copy.deepcopy(network), 1, compute), size, compute)
     pixels = [noise(options.batch, size) for _ in range(options.batches)]
     seconds: dict[str, list[float]] = {name: [] for name in loops}
     for round_number in range(options.rounds + 1):
@@ -114,7 +115,7 @@ def resident() -> int:
 def memory(size: tuple[int, int], options: argparse.Namespace) -> None:
     """One process may be asked once: the highest that it ever needed is what the system knows."""
     compute = device.choose()
-    predict = ours(inference.ready(network_of(), 1, compute), size, compute, options.tta)
+    predict = ours(ready(network_of(), 1, compute), size, compute, options.tta)
     highest = torch.cuda.max_memory_allocated if compute.accelerator == "cuda" else resident
     before = highest()
     for _ in range(options.batches):

@@ -14,11 +14,11 @@ from datetime import date
 
 import torch
 
-from pipeline import device, models
-from pipeline.lightning_module import SegmentationModule, split_parameters
-from pipeline.optimization import build_optimizer
-from pipeline.recipe import FOLDER
-from pipeline.workspace import Member, open_run
+from pipeline.core.config.recipe import FOLDER
+from pipeline.core.run import Member, open_run
+from pipeline.networks import device, models
+from pipeline.train.module import SegmentationModule, split_parameters
+from pipeline.train.optimization import build_optimizer
 
 
 def step_of(name: str, size: tuple[int, int], batch: int) -> tuple[Callable[[], None], int]:

@@ -1,4 +1,4 @@
-"""Time pipeline.rle against the snippet most competition notebooks copy, on every row of a CSV file of masks.
+"""Time pipeline.masks.rle against the snippet most competition notebooks copy, on every row of a CSV file of masks.
 
     python -m benchmarks.rle_speed PATH/train_masks_full.csv [--height 420] [--width 580] [--column pixels]
 
@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from pipeline import rle
+from pipeline.masks import rle
 
 BATCH = 256
 
@@ -43,7 +43,7 @@ def snippet_decode(text: str, shape: tuple[int, int]) -> np.ndarray:
 
 
 class Times(NamedTuple):
-    """Seconds that the snippet and pipeline.rle took for the same work."""
+    """Seconds that the snippet and pipeline.masks.rle took for the same work."""
 
     snippet: float
     ours: float
@@ -88,7 +88,7 @@ def print_header(options: argparse.Namespace, rows: int) -> None:
         f"{options.csv.name}, {rows} masks of {options.height}×{options.width}, best of {options.repeats}, "
         "equal results on every row.\n"
     )
-    print("| masks | number | direction | snippet | pipeline.rle | ratio |")
+    print("| masks | number | direction | snippet | pipeline.masks.rle | ratio |")
     print("|---|---|---|---|---|---|")
 
 

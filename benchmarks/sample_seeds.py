@@ -18,10 +18,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pipeline import submission
-from pipeline.competitions.files import read_table
-from pipeline.estimates import bootstrap, mean_counts, mean_score
-from pipeline.workspace import Run, open_run, read_json
+from pipeline.core.files import read_json
+from pipeline.core.run import Run, open_run
+from pipeline.decode.readers.files import read_table
+from pipeline.encode import submission
+from pipeline.masks.bootstrap import bootstrap, mean_counts, mean_score
 
 DRAWS = 10_000
 

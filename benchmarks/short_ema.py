@@ -17,9 +17,10 @@ import pandas as pd
 from lightning.pytorch.callbacks import EMAWeightAveraging
 
 from benchmarks.sample_seeds import open_seed
-from pipeline import callbacks, stages
-from pipeline.sample import write_sample
-from pipeline.workspace import open_run
+from pipeline.core import driver
+from pipeline.core.run import open_run
+from pipeline.new.sample import write_sample
+from pipeline.train import callbacks
 
 
 def scores(name: str, decay: float | None, seeds: list[int]) -> list[float]:
@@ -27,7 +28,7 @@ def scores(name: str, decay: float | None, seeds: list[int]) -> list[float]:
     settings = ["train.folds=[0]", f"train.seeds={seeds}", "train.keep=last", "train.early_stopping=null"]
     run = open_run("sample", False, name, [*settings, f"train.ema={'null' if decay is None else decay}"])
     for stage in ("decode", "clean", "split", "train"):
-        stages.run_stage(run, stage)
+        driver.run_stage(run, stage)
     return [float(pd.read_csv(run.fold(0, seed) / "history.csv")["valid/score"].iloc[-1]) for seed in seeds]
 
 

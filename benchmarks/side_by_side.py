@@ -14,8 +14,9 @@ import time
 from datetime import date
 from statistics import median
 
-from pipeline import workspace
-from pipeline.settings import assignments_of
+from pipeline.core.config.settings import assignments_of
+from pipeline.core.files import read_json
+from pipeline.core.run import open_run
 
 
 def main() -> None:
@@ -47,8 +48,8 @@ def train(recipe: str, assignments: list[str], number: int) -> tuple[float, floa
     command = [sys.executable, "-m", "pipeline", "train", recipe, "--name", name, "--force", *options]
     subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
     seconds = time.perf_counter() - started
-    run = workspace.open_run(recipe, assignments=own, name=name)
-    folds = [workspace.read_json(file)["seconds"] for file in run.folder.glob("fold_*/fold.json")]
+    run = open_run(recipe, assignments=own, name=name)
+    folds = [read_json(file)["seconds"] for file in run.folder.glob("fold_*/fold.json")]
     return seconds, sum(folds) / min(number, len(folds))
 
 

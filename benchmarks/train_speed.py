@@ -25,15 +25,16 @@ import pandas as pd
 import torch
 
 from benchmarks.baseline_notebook import Notebook, SegmentationDataset, make_loader
-from pipeline import device, geometry, loader, models, rle
-from pipeline.augment import Augmentation
-from pipeline.competition import load_competition
-from pipeline.dataset import TrainDataset, train_loader
-from pipeline.device_augment import DeviceAugmentation
-from pipeline.lightning_module import SegmentationModule, split_parameters
-from pipeline.optimization import build_optimizer
-from pipeline.recipe import ModelSettings, Recipe
-from pipeline.workspace import Member, Run
+from pipeline.core.config.competition import load_competition
+from pipeline.core.config.recipe import ModelSettings, Recipe
+from pipeline.core.run import Member, Run
+from pipeline.masks import geometry, rle
+from pipeline.networks import device, loader, models
+from pipeline.train.batches.augment import Augmentation
+from pipeline.train.batches.dataset import TrainDataset, train_loader
+from pipeline.train.batches.device_augment import DeviceAugmentation
+from pipeline.train.module import SegmentationModule, split_parameters
+from pipeline.train.optimization import build_optimizer
 
 AUGMENT: list[dict[str, dict[str, Any]]] = [{"HorizontalFlip": {"p": 0.5}}, {"RandomBrightnessContrast": {"p": 0.5}}]
 ACTIVATIONS = 71e6 * 5 / (224 * 320)

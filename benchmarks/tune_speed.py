@@ -39,17 +39,19 @@ import pandas as pd
 
 from benchmarks.duplicate_speed import UNIT
 from benchmarks.rle_speed import processor
-from pipeline import mask_rules, rle, table
-from pipeline.competition import load_competition
-from pipeline.evidence import Evidence, histogram_counts, image_scores
-from pipeline.geometry import Geometry
-from pipeline.held_out import HeldOut, Mix
-from pipeline.mask_rules import AREAS, MaskProblem, RuleSearch
-from pipeline.postprocess import Rule, Rules
-from pipeline.recipe import ImageSettings, Recipe
-from pipeline.selection import choose, open_choice
-from pipeline.sources import Blend, Source
-from pipeline.workspace import Run
+from pipeline.core.config.competition import load_competition
+from pipeline.core.config.recipe import ImageSettings, Recipe
+from pipeline.core.run import Run
+from pipeline.decode import table
+from pipeline.masks import rle
+from pipeline.masks.decision import Rule, Rules
+from pipeline.masks.geometry import Geometry
+from pipeline.predictions.blends import Blend, Source
+from pipeline.tune import mask_rules
+from pipeline.tune.evidence import Evidence, histogram_counts, image_scores
+from pipeline.tune.held_out import HeldOut, Mix
+from pipeline.tune.mask_rules import AREAS, MaskProblem, RuleSearch
+from pipeline.tune.selection import choose, open_choice
 
 NATIVE, NETWORK = (420, 580), (224, 320)
 EMPTY = 0.59

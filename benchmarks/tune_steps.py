@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.honesty import open_run
-from pipeline import mask_rules
-from pipeline.estimates import gain, mean_score
-from pipeline.held_out import Mix, held_out
-from pipeline.mask_rules import MaskProblem
-from pipeline.selection import choose, open_choice, parts_of
+from pipeline.masks.bootstrap import gain, mean_score
+from pipeline.tune import mask_rules
+from pipeline.tune.held_out import Mix, held_out
+from pipeline.tune.mask_rules import MaskProblem
+from pipeline.tune.selection import choose, open_choice, parts_of
 
 
 def main() -> None:

@@ -25,15 +25,17 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from pipeline import class_biases, sources, workspace
-from pipeline.estimates import Score, bootstrap, mean_counts, mean_score
-from pipeline.folds import counted_rows, read_folds
-from pipeline.held_out import Mix, held_out
-from pipeline.metrics import pooled_score
-from pipeline.postprocess import Biases, decision_of
-from pipeline.settings import assignments_of
-from pipeline.stages import evaluate
-from pipeline.workspace import Run, read_json
+from pipeline.core.config.settings import assignments_of
+from pipeline.core.files import read_json, root, writing
+from pipeline.core.run import Run, open_run
+from pipeline.evaluate.stage import wanted
+from pipeline.masks.bootstrap import Score, bootstrap, mean_counts, mean_score
+from pipeline.masks.decision import Biases, decision_of
+from pipeline.masks.metrics import pooled_score
+from pipeline.predictions import blends
+from pipeline.split.folds import counted_rows, read_folds
+from pipeline.tune import class_biases
+from pipeline.tune.held_out import Mix, held_out
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ class Trial:
 
     def open(self) -> Run:
         """Returns the run."""
-        return workspace.open_run(self.recipe, assignments=self.assignments, name=self.name)
+        return open_run(self.recipe, assignments=self.assignments, name=self.name)
 
 
 class Counts(NamedTuple):
@@ -97,18 +99,18 @@ def write_excluded(run: Run, fold: int, images: int) -> str:
     train = folds[(folds["fold"] != fold) & (folds["use"] == "train")]
     kept = train.sample(images, random_state=0)
     path = run.competition_folder / f"all_but_{images}.csv"
-    with workspace.writing(path) as temporary:
+    with writing(path) as temporary:
         train.drop(kept.index)[["image_id"]].to_csv(temporary, index=False)
-    return str(path.relative_to(workspace.root()))
+    return str(path.relative_to(root()))
 
 
 def train(trial: Trial, threads: int) -> int:
     """Runs the pipeline for a trial, with a log beside the run's folder, and returns its exit code."""
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     options = [part for one in trial.assignments for part in ("--set", one)]
-    last = "evaluate" if evaluate.wanted(trial.open().competition) else "tune"
+    last = "evaluate" if wanted(trial.open().competition) else "tune"
     command = [sys.executable, "-m", "pipeline", "run", trial.recipe, "--name", trial.name, "--to", last, *options]
-    log = workspace.root() / "work" / f"{trial.name}.log"
+    log = root() / "work" / f"{trial.name}.log"
     with log.open("w", encoding="utf-8") as file:
         code = subprocess.run(command, env=environment, stdout=file, stderr=subprocess.STDOUT, check=False).returncode
     print(f"{trial.name}: {'done' if code == 0 else f'exit code {code}, see {log}'}", file=sys.stderr, flush=True)
@@ -134,7 +136,7 @@ def _masks(run: Run, present: bool) -> dict[str, Counts]:
 
 def _labels(run: Run) -> dict[str, Counts]:
     held = held_out(run)
-    mix = Mix(sources.plain_of(run), sources.weights_of(run))
+    mix = Mix(blends.plain_of(run), blends.weights_of(run))
     untuned, tuned = Biases((0.0,) * len(run.competition.classes), run.never), decision_of(read_json(run.postprocess))
     assert isinstance(tuned, Biases)
     both = class_biases.confusions(held, [mix, mix], [[untuned, tuned]] * len(held.rows))
@@ -191,7 +193,7 @@ def main() -> None:
     experiment = Experiment(**yaml.safe_load(options.experiment.read_text(encoding="utf-8")))
     experiment = replace(experiment, seeds=options.seeds or experiment.seeds)
     if experiment.images:
-        run = workspace.open_run(experiment.recipe, assignments=[])
+        run = open_run(experiment.recipe, assignments=[])
         (fold,) = experiment.folds
         excluded = write_excluded(run, fold, experiment.images)
         experiment = replace(experiment, set=experiment.set | {"train.exclude": excluded})

@@ -15,9 +15,9 @@ from pydantic.fields import FieldInfo
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from pipeline.competition import Competition, NpzLabels, OxfordPet, RleCsv
-from pipeline.recipe import Recipe
-from pipeline.settings import Settings
+from pipeline.core.config.competition import Competition, NpzLabels, OxfordPet, RleCsv
+from pipeline.core.config.recipe import Recipe
+from pipeline.core.config.settings import Settings
 
 PAGE = Path(__file__).with_suffix(".md")
 HEAD = """# Settings

@@ -13,21 +13,22 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pipeline import charts, look, plots
+    from pipeline.core.driver import run_stage
+    from pipeline.core.run import Run
+    from pipeline.masks import overlay as plots
     from pipeline.notebook import ensure_sample, load_run
-    from pipeline.stages import run_stage
+    from pipeline.report import charts, look
     from pipeline.stages import run_through as run_to
-    from pipeline.workspace import Run
 
 _PUBLIC = {
     "ensure_sample": "pipeline.notebook:ensure_sample",
     "load_run": "pipeline.notebook:load_run",
-    "Run": "pipeline.workspace:Run",
-    "run_stage": "pipeline.stages:run_stage",
+    "Run": "pipeline.core.run:Run",
+    "run_stage": "pipeline.core.driver:run_stage",
     "run_to": "pipeline.stages:run_through",
-    "look": "pipeline.look",
-    "charts": "pipeline.charts",
-    "plots": "pipeline.plots",
+    "look": "pipeline.report.look",
+    "charts": "pipeline.report.charts",
+    "plots": "pipeline.masks.overlay",
 }
 __all__ = ["Run", "charts", "ensure_sample", "load_run", "look", "plots", "run_stage", "run_to"]
 

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from pipeline import interruption
-from pipeline.errors import PipelineError
+from pipeline.core import interruption
+from pipeline.core.errors import PipelineError
+from pipeline.core.version import VERSION
 from pipeline.options import Assignments, HowOptions, RecipeName, RunOptions, Strict, with_options
-from pipeline.stage_table import STAGE_HELP, STAGES
-from pipeline.version import VERSION
+from pipeline.stages import STAGE_HELP, STAGES
 
 if TYPE_CHECKING:
-    from pipeline.workspace import Run
+    from pipeline.core.run import Run
 
 NO_TEST = "--test TEST.npy, or arrays.test in a recipe"
 
@@ -70,9 +70,10 @@ def run(
 ) -> None:
     """Run every stage that is not up to date, from raw files to the submission and its report."""
     from pipeline import stages
-    from pipeline.console import console
+    from pipeline.core import driver
+    from pipeline.core.console import console
+    from pipeline.core.files import shown
     from pipeline.status import summary
-    from pipeline.workspace import shown
 
     for stage in (first, last):
         if stage not in STAGES:
@@ -92,7 +93,7 @@ def run(
         _preflight(opened, how.force)
     interruption.work_began()
     for stage in chosen:
-        stages.run_stage(opened, stage, how.force, how.strict)
+        driver.run_stage(opened, stage, how.force, how.strict)
     if final != last:
         console.print(
             "  no submission: there are no predictions of the test images (--test, or arrays.test in a recipe)"
@@ -133,10 +134,10 @@ def report(
         for recipe in recipes:
             _run_stage(options.open(recipe), "report", how)
         return
-    from pipeline import comparison
-    from pipeline.workspace import shown
+    from pipeline.core.files import shown
+    from pipeline.report import compare_page
 
-    typer.echo(shown(comparison.write([f"{name}-quick" if options.quick else name for name in recipes])))
+    typer.echo(shown(compare_page.write([f"{name}-quick" if options.quick else name for name in recipes])))
 
 
 @app.command()
@@ -145,14 +146,14 @@ def status(recipe: RecipeName, options: RunOptions = RunOptions()) -> None:
     """Show which stages are up to date, which is next, and the command for it."""
     from rich.console import Console
 
-    from pipeline import stages
+    from pipeline.core import driver
     from pipeline.status import status_table
 
     opened = options.open(recipe)
     shown_table, following = status_table(opened)
     Console(width=None if sys.stdout.isatty() else 160).print(shown_table)
     said = f"next: {opened.command()}" if following else "everything is up to date"
-    if following and stages.Stage(following).needs_test and opened.recipe.arrays and not opened.recipe.arrays.test:
+    if following and driver.Stage(following).needs_test and opened.recipe.arrays and not opened.recipe.arrays.test:
         said = f"{following} and what follows need predictions of the test images: {NO_TEST}"
     Console(soft_wrap=True).print(said, highlight=False)
 
@@ -168,7 +169,7 @@ def compare(
 
     from rich.console import Console
 
-    from pipeline import compare
+    from pipeline.report import compare
 
     rows = compare.compare(names)
     if as_json:
@@ -186,9 +187,9 @@ def sample(
     seed: Annotated[int, typer.Option(help="The same seed writes the same files.")] = 0,
 ) -> None:
     """Write the synthetic ultrasound competition to input/sample."""
-    from pipeline.console import console, counting
-    from pipeline.sample import write_sample
-    from pipeline.workspace import input_root, shown
+    from pipeline.core.console import console, counting
+    from pipeline.core.files import input_root, shown
+    from pipeline.new.sample import write_sample
 
     folder = input_root() / "sample"
     with counting("sample") as show:
@@ -207,7 +208,7 @@ def new(
     assignments: Assignments = None,
 ) -> None:
     """Look at raw files and write a first competition YAML and recipe, with every guess marked."""
-    from pipeline.new import write_new
+    from pipeline.new.wizard import write_new
 
     for line in write_new(name, folder, target, force, assignments or ()).lines():
         typer.echo(line)
@@ -222,11 +223,11 @@ def check(
     """Say whether a submission is valid: exit 0, or 1 with its faults and their rows; warn where it looks wrong."""
     from rich.markup import escape
 
-    from pipeline import guards
-    from pipeline.console import console
+    from pipeline.core.console import console
+    from pipeline.encode import sanity
 
     loaded, want = _expected(competition)
-    faults, warnings = guards.examine(submission_path, want, loaded)
+    faults, warnings = sanity.examine(submission_path, want, loaded)
     for fault in faults[:50]:
         typer.echo(f"{submission_path}: {fault}")
     if len(faults) > 50:
@@ -249,7 +250,7 @@ def score(
     """Score a submission against known masks with the competition's metric."""
     import json
 
-    from pipeline import submission
+    from pipeline.encode import submission
 
     loaded, want = _expected(competition)
     value, rows = submission.score(submission_path, truth, loaded, want)
@@ -262,9 +263,10 @@ def score(
 @app.command()
 def download(competition: Annotated[str, typer.Argument(metavar="COMPETITION")]) -> None:
     """Fetch a competition's raw files into input/, where a library can (Oxford-IIIT Pet)."""
-    from pipeline.competition import load_competition
-    from pipeline.download import download as fetch
-    from pipeline.workspace import input_folder, shown
+    from pipeline.core.config.competition import load_competition
+    from pipeline.core.files import shown
+    from pipeline.core.run import input_folder
+    from pipeline.kaggle.download import download as fetch
 
     loaded = load_competition(competition)
     fetch(loaded, input_folder(loaded))
@@ -281,9 +283,10 @@ def doctor() -> None:
 
 
 def _expected(competition: str) -> tuple[Any, Any]:
-    from pipeline import submission
-    from pipeline.competition import load_competition
-    from pipeline.workspace import input_folder, root
+    from pipeline.core.config.competition import load_competition
+    from pipeline.core.files import root
+    from pipeline.core.run import input_folder
+    from pipeline.encode import submission
 
     loaded = load_competition(competition)
     table = root() / "work" / loaded.name / "images.parquet"
@@ -293,21 +296,22 @@ def _expected(competition: str) -> tuple[Any, Any]:
 def _run_stage(opened: "Run", stage: str, how: HowOptions) -> None:
     """Runs one stage, with predictions made elsewhere what comes before it too."""
     from pipeline import stages
+    from pipeline.core import driver
 
     interruption.work_began()
     if opened.recipe.arrays:
         stages.run_through(opened, stage, how.force, how.strict)
     else:
         stages.warn_of_stale(opened, stage)
-        stages.run_stage(opened, stage, how.force, how.strict)
+        driver.run_stage(opened, stage, how.force, how.strict)
 
 
 def _preflight(opened: "Run", force: bool) -> None:
     """Finds what would stop training before anything else is done: other settings, and weights above all."""
-    from pipeline import stages
-    from pipeline.stages.train import guard, preflight
+    from pipeline.core import driver
+    from pipeline.train.stage import guard, preflight
 
-    waiting = [state for state in stages.states(opened, "train") if state.reasons and not state.kept]
+    waiting = [state for state in driver.states(opened, "train") if state.reasons and not state.kept]
     if waiting and not force:
         guard(opened, waiting, ("settings",))  # other inputs may yet turn out the same
     if waiting or force:

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline import stages, workspace
-from pipeline.competition import load_competition
-from pipeline.importing import refuse_trained
-from pipeline.workspace import Run
+from pipeline import stages
+from pipeline.core.config.competition import load_competition
+from pipeline.core.files import read_json, root, writing
+from pipeline.core.run import Run, check_name, open_run
+from pipeline.predictions.importing import refuse_trained
 
 
 def bring(
@@ -47,12 +48,12 @@ def bring(
     Raises:
         PipelineError: a name or a setting that is none. The predictions are checked when they are used.
     """
-    folder = workspace.root() / "work" / load_competition(competition).name / workspace.check_name(name) / "arrays"
+    folder = root() / "work" / load_competition(competition).name / check_name(name) / "arrays"
     refuse_trained(folder.parent)
     index = pd.DataFrame({"image_id": list(oof_ids)})
     written = _save(folder / "oof.npy", oof, index if folds is None else index.assign(fold=list(folds)))
     more = None if test is None else _save(folder / "test.npy", test, pd.DataFrame({"image_id": list(test_ids)}))
-    return workspace.open_run(name, assignments=assignments, competition=competition, oof=written, test=more)
+    return open_run(name, assignments=assignments, competition=competition, oof=written, test=more)
 
 
 def tune(run: Run) -> dict[str, Any]:
@@ -62,7 +63,7 @@ def tune(run: Run) -> dict[str, Any]:
         PipelineError: predictions that do not fit the competition.
     """
     stages.run_through(run, "tune")
-    return workspace.read_json(run.postprocess)
+    return read_json(run.postprocess)
 
 
 def encode(run: Run, strict: bool = False) -> Path:
@@ -80,8 +81,8 @@ def encode(run: Run, strict: bool = False) -> Path:
 
 
 def _save(path: Path, array: np.ndarray, index: pd.DataFrame) -> str:
-    with workspace.writing(path) as temporary, temporary.open("wb") as file:
+    with writing(path) as temporary, temporary.open("wb") as file:
         np.save(file, array)
-    with workspace.writing(path.with_suffix(".csv")) as temporary:
+    with writing(path.with_suffix(".csv")) as temporary:
         index.to_csv(temporary, index=False)
     return str(path)

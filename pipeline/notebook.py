@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline import requirements_check
 
 if TYPE_CHECKING:
-    from pipeline.workspace import Run
+    from pipeline.core.run import Run
 
 HOME = Path(__file__).parents[1]
 
@@ -41,15 +41,15 @@ def load_run(
     Raises:
         PipelineError: a wrong setting.
     """
-    from pipeline.settings import assignments_of
-    from pipeline.workspace import open_run
+    from pipeline.core.config.settings import assignments_of
+    from pipeline.core.run import open_run
 
     return open_run(recipe, quick, name, assignments_of(settings or {}))
 
 
 def ensure_sample(run: "Run") -> None:
     """Writes the raw files of a run of the sample competition, if they are not there; does nothing for any other."""
-    from pipeline.sample import write_sample
+    from pipeline.new.sample import write_sample
 
     if run.competition.name == "sample" and not run.input.exists():
         write_sample(run.input)

@@ -12,29 +12,29 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipeline.errors import PipelineError
+from pipeline.core.errors import PipelineError
 
 if TYPE_CHECKING:
-    from pipeline.workspace import Run
+    from pipeline.core.run import Run
 
 
 def _be_verbose(asked: bool) -> None:
     if asked:
-        from pipeline.console import be_verbose
+        from pipeline.core.console import be_verbose
 
         be_verbose()
 
 
 def _be_quiet(asked: bool) -> None:
     if asked:
-        from pipeline.console import be_quiet
+        from pipeline.core.console import be_quiet
 
         be_quiet()
 
 
 def _compare_contents(asked: bool) -> None:
     if asked:
-        from pipeline.freshness import compare_contents
+        from pipeline.core.freshness import compare_contents
 
         compare_contents()
 
@@ -101,7 +101,7 @@ class RunOptions:
         Raises:
             PipelineError: an option, the recipe or its competition is wrong.
         """
-        from pipeline.workspace import open_run
+        from pipeline.core.run import open_run
 
         if self.folds is not None and not re.fullmatch(r"\d+(,\d+)*", self.folds):
             raise PipelineError(f"--folds {self.folds}: expected numbers and commas, for instance --folds 0,2.")

@@ -6,11 +6,14 @@ from importlib.metadata import PackageNotFoundError, version
 import pandas as pd
 from rich.table import Table
 
-from pipeline import competition, freshness, recipe, stages, workspace
-from pipeline.console import memory_text
-from pipeline.errors import PipelineError
-from pipeline.stages import State
-from pipeline.workspace import Run
+from pipeline import stages
+from pipeline.core import driver, files, freshness
+from pipeline.core.config import competition, recipe
+from pipeline.core.console import memory_text
+from pipeline.core.driver import State
+from pipeline.core.errors import PipelineError
+from pipeline.core.files import input_root
+from pipeline.core.run import Run, input_folder
 
 PACKAGES = [
     "torch", "torchvision", "lightning", "segmentation-models-pytorch", "albumentations", "opencv-python-headless",
@@ -19,12 +22,12 @@ PACKAGES = [
 
 def status_table(run: Run) -> tuple[Table, str | None]:
     """Returns a table with a row a stage, and the first stage that must run (None: all are up to date)."""
-    shown = Table(title=f"{run.name} ({workspace.shown(run.folder)})", title_justify="left")
+    shown = Table(title=f"{run.name} ({files.shown(run.folder)})", title_justify="left")
     for column in ("stage", "state", "finished", "seconds"):
         shown.add_column(column, justify="right" if column == "seconds" else "left")
     following: str | None = None
     for stage in stages.STAGES:
-        found = stages.states(run, stage)
+        found = driver.states(run, stage)
         if not found:
             continue
         todo = [state for state in found if state.reasons and not state.kept]
@@ -43,16 +46,16 @@ def examine() -> Iterator[str]:
             yield f"{name} {version(name)}"
         except PackageNotFoundError:
             yield f"{name} MISSING: ./run_all.sh installs it"
-    from pipeline import device
+    from pipeline.networks import device
 
     try:
         compute = device.choose()
         yield f"device {compute.accelerator}, precision {compute.precision}: {compute.reason}"
     except PipelineError as error:
         yield f"device: {error}"
-    yield f"root {workspace.root()}, input {workspace.input_root()}"
+    yield f"root {files.root()}, input {input_root()}"
     known = sorted(file.stem for file in competition.FOLDER.glob("*.yaml"))
-    here = [name for name in known if workspace.input_folder(competition.load_competition(name)).is_dir()]
+    here = [name for name in known if input_folder(competition.load_competition(name)).is_dir()]
     for name in known:
         yield f"competition {name}: raw files {'found' if name in here else 'not there'}"
     recipes = sorted(file.stem for file in recipe.FOLDER.glob("*.yaml"))
@@ -96,7 +99,7 @@ def summary(run: Run, seconds: float) -> Iterator[str]:
         run: the run.
         seconds: how long it took.
     """
-    read_json, shown = workspace.read_json, workspace.shown
+    read_json, shown = files.read_json, files.shown
     yield f"{run.name}: done in {seconds // 60:.0f} min {seconds % 60:.0f} s, {memory_text()}"
     if not (run.record.exists() and run.submission.exists()):
         return

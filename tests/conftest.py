@@ -14,9 +14,10 @@ import pytest
 import tifffile
 import yaml
 
-from pipeline import rle, stages
-from pipeline.errors import PipelineError
-from pipeline.workspace import Run, open_run
+from pipeline.core import driver
+from pipeline.core.errors import PipelineError
+from pipeline.core.run import Run, open_run
+from pipeline.masks import rle
 
 # before torch is imported: threads that wait for each other make small networks many times slower on a busy machine
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -112,7 +113,7 @@ class Tiny:
         """Runs these stages in this process."""
         opened = open_run(str(self.recipe_path))
         for name in names:
-            stages.run_stage(opened, name)
+            driver.run_stage(opened, name)
         return opened
 
     def fails(self, *names: str) -> str:

@@ -8,17 +8,17 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from pipeline import rle
-from pipeline.competition import Competition
-from pipeline.components import shortlist_counts
-from pipeline.evidence import Evidence, Regions, histogram_counts
-from pipeline.geometry import IGNORE, geometry_of
-from pipeline.held_out import HeldOut
-from pipeline.metrics import METRICS, counts
-from pipeline.postprocess import Rules, decide
-from pipeline.recipe import Recipe
-from pipeline.sources import Blend, Source
-from pipeline.workspace import Run
+from pipeline.core.config.competition import Competition
+from pipeline.core.config.recipe import Recipe
+from pipeline.core.run import Run
+from pipeline.masks import rle
+from pipeline.masks.decision import Rules, decide
+from pipeline.masks.geometry import IGNORE, geometry_of
+from pipeline.masks.metrics import METRICS, counts
+from pipeline.masks.regions import shortlist_counts
+from pipeline.predictions.blends import Blend, Source
+from pipeline.tune.evidence import Evidence, Regions, histogram_counts
+from pipeline.tune.held_out import HeldOut
 
 
 @dataclass

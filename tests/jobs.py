@@ -1,11 +1,11 @@
-"""What the processes of test_side_by_side.py do: a module that is quickly imported there."""
+"""What the processes of test_processes.py do: a module that is quickly imported there."""
 
 import os
 import signal
 import time
 from typing import Any
 
-from pipeline.console import console
+from pipeline.core.console import console
 
 
 def tell(job: int, reporter: Any) -> None:

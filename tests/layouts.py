@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 import tifffile
 
-from pipeline import rle
-from pipeline.rle import Convention
-from pipeline.sample import write_sample
+from pipeline.masks import rle
+from pipeline.masks.rle import Convention
+from pipeline.new.sample import write_sample
 
 TRAIN, TEST, SHAPE = 24, 8, (80, 110)
 WINDOW = (slice(160, 400), slice(120, 450))

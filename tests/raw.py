@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import yaml
 
-from pipeline import stages
-from pipeline.competition import Competition, load_competition
-from pipeline.competitions.listing import Item, Listing, MaskFault
-from pipeline.competitions.readers import reader_of
-from pipeline.errors import PipelineError
-from pipeline.workspace import Run, open_run
+from pipeline.core import driver
+from pipeline.core.config.competition import Competition, load_competition
+from pipeline.core.errors import PipelineError
+from pipeline.core.run import Run, open_run
+from pipeline.decode.readers.base import Item, Listing, MaskFault
+from pipeline.decode.readers.registry import reader_of
 
 
 class Raw:
@@ -69,5 +69,5 @@ class Raw:
             "competition": str(self.yaml), "image": {"size": [32, 32]}, "model": {"weights": "none"},
         }))  # fmt: skip
         run = open_run(str(recipe))
-        stages.run_stage(run, "decode")
+        driver.run_stage(run, "decode")
         return run

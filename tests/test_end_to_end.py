@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline import rle
-from pipeline.metrics import METRICS, counts
+from pipeline.masks import rle
+from pipeline.masks.metrics import METRICS, counts
 
 REPOSITORY = Path(__file__).parents[1]
 RECIPE = """
@@ -118,10 +118,11 @@ def test_predictions_carry_the_class_axis(undisturbed: Finished) -> None:
 def test_encoding_the_held_out_images_reproduces_the_score(
     undisturbed: Finished, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipeline import sources, table
-    from pipeline.estimates import mean_counts, mean_score
-    from pipeline.postprocess import decide, decision_of
-    from pipeline.workspace import open_run
+    from pipeline.core.run import open_run
+    from pipeline.decode import table
+    from pipeline.masks.bootstrap import mean_counts, mean_score
+    from pipeline.masks.decision import decide, decision_of
+    from pipeline.predictions import blends
 
     monkeypatch.setenv("PIPELINE_ROOT", str(undisturbed.root))
     monkeypatch.delenv("PIPELINE_INPUT", raising=False)
@@ -131,7 +132,7 @@ def test_encoding_the_held_out_images_reproduces_the_score(
     outliers = pd.read_csv(run.outliers, dtype=str)
     scores = []
     for fold in (0, 1):
-        blend = sources.out_of_fold(run, fold, sources.plain_of(run))
+        blend = blends.out_of_fold(run, fold, blends.plain_of(run))
         for row, image_id in enumerate(blend.ids):
             if image_id in set(outliers.query("reason == 'broken'")["image_id"]):
                 continue

@@ -12,12 +12,18 @@ import pytest
 import yaml
 from layouts import LAYOUTS
 
-from pipeline import metrics, sources, stages, submission, table
-from pipeline.competition import load_competition
-from pipeline.errors import PipelineError
-from pipeline.postprocess import decide, decision_of
-from pipeline.probabilities import read_probabilities
-from pipeline.workspace import Run, open_run, read_json
+from pipeline import stages
+from pipeline.core import driver
+from pipeline.core.config.competition import load_competition
+from pipeline.core.errors import PipelineError
+from pipeline.core.files import read_json
+from pipeline.core.run import Run, open_run
+from pipeline.decode import table
+from pipeline.encode import submission
+from pipeline.masks import metrics
+from pipeline.masks.decision import decide, decision_of
+from pipeline.predictions import blends
+from pipeline.predictions.files import read_probabilities
 
 SMALL = {
     "image": {"size": [32, 64], "channels": 1},
@@ -60,7 +66,7 @@ def finished(recipe: str, *assignments: str) -> Run:
     """Runs every stage."""
     run = open_run(recipe, assignments=list(assignments))
     for stage in stages.STAGES:
-        stages.run_stage(run, stage)
+        driver.run_stage(run, stage)
     return run
 
 
@@ -69,7 +75,7 @@ def rewritten(run: Run) -> dict[str, np.ndarray]:
     images = table.read_table(run.table, "train").set_index("image_id", drop=False)
     decision, found = decision_of(read_json(run.postprocess)), {}
     for fold in run.trained_folds():
-        blend = sources.out_of_fold(run, fold, sources.plain_of(run))
+        blend = blends.out_of_fold(run, fold, blends.plain_of(run))
         for row, name in enumerate(blend.ids):
             shape = (int(images.loc[name, "height"]), int(images.loc[name, "width"]))
             found[name] = decide(blend.native(row, shape), decision)
@@ -104,7 +110,7 @@ def test_class_maps_with_everything_that_training_has_for_them(mars: Run) -> Non
     recipe = mars.competition_folder.parents[1] / "mars-recipe.yaml"
     run = open_run(str(recipe), name="everything", assignments=settings)
     for stage in stages.STAGES:
-        stages.run_stage(run, stage)
+        driver.run_stage(run, stage)
     assert submission.faults_of(run.submission, submission.expected(run.competition, run.input, run.table)) == []
     for fold in (0, 1):
         ids = pd.read_csv(run.predictions("oof", fold).with_suffix(".csv"), dtype=str)
@@ -294,7 +300,7 @@ def test_an_evaluation_leaves_overlays_and_a_row_a_run(pets: Run) -> None:
     overlays = sorted((pets.folder / "test_overlays").glob("*.png"))
     assert len(overlays) == 10
     assert overlays[0].name == "00_cat_18.png"
-    stages.run_stage(pets, "evaluate", force=True)
+    driver.run_stage(pets, "evaluate", force=True)
     runs = pd.read_csv(pets.competition_folder / "runs.csv")
     assert runs["run"].tolist() == ["pets-recipe"] * 2
     assert set(runs["remark"]) == {"border: ignore"}
@@ -309,7 +315,7 @@ def test_a_split_by_name(pets: Run) -> None:
     assert pd.read_csv(pets.folds)["fold"].value_counts().tolist() == [9, 9]
     with pytest.raises(PipelineError, match="describe it in the competition's YAML: `splits: {third: "):
         run = open_run(str(Path(pets.recipe.competition).parent / "pets-recipe.yaml"), assignments=["folds=third"])
-        stages.run_stage(run, "split")
+        driver.run_stage(run, "split")
 
 
 # --- large images ----------------------------------------------------------------------------------------------------
@@ -319,7 +325,7 @@ def test_images_stored_larger_than_the_network_sees(pets: Run, root: Path) -> No
     recipe = str(root / "pets-recipe.yaml")
     run = open_run(recipe, name="tiles", assignments=["image.store=[48, 80]", "train.folds=[0]", "train.epochs=1"])
     for stage in stages.STAGES:
-        stages.run_stage(run, stage)
+        driver.run_stage(run, stage)
     assert run.pixels.name == "pixels_48x80_stretch_rgb"
     assert np.load(run.pixels / "train_images.npy", mmap_mode="r").shape == (18, 48, 80, 3)
     assert read_probabilities(run.predictions("test", 0))[0].shape == (12, 1, 48, 80)
@@ -372,5 +378,5 @@ def test_a_test_set_of_several_classes_is_evaluated(root: Path) -> None:
     before = pd.read_csv(run.folder / "test_scores.csv").iloc[1:].reset_index(drop=True)
     images = table.read_table(run.table)
     images.drop(images.index[images["subset"] == "test"][0]).to_parquet(run.table)
-    stages.run_stage(run, "evaluate", force=True)
+    driver.run_stage(run, "evaluate", force=True)
     pd.testing.assert_frame_equal(pd.read_csv(run.folder / "test_scores.csv"), before)

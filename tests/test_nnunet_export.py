@@ -14,8 +14,8 @@ from conftest import SHAPE, TEST_IDS, TRAIN_IDS, Tiny
 
 from benchmarks import nnunet
 from pipeline import stages
-from pipeline.errors import PipelineError
-from pipeline.workspace import Run, open_run
+from pipeline.core.errors import PipelineError
+from pipeline.core.run import Run, open_run
 
 DROPPED = "a06"
 

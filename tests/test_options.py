@@ -6,10 +6,10 @@ import pytest
 import typer
 
 from pipeline.__main__ import app
-from pipeline.errors import PipelineError
+from pipeline.core.errors import PipelineError
+from pipeline.core.version import VERSION
 from pipeline.options import RunOptions
-from pipeline.stage_table import STAGE_HELP
-from pipeline.version import VERSION
+from pipeline.stages import STAGE_HELP
 
 RUN = {"--quick", "--name", "--set"}
 ELSEWHERE = {"--folds", "--competition", "--oof", "--test"}
@@ -61,7 +61,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_verify_compares_contents(monkeypatch: pytest.MonkeyPatch) -> None:
     called = []
-    monkeypatch.setattr("pipeline.freshness.compare_contents", lambda: called.append(True))
+    monkeypatch.setattr("pipeline.core.freshness.compare_contents", lambda: called.append(True))
     for words, times in ((["sample"], 0), (["sample", "--verify"], 1)):
         commands()["decode"].make_context("decode", words)
         assert len(called) == times

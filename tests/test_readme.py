@@ -12,11 +12,11 @@ import typer
 import yaml
 
 from pipeline.__main__ import app
-from pipeline.clean_settings import CleanSettings
-from pipeline.competition import RleCsv
-from pipeline.outliers import findings
-from pipeline.recipe import load_recipe
-from pipeline.settings import validate
+from pipeline.clean.outliers import findings
+from pipeline.core.config.cleaning import CleanSettings
+from pipeline.core.config.competition import RleCsv
+from pipeline.core.config.recipe import load_recipe
+from pipeline.core.config.settings import validate
 
 REPOSITORY = Path(__file__).parents[1]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
@@ -126,8 +126,8 @@ def test_tree_names_what_exists() -> None:
 
 
 def test_the_network_of_ones_own_works_as_described(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipeline.models import build
-    from pipeline.train_settings import ModelSettings
+    from pipeline.core.config.training import ModelSettings
+    from pipeline.networks.models import build
 
     (code,) = re.findall(r"```python\n(.*?)```", TRAIN, re.S)
     (tmp_path / "my_models.py").write_text(code)
@@ -136,7 +136,7 @@ def test_the_network_of_ones_own_works_as_described(tmp_path: Path, monkeypatch:
 
 
 def test_every_named_setting_of_training_exists() -> None:
-    from pipeline.train_settings import LossSettings, ModelSettings, TrainSettings
+    from pipeline.core.config.training import LossSettings, ModelSettings, TrainSettings
 
     known = {*LossSettings.model_fields, *ModelSettings.model_fields, *TrainSettings.model_fields}
     for line in TRAIN.splitlines():

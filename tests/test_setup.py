@@ -118,7 +118,7 @@ def test_environment_yml_has_the_packages_of_pyproject() -> None:
 def test_the_version_stands_once() -> None:
     assert PROJECT["dynamic"] == ["version"] and "version" not in PROJECT
     tables = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["setuptools"]
-    assert tables["dynamic"]["version"]["attr"] == "pipeline.version.VERSION"
+    assert tables["dynamic"]["version"]["attr"] == "pipeline.core.version.VERSION"
 
 
 def test_lock_satisfies_pyproject() -> None:

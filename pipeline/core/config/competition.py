@@ -1,0 +1,363 @@
+"""What a competition's YAML may say: where its raw files lie, what they mean and how it is scored."""
+
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from pipeline.core.config.cleaning import CleanSettings
+from pipeline.core.config.settings import Settings, find_yaml, read_yaml, validate
+from pipeline.core.errors import PipelineError
+
+FOLDER = Path(__file__).parents[2] / "competitions"
+Kind = Literal["binary", "multilabel", "multiclass"]
+Value = int | str | tuple[int, int, int]
+THRESHOLD = 128
+"""Grey value from which a pixel of a black and white mask is white."""
+SEVERAL = "several classes need columns.label (a column) or columns.pattern (e.g. {id}_{label})"
+
+
+class Subset(Settings):
+    """The files of the training or the test set, relative to the competition's input folder."""
+
+    images: str
+    """Path of an image with `{id}` where its id stands, e.g. `train/images/{id}.png` or `{id}/images/{id}.png`."""
+    masks: str | None = None
+    """A CSV, or the path of mask images: with `{id}` or `{stem}` (the id without its extension), `{class}` where every
+    class has a file of its own, and `*` where every instance has one."""
+    threshold: int | None = Field(None, ge=1)
+    """Mask images of one class a file: pixels of at least this value are the class, for masks saved as JPEG, whose
+    values waver (128, mostly). null: all that are not 0, and a file has one other value alone."""
+    table: str | None = None
+    """A CSV with one row an image, the id in its first column, for further columns (to group or stratify by)."""
+    exclude: list[str] = []
+    """File name patterns that match `images` but are none, e.g. `*_mask.tif`."""
+    evaluate: bool = False
+    """Of the test set: score the final masks against its `masks`."""
+
+    @field_validator("images")
+    @classmethod
+    def _has_id(cls, value: str) -> str:
+        if "{id}" not in value:
+            raise ValueError("expected a path with {id} where an image's id stands, e.g. train/{id}.png")
+        return value
+
+    @property
+    def mask_files(self) -> str | None:
+        """The path of mask images; None where masks are a CSV or there are none."""
+        return self.masks if self.masks and re.search(r"{(id|stem)}", self.masks) else None
+
+
+class Columns(Settings):
+    """The columns of a table of masks, and what one of its rows is."""
+
+    id: str = "id"
+    """A column, or a template over columns such as `{subject}_{img}`."""
+    pattern: str | None = None
+    """What a value of the id column is made of, where it holds more than the id, e.g. `{id}_{label}`."""
+    label: str | None = None
+    """The column that names the class of a row."""
+    rle: str = "rle"
+    """The column of run-length encoded masks."""
+    rows: Literal["image", "class", "instance"] | None = None
+    """What a row is: an image, an image and class, or one of several instances in an image. Default: an image, or an
+    image and class where rows have a label."""
+    absent: Literal["fault", "empty"] = "fault"
+    """What an image without any row is."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Columns":
+        if self.pattern and not re.fullmatch(
+            r"[^{}]*{id}[^{}]+{label}[^{}]*|[^{}]*{label}[^{}]+{id}[^{}]*", self.pattern
+        ):
+            raise ValueError("pattern must hold {id} and {label}, apart from each other, e.g. {id}_{label}")
+        if self.pattern and self.label:
+            raise ValueError("give `label` (a column) or `pattern` (parts of the id column), not both")
+        if self.rows == "class" and not self.labelled:
+            raise ValueError("rows: class needs `label` (a column) or `pattern` (e.g. {id}_{label})")
+        return self
+
+    @property
+    def labelled(self) -> bool:
+        """Whether a row says which class it is of."""
+        return bool(self.label or self.pattern)
+
+    @property
+    def row(self) -> Literal["image", "class", "instance"]:
+        """What a row is."""
+        return self.rows or ("class" if self.labelled else "image")
+
+
+class SubmissionSettings(Columns):
+    """What a submission looks like."""
+
+    format: Literal["rle", "labels"] = "rle"
+    """`labels` is one row an image: its id, then the class of every pixel, row by row, in columns 0, 1, 2, …"""
+
+
+class RleSettings(Settings):
+    """The competition's run-length convention; inside the pipeline it is always column-major, 1-based, "" for empty."""
+
+    order: Literal["column", "row"] = "column"
+    """Whether pixels are numbered down the columns or along the rows."""
+    base: Literal[0, 1] = 1
+    """The number of the first pixel."""
+    empty: str = ""
+    """The text of an empty mask."""
+    offsets: Literal["absolute", "relative"] = "absolute"
+    """`relative`: every start but the first counts from the end of the run before it (SIIM-ACR Pneumothorax)."""
+
+
+class DecodeSettings(Settings):
+    """What decode does about faults in the raw files."""
+
+    on_error: Literal["stop", "drop"] = "stop"
+    """`drop` turns a faulty training image into a `broken` row of outliers.csv; a faulty test image always stops."""
+
+
+class SplitSettings(Settings):
+    """How a folds file is made."""
+
+    method: Literal["grouped", "random"] = "grouped"
+    """`grouped` keeps groups and near-duplicates in one fold; `random` does not: for comparison, or for a test set that
+    shares its sources with the training set."""
+    folds: int = Field(5, ge=2)
+    """How many parts."""
+    seed: int = 0
+    """The first seed to try."""
+    seeds: int = Field(10, ge=1)
+    """How many seeds to try; the best balanced split is kept."""
+    strata: int = Field(4, ge=1)
+    """Number of mask-area quantiles told apart among images with a mask (of their rarest class)."""
+    stratify: str | None = None
+    """A further column of the mask table whose values are spread over the folds."""
+
+
+class Competition(Settings):
+    """What every competition's YAML may say, whatever its raw layout."""
+
+    name: str
+    """The YAML's file name."""
+    title: str
+    """What people call it."""
+    reader: str
+    """What reads its raw files: `rle_csv`, `npz_labels` or `oxford_pet`."""
+    input: str | None = None
+    """The folder in input/; default: the name, or where there is none of that name, `kaggle`."""
+    classes: list[str] = Field(min_length=1)
+    """Their names; or a mapping from each name to what the raw files write for it (a number, a text, or [red, green,
+    blue])."""
+    values: list[Value] | None = None
+    """What the raw files write for each class, where `classes` are names only."""
+    kind: Kind = "binary"
+    """`binary`, `multilabel` (classes may overlap: one mask each) or `multiclass` (every pixel has one of the classes,
+    the first of which is the background). Left out, one class is binary and several may overlap."""
+    shape: tuple[int, int] | None = None
+    """Rows × columns of every image, where the competition promises one."""
+    group: str | None = None
+    """A column of the mask table whose images must stay in one fold, e.g. the patient; or a pattern of the id that
+    holds `{group}`, e.g. `{group}_{number}`."""
+    metric: Literal["dice", "iou", "iou_precision", "mean_iou"]
+    """What the competition scores by; docs/scores.md."""
+    ignore_class: str | None = None
+    """Multiclass: pixels whose truth is this class count in no loss and no score."""
+    ignored_prediction: Literal["leave_out", "zero"] = "leave_out"
+    """What mean_iou does when `ignore_class` is predicted for another class's pixel: nothing but count the miss, or let
+    the ignored class join the mean with IoU 0."""
+    forbids_pretrained: str | None = None
+    """Why encoder weights other than `none` are refused, where the rules say so."""
+    rle: RleSettings = RleSettings()
+    sample_submission: str | None = None
+    """The file whose columns and ids a submission must have; null: those of `submission`, and the test images' ids."""
+    submission: SubmissionSettings = SubmissionSettings()
+    decode: DecodeSettings = DecodeSettings()
+    clean: CleanSettings = CleanSettings()
+    split: SplitSettings = SplitSettings()
+    splits: dict[str, SplitSettings] = {}
+    """Further splits by name, written to folds/<competition>-<name>.csv for the recipes that ask for them."""
+    kaggle: str | None = None
+    """The competition's name in its Kaggle address."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_classes_apart(cls, data: Any) -> Any:
+        classes = data.get("classes")
+        if not isinstance(classes, dict):
+            return data
+        if data.get("values") is not None:
+            raise ValueError("give `classes` as a mapping, or `values` beside a list of `classes`, not both")
+        for name, value in classes.items():
+            colour = isinstance(value, list | tuple) and [type(part) for part in value] == [int, int, int]
+            if not colour and not isinstance(value, int | str):
+                raise ValueError(f"class {name} is {value!r}; expected a number, a text or [red, green, blue]")
+        return {**data, "classes": [str(name) for name in classes], "values": list(classes.values())}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete_kind(cls, data: Any) -> Any:
+        classes, usual = data.get("classes"), cls.model_fields["kind"].default
+        if data.get("kind") is not None:
+            return data
+        several = isinstance(classes, list | dict) and len(classes) > 1
+        return {**data, "kind": "multilabel" if several and usual == "binary" else usual}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete_submission(cls, data: Any) -> Any:
+        """What `submission` leaves out is as in `columns`, or as the layout has it."""
+        given, columns = data.get("submission") or {}, data.get("columns") or {}
+        if not isinstance(given, dict) or not isinstance(columns, dict):
+            return data
+        usual = cls.model_fields["submission"].default.model_dump(exclude_unset=True) | columns
+        for one, other in (("label", "pattern"), ("pattern", "label")):
+            if one in given:
+                usual.pop(other, None)
+        return {**data, "submission": usual | given}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Competition":
+        for name, values in (("classes", self.classes), ("values", self.values or [])):
+            if len(set(values)) != len(values):
+                raise ValueError(f"{name} repeats itself: {values}")
+        if self.values is not None and len(self.values) != len(self.classes):
+            raise ValueError(f"values has {len(self.values)} entries for {len(self.classes)} classes")
+        if self.kind == "multiclass" and len(self.classes) < 2:
+            raise ValueError("kind multiclass needs at least two classes, the background first")
+        if self.kind == "binary" and len(self.classes) != 1:
+            raise ValueError(f"kind binary has one class; `classes` has {len(self.classes)}")
+        if (self.metric == "mean_iou") != (self.kind == "multiclass"):
+            raise ValueError(
+                f"metric {self.metric} does not fit kind {self.kind}: mean_iou is for multiclass, and only it"
+            )
+        if self.ignore_class is not None and (self.ignore_class not in self.classes or self.kind != "multiclass"):
+            raise ValueError(f"ignore_class is {self.ignore_class!r}; expected a class of a multiclass competition")
+        if self.submission.format == "labels" and self.kind != "multiclass":
+            raise ValueError("submission.format labels needs kind multiclass")
+        if self.submission.format == "rle" and len(self.foreground) > 1 and not self.submission.labelled:
+            raise ValueError(f"{SEVERAL}, or the same keys in submission")
+        return self
+
+    @property
+    def folder(self) -> str:
+        """Name of the folder of raw files."""
+        return self.input or self.name
+
+    @property
+    def ignored(self) -> int | None:
+        """Number of the ignored class."""
+        return None if self.ignore_class is None else self.classes.index(self.ignore_class)
+
+    @property
+    def counted(self) -> list[int]:
+        """Numbers of the classes that are not ignored."""
+        return [number for number in range(len(self.classes)) if number != self.ignored]
+
+    @property
+    def foreground(self) -> list[str]:
+        """The classes whose areas count as foreground: all but a multiclass background."""
+        return self.classes[1:] if self.kind == "multiclass" else self.classes
+
+    @property
+    def remark(self) -> str:
+        """What must stand beside every score for it to mean something."""
+        if self.ignore_class is None:
+            return ""
+        joins = "joins the mean with IoU 0" if self.ignored_prediction == "zero" else "is a miss only"
+        return f"true {self.ignore_class} ignored; predicted {self.ignore_class} {joins}"
+
+
+class RleCsv(Competition):
+    """Images in folders; masks as run lengths in a CSV, or as image files."""
+
+    reader: Literal["rle_csv"] = "rle_csv"
+    train: Subset
+    test: Subset
+    columns: Columns = Columns()
+    channels: Literal[1, 3, 4] | None = None
+    """4 keeps the fourth channel, which is otherwise taken for transparency and left out."""
+    ignore_value: Value | None = None
+    """What mask images write for pixels that count in no loss and no score."""
+
+    @model_validator(mode="after")
+    def _masks_say_enough(self) -> "RleCsv":
+        if self.train.masks is None:
+            raise ValueError("train.masks is missing; name the CSV of masks or the path of mask images")
+        tables = self.sample_submission and self.train.mask_files is None and self.columns.absent == "fault"
+        if self.train.images == self.test.images and not tables:
+            raise ValueError(
+                "train.images and test.images are the same; only a CSV of masks with a row for every training image "
+                "and a sample submission could tell them apart"
+            )
+        if self.train.evaluate or (self.test.evaluate and self.test.masks is None):
+            raise ValueError("evaluate is for the test set, and needs test.masks")
+        if self.train.mask_files is None and self.kind == "multiclass":
+            raise ValueError("kind multiclass needs mask images; masks of a CSV may overlap: leave kind out")
+        several = len(self.classes) > 1
+        if several and self.train.mask_files is None and not self.columns.labelled:
+            raise ValueError(SEVERAL)
+        if several and self.train.mask_files and "{class}" not in self.train.mask_files and self.values is None:
+            raise ValueError("mask images of several classes need a value a class: `classes: {name: value}`")
+        if (self.train.threshold or self.test.threshold) and (
+            self.train.mask_files is None or (self.values and "{class}" not in self.train.mask_files)
+        ):
+            raise ValueError("threshold is for mask images of one class a file")
+        texts = [one for one in [*(self.values or []), self.ignore_value] if isinstance(one, str)]
+        if texts and self.train.mask_files and "{class}" not in self.train.mask_files:
+            raise ValueError(f"{texts[0]!r} is no value of a mask image; expected a number or [red, green, blue]")
+        return self
+
+
+class NpzLabels(Competition):
+    """One .npz: `training_set` (N, 2, H, W), images and class maps, and `test_set` (M, H, W)."""
+
+    reader: Literal["npz_labels"] = "npz_labels"
+    file: str
+    """The .npz."""
+    ignore_value: int | None = None
+    """What class maps write for pixels that count in no loss and no score."""
+    kind: Literal["multiclass"] = "multiclass"
+    submission: SubmissionSettings = SubmissionSettings(format="labels")
+
+
+class PetTest(Settings):
+    """The official test set, which comes with its trimaps."""
+
+    evaluate: bool = True
+    """Score the final masks against them."""
+
+
+class OxfordPet(Competition):
+    """The Oxford-IIIT Pet layout: images/*.jpg, annotations/trimaps/*.png, annotations/{trainval,test}.txt."""
+
+    reader: Literal["oxford_pet"] = "oxford_pet"
+    border: Literal["foreground", "background", "ignore"]
+    """What a trimap's border (3) counts as, in training and in every score."""
+    classes: list[str] = Field(["pet"], min_length=1, max_length=1)
+    values: None = None
+    test: PetTest = PetTest()
+    submission: SubmissionSettings = SubmissionSettings(id="image_id", rle="encoded_mask")
+
+    @property
+    def remark(self) -> str:
+        """The border's reading, without which scores on this data cannot be compared."""
+        return f"border: {self.border}"
+
+
+LAYOUTS: dict[str, type[Competition]] = {"rle_csv": RleCsv, "npz_labels": NpzLabels, "oxford_pet": OxfordPet}
+
+
+def load_competition(name: str) -> Competition:
+    """Returns the competition with this name (pipeline/competitions/<name>.yaml) or at this path.
+
+    Raises:
+        PipelineError: no such file, an unknown reader, an unknown key or a wrong value.
+    """
+    path = find_yaml(name, FOLDER, "competition")
+    data = {"name": path.stem, "reader": "rle_csv", **read_yaml(path)}
+    layout = LAYOUTS.get(str(data["reader"]))
+    if layout is None:
+        raise PipelineError(
+            f"competition {path.name}: there is no reader `{data['reader']}`; there are {', '.join(LAYOUTS)}."
+        )
+    return validate(layout, data, f"competition {path.name}")

@@ -1,0 +1,178 @@
+"""What a recipe may say: one experiment on one competition."""
+
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from pydantic import Field, field_validator, model_validator
+
+from pipeline.core.config.settings import Settings, find_yaml, merge, override, read_yaml, validate
+from pipeline.core.config.training import LossSettings, ModelSettings, TrainSettings
+
+FOLDER = Path(__file__).parents[2] / "recipes"
+
+
+class ImageSettings(Settings):
+    """What the network sees."""
+
+    size: tuple[int, int] = (128, 128)
+    """Rows × columns."""
+    store: tuple[int, int] | None = None
+    """Rows × columns that images are stored at, where they are larger than what the network sees: training draws random
+    crops of `size`, prediction blends overlapping tiles of it. null stores them at `size`."""
+    fit: Literal["stretch", "pad"] = "stretch"
+    """`stretch` resizes; `pad` keeps the pixels and adds a border around them."""
+    border: Literal["reflect", "constant"] = "reflect"
+    """pad: the border mirrors the image, or is black and belongs to no loss."""
+    position: Literal["fixed", "random"] = "fixed"
+    """pad: the image in the middle, or, in training, anywhere."""
+    channels: Literal[1, 3, 4] = 1
+    preprocess: list[dict[str, dict[str, Any]]] = []
+    """albumentations transforms that every image goes through, in training and prediction, e.g. CLAHE or Bilateral."""
+    normalize: Literal["imagenet", "unit", "dataset", "image"] = "imagenet"
+    """`imagenet` subtracts ImageNet's mean and divides by its standard deviation; `dataset` takes those of the fold's
+    training images, `image` those of each image; `unit` leaves pixels in [0, 1]."""
+
+    @model_validator(mode="after")
+    def _store_holds_size(self) -> "ImageSettings":
+        if self.store and (self.store[0] < self.size[0] or self.store[1] < self.size[1]):
+            raise ValueError(f"store {list(self.store)} must not be smaller than size {list(self.size)}")
+        if self.position == "random" and (self.fit != "pad" or self.store):
+            raise ValueError("image.position is random, which needs image.fit=pad and no image.store")
+        return self
+
+    @property
+    def crops_to_cover(self) -> int:
+        """How many pieces of `size` have the area of what is stored."""
+        return max(1, round(self.stored[0] * self.stored[1] / (self.size[0] * self.size[1])))
+
+    @property
+    def stored(self) -> tuple[int, int]:
+        """Rows × columns of the pixel arrays and of all predictions."""
+        return self.store or self.size
+
+
+class PredictSettings(Settings):
+    """Out-of-fold and test probabilities, by the same function."""
+
+    batch_size: int = Field(32, ge=1)
+    """Images that go through the network together."""
+    tta: Literal["none", "hflip", "flips", "d4"] = "none"
+    """Views whose predictions are averaged: the image, and it mirrored (`hflip`), mirrored along both axes and turned
+    by 180° (`flips`), or also turned by 90° (`d4`, all eight). Without a gain on out-of-fold images that noise does not
+    explain, the test images are predicted plain."""
+    never: list[int | str] = []
+    """Multiclass: classes that are never predicted, by number or name."""
+    overlap: float = Field(0.25, ge=0, le=0.9)
+    """How much of a tile's side neighbouring tiles share, where `image.store` is larger than `image.size`."""
+
+
+TuneStep = Literal["threshold", "area", "triplet", "presence", "expected", "components", "bias", "never"]
+
+
+class TuneSettings(Settings):
+    """Post-processing, chosen on out-of-fold predictions at native size."""
+
+    method: Literal["search", "fixed"] = "search"
+    """`search` tries the steps and keeps those that bring more than noise; `fixed` takes `threshold` and `min_area`
+    (multiclass: no biases) and test-time augmentation as they are told."""
+    steps: list[TuneStep] = list(get_args(TuneStep))
+    """What `search` may try, always in this order: the threshold; one of a minimum area, the triplet (an area at a
+    higher threshold), the presence head's probability, the emptiness that pays in expectation; connected components. Of
+    a multiclass competition: one bias a class; never predicting a class."""
+    confidence: float = Field(0.9, ge=0.5, lt=1)
+    """A step is kept when at least this share of the bootstrap draws shows a gain."""
+    rows: Literal["raw", "cleaned"] = "raw"
+    """Which images count: all but the broken ones, as the test set is not cleaned either, or those only that clean left
+    as they are. The other score is given beside it."""
+    threshold: float = Field(0.5, gt=0, le=1)
+    """The probability from which a pixel counts; used by `fixed`."""
+    min_area: int = Field(0, ge=0)
+    """Masks of fewer native pixels become empty; used by `fixed`."""
+    presence_prior: float | None = Field(None, gt=0, lt=1)
+    """The share of the test images that have a mask, where it is known to differ from the training images': images are
+    weighted so that they have it too, in every choice and score. null: as in training."""
+    presence_neighbours: bool = False
+    """Average the presence head's probability over near-duplicate images, of the training and of the test set."""
+
+
+class ArraysSettings(Settings):
+    """Predictions made elsewhere, instead of training."""
+
+    oof: str
+    """A .npy of out-of-fold probabilities (N, H, W) or (N, classes, H, W), float from 0 to 1 or uint8; beside it a .csv
+    of the same name with the column image_id, and perhaps fold and presence_<class>."""
+    test: str | None = None
+    """The same of the test images, without folds."""
+
+
+class Recipe(Settings):
+    """One experiment, as its YAML describes it."""
+
+    name: str
+    """The YAML's file name; names the run."""
+    competition: str
+    """Name of a competition, or the path of its YAML, relative to the recipe's."""
+    folds: str | None = None
+    """Another split than folds/<competition>.csv: folds/<competition>-<name>.csv."""
+    image: ImageSettings = ImageSettings()
+    model: ModelSettings = ModelSettings()
+    loss: LossSettings = LossSettings()
+    augment: list[dict[str, dict[str, Any]]] = []
+    """albumentations transforms by name, in order, each with its settings."""
+    train: TrainSettings = TrainSettings()
+    predict: PredictSettings = PredictSettings()
+    tune: TuneSettings = TuneSettings()
+    ensemble: dict[str, float | None] = {}
+    """Instead of training: other runs on the same folds whose predictions are averaged, each with its weight; where all
+    are null, the weights are fitted to the out-of-fold predictions."""
+    arrays: ArraysSettings | None = None
+    """Instead of training: predictions made elsewhere."""
+    takes: str | None = None
+    """How long all of it takes, and on what, for a person who is about to start it; of `quick` its own, or nothing."""
+    quick: dict[str, Any] = {}
+    """What `--quick` changes: the same pipeline in miniature."""
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> "Recipe":
+        if self.ensemble and self.arrays:
+            raise ValueError("give `ensemble` or `arrays`, not both")
+        given = [weight for weight in self.ensemble.values() if weight is not None]
+        if len(self.ensemble) == 1 or (given and (len(given) < len(self.ensemble) or min(given) < 0 or not sum(given))):
+            raise ValueError(
+                "ensemble needs at least two runs, and a weight of 0 or more for each, not all 0; or null for all, "
+                "to have them fitted"
+            )
+        return self
+
+    @property
+    def trains(self) -> bool:
+        """Whether the run's predictions come from models of its own."""
+        return not self.ensemble and self.arrays is None
+
+    @field_validator("augment", mode="before")
+    @classmethod
+    def _none_is_empty(cls, value: Any) -> Any:
+        return [] if value in (None, "none") else value
+
+
+def load_recipe(name: str, quick: bool = False, assignments: list[str] | None = None) -> Recipe:
+    """Returns the recipe with this name (pipeline/recipes/<name>.yaml) or at this path.
+
+    Args:
+        name: a name, or the path of a YAML file.
+        quick: lay the recipe's own `quick` section over it.
+        assignments: `key=value` with dotted keys, laid over everything else.
+
+    Raises:
+        PipelineError: no such file, an unknown key or a wrong value.
+    """
+    path = find_yaml(name, FOLDER, "recipe")
+    data = override({"name": path.stem, **read_yaml(path)}, assignments or [])
+    competition = str(data.get("competition", ""))
+    if competition.endswith((".yaml", ".yml")):
+        data["competition"] = str(path.absolute().parent / competition)  # beside the recipe, from wherever it is called
+    recipe = validate(Recipe, data, f"recipe {path.name}")
+    # checked without --quick too: a slip there shows before somebody needs it
+    miniature = override(merge({**data, "takes": None}, recipe.quick), assignments or [])
+    in_miniature = validate(Recipe, miniature, f"recipe {path.name} with --quick")
+    return in_miniature if quick else recipe

@@ -1,0 +1,138 @@
+"""Strict settings read from YAML: an unknown key is an error that suggests the right one."""
+
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from pipeline.core.errors import PipelineError, did_you_mean
+
+SettingsType = TypeVar("SettingsType", bound="Settings")
+
+
+class Settings(BaseModel):
+    """Base of everything a YAML file may say: immutable, and unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Returns the mapping in a YAML file.
+
+    Raises:
+        PipelineError: no such file, not YAML, or not a mapping.
+    """
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise PipelineError(f"{path} does not exist.") from None
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise PipelineError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from None
+    if not isinstance(data, dict):
+        raise PipelineError(f"{path} must hold `key: value` lines; it holds {type(data).__name__}.")
+    return data
+
+
+def find_yaml(name: str, folder: Path, what: str) -> Path:
+    """Returns the YAML file meant by `name`: a path, or the stem of a file in `folder`.
+
+    Raises:
+        PipelineError: there is none; the nearest known name is suggested.
+    """
+    if name.endswith((".yaml", ".yml")):
+        return Path(name)
+    path = folder / f"{name}.yaml"
+    if path.exists():
+        return path
+    known = sorted(file.stem for file in folder.glob("*.yaml"))
+    raise PipelineError(
+        f"There is no {what} named `{name}`{did_you_mean(name, known)} Known: {', '.join(known)}; "
+        f"a path to a .yaml file of your own works too."
+    )
+
+
+def validate(model: type[SettingsType], data: dict[str, Any], source: str) -> SettingsType:
+    """Returns `data` as settings of type `model`.
+
+    Raises:
+        PipelineError: every fault in one sentence each, naming `source` and the dotted key.
+    """
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        faults = [_explain(model, fault) for fault in error.errors()]
+    raise PipelineError(f"{source}: " + " ".join(faults))
+
+
+def override(data: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
+    """Returns a copy of `data` with `key=value` assignments applied; keys are dotted, values are YAML.
+
+    Raises:
+        PipelineError: an assignment without `=`, or one that goes through a value that has no keys.
+    """
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals or not key:
+            raise PipelineError(f"--set {assignment}: expected key=value, for instance train.epochs=3.")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise PipelineError(f"--set {assignment}: `{text}` is not a YAML value.") from None
+        for part in reversed(key.split(".")):
+            value = {part: value}
+        data = merge(data, value)
+    return data
+
+
+def assignments_of(settings: Mapping[str, Any]) -> list[str]:
+    """Returns settings by their dotted keys as the assignments that `override` takes."""
+    dumped = {key: yaml.safe_dump(value, default_flow_style=True, width=9999) for key, value in settings.items()}
+    return [f"{key}={text.splitlines()[0]}" for key, text in dumped.items()]
+
+
+def merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Returns `base` with `changes` laid over it, mapping by mapping."""
+    merged = dict(base)
+    for key, value in changes.items():
+        old = merged.get(key)
+        merged[key] = merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def flatten(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns nested mappings as one mapping with dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in data.items():
+        if isinstance(value, dict) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _explain(model: type[Settings], fault: Any) -> str:
+    key = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] == "extra_forbidden":
+        known = list(_model_at(model, fault["loc"][:-1]).model_fields)
+        return f"unknown key `{key}`{did_you_mean(str(fault['loc'][-1]), known)} Known here: {', '.join(known)}."
+    if fault["type"] == "missing":
+        return f"`{key}` is missing."
+    message = fault["msg"].removeprefix("Value error, ")
+    if not key:  # keys that do not go together
+        return f"{message}."
+    value = "empty" if fault["input"] is None else repr(fault["input"])
+    return f"`{key}` is {value}: {message[:1].lower()}{message[1:]}."
+
+
+def _model_at(model: type[Settings], location: tuple[Any, ...]) -> type[Settings]:
+    for part in location:
+        field = model.model_fields.get(str(part))
+        if field is None:
+            break
+        options = (field.annotation, *typing.get_args(field.annotation))
+        inner = [option for option in options if isinstance(option, type) and issubclass(option, Settings)]
+        model = inner[0] if inner else model
+    return model

@@ -1,0 +1,225 @@
+"""Runs a stage: those of its steps that are not up to date. Which stages there are, in which order, says stages.py.
+
+A stage is the module `stage` of a room, and talks to others only through the files that it lists at its head. It has
+`steps(run)`, its units of work with what each reads and writes, and `execute(run, steps)`, which does the ones it is
+given and yields each when its outputs are in place. `Stage` says what else it may have.
+"""
+
+import importlib
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pipeline.core import freshness, layout
+from pipeline.core.console import console, detail, warn
+from pipeline.core.errors import PipelineError
+from pipeline.core.files import shown
+from pipeline.core.freshness import Reason, Step
+from pipeline.core.lock import alone
+from pipeline.core.other_runs import check_members, runs_of
+from pipeline.core.run import Run
+
+
+class Stage:
+    """A stage's module, and what it declares beside `steps` and `execute`."""
+
+    def __init__(self, name: str) -> None:
+        """Imports the module of the stage `name`."""
+        self.name = name
+        self.module: Any = importlib.import_module(f"pipeline.{name}.stage")
+
+    @property
+    def shared(self) -> bool:
+        """SHARED: whether all runs of a competition share the stage's files."""
+        return getattr(self.module, "SHARED", False)
+
+    @property
+    def needs_test(self) -> bool:
+        """NEEDS_TEST: whether the stage cannot do without predictions of the test images."""
+        return getattr(self.module, "NEEDS_TEST", False)
+
+    @property
+    def reads_raw(self) -> bool:
+        """READS_RAW: whether the stage reads raw files, and lists what is missing of them itself."""
+        return getattr(self.module, "READS_RAW", False)
+
+    @property
+    def reads_folds(self) -> Literal["weights", "oof", "test", None]:
+        """READS_FOLDS: what the stage reads of every fold: its weights, out-of-fold or test predictions."""
+        return getattr(self.module, "READS_FOLDS", None)
+
+    @property
+    def accepts(self) -> tuple[str, ...]:
+        """ACCEPTS: which of `force` and `strict` its `execute` takes."""
+        return getattr(self.module, "ACCEPTS", ())
+
+    @property
+    def may_keep(self) -> bool:
+        """Whether the module has `keeps(run, step, reasons)`: whether outputs stay although something changed."""
+        return hasattr(self.module, "keeps")
+
+    def keeps(self, run: Run, step: Step, reasons: list[Reason]) -> bool:
+        """Returns whether a step's outputs stay although something changed."""
+        return bool(reasons) and self.may_keep and self.module.keeps(run, step, reasons)
+
+    def guard(self, run: Run, waiting: list["State"]) -> None:
+        """Stops before work would be lost, where the module has `guard(run, waiting)`."""
+        if hasattr(self.module, "guard"):
+            self.module.guard(run, waiting)
+
+
+@dataclass(frozen=True)
+class State:
+    """One step and why it must run; no reasons: up to date. `kept`: its outputs stay although something changed."""
+
+    step: Step
+    reasons: list[Reason]
+    kept: bool
+
+
+def states(run: Run, stage: str) -> list[State]:
+    """Returns the state of every step of a stage.
+
+    Raises:
+        PipelineError: a run of an ensemble is not there, or lacks predictions.
+    """
+    if run.recipe.ensemble:
+        check_members(run)
+    layout.check()
+    opened, found = Stage(stage), []
+    for step in opened.module.steps(run):
+        reasons = freshness.stale(step)
+        found.append(State(step, reasons, opened.keeps(run, step, reasons)))
+    return found
+
+
+def unfinished(run: Run, stage: str) -> list[State]:
+    """Returns the states of the steps of a stage that are not up to date and do not stay as they are."""
+    return [state for state in states(run, stage) if state.reasons and not state.kept]
+
+
+def require_test(run: Run, stage: str) -> None:
+    """Checks that there are predictions of the test images where a stage needs them.
+
+    Raises:
+        PipelineError: predictions made elsewhere are of the training images only.
+    """
+    if Stage(stage).needs_test and run.recipe.arrays and not run.recipe.arrays.test:
+        raise PipelineError(
+            f"{stage} needs predictions of the test images, and {run.name} has none: add --test test.npy (or, in a "
+            "recipe, `arrays: {test: …}`)."
+        )
+
+
+def run_stage(run: Run, stage: str, force: bool = False, strict: bool = False, mention: bool = True) -> None:
+    """Runs the steps of a stage that are not up to date (all of them with `force`) and records each.
+
+    With `strict`, encode refuses what it would only warn of; it then always runs. Without `mention` nothing is said of
+    a stage that is up to date.
+
+    Raises:
+        PipelineError: bad input, or finished work that would be thrown away.
+    """
+    require_test(run, stage)
+    layout.take_over()
+    opened = Stage(stage)
+    with alone(run.competition_folder if opened.shared else run.folder):
+        _run_stage(run, opened, force, strict and "strict" in opened.accepts, mention)
+
+
+def _run_stage(run: Run, stage: Stage, force: bool, strict: bool, mention: bool) -> None:
+    found = states(run, stage.name)
+    if not found:  # evaluate, where no truth is known; train and predict, where nothing is trained
+        return
+    waiting = []
+    for state in found:
+        if force or strict or (state.reasons and not state.kept):
+            waiting.append(state)
+        elif state.kept:
+            why = "; ".join(reason.text for reason in state.reasons)
+            warn(f"[yellow]{state.step.title}: kept although {why} (--force does it again)[/yellow]")
+    if not waiting:
+        if mention:
+            console.print(f"[dim]{stage.name}: up to date[/dim]")
+        return
+    if not force:
+        stage.guard(run, waiting)
+    if not stage.reads_raw:
+        _check_inputs(run, stage, waiting)
+    why = _why(waiting, force)
+    for state in waiting:
+        detail(f"{state.step.title} runs: {'; '.join(reason.text for reason in state.reasons) or '--force'}")
+    console.print(f"[bold]{stage.name}[/bold]{': ' if why else ''}{why}")
+    started = time.perf_counter()
+    arguments = {key: True for key, asked in (("force", force), ("strict", strict)) if asked and key in stage.accepts}
+    inputs = freshness.Inputs(state.step for state in waiting)
+    if not stage.may_keep:  # half of new outputs, after a kill, are not what the old manifest says
+        for state in waiting:
+            state.step.manifest.unlink(missing_ok=True)
+    for step in stage.module.execute(run, [state.step for state in waiting], **arguments):
+        now = time.perf_counter()
+        freshness.record(step, now - started, inputs=inputs.of(step))
+        detail(f"{step.title}: {now - started:.1f} s → {', '.join(map(shown, step.outputs))}")
+        started = now
+
+
+def _check_inputs(run: Run, stage: Stage, waiting: list[State]) -> None:
+    written = {path for state in waiting for path in state.step.outputs}  # by an earlier step of the same stage
+    inputs = dict.fromkeys(path for state in waiting for path in state.step.inputs)
+    missing = [path for path in inputs if not path.exists() and path not in written]
+    if not missing:
+        return
+    _offer_folds(run, stage, missing)
+    if run.recipe.ensemble and run.folder not in missing[0].parents and missing[0].parent.name == "predictions":
+        name = missing[0].parent.parent.name
+        raise PipelineError(
+            f"{stage.name} reads {shown(missing[0])} of the ensemble's run {name}, which does not exist; "
+            f"finish that run first: python -m pipeline run {name}."
+        )
+    raise PipelineError(
+        f"{stage.name} reads {shown(missing[0])}, which does not exist; "
+        f"`{run.command('--to', stage.name)}` makes what comes before."
+    )
+
+
+def _offer_folds(run: Run, stage: Stage, missing: list[Path]) -> None:
+    """Stops with the folds that are there, where some folds, and nothing else, lack what a stage reads."""
+    if stage.reads_folds is None:
+        return
+    paths_of = _paths_by_fold(run, stage.reads_folds)
+    lacking = [fold for fold, paths in paths_of.items() if any({path, path.parent} & paths for path in missing)]
+    there = [fold for fold in paths_of if fold not in lacking]
+    known = set().union(*paths_of.values())
+    if lacking and there and all({path, path.parent} & known for path in missing):
+        what = {"weights": "weights", "oof": "predictions", "test": "test predictions"}[stage.reads_folds]
+        raise PipelineError(
+            f"{stage.name} reads the {what} of folds {listed(list(paths_of))}, and those of {listed(lacking)} are "
+            f"missing: train and predict them, or go on with --folds {','.join(map(str, there))}."
+        )
+
+
+def _paths_by_fold(run: Run, what: Literal["weights", "oof", "test"]) -> dict[int, set[Path]]:
+    """What a stage reads of every fold: files, or the folders that hold them."""
+    found: dict[int, set[Path]] = {}
+    for fold in run.trained_folds():
+        paths = []
+        for other in runs_of(run):
+            paths += [other.fold(fold, member.seed) for member in other.members(fold)]
+            paths += [other.predictions("test", fold)] if what == "test" else other.oof_predictions(fold)
+        found[fold] = {file for path in paths for file in (path, path.with_suffix(".csv"))}
+    return found
+
+
+def listed(folds: list[int]) -> str:
+    """Returns numbers of folds as a person reads them: 0–4, 3 and 4, or 0, 2 and 3."""
+    if len(folds) > 2 and folds == list(range(folds[0], folds[-1] + 1)):
+        return f"{folds[0]}–{folds[-1]}"
+    return " and ".join(filter(None, [", ".join(map(str, folds[:-1])), str(folds[-1])]))
+
+
+def _why(waiting: list[State], force: bool) -> str:
+    if force:
+        return "--force"
+    texts = dict.fromkeys(reason.text for state in waiting for reason in state.reasons if reason.kind != "never")
+    return "; ".join(list(texts)[:4])

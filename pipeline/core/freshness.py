@@ -1,0 +1,289 @@
+"""Is a step up to date?
+
+A step's manifest, written last, lists what went in (content hashes, settings, code) and what came out. The step is up
+to date while all of that still holds: same inputs, settings and code, and outputs that are as the step left them.
+Contents are compared where a file's size or modification time changed, with `compare_contents` always.
+"""
+
+import ast
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from pipeline.core.config.settings import flatten
+from pipeline.core.files import PACKAGE, read_json, shown, write_json
+from pipeline.core.version import VERSION
+
+NAMED = 4
+"""How many changed modules a reason names."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One unit of work of a stage: what it reads, what it writes, and what else decides its result."""
+
+    stage: str
+    title: str
+    manifest: Path
+    inputs: tuple[Path, ...]
+    """Files, or folders that stand for all files in them."""
+    outputs: tuple[Path, ...]
+    """Files."""
+    settings: dict[str, Any]
+    fold: int | None = None
+    seed: int = 0
+    defaults: dict[str, Any] = field(default_factory=dict)
+    """What settings were before they could be set: a manifest that does not know one was made with this."""
+    editable: tuple[Path, ...] = ()
+    """Outputs that a person may edit: they are not compared with what the step wrote."""
+    sealed: tuple[Path, ...] = ()
+    """Outputs that are compared by content whatever their size and time: trained weights."""
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why a step is not up to date."""
+
+    kind: Literal["never", "output", "damaged", "input", "settings", "code"]
+    """`output`: one is missing; `damaged`: one is there and is not what the step wrote."""
+    text: str
+
+
+def stale(step: Step, manifest: Path | None = None) -> list[Reason]:
+    """Returns why a step must run (an empty list: it is up to date), by its own or by another manifest."""
+    path = manifest or step.manifest
+    record = read_manifest(path)
+    if record is None:
+        return [Reason("never", f"{shown(path)} cannot be read" if path.exists() else "not run yet")]
+    reasons = _output_reasons(step, record["outputs"])
+    old, new = record["inputs"], fingerprint(step.inputs, record["inputs"])
+    reasons += [Reason("input", f"{name} changed") for name in _differing(_hashes(old), _hashes(new))[:3]]
+    now, defaults = (flatten(json.loads(json.dumps(values))) for values in (step.settings, step.defaults))
+    before = flatten(record["settings"])
+    before |= {key: defaults[key] for key in now if key in defaults and key not in before}
+    reasons += [Reason("settings", f"{key}: {before.get(key)} → {now.get(key)}") for key in _differing(before, now)]
+    return reasons + _code_reasons(step, record)
+
+
+def _output_reasons(step: Step, written: dict[str, Any]) -> list[Reason]:
+    reasons = []
+    for output in step.outputs:
+        name = shown(output)
+        if not output.is_file():
+            reasons.append(Reason("output", f"{name} is missing"))
+        elif output not in step.editable and not _is_as_written(output, written, by_content=output in step.sealed):
+            reasons.append(Reason("damaged", f"{name} is not what {step.stage} wrote"))
+    return reasons
+
+
+def _is_as_written(output: Path, written: dict[str, Any], by_content: bool) -> bool:
+    name, entry = _fingerprint_one(output, {} if by_content else written)
+    return written.get(name, {}).get("hash") == entry["hash"]
+
+
+def _code_reasons(step: Step, record: dict[str, Any]) -> list[Reason]:
+    changed = _differing(record["code"], code(step.stage))
+    if not changed:
+        return []
+    made_by = record.get("version", "0.1.0")
+    if made_by != VERSION:
+        return [Reason("code", f"made by version {made_by}")]
+    more = f" and {len(changed) - NAMED} more" if len(changed) > NAMED else ""
+    return [Reason("code", f"code changed: {', '.join(changed[:NAMED])}{more}")]
+
+
+def read_manifest(path: Path) -> dict[str, Any] | None:
+    """Returns what a manifest says; None where there is none, or one that is damaged."""
+    try:
+        record = read_json(path)
+        hashes = [entry["hash"] for part in ("inputs", "outputs") for entry in record[part].values()]
+        sound = all(isinstance(value, str) for value in (*hashes, *record["code"].values(), record["finished"]))
+        sound = sound and isinstance(record["settings"], dict) and isinstance(record["seconds"], int | float)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return record if sound else None
+
+
+def is_user_edited(step: Step, path: Path) -> bool:
+    """Returns whether an output of a step is there and not as the step wrote it."""
+    if path not in step.outputs or not path.exists():
+        return False
+    written = (read_manifest(step.manifest) or {}).get("outputs", {})
+    return written.get(shown(path), {}).get("hash") != hash_file(path)
+
+
+def record(step: Step, seconds: float, manifest: Path | None = None, inputs: dict[str, Any] | None = None) -> None:
+    """Writes the manifest that makes a step up to date; `inputs` is the fingerprint of what it read, by default of what
+    lies there now."""
+    write_json(manifest or step.manifest, {
+        "stage": step.stage,
+        "title": step.title,
+        "version": VERSION,
+        "finished": time.strftime("%Y-%m-%d %H:%M:%S"),
+        "seconds": round(seconds, 2),
+        "settings": step.settings,
+        "code": code(step.stage),
+        "outputs": fingerprint(step.outputs, {}),
+        "inputs": fingerprint(step.inputs, {}) if inputs is None else inputs,
+    })  # fmt: skip
+
+
+class Inputs:
+    """What the inputs of steps are as a stage begins to read them: a file that changes while the stage works is not
+    what its results were made from."""
+
+    def __init__(self, steps: Iterable[Step]) -> None:
+        self.began: dict[Path, dict[str, Any]] = {}
+        for step in steps:
+            self.began[step.manifest] = fingerprint(step.inputs, known_inputs(step))
+        self.written: set[str] = set()
+
+    def of(self, step: Step) -> dict[str, Any]:
+        """Returns the fingerprint of a finished step's inputs: as the stage began, or as earlier steps left them."""
+        began = self.began.get(step.manifest, {})
+        now = fingerprint(step.inputs, began)
+        self.written |= {shown(output) for output in step.outputs}
+        return now | {name: entry for name, entry in began.items() if name not in self.written}
+
+
+def known_inputs(step: Step) -> dict[str, Any]:
+    """Returns the fingerprint of a step's inputs as its manifest has it; empty without one."""
+    return (read_manifest(step.manifest) or {}).get("inputs", {})
+
+
+def fingerprint(paths: tuple[Path, ...], known: dict[str, Any]) -> dict[str, Any]:
+    """Returns size, modification time and content hash of every file; hashes in `known` hold while size and time do."""
+    files = [file for path in paths for file in (_files_in(path) if path.is_dir() else [path]) if file.exists()]
+    with ThreadPoolExecutor() as pool:
+        return dict(pool.map(lambda file: _fingerprint_one(file, known), files))
+
+
+def hash_file(path: Path) -> str:
+    """Returns the SHA-256 of a file's content."""
+    stat = path.stat()
+    return _hash(path, stat.st_size, stat.st_mtime_ns)
+
+
+@cache
+def _hash(path: Path, _size: int, _modified: int) -> str:
+    """A file's hash, computed once while its size and time hold."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@cache
+def code(stage: str) -> dict[str, str]:
+    """Returns a hash of every module of the package that a stage imports, directly or not, by relative path.
+
+    What is hashed is the syntax tree without comments and docstrings, so that only a change of code counts. Imports
+    inside functions count, relative ones too, and so does a package's `__init__.py` with code in it. The root's is
+    followed only where a name is imported from it that is no module: then all that it hands on counts.
+    """
+    hashes: dict[str, str] = {}
+    waiting = _files_of(f"pipeline.{stage}.stage")
+    while waiting:
+        file = waiting.pop()
+        name = file.relative_to(PACKAGE).as_posix()
+        if name not in hashes:
+            hashes[name], imported = _hash_and_imports(file)
+            waiting += [path for module in imported for path in _files_of(module)]
+    return dict(sorted(hashes.items()))
+
+
+def environment() -> dict[str, Any]:
+    """Returns the versions that shape a result."""
+    from importlib.metadata import version
+
+    names = ["torch", "lightning", "segmentation-models-pytorch", "albumentations", "opencv-python-headless", "numpy"]
+    return {name: version(name) for name in names}
+
+
+@cache
+def _hash_and_imports(file: Path) -> tuple[str, tuple[str, ...]]:
+    """The hash of a module's syntax tree, and the dotted names of what it imports from the package."""
+    tree = ast.parse(file.read_bytes())
+    inside = file.relative_to(PACKAGE.parent).with_suffix("").parts  # a package's __init__ counts as a module of it
+    names: list[str] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            start = inside[: len(inside) - node.level] if node.level else ()
+            module = ".".join([*start, *filter(None, [node.module])])
+            names += [f"{module}.{alias.name}" for alias in node.names]
+    digest = hashlib.sha256(repr(_without_comments(tree)).encode()).hexdigest()[:16]
+    return digest, tuple(name for name in names if name.split(".")[0] == PACKAGE.name)
+
+
+def _without_comments(node: Any) -> Any:
+    """A syntax tree as nested tuples, without docstrings and empty fields, in which versions of Python differ."""
+    if isinstance(node, list):
+        return [_without_comments(entry) for entry in node if not _is_docstring(entry)]
+    if not isinstance(node, ast.AST):
+        return node
+    fields = [(name, _without_comments(value)) for name, value in ast.iter_fields(node) if value not in (None, [])]
+    return type(node).__name__, fields
+
+
+def _is_docstring(node: Any) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+
+def _files_of(name: str) -> list[Path]:
+    """The files behind a dotted name: its module, and the `__init__.py` with code in it of every package on the way."""
+    parts = name.split(".")[1:]
+    files: list[Path] = []
+    folder = PACKAGE
+    for place, part in enumerate(parts):
+        module, package = folder / f"{part}.py", folder / part
+        if module.is_file():
+            return [*files, module]
+        if not package.is_dir():
+            return files if place else [PACKAGE / "__init__.py"]
+        folder = package
+        if (folder / "__init__.py").is_file() and (folder / "__init__.py").read_bytes().strip():
+            files.append(folder / "__init__.py")
+    return files or ([] if parts else [PACKAGE / "__init__.py"])
+
+
+def _files_in(folder: Path) -> list[Path]:
+    found, seen = [], set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(place)) in seen:  # a link to what lies around it
+            folders.clear()
+            continue
+        seen.add(real)
+        found += [Path(place) / name for name in names if not name.startswith(".")]
+    return sorted(file for file in found if file.is_file())
+
+
+_by_content = False
+
+
+def compare_contents() -> None:
+    """From here on files are compared by content, whatever their size and time."""
+    global _by_content
+    _by_content = True
+
+
+def _fingerprint_one(file: Path, known: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    name, stat = shown(file), file.stat()
+    entry = {"size": stat.st_size, "modified": stat.st_mtime_ns}
+    old = known.get(name, {})
+    unchanged = not _by_content and old.get("size") == entry["size"] and old.get("modified") == entry["modified"]
+    return name, {**entry, "hash": old["hash"] if unchanged else hash_file(file)}
+
+
+def _hashes(entries: dict[str, Any]) -> dict[str, str]:
+    return {name: entry["hash"] for name, entry in entries.items()}
+
+
+def _differing(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    return sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))

@@ -1,0 +1,63 @@
+"""The number of the layout of work/, by which a later version knows what lies there."""
+
+from pathlib import Path
+
+from pipeline.core.console import console
+from pipeline.core.errors import PipelineError
+from pipeline.core.files import read_json, root, shown, write_json
+
+LAYOUT = 2
+"""Raised when files of an earlier version no longer lie where they are expected."""
+
+
+def check() -> None:
+    """Checks that work/ is laid out as this version, or an earlier one that it knows, lays it out.
+
+    Raises:
+        PipelineError: a later version made it, or its number cannot be read.
+    """
+    _number()
+
+
+def take_over() -> None:
+    """Gives work/ the number of this version's layout, and says so where an earlier version made it.
+
+    Version 0.1.0 wrote no number. Its files lie where this version expects them; their manifests say that other code
+    made them, so finished training is kept and every other stage runs once more.
+    """
+    number = _number()
+    if number != LAYOUT:
+        write_json(_layout_file(), {"layout": LAYOUT})
+    if number == 1:
+        console.print(
+            f"[yellow]{shown(root() / 'work')}/ was made by version 0.1.0 and is taken over: finished training is "
+            "kept, the other stages run once more[/yellow]"
+        )
+
+
+def _number() -> int | None:
+    """Returns the number of the layout of work/; None where nothing lies there yet.
+
+    Raises:
+        PipelineError: a later version made it, or its number cannot be read.
+    """
+    file = _layout_file()
+    if not file.exists():
+        return 1 if any(file.parent.glob("*/images.manifest.json")) else None
+    try:
+        number = int(read_json(file)["layout"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise PipelineError(
+            f'{shown(file)} cannot be read; expected {{"layout": {LAYOUT}}}. Write that if this version made '
+            f"{shown(file.parent)}/, or move the folder away."
+        ) from None
+    if number > LAYOUT:
+        raise PipelineError(
+            f"{shown(file.parent)}/ was made by a later version (layout {number}, this version knows {LAYOUT}): use "
+            "that version, or move the folder away."
+        )
+    return number
+
+
+def _layout_file() -> Path:
+    return root() / "work" / "layout.json"

@@ -1,0 +1,105 @@
+"""What a reader finds in a competition's raw files.
+
+A reader is a module with `list_items(competition, folder)`, which names every image and says what is wrong with the
+listing; `raw_files(competition, folder)`, the files and folders it reads; and `opener(competition, folder)`, a function
+from a row of images.parquet to that image as it is.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from pipeline.decode.readers.files import read_image
+
+SubsetName = Literal["train", "test"]
+
+
+@dataclass(frozen=True)
+class Masks:
+    """The true masks of one image, at its own size."""
+
+    planes: np.ndarray
+    """(classes, h, w) uint8 of 0, 1, and 255 where a pixel is ignored; a multiclass pixel is 1 in one plane."""
+    instances: tuple[tuple[str, ...], ...] | None = None
+    """Per class, one run-length text (internal convention) an instance, where the raw files tell instances apart."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image of a competition, and how to read it; readers raise ValueError with one sentence."""
+
+    image_id: str
+    subset: SubsetName
+    path: str
+    """Its file, relative to the competition's folder."""
+    read_image: Callable[[], np.ndarray]
+    """Gives (H, W, C) uint8 or uint16."""
+    read_masks: Callable[[tuple[int, int]], Masks] | None = None
+    """Gives the masks of an image of this height and width; raises MaskFault. None: no truth is known."""
+    group: str | None = None
+    extra: dict[str, str] = field(default_factory=dict)
+    """The raw table's other columns."""
+
+
+class MaskFault(ValueError):
+    """Something wrong with a mask: the file, the row where it has one, and one sentence."""
+
+    def __init__(self, file: str, row: int | None, message: str) -> None:
+        super().__init__(message)
+        self.file, self.row = file, row
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something wrong with the raw files: where, and one sentence."""
+
+    file: str
+    row: int | None
+    message: str
+    image_id: str | None = None
+    """The training image that can be left out to go on; None when nothing can be left out."""
+
+    def __str__(self) -> str:
+        where = self.file if self.row is None else f"{self.file} row {self.row}"
+        return f"{where}: {self.message}"
+
+
+@dataclass(frozen=True)
+class Listing:
+    """All images of a competition, training first, and all faults found so far."""
+
+    items: list[Item]
+    faults: list[Fault]
+
+
+def repeated_ids(items: list[Item], faults: list[Fault]) -> list[Fault]:
+    """Returns a fault for every test image whose id is also a training image's, sound or faulty."""
+    known = {item.image_id for item in items if item.subset == "train"} | {fault.image_id for fault in faults}
+    both = [item for item in items if item.subset == "test" and item.image_id in known]
+    return [Fault(item.path, None, f"test image {item.image_id} is a training image too") for item in both]
+
+
+def read_mask(folder: Path, file: str, shape: tuple[int, int]) -> np.ndarray:
+    """Returns a mask image (h, w, C) uint8 or uint16 of the size of its image.
+
+    Raises:
+        MaskFault: it cannot be read, or has another size.
+    """
+    try:
+        mask = read_image(folder / file)
+    except ValueError as error:
+        raise MaskFault(file, None, f"mask {error}") from None
+    if mask.shape[:2] != shape:
+        height, width = mask.shape[:2]
+        raise MaskFault(file, None, f"mask is {height}×{width}, its image {shape[0]}×{shape[1]} (rows × columns)")
+    return mask
+
+
+def counted(values: np.ndarray, shown: Callable[[Any], str] = "{:.8g}".format) -> str:
+    """Returns the different values with their numbers of pixels, the first four of them: `7 (35 px), 9 (2 px)`."""
+    found, counts = np.unique(values, return_counts=True)
+    texts = [f"{shown(value)} ({count} px)" for value, count in zip(found, counts, strict=True)]
+    return ", ".join(texts[:4] + ["…"] * (len(texts) > 4))

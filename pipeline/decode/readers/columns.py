@@ -1,0 +1,98 @@
+"""Which image and which class a row of a CSV speaks of."""
+
+import re
+from collections.abc import Iterable, Iterator
+
+import pandas as pd
+
+from pipeline.core.config.competition import Columns, Competition
+from pipeline.core.errors import PipelineError
+
+
+def template_columns(template: str) -> list[str]:
+    """Returns the columns that an id is made of: one, or those of a template such as `{subject}_{img}`."""
+    return re.findall(r"{(\w+)}", template) or [template]
+
+
+def key_columns(columns: Columns) -> list[str]:
+    """Returns the columns that say which image and class a row speaks of."""
+    return [*template_columns(columns.id), *([columns.label] if columns.label else [])]
+
+
+def ids_of(table: pd.DataFrame, template: str) -> list[str]:
+    """Returns the ids of a table's rows by a column name or a template."""
+    columns = template_columns(template)
+    if columns == [template]:
+        return table[template].tolist()
+    values = zip(*(table[column] for column in columns), strict=True)
+    return [template.format(**dict(zip(columns, row, strict=True))) for row in values]
+
+
+def keys_of(table: pd.DataFrame, columns: Columns, labels: Iterable[str]) -> Iterator[tuple[str | None, str | None]]:
+    """Yields every row's image id and label; the id is None where it does not fit `columns.pattern`, the label is None
+    where rows have none.
+
+    Args:
+        table: the rows, as text.
+        columns: what is in which column.
+        labels: the known labels, which may hold what parts id and label in a pattern.
+    """
+    ids = ids_of(table, columns.id)
+    if columns.pattern is None:
+        yield from zip(ids, table[columns.label].tolist() if columns.label else [None] * len(ids), strict=True)
+        return
+    known = "|".join(map(re.escape, sorted(labels, key=len, reverse=True)))
+    # the longest known label first; where none fits, the id takes as much as it can
+    parts = (("(?P<id>.+?)", f"(?P<label>{known})"), ("(?P<id>.+)", "(?P<label>.+?)"))
+    pattern = re.escape(columns.pattern)
+    expressions = [re.compile(pattern.replace(r"\{id\}", one).replace(r"\{label\}", label)) for one, label in parts]
+    for text in ids:
+        match = expressions[0].fullmatch(text) or expressions[1].fullmatch(text)
+        yield (match["id"], match["label"]) if match else (None, None)
+
+
+def class_numbers(competition: Competition) -> dict[str, int]:
+    """Returns the number of the class that each label of a CSV means: the value in the YAML, else the class's name, or
+    in a table of class maps its number."""
+    numbers = {}
+    for number, (name, value) in enumerate(
+        zip(competition.classes, competition.values or competition.classes, strict=True)
+    ):
+        if competition.submission.format == "labels":
+            label: object = value if isinstance(value, int) else number
+        else:
+            label = name if isinstance(value, tuple) else value  # a colour is no label
+        numbers[str(label)] = number
+    return numbers
+
+
+def key_text(columns: Columns, image_id: str, label: str) -> str:
+    """Returns what the id column holds for an image and class."""
+    return columns.pattern.format(id=image_id, label=label) if columns.pattern else image_id
+
+
+def group_of(competition: Competition, image_id: str, extra: dict[str, str]) -> str | None:
+    """Returns the group of a training image, from a further column or from its id; None where there are no groups.
+
+    Raises:
+        PipelineError: no such column, or an id that does not fit the pattern.
+    """
+    group = competition.group
+    if group is None:
+        return None
+    if "{group}" in group:
+        expression = re.sub(r"\\{(\w+)\\}", r"(?P<\1>.+?)", re.escape(group))
+        match = re.fullmatch(expression, image_id)
+        if match is None:
+            raise PipelineError(f"competition {competition.name}: id {image_id} does not fit `group: {group}`.")
+        return match["group"]
+    if group not in extra:
+        found = ", ".join(f"`{name}`" for name in extra)
+        if not found:
+            raise PipelineError(
+                f"competition {competition.name}: nothing says the `{group}` (group) of image {image_id}, as it has no "
+                "row or the table no such column: correct `group`, or name a table of every image in "
+                "`train: {table: …}`."
+            )
+        raise PipelineError(f"competition {competition.name}: column `{group}` (group) is missing; found {found}.")
+    return extra[group]

@@ -1,0 +1,198 @@
+"""Reader for one .npz that holds everything: grey images with their class maps, and the test images."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.core.config.competition import NpzLabels
+from pipeline.core.errors import PipelineError
+from pipeline.decode.readers.base import Item, Listing, MaskFault, Masks, SubsetName, counted
+from pipeline.decode.readers.columns import group_of
+from pipeline.masks.geometry import IGNORE
+
+KEYS = ("training_set", "test_set")
+LAYOUT = "training_set (N, 2, H, W), images and class maps, and test_set (M, H, W)"
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """What the .npz holds."""
+
+    images: dict[SubsetName, np.ndarray]
+    """(N, H, W, 1), all uint8 or all uint16."""
+    labels: np.ndarray
+    """(N, H, W) of the training images: what the file says, whether or not it is a class."""
+
+
+def list_items(competition: NpzLabels, folder: Path) -> Listing:
+    """Returns every training and test image of the .npz under `folder`.
+
+    Training ids are `train_<row>`, test ids `<row>`: submissions use the plain number, and an id must never stand for a
+    training and a test image both.
+
+    Raises:
+        PipelineError: the .npz is missing or damaged, or its arrays are not what the competition's YAML says.
+    """
+    arrays = _arrays(competition, folder)
+    values = _class_values(competition)
+    items = []
+    for row, labels in enumerate(arrays.labels):
+        image_id = f"train_{row}"
+        read_masks = partial(_masks, competition, values, image_id, labels)
+        group = group_of(competition, image_id, {})
+        read = partial(_image, arrays, "train", row)
+        items.append(Item(image_id, "train", competition.file, read, read_masks, group))
+    for row in range(len(arrays.images["test"])):
+        items.append(Item(str(row), "test", competition.file, partial(_image, arrays, "test", row)))
+    return Listing(items, [])
+
+
+def raw_files(competition: NpzLabels, folder: Path) -> tuple[Path, ...]:
+    """Returns the .npz."""
+    return (folder / competition.file,)
+
+
+def opener(competition: NpzLabels, folder: Path) -> Callable[[Any], np.ndarray]:
+    """Returns a function from a row of images.parquet to its image (H, W, 1) uint8 or uint16.
+
+    Raises:
+        PipelineError: as `list_items`.
+    """
+    arrays = _arrays(competition, folder)
+    return lambda row: _image(arrays, row["subset"], int(row["image_id"].removeprefix("train_")))
+
+
+def _image(arrays: Arrays, subset: SubsetName, row: int) -> np.ndarray:
+    return arrays.images[subset][row]
+
+
+# --- masks -----------------------------------------------------------------------------------------------------------
+
+
+def _class_values(competition: NpzLabels) -> list[int]:
+    values = list(range(len(competition.classes))) if competition.values is None else competition.values
+    ignored = [] if competition.ignore_value is None else [competition.ignore_value]
+    strange = [value for value in [*values, *ignored] if not isinstance(value, int)]
+    if strange:
+        raise PipelineError(
+            f"competition {competition.name}: the value {strange[0]!r} of a class is no whole number; class maps of an "
+            ".npz hold one number a pixel, so give `classes: {name: number}`."
+        )
+    return values  # type: ignore[return-value]
+
+
+def _masks(
+    competition: NpzLabels, values: list[int], image_id: str, labels: np.ndarray, shape: tuple[int, int]
+) -> Masks:
+    """The class map (H, W) of an image as one-hot planes; it has the image's shape, both lie in one array."""
+    planes = np.stack([labels == value for value in values]).astype(np.uint8)
+    if competition.ignore_value is not None:
+        planes[:, labels == competition.ignore_value] = IGNORE
+    known = planes.any(0)
+    if not known.all():
+        classes = ", ".join(f"{name}: {value}" for name, value in zip(competition.classes, values, strict=True))
+        text = f"mask of image {image_id} holds {counted(labels[~known])}, no class of the YAML ({classes})"
+        raise MaskFault(competition.file, None, text)
+    return Masks(planes)
+
+
+# --- the file --------------------------------------------------------------------------------------------------------
+
+
+def _arrays(competition: NpzLabels, folder: Path) -> Arrays:
+    path = folder / competition.file
+    if not path.exists():
+        ways = f"link it into the folder, `mkdir -p {folder} && ln -s /path/to/{competition.file} {folder}/`"
+        if competition.kaggle:
+            ways += f", or run `kaggle competitions download -c {competition.kaggle} -p {folder}` and unzip it there"
+        raise PipelineError(f"{path} does not exist; to put the file of {competition.title} there, {ways}.")
+    stat = path.stat()
+    arrays = _read(path, stat.st_size, stat.st_mtime_ns)
+    shape = arrays.labels.shape[1:]
+    if competition.shape and shape != competition.shape:
+        hint = ": transposed?" if shape[::-1] == competition.shape else ""
+        raise PipelineError(
+            f"{path} holds images of {shape[0]}×{shape[1]}; competition {competition.name} says `shape` is "
+            f"{competition.shape[0]}×{competition.shape[1]} (rows × columns){hint}: correct one of them."
+        )
+    return arrays
+
+
+@lru_cache(maxsize=1)
+def _read(path: Path, size: int, modified: int) -> Arrays:
+    """The arrays of a file; its size and time of change are there to notice that it has become another one."""
+    training, test = _load(path)
+    if training.ndim != 4 or training.shape[1] != 2 or test.ndim != 3 or not training.size or not test.size:
+        raise PipelineError(
+            f"{path}: training_set has shape {training.shape}, test_set {test.shape}; expected {LAYOUT}, none of them "
+            "empty: save it again in this layout."
+        )
+    if training.shape[2:] != test.shape[1:]:
+        sizes = [f"{height}×{width}" for height, width in (training.shape[2:], test.shape[1:])]
+        raise PipelineError(
+            f"{path}: training images are {sizes[0]}, test images {sizes[1]} (rows × columns); expected one size for "
+            "both: save it again."
+        )
+    images, labels = _pixels(path, [training[:, 0], test]), training[:, 1]
+    # a class map of float64 would stay in memory at eight times the size it needs, with the images that it lies among
+    small = float(labels.min()) >= 0 and float(labels.max()) <= 255 and _all_whole(labels)
+    return Arrays({"train": images[0], "test": images[1]}, labels.astype(np.uint8) if small else labels.copy())
+
+
+def _load(path: Path) -> list[np.ndarray]:
+    try:
+        with path.open("rb") as file:
+            if file.read(2) != b"PK":  # numpy takes any other content for a pickle, and says so
+                raise PipelineError(f"{path} is not an .npz: its content is another; expected {LAYOUT}.")
+        with np.load(path, allow_pickle=False) as content:
+            missing = [key for key in KEYS if key not in content.files]
+            if missing:
+                raise PipelineError(
+                    f"{path} holds {', '.join(content.files) or 'nothing'}; expected {LAYOUT}: save it again with "
+                    "these names."
+                )
+            arrays = [np.asarray(content[key]) for key in KEYS]
+    except PipelineError:
+        raise
+    except Exception as error:  # numpy, zipfile and zlib raise whatever they like on a damaged file
+        if "Object arrays" in str(error):
+            raise PipelineError(f"{path} holds pickled objects; save it again as plain arrays: {LAYOUT}.") from None
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise PipelineError(
+            f"{path} cannot be read, it is damaged or truncated ({reason}); get the file again."
+        ) from None
+    for key, array in zip(KEYS, arrays, strict=True):
+        if array.dtype.kind not in "biuf":
+            raise PipelineError(f"{path}: {key} holds {array.dtype}; expected numbers: save it again as plain numbers.")
+    return arrays
+
+
+def _pixels(path: Path, sets: list[np.ndarray]) -> list[np.ndarray]:
+    """The images (N, H, W) of both sets as (N, H, W, 1), all uint8 or all uint16."""
+    lowest = float(np.min([images.min() for images in sets]))
+    highest = float(np.max([images.max() for images in sets]))
+    if lowest >= 0 and highest <= 65535 and all(map(_all_whole, sets)):
+        return [images.astype(np.uint8 if highest <= 255 else np.uint16)[..., None] for images in sets]
+    if lowest >= 0 and highest <= 1:
+        return [np.stack([_scaled(image) for image in images])[..., None] for images in sets]
+    finite = np.concatenate([images[np.isfinite(images)] for images in sets])
+    values = f"values from {finite.min():.8g} to {finite.max():.8g}" if finite.size else "no finite value"
+    strange = sum(images.size for images in sets) - finite.size
+    more = f" and {strange} that are NaN or infinite" if strange else ""
+    raise PipelineError(
+        f"{path}: images hold {values}{more}; expected whole numbers from 0 to 255 or to 65535, or fractions from "
+        "0 to 1: save them again so."
+    )
+
+
+def _all_whole(images: np.ndarray) -> bool:
+    # one by one: the arrays may fill half of the memory
+    return images.dtype.kind in "biu" or all((np.rint(image) == image).all() for image in images)
+
+
+def _scaled(image: np.ndarray) -> np.ndarray:
+    return np.rint(image.astype(np.float64) * 65535).astype(np.uint16)

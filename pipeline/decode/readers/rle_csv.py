@@ -1,0 +1,325 @@
+"""Reader for images in folders (TIFF, PNG, JPEG; 8 or 16 bit; grey, RGB or four channels) with masks as run lengths in
+a CSV - one row an image, an image and class, or an instance - or as image files."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.core.config.competition import THRESHOLD, Columns, RleCsv, Subset, Value
+from pipeline.core.errors import PipelineError
+from pipeline.decode.readers.base import (
+    Fault,
+    Item,
+    Listing,
+    MaskFault,
+    Masks,
+    SubsetName,
+    counted,
+    read_mask,
+    repeated_ids,
+)
+from pipeline.decode.readers.columns import class_numbers, group_of, key_columns, keys_of, template_columns
+from pipeline.decode.readers.files import find_images, glob_pattern, natural, packed, read_image, read_table
+from pipeline.masks import rle
+from pipeline.masks.geometry import IGNORE
+
+
+@dataclass
+class Rows:
+    """What the rows of a mask table say of one image."""
+
+    texts: list[tuple[int, int, str]] = field(default_factory=list)
+    """Row, class and run-length text."""
+    extra: dict[str, str] = field(default_factory=dict)
+
+
+def list_items(competition: RleCsv, folder: Path) -> Listing:
+    """Returns every training and test image under `folder`, and what is wrong with the listing.
+
+    Raises:
+        PipelineError: the folder is empty, nothing matches, or a table cannot be read or lacks a column.
+    """
+    if not folder.is_dir() or not any(folder.iterdir()):
+        raise PipelineError(_how_to_get(competition, folder))
+    train, faults = _subset_items(competition, "train", folder)
+    test, test_faults = _subset_items(competition, "test", folder)
+    if not test:
+        example = f"; for instance {test_faults[0]}" if test_faults else ""
+        raise PipelineError(f"No test image matches {folder / competition.test.images}{example}{packed(folder)}.")
+    return Listing(train + test, faults + test_faults + repeated_ids(train + test, faults))
+
+
+def raw_files(competition: RleCsv, folder: Path) -> tuple[Path, ...]:
+    """Returns the tables and the image folders that the competition's YAML names, nothing else."""
+    names = [competition.sample_submission]
+    for subset in (competition.train, competition.test):
+        names += [subset.table, None if subset.mask_files else subset.masks]
+        names += [_fixed_part(pattern) for pattern in (subset.images, subset.mask_files) if pattern]
+    return tuple(dict.fromkeys(folder / name for name in names if name))
+
+
+def opener(competition: RleCsv, folder: Path) -> Callable[[Any], np.ndarray]:
+    """Returns a function from a row of images.parquet to its image (H, W, C)."""
+    return lambda row: read_image(folder / row["path"], competition.channels)
+
+
+def _subset_items(competition: RleCsv, subset: SubsetName, folder: Path) -> tuple[list[Item], list[Fault]]:
+    settings: Subset = getattr(competition, subset)
+    files, further = find_images(settings.images, folder, settings.exclude)
+    table = None if settings.mask_files else settings.masks
+    known, faults = _read_rows(competition, subset, folder / table, files) if table else ({}, [])
+    for image_id, double in further:
+        first, droppable = files[image_id].relative_to(folder).as_posix(), image_id if subset == "train" else None
+        text = f"image {image_id} is {first} already: an id has one image"
+        faults.append(Fault(double.relative_to(folder).as_posix(), None, text, droppable))
+    if subset == "test" and competition.sample_submission:
+        wanted, listing_faults = _sample_ids(competition, folder, files)
+        faults = faults + listing_faults
+    elif subset == "train" and table:
+        absent = sorted(files.keys() - known.keys(), key=natural) if competition.columns.absent == "empty" else []
+        wanted = [*known, *absent]
+    else:
+        wanted = sorted(files, key=natural)
+    extras = _further_columns(settings, folder)
+    items = []
+    for image_id in wanted:
+        if image_id in files:
+            rows, path = known.get(image_id, Rows()), files[image_id].relative_to(folder).as_posix()
+            extra = {**rows.extra, **extras.get(image_id, {})}
+            read = partial(read_image, files[image_id], competition.channels)
+            read_masks = _masks_reader(competition, settings, folder, image_id, rows)
+            group = group_of(competition, image_id, extra) if subset == "train" else None
+            items.append(Item(image_id, subset, path, read, read_masks, group, extra))
+    return items, faults
+
+
+def _read_rows(
+    competition: RleCsv, subset: SubsetName, path: Path, files: dict[str, Path]
+) -> tuple[dict[str, Rows], list[Fault]]:
+    columns, numbers, settings = competition.columns, class_numbers(competition), getattr(competition, subset)
+    used = [*key_columns(columns), columns.rle]
+    table = read_table(path, used)
+    faults: list[Fault] = []
+    found: dict[str, Rows] = {}
+    seen: dict[tuple[str, str | None], int] = {}
+    texts, further = table[columns.rle].tolist(), table.drop(columns=[columns.rle, *_plain_keys(columns)])
+    extra: list[Any] = further.to_dict("records")
+    for row, (image_id, label) in enumerate(keys_of(table, columns, numbers), start=2):
+        droppable = image_id if subset == "train" else None
+        if image_id is None:
+            value = table[columns.id].iat[row - 2]
+            faults.append(Fault(path.name, row, f"{columns.id} {value!r} does not fit the pattern {columns.pattern}"))
+            continue
+        if image_id not in files:
+            image = settings.images.replace("{id}", image_id)
+            faults.append(Fault(path.name, row, f"id {image_id} has no image, {image} does not exist", droppable))
+        if label is not None and label not in numbers:
+            known = ", ".join(numbers)
+            faults.append(Fault(path.name, row, f"label {label!r} is no class of the YAML ({known})", droppable))
+            continue
+        first = seen.setdefault((image_id, label), row)
+        if first != row and columns.row != "instance":
+            faults.append(Fault(path.name, row, f"{_name(image_id, label)} stands in row {first} already", droppable))
+            continue
+        rows = found.setdefault(image_id, Rows(extra=extra[row - 2]))
+        rows.texts.append((row, 0 if label is None else numbers[label], texts[row - 2]))
+    if columns.absent == "fault" and not _share_images(competition):
+        for image_id in sorted(files.keys() - found.keys(), key=natural):
+            image, droppable = settings.images.replace("{id}", image_id), image_id if subset == "train" else None
+            faults.append(Fault(image, None, f"image without a row in {path.name}", droppable))
+    return found, faults
+
+
+def _share_images(competition: RleCsv) -> bool:
+    """Whether training and test images lie together, and only the tables tell them apart."""
+    return competition.train.images == competition.test.images
+
+
+def _sample_ids(competition: RleCsv, folder: Path, files: dict[str, Path]) -> tuple[list[str], list[Fault]]:
+    name, columns = competition.sample_submission or "", competition.submission
+    lengths = [columns.rle] if columns.format == "rle" else []
+    sample, faults = read_table(folder / name, [*key_columns(columns), *lengths], only=True, section="submission"), []
+    first: dict[tuple[str, str | None], int] = {}
+    ids: dict[str, None] = {}
+    numbers = class_numbers(competition)
+    for row, (image_id, label) in enumerate(keys_of(sample, columns, numbers), start=2):
+        if image_id is None:
+            value = sample[columns.id].iat[row - 2]
+            faults.append(Fault(name, row, f"{columns.id} {value!r} does not fit the pattern {columns.pattern}"))
+            continue
+        if label is not None and label not in numbers:
+            text = (
+                f"label {label!r} is no class of the YAML ({', '.join(numbers)}); where the file is a placeholder, set "
+            )
+            faults.append(Fault(name, row, text + "`sample_submission: null`"))
+        if image_id not in files and image_id not in ids:
+            image = competition.test.images.replace("{id}", image_id)
+            faults.append(Fault(name, row, f"id {image_id} has no image, {image} does not exist"))
+        if first.setdefault((image_id, label), row) != row and columns.row != "instance":
+            faults.append(Fault(name, row, f"{_name(image_id, label)} stands in row {first[image_id, label]} already"))
+        ids[image_id] = None
+    for image_id in files:
+        if image_id not in ids and not _share_images(competition):
+            image = competition.test.images.replace("{id}", image_id)
+            faults.append(Fault(image, None, f"image without a row in {name}"))
+    return list(ids), faults
+
+
+def _plain_keys(columns: Columns) -> list[str]:
+    """The key columns that say nothing more than the id and the label; those of a template may be groups."""
+    return [name for name in (columns.id, columns.label) if name and template_columns(name) == [name]]
+
+
+def _further_columns(settings: Subset, folder: Path) -> dict[str, dict[str, str]]:
+    if settings.table is None:
+        return {}
+    table = read_table(folder / settings.table, [])
+    return dict(zip(table.iloc[:, 0], table.iloc[:, 1:].to_dict("records"), strict=True))
+
+
+# --- masks -----------------------------------------------------------------------------------------------------------
+
+
+def _masks_reader(
+    competition: RleCsv, settings: Subset, folder: Path, image_id: str, rows: Rows
+) -> Callable[[tuple[int, int]], Masks] | None:
+    if settings.mask_files:
+        return partial(_masks_of_files, competition, settings, folder, image_id)
+    if settings.masks is None:
+        return None
+    return partial(_masks_of_rows, competition, Path(settings.masks).name, image_id, rows.texts)
+
+
+def _masks_of_rows(
+    competition: RleCsv, file: str, image_id: str, texts: list[tuple[int, int, str]], shape: tuple[int, int]
+) -> Masks:
+    planes = np.zeros((len(competition.classes), *shape), np.uint8)
+    instances: list[list[str]] = [[] for _ in competition.classes]
+    convention = rle.convention_of(competition.rle)
+    for row, number, text in texts:
+        try:
+            mask = rle.decode(text, shape, convention)
+        except rle.RleError as error:
+            raise MaskFault(file, row, f"mask of image {image_id}: {error}") from None
+        planes[number] |= mask
+        if mask.any() and competition.columns.row == "instance":
+            instances[number].append(rle.encode(mask))
+    kept = tuple(tuple(found) for found in instances) if competition.columns.row == "instance" else None
+    return Masks(planes, kept)
+
+
+def _masks_of_files(
+    competition: RleCsv, settings: Subset, folder: Path, image_id: str, shape: tuple[int, int]
+) -> Masks:
+    pattern = (settings.mask_files or "").replace("{id}", image_id).replace("{stem}", Path(image_id).stem)
+    if "{class}" not in pattern and "*" not in pattern:
+        return Masks(_planes_of_file(competition, settings.threshold, folder, pattern, shape))
+    planes = np.zeros((len(competition.classes), *shape), np.uint8)
+    instances: list[tuple[str, ...]] = []
+    for number, value in enumerate(class_numbers(competition)):
+        name = pattern.replace("{class}", value)
+        found = folder.glob(glob_pattern(name)) if "*" in name else []
+        files = sorted(path.relative_to(folder).as_posix() for path in found) if "*" in name else [name]
+        may_lack = competition.columns.absent == "empty"
+        parts = [_one_class(folder, file, shape, may_lack, settings.threshold) for file in files]
+        for part in parts:
+            planes[number] |= part
+        instances.append(tuple(rle.encode(part) for part in parts if part.any()))
+    if "*" in pattern and competition.columns.absent == "fault" and not any(instances):
+        raise MaskFault(pattern, None, f"image {image_id} has no mask file")
+    return Masks(planes, tuple(instances) if "*" in pattern else None)
+
+
+def _planes_of_file(
+    competition: RleCsv, threshold: int | None, folder: Path, file: str, shape: tuple[int, int]
+) -> np.ndarray:
+    if competition.values is None:
+        return _one_class(folder, file, shape, competition.columns.absent == "empty", threshold)[None]
+    if competition.columns.absent == "empty" and not (folder / file).exists():
+        return np.zeros((len(competition.classes), *shape), np.uint8)
+    codes = _codes(read_mask(folder, file, shape))
+    planes = np.stack([codes == _code(value) for value in competition.values]).astype(np.uint8)
+    ignored = np.zeros(shape, bool) if competition.ignore_value is None else codes == _code(competition.ignore_value)
+    planes[:, ignored] = IGNORE
+    known = planes.any(0) | ((codes == 0) & (competition.kind != "multiclass"))
+    if not known.all():
+        shown = counted(codes[~known], lambda code: _shown(int(code)))
+        raise MaskFault(file, None, f"holds {shown}, no class of the YAML ({_known(competition)})")
+    return planes
+
+
+def _one_class(folder: Path, file: str, shape: tuple[int, int], may_lack: bool, threshold: int | None) -> np.ndarray:
+    if may_lack and not (folder / file).exists():
+        return np.zeros(shape, np.uint8)
+    mask = read_mask(folder, file, shape)
+    if threshold is not None:
+        return (mask.max(axis=2) >= threshold).astype(np.uint8)
+    codes = _codes(mask)
+    values = np.unique(codes)
+    if len(values) > 2 or (len(values) == 2 and values[0] != 0):
+        shown = ", ".join(_shown(int(value)) for value in values[:6])
+        lossy = f"; for masks saved as JPEG set `threshold: {THRESHOLD}` beside `masks`" if len(values) > 2 else ""
+        text = f"holds {len(values)} values ({shown}); expected 0 and one other for one class{lossy}"
+        raise MaskFault(file, None, text)
+    return (codes != 0).astype(np.uint8)
+
+
+def _codes(mask: np.ndarray) -> np.ndarray:
+    """One number a pixel: its grey value, or its colour; a grey pixel of an RGB file is coded by its grey value."""
+    if mask.shape[2] == 1:
+        return mask[..., 0].astype(np.int64)
+    red, green, blue = (mask[..., channel].astype(np.int64) for channel in range(3))
+    return np.where((red == green) & (green == blue), red, _COLOUR | red << 32 | green << 16 | blue)
+
+
+_COLOUR = 1 << 60
+
+
+def _code(value: Value) -> int:
+    if isinstance(value, tuple):
+        red, green, blue = value
+        return red if red == green == blue else _COLOUR | red << 32 | green << 16 | blue
+    return int(value)
+
+
+def _shown(code: int) -> str:
+    if code < _COLOUR:
+        return str(code)
+    return str([(code >> shift) & 0xFFFF for shift in (32, 16, 0)])
+
+
+def _known(competition: RleCsv) -> str:
+    pairs = zip(competition.classes, competition.values or [], strict=True)
+    return ", ".join(f"{name}: {_shown(_code(value))}" for name, value in pairs)
+
+
+# --- sentences -------------------------------------------------------------------------------------------------------
+
+
+def _name(image_id: str, label: str | None) -> str:
+    return f"id {image_id}" if label is None else f"id {image_id} with label {label}"
+
+
+def _fixed_part(pattern: str) -> str:
+    """The folder that a path with {id} or * lies in whatever the id."""
+    parts = Path(pattern).parent.parts
+    fixed = [part for index, part in enumerate(parts) if not any(set("{*") & set(name) for name in parts[: index + 1])]
+    return str(Path(*fixed)) if fixed else "."
+
+
+def _how_to_get(competition: RleCsv, folder: Path) -> str:
+    ways = [f"`ln -s /path/to/the/files {folder}`"]
+    if competition.kaggle:
+        slug = competition.kaggle
+        ways.append(f"`kaggle competitions download -c {slug} -p {folder}` and unzip it there")
+    if competition.name == "sample":
+        ways = ["`python -m pipeline sample` writes it"]
+    train = competition.train
+    return (
+        f"{folder} is empty. Put the raw files of {competition.title} there ({train.images}, {train.masks}, "
+        f"{competition.test.images}): {', or '.join(ways)}."
+    )

@@ -1,0 +1,292 @@
+"""Reads every raw image and mask once, checks them, and puts pixels where training can map them into memory.
+
+    python -m pipeline decode RECIPE
+
+reads   input/<competition>/
+writes  work/<competition>/images.parquet; histograms.npy, thumbnails.npy: what images are compared by (descriptors.py)
+        work/<competition>/pixels_<H>x<W>_<fit>_<colour>/{train_images,train_masks,test_images}.npy
+        images (N, H, W, C) uint8 or uint16; masks (N, classes, H, W) uint8: 0, 1, 255 = ignored, or of a multiclass
+        competition (N, 1, H, W) uint8: class, 255 = ignored
+"""
+
+import hashlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.core.config.competition import Competition, RleCsv
+from pipeline.core.console import console, track, warn
+from pipeline.core.errors import PipelineError
+from pipeline.core.files import require_space, shown, writing
+from pipeline.core.freshness import Step
+from pipeline.core.run import Run
+from pipeline.decode import descriptors, rle_checks, table
+from pipeline.decode.readers.base import Fault, Item, Listing, MaskFault, Masks
+from pipeline.decode.readers.files import evenly, packed
+from pipeline.decode.readers.registry import reader_of
+from pipeline.masks import rle
+from pipeline.masks.geometry import IGNORE, Geometry, geometry_of, image_to_network, labels_to_network, mask_to_network
+
+SHARED, READS_RAW = True, True
+ARRAYS = ("train_images", "train_masks", "test_images")
+DESCRIPTORS = ("histogram", "thumbnail")
+FAULTS_SHOWN = 30
+NO_MATTER = {"clean", "split", "splits", "metric", "title", "kaggle", "ignored_prediction", "forbids_pretrained"}
+"""Keys of a competition that change nothing that decode writes."""
+TABLE, PIXELS = "decode the table", "decode the pixels"
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """One image read and checked: its table row, its arrays where it has them, its faults."""
+
+    row: dict[str, Any]
+    arrays: dict[str, np.ndarray]
+    """By name: image and masks at network size, histogram, thumbnail."""
+    outlines: list[tuple[float, float]]
+    """Length of each mask's outline, as it is and as the same text reads in the other order."""
+    faults: list[Fault]
+
+
+def steps(run: Run) -> list[Step]:
+    """Returns the table of the competition and, for a run that trains, the pixel arrays of the recipe's geometry."""
+    raw = reader_of(run.competition).raw_files(run.competition, run.input)
+    settings = run.competition.model_dump(mode="json", exclude=NO_MATTER)
+    arrays = tuple(run.pixels / f"{name}.npy" for name in ARRAYS)
+    geometry = run.recipe.image.model_dump(mode="json", include={"fit", "border", "channels"})
+    geometry["size"] = list(run.recipe.image.stored)
+    manifest = run.competition_folder / "images.manifest.json"
+    found = [Step("decode", TABLE, manifest, raw, (run.table, run.histograms, run.thumbnails), settings)]
+    if run.recipe.trains:
+        settings = settings | {"image": geometry}
+        found.append(Step("decode", PIXELS, run.pixels / "manifest.json", (*raw, run.table), arrays, settings))
+    return found
+
+
+def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
+    """Does the waiting steps in one pass over the raw files."""
+    listing = reader_of(run.competition).list_items(run.competition, run.input)
+    if not any(item.subset == "train" for item in listing.items):
+        example = f"; for instance {listing.faults[0]}" if listing.faults else ""
+        hint = f"{_patterns(run)}{example}{packed(run.input)}"
+        raise PipelineError(f"No training image in {run.input} fits the competition's YAML{hint}.")
+    titles = {step.title for step in waiting}
+    with ExitStack() as stack:
+        arrays = _open_pixels(run, listing, stack) if PIXELS in titles else {}
+        arrays |= _open_descriptors(run, listing, stack) if TABLE in titles else {}
+        decoded = _decode_all(run, listing.items, arrays)
+        faults = listing.faults + [fault for one in decoded for fault in one.faults]
+        faults += _transposed(run.competition, [one for one in decoded if not one.faults])
+        _judge(run.competition, faults, {item.image_id for item in listing.items if item.subset == "train"})
+        rows = _with_faults([one.row for one in decoded], faults, run.competition)
+        if TABLE in titles:
+            table.write_table(run.table, rows)
+        for array in arrays.values():
+            array.flush()
+        doubts = _doubts(run, rows) if TABLE in titles else []
+    yield from waiting
+    for text in doubts:
+        warn(f"  [yellow]{text}[/yellow]")
+    counts = {name: sum(row["subset"] == name for row in rows) for name in ("train", "test")}
+    console.print(f"  {counts['train']} training and {counts['test']} test images → {shown(run.table)}")
+
+
+def _patterns(run: Run) -> str:
+    train = run.competition.train if isinstance(run.competition, RleCsv) else None
+    return f" (images {train.images}, masks {train.masks})" if train else ""
+
+
+def _open_pixels(run: Run, listing: Listing, stack: ExitStack) -> dict[str, np.memmap]:
+    geometry = geometry_of(run.recipe.image)
+    planes = 1 if run.competition.kind == "multiclass" else len(run.competition.classes)
+    count = {name: sum(item.subset == name for item in listing.items) for name in ("train", "test")}
+    image_shape, dtype = (*geometry.size, geometry.channels), _pixel_type(listing.items)
+    shapes = {
+        "train_images": ((count["train"], *image_shape), dtype),
+        "train_masks": ((count["train"], planes, *geometry.size), np.dtype(np.uint8)),
+        "test_images": ((count["test"], *image_shape), dtype),
+    }
+    needed = sum(int(np.prod(shape)) * kind.itemsize for shape, kind in shapes.values())
+    require_space(run.pixels, needed, f"pixel arrays at {geometry.size[0]}×{geometry.size[1]}")
+    return {name: _open(stack, run.pixels / f"{name}.npy", *shapes[name]) for name in ARRAYS}
+
+
+def _open_descriptors(run: Run, listing: Listing, stack: ExitStack) -> dict[str, np.memmap]:
+    ids = {item.image_id for item in listing.items}
+    count = len(listing.items) + len({fault.image_id for fault in listing.faults} - ids - {None})
+    blocks = int(np.prod(descriptors.block_grid(run.competition.shape)))
+    require_space(run.histograms, count * blocks * descriptors.BINS, "block histograms")
+    return {
+        "histogram": _open(stack, run.histograms, (count, blocks * descriptors.BINS), np.dtype(np.uint8)),
+        "thumbnail": _open(stack, run.thumbnails, (count, descriptors.SIDE**2), np.dtype(np.float16)),
+    }
+
+
+def _open(stack: ExitStack, path: Path, shape: tuple[int, ...], dtype: np.dtype) -> np.memmap:
+    temporary = stack.enter_context(writing(path))
+    return np.lib.format.open_memmap(temporary, mode="w+", dtype=dtype, shape=shape)
+
+
+def _pixel_type(items: list[Item]) -> np.dtype:
+    for item in items:
+        try:
+            return item.read_image().dtype
+        except ValueError:
+            continue
+    return np.dtype(np.uint8)
+
+
+def _decode_all(run: Run, items: list[Item], arrays: dict[str, np.memmap]) -> list[Decoded]:
+    geometry, dtype = geometry_of(run.recipe.image), _pixel_type(items)
+    offset = {"train": 0, "test": sum(item.subset == "train" for item in items)}
+
+    def place(pair: tuple[int, Item]) -> Decoded:
+        index, item = pair
+        one = _decode_one(item, run.competition, geometry, dtype)
+        for name, array in one.arrays.items():
+            if name in arrays:
+                arrays[name][index - (0 if name in DESCRIPTORS else offset[item.subset])] = array
+        return replace(one, arrays={})
+
+    with ThreadPoolExecutor() as pool:
+        return list(track(pool.map(place, enumerate(items)), "decode", len(items)))
+
+
+def _decode_one(item: Item, competition: Competition, geometry: Geometry, dtype: np.dtype) -> Decoded:
+    row = _empty_row(item.image_id, item.subset, competition) | {"path": item.path}
+    row |= {"group": item.group or ""} | {f"extra_{key}": value for key, value in item.extra.items()}
+    droppable = item.image_id if item.subset == "train" else None
+    try:
+        image = item.read_image()
+        _check_image(image, competition, dtype)
+    except ValueError as error:
+        return Decoded(row, {}, [], [Fault(row["path"], None, str(error), droppable)])
+    values = descriptors.grey(image)
+    row |= _statistics(image, values)
+    arrays = {f"{item.subset}_images": image_to_network(image, geometry)}
+    arrays |= {"histogram": descriptors.block_histograms(values, descriptors.block_grid(competition.shape))}
+    arrays |= {"thumbnail": descriptors.thumbnail(values)}
+    if item.read_masks is None:
+        return Decoded(row, arrays, [], [])
+    try:
+        masks = item.read_masks(image.shape[:2])
+    except MaskFault as error:
+        return Decoded(row, arrays, [], [Fault(error.file, error.row, str(error), droppable)])
+    row |= _mask_columns(masks, competition)
+    to_network = labels_to_network if competition.kind == "multiclass" else mask_to_network
+    arrays |= {"train_masks": to_network(masks.planes, geometry)} if item.subset == "train" else {}
+    return Decoded(row, arrays, _all_outlines(masks, competition), [])
+
+
+def _mask_columns(masks: Masks, competition: Competition) -> dict[str, Any]:
+    row: dict[str, Any] = {"ignore": rle.encode(masks.planes[0] == IGNORE)}
+    for number, name in enumerate(competition.classes):
+        mask = masks.planes[number] == 1
+        row |= {f"rle_{name}": rle.encode(mask), f"area_{name}": int(mask.sum())}
+        if masks.instances is not None:
+            row[f"instances_{name}"] = "|".join(masks.instances[number])
+    return row
+
+
+def _check_image(image: np.ndarray, competition: Competition, dtype: np.dtype) -> None:
+    height, width = image.shape[:2]
+    if competition.shape and (height, width) != competition.shape:
+        expected = f"expected {competition.shape[0]}×{competition.shape[1]} (rows × columns)"
+        hint = ": transposed?" if (width, height) == competition.shape else ""
+        raise ValueError(f"image is {height}×{width}; {expected}{hint}")
+    if image.dtype != dtype:
+        raise ValueError(f"image is {image.dtype}, the first image of the competition is {dtype}; convert one of them")
+
+
+def _statistics(image: np.ndarray, values: np.ndarray) -> dict[str, Any]:
+    height, width, channels = image.shape
+    return {
+        "height": height, "width": width, "channels": channels, "dtype": str(image.dtype),
+        "mean": float(image.mean()), "standard_deviation": float(image.std()),
+        "minimum": int(image.min()), "maximum": int(image.max()),
+        "entropy": descriptors.entropy(values), "smoothness": descriptors.smoothness(values),
+        "pixel_hash": hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).hexdigest(),
+    }  # fmt: skip
+
+
+def _empty_row(image_id: str, subset: str, competition: Competition) -> dict[str, Any]:
+    row: dict[str, Any] = {"image_id": image_id, "subset": subset, "path": "", "height": 0, "width": 0, "channels": 0}
+    row |= {"dtype": "", "group": "", "fault": "", "mean": 0.0, "standard_deviation": 0.0, "minimum": 0, "maximum": 0}
+    row |= {"entropy": 0.0, "smoothness": 0.0, "pixel_hash": "", "ignore": ""}
+    for name in competition.classes:
+        row |= {f"rle_{name}": "", f"area_{name}": 0}
+    return row
+
+
+def _all_outlines(masks: Masks, competition: Competition) -> list[tuple[float, float]]:
+    """Outlines of an image's masks, where they come from run-length text, which can be read in the wrong order."""
+    if not isinstance(competition, RleCsv) or competition.train.mask_files:
+        return []
+    return [_outlines(mask, rle.convention_of(competition.rle)) for mask in masks.planes if mask.any()]
+
+
+def _outlines(mask: np.ndarray, convention: rle.Convention) -> tuple[float, float]:
+    other = rle.Convention("row" if convention.order == "column" else "column")
+    text = rle.encode(mask, rle.Convention(convention.order))
+    return rle_checks.outline_length(mask), rle_checks.outline_length(rle.decode(text, mask.shape[:2], other))
+
+
+def _transposed(competition: Competition, decoded: list[Decoded]) -> list[Fault]:
+    """A fault when nearly all masks are smoother read in the other order; on square images the two are the same."""
+    order = competition.rle.order
+    other = "row" if order == "column" else "column"
+    outlines = [pair for one in decoded if one.row["height"] != one.row["width"] for pair in one.outlines]
+    smoother = sum(swapped < plain for plain, swapped in outlines)
+    if len(outlines) < 3 or smoother < 0.9 * len(outlines):
+        return []
+    text = (
+        f"{smoother} of {len(outlines)} masks are smoother when read in {other} order than in {order} order; "
+        f"they look transposed: set `rle: {{order: {other}}}` in the competition's YAML"
+    )
+    table = competition.train.masks if isinstance(competition, RleCsv) else None
+    return [Fault(table or "", None, text)]
+
+
+def _doubts(run: Run, rows: list[dict[str, Any]]) -> list[str]:
+    """What a sample of the masks and their images says against the order and the base of the YAML."""
+    competition = run.competition
+    if not isinstance(competition, RleCsv) or competition.train.mask_files:
+        return []
+    used = rle.Convention(competition.rle.order, competition.rle.base)
+    columns = [f"rle_{name}" for name in competition.classes]
+    full = [(row, row[name]) for row in rows if row["subset"] == "train" for name in columns if row[name]]
+    sample = []
+    for row, text in evenly(full, 2 * rle_checks.MOST_ROWS):
+        shape = (row["height"], row["width"])
+        own = rle.encode(rle.decode(text, shape), used)
+        sample.append(rle_checks.MaskRow(own, run.input / row["path"], shape))
+    return rle_checks.doubts(sample, used)
+
+
+def _judge(competition: Competition, faults: list[Fault], train: set[str]) -> None:
+    dropped = competition.decode.on_error == "drop"
+    fatal = [fault for fault in faults if fault.image_id is None or not dropped]
+    if fatal:
+        lines = "\n".join(f"  {fault}" for fault in fatal[:FAULTS_SHOWN])
+        more = f"\n  … and {len(fatal) - FAULTS_SHOWN} more" if len(fatal) > FAULTS_SHOWN else ""
+        faulty = {fault.image_id for fault in fatal if fault.image_id}
+        hint = "\nMend them, or leave faulty training images out: `decode: {on_error: drop}` in the competition's YAML."
+        if train <= faulty:
+            hint = "\nNo training image is without one: does the competition's YAML say what these files are?"
+        what = "1 fault" if len(fatal) == 1 else f"{len(fatal)} faults"
+        raise PipelineError(f"{what} in the raw files:\n{lines}{more}{hint if faulty else ''}")
+
+
+def _with_faults(rows: list[dict[str, Any]], faults: list[Fault], competition: Competition) -> list[dict[str, Any]]:
+    """Rows with their faults; a fault without an image or without a mask gets a row of subset `faulty`, in no array."""
+    by_id = {row["image_id"]: row for row in rows}
+    for fault in faults:
+        if fault.image_id is not None:
+            row = by_id.setdefault(fault.image_id, _empty_row(fault.image_id, "faulty", competition))
+            row["fault"] = str(fault)
+    return list(by_id.values())

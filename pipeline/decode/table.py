@@ -1,0 +1,54 @@
+"""images.parquet: one row an image, training and test, in the order of the pixel arrays of each subset.
+
+image_id, subset (train | test | faulty: no image or no mask, in no array), path (relative to the competition's input
+folder), height, width, channels, dtype, group, fault ("" or what is wrong with the image), mean, standard_deviation,
+minimum, maximum, entropy and smoothness (descriptors.py), pixel_hash,
+rle_<class> (the true mask in the internal convention; "" for test images without known truth), area_<class> (pixels),
+ignore (RLE of pixels that count nowhere), instances_<class> (one RLE an instance, joined by "|", where the raw files
+tell instances apart), extra_<column> (the raw table's other columns, as text).
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pipeline.core.files import writing
+from pipeline.masks import rle
+from pipeline.masks.geometry import IGNORE
+
+
+def write_table(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Writes the table whole or not at all."""
+    table = pd.DataFrame(rows)
+    text = [name for name in table.columns if name.startswith(("extra_", "instances_"))]
+    table[text] = table[text].fillna("")  # test images have none
+    with writing(path) as temporary:
+        table.to_parquet(temporary, index=False)
+
+
+def read_table(path: Path, subset: str | None = None) -> pd.DataFrame:
+    """Returns the table, or one subset of it with rows numbered as in the pixel arrays."""
+    table = pd.read_parquet(path)
+    return table if subset is None else table[table["subset"] == subset].reset_index(drop=True)
+
+
+def true_mask(row: Any, classes: list[str]) -> np.ndarray:
+    """Returns an image's native masks (C, height, width) uint8: 0, 1, and 255 where a pixel is ignored; a multiclass
+    pixel is 1 in one plane."""
+    shape = (int(row["height"]), int(row["width"]))
+    masks = np.stack([rle.decode(row[f"rle_{name}"], shape) for name in classes])
+    if row["ignore"]:
+        masks[:, rle.decode(row["ignore"], shape) == 1] = IGNORE
+    return masks
+
+
+def true_labels(masks: np.ndarray) -> np.ndarray:
+    """Returns the class map (h, w) uint8, 255 where ignored, of a multiclass image's masks (C, h, w)."""
+    return np.where(masks[0] == IGNORE, IGNORE, masks.argmax(0)).astype(np.uint8)
+
+
+def total_area(table: pd.DataFrame, classes: list[str]) -> np.ndarray:
+    """Returns the true foreground pixels of every row, summed over classes (N,) int64."""
+    return table[[f"area_{name}" for name in classes]].sum(axis=1).to_numpy(np.int64)

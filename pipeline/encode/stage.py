@@ -1,0 +1,283 @@
+"""Turns test probabilities into the submission, by the decision that tune chose, and checks it.
+
+    python -m pipeline encode RECIPE [--strict]
+
+reads   work/<competition>/<run>/predictions/test_fold_<k>.npy (of an ensemble: those of its runs), postprocess.json,
+        fold_<k>/fold.json, work/<competition>/images.parquet, the sample submission
+writes  submissions/<run>.csv, and submissions/<run>.json: how it came about; an older pair that differs is kept as
+        submissions/<run>.<when it was made>.csv and .json
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from rich.markup import escape
+
+from pipeline.core import freshness
+from pipeline.core.console import console, track, warn
+from pipeline.core.errors import PipelineError
+from pipeline.core.files import PACKAGE, read_json, shown, write_json, writing
+from pipeline.core.freshness import Step
+from pipeline.core.run import Run, describe
+from pipeline.decode import table
+from pipeline.encode import sanity, submission
+from pipeline.encode.submission import Expected
+from pipeline.masks.decision import decision_of
+from pipeline.predictions import blends
+from pipeline.predictions.blends import Blend
+
+NEEDS_TEST, READS_FOLDS, ACCEPTS = True, "test", ("strict",)
+EXPECT = ("metric", "remark", "score", "interval_95", "nested", "untuned", "scores")
+"""What postprocess.json says of the score to expect."""
+
+
+def steps(run: Run) -> list[Step]:
+    """Returns the one step of this stage."""
+    sample = [run.input / run.competition.sample_submission] if run.competition.sample_submission else []
+    inputs = (run.postprocess, run.table, *blends.files(run, "test"), *_trainings(run).values(), *sample)
+    settings = run.competition.model_dump(mode="json", include={"submission", "rle", "classes", "values"})
+    manifest = run.folder / "submission.manifest.json"
+    return [Step("encode", "encode", manifest, inputs, (run.submission, run.record), settings)]
+
+
+def execute(run: Run, waiting: list[Step], strict: bool = False) -> Iterator[Step]:
+    """Writes the submission and its record.
+
+    Args:
+        run: the run.
+        waiting: the step.
+        strict: refuse a submission that is valid but looks wrong.
+
+    Raises:
+        PipelineError: predictions, test images and sample submission do not fit together, or what was made is no valid
+            submission or, if `strict`, looks wrong; nothing is written then.
+    """
+    want = submission.expected(run.competition, run.input, run.table)
+    result = read_json(run.postprocess)
+    blend = blends.test(run, result)
+    images = want.images[want.images["subset"] == "test"]
+    _check_images(run, images, want, blend.ids)
+    texts, test = _encode_all(run, images, want, blend, result)
+    # the record lies ready before the submission is renamed into its place, and follows it
+    with writing(run.record) as record, writing(run.submission) as temporary:
+        rows = submission.write(temporary, texts, want)
+        never = [run.competition.classes[number] for number in result.get("never", [])]
+        faults, warnings = sanity.examine(temporary, want, run.competition, never)
+        if faults:
+            raise PipelineError(f"the submission would not be valid, nothing was written: {'; '.join(faults[:5])}.")
+        if warnings and strict:
+            raise PipelineError(f"--strict: nothing was written, the submission looks wrong. {'; '.join(warnings)}.")
+        digest = freshness.hash_file(temporary)
+        write_json(record, _record(run, result, digest, test, warnings, rows))
+        _keep_older(run, digest)
+    _print(run, test, result, want, warnings)
+    console.print(f"  {rows} rows, valid → {shown(run.submission)}")
+    yield from waiting
+
+
+def _check_images(run: Run, images: pd.DataFrame, want: Expected, predicted: list[str]) -> None:
+    """Checks that test images, predictions and sample submission are of one another.
+
+    Raises:
+        PipelineError: they are not.
+    """
+    listed, table_name = images["image_id"].tolist(), shown(run.table)
+    predictions = shown(blends.files(run, "test")[0])
+    gone = [one for one, path in zip(listed, images["path"], strict=True) if not (run.input / path).exists()]
+    faults = (
+        (
+            _without(predicted, listed),
+            f"of {predictions}, which {table_name} no longer lists; decode again with the images in their place, or "
+            "run the predict stage again",
+        ),
+        (
+            _without(want.ids, listed),
+            f"of {want.sample}, which no test image has; correct it, or put the images in their place and decode again",
+        ),
+        (_without(listed, predicted), f"of {table_name}, which {predictions} lacks; run the predict stage again"),
+        (
+            gone,
+            f"vanished from {shown(run.input)} since decode; put the image files back, or decode again without them",
+        ),
+    )
+    for ids, sentence in faults:
+        if ids:
+            names = ", ".join(ids[:5]) + (", …" if len(ids) > 5 else "")
+            raise PipelineError(f"{len(ids)} test id{'s' * (len(ids) > 1)} ({names}) {sentence}. Nothing was written.")
+
+
+def _without(ids: list[str], others: list[str]) -> list[str]:
+    known = set(others)
+    return [one for one in ids if one not in known]
+
+
+def _encode_all(
+    run: Run, images: pd.DataFrame, want: Expected, blend: Blend, result: dict[str, Any]
+) -> tuple[dict[submission.Key, list[str]], dict[str, Any]]:
+    """What the rows hold, and what the masks look like as a whole; image by image, so that probabilities at native size
+    never lie in memory together."""
+    decision = decision_of(result)
+    place = {image_id: row for row, image_id in enumerate(blend.ids)}
+
+    def encode_one(image: tuple[str, int, int]) -> tuple[dict[submission.Key, list[str]], list[int], float]:
+        image_id, *shape = image
+        row = place[image_id]
+        probability = blend.native(row, (shape[0], shape[1]))
+        masks = blend.decide(row, probability, decision)
+        areas = [int(np.count_nonzero(mask)) for mask in masks]
+        return submission.texts_of(image_id, masks, want), areas, float(probability.max())
+
+    with ThreadPoolExecutor() as pool:
+        tasks = zip(images["image_id"], images["height"].tolist(), images["width"].tolist(), strict=True)
+        encoded = list(track(pool.map(encode_one, tasks), "encode", len(images)))
+    texts = {key: text for own, _, _ in encoded for key, text in own.items()}
+    highest = np.mean([one for _, _, one in encoded]) / (1 if run.competition.kind == "multiclass" else 255)
+    return texts, _summary(np.array([areas for _, areas, _ in encoded]), float(highest), images, run)
+
+
+def _summary(areas: np.ndarray, highest: float, images: pd.DataFrame, run: Run) -> dict[str, Any]:
+    """What the predicted masks look like as a whole; areas (N, C) in pixels, highest the mean highest probability."""
+    pixels = (images["height"] * images["width"]).to_numpy()
+    if run.competition.kind == "multiclass":
+        shares = areas.sum(0) / pixels.sum()
+        return {"class_share": dict(zip(run.competition.classes, map(float, shares), strict=True))}
+    total = areas.sum(1)
+    full = (areas == pixels[:, None]).all(1)
+    return {
+        "share_empty": float((total == 0).mean()),
+        "share_full": float(full.mean()),
+        "mean_area": float(total.mean()),
+        "highest": highest,
+    }
+
+
+# --- the record ------------------------------------------------------------------------------------------------------
+
+
+def _record(
+    run: Run, result: dict[str, Any], digest: str, test: dict[str, Any], warnings: list[str], rows: int
+) -> dict[str, Any]:
+    others = () if run.recipe.trains else blends.files(run, "test")
+    return {
+        "run": run.name,
+        "made": time.strftime("%Y-%m-%d %H:%M:%S"),
+        "sha256": digest,
+        "rows": rows,
+        "expect": {key: result[key] for key in EXPECT},
+        "test": test,
+        "warnings": warnings,
+        "postprocess": result,
+        "folds": {name: _training(path) for name, path in _trainings(run).items()},
+        "predictions": {shown(path): freshness.hash_file(path) for path in others},
+        "code": _checkout() | {"encode": _digest(freshness.code("encode"))},
+        "environment": freshness.environment(),
+        **describe(run),
+    }
+
+
+def _trainings(run: Run) -> dict[str, Path]:
+    """The fold.json of every training, by its folder's name without `fold_`; none where nothing is trained."""
+    if not run.recipe.trains:
+        return {}
+    folds = dict.fromkeys([*run.trained_folds(), *run.test_folds()])
+    folders = [run.fold(member.fold, member.seed) for fold in folds for member in run.members(fold)]
+    return {folder.name.removeprefix("fold_"): folder / "fold.json" for folder in folders}
+
+
+def _training(path: Path) -> dict[str, Any]:
+    """What the record says of one training: the hashes of its weights among it, and of the code that trained them."""
+    fold, manifest = read_json(path), freshness.read_manifest(path.with_name("manifest.json"))
+    kept = ("best_epoch", "best_score", "epochs", "seconds", "weights", "compute", "sha256")
+    code = _digest(manifest["code"]) if manifest else None
+    return {key: fold[key] for key in kept} | {"code": code}
+
+
+def _digest(code: dict[str, str]) -> str:
+    """One hash of the hashes of several files."""
+    return hashlib.sha256(json.dumps(code, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _checkout() -> dict[str, Any]:
+    """The commit that the package is checked out at, and whether its files differ from it; None where it is not."""
+
+    def git(*arguments: str) -> str | None:
+        command = ["git", "-C", str(PACKAGE), *arguments]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=10)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    if git("ls-files", "--error-unmatch", "__init__.py") is None:  # installed, perhaps inside somebody's own checkout
+        return {"commit": None, "modified": None}
+    changes = git("status", "--porcelain", "--untracked-files=no", "--", ".")
+    return {"commit": git("rev-parse", "HEAD"), "modified": None if changes is None else bool(changes)}
+
+
+def _keep_older(run: Run, digest: str) -> None:
+    """Gives an older submission of this name and its record a second, dated name, unless it is the same file.
+
+    They stay under the first name too, until the new ones are renamed over them: a kill in between loses nothing.
+    """
+    if not run.submission.exists() or (before := freshness.hash_file(run.submission)) == digest:
+        return
+    record = read_json(run.record) if run.record.exists() else {}
+    own = record.get("sha256") == before  # or the record is of another file
+    modified = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(run.submission.stat().st_mtime))
+    stamp = (record["made"] if own else modified).replace(" ", "-").replace(":", "")
+    dated = run.submission.with_name(f"{run.name}.{stamp}.csv")
+    for number in count(2):
+        if not dated.exists() or freshness.hash_file(dated) == before:  # of an attempt that was killed
+            break
+        dated = run.submission.with_name(f"{run.name}.{stamp}-{number}.csv")
+    _second_name(run.submission, dated)
+    if own:
+        _second_name(run.record, dated.with_suffix(".json"))
+
+
+def _second_name(path: Path, name: Path) -> None:
+    """Makes a file known by another name too; a file that is there already stays."""
+    if name.exists():
+        return
+    try:
+        os.link(path, name)
+    except OSError:  # a file system without links
+        with writing(name) as temporary:
+            shutil.copy2(path, temporary)
+
+
+# --- messages --------------------------------------------------------------------------------------------------------
+
+
+def _print(run: Run, test: dict[str, Any], result: dict[str, Any], want: Expected, warnings: list[str]) -> None:
+    """The test masks beside the predicted ones of held-out images and the true ones of training."""
+    training = want.images[want.images["subset"] == "train"]
+    held_out = result["oof"]
+    if "class_share" in test:
+        pixels = (training["height"] * training["width"]).sum()
+        parts = [
+            f"{name} {share:.1%} (out-of-fold {held_out['class_share'][name]:.1%}, training "
+            f"{training[f'area_{name}'].sum() / pixels:.1%})"
+            for name, share in test["class_share"].items()
+        ]
+        console.print(f"  pixels: {', '.join(parts)}")
+    else:
+        true = table.total_area(training, run.competition.classes)
+        console.print(
+            f"  empty masks: {test['share_empty']:.0%} (out-of-fold {held_out['share_empty']:.0%}, training "
+            f"{(true == 0).mean():.0%}); mean area {test['mean_area']:.0f} px ({held_out['mean_area']:.0f}, "
+            f"{true.mean():.0f})"
+        )
+    for warning in warnings:
+        warn(f"[bold red]  WARNING: {escape(warning)}[/bold red]")

@@ -1,0 +1,417 @@
+"""The file to upload: what it must look like, how it is written, whether one is valid, and what it scores."""
+
+import csv
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TextIO
+
+import cv2
+import numpy as np
+import pandas as pd
+
+from pipeline.core.config.competition import Competition, SubmissionSettings
+from pipeline.core.errors import PipelineError
+from pipeline.core.files import shown
+from pipeline.decode import table
+from pipeline.decode.readers.columns import class_numbers, key_columns, key_text, keys_of, template_columns
+from pipeline.decode.readers.files import read_table
+from pipeline.masks import rle
+from pipeline.masks.metrics import METRICS, confusion, counts, pooled_score
+
+Key = tuple[str, int | None]
+"""An image id, and the number of a class where rows have a label."""
+Measure = Callable[[str, int, np.ndarray], None]
+"""Takes the mask (h, w) uint8 of 0 and 1 of an image and a class, by id and number."""
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a submission of a competition must hold."""
+
+    images: pd.DataFrame = field(repr=False, compare=False)
+    """images.parquet, training images included."""
+    sample: str | None
+    """The name of the sample submission, where there is one."""
+    settings: SubmissionSettings
+    header: list[str]
+    keys: list[Key]
+    """In the order of the sample submission, or of the test images where there is none; instances share one."""
+    shapes: dict[str, tuple[int, int]]
+    """Native rows × columns of every image, training images included."""
+    convention: rle.Convention
+    labels: list[str]
+    """What a row writes for each class."""
+    classes: list[int]
+    """Numbers of the classes that have rows; of class maps, of those that count."""
+
+    @property
+    def ids(self) -> list[str]:
+        """The test images."""
+        return list(dict.fromkeys(image_id for image_id, _ in self.keys))
+
+    def name(self, key: Key) -> str:
+        """Returns a key as a person reads it."""
+        return key[0] if key[1] is None else f"{key[0]} with label {self.labels[key[1]]}"
+
+
+def expected(competition: Competition, input_folder: Path, table_path: Path) -> Expected:
+    """Returns what a submission must hold, from decode's table and the sample submission.
+
+    Raises:
+        PipelineError: decode has not run, or the sample submission lacks a column or names an unknown class.
+    """
+    if not table_path.exists():
+        raise PipelineError(f"{shown(table_path)} does not exist; run the decode stage of this competition first.")
+    images = table.read_table(table_path)
+    shapes = {row.image_id: (int(row.height), int(row.width)) for row in images.itertuples()}
+    settings = competition.submission
+    if template_columns(settings.id) != [settings.id]:
+        raise PipelineError(f"competition {competition.name}: submission.id is {settings.id}; expected one column.")
+    numbers, foreground = class_numbers(competition), [competition.classes.index(one) for one in competition.foreground]
+    ids = images.loc[images["subset"] == "test", "image_id"].tolist()
+    if competition.sample_submission:
+        keys, header = _sample_keys(competition, input_folder / competition.sample_submission, numbers)
+    else:
+        keys = [(one, number) for one in ids for number in (foreground if settings.labelled else [None])]
+        header = [*key_columns(settings), settings.rle]
+    classes = sorted({number for _, number in keys if number is not None}) or foreground
+    if settings.format == "labels":
+        rows, columns = next((shapes[one] for one in ids), (0, 0))
+        header, classes = [settings.id, *map(str, range(rows * columns))], competition.counted
+    sample, convention = competition.sample_submission, rle.convention_of(competition.rle)
+    return Expected(images, sample, settings, header, keys, shapes, convention, list(numbers), classes)
+
+
+def texts_of(image_id: str, masks: np.ndarray, want: Expected) -> dict[Key, list[str]]:
+    """Returns what the rows of an image hold, by key, from its masks (C, h, w) of 0 and 1."""
+    if want.settings.format == "labels":
+        numbers = masks.argmax(0).ravel().tolist()
+        return {(image_id, None): [",".join([want.labels[number] for number in numbers])]}
+    texts = {}
+    for number in want.classes:
+        parts = instances_of(masks[number]) if want.settings.row == "instance" else [masks[number]]
+        found = [rle.encode(part, want.convention) for part in parts]
+        texts[image_id, number if want.settings.labelled else None] = found or [want.convention.empty]
+    return texts
+
+
+def instances_of(mask: np.ndarray) -> list[np.ndarray]:
+    """Returns a mask (h, w) of 0 and 1 as one mask per connected region (touching by side or corner)."""
+    number, regions = cv2.connectedComponents(mask, connectivity=8)
+    return [(regions == region).astype(np.uint8) for region in range(1, number)]
+
+
+def write(path: Path, texts: dict[Key, list[str]], want: Expected) -> int:
+    """Writes a submission and returns its number of rows.
+
+    Raises:
+        PipelineError: an id of the sample submission was not predicted.
+    """
+    rows = 0
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(want.header)
+        for key in want.keys:
+            if key not in texts:
+                raise PipelineError(f"test id {want.name(key)} was not decoded: decode again.")
+            for text in texts[key]:
+                rows += 1
+                if want.settings.format == "labels":
+                    file.write(f"{key[0]},{text}\n")
+                    continue
+                label = "" if key[1] is None else want.labels[key[1]]
+                image_id = key_text(want.settings, key[0], label) if want.settings.pattern else key[0]
+                row = {want.settings.label: label, want.settings.id: image_id, want.settings.rle: text}
+                writer.writerow([row[column] for column in want.header])
+    return rows
+
+
+def examine(path: Path, want: Expected, measure: Measure | None = None) -> tuple[list[str], list[str]]:
+    """Returns every fault of a submission, each naming its row (none: it is valid), and remarks on what is odd in it.
+
+    Another order of rows than the sample submission's is a remark: Kaggle matches rows by their ids.
+
+    Args:
+        path: the submission.
+        want: what it must hold.
+        measure: is given every sound mask, the instances of an image as one, so that nothing is decoded twice.
+
+    Raises:
+        PipelineError: no such file, or not a CSV.
+    """
+    faults, rows = (_label_faults if want.settings.format == "labels" else _rle_faults)(path, want, measure)
+    if rows is None:  # wrong columns
+        return faults, []
+    missing = [want.name(key) for key in want.keys if key not in rows]
+    if missing:
+        faults.append(f"{len(missing)} of {len(want.keys)} test ids are missing: {', '.join(missing[:5])}")
+    pairs = zip(rows.items(), want.keys, strict=False)
+    moved = next(((key, row, wanted) for (key, row), wanted in pairs if key != wanted), None)
+    if faults or moved is None or want.sample is None:
+        return faults, []
+    key, row, wanted = moved
+    difference = f"row {row} is {want.name(key)}, there it is {want.name(wanted)}"
+    return [], [f"ROWS STAND IN ANOTHER ORDER than in {want.sample}: {difference}"]
+
+
+def faults_of(path: Path, want: Expected) -> list[str]:
+    """Returns every fault of a submission, as examine does."""
+    return examine(path, want)[0]
+
+
+def score(path: Path, truth: Path, competition: Competition, want: Expected) -> tuple[float, int]:
+    """Returns the competition's metric of a submission over the rows of `truth` (submission format, some or all rows),
+    and the number of rows (of images, where a row is an instance).
+
+    Raises:
+        PipelineError: a missing column, no rows, a repeated id, a truth id that the submission lacks or that no image
+            has, a broken mask.
+    """
+    if want.settings.format == "labels":
+        return _score_labels(path, truth, competition, want)
+    frames = read_table(path, [], hint=""), read_table(truth, [], hint="")
+    if competition.kind == "multiclass":
+        return _score_classes(*frames, competition, want)
+    scores = row_scores(*frames, competition, want)
+    return float(scores.mean()), len(scores)
+
+
+def row_scores(frame: pd.DataFrame, truth: pd.DataFrame, competition: Competition, want: Expected) -> pd.Series:
+    """Returns the competition's metric of every key of `truth`, by image id (and class); raises as score does."""
+    scores = {}
+    for key, masks in _pairs(frame, truth, want):
+        scores[want.name(key)] = float(METRICS[competition.metric](*counts(*masks[:, None])).mean())
+    return pd.Series(scores, dtype=np.float64)
+
+
+def _score_classes(
+    frame: pd.DataFrame, truth: pd.DataFrame, competition: Competition, want: Expected
+) -> tuple[float, int]:
+    """As _score_labels, where rows are the classes of an image; pixels of none are background."""
+    maps: dict[str, np.ndarray] = {}
+    for key, masks in _pairs(frame, truth, want):
+        both = maps.setdefault(key[0], np.zeros(masks.shape, np.uint8))
+        both[masks == 1] = want.classes[0] if key[1] is None else key[1]
+    matrices = [confusion(both[0], both[1], len(competition.classes)) for both in maps.values()]
+    return float(pooled_score(competition)(np.sum(matrices, axis=0))), len(maps)
+
+
+def _pairs(frame: pd.DataFrame, truth: pd.DataFrame, want: Expected) -> Iterator[tuple[Key, np.ndarray]]:
+    """Every key of the truth, with the predicted and the true mask (2, h, w)."""
+    predictions, truths = _texts(frame, "the submission", want), _texts(truth, "the truth", want)
+    for key, (row, texts) in truths.items():
+        if key not in predictions or key[0] not in want.shapes:
+            where = "the submission" if key not in predictions else "the competition's images"
+            raise PipelineError(f"truth row {row}: id {want.name(key)} is not in {where}.")
+        masks = []
+        for what, lines in (("submission", predictions[key][1]), (f"truth row {row}", texts)):
+            try:
+                parts = [rle.decode(text, want.shapes[key[0]], want.convention) for text in lines]
+            except rle.RleError as error:
+                raise PipelineError(f"{what}: id {want.name(key)}: {error}.") from None
+            masks.append(np.max(parts, axis=0))
+        yield key, np.stack(masks)
+
+
+# --- run lengths -----------------------------------------------------------------------------------------------------
+
+
+def _sample_keys(competition: Competition, path: Path, numbers: dict[str, int]) -> tuple[list[Key], list[str]]:
+    """The keys of the sample submission and the columns that matter, both in its order."""
+    settings = competition.submission
+    needed = key_columns(settings) + ([settings.rle] if settings.format == "rle" else [])
+    keys: dict[Key, None] = {}
+    sample = read_table(path, needed, only=True, section="submission")
+    for row, (image_id, label) in enumerate(keys_of(sample, settings, numbers), start=2):
+        if image_id is None or (label is not None and label not in numbers):
+            raise PipelineError(
+                f"{path.name} row {row}: {sample[settings.id].iat[row - 2]!r} names no id and class of the YAML "
+                f"(classes: {', '.join(numbers)}; pattern: {settings.pattern})."
+            )
+        keys[image_id, None if label is None else numbers[label]] = None
+    return list(keys), sample.columns.tolist()
+
+
+def _texts(frame: pd.DataFrame, name: str, want: Expected) -> dict[Key, tuple[int, list[str]]]:
+    """First row and texts of every key of a submission or a truth."""
+    missing = [column for column in want.header if column not in frame.columns]
+    if missing:
+        raise PipelineError(f"{name} lacks the column {', '.join(missing)}; found {', '.join(frame.columns)}.")
+    if frame.empty:
+        raise PipelineError(f"{name} has no rows.")
+    numbers = {label: number for number, label in enumerate(want.labels)}
+    found: dict[Key, tuple[int, list[str]]] = {}
+    pairs = zip(keys_of(frame, want.settings, want.labels), frame[want.settings.rle], strict=True)
+    for row, ((image_id, label), text) in enumerate(pairs, start=2):
+        if image_id is None or (label is not None and label not in numbers):
+            value = frame[want.settings.id].iat[row - 2]
+            raise PipelineError(
+                f"{name} row {row}: {value!r} (label {label}) names no id and class of the competition."
+            )
+        key = image_id, None if label is None else numbers[label]
+        if key in found and want.settings.row != "instance":
+            raise PipelineError(f"{name} row {row} repeats the id {want.name(key)}.")
+        found.setdefault(key, (row, []))[1].append(text)
+    return found
+
+
+def _rle_faults(path: Path, want: Expected, measure: Measure | None) -> tuple[list[str], dict[Key, int] | None]:
+    """Faults in the order of their rows, and the first row of every key; None: the columns are others."""
+    frame = read_table(path, [], hint="")
+    if list(frame.columns) != want.header:
+        return [f"columns are {', '.join(frame.columns)}; expected {', '.join(want.header)}, in this order"], None
+    known, numbers = set(want.keys), {label: number for number, label in enumerate(want.labels)}
+    lines: dict[Key, list[tuple[int, str]]] = {}
+    faults = []
+    pairs = zip(keys_of(frame, want.settings, want.labels), frame[want.settings.rle], strict=True)
+    for row, ((image_id, label), text) in enumerate(pairs, start=2):
+        key = image_id or "", None if label is None else numbers.get(label, -1)
+        if key not in known:
+            value, suffix = frame[want.settings.id].iat[row - 2], f" with label {label!r}" if label else ""
+            faults.append((row, f"id {value!r}{suffix} is not in the test set"))
+        elif key in lines and want.settings.row != "instance":
+            faults.append((row, f"id {want.name(key)} stands in row {lines[key][0][0]} already"))
+        else:
+            lines.setdefault(key, []).append((row, text))
+    for key, texts in lines.items():
+        faults += [(row, f"id {want.name(key)}: {fault}") for row, fault in _mask_faults(key, texts, want, measure)]
+    first = {key: rows[0][0] for key, rows in lines.items()}
+    return [f"row {row}: {fault}" for row, fault in sorted(faults)], first
+
+
+def _mask_faults(
+    key: Key, lines: list[tuple[int, str]], want: Expected, measure: Measure | None
+) -> list[tuple[int, str]]:
+    """What is wrong with the mask of a key or with its instances, of which no pixel may belong to two, by row."""
+    shape = want.shapes.get(key[0])
+    if shape is None:
+        return [(row, "no such image was decoded") for row, _ in lines]
+    faults, covered = [], None
+    for row, text in lines:
+        try:
+            # what encoding the decoded mask again would give
+            again = rle.convert(text, shape, want.convention, want.convention)
+            mask = rle.decode(text, shape, want.convention)
+        except rle.RleError as error:
+            faults.append((row, str(error)))
+            continue
+        if again != text:
+            faults.append((row, f"is not in canonical form: {text[:40]!r} should be {again[:40]!r}"))
+        elif covered is None:
+            covered = mask
+        elif not mask.any() or not covered.any():
+            faults.append((row, "an empty mask stands beside other instances"))
+        elif (covered & mask).any():
+            faults.append((row, "overlaps another instance of the image"))
+        else:
+            covered |= mask
+    if measure and covered is not None:
+        measure(key[0], want.classes[0] if key[1] is None else key[1], covered)
+    return faults
+
+
+# --- class maps ------------------------------------------------------------------------------------------------------
+
+
+def _read_labels(path: Path, want: Expected) -> Iterator[tuple[int, str, np.ndarray | str]]:
+    """Yields row, id, and class numbers (pixels,) or what is wrong with them.
+
+    Line by line: a table of a million rows × 8192 columns would not fit into memory as text.
+    """
+    values, pixels = _class_of_value(want), len(want.header) - 1
+    with _open_text(path) as file:
+        next(file, "")
+        for row, line in enumerate(file, start=2):
+            image_id, _, text = line.rstrip("\r\n").partition(",")
+            try:
+                numbers = np.array(text.split(","), dtype=np.int64)
+            except (ValueError, OverflowError):
+                strange = [value for value in text.split(",") if not re.fullmatch(r"\s*-?[0-9]{1,18}\s*", value)]
+                words = "is no class" if strange[0].strip().isdecimal() else "is not a whole number"
+                yield row, image_id, f"{strange[0][:40]!r} {words}"
+                continue
+            if len(numbers) != pixels:
+                yield row, image_id, f"has {len(numbers)} pixels; expected {pixels}"
+                continue
+            inside = (numbers >= 0) & (numbers < len(values))
+            labels = values[np.where(inside, numbers, 0)]
+            unknown = ~inside | (labels < 0)
+            if unknown.any():
+                yield row, image_id, f"{numbers[unknown][0]} is no class ({', '.join(want.labels)})"
+                continue
+            yield row, image_id, labels.astype(np.uint8)
+
+
+@contextmanager
+def _open_text(path: Path) -> Iterator[TextIO]:
+    """Opens a CSV of class maps.
+
+    Raises:
+        PipelineError: it does not exist, or is no text.
+    """
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            yield file
+    except FileNotFoundError:
+        raise PipelineError(f"{path} does not exist.") from None
+    except UnicodeDecodeError as error:
+        raise PipelineError(f"{path} is not a readable CSV: {error}.") from None
+
+
+def _class_of_value(want: Expected) -> np.ndarray:
+    """The class number of every value that a file may hold, -1 where there is none."""
+    values = [int(label) for label in want.labels]
+    table_of = np.full(max(values) + 1, -1)
+    table_of[values] = np.arange(len(values))
+    return table_of
+
+
+def _label_faults(path: Path, want: Expected, measure: Measure | None) -> tuple[list[str], dict[Key, int] | None]:
+    """As _rle_faults."""
+    with _open_text(path) as file:
+        header = [column.strip('"') for column in file.readline().strip().split(",")]
+    if header != want.header:
+        last = f"{', '.join(header[:3])}, … ({len(header)} columns)"
+        return [f"columns are {last}; expected {want.header[0]}, 0, 1, … {want.header[-1]}"], None
+    known, first = set(want.keys), {}  # type: tuple[set[Key], dict[Key, int]]
+    faults = []
+    for row, image_id, labels in _read_labels(path, want):
+        key = image_id, None
+        if key not in known:
+            faults.append(f"row {row}: id {image_id!r} is not in the test set")
+        elif key in first:
+            faults.append(f"row {row}: id {image_id} stands in row {first[key]} already")
+        elif isinstance(labels, str):
+            faults.append(f"row {row}: id {image_id}: {labels}")
+        elif image_id not in want.shapes:
+            faults.append(f"row {row}: id {image_id}: no such image was decoded")
+        elif measure:
+            for number in want.classes:
+                measure(image_id, number, (labels == number).view(np.uint8).reshape(want.shapes[image_id]))
+        if key in known:
+            first.setdefault(key, row)
+    return faults, first
+
+
+def _score_labels(path: Path, truth: Path, competition: Competition, want: Expected) -> tuple[float, int]:
+    truths: dict[str, np.ndarray] = {}
+    for row, image_id, labels in _read_labels(truth, want):
+        if isinstance(labels, str) or image_id in truths:
+            raise PipelineError(f"truth row {row}: id {image_id}: {labels if isinstance(labels, str) else 'repeated'}.")
+        truths[image_id] = labels
+    if not truths:
+        raise PipelineError("the truth has no rows.")
+    total = np.zeros((len(want.labels),) * 2, np.int64)
+    left = set(truths)
+    for row, image_id, labels in _read_labels(path, want):
+        if isinstance(labels, str):
+            raise PipelineError(f"submission row {row}: id {image_id}: {labels}.")
+        if image_id in left:
+            left.remove(image_id)
+            total += confusion(labels, truths[image_id], len(want.labels))
+    if left:
+        raise PipelineError(f"truth id {sorted(left)[0]} is not in the submission.")
+    return float(pooled_score(competition)(total)), len(truths)

@@ -1,0 +1,191 @@
+"""Scores the final masks of a test set whose truth is known; without one, there is nothing to do.
+
+    python -m pipeline evaluate RECIPE
+
+reads   work/<competition>/<run>/predictions/test_fold_<k>.npy, postprocess.json, submissions/<run>.json,
+        work/<competition>/images.parquet, input/<competition>/
+writes  work/<competition>/<run>/test.json (summary), test_scores.csv (one row an image), test_overlays/*.png
+        and a row of work/<competition>/runs.csv
+
+The masks are those of the submission: nothing here was chosen on the test set.
+"""
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pipeline.core.config.competition import Competition
+from pipeline.core.console import console, track
+from pipeline.core.errors import PipelineError
+from pipeline.core.files import read_json, shown, write_json, write_png, writing
+from pipeline.core.freshness import Step
+from pipeline.core.lock import alone
+from pipeline.core.run import Run
+from pipeline.decode import table
+from pipeline.decode.readers.registry import reader_of
+from pipeline.masks import metrics, overlay
+from pipeline.masks.decision import decision_of
+from pipeline.masks.geometry import IGNORE
+from pipeline.predictions import blends
+
+NEEDS_TEST, READS_FOLDS = True, "test"
+OVERLAYS = 10
+BATCH = 8
+"""Images a batch, of the batch-wise figures that reports on Oxford-IIIT Pet give."""
+
+
+def wanted(competition: Competition) -> bool:
+    """Returns whether the competition's YAML says that its test set has a truth to score against."""
+    return bool(getattr(getattr(competition, "test", None), "evaluate", False))
+
+
+def steps(run: Run) -> list[Step]:
+    """Returns the one step of this stage, or none."""
+    if not wanted(run.competition):
+        return []
+    outputs = (run.folder / "test.json", run.folder / "test_scores.csv")
+    settings = {"metric": run.competition.metric, "reading": run.competition.remark}
+    inputs = (run.record, run.postprocess, run.table, *blends.files(run, "test"))
+    return [Step("evaluate", "evaluate", run.folder / "test.manifest.json", inputs, outputs, settings)]
+
+
+def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
+    """Scores every test image, writes the summary and the overlays, and adds a row to runs.csv.
+
+    Raises:
+        PipelineError: predictions of a test image are missing.
+    """
+    images = table.read_table(run.table, "test")
+    result = read_json(run.postprocess)
+    blend, decision = blends.test(run, result), decision_of(result)
+    place = {image_id: number for number, image_id in enumerate(blend.ids)}
+    if missing := [image_id for image_id in images["image_id"] if image_id not in place]:
+        raise PipelineError(
+            f"{shown(blends.files(run, 'test')[0])} lacks {len(missing)} test images of {shown(run.table)}, for "
+            f"instance {missing[0]}; run the predict stage again."
+        )
+    read = reader_of(run.competition).opener(run.competition, run.input)
+    folder = run.folder / "test_overlays"
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("*.png"):
+        old.unlink()
+
+    def evaluate_one(index: int) -> dict[str, Any]:
+        row = images.iloc[index]
+        true = table.true_mask(row, run.competition.classes)
+        predicted_as = place[row["image_id"]]
+        probability = blend.native(predicted_as, true.shape[1:])
+        predicted = blend.decide(predicted_as, probability, decision)
+        if index < OVERLAYS:
+            picture = overlay.drawn(read(row), true, predicted, run.competition)
+            name = f"{index:02}_{row['image_id'].replace('/', '_')}.png"
+            write_png(folder / name, overlay.with_legend(picture, run.competition))
+        return {"image_id": row["image_id"], **image_figures(probability, predicted, true, run.competition)}
+
+    with ThreadPoolExecutor() as pool:
+        rows = list(track(pool.map(evaluate_one, range(len(images))), "evaluate", len(images)))
+    summary = {"run": run.name, "remark": run.competition.remark, **summarise(rows, run.competition)}
+    flat = pd.DataFrame([{key: value for key, value in row.items() if np.isscalar(value)} for row in rows])
+    with writing(run.folder / "test_scores.csv") as temporary:
+        flat.to_csv(temporary, index=False)
+    write_json(run.folder / "test.json", summary)
+    _add_to_runs(run, summary)
+    _print(run, summary)
+    yield from waiting
+
+
+def image_figures(
+    probability: np.ndarray, predicted: np.ndarray, true: np.ndarray, competition: Competition
+) -> dict[str, Any]:
+    """Returns an image's figures, at its own size: metric, dice, iou, loss, and the counts that data-set figures need.
+
+    Args:
+        probability: (C, h, w) uint8 (p·255) or, multiclass, float32.
+        predicted: masks (C, h, w) of 0 and 1.
+        true: masks (C, h, w) of 0, 1 and 255 (ignored).
+        competition: its metric and kind.
+    """
+    counts = np.stack(metrics.counts(predicted, true))
+    figures = {"dice": metrics.dice(*counts).mean(), "iou": metrics.iou(*counts).mean(), "counts": counts}
+    if competition.kind == "multiclass":
+        labels = table.true_labels(true)
+        matrix = metrics.confusion(predicted.argmax(0).astype(np.uint8), labels, len(true))
+        metric = metrics.pooled_score(competition)(matrix)
+        figures |= {"confusion": matrix}
+    else:
+        metric = metrics.METRICS[competition.metric](*counts).mean()
+    return {competition.metric: float(metric), **figures, "loss": cross_entropy(probability, true)}
+
+
+def cross_entropy(probability: np.ndarray, true: np.ndarray) -> float:
+    """Returns the mean cross-entropy of the pixels that count, in nats: of the averaged, resized probabilities, whose
+    smallest step (1/255 where they are uint8) bounds it."""
+    valid = true[0] != IGNORE
+    if not valid.any():
+        return 0.0
+    if probability.dtype == np.uint8:
+        p = np.clip(probability / np.float32(255), 0.5 / 255, 1 - 0.5 / 255)
+        return float(-np.log(np.where(true == 1, p, 1 - p))[:, valid].mean())
+    return float(-np.log(np.clip((probability * (true == 1)).sum(0)[valid], 1e-6, 1)).mean())
+
+
+def summarise(rows: list[dict[str, Any]], competition: Competition) -> dict[str, Any]:
+    """Returns mean and standard deviation over images and over batches of eight (in list order, the last may be
+    smaller; Dice and IoU of a batch are those of all its pixels together), and the figures of all pixels together."""
+    names = list(dict.fromkeys([competition.metric, "dice", "iou", "loss"]))
+    counts = np.stack([row["counts"] for row in rows])
+    summary: dict[str, Any] = {"images": len(rows), "metric": competition.metric}
+    summary["over_images"] = {name: _spread([row[name] for row in rows]) for name in names}
+    groups = [slice(start, start + BATCH) for start in range(0, len(rows), BATCH)]
+    batches = {"dice": [metrics.dice(*counts[group].sum(0)).mean() for group in groups]}
+    batches["iou"] = [metrics.iou(*counts[group].sum(0)).mean() for group in groups]
+    batches["loss"] = [np.mean([row["loss"] for row in rows[group]]) for group in groups]
+    summary[f"over_batches_of_{BATCH}"] = {name: _spread(values) for name, values in batches.items()}
+    summary["data_set_iou"] = float(metrics.iou(*counts.sum(0)).mean())
+    summary["score"] = summary["over_images"][competition.metric]["mean"]
+    if competition.kind == "multiclass":
+        total = np.sum([row["confusion"] for row in rows], axis=0)
+        values = metrics.class_iou(total, competition.ignored)
+        pairs = zip(competition.classes, values, strict=True)
+        summary["class_iou"] = {name: None if np.isnan(value) else float(value) for name, value in pairs}
+        summary["score"] = float(metrics.pooled_score(competition)(total))
+    return summary
+
+
+def _spread(values: list[Any]) -> dict[str, float]:
+    return {"mean": float(np.mean(values)), "standard_deviation": float(np.std(values))}
+
+
+def _add_to_runs(run: Run, summary: dict[str, Any]) -> None:
+    """Adds a row to the table of all evaluations of this competition."""
+    path, record = run.competition_folder / "runs.csv", read_json(run.record)
+    row: dict[str, Any] = {"evaluated": time.strftime("%Y-%m-%d %H:%M:%S"), "run": run.name}
+    row |= {"remark": summary["remark"], "metric": summary["metric"], "test": summary["score"]}
+    for where in ("over_images", f"over_batches_of_{BATCH}"):
+        for name, spread in summary[where].items():
+            row |= {f"{where}_{name}": spread["mean"], f"{where}_{name}_std": spread["standard_deviation"]}
+    row |= {"data_set_iou": summary["data_set_iou"], "images": summary["images"]}
+    row |= {f"out_of_fold_{key}": record["expect"][key] for key in ("score", "nested")}
+    model, image = run.recipe.model, run.recipe.image
+    row |= {"architecture": model.architecture, "encoder": model.encoder, "weights": model.weights}
+    row |= {"size": f"{image.size[0]}x{image.size[1]}", "folds": len(record["folds"])}
+    row |= {"seconds": sum(fold["seconds"] for fold in record["folds"].values()), "submission": record["sha256"]}
+    with alone(run.competition_folder):  # other runs add theirs
+        before = pd.read_csv(path) if path.exists() else pd.DataFrame()
+        with writing(path) as temporary:
+            pd.concat([before, pd.DataFrame([row])]).to_csv(temporary, index=False)
+
+
+def _print(run: Run, summary: dict[str, Any]) -> None:
+    remark = f" ({summary['remark']})" if summary["remark"] else ""
+    console.print(f"  test {summary['metric']} {summary['score']:.4f} over {summary['images']} images{remark}")
+    for where, what in (("over_images", "images"), (f"over_batches_of_{BATCH}", f"batches of {BATCH}")):
+        parts = [f"{name} {s['mean']:.4f} ± {s['standard_deviation']:.4f}" for name, s in summary[where].items()]
+        console.print(f"  mean ± standard deviation over {what}: {', '.join(parts)}")
+    console.print(f"  data-set IoU {summary['data_set_iou']:.4f} → {shown(run.folder / 'test.json')}")
+    console.print(f"  {OVERLAYS} overlays → {shown(run.folder)}/test_overlays/, all runs → "
+                  f"{shown(run.competition_folder / 'runs.csv')}")  # fmt: skip

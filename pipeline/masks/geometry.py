@@ -1,0 +1,131 @@
+"""From an image's own size to the network's, and back."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import cv2
+import numpy as np
+
+from pipeline.core.errors import PipelineError
+
+if TYPE_CHECKING:
+    from pipeline.core.config.recipe import ImageSettings
+
+IGNORE = 255
+"""Value of pixels that count in no loss, no area and no score."""
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How an image of any size becomes one of the network's size."""
+
+    size: tuple[int, int]
+    """Rows × columns."""
+    fit: Literal["stretch", "pad"]
+    """`stretch` resizes; `pad` centres the image and adds a border."""
+    channels: int
+    border: Literal["reflect", "constant"] = "reflect"
+    """pad: mirrored, or 0 and ignored."""
+
+
+def geometry_of(image: "ImageSettings") -> Geometry:
+    """Returns how a recipe fits images to the network."""
+    return Geometry(image.stored, image.fit, image.channels, image.border)
+
+
+def image_to_network(image: np.ndarray, geometry: Geometry) -> np.ndarray:
+    """Returns an image (h, w, C) uint8 or uint16 at network size (H, W, geometry.channels), same dtype.
+
+    Raises:
+        PipelineError: `pad` and the image is larger than the network's size.
+    """
+    image = _with_channels(image, geometry.channels)
+    if geometry.fit == "pad":
+        fitted = with_border(image, _margins(image.shape[:2], geometry.size), geometry.border, 0)
+    else:
+        fitted = _resize(image, geometry.size)
+    return fitted.reshape(*geometry.size, geometry.channels)
+
+
+def mask_to_network(mask: np.ndarray, geometry: Geometry) -> np.ndarray:
+    """Returns masks (C, h, w) uint8 of 0, 1 and 255 (ignored) at network size (C, H, W), same values: those that cover
+    at least half of a pixel."""
+    if geometry.fit == "pad":
+        margins = _margins(mask.shape[1:], geometry.size)
+        return np.stack([with_border(plane, margins, geometry.border, IGNORE) for plane in mask])
+    fitted = np.empty((len(mask), *geometry.size), np.uint8)
+    for plane, target in zip(mask, fitted, strict=True):
+        target[:] = _share(plane == 1, geometry.size) >= 0.5
+        if (ignored := plane == IGNORE).any():
+            target[_share(ignored, geometry.size) >= 0.5] = IGNORE
+    return fitted
+
+
+def labels_to_network(planes: np.ndarray, geometry: Geometry) -> np.ndarray:
+    """Returns one-hot masks (C, h, w) uint8 of a multiclass image as a class map (1, H, W) uint8; 255 is ignored.
+
+    Shrinking gives each pixel the class with the largest share of it; half of it ignored, and it is.
+    """
+    ignored = planes[0] == IGNORE
+    if geometry.fit == "pad" or planes.shape[1:] == geometry.size:
+        labels = np.where(ignored, IGNORE, planes.argmax(0)).astype(np.uint8)
+        return labels[None] if geometry.fit == "stretch" else mask_to_network(labels[None], geometry)
+    shares = np.stack([_share(plane == 1, geometry.size) for plane in planes])
+    labels = shares.argmax(0).astype(np.uint8)
+    labels[_share(ignored, geometry.size) >= 0.5] = IGNORE
+    return labels[None]
+
+
+def to_native(values: np.ndarray, geometry: Geometry, shape: tuple[int, int]) -> np.ndarray:
+    """Returns float32 values (C, H, W) at network size as (C, h, w) at the image's own `shape`."""
+    if geometry.fit == "pad":
+        top, _, left, _ = _margins(shape, geometry.size)
+        return values[:, top : top + shape[0], left : left + shape[1]]
+    return np.stack([cv2.resize(plane, shape[::-1], interpolation=cv2.INTER_LINEAR) for plane in values])
+
+
+def with_border(image: np.ndarray, margins: tuple[int, int, int, int], border: str, value: int) -> np.ndarray:
+    """Returns an image (h, w) or (h, w, C) with margins (top, bottom, left, right) that mirror it or hold `value`."""
+    kind = cv2.BORDER_REFLECT_101 if border == "reflect" else cv2.BORDER_CONSTANT
+    return cv2.copyMakeBorder(image, *margins, kind, value=[value] * 4)
+
+
+def box_of(shape: tuple[int, int], geometry: Geometry) -> tuple[int, int, int, int]:
+    """Returns where an image of this shape lies at network size: top, left, height, width."""
+    if geometry.fit == "stretch":
+        return 0, 0, *geometry.size
+    top, _, left, _ = _margins(shape, geometry.size)
+    return top, left, *shape
+
+
+def _with_channels(image: np.ndarray, channels: int) -> np.ndarray:
+    if image.shape[2] == channels:
+        return image
+    if channels == 4:
+        raise PipelineError(
+            f"image.channels is 4, but an image has {image.shape[2]}: set `channels: 4` in the competition."
+        )
+    if channels == 1:
+        return cv2.cvtColor(np.ascontiguousarray(image[..., :3]), cv2.COLOR_RGB2GRAY)[..., None]
+    return np.repeat(image[..., :1], 3, axis=2) if image.shape[2] == 1 else image[..., :3]
+
+
+def _share(area: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """How much of every pixel (H, W) an area (h, w) bool covers."""
+    return _resize(area.astype(np.float32), size)
+
+
+def _resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    shrinks = size[0] * size[1] < image.shape[0] * image.shape[1]
+    return cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+
+
+def _margins(shape: tuple[int, ...], size: tuple[int, int]) -> tuple[int, int, int, int]:
+    rows, columns = size[0] - shape[0], size[1] - shape[1]
+    if rows < 0 or columns < 0:
+        raise PipelineError(
+            f"image.fit is `pad`, but an image of {shape[0]}×{shape[1]} is larger than "
+            f"{size[0]}×{size[1]}; enlarge image.size, set an image.store that it fits into, of which image.size is "
+            "then a crop, or set image.fit=stretch."
+        )
+    return rows // 2, rows - rows // 2, columns // 2, columns - columns // 2

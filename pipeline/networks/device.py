@@ -1,0 +1,93 @@
+"""Which device and number format to train in, and why."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from pipeline.core.config.recipe import Recipe
+from pipeline.core.errors import PipelineError, first_line
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Where and how a network runs."""
+
+    accelerator: Literal["cuda", "mps", "cpu"]
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"]
+    reason: str
+
+    @property
+    def device(self) -> torch.device:
+        """The torch device."""
+        return torch.device(self.accelerator)
+
+    def autocast(self) -> Any:
+        """Returns the context in which predictions are made: the same number format as in training."""
+        types = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+        return torch.autocast(self.accelerator, dtype=types[self.precision], enabled=self.precision != "32-true")
+
+
+def choose(precision: Literal["auto", "32", "bf16", "16"] = "auto") -> Compute:
+    """Returns the fastest sound choice for this machine, or the precision asked for, with the reason.
+
+    Raises:
+        PipelineError: fp16 is asked for on a CPU, or there is a GPU that this torch does not compute on.
+    """
+    accelerator: Literal["cuda", "mps", "cpu"] = "cpu"
+    if torch.cuda.is_available():
+        if fault := _gpu_fault():
+            raise PipelineError(
+                f"{torch.cuda.get_device_name()} does not compute with torch {torch.__version__} ({fault}): take "
+                "another GPU (on Kaggle T4 instead of P100), or set CUDA_VISIBLE_DEVICES= to nothing for the CPU."
+            )
+        accelerator = "cuda"
+    elif torch.backends.mps.is_available():
+        accelerator = "mps"
+    if precision == "16" and accelerator == "cpu":  # Lightning would train in bf16 unasked
+        raise PipelineError("train.precision is 16, which needs a GPU; use bf16, 32 or auto on a CPU.")
+    if precision != "auto":
+        asked: dict[str, Any] = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
+        return Compute(accelerator, asked[precision], "the recipe asks for it")
+    if accelerator == "cuda":
+        name = torch.cuda.get_device_name()
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return Compute("cuda", "bf16-mixed", f"{name} computes bf16 in hardware")
+        return Compute("cuda", "16-mixed", f"{name} has no bf16; fp16 with loss scaling")
+    if accelerator == "mps":
+        return Compute("mps", "32-true", "mixed precision on Apple GPUs is not tested here")
+    if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported():
+        return Compute("cpu", "bf16-mixed", f"this CPU has bf16 instructions; {torch.get_num_threads()} threads")
+    return Compute("cpu", "32-true", f"this CPU has no bf16 instructions; {torch.get_num_threads()} threads")
+
+
+def explain_memory(error: RuntimeError, recipe: Recipe, predicting: bool) -> None:
+    """Raises PipelineError where the error says that memory ran out, in prediction or in a training step."""
+    text = str(error).lower()
+    if "dataloader worker" in text and ("killed by signal" in text or "exited unexpectedly" in text):
+        raise PipelineError(
+            "a loader process died, most likely for want of shared memory: start the container with --shm-size=8g, or "
+            "set train.workers lower (0: none)."
+        ) from None
+    signs = ("out of memory", "can't allocate memory", "alloc_failed")
+    if isinstance(error, torch.OutOfMemoryError) or any(sign in text for sign in signs):
+        size = recipe.predict.batch_size if predicting else recipe.train.batch_size
+        smaller = max(1, size // 2)
+        if predicting:
+            advice = f" images to predict: try --set predict.batch_size={smaller}."
+        else:
+            steps = round(size / smaller) * recipe.train.accumulate
+            advice = (
+                f": try --set train.batch_size={smaller} --set train.accumulate={steps}, which steps "
+                f"as often; or a smaller image.size{' or train.parallel' if recipe.train.parallel > 1 else ''}."
+            )
+        raise PipelineError(f"memory ran out with batches of {size}{advice}") from None
+
+
+def _gpu_fault() -> str:
+    """What goes wrong in a first computation: a driver reports GPUs for which this torch holds no code, too."""
+    try:
+        torch.ones(1, device="cuda").add(1).item()
+    except RuntimeError as error:
+        return first_line(error)
+    return ""

@@ -1,0 +1,105 @@
+"""Batches of plain images from the memory-mapped pixel arrays, and how many processes make batches."""
+
+import os
+import sys
+from collections.abc import Iterator
+from mmap import mmap
+from multiprocessing.reduction import ForkingPickler
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from pipeline.core.run import Run
+from pipeline.networks.device import Compute
+from pipeline.networks.transforms import Preprocess
+
+
+class PlainDataset(Dataset):
+    """Images (C, H, W) as stored, with masks (classes, H, W) where there are any, by position."""
+
+    def __init__(
+        self, folder: Path, subset: str, rows: np.ndarray, with_masks: bool, preprocess: Preprocess | None = None
+    ) -> None:
+        self.images = np.load(folder / f"{subset}_images.npy", mmap_mode="r")
+        self.masks = np.load(folder / f"{subset}_masks.npy", mmap_mode="r") if with_masks else None
+        self.rows, self.preprocess = rows, preprocess
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, position: int) -> tuple[torch.Tensor, ...]:
+        row = int(self.rows[position])
+        image = np.array(self.images[row])
+        pixels = to_tensor(self.preprocess(image) if self.preprocess else image)
+        return (pixels,) if self.masks is None else (pixels, torch.from_numpy(np.array(self.masks[row])))
+
+
+class ResidentBatches:
+    """Batches in order, of images that stay on the device: nothing is read or sent again in the next epoch."""
+
+    def __init__(self, dataset: PlainDataset, batch_size: int, device: torch.device) -> None:
+        shape = (len(dataset),)
+        self.tensors = [torch.empty(shape + one.shape, dtype=one.dtype, device=device) for one in dataset[0]]
+        for position in range(len(dataset)):
+            for tensor, one in zip(self.tensors, dataset[position], strict=True):
+                tensor[position] = one
+        self.batch_size = batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self.tensors[0]) // self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, ...]]:
+        return zip(*(tensor.split(self.batch_size) for tensor in self.tensors), strict=True)
+
+
+def fits(dataset: PlainDataset, device: torch.device) -> bool:
+    """Returns whether a GPU holds all images and masks in a quarter of the memory that it has free."""
+    if device.type != "cuda" or not len(dataset):
+        return False
+    needed = len(dataset) * sum(tensor.nbytes for tensor in dataset[0])
+    return needed <= torch.cuda.mem_get_info(device)[0] // 4
+
+
+def plain_loader(dataset: PlainDataset, batch_size: int, workers: int) -> DataLoader:
+    """Returns batches in order."""
+    return make_loader(dataset, batch_size, workers)
+
+
+def loader_workers(run: Run, compute: Compute) -> int:
+    """Returns the recipe's number of loader processes; by default none on a CPU, which is busy with the network."""
+    if run.recipe.train.workers is not None:
+        return run.recipe.train.workers
+    if compute.accelerator == "cpu":
+        return 0
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(16, cores) // run.recipe.train.parallel)
+
+
+def make_loader(dataset: Dataset, batch_size: int, workers: int, **options: object) -> DataLoader:
+    """Returns batches of a dataset, made by `workers` processes; further options are those of DataLoader."""
+    pin = torch.cuda.is_available()
+    # Python's default on Linux until 3.14: the others start slowly
+    context = "fork" if workers and sys.platform == "linux" else None
+    return DataLoader(
+        dataset, batch_size, num_workers=workers, pin_memory=pin, persistent_workers=workers > 0,
+        multiprocessing_context=context, **options,  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+def _reopened(array: np.memmap) -> tuple[Any, ...]:
+    """How a file of pixels goes to a process that is not forked: opened there anew, not sent whole."""
+    whole = isinstance(array.base, mmap)
+    return (np.load, (array.filename, "r")) if whole else np.asarray(array).__reduce__()  # type: ignore[return-value]
+
+
+ForkingPickler.register(np.memmap, _reopened)
+
+
+def to_tensor(image: np.ndarray) -> torch.Tensor:
+    """Returns an image (H, W, C) as a tensor (C, H, W) uint8, or int32 of uint16."""
+    # uint16 tensors support few operations and cannot be pinned by older versions; int32 holds the same values
+    array = image.astype(np.int32) if image.dtype == np.uint16 else image
+    return torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1)))

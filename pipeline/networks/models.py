@@ -1,0 +1,344 @@
+"""Networks by name, or a user's own, for any image size."""
+
+import importlib
+import inspect
+import math
+import sys
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import segmentation_models_pytorch as smp
+import torch
+from torch import Tensor
+from torch.nn import Module, Parameter, functional
+
+from pipeline.core.config.training import ModelSettings
+from pipeline.core.errors import PipelineError, did_you_mean, first_line
+from pipeline.core.files import root
+from pipeline.core.run import Run
+from pipeline.networks.encoders import any_size, load_encoder, set_in_channels
+from pipeline.networks.output import Output
+from pipeline.networks.unet import ConfigurableUnet
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+STRIDE = 32
+CHECKED_SIZE = 64
+
+
+class SegmentationNetwork(Module):
+    """Raw pixels (N, C, H, W) of any integer type and any size in, an Output of that size out.
+
+    normalize is `imagenet`, `unit` (pixels in [0, 1]), `image` (mean and standard deviation of each image, over its
+    channels and pixels) or `dataset` (those that set_statistics gives; they are saved with the weights). With
+    background_output the inner network gives [background, class], and the logit of the class is their difference.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self, network: Module, channels: int, normalize: str, largest_pixel: int, background_output: bool = False
+    ) -> None:
+        super().__init__()
+        if normalize not in ("imagenet", "unit", "dataset", "image"):
+            raise ValueError(f"normalize is {normalize!r}; expected imagenet, unit, dataset or image")
+        self.network, self.normalize, self.largest_pixel = network, normalize, largest_pixel
+        self.background_output = background_output
+        self.stride, self.smallest = stride(network), smallest(network)
+        if normalize != "image":
+            mean, std = _statistics(normalize, channels)
+            # only what training found belongs to the weights
+            persistent = normalize == "dataset"
+            self.register_buffer("mean", mean.view(1, -1, 1, 1) * largest_pixel, persistent)
+            self.register_buffer("std", std.view(1, -1, 1, 1) * largest_pixel, persistent)
+
+    def set_statistics(self, mean: list[float], std: list[float]) -> None:
+        """Sets the mean and standard deviation of each channel, in units of raw pixels; a deviation of 0 counts as 1.
+
+        Raises ValueError when normalize is not `dataset`, or their number is not that of the channels.
+        """
+        if self.normalize != "dataset" or not len(mean) == len(std) == self.mean.numel():
+            raise ValueError(f"normalize is {self.normalize}; got {len(mean)} means and {len(std)} deviations")
+        self.mean.copy_(torch.tensor(mean).view_as(self.mean))
+        self.std.copy_(torch.tensor([value or 1.0 for value in std]).view_as(self.std))
+
+    def forward(self, pixels: Tensor) -> Output:
+        """Returns the outputs at the size of the input; the network itself sees it padded to its stride."""
+        images = self._normalized(pixels.float())
+        height, width = images.shape[2:]
+        bottom = _padded(height, self.stride, self.smallest) - height
+        right = _padded(width, self.stride, self.smallest) - width
+        if bottom or right:
+            images = functional.pad(images, (0, right, 0, bottom), mode="replicate")
+        output = _as_output(self.network(images.contiguous(memory_format=torch.channels_last)))
+        if self.background_output:
+            output = _without_background(output)
+        mask, presence, deep = output
+        return Output(mask[:, :, :height, :width], presence, tuple(one[:, :, :height, :width] for one in deep))
+
+    def _normalized(self, pixels: Tensor) -> Tensor:
+        if self.normalize != "image":
+            return (pixels - self.mean) / self.std
+        std, mean = torch.std_mean(pixels, (1, 2, 3), correction=0, keepdim=True)
+        # images of one value become 0
+        return (pixels - mean) / (std + 1e-6 * self.largest_pixel)
+
+
+def build(settings: ModelSettings, channels: int, classes: int, weights: Path | None) -> Module:
+    """Returns the network of the settings; its encoder starts from `weights` where given, else from scratch.
+
+    It takes float images (N, channels, H, W) whose sides are multiples of its `stride` and at least `smallest`, and
+    returns logits (N, classes, H, W), one class more with background_output; or (logits, presence), or an Output.
+
+    Raises:
+        PipelineError: an unknown architecture, encoder or option, weights that do not fit the encoder, or a network of
+            one's own that cannot be imported or does not return what it should.
+    """
+    if settings.background_output and classes != 1:
+        raise PipelineError(f"model.background_output is for one class, and there are {classes}: set it to false.")
+    outputs = classes + settings.background_output
+    with _first_on_path(root()):
+        # three channels first: pretrained files have them, and the first convolution is adapted afterwards
+        network = _constructed(settings, channels if weights is None else 3, classes, outputs)
+        if weights is not None:
+            encoder = _encoder_for_weights(network, settings)
+            load_encoder(encoder, weights)
+            set_in_channels(encoder, channels)
+        if settings.dropout:
+            _add_dropout(network, settings)
+        _check(network, settings, channels, classes, outputs)
+    return network
+
+
+def build_network(run: Run, source: Path | None) -> SegmentationNetwork:
+    """Returns the recipe's network for this run's pixel arrays, its encoder started from `source`."""
+    image, model = run.recipe.image, run.recipe.model
+    dtype = np.load(run.pixels / "train_images.npy", mmap_mode="r").dtype
+    inner = build(model, image.channels, len(run.competition.classes), source)
+    return SegmentationNetwork(inner, image.channels, image.normalize, np.iinfo(dtype).max, model.background_output)
+
+
+def stride(network: Module) -> int:
+    """Returns what both sides of the images must be a multiple of.
+
+    It is 32 for all but vision transformers whose patches do not go into 32.
+    """
+    own = getattr(encoder_of(network), "output_stride", None)
+    return math.lcm(STRIDE, own) if isinstance(own, int) else STRIDE
+
+
+def smallest(network: Module) -> int:
+    """Returns how long both sides of the images must be at least.
+
+    PAN halves its deepest features three times more.
+    """
+    return 8 * network.encoder.output_stride if isinstance(network, smp.PAN) else 1
+
+
+def encoder_of(network: Module) -> Module | None:
+    """Returns the `encoder` of a network, or of the one inside a SegmentationNetwork; None where it has none."""
+    inner = network.network if isinstance(network, SegmentationNetwork) else network
+    encoder = getattr(inner, "encoder", None)
+    return encoder if isinstance(encoder, Module) else None
+
+
+def encoder_parameters(network: Module) -> list[Parameter]:
+    """Returns the parameters of `encoder_of`; an empty list where there is no encoder."""
+    encoder = encoder_of(network)
+    return [] if encoder is None else list(encoder.parameters())
+
+
+def parameter_count(network: Module) -> int:
+    """Returns the number of trainable parameters."""
+    return sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
+
+
+# --- sizes and outputs -----------------------------------------------------------------------------------------------
+
+
+def _statistics(normalize: str, channels: int) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (channels,) of pixels in [0, 1]."""
+    if normalize == "unit":
+        return torch.zeros(channels), torch.ones(channels)
+    if normalize == "dataset":  # whoever forgets set_statistics shall notice
+        return torch.full((channels,), torch.nan), torch.full((channels,), torch.nan)
+    mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
+    if channels != 3:  # one channel, or a fourth that ImageNet does not know, gets the mean of its three
+        kept = 3 if channels == 4 else 0
+        mean, std = (torch.cat([values[:kept], values.mean(0, keepdim=True)]) for values in (mean, std))
+    return mean, std
+
+
+def _padded(length: int, stride: int, smallest: int) -> int:
+    return -(-max(length, smallest) // stride) * stride
+
+
+def _as_output(value: Any) -> Output:
+    if isinstance(value, Output):
+        return value
+    return Output(*value) if isinstance(value, tuple | list) else Output(value)
+
+
+def _without_background(output: Output) -> Output:
+    mask, presence, deep = output
+    # a presence head may count the background too, which is everywhere
+    presence = None if presence is None else presence[:, -1:]
+    return Output(mask[:, 1:] - mask[:, :1], presence, tuple(one[:, 1:] - one[:, :1] for one in deep))
+
+
+# --- construction ----------------------------------------------------------------------------------------------------
+
+
+def _constructed(settings: ModelSettings, channels: int, classes: int, outputs: int) -> Module:
+    if ":" in settings.architecture:
+        return _own_network(settings, channels, outputs)
+    if settings.architecture == "ConfigurableUnet":
+        own = {"encoder", "in_channels", "classes", "presence"}
+        known = [name for name in inspect.signature(ConfigurableUnet).parameters if name not in own]
+        _check_options(settings, known, "ConfigurableUnet", "")
+        return ConfigurableUnet(settings.encoder, channels, outputs, presence=settings.presence, **settings.options)
+    return _smp_network(settings, channels, classes, outputs)
+
+
+def _smp_network(settings: ModelSettings, channels: int, classes: int, outputs: int) -> Module:
+    architecture: Any = getattr(smp, settings.architecture, None)
+    if not _is_model(architecture):
+        meant = did_you_mean(settings.architecture, [name for name in dir(smp) if _is_model(getattr(smp, name))])
+        raise PipelineError(f"model.architecture: segmentation-models-pytorch has no `{settings.architecture}`{meant}")
+    ours = {"self", "kwargs", "encoder_name", "encoder_weights", "in_channels", "classes", "activation", "aux_params"}
+    known = [name for name in inspect.signature(architecture).parameters if name not in ours]
+    _check_options(settings, known, f"smp.{settings.architecture}", " (it would swallow it)")
+    given = {"in_channels": channels, "classes": outputs, **settings.options}
+    if settings.presence:
+        given["aux_params"] = {"classes": classes, "dropout": 0.0}
+    try:
+        return any_size(partial(architecture, settings.encoder, encoder_weights=None, **given), settings.encoder)
+    except Exception as error:  # smp and timm raise many types
+        if "Wrong encoder name" in str(error):  # and then all names there are
+            meant = did_you_mean(settings.encoder, smp.encoders.get_encoder_names())
+            raise PipelineError(
+                f"model.encoder: segmentation-models-pytorch has no `{settings.encoder}`{meant}"
+            ) from None
+        raise PipelineError(f"model: {settings.architecture} with encoder {settings.encoder}: {error}") from None
+
+
+def _is_model(architecture: Any) -> bool:
+    return inspect.isclass(architecture) and issubclass(architecture, smp.base.SegmentationModel)
+
+
+def _check_options(settings: ModelSettings, known: list[str], name: str, remark: str) -> None:
+    unknown = [option for option in settings.options if option not in known]
+    if unknown:
+        raise PipelineError(f"model.options: {name} has no {', '.join(unknown)}{remark}; it has {', '.join(known)}.")
+
+
+def _encoder_for_weights(network: Module, settings: ModelSettings) -> Module:
+    encoder = encoder_of(network)
+    if encoder is None or (settings.architecture == "ConfigurableUnet" and settings.encoder == "plain"):
+        name = "encoder plain" if encoder is not None else f"{settings.architecture}, which has no `encoder`,"
+        raise PipelineError(
+            f"model.weights is {settings.weights}, but {name} has none to load: weights are for encoders of "
+            "segmentation-models-pytorch; set model.weights=none."
+        )
+    return encoder
+
+
+def _add_dropout(network: Any, settings: ModelSettings) -> None:
+    """Puts a dropout in front of the head; the names of the weights stay, so that any run may start from another."""
+    if ":" in settings.architecture:
+        raise PipelineError(
+            f"model.dropout is {settings.dropout}, and where it belongs in {settings.architecture} is not known: put "
+            "it into the class, with a setting in model.options, and set model.dropout=0."
+        )
+    kind = torch.nn.Dropout2d if settings.dropout_kind == "spatial" else torch.nn.Dropout
+    head = network.segmentation_head
+    owner, name = (network, "segmentation_head") if isinstance(head, torch.nn.Sequential) else (head, "head")
+    layers = OrderedDict([("dropout", kind(settings.dropout)), *getattr(owner, name).named_children()])
+    setattr(owner, name, torch.nn.Sequential(layers))
+
+
+# --- a user's own network --------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _first_on_path(folder: Path) -> Iterator[None]:
+    """Lets modules be imported from a folder before any other."""
+    before = list(sys.path)
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path[:] = before
+
+
+def _own_network(settings: ModelSettings, channels: int, outputs: int) -> Module:
+    name = settings.architecture
+    architecture = _own_class(name)
+    try:
+        inspect.signature(architecture).bind(channels, outputs, **settings.options)
+    except TypeError as error:
+        raise PipelineError(
+            f"model.architecture: {name} must be constructed as (channels, classes, **model.options): {error}."
+        ) from None
+    try:
+        return architecture(channels, outputs, **settings.options)
+    except Exception as error:  # it is anybody's code
+        raise PipelineError(
+            f"model.architecture: {name}({channels}, {outputs}) failed: {type(error).__name__}: {first_line(error)}"
+        ) from error
+
+
+def _own_class(name: str) -> type[Module]:
+    module_name, _, class_name = name.partition(":")
+    importlib.invalidate_caches()
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:  # it is anybody's code
+        raise PipelineError(
+            f"model.architecture: the module of {name} cannot be imported, with {root()} first on the path: "
+            f"{type(error).__name__}: {first_line(error)}"
+        ) from error
+    found = getattr(module, class_name, None)
+    if not inspect.isclass(found) or not issubclass(found, Module):
+        raise PipelineError(f"model.architecture: {module_name} has no torch.nn.Module named `{class_name}`.")
+    return found
+
+
+def _check(network: Module, settings: ModelSettings, channels: int, classes: int, outputs: int) -> None:
+    """One forward pass, so that a network that gives the wrong thing is found before anything is trained."""
+    size = _padded(CHECKED_SIZE, stride(network), smallest(network))
+    name, shape, training = settings.architecture, (1, channels, size, size), network.training
+    try:
+        with torch.no_grad():
+            output = _as_output(network.eval()(torch.zeros(shape)))
+    except Exception as error:  # it is anybody's code
+        encoder = "" if ":" in name else f" with encoder {settings.encoder}"
+        raise PipelineError(
+            f"model: {name}{encoder} failed on an image of shape {shape}, and it must take any size: "
+            f"{type(error).__name__}: {first_line(error)}"
+        ) from error
+    finally:
+        network.train(training)
+    mask, presence = output.mask, output.presence
+    expected = (1, outputs, size, size)
+    if not isinstance(mask, Tensor) or mask.shape != expected:
+        raise PipelineError(
+            f"model: {name} returned {_described(mask)} for an image of shape {shape}; expected logits of shape "
+            f"{expected}. Correct the class or model.options."
+        )
+    if presence is None and not settings.presence:
+        return
+    if not isinstance(presence, Tensor) or presence.shape not in ((1, classes), (1, outputs)):
+        raise PipelineError(
+            f"model.presence is {settings.presence}, and {name} returned {_described(presence)} as presence; expected "
+            f"(logits, presence), presence of shape {(1, classes)}."
+        )
+
+
+def _described(value: Any) -> str:
+    return f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else "none" if value is None else f"{type(value)}"

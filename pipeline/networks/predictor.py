@@ -1,0 +1,264 @@
+"""Trained networks as predictions are made with them: fast, over several views of an image, averaged."""
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import BatchNorm2d, Conv2d, ConvTranspose2d, Identity, Linear, Module
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from pipeline.core.errors import PipelineError
+from pipeline.core.files import shown
+from pipeline.core.run import Member, Run
+from pipeline.networks import device, loader
+from pipeline.networks.device import Compute
+from pipeline.networks.models import build_network
+from pipeline.networks.output import Output
+from pipeline.networks.tiles import predict_tiled
+from pipeline.networks.transforms import Preprocess
+from pipeline.networks.views import View
+from pipeline.networks.weights import read_trained
+from pipeline.predictions.files import Predicted
+
+PROBED_SIZE = 64
+CLOSE = 1e-3
+"""How far logits may be off, relative and absolute, for a fused network to be the same one: fp32 gives some 1e-5."""
+
+
+# --- one network -----------------------------------------------------------------------------------------------------
+
+
+def load(run: Run, path: Path, compute: Compute) -> Module:
+    """Returns the network with these weights, ready to predict on the device.
+
+    Raises:
+        PipelineError: there are no weights, they are damaged, or of another network.
+    """
+    state = read_trained(path)
+    network = build_network(run, None)
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        summary = " ".join(str(error).split())[:300]
+        raise PipelineError(
+            f"{shown(path)} does not fit this recipe's network: {summary}; where `model` or `image` changed since it "
+            "was trained, change them back, or train beside it with --name NAME."
+        ) from None
+    return ready(network, run.recipe.image.channels, compute)
+
+
+def ready(network: Module, channels: int, compute: Compute) -> Module:
+    """Returns the network on the device, changed so that it is faster and predicts the same up to rounding.
+
+    BatchNorm is folded into the convolutions before it; weights are cast to the type that autocast would cast them to
+    at every call, unless the network has parts that autocast leaves alone.
+    """
+    fuse(network.eval(), channels)
+    network = network.to(compute.device).to(memory_format=torch.channels_last)
+    with compute.autocast():
+        enabled, dtype = (
+            function(compute.accelerator) for function in (torch.is_autocast_enabled, torch.get_autocast_dtype)
+        )
+    if not enabled:
+        return network
+    cast = copy.deepcopy(network)
+    for module in cast.modules():
+        # not of their subclasses, which may do more with a weight than autocast knows of
+        if type(module) in (Conv2d, ConvTranspose2d, Linear):
+            module.to(dtype)
+    try:
+        with torch.no_grad(), compute.autocast():
+            cast(torch.zeros((2, channels, PROBED_SIZE, PROBED_SIZE), dtype=torch.uint8, device=compute.device))
+    except RuntimeError:  # whatever else is wrong shows when it predicts
+        return network
+    return cast
+
+
+@torch.no_grad()
+def fuse(network: Module, channels: int) -> list[tuple[str, str]]:
+    """Folds every BatchNorm2d that follows a convolution into it; returns the names of what was folded.
+
+    Which follows which is seen while the network, in evaluation, predicts two images of noise. If it predicts something
+    else afterwards, because a convolution is used otherwise too, it stays as it was.
+    """
+    random = torch.Generator().manual_seed(0)
+    noise = torch.randint(0, 256, (2, channels, PROBED_SIZE, PROBED_SIZE), generator=random)
+    pairs, before = _followed(network, noise)
+    replaced = {name: network.get_submodule(name) for pair in pairs for name in pair}
+    for convolution, norm in pairs:
+        fused = fuse_conv_bn_eval(replaced[convolution], replaced[norm])  # type: ignore[arg-type, type-var]
+        network.set_submodule(convolution, fused)
+        network.set_submodule(norm, Identity())
+    if _close(before, network(noise)):
+        return pairs
+    for name, module in replaced.items():
+        network.set_submodule(name, module)
+    return []
+
+
+def _followed(network: Module, pixels: Tensor) -> tuple[list[tuple[str, str]], Output]:
+    """The names of convolutions and of the BatchNorm2d that takes their output, and the network's output."""
+    made: dict[int, tuple[str, Tensor]] = {}
+    pairs: dict[tuple[str, str], None] = {}
+    handles = []
+    for name, module in network.named_modules():
+        if type(module) is Conv2d:
+
+            def note(_: Module, inputs: tuple[Tensor, ...], output: Tensor, name: str = name) -> None:
+                made[id(output)] = name, output  # it is kept, so that its id stays its own
+
+            handles.append(module.register_forward_hook(note))
+        elif type(module) is BatchNorm2d:
+
+            def look(_: Module, inputs: tuple[Tensor, ...], name: str = name) -> None:
+                if inputs and id(inputs[0]) in made:
+                    pairs[made[id(inputs[0])][0], name] = None
+
+            handles.append(module.register_forward_pre_hook(look))
+    try:
+        output = network(pixels)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return list(pairs), output
+
+
+def _close(one: Output, other: Output) -> bool:
+    pairs = [(one.mask, other.mask)]
+    if one.presence is not None and other.presence is not None:
+        pairs.append((one.presence, other.presence))
+    return all(torch.allclose(*pair, rtol=CLOSE, atol=CLOSE) for pair in pairs)
+
+
+# --- several, over several views -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """Networks whose probabilities are averaged, and how they see an image."""
+
+    networks: Sequence[Module]
+    compute: Compute
+    views: Sequence[View]
+    """The image as it is comes first."""
+    size: tuple[int, int]
+    """Rows × columns that a network sees at once."""
+    overlap: float
+    never: tuple[int, ...] | None
+    """Multiclass: the classes that are never predicted. None: every class for itself."""
+    plain: bool = False
+    """Whether the mean over the image as it is alone is wanted too; it costs nothing."""
+
+    def __call__(self, pixels: Tensor) -> tuple[list[Predicted], np.ndarray]:
+        """Returns the mean over networks and views, then perhaps the plain one, and what is wrong.
+
+        Masks are (n, C, H, W), uint8 (p·255) or float16 of a multiclass competition; presence is (n, C) float32. The
+        last are flags (networks, n) bool: a network's probabilities of an image are no numbers.
+
+        Memory grows with the batch, and neither with the networks nor with the views: only sums are kept.
+        """
+        everything, plain, wrong = _Sum(), _Sum(), []
+        with torch.inference_mode(), self.compute.autocast():
+            for network in self.networks:
+                bad = []
+                for number, view in enumerate(self.views):
+                    mask, presence = self._probabilities(network, view.forward(pixels), view.size(self.size))
+                    mask = view.inverse(mask)
+                    bad.append(~torch.isfinite(mask.sum((1, 2, 3)) + (0 if presence is None else presence.sum(1))))
+                    everything.add(mask, presence)
+                    if self.plain and number == 0:
+                        plain.add(mask, presence)
+                wrong.append(torch.stack(bad).any(0))
+            flags = torch.stack(wrong).cpu().numpy()
+            return [one.predicted(self.never is not None) for one in (everything, plain)[: 1 + self.plain]], flags
+
+    def _probabilities(self, network: Module, pixels: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
+        output = predict_tiled(network, pixels, size, self.overlap)
+        presence = None if output.presence is None else output.presence.sigmoid()
+        if self.never is None:
+            return output.mask.sigmoid(), presence
+        output.mask[:, list(self.never)] = -torch.inf  # before the softmax, so that the others keep their precision
+        return output.mask.softmax(1), presence
+
+
+class _Sum:
+    """Probabilities, added up."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.mask: Tensor | None = None
+        self.presence: Tensor | None = None
+
+    def add(self, mask: Tensor, presence: Tensor | None) -> None:
+        self.count += 1
+        self.mask = mask if self.mask is None else self.mask + mask
+        if presence is not None:
+            self.presence = presence if self.presence is None else self.presence + presence
+
+    def predicted(self, multiclass: bool) -> Predicted:
+        assert self.mask is not None  # there is always a first view of a first network
+        mean = self.mask / self.count
+        mask = mean.half() if multiclass else (mean * 255).round().to(torch.uint8)
+        presence = None if self.presence is None else (self.presence / self.count).cpu().numpy()
+        return mask.cpu().numpy(), presence
+
+
+# --- images of a run -------------------------------------------------------------------------------------------------
+
+
+def batches(
+    run: Run,
+    members: Sequence[Member],
+    views: Sequence[View],
+    plain: bool,
+    subset: str,
+    rows: np.ndarray,
+    ids: Sequence[str],
+) -> Iterator[list[Predicted]]:
+    """Yields what the networks of some members, all their snapshots, predict on average of images of a run.
+
+    Args:
+        run: the run.
+        members: whose networks.
+        views: of each image; see Predictor.
+        plain: whether each batch also has the mean over the first view alone.
+        subset: train or test.
+        rows: the images, as positions in the pixel arrays of the subset.
+        ids: their names.
+
+    Raises:
+        PipelineError: weights are missing or of another network, or give something that is no number.
+    """
+    compute = device.choose(run.recipe.train.precision)
+    paths = [(member, path) for member in members for path in run.weights(member)]
+    networks = [load(run, path, compute) for _, path in paths]
+    never = run.never if run.competition.kind == "multiclass" else None
+    predictor = Predictor(networks, compute, views, run.recipe.image.size, run.recipe.predict.overlap, never, plain)
+    preprocess = Preprocess(run.recipe.image.preprocess)
+    dataset = loader.PlainDataset(run.pixels, subset, rows, with_masks=False, preprocess=preprocess)
+    done = 0
+    try:
+        workers = loader.loader_workers(run, compute)
+        for (pixels,) in loader.plain_loader(dataset, run.recipe.predict.batch_size, workers):
+            found, wrong = predictor(pixels.to(compute.device, non_blocking=True))
+            if wrong.any():
+                network, image = np.argwhere(wrong)[0]
+                member, path = paths[network]
+                raise PipelineError(_not_numbers(member, path, ids[done + image]))
+            done += len(pixels)
+            yield found
+    except RuntimeError as error:
+        device.explain_memory(error, run.recipe, predicting=True)
+        raise
+
+
+def _not_numbers(member: Member, path: Path, image_id: str) -> str:
+    fold = "the final model" if member.fold is None else f"fold {member.fold}"
+    return (
+        f"{fold}, seed {member.seed} ({shown(path)}) gives probabilities of image {image_id} that are no numbers, so "
+        "nothing was written; train it again with a smaller train.learning_rate or train.precision=32."
+    )

@@ -1,0 +1,159 @@
+"""Which run-length convention a table of masks follows, judged by the masks themselves, their files and the images.
+
+A wrong offset leaves the image, a wrong order tears masks to shreds, a wrong base pushes those at an edge over it. On
+square images the wrong order is the mirror of the right one and as smooth: there the image must tell, by the edges in
+it that follow the outline of the mask.
+"""
+
+import re
+from collections import Counter
+from itertools import product
+from typing import Literal
+
+import numpy as np
+
+from pipeline.decode.readers.files import read_image
+from pipeline.decode.rle_checks import (
+    CLEAR_COUNT,
+    CLEAR_IMAGES,
+    CLEAR_SHARE,
+    CLEAR_Z,
+    MaskRow,
+    Verdict,
+    affordable,
+    by_outline,
+    decoded,
+    edge_score,
+    parsed,
+)
+from pipeline.masks.rle import Convention
+from pipeline.new.guess.base import Guess
+
+PAIRS = re.compile(r"\s*\d+\s+\d+(\s+\d+\s+\d+)*\s*")
+WEAK_Z = 2.0
+"""Standard errors from which the edges of the images make an order a guess."""
+_OFFSETS: tuple[Literal["absolute", "relative"], ...] = ("absolute", "relative")
+_BASES: tuple[Literal[0, 1], ...] = (1, 0)
+_NAMES = {"absolute": "absolute starts", "relative": "relative starts", 1: "base 1", 0: "base 0"}
+Fit = tuple[Literal["absolute", "relative"], Literal[0, 1]]
+
+
+def guess_rle(rows: list[MaskRow], placeholder: str = "") -> list[Guess]:
+    """Returns `rle.order`, `rle.base`, `rle.empty` and, where it must be said, `rle.offsets`.
+
+    Args:
+        rows: every row of the table whose image is known.
+        placeholder: what the sample submission writes in every row.
+    """
+    empty = guess_empty([row.text for row in rows], placeholder)
+    full = [row for row in rows if row.text.strip() not in ("", empty.value)]
+    candidates, verdicts = _by_fit(full, empty.value)
+    candidates, more = _by_mask_files(full, candidates)
+    verdicts |= more
+    for aspect in ("offsets", "order", "base"):
+        candidates, more = by_outline(full, candidates, aspect)
+        verdicts |= more
+        if aspect == "order":
+            candidates, more = _by_image(full, candidates)
+            verdicts |= more
+    best = candidates[0]
+    unknown: Verdict = ("guess", "both fit, and no mask tells them apart" if full else "no row has a mask to judge by")
+    found = [
+        Guess(f"rle.{aspect}", getattr(best, aspect), *verdicts.get(aspect, unknown)) for aspect in ("order", "base")
+    ]
+    said = [Guess("rle.offsets", best.offsets, *verdicts.get("offsets", unknown))]
+    return [*found, empty, *(said if best.offsets == "relative" else [])]
+
+
+def guess_empty(texts: list[str], placeholder: str = "") -> Guess:
+    """Returns the text of an empty mask: one that is no mask, a lone first pixel that comes again and again, or ""."""
+    counts = Counter(text.strip() for text in texts)
+    odd = {text: count for text, count in counts.items() if text and not _is_mask(text)}
+    rows = f"of {len(texts)} rows"
+    if odd:
+        text = max(odd, key=lambda one: odd[one])
+        return Guess(
+            "rle.empty", text, "sure" if odd[text] > 1 else "guess", f"{odd[text]} {rows} hold it, and it is no mask"
+        )
+    if counts["1 1"] >= max(3, 0.02 * len(texts)) and not counts[""]:
+        return Guess("rle.empty", "1 1", "guess", f"{counts['1 1']} {rows} are this one pixel")
+    if counts[""]:
+        return Guess("rle.empty", "", "sure", f"{counts['']} {rows} are blank")
+    if placeholder and not PAIRS.fullmatch(placeholder):
+        return Guess("rle.empty", placeholder, "guess", "no row is empty; the sample submission writes it")
+    return Guess("rle.empty", "", "guess", "no row is empty")
+
+
+def _is_mask(text: str) -> bool:
+    return bool(PAIRS.fullmatch(text)) and any(
+        parsed(text, Convention(base=0, offsets=offsets)) is not None for offsets in ("absolute", "relative")
+    )
+
+
+# --- does every mask fit its image? ----------------------------------------------------------------------------------
+
+
+def _by_fit(rows: list[MaskRow], empty: str) -> tuple[list[Convention], dict[str, Verdict]]:
+    """The conventions in which most masks lie inside their image, and what that alone decides."""
+    fits: dict[Fit, int] = {key: 0 for key in product(_OFFSETS, _BASES)}
+    for offsets in _OFFSETS:
+        for row in rows:
+            runs = parsed(row.text, Convention("column", 0, empty, offsets))
+            if runs is not None and len(runs):
+                first, end = int(runs[0, 0]), int(runs[-1].sum())
+                for base in _BASES:
+                    fits[offsets, base] += first >= base and end - base <= row.shape[0] * row.shape[1]
+    most = max(fits.values())
+    kept = [key for key, count in fits.items() if count == most]
+    verdicts: dict[str, Verdict] = {}
+    for place, aspect in enumerate(("offsets", "base")):
+        if rows and len({key[place] for key in kept}) == 1:
+            own = kept[0][place]
+            others, other = max((count, _NAMES[key[place]]) for key, count in fits.items() if key[place] != own)
+            whole = most == len(rows)
+            count = f"all {most}" if whole else f"{most} of {len(rows)}"
+            text = f"{count} masks fit their image with {_NAMES[own]}, {others} with {other}"
+            verdicts[aspect] = "sure" if whole else "guess", text
+    orders: tuple[Literal["column", "row"], ...] = ("column", "row")
+    return [Convention(order, base, empty, offsets) for offsets, base in kept for order in orders], verdicts
+
+
+# --- is it the mask of the file? -------------------------------------------------------------------------------------
+
+
+def _by_mask_files(rows: list[MaskRow], candidates: list[Convention]) -> tuple[list[Convention], dict[str, Verdict]]:
+    """The one convention in which the masks equal their files, if there is one."""
+    equal = Counter[Convention]()
+    chosen = [row for row in affordable(rows) if row.mask]
+    for row in chosen:
+        try:
+            mask = read_image(row.mask) > 0  # type: ignore[arg-type]
+        except ValueError:
+            continue
+        equal.update(one for one in candidates if _equals(decoded(row, one), mask[..., 0]))
+    (best, count), (_, second) = (*equal.most_common(2), (candidates[0], 0), (candidates[0], 0))[:2]
+    if count < CLEAR_SHARE * len(chosen) or count < CLEAR_COUNT or second > 0.5 * count:
+        return candidates, {}
+    verdict: Verdict = ("sure", f"{count} of {len(chosen)} masks equal their image files only so")
+    return [best], dict.fromkeys(("offsets", "order", "base"), verdict)
+
+
+def _equals(one: np.ndarray | None, other: np.ndarray) -> bool:
+    return one is not None and one.shape == other.shape and bool((one == other).all())
+
+
+# --- does it follow the image? ---------------------------------------------------------------------------------------
+
+
+def _by_image(rows: list[MaskRow], candidates: list[Convention]) -> tuple[list[Convention], dict[str, Verdict]]:
+    """The order in which outlines run along edges of the image, told apart on square images."""
+    if len({one.order for one in candidates}) == 1:
+        return candidates, {}
+    by_column = next(one for one in candidates if one.order == "column")
+    z, count = edge_score(rows, by_column)
+    order = "row" if z <= -WEAK_Z else "column"
+    seen = f"on square images: edges along {count} outlines against those along their mirrors, z = {abs(z):.1f}"
+    if abs(z) < WEAK_Z:
+        seen = f"square images look alike in both orders ({seen.removeprefix('on square images: ')})"
+    verdict: Verdict = ("sure" if abs(z) >= CLEAR_Z and count >= CLEAR_IMAGES else "guess", seen)
+    return [one for one in candidates if one.order == order], {"order": verdict}

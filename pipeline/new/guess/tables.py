@@ -1,0 +1,308 @@
+"""What the tables among raw files seem to say: which image and class a row speaks of, where its run lengths stand."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import permutations
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+
+from pipeline.core.config.competition import SplitSettings
+from pipeline.core.errors import PipelineError
+from pipeline.decode.readers.columns import template_columns
+from pipeline.decode.readers.files import natural, read_table
+from pipeline.decode.rle_checks import Certainty
+from pipeline.new.guess.base import Files, Guess
+from pipeline.new.guess.rle import PAIRS
+
+SEPARATORS = ("_", "-", " ", ":")
+MOST_COLUMNS, MOST_LABELS = 50, 60
+"""A table of more columns is one of labels a pixel; more different labels are something else."""
+_CLASS_NAME = re.compile(r"class|label|categor", re.IGNORECASE)
+_GROUP_NUMBER = re.compile(r"([^_-]+)([_-])\d+(?:\.\w+)?")
+_GROUP_NAME = re.compile(r"patient|subject|case|study|group", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A CSV of the raw files, every value as text."""
+
+    name: str
+    """Relative to the folder of raw files."""
+    frame: pd.DataFrame
+    rle: str | None
+    """The column of run lengths."""
+    pixels: int = 0
+    """How many further columns it has, numbered 0, 1, 2, …: one a pixel."""
+
+    @property
+    def is_sample(self) -> bool:
+        """Whether its name says that it is a sample submission."""
+        name = self.name.lower()
+        return "sample" in name and "subm" in name
+
+
+@dataclass(frozen=True)
+class Key:
+    """How the rows of a table name images."""
+
+    id: str
+    """A column, or a template over columns."""
+    pattern: str | None
+    files: Files
+    ids: list[str]
+    labels: list[str] | None
+
+    @cached_property
+    def share(self) -> float:
+        """Of the rows, how many name an image that exists."""
+        return sum(one in self.files.paths for one in self.ids) / max(len(self.ids), 1)
+
+    @property
+    def rank(self) -> tuple[float, int]:
+        """What the best reading has most of: images named, and the fewer labels for it."""
+        return self.share, -len(set(self.labels or []))
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns that the id is made of."""
+        return template_columns(self.id)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What one row of a table is."""
+
+    kind: Literal["image", "class", "instance"]
+    label: str | None
+    """The column that names its class."""
+    labels: list[str]
+    """All values of it, or of the label within the id."""
+    evidence: str
+
+
+@dataclass(frozen=True)
+class Named:
+    """A table and how its rows name images."""
+
+    table: Table
+    key: Key
+    rows: Rows
+
+    @property
+    def certainty(self) -> Certainty:
+        """Sure where every row names an image."""
+        return "sure" if self.key.share == 1 else "guess"
+
+    @property
+    def hits(self) -> str:
+        """How many rows name an image, the beginning of a sentence."""
+        if self.key.share == 1:
+            return f"every id of {self.table.name} is"
+        return f"{100 * self.key.share:.1f} % of the ids of {self.table.name} are"
+
+
+def read_tables(folder: Path) -> list[Table]:
+    """Returns the CSVs in a folder and in the folders right inside it, those that cannot be read left out."""
+    found = []
+    for path in sorted([*folder.glob("*.csv"), *folder.glob("*/*.csv")], key=lambda path: natural(str(path))):
+        if path.name.startswith("."):
+            continue
+        try:
+            header = list(pd.read_csv(path, nrows=0).columns)
+            wide = len(header) > MOST_COLUMNS
+            frame = read_table(path, header[:1] if wide else [], only=wide)
+        except (PipelineError, ValueError, OSError):
+            continue
+        if frame.empty:
+            continue
+        pixels = len(header) - 1 if wide and header[1:] == [str(number) for number in range(len(header) - 1)] else 0
+        found.append(Table(path.relative_to(folder).as_posix(), frame, rle_column(frame), pixels))
+    return found
+
+
+def rle_column(frame: pd.DataFrame) -> str | None:
+    """Returns the column whose values are pairs of numbers, the longest one; None without any.
+
+    Blanks do not count, nor does one text that stands for an empty mask.
+    """
+    lengths = {}
+    for column in frame.columns:
+        texts = frame[column].str.strip()
+        texts = texts[texts != ""]
+        are_pairs = texts.str.fullmatch(PAIRS.pattern).astype(bool)
+        others = texts[~are_pairs].value_counts()
+        if are_pairs.any() and others[1:].sum() <= 0.05 * len(texts):
+            lengths[str(column)] = texts[are_pairs].str.len().mean()
+    return max(lengths, key=lambda column: lengths[column]) if lengths else None
+
+
+def read_rows(table: Table, groups: list[Files]) -> Named | None:
+    """Returns how the rows of a table name images of one of the groups; None when they name none."""
+    key = find_key(table, groups)
+    return Named(table, key, rows_of(table, key)) if key else None
+
+
+def find_key(table: Table, groups: list[Files]) -> Key | None:
+    """Returns the reading of a table's rows that names most images of one of the groups, with the fewest labels.
+
+    None when nothing fits.
+    """
+    frame = table.frame.drop(columns=[table.rle] if table.rle else [])
+    best: Key | None = None
+    for keys in (_plain, _with_label, _of_two_columns):
+        for files in groups:
+            for key in keys(frame, files):
+                if key.share and (best is None or key.rank > best.rank):
+                    best = key
+        if best and best.share > 0.9:
+            break
+    return best
+
+
+def _plain(frame: pd.DataFrame, files: Files) -> Iterator[Key]:
+    for column in frame.columns:
+        yield Key(str(column), None, files, frame[column].tolist(), None)
+
+
+def _with_label(frame: pd.DataFrame, files: Files) -> Iterator[Key]:
+    for column in frame.columns:
+        for separator in SEPARATORS:
+            parts = frame[column].str.rpartition(separator)
+            yield _labelled(str(column), f"{{id}}{separator}{{label}}", files, parts[0], parts[2])
+            parts = frame[column].str.partition(separator)
+            yield _labelled(str(column), f"{{label}}{separator}{{id}}", files, parts[2], parts[0])
+
+
+def _labelled(column: str, pattern: str, files: Files, ids: pd.Series, labels: pd.Series) -> Key:
+    few = 0 < labels.nunique() <= MOST_LABELS
+    return Key(column, pattern, files, ids.tolist() if few else [], labels.tolist())
+
+
+def _of_two_columns(frame: pd.DataFrame, files: Files) -> Iterator[Key]:
+    for first, second in permutations(map(str, frame.columns[:6]), 2):
+        for separator in SEPARATORS:
+            ids = frame[first] + separator + frame[second]
+            yield Key(f"{{{first}}}{separator}{{{second}}}", None, files, ids.tolist(), None)
+
+
+# --- rows ------------------------------------------------------------------------------------------------------------
+
+
+def rows_of(table: Table, key: Key) -> Rows:
+    """Returns what a row of a table is: an image, an image and class, or an instance."""
+    images, rows = len(set(key.ids)), len(key.ids)
+    if key.labels is not None:
+        labels = sorted(set(key.labels), key=natural)
+        several = len(set(zip(key.ids, key.labels, strict=True))) < rows
+        evidence = f"{rows} rows, {images} images, {len(labels)} labels"
+        return Rows("instance" if several else "class", None, labels, evidence)
+    others = [str(column) for column in table.frame.columns if column not in (*key.columns, table.rle)]
+    named = [column for column in others if _CLASS_NAME.search(column)]
+    for column in dict.fromkeys([*named, *others]):
+        labels = table.frame[column].tolist()
+        if 2 <= len(set(labels)) <= MOST_LABELS and (column in named or _tells_apart(key.ids, labels)):
+            kind: Literal["class", "instance"] = "class" if _unique(key.ids, labels) else "instance"
+            evidence = f"{rows} rows of {images} images, {len(set(labels))} different `{column}`"
+            return Rows(kind, column, sorted(set(labels), key=natural), evidence)
+    if images < rows:
+        return Rows("instance", None, [], f"{rows} rows of {images} images, and no column that names a class")
+    return Rows("image", None, [], f"{rows} rows, no image has two")
+
+
+def _unique(ids: list[str], labels: list[str]) -> bool:
+    return len(set(zip(ids, labels, strict=True))) == len(ids)
+
+
+def _tells_apart(ids: list[str], labels: list[str]) -> bool:
+    """Whether labels tell the rows of an image apart, and are not the numbers of its instances: 1 to however many there
+    are."""
+    if len(set(ids)) == len(ids) or not _unique(ids, labels) or len(set(labels)) > len(ids) / 2:
+        return False
+    by_image: dict[str, list[str]] = {}
+    for image_id, label in zip(ids, labels, strict=True):
+        by_image.setdefault(image_id, []).append(label)
+    ordered = [sorted(own, key=natural) for own in by_image.values()]
+    numbers = max(ordered, key=lambda own: len(own))
+    counted = all(own == numbers[: len(own)] for own in ordered)
+    return not counted or len({len(own) for own in ordered}) == 1
+
+
+# --- groups ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Group:
+    """A value of `group`, how many groups it makes, and why."""
+
+    value: str
+    count: int
+    evidence: str
+    table: str | None = None
+    """The further table that it is a column of."""
+
+
+def guess_group(masks: Named | None, further: Named | None, images: list[str]) -> list[Guess]:
+    """Returns `group`, with `train.table` where a further table has something to say, and `split.folds` for few groups.
+
+    Args:
+        masks: the table of masks, if there is one.
+        further: a table with one row an image, likewise.
+        images: ids of the training images.
+    """
+    group = _by_template(masks, images) or _by_column(masks, images) or _by_column(further, images) or _by_ids(images)
+    guesses = []
+    if further:
+        others = ", ".join(f"`{one}`" for one in further.table.frame.columns if one not in further.key.columns)
+        name = further.table.name if group and group.table else None
+        text = f"{further.table.name} has {others}, to group or stratify by"
+        guesses.append(Guess("train.table", name, "guess", text))
+    if group:
+        text = f"{group.evidence}; {group.count} for {len(images)} images"
+        guesses.append(Guess("group", group.value, "guess", text))
+        if group.count < SplitSettings().folds:
+            guesses.append(Guess("split.folds", group.count, "guess", "as many as there are groups"))
+        return guesses
+    repeated = [f"`{column}` ({count} values)" for column, count in _repeated(masks).items()]
+    shown = f"{', '.join(repeated)} could be one" if repeated else "no column and no part of the ids looks like one"
+    return [*guesses, Guess("group", None, "guess", shown)]
+
+
+def _by_template(masks: Named | None, images: list[str]) -> Group | None:
+    if masks is None or len(masks.key.columns) < 2 or not set(images) <= set(masks.key.ids):
+        return None
+    first = masks.key.columns[0]
+    count = masks.table.frame[first].nunique()
+    return Group(first, count, f"ids are {masks.key.id}") if _clearly_fewer(count, len(images)) else None
+
+
+def _by_column(named: Named | None, images: list[str]) -> Group | None:
+    if named is None or not set(images) <= set(named.key.ids):
+        return None
+    found = {column: count for column, count in _repeated(named).items() if _GROUP_NAME.search(column)}
+    table = None if named.table.rle else named.table.name
+    return next((Group(column, count, "by its name", table) for column, count in found.items()), None)
+
+
+def _by_ids(images: list[str]) -> Group | None:
+    matches = [_GROUP_NUMBER.fullmatch(one) for one in images]
+    groups, separators = ({match[part] for match in matches if match} for part in (1, 2))
+    if not all(matches) or len(separators) != 1 or not _clearly_fewer(len(groups), len(images)):
+        return None
+    return Group(f"{{group}}{separators.pop()}{{number}}", len(groups), "ids look so")
+
+
+def _repeated(named: Named | None) -> dict[str, int]:
+    """Columns that repeat their values, with the number of these."""
+    if named is None:
+        return {}
+    used = (*named.key.columns, named.table.rle, named.rows.label)
+    counts = {str(one): named.table.frame[one].nunique() for one in named.table.frame.columns if one not in used}
+    return {column: count for column, count in counts.items() if 2 <= count <= len(set(named.key.ids)) / 2}
+
+
+def _clearly_fewer(groups: int, images: int) -> bool:
+    return 3 <= groups <= images / 2

@@ -1,0 +1,290 @@
+"""A first competition YAML and recipe for a folder of raw files, with what is sure, guessed and left to fill in."""
+
+import json
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from pathlib import Path
+from shlex import quote
+from typing import Any
+
+import cv2
+import numpy as np
+import yaml
+
+from pipeline.core.config import competition, recipe
+from pipeline.core.config.competition import LAYOUTS, Competition
+from pipeline.core.config.settings import flatten, override, read_yaml, validate
+from pipeline.core.errors import PipelineError
+from pipeline.core.files import input_root, root, shown, write_png, write_text
+from pipeline.decode.readers.base import Item, Masks
+from pipeline.decode.readers.files import evenly
+from pipeline.decode.readers.registry import reader_of
+from pipeline.masks.overlay import drawn, legend
+from pipeline.new.guess.base import Draft, Guess
+from pipeline.new.guess.layout import look
+
+STRIDE, ROWS, LONGEST = 32, 128, 256
+"""Of a first recipe: what sides must be multiples of, rows where the image has as many, and the longest side."""
+SHOWN, ACROSS, WIDTH, CAPTION = 12, 4, 320, 18
+"""Of the contact sheet: images, images in a row, and in pixels an image's width and its caption's height."""
+CERTAINTIES = {"sure": "sure", "guess": "guessed", "FILL IN": "left to fill in"}
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a first look has left behind."""
+
+    draft: Draft
+    competition: Path
+    recipe: Path
+    link: str
+    """What became of the folder in input/, a sentence; blank when it lay there already."""
+    sheet: str
+    """Where the contact sheet is, or why there is none."""
+    following: list[str]
+    """The next commands."""
+
+    def lines(self) -> list[str]:
+        """Returns what to tell: settings by how certain they are, then files and the next commands."""
+        lines = []
+        for certainty, title in CERTAINTIES.items():
+            own = [guess for guess in self.draft.guesses if guess.certainty == certainty]
+            lines += [title, *(f"  {_told(guess)}" for guess in own)] if own else []
+        lines.append(f"written     {shown(self.competition)}, {shown(self.recipe)}")
+        lines += [f"raw files   {self.link}"] if self.link else []
+        lines.append(f"look at     {self.sheet}")
+        return lines + [f"{'next' if not number else '':12}{text}" for number, text in enumerate(self.following)]
+
+
+def write_new(
+    name: str, folder: Path, target: Path | None = None, force: bool = False, assignments: Sequence[str] = ()
+) -> Written:
+    """Returns what was written for the raw files in a folder: a competition, a recipe, a link in input/ and a picture.
+
+    Args:
+        name: of the competition and of its recipe.
+        folder: the raw files; they are only read.
+        target: the folder of competitions/ and recipes/; the pipeline's own by default.
+        force: overwrite what is there.
+        assignments: `key=value` with dotted keys, instead of what would be guessed or left to fill in.
+
+    Raises:
+        PipelineError: a name that is none, a file that is there already, nothing to go by in the folder, or an unknown
+            key or wrong value among the assignments.
+    """
+    if not re.fullmatch(r"[a-z0-9_][a-z0-9._-]*", name):
+        raise PipelineError(f"{name!r} is no name for a competition; expected a-z, 0-9, `.`, `_`, `-`, e.g. my-cells.")
+    written, recipe_path = _places(name, target)
+    for path in (written, recipe_path):
+        if path.exists() and not force:
+            raise PipelineError(f"{shown(path)} exists already; take another name, or overwrite it with --force.")
+    folder = Path(os.path.abspath(folder.expanduser()))
+    _check_link(name, folder)
+    draft = _given(look(folder, name), assignments)
+    if assignments:
+        check_settings(name, draft.settings())
+    link = _link(name, folder)
+    write_text(written, _competition_text(name, draft))
+    write_text(recipe_path, _recipe_text(name, draft, inside=target is None))
+    sheet = _sheet(name, written, folder)
+    run = f"python -m pipeline run {name if target is None else quote(shown(recipe_path))} --quick"
+    return Written(draft, written, recipe_path, link, sheet, _following(draft, written, run))
+
+
+def _places(name: str, target: Path | None) -> tuple[Path, Path]:
+    if target is None:
+        return competition.FOLDER / f"{name}.yaml", recipe.FOLDER / f"{name}.yaml"
+    inside = Path(os.path.abspath(target.expanduser()))
+    return inside / "competitions" / f"{name}.yaml", inside / "recipes" / f"{name}.yaml"
+
+
+# --- input/ ----------------------------------------------------------------------------------------------------------
+
+
+def _check_link(name: str, folder: Path) -> None:
+    place = input_root() / name
+    if os.path.lexists(place) and place.resolve() != folder.resolve():
+        raise PipelineError(f"{shown(place)} is there already and is not {folder}; take another name, or move it away.")
+
+
+def _link(name: str, folder: Path) -> str:
+    """Makes the raw files known in input/ and returns what was done; blank when they are there."""
+    place = input_root() / name
+    if os.path.lexists(place):
+        return ""
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.symlink_to(folder)
+    except OSError as error:
+        return f"could not be linked ({error.strerror}); make it so: ln -s {quote(str(folder))} {quote(str(place))}"
+    return f"{shown(place)} is now a link to {folder}"
+
+
+# --- the files -------------------------------------------------------------------------------------------------------
+
+
+def _competition_text(name: str, draft: Draft) -> str:
+    """The YAML, every key with its certainty and evidence behind it."""
+    lines = [f"# A first look by `python -m pipeline new {name}`: check the guesses, fill in what is marked FILL IN."]
+    order = {parent: place for place, parent in reversed([*enumerate(one.key.split(".")[0] for one in draft.guesses)])}
+    guesses = sorted(draft.guesses, key=lambda guess: order[guess.key.split(".")[0]])
+    for parent, own in groupby(guesses, key=lambda guess: guess.key.rpartition(".")[0]):
+        lines += [f"{parent}:"] if parent else []
+        for guess in own:
+            value = "" if guess.certainty == "FILL IN" else _flow(guess.value)
+            setting = f"{'  ' if parent else ''}{guess.key.rpartition('.')[2]}: {value}"
+            lines.append(f"{setting:<42}  # {guess.certainty}: {' '.join(guess.evidence.split())}")
+    return "\n".join(lines) + "\n"
+
+
+def _flow(value: Any) -> str:
+    """A value in one line of YAML, texts in double quotes where they need any."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_flow(key)}: {_flow(own)}" for key, own in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_flow, value)) + "]"
+    if isinstance(value, str):
+        plain = re.fullmatch(r"[A-Za-z][\w ./-]*", value) and yaml.safe_load(value) == value
+        return value if plain else json.dumps(value, ensure_ascii=False)
+    return "null" if value is None else str(value)
+
+
+def _told(guess: Guess) -> str:
+    value = "" if guess.certainty == "FILL IN" else f" {_flow(guess.value)}"
+    return f"{guess.key}{value}: {guess.evidence}"
+
+
+def _recipe_text(name: str, draft: Draft, inside: bool) -> str:
+    size = network_size(draft.size)
+    quick = tuple(max(STRIDE, round(side / 2 / STRIDE) * STRIDE) for side in size)
+    return f"""# A first recipe by `python -m pipeline new {name}`: from scratch, small enough for a CPU, not measured.
+# Where the rules allow them, ImageNet weights (`weights: imagenet`, or a file) help more than any other setting.
+competition: {name if inside else f"../competitions/{name}.yaml"}
+image: {{size: [{size[0]}, {size[1]}], fit: stretch, channels: {draft.channels}}}
+model: {{architecture: Unet, encoder: resnet34, weights: none}}
+augment:
+  - HorizontalFlip: {{p: 0.5}}
+train:
+  epochs: 20
+  batch_size: 8
+quick:
+  image: {{size: [{quick[0]}, {quick[1]}]}}
+  train: {{epochs: 3, folds: [0]}}
+"""
+
+
+def network_size(size: tuple[int, int]) -> tuple[int, int]:
+    """Returns rows × columns for a network, multiples of 32 near the proportions of images of this size."""
+    rows = min(ROWS, -(-size[0] // STRIDE) * STRIDE)
+    columns = max(STRIDE, round(rows * size[1] / size[0] / STRIDE) * STRIDE)
+    if columns <= LONGEST:
+        return rows, columns
+    return max(STRIDE, round(LONGEST * size[0] / size[1] / STRIDE) * STRIDE), LONGEST
+
+
+def _following(draft: Draft, written: Path, run: str) -> list[str]:
+    missing = " and ".join(f"`{guess.key}`" for guess in draft.guesses if guess.certainty == "FILL IN")
+    return [*([f"fill in {missing} in {shown(written)}, then"] if missing else []), run]
+
+
+# --- the contact sheet -----------------------------------------------------------------------------------------------
+
+
+def open_competition(path: Path) -> Competition:
+    """Returns a competition just written, with something harmless where it is left to fill in.
+
+    Raises:
+        PipelineError: it is not valid.
+    """
+    return check_settings(path.stem, read_yaml(path))
+
+
+def check_settings(name: str, data: dict[str, Any]) -> Competition:
+    """Returns settings as a competition, with something harmless where they are left to fill in; raises likewise."""
+    stand_in = {"metric": "dice", "border": "background"}
+    data = data | {key: value for key, value in stand_in.items() if key in data and data[key] is None}
+    return validate(LAYOUTS[data["reader"]], {"name": name, **data}, f"competition {name}.yaml")
+
+
+def _given(draft: Draft, assignments: Sequence[str]) -> Draft:
+    """The draft with settings given on the command line in place of its own."""
+    given = flatten(override({}, list(assignments)))
+    own = [guess for guess in draft.guesses if not any(f"{key}.".startswith(f"{guess.key}.") for key in given)]
+    return replace(draft, guesses=[*own, *(Guess(key, value, "sure", "as given") for key, value in given.items())])
+
+
+def _sheet(name: str, written: Path, folder: Path) -> str:
+    """Draws training images with their masks, as the YAML says to read them, and returns where they are."""
+    path = root() / "work" / name / "new.png"
+    try:
+        opened = open_competition(written)
+        listing = reader_of(opened).list_items(opened, folder)
+        pictures = [_picture(item, masks, opened) for item, masks in chosen(listing.items)]
+    except PipelineError as error:
+        return f"no picture, because {error}"
+    if not pictures:
+        return "no picture, because no training image and mask can be read"
+    write_png(path, _tiled(pictures, opened))
+    faults = f"; {len(listing.faults)} faults so far, e.g. {listing.faults[0]}" if listing.faults else ""
+    return f"{shown(path)}: {len(pictures)} training images as this YAML reads them{faults}"
+
+
+def chosen(items: list[Item]) -> list[tuple[Item, Masks]]:
+    """Returns up to 12 training images with their masks, those that show something first."""
+    found: list[tuple[Item, Masks]] = []
+    some = evenly([item for item in items if item.subset == "train"], 20 * SHOWN)
+    for item in [item for start in range(20) for item in some[start::20]]:  # the first few come from everywhere
+        try:
+            shape = item.read_image().shape
+            masks = item.read_masks((shape[0], shape[1])) if item.read_masks else None
+        except ValueError:
+            continue  # decode says what is wrong with it
+        if masks is not None:
+            found.append((item, masks))
+        if sum(_shows(masks) for _, masks in found) == SHOWN:
+            break
+    return sorted(found, key=lambda pair: not _shows(pair[1]))[:SHOWN]
+
+
+def _shows(masks: Masks) -> bool:
+    planes = masks.planes == 1
+    return bool(planes.any() and not planes.all(axis=(1, 2)).any())
+
+
+def _picture(item: Item, masks: Masks, opened: Competition) -> np.ndarray:
+    """An image with its masks, 320 pixels wide, and its id above it."""
+    image = item.read_image()
+    height = max(1, round(image.shape[0] * WIDTH / image.shape[1]))
+    method = cv2.INTER_AREA if image.shape[1] > WIDTH else cv2.INTER_NEAREST
+    sized = cv2.resize(image, (WIDTH, height), interpolation=method).reshape(height, WIDTH, -1)
+    planes = np.stack([cv2.resize(one, (WIDTH, height), interpolation=cv2.INTER_NEAREST) for one in masks.planes])
+    picture = drawn(sized, planes, None, opened)
+    caption = np.full((CAPTION, WIDTH, 3), 255, np.uint8)
+    _write(caption, item.image_id, 2, (0, 0, 0))
+    return np.vstack([caption, picture])
+
+
+def _tiled(pictures: list[np.ndarray], opened: Competition) -> np.ndarray:
+    """Pictures in rows, under a line that names the classes in their colours."""
+    head = np.full((CAPTION, (WIDTH + 4) * ACROSS, 3), 255, np.uint8)
+    place = 2
+    for name, colour in legend(opened).items() if len(opened.classes) > 1 else []:
+        place = _write(head, name, place, colour or (128, 128, 128)) + 12
+    bands = [head] if len(opened.classes) > 1 else []
+    for start in range(0, len(pictures), ACROSS):
+        row = pictures[start : start + ACROSS]
+        band = np.full((max(len(one) for one in row) + 4, head.shape[1], 3), 255, np.uint8)
+        for number, one in enumerate(row):
+            band[: len(one), number * (WIDTH + 4) : number * (WIDTH + 4) + WIDTH] = one
+        bands.append(band)
+    return np.vstack(bands)
+
+
+def _write(picture: np.ndarray, text: str, column: int, colour: tuple[int, int, int]) -> int:
+    """Writes text into a picture and returns the column where it ends."""
+    plain = text.encode("ascii", "replace").decode()
+    cv2.putText(picture, plain, (column, CAPTION - 5), cv2.FONT_HERSHEY_SIMPLEX, 0.42, colour, 1, cv2.LINE_AA)
+    return column + cv2.getTextSize(plain, cv2.FONT_HERSHEY_SIMPLEX, 0.42, 1)[0][0]

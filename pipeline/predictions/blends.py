@@ -1,0 +1,183 @@
+"""Where the predictions of a run come from: its own models, other runs (an ensemble), or arrays made elsewhere.
+
+Those who read predictions (tune, encode, evaluate, report) ask here, and need not know.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from pipeline.core import other_runs
+from pipeline.core.errors import PipelineError
+from pipeline.core.files import read_json, shown
+from pipeline.core.run import Run
+from pipeline.masks.decision import Decision, asks_members, decide, native_probability
+from pipeline.masks.geometry import Geometry, geometry_of
+from pipeline.predictions import neighbours
+from pipeline.predictions.files import read_predictions
+
+Subset = Literal["oof", "test"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """One run's probabilities of some images: the mean of several models'."""
+
+    arrays: tuple[np.ndarray, ...]
+    """Each (N, C, H, W), uint8 (p·255), or float16 of a multiclass competition."""
+    geometry: Geometry
+    heads: tuple[np.ndarray, ...] | None
+    """What the presence head of each model says (N, C) float32, 0 to 1; averaged over near-duplicates where the recipe
+    asks for that."""
+
+    def only(self, model: int) -> "Source":
+        """Returns the predictions of one of the models alone."""
+        return Source((self.arrays[model],), self.geometry, self.heads and (self.heads[model],))
+
+
+@dataclass(frozen=True)
+class Blend:
+    """Probabilities of some images: the weighted mean of one or several runs'."""
+
+    ids: list[str]
+    sources: tuple[Source, ...]
+    weights: tuple[float, ...]
+    """One a source; they sum to 1."""
+    folds: bool = False
+    """Whether each source's models are those of the folds, each of which is like what a held-out image sees."""
+
+    @cached_property
+    def presence(self) -> np.ndarray | None:
+        """What the presence heads say (N, C) float32, 0 to 1, of the runs that have one; None: none has."""
+        pairs = zip(self.sources, self.weights, strict=True)
+        heads = [(np.mean(one.heads, axis=0), weight) for one, weight in pairs if one.heads is not None]
+        if not heads:
+            return None
+        total = sum(weight for _, weight in heads)
+        weights = [weight / total if total else 1 / len(heads) for _, weight in heads]
+        return np.sum([array * weight for (array, _), weight in zip(heads, weights, strict=True)], axis=0)
+
+    @cached_property
+    def members(self) -> tuple["Blend", ...]:
+        """The folds' models one by one, where the probability is their mean; else this alone."""
+        models = {len(one.arrays) for one in self.sources}
+        if not self.folds or len(models) > 1:
+            return (self,)
+        return tuple(
+            replace(self, sources=tuple(one.only(model) for one in self.sources), folds=False)
+            for model in range(models.pop())
+        )
+
+    def decide(self, row: int, probability: np.ndarray, decision: Decision) -> np.ndarray:
+        """Returns the masks (C, h, w) of an image from its probability at its own shape, which `native` returned."""
+        if not asks_members(decision) or len(self.members) == 1:
+            return decide(probability, decision, None if self.presence is None else self.presence[row])
+        heads = [one.presence[row] for one in self.members if one.presence is not None]
+        members = [one.native(row, probability.shape[1:]) for one in self.members]
+        return decide(probability, decision, np.stack(heads) if heads else None, members)
+
+    def each(self, row: int, shape: tuple[int, int]) -> list[np.ndarray]:
+        """Returns every source's probabilities (C, h, w) float32 of an image at its own shape (uint8: 0 to 255)."""
+        return [native_probability([array[row] for array in one.arrays], one.geometry, shape) for one in self.sources]
+
+    def native(self, row: int, shape: tuple[int, int]) -> np.ndarray:
+        """Returns an image's probabilities (C, h, w) at its own shape: uint8 (p·255), or float32 where multiclass."""
+        return self.mixed(self.each(row, shape), self.weights)
+
+    def mixed(self, each: Sequence[np.ndarray], weights: Sequence[float]) -> np.ndarray:
+        """Returns what `native` does, from what `each` returned and other weights."""
+        if len(each) == 1:
+            mean = each[0]
+        else:
+            mean = np.sum([one * np.float32(weight) for one, weight in zip(each, weights, strict=True)], axis=0)
+        return np.rint(mean).astype(np.uint8) if self.sources[0].arrays[0].dtype == np.uint8 else mean
+
+
+def knows_models(run: Run) -> bool:
+    """Returns whether the models behind the mean of a test image are known one by one; see Blend.members. Predictions
+    made elsewhere may be means already."""
+    runs = other_runs.runs_of(run)
+    return all(one.recipe.trains for one in runs) and len({len(one.test_folds()) for one in runs}) == 1
+
+
+def files(run: Run, subset: Subset) -> tuple[Path, ...]:
+    """Returns the files of a run's predictions, with their indices and what test-time augmentation brought."""
+    paths, measured = [], []
+    for other in other_runs.runs_of(run):
+        if subset == "oof":
+            views = (False, True) if other.recipe.predict.tta != "none" else (False,)
+            paths += [
+                path for fold in run.trained_folds() for plain in views for path in other.oof_predictions(fold, plain)
+            ]
+            measured += [other.tta, other.tta_counts] if len(views) > 1 else []
+        else:
+            paths += [other.predictions("test", fold) for fold in other.test_folds()]
+    return (*measured, *(file for path in paths for file in (path, path.with_suffix(".csv"))))
+
+
+def plain_of(run: Run) -> tuple[bool, ...]:
+    """Returns, for each run of `runs_of`, whether its predictions are taken without test-time augmentation: where that
+    brought too little on the out-of-fold images, its test images were predicted so too."""
+    return tuple(one.tta.exists() and not read_json(one.tta)["kept"] for one in other_runs.runs_of(run))
+
+
+def out_of_fold(run: Run, fold: int, plain: Sequence[bool]) -> Blend:
+    """Returns the predictions of the images that a fold holds out.
+
+    Args:
+        run: any run.
+        fold: one of run.trained_folds().
+        plain: for each run of `runs_of`, whether without test-time augmentation.
+
+    Raises:
+        PipelineError: predictions are missing, or of other images.
+    """
+    runs = zip(other_runs.runs_of(run), plain, strict=True)
+    return _blend(run, [other.oof_predictions(fold, is_plain) for other, is_plain in runs])
+
+
+def test(run: Run, result: dict[str, Any]) -> Blend:
+    """Returns the predictions of the test images, with the weights that postprocess.json holds.
+
+    Raises:
+        PipelineError: predictions are missing, or of other images.
+    """
+    paths = [[other.predictions("test", fold) for fold in other.test_folds()] for other in other_runs.runs_of(run)]
+    return replace(_blend(run, paths), weights=weights_of(run, result), folds=True)
+
+
+def _blend(run: Run, paths: list[list[Path]]) -> Blend:
+    """The predictions in several files of each run, with the weights of the recipe, equal where it says none."""
+    ids: list[str] | None = None
+    sources = []
+    for other, files_of in zip(other_runs.runs_of(run), paths, strict=True):
+        arrays, indices, heads = zip(
+            *(read_predictions(path, run.competition.classes) for path in files_of), strict=True
+        )
+        for path, listed in zip(files_of, indices, strict=True):
+            if ids is not None and listed != ids:
+                raise PipelineError(
+                    f"{shown(path)} does not hold the images of {shown(paths[0][0])}, or holds them in another order; "
+                    f"run the predict stage of {other.name} with --force."
+                )
+            ids = listed
+        known = [head for head in heads if head is not None]
+        if known and run.recipe.tune.presence_neighbours:
+            averaged = neighbours.averaged(np.concatenate(known, axis=1), run, indices[0])
+            known = np.split(averaged, len(known), axis=1)
+        sources.append(Source(arrays, geometry_of(other.recipe.image), tuple(known) or None))
+    return Blend(ids or [], tuple(sources), weights_of(run))
+
+
+def weights_of(run: Run, result: dict[str, Any] | None = None) -> tuple[float, ...]:
+    """Returns the weights of `runs_of`, with sum 1: those that postprocess.json holds, or those of the recipe, equal
+    ones where it says none."""
+    if result and "ensemble" in result:
+        return tuple(result["ensemble"][name] for name in run.recipe.ensemble)
+    given = [weight or 0.0 for weight in run.recipe.ensemble.values()] or [1.0]
+    total = sum(given)
+    return tuple(weight / total if total else 1 / len(given) for weight in given)

@@ -1,0 +1,200 @@
+"""Arrays of predictions made elsewhere: checked against the competition, converted to what the predict stage writes.
+
+Nothing is loaded as a whole: arrays are mapped from their files and read in chunks.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from pipeline.core import external_arrays
+from pipeline.core.config.competition import Competition
+from pipeline.core.console import track
+from pipeline.core.errors import PipelineError
+
+CHUNK = 2**24
+"""How many probabilities are checked or converted at a time."""
+BEYOND = 1e-3
+"""How far outside 0 to 1 a float may lie, where somebody averaged in half precision: it is cut off."""
+SUM = 0.02
+"""How far the classes of a multiclass pixel may be from 1 together."""
+WORDS = {"train": "training", "test": "test"}
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """An array of some training images or of all test images."""
+
+    path: Path
+    array: np.ndarray
+    """(N, C, H, W) as it is in the file."""
+    index: pd.DataFrame
+    """image_id, perhaps fold and presence_<class>; in the order of images.parquet, labelled by the place in the array.
+    Without the images that decode could not read."""
+    images: int
+    """How many images of this subset the competition has."""
+
+    def name(self, row: int) -> str:
+        """Returns the id of the image at a place in the array."""
+        return self.index["image_id"].get(row, "an image that decode could not read")
+
+
+def open_foreign(
+    path: Path, subset: Literal["train", "test"], competition: Competition, images: pd.DataFrame
+) -> Foreign:
+    """Returns an array with its index, whose ids and shape fit; the probabilities are not looked at.
+
+    Args:
+        path: the .npy.
+        subset: what it is of.
+        competition: its classes.
+        images: images.parquet.
+
+    Raises:
+        PipelineError: another number of classes, a transposed array, ids that are unknown or repeated, fewer or more of
+            them than rows, missing test images, or a probability of presence that is none.
+    """
+    array, index = external_arrays.open_array(path), external_arrays.read_index(path)
+    own = images[images["subset"] == subset]
+    _check_shape(path, array, competition, own)
+    _check_ids(path.with_suffix(".csv"), index["image_id"], len(array), images, subset)
+    found = index[index["image_id"].isin(own["image_id"])]
+    if found.empty:
+        raise PipelineError(f"{path.with_suffix('.csv')} has no {WORDS[subset]} image that decode could read.")
+    place = pd.Series(range(len(own)), index=own["image_id"])
+    found = found.sort_values("image_id", key=lambda ids: ids.map(place))
+    return Foreign(path, array, _with_presence(path.with_suffix(".csv"), found, competition), len(own))
+
+
+def check_values(foreign: Foreign, competition: Competition) -> None:
+    """Checks that an array holds probabilities.
+
+    Raises:
+        PipelineError: logits, NaN, masks of 0 and 1 in uint8, or, of a multiclass competition, classes that do not sum
+            to 1; with the first image where it shows.
+    """
+    highest, array = 0.0, foreign.array
+    size = _chunk(array)
+    parts = ((start, np.asarray(array[start : start + size])) for start in range(0, len(array), size))
+    for start, block in track(parts, f"check {foreign.path.name}", -(-len(array) // size)):
+        low, high = block.min(axis=(1, 2, 3)), block.max(axis=(1, 2, 3))
+        highest = max(highest, float(high.max()))
+        if block.dtype.kind == "f":
+            bad = np.flatnonzero(~((low >= -BEYOND) & (high <= 1 + BEYOND)))  # NaN is neither
+            if len(bad):
+                raise PipelineError(_out_of_range(foreign, start + bad[0], low[bad[0]], high[bad[0]], competition))
+        if competition.kind == "multiclass":
+            _check_sums(foreign, start, block)
+    if array.dtype == np.uint8 and highest == 1:
+        raise PipelineError(
+            f"{foreign.path} is uint8 and holds 0 and 1 only; expected probabilities from 0 to 255: multiply by 255, "
+            "or give the floats that the masks were made of, which thresholds can be chosen on."
+        )
+
+
+def converted(foreign: Foreign, rows: np.ndarray, competition: Competition) -> Iterator[np.ndarray]:
+    """Yields the probabilities at these places (n, C, H, W), some at a time, as the predict stage writes them: float16
+    of a multiclass competition, else uint8 (p·255, rounded)."""
+    multiclass, size = competition.kind == "multiclass", _chunk(foreign.array)
+    for start in range(0, len(rows), size):
+        block = foreign.array[rows[start : start + size]]
+        if block.dtype == np.uint8:
+            yield (block / np.float32(255)).astype(np.float16) if multiclass else block
+            continue
+        bounded = np.clip(block, 0, 1, dtype=np.float32, casting="same_kind")
+        yield bounded.astype(np.float16) if multiclass else np.rint(bounded * 255).astype(np.uint8)
+
+
+def _chunk(array: np.ndarray) -> int:
+    """How many images are read at a time."""
+    return max(1, CHUNK // int(np.prod(array.shape[1:])))
+
+
+def _check_shape(path: Path, array: np.ndarray, competition: Competition, images: pd.DataFrame) -> None:
+    classes = competition.classes
+    if array.shape[1] != len(classes):
+        last = ": the classes come last, numpy.moveaxis(array, -1, 1) turns them"
+        raise PipelineError(
+            f"{path} is {'×'.join(map(str, array.shape))}; expected images × {len(classes)} × rows × columns, for the "
+            f"classes {', '.join(classes)}{last if array.shape[3] == len(classes) else ''}."
+        )
+    rows, columns = array.shape[2:]
+    if rows != columns and len(images) and ((images["height"] == columns) & (images["width"] == rows)).all():
+        raise PipelineError(
+            f"{path} is {rows}×{columns} (rows × columns), and the images are {columns}×{rows}: it looks transposed, "
+            "array.swapaxes(-1, -2) turns it."
+        )
+
+
+def _check_ids(file: Path, ids: pd.Series, rows: int, images: pd.DataFrame, subset: str) -> None:
+    if len(ids) != rows:
+        raise PipelineError(
+            f"{file} has {len(ids)} ids, and {file.with_suffix('.npy').name} {rows} images; expected a row an image, "
+            "in the array's order."
+        )
+    repeated = ids[ids.duplicated()]
+    if len(repeated):
+        raise PipelineError(f"{file} repeats {_examples(repeated)}; expected each image once.")
+    known = images["image_id"][images["subset"] == subset]
+    unknown = ids[~ids.isin(images["image_id"][images["subset"].isin((subset, "faulty"))])]
+    if len(unknown):
+        other = unknown.isin(images["image_id"]).all()
+        hint = "they are of the other set" if other else f"ids are such as {', '.join(known.head(2).map(repr))}"
+        raise PipelineError(f"{file} has {_examples(unknown)} of no {WORDS[subset]} image; {hint}.")
+    missing = known[~known.isin(ids)]
+    if subset == "test" and len(missing):
+        raise PipelineError(
+            f"{file} lacks {len(missing)} of {len(known)} test images, for instance {', '.join(missing.head(3))}; "
+            "predict them too: a submission needs them all."
+        )
+
+
+def _examples(ids: pd.Series) -> str:
+    some = ", ".join(f"{one!r} (row {row + 2})" for row, one in ids.head(3).items())
+    return f"{len(ids)} id{'s' if len(ids) > 1 else ''}, {some}{', …,' if len(ids) > 3 else ','}"
+
+
+def _with_presence(file: Path, index: pd.DataFrame, competition: Competition) -> pd.DataFrame:
+    """The index with presence_<class> as numbers, of all classes or of none."""
+    columns = [f"presence_{name}" for name in competition.classes]
+    missing = [column for column in columns if column not in index]
+    if len(missing) == len(columns):
+        return index
+    if missing:
+        raise PipelineError(f"{file} lacks {', '.join(missing)}; expected presence_<class> of every class, or of none.")
+    numbers = index[columns].apply(pd.to_numeric, errors="coerce")
+    for column in columns:
+        bad = index[column][~numbers[column].between(0, 1)]
+        if len(bad):
+            raise PipelineError(
+                f"{file} row {bad.index[0] + 2}: {column} is {bad.iloc[0]!r}; expected a probability from 0 to 1."
+            )
+    return index.assign(**numbers)
+
+
+def _out_of_range(foreign: Foreign, row: int, low: float, high: float, competition: Competition) -> str:
+    where = f"{foreign.path} image {row} ({foreign.name(row)})"
+    if np.isnan(low) or np.isnan(high):
+        return f"{where} holds NaN; expected probabilities from 0 to 1: predict it again, or leave it out."
+    hint = "looks like logits: apply a " + (
+        "softmax over the classes" if competition.kind == "multiclass" else "sigmoid"
+    )
+    if low >= 0 and high <= 255:
+        hint = "looks like 0 to 255: divide by 255, or store it as uint8"
+    return f"{where} holds values from {low:.3g} to {high:.3g}; expected probabilities from 0 to 1: {hint}."
+
+
+def _check_sums(foreign: Foreign, start: int, block: np.ndarray) -> None:
+    whole, rounded = (255, block.shape[1] / 2 / 255) if block.dtype == np.uint8 else (1, 0)
+    off = np.abs(block.sum(axis=1, dtype=np.float32) / whole - 1).max(axis=(1, 2))
+    bad = np.flatnonzero(off > SUM + rounded)
+    if len(bad):
+        row = start + bad[0]
+        raise PipelineError(
+            f"{foreign.path} image {row} ({foreign.name(row)}): the classes of a pixel sum to 1 ± {off[bad[0]]:.2f}; "
+            "expected 1, for a pixel has one class: apply a softmax over the classes."
+        )

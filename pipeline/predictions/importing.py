@@ -1,0 +1,164 @@
+"""Predictions made elsewhere become files as the predict stage writes them.
+
+    python -m pipeline encode NAME --competition my.yaml --oof oof.npy --test test.npy
+
+reads   oof.npy and test.npy, and the .csv beside each (arrays.py); work/<competition>/images.parquet,
+        folds/<competition>.csv
+writes  work/<competition>/<run>/predictions/oof_fold_<k>.npy, test_final.npy: probabilities (N, classes, H, W), uint8,
+        or float16 of a multiclass competition; beside each a .csv of its image ids; brought.json: what came
+        work/<competition>/<run>/recipe.yaml, fold_<k>/manifest.json: for runs that take this one into an ensemble
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from pipeline.core import external_arrays, freshness
+from pipeline.core.console import console, progress_bar, warn
+from pipeline.core.errors import PipelineError
+from pipeline.core.files import shown, write_json
+from pipeline.core.freshness import Step
+from pipeline.core.run import Run, write_recipe
+from pipeline.decode import table
+from pipeline.predictions.external import WORDS, Foreign, check_values, converted, open_foreign
+from pipeline.predictions.files import write_probabilities
+from pipeline.split.folds import groups_of, read_folds
+
+
+def steps(run: Run) -> list[Step]:
+    """Returns the import of the out-of-fold predictions, and of the test predictions where there are any."""
+    assert run.recipe.arrays
+    # whichever train.folds asks for
+    known = external_arrays.folds(Path(run.recipe.arrays.oof), run.folds, run.split.folds)
+    oof = [run.predictions("oof", fold) for fold in known]
+    found = [_step(run, "oof", run.recipe.arrays.oof, oof, (run.table, run.folds))]
+    if run.recipe.arrays.test:
+        found.append(_step(run, "test", run.recipe.arrays.test, [run.predictions("test", None)], (run.table,)))
+    return found
+
+
+def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
+    """Checks all that is waiting, and then writes it.
+
+    Raises:
+        PipelineError: ids, shapes or values that do not fit; what was there before stays.
+    """
+    refuse_trained(run.folder)
+    images, classes, work = table.read_table(run.table), run.competition.classes, []
+    for step in waiting:
+        foreign = open_foreign(step.inputs[0], "test" if _is_test(step) else "train", run.competition, images)
+        _check_presence(run, foreign)
+        check_values(foreign, run.competition)
+        work.append((step, foreign, None if _is_test(step) else _folds_of(run, foreign)))
+    write_recipe(run)
+    with progress_bar() as bar:
+        task = bar.add_task("import", total=sum(len(foreign.index) for _, foreign, _ in work))
+        for step, foreign, folds in work:
+            for fold in [None] if folds is None else sorted(set(folds)):
+                rows = foreign.index if folds is None else foreign.index[folds == fold]
+                path = run.predictions("test" if fold is None else "oof", fold)
+                shape = (len(rows), *foreign.array.shape[1:])
+                dtype = np.dtype(np.float16 if run.competition.kind == "multiclass" else np.uint8)
+                batches = _batches(run, foreign, rows)
+                write_probabilities(
+                    path,
+                    shape,
+                    dtype,
+                    batches,
+                    rows["image_id"].tolist(),
+                    classes,
+                    lambda count: bar.advance(task, count),
+                )
+            if folds is not None:
+                _record(run, step, foreign, folds, images)
+            _print(run, foreign, "test" if folds is None else "train")
+            yield step
+
+
+def _step(run: Run, subset: str, path: str, outputs: list[Path], inputs: tuple[Path, ...]) -> Step:
+    array, manifest = Path(path), run.folder / "predictions" / f"{subset}.manifest.json"
+    files = [file for output in outputs for file in (output, output.with_suffix(".csv"))]
+    settings = {"classes": run.competition.classes, "kind": run.competition.kind}
+    sources, more = (array, array.with_suffix(".csv"), *inputs), [run.brought] if subset == "oof" else []
+    return Step("predict", f"import {array.name}", manifest, sources, (*files, *more), settings)
+
+
+def _is_test(step: Step) -> bool:
+    return step.manifest.name == "test.manifest.json"
+
+
+def refuse_trained(folder: Path) -> None:
+    """Checks that a run's folder does not hold training.
+
+    Raises:
+        PipelineError: it does.
+    """
+    recipe = folder / "recipe.yaml"
+    if recipe.exists() and not yaml.safe_load(recipe.read_text(encoding="utf-8"))["recipe"].get("arrays"):
+        raise PipelineError(f"{shown(folder)} holds a run that was trained; give your predictions another name.")
+
+
+def _check_presence(run: Run, foreign: Foreign) -> None:
+    """Checks that both files say how probable it is that a class occurs, or neither does."""
+    assert run.recipe.arrays
+    column = f"presence_{run.competition.classes[0]}"
+    for other in filter(None, (run.recipe.arrays.oof, run.recipe.arrays.test)):
+        if (column in foreign.index) != (column in external_arrays.read_index(Path(other))):
+            raise PipelineError(
+                f"of {foreign.path.with_suffix('.csv')} and {Path(other).with_suffix('.csv')} one has {column} and one "
+                "has not; give it in both, or in neither."
+            )
+
+
+def _folds_of(run: Run, foreign: Foreign) -> np.ndarray:
+    """The fold of each row of the index (N,) int64."""
+    if "fold" in foreign.index:
+        return foreign.index["fold"].to_numpy()
+    return read_folds(run).set_index("image_id")["fold"].loc[foreign.index["image_id"]].to_numpy()
+
+
+def _batches(run: Run, foreign: Foreign, rows: pd.DataFrame) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+    columns, start = [f"presence_{name}" for name in run.competition.classes], 0
+    presence = rows[columns].to_numpy(np.float32) if columns[0] in rows else None
+    for block in converted(foreign, rows.index.to_numpy(), run.competition):
+        yield block, None if presence is None else presence[start : start + len(block)]
+        start += len(block)
+
+
+def _record(run: Run, step: Step, foreign: Foreign, folds: np.ndarray, images: pd.DataFrame) -> None:
+    """Writes what is known about the folds, for the remark and for ensembles, and removes those of an earlier array."""
+    numbers, split = sorted(set(folds.tolist())), read_folds(run).set_index("image_id", drop=False)
+    ids, index = foreign.index["image_id"], foreign.path.with_suffix(".csv")
+    same = bool((split["fold"].loc[ids].to_numpy() == folds).all())
+    groups = pd.Series(groups_of(images[images["subset"] == "train"], split), split.index).loc[ids].to_numpy()
+    apart = 0 if same else int((pd.Series(folds).groupby(groups).nunique() > 1).sum())
+    leaks = (
+        f"the folds of {index.name} leak: {apart} groups or sets of near-duplicates stand in several" if apart else ""
+    )
+    if leaks:
+        warn(f"  [yellow]{leaks}: every score here flatters[/yellow]")
+    used = shown(run.folds) if same else str(index)
+    write_json(run.brought, {
+        "file": str(foreign.path), "images": len(ids), "of": foreign.images, "folds": numbers, "folds_of": used,
+        "leak_remark": leaks,
+    })  # fmt: skip
+    for old in run.predictions("oof", 0).parent.glob("oof_fold_*"):
+        if old not in step.outputs:
+            old.unlink()
+    for old in run.folder.glob("fold_*/manifest.json"):
+        old.unlink()
+    for fold in numbers:
+        own = replace(step, inputs=(run.folds,) if same else (), outputs=(run.predictions("oof", fold),))
+        freshness.record(own, 0, run.fold(fold) / "manifest.json")
+
+
+def _print(run: Run, foreign: Foreign, subset: str) -> None:
+    size, count = "×".join(map(str, foreign.array.shape[2:])), len(foreign.index)
+    console.print(
+        f"  {foreign.path.name}: {count:,} of {foreign.images:,} {WORDS[subset]} images, {size} {foreign.array.dtype} "
+        f"→ {shown(run.folder)}/predictions"
+    )

@@ -1,0 +1,33 @@
+"""The presence head's probability, averaged over near-duplicate images: frames of one video agree on what is there."""
+
+import numpy as np
+import pandas as pd
+
+from pipeline.clean.duplicates import near_pairs
+from pipeline.core.errors import PipelineError
+from pipeline.core.files import shown
+from pipeline.core.run import Run
+from pipeline.decode import table
+
+
+def averaged(presence: np.ndarray, run: Run, ids: list[str]) -> np.ndarray:
+    """Returns presence probabilities (N, C) of images, each the mean of its own and its near-duplicates' among them.
+
+    What is near follows `clean.duplicates` of the competition, on the descriptors that decode wrote.
+
+    Raises:
+        PipelineError: an image was predicted that decode does not list.
+    """
+    rows = pd.Index(table.read_table(run.table)["image_id"]).get_indexer(pd.Index(ids))
+    if (rows < 0).any():
+        raise PipelineError(
+            f"{shown(run.table)} does not list image {ids[int(np.argmin(rows))]}, which was predicted; put its file "
+            "back and decode again, or run the predict stage again."
+        )
+    histograms, thumbnails = (np.load(path, mmap_mode="r")[rows] for path in (run.histograms, run.thumbnails))
+    pairs = near_pairs(histograms, thumbnails, run.competition.clean.duplicates)
+    total, count = presence.astype(np.float64), np.ones((len(presence), 1))
+    for one, other in ((pairs.left, pairs.right), (pairs.right, pairs.left)):
+        np.add.at(total, one, presence[other])
+        np.add.at(count, one, 1)
+    return total / count

@@ -1,0 +1,76 @@
+"""One page on which runs stand side by side.
+
+    python -m pipeline report RUN… --compare
+
+reads   what `compare` reads, and work/<competition>/<run>/fold_<k>/history.csv
+writes  work/comparison.html
+"""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from pipeline.core import freshness
+from pipeline.core.config.settings import flatten
+from pipeline.core.files import read_json, root
+from pipeline.report import charts, compare, page
+from pipeline.report.compare import Scored
+
+
+def write(names: list[str]) -> Path:
+    """Writes the page and returns its path.
+
+    Args:
+        names: runs, as `compare` takes them.
+
+    Raises:
+        PipelineError: no such run has scores, or several have.
+    """
+    groups = {
+        competition: {
+            "rows": [compare.cells(compare.row_of(runs[0], run)) for run in runs],
+            "charts": _charts(runs),
+            "settings": differing({run.name: settings_of(run) for run in runs}),
+            "names": [run.name for run in runs],
+            "reports": {
+                run.name: f"{competition}/{run.name}/report.html"
+                for run in runs
+                if (run.folder / "report.html").exists()
+            },
+        }
+        for competition, runs in compare.read_runs(names).items()
+    }
+    path = root() / "work" / "comparison.html"
+    columns, note = list(compare.COLUMNS), compare.NOTE
+    page.write(path, "comparison.html.jinja", title=", ".join(names), groups=groups, columns=columns, note=note)
+    return path
+
+
+def settings_of(run: Scored) -> dict[str, Any]:
+    """Returns what a run's first network was trained with, by dotted keys; nothing where none was trained."""
+    manifests = sorted(run.folder.glob("fold_*/manifest.json"))
+    record = freshness.read_manifest(manifests[0]) if manifests else None
+    return flatten(record["settings"]) if record else {}
+
+
+def differing(settings: dict[str, dict[str, Any]]) -> dict[str, list[Any]]:
+    """Returns the settings that are not the same in all runs, each with its value in every run (None: not set)."""
+    keys = dict.fromkeys(key for one in settings.values() for key in one)
+    values = {key: [one.get(key) for one in settings.values()] for key in keys}
+    return {key: found for key, found in values.items() if any(one != found[0] for one in found)}
+
+
+def _charts(runs: list[Scored]) -> list[Any]:
+    """Scores with their intervals, the epochs of every run's first fold, and scores by the size of the mask."""
+    metric = runs[0].result["metric"]
+    ends = {run.name: (run.result["score"], *run.result["interval_95"]) for run in runs if run.result["interval_95"]}
+    finished = {run.name: sorted(run.folder.glob("fold_*/fold.json")) for run in runs}
+    firsts = {name: files[0] for name, files in finished.items() if files}
+    trainings = {
+        name: (read_json(file), pd.read_csv(file.with_name("history.csv"))) for name, file in firsts.items()
+    }
+    images = {run.name: run.images for run in runs if run.images is not None and "true_area" in run.images}
+    drawn = [charts.intervals(ends, metric)] if ends else []
+    drawn += [charts.score_curves(trainings, metric)] if trainings else []
+    return drawn + ([charts.scores_by_area(images, metric)] if images else [])

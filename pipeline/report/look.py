@@ -1,0 +1,155 @@
+"""What a person looks at: the tables that stages wrote, and pictures of images, masks and predictions.
+
+The notebooks and the report use these; nothing here changes a file.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from functools import cache
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from pipeline.core.errors import PipelineError
+from pipeline.core.files import read_json, shown
+from pipeline.core.run import Run
+from pipeline.decode import table
+from pipeline.decode.readers.registry import reader_of
+from pipeline.masks import overlay
+from pipeline.masks.decision import decision_of
+from pipeline.predictions import blends
+from pipeline.report import charts
+from pipeline.split.folds import read_audit, read_folds, read_outliers
+
+Subset = Literal["train", "test"]
+EACH = 208
+"""Pixels across of one picture on a sheet."""
+
+
+def images(run: Run, subset: str | None = None) -> pd.DataFrame:
+    """Returns one row an image (pipeline/table.py lists the columns), of all or of one subset: train or test."""
+    _require(run.table, run, "decode")
+    return table.read_table(run.table, subset)
+
+
+def findings(run: Run) -> pd.DataFrame:
+    """Returns one row a finding of clean: image_id, reason, score, partner_id, action, note."""
+    _require(run.outliers, run, "clean")
+    return read_outliers(run)
+
+
+def folds(run: Run) -> pd.DataFrame:
+    """Returns one row a training image: image_id, fold, use, group."""
+    _require(run.folds, run, "split")
+    return read_folds(run)
+
+
+def audit(run: Run) -> dict[str, Any]:
+    """Returns what the folds are like: a row a fold, and whether they leak."""
+    _require(run.audit, run, "split")
+    return read_audit(run)
+
+
+def trainings(run: Run) -> charts.Trainings:
+    """Returns the summary (fold.json) and the epochs (history.csv) of every finished training, by its title."""
+    of_folds: list[int | None] = [*run.trained_folds(), *([None] if run.recipe.train.final else [])]
+    members = [member for fold in of_folds for member in run.members(fold)]
+    folders = {member.title: run.fold(member.fold, member.seed) for member in members}
+    return {
+        title: (read_json(folder / "fold.json"), pd.read_csv(folder / "history.csv"))
+        for title, folder in folders.items()
+        if (folder / "fold.json").exists()
+    }
+
+
+def result(run: Run) -> dict[str, Any]:
+    """Returns what tune chose, and what it is worth (postprocess.json)."""
+    _require(run.postprocess, run, "tune")
+    return read_json(run.postprocess)
+
+
+def record(run: Run) -> dict[str, Any]:
+    """Returns how the submission came about: its figures, warnings, and the score to expect."""
+    _require(run.record, run, "encode")
+    return read_json(run.record)
+
+
+def scores(run: Run) -> pd.DataFrame:
+    """Returns one row a held-out image: image_id, fold, group, use, true_area, score, untuned."""
+    path = run.folder / "oof_scores.csv"
+    _require(path, run, "tune")
+    return pd.read_csv(path, dtype={"image_id": str, "group": str}, keep_default_na=False)
+
+
+def suspects(run: Run) -> pd.DataFrame:
+    """Returns one row an image whose mask the networks contradict, the likeliest fault first."""
+    _require(run.suspects, run, "tune")
+    return pd.read_csv(run.suspects, dtype={"image_id": str}, keep_default_na=False)
+
+
+# --- pictures --------------------------------------------------------------------------------------------------------
+
+
+def painter(run: Run, predicted: bool = False, subset: Subset = "train") -> Callable[[str], np.ndarray]:
+    """Returns a function that draws an image (h, w, 3) uint8 by its id.
+
+    Args:
+        run: whose images.
+        predicted: under its held-out prediction, as tuned, beside the true mask.
+        subset: `train` under the true mask, or `test` under what is submitted.
+    """
+    rows = images(run, subset).set_index("image_id", drop=False)
+    read = reader_of(run.competition).opener(run.competition, run.input)
+    predict = _predictor(run, subset) if predicted or subset == "test" else None
+
+    def paint(image_id: str) -> np.ndarray:
+        row = rows.loc[image_id]
+        image = read(row)
+        masks = predict(image_id, image.shape[:2]) if predict else None
+        true = table.true_mask(row, run.competition.classes) if subset == "train" else None
+        return overlay.drawn(image, true, masks, run.competition)
+
+    return paint
+
+
+def sheet(
+    run: Run, image_ids: Iterable[str], predicted: bool = False, subset: Subset = "train", across: int = 6
+) -> Any:
+    """Returns a PIL image of several images, drawn as `painter` does, which a notebook shows as it is; blank without
+    any."""
+    from PIL import Image
+
+    paint = painter(run, predicted, subset)
+    tiles = [([paint(image_id)], image_id) for image_id in image_ids]
+    if not tiles:
+        return Image.new("RGB", (EACH, 20), "white")
+    return Image.fromarray(overlay.contact_sheet(tiles, EACH, across))
+
+
+def _predictor(run: Run, subset: Subset) -> Callable[[str, tuple[int, int]], np.ndarray]:
+    """A function that decides on an image's masks (C, h, w)."""
+    chosen = result(run)
+    decision = decision_of(chosen)
+
+    @cache
+    def blend_of(fold: int | None) -> tuple[blends.Blend, dict[str, int]]:
+        if fold is None:
+            blend = blends.test(run, chosen)
+        else:
+            blend = blends.out_of_fold(run, fold, blends.plain_of(run))
+            blend = replace(blend, weights=blends.weights_of(run, chosen))
+        return blend, {image_id: row for row, image_id in enumerate(blend.ids)}
+
+    fold_of = scores(run).set_index("image_id")["fold"].to_dict() if subset == "train" else {}
+
+    def predict(image_id: str, shape: tuple[int, int]) -> np.ndarray:
+        blend, place = blend_of(fold_of.get(image_id))
+        return blend.decide(place[image_id], blend.native(place[image_id], shape), decision)
+
+    return predict
+
+
+def _require(path: Any, run: Run, stage: str) -> None:
+    if not path.exists():
+        raise PipelineError(f"{shown(path)} does not exist yet: `{run.command('--to', stage)}` makes it.")

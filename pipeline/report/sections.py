@@ -1,0 +1,263 @@
+"""What each section of the report shows, from the files that a stage wrote; None where that stage has not run."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+from PIL import Image
+
+from pipeline.clean.outliers import count_findings
+from pipeline.core import files, freshness
+from pipeline.core.files import read_json
+from pipeline.core.run import Run, describe
+from pipeline.decode import table
+from pipeline.masks import overlay
+from pipeline.masks.decision import in_words
+from pipeline.report import charts, look
+from pipeline.split.audit import QUARTILES
+from pipeline.split.folds import counted_rows, read_audit, read_outliers
+from pipeline.tune.selection import verdict
+
+Shown = dict[str, Any]
+OF_EACH_KIND = 4
+SHEET, EMPTY = 24, 4
+"""Pictures of the data, and how many of them, at most, have an empty mask."""
+TEST_PICTURES = 8
+SUSPECTS = 8
+FINDINGS_WIDTH = 1100
+"""Pixels across of a picture of findings; the file beside it is larger."""
+
+
+# --- the data --------------------------------------------------------------------------------------------------------
+
+
+def data(run: Run) -> Shown | None:
+    """Numbers, charts of areas and sizes, and images from the smallest mask to the largest."""
+    if not run.table.exists():
+        return None
+    images = table.read_table(run.table)
+    train = images[(images["subset"] == "train") & (images["fault"] == "")]
+    total = table.total_area(train, run.competition.foreground)
+    drawn = [charts.mask_areas(train, run.competition)]
+    sizes = images.groupby(["height", "width"]).size().sort_values(ascending=False)
+    order = train.assign(total=total).sort_values("total", kind="stable")
+    empty = order[order["total"] == 0].head(EMPTY)
+    chosen = pd.concat([empty, evenly(order[order["total"] > 0], SHEET - len(empty))])
+    shares = (chosen["total"] / (chosen["height"] * chosen["width"])).tolist()
+    captions = {name: f"{name}: {share:.0%}" for name, share in zip(chosen["image_id"], shares, strict=True)}
+    groups = train.groupby("group").size().agg(["size", "min", "max"]).to_dict()
+    return {
+        "subsets": images["subset"].value_counts().to_dict(),
+        "sizes": [f"{height}×{width} ({count})" for (height, width), count in sizes.head(3).items()],
+        "more_sizes": max(0, len(sizes) - 3),
+        "kinds": sorted(f"{dtype}, {channels} channel{'s' * (channels > 1)}" for dtype, channels in set(
+            zip(train["dtype"], train["channels"].astype(int), strict=True))),
+        "empty": float((total == 0).mean()),
+        "groups": groups if run.competition.group else None,
+        "charts": drawn + ([charts.image_sizes(images)] if len(sizes) > 1 else []),
+        "pictures": _pictures(look.painter(run), captions, "its true mask", 220),
+    }  # fmt: skip
+
+
+def evenly(rows: pd.DataFrame, count: int) -> pd.DataFrame:
+    """Returns `count` rows from the first to the last, evenly spaced; all of them where there are not so many."""
+    return rows.iloc[np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int))]
+
+
+def cleaning(run: Run) -> Shown | None:
+    """What was found, by reason, and the pictures that clean drew."""
+    if not run.outliers.exists():
+        return None
+    files = sorted(run.outlier_pictures.glob("*.png")) if run.outlier_pictures.exists() else []
+    return {
+        "findings": count_findings(read_outliers(run)),
+        "pictures": [{"caption": path.stem.replace("_", " "), **_file(path, FINDINGS_WIDTH)} for path in files],
+    }
+
+
+def folds(run: Run) -> Shown | None:
+    """The audit, its table in words."""
+    if not run.audit.exists():
+        return None
+    audit = read_audit(run)
+    return {
+        **audit,
+        "folds": [{_in_words(key): _figure(value) for key, value in row.items()} for row in audit["folds"]],
+    }
+
+
+def _in_words(key: str) -> str:
+    """A column of the audit as a heading: shares are in per cent."""
+    what, _, name = key.partition("_")
+    words = {"images": "images with", "pixels": "pixels of"}
+    if key == "components":
+        return "groups or sets of duplicates"
+    if name and what in words:
+        return f"{words[what]} {name}"
+    return QUARTILES.get(key, key.replace("_", " "))
+
+
+def _figure(value: Any) -> str:
+    return f"{100 * value:.1f}\u00a0%" if isinstance(value, float) else str(value)
+
+
+# --- training --------------------------------------------------------------------------------------------------------
+
+
+def learning(run: Run, trainings: charts.Trainings) -> Shown | None:
+    """The curves of all trainings, and a row each."""
+    if not trainings:
+        return None
+    return {
+        "charts": [charts.loss_curves(trainings), charts.score_curves(trainings, run.competition.metric)],
+        "trainings": {title: fold for title, (fold, _) in trainings.items()},
+    }
+
+
+# --- tuning and scores -----------------------------------------------------------------------------------------------
+
+
+def tuning(run: Run) -> Shown | None:
+    """What was chosen, how sensitive the score is to it, and what was tried."""
+    if not run.postprocess.exists():
+        return None
+    result = read_json(run.postprocess)
+    steps = [{**step, "verdict": verdict(step, run.recipe.tune.confidence)} for step in result.get("steps", [])]
+    return {
+        "result": result,
+        "steps": steps,
+        "rules": {name: in_words(rule) for name, rule in result.get("rules", {}).items()},
+        "charts": [charts.threshold_curve(result), charts.area_curve(result)] if result.get("curves") else [],
+    }
+
+
+def held_out(run: Run) -> pd.DataFrame | None:
+    """The scores of the held-out images, which two sections show."""
+    return look.scores(run) if (run.folder / "oof_scores.csv").exists() else None
+
+
+def scores(run: Run, rows: pd.DataFrame | None) -> Shown | None:
+    """The score against the size of the mask, and by group."""
+    if rows is None:
+        return None
+    shown = [charts.score_by_area(rows, run.competition.metric)] if "true_area" in rows else []
+    if run.competition.group and rows["group"].nunique() > 1:
+        shown.append(charts.score_by_group(rows, run.competition.metric))
+    return {"charts": shown}
+
+
+def predictions(run: Run, rows: pd.DataFrame | None) -> Shown | None:
+    """Held-out predictions: the best, the median and the worst; and those whose label the network contradicts."""
+    if rows is None:
+        return None
+    paint, what = look.painter(run, predicted=True), "truth and prediction"
+    chosen = {
+        row["image_id"]: f"{row['kind']}: {row['image_id']}, fold {row['fold']}, {row['score']:.3f}"
+        for row in choose(rows[counted_rows(rows, run.recipe.tune.rows)]).to_dict("records")
+    }
+    listed = look.suspects(run).head(SUSPECTS) if run.suspects.exists() else pd.DataFrame()
+    doubted = {
+        row["image_id"]: f"{row['image_id']}: {row['reason']}; {row['note']}" for row in listed.to_dict("records")
+    }
+    return {"pictures": _pictures(paint, chosen, what), "suspects": _pictures(paint, doubted, what)}
+
+
+def choose(scores: pd.DataFrame) -> pd.DataFrame:
+    """Returns up to twelve rows of oof_scores.csv with a `kind`: the best and the median with a mask, and the worst."""
+    present = scores[scores["true_area"] > 0]
+    pool = (present if len(present) >= 3 * OF_EACH_KIND else scores).sort_values("score", ascending=False)
+    middle = max(0, len(pool) // 2 - OF_EACH_KIND // 2)
+    kinds = {
+        "best": pool.head(OF_EACH_KIND),
+        "median": pool.iloc[middle : middle + OF_EACH_KIND],
+        "worst": scores.sort_values("score").head(OF_EACH_KIND),
+    }
+    return pd.concat([rows.assign(kind=kind) for kind, rows in kinds.items()])
+
+
+# --- the submission, and how it came about ---------------------------------------------------------------------------
+
+
+def submission(run: Run) -> Shown | None:
+    """What the submission looks like beside the training masks, the warnings about it, and some of its masks."""
+    if not run.record.exists():
+        return None
+    chosen = evenly(look.images(run, "test"), TEST_PICTURES)["image_id"]
+    pictures = _pictures(look.painter(run, subset="test"), {one: one for one in chosen}, "what is submitted", 220)
+    return {**look.record(run), "pictures": pictures}
+
+
+def test_set(run: Run) -> Shown | None:
+    """The scores of a test set with known truth."""
+    path = run.folder / "test.json"
+    return read_json(path) if path.exists() else None
+
+
+def exact(run: Run) -> Shown:
+    """The settings, the versions, and how long every step took, in the order in which they finished."""
+    places = [
+        *run.competition_folder.glob("*.manifest.json"), run.pixels / "manifest.json",
+        *(file.with_suffix(".manifest.json") for file in (run.folds, run.audit)),
+        *run.folder.rglob("manifest.json"), *run.folder.rglob("*.manifest.json"),
+    ]  # fmt: skip
+    records = [record for path in sorted(places) if (record := freshness.read_manifest(path))]
+    records = [record for record in records if record["stage"] != "report"]
+    records.sort(key=lambda record: record["finished"])
+    return {
+        "command": run.command(),
+        "settings": yaml.safe_dump(describe(run), sort_keys=False, allow_unicode=True),
+        "environment": freshness.environment(),
+        "times": {record.get("title", record["stage"]): record for record in records},
+    }
+
+
+def advice(run: Run, trainings: charts.Trainings) -> list[str]:
+    """What to do next, the most urgent first, each with its command or file."""
+    found: list[str] = []
+    audit = read_audit(run)
+    if audit.get("leaks"):
+        found.append(
+            f"The folds leak ({audit['verdict']}): every score here flatters. Split again before anything else."
+        )
+    folds = {title: fold for title, (fold, _) in trainings.items()}
+    late = [title for title, fold in folds.items() if fold["best_epoch"] >= fold["epochs"] - 1 and fold["epochs"] > 1]
+    # a schedule that ends at its lowest rate is best there: only one that waits for a plateau could have gone on
+    if late and len(late) * 2 > len(trainings) and run.recipe.train.schedule.name in ("plateau", "constant"):
+        found.append(
+            f"The best epoch was the last one ({', '.join(late)}): train longer, "
+            f"--set train.epochs={2 * run.recipe.train.epochs} --name {run.name}-longer."
+        )
+    trained = run.trained_folds()
+    if trainings and len(trained) < run.competition.split.folds:
+        found.append(
+            f"Only fold{'s' * (len(trained) > 1)} {', '.join(map(str, trained))} of {run.competition.split.folds} "
+            "trained: the others make the estimate surer and the submission better, --set train.folds=null."
+        )
+    if run.suspects.exists() and (count := len(look.suspects(run))):
+        found.append(f"{count} labels contradict the networks: look at {files.shown(run.suspects)}.")
+    return found
+
+
+# --- pictures --------------------------------------------------------------------------------------------------------
+
+
+def _pictures(paint: Callable[[str], np.ndarray], captions: dict[str, str], what: str, width: int = 360) -> list[Shown]:
+    """Pictures of images by their ids, each with a caption."""
+    return [
+        {
+            "caption": caption,
+            "address": overlay.to_data_address(paint(image_id), width),
+            "alt": f"image {image_id} with {what}",
+        }
+        for image_id, caption in captions.items()
+    ]
+
+
+def _file(path: Path, width: int) -> Shown:
+    """A PNG file, no wider than `width`."""
+    picture = np.array(Image.open(path).convert("RGB"))
+    address = overlay.to_data_address(picture, min(width, picture.shape[1]))
+    return {"address": address, "alt": path.stem.replace("_", " ")}

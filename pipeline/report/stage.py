@@ -1,0 +1,63 @@
+"""One page to look at, with a section a stage; a section whose stage has not run says so.
+
+    python -m pipeline report RECIPE
+
+reads   what every stage wrote: work/<competition>/images.parquet, outliers.csv, outliers/, folds/<competition>*.json,
+        work/<competition>/<run>/fold_<k>/history.csv, postprocess.json, oof_scores.csv, suspects.csv, predictions/,
+        submissions/<run>.json, input/<competition>/
+writes  work/<competition>/<run>/report.html
+"""
+
+from collections.abc import Iterator
+
+from pipeline.core.console import console
+from pipeline.core.files import shown
+from pipeline.core.freshness import Step
+from pipeline.core.run import Run
+from pipeline.masks import overlay
+from pipeline.predictions import blends
+from pipeline.report import look, page, sections
+
+NEEDS_TEST = True
+
+
+def steps(run: Run) -> list[Step]:
+    """Returns the one step of this stage; it reads what is there."""
+    histories = [
+        run.fold(member.fold, member.seed) / "history.csv"
+        for fold in run.trained_folds()
+        for member in run.members(fold)
+    ]
+    inputs = (
+        run.table, run.outliers, run.audit, *histories, run.postprocess, run.folder / "oof_scores.csv",
+        run.suspects, *blends.files(run, "oof"), run.record, run.folder / "test.json",
+    )  # fmt: skip
+    present = tuple(path for path in inputs if path.exists())
+    return [
+        Step("report", "report", run.folder / "report.manifest.json", (*present, page.TEMPLATES), (run.report,), {})
+    ]
+
+
+def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
+    """Writes the page."""
+    trainings, held_out = look.trainings(run), sections.held_out(run)
+    page.write(
+        run.report,
+        "report.html.jinja",
+        title=run.name,
+        run=run,
+        data=sections.data(run),
+        cleaning=sections.cleaning(run),
+        audit=sections.folds(run),
+        learning=sections.learning(run, trainings),
+        tuning=sections.tuning(run),
+        scores=sections.scores(run, held_out),
+        predictions=sections.predictions(run, held_out),
+        record=sections.submission(run),
+        test=sections.test_set(run),
+        exact=sections.exact(run),
+        advice=sections.advice(run, trainings),
+        legend={name: f"rgb{colour}" for name, colour in overlay.legend(run.competition).items() if colour},
+    )
+    console.print(f"  → {shown(run.report)}")
+    yield from waiting

@@ -1,0 +1,302 @@
+"""What a split is like: how evenly the folds are filled, and what stands in two of them. Pure functions of arrays.
+
+Figures are of all images of a fold, dropped ones too: they keep their fold. Near-duplicates are looked for among all
+training images by their descriptors, whatever clean found and whatever the split kept together.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pipeline.clean.duplicates import Pairs, components, near_pairs
+from pipeline.core.config.cleaning import DuplicateSettings
+
+EXAMPLES = 10
+"""How many groups, clusters and pairs are named of those that stand in two folds."""
+UNEVEN = 1.5
+"""From which ratio of the largest fold to the smallest a warning says so."""
+
+_NO_LEAK = {
+    True: "no group, cluster or near-duplicate stands in two folds",
+    False: "no group stands in two folds; near-duplicates were not looked for (search is false)",
+}
+"""What to say of folds that do not leak, by whether near-duplicates were looked for."""
+QUARTILES = {
+    "area_25": "mask at the lower quartile",
+    "area_50": "median mask",
+    "area_75": "mask at the upper quartile",
+}
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """How far one figure of one fold is from the whole's."""
+
+    value: float
+    """Relative, 0.31 for 31 % more or fewer; of the share of empty masks the difference."""
+    fold: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Split:
+    """Training images in the order of their table, and what decides about their folds."""
+
+    image_ids: np.ndarray  # (N,) texts
+    fold: np.ndarray  # (N,) int64, from 0 without a gap
+    group: np.ndarray  # (N,) texts, "" without a group
+    cluster: np.ndarray  # (N,) int64, the number of the cluster of near-duplicates, -1 without
+    component: np.ndarray  # (N,) int64, the number of the images that hang together by group and cluster
+    areas: np.ndarray  # (N, C) true pixels of each foreground class
+    sizes: np.ndarray  # (N,) pixels
+
+
+# --- what belongs in one fold ----------------------------------------------------------------------------------------
+
+
+def clusters_of(image_ids: pd.Series, found: pd.DataFrame) -> np.ndarray:
+    """Returns the number of each image's cluster of near-duplicates (N,) int64, from 0 in the order of the images; -1
+    for an image without any. `found` are the findings of clean: a row with the reason `duplicate` joins two images."""
+    rows, edges = pd.Index(image_ids), found[found["reason"] == "duplicate"]
+    left, right = rows.get_indexer(edges["image_id"]), rows.get_indexer(edges["partner_id"])
+    known = (left >= 0) & (right >= 0)
+    number = components(len(rows), left[known], right[known])
+    several = np.bincount(number, minlength=1)[number] > 1
+    return pd.factorize(pd.Series(number).where(several))[0].astype(np.int64)
+
+
+def hanging_together(group: np.ndarray, cluster: np.ndarray) -> np.ndarray:
+    """Returns the number of each image's component (N,) int64: images of one group (N,) texts, "" for none, and of one
+    cluster (N,) int64, -1 for none, hang together, directly or through others."""
+    left, right = [], []
+    for names, rows in ((group, np.flatnonzero(group != "")), (cluster, np.flatnonzero(cluster >= 0))):
+        _, first, inverse = np.unique(names[rows], return_index=True, return_inverse=True)
+        left.append(rows[first[inverse]])
+        right.append(rows)
+    return components(len(group), np.concatenate(left), np.concatenate(right))
+
+
+# --- balance ---------------------------------------------------------------------------------------------------------
+
+
+def balance(fold: np.ndarray, areas: np.ndarray, sizes: np.ndarray, classes: list[str]) -> pd.DataFrame:
+    """Returns the figures of every fold, one row each, by its number.
+
+    images; share_empty, the share without any foreground; area_25, area_50 and area_75, quartiles of the share of the
+    image that is foreground, among the others (nan where there are none); and for every class images_<class>, the share
+    of images that have it, and pixels_<class>, its share of the pixels.
+    """
+    return pd.DataFrame([_figures(areas[fold == one], sizes[fold == one], classes) for one in range(fold.max() + 1)])
+
+
+def whole(areas: np.ndarray, sizes: np.ndarray, classes: list[str]) -> pd.Series:
+    """Returns the same figures of all images together."""
+    return balance(np.zeros(len(sizes), np.int64), areas, sizes, classes).iloc[0]
+
+
+def deviations(figures: pd.DataFrame, overall: pd.Series) -> list[Deviation]:
+    """Returns how far each figure of each fold is from the whole's, from the farthest on.
+
+    A figure that is 0 overall, or that a fold does not have, is left out; so are, of a single class, the images that
+    have it, as the share of empty masks says the same.
+    """
+    found, with_class = [], [name for name in figures.columns if name.startswith("images_")]
+    for name in figures.columns.drop(with_class if len(with_class) == 1 else []):
+        expected = overall[name] / len(figures) if name == "images" else overall[name]
+        for fold, value in enumerate(figures[name]):
+            if name == "share_empty":
+                text = f"fold {fold}: {_percent(value)} empty masks, {_percent(expected)} overall"
+                found.append(Deviation(abs(value - expected), fold, text))
+            elif expected > 0 and not np.isnan(value):
+                ratio = float(value / expected - 1)
+                found.append(Deviation(abs(ratio), fold, f"fold {fold}: {_in_words(name, ratio)}"))
+    return sorted(found, key=lambda one: -one.value)
+
+
+def _figures(areas: np.ndarray, sizes: np.ndarray, classes: list[str]) -> dict[str, float]:
+    shares = areas.sum(1) / np.maximum(sizes, 1)
+    quartiles = np.quantile(shares[shares > 0], [0.25, 0.5, 0.75]) if (shares > 0).any() else [np.nan] * 3
+    count, pixels = max(len(sizes), 1), max(sizes.sum(), 1)
+    figures = {"images": len(sizes), "share_empty": (shares == 0).sum() / count}
+    figures |= dict(zip(QUARTILES, quartiles, strict=True))
+    for number, name in enumerate(classes):
+        figures[f"images_{name}"] = (areas[:, number] > 0).sum() / count
+        figures[f"pixels_{name}"] = areas[:, number].sum() / pixels
+    return {name: float(value) for name, value in figures.items()}
+
+
+def _in_words(name: str, ratio: float) -> str:
+    size, more, larger = _percent(abs(ratio)), "fewer" if ratio < 0 else "more", "smaller" if ratio < 0 else "larger"
+    if name == "images":
+        return f"{size} {more} images than on average"
+    if name.startswith("area_"):
+        return f"the {QUARTILES[name]} is {size} {larger} than overall"
+    what, _, of = name.partition("_")
+    return f"{'images with' if what == 'images' else 'pixels of'} {of} {size} {more} than on average"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
+
+
+# --- leaks -----------------------------------------------------------------------------------------------------------
+
+
+def crossing(fold: np.ndarray, names: np.ndarray) -> list[Any]:
+    """Returns the names, of one for every image (N,), that stand in more than one fold, in order of appearance."""
+    folds = pd.Series(fold).groupby(names, sort=False).nunique()
+    return folds.index[folds > 1].tolist()
+
+
+def leaking_pairs(
+    fold: np.ndarray,
+    histograms: np.ndarray,
+    thumbnails: np.ndarray,
+    broken: np.ndarray,
+    settings: DuplicateSettings,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Pairs:
+    """Returns the pairs of near-duplicates whose images have different folds, from the closest on.
+
+    Args:
+        fold: (N,) int64.
+        histograms: (N, D) uint8.
+        thumbnails: (N, 256) float16; images of one colour, whose thumbnails are zeros, are left out.
+        broken: (N,) bool, images that are left out as well.
+        settings: what near-duplicates are.
+        on_progress: gets the number of images done, and of all.
+    """
+    rows = np.flatnonzero(~broken & thumbnails.any(1))
+    pairs = near_pairs(histograms[rows], thumbnails[rows], settings, on_progress=on_progress)
+    pairs = Pairs(rows[pairs.left], rows[pairs.right], pairs.distance, pairs.correlation)
+    pairs = pairs.only(fold[pairs.left] != fold[pairs.right])
+    return pairs.only(np.lexsort((-pairs.correlation, pairs.distance)))
+
+
+def _leak_remark(counts: dict[str, int]) -> str:
+    found = [f"{count} {what}{'s' if count > 1 else ''}" for what, count in counts.items() if count]
+    if not found:
+        return ""
+    listed = " and ".join([", ".join(found[:-1]), found[-1]] if len(found) > 1 else found)
+    return f"folds leak: {listed} {'stands' if sum(counts.values()) == 1 else 'stand'} in two folds"
+
+
+# --- warnings --------------------------------------------------------------------------------------------------------
+
+
+def warnings(split: Split, classes: list[str]) -> list[str]:
+    """Returns a sentence for everything about the folds that makes scores hard to compare or to believe."""
+    return [*_uneven(split), *_absent(split, classes), *_one_component(split)]
+
+
+def _uneven(split: Split) -> list[str]:
+    counts = np.bincount(split.fold)
+    most, least = counts.max(), counts.min()
+    if most <= UNEVEN * least or most - least <= 1:
+        return []
+    text = f"fold {counts.argmax()} has {most} images and fold {counts.argmin()} has {least}"
+    sizes = np.bincount(split.component)
+    if sizes.max() <= len(split.fold) / len(counts):
+        return [f"{text}."]
+    name = describe(split, split.component == sizes.argmax())
+    return [f"{text}: {name} alone is {_percent(sizes.max() / len(split.fold))} of all images."]
+
+
+def _absent(split: Split, classes: list[str]) -> list[str]:
+    found, empty = [], split.areas.sum(1) == 0
+    for number, name in enumerate(classes):
+        without = _folds_without(split, split.areas[:, number] > 0)
+        if without:
+            known = f"{(split.areas[:, number] > 0).sum()} of {len(empty)}"
+            found.append(f"class {name} is in no image of {without} (it is in {known}).")
+    without = _folds_without(split, ~empty)
+    if without and len(classes) > 1:
+        found.append(f"{without}: masks are empty throughout, {empty.sum()} of {len(empty)} overall.")
+    without = _folds_without(split, empty)
+    if without and empty.sum() > split.fold.max():  # fewer could not fill every fold
+        found.append(f"{without}: no mask is empty, {empty.sum()} of {len(empty)} overall.")
+    return found
+
+
+def _folds_without(split: Split, rows: np.ndarray) -> str:
+    """The folds that have none of these images (N,) bool, in words; "" where there are none."""
+    folds = np.flatnonzero(np.bincount(split.fold[rows], minlength=split.fold.max() + 1) == 0)
+    return f"fold{'s' if len(folds) > 1 else ''} {', '.join(map(str, folds))}" if len(folds) else ""
+
+
+def _one_component(split: Split) -> list[str]:
+    found = []
+    for fold in range(split.fold.max() + 1):
+        rows = split.fold == fold
+        if rows.sum() > 1 and len(np.unique(split.component[rows])) == 1:
+            found.append(f"fold {fold} is {describe(split, rows)} alone.")
+    return found
+
+
+def describe(split: Split, rows: np.ndarray) -> str:
+    """Returns what to call these images (N,) bool: their groups where they have some, else the first of them."""
+    groups = [name for name in pd.unique(split.group[rows]) if name]
+    if groups:
+        return f"group {groups[0]}" if len(groups) == 1 else f"groups {_listed(groups)}"
+    return f"images {_listed(split.image_ids[rows].tolist())}"
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
+
+
+# --- together --------------------------------------------------------------------------------------------------------
+
+
+def audit(split: Split, use: np.ndarray, classes: list[str], pairs: Pairs | None) -> dict[str, Any]:
+    """Returns what the audit's JSON says about a split.
+
+    Args:
+        split: the images and their folds.
+        use: (N,) what training does with each: train, drop, relabel or soft.
+        classes: the foreground classes.
+        pairs: the near-duplicates in different folds, from the closest on; None where they were not looked for.
+    """
+    figures = balance(split.fold, split.areas, split.sizes, classes)
+    largest = deviations(figures, whole(split.areas, split.sizes, classes))[0]
+    groups = crossing(split.fold[split.group != ""], split.group[split.group != ""])
+    clusters = crossing(split.fold[split.cluster >= 0], split.cluster[split.cluster >= 0])
+    counts = {"group": len(groups), "duplicate cluster": len(clusters), "near-duplicate pair": len(pairs or [])}
+    remark = _leak_remark(counts)
+    return {
+        "folds": [_fold_record(split, use, fold, row) for fold, row in enumerate(figures.to_dict("records"))],
+        "largest_deviation": {"value": round(largest.value, 4), "text": largest.text},
+        "crossing_groups": {"count": len(groups), "examples": groups[:EXAMPLES]},
+        "crossing_clusters": {
+            "count": len(clusters),
+            "examples": [split.image_ids[split.cluster == one].tolist()[:EXAMPLES] for one in clusters[:EXAMPLES]],
+        },
+        "leaking_pairs": {"count": None if pairs is None else len(pairs), "closest": _closest(split, pairs)},
+        "leaks": bool(remark),
+        "leak_remark": remark,
+        "verdict": remark or _NO_LEAK[pairs is not None],
+        "warnings": warnings(split, classes),
+    }
+
+
+def _fold_record(split: Split, use: np.ndarray, fold: int, row: dict[str, float]) -> dict[str, Any]:
+    rows = split.fold == fold
+    figures = {name: None if np.isnan(value) else round(value, 6) for name, value in row.items()}
+    return {
+        "fold": fold,
+        **(figures | {"images": int(rows.sum())}),
+        "components": len(np.unique(split.component[rows])),
+        "dropped": int((use[rows] == "drop").sum()),
+    }
+
+
+def _closest(split: Split, pairs: Pairs | None) -> list[list[Any]]:
+    if pairs is None:
+        return []
+    names, first = split.image_ids, pairs.only(np.arange(min(EXAMPLES, len(pairs))))
+    columns = (names[first.left], names[first.right], first.distance.round(5), first.correlation.round(4))
+    return [list(row) for row in zip(*(column.tolist() for column in columns), strict=True)]

@@ -1,0 +1,153 @@
+"""The two lists that say what training does with each image: outliers.csv and the folds file, with its audit.
+
+Both may be somebody's own or edited by hand, so they are checked whenever they are read. Stages that only read them
+import this module and not the stages that write them.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pipeline.core.errors import PipelineError
+from pipeline.core.files import read_json, shown
+from pipeline.core.run import Run
+from pipeline.decode import table
+from pipeline.decode.readers.files import read_table as read_csv
+
+ACTIONS = ("drop", "relabel", "soft")
+"""What a finding may ask for, besides `keep`: of several the first holds."""
+USES = ("train", *ACTIONS)
+
+
+def read_outliers(run: Run) -> pd.DataFrame:
+    """Returns outliers.csv with every value as text.
+
+    Raises:
+        PipelineError: somebody edited it, and a column is missing or an action is none.
+    """
+    found = read_csv(run.outliers, [])
+    missing = [name for name in ("image_id", "reason", "partner_id", "action") if name not in found]
+    if missing:
+        raise PipelineError(f"{shown(run.outliers)} lacks {', '.join(missing)}; found {', '.join(found.columns)}.")
+    actions = ("keep", *ACTIONS)
+    bad = found.index[~found["action"].isin(actions)]
+    if len(bad):
+        value = found["action"][bad[0]]
+        raise PipelineError(
+            f"{shown(run.outliers)} row {bad[0] + 2}: action is {value!r}; expected {', '.join(actions)}."
+        )
+    return found
+
+
+def uses_of(found: pd.DataFrame, image_ids: pd.Series) -> np.ndarray:
+    """Returns what training does with each image (N,): train, drop, relabel or soft, by the findings about it."""
+    use = np.full(len(image_ids), "train", dtype=object)
+    for action in reversed(ACTIONS):
+        use[image_ids.isin(found["image_id"][found["action"] == action]).to_numpy()] = action
+    return use
+
+
+def read_folds(run: Run) -> pd.DataFrame:
+    """Returns the split in the order of the training table: image_id, fold (int), use, and group.
+
+    Raises:
+        PipelineError: a column is missing, the file and the images do not list the same ids, a value of fold or use is
+            none, or a fold is missing that the run trains.
+    """
+    folds = read_csv(run.folds, [])
+    missing = [name for name in ("image_id", "fold") if name not in folds.columns]
+    if missing:
+        raise PipelineError(f"{shown(run.folds)} lacks {', '.join(missing)}; found {', '.join(folds.columns)}.")
+    images = table.read_table(run.table, "train")[["image_id", "group"]]
+    _check_ids(run, set(images["image_id"]), folds["image_id"])
+    _check_values(run, folds, "fold", folds["fold"].str.fullmatch("[0-9]{1,9}"), "0, 1, 2, …")
+    if "use" in folds:
+        _check_values(run, folds, "use", folds["use"].isin(USES), ", ".join(USES))
+    folds = images.merge(folds.drop(columns="group", errors="ignore"), on="image_id", how="left")
+    if "use" not in folds:
+        folds["use"] = uses_of(read_outliers(run), folds["image_id"])
+    folds["fold"] = folds["fold"].astype(int)
+    _check_numbers(run, sorted(folds["fold"].unique().tolist()))
+    return folds
+
+
+def counted_rows(images: pd.DataFrame, rows: str) -> np.ndarray:
+    """Returns which images (N,) bool are among the `raw` or the `cleaned` rows."""
+    return np.ones(len(images), bool) if rows == "raw" else (images["use"] == "train").to_numpy()
+
+
+def groups_of(images: pd.DataFrame, folds: pd.DataFrame) -> np.ndarray:
+    """Returns what is drawn together with each image (N,) str: the competition's group, or the cluster of
+    near-duplicates, or the image alone.
+
+    Args:
+        images: image_id and group, rows of images.parquet.
+        folds: image_id and perhaps cluster, as read_folds returns them: the same images in the same order.
+    """
+    alone = images["image_id"].astype(str).to_numpy()
+    if "cluster" in folds:
+        cluster = folds["cluster"].fillna("").astype(str).to_numpy()
+        alone = np.where(cluster != "", "cluster " + cluster.astype(object), alone)
+    group = images["group"].fillna("").astype(str).to_numpy()
+    return np.where(group != "", group, alone).astype(str)
+
+
+def drop_list(run: Run) -> tuple[Path, ...]:
+    """Returns outliers.csv where training reads it beside the folds file: for what is dropped, where the folds file
+    does not say so itself, and for whose mask a relabelled image gets; else nothing."""
+    if not run.folds.exists():
+        return ()
+    folds = read_csv(run.folds, [])
+    alone = "use" in folds and not folds["use"].isin(["relabel", "soft"]).any()
+    return () if alone else (run.outliers,)
+
+
+def read_audit(run: Run) -> dict[str, Any]:
+    """Returns what the audit says about the folds file; {} before it was made."""
+    return read_json(run.audit) if run.audit.exists() else {}
+
+
+def leak_remark(run: Run) -> str:
+    """Returns what must stand beside every score on folds that leak; "" where they do not."""
+    return read_audit(run).get("leak_remark", "")
+
+
+def folds_setting(run: Run, count: int) -> str:
+    """Returns the setting, in the competition's YAML, of so many folds of this run's split."""
+    setting = f"{{folds: {count}}}"
+    return f"splits: {{{run.recipe.folds}: {setting}}}" if run.recipe.folds else f"split: {setting}"
+
+
+def _check_ids(run: Run, here: set[str], listed: pd.Series) -> None:
+    there, repeated = set(listed), sorted(set(listed[listed.duplicated()]))
+    unknown, unlisted = there - here, here - there
+    if unknown or unlisted or repeated:
+        raise PipelineError(
+            f"{shown(run.folds)} does not fit the images: {len(unknown)} unknown ids {sorted(unknown)[:3]}, "
+            f"{len(unlisted)} images missing {sorted(unlisted)[:3]}, {len(repeated)} ids repeated {repeated[:3]}; "
+            "correct it, or delete it to have it made anew."
+        )
+
+
+def _check_values(run: Run, folds: pd.DataFrame, column: str, good: pd.Series, expected: str) -> None:
+    bad = folds.index[~good]
+    if len(bad):
+        value = folds[column][bad[0]]
+        raise PipelineError(f"{shown(run.folds)} row {bad[0] + 2}: {column} is {value!r}; expected {expected}")
+
+
+def _check_numbers(run: Run, found: list[int]) -> None:
+    listed = ", ".join(map(str, found[:12])) + (", …" if len(found) > 12 else "")
+    if len(found) == 1:
+        raise PipelineError(f"{shown(run.folds)} has one fold only ({listed}); expected at least two, 0 and 1.")
+    if found != list(range(len(found))):
+        raise PipelineError(
+            f"{shown(run.folds)} has folds {listed}; expected {len(found)} folds to be numbered 0 to {len(found) - 1}."
+        )
+    if run.recipe.arrays is None and max(run.trained_folds()) >= len(found):
+        raise PipelineError(
+            f"{shown(run.folds)} has folds {listed}, and fold {max(run.trained_folds())} is to be trained; set "
+            f"`{folds_setting(run, len(found))}` in the competition's YAML, or train.folds in the recipe."
+        )

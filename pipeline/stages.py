@@ -1,0 +1,54 @@
+"""The stages, in the order in which data flows: the one table of them, and what needs their order.
+
+Nothing heavy is imported before a function needs it: the command line starts with this table.
+"""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pipeline.core.run import Run
+
+STAGE_HELP = {
+    "decode": "Read and check every raw image and mask.",
+    "clean": "List what is wrong with the images and their masks.",
+    "split": "Split the training images into folds, and audit them.",
+    "train": "Train one model a fold; an interrupted fold goes on.",
+    "predict": "Predict the held-out and the test images.",
+    "tune": "Choose thresholds and areas on the held-out predictions.",
+    "encode": "Write and check the submission.",
+    "evaluate": "Score a test set whose truth is known.",
+    "report": "Write one page to look at.",
+}
+"""Each stage, pipeline/<stage>/stage.py, and its line in `--help`."""
+STAGES = tuple(STAGE_HELP)
+
+
+def run_through(run: "Run", stage: str, force: bool = False, strict: bool = False) -> None:
+    """Runs what comes before a stage, as far as it is not up to date, and the stage, as run_stage does."""
+    from pipeline.core.driver import require_test, run_stage
+
+    require_test(run, stage)
+    for earlier in STAGES[: STAGES.index(stage)]:
+        run_stage(run, earlier, mention=False)
+    run_stage(run, stage, force, strict)
+
+
+def warn_of_stale(run: "Run", first: str) -> None:
+    """Warns of every stage before `first` that is not up to date: a run from there uses what it left all the same."""
+    from rich.markup import escape
+
+    from pipeline.core.console import warn
+    from pipeline.core.driver import unfinished
+    from pipeline.core.errors import PipelineError
+
+    for stage in STAGES[: STAGES.index(first)]:
+        try:
+            reasons = dict.fromkeys(reason.text for state in unfinished(run, stage) for reason in state.reasons)
+        except PipelineError as error:
+            reasons = {str(error): None}
+        if reasons:
+            why = escape("; ".join(list(reasons)[:4]))
+            warn(
+                f"[yellow]{stage} is not up to date ({why}): this starts at {first} and uses what {stage} left; a "
+                "whole run brings it up to date[/yellow]"
+            )

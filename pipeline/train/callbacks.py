@@ -1,0 +1,230 @@
+"""What a fold writes down and shows while it trains, and the moving average of its weights."""
+
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pandas as pd
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback, WeightAveraging
+from lightning.pytorch.callbacks import EarlyStopping as LightningEarlyStopping
+from lightning.pytorch.callbacks import ModelCheckpoint as LightningModelCheckpoint
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from rich.progress import Progress
+
+from pipeline.core.console import console
+from pipeline.core.errors import PipelineError, first_line
+from pipeline.core.files import shown, write_json, writing
+from pipeline.masks.geometry import IGNORE
+
+EXAMPLES, EXAMPLE_SIDE = 4, 192
+PATHS = ("best_model_path", "kth_best_model_path", "last_model_path")
+"""Which files Lightning's checkpoint callback remembers."""
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes checkpoints beside their place and renames them: Lightning's own go through the system's temporary folder,
+    which on another disk means a copy that a kill can cut short."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Writes a checkpoint whole or not at all.
+
+        Raises:
+            PipelineError: it cannot be written, on a full disk for instance; the one before stays.
+        """
+        with writing(Path(path)) as temporary:
+            try:
+                torch.save(checkpoint, temporary)
+            except RuntimeError as error:  # torch's own writer says it so
+                raise PipelineError(f"{shown(Path(path))} could not be written: {first_line(error)}.") from error
+
+
+class ModelCheckpoint(LightningModelCheckpoint):
+    """Lightning's checkpoints, which know their files again where the folder was moved between two epochs."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes up the best score so far: Lightning forgets it when paths differ."""
+        folder = Path(str(self.dirpath))
+
+        def here(path: str) -> str:
+            return str(folder / Path(path).name) if path else path
+
+        paths = {name: here(state_dict[name]) for name in PATHS}
+        best = {here(path): score for path, score in state_dict["best_k_models"].items()}
+        super().load_state_dict({**state_dict, **paths, "best_k_models": best, "dirpath": self.dirpath})
+
+
+class EarlyStopping(LightningEarlyStopping):
+    """Lightning's early stopping, which also stops at once when a run is resumed after it had already stopped, and
+    counts no epoch before `first`: at half the size a score stands still that goes on at the whole."""
+
+    def __init__(self, first: int, **options: Any) -> None:
+        super().__init__(**options)
+        self.first = first
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Looks at the score, from the first epoch on that counts."""
+        if trainer.current_epoch >= self.first:
+            super().on_validation_end(trainer, pl_module)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stops before another epoch when patience was used up before the interruption."""
+        if self.wait_count >= self.patience:
+            trainer.should_stop = True
+
+
+class MovingAverage(WeightAveraging):
+    """Lightning's weight averaging with an exponential decay that is short at first: min(decay, (1 + n) / (10 + n)).
+
+    Lightning's EMAWeightAveraging has no such warm-up: with decay 0.999, after 240 steps 79 % of it is the weights of
+    the start. The formula is TensorFlow's ExponentialMovingAverage(num_updates).
+    """
+
+    def __init__(self, decay: float, device: torch.device) -> None:
+        """Takes the device that the network will be on: it is not there yet when Lightning asks it."""
+
+        def average(means: list[torch.Tensor], current: list[torch.Tensor], _: torch.Tensor | int) -> None:
+            number = self._latest_update_step  # of updates so far; a GPU would have to be waited for to read theirs
+            if means[0].is_floating_point():
+                torch._foreach_lerp_(means, current, 1 - min(decay, (1 + number) / (10 + number)))
+            else:  # BatchNorm's counters, which nothing reads
+                torch._foreach_copy_(means, current)
+
+        super().__init__(device=device, multi_avg_fn=average)
+
+
+class History(Callback):
+    """history.csv and .json: one row an epoch; kept in the checkpoint, so a resumed fold has all of its rows.
+
+    Besides, every held-out image's pixel counts of every epoch, from which any score of any epoch follows.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.started, self.trained = folder, 0.0, 0.0
+        self.rows: list[dict[str, Any]] = []
+        self.counts: list[np.ndarray] = []
+
+    def state_dict(self) -> dict[str, Any]:
+        """The rows and counts so far."""
+        return {"rows": self.rows, "counts": self.counts}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes up the rows of an interrupted run."""
+        self.rows, self.counts = state_dict["rows"], state_dict["counts"]
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Starts the epoch's clock."""
+        self.started = time.perf_counter()
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """Notes how long training took so far, for images a second: validation is not part of it."""
+        self.trained = time.perf_counter() - self.started
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Adds the epoch's row and writes the files."""
+        names = ("train/loss", "train/dice", "valid/loss", "valid/dice", "valid/score", "learning_rate")
+        found = {name: float(value) for name, value in trainer.callback_metrics.items() if name in names}
+        row: dict[str, Any] = {"epoch": trainer.current_epoch}
+        row |= {name: found[name] for name in names if name in found}
+        if "valid/score" in found:
+            row["collapsed"] = pl_module.collapsed
+            self.counts.append(np.asarray(pl_module.epoch_counts))
+        row |= {"train_seconds": self.trained, "seconds": time.perf_counter() - self.started}
+        self.rows.append(row)
+        with writing(self.folder / "history.csv") as temporary:
+            pd.DataFrame(self.rows).to_csv(temporary, index=False)
+        write_json(self.folder / "history.json", self.rows)
+
+
+class ShowProgress(Callback):
+    """A bar over all folds and epochs, and a line an epoch with an upper bound of the time left."""
+
+    def __init__(self, history: History, bar: Progress, task: Any, title: str, trainings_left: int) -> None:
+        self.history, self.bar, self.task = history, bar, task
+        self.title, self.trainings_left = title, trainings_left
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """Advances the bar by a share of an epoch."""
+        self.bar.advance(self.task, 1 / trainer.num_training_batches)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Prints the epoch's line."""
+        row, last = self.history.rows[-1], trainer.max_epochs or 0
+        epochs = last - trainer.current_epoch - 1 + last * self.trainings_left
+        valid = ""
+        if "valid/score" in row:
+            best = row["valid/score"] >= max(other["valid/score"] for other in self.history.rows)
+            valid = f"valid {row['valid/loss']:.4f}  score {row['valid/score']:.4f}{' *' if best else ''}  "
+        console.print(
+            f"  {self.title} epoch {trainer.current_epoch + 1}/{last}  loss {row['train/loss']:.4f}  {valid}"
+            f"{row['seconds']:.1f} s, at most {epochs * row['seconds'] / 60:.0f} min left"
+        )
+
+
+class Pictures(Callback):
+    """TensorBoard: the network's graph, and of each epoch's first held-out batch image, truth, probability, mask."""
+
+    def __init__(self, channels: int, largest_pixel: int) -> None:
+        self.channels, self.largest_pixel = channels, largest_pixel
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draws the graph, once and on the smallest image that every architecture takes."""
+        if trainer.current_epoch > 0:
+            return
+        network: Any = pl_module.network
+        pixels = torch.zeros((1, self.channels, 64, 64), dtype=torch.uint8, device=pl_module.device)
+        training = network.training
+        try:
+            with torch.no_grad(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # tracing warns of what is constant here
+                trainer.loggers[0].experiment.add_graph(_MaskOnly(network.eval()), pixels)  # type: ignore[attr-defined]
+        except Exception as error:  # tracing has its own limits; training has not
+            console.print(f"  [dim]TensorBoard: no graph of this network ({type(error).__name__})[/dim]")
+        finally:
+            network.train(training)
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
+    ) -> None:
+        """Writes the picture of the first batch."""
+        if batch_idx:
+            return
+        first = zip(*(part[:EXAMPLES] for part in (*batch, pl_module.example)), strict=True)
+        rows = [self._row(*one) for one in first]
+        picture = np.concatenate(rows)
+        trainer.loggers[0].experiment.add_image(  # type: ignore[attr-defined]
+            "valid/image_truth_probability_mask", picture, trainer.current_epoch, dataformats="HWC"
+        )
+
+    def _row(self, pixels: torch.Tensor, masks: torch.Tensor, logits: torch.Tensor) -> np.ndarray:
+        """Four pictures side by side (h, 4 w, 3) uint8."""
+        image = pixels[:3].permute(1, 2, 0).float().cpu().numpy() * (255 / self.largest_pixel)
+        if len(logits) > len(masks):  # class maps
+            scale = 255 / (len(logits) - 1)
+            chosen, confidence = logits.argmax(0), logits.softmax(0).max(0).values
+            planes = [masks[0].masked_fill(masks[0] == IGNORE, 0) * scale, confidence * 255, chosen * scale]
+        else:
+            truth = ((masks == 1).any(0) * 1.0 + (masks == IGNORE).any(0) * 0.5).clamp(max=1)
+            probability = logits.sigmoid().max(0).values
+            planes = [truth * 255, probability * 255, (probability >= 0.5) * 255]
+        grey = [np.repeat(plane.float().cpu().numpy()[..., None], 3, 2) for plane in planes]
+        colour = image if image.shape[2] == 3 else np.repeat(image[..., :1], 3, 2)
+        row = np.concatenate([colour, *grey], 1).clip(0, 255).astype(np.uint8)
+        shrink = min(1.0, EXAMPLE_SIDE / max(colour.shape[:2]))
+        return cv2.resize(row, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA)
+
+
+class _MaskOnly(torch.nn.Module):
+    """A network whose output can be traced: one tensor."""
+
+    def __init__(self, network: torch.nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Returns the logits of the masks."""
+        return self.network(pixels).mask

@@ -1,0 +1,405 @@
+"""One training from its first epoch to the weights that are kept, by Lightning."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from safetensors.torch import save_file
+
+from pipeline.core import freshness, other_runs
+from pipeline.core.console import console, peak_memory
+from pipeline.core.errors import PipelineError
+from pipeline.core.files import read_json, shown, write_json, writing
+from pipeline.core.interruption import Interrupted
+from pipeline.core.run import Member, Run
+from pipeline.decode import table
+from pipeline.masks.geometry import box_of, geometry_of
+from pipeline.networks import loader, models
+from pipeline.networks.device import Compute, explain_memory
+from pipeline.networks.transforms import Preprocess
+from pipeline.networks.weights import read_trained
+from pipeline.predictions.files import read_probabilities
+from pipeline.train import callbacks
+from pipeline.train.batches import sampling
+from pipeline.train.batches.augment import Augmentation
+from pipeline.train.batches.dataset import Placing, PseudoLabels, TrainDataset, train_loader
+from pipeline.train.batches.mix import Mixer
+from pipeline.train.batches.targets import Chosen
+from pipeline.train.module import SegmentationModule
+
+STATISTICS_FROM = 512
+"""Of how many training images `image.normalize: dataset` takes mean and deviation."""
+
+
+def fit(
+    run: Run, member: Member, chosen: Chosen, source: Path | None, compute: Compute, show: tuple[Any, Any, int]
+) -> None:
+    """Trains one member, going on from its last checkpoint, and leaves its weights, history and summary.
+
+    Args:
+        run: the run.
+        member: which of its trainings.
+        chosen: the images.
+        source: the encoder's first weights.
+        compute: where and in which number format.
+        show: progress bar, its task, and how many trainings come after this one.
+
+    Raises:
+        PipelineError: the loss is no number, memory runs out, or settings that only the data can show to be wrong.
+    """
+    _silence_lightning()
+    folder = run.fold(member.fold, member.seed)
+    epochs, curve = _plan(run, member)
+    torch.manual_seed(sampling.seed_of(member))
+    network = models.build_network(run, source)
+    if start := other_runs.start_weights(run, member):
+        _start(network, start)
+    images, tests = (table.read_table(run.table, subset) for subset in ("train", "test"))
+    train, valid = _loaders(run, member, chosen, images, tests, compute)
+    if run.recipe.image.normalize == "dataset":
+        network.set_statistics(*_statistics(train.dataset))
+    network.to(memory_format=torch.channels_last)
+    if run.recipe.train.compile:
+        network.compile()
+    ids = images["image_id"].tolist()
+    module = SegmentationModule(network, run, member, (ids, tests["image_id"].tolist()), curve)
+    history = callbacks.History(folder)
+    progress = callbacks.ShowProgress(history, *show[:2], member.title, show[2])
+    pictures = callbacks.Pictures(run.recipe.image.channels, network.largest_pixel)
+    trainer = _trainer(run, member, compute, epochs, [history, progress, pictures])
+    last = folder / "last.ckpt"
+    if last.exists():
+        console.print(f"  {member.title}: going on from {shown(last)}")
+    resumed: Any = last if last.exists() else None
+    try:
+        trainer.fit(module, train, valid, ckpt_path=resumed, weights_only=False)
+    except SystemExit as ended:
+        if isinstance(ended, Interrupted):
+            raise
+        raise KeyboardInterrupt from None  # which Lightning made this of, in a notebook
+    except RuntimeError as error:
+        explain_memory(error, run.recipe, module.holding_out)
+        raise
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise PipelineError(
+            f"{run.recipe.model.architecture} normalises over the images of a batch and cannot learn from one alone: "
+            "set train.batch_size to 2 or more, and train on as many images."
+        ) from error
+    for logger in trainer.loggers:
+        experiment: Any = getattr(logger, "experiment", None)
+        if hasattr(experiment, "finish"):  # or the next fold would write on in this one's W&B run
+            experiment.finish()
+    _finish(run, member, chosen, ids, train, history, source, compute, network)
+
+
+def more_loggers(run: Run, folder: Path) -> list[Any]:
+    """Returns the loggers that a recipe asks for besides TensorBoard; they write to files and ask no network.
+
+    Raises:
+        PipelineError: one is not installed.
+    """
+    found: list[Any] = []
+    for name in run.recipe.train.loggers:
+        try:
+            if name == "mlflow":
+                from lightning.pytorch.loggers import MLFlowLogger
+
+                uri = f"sqlite:///{run.competition_folder / 'mlflow.db'}"
+                found.append(MLFlowLogger(run.competition.name, f"{run.name}/{folder.name}", tracking_uri=uri))
+            else:
+                from lightning.pytorch.loggers import WandbLogger
+
+                title = f"{run.name}/{folder.name}"
+                found.append(WandbLogger(title, save_dir=folder, offline=True, project=run.competition.name))
+        except ModuleNotFoundError:
+            raise PipelineError(
+                f"train.loggers asks for {name}, which is not installed: pip install {name}, or leave it out "
+                "(TensorBoard is always written)."
+            ) from None
+    return found
+
+
+# --- before ----------------------------------------------------------------------------------------------------------
+
+
+def _silence_lightning() -> None:
+    """Lightning's advice does not fit here (logging intervals, other products); its errors still come through."""
+    import logging
+    import warnings
+
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning")
+
+
+def _plan(run: Run, member: Member) -> tuple[int, list[float] | None]:
+    """How many epochs, and, for the final model, the learning rate of each as a multiple of the recipe's.
+
+    It trains for as long as the folds did until the weights that they kept, on average, and repeats the mean of their
+    learning rates.
+    """
+    if member.fold is not None:
+        return run.recipe.train.epochs, None
+    folders = [run.fold(fold, member.seed) for fold in run.trained_folds()]
+    kept = [read_json(folder / "fold.json")["best_epoch"] + 1 for folder in folders]
+    epochs = max(1, round(float(np.mean(kept))))
+    histories = [read_json(folder / "history.json") for folder in folders]
+    rates = [[row["learning_rate"] for row in rows] for rows in histories]
+    base = run.recipe.train.learning_rate
+    curve = [float(np.mean([one[epoch] for one in rates if epoch < len(one)])) / base for epoch in range(epochs)]
+    console.print(f"  final: {epochs} epochs, the mean of the folds' {', '.join(map(str, kept))}")
+    return epochs, curve
+
+
+def _start(network: torch.nn.Module, path: Path) -> None:
+    try:
+        network.load_state_dict(read_trained(path))
+    except RuntimeError as error:
+        summary = " ".join(str(error).split())[:300]
+        raise PipelineError(f"train.start_from: {shown(path)} does not fit this recipe's network: {summary}") from None
+
+
+def _loaders(
+    run: Run, member: Member, chosen: Chosen, images: pd.DataFrame, tests: pd.DataFrame, compute: Compute
+) -> tuple[Any, Any]:
+    settings, image = run.recipe.train, run.recipe.image
+    workers = loader.loader_workers(run, compute)
+    augmentation = Augmentation(run.recipe.augment if settings.augment_on == "loader" else [])
+    preprocess = Preprocess(image.preprocess) if image.preprocess else None
+    crop, crops = (image.size, settings.crops or image.crops_to_cover) if image.store else (None, 1)
+    presence = sampling.presence_of(images, run.competition.classes)[chosen.train]
+    train = TrainDataset(
+        run.pixels, chosen.train, augmentation, sampling.seed_of(member), crop, crops, chosen.targets,
+        preprocess=preprocess, placing=_placing(run, images), mixer=_mixer(run, presence),
+        pseudo=_pseudo(run, member, tests),
+    )  # fmt: skip
+    first = int(chosen.train[0])
+    part = (slice(image.size[0]), slice(image.size[1]))
+    one = np.array(train.images[(first, *part)])
+    if preprocess:
+        preprocess.check(np.array(train.images[first]))
+    augmentation.check(one, np.array(train.masks[(first, slice(None), *part)]))
+    sampler = _sampler(run, train, images, presence)
+    training = train_loader(train, settings.batch_size, workers, sampler)
+    if member.fold is None:
+        return training, None
+    valid = loader.PlainDataset(run.pixels, "train", chosen.valid, with_masks=True, preprocess=preprocess)
+    if loader.fits(valid, compute.device):
+        return training, loader.ResidentBatches(valid, run.recipe.predict.batch_size, compute.device)
+    return training, loader.plain_loader(valid, run.recipe.predict.batch_size, workers)
+
+
+def _placing(run: Run, images: Any) -> Placing | None:
+    if run.recipe.image.position == "fixed":
+        return None
+    return Placing(_boxes(run, images), run.recipe.image.border)
+
+
+def _boxes(run: Run, images: Any) -> np.ndarray:
+    """Where each image of a table lies in the pixel arrays (N, 4): top, left, height, width."""
+    shapes = images[["height", "width"]].astype(int).itertuples(index=False)
+    return np.array([box_of((height, width), geometry_of(run.recipe.image)) for height, width in shapes])
+
+
+def _mixer(run: Run, presence: np.ndarray) -> Mixer | None:
+    settings, competition = run.recipe.train.mix, run.competition
+    if not (settings.cutmix or settings.mixup or settings.paste):
+        return None
+    counted = competition.counted
+    wanted = [competition.classes.index(one) if one in competition.classes else one for one in settings.paste_classes]
+    wrong = [one for one in wanted if one not in counted]
+    if wrong:
+        raise PipelineError(
+            f"train.mix.paste_classes names {', '.join(map(str, wrong))}; expected some of "
+            f"{', '.join(competition.classes[one] for one in counted)}, by name or number (0 is the first)."
+        )
+    occurring = sorted((int(presence[:, one].sum()), one) for one in counted if presence[:, one].any())
+    classes = [int(one) for one in wanted] or [one for _, one in occurring[:1]]
+    donors = np.flatnonzero(presence[:, classes].any(1))
+    return Mixer(settings, competition.kind, len(competition.classes), classes, donors)
+
+
+def _pseudo(run: Run, member: Member, tests: pd.DataFrame) -> PseudoLabels | None:
+    settings, paths = run.recipe.train.pseudo, other_runs.label_files(run, member)
+    if settings is None:
+        return None
+    sources = [read_probabilities(path)[0] for path in paths]
+    padded = run.recipe.image.fit == "pad" and run.recipe.image.border == "constant"
+    boxes = _boxes(run, tests) if padded else None
+    return PseudoLabels(sources, settings.weight, settings.min_confidence, boxes)
+
+
+def _sampler(run: Run, train: TrainDataset, images: Any, presence: np.ndarray) -> sampling.EpochSampler:
+    """The order of an epoch; test images with a label count as one that every draw may hold, each its own group."""
+    settings, competition = run.recipe.train.sampler, run.competition
+    samples = train.samples
+    positive = np.asarray(presence[:, -len(competition.foreground) :].any(1))
+    found = sampling.weights_of(settings, presence[:, competition.counted], positive)
+    weights = groups = None
+    if found is not None:
+        labelled = np.ones((samples < 0).sum() // train.crops)
+        weights = np.tile(np.concatenate([found / found.mean(), labelled]), train.crops)
+    if settings.one_per_group:
+        if not images["group"].astype(bool).any():
+            raise PipelineError(
+                "train.sampler.one_per_group needs groups, and the images have none: set `group` in the competition's "
+                "YAML, or leave it out."
+            )
+        names = images["group"].to_numpy().astype(str)
+        groups = np.array([names[row] if row >= 0 else f"test {row}" for row in samples])
+    return sampling.EpochSampler(len(train), train.seed, weights, groups, run.recipe.train.batch_size)
+
+
+def _statistics(dataset: Any) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation (C,) of training pixels, of evenly spread images, after preprocessing."""
+    rows = dataset.rows[np.linspace(0, len(dataset.rows) - 1, min(STATISTICS_FROM, len(dataset.rows))).astype(int)]
+    count, total, squares = 0, np.zeros(()), np.zeros(())
+    for row in rows:
+        image = np.array(dataset.images[row])
+        image = dataset.preprocess(image) if dataset.preprocess else image
+        pixels = image.reshape(-1, image.shape[2]).astype(np.float64)
+        count, total, squares = count + len(pixels), total + pixels.sum(0), squares + (pixels**2).sum(0)
+    mean = total / count
+    return mean.tolist(), np.sqrt(np.maximum(squares / count - mean**2, 0)).tolist()
+
+
+def _trainer(run: Run, member: Member, compute: Compute, epochs: int, shown_by: list[Any]) -> Trainer:
+    settings, folder = run.recipe.train, run.fold(member.fold, member.seed)
+    averaging = [callbacks.MovingAverage(settings.ema, compute.device)] if settings.ema else []
+    return Trainer(
+        accelerator=compute.accelerator,
+        devices=1,
+        precision=compute.precision,
+        max_epochs=epochs,
+        accumulate_grad_batches=settings.accumulate,
+        gradient_clip_val=settings.gradient_clip or None,
+        logger=[TensorBoardLogger(folder, name="", version="tensorboard"), *more_loggers(run, folder)],
+        plugins=[callbacks.AtomicCheckpointIO()],
+        callbacks=[*shown_by, *averaging, *_checkpointing(run, member)],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        log_every_n_steps=10**9,
+    )
+
+
+def _checkpointing(run: Run, member: Member) -> list[Any]:
+    settings = run.recipe.train
+    monitor, mode = ("valid/score", "max") if settings.monitor == "score" else ("valid/loss", "min")
+    common: dict[str, Any] = {"dirpath": run.fold(member.fold, member.seed), "enable_version_counter": False}
+    # a checkpoint of weights only holds the current ones: Lightning puts their moving average into whole ones alone
+    weights_only = settings.ema is None
+    # every epoch, after everything else of that epoch: what a killed run goes on from
+    last = callbacks.ModelCheckpoint(filename="last", save_on_train_epoch_end=True, **common)
+    if member.fold is None:
+        return [last]
+    if settings.snapshots > 1:
+        cycle = settings.epochs // settings.snapshots
+        # Lightning tells checkpoint callbacks apart by their settings: a mode, which nothing asks for, for cycles of 1
+        every: dict[str, Any] = {
+            "every_n_epochs": cycle,
+            "save_top_k": -1,
+            "auto_insert_metric_name": False,
+            "mode": "max",
+        }
+        kept = callbacks.ModelCheckpoint(
+            filename="snapshot_{epoch}", save_on_train_epoch_end=True, save_weights_only=weights_only, **every, **common
+        )
+        return [kept, last]
+    best = callbacks.ModelCheckpoint(
+        filename="best", monitor=monitor, mode=mode, save_weights_only=weights_only, **common
+    )
+    found: list[Any] = [best]
+    if settings.early_stopping:
+        # a held-out loss that is no number counts as one that is no better; a training loss that is none stops the fold
+        patience, first = settings.early_stopping, round(settings.half_size * settings.epochs)
+        stopping: dict[str, Any] = {"monitor": monitor, "mode": mode, "patience": patience, "check_finite": False}
+        found.insert(0, callbacks.EarlyStopping(first, **stopping))
+    return [*found, last]
+
+
+# --- after -----------------------------------------------------------------------------------------------------------
+
+
+def _finish(
+    run: Run, member: Member, chosen: Chosen, ids: list[str], train: Any, history: callbacks.History,
+    source: Path | None, compute: Compute, network: Any,
+) -> None:  # fmt: skip
+    """Writes the weights that are kept, every epoch's counts, and fold.json."""
+    folder, rows = run.fold(member.fold, member.seed), history.rows
+    kept = _kept(run, member, rows)
+    for path, (checkpoint, _) in zip(run.weights(member), kept, strict=True):
+        _write_weights(folder / checkpoint, path)
+    if history.counts:
+        with writing(folder / "epochs.npz") as temporary, temporary.open("wb") as file:
+            held_out = np.array([ids[row] for row in chosen.valid])
+            np.savez_compressed(file, image_id=held_out, counts=np.stack(history.counts))
+    last = kept[-1][1]
+    if collapsed := last.get("collapsed"):
+        console.print(
+            f"[bold red]  WARNING: {member.title} COLLAPSED, EVERY HELD-OUT IMAGE IS PREDICTED {collapsed.upper()}: "
+            "do not submit this; try a smaller learning rate, another loss, or look at the masks.[/bold red]"
+        )
+    _warn_of_lag(rows[-1], member.title)
+    images, seconds = len(rows) * len(train) * run.recipe.train.batch_size, sum(row["train_seconds"] for row in rows)
+    write_json(folder / "fold.json", {
+        "fold": member.fold,
+        "seed": member.seed,
+        "best_epoch": int(last["epoch"]),
+        "best_score": last.get("valid/score"),
+        "best_loss": last.get("valid/loss"),
+        "collapsed": last.get("collapsed", ""),
+        "epochs": len(rows),
+        "seconds": round(sum(row["seconds"] for row in rows), 1),
+        "images": len(train.dataset),
+        "images_per_second": round(images / max(seconds, 1e-9), 2),
+        "parameters": models.parameter_count(network),
+        "memory_gib": peak_memory(),
+        "gpu_memory_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2) if torch.cuda.is_initialized() else None,
+        "weights": {"asked": run.recipe.model.weights, "file": str(source) if source else None,
+                    "sha256": freshness.hash_file(source) if source else None},
+        "compute": {"accelerator": compute.accelerator, "precision": compute.precision, "reason": compute.reason},
+        "sha256": [freshness.hash_file(path) for path in run.weights(member)],
+        "environment": freshness.environment(),
+        "finished": time.strftime("%Y-%m-%d %H:%M:%S"),
+    })  # fmt: skip
+
+
+def _warn_of_lag(row: dict[str, Any], title: str) -> None:
+    """Says where the network finds in training what it finds in no held-out image."""
+    train, valid = row.get("train/dice", 0.0), row.get("valid/dice", 1.0)
+    if train > 0.2 and valid < train / 4:
+        console.print(
+            f"[bold red]  WARNING: {title}: in its last epoch Dice is {train:.2f} in training and {valid:.2f} held "
+            "out. Where the fold is like the others, BatchNorm's running statistics lag: train longer, or take an "
+            "encoder whose statistics follow faster (timm-efficientnet-b1, not efficientnet-b1).[/bold red]"
+        )
+
+
+def _write_weights(checkpoint: Path, path: Path) -> None:
+    state = torch.load(checkpoint, "cpu", weights_only=False)["state_dict"]
+    prefix = "network."
+    with writing(path) as temporary:
+        save_file({
+            key.removeprefix(prefix): value.contiguous() for key, value in state.items() if key.startswith(prefix)
+        }, temporary)  # fmt: skip
+
+
+def _kept(run: Run, member: Member, rows: list[dict[str, Any]]) -> list[tuple[str, dict[str, Any]]]:
+    """The checkpoint behind each of the weights that are kept, and the row of its epoch."""
+    settings = run.recipe.train
+    if member.fold is not None and settings.snapshots > 1:
+        cycle = settings.epochs // settings.snapshots
+        return [(f"snapshot_{epoch}.ckpt", rows[epoch]) for epoch in range(cycle - 1, settings.epochs, cycle)]
+    if member.fold is None or settings.keep == "last":
+        return [("last.ckpt", rows[-1])]
+    # not the best row: a GPU may repeat an epoch after a kill with another score
+    best = torch.load(run.fold(member.fold, member.seed) / "best.ckpt", "cpu", weights_only=False)
+    return [("best.ckpt", rows[best["epoch"]])]

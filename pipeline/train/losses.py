@@ -1,0 +1,284 @@
+"""Sums of losses by name. Ignored pixels (255) change none of them, nor do classes or images that are ignored whole.
+
+All logits are set to 0 where the mask is 255 before any loss sees them, so that no gradient reaches them; every loss
+then leaves those pixels out of its sums and counts. A batch of ignored pixels alone has loss 0.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import segmentation_models_pytorch as smp
+import torch
+from torch.nn import functional
+
+from pipeline.core.config.competition import Kind
+from pipeline.core.config.training import (
+    BceTerm,
+    CrossEntropyTerm,
+    DiceTerm,
+    FocalTerm,
+    JaccardTerm,
+    LossSettings,
+    LovaszTerm,
+    Term,
+    TverskyTerm,
+)
+from pipeline.core.errors import PipelineError
+from pipeline.masks.geometry import IGNORE
+from pipeline.networks.output import Output
+
+MaskLoss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""From logits (N, C, H, W) float32, 0 where the mask is 255, and masks to a scalar."""
+
+
+class WeightedLoss(torch.nn.Module):
+    """The weighted sum of the losses that a recipe names, of each mask output and of the presence output.
+
+    Masks are (N, C, H, W) of 0, 1 and 255, uint8; or float32 with soft labels between 0 and 1 and 255, e.g. means of
+    masks; or, of a multiclass competition, (N, 1, H, W) class maps with 255. With soft labels, bce, cross_entropy,
+    dice, jaccard, tversky and focal are least where the prediction is the label itself; lovasz, presence and
+    dice.positives_only take 0.5 and more as foreground.
+
+    Raises:
+        PipelineError: a setting that does not go with the competition's kind, the model, or another setting.
+    """
+
+    def __init__(self, settings: LossSettings, kind: Kind = "binary", presence: bool = False) -> None:
+        super().__init__()
+        terms = settings.terms(kind, presence)
+        self.weights = {name: term.weight for name, term in terms.items()}
+        self.deep = settings.deep
+        self.multiclass = kind == "multiclass"
+        self.losses = {name: _mask_loss(term, self.multiclass) for name, term in terms.items() if name != "presence"}
+
+    def forward(self, output: Output, masks: torch.Tensor) -> torch.Tensor:
+        """Returns the loss of a batch, a float32 scalar.
+
+        Raises:
+            PipelineError: the network has no presence output, and loss.presence needs one; or loss.cross_entropy
+                .class_weights are not one a class.
+        """
+        total = self._of_mask(output.mask, masks)
+        if output.deep and self.deep:
+            total = total + self.deep * torch.stack([self._of_mask(logits, masks) for logits in output.deep]).mean()
+        if "presence" in self.weights:
+            if output.presence is None:
+                raise PipelineError("loss.presence needs logits of presence, and the network's output has none.")
+            total = total + self.weights["presence"] * _presence(self.multiclass, output.presence.float(), masks)
+        return total
+
+    def _of_mask(self, logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+        logits, total = logits.float().masked_fill(masks == IGNORE, 0), logits.new_zeros((), dtype=torch.float32)
+        for name, loss in self.losses.items():
+            total = total + self.weights[name] * loss(logits, masks)
+        return total
+
+
+def _mask_loss(term: Term, multiclass: bool) -> MaskLoss:
+    """Returns the loss that a term describes.
+
+    Raises:
+        PipelineError: settings that do not go together.
+    """
+    mode = "multiclass" if multiclass else "multilabel"
+    match term:
+        case BceTerm():
+            return partial(_binary_cross_entropy, term)
+        case CrossEntropyTerm():
+            if not multiclass:
+                _require_weights(term, 2)
+            return partial(_softmax_cross_entropy if multiclass else _two_class_cross_entropy, term)
+        case DiceTerm(per_image=True):
+            return partial(_image_dice, term, multiclass)
+        case DiceTerm(positives_only=True):
+            raise PipelineError("loss.dice.positives_only chooses among images: set loss.dice.per_image=true too.")
+        case DiceTerm():
+            return partial(_of_batch, multiclass, smp.losses.DiceLoss(mode, ignore_index=IGNORE))
+        case JaccardTerm():
+            return partial(_of_batch, multiclass, smp.losses.JaccardLoss(mode, ignore_index=IGNORE))
+        case TverskyTerm(alpha=alpha, beta=beta, gamma=gamma):
+            tversky = _Tversky(mode, ignore_index=IGNORE, alpha=alpha, beta=beta, gamma=gamma)
+            return partial(_of_batch, multiclass, tversky)
+        case FocalTerm():
+            return partial(_softmax_focal if multiclass else _binary_focal, term)
+        case LovaszTerm():
+            if multiclass and term.kind == "elu":
+                raise PipelineError("loss.lovasz.kind=elu does not go with a multiclass competition: leave it out.")
+            return partial(_lovasz, term, multiclass)
+    raise TypeError(f"{type(term).__name__} is no loss of masks")
+
+
+# --- every pixel for itself ------------------------------------------------------------------------------------------
+# smp's SoftBCEWithLogitsLoss and SoftCrossEntropyLoss divide by the ignored pixels too; its FocalLoss fails on
+# multilabel masks with 255, is NaN without a valid pixel, and takes classes that exclude each other one by one.
+
+
+def _binary_cross_entropy(term: BceTerm, logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+    target, valid = _labels(masks)
+    if term.smoothing:
+        target = target * (1 - term.smoothing) + term.smoothing / 2
+    weight = None if term.pos_weight == 1 else logits.new_tensor(term.pos_weight)
+    losses = functional.binary_cross_entropy_with_logits(logits, target, pos_weight=weight, reduction="none")
+    return _mean(losses, valid)
+
+
+def _two_class_cross_entropy(term: CrossEntropyTerm, logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy over background and class, whose logits are 0 and the given one; divided as in torch."""
+    background, foreground = term.class_weights or (1.0, 1.0)
+    target, valid = _labels(masks)
+    smooth = target * (1 - term.smoothing) + term.smoothing / 2
+    as_class, as_background = functional.softplus(-logits), functional.softplus(logits)
+    losses = foreground * smooth * as_class + background * (1 - smooth) * as_background
+    return _divide((losses * valid).sum(), ((foreground * target + background * (1 - target)) * valid).sum())
+
+
+def _softmax_cross_entropy(term: CrossEntropyTerm, logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+    _require_weights(term, logits.shape[1])
+    labels, weights = masks[:, 0].long(), logits.new_tensor(term.class_weights) if term.class_weights else None
+    # not reduction="mean": that of a batch without a valid pixel is NaN
+    losses = functional.cross_entropy(
+        logits, labels, weights, ignore_index=IGNORE, reduction="sum", label_smoothing=term.smoothing
+    )
+    valid = labels != IGNORE
+    return _divide(losses, valid.sum() if weights is None else (weights[labels * valid] * valid).sum())
+
+
+def _require_weights(term: CrossEntropyTerm, classes: int) -> None:
+    weights = term.class_weights
+    if weights is not None and (len(weights) != classes or min(weights) < 0):
+        raise PipelineError(
+            f"loss.cross_entropy.class_weights is {weights}; expected {classes} numbers of at least 0, one for each "
+            "class and the first for the background."
+        )
+
+
+def _binary_focal(term: FocalTerm, logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+    """Focal loss (Lin et al. 2017), extended to soft labels as quality focal loss (Li et al. 2020)."""
+    target, valid = _labels(masks)
+    losses = functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    losses = losses * _focus(torch.sigmoid(logits) - target, term.gamma)
+    if term.alpha is not None:
+        losses = losses * (term.alpha * target + (1 - term.alpha) * (1 - target))
+    return _mean(losses, valid)
+
+
+def _softmax_focal(term: FocalTerm, logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+    labels, valid = masks.long(), masks != IGNORE
+    log_share = functional.log_softmax(logits, 1).gather(1, labels * valid)
+    losses = -log_share * _focus(1 - log_share.exp(), term.gamma)
+    if term.alpha is not None:
+        losses = losses * torch.where(labels > 0, term.alpha, 1 - term.alpha)
+    return _mean(losses, valid)
+
+
+def _focus(distance: torch.Tensor, gamma: float) -> torch.Tensor:
+    # with gamma below 1 the gradient at 0 is infinite, and NaN once it meets the gradient of a saturated sigmoid
+    return distance.abs().clamp(min=1e-8) ** gamma
+
+
+# --- regions ---------------------------------------------------------------------------------------------------------
+
+
+class _Tversky(smp.losses.TverskyLoss):
+    """smp's, with the exponent on each class (Abraham & Khan 2019), and no NaN where the loss of a class is 0."""
+
+    def aggregate_loss(self, loss: torch.Tensor) -> torch.Tensor:
+        """Returns the mean over the classes of their losses (C,) to the power of gamma."""
+        # smp raises the mean to it, whose gradient at 0 is NaN below 1; rounding makes losses of nearly 0 negative
+        wrong = loss > 1e-7
+        return (torch.where(wrong, loss, 1.0) ** self.gamma * wrong).mean()
+
+
+def _of_batch(multiclass: bool, loss: torch.nn.Module, logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+    """A loss of smp: the mean over the classes, those without foreground counting 0."""
+    if multiclass:
+        return loss(logits, masks[:, 0].long())
+    # smp counts classes without a valid pixel in that mean too
+    labelled = (masks != IGNORE).any(3).any(2).any(0).sum().clamp(min=1)
+    return loss(logits, masks.float()) * (masks.shape[1] / labelled)
+
+
+def _image_dice(term: DiceTerm, multiclass: bool, logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+    """The mean of 1 - Dice over images and classes with a valid pixel, or with positives_only those with foreground.
+
+    A class that is absent from an image of a multiclass competition counts as an empty mask does.
+    """
+    truth, valid = _foreground(multiclass, logits, masks), (masks != IGNORE).expand_as(logits).flatten(2)
+    target = (truth.float() if multiclass else _labels(masks)[0]).flatten(2)
+    share = (logits.softmax(1) if multiclass else logits.sigmoid()).flatten(2) * valid
+    # of soft labels the sum of products is not largest where both are alike; of 0 and 1 it is this same sum
+    overlap = torch.minimum(share, target).sum(2)
+    losses = 1 - (2 * overlap + 1) / (share.sum(2) + target.sum(2) + 1)
+    return _mean(losses, truth.flatten(2).any(2) if term.positives_only else valid.any(2))
+
+
+def _lovasz(term: LovaszTerm, multiclass: bool, logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+    """Lovász hinge or softmax (Berman et al. 2018): the mean over classes, then over images.
+
+    A class counts in images (per_image) or batches that have a valid pixel of its mask; in multiclass competitions,
+    as in the paper, where it occurs.
+
+    smp's counts ignored images in the mean, is no scalar for ignored multiclass images, and takes the classes of a
+    multilabel competition for one.
+    """
+    truth, valid = _foreground(multiclass, logits, masks), (masks != IGNORE).expand_as(logits)
+    if multiclass:
+        errors = (truth.float() - logits.softmax(1)).abs()
+    else:
+        margins = 1 - logits * (2 * truth.float() - 1)
+        errors = functional.elu(margins) + 1 if term.kind == "elu" else functional.relu(margins)
+    if not term.per_image:
+        errors, truth, valid = (each.transpose(0, 1).flatten(1)[None, :, :, None] for each in (errors, truth, valid))
+    errors, truth, valid = errors.flatten(2), truth.flatten(2), valid.flatten(2)
+    losses = (errors * _lovasz_weights(errors.detach(), truth, valid)).sum(2)
+    counted = (truth if multiclass else valid).any(2)
+    images = (losses * counted).sum(1) / counted.sum(1).clamp(min=1)
+    return _mean(images, counted.any(1))
+
+
+def _lovasz_weights(errors: torch.Tensor, truth: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    """The weight of each error: what 1 - IoU grows by when its pixel is wrong too, after all with larger errors.
+
+    All are (N, C, P); weights of ignored pixels are 0.
+    """
+    order = errors.argsort(2, descending=True)
+    found, passed = (each.gather(2, order).cumsum(2) for each in (truth, ~truth & valid))
+    loss = (found + passed) / (found[..., -1:] + passed).clamp(min=1)
+    steps = torch.diff(loss, dim=2, prepend=torch.zeros_like(loss[..., :1]))
+    return torch.zeros_like(errors).scatter(2, order, steps)
+
+
+# --- whole images ----------------------------------------------------------------------------------------------------
+
+
+def _presence(multiclass: bool, logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+    """BCE of logits (N, C) against whether a class occurs among the valid pixels of an image, if it has any."""
+    truth = _foreground(multiclass, logits, masks).flatten(2).any(2).float()
+    losses = functional.binary_cross_entropy_with_logits(logits, truth, reduction="none")
+    return _mean(losses, (masks != IGNORE).flatten(2).any(2).expand_as(logits))
+
+
+# --- all of them -----------------------------------------------------------------------------------------------------
+
+
+def _labels(masks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The masks with 0 instead of 255, and 1 for valid pixels; both float32."""
+    valid = (masks != IGNORE).float()
+    return masks.float() * valid, valid
+
+
+def _foreground(multiclass: bool, logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+    """Whether a valid pixel is of the class, (N, C, H, W) bool."""
+    if multiclass:
+        return masks == torch.arange(logits.shape[1], device=masks.device)[:, None, None]
+    return (masks >= 0.5) & (masks != IGNORE)
+
+
+def _mean(values: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
+    """The mean of what counts; 0 where nothing does."""
+    counted = counted.float()
+    return (values * counted).sum() / counted.sum().clamp(min=1)
+
+
+def _divide(total: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    return total / torch.where(weight > 0, weight, 1)

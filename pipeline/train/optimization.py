@@ -1,0 +1,274 @@
+"""How the weights move: the optimiser by its name, and the learning rate's way through training."""
+
+import copy
+import difflib
+import inspect
+import math
+from typing import Any, Literal
+
+import torch
+from timm.optim import create_optimizer_v2, get_optimizer_class, get_optimizer_info, list_optimizers
+from torch.nn import Parameter
+from torch.optim import SGD, Optimizer
+from torch.optim import lr_scheduler as schedulers
+from torch.optim.lr_scheduler import LRScheduler
+
+from pipeline.core.config.training import ScheduleSettings, TrainSettings
+from pipeline.core.errors import PipelineError
+
+LOOKAHEAD = "lookahead_"
+WARM_UP_START = 0.01
+"""The share of the learning rate that a warm-up starts from."""
+
+
+def build_optimizer(settings: TrainSettings, encoder: list[Parameter], rest: list[Parameter]) -> Optimizer:
+    """Returns timm's optimiser of this name over all parameters, each with weight decay.
+
+    It has one parameter group, or two where the encoder has a learning rate of its own: the rest first, the encoder
+    second. `lookahead_<name>` is timm's Lookahead around another optimiser (Zhang et al. 2019, arXiv 1907.08610).
+
+    Raises:
+        PipelineError: an unknown name or setting, a value the optimiser refuses, or no encoder to give a rate to.
+    """
+    name = _known_name(settings.optimizer)
+    try:
+        _check_options(name, settings.optimizer_options)
+        return create_optimizer_v2(
+            _groups(settings, encoder, rest),
+            name,
+            lr=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+            **_fused(settings, name) | settings.optimizer_options,
+        )
+    # AssertionError and ImportError: those of apex and bitsandbytes without CUDA or the package
+    except (AssertionError, ImportError, TypeError, ValueError) as error:
+        options = f" with train.optimizer_options {settings.optimizer_options}" if settings.optimizer_options else ""
+        raise PipelineError(f"train.optimizer {name}{options} cannot be built: {error}") from error
+
+
+def _known_name(name: str) -> str:
+    """Returns the name as timm knows it; timm itself would take `any_thing_adam` for adam.
+
+    Raises:
+        PipelineError: timm does not know it, or it needs second derivatives, which training does not compute.
+    """
+    plain = [str(other) for other in list_optimizers()]
+    known = [*plain, *(LOOKAHEAD + other for other in plain)]
+    if name.lower() not in known:
+        near = difflib.get_close_matches(name.lower(), known) or ["adam", "adamw", "sgd", "radam", "lookahead_radam"]
+        raise PipelineError(f"train.optimizer is '{name}', which timm does not know; near are {', '.join(near)}.")
+    if get_optimizer_info(name.lower().removeprefix(LOOKAHEAD)).second_order:
+        raise PipelineError(f"train.optimizer {name} needs second derivatives, which are not computed; take another.")
+    return name.lower()
+
+
+def _check_options(name: str, options: dict[str, Any]) -> None:
+    """Raises PipelineError for settings that the optimiser does not have, or that have a place of their own."""
+    optimizer = get_optimizer_class(name.removeprefix(LOOKAHEAD), bind_defaults=False)
+    elsewhere = {"params", "lr", "weight_decay"}
+    real = [option for option in inspect.signature(optimizer).parameters if option not in elsewhere]
+    unknown = [option for option in options if option not in real]
+    if unknown:
+        raise PipelineError(
+            f"train.optimizer_options: {name} has no setting {', '.join(unknown)}; it has {', '.join(real)} "
+            "(and train.learning_rate and train.weight_decay)."
+        )
+
+
+def _fused(settings: TrainSettings, name: str) -> dict[str, bool]:
+    """Returns the setting of torch's optimisers that updates all weights in one pass, where they have it everywhere:
+    Adagrad had it for CPUs alone until 2026.
+
+    Not with train.gradient_clip: float16 scales gradients back in that pass, when they can no longer be clipped.
+    """
+    optimizer = get_optimizer_class(name.removeprefix(LOOKAHEAD), bind_defaults=False)
+    has = optimizer in (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
+    return {"fused": True} if has and not settings.gradient_clip else {}
+
+
+def _groups(settings: TrainSettings, encoder: list[Parameter], rest: list[Parameter]) -> list[dict[str, Any]]:
+    """Returns the parameter groups: all in one, or the rest and the encoder.
+
+    Raises:
+        PipelineError: a learning rate for the encoder of a network that has none.
+    """
+    if settings.encoder_learning_rate is None:
+        return [{"params": [*rest, *encoder]}]
+    if not encoder:
+        raise PipelineError("train.encoder_learning_rate is set, but the network has no encoder; leave it out.")
+    return [{"params": rest}, {"params": encoder, "lr": settings.encoder_learning_rate}]
+
+
+class Schedule:
+    """The learning rates of all parameter groups: what each started with, times one multiplier.
+
+    torch's scheduler moves the multiplier, which is the learning rate of an optimiser that trains nothing. So every
+    group has the same shape, also where torch knows one `eta_min` for all; and any optimiser will do, wrapped or not.
+    """
+
+    def __init__(
+        self,
+        settings: ScheduleSettings,
+        optimizer: Optimizer,
+        epochs: int,
+        steps_per_epoch: int,
+        snapshots: int = 1,
+        curve: list[float] | None = None,
+    ) -> None:
+        """Sets the first learning rates.
+
+        Args:
+            settings: the schedule.
+            optimizer: with the full learning rate in every group.
+            epochs: of the whole training.
+            steps_per_epoch: the optimiser's steps in an epoch.
+            snapshots: restarts: so many equal cycles.
+            curve: multipliers, one an epoch, that are followed instead of the schedule and its warm-up; the last stays.
+
+        Raises:
+            PipelineError: the warm-up leaves no step for the schedule.
+        """
+        self.settings, self.optimizer, self.snapshots, self.curve = settings, optimizer, snapshots, curve
+        self.steps_per_epoch, self.total = steps_per_epoch, epochs * steps_per_epoch
+        self.warm_up = 0 if curve is not None else round(settings.warm_up * steps_per_epoch)
+        if self.warm_up >= self.total:
+            raise PipelineError(
+                f"train.schedule.warm_up is {settings.warm_up:g} epochs, but training has {epochs}: it must be shorter."
+            )
+        # torch's own key, which optimisers save: an optimiser that was reloaded before keeps its full rate
+        self.full = [group.setdefault("initial_lr", group["lr"]) for group in optimizer.param_groups]
+        self.steps = 0
+        self._begin()
+
+    def step_batch(self) -> None:
+        """Moves on by a step of the optimiser; the last step's learning rate stays, however often it is called."""
+        self.steps += 1
+        if self.steps == self.warm_up:
+            self._begin()
+        elif self.steps < self.total and (self.steps < self.warm_up or not self._by_epoch()):
+            self._step()
+
+    def step_epoch(self, loss: float, score: float) -> None:
+        """Moves on by an epoch, of which these are the validation loss and the metric."""
+        if self.steps < self.warm_up or not self._by_epoch():
+            return
+        if isinstance(self.scheduler, schedulers.ReduceLROnPlateau):
+            self._step(loss if self.settings.monitor == "loss" else score)
+        else:
+            self._step()
+
+    def learning_rate(self) -> float:
+        """Returns the learning rate of everything but an encoder that has its own."""
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns what load_state_dict needs to go on with exactly the same learning rates."""
+        state = {"steps": self.steps, "multiplier": self._multiplier(), "scheduler": self.scheduler.state_dict()}
+        return copy.deepcopy(state)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes up a schedule of the same settings, and sets its learning rates."""
+        self.steps = state["steps"]
+        self._begin()
+        # a copy: some of torch's schedulers take things out of what they load
+        self.scheduler.load_state_dict(copy.deepcopy(state["scheduler"]))
+        self.unit.param_groups[0]["lr"] = state["multiplier"]
+        self._apply()
+
+    def _by_epoch(self) -> bool:
+        """Whether epochs move it, after the warm-up, and not batches."""
+        return self.curve is not None or self.settings.name == "plateau"
+
+    def _begin(self) -> None:
+        """Starts the scheduler that this step belongs to, at the full learning rate."""
+        self.unit: Optimizer = SGD([Parameter(torch.zeros(()))], lr=1.0)
+        self.scheduler = self._scheduler()
+        self._apply()
+
+    def _step(self, *metric: Any) -> None:
+        """Moves the multiplier on."""
+        # does nothing, but torch warns of a scheduler that is stepped before its optimiser
+        self.unit.step()
+        self.scheduler.step(*metric)
+        self._apply()
+
+    def _apply(self) -> None:
+        """Sets the optimiser's learning rates."""
+        for group, full in zip(self.optimizer.param_groups, self.full, strict=True):
+            group["lr"] = full * self._multiplier()
+
+    def _multiplier(self) -> float:
+        """Returns the share of the full learning rate."""
+        return float(self.unit.param_groups[0]["lr"])
+
+    def _scheduler(self) -> LRScheduler:
+        """Returns torch's scheduler for this step: the curve's, the warm-up's, or the schedule's own."""
+        if self.curve is not None:
+            curve = self.curve
+            return schedulers.LambdaLR(self.unit, lambda epoch: curve[min(epoch, len(curve) - 1)])
+        if self.steps < self.warm_up:
+            return schedulers.LinearLR(self.unit, WARM_UP_START, total_iters=self.warm_up)
+        builders = {
+            "constant": self._constant,
+            "plateau": self._plateau,
+            "cosine": self._cosine,
+            "restarts": self._restarts,
+            "cyclic": self._cyclic,
+            "one_cycle": self._one_cycle,
+        }
+        return builders[self.settings.name]()
+
+    def _constant(self) -> LRScheduler:
+        """Returns a multiplier of 1."""
+        return schedulers.LambdaLR(self.unit, lambda step: 1.0)
+
+    def _plateau(self) -> LRScheduler:
+        """Returns the schedule that waits for something better."""
+        mode: Literal["min", "max"] = "min" if self.settings.monitor == "loss" else "max"
+        factor, patience = self.settings.factor, self.settings.patience
+        return schedulers.ReduceLROnPlateau(self.unit, mode=mode, factor=factor, patience=patience)
+
+    def _cosine(self) -> LRScheduler:
+        """Returns half a cosine, whose end is the last step's learning rate (Loshchilov and Hutter 2017)."""
+        last = max(1, self.total - self.warm_up - 1)
+        return schedulers.CosineAnnealingLR(self.unit, T_max=last, eta_min=self.settings.floor)
+
+    def _restarts(self) -> LRScheduler:
+        """Returns cosines that start again (Loshchilov and Hutter 2017); with snapshots, equal ones (Huang et al.)."""
+        cycle, growth, floor = self._cycle(), self.settings.growth, self.settings.floor
+        found = schedulers.CosineAnnealingWarmRestarts(self.unit, T_0=cycle, T_mult=growth, eta_min=floor)
+        if self.snapshots > 1 and self.warm_up:
+            # cycles must end where epochs do, as models are kept there: the warm-up is a part of the first one
+            found.step(self.warm_up)
+        return found
+
+    def _cyclic(self) -> LRScheduler:
+        """Returns triangles between floor and full rate (Smith 2017)."""
+        # no momentum goes with it, here and in one_cycle: many optimisers have none, or another meaning of it
+        half, floor = self._cycle() / 2, self.settings.floor
+        # mypy: torch's annotation says int, its code takes floats
+        return schedulers.CyclicLR(self.unit, floor, 1.0, step_size_up=half, cycle_momentum=False)  # type: ignore[arg-type]
+
+    def _one_cycle(self) -> LRScheduler:
+        """Returns a rise from 1/25, or the floor, and a fall to the floor; without one, to torch's own end.
+
+        Smith and Topin 2018, arXiv 1708.07120; as in torch and fastai along cosines.
+        """
+        steps, rise, floor = self.total - self.warm_up, self.settings.rise, self.settings.floor
+        if rise * steps == 1:
+            # torch divides by zero when the rise is over at the first step
+            rise *= 0.999
+        start = min(25.0, 1 / floor) if floor > 0 else 25.0
+        end = 1 / (start * floor) if floor > 0 else 1e4
+        return schedulers.OneCycleLR(
+            self.unit, 1.0, steps, pct_start=rise, div_factor=start, final_div_factor=end, cycle_momentum=False
+        )
+
+    def _cycle(self) -> int:
+        """Returns the steps of the first cycle, at least 2: a shorter one has no shape."""
+        if self.snapshots > 1:
+            return self.total // self.snapshots
+        quarter = max(self.steps_per_epoch, (self.total - self.warm_up) / 4)
+        steps = quarter if self.settings.cycle is None else self.settings.cycle * self.steps_per_epoch
+        # up, so that no new cycle begins in the last few steps; the rounding first, for 0.1 * 30 = 3.0000000000000004
+        return max(2, math.ceil(round(steps, 6)))

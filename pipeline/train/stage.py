@@ -1,0 +1,369 @@
+"""Trains one model a fold and seed, with early stopping, and goes on where it was interrupted.
+
+    python -m pipeline train RECIPE
+
+reads   folds/<competition>.csv, work/<competition>/pixels_…/train_{images,masks}.npy, the file of train.exclude; and
+        work/<competition>/outliers.csv where the folds file does not say all, and what train.start_from and
+        train.pseudo name of another run
+writes  work/<competition>/<run>/fold_<k>/best.safetensors (last.safetensors, snapshot_<n>.safetensors), history.csv and
+        .json, epochs.npz (every held-out image's pixel counts after every epoch), fold.json, tensorboard/
+        and, while the fold is unfinished, last.ckpt, best.ckpt, started.json
+        further seeds in fold_<k>_seed_<s>/, a final model on all images in final/
+
+Finished training is never thrown away unasked: other settings or other data stop with a sentence; other code is said.
+"""
+
+import gc
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pipeline.core import freshness, other_runs
+from pipeline.core.config.recipe import Recipe
+from pipeline.core.console import console, progress_bar, warn
+from pipeline.core.errors import PipelineError
+from pipeline.core.files import root, shown
+from pipeline.core.freshness import Reason, Step
+from pipeline.core.run import Member, Run, write_recipe
+from pipeline.decode import table
+from pipeline.decode.readers.files import read_table
+from pipeline.predictions.files import read_probabilities
+from pipeline.split.folds import drop_list, leak_remark, read_folds, read_outliers
+from pipeline.train.batches.targets import Chosen, choose, sources
+
+ACCEPTS = ("force",)
+PARTS = {"image", "model", "loss", "augment", "train"}
+ELSEWHERE = ("folds", "workers", "parallel", "seeds", "final", "loggers")
+"""Settings of train that decide which models there are, or nothing about them."""
+SUMMARIES = ("fold.json", "history.json")
+
+
+def steps(run: Run) -> list[Step]:
+    """Returns one step a fold and seed, and one a seed for a final model; none for predictions made elsewhere and for
+    ensembles."""
+    if not run.recipe.trains:
+        return []
+    settings = run.recipe.model_dump(mode="json", include=PARTS)
+    settings["train"] = {key: value for key, value in settings["train"].items() if key not in ELSEWHERE}
+    settings["metric"] = {
+        key: getattr(run.competition, key) for key in ("metric", "ignore_class", "ignored_prediction")
+    }
+    settings["never"] = list(run.never)
+    members = [member for fold in run.trained_folds() for member in run.members(fold)]
+    members += run.members(None) if run.recipe.train.final else []
+    return [_step(run, member, settings) for member in members]
+
+
+def _step(run: Run, member: Member, settings: dict[str, Any]) -> Step:
+    folder = run.fold(member.fold, member.seed)
+    files = [*_own_files(run), *drop_list(run), *other_runs.label_files(run, member)]
+    if start := other_runs.start_weights(run, member):
+        files.append(start)
+    if member.fold is None:
+        files += [run.fold(fold, member.seed) / name for fold in run.trained_folds() for name in SUMMARIES]
+    inputs = (run.folds, run.pixels / "train_images.npy", run.pixels / "train_masks.npy", *files)
+    settings = settings | {"seed": member.seed}
+    outputs = (*run.weights(member), *(folder / name for name in SUMMARIES))
+    title = f"train {member.title}"
+    defaults = Recipe(name="", competition="").model_dump(mode="json", include=PARTS)
+    return Step(
+        "train", title, folder / "manifest.json", inputs, outputs, settings, member.fold, member.seed, defaults,
+        sealed=run.weights(member),
+    )  # fmt: skip
+
+
+def _own_files(run: Run) -> list[Path]:
+    """Files of somebody's own that training reads: encoder weights, images to exclude, a network's module."""
+    weights, files = run.recipe.model.weights, []
+    if weights not in ("none", "imagenet") and not run.recipe.train.start_from:
+        files.append(Path(weights).expanduser())
+    if excluded := exclude_file(run):
+        files.append(excluded)
+    module = root() / (run.recipe.model.architecture.partition(":")[0].replace(".", "/") + ".py")
+    return [*files, *([module] if ":" in run.recipe.model.architecture and module.exists() else [])]
+
+
+def keeps(run: Run, step: Step, reasons: list[Reason]) -> bool:
+    """Whether a finished fold stays: it does when nothing but the code changed."""
+    return all(reason.kind == "code" for reason in reasons)
+
+
+def guard(run: Run, waiting: list[Any], kinds: tuple[str, ...] = ("settings", "input")) -> None:
+    """Stops before training that exists, finished or not, would be thrown away for reasons of these kinds, or because
+    it is damaged.
+
+    Raises:
+        PipelineError: what changed, and the two ways on.
+    """
+    for state in waiting:
+        reasons, folder = state.reasons, shown(state.step.manifest.parent)
+        if reasons[0].kind == "never":
+            if (state.step.manifest.parent / "fold.json").exists() and not _started(state.step).exists():
+                raise PipelineError(
+                    f"{folder} holds finished training, and {shown(state.step.manifest)}, which says what it was made "
+                    "from, is missing or damaged. Put it back, train beside it with `--name NAME`, or throw the "
+                    "training away with `--force`."
+                )
+            reasons = freshness.stale(state.step, _started(state.step))
+        else:
+            damaged = [reason.text for reason in reasons if reason.kind == "damaged"]
+            if damaged:
+                raise PipelineError(
+                    f"{folder} holds finished training that is damaged: {'; '.join(damaged)}. Put the file back, train "
+                    "beside it with `--name NAME`, or train it again with `--force`."
+                )
+        changed = [reason.text for reason in reasons if reason.kind in kinds]
+        if changed:
+            raise PipelineError(
+                f"{folder} holds training made differently ({'; '.join(changed[:4])}). "
+                "Keep it and train beside it with `--name NAME`, or throw it away with `--force`."
+            )
+
+
+def preflight(run: Run) -> None:
+    """Builds what training needs and throws it away, so that wrong names and missing weights are found before decode.
+
+    Raises:
+        PipelineError: weights that cannot be had or do not fit, an unknown architecture, encoder or augmentation, a
+            precision that the device does not train in, a list of images to exclude that is missing or is none.
+    """
+    if not run.recipe.trains:
+        return
+    run.trained_folds()
+    _read_excluded(run)
+    if run.competition.clean.contradictions.policy == "soft":
+        _require_masks(run)
+    from pipeline.networks import device, models, weights
+    from pipeline.networks.transforms import Preprocess
+    from pipeline.train import fit, optimization
+    from pipeline.train.batches.augment import Augmentation
+    from pipeline.train.batches.device_augment import device_augmentation
+    from pipeline.train.batches.mix import Mixer
+    from pipeline.train.losses import WeightedLoss
+    from pipeline.train.module import split_parameters
+
+    device.choose(run.recipe.train.precision)
+    source = None if run.recipe.train.start_from else weights.resolve(run.recipe.model)
+    Augmentation(run.recipe.augment)
+    device_augmentation(run.recipe)
+    Preprocess(run.recipe.image.preprocess)
+    network = models.build(run.recipe.model, run.recipe.image.channels, len(run.competition.classes), source)
+    optimization.build_optimizer(run.recipe.train, *split_parameters(network))
+    WeightedLoss(run.recipe.loss, run.competition.kind, run.recipe.model.presence)
+    Mixer(run.recipe.train.mix, run.competition.kind, len(run.competition.classes), [0], np.zeros(1, int))
+    fit.more_loggers(run, run.folder)
+
+
+def execute(run: Run, waiting: list[Step], force: bool = False) -> Iterator[Step]:
+    """Trains the members, `train.parallel` at once; `force` starts them anew."""
+    from pipeline.networks import device, weights
+
+    # all before the first, so that a fault shows now and not after hours
+    inputs = freshness.Inputs(waiting)
+    chosen = {step.title: rows_of(run, step.fold) for step in waiting}
+    for title, rows in chosen.items():
+        console.print(f"  {title.removeprefix('train ')}: {rows.note}")
+    for step in waiting:
+        _check_labels(run, other_runs.label_files(run, Member(step.fold, step.seed)))
+    if remark := leak_remark(run):
+        warn(f"  [yellow]{remark}: every score here flatters[/yellow]")
+    compute = device.choose(run.recipe.train.precision)
+    console.print(f"  {compute.accelerator}, {compute.precision}, channels_last: {compute.reason}")
+    start = run.recipe.train.start_from
+    source = None if start else weights.resolve(run.recipe.model)
+    first = f"weights: {start}'s, fold by fold" if start else f"encoder weights: {source or 'none (from scratch)'}"
+    console.print(f"  {first}; results → {shown(run.folder)}/fold_*")
+    write_recipe(run)
+    if force:  # all at once, so that an interrupted --force goes on without it
+        for step in waiting:
+            shutil.rmtree(step.manifest.parent, ignore_errors=True)
+    trainings = [Training(run, step, chosen[step.title], source, compute) for step in waiting]
+    with progress_bar() as bar:
+        progress = Progress(bar, len(waiting), run.recipe.train.epochs)
+        folds = [one for one in trainings if one.step.fold is not None]
+        final = [one for one in trainings if one.step.fold is None]  # which follows from the folds
+        for group, later in ((folds, len(final)), (final, 0)):
+            for one in _trained(group, later, inputs, progress):
+                yield one.step
+                for path in [*one.step.manifest.parent.glob("*.ckpt"), _started(one.step)]:
+                    path.unlink(missing_ok=True)
+
+
+def _check_labels(run: Run, paths: list[Path]) -> None:
+    """Checks that predictions are of the test images as they are now.
+
+    Raises:
+        PipelineError: they are of others.
+    """
+    ids = table.read_table(run.table, "test")["image_id"].tolist()
+    for path in paths:
+        if read_probabilities(path)[1] != ids:
+            raise PipelineError(
+                f"{shown(path)} does not hold the test images of {shown(run.table)}; run the predict stage of "
+                f"{path.parent.parent.name} again."
+            )
+
+
+@dataclass(frozen=True)
+class Training:
+    """What one training takes."""
+
+    run: Run
+    step: Step
+    chosen: Chosen
+    source: Path | None
+    compute: Any
+    after: int = 0
+    """How many rounds of trainings come after this one's, for the time left."""
+    threads: int | None = None
+    """Of a training beside others."""
+
+
+class Progress:
+    """One bar over the epochs of all trainings, several of which may be under way."""
+
+    def __init__(self, bar: Any, trainings: int, epochs: int) -> None:
+        self.bar, self.epochs = bar, epochs
+        self.task = bar.add_task("train", total=trainings * epochs)
+        self.done: dict[str, float] = {}
+
+    def advance(self, title: str, epochs: float) -> None:
+        """A training has done so many epochs more."""
+        self._show(title, self.done.get(title, 0) + epochs)
+
+    def end(self, title: str) -> None:
+        """A training is done, early or not."""
+        self._show(title, self.epochs)
+
+    def _show(self, title: str, epochs: float) -> None:
+        self.done[title] = epochs
+        self.bar.update(self.task, completed=sum(self.done.values()))
+
+
+def _trained(trainings: list[Training], later: int, inputs: freshness.Inputs, progress: Progress) -> Iterator[Training]:
+    """Trains some, before `later` others, one after another or side by side, and yields each when it is done."""
+    import torch
+
+    from pipeline.core.processes import run_side_by_side
+
+    at_once = min(trainings[0].run.recipe.train.parallel, len(trainings)) if trainings else 1
+
+    def started() -> Iterator[Training]:
+        for number, one in enumerate(trainings):
+            freshness.record(one.step, 0, _started(one.step), inputs.of(one.step))
+            before = number // at_once * at_once  # in earlier rounds
+            beside = min(at_once, len(trainings) - before)
+            threads = max(1, torch.get_num_threads() // beside) if at_once > 1 else None
+            after = (len(trainings) - 1 - before + later) // at_once
+            yield replace(one, after=after, threads=threads)
+
+    if at_once == 1:
+        for one in started():
+            _train(one, progress)
+            progress.end(one.step.title)
+            yield one
+        return
+    console.print(f"  {at_once} trainings at once")
+    for one in run_side_by_side(started(), at_once, _train, progress.advance):
+        progress.end(one.step.title)
+        yield one
+
+
+def _train(one: Training, progress: Any) -> None:
+    import torch
+
+    from pipeline.train import fit
+
+    if one.threads:
+        torch.set_num_threads(one.threads)
+    member = Member(one.step.fold, one.step.seed)
+    fit.fit(one.run, member, one.chosen, one.source, one.compute, (progress, one.step.title, one.after))
+    gc.collect()  # cycles keep its held-out images on the GPU
+
+
+def rows_of(run: Run, fold: int | None) -> Chosen:
+    """Returns the images that a fold trains on and is held against, and what they learn; all of them without a fold.
+
+    Raises:
+        PipelineError: none of either, or a list of images to exclude or to train otherwise that does not fit.
+    """
+    folds, listed = read_folds(run), _read_excluded(run)
+    excluded = np.zeros(len(folds), bool) if listed is None else _find_excluded(run, listed, folds["image_id"])
+    use = folds["use"].to_numpy()
+    made_from: dict[int, list[int]] = {}
+    if np.isin(use, ("relabel", "soft")).any():
+        if (use == "soft").any():
+            _require_masks(run)
+        made_from = sources(read_outliers(run), folds["image_id"], use)
+    chosen = choose(fold, folds, excluded, made_from)
+    if not len(chosen.train) or not (fold is None or len(chosen.valid)):
+        also = f" and {run.recipe.train.exclude} (train.exclude)" if excluded.any() else ""
+        raise PipelineError(
+            f"{shown(run.folds)}{also}: fold {fold} has {chosen.note}; expected one image of each at least: list fewer "
+            "to leave out, or correct the folds."
+        )
+    return chosen
+
+
+def exclude_file(run: Run) -> Path | None:
+    """Returns the path of the file that `train.exclude` names; None where it names none.
+
+    Raises:
+        PipelineError: it does not exist, or it is this run's own list of suspects, which follows from its training.
+    """
+    name = run.recipe.train.exclude
+    if not name:
+        return None
+    path = root() / Path(name).expanduser()
+    if path.resolve() == run.suspects.resolve():
+        raise PipelineError(
+            f"train.exclude is {shown(run.suspects)}, which this run's own training leads to: copy it (e.g. to "
+            "folds/), or train the second round beside the first with `--name NAME`."
+        )
+    if not path.is_file():
+        raise PipelineError(
+            f"train.exclude is {name}, and there is no file {shown(path)}; expected a CSV with a column image_id."
+        )
+    return path
+
+
+def _read_excluded(run: Run) -> pd.DataFrame | None:
+    """The table that `train.exclude` names, every value as text."""
+    path = exclude_file(run)
+    if path is None:
+        return None
+    table = read_table(path, [])
+    if "image_id" not in table:
+        columns = ", ".join(f"`{column}`" for column in table)
+        raise PipelineError(f"train.exclude: {run.recipe.train.exclude} has no column `image_id`; it has {columns}.")
+    return table
+
+
+def _find_excluded(run: Run, listed: pd.DataFrame, image_ids: pd.Series) -> np.ndarray:
+    """Whether each training image is listed (N,) bool."""
+    unknown = listed["image_id"][~listed["image_id"].isin(image_ids)]
+    if len(unknown):
+        some = ", ".join(f"{value!r} (row {row + 2})" for row, value in unknown.head(3).items())
+        raise PipelineError(
+            f"train.exclude: {run.recipe.train.exclude} lists {len(unknown)} ids that no training image has: {some}; "
+            "correct or remove these rows."
+        )
+    return image_ids.isin(listed["image_id"]).to_numpy()
+
+
+def _require_masks(run: Run) -> None:
+    if run.competition.kind == "multiclass":
+        raise PipelineError(
+            "`clean.contradictions.policy: soft` needs masks of 0 and 1, which have a mean; "
+            f"{run.competition.name} is multiclass: set it to relabel, drop_empty, drop_both or keep, and let no `use` "
+            f"in {shown(run.folds)} be soft."
+        )
+
+
+def _started(step: Step) -> Path:
+    return step.manifest.with_name("started.json")

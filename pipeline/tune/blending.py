@@ -1,0 +1,80 @@
+"""How several predictions of an image become one: with or without test-time augmentation, and the weights of runs.
+
+Both are chosen on out-of-fold images, so the nested estimate chooses them again without the images that it scores.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from pipeline.core import other_runs
+from pipeline.core.run import Run
+from pipeline.masks.geometry import IGNORE
+from pipeline.predictions import blends
+from pipeline.tune import views
+from pipeline.tune.held_out import HeldOut, Mix
+
+
+def choose(held: HeldOut, row_sets: Sequence[np.ndarray]) -> list[Mix]:
+    """Returns the mix that each of several sets of images (positions) chooses; of a `fixed` recipe, what it says.
+
+    The first set is the one that decides: with test-time augmentation as the test images were predicted.
+    """
+    run, told = held.run, blends.plain_of(held.run)
+    if run.recipe.tune.method == "fixed":
+        return [Mix(told, blends.weights_of(run))] * len(row_sets)
+    by_run = [_plain(one, held, row_sets[1:]) for one in other_runs.runs_of(run)]
+    flags = [told, *zip(*by_run, strict=True)]
+    weights = [blends.weights_of(run)] * len(row_sets)
+    if None in run.recipe.ensemble.values():
+        products = _products(held, Mix(told, weights[0]))
+        weights = [_fit(*(part[rows].sum(0) for part in products)) for rows in row_sets]
+    return [Mix(plain, own) for plain, own in zip(flags, weights, strict=True)]
+
+
+def _plain(run: Run, held: HeldOut, row_sets: Sequence[np.ndarray]) -> list[bool]:
+    """Whether test-time augmentation of a run brings too little on each set of images."""
+    if not run.tta.exists():
+        return [False] * len(row_sets)
+    plain, tta = views.read(run).of(held.images["image_id"])
+    groups, settings = held.images["group"].to_numpy(), run.recipe.tune
+
+    def kept(rows: np.ndarray) -> bool:
+        return len(rows) > 0 and views.measure(plain[rows], tta[rows], groups[rows], run.competition, settings)[1]
+
+    return [not kept(rows) for rows in row_sets]
+
+
+def _products(held: HeldOut, mix: Mix) -> tuple[np.ndarray, np.ndarray]:
+    """For every image, the mean products of the sources' probabilities (N, S, S), and with the truth (N, S)."""
+    unit = 255.0 if held.run.competition.kind != "multiclass" else 1.0
+    ignored = held.run.competition.ignored
+    alone = [Mix(mix.plain, tuple(map(float, row))) for row in np.eye(len(mix.weights))]
+
+    def products(number: int, probabilities: list[np.ndarray], true: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        counted = true != IGNORE
+        if ignored is not None:
+            counted = counted & (true[ignored] != 1)
+        values = np.stack([one[counted] / unit for one in probabilities])
+        pixels = max(1, values.shape[1])
+        return values @ values.T / pixels, values @ true[counted] / pixels
+
+    found = held.each(alone, products, "ensemble weights")
+    return tuple(np.stack(part) for part in zip(*found, strict=True))  # type: ignore[return-value]
+
+
+def _fit(products: np.ndarray, with_truth: np.ndarray) -> tuple[float, ...]:
+    """The weights, 0 or more with sum 1, whose mean of probabilities has the least squared error.
+
+    Stacking (Breiman 1996): the error needs only the products of the sources with each other (S, S) and with the truth
+    (S,), summed over images.
+    """
+    from scipy.optimize import nnls
+
+    if not np.trace(products):  # no images, or nothing predicted
+        return (1 / len(products),) * len(products)
+    scale = 1e3 * np.sqrt(np.trace(products))  # a heavy row that asks for the sum of 1
+    lower = np.linalg.cholesky(products + 1e-9 * np.trace(products) * np.eye(len(products)))
+    system = np.vstack([lower.T, np.full(len(products), scale)])
+    weights, _ = nnls(system, np.append(np.linalg.solve(lower, with_truth), scale))
+    return tuple(float(weight) for weight in weights / weights.sum())

@@ -1,0 +1,217 @@
+"""Multiclass competitions: biases and classes that are never predicted, as a problem for selection.py.
+
+The most probable class is not what a score such as the mean IoU rewards most: a rare class gains more from a found
+pixel than a common one loses. `search` chooses one bias per class so that `class_bias.labels` scores best.
+
+Steps are fitted on pixels drawn from the images; what postprocess.json says of the final decisions is counted on all.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from pipeline.core.config.competition import Competition
+from pipeline.decode import table
+from pipeline.masks.bootstrap import Score
+from pipeline.masks.class_bias import allowed_classes, factors, labels, strongest
+from pipeline.masks.decision import Biases
+from pipeline.masks.geometry import IGNORE
+from pipeline.masks.metrics import confusion, pooled_score
+from pipeline.tune.held_out import HeldOut, Mix
+
+STEPS = ("bias", "never")
+PIXELS = 10_000_000
+"""How many pixels final biases are searched on; of more, an equal number is drawn from every image."""
+JUDGED = 1_000_000
+"""How many of them a step is judged on, by decisions that are not used."""
+LARGEST_BIAS = 3.0
+BIAS_STEP = 0.05
+CHUNK = 250_000
+"""Pixels that are counted at a time: few megabytes, which stay in the processor's cache."""
+
+_ZERO = round(LARGEST_BIAS / BIAS_STEP)
+_GRID = [round((place - _ZERO) * BIAS_STEP, 2) for place in range(2 * _ZERO + 1)]
+_HALVINGS = [2**power for power in reversed(range(len(_GRID).bit_length()))]
+_PLACES = 2 * _HALVINGS[0]
+_GAIN = 1e-6
+
+
+# --- the problem -----------------------------------------------------------------------------------------------------
+
+
+class LabelProblem:
+    """Biases of classes, on pixels of out-of-fold images."""
+
+    def __init__(self, pixels: np.ndarray, true: np.ndarray, owner: np.ndarray, images: int, competition: Competition,
+                 never: tuple[int, ...]) -> None:  # fmt: skip
+        """Probabilities (M, C) float32, true classes (M,) uint8 and image numbers (M,) of pixels that count."""
+        self.score: Score = pooled_score(competition)
+        self._images = images
+        self.untuned = Biases((0.0,) * len(competition.classes), never)
+        self._all = pixels, true, owner
+        every = max(1, len(true) // JUDGED)
+        self._few = pixels[::every], true[::every], owner[::every]
+
+    def prepare(self, step: str, decisions: Sequence[Biases]) -> None:
+        """Does nothing: pixels are at hand."""
+
+    def fit(self, step: str, decision: Biases, rows: np.ndarray, final: bool) -> Biases:
+        """Returns the decision with the best biases, or with the class that it is best never to predict."""
+        pixels, true, owner = self._all if final else self._few
+        mine = self._marks(rows)[owner]
+        if step == "bias":
+            return Biases(search(pixels[mine], true[mine], self.score, decision.never), decision.never)
+        spared = [index for index in range(len(decision.bias)) if index not in decision.never]
+        if len(spared) < 3:
+            return decision
+        wider = [replace(decision, never=tuple(sorted({*decision.never, index}))) for index in spared]
+        pixels, true, _ = self._few
+        mine = self._marks(rows)[self._few[2]]
+        scores = [float(self.score(self._confusion(one, pixels[mine], true[mine]))) for one in (decision, *wider)]
+        best = int(np.argmax(scores))
+        return decision if best == 0 else wider[best - 1]
+
+    def counts(self, decision: Biases, rows: np.ndarray) -> np.ndarray:
+        """Returns the confusion matrices (n, C, C) of the images' drawn pixels."""
+        pixels, true, owner = self._few
+        place = np.full(self._images, -1)
+        place[rows] = np.arange(len(rows))
+        mine = place[owner] >= 0
+        predicted = labels(pixels[mine].T, decision.bias, decision.never)
+        classes = len(decision.bias)
+        cells = (place[owner[mine]] * classes + true[mine]) * classes + predicted
+        return np.bincount(cells, minlength=len(rows) * classes**2).reshape(len(rows), classes, classes)
+
+    def _marks(self, rows: np.ndarray) -> np.ndarray:
+        marks = np.zeros(self._images, bool)
+        marks[rows] = True
+        return marks
+
+    def _confusion(self, decision: Biases, pixels: np.ndarray, true: np.ndarray) -> np.ndarray:
+        return confusion(labels(pixels.T, decision.bias, decision.never), true, len(decision.bias))
+
+
+def draw_pixels(
+    held: HeldOut, mixes: Sequence[Mix], counted: np.ndarray
+) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Returns, for each mix, probabilities (M, C) float32, true classes (M,) uint8 and image numbers (M,) of pixels
+    that count, in the images at `counted` (positions); M is at most PIXELS."""
+    largest, ignored = max(64, PIXELS // max(1, len(counted))), held.run.competition.ignored
+
+    def draw(number: int, probabilities: list[np.ndarray], masks: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
+        true = table.true_labels(masks)
+        pixels = np.flatnonzero((true != IGNORE) & (true != (IGNORE if ignored is None else ignored)))
+        if len(pixels) > largest:
+            pixels = np.random.default_rng([0, number]).choice(pixels, largest, replace=False)
+        return [one.reshape(len(one), -1)[:, pixels].T for one in probabilities], true.ravel()[pixels]
+
+    drawn = held.each(mixes, draw, "draw pixels", counted.tolist())
+    true = np.concatenate([one for _, one in drawn])
+    owner = np.repeat(counted, [len(one) for _, one in drawn])
+    return [(np.concatenate([found[place] for found, _ in drawn]), true, owner) for place in range(len(mixes))]
+
+
+def confusions(held: HeldOut, mixes: Sequence[Mix], decisions: Sequence[Sequence[Biases]]) -> np.ndarray:
+    """Returns confusion matrices (decisions, N, C, C) of every image under each of its decisions (N, decisions), all
+    pixels counted; the d-th decision is under the d-th mix."""
+
+    def count(number: int, probabilities: list[np.ndarray], masks: np.ndarray) -> list[np.ndarray]:
+        true = table.true_labels(masks)
+        pairs = zip(probabilities, decisions[number], strict=True)
+        return [confusion(labels(one, own.bias, own.never), true, len(masks)) for one, own in pairs]
+
+    return np.array(held.each(mixes, count, "score")).swapaxes(0, 1)
+
+
+# --- the search ------------------------------------------------------------------------------------------------------
+
+
+def search(
+    probability: np.ndarray,
+    true: np.ndarray,
+    score: Callable[[np.ndarray], np.ndarray],
+    never: Sequence[int] = (),
+    rounds: int = 3,
+) -> tuple[float, ...]:
+    """Returns the bias of every class, in steps of 0.05 from -3 to 3, that `labels` scores best with.
+
+    Coordinate ascent: one class at a time, every candidate exactly, until no move gains more than 1e-6. It may end in a
+    local optimum. Only differences matter, so the most frequent allowed class keeps 0; so do the classes in `never`.
+    Of equal candidates the one nearest 0 wins.
+
+    Args:
+        probability: (M, C) float32, one row a pixel.
+        true: the pixels' classes (M,) uint8; 255 is ignored.
+        score: from confusion matrices (…, C, C), rows are true classes, to scores (…).
+        never: classes that are not chosen.
+        rounds: visits to every class, at most.
+
+    Raises:
+        ValueError: `never` names every class, or a true class is neither below C nor 255.
+    """
+    classes = probability.shape[1]
+    allowed = allowed_classes(classes, never)
+    frequency = np.bincount(true, minlength=IGNORE + 1)
+    if frequency[classes:IGNORE].any():
+        raise ValueError(f"a true class is {true[true != IGNORE].max()}; expected 0 to {classes - 1}, or {IGNORE}")
+    anchor = max(allowed, key=lambda index: int(frequency[index]))
+    places = [_ZERO] * classes
+    for _ in range(rounds):
+        before = list(places)
+        for index in allowed:
+            if index == anchor:
+                continue
+            scores = score(_candidates(probability, true, [_GRID[place] for place in places], index, allowed))
+            best = _nearest_to_zero(scores)
+            if scores[best] > scores[places[index]] + _GAIN:
+                places[index] = best
+        if places == before:
+            break
+    return tuple(_GRID[place] for place in places)
+
+
+def _candidates(
+    probability: np.ndarray, true: np.ndarray, bias: Sequence[float], index: int, allowed: Sequence[int]
+) -> np.ndarray:
+    """Confusion matrices (candidates, C, C) int64 of every candidate for the bias of class `index`.
+
+    Under the other biases a pixel has one strongest other class, and `index` beats it from one candidate on. The
+    pixels are counted by true class, strongest other class and that candidate; sums over candidates give the rest.
+    """
+    classes = len(bias)
+    weights, steps = factors(bias), factors(_GRID + _GRID[-1:] * (_PLACES - 1 - len(_GRID)))
+    others = [other for other in allowed if other != index]
+    found = np.zeros((classes + 1) * classes * _PLACES, np.int64)
+    for start in range(0, len(true), CHUNK):
+        rows = slice(start, start + CHUNK)
+        part = np.ascontiguousarray(probability[rows].T, np.float32)
+        rival, other = strongest(part, weights, others)
+        # a tie goes to the lower class: over a lower one, `index` needs more than its product
+        needed = np.where(other < index, np.nextafter(rival, np.float32(np.inf)), rival)
+        # ignored pixels fill a row of their own, dropped below: cheaper than selecting the others
+        truth = np.where(true[rows] == IGNORE, classes, true[rows]).astype(np.intp)
+        pair = truth * classes + other
+        found += np.bincount(pair * _PLACES + _first(part[index], steps, needed), minlength=len(found))
+    counts = found.reshape(classes + 1, classes, _PLACES)[:classes]
+    won = np.cumsum(counts, axis=2)[..., : len(_GRID)]
+    matrices = counts.sum(2)[..., None] - won
+    matrices[:, index] = won.sum(1)
+    return np.moveaxis(matrices, 2, 0)
+
+
+def _first(probability: np.ndarray, steps: np.ndarray, needed: np.ndarray) -> np.ndarray:
+    """The lowest place in `steps` (ascending) where probability · step is `needed` or more, len(steps) if at none.
+
+    Bisection on the products themselves: rounding keeps their order, and a logarithm's error would not.
+    """
+    first = np.zeros(len(probability), np.intp)
+    for half in _HALVINGS:
+        first += half * (probability * steps[first + (half - 1)] < needed)
+    return first
+
+
+def _nearest_to_zero(scores: np.ndarray) -> int:
+    """The place of the best score; of equal ones the bias nearest 0."""
+    tied = np.flatnonzero(scores >= scores.max() - 1e-9)
+    return int(min(tied, key=lambda place: abs(int(place) - _ZERO)))

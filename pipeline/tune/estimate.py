@@ -1,0 +1,167 @@
+"""What to expect of a run, in three numbers that are often confused: the optimistic score, that of a fold's model on
+unseen images, and that of the submission, which no out-of-fold image can measure.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.core import other_runs
+from pipeline.core.config.training import TrainSettings
+from pipeline.core.run import Run
+from pipeline.masks.bootstrap import FEWEST_GROUPS, epoch_optimism, mean_counts, mean_score
+from pipeline.masks.metrics import METRICS, pooled_score
+from pipeline.tune.held_out import HeldOut, Mix
+from pipeline.tune.mask_rules import MaskProblem
+from pipeline.tune.selection import Choice
+
+
+def files(run: Run) -> tuple[Path, ...]:
+    """Returns the files of counts by epoch, those there are, of the trainings that keep the epoch their own fold scored
+    best."""
+    return tuple(path for path in _epoch_files(run) if path.exists())
+
+
+def _epoch_files(run: Run) -> list[Path]:
+    return [
+        one.fold(fold, seed) / "epochs.npz"
+        for one in other_runs.runs_of(run)
+        if one.recipe.trains and _scored_epochs(one.recipe.train)
+        for fold in run.trained_folds()
+        for seed in one.recipe.train.seeds
+    ]
+
+
+def _scored_epochs(train: TrainSettings) -> bool:
+    """Whether the epoch that is kept is the one whose held-out images score best."""
+    return train.keep == "best" and train.monitor == "score" and train.snapshots == 1
+
+
+def epoch_flattery(held: HeldOut) -> float | None:
+    """Returns how much the choice of the epoch flatters the score of the images that chose it: the mean over trainings,
+    those that keep their last epoch counting 0; None where it is not known, for want of epochs or of groups."""
+    run, paths = held.run, files(held.run)
+    trainings = sum(
+        len(one.recipe.train.seeds) * len(run.trained_folds()) for one in other_runs.runs_of(run) if one.recipe.trains
+    )
+    known = trainings - (len(_epoch_files(run)) - len(paths))
+    groups = dict(zip(held.images["image_id"], held.images["group"], strict=True))
+    found = []
+    for path in paths:
+        with np.load(path) as data:
+            counts, ids = data["counts"], data["image_id"].astype(str)
+        counted = np.array([image_id in groups for image_id in ids])
+        if run.competition.kind == "multiclass":
+            values, score = counts, pooled_score(run.competition)
+        else:
+            scores = METRICS[run.competition.metric](*np.moveaxis(counts, 2, 0))  # (E, N, C)
+            values, score = np.stack([mean_counts(one) for one in scores]), mean_score
+        own = np.array([groups[image_id] for image_id in ids[counted]])
+        if len(np.unique(own)) < FEWEST_GROUPS:
+            known -= 1
+            continue
+        found.append(epoch_optimism(values[:, counted], score, own))
+    return float(sum(found) / known) if known else None
+
+
+def single_models(run: Run, mix: Mix) -> list[Mix]:
+    """Returns the mixes of one seed's models each, where there are several seeds to measure an average by."""
+    seeds = run.recipe.train.seeds if run.recipe.trains and run.recipe.tune.method == "search" else []
+    return [replace(mix, model=place) for place in range(len(seeds))] if len(seeds) > 1 else []
+
+
+def averaging(
+    choices: Sequence[Choice], parts: Sequence[np.ndarray], average: MaskProblem, counted: np.ndarray, tuned: float
+) -> dict[str, Any]:
+    """Returns what averaging the seeds' models brings, and whether parameters tuned on one of them carry over to it.
+
+    Args:
+        choices: for every seed and part, the decision chosen without the part on the seed's model alone.
+        parts: positions of those parts.
+        average: the mean of the seeds' models.
+        counted: positions of all images that count.
+        tuned: the nested score of the average, tuned on itself.
+    """
+
+    def pooled(problems: Sequence[MaskProblem], decisions: Sequence[Any]) -> float:
+        pairs = zip(problems, decisions, parts, strict=True)
+        return float(mean_score(np.sum([one.counts(decision, part).sum(0) for one, decision, part in pairs], axis=0)))
+
+    singles: list[Any] = [choice.problem for choice in choices]
+    chosen, plain = [choice.decision for choice in choices], [average.untuned] * len(choices)
+    return {
+        "models": len({id(one) for one in singles}),
+        "single": {"untuned": pooled(singles, plain), "tuned": pooled(singles, chosen)},
+        "average": {
+            "untuned": float(mean_score(average.counts(average.untuned, counted).sum(0))),
+            "tuned_on_single": pooled([average] * len(choices), chosen),
+            "tuned_on_average": tuned,
+        },
+    }
+
+
+def labelled(held: HeldOut, result: dict[str, Any]) -> dict[str, Any]:
+    """Returns the three numbers, each with what it is of."""
+    run = held.run
+    optimism = epoch_flattery(held)
+    flattery = optimism or 0.0
+    nested = result["nested_interval_95"]
+    honest = result["nested"] - flattery
+    return {
+        "fold_model": {
+            "is": "one fold's model on images that chose neither its epoch nor its post-processing",
+            "score": honest,
+            "interval_95": [end - flattery for end in nested] if nested else None,
+            "nested": result["nested"],
+            "epoch_optimism": optimism,
+        },
+        "optimistic": {
+            "is": "the images that everything was chosen on",
+            "score": result["score"],
+            "interval_95": result["interval_95"],
+        },
+        "submission": _submission(run, honest, result.get("averaging")),
+    }
+
+
+def _submission(run: Run, honest: float, averaged: dict[str, Any] | None) -> dict[str, Any]:
+    """The bracket around the submission's score.
+
+    With errors of models that are alike, averaging M of them takes (1 - 1/M) of the error away that an endless average
+    would; two seeds measure that for their number.
+    """
+    models = sum(
+        len(one.test_folds()) * len(one.recipe.train.seeds) for one in other_runs.runs_of(run) if one.recipe.trains
+    )
+    what = f"a mean of {models} models" if models > 1 else "one model"
+    what += ", which out-of-fold images cannot measure"
+    if run.recipe.train.final or models == 0:
+        return {"is": "predictions by models without out-of-fold images" if models else "predictions made elsewhere",
+                "from": None, "to": None, "models": models}  # fmt: skip
+    if averaged is None:
+        what += "; two seeds (train.seeds) would bracket it"
+        return {"is": what, "from": honest, "to": None, "models": models}
+    seeds = averaged["models"]
+    measured = averaged["average"]["tuned_on_average"] - averaged["single"]["tuned"]
+    more = max(0.0, measured * seeds / (seeds - 1) * (1 / seeds - 1 / models))
+    return {"is": f"{what}; the upper end goes on from what averaging {seeds} seeds brought",
+            "from": honest, "to": honest + more, "models": models}  # fmt: skip
+
+
+def lines(result: dict[str, Any]) -> list[str]:
+    """Returns the three numbers as a person reads them."""
+    scores = result["scores"]
+    texts = []
+    for name, title in (("optimistic", "out-of-fold"), ("fold_model", "honest")):
+        one = scores[name]
+        ends = " [{:.4f}, {:.4f}]".format(*one["interval_95"]) if one["interval_95"] else ", one group"
+        texts.append(f"{title:12} {one['score']:.4f}{ends}  {one['is']}")
+    optimism = scores["fold_model"]["epoch_optimism"]
+    choice = "not known" if optimism is None else f"{0 - optimism:.4f}"  # a 0 without a sign
+    texts[-1] += f" (nested {result['nested']:.4f}, choice of epoch {choice})"
+    bounds = [scores["submission"][end] for end in ("from", "to")]
+    shown = " to ".join(f"{bound:.4f}" if bound is not None else "?" for bound in bounds)
+    return [*texts, f"{'submission':12} {shown}  {scores['submission']['is']}"]

@@ -1,0 +1,123 @@
+"""The out-of-fold images that tune chooses on, read one after the other, with their true masks at native size."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+import numpy as np
+import pandas as pd
+
+from pipeline.core.console import track
+from pipeline.core.errors import PipelineError
+from pipeline.core.files import shown
+from pipeline.core.run import Run
+from pipeline.decode import table
+from pipeline.predictions.blends import Blend, out_of_fold, plain_of
+from pipeline.split.folds import groups_of, read_folds, read_outliers
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Mix:
+    """How the predictions of a run's sources become one."""
+
+    plain: tuple[bool, ...]
+    """For each source, whether without test-time augmentation."""
+    weights: tuple[float, ...]
+    model: int | None = None
+    """One of a fold's models (its seed's place) alone; None: their mean."""
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """All out-of-fold images of a run but the broken ones."""
+
+    run: Run
+    images: pd.DataFrame
+    """image_id, fold, group (what is drawn together), use, and row: the image's place in the files of its fold."""
+    rows: list[pd.Series]
+    """Their rows of images.parquet."""
+    opened: dict[tuple[bool, ...], dict[int, Blend]] = field(default_factory=dict)
+
+    def blends(self, mix: Mix) -> dict[int, Blend]:
+        """Returns the predictions of every fold under a mix."""
+        if mix.plain not in self.opened:
+            folds = self.images["fold"].unique().tolist()
+            self.opened[mix.plain] = {fold: out_of_fold(self.run, fold, mix.plain) for fold in folds}
+        found = {fold: replace(blend, weights=mix.weights) for fold, blend in self.opened[mix.plain].items()}
+        if mix.model is None:
+            return found
+        return {
+            fold: replace(blend, sources=tuple(one.only(mix.model) for one in blend.sources))
+            for fold, blend in found.items()
+        }
+
+    def presence(self, mix: Mix) -> np.ndarray | None:
+        """Returns what the presence head says (N, C); None where there is none."""
+        heads = {fold: blend.presence for fold, blend in self.blends(mix).items()}
+        if any(head is None for head in heads.values()):
+            return None
+        pairs = zip(self.images["fold"], self.images["row"], strict=True)
+        return np.stack([heads[fold][row] for fold, row in pairs])  # type: ignore[index]
+
+    def each(
+        self,
+        mixes: Sequence[Mix],
+        work: Callable[[int, list[np.ndarray], np.ndarray], Result],
+        description: str,
+        numbers: Sequence[int] | None = None,
+    ) -> list[Result]:
+        """Returns what `work` makes of every image, in order: of its number, its probabilities (C, h, w) under each of
+        the mixes, and its true masks (C, h, w) uint8 of 0, 1 and 255 (ignored).
+
+        Reads image by image in threads, so that memory does not grow with their number.
+        """
+        blends = {mix: self.blends(mix) for mix in mixes}
+        folds, places = self.images["fold"].to_numpy(), self.images["row"].to_numpy()
+
+        def one(number: int) -> Result:
+            true = table.true_mask(self.rows[number], self.run.competition.classes)
+            each: dict[tuple[tuple[bool, ...], int | None], list[np.ndarray]] = {}
+            probabilities = []
+            for mix in mixes:
+                blend = blends[mix][folds[number]]
+                if (mix.plain, mix.model) not in each:
+                    each[mix.plain, mix.model] = blend.each(int(places[number]), true.shape[1:])
+                probabilities.append(blend.mixed(each[mix.plain, mix.model], mix.weights))
+            return work(number, probabilities, true)
+
+        wanted = range(len(self.rows)) if numbers is None else numbers
+        with ThreadPoolExecutor() as pool:
+            return list(track(pool.map(one, wanted), description, len(wanted)))
+
+
+def held_out(run: Run) -> HeldOut:
+    """Returns the out-of-fold images of a run.
+
+    Raises:
+        PipelineError: predictions are missing or of other images than the folds file lists.
+    """
+    images = table.read_table(run.table, "train")
+    split = read_folds(run)
+    groups = pd.Series(groups_of(images, split), index=split["image_id"])
+    use, by_id = split.set_index("image_id")["use"], images.set_index("image_id", drop=False)
+    broken = set(read_outliers(run).query("reason == 'broken' and action == 'drop'")["image_id"])
+    found = []
+    for fold in run.trained_folds():
+        ids = out_of_fold(run, fold, plain_of(run)).ids
+        unknown = [image_id for image_id in ids if image_id not in use.index]
+        if unknown:
+            raise PipelineError(
+                f"fold {fold} predicts {len(unknown)} images that {shown(run.folds)} does not list, for instance "
+                f"{unknown[0]}; run the predict stage again."
+            )
+        for row, image_id in enumerate(ids):
+            if image_id not in broken:
+                own = {"image_id": image_id, "fold": fold, "group": groups[image_id], "use": use[image_id], "row": row}
+                found.append(own)
+    if not found:
+        raise PipelineError(f"none of the images of {shown(run.folds)} was predicted; run the predict stage again.")
+    listed = pd.DataFrame(found)
+    return HeldOut(run, listed, [by_id.loc[image_id] for image_id in listed["image_id"]])

@@ -1,0 +1,322 @@
+"""Rules of binary and multilabel masks, chosen on out-of-fold evidence, as a problem for selection.py.
+
+The metric of every threshold follows exactly from an image's counts, and from these the metric of every minimum area,
+so the search over all thresholds and areas touches no pixel again. Connected regions are counted at a few thresholds,
+the shortlist (components.py).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from pipeline.core.config.recipe import TuneSettings
+from pipeline.masks.bootstrap import Score, mean_counts, mean_score
+from pipeline.masks.decision import LEVELS, Linear, Presence, Rule, Rules
+from pipeline.masks.metrics import METRICS
+from pipeline.masks.regions import SHORTLIST, Components, shortlist_counts
+from pipeline.tune.evidence import Evidence, Regions, features_at, histogram_counts, image_scores, keeps, predicted_area
+from pipeline.tune.held_out import HeldOut, Mix
+
+AREAS = np.unique([0, *(1.2 ** np.arange(90)).astype(np.int64)])
+"""Minimum areas that are tried, in native pixels: 0, 1, 2, 3, … each about a fifth more than the one before."""
+CUTS = np.linspace(0, 1, 65)[:-1]
+"""Presence probabilities that are tried as the least."""
+LARGEST_AREA = 0.1
+"""Minimum areas are tried up to the area that this share of the true masks stays below: larger ones would be fitted to
+these images alone."""
+CLOSEST = 8
+"""How many of the best thresholds the steps go on with that search more than threshold and area."""
+FEWEST = 10
+"""Images with and without a class that a regression needs at least."""
+UNTUNED = Rule()
+STEPS = (("threshold",), ("area", "triplet", "presence", "expected"), ("components",))
+"""In this order; of the second, which say when a mask becomes empty, one at most."""
+COUNTED = 6
+"""Thresholds at which connected regions are counted, at most."""
+
+CountRegions = Callable[[Sequence[Sequence[int]]], tuple[np.ndarray, np.ndarray]]
+"""From thresholds, a list a class, to predicted and intersection pixels (N, C, T, V); see Regions."""
+
+
+# --- the problem -----------------------------------------------------------------------------------------------------
+
+
+class MaskProblem:
+    """Rules of binary and multilabel masks, on the evidence of out-of-fold images."""
+
+    def __init__(self, evidence: Evidence, metric: str, weights: np.ndarray, count_regions: CountRegions) -> None:
+        """Weights (N, C) of the images; `count_regions` passes over the pixels once."""
+        self.score: Score = mean_score
+        self.evidence, self.metric, self.weights, self._count_regions = evidence, metric, weights, count_regions
+        classes = evidence.true.shape[1]
+        self.untuned = Rules((UNTUNED,) * classes)
+        self._searches = [RuleSearch(evidence, index, metric, weights[:, index]) for index in range(classes)]
+
+    def prepare(self, step: str, decisions: Sequence[Rules]) -> None:
+        """Counts connected regions at the thresholds of the decisions, before `components`."""
+        if step != "components":
+            return
+        chosen = [_shortlist([decision.rules[index].threshold for decision in decisions])
+                  for index in range(len(self._searches))]  # fmt: skip
+        length = max(map(len, chosen))
+        thresholds = tuple(_lengthened(one, length) for one in chosen)
+        self.evidence = replace(self.evidence, regions=Regions(thresholds, *self._count_regions(thresholds)))
+        for search in self._searches:
+            search.evidence = self.evidence
+
+    def fit(self, step: str, decision: Rules, rows: np.ndarray, final: bool) -> Rules:
+        """Returns the decision with the step taken for every class."""
+        pairs = zip(self._searches, decision.rules, strict=True)
+        return Rules(tuple(getattr(search, step)(rule, rows) for search, rule in pairs))
+
+    def counts(self, decision: Rules, rows: np.ndarray) -> np.ndarray:
+        """Returns the images' weighted scores and weights (n, 2)."""
+        return mean_counts(image_scores(self.evidence.only(rows), decision, self.metric), self.weights[rows])
+
+
+def steps_of(settings: TuneSettings, evidence: Evidence, single: bool = True) -> list[list[str]]:
+    """Returns the steps that a search tries, alternatives together: those of the settings that the evidence allows.
+
+    Unless `single` models can be asked of a test image, `expected` is not tried: it goes by how sure a model is, and a
+    mean of models is less sure than any, so that it would empty masks that all of them agree on.
+    """
+    lacking: set[str] = set() if evidence.presence is not None else {"presence"}
+    wanted = set[str](settings.steps) - lacking - (set() if single else {"expected"})
+    found = [[one for one in group if one in wanted] for group in STEPS]
+    return [group for group in found if group]
+
+
+def fixed(settings: TuneSettings, classes: int) -> Rules:
+    """Returns the rules that the settings tell."""
+    threshold = max(1, round(settings.threshold * (LEVELS - 1)))
+    return Rules((replace(UNTUNED, threshold=threshold, min_area=settings.min_area),) * classes)
+
+
+def collect(held: HeldOut, mixes: Sequence[Mix]) -> list[Evidence]:
+    """Returns the counts of all out-of-fold images under each of the mixes, in one pass."""
+
+    def count(number: int, probabilities: list[np.ndarray], true: np.ndarray) -> list[tuple[np.ndarray, ...]]:
+        return [histogram_counts(one, true) for one in probabilities]
+
+    found = held.each(mixes, count, "tune")
+    evidences = []
+    for mix, counts in zip(mixes, zip(*found, strict=True), strict=True):
+        area, predicted, intersection, true = (np.stack(part) for part in zip(*counts, strict=True))
+        evidences.append(Evidence(held.images, area, predicted, intersection, true, held.presence(mix)))
+    return evidences
+
+
+def curves(problem: MaskProblem, decision: Rules, rows: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
+    """Returns how the score of the images at `rows` falls around the decision: by class and parameter, [value, score].
+
+    One parameter of one class moves, everything else stays. Regions are counted at few thresholds, so they are left out
+    of the threshold's curve.
+    """
+    levels = range(8, LEVELS, 8)
+
+    def curve(place: int, moved: Sequence[Rule], values: Sequence[int]) -> list[list[float]]:
+        found = []
+        for rule, value in zip(moved, values, strict=True):
+            rules = tuple(rule if other == place else one for other, one in enumerate(decision.rules))
+            found.append([value, float(problem.score(problem.counts(Rules(rules), rows).sum(0)))])
+        return found
+
+    result = {}
+    for place, (name, rule) in enumerate(zip(classes, decision.rules, strict=True)):
+        bare = replace(rule, components=Components())
+        at_levels = [replace(bare, threshold=level, top=rule.top and max(rule.top, level)) for level in levels]
+        areas = [int(area) for area in AREAS if area <= max(64, 4 * rule.min_area)]
+        at_areas = [replace(rule, min_area=area) for area in areas]
+        result[name] = {"threshold": curve(place, at_levels, levels), "min_area": curve(place, at_areas, areas)}
+    return result
+
+
+def summary(evidence: Evidence, decision: Rules) -> dict[str, float]:
+    """Returns what the predicted masks look like as a whole: share of images without any, mean area in pixels, and the
+    mean of the images' highest probabilities, 0 to 1."""
+    areas = predicted_area(evidence, decision).sum(1)
+    highest = evidence.highest.max(1).mean() / (LEVELS - 1)
+    return {"share_empty": float((areas == 0).mean()), "mean_area": float(areas.mean()), "highest": float(highest)}
+
+
+def region_counter(held: HeldOut, mix: Mix) -> CountRegions:
+    """Returns the function that counts connected regions of all images under a mix."""
+
+    def count_regions(thresholds: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
+        def count(number: int, probabilities: list[np.ndarray], true: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            return shortlist_counts(probabilities[0], true, thresholds)
+
+        found = held.each([mix], count, "count regions")
+        predicted, intersection = zip(*found, strict=True)
+        return np.stack(predicted), np.stack(intersection)
+
+    return count_regions
+
+
+def _shortlist(thresholds: list[int]) -> list[int]:
+    """The first, and of the others those spread evenly over their order, ascending."""
+    distinct = sorted(set(thresholds))
+    if len(distinct) > COUNTED:
+        places = np.linspace(0, len(distinct) - 1, COUNTED - 1).round().astype(int)
+        distinct = sorted({thresholds[0], *(distinct[place] for place in places)})
+    return distinct
+
+
+def _lengthened(thresholds: list[int], length: int) -> tuple[int, ...]:
+    """As many thresholds as every class has, with further ones where a class has fewer."""
+    spare = (level for level in range(1, LEVELS) if level not in thresholds)
+    return tuple(sorted([*thresholds, *(next(spare) for _ in range(length - len(thresholds)))]))
+
+
+# --- the search ------------------------------------------------------------------------------------------------------
+
+
+class RuleSearch:
+    """The search for the rule of one class: per image and threshold, the score gained over an empty mask."""
+
+    def __init__(self, evidence: Evidence, index: int, metric: str, weights: np.ndarray) -> None:
+        self.evidence, self.index, self.metric, self.weights = evidence, index, metric, weights
+        true, nothing = evidence.true[:, index, None], np.zeros((len(evidence.true), 1), np.int64)
+        self.kept = METRICS[metric](evidence.intersection[:, index], evidence.predicted[:, index], true)
+        self.gain = (self.kept - METRICS[metric](nothing, nothing, true)) * weights[:, None]
+        self.bins = np.searchsorted(AREAS, evidence.area[:, index], side="right") - 1
+        """The largest of AREAS that each image's area reaches at every threshold (N, 256)."""
+
+    def areas(self, rows: np.ndarray) -> int:
+        """Returns how many of AREAS are tried on these images."""
+        true = self.evidence.true[rows, self.index]
+        largest = np.quantile(true[true > 0], LARGEST_AREA) if true.any() else 0
+        return int(np.searchsorted(AREAS, largest, side="right"))
+
+    def area_sums(self, rows: np.ndarray, tops: np.ndarray, gain: np.ndarray) -> np.ndarray:
+        """Returns the summed gain (areas, T) of masks that reach every minimum area at each of the `tops` (T,).
+
+        `gain` is what keeping an image's mask is worth (n, T), or (n, 1).
+        """
+        cells = self.bins[np.ix_(rows, tops)] * len(tops) + np.arange(len(tops))
+        weights = np.broadcast_to(gain, cells.shape)
+        sums = np.bincount(cells.ravel(), weights.ravel(), minlength=len(AREAS) * len(tops))
+        return np.cumsum(sums.reshape(len(AREAS), -1)[::-1], axis=0)[::-1][: self.areas(rows)]
+
+    def best_thresholds(self, sums: np.ndarray) -> list[int]:
+        """Returns the thresholds of the CLOSEST highest sums (256,), the best first, of equal ones that nearest 0.5
+        first; 0 is none."""
+        thresholds = np.arange(1, LEVELS)
+        order = np.lexsort((np.abs(thresholds - LEVELS // 2), -sums[1:].round(9)))
+        return [int(one) for one in thresholds[order[:CLOSEST]]]
+
+    def threshold(self, rule: Rule, rows: np.ndarray) -> Rule:
+        """Returns the rule with the best threshold; of equal ones that nearest 0.5."""
+        return replace(rule, threshold=_nearest_half(self.gain[rows].sum(0)))
+
+    def area(self, rule: Rule, rows: np.ndarray) -> Rule:
+        """Returns the rule with the best threshold and minimum area together; of equal ones the smallest area."""
+        sums = self.area_sums(rows, np.arange(LEVELS), self.gain[rows])
+        area = int(np.argmax(sums[:, 1:].max(1) >= sums[:, 1:].max() - 1e-9))
+        return replace(rule, threshold=_nearest_half(sums[area]), min_area=int(AREAS[area]))
+
+    def triplet(self, rule: Rule, rows: np.ndarray) -> Rule:
+        """Returns the rule with the best area at a higher threshold, for each of the best thresholds; of equal ones the
+        smallest area, then the lowest.
+
+        The “triplet” of the winners of SIIM-ACR Pneumothorax Segmentation (2019).
+        """
+        best, found = -np.inf, rule
+        for low in self.best_thresholds(self.area_sums(rows, np.arange(LEVELS), self.gain[rows]).max(0)):
+            tops = np.arange(low, LEVELS, 8)
+            sums = self.area_sums(rows, tops, self.gain[rows, low][:, None])
+            if sums.max() > best + 1e-9:
+                best = sums.max()
+                area, top = _first_best(sums)
+                found = replace(rule, threshold=low, min_area=int(AREAS[area]), top=int(tops[top]) if top else None)
+        return found
+
+    def presence(self, rule: Rule, rows: np.ndarray) -> Rule:
+        """Returns the rule with the best least probability of the presence head, area and threshold together; of equal
+        ones the lowest probability, then the smallest area."""
+        features = features_at(self.evidence, self.index, rule.threshold)[rows]
+        passed = np.stack([Presence(cut=float(cut)).keeps(features) for cut in CUTS])  # as a mask's rule compares
+        reached = passed.sum(0)  # the j-th cut keeps a mask where more than j are passed
+        best, found = -np.inf, rule
+        for low in self.best_thresholds(self.area_sums(rows, np.arange(LEVELS), self.gain[rows]).max(0)):
+            level = low if rule.top is None else max(low, rule.top)
+            cells = reached * len(AREAS) + self.bins[rows, level]
+            sums = np.bincount(cells, self.gain[rows, low], minlength=(len(CUTS) + 1) * len(AREAS))
+            sums = np.cumsum(np.cumsum(sums.reshape(-1, len(AREAS))[::-1], axis=0)[::-1][:, ::-1], axis=1)[:, ::-1]
+            sums = sums[1:, : self.areas(rows)]
+            if sums.max() > best + 1e-9:
+                best = sums.max()
+                cut, area = _first_best(sums)
+                top = None if rule.top is None else level
+                presence = Presence(cut=float(CUTS[cut])) if cut else None
+                found = replace(rule, threshold=low, min_area=int(AREAS[area]), top=top, presence=presence)
+        return found
+
+    def expected(self, rule: Rule, rows: np.ndarray) -> Rule:
+        """Returns a rule that keeps a mask where that pays in expectation: where p·d > 1 - p.
+
+        With probability p the class is there, and the mask scores d; with 1 - p it is not, and only an empty mask
+        scores, 1. Both are regressions on the presence head, the area, the highest probability and the mean one, p a
+        logistic one on all these images, d a linear one on those with the class; that calibrates the head, and weighs
+        all four against each other.
+        """
+        from sklearn.linear_model import LinearRegression, LogisticRegression
+
+        present = self.evidence.true[rows, self.index] > 0
+        threshold, found = rule.threshold, rule
+        for _ in range(2):
+            features = features_at(self.evidence, self.index, threshold)[rows]
+            drawn = present & (self.evidence.area[rows, self.index, threshold] > 0)
+            if present.all() or drawn.sum() < FEWEST or (~present).sum() < FEWEST:
+                return rule
+            weights = self.weights[rows]
+            # with few features, a handful of exact steps; the default solver wakes every core for each of its dozens
+            logistic = LogisticRegression(C=100.0, solver="newton-cholesky", tol=1e-8).fit(features, present, weights)
+            linear = LinearRegression().fit(features[drawn], self.kept[rows[drawn], threshold], weights[drawn])
+            presence = Presence(probability=_linear(logistic), worth=_linear(linear))
+            found = Rule(threshold=threshold, presence=presence)
+            threshold = _nearest_half((self.gain[rows] * presence.keeps(features)[:, None]).sum(0))
+        return found
+
+    def components(self, rule: Rule, rows: np.ndarray) -> Rule:
+        """Returns the rule with the best of the SHORTLIST, at the threshold of those counted that is nearest to its."""
+        regions = self.evidence.regions
+        assert regions is not None  # Evidence.regions is filled before this step
+        counted = regions.thresholds[self.index]
+        threshold = min(counted, key=lambda one: abs(one - rule.threshold))
+        place = counted.index(threshold)
+        moved = replace(rule, threshold=threshold, top=rule.top if (rule.top or 0) > threshold else None)
+        some = self.evidence.only(rows)
+        keep = keeps(some, self.index, moved)[:, None]
+        assert some.regions is not None
+        found = some.regions.intersection[:, self.index, place], some.regions.predicted[:, self.index, place]
+        scores = METRICS[self.metric](found[0] * keep, found[1] * keep, some.true[:, self.index, None])
+        sums = (scores * self.weights[rows][:, None]).sum(0)
+        own = image_scores(some, _one(some, self.index, rule), self.metric)[:, self.index]
+        plain = (own * self.weights[rows]).sum()
+        best = int(sums.argmax())
+        return replace(moved, components=SHORTLIST[best]) if sums[best] > plain + 1e-9 else rule
+
+
+def _linear(model: Any) -> Linear:
+    """The coefficients of scikit-learn's model."""
+    head, area, highest, confidence = map(float, np.ravel(model.coef_))
+    return Linear(head, area, highest, confidence, float(np.ravel(model.intercept_)[0]))
+
+
+def _nearest_half(sums: np.ndarray) -> int:
+    """The threshold of the best of sums (256,); of equal ones that nearest 0.5; never 0."""
+    tied = np.flatnonzero(sums[1:] >= sums[1:].max() - 1e-9) + 1
+    return int(min(tied, key=lambda threshold: abs(int(threshold) - LEVELS // 2)))
+
+
+def _first_best(sums: np.ndarray) -> tuple[int, int]:
+    """The place of the best of sums (A, B), row by row the first of equal ones: cumulative sums differ by rounding."""
+    row, column = np.unravel_index(int(np.argmax(sums >= sums.max() - 1e-9)), sums.shape)
+    return int(row), int(column)
+
+
+def _one(evidence: Evidence, index: int, rule: Rule) -> Rules:
+    return Rules(tuple(rule if other == index else UNTUNED for other in range(evidence.true.shape[1])))

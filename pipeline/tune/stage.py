@@ -1,0 +1,316 @@
+"""Chooses on the out-of-fold predictions, at native size, how probabilities become masks, and what that may bring.
+
+    python -m pipeline tune RECIPE
+
+reads   work/<competition>/<run>/predictions/oof_fold_<k>.npy, fold_<k>/epochs.npz, work/<competition>/images.parquet,
+        outliers.csv, folds/<competition>.csv and its audit
+writes  work/<competition>/<run>/postprocess.json (decision, steps tried, scores, curves), oof_scores.csv (one row an
+        image, its score with and without the decision), suspects.csv
+
+The score is that of all images but the broken ones, as the test set is not cleaned either; beside it stands that of the
+images clean left as they are. `tune.rows: cleaned` turns the two around.
+
+A step stays only if it brings more than noise (selection.py); the nested estimate chooses everything again, steps,
+thresholds, weights of an ensemble and test-time augmentation included, without the fold that it scores.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pipeline.core import other_runs
+from pipeline.core.config.competition import Competition
+from pipeline.core.console import console, progress_bar
+from pipeline.core.errors import PipelineError
+from pipeline.core.files import read_json, shown, write_json, writing
+from pipeline.core.freshness import Step
+from pipeline.core.run import Run
+from pipeline.masks.bootstrap import Score, interval, presence_weights, shares_of_empty
+from pipeline.masks.decision import Rules, described, in_words
+from pipeline.masks.metrics import class_iou, mean_iou
+from pipeline.predictions import blends
+from pipeline.split.folds import counted_rows, leak_remark
+from pipeline.tune import blending, class_biases, estimate, mask_rules, suspects
+from pipeline.tune.class_biases import LabelProblem
+from pipeline.tune.evidence import image_scores
+from pipeline.tune.held_out import HeldOut, Mix, held_out
+from pipeline.tune.mask_rules import MaskProblem
+from pipeline.tune.selection import Choice, Problem, Tried, choose, open_choice, parts_of, verdict
+
+READS_FOLDS = "oof"
+SHARES = tuple(round(share / 10, 1) for share in range(1, 10))
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What was chosen, and what `score` takes the sum of, image by image."""
+
+    held: HeldOut
+    counted: np.ndarray
+    """Positions of the images that were chosen on."""
+    scored: np.ndarray
+    """The same positions, in the order of `nested`."""
+    choice: Choice
+    mix: Mix
+    score: Score
+    everything: np.ndarray
+    """Under the decision, of all images (N, …)."""
+    nested: np.ndarray
+    """Under decisions chosen without the image (n, …)."""
+    untuned: np.ndarray
+    """Under the untuned decision, of all images (N, …)."""
+
+
+def steps(run: Run) -> list[Step]:
+    """Returns the one step of this stage."""
+    inputs = (run.table, run.outliers, run.folds, run.audit, *blends.files(run, "oof"), *estimate.files(run))
+    outputs = (run.postprocess, run.folder / "oof_scores.csv", run.suspects)
+    settings: dict[str, Any] = {"tune": run.recipe.tune.model_dump(mode="json"), "metric": run.competition.metric}
+    settings |= {"reading": run.remark, "never": list(run.never), "ensemble": run.recipe.ensemble}
+    manifest = run.folder / "postprocess.manifest.json"
+    return [Step("tune", "tune", manifest, inputs, outputs, settings)]
+
+
+def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
+    """Searches, estimates, and writes the files."""
+    held = held_out(run)
+    counted = np.flatnonzero(counted_rows(held.images, run.recipe.tune.rows))
+    if not len(counted):
+        raise PipelineError(
+            f"tune.rows is {run.recipe.tune.rows}, and none of the {len(held.images)} out-of-fold images is such a row."
+        )
+    if run.competition.kind == "multiclass":
+        tuned, special, suspected = _labels(held, counted)
+        true_area = tuned.everything.sum(2)[:, 1:].sum(1)
+    else:
+        tuned, special, suspected = _masks(held, counted)
+        true_area = special.pop("true_area")
+    result = _result(tuned) | special
+    result["scores"] = estimate.labelled(held, result)
+    scores = {"score": tuned.score(tuned.everything), "untuned": tuned.score(tuned.untuned)}
+    rows = held.images.drop(columns="row").assign(true_area=true_area, **scores)
+    for path, rows_of in ((run.folder / "oof_scores.csv", rows), (run.suspects, suspected)):
+        with writing(path) as temporary:
+            rows_of.to_csv(temporary, index=False)
+    write_json(run.postprocess, result)
+    _print(run, result)
+    if len(suspected):
+        console.print(f"  {len(suspected)} images whose mask may be wrong, the likeliest first → {shown(run.suspects)}")
+    yield from waiting
+
+
+# --- choosing --------------------------------------------------------------------------------------------------------
+
+
+def _without_parts(held: HeldOut, counted: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """For every part of the images that count: positions of all others, and of the part."""
+    images = held.images.iloc[counted]
+    parts = parts_of(images["fold"].to_numpy(), images["group"].to_numpy())
+    return [(counted[parts != part], counted[parts == part]) for part in np.unique(parts)]
+
+
+def _choices(
+    held: HeldOut,
+    problems: Sequence[Problem],
+    row_sets: Sequence[np.ndarray],
+    tried: Sequence[Sequence[str]],
+    told: Any,
+) -> list[Choice]:
+    """The decision of every set of images (positions) on its problem; `told` where the recipe says `fixed`."""
+    folds, groups = held.images["fold"].to_numpy(), held.images["group"].to_numpy()
+    settings = held.run.recipe.tune
+    opened = [open_choice(problem, rows, folds, groups) for problem, rows in zip(problems, row_sets, strict=True)]
+    if settings.method == "fixed":
+        for choice in opened:
+            choice.decision = told
+        return opened
+    with progress_bar() as bar:
+        task = bar.add_task("choose", total=len(opened) * len(tried))
+        choose(opened, tried, settings.confidence, lambda: bar.advance(task))
+    return opened
+
+
+def _masks(held: HeldOut, counted: np.ndarray) -> tuple[Tuned, dict[str, Any], pd.DataFrame]:
+    """What was chosen of a binary or multilabel competition, what else postprocess.json says, and the suspects."""
+    run, outer = held.run, _without_parts(held, counted)
+    settings, classes = run.recipe.tune, run.competition.classes
+    row_sets = [counted, *(others for others, _ in outer)]
+    mixed = blending.choose(held, row_sets)
+    distinct, singles = list(dict.fromkeys(mixed)), estimate.single_models(run, mixed[0])
+    evidences = mask_rules.collect(held, [*distinct, *singles])
+    weights = np.ones(evidences[0].true.shape)
+    weights[counted] = presence_weights(evidences[0].true[counted], settings.presence_prior)
+    problems = {
+        mix: MaskProblem(evidence, run.competition.metric, weights, mask_rules.region_counter(held, mix))
+        for mix, evidence in zip([*distinct, *singles], evidences, strict=True)
+    }
+    tried = mask_rules.steps_of(settings, evidences[0], single=blends.knows_models(run))
+    told = mask_rules.fixed(settings, len(classes))
+    choices = _choices(held, [problems[mix] for mix in mixed], row_sets, tried, told)
+    final, decision, parts = problems[mixed[0]], choices[0].decision, [part for _, part in outer]
+    nested = [one.problem.counts(one.decision, part) for one, part in zip(choices[1:], parts, strict=True)]
+    everything, untuned = (final.counts(one, np.arange(len(held.rows))) for one in (decision, final.untuned))
+    tuned = Tuned(held, counted, np.concatenate(parts), choices[0], mixed[0], final.score, everything,
+                  np.concatenate(nested), untuned)  # fmt: skip
+    evidence = final.evidence
+    own = evidence.only(counted)
+    scores = image_scores(own, decision, run.competition.metric).mean(1)
+    special = {
+        "rules": described(decision, classes),
+        "curves": mask_rules.curves(final, decision, counted, classes),
+        "share_empty_true": float((own.true.sum(1) == 0).mean()),
+        "mean_true_area": float(own.true.sum(1).mean()),
+        "oof": mask_rules.summary(own, decision),
+        "shares_of_empty": shares_of_empty(scores, own.true.sum(1) == 0, SHARES),
+    }
+    if singles:
+        lone = [problems[single] for single in singles for _ in outer]
+        # a single model's thresholds are not those that regions of the average were counted at
+        without = [group for group in tried if "components" not in group]
+        single_choices = _choices(held, lone, [others for _ in singles for others, _ in outer], without, told)
+        special["averaging"] = estimate.averaging(
+            single_choices, parts * len(singles), final, counted, float(final.score(tuned.nested.sum(0)))
+        )
+    special["true_area"] = evidence.true.sum(1)
+    return tuned, special, suspects.of_masks(evidence, decision, classes)
+
+
+def _labels(held: HeldOut, counted: np.ndarray) -> tuple[Tuned, dict[str, Any], pd.DataFrame]:
+    """The same of a multiclass competition."""
+    run, outer = held.run, _without_parts(held, counted)
+    competition, settings = run.competition, run.recipe.tune
+    row_sets = [counted, *(others for others, _ in outer)]
+    mixed = blending.choose(held, row_sets)
+    distinct = list(dict.fromkeys(mixed))
+    drawn = zip(distinct, class_biases.draw_pixels(held, distinct, counted), strict=True)
+    problems = {mix: LabelProblem(*pixels, len(held.rows), competition, run.never) for mix, pixels in drawn}
+    tried = [[one] for one in class_biases.STEPS if one in settings.steps]
+    plain = problems[mixed[0]].untuned
+    choices = _choices(held, [problems[mix] for mix in mixed], row_sets, tried, plain)
+    decision = choices[0].decision
+    part_of = {number: place for place, (_, part) in enumerate(outer, start=1) for number in part}
+    places = [part_of.get(number, 0) for number in range(len(held.rows))]
+    found = class_biases.confusions(held, [mixed[0], mixed[0], *distinct], [
+        [decision, plain, *([choices[place].decision] * len(distinct))] for place in places
+    ])  # fmt: skip
+    everything, untuned = found[0], found[1]
+    nested = np.stack([found[2 + distinct.index(mixed[places[number]])][number] for number in counted])
+    tuned = Tuned(held, counted, counted, choices[0], mixed[0], problems[mixed[0]].score, everything, nested, untuned)
+    return tuned, _described_labels(tuned, competition), suspects.of_labels(held.images, everything, competition)
+
+
+# --- what postprocess.json says --------------------------------------------------------------------------------------
+
+
+def _result(tuned: Tuned) -> dict[str, Any]:
+    """The scores, the steps and the ensemble's weights."""
+    run, images, score = tuned.held.run, tuned.held.images, tuned.score
+    chosen = tuned.everything[tuned.counted]
+    folds, groups = images["fold"].to_numpy(), images["group"].to_numpy()
+    sets = {name: counted_rows(images, name) for name in ("raw", "cleaned")}
+    result: dict[str, Any] = {
+        "metric": run.competition.metric,
+        "remark": "; ".join(filter(None, [run.remark, leak_remark(run)])),
+        "method": run.recipe.tune.method,
+        "presence_prior": run.recipe.tune.presence_prior,
+        "score": float(score(chosen.sum(0))),
+        "interval_95": interval(chosen, score, groups[tuned.counted]),
+        "nested": float(score(tuned.nested.sum(0))),
+        "nested_interval_95": interval(tuned.nested, score, groups[tuned.scored]),
+        "untuned": float(score(tuned.untuned[tuned.counted].sum(0))),
+        "score_by_fold": {
+            str(fold): float(score(chosen[folds[tuned.counted] == fold].sum(0)))
+            for fold in np.unique(folds[tuned.counted])
+        },
+        "rows": {
+            name: {
+                "images": int(kept.sum()),
+                "score": float(score(tuned.everything[kept].sum(0))) if kept.any() else None,
+            }
+            for name, kept in sets.items()
+        },
+        "images": len(chosen),
+        "steps": [*_views(run), *(_step(one, run) for one in tuned.choice.tried)],
+    }
+    if run.recipe.ensemble:
+        result["ensemble"] = dict(zip(run.recipe.ensemble, tuned.mix.weights, strict=True))
+    return result
+
+
+def _views(run: Run) -> list[dict[str, Any]]:
+    """Test-time augmentation as a step, which predict tried."""
+    found = [read_json(one.tta) for one in other_runs.runs_of(run) if one.tta.exists()]
+    keys = ("kept", "gain", "standard_error", "confidence")
+    return [{"step": f"test-time augmentation {one['tta']}", **{key: one[key] for key in keys}} for one in found]
+
+
+def _step(tried: Tried, run: Run) -> dict[str, Any]:
+    found = {"step": tried.step, "kept": tried.kept, "gain": tried.gain.value,
+             "standard_error": tried.gain.standard_error, "confidence": tried.gain.confidence}  # fmt: skip
+    if isinstance(tried.decision, Rules):
+        return found | {"rules": described(tried.decision, run.competition.classes)}
+    return found | {"bias": tried.decision.bias, "never": tried.decision.never}
+
+
+def _described_labels(tuned: Tuned, competition: Competition) -> dict[str, Any]:
+    """What postprocess.json says of a multiclass competition only."""
+    chosen = tuned.everything[tuned.counted]
+    folds = tuned.held.images["fold"].to_numpy()[tuned.counted]
+    by_fold = {str(fold): chosen[folds == fold].sum(0) for fold in np.unique(folds)}
+    decision, total = tuned.choice.decision, chosen.sum(0)
+    return {
+        "bias": dict(zip(competition.classes, decision.bias, strict=True)),
+        "never": list(decision.never),
+        "readings": _readings(total, by_fold, competition),
+        "class_iou": _named(class_iou(total, competition.ignored), competition),
+        "class_iou_by_fold": {
+            fold: _named(class_iou(counts, competition.ignored), competition) for fold, counts in by_fold.items()
+        },
+        "class_share_true": _named(total.sum(1) / total.sum(), competition),
+        "oof": {"class_share": _named(total.sum(0) / total.sum(), competition)},
+    }
+
+
+def _readings(counts: np.ndarray, by_fold: dict[str, np.ndarray], competition: Competition) -> dict[str, Any]:
+    """The mean IoU in both readings of a predicted ignored class, over all images and by fold."""
+    if competition.ignored is None:
+        return {}
+    return {
+        reading: {
+            "all": float(mean_iou(counts, competition.ignored, reading)),
+            **{fold: float(mean_iou(one, competition.ignored, reading)) for fold, one in by_fold.items()},
+        }
+        for reading in ("leave_out", "zero")
+    }
+
+
+def _named(values: np.ndarray, competition: Competition) -> dict[str, float | None]:
+    pairs = zip(competition.classes, values, strict=True)
+    return {name: None if np.isnan(value) else float(value) for name, value in pairs}
+
+
+# --- what a person reads ---------------------------------------------------------------------------------------------
+
+
+def _print(run: Run, result: dict[str, Any]) -> None:
+    remark = f" ({result['remark']})" if result["remark"] else ""
+    console.print(f"  {result['metric']}, untuned {result['untuned']:.4f}{remark}")
+    for text in estimate.lines(result):
+        console.print(f"  {text}")
+    names = {"raw": "all but the broken images", "cleaned": "the images that clean left as they are"}
+    for name, rows in result["rows"].items():
+        if rows["images"] not in (0, result["images"]):
+            console.print(f"  {result['metric']} {rows['score']:.4f} on {names[name]} ({rows['images']})")
+    for step in result["steps"]:
+        text = f"{verdict(step, run.recipe.tune.confidence):8} {step['step']:12}"
+        console.print(f"  {text} {step['gain']:+.4f} ± {step['standard_error']:.4f}")
+    if "bias" in result:
+        values = result["class_iou"].items()
+        console.print("  IoU: " + ", ".join(f"{name} {iou:.4f}" for name, iou in values if iou is not None))
+        console.print("  bias: " + ", ".join(f"{name} {bias:+.2f}" for name, bias in result["bias"].items()))
+    for name, rule in result.get("rules", {}).items():
+        console.print(f"  {name}: {in_words(rule)}")
+    console.print(f"  → {shown(run.postprocess)}")

@@ -1,0 +1,62 @@
+"""Every shipped recipe: its network builds, and what its head comment says to set can be set."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from pipeline.core.config.recipe import FOLDER, load_recipe
+from pipeline.core.run import open_run
+from pipeline.train.stage import preflight
+
+NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
+REPORTS = {
+    "ultrasound-nerve-2025", "unet-256", "oxford-pet-unet", "oxford-pet-resnet34-unet", "oxford-pet-unet-ce",
+    "oxford-pet-cbam", "mars-unet",
+}  # fmt: skip
+# counted by hand: convolutions without bias with BatchNorm (-ce: with bias, without it), 2×2 transposed convolutions;
+# ResNet34 without its classifier has 21,284,672
+PARAMETERS = {
+    "oxford-pet-unet": 31_037_633, "oxford-pet-unet-ce": 31_031_810, "oxford-pet-resnet34-unet": 24_515_265,
+    "mars-unet": 7_762_597, "ultrasound-nerve-2025": 24_430_097,
+}  # fmt: skip
+
+
+def head(name: str) -> str:
+    lines = (FOLDER / f"{name}.yaml").read_text().splitlines()
+    return "\n".join(line.removeprefix("#") for line in lines if line.startswith("#"))
+
+
+def test_the_reports_and_our_own_are_there() -> None:
+    assert {*NAMES} == REPORTS | {"sample", "ultrasound-nerve", "tgs-salt", "mars-terrain", "oxford-pet"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_training_needs_can_be_built(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIPELINE_ROOT", str(tmp_path))
+    preflight(open_run(name, assignments=["model.weights=none"]))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_the_head_comment_sets_can_be_set(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIPELINE_ROOT", str(tmp_path))
+    text = head(name)
+    assert f"./run_all.sh {name}" in text or name == "sample"
+    found = re.findall(r"--set (\S+='[^']*'|'[^']*'|\S+)", text)
+    for (assignment,) in map(shlex.split, found):
+        load_recipe(name, assignments=[assignment.rstrip(".;,)")])
+    if name in ("unet-256", "oxford-pet-cbam", "ultrasound-nerve-2025"):
+        assert len(found) >= 1
+        for (assignment,) in map(shlex.split, found):
+            preflight(open_run(name, assignments=["model.weights=none", assignment]))
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_networks_have_the_size_that_the_reports_describe(name: str) -> None:
+    from pipeline.networks import models
+
+    recipe = load_recipe(name, assignments=["model.weights=none"])
+    classes = 5 if name == "mars-unet" else 1
+    network = models.build(recipe.model, recipe.image.channels, classes, None)
+    assert models.parameter_count(network) == PARAMETERS[name]

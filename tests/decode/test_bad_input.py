@@ -1,0 +1,779 @@
+"""Every kind of bad input ends in a sentence that names the file, the row, the id and the values; good ones decode."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+import tifffile
+import yaml
+from conftest import SHAPE, TEST_IDS, TRAIN_IDS, Tiny, encoded
+
+from pipeline.core.config.competition import load_competition
+from pipeline.core.config.recipe import load_recipe
+from pipeline.core.errors import PipelineError
+from pipeline.core.run import open_run
+from pipeline.decode import table
+from pipeline.decode.readers.files import read_image
+from pipeline.masks import rle
+from pipeline.split.folds import read_folds
+
+PACKAGE = Path(load_recipe.__code__.co_filename).parent
+DAMAGED = "cannot be read, it is damaged or truncated"
+MEND = "Mend them, or leave faulty training images out: `decode: {on_error: drop}`"
+
+
+def faults(message: str) -> list[str]:
+    """The faults that decode listed, one a line."""
+    return [line.strip() for line in message.splitlines() if line.startswith("  ")]
+
+
+# --- images and rows -------------------------------------------------------------------------------------------------
+
+
+def test_missing_image(tiny: Tiny) -> None:
+    tiny.path("a03").unlink()
+    message = tiny.fails()
+    assert message.startswith("1 fault in the raw files:\n")
+    assert faults(message) == ["train.csv row 4: id a03 has no image, train/a03.tif does not exist"]
+    assert MEND in message
+
+
+def test_image_without_a_row(tiny: Tiny) -> None:
+    del tiny.rows[4]
+    tiny.save()
+    assert faults(tiny.fails()) == ["train/a05.tif: image without a row in train.csv"]
+
+
+def test_duplicated_id(tiny: Tiny) -> None:
+    tiny.rows.append(tiny.row("a02"))
+    tiny.save()
+    assert faults(tiny.fails()) == ["train.csv row 14: id a02 stands in row 3 already"]
+
+
+def test_no_row_fits_an_image(tiny: Tiny) -> None:
+    for row in tiny.rows:
+        row["id"] += "x"
+    tiny.save()
+    message = tiny.fails()
+    assert message.startswith("No training image in ")
+    assert "train.csv row 2: id a01x has no image, train/a01x.tif does not exist" in message
+
+
+def test_no_image_at_all(tiny: Tiny) -> None:
+    tiny.settings["train"]["images"] = "elsewhere/{id}.tif"
+    tiny.save()
+    assert "No training image in" in tiny.fails()
+    tiny.settings["test"]["images"] = "elsewhere/{id}.tif"
+    tiny.save()
+    message = tiny.fails()
+    assert "No test image matches" in message
+    assert "tiny/elsewhere/{id}.tif" in message
+
+
+def test_test_image_missing_or_unlisted(tiny: Tiny) -> None:
+    tiny.path("t2").rename(tiny.path("t2").with_name("t9.tif"))
+    message = tiny.fails()
+    assert faults(message) == [
+        "sample.csv row 3: id t2 has no image, test/t2.tif does not exist",
+        "test/t9.tif: image without a row in sample.csv",
+    ]
+    assert MEND not in message
+
+
+@pytest.mark.parametrize("with_row", [True, False])
+def test_test_id_is_a_training_id(tiny: Tiny, with_row: bool) -> None:
+    if with_row:
+        (tiny.input / "train" / "t3.tif").write_bytes(encoded(tiny.images["t3"]))
+    tiny.rows.append({**tiny.rows[0], "id": "t3"})
+    tiny.settings["decode"] = {"on_error": "drop"}
+    tiny.save()
+    assert faults(tiny.fails()) == ["test/t3.tif: test image t3 is a training image too"]
+
+
+GARBAGE = b"this is no image" * 20
+
+
+@pytest.mark.parametrize("content", [GARBAGE, b"", encoded(np.zeros(SHAPE, np.uint8))[:8]])
+def test_unreadable_tiff(tiny: Tiny, content: bytes) -> None:
+    tiny.path("a07").write_bytes(content)
+    (fault,) = faults(tiny.fails())
+    assert fault.startswith(f"train/a07.tif: {DAMAGED}")
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.95])
+def test_truncated_tiff(tiny: Tiny, share: float) -> None:
+    content = tiny.path("a07").read_bytes()
+    tiny.path("a07").write_bytes(content[: int(len(content) * share)])
+    (fault,) = faults(tiny.fails())
+    assert fault.startswith(f"train/a07.tif: {DAMAGED}")
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.99])
+def test_truncated_png_and_jpeg(tiny: Tiny, suffix: str, share: float) -> None:
+    tiny.convert(suffix, tiny.images)
+    path = tiny.path("a07").with_suffix(f".{suffix}")
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+    assert faults(tiny.fails()) == [f"train/a07.{suffix}: cannot be read whole, it is damaged or truncated"]
+
+
+def test_tiff_with_axes_of_one_and_plane_by_plane(tmp_path: Path) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)
+    planes = image.transpose(2, 0, 1)
+    tifffile.imwrite(tmp_path / "planes.tif", planes, photometric="rgb", planarconfig="separate")
+    tifffile.imwrite(tmp_path / "imagej.tif", planes[None, None], metadata={"axes": "TZCYX"}, imagej=True)
+    for name in ("planes.tif", "imagej.tif"):
+        np.testing.assert_array_equal(read_image(tmp_path / name), image)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+def test_what_follows_the_end_of_an_image_does_not_matter(tiny: Tiny, suffix: str) -> None:
+    tiny.convert(suffix, tiny.images)
+    path = tiny.path("a07").with_suffix(f".{suffix}")
+    path.write_bytes(path.read_bytes() + bytes(100))
+    tiny.run("decode")
+
+
+def test_a_jpeg_is_cut_short_although_its_thumbnail_is_whole(tiny: Tiny) -> None:
+    tiny.convert("jpg", tiny.images)
+    path = tiny.path("a07").with_suffix(".jpg")
+    content = path.read_bytes()
+    thumbnail = b"\xff\xe1" + (len(content) + 2).to_bytes(2, "big") + content
+    path.write_bytes(content[:2] + thumbnail + content[2:-20])
+    assert faults(tiny.fails()) == ["train/a07.jpg: cannot be read whole, it is damaged or truncated"]
+
+
+def test_an_image_that_may_not_be_read(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny.convert("png", tiny.images)
+    read = Path.read_bytes
+
+    def refused(path: Path) -> bytes:
+        if path.name == "a07.png":
+            raise PermissionError(13, "Permission denied")
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", refused)
+    assert faults(tiny.fails()) == ["train/a07.png: cannot be read (Permission denied)"]
+
+
+def test_two_images_of_one_id(tiny: Tiny) -> None:
+    for name in TRAIN_IDS:
+        (tiny.input / "train" / "here").mkdir(exist_ok=True)
+        tiny.path(name).rename(tiny.input / "train" / "here" / f"{name}.tif")
+    (tiny.input / "train" / "there").mkdir()
+    shutil.copy(tiny.input / "train" / "here" / "a02.tif", tiny.input / "train" / "there" / "a01.tif")
+    tiny.settings["train"]["images"] = "train/*/{id}.tif"
+    tiny.save()
+    first = "train/here/a01.tif"
+    assert faults(tiny.fails()) == [f"train/there/a01.tif: image a01 is {first} already: an id has one image"]
+
+
+def test_garbage_and_corrupt_png(tiny: Tiny) -> None:
+    tiny.convert("png", tiny.images)
+    corrupt = bytearray(encoded(tiny.images["a02"], "png"))
+    corrupt[len(corrupt) // 2] ^= 0xFF
+    (tiny.input / "train" / "a01.png").write_bytes(GARBAGE + b"IEND\0\0\0\0")
+    (tiny.input / "train" / "a02.png").write_bytes(corrupt)
+    found = faults(tiny.fails())
+    assert found == [f"train/{name}.png: is not an image that can be read" for name in ("a01", "a02")]
+
+
+@pytest.mark.parametrize(
+    ("image", "words"),
+    [
+        (np.zeros((5, *SHAPE), np.uint8), "has shape (5, 40, 60); expected rows × columns, grey, RGB or four channels"),
+        (np.zeros(SHAPE, np.float32), "holds float32 pixels; expected uint8 or uint16"),
+    ],
+)
+def test_not_grey_or_rgb_of_8_or_16_bit(tiny: Tiny, image: np.ndarray, words: str) -> None:
+    tifffile.imwrite(tiny.path("a04"), image, photometric="minisblack")
+    assert faults(tiny.fails()) == [f"train/a04.tif: {words}"]
+
+
+@pytest.mark.parametrize(("shape", "hint"), [((40, 61), ""), ((60, 40), ": transposed?")])
+@pytest.mark.parametrize("name", ["a01", "t1"])
+def test_image_of_another_shape(tiny: Tiny, name: str, shape: tuple[int, int], hint: str) -> None:
+    tiny.path(name).write_bytes(encoded(np.zeros(shape, np.uint8)))
+    (fault,) = faults(tiny.fails())
+    where = tiny.path(name).relative_to(tiny.input)
+    assert fault == f"{where}: image is {shape[0]}×{shape[1]}; expected 40×60 (rows × columns){hint}"
+
+
+def test_mixed_bit_depth(tiny: Tiny) -> None:
+    tiny.path("a05").write_bytes(encoded(tiny.images["a05"].astype(np.uint16)))
+    (fault,) = faults(tiny.fails())
+    assert fault.startswith("train/a05.tif: image is uint16, the first image of the competition is uint8")
+
+
+# --- masks -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("1 2 9", "the number of values, 3, is odd: the last start, 9, has no length"),
+        ("-4 2", "run 1 (start -4, length 2) starts below 1"),
+        ("0 2", "run 1 (start 0, length 2) starts below 1"),
+        ("7 0", "run 1 (start 7, length 0) has a length below 1"),
+        ("2399 3", "run 1 (start 2399, length 3) ends at pixel 2401, past the end of a 40×60 image (2400 pixels) by 1"),
+        ("3 5 7 2", "run 2 (start 7, length 2) overlaps run 1 (start 3, length 5), which ends at pixel 7"),
+        ("9 2 3 1", "run 2 (start 3, length 1) comes before run 1 (start 9, length 2): runs must be sorted"),
+        ("3 1 x 2", "value 3 is 'x', not a whole number"),
+        ("3.5 1", "value 1 is '3.5', not a whole number"),
+        ("1e3 1", "value 1 is '1e3', not a whole number"),
+        ("3 99999999999999999999", "value 2 is '99999999999999999999', beyond the pixels of any image"),
+    ],
+)
+def test_malformed_mask(tiny: Tiny, text: str, words: str) -> None:
+    tiny.row("a06")["mask"] = text
+    tiny.save()
+    (fault,) = faults(tiny.fails())
+    assert fault.startswith(f"train.csv row 7: mask of image a06: {words}")
+
+
+@pytest.mark.parametrize(("told", "right"), [("column", "row"), ("row", "column")])
+def test_masks_in_the_other_order(tiny: Tiny, told: str, right: Any) -> None:
+    for name, mask in tiny.masks.items():
+        tiny.row(name)["mask"] = rle.encode(mask, rle.Convention(right))
+    tiny.settings["rle"] = {"order": told}
+    tiny.save()
+    (fault,) = faults(tiny.fails())
+    assert fault.startswith(f"train.csv: 9 of 9 masks are smoother when read in {right} order than in {told} order")
+    assert f"transposed: set `rle: {{order: {right}}}`" in fault
+    tiny.settings["rle"] = {"order": right}
+    tiny.save()
+    assert tiny.run("decode").table.exists()
+
+
+def test_square_masks_in_the_other_order(tiny: Tiny, capfd: pytest.CaptureFixture[str]) -> None:
+    """The mirror of a mask is as smooth; only the images tell, and decode goes on."""
+    rng = np.random.default_rng(0)
+    tiny.rows, images = [], {name: image[:, :40] for name, image in tiny.images.items()}
+    for number in range(24):
+        mask = cv2.ellipse(np.zeros((40, 40), np.uint8), (15 + number % 5, 12), (11, 4), 3 * number, 0, 360, 1, -1)
+        images[f"a{number:02}"] = (rng.integers(0, 100, mask.shape) + 90 * mask).astype(np.uint8)
+        tiny.rows.append({"id": f"a{number:02}", "mask": rle.encode(mask, rle.Convention("row"))})
+    tiny.convert("png", images)
+    tiny.run("decode")
+    (said,) = [line for line in capfd.readouterr().err.splitlines() if "mirrored" in line]
+    assert said.startswith("  on 24 square images")
+    assert said.endswith("set `rle: {order: row}` in the competition's YAML")
+    tiny.settings["rle"] = {"order": "row"}
+    tiny.save()
+    tiny.run("decode")
+    assert "mirrored" not in capfd.readouterr().err
+
+
+# --- tables ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "file", "missing", "found"),
+    [
+        ({"columns": {"id": "img", "rle": "mask"}}, "train.csv", "`img`", "`id`, `mask`, `patient`, `age`"),
+        ({"columns": {"id": "{id}_{img}", "rle": "m"}}, "train.csv", "`img`, `m`", "`id`, `mask`, `patient`, `age`"),
+        ({"submission": {"id": "id", "rle": "rle"}}, "sample.csv", "`rle`", "`id`, `mask`"),
+    ],
+)
+def test_missing_column(tiny: Tiny, change: dict[str, Any], file: str, missing: str, found: str) -> None:
+    tiny.settings |= change
+    tiny.save()
+    assert tiny.fails().startswith(
+        f"{file}: column {missing} is missing; found {found}. Correct `{next(iter(change))}` in the YAML"
+    )
+
+
+def test_missing_group(tiny: Tiny) -> None:
+    tiny.settings["group"] = "person"
+    tiny.save()
+    assert tiny.fails() == "competition tiny: column `person` (group) is missing; found `patient`, `age`."
+    tiny.settings["group"] = "{group}_{number}"
+    tiny.save()
+    assert tiny.fails() == "competition tiny: id a01 does not fit `group: {group}_{number}`."
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (encoded(np.zeros(SHAPE, np.uint8)), "is not a readable CSV: "),
+        (b"", "is not a readable CSV: No columns to parse from file."),
+        (b"id,mask\na01,1 2\na02,1 2,surplus\n", "is not a readable CSV: "),
+        (b"id,mask\na01,1 2,surplus\n", "its rows have more values than its header has columns."),
+        (b"<!doctype html>\n<title>Log in</title>\n", "column `id`, `mask` is missing; found `<!doctype html>`"),
+    ],
+)
+def test_not_a_csv(tiny: Tiny, content: bytes, words: str) -> None:
+    (tiny.input / "train.csv").write_bytes(content)
+    message = tiny.fails()
+    assert "train.csv" in message
+    assert words in message
+    assert "\n" not in message
+
+
+def test_no_table(tiny: Tiny) -> None:
+    (tiny.input / "train.csv").unlink()
+    assert tiny.fails() == f"{tiny.input / 'train.csv'} does not exist; the competition's YAML names it."
+    (tiny.input / "train.csv").mkdir()
+    assert "train.csv is not a readable CSV" in tiny.fails()
+
+
+# --- all at once, drop -----------------------------------------------------------------------------------------------
+
+
+def damage(tiny: Tiny) -> dict[str, str]:
+    """One training image of each kind of fault, and the words for it."""
+    tiny.path("a01").unlink()
+    tiny.path("a02").write_bytes(GARBAGE)
+    tiny.path("a03").write_bytes(tiny.path("a03").read_bytes()[:900])
+    tiny.path("a04").write_bytes(encoded(np.zeros(SHAPE[::-1], np.uint8)))
+    tiny.path("a05").write_bytes(encoded(tiny.images["a05"].astype(np.uint16)))
+    tiny.row("a06")["mask"] = "9 2 3 1"
+    tiny.rows.append(tiny.row("a07"))
+    tiny.rows.remove(tiny.row("a08"))
+    tiny.save()
+    return {
+        "a01": "train.csv row 2: id a01 has no image",
+        "a02": f"train/a02.tif: {DAMAGED}",
+        "a03": f"train/a03.tif: {DAMAGED}",
+        "a04": "train/a04.tif: image is 60×40; expected 40×60 (rows × columns): transposed?",
+        "a05": "train/a05.tif: image is uint16",
+        "a06": "train.csv row 7: mask of image a06: run 2 (start 3, length 1) comes before run 1",
+        "a07": "train.csv row 13: id a07 stands in row 8 already",
+        "a08": "train/a08.tif: image without a row in train.csv",
+    }
+
+
+def test_all_faults_at_once(tiny: Tiny) -> None:
+    expected = damage(tiny)
+    tiny.path("t1").write_bytes(GARBAGE)
+    message = tiny.fails()
+    assert message.startswith("9 faults in the raw files:")
+    for words in (*expected.values(), f"test/t1.tif: {DAMAGED}"):
+        assert sum(fault.startswith(words) for fault in faults(message)) == 1, words
+
+
+def test_many_faults_are_cut_short(tiny: Tiny) -> None:
+    tiny.rows += [{**tiny.rows[0], "id": f"b{number}"} for number in range(35)]
+    tiny.save()
+    message = tiny.fails()
+    assert message.startswith("35 faults in the raw files:")
+    assert faults(message)[-1] == "… and 5 more"
+
+
+def test_drop_goes_on_without_the_faulty(tiny: Tiny) -> None:
+    expected = damage(tiny)
+    tiny.settings |= {"decode": {"on_error": "drop"}, "split": {"folds": 2}}
+    tiny.save()
+    run = tiny.run("decode", "clean", "split")
+    outliers = pd.read_csv(run.outliers, dtype=str).set_index("image_id")
+    assert sorted(outliers.index) == sorted(expected)
+    assert set(outliers["reason"]) == {"broken"}
+    assert set(outliers["action"]) == {"drop"}
+    for name, words in expected.items():
+        assert outliers.loc[name, "note"].startswith(words)
+    in_arrays = [name for name in TRAIN_IDS if name not in ("a01", "a08")]
+    images = table.read_table(run.table)
+    assert images["image_id"][images["subset"] == "train"].tolist() == in_arrays
+    assert set(images["image_id"][images["subset"] == "faulty"]) == {"a01", "a08"}
+    assert np.load(run.pixels / "train_images.npy").shape == (10, 32, 32, 1)
+    folds = read_folds(run)
+    assert folds["image_id"].tolist() == in_arrays
+    assert folds["image_id"][folds["use"] == "train"].tolist() == ["a09", "a10", "a11", "a12"]
+
+
+@pytest.mark.parametrize("kind", ["garbage", "missing", "shape"])
+def test_faulty_test_image_always_stops(tiny: Tiny, kind: str) -> None:
+    tiny.settings["decode"] = {"on_error": "drop"}
+    tiny.path("a01").write_bytes(GARBAGE)  # alone, this one would be left out
+    tiny.save()
+    tiny.path("t4").write_bytes(GARBAGE if kind == "garbage" else encoded(np.zeros((40, 61), np.uint8)))
+    if kind == "missing":
+        tiny.path("t4").unlink()
+    message = tiny.fails()
+    (fault,) = faults(message)
+    assert "t4" in fault
+    assert MEND not in message
+
+
+def test_constant_image_is_dropped(tiny: Tiny) -> None:
+    tiny.path("a05").write_bytes(encoded(np.full(SHAPE, 7, np.uint8)))
+    outliers = pd.read_csv(tiny.run("decode", "clean").outliers, dtype=str)
+    assert outliers[["image_id", "reason", "action", "note"]].to_numpy().tolist() == [
+        ["a05", "broken", "drop", "constant: every pixel is 7"]
+    ]
+
+
+# --- folds -----------------------------------------------------------------------------------------------------------
+
+
+def own_folds(tiny: Tiny, fold: dict[str, Any]) -> Path:
+    path = tiny.root / "folds" / "tiny.csv"
+    path.parent.mkdir(exist_ok=True)
+    pd.DataFrame({"image_id": fold.keys(), "fold": fold.values()}).to_csv(path, index=False)
+    return path
+
+
+def test_own_folds_are_kept_and_used(tiny: Tiny) -> None:
+    fold = {name: index % 3 for index, name in enumerate(reversed(TRAIN_IDS))}
+    path = own_folds(tiny, fold)
+    content = path.read_text()
+    tiny.path("a05").write_bytes(encoded(np.full(SHAPE, 7, np.uint8)))
+    run = tiny.run("decode", "clean", "split")
+    assert path.read_text() == content
+    folds = read_folds(run)
+    assert folds["image_id"].tolist() == TRAIN_IDS
+    assert dict(zip(folds["image_id"], folds["fold"], strict=True)) == fold
+    assert folds["image_id"][folds["use"] == "drop"].tolist() == ["a05"]  # outliers.csv still counts
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"b1": 0}, "does not fit the images: 1 unknown ids ['b1'], 0 images missing []"),
+        ({"a02": None}, "does not fit the images: 0 unknown ids [], 1 images missing ['a02']"),
+        ({"a03": "two"}, "row 4: fold is 'two'; expected 0, 1, 2, …"),
+        ({"a03": "-1"}, "row 4: fold is '-1'; expected 0, 1, 2, …"),
+        ({"a03": "1.5"}, "row 4: fold is '1.5'; expected 0, 1, 2, …"),
+    ],
+)
+def test_own_folds_that_do_not_fit(tiny: Tiny, change: dict[str, Any], words: str) -> None:
+    fold: dict[str, Any] = {name: index % 3 for index, name in enumerate(TRAIN_IDS)} | change
+    own_folds(tiny, {name: value for name, value in fold.items() if value is not None})
+    with pytest.raises(PipelineError) as caught:
+        read_folds(tiny.run("decode", "clean", "split"))
+    assert str(caught.value).startswith(f"folds/tiny.csv {words}")
+
+
+def test_own_folds_without_the_columns(tiny: Tiny) -> None:
+    path = own_folds(tiny, {})
+    path.write_text("image,fold\na01,0\n")
+    run = tiny.run("decode", "clean")
+    assert "folds/tiny.csv lacks image_id" in tiny.refused("split")
+    with pytest.raises(PipelineError, match=r"folds/tiny\.csv lacks image_id; found image, fold\."):
+        read_folds(run)
+    path.write_bytes(encoded(tiny.images["a01"]))
+    with pytest.raises(PipelineError, match=r"tiny\.csv is not a readable CSV"):
+        read_folds(run)
+
+
+def test_fewer_groups_or_images_than_folds(tiny: Tiny) -> None:
+    tiny.run("decode", "clean")
+    for group, count, what in (("patient", 6, "groups"), (None, 12, "images")):
+        tiny.settings |= {"group": group, "split": {"folds": count + 1}}
+        tiny.save()
+        with pytest.raises(PipelineError) as caught:
+            tiny.run("decode", "clean", "split")
+        expected = f"{count} {what} cannot fill {count + 1} folds; set `split: {{folds: {count}}}`"
+        assert str(caught.value).startswith(expected)
+        assert not (tiny.root / "folds" / "tiny.csv").exists()
+
+
+def test_group_column(tiny: Tiny) -> None:
+    tiny.settings["group"] = "patient"
+    tiny.save()
+    folds = read_folds(tiny.run("decode", "clean", "split"))
+    assert folds["group"].tolist() == [f"p{index // 2}" for index in range(12)]
+    assert (folds.groupby("group")["fold"].nunique() == 1).all()
+    assert set(folds["fold"]) == {0, 1, 2}
+
+
+# --- recipes and competitions ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"trian": {}}, ["unknown key `trian`; did you mean `train`?", "Known here: name, competition"]),
+        ({"train": {"epoch": 3}}, ["unknown key `train.epoch`; did you mean `epochs`?", "batch_size"]),
+        ({"train": {"schedule": {"factr": 1}}}, ["unknown key `train.schedule.factr`; did you mean `factor`?"]),
+        ({"loss": {"zzzzzz": 1}}, ["unknown key `loss.zzzzzz`. Known here: bce, cross_entropy, dice"]),
+        ({"quick": {"train": {"epoch": 1}}}, ["with --quick: unknown key `train.epoch`; did you mean `epochs`?"]),
+        ({"quick": 3}, ["`quick` is 3: input should be a valid dictionary."]),
+        ({"train": {"epochs": "many"}}, ["`train.epochs` is 'many': input should be a valid integer"]),
+        ({"train": {"epochs": 0}}, ["`train.epochs` is 0: input should be greater than or equal to 1."]),
+        ({"train": 3}, ["`train` is 3: input should be a valid dictionary"]),
+        ({"image": {"size": [32]}}, ["`image.size.1` is missing."]),
+        ({"image": {"fit": "crop"}}, ["`image.fit` is 'crop': input should be 'stretch' or 'pad'."]),
+        ({"predict": {"tta": "spin"}}, ["`predict.tta` is 'spin': input should be 'none', 'hflip', 'flips' or 'd4'."]),
+        ({"tune": {"steps": ["spin"]}}, ["`tune.steps.0` is 'spin': input should be 'threshold', 'area', 'triplet', "]),
+        ({"train": {"epochs": 0}, "lss": 1}, ["`train.epochs` is 0", "unknown key `lss`; did you mean `loss`?"]),
+    ],
+)
+def test_recipe_with_a_fault(tiny: Tiny, change: dict[str, Any], words: list[str]) -> None:
+    tiny.recipe |= change
+    tiny.save()
+    message = tiny.fails()
+    assert message.startswith("recipe small.yaml")
+    for one in words:
+        assert one in message
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"sampel_submission": "x"}, "unknown key `sampel_submission`; did you mean `sample_submission`?"),
+        ({"rle": {"ordre": "row"}}, "unknown key `rle.ordre`; did you mean `order`?"),
+        ({"rle": {"base": 2}}, "`rle.base` is 2: input should be 0 or 1."),
+        ({"split": {"folds": 1}}, "`split.folds` is 1: input should be greater than or equal to 2."),
+        ({"train": {"images": "train/*.tif"}}, "`train.images` is 'train/*.tif': expected a path with {id}"),
+        ({"classes": ["a", "b"]}, "several classes need columns.label (a column) or columns.pattern"),
+        (
+            {"train": {"images": "train/{id}.tif", "masks": "{id}.png"}, "classes": {"a": "#ff0000"}},
+            "'#ff0000' is no value of a mask image; expected a number or [red, green, blue].",
+        ),
+        ({"classes": {"a": [1, 2]}}, ": class a is [1, 2]; expected a number, a text or [red, green, blue]."),
+        ({"classes": {"a": 1, "b": 1}}, "values repeats itself: [1, 1]."),
+        ({"kind": "multiclass", "metric": "mean_iou"}, "kind multiclass needs at least two classes"),
+        ({"ignore_class": "b"}, "ignore_class is 'b'; expected a class of a multiclass competition"),
+        ({"test": {"images": "t/{id}.tif", "evaluate": True}}, "evaluate is for the test set, and needs test.masks."),
+        ({"train": {"images": "train/{id}.tif"}}, ": train.masks is missing; name the CSV of masks or"),
+    ],
+)
+def test_competition_with_a_fault(tiny: Tiny, change: dict[str, Any], words: str) -> None:
+    tiny.settings |= change
+    tiny.save()
+    message = tiny.fails()
+    assert message.startswith("competition tiny")
+    assert words in message
+
+
+def test_missing_keys(tiny: Tiny) -> None:
+    del tiny.settings["metric"], tiny.recipe["competition"]
+    tiny.save()
+    assert tiny.fails() == "recipe small.yaml: `competition` is missing."
+    with pytest.raises(PipelineError, match=r"^competition tiny\.yaml: `metric` is missing\.$"):
+        load_competition(str(tiny.competition_path))
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"train: [1,", "small.yaml is not valid YAML: "),
+        (b"\xff\xfe\x00", "small.yaml is not valid YAML: "),
+        (b"- 1\n- 2\n", "small.yaml must hold `key: value` lines; it holds list."),
+        (b"", "small.yaml must hold `key: value` lines; it holds NoneType."),
+    ],
+)
+def test_recipe_that_is_not_yaml(tiny: Tiny, content: bytes, words: str) -> None:
+    tiny.recipe_path.write_bytes(content)
+    message = tiny.fails()
+    assert words in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("assignment", "words"),
+    [
+        ("train.epochs", "--set train.epochs: expected key=value, for instance train.epochs=3."),
+        ("=3", "--set =3: expected key=value"),
+        ("train.epochs=[", "--set train.epochs=[: `[` is not a YAML value."),
+        ("train.epoch=3", "unknown key `train.epoch`; did you mean `epochs`?"),
+        ("train.epochs=x", "`train.epochs` is 'x': input should be a valid integer"),
+        ("name.first=x", "`name` is {'first': 'x'}: input should be a valid string."),
+    ],
+)
+def test_assignment_with_a_fault(tiny: Tiny, assignment: str, words: str) -> None:
+    with pytest.raises(PipelineError) as caught:
+        load_recipe(str(tiny.recipe_path), assignments=[assignment])
+    assert words in str(caught.value)
+
+
+def test_assignment_lies_over_quick(tiny: Tiny) -> None:
+    tiny.recipe |= {"train": {"epochs": 9, "batch_size": 4}, "quick": {"train": {"epochs": 2}}}
+    tiny.save()
+    path = str(tiny.recipe_path)
+    assert load_recipe(path).train.epochs == 9
+    quick = load_recipe(path, quick=True)
+    assert (quick.train.epochs, quick.train.batch_size) == (2, 4)
+    assert load_recipe(path, quick=True, assignments=["train.epochs=5"]).train.epochs == 5
+
+
+def test_unknown_names() -> None:
+    with pytest.raises(PipelineError) as caught:
+        load_recipe("tgs-sal")
+    assert str(caught.value).startswith("There is no recipe named `tgs-sal`; did you mean `tgs-salt`? Known: ")
+    with pytest.raises(PipelineError) as caught:
+        load_competition("ultrasound-nerves")
+    assert "There is no competition named `ultrasound-nerves`; did you mean `ultrasound-nerve`?" in str(caught.value)
+    with pytest.raises(PipelineError, match=r"^nowhere/own\.yaml does not exist\.$"):
+        load_recipe("nowhere/own.yaml")
+
+
+@pytest.mark.parametrize("quick", [False, True])
+@pytest.mark.parametrize("path", sorted((PACKAGE / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_recipes_load(path: Path, quick: bool) -> None:
+    run = open_run(path.stem, quick)
+    assert run.name == path.stem + ("-quick" if quick else "")
+    assert run.competition.name == run.recipe.competition
+    assert run.trained_folds()
+    if quick:
+        assert run.recipe != load_recipe(path.stem)
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "competitions").glob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_competitions_load(path: Path) -> None:
+    loaded = load_competition(path.stem)
+    assert loaded.name == path.stem
+    assert loaded.title == yaml.safe_load(path.read_text())["title"]
+    assert loaded.kind == ("multiclass" if path.stem == "mars-terrain" else "binary")
+
+
+# --- the input folder ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_empty_input_folder_says_what_to_put_where(tiny: Tiny, monkeypatch: pytest.MonkeyPatch, exists: bool) -> None:
+    monkeypatch.setenv("PIPELINE_INPUT", str(tiny.root / "other"))
+    folder = tiny.root / "other" / "tiny"
+    if exists:
+        folder.mkdir(parents=True)
+    expected = f"{folder} is empty. Put the raw files of Tiny there (train/{{id}}.tif, train.csv, test/{{id}}.tif): "
+    assert tiny.fails() == f"{expected}`ln -s /path/to/the/files {folder}`."
+    tiny.settings["kaggle"] = "tiny-challenge"
+    tiny.save()
+    assert f"`kaggle competitions download -c tiny-challenge -p {folder}`" in tiny.fails()
+
+
+@pytest.mark.parametrize("place", ["tiny-challenge", "competitions/tiny-challenge"])
+def test_raw_files_are_found_where_kaggle_mounts_them(tiny: Tiny, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    tiny.settings["kaggle"] = "tiny-challenge"
+    tiny.save()
+    monkeypatch.setenv("PIPELINE_INPUT", str(tiny.root / "mounted"))
+    mounted = tiny.root / "mounted" / place
+    shutil.copytree(tiny.root / "input" / "tiny", mounted)
+    run = tiny.run("decode")
+    assert run.input == mounted
+    (tiny.root / "mounted" / "tiny").mkdir()
+    assert run.input == tiny.root / "mounted" / "tiny"
+
+
+def test_missing_sample_says_how_to_write_it(tiny: Tiny) -> None:
+    tiny.recipe["competition"] = "sample"
+    tiny.save()
+    assert "`python -m pipeline sample` writes it" in tiny.fails()
+
+
+# --- through the command line ----------------------------------------------------------------------------------------
+
+
+def test_command_line_says_it_without_a_traceback(tiny: Tiny) -> None:
+    expected = damage(tiny)
+    done = tiny.cli("decode", tiny.recipe_path)
+    assert done.returncode == 2
+    assert "error: 8 faults in the raw files:" in done.stderr
+    assert all(words in done.stderr for words in expected.values())
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    tiny.assert_nothing_half_written()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--set", "train.epochs"], "error: --set train.epochs: expected key=value"),
+        (["--set", "train.epoch=3"], "error: recipe small.yaml: unknown key `train.epoch`; did you mean `epochs`?"),
+    ],
+)
+def test_command_line_ends_with_2(tiny: Tiny, arguments: list[str], words: str) -> None:
+    done = tiny.cli("decode", tiny.recipe_path, *arguments)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    tiny.assert_nothing_half_written()
+
+
+def test_faults_leave_the_earlier_table_alone(tiny: Tiny) -> None:
+    run = tiny.run("decode")
+    before = run.table.read_bytes()
+    tiny.path("a01").write_bytes(GARBAGE)
+    with pytest.raises(PipelineError, match="1 fault"):
+        tiny.run("decode")
+    assert run.table.read_bytes() == before
+    assert not list(tiny.root.rglob("*.partial"))
+
+
+# --- good formats ----------------------------------------------------------------------------------------------------
+
+
+def assert_row(row: Any, image: np.ndarray) -> None:
+    statistics = [image.mean(), image.std(), image.min(), image.max()]
+    assert row[["mean", "standard_deviation", "minimum", "maximum"]].tolist() == pytest.approx(statistics)
+    channels = 1 if image.ndim == 2 else 3
+    assert row[["height", "width", "channels", "dtype"]].tolist() == [*image.shape[:2], channels, str(image.dtype)]
+
+
+def test_16_bit_grey_png(tiny: Tiny) -> None:
+    rng = np.random.default_rng(1)
+    images = {name: rng.integers(0, 65536, SHAPE, np.uint16) for name in tiny.images}
+    tiny.recipe["image"] = {"size": list(SHAPE)}
+    tiny.convert("png", images)
+    run = tiny.run("decode")
+    arrays = {name: np.load(run.pixels / f"{name}_images.npy") for name in ("train", "test")}
+    assert arrays["train"].dtype == np.uint16
+    np.testing.assert_array_equal(arrays["train"][..., 0], np.stack([images[name] for name in TRAIN_IDS]))
+    np.testing.assert_array_equal(arrays["test"][..., 0], np.stack([images[name] for name in TEST_IDS]))
+    for _, row in table.read_table(run.table).iterrows():
+        assert_row(row, images[row["image_id"]])
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+def test_rgb(tiny: Tiny, suffix: str) -> None:
+    colours = {name: (10 * index, 255 - 10 * index, 40) for index, name in enumerate(tiny.images)}
+    images = {name: np.full((*SHAPE, 3), colour, np.uint8) for name, colour in colours.items()}
+    tiny.recipe["image"] = {"size": list(SHAPE), "channels": 3}
+    tiny.convert(suffix, images)
+    run = tiny.run("decode")
+    train = np.load(run.pixels / "train_images.npy")
+    expected = np.stack([images[name] for name in TRAIN_IDS])
+    assert train.dtype == np.uint8
+    assert np.abs(train.astype(int) - expected).max() <= (0 if suffix == "png" else 4)
+    for _, row in table.read_table(run.table).iterrows():
+        path = tiny.path(row["image_id"]).with_suffix(f".{suffix}")
+        assert_row(row, read_image(path))
+
+
+def test_grey_tiff_pixels_and_masks(tiny: Tiny) -> None:
+    tiny.recipe["image"] = {"size": list(SHAPE)}
+    tiny.save()
+    run = tiny.run("decode")
+    images, masks = (np.load(run.pixels / f"train_{name}.npy") for name in ("images", "masks"))
+    np.testing.assert_array_equal(images[..., 0], np.stack([tiny.images[name] for name in TRAIN_IDS]))
+    np.testing.assert_array_equal(masks[:, 0], np.stack([tiny.masks[name] for name in TRAIN_IDS]))
+    rows = table.read_table(run.table, "train")
+    assert rows["rle_thing"].tolist() == [row["mask"] for row in tiny.rows]
+    assert rows["area_thing"].tolist() == [mask.sum() for mask in tiny.masks.values()]
+
+
+def test_extra_columns_are_carried_along(tiny: Tiny) -> None:
+    images = table.read_table(tiny.run("decode").table)
+    train = images["subset"] == "train"
+    assert images["extra_age"][train].tolist() == [str(30 + index) for index in range(12)]
+    assert images["extra_patient"][train].tolist() == [f"p{index // 2}" for index in range(12)]
+    assert images["extra_age"][~train].tolist() == [""] * 4
+    assert not {"extra_id", "extra_mask"} & set(images.columns)
+
+
+def test_another_convention_gives_the_same_masks(tiny: Tiny) -> None:
+    expected = table.read_table(tiny.run("decode").table, "train")["rle_thing"].tolist()
+    convention = rle.Convention("row", 0, "-1")
+    for name, mask in tiny.masks.items():
+        tiny.row(name)["mask"] = rle.encode(mask, convention)
+    assert tiny.row("a01")["mask"] == "-1"
+    tiny.settings["rle"] = {"order": "row", "base": 0, "empty": "-1"}
+    tiny.save()
+    rows = table.read_table(tiny.run("decode").table, "train")
+    assert rows["rle_thing"].tolist() == expected
+    assert rows["rle_thing"].iat[0] == ""
+    assert rows["area_thing"].iat[0] == 0
+
+
+def test_without_a_sample_submission_test_images_are_in_natural_order(tiny: Tiny) -> None:
+    tiny.path("t1").rename(tiny.path("t1").with_name("t10.tif"))
+    tiny.settings["sample_submission"] = None
+    tiny.save()
+    assert table.read_table(tiny.run("decode").table, "test")["image_id"].tolist() == ["t2", "t3", "t4", "t10"]

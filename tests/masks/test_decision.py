@@ -1,0 +1,211 @@
+"""The decision map by hand: averages, rules, presence, ties of class maps; and what postprocess.json makes of it."""
+
+import json
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.masks.decision import (  # fmt: skip
+    Biases,
+    Linear,
+    Presence,
+    Rule,
+    Rules,
+    decide,
+    decision_of,
+    described,
+    mask_features,
+    native_probability,
+)
+from pipeline.masks.geometry import Geometry
+from pipeline.masks.regions import SHORTLIST, Components
+from pipeline.predictions.blends import Blend, Source
+
+GEOMETRIES = [Geometry((16, 24), "stretch", 1), Geometry((16, 24), "pad", 1)]
+
+# --- probabilities ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES, ids=["stretch", "pad"])
+def test_members_are_averaged_before_rounding(geometry: Geometry) -> None:
+    members = [np.full((2, 16, 24), value, np.uint8) for value in (100, 101, 103)]
+    mean = native_probability(members, geometry, (10, 12))
+    assert (mean.shape, mean.dtype) == ((2, 10, 12), np.float32)
+    np.testing.assert_allclose(mean, 304 / 3, rtol=1e-6)
+    for more, expected in (([], 101), ([np.full((2, 16, 24), 255, np.uint8)], 140)):  # 101.33, 139.75
+        arrays = tuple(one[None] for one in [*members, *more])
+        rounded = Blend(["a"], (Source(arrays, geometry, None),), (1.0,)).native(0, (10, 12))
+        assert rounded.dtype == np.uint8
+        np.testing.assert_array_equal(rounded, np.full((2, 10, 12), expected))
+
+
+def test_runs_are_weighted_before_rounding() -> None:
+    geometry = GEOMETRIES[0]
+    first, second = (
+        Source((np.full((3, 1, 16, 24), value, np.uint8),), geometry, (np.full((3, 1), head, np.float32),))
+        for value, head in ((100, 0.2), (102, 0.6))
+    )
+    for weights, expected, head in (((0.75, 0.25), 100, 0.3), ((0.5, 0.5), 101, 0.4), ((0.2, 0.8), 102, 0.52)):
+        blend = Blend(list("abc"), (first, second), weights)
+        np.testing.assert_array_equal(blend.native(1, (5, 6)), np.full((1, 5, 6), expected))
+        assert blend.presence == pytest.approx(np.full((3, 1), head), rel=1e-6)
+    without = Source(second.arrays, geometry, None)
+    assert Blend(list("abc"), (first, without), (0.5, 0.5)).presence == pytest.approx(np.full((3, 1), 0.2), rel=1e-6)
+    assert Blend(list("abc"), (without, without), (0.5, 0.5)).presence is None
+
+
+def test_class_maps_keep_their_precision() -> None:
+    members = [np.full((1, 3, 16, 24), value, np.float16) for value in (0.1, 0.2)]
+    blend = Blend(["a"], (Source(tuple(members), GEOMETRIES[0], None),), (1.0,))
+    found = blend.native(0, (16, 24))
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, np.mean([np.float32(one[0]) for one in members], axis=0))
+
+
+# --- masks -----------------------------------------------------------------------------------------------------------
+
+
+def test_thresholds_and_areas_by_hand() -> None:
+    probability = np.array([[[10, 128, 127, 200]], [[255, 255, 255, 0]], [[9, 9, 9, 9]]], np.uint8)
+    masks = decide(probability, Rules((Rule(128, 2), Rule(255, 4), Rule(10))))
+    assert masks.dtype == np.uint8
+    np.testing.assert_array_equal(masks, [[[0, 1, 0, 1]], [[0, 0, 0, 0]], [[0, 0, 0, 0]]])
+    assert decide(probability, Rules((Rule(128, 3), Rule(255, 3), Rule(10)))).sum(axis=(1, 2)).tolist() == [0, 3, 0]
+
+
+def test_a_triplet_counts_above_and_draws_below() -> None:
+    probability = np.array([[[90, 120, 200, 210, 40]]], np.uint8)
+    for area, drawn in ((0, 4), (2, 4), (3, 0)):
+        assert decide(probability, Rules((Rule(80, area, top=200),))).sum() == drawn
+    assert decide(probability, Rules((Rule(80, 1, top=211),))).sum() == 0
+
+
+def test_the_area_is_that_of_the_whole_mask_and_not_of_what_is_left_of_it() -> None:
+    probability = np.zeros((1, 5, 9), np.uint8)
+    probability[0, 0:4, 0:4], probability[0, 0, 6:9] = 200, 200  # 16 and 3
+    largest = Components(largest=True)
+    assert decide(probability, Rules((Rule(128, 19, components=largest),))).sum() == 16
+    assert decide(probability, Rules((Rule(128, 20, components=largest),))).sum() == 0
+
+
+@pytest.mark.parametrize(
+    ("head", "cut", "stays"), [(0.3, 0.25, True), (0.3, 0.3125, False), (0.5, 0.5, False), (1.0, 0.99, True)]
+)
+def test_presence_cuts(head: float, cut: float, stays: bool) -> None:
+    probability = np.full((2, 4, 4), 255, np.uint8)
+    masks = decide(probability, Rules((Rule(presence=Presence(cut=cut)), Rule())), np.array([head, 0.0]))
+    assert [mask.any() for mask in masks] == [stays, True]
+
+
+def test_without_a_head_it_says_a_half() -> None:
+    probability = np.full((1, 4, 4), 255, np.uint8)
+    for cut, stays in ((0.4, True), (0.6, False)):
+        assert decide(probability, Rules((Rule(presence=Presence(cut=cut)),))).any() == stays
+
+
+@pytest.mark.parametrize(
+    ("p", "d", "stays"),
+    [(0.5, 1.0, False), (0.6, 0.7, True), (0.6, 0.66, False), (0.9, 0.2, True), (0.9, 0.1, False), (0.4, 9, False),
+     (0.99, -1, False)],
+)  # fmt: skip
+def test_a_mask_stays_where_that_pays(p: float, d: float, stays: bool) -> None:
+    """It scores p·d if it stays, and 1 - p if not."""
+    presence = Presence(Linear(intercept=float(np.log(p / (1 - p)))), worth=Linear(intercept=d))
+    assert decide(np.full((1, 4, 4), 255, np.uint8), Rules((Rule(presence=presence),))).any() == stays
+
+
+def test_features_by_hand() -> None:
+    head, area, highest, total = np.array([0.5, 0.8, 0.0]), np.array([0, 9, 4]), np.array([3, 255, 51]), [0, 1836, 204]
+    features = mask_features(head, area, highest, np.array(total))
+    expected = [[0, 0, 3 / 255, 0], [np.log(4), np.log(10), 1, 0.8], [np.log(1e-5 / (1 - 1e-5)), np.log(5), 0.2, 0.2]]
+    np.testing.assert_allclose(features, expected, rtol=1e-12, atol=1e-12)
+    linear = Linear(head=2, area=3, highest=5, confidence=7, intercept=11)
+    np.testing.assert_allclose(linear.of(features)[1], 2 * np.log(4) + 3 * np.log(10) + 5 + 7 * 0.8 + 11)
+
+
+def test_a_mask_has_the_features_of_its_pixels() -> None:
+    """Four pixels of 153 and above, whose mean is 0.8."""
+    probability = np.array([[[255, 204, 204, 153, 100, 3]]], np.uint8)
+    for linear, value in ((Linear(area=1), np.log(5)), (Linear(highest=1), 1.0), (Linear(confidence=1), 0.8)):
+        for shift, stays in ((1e-6, True), (-1e-6, False)):
+            logit = Linear(**{**asdict(linear), "intercept": -value + shift})  # p is 0.5 at logit 0
+            assert decide(probability, Rules((Rule(153, presence=Presence(logit, cut=0.5)),))).any() == stays
+
+
+def test_class_maps_by_hand() -> None:
+    probability = np.array([[[0.5, 0.4, 0.3]], [[0.3, 0.4, 0.3]], [[0.2, 0.2, 0.4]]], np.float32)
+    for decision, labels in (
+        (Biases((0, 0, 0)), [0, 0, 2]),
+        (Biases((0, 0.1, 0)), [0, 1, 2]),
+        (Biases((0, 1, 0)), [1, 1, 1]),
+        (Biases((0, 0, 0), never=(0,)), [1, 1, 2]),
+        (Biases((0, 0, 0), never=(0, 2)), [1, 1, 1]),
+    ):
+        masks = decide(probability, decision)
+        assert masks.dtype == np.uint8
+        np.testing.assert_array_equal(masks.sum(0), np.ones((1, 3)))
+        assert masks.argmax(0).tolist() == [labels]
+
+
+# --- postprocess.json ------------------------------------------------------------------------------------------------
+
+NUMBERS = st.floats(-1e6, 1e6, allow_nan=False)
+LINEARS = st.builds(Linear, NUMBERS, NUMBERS, NUMBERS, NUMBERS, NUMBERS)
+PRESENCES = st.builds(Presence, LINEARS, st.none() | st.floats(0, 1), st.none() | LINEARS)
+RULES = st.builds(
+    Rule,
+    st.integers(1, 255),
+    st.integers(0, 10**6),
+    st.none() | st.integers(1, 255),
+    st.none() | PRESENCES,
+    st.sampled_from([Components(), *SHORTLIST]),
+)
+
+
+@given(st.lists(RULES, min_size=1, max_size=3))
+def test_rules_come_back_from_json(rules: list[Rule]) -> None:
+    decision = Rules(tuple(rules))
+    names = [f"class {number}" for number in range(len(rules))]
+    text = json.dumps({"rules": described(decision, names)})
+    assert list(json.loads(text)["rules"]) == names
+    assert decision_of(json.loads(text)) == decision
+
+
+@given(st.lists(NUMBERS, min_size=2, max_size=5), st.sets(st.integers(0, 4)))
+def test_biases_come_back_from_json(bias: list[float], never: set[int]) -> None:
+    decision = Biases(tuple(bias), tuple(sorted(never)))
+    names = [f"class {number}" for number in range(len(bias))]
+    found = {"bias": dict(zip(names, decision.bias, strict=True)), "never": list(decision.never)}
+    assert decision_of(json.loads(json.dumps(found))) == decision
+
+
+# --- the mean of several models --------------------------------------------------------------------------------------
+
+
+def test_each_model_says_whether_a_class_is_there() -> None:
+    """A mean of models is less sure of itself than any: a mask that each of them would keep must stay."""
+    rule = Rule(100, presence=Presence(Linear(highest=40.0, intercept=-28.0), cut=0.5))  # from 0.7 on
+    left, right = np.zeros((2, 1, 8, 8), np.uint8)
+    left[0, 2:4, 2:4] = right[0, 3:5, 2:4] = 200
+    mean = np.rint(left / 2 + right / 2).astype(np.uint8)
+    mean[0, 3, 2:4] = 150  # both at once, and still below 0.7
+    assert not decide(mean, Rules((rule,))).any()
+    np.testing.assert_array_equal(decide(mean, Rules((rule,)), members=[left, right]), (mean >= 100).astype(np.uint8))
+    unsure = np.full_like(left, 20)
+    assert not decide(mean, Rules((rule,)), members=[left, unsure, unsure]).any()
+    np.testing.assert_array_equal(decide(left, Rules((rule,)), members=[left]), decide(left, Rules((rule,))))
+
+
+def test_test_images_ask_the_models_of_the_folds() -> None:
+    rule = Rule(100, presence=Presence(Linear(head=1.0), cut=0.5))
+    arrays = tuple(np.full((2, 1, 4, 4), value, np.uint8) for value in (90, 130))
+    heads = (np.array([[0.2], [0.9]], np.float32), np.array([[0.6], [0.9]], np.float32))
+    blend = Blend(["a", "b"], (Source(arrays, Geometry((4, 4), "stretch", 1), heads),), (1.0,), folds=True)
+    assert len(blend.members) == 2
+    masks = [blend.decide(row, blend.native(row, (4, 4)), Rules((rule,))) for row in (0, 1)]
+    assert [mask.sum() for mask in masks] == [0, 16]
+    pays = Rule(100, presence=Presence(Linear(head=1.0), worth=Linear(intercept=0.5)))  # 0.9 · 0.5 > 0.1
+    assert blend.decide(1, blend.native(1, (4, 4)), Rules((pays,))).sum() == 16

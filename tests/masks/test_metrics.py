@@ -1,0 +1,192 @@
+"""Metrics and geometry, against results worked out by hand or by slow, plain loops."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from pipeline.core.errors import PipelineError
+from pipeline.masks.geometry import IGNORE, Geometry, image_to_network, mask_to_network, to_native
+from pipeline.masks.metrics import METRICS, counts, dice, iou_precision
+
+
+def number(value: int) -> np.ndarray:
+    return np.array(value)
+
+
+# --- metrics ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("intersection", "predicted", "true", "expected"),
+    [
+        (0, 0, 0, 1.0),
+        (0, 5, 0, 0.0),
+        (0, 0, 5, 0.0),
+        (0, 3, 4, 0.0),
+        (5, 5, 5, 1.0),
+        (2, 4, 4, 0.5),
+        (3, 5, 7, 0.5),
+        (1, 2, 1, 2 / 3),
+    ],
+)
+def test_dice_by_hand(intersection: int, predicted: int, true: int, expected: float) -> None:
+    assert dice(number(intersection), number(predicted), number(true)) == expected
+
+
+@pytest.mark.parametrize(
+    ("intersection", "predicted", "true", "expected"),
+    [
+        (0, 0, 0, 1.0),
+        (0, 5, 0, 0.0),
+        (0, 0, 5, 0.0),
+        (5, 5, 5, 1.0),
+        (1, 1, 2, 0.0),  # IoU 0.5 does not exceed 0.5
+        (501, 501, 1000, 0.1),
+        (11, 11, 20, 0.1),  # 0.55 exceeds 0.50 alone
+        (111, 111, 200, 0.2),
+        (3, 3, 4, 0.5),  # 0.75 exceeds 0.50 … 0.70
+        (15, 15, 20, 0.5),
+        (19, 19, 20, 0.9),  # 0.95 does not exceed itself
+        (96, 96, 100, 1.0),
+        (7, 7, 10, 0.4),  # 0.7: in floating point, 0.5 + 4 · 0.05 is not it
+        (49, 49, 100, 0.0),
+    ],
+)
+def test_iou_precision_by_hand(intersection: int, predicted: int, true: int, expected: float) -> None:
+    assert iou_precision(number(intersection), number(predicted), number(true)) == expected
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_metrics_keep_the_shape_of_their_counts(metric: str) -> None:
+    intersection = np.arange(24).reshape(2, 3, 4)
+    predicted, true = intersection + 1, intersection + 2
+    together = METRICS[metric](intersection, predicted, true)
+    assert together.shape == (2, 3, 4)
+    for place in np.ndindex(2, 3, 4):
+        assert together[place] == METRICS[metric](intersection[place], predicted[place], true[place])
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_metrics_survive_small_unsigned_counts(metric: str) -> None:
+    values = [np.array([60000], np.uint16)] * 3
+    assert METRICS[metric](*values) == 1.0
+
+
+masks_strategy = arrays.array_shapes(min_dims=3, max_dims=3, max_side=6).flatmap(
+    lambda shape: st.tuples(
+        arrays.arrays(np.uint8, shape, elements=st.sampled_from([0, 1])),
+        arrays.arrays(np.uint8, shape, elements=st.sampled_from([0, 1, IGNORE])),
+    )
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(masks_strategy)
+def test_counts_are_those_of_a_slow_loop(masks: tuple[np.ndarray, np.ndarray]) -> None:
+    predicted, true = masks
+    expected = np.zeros((3, len(true)), int)
+    for plane, row, column in np.ndindex(true.shape):
+        value, guess = true[plane, row, column], predicted[plane, row, column]
+        if value == IGNORE:
+            continue
+        expected[:, plane] += [bool(value and guess), bool(guess), bool(value)]
+    np.testing.assert_array_equal(counts(predicted, true), expected)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_ignored_pixels_count_nowhere(metric: str) -> None:
+    true = np.array([[[1, 1, 0, IGNORE, IGNORE]], [[0, 0, 0, 0, IGNORE]]], np.uint8)
+    full, part = np.ones_like(true), np.array([[[1, 1, 1, 0, 0]], [[1, 1, 1, 1, 0]]], np.uint8)
+    np.testing.assert_array_equal(counts(full, true), counts(part, true))
+    expected = {"dice": 0.8, "iou": 2 / 3, "iou_precision": 0.4}[metric]  # 2 of 3 pixels: dice 4/5, IoU 2/3
+    np.testing.assert_array_equal(METRICS[metric](*counts(full, true)), [expected, 0.0])
+    nothing = np.full((1, 2, 2), IGNORE, np.uint8)
+    assert METRICS[metric](*counts(np.ones_like(nothing), nothing)) == 1.0
+
+
+# --- geometry --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(16, 24), (15, 21), (1, 1), (16, 3), (2, 24)])
+@pytest.mark.parametrize("classes", [1, 3])
+def test_to_native_undoes_pad_exactly(shape: tuple[int, int], classes: int) -> None:
+    masks = np.random.default_rng(0).choice(np.array([0, 1, IGNORE], np.uint8), (classes, *shape))
+    geometry = Geometry((16, 24), "pad", 1)
+    fitted = mask_to_network(masks, geometry)
+    assert fitted.shape == (classes, 16, 24)
+    assert fitted.dtype == np.uint8
+    np.testing.assert_array_equal(to_native(fitted.astype(np.float32), geometry, shape), masks)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("fit", ["pad", "stretch"])
+def test_images_keep_type_and_range(dtype: type, channels: int, fit: str) -> None:
+    image = np.random.default_rng(0).integers(0, np.iinfo(dtype).max, (13, 22, channels), endpoint=True).astype(dtype)
+    geometry = Geometry((16, 24), fit, channels)  # type: ignore[arg-type]
+    fitted = image_to_network(image, geometry)
+    assert fitted.shape == (16, 24, channels)
+    assert fitted.dtype == dtype
+    assert image.min() <= fitted.min() <= fitted.max() <= image.max()
+    if fit == "pad":
+        planes = fitted.transpose(2, 0, 1).astype(np.float32)
+        np.testing.assert_array_equal(to_native(planes, geometry, (13, 22)).transpose(1, 2, 0), image)
+
+
+def test_pad_reflects_the_border() -> None:
+    image = np.array([[1, 2, 3]], np.uint8)[..., None].repeat(3, axis=0)
+    fitted = image_to_network(image, Geometry((3, 7), "pad", 1))
+    np.testing.assert_array_equal(fitted[0, :, 0], [3, 2, 1, 2, 3, 2, 1])
+
+
+@pytest.mark.parametrize(("have", "want"), [(1, 3), (3, 1), (4, 3), (4, 1)])
+@pytest.mark.parametrize("fit", ["pad", "stretch"])
+def test_channels_become_the_networks(have: int, want: int, fit: str) -> None:
+    image = np.full((10, 12, have), 77, np.uint8)
+    image[..., 3:] = 255
+    fitted = image_to_network(image, Geometry((16, 24), fit, want))  # type: ignore[arg-type]
+    np.testing.assert_array_equal(fitted, np.full((16, 24, want), 77))
+
+
+def test_rgb_becomes_grey_by_luminance() -> None:
+    image = np.zeros((2, 2, 3), np.uint8)
+    image[..., 0] = 200
+    assert image_to_network(image, Geometry((2, 2), "pad", 1)).max() == round(0.299 * 200)
+
+
+@pytest.mark.parametrize("shape", [(17, 24), (16, 25), (40, 40)])
+def test_pad_refuses_larger_images(shape: tuple[int, int]) -> None:
+    geometry = Geometry((16, 24), "pad", 1)
+    for call in (
+        lambda: image_to_network(np.zeros((*shape, 1), np.uint8), geometry),
+        lambda: mask_to_network(np.zeros((1, *shape), np.uint8), geometry),
+        lambda: to_native(np.zeros((1, 16, 24), np.float32), geometry, shape),
+    ):
+        with pytest.raises(PipelineError, match=rf"{shape[0]}×{shape[1]} is larger than 16×24.*stretch"):
+            call()
+
+
+@pytest.mark.parametrize("size", [(16, 24), (64, 80), (33, 33)])
+def test_stretched_masks_hold_no_new_values(size: tuple[int, int]) -> None:
+    masks = np.zeros((2, 40, 50), np.uint8)
+    masks[0, 10:30, 10:40] = 1
+    masks[1, 5:20, 5:20] = 1
+    masks[:, 32:, :] = IGNORE
+    fitted = mask_to_network(masks, Geometry(size, "stretch", 1))
+    assert fitted.shape == (2, *size)
+    for before, after in zip(masks, fitted, strict=True):
+        assert set(np.unique(after)) == {0, 1, IGNORE}
+        for value in (0, 1, IGNORE):
+            assert (after == value).mean() == pytest.approx((before == value).mean(), abs=0.04)
+
+
+@pytest.mark.parametrize("size", [(64, 80), (101, 101), (20, 25)])
+def test_stretched_masks_come_back(size: tuple[int, int]) -> None:
+    rows, columns = np.mgrid[:50, :60]
+    masks = np.stack([(rows - 25) ** 2 + (columns - 30) ** 2 < 300, (rows > 20) & (columns < 30)]).astype(np.uint8)
+    geometry = Geometry(size, "stretch", 1)
+    back = to_native(mask_to_network(masks, geometry).astype(np.float32), geometry, (50, 60)) >= 0.5
+    assert back.shape == masks.shape
+    assert dice(*counts(back, masks)).min() > 0.95

@@ -1,0 +1,396 @@
+"""`new` reads the convention, the columns and the classes off raw files, and says how sure it is of each."""
+
+import re
+import sys
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+from layouts import LAYOUTS, SHAPE, Layout, jpeg_rows
+from PIL import Image
+
+from pipeline.__main__ import main
+from pipeline.core.config.competition import load_competition
+from pipeline.core.config.recipe import load_recipe
+from pipeline.core.config.settings import validate
+from pipeline.core.driver import run_stage
+from pipeline.core.errors import PipelineError
+from pipeline.core.run import open_run
+from pipeline.decode import table
+from pipeline.decode.readers.registry import reader_of
+from pipeline.decode.rle_checks import MaskRow, doubts
+from pipeline.masks import rle
+from pipeline.masks.rle import Convention
+from pipeline.new.guess.rle import guess_empty, guess_rle
+from pipeline.new.wizard import network_size, write_new
+
+
+@pytest.fixture(autouse=True)
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("PIPELINE_ROOT", str(tmp_path))
+    monkeypatch.delenv("PIPELINE_INPUT", raising=False)
+    return tmp_path
+
+
+def command(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
+    """The exit code of `python -m pipeline` with these arguments, run in this process."""
+    monkeypatch.setattr(sys, "argv", ["pipeline", *map(str, arguments)])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    return int(caught.value.code or 0)
+
+
+def fill_in(path: Path, metric: str) -> None:
+    text = re.sub(r"(?m)^metric: +#.*", f"metric: {metric}", path.read_text())
+    path.write_text(text)
+
+
+# --- whole folders ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_layout(name: str, root: Path) -> None:
+    layout: Layout = LAYOUTS[name](root / "downloads")
+    written = write_new(name, layout.folder, root / "own")
+    fill_in(written.competition, layout.settings["metric"])
+    opened = open_run(str(written.recipe))
+    found = opened.competition
+    wanted = validate(type(found), {"name": name, **layout.settings}, "wanted")
+    left_out = {"title", "classes"}
+    assert found.model_dump(exclude=left_out) == wanted.model_dump(exclude=left_out)
+    assert len(found.classes) == len(wanted.classes)
+    items = reader_of(found).list_items(found, opened.input)
+    assert not items.faults
+    read = {item.image_id: item.read_masks(SHAPE).planes for item in items.items if item.read_masks}
+    assert read.keys() == layout.masks.keys()
+    assert all((read[image_id] == masks).all() for image_id, masks in layout.masks.items())
+    assert (root / "work" / name / "new.png").stat().st_size > 10_000
+    run_stage(opened, "decode")
+    for row in table.read_table(opened.table).to_dict("records"):
+        if row["subset"] == "train":
+            planes = [rle.decode(row[f"rle_{one}"], SHAPE) for one in found.classes]
+            assert (np.stack(planes) == layout.masks[row["image_id"]]).all()
+
+
+def test_masks_saved_as_jpeg(root: Path) -> None:
+    layout = jpeg_rows(root / "raw")
+    (root / "raw" / "train.csv").unlink()
+    for image_id, (mask,) in layout.masks.items():
+        path = root / "raw" / "masks" / f"{image_id}.jpg"
+        path.parent.mkdir(exist_ok=True)
+        cv2.imwrite(str(path), 255 * mask)
+    settings = write_new("cells", root / "raw", root / "own", assignments=("metric=dice",)).draft.settings()
+    assert settings["train"] == {"images": "train/{id}.jpg", "masks": "masks/{id}.jpg", "threshold": 128}
+    assert settings["classes"] == ["object"]
+    competition = load_competition(str(root / "own/competitions/cells.yaml"))
+    items = reader_of(competition).list_items(competition, root / "raw").items
+    read = {item.image_id: item.read_masks(SHAPE).planes for item in items if item.read_masks}
+    assert all((read[image_id] == masks).all() for image_id, masks in layout.masks.items())
+
+
+def test_printed(root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    jpeg_rows(root / "downloads")
+    arguments = ("new", "cells", "--from", root / "downloads", "--to", root / "own")
+    assert command(monkeypatch, *arguments) == 0
+    told = capsys.readouterr().out
+    groups = re.search(r"(?s)^sure\n(.*)^guessed\n(.*)^left to fill in\n(.*)^written", told, re.M)
+    assert groups
+    sure, guessed, left = groups.groups()
+    assert "  rle.order row: 10 of 10 masks are smoother so" in sure
+    assert "  rle.base 0: 3 of 3 masks at an edge are smoother so" in guessed
+    assert "  group patient: by its name; 4 for 24 images" in guessed
+    assert left.startswith("  metric: dice, iou or iou_precision")
+    assert "input/cells is now a link to " in told
+    assert "fill in `metric` in own/competitions/cells.yaml" in told
+    assert told.endswith("python -m pipeline run own/recipes/cells.yaml --quick\n")
+    text = (root / "own/competitions/cells.yaml").read_text()
+    assert re.search(r"(?m)^  order: row +# sure: 10 of 10", text)
+    assert re.search(r"(?m)^metric: +# FILL IN: dice", text)
+    with pytest.raises(PipelineError, match="metric"):
+        load_competition(str(root / "own/competitions/cells.yaml"))
+
+    assert command(monkeypatch, *arguments) == 2
+    assert "own/competitions/cells.yaml exists already" in capsys.readouterr().err
+    (root / "own/competitions/cells.yaml").write_text("mine")
+    assert command(monkeypatch, *arguments, "--force") == 0
+    assert (root / "own/competitions/cells.yaml").read_text() == text
+    assert "now a link" not in capsys.readouterr().out
+
+
+# --- smaller ones ----------------------------------------------------------------------------------------------------
+
+
+def things(place: Path, numbers: range) -> dict[str, np.ndarray]:
+    """Writes images by this pattern of paths and returns the mask of a brighter thing in each."""
+    masks = {}
+    for number in numbers:
+        name, mask = f"x{number}", np.zeros((20, 30), np.uint8)
+        cv2.ellipse(mask, (2 * number, number), (8, 5), 0, 0, 360, 1, -1)
+        noise = np.random.default_rng(number).integers(0, 100, mask.shape)
+        write(place, name, noise + 100 * mask)
+        masks[name] = mask
+    return masks
+
+
+def write(place: Path, name: str, image: np.ndarray) -> None:
+    path = Path(str(place).replace("{id}", name))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".gif":  # OpenCV's have other colours than they were given
+        Image.fromarray(image.astype(np.uint8)).save(path)
+    else:
+        cv2.imwrite(str(path), image.astype(np.uint8))
+
+
+def looked_at(root: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The settings found for the files in raw/, and the training masks that they give."""
+    written = write_new("small", root / "raw", root / "own")
+    fill_in(written.competition, "dice")
+    opened = load_competition(str(written.competition))
+    listing = reader_of(opened).list_items(opened, root / "raw")
+    assert not listing.faults
+    read = {one.image_id: one.read_masks((20, 30)).planes for one in listing.items if one.read_masks}
+    return written.draft.settings(), read
+
+
+@pytest.mark.parametrize(
+    ("images", "masks", "found"),
+    [
+        ("train/{id}.png", "train/{id}_mask.png", "train/{id}_mask.png"),
+        ("train/{id}.jpg", "train_masks/{id}_seg.png", "train_masks/{id}_seg.png"),
+        ("train/{id}/images/{id}.png", "train/{id}/masks/thing.png", "train/{id}/masks/*.png"),
+        ("train/{id}.png", "masks/thing/{id}.png", "masks/{class}/{id}.png"),
+        ("train/{id}.png", "masks/{id}_mask.gif", "masks/{id}_mask.gif"),
+    ],
+)
+def test_mask_files(images: str, masks: str, found: str, root: Path) -> None:
+    wanted = things(root / "raw" / images, range(1, 9))
+    things(root / "raw" / "test/{id}.png", range(10, 13))
+    for name, mask in wanted.items():
+        write(root / "raw" / masks, name, 255 * mask)
+        if "{class}" in found:
+            write(root / "raw" / "masks/gap/{id}.png", name, 255 * (1 - mask))
+    settings, read = looked_at(root)
+    beside = {"exclude": ["*_mask.png"]} if masks.endswith("_mask.png") else {}
+    assert settings["train"] == {"images": images, "masks": found} | beside
+    assert settings["test"] == {"images": "test/{id}.png"}
+    assert settings["classes"] == (["gap", "thing"] if "{class}" in found else ["object"])
+    assert all((read[name][-1] == mask).all() for name, mask in wanted.items())
+    assert settings.get("submission", {}).get("rows") == ("instance" if "*" in found else None)
+
+
+def test_ids_with_endings_and_a_placeholder_of_other_columns(root: Path) -> None:
+    """Severstal's: a constant class in the last column of the sample submission is no text of a mask."""
+    masks = things(root / "raw" / "train/{id}.png", range(1, 9))
+    things(root / "raw" / "test/{id}.png", range(10, 13))
+    rows = [{"ImageId": f"{name}.png", "EncodedPixels": rle.encode(mask)} for name, mask in masks.items()]
+    pd.DataFrame(rows).assign(ClassId=1).to_csv(root / "raw" / "train.csv", index=False)
+    settings, _ = looked_at(root)
+    assert (settings["train"]["images"], settings["test"]["images"]) == ("train/{id}", "test/{id}")
+    sample = [{"ImageId": f"x{number}.png", "EncodedPixels": "-1", "ClassId": 1} for number in range(10, 13)]
+    pd.DataFrame(sample).to_csv(root / "raw" / "sample_submission.csv", index=False)
+    settings = write_new("again", root / "raw", root / "own").draft.settings()
+    assert settings["sample_submission"] == "sample_submission.csv"
+    assert settings["rle"]["empty"] == "-1"
+
+
+def test_a_class_in_a_column_of_its_own(root: Path) -> None:
+    masks = things(root / "raw" / "train/{id}.png", range(1, 9))
+    things(root / "raw" / "test/{id}.png", range(10, 13))
+    rows = [{"img": name, "class": label, "runs": rle.encode(mask)} for name, mask in masks.items() for label in "ab"]
+    pd.DataFrame(rows).to_csv(root / "raw" / "train.csv", index=False)
+    sample = [{"img_class": f"x{number}_{label}", "runs": ""} for number in range(10, 13) for label in "ab"]
+    pd.DataFrame(sample).to_csv(root / "raw" / "sample_submission.csv", index=False)
+    settings, read = looked_at(root)
+    assert settings["columns"] == {"id": "img", "label": "class", "rle": "runs"}
+    assert settings["submission"] == {"id": "img_class", "pattern": "{id}_{label}"}
+    assert settings["classes"] == ["a", "b"]
+    assert all((read[name] == mask).all() for name, mask in masks.items())
+
+
+def test_a_further_table_knows_the_group(root: Path) -> None:
+    masks = things(root / "raw" / "train/{id}.png", range(1, 9))
+    things(root / "raw" / "test/{id}.png", range(10, 13))
+    rows = [{"img": name, "runs": rle.encode(mask)} for name, mask in masks.items()]
+    pd.DataFrame(rows).to_csv(root / "raw" / "train.csv", index=False)
+    pd.DataFrame({"img": list(masks), "patient_id": list("ppqqrrss")}).to_csv(root / "raw" / "people.csv", index=False)
+    settings, read = looked_at(root)
+    assert settings["train"] == {"images": "train/{id}.png", "masks": "train.csv", "table": "people.csv"}
+    assert (settings["group"], settings["split"]) == ("patient_id", {"folds": 4})
+    assert "sample_submission" not in settings and read.keys() == masks.keys()
+
+
+def test_beside_the_pipelines_own(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    things(root / "raw" / "train/{id}.png", range(1, 3))
+    things(root / "raw" / "test/{id}.png", range(10, 13))
+    for name in ("x1", "x2"):
+        write(root / "raw/train/{id}_mask.png", name, np.eye(20, 30))
+    monkeypatch.setattr("pipeline.core.config.competition.FOLDER", root / "competitions")
+    monkeypatch.setattr("pipeline.core.config.recipe.FOLDER", root / "recipes")
+    monkeypatch.setenv("PIPELINE_INPUT", "/dev/null/input")
+    written = write_new("small", root / "raw")
+    assert written.competition == root / "competitions/small.yaml"
+    assert load_recipe("small").competition == "small"
+    assert written.following[-1] == "python -m pipeline run small --quick"
+    assert written.link.endswith(f"make it so: ln -s {root}/raw /dev/null/input/small")
+
+
+# --- bad input -------------------------------------------------------------------------------------------------------
+
+
+def images_only(folder: Path) -> None:
+    for place in ("train/a.png", "train/b.png", "test/c.png"):
+        (folder / place).parent.mkdir(parents=True, exist_ok=True)
+        noise = np.random.default_rng(len(place)).integers(0, 256, (20, 30), np.uint8)
+        cv2.imwrite(str(folder / place), noise)
+
+
+def no_runs(folder: Path) -> None:
+    images_only(folder)
+    (folder / "train.csv").write_text("id,depth\na,3\nb,4\n")
+
+
+def no_test(folder: Path) -> None:
+    images_only(folder)
+    (folder / "test" / "c.png").unlink()
+    (folder / "train.csv").write_text("id,rle\na,1 3\nb,7 4\n")
+
+
+def no_images(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "train.csv").write_text("id,rle\na,1 3\nb,7 4\n")
+
+
+def packed(folder: Path) -> None:
+    no_images(folder)
+    (folder / "train.zip").touch()
+
+
+BAD = {
+    "packed": (packed, "holds no images (PNG, JPEG, TIFF); train.zip there: unzip what is still packed."),
+    "no folder": (lambda folder: None, "is no folder; give the folder of the raw files with --from."),
+    "empty": (lambda folder: folder.mkdir(), "holds no images"),
+    "no images": (no_images, "holds no images (PNG, JPEG, TIFF)"),
+    "no masks": (images_only, "test/{id}.png (1), train/{id}.png (2), but no masks"),
+    "no runs": (no_runs, "(no column of train.csv holds any)"),
+    "no test": (no_test, "has training images (train/{id}.png) but no test images"),
+}
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_bad_folder(what: str, root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    make, sentence = BAD[what]
+    make(root / "raw")
+    assert command(monkeypatch, "new", "cells", "--from", root / "raw", "--to", root / "own") == 2
+    told = capsys.readouterr()
+    assert sentence in told.err
+    assert told.err.count("\n") == 1 and not told.out
+    assert not (root / "own").exists() and not (root / "input").exists()
+
+
+@pytest.mark.parametrize("name", ["Cells", "-cells", ".cells", "a/b", ""])
+def test_bad_name(name: str, root: Path) -> None:
+    with pytest.raises(PipelineError, match="is no name for a competition"):
+        write_new(name, root, root / "own")
+
+
+def test_given_settings(root: Path) -> None:
+    layout = LAYOUTS["jpeg_rows"](root / "downloads")
+    given = ["metric=dice", "classes={cell: 1}", "rle.base=1"]
+    written = write_new("given", layout.folder, root / "own", assignments=given)
+    opened = load_competition(str(written.competition))
+    assert (opened.metric, opened.classes, opened.values, opened.rle.base) == ("dice", ["cell"], [1], 1)
+    assert opened.rle.order == "row"  # what was not given is still found
+    assert "metric: dice                                # sure: as given" in written.competition.read_text()
+    assert not any("fill in" in line for line in written.lines())
+    for bad, words in (("metrics=dice", "unknown key `metrics`; did you mean `metric`"), ("metric=best", "is 'best'")):
+        with pytest.raises(PipelineError, match=words):
+            write_new("other", layout.folder, root / "own", assignments=[bad])
+    assert not (root / "own/competitions/other.yaml").exists()
+
+
+def test_other_folder_in_input(root: Path) -> None:
+    (root / "input" / "cells").mkdir(parents=True)
+    with pytest.raises(PipelineError, match="is there already and is not"):
+        write_new("cells", root / "raw", root / "own")
+
+
+# --- conventions -----------------------------------------------------------------------------------------------------
+
+
+def bright_ellipses(folder: Path, shape: tuple[int, int], convention: Convention) -> list[MaskRow]:
+    """Rows of noisy images on which what the mask covers is brighter, some of it at an edge."""
+    rng, rows = np.random.default_rng(0), []
+    for number in range(40):
+        mask = np.zeros(shape, np.uint8)
+        centre = (int(rng.integers(0, shape[1])), int(rng.integers(0, shape[0])))
+        cv2.ellipse(mask, centre, (14, 6), int(rng.integers(0, 90)), 0, 360, 1, -1)
+        path = folder / f"{number}.png"
+        cv2.imwrite(str(path), (rng.integers(0, 100, shape) + 60 * mask).astype(np.uint8))
+        rows.append(MaskRow(rle.encode(mask, convention), path, shape))
+    return rows
+
+
+@pytest.mark.parametrize("shape", [(48, 48), (40, 60)])
+@pytest.mark.parametrize(("order", "base", "offsets"), [*product(("column", "row"), (0, 1), ("absolute", "relative"))])
+def test_convention(order: str, base: int, offsets: str, shape: tuple[int, int], root: Path) -> None:
+    convention = Convention(order, base, "-", offsets)  # type: ignore[arg-type]
+    rows = [*bright_ellipses(root, shape, convention), *[MaskRow("-", root / "0.png", shape)] * 3]
+    found = {guess.key.removeprefix("rle."): guess for guess in guess_rle(rows)}
+    values = {key: guess.value for key, guess in found.items()}
+    assert Convention(**values) == convention
+    assert {guess.certainty for guess in found.values()} == {"sure"}
+    if shape == (48, 48):
+        assert "z = " in found["order"].evidence
+
+
+@pytest.mark.parametrize(("order", "base"), [*product(("column", "row"), (0, 1))])
+def test_doubts(order: str, base: int, root: Path) -> None:
+    """Of a YAML that says "column" and 1; masks that leave the image so are faults, not doubts."""
+    told, rows = Convention(), []
+    for row in bright_ellipses(root, (48, 48), Convention(order, base)):  # type: ignore[arg-type]
+        try:
+            rows.append(replace(row, text=rle.encode(rle.decode(row.text, row.shape, told), told)))
+        except rle.RleError:
+            continue
+    expected = ["`rle: {order: row}`"] * (order == "row") + ["one pixel later: .* `rle: {base: 0}`"] * (base == 0)
+    found = doubts(rows, told)
+    assert len(found) == len(expected)
+    assert all(re.search(pattern, text) for pattern, text in zip(expected, found, strict=True))
+
+
+def test_nothing_tells_the_base_or_the_order(root: Path) -> None:
+    rows = bright_ellipses(root, (48, 48), Convention())
+    inside = np.zeros((48, 48), np.uint8)
+    inside[20:30, 20:30] = 1  # it is its own mirror, far from every edge
+    same = [MaskRow(rle.encode(inside), row.image, row.shape) for row in rows]
+    found = [(guess.value, guess.certainty) for guess in guess_rle(same)]
+    assert found == [("column", "guess"), (1, "guess"), ("", "guess")]
+
+
+@pytest.mark.parametrize(
+    ("texts", "placeholder", "empty"),
+    [
+        (["", "3 4"], "1 1", ("", "sure")),
+        (["-1", "-1", "3 4"], "", ("-1", "sure")),
+        (["0 0", "0 0", "3 4"], "", ("0 0", "sure")),
+        (["1 1"] * 5 + ["3 4", "8 2"], "", ("1 1", "guess")),
+        (["1 1", "3 4", "8 2"], "-1", ("-1", "guess")),
+        (["3 4", "8 2"], "1 1", ("", "guess")),
+    ],
+)
+def test_text_of_an_empty_mask(texts: list[str], placeholder: str, empty: tuple[str, str]) -> None:
+    found = guess_empty(texts, placeholder)
+    assert (found.value, found.certainty) == empty
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [((420, 580), (128, 192)), ((101, 101), (128, 128)), ((64, 128), (64, 128)), ((256, 1600), (32, 256))],
+)
+def test_network_size(size: tuple[int, int], expected: tuple[int, int]) -> None:
+    assert network_size(size) == expected

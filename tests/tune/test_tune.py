@@ -1,0 +1,641 @@
+"""What tune writes: encoding reproduces its score, the nested estimate does not lie, and every key is there."""
+
+import json
+import tracemalloc
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import TRAIN_IDS, Tiny
+from evidence import Images, held_out_of, random_images, random_labels, run_of
+
+from pipeline.core import other_runs
+from pipeline.core.errors import PipelineError
+from pipeline.core.files import read_json
+from pipeline.core.run import Run
+from pipeline.decode import table
+from pipeline.masks import rle
+from pipeline.masks.bootstrap import interval, mean_counts, mean_score, presence_weights
+from pipeline.masks.class_bias import labels
+from pipeline.masks.decision import Biases, Linear, Presence, Rule, Rules, decide, decision_of, described, in_words
+from pipeline.masks.geometry import IGNORE
+from pipeline.masks.metrics import METRICS, confusion, counts, mean_iou
+from pipeline.masks.regions import Components
+from pipeline.predictions import blends, neighbours
+from pipeline.predictions.files import read_predictions, write_probabilities
+from pipeline.split.folds import read_folds
+from pipeline.tune import blending, mask_rules
+from pipeline.tune import stage as tune
+from pipeline.tune.class_biases import LabelProblem, draw_pixels, search
+from pipeline.tune.evidence import image_scores
+from pipeline.tune.held_out import HeldOut, Mix
+from pipeline.tune.mask_rules import STEPS as GROUPS
+from pipeline.tune.mask_rules import MaskProblem
+from pipeline.tune.selection import Choice
+from pipeline.tune.stage import Tuned
+
+STEPS = [step for group in GROUPS for step in group]
+
+
+@pytest.fixture(autouse=True)
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIPELINE_ROOT", str(tmp_path))
+
+
+def tuned(held: HeldOut, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What tune writes about out-of-fold images."""
+    monkeypatch.setattr(tune, "held_out", lambda run: held)
+    assert list(tune.execute(held.run, [])) == []
+    found = read_json(held.run.postprocess)
+    assert isinstance(found, dict)
+    return found
+
+
+def written_masks(held: HeldOut, result: dict[str, Any]) -> list[np.ndarray]:
+    """The masks of the out-of-fold images, as encode writes and others read them."""
+    decision = decision_of(result)
+    found: list[np.ndarray] = []
+    for _, image in held.images.iterrows():
+        blend = held.opened[False,][image["fold"]]
+        heads, shape = blend.presence, tuple(held.rows[len(found)][["height", "width"]])
+        masks = decide(blend.native(image["row"], shape), decision, None if heads is None else heads[image["row"]])
+        found.append(np.stack([rle.decode(rle.encode(mask), shape) for mask in masks]))
+    return found
+
+
+# --- the score -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("metric", ["dice", "iou_precision"])
+@pytest.mark.parametrize(
+    "steps", [list(STEPS), *([step] for step in STEPS)], ids=lambda steps: steps[-1] + str(len(steps))
+)
+def test_encoding_the_held_out_images_reproduces_the_score(
+    steps: list[str], metric: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With every step forced on the images: a confidence of a half takes any gain."""
+    images, settings = random_images(7, number=80, shape=(20, 24)), {"steps": steps, "confidence": 0.5}
+    run = run_of({"metric": metric}, tune=settings)
+    held = held_out_of(images, run)
+    result = tuned(held, monkeypatch)
+    pairs = zip(written_masks(held, result), images.truths, strict=True)
+    scores = np.stack([METRICS[metric](*counts(mask, true)) for mask, true in pairs])
+    assert result["score"] == float(mean_score(mean_counts(scores).sum(0)))
+    assert result["score"] == pytest.approx(scores.mean(), rel=1e-12)
+    assert [step["step"] for step in result["steps"]] == steps
+    assert any(step["kept"] for step in result["steps"])
+    rows = pd.read_csv(run.folder / "oof_scores.csv")
+    np.testing.assert_allclose(rows["score"], scores[:, 0], rtol=1e-12)
+    plain = Rules((Rule(),))
+    assert result["untuned"] == float(mean_score(mean_counts(images.scores(plain, metric)).sum(0)))
+
+
+LABELS: dict[str, Any] = {
+    "classes": ["ground", "soil", "sand", "rock"],
+    "kind": "multiclass",
+    "metric": "mean_iou",
+    "submission": {"format": "labels"},
+}
+
+
+@pytest.mark.parametrize("told", [{}, {"ignore_class": "ground", "ignored_prediction": "zero"}], ids=["all", "zero"])
+@pytest.mark.parametrize("never", [[], ["ground"]], ids=str)
+def test_writing_class_maps_reproduces_the_score(
+    told: dict[str, str], never: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = random_labels(1, number=24)
+    run = run_of(LABELS | told, tune={"confidence": 0.5}, predict={"never": never})
+    held = held_out_of(images, run)
+    result = tuned(held, monkeypatch)
+    total = np.zeros((4, 4), np.int64)
+    for masks, true in zip(written_masks(held, result), images.truths, strict=True):
+        assert (masks.sum(0) == 1).all()
+        total += confusion(masks.argmax(0).astype(np.uint8), table.true_labels(true), 4)
+    ignored, reading = run.competition.ignored, run.competition.ignored_prediction
+    assert result["score"] == float(mean_iou(total, ignored, reading))
+    decision = decision_of(result)
+    assert isinstance(decision, Biases)
+    assert set(run.never) <= set(decision.never)
+    assert [step["step"] for step in result["steps"]] == ["bias", "never"]
+    if not never:
+        assert result["steps"][0]["kept"] and any(decision.bias)
+        assert result["untuned"] + 0.01 < result["score"]
+        assert result["nested"] < result["score"]
+        assert result["interval_95"][0] < result["score"] < result["interval_95"][1]
+
+
+def test_a_class_that_is_always_wrong_is_never_predicted(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = random_labels(2, number=24)
+    for true in images.truths:
+        true[0] |= true[3] == 1  # no rock in truth
+        true[3] *= true[3] == IGNORE
+    result = tuned(held_out_of(images, run_of(LABELS, tune={"steps": ["never"]})), monkeypatch)
+    assert (result["never"], result["steps"][0]["kept"]) == ([3], True)
+    assert result["bias"] == {"ground": 0, "soil": 0, "sand": 0, "rock": 0}
+
+
+def test_pixels_are_drawn_from_the_images_that_count_and_from_no_others() -> None:
+    images = random_labels(3)
+    held = held_out_of(images, run_of(LABELS | {"ignore_class": "sand"}))
+    counted = np.array([0, 2, 3, 7, 11])
+    ((pixels, true, owner),) = draw_pixels(held, [Mix((False,), (1.0,))], counted)
+    assert sorted(set(owner.tolist())) == counted.tolist()
+    for number in counted:
+        label = table.true_labels(images.truths[number])
+        kept = (label != IGNORE) & (label != 2)
+        np.testing.assert_array_equal(true[owner == number], label[kept])
+        np.testing.assert_array_equal(pixels[owner == number], images.probabilities[number][:, kept].T)
+
+
+def test_steps_of_class_maps_see_their_rows_only() -> None:
+    images, run = random_labels(4), run_of(LABELS)
+    ((pixels, true, owner),) = draw_pixels(held_out_of(images, run), [Mix((False,), (1.0,))], np.arange(12))
+    problem, rows = LabelProblem(pixels, true, owner, 12, run.competition, ()), np.array([9, 1, 4, 5])
+    mine = np.isin(owner, rows)
+    decision = problem.fit("bias", problem.untuned, rows, True)
+    assert decision == Biases(search(pixels[mine], true[mine], problem.score))
+    scored = {}
+    for never in ((), (0,), (1,), (2,), (3,)):
+        found = confusion(labels(pixels[mine].T, decision.bias, never), true[mine], 4)
+        scored[never] = float(problem.score(found))
+    best = max(scored, key=lambda never: scored[never])
+    assert problem.fit("never", decision, rows, True) == Biases(decision.bias, best)
+    matrices = problem.counts(decision, rows)
+    for matrix, row in zip(matrices, rows, strict=True):
+        predicted = labels(pixels[owner == row].T, decision.bias)
+        np.testing.assert_array_equal(matrix, confusion(predicted, true[owner == row], 4))
+    competition = run_of(LABELS | {"classes": ["a", "b"]}).competition
+    two = LabelProblem(pixels[:, :2], np.zeros_like(true), owner, 12, competition, ())
+    assert two.fit("never", two.untuned, rows, True) == two.untuned  # of two, both stay possible
+
+
+# --- the nested estimate ---------------------------------------------------------------------------------------------
+
+
+def choices_of(held: HeldOut, monkeypatch: pytest.MonkeyPatch) -> tuple[list[Choice], Tuned]:
+    """The choice on all images, those without each part, and what came out."""
+    found: list[Choice] = []
+    original = tune._choices
+
+    def remember(*arguments: Any) -> list[Choice]:
+        made = original(*arguments)
+        found.extend(made)
+        return made
+
+    monkeypatch.setattr(tune, "_choices", remember)
+    work = tune._labels if held.run.competition.kind == "multiclass" else tune._masks
+    outcome = work(held, np.arange(len(held.rows)))[0]
+    monkeypatch.setattr(tune, "_choices", original)
+    return found, outcome
+
+
+@pytest.mark.parametrize("kind", ["masks", "labels"])
+def test_the_decision_for_a_part_is_chosen_without_it(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if kind == "masks":
+        images, run = (
+            random_images(5, number=45, shape=(14, 18)),
+            run_of(tune={"confidence": 0.5, "steps": ["area", "presence"]}),
+        )
+    else:
+        images, run = random_labels(5, number=18), run_of(LABELS, tune={"confidence": 0.5})
+    before, first = choices_of(held_out_of(images, run), monkeypatch)
+    flipped = [true if place % 3 else true[::-1, ::-1, ::-1].copy() for place, true in enumerate(images.truths)]
+    changed = replace(images, truths=flipped)
+    after, second = choices_of(held_out_of(changed, run), monkeypatch)
+    assert len(before) == len(after) == 4
+    assert before[1].decision == after[1].decision  # fold 0's own truth is another, its choice is not
+    assert all(one.decision != other.decision for one, other in zip(before[2:], after[2:], strict=True))
+    for part, choice in enumerate(after[1:]):
+        rows = np.arange(len(flipped)) % 3 == part
+        assert set(choice.rows) == set(np.flatnonzero(~rows))
+        expected = choice.problem.counts(choice.decision, np.flatnonzero(rows))
+        np.testing.assert_array_equal(second.nested[np.isin(second.scored, np.flatnonzero(rows))], expected)
+    assert sorted(second.scored) == list(range(len(flipped)))
+    assert float(first.score(first.nested.sum(0))) != float(second.score(second.nested.sum(0)))
+
+
+def test_one_trained_fold_is_left_out_in_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = random_images(6, number=40, shape=(14, 18))
+    images.folds, images.groups = 1, [f"patient {number // 4}" for number in range(40)]
+    result_of, run = {}, run_of(tune={"confidence": 0.5, "steps": ["area", "triplet"]})
+    found, _ = choices_of(held_out_of(images, run), monkeypatch)
+    parts = [set(range(40)) - set(choice.rows.tolist()) for choice in found[1:]]
+    assert [len(part) for part in parts] == [8] * 5 and set.union(*parts) == set(range(40))
+    assert all({row // 4 * 4 for row in part} <= part for part in parts)
+    for groups in (images.groups, ["one"] * 40):
+        images.groups = groups
+        result_of[len(set(groups))] = tuned(held_out_of(images, run), monkeypatch)
+    assert result_of[10]["untuned"] != result_of[10]["nested"]
+    assert result_of[1]["nested"] == result_of[1]["untuned"]  # nothing is left to choose on
+
+
+LIARS, DRAWS = 40, 24
+"""Images, and how often they are drawn."""
+
+
+def gaps(monkeypatch: pytest.MonkeyPatch, peeks: bool) -> tuple[np.ndarray, list[bool]]:
+    """How far the nested estimate is above what the decision scores on fresh data, and whether its interval holds it.
+
+    Predictions and masks are drawn from a pool, each for itself, so that there is nothing to learn but chance; the
+    score on fresh data is that of all pairs of the pool.
+    """
+    pool = random_images(0, number=LIARS, ignored=False, shape=(12, 16))
+    assert pool.presence is not None
+    left, right = (one.ravel() for one in np.indices((LIARS, LIARS)))
+
+    def pairs(predictions: np.ndarray, masks: np.ndarray) -> Images:
+        heads = pool.presence[predictions]  # type: ignore[index]
+        return Images([pool.probabilities[one] for one in predictions], [pool.truths[one] for one in masks], heads)
+
+    fresh, rng = pairs(left, right).evidence(), np.random.default_rng(0)
+    run = run_of(tune={"steps": ["threshold", "area", "presence"], "confidence": 0.5})
+    monkeypatch.setattr(mask_rules, "curves", lambda *_: {})  # slow, and not asked for
+    if peeks:
+        honest = tune._without_parts
+        monkeypatch.setattr(tune, "_without_parts", lambda *given: [(given[1], part) for _, part in honest(*given)])
+    found, held = [], []
+    for _ in range(DRAWS):
+        images = pairs(*rng.integers(0, LIARS, (2, LIARS)))
+        outcome = tune._masks(held_out_of(images, run), np.arange(LIARS))[0]
+        truth = image_scores(fresh, outcome.choice.decision, "dice").mean()
+        low, high = interval(outcome.nested, mean_score, outcome.scored)
+        found.append(float(mean_score(outcome.nested.sum(0))) - truth)
+        held.append(low <= truth <= high)
+    return np.array(found), held
+
+
+def assert_honest(gap: np.ndarray) -> None:
+    error = gap.std(ddof=1) / len(gap) ** 0.5
+    assert error < 0.025
+    assert abs(gap.mean()) < 2.5 * error
+
+
+def test_the_nested_estimate_does_not_lie(monkeypatch: pytest.MonkeyPatch) -> None:
+    gap, held = gaps(monkeypatch, peeks=False)
+    assert_honest(gap)
+    assert np.mean(held) >= 0.8
+
+
+def test_a_tuner_that_peeks_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    gap, _ = gaps(monkeypatch, peeks=True)
+    assert gap.mean() > 0
+    with pytest.raises(AssertionError, match="abs"):
+        assert_honest(gap)
+
+
+# --- another share of empty images, neighbours, several seeds --------------------------------------------------------
+
+
+@pytest.mark.parametrize("prior", [0.2, 0.5, 0.9])
+def test_weights_give_every_class_the_share_of_the_test_images(prior: float) -> None:
+    true = np.array([[5, 0, 0, 1], [0, 0, 0, 1], [3, 9, 0, 1], [0, 0, 0, 1], [2, 0, 0, 1]])
+    weights = presence_weights(true, prior)
+    for column, weight in list(zip(true.T, weights.T, strict=True))[:2]:
+        assert weight[column > 0].sum() / weight.sum() == pytest.approx(prior)
+        assert weight.sum() == pytest.approx(5)
+        assert len(set(weight[column > 0])) == len(set(weight[column == 0])) == 1
+    assert (weights[:, 2:] == 1).all()  # nothing to weigh where all images are alike
+    assert (presence_weights(true, None) == 1).all()
+
+
+def test_a_higher_prior_keeps_more_masks() -> None:
+    images = random_images(12, number=120)
+    kept = []
+    for prior in (0.1, 0.3, 0.6, 0.9):
+        evidence = images.evidence()
+        weights = presence_weights(evidence.true, prior)
+        problem = MaskProblem(evidence, "dice", weights, lambda _: (np.zeros(0), np.zeros(0)))
+        decision = problem.fit("expected", problem.untuned, np.arange(120), True)
+        kept.append(sum(mask.any() for mask in images.masks(decision)))
+    assert kept == sorted(set(kept))
+
+
+def test_the_prior_moves_every_score(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = random_images(13, number=40, shape=(14, 18))
+    run = run_of(tune={"presence_prior": 0.2, "steps": ["threshold"], "confidence": 0.5})
+    result = tuned(held_out_of(images, run), monkeypatch)
+    masked = np.array([(true == 1).any() for true in images.truths])
+    scores = images.scores(decision_of(result), "dice")[:, 0]  # type: ignore[arg-type]
+    expected = 0.2 * scores[masked].mean() + 0.8 * scores[~masked].mean()
+    assert result["score"] == pytest.approx(expected, rel=1e-12)
+    assert result["presence_prior"] == 0.2
+    assert abs(expected - scores.mean()) > 0.01
+    shares = dict(map(tuple, result["shares_of_empty"]))
+    assert shares[0.8] == pytest.approx(expected, rel=1e-12)
+
+
+def descriptors_of(run: Run, ids: list[str], like: dict[str, str]) -> None:
+    """Writes random descriptors of images, of which some are like others."""
+    rng = np.random.default_rng(0)
+    run.table.parent.mkdir(parents=True)
+    pd.DataFrame({"image_id": ids}).to_parquet(run.table)
+    histograms, thumbnails = rng.integers(0, 200, (len(ids), 40)), rng.standard_normal((len(ids), 256))
+    for name, other in like.items():
+        for values in (histograms, thumbnails):
+            values[ids.index(name)] = values[ids.index(other)]
+    np.save(run.histograms, histograms.astype(np.uint8))
+    thumbnails -= thumbnails.mean(1, keepdims=True)
+    np.save(run.thumbnails, (thumbnails / np.linalg.norm(thumbnails, axis=1, keepdims=True)).astype(np.float16))
+
+
+def test_presence_is_averaged_over_near_duplicates() -> None:
+    run, ids = run_of(), list("abcdefgh")
+    descriptors_of(run, ids, {"c": "a", "h": "a", "f": "d"})
+    presence = np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.5], [0.4, 0.6]])
+    found = neighbours.averaged(presence, run, ["c", "b", "a", "f"])  # h and d are not among them
+    np.testing.assert_allclose(found, [[0.6, 0.3], [0.8, 0.2], [0.6, 0.3], [0.4, 0.6]])
+    together = neighbours.averaged(np.arange(8.0)[:, None], run, ids)
+    np.testing.assert_allclose(together[:, 0], [3, 1, 3, 4, 4, 4, 6, 3])
+
+
+def test_several_seeds_measure_what_an_average_brings(monkeypatch: pytest.MonkeyPatch) -> None:
+    images, rng = random_images(15, number=40, shape=(14, 18), ignored=False), np.random.default_rng(0)
+    noise = [[rng.integers(-90, 91, one.shape) for one in images.probabilities] for _ in range(2)]
+    models = [
+        [np.clip(one + other, 0, 255).astype(np.uint8) for one, other in zip(images.probabilities, part, strict=True)]
+        for part in noise
+    ]
+    images.probabilities = models[0]
+    run = run_of(tune={"steps": ["threshold", "area"]}, train={"keep": "last", "seeds": [0, 1]})
+    result = tuned(held_out_of(images, run, models[1:]), monkeypatch)
+    found, plain = result["averaging"], Rules((Rule(),))
+    singles = [replace(images, probabilities=model).scores(plain, "dice").mean() for model in models]
+    mean = [np.rint((one + other.astype(float)) / 2).astype(np.uint8) for one, other in zip(*models, strict=True)]
+    assert found["models"] == 2
+    assert found["single"]["untuned"] == pytest.approx(np.mean(singles), rel=1e-12)
+    assert found["average"]["untuned"] == result["untuned"]
+    assert result["untuned"] == pytest.approx(
+        replace(images, probabilities=mean).scores(plain, "dice").mean(), rel=1e-12
+    )
+    assert found["average"]["tuned_on_average"] == result["nested"]
+    assert found["average"]["untuned"] > found["single"]["untuned"]
+    assert found["average"]["tuned_on_single"] > found["single"]["tuned"] > 0.3
+    bracket = result["scores"]["submission"]
+    assert bracket["models"] == 10
+    # of the whole gain of averaging, two models bring a half and ten 0.9
+    gain = found["average"]["tuned_on_average"] - found["single"]["tuned"]
+    assert bracket["to"] - bracket["from"] == pytest.approx(gain * 2 * (0.9 - 0.5))
+    assert "averaging" not in tuned(held_out_of(images, run_of()), monkeypatch)
+
+
+# --- ensembles -------------------------------------------------------------------------------------------------------
+
+
+def products_of(sources_of: Sequence[np.ndarray], truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    values = np.stack(sources_of)
+    return values @ values.T / len(truth), values @ truth / len(truth)
+
+
+def test_weights_of_an_ensemble_are_found() -> None:
+    rng = np.random.default_rng(0)
+    one, other, useless = rng.random((3, 5000))
+    weights = blending._fit(*products_of([one, other, useless], 0.7 * one + 0.3 * other))
+    assert sum(weights) == pytest.approx(1, abs=1e-12)
+    np.testing.assert_allclose(weights, [0.7, 0.3, 0], atol=1e-3)
+    # 0.6 · one would be best; but weights sum to 1, and of those 0.8 and 0.2 come nearest to it
+    np.testing.assert_allclose(blending._fit(*products_of([one, other], 0.6 * one)), [0.8, 0.2], atol=0.02)
+    truth = (rng.random(5000) < 0.4).astype(float)
+    known, doubtful = (np.clip(truth + rng.normal(0, noise, 5000), 0, 1) for noise in (0.3, 0.6))
+    weights = blending._fit(*products_of([useless, known, doubtful], truth))
+    assert weights[0] == pytest.approx(0, abs=0.02) and weights[1] > weights[2] > 0.05
+    assert sum(weights) == pytest.approx(1, abs=1e-12)
+    tried = {(a, b): ((a * useless + b * known + (1 - a - b) * doubtful - truth) ** 2).mean()
+             for a in np.linspace(0, 1, 51) for b in np.linspace(0, 1 - a, 51)}  # fmt: skip
+    best = min(tried, key=lambda pair: tried[pair])
+    np.testing.assert_allclose(weights[:2], best, atol=0.03)
+
+
+def test_sources_that_say_the_same_or_nothing_have_weights_too() -> None:
+    one = np.random.default_rng(0).random(100)
+    for sources_of in ([one, one], [one, one * 0], [one * 0, one * 0, one * 0]):
+        weights = blending._fit(*products_of(sources_of, one))
+        assert sum(weights) == pytest.approx(1) and min(weights) >= 0
+    assert blending._fit(np.zeros((2, 2)), np.zeros(2)) == (0.5, 0.5)
+
+
+def ensemble_of(images: Images, other: Images, monkeypatch: pytest.MonkeyPatch, **recipe: Any) -> HeldOut:
+    """Out-of-fold images that two runs predict; the second knows nothing of presence."""
+    monkeypatch.setattr(other_runs, "runs_of", lambda run: [run, run])
+    run = run_of(ensemble={"one": None, "two": None}, **recipe)
+    first, second = held_out_of(images, run), held_out_of(other, run)
+    pairs = {fold: (blend.sources[0], replace(second.opened[False,][fold].sources[0], heads=None))
+             for fold, blend in first.opened[False,].items()}  # fmt: skip
+    opened = {
+        fold: replace(blend, sources=pairs[fold], weights=(0.5, 0.5)) for fold, blend in first.opened[False,].items()
+    }
+    return replace(first, opened={(False, False): opened})
+
+
+def test_weights_for_a_part_are_fitted_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In fold 0 the second run is right, elsewhere the first."""
+    images = random_images(16, number=30, shape=(14, 18))
+    right = [np.where(true == 1, 200, 40).astype(np.uint8) for true in images.truths]
+    wrong = [np.where(true == 1, 40, 200).astype(np.uint8) for true in images.truths]
+    first = replace(images, probabilities=[(right if place % 3 else wrong)[place] for place in range(30)])
+    second = replace(images, probabilities=[(wrong if place % 3 else right)[place] for place in range(30)])
+    held = ensemble_of(first, second, monkeypatch, tune={"steps": ["threshold"], "confidence": 0.5})
+    fold = held.images["fold"].to_numpy()
+    everything, without, alone = blending.choose(held, [np.arange(30), np.flatnonzero(fold), np.flatnonzero(fold == 0)])
+    assert without.weights == pytest.approx((1, 0), abs=1e-6)
+    assert alone.weights == pytest.approx((0, 1), abs=1e-6)
+    assert 0.5 < everything.weights[0] < 0.95 and sum(everything.weights) == pytest.approx(1)
+    result = tuned(held, monkeypatch)
+    assert result["ensemble"] == dict(zip(("one", "two"), everything.weights, strict=True))
+    assert result["nested"] < result["score"] - 0.2  # fold 0 gets the weights that suit the others
+    given = ensemble_of(first, second, monkeypatch)
+    told = given.run.recipe.model_copy(update={"ensemble": {"one": 3.0, "two": 1.0}})
+    given = replace(given, run=replace(given.run, recipe=told))
+    assert {mix.weights for mix in blending.choose(given, [np.arange(30)] * 2)} == {(0.75, 0.25)}
+
+
+def test_the_score_of_an_ensemble_is_that_of_the_weighted_mean(monkeypatch: pytest.MonkeyPatch) -> None:
+    images, other = (random_images(17, number=30, shape=(14, 18), ignored=False) for _ in range(2))
+    rng = np.random.default_rng(0)
+    other.probabilities = [np.clip(one + rng.integers(-80, 81, one.shape), 0, 255).astype(np.uint8)
+                           for one in images.probabilities]  # fmt: skip
+    held = ensemble_of(images, other, monkeypatch, tune={"confidence": 0.5})
+    result = tuned(held, monkeypatch)
+    first, second = result["ensemble"].values()
+    mean = [np.rint(np.float32(first) * one + np.float32(second) * two).astype(np.uint8)
+            for one, two in zip(images.probabilities, other.probabilities, strict=True)]  # fmt: skip
+    blended = replace(images, probabilities=mean)
+    assert result["score"] == pytest.approx(blended.scores(decision_of(result), "dice").mean(), rel=1e-12)  # type: ignore[arg-type]
+    assert first > 0.6
+
+
+# --- memory ----------------------------------------------------------------------------------------------------------
+
+
+def test_pixels_are_not_kept() -> None:
+    """Of every further image of 40,000 pixels, tune keeps less than a byte a pixel, whatever threads overlap."""
+    peaks = []
+    for number in (20, 200):
+        true = np.zeros((1, 200, 200), np.uint8)
+        true[0, 50:90, 30:160] = 1
+        images = Images([np.full((1, 200, 200), place, np.uint8) for place in range(number)], [true] * number)
+        held = held_out_of(images, run_of())
+        tracemalloc.start()
+        (evidence,) = mask_rules.collect(held, [Mix((False,), (1.0,))])
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert len(evidence.true) == number
+    assert peaks[1] - peaks[0] < 180 * 40_000 * 2 / 3
+
+
+# --- what is written -------------------------------------------------------------------------------------------------
+
+KEYS = {
+    "metric", "remark", "method", "presence_prior", "score", "interval_95", "nested", "nested_interval_95", "untuned",
+    "score_by_fold", "rows", "images", "steps", "rules", "curves", "share_empty_true", "mean_true_area", "oof",
+    "shares_of_empty", "scores",
+}  # fmt: skip
+
+
+def on_disk(tiny: Tiny, **settings: Any) -> dict[str, Any]:
+    """What tune writes about predictions of the tiny competition, with presence heads, in files."""
+    tiny.settings["clean"] = {"broken": {"action": "off"}}  # noise, to the detector
+    tiny.recipe |= {"tune": settings, "train": {"keep": "last"} | tiny.recipe.get("train", {})}
+    tiny.save()
+    run = tiny.run("decode", "clean", "split")
+    folds, masks = read_folds(run), np.load(run.pixels / "train_masks.npy")
+    rng = np.random.default_rng(0)
+    for fold in run.trained_folds():
+        rows = np.flatnonzero(folds["fold"] == fold)
+        said = np.clip(90 * masks[rows] + rng.integers(0, 160, masks[rows].shape), 0, 255).astype(np.uint8)
+        heads = np.where(masks[rows].any((2, 3)), 0.8, 0.3) + rng.uniform(-0.1, 0.1, (len(rows), 1))
+        path, ids = run.predictions("oof", fold), folds["image_id"].iloc[rows].tolist()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_probabilities(path, said.shape, said.dtype, iter([(said, heads)]), ids, ["thing"], lambda _: None)
+    tiny.run("tune")
+
+    def refuse(text: str) -> None:
+        raise ValueError(text)
+
+    found = json.loads(run.postprocess.read_text(), parse_constant=refuse)  # NaN is no JSON
+    assert isinstance(found, dict)
+    return found
+
+
+def test_everything_that_is_promised_is_written(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+    result = on_disk(tiny, confidence=0.5)
+    assert set(result) >= KEYS
+    assert (result["metric"], result["method"], result["images"]) == ("dice", "search", 12)
+    assert [one["step"] for one in result["steps"]] == list(STEPS)
+    assert all(set(one) == {"step", "kept", "gain", "standard_error", "confidence", "rules"} for one in result["steps"])
+    assert set(result["scores"]) == {"fold_model", "optimistic", "submission"}
+    assert all(one["is"] for one in result["scores"].values())
+    assert result["scores"]["fold_model"]["nested"] == result["nested"]
+    assert result["scores"]["optimistic"]["score"] == result["score"]
+    rule = result["rules"]["thing"]
+    assert set(rule) == {"threshold", "min_area", "top", "presence", "components"}
+    assert f"thing: {in_words(rule)}" in capsys.readouterr().err
+    assert result["score_by_fold"].keys() == {"0", "1", "2"}
+    assert result["share_empty_true"] == 3 / 12
+    curves = result["curves"]["thing"]
+    assert [value for value, _ in curves["threshold"]] == list(range(8, 256, 8))
+    assert curves["min_area"][0][0] == 0 and [rule["min_area"], result["score"]] in curves["min_area"]
+    assert [share for share, _ in result["shares_of_empty"]] == [round(0.1 * place, 1) for place in range(1, 10)]
+    low, high = result["nested_interval_95"]
+    assert low <= result["nested"] <= high
+    scores = pd.read_csv(tiny.run().folder / "oof_scores.csv")
+    assert sorted(scores["image_id"]) == TRAIN_IDS
+    assert scores["score"].mean() == pytest.approx(result["score"])
+
+
+def test_images_of_one_patient_have_a_score_and_no_interval(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+    tiny.settings |= {"group": "patient", "split": {"folds": 6}}
+    tiny.recipe |= {"train": {"folds": [1]}}
+    result = on_disk(tiny)
+    assert result["images"] == 2
+    assert result["interval_95"] is None and result["nested_interval_95"] is None
+    said = capsys.readouterr().err
+    assert f"out-of-fold  {result['score']:.4f}, one group  the images" in said
+    assert f"honest       {result['nested']:.4f}, one group  one fold's model" in said
+
+
+@pytest.mark.parametrize("near", [False, True])
+def test_the_files_on_disk_reproduce_the_score(tiny: Tiny, near: bool) -> None:
+    tiny.path("a12").write_bytes(tiny.path("a06").read_bytes())
+    result = on_disk(tiny, confidence=0.5, presence_neighbours=near)
+    run, scores = tiny.run(), []
+    said: dict[str, float] = {}
+    heads: dict[str, float] = {}
+    images = table.read_table(run.table, "train").set_index("image_id", drop=False)
+    for fold in run.trained_folds():
+        blend, written = (
+            blends.out_of_fold(run, fold, (False,)),
+            read_predictions(run.predictions("oof", fold), ["thing"])[2],
+        )
+        assert blend.presence is not None and written is not None
+        said |= dict(zip(blend.ids, written[:, 0], strict=True))
+        heads |= dict(zip(blend.ids, blend.presence[:, 0], strict=True))
+        for row, name in enumerate(blend.ids):
+            true = table.true_mask(images.loc[name], ["thing"])
+            mask = decide(blend.native(row, true.shape[1:]), decision_of(result), blend.presence[row])
+            scores.append(METRICS["dice"](*counts(rle.decode(rle.encode(mask[0]), true.shape[1:])[None], true)))
+    assert result["score"] == float(mean_score(mean_counts(np.stack(scores)).sum(0)))
+    if near:
+        said["a06"] = said["a12"] = (said["a06"] + said["a12"]) / 2
+    assert heads == pytest.approx(said, rel=1e-6)
+
+
+def test_fixed_chooses_nothing(tiny: Tiny) -> None:
+    result = on_disk(tiny, method="fixed", threshold=0.6, min_area=40)
+    assert result["steps"] == [] and result["method"] == "fixed"
+    assert decision_of(result) == Rules((Rule(153, 40),))
+    assert result["nested"] == pytest.approx(result["score"], rel=1e-12)
+    assert result["score"] != result["untuned"]
+
+
+@pytest.mark.parametrize(("threshold", "expected"), [(0.5, 128), (1.0, 255), (0.001, 1), (0.25, 64)])
+def test_fixed_takes_the_recipes_numbers(threshold: float, expected: int) -> None:
+    settings = run_of(tune={"method": "fixed", "threshold": threshold, "min_area": 11}).recipe.tune
+    assert mask_rules.fixed(settings, 2) == Rules((Rule(expected, 11),) * 2)
+
+
+@pytest.mark.parametrize("kind", ["perfect", "nothing", "empty"])
+def test_where_there_is_nothing_to_choose(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    truths = [np.zeros((1, 6, 6), np.uint8) for _ in range(9)]
+    for size, true in enumerate(truths):
+        true.ravel()[: 4 * size] = kind != "empty"
+    images = Images([true * (255 if kind == "perfect" else 0) for true in truths], truths)
+    result = tuned(held_out_of(images, run_of(tune={"confidence": 0.5})), monkeypatch)
+    assert decision_of(result) == Rules((Rule(),))
+    expected = 1 / 9 if kind == "nothing" else 1.0
+    assert result["score"] == result["nested"] == result["untuned"] == pytest.approx(expected)
+    assert not any(step["kept"] for step in result["steps"])
+    assert [step["step"] for step in result["steps"]] == [step for step in STEPS if step != "presence"]  # no head
+
+
+def test_rows_that_do_not_count_choose_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = random_images(18, number=40, shape=(14, 18))
+    held = held_out_of(images, run_of(tune={"rows": "cleaned", "confidence": 0.5}))
+    held.images.loc[held.images.index[:8], "use"] = "drop"
+    wild = replace(images, truths=[true if place >= 8 else 1 - true % 2 for place, true in enumerate(images.truths)])
+    other = held_out_of(wild, held.run)
+    other.images["use"] = held.images["use"]
+    first, second = tuned(held, monkeypatch), tuned(other, monkeypatch)
+    for key in ("rules", "score", "nested", "interval_95", "images"):
+        assert first[key] == second[key]
+    assert first["images"] == first["rows"]["cleaned"]["images"] == 32
+    assert first["rows"]["raw"]["score"] != second["rows"]["raw"]["score"]
+    held.images["use"] = "drop"
+    with pytest.raises(
+        PipelineError, match="tune.rows is cleaned, and none of the 40 out-of-fold images is such a row"
+    ):
+        tuned(held, monkeypatch)
+
+
+def test_rules_in_words() -> None:
+    rule = Rule(100, 30, 200, Presence(cut=0.25), Components(fill=True, min_size=32))
+    (said,) = described(Rules((rule,)), ["thing"]).values()
+    assert (
+        in_words(said)
+        == "threshold 100 of 255, at least 30 px at 200, presence over 0.250, holes filled, regions of at least 32 px"
+    )
+    (said,) = described(Rules((Rule(90, presence=Presence(worth=Linear())),)), ["thing"]).values()
+    assert in_words(said) == "threshold 90 of 255, presence where it pays (p·d > 1 - p)"
