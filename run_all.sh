@@ -33,10 +33,8 @@ absolute() { [[ $1 == /* ]] && echo "$1" || echo "$PWD/$1"; }
 cd "$(dirname "${BASH_SOURCE[0]}")"
 source pipeline/environment.sh --without-dev
 
-# The sample competition is drawn, not downloaded: a first run needs no account and no data.
-input=${PIPELINE_INPUT:-${PIPELINE_ROOT:-.}/input}
-[[ $recipe != sample || -e $input/sample ]] || "$PYTHON" -m pipeline sample
-
+# The sample competition is drawn where it is not there: a first run needs no account and no data.
+#
 # The stages, in the order data flows. Each reads and writes files only, so each can be run alone, as
 # `python -m pipeline STAGE RECIPE`, and a stage whose inputs, settings and code are unchanged is skipped.
 #

@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 
 from pipeline.core import interruption
 from pipeline.core.errors import PipelineError
-from pipeline.core.version import VERSION
+from pipeline.core.version import VERSION, program
 from pipeline.options import Assignments, HowOptions, RecipeName, RunOptions, Strict, with_options
 from pipeline.stages import STAGE_HELP, STAGES
 
@@ -73,6 +73,7 @@ def run(
     from pipeline.core import driver
     from pipeline.core.console import console
     from pipeline.core.files import shown
+    from pipeline.notebook import ensure_sample
     from pipeline.status import summary
 
     for stage in (first, last):
@@ -88,6 +89,7 @@ def run(
     console.print(f"[bold]{opened.name}[/bold]: {' → '.join(chosen)}; artefacts in {shown(opened.folder)}/")
     if opened.recipe.takes and "train" in chosen:
         console.print(f"  all of it, as the recipe stands, took {opened.recipe.takes}")
+    ensure_sample(opened)
     stages.warn_of_stale(opened, first)
     if "train" in chosen:
         _preflight(opened, how.force)
@@ -322,7 +324,7 @@ def main() -> None:
     """Runs the command line; a PipelineError becomes one message and exit code 2, a signal 128 plus its number."""
     try:
         with interruption.exit_codes():
-            app(prog_name="python -m pipeline")
+            app(prog_name=program())
     except PipelineError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(2)

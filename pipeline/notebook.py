@@ -23,11 +23,12 @@ def prepare() -> None:
     Raises:
         ImportError: something that the package needs is missing; the message is the line that installs it.
     """
-    missing = requirements_check.unsatisfied(requirements_check.read_requirements(HOME / "pyproject.toml", dev=False))
-    if missing:
+    project = HOME / "pyproject.toml"  # an installed package has none: pip has seen to its requirements
+    wanted = requirements_check.read_requirements(project, dev=False) if project.exists() else []
+    if missing := requirements_check.unsatisfied(wanted):
         asked = " ".join(f'"{line.split("#")[0].strip()}"' for line in missing)
         raise ImportError(f"run this in a cell of its own, then restart the kernel: %pip install -q {asked}")
-    if not os.access(HOME, os.W_OK):
+    if project.exists() and not os.access(HOME, os.W_OK):
         os.environ.setdefault("PIPELINE_ROOT", str(Path.cwd()))
     warnings.filterwarnings("ignore", message="IProgress not found")
     print(f"Python {sys.version.split()[0]}, the package in {HOME}")
@@ -49,7 +50,12 @@ def load_run(
 
 def ensure_sample(run: "Run") -> None:
     """Writes the raw files of a run of the sample competition, if they are not there; does nothing for any other."""
+    if run.competition.name != "sample" or run.input.exists():
+        return
+    from pipeline.core.console import console, counting
+    from pipeline.core.files import shown
     from pipeline.new.sample import write_sample
 
-    if run.competition.name == "sample" and not run.input.exists():
-        write_sample(run.input)
+    with counting("sample") as show:
+        write_sample(run.input, on_progress=show)
+    console.print(f"sample: the synthetic competition, drawn → {shown(run.input)}")

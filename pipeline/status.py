@@ -14,6 +14,7 @@ from pipeline.core.driver import State
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import input_root
 from pipeline.core.run import Run, input_folder
+from pipeline.core.version import program
 
 PACKAGES = [
     "torch", "torchvision", "lightning", "segmentation-models-pytorch", "albumentations", "opencv-python-headless",
@@ -61,7 +62,7 @@ def examine() -> Iterator[str]:
     recipes = sorted(file.stem for file in recipe.FOLDER.glob("*.yaml"))
     possible = [name for name in recipes if recipe.load_recipe(name).competition in here]
     ready = next((name for name in possible if name != "sample"), "sample")
-    yield f"next: python -m pipeline {'sample' if not here else f'run {ready} --quick'}"
+    yield f"next: {program()} {'sample' if not here else f'run {ready} --quick'}"
 
 
 def _describe(run: Run, found: list[State], todo: list[State]) -> str:
@@ -126,5 +127,5 @@ def summary(run: Run, seconds: float) -> Iterator[str]:
     path = shown(run.submission)
     following = f'kaggle competitions submit -c {slug} -f {path} -m "{run.name}"' if slug else ""
     if run.competition.name == "sample":
-        following = f"python -m pipeline score {path} {shown(run.input)}/truth.csv --competition sample"
+        following = f"{program()} score {path} {shown(run.input)}/truth.csv --competition sample"
     yield f"  next            {following or f'upload {path}'}"

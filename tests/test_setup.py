@@ -271,13 +271,8 @@ def run_all(checkout: Path, active: Path, *arguments: str, **variables: str) -> 
     return result.returncode, calls.read_text().splitlines() if calls.exists() else []
 
 
-def test_run_all_draws_the_sample_first(checkout: Path, active: Path) -> None:
-    assert run_all(checkout, active, "--set", "title=a * b") == (0, ["sample|", "run|sample|--set|title=a * b|"])
-
-
-def test_run_all_takes_the_sample_that_is_there(checkout: Path, active: Path) -> None:
-    (checkout.parent / "elsewhere" / "sample").mkdir(parents=True)
-    assert run_all(checkout, active, PIPELINE_INPUT="elsewhere") == (0, ["run|sample|"])
+def test_run_all_runs_the_sample_unless_told_otherwise(checkout: Path, active: Path) -> None:
+    assert run_all(checkout, active, "--set", "title=a * b") == (0, ["run|sample|--set|title=a * b|"])
 
 
 def test_run_all_hands_on_recipe_and_exit_code(checkout: Path, active: Path) -> None:

@@ -19,6 +19,7 @@ from pipeline.core.freshness import Reason, Step
 from pipeline.core.lock import alone
 from pipeline.core.other_runs import check_members, runs_of
 from pipeline.core.run import Run
+from pipeline.core.version import program
 
 
 class Stage:
@@ -175,7 +176,7 @@ def _check_inputs(run: Run, stage: Stage, waiting: list[State]) -> None:
         name = missing[0].parent.parent.name
         raise PipelineError(
             f"{stage.name} reads {shown(missing[0])} of the ensemble's run {name}, which does not exist; "
-            f"finish that run first: python -m pipeline run {name}."
+            f"finish that run first: {program()} run {name}."
         )
     raise PipelineError(
         f"{stage.name} reads {shown(missing[0])}, which does not exist; "

@@ -16,9 +16,15 @@ if TYPE_CHECKING:
 PACKAGE = Path(__file__).parents[1]
 
 
+def repository() -> Path | None:
+    """Returns the repository that the package lies in; None where it is installed."""
+    return PACKAGE.parent if (PACKAGE.parent / "run_all.sh").is_file() else None
+
+
 def root() -> Path:
-    """Returns the folder of input/, folds/, submissions/ and work/ ($PIPELINE_ROOT, default: the repository)."""
-    return Path(os.environ.get("PIPELINE_ROOT") or PACKAGE.parent).expanduser().resolve()
+    """Returns the folder of input/, folds/, submissions/ and work/: $PIPELINE_ROOT, or the repository, or, where the
+    package is installed, the working directory."""
+    return Path(os.environ.get("PIPELINE_ROOT") or repository() or Path.cwd()).expanduser().resolve()
 
 
 def input_root() -> Path:

@@ -16,6 +16,7 @@ from pipeline.core.config.settings import validate
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import root, shown
 from pipeline.core.run import Member, Run
+from pipeline.core.version import program
 
 
 def find_run(run: Run, name: str, setting: str) -> Run:
@@ -31,7 +32,7 @@ def find_run(run: Run, name: str, setting: str) -> Run:
     if not (folder / "recipe.yaml").exists():
         known = sorted(path.parent.name for path in run.competition_folder.glob("*/recipe.yaml"))
         raise PipelineError(
-            f"{setting} is {name}, and there is no {shown(folder)}; train it first (python -m pipeline run {name}). "
+            f"{setting} is {name}, and there is no {shown(folder)}; train it first ({program()} run {name}). "
             f"Trained so far: {', '.join(one for one in known if one != run.name) or 'nothing'}."
         )
     data = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))["recipe"]
@@ -107,7 +108,7 @@ def _same_fold(run: Run, other: Run, member: Member, path: Path, setting: str) -
     if not path.exists():
         raise PipelineError(
             f"{setting} is {other.name}, and {shown(path)} does not exist; finish that run first: "
-            f"python -m pipeline run {other.name} with {member.title} among train.folds."
+            f"{program()} run {other.name} with {member.title} among train.folds."
         )
     if member.fold is not None:
         check_folds(run, other, setting, [member.fold])
@@ -162,7 +163,7 @@ def check_members(run: Run) -> None:
             what = f"fold{'s' if len(folds) > 1 else ''} {', '.join(map(str, folds))}"
             raise PipelineError(
                 f"ensemble names {name}, which has no out-of-fold predictions of {what}: finish that run first "
-                f"(python -m pipeline run {name}){rest}."
+                f"({program()} run {name}){rest}."
             )
 
 

@@ -13,6 +13,7 @@ from pipeline.core.config.recipe import Recipe, load_recipe
 from pipeline.core.config.settings import find_yaml, override, validate
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import input_root, read_json, root, shown, write_text
+from pipeline.core.version import program
 
 
 def input_folder(competition: Competition) -> Path:
@@ -49,7 +50,7 @@ class Run:
 
     def command(self, *more: str) -> str:
         """Returns the command line that runs it, with further options."""
-        return shlex.join(["python", "-m", "pipeline", "run", *(self.options or (self.recipe.name,)), *more])
+        return shlex.join([*program().split(), "run", *(self.options or (self.recipe.name,)), *more])
 
     @property
     def input(self) -> Path:

@@ -18,7 +18,8 @@ from pipeline.core.config import competition, recipe
 from pipeline.core.config.competition import LAYOUTS, Competition
 from pipeline.core.config.settings import flatten, override, read_yaml, validate
 from pipeline.core.errors import PipelineError
-from pipeline.core.files import input_root, root, shown, write_png, write_text
+from pipeline.core.files import input_root, repository, root, shown, write_png, write_text
+from pipeline.core.version import program
 from pipeline.decode.readers.base import Item, Masks
 from pipeline.decode.readers.files import evenly
 from pipeline.decode.readers.registry import reader_of
@@ -67,7 +68,8 @@ def write_new(
     Args:
         name: of the competition and of its recipe.
         folder: the raw files; they are only read.
-        target: the folder of competitions/ and recipes/; the pipeline's own by default.
+        target: the folder of competitions/ and recipes/; by default the package's own, or, where it is installed, the
+            root.
         force: overwrite what is there.
         assignments: `key=value` with dotted keys, instead of what would be guessed or left to fill in.
 
@@ -90,14 +92,14 @@ def write_new(
     write_text(written, _competition_text(name, draft))
     write_text(recipe_path, _recipe_text(name, draft, inside=target is None))
     sheet = _sheet(name, written, folder)
-    run = f"python -m pipeline run {name if target is None else quote(shown(recipe_path))} --quick"
+    run = f"{program()} run {name if target is None else quote(shown(recipe_path))} --quick"
     return Written(draft, written, recipe_path, link, sheet, _following(draft, written, run))
 
 
 def _places(name: str, target: Path | None) -> tuple[Path, Path]:
-    if target is None:
+    if target is None and repository():
         return competition.FOLDER / f"{name}.yaml", recipe.FOLDER / f"{name}.yaml"
-    inside = Path(os.path.abspath(target.expanduser()))
+    inside = root() if target is None else Path(os.path.abspath(target.expanduser()))
     return inside / "competitions" / f"{name}.yaml", inside / "recipes" / f"{name}.yaml"
 
 

@@ -21,6 +21,7 @@ from rich.text import Text
 from pipeline.core import freshness
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import read_json, root
+from pipeline.core.version import program
 from pipeline.masks.bootstrap import bootstrap, mean_counts, mean_score
 from pipeline.masks.metrics import METRICS
 from pipeline.split.folds import counted_rows
@@ -174,7 +175,7 @@ def _find(wanted: str, known: dict[str, list[Path]]) -> Path:
         meant = f"; did you mean {' or '.join(near)}?" if near else ":"
         recipe = wanted if path else name.rpartition("/")[2].removesuffix("-quick")
         quick = " --quick" if not path and name.endswith("-quick") else ""
-        raise PipelineError(f"no run `{name}` has scores{meant} `python -m pipeline run {recipe}{quick}` makes them.")
+        raise PipelineError(f"no run `{name}` has scores{meant} `{program()} run {recipe}{quick}` makes them.")
     return found[0]
 
 

@@ -9,6 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.core.errors import PipelineError, did_you_mean
+from pipeline.core.files import root
 
 SettingsType = TypeVar("SettingsType", bound="Settings")
 
@@ -37,17 +38,19 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def find_yaml(name: str, folder: Path, what: str) -> Path:
-    """Returns the YAML file meant by `name`: a path, or the stem of a file in `folder`.
+    """Returns the YAML file meant by `name`: a path, or the stem of a file in `folder`, or else of one in the folder of
+    the same name under the root.
 
     Raises:
         PipelineError: there is none; the nearest known name is suggested.
     """
     if name.endswith((".yaml", ".yml")):
         return Path(name)
-    path = folder / f"{name}.yaml"
-    if path.exists():
-        return path
-    known = sorted(file.stem for file in folder.glob("*.yaml"))
+    folders = (folder, root() / folder.name)
+    for path in (place / f"{name}.yaml" for place in folders):
+        if path.exists():
+            return path
+    known = sorted({file.stem for place in folders for file in place.glob("*.yaml")})
     raise PipelineError(
         f"There is no {what} named `{name}`{did_you_mean(name, known)} Known: {', '.join(known)}; "
         f"a path to a .yaml file of your own works too."

@@ -9,6 +9,7 @@ import numpy as np
 
 from pipeline.core.config.competition import OxfordPet
 from pipeline.core.errors import PipelineError
+from pipeline.core.version import program
 from pipeline.decode.readers.base import (
     Fault,
     Item,
@@ -42,7 +43,7 @@ def list_items(competition: OxfordPet, folder: Path) -> Listing:
     if missing:
         raise PipelineError(
             f"{folder} lacks {', '.join(missing)}; expected {IMAGES}/*.jpg, {TRIMAPS}/*.png, "
-            f"{' and '.join(LISTS.values())} of {competition.title}: run `python -m pipeline download "
+            f"{' and '.join(LISTS.values())} of {competition.title}: run `{program()} download "
             f"{competition.name}`, or put them there."
         )
     train, faults = _subset_items(competition, "train", folder)

@@ -11,6 +11,7 @@ import numpy as np
 
 from pipeline.core.config.competition import THRESHOLD, Columns, RleCsv, Subset, Value
 from pipeline.core.errors import PipelineError
+from pipeline.core.version import program
 from pipeline.decode.readers.base import (
     Fault,
     Item,
@@ -317,7 +318,7 @@ def _how_to_get(competition: RleCsv, folder: Path) -> str:
         slug = competition.kaggle
         ways.append(f"`kaggle competitions download -c {slug} -p {folder}` and unzip it there")
     if competition.name == "sample":
-        ways = ["`python -m pipeline sample` writes it"]
+        ways = [f"`{program()} sample` writes it"]
     train = competition.train
     return (
         f"{folder} is empty. Put the raw files of {competition.title} there ({train.images}, {train.masks}, "
