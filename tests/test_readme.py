@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -112,17 +113,30 @@ def test_the_loss_and_the_metric_of_the_docs_compute() -> None:
     assert names["hit"](*counts).tolist() == [1, 0, 1]
 
 
-def test_tree_names_what_exists() -> None:
-    tree = re.search(r"## Where things are\n\n```\n(.*?)```", README, re.S)
-    assert tree is not None
-    folder = Path()
-    for line in tree[1].splitlines():
-        indented, names = line.startswith(" "), re.split(r"\s{2,}", line.strip())[0].split()
-        for name in names:
-            parent = folder if indented else Path()
-            if name != "work/":  # appears with the first run
-                assert (REPOSITORY / parent / name).exists(), f"{parent / name}"
-        folder = folder if indented else Path(names[0])
+def tree() -> list[str]:
+    """The paths that README's tree names, relative to the repository."""
+    (block,) = re.findall(r"## Where things are\n.*?```\n(.*?)```", README, re.S)
+    paths, folder = [], ""
+    for line in block.splitlines():
+        inside = folder if line.startswith(" ") else ""
+        # one entry per line; of small files, two: name, two spaces or more, description
+        parts = re.split(r"\s{2,}", line.strip())
+        names = parts[::2] if inside and len(parts) == 4 else parts[:1]
+        paths += [inside + name for name in names]
+        folder = inside or (parts[0] if parts[0].endswith("/") else "")
+    return paths
+
+
+def test_the_tree_of_the_readme_is_complete() -> None:
+    """Every folder and file of the first level, every room of the package and every module directly in it."""
+    listed = subprocess.check_output(["git", "ls-files"], cwd=REPOSITORY, text=True).splitlines()
+    tracked = [Path(name) for name in listed if not name.startswith(".") and (REPOSITORY / name).exists()]
+    expected = {path.parts[0] + ("/" if len(path.parts) > 1 else "") for path in tracked} | {"work/"}
+    expected -= {"README.md", "LICENSE", "CHANGELOG.md"}
+    package = [path for path in tracked if path.parts[0] == "pipeline" and path != Path("pipeline/__init__.py")]
+    expected |= {str(path) if path.parent.name == "pipeline" else f"{path.parent}/" for path in package}
+    assert len(tree()) == len(set(tree()))
+    assert set(tree()) == expected
 
 
 def test_the_network_of_ones_own_works_as_described(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

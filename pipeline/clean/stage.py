@@ -9,7 +9,7 @@ writes  work/<competition>/outliers.csv: image_id, reason, score, partner_id, no
         duplicates also the nearest pairs beyond the bound, which are not taken for any
 
 Detectors and what their scores count: outliers.py. Their settings, and what follows from a finding: `clean` in the
-competition's YAML (clean_settings.py). outliers.csv may be edited: everything after it goes by what it then says.
+competition's YAML (core/config/cleaning.py). outliers.csv may be edited: everything after it goes by what it then says.
 """
 
 import shutil

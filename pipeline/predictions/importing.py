@@ -2,7 +2,7 @@
 
     python -m pipeline encode NAME --competition my.yaml --oof oof.npy --test test.npy
 
-reads   oof.npy and test.npy, and the .csv beside each (arrays.py); work/<competition>/images.parquet,
+reads   oof.npy and test.npy, and the .csv beside each (core/external_arrays.py); work/<competition>/images.parquet,
         folds/<competition>.csv
 writes  work/<competition>/<run>/predictions/oof_fold_<k>.npy, test_final.npy: probabilities (N, classes, H, W), uint8,
         or float16 of a multiclass competition; beside each a .csv of its image ids; brought.json: what came

@@ -28,7 +28,7 @@ EACH = 208
 
 
 def images(run: Run, subset: str | None = None) -> pd.DataFrame:
-    """Returns one row an image (pipeline/table.py lists the columns), of all or of one subset: train or test."""
+    """Returns one row per image (decode/table.py lists the columns), of all or of one subset: train or test."""
     _require(run.table, run, "decode")
     return table.read_table(run.table, subset)
 

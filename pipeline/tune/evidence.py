@@ -2,7 +2,7 @@
 
 Every image is reduced to two histograms over the 256 probabilities: all of its pixels, and those of its true mask. From
 their cumulative sums the metric of every threshold follows exactly, so no search touches a pixel again. Connected
-regions need the pixels: they are counted at a few thresholds (components.py).
+regions need the pixels: they are counted at a few thresholds (masks/regions.py).
 """
 
 from collections.abc import Sequence

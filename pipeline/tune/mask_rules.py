@@ -2,7 +2,7 @@
 
 The metric of every threshold follows exactly from an image's counts, and from these the metric of every minimum area,
 so the search over all thresholds and areas touches no pixel again. Connected regions are counted at a few thresholds,
-the shortlist (components.py).
+the shortlist (masks/regions.py).
 """
 
 from collections.abc import Callable, Sequence

@@ -22,6 +22,7 @@ from pipeline.core.driver import run_stage
 from pipeline.core.errors import PipelineError
 from pipeline.core.run import open_run
 from pipeline.decode import table
+from pipeline.decode.readers.files import SUFFIXES
 from pipeline.decode.readers.registry import reader_of
 from pipeline.decode.rle_checks import MaskRow, doubts
 from pipeline.masks import rle
@@ -271,10 +272,10 @@ def packed(folder: Path) -> None:
 
 
 BAD = {
-    "packed": (packed, "holds no images (PNG, JPEG, TIFF); train.zip there: unzip what is still packed."),
+    "packed": (packed, f"holds no images ({', '.join(SUFFIXES)}); train.zip there: unzip what is still packed."),
     "no folder": (lambda folder: None, "is no folder; give the folder of the raw files with --from."),
     "empty": (lambda folder: folder.mkdir(), "holds no images"),
-    "no images": (no_images, "holds no images (PNG, JPEG, TIFF)"),
+    "no images": (no_images, f"holds no images ({', '.join(SUFFIXES)})"),
     "no masks": (images_only, "test/{id}.png (1), train/{id}.png (2), but no masks"),
     "no runs": (no_runs, "(no column of train.csv holds any)"),
     "no test": (no_test, "has training images (train/{id}.png) but no test images"),

@@ -11,6 +11,7 @@ from pipeline.core.config.settings import Settings, find_yaml, read_yaml, valida
 from pipeline.core.errors import PipelineError
 
 FOLDER = Path(__file__).parents[2] / "competitions"
+Metric = Literal["dice", "iou", "iou_precision", "mean_iou"]
 Kind = Literal["binary", "multilabel", "multiclass"]
 Value = int | str | tuple[int, int, int]
 THRESHOLD = 128
@@ -158,7 +159,7 @@ class Competition(Settings):
     group: str | None = None
     """A column of the mask table whose images must stay in one fold, e.g. the patient; or a pattern of the id that
     holds `{group}`, e.g. `{group}_{number}`."""
-    metric: Literal["dice", "iou", "iou_precision", "mean_iou"]
+    metric: Metric
     """What the competition scores by; docs/scores.md."""
     ignore_class: str | None = None
     """Multiclass: pixels whose truth is this class count in no loss and no score."""

@@ -12,7 +12,7 @@ class ModelSettings(Settings):
     """A network by name, and what is added to it."""
 
     architecture: str = "Unet"
-    """An architecture of segmentation-models-pytorch; `ConfigurableUnet` (pipeline/unet.py); or a network of your own
+    """An architecture of segmentation-models-pytorch; `ConfigurableUnet` (networks/unet.py); or a network of your own
     as `module:Class`."""
     encoder: str = "resnet34"
     """An encoder of segmentation-models-pytorch, timm's as `tu-<name>`; `plain` for the encoder of a plain UNet, which

@@ -15,6 +15,8 @@ import tifffile
 from pipeline.core.errors import PipelineError
 
 Element = TypeVar("Element")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif")
+"""Endings of files that `read_image` reads."""
 LARGEST_IMAGE = 2**28
 """Pixels; an image is decoded as a whole, several at a time."""
 

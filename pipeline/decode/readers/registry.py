@@ -9,5 +9,5 @@ READERS: dict[str, ModuleType] = {"rle_csv": rle_csv, "npz_labels": npz_labels, 
 
 
 def reader_of(competition: Competition) -> ModuleType:
-    """Returns the module that reads a competition's raw files; see listing.py for its functions."""
+    """Returns the module that reads a competition's raw files; see base.py for its functions."""
     return READERS[competition.reader]

@@ -10,10 +10,9 @@ from typing import Any, Literal
 
 from PIL import Image
 
-from pipeline.decode.readers.files import evenly, read_image
+from pipeline.decode.readers.files import SUFFIXES, evenly, read_image
 from pipeline.decode.rle_checks import Certainty
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif")
 _WITH_ENDING = re.compile(r"(.+)([_-][A-Za-z]+)")
 
 

@@ -4,13 +4,14 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import get_args
 from zipfile import BadZipFile
 
 import numpy as np
 
-from pipeline.core.config.competition import THRESHOLD
+from pipeline.core.config.competition import THRESHOLD, Metric
 from pipeline.core.errors import PipelineError
-from pipeline.decode.readers.files import packed
+from pipeline.decode.readers.files import SUFFIXES, packed
 from pipeline.decode.rle_checks import MaskRow
 from pipeline.new.guess.base import Draft, Files, Guess, by_name, channels_of, image_groups, image_size, masks_beside
 from pipeline.new.guess.masks import (
@@ -25,7 +26,8 @@ from pipeline.new.guess.masks import (
 from pipeline.new.guess.rle import guess_rle
 from pipeline.new.guess.tables import Named, Table, guess_group, read_rows, read_tables
 
-METRIC = Guess("metric", None, "FILL IN", "dice, iou or iou_precision; the files cannot tell")
+_OF_MASKS = [name for name in get_args(Metric) if name != "mean_iou"]  # which is of class maps
+METRIC = Guess("metric", None, "FILL IN", f"{', '.join(_OF_MASKS[:-1])} or {_OF_MASKS[-1]}; the files cannot tell")
 MEAN_IOU = Guess("metric", "mean_iou", "sure", "the one metric of kind multiclass")
 
 
@@ -153,7 +155,7 @@ def _find(folder: Path) -> Found:
     groups, beside = [images for images, _ in apart], [masks for _, masks in apart if masks]
     if not groups:
         raise PipelineError(
-            f"{folder} holds no images (PNG, JPEG, TIFF)"
+            f"{folder} holds no images ({', '.join(SUFFIXES)})"
             f"{packed(folder) or '; give the folder of the raw files with --from'}."
         )
     tables = read_tables(folder)
