@@ -136,7 +136,7 @@ def test_what_does_not_end_is_cut_off() -> None:
     """An exception in a destructor is lost."""
     script = (
         "import os, signal, time\n"
-        "from pipeline import interruption\n"
+        "from pipeline.core import interruption\n"
         "interruption.GRACE = 0.2\n"
         "class Loses:\n"
         "    def __del__(self): os.kill(os.getpid(), signal.SIGTERM)\n"
@@ -169,7 +169,7 @@ def test_an_empty_file_is_an_error_and_no_aborted(
 
 SCRIPT = """
 import os, pathlib, sys, time
-from pipeline import interruption
+from pipeline.core import interruption
 from pipeline.core.processes import run_side_by_side
 def work(job, reporter):
     pathlib.Path(sys.argv[1], f"{job}-{os.getpid()}").touch()
