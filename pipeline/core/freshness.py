@@ -89,6 +89,8 @@ def _is_as_written(output: Path, written: dict[str, Any], by_content: bool) -> b
 
 
 def _code_reasons(step: Step, record: dict[str, Any]) -> list[Reason]:
+    if record.get("source") == _source(record["code"]):  # not a byte of it changed: no syntax tree is needed
+        return []
     changed = _differing(record["code"], code(step.stage))
     if not changed:
         return []
@@ -130,6 +132,7 @@ def record(step: Step, seconds: float, manifest: Path | None = None, inputs: dic
         "seconds": round(seconds, 2),
         "settings": step.settings,
         "code": code(step.stage),
+        "source": _source(code(step.stage)),
         "outputs": fingerprint(step.outputs, {}),
         "inputs": fingerprint(step.inputs, {}) if inputs is None else inputs,
     })  # fmt: skip
@@ -183,8 +186,8 @@ def code(stage: str) -> dict[str, str]:
     """Returns a hash of every module of the package that a stage imports, directly or not, by relative path.
 
     What is hashed is the syntax tree without comments and docstrings, so that only a change of code counts. Imports
-    inside functions count, relative ones too, and so does a package's `__init__.py` with code in it. The root's is
-    followed only where a name is imported from it that is no module: then all that it hands on counts.
+    inside functions count, relative ones too, and so does the `__init__.py` of every package on the way. The root's
+    counts only where a name is imported from it that is no module: then all that it hands on does.
     """
     hashes: dict[str, str] = {}
     waiting = _files_of(f"pipeline.{stage}.stage")
@@ -203,6 +206,17 @@ def environment() -> dict[str, Any]:
 
     names = ["torch", "lightning", "segmentation-models-pytorch", "albumentations", "opencv-python-headless", "numpy"]
     return {name: version(name) for name in names}
+
+
+def _source(names: Iterable[str]) -> str:
+    """One hash of the bytes of modules, by relative path; of those that are gone, of their names alone."""
+    digests = [(name, _bytes_hash(PACKAGE / name)) for name in sorted(names)]
+    return hashlib.sha256(repr(digests).encode()).hexdigest()[:16]
+
+
+@cache
+def _bytes_hash(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ""
 
 
 @cache
@@ -237,7 +251,7 @@ def _is_docstring(node: Any) -> bool:
 
 
 def _files_of(name: str) -> list[Path]:
-    """The files behind a dotted name: its module, and the `__init__.py` with code in it of every package on the way."""
+    """The files behind a dotted name: its module, and the `__init__.py` of every package on the way."""
     parts = name.split(".")[1:]
     files: list[Path] = []
     folder = PACKAGE
@@ -248,7 +262,7 @@ def _files_of(name: str) -> list[Path]:
         if not package.is_dir():
             return files if place else [PACKAGE / "__init__.py"]
         folder = package
-        if (folder / "__init__.py").is_file() and (folder / "__init__.py").read_bytes().strip():
+        if (folder / "__init__.py").is_file():
             files.append(folder / "__init__.py")
     return files or ([] if parts else [PACKAGE / "__init__.py"])
 

@@ -58,6 +58,12 @@ def later(path: Path) -> None:
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + 10**9))
 
 
+def other_code(monkeypatch: pytest.MonkeyPatch, hashes: dict[str, str]) -> None:
+    """Lets every stage be made of these modules."""
+    monkeypatch.setattr(freshness, "code", lambda stage: hashes)
+    monkeypatch.setattr(freshness, "_source", lambda names: "other")
+
+
 # --- up to date? -----------------------------------------------------------------------------------------------------
 
 
@@ -170,9 +176,9 @@ def test_a_new_setting_changes_nothing_while_it_has_its_default(step: Step) -> N
 def test_changed_code_names_the_modules(step: Step, monkeypatch: pytest.MonkeyPatch) -> None:
     now = freshness.code("tune")
     gone = {name: value for name, value in now.items() if name != "masks/rle.py"}
-    monkeypatch.setattr(freshness, "code", lambda stage: {**gone, "masks/metrics.py": "another", "extra.py": "new"})
+    other_code(monkeypatch, {**gone, "masks/metrics.py": "another", "extra.py": "new"})
     assert stale(step) == [Reason("code", "code changed: extra.py, masks/metrics.py, masks/rle.py")]
-    monkeypatch.setattr(freshness, "code", lambda stage: {f"{name}.py": name for name in "abcdef"})
+    other_code(monkeypatch, {f"{name}.py": name for name in "abcdef"})
     (reason,) = stale(step)
     assert reason.text.endswith(f" and {len(now) + len('abcdef') - freshness.NAMED} more")
 
@@ -182,7 +188,7 @@ def test_a_manifest_of_another_version_names_it(step: Step, monkeypatch: pytest.
     del record["version"]  # 0.1.0 wrote none
     write_json(step.manifest, record)
     assert stale(step) == []  # by the same code all the same
-    monkeypatch.setattr(freshness, "code", lambda stage: {})
+    other_code(monkeypatch, {})
     assert stale(step) == [Reason("code", "made by version 0.1.0")]
 
 
@@ -226,6 +232,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "__init__.py": "from pipeline.behind_the_root import handed_on",
         "behind_the_root.py": "handed_on = 1",
         "tune/__init__.py": "",
+        "__main__.py": "not code at all",
         "tune/stage.py": "import pipeline.plain\nfrom pipeline.room import attribute\nfrom .sibling import x\n"
         "def f():\n    from .. import above\n    from pipeline.lazy.deep import y\n",
         "tune/sibling.py": "x = 1",
@@ -251,15 +258,18 @@ def clear_code() -> None:
     """What another process would not know."""
     freshness.code.cache_clear()
     freshness._hash_and_imports.cache_clear()
+    freshness._bytes_hash.cache_clear()
 
 
 def test_no_import_drops_out_of_the_code(package: Path) -> None:
     expected = {"tune/stage.py", "tune/sibling.py", "plain.py", "above.py", "beside.py"}
-    expected |= {"room/__init__.py", "room/inner.py", "lazy/deep.py"}
+    expected |= {"tune/__init__.py", "room/__init__.py", "room/inner.py", "lazy/__init__.py", "lazy/deep.py"}
     assert set(freshness.code("tune")) == expected
     write_text(package / "tune" / "stage.py", "from pipeline import apart")
     clear_code()
-    assert set(freshness.code("tune")) == {"tune/stage.py", "apart.py", "__init__.py", "behind_the_root.py"}
+    assert set(freshness.code("tune")) == {
+        "tune/__init__.py", "tune/stage.py", "apart.py", "__init__.py", "behind_the_root.py"
+    }  # fmt: skip
 
 
 def test_only_code_counts(package: Path) -> None:
@@ -268,9 +278,29 @@ def test_only_code_counts(package: Path) -> None:
     write_text(package / "plain.py", comments)
     clear_code()
     assert freshness.code("tune") == before
+    write_text(package / "tune" / "__init__.py", "# a comment")
+    clear_code()
+    assert freshness.code("tune") == before
     write_text(package / "plain.py", "x = 2")
     clear_code()
     assert freshness._differing(freshness.code("tune"), before) == ["plain.py"]
+
+
+def test_a_step_asks_for_syntax_trees_only_where_bytes_changed(
+    package: Path, step: Step, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clear_code()
+    freshness.record(step, 0)
+    with monkeypatch.context() as patch:
+        patch.setattr(freshness, "code", lambda stage: pytest.fail("a syntax tree was asked for"))
+        assert stale(step) == []
+    for text, reasons in (("x = 1  # another comment", []), ("x = 2", [Reason("code", "code changed: plain.py")])):
+        write_text(package / "plain.py", text)
+        clear_code()
+        assert stale(step) == reasons
+    (package / "plain.py").unlink()
+    clear_code()
+    assert stale(step) == [Reason("code", "code changed: plain.py")]
 
 
 # --- the layout of work/ ---------------------------------------------------------------------------------------------
@@ -630,7 +660,7 @@ def test_the_same_settings_go_on(finished: bool, executed: list[Any]) -> None:
 def test_other_code_keeps_finished_folds(executed: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     run = open_run("sample", assignments=["train.folds=[0]"])
     pretend_trained(run, finished=True)
-    monkeypatch.setattr(freshness, "code", lambda stage: {"models.py": "another"})
+    other_code(monkeypatch, {"models.py": "another"})
     (state,) = driver.states(run, "train")
     assert state.kept
     assert {reason.kind for reason in state.reasons} == {"code"}
@@ -643,7 +673,7 @@ def test_other_code_keeps_finished_folds(executed: list[Any], monkeypatch: pytes
 def test_other_code_goes_on_with_an_unfinished_fold(executed: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     run = open_run("sample", assignments=["train.folds=[0]"])
     pretend_trained(run, finished=False)
-    monkeypatch.setattr(freshness, "code", lambda stage: {"models.py": "another"})
+    other_code(monkeypatch, {"models.py": "another"})
     driver.run_stage(run, "train")
     assert executed == [([0], {})]
 
