@@ -300,7 +300,8 @@ def test_a_step_asks_for_syntax_trees_only_where_bytes_changed(
         assert stale(step) == reasons
     (package / "plain.py").unlink()
     clear_code()
-    assert stale(step) == [Reason("code", "code changed: plain.py")]
+    (reason,) = stale(step)
+    assert "plain.py" in reason.text
 
 
 # --- the layout of work/ ---------------------------------------------------------------------------------------------
