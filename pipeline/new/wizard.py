@@ -23,14 +23,14 @@ from pipeline.core.version import program
 from pipeline.decode.readers.base import Item, Masks
 from pipeline.decode.readers.files import evenly
 from pipeline.decode.readers.registry import reader_of
-from pipeline.masks.overlay import drawn, legend
+from pipeline.masks.overlay import contact_sheet, drawn, with_legend
 from pipeline.new.guess.base import Draft, Guess
 from pipeline.new.guess.layout import look
 
 STRIDE, ROWS, LONGEST = 32, 128, 256
 """Of a first recipe: what sides must be multiples of, rows where the image has as many, and the longest side."""
-SHOWN, ACROSS, WIDTH, CAPTION = 12, 4, 320, 18
-"""Of the contact sheet: images, images in a row, and in pixels an image's width and its caption's height."""
+SHOWN, ACROSS, WIDTH = 12, 4, 320
+"""Of the contact sheet: images, images in a row, and the width of an image in pixels."""
 CERTAINTIES = {"sure": "sure", "guess": "guessed", "FILL IN": "left to fill in"}
 
 
@@ -224,14 +224,14 @@ def _sheet(name: str, written: Path, folder: Path) -> str:
     try:
         opened = open_competition(written)
         listing = reader_of(opened).list_items(opened, folder)
-        pictures = [_picture(item, masks, opened) for item, masks in chosen(listing.items)]
+        tiles = [([_picture(item, masks, opened)], item.image_id) for item, masks in chosen(listing.items)]
     except PipelineError as error:
         return f"no picture, because {error}"
-    if not pictures:
+    if not tiles:
         return "no picture, because no training image and mask can be read"
-    write_png(path, _tiled(pictures, opened))
+    write_png(path, with_legend(contact_sheet(tiles, WIDTH, ACROSS), opened))
     faults = f"; {len(listing.faults)} faults so far, e.g. {listing.faults[0]}" if listing.faults else ""
-    return f"{shown(path)}: {len(pictures)} training images as this YAML reads them{faults}"
+    return f"{shown(path)}: {len(tiles)} training images as this YAML reads them{faults}"
 
 
 def chosen(items: list[Item]) -> list[tuple[Item, Masks]]:
@@ -257,36 +257,10 @@ def _shows(masks: Masks) -> bool:
 
 
 def _picture(item: Item, masks: Masks, opened: Competition) -> np.ndarray:
-    """An image with its masks, 320 pixels wide, and its id above it."""
+    """An image with its masks, 320 pixels wide."""
     image = item.read_image()
     height = max(1, round(image.shape[0] * WIDTH / image.shape[1]))
     method = cv2.INTER_AREA if image.shape[1] > WIDTH else cv2.INTER_NEAREST
     sized = cv2.resize(image, (WIDTH, height), interpolation=method).reshape(height, WIDTH, -1)
     planes = np.stack([cv2.resize(one, (WIDTH, height), interpolation=cv2.INTER_NEAREST) for one in masks.planes])
-    picture = drawn(sized, planes, None, opened)
-    caption = np.full((CAPTION, WIDTH, 3), 255, np.uint8)
-    _write(caption, item.image_id, 2, (0, 0, 0))
-    return np.vstack([caption, picture])
-
-
-def _tiled(pictures: list[np.ndarray], opened: Competition) -> np.ndarray:
-    """Pictures in rows, under a line that names the classes in their colours."""
-    head = np.full((CAPTION, (WIDTH + 4) * ACROSS, 3), 255, np.uint8)
-    place = 2
-    for name, colour in legend(opened).items() if len(opened.classes) > 1 else []:
-        place = _write(head, name, place, colour or (128, 128, 128)) + 12
-    bands = [head] if len(opened.classes) > 1 else []
-    for start in range(0, len(pictures), ACROSS):
-        row = pictures[start : start + ACROSS]
-        band = np.full((max(len(one) for one in row) + 4, head.shape[1], 3), 255, np.uint8)
-        for number, one in enumerate(row):
-            band[: len(one), number * (WIDTH + 4) : number * (WIDTH + 4) + WIDTH] = one
-        bands.append(band)
-    return np.vstack(bands)
-
-
-def _write(picture: np.ndarray, text: str, column: int, colour: tuple[int, int, int]) -> int:
-    """Writes text into a picture and returns the column where it ends."""
-    plain = text.encode("ascii", "replace").decode()
-    cv2.putText(picture, plain, (column, CAPTION - 5), cv2.FONT_HERSHEY_SIMPLEX, 0.42, colour, 1, cv2.LINE_AA)
-    return column + cv2.getTextSize(plain, cv2.FONT_HERSHEY_SIMPLEX, 0.42, 1)[0][0]
+    return drawn(sized, planes, None, opened)

@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.core import freshness
+from pipeline.core.driver import listed
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import read_json, root
 from pipeline.core.version import program
@@ -289,7 +290,7 @@ def cells(row: Row) -> tuple[str, ...]:
     return (
         row.run,
         f"{row.competition}, {row.metric}",
-        _ranges(row.folds),
+        listed(list(row.folds)) or "–",
         _number(row.score) + (" [{:.4f}, {:.4f}]".format(*row.interval_95) if row.interval_95 else ""),
         "first" if row.run == row.first else _signed(row.difference, row.standard_error),
         _number(row.nested),
@@ -298,12 +299,6 @@ def cells(row: Row) -> tuple[str, ...]:
         "–" if row.seconds is None else _duration(row.seconds),
         "; ".join(row.remarks),
     )
-
-
-def _ranges(folds: tuple[int, ...]) -> str:
-    if len(folds) > 2 and folds[-1] - folds[0] == len(folds) - 1:
-        return f"{folds[0]}–{folds[-1]}"
-    return ", ".join(map(str, folds)) or "–"
 
 
 def _number(value: float | None) -> str:

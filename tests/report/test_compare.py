@@ -214,7 +214,7 @@ def test_missing_fields_are_dashes(work: Path) -> None:
     first, row = compare(["first", "old"])
     assert (first.parameters, first.seconds, first.accelerator) == (None, None, None)
     assert row.remarks == ("no scores by image",)
-    assert cells(row)[2:9] == ["0, 2", "0.5000", *"–––––"]
+    assert cells(row)[2:9] == ["0 and 2", "0.5000", *"–––––"]
 
 
 # --- names, and the command line -------------------------------------------------------------------------------------
