@@ -14,7 +14,8 @@ predictions are checked and taken over instead (importing.py); an ensemble has n
 """
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -24,7 +25,7 @@ from pipeline.core.files import shown
 from pipeline.core.freshness import Step
 from pipeline.core.run import Member, Run, write_recipe
 from pipeline.decode import table
-from pipeline.predictions import blends, importing
+from pipeline.predictions import importing, kept_views
 from pipeline.predictions.files import partial_folder
 from pipeline.predictions.steps import prediction_step
 
@@ -38,11 +39,27 @@ def steps(run: Run) -> list[Step]:
         return importing.test_steps(run)
     if not run.recipe.trains:
         return []
-    views, found = blends.views_of(run), []
+    views, found = kept_views.views_of(run), []
     for fold in run.test_folds():
         path, title = run.predictions("test", fold), f"predict {Member(fold, 0).title}"
         found.append(prediction_step(run, "predict", title, "test", run.members(fold), [path], views))
     return found
+
+
+def guard(run: Run, waiting: Sequence[Any]) -> None:
+    """Stops before anything is predicted with views that tune has not decided on.
+
+    Raises:
+        PipelineError: postprocess.json does not exist, or says nothing of these views.
+    """
+    views = run.recipe.predict.tta
+    if not run.recipe.trains or views == "none" or kept_views.decided_views(run) is not None:
+        return
+    lacks = f"says nothing of predict.tta={views}" if run.postprocess.exists() else "does not exist"
+    raise PipelineError(
+        f"predict reads {shown(run.postprocess)}, where tune says whether test-time augmentation is kept, and it "
+        f"{lacks}; `{run.command('--to', 'predict')}` makes what comes before."
+    )
 
 
 def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
@@ -57,11 +74,7 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
         return
     from pipeline.networks.predictor import predict_step
 
-    if run.recipe.predict.tta != "none" and not run.postprocess.exists():
-        raise PipelineError(
-            f"predict reads {shown(run.postprocess)}, where tune says whether test-time augmentation is kept, and it "
-            f"does not exist; `{run.command('--to', 'predict')}` makes what comes before."
-        )
+    guard(run, waiting)  # which --force passes by
     _remove_left_over(run)
     ids = table.read_table(run.table, "test")["image_id"].tolist()
     with progress_bar() as bar:

@@ -13,11 +13,11 @@ import numpy as np
 
 from pipeline.core import other_runs
 from pipeline.core.errors import PipelineError
-from pipeline.core.files import read_json, shown
+from pipeline.core.files import shown
 from pipeline.core.run import Run
 from pipeline.masks.decision import Decision, asks_members, decide, native_probability
 from pipeline.masks.geometry import Geometry, geometry_of
-from pipeline.predictions import neighbours
+from pipeline.predictions import kept_views, neighbours
 from pipeline.predictions.files import read_predictions, stage_of
 
 Subset = Literal["oof", "test"]
@@ -118,18 +118,9 @@ def files(run: Run, subset: Subset) -> tuple[Path, ...]:
     return tuple(file for path in paths for file in (path, path.with_suffix(".csv")))
 
 
-def views_of(run: Run) -> str:
-    """Returns the test-time augmentation that a run's predictions are taken with, as in `predict.tta`: the recipe's,
-    unless tune found that it brings too little on the out-of-fold images, as postprocess.json says."""
-    views = run.recipe.predict.tta
-    if views == "none" or not run.postprocess.exists():
-        return views
-    return views if read_json(run.postprocess).get("tta", {}).get("kept", True) else "none"
-
-
 def plain_of(run: Run) -> tuple[bool, ...]:
     """Returns, for each run of `runs_of`, whether its plain predictions are taken though it has a mean over views."""
-    return tuple(views_of(other) != other.recipe.predict.tta for other in other_runs.runs_of(run))
+    return tuple(kept_views.views_of(other) != other.recipe.predict.tta for other in other_runs.runs_of(run))
 
 
 def out_of_fold(run: Run, fold: int, plain: Sequence[bool]) -> Blend:

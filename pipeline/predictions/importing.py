@@ -46,13 +46,16 @@ def test_steps(run: Run) -> list[Step]:
 
 
 def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
-    """Checks all that is waiting, and then writes it.
+    """Checks all that is waiting, and then writes it. That the test array fits is checked by validate already, before
+    tune works on the other one.
 
     Raises:
         PipelineError: ids, shapes or values that do not fit; what was there before stays.
     """
     refuse_trained(run.folder)
     images, classes, work = table.read_table(run.table), run.competition.classes, []
+    if run.recipe.arrays and run.recipe.arrays.test:
+        open_foreign(Path(run.recipe.arrays.test), "test", run.competition, images)
     for step in waiting:
         foreign = open_foreign(step.inputs[0], "test" if _is_test(step) else "train", run.competition, images)
         _check_presence(run, foreign)

@@ -19,11 +19,14 @@ def choose(held: HeldOut, row_sets: Sequence[np.ndarray]) -> tuple[list[Mix], di
     """Returns the mix that each of several sets of images (positions) chooses, and what the first set, which decides,
     says of test-time augmentation: see views.decide. None without it, and for an ensemble, whose runs have decided."""
     run, runs = held.run, other_runs.runs_of(held.run)
-    measured, decided = views.count(held), None
+    fixed, decided = run.recipe.tune.method == "fixed", None
+    measured: list[views.Measured | None] = [None] * len(runs)
+    if not (fixed and run.recipe.ensemble):
+        measured = views.count(held)
     if measured[0] is not None and not run.recipe.ensemble:
         decided = views.decide(held, measured[0], row_sets[0])
     told = blends.plain_of(run) if decided is None else (not decided["kept"],)
-    if run.recipe.tune.method == "fixed":
+    if fixed:
         return [Mix(told, blends.weights_of(run))] * len(row_sets), decided
     chosen = [
         tuple(

@@ -25,13 +25,13 @@ from pipeline.core import other_runs
 from pipeline.core.config.competition import Competition
 from pipeline.core.console import console, progress_bar
 from pipeline.core.errors import PipelineError
-from pipeline.core.files import read_json, shown, write_json, writing
+from pipeline.core.files import shown, write_json, writing
 from pipeline.core.freshness import Step
 from pipeline.core.run import Run
 from pipeline.masks.bootstrap import Score, interval, presence_weights, shares_of_empty
 from pipeline.masks.decision import Rules, described, in_words
 from pipeline.masks.metrics import class_iou, mean_iou
-from pipeline.predictions import blends
+from pipeline.predictions import blends, kept_views
 from pipeline.split.folds import counted_rows, leak_remark
 from pipeline.tune import blending, class_biases, estimate, mask_rules, suspects
 from pipeline.tune.class_biases import LabelProblem
@@ -72,8 +72,9 @@ def steps(run: Run) -> list[Step]:
     outputs = (run.postprocess, run.folder / "oof_scores.csv", run.suspects)
     settings: dict[str, Any] = {"tune": run.recipe.tune.model_dump(mode="json"), "metric": run.competition.metric}
     settings |= {"reading": run.remark, "never": list(run.never), "ensemble": run.recipe.ensemble}
-    ensemble = run.recipe.ensemble  # whose runs have decided on their views
-    settings["tta"] = list(map(blends.views_of, other_runs.runs_of(run))) if ensemble else run.recipe.predict.tta
+    settings["tta"] = run.recipe.predict.tta
+    if run.recipe.ensemble:  # whose runs have decided on their views
+        settings["tta"] = {other.name: kept_views.views_of(other) for other in other_runs.runs_of(run)}
     manifest = run.folder / "postprocess.manifest.json"
     return [Step("tune", "tune", manifest, inputs, outputs, settings)]
 
@@ -251,8 +252,7 @@ def _views(run: Run, decided: dict[str, Any] | None) -> list[dict[str, Any]]:
     """Test-time augmentation as a step: what was decided here, or by the runs of an ensemble."""
     records = [decided]
     if run.recipe.ensemble:
-        tuned = [other.postprocess for other in other_runs.runs_of(run) if other.postprocess.exists()]
-        records = [read_json(path).get("tta") for path in tuned]
+        records = list(map(kept_views.decided_views, other_runs.runs_of(run)))
     keys = ("kept", "gain", "standard_error", "confidence")
     return [
         {"step": f"test-time augmentation {record['views']}", **{key: record[key] for key in keys}}
