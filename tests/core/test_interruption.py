@@ -28,9 +28,11 @@ from pipeline.split import stage as split
 from pipeline.stages import STAGES
 from pipeline.train import stage as training
 from pipeline.tune import stage as tune
+from pipeline.validate import stage as validate
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
-MODULES = dict(zip(STAGES, (decode, clean, split, training, predict, tune, encode, evaluate, report), strict=True))
+ROOMS = (decode, clean, split, training, validate, tune, predict, encode, evaluate, report)
+MODULES = dict(zip(STAGES, ROOMS, strict=True))
 LINE = "interrupted: the same command goes on where it stopped"
 
 
@@ -136,7 +138,7 @@ def test_what_does_not_end_is_cut_off() -> None:
     """An exception in a destructor is lost."""
     script = (
         "import os, signal, time\n"
-        "from pipeline import interruption\n"
+        "from pipeline.core import interruption\n"
         "interruption.GRACE = 0.2\n"
         "class Loses:\n"
         "    def __del__(self): os.kill(os.getpid(), signal.SIGTERM)\n"
@@ -169,7 +171,7 @@ def test_an_empty_file_is_an_error_and_no_aborted(
 
 SCRIPT = """
 import os, pathlib, sys, time
-from pipeline import interruption
+from pipeline.core import interruption
 from pipeline.core.processes import run_side_by_side
 def work(job, reporter):
     pathlib.Path(sys.argv[1], f"{job}-{os.getpid()}").touch()
