@@ -26,6 +26,7 @@ from predicted import (
     with_weights,
 )
 
+from pipeline import stages
 from pipeline.core import driver, freshness
 from pipeline.core.config.settings import merge
 from pipeline.core.errors import PipelineError
@@ -34,6 +35,7 @@ from pipeline.core.run import Run
 from pipeline.predict import stage as predict
 from pipeline.predictions import importing
 from pipeline.predictions.files import partial_folder, read_predictions
+from pipeline.status import status_table
 from pipeline.validate import stage as validate
 
 TEST_FILES = {"test_fold_0.npy", "test_fold_1.npy"}
@@ -176,6 +178,20 @@ def test_a_lost_decision_costs_no_predictions(run: Run) -> None:
     go(run)
     assert newer(run, before) == set()
     assert_up_to_date(run)
+
+
+def test_what_is_said_where_tune_must_decide_again(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    go(run)
+    other = changed(run, tune={"presence_prior": 0.3})
+    capsys.readouterr()
+    stages.warn_of_stale(other, "predict")
+    said = " ".join(capsys.readouterr().err.split())
+    assert "tune is not up to date (tune.presence_prior: None → 0.3): this starts at predict and uses what tune" in said
+    assert "validate is not up to date" not in said
+    table, _ = status_table(other)
+    states = dict(zip(*(list(column.cells) for column in table.columns[:2]), strict=True))
+    assert states["validate"].startswith("up to date") and states["predict"].startswith("up to date, until")
+    assert states["tune"] == "tune.presence_prior: None → 0.3"
 
 
 # --- predictions of others -------------------------------------------------------------------------------------------
