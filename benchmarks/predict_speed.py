@@ -4,7 +4,7 @@
     python -m benchmarks.predict_speed --memory 420x580 [--tta d4]
 
 Both start from the same pixels in memory and the same weights, and end with uint8 probabilities in memory. Ours is what
-the predict stage runs; the plain loop is what smp's example does, with model.eval() and torch.no_grad(). --variants
+validate and predict run; the plain loop is what smp's example does, with model.eval() and torch.no_grad(). --variants
 also times our loop without fusing and without casting weights once. The weights are from scratch, BatchNorm's
 statistics from a few batches of noise; how far probabilities are from those of fp32 is measured on them. --memory says
 what a process, or a GPU, needs beyond the loaded network.

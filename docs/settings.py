@@ -32,7 +32,7 @@ PARTS = {
     "The network (train)": (Recipe, ("model",), ""),
     "Losses (train)": (Recipe, ("loss",), ""),
     "Training (train)": (Recipe, ("train",), ""),
-    "Prediction (predict)": (Recipe, ("predict",), ""),
+    "Prediction (validate, predict)": (Recipe, ("predict",), ""),
     "Post-processing (tune)": (Recipe, ("tune",), ""),
     "The competition (decode, encode)": (Competition, (), "clean split splits"),
     "What is wrong with the data (clean)": (Competition, ("clean",), ""),

@@ -175,12 +175,12 @@ def test_a_killed_run_goes_on_to_the_same_weights(
 
 def test_nothing_runs_twice_and_tuning_never_trains(undisturbed: Finished) -> None:
     again = undisturbed.pipeline("run", str(undisturbed.recipe)).stderr
-    assert again.count("up to date") == 8
+    assert again.count("up to date") == 9
     status = undisturbed.pipeline("status", str(undisturbed.recipe)).stdout
     assert "everything is up to date" in status
     fixed = undisturbed.pipeline("run", str(undisturbed.recipe), "--set", "tune.method=fixed").stderr
     assert "train: up to date" in fixed
-    assert "predict oof" not in fixed  # only whether the mirrored view is kept is asked again
+    assert "validate: up to date" in fixed  # only whether the mirrored view is kept is asked again
     assert "tune.method: search → fixed" in fixed
     rules = json.loads((undisturbed.folder / "postprocess.json").read_text())["rules"]
     assert [rule["threshold"] for rule in rules.values()] == [128]

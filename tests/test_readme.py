@@ -22,7 +22,7 @@ from pipeline.core.config.settings import validate
 REPOSITORY = Path(__file__).parents[1]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 CLEAN = (REPOSITORY / "docs" / "clean-and-split.md").read_text(encoding="utf-8")
-TUNE = (REPOSITORY / "docs" / "predict-tune-encode.md").read_text(encoding="utf-8")
+TUNE = (REPOSITORY / "docs" / "validate-tune-predict-encode.md").read_text(encoding="utf-8")
 TRAIN = (REPOSITORY / "docs" / "train.md").read_text(encoding="utf-8")
 PAGES = {path.stem: path.read_text(encoding="utf-8") for path in sorted((REPOSITORY / "docs").glob("*.md"))}
 EXECUTED = ("your-own-competition", "bring-your-own")  # their commands, by tests of their own

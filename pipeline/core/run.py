@@ -147,16 +147,6 @@ class Run:
         seeds = self.recipe.train.seeds if self.recipe.trains else [None]
         return [self.predictions("oof", fold, seed, plain) for seed in seeds]
 
-    @property
-    def tta(self) -> Path:
-        """What test-time augmentation brought on the out-of-fold images, and whether the test images get it."""
-        return self.folder / "predictions" / "tta.json"
-
-    @property
-    def tta_counts(self) -> Path:
-        """What every out-of-fold image scores with and without it."""
-        return self.tta.with_suffix(".npz")
-
     def test_folds(self) -> list[int | None]:
         """Returns the folds whose test predictions are averaged: all that are trained, or the final model alone, as
         whose the predictions count that were made elsewhere."""

@@ -1,7 +1,7 @@
 """Trained networks as predictions are made with them: fast, over several views of an image, averaged."""
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,8 +11,10 @@ from torch import Tensor
 from torch.nn import BatchNorm2d, Conv2d, ConvTranspose2d, Identity, Linear, Module
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from pipeline.core.console import console
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import shown
+from pipeline.core.freshness import Step
 from pipeline.core.run import Member, Run
 from pipeline.networks import device, loader
 from pipeline.networks.device import Compute
@@ -20,9 +22,10 @@ from pipeline.networks.models import build_network
 from pipeline.networks.output import Output
 from pipeline.networks.tiles import predict_tiled
 from pipeline.networks.transforms import Preprocess
-from pipeline.networks.views import View
+from pipeline.networks.views import View, views
 from pipeline.networks.weights import read_trained
-from pipeline.predictions.files import Predicted
+from pipeline.predictions.files import Predicted, write_resumable
+from pipeline.predictions.steps import fingerprint
 
 PROBED_SIZE = 64
 CLOSE = 1e-3
@@ -210,10 +213,50 @@ class _Sum:
 # --- images of a run -------------------------------------------------------------------------------------------------
 
 
+def predict_step(
+    run: Run,
+    step: Step,
+    members: list[Member],
+    subset: str,
+    rows: np.ndarray,
+    ids: list[str],
+    advance: Callable[[int], None],
+) -> None:
+    """Predicts images of a run into the files of a step, going on where the same step was interrupted.
+
+    Args:
+        run: the run.
+        step: what `prediction_step` returned; with two files of probabilities the second is the plain prediction.
+        members: whose networks.
+        subset: train or test.
+        rows: the images (N,), as positions in the pixel arrays of the subset.
+        ids: their names.
+        advance: is told how many images were predicted since the last time.
+
+    Raises:
+        PipelineError: weights are missing, damaged or of another network, give something that is no number, or the disk
+            is full.
+    """
+    paths, tta = [path for path in step.outputs if path.suffix == ".npy"], step.settings["tta"]
+
+    def predict(first: int) -> Iterator[list[Predicted]]:
+        if first:
+            console.print(f"  {step.title}: going on after {first} of {len(ids)} images")
+        return batches(run, members, views(tta), len(paths) > 1, subset, rows[first:], ids[first:])
+
+    classes, size = run.competition.classes, run.recipe.predict.batch_size
+    shape = (len(ids), len(classes), *run.recipe.image.stored)
+    dtype = np.dtype(np.float16 if run.competition.kind == "multiclass" else np.uint8)
+    write_resumable(paths, shape, dtype, predict, ids, classes, advance, fingerprint(run, step), size)
+    models = sum(len(run.weights(member)) for member in members)
+    notes = [f"mean of {models} models"] * (models > 1) + [f"test-time augmentation {tta}"] * (tta != "none")
+    console.print(f"  {step.title}: {', '.join([f'{len(ids)} images', *notes])} → {shown(paths[0])}")
+
+
 def batches(
     run: Run,
     members: Sequence[Member],
-    views: Sequence[View],
+    seen_as: Sequence[View],
     plain: bool,
     subset: str,
     rows: np.ndarray,
@@ -224,7 +267,7 @@ def batches(
     Args:
         run: the run.
         members: whose networks.
-        views: of each image; see Predictor.
+        seen_as: the views of each image; see Predictor.
         plain: whether each batch also has the mean over the first view alone.
         subset: train or test.
         rows: the images, as positions in the pixel arrays of the subset.
@@ -237,7 +280,7 @@ def batches(
     paths = [(member, path) for member in members for path in run.weights(member)]
     networks = [load(run, path, compute) for _, path in paths]
     never = run.never if run.competition.kind == "multiclass" else None
-    predictor = Predictor(networks, compute, views, run.recipe.image.size, run.recipe.predict.overlap, never, plain)
+    predictor = Predictor(networks, compute, seen_as, run.recipe.image.size, run.recipe.predict.overlap, never, plain)
     preprocess = Preprocess(run.recipe.image.preprocess)
     dataset = loader.PlainDataset(run.pixels, subset, rows, with_masks=False, preprocess=preprocess)
     done = 0

@@ -13,12 +13,12 @@ import numpy as np
 
 from pipeline.core import other_runs
 from pipeline.core.errors import PipelineError
-from pipeline.core.files import read_json, shown
+from pipeline.core.files import shown
 from pipeline.core.run import Run
 from pipeline.masks.decision import Decision, asks_members, decide, native_probability
 from pipeline.masks.geometry import Geometry, geometry_of
-from pipeline.predictions import neighbours
-from pipeline.predictions.files import read_predictions
+from pipeline.predictions import kept_views, neighbours
+from pipeline.predictions.files import read_predictions, stage_of
 
 Subset = Literal["oof", "test"]
 
@@ -105,24 +105,22 @@ def knows_models(run: Run) -> bool:
 
 
 def files(run: Run, subset: Subset) -> tuple[Path, ...]:
-    """Returns the files of a run's predictions, with their indices and what test-time augmentation brought."""
-    paths, measured = [], []
+    """Returns the files of a run's predictions, with their indices."""
+    paths: list[Path] = []
     for other in other_runs.runs_of(run):
         if subset == "oof":
             views = (False, True) if other.recipe.predict.tta != "none" else (False,)
             paths += [
                 path for fold in run.trained_folds() for plain in views for path in other.oof_predictions(fold, plain)
             ]
-            measured += [other.tta, other.tta_counts] if len(views) > 1 else []
         else:
             paths += [other.predictions("test", fold) for fold in other.test_folds()]
-    return (*measured, *(file for path in paths for file in (path, path.with_suffix(".csv"))))
+    return tuple(file for path in paths for file in (path, path.with_suffix(".csv")))
 
 
 def plain_of(run: Run) -> tuple[bool, ...]:
-    """Returns, for each run of `runs_of`, whether its predictions are taken without test-time augmentation: where that
-    brought too little on the out-of-fold images, its test images were predicted so too."""
-    return tuple(one.tta.exists() and not read_json(one.tta)["kept"] for one in other_runs.runs_of(run))
+    """Returns, for each run of `runs_of`, whether its plain predictions are taken though it has a mean over views."""
+    return tuple(kept_views.views_of(other) != other.recipe.predict.tta for other in other_runs.runs_of(run))
 
 
 def out_of_fold(run: Run, fold: int, plain: Sequence[bool]) -> Blend:
@@ -162,7 +160,7 @@ def _blend(run: Run, paths: list[list[Path]]) -> Blend:
             if ids is not None and listed != ids:
                 raise PipelineError(
                     f"{shown(path)} does not hold the images of {shown(paths[0][0])}, or holds them in another order; "
-                    f"run the predict stage of {other.name} with --force."
+                    f"run the {stage_of(path)} stage of {other.name} with --force."
                 )
             ids = listed
         known = [head for head in heads if head is not None]

@@ -1,4 +1,4 @@
-"""Arrays of predictions made elsewhere: checked against the competition, converted to what the predict stage writes.
+"""Arrays of predictions made elsewhere: checked against the competition, converted to what validate and predict write.
 
 Nothing is loaded as a whole: arrays are mapped from their files and read in chunks.
 """
@@ -97,8 +97,8 @@ def check_values(foreign: Foreign, competition: Competition) -> None:
 
 
 def converted(foreign: Foreign, rows: np.ndarray, competition: Competition) -> Iterator[np.ndarray]:
-    """Yields the probabilities at these places (n, C, H, W), some at a time, as the predict stage writes them: float16
-    of a multiclass competition, else uint8 (p·255, rounded)."""
+    """Yields the probabilities at these places (n, C, H, W), some at a time, as validate and predict write them:
+    float16 of a multiclass competition, else uint8 (p·255, rounded)."""
     multiclass, size = competition.kind == "multiclass", _chunk(foreign.array)
     for start in range(0, len(rows), size):
         block = foreign.array[rows[start : start + size]]

@@ -7,7 +7,7 @@ They are written batch by batch, so that memory does not grow with the number of
 beside them, and put in place when they are whole. How far an interrupted attempt came follows from the sizes of its
 files; the same attempt goes on after its last whole batch.
 
-Apart from the predict stage, so that the stages that only read them do not depend on the network's code.
+Apart from the stages validate and predict, so that those which only read them do not depend on the network's code.
 """
 
 import io
@@ -111,6 +111,11 @@ def partial_folder(path: Path) -> Path:
     return path.with_name(f".{path.stem}.partial")
 
 
+def stage_of(path: Path) -> str:
+    """Returns the stage that writes a file of probabilities."""
+    return "predict" if path.name.startswith("test") else "validate"
+
+
 def read_predictions(path: Path, classes: list[str]) -> tuple[np.ndarray, list[str], np.ndarray | None]:
     """Returns the probabilities (N, C, H, W) uint8 or float16, mapped from the file, the image ids of their rows, and
     what the presence head says (N, C) float32, 0 to 1; None where the network has no such head.
@@ -132,7 +137,7 @@ def read_probabilities(path: Path) -> tuple[np.ndarray, list[str]]:
 
 def _read(path: Path) -> tuple[np.ndarray, pd.DataFrame]:
     if not path.exists():
-        raise PipelineError(f"{shown(path)} does not exist; run the predict stage.")
+        raise PipelineError(f"{shown(path)} does not exist; run the {stage_of(path)} stage.")
     array = np.load(path, mmap_mode="r")
     index = pd.read_csv(path.with_suffix(".csv"), dtype=str, keep_default_na=False)
     if len(index) != len(array):

@@ -1,4 +1,4 @@
-"""Predictions made elsewhere become files as the predict stage writes them.
+"""External predictions become files as validate and predict write them for trained models.
 
     python -m pipeline encode NAME --competition my.yaml --oof oof.npy --test test.npy
 
@@ -29,26 +29,33 @@ from pipeline.predictions.files import write_probabilities
 from pipeline.split.folds import groups_of, read_folds
 
 
-def steps(run: Run) -> list[Step]:
-    """Returns the import of the out-of-fold predictions, and of the test predictions where there are any."""
+def oof_steps(run: Run) -> list[Step]:
+    """Returns the import of the out-of-fold predictions, the step of validate."""
     assert run.recipe.arrays
     # whichever train.folds asks for
     known = external_arrays.folds(Path(run.recipe.arrays.oof), run.folds, run.split.folds)
     oof = [run.predictions("oof", fold) for fold in known]
-    found = [_step(run, "oof", run.recipe.arrays.oof, oof, (run.table, run.folds))]
-    if run.recipe.arrays.test:
-        found.append(_step(run, "test", run.recipe.arrays.test, [run.predictions("test", None)], (run.table,)))
-    return found
+    return [_step(run, "validate", "oof", run.recipe.arrays.oof, oof, (run.table, run.folds))]
+
+
+def test_steps(run: Run) -> list[Step]:
+    """Returns the import of the test predictions, the step of predict, where there are any."""
+    assert run.recipe.arrays
+    test = run.recipe.arrays.test
+    return [_step(run, "predict", "test", test, [run.predictions("test", None)], (run.table,))] if test else []
 
 
 def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
-    """Checks all that is waiting, and then writes it.
+    """Checks all that is waiting, and then writes it. That the test array fits is checked by validate already, before
+    tune works on the other one.
 
     Raises:
         PipelineError: ids, shapes or values that do not fit; what was there before stays.
     """
     refuse_trained(run.folder)
     images, classes, work = table.read_table(run.table), run.competition.classes, []
+    if run.recipe.arrays and run.recipe.arrays.test:
+        open_foreign(Path(run.recipe.arrays.test), "test", run.competition, images)
     for step in waiting:
         foreign = open_foreign(step.inputs[0], "test" if _is_test(step) else "train", run.competition, images)
         _check_presence(run, foreign)
@@ -79,12 +86,12 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
             yield step
 
 
-def _step(run: Run, subset: str, path: str, outputs: list[Path], inputs: tuple[Path, ...]) -> Step:
+def _step(run: Run, stage: str, subset: str, path: str, outputs: list[Path], inputs: tuple[Path, ...]) -> Step:
     array, manifest = Path(path), run.folder / "predictions" / f"{subset}.manifest.json"
     files = [file for output in outputs for file in (output, output.with_suffix(".csv"))]
     settings = {"classes": run.competition.classes, "kind": run.competition.kind}
     sources, more = (array, array.with_suffix(".csv"), *inputs), [run.brought] if subset == "oof" else []
-    return Step("predict", f"import {array.name}", manifest, sources, (*files, *more), settings)
+    return Step(stage, f"import {array.name}", manifest, sources, (*files, *more), settings)
 
 
 def _is_test(step: Step) -> bool:

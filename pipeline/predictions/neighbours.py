@@ -22,7 +22,7 @@ def averaged(presence: np.ndarray, run: Run, ids: list[str]) -> np.ndarray:
     if (rows < 0).any():
         raise PipelineError(
             f"{shown(run.table)} does not list image {ids[int(np.argmin(rows))]}, which was predicted; put its file "
-            "back and decode again, or run the predict stage again."
+            "back and decode again, or predict again without it."
         )
     histograms, thumbnails = (np.load(path, mmap_mode="r")[rows] for path in (run.histograms, run.thumbnails))
     pairs = near_pairs(histograms, thumbnails, run.competition.clean.duplicates)

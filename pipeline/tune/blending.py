@@ -4,45 +4,42 @@ Both are chosen on out-of-fold images, so the nested estimate chooses them again
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from pipeline.core import other_runs
-from pipeline.core.run import Run
 from pipeline.masks.geometry import IGNORE
 from pipeline.predictions import blends
 from pipeline.tune import views
 from pipeline.tune.held_out import HeldOut, Mix
 
 
-def choose(held: HeldOut, row_sets: Sequence[np.ndarray]) -> list[Mix]:
-    """Returns the mix that each of several sets of images (positions) chooses; of a `fixed` recipe, what it says.
-
-    The first set is the one that decides: with test-time augmentation as the test images were predicted.
-    """
-    run, told = held.run, blends.plain_of(held.run)
-    if run.recipe.tune.method == "fixed":
-        return [Mix(told, blends.weights_of(run))] * len(row_sets)
-    by_run = [_plain(one, held, row_sets[1:]) for one in other_runs.runs_of(run)]
-    flags = [told, *zip(*by_run, strict=True)]
+def choose(held: HeldOut, row_sets: Sequence[np.ndarray]) -> tuple[list[Mix], dict[str, Any] | None]:
+    """Returns the mix that each of several sets of images (positions) chooses, and what the first set, which decides,
+    says of test-time augmentation: see views.decide. None without it, and for an ensemble, whose runs have decided."""
+    run, runs = held.run, other_runs.runs_of(held.run)
+    fixed, decided = run.recipe.tune.method == "fixed", None
+    measured: list[views.Measured | None] = [None] * len(runs)
+    if not (fixed and run.recipe.ensemble):
+        measured = views.count(held)
+    if measured[0] is not None and not run.recipe.ensemble:
+        decided = views.decide(held, measured[0], row_sets[0])
+    told = blends.plain_of(run) if decided is None else (not decided["kept"],)
+    if fixed:
+        return [Mix(told, blends.weights_of(run))] * len(row_sets), decided
+    chosen = [
+        tuple(
+            counts is not None and not views.keeps(held, other, counts, rows)
+            for other, counts in zip(runs, measured, strict=True)
+        )
+        for rows in row_sets[1:]
+    ]
     weights = [blends.weights_of(run)] * len(row_sets)
     if None in run.recipe.ensemble.values():
         products = _products(held, Mix(told, weights[0]))
         weights = [_fit(*(part[rows].sum(0) for part in products)) for rows in row_sets]
-    return [Mix(plain, own) for plain, own in zip(flags, weights, strict=True)]
-
-
-def _plain(run: Run, held: HeldOut, row_sets: Sequence[np.ndarray]) -> list[bool]:
-    """Whether test-time augmentation of a run brings too little on each set of images."""
-    if not run.tta.exists():
-        return [False] * len(row_sets)
-    plain, tta = views.read(run).of(held.images["image_id"])
-    groups, settings = held.images["group"].to_numpy(), run.recipe.tune
-
-    def kept(rows: np.ndarray) -> bool:
-        return len(rows) > 0 and views.measure(plain[rows], tta[rows], groups[rows], run.competition, settings)[1]
-
-    return [not kept(rows) for rows in row_sets]
+    return [Mix(plain, own) for plain, own in zip([told, *chosen], weights, strict=True)], decided
 
 
 def _products(held: HeldOut, mix: Mix) -> tuple[np.ndarray, np.ndarray]:

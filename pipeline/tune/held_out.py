@@ -11,9 +11,10 @@ import pandas as pd
 from pipeline.core.console import track
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import shown
+from pipeline.core.other_runs import runs_of
 from pipeline.core.run import Run
 from pipeline.decode import table
-from pipeline.predictions.blends import Blend, out_of_fold, plain_of
+from pipeline.predictions.blends import Blend, out_of_fold
 from pipeline.split.folds import groups_of, read_folds, read_outliers
 
 Result = TypeVar("Result")
@@ -106,18 +107,18 @@ def held_out(run: Run) -> HeldOut:
     broken = set(read_outliers(run).query("reason == 'broken' and action == 'drop'")["image_id"])
     found = []
     for fold in run.trained_folds():
-        ids = out_of_fold(run, fold, plain_of(run)).ids
+        ids = out_of_fold(run, fold, [False] * len(runs_of(run))).ids
         unknown = [image_id for image_id in ids if image_id not in use.index]
         if unknown:
             raise PipelineError(
                 f"fold {fold} predicts {len(unknown)} images that {shown(run.folds)} does not list, for instance "
-                f"{unknown[0]}; run the predict stage again."
+                f"{unknown[0]}; run the validate stage again."
             )
         for row, image_id in enumerate(ids):
             if image_id not in broken:
                 own = {"image_id": image_id, "fold": fold, "group": groups[image_id], "use": use[image_id], "row": row}
                 found.append(own)
     if not found:
-        raise PipelineError(f"none of the images of {shown(run.folds)} was predicted; run the predict stage again.")
+        raise PipelineError(f"none of the images of {shown(run.folds)} was predicted; run the validate stage again.")
     listed = pd.DataFrame(found)
     return HeldOut(run, listed, [by_id.loc[image_id] for image_id in listed["image_id"]])

@@ -25,13 +25,13 @@ from pipeline.core import other_runs
 from pipeline.core.config.competition import Competition
 from pipeline.core.console import console, progress_bar
 from pipeline.core.errors import PipelineError
-from pipeline.core.files import read_json, shown, write_json, writing
+from pipeline.core.files import shown, write_json, writing
 from pipeline.core.freshness import Step
 from pipeline.core.run import Run
 from pipeline.masks.bootstrap import Score, interval, presence_weights, shares_of_empty
 from pipeline.masks.decision import Rules, described, in_words
 from pipeline.masks.metrics import class_iou, mean_iou
-from pipeline.predictions import blends
+from pipeline.predictions import blends, kept_views
 from pipeline.split.folds import counted_rows, leak_remark
 from pipeline.tune import blending, class_biases, estimate, mask_rules, suspects
 from pipeline.tune.class_biases import LabelProblem
@@ -55,6 +55,8 @@ class Tuned:
     """The same positions, in the order of `nested`."""
     choice: Choice
     mix: Mix
+    views: dict[str, Any] | None
+    """What was decided about test-time augmentation: see views.decide."""
     score: Score
     everything: np.ndarray
     """Under the decision, of all images (N, …)."""
@@ -70,6 +72,9 @@ def steps(run: Run) -> list[Step]:
     outputs = (run.postprocess, run.folder / "oof_scores.csv", run.suspects)
     settings: dict[str, Any] = {"tune": run.recipe.tune.model_dump(mode="json"), "metric": run.competition.metric}
     settings |= {"reading": run.remark, "never": list(run.never), "ensemble": run.recipe.ensemble}
+    settings["tta"] = run.recipe.predict.tta
+    if run.recipe.ensemble:  # whose runs have decided on their views
+        settings["tta"] = {other.name: kept_views.views_of(other) for other in other_runs.runs_of(run)}
     manifest = run.folder / "postprocess.manifest.json"
     return [Step("tune", "tune", manifest, inputs, outputs, settings)]
 
@@ -138,7 +143,7 @@ def _masks(held: HeldOut, counted: np.ndarray) -> tuple[Tuned, dict[str, Any], p
     run, outer = held.run, _without_parts(held, counted)
     settings, classes = run.recipe.tune, run.competition.classes
     row_sets = [counted, *(others for others, _ in outer)]
-    mixed = blending.choose(held, row_sets)
+    mixed, views = blending.choose(held, row_sets)
     distinct, singles = list(dict.fromkeys(mixed)), estimate.single_models(run, mixed[0])
     evidences = mask_rules.collect(held, [*distinct, *singles])
     weights = np.ones(evidences[0].true.shape)
@@ -153,7 +158,7 @@ def _masks(held: HeldOut, counted: np.ndarray) -> tuple[Tuned, dict[str, Any], p
     final, decision, parts = problems[mixed[0]], choices[0].decision, [part for _, part in outer]
     nested = [one.problem.counts(one.decision, part) for one, part in zip(choices[1:], parts, strict=True)]
     everything, untuned = (final.counts(one, np.arange(len(held.rows))) for one in (decision, final.untuned))
-    tuned = Tuned(held, counted, np.concatenate(parts), choices[0], mixed[0], final.score, everything,
+    tuned = Tuned(held, counted, np.concatenate(parts), choices[0], mixed[0], views, final.score, everything,
                   np.concatenate(nested), untuned)  # fmt: skip
     evidence = final.evidence
     own = evidence.only(counted)
@@ -183,7 +188,7 @@ def _labels(held: HeldOut, counted: np.ndarray) -> tuple[Tuned, dict[str, Any], 
     run, outer = held.run, _without_parts(held, counted)
     competition, settings = run.competition, run.recipe.tune
     row_sets = [counted, *(others for others, _ in outer)]
-    mixed = blending.choose(held, row_sets)
+    mixed, views = blending.choose(held, row_sets)
     distinct = list(dict.fromkeys(mixed))
     drawn = zip(distinct, class_biases.draw_pixels(held, distinct, counted), strict=True)
     problems = {mix: LabelProblem(*pixels, len(held.rows), competition, run.never) for mix, pixels in drawn}
@@ -198,7 +203,8 @@ def _labels(held: HeldOut, counted: np.ndarray) -> tuple[Tuned, dict[str, Any], 
     ])  # fmt: skip
     everything, untuned = found[0], found[1]
     nested = np.stack([found[2 + distinct.index(mixed[places[number]])][number] for number in counted])
-    tuned = Tuned(held, counted, counted, choices[0], mixed[0], problems[mixed[0]].score, everything, nested, untuned)
+    score = problems[mixed[0]].score
+    tuned = Tuned(held, counted, counted, choices[0], mixed[0], views, score, everything, nested, untuned)
     return tuned, _described_labels(tuned, competition), suspects.of_labels(held.images, everything, competition)
 
 
@@ -233,18 +239,26 @@ def _result(tuned: Tuned) -> dict[str, Any]:
             for name, kept in sets.items()
         },
         "images": len(chosen),
-        "steps": [*_views(run), *(_step(one, run) for one in tuned.choice.tried)],
+        "steps": [*_views(run, tuned.views), *(_step(one, run) for one in tuned.choice.tried)],
     }
+    if tuned.views:
+        result["tta"] = tuned.views
     if run.recipe.ensemble:
         result["ensemble"] = dict(zip(run.recipe.ensemble, tuned.mix.weights, strict=True))
     return result
 
 
-def _views(run: Run) -> list[dict[str, Any]]:
-    """Test-time augmentation as a step, which predict tried."""
-    found = [read_json(one.tta) for one in other_runs.runs_of(run) if one.tta.exists()]
+def _views(run: Run, decided: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """Test-time augmentation as a step: what was decided here, or by the runs of an ensemble."""
+    records = [decided]
+    if run.recipe.ensemble:
+        records = list(map(kept_views.decided_views, other_runs.runs_of(run)))
     keys = ("kept", "gain", "standard_error", "confidence")
-    return [{"step": f"test-time augmentation {one['tta']}", **{key: one[key] for key in keys}} for one in found]
+    return [
+        {"step": f"test-time augmentation {record['views']}", **{key: record[key] for key in keys}}
+        for record in records
+        if record
+    ]
 
 
 def _step(tried: Tried, run: Run) -> dict[str, Any]:

@@ -211,17 +211,22 @@ def test_a_moved_root_stays_up_to_date(step: Step, root: Path, monkeypatch: pyte
 @pytest.mark.parametrize("stage", ["decode", "clean", "split", "tune", "encode", "report"])
 def test_numpy_stages_do_not_depend_on_the_networks_code(stage: str) -> None:
     found = set(freshness.code(stage))
-    assert not found & (TORCH_SIDE | TRAINING | {"train/stage.py", "predict/stage.py"})
+    assert not found & (TORCH_SIDE | TRAINING | {"train/stage.py", "validate/stage.py", "predict/stage.py"})
     assert {f"{stage}/stage.py", "core/files.py", "core/errors.py"} <= found
 
 
 def test_torch_stages_depend_on_the_networks_code() -> None:
-    train, predict, tune = (set(freshness.code(stage)) for stage in ("train", "predict", "tune"))
+    train, validate, tune, predict = (
+        set(freshness.code(stage)) for stage in ("train", "validate", "tune", "predict")
+    )
     used = {"networks/weights.py", "masks/metrics.py", "masks/geometry.py", "split/folds.py"}
     assert train >= TORCH_SIDE | TRAINING | used
     assert not train & {"clean/stage.py", "split/stage.py", "clean/outliers.py", "masks/overlay.py"}
+    assert {"validate/stage.py", "predictions/files.py"} | TORCH_SIDE <= validate
     assert {"predict/stage.py", "predictions/files.py"} | TORCH_SIDE <= predict
-    assert not predict & TRAINING
+    assert not (predict | validate) & TRAINING
+    decides = {name for name in predict | validate if name.startswith("tune/") or name == "masks/decision.py"}
+    assert not decides  # another search or another decision map predicts nothing again
     assert {"tune/stage.py", "masks/metrics.py", "masks/decision.py", "masks/geometry.py"} <= tune
 
 

@@ -28,9 +28,11 @@ from pipeline.split import stage as split
 from pipeline.stages import STAGES
 from pipeline.train import stage as training
 from pipeline.tune import stage as tune
+from pipeline.validate import stage as validate
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
-MODULES = dict(zip(STAGES, (decode, clean, split, training, predict, tune, encode, evaluate, report), strict=True))
+ROOMS = (decode, clean, split, training, validate, tune, predict, encode, evaluate, report)
+MODULES = dict(zip(STAGES, ROOMS, strict=True))
 LINE = "interrupted: the same command goes on where it stopped"
 
 

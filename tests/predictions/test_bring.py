@@ -187,8 +187,13 @@ def predictions(tiny: Tiny, size: tuple[int, int] = (20, 30), seed: int = 0) -> 
 def imported(tiny: Tiny, name: str = "mine", **changes: Any) -> Run:
     """The run of predictions of all images, after their import; without `test`, of the training images only."""
     given: dict[str, Any] = {"oof": predictions(tiny)[0], "oof_ids": TRAIN_IDS} | changes
-    run = bring(name, competition=str(tiny.competition_path), **given)
-    stages.run_through(run, "predict")
+    return import_arrays(bring(name, competition=str(tiny.competition_path), **given))
+
+
+def import_arrays(run: Run) -> Run:
+    """Imports what is not up to date: out-of-fold predictions in validate, test predictions in predict."""
+    stages.run_through(run, "validate")
+    driver.run_stage(run, "predict")
     return run
 
 
@@ -223,11 +228,18 @@ def test_every_form_gives_the_same_files(ready: Tiny) -> None:
 def test_import_runs_again_when_the_array_changed(ready: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
     run = imported(ready)
     capsys.readouterr()
-    stages.run_through(run, "predict")
-    assert "predict: up to date" in capsys.readouterr().err
+    import_arrays(run)
+    assert "validate: up to date" in capsys.readouterr().err
     before = read(run, "oof", 0)[0]
-    again = imported(ready, oof=predictions(ready, seed=5)[0])
+    oof, test = predictions(ready, seed=5)
+    again = imported(ready, oof=oof, test=test, test_ids=TEST_IDS)
     assert (read(again, "oof", 0)[0] != before).any()
+    before, same = read(again, "test", None)[0].copy(), read(again, "oof", 0)[0]
+    capsys.readouterr()
+    imported(ready, oof=oof, test=test[::-1].copy(), test_ids=TEST_IDS)
+    said = capsys.readouterr().err
+    assert (read(again, "test", None)[0] != before).any() and (read(again, "oof", 0)[0] == same).all()
+    assert "validate: up to date" in said and "predict: " in said
 
 
 def test_some_of_the_images(ready: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
@@ -261,7 +273,7 @@ def test_presence(ready: Tiny) -> None:
     path = run.folder / "arrays" / "oof.npy"
     presence = np.linspace(0, 1, 12).round(5)
     pd.DataFrame({"image_id": TRAIN_IDS, "presence_thing": presence}).to_csv(path.with_suffix(".csv"), index=False)
-    stages.run_through(run, "predict")
+    import_arrays(run)
     for fold in run.trained_folds():
         head = read_predictions(run.predictions("oof", fold), ["thing"])[2]
         assert head is not None
@@ -326,6 +338,15 @@ def test_what_does_not_fit_is_said(decoded: Tiny, fault: str, monkeypatch: pytes
     assert after == before
 
 
+def test_a_test_array_that_does_not_fit_is_said_before_tune_works(ready: Tiny) -> None:
+    given: dict[str, Any] = {"oof": predictions(ready)[0], "oof_ids": TRAIN_IDS}
+    given |= {"test": np.zeros((3, 20, 30), np.uint8), "test_ids": TEST_IDS[1:]}
+    run = bring("mine", competition=str(ready.competition_path), **given)
+    with pytest.raises(PipelineError, match="test.csv lacks 1 of 4 test images"):
+        stages.run_through(run, "validate")
+    assert not run.predictions("oof", 0).exists()
+
+
 def test_presence_in_one_file_only(ready: Tiny) -> None:
     oof, test = predictions(ready)
     run = imported(ready, test=test, test_ids=TEST_IDS)
@@ -333,7 +354,7 @@ def test_presence_in_one_file_only(ready: Tiny) -> None:
     for values, words in ((0.5, "one has presence_thing and one has not"), (1.5, "row 2: presence_thing is '1.5'")):
         pd.read_csv(file).assign(presence_thing=values).to_csv(file, index=False)
         with pytest.raises(PipelineError, match=words):
-            stages.run_through(run, "predict")
+            import_arrays(run)
 
 
 def test_multiclass() -> None:
@@ -399,7 +420,7 @@ def test_folds_are_short_for_a_setting(ready: Tiny) -> None:
     told = call("status", ready.recipe_path, "--folds", "0,2")
     assert "fold 0" not in told
     assert f"next: python -m pipeline run {ready.recipe_path} --set 'train.folds=[0,2]'\n" in told
-    for name in ("run", "predict", "tune", "encode", "evaluate", "report"):
+    for name in ("run", "validate", "tune", "predict", "encode", "evaluate", "report"):
         command = typer.main.get_command(app).commands[name]  # type: ignore[attr-defined]
         context = command.make_context(name, [str(ready.recipe_path), "--folds", "0,2"])
         assert context.params["folds"] == "0,2"
@@ -430,7 +451,7 @@ def test_recipe_with_arrays(ready: Tiny, monkeypatch: pytest.MonkeyPatch) -> Non
     ready.recipe = {"competition": "competition/tiny.yaml", "arrays": {"oof": "oof.npy"}}
     ready.save()
     monkeypatch.chdir("/")
-    run = ready.run("decode", "clean", "split", "train", "predict")
+    run = ready.run("decode", "clean", "split", "train", "validate", "predict")
     assert run.name == "small" and run.recipe.image.size == (20, 30)
     assert sum(len(read(run, "oof", fold)[1]) for fold in run.trained_folds()) == 12
 
@@ -497,7 +518,7 @@ def test_an_ensemble(ready: Tiny) -> None:
     oof, test = predictions(ready, (40, 60), 50)
     imported(ready, "mine", oof=oof, test=test, test_ids=TEST_IDS)
     run = ensemble(ready, small=0.25, mine=0.75)
-    assert driver.states(run, "train") == driver.states(run, "predict") == []
+    assert [driver.states(run, stage) for stage in ("train", "validate", "predict")] == [[]] * 3
     recipe = ready.root / "both.yaml"
     assert "next: python -m pipeline run" in call("status", recipe)
     call("run", recipe, "--to", "encode")

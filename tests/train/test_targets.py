@@ -257,7 +257,7 @@ def test_a_fold_trains(prepared: Tiny, monkeypatch: pytest.MonkeyPatch, capsys: 
 
     monkeypatch.setattr(fit, "_loaders", loaders)
     before = (prepared.root / "folds" / "tiny.csv").read_bytes()
-    run = prepared.run("train", "predict")
+    run = prepared.run("train", "validate")
     learnt, held_out = (loader.dataset for loader in seen)
     assert names(learnt.rows) == ["a05", "a06", "a07", "a08", "a10", "a11"]
     assert names(held_out.rows) == ["a01", "a03"]  # a02 is excluded, a04 has a doubtful mask

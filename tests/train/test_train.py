@@ -75,7 +75,7 @@ EVERYTHING: dict[str, Any] = {
 
 def test_with_everything_on_a_resumed_run_ends_in_the_same_weights(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     run = prepare(tiny, EVERYTHING, group=True)
-    train(run, "predict")
+    train(run, "validate")
     undisturbed = hashes(run)
     assert list(undisturbed) == [
         f"{folder}/snapshot_{number}.safetensors" for folder in ("fold_0", "fold_0_seed_5") for number in (1, 2)
@@ -96,7 +96,7 @@ def test_with_everything_on_a_resumed_run_ends_in_the_same_weights(tiny: Tiny, m
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
             train(other)
-    train(other, "predict")
+    train(other, "validate")
     assert hashes(other) == undisturbed
     for one, same in zip(run.fold(0).glob("history.csv"), other.fold(0).glob("history.csv"), strict=True):
         columns = ["epoch", "train/loss", "valid/loss", "valid/score", "learning_rate"]
@@ -114,10 +114,10 @@ def test_with_everything_on_a_resumed_run_ends_in_the_same_weights(tiny: Tiny, m
 
 
 def test_predictions_are_the_mean_of_the_members(tiny: Tiny) -> None:
-    run = train(prepare(tiny, {"train": {"seeds": [3, 4], "folds": [0]}}), "predict")
+    run = train(prepare(tiny, {"train": {"seeds": [3, 4], "folds": [0]}}), "validate", "predict")
     alone = [named(run, f"alone{seed}", {"train": {"seeds": [seed]}}) for seed in (3, 4)]
     for one in alone:
-        train(one, "predict")
+        train(one, "validate", "predict")
     assert list(hashes(run).values()) == [value for one in alone for value in hashes(one).values()]
     mean, *parts = (np.load(one.predictions("test", 0)).astype(float) for one in (run, *alone))
     assert np.abs(mean - np.mean(parts, axis=0)).max() <= 1
@@ -231,9 +231,9 @@ def test_weights_that_have_seen_the_images_held_out_now_do_not_predict(tiny: Tin
     with pytest.raises(
         PipelineError, match=r"fold_0 was trained on other folds than .* Put the old folds back, or train"
     ):
-        driver.run_stage(run, "predict")
+        driver.run_stage(run, "validate")
     write_text(run.folds, folds.to_csv(index=False))
-    driver.run_stage(run, "predict")
+    driver.run_stage(run, "validate")
     assert run.predictions("oof", 0).exists()
 
 
@@ -287,9 +287,9 @@ def test_pseudo_labels_cannot_leak(tiny: Tiny) -> None:
 
 
 def test_a_final_model_on_all_images(tiny: Tiny) -> None:
-    run = train(prepare(tiny, {"train": {"final": True, "epochs": 3, "schedule": {"name": "cosine"}}}), "predict")
-    driver.run_stage(run, "tune")
-    driver.run_stage(run, "encode")
+    run = train(prepare(tiny, {"train": {"final": True, "epochs": 3, "schedule": {"name": "cosine"}}}))
+    for stage in ("validate", "tune", "predict", "encode"):
+        driver.run_stage(run, stage)
     epochs = max(1, round(np.mean([summary(run, fold)["best_epoch"] + 1 for fold in (0, 1)])))
     final = summary(run, None)
     assert (final["fold"], final["epochs"], final["best_score"]) == (None, epochs, None)
@@ -404,7 +404,7 @@ def test_no_memory_left_for_held_out_images(tiny: Tiny, monkeypatch: pytest.Monk
     train(run)
     monkeypatch.setattr("pipeline.networks.predictor.Predictor.__call__", fails)
     with pytest.raises(PipelineError, match=advice):
-        train(run, "predict")
+        train(run, "validate")
 
 
 @pytest.mark.parametrize(("level", "word"), [(-9.0, "empty"), (9.0, "full")])
@@ -422,7 +422,7 @@ def test_a_fold_that_collapses_says_so(tiny: Tiny, level: float, word: str, caps
     run = prepare(tiny, {"train": {"folds": [0], "epochs": 1}})
     run = named(run, "stubborn", {"model": {**model, "encoder": "none"}})
     run = replace(run, recipe=run.recipe.model_copy(update={"model": type(run.recipe.model)(**model)}))
-    train(run, "predict")
+    train(run, "validate", "predict")
     assert summary(run)["collapsed"] == word
     assert f"EVERY HELD-OUT IMAGE IS PREDICTED {word.upper()}" in capsys.readouterr().err
     assert run.recipe.model.architecture.split(":")[0] + ".py" in "".join(

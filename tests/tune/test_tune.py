@@ -439,7 +439,9 @@ def test_weights_for_a_part_are_fitted_without_it(monkeypatch: pytest.MonkeyPatc
     second = replace(images, probabilities=[(wrong if place % 3 else right)[place] for place in range(30)])
     held = ensemble_of(first, second, monkeypatch, tune={"steps": ["threshold"], "confidence": 0.5})
     fold = held.images["fold"].to_numpy()
-    everything, without, alone = blending.choose(held, [np.arange(30), np.flatnonzero(fold), np.flatnonzero(fold == 0)])
+    row_sets = [np.arange(30), np.flatnonzero(fold), np.flatnonzero(fold == 0)]
+    (everything, without, alone), decided = blending.choose(held, row_sets)
+    assert decided is None
     assert without.weights == pytest.approx((1, 0), abs=1e-6)
     assert alone.weights == pytest.approx((0, 1), abs=1e-6)
     assert 0.5 < everything.weights[0] < 0.95 and sum(everything.weights) == pytest.approx(1)
@@ -449,7 +451,7 @@ def test_weights_for_a_part_are_fitted_without_it(monkeypatch: pytest.MonkeyPatc
     given = ensemble_of(first, second, monkeypatch)
     told = given.run.recipe.model_copy(update={"ensemble": {"one": 3.0, "two": 1.0}})
     given = replace(given, run=replace(given.run, recipe=told))
-    assert {mix.weights for mix in blending.choose(given, [np.arange(30)] * 2)} == {(0.75, 0.25)}
+    assert {mix.weights for mix in blending.choose(given, [np.arange(30)] * 2)[0]} == {(0.75, 0.25)}
 
 
 def test_the_score_of_an_ensemble_is_that_of_the_weighted_mean(monkeypatch: pytest.MonkeyPatch) -> None:

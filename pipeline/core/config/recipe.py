@@ -52,14 +52,14 @@ class ImageSettings(Settings):
 
 
 class PredictSettings(Settings):
-    """Out-of-fold and test probabilities, by the same function."""
+    """Out-of-fold (validate) and test (predict) probabilities, by the same function."""
 
     batch_size: int = Field(32, ge=1)
     """Images that go through the network together."""
     tta: Literal["none", "hflip", "flips", "d4"] = "none"
     """Views whose predictions are averaged: the image, and it mirrored (`hflip`), mirrored along both axes and turned
-    by 180° (`flips`), or also turned by 90° (`d4`, all eight). Without a gain on out-of-fold images that noise does not
-    explain, the test images are predicted plain."""
+    by 180° (`flips`), or also turned by 90° (`d4`, all eight). Where tune finds no gain beyond noise on the
+    out-of-fold images, the test images are predicted without them."""
     never: list[int | str] = []
     """Multiclass: classes that are never predicted, by number or name."""
     overlap: float = Field(0.25, ge=0, le=0.9)

@@ -1,0 +1,39 @@
+"""What the stages validate and predict share: a step that predicts images of a run with some of its trained models."""
+
+import json
+from pathlib import Path
+
+from pipeline.core import freshness
+from pipeline.core.freshness import Step
+from pipeline.core.run import Member, Run
+
+
+def prediction_step(
+    run: Run, stage: str, title: str, subset: str, members: list[Member], paths: list[Path], views: str, *more: Path
+) -> Step:
+    """Returns the step of a stage that predicts images by the mean of some members' models.
+
+    Args:
+        run: the run.
+        stage: validate or predict.
+        title: what messages call the step.
+        subset: train or test: which pixel arrays the images lie in.
+        members: the trainings whose models predict.
+        paths: the files of probabilities; a .csv of image ids lies beside each.
+        views: test-time augmentation, as in `predict.tta`.
+        more: further files that the step reads.
+    """
+    settings = {"tta": views, "overlap": run.recipe.predict.overlap, "never": list(run.never)}
+    settings |= {"image": run.recipe.image.model_dump(mode="json"), "precision": run.recipe.train.precision}
+    weights = [path for member in members for path in run.weights(member)]
+    inputs = (*weights, run.pixels / f"{subset}_images.npy", run.table, *more)
+    outputs = tuple(file for path in paths for file in (path, path.with_suffix(".csv")))
+    manifest, fold, seed = paths[0].with_suffix(".manifest.json"), members[0].fold, members[0].seed
+    return Step(stage, title, manifest, inputs, outputs, settings, fold, seed)
+
+
+def fingerprint(run: Run, step: Step) -> str:
+    """Returns what the predictions of a step follow from: an interrupted file goes on only where this is the same."""
+    now = freshness.fingerprint(step.inputs, freshness.known_inputs(step))
+    inputs = {name: entry["hash"] for name, entry in now.items()}
+    return json.dumps([step.settings, run.recipe.predict.batch_size, inputs, freshness.code(step.stage)], indent=1)
