@@ -51,8 +51,7 @@ def works(
     """Returns by name what makes one batch."""
     augmentation, rows = DeviceAugmentation(entries, size), np.arange(batch)
     full, bare = (
-        train_loader(TrainDataset(folder, rows, Augmentation(transforms), 0), batch, 0)
-        for transforms in (entries, [])
+        train_loader(TrainDataset(folder, rows, Augmentation(transforms), 0), batch, 0) for transforms in (entries, [])
     )
     first: Batch = next(iter(bare))
     if compute.accelerator == "cuda":
@@ -91,7 +90,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    compute = device.choose("32")
+    compute = device.detect("32")
     name = torch.cuda.get_device_name() if compute.accelerator == "cuda" else compute.accelerator
     print(f"{date.today()}, {os.cpu_count()} cores, device: {name}; batches of {options.batch}, images/s\n")
     print("| list | size | loader | bare loader | device | draws |\n|---|---|---|---|---|---|")

@@ -126,8 +126,8 @@ def write_predictions(run: Run, case: Case, ids: list[str]) -> None:
         os.link(first, path)
         os.link(first.with_suffix(".csv"), path.with_suffix(".csv"))
     for fold in run.trained_folds():
-        run.fold(fold).mkdir()
-        (run.fold(fold) / "fold.json").write_text(json.dumps(FOLD))
+        run.fold_folder(fold).mkdir()
+        (run.fold_folder(fold) / "fold.json").write_text(json.dumps(FOLD))
 
 
 def blobs(random: np.random.Generator, size: tuple[int, int]) -> np.ndarray:

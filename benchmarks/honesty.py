@@ -45,13 +45,13 @@ from pipeline.core.console import track
 from pipeline.core.run import Run
 from pipeline.masks.bootstrap import interval, mean_score
 from pipeline.masks.decision import Rules
-from pipeline.masks.regions import Components, shortlist_counts
+from pipeline.masks.regions import RegionRule, shortlist_counts
 from pipeline.predictions import blends
 from pipeline.tune import mask_rules
 from pipeline.tune.evidence import Evidence, Regions, histogram_counts, image_scores
-from pipeline.tune.held_out import HeldOut, Mix, held_out
+from pipeline.tune.held_out import HeldOut, Weighting, held_out
 from pipeline.tune.mask_rules import UNTUNED, MaskProblem
-from pipeline.tune.selection import Choice, choose, open_choice, parts_of
+from pipeline.tune.selection import Choice, open_choice, parts_of, select
 
 ESTIMATED = 0.9
 """The confidence that a step's gain has to reach; estimates are of what it chooses."""
@@ -111,7 +111,7 @@ class Pool:
     def scores(self, decision: Rules) -> np.ndarray:
         """Returns the score (N,) of every image under a decision."""
         evidence = self.evidence
-        if any(rule.components != Components() for rule in decision.rules):
+        if any(rule.components != RegionRule() for rule in decision.rules):
             thresholds = tuple((rule.threshold,) for rule in decision.rules)
             evidence = replace(evidence, regions=Regions(thresholds, *self.regions(thresholds)))
         return image_scores(evidence, decision, self.metric).mean(1)
@@ -143,7 +143,7 @@ def open_pool(folder: Path) -> Pool:
     """Returns the images of a finished run."""
     run = open_run(folder)
     held: HeldOut = held_out(run)
-    mix = Mix(blends.plain_of(run), blends.weights_of(run))
+    mix = Weighting(blends.plain_of(run), blends.weights_of(run))
 
     def keep(number: int, probabilities: list[np.ndarray], true: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return probabilities[0], true
@@ -222,7 +222,7 @@ def chosen(
 ) -> list[Choice]:
     """Returns what tune's search chooses on each of several sets of images; groups (n,) are of the problem's."""
     choices = [open_choice(problem, rows, np.zeros(len(groups)), groups) for rows in row_sets]
-    choose(choices, pool.steps, confidence, lambda: None)
+    select(choices, pool.steps, confidence, lambda: None)
     return choices
 
 

@@ -138,7 +138,7 @@ def held_out(run: Run, limit: int | None = None) -> pd.DataFrame:
             f"{run.competition.name} is multilabel, and nnU-Net's labels exclude each other; expected a binary or "
             "multiclass competition."
         )
-    for path in (run.table, run.folds):
+    for path in (run.table, run.folds_file):
         if not path.exists():
             raise PipelineError(f"{shown(path)} does not exist; run `python -m pipeline run RECIPE --to split` first.")
     if limit is not None and limit < 1:

@@ -81,7 +81,7 @@ def variants(network: SegmentationNetwork, size: tuple[int, int], compute: devic
 
 
 def compare(size: tuple[int, int], options: argparse.Namespace) -> None:
-    compute, network = device.choose(), network_of()
+    compute, network = device.detect(), network_of()
     loops = {"plain fp32 NCHW": plain(network, compute.device)}
     loops |= variants(network, size, compute) if options.variants else {}
     loops["pipeline"] = ours(ready(copy.deepcopy(network), 1, compute), size, compute)
@@ -114,7 +114,7 @@ def resident() -> int:
 
 def memory(size: tuple[int, int], options: argparse.Namespace) -> None:
     """One process may be asked once: the highest that it ever needed is what the system knows."""
-    compute = device.choose()
+    compute = device.detect()
     predict = ours(ready(network_of(), 1, compute), size, compute, options.tta)
     highest = torch.cuda.max_memory_allocated if compute.accelerator == "cuda" else resident
     before = highest()

@@ -23,7 +23,7 @@ from pipeline.train.optimization import build_optimizer
 
 def step_of(name: str, size: tuple[int, int], batch: int) -> tuple[Callable[[], None], int]:
     """Returns a training step of a recipe's network, and its number of parameters."""
-    run, compute = open_run(name, assignments=["model.weights=none"]), device.choose()
+    run, compute = open_run(name, assignments=["model.weights=none"]), device.detect()
     image, model, classes = run.recipe.image, run.recipe.model, len(run.competition.classes)
     inner = models.build(model, image.channels, classes, None)
     network = models.SegmentationNetwork(inner, image.channels, "unit", 255, model.background_output).train()
@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    compute = device.choose()
+    compute = device.detect()
     print(f"{date.today()}, {compute.accelerator} ({os.cpu_count()} cores), {compute.precision}: {compute.reason}")
     print(
         f"| recipe, {options.size[0]}×{options.size[1]}, batch {options.batch} | parameters | images/s |\n|---|---|---|"

@@ -29,7 +29,7 @@ def scores(name: str, decay: float | None, seeds: list[int]) -> list[float]:
     run = open_run("sample", False, name, [*settings, f"train.ema={'null' if decay is None else decay}"])
     for stage in ("decode", "clean", "split", "train"):
         driver.run_stage(run, stage)
-    return [float(pd.read_csv(run.fold(0, seed) / "history.csv")["valid/score"].iloc[-1]) for seed in seeds]
+    return [float(pd.read_csv(run.fold_folder(0, seed) / "history.csv")["valid/score"].iloc[-1]) for seed in seeds]
 
 
 def main() -> None:

@@ -73,7 +73,7 @@ def endless(batches: Any) -> Iterator[Any]:
 def notebook_step(folder: Path, table: pd.DataFrame, size: tuple[int, int], batch: int) -> Step:
     """The notebook's loader and step."""
     batches = endless(make_loader(SegmentationDataset(folder, table, size, True), batch, True))
-    notebook, where = Notebook(), device.choose().device
+    notebook, where = Notebook(), device.detect().device
     notebook.model.to(where)
 
     def step() -> tuple[float, float]:
@@ -88,7 +88,7 @@ def notebook_step(folder: Path, table: pd.DataFrame, size: tuple[int, int], batc
 
 def our_step(folder: Path, size: tuple[int, int], count: int, batch: int, on_device: bool) -> Step:
     """The loader, network, loss, precision and optimiser that `train` uses."""
-    compute = device.choose()
+    compute = device.detect()
     run = Run(Recipe(name="speed", competition="sample"), load_competition("sample"), "speed")
     network = models.SegmentationNetwork(models.build(ModelSettings(), 1, 1, None), 1, "imagenet", 255)
     network.to(compute.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -164,7 +164,7 @@ def main() -> None:
                 memory[name] = torch.cuda.max_memory_allocated() if on_gpu else 0
                 time.sleep(1)  # the notebook's workers fill their queue before the other's turn
     where = (
-        f"{platform.machine()}, {device.choose().accelerator}, {torch.get_num_threads()} threads, {torch.__version__}"
+        f"{platform.machine()}, {device.detect().accelerator}, {torch.get_num_threads()} threads, {torch.__version__}"
     )
     print(f"{date.today()}, {where}, {size[0]}×{size[1]} from {native[0]}×{native[1]}, batch {options.batch}")
     traffic = copied_bytes_per_second() if on_gpu else 0

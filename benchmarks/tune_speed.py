@@ -46,12 +46,12 @@ from pipeline.decode import table
 from pipeline.masks import rle
 from pipeline.masks.decision import Rule, Rules
 from pipeline.masks.geometry import Geometry
-from pipeline.predictions.blends import Blend, Source
+from pipeline.predictions.blends import Blend, RunPredictions
 from pipeline.tune import mask_rules
 from pipeline.tune.evidence import Evidence, histogram_counts, image_scores
-from pipeline.tune.held_out import HeldOut, Mix
+from pipeline.tune.held_out import HeldOut, Weighting
 from pipeline.tune.mask_rules import AREAS, MaskProblem, RuleSearch
-from pipeline.tune.selection import choose, open_choice
+from pipeline.tune.selection import open_choice, select
 
 NATIVE, NETWORK = (420, 580), (224, 320)
 EMPTY = 0.59
@@ -117,7 +117,7 @@ def draw_all(count: int) -> Images:
 
 
 def blend(images: Images) -> Blend:
-    source = Source((images.probability,), Geometry(NETWORK, "stretch", 1), (images.heads,))
+    source = RunPredictions((images.probability,), Geometry(NETWORK, "stretch", 1), (images.heads,))
     return Blend([str(number) for number in range(len(images.texts))], (source,), (1.0,))
 
 
@@ -283,7 +283,7 @@ def measure(folder: Path) -> dict[str, Any]:
     import sklearn.linear_model  # noqa: F401 (the step `expected` imports it)
 
     before, started = peak_memory(), time.perf_counter()
-    held, mix, regions = held_out(folder), Mix((False,), (1.0,)), 0.0
+    held, mix, regions = held_out(folder), Weighting((False,), (1.0,)), 0.0
     folds, groups = held.images["fold"].to_numpy(), held.images["group"].to_numpy()
     opened = time.perf_counter()
     evidence = mask_rules.collect(held, [mix])[0]
@@ -300,7 +300,7 @@ def measure(folder: Path) -> dict[str, Any]:
     parts = [(np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)) for fold in range(FOLDS)]
     row_sets = [np.arange(len(folds)), *(others for others, _ in parts)]
     choices = [open_choice(problem, rows, folds, groups) for rows in row_sets]
-    choose(choices, mask_rules.steps_of(held.run.recipe.tune, evidence), held.run.recipe.tune.confidence, lambda: None)
+    select(choices, mask_rules.steps_of(held.run.recipe.tune, evidence), held.run.recipe.tune.confidence, lambda: None)
     ended = time.perf_counter()
     nested = sum(problem.counts(one.decision, part).sum(0) for one, (_, part) in zip(choices[1:], parts, strict=True))
     return {

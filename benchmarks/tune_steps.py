@@ -17,9 +17,9 @@ import numpy as np
 from benchmarks.honesty import open_run
 from pipeline.masks.bootstrap import gain, mean_score
 from pipeline.tune import mask_rules
-from pipeline.tune.held_out import Mix, held_out
+from pipeline.tune.held_out import Weighting, held_out
 from pipeline.tune.mask_rules import MaskProblem
-from pipeline.tune.selection import choose, open_choice, parts_of
+from pipeline.tune.selection import open_choice, parts_of, select
 
 
 def main() -> None:
@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     run = open_run(parser.parse_args().run)
     held, seeds = held_out(run), len(run.recipe.train.seeds)
-    mixes = [Mix((plain,), (1.0,), model) for plain in (True, False) for model in (None, *range(seeds))]
+    mixes = [Weighting((plain,), (1.0,), model) for plain in (True, False) for model in (None, *range(seeds))]
     evidences = mask_rules.collect(held, mixes)
     weights, rows = np.ones(evidences[0].true.shape), np.arange(len(held.rows))
     problems = {
@@ -40,9 +40,9 @@ def main() -> None:
     outer = [(rows[parts != part], rows[parts == part]) for part in np.unique(parts)]
     order = np.concatenate([part for _, part in outer])
 
-    def nested(mix: Mix, steps: list[list[str]], confidence: float, on: Mix | None = None) -> np.ndarray:
+    def nested(mix: Weighting, steps: list[list[str]], confidence: float, on: Weighting | None = None) -> np.ndarray:
         choices = [open_choice(problems[mix], others, folds, groups) for others, _ in outer]
-        choose(choices, steps, confidence, lambda: None)
+        select(choices, steps, confidence, lambda: None)
         scored = problems[on or mix]
         pairs = zip(choices, outer, strict=True)
         return np.concatenate([scored.counts(choice.decision, part) for choice, (_, part) in pairs])
@@ -62,7 +62,7 @@ def main() -> None:
             average, *singles = (mix for mix in mixes if mix.plain == (plain,))
             cells = []
             for mix in (*singles, average):
-                before = untuned[Mix((True,), (1.0,), mix.model)]
+                before = untuned[Weighting((True,), (1.0,), mix.model)]
                 after = nested(mix, steps, confidence)
                 found = gain(before, after, mean_score, groups[order])
                 cells.append(f"{mean_score(after.sum(0)):.4f} ({found.value:+.4f} ± {found.standard_error:.4f})")

@@ -35,7 +35,7 @@ from pipeline.masks.metrics import pooled_score
 from pipeline.predictions import blends
 from pipeline.split.folds import counted_rows, read_folds
 from pipeline.tune import class_biases
-from pipeline.tune.held_out import Mix, held_out
+from pipeline.tune.held_out import Weighting, held_out
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def _masks(run: Run, present: bool) -> dict[str, Counts]:
 
 def _labels(run: Run) -> dict[str, Counts]:
     held = held_out(run)
-    mix = Mix(blends.plain_of(run), blends.weights_of(run))
+    mix = Weighting(blends.plain_of(run), blends.weights_of(run))
     untuned, tuned = Biases((0.0,) * len(run.competition.classes), run.never), decision_of(read_json(run.postprocess))
     assert isinstance(tuned, Biases)
     both = class_biases.confusions(held, [mix, mix], [[untuned, tuned]] * len(held.rows))
@@ -171,7 +171,7 @@ def table(experiment: Experiment, names: list[str]) -> Iterator[str]:
             for column, counts in scores.items():
                 beside = "first" if run.name == first.name else difference(firsts[seed][column], counts)
                 cells += [f"{counts.mean:.4f}", beside]
-            folds = [read_json(run.fold(fold, seed) / "fold.json") for fold in experiment.folds]
+            folds = [read_json(run.fold_folder(fold, seed) / "fold.json") for fold in experiment.folds]
             cells += [
                 f"{read_json(run.postprocess)['nested']:.4f}",
                 ", ".join(str(fold["best_epoch"] + 1) for fold in folds),

@@ -125,14 +125,14 @@ def report(
     recipes: Annotated[
         list[str], typer.Argument(metavar="RECIPE…", help="Recipes' names, or the paths of their YAML.")
     ],
-    side_by_side: Annotated[
+    compare_runs: Annotated[
         bool, typer.Option("--compare", help="One page on which these runs, by their names, stand side by side.")
     ] = False,
     options: RunOptions = RunOptions(),
     how: HowOptions = HowOptions(),
 ) -> None:
     """Write one page to look at."""
-    if not side_by_side:
+    if not compare_runs:
         for recipe in recipes:
             _run_stage(options.open(recipe), "report", how)
         return

@@ -18,18 +18,18 @@ if TYPE_CHECKING:
     from pipeline.core.run import Run
 
 
-def _be_verbose(asked: bool) -> None:
+def _enable_verbose(asked: bool) -> None:
     if asked:
-        from pipeline.core.console import be_verbose
+        from pipeline.core.console import enable_verbose
 
-        be_verbose()
+        enable_verbose()
 
 
-def _be_quiet(asked: bool) -> None:
+def _enable_quiet(asked: bool) -> None:
     if asked:
-        from pipeline.core.console import be_quiet
+        from pipeline.core.console import enable_quiet
 
-        be_quiet()
+        enable_quiet()
 
 
 def _compare_contents(asked: bool) -> None:
@@ -62,13 +62,21 @@ Strict = Annotated[bool, typer.Option("--strict", help="Refuse a submission that
 Verbose = Annotated[
     bool,
     typer.Option(
-        "--verbose", "-v", callback=_be_verbose, expose_value=False, help="Say why, how long and with how much memory."
+        "--verbose",
+        "-v",
+        callback=_enable_verbose,
+        expose_value=False,
+        help="Say why, how long and with how much memory.",
     ),
 ]
 Silent = Annotated[
     bool,
     typer.Option(
-        "--quiet", "-q", callback=_be_quiet, expose_value=False, help="Say nothing but results, warnings and errors."
+        "--quiet",
+        "-q",
+        callback=_enable_quiet,
+        expose_value=False,
+        help="Say nothing but results, warnings and errors.",
     ),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Do it again, even if it is up to date or throws training away.")]

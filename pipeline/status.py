@@ -50,7 +50,7 @@ def examine() -> Iterator[str]:
     from pipeline.networks import device
 
     try:
-        compute = device.choose()
+        compute = device.detect()
         yield f"device {compute.accelerator}, precision {compute.precision}: {compute.reason}"
     except PipelineError as error:
         yield f"device: {error}"

@@ -118,7 +118,10 @@ def test_class_maps_with_everything_that_training_has_for_them(mars: Run) -> Non
         assert set(ids["image_id"]) == set(
             pd.read_csv(mars.predictions("oof", fold).with_suffix(".csv"), dtype=str)["image_id"]
         )
-    assert read_json(run.fold(0) / "fold.json")["images"] == read_json(mars.fold(0) / "fold.json")["images"] + 6
+    assert (
+        read_json(run.fold_folder(0) / "fold.json")["images"]
+        == read_json(mars.fold_folder(0) / "fold.json")["images"] + 6
+    )
     assert "no out-of-fold score" in read_json(run.record)["expect"]["remark"]
 
 
@@ -155,7 +158,7 @@ def test_writing_the_held_out_images_reproduces_the_score(mars: Run) -> None:
 
 
 def test_rare_classes_are_spread_over_the_folds(mars: Run) -> None:
-    folds = pd.read_csv(mars.folds).set_index("image_id")
+    folds = pd.read_csv(mars.folds_file).set_index("image_id")
     images = table.read_table(mars.table, "train").set_index("image_id")
     rare = folds.loc[images.index[images["area_rock"] > 0], "fold"]
     assert rare.value_counts().tolist() == [2, 2, 2]
@@ -311,8 +314,8 @@ def test_an_evaluation_leaves_overlays_and_a_row_a_run(pets: Run) -> None:
 
 
 def test_a_split_by_name(pets: Run) -> None:
-    assert pets.folds.name == "pets-half.csv"
-    assert pd.read_csv(pets.folds)["fold"].value_counts().tolist() == [9, 9]
+    assert pets.folds_file.name == "pets-half.csv"
+    assert pd.read_csv(pets.folds_file)["fold"].value_counts().tolist() == [9, 9]
     with pytest.raises(PipelineError, match="describe it in the competition's YAML: `splits: {third: "):
         run = open_run(str(Path(pets.recipe.competition).parent / "pets-recipe.yaml"), assignments=["folds=third"])
         driver.run_stage(run, "split")

@@ -24,9 +24,9 @@ DROPPED = "a06"
 def split(tiny: Tiny) -> Run:
     """The tiny competition, decoded and split, with one image that is dropped from training."""
     run = tiny.run("decode", "clean", "split")
-    folds = pd.read_csv(run.folds, dtype=str, keep_default_na=False)
+    folds = pd.read_csv(run.folds_file, dtype=str, keep_default_na=False)
     folds.loc[folds["image_id"] == DROPPED, "use"] = "drop"
-    folds.to_csv(run.folds, index=False)
+    folds.to_csv(run.folds_file, index=False)
     return run
 
 
@@ -45,7 +45,7 @@ def splits_of(root: Path) -> list[dict[str, list[str]]]:
 
 
 def fold_of(run: Run) -> dict[str, int]:
-    return pd.read_csv(run.folds).set_index("image_id")["fold"].to_dict()
+    return pd.read_csv(run.folds_file).set_index("image_id")["fold"].to_dict()
 
 
 # --- export ----------------------------------------------------------------------------------------------------------

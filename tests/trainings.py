@@ -49,4 +49,4 @@ def hashes(run: Run) -> dict[str, str]:
 
 
 def summary(run: Run, fold: int | None = 0) -> dict[str, Any]:
-    return json.loads((run.fold(fold) / "fold.json").read_text())
+    return json.loads((run.fold_folder(fold) / "fold.json").read_text())

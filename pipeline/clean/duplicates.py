@@ -97,7 +97,7 @@ def cross_pairs(
 # --- what belongs together -------------------------------------------------------------------------------------------
 
 
-def components(count: int, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+def connected_groups(count: int, left: np.ndarray, right: np.ndarray) -> np.ndarray:
     """Returns the number of the cluster that each of `count` rows is in (count,) int64, under edges left - right.
 
     Clusters are numbered from 0 in the order of their first rows; a row without an edge is a cluster of its own.
@@ -137,7 +137,7 @@ def orient(count: int, left: np.ndarray, right: np.ndarray) -> tuple[np.ndarray,
     from scipy.sparse.csgraph import breadth_first_order
 
     # one more row, joined to the first row of every tree, lets one search reach all of them
-    first = np.unique(components(count, left, right), return_index=True)[1]
+    first = np.unique(connected_groups(count, left, right), return_index=True)[1]
     top = np.full(len(first), count)
     graph = _graph(count + 1, np.concatenate([left, top]), np.concatenate([right, first]))
     parent = breadth_first_order(graph, count, directed=False)[1][:count].astype(np.int64)

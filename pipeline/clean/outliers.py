@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline.clean.duplicates import Pairs, components, forest, orient
+from pipeline.clean.duplicates import Pairs, connected_groups, forest, orient
 from pipeline.core.config.cleaning import (
     BrokenSettings,
     ContradictionSettings,
@@ -131,7 +131,7 @@ def exact_pairs(images: pd.DataFrame) -> Pairs:
 def find_duplicates(images: pd.DataFrame, pairs: Pairs) -> pd.DataFrame:
     """Returns the findings that hold every cluster of near-duplicates together (images: training rows, 0 … N - 1)."""
     chosen = pairs.only(forest(len(images), pairs))
-    parts = components(len(images), chosen.left, chosen.right)
+    parts = connected_groups(len(images), chosen.left, chosen.right)
     size = np.bincount(parts, minlength=1)[parts]
     child, parent = orient(len(images), chosen.left, chosen.right)
     near = {

@@ -22,7 +22,7 @@ import pandas as pd
 from rich.table import Table
 
 from pipeline.clean import outliers
-from pipeline.clean.duplicates import Pairs, components, cross_pairs, near_pairs
+from pipeline.clean.duplicates import Pairs, connected_groups, cross_pairs, near_pairs
 from pipeline.core import freshness
 from pipeline.core.config.cleaning import DuplicateSettings
 from pipeline.core.console import console, counting
@@ -90,7 +90,7 @@ def find(run: Run, everything: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame
     pairs, beyond = _pairs(run, train)
     found.append(outliers.find_duplicates(train.images, pairs))
     if settings.identical_masks.action != "off":
-        clusters = components(len(images), pairs.left, pairs.right)
+        clusters = connected_groups(len(images), pairs.left, pairs.right)
         found.append(outliers.find_identical_masks(train.images, clusters, classes, settings.identical_masks))
     if settings.contradictions.policy != "off":
         found.append(outliers.find_contradictions(

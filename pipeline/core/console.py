@@ -16,13 +16,13 @@ console = Console(stderr=True, highlight=False, soft_wrap=True, width=None if sy
 _verbose = False
 
 
-def be_verbose() -> None:
+def enable_verbose() -> None:
     """Lets `detail` print."""
     global _verbose
     _verbose = True
 
 
-def be_quiet() -> None:
+def enable_quiet() -> None:
     """Says nothing but warnings and errors from here on; results on standard output stay."""
     console.quiet = True
 

@@ -16,8 +16,8 @@ from pipeline.core.console import console, detail, warn
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import shown
 from pipeline.core.freshness import Reason, Step
-from pipeline.core.lock import alone
-from pipeline.core.other_runs import check_members, runs_of
+from pipeline.core.lock import exclusive_lock
+from pipeline.core.other_runs import check_ensemble, runs_of
 from pipeline.core.run import Run
 from pipeline.core.version import program
 
@@ -86,7 +86,7 @@ def states(run: Run, stage: str) -> list[State]:
         PipelineError: a run of an ensemble is not there, or lacks predictions.
     """
     if run.recipe.ensemble:
-        check_members(run)
+        check_ensemble(run)
     layout.check()
     opened, found = Stage(stage), []
     for step in opened.module.steps(run):
@@ -125,7 +125,7 @@ def run_stage(run: Run, stage: str, force: bool = False, strict: bool = False, m
     require_test(run, stage)
     layout.take_over()
     opened = Stage(stage)
-    with alone(run.competition_folder if opened.shared else run.folder):
+    with exclusive_lock(run.competition_folder if opened.shared else run.folder):
         _run_stage(run, opened, force, strict and "strict" in opened.accepts, mention)
 
 
@@ -206,7 +206,7 @@ def _paths_by_fold(run: Run, what: Literal["weights", "oof", "test"]) -> dict[in
     for fold in run.trained_folds():
         paths = []
         for other in runs_of(run):
-            paths += [other.fold(fold, member.seed) for member in other.members(fold)]
+            paths += [other.fold_folder(fold, member.seed) for member in other.members(fold)]
             paths += [other.predictions("test", fold)] if what == "test" else other.oof_predictions(fold)
         found[fold] = {file for path in paths for file in (path, path.with_suffix(".csv"))}
     return found

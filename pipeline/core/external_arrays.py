@@ -87,7 +87,7 @@ def read_index(path: Path) -> pd.DataFrame:
     return index
 
 
-def folds(oof: Path, split_file: Path, count: int) -> list[int]:
+def folds_of(oof: Path, split_file: Path, count: int) -> list[int]:
     """Returns the folds that out-of-fold predictions made elsewhere are of: those their .csv says, or else those that
     the split puts its images into; before there is a split, all `count` that it will have."""
     index = read_index(oof)

@@ -12,7 +12,7 @@ from pipeline.core.files import shown
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
+def exclusive_lock(folder: Path) -> Iterator[None]:
     """Lets one process at a time work in a folder; a second waits and says so. The lock ends with its process.
 
     Raises:

@@ -120,14 +120,16 @@ def check_folds(run: Run, other: Run, setting: str, folds: Sequence[int]) -> Non
     Raises:
         PipelineError: it was trained on other folds.
     """
-    now = freshness.hash_file(run.folds) if other.folds == run.folds and run.folds.exists() else None
+    now = (
+        freshness.hash_file(run.folds_file) if other.folds_file == run.folds_file and run.folds_file.exists() else None
+    )
     for fold in folds:
-        manifest = freshness.read_manifest(other.fold(fold) / "manifest.json") or {"inputs": {}}
-        used = manifest["inputs"].get(shown(other.folds), {}).get("hash")
+        manifest = freshness.read_manifest(other.fold_folder(fold) / "manifest.json") or {"inputs": {}}
+        used = manifest["inputs"].get(shown(other.folds_file), {}).get("hash")
         if now is None or used != now:
             raise PipelineError(
-                f"{setting} is {other.name}, which was trained on other folds than {shown(run.folds)} holds now: its "
-                f"fold {fold} has seen images that this fold {fold} holds out. Train it again on these folds."
+                f"{setting} is {other.name}, which was trained on other folds than {shown(run.folds_file)} holds now: "
+                f"its fold {fold} has seen images that this fold {fold} holds out. Train it again on these folds."
             )
 
 
@@ -137,19 +139,20 @@ def check_trained(run: Run) -> None:
     Raises:
         PipelineError: the folds file has changed since.
     """
-    now = freshness.hash_file(run.folds)
+    now = freshness.hash_file(run.folds_file)
     for member in (member for fold in run.trained_folds() for member in run.members(fold)):
-        folder = run.fold(member.fold, member.seed)
+        folder = run.fold_folder(member.fold, member.seed)
         record = freshness.read_manifest(folder / "manifest.json") or freshness.read_manifest(folder / "started.json")
-        used = record["inputs"].get(shown(run.folds), {}).get("hash") if record else now
+        used = record["inputs"].get(shown(run.folds_file), {}).get("hash") if record else now
         if used != now:
             raise PipelineError(
-                f"{shown(folder)} was trained on other folds than {shown(run.folds)} holds now: it has seen images "
-                f"that would count as held out. Put the old folds back, or train anew: {run.command('--name', 'NAME')}"
+                f"{shown(folder)} was trained on other folds than {shown(run.folds_file)} holds now: it has seen "
+                "images that would count as held out. Put the old folds back, or train anew: "
+                f"{run.command('--name', 'NAME')}"
             )
 
 
-def check_members(run: Run) -> None:
+def check_ensemble(run: Run) -> None:
     """Checks that the runs of an ensemble are there, and have out-of-fold predictions of its folds.
 
     Raises:
@@ -176,5 +179,7 @@ def _missing_folds(run: Run, name: str) -> list[int]:
             "only runs of one competition can be averaged."
         )
     other = find_run(run, name, "ensemble")
-    needed = {fold: [*other.oof_predictions(fold), other.fold(fold) / "manifest.json"] for fold in run.trained_folds()}
+    needed = {
+        fold: [*other.oof_predictions(fold), other.fold_folder(fold) / "manifest.json"] for fold in run.trained_folds()
+    }
     return [fold for fold, paths in needed.items() if not all(path.exists() for path in paths)]

@@ -37,7 +37,7 @@ class Reporter:
         self.queue.put((task, epochs))
 
 
-def run_side_by_side(
+def run_in_parallel(
     jobs: Iterable[Job], count: int, work: Callable[[Job, Reporter], None], advance: Callable[[str, float], None]
 ) -> Iterator[Job]:
     """Yields every job when it is done, in the order in which they end; at most `count` run at once.

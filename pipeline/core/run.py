@@ -93,7 +93,7 @@ class Run:
         return self.competition_folder / "thumbnails.npy"
 
     @property
-    def folds(self) -> Path:
+    def folds_file(self) -> Path:
         """The split this run trains on."""
         suffix = f"-{self.recipe.folds}" if self.recipe.folds else ""
         return root() / "folds" / f"{self.competition.name}{suffix}.csv"
@@ -101,7 +101,7 @@ class Run:
     @property
     def audit(self) -> Path:
         """What the split is like, and whether it leaks."""
-        return self.folds.with_suffix(".audit.json")
+        return self.folds_file.with_suffix(".audit.json")
 
     @property
     def pixels(self) -> Path:
@@ -111,14 +111,14 @@ class Run:
         border = "-constant" if image.fit == "pad" and image.border == "constant" else ""
         return self.competition_folder / f"pixels_{rows}x{columns}_{image.fit}{border}_{colour}"
 
-    def fold(self, number: int | None, seed: int | None = None) -> Path:
+    def fold_folder(self, number: int | None, seed: int | None = None) -> Path:
         """Weights and history of one fold (None: of the final model), by default with the first seed."""
         suffix = "" if seed in (None, self.recipe.train.seeds[0]) else f"_seed_{seed}"
         return self.folder / (("final" if number is None else f"fold_{number}") + suffix)
 
     def weights(self, member: Member) -> tuple[Path, ...]:
         """The weights that one training leaves: several with snapshots."""
-        train, folder = self.recipe.train, self.fold(member.fold, member.seed)
+        train, folder = self.recipe.train, self.fold_folder(member.fold, member.seed)
         if member.fold is None:
             return (folder / "last.safetensors",)
         if train.snapshots > 1:
@@ -227,7 +227,7 @@ class Run:
         if self.recipe.arrays:
             from pipeline.core import external_arrays
 
-            known = external_arrays.folds(Path(self.recipe.arrays.oof), self.folds, self.split.folds)
+            known = external_arrays.folds_of(Path(self.recipe.arrays.oof), self.folds_file, self.split.folds)
             expected = (
                 f"some of {', '.join(map(str, known))}, of which {Path(self.recipe.arrays.oof).name} has predictions"
             )

@@ -36,7 +36,7 @@ SHARED, READS_RAW = True, True
 ARRAYS = ("train_images", "train_masks", "test_images")
 DESCRIPTORS = ("histogram", "thumbnail")
 FAULTS_SHOWN = 30
-NO_MATTER = {"clean", "split", "splits", "metric", "title", "kaggle", "ignored_prediction", "forbids_pretrained"}
+IRRELEVANT_KEYS = {"clean", "split", "splits", "metric", "title", "kaggle", "ignored_prediction", "forbids_pretrained"}
 """Keys of a competition that change nothing that decode writes."""
 TABLE, PIXELS = "decode the table", "decode the pixels"
 
@@ -56,7 +56,7 @@ class Decoded:
 def steps(run: Run) -> list[Step]:
     """Returns the table of the competition and, for a run that trains, the pixel arrays of the recipe's geometry."""
     raw = reader_of(run.competition).raw_files(run.competition, run.input)
-    settings = run.competition.model_dump(mode="json", exclude=NO_MATTER)
+    settings = run.competition.model_dump(mode="json", exclude=IRRELEVANT_KEYS)
     arrays = tuple(run.pixels / f"{name}.npy" for name in ARRAYS)
     geometry = run.recipe.image.model_dump(mode="json", include={"fit", "border", "channels"})
     geometry["size"] = list(run.recipe.image.stored)

@@ -155,7 +155,7 @@ def examine(
     faults, remarks = submission.examine(path, want, measure)
     if faults:
         return faults, []
-    found = warnings(test, training(want.images, names, exclusive), never)
+    found = find_warnings(test, training(want.images, names, exclusive), never)
     return [], remarks + _left_out(want, competition, never) + found
 
 
@@ -169,7 +169,7 @@ def _left_out(want: Expected, competition: Competition, never: Collection[str]) 
     return [f"NO ROW OF {', '.join(missing)}: {want.sample} has none; {remedy}"]
 
 
-def warnings(test: Statistics, training: Statistics, never: Collection[str] = ()) -> list[str]:
+def find_warnings(test: Statistics, training: Statistics, never: Collection[str] = ()) -> list[str]:
     """Returns what in the masks of a submission is unlike the training masks, a sentence each, its first words in
     capitals; none where all differences could be chance.
 

@@ -191,7 +191,7 @@ def _trainings(run: Run) -> dict[str, Path]:
     if not run.recipe.trains:
         return {}
     folds = dict.fromkeys([*run.trained_folds(), *run.test_folds()])
-    folders = [run.fold(member.fold, member.seed) for fold in folds for member in run.members(fold)]
+    folders = [run.fold_folder(member.fold, member.seed) for fold in folds for member in run.members(fold)]
     return {folder.name.removeprefix("fold_"): folder / "fold.json" for folder in folders}
 
 

@@ -23,7 +23,7 @@ from pipeline.core.console import console, track
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import read_json, shown, write_json, write_png, writing
 from pipeline.core.freshness import Step
-from pipeline.core.lock import alone
+from pipeline.core.lock import exclusive_lock
 from pipeline.core.run import Run
 from pipeline.decode import table
 from pipeline.decode.readers.registry import reader_of
@@ -174,7 +174,7 @@ def _add_to_runs(run: Run, summary: dict[str, Any]) -> None:
     row |= {"architecture": model.architecture, "encoder": model.encoder, "weights": model.weights}
     row |= {"size": f"{image.size[0]}x{image.size[1]}", "folds": len(record["folds"])}
     row |= {"seconds": sum(fold["seconds"] for fold in record["folds"].values()), "submission": record["sha256"]}
-    with alone(run.competition_folder):  # other runs add theirs
+    with exclusive_lock(run.competition_folder):  # other runs add theirs
         before = pd.read_csv(path) if path.exists() else pd.DataFrame()
         with writing(path) as temporary:
             pd.concat([before, pd.DataFrame([row])]).to_csv(temporary, index=False)

@@ -13,7 +13,7 @@ import numpy as np
 from pipeline.masks import regions
 from pipeline.masks.class_bias import labels
 from pipeline.masks.geometry import Geometry, to_native
-from pipeline.masks.regions import Components
+from pipeline.masks.regions import RegionRule
 
 LEVELS = 256
 
@@ -98,7 +98,7 @@ class Rule:
     """The probability that the area is counted at, above `threshold` (a “triplet”); None: `threshold` itself."""
     presence: Presence | None = None
     """A mask also becomes empty where the class is not probable enough."""
-    components: Components = Components()
+    components: RegionRule = RegionRule()
     """What of the mask stays, by its connected regions."""
 
     @property
@@ -125,42 +125,42 @@ class Biases:
 Decision = Rules | Biases
 
 
-def native_probability(members: Sequence[np.ndarray], geometry: Geometry, shape: tuple[int, int]) -> np.ndarray:
-    """Returns probabilities (C, h, w) float32 at the image's own size, in the members' unit (uint8: 0 to 255).
+def native_probability(models: Sequence[np.ndarray], geometry: Geometry, shape: tuple[int, int]) -> np.ndarray:
+    """Returns probabilities (C, h, w) float32 at the image's own size, in the models' unit (uint8: 0 to 255).
 
     Args:
-        members: one array (C, H, W) uint8 or float16 a model, at the size of the pixel arrays, where they are averaged.
+        models: one array (C, H, W) uint8 or float16 a model, at the size of the pixel arrays, where they are averaged.
         geometry: how the image was fitted to that size.
         shape: the image's own rows × columns.
     """
-    return to_native(np.asarray(np.mean(members, axis=0, dtype=np.float32)), geometry, shape)
+    return to_native(np.asarray(np.mean(models, axis=0, dtype=np.float32)), geometry, shape)
 
 
 def decide(
     probability: np.ndarray,
     decision: Decision,
     presence: np.ndarray | None = None,
-    members: Sequence[np.ndarray] | None = None,
+    models: Sequence[np.ndarray] | None = None,
 ) -> np.ndarray:
     """Returns masks (C, h, w) uint8 of 0 and 1; a multiclass pixel is 1 in one plane.
 
     Args:
         probability: (C, h, w) uint8, or float32 of a multiclass image.
         decision: what tune chose.
-        presence: what the presence head says, 0 to 1, (C,), or (M, C) with members; None: there is none.
-        members: where the probability is the mean of several models, each of which is like the one that was tuned on,
+        presence: what the presence head says, 0 to 1, (C,), or (M, C) with models; None: there is none.
+        models: where the probability is the mean of several models, each of which is like the one that was tuned on,
             theirs (M), as `probability`; whether a class is there, they say one by one. None: it is one model's.
     """
     if isinstance(decision, Biases):
         chosen = labels(probability, decision.bias, decision.never)
         return (chosen == np.arange(len(probability), dtype=np.uint8)[:, None, None]).astype(np.uint8)
-    members = [probability] if members is None else members
-    heads = np.full((len(members), len(probability)), 0.5) if presence is None else np.atleast_2d(presence)
-    planes = [[one[index] for one in members] for index in range(len(probability))]
+    models = [probability] if models is None else models
+    heads = np.full((len(models), len(probability)), 0.5) if presence is None else np.atleast_2d(presence)
+    planes = [[one[index] for one in models] for index in range(len(probability))]
     return np.stack([_mask(*one) for one in zip(probability, decision.rules, planes, heads.T, strict=True)])
 
 
-def asks_members(decision: Decision) -> bool:
+def asks_models(decision: Decision) -> bool:
     """Returns whether a decision needs the probabilities of each model."""
     return isinstance(decision, Rules) and any(rule.presence for rule in decision.rules)
 
@@ -191,12 +191,12 @@ def in_words(rule: dict[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def _mask(probability: np.ndarray, rule: Rule, members: Sequence[np.ndarray], heads: np.ndarray) -> np.ndarray:
+def _mask(probability: np.ndarray, rule: Rule, models: Sequence[np.ndarray], heads: np.ndarray) -> np.ndarray:
     mask = (probability >= rule.threshold).view(np.uint8)
     if (probability >= rule.level).sum() < rule.min_area:
         return np.zeros_like(mask)
     if rule.presence:
-        pairs = zip(members, heads, strict=True)
+        pairs = zip(models, heads, strict=True)
         if not rule.presence.keeps_on_average(np.stack([_features(one, rule.threshold, head) for one, head in pairs])):
             return np.zeros_like(mask)
     return regions.clean(mask, rule.components)
@@ -213,4 +213,4 @@ def _rule(found: dict[str, Any]) -> Rule:
     if presence:
         parts = {key: Linear(**presence[key]) for key in ("probability", "worth") if presence[key]}
         presence = Presence(**presence | parts)
-    return Rule(**found | {"presence": presence, "components": Components(**found["components"])})
+    return Rule(**found | {"presence": presence, "components": RegionRule(**found["components"])})

@@ -13,7 +13,7 @@ from pipeline.masks.geometry import IGNORE
 
 
 @dataclass(frozen=True)
-class Components:
+class RegionRule:
     """What happens to a mask's connected regions, in this order; by default nothing."""
 
     fill: bool = False
@@ -24,23 +24,23 @@ class Components:
     """Regions of fewer native pixels go."""
 
 
-SHORTLIST: tuple[Components, ...] = (
-    Components(fill=True),
-    Components(largest=True),
-    Components(fill=True, largest=True),
-    *(Components(min_size=size) for size in (8, 32, 128, 512)),
-    *(Components(fill=True, min_size=size) for size in (32, 128, 512)),
+SHORTLIST: tuple[RegionRule, ...] = (
+    RegionRule(fill=True),
+    RegionRule(largest=True),
+    RegionRule(fill=True, largest=True),
+    *(RegionRule(min_size=size) for size in (8, 32, 128, 512)),
+    *(RegionRule(fill=True, min_size=size) for size in (32, 128, 512)),
 )
 """The variants that tune tries; doing nothing is not one of them."""
 
 
-def clean(mask: np.ndarray, wanted: Components) -> np.ndarray:
+def clean(mask: np.ndarray, wanted: RegionRule) -> np.ndarray:
     """Returns a mask (h, w) uint8 of 0 and 1 with only what is wanted of its regions; where nothing is, the same array.
 
     Doing it twice changes nothing more.
     """
     box = _box(mask)
-    if wanted == Components() or box is None:
+    if wanted == RegionRule() or box is None:
         return mask
     inside = _filled(mask[box]) if wanted.fill else mask[box].copy()
     if wanted.largest or wanted.min_size:
@@ -86,7 +86,7 @@ class _Regions:
     sizes: np.ndarray
     """Pixels of each region (L,), 0 for the region 0, which is none."""
 
-    def stay(self, wanted: Components) -> np.ndarray:
+    def stay(self, wanted: RegionRule) -> np.ndarray:
         """Returns which regions stay (L,) bool."""
         stay = self.sizes >= wanted.min_size
         if wanted.largest:

@@ -28,7 +28,7 @@ class Compute:
         return torch.autocast(self.accelerator, dtype=types[self.precision], enabled=self.precision != "32-true")
 
 
-def choose(precision: Literal["auto", "32", "bf16", "16"] = "auto") -> Compute:
+def detect(precision: Literal["auto", "32", "bf16", "16"] = "auto") -> Compute:
     """Returns the fastest sound choice for this machine, or the precision asked for, with the reason.
 
     Raises:

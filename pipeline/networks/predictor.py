@@ -276,7 +276,7 @@ def batches(
     Raises:
         PipelineError: weights are missing or of another network, or give something that is no number.
     """
-    compute = device.choose(run.recipe.train.precision)
+    compute = device.detect(run.recipe.train.precision)
     paths = [(member, path) for member in members for path in run.weights(member)]
     networks = [load(run, path, compute) for _, path in paths]
     never = run.never if run.competition.kind == "multiclass" else None

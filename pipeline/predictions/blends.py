@@ -15,7 +15,7 @@ from pipeline.core import other_runs
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import shown
 from pipeline.core.run import Run
-from pipeline.masks.decision import Decision, asks_members, decide, native_probability
+from pipeline.masks.decision import Decision, asks_models, decide, native_probability
 from pipeline.masks.geometry import Geometry, geometry_of
 from pipeline.predictions import kept_views, neighbours
 from pipeline.predictions.files import read_predictions, stage_of
@@ -24,7 +24,7 @@ Subset = Literal["oof", "test"]
 
 
 @dataclass(frozen=True)
-class Source:
+class RunPredictions:
     """One run's probabilities of some images: the mean of several models'."""
 
     arrays: tuple[np.ndarray, ...]
@@ -34,9 +34,9 @@ class Source:
     """What the presence head of each model says (N, C) float32, 0 to 1; averaged over near-duplicates where the recipe
     asks for that."""
 
-    def only(self, model: int) -> "Source":
+    def only(self, model: int) -> "RunPredictions":
         """Returns the predictions of one of the models alone."""
-        return Source((self.arrays[model],), self.geometry, self.heads and (self.heads[model],))
+        return RunPredictions((self.arrays[model],), self.geometry, self.heads and (self.heads[model],))
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Blend:
     """Probabilities of some images: the weighted mean of one or several runs'."""
 
     ids: list[str]
-    sources: tuple[Source, ...]
+    by_run: tuple[RunPredictions, ...]
     weights: tuple[float, ...]
     """One a source; they sum to 1."""
     folds: bool = False
@@ -53,7 +53,7 @@ class Blend:
     @cached_property
     def presence(self) -> np.ndarray | None:
         """What the presence heads say (N, C) float32, 0 to 1, of the runs that have one; None: none has."""
-        pairs = zip(self.sources, self.weights, strict=True)
+        pairs = zip(self.by_run, self.weights, strict=True)
         heads = [(np.mean(one.heads, axis=0), weight) for one, weight in pairs if one.heads is not None]
         if not heads:
             return None
@@ -62,43 +62,43 @@ class Blend:
         return np.sum([array * weight for (array, _), weight in zip(heads, weights, strict=True)], axis=0)
 
     @cached_property
-    def members(self) -> tuple["Blend", ...]:
+    def models(self) -> tuple["Blend", ...]:
         """The folds' models one by one, where the probability is their mean; else this alone."""
-        models = {len(one.arrays) for one in self.sources}
+        models = {len(one.arrays) for one in self.by_run}
         if not self.folds or len(models) > 1:
             return (self,)
         return tuple(
-            replace(self, sources=tuple(one.only(model) for one in self.sources), folds=False)
+            replace(self, by_run=tuple(one.only(model) for one in self.by_run), folds=False)
             for model in range(models.pop())
         )
 
     def decide(self, row: int, probability: np.ndarray, decision: Decision) -> np.ndarray:
         """Returns the masks (C, h, w) of an image from its probability at its own shape, which `native` returned."""
-        if not asks_members(decision) or len(self.members) == 1:
+        if not asks_models(decision) or len(self.models) == 1:
             return decide(probability, decision, None if self.presence is None else self.presence[row])
-        heads = [one.presence[row] for one in self.members if one.presence is not None]
-        members = [one.native(row, probability.shape[1:]) for one in self.members]
-        return decide(probability, decision, np.stack(heads) if heads else None, members)
+        heads = [one.presence[row] for one in self.models if one.presence is not None]
+        models = [one.native(row, probability.shape[1:]) for one in self.models]
+        return decide(probability, decision, np.stack(heads) if heads else None, models)
 
     def each(self, row: int, shape: tuple[int, int]) -> list[np.ndarray]:
         """Returns every source's probabilities (C, h, w) float32 of an image at its own shape (uint8: 0 to 255)."""
-        return [native_probability([array[row] for array in one.arrays], one.geometry, shape) for one in self.sources]
+        return [native_probability([array[row] for array in one.arrays], one.geometry, shape) for one in self.by_run]
 
     def native(self, row: int, shape: tuple[int, int]) -> np.ndarray:
         """Returns an image's probabilities (C, h, w) at its own shape: uint8 (p·255), or float32 where multiclass."""
-        return self.mixed(self.each(row, shape), self.weights)
+        return self.weighted(self.each(row, shape), self.weights)
 
-    def mixed(self, each: Sequence[np.ndarray], weights: Sequence[float]) -> np.ndarray:
+    def weighted(self, each: Sequence[np.ndarray], weights: Sequence[float]) -> np.ndarray:
         """Returns what `native` does, from what `each` returned and other weights."""
         if len(each) == 1:
             mean = each[0]
         else:
             mean = np.sum([one * np.float32(weight) for one, weight in zip(each, weights, strict=True)], axis=0)
-        return np.rint(mean).astype(np.uint8) if self.sources[0].arrays[0].dtype == np.uint8 else mean
+        return np.rint(mean).astype(np.uint8) if self.by_run[0].arrays[0].dtype == np.uint8 else mean
 
 
 def knows_models(run: Run) -> bool:
-    """Returns whether the models behind the mean of a test image are known one by one; see Blend.members. Predictions
+    """Returns whether the models behind the mean of a test image are known one by one; see Blend.models. Predictions
     made elsewhere may be means already."""
     runs = other_runs.runs_of(run)
     return all(one.recipe.trains for one in runs) and len({len(one.test_folds()) for one in runs}) == 1
@@ -151,7 +151,7 @@ def test(run: Run, result: dict[str, Any]) -> Blend:
 def _blend(run: Run, paths: list[list[Path]]) -> Blend:
     """The predictions in several files of each run, with the weights of the recipe, equal where it says none."""
     ids: list[str] | None = None
-    sources = []
+    by_run = []
     for other, files_of in zip(other_runs.runs_of(run), paths, strict=True):
         arrays, indices, heads = zip(
             *(read_predictions(path, run.competition.classes) for path in files_of), strict=True
@@ -167,8 +167,8 @@ def _blend(run: Run, paths: list[list[Path]]) -> Blend:
         if known and run.recipe.tune.presence_neighbours:
             averaged = neighbours.averaged(np.concatenate(known, axis=1), run, indices[0])
             known = np.split(averaged, len(known), axis=1)
-        sources.append(Source(arrays, geometry_of(other.recipe.image), tuple(known) or None))
-    return Blend(ids or [], tuple(sources), weights_of(run))
+        by_run.append(RunPredictions(arrays, geometry_of(other.recipe.image), tuple(known) or None))
+    return Blend(ids or [], tuple(by_run), weights_of(run))
 
 
 def weights_of(run: Run, result: dict[str, Any] | None = None) -> tuple[float, ...]:

@@ -26,7 +26,7 @@ WORDS = {"train": "training", "test": "test"}
 
 
 @dataclass(frozen=True)
-class Foreign:
+class ExternalPredictions:
     """An array of some training images or of all test images."""
 
     path: Path
@@ -43,9 +43,9 @@ class Foreign:
         return self.index["image_id"].get(row, "an image that decode could not read")
 
 
-def open_foreign(
+def open_external(
     path: Path, subset: Literal["train", "test"], competition: Competition, images: pd.DataFrame
-) -> Foreign:
+) -> ExternalPredictions:
     """Returns an array with its index, whose ids and shape fit; the probabilities are not looked at.
 
     Args:
@@ -67,41 +67,41 @@ def open_foreign(
         raise PipelineError(f"{path.with_suffix('.csv')} has no {WORDS[subset]} image that decode could read.")
     place = pd.Series(range(len(own)), index=own["image_id"])
     found = found.sort_values("image_id", key=lambda ids: ids.map(place))
-    return Foreign(path, array, _with_presence(path.with_suffix(".csv"), found, competition), len(own))
+    return ExternalPredictions(path, array, _with_presence(path.with_suffix(".csv"), found, competition), len(own))
 
 
-def check_values(foreign: Foreign, competition: Competition) -> None:
+def check_values(external: ExternalPredictions, competition: Competition) -> None:
     """Checks that an array holds probabilities.
 
     Raises:
         PipelineError: logits, NaN, masks of 0 and 1 in uint8, or, of a multiclass competition, classes that do not sum
             to 1; with the first image where it shows.
     """
-    highest, array = 0.0, foreign.array
+    highest, array = 0.0, external.array
     size = _chunk(array)
     parts = ((start, np.asarray(array[start : start + size])) for start in range(0, len(array), size))
-    for start, block in track(parts, f"check {foreign.path.name}", -(-len(array) // size)):
+    for start, block in track(parts, f"check {external.path.name}", -(-len(array) // size)):
         low, high = block.min(axis=(1, 2, 3)), block.max(axis=(1, 2, 3))
         highest = max(highest, float(high.max()))
         if block.dtype.kind == "f":
             bad = np.flatnonzero(~((low >= -BEYOND) & (high <= 1 + BEYOND)))  # NaN is neither
             if len(bad):
-                raise PipelineError(_out_of_range(foreign, start + bad[0], low[bad[0]], high[bad[0]], competition))
+                raise PipelineError(_out_of_range(external, start + bad[0], low[bad[0]], high[bad[0]], competition))
         if competition.kind == "multiclass":
-            _check_sums(foreign, start, block)
+            _check_sums(external, start, block)
     if array.dtype == np.uint8 and highest == 1:
         raise PipelineError(
-            f"{foreign.path} is uint8 and holds 0 and 1 only; expected probabilities from 0 to 255: multiply by 255, "
+            f"{external.path} is uint8 and holds 0 and 1 only; expected probabilities from 0 to 255: multiply by 255, "
             "or give the floats that the masks were made of, which thresholds can be chosen on."
         )
 
 
-def converted(foreign: Foreign, rows: np.ndarray, competition: Competition) -> Iterator[np.ndarray]:
+def converted(external: ExternalPredictions, rows: np.ndarray, competition: Competition) -> Iterator[np.ndarray]:
     """Yields the probabilities at these places (n, C, H, W), some at a time, as validate and predict write them:
     float16 of a multiclass competition, else uint8 (p·255, rounded)."""
-    multiclass, size = competition.kind == "multiclass", _chunk(foreign.array)
+    multiclass, size = competition.kind == "multiclass", _chunk(external.array)
     for start in range(0, len(rows), size):
-        block = foreign.array[rows[start : start + size]]
+        block = external.array[rows[start : start + size]]
         if block.dtype == np.uint8:
             yield (block / np.float32(255)).astype(np.float16) if multiclass else block
             continue
@@ -176,8 +176,8 @@ def _with_presence(file: Path, index: pd.DataFrame, competition: Competition) ->
     return index.assign(**numbers)
 
 
-def _out_of_range(foreign: Foreign, row: int, low: float, high: float, competition: Competition) -> str:
-    where = f"{foreign.path} image {row} ({foreign.name(row)})"
+def _out_of_range(external: ExternalPredictions, row: int, low: float, high: float, competition: Competition) -> str:
+    where = f"{external.path} image {row} ({external.name(row)})"
     if np.isnan(low) or np.isnan(high):
         return f"{where} holds NaN; expected probabilities from 0 to 1: predict it again, or leave it out."
     hint = "looks like logits: apply a " + (
@@ -188,13 +188,13 @@ def _out_of_range(foreign: Foreign, row: int, low: float, high: float, competiti
     return f"{where} holds values from {low:.3g} to {high:.3g}; expected probabilities from 0 to 1: {hint}."
 
 
-def _check_sums(foreign: Foreign, start: int, block: np.ndarray) -> None:
+def _check_sums(external: ExternalPredictions, start: int, block: np.ndarray) -> None:
     whole, rounded = (255, block.shape[1] / 2 / 255) if block.dtype == np.uint8 else (1, 0)
     off = np.abs(block.sum(axis=1, dtype=np.float32) / whole - 1).max(axis=(1, 2))
     bad = np.flatnonzero(off > SUM + rounded)
     if len(bad):
         row = start + bad[0]
         raise PipelineError(
-            f"{foreign.path} image {row} ({foreign.name(row)}): the classes of a pixel sum to 1 ± {off[bad[0]]:.2f}; "
+            f"{external.path} image {row} ({external.name(row)}): the classes of a pixel sum to 1 ± {off[bad[0]]:.2f}; "
             "expected 1, for a pixel has one class: apply a softmax over the classes."
         )

@@ -24,7 +24,7 @@ from pipeline.core.files import shown, write_json
 from pipeline.core.freshness import Step
 from pipeline.core.run import Run, write_recipe
 from pipeline.decode import table
-from pipeline.predictions.external import WORDS, Foreign, check_values, converted, open_foreign
+from pipeline.predictions.external import WORDS, ExternalPredictions, check_values, converted, open_external
 from pipeline.predictions.files import write_probabilities
 from pipeline.split.folds import groups_of, read_folds
 
@@ -33,9 +33,9 @@ def oof_steps(run: Run) -> list[Step]:
     """Returns the import of the out-of-fold predictions, the step of validate."""
     assert run.recipe.arrays
     # whichever train.folds asks for
-    known = external_arrays.folds(Path(run.recipe.arrays.oof), run.folds, run.split.folds)
+    known = external_arrays.folds_of(Path(run.recipe.arrays.oof), run.folds_file, run.split.folds)
     oof = [run.predictions("oof", fold) for fold in known]
-    return [_step(run, "validate", "oof", run.recipe.arrays.oof, oof, (run.table, run.folds))]
+    return [_step(run, "validate", "oof", run.recipe.arrays.oof, oof, (run.table, run.folds_file))]
 
 
 def test_steps(run: Run) -> list[Step]:
@@ -55,22 +55,22 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
     refuse_trained(run.folder)
     images, classes, work = table.read_table(run.table), run.competition.classes, []
     if run.recipe.arrays and run.recipe.arrays.test:
-        open_foreign(Path(run.recipe.arrays.test), "test", run.competition, images)
+        open_external(Path(run.recipe.arrays.test), "test", run.competition, images)
     for step in waiting:
-        foreign = open_foreign(step.inputs[0], "test" if _is_test(step) else "train", run.competition, images)
-        _check_presence(run, foreign)
-        check_values(foreign, run.competition)
-        work.append((step, foreign, None if _is_test(step) else _folds_of(run, foreign)))
+        external = open_external(step.inputs[0], "test" if _is_test(step) else "train", run.competition, images)
+        _check_presence(run, external)
+        check_values(external, run.competition)
+        work.append((step, external, None if _is_test(step) else _folds_of(run, external)))
     write_recipe(run)
     with progress_bar() as bar:
-        task = bar.add_task("import", total=sum(len(foreign.index) for _, foreign, _ in work))
-        for step, foreign, folds in work:
+        task = bar.add_task("import", total=sum(len(external.index) for _, external, _ in work))
+        for step, external, folds in work:
             for fold in [None] if folds is None else sorted(set(folds)):
-                rows = foreign.index if folds is None else foreign.index[folds == fold]
+                rows = external.index if folds is None else external.index[folds == fold]
                 path = run.predictions("test" if fold is None else "oof", fold)
-                shape = (len(rows), *foreign.array.shape[1:])
+                shape = (len(rows), *external.array.shape[1:])
                 dtype = np.dtype(np.float16 if run.competition.kind == "multiclass" else np.uint8)
-                batches = _batches(run, foreign, rows)
+                batches = _batches(run, external, rows)
                 write_probabilities(
                     path,
                     shape,
@@ -81,8 +81,8 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
                     lambda count: bar.advance(task, count),
                 )
             if folds is not None:
-                _record(run, step, foreign, folds, images)
-            _print(run, foreign, "test" if folds is None else "train")
+                _record(run, step, external, folds, images)
+            _print(run, external, "test" if folds is None else "train")
             yield step
 
 
@@ -109,37 +109,39 @@ def refuse_trained(folder: Path) -> None:
         raise PipelineError(f"{shown(folder)} holds a run that was trained; give your predictions another name.")
 
 
-def _check_presence(run: Run, foreign: Foreign) -> None:
+def _check_presence(run: Run, external: ExternalPredictions) -> None:
     """Checks that both files say how probable it is that a class occurs, or neither does."""
     assert run.recipe.arrays
     column = f"presence_{run.competition.classes[0]}"
     for other in filter(None, (run.recipe.arrays.oof, run.recipe.arrays.test)):
-        if (column in foreign.index) != (column in external_arrays.read_index(Path(other))):
+        if (column in external.index) != (column in external_arrays.read_index(Path(other))):
             raise PipelineError(
-                f"of {foreign.path.with_suffix('.csv')} and {Path(other).with_suffix('.csv')} one has {column} and one "
-                "has not; give it in both, or in neither."
+                f"of {external.path.with_suffix('.csv')} and {Path(other).with_suffix('.csv')} one has {column} and "
+                "one has not; give it in both, or in neither."
             )
 
 
-def _folds_of(run: Run, foreign: Foreign) -> np.ndarray:
+def _folds_of(run: Run, external: ExternalPredictions) -> np.ndarray:
     """The fold of each row of the index (N,) int64."""
-    if "fold" in foreign.index:
-        return foreign.index["fold"].to_numpy()
-    return read_folds(run).set_index("image_id")["fold"].loc[foreign.index["image_id"]].to_numpy()
+    if "fold" in external.index:
+        return external.index["fold"].to_numpy()
+    return read_folds(run).set_index("image_id")["fold"].loc[external.index["image_id"]].to_numpy()
 
 
-def _batches(run: Run, foreign: Foreign, rows: pd.DataFrame) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+def _batches(
+    run: Run, external: ExternalPredictions, rows: pd.DataFrame
+) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
     columns, start = [f"presence_{name}" for name in run.competition.classes], 0
     presence = rows[columns].to_numpy(np.float32) if columns[0] in rows else None
-    for block in converted(foreign, rows.index.to_numpy(), run.competition):
+    for block in converted(external, rows.index.to_numpy(), run.competition):
         yield block, None if presence is None else presence[start : start + len(block)]
         start += len(block)
 
 
-def _record(run: Run, step: Step, foreign: Foreign, folds: np.ndarray, images: pd.DataFrame) -> None:
+def _record(run: Run, step: Step, external: ExternalPredictions, folds: np.ndarray, images: pd.DataFrame) -> None:
     """Writes what is known about the folds, for the remark and for ensembles, and removes those of an earlier array."""
     numbers, split = sorted(set(folds.tolist())), read_folds(run).set_index("image_id", drop=False)
-    ids, index = foreign.index["image_id"], foreign.path.with_suffix(".csv")
+    ids, index = external.index["image_id"], external.path.with_suffix(".csv")
     same = bool((split["fold"].loc[ids].to_numpy() == folds).all())
     groups = pd.Series(groups_of(images[images["subset"] == "train"], split), split.index).loc[ids].to_numpy()
     apart = 0 if same else int((pd.Series(folds).groupby(groups).nunique() > 1).sum())
@@ -148,9 +150,9 @@ def _record(run: Run, step: Step, foreign: Foreign, folds: np.ndarray, images: p
     )
     if leaks:
         warn(f"  [yellow]{leaks}: every score here flatters[/yellow]")
-    used = shown(run.folds) if same else str(index)
+    used = shown(run.folds_file) if same else str(index)
     write_json(run.brought, {
-        "file": str(foreign.path), "images": len(ids), "of": foreign.images, "folds": numbers, "folds_of": used,
+        "file": str(external.path), "images": len(ids), "of": external.images, "folds": numbers, "folds_of": used,
         "leak_remark": leaks,
     })  # fmt: skip
     for old in run.predictions("oof", 0).parent.glob("oof_fold_*"):
@@ -159,13 +161,13 @@ def _record(run: Run, step: Step, foreign: Foreign, folds: np.ndarray, images: p
     for old in run.folder.glob("fold_*/manifest.json"):
         old.unlink()
     for fold in numbers:
-        own = replace(step, inputs=(run.folds,) if same else (), outputs=(run.predictions("oof", fold),))
-        freshness.record(own, 0, run.fold(fold) / "manifest.json")
+        own = replace(step, inputs=(run.folds_file,) if same else (), outputs=(run.predictions("oof", fold),))
+        freshness.record(own, 0, run.fold_folder(fold) / "manifest.json")
 
 
-def _print(run: Run, foreign: Foreign, subset: str) -> None:
-    size, count = "×".join(map(str, foreign.array.shape[2:])), len(foreign.index)
+def _print(run: Run, external: ExternalPredictions, subset: str) -> None:
+    size, count = "×".join(map(str, external.array.shape[2:])), len(external.index)
     console.print(
-        f"  {foreign.path.name}: {count:,} of {foreign.images:,} {WORDS[subset]} images, {size} {foreign.array.dtype} "
-        f"→ {shown(run.folder)}/predictions"
+        f"  {external.path.name}: {count:,} of {external.images:,} {WORDS[subset]} images, {size} "
+        f"{external.array.dtype} → {shown(run.folder)}/predictions"
     )

@@ -67,9 +67,7 @@ def _charts(runs: list[Scored]) -> list[Any]:
     ends = {run.name: (run.result["score"], *run.result["interval_95"]) for run in runs if run.result["interval_95"]}
     finished = {run.name: sorted(run.folder.glob("fold_*/fold.json")) for run in runs}
     firsts = {name: files[0] for name, files in finished.items() if files}
-    trainings = {
-        name: (read_json(file), pd.read_csv(file.with_name("history.csv"))) for name, file in firsts.items()
-    }
+    trainings = {name: (read_json(file), pd.read_csv(file.with_name("history.csv"))) for name, file in firsts.items()}
     images = {run.name: run.images for run in runs if run.images is not None and "true_area" in run.images}
     drawn = [charts.intervals(ends, metric)] if ends else []
     drawn += [charts.score_curves(trainings, metric)] if trainings else []

@@ -41,7 +41,7 @@ def findings(run: Run) -> pd.DataFrame:
 
 def folds(run: Run) -> pd.DataFrame:
     """Returns one row a training image: image_id, fold, use, group."""
-    _require(run.folds, run, "split")
+    _require(run.folds_file, run, "split")
     return read_folds(run)
 
 
@@ -55,7 +55,7 @@ def trainings(run: Run) -> charts.Trainings:
     """Returns the summary (fold.json) and the epochs (history.csv) of every finished training, by its title."""
     of_folds: list[int | None] = [*run.trained_folds(), *([None] if run.recipe.train.final else [])]
     members = [member for fold in of_folds for member in run.members(fold)]
-    folders = {member.title: run.fold(member.fold, member.seed) for member in members}
+    folders = {member.title: run.fold_folder(member.fold, member.seed) for member in members}
     return {
         title: (read_json(folder / "fold.json"), pd.read_csv(folder / "history.csv"))
         for title, folder in folders.items()

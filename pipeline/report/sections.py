@@ -78,7 +78,7 @@ def cleaning(run: Run) -> Shown | None:
     }
 
 
-def folds(run: Run) -> Shown | None:
+def split(run: Run) -> Shown | None:
     """The audit, its table in words."""
     if not run.audit.exists():
         return None
@@ -156,7 +156,7 @@ def predictions(run: Run, rows: pd.DataFrame | None) -> Shown | None:
     paint, what = look.painter(run, predicted=True), "truth and prediction"
     chosen = {
         row["image_id"]: f"{row['kind']}: {row['image_id']}, fold {row['fold']}, {row['score']:.3f}"
-        for row in choose(rows[counted_rows(rows, run.recipe.tune.rows)]).to_dict("records")
+        for row in pick_examples(rows[counted_rows(rows, run.recipe.tune.rows)]).to_dict("records")
     }
     listed = look.suspects(run).head(SUSPECTS) if run.suspects.exists() else pd.DataFrame()
     doubted = {
@@ -165,7 +165,7 @@ def predictions(run: Run, rows: pd.DataFrame | None) -> Shown | None:
     return {"pictures": _pictures(paint, chosen, what), "suspects": _pictures(paint, doubted, what)}
 
 
-def choose(scores: pd.DataFrame) -> pd.DataFrame:
+def pick_examples(scores: pd.DataFrame) -> pd.DataFrame:
     """Returns up to twelve rows of oof_scores.csv with a `kind`: the best and the median with a mask, and the worst."""
     present = scores[scores["true_area"] > 0]
     pool = (present if len(present) >= 3 * OF_EACH_KIND else scores).sort_values("score", ascending=False)
@@ -200,7 +200,7 @@ def exact(run: Run) -> Shown:
     """The settings, the versions, and how long every step took, in the order in which they finished."""
     places = [
         *run.competition_folder.glob("*.manifest.json"), run.pixels / "manifest.json",
-        *(file.with_suffix(".manifest.json") for file in (run.folds, run.audit)),
+        *(file.with_suffix(".manifest.json") for file in (run.folds_file, run.audit)),
         *run.folder.rglob("manifest.json"), *run.folder.rglob("*.manifest.json"),
     ]  # fmt: skip
     records = [record for path in sorted(places) if (record := freshness.read_manifest(path))]

@@ -24,7 +24,7 @@ NEEDS_TEST = True
 def steps(run: Run) -> list[Step]:
     """Returns the one step of this stage; it reads what is there."""
     histories = [
-        run.fold(member.fold, member.seed) / "history.csv"
+        run.fold_folder(member.fold, member.seed) / "history.csv"
         for fold in run.trained_folds()
         for member in run.members(fold)
     ]
@@ -48,7 +48,7 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
         run=run,
         data=sections.data(run),
         cleaning=sections.cleaning(run),
-        audit=sections.folds(run),
+        audit=sections.split(run),
         learning=sections.learning(run, trainings),
         tuning=sections.tuning(run),
         scores=sections.scores(run, held_out),

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline.clean.duplicates import Pairs, components, near_pairs
+from pipeline.clean.duplicates import Pairs, connected_groups, near_pairs
 from pipeline.core.config.cleaning import DuplicateSettings
 
 EXAMPLES = 10
@@ -49,7 +49,7 @@ class Split:
     fold: np.ndarray  # (N,) int64, from 0 without a gap
     group: np.ndarray  # (N,) texts, "" without a group
     cluster: np.ndarray  # (N,) int64, the number of the cluster of near-duplicates, -1 without
-    component: np.ndarray  # (N,) int64, the number of the images that hang together by group and cluster
+    unit: np.ndarray  # (N,) int64, the number of the images that hang together by group and cluster
     areas: np.ndarray  # (N, C) true pixels of each foreground class
     sizes: np.ndarray  # (N,) pixels
 
@@ -63,7 +63,7 @@ def clusters_of(image_ids: pd.Series, found: pd.DataFrame) -> np.ndarray:
     rows, edges = pd.Index(image_ids), found[found["reason"] == "duplicate"]
     left, right = rows.get_indexer(edges["image_id"]), rows.get_indexer(edges["partner_id"])
     known = (left >= 0) & (right >= 0)
-    number = components(len(rows), left[known], right[known])
+    number = connected_groups(len(rows), left[known], right[known])
     several = np.bincount(number, minlength=1)[number] > 1
     return pd.factorize(pd.Series(number).where(several))[0].astype(np.int64)
 
@@ -76,7 +76,7 @@ def hanging_together(group: np.ndarray, cluster: np.ndarray) -> np.ndarray:
         _, first, inverse = np.unique(names[rows], return_index=True, return_inverse=True)
         left.append(rows[first[inverse]])
         right.append(rows)
-    return components(len(group), np.concatenate(left), np.concatenate(right))
+    return connected_groups(len(group), np.concatenate(left), np.concatenate(right))
 
 
 # --- balance ---------------------------------------------------------------------------------------------------------
@@ -187,7 +187,7 @@ def _leak_remark(counts: dict[str, int]) -> str:
 # --- warnings --------------------------------------------------------------------------------------------------------
 
 
-def warnings(split: Split, classes: list[str]) -> list[str]:
+def balance_warnings(split: Split, classes: list[str]) -> list[str]:
     """Returns a sentence for everything about the folds that makes scores hard to compare or to believe."""
     return [*_uneven(split), *_absent(split, classes), *_one_component(split)]
 
@@ -198,10 +198,10 @@ def _uneven(split: Split) -> list[str]:
     if most <= UNEVEN * least or most - least <= 1:
         return []
     text = f"fold {counts.argmax()} has {most} images and fold {counts.argmin()} has {least}"
-    sizes = np.bincount(split.component)
+    sizes = np.bincount(split.unit)
     if sizes.max() <= len(split.fold) / len(counts):
         return [f"{text}."]
-    name = describe(split, split.component == sizes.argmax())
+    name = describe(split, split.unit == sizes.argmax())
     return [f"{text}: {name} alone is {_percent(sizes.max() / len(split.fold))} of all images."]
 
 
@@ -231,7 +231,7 @@ def _one_component(split: Split) -> list[str]:
     found = []
     for fold in range(split.fold.max() + 1):
         rows = split.fold == fold
-        if rows.sum() > 1 and len(np.unique(split.component[rows])) == 1:
+        if rows.sum() > 1 and len(np.unique(split.unit[rows])) == 1:
             found.append(f"fold {fold} is {describe(split, rows)} alone.")
     return found
 
@@ -279,7 +279,7 @@ def audit(split: Split, use: np.ndarray, classes: list[str], pairs: Pairs | None
         "leaks": bool(remark),
         "leak_remark": remark,
         "verdict": remark or _NO_LEAK[pairs is not None],
-        "warnings": warnings(split, classes),
+        "warnings": balance_warnings(split, classes),
     }
 
 
@@ -289,7 +289,7 @@ def _fold_record(split: Split, use: np.ndarray, fold: int, row: dict[str, float]
     return {
         "fold": fold,
         **(figures | {"images": int(rows.sum())}),
-        "components": len(np.unique(split.component[rows])),
+        "components": len(np.unique(split.unit[rows])),
         "dropped": int((use[rows] == "drop").sum()),
     }
 

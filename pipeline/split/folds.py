@@ -56,10 +56,10 @@ def read_folds(run: Run) -> pd.DataFrame:
         PipelineError: a column is missing, the file and the images do not list the same ids, a value of fold or use is
             none, or a fold is missing that the run trains.
     """
-    folds = read_csv(run.folds, [])
+    folds = read_csv(run.folds_file, [])
     missing = [name for name in ("image_id", "fold") if name not in folds.columns]
     if missing:
-        raise PipelineError(f"{shown(run.folds)} lacks {', '.join(missing)}; found {', '.join(folds.columns)}.")
+        raise PipelineError(f"{shown(run.folds_file)} lacks {', '.join(missing)}; found {', '.join(folds.columns)}.")
     images = table.read_table(run.table, "train")[["image_id", "group"]]
     _check_ids(run, set(images["image_id"]), folds["image_id"])
     _check_values(run, folds, "fold", folds["fold"].str.fullmatch("[0-9]{1,9}"), "0, 1, 2, …")
@@ -97,9 +97,9 @@ def groups_of(images: pd.DataFrame, folds: pd.DataFrame) -> np.ndarray:
 def drop_list(run: Run) -> tuple[Path, ...]:
     """Returns outliers.csv where training reads it beside the folds file: for what is dropped, where the folds file
     does not say so itself, and for whose mask a relabelled image gets; else nothing."""
-    if not run.folds.exists():
+    if not run.folds_file.exists():
         return ()
-    folds = read_csv(run.folds, [])
+    folds = read_csv(run.folds_file, [])
     alone = "use" in folds and not folds["use"].isin(["relabel", "soft"]).any()
     return () if alone else (run.outliers,)
 
@@ -125,7 +125,7 @@ def _check_ids(run: Run, here: set[str], listed: pd.Series) -> None:
     unknown, unlisted = there - here, here - there
     if unknown or unlisted or repeated:
         raise PipelineError(
-            f"{shown(run.folds)} does not fit the images: {len(unknown)} unknown ids {sorted(unknown)[:3]}, "
+            f"{shown(run.folds_file)} does not fit the images: {len(unknown)} unknown ids {sorted(unknown)[:3]}, "
             f"{len(unlisted)} images missing {sorted(unlisted)[:3]}, {len(repeated)} ids repeated {repeated[:3]}; "
             "correct it, or delete it to have it made anew."
         )
@@ -135,19 +135,20 @@ def _check_values(run: Run, folds: pd.DataFrame, column: str, good: pd.Series, e
     bad = folds.index[~good]
     if len(bad):
         value = folds[column][bad[0]]
-        raise PipelineError(f"{shown(run.folds)} row {bad[0] + 2}: {column} is {value!r}; expected {expected}")
+        raise PipelineError(f"{shown(run.folds_file)} row {bad[0] + 2}: {column} is {value!r}; expected {expected}")
 
 
 def _check_numbers(run: Run, found: list[int]) -> None:
     listed = ", ".join(map(str, found[:12])) + (", …" if len(found) > 12 else "")
     if len(found) == 1:
-        raise PipelineError(f"{shown(run.folds)} has one fold only ({listed}); expected at least two, 0 and 1.")
+        raise PipelineError(f"{shown(run.folds_file)} has one fold only ({listed}); expected at least two, 0 and 1.")
     if found != list(range(len(found))):
         raise PipelineError(
-            f"{shown(run.folds)} has folds {listed}; expected {len(found)} folds to be numbered 0 to {len(found) - 1}."
+            f"{shown(run.folds_file)} has folds {listed}; expected {len(found)} folds to be numbered 0 to "
+            f"{len(found) - 1}."
         )
     if run.recipe.arrays is None and max(run.trained_folds()) >= len(found):
         raise PipelineError(
-            f"{shown(run.folds)} has folds {listed}, and fold {max(run.trained_folds())} is to be trained; set "
+            f"{shown(run.folds_file)} has folds {listed}, and fold {max(run.trained_folds())} is to be trained; set "
             f"`{folds_setting(run, len(found))}` in the competition's YAML, or train.folds in the recipe."
         )

@@ -47,23 +47,27 @@ def steps(run: Run) -> list[Step]:
     settings = {**run.split.model_dump(), "group": run.competition.group, "name": run.recipe.folds}
     settings |= {"classes": run.competition.foreground, "duplicates": duplicates}
     descriptors = (run.histograms, run.thumbnails)
-    made, audited = run.folds.with_suffix(".manifest.json"), run.folds.with_suffix(".audit.manifest.json")
+    made, audited = run.folds_file.with_suffix(".manifest.json"), run.folds_file.with_suffix(".audit.manifest.json")
     return [
-        Step("split", "split", made, (run.table, run.outliers), (run.folds,), settings, editable=(run.folds,)),
-        Step("split", "audit", audited, (run.folds, run.table, run.outliers, *descriptors), (run.audit,), settings),
+        Step(
+            "split", "split", made, (run.table, run.outliers), (run.folds_file,), settings, editable=(run.folds_file,)
+        ),
+        Step(
+            "split", "audit", audited, (run.folds_file, run.table, run.outliers, *descriptors), (run.audit,), settings
+        ),
     ]
 
 
 def keeps(run: Run, step: Step, reasons: list[Reason]) -> bool:
     """Whether the folds file stays: it does when it is somebody's own, or nothing but the code changed."""
     only_code = all(reason.kind == "code" for reason in reasons)
-    return run.folds in step.outputs and (only_code or freshness.is_user_edited(step, run.folds))
+    return run.folds_file in step.outputs and (only_code or freshness.is_user_edited(step, run.folds_file))
 
 
 def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
     """Writes the folds file, unless it stays, then its audit, and prints what that says."""
     split, audited = steps(run)
-    own = freshness.is_user_edited(split, run.folds)
+    own = freshness.is_user_edited(split, run.folds_file)
     seed = None if own else read_audit(run).get("seed")
     if split in waiting or not (own or run.audit.exists()):  # killed between the two: the same folds again
         seed = _split(run)
@@ -79,8 +83,8 @@ def _split(run: Run) -> int:
     """Writes the folds file and returns the seed that was kept."""
     if run.recipe.folds and run.recipe.folds not in run.competition.splits:
         raise PipelineError(
-            f"{run.folds} does not exist; recipe.folds asks for it. Write it (image_id, fold), or describe it in the "
-            f"competition's YAML: `splits: {{{run.recipe.folds}: {{folds: 10}}}}`."
+            f"{run.folds_file} does not exist; recipe.folds asks for it. Write it (image_id, fold), or describe it in "
+            f"the competition's YAML: `splits: {{{run.recipe.folds}: {{folds: 10}}}}`."
         )
     images, found = table.read_table(run.table, "train"), read_outliers(run)
     split = _material(run, images, found)
@@ -96,7 +100,7 @@ def _split(run: Run) -> int:
         "fold": fold,
         "use": uses_of(found, images["image_id"]),
     })  # fmt: skip
-    with writing(run.folds) as temporary:
+    with writing(run.folds_file) as temporary:
         folds.to_csv(temporary, index=False)
     return seed
 
@@ -110,7 +114,7 @@ def _material(run: Run, images: pd.DataFrame, found: pd.DataFrame) -> Split:
         fold=np.zeros(len(images), np.int64),
         group=group,
         cluster=cluster,
-        component=audit.hanging_together(group, cluster),
+        unit=audit.hanging_together(group, cluster),
         areas=images[[f"area_{name}" for name in run.competition.foreground]].to_numpy(np.int64),
         sizes=(images["height"] * images["width"]).to_numpy(np.int64),
     )
@@ -125,10 +129,10 @@ def _units(run: Run, split: Split) -> np.ndarray | None:
     if run.split.method == "grouped":
         _check_groups(run, split)
     alone = run.split.method == "random" or not (split.group != "").any() and not (split.cluster >= 0).any()
-    count = len(split.fold) if alone else len(np.unique(split.component))
+    count = len(split.fold) if alone else len(np.unique(split.unit))
     if count == 1:
         raise PipelineError(
-            f"{audit.describe(split, split.component == 0)} is all there is to train on, {len(split.fold)} images that "
+            f"{audit.describe(split, split.unit == 0)} is all there is to train on, {len(split.fold)} images that "
             "must stay in one fold: nothing can be split. Correct `group` or `clean.duplicates` in the competition's "
             "YAML, or set `split: {method: random}`."
         )
@@ -138,7 +142,7 @@ def _units(run: Run, split: Split) -> np.ndarray | None:
             f"{count} {'images' if alone else sets} cannot fill {run.split.folds} folds; set "
             f"`{folds_setting(run, count)}` in the competition's YAML."
         )
-    return None if alone else split.component
+    return None if alone else split.unit
 
 
 def _check_groups(run: Run, split: Split) -> None:
@@ -258,7 +262,7 @@ def _unused(run: Run, count: int) -> list[str]:
     if count <= run.split.folds:
         return []
     return [
-        f"{shown(run.folds)} has {count} folds, of which {run.split.folds} are trained unless you set "
+        f"{shown(run.folds_file)} has {count} folds, of which {run.split.folds} are trained unless you set "
         f"`{folds_setting(run, count)}` in the competition's YAML."
     ]
 
@@ -272,8 +276,8 @@ def _print(run: Run, said: dict[str, Any]) -> None:
     for warning in said["warnings"]:
         warn(f"  [yellow]{escape(warning)}[/yellow]")
     console.print(
-        f"  {sum(fold['images'] for fold in said['folds'])} images in {len(said['folds'])} folds → {shown(run.folds)}, "
-        f"{shown(run.audit)}"
+        f"  {sum(fold['images'] for fold in said['folds'])} images in {len(said['folds'])} folds → "
+        f"{shown(run.folds_file)}, {shown(run.audit)}"
     )
 
 

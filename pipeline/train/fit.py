@@ -53,7 +53,7 @@ def fit(
         PipelineError: the loss is no number, memory runs out, or settings that only the data can show to be wrong.
     """
     _silence_lightning()
-    folder = run.fold(member.fold, member.seed)
+    folder = run.fold_folder(member.fold, member.seed)
     epochs, curve = _plan(run, member)
     torch.manual_seed(sampling.seed_of(member))
     network = models.build_network(run, source)
@@ -83,7 +83,7 @@ def fit(
             raise
         raise KeyboardInterrupt from None  # which Lightning made this of, in a notebook
     except RuntimeError as error:
-        explain_memory(error, run.recipe, module.holding_out)
+        explain_memory(error, run.recipe, module.validating)
         raise
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):
@@ -147,7 +147,7 @@ def _plan(run: Run, member: Member) -> tuple[int, list[float] | None]:
     """
     if member.fold is not None:
         return run.recipe.train.epochs, None
-    folders = [run.fold(fold, member.seed) for fold in run.trained_folds()]
+    folders = [run.fold_folder(fold, member.seed) for fold in run.trained_folds()]
     kept = [read_json(folder / "fold.json")["best_epoch"] + 1 for folder in folders]
     epochs = max(1, round(float(np.mean(kept))))
     histories = [read_json(folder / "history.json") for folder in folders]
@@ -271,7 +271,7 @@ def _statistics(dataset: Any) -> tuple[list[float], list[float]]:
 
 
 def _trainer(run: Run, member: Member, compute: Compute, epochs: int, shown_by: list[Any]) -> Trainer:
-    settings, folder = run.recipe.train, run.fold(member.fold, member.seed)
+    settings, folder = run.recipe.train, run.fold_folder(member.fold, member.seed)
     averaging = [callbacks.MovingAverage(settings.ema, compute.device)] if settings.ema else []
     return Trainer(
         accelerator=compute.accelerator,
@@ -293,7 +293,7 @@ def _trainer(run: Run, member: Member, compute: Compute, epochs: int, shown_by: 
 def _checkpointing(run: Run, member: Member) -> list[Any]:
     settings = run.recipe.train
     monitor, mode = ("valid/score", "max") if settings.monitor == "score" else ("valid/loss", "min")
-    common: dict[str, Any] = {"dirpath": run.fold(member.fold, member.seed), "enable_version_counter": False}
+    common: dict[str, Any] = {"dirpath": run.fold_folder(member.fold, member.seed), "enable_version_counter": False}
     # a checkpoint of weights only holds the current ones: Lightning puts their moving average into whole ones alone
     weights_only = settings.ema is None
     # every epoch, after everything else of that epoch: what a killed run goes on from
@@ -333,7 +333,7 @@ def _finish(
     source: Path | None, compute: Compute, network: Any,
 ) -> None:  # fmt: skip
     """Writes the weights that are kept, every epoch's counts, and fold.json."""
-    folder, rows = run.fold(member.fold, member.seed), history.rows
+    folder, rows = run.fold_folder(member.fold, member.seed), history.rows
     kept = _kept(run, member, rows)
     for path, (checkpoint, _) in zip(run.weights(member), kept, strict=True):
         _write_weights(folder / checkpoint, path)
@@ -347,7 +347,7 @@ def _finish(
             f"[bold red]  WARNING: {member.title} COLLAPSED, EVERY HELD-OUT IMAGE IS PREDICTED {collapsed.upper()}: "
             "do not submit this; try a smaller learning rate, another loss, or look at the masks.[/bold red]"
         )
-    _warn_of_lag(rows[-1], member.title)
+    _warn_batchnorm_gap(rows[-1], member.title)
     images, seconds = len(rows) * len(train) * run.recipe.train.batch_size, sum(row["train_seconds"] for row in rows)
     write_json(folder / "fold.json", {
         "fold": member.fold,
@@ -372,7 +372,7 @@ def _finish(
     })  # fmt: skip
 
 
-def _warn_of_lag(row: dict[str, Any], title: str) -> None:
+def _warn_batchnorm_gap(row: dict[str, Any], title: str) -> None:
     """Says where the network finds in training what it finds in no held-out image."""
     train, valid = row.get("train/dice", 0.0), row.get("valid/dice", 1.0)
     if train > 0.2 and valid < train / 4:
@@ -401,5 +401,5 @@ def _kept(run: Run, member: Member, rows: list[dict[str, Any]]) -> list[tuple[st
     if member.fold is None or settings.keep == "last":
         return [("last.ckpt", rows[-1])]
     # not the best row: a GPU may repeat an epoch after a kill with another score
-    best = torch.load(run.fold(member.fold, member.seed) / "best.ckpt", "cpu", weights_only=False)
+    best = torch.load(run.fold_folder(member.fold, member.seed) / "best.ckpt", "cpu", weights_only=False)
     return [("best.ckpt", rows[best["epoch"]])]

@@ -48,7 +48,7 @@ class SegmentationModule(LightningModule):
         self.schedule_state: dict[str, Any] | None = None
         self.unchecked: list[tuple[torch.Tensor, torch.Tensor, int]] = []
         """Loss, rows and number of batches that may yet turn out to have a loss that is no number."""
-        self.holding_out = False
+        self.validating = False
         """Whether held-out images are being predicted."""
         self.train_counts: list[torch.Tensor] = []
         self.counts: list[np.ndarray] = []
@@ -89,7 +89,7 @@ class SegmentationModule(LightningModule):
         Raises:
             PipelineError: it is no number, or that of one of the batches before it on a GPU.
         """
-        batch = self._sized(self._augmented(batch, index))
+        batch = self._downscaled(self._augmented(batch, index))
         output, masks = self.network(batch.pixels), self._without_ignored(batch.masks)
         loss = self._weighted(output, masks, batch)
         self._check(loss, batch, index)
@@ -132,7 +132,7 @@ class SegmentationModule(LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Notes that the epoch's training is over."""
-        self.holding_out = True
+        self.validating = True
 
     def validation_step(self, batch: tuple[torch.Tensor, torch.Tensor], index: int) -> None:
         """Adds a batch's loss and pixel counts."""
@@ -147,7 +147,7 @@ class SegmentationModule(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Logs the metric over the whole fold, and keeps every image's counts."""
-        self.holding_out = False
+        self.validating = False
         self.epoch_counts = np.concatenate(self.counts)
         counts = self.epoch_counts.astype(np.int64)
         if self.competition.kind == "multiclass":
@@ -188,7 +188,7 @@ class SegmentationModule(LightningModule):
         pixels, masks = self.augmentation(batch.pixels, batch.masks, seed)
         return batch._replace(pixels=pixels, masks=masks)
 
-    def _sized(self, batch: Batch) -> Batch:
+    def _downscaled(self, batch: Batch) -> Batch:
         """The batch at half the size, in the epochs of train.half_size: means around every second pixel."""
         if self.current_epoch >= round(self.recipe.train.half_size * self.recipe.train.epochs):
             return batch

@@ -34,7 +34,7 @@ from pipeline.decode import table
 from pipeline.decode.readers.files import read_table
 from pipeline.predictions.files import read_probabilities
 from pipeline.split.folds import drop_list, leak_remark, read_folds, read_outliers
-from pipeline.train.batches.targets import Chosen, choose, sources
+from pipeline.train.batches.targets import Chosen, assign_rows, mask_origins
 
 ACCEPTS = ("force",)
 PARTS = {"image", "model", "loss", "augment", "train"}
@@ -60,13 +60,13 @@ def steps(run: Run) -> list[Step]:
 
 
 def _step(run: Run, member: Member, settings: dict[str, Any]) -> Step:
-    folder = run.fold(member.fold, member.seed)
+    folder = run.fold_folder(member.fold, member.seed)
     files = [*_own_files(run), *drop_list(run), *other_runs.label_files(run, member)]
     if start := other_runs.start_weights(run, member):
         files.append(start)
     if member.fold is None:
-        files += [run.fold(fold, member.seed) / name for fold in run.trained_folds() for name in SUMMARIES]
-    inputs = (run.folds, run.pixels / "train_images.npy", run.pixels / "train_masks.npy", *files)
+        files += [run.fold_folder(fold, member.seed) / name for fold in run.trained_folds() for name in SUMMARIES]
+    inputs = (run.folds_file, run.pixels / "train_images.npy", run.pixels / "train_masks.npy", *files)
     settings = settings | {"seed": member.seed}
     outputs = (*run.weights(member), *(folder / name for name in SUMMARIES))
     title = f"train {member.title}"
@@ -147,7 +147,7 @@ def preflight(run: Run) -> None:
     from pipeline.train.losses import WeightedLoss
     from pipeline.train.module import split_parameters
 
-    device.choose(run.recipe.train.precision)
+    device.detect(run.recipe.train.precision)
     source = None if run.recipe.train.start_from else weights.resolve(run.recipe.model)
     Augmentation(run.recipe.augment)
     device_augmentation(run.recipe)
@@ -172,7 +172,7 @@ def execute(run: Run, waiting: list[Step], force: bool = False) -> Iterator[Step
         _check_labels(run, other_runs.label_files(run, Member(step.fold, step.seed)))
     if remark := leak_remark(run):
         warn(f"  [yellow]{remark}: every score here flatters[/yellow]")
-    compute = device.choose(run.recipe.train.precision)
+    compute = device.detect(run.recipe.train.precision)
     console.print(f"  {compute.accelerator}, {compute.precision}, channels_last: {compute.reason}")
     start = run.recipe.train.start_from
     source = None if start else weights.resolve(run.recipe.model)
@@ -249,7 +249,7 @@ def _trained(trainings: list[Training], later: int, inputs: freshness.Inputs, pr
     """Trains some, before `later` others, one after another or side by side, and yields each when it is done."""
     import torch
 
-    from pipeline.core.processes import run_side_by_side
+    from pipeline.core.processes import run_in_parallel
 
     at_once = min(trainings[0].run.recipe.train.parallel, len(trainings)) if trainings else 1
 
@@ -269,7 +269,7 @@ def _trained(trainings: list[Training], later: int, inputs: freshness.Inputs, pr
             yield one
         return
     console.print(f"  {at_once} trainings at once")
-    for one in run_side_by_side(started(), at_once, _train, progress.advance):
+    for one in run_in_parallel(started(), at_once, _train, progress.advance):
         progress.end(one.step.title)
         yield one
 
@@ -299,13 +299,13 @@ def rows_of(run: Run, fold: int | None) -> Chosen:
     if np.isin(use, ("relabel", "soft")).any():
         if (use == "soft").any():
             _require_masks(run)
-        made_from = sources(read_outliers(run), folds["image_id"], use)
-    chosen = choose(fold, folds, excluded, made_from)
+        made_from = mask_origins(read_outliers(run), folds["image_id"], use)
+    chosen = assign_rows(fold, folds, excluded, made_from)
     if not len(chosen.train) or not (fold is None or len(chosen.valid)):
         also = f" and {run.recipe.train.exclude} (train.exclude)" if excluded.any() else ""
         raise PipelineError(
-            f"{shown(run.folds)}{also}: fold {fold} has {chosen.note}; expected one image of each at least: list fewer "
-            "to leave out, or correct the folds."
+            f"{shown(run.folds_file)}{also}: fold {fold} has {chosen.note}; expected one image of each at least: list "
+            "fewer to leave out, or correct the folds."
         )
     return chosen
 
@@ -361,7 +361,7 @@ def _require_masks(run: Run) -> None:
         raise PipelineError(
             "`clean.contradictions.policy: soft` needs masks of 0 and 1, which have a mean; "
             f"{run.competition.name} is multiclass: set it to relabel, drop_empty, drop_both or keep, and let no `use` "
-            f"in {shown(run.folds)} be soft."
+            f"in {shown(run.folds_file)} be soft."
         )
 
 

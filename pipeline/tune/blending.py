@@ -12,12 +12,13 @@ from pipeline.core import other_runs
 from pipeline.masks.geometry import IGNORE
 from pipeline.predictions import blends
 from pipeline.tune import views
-from pipeline.tune.held_out import HeldOut, Mix
+from pipeline.tune.held_out import HeldOut, Weighting
 
 
-def choose(held: HeldOut, row_sets: Sequence[np.ndarray]) -> tuple[list[Mix], dict[str, Any] | None]:
-    """Returns the mix that each of several sets of images (positions) chooses, and what the first set, which decides,
-    says of test-time augmentation: see views.decide. None without it, and for an ensemble, whose runs have decided."""
+def choose_weightings(held: HeldOut, row_sets: Sequence[np.ndarray]) -> tuple[list[Weighting], dict[str, Any] | None]:
+    """Returns the weighting that each of several sets of images (positions) chooses, and what the first set, which
+    decides, says of test-time augmentation: see views.decide. None without it, and for an ensemble, whose runs have
+    decided."""
     run, runs = held.run, other_runs.runs_of(held.run)
     fixed, decided = run.recipe.tune.method == "fixed", None
     measured: list[views.Measured | None] = [None] * len(runs)
@@ -27,7 +28,7 @@ def choose(held: HeldOut, row_sets: Sequence[np.ndarray]) -> tuple[list[Mix], di
         decided = views.decide(held, measured[0], row_sets[0])
     told = blends.plain_of(run) if decided is None else (not decided["kept"],)
     if fixed:
-        return [Mix(told, blends.weights_of(run))] * len(row_sets), decided
+        return [Weighting(told, blends.weights_of(run))] * len(row_sets), decided
     chosen = [
         tuple(
             counts is not None and not views.keeps(held, other, counts, rows)
@@ -37,16 +38,16 @@ def choose(held: HeldOut, row_sets: Sequence[np.ndarray]) -> tuple[list[Mix], di
     ]
     weights = [blends.weights_of(run)] * len(row_sets)
     if None in run.recipe.ensemble.values():
-        products = _products(held, Mix(told, weights[0]))
+        products = _products(held, Weighting(told, weights[0]))
         weights = [_fit(*(part[rows].sum(0) for part in products)) for rows in row_sets]
-    return [Mix(plain, own) for plain, own in zip([told, *chosen], weights, strict=True)], decided
+    return [Weighting(plain, own) for plain, own in zip([told, *chosen], weights, strict=True)], decided
 
 
-def _products(held: HeldOut, mix: Mix) -> tuple[np.ndarray, np.ndarray]:
+def _products(held: HeldOut, weighting: Weighting) -> tuple[np.ndarray, np.ndarray]:
     """For every image, the mean products of the sources' probabilities (N, S, S), and with the truth (N, S)."""
     unit = 255.0 if held.run.competition.kind != "multiclass" else 1.0
     ignored = held.run.competition.ignored
-    alone = [Mix(mix.plain, tuple(map(float, row))) for row in np.eye(len(mix.weights))]
+    alone = [Weighting(weighting.plain, tuple(map(float, row))) for row in np.eye(len(weighting.weights))]
 
     def products(number: int, probabilities: list[np.ndarray], true: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         counted = true != IGNORE

@@ -18,7 +18,7 @@ from pipeline.masks.class_bias import allowed_classes, factors, labels, stronges
 from pipeline.masks.decision import Biases
 from pipeline.masks.geometry import IGNORE
 from pipeline.masks.metrics import confusion, pooled_score
-from pipeline.tune.held_out import HeldOut, Mix
+from pipeline.tune.held_out import HeldOut, Weighting
 
 STEPS = ("bias", "never")
 PIXELS = 10_000_000
@@ -93,10 +93,10 @@ class LabelProblem:
 
 
 def draw_pixels(
-    held: HeldOut, mixes: Sequence[Mix], counted: np.ndarray
+    held: HeldOut, weightings: Sequence[Weighting], counted: np.ndarray
 ) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Returns, for each mix, probabilities (M, C) float32, true classes (M,) uint8 and image numbers (M,) of pixels
-    that count, in the images at `counted` (positions); M is at most PIXELS."""
+    """Returns, for each weighting, probabilities (M, C) float32, true classes (M,) uint8 and image numbers (M,) of
+    pixels that count, in the images at `counted` (positions); M is at most PIXELS."""
     largest, ignored = max(64, PIXELS // max(1, len(counted))), held.run.competition.ignored
 
     def draw(number: int, probabilities: list[np.ndarray], masks: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
@@ -106,22 +106,22 @@ def draw_pixels(
             pixels = np.random.default_rng([0, number]).choice(pixels, largest, replace=False)
         return [one.reshape(len(one), -1)[:, pixels].T for one in probabilities], true.ravel()[pixels]
 
-    drawn = held.each(mixes, draw, "draw pixels", counted.tolist())
+    drawn = held.each(weightings, draw, "draw pixels", counted.tolist())
     true = np.concatenate([one for _, one in drawn])
     owner = np.repeat(counted, [len(one) for _, one in drawn])
-    return [(np.concatenate([found[place] for found, _ in drawn]), true, owner) for place in range(len(mixes))]
+    return [(np.concatenate([found[place] for found, _ in drawn]), true, owner) for place in range(len(weightings))]
 
 
-def confusions(held: HeldOut, mixes: Sequence[Mix], decisions: Sequence[Sequence[Biases]]) -> np.ndarray:
+def confusions(held: HeldOut, weightings: Sequence[Weighting], decisions: Sequence[Sequence[Biases]]) -> np.ndarray:
     """Returns confusion matrices (decisions, N, C, C) of every image under each of its decisions (N, decisions), all
-    pixels counted; the d-th decision is under the d-th mix."""
+    pixels counted; the d-th decision is under the d-th weighting."""
 
     def count(number: int, probabilities: list[np.ndarray], masks: np.ndarray) -> list[np.ndarray]:
         true = table.true_labels(masks)
         pairs = zip(probabilities, decisions[number], strict=True)
         return [confusion(labels(one, own.bias, own.never), true, len(masks)) for one, own in pairs]
 
-    return np.array(held.each(mixes, count, "score")).swapaxes(0, 1)
+    return np.array(held.each(weightings, count, "score")).swapaxes(0, 1)
 
 
 # --- the search ------------------------------------------------------------------------------------------------------

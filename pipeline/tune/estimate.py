@@ -14,7 +14,7 @@ from pipeline.core.config.training import TrainSettings
 from pipeline.core.run import Run
 from pipeline.masks.bootstrap import FEWEST_GROUPS, epoch_optimism, mean_counts, mean_score
 from pipeline.masks.metrics import METRICS, pooled_score
-from pipeline.tune.held_out import HeldOut, Mix
+from pipeline.tune.held_out import HeldOut, Weighting
 from pipeline.tune.mask_rules import MaskProblem
 from pipeline.tune.selection import Choice
 
@@ -27,7 +27,7 @@ def files(run: Run) -> tuple[Path, ...]:
 
 def _epoch_files(run: Run) -> list[Path]:
     return [
-        one.fold(fold, seed) / "epochs.npz"
+        one.fold_folder(fold, seed) / "epochs.npz"
         for one in other_runs.runs_of(run)
         if one.recipe.trains and _scored_epochs(one.recipe.train)
         for fold in run.trained_folds()
@@ -40,7 +40,7 @@ def _scored_epochs(train: TrainSettings) -> bool:
     return train.keep == "best" and train.monitor == "score" and train.snapshots == 1
 
 
-def epoch_flattery(held: HeldOut) -> float | None:
+def epoch_selection_bias(held: HeldOut) -> float | None:
     """Returns how much the choice of the epoch flatters the score of the images that chose it: the mean over trainings,
     those that keep their last epoch counting 0; None where it is not known, for want of epochs or of groups."""
     run, paths = held.run, files(held.run)
@@ -67,10 +67,10 @@ def epoch_flattery(held: HeldOut) -> float | None:
     return float(sum(found) / known) if known else None
 
 
-def single_models(run: Run, mix: Mix) -> list[Mix]:
-    """Returns the mixes of one seed's models each, where there are several seeds to measure an average by."""
+def single_models(run: Run, weighting: Weighting) -> list[Weighting]:
+    """Returns the weightings of one seed's models each, where there are several seeds to measure an average by."""
     seeds = run.recipe.train.seeds if run.recipe.trains and run.recipe.tune.method == "search" else []
-    return [replace(mix, model=place) for place in range(len(seeds))] if len(seeds) > 1 else []
+    return [replace(weighting, model=place) for place in range(len(seeds))] if len(seeds) > 1 else []
 
 
 def averaging(
@@ -106,7 +106,7 @@ def averaging(
 def labelled(held: HeldOut, result: dict[str, Any]) -> dict[str, Any]:
     """Returns the three numbers, each with what it is of."""
     run = held.run
-    optimism = epoch_flattery(held)
+    optimism = epoch_selection_bias(held)
     flattery = optimism or 0.0
     nested = result["nested_interval_95"]
     honest = result["nested"] - flattery

@@ -16,7 +16,7 @@ import pandas as pd
 from pipeline.masks.decision import LEVELS, Rule, Rules, mask_features
 from pipeline.masks.geometry import IGNORE
 from pipeline.masks.metrics import METRICS
-from pipeline.masks.regions import SHORTLIST, Components
+from pipeline.masks.regions import SHORTLIST, RegionRule
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def features_at(evidence: Evidence, index: int, threshold: int) -> np.ndarray:
 
 def _drawn(evidence: Evidence, index: int, rule: Rule) -> tuple[np.ndarray, np.ndarray]:
     """Predicted and intersection pixels (N,) of masks that are kept."""
-    if rule.components == Components():
+    if rule.components == RegionRule():
         return evidence.predicted[:, index, rule.threshold], evidence.intersection[:, index, rule.threshold]
     assert evidence.regions is not None  # a rule with components was chosen on them
     place = evidence.regions.thresholds[index].index(rule.threshold), SHORTLIST.index(rule.components)

@@ -21,8 +21,8 @@ Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
-class Mix:
-    """How the predictions of a run's sources become one."""
+class Weighting:
+    """How the predictions of several runs, or one, become one."""
 
     plain: tuple[bool, ...]
     """For each source, whether without test-time augmentation."""
@@ -42,22 +42,24 @@ class HeldOut:
     """Their rows of images.parquet."""
     opened: dict[tuple[bool, ...], dict[int, Blend]] = field(default_factory=dict)
 
-    def blends(self, mix: Mix) -> dict[int, Blend]:
-        """Returns the predictions of every fold under a mix."""
-        if mix.plain not in self.opened:
+    def blends(self, weighting: Weighting) -> dict[int, Blend]:
+        """Returns the predictions of every fold under a weighting."""
+        if weighting.plain not in self.opened:
             folds = self.images["fold"].unique().tolist()
-            self.opened[mix.plain] = {fold: out_of_fold(self.run, fold, mix.plain) for fold in folds}
-        found = {fold: replace(blend, weights=mix.weights) for fold, blend in self.opened[mix.plain].items()}
-        if mix.model is None:
+            self.opened[weighting.plain] = {fold: out_of_fold(self.run, fold, weighting.plain) for fold in folds}
+        found = {
+            fold: replace(blend, weights=weighting.weights) for fold, blend in self.opened[weighting.plain].items()
+        }
+        if weighting.model is None:
             return found
         return {
-            fold: replace(blend, sources=tuple(one.only(mix.model) for one in blend.sources))
+            fold: replace(blend, by_run=tuple(one.only(weighting.model) for one in blend.by_run))
             for fold, blend in found.items()
         }
 
-    def presence(self, mix: Mix) -> np.ndarray | None:
+    def presence(self, weighting: Weighting) -> np.ndarray | None:
         """Returns what the presence head says (N, C); None where there is none."""
-        heads = {fold: blend.presence for fold, blend in self.blends(mix).items()}
+        heads = {fold: blend.presence for fold, blend in self.blends(weighting).items()}
         if any(head is None for head in heads.values()):
             return None
         pairs = zip(self.images["fold"], self.images["row"], strict=True)
@@ -65,28 +67,28 @@ class HeldOut:
 
     def each(
         self,
-        mixes: Sequence[Mix],
+        weightings: Sequence[Weighting],
         work: Callable[[int, list[np.ndarray], np.ndarray], Result],
         description: str,
         numbers: Sequence[int] | None = None,
     ) -> list[Result]:
         """Returns what `work` makes of every image, in order: of its number, its probabilities (C, h, w) under each of
-        the mixes, and its true masks (C, h, w) uint8 of 0, 1 and 255 (ignored).
+        the weightings, and its true masks (C, h, w) uint8 of 0, 1 and 255 (ignored).
 
         Reads image by image in threads, so that memory does not grow with their number.
         """
-        blends = {mix: self.blends(mix) for mix in mixes}
+        blends = {weighting: self.blends(weighting) for weighting in weightings}
         folds, places = self.images["fold"].to_numpy(), self.images["row"].to_numpy()
 
         def one(number: int) -> Result:
             true = table.true_mask(self.rows[number], self.run.competition.classes)
             each: dict[tuple[tuple[bool, ...], int | None], list[np.ndarray]] = {}
             probabilities = []
-            for mix in mixes:
-                blend = blends[mix][folds[number]]
-                if (mix.plain, mix.model) not in each:
-                    each[mix.plain, mix.model] = blend.each(int(places[number]), true.shape[1:])
-                probabilities.append(blend.mixed(each[mix.plain, mix.model], mix.weights))
+            for weighting in weightings:
+                blend = blends[weighting][folds[number]]
+                if (weighting.plain, weighting.model) not in each:
+                    each[weighting.plain, weighting.model] = blend.each(int(places[number]), true.shape[1:])
+                probabilities.append(blend.weighted(each[weighting.plain, weighting.model], weighting.weights))
             return work(number, probabilities, true)
 
         wanted = range(len(self.rows)) if numbers is None else numbers
@@ -111,7 +113,7 @@ def held_out(run: Run) -> HeldOut:
         unknown = [image_id for image_id in ids if image_id not in use.index]
         if unknown:
             raise PipelineError(
-                f"fold {fold} predicts {len(unknown)} images that {shown(run.folds)} does not list, for instance "
+                f"fold {fold} predicts {len(unknown)} images that {shown(run.folds_file)} does not list, for instance "
                 f"{unknown[0]}; run the validate stage again."
             )
         for row, image_id in enumerate(ids):
@@ -119,6 +121,8 @@ def held_out(run: Run) -> HeldOut:
                 own = {"image_id": image_id, "fold": fold, "group": groups[image_id], "use": use[image_id], "row": row}
                 found.append(own)
     if not found:
-        raise PipelineError(f"none of the images of {shown(run.folds)} was predicted; run the validate stage again.")
+        raise PipelineError(
+            f"none of the images of {shown(run.folds_file)} was predicted; run the validate stage again."
+        )
     listed = pd.DataFrame(found)
     return HeldOut(run, listed, [by_id.loc[image_id] for image_id in listed["image_id"]])

@@ -15,9 +15,9 @@ from pipeline.core.config.recipe import TuneSettings
 from pipeline.masks.bootstrap import Score, mean_counts, mean_score
 from pipeline.masks.decision import LEVELS, Linear, Presence, Rule, Rules
 from pipeline.masks.metrics import METRICS
-from pipeline.masks.regions import SHORTLIST, Components, shortlist_counts
+from pipeline.masks.regions import SHORTLIST, RegionRule, shortlist_counts
 from pipeline.tune.evidence import Evidence, Regions, features_at, histogram_counts, image_scores, keeps, predicted_area
-from pipeline.tune.held_out import HeldOut, Mix
+from pipeline.tune.held_out import HeldOut, Weighting
 
 AREAS = np.unique([0, *(1.2 ** np.arange(90)).astype(np.int64)])
 """Minimum areas that are tried, in native pixels: 0, 1, 2, 3, … each about a fifth more than the one before."""
@@ -94,17 +94,17 @@ def fixed(settings: TuneSettings, classes: int) -> Rules:
     return Rules((replace(UNTUNED, threshold=threshold, min_area=settings.min_area),) * classes)
 
 
-def collect(held: HeldOut, mixes: Sequence[Mix]) -> list[Evidence]:
-    """Returns the counts of all out-of-fold images under each of the mixes, in one pass."""
+def collect(held: HeldOut, weightings: Sequence[Weighting]) -> list[Evidence]:
+    """Returns the counts of all out-of-fold images under each of the weightings, in one pass."""
 
     def count(number: int, probabilities: list[np.ndarray], true: np.ndarray) -> list[tuple[np.ndarray, ...]]:
         return [histogram_counts(one, true) for one in probabilities]
 
-    found = held.each(mixes, count, "tune")
+    found = held.each(weightings, count, "tune")
     evidences = []
-    for mix, counts in zip(mixes, zip(*found, strict=True), strict=True):
+    for weighting, counts in zip(weightings, zip(*found, strict=True), strict=True):
         area, predicted, intersection, true = (np.stack(part) for part in zip(*counts, strict=True))
-        evidences.append(Evidence(held.images, area, predicted, intersection, true, held.presence(mix)))
+        evidences.append(Evidence(held.images, area, predicted, intersection, true, held.presence(weighting)))
     return evidences
 
 
@@ -125,7 +125,7 @@ def curves(problem: MaskProblem, decision: Rules, rows: np.ndarray, classes: Seq
 
     result = {}
     for place, (name, rule) in enumerate(zip(classes, decision.rules, strict=True)):
-        bare = replace(rule, components=Components())
+        bare = replace(rule, components=RegionRule())
         at_levels = [replace(bare, threshold=level, top=rule.top and max(rule.top, level)) for level in levels]
         areas = [int(area) for area in AREAS if area <= max(64, 4 * rule.min_area)]
         at_areas = [replace(rule, min_area=area) for area in areas]
@@ -141,14 +141,14 @@ def summary(evidence: Evidence, decision: Rules) -> dict[str, float]:
     return {"share_empty": float((areas == 0).mean()), "mean_area": float(areas.mean()), "highest": float(highest)}
 
 
-def region_counter(held: HeldOut, mix: Mix) -> CountRegions:
-    """Returns the function that counts connected regions of all images under a mix."""
+def region_counter(held: HeldOut, weighting: Weighting) -> CountRegions:
+    """Returns the function that counts connected regions of all images under a weighting."""
 
     def count_regions(thresholds: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
         def count(number: int, probabilities: list[np.ndarray], true: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             return shortlist_counts(probabilities[0], true, thresholds)
 
-        found = held.each([mix], count, "count regions")
+        found = held.each([weighting], count, "count regions")
         predicted, intersection = zip(*found, strict=True)
         return np.stack(predicted), np.stack(intersection)
 

@@ -96,7 +96,7 @@ class Choice:
         return np.concatenate([self.problem.counts(decision, rows) for decision, (_, rows) in pairs])
 
 
-def choose(
+def select(
     choices: Sequence[Choice], steps: Sequence[Sequence[str]], confidence: float, advance: Callable[[], None]
 ) -> None:
     """Takes all choices through all steps, one after the other, so that what a step needs is counted once.

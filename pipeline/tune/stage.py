@@ -36,9 +36,9 @@ from pipeline.split.folds import counted_rows, leak_remark
 from pipeline.tune import blending, class_biases, estimate, mask_rules, suspects
 from pipeline.tune.class_biases import LabelProblem
 from pipeline.tune.evidence import image_scores
-from pipeline.tune.held_out import HeldOut, Mix, held_out
+from pipeline.tune.held_out import HeldOut, Weighting, held_out
 from pipeline.tune.mask_rules import MaskProblem
-from pipeline.tune.selection import Choice, Problem, Tried, choose, open_choice, parts_of, verdict
+from pipeline.tune.selection import Choice, Problem, Tried, open_choice, parts_of, select, verdict
 
 READS_FOLDS = "oof"
 SHARES = tuple(round(share / 10, 1) for share in range(1, 10))
@@ -54,7 +54,7 @@ class Tuned:
     scored: np.ndarray
     """The same positions, in the order of `nested`."""
     choice: Choice
-    mix: Mix
+    weighting: Weighting
     views: dict[str, Any] | None
     """What was decided about test-time augmentation: see views.decide."""
     score: Score
@@ -68,7 +68,7 @@ class Tuned:
 
 def steps(run: Run) -> list[Step]:
     """Returns the one step of this stage."""
-    inputs = (run.table, run.outliers, run.folds, run.audit, *blends.files(run, "oof"), *estimate.files(run))
+    inputs = (run.table, run.outliers, run.folds_file, run.audit, *blends.files(run, "oof"), *estimate.files(run))
     outputs = (run.postprocess, run.folder / "oof_scores.csv", run.suspects)
     settings: dict[str, Any] = {"tune": run.recipe.tune.model_dump(mode="json"), "metric": run.competition.metric}
     settings |= {"reading": run.remark, "never": list(run.never), "ensemble": run.recipe.ensemble}
@@ -110,7 +110,7 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
 # --- choosing --------------------------------------------------------------------------------------------------------
 
 
-def _without_parts(held: HeldOut, counted: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+def _outer_splits(held: HeldOut, counted: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
     """For every part of the images that count: positions of all others, and of the part."""
     images = held.images.iloc[counted]
     parts = parts_of(images["fold"].to_numpy(), images["group"].to_numpy())
@@ -134,31 +134,31 @@ def _choices(
         return opened
     with progress_bar() as bar:
         task = bar.add_task("choose", total=len(opened) * len(tried))
-        choose(opened, tried, settings.confidence, lambda: bar.advance(task))
+        select(opened, tried, settings.confidence, lambda: bar.advance(task))
     return opened
 
 
 def _masks(held: HeldOut, counted: np.ndarray) -> tuple[Tuned, dict[str, Any], pd.DataFrame]:
     """What was chosen of a binary or multilabel competition, what else postprocess.json says, and the suspects."""
-    run, outer = held.run, _without_parts(held, counted)
+    run, outer = held.run, _outer_splits(held, counted)
     settings, classes = run.recipe.tune, run.competition.classes
     row_sets = [counted, *(others for others, _ in outer)]
-    mixed, views = blending.choose(held, row_sets)
-    distinct, singles = list(dict.fromkeys(mixed)), estimate.single_models(run, mixed[0])
+    weightings, views = blending.choose_weightings(held, row_sets)
+    distinct, singles = list(dict.fromkeys(weightings)), estimate.single_models(run, weightings[0])
     evidences = mask_rules.collect(held, [*distinct, *singles])
     weights = np.ones(evidences[0].true.shape)
     weights[counted] = presence_weights(evidences[0].true[counted], settings.presence_prior)
     problems = {
-        mix: MaskProblem(evidence, run.competition.metric, weights, mask_rules.region_counter(held, mix))
-        for mix, evidence in zip([*distinct, *singles], evidences, strict=True)
+        weighting: MaskProblem(evidence, run.competition.metric, weights, mask_rules.region_counter(held, weighting))
+        for weighting, evidence in zip([*distinct, *singles], evidences, strict=True)
     }
     tried = mask_rules.steps_of(settings, evidences[0], single=blends.knows_models(run))
     told = mask_rules.fixed(settings, len(classes))
-    choices = _choices(held, [problems[mix] for mix in mixed], row_sets, tried, told)
-    final, decision, parts = problems[mixed[0]], choices[0].decision, [part for _, part in outer]
+    choices = _choices(held, [problems[weighting] for weighting in weightings], row_sets, tried, told)
+    final, decision, parts = problems[weightings[0]], choices[0].decision, [part for _, part in outer]
     nested = [one.problem.counts(one.decision, part) for one, part in zip(choices[1:], parts, strict=True)]
     everything, untuned = (final.counts(one, np.arange(len(held.rows))) for one in (decision, final.untuned))
-    tuned = Tuned(held, counted, np.concatenate(parts), choices[0], mixed[0], views, final.score, everything,
+    tuned = Tuned(held, counted, np.concatenate(parts), choices[0], weightings[0], views, final.score, everything,
                   np.concatenate(nested), untuned)  # fmt: skip
     evidence = final.evidence
     own = evidence.only(counted)
@@ -185,26 +185,26 @@ def _masks(held: HeldOut, counted: np.ndarray) -> tuple[Tuned, dict[str, Any], p
 
 def _labels(held: HeldOut, counted: np.ndarray) -> tuple[Tuned, dict[str, Any], pd.DataFrame]:
     """The same of a multiclass competition."""
-    run, outer = held.run, _without_parts(held, counted)
+    run, outer = held.run, _outer_splits(held, counted)
     competition, settings = run.competition, run.recipe.tune
     row_sets = [counted, *(others for others, _ in outer)]
-    mixed, views = blending.choose(held, row_sets)
-    distinct = list(dict.fromkeys(mixed))
+    weightings, views = blending.choose_weightings(held, row_sets)
+    distinct = list(dict.fromkeys(weightings))
     drawn = zip(distinct, class_biases.draw_pixels(held, distinct, counted), strict=True)
-    problems = {mix: LabelProblem(*pixels, len(held.rows), competition, run.never) for mix, pixels in drawn}
+    problems = {weighting: LabelProblem(*pixels, len(held.rows), competition, run.never) for weighting, pixels in drawn}
     tried = [[one] for one in class_biases.STEPS if one in settings.steps]
-    plain = problems[mixed[0]].untuned
-    choices = _choices(held, [problems[mix] for mix in mixed], row_sets, tried, plain)
+    plain = problems[weightings[0]].untuned
+    choices = _choices(held, [problems[weighting] for weighting in weightings], row_sets, tried, plain)
     decision = choices[0].decision
     part_of = {number: place for place, (_, part) in enumerate(outer, start=1) for number in part}
     places = [part_of.get(number, 0) for number in range(len(held.rows))]
-    found = class_biases.confusions(held, [mixed[0], mixed[0], *distinct], [
+    found = class_biases.confusions(held, [weightings[0], weightings[0], *distinct], [
         [decision, plain, *([choices[place].decision] * len(distinct))] for place in places
     ])  # fmt: skip
     everything, untuned = found[0], found[1]
-    nested = np.stack([found[2 + distinct.index(mixed[places[number]])][number] for number in counted])
-    score = problems[mixed[0]].score
-    tuned = Tuned(held, counted, counted, choices[0], mixed[0], views, score, everything, nested, untuned)
+    nested = np.stack([found[2 + distinct.index(weightings[places[number]])][number] for number in counted])
+    score = problems[weightings[0]].score
+    tuned = Tuned(held, counted, counted, choices[0], weightings[0], views, score, everything, nested, untuned)
     return tuned, _described_labels(tuned, competition), suspects.of_labels(held.images, everything, competition)
 
 
@@ -244,7 +244,7 @@ def _result(tuned: Tuned) -> dict[str, Any]:
     if tuned.views:
         result["tta"] = tuned.views
     if run.recipe.ensemble:
-        result["ensemble"] = dict(zip(run.recipe.ensemble, tuned.mix.weights, strict=True))
+        result["ensemble"] = dict(zip(run.recipe.ensemble, tuned.weighting.weights, strict=True))
     return result
 
 

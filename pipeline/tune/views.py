@@ -18,7 +18,7 @@ from pipeline.masks.bootstrap import Gain, Score, gain, mean_counts, mean_score,
 from pipeline.masks.class_bias import labels
 from pipeline.masks.metrics import METRICS, confusion, pooled_score
 from pipeline.tune.evidence import histogram_counts
-from pipeline.tune.held_out import HeldOut, Mix
+from pipeline.tune.held_out import HeldOut, Weighting
 
 THRESHOLDS = np.arange(16, 256, 16)
 """Thresholds that are tried, of 255."""
@@ -43,8 +43,8 @@ def count(held: HeldOut) -> list[Measured | None]:
         return found
     alone = np.eye(len(runs))
     both = [tuple(plain and place in places for place in range(len(runs))) for plain in (True, False)]
-    mixes = [Mix(plain, tuple(map(float, alone[place]))) for place in places for plain in both]
-    counts = np.array(held.each(mixes, lambda _, probabilities, true: [
+    weightings = [Weighting(plain, tuple(map(float, alone[place]))) for place in places for plain in both]
+    counts = np.array(held.each(weightings, lambda _, probabilities, true: [
         _count_one(held.run, probability, true) for probability in probabilities
     ], "test-time augmentation"), np.int64)  # fmt: skip
     for number, place in enumerate(places):

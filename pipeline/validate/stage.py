@@ -44,7 +44,7 @@ def steps(run: Run) -> list[Step]:
         kinds = [False] if views == "none" else [False, True]
         paths = [run.predictions("oof", member.fold, member.seed, plain) for plain in kinds]
         title = f"validate {member.title}"
-        found.append(prediction_step(run, "validate", title, "train", [member], paths, views, run.folds))
+        found.append(prediction_step(run, "validate", title, "train", [member], paths, views, run.folds_file))
     return found
 
 

@@ -13,7 +13,7 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import minimum_spanning_tree
 
 from pipeline.clean import duplicates
-from pipeline.clean.duplicates import Pairs, components, cross_pairs, forest, near_pairs, orient
+from pipeline.clean.duplicates import Pairs, connected_groups, cross_pairs, forest, near_pairs, orient
 from pipeline.core.config.cleaning import DuplicateSettings
 from pipeline.core.errors import PipelineError
 from pipeline.decode.descriptors import block_grid, block_histograms, grey, thumbnail
@@ -274,7 +274,7 @@ def spread(count: int, edges: list[tuple[int, int, float]]) -> list[int]:
 def test_components_are_numbered_by_their_first_rows(graph: Edges) -> None:
     count, edges = graph
     pairs = pairs_of(edges)
-    found = components(count, pairs.left, pairs.right)
+    found = connected_groups(count, pairs.left, pairs.right)
     assert found.dtype == np.int64
     assert found.tolist() == spread(count, edges)
 
@@ -286,8 +286,8 @@ def test_a_forest_is_the_least_that_holds_clusters_together(graph: Edges) -> Non
     positions = forest(count, pairs)
     assert positions.dtype == np.int64
     assert (np.diff(positions) > 0).all()
-    chosen, clusters = pairs.only(positions), components(count, pairs.left, pairs.right)
-    np.testing.assert_array_equal(components(count, chosen.left, chosen.right), clusters)
+    chosen, clusters = pairs.only(positions), connected_groups(count, pairs.left, pairs.right)
+    np.testing.assert_array_equal(connected_groups(count, chosen.left, chosen.right), clusters)
     assert len(chosen) == count - len(set(clusters.tolist()))
     assert chosen.distance.sum(dtype=np.float64) == pytest.approx(least_weight(count, edges), abs=1e-6)
 
@@ -322,7 +322,7 @@ def test_trees_hang_on_their_first_rows(graph: Edges) -> None:
     undirected = {frozenset(edge) for edge in zip(pairs.left.tolist(), pairs.right.tolist(), strict=True)}
     assert {frozenset(edge) for edge in zip(child.tolist(), parent.tolist(), strict=True)} == undirected
     above = dict(zip(child.tolist(), parent.tolist(), strict=True))
-    clusters = components(count, pairs.left, pairs.right)
+    clusters = connected_groups(count, pairs.left, pairs.right)
     for row in range(count):
         top = row
         for _ in range(count):
@@ -340,7 +340,7 @@ def test_pairs_at_distance_0_hold_a_cluster_together() -> None:
 @pytest.mark.parametrize("count", [0, 4])
 def test_without_pairs_every_row_stands_alone(count: int) -> None:
     nothing = pairs_of([])
-    assert components(count, nothing.left, nothing.right).tolist() == list(range(count))
+    assert connected_groups(count, nothing.left, nothing.right).tolist() == list(range(count))
     assert forest(count, nothing).tolist() == []
     assert [part.tolist() for part in orient(count, nothing.left, nothing.right)] == [[], []]
 
@@ -353,7 +353,7 @@ def test_many_rows_in_one_or_many_clusters(width: int) -> None:
     child, parent = orient(40_000, later[order], later[order] - 1)
     np.testing.assert_array_equal(child, later)
     np.testing.assert_array_equal(parent, later - 1)
-    np.testing.assert_array_equal(components(40_000, child, parent), np.arange(40_000) // width)
+    np.testing.assert_array_equal(connected_groups(40_000, child, parent), np.arange(40_000) // width)
 
 
 def test_pairs_can_be_chosen_by_position_or_mask() -> None:

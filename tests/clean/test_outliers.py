@@ -323,7 +323,7 @@ def test_an_edited_list_is_kept_and_followed(tiny: Tiny, capsys: pytest.CaptureF
     tiny.run("clean", "split")
     assert "clean: kept although" in capsys.readouterr().err
     assert read_outliers(run).equals(edited)
-    folds = pd.read_csv(run.folds)
+    folds = pd.read_csv(run.folds_file)
     assert folds["image_id"][folds["use"] == "drop"].tolist() == sorted(edited["image_id"].unique())
 
 
@@ -344,7 +344,7 @@ def test_an_edited_list_that_cannot_be_read(tiny: Tiny, change: dict[str, Any], 
 
 def test_other_code_keeps_the_folds_and_audits_them_again(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     run = tiny.run("decode", "clean", "split")
-    before, said = run.folds.read_bytes(), run.audit.read_text()
+    before, said = run.folds_file.read_bytes(), run.audit.read_text()
     monkeypatch.setattr(freshness, "code", lambda stage: {"audit.py": "another"})
     run.audit.write_text(said.replace('"leaks": false', '"leaks": true'))
     assert [(state.step.title, state.kept) for state in driver.states(run, "split")] == [
@@ -353,4 +353,4 @@ def test_other_code_keeps_the_folds_and_audits_them_again(tiny: Tiny, monkeypatc
     ]
     monkeypatch.setattr(split, "best_balanced", None)  # which would fail
     tiny.run("split")
-    assert (run.folds.read_bytes(), run.audit.read_text()) == (before, said)
+    assert (run.folds_file.read_bytes(), run.audit.read_text()) == (before, said)

@@ -216,9 +216,7 @@ def test_numpy_stages_do_not_depend_on_the_networks_code(stage: str) -> None:
 
 
 def test_torch_stages_depend_on_the_networks_code() -> None:
-    train, validate, tune, predict = (
-        set(freshness.code(stage)) for stage in ("train", "validate", "tune", "predict")
-    )
+    train, validate, tune, predict = (set(freshness.code(stage)) for stage in ("train", "validate", "tune", "predict"))
     used = {"networks/weights.py", "masks/metrics.py", "masks/geometry.py", "split/folds.py"}
     assert train >= TORCH_SIDE | TRAINING | used
     assert not train & {"clean/stage.py", "split/stage.py", "clean/outliers.py", "masks/overlay.py"}
@@ -409,9 +407,9 @@ def test_paths_of_a_run(root: Path) -> None:
     assert run.input == root / "input" / "sample"
     assert (run.competition_folder, run.folder) == (work, work / "sample")
     assert (run.table, run.outliers) == (work / "images.parquet", work / "outliers.csv")
-    assert run.folds == root / "folds" / "sample-mine.csv"
+    assert run.folds_file == root / "folds" / "sample-mine.csv"
     assert run.pixels == work / "pixels_96x128_stretch_rgb"
-    assert run.fold(2) == work / "sample" / "fold_2"
+    assert run.fold_folder(2) == work / "sample" / "fold_2"
     assert run.predictions("oof", 1) == work / "sample" / "predictions" / "oof_fold_1.npy"
     assert (run.postprocess, run.report) == (work / "sample" / "postprocess.json", work / "sample" / "report.html")
     assert (run.submission, run.record) == (root / "submissions" / "sample.csv", root / "submissions" / "sample.json")
@@ -421,7 +419,7 @@ def test_names_of_a_run() -> None:
     assert open_run("sample").name == "sample"
     assert open_run("sample", quick=True).name == "sample-quick"
     assert open_run("sample", quick=True, name="other").name == "other"
-    assert open_run("sample").folds.name == "sample.csv"
+    assert open_run("sample").folds_file.name == "sample.csv"
     assert open_run("sample").pixels.name.endswith("_grey")
 
 
@@ -601,7 +599,7 @@ def train_inputs(run: Run) -> None:
 def pretend_trained(run: Run, finished: bool) -> None:
     """Fold 0 as training leaves it, finished or interrupted."""
     train_inputs(run)
-    step, folder = train.steps(run)[0], run.fold(0)
+    step, folder = train.steps(run)[0], run.fold_folder(0)
     names = [path.name for path in step.outputs] if finished else ["last.ckpt", "best.ckpt"]
     for name in names:
         write_text(folder / name, "weights")
@@ -634,7 +632,7 @@ def test_other_settings_stop(finished: bool, assignment: str, said: str, execute
     for part in ("work/sample/sample/fold_0", said, "--name", "--force"):
         assert part in str(caught.value)
     assert executed == []
-    assert any((other.fold(0) / name).exists() for name in ("best.safetensors", "last.ckpt"))
+    assert any((other.fold_folder(0) / name).exists() for name in ("best.safetensors", "last.ckpt"))
     driver.run_stage(other, "train", force=True)
     assert executed == [([0, 1, 2, 3], {"force": True})]
 
@@ -643,7 +641,7 @@ def test_other_settings_stop(finished: bool, assignment: str, said: str, execute
 def test_other_data_stops(finished: bool, executed: list[Any]) -> None:
     run = open_run("sample")
     pretend_trained(run, finished)
-    run.folds.write_text("image_id,fold,use,another split")
+    run.folds_file.write_text("image_id,fold,use,another split")
     with pytest.raises(PipelineError, match=r"folds/sample\.csv changed.*--name.*--force"):
         driver.run_stage(run, "train")
     assert executed == []
@@ -688,9 +686,9 @@ def test_other_code_goes_on_with_an_unfinished_fold(executed: list[Any], monkeyp
 def test_damaged_training_stops(name: str, executed: list[Any]) -> None:
     run = open_run("sample", assignments=["train.folds=[0]"])
     pretend_trained(run, finished=True)
-    stat = (run.fold(0) / name).stat()
-    (run.fold(0) / name).write_text("flipped"[: stat.st_size])
-    os.utime(run.fold(0) / name, ns=(stat.st_atime_ns, stat.st_mtime_ns + (name == "fold.json")))
+    stat = (run.fold_folder(0) / name).stat()
+    (run.fold_folder(0) / name).write_text("flipped"[: stat.st_size])
+    os.utime(run.fold_folder(0) / name, ns=(stat.st_atime_ns, stat.st_mtime_ns + (name == "fold.json")))
     freshness._hash.cache_clear()  # another process
     with pytest.raises(PipelineError, match=rf"fold_0 holds finished training that is damaged: .*{name} is not what"):
         driver.run_stage(run, "train")
@@ -703,7 +701,7 @@ def test_damaged_training_stops(name: str, executed: list[Any]) -> None:
 def test_finished_training_without_its_manifest_stops(damage: Any, executed: list[Any]) -> None:
     run = open_run("sample", assignments=["train.folds=[0]"])
     pretend_trained(run, finished=True)
-    damage(run.fold(0) / "manifest.json")
+    damage(run.fold_folder(0) / "manifest.json")
     with pytest.raises(PipelineError, match=r"fold_0/manifest\.json, which says what it was made from, is missing or"):
         driver.run_stage(run, "train")
     assert executed == []
@@ -712,7 +710,7 @@ def test_finished_training_without_its_manifest_stops(damage: Any, executed: lis
 def test_a_finished_fold_without_its_weights_is_not_kept(executed: list[Any]) -> None:
     run = open_run("sample", assignments=["train.folds=[0]"])
     pretend_trained(run, finished=True)
-    (run.fold(0) / "best.safetensors").unlink()
+    (run.fold_folder(0) / "best.safetensors").unlink()
     driver.run_stage(run, "train")
     assert executed == [([0], {})]
 
@@ -798,14 +796,10 @@ def test_status_check_and_score_do_without_torch(words: list[str]) -> None:
 
 def test_a_split_without_use_makes_training_depend_on_the_outliers() -> None:
     run = open_run("sample")
-    write_text(run.folds, "image_id,fold\n")
+    write_text(run.folds_file, "image_id,fold\n")
     assert run.outliers in train.steps(run)[0].inputs
-    write_text(run.folds, "image_id,fold,use\n")
+    write_text(run.folds_file, "image_id,fold,use\n")
     assert run.outliers not in train.steps(run)[0].inputs
-
-
-def test_the_table_of_stages_has_every_file() -> None:
-    assert {path.parent.name for path in (REPOSITORY / "pipeline").glob("*/stage.py")} == set(stages.STAGES)
 
 
 # --- a run of an earlier version -------------------------------------------------------------------------------------

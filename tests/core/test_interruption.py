@@ -18,7 +18,7 @@ from trainings import BASE, hashes, named, prepare, train
 from pipeline.__main__ import main
 from pipeline.clean import stage as clean
 from pipeline.core import interruption
-from pipeline.core.processes import run_side_by_side
+from pipeline.core.processes import run_in_parallel
 from pipeline.decode import stage as decode
 from pipeline.encode import stage as encode
 from pipeline.evaluate import stage as evaluate
@@ -172,14 +172,14 @@ def test_an_empty_file_is_an_error_and_no_aborted(
 SCRIPT = """
 import os, pathlib, sys, time
 from pipeline.core import interruption
-from pipeline.core.processes import run_side_by_side
+from pipeline.core.processes import run_in_parallel
 def work(job, reporter):
     pathlib.Path(sys.argv[1], f"{job}-{os.getpid()}").touch()
     time.sleep(600)
 if __name__ == "__main__":
     with interruption.exit_codes():
         interruption.work_began()
-        list(run_side_by_side([0, 1], 2, work, print))
+        list(run_in_parallel([0, 1], 2, work, print))
 """
 
 
@@ -206,7 +206,7 @@ def test_in_a_notebook_an_interrupted_worker_is_a_keyboard_interrupt() -> None:
     from jobs import interrupt
 
     with pytest.raises(KeyboardInterrupt):
-        list(run_side_by_side([0, 1], 2, interrupt, lambda *_: None))
+        list(run_in_parallel([0, 1], 2, interrupt, lambda *_: None))
     assert not multiprocessing.active_children()
 
 
@@ -228,7 +228,7 @@ def test_a_training_beside_others_goes_on_to_the_same_weights(
     said = capsys.readouterr().err
     assert said.endswith(f"{LINE}\n") and "Traceback" not in said
     assert not multiprocessing.active_children()
-    assert not all((other.fold(fold) / "manifest.json").exists() for fold in (0, 1))
+    assert not all((other.fold_folder(fold) / "manifest.json").exists() for fold in (0, 1))
     train(other)
     assert hashes(other) == hashes(run)
 

@@ -9,15 +9,15 @@ import pytest
 from filelock import FileLock
 
 from pipeline.core.errors import PipelineError
-from pipeline.core.lock import alone
+from pipeline.core.lock import exclusive_lock
 
 REPOSITORY = Path(__file__).parents[2]
 
 
 def test_a_second_process_waits_until_the_first_is_gone(tmp_path: Path) -> None:
     script = (
-        "import sys; from pathlib import Path; from pipeline.core.lock import alone\n"
-        "with alone(Path(sys.argv[1])):\n"
+        "import sys; from pathlib import Path; from pipeline.core.lock import exclusive_lock\n"
+        "with exclusive_lock(Path(sys.argv[1])):\n"
         "    print('in', flush=True); sys.stdin.read()\n"
     )
 
@@ -44,12 +44,12 @@ def test_where_there_are_no_locks_work_goes_on(
         raise error
 
     monkeypatch.setattr(FileLock, "acquire", acquire)
-    with alone(tmp_path / "work"):
+    with exclusive_lock(tmp_path / "work"):
         assert (tmp_path / "work").is_dir()
 
 
 def test_a_folder_that_cannot_be_made_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "work").write_text("a file")
     message = r"work/sample could not be made: Not a directory\. Nothing was changed\."
-    with pytest.raises(PipelineError, match=message), alone(tmp_path / "work" / "sample"):
+    with pytest.raises(PipelineError, match=message), exclusive_lock(tmp_path / "work" / "sample"):
         raise AssertionError("entered")

@@ -15,7 +15,7 @@ from jobs import die, tell
 from trainings import hashes, named, prepare, summary, train
 
 from pipeline.core.errors import PipelineError
-from pipeline.core.processes import run_side_by_side
+from pipeline.core.processes import run_in_parallel
 
 
 def test_the_same_weights_as_one_after_another(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
@@ -51,7 +51,7 @@ def test_jobs_are_asked_for_when_they_begin(capsys: pytest.CaptureFixture[str]) 
             asked.append(number)
             yield number
 
-    for job in run_side_by_side(jobs(), 2, tell, lambda *what: advanced.append(what)):
+    for job in run_in_parallel(jobs(), 2, tell, lambda *what: advanced.append(what)):
         done.append(job)
         ahead.append(len(asked) - len(done))
     assert sorted(done) == asked == [0, 1, 2, 3, 4]
@@ -62,7 +62,7 @@ def test_jobs_are_asked_for_when_they_begin(capsys: pytest.CaptureFixture[str]) 
 
 def test_a_process_that_is_killed() -> None:
     with pytest.raises(PipelineError, match=r"killed, most likely for want of memory: lower train\.parallel"):
-        list(run_side_by_side([0, 1], 2, die, lambda *_: None))
+        list(run_in_parallel([0, 1], 2, die, lambda *_: None))
     assert not multiprocessing.active_children()
 
 
@@ -70,12 +70,12 @@ def test_a_command_that_is_killed_leaves_no_training_behind(tmp_path: Path) -> N
     script = tmp_path / "script.py"
     script.write_text(
         "import os, pathlib, sys, time\n"
-        "from pipeline.core.processes import run_side_by_side\n"
+        "from pipeline.core.processes import run_in_parallel\n"
         "def work(job, reporter):\n"
         "    pathlib.Path(sys.argv[1], str(os.getpid())).touch()\n"
         "    time.sleep(600)\n"
         "if __name__ == '__main__':\n"
-        "    list(run_side_by_side([0, 1], 2, work, print))\n"
+        "    list(run_in_parallel([0, 1], 2, work, print))\n"
     )
     pids = tmp_path / "pids"
     pids.mkdir()

@@ -43,8 +43,8 @@ def ready(tiny: Tiny) -> Tiny:
     run = tiny.run("decode")
     for fold in (0, 1):
         predict(run, fold, TEST_IDS, np.stack([probability(number) for number in range(4)]))
-        put(run.fold(fold) / "fold.json", FOLD)
-        put(run.fold(fold) / "manifest.json", MANIFEST | {"code": {"losses.py": "1"}})
+        put(run.fold_folder(fold) / "fold.json", FOLD)
+        put(run.fold_folder(fold) / "manifest.json", MANIFEST | {"code": {"losses.py": "1"}})
     put(run.postprocess, RESULT)
     return tiny
 

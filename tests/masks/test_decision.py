@@ -21,7 +21,7 @@ from pipeline.masks.decision import (  # fmt: skip
     native_probability,
 )
 from pipeline.masks.geometry import Geometry
-from pipeline.masks.regions import SHORTLIST, Components
+from pipeline.masks.regions import SHORTLIST, RegionRule
 from pipeline.predictions.blends import Blend, Source
 
 GEOMETRIES = [Geometry((16, 24), "stretch", 1), Geometry((16, 24), "pad", 1)]
@@ -86,7 +86,7 @@ def test_a_triplet_counts_above_and_draws_below() -> None:
 def test_the_area_is_that_of_the_whole_mask_and_not_of_what_is_left_of_it() -> None:
     probability = np.zeros((1, 5, 9), np.uint8)
     probability[0, 0:4, 0:4], probability[0, 0, 6:9] = 200, 200  # 16 and 3
-    largest = Components(largest=True)
+    largest = RegionRule(largest=True)
     assert decide(probability, Rules((Rule(128, 19, components=largest),))).sum() == 16
     assert decide(probability, Rules((Rule(128, 20, components=largest),))).sum() == 0
 
@@ -161,7 +161,7 @@ RULES = st.builds(
     st.integers(0, 10**6),
     st.none() | st.integers(1, 255),
     st.none() | PRESENCES,
-    st.sampled_from([Components(), *SHORTLIST]),
+    st.sampled_from([RegionRule(), *SHORTLIST]),
 )
 
 
@@ -204,7 +204,7 @@ def test_test_images_ask_the_models_of_the_folds() -> None:
     arrays = tuple(np.full((2, 1, 4, 4), value, np.uint8) for value in (90, 130))
     heads = (np.array([[0.2], [0.9]], np.float32), np.array([[0.6], [0.9]], np.float32))
     blend = Blend(["a", "b"], (Source(arrays, Geometry((4, 4), "stretch", 1), heads),), (1.0,), folds=True)
-    assert len(blend.members) == 2
+    assert len(blend.models) == 2
     masks = [blend.decide(row, blend.native(row, (4, 4)), Rules((rule,))) for row in (0, 1)]
     assert [mask.sum() for mask in masks] == [0, 16]
     pays = Rule(100, presence=Presence(Linear(head=1.0), worth=Linear(intercept=0.5)))  # 0.9 · 0.5 > 0.1

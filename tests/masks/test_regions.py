@@ -10,11 +10,11 @@ from scipy import ndimage
 
 from pipeline.masks.geometry import IGNORE
 from pipeline.masks.metrics import counts
-from pipeline.masks.regions import SHORTLIST, Components, clean, shortlist_counts
+from pipeline.masks.regions import SHORTLIST, RegionRule, clean, shortlist_counts
 
 SIDES = st.tuples(st.integers(1, 14), st.integers(1, 14))
 MASKS = arrays.arrays(np.uint8, SIDES, elements=st.integers(0, 1))
-WANTED = st.builds(Components, st.booleans(), st.booleans(), st.integers(0, 12))
+WANTED = st.builds(RegionRule, st.booleans(), st.booleans(), st.integers(0, 12))
 
 
 def drawn(text: str) -> np.ndarray:
@@ -22,7 +22,7 @@ def drawn(text: str) -> np.ndarray:
     return np.array([[one == "#" for one in row] for row in text.split()], np.uint8)
 
 
-def reference(mask: np.ndarray, wanted: Components) -> np.ndarray:
+def reference(mask: np.ndarray, wanted: RegionRule) -> np.ndarray:
     kept = ndimage.binary_fill_holes(mask) if wanted.fill else mask.astype(bool)
     labels, count = ndimage.label(kept, np.ones((3, 3)))
     regions = [labels == number for number in range(1, count + 1)]
@@ -34,7 +34,7 @@ def reference(mask: np.ndarray, wanted: Components) -> np.ndarray:
 
 @given(mask=MASKS, wanted=WANTED)
 @settings(max_examples=400, deadline=None)
-def test_any_mask_as_by_scipy(mask: np.ndarray, wanted: Components) -> None:
+def test_any_mask_as_by_scipy(mask: np.ndarray, wanted: RegionRule) -> None:
     before = mask.copy()
     found = clean(mask, wanted)
     assert found.dtype == np.uint8
@@ -43,9 +43,9 @@ def test_any_mask_as_by_scipy(mask: np.ndarray, wanted: Components) -> None:
     np.testing.assert_array_equal(mask, before)
 
 
-@pytest.mark.parametrize("wanted", [*SHORTLIST, Components(True, True, 40)], ids=str)
+@pytest.mark.parametrize("wanted", [*SHORTLIST, RegionRule(True, True, 40)], ids=str)
 @pytest.mark.parametrize("share", [0.05, 0.4, 0.6, 0.97])
-def test_large_masks_as_by_scipy(wanted: Components, share: float) -> None:
+def test_large_masks_as_by_scipy(wanted: RegionRule, share: float) -> None:
     noise = np.random.default_rng(round(100 * share)).random((90, 130), np.float32)
     mask = (cv2.GaussianBlur(noise, (0, 0), 1.5) < np.quantile(cv2.GaussianBlur(noise, (0, 0), 1.5), share)).view(
         np.uint8
@@ -53,50 +53,50 @@ def test_large_masks_as_by_scipy(wanted: Components, share: float) -> None:
     np.testing.assert_array_equal(clean(mask, wanted), reference(mask, wanted))
 
 
-@pytest.mark.parametrize("wanted", [*SHORTLIST, Components()], ids=str)
+@pytest.mark.parametrize("wanted", [*SHORTLIST, RegionRule()], ids=str)
 @pytest.mark.parametrize("value", [0, 1])
-def test_empty_and_full_masks_stay(wanted: Components, value: int) -> None:
+def test_empty_and_full_masks_stay(wanted: RegionRule, value: int) -> None:
     mask = np.full((24, 30), value, np.uint8)
     np.testing.assert_array_equal(clean(mask, wanted), mask)
 
 
 def test_regions_in_all_corners() -> None:
     mask = drawn("##···# #····# ······ #····· ##···#")
-    assert clean(mask, Components(min_size=2)).sum() == mask.sum() - 1
+    assert clean(mask, RegionRule(min_size=2)).sum() == mask.sum() - 1
     # of two regions of three pixels each, the upper left one comes first
-    np.testing.assert_array_equal(clean(mask, Components(largest=True)), drawn("##···· #····· ······ ······ ······"))
+    np.testing.assert_array_equal(clean(mask, RegionRule(largest=True)), drawn("##···· #····· ······ ······ ······"))
 
 
 def test_equal_regions_by_their_first_pixel_in_row_order() -> None:
     mask = drawn("····# #···# #···· #···#")
-    assert clean(mask, Components(largest=True))[:, 0].tolist() == [0, 1, 1, 1]
+    assert clean(mask, RegionRule(largest=True))[:, 0].tolist() == [0, 1, 1, 1]
     mask[3, 0] = 0
     # now both have two pixels: the right one starts in a row above
-    np.testing.assert_array_equal(clean(mask, Components(largest=True)), drawn("····# ····# ····· ·····"))
+    np.testing.assert_array_equal(clean(mask, RegionRule(largest=True)), drawn("····# ····# ····· ·····"))
 
 
 def test_regions_touch_by_corners_and_holes_do_not_leak_through_them() -> None:
     ring = drawn("·#· #·# ·#·")
-    np.testing.assert_array_equal(clean(ring, Components(fill=True, min_size=5)), drawn("·#· ### ·#·"))
-    assert clean(ring, Components(min_size=4)).sum() == 4
+    np.testing.assert_array_equal(clean(ring, RegionRule(fill=True, min_size=5)), drawn("·#· ### ·#·"))
+    assert clean(ring, RegionRule(min_size=4)).sum() == 4
 
 
 def test_background_at_the_edge_is_no_hole() -> None:
     bay = drawn("#·# #·# ###")
-    np.testing.assert_array_equal(clean(bay, Components(fill=True)), bay)
-    np.testing.assert_array_equal(clean(bay.T, Components(fill=True)), bay.T)
+    np.testing.assert_array_equal(clean(bay, RegionRule(fill=True)), bay)
+    np.testing.assert_array_equal(clean(bay.T, RegionRule(fill=True)), bay.T)
 
 
 def test_an_island_in_a_hole_joins_the_region_around_it() -> None:
     mask = drawn("##### #···# #·#·# #···# #####")
-    assert clean(mask, Components(largest=True)).sum() == 16
-    assert clean(mask, Components(fill=True, largest=True)).sum() == 25
+    assert clean(mask, RegionRule(largest=True)).sum() == 16
+    assert clean(mask, RegionRule(fill=True, largest=True)).sum() == 25
 
 
 def test_the_largest_goes_too_when_it_is_too_small() -> None:
     mask = drawn("##··# ·····")
-    assert clean(mask, Components(largest=True, min_size=2)).sum() == 2
-    assert not clean(mask, Components(largest=True, min_size=3)).any()
+    assert clean(mask, RegionRule(largest=True, min_size=2)).sum() == 2
+    assert not clean(mask, RegionRule(largest=True, min_size=3)).any()
 
 
 # --- counts ----------------------------------------------------------------------------------------------------------
@@ -139,11 +139,11 @@ def test_ignored_pixels_belong_to_regions_but_not_to_counts() -> None:
     probability[0, 5, 2:12] = 200
     true[0, 5, 2:5], true[0, 5, 5:10] = IGNORE, 1
     predicted, intersection = shortlist_counts(probability, true, [[100]])
-    place = [SHORTLIST.index(Components(min_size=size)) for size in (8, 32)]
+    place = [SHORTLIST.index(RegionRule(min_size=size)) for size in (8, 32)]
     assert predicted[0, 0, place].tolist() == [7, 0]  # ten pixels are enough for 8, though three do not count
     assert intersection[0, 0, place].tolist() == [5, 0]
 
 
 def test_the_shortlist_names_each_variant_once() -> None:
     assert len(set(SHORTLIST)) == len(SHORTLIST)
-    assert Components() not in SHORTLIST
+    assert RegionRule() not in SHORTLIST

@@ -41,7 +41,7 @@ def test_choice_of_device_and_precision(
     monkeypatch: pytest.MonkeyPatch, machine: dict[str, bool], asked: Any, accelerator: str, precision: str
 ) -> None:
     pretend(monkeypatch, **machine)
-    chosen = device.choose(asked)
+    chosen = device.detect(asked)
     assert (chosen.accelerator, chosen.precision) == (accelerator, precision)
     assert chosen.reason
     assert chosen.device.type == accelerator
@@ -56,7 +56,7 @@ def test_a_gpu_that_this_torch_does_not_know_is_refused(
     pretend(monkeypatch, cuda=True)
     monkeypatch.setattr(device, "_gpu_fault", fault)
     with pytest.raises(PipelineError, match=r"Some GPU does not compute with torch .+ \(.+\): take another GPU"):
-        device.choose()
+        device.detect()
     assert any(line.startswith("device: Some GPU does not compute") for line in status.examine())
 
 
@@ -80,7 +80,7 @@ def test_the_advice_steps_as_often_as_before() -> None:
 def test_fp16_on_a_cpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch)
     with pytest.raises(PipelineError, match="train.precision is 16, which needs a GPU; use bf16, 32 or auto"):
-        device.choose("16")
+        device.detect("16")
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("32-true", torch.float32), ("bf16-mixed", torch.bfloat16)])

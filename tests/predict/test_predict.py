@@ -67,7 +67,7 @@ def test_the_mean_of_the_seeds(split: Run) -> None:
     parts, presences = [], []
     for seed in (3, 4):
         one = named(split, f"seed{seed}", **merge(change, {"train": {"seeds": [seed]}}))
-        shutil.copytree(run.fold(0, seed), one.fold(0))
+        shutil.copytree(run.fold_folder(0, seed), one.fold_folder(0))
         go(one, "predict")
         parts.append(array(one.predictions("test", 0)).astype(float))
         presences.append(read_predictions(one.predictions("test", 0), ["thing"])[2])

@@ -31,7 +31,7 @@ from pipeline.core.run import Run, describe, open_run, write_recipe
 from pipeline.masks import rle
 from pipeline.new.sample import write_sample
 from pipeline.predictions import blends, external
-from pipeline.predictions.external import Foreign
+from pipeline.predictions.external import ExternalPredictions
 from pipeline.predictions.files import read_predictions, read_probabilities, write_probabilities
 from pipeline.split.folds import read_folds
 
@@ -363,8 +363,8 @@ def test_multiclass() -> None:
     right = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     index = pd.DataFrame({"image_id": list("abcd")})
 
-    def made(array: np.ndarray) -> Foreign:
-        return Foreign(Path("oof.npy"), array, index, 4)
+    def made(array: np.ndarray) -> ExternalPredictions:
+        return ExternalPredictions(Path("oof.npy"), array, index, 4)
 
     for array in (right, right.astype(np.float16), np.rint(right * 255).astype(np.uint8)):
         external.check_values(made(array), mars)
@@ -473,10 +473,10 @@ def trained(tiny: Tiny, name: str, seed: int, folds: tuple[int, ...] = (0, 1, 2)
         rows = np.flatnonzero(split == fold)
         put(run.predictions("oof", fold), oof[rows], [TRAIN_IDS[row] for row in rows])
         put(run.predictions("test", fold), test, TEST_IDS)
-        step = freshness.Step("train", "train", run.fold(fold) / "manifest.json", (run.folds,), (), {})
+        step = freshness.Step("train", "train", run.fold_folder(fold) / "manifest.json", (run.folds_file,), (), {})
         freshness.record(step, 0)
         keys = ("best_epoch", "best_score", "epochs", "seconds", "weights", "compute", "sha256")
-        write_json(run.fold(fold) / "fold.json", dict.fromkeys(keys))
+        write_json(run.fold_folder(fold) / "fold.json", dict.fromkeys(keys))
     return run
 
 

@@ -67,7 +67,7 @@ def own_folds(run: Run, count: int, **columns: Any) -> None:
     """Writes a folds file by hand: the images in turn, so that groups of twelve cross unless `count` divides twelve."""
     ids = table.read_table(run.table, "train")["image_id"]
     folds = pd.DataFrame({"image_id": ids, "fold": np.arange(len(ids)) % count, **columns})
-    write_text(run.folds, folds.to_csv(index=False))
+    write_text(run.folds_file, folds.to_csv(index=False))
 
 
 def test_strata_are_quantiles_of_the_area_and_0_is_empty() -> None:
@@ -146,7 +146,7 @@ def test_few_images_keep_presence_balanced() -> None:
 
 def test_the_file_lists_every_training_image_and_what_is_dropped(run: Run) -> None:
     driver.run_stage(run, "split")
-    folds = pd.read_csv(run.folds, dtype=str)
+    folds = pd.read_csv(run.folds_file, dtype=str)
     assert list(folds.columns) == ["image_id", "group", "cluster", "stratum", "fold", "use"]
     assert folds["image_id"].tolist() == table.read_table(run.table, "train")["image_id"].tolist()
     assert folds["image_id"].is_unique
@@ -154,16 +154,16 @@ def test_the_file_lists_every_training_image_and_what_is_dropped(run: Run) -> No
     assert folds.groupby("group")["fold"].nunique().max() == 1
     assert set(folds.loc[folds["use"] == "drop", "image_id"]) == {"1_1", "2_2"}
     assert set(folds["use"]) == {"drop", "train"}
-    before = run.folds.read_bytes()
+    before = run.folds_file.read_bytes()
     driver.run_stage(run, "split", force=True)
-    assert run.folds.read_bytes() == before
+    assert run.folds_file.read_bytes() == before
     assert [state.reasons for state in driver.states(run, "split")] == [[], []]
 
 
 def test_read_folds_follows_the_table(run: Run) -> None:
     driver.run_stage(run, "split")
     expected = read_folds(run)
-    pd.read_csv(run.folds, dtype=str).sample(frac=1, random_state=0).to_csv(run.folds, index=False)
+    pd.read_csv(run.folds_file, dtype=str).sample(frac=1, random_state=0).to_csv(run.folds_file, index=False)
     pd.testing.assert_frame_equal(read_folds(run), expected)
     assert expected["fold"].dtype == np.int64
     assert expected["image_id"].tolist() == table.read_table(run.table, "train")["image_id"].tolist()
@@ -171,10 +171,10 @@ def test_read_folds_follows_the_table(run: Run) -> None:
 
 def test_a_folds_file_of_your_own_is_kept_and_audited(run: Run) -> None:
     own_folds(run, 4)
-    before = run.folds.read_bytes()
+    before = run.folds_file.read_bytes()
     assert [state.kept for state in driver.states(run, "split")] == [True, False]
     driver.run_stage(run, "split")
-    assert run.folds.read_bytes() == before
+    assert run.folds_file.read_bytes() == before
     assert [bool(state.reasons) for state in driver.states(run, "split")] == [True, False]
     own = read_folds(run)
     assert own["fold"].tolist() == [index % 4 for index in range(120)]
@@ -191,8 +191,8 @@ def test_a_folds_file_of_your_own_is_kept_and_audited(run: Run) -> None:
 
 def test_an_edited_folds_file_is_kept_although_the_images_changed(run: Run) -> None:
     driver.run_stage(run, "split")
-    edited = pd.read_csv(run.folds, dtype=str).assign(use="train")
-    edited.to_csv(run.folds, index=False)
+    edited = pd.read_csv(run.folds_file, dtype=str).assign(use="train")
+    edited.to_csv(run.folds_file, index=False)
     run.outliers.write_text(run.outliers.read_text() + "4_4,broken,1,,drop,\n")
     driver.run_stage(run, "split")
     assert set(read_folds(run)["use"]) == {"train"}
@@ -203,7 +203,7 @@ def test_an_edited_folds_file_is_kept_although_the_images_changed(run: Run) -> N
 def test_another_split_must_exist() -> None:
     recipe = Recipe(name="r", competition="sample", folds="mine")
     other = Run(recipe, load_competition("sample"), "r")
-    assert other.folds.name == "sample-mine.csv"
+    assert other.folds_file.name == "sample-mine.csv"
     with pytest.raises(PipelineError, match=r"sample-mine\.csv does not exist"):
         list(driver.importlib.import_module("pipeline.split.stage").execute(other, steps(other)))
 
@@ -234,7 +234,7 @@ def test_another_split_must_exist() -> None:
 )
 def test_a_wrong_folds_file_is_explained(run: Run, change: object, message: str) -> None:
     driver.run_stage(run, "split")
-    change(pd.read_csv(run.folds, dtype=str)).to_csv(run.folds, index=False)  # type: ignore[operator]
+    change(pd.read_csv(run.folds_file, dtype=str)).to_csv(run.folds_file, index=False)  # type: ignore[operator]
     with pytest.raises(PipelineError, match=message):
         read_folds(run)
     with pytest.raises(PipelineError, match=message):
@@ -247,7 +247,7 @@ def test_a_wrong_folds_file_is_explained(run: Run, change: object, message: str)
 def test_groups_joined_by_duplicates_share_a_fold(run: Run) -> None:
     joined(run, ("0_0", "1_13"), ("1_25", "2_14"), ("5_5", "5_17"), ("7_7", "elsewhere"))
     driver.run_stage(run, "split")
-    folds = pd.read_csv(run.folds, dtype=str, keep_default_na=False).set_index("image_id")
+    folds = pd.read_csv(run.folds_file, dtype=str, keep_default_na=False).set_index("image_id")
     assert folds.groupby("group")["fold"].nunique().max() == 1
     assert folds["fold"][folds["group"].isin(["0", "1", "2"])].nunique() == 1
     clusters = {frozenset(rows.index) for name, rows in folds.groupby("cluster") if name}
@@ -270,7 +270,7 @@ def chained(run: Run, **split: Any) -> Run:
 def test_duplicates_share_a_fold_without_groups(run: Run) -> None:
     run = chained(run)
     driver.run_stage(run, "split")
-    folds = pd.read_csv(run.folds, dtype=str)
+    folds = pd.read_csv(run.folds_file, dtype=str)
     assert folds["cluster"].value_counts().tolist() == [4] * 10
     assert folds.groupby("cluster")["fold"].nunique().max() == 1
     audit = read_audit(run)
@@ -281,7 +281,7 @@ def test_duplicates_share_a_fold_without_groups(run: Run) -> None:
 def test_a_random_split_ignores_them_and_the_audit_says_so(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     run = chained(run, method="random")
     driver.run_stage(run, "split")
-    folds = pd.read_csv(run.folds, dtype=str)
+    folds = pd.read_csv(run.folds_file, dtype=str)
     assert folds.groupby("cluster")["fold"].nunique().max() > 1
     audit = read_audit(run)
     crossing = audit["crossing_clusters"]["count"]
@@ -350,7 +350,7 @@ def refused(run: Run) -> str:
     """Runs the stage, which must write nothing, and returns its message."""
     with pytest.raises(PipelineError) as caught:
         driver.run_stage(run, "split")
-    assert not run.folds.exists()
+    assert not run.folds_file.exists()
     assert not run.audit.exists()
     return str(caught.value)
 

@@ -267,7 +267,7 @@ def test_a_fold_trains(prepared: Tiny, monkeypatch: pytest.MonkeyPatch, capsys: 
     np.testing.assert_array_equal(learnt._masks(6, whole, whole), mean_mask(masks[[6, 7]]))
     said = "fold 0: 6 images to train on (1 dropped, 1 excluded, 1 relabelled, 2 soft), 2 held out"
     assert said in capsys.readouterr().err
-    assert run.folds.read_bytes() == before
+    assert run.folds_file.read_bytes() == before
     assert pd.read_csv(run.predictions("oof", 0).with_suffix(".csv"))["image_id"].tolist() == TRAIN_IDS[:4]
     (state,) = driver.states(run, "train")
     assert state.reasons == []

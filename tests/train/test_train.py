@@ -98,10 +98,10 @@ def test_with_everything_on_a_resumed_run_ends_in_the_same_weights(tiny: Tiny, m
             train(other)
     train(other, "validate")
     assert hashes(other) == undisturbed
-    for one, same in zip(run.fold(0).glob("history.csv"), other.fold(0).glob("history.csv"), strict=True):
+    for one, same in zip(run.fold_folder(0).glob("history.csv"), other.fold_folder(0).glob("history.csv"), strict=True):
         columns = ["epoch", "train/loss", "valid/loss", "valid/score", "learning_rate"]
         pd.testing.assert_frame_equal(pd.read_csv(one)[columns], pd.read_csv(same)[columns])
-    counts = [np.load(folder / "epochs.npz")["counts"] for folder in (run.fold(0), other.fold(0))]
+    counts = [np.load(folder / "epochs.npz")["counts"] for folder in (run.fold_folder(0), other.fold_folder(0))]
     np.testing.assert_array_equal(*counts)
     predictions = [np.load(one.predictions("oof", 0)) for one in (run, other)]
     np.testing.assert_array_equal(*predictions)
@@ -142,7 +142,7 @@ def test_another_seed_is_trained_beside_the_first(tiny: Tiny) -> None:
 def test_which_weights_are_kept(tiny: Tiny, settings: dict[str, Any], names: list[str]) -> None:
     run = train(prepare(tiny, {"train": {"folds": [0], "epochs": 3, "learning_rate": 0.02, **settings}}))
     assert list(hashes(run)) == [f"fold_0/{name}.safetensors" for name in names]
-    rows = pd.read_csv(run.fold(0) / "history.csv")
+    rows = pd.read_csv(run.fold_folder(0) / "history.csv")
     best = 2 if settings["keep"] == "last" else int(rows["valid/score"].idxmax())
     assert summary(run)["best_epoch"] == best
     assert summary(run)["best_score"] == pytest.approx(rows["valid/score"][best])
@@ -165,7 +165,10 @@ def test_a_checkpoint_knows_its_best_score_where_the_folder_was_moved(tmp_path: 
 def test_patience_begins_with_the_whole_size(tiny: Tiny) -> None:
     still = {"epochs": 6, "half_size": 0.5, "early_stopping": 1, "learning_rate": 1e-12, "folds": [0]}
     run = train(prepare(tiny, {"train": still}))
-    assert len(pd.read_csv(run.fold(0) / "history.csv")) in (4, 5)  # the first of the whole size, and one or two more
+    assert len(pd.read_csv(run.fold_folder(0) / "history.csv")) in (
+        4,
+        5,
+    )  # the first of the whole size, and one or two more
 
 
 def test_a_checkpoint_that_cannot_be_written_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,7 +203,7 @@ def test_a_network_that_cannot_learn_from_one_image(tiny: Tiny) -> None:
 def test_what_is_found_in_training_alone_is_said(
     train: float, valid: float, said: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fit._warn_of_lag({"train/dice": train, "valid/dice": valid}, "fold 0")
+    fit._warn_batchnorm_gap({"train/dice": train, "valid/dice": valid}, "fold 0")
     assert ("BatchNorm's running statistics lag" in " ".join(capsys.readouterr().err.split())) == said
 
 
@@ -212,27 +215,27 @@ def test_a_fold_starts_from_the_same_fold_of_another_run(tiny: Tiny) -> None:
     still = {"start_from": teacher.name, "learning_rate": 1e-12, "epochs": 1, "weight_decay": 0.0}
     pupil = train(named(teacher, "pupil", {"train": still, "model": {"weights": "not_needed.pth"}}))
     for fold in (0, 1):
-        weights, started = (load_file(run.fold(fold) / "best.safetensors") for run in (teacher, pupil))
+        weights, started = (load_file(run.fold_folder(fold) / "best.safetensors") for run in (teacher, pupil))
         for name in weights:
             if "running" not in name and "num_batches" not in name:
                 torch.testing.assert_close(started[name], weights[name], atol=1e-6, rtol=0, msg=name)
-    folds = pd.read_csv(teacher.folds, dtype=str)
+    folds = pd.read_csv(teacher.folds_file, dtype=str)
     folds["fold"] = folds["fold"].map({"0": "1", "1": "0", "2": "2"})
-    folds.to_csv(teacher.folds, index=False)
+    folds.to_csv(teacher.folds_file, index=False)
     with pytest.raises(PipelineError, match="trained on other folds than .* its fold 0 has seen images"):
         train(named(teacher, "other", {"train": still}))
 
 
 def test_weights_that_have_seen_the_images_held_out_now_do_not_predict(tiny: Tiny) -> None:
     run = train(prepare(tiny))
-    folds = pd.read_csv(run.folds, dtype=str)
+    folds = pd.read_csv(run.folds_file, dtype=str)
     moved = folds["fold"].map({"0": "1", "1": "0", "2": "2"})
-    write_text(run.folds, folds.assign(fold=moved).to_csv(index=False))
+    write_text(run.folds_file, folds.assign(fold=moved).to_csv(index=False))
     with pytest.raises(
         PipelineError, match=r"fold_0 was trained on other folds than .* Put the old folds back, or train"
     ):
         driver.run_stage(run, "validate")
-    write_text(run.folds, folds.to_csv(index=False))
+    write_text(run.folds_file, folds.to_csv(index=False))
     driver.run_stage(run, "validate")
     assert run.predictions("oof", 0).exists()
 
@@ -257,7 +260,7 @@ def test_pseudo_labels_cannot_leak(tiny: Tiny) -> None:
     """The test images are the held-out images of fold 0. Teachers of other folds, who learned from them, know their
     masks: it changes nothing. Only if the teacher of fold 0 itself knew them would its pupil gain."""
     run = prepare(tiny, {"train": {"epochs": 1}})
-    folds = pd.read_csv(run.folds, dtype=str)
+    folds = pd.read_csv(run.folds_file, dtype=str)
     held_out = [name for name in folds.loc[folds["fold"] == "0", "image_id"]]
     for test, name in zip(["t1", "t2", "t3", "t4"], held_out, strict=True):
         tiny.path(test).write_bytes(tiny.path(name).read_bytes())
@@ -279,7 +282,7 @@ def test_pseudo_labels_cannot_leak(tiny: Tiny) -> None:
     nobody, others, itself = pupil("nobody", []), pupil("others", [1]), pupil("itself", [0, 1])
     assert hashes(nobody) == hashes(others)
     assert hashes(nobody) != hashes(itself)
-    last = [pd.read_csv(one.fold(0) / "history.csv")["valid/loss"].min() for one in (nobody, itself)]
+    last = [pd.read_csv(one.fold_folder(0) / "history.csv")["valid/loss"].min() for one in (nobody, itself)]
     assert last[1] < last[0] - 0.05  # the check can fail: where there is a leak, it shows
 
 
@@ -293,14 +296,14 @@ def test_a_final_model_on_all_images(tiny: Tiny) -> None:
     epochs = max(1, round(np.mean([summary(run, fold)["best_epoch"] + 1 for fold in (0, 1)])))
     final = summary(run, None)
     assert (final["fold"], final["epochs"], final["best_score"]) == (None, epochs, None)
-    rates = [pd.read_csv(run.fold(fold) / "history.csv")["learning_rate"][:epochs] for fold in (0, 1, None)]
+    rates = [pd.read_csv(run.fold_folder(fold) / "history.csv")["learning_rate"][:epochs] for fold in (0, 1, None)]
     np.testing.assert_allclose(rates[2], np.mean(rates[:2], axis=0), rtol=1e-6)
     names = sorted(path.name for path in run.predictions("oof", 0).parent.glob("*.npy"))
     assert names == ["oof_fold_0.npy", "oof_fold_1.npy", "test_final.npy"]
     record = json.loads(run.record.read_text())
     assert "no out-of-fold score" in record["expect"]["remark"]
     assert list(record["folds"]) == ["0", "1", "final"]
-    assert not (run.fold(None) / "epochs.npz").exists()
+    assert not (run.fold_folder(None) / "epochs.npz").exists()
 
 
 # --- what is written down --------------------------------------------------------------------------------------------
@@ -308,30 +311,30 @@ def test_a_final_model_on_all_images(tiny: Tiny) -> None:
 
 def test_every_epoch_of_every_held_out_image_is_kept(tiny: Tiny) -> None:
     run = train(prepare(tiny, {"train": {"folds": [0], "epochs": 3}}))
-    stored = np.load(run.fold(0) / "epochs.npz")
-    rows = pd.read_csv(run.fold(0) / "history.csv")
-    folds = pd.read_csv(run.folds, dtype=str)
+    stored = np.load(run.fold_folder(0) / "epochs.npz")
+    rows = pd.read_csv(run.fold_folder(0) / "history.csv")
+    folds = pd.read_csv(run.folds_file, dtype=str)
     assert (
         stored["image_id"].tolist()
         == folds.loc[(folds["fold"] == "0") & (folds["use"] == "train"), "image_id"].tolist()
     )
     scores = METRICS["dice"](*stored["counts"].transpose(2, 0, 1, 3).astype(np.int64)).mean((1, 2))
     np.testing.assert_allclose(scores, rows["valid/score"], rtol=1e-6)
-    assert json.loads((run.fold(0) / "history.json").read_text())[2]["valid/score"] == pytest.approx(scores[2])
+    assert json.loads((run.fold_folder(0) / "history.json").read_text())[2]["valid/score"] == pytest.approx(scores[2])
     assert summary(run)["images_per_second"] > 0
     assert 0.1 < summary(run)["memory_gib"] < 100 and summary(run)["gpu_memory_gib"] is None
 
 
 def test_tensorboard_has_curves_graph_and_pictures(tiny: Tiny) -> None:
     run = train(prepare(tiny, {"train": {"folds": [0]}}))
-    events = EventAccumulator(str(run.fold(0) / "tensorboard"), {"images": 0, "scalars": 0}).Reload()
+    events = EventAccumulator(str(run.fold_folder(0) / "tensorboard"), {"images": 0, "scalars": 0}).Reload()
     tags = events.Tags()
     for name in ("train/loss", "train/dice", "valid/loss", "valid/dice", "valid/score", "learning_rate"):
         assert len(events.Scalars(name)) == 2, name
     assert len(events.Images("valid/image_truth_probability_mask")) == 2
     assert events.Images("valid/image_truth_probability_mask")[0].width == 4 * 32
     assert tags["graph"]
-    rows = pd.read_csv(run.fold(0) / "history.csv")
+    rows = pd.read_csv(run.fold_folder(0) / "history.csv")
     np.testing.assert_allclose([one.value for one in events.Scalars("train/dice")], rows["train/dice"], rtol=1e-5)
 
 
@@ -351,7 +354,7 @@ def test_a_loss_that_is_no_number_stops_the_fold(tiny: Tiny) -> None:
     expected = r"fold 0: the loss is (nan|inf) in epoch \d, batch \d, at learning rate 1.00e\+30, on the images a\d\d, "
     with pytest.raises(PipelineError, match=expected):
         train(run)
-    assert not (run.fold(0) / "manifest.json").exists()
+    assert not (run.fold_folder(0) / "manifest.json").exists()
 
 
 def test_a_gpu_is_not_asked_for_every_loss(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -426,7 +429,7 @@ def test_a_fold_that_collapses_says_so(tiny: Tiny, level: float, word: str, caps
     assert summary(run)["collapsed"] == word
     assert f"EVERY HELD-OUT IMAGE IS PREDICTED {word.upper()}" in capsys.readouterr().err
     assert run.recipe.model.architecture.split(":")[0] + ".py" in "".join(
-        read_json(run.fold(0) / "manifest.json")["inputs"]
+        read_json(run.fold_folder(0) / "manifest.json")["inputs"]
     )
 
 
@@ -451,9 +454,9 @@ def test_nothing_of_a_wrong_recipe_is_trained(tiny: Tiny) -> None:
 
 def test_paths(tiny: Tiny) -> None:
     run = prepare(tiny, {"train": {"seeds": [2, 0]}})
-    assert run.fold(1) == run.fold(1, 2) == Path(run.folder / "fold_1")
-    assert run.fold(1, 0) == run.folder / "fold_1_seed_0"
-    assert run.fold(None, 0) == run.folder / "final_seed_0"
+    assert run.fold_folder(1) == run.fold_folder(1, 2) == Path(run.folder / "fold_1")
+    assert run.fold_folder(1, 0) == run.folder / "fold_1_seed_0"
+    assert run.fold_folder(None, 0) == run.folder / "final_seed_0"
 
 
 @pytest.mark.parametrize("kept", [{}, {"snapshots": 2, "schedule": {"name": "restarts"}}])

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pipeline.masks.decision import Linear, Presence, Rule, Rules
 from pipeline.masks.geometry import IGNORE
 from pipeline.masks.metrics import METRICS
-from pipeline.masks.regions import SHORTLIST, Components
+from pipeline.masks.regions import SHORTLIST, RegionRule
 from pipeline.tune.evidence import Evidence, histogram_counts, image_scores, keeps, predicted_area
 from pipeline.tune.mask_rules import AREAS, CUTS, RuleSearch
 
@@ -102,7 +102,7 @@ RULES = st.builds(
     st.none() | LEVELS,
     st.sampled_from([0, 1, 7, 30, 31, 90, 10_000]),
     st.none() | PRESENCES,
-    st.sampled_from([Components(), *SHORTLIST]),
+    st.sampled_from([RegionRule(), *SHORTLIST]),
 )
 
 

@@ -24,7 +24,7 @@ from pipeline.masks.class_bias import labels
 from pipeline.masks.decision import Biases, Linear, Presence, Rule, Rules, decide, decision_of, described, in_words
 from pipeline.masks.geometry import IGNORE
 from pipeline.masks.metrics import METRICS, confusion, counts, mean_iou
-from pipeline.masks.regions import Components
+from pipeline.masks.regions import RegionRule
 from pipeline.predictions import blends, neighbours
 from pipeline.predictions.files import read_predictions, write_probabilities
 from pipeline.split.folds import read_folds
@@ -32,7 +32,7 @@ from pipeline.tune import blending, mask_rules
 from pipeline.tune import stage as tune
 from pipeline.tune.class_biases import LabelProblem, draw_pixels, search
 from pipeline.tune.evidence import image_scores
-from pipeline.tune.held_out import HeldOut, Mix
+from pipeline.tune.held_out import HeldOut, Weighting
 from pipeline.tune.mask_rules import STEPS as GROUPS
 from pipeline.tune.mask_rules import MaskProblem
 from pipeline.tune.selection import Choice
@@ -142,7 +142,7 @@ def test_pixels_are_drawn_from_the_images_that_count_and_from_no_others() -> Non
     images = random_labels(3)
     held = held_out_of(images, run_of(LABELS | {"ignore_class": "sand"}))
     counted = np.array([0, 2, 3, 7, 11])
-    ((pixels, true, owner),) = draw_pixels(held, [Mix((False,), (1.0,))], counted)
+    ((pixels, true, owner),) = draw_pixels(held, [Weighting((False,), (1.0,))], counted)
     assert sorted(set(owner.tolist())) == counted.tolist()
     for number in counted:
         label = table.true_labels(images.truths[number])
@@ -153,7 +153,7 @@ def test_pixels_are_drawn_from_the_images_that_count_and_from_no_others() -> Non
 
 def test_steps_of_class_maps_see_their_rows_only() -> None:
     images, run = random_labels(4), run_of(LABELS)
-    ((pixels, true, owner),) = draw_pixels(held_out_of(images, run), [Mix((False,), (1.0,))], np.arange(12))
+    ((pixels, true, owner),) = draw_pixels(held_out_of(images, run), [Weighting((False,), (1.0,))], np.arange(12))
     problem, rows = LabelProblem(pixels, true, owner, 12, run.competition, ()), np.array([9, 1, 4, 5])
     mine = np.isin(owner, rows)
     decision = problem.fit("bias", problem.untuned, rows, True)
@@ -255,8 +255,8 @@ def gaps(monkeypatch: pytest.MonkeyPatch, peeks: bool) -> tuple[np.ndarray, list
     run = run_of(tune={"steps": ["threshold", "area", "presence"], "confidence": 0.5})
     monkeypatch.setattr(mask_rules, "curves", lambda *_: {})  # slow, and not asked for
     if peeks:
-        honest = tune._without_parts
-        monkeypatch.setattr(tune, "_without_parts", lambda *given: [(given[1], part) for _, part in honest(*given)])
+        honest = tune._outer_splits
+        monkeypatch.setattr(tune, "_outer_splits", lambda *given: [(given[1], part) for _, part in honest(*given)])
     found, held = [], []
     for _ in range(DRAWS):
         images = pairs(*rng.integers(0, LIARS, (2, LIARS)))
@@ -422,10 +422,10 @@ def ensemble_of(images: Images, other: Images, monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setattr(other_runs, "runs_of", lambda run: [run, run])
     run = run_of(ensemble={"one": None, "two": None}, **recipe)
     first, second = held_out_of(images, run), held_out_of(other, run)
-    pairs = {fold: (blend.sources[0], replace(second.opened[False,][fold].sources[0], heads=None))
+    pairs = {fold: (blend.by_run[0], replace(second.opened[False,][fold].by_run[0], heads=None))
              for fold, blend in first.opened[False,].items()}  # fmt: skip
     opened = {
-        fold: replace(blend, sources=pairs[fold], weights=(0.5, 0.5)) for fold, blend in first.opened[False,].items()
+        fold: replace(blend, by_run=pairs[fold], weights=(0.5, 0.5)) for fold, blend in first.opened[False,].items()
     }
     return replace(first, opened={(False, False): opened})
 
@@ -440,7 +440,7 @@ def test_weights_for_a_part_are_fitted_without_it(monkeypatch: pytest.MonkeyPatc
     held = ensemble_of(first, second, monkeypatch, tune={"steps": ["threshold"], "confidence": 0.5})
     fold = held.images["fold"].to_numpy()
     row_sets = [np.arange(30), np.flatnonzero(fold), np.flatnonzero(fold == 0)]
-    (everything, without, alone), decided = blending.choose(held, row_sets)
+    (everything, without, alone), decided = blending.choose_weightings(held, row_sets)
     assert decided is None
     assert without.weights == pytest.approx((1, 0), abs=1e-6)
     assert alone.weights == pytest.approx((0, 1), abs=1e-6)
@@ -451,7 +451,7 @@ def test_weights_for_a_part_are_fitted_without_it(monkeypatch: pytest.MonkeyPatc
     given = ensemble_of(first, second, monkeypatch)
     told = given.run.recipe.model_copy(update={"ensemble": {"one": 3.0, "two": 1.0}})
     given = replace(given, run=replace(given.run, recipe=told))
-    assert {mix.weights for mix in blending.choose(given, [np.arange(30)] * 2)[0]} == {(0.75, 0.25)}
+    assert {mix.weights for mix in blending.choose_weightings(given, [np.arange(30)] * 2)[0]} == {(0.75, 0.25)}
 
 
 def test_the_score_of_an_ensemble_is_that_of_the_weighted_mean(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -481,7 +481,7 @@ def test_pixels_are_not_kept() -> None:
         images = Images([np.full((1, 200, 200), place, np.uint8) for place in range(number)], [true] * number)
         held = held_out_of(images, run_of())
         tracemalloc.start()
-        (evidence,) = mask_rules.collect(held, [Mix((False,), (1.0,))])
+        (evidence,) = mask_rules.collect(held, [Weighting((False,), (1.0,))])
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
         assert len(evidence.true) == number
@@ -633,7 +633,7 @@ def test_rows_that_do_not_count_choose_nothing(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_rules_in_words() -> None:
-    rule = Rule(100, 30, 200, Presence(cut=0.25), Components(fill=True, min_size=32))
+    rule = Rule(100, 30, 200, Presence(cut=0.25), RegionRule(fill=True, min_size=32))
     (said,) = described(Rules((rule,)), ["thing"]).values()
     assert (
         in_words(said)

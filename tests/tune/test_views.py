@@ -25,7 +25,7 @@ from pipeline.masks.metrics import METRICS, confusion, counts, pooled_score
 from pipeline.predictions import blends, kept_views
 from pipeline.split.folds import groups_of, read_folds
 from pipeline.tune import blending, views
-from pipeline.tune.held_out import HeldOut, Mix, held_out
+from pipeline.tune.held_out import HeldOut, Weighting, held_out
 from pipeline.tune.views import THRESHOLDS, measure
 
 
@@ -76,6 +76,7 @@ def test_groups_are_the_competitions_then_clusters_then_images() -> None:
     clusters = pd.DataFrame({"image_id": ["a", "b", "c"], "cluster": ["0", "0", ""]})
     assert groups_of(images, clusters).tolist() == ["p", "cluster 0", "c"]
     assert groups_of(images, clusters[["image_id"]]).tolist() == ["p", "b", "c"]
+
 
 # --- by the stages ---------------------------------------------------------------------------------------------------
 
@@ -157,7 +158,7 @@ def test_views_of_several_seeds_are_measured_on_their_mean(run: Run) -> None:
     for number, (fold, row) in enumerate(zip(held.images["fold"], held.images["row"], strict=True)):
         for plain, found in ((True, measured.plain), (False, measured.tta)):
             mean = blends.out_of_fold(run, fold, (plain,))
-            assert len(mean.sources[0].arrays) == 2
+            assert len(mean.by_run[0].arrays) == 2
             true = table.true_mask(held.rows[number], ["thing"])
             masks = decide(mean.native(row, true.shape[1:]), Rules((Rule(int(THRESHOLDS[7])),)))
             assert found[number, 7, :, 0].tolist() == np.stack(counts(masks, true))[:, 0].tolist()
@@ -165,16 +166,16 @@ def test_views_of_several_seeds_are_measured_on_their_mean(run: Run) -> None:
 
 
 def test_no_image_counts(run: Run) -> None:
-    folds = pd.read_csv(run.folds, dtype=str)
+    folds = pd.read_csv(run.folds_file, dtype=str)
     run = replace(run, recipe=changed(run, tune={"rows": "cleaned"}).recipe)
     go(run, "validate")
-    kept = run.folds.read_bytes()
+    kept = run.folds_file.read_bytes()
     try:
-        folds.assign(use="drop").to_csv(run.folds, index=False)
+        folds.assign(use="drop").to_csv(run.folds_file, index=False)
         with pytest.raises(PipelineError, match="tune.rows is cleaned, and none of the 8 out-of-fold images is such"):
             driver.run_stage(run, "tune")
     finally:
-        run.folds.write_bytes(kept)
+        run.folds_file.write_bytes(kept)
     assert not run.postprocess.exists()
 
 
@@ -202,13 +203,13 @@ def test_views_for_a_part_are_chosen_without_it(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setenv("PIPELINE_ROOT", str(tmp_path))
     _, held = seen_twice(30, lambda fold: "views" if fold == 0 else "plain")
     fold, everyone = held.images["fold"].to_numpy(), np.arange(30)
-    (told, without, alone, nobody), decided = blending.choose(
+    (told, without, alone, nobody), decided = blending.choose_weightings(
         held, [everyone, np.flatnonzero(fold), np.flatnonzero(fold == 0), np.array([], int)]
     )
     assert decided is not None
-    assert (told, decided["kept"], decided["images"]) == (Mix((True,), (1.0,)), False, 30)
+    assert (told, decided["kept"], decided["images"]) == (Weighting((True,), (1.0,)), False, 30)
     assert (without.plain, alone.plain, nobody.plain) == ((True,), (False,), (True,))
-    some, decided = blending.choose(held, [np.flatnonzero(fold == 0), everyone])
+    some, decided = blending.choose_weightings(held, [np.flatnonzero(fold == 0), everyone])
     assert decided is not None and decided["kept"] and decided["images"] == 10
     assert [mix.plain for mix in some] == [(False,), (True,)]
     assert not held.run.postprocess.exists()  # an earlier decision is not asked
@@ -217,10 +218,10 @@ def test_views_for_a_part_are_chosen_without_it(tmp_path: Path, monkeypatch: pyt
 def test_fixed_keeps_views_that_bring_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIPELINE_ROOT", str(tmp_path))
     _, held = seen_twice(12, lambda fold: "plain", tune={"method": "fixed"})
-    mixed, decided = blending.choose(held, [np.arange(12), np.arange(4)])
+    mixed, decided = blending.choose_weightings(held, [np.arange(12), np.arange(4)])
     assert decided is not None
     assert decided["kept"] and decided["gain"] < 0 and decided["confidence"] == 0
-    assert mixed == [Mix((False,), (1.0,))] * 2
+    assert mixed == [Weighting((False,), (1.0,))] * 2
 
 
 @pytest.mark.parametrize("wins", ["plain", "views"])
@@ -270,7 +271,8 @@ def test_the_runs_of_an_ensemble_decide_on_their_views(run: Run) -> None:
     for other in map(with_weights, runs):
         for fold in other.trained_folds():
             freshness.record(
-                freshness.Step("train", "train", other.fold(fold) / "manifest.json", (run.folds,), (), {}), 0
+                freshness.Step("train", "train", other.fold_folder(fold) / "manifest.json", (run.folds_file,), (), {}),
+                0,
             )
         go(other)
     names = [other.name for other in runs]
@@ -290,7 +292,7 @@ def test_the_runs_of_an_ensemble_decide_on_their_views(run: Run) -> None:
         assert alone is not None and found is not None
         np.testing.assert_array_equal(found.plain, alone.plain)
         np.testing.assert_array_equal(found.tta, alone.tta)
-    mixed, decided = blending.choose(held, [np.arange(8), np.arange(4)])
+    mixed, decided = blending.choose_weightings(held, [np.arange(8), np.arange(4)])
     assert decided is None and mixed[0].plain == (False, True, False)
 
     assert reasons(both, "tune") == []

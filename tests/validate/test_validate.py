@@ -80,7 +80,7 @@ def test_every_seed_has_a_file(split: Run) -> None:
     assert np.abs(first.astype(int) - second).max() > 3
     for seed in (3, 4):
         one = named(split, f"seed{seed}", **merge(change, {"train": {"seeds": [seed]}}))
-        shutil.copytree(run.fold(0, seed), one.fold(0))
+        shutil.copytree(run.fold_folder(0, seed), one.fold_folder(0))
         go(one, "validate")
         assert np.array_equal(array(one.predictions("oof", 0)), (first, second)[seed - 3])
 
@@ -188,4 +188,4 @@ def test_weights_that_are_missing_or_of_another_network(run: Run) -> None:
     with pytest.raises(PipelineError, match=r"validate reads the weights of folds 0 and 1, and those of 1 are missing"):
         go(run, "validate")
     with pytest.raises(PipelineError, match=r"fold_1/best.safetensors does not exist; the train stage of .* makes it"):
-        inference.load(run, path, device.choose("32"))
+        inference.load(run, path, device.detect("32"))

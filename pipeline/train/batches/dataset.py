@@ -38,7 +38,7 @@ class Batch(NamedTuple):
 class PseudoLabels:
     """Test images and what another run says about them: the same fold of it, or, for a final model, all of them."""
 
-    sources: list[np.ndarray]
+    predictions: list[np.ndarray]
     """Each (N, C, H, W) uint8 (p·255), or float16 of a multiclass competition; their mean counts."""
     weight: float
     min_confidence: float
@@ -48,11 +48,13 @@ class PseudoLabels:
     @property
     def soft(self) -> bool:
         """Whether the labels are probabilities: a multiclass pixel has one class or none."""
-        return self.sources[0].dtype == np.uint8
+        return self.predictions[0].dtype == np.uint8
 
     def masks(self, row: int, part: tuple[slice, slice]) -> np.ndarray:
         """Returns labels (C, h, w) float32, or (1, h, w) uint8 of a multiclass competition; 255 where unsure."""
-        values = np.asarray(np.mean([one[(row, slice(None), *part)] for one in self.sources], axis=0, dtype=np.float32))
+        values = np.asarray(
+            np.mean([one[(row, slice(None), *part)] for one in self.predictions], axis=0, dtype=np.float32)
+        )
         if self.soft:
             labels = values / np.float32(255)
             confidence = np.maximum(labels, 1 - labels)
@@ -61,7 +63,7 @@ class PseudoLabels:
         labels[np.broadcast_to(confidence < self.min_confidence, labels.shape)] = IGNORE
         if self.boxes is not None:
             top, left, height, width = self.boxes[row].tolist()
-            outside = np.ones(self.sources[0].shape[2:], bool)
+            outside = np.ones(self.predictions[0].shape[2:], bool)
             outside[top : top + height, left : left + width] = False
             labels[:, outside[part]] = IGNORE
         return labels

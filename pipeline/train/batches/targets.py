@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from pipeline.clean.duplicates import components
+from pipeline.clean.duplicates import connected_groups
 from pipeline.core.errors import PipelineError
 from pipeline.masks.geometry import IGNORE
 
@@ -29,7 +29,7 @@ class Chosen:
     """The numbers of images, in words."""
 
 
-def sources(found: pd.DataFrame, image_ids: pd.Series, use: np.ndarray) -> dict[int, list[int]]:
+def mask_origins(found: pd.DataFrame, image_ids: pd.Series, use: np.ndarray) -> dict[int, list[int]]:
     """Returns the rows whose masks may make the target of each row to relabel or to soften.
 
     Of an image to relabel they are its partners in the order of outliers.csv; of a soft one, all that are connected to
@@ -44,7 +44,7 @@ def sources(found: pd.DataFrame, image_ids: pd.Series, use: np.ndarray) -> dict[
         PipelineError: outliers.csv names no partner for such an image.
     """
     pairs = {action: _pairs(found[found["action"] == action], image_ids) for action in ("relabel", "soft")}
-    group = components(len(image_ids), *pairs["soft"].T)
+    group = connected_groups(len(image_ids), *pairs["soft"].T)
     made_from = {int(row): np.flatnonzero(group == group[row]).tolist() for row in np.flatnonzero(use == "soft")}
     left, right = pairs["relabel"].T
     made_from |= {int(row): right[left == row].tolist() for row in np.flatnonzero(use == "relabel")}
@@ -67,14 +67,14 @@ def restrict(made_from: dict[int, list[int]], available: np.ndarray, use: np.nda
     return {row: np.array(rows[:1] if use[row] == "relabel" else rows) for row, rows in left.items() if rows}
 
 
-def choose(fold: int | None, folds: pd.DataFrame, excluded: np.ndarray, made_from: dict[int, list[int]]) -> Chosen:
+def assign_rows(fold: int | None, folds: pd.DataFrame, excluded: np.ndarray, made_from: dict[int, list[int]]) -> Chosen:
     """Returns what a fold trains on.
 
     Args:
         fold: the held-out fold; None holds nothing out.
         folds: the split in the order of the training table: fold and use.
         excluded: images to leave out besides the dropped ones (N,) bool.
-        made_from: see `sources`.
+        made_from: see `mask_origins`.
     """
     use, inside = folds["use"].to_numpy(), (folds["fold"] != fold).to_numpy()
     kept = ~excluded & (use != "drop")

@@ -1,6 +1,6 @@
 """Are the folds of a small model trained faster side by side than one after another?
 
-    python -m benchmarks.side_by_side RECIPE [--at-once 1 2] [--rounds 2] [--set key=value …]
+    python -m benchmarks.parallel_folds RECIPE [--at-once 1 2] [--rounds 2] [--set key=value …]
 
 Trains the recipe's folds anew with `train.parallel` at each number, in turn, `--rounds` times: runs of their own under
 work/, and what comes before training must be done. Prints the seconds of the command, start included, those of the
