@@ -12,7 +12,7 @@ from pipeline.masks.bootstrap import Score, mean_counts, mean_score
 from pipeline.masks.decision import Presence, Rule, Rules
 from pipeline.masks.regions import SHORTLIST, shortlist_counts
 from pipeline.tune.mask_rules import COUNTED, CountRegions, MaskProblem, RuleSearch
-from pipeline.tune.selection import PARTS, Choice, choose, open_choice, parts_of
+from pipeline.tune.selection import PARTS, Choice, open_choice, parts_of, select
 
 
 def chosen(problem: Any, steps: Sequence[str], confidence: float = 0.9, rows: np.ndarray | None = None,
@@ -21,7 +21,7 @@ def chosen(problem: Any, steps: Sequence[str], confidence: float = 0.9, rows: np
     rows = np.arange(images) if rows is None else rows
     folds = np.arange(images) % 3 if folds is None else folds
     choice = open_choice(problem, rows, folds, np.arange(images) if groups is None else groups)
-    choose([choice], [[step] for step in steps], confidence, lambda: None)
+    select([choice], [[step] for step in steps], confidence, lambda: None)
     return choice
 
 
@@ -145,7 +145,7 @@ def test_all_choices_take_a_step_before_any_takes_the_next() -> None:
         for part, one in enumerate([first, first, second])
     ]
     steps_done: list[int] = []
-    choose(choices, [["a"], ["b"]], 0.9, lambda: steps_done.append(1))
+    select(choices, [["a"], ["b"]], 0.9, lambda: steps_done.append(1))
     assert len(steps_done) == 6
     assert [(step, len(decisions)) for step, decisions in first.prepared] == [
         ("a", 6),
@@ -159,7 +159,7 @@ def test_of_alternatives_the_best_is_kept() -> None:
     worse, better = Spy({"a": 1.0, "b": 2.0}), Spy({"a": 2.0, "b": 1.0})
     for problem, name in ((worse, "b"), (better, "a")):
         choice = open_choice(problem, np.arange(60), np.arange(60) % 3, np.arange(60))
-        choose([choice], [["a", "b"]], 0.9, lambda: None)
+        select([choice], [["a", "b"]], 0.9, lambda: None)
         assert [(one.step, one.kept) for one in choice.tried] == [("a", name == "a"), ("b", name == "b")]
         assert choice.decision == next(one.decision for one in choice.tried if one.kept)
 
@@ -300,7 +300,7 @@ def test_one_group_alone_leaves_nothing_to_choose_on() -> None:
     problem, everything = problem_of(random_images(4, number=12)), np.arange(12)
     without = open_choice(problem, everything[:0], np.zeros(12), np.full(12, "one"))
     alone = open_choice(problem, everything, np.zeros(12), np.full(12, "one"))
-    choose([without, alone], [[step] for step in STEPS], 0.5, lambda: None)
+    select([without, alone], [[step] for step in STEPS], 0.5, lambda: None)
     for choice in (without, alone):
         assert [one.step for one in choice.tried] == list(STEPS)
     assert without.decision == problem.untuned
