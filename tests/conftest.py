@@ -14,7 +14,7 @@ import pytest
 import tifffile
 import yaml
 
-from pipeline.core import driver
+from pipeline.core import driver, freshness
 from pipeline.core.errors import PipelineError
 from pipeline.core.run import Run, open_run
 from pipeline.masks import rle
@@ -34,6 +34,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Starts with the longest files, so that no process is done long before the other."""
     longest = ("test_end_to_end.py", "test_look.py")
     items.sort(key=lambda item: item.path.name not in longest)
+
+
+def other_code(monkeypatch: pytest.MonkeyPatch, hashes: dict[str, str]) -> None:
+    """Lets every stage be made of these modules."""
+    monkeypatch.setattr(freshness, "code", lambda stage: hashes)
+    monkeypatch.setattr(freshness, "_source", lambda names: "other")
 
 
 def encoded(image: np.ndarray, suffix: str = "tif") -> bytes:

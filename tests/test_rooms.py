@@ -1,7 +1,9 @@
 """The rooms of the package: what the import contracts of pyproject.toml (run_tests.sh checks them) cannot see."""
 
 import ast
+from itertools import chain
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from conftest import REPOSITORY
@@ -40,3 +42,13 @@ def test_imports_are_absolute_and_by_name(path: Path) -> None:
     names = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
     names |= {node.id for node in nodes if isinstance(node, ast.Name)}
     assert bool(names & {"import_module", "__import__"}) == (str(path) in LOADS_BY_NAME)
+
+
+def test_every_name_that_a_yaml_may_say_is_known_where_it_is_used() -> None:
+    from pipeline.core.config.competition import Metric
+    from pipeline.core.config.recipe import TuneStep
+    from pipeline.masks.metrics import METRICS
+    from pipeline.tune import class_biases, mask_rules
+
+    assert set(get_args(Metric)) == {*METRICS, "mean_iou"}
+    assert set(get_args(TuneStep)) == {*chain(*mask_rules.STEPS), *class_biases.STEPS}

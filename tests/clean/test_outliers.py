@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from conftest import Tiny, encoded
+from conftest import Tiny, encoded, other_code
 
 from pipeline.clean import outliers
 from pipeline.clean.duplicates import Pairs, near_pairs
 from pipeline.clean.stage import _seen
-from pipeline.core import driver, freshness
+from pipeline.core import driver
 from pipeline.core.config.cleaning import (
     BrokenSettings,
     ContradictionSettings,
@@ -345,7 +345,7 @@ def test_an_edited_list_that_cannot_be_read(tiny: Tiny, change: dict[str, Any], 
 def test_other_code_keeps_the_folds_and_audits_them_again(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     run = tiny.run("decode", "clean", "split")
     before, said = run.folds_file.read_bytes(), run.audit.read_text()
-    monkeypatch.setattr(freshness, "code", lambda stage: {"audit.py": "another"})
+    other_code(monkeypatch, {"audit.py": "another"})
     run.audit.write_text(said.replace('"leaks": false', '"leaks": true'))
     assert [(state.step.title, state.kept) for state in driver.states(run, "split")] == [
         ("split", True),

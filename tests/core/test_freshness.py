@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from conftest import SHAPE, TEST_IDS, Tiny
+from conftest import SHAPE, TEST_IDS, Tiny, other_code
 
 from pipeline import stages
 from pipeline.core import driver, files, freshness, layout
@@ -56,12 +56,6 @@ def later(path: Path) -> None:
     """Moves a file's time: two writes in a test may fall into one tick of the clock."""
     stat = path.stat()
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + 10**9))
-
-
-def other_code(monkeypatch: pytest.MonkeyPatch, hashes: dict[str, str]) -> None:
-    """Lets every stage be made of these modules."""
-    monkeypatch.setattr(freshness, "code", lambda stage: hashes)
-    monkeypatch.setattr(freshness, "_source", lambda names: "other")
 
 
 # --- up to date? -----------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from pipeline.masks.decision import (  # fmt: skip
 )
 from pipeline.masks.geometry import Geometry
 from pipeline.masks.regions import SHORTLIST, RegionRule
-from pipeline.predictions.blends import Blend, Source
+from pipeline.predictions.blends import Blend, RunPredictions
 
 GEOMETRIES = [Geometry((16, 24), "stretch", 1), Geometry((16, 24), "pad", 1)]
 
@@ -37,7 +37,7 @@ def test_members_are_averaged_before_rounding(geometry: Geometry) -> None:
     np.testing.assert_allclose(mean, 304 / 3, rtol=1e-6)
     for more, expected in (([], 101), ([np.full((2, 16, 24), 255, np.uint8)], 140)):  # 101.33, 139.75
         arrays = tuple(one[None] for one in [*members, *more])
-        rounded = Blend(["a"], (Source(arrays, geometry, None),), (1.0,)).native(0, (10, 12))
+        rounded = Blend(["a"], (RunPredictions(arrays, geometry, None),), (1.0,)).native(0, (10, 12))
         assert rounded.dtype == np.uint8
         np.testing.assert_array_equal(rounded, np.full((2, 10, 12), expected))
 
@@ -45,21 +45,21 @@ def test_members_are_averaged_before_rounding(geometry: Geometry) -> None:
 def test_runs_are_weighted_before_rounding() -> None:
     geometry = GEOMETRIES[0]
     first, second = (
-        Source((np.full((3, 1, 16, 24), value, np.uint8),), geometry, (np.full((3, 1), head, np.float32),))
+        RunPredictions((np.full((3, 1, 16, 24), value, np.uint8),), geometry, (np.full((3, 1), head, np.float32),))
         for value, head in ((100, 0.2), (102, 0.6))
     )
     for weights, expected, head in (((0.75, 0.25), 100, 0.3), ((0.5, 0.5), 101, 0.4), ((0.2, 0.8), 102, 0.52)):
         blend = Blend(list("abc"), (first, second), weights)
         np.testing.assert_array_equal(blend.native(1, (5, 6)), np.full((1, 5, 6), expected))
         assert blend.presence == pytest.approx(np.full((3, 1), head), rel=1e-6)
-    without = Source(second.arrays, geometry, None)
+    without = RunPredictions(second.arrays, geometry, None)
     assert Blend(list("abc"), (first, without), (0.5, 0.5)).presence == pytest.approx(np.full((3, 1), 0.2), rel=1e-6)
     assert Blend(list("abc"), (without, without), (0.5, 0.5)).presence is None
 
 
 def test_class_maps_keep_their_precision() -> None:
     members = [np.full((1, 3, 16, 24), value, np.float16) for value in (0.1, 0.2)]
-    blend = Blend(["a"], (Source(tuple(members), GEOMETRIES[0], None),), (1.0,))
+    blend = Blend(["a"], (RunPredictions(tuple(members), GEOMETRIES[0], None),), (1.0,))
     found = blend.native(0, (16, 24))
     assert found.dtype == np.float32
     np.testing.assert_array_equal(found, np.mean([np.float32(one[0]) for one in members], axis=0))
@@ -193,17 +193,17 @@ def test_each_model_says_whether_a_class_is_there() -> None:
     mean = np.rint(left / 2 + right / 2).astype(np.uint8)
     mean[0, 3, 2:4] = 150  # both at once, and still below 0.7
     assert not decide(mean, Rules((rule,))).any()
-    np.testing.assert_array_equal(decide(mean, Rules((rule,)), members=[left, right]), (mean >= 100).astype(np.uint8))
+    np.testing.assert_array_equal(decide(mean, Rules((rule,)), models=[left, right]), (mean >= 100).astype(np.uint8))
     unsure = np.full_like(left, 20)
-    assert not decide(mean, Rules((rule,)), members=[left, unsure, unsure]).any()
-    np.testing.assert_array_equal(decide(left, Rules((rule,)), members=[left]), decide(left, Rules((rule,))))
+    assert not decide(mean, Rules((rule,)), models=[left, unsure, unsure]).any()
+    np.testing.assert_array_equal(decide(left, Rules((rule,)), models=[left]), decide(left, Rules((rule,))))
 
 
 def test_test_images_ask_the_models_of_the_folds() -> None:
     rule = Rule(100, presence=Presence(Linear(head=1.0), cut=0.5))
     arrays = tuple(np.full((2, 1, 4, 4), value, np.uint8) for value in (90, 130))
     heads = (np.array([[0.2], [0.9]], np.float32), np.array([[0.6], [0.9]], np.float32))
-    blend = Blend(["a", "b"], (Source(arrays, Geometry((4, 4), "stretch", 1), heads),), (1.0,), folds=True)
+    blend = Blend(["a", "b"], (RunPredictions(arrays, Geometry((4, 4), "stretch", 1), heads),), (1.0,), folds=True)
     assert len(blend.models) == 2
     masks = [blend.decide(row, blend.native(row, (4, 4)), Rules((rule,))) for row in (0, 1)]
     assert [mask.sum() for mask in masks] == [0, 16]

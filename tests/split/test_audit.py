@@ -16,12 +16,12 @@ from pipeline.split.audit import (
     Split,
     audit,
     balance,
+    balance_warnings,
     clusters_of,
     crossing,
     deviations,
     hanging_together,
     leaking_pairs,
-    warnings,
     whole,
 )
 
@@ -213,19 +213,19 @@ def test_the_audit_is_json_and_counts_what_is_dropped() -> None:
 
 
 def test_even_folds_warn_of_nothing() -> None:
-    assert warnings(split_of([0, 0, 1, 1, 2, 2], [0, 70] * 3), ["a"]) == []
-    assert warnings(split_of([0, 0, 1]), ["a"]) == []  # one image more is no huge group
+    assert balance_warnings(split_of([0, 0, 1, 1, 2, 2], [0, 70] * 3), ["a"]) == []
+    assert balance_warnings(split_of([0, 0, 1]), ["a"]) == []  # one image more is no huge group
 
 
 def test_a_huge_group_is_named() -> None:
     fold = [0] * 12 + [1] * 4 + [2] * 4
     group = ["p7"] * 11 + ["q"] + list("rstu") + list("vwxy")
     expected = "fold 0 has 12 images and fold 1 has 4: group p7 alone is 55 % of all images."
-    assert warnings(split_of(fold, group=group), ["a"]) == [expected]
+    assert balance_warnings(split_of(fold, group=group), ["a"]) == [expected]
     cluster = [0] * 11 + [-1] * 9
-    (text,) = warnings(split_of(fold, cluster=cluster), ["a"])
+    (text,) = balance_warnings(split_of(fold, cluster=cluster), ["a"])
     assert text.endswith("images i0, i1, i2 and 8 more alone is 55 % of all images.")
-    (text,) = warnings(split_of([0] * 12 + [1] * 4 + [2] * 4), ["a"])
+    (text,) = balance_warnings(split_of([0] * 12 + [1] * 4 + [2] * 4), ["a"])
     assert text == "fold 0 has 12 images and fold 1 has 4."  # somebody's own, whose reason is not known
 
 
@@ -233,23 +233,28 @@ def test_a_class_absent_from_a_fold_is_named() -> None:
     areas = np.full((6, 2), 10)
     areas[[2, 3, 5], 1] = 0
     split = split_of([0, 0, 1, 1, 2, 2], areas)
-    assert warnings(split, ["soil", "big rock"]) == ["class big rock is in no image of fold 1 (it is in 3 of 6)."]
+    assert balance_warnings(split, ["soil", "big rock"]) == [
+        "class big rock is in no image of fold 1 (it is in 3 of 6)."
+    ]
     areas[[0, 1], 1] = 0
-    assert "no image of folds 0, 1 (it is in 1 of 6)" in warnings(split_of([0, 0, 1, 1, 2, 2], areas), ["a", "b"])[0]
+    assert (
+        "no image of folds 0, 1 (it is in 1 of 6)"
+        in balance_warnings(split_of([0, 0, 1, 1, 2, 2], areas), ["a", "b"])[0]
+    )
 
 
 def test_folds_with_only_empty_masks_or_none() -> None:
     fold = [0, 0, 1, 1]
-    (absent, filled) = warnings(split_of(fold, [0, 0, 9, 9]), ["a"])
+    (absent, filled) = balance_warnings(split_of(fold, [0, 0, 9, 9]), ["a"])
     assert absent == "class a is in no image of fold 0 (it is in 2 of 4)."
     assert filled == "fold 1: no mask is empty, 2 of 4 overall."
-    texts = warnings(split_of(fold, [[0, 0], [0, 0], [9, 9], [9, 9]]), ["a", "b"])
+    texts = balance_warnings(split_of(fold, [[0, 0], [0, 0], [9, 9], [9, 9]]), ["a", "b"])
     assert "fold 0: masks are empty throughout, 2 of 4 overall." in texts
-    assert warnings(split_of(fold, [0, 9, 9, 9]), ["a"]) == []  # one empty mask cannot be in both
+    assert balance_warnings(split_of(fold, [0, 9, 9, 9]), ["a"]) == []  # one empty mask cannot be in both
 
 
 def test_a_fold_of_one_group_is_named() -> None:
-    assert warnings(split_of([0, 0, 1, 1, 1], group=list("ppqqr")), ["a"]) == ["fold 0 is group p alone."]
+    assert balance_warnings(split_of([0, 0, 1, 1, 1], group=list("ppqqr")), ["a"]) == ["fold 0 is group p alone."]
     joined = split_of([0, 0, 1, 1], group=list("pqrs"), cluster=[0, 0, -1, -1])
-    assert warnings(joined, ["a"]) == ["fold 0 is groups p, q alone."]
-    assert warnings(split_of([0, 1]), ["a"]) == []  # an image is no group
+    assert balance_warnings(joined, ["a"]) == ["fold 0 is groups p, q alone."]
+    assert balance_warnings(split_of([0, 1]), ["a"]) == []  # an image is no group

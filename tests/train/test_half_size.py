@@ -46,7 +46,7 @@ def test_a_halved_image_and_its_mask_stay_aligned(tiny: Tiny) -> None:
     batch = Batch(
         ramp[None, None].to(torch.uint8), (ramp > 100)[None, None].to(torch.uint8), torch.zeros(1), torch.ones(1)
     )
-    halved = module._sized(batch)
+    halved = module._downscaled(batch)
     inside = (slice(None), slice(None), slice(1, -1), slice(1, -1))
     assert halved.pixels.shape == halved.masks.shape == (1, 1, 16, 11)
     assert torch.equal(halved.masks[inside], (halved.pixels[inside] > 100).to(torch.uint8))

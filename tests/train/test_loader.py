@@ -257,7 +257,7 @@ def test_the_mean_of_two_sources_counts() -> None:
 
 
 def test_class_maps_of_test_images() -> None:
-    values, sure = multiclass().sources[0], 0
+    values, sure = multiclass().predictions[0], 0
     for row in range(5):
         found, strict = multiclass().masks(row, WHOLE), multiclass(0.7).masks(row, WHOLE)
         assert (found.shape, found.dtype, strict.dtype) == ((1, 12, 16), np.uint8, np.uint8)

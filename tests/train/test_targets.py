@@ -18,7 +18,7 @@ from pipeline.masks.geometry import IGNORE
 from pipeline.train import fit
 from pipeline.train.batches.augment import Augmentation
 from pipeline.train.batches.dataset import TrainDataset, train_loader
-from pipeline.train.batches.targets import Chosen, choose, mean_mask, restrict, sources
+from pipeline.train.batches.targets import Chosen, assign_rows, mask_origins, mean_mask, restrict
 from pipeline.train.losses import WeightedLoss
 from pipeline.train.stage import _require_masks, rows_of
 
@@ -40,7 +40,7 @@ def chosen(fold: list[int], excluded: str = "", use: np.ndarray = USE) -> Chosen
     """What fold 0 trains on."""
     folds = pd.DataFrame({"image_id": IDS, "fold": fold, "use": use})
     made_from = {row: rows for row, rows in MADE_FROM.items() if use[row] in ("relabel", "soft")}
-    return choose(0, folds, IDS.isin(list(excluded)).to_numpy(), made_from)
+    return assign_rows(0, folds, IDS.isin(list(excluded)).to_numpy(), made_from)
 
 
 def as_lists(targets: dict[int, np.ndarray]) -> dict[int, list[int]]:
@@ -51,10 +51,10 @@ def as_lists(targets: dict[int, np.ndarray]) -> dict[int, list[int]]:
 
 
 def test_partners_and_clusters() -> None:
-    assert sources(FOUND, IDS, USE) == MADE_FROM
-    assert sources(FOUND, IDS, np.full(8, "train", dtype=object)) == {}
+    assert mask_origins(FOUND, IDS, USE) == MADE_FROM
+    assert mask_origins(FOUND, IDS, np.full(8, "train", dtype=object)) == {}
     twice = pd.concat([FOUND, pd.DataFrame([{"image_id": "a", "partner_id": "h", "action": "relabel"}])])
-    assert sources(twice, IDS, USE)[0] == [1, 7]
+    assert mask_origins(twice, IDS, USE)[0] == [1, 7]
 
 
 @pytest.mark.parametrize("partner", ["", "zz", "a"])
@@ -63,7 +63,7 @@ def test_a_partner_is_needed(action: str, partner: str) -> None:
     found = pd.DataFrame([{"image_id": "a", "partner_id": partner, "action": action}])
     use = np.where(IDS == "a", action, "train")
     with pytest.raises(PipelineError, match=rf"1 images .* partner_id: a \({action}\); change their `use`"):
-        sources(found, IDS, use)
+        mask_origins(found, IDS, use)
 
 
 def test_only_what_is_available_makes_a_target() -> None:
@@ -280,7 +280,9 @@ def test_a_fold_trains(prepared: Tiny, monkeypatch: pytest.MonkeyPatch, capsys: 
 
 
 def test_class_maps_have_no_mean(tmp_path: Path) -> None:
-    run: Any = SimpleNamespace(competition=SimpleNamespace(kind="multiclass", name="mars"), folds=tmp_path / "mars.csv")
+    run: Any = SimpleNamespace(
+        competition=SimpleNamespace(kind="multiclass", name="mars"), folds_file=tmp_path / "mars.csv"
+    )
     with pytest.raises(PipelineError, match="`clean.contradictions.policy: soft` needs masks of 0 and 1"):
         _require_masks(run)
 
