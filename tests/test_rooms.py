@@ -51,6 +51,6 @@ def test_every_name_that_a_yaml_may_say_is_known_where_it_is_used() -> None:
     from pipeline.tune import class_biases, mask_rules
 
     kinds = {name: "class maps" if metric.counted == "confusion" else "masks" for name, metric in METRICS.items()}
-    assert competition.METRICS == kinds
+    assert kinds == competition.METRICS
     assert all(metric.name == name for name, metric in METRICS.items())
     assert set(get_args(TuneStep)) == {*chain(*mask_rules.STEPS), *class_biases.STEPS}

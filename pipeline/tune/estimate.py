@@ -14,6 +14,7 @@ from pipeline.core.config.training import TrainSettings
 from pipeline.core.run import Run
 from pipeline.masks.bootstrap import FEWEST_GROUPS, epoch_optimism
 from pipeline.masks.metrics import metric_of
+from pipeline.tune.drawn_masks import DrawnProblem
 from pipeline.tune.held_out import HeldOut, Weighting
 from pipeline.tune.mask_rules import MaskProblem
 from pipeline.tune.selection import Choice
@@ -70,7 +71,11 @@ def single_models(run: Run, weighting: Weighting) -> list[Weighting]:
 
 
 def averaging(
-    choices: Sequence[Choice], parts: Sequence[np.ndarray], average: MaskProblem, counted: np.ndarray, tuned: float
+    choices: Sequence[Choice],
+    parts: Sequence[np.ndarray],
+    average: MaskProblem | DrawnProblem,
+    counted: np.ndarray,
+    tuned: float,
 ) -> dict[str, Any]:
     """Returns what averaging the seeds' models brings, and whether parameters tuned on one of them carry over to it.
 
@@ -85,7 +90,7 @@ def averaging(
     def score(total: np.ndarray) -> float:
         return float(average.metric.score(total))
 
-    def pooled(problems: Sequence[MaskProblem], decisions: Sequence[Any]) -> float:
+    def pooled(problems: Sequence[MaskProblem | DrawnProblem], decisions: Sequence[Any]) -> float:
         pairs = zip(problems, decisions, parts, strict=True)
         return score(np.sum([one.counts(decision, part).sum(0) for one, decision, part in pairs], axis=0))
 

@@ -7,7 +7,7 @@ the shortlist (masks/regions.py).
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -38,6 +38,18 @@ COUNTED = 6
 
 CountRegions = Callable[[Sequence[Sequence[int]]], tuple[np.ndarray, np.ndarray]]
 """From thresholds, a list a class, to predicted and intersection pixels (N, C, T, V); see Regions."""
+
+
+class CurveProblem(Protocol):
+    """A problem whose score is drawn around a decision."""
+
+    metric: Metric
+
+    def counts(self, decision: Rules, rows: np.ndarray) -> np.ndarray:
+        """Returns what the metric's score takes the sum of, one row per image (n, …)."""
+
+    def curve_values(self, rule: Rule) -> tuple[Sequence[int], Sequence[int]]:
+        """Returns the thresholds and the minimum areas of a curve around a rule."""
 
 
 # --- the problem -----------------------------------------------------------------------------------------------------
@@ -76,6 +88,10 @@ class MaskProblem:
         pairs = zip(self._searches, decision.rules, strict=True)
         return Rules(tuple(getattr(search, step)(rule, rows) for search, rule in pairs))
 
+    def curve_values(self, rule: Rule) -> tuple[Sequence[int], Sequence[int]]:
+        """Returns the thresholds and the minimum areas of a curve around a rule."""
+        return range(8, LEVELS, 8), [int(area) for area in AREAS if area <= max(64, 4 * rule.min_area)]
+
     def measured(self, decision: Rules, rows: np.ndarray) -> np.ndarray:
         """Returns the images' pixel counts (n, 3, C)."""
         return image_counts(self.evidence.only(rows), decision)
@@ -85,21 +101,17 @@ class MaskProblem:
         return self.metric.rows(self.measured(decision, rows), self.weights[rows], self.groups[rows])
 
 
-def problem_of(held: HeldOut, weighting: Weighting, evidence: Evidence, weights: np.ndarray) -> MaskProblem:
-    """Returns the problem of choosing rules by the competition's metric, on the evidence under a weighting."""
-    groups, metric = held.images["group"].to_numpy(), held.run.competition.metric
-    return MaskProblem(evidence, metric, weights, region_counter(held, weighting), groups)
-
-
 def steps_of(settings: TuneSettings, evidence: Evidence, metric: Metric, single: bool = True) -> list[list[str]]:
     """Returns the steps that a search tries, alternatives together: those of the settings that the evidence allows.
 
     Unless `single` models can be asked of a test image, `expected` is not tried: it goes by how sure a model is, and a
     mean of models is less sure than any, so that it would empty masks that all of them agree on. It weighs the score of
-    one image against that of another, so it needs a metric that is a mean over images.
+    one image against that of another, so it needs a metric that is a mean over images. Of a metric that needs whole
+    masks only the steps of drawn_masks.py are tried.
     """
     lacking: set[str] = set() if evidence.presence is not None else {"presence"}
     wanted = set[str](settings.steps) - lacking - (set() if single and metric.by_image else {"expected"})
+    wanted &= {"threshold", "area"} if metric.counted == "masks" else wanted
     found = [[one for one in group if one in wanted] for group in STEPS]
     return [group for group in found if group]
 
@@ -124,13 +136,12 @@ def collect(held: HeldOut, weightings: Sequence[Weighting]) -> list[Evidence]:
     return evidences
 
 
-def curves(problem: MaskProblem, decision: Rules, rows: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
+def curves(problem: CurveProblem, decision: Rules, rows: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
     """Returns how the score of the images at `rows` falls around the decision: by class and parameter, [value, score].
 
     One parameter of one class moves, everything else stays. Regions are counted at few thresholds, so they are left out
     of the threshold's curve.
     """
-    levels = range(8, LEVELS, 8)
 
     def curve(place: int, moved: Sequence[Rule], values: Sequence[int]) -> list[list[float]]:
         found = []
@@ -142,8 +153,8 @@ def curves(problem: MaskProblem, decision: Rules, rows: np.ndarray, classes: Seq
     result = {}
     for place, (name, rule) in enumerate(zip(classes, decision.rules, strict=True)):
         bare = replace(rule, components=RegionRule())
+        levels, areas = problem.curve_values(rule)
         at_levels = [replace(bare, threshold=level, top=rule.top and max(rule.top, level)) for level in levels]
-        areas = [int(area) for area in AREAS if area <= max(64, 4 * rule.min_area)]
         at_areas = [replace(rule, min_area=area) for area in areas]
         result[name] = {"threshold": curve(place, at_levels, levels), "min_area": curve(place, at_areas, areas)}
     return result

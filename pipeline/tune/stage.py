@@ -34,7 +34,7 @@ from pipeline.masks.decision import Rules, described, in_words
 from pipeline.masks.metrics import class_iou, metric_of
 from pipeline.predictions import blends, kept_views
 from pipeline.split.folds import counted_rows, leak_remark
-from pipeline.tune import blending, class_biases, estimate, mask_rules, suspects
+from pipeline.tune import blending, class_biases, drawn_masks, estimate, mask_rules, suspects
 from pipeline.tune.class_biases import LabelProblem
 from pipeline.tune.held_out import HeldOut, Weighting, held_out
 from pipeline.tune.selection import Choice, Problem, Tried, open_choice, parts_of, select, verdict
@@ -150,7 +150,7 @@ def _masks(held: HeldOut, counted: np.ndarray) -> tuple[Tuned, dict[str, Any], p
     weights = np.ones(evidences[0].true.shape)
     weights[counted] = presence_weights(evidences[0].true[counted], settings.presence_prior)
     problems = {
-        weighting: mask_rules.problem_of(held, weighting, evidence, weights)
+        weighting: drawn_masks.problem_of(held, weighting, evidence, weights)
         for weighting, evidence in zip([*distinct, *singles], evidences, strict=True)
     }
     metric = metric_of(run.competition)
