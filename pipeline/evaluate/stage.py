@@ -30,6 +30,7 @@ from pipeline.decode.readers.registry import reader_of
 from pipeline.masks import metrics, overlay
 from pipeline.masks.decision import decision_of
 from pipeline.masks.geometry import IGNORE
+from pipeline.masks.scale import scale_of
 from pipeline.predictions import blends
 
 NEEDS_TEST, READS_FOLDS = True, "test"
@@ -130,19 +131,22 @@ def image_figures(
         labels = table.true_labels(true)
         matrix = metrics.confusion(predicted.argmax(0).astype(np.uint8), labels, len(true))
         figures |= {"confusion": matrix}
-    return figures | {"loss": cross_entropy(probability, true)}
+    return figures | {"loss": cross_entropy(probability, true, competition)}
 
 
-def cross_entropy(probability: np.ndarray, true: np.ndarray) -> float:
+def cross_entropy(probability: np.ndarray, true: np.ndarray, competition: Competition) -> float:
     """Returns the mean cross-entropy of the pixels that count, in nats: of the averaged, resized probabilities, whose
     smallest step (1/255 where they are uint8) bounds it."""
     valid = true[0] != IGNORE
     if not valid.any():
         return 0.0
-    if probability.dtype == np.uint8:
-        p = np.clip(probability / np.float32(255), 0.5 / 255, 1 - 0.5 / 255)
-        return float(-np.log(np.where(true == 1, p, 1 - p))[:, valid].mean())
-    return float(-np.log(np.clip((probability * (true == 1)).sum(0)[valid], 1e-6, 1)).mean())
+    scale = scale_of(competition)
+    if competition.kind == "multiclass":
+        p = scale.probability(probability)
+        return float(-np.log(np.clip((p * (true == 1)).sum(0)[valid], 1e-6, 1)).mean())
+    step = 0.5 / scale.largest
+    p = np.clip(scale.probability(probability), step, 1 - step)
+    return float(-np.log(np.where(true == 1, p, 1 - p))[:, valid].mean())
 
 
 def summarise(rows: list[dict[str, Any]], competition: Competition, units: np.ndarray) -> dict[str, Any]:

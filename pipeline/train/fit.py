@@ -20,6 +20,7 @@ from pipeline.core.run import Member, Run
 from pipeline.decode import table
 from pipeline.masks.geometry import box_of, geometry_of
 from pipeline.masks.metrics import metric_of
+from pipeline.masks.scale import scale_of
 from pipeline.networks import loader, models
 from pipeline.networks.device import Compute, explain_memory
 from pipeline.networks.transforms import Preprocess
@@ -235,7 +236,8 @@ def _pseudo(run: Run, member: Member, tests: pd.DataFrame) -> PseudoLabels | Non
     sources = [read_probabilities(path)[0] for path in paths]
     padded = run.recipe.image.fit == "pad" and run.recipe.image.border == "constant"
     boxes = _boxes(run, tests) if padded else None
-    return PseudoLabels(sources, settings.weight, settings.min_confidence, boxes)
+    kind, scale = run.competition.kind, scale_of(run.competition)
+    return PseudoLabels(sources, settings.weight, settings.min_confidence, kind, scale, boxes)
 
 
 def _sampler(run: Run, train: TrainDataset, images: Any, presence: np.ndarray) -> sampling.EpochSampler:
