@@ -189,29 +189,26 @@ def _scored(
     frame: pd.DataFrame, truth: pd.DataFrame, competition: Competition, want: Expected
 ) -> tuple[pd.Series, float]:
     """The metric of every key of the truth, and of all together."""
-    metric, group_of = (
-        metric_of(competition),
-        dict(zip(want.images["image_id"], table.units_of(want.images), strict=True)),
-    )
-    keys, units, pairs = [], [], []
+    metric = metric_of(competition)
+    group_of = dict(zip(want.images["image_id"], table.units_of(want.images), strict=True))
+    keys, units, parts = [], [], []
     for key, masks in _pairs(frame, truth, want):
         keys.append(want.name(key))
         # each class is scored alone, and the mean is over classes
         units.append(str(key[1]) if metric.unit == "data_set" else f"{group_of[key[0]]}, {key[1]}")
-        pairs.append(masks[:, None] if metric.together else metric.measured(*masks[:, None, None]))
+        parts.append(masks[:, None] if metric.together else metric.measured(*masks[:, None, None]))
     if not keys:
         return pd.Series(dtype=np.float64), float("nan")
-    measured, units_of_keys = np.zeros(0), np.array(units)
+    of_key = np.array(units)
     if metric.together:
-        batches = metric.batches(units_of_keys)
-        found = [metric.measured(*zip(*(pairs[row] for row in batch), strict=True)) for batch in batches]
-        measured = np.concatenate(found)[np.argsort(np.concatenate(batches))]
+        predicted, true = zip(*parts, strict=True)
+        measured = metric.measured_all(predicted, true, of_key)
     else:
-        measured = np.concatenate(pairs)
+        measured = np.concatenate(parts)
     scores = pd.Series(metric.by_class(measured)[:, 0], keys, dtype=np.float64)
     if metric.by_image:
         return scores, float(scores.mean())
-    totals = [metric.score_of(measured[units_of_keys == unit], units_of_keys[units_of_keys == unit])
+    totals = [metric.score_of(measured[of_key == unit], of_key[of_key == unit])
               for unit in dict.fromkeys(units)]  # fmt: skip
     return scores, float(np.mean(totals))
 

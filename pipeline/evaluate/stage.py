@@ -101,8 +101,8 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
 
     batches = metric.batches(units)
     with ThreadPoolExecutor() as pool:
-        found = track(pool.map(evaluate_batch, batches), "evaluate", len(batches))
-        done = dict(pair for batch in found for pair in batch)
+        results = track(pool.map(evaluate_batch, batches), "evaluate", len(batches))
+        done = dict(pair for batch in results for pair in batch)
     rows = [done[index] for index in range(len(images))]
     summary = {"run": run.name, "remark": run.competition.remark, **summarise(rows, run.competition, units)}
     flat = pd.DataFrame([{key: value for key, value in row.items() if np.isscalar(value)} for row in rows])

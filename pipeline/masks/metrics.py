@@ -89,16 +89,24 @@ class Metric:
         if self.counted == "pixels":
             return np.stack([np.stack(counts(*pair)) for pair in pairs])
         if self.counted == "confusion":
-            return np.stack([confusion(one.argmax(0).astype(np.uint8), label_map(other), len(one))
-                             for one, other in pairs])  # fmt: skip
+            return np.stack([confusion(masks.argmax(0).astype(np.uint8), label_map(truth), len(masks))
+                             for masks, truth in pairs])  # fmt: skip
         assert self.measure is not None  # __post_init__ checks it
         if not self.together:
             return np.stack([np.asarray(self.measure(*pair), np.float64) for pair in pairs])
-        if len({one.shape for one in predicted}) > 1:
+        if len({masks.shape for masks in predicted}) > 1:
             raise PipelineError(f"metric {self.name} measures all images of a group together; they differ in size.")
-        found = np.asarray(self.measure(np.stack(predicted, 1), np.stack(true, 1)), np.float64)
-        share = np.full((1, found.shape[1]), 1 / len(pairs))
-        return np.repeat(np.concatenate([found, share])[None], len(pairs), axis=0)
+        of_group = np.asarray(self.measure(np.stack(predicted, 1), np.stack(true, 1)), np.float64)
+        share = np.full((1, of_group.shape[1]), 1 / len(pairs))
+        return np.repeat(np.concatenate([of_group, share])[None], len(pairs), axis=0)
+
+    def measured_all(
+        self, predicted: Sequence[np.ndarray], true: Sequence[np.ndarray], units: np.ndarray
+    ) -> np.ndarray:
+        """Returns the counts (N, …) of images from their masks, as `measured`, and their groups (N,)."""
+        batches = self.batches(units)
+        parts = [self.measured([predicted[row] for row in rows], [true[row] for row in rows]) for rows in batches]
+        return np.concatenate(parts)[np.argsort(np.concatenate(batches))]
 
     # --- scores ---
 

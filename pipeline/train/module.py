@@ -171,10 +171,9 @@ class SegmentationModule(LightningModule):
     def _measured(self) -> np.ndarray:
         """What the metric measures of the held-out masks (N, …)."""
         units = np.arange(len(self.drawn)) if self.units is None else self.units
-        batches = self.metric.batches(units)
-        found = [self.metric.measured(*zip(*(self.drawn[row] for row in batch), strict=True)) for batch in batches]
+        predicted, true = zip(*self.drawn, strict=True)
         self.drawn.clear()
-        return np.concatenate(found)[np.argsort(np.concatenate(batches))]
+        return self.metric.measured_all(predicted, true, units)
 
     def _overlaps(self, logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
         """Pixel counts of every image: (N, 3, C) intersection, predicted and true; or (N, C, C) confusion."""

@@ -71,7 +71,7 @@ class DrawnProblem:
         candidates = [(threshold, area) for area in areas or [0] for threshold in THRESHOLDS]
         self._draw(candidates)
         worth = [self._worth(candidate, index, rows) for candidate in candidates]
-        tied = [one for one, value in zip(candidates, worth, strict=True) if value >= max(worth) - 1e-9]
+        tied = [candidate for candidate, value in zip(candidates, worth, strict=True) if value >= max(worth) - 1e-9]
         threshold, area = min(tied, key=lambda candidate: (candidate[1], abs(candidate[0] - UNTUNED.threshold)))
         return replace(rule, threshold=threshold, min_area=area)
 
@@ -82,22 +82,23 @@ class DrawnProblem:
 
     def _draw(self, candidates: Iterable[Candidate]) -> None:
         """Measures the candidates that were not drawn before, in one pass over the images."""
-        missing = [one for one in dict.fromkeys(candidates) if one not in self._measured]
+        missing = [candidate for candidate in dict.fromkeys(candidates) if candidate not in self._measured]
         if not missing:
             return
         classes = self.evidence.true.shape[1]
 
         def measure(probabilities: Sequence[Sequence[np.ndarray]], true: Sequence[np.ndarray]) -> np.ndarray:
             known: dict[tuple[int, bytes], np.ndarray] = {}
-            found = []
+            counts = []
             for threshold, area in missing:
-                masks = [decide(one, Rules((Rule(threshold, area),) * classes)) for one in probabilities[0]]
+                rules = Rules((Rule(threshold, area),) * classes)
+                masks = [decide(probability, rules) for probability in probabilities[0]]
                 # most minimum areas change nothing: only masks that became empty tell candidates apart
                 drawn = (threshold, np.array([mask.any((1, 2)) for mask in masks]).tobytes())
                 if drawn not in known:
                     known[drawn] = self.metric.measured(masks, true)
-                found.append(known[drawn])
-            return np.stack(found, axis=1)
+                counts.append(known[drawn])
+            return np.stack(counts, axis=1)
 
         batches = self.metric.batches(self.groups)
         measured = self._held.each_batch([self._weighting], batches, measure, "draw masks")

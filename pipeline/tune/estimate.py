@@ -59,7 +59,7 @@ def epoch_selection_bias(held: HeldOut) -> float | None:
         if len(np.unique(own)) < FEWEST_GROUPS:
             known -= 1
             continue
-        rows = np.stack([metric.rows(one, units=own) for one in counts[:, counted]])
+        rows = np.stack([metric.rows(measured, units=own) for measured in counts[:, counted]])
         found.append(epoch_optimism(rows, metric.objective, own))
     return float(sum(found) / known) if known else None
 
@@ -92,7 +92,7 @@ def averaging(
 
     def pooled(problems: Sequence[MaskProblem | DrawnProblem], decisions: Sequence[Any]) -> float:
         pairs = zip(problems, decisions, parts, strict=True)
-        return score(np.sum([one.counts(decision, part).sum(0) for one, decision, part in pairs], axis=0))
+        return score(np.sum([problem.counts(decision, part).sum(0) for problem, decision, part in pairs], axis=0))
 
     singles: list[Any] = [choice.problem for choice in choices]
     chosen, plain = [choice.decision for choice in choices], [average.untuned] * len(choices)

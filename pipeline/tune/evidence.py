@@ -75,12 +75,12 @@ class Evidence:
 
 def image_counts(evidence: Evidence, decision: Rules) -> np.ndarray:
     """Returns the pixel counts (N, 3, C) int64 of the decision's masks: intersection, predicted and true pixels."""
-    found = []
+    counts = []
     for index, rule in enumerate(decision.rules):
         keep = keeps(evidence, index, rule)
         predicted, intersection = _drawn(evidence, index, rule)
-        found.append(np.stack([intersection * keep, predicted * keep, evidence.true[:, index]], axis=1))
-    return np.stack(found, axis=2).astype(np.int64)
+        counts.append(np.stack([intersection * keep, predicted * keep, evidence.true[:, index]], axis=1))
+    return np.stack(counts, axis=2).astype(np.int64)
 
 
 def image_scores(evidence: Evidence, decision: Rules, metric: str) -> np.ndarray:

@@ -275,7 +275,8 @@ class UnitTable:
         """As ImageTable."""
         _, number = np.unique(self.units[rows], return_inverse=True)
         counts = (intersection, predicted, self.true[rows][:, None])
-        sums = [sums_by(self._weighed(rows, one.astype(np.int64)), number, number.max() + 1) for one in counts]
+        whole = [pixels.astype(np.int64) for pixels in counts]
+        sums = [sums_by(self._weighed(rows, pixels), number, number.max() + 1) for pixels in whole]
         return self.metric.sign * self.metric(*sums).sum(0)
 
     def _weighed(self, rows: np.ndarray, counts: np.ndarray) -> np.ndarray:

@@ -307,7 +307,7 @@ def _readings(counts: np.ndarray, by_fold: dict[str, np.ndarray], competition: C
     return {
         reading: {
             "all": float(metric.by_class(counts)),
-            **{fold: float(metric.by_class(one)) for fold, one in by_fold.items()},
+            **{fold: float(metric.by_class(matrix)) for fold, matrix in by_fold.items()},
         }
         for reading, metric in readings.items()
     }

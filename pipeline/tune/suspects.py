@@ -70,13 +70,13 @@ def of_labels(images: pd.DataFrame, counts: np.ndarray, competition: Competition
     if competition.ignored is not None:
         counted[:, competition.ignored] = 0
     metric = metric_of(competition)
-    own = metric.by_class(counts)
+    scores = metric.by_class(counts)
     return _ranked(images, metric.name, {
         "reason": "poor overlap",
-        "score": np.where(counted.any((1, 2)), 1 - own, 0),
+        "score": np.where(counted.any((1, 2)), 1 - scores, 0),
         "true_area": counted[:, 1:].sum((1, 2)),
         "predicted_area": counted[:, :, 1:].sum((1, 2)),
-        metric.name: own,
+        metric.name: scores,
         "note": [_confusion_in_words(matrix, competition.classes) for matrix in counted],
     })  # fmt: skip
 

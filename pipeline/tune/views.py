@@ -61,12 +61,12 @@ def _count(run: Run, metric: Metric, probabilities: Sequence[np.ndarray], true: 
     """The counts (n, T, …) of a batch of images."""
     if metric.counted == "confusion":
         classes = len(run.competition.classes)
-        predicted = [labels(one, [0.0] * classes, run.never) for one in probabilities]
+        predicted = [labels(probability, [0.0] * classes, run.never) for probability in probabilities]
         pairs = zip(predicted, map(label_map, true), strict=True)
         return np.stack([confusion(*pair, classes)[None] for pair in pairs])
     if metric.counted == "pixels":
         return np.stack([_pixel_counts(*pair) for pair in zip(probabilities, true, strict=True)])
-    drawn = ([(one >= threshold).astype(np.uint8) for one in probabilities] for threshold in THRESHOLDS)
+    drawn = ([(image >= threshold).astype(np.uint8) for image in probabilities] for threshold in THRESHOLDS)
     return np.stack([metric.measured(masks, true) for masks in drawn], axis=1)
 
 
@@ -95,7 +95,7 @@ def measure(
     # the size of a true mask is known where pixels are counted
     weights = presence_weights(plain[:, 0, 2], settings.presence_prior) if metric.counted == "pixels" else None
     plain, tta = (
-        np.stack([metric.rows(one, weights, groups) for one in counts.swapaxes(0, 1)], axis=1)
+        np.stack([metric.rows(measured, weights, groups) for measured in counts.swapaxes(0, 1)], axis=1)
         for counts in (plain, tta)
     )
     before, after = (rows[:, int(np.argmax(metric.objective(rows.sum(0))))] for rows in (plain, tta))
