@@ -29,7 +29,7 @@ import numpy as np
 
 from pipeline.core.config.competition import Competition, load_competition
 from pipeline.masks.bootstrap import Score, epoch_optimism, group_sums, mean_counts, mean_score
-from pipeline.masks.metrics import METRICS, pooled_score
+from pipeline.masks.metrics import metric_of
 
 SPREAD = 0.25
 """Standard deviation of an image's score."""
@@ -95,9 +95,8 @@ def read(path: Path) -> tuple[np.ndarray, Score]:
     """Returns counts (E, N, …) of every epoch and image, and the competition's score of their sums."""
     competition: Competition = load_competition(path.parts[-4])
     counts = np.load(path)["counts"].astype(np.int64)
-    if competition.metric == "mean_iou":
-        return counts, pooled_score(competition)
-    return np.stack([mean_counts(METRICS[competition.metric](*one.swapaxes(0, 1))) for one in counts]), mean_score
+    metric = metric_of(competition)
+    return np.stack([metric.rows(one) for one in counts]), metric.score
 
 
 def row(name: str, images: int, found: list[tuple[float, float, float]]) -> str:

@@ -45,6 +45,7 @@ from pipeline.core.console import track
 from pipeline.core.run import Run
 from pipeline.masks.bootstrap import interval, mean_score
 from pipeline.masks.decision import Rules
+from pipeline.masks.metrics import metric_of
 from pipeline.masks.regions import RegionRule, shortlist_counts
 from pipeline.predictions import blends
 from pipeline.tune import mask_rules
@@ -150,7 +151,7 @@ def open_pool(folder: Path) -> Pool:
 
     probability, true = zip(*held.each([mix], keep, "read"), strict=True)
     evidence = mask_rules.collect(held, [mix])[0]
-    steps = mask_rules.steps_of(run.recipe.tune, evidence)
+    steps = mask_rules.steps_of(run.recipe.tune, evidence, metric_of(run.competition))
     return Pool(list(probability), list(true), evidence, run.competition.metric, steps)
 
 

@@ -146,7 +146,7 @@ def tables(images: Images) -> Optimum:
     area, predicted, intersection, true_area = (np.stack(part) for part in zip(*counts, strict=True))
     evidence = Evidence(pd.DataFrame(index=everyone), area, predicted, intersection, true_area)
     own = RuleSearch(evidence, 0, "dice", np.ones(len(counts)))
-    sums = own.area_sums(everyone, THRESHOLDS, own.gain[:, THRESHOLDS])[PLACES]
+    sums = own.area_sums(everyone, THRESHOLDS)[PLACES]
     threshold, min_area = best(sums)
     scores = image_scores(evidence, Rules((Rule(threshold=threshold, min_area=min_area),)), "dice")
     return Optimum(threshold, min_area, float(scores.mean()))
@@ -300,7 +300,8 @@ def measure(folder: Path) -> dict[str, Any]:
     parts = [(np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)) for fold in range(FOLDS)]
     row_sets = [np.arange(len(folds)), *(others for others, _ in parts)]
     choices = [open_choice(problem, rows, folds, groups) for rows in row_sets]
-    select(choices, mask_rules.steps_of(held.run.recipe.tune, evidence), held.run.recipe.tune.confidence, lambda: None)
+    settings = held.run.recipe.tune
+    select(choices, mask_rules.steps_of(settings, evidence, problem.metric), settings.confidence, lambda: None)
     ended = time.perf_counter()
     nested = sum(problem.counts(one.decision, part).sum(0) for one, (_, part) in zip(choices[1:], parts, strict=True))
     return {

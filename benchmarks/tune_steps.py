@@ -16,6 +16,7 @@ import numpy as np
 
 from benchmarks.honesty import open_run
 from pipeline.masks.bootstrap import gain, mean_score
+from pipeline.masks.metrics import metric_of
 from pipeline.tune import mask_rules
 from pipeline.tune.held_out import Weighting, held_out
 from pipeline.tune.mask_rules import MaskProblem
@@ -48,7 +49,7 @@ def main() -> None:
         return np.concatenate([scored.counts(choice.decision, part) for choice, (_, part) in pairs])
 
     untuned = {mix: nested(mix, [], 0.5) for mix in mixes}
-    wanted = mask_rules.steps_of(run.recipe.tune, evidences[0])
+    wanted = mask_rules.steps_of(run.recipe.tune, evidences[0], metric_of(run.competition))
     tried: list[tuple[str, list[list[str]], float]] = [("untuned", [], -1.0)]
     tried += [(step, [[step]], -1.0) for group in wanted for step in group]
     tried.append((f"tune, confidence {run.recipe.tune.confidence}", wanted, run.recipe.tune.confidence))

@@ -31,7 +31,7 @@ from pipeline.core.run import Run, open_run
 from pipeline.evaluate.stage import wanted
 from pipeline.masks.bootstrap import Score, bootstrap, mean_counts, mean_score
 from pipeline.masks.decision import Biases, decision_of
-from pipeline.masks.metrics import pooled_score
+from pipeline.masks.metrics import metric_of
 from pipeline.predictions import blends
 from pipeline.split.folds import counted_rows, read_folds
 from pipeline.tune import class_biases
@@ -141,7 +141,7 @@ def _labels(run: Run) -> dict[str, Counts]:
     assert isinstance(tuned, Biases)
     both = class_biases.confusions(held, [mix, mix], [[untuned, tuned]] * len(held.rows))
     counted = counted_rows(held.images, run.recipe.tune.rows)
-    groups, score = held.images["group"].to_numpy()[counted], pooled_score(run.competition)
+    groups, score = held.images["group"].to_numpy()[counted], metric_of(run.competition).score
     return {name: Counts(one[counted], groups, score) for name, one in zip(("untuned", "tuned"), both, strict=True)}
 
 

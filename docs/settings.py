@@ -69,7 +69,7 @@ def _rows(key: str, field: FieldInfo) -> Iterator[str]:
     inner = _inner(field.annotation)
     told = " ".join((field.description or (inner and inner.__doc__) or "").split())
     default = "" if inner and field.default is not None else f"`{_default(field)}`"
-    choices = _choices(field.annotation)
+    choices = _choices(field)
     meaning = " ".join(filter(None, [told, f"One of {choices}." if choices else ""]))
     yield f"| `{key}` | {default} | {meaning.replace('|', '&#124;')} |"
     for name, one in inner.model_fields.items() if inner else ():
@@ -84,9 +84,11 @@ def _inner(annotation: Any) -> type[Settings] | None:
     return found[0] if found else None
 
 
-def _choices(annotation: Any) -> str:
+def _choices(field: FieldInfo) -> str:
+    annotation, extra = field.annotation, field.json_schema_extra
     texts = [one for one in (annotation, *_members(annotation)) if typing.get_origin(one) is typing.Literal]
-    return ", ".join(f"`{value}`" for one in texts for value in typing.get_args(one))
+    values = extra["one_of"] if isinstance(extra, dict) else [value for one in texts for value in typing.get_args(one)]
+    return ", ".join(f"`{value}`" for value in values)
 
 
 def _members(annotation: Any) -> tuple[Any, ...]:

@@ -16,6 +16,7 @@ from pipeline.masks.decision import Rules, decide
 from pipeline.masks.geometry import IGNORE, geometry_of
 from pipeline.masks.metrics import METRICS, counts
 from pipeline.masks.regions import shortlist_counts
+from pipeline.masks.scale import scale_of
 from pipeline.predictions.blends import Blend, RunPredictions
 from pipeline.tune.evidence import Evidence, Regions, histogram_counts
 from pipeline.tune.held_out import HeldOut
@@ -149,7 +150,8 @@ def held_out_of(images: Images, run: Run, models: Sequence[Sequence[np.ndarray]]
         heads = None if images.presence is None else (images.presence[own.index].astype(np.float32),) * len(arrays)
         size = arrays[0].shape[2:]
         geometry = geometry_of(run.recipe.image.model_copy(update={"size": size, "fit": "stretch"}))
-        opened[fold] = Blend(own["image_id"].tolist(), (RunPredictions(arrays, geometry, heads),), (1.0,))
+        source, scale = RunPredictions(arrays, geometry, heads), scale_of(run.competition)
+        opened[fold] = Blend(own["image_id"].tolist(), (source,), (1.0,), scale=scale)
     return HeldOut(run, listed, rows, {(False,): opened})
 
 

@@ -102,6 +102,8 @@ def test_the_loss_and_the_metric_of_the_docs_compute() -> None:
     import numpy as np
     import torch
 
+    from pipeline.masks.metrics import Metric
+
     loss, metric = re.findall(r"```python\n(.*?)```", PAGES["change-the-code"], re.S)
     names: dict[str, Any] = {"torch": torch, "np": np}
     exec(loss, names)
@@ -111,6 +113,8 @@ def test_the_loss_and_the_metric_of_the_docs_compute() -> None:
     assert names["area_loss"](torch.full(masks.shape, -100.0), masks) == pytest.approx(1 / 3)
     counts = np.array([[5, 6, 6], [1, 6, 6], [0, 0, 0]]).T
     assert names["hit"](*counts).tolist() == [1, 0, 1]
+    assert Metric("hit", names["hit"]).score_of(counts.T[:, :, None]) == pytest.approx(2 / 3)
+    assert Metric("pooled_hit", names["hit"], unit="data_set").score_of(counts.T[:, :, None]) == 0
 
 
 def tree() -> list[str]:

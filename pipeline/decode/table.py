@@ -16,7 +16,7 @@ import pandas as pd
 
 from pipeline.core.files import writing
 from pipeline.masks import rle
-from pipeline.masks.geometry import IGNORE
+from pipeline.masks.geometry import IGNORE, label_map
 
 
 def write_table(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -46,9 +46,14 @@ def true_mask(row: Any, classes: list[str]) -> np.ndarray:
 
 def true_labels(masks: np.ndarray) -> np.ndarray:
     """Returns the class map (h, w) uint8, 255 where ignored, of a multiclass image's masks (C, h, w)."""
-    return np.where(masks[0] == IGNORE, IGNORE, masks.argmax(0)).astype(np.uint8)
+    return label_map(masks)
 
 
 def total_area(table: pd.DataFrame, classes: list[str]) -> np.ndarray:
     """Returns the true foreground pixels of every row, summed over classes (N,) int64."""
     return table[[f"area_{name}" for name in classes]].sum(axis=1).to_numpy(np.int64)
+
+
+def units_of(table: pd.DataFrame) -> np.ndarray:
+    """Returns the group of every row (N,), or its image id where it is of none."""
+    return table["group"].where(table["group"].astype(bool), table["image_id"]).to_numpy()

@@ -34,6 +34,7 @@ from pipeline.decode import table
 from pipeline.encode import sanity, submission
 from pipeline.encode.submission import Expected
 from pipeline.masks.decision import decision_of
+from pipeline.masks.scale import scale_of
 from pipeline.predictions import blends
 from pipeline.predictions.blends import Blend
 
@@ -142,7 +143,7 @@ def _encode_all(
         tasks = zip(images["image_id"], images["height"].tolist(), images["width"].tolist(), strict=True)
         encoded = list(track(pool.map(encode_one, tasks), "encode", len(images)))
     texts = {key: text for own, _, _ in encoded for key, text in own.items()}
-    highest = np.mean([one for _, _, one in encoded]) / (1 if run.competition.kind == "multiclass" else 255)
+    highest = np.mean([one for _, _, one in encoded]) / scale_of(run.competition).largest
     return texts, _summary(np.array([areas for _, areas, _ in encoded]), float(highest), images, run)
 
 

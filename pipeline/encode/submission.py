@@ -19,7 +19,7 @@ from pipeline.decode import table
 from pipeline.decode.readers.columns import class_numbers, key_columns, key_text, keys_of, template_columns
 from pipeline.decode.readers.files import read_table
 from pipeline.masks import rle
-from pipeline.masks.metrics import METRICS, confusion, counts, pooled_score
+from pipeline.masks.metrics import confusion, metric_of
 
 Key = tuple[str, int | None]
 """An image id, and the number of a class where rows have a label."""
@@ -175,16 +175,42 @@ def score(path: Path, truth: Path, competition: Competition, want: Expected) -> 
     frames = read_table(path, [], hint=""), read_table(truth, [], hint="")
     if competition.kind == "multiclass":
         return _score_classes(*frames, competition, want)
-    scores = row_scores(*frames, competition, want)
-    return float(scores.mean()), len(scores)
+    scores, total = _scored(*frames, competition, want)
+    return total, len(scores)
 
 
 def row_scores(frame: pd.DataFrame, truth: pd.DataFrame, competition: Competition, want: Expected) -> pd.Series:
-    """Returns the competition's metric of every key of `truth`, by image id (and class); raises as score does."""
-    scores = {}
+    """Returns the competition's metric of every key of `truth`, by image id (and class); raises as score does. Where
+    masks of a group are measured together, it is that of the group."""
+    return _scored(frame, truth, competition, want)[0]
+
+
+def _scored(
+    frame: pd.DataFrame, truth: pd.DataFrame, competition: Competition, want: Expected
+) -> tuple[pd.Series, float]:
+    """The metric of every key of the truth, and of all together."""
+    metric = metric_of(competition)
+    group_of = dict(zip(want.images["image_id"], table.units_of(want.images), strict=True))
+    keys, units, parts = [], [], []
     for key, masks in _pairs(frame, truth, want):
-        scores[want.name(key)] = float(METRICS[competition.metric](*counts(*masks[:, None])).mean())
-    return pd.Series(scores, dtype=np.float64)
+        keys.append(want.name(key))
+        # each class is scored alone, and the mean is over classes
+        units.append(str(key[1]) if metric.unit == "data_set" else f"{group_of[key[0]]}, {key[1]}")
+        parts.append(masks[:, None] if metric.together else metric.measured(*masks[:, None, None]))
+    if not keys:
+        return pd.Series(dtype=np.float64), float("nan")
+    of_key = np.array(units)
+    if metric.together:
+        predicted, true = zip(*parts, strict=True)
+        measured = metric.measured_all(predicted, true, of_key)
+    else:
+        measured = np.concatenate(parts)
+    scores = pd.Series(metric.by_class(measured)[:, 0], keys, dtype=np.float64)
+    if metric.by_image:
+        return scores, float(scores.mean())
+    totals = [metric.score_of(measured[of_key == unit], of_key[of_key == unit])
+              for unit in dict.fromkeys(units)]  # fmt: skip
+    return scores, float(np.mean(totals))
 
 
 def _score_classes(
@@ -196,7 +222,14 @@ def _score_classes(
         both = maps.setdefault(key[0], np.zeros(masks.shape, np.uint8))
         both[masks == 1] = want.classes[0] if key[1] is None else key[1]
     matrices = [confusion(both[0], both[1], len(competition.classes)) for both in maps.values()]
-    return float(pooled_score(competition)(np.sum(matrices, axis=0))), len(maps)
+    return _score_matrices(dict(zip(maps, matrices, strict=True)), competition, want), len(maps)
+
+
+def _score_matrices(matrices: dict[str, np.ndarray], competition: Competition, want: Expected) -> float:
+    """The competition's metric of confusion matrices by image id."""
+    group_of = dict(zip(want.images["image_id"], table.units_of(want.images), strict=True))
+    units = np.array([group_of[image_id] for image_id in matrices])
+    return metric_of(competition).score_of(np.stack(list(matrices.values())), units)
 
 
 def _pairs(frame: pd.DataFrame, truth: pd.DataFrame, want: Expected) -> Iterator[tuple[Key, np.ndarray]]:
@@ -404,14 +437,14 @@ def _score_labels(path: Path, truth: Path, competition: Competition, want: Expec
         truths[image_id] = labels
     if not truths:
         raise PipelineError("the truth has no rows.")
-    total = np.zeros((len(want.labels),) * 2, np.int64)
+    matrices: dict[str, np.ndarray] = {}
     left = set(truths)
     for row, image_id, labels in _read_labels(path, want):
         if isinstance(labels, str):
             raise PipelineError(f"submission row {row}: id {image_id}: {labels}.")
         if image_id in left:
             left.remove(image_id)
-            total += confusion(labels, truths[image_id], len(want.labels))
+            matrices[image_id] = confusion(labels, truths[image_id], len(want.labels))
     if left:
         raise PipelineError(f"truth id {sorted(left)[0]} is not in the submission.")
-    return float(pooled_score(competition)(total)), len(truths)
+    return _score_matrices(matrices, competition, want), len(truths)

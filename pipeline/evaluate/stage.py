@@ -30,6 +30,7 @@ from pipeline.decode.readers.registry import reader_of
 from pipeline.masks import metrics, overlay
 from pipeline.masks.decision import decision_of
 from pipeline.masks.geometry import IGNORE
+from pipeline.masks.scale import scale_of
 from pipeline.predictions import blends
 
 NEEDS_TEST, READS_FOLDS = True, "test"
@@ -74,6 +75,8 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
     for old in folder.glob("*.png"):
         old.unlink()
 
+    metric, units = metrics.metric_of(run.competition), table.units_of(images)
+
     def evaluate_one(index: int) -> dict[str, Any]:
         row = images.iloc[index]
         true = table.true_mask(row, run.competition.classes)
@@ -84,11 +87,24 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
             picture = overlay.drawn(read(row), true, predicted, run.competition)
             name = f"{index:02}_{row['image_id'].replace('/', '_')}.png"
             write_png(folder / name, overlay.with_legend(picture, run.competition))
-        return {"image_id": row["image_id"], **image_figures(probability, predicted, true, run.competition)}
+        figures = image_figures(probability, predicted, true, run.competition)
+        return {"image_id": row["image_id"], "masks": (predicted, true), **figures}
 
+    def evaluate_batch(batch: np.ndarray) -> list[tuple[int, dict[str, Any]]]:
+        rows = [evaluate_one(index) for index in batch.tolist()]
+        predicted, true = zip(*(row.pop("masks") for row in rows), strict=True)
+        measured = metric.measured(predicted, true)
+        scores = metric.by_class(measured).reshape(len(rows), -1).mean(1)
+        figures = [{"image_id": row["image_id"], metric.name: float(score)} | row | {"measured": counts}
+                   for row, score, counts in zip(rows, scores, measured, strict=True)]  # fmt: skip
+        return list(zip(batch.tolist(), figures, strict=True))
+
+    batches = metric.batches(units)
     with ThreadPoolExecutor() as pool:
-        rows = list(track(pool.map(evaluate_one, range(len(images))), "evaluate", len(images)))
-    summary = {"run": run.name, "remark": run.competition.remark, **summarise(rows, run.competition)}
+        results = track(pool.map(evaluate_batch, batches), "evaluate", len(batches))
+        done = dict(pair for batch in results for pair in batch)
+    rows = [done[index] for index in range(len(images))]
+    summary = {"run": run.name, "remark": run.competition.remark, **summarise(rows, run.competition, units)}
     flat = pd.DataFrame([{key: value for key, value in row.items() if np.isscalar(value)} for row in rows])
     with writing(run.folder / "test_scores.csv") as temporary:
         flat.to_csv(temporary, index=False)
@@ -101,39 +117,39 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
 def image_figures(
     probability: np.ndarray, predicted: np.ndarray, true: np.ndarray, competition: Competition
 ) -> dict[str, Any]:
-    """Returns an image's figures, at its own size: metric, dice, iou, loss, and the counts that data-set figures need.
+    """Returns an image's figures, at its own size: dice, iou, loss, and the counts that data-set figures need.
 
     Args:
         probability: (C, h, w) uint8 (p·255) or, multiclass, float32.
         predicted: masks (C, h, w) of 0 and 1.
         true: masks (C, h, w) of 0, 1 and 255 (ignored).
-        competition: its metric and kind.
+        competition: its kind.
     """
     counts = np.stack(metrics.counts(predicted, true))
     figures = {"dice": metrics.dice(*counts).mean(), "iou": metrics.iou(*counts).mean(), "counts": counts}
     if competition.kind == "multiclass":
         labels = table.true_labels(true)
         matrix = metrics.confusion(predicted.argmax(0).astype(np.uint8), labels, len(true))
-        metric = metrics.pooled_score(competition)(matrix)
         figures |= {"confusion": matrix}
-    else:
-        metric = metrics.METRICS[competition.metric](*counts).mean()
-    return {competition.metric: float(metric), **figures, "loss": cross_entropy(probability, true)}
+    return figures | {"loss": cross_entropy(probability, true, competition)}
 
 
-def cross_entropy(probability: np.ndarray, true: np.ndarray) -> float:
+def cross_entropy(probability: np.ndarray, true: np.ndarray, competition: Competition) -> float:
     """Returns the mean cross-entropy of the pixels that count, in nats: of the averaged, resized probabilities, whose
     smallest step (1/255 where they are uint8) bounds it."""
     valid = true[0] != IGNORE
     if not valid.any():
         return 0.0
-    if probability.dtype == np.uint8:
-        p = np.clip(probability / np.float32(255), 0.5 / 255, 1 - 0.5 / 255)
-        return float(-np.log(np.where(true == 1, p, 1 - p))[:, valid].mean())
-    return float(-np.log(np.clip((probability * (true == 1)).sum(0)[valid], 1e-6, 1)).mean())
+    scale = scale_of(competition)
+    if competition.kind == "multiclass":
+        p = scale.probability(probability)
+        return float(-np.log(np.clip((p * (true == 1)).sum(0)[valid], 1e-6, 1)).mean())
+    step = 0.5 / scale.largest
+    p = np.clip(scale.probability(probability), step, 1 - step)
+    return float(-np.log(np.where(true == 1, p, 1 - p))[:, valid].mean())
 
 
-def summarise(rows: list[dict[str, Any]], competition: Competition) -> dict[str, Any]:
+def summarise(rows: list[dict[str, Any]], competition: Competition, units: np.ndarray) -> dict[str, Any]:
     """Returns mean and standard deviation over images and over batches of eight (in list order, the last may be
     smaller; Dice and IoU of a batch are those of all its pixels together), and the figures of all pixels together."""
     names = list(dict.fromkeys([competition.metric, "dice", "iou", "loss"]))
@@ -146,13 +162,17 @@ def summarise(rows: list[dict[str, Any]], competition: Competition) -> dict[str,
     batches["loss"] = [np.mean([row["loss"] for row in rows[group]]) for group in groups]
     summary[f"over_batches_of_{BATCH}"] = {name: _spread(values) for name, values in batches.items()}
     summary["data_set_iou"] = float(metrics.iou(*counts.sum(0)).mean())
-    summary["score"] = summary["over_images"][competition.metric]["mean"]
+    metric = metrics.metric_of(competition)
+    summary["score"] = (
+        summary["over_images"][metric.name]["mean"]
+        if metric.by_image
+        else metric.score_of(np.stack([row["measured"] for row in rows]), units)
+    )
     if competition.kind == "multiclass":
         total = np.sum([row["confusion"] for row in rows], axis=0)
         values = metrics.class_iou(total, competition.ignored)
         pairs = zip(competition.classes, values, strict=True)
         summary["class_iou"] = {name: None if np.isnan(value) else float(value) for name, value in pairs}
-        summary["score"] = float(metrics.pooled_score(competition)(total))
     return summary
 
 

@@ -129,3 +129,8 @@ def _margins(shape: tuple[int, ...], size: tuple[int, int]) -> tuple[int, int, i
             "then a crop, or set image.fit=stretch."
         )
     return rows // 2, rows - rows // 2, columns // 2, columns - columns // 2
+
+
+def label_map(masks: np.ndarray) -> np.ndarray:
+    """Returns the class map (h, w) uint8, 255 where ignored, of a multiclass image's masks (C, h, w)."""
+    return np.where(masks[0] == IGNORE, IGNORE, masks.argmax(0)).astype(np.uint8)

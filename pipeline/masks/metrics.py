@@ -1,23 +1,197 @@
-"""The competitions' scores, computed from pixel counts.
+"""The competitions' scores: what is counted of an image, how counts add up, and the score of a sum.
 
-Every metric here needs three counts of an image and class: pixels in both masks, pixels predicted, pixels true.
-Ignored pixels are in none of them. Counts of any leading shape go in, scores of that shape come out, so one call scores
-an image, a data set, or a data set under every threshold.
+Most metrics need three counts of an image and class: pixels in both masks, pixels predicted, pixels true. Ignored
+pixels are in none of them. Counts of any leading shape go in, scores of that shape come out, so one call scores an
+image, a data set, or a data set under every threshold. The mean IoU over classes needs a confusion matrix, and scores
+of boundaries or instances need the masks themselves.
 
-The mean IoU over classes is the exception: it needs the confusion matrix of all pixels together, not of one image.
+A `Metric` says which, and over what they are summed before the score is taken: an image, a group of images (a patient,
+the slices of a volume) or the whole data set. Whoever scores asks it, and needs no branch by metric.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
 import numpy as np
 
 from pipeline.core.config.competition import Competition
-from pipeline.masks.geometry import IGNORE
+from pipeline.core.errors import PipelineError
+from pipeline.masks.bootstrap import mean_counts, mean_score
+from pipeline.masks.geometry import IGNORE, label_map
 
-Metric = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 IgnoredPrediction = Literal["leave_out", "zero"]
+Unit = Literal["image", "group", "data_set"]
+Measure = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How a competition scores.
+
+    Its counts of N images are one array with one row per image: (N, 3, C) pixel counts (`counts`), (N, C, C) confusion
+    matrices, or (N, K, C) of what `measure` returns. `rows` turns them into rows (N, …) of which `score` needs only the
+    sum, so that a bootstrap, a comparison or a nested estimate draws and adds rows without knowing the metric.
+    """
+
+    name: str
+    function: Callable[..., np.ndarray]
+    """From counts to scores of the same shape: (intersection, predicted, true) of `pixels`, K arrays of `masks`; from
+    confusion matrices (…, C, C) to scores (…) of `confusion`, with ignore_class and ignored_prediction."""
+    counted: Literal["pixels", "confusion", "masks"] = "pixels"
+    """What is counted: pixels, which give the exact score of every threshold; a confusion matrix (multiclass); or what
+    `measure` makes of whole masks, which are drawn for every decision that is tried."""
+    unit: Unit = "image"
+    """What counts are summed over before the score is taken. The score is the mean over units (and classes)."""
+    measure: Measure | None = None
+    """`masks`: from predicted masks (C, h, w) of 0 and 1 and true ones of 0, 1 and 255 (ignored) to counts (K, C)."""
+    together: bool = False
+    """`masks`: `measure` sees all images of a group at once, (C, n, h, w) in the order of the table; they are of one
+    size. Then counts (N, K + 1, C) have the group's at each of its images, and last the image's share of the group."""
+    higher_is_better: bool = True
+
+    def __post_init__(self) -> None:
+        """Checks that the parts go together.
+
+        Raises:
+            ValueError: they do not.
+        """
+        if (self.counted == "masks") != (self.measure is not None):
+            raise ValueError(f"metric {self.name}: `measure` belongs to counted='masks', and only to it")
+        if self.together and (self.counted, self.unit) != ("masks", "group"):
+            raise ValueError(f"metric {self.name}: `together` needs counted='masks' and unit='group'")
+
+    def __call__(self, *counts: np.ndarray) -> np.ndarray:
+        """Returns the scores of counts, as `function` does."""
+        return self.function(*counts)
+
+    @property
+    def by_image(self) -> bool:
+        """Whether the score is a mean over images."""
+        return self.unit == "image"
+
+    # --- counting ---
+
+    def batches(self, units: np.ndarray) -> list[np.ndarray]:
+        """Returns positions of the images that `measured` takes at once: each alone, or the images of each unit."""
+        if not self.together:
+            return [np.array([place]) for place in range(len(units))]
+        return [np.flatnonzero(units == unit) for unit in dict.fromkeys(units)]
+
+    def measured(self, predicted: Sequence[np.ndarray], true: Sequence[np.ndarray]) -> np.ndarray:
+        """Returns the counts (n, …) of one of the `batches`: masks (C, h, w), predicted of 0 and 1, true of 0, 1, 255.
+
+        Raises:
+            PipelineError: the images of a group that is measured together differ in size.
+        """
+        pairs = list(zip(predicted, true, strict=True))
+        if self.counted == "pixels":
+            return np.stack([np.stack(counts(*pair)) for pair in pairs])
+        if self.counted == "confusion":
+            return np.stack([confusion(masks.argmax(0).astype(np.uint8), label_map(truth), len(masks))
+                             for masks, truth in pairs])  # fmt: skip
+        assert self.measure is not None  # __post_init__ checks it
+        if not self.together:
+            return np.stack([np.asarray(self.measure(*pair), np.float64) for pair in pairs])
+        if len({masks.shape for masks in predicted}) > 1:
+            raise PipelineError(f"metric {self.name} measures all images of a group together; they differ in size.")
+        of_group = np.asarray(self.measure(np.stack(predicted, 1), np.stack(true, 1)), np.float64)
+        share = np.full((1, of_group.shape[1]), 1 / len(pairs))
+        return np.repeat(np.concatenate([of_group, share])[None], len(pairs), axis=0)
+
+    def measured_all(
+        self, predicted: Sequence[np.ndarray], true: Sequence[np.ndarray], units: np.ndarray
+    ) -> np.ndarray:
+        """Returns the counts (N, …) of images from their masks, as `measured`, and their groups (N,)."""
+        batches = self.batches(units)
+        parts = [self.measured([predicted[row] for row in rows], [true[row] for row in rows]) for rows in batches]
+        return np.concatenate(parts)[np.argsort(np.concatenate(batches))]
+
+    # --- scores ---
+
+    def by_class(self, measured: np.ndarray) -> np.ndarray:
+        """Returns the score (…, C) of counts (…, K, C), or (…) of confusion matrices (…, C, C)."""
+        if self.counted == "confusion":
+            return self.function(measured)
+        return self.function(*np.moveaxis(measured[..., :-1, :] if self.together else measured, -2, 0))
+
+    def rows(
+        self, measured: np.ndarray, weights: np.ndarray | None = None, units: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Returns rows (n, …) of which `score` takes the sum, from the counts (n, …) of images.
+
+        A group's score stands at each of its images, with an equal share of the group's weight.
+
+        Args:
+            measured: counts of the images.
+            weights: what each image and class counts (n, C): see bootstrap.presence_weights. None: 1. Not used where
+                matrices or whole groups are measured.
+            units: the group of each image (n,); needed where the unit is a group.
+        """
+        weighed = (
+            weights is not None and self.counted != "confusion" and not self.together and bool((weights != 1).any())
+        )
+        if self.unit == "image":
+            return mean_counts(self.by_class(measured), weights if self.counted != "confusion" else None)
+        if self.together:
+            return mean_counts(self.by_class(measured), measured[:, -1])
+        if weighed:
+            measured = measured * weights[:, None]  # type: ignore[index]
+        if self.unit == "data_set":
+            return measured
+        assert units is not None, f"metric {self.name} needs the group of each image"
+        _, number, sizes = np.unique(units.astype(str), return_inverse=True, return_counts=True)
+        values = self.by_class(sums_by(measured, number, len(sizes)))[number]
+        return mean_counts(
+            values, np.broadcast_to(1 / sizes[number].reshape(-1, *[1] * (values.ndim - 1)), values.shape)
+        )
+
+    def score(self, total: np.ndarray) -> np.ndarray:
+        """Returns the scores (…) of sums (…) of `rows`."""
+        if self.unit != "data_set":
+            return mean_score(total)
+        values = self.by_class(total)
+        return values if self.counted == "confusion" else values.mean(-1)
+
+    def objective(self, total: np.ndarray) -> np.ndarray:
+        """Returns `score`, or its negative where lower is better: what is maximised."""
+        return self.sign * self.score(total)
+
+    @property
+    def sign(self) -> int:
+        """1 where higher is better, else -1."""
+        return 1 if self.higher_is_better else -1
+
+    def score_of(self, measured: np.ndarray, units: np.ndarray | None = None) -> float:
+        """Returns the score of images from their counts (n, …), and units (n,) where these are groups."""
+        if self.unit == "image":
+            return float(self.by_class(measured).mean())
+        return float(self.score(self.rows(measured, units=units).sum(0)))
+
+
+def sums_by(values: np.ndarray, number: np.ndarray, units: int) -> np.ndarray:
+    """Returns the sums (units, …) of values (n, …) with the same number (n,), whole numbers of whole numbers."""
+    total = np.zeros((units, *values.shape[1:]), np.int64 if values.dtype.kind in "iu" else np.float64)
+    np.add.at(total, number, values)
+    return total
+
+
+def metric_of(competition: Competition) -> Metric:
+    """Returns the competition's metric, with what its YAML says of an ignored class.
+
+    Raises:
+        PipelineError: its unit is a group, and the competition has no `group`.
+    """
+    metric = METRICS[competition.metric]
+    if metric.unit == "group" and competition.group is None:
+        raise PipelineError(
+            f"metric {metric.name} is a mean over groups: say in the competition's YAML which column is the `group`."
+        )
+    if metric.counted != "confusion":
+        return metric
+    reading = {"ignore_class": competition.ignored, "ignored_prediction": competition.ignored_prediction}
+    return replace(metric, function=partial(metric.function, **reading))
 
 
 def dice(intersection: np.ndarray, predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
@@ -40,9 +214,6 @@ def iou(intersection: np.ndarray, predicted: np.ndarray, true: np.ndarray) -> np
     """Returns |A∩B| / |A∪B|, and 1 where both masks are empty."""
     union = np.add(predicted, true, dtype=np.float64) - intersection
     return np.where(union == 0, 1.0, intersection / np.maximum(union, 1))
-
-
-METRICS: dict[str, Metric] = {"dice": dice, "iou": iou, "iou_precision": iou_precision}
 
 
 def counts(predicted: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -110,14 +281,21 @@ def mean_iou(
     return np.where(occurs, scores, 0.0).sum(-1) / np.maximum(occurs.sum(-1), 1)
 
 
-def pooled_score(competition: Competition) -> Callable[[np.ndarray], np.ndarray]:
-    """Returns the competition's metric of confusion matrices (…, C, C), as a function to scores (…)."""
-    return partial(mean_iou, ignore_class=competition.ignored, ignored_prediction=competition.ignored_prediction)
-
-
 def without_ignored(confusion: np.ndarray, ignore_class: int | None) -> np.ndarray:
     """Returns confusion matrices (…, C, C) float64 without the pixels whose truth is `ignore_class`."""
     counted = confusion.astype(np.float64)
     if ignore_class is not None:
         counted[..., ignore_class, :] = 0
     return counted
+
+
+METRICS: dict[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        Metric("dice", dice),
+        Metric("iou", iou),
+        Metric("iou_precision", iou_precision),
+        Metric("mean_iou", mean_iou, counted="confusion", unit="data_set"),
+    )
+}
+"""By the name that a competition's YAML says; core/config/competition.py lists the names."""

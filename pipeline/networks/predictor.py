@@ -16,6 +16,7 @@ from pipeline.core.errors import PipelineError
 from pipeline.core.files import shown
 from pipeline.core.freshness import Step
 from pipeline.core.run import Member, Run
+from pipeline.masks.scale import scale_of
 from pipeline.networks import device, loader
 from pipeline.networks.device import Compute
 from pipeline.networks.models import build_network
@@ -246,8 +247,9 @@ def predict_step(
 
     classes, size = run.competition.classes, run.recipe.predict.batch_size
     shape = (len(ids), len(classes), *run.recipe.image.stored)
-    dtype = np.dtype(np.float16 if run.competition.kind == "multiclass" else np.uint8)
-    write_resumable(paths, shape, dtype, predict, ids, classes, advance, fingerprint(run, step), size)
+    write_resumable(
+        paths, shape, scale_of(run.competition).dtype, predict, ids, classes, advance, fingerprint(run, step), size
+    )
     models = sum(len(run.weights(member)) for member in members)
     notes = [f"mean of {models} models"] * (models > 1) + [f"test-time augmentation {tta}"] * (tta != "none")
     console.print(f"  {step.title}: {', '.join([f'{len(ids)} images', *notes])} → {shown(paths[0])}")

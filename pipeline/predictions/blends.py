@@ -17,6 +17,7 @@ from pipeline.core.files import shown
 from pipeline.core.run import Run
 from pipeline.masks.decision import Decision, asks_models, decide, native_probability
 from pipeline.masks.geometry import Geometry, geometry_of
+from pipeline.masks.scale import BYTES, Scale, scale_of
 from pipeline.predictions import kept_views, neighbours
 from pipeline.predictions.files import read_predictions, stage_of
 
@@ -28,7 +29,7 @@ class RunPredictions:
     """One run's probabilities of some images: the mean of several models'."""
 
     arrays: tuple[np.ndarray, ...]
-    """Each (N, C, H, W), uint8 (p·255), or float16 of a multiclass competition."""
+    """Each (N, C, H, W), in the competition's scale."""
     geometry: Geometry
     heads: tuple[np.ndarray, ...] | None
     """What the presence head of each model says (N, C) float32, 0 to 1; averaged over near-duplicates where the recipe
@@ -49,6 +50,8 @@ class Blend:
     """One a source; they sum to 1."""
     folds: bool = False
     """Whether each source's models are those of the folds, each of which is like what a held-out image sees."""
+    scale: Scale = BYTES
+    """Of the probabilities."""
 
     @cached_property
     def presence(self) -> np.ndarray | None:
@@ -94,7 +97,7 @@ class Blend:
             mean = each[0]
         else:
             mean = np.sum([one * np.float32(weight) for one, weight in zip(each, weights, strict=True)], axis=0)
-        return np.rint(mean).astype(np.uint8) if self.by_run[0].arrays[0].dtype == np.uint8 else mean
+        return self.scale.native(mean)
 
 
 def knows_models(run: Run) -> bool:
@@ -168,7 +171,7 @@ def _blend(run: Run, paths: list[list[Path]]) -> Blend:
             averaged = neighbours.averaged(np.concatenate(known, axis=1), run, indices[0])
             known = np.split(averaged, len(known), axis=1)
         by_run.append(RunPredictions(arrays, geometry_of(other.recipe.image), tuple(known) or None))
-    return Blend(ids or [], tuple(by_run), weights_of(run))
+    return Blend(ids or [], tuple(by_run), weights_of(run), scale=scale_of(run.competition))
 
 
 def weights_of(run: Run, result: dict[str, Any] | None = None) -> tuple[float, ...]:

@@ -4,7 +4,7 @@ Nothing is loaded as a whole: arrays are mapped from their files and read in chu
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +15,7 @@ from pipeline.core import external_arrays
 from pipeline.core.config.competition import Competition
 from pipeline.core.console import track
 from pipeline.core.errors import PipelineError
+from pipeline.masks.scale import BYTES, HALVES, Scale, scale_of
 
 CHUNK = 2**24
 """How many probabilities are checked or converted at a time."""
@@ -37,6 +38,11 @@ class ExternalPredictions:
     Without the images that decode could not read."""
     images: int
     """How many images of this subset the competition has."""
+
+    @property
+    def scale(self) -> Scale:
+        """What the file's values mean: whole numbers are 0 to 255, floats 0 to 1."""
+        return BYTES if self.array.dtype == BYTES.dtype else replace(HALVES, dtype=self.array.dtype)
 
     def name(self, row: int) -> str:
         """Returns the id of the image at a place in the array."""
@@ -83,13 +89,13 @@ def check_values(external: ExternalPredictions, competition: Competition) -> Non
     for start, block in track(parts, f"check {external.path.name}", -(-len(array) // size)):
         low, high = block.min(axis=(1, 2, 3)), block.max(axis=(1, 2, 3))
         highest = max(highest, float(high.max()))
-        if block.dtype.kind == "f":
+        if not external.scale.whole:
             bad = np.flatnonzero(~((low >= -BEYOND) & (high <= 1 + BEYOND)))  # NaN is neither
             if len(bad):
                 raise PipelineError(_out_of_range(external, start + bad[0], low[bad[0]], high[bad[0]], competition))
         if competition.kind == "multiclass":
             _check_sums(external, start, block)
-    if array.dtype == np.uint8 and highest == 1:
+    if external.scale.whole and highest == 1:
         raise PipelineError(
             f"{external.path} is uint8 and holds 0 and 1 only; expected probabilities from 0 to 255: multiply by 255, "
             "or give the floats that the masks were made of, which thresholds can be chosen on."
@@ -99,14 +105,14 @@ def check_values(external: ExternalPredictions, competition: Competition) -> Non
 def converted(external: ExternalPredictions, rows: np.ndarray, competition: Competition) -> Iterator[np.ndarray]:
     """Yields the probabilities at these places (n, C, H, W), some at a time, as validate and predict write them:
     float16 of a multiclass competition, else uint8 (p·255, rounded)."""
-    multiclass, size = competition.kind == "multiclass", _chunk(external.array)
+    scale, size = scale_of(competition), _chunk(external.array)
     for start in range(0, len(rows), size):
         block = external.array[rows[start : start + size]]
-        if block.dtype == np.uint8:
-            yield (block / np.float32(255)).astype(np.float16) if multiclass else block
+        if external.scale == scale == BYTES:
+            yield block
             continue
-        bounded = np.clip(block, 0, 1, dtype=np.float32, casting="same_kind")
-        yield bounded.astype(np.float16) if multiclass else np.rint(bounded * 255).astype(np.uint8)
+        bounded = np.clip(external.scale.probability(block), 0, 1, dtype=np.float32, casting="same_kind")
+        yield scale.stored(bounded)
 
 
 def _chunk(array: np.ndarray) -> int:
@@ -189,8 +195,9 @@ def _out_of_range(external: ExternalPredictions, row: int, low: float, high: flo
 
 
 def _check_sums(external: ExternalPredictions, start: int, block: np.ndarray) -> None:
-    whole, rounded = (255, block.shape[1] / 2 / 255) if block.dtype == np.uint8 else (1, 0)
-    off = np.abs(block.sum(axis=1, dtype=np.float32) / whole - 1).max(axis=(1, 2))
+    scale = external.scale
+    rounded = block.shape[1] / 2 / scale.largest if scale.whole else 0
+    off = np.abs(block.sum(axis=1, dtype=np.float32) / scale.largest - 1).max(axis=(1, 2))
     bad = np.flatnonzero(off > SUM + rounded)
     if len(bad):
         row = start + bad[0]

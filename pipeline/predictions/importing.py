@@ -24,6 +24,7 @@ from pipeline.core.files import shown, write_json
 from pipeline.core.freshness import Step
 from pipeline.core.run import Run, write_recipe
 from pipeline.decode import table
+from pipeline.masks.scale import scale_of
 from pipeline.predictions.external import WORDS, ExternalPredictions, check_values, converted, open_external
 from pipeline.predictions.files import write_probabilities
 from pipeline.split.folds import groups_of, read_folds
@@ -69,7 +70,7 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
                 rows = external.index if folds is None else external.index[folds == fold]
                 path = run.predictions("test" if fold is None else "oof", fold)
                 shape = (len(rows), *external.array.shape[1:])
-                dtype = np.dtype(np.float16 if run.competition.kind == "multiclass" else np.uint8)
+                dtype = scale_of(run.competition).dtype
                 batches = _batches(run, external, rows)
                 write_probabilities(
                     path,

@@ -5,7 +5,7 @@
 reads   work/<competition>/<run>/postprocess.json, oof_scores.csv, fold_<k>/manifest.json and */fold.json
 
 Two runs are compared on the images that both have scores of, image by image, so that what makes an image hard for both
-cancels out. The mean IoU over all pixels is no mean over images: there the plain difference stands alone.
+cancels out. A metric of all pixels together is no mean over images: there the plain difference stands alone.
 """
 
 import difflib
@@ -143,12 +143,16 @@ def render(rows: list[Row]) -> Table:
     return shown
 
 
-def paired(differences: np.ndarray, groups: np.ndarray) -> tuple[float, float | None]:
-    """Returns the mean of differences (N,) and its standard error, groups resampled whole; None for a single group."""
+def paired(
+    differences: np.ndarray, groups: np.ndarray, weights: np.ndarray | None = None
+) -> tuple[float, float | None]:
+    """Returns the (weighted) mean of differences (N,) and its standard error, groups resampled whole; None for a single
+    group."""
+    mean = float(differences.mean() if weights is None else np.average(differences, weights=weights))
     if len(np.unique(groups)) < 2:
-        return float(differences.mean()), None
-    draws = bootstrap(mean_counts(differences), mean_score, groups)
-    return float(differences.mean()), float(draws.std())
+        return mean, None
+    draws = bootstrap(mean_counts(differences, weights), mean_score, groups)
+    return mean, float(draws.std())
 
 
 # --- finding and reading runs ----------------------------------------------------------------------------------------
@@ -259,10 +263,13 @@ def _difference(first: Scored, scored: Scored) -> _Difference:
         return _Difference(images=0, remarks=("no common images",))
     same = len(common) == len(images[0]) == len(images[1])
     remarks = () if scored.rows == first.rows else (f"score of {scored.rows} rows, difference of {first.rows} ones",)
-    if first.result["metric"] not in METRICS:
+    metric = METRICS.get(first.result["metric"])
+    if metric is None or metric.unit == "data_set":
         return _pooled_difference(first, scored, len(common), same, remarks)
     differences = (common["score_here"] - common["score"]).to_numpy(np.float64)
-    value, error = paired(differences, common["group"].to_numpy())
+    # a group's score stands at each of its images
+    sizes = common.groupby("group")["score"].transform("size").to_numpy(np.float64)
+    value, error = paired(differences, common["group"].to_numpy(), None if metric.by_image else 1 / sizes)
     alone = ("one group: no standard error",) if error is None else ()
     several = () if same else (f"{len(common)} common image{'s' if len(common) > 1 else ''}",)
     return _Difference(value, error, len(common), (*several, *alone, *remarks))

@@ -16,6 +16,7 @@ from pipeline.core.run import Run, describe
 from pipeline.decode import table
 from pipeline.masks import overlay
 from pipeline.masks.decision import in_words
+from pipeline.masks.metrics import metric_of
 from pipeline.report import charts, look
 from pipeline.split.audit import QUARTILES
 from pipeline.split.folds import counted_rows, read_audit, read_outliers
@@ -156,7 +157,9 @@ def predictions(run: Run, rows: pd.DataFrame | None) -> Shown | None:
     paint, what = look.painter(run, predicted=True), "truth and prediction"
     chosen = {
         row["image_id"]: f"{row['kind']}: {row['image_id']}, fold {row['fold']}, {row['score']:.3f}"
-        for row in pick_examples(rows[counted_rows(rows, run.recipe.tune.rows)]).to_dict("records")
+        for row in pick_examples(
+            rows[counted_rows(rows, run.recipe.tune.rows)], metric_of(run.competition).higher_is_better
+        ).to_dict("records")
     }
     listed = look.suspects(run).head(SUSPECTS) if run.suspects.exists() else pd.DataFrame()
     doubted = {
@@ -165,15 +168,17 @@ def predictions(run: Run, rows: pd.DataFrame | None) -> Shown | None:
     return {"pictures": _pictures(paint, chosen, what), "suspects": _pictures(paint, doubted, what)}
 
 
-def pick_examples(scores: pd.DataFrame) -> pd.DataFrame:
+def pick_examples(scores: pd.DataFrame, higher_is_better: bool = True) -> pd.DataFrame:
     """Returns up to twelve rows of oof_scores.csv with a `kind`: the best and the median with a mask, and the worst."""
     present = scores[scores["true_area"] > 0]
-    pool = (present if len(present) >= 3 * OF_EACH_KIND else scores).sort_values("score", ascending=False)
+    pool = (present if len(present) >= 3 * OF_EACH_KIND else scores).sort_values(
+        "score", ascending=not higher_is_better
+    )
     middle = max(0, len(pool) // 2 - OF_EACH_KIND // 2)
     kinds = {
         "best": pool.head(OF_EACH_KIND),
         "median": pool.iloc[middle : middle + OF_EACH_KIND],
-        "worst": scores.sort_values("score").head(OF_EACH_KIND),
+        "worst": scores.sort_values("score", ascending=higher_is_better).head(OF_EACH_KIND),
     }
     return pd.concat([rows.assign(kind=kind) for kind, rows in kinds.items()])
 

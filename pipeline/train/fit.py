@@ -19,6 +19,8 @@ from pipeline.core.interruption import Interrupted
 from pipeline.core.run import Member, Run
 from pipeline.decode import table
 from pipeline.masks.geometry import box_of, geometry_of
+from pipeline.masks.metrics import metric_of
+from pipeline.masks.scale import scale_of
 from pipeline.networks import loader, models
 from pipeline.networks.device import Compute, explain_memory
 from pipeline.networks.transforms import Preprocess
@@ -67,7 +69,8 @@ def fit(
     if run.recipe.train.compile:
         network.compile()
     ids = images["image_id"].tolist()
-    module = SegmentationModule(network, run, member, (ids, tests["image_id"].tolist()), curve)
+    units = table.units_of(images)[chosen.valid]
+    module = SegmentationModule(network, run, member, (ids, tests["image_id"].tolist()), curve, units)
     history = callbacks.History(folder)
     progress = callbacks.ShowProgress(history, *show[:2], member.title, show[2])
     pictures = callbacks.Pictures(run.recipe.image.channels, network.largest_pixel)
@@ -233,7 +236,8 @@ def _pseudo(run: Run, member: Member, tests: pd.DataFrame) -> PseudoLabels | Non
     sources = [read_probabilities(path)[0] for path in paths]
     padded = run.recipe.image.fit == "pad" and run.recipe.image.border == "constant"
     boxes = _boxes(run, tests) if padded else None
-    return PseudoLabels(sources, settings.weight, settings.min_confidence, boxes)
+    kind, scale = run.competition.kind, scale_of(run.competition)
+    return PseudoLabels(sources, settings.weight, settings.min_confidence, kind, scale, boxes)
 
 
 def _sampler(run: Run, train: TrainDataset, images: Any, presence: np.ndarray) -> sampling.EpochSampler:
@@ -292,7 +296,8 @@ def _trainer(run: Run, member: Member, compute: Compute, epochs: int, shown_by: 
 
 def _checkpointing(run: Run, member: Member) -> list[Any]:
     settings = run.recipe.train
-    monitor, mode = ("valid/score", "max") if settings.monitor == "score" else ("valid/loss", "min")
+    best = "max" if metric_of(run.competition).higher_is_better else "min"
+    monitor, mode = ("valid/score", best) if settings.monitor == "score" else ("valid/loss", "min")
     common: dict[str, Any] = {"dirpath": run.fold_folder(member.fold, member.seed), "enable_version_counter": False}
     # a checkpoint of weights only holds the current ones: Lightning puts their moving average into whole ones alone
     weights_only = settings.ema is None
@@ -313,10 +318,10 @@ def _checkpointing(run: Run, member: Member) -> list[Any]:
             filename="snapshot_{epoch}", save_on_train_epoch_end=True, save_weights_only=weights_only, **every, **common
         )
         return [kept, last]
-    best = callbacks.ModelCheckpoint(
+    best_kept = callbacks.ModelCheckpoint(
         filename="best", monitor=monitor, mode=mode, save_weights_only=weights_only, **common
     )
-    found: list[Any] = [best]
+    found: list[Any] = [best_kept]
     if settings.early_stopping:
         # a held-out loss that is no number counts as one that is no better; a training loss that is none stops the fold
         patience, first = settings.early_stopping, round(settings.half_size * settings.epochs)

@@ -34,12 +34,14 @@ class SegmentationModule(LightningModule):
 
     def __init__(
         self, network: torch.nn.Module, run: Run, member: Member, ids: tuple[list[str], list[str]],
-        curve: list[float] | None = None,
+        curve: list[float] | None = None, units: np.ndarray | None = None,
     ) -> None:  # fmt: skip
-        """Takes the ids of the training and of the test table, for messages, and the learning rates to replay."""
+        """Takes the ids of the training and of the test table, for messages, the learning rates to replay, and the
+        groups (N,) of the held-out images."""
         super().__init__()
         self.network = network
         self.recipe, self.competition, self.never = run.recipe, run.competition, list(run.never)
+        self.metric, self.units = metrics.metric_of(run.competition), units
         self.loss = WeightedLoss(run.recipe.loss, run.competition.kind, run.recipe.model.presence)
         self.member, self.ids, self.curve = member, ids, curve
         self.seed = seed_of(member)
@@ -52,6 +54,8 @@ class SegmentationModule(LightningModule):
         """Whether held-out images are being predicted."""
         self.train_counts: list[torch.Tensor] = []
         self.counts: list[np.ndarray] = []
+        self.drawn: list[tuple[np.ndarray, np.ndarray]] = []
+        """Predicted and true masks of held-out images, where the metric needs whole masks."""
         self.shares: list[tuple[bool, bool]] = []
         self.epoch_counts, self.collapsed = np.zeros((0,), np.int32), ""
         self.example: torch.Tensor | None = None
@@ -117,8 +121,8 @@ class SegmentationModule(LightningModule):
         """Steps the schedule before the checkpoint is written."""
         metrics_now = self.trainer.callback_metrics
         if self.schedule:
-            found = [float(metrics_now.get(name, torch.nan)) for name in ("valid/loss", "valid/score")]
-            self.schedule.step_epoch(*found)
+            loss, score = (float(metrics_now.get(name, torch.nan)) for name in ("valid/loss", "valid/score"))
+            self.schedule.step_epoch(loss, self.metric.sign * score)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the schedule, for a resumed run."""
@@ -143,6 +147,9 @@ class SegmentationModule(LightningModule):
         if self.competition.kind == "multiclass":
             output.mask[:, self.never] = -torch.inf
         self.counts.append(self._overlaps(output.mask, masks).cpu().numpy().astype(np.int32))
+        if self.metric.counted == "masks":
+            predicted = (output.mask > 0).byte().cpu().numpy()
+            self.drawn.extend(zip(predicted, masks.cpu().numpy().astype(np.uint8), strict=True))
         self.shares.append(_empty_and_full(output.mask, masks))
 
     def on_validation_epoch_end(self) -> None:
@@ -150,19 +157,23 @@ class SegmentationModule(LightningModule):
         self.validating = False
         self.epoch_counts = np.concatenate(self.counts)
         counts = self.epoch_counts.astype(np.int64)
-        if self.competition.kind == "multiclass":
-            total = counts.sum(0)
-            score, dice = float(metrics.pooled_score(self.competition)(total)), _pooled_dice(total, self.competition)
-        else:
-            planes = counts.swapaxes(0, 1)
-            score = float(metrics.METRICS[self.competition.metric](*planes).mean())
-            dice = float(metrics.dice(*planes).mean())
+        measured = counts
+        if self.metric.counted == "masks":
+            measured = self.epoch_counts = self._measured()
+        score = self.metric.score_of(measured, self.units)
         empty, full = (all(flags) for flags in zip(*self.shares, strict=True))
         self.collapsed = "empty" if empty else "full" if full else ""
         self.counts.clear()
         self.shares.clear()
         self.log("valid/score", score)
-        self.log("valid/dice", dice)
+        self.log("valid/dice", _dice(counts, self.competition))
+
+    def _measured(self) -> np.ndarray:
+        """What the metric measures of the held-out masks (N, …)."""
+        units = np.arange(len(self.drawn)) if self.units is None else self.units
+        predicted, true = zip(*self.drawn, strict=True)
+        self.drawn.clear()
+        return self.metric.measured_all(predicted, true, units)
 
     def _overlaps(self, logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
         """Pixel counts of every image: (N, 3, C) intersection, predicted and true; or (N, C, C) confusion."""
@@ -247,6 +258,13 @@ def split_parameters(network: torch.nn.Module) -> tuple[list[torch.nn.Parameter]
 def _only(output: Output, which: torch.Tensor) -> Output:
     presence = None if output.presence is None else output.presence[which]
     return Output(output.mask[which], presence, tuple(one[which] for one in output.deep))
+
+
+def _dice(counts: np.ndarray, competition: Any) -> float:
+    """The mean over images of the Dice of counts (N, 3, C); that of all pixels of confusion matrices (N, C, C)."""
+    if competition.kind == "multiclass":
+        return _pooled_dice(counts.sum(0), competition)
+    return float(metrics.dice(*counts.swapaxes(0, 1)).mean())
 
 
 def _pooled_dice(counts: np.ndarray, competition: Any) -> float:

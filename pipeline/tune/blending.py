@@ -10,6 +10,7 @@ import numpy as np
 
 from pipeline.core import other_runs
 from pipeline.masks.geometry import IGNORE
+from pipeline.masks.scale import scale_of
 from pipeline.predictions import blends
 from pipeline.tune import views
 from pipeline.tune.held_out import HeldOut, Weighting
@@ -45,7 +46,7 @@ def choose_weightings(held: HeldOut, row_sets: Sequence[np.ndarray]) -> tuple[li
 
 def _products(held: HeldOut, weighting: Weighting) -> tuple[np.ndarray, np.ndarray]:
     """For every image, the mean products of the sources' probabilities (N, S, S), and with the truth (N, S)."""
-    unit = 255.0 if held.run.competition.kind != "multiclass" else 1.0
+    scale = scale_of(held.run.competition)
     ignored = held.run.competition.ignored
     alone = [Weighting(weighting.plain, tuple(map(float, row))) for row in np.eye(len(weighting.weights))]
 
@@ -53,7 +54,7 @@ def _products(held: HeldOut, weighting: Weighting) -> tuple[np.ndarray, np.ndarr
         counted = true != IGNORE
         if ignored is not None:
             counted = counted & (true[ignored] != 1)
-        values = np.stack([one[counted] / unit for one in probabilities])
+        values = np.stack([one[counted] / float(scale.largest) for one in probabilities])
         pixels = max(1, values.shape[1])
         return values @ values.T / pixels, values @ true[counted] / pixels
 

@@ -17,7 +17,7 @@ from pipeline.masks.bootstrap import Score
 from pipeline.masks.class_bias import allowed_classes, factors, labels, strongest
 from pipeline.masks.decision import Biases
 from pipeline.masks.geometry import IGNORE
-from pipeline.masks.metrics import confusion, pooled_score
+from pipeline.masks.metrics import confusion, metric_of
 from pipeline.tune.held_out import HeldOut, Weighting
 
 STEPS = ("bias", "never")
@@ -44,10 +44,13 @@ class LabelProblem:
     """Biases of classes, on pixels of out-of-fold images."""
 
     def __init__(self, pixels: np.ndarray, true: np.ndarray, owner: np.ndarray, images: int, competition: Competition,
-                 never: tuple[int, ...]) -> None:  # fmt: skip
-        """Probabilities (M, C) float32, true classes (M,) uint8 and image numbers (M,) of pixels that count."""
-        self.score: Score = pooled_score(competition)
+                 never: tuple[int, ...], groups: np.ndarray | None = None) -> None:  # fmt: skip
+        """Probabilities (M, C) float32, true classes (M,) uint8 and image numbers (M,) of pixels that count; groups
+        (images,), by default each image."""
+        self.metric = metric_of(competition)
+        self.score: Score = self.metric.objective
         self._images = images
+        self._groups = np.arange(images) if groups is None else groups
         self.untuned = Biases((0.0,) * len(competition.classes), never)
         self._all = pixels, true, owner
         every = max(1, len(true) // JUDGED)
@@ -61,19 +64,19 @@ class LabelProblem:
         pixels, true, owner = self._all if final else self._few
         mine = self._marks(rows)[owner]
         if step == "bias":
-            return Biases(search(pixels[mine], true[mine], self.score, decision.never), decision.never)
+            return Biases(search(pixels[mine], true[mine], self._pooled, decision.never), decision.never)
         spared = [index for index in range(len(decision.bias)) if index not in decision.never]
         if len(spared) < 3:
             return decision
         wider = [replace(decision, never=tuple(sorted({*decision.never, index}))) for index in spared]
         pixels, true, _ = self._few
         mine = self._marks(rows)[self._few[2]]
-        scores = [float(self.score(self._confusion(one, pixels[mine], true[mine]))) for one in (decision, *wider)]
+        scores = [float(self._pooled(self._confusion(one, pixels[mine], true[mine]))) for one in (decision, *wider)]
         best = int(np.argmax(scores))
         return decision if best == 0 else wider[best - 1]
 
     def counts(self, decision: Biases, rows: np.ndarray) -> np.ndarray:
-        """Returns the confusion matrices (n, C, C) of the images' drawn pixels."""
+        """Returns what the metric's score takes the sum of, one row per image (n, …), of the images' drawn pixels."""
         pixels, true, owner = self._few
         place = np.full(self._images, -1)
         place[rows] = np.arange(len(rows))
@@ -81,7 +84,12 @@ class LabelProblem:
         predicted = labels(pixels[mine].T, decision.bias, decision.never)
         classes = len(decision.bias)
         cells = (place[owner[mine]] * classes + true[mine]) * classes + predicted
-        return np.bincount(cells, minlength=len(rows) * classes**2).reshape(len(rows), classes, classes)
+        matrices = np.bincount(cells, minlength=len(rows) * classes**2).reshape(len(rows), classes, classes)
+        return self.metric.rows(matrices, units=self._groups[rows])
+
+    def _pooled(self, confusion: np.ndarray) -> np.ndarray:
+        """What biases are searched by: the metric of all pixels together, also where it is a mean over units."""
+        return self.metric.sign * self.metric.by_class(confusion)
 
     def _marks(self, rows: np.ndarray) -> np.ndarray:
         marks = np.zeros(self._images, bool)

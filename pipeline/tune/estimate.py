@@ -12,8 +12,9 @@ import numpy as np
 from pipeline.core import other_runs
 from pipeline.core.config.training import TrainSettings
 from pipeline.core.run import Run
-from pipeline.masks.bootstrap import FEWEST_GROUPS, epoch_optimism, mean_counts, mean_score
-from pipeline.masks.metrics import METRICS, pooled_score
+from pipeline.masks.bootstrap import FEWEST_GROUPS, epoch_optimism
+from pipeline.masks.metrics import metric_of
+from pipeline.tune.drawn_masks import DrawnProblem
 from pipeline.tune.held_out import HeldOut, Weighting
 from pipeline.tune.mask_rules import MaskProblem
 from pipeline.tune.selection import Choice
@@ -43,7 +44,7 @@ def _scored_epochs(train: TrainSettings) -> bool:
 def epoch_selection_bias(held: HeldOut) -> float | None:
     """Returns how much the choice of the epoch flatters the score of the images that chose it: the mean over trainings,
     those that keep their last epoch counting 0; None where it is not known, for want of epochs or of groups."""
-    run, paths = held.run, files(held.run)
+    run, paths, metric = held.run, files(held.run), metric_of(held.run.competition)
     trainings = sum(
         len(one.recipe.train.seeds) * len(run.trained_folds()) for one in other_runs.runs_of(run) if one.recipe.trains
     )
@@ -54,16 +55,12 @@ def epoch_selection_bias(held: HeldOut) -> float | None:
         with np.load(path) as data:
             counts, ids = data["counts"], data["image_id"].astype(str)
         counted = np.array([image_id in groups for image_id in ids])
-        if run.competition.kind == "multiclass":
-            values, score = counts, pooled_score(run.competition)
-        else:
-            scores = METRICS[run.competition.metric](*np.moveaxis(counts, 2, 0))  # (E, N, C)
-            values, score = np.stack([mean_counts(one) for one in scores]), mean_score
         own = np.array([groups[image_id] for image_id in ids[counted]])
         if len(np.unique(own)) < FEWEST_GROUPS:
             known -= 1
             continue
-        found.append(epoch_optimism(values[:, counted], score, own))
+        rows = np.stack([metric.rows(measured, units=own) for measured in counts[:, counted]])
+        found.append(epoch_optimism(rows, metric.objective, own))
     return float(sum(found) / known) if known else None
 
 
@@ -74,7 +71,11 @@ def single_models(run: Run, weighting: Weighting) -> list[Weighting]:
 
 
 def averaging(
-    choices: Sequence[Choice], parts: Sequence[np.ndarray], average: MaskProblem, counted: np.ndarray, tuned: float
+    choices: Sequence[Choice],
+    parts: Sequence[np.ndarray],
+    average: MaskProblem | DrawnProblem,
+    counted: np.ndarray,
+    tuned: float,
 ) -> dict[str, Any]:
     """Returns what averaging the seeds' models brings, and whether parameters tuned on one of them carry over to it.
 
@@ -86,9 +87,12 @@ def averaging(
         tuned: the nested score of the average, tuned on itself.
     """
 
-    def pooled(problems: Sequence[MaskProblem], decisions: Sequence[Any]) -> float:
+    def score(total: np.ndarray) -> float:
+        return float(average.metric.score(total))
+
+    def pooled(problems: Sequence[MaskProblem | DrawnProblem], decisions: Sequence[Any]) -> float:
         pairs = zip(problems, decisions, parts, strict=True)
-        return float(mean_score(np.sum([one.counts(decision, part).sum(0) for one, decision, part in pairs], axis=0)))
+        return score(np.sum([problem.counts(decision, part).sum(0) for problem, decision, part in pairs], axis=0))
 
     singles: list[Any] = [choice.problem for choice in choices]
     chosen, plain = [choice.decision for choice in choices], [average.untuned] * len(choices)
@@ -96,7 +100,7 @@ def averaging(
         "models": len({id(one) for one in singles}),
         "single": {"untuned": pooled(singles, plain), "tuned": pooled(singles, chosen)},
         "average": {
-            "untuned": float(mean_score(average.counts(average.untuned, counted).sum(0))),
+            "untuned": score(average.counts(average.untuned, counted).sum(0)),
             "tuned_on_single": pooled([average] * len(choices), chosen),
             "tuned_on_average": tuned,
         },
@@ -107,7 +111,7 @@ def labelled(held: HeldOut, result: dict[str, Any]) -> dict[str, Any]:
     """Returns the three numbers, each with what it is of."""
     run = held.run
     optimism = epoch_selection_bias(held)
-    flattery = optimism or 0.0
+    flattery = metric_of(run.competition).sign * (optimism or 0.0)
     nested = result["nested_interval_95"]
     honest = result["nested"] - flattery
     return {
@@ -144,11 +148,11 @@ def _submission(run: Run, honest: float, averaged: dict[str, Any] | None) -> dic
     if averaged is None:
         what += "; two seeds (train.seeds) would bracket it"
         return {"is": what, "from": honest, "to": None, "models": models}
-    seeds = averaged["models"]
+    seeds, sign = averaged["models"], metric_of(run.competition).sign
     measured = averaged["average"]["tuned_on_average"] - averaged["single"]["tuned"]
-    more = max(0.0, measured * seeds / (seeds - 1) * (1 / seeds - 1 / models))
+    more = max(0.0, sign * measured * seeds / (seeds - 1) * (1 / seeds - 1 / models))
     return {"is": f"{what}; the upper end goes on from what averaging {seeds} seeds brought",
-            "from": honest, "to": honest + more, "models": models}  # fmt: skip
+            "from": honest, "to": honest + sign * more, "models": models}  # fmt: skip
 
 
 def lines(result: dict[str, Any]) -> list[str]:

@@ -73,14 +73,19 @@ class Evidence:
 # --- what a decision does --------------------------------------------------------------------------------------------
 
 
-def image_scores(evidence: Evidence, decision: Rules, metric: str) -> np.ndarray:
-    """Returns the metric of every image and class (N, C) under a decision."""
-    scores = []
+def image_counts(evidence: Evidence, decision: Rules) -> np.ndarray:
+    """Returns the pixel counts (N, 3, C) int64 of the decision's masks: intersection, predicted and true pixels."""
+    counts = []
     for index, rule in enumerate(decision.rules):
         keep = keeps(evidence, index, rule)
         predicted, intersection = _drawn(evidence, index, rule)
-        scores.append(METRICS[metric](intersection * keep, predicted * keep, evidence.true[:, index]))
-    return np.stack(scores, axis=1)
+        counts.append(np.stack([intersection * keep, predicted * keep, evidence.true[:, index]], axis=1))
+    return np.stack(counts, axis=2).astype(np.int64)
+
+
+def image_scores(evidence: Evidence, decision: Rules, metric: str) -> np.ndarray:
+    """Returns the metric of every image and class (N, C) under a decision, each image alone."""
+    return METRICS[metric].by_class(image_counts(evidence, decision))
 
 
 def predicted_area(evidence: Evidence, decision: Rules) -> np.ndarray:

@@ -77,10 +77,38 @@ class HeldOut:
 
         Reads image by image in threads, so that memory does not grow with their number.
         """
+        read, wanted = self._reader(weightings), range(len(self.rows)) if numbers is None else numbers
+        with ThreadPoolExecutor() as pool:
+            return list(track(pool.map(lambda number: work(number, *read(number)), wanted), description, len(wanted)))
+
+    def each_batch(
+        self,
+        weightings: Sequence[Weighting],
+        batches: Sequence[np.ndarray],
+        work: Callable[[Sequence[Sequence[np.ndarray]], Sequence[np.ndarray]], np.ndarray],
+        description: str,
+    ) -> np.ndarray:
+        """Returns what `work` makes of the images of every batch (positions), by image (N, …).
+
+        `work` is given, for each weighting, the probabilities of the batch's images, and their true masks; it returns
+        an array with one row per image.
+        """
+        read = self._reader(weightings)
+
+        def one_batch(rows: np.ndarray) -> np.ndarray:
+            probabilities, true = zip(*map(read, rows.tolist()), strict=True)
+            return work(list(zip(*probabilities, strict=True)), true)
+
+        with ThreadPoolExecutor() as pool:
+            results = list(track(pool.map(one_batch, batches), description, len(batches)))
+        return np.concatenate(results)[np.argsort(np.concatenate(batches))]
+
+    def _reader(self, weightings: Sequence[Weighting]) -> Callable[[int], tuple[list[np.ndarray], np.ndarray]]:
+        """A function that reads an image by its number: its probabilities under each weighting, and its true masks."""
         blends = {weighting: self.blends(weighting) for weighting in weightings}
         folds, places = self.images["fold"].to_numpy(), self.images["row"].to_numpy()
 
-        def one(number: int) -> Result:
+        def read(number: int) -> tuple[list[np.ndarray], np.ndarray]:
             true = table.true_mask(self.rows[number], self.run.competition.classes)
             each: dict[tuple[tuple[bool, ...], int | None], list[np.ndarray]] = {}
             probabilities = []
@@ -89,11 +117,9 @@ class HeldOut:
                 if (weighting.plain, weighting.model) not in each:
                     each[weighting.plain, weighting.model] = blend.each(int(places[number]), true.shape[1:])
                 probabilities.append(blend.weighted(each[weighting.plain, weighting.model], weighting.weights))
-            return work(number, probabilities, true)
+            return probabilities, true
 
-        wanted = range(len(self.rows)) if numbers is None else numbers
-        with ThreadPoolExecutor() as pool:
-            return list(track(pool.map(one, wanted), description, len(wanted)))
+        return read
 
 
 def held_out(run: Run) -> HeldOut:

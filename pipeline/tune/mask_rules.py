@@ -7,16 +7,16 @@ the shortlist (masks/regions.py).
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from pipeline.core.config.recipe import TuneSettings
-from pipeline.masks.bootstrap import Score, mean_counts, mean_score
+from pipeline.masks.bootstrap import Score
 from pipeline.masks.decision import LEVELS, Linear, Presence, Rule, Rules
-from pipeline.masks.metrics import METRICS
+from pipeline.masks.metrics import METRICS, Metric, sums_by
 from pipeline.masks.regions import SHORTLIST, RegionRule, shortlist_counts
-from pipeline.tune.evidence import Evidence, Regions, features_at, histogram_counts, image_scores, keeps, predicted_area
+from pipeline.tune.evidence import Evidence, Regions, features_at, histogram_counts, image_counts, keeps, predicted_area
 from pipeline.tune.held_out import HeldOut, Weighting
 
 AREAS = np.unique([0, *(1.2 ** np.arange(90)).astype(np.int64)])
@@ -40,19 +40,36 @@ CountRegions = Callable[[Sequence[Sequence[int]]], tuple[np.ndarray, np.ndarray]
 """From thresholds, a list a class, to predicted and intersection pixels (N, C, T, V); see Regions."""
 
 
+class CurveProblem(Protocol):
+    """A problem whose score is drawn around a decision."""
+
+    metric: Metric
+
+    def counts(self, decision: Rules, rows: np.ndarray) -> np.ndarray:
+        """Returns what the metric's score takes the sum of, one row per image (n, …)."""
+
+    def curve_values(self, rule: Rule) -> tuple[Sequence[int], Sequence[int]]:
+        """Returns the thresholds and the minimum areas of a curve around a rule."""
+
+
 # --- the problem -----------------------------------------------------------------------------------------------------
 
 
 class MaskProblem:
     """Rules of binary and multilabel masks, on the evidence of out-of-fold images."""
 
-    def __init__(self, evidence: Evidence, metric: str, weights: np.ndarray, count_regions: CountRegions) -> None:
-        """Weights (N, C) of the images; `count_regions` passes over the pixels once."""
-        self.score: Score = mean_score
-        self.evidence, self.metric, self.weights, self._count_regions = evidence, metric, weights, count_regions
+    def __init__(self, evidence: Evidence, metric: str, weights: np.ndarray, count_regions: CountRegions,
+                 groups: np.ndarray | None = None) -> None:  # fmt: skip
+        """Weights (N, C) and groups (N,) of the images; `count_regions` passes over the pixels once."""
+        self.metric = METRICS[metric]
+        self.score: Score = self.metric.objective
+        self.evidence, self.weights, self._count_regions = evidence, weights, count_regions
+        self.groups = np.arange(len(evidence.true)) if groups is None else groups
         classes = evidence.true.shape[1]
         self.untuned = Rules((UNTUNED,) * classes)
-        self._searches = [RuleSearch(evidence, index, metric, weights[:, index]) for index in range(classes)]
+        self._searches = [
+            RuleSearch(evidence, index, metric, weights[:, index], self.groups) for index in range(classes)
+        ]
 
     def prepare(self, step: str, decisions: Sequence[Rules]) -> None:
         """Counts connected regions at the thresholds of the decisions, before `components`."""
@@ -71,19 +88,30 @@ class MaskProblem:
         pairs = zip(self._searches, decision.rules, strict=True)
         return Rules(tuple(getattr(search, step)(rule, rows) for search, rule in pairs))
 
+    def curve_values(self, rule: Rule) -> tuple[Sequence[int], Sequence[int]]:
+        """Returns the thresholds and the minimum areas of a curve around a rule."""
+        return range(8, LEVELS, 8), [int(area) for area in AREAS if area <= max(64, 4 * rule.min_area)]
+
+    def measured(self, decision: Rules, rows: np.ndarray) -> np.ndarray:
+        """Returns the images' pixel counts (n, 3, C)."""
+        return image_counts(self.evidence.only(rows), decision)
+
     def counts(self, decision: Rules, rows: np.ndarray) -> np.ndarray:
-        """Returns the images' weighted scores and weights (n, 2)."""
-        return mean_counts(image_scores(self.evidence.only(rows), decision, self.metric), self.weights[rows])
+        """Returns what the metric's score takes the sum of, one row per image (n, …)."""
+        return self.metric.rows(self.measured(decision, rows), self.weights[rows], self.groups[rows])
 
 
-def steps_of(settings: TuneSettings, evidence: Evidence, single: bool = True) -> list[list[str]]:
+def steps_of(settings: TuneSettings, evidence: Evidence, metric: Metric, single: bool = True) -> list[list[str]]:
     """Returns the steps that a search tries, alternatives together: those of the settings that the evidence allows.
 
     Unless `single` models can be asked of a test image, `expected` is not tried: it goes by how sure a model is, and a
-    mean of models is less sure than any, so that it would empty masks that all of them agree on.
+    mean of models is less sure than any, so that it would empty masks that all of them agree on. It weighs the score of
+    one image against that of another, so it needs a metric that is a mean over images. Of a metric that needs whole
+    masks only the steps of drawn_masks.py are tried.
     """
     lacking: set[str] = set() if evidence.presence is not None else {"presence"}
-    wanted = set[str](settings.steps) - lacking - (set() if single else {"expected"})
+    wanted = set[str](settings.steps) - lacking - (set() if single and metric.by_image else {"expected"})
+    wanted &= {"threshold", "area"} if metric.counted == "masks" else wanted
     found = [[one for one in group if one in wanted] for group in STEPS]
     return [group for group in found if group]
 
@@ -108,26 +136,25 @@ def collect(held: HeldOut, weightings: Sequence[Weighting]) -> list[Evidence]:
     return evidences
 
 
-def curves(problem: MaskProblem, decision: Rules, rows: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
+def curves(problem: CurveProblem, decision: Rules, rows: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
     """Returns how the score of the images at `rows` falls around the decision: by class and parameter, [value, score].
 
     One parameter of one class moves, everything else stays. Regions are counted at few thresholds, so they are left out
     of the threshold's curve.
     """
-    levels = range(8, LEVELS, 8)
 
     def curve(place: int, moved: Sequence[Rule], values: Sequence[int]) -> list[list[float]]:
         found = []
         for rule, value in zip(moved, values, strict=True):
             rules = tuple(rule if other == place else one for other, one in enumerate(decision.rules))
-            found.append([value, float(problem.score(problem.counts(Rules(rules), rows).sum(0)))])
+            found.append([value, float(problem.metric.score(problem.counts(Rules(rules), rows).sum(0)))])
         return found
 
     result = {}
     for place, (name, rule) in enumerate(zip(classes, decision.rules, strict=True)):
         bare = replace(rule, components=RegionRule())
+        levels, areas = problem.curve_values(rule)
         at_levels = [replace(bare, threshold=level, top=rule.top and max(rule.top, level)) for level in levels]
-        areas = [int(area) for area in AREAS if area <= max(64, 4 * rule.min_area)]
         at_areas = [replace(rule, min_area=area) for area in areas]
         result[name] = {"threshold": curve(place, at_levels, levels), "min_area": curve(place, at_areas, areas)}
     return result
@@ -173,14 +200,107 @@ def _lengthened(thresholds: list[int], length: int) -> tuple[int, ...]:
 # --- the search ------------------------------------------------------------------------------------------------------
 
 
-class RuleSearch:
-    """The search for the rule of one class: per image and threshold, the score gained over an empty mask."""
+Add = Callable[[np.ndarray], np.ndarray]
+"""From sums (cells,) over the images of each cell to sums of the images that each candidate keeps."""
 
-    def __init__(self, evidence: Evidence, index: int, metric: str, weights: np.ndarray) -> None:
-        self.evidence, self.index, self.metric, self.weights = evidence, index, metric, weights
-        true, nothing = evidence.true[:, index, None], np.zeros((len(evidence.true), 1), np.int64)
-        self.kept = METRICS[metric](evidence.intersection[:, index], evidence.predicted[:, index], true)
-        self.gain = (self.kept - METRICS[metric](nothing, nothing, true)) * weights[:, None]
+
+class ImageTable:
+    """What every threshold is worth under a metric that is a mean over images: the score gained over an empty mask,
+    image by image. Worths of the same images are compared only with each other."""
+
+    def __init__(self, evidence: Evidence, index: int, metric: Metric, weights: np.ndarray) -> None:
+        """Weights (N,) of the images for the class `index`."""
+        self.metric, self.weights, self.true = metric, weights, evidence.true[:, index]
+        true, nothing = self.true[:, None], np.zeros((len(self.true), 1), np.int64)
+        self.kept = metric(evidence.intersection[:, index], evidence.predicted[:, index], true)
+        self.gain = metric.sign * (self.kept - metric(nothing, nothing, true)) * weights[:, None]
+
+    def worth(self, rows: np.ndarray, keep: np.ndarray | None = None) -> np.ndarray:
+        """Returns the worth (256,) of every threshold, of the images at `rows`; all but `keep` (n,) have no mask."""
+        return (self.gain[rows] if keep is None else self.gain[rows] * keep[:, None]).sum(0)
+
+    def worth_by_cell(
+        self, rows: np.ndarray, thresholds: np.ndarray, cells: np.ndarray, size: int, add: Add
+    ) -> np.ndarray:
+        """Returns the worth of every candidate, shaped as `add` shapes it.
+
+        Args:
+            rows: positions of the images (n,).
+            thresholds: that a mask is drawn at, (T,), or (1,) for all cells alike.
+            cells: the candidates that keep an image's mask, as the number (n, T) of a cell, below `size`.
+            size: how many cells there are.
+            add: from sums by cell to those of candidates.
+        """
+        weights = np.broadcast_to(self.gain[np.ix_(rows, thresholds)], cells.shape)
+        return add(np.bincount(cells.ravel(), weights.ravel(), minlength=size))
+
+    def worth_of(self, rows: np.ndarray, intersection: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+        """Returns the worth (V,) of masks with these pixels (n, V), up to a constant."""
+        scores = self.metric(intersection, predicted, self.true[rows][:, None])
+        return self.metric.sign * (scores * self.weights[rows][:, None]).sum(0)
+
+
+class UnitTable:
+    """The same under a metric of the pixels of a group, or of the data set, together: the score, summed over units."""
+
+    def __init__(self, evidence: Evidence, index: int, metric: Metric, weights: np.ndarray, groups: np.ndarray) -> None:
+        """Weights and groups (N,) of the images for the class `index`."""
+        self.metric, self.true = metric, evidence.true[:, index]
+        self.counts = evidence.intersection[:, index], evidence.predicted[:, index]
+        self.weights = None if (weights == 1).all() else weights
+        units = np.zeros(len(groups), np.int64) if metric.unit == "data_set" else groups
+        self.units = np.unique(units.astype(str), return_inverse=True)[1]
+
+    def worth(self, rows: np.ndarray, keep: np.ndarray | None = None) -> np.ndarray:
+        """As ImageTable."""
+        kept = np.ones(len(rows), bool) if keep is None else keep
+        return self.worth_of(rows, *(counts[rows] * kept[:, None] for counts in self.counts))
+
+    def worth_by_cell(
+        self, rows: np.ndarray, thresholds: np.ndarray, cells: np.ndarray, size: int, add: Add
+    ) -> np.ndarray:
+        """As ImageTable."""
+        total: np.ndarray | float = 0.0
+        for unit in np.unique(self.units[rows]):
+            mine = self.units[rows] == unit
+            sums = []
+            for counts in self.counts:
+                values = self._weighed(rows[mine], counts[np.ix_(rows[mine], thresholds)])
+                values = np.broadcast_to(values, cells[mine].shape)
+                sums.append(self._whole(add(np.bincount(cells[mine].ravel(), values.ravel(), minlength=size))))
+            total = total + self.metric(*sums, self._weighed(rows[mine], self.true[rows[mine]][:, None]).sum())
+        return self.metric.sign * np.asarray(total)
+
+    def worth_of(self, rows: np.ndarray, intersection: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+        """As ImageTable."""
+        _, number = np.unique(self.units[rows], return_inverse=True)
+        counts = (intersection, predicted, self.true[rows][:, None])
+        whole = [pixels.astype(np.int64) for pixels in counts]
+        sums = [sums_by(self._weighed(rows, pixels), number, number.max() + 1) for pixels in whole]
+        return self.metric.sign * self.metric(*sums).sum(0)
+
+    def _weighed(self, rows: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        return counts if self.weights is None else counts * self.weights[rows][:, None]
+
+    def _whole(self, sums: np.ndarray) -> np.ndarray:
+        """Sums as whole numbers where no image is weighed, as in the score itself."""
+        return sums if self.weights is not None else np.rint(sums).astype(np.int64)
+
+
+class RuleSearch:
+    """The search for the rule of one class, on a table of what every threshold is worth."""
+
+    def __init__(
+        self, evidence: Evidence, index: int, metric: str, weights: np.ndarray, groups: np.ndarray | None = None
+    ) -> None:
+        """Weights (N,) and groups (N,) of the images; by default each image is a group."""
+        self.evidence, self.index, self.weights = evidence, index, weights
+        groups = np.arange(len(evidence.true)) if groups is None else groups
+        self.table: ImageTable | UnitTable = (
+            ImageTable(evidence, index, METRICS[metric], weights)
+            if METRICS[metric].by_image
+            else UnitTable(evidence, index, METRICS[metric], weights, groups)
+        )
         self.bins = np.searchsorted(AREAS, evidence.area[:, index], side="right") - 1
         """The largest of AREAS that each image's area reaches at every threshold (N, 256)."""
 
@@ -190,15 +310,17 @@ class RuleSearch:
         largest = np.quantile(true[true > 0], LARGEST_AREA) if true.any() else 0
         return int(np.searchsorted(AREAS, largest, side="right"))
 
-    def area_sums(self, rows: np.ndarray, tops: np.ndarray, gain: np.ndarray) -> np.ndarray:
-        """Returns the summed gain (areas, T) of masks that reach every minimum area at each of the `tops` (T,).
+    def area_sums(self, rows: np.ndarray, tops: np.ndarray, low: int | None = None) -> np.ndarray:
+        """Returns the worth (areas, T) of every minimum area at each of the `tops` (T,), of masks drawn at that
+        threshold, or at `low`."""
+        areas = self.areas(rows)
 
-        `gain` is what keeping an image's mask is worth (n, T), or (n, 1).
-        """
+        def add(sums: np.ndarray) -> np.ndarray:
+            return np.cumsum(sums.reshape(len(AREAS), -1)[::-1], axis=0)[::-1][:areas]
+
         cells = self.bins[np.ix_(rows, tops)] * len(tops) + np.arange(len(tops))
-        weights = np.broadcast_to(gain, cells.shape)
-        sums = np.bincount(cells.ravel(), weights.ravel(), minlength=len(AREAS) * len(tops))
-        return np.cumsum(sums.reshape(len(AREAS), -1)[::-1], axis=0)[::-1][: self.areas(rows)]
+        drawn = tops if low is None else np.array([low])
+        return self.table.worth_by_cell(rows, drawn, cells, len(AREAS) * len(tops), add)
 
     def best_thresholds(self, sums: np.ndarray) -> list[int]:
         """Returns the thresholds of the CLOSEST highest sums (256,), the best first, of equal ones that nearest 0.5
@@ -209,11 +331,11 @@ class RuleSearch:
 
     def threshold(self, rule: Rule, rows: np.ndarray) -> Rule:
         """Returns the rule with the best threshold; of equal ones that nearest 0.5."""
-        return replace(rule, threshold=_nearest_half(self.gain[rows].sum(0)))
+        return replace(rule, threshold=_nearest_half(self.table.worth(rows)))
 
     def area(self, rule: Rule, rows: np.ndarray) -> Rule:
         """Returns the rule with the best threshold and minimum area together; of equal ones the smallest area."""
-        sums = self.area_sums(rows, np.arange(LEVELS), self.gain[rows])
+        sums = self.area_sums(rows, np.arange(LEVELS))
         area = int(np.argmax(sums[:, 1:].max(1) >= sums[:, 1:].max() - 1e-9))
         return replace(rule, threshold=_nearest_half(sums[area]), min_area=int(AREAS[area]))
 
@@ -224,9 +346,9 @@ class RuleSearch:
         The “triplet” of the winners of SIIM-ACR Pneumothorax Segmentation (2019).
         """
         best, found = -np.inf, rule
-        for low in self.best_thresholds(self.area_sums(rows, np.arange(LEVELS), self.gain[rows]).max(0)):
+        for low in self.best_thresholds(self.area_sums(rows, np.arange(LEVELS)).max(0)):
             tops = np.arange(low, LEVELS, 8)
-            sums = self.area_sums(rows, tops, self.gain[rows, low][:, None])
+            sums = self.area_sums(rows, tops, low)
             if sums.max() > best + 1e-9:
                 best = sums.max()
                 area, top = _first_best(sums)
@@ -239,13 +361,17 @@ class RuleSearch:
         features = features_at(self.evidence, self.index, rule.threshold)[rows]
         passed = np.stack([Presence(cut=float(cut)).keeps(features) for cut in CUTS])  # as a mask's rule compares
         reached = passed.sum(0)  # the j-th cut keeps a mask where more than j are passed
-        best, found = -np.inf, rule
-        for low in self.best_thresholds(self.area_sums(rows, np.arange(LEVELS), self.gain[rows]).max(0)):
-            level = low if rule.top is None else max(low, rule.top)
-            cells = reached * len(AREAS) + self.bins[rows, level]
-            sums = np.bincount(cells, self.gain[rows, low], minlength=(len(CUTS) + 1) * len(AREAS))
+        areas = self.areas(rows)
+
+        def add(sums: np.ndarray) -> np.ndarray:
             sums = np.cumsum(np.cumsum(sums.reshape(-1, len(AREAS))[::-1], axis=0)[::-1][:, ::-1], axis=1)[:, ::-1]
-            sums = sums[1:, : self.areas(rows)]
+            return sums[1:, :areas]
+
+        best, found = -np.inf, rule
+        for low in self.best_thresholds(self.area_sums(rows, np.arange(LEVELS)).max(0)):
+            level = low if rule.top is None else max(low, rule.top)
+            cells = (reached * len(AREAS) + self.bins[rows, level])[:, None]
+            sums = self.table.worth_by_cell(rows, np.array([low]), cells, (len(CUTS) + 1) * len(AREAS), add)
             if sums.max() > best + 1e-9:
                 best = sums.max()
                 cut, area = _first_best(sums)
@@ -264,6 +390,7 @@ class RuleSearch:
         """
         from sklearn.linear_model import LinearRegression, LogisticRegression
 
+        assert isinstance(self.table, ImageTable)  # steps_of leaves this step out for other metrics
         present = self.evidence.true[rows, self.index] > 0
         threshold, found = rule.threshold, rule
         for _ in range(2):
@@ -274,10 +401,10 @@ class RuleSearch:
             weights = self.weights[rows]
             # with few features, a handful of exact steps; the default solver wakes every core for each of its dozens
             logistic = LogisticRegression(C=100.0, solver="newton-cholesky", tol=1e-8).fit(features, present, weights)
-            linear = LinearRegression().fit(features[drawn], self.kept[rows[drawn], threshold], weights[drawn])
+            linear = LinearRegression().fit(features[drawn], self.table.kept[rows[drawn], threshold], weights[drawn])
             presence = Presence(probability=_linear(logistic), worth=_linear(linear))
             found = Rule(threshold=threshold, presence=presence)
-            threshold = _nearest_half((self.gain[rows] * presence.keeps(features)[:, None]).sum(0))
+            threshold = _nearest_half(self.table.worth(rows, presence.keeps(features)))
         return found
 
     def components(self, rule: Rule, rows: np.ndarray) -> Rule:
@@ -292,10 +419,9 @@ class RuleSearch:
         keep = keeps(some, self.index, moved)[:, None]
         assert some.regions is not None
         found = some.regions.intersection[:, self.index, place], some.regions.predicted[:, self.index, place]
-        scores = METRICS[self.metric](found[0] * keep, found[1] * keep, some.true[:, self.index, None])
-        sums = (scores * self.weights[rows][:, None]).sum(0)
-        own = image_scores(some, _one(some, self.index, rule), self.metric)[:, self.index]
-        plain = (own * self.weights[rows]).sum()
+        sums = self.table.worth_of(rows, found[0] * keep, found[1] * keep)
+        before = image_counts(some, _one(some, self.index, rule))[:, :2, [self.index]]
+        plain = self.table.worth_of(rows, before[:, 0], before[:, 1])[0]
         best = int(sums.argmax())
         return replace(moved, components=SHORTLIST[best]) if sums[best] > plain + 1e-9 else rule
 

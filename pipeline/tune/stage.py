@@ -14,8 +14,9 @@ A step stays only if it brings more than noise (selection.py); the nested estima
 thresholds, weights of an ensemble and test-time augmentation included, without the fold that it scores.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -30,18 +31,20 @@ from pipeline.core.freshness import Step
 from pipeline.core.run import Run
 from pipeline.masks.bootstrap import Score, interval, presence_weights, shares_of_empty
 from pipeline.masks.decision import Rules, described, in_words
-from pipeline.masks.metrics import class_iou, mean_iou
+from pipeline.masks.metrics import class_iou, metric_of
 from pipeline.predictions import blends, kept_views
 from pipeline.split.folds import counted_rows, leak_remark
-from pipeline.tune import blending, class_biases, estimate, mask_rules, suspects
+from pipeline.tune import blending, class_biases, drawn_masks, estimate, mask_rules, suspects
 from pipeline.tune.class_biases import LabelProblem
-from pipeline.tune.evidence import image_scores
 from pipeline.tune.held_out import HeldOut, Weighting, held_out
-from pipeline.tune.mask_rules import MaskProblem
 from pipeline.tune.selection import Choice, Problem, Tried, open_choice, parts_of, select, verdict
 
 READS_FOLDS = "oof"
 SHARES = tuple(round(share / 10, 1) for share in range(1, 10))
+
+
+Rows = Callable[[np.ndarray], np.ndarray]
+"""From positions of images (n,) to what the metric's score takes the sum of, one row per image (n, …)."""
 
 
 @dataclass(frozen=True)
@@ -58,12 +61,12 @@ class Tuned:
     views: dict[str, Any] | None
     """What was decided about test-time augmentation: see views.decide."""
     score: Score
-    everything: np.ndarray
-    """Under the decision, of all images (N, …)."""
+    rows: Rows
+    """Under the decision."""
     nested: np.ndarray
     """Under decisions chosen without the image (n, …)."""
-    untuned: np.ndarray
-    """Under the untuned decision, of all images (N, …)."""
+    untuned: Rows
+    """Under the untuned decision."""
 
 
 def steps(run: Run) -> list[Step]:
@@ -87,15 +90,13 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
         raise PipelineError(
             f"tune.rows is {run.recipe.tune.rows}, and none of the {len(held.images)} out-of-fold images is such a row."
         )
-    if run.competition.kind == "multiclass":
-        tuned, special, suspected = _labels(held, counted)
-        true_area = tuned.everything.sum(2)[:, 1:].sum(1)
-    else:
-        tuned, special, suspected = _masks(held, counted)
-        true_area = special.pop("true_area")
+    work = _labels if run.competition.kind == "multiclass" else _masks
+    tuned, special, suspected = work(held, counted)
+    true_area = special.pop("true_area")
     result = _result(tuned) | special
     result["scores"] = estimate.labelled(held, result)
-    scores = {"score": tuned.score(tuned.everything), "untuned": tuned.score(tuned.untuned)}
+    everything = np.arange(len(held.rows))
+    scores = {"score": tuned.score(tuned.rows(everything)), "untuned": tuned.score(tuned.untuned(everything))}
     rows = held.images.drop(columns="row").assign(true_area=true_area, **scores)
     for path, rows_of in ((run.folder / "oof_scores.csv", rows), (run.suspects, suspected)):
         with writing(path) as temporary:
@@ -149,27 +150,28 @@ def _masks(held: HeldOut, counted: np.ndarray) -> tuple[Tuned, dict[str, Any], p
     weights = np.ones(evidences[0].true.shape)
     weights[counted] = presence_weights(evidences[0].true[counted], settings.presence_prior)
     problems = {
-        weighting: MaskProblem(evidence, run.competition.metric, weights, mask_rules.region_counter(held, weighting))
+        weighting: drawn_masks.problem_of(held, weighting, evidence, weights)
         for weighting, evidence in zip([*distinct, *singles], evidences, strict=True)
     }
-    tried = mask_rules.steps_of(settings, evidences[0], single=blends.knows_models(run))
+    metric = metric_of(run.competition)
+    tried = mask_rules.steps_of(settings, evidences[0], metric, single=blends.knows_models(run))
     told = mask_rules.fixed(settings, len(classes))
     choices = _choices(held, [problems[weighting] for weighting in weightings], row_sets, tried, told)
     final, decision, parts = problems[weightings[0]], choices[0].decision, [part for _, part in outer]
     nested = [one.problem.counts(one.decision, part) for one, part in zip(choices[1:], parts, strict=True)]
-    everything, untuned = (final.counts(one, np.arange(len(held.rows))) for one in (decision, final.untuned))
-    tuned = Tuned(held, counted, np.concatenate(parts), choices[0], weightings[0], views, final.score, everything,
+    rows, untuned = partial(final.counts, decision), partial(final.counts, final.untuned)
+    tuned = Tuned(held, counted, np.concatenate(parts), choices[0], weightings[0], views, metric.score, rows,
                   np.concatenate(nested), untuned)  # fmt: skip
     evidence = final.evidence
     own = evidence.only(counted)
-    scores = image_scores(own, decision, run.competition.metric).mean(1)
+    scores = metric.by_class(final.measured(decision, counted)).mean(1)
     special = {
         "rules": described(decision, classes),
         "curves": mask_rules.curves(final, decision, counted, classes),
         "share_empty_true": float((own.true.sum(1) == 0).mean()),
         "mean_true_area": float(own.true.sum(1).mean()),
         "oof": mask_rules.summary(own, decision),
-        "shares_of_empty": shares_of_empty(scores, own.true.sum(1) == 0, SHARES),
+        "shares_of_empty": shares_of_empty(scores, own.true.sum(1) == 0, SHARES) if metric.by_image else [],
     }
     if singles:
         lone = [problems[single] for single in singles for _ in outer]
@@ -177,7 +179,7 @@ def _masks(held: HeldOut, counted: np.ndarray) -> tuple[Tuned, dict[str, Any], p
         without = [group for group in tried if "components" not in group]
         single_choices = _choices(held, lone, [others for _ in singles for others, _ in outer], without, told)
         special["averaging"] = estimate.averaging(
-            single_choices, parts * len(singles), final, counted, float(final.score(tuned.nested.sum(0)))
+            single_choices, parts * len(singles), final, counted, float(metric.score(tuned.nested.sum(0)))
         )
     special["true_area"] = evidence.true.sum(1)
     return tuned, special, suspects.of_masks(evidence, decision, classes)
@@ -191,7 +193,10 @@ def _labels(held: HeldOut, counted: np.ndarray) -> tuple[Tuned, dict[str, Any], 
     weightings, views = blending.choose_weightings(held, row_sets)
     distinct = list(dict.fromkeys(weightings))
     drawn = zip(distinct, class_biases.draw_pixels(held, distinct, counted), strict=True)
-    problems = {weighting: LabelProblem(*pixels, len(held.rows), competition, run.never) for weighting, pixels in drawn}
+    metric, groups = metric_of(competition), held.images["group"].to_numpy()
+    problems = {
+        weighting: LabelProblem(*pixels, len(held.rows), competition, run.never, groups) for weighting, pixels in drawn
+    }
     tried = [[one] for one in class_biases.STEPS if one in settings.steps]
     plain = problems[weightings[0]].untuned
     choices = _choices(held, [problems[weighting] for weighting in weightings], row_sets, tried, plain)
@@ -201,11 +206,14 @@ def _labels(held: HeldOut, counted: np.ndarray) -> tuple[Tuned, dict[str, Any], 
     found = class_biases.confusions(held, [weightings[0], weightings[0], *distinct], [
         [decision, plain, *([choices[place].decision] * len(distinct))] for place in places
     ])  # fmt: skip
-    everything, untuned = found[0], found[1]
     nested = np.stack([found[2 + distinct.index(weightings[places[number]])][number] for number in counted])
-    score = problems[weightings[0]].score
-    tuned = Tuned(held, counted, counted, choices[0], weightings[0], views, score, everything, nested, untuned)
-    return tuned, _described_labels(tuned, competition), suspects.of_labels(held.images, everything, competition)
+    everything, untuned = (
+        lambda rows, matrices=matrices: metric.rows(matrices[rows], units=groups[rows]) for matrices in found[:2]
+    )
+    nested = metric.rows(nested, units=groups[counted])
+    tuned = Tuned(held, counted, counted, choices[0], weightings[0], views, metric.score, everything, nested, untuned)
+    special = _described_labels(tuned, found[0][counted]) | {"true_area": found[0].sum(2)[:, 1:].sum(1)}
+    return tuned, special, suspects.of_labels(held.images, found[0], competition)
 
 
 # --- what postprocess.json says --------------------------------------------------------------------------------------
@@ -214,7 +222,7 @@ def _labels(held: HeldOut, counted: np.ndarray) -> tuple[Tuned, dict[str, Any], 
 def _result(tuned: Tuned) -> dict[str, Any]:
     """The scores, the steps and the ensemble's weights."""
     run, images, score = tuned.held.run, tuned.held.images, tuned.score
-    chosen = tuned.everything[tuned.counted]
+    chosen = tuned.rows(tuned.counted)
     folds, groups = images["fold"].to_numpy(), images["group"].to_numpy()
     sets = {name: counted_rows(images, name) for name in ("raw", "cleaned")}
     result: dict[str, Any] = {
@@ -226,15 +234,15 @@ def _result(tuned: Tuned) -> dict[str, Any]:
         "interval_95": interval(chosen, score, groups[tuned.counted]),
         "nested": float(score(tuned.nested.sum(0))),
         "nested_interval_95": interval(tuned.nested, score, groups[tuned.scored]),
-        "untuned": float(score(tuned.untuned[tuned.counted].sum(0))),
+        "untuned": float(score(tuned.untuned(tuned.counted).sum(0))),
         "score_by_fold": {
-            str(fold): float(score(chosen[folds[tuned.counted] == fold].sum(0)))
+            str(fold): float(score(tuned.rows(tuned.counted[folds[tuned.counted] == fold]).sum(0)))
             for fold in np.unique(folds[tuned.counted])
         },
         "rows": {
             name: {
                 "images": int(kept.sum()),
-                "score": float(score(tuned.everything[kept].sum(0))) if kept.any() else None,
+                "score": float(score(tuned.rows(np.flatnonzero(kept)).sum(0))) if kept.any() else None,
             }
             for name, kept in sets.items()
         },
@@ -269,9 +277,9 @@ def _step(tried: Tried, run: Run) -> dict[str, Any]:
     return found | {"bias": tried.decision.bias, "never": tried.decision.never}
 
 
-def _described_labels(tuned: Tuned, competition: Competition) -> dict[str, Any]:
-    """What postprocess.json says of a multiclass competition only."""
-    chosen = tuned.everything[tuned.counted]
+def _described_labels(tuned: Tuned, chosen: np.ndarray) -> dict[str, Any]:
+    """What postprocess.json says of a multiclass competition only; `chosen` are matrices of the images that count."""
+    competition = tuned.held.run.competition
     folds = tuned.held.images["fold"].to_numpy()[tuned.counted]
     by_fold = {str(fold): chosen[folds == fold].sum(0) for fold in np.unique(folds)}
     decision, total = tuned.choice.decision, chosen.sum(0)
@@ -289,15 +297,19 @@ def _described_labels(tuned: Tuned, competition: Competition) -> dict[str, Any]:
 
 
 def _readings(counts: np.ndarray, by_fold: dict[str, np.ndarray], competition: Competition) -> dict[str, Any]:
-    """The mean IoU in both readings of a predicted ignored class, over all images and by fold."""
+    """The metric of all pixels in both readings of a predicted ignored class, over all images and by fold."""
     if competition.ignored is None:
         return {}
+    readings = {
+        reading: metric_of(competition.model_copy(update={"ignored_prediction": reading}))
+        for reading in ("leave_out", "zero")
+    }
     return {
         reading: {
-            "all": float(mean_iou(counts, competition.ignored, reading)),
-            **{fold: float(mean_iou(one, competition.ignored, reading)) for fold, one in by_fold.items()},
+            "all": float(metric.by_class(counts)),
+            **{fold: float(metric.by_class(matrix)) for fold, matrix in by_fold.items()},
         }
-        for reading in ("leave_out", "zero")
+        for reading, metric in readings.items()
     }
 
 

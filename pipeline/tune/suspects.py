@@ -11,7 +11,7 @@ import pandas as pd
 
 from pipeline.core.config.competition import Competition
 from pipeline.masks.decision import LEVELS, Rules
-from pipeline.masks.metrics import dice, pooled_score
+from pipeline.masks.metrics import dice, metric_of
 from pipeline.tune.evidence import Evidence, predicted_area
 
 LOWEST = 0.5
@@ -57,7 +57,7 @@ def of_masks(evidence: Evidence, decision: Rules, classes: list[str]) -> pd.Data
 
 def of_labels(images: pd.DataFrame, counts: np.ndarray, competition: Competition) -> pd.DataFrame:
     """Returns the suspects of a multiclass competition: image_id, reason, score, fold, true_area, predicted_area,
-    mean_iou and note.
+    the competition's metric and note.
 
     The score is 1 - the competition's metric of the image alone. An image whose pixels are all ignored has none.
 
@@ -69,13 +69,14 @@ def of_labels(images: pd.DataFrame, counts: np.ndarray, competition: Competition
     counted = counts.copy()
     if competition.ignored is not None:
         counted[:, competition.ignored] = 0
-    own = pooled_score(competition)(counts)
-    return _ranked(images, "mean_iou", {
+    metric = metric_of(competition)
+    scores = metric.by_class(counts)
+    return _ranked(images, metric.name, {
         "reason": "poor overlap",
-        "score": np.where(counted.any((1, 2)), 1 - own, 0),
+        "score": np.where(counted.any((1, 2)), 1 - scores, 0),
         "true_area": counted[:, 1:].sum((1, 2)),
         "predicted_area": counted[:, :, 1:].sum((1, 2)),
-        "mean_iou": own,
+        metric.name: scores,
         "note": [_confusion_in_words(matrix, competition.classes) for matrix in counted],
     })  # fmt: skip
 

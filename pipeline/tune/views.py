@@ -4,6 +4,7 @@ Every held-out image is scored at native size, plain and as the mean over the vi
 best: averaged probabilities are less confident, and a fixed 0.5 would penalise them.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +14,10 @@ from pipeline.core import other_runs
 from pipeline.core.config.competition import Competition
 from pipeline.core.config.recipe import TuneSettings
 from pipeline.core.run import Run
-from pipeline.decode import table
-from pipeline.masks.bootstrap import Gain, Score, gain, mean_counts, mean_score, presence_weights
+from pipeline.masks.bootstrap import Gain, gain, presence_weights
 from pipeline.masks.class_bias import labels
-from pipeline.masks.metrics import METRICS, confusion, pooled_score
+from pipeline.masks.geometry import label_map
+from pipeline.masks.metrics import Metric, confusion, metric_of
 from pipeline.tune.evidence import histogram_counts
 from pipeline.tune.held_out import HeldOut, Weighting
 
@@ -26,10 +27,10 @@ THRESHOLDS = np.arange(16, 256, 16)
 
 @dataclass(frozen=True)
 class Measured:
-    """Pixel counts of held-out images at each of the THRESHOLDS; of a multiclass competition untuned."""
+    """Counts of held-out images at each of the THRESHOLDS; of a multiclass competition untuned."""
 
     plain: np.ndarray
-    """(N, T, 3, C) int64: intersection, predicted and true pixels; multiclass (N, 1, C, C), rows are true classes."""
+    """(N, T, …), what the competition's metric counts of an image; multiclass (N, 1, C, C), rows are true classes."""
     tta: np.ndarray
     """The same of the mean over the views."""
 
@@ -44,22 +45,36 @@ def count(held: HeldOut) -> list[Measured | None]:
     alone = np.eye(len(runs))
     both = [tuple(plain and place in places for place in range(len(runs))) for plain in (True, False)]
     weightings = [Weighting(plain, tuple(map(float, alone[place]))) for place in places for plain in both]
-    counts = np.array(held.each(weightings, lambda _, probabilities, true: [
-        _count_one(held.run, probability, true) for probability in probabilities
-    ], "test-time augmentation"), np.int64)  # fmt: skip
+    metric = metric_of(held.run.competition)
+
+    def count_batch(probabilities: Sequence[Sequence[np.ndarray]], true: Sequence[np.ndarray]) -> np.ndarray:
+        return np.stack([_count(held.run, metric, images, true) for images in probabilities], axis=1)
+
+    batches = metric.batches(held.images["group"].to_numpy())
+    counts = held.each_batch(weightings, batches, count_batch, "test-time augmentation")
     for number, place in enumerate(places):
         found[place] = Measured(counts[:, 2 * number], counts[:, 2 * number + 1])
     return found
 
 
-def _count_one(run: Run, probability: np.ndarray, true: np.ndarray) -> np.ndarray:
-    if run.competition.kind == "multiclass":
+def _count(run: Run, metric: Metric, probabilities: Sequence[np.ndarray], true: Sequence[np.ndarray]) -> np.ndarray:
+    """The counts (n, T, …) of a batch of images."""
+    if metric.counted == "confusion":
         classes = len(run.competition.classes)
-        predicted = labels(probability, [0.0] * classes, run.never)
-        return confusion(predicted, table.true_labels(true), classes)[None]
+        predicted = [labels(probability, [0.0] * classes, run.never) for probability in probabilities]
+        pairs = zip(predicted, map(label_map, true), strict=True)
+        return np.stack([confusion(*pair, classes)[None] for pair in pairs])
+    if metric.counted == "pixels":
+        return np.stack([_pixel_counts(*pair) for pair in zip(probabilities, true, strict=True)])
+    drawn = ([(image >= threshold).astype(np.uint8) for image in probabilities] for threshold in THRESHOLDS)
+    return np.stack([metric.measured(masks, true) for masks in drawn], axis=1)
+
+
+def _pixel_counts(probability: np.ndarray, true: np.ndarray) -> np.ndarray:
+    """Those (T, 3, C) int64 of one image, from its histograms."""
     _, predicted, intersection, total = histogram_counts(probability, true)
     some = (intersection[:, THRESHOLDS].T, predicted[:, THRESHOLDS].T, np.tile(total, (len(THRESHOLDS), 1)))
-    return np.stack(some, axis=1)
+    return np.stack(some, axis=1).astype(np.int64)
 
 
 def measure(
@@ -70,23 +85,21 @@ def measure(
     It is where tune is `fixed`, or where at least the share `tune.confidence` of the bootstrap draws shows a gain.
 
     Args:
-        plain: counts (N, T, 3, C), or (N, 1, C, C) of a multiclass competition; see Measured.
+        plain: counts (N, T, …), at the thresholds of Measured.
         tta: the same with test-time augmentation.
         groups: (N,) what is drawn together.
         competition: gives the metric.
         settings: how tune chooses.
     """
-    if competition.kind == "multiclass":
-        score: Score = pooled_score(competition)
-    else:
-        score, metric = mean_score, METRICS[competition.metric]
-        weights = presence_weights(plain[:, 0, 2], settings.presence_prior)
-        plain, tta = (
-            np.stack([mean_counts(metric(*one.swapaxes(0, 1)), weights) for one in counts.swapaxes(0, 1)], axis=1)
-            for counts in (plain, tta)
-        )
-    before, after = (counts[:, int(np.argmax(score(counts.sum(0))))] for counts in (plain, tta))
-    found = gain(before, after, score, groups)
+    metric = metric_of(competition)
+    # the size of a true mask is known where pixels are counted
+    weights = presence_weights(plain[:, 0, 2], settings.presence_prior) if metric.counted == "pixels" else None
+    plain, tta = (
+        np.stack([metric.rows(measured, weights, groups) for measured in counts.swapaxes(0, 1)], axis=1)
+        for counts in (plain, tta)
+    )
+    before, after = (rows[:, int(np.argmax(metric.objective(rows.sum(0))))] for rows in (plain, tta))
+    found = gain(before, after, metric.objective, groups)
     return found, settings.method == "fixed" or found.confidence >= settings.confidence
 
 

@@ -22,6 +22,7 @@ from pipeline.masks.decision import (  # fmt: skip
 )
 from pipeline.masks.geometry import Geometry
 from pipeline.masks.regions import SHORTLIST, RegionRule
+from pipeline.masks.scale import HALVES
 from pipeline.predictions.blends import Blend, RunPredictions
 
 GEOMETRIES = [Geometry((16, 24), "stretch", 1), Geometry((16, 24), "pad", 1)]
@@ -59,7 +60,7 @@ def test_runs_are_weighted_before_rounding() -> None:
 
 def test_class_maps_keep_their_precision() -> None:
     members = [np.full((1, 3, 16, 24), value, np.float16) for value in (0.1, 0.2)]
-    blend = Blend(["a"], (RunPredictions(tuple(members), GEOMETRIES[0], None),), (1.0,))
+    blend = Blend(["a"], (RunPredictions(tuple(members), GEOMETRIES[0], None),), (1.0,), scale=HALVES)
     found = blend.native(0, (16, 24))
     assert found.dtype == np.float32
     np.testing.assert_array_equal(found, np.mean([np.float32(one[0]) for one in members], axis=0))

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.core.config.competition import Kind
 from pipeline.core.config.training import MixSettings
 from pipeline.masks.geometry import IGNORE
+from pipeline.masks.scale import BYTES, HALVES, Scale
 from pipeline.networks.loader import PlainDataset, plain_loader
 from pipeline.networks.transforms import Preprocess
 from pipeline.train.batches.augment import Augmentation
@@ -68,14 +70,20 @@ def labelled(pixels: Path) -> Path:
     return pixels
 
 
+MASKS: tuple[Kind, Scale] = ("multilabel", BYTES)
+MAPS: tuple[Kind, Scale] = ("multiclass", HALVES)
+
+
 def pseudo(weight: float = 0.25, min_confidence: float = 0.6, sources: int = 1) -> PseudoLabels:
     rng = np.random.default_rng(2)
-    return PseudoLabels(list(rng.integers(0, 256, (sources, 5, 2, 12, 16), dtype=np.uint8)), weight, min_confidence)
+    return PseudoLabels(
+        list(rng.integers(0, 256, (sources, 5, 2, 12, 16), dtype=np.uint8)), weight, min_confidence, *MASKS
+    )
 
 
 def multiclass(min_confidence: float = 0.0) -> PseudoLabels:
     values = np.random.default_rng(3).dirichlet(np.ones(3), (5, 12, 16)).transpose(0, 3, 1, 2)
-    return PseudoLabels([values.astype(np.float16)], 1.0, min_confidence)
+    return PseudoLabels([values.astype(np.float16)], 1.0, min_confidence, *MAPS)
 
 
 def mixer(**settings: Any) -> Mixer:
@@ -238,22 +246,22 @@ def test_where_one_mask_is_soft_all_are(labelled: Path, options: dict[str, Any],
 
 def test_pseudo_labels_by_hand() -> None:
     values = np.array([0, 51, 63, 64, 127, 128, 191, 192, 204, 255], np.uint8).reshape(1, 1, 2, 5)
-    found = PseudoLabels([values], 1, 0.75).masks(0, WHOLE)
+    found = PseudoLabels([values], 1, 0.75, *MASKS).masks(0, WHOLE)
     assert (found.shape, found.dtype) == ((1, 2, 5), np.float32)
     kept = np.array([0, 51, 63, 192, 204, 255], np.float32) / 255
     np.testing.assert_array_equal(found.ravel(), [*kept[:3], *[IGNORE] * 4, *kept[3:]])
-    np.testing.assert_array_equal(PseudoLabels([values], 1, 0.0).masks(0, WHOLE), values[0] / np.float32(255))
+    np.testing.assert_array_equal(PseudoLabels([values], 1, 0.0, *MASKS).masks(0, WHOLE), values[0] / np.float32(255))
 
 
 def test_the_mean_of_two_sources_counts() -> None:
     sources = [np.array([[[[0, 200, 255, 100]]]], np.uint8), np.array([[[[255, 220, 254, 20]]]], np.uint8)]
-    labels = PseudoLabels(sources, 1, 0.8)
+    labels = PseudoLabels(sources, 1, 0.8, *MASKS)
     expected = np.array([[[IGNORE, 210 / 255, 254.5 / 255, IGNORE]]], np.float32)
     np.testing.assert_array_equal(labels.masks(0, WHOLE), expected, strict=True)  # 60 / 255 is 0.24: unsure
     maps = [np.array([[[[0.9]], [[0.1]]]], np.float16), np.array([[[[0.2]], [[0.8]]]], np.float16)]
-    assert PseudoLabels(maps, 1, 0.5).masks(0, WHOLE).tolist() == [[[0]]]
-    assert PseudoLabels(maps, 1, 0.6).masks(0, WHOLE).tolist() == [[[IGNORE]]]
-    assert PseudoLabels([maps[1]], 1, 0.6).masks(0, WHOLE).tolist() == [[[1]]]
+    assert PseudoLabels(maps, 1, 0.5, *MAPS).masks(0, WHOLE).tolist() == [[[0]]]
+    assert PseudoLabels(maps, 1, 0.6, *MAPS).masks(0, WHOLE).tolist() == [[[IGNORE]]]
+    assert PseudoLabels([maps[1]], 1, 0.6, *MAPS).masks(0, WHOLE).tolist() == [[[1]]]
 
 
 def test_class_maps_of_test_images() -> None:
@@ -278,7 +286,7 @@ def test_a_part_has_the_labels_of_the_whole(labels: PseudoLabels) -> None:
 def test_labels_are_cut_where_the_test_image_is(labelled: Path) -> None:
     places = np.tile(np.arange(12 * 16, dtype=np.uint8).reshape(1, 12, 16, 1), (5, 1, 1, 1))
     np.save(labelled / "test_images.npy", places)
-    labels = PseudoLabels([places.transpose(0, 3, 1, 2).repeat(2, 1)], 1, 0.0)
+    labels = PseudoLabels([places.transpose(0, 3, 1, 2).repeat(2, 1)], 1, 0.0, *MASKS)
     flip = Augmentation([{"HorizontalFlip": {"p": 0.5}}])
     found = samples(TrainDataset(labelled, ROWS, flip, 4, (7, 9), 2, pseudo=labels), range(6))
     tests = [batch for batch in found if batch.rows < 0]

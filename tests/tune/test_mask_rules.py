@@ -107,7 +107,7 @@ RULES = st.builds(
 
 
 @settings(max_examples=150, deadline=None)
-@given(pair=st.tuples(RULES, RULES), metric=st.sampled_from(sorted(METRICS)), head=st.booleans())
+@given(pair=st.tuples(RULES, RULES), metric=st.sampled_from(["dice", "iou", "iou_precision"]), head=st.booleans())
 def test_image_scores_are_those_of_the_masks_that_decide_draws(
     pair: tuple[Rule, Rule], metric: str, head: bool
 ) -> None:

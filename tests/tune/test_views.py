@@ -21,7 +21,7 @@ from pipeline.core.files import read_json
 from pipeline.core.run import Run, open_run
 from pipeline.decode import table
 from pipeline.masks.decision import Rule, Rules, decide, decision_of
-from pipeline.masks.metrics import METRICS, confusion, counts, pooled_score
+from pipeline.masks.metrics import METRICS, confusion, counts, metric_of
 from pipeline.predictions import blends, kept_views
 from pipeline.split.folds import groups_of, read_folds
 from pipeline.tune import blending, views
@@ -145,7 +145,8 @@ def test_class_maps_in_turned_tiles(tmp_path: Path, monkeypatch: pytest.MonkeyPa
                 total[number] += confusion(probability.argmax(0).astype(np.uint8), true, 3)
     assert total[:, :, 0].sum() == 0  # ground is never predicted
     np.testing.assert_array_equal([measured.plain[:, 0].sum(0), measured.tta[:, 0].sum(0)], total)
-    gain = pooled_score(run.competition)(total[1]) - pooled_score(run.competition)(total[0])
+    score = metric_of(run.competition).by_class
+    gain = score(total[1]) - score(total[0])
     assert read_json(run.postprocess)["tta"]["gain"] == pytest.approx(float(gain))
     assert array(run.predictions("test", 0)).shape == (2, 3, 32, 64)
 

@@ -11,9 +11,15 @@ from pipeline.core.config.settings import Settings, find_yaml, read_yaml, valida
 from pipeline.core.errors import PipelineError
 
 FOLDER = Path(__file__).parents[2] / "competitions"
-Metric = Literal["dice", "iou", "iou_precision", "mean_iou"]
 Kind = Literal["binary", "multilabel", "multiclass"]
 Value = int | str | tuple[int, int, int]
+METRICS: dict[str, Literal["masks", "class maps"]] = {
+    "dice": "masks",
+    "iou": "masks",
+    "iou_precision": "masks",
+    "mean_iou": "class maps",
+}
+"""The metrics that masks/metrics.py computes, and what they are of: class maps are those of kind multiclass."""
 THRESHOLD = 128
 """Grey value from which a pixel of a black and white mask is white."""
 SEVERAL = "several classes need columns.label (a column) or columns.pattern (e.g. {id}_{label})"
@@ -159,7 +165,7 @@ class Competition(Settings):
     group: str | None = None
     """A column of the mask table whose images must stay in one fold, e.g. the patient; or a pattern of the id that
     holds `{group}`, e.g. `{group}_{number}`."""
-    metric: Metric
+    metric: str = Field(json_schema_extra={"one_of": list(METRICS)})
     """What the competition scores by; docs/scores.md."""
     ignore_class: str | None = None
     """Multiclass: pixels whose truth is this class count in no loss and no score."""
@@ -216,6 +222,13 @@ class Competition(Settings):
                 usual.pop(other, None)
         return {**data, "submission": usual | given}
 
+    @field_validator("metric")
+    @classmethod
+    def _known_metric(cls, name: str) -> str:
+        if name not in METRICS:
+            raise ValueError(f"there is no metric {name!r}; there are {', '.join(METRICS)}")
+        return name
+
     @model_validator(mode="after")
     def _consistent(self) -> "Competition":
         for name, values in (("classes", self.classes), ("values", self.values or [])):
@@ -227,9 +240,11 @@ class Competition(Settings):
             raise ValueError("kind multiclass needs at least two classes, the background first")
         if self.kind == "binary" and len(self.classes) != 1:
             raise ValueError(f"kind binary has one class; `classes` has {len(self.classes)}")
-        if (self.metric == "mean_iou") != (self.kind == "multiclass"):
+        of_maps = [name for name, of in METRICS.items() if of == "class maps"]
+        if (self.metric in of_maps) != (self.kind == "multiclass"):
             raise ValueError(
-                f"metric {self.metric} does not fit kind {self.kind}: mean_iou is for multiclass, and only it"
+                f"metric {self.metric} does not fit kind {self.kind}: "
+                f"{', '.join(of_maps)} is for multiclass, and only it"
             )
         if self.ignore_class is not None and (self.ignore_class not in self.classes or self.kind != "multiclass"):
             raise ValueError(f"ignore_class is {self.ignore_class!r}; expected a class of a multiclass competition")

@@ -4,12 +4,11 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import get_args
 from zipfile import BadZipFile
 
 import numpy as np
 
-from pipeline.core.config.competition import THRESHOLD, Metric
+from pipeline.core.config.competition import METRICS, THRESHOLD
 from pipeline.core.errors import PipelineError
 from pipeline.decode.readers.files import SUFFIXES, packed
 from pipeline.decode.rle_checks import MaskRow
@@ -26,7 +25,7 @@ from pipeline.new.guess.masks import (
 from pipeline.new.guess.rle import guess_rle
 from pipeline.new.guess.tables import Named, Table, guess_group, read_rows, read_tables
 
-_OF_MASKS = [name for name in get_args(Metric) if name != "mean_iou"]  # which is of class maps
+_OF_MASKS = [name for name, of in METRICS.items() if of == "masks"]
 METRIC = Guess("metric", None, "FILL IN", f"{', '.join(_OF_MASKS[:-1])} or {_OF_MASKS[-1]}; the files cannot tell")
 MEAN_IOU = Guess("metric", "mean_iou", "sure", "the one metric of kind multiclass")
 

@@ -12,7 +12,9 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from pipeline.core.config.competition import Kind
 from pipeline.masks.geometry import IGNORE, with_border
+from pipeline.masks.scale import Scale
 from pipeline.networks.loader import make_loader, to_tensor
 from pipeline.networks.transforms import Preprocess
 from pipeline.train.batches.augment import Augmentation
@@ -39,24 +41,27 @@ class PseudoLabels:
     """Test images and what another run says about them: the same fold of it, or, for a final model, all of them."""
 
     predictions: list[np.ndarray]
-    """Each (N, C, H, W) uint8 (p·255), or float16 of a multiclass competition; their mean counts."""
+    """Each (N, C, H, W), in the competition's scale; their mean counts."""
     weight: float
     min_confidence: float
+    kind: Kind
+    scale: Scale
     boxes: np.ndarray | None = None
     """(N, 4) int64, where the images lie: top, left, height, width; what lies around is ignored. None: all counts."""
 
     @property
     def soft(self) -> bool:
         """Whether the labels are probabilities: a multiclass pixel has one class or none."""
-        return self.predictions[0].dtype == np.uint8
+        return self.kind != "multiclass"
 
     def masks(self, row: int, part: tuple[slice, slice]) -> np.ndarray:
         """Returns labels (C, h, w) float32, or (1, h, w) uint8 of a multiclass competition; 255 where unsure."""
         values = np.asarray(
             np.mean([one[(row, slice(None), *part)] for one in self.predictions], axis=0, dtype=np.float32)
         )
+        values = self.scale.probability(values)
         if self.soft:
-            labels = values / np.float32(255)
+            labels = values
             confidence = np.maximum(labels, 1 - labels)
         else:
             labels, confidence = values.argmax(0)[None].astype(np.uint8), values.max(0)[None]

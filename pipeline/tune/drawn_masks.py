@@ -1,0 +1,116 @@
+"""Rules of masks under a metric that needs whole masks, as a problem for selection.py.
+
+Scores of boundaries or instances have no table over thresholds: a mask must be drawn to be scored. So what is tried is
+a threshold, and a minimum area, of small grids; each candidate is drawn once for every image, and what the metric
+measures of it is kept. The other steps of tune (triplet, presence, expected, components) are not tried.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from pipeline.masks.bootstrap import Score
+from pipeline.masks.decision import Rule, Rules, decide
+from pipeline.masks.metrics import Metric, metric_of
+from pipeline.tune.evidence import Evidence
+from pipeline.tune.held_out import HeldOut, Weighting
+from pipeline.tune.mask_rules import LARGEST_AREA, UNTUNED, MaskProblem, region_counter
+
+THRESHOLDS = tuple(range(32, 256, 32))
+"""Thresholds that are tried, of 255."""
+AREAS = (0, 16, 64, 256, 1024, 4096, 16384)
+"""Minimum areas that are tried, in native pixels, up to the area that a tenth of the true masks stays below."""
+
+Candidate = tuple[int, int]
+"""A threshold and a minimum area."""
+
+
+class DrawnProblem:
+    """Rules of binary and multilabel masks, on masks that are drawn."""
+
+    def __init__(self, held: HeldOut, weighting: Weighting, evidence: Evidence, weights: np.ndarray) -> None:
+        """Evidence and weights (N, C) of the out-of-fold images under a weighting."""
+        self.metric: Metric = metric_of(held.run.competition)
+        self.score: Score = self.metric.objective
+        self.evidence, self.weights, self.groups = evidence, weights, held.images["group"].to_numpy()
+        self.untuned = Rules((UNTUNED,) * evidence.true.shape[1])
+        self._held, self._weighting = held, weighting
+        self._measured: dict[Candidate, np.ndarray] = {}
+
+    def prepare(self, step: str, decisions: Sequence[Rules]) -> None:
+        """Draws the candidates of a step."""
+        self._draw((threshold, area) for threshold in THRESHOLDS for area in (AREAS if step == "area" else AREAS[:1]))
+
+    def fit(self, step: str, decision: Rules, rows: np.ndarray, final: bool) -> Rules:
+        """Returns the decision with the best threshold, or threshold and minimum area, of every class; of equal ones
+        the smallest area, then the threshold nearest 0.5."""
+        return Rules(tuple(self._fit(step, index, rule, rows) for index, rule in enumerate(decision.rules)))
+
+    def measured(self, decision: Rules, rows: np.ndarray) -> np.ndarray:
+        """Returns what the metric measures of the images' masks (n, K, C)."""
+        candidates = [(rule.threshold, rule.min_area) for rule in decision.rules]
+        self._draw(candidates)
+        planes = [self._measured[candidate][rows, :, index] for index, candidate in enumerate(candidates)]
+        return np.stack(planes, axis=2)
+
+    def counts(self, decision: Rules, rows: np.ndarray) -> np.ndarray:
+        """Returns what the metric's score takes the sum of, one row per image (n, …)."""
+        return self.metric.rows(self.measured(decision, rows), self.weights[rows], self.groups[rows])
+
+    def curve_values(self, rule: Rule) -> tuple[Sequence[int], Sequence[int]]:
+        """Returns the thresholds and the minimum areas of a curve around a rule."""
+        self._draw([(threshold, rule.min_area) for threshold in THRESHOLDS])
+        self._draw([(rule.threshold, area) for area in AREAS])
+        return THRESHOLDS, AREAS
+
+    def _fit(self, step: str, index: int, rule: Rule, rows: np.ndarray) -> Rule:
+        true = self.evidence.true[rows, index]
+        largest = np.quantile(true[true > 0], LARGEST_AREA) if true.any() else 0
+        areas = [area for area in AREAS if area <= largest] if step == "area" else [rule.min_area]
+        candidates = [(threshold, area) for area in areas or [0] for threshold in THRESHOLDS]
+        self._draw(candidates)
+        worth = [self._worth(candidate, index, rows) for candidate in candidates]
+        tied = [candidate for candidate, value in zip(candidates, worth, strict=True) if value >= max(worth) - 1e-9]
+        threshold, area = min(tied, key=lambda candidate: (candidate[1], abs(candidate[0] - UNTUNED.threshold)))
+        return replace(rule, threshold=threshold, min_area=area)
+
+    def _worth(self, candidate: Candidate, index: int, rows: np.ndarray) -> float:
+        """The score of one class under a candidate, larger where it is better."""
+        measured, weights = self._measured[candidate][rows][..., [index]], self.weights[rows][:, [index]]
+        return float(self.score(self.metric.rows(measured, weights, self.groups[rows]).sum(0)))
+
+    def _draw(self, candidates: Iterable[Candidate]) -> None:
+        """Measures the candidates that were not drawn before, in one pass over the images."""
+        missing = [candidate for candidate in dict.fromkeys(candidates) if candidate not in self._measured]
+        if not missing:
+            return
+        classes = self.evidence.true.shape[1]
+
+        def measure(probabilities: Sequence[Sequence[np.ndarray]], true: Sequence[np.ndarray]) -> np.ndarray:
+            known: dict[tuple[int, bytes], np.ndarray] = {}
+            counts = []
+            for threshold, area in missing:
+                rules = Rules((Rule(threshold, area),) * classes)
+                masks = [decide(probability, rules) for probability in probabilities[0]]
+                # most minimum areas change nothing: only masks that became empty tell candidates apart
+                drawn = (threshold, np.array([mask.any((1, 2)) for mask in masks]).tobytes())
+                if drawn not in known:
+                    known[drawn] = self.metric.measured(masks, true)
+                counts.append(known[drawn])
+            return np.stack(counts, axis=1)
+
+        batches = self.metric.batches(self.groups)
+        measured = self._held.each_batch([self._weighting], batches, measure, "draw masks")
+        self._measured |= {candidate: measured[:, place] for place, candidate in enumerate(missing)}
+
+
+def problem_of(
+    held: HeldOut, weighting: Weighting, evidence: Evidence, weights: np.ndarray
+) -> MaskProblem | DrawnProblem:
+    """Returns the problem of choosing rules by the competition's metric, on the evidence under a weighting."""
+    metric = metric_of(held.run.competition)
+    if metric.counted == "masks":
+        return DrawnProblem(held, weighting, evidence, weights)
+    groups = held.images["group"].to_numpy()
+    return MaskProblem(evidence, metric.name, weights, region_counter(held, weighting), groups)
