@@ -90,10 +90,11 @@ def run(
     if opened.recipe.takes and "train" in chosen:
         console.print(f"  all of it, as the recipe stands, took {opened.recipe.takes}")
     ensure_sample(opened)
+    interruption.work_began()
+    stages.refresh_test(opened, *chosen)
     stages.warn_of_stale(opened, first)
     if "train" in chosen:
         _preflight(opened, how.force)
-    interruption.work_began()
     for stage in chosen:
         driver.run_stage(opened, stage, how.force, how.strict)
     if final != last:
@@ -291,8 +292,7 @@ def _expected(competition: str) -> tuple[Any, Any]:
     from pipeline.encode import submission
 
     loaded = load_competition(competition)
-    table = root() / "work" / loaded.name / "images.parquet"
-    return loaded, submission.expected(loaded, input_folder(loaded), table)
+    return loaded, submission.expected(loaded, input_folder(loaded), root() / "work" / loaded.name)
 
 
 def _run_stage(opened: "Run", stage: str, how: HowOptions) -> None:
@@ -304,6 +304,7 @@ def _run_stage(opened: "Run", stage: str, how: HowOptions) -> None:
     if opened.recipe.arrays:
         stages.run_through(opened, stage, how.force, how.strict)
     else:
+        stages.refresh_test(opened, stage)
         stages.warn_of_stale(opened, stage)
         driver.run_stage(opened, stage, how.force, how.strict)
 

@@ -1,6 +1,7 @@
 """Guards against submissions that are valid and wrong: planted failures are named, and sound masks raise no alarm."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -10,11 +11,13 @@ import pytest
 from layouts import drawn
 
 from pipeline.core.config.competition import RleCsv, SubmissionSettings
+from pipeline.core.errors import PipelineError
 from pipeline.core.files import input_root
 from pipeline.encode import sanity, submission
-from pipeline.encode.sanity import Statistics, blank, training, warnings
+from pipeline.encode.sanity import find_warnings
 from pipeline.encode.submission import Expected
 from pipeline.masks import rle
+from pipeline.masks.statistics import Statistics, blank, load, of_table, save
 
 SHAPES = {"square": (64, 64), "wide": (60, 96)}
 CLASSES = ["ground", "soil", "rock"]
@@ -75,25 +78,25 @@ FAILURES: dict[str, tuple[Callable[[np.ndarray], np.ndarray], str]] = {
 def test_a_planted_failure_is_named(failure: str, shape: tuple[int, int]) -> None:
     spoil, words = FAILURES[failure]
     test = statistics([spoil(mask) for mask in population(150, shape, seed=1)])
-    assert words in capitals(warnings(test, statistics(population(300, shape))))
+    assert words in capitals(find_warnings(test, statistics(population(300, shape))))
 
 
 def test_one_mask_for_all_images() -> None:
     masks, true = population(150, (64, 64), seed=1), statistics(population(300, (64, 64)))
     mask = max(masks, key=np.sum)
-    found = warnings(statistics([mask] * 150), true)
+    found = find_warnings(statistics([mask] * 150), true)
     assert "THE SAME MASK FOR MANY IMAGES: 150 of 150 non-empty masks are equal; in training" in found[-1]
     assert "TOO FEW MASKS ARE EMPTY" in capitals(found)
     some = [mask if number % 4 == 0 else one for number, one in enumerate(masks)]
-    assert capitals(warnings(statistics(some), true)) == ["THE SAME MASK FOR MANY IMAGES"]
+    assert capitals(find_warnings(statistics(some), true)) == ["THE SAME MASK FOR MANY IMAGES"]
 
 
 def test_numbers_stand_in_the_sentences() -> None:
     full = statistics([np.ones((20, 20), np.uint8)] * 8)
     true = statistics([np.zeros((20, 20), np.uint8)] * 3 + [np.eye(20, dtype=np.uint8)] * 9)
-    assert warnings(full, true) == ["ALL MASKS ARE FULL: 8 of 8 images are filled; in training 0 %"]
+    assert find_warnings(full, true) == ["ALL MASKS ARE FULL: 8 of 8 images are filled; in training 0 %"]
     none = statistics([np.zeros((20, 20), np.uint8)] * 8)
-    assert warnings(none, true) == ["ALL MASKS ARE EMPTY: 8 of 8 images; in training 25 %"]
+    assert find_warnings(none, true) == ["ALL MASKS ARE EMPTY: 8 of 8 images; in training 25 %"]
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
@@ -105,13 +108,15 @@ def test_random_halves_raise_no_alarm(shape: tuple[int, int]) -> None:
 def alarms(everything: Statistics, random: np.random.Generator, draws: int, size: int) -> list[str]:
     """The warnings of random parts beside the rest."""
     orders = [random.permutation(everything.images) for _ in range(draws)]
-    return [one for order in orders for one in warnings(everything.only(order[:size]), everything.only(order[size:]))]
+    return [
+        one for order in orders for one in find_warnings(everything.only(order[:size]), everything.only(order[size:]))
+    ]
 
 
 def test_the_sample_competition_raises_no_alarm() -> None:
     sample = drawn()
     train = statistics(list(sample.masks.values()), [name.split("_")[0] for name in sample.masks])
-    assert warnings(statistics(list(sample.test_masks.values())), train) == []
+    assert find_warnings(statistics(list(sample.test_masks.values())), train) == []
 
 
 @pytest.mark.skipif(not (input_root() / "tgs-salt" / "train.csv").exists(), reason="TGS Salt is not there")
@@ -121,9 +126,9 @@ def test_tgs_salt_raises_no_alarm_and_shows_planted_failures() -> None:
     everything, random = statistics(masks), np.random.default_rng(0)
     assert alarms(everything, random, 200, len(masks) // 2) == []
     test, train = statistics([mask.T for mask in masks[::2]]), everything.only(np.arange(1, len(masks), 2))
-    assert capitals(warnings(test, train)) == ["MASKS LOOK TRANSPOSED"]
+    assert capitals(find_warnings(test, train)) == ["MASKS LOOK TRANSPOSED"]
     test = statistics([1 - mask for mask in masks[::2]])
-    assert capitals(warnings(test, train))[0] == "MANY MASKS ARE FULL"
+    assert capitals(find_warnings(test, train))[0] == "MANY MASKS ARE FULL"
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
@@ -139,15 +144,15 @@ def test_place_and_shape_each_tell_alone(
         sizes = [int(side * random.uniform(0.7, 1.3) * axis) for side, axis in zip(shape[::-1], axes, strict=True)]
         masks.append(cv2.ellipse(np.zeros(shape, np.uint8), place, sizes, 0, 0, 360, 1, -1))
     true, test = statistics(masks[:200]), masks[200:]
-    assert warnings(statistics(test), true) == []
-    (found,) = warnings(statistics([unit_transposed(mask) for mask in test]), true)
+    assert find_warnings(statistics(test), true) == []
+    (found,) = find_warnings(statistics([unit_transposed(mask) for mask in test]), true)
     assert found.startswith(f"MASKS LOOK TRANSPOSED: with rows and columns exchanged {words}")
 
 
 def test_a_symmetric_training_set_cannot_tell() -> None:
     masks = [mask | mask.T for mask in population(300, (64, 64))]
     test = statistics([mask.T for mask in masks[:150]])
-    assert warnings(test, statistics(masks[150:])) == []
+    assert find_warnings(test, statistics(masks[150:])) == []
 
 
 def test_images_of_few_patients_say_less() -> None:
@@ -159,15 +164,15 @@ def test_images_of_few_patients_say_less() -> None:
              for patient in range(20) for shift in range(20)]  # fmt: skip
     groups = [f"p{number // 20}" for number in range(400)]
     test = statistics([np.roll(mask, shift, 1) for shift in range(100)])
-    assert "TOO FEW MASKS ARE EMPTY" in capitals(warnings(test, statistics(masks)))
-    assert "TOO FEW MASKS ARE EMPTY" not in capitals(warnings(test, statistics(masks, groups)))
+    assert "TOO FEW MASKS ARE EMPTY" in capitals(find_warnings(test, statistics(masks)))
+    assert "TOO FEW MASKS ARE EMPTY" not in capitals(find_warnings(test, statistics(masks, groups)))
 
 
 def test_a_few_images_say_nothing() -> None:
     true = statistics(population(300, (64, 64)))
-    assert warnings(statistics([unit_transposed(mask) for mask in population(4, (64, 64), 1)]), true) == []
-    assert warnings(statistics([]), true) == []
-    assert warnings(true, statistics([])) == []
+    assert find_warnings(statistics([unit_transposed(mask) for mask in population(4, (64, 64), 1)]), true) == []
+    assert find_warnings(statistics([]), true) == []
+    assert find_warnings(true, statistics([])) == []
 
 
 # --- what a file holds -----------------------------------------------------------------------------------------------
@@ -267,8 +272,27 @@ def test_a_class_that_is_never_predicted_on_purpose(tmp_path: Path) -> None:
 def test_statistics_of_training_rows() -> None:
     masks = population(30, (60, 96))
     _, want = wanted({"thing": masks}, 3, rle.INTERNAL, SubmissionSettings())
-    found = training(want.images, ["thing"], False)
+    found = of_table(want.images, ["thing"], False)
     assert found.images == 30
     np.testing.assert_allclose(found.area[:, 0], [mask.mean() for mask in masks])
     areas = [cv2.resize(mask.astype(np.float32), (16, 16), interpolation=cv2.INTER_AREA) for mask in masks]
     np.testing.assert_allclose(found.position[0], np.mean(areas, axis=0), atol=0.05)
+
+
+def test_guards_say_the_same_from_what_tune_stored(tmp_path: Path) -> None:
+    settings = SubmissionSettings.model_validate({"format": "labels"})
+    competition, want = wanted(class_maps(200), 100, rle.INTERNAL, settings)
+    stored = tmp_path / "mask_statistics.npz"
+    save(stored, of_table(want.images, competition.classes, True))
+    planes = np.stack([np.stack(masks) for masks in class_maps(100, seed=1).values()], axis=1)
+    for spoil, words in SPOILED.values():
+        write(tmp_path / "mine.csv", {f"t{row}": spoil(own) for row, own in enumerate(planes)}, want)
+        alone = replace(want, images=want.images[want.images["subset"] == "test"])
+        found = sanity.examine(tmp_path / "mine.csv", alone, competition, (), stored)
+        assert found == sanity.examine(tmp_path / "mine.csv", want, competition)
+        assert bool(found[1]) == bool(words)
+    chosen = load(stored, ["soil"], False)
+    assert (chosen.names, chosen.area.shape, chosen.maps.shape) == (["soil"], (200, 1), (200, 1, 2, 16, 16))
+    stored.write_bytes(stored.read_bytes()[:100])
+    with pytest.raises(PipelineError, match="cannot be read .*run the tune stage"):
+        load(stored, ["soil"], False)
