@@ -114,7 +114,35 @@ def _stage_command(stage: str, without: Collection[str]) -> None:
         _run_stage(options.open(recipe), stage, how)
 
 
-for _stage in STAGES[:-1]:
+@app.command("predict", help=STAGE_HELP["predict"])
+@with_options(without=("strict",))
+def predict(
+    recipe: RecipeName,
+    images: Annotated[
+        Path | None, typer.Option("--images", metavar="FOLDER", help="Predict these images instead, of any size.")
+    ] = None,
+    target: Annotated[
+        Path | None, typer.Option("--to", metavar="OUT", help="With --images: the CSV, or the folder of PNG masks.")
+    ] = None,
+    masks: Annotated[str, typer.Option("--masks", metavar="csv|png", help="With --images: what to write.")] = "csv",
+    options: RunOptions = RunOptions(),
+    how: HowOptions = HowOptions(),
+) -> None:
+    """Predict the test images, as tune chose."""
+    if masks not in ("csv", "png"):
+        raise PipelineError(f"--masks {masks}: expected csv or png.")
+    if images is None:
+        if target or masks != "csv":
+            raise PipelineError("--to and --masks go with --images FOLDER.")
+        _run_stage(options.open(recipe), "predict", how)
+        return
+    from pipeline.predict_folder import predict_folder
+
+    interruption.work_began()
+    predict_folder(options.open(recipe), images, target, "png" if masks == "png" else "csv")
+
+
+for _stage in (one for one in STAGES[:-1] if one != "predict"):
     _predicts = _stage not in ("decode", "clean", "split", "train")
     _without = () if _predicts else ("folds", "competition", "oof", "test")
     _stage_command(_stage, (*_without, *(() if _stage == "encode" else ("strict",))))

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
@@ -18,6 +19,8 @@ from pipeline.core.errors import PipelineError
 from pipeline.core.run import Run, open_run
 from pipeline.decode import table
 from pipeline.encode import submission
+from pipeline.masks import rle
+from pipeline.predict_folder import predict_folder
 from pipeline.predictions.files import read_probabilities
 from pipeline.stages import STAGES, warn_of_stale
 from pipeline.train import stage as train
@@ -199,3 +202,28 @@ def test_what_is_stale_before_predict_is_said(tiny: Tiny, capsys: pytest.Capture
     warn_of_stale(run, "predict")
     assert "decode is not up to date" in capsys.readouterr().err
     assert table.read_tables(run.competition_folder)["subset"].value_counts().to_dict() == {"train": 12, "test": 4}
+
+
+@pytest.mark.parametrize("masks", ["csv", "png"])
+def test_a_folder_outside_the_competition(tiny: Tiny, masks: str) -> None:
+    run, folder, before = opened(tiny), tiny.root / "elsewhere", hashes(tiny)
+    (folder / "more").mkdir(parents=True)
+    expected = {"t2": (40, 60), "more/wide": (20, 90)}
+    (folder / "t2.png").write_bytes(encoded(tiny.images["t2"], "png"))
+    colour = np.random.default_rng(1).integers(0, 256, (20, 90, 3), np.uint8)
+    (folder / "more" / "wide.tif").write_bytes(encoded(colour))
+    target = tiny.root / ("masks.csv" if masks == "csv" else "masks")
+    command = ["predict", str(tiny.recipe_path), "--images", str(folder), "--to", str(target), "--masks", masks]
+    result = CliRunner().invoke(app, command, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    submitted = pd.read_csv(run.submission, keep_default_na=False).set_index("id")["mask"]
+    if masks == "csv":
+        found = pd.read_csv(target, keep_default_na=False).set_index("id")["mask"]
+        assert set(found.index) == set(expected) and found["t2"] == submitted["t2"]
+    else:
+        pictures = {name: cv2.imread(str(target / f"{name}.png"), cv2.IMREAD_UNCHANGED) for name in expected}
+        assert {name: picture.shape for name, picture in pictures.items() if picture is not None} == expected
+        np.testing.assert_array_equal(pictures["t2"], 255 * rle.decode(submitted["t2"], (40, 60)))
+    assert hashes(tiny) == before
+    with pytest.raises(PipelineError, match="exists; name another with --to"):
+        predict_folder(run, folder, target)
