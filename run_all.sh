@@ -43,9 +43,9 @@ source pipeline/environment.sh --without-dev
 #   split      folds that keep a patient and near-duplicates on one side, audited: a leak makes a score that the test
 #              set takes back
 #   train      one model per fold, resumable; nearly all of the time goes here
-#   validate   the images that each fold holds out, by the models that have not seen them
+#   validate   predict the images that each fold holds out, by the models that have not seen them
 #   tune       thresholds and minimum sizes on these predictions, with an estimate that has not seen them
-#   predict    the test images, by the code and the views that were validated: what is tuned is what is submitted
+#   predict    predict the test images, by the code and the views that were validated: what is tuned is what is submitted
 #   encode     run lengths in the competition's own convention, checked against its sample submission before you upload
 #   evaluate   score a test set whose truth is known (Oxford-IIIT Pet): once, at the end, nothing is chosen on it
 #   report     one page to look at, because a score does not show what is wrong

@@ -26,11 +26,13 @@ import pandas as pd
 import yaml
 
 from benchmarks.rle_speed import processor
+from pipeline.core import freshness
 from pipeline.core.run import Run, open_run
 from pipeline.encode import sanity, submission
 from pipeline.encode.stage import EXPECT, execute
-from pipeline.masks import decision, rle
+from pipeline.masks import decision, rle, statistics
 from pipeline.predictions.files import read_probabilities
+from pipeline.predictions.test_images import raw_test_files
 
 FOLD = {"best_epoch": 1, "best_score": 0.5, "epochs": 1, "seconds": 1.0, "weights": {}, "compute": {}, "sha256": {}}
 
@@ -90,13 +92,14 @@ def prepare(root: Path, case: Case, folds: int) -> Run:
     rule = decision.Rule(128, round(0.005 * case.shape[0] * case.shape[1]))
     result: dict[str, Any] = dict.fromkeys(EXPECT, 0.0)
     result |= {"rules": decision.described(decision.Rules((rule,)), ["thing"])}
+    result |= {"share_empty_true": 0.4, "mean_true_area": 1.0}
     result |= {"oof": {"share_empty": 0.4, "mean_area": 1.0, "highest": 0.9}}
     run.postprocess.write_text(json.dumps(result))
     return run
 
 
 def write_table(run: Run, case: Case, ids: list[str]) -> None:
-    """images.parquet, the training masks drawn as the test masks will be."""
+    """Both tables, and the statistics of the training masks, which are drawn as the test masks will be."""
     random, texts = np.random.default_rng(1), []
     for _ in range(case.train):
         probability = cv2.resize(blobs(random, (128, 128)), case.shape[::-1])
@@ -108,7 +111,11 @@ def write_table(run: Run, case: Case, ids: list[str]) -> None:
         "area_thing": [rle.area(text) for text in texts] + [0] * case.test,
     }  # fmt: skip
     run.table.parent.mkdir(parents=True)
-    pd.DataFrame(rows).to_parquet(run.table, index=False)
+    images = pd.DataFrame(rows)
+    for path, subset in ((run.table, "train"), (run.test_table, "test")):
+        images[images["subset"] == subset].to_parquet(path, index=False)
+    run.folder.mkdir()
+    statistics.save(run.mask_statistics, statistics.of_table(images, ["thing"], False))
 
 
 def write_predictions(run: Run, case: Case, ids: list[str]) -> None:
@@ -125,6 +132,10 @@ def write_predictions(run: Run, case: Case, ids: list[str]) -> None:
     for path in others:
         os.link(first, path)
         os.link(first.with_suffix(".csv"), path.with_suffix(".csv"))
+    manifest: dict[str, Any] = {"finished": "", "seconds": 0, "settings": {}, "code": {}, "outputs": {}}
+    manifest["inputs"] = freshness.fingerprint(raw_test_files(run), {})
+    for path in (first, *others):
+        path.with_suffix(".manifest.json").write_text(json.dumps(manifest))
     for fold in run.trained_folds():
         run.fold_folder(fold).mkdir()
         (run.fold_folder(fold) / "fold.json").write_text(json.dumps(FOLD))
@@ -142,7 +153,7 @@ def report(run: Run, case: Case, options: argparse.Namespace) -> None:
     for fold in run.test_folds():
         read_probabilities(run.predictions("test", fold))[0].max()  # into the file cache
     whole = best(lambda: list(execute(run, [])), options.repeats)
-    want = submission.expected(run.competition, run.input, run.table)
+    want = submission.expected(run.competition, run.input, run.competition_folder)
     check = best(lambda: sanity.examine(run.submission, want, run.competition), options.repeats)
     size = run.submission.stat().st_size / 2**20
     rows, columns = case.shape

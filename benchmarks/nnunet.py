@@ -110,7 +110,7 @@ def export(run: Run, raw: Path, preprocessed: Path, dataset: int, limit: int | N
     if not 1 <= dataset <= 999:
         raise PipelineError(f"--dataset is {dataset}; expected a number from 1 to 999.")
     name = f"Dataset{dataset:03}_{''.join(part.capitalize() for part in re.split('[^A-Za-z0-9]+', competition.name))}"
-    test = read_table(run.table, "test")[:limit]
+    test = read_table(run.test_table)[:limit]
     _check_names([*images["image_id"], *test["image_id"]])
     _check_own(raw / name)
     splits = our_splits(run, images)

@@ -52,7 +52,7 @@ def run_seed(root: Path, seed: int, *options: str, test: int = 120, recipe: str 
 
 def test_scores(run: Run) -> tuple[np.ndarray, np.ndarray]:
     """Returns the score of every image of truth.csv (N,) float64 and its subject (N,)."""
-    want = submission.expected(run.competition, run.input, run.table)
+    want = submission.expected(run.competition, run.input, run.competition_folder)
     truth, ours = (read_table(path, [], hint="") for path in (run.input / "truth.csv", run.submission))
     return submission.row_scores(ours, truth, run.competition, want).to_numpy(), truth["subject"].to_numpy()
 

@@ -90,10 +90,11 @@ def run(
     if opened.recipe.takes and "train" in chosen:
         console.print(f"  all of it, as the recipe stands, took {opened.recipe.takes}")
     ensure_sample(opened)
+    interruption.work_began()
+    stages.refresh_test(opened, *chosen)
     stages.warn_of_stale(opened, first)
     if "train" in chosen:
         _preflight(opened, how.force)
-    interruption.work_began()
     for stage in chosen:
         driver.run_stage(opened, stage, how.force, how.strict)
     if final != last:
@@ -113,7 +114,35 @@ def _stage_command(stage: str, without: Collection[str]) -> None:
         _run_stage(options.open(recipe), stage, how)
 
 
-for _stage in STAGES[:-1]:
+@app.command("predict", help=STAGE_HELP["predict"])
+@with_options(without=("strict",))
+def predict(
+    recipe: RecipeName,
+    images: Annotated[
+        Path | None, typer.Option("--images", metavar="FOLDER", help="Predict these images instead, of any size.")
+    ] = None,
+    target: Annotated[
+        Path | None, typer.Option("--to", metavar="OUT", help="With --images: the CSV, or the folder of PNG masks.")
+    ] = None,
+    masks: Annotated[str, typer.Option("--masks", metavar="csv|png", help="With --images: what to write.")] = "csv",
+    options: RunOptions = RunOptions(),
+    how: HowOptions = HowOptions(),
+) -> None:
+    """Predict the test images, as tune chose."""
+    if masks not in ("csv", "png"):
+        raise PipelineError(f"--masks {masks}: expected csv or png.")
+    if images is None:
+        if target or masks != "csv":
+            raise PipelineError("--to and --masks go with --images FOLDER.")
+        _run_stage(options.open(recipe), "predict", how)
+        return
+    from pipeline.predict_folder import predict_folder
+
+    interruption.work_began()
+    predict_folder(options.open(recipe), images, target, "png" if masks == "png" else "csv")
+
+
+for _stage in (one for one in STAGES[:-1] if one != "predict"):
     _predicts = _stage not in ("decode", "clean", "split", "train")
     _without = () if _predicts else ("folds", "competition", "oof", "test")
     _stage_command(_stage, (*_without, *(() if _stage == "encode" else ("strict",))))
@@ -291,8 +320,7 @@ def _expected(competition: str) -> tuple[Any, Any]:
     from pipeline.encode import submission
 
     loaded = load_competition(competition)
-    table = root() / "work" / loaded.name / "images.parquet"
-    return loaded, submission.expected(loaded, input_folder(loaded), table)
+    return loaded, submission.expected(loaded, input_folder(loaded), root() / "work" / loaded.name)
 
 
 def _run_stage(opened: "Run", stage: str, how: HowOptions) -> None:
@@ -304,6 +332,7 @@ def _run_stage(opened: "Run", stage: str, how: HowOptions) -> None:
     if opened.recipe.arrays:
         stages.run_through(opened, stage, how.force, how.strict)
     else:
+        stages.refresh_test(opened, stage)
         stages.warn_of_stale(opened, stage)
         driver.run_stage(opened, stage, how.force, how.strict)
 

@@ -22,6 +22,8 @@ STAGE_HELP = {
 }
 """Each stage, pipeline/<stage>/stage.py, and its line in `--help`."""
 STAGES = tuple(STAGE_HELP)
+ANSWER_FOR_TEST = ("predict", "encode", "evaluate")
+"""Stages whose result must be of the test images that lie there now."""
 
 
 def run_through(run: "Run", stage: str, force: bool = False, strict: bool = False) -> None:
@@ -32,6 +34,15 @@ def run_through(run: "Run", stage: str, force: bool = False, strict: bool = Fals
     for earlier in STAGES[: STAGES.index(stage)]:
         run_stage(run, earlier, mention=False)
     run_stage(run, stage, force, strict)
+
+
+def refresh_test(run: "Run", *chosen: str) -> None:
+    """Decodes the test images again where a raw test file changed, before stages that answer for them, without decode,
+    run. Nothing but the raw test files is needed."""
+    from pipeline.core.driver import run_stage
+
+    if "decode" not in chosen and not run.recipe.arrays and {*ANSWER_FOR_TEST} & {*chosen}:
+        run_stage(run, "decode", mention=False, subset="test")
 
 
 def warn_of_stale(run: "Run", first: str) -> None:

@@ -58,7 +58,7 @@ def with_weights(run: Run) -> Run:
         torch.manual_seed(number)
         for path in run.weights(member):
             path.parent.mkdir(parents=True, exist_ok=True)
-            save_file(build_network(run, None).state_dict(), path)
+            save_file(build_network(run, None, np.dtype(np.uint8)).state_dict(), path)
     return run
 
 

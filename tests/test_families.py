@@ -111,7 +111,10 @@ def test_class_maps_with_everything_that_training_has_for_them(mars: Run) -> Non
     run = open_run(str(recipe), name="everything", assignments=settings)
     for stage in stages.STAGES:
         driver.run_stage(run, stage)
-    assert submission.faults_of(run.submission, submission.expected(run.competition, run.input, run.table)) == []
+    assert (
+        submission.faults_of(run.submission, submission.expected(run.competition, run.input, run.competition_folder))
+        == []
+    )
     for fold in (0, 1):
         ids = pd.read_csv(run.predictions("oof", fold).with_suffix(".csv"), dtype=str)
         assert list(ids.columns) == ["image_id", *(f"presence_{name}" for name in run.competition.classes)]
@@ -126,7 +129,7 @@ def test_class_maps_with_everything_that_training_has_for_them(mars: Run) -> Non
 
 
 def test_class_maps_end_in_a_valid_submission(mars: Run) -> None:
-    want = submission.expected(mars.competition, mars.input, mars.table)
+    want = submission.expected(mars.competition, mars.input, mars.competition_folder)
     assert submission.faults_of(mars.submission, want) == []
     rows = pd.read_csv(mars.submission)
     assert rows.columns.tolist() == ["id", *map(str, range(1500))]
@@ -174,11 +177,13 @@ def test_rare_classes_are_spread_over_the_folds(mars: Run) -> None:
 def test_check_of_a_row_too_many(mars: Run, tmp_path: Path, row: str, fault: str) -> None:
     path = tmp_path / "mine.csv"
     path.write_text(mars.submission.read_text() + row + "\n")
-    assert submission.faults_of(path, submission.expected(mars.competition, mars.input, mars.table)) == [fault]
+    assert submission.faults_of(path, submission.expected(mars.competition, mars.input, mars.competition_folder)) == [
+        fault
+    ]
 
 
 def test_class_maps_that_are_not_there_or_no_text(mars: Run, tmp_path: Path) -> None:
-    want, text = submission.expected(mars.competition, mars.input, mars.table), mars.submission.read_text()
+    want, text = submission.expected(mars.competition, mars.input, mars.competition_folder), mars.submission.read_text()
     (tmp_path / "marked.csv").write_text(text, encoding="utf-8-sig")
     assert submission.faults_of(tmp_path / "marked.csv", want) == []
     (tmp_path / "picture.csv").write_bytes(b"\x89PNG\xff\xfe")
@@ -205,7 +210,7 @@ def test_check_of_pixels(mars: Run, tmp_path: Path, values: list[str], fault: st
     lines[1] = ",".join(["0", *values])
     path = tmp_path / "mine.csv"
     path.write_text("\n".join(lines) + "\n")
-    want = submission.expected(mars.competition, mars.input, mars.table)
+    want = submission.expected(mars.competition, mars.input, mars.competition_folder)
     assert submission.faults_of(path, want) == [fault]
     with pytest.raises(PipelineError, match="submission row 2: id 0: "):
         submission.score(path, mars.submission, mars.competition, want)
@@ -214,7 +219,7 @@ def test_check_of_pixels(mars: Run, tmp_path: Path, values: list[str], fault: st
 
 
 def test_score_of_class_maps_in_both_readings(mars: Run, tmp_path: Path) -> None:
-    want = submission.expected(mars.competition, mars.input, mars.table)
+    want = submission.expected(mars.competition, mars.input, mars.competition_folder)
     assert submission.score(mars.submission, mars.submission, mars.competition, want) == (1.0, 6)
     header = mars.submission.read_text().splitlines()[0]
     truth, mine = tmp_path / "truth.csv", tmp_path / "mine.csv"
@@ -275,8 +280,8 @@ def test_pets_are_scored_at_their_own_size_without_the_border(pets: Run) -> None
     summary, scores = read_json(pets.folder / "test.json"), pd.read_csv(pets.folder / "test_scores.csv")
     rows = pd.read_csv(pets.submission, dtype=str, keep_default_na=False)
     assert rows.columns.tolist() == ["image_id", "encoded_mask"]
-    want = submission.expected(pets.competition, pets.input, pets.table)
-    images = table.read_table(pets.table, "test")
+    want = submission.expected(pets.competition, pets.input, pets.competition_folder)
+    images = table.read_table(pets.test_table)
     found = []
     for (_, row), text in zip(images.iterrows(), rows["encoded_mask"], strict=True):
         true = table.true_mask(row, ["pet"])
@@ -346,7 +351,7 @@ def test_a_layout_from_a_yaml_alone(name: str, root: Path) -> None:
     metric = {"metric": "mean_iou"} if name == "palette" else {"metric": "dice"}
     recipe = SMALL | {"train": {"folds": [0], "epochs": 1, "batch_size": 8}}
     run = finished(described(root, name, layout.settings | metric, recipe))
-    want = submission.expected(run.competition, run.input, run.table)
+    want = submission.expected(run.competition, run.input, run.competition_folder)
     assert submission.faults_of(run.submission, want) == []
     assert want.ids == list(layout.test_masks)
     truth = root / f"{name}-truth.csv"
@@ -370,7 +375,7 @@ def test_a_test_set_of_several_classes_is_evaluated(root: Path) -> None:
     test = layout.settings["test"] | {"masks": "truth.csv", "evaluate": True}
     recipe = SMALL | {"train": {"folds": [0], "epochs": 1, "batch_size": 8}}
     run = finished(described(root, "known", layout.settings | {"test": test}, recipe))
-    want = submission.expected(run.competition, run.input, run.table)
+    want = submission.expected(run.competition, run.input, run.competition_folder)
     truth = root / "known-truth.csv"
     pd.DataFrame(rows).to_csv(truth, index=False)
     scored, number = submission.score(run.submission, truth, run.competition, want)
@@ -379,7 +384,7 @@ def test_a_test_set_of_several_classes_is_evaluated(root: Path) -> None:
     assert len(list((run.folder / "test_overlays").glob("*.png"))) == 8
     # the others keep their predictions when an image of the table goes
     before = pd.read_csv(run.folder / "test_scores.csv").iloc[1:].reset_index(drop=True)
-    images = table.read_table(run.table)
-    images.drop(images.index[images["subset"] == "test"][0]).to_parquet(run.table)
+    images = table.read_table(run.test_table)
+    images.drop(images.index[0]).to_parquet(run.test_table)
     driver.run_stage(run, "evaluate", force=True)
     pd.testing.assert_frame_equal(pd.read_csv(run.folder / "test_scores.csv"), before)

@@ -3,8 +3,12 @@
     python -m pipeline clean RECIPE
 
 reads   work/<competition>/images.parquet, histograms.npy, thumbnails.npy; input/<competition>/ for the pictures
+        and, for the images that training and test set share, test_images.parquet, test_histograms.npy and
+        test_thumbnails.npy
 writes  work/<competition>/outliers.csv: image_id, reason, score, partner_id, note, and
         action (drop | relabel | soft | keep)
+        work/<competition>/test_duplicates.csv: the same columns, one row per training image that a test image looks
+        like. No fold, model or score depends on it, so that a new test set changes none of them
         work/<competition>/outliers/<reason>.png: the first and the last findings by score, each beside its partner; of
         duplicates also the nearest pairs beyond the bound, which are not taken for any
 
@@ -12,9 +16,9 @@ Detectors and what their scores count: outliers.py. Their settings, and what fol
 competition's YAML (core/config/cleaning.py). outliers.csv may be edited: everything after it goes by what it then says.
 """
 
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,6 +40,9 @@ from pipeline.decode.readers.registry import reader_of
 from pipeline.masks import overlay
 
 SHARED = True
+TEST_PICTURE = "test_duplicate.png"
+FOR_TEST: Any = {"broken": True, "duplicates": True}
+"""Settings of `clean` that decide about images that the test set has too."""
 PICTURES = 8
 """Findings of each end of a reason's scores that a picture shows."""
 BEYOND = 2.0
@@ -43,12 +50,17 @@ BEYOND = 2.0
 
 
 def steps(run: Run) -> list[Step]:
-    """Returns the one step of this stage."""
+    """Returns the two steps of this stage: the findings about the training images, and those that are in the test set
+    too."""
+    rules = run.competition.clean
     manifest = run.competition_folder / "outliers.manifest.json"
-    settings: dict[str, Any] = {"clean": run.competition.clean.model_dump(), "group": run.competition.group}
-    settings |= {"foreground": run.competition.foreground}
+    settings: dict[str, Any] = {"clean": rules.model_dump(exclude={"duplicates": {"test"}})}
+    settings |= {"group": run.competition.group, "foreground": run.competition.foreground}
     inputs = (run.table, run.histograms, run.thumbnails)
-    return [Step("clean", "clean", manifest, inputs, (run.outliers,), settings, editable=(run.outliers,))]
+    found = Step("clean", "clean", manifest, inputs, (run.outliers,), settings, editable=(run.outliers,))
+    manifest, settings = run.test_duplicates.with_suffix(".manifest.json"), rules.model_dump(include=FOR_TEST)
+    both = (*inputs, run.test_table, run.test_histograms, run.test_thumbnails)
+    return [found, Step("clean", "test duplicates", manifest, both, (run.test_duplicates,), settings)]
 
 
 def keeps(run: Run, step: Step, reasons: list[Reason]) -> bool:
@@ -57,15 +69,25 @@ def keeps(run: Run, step: Step, reasons: list[Reason]) -> bool:
 
 
 def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
-    """Writes outliers.csv and the pictures, and prints the counts by reason."""
-    everything = table.read_table(run.table)
-    found, beyond = find(run, everything)
-    _draw(run, everything, found, beyond)
-    with writing(run.outliers) as temporary:  # last: a list that is there without its manifest is somebody's own
-        found.to_csv(temporary, index=False)
-    _print(found)
-    console.print(f"  {len(found)} findings → {shown(run.outliers)}, pictures → {shown(run.outlier_pictures)}/")
-    yield from waiting
+    """Writes the lists and the pictures, and prints the counts by reason."""
+    images, pictures = table.read_table(run.table), shown(run.outlier_pictures)
+    for step in waiting:
+        if run.outliers in step.outputs:
+            found, beyond = find(run, images)
+            _remove_pictures(run, of_test=False)
+            _draw(run, images, found, beyond)
+            what = "findings"
+        else:
+            tests = table.read_table(run.test_table)
+            found, what = find_test_duplicates(run, images, tests), "training images that a test image looks like"
+            _remove_pictures(run, of_test=True)
+            _draw(run, pd.concat([images, tests], ignore_index=True), found, outliers.findings([]))
+        (path,) = step.outputs
+        with writing(path) as temporary:  # last: a list that is there without its manifest is somebody's own
+            found.to_csv(temporary, index=False)
+        _print(found)
+        console.print(f"  {len(found)} {what} → {shown(path)}{f', pictures → {pictures}/' if len(found) else ''}")
+        yield step
 
 
 @dataclass(frozen=True)
@@ -78,15 +100,15 @@ class Described:
 
 
 def find(run: Run, everything: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Returns the findings of all detectors that are switched on about the images of a table, the broken ones left out
-    of all others; and, in the same columns, the nearest pairs that are not taken for near-duplicates."""
+    """Returns the findings of all detectors that are switched on about the images of the training table, the broken
+    ones left out of all others; and, in the same columns, the nearest pairs that are not taken for near-duplicates."""
     settings = run.competition.clean
     found = [outliers.find_faulty(everything)]
     images = everything[(everything["subset"] == "train") & (everything["fault"] == "")]
     if settings.broken.action != "off":
         found.append(outliers.find_broken(images, settings.broken))
         images = images[~images["image_id"].isin(found[-1]["image_id"])]
-    train, classes = _described(run, images), run.competition.foreground
+    train, classes = _described(images, run.histograms, run.thumbnails), run.competition.foreground
     pairs, beyond = _pairs(run, train)
     found.append(outliers.find_duplicates(train.images, pairs))
     if settings.identical_masks.action != "off":
@@ -98,14 +120,12 @@ def find(run: Run, everything: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame
         ))  # fmt: skip
     if settings.pixel_outliers.action != "off":
         found.append(outliers.find_pixel_outliers(train.images, settings.pixel_outliers))
-    if settings.duplicates.search and settings.duplicates.test:
-        found.append(_test_duplicates(run, train, everything))
     return pd.concat([one for one in found if len(one)] or found[:1], ignore_index=True), beyond
 
 
-def _described(run: Run, images: pd.DataFrame) -> Described:
+def _described(images: pd.DataFrame, *descriptors: Path) -> Described:
     rows = images.index.to_numpy()
-    arrays = (np.load(path, mmap_mode="r")[rows] for path in (run.histograms, run.thumbnails))
+    arrays = (np.load(path, mmap_mode="r")[rows] for path in descriptors)
     return Described(images.reset_index(drop=True), *arrays)
 
 
@@ -138,10 +158,18 @@ def _search(run: Run, train: Described, settings: DuplicateSettings) -> Pairs:
         return near_pairs(train.histograms, train.thumbnails, settings, groups, show)
 
 
-def _test_duplicates(run: Run, train: Described, everything: pd.DataFrame) -> pd.DataFrame:
-    test = _described(run, everything[(everything["subset"] == "test") & (everything["fault"] == "")])
-    settings = run.competition.clean.duplicates
-    pairs = cross_pairs(train.histograms, train.thumbnails, test.histograms, test.thumbnails, settings)
+def find_test_duplicates(run: Run, images: pd.DataFrame, tests: pd.DataFrame) -> pd.DataFrame:
+    """Returns a finding for every training image, the broken ones left out, that a test image looks like; none where
+    the search is switched off. `images` and `tests` are the two tables of decode."""
+    settings = run.competition.clean
+    if not (settings.duplicates.search and settings.duplicates.test):
+        return outliers.findings([])
+    images = images[(images["subset"] == "train") & (images["fault"] == "")]
+    if settings.broken.action != "off":
+        images = images[~images["image_id"].isin(outliers.find_broken(images, settings.broken)["image_id"])]
+    train = _described(images, run.histograms, run.thumbnails)
+    test = _described(tests, run.test_histograms, run.test_thumbnails)
+    pairs = cross_pairs(train.histograms, train.thumbnails, test.histograms, test.thumbnails, settings.duplicates)
     return outliers.find_test_duplicates(train.images, test.images, pairs)
 
 
@@ -156,9 +184,15 @@ def _print(found: pd.DataFrame) -> None:
         console.print(shown_table)
 
 
+def _remove_pictures(run: Run, of_test: bool) -> None:
+    """Removes the pictures of earlier findings: of the test images, or all others."""
+    for path in run.outlier_pictures.glob("*.png"):
+        if (path.name == TEST_PICTURE) == of_test:
+            path.unlink()
+
+
 def _draw(run: Run, everything: pd.DataFrame, found: pd.DataFrame, beyond: pd.DataFrame) -> None:
     """Draws the ends of every reason's list; an image that cannot be read has no picture."""
-    shutil.rmtree(run.outlier_pictures, ignore_errors=True)
     images = everything.drop_duplicates("image_id").set_index("image_id", drop=False)
     read = reader_of(run.competition).opener(run.competition, run.input)
 

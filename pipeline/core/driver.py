@@ -85,10 +85,10 @@ def states(run: Run, stage: str) -> list[State]:
     Raises:
         PipelineError: a run of an ensemble is not there, or lacks predictions.
     """
-    if run.recipe.ensemble:
+    opened, found = Stage(stage), []
+    if run.recipe.ensemble and (opened.reads_folds != "test" or run.folds_file.exists()):
         check_ensemble(run)
     layout.check()
-    opened, found = Stage(stage), []
     for step in opened.module.steps(run):
         reasons = freshness.stale(step)
         found.append(State(step, reasons, opened.keeps(run, step, reasons)))
@@ -113,11 +113,18 @@ def require_test(run: Run, stage: str) -> None:
         )
 
 
-def run_stage(run: Run, stage: str, force: bool = False, strict: bool = False, mention: bool = True) -> None:
+def run_stage(
+    run: Run,
+    stage: str,
+    force: bool = False,
+    strict: bool = False,
+    mention: bool = True,
+    subset: Literal["train", "test"] | None = None,
+) -> None:
     """Runs the steps of a stage that are not up to date (all of them with `force`) and records each.
 
     With `strict`, encode refuses what it would only warn of; it then always runs. Without `mention` nothing is said of
-    a stage that is up to date.
+    a stage that is up to date. With a `subset`, the steps of these images alone.
 
     Raises:
         PipelineError: bad input, or finished work that would be thrown away.
@@ -126,11 +133,11 @@ def run_stage(run: Run, stage: str, force: bool = False, strict: bool = False, m
     layout.take_over()
     opened = Stage(stage)
     with exclusive_lock(run.competition_folder if opened.shared else run.folder):
-        _run_stage(run, opened, force, strict and "strict" in opened.accepts, mention)
+        _run_stage(run, opened, force, strict and "strict" in opened.accepts, mention, subset)
 
 
-def _run_stage(run: Run, stage: Stage, force: bool, strict: bool, mention: bool) -> None:
-    found = states(run, stage.name)
+def _run_stage(run: Run, stage: Stage, force: bool, strict: bool, mention: bool, subset: str | None) -> None:
+    found = [state for state in states(run, stage.name) if subset in (None, state.step.subset)]
     if not found:  # evaluate, where no truth is known; train and predict, where nothing is trained
         return
     waiting = []

@@ -45,6 +45,8 @@ class Step:
     """Outputs that a person may edit: they are not compared with what the step wrote."""
     sealed: tuple[Path, ...] = ()
     """Outputs that are compared by content whatever their size and time: trained weights."""
+    subset: Literal["train", "test"] | None = None
+    """Of a step of decode: the images that it reads."""
 
 
 @dataclass(frozen=True)

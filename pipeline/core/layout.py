@@ -6,7 +6,7 @@ from pipeline.core.console import console
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import read_json, root, shown, write_json
 
-LAYOUT = 2
+LAYOUT = 3
 """Raised when files of an earlier version no longer lie where they are expected."""
 
 
@@ -22,16 +22,20 @@ def check() -> None:
 def take_over() -> None:
     """Gives work/ the number of this version's layout, and says so where an earlier version made it.
 
-    Version 0.1.0 wrote no number. Its files lie where this version expects them; their manifests say that other code
-    made them, so finished training is kept and every other stage runs once more.
+    Version 0.1.0 wrote no number. Up to layout 2 one table held training and test images, and one manifest stood for
+    the pixel arrays of both. Training finds its files where they were and is kept; every other stage runs once more.
     """
     number = _number()
-    if number != LAYOUT:
-        write_json(_layout_file(), {"layout": LAYOUT})
-    if number == 1:
+    if number == LAYOUT:
+        return
+    for manifest in _layout_file().parent.glob("*/pixels_*/manifest.json"):  # now train.manifest.json and test.…
+        manifest.unlink()
+    write_json(_layout_file(), {"layout": LAYOUT})
+    if number is not None:
+        by = "version 0.1.0" if number == 1 else "an earlier version"
         console.print(
-            f"[yellow]{shown(root() / 'work')}/ was made by version 0.1.0 and is taken over: finished training is "
-            "kept, the other stages run once more[/yellow]"
+            f"[yellow]{shown(root() / 'work')}/ was made by {by} and is taken over: finished training is kept, the "
+            "other stages run once more[/yellow]"
         )
 
 

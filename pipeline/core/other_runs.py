@@ -53,8 +53,9 @@ def runs_of(run: Run) -> list[Run]:
     if not run.recipe.ensemble:
         return [run]
     others = [find_run(run, name, "ensemble") for name in run.recipe.ensemble]
-    for other in others:
-        check_folds(run, other, "ensemble", run.trained_folds())
+    if run.folds_file.exists():  # which nothing after tune needs
+        for other in others:
+            check_folds(run, other, "ensemble", run.trained_folds())
     return others
 
 

@@ -69,8 +69,13 @@ class Run:
 
     @property
     def table(self) -> Path:
-        """One row an image."""
+        """One row per training image."""
         return self.competition_folder / "images.parquet"
+
+    @property
+    def test_table(self) -> Path:
+        """One row per test image."""
+        return self.competition_folder / "test_images.parquet"
 
     @property
     def outliers(self) -> Path:
@@ -83,14 +88,29 @@ class Run:
         return self.competition_folder / "outliers"
 
     @property
+    def test_duplicates(self) -> Path:
+        """One row per training image that a test image looks like."""
+        return self.competition_folder / "test_duplicates.csv"
+
+    @property
     def histograms(self) -> Path:
-        """Block histograms (N, D) uint8 of all images, in the order of the table."""
+        """Block histograms (N, D) uint8 of the training images, in the order of their table."""
         return self.competition_folder / "histograms.npy"
 
     @property
+    def test_histograms(self) -> Path:
+        """Block histograms (N, D) uint8 of the test images, in the order of their table."""
+        return self.competition_folder / "test_histograms.npy"
+
+    @property
     def thumbnails(self) -> Path:
-        """Standardised thumbnails (N, 256) float16 of all images, in the order of the table."""
+        """Standardised thumbnails (N, 256) float16 of the training images, in the order of their table."""
         return self.competition_folder / "thumbnails.npy"
+
+    @property
+    def test_thumbnails(self) -> Path:
+        """Standardised thumbnails (N, 256) float16 of the test images, in the order of their table."""
+        return self.competition_folder / "test_thumbnails.npy"
 
     @property
     def folds_file(self) -> Path:
@@ -156,6 +176,11 @@ class Run:
     def postprocess(self) -> Path:
         """Tuned thresholds and areas, with their scores."""
         return self.folder / "postprocess.json"
+
+    @property
+    def mask_statistics(self) -> Path:
+        """What the training masks look like, beside which encode holds those of a submission."""
+        return self.folder / "mask_statistics.npz"
 
     @property
     def suspects(self) -> Path:

@@ -4,9 +4,13 @@
 
 reads   input/<competition>/
 writes  work/<competition>/images.parquet; histograms.npy, thumbnails.npy: what images are compared by (descriptors.py)
+        work/<competition>/test_images.parquet, test_histograms.npy, test_thumbnails.npy: the same of the test images
         work/<competition>/pixels_<H>x<W>_<fit>_<colour>/{train_images,train_masks,test_images}.npy
         images (N, H, W, C) uint8 or uint16; masks (N, classes, H, W) uint8: 0, 1, 255 = ignored, or of a multiclass
         competition (N, 1, H, W) uint8: class, 255 = ignored
+
+Training and test images are steps of their own: a new test set decodes the test images alone, and needs no training
+image.
 """
 
 import hashlib
@@ -18,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from pipeline.core.config.competition import Competition, RleCsv
 from pipeline.core.console import console, track, warn
@@ -26,19 +31,19 @@ from pipeline.core.files import require_space, shown, writing
 from pipeline.core.freshness import Step
 from pipeline.core.run import Run
 from pipeline.decode import descriptors, rle_checks, table
-from pipeline.decode.readers.base import Fault, Item, Listing, MaskFault, Masks
+from pipeline.decode.readers.base import SUBSETS, Fault, Item, Listing, MaskFault, Masks, SubsetName
 from pipeline.decode.readers.files import evenly, packed
 from pipeline.decode.readers.registry import reader_of
 from pipeline.masks import rle
 from pipeline.masks.geometry import IGNORE, Geometry, geometry_of, image_to_network, labels_to_network, mask_to_network
 
 SHARED, READS_RAW = True, True
-ARRAYS = ("train_images", "train_masks", "test_images")
-DESCRIPTORS = ("histogram", "thumbnail")
 FAULTS_SHOWN = 30
 IRRELEVANT_KEYS = {"clean", "split", "splits", "metric", "title", "kaggle", "ignored_prediction", "forbids_pretrained"}
 """Keys of a competition that change nothing that decode writes."""
-TABLE, PIXELS = "decode the table", "decode the pixels"
+OF_TEST = {"test", "sample_submission", "submission"}
+"""Keys of a competition that change nothing that decode writes of training images."""
+WORDS: dict[SubsetName, str] = {"train": "training", "test": "test"}
 
 
 @dataclass(frozen=True)
@@ -47,53 +52,91 @@ class Decoded:
 
     row: dict[str, Any]
     arrays: dict[str, np.ndarray]
-    """By name: image and masks at network size, histogram, thumbnail."""
+    """By name, which begins with train_ or test_: images and masks at network size, histograms, thumbnails."""
     outlines: list[tuple[float, float]]
     """Length of each mask's outline, as it is and as the same text reads in the other order."""
     faults: list[Fault]
 
 
 def steps(run: Run) -> list[Step]:
-    """Returns the table of the competition and, for a run that trains, the pixel arrays of the recipe's geometry."""
-    raw = reader_of(run.competition).raw_files(run.competition, run.input)
-    settings = run.competition.model_dump(mode="json", exclude=IRRELEVANT_KEYS)
-    arrays = tuple(run.pixels / f"{name}.npy" for name in ARRAYS)
+    """Returns a table of the training and one of the test images, and, for a run that trains, the pixel arrays of each
+    at the recipe's geometry."""
+    return [_table_step(run, subset) for subset in SUBSETS] + [
+        _pixel_step(run, subset) for subset in SUBSETS if run.recipe.trains
+    ]
+
+
+def _table_step(run: Run, subset: SubsetName) -> Step:
+    listed, *_ = outputs = _table_files(run, subset)
+    manifest, title = listed.with_suffix(".manifest.json"), f"decode the {WORDS[subset]} table"
+    raw = reader_of(run.competition).raw_files(run.competition, run.input, subset)
+    return Step("decode", title, manifest, raw, outputs, _settings(run, subset), subset=subset)
+
+
+def _pixel_step(run: Run, subset: SubsetName) -> Step:
+    names, (listed, *_) = ["images", "masks"] if subset == "train" else ["images"], _table_files(run, subset)
+    outputs = tuple(run.pixels / f"{subset}_{name}.npy" for name in names)
     geometry = run.recipe.image.model_dump(mode="json", include={"fit", "border", "channels"})
     geometry["size"] = list(run.recipe.image.stored)
-    manifest = run.competition_folder / "images.manifest.json"
-    found = [Step("decode", TABLE, manifest, raw, (run.table, run.histograms, run.thumbnails), settings)]
-    if run.recipe.trains:
-        settings = settings | {"image": geometry}
-        found.append(Step("decode", PIXELS, run.pixels / "manifest.json", (*raw, run.table), arrays, settings))
-    return found
+    inputs = (*reader_of(run.competition).raw_files(run.competition, run.input, subset), listed)
+    settings = _settings(run, subset) | {"image": geometry}
+    manifest, title = run.pixels / f"{subset}.manifest.json", f"decode the {WORDS[subset]} pixels"
+    return Step("decode", title, manifest, inputs, outputs, settings, subset=subset)
+
+
+def _is_of_pixels(run: Run, step: Step) -> bool:
+    return step.manifest.parent == run.pixels
+
+
+def _table_files(run: Run, subset: SubsetName) -> tuple[Path, Path, Path]:
+    """The table of a subset, its histograms and its thumbnails."""
+    if subset == "train":
+        return run.table, run.histograms, run.thumbnails
+    return run.test_table, run.test_histograms, run.test_thumbnails
+
+
+def _settings(run: Run, subset: SubsetName) -> dict[str, Any]:
+    """The keys of the competition that decide what decode writes of a subset."""
+    competition = run.competition
+    if subset == "test":
+        return competition.model_dump(mode="json", exclude=IRRELEVANT_KEYS | {"train"})
+    together = isinstance(competition, RleCsv) and competition.train.images == competition.test.images
+    return competition.model_dump(mode="json", exclude=IRRELEVANT_KEYS | OF_TEST) | {"images_together": together}
 
 
 def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
-    """Does the waiting steps in one pass over the raw files."""
-    listing = reader_of(run.competition).list_items(run.competition, run.input)
-    if not any(item.subset == "train" for item in listing.items):
+    """Does the waiting steps in one pass over the raw files of the subsets that they read."""
+    subsets = [subset for subset in SUBSETS if any(step.subset == subset for step in waiting)]
+    listing = reader_of(run.competition).list_items(run.competition, run.input, subsets)
+    if "train" in subsets and not any(item.subset == "train" for item in listing.items):
         example = f"; for instance {listing.faults[0]}" if listing.faults else ""
         hint = f"{_patterns(run)}{example}{packed(run.input)}"
         raise PipelineError(f"No training image in {run.input} fits the competition's YAML{hint}.")
-    titles = {step.title for step in waiting}
+    known = _decoded_before(run, subsets)
+    dtype = _pixel_type(listing.items, known)
+    tables = [step.subset for step in waiting if not _is_of_pixels(run, step)]
     with ExitStack() as stack:
-        arrays = _open_pixels(run, listing, stack) if PIXELS in titles else {}
-        arrays |= _open_descriptors(run, listing, stack) if TABLE in titles else {}
-        decoded = _decode_all(run, listing.items, arrays)
+        arrays = _open_pixels(run, waiting, listing, dtype, stack)
+        arrays |= _open_descriptors(run, waiting, listing, stack)
+        decoded = _decode_all(run, listing.items, arrays, dtype)
         faults = listing.faults + [fault for one in decoded for fault in one.faults]
         faults += _transposed(run.competition, [one for one in decoded if not one.faults])
+        faults += _clashes(listing.items, known, dtype)
         _judge(run.competition, faults, {item.image_id for item in listing.items if item.subset == "train"})
         rows = _with_faults([one.row for one in decoded], faults, run.competition)
-        if TABLE in titles:
-            table.write_table(run.table, rows)
+        of = {subset: [row for row in rows if (row["subset"] == "test") == (subset == "test")] for subset in subsets}
+        for subset in subsets:
+            if subset in tables:
+                table.write_table(_table_files(run, subset)[0], of[subset])
         for array in arrays.values():
             array.flush()
-        doubts = _doubts(run, rows) if TABLE in titles else []
+        doubts = _doubts(run, rows) if "train" in tables else []
     yield from waiting
     for text in doubts:
         warn(f"  [yellow]{text}[/yellow]")
-    counts = {name: sum(row["subset"] == name for row in rows) for name in ("train", "test")}
-    console.print(f"  {counts['train']} training and {counts['test']} test images → {shown(run.table)}")
+    counts = {name: sum(row["subset"] == name for row in rows) for name in subsets}
+    texts = [f"{count} {WORDS[name]} images → {shown(_table_files(run, name)[0])}" for name, count in counts.items()]
+    console.print(f"  {', '.join(texts)}")
 
 
 def _patterns(run: Run) -> str:
@@ -101,30 +144,59 @@ def _patterns(run: Run) -> str:
     return f" (images {train.images}, masks {train.masks})" if train else ""
 
 
-def _open_pixels(run: Run, listing: Listing, stack: ExitStack) -> dict[str, np.memmap]:
-    geometry = geometry_of(run.recipe.image)
+def _decoded_before(run: Run, subsets: list[SubsetName]) -> pd.DataFrame | None:
+    """The table of the images that are not decoded now, where it is there: id and type of each."""
+    other = run.test_table if subsets == ["train"] else run.table
+    if len(subsets) == len(SUBSETS) or not other.exists():
+        return None
+    images = pd.read_parquet(other, columns=["image_id", "subset", "dtype"])
+    return images[(images["subset"] == "test") == (subsets == ["train"])]  # up to layout 2 one table held all images
+
+
+def _clashes(items: list[Item], known: pd.DataFrame | None, dtype: np.dtype) -> list[Fault]:
+    """Faults of images that do not go with those of the other subset, which were decoded before."""
+    if known is None or not items:
+        return []
+    ids, types = set(known["image_id"]), [name for name in known["dtype"] if name]
+    this, other = ("test", "training") if items[0].subset == "test" else ("training", "test")
+    both = [item for item in items if item.image_id in ids]
+    faults = [Fault(item.path, None, f"{this} image {item.image_id} is a {other} image too") for item in both]
+    if types and types[0] != str(dtype):
+        text = f"image is {dtype}, the test images are {types[0]}; convert one of them"
+        faults.append(Fault(items[0].path, None, text))
+    return faults
+
+
+def _open_pixels(
+    run: Run, waiting: list[Step], listing: Listing, dtype: np.dtype, stack: ExitStack
+) -> dict[str, np.memmap]:
+    geometry, shapes = geometry_of(run.recipe.image), {}
     planes = 1 if run.competition.kind == "multiclass" else len(run.competition.classes)
-    count = {name: sum(item.subset == name for item in listing.items) for name in ("train", "test")}
-    image_shape, dtype = (*geometry.size, geometry.channels), _pixel_type(listing.items)
-    shapes = {
-        "train_images": ((count["train"], *image_shape), dtype),
-        "train_masks": ((count["train"], planes, *geometry.size), np.dtype(np.uint8)),
-        "test_images": ((count["test"], *image_shape), dtype),
-    }
+    for step in (step for step in waiting if _is_of_pixels(run, step)):
+        count = sum(item.subset == step.subset for item in listing.items)
+        images, *masks = step.outputs
+        shapes[images] = (count, *geometry.size, geometry.channels), dtype
+        shapes |= {path: ((count, planes, *geometry.size), np.dtype(np.uint8)) for path in masks}
     needed = sum(int(np.prod(shape)) * kind.itemsize for shape, kind in shapes.values())
     require_space(run.pixels, needed, f"pixel arrays at {geometry.size[0]}×{geometry.size[1]}")
-    return {name: _open(stack, run.pixels / f"{name}.npy", *shapes[name]) for name in ARRAYS}
+    return {path.stem: _open(stack, path, *shape) for path, shape in shapes.items()}
 
 
-def _open_descriptors(run: Run, listing: Listing, stack: ExitStack) -> dict[str, np.memmap]:
-    ids = {item.image_id for item in listing.items}
-    count = len(listing.items) + len({fault.image_id for fault in listing.faults} - ids - {None})
-    blocks = int(np.prod(descriptors.block_grid(run.competition.shape)))
-    require_space(run.histograms, count * blocks * descriptors.BINS, "block histograms")
-    return {
-        "histogram": _open(stack, run.histograms, (count, blocks * descriptors.BINS), np.dtype(np.uint8)),
-        "thumbnail": _open(stack, run.thumbnails, (count, descriptors.SIDE**2), np.dtype(np.float16)),
-    }
+def _open_descriptors(run: Run, waiting: list[Step], listing: Listing, stack: ExitStack) -> dict[str, np.memmap]:
+    arrays: dict[str, np.memmap] = {}
+    length = int(np.prod(descriptors.block_grid(run.competition.shape))) * descriptors.BINS
+    for step in (step for step in waiting if not _is_of_pixels(run, step)):
+        ids = {item.image_id for item in listing.items if item.subset == step.subset}
+        if step.subset == "train":  # whose table also has a row for each image that is missing or has no mask
+            ids |= {fault.image_id for fault in listing.faults if fault.image_id is not None}
+        _, histograms, thumbnails = step.outputs
+        require_space(histograms, len(ids) * length, "block histograms")
+        side = descriptors.SIDE**2
+        arrays |= {
+            f"{step.subset}_histogram": _open(stack, histograms, (len(ids), length), np.dtype(np.uint8)),
+            f"{step.subset}_thumbnail": _open(stack, thumbnails, (len(ids), side), np.dtype(np.float16)),
+        }
+    return arrays
 
 
 def _open(stack: ExitStack, path: Path, shape: tuple[int, ...], dtype: np.dtype) -> np.memmap:
@@ -132,7 +204,11 @@ def _open(stack: ExitStack, path: Path, shape: tuple[int, ...], dtype: np.dtype)
     return np.lib.format.open_memmap(temporary, mode="w+", dtype=dtype, shape=shape)
 
 
-def _pixel_type(items: list[Item]) -> np.dtype:
+def _pixel_type(items: list[Item], known: pd.DataFrame | None) -> np.dtype:
+    """The type of the first image: of the training images, where they are decoded now or were before."""
+    types = [] if known is None or items[0].subset == "train" else [name for name in known["dtype"] if name]
+    if types:
+        return np.dtype(types[0])
     for item in items:
         try:
             return item.read_image().dtype
@@ -141,8 +217,8 @@ def _pixel_type(items: list[Item]) -> np.dtype:
     return np.dtype(np.uint8)
 
 
-def _decode_all(run: Run, items: list[Item], arrays: dict[str, np.memmap]) -> list[Decoded]:
-    geometry, dtype = geometry_of(run.recipe.image), _pixel_type(items)
+def _decode_all(run: Run, items: list[Item], arrays: dict[str, np.memmap], dtype: np.dtype) -> list[Decoded]:
+    geometry = geometry_of(run.recipe.image)
     offset = {"train": 0, "test": sum(item.subset == "train" for item in items)}
 
     def place(pair: tuple[int, Item]) -> Decoded:
@@ -150,7 +226,7 @@ def _decode_all(run: Run, items: list[Item], arrays: dict[str, np.memmap]) -> li
         one = _decode_one(item, run.competition, geometry, dtype)
         for name, array in one.arrays.items():
             if name in arrays:
-                arrays[name][index - (0 if name in DESCRIPTORS else offset[item.subset])] = array
+                arrays[name][index - offset[item.subset]] = array
         return replace(one, arrays={})
 
     with ThreadPoolExecutor() as pool:
@@ -169,8 +245,9 @@ def _decode_one(item: Item, competition: Competition, geometry: Geometry, dtype:
     values = descriptors.grey(image)
     row |= _statistics(image, values)
     arrays = {f"{item.subset}_images": image_to_network(image, geometry)}
-    arrays |= {"histogram": descriptors.block_histograms(values, descriptors.block_grid(competition.shape))}
-    arrays |= {"thumbnail": descriptors.thumbnail(values)}
+    grid = descriptors.block_grid(competition.shape)
+    arrays |= {f"{item.subset}_histogram": descriptors.block_histograms(values, grid)}
+    arrays |= {f"{item.subset}_thumbnail": descriptors.thumbnail(values)}
     if item.read_masks is None:
         return Decoded(row, arrays, [], [])
     try:

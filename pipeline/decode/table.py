@@ -1,4 +1,4 @@
-"""images.parquet: one row an image, training and test, in the order of the pixel arrays of each subset.
+"""images.parquet and test_images.parquet: one row per training and per test image, in the order of the pixel arrays.
 
 image_id, subset (train | test | faulty: no image or no mask, in no array), path (relative to the competition's input
 folder), height, width, channels, dtype, group, fault ("" or what is wrong with the image), mean, standard_deviation,
@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline.core.files import writing
+from pipeline.core.errors import PipelineError
+from pipeline.core.files import shown, writing
 from pipeline.masks import rle
 from pipeline.masks.geometry import IGNORE, label_map
 
@@ -29,9 +30,30 @@ def write_table(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def read_table(path: Path, subset: str | None = None) -> pd.DataFrame:
-    """Returns the table, or one subset of it with rows numbered as in the pixel arrays."""
+    """Returns a table, or one subset of it with rows numbered as in the pixel arrays."""
     table = pd.read_parquet(path)
     return table if subset is None else table[table["subset"] == subset].reset_index(drop=True)
+
+
+def read_tables(folder: Path) -> pd.DataFrame:
+    """Returns the rows of both tables in a competition's folder in work/, training images first; of one alone where the
+    other does not exist.
+
+    Raises:
+        PipelineError: neither exists.
+    """
+    paths = [path for name in ("images", "test_images") if (path := folder / f"{name}.parquet").exists()]
+    if not paths:
+        raise PipelineError(
+            f"{shown(folder / 'images.parquet')} does not exist; run the decode stage of this competition first."
+        )
+    parts = list(map(read_table, paths))
+    if len(parts) > 1:  # up to layout 2 one table held all images
+        parts[0] = parts[0][parts[0]["subset"] != "test"]
+    tables = pd.concat(parts, ignore_index=True)
+    text = [name for name in tables.columns if name.startswith(("extra_", "instances_"))]
+    tables[text] = tables[text].fillna("")
+    return tables
 
 
 def true_mask(row: Any, classes: list[str]) -> np.ndarray:

@@ -4,24 +4,17 @@ A submission is read back from its texts, so it does not matter what wrote it. N
 bad, only that it is unlike the training set by far more than the number of images explains: test images may differ.
 """
 
-import zlib
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
 from pathlib import Path
 
-import cv2
 import numpy as np
-import pandas as pd
 
 from pipeline.core.config.competition import Competition
 from pipeline.encode import submission
 from pipeline.encode.submission import Expected
-from pipeline.masks import rle
+from pipeline.masks import statistics
+from pipeline.masks.statistics import Statistics
 
-GRID = 16
-"""Cells along each side of a position map."""
-SAMPLES = 128
-"""Pixels along each side of what a position map is made of; more would cost time and change nothing."""
 ERRORS = 4.0
 """A difference is noise up to this many of its standard errors."""
 SHARE = 0.2
@@ -45,93 +38,8 @@ Reading = Callable[[np.ndarray], np.ndarray]
 """From maps (N, C, 2, 16, 16) of Statistics to those of one reading (N, C, 16, 16)."""
 
 
-@dataclass(frozen=True)
-class Statistics:
-    """What the masks of N images and C classes look like; made empty by `blank`, and filled mask by mask by `add`."""
-
-    names: list[str]
-    """The classes."""
-    exclusive: bool
-    """Whether they share out the pixels among them, as in a class map."""
-    groups: np.ndarray
-    """What each image (N,) belongs to, e.g. a patient; images of one group are alike."""
-    area: np.ndarray
-    """Share (N, C) float64 of the image that a mask covers."""
-    maps: np.ndarray
-    """Where masks lie (N, C, 2, 16, 16) uint8, the share of each cell in 255ths: of the mask, and of what its runs give
-    with pixels numbered in the other order."""
-    marks: np.ndarray
-    """Equal masks have equal marks (N, C) int64."""
-
-    def add(self, row: int, column: int, mask: np.ndarray) -> None:
-        """Takes the mask (h, w) uint8 of 0 and 1 of an image and a class, by their places."""
-        area = np.count_nonzero(mask)
-        if not area:
-            return
-        transposed = not mask.flags.c_contiguous  # numbered down the columns
-        pixels = np.ascontiguousarray(mask.T if transposed else mask)
-        here, other = _cells(pixels), _cells(pixels.reshape(pixels.shape[::-1])).T
-        self.maps[row, column] = (here.T, other.T) if transposed else (here, other)
-        self.area[row, column] = area / pixels.size
-        self.marks[row, column] = zlib.crc32(pixels.data)
-
-    def only(self, rows: np.ndarray) -> "Statistics":
-        """Returns the statistics of some images, by their numbers or as (N,) bool."""
-        arrays = (array[rows] for array in (self.groups, self.area, self.maps, self.marks))
-        return Statistics(self.names, self.exclusive, *arrays)
-
-    def without(self, names: Collection[str]) -> "Statistics":
-        """Returns the statistics of all classes but these."""
-        columns = [column for column, name in enumerate(self.names) if name not in names]
-        arrays = (array[:, columns] for array in (self.area, self.maps, self.marks))
-        return Statistics([self.names[column] for column in columns], self.exclusive, self.groups, *arrays)
-
-    @property
-    def images(self) -> int:
-        """How many there are."""
-        return len(self.area)
-
-    @property
-    def share(self) -> np.ndarray:
-        """Share (N, C) of an image's pixels that is of a class; of class maps, among the classes that count."""
-        return self.area / np.maximum(self.area.sum(1, keepdims=True), 1e-9) if self.exclusive else self.area
-
-    @property
-    def position(self) -> np.ndarray:
-        """The mean mask (C, 16, 16) float64, from 0 to 1."""
-        return self.maps[:, :, 0].mean(0) / 255
-
-    @property
-    def most_common(self) -> np.ndarray:
-        """How many images (C,) have the most common mask that is neither empty nor full."""
-        found = [mark[(area > 0) & (area < 1)] for mark, area in zip(self.marks.T, self.area.T, strict=True)]
-        return np.array([np.unique(one, return_counts=True)[1].max(initial=0) for one in found])
-
-
-def blank(names: Sequence[str], exclusive: bool, groups: Sequence[str]) -> Statistics:
-    """Returns statistics of one image a group name (N,), all masks empty so far."""
-    shape = len(groups), len(names)
-    maps = np.zeros((*shape, 2, GRID, GRID), np.uint8)
-    return Statistics(
-        list(names), exclusive, np.array(groups, str), np.zeros(shape), maps, np.zeros(shape, np.int64)
-    )  # fmt: skip
-
-
-def training(images: pd.DataFrame, names: Sequence[str], exclusive: bool) -> Statistics:
-    """Returns the statistics of the true masks of images.parquet's training rows."""
-    rows = images[images["subset"] == "train"]
-    groups = [group or image_id for group, image_id in zip(rows["group"], rows["image_id"], strict=True)]
-    found = blank(names, exclusive, groups)
-    for column, name in enumerate(names):
-        shapes = zip(rows["height"], rows["width"], strict=True)
-        for row, (text, shape) in enumerate(zip(rows[f"rle_{name}"], shapes, strict=True)):
-            if text:
-                found.add(row, column, rle.decode(text, shape))
-    return found
-
-
 def examine(
-    path: Path, want: Expected, competition: Competition, never: Collection[str] = ()
+    path: Path, want: Expected, competition: Competition, never: Collection[str] = (), training: Path | None = None
 ) -> tuple[list[str], list[str]]:
     """Returns the faults of a submission, each naming its row, and where it has none, warnings of what is odd in it.
 
@@ -140,12 +48,14 @@ def examine(
         want: what it must hold.
         competition: its classes.
         never: classes that are left out of it on purpose.
+        training: what tune wrote of the training masks; without it they are taken from the training table, where there
+            is one.
 
     Raises:
         PipelineError: no such file, or not a CSV.
     """
     names, exclusive = [competition.classes[number] for number in want.classes], want.settings.format == "labels"
-    test = blank(names, exclusive, want.ids)
+    test = statistics.blank(names, exclusive, want.ids)
     rows = {image_id: row for row, image_id in enumerate(want.ids)}
     columns = {number: column for column, number in enumerate(want.classes)}
 
@@ -155,7 +65,11 @@ def examine(
     faults, remarks = submission.examine(path, want, measure)
     if faults:
         return faults, []
-    found = find_warnings(test, training(want.images, names, exclusive), never)
+    if training is None:
+        true = statistics.of_table(want.images, names, exclusive)
+    else:
+        true = statistics.load(training, names, exclusive)
+    found = find_warnings(test, true, never)
     return [], remarks + _left_out(want, competition, never) + found
 
 
@@ -298,13 +212,6 @@ def _directions(test: Statistics, training: Statistics, read: Reading) -> str:
 
 
 # --- figures ---------------------------------------------------------------------------------------------------------
-
-
-def _cells(pixels: np.ndarray) -> np.ndarray:
-    """Shares (16, 16) uint8 in 255ths that a contiguous mask covers of each cell."""
-    # a nearest pixel each, so that the averaging has few pixels and whole cells, which is ten times as fast
-    sampled = cv2.resize(pixels, (SAMPLES, SAMPLES), interpolation=cv2.INTER_NEAREST)
-    return cv2.resize(sampled * np.uint8(255), (GRID, GRID), interpolation=cv2.INTER_AREA)
 
 
 def _as_written(maps: np.ndarray) -> np.ndarray:

@@ -3,7 +3,8 @@
     python -m pipeline encode RECIPE [--strict]
 
 reads   work/<competition>/<run>/predictions/test_fold_<k>.npy (of an ensemble: those of its runs), postprocess.json,
-        fold_<k>/fold.json, work/<competition>/images.parquet, the sample submission
+        mask_statistics.npz, fold_<k>/fold.json, work/<competition>/test_images.parquet, the sample submission; and
+        which raw test images there are, so that predictions of others are never submitted
 writes  submissions/<run>.csv, and submissions/<run>.json: how it came about; an older pair that differs is kept as
         submissions/<run>.<when it was made>.csv and .json
 """
@@ -30,13 +31,13 @@ from pipeline.core.errors import PipelineError
 from pipeline.core.files import PACKAGE, read_json, shown, write_json, writing
 from pipeline.core.freshness import Step
 from pipeline.core.run import Run, describe
-from pipeline.decode import table
 from pipeline.encode import sanity, submission
 from pipeline.encode.submission import Expected
 from pipeline.masks.decision import decision_of
 from pipeline.masks.scale import scale_of
 from pipeline.predictions import blends
 from pipeline.predictions.blends import Blend
+from pipeline.predictions.test_images import check_predicted, raw_test_files
 
 NEEDS_TEST, READS_FOLDS, ACCEPTS = True, "test", ("strict",)
 EXPECT = ("metric", "remark", "score", "interval_95", "nested", "untuned", "scores")
@@ -46,7 +47,10 @@ EXPECT = ("metric", "remark", "score", "interval_95", "nested", "untuned", "scor
 def steps(run: Run) -> list[Step]:
     """Returns the one step of this stage."""
     sample = [run.input / run.competition.sample_submission] if run.competition.sample_submission else []
-    inputs = (run.postprocess, run.table, *blends.files(run, "test"), *_trainings(run).values(), *sample)
+    inputs = (
+        run.postprocess, run.mask_statistics, run.test_table, *blends.files(run, "test"), *_trainings(run).values(),
+        *raw_test_files(run), *sample,
+    )  # fmt: skip
     settings = run.competition.model_dump(mode="json", include={"submission", "rle", "classes", "values"})
     manifest = run.folder / "submission.manifest.json"
     return [Step("encode", "encode", manifest, inputs, (run.submission, run.record), settings)]
@@ -64,17 +68,18 @@ def execute(run: Run, waiting: list[Step], strict: bool = False) -> Iterator[Ste
         PipelineError: predictions, test images and sample submission do not fit together, or what was made is no valid
             submission or, if `strict`, looks wrong; nothing is written then.
     """
-    want = submission.expected(run.competition, run.input, run.table)
+    want = submission.expected(run.competition, run.input, run.competition_folder)
     result = read_json(run.postprocess)
     blend = blends.test(run, result)
     images = want.images[want.images["subset"] == "test"]
     _check_images(run, images, want, blend.ids)
+    check_predicted(run)
     texts, test = _encode_all(run, images, want, blend, result)
     # the record lies ready before the submission is renamed into its place, and follows it
     with writing(run.record) as record, writing(run.submission) as temporary:
         rows = submission.write(temporary, texts, want)
         never = [run.competition.classes[number] for number in result.get("never", [])]
-        faults, warnings = sanity.examine(temporary, want, run.competition, never)
+        faults, warnings = sanity.examine(temporary, want, run.competition, never, run.mask_statistics)
         if faults:
             raise PipelineError(f"the submission would not be valid, nothing was written: {'; '.join(faults[:5])}.")
         if warnings and strict:
@@ -82,7 +87,7 @@ def execute(run: Run, waiting: list[Step], strict: bool = False) -> Iterator[Ste
         digest = freshness.hash_file(temporary)
         write_json(record, _record(run, result, digest, test, warnings, rows))
         _keep_older(run, digest)
-    _print(run, test, result, want, warnings)
+    _print(test, result, warnings)
     console.print(f"  {rows} rows, valid → {shown(run.submission)}")
     yield from waiting
 
@@ -93,7 +98,7 @@ def _check_images(run: Run, images: pd.DataFrame, want: Expected, predicted: lis
     Raises:
         PipelineError: they are not.
     """
-    listed, table_name = images["image_id"].tolist(), shown(run.table)
+    listed, table_name = images["image_id"].tolist(), shown(run.test_table)
     predictions = shown(blends.files(run, "test")[0])
     gone = [one for one, path in zip(listed, images["path"], strict=True) if not (run.input / path).exists()]
     faults = (
@@ -261,24 +266,21 @@ def _second_name(path: Path, name: Path) -> None:
 # --- messages --------------------------------------------------------------------------------------------------------
 
 
-def _print(run: Run, test: dict[str, Any], result: dict[str, Any], want: Expected, warnings: list[str]) -> None:
-    """The test masks beside the predicted ones of held-out images and the true ones of training."""
-    training = want.images[want.images["subset"] == "train"]
+def _print(test: dict[str, Any], result: dict[str, Any], warnings: list[str]) -> None:
+    """The test masks beside the predicted and the true ones of held-out images."""
     held_out = result["oof"]
     if "class_share" in test:
-        pixels = (training["height"] * training["width"]).sum()
         parts = [
-            f"{name} {share:.1%} (out-of-fold {held_out['class_share'][name]:.1%}, training "
-            f"{training[f'area_{name}'].sum() / pixels:.1%})"
+            f"{name} {share:.1%} (out-of-fold {held_out['class_share'][name]:.1%}, true "
+            f"{result['class_share_true'][name] or 0:.1%})"
             for name, share in test["class_share"].items()
         ]
         console.print(f"  pixels: {', '.join(parts)}")
     else:
-        true = table.total_area(training, run.competition.classes)
         console.print(
-            f"  empty masks: {test['share_empty']:.0%} (out-of-fold {held_out['share_empty']:.0%}, training "
-            f"{(true == 0).mean():.0%}); mean area {test['mean_area']:.0f} px ({held_out['mean_area']:.0f}, "
-            f"{true.mean():.0f})"
+            f"  empty masks: {test['share_empty']:.0%} (out-of-fold {held_out['share_empty']:.0%}, true "
+            f"{result['share_empty_true']:.0%}); mean area {test['mean_area']:.0f} px ({held_out['mean_area']:.0f}, "
+            f"{result['mean_true_area']:.0f})"
         )
     for warning in warnings:
         warn(f"[bold red]  WARNING: {escape(warning)}[/bold red]")

@@ -14,7 +14,6 @@ import pandas as pd
 
 from pipeline.core.config.competition import Competition, SubmissionSettings
 from pipeline.core.errors import PipelineError
-from pipeline.core.files import shown
 from pipeline.decode import table
 from pipeline.decode.readers.columns import class_numbers, key_columns, key_text, keys_of, template_columns
 from pipeline.decode.readers.files import read_table
@@ -32,7 +31,7 @@ class Expected:
     """What a submission of a competition must hold."""
 
     images: pd.DataFrame = field(repr=False, compare=False)
-    """images.parquet, training images included."""
+    """The rows of test_images.parquet, and of images.parquet where it is there."""
     sample: str | None
     """The name of the sample submission, where there is one."""
     settings: SubmissionSettings
@@ -40,7 +39,7 @@ class Expected:
     keys: list[Key]
     """In the order of the sample submission, or of the test images where there is none; instances share one."""
     shapes: dict[str, tuple[int, int]]
-    """Native rows × columns of every image, training images included."""
+    """Native rows × columns of each of them."""
     convention: rle.Convention
     labels: list[str]
     """What a row writes for each class."""
@@ -57,15 +56,14 @@ class Expected:
         return key[0] if key[1] is None else f"{key[0]} with label {self.labels[key[1]]}"
 
 
-def expected(competition: Competition, input_folder: Path, table_path: Path) -> Expected:
-    """Returns what a submission must hold, from decode's table and the sample submission.
+def expected(competition: Competition, input_folder: Path, folder: Path) -> Expected:
+    """Returns what a submission must hold, from decode's tables in a competition's folder in work/ and the sample
+    submission.
 
     Raises:
         PipelineError: decode has not run, or the sample submission lacks a column or names an unknown class.
     """
-    if not table_path.exists():
-        raise PipelineError(f"{shown(table_path)} does not exist; run the decode stage of this competition first.")
-    images = table.read_table(table_path)
+    images = table.read_tables(folder)
     shapes = {row.image_id: (int(row.height), int(row.width)) for row in images.itertuples()}
     settings = competition.submission
     if template_columns(settings.id) != [settings.id]:

@@ -3,7 +3,7 @@
     python -m pipeline evaluate RECIPE
 
 reads   work/<competition>/<run>/predictions/test_fold_<k>.npy, postprocess.json, submissions/<run>.json,
-        work/<competition>/images.parquet, input/<competition>/
+        work/<competition>/test_images.parquet, input/<competition>/
 writes  work/<competition>/<run>/test.json (summary), test_scores.csv (one row an image), test_overlays/*.png
         and a row of work/<competition>/runs.csv
 
@@ -50,7 +50,7 @@ def steps(run: Run) -> list[Step]:
         return []
     outputs = (run.folder / "test.json", run.folder / "test_scores.csv")
     settings = {"metric": run.competition.metric, "reading": run.competition.remark}
-    inputs = (run.record, run.postprocess, run.table, *blends.files(run, "test"))
+    inputs = (run.record, run.postprocess, run.test_table, *blends.files(run, "test"))
     return [Step("evaluate", "evaluate", run.folder / "test.manifest.json", inputs, outputs, settings)]
 
 
@@ -60,13 +60,13 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
     Raises:
         PipelineError: predictions of a test image are missing.
     """
-    images = table.read_table(run.table, "test")
+    images = table.read_table(run.test_table)
     result = read_json(run.postprocess)
     blend, decision = blends.test(run, result), decision_of(result)
     place = {image_id: number for number, image_id in enumerate(blend.ids)}
     if missing := [image_id for image_id in images["image_id"] if image_id not in place]:
         raise PipelineError(
-            f"{shown(blends.files(run, 'test')[0])} lacks {len(missing)} test images of {shown(run.table)}, for "
+            f"{shown(blends.files(run, 'test')[0])} lacks {len(missing)} test images of {shown(run.test_table)}, for "
             f"instance {missing[0]}; run the predict stage again."
         )
     read = reader_of(run.competition).opener(run.competition, run.input)

@@ -115,10 +115,9 @@ def build(settings: ModelSettings, channels: int, classes: int, weights: Path | 
     return network
 
 
-def build_network(run: Run, source: Path | None) -> SegmentationNetwork:
-    """Returns the recipe's network for this run's pixel arrays, its encoder started from `source`."""
+def build_network(run: Run, source: Path | None, dtype: np.dtype) -> SegmentationNetwork:
+    """Returns the recipe's network for images of a type, uint8 or uint16, its encoder started from `source`."""
     image, model = run.recipe.image, run.recipe.model
-    dtype = np.load(run.pixels / "train_images.npy", mmap_mode="r").dtype
     inner = build(model, image.channels, len(run.competition.classes), source)
     return SegmentationNetwork(inner, image.channels, image.normalize, np.iinfo(dtype).max, model.background_output)
 

@@ -13,7 +13,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from pipeline.core.console import console
 from pipeline.core.errors import PipelineError
-from pipeline.core.files import shown
+from pipeline.core.files import read_json, shown
 from pipeline.core.freshness import Step
 from pipeline.core.run import Member, Run
 from pipeline.masks.scale import scale_of
@@ -36,14 +36,15 @@ CLOSE = 1e-3
 # --- one network -----------------------------------------------------------------------------------------------------
 
 
-def load(run: Run, path: Path, compute: Compute) -> Module:
-    """Returns the network with these weights, ready to predict on the device.
+def load(run: Run, path: Path, compute: Compute, dtype: np.dtype) -> Module:
+    """Returns the network with these weights, ready to predict images of a type, uint8 or uint16, on the device.
 
     Raises:
-        PipelineError: there are no weights, they are damaged, or of another network.
+        PipelineError: there are no weights, they are damaged, or of another network, or learned from another type.
     """
     state = read_trained(path)
-    network = build_network(run, None)
+    _check_type(path, dtype)
+    network = build_network(run, None, dtype)
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
@@ -53,6 +54,16 @@ def load(run: Run, path: Path, compute: Compute) -> Module:
             "was trained, change them back, or train beside it with --name NAME."
         ) from None
     return ready(network, run.recipe.image.channels, compute)
+
+
+def _check_type(path: Path, dtype: np.dtype) -> None:
+    """Checks that images are of the type that a training knows, where its fold.json says that."""
+    summary = path.with_name("fold.json")
+    trained = read_json(summary).get("pixels", {}).get("type") if summary.exists() else None
+    if trained not in (None, str(dtype)):
+        raise PipelineError(
+            f"{shown(path)} was trained on {trained} images, and those to predict are {dtype}: convert the image files."
+        )
 
 
 def ready(network: Module, channels: int, compute: Compute) -> Module:
@@ -280,7 +291,8 @@ def batches(
     """
     compute = device.detect(run.recipe.train.precision)
     paths = [(member, path) for member in members for path in run.weights(member)]
-    networks = [load(run, path, compute) for _, path in paths]
+    dtype = np.load(run.pixels / f"{subset}_images.npy", mmap_mode="r").dtype
+    networks = [load(run, path, compute, dtype) for _, path in paths]
     never = run.never if run.competition.kind == "multiclass" else None
     predictor = Predictor(networks, compute, seen_as, run.recipe.image.size, run.recipe.predict.overlap, never, plain)
     preprocess = Preprocess(run.recipe.image.preprocess)

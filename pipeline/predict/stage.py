@@ -3,7 +3,8 @@
     python -m pipeline predict RECIPE
 
 reads   work/<competition>/<run>/fold_<k>/best.safetensors (of all seeds, all snapshots), postprocess.json;
-        work/<competition>/pixels_…/test_images.npy, images.parquet
+        work/<competition>/pixels_…/test_images.npy, test_images.parquet; and which raw test images there are, so that
+        an array of others is never predicted. No training image, table or fold
 writes  work/<competition>/<run>/predictions/test_fold_<k>.npy, or test_final.npy of a final model, the mean over seeds:
         probabilities (N, classes, H, W) at the size of the pixel arrays, uint8 (p·255), or float16 of a multiclass
         competition; beside each a .csv of its image ids, and the probabilities of presence where the model has such a
@@ -28,6 +29,7 @@ from pipeline.decode import table
 from pipeline.predictions import importing, kept_views
 from pipeline.predictions.files import partial_folder
 from pipeline.predictions.steps import prediction_step
+from pipeline.predictions.test_images import check_decoded, raw_test_files
 
 READS_FOLDS = "weights"
 
@@ -42,16 +44,21 @@ def steps(run: Run) -> list[Step]:
     views, found = kept_views.views_of(run), []
     for fold in run.test_folds():
         path, title = run.predictions("test", fold), f"predict {Member(fold, 0).title}"
-        found.append(prediction_step(run, "predict", title, "test", run.members(fold), [path], views))
+        raw = raw_test_files(run)
+        found.append(prediction_step(run, "predict", title, "test", run.members(fold), [path], views, *raw))
     return found
 
 
 def guard(run: Run, waiting: Sequence[Any]) -> None:
-    """Stops before anything is predicted with views that tune has not decided on.
+    """Stops before anything is predicted from an array of earlier test images, or with views that tune has not decided
+    on.
 
     Raises:
-        PipelineError: postprocess.json does not exist, or says nothing of these views.
+        PipelineError: a raw test file changed since decode; postprocess.json does not exist, or says nothing of these
+            views.
     """
+    if run.recipe.trains:
+        check_decoded(run)
     views = run.recipe.predict.tta
     if not run.recipe.trains or views == "none" or kept_views.decided_views(run) is not None:
         return
@@ -76,7 +83,7 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
 
     guard(run, waiting)  # which --force passes by
     _remove_left_over(run)
-    ids = table.read_table(run.table, "test")["image_id"].tolist()
+    ids = table.read_table(run.test_table)["image_id"].tolist()
     with progress_bar() as bar:
         task = bar.add_task("predict", total=len(ids) * len(waiting))
         for step in waiting:

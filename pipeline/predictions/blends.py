@@ -138,7 +138,7 @@ def out_of_fold(run: Run, fold: int, plain: Sequence[bool]) -> Blend:
         PipelineError: predictions are missing, or of other images.
     """
     runs = zip(other_runs.runs_of(run), plain, strict=True)
-    return _blend(run, [other.oof_predictions(fold, is_plain) for other, is_plain in runs])
+    return _blend(run, [other.oof_predictions(fold, is_plain) for other, is_plain in runs], of_test=False)
 
 
 def test(run: Run, result: dict[str, Any]) -> Blend:
@@ -148,10 +148,10 @@ def test(run: Run, result: dict[str, Any]) -> Blend:
         PipelineError: predictions are missing, or of other images.
     """
     paths = [[other.predictions("test", fold) for fold in other.test_folds()] for other in other_runs.runs_of(run)]
-    return replace(_blend(run, paths), weights=weights_of(run, result), folds=True)
+    return replace(_blend(run, paths, of_test=True), weights=weights_of(run, result), folds=True)
 
 
-def _blend(run: Run, paths: list[list[Path]]) -> Blend:
+def _blend(run: Run, paths: list[list[Path]], of_test: bool) -> Blend:
     """The predictions in several files of each run, with the weights of the recipe, equal where it says none."""
     ids: list[str] | None = None
     by_run = []
@@ -168,7 +168,7 @@ def _blend(run: Run, paths: list[list[Path]]) -> Blend:
             ids = listed
         known = [head for head in heads if head is not None]
         if known and run.recipe.tune.presence_neighbours:
-            averaged = neighbours.averaged(np.concatenate(known, axis=1), run, indices[0])
+            averaged = neighbours.averaged(np.concatenate(known, axis=1), run, indices[0], of_test)
             known = np.split(averaged, len(known), axis=1)
         by_run.append(RunPredictions(arrays, geometry_of(other.recipe.image), tuple(known) or None))
     return Blend(ids or [], tuple(by_run), weights_of(run), scale=scale_of(run.competition))

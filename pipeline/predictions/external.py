@@ -34,8 +34,8 @@ class ExternalPredictions:
     array: np.ndarray
     """(N, C, H, W) as it is in the file."""
     index: pd.DataFrame
-    """image_id, perhaps fold and presence_<class>; in the order of images.parquet, labelled by the place in the array.
-    Without the images that decode could not read."""
+    """image_id, perhaps fold and presence_<class>; in the order of the table of images, labelled by its
+    place in the array. Without the images that decode could not read."""
     images: int
     """How many images of this subset the competition has."""
 
@@ -58,7 +58,7 @@ def open_external(
         path: the .npy.
         subset: what it is of.
         competition: its classes.
-        images: images.parquet.
+        images: the rows of images.parquet and test_images.parquet.
 
     Raises:
         PipelineError: another number of classes, a transposed array, ids that are unknown or repeated, fewer or more of

@@ -3,7 +3,7 @@
     python -m pipeline encode NAME --competition my.yaml --oof oof.npy --test test.npy
 
 reads   oof.npy and test.npy, and the .csv beside each (core/external_arrays.py); work/<competition>/images.parquet,
-        folds/<competition>.csv
+        test_images.parquet, folds/<competition>.csv
 writes  work/<competition>/<run>/predictions/oof_fold_<k>.npy, test_final.npy: probabilities (N, classes, H, W), uint8,
         or float16 of a multiclass competition; beside each a .csv of its image ids; brought.json: what came
         work/<competition>/<run>/recipe.yaml, fold_<k>/manifest.json: for runs that take this one into an ensemble
@@ -43,7 +43,7 @@ def test_steps(run: Run) -> list[Step]:
     """Returns the import of the test predictions, the step of predict, where there are any."""
     assert run.recipe.arrays
     test = run.recipe.arrays.test
-    return [_step(run, "predict", "test", test, [run.predictions("test", None)], (run.table,))] if test else []
+    return [_step(run, "predict", "test", test, [run.predictions("test", None)], (run.test_table,))] if test else []
 
 
 def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
@@ -54,7 +54,7 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
         PipelineError: ids, shapes or values that do not fit; what was there before stays.
     """
     refuse_trained(run.folder)
-    images, classes, work = table.read_table(run.table), run.competition.classes, []
+    images, classes, work = table.read_tables(run.competition_folder), run.competition.classes, []
     if run.recipe.arrays and run.recipe.arrays.test:
         open_external(Path(run.recipe.arrays.test), "test", run.competition, images)
     for step in waiting:

@@ -26,7 +26,8 @@ def prediction_step(
     settings = {"tta": views, "overlap": run.recipe.predict.overlap, "never": list(run.never)}
     settings |= {"image": run.recipe.image.model_dump(mode="json"), "precision": run.recipe.train.precision}
     weights = [path for member in members for path in run.weights(member)]
-    inputs = (*weights, run.pixels / f"{subset}_images.npy", run.table, *more)
+    listed = run.table if subset == "train" else run.test_table
+    inputs = (*weights, run.pixels / f"{subset}_images.npy", listed, *more)
     outputs = tuple(file for path in paths for file in (path, path.with_suffix(".csv")))
     manifest, fold, seed = paths[0].with_suffix(".manifest.json"), members[0].fold, members[0].seed
     return Step(stage, title, manifest, inputs, outputs, settings, fold, seed)

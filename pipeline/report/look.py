@@ -29,14 +29,24 @@ EACH = 208
 
 def images(run: Run, subset: str | None = None) -> pd.DataFrame:
     """Returns one row per image (decode/table.py lists the columns), of all or of one subset: train or test."""
-    _require(run.table, run, "decode")
-    return table.read_table(run.table, subset)
+    if subset is None:
+        _require(run.table, run, "decode")
+        return table.read_tables(run.competition_folder)
+    path = run.test_table if subset == "test" else run.table
+    _require(path, run, "decode")
+    return table.read_table(path, subset)
 
 
 def findings(run: Run) -> pd.DataFrame:
     """Returns one row a finding of clean: image_id, reason, score, partner_id, action, note."""
     _require(run.outliers, run, "clean")
     return read_outliers(run)
+
+
+def test_duplicates(run: Run) -> pd.DataFrame:
+    """Returns one row per training image that a test image looks like, in the columns of `findings`."""
+    _require(run.test_duplicates, run, "clean")
+    return pd.read_csv(run.test_duplicates, keep_default_na=False, dtype={"image_id": str, "partner_id": str})
 
 
 def folds(run: Run) -> pd.DataFrame:

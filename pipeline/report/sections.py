@@ -11,6 +11,7 @@ from PIL import Image
 
 from pipeline.clean.outliers import count_findings
 from pipeline.core import files, freshness
+from pipeline.core.errors import PipelineError
 from pipeline.core.files import read_json
 from pipeline.core.run import Run, describe
 from pipeline.decode import table
@@ -39,7 +40,7 @@ def data(run: Run) -> Shown | None:
     """Numbers, charts of areas and sizes, and images from the smallest mask to the largest."""
     if not run.table.exists():
         return None
-    images = table.read_table(run.table)
+    images = table.read_tables(run.competition_folder)
     train = images[(images["subset"] == "train") & (images["fault"] == "")]
     total = table.total_area(train, run.competition.foreground)
     drawn = [charts.mask_areas(train, run.competition)]
@@ -73,8 +74,9 @@ def cleaning(run: Run) -> Shown | None:
     if not run.outliers.exists():
         return None
     files = sorted(run.outlier_pictures.glob("*.png")) if run.outlier_pictures.exists() else []
+    lists = [read_outliers(run), *([look.test_duplicates(run)] if run.test_duplicates.exists() else [])]
     return {
-        "findings": count_findings(read_outliers(run)),
+        "findings": [row for findings in lists for row in count_findings(findings)],
         "pictures": [{"caption": path.stem.replace("_", " "), **_file(path, FINDINGS_WIDTH)} for path in files],
     }
 
@@ -152,7 +154,7 @@ def scores(run: Run, rows: pd.DataFrame | None) -> Shown | None:
 
 def predictions(run: Run, rows: pd.DataFrame | None) -> Shown | None:
     """Held-out predictions: the best, the median and the worst; and those whose label the network contradicts."""
-    if rows is None:
+    if rows is None or not run.table.exists():
         return None
     paint, what = look.painter(run, predicted=True), "truth and prediction"
     chosen = {
@@ -204,7 +206,7 @@ def test_set(run: Run) -> Shown | None:
 def exact(run: Run) -> Shown:
     """The settings, the versions, and how long every step took, in the order in which they finished."""
     places = [
-        *run.competition_folder.glob("*.manifest.json"), run.pixels / "manifest.json",
+        *run.competition_folder.glob("*.manifest.json"), *run.pixels.glob("*.manifest.json"),
         *(file.with_suffix(".manifest.json") for file in (run.folds_file, run.audit)),
         *run.folder.rglob("manifest.json"), *run.folder.rglob("*.manifest.json"),
     ]  # fmt: skip
@@ -250,15 +252,16 @@ def advice(run: Run, trainings: charts.Trainings) -> list[str]:
 
 
 def _pictures(paint: Callable[[str], np.ndarray], captions: dict[str, str], what: str, width: int = 360) -> list[Shown]:
-    """Pictures of images by their ids, each with a caption."""
-    return [
-        {
-            "caption": caption,
-            "address": overlay.to_data_address(paint(image_id), width),
-            "alt": f"image {image_id} with {what}",
-        }
-        for image_id, caption in captions.items()
-    ]
+    """Pictures of images by their ids, each with a caption; of those whose files are still there."""
+    found = []
+    for image_id, caption in captions.items():
+        try:
+            picture = paint(image_id)
+        except (PipelineError, ValueError):  # its raw file or its prediction was moved away
+            continue
+        address = overlay.to_data_address(picture, width)
+        found.append({"caption": caption, "address": address, "alt": f"image {image_id} with {what}"})
+    return found
 
 
 def _file(path: Path, width: int) -> Shown:

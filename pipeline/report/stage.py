@@ -2,7 +2,8 @@
 
     python -m pipeline report RECIPE
 
-reads   what every stage wrote: work/<competition>/images.parquet, outliers.csv, outliers/, folds/<competition>*.json,
+reads   what every stage wrote, where it is there: work/<competition>/images.parquet, test_images.parquet, outliers.csv,
+        test_duplicates.csv, outliers/, folds/<competition>*.json,
         work/<competition>/<run>/fold_<k>/history.csv, postprocess.json, oof_scores.csv, suspects.csv, predictions/,
         submissions/<run>.json, input/<competition>/
 writes  work/<competition>/<run>/report.html
@@ -29,8 +30,9 @@ def steps(run: Run) -> list[Step]:
         for member in run.members(fold)
     ]
     inputs = (
-        run.table, run.outliers, run.audit, *histories, run.postprocess, run.folder / "oof_scores.csv",
-        run.suspects, *blends.files(run, "oof"), run.record, run.folder / "test.json",
+        run.table, run.test_table, run.outliers, run.test_duplicates, run.audit, *histories, run.postprocess,
+        run.folder / "oof_scores.csv", run.suspects, *blends.files(run, "oof"), run.record,
+        run.folder / "test.json",
     )  # fmt: skip
     present = tuple(path for path in inputs if path.exists())
     return [

@@ -1,4 +1,4 @@
-"""Splits the training images into folds: alike, and no group and no near-duplicates in two of them. Then audits them.
+"""Splits the training images into folds that are alike and share no group and no near-duplicates, and audits them.
 
     python -m pipeline split RECIPE
 

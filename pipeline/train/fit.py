@@ -58,10 +58,12 @@ def fit(
     folder = run.fold_folder(member.fold, member.seed)
     epochs, curve = _plan(run, member)
     torch.manual_seed(sampling.seed_of(member))
-    network = models.build_network(run, source)
+    stored = np.load(run.pixels / "train_images.npy", mmap_mode="r")
+    network = models.build_network(run, source, stored.dtype)
     if start := other_runs.start_weights(run, member):
         _start(network, start)
-    images, tests = (table.read_table(run.table, subset) for subset in ("train", "test"))
+    images = table.read_table(run.table, "train")
+    tests = table.read_table(run.test_table) if run.recipe.train.pseudo else images[:0]
     train, valid = _loaders(run, member, chosen, images, tests, compute)
     if run.recipe.image.normalize == "dataset":
         network.set_statistics(*_statistics(train.dataset))
@@ -370,11 +372,20 @@ def _finish(
         "gpu_memory_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2) if torch.cuda.is_initialized() else None,
         "weights": {"asked": run.recipe.model.weights, "file": str(source) if source else None,
                     "sha256": freshness.hash_file(source) if source else None},
+        "pixels": _pixels(run, train.dataset, network),
         "compute": {"accelerator": compute.accelerator, "precision": compute.precision, "reason": compute.reason},
         "sha256": [freshness.hash_file(path) for path in run.weights(member)],
         "environment": freshness.environment(),
         "finished": time.strftime("%Y-%m-%d %H:%M:%S"),
     })  # fmt: skip
+
+
+def _pixels(run: Run, dataset: Any, network: Any) -> dict[str, Any]:
+    """What pixels the network knows, and how it normalises them: `mean` and `std` of each channel, in raw pixels."""
+    image, known = run.recipe.image, {}
+    if image.normalize != "image":
+        known = {name: getattr(network, name).flatten().tolist() for name in ("mean", "std")}
+    return {"type": str(dataset.images.dtype), "channels": image.channels, "normalize": image.normalize, **known}
 
 
 def _warn_batchnorm_gap(row: dict[str, Any], title: str) -> None:

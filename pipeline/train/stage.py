@@ -4,7 +4,8 @@
 
 reads   folds/<competition>.csv, work/<competition>/pixels_…/train_{images,masks}.npy, the file of train.exclude; and
         work/<competition>/outliers.csv where the folds file does not say all, and what train.start_from and
-        train.pseudo name of another run
+        train.pseudo name of another run, the latter with pixels_…/test_images.npy, test_images.parquet and
+        test_duplicates.csv
 writes  work/<competition>/<run>/fold_<k>/best.safetensors (last.safetensors, snapshot_<n>.safetensors), history.csv and
         .json, epochs.npz (every held-out image's pixel counts after every epoch), fold.json, tensorboard/
         and, while the fold is unfinished, last.ckpt, best.ckpt, started.json
@@ -170,6 +171,7 @@ def execute(run: Run, waiting: list[Step], force: bool = False) -> Iterator[Step
         console.print(f"  {title.removeprefix('train ')}: {rows.note}")
     for step in waiting:
         _check_labels(run, other_runs.label_files(run, Member(step.fold, step.seed)))
+    _mention_test_duplicates(run)
     if remark := leak_remark(run):
         warn(f"  [yellow]{remark}: every score here flatters[/yellow]")
     compute = device.detect(run.recipe.train.precision)
@@ -200,13 +202,22 @@ def _check_labels(run: Run, paths: list[Path]) -> None:
     Raises:
         PipelineError: they are of others.
     """
-    ids = table.read_table(run.table, "test")["image_id"].tolist()
+    ids = table.read_table(run.test_table)["image_id"].tolist() if paths else []
     for path in paths:
         if read_probabilities(path)[1] != ids:
             raise PipelineError(
-                f"{shown(path)} does not hold the test images of {shown(run.table)}; run the predict stage of "
+                f"{shown(path)} does not hold the test images of {shown(run.test_table)}; run the predict stage of "
                 f"{path.parent.parent.name} again."
             )
+
+
+def _mention_test_duplicates(run: Run) -> None:
+    """Says how many training images look like a test image, where test images are learned from another run's labels."""
+    if run.recipe.train.pseudo is None or not run.test_duplicates.exists():
+        return
+    if count := len(read_table(run.test_duplicates, ["image_id"])):
+        look = "image looks" if count == 1 else "images look"
+        console.print(f"  {count} training {look} like a test image: {shown(run.test_duplicates)}")
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,8 @@
 reads   work/<competition>/<run>/predictions/oof_fold_<k>.npy, fold_<k>/epochs.npz, work/<competition>/images.parquet,
         outliers.csv, folds/<competition>.csv and its audit
 writes  work/<competition>/<run>/postprocess.json (decision, steps tried, scores, curves), oof_scores.csv (one row an
-        image, its score with and without the decision), suspects.csv
+        image, its score with and without the decision), suspects.csv, mask_statistics.npz (what the training masks look
+        like, for encode's guards: some hundred bytes per mask, too much for a JSON that a person reads)
 
 The score is that of all images but the broken ones, as the test set is not cleaned either; beside it stands that of the
 images clean left as they are. `tune.rows: cleaned` turns the two around.
@@ -29,6 +30,8 @@ from pipeline.core.errors import PipelineError
 from pipeline.core.files import shown, write_json, writing
 from pipeline.core.freshness import Step
 from pipeline.core.run import Run
+from pipeline.decode import table
+from pipeline.masks import statistics
 from pipeline.masks.bootstrap import Score, interval, presence_weights, shares_of_empty
 from pipeline.masks.decision import Rules, described, in_words
 from pipeline.masks.metrics import class_iou, metric_of
@@ -72,7 +75,7 @@ class Tuned:
 def steps(run: Run) -> list[Step]:
     """Returns the one step of this stage."""
     inputs = (run.table, run.outliers, run.folds_file, run.audit, *blends.files(run, "oof"), *estimate.files(run))
-    outputs = (run.postprocess, run.folder / "oof_scores.csv", run.suspects)
+    outputs = (run.postprocess, run.folder / "oof_scores.csv", run.suspects, run.mask_statistics)
     settings: dict[str, Any] = {"tune": run.recipe.tune.model_dump(mode="json"), "metric": run.competition.metric}
     settings |= {"reading": run.remark, "never": list(run.never), "ensemble": run.recipe.ensemble}
     settings["tta"] = run.recipe.predict.tta
@@ -101,11 +104,18 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
     for path, rows_of in ((run.folder / "oof_scores.csv", rows), (run.suspects, suspected)):
         with writing(path) as temporary:
             rows_of.to_csv(temporary, index=False)
+    statistics.save(run.mask_statistics, _mask_statistics(run))
     write_json(run.postprocess, result)
     _print(run, result)
     if len(suspected):
         console.print(f"  {len(suspected)} images whose mask may be wrong, the likeliest first → {shown(run.suspects)}")
     yield from waiting
+
+
+def _mask_statistics(run: Run) -> statistics.Statistics:
+    """What the masks of all training images look like, class by class."""
+    classes, exclusive = run.competition.classes, run.competition.kind == "multiclass"
+    return statistics.of_table(table.read_table(run.table, "train"), classes, exclusive)
 
 
 # --- choosing --------------------------------------------------------------------------------------------------------

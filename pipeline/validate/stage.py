@@ -3,7 +3,7 @@
     python -m pipeline validate RECIPE
 
 reads   work/<competition>/<run>/fold_<k>/best.safetensors (of all seeds, all snapshots), work/<competition>/pixels_…/,
-        images.parquet, outliers.csv, folds/<competition>.csv
+        images.parquet, folds/<competition>.csv
 writes  work/<competition>/<run>/predictions/
             oof_fold_<k>.npy, of further seeds oof_fold_<k>_seed_<s>.npy: probabilities (N, classes, H, W) at the size
             of the pixel arrays, uint8 (p·255), or float16 of a multiclass competition; beside each a .csv of its image

@@ -717,7 +717,7 @@ def test_16_bit_grey_png(tiny: Tiny) -> None:
     assert arrays["train"].dtype == np.uint16
     np.testing.assert_array_equal(arrays["train"][..., 0], np.stack([images[name] for name in TRAIN_IDS]))
     np.testing.assert_array_equal(arrays["test"][..., 0], np.stack([images[name] for name in TEST_IDS]))
-    for _, row in table.read_table(run.table).iterrows():
+    for _, row in table.read_tables(run.competition_folder).iterrows():
         assert_row(row, images[row["image_id"]])
 
 
@@ -732,7 +732,7 @@ def test_rgb(tiny: Tiny, suffix: str) -> None:
     expected = np.stack([images[name] for name in TRAIN_IDS])
     assert train.dtype == np.uint8
     assert np.abs(train.astype(int) - expected).max() <= (0 if suffix == "png" else 4)
-    for _, row in table.read_table(run.table).iterrows():
+    for _, row in table.read_tables(run.competition_folder).iterrows():
         path = tiny.path(row["image_id"]).with_suffix(f".{suffix}")
         assert_row(row, read_image(path))
 
@@ -750,7 +750,7 @@ def test_grey_tiff_pixels_and_masks(tiny: Tiny) -> None:
 
 
 def test_extra_columns_are_carried_along(tiny: Tiny) -> None:
-    images = table.read_table(tiny.run("decode").table)
+    images = table.read_tables(tiny.run("decode").competition_folder)
     train = images["subset"] == "train"
     assert images["extra_age"][train].tolist() == [str(30 + index) for index in range(12)]
     assert images["extra_patient"][train].tolist() == [f"p{index // 2}" for index in range(12)]
@@ -776,4 +776,4 @@ def test_without_a_sample_submission_test_images_are_in_natural_order(tiny: Tiny
     tiny.path("t1").rename(tiny.path("t1").with_name("t10.tif"))
     tiny.settings["sample_submission"] = None
     tiny.save()
-    assert table.read_table(tiny.run("decode").table, "test")["image_id"].tolist() == ["t2", "t3", "t4", "t10"]
+    assert table.read_table(tiny.run("decode").test_table)["image_id"].tolist() == ["t2", "t3", "t4", "t10"]

@@ -129,7 +129,7 @@ def test_a_row_an_instance(tiny: Tiny) -> None:
     tiny.settings["columns"] |= {"rows": "instance"}
     tiny.save()
     assert_masks(decoded(tiny), {name: np.maximum(*parts)[None] for name, parts in halves.items()})
-    rows = table.read_table(tiny.root / "work/tiny/images.parquet").set_index("image_id")
+    rows = table.read_tables(tiny.root / "work/tiny").set_index("image_id")
     kept = [rle.encode(part) for part in halves["a04"] if part.any()]
     assert rows.loc["a04", "instances_thing"] == "|".join(kept)
     assert len(kept) == 2
@@ -161,7 +161,7 @@ def test_training_and_test_images_in_one_folder(tiny: Tiny) -> None:
     tiny.settings["test"] = {"images": "train/{id}.tif"}
     tiny.save()
     assert_masks(decoded(tiny), {name: mask[None] for name, mask in tiny.masks.items()})
-    assert table.read_table(tiny.run().table, "test")["image_id"].tolist() == TEST_IDS
+    assert table.read_table(tiny.run().test_table)["image_id"].tolist() == TEST_IDS
     tiny.settings["sample_submission"] = None
     tiny.save()
     assert "train.images and test.images are the same; only a CSV" in tiny.refused("decode")

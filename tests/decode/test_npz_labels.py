@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 from raw import Raw
 
 from pipeline.core.config.competition import load_competition
 from pipeline.core.errors import PipelineError
+from pipeline.decode import table
 from pipeline.decode.readers.registry import reader_of
 from pipeline.kaggle.download import download
 from pipeline.masks.geometry import IGNORE
@@ -62,7 +62,7 @@ def test_npz_listing(npz: Npz) -> None:
     assert [item.read_masks is None for item in listing.items] == [False] * 4 + [True] * 3
     assert listing.faults == []
     competition = npz.competition()
-    assert reader_of(competition).raw_files(competition, npz.folder) == (npz.path,)
+    assert reader_of(competition).raw_files(competition, npz.folder, "test") == (npz.path,)
 
 
 def test_npz_images_come_as_they_are(npz: Npz) -> None:
@@ -152,7 +152,7 @@ def test_npz_decodes(npz: Npz, monkeypatch: pytest.MonkeyPatch) -> None:
     npz.training[1, 1, 0, :3] = 8
     npz.save()
     run = npz.decoded(monkeypatch)
-    rows = pd.read_parquet(run.table).set_index("image_id")
+    rows = table.read_tables(run.competition_folder).set_index("image_id")
     assert rows.loc["train_1", "fault"].startswith("plains.npz: mask of image train_1 holds 8 (3 px)")
     assert (rows.drop("train_1")["fault"] == "").all()
     assert rows.loc["train_0", "area_soil"] == (npz.training[0, 1] == 1).sum()

@@ -12,7 +12,6 @@ from threading import Thread
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 from conftest import encoded
 from PIL import Image
@@ -20,6 +19,7 @@ from raw import Raw
 
 from pipeline.core.config.competition import load_competition
 from pipeline.core.errors import PipelineError
+from pipeline.decode import table
 from pipeline.decode.readers.registry import reader_of
 from pipeline.kaggle.download import download
 from pipeline.masks.geometry import IGNORE
@@ -87,8 +87,9 @@ def test_pets_listing(pets: Pets) -> None:
     assert (first.path, first.group) == ("images/Abyssinian_1.jpg", None)
     assert listing.items[1].extra == {"class_id": "5", "species": "2", "breed": "4"}
     competition = pets.competition()
-    names = ["annotations/trainval.txt", "annotations/test.txt", "images", "annotations/trimaps"]
-    assert reader_of(competition).raw_files(competition, pets.folder) == tuple(pets.folder / name for name in names)
+    for subset, listed in (("train", "annotations/trainval.txt"), ("test", "annotations/test.txt")):
+        expected = tuple(pets.folder / name for name in ("images", "annotations/trimaps", listed))
+        assert reader_of(competition).raw_files(competition, pets.folder, subset) == expected
 
 
 @pytest.mark.parametrize(("border", "expected"), [("foreground", 1), ("background", 0), ("ignore", IGNORE)])
@@ -152,7 +153,7 @@ def test_pets_decode(pets: Pets, monkeypatch: pytest.MonkeyPatch) -> None:
     pets.settings |= {"border": "ignore", "decode": {"on_error": "drop"}}
     pets.trimap("beagle_10").unlink()
     run = pets.decoded(monkeypatch)
-    rows = pd.read_parquet(run.table).set_index("image_id")
+    rows = table.read_tables(run.competition_folder).set_index("image_id")
     assert rows.loc["beagle_10", "subset"] == "faulty"
     assert rows.loc["Abyssinian_1", "area_pet"] == (pets.trimaps["Abyssinian_1"] == 1).sum()
     assert rows.loc["pug_4", "area_pet"] == (pets.trimaps["pug_4"] == 1).sum()

@@ -20,10 +20,11 @@ from pipeline.core.config.recipe import ArraysSettings
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import read_json
 from pipeline.core.run import Run, open_run
+from pipeline.decode import table
 from pipeline.encode import submission
 from pipeline.encode.stage import _checkout, _record, _trainings, execute, freshness, shown, shutil, steps
-from pipeline.masks import decision, rle
-from pipeline.predictions import blends
+from pipeline.masks import decision, rle, statistics
+from pipeline.predictions import blends, test_images
 
 FOLD = {"best_epoch": 3, "best_score": 0.5, "epochs": 4, "seconds": 9.5, "weights": {"asked": "none"},
         "compute": {"device": "cpu"}, "sha256": {"best.safetensors": "abc"}}  # fmt: skip
@@ -32,6 +33,8 @@ EXPECT = {"metric": "dice", "remark": "", "score": 0.7, "interval_95": [0.6, 0.8
 RESULT = EXPECT | {
     "rules": decision.described(decision.Rules((decision.Rule(128, 6),)), ["thing"]),
     "oof": {"share_empty": 0.25, "mean_area": 300.0, "highest": 0.9},
+    "share_empty_true": 0.25,
+    "mean_true_area": 300.0,
 }
 
 
@@ -46,6 +49,7 @@ def ready(tiny: Tiny) -> Tiny:
         put(run.fold_folder(fold) / "fold.json", FOLD)
         put(run.fold_folder(fold) / "manifest.json", MANIFEST | {"code": {"losses.py": "1"}})
     put(run.postprocess, RESULT)
+    statistics.save(run.mask_statistics, statistics.of_table(table.read_table(run.table), ["thing"], False))
     return tiny
 
 
@@ -62,6 +66,8 @@ def predict(run: Run, fold: int | None, ids: list[str], array: np.ndarray) -> No
     path.parent.mkdir(parents=True, exist_ok=True)
     np.save(path, array)
     pd.DataFrame({"image_id": ids}).to_csv(path.with_suffix(".csv"), index=False)
+    raw = freshness.fingerprint(test_images.raw_test_files(run), {})
+    put(path.with_suffix(".manifest.json"), MANIFEST | {"inputs": raw})
 
 
 def put(path: Path, data: Any) -> None:
@@ -258,9 +264,11 @@ def test_a_test_image_whose_file_vanished(ready: Tiny) -> None:
 
 def test_a_test_image_that_the_table_no_longer_lists(ready: Tiny) -> None:
     run = ready.run("encode")
-    images = pd.read_parquet(run.table)
-    images[images["image_id"] != "t3"].to_parquet(run.table, index=False)
-    refused(ready, "1 test id (t3) of work/tiny/small/predictions/test_fold_0.npy, which work/tiny/images.parquet no")
+    images = pd.read_parquet(run.test_table)
+    images[images["image_id"] != "t3"].to_parquet(run.test_table, index=False)
+    refused(
+        ready, "1 test id (t3) of work/tiny/small/predictions/test_fold_0.npy, which work/tiny/test_images.parquet no"
+    )
 
 
 def test_a_test_image_that_was_not_predicted(ready: Tiny) -> None:
@@ -268,7 +276,8 @@ def test_a_test_image_that_was_not_predicted(ready: Tiny) -> None:
     for fold in (0, 1):
         predict(run, fold, TEST_IDS[:3], np.stack([probability(number) for number in range(3)]))
     refused(
-        ready, "1 test id (t4) of work/tiny/images.parquet, which work/tiny/small/predictions/test_fold_0.npy lacks"
+        ready,
+        "1 test id (t4) of work/tiny/test_images.parquet, which work/tiny/small/predictions/test_fold_0.npy lacks",
     )
 
 
@@ -276,7 +285,7 @@ def test_a_refusal_is_one_sentence_and_exit_2(ready: Tiny) -> None:
     ready.path("t3").unlink()
     done = ready.cli("encode", ready.recipe_path)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.splitlines()[-1].startswith("error: 1 test id (t3) vanished from ")
+    assert done.stderr.splitlines()[-1] == "  sample.csv row 4: id t3 has no image, test/t3.tif does not exist"
     assert "Traceback" not in done.stderr
     assert submissions(ready) == []
 
@@ -368,7 +377,7 @@ def opened(root: Path, change: dict[str, Any]) -> tuple[Any, submission.Expected
     path = root / "changed.yaml"
     path.write_text(yaml.safe_dump(settings, sort_keys=False))
     competition = load_competition(str(path))
-    return competition, submission.expected(competition, root / "input", root / "work" / "tiny" / "images.parquet")
+    return competition, submission.expected(competition, root / "input", root / "work" / "tiny")
 
 
 def planes(count: int, exclusive: bool) -> dict[str, np.ndarray]:
@@ -476,7 +485,7 @@ def test_multiclass_rows_are_scored_by_their_class_maps(decoded: Path) -> None:
 def test_another_order_is_a_remark_and_no_fault(ready: Tiny) -> None:
     run = ready.run("encode")
     competition = load_competition(str(ready.competition_path))
-    want = submission.expected(competition, run.input, run.table)
+    want = submission.expected(competition, run.input, run.competition_folder)
     assert submission.examine(run.submission, want) == ([], [])
     path = ready.root / "mine.csv"
     pd.read_csv(run.submission, dtype=str, keep_default_na=False).iloc[[0, 2, 1, 3]].to_csv(path, index=False)

@@ -1,6 +1,7 @@
 """Guards against submissions that are valid and wrong: planted failures are named, and sound masks raise no alarm."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -10,11 +11,13 @@ import pytest
 from layouts import drawn
 
 from pipeline.core.config.competition import RleCsv, SubmissionSettings
+from pipeline.core.errors import PipelineError
 from pipeline.core.files import input_root
 from pipeline.encode import sanity, submission
-from pipeline.encode.sanity import Statistics, blank, find_warnings, training
+from pipeline.encode.sanity import find_warnings
 from pipeline.encode.submission import Expected
 from pipeline.masks import rle
+from pipeline.masks.statistics import Statistics, blank, load, of_table, save
 
 SHAPES = {"square": (64, 64), "wide": (60, 96)}
 CLASSES = ["ground", "soil", "rock"]
@@ -269,8 +272,27 @@ def test_a_class_that_is_never_predicted_on_purpose(tmp_path: Path) -> None:
 def test_statistics_of_training_rows() -> None:
     masks = population(30, (60, 96))
     _, want = wanted({"thing": masks}, 3, rle.INTERNAL, SubmissionSettings())
-    found = training(want.images, ["thing"], False)
+    found = of_table(want.images, ["thing"], False)
     assert found.images == 30
     np.testing.assert_allclose(found.area[:, 0], [mask.mean() for mask in masks])
     areas = [cv2.resize(mask.astype(np.float32), (16, 16), interpolation=cv2.INTER_AREA) for mask in masks]
     np.testing.assert_allclose(found.position[0], np.mean(areas, axis=0), atol=0.05)
+
+
+def test_guards_say_the_same_from_what_tune_stored(tmp_path: Path) -> None:
+    settings = SubmissionSettings.model_validate({"format": "labels"})
+    competition, want = wanted(class_maps(200), 100, rle.INTERNAL, settings)
+    stored = tmp_path / "mask_statistics.npz"
+    save(stored, of_table(want.images, competition.classes, True))
+    planes = np.stack([np.stack(masks) for masks in class_maps(100, seed=1).values()], axis=1)
+    for spoil, words in SPOILED.values():
+        write(tmp_path / "mine.csv", {f"t{row}": spoil(own) for row, own in enumerate(planes)}, want)
+        alone = replace(want, images=want.images[want.images["subset"] == "test"])
+        found = sanity.examine(tmp_path / "mine.csv", alone, competition, (), stored)
+        assert found == sanity.examine(tmp_path / "mine.csv", want, competition)
+        assert bool(found[1]) == bool(words)
+    chosen = load(stored, ["soil"], False)
+    assert (chosen.names, chosen.area.shape, chosen.maps.shape) == (["soil"], (200, 1), (200, 1, 2, 16, 16))
+    stored.write_bytes(stored.read_bytes()[:100])
+    with pytest.raises(PipelineError, match="cannot be read .*run the tune stage"):
+        load(stored, ["soil"], False)

@@ -144,7 +144,8 @@ def test_check_without_the_file_or_the_table(decoded: Tiny) -> None:
         command_line.check(path, competition)
     assert str(caught.value) == f"{path} does not exist."
     write(path, VALID)
-    (decoded.root / "work" / "tiny" / "images.parquet").unlink()
+    for name in ("images.parquet", "test_images.parquet"):
+        (decoded.root / "work" / "tiny" / name).unlink()
     with pytest.raises(PipelineError, match=r"^work/tiny/images\.parquet does not exist; run the decode stage"):
         command_line.check(path, competition)
 
@@ -277,7 +278,7 @@ def wanted(tiny: Tiny, change: dict[str, Any]) -> submission.Expected:
     tiny.settings |= {"sample_submission": None} | change
     tiny.save()
     run = tiny.run("decode")
-    return submission.expected(run.competition, run.input, run.table)
+    return submission.expected(run.competition, run.input, run.competition_folder)
 
 
 def written(path: Path, want: submission.Expected, masks: dict[str, np.ndarray]) -> pd.DataFrame:
@@ -316,7 +317,7 @@ def test_columns_stand_as_in_the_sample_submission(tiny: Tiny) -> None:
     rows = [{"image": name, "pixels": "1 1", "class": one} for name in TEST_IDS for one in CLASSES]
     pd.DataFrame(rows).to_csv(tiny.input / "sample.csv", index=False)
     run = tiny.run("decode")
-    want = submission.expected(run.competition, run.input, run.table)
+    want = submission.expected(run.competition, run.input, run.competition_folder)
     frame = written(tiny.root / "mine.csv", want, {name: np.ones((3, *SHAPE), np.uint8) for name in TEST_IDS})
     assert frame.columns.tolist() == ["image", "pixels", "class"]
     assert frame["class"].tolist() == CLASSES * len(TEST_IDS)
@@ -331,7 +332,7 @@ def test_a_sample_submission_without_some_classes(tiny: Tiny) -> None:
     rows = [{"id": f"{name}_thing", "mask": "1 1"} for name in TEST_IDS]
     pd.DataFrame(rows).to_csv(tiny.input / "sample.csv", index=False)
     run = tiny.run("decode")
-    want = submission.expected(run.competition, run.input, run.table)
+    want = submission.expected(run.competition, run.input, run.competition_folder)
     written(tiny.root / "mine.csv", want, {name: np.ones((3, *SHAPE), np.uint8) for name in TEST_IDS})
     _, found = sanity.examine(tiny.root / "mine.csv", want, run.competition)
     assert found[0].startswith(
@@ -373,10 +374,10 @@ def test_rows_of_a_sample_submission_decide(tiny: Tiny) -> None:
     rows = [{"image": name, "class": label, "mask": ""} for label in ("spot", "rim") for name in TEST_IDS]
     pd.DataFrame(rows).to_csv(tiny.input / "sample.csv", index=False)
     run = tiny.run("decode")
-    want = submission.expected(run.competition, run.input, run.table)
+    want = submission.expected(run.competition, run.input, run.competition_folder)
     assert want.keys == [(name, number) for number in (2, 1) for name in TEST_IDS]
     masks = {name: np.ones((3, *SHAPE), np.uint8) for name in TEST_IDS}
     assert list(written(tiny.root / "mine.csv", want, masks).columns) == ["image", "class", "mask"]
     pd.DataFrame([*rows, {"image": "t1", "class": "dent", "mask": ""}]).to_csv(tiny.input / "sample.csv", index=False)
     with pytest.raises(Exception, match="row 10: 't1' names no id and class of the YAML"):
-        submission.expected(run.competition, run.input, run.table)
+        submission.expected(run.competition, run.input, run.competition_folder)

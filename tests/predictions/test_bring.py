@@ -33,6 +33,7 @@ from pipeline.new.sample import write_sample
 from pipeline.predictions import blends, external
 from pipeline.predictions.external import ExternalPredictions
 from pipeline.predictions.files import read_predictions, read_probabilities, write_probabilities
+from pipeline.predictions.test_images import raw_test_files
 from pipeline.split.folds import read_folds
 
 REPOSITORY = Path(__file__).parents[2]
@@ -475,6 +476,8 @@ def trained(tiny: Tiny, name: str, seed: int, folds: tuple[int, ...] = (0, 1, 2)
         put(run.predictions("test", fold), test, TEST_IDS)
         step = freshness.Step("train", "train", run.fold_folder(fold) / "manifest.json", (run.folds_file,), (), {})
         freshness.record(step, 0)
+        predicted = run.predictions("test", fold).with_suffix(".manifest.json")
+        freshness.record(freshness.Step("predict", "predict", predicted, raw_test_files(run), (), {}), 0)
         keys = ("best_epoch", "best_score", "epochs", "seconds", "weights", "compute", "sha256")
         write_json(run.fold_folder(fold) / "fold.json", dict.fromkeys(keys))
     return run

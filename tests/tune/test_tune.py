@@ -25,6 +25,7 @@ from pipeline.masks.decision import Biases, Linear, Presence, Rule, Rules, decid
 from pipeline.masks.geometry import IGNORE
 from pipeline.masks.metrics import METRICS, confusion, counts, mean_iou
 from pipeline.masks.regions import RegionRule
+from pipeline.masks.statistics import blank
 from pipeline.predictions import blends, neighbours
 from pipeline.predictions.files import read_predictions, write_probabilities
 from pipeline.split.folds import read_folds
@@ -49,6 +50,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def tuned(held: HeldOut, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What tune writes about out-of-fold images."""
     monkeypatch.setattr(tune, "held_out", lambda run: held)
+    monkeypatch.setattr(tune, "_mask_statistics", lambda run: blank(["thing"], False, []))  # there is no table
     assert list(tune.execute(held.run, [])) == []
     found = read_json(held.run.postprocess)
     assert isinstance(found, dict)
@@ -346,9 +348,9 @@ def test_presence_is_averaged_over_near_duplicates() -> None:
     run, ids = run_of(), list("abcdefgh")
     descriptors_of(run, ids, {"c": "a", "h": "a", "f": "d"})
     presence = np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.5], [0.4, 0.6]])
-    found = neighbours.averaged(presence, run, ["c", "b", "a", "f"])  # h and d are not among them
+    found = neighbours.averaged(presence, run, ["c", "b", "a", "f"], of_test=False)  # h and d are not among them
     np.testing.assert_allclose(found, [[0.6, 0.3], [0.8, 0.2], [0.6, 0.3], [0.4, 0.6]])
-    together = neighbours.averaged(np.arange(8.0)[:, None], run, ids)
+    together = neighbours.averaged(np.arange(8.0)[:, None], run, ids, of_test=False)
     np.testing.assert_allclose(together[:, 0], [3, 1, 3, 4, 4, 4, 6, 3])
 
 

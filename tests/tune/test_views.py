@@ -22,6 +22,7 @@ from pipeline.core.run import Run, open_run
 from pipeline.decode import table
 from pipeline.masks.decision import Rule, Rules, decide, decision_of
 from pipeline.masks.metrics import METRICS, confusion, counts, metric_of
+from pipeline.masks.statistics import blank
 from pipeline.predictions import blends, kept_views
 from pipeline.split.folds import groups_of, read_folds
 from pipeline.tune import blending, views
@@ -234,6 +235,7 @@ def test_the_score_is_that_of_the_predictions_that_are_kept(
     monkeypatch.setenv("PIPELINE_ROOT", str(tmp_path))
     images, held = seen_twice(12, lambda fold: wins)
     monkeypatch.setattr(tune, "held_out", lambda run: held)
+    monkeypatch.setattr(tune, "_mask_statistics", lambda run: blank(["thing"], False, []))  # there is no table
     assert list(tune.execute(held.run, [])) == []
     result = read_json(held.run.postprocess)
     assert (result["tta"]["kept"], result["score"]) == (wins == "views", 1)

@@ -188,4 +188,4 @@ def test_weights_that_are_missing_or_of_another_network(run: Run) -> None:
     with pytest.raises(PipelineError, match=r"validate reads the weights of folds 0 and 1, and those of 1 are missing"):
         go(run, "validate")
     with pytest.raises(PipelineError, match=r"fold_1/best.safetensors does not exist; the train stage of .* makes it"):
-        inference.load(run, path, device.detect("32"))
+        inference.load(run, path, device.detect("32"), np.dtype(np.uint8))

@@ -1,8 +1,9 @@
 """What a reader finds in a competition's raw files.
 
-A reader is a module with `list_items(competition, folder)`, which names every image and says what is wrong with the
-listing; `raw_files(competition, folder)`, the files and folders it reads; and `opener(competition, folder)`, a function
-from a row of images.parquet to that image as it is.
+A reader is a module with `list_items(competition, folder, subsets)`, which names every image of these subsets and
+says what is wrong with the listing; `raw_files(competition, folder, subset)`, the files and folders it reads of one
+of them; and `opener(competition, folder)`, a function from a row of images.parquet or test_images.parquet to that
+image as it is. The training images can be listed without a test image, and the other way round.
 """
 
 from collections.abc import Callable
@@ -15,6 +16,7 @@ import numpy as np
 from pipeline.decode.readers.files import read_image
 
 SubsetName = Literal["train", "test"]
+SUBSETS: tuple[SubsetName, ...] = ("train", "test")
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Reader for one .npz that holds everything: grey images with their class maps, and the test images."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -10,7 +10,7 @@ import numpy as np
 
 from pipeline.core.config.competition import NpzLabels
 from pipeline.core.errors import PipelineError
-from pipeline.decode.readers.base import Item, Listing, MaskFault, Masks, SubsetName, counted
+from pipeline.decode.readers.base import SUBSETS, Item, Listing, MaskFault, Masks, SubsetName, counted
 from pipeline.decode.readers.columns import group_of
 from pipeline.masks.geometry import IGNORE
 
@@ -28,8 +28,8 @@ class Arrays:
     """(N, H, W) of the training images: what the file says, whether or not it is a class."""
 
 
-def list_items(competition: NpzLabels, folder: Path) -> Listing:
-    """Returns every training and test image of the .npz under `folder`.
+def list_items(competition: NpzLabels, folder: Path, subsets: Sequence[SubsetName] = SUBSETS) -> Listing:
+    """Returns every image of these subsets of the .npz under `folder`.
 
     Training ids are `train_<row>`, test ids `<row>`: submissions use the plain number, and an id must never stand for a
     training and a test image both.
@@ -40,19 +40,19 @@ def list_items(competition: NpzLabels, folder: Path) -> Listing:
     arrays = _arrays(competition, folder)
     values = _class_values(competition)
     items = []
-    for row, labels in enumerate(arrays.labels):
+    for row, labels in enumerate(arrays.labels if "train" in subsets else []):
         image_id = f"train_{row}"
         read_masks = partial(_masks, competition, values, image_id, labels)
         group = group_of(competition, image_id, {})
         read = partial(_image, arrays, "train", row)
         items.append(Item(image_id, "train", competition.file, read, read_masks, group))
-    for row in range(len(arrays.images["test"])):
+    for row in range(len(arrays.images["test"]) if "test" in subsets else 0):
         items.append(Item(str(row), "test", competition.file, partial(_image, arrays, "test", row)))
     return Listing(items, [])
 
 
-def raw_files(competition: NpzLabels, folder: Path) -> tuple[Path, ...]:
-    """Returns the .npz."""
+def raw_files(competition: NpzLabels, folder: Path, subset: SubsetName) -> tuple[Path, ...]:
+    """Returns the .npz, which holds both subsets."""
     return (folder / competition.file,)
 
 

@@ -1,6 +1,6 @@
 """Reader for the Oxford-IIIT Pet layout: photographs, trimaps (1 pet, 2 background, 3 border) and official lists."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from pipeline.core.config.competition import OxfordPet
 from pipeline.core.errors import PipelineError
 from pipeline.core.version import program
 from pipeline.decode.readers.base import (
+    SUBSETS,
     Fault,
     Item,
     Listing,
@@ -31,29 +32,32 @@ PET, BACKGROUND, BORDER = 1, 2, 3
 READINGS = {"foreground": 1, "background": 0, "ignore": IGNORE}
 
 
-def list_items(competition: OxfordPet, folder: Path) -> Listing:
-    """Returns every image of the two lists under `folder`, and what is wrong with the listing.
+def list_items(competition: OxfordPet, folder: Path, subsets: Sequence[SubsetName] = SUBSETS) -> Listing:
+    """Returns every image of the lists of these subsets under `folder`, and what is wrong with the listing.
 
     Only the lists say what is used: other files are left alone. Test images have masks too, where they are scored.
 
     Raises:
         PipelineError: a folder or a list is missing, or a line of a list is not what it should be.
     """
-    missing = [name for name in (IMAGES, TRIMAPS, *LISTS.values()) if not (folder / name).exists()]
+    needed = dict.fromkeys(path for subset in subsets for path in raw_files(competition, folder, subset))
+    missing = [path.relative_to(folder).as_posix() for path in needed if not path.exists()]
     if missing:
         raise PipelineError(
             f"{folder} lacks {', '.join(missing)}; expected {IMAGES}/*.jpg, {TRIMAPS}/*.png, "
             f"{' and '.join(LISTS.values())} of {competition.title}: run `{program()} download "
             f"{competition.name}`, or put them there."
         )
-    train, faults = _subset_items(competition, "train", folder)
-    test, test_faults = _subset_items(competition, "test", folder)
+    none: tuple[list[Item], list[Fault]] = ([], [])
+    train, faults = _subset_items(competition, "train", folder) if "train" in subsets else none
+    test, test_faults = _subset_items(competition, "test", folder) if "test" in subsets else none
     return Listing(train + test, faults + test_faults + repeated_ids(train + test, faults))
 
 
-def raw_files(competition: OxfordPet, folder: Path) -> tuple[Path, ...]:
-    """Returns the lists and the folders of images and trimaps."""
-    return tuple(folder / name for name in (*LISTS.values(), IMAGES, TRIMAPS))
+def raw_files(competition: OxfordPet, folder: Path, subset: SubsetName) -> tuple[Path, ...]:
+    """Returns the list of a subset and the folders of images and, where its masks are read, of trimaps."""
+    with_truth = subset == "train" or competition.test.evaluate
+    return tuple(folder / name for name in (IMAGES, *([TRIMAPS] if with_truth else []), LISTS[subset]))
 
 
 def opener(competition: OxfordPet, folder: Path) -> Callable[[Any], np.ndarray]:

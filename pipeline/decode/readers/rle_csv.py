@@ -1,7 +1,7 @@
 """Reader for images in folders (TIFF, PNG, JPEG; 8 or 16 bit; grey, RGB or four channels) with masks as run lengths in
 a CSV - one row an image, an image and class, or an instance - or as image files."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ from pipeline.core.config.competition import THRESHOLD, Columns, RleCsv, Subset,
 from pipeline.core.errors import PipelineError
 from pipeline.core.version import program
 from pipeline.decode.readers.base import (
+    SUBSETS,
     Fault,
     Item,
     Listing,
@@ -38,28 +39,30 @@ class Rows:
     extra: dict[str, str] = field(default_factory=dict)
 
 
-def list_items(competition: RleCsv, folder: Path) -> Listing:
-    """Returns every training and test image under `folder`, and what is wrong with the listing.
+def list_items(competition: RleCsv, folder: Path, subsets: Sequence[SubsetName] = SUBSETS) -> Listing:
+    """Returns every image of these subsets under `folder`, and what is wrong with the listing.
 
     Raises:
         PipelineError: the folder is empty, nothing matches, or a table cannot be read or lacks a column.
     """
     if not folder.is_dir() or not any(folder.iterdir()):
         raise PipelineError(_how_to_get(competition, folder))
-    train, faults = _subset_items(competition, "train", folder)
-    test, test_faults = _subset_items(competition, "test", folder)
-    if not test:
+    none: tuple[list[Item], list[Fault]] = ([], [])
+    train, faults = _subset_items(competition, "train", folder) if "train" in subsets else none
+    test, test_faults = _subset_items(competition, "test", folder) if "test" in subsets else none
+    if "test" in subsets and not test:
         example = f"; for instance {test_faults[0]}" if test_faults else ""
         raise PipelineError(f"No test image matches {folder / competition.test.images}{example}{packed(folder)}.")
     return Listing(train + test, faults + test_faults + repeated_ids(train + test, faults))
 
 
-def raw_files(competition: RleCsv, folder: Path) -> tuple[Path, ...]:
-    """Returns the tables and the image folders that the competition's YAML names, nothing else."""
-    names = [competition.sample_submission]
-    for subset in (competition.train, competition.test):
-        names += [subset.table, None if subset.mask_files else subset.masks]
-        names += [_fixed_part(pattern) for pattern in (subset.images, subset.mask_files) if pattern]
+def raw_files(competition: RleCsv, folder: Path, subset: SubsetName) -> tuple[Path, ...]:
+    """Returns the tables and the image folders that the competition's YAML names for a subset, nothing else; the sample
+    submission, which lists test images, belongs to them."""
+    settings: Subset = getattr(competition, subset)
+    names = [competition.sample_submission if subset == "test" else None]
+    names += [settings.table, None if settings.mask_files else settings.masks]
+    names += [_fixed_part(pattern) for pattern in (settings.images, settings.mask_files) if pattern]
     return tuple(dict.fromkeys(folder / name for name in names if name))
 
 

@@ -1,0 +1,187 @@
+"""Predicts a folder of images outside the competition, by the models and the decision of a finished run.
+
+    python -m pipeline predict RECIPE --images FOLDER [--to OUT] [--masks png]
+
+reads   FOLDER; work/<competition>/<run>/fold_<k>/best.safetensors, fold.json, postprocess.json
+writes  OUT: a CSV as the competition's submissions are, or PNG masks, one per image (of a multilabel competition one
+        per image and class): 0 and 255, or the class numbers of a multiclass competition
+
+The same functions as for the test images, in a folder that is removed at the end: the run's own files stay as they are.
+"""
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import cv2
+import numpy as np
+
+from pipeline.core.console import console, progress_bar, track
+from pipeline.core.errors import PipelineError
+from pipeline.core.files import read_json, shown, writing
+from pipeline.core.other_runs import runs_of
+from pipeline.core.run import Member, Run
+from pipeline.decode import table
+from pipeline.decode.readers.files import SUFFIXES, natural, read_image
+from pipeline.encode import submission
+from pipeline.masks.decision import decision_of
+from pipeline.masks.geometry import geometry_of, image_to_network
+from pipeline.predictions import blends, kept_views
+from pipeline.predictions.steps import prediction_step
+
+Masks = Literal["csv", "png"]
+
+
+@dataclass(frozen=True)
+class FolderRun(Run):
+    """A run whose test images lie elsewhere: its weights and decisions are the run's own, what it writes is not."""
+
+    scratch: Path = Path()
+
+    @property
+    def pixels(self) -> Path:
+        """The array of the images at network size."""
+        return self.scratch / super().pixels.name
+
+    @property
+    def test_table(self) -> Path:
+        """One row per image: image_id, subset, height, width."""
+        return self.scratch / "test_images.parquet"
+
+    def predictions(
+        self, subset: Literal["oof", "test"], fold: int | None, seed: int | None = None, plain: bool = False
+    ) -> Path:
+        """Probabilities of the images."""
+        return self.scratch / self.name / super().predictions(subset, fold, seed, plain).name
+
+
+def predict_folder(run: Run, folder: Path, target: Path | None = None, masks: Masks = "csv") -> Path:
+    """Returns the CSV, or the folder of PNG masks, that it writes for every image under a folder.
+
+    Args:
+        run: a finished run.
+        folder: image files of any size; an image's id is its path in there without the ending.
+        target: what to write, by default <folder>-<run>.csv or <folder>-<run>/ in the working directory.
+        masks: what to write.
+
+    Raises:
+        PipelineError: no image, images that cannot be read or are of another type than those of training, a run that is
+            not finished or has no models, or `target` exists.
+    """
+    target = target or Path.cwd() / f"{folder.resolve().name}-{run.name}{'.csv' if masks == 'csv' else ''}"
+    if target.exists():
+        raise PipelineError(f"{target} exists; name another with --to.")
+    if not run.postprocess.exists():
+        raise PipelineError(f"{shown(run.postprocess)} does not exist; finish the run first: {run.command()}.")
+    with tempfile.TemporaryDirectory() as scratch:
+        sample = {"sample_submission": None}
+        elsewhere = FolderRun(**{field.name: getattr(run, field.name) for field in fields(run)}, scratch=Path(scratch))
+        tune = run.recipe.tune.model_copy(update={"presence_neighbours": False})  # images of a folder are no video
+        elsewhere = replace(
+            elsewhere,
+            recipe=run.recipe.model_copy(update={"tune": tune}),
+            competition=run.competition.model_copy(update=sample),
+        )
+        ids = _decode(elsewhere, _images_in(folder))
+        _predict(elsewhere, ids)
+        _write(elsewhere, target, masks)
+    console.print(f"  {len(ids)} images → {target}")
+    return target
+
+
+def _images_in(folder: Path) -> dict[str, Path]:
+    """The image files under a folder by id, in natural order."""
+    found: dict[str, Path] = {}
+    paths = [path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")]
+    for path in sorted(paths, key=lambda path: natural(path.as_posix())):
+        image_id = path.relative_to(folder).with_suffix("").as_posix()
+        if found.setdefault(image_id, path) != path:
+            raise PipelineError(f"{path} and {found[image_id].name} have the same name: rename one of them.")
+    if not found:
+        raise PipelineError(f"{folder} holds no image; expected files that end with {', '.join(SUFFIXES)}.")
+    return found
+
+
+def _decode(run: FolderRun, paths: dict[str, Path]) -> list[str]:
+    """Writes the table and the arrays of all geometries that are needed, and returns the ids."""
+    channels, rows, arrays = getattr(run.competition, "channels", None), [], {}
+    for number, (image_id, path) in enumerate(track(paths.items(), "decode", len(paths))):
+        try:
+            image = read_image(path, channels)
+        except ValueError as error:
+            raise PipelineError(f"{path}: {error}.") from None
+        rows.append({"image_id": image_id, "subset": "test", "height": image.shape[0], "width": image.shape[1]})
+        for other in runs_of(run):
+            geometry = geometry_of(other.recipe.image)
+            fitted = image_to_network(image, geometry)
+            if other.pixels not in arrays:
+                other.pixels.mkdir(parents=True, exist_ok=True)
+                file, shape = other.pixels / "test_images.npy", (len(paths), *fitted.shape)
+                arrays[other.pixels] = np.lib.format.open_memmap(file, "w+", fitted.dtype, shape)
+            array = arrays[other.pixels]
+            if array.dtype != fitted.dtype:
+                raise PipelineError(f"{path} is {fitted.dtype}, and the first image is {array.dtype}: convert one.")
+            array[number] = fitted
+    for array in arrays.values():
+        array.flush()
+    table.write_table(run.test_table, rows)
+    return list(paths)
+
+
+def _predict(run: FolderRun, ids: list[str]) -> None:
+    from pipeline.networks.predictor import predict_step
+
+    for other in runs_of(run):
+        views = other.recipe.predict.tta
+        if not other.recipe.trains or (views != "none" and kept_views.decided_views(other) is None):
+            raise PipelineError(f"{other.name} has no models, or tune has not decided on predict.tta={views} yet.")
+        with progress_bar() as bar:
+            task = bar.add_task("predict", total=len(ids) * len(other.test_folds()))
+            advance = partial(bar.advance, task)
+            for fold in other.test_folds():
+                members, path = other.members(fold), other.predictions("test", fold)
+                title = f"predict {Member(fold, 0).title}"
+                step = prediction_step(other, "predict", title, "test", members, [path], kept_views.views_of(other))
+                predict_step(other, step, members, "test", np.arange(len(ids)), ids, advance)
+
+
+def _write(run: FolderRun, target: Path, masks: Masks) -> None:
+    """Decides on the masks of every image, as encode does, and writes them."""
+    result, images = read_json(run.postprocess), table.read_table(run.test_table)
+    blend, decision = blends.test(run, result), decision_of(result)
+    want = submission.expected(run.competition, run.input, run.scratch)
+    if masks == "csv" and want.settings.format == "labels" and len(images[["height", "width"]].drop_duplicates()) > 1:
+        raise PipelineError("a CSV with a column per pixel needs images of one size; write PNG masks: --masks png.")
+    texts: dict[submission.Key, list[str]] = {}
+    with writing(target) as temporary:
+        write = _png_writer(run, temporary)
+        for row, image in enumerate(images.itertuples()):
+            shape = (int(image.height), int(image.width))
+            planes = blend.decide(row, blend.native(row, shape), decision)
+            if masks == "png":
+                write(str(image.image_id), planes)
+            else:
+                texts |= submission.texts_of(str(image.image_id), planes, want)
+        if masks == "csv":
+            submission.write(temporary, texts, want)
+
+
+def _png_writer(run: Run, folder: Path) -> Callable[[str, np.ndarray], None]:
+    """A function that writes the masks (C, h, w) of an image into a folder."""
+    classes, multiclass = run.competition.classes, run.competition.kind == "multiclass"
+
+    def write(image_id: str, planes: np.ndarray) -> None:
+        pictures = {"": planes[0] * np.uint8(255)}
+        if multiclass:
+            pictures = {"": planes.argmax(0).astype(np.uint8)}
+        elif len(classes) > 1:
+            pictures = {f".{name}": plane * np.uint8(255) for name, plane in zip(classes, planes, strict=True)}
+        for suffix, picture in pictures.items():
+            path = folder / f"{image_id}{suffix}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(cv2.imencode(".png", picture)[1].tobytes())
+
+    return write

@@ -1,0 +1,73 @@
+"""Are test predictions of the raw test images that lie there now? What predict and encode ask before they go on.
+
+Raw test files are inputs of both stages: after a test image was changed, swapped, added or removed, neither is up to
+date, and neither answers with what was made of the old ones.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from pipeline.core import freshness
+from pipeline.core.errors import PipelineError
+from pipeline.core.files import shown
+from pipeline.core.other_runs import runs_of
+from pipeline.core.run import Run
+from pipeline.decode.readers.registry import reader_of
+
+
+def raw_test_files(run: Run) -> tuple[Path, ...]:
+    """Returns the raw files and folders that the test images of a run's competition are read from; not the sample
+    submission, which says which of them count and in which order, as test_images.parquet does."""
+    sample = run.input / (run.competition.sample_submission or "")
+    raw = reader_of(run.competition).raw_files(run.competition, run.input, "test")
+    return tuple(path for path in raw if path != sample)
+
+
+def check_decoded(run: Run) -> None:
+    """Checks that the pixel array of the test images was made from the raw files that lie there now.
+
+    Raises:
+        PipelineError: a raw test file was changed, added or removed since.
+    """
+    manifest = run.pixels / "test.manifest.json"
+    if record := freshness.read_manifest(manifest):
+        _check(run, record, f"{shown(run.pixels)}/test_images.npy was made")
+
+
+def check_predicted(run: Run) -> None:
+    """Checks that the test predictions of a run, or of the runs of an ensemble, are of the raw files that lie there
+    now. Predictions that were made elsewhere are taken as they are.
+
+    Raises:
+        PipelineError: a raw test file was changed, added or removed since, or predict was interrupted.
+    """
+    for other in runs_of(run):
+        for path in (other.predictions("test", fold) for fold in other.test_folds() if other.recipe.trains):
+            manifest = path.with_suffix(".manifest.json")
+            record = freshness.read_manifest(manifest)
+            if record is None:  # the file beside it may be of earlier test images
+                raise PipelineError(
+                    f"predict was interrupted: {shown(manifest)} is missing or damaged; "
+                    f"`{other.command('--from', 'predict')}` goes on."
+                )
+            _check(other, record, f"{shown(path)} was predicted")
+
+
+def _check(run: Run, record: dict[str, Any], what: str) -> None:
+    raw, before = raw_test_files(run), record["inputs"]
+    now = freshness.fingerprint(raw, before)
+    known = {name for name in before if name in now or _lies_in(name, raw)}
+    changed = sorted(
+        name for name in known | now.keys() if before.get(name, {}).get("hash") != now.get(name, {}).get("hash")
+    )
+    if changed:
+        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+        raise PipelineError(
+            f"the raw test images changed since {what} ({', '.join(changed[:3])}{more}): "
+            f"`{run.command('--from', 'predict')}` predicts them as they are now."
+        )
+
+
+def _lies_in(name: str, raw: tuple[Path, ...]) -> bool:
+    """Whether a file, as a manifest names it, is one of these files or lies in one of these folders."""
+    return any(name == shown(path) or name.startswith(f"{shown(path)}/") for path in raw)
