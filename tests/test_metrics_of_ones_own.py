@@ -146,7 +146,7 @@ def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 def drawn(run: Run) -> Masks:
     """The masks of all out-of-fold images, as tune decided."""
-    images = table.read_table(run.table, "train").set_index("image_id", drop=False)
+    images = table.read_table(run.table).set_index("image_id", drop=False)
     decision, found = decision_of(read_json(run.postprocess)), {}
     for fold in run.trained_folds():
         blend = blends.out_of_fold(run, fold, blends.plain_of(run))
@@ -206,8 +206,11 @@ def test_training_keeps_the_epoch_that_scores_best(finished: tuple[Case, Run]) -
 
 def test_evaluate_and_score_agree(finished: tuple[Case, Run]) -> None:
     case, run = finished
-    summary, want = read_json(run.folder / "test.json"), submission.expected(run.competition, run.input, run.table)
-    images = table.read_table(run.table, "test").set_index("image_id", drop=False)
+    summary, want = (
+        read_json(run.folder / "test.json"),
+        submission.expected(run.competition, run.input, run.competition_folder),
+    )
+    images = table.read_table(run.test_table).set_index("image_id", drop=False)
     texts = pd.read_csv(run.submission, dtype=str, keep_default_na=False).set_index("id")["mask"]
     masks = {
         name: (rle.decode(texts[name], SHAPE), table.true_mask(images.loc[name], ["thing"])[0]) for name in TEST_IDS

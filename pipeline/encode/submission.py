@@ -206,9 +206,9 @@ def _scored(
     scores = pd.Series(metric.by_class(measured)[:, 0], keys, dtype=np.float64)
     if metric.by_image:
         return scores, float(scores.mean())
-    totals = [metric.score_of(measured[of_key == unit], of_key[of_key == unit])
-              for unit in dict.fromkeys(units)]  # fmt: skip
-    return scores, float(np.mean(totals))
+    if metric.unit == "data_set":
+        return scores, float(np.mean([metric.score_of(measured[of_key == unit]) for unit in dict.fromkeys(units)]))
+    return scores, metric.score_of(measured, of_key)
 
 
 def _score_classes(

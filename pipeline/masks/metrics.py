@@ -50,6 +50,8 @@ class Metric:
     """`masks`: `measure` sees all images of a group at once, (C, n, h, w) in the order of the table; they are of one
     size. Then counts (N, K + 1, C) have the group's at each of its images, and last the image's share of the group."""
     higher_is_better: bool = True
+    weigh: Literal["units", "images"] = "units"
+    """Whether the mean over groups gives each the same weight, or that of its number of images."""
 
     def __post_init__(self) -> None:
         """Checks that the parts go together.
@@ -135,7 +137,7 @@ class Metric:
         if self.unit == "image":
             return mean_counts(self.by_class(measured), weights if self.counted != "confusion" else None)
         if self.together:
-            return mean_counts(self.by_class(measured), measured[:, -1])
+            return mean_counts(self.by_class(measured), None if self.weigh == "images" else measured[:, -1])
         if weighed:
             measured = measured * weights[:, None]  # type: ignore[index]
         if self.unit == "data_set":
@@ -143,6 +145,8 @@ class Metric:
         assert units is not None, f"metric {self.name} needs the group of each image"
         _, number, sizes = np.unique(units.astype(str), return_inverse=True, return_counts=True)
         values = self.by_class(sums_by(measured, number, len(sizes)))[number]
+        if self.weigh == "images":
+            return mean_counts(values)
         return mean_counts(
             values, np.broadcast_to(1 / sizes[number].reshape(-1, *[1] * (values.ndim - 1)), values.shape)
         )

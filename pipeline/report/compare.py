@@ -269,7 +269,9 @@ def _difference(first: Scored, scored: Scored) -> _Difference:
     differences = (common["score_here"] - common["score"]).to_numpy(np.float64)
     # a group's score stands at each of its images
     sizes = common.groupby("group")["score"].transform("size").to_numpy(np.float64)
-    value, error = paired(differences, common["group"].to_numpy(), None if metric.by_image else 1 / sizes)
+    value, error = paired(
+        differences, common["group"].to_numpy(), None if metric.by_image or metric.weigh == "images" else 1 / sizes
+    )
     alone = ("one group: no standard error",) if error is None else ()
     several = () if same else (f"{len(common)} common image{'s' if len(common) > 1 else ''}",)
     return _Difference(value, error, len(common), (*several, *alone, *remarks))

@@ -268,16 +268,18 @@ class UnitTable:
                 values = self._weighed(rows[mine], counts[np.ix_(rows[mine], thresholds)])
                 values = np.broadcast_to(values, cells[mine].shape)
                 sums.append(self._whole(add(np.bincount(cells[mine].ravel(), values.ravel(), minlength=size))))
-            total = total + self.metric(*sums, self._weighed(rows[mine], self.true[rows[mine]][:, None]).sum())
+            score = self.metric(*sums, self._weighed(rows[mine], self.true[rows[mine]][:, None]).sum())
+            total = total + score * (mine.sum() if self.metric.weigh == "images" else 1)
         return self.metric.sign * np.asarray(total)
 
     def worth_of(self, rows: np.ndarray, intersection: np.ndarray, predicted: np.ndarray) -> np.ndarray:
         """As ImageTable."""
-        _, number = np.unique(self.units[rows], return_inverse=True)
+        _, number, sizes = np.unique(self.units[rows], return_inverse=True, return_counts=True)
         counts = (intersection, predicted, self.true[rows][:, None])
         whole = [pixels.astype(np.int64) for pixels in counts]
         sums = [sums_by(self._weighed(rows, pixels), number, number.max() + 1) for pixels in whole]
-        return self.metric.sign * self.metric(*sums).sum(0)
+        scores = self.metric(*sums)
+        return self.metric.sign * (scores * sizes[:, None] if self.metric.weigh == "images" else scores).sum(0)
 
     def _weighed(self, rows: np.ndarray, counts: np.ndarray) -> np.ndarray:
         return counts if self.weights is None else counts * self.weights[rows][:, None]

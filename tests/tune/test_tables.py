@@ -17,10 +17,12 @@ from pipeline.tune.selection import Choice, open_choice, select
 METRICS_HERE = {
     "pooled_dice": Metric("pooled_dice", dice, unit="data_set"),
     "group_dice": Metric("group_dice", dice, unit="group"),
+    "weighed_dice": Metric("weighed_dice", dice, unit="group", weigh="images"),
     "group_precision": Metric("group_precision", iou_precision, unit="group"),
 }
 NUMBER = 24
-GROUPS = np.array([f"patient {number // 3}" for number in range(NUMBER)])
+GROUPS = np.array([f"patient {number // 3 if number < 15 else 5}" for number in range(NUMBER)])
+"""Five of three images, and one of nine."""
 
 
 @pytest.fixture(autouse=True)
@@ -42,11 +44,12 @@ def problem_of(images: Images, metric: str, prior: float | None = None) -> MaskP
 def score(problem: MaskProblem, rule: Rule, rows: np.ndarray) -> float:
     """By the counts of the masks that a rule draws, times the units, as a table sums over them."""
     units = len(np.unique(GROUPS[rows])) if problem.metric.unit == "group" else 1
+    units = len(rows) if problem.metric.weigh == "images" else units
     return units * float(problem.score(problem.counts(Rules((rule,)), rows).sum(0)))
 
 
 @pytest.mark.parametrize("prior", [None, 0.3])
-@pytest.mark.parametrize("metric", ["pooled_dice", "group_dice"])
+@pytest.mark.parametrize("metric", ["pooled_dice", "group_dice", "weighed_dice"])
 def test_every_cell_is_the_score_of_its_rule(metric: str, prior: float | None) -> None:
     problem, rows = problem_of(images_of(1), metric, prior), np.random.default_rng(0).permutation(NUMBER)[:15]
     search: RuleSearch = problem._searches[0]
@@ -79,6 +82,19 @@ def test_what_a_step_chooses_is_the_best_that_it_tries(metric: str) -> None:
             assert reached >= max(score(problem, other, rows) for other in others) - 1e-9
 
 
+def test_a_large_group_weighs_more_where_images_are_weighed() -> None:
+    images, rows = images_of(5), np.arange(NUMBER)
+    scores = {name: problem_of(images, name) for name in ("group_dice", "weighed_dice")}
+    by_group = []
+    for name in np.unique(GROUPS):
+        i, p, t = scores["group_dice"].measured(Rules((Rule(),)), rows[name == GROUPS]).sum(0)[:, 0]
+        by_group.append((1.0 if p + t == 0 else 2 * i / (p + t), (name == GROUPS).sum()))
+    values, sizes = np.array(by_group).T
+    for name, expected in (("group_dice", values.mean()), ("weighed_dice", np.average(values, weights=sizes))):
+        problem = scores[name]
+        assert float(problem.score(problem.counts(problem.untuned, rows).sum(0))) == pytest.approx(expected)
+
+
 @settings(deadline=None, max_examples=10)
 @given(seed=st.integers(0, 1000))
 def test_counts_are_those_of_the_drawn_masks(seed: int) -> None:
@@ -101,6 +117,7 @@ def test_an_expectation_of_one_image_is_not_tried() -> None:
 def test_steps_are_judged_on_images_they_were_not_fitted_to(metric: str) -> None:
     problem = problem_of(images_of(4), metric)
     choice: Choice = open_choice(problem, np.arange(NUMBER), np.arange(NUMBER) // 3 % 3, GROUPS)
+    assert len(np.unique(choice.groups)) == 6
     select([choice], [["threshold"], ["area", "triplet"]], 0.5, lambda: None)
     assert [tried.step for tried in choice.tried] == ["threshold", "area", "triplet"]
     assert all(np.isfinite(tried.gain.value) for tried in choice.tried)
