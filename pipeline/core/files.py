@@ -32,9 +32,11 @@ def input_root() -> Path:
     return Path(os.environ.get("PIPELINE_INPUT") or root() / "input").expanduser().absolute()
 
 
-def shown(path: Path) -> str:
-    """Returns a path as a person wants to read it: relative to the root where it lies inside."""
-    return str(path.relative_to(root())) if path.is_relative_to(root()) else str(path)
+def shown(path: Path, base: Path | None = None) -> str:
+    """Returns a path as a person wants to read it: relative to the root where it lies inside. `base`: what `root`
+    returned, for those who ask for thousands of paths."""
+    text, folder = str(path), str(base or root())  # comparing texts is faster than comparing paths
+    return "." if text == folder else text.removeprefix(folder + os.sep)
 
 
 @contextmanager
