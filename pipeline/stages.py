@@ -53,11 +53,15 @@ def warn_of_stale(run: "Run", first: str) -> None:
     from pipeline.core.driver import unfinished
     from pipeline.core.errors import PipelineError
 
+    errors: set[str] = set()
     for stage in STAGES[: STAGES.index(first)]:
         try:
             reasons = dict.fromkeys(reason.text for state in unfinished(run, stage) for reason in state.reasons)
         except PipelineError as error:
-            reasons = {str(error): None}
+            if str(error) not in errors:  # what is wrong with the run as a whole is wrong at every stage
+                warn(f"[yellow]whether {stage} is up to date cannot be told: {escape(str(error))}[/yellow]")
+            errors.add(str(error))
+            continue
         if reasons:
             why = escape("; ".join(list(reasons)[:4]))
             warn(

@@ -160,6 +160,9 @@ def _run_stage(run: Run, stage: Stage, force: bool, strict: bool, mention: bool,
         detail(f"{state.step.title} runs: {'; '.join(reason.text for reason in state.reasons) or '--force'}")
     console.print(f"[bold]{stage.name}[/bold]{': ' if why else ''}{why}")
     started = time.perf_counter()
+    for manifest in (state.step.manifest for state in waiting):
+        if manifest.is_dir():
+            raise PipelineError(f"{shown(manifest)} is a folder, and {stage.name} writes a file there: move it away.")
     arguments = {key: True for key, asked in (("force", force), ("strict", strict)) if asked and key in stage.accepts}
     inputs = freshness.Inputs(state.step for state in waiting)
     if not stage.may_keep:  # half of new outputs, after a kill, are not what the old manifest says

@@ -32,9 +32,11 @@ def input_root() -> Path:
     return Path(os.environ.get("PIPELINE_INPUT") or root() / "input").expanduser().absolute()
 
 
-def shown(path: Path) -> str:
-    """Returns a path as a person wants to read it: relative to the root where it lies inside."""
-    return str(path.relative_to(root())) if path.is_relative_to(root()) else str(path)
+def shown(path: Path, base: Path | None = None) -> str:
+    """Returns a path as a person wants to read it: relative to the root where it lies inside. `base`: what `root`
+    returned, for those who ask for thousands of paths."""
+    text, folder = str(path), str(base or root())  # comparing texts is faster than comparing paths
+    return "." if text == folder else text.removeprefix(folder + os.sep)
 
 
 @contextmanager
@@ -88,6 +90,16 @@ def write_png(path: Path, picture: "np.ndarray") -> None:
 
     with writing(path) as temporary:
         temporary.write_bytes(cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1].tobytes())
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Returns the mapping in a JSON file that a stage wrote; an empty one where the file is missing or damaged, which
+    the stage's manifest tells, so that the stage runs again."""
+    try:
+        data = read_json(path)
+    except (OSError, ValueError):
+        return {}
+    return data if isinstance(data, dict) else {}
 
 
 def read_json(path: Path) -> Any:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.core.config.settings import flatten
-from pipeline.core.files import PACKAGE, read_json, shown, write_json
+from pipeline.core.files import PACKAGE, read_json, root, shown, write_json
 from pipeline.core.version import VERSION
 
 NAMED = 4
@@ -86,7 +86,7 @@ def _output_reasons(step: Step, written: dict[str, Any]) -> list[Reason]:
 
 
 def _is_as_written(output: Path, written: dict[str, Any], by_content: bool) -> bool:
-    name, entry = _fingerprint_one(output, {} if by_content else written)
+    name, entry = _fingerprint_one(output, {} if by_content else written, root())
     return written.get(name, {}).get("hash") == entry["hash"]
 
 
@@ -166,8 +166,9 @@ def known_inputs(step: Step) -> dict[str, Any]:
 def fingerprint(paths: tuple[Path, ...], known: dict[str, Any]) -> dict[str, Any]:
     """Returns size, modification time and content hash of every file; hashes in `known` hold while size and time do."""
     files = [file for path in paths for file in (_files_in(path) if path.is_dir() else [path]) if file.exists()]
+    base = root()
     with ThreadPoolExecutor() as pool:
-        return dict(pool.map(lambda file: _fingerprint_one(file, known), files))
+        return dict(pool.map(lambda file: _fingerprint_one(file, known, base), files))
 
 
 def hash_file(path: Path) -> str:
@@ -270,14 +271,15 @@ def _files_of(name: str) -> list[Path]:
 
 
 def _files_in(folder: Path) -> list[Path]:
-    found, seen = [], set()
+    found: list[str] = []
+    seen = set()
     for place, folders, names in os.walk(folder, followlinks=True):
         if (real := os.path.realpath(place)) in seen:  # a link to what lies around it
             folders.clear()
             continue
         seen.add(real)
-        found += [Path(place) / name for name in names if not name.startswith(".")]
-    return sorted(file for file in found if file.is_file())
+        found += [os.path.join(place, name) for name in names if not name.startswith(".")]
+    return [Path(file) for file in sorted(found) if os.path.isfile(file)]
 
 
 _by_content = False
@@ -289,8 +291,8 @@ def compare_contents() -> None:
     _by_content = True
 
 
-def _fingerprint_one(file: Path, known: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    name, stat = shown(file), file.stat()
+def _fingerprint_one(file: Path, known: dict[str, Any], base: Path) -> tuple[str, dict[str, Any]]:
+    name, stat = shown(file, base), file.stat()
     entry = {"size": stat.st_size, "modified": stat.st_mtime_ns}
     old = known.get(name, {})
     unchanged = not _by_content and old.get("size") == entry["size"] and old.get("modified") == entry["modified"]

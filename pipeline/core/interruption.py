@@ -51,6 +51,8 @@ def exit_codes() -> Iterator[None]:
         yield
     except BaseException:
         if _received is not None:
+            for number in SIGNALS:  # one that comes again while Python shuts down must not end it by the signal
+                signal.signal(number, signal.SIG_IGN)
             _say_interrupted()
             raise SystemExit(128 + _received) from None
         raise

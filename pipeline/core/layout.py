@@ -5,6 +5,7 @@ from pathlib import Path
 from pipeline.core.console import console
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import read_json, root, shown, write_json
+from pipeline.core.freshness import read_manifest
 
 LAYOUT = 3
 """Raised when files of an earlier version no longer lie where they are expected."""
@@ -40,16 +41,19 @@ def take_over() -> None:
 
 
 def _number() -> int | None:
-    """Returns the number of the layout of work/; None where nothing lies there yet.
+    """The number of the layout of work/; None where nothing of an earlier version lies there.
 
     Raises:
         PipelineError: a later version made it, or its number cannot be read.
     """
     file = _layout_file()
     if not file.exists():
-        return 1 if any(file.parent.glob("*/images.manifest.json")) else None
+        records = [read_manifest(path) for path in file.parent.glob("*/images.manifest.json")]
+        return 1 if any(record and "version" not in record for record in records) else None
     try:
-        number = int(read_json(file)["layout"])
+        number = read_json(file)["layout"]
+        if type(number) is not int or number < 1:
+            raise ValueError
     except (OSError, ValueError, KeyError, TypeError):
         raise PipelineError(
             f'{shown(file)} cannot be read; expected {{"layout": {LAYOUT}}}. Write that if this version made '

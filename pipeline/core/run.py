@@ -12,7 +12,7 @@ from pipeline.core.config.recipe import FOLDER as RECIPES
 from pipeline.core.config.recipe import Recipe, load_recipe
 from pipeline.core.config.settings import find_yaml, override, validate
 from pipeline.core.errors import PipelineError
-from pipeline.core.files import input_root, read_json, root, shown, write_text
+from pipeline.core.files import input_root, read_json, read_record, root, shown, write_text
 from pipeline.core.version import program
 
 
@@ -327,7 +327,8 @@ def check_name(name: str) -> str:
 def _check_submission(run: Run) -> None:
     """Checks that the submission of this name is not one to another competition, which the run would take for its
     own."""
-    of = read_json(run.record).get("competition", {}).get("name") if run.record.exists() else None
+    competition = read_record(run.record).get("competition")
+    of = competition.get("name") if isinstance(competition, dict) else None
     if of not in (None, run.competition.name):
         raise PipelineError(
             f"{shown(run.submission)} is a submission to {of}, and {run.name} is a run of {run.competition.name}: give "

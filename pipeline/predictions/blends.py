@@ -11,10 +11,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from pipeline.core import other_runs
+from pipeline.core import freshness, other_runs
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import shown
 from pipeline.core.run import Run
+from pipeline.core.version import program
 from pipeline.masks.decision import Decision, asks_models, decide, native_probability
 from pipeline.masks.geometry import Geometry, geometry_of
 from pipeline.masks.scale import BYTES, Scale, scale_of
@@ -148,7 +149,21 @@ def test(run: Run, result: dict[str, Any]) -> Blend:
         PipelineError: predictions are missing, or of other images.
     """
     paths = [[other.predictions("test", fold) for fold in other.test_folds()] for other in other_runs.runs_of(run)]
+    for other, files_of in zip(other_runs.runs_of(run), paths, strict=True):
+        _check_views(other, files_of)
     return replace(_blend(run, paths, of_test=True), weights=weights_of(run, result), folds=True)
+
+
+def _check_views(other: Run, paths: list[Path]) -> None:
+    """Checks that a run's test predictions are with the views that its tune has kept: it may have tuned again since."""
+    for path in paths if other.recipe.trains else []:
+        record = freshness.read_manifest(path.with_suffix(".manifest.json"))
+        used, kept = record and record["settings"].get("tta"), kept_views.views_of(other)
+        if record and used != kept:
+            raise PipelineError(
+                f"{shown(path)} was predicted with test-time augmentation {used}, and {other.name} has decided on "
+                f"{kept} since: finish that run first, {program()} run {other.name}."
+            )
 
 
 def _blend(run: Run, paths: list[list[Path]], of_test: bool) -> Blend:

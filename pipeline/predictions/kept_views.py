@@ -5,14 +5,14 @@ Apart from blends.py, so that predict does not depend on the code that turns pro
 
 from typing import Any
 
-from pipeline.core.files import read_json
+from pipeline.core.files import read_record
 from pipeline.core.run import Run
 
 
 def decided_views(run: Run) -> dict[str, Any] | None:
     """Returns what postprocess.json says of the recipe's test-time augmentation (views.decide of tune); None where tune
     has not decided on these views."""
-    decided = read_json(run.postprocess).get("tta") if run.postprocess.exists() else None
+    decided = read_record(run.postprocess).get("tta")
     return decided if decided and decided["views"] == run.recipe.predict.tta else None
 
 

@@ -18,7 +18,7 @@ import pandas as pd
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.core import freshness
+from pipeline.core import freshness, layout
 from pipeline.core.driver import listed
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import read_json, root
@@ -123,6 +123,7 @@ def read_runs(names: list[str]) -> dict[str, list[Scored]]:
     Raises:
         PipelineError: no such run has scores, or several have.
     """
+    layout.check()
     known = _known()
     groups: dict[str, list[Scored]] = {}
     for folder in dict.fromkeys(_find(name, known) for name in names):

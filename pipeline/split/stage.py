@@ -26,7 +26,7 @@ from pipeline.core import freshness
 from pipeline.core.config.competition import SplitSettings
 from pipeline.core.console import console, counting, track, warn
 from pipeline.core.errors import PipelineError
-from pipeline.core.files import shown, write_json, writing
+from pipeline.core.files import read_record, shown, write_json, writing
 from pipeline.core.freshness import Reason, Step
 from pipeline.core.run import Run
 from pipeline.decode import table
@@ -68,7 +68,7 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
     """Writes the folds file, unless it stays, then its audit, and prints what that says."""
     split, audited = steps(run)
     own = freshness.is_user_edited(split, run.folds_file)
-    seed = None if own else read_audit(run).get("seed")
+    seed = None if own else read_record(run.audit).get("seed")
     if split in waiting or not (own or run.audit.exists()):  # killed between the two: the same folds again
         seed = _split(run)
         yield split

@@ -103,16 +103,17 @@ def guard(run: Run, waiting: list[Any], kinds: tuple[str, ...] = ("settings", "i
     """
     for state in waiting:
         reasons, folder = state.reasons, shown(state.step.manifest.parent)
+        there = [path for path in state.step.outputs if path.exists()]
         if reasons[0].kind == "never":
-            if (state.step.manifest.parent / "fold.json").exists() and not _started(state.step).exists():
+            if there and freshness.read_manifest(_started(state.step)) is None:  # else it was killed while it finished
                 raise PipelineError(
                     f"{folder} holds finished training, and {shown(state.step.manifest)}, which says what it was made "
                     "from, is missing or damaged. Put it back, train beside it with `--name NAME`, or throw the "
                     "training away with `--force`."
                 )
             reasons = freshness.stale(state.step, _started(state.step))
-        else:
-            damaged = [reason.text for reason in reasons if reason.kind == "damaged"]
+        elif any(path.exists() for path in state.step.sealed):  # weights that were deleted may be trained again
+            damaged = [reason.text for reason in reasons if reason.kind in ("damaged", "output")]
             if damaged:
                 raise PipelineError(
                     f"{folder} holds finished training that is damaged: {'; '.join(damaged)}. Put the file back, train "

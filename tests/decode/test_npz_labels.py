@@ -65,6 +65,16 @@ def test_npz_listing(npz: Npz) -> None:
     assert reader_of(competition).raw_files(competition, npz.folder, "test") == (npz.path,)
 
 
+def test_npz_of_test_images_alone(npz: Npz) -> None:
+    np.savez(npz.path, test_set=npz.test)
+    competition = npz.competition()
+    items = reader_of(competition).list_items(competition, npz.folder, ["test"]).items
+    assert [item.image_id for item in items] == ["0", "1", "2"]
+    np.testing.assert_array_equal(items[2].read_image(), npz.test[2][..., None])
+    np.testing.assert_array_equal(npz.opened(items[1]), npz.test[1][..., None])
+    assert "expected training_set" in npz.error()
+
+
 def test_npz_images_come_as_they_are(npz: Npz) -> None:
     for item in npz.listing().items:
         number = int(item.image_id.removeprefix("train_"))

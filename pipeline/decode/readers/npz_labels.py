@@ -1,4 +1,7 @@
-"""Reader for one .npz that holds everything: grey images with their class maps, and the test images."""
+"""Reader for one .npz that holds everything: grey images with their class maps, and the test images.
+
+Where only test images are read, the training set may be missing.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,6 +29,8 @@ class Arrays:
     """(N, H, W, 1), all uint8 or all uint16."""
     labels: np.ndarray
     """(N, H, W) of the training images: what the file says, whether or not it is a class."""
+    names: str
+    """What the file calls its arrays."""
 
 
 def list_items(competition: NpzLabels, folder: Path, subsets: Sequence[SubsetName] = SUBSETS) -> Listing:
@@ -37,7 +42,7 @@ def list_items(competition: NpzLabels, folder: Path, subsets: Sequence[SubsetNam
     Raises:
         PipelineError: the .npz is missing or damaged, or its arrays are not what the competition's YAML says.
     """
-    arrays = _arrays(competition, folder)
+    arrays = _arrays(competition, folder, "train" in subsets)
     values = _class_values(competition)
     items = []
     for row, labels in enumerate(arrays.labels if "train" in subsets else []):
@@ -62,7 +67,7 @@ def opener(competition: NpzLabels, folder: Path) -> Callable[[Any], np.ndarray]:
     Raises:
         PipelineError: as `list_items`.
     """
-    arrays = _arrays(competition, folder)
+    arrays = _arrays(competition, folder, with_training=False)
     return lambda row: _image(arrays, row["subset"], int(row["image_id"].removeprefix("train_")))
 
 
@@ -103,7 +108,7 @@ def _masks(
 # --- the file --------------------------------------------------------------------------------------------------------
 
 
-def _arrays(competition: NpzLabels, folder: Path) -> Arrays:
+def _arrays(competition: NpzLabels, folder: Path, with_training: bool) -> Arrays:
     path = folder / competition.file
     if not path.exists():
         ways = f"link it into the folder, `mkdir -p {folder} && ln -s /path/to/{competition.file} {folder}/`"
@@ -112,6 +117,8 @@ def _arrays(competition: NpzLabels, folder: Path) -> Arrays:
         raise PipelineError(f"{path} does not exist; to put the file of {competition.title} there, {ways}.")
     stat = path.stat()
     arrays = _read(path, stat.st_size, stat.st_mtime_ns)
+    if with_training and not len(arrays.labels):
+        raise PipelineError(f"{path} holds {arrays.names}; expected {LAYOUT}: save it again with these names.")
     shape = arrays.labels.shape[1:]
     if competition.shape and shape != competition.shape:
         hint = ": transposed?" if shape[::-1] == competition.shape else ""
@@ -125,8 +132,11 @@ def _arrays(competition: NpzLabels, folder: Path) -> Arrays:
 @lru_cache(maxsize=1)
 def _read(path: Path, size: int, modified: int) -> Arrays:
     """The arrays of a file; its size and time of change are there to notice that it has become another one."""
-    training, test = _load(path)
-    if training.ndim != 4 or training.shape[1] != 2 or test.ndim != 3 or not training.size or not test.size:
+    loaded, names = _load(path)
+    test = loaded["test_set"]
+    training = loaded.get("training_set", np.zeros((0, 2, *test.shape[1:]), test.dtype))
+    empty = not test.size or ("training_set" in loaded and not training.size)
+    if training.ndim != 4 or training.shape[1] != 2 or test.ndim != 3 or empty:
         raise PipelineError(
             f"{path}: training_set has shape {training.shape}, test_set {test.shape}; expected {LAYOUT}, none of them "
             "empty: save it again in this layout."
@@ -137,25 +147,29 @@ def _read(path: Path, size: int, modified: int) -> Arrays:
             f"{path}: training images are {sizes[0]}, test images {sizes[1]} (rows × columns); expected one size for "
             "both: save it again."
         )
+    if not len(training):
+        (only,) = _pixels(path, [test])
+        return Arrays({"train": only[:0], "test": only}, training[:, 1].astype(np.uint8), names)
     images, labels = _pixels(path, [training[:, 0], test]), training[:, 1]
     # a class map of float64 would stay in memory at eight times the size it needs, with the images that it lies among
     small = float(labels.min()) >= 0 and float(labels.max()) <= 255 and _all_whole(labels)
-    return Arrays({"train": images[0], "test": images[1]}, labels.astype(np.uint8) if small else labels.copy())
+    return Arrays({"train": images[0], "test": images[1]}, labels.astype(np.uint8) if small else labels.copy(), names)
 
 
-def _load(path: Path) -> list[np.ndarray]:
+def _load(path: Path) -> tuple[dict[str, np.ndarray], str]:
+    """The arrays of a file by name, test_set and, where it has one, training_set; and the names of all in it."""
     try:
         with path.open("rb") as file:
             if file.read(2) != b"PK":  # numpy takes any other content for a pickle, and says so
                 raise PipelineError(f"{path} is not an .npz: its content is another; expected {LAYOUT}.")
         with np.load(path, allow_pickle=False) as content:
-            missing = [key for key in KEYS if key not in content.files]
-            if missing:
+            if "test_set" not in content.files:
                 raise PipelineError(
                     f"{path} holds {', '.join(content.files) or 'nothing'}; expected {LAYOUT}: save it again with "
                     "these names."
                 )
-            arrays = [np.asarray(content[key]) for key in KEYS]
+            names = ", ".join(content.files)
+            arrays = {key: np.asarray(content[key]) for key in KEYS if key in content.files}
     except PipelineError:
         raise
     except Exception as error:  # numpy, zipfile and zlib raise whatever they like on a damaged file
@@ -165,10 +179,10 @@ def _load(path: Path) -> list[np.ndarray]:
         raise PipelineError(
             f"{path} cannot be read, it is damaged or truncated ({reason}); get the file again."
         ) from None
-    for key, array in zip(KEYS, arrays, strict=True):
+    for key, array in arrays.items():
         if array.dtype.kind not in "biuf":
             raise PipelineError(f"{path}: {key} holds {array.dtype}; expected numbers: save it again as plain numbers.")
-    return arrays
+    return arrays, names
 
 
 def _pixels(path: Path, sets: list[np.ndarray]) -> list[np.ndarray]:
