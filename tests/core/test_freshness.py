@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from conftest import SHAPE, TEST_IDS, Tiny, other_code
+from conftest import MANIFEST, SHAPE, TEST_IDS, Tiny, other_code
 
 from pipeline import stages
 from pipeline.core import driver, files, freshness, layout
@@ -312,7 +312,7 @@ def test_a_new_work_folder_gets_the_number_of_its_layout(fake: "Fake", root: Pat
 def test_a_work_folder_without_a_number_is_taken_over(
     fake: "Fake", root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_json(root / "work" / "sample" / "images.manifest.json", {})
+    write_json(root / "work" / "sample" / "images.manifest.json", MANIFEST)
     driver.run_stage(open_run("sample"), "clean")
     assert "made by version 0.1.0 and is taken over" in capsys.readouterr().err
     driver.run_stage(open_run("sample"), "clean")
@@ -325,6 +325,10 @@ def test_a_work_folder_without_a_number_is_taken_over(
         ('{"layout": 99}', r"work/ was made by a later version \(layout 99, this version knows \d+\)"),
         ("", r'work/layout\.json cannot be read; expected \{"layout": \d+\}'),
         ("[]", r"work/layout\.json cannot be read"),
+        *(
+            (f'{{"layout": {number}}}', r"work/layout\.json cannot be read")
+            for number in ("Infinity", '"2"', "true", "0")
+        ),
     ],
 )
 def test_a_layout_that_is_not_known_is_refused(fake: "Fake", root: Path, text: str, message: str) -> None:
@@ -565,6 +569,19 @@ def test_a_run_from_a_later_stage_says_what_is_not_up_to_date(
     assert "clean is not up to date" in said
 
 
+def test_a_manifest_that_is_a_folder_stops_before_the_work(fake: Fake, root: Path) -> None:
+    (root / "b.json").mkdir()
+    with pytest.raises(PipelineError, match=r"b\.json is a folder, and clean writes a file there: move it away"):
+        driver.run_stage(open_run("sample"), "clean")
+    assert fake.done == []
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "x"])
+def test_a_damaged_record_of_a_submission_opens_the_run(root: Path, text: str) -> None:
+    write_text(root / "submissions" / "sample.json", text)
+    assert open_run("sample").name == "sample"
+
+
 def test_steps_done_before_an_error_stay_done(fake: Fake) -> None:
     run = open_run("sample")
     fake.fail = True
@@ -689,6 +706,20 @@ def test_damaged_training_stops(name: str, executed: list[Any]) -> None:
     assert executed == []
     driver.run_stage(run, "train", force=True)
     assert executed == [([0], {"force": True})]
+
+
+@pytest.mark.parametrize("name", ["fold.json", "history.json"])
+def test_finished_training_without_its_record_stops(name: str, executed: list[Any]) -> None:
+    run = open_run("sample", assignments=["train.folds=[0]"])
+    pretend_trained(run, finished=True)
+    (run.fold_folder(0) / name).unlink()
+    with pytest.raises(PipelineError, match=rf"fold_0 holds finished training that is damaged: .*{name} is missing"):
+        driver.run_stage(run, "train")
+    (run.fold_folder(0) / "manifest.json").unlink()
+    (run.fold_folder(0) / "started.json").touch()  # of no training that was under way
+    with pytest.raises(PipelineError, match=r"fold_0 holds finished training, and .*manifest\.json"):
+        driver.run_stage(run, "train")
+    assert executed == []
 
 
 @pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_text("{")])
