@@ -56,7 +56,8 @@ def warn_of_stale(run: "Run", first: str) -> None:
     errors: set[str] = set()
     for stage in STAGES[: STAGES.index(first)]:
         try:
-            reasons = dict.fromkeys(reason.text for state in unfinished(run, stage) for reason in state.reasons)
+            waiting = [state for state in unfinished(run, stage) if stage == "decode" or state.step.subset != "test"]
+            reasons = dict.fromkeys(reason.text for state in waiting for reason in state.reasons)
         except PipelineError as error:
             if str(error) not in errors:  # what is wrong with the run as a whole is wrong at every stage
                 warn(f"[yellow]whether {stage} is up to date cannot be told: {escape(str(error))}[/yellow]")

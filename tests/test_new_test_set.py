@@ -199,9 +199,13 @@ def test_what_is_stale_before_predict_is_said(tiny: Tiny, capsys: pytest.Capture
     run = opened(tiny)
     shutil.rmtree(tiny.input / "train")
     os.remove(run.folds_file)
+    replace_test_images(tiny, ["x1"], [(40, 60)])
+    driver.run_stage(run, "decode", subset="test")
+    capsys.readouterr()
     warn_of_stale(run, "predict")
-    assert "decode is not up to date" in capsys.readouterr().err
-    assert table.read_tables(run.competition_folder)["subset"].value_counts().to_dict() == {"train": 12, "test": 4}
+    said = capsys.readouterr().err
+    assert "decode is not up to date" in said and "clean is not" not in said
+    assert table.read_tables(run.competition_folder)["subset"].value_counts().to_dict() == {"train": 12, "test": 1}
 
 
 @pytest.mark.parametrize("masks", ["csv", "png"])

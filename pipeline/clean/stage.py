@@ -60,7 +60,8 @@ def steps(run: Run) -> list[Step]:
     found = Step("clean", "clean", manifest, inputs, (run.outliers,), settings, editable=(run.outliers,))
     manifest, settings = run.test_duplicates.with_suffix(".manifest.json"), rules.model_dump(include=FOR_TEST)
     both = (*inputs, run.test_table, run.test_histograms, run.test_thumbnails)
-    return [found, Step("clean", "test duplicates", manifest, both, (run.test_duplicates,), settings)]
+    outputs = (run.test_duplicates,)
+    return [found, Step("clean", "test duplicates", manifest, both, outputs, settings, subset="test")]
 
 
 def keeps(run: Run, step: Step, reasons: list[Reason]) -> bool:

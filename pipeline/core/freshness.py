@@ -46,7 +46,7 @@ class Step:
     sealed: tuple[Path, ...] = ()
     """Outputs that are compared by content whatever their size and time: trained weights."""
     subset: Literal["train", "test"] | None = None
-    """Of a step of decode: the images that it reads."""
+    """Of a step of decode, the images that it reads; `test` too of a step that nothing before predict waits for."""
 
 
 @dataclass(frozen=True)
