@@ -52,6 +52,8 @@ def steps(run: Run) -> list[Step]:
         *raw_test_files(run), *sample,
     )  # fmt: skip
     settings = run.competition.model_dump(mode="json", include={"submission", "rle", "classes", "values"})
+    if run.recipe.tune.presence_neighbours:
+        settings["duplicates"] = run.competition.clean.duplicates.model_dump(mode="json")
     manifest = run.folder / "submission.manifest.json"
     return [Step("encode", "encode", manifest, inputs, (run.submission, run.record), settings)]
 

@@ -109,8 +109,10 @@ def knows_models(run: Run) -> bool:
 
 
 def files(run: Run, subset: Subset) -> tuple[Path, ...]:
-    """Returns the files of a run's predictions, with their indices."""
+    """Returns the files of a run's predictions, with their indices; and what near-duplicates among the images are found
+    by, where the presence head is averaged over them."""
     paths: list[Path] = []
+    descriptors = (run.histograms, run.thumbnails) if subset == "oof" else (run.test_histograms, run.test_thumbnails)
     for other in other_runs.runs_of(run):
         if subset == "oof":
             views = (False, True) if other.recipe.predict.tta != "none" else (False,)
@@ -119,7 +121,8 @@ def files(run: Run, subset: Subset) -> tuple[Path, ...]:
             ]
         else:
             paths += [other.predictions("test", fold) for fold in other.test_folds()]
-    return tuple(file for path in paths for file in (path, path.with_suffix(".csv")))
+    predicted = tuple(file for path in paths for file in (path, path.with_suffix(".csv")))
+    return (*predicted, *(descriptors if run.recipe.tune.presence_neighbours else ()))
 
 
 def plain_of(run: Run) -> tuple[bool, ...]:

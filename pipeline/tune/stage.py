@@ -78,6 +78,8 @@ def steps(run: Run) -> list[Step]:
     outputs = (run.postprocess, run.folder / "oof_scores.csv", run.suspects, run.mask_statistics)
     settings: dict[str, Any] = {"tune": run.recipe.tune.model_dump(mode="json"), "metric": run.competition.metric}
     settings |= {"reading": run.remark, "never": list(run.never), "ensemble": run.recipe.ensemble}
+    if run.recipe.tune.presence_neighbours:
+        settings["duplicates"] = run.competition.clean.duplicates.model_dump(mode="json")
     settings["tta"] = run.recipe.predict.tta
     if run.recipe.ensemble:  # whose runs have decided on their views
         settings["tta"] = {other.name: kept_views.views_of(other) for other in other_runs.runs_of(run)}

@@ -14,7 +14,11 @@ import pytest
 from predicted import array
 
 from pipeline.core.errors import PipelineError
+from pipeline.core.run import open_run
+from pipeline.encode import stage as encode
+from pipeline.predictions import blends
 from pipeline.predictions.files import Predicted, read_predictions, write_resumable
+from pipeline.tune import stage as tune
 
 KILLED = """
 import os, signal, sys
@@ -91,3 +95,16 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(PipelineError, match="probabilities of 8 images take .* make room"):
         write(9, "third")
     assert (array(path) == 8).all()
+
+
+def test_what_near_duplicates_are_found_by_is_an_input_where_presence_is_averaged_over_them() -> None:
+    run = open_run("sample", assignments=["tune.presence_neighbours=true"])
+    for subset, descriptors in (
+        ("oof", (run.histograms, run.thumbnails)),
+        ("test", (run.test_histograms, run.test_thumbnails)),
+    ):
+        plain = blends.files(open_run("sample"), subset)
+        assert blends.files(run, subset) == (*plain, *descriptors)
+    for stage in (tune, encode):
+        (step,), (before,) = stage.steps(run), stage.steps(open_run("sample"))
+        assert "duplicates" in step.settings and "duplicates" not in before.settings
