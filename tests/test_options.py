@@ -17,7 +17,8 @@ HOW = {"--force", "--verbose", "-v", "--quiet", "-q", "--verify"}
 OPTIONS = {
     "run": RUN | ELSEWHERE | HOW | {"--from", "--to", "--strict"},
     **dict.fromkeys(("decode", "clean", "split", "train"), RUN | HOW),
-    **dict.fromkeys(("validate", "tune", "predict", "evaluate"), RUN | ELSEWHERE | HOW),
+    **dict.fromkeys(("validate", "tune", "evaluate"), RUN | ELSEWHERE | HOW),
+    "predict": RUN | ELSEWHERE | HOW | {"--images", "--to", "--masks"},
     "encode": RUN | ELSEWHERE | HOW | {"--strict"},
     "report": RUN | ELSEWHERE | HOW | {"--compare"},
     "status": RUN | ELSEWHERE,

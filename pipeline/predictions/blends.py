@@ -161,8 +161,8 @@ def _check_views(other: Run, paths: list[Path]) -> None:
     """Checks that a run's test predictions are with the views that its tune has kept: it may have tuned again since."""
     for path in paths if other.recipe.trains else []:
         record = freshness.read_manifest(path.with_suffix(".manifest.json"))
-        used, kept = record and record["settings"].get("tta"), kept_views.views_of(other)
-        if record and used != kept:
+        used, kept = (record or {"settings": {}})["settings"].get("tta"), kept_views.views_of(other)
+        if used not in (None, kept):
             raise PipelineError(
                 f"{shown(path)} was predicted with test-time augmentation {used}, and {other.name} has decided on "
                 f"{kept} since: finish that run first, {program()} run {other.name}."
