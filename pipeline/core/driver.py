@@ -51,6 +51,12 @@ class Stage:
         return getattr(self.module, "READS_FOLDS", None)
 
     @property
+    def needs_oof(self) -> bool:
+        """Whether an ensemble's runs must have out-of-fold predictions here: tune reads them, and what is shared comes
+        before it. From predict on, nothing of the training images is needed."""
+        return self.reads_folds == "oof" or self.shared
+
+    @property
     def accepts(self) -> tuple[str, ...]:
         """ACCEPTS: which of `force` and `strict` its `execute` takes."""
         return getattr(self.module, "ACCEPTS", ())
@@ -79,17 +85,19 @@ class State:
     kept: bool
 
 
-def states(run: Run, stage: str) -> list[State]:
-    """Returns the state of every step of a stage.
+def states(run: Run, stage: str, subset: Literal["train", "test"] | None = None) -> list[State]:
+    """Returns the state of every step of a stage; with a `subset`, of the steps of these images alone.
 
     Raises:
         PipelineError: a run of an ensemble is not there, or lacks predictions.
     """
     opened, found = Stage(stage), []
-    if run.recipe.ensemble and (opened.reads_folds != "test" or run.folds_file.exists()):
+    if run.recipe.ensemble and opened.needs_oof and subset != "test":
         check_ensemble(run)
     layout.check()
     for step in opened.module.steps(run):
+        if subset not in (None, step.subset):
+            continue
         reasons = freshness.stale(step)
         found.append(State(step, reasons, opened.keeps(run, step, reasons)))
     return found
@@ -136,8 +144,10 @@ def run_stage(
         _run_stage(run, opened, force, strict and "strict" in opened.accepts, mention, subset)
 
 
-def _run_stage(run: Run, stage: Stage, force: bool, strict: bool, mention: bool, subset: str | None) -> None:
-    found = [state for state in states(run, stage.name) if subset in (None, state.step.subset)]
+def _run_stage(
+    run: Run, stage: Stage, force: bool, strict: bool, mention: bool, subset: Literal["train", "test"] | None
+) -> None:
+    found = states(run, stage.name, subset)
     if not found:  # evaluate, where no truth is known; train and predict, where nothing is trained
         return
     waiting = []

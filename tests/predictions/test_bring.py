@@ -555,6 +555,9 @@ def test_members_that_cannot_be_averaged(ready: Tiny) -> None:
     assert "which has no out-of-fold predictions of fold 1: finish" in said(small=None, short=None)
     assert "or go on with --folds 0,2." in said(small=None, short=None)
     assert driver.states(ensemble(ready, "train.folds=[0,2]", small=1, short=1), "train") == []
+    assert driver.states(ensemble(ready, small=1, short=1), "predict") == []  # which needs no out-of-fold prediction
+    test_alone = driver.states(ensemble(ready, small=1, short=1), "decode", subset="test")
+    assert {state.step.subset for state in test_alone} == {"test"}
     write_text(ready.root / "work" / "salt" / "salty" / "recipe.yaml", "recipe: {}")
     assert "ensemble names salty, which is a run of salt, and both is one of tiny" in said(small=1, salty=1)
 
