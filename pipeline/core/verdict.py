@@ -44,5 +44,5 @@ def to_json(reasons: Iterable[Reason]) -> list[dict[str, Any]]:
 
 
 def from_json(content: Mapping[str, Any]) -> list[Reason]:
-    """Returns the reasons of postprocess.json or of a submission's record, which `to_json` wrote; none of older files."""
+    """Returns the reasons that `to_json` wrote into postprocess.json or a submission's record; none of older files."""
     return [Reason(**one) for one in content.get("reasons", [])]
