@@ -113,8 +113,7 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
         raise PipelineError(
             f"tune.rows is {run.recipe.tune.rows}, and none of the {len(held.images)} out-of-fold images is such a row."
         )
-    work = _labels if run.competition.kind == "multiclass" else _masks
-    tuned, special, suspected = work(held, counted)
+    tuned, special, suspected = choose(held, counted)
     true_area = special.pop("true_area")
     result = _result(tuned) | special
     result["scores"] = estimate.labelled(held, result)
@@ -213,6 +212,12 @@ def _choose(parts: Parts, fits: Sequence[Fits], steps: Sequence[Sequence[str]], 
         return Chosen(choices[0], without, nested, found)
     tried = [replace(one, kept=False) for one in choices[0].tried]
     return Chosen(replace(choices[0], path=(), tried=tried), plain, untuned, found)
+
+
+def choose(held: HeldOut, counted: np.ndarray) -> tuple[Tuned, dict[str, Any], pd.DataFrame]:
+    """Returns what is chosen on the images at `counted` (positions, ascending), what else postprocess.json says of it,
+    and the suspects."""
+    return (_labels if held.run.competition.kind == "multiclass" else _masks)(held, counted)
 
 
 def _masks(held: HeldOut, counted: np.ndarray) -> tuple[Tuned, dict[str, Any], pd.DataFrame]:
