@@ -4,9 +4,9 @@
 
 The groups of a finished run's out-of-fold images are halved several times, within every fold, and each half takes both
 parts in turn. tune's own search and nested estimate see one half alone, as if it were the competition; the other half,
-predicted by the same networks, is its test set with known truth. Groups are new there and networks are not, as on a real test set. (The choice of epoch
-saw both halves, so it flatters both alike: what is compared is the nested estimate, before the choice of epoch is taken
-off.)
+predicted by the same networks, is its test set with known truth. Groups are new there and networks are not, as on a
+real test set. (The choice of epoch saw both halves, so it flatters both alike: what is compared is the nested estimate,
+before the choice of epoch is taken off.)
 
 z is the estimate minus the truth, by the root of both squared standard errors (bootstrap, groups whole). An honest
 estimate has z of mean 0 and spread 1, and the 95 % interval of the difference holds 0 in 95 of 100. Halves of one pool
@@ -27,7 +27,7 @@ import pandas as pd
 import yaml
 
 from pipeline.core.config.competition import load_competition
-from pipeline.core.config.recipe import Recipe
+from pipeline.core.config.recipe import Recipe, TuneSettings
 from pipeline.core.config.settings import validate
 from pipeline.core.console import enable_quiet, track
 from pipeline.core.run import Run
@@ -69,7 +69,8 @@ class Compared:
 
 
 def open_run(folder: Path) -> Run:
-    """Returns a finished run, given as $PIPELINE_ROOT/work/<competition>/<run>, with the folds that were predicted."""
+    """Returns a finished run, given as $PIPELINE_ROOT/work/<competition>/<run>, with the folds that were predicted and
+    every step of tune."""
     folder = folder.resolve()
     os.environ["PIPELINE_ROOT"] = str(folder.parents[2])
     data = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))["recipe"]
@@ -77,7 +78,10 @@ def open_run(folder: Path) -> Run:
     files = (folder / "predictions").glob("oof_fold_*.csv")
     folds = sorted({int(file.stem.split("_")[2]) for file in files})
     train = recipe.train.model_copy(update={"folds": folds})
-    return Run(recipe.model_copy(update={"train": train}), load_competition(recipe.competition), folder.name)
+    every = recipe.tune.model_copy(update={"steps": TuneSettings().steps})
+    return Run(
+        recipe.model_copy(update={"train": train, "tune": every}), load_competition(recipe.competition), folder.name
+    )
 
 
 def halve(folds: np.ndarray, groups: np.ndarray, seed: int) -> np.ndarray:
