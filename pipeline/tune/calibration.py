@@ -14,11 +14,12 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from pipeline.masks.ranking import Calibration, logits
+from pipeline.masks.ranking import LEVELS, Calibration, logits
 from pipeline.tune.evidence import Evidence
+from pipeline.tune.regression import logistic, sigmoid
 
-STEPS, RIDGE = 30, 1e-3
-"""Newton steps at most, and how strongly a slope is held at 1 and an intercept at 0, in images' losses."""
+RIDGE = 1e-3
+"""How strongly a slope is held at 1 and an intercept at 0, beside losses of which every image has one."""
 NARROWEST = 0.05
 """The least slope: a network that says nothing, or the opposite, is not turned round."""
 
@@ -90,18 +91,13 @@ def _by_level(at_least: np.ndarray) -> np.ndarray:
 
 
 def _fit(pixels: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """The slope and intercept (2,) with the least log loss of pixels (256,), by Newton's method."""
-    design = np.stack([logits(), np.ones(len(pixels))], axis=1)
-    found, ridge = np.array([1.0, 0.0]), RIDGE * np.eye(2)
-    for _ in range(STEPS):
-        p = 1 / (1 + np.exp(-np.clip(design @ found, -30, 30)))
-        slope = design.T @ (pixels * p - inside) + ridge @ (found - [1.0, 0.0])
-        curvature = (design * (pixels * p * (1 - p))[:, None]).T @ design + ridge
-        step = np.linalg.solve(curvature, slope)
-        found = found - np.clip(step, -1, 1)
-        if np.abs(step).max() < 1e-8:
-            break
-    return found
+    """The slope and intercept (2,) with the least log loss of pixels (256,)."""
+    return logistic(_design(), inside, pixels, np.full(2, RIDGE), np.array([1.0, 0.0]))
+
+
+def _design() -> np.ndarray:
+    """What the calibrated logit of each level is a weighted sum of (256, 2): its own logit, and 1."""
+    return np.stack([logits(), np.ones(LEVELS)], axis=1)
 
 
 def _variance(pixels: np.ndarray, inside: np.ndarray, groups: np.ndarray, found: np.ndarray) -> np.ndarray:
@@ -111,8 +107,8 @@ def _variance(pixels: np.ndarray, inside: np.ndarray, groups: np.ndarray, found:
     count = group.max() + 1
     if count < 2:
         return np.full(2, np.inf)
-    design = np.stack([logits(), np.ones(pixels.shape[1])], axis=1)
-    p = 1 / (1 + np.exp(-np.clip(design @ found, -30, 30)))
+    design = _design()
+    p = sigmoid(design @ found)
     scores = np.zeros((count, 2))
     np.add.at(scores, group, (pixels * p - inside) @ design)
     bread = np.linalg.inv((design * (pixels.sum(0) * p * (1 - p))[:, None]).T @ design + RIDGE * np.eye(2))

@@ -30,6 +30,7 @@ from pipeline.tune.evidence import (
     rank_levels,
 )
 from pipeline.tune.held_out import HeldOut, Weighting
+from pipeline.tune.regression import linear, logistic
 
 AREAS = np.unique([0, *(1.2 ** np.arange(90)).astype(np.int64)])
 """Minimum areas that are tried, in native pixels: 0, 1, 2, 3, … each about a fifth more than the one before."""
@@ -42,6 +43,8 @@ CLOSEST = 8
 """How many of the best thresholds the steps go on with that search more than threshold and area."""
 FEWEST = 10
 """Images with and without a class that a regression needs at least."""
+HELD = np.array([0.01, 0.01, 0.01, 0.01, 0.0])
+"""How strongly the coefficients of a presence are held at 0; not its intercept."""
 UNTUNED = Rule()
 STEPS = (("threshold",), ("area", "triplet", "presence", "expected", "rank"), ("components",))
 """In this order; of the second, which say when a mask becomes empty, one at most, the plainest first."""
@@ -439,17 +442,14 @@ class RuleSearch:
     def _presence(self, rows: np.ndarray, threshold: int, features: np.ndarray, worth: np.ndarray) -> Presence | None:
         """The regressions of `expected`, from the features (n, 4) and the scores (n,) of the masks of the images at
         `rows`; None where too few of them have the class, or too few have not."""
-        from sklearn.linear_model import LinearRegression, LogisticRegression
-
         present = self.evidence.true[rows, self.index] > 0
         drawn = present & (self.evidence.area[rows, self.index, threshold] > 0)
         if present.all() or drawn.sum() < FEWEST or (~present).sum() < FEWEST:
             return None
-        weights = self.weights[rows]
-        # with few features, a handful of exact steps; the default solver wakes every core for each of its dozens
-        logistic = LogisticRegression(C=100.0, solver="newton-cholesky", tol=1e-8).fit(features, present, weights)
-        linear = LinearRegression().fit(features[drawn], worth[drawn], weights[drawn])
-        return Presence(probability=_linear(logistic), worth=_linear(linear))
+        weights, design = self.weights[rows], np.column_stack([features, np.ones(len(rows))])
+        probability = logistic(design, weights * present, weights, HELD)
+        score = linear(design[drawn], worth[drawn], weights[drawn])
+        return Presence(probability=Linear(*map(float, probability)), worth=Linear(*map(float, score)))
 
     def components(self, rule: Rule, rows: np.ndarray) -> Rule:
         """Returns the rule with the best of the SHORTLIST, at the threshold of those counted that is nearest to its."""
@@ -470,12 +470,6 @@ class RuleSearch:
         plain = self.table.worth_of(rows, before[:, 0], before[:, 1])[0]
         best = int(sums.argmax())
         return replace(moved, components=SHORTLIST[best]) if sums[best] > plain + 1e-9 else rule
-
-
-def _linear(model: Any) -> Linear:
-    """The coefficients of scikit-learn's model."""
-    head, area, highest, confidence = map(float, np.ravel(model.coef_))
-    return Linear(head, area, highest, confidence, float(np.ravel(model.intercept_)[0]))
 
 
 def _nearest_half(sums: np.ndarray) -> int:

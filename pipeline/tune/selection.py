@@ -15,6 +15,7 @@ out, 210 pairs of them, and whatever was fitted without the same cells before is
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import ceil
 from typing import Any, Protocol
 
 import numpy as np
@@ -24,10 +25,10 @@ from pipeline.masks.bootstrap import Gain, Score, gain
 CELLS = 10
 """Cells that groups are dealt into."""
 PARTS = 5
-"""Parts of a partition."""
+"""Parts of a partition of all cells."""
 PARTITIONS = 20
 """Partitions that the final decision is judged and estimated by."""
-INNER = 4
+INNER = 2
 """Partitions that steps are judged by without a part, in the nested estimate."""
 TRIES = 50
 """Draws of a partition, at most, until none of its parts is a whole fold."""
@@ -81,8 +82,8 @@ def deal(folds: np.ndarray, groups: np.ndarray) -> np.ndarray:
 def partitions_of(
     cells: np.ndarray, folds: np.ndarray, without: Cells = Cells(), count: int = PARTITIONS
 ) -> list[Partition]:
-    """Returns random partitions of the cells that are not in `without` into five parts, fewer where there are fewer
-    cells. As far as it can be avoided, no part, with `without`, holds all images of a fold.
+    """Returns random partitions of the cells that are not in `without` into parts of a fifth of all cells, of one cell
+    at least. As far as it can be avoided, no part, with `without`, holds all images of a fold.
 
     Args:
         cells: cells (n,) of the images.
@@ -90,9 +91,11 @@ def partitions_of(
         without: cells that are left out already.
         count: how many partitions; one where cells are left out one by one.
     """
-    remaining = [cell for cell in np.unique(cells).tolist() if cell not in without]
+    all_cells = np.unique(cells).tolist()
+    remaining = [cell for cell in all_cells if cell not in without]
+    parts = ceil(len(remaining) / max(1, round(len(all_cells) / PARTS)))
     of_folds = [set(cells[folds == fold].tolist()) for fold in np.unique(folds)]
-    random, parts = np.random.default_rng([len(remaining), *sorted(without)]), min(PARTS, len(remaining))
+    random = np.random.default_rng([len(remaining), *sorted(without)])
     found: list[Partition] = []
     for _ in range(count if len(remaining) > parts else 1):
         tries = (_partition(random.permutation(remaining), parts) for _ in range(TRIES))
