@@ -208,7 +208,7 @@ def _choose(parts: Parts, fits: Sequence[Fits], steps: Sequence[Sequence[str]], 
     plain = {part: replace(choice, path=()) for part, choice in without.items()}
     untuned = Nested.of(plain, parts.partitions)
     found = gain(untuned.rows, nested.rows, fits[0].problem.score, parts.groups[parts.rows])
-    if not choices[0].path or (found.value > 0 and found.confidence >= settings.confidence):
+    if choices[0].path and found.value > 0 and found.confidence >= settings.confidence:
         return Chosen(choices[0], without, nested, found)
     tried = [replace(one, kept=False) for one in choices[0].tried]
     return Chosen(replace(choices[0], path=(), tried=tried), plain, untuned, found)
