@@ -93,7 +93,9 @@ def test_one_mask_for_all_images() -> None:
     masks, true = population(150, (64, 64), seed=1), statistics(population(300, (64, 64)))
     mask = max(masks, key=np.sum)
     found = find_reasons(statistics([mask] * 150), true)
-    assert found[-1].text.startswith("Many images have the same mask: 150 of 150 non-empty masks are equal; in training")
+    assert found[-1].text.startswith(
+        "Many images have the same mask: 150 of 150 non-empty masks are equal; in training"
+    )
     assert kinds(found) == ["share of empty masks", "size of masks", "the same mask for many images"]
     assert verdict_of(found) == "do not submit"
     some = [mask if number % 4 == 0 else one for number, one in enumerate(masks)]
@@ -257,7 +259,8 @@ SPOILED: dict[str, tuple[Callable[[np.ndarray], np.ndarray], list[str]]] = {
     "transposed": (lambda planes: planes.swapaxes(1, 2), ["Masks look transposed"]),
     "ground alone": (lambda planes: np.stack([np.ones_like(planes[0]), *np.zeros_like(planes[1:])]),
                      ["One class is everywhere"]),
-    "no rock": (lambda planes: np.stack([planes[0], planes[1] + planes[2], np.zeros_like(planes[2])]), ["There is no rock"]),
+    "no rock": (lambda planes: np.stack([planes[0], planes[1] + planes[2], np.zeros_like(planes[2])]),
+                ["There is no rock"]),
     "soil is rock": (lambda planes: planes[[0, 2, 1]], ["Too little soil", "Too much rock"]),
 }  # fmt: skip
 
