@@ -60,7 +60,7 @@ class Descriptors:
 
 
 def files(run: Run) -> tuple[Path, ...]:
-    """Returns the files that the comparison reads; none where one is missing, as in a bundle without training images."""
+    """Returns the files that the comparison reads; none where one is missing, as in a bundle of weights alone."""
     needed = (run.table, run.test_table, run.histograms, run.test_histograms, run.thumbnails, run.test_thumbnails)
     return needed if all(path.exists() for path in needed) else ()
 
