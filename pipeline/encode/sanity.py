@@ -38,6 +38,8 @@ FEW = 5
 """Images that say nothing together."""
 GRAVE = 4.0
 """A share or a size that is off by this factor is no matter of taste: the submission is not worth an upload."""
+CONCEIVABLE = 0.05
+"""The chance of nothing but empty masks from which on they may be right."""
 LOOK = "notebooks/06_from_predictions_to_submission.ipynb"
 """Shows masks of the test images as they are submitted, and their figures beside those of training."""
 ORDER = "rle.order in the competition's YAML"
@@ -130,7 +132,7 @@ def find_reasons(test: Statistics, training: Statistics, never: Collection[str] 
 def _all_empty(test: Statistics, training: Statistics) -> Reason:
     """That no image has a mask; a matter to look at where few training images have one."""
     share = (training.area == 0).all(1).mean()
-    level: Level = "check" if share**test.images > CHANCE else "stop"
+    level: Level = "check" if share**test.images > CONCEIVABLE else "stop"
     text = f"All masks are empty: {test.images} of {test.images} test images; of the training images {_percent(share)}."
     return Reason(level, "all masks empty", text, LOOK)
 

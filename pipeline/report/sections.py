@@ -51,6 +51,7 @@ def verdict(run: Run, trainings: charts.Trainings) -> Shown | None:
     reasons = [*judged.reasons, *advice(run, trainings, {one.kind for one in judged.reasons})]
     return {
         "word": judged.verdict,
+        "result": result,
         "submitted": judged.submitted,
         "honest": known | scores.get("fold_model", {}),
         "beside": beside | constants(result) | {"untuned": result["untuned"]},
