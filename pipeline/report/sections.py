@@ -67,7 +67,8 @@ def _with_pictures(run: Run, reasons: list[Reason]) -> list[Shown]:
         captions = {name: name for name in one.images[: min(left, OF_EACH_REASON)]}
         pictures = _pictures(paint, captions, "truth and prediction", 240) if paint else []
         left -= len(pictures)
-        shown.append({"level": one.level, "text": one.text, "command": one.command, "pictures": pictures})
+        command = "" if one.command == files.shown(run.report) else one.command  # which is this page
+        shown.append({"level": one.level, "text": one.text, "command": command, "pictures": pictures})
     return shown
 
 

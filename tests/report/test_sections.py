@@ -74,9 +74,10 @@ def test_the_verdict_has_pictures_and_says_nothing_twice(run: Run, drawn: list[s
     assert found["beside"] == {"optimistic, tuned on the same images": 0.91, "untuned": 0.8}
     assert [one["text"][:4] for one in found["reasons"]] == ["2 of", "Few.", "2 la"]
     assert [len(one["pictures"]) for one in found["reasons"]] == [1, 0, 0] and drawn == [TRAIN_IDS[1]]
-    put(run.postprocess, RESULT | {"reasons": to_json([Reason("check", "suspect labels", "Look at them.")])})
+    own = Reason("check", "suspect labels", "Look at them.", "work/tiny/small/report.html")
+    put(run.postprocess, RESULT | {"reasons": to_json([own])})
     found = sections.verdict(run, {})
-    assert found and [one["text"] for one in found["reasons"]] == ["Look at them."]
+    assert found and [(one["text"], one["command"]) for one in found["reasons"]] == [("Look at them.", "")]
 
 
 def test_a_wrong_order_of_magnitude_is_the_first_thing_on_the_page(run: Run, drawn: list[str]) -> None:
