@@ -283,7 +283,8 @@ def advice(run: Run, trainings: charts.Trainings, known: Collection[str] = ()) -
             "trained: the others make the estimate surer and the submission better."
         )
         found.append(Reason("note", "folds not trained", text, run.command("--set", "train.folds=null")))
-    if run.suspects.exists() and (listed := look.suspects(run)["image_id"].tolist()):
+    useless = "no better than a constant" in known  # a network that contradicts every label says nothing of labels
+    if not useless and run.suspects.exists() and (listed := look.suspects(run)["image_id"].tolist()):
         text = f"{len(listed)} labels contradict the networks: one of the two is wrong."
         found.append(Reason("note", "suspect labels", text, f"look at {files.shown(run.suspects)}"))
     return [one for one in found if one.kind not in known]

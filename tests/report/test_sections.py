@@ -59,6 +59,7 @@ def test_dropped_images_are_no_suspects_and_not_among_the_worst(run: Run, drawn:
     assert look.suspects(run)["image_id"].tolist() == TRAIN_IDS[1:3]
     (note,) = sections.advice(run, {})
     assert note.text.startswith("2 labels contradict the networks") and note.level == "note"
+    assert sections.advice(run, {}, ["no better than a constant"]) == []  # whose doubts about labels are worth nothing
     shown = sections.predictions(run, sections.held_out(run))
     assert shown and len(shown["suspects"]) == 2
     assert TRAIN_IDS[1] in drawn and TRAIN_IDS[0] not in drawn
