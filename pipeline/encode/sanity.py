@@ -182,8 +182,8 @@ def _size(size: float, usual: float, name: str) -> Reason:
     """What to say of a mean size of masks, beside the usual one; both as shares of an image."""
     how, factor = "large" if size > usual else "small", _factor(size, usual)
     text = (
-        f"The test masks{name} are too {how}, by a factor of {factor:.1f}: where there is one, it covers {_percent(size)} of "
-        f"the image on average; in training {_percent(usual)}."
+        f"The test masks{name} are too {how}, by a factor of {factor:.1f}: where there is one, it covers "
+        f"{_percent(size)} of the image on average; in training {_percent(usual)}."
     )
     return Reason("stop" if factor >= GRAVE else "check", "size of masks", text, LOOK)
 

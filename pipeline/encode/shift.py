@@ -6,12 +6,14 @@ and where an image is bright and dark, coarsely. Whole groups are held out, of t
 groups nobody knows: that patients differ is no reason for an alarm.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from pipeline.core.errors import PipelineError
 from pipeline.core.run import Run
 from pipeline.core.verdict import Reason
 from pipeline.decode import table
@@ -62,7 +64,8 @@ class Descriptors:
 def files(run: Run) -> tuple[Path, ...]:
     """Returns the files that the comparison reads; none where one is missing, as in a bundle of weights alone."""
     needed = (run.table, run.test_table, run.histograms, run.test_histograms, run.thumbnails, run.test_thumbnails)
-    return needed if all(path.exists() for path in needed) else ()
+    splits = tuple(path for path in (run.folds_file, run.outliers) if path.exists())
+    return (*needed, *splits) if all(path.exists() for path in needed) else ()
 
 
 def find_reasons(run: Run) -> list[Reason]:
@@ -100,7 +103,9 @@ def compare(training: Descriptors, test: Descriptors) -> list[Reason]:
 def _groups(run: Run) -> np.ndarray:
     """The group of every training image, with near-duplicates in one where a split knows them."""
     images = table.read_table(run.table, "train")
-    folds = read_folds(run) if run.folds_file.exists() and run.outliers.exists() else images[["image_id"]]
+    folds = images[["image_id"]]
+    with suppress(PipelineError):  # a split of other images is a matter of the stages that need one
+        folds = read_folds(run) if run.folds_file.exists() and run.outliers.exists() else folds
     return groups_of(images, folds)
 
 

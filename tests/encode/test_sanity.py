@@ -69,8 +69,10 @@ FAILURES: dict[str, tuple[Callable[[np.ndarray], np.ndarray], str, str]] = {
     "all full": (np.ones_like, "full masks", "All masks are full: 150 of 150 test images are filled; "),
     "all empty": (np.zeros_like, "all masks empty", "All masks are empty: 150 of 150 test images; "),
     "inverted": (lambda mask: 1 - mask, "full masks", "Many masks are full: "),
-    "eroded": (lambda mask: cv2.erode(mask, np.ones((5, 5), np.uint8)), "size of masks", "The test masks are too small, by "),
-    "dilated": (lambda mask: cv2.dilate(mask, np.ones((9, 9), np.uint8)), "size of masks", "The test masks are too large, by "),
+    "eroded": (lambda mask: cv2.erode(mask, np.ones((5, 5), np.uint8)), "size of masks",
+               "The test masks are too small, by "),
+    "dilated": (lambda mask: cv2.dilate(mask, np.ones((9, 9), np.uint8)), "size of masks",
+                "The test masks are too large, by "),
     "half of them emptied": (
         lambda mask: mask * mask[mask.shape[0] // 4, -1 - mask.shape[1] // 4],
         "share of empty masks", "Too many masks are empty: ",

@@ -96,4 +96,6 @@ def test_near_duplicates_are_held_out_together(tiny: Tiny) -> None:
     folds = pd.read_csv(run.folds_file, dtype=str, keep_default_na=False)
     folds["cluster"] = np.repeat(["a", "b", "c"], 4)
     folds.to_csv(run.folds_file, index=False)
-    assert len(set(shift._groups(run))) == 3
+    assert len(set(shift._groups(run))) == 3 and run.folds_file in shift.files(run)
+    folds.head(5).to_csv(run.folds_file, index=False)  # of other images: encode needs no split
+    assert len(set(shift._groups(run))) == 12
