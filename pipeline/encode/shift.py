@@ -57,8 +57,10 @@ class Descriptors:
     """What each image (n,) belongs to."""
     figures: pd.DataFrame
     """One column per entry of WORDS."""
+    coarse: np.ndarray
+    """How bright each of 4×4 parts of an image is beside the others (n, 16)."""
     features: np.ndarray
-    """All that it sees (n, features), the figures among it."""
+    """All that it sees (n, features), figures and parts among it."""
 
 
 def files(run: Run) -> tuple[Path, ...]:
@@ -87,7 +89,7 @@ def compare(training: Descriptors, test: Descriptors) -> list[Reason]:
     area, error = _area(scores, (training.groups, test.groups))
     if area <= UNLIKE or area - _errors(training.groups, test.groups) * error <= SURE:
         return []
-    ways = _differences(training.figures, test.figures) or "they differ in where they are bright and dark"
+    ways = _differences(training.figures, test.figures) or _place(training.coarse, test.coarse)
     examples = ", ".join(test.ids[np.argsort(-scores[1], kind="stable")[:EXAMPLES]])
     likest = training.ids[np.argsort(-scores[0], kind="stable")[:EXAMPLES]].tolist()
     text = (
@@ -117,10 +119,9 @@ def _read(images: Path, histograms: Path, thumbnails: Path, subset: str, groups:
     chosen = np.sort(np.random.default_rng(0).permutation(sound)[:MOST])
     blocks = np.load(histograms, mmap_mode="r")[chosen]
     small = np.load(thumbnails, mmap_mode="r")[chosen].astype(np.float32).reshape(-1, SIDE, SIDE)
-    figures = _figures(rows.iloc[chosen])
-    return Descriptors(
-        rows["image_id"].to_numpy(str)[chosen], groups[chosen], figures, _features(figures, blocks, small)
-    )
+    figures, coarse = _figures(rows.iloc[chosen]), _coarse(small)
+    ids = rows["image_id"].to_numpy(str)[chosen]
+    return Descriptors(ids, groups[chosen], figures, coarse, _features(figures, blocks, coarse))
 
 
 def _figures(rows: pd.DataFrame) -> pd.DataFrame:
@@ -129,19 +130,23 @@ def _figures(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(bits=bits)[list(WORDS)].astype(np.float64).reset_index(drop=True)
 
 
-def _features(figures: pd.DataFrame, blocks: np.ndarray, thumbnails: np.ndarray) -> np.ndarray:
-    """Figures, with sizes as logarithms and the aspect; shares of grey values, and how much they vary from block to
-    block; the coarse thumbnail, and how much finer structure there is beside it."""
+def _coarse(thumbnails: np.ndarray) -> np.ndarray:
+    """Means (n, 16) over parts of standardised thumbnails (n, 16, 16), of which a typical pixel is 1 or -1."""
+    side = SIDE // CELLS
+    return SIDE * thumbnails.reshape(-1, CELLS, side, CELLS, side).mean((2, 4)).reshape(len(thumbnails), -1)
+
+
+def _features(figures: pd.DataFrame, blocks: np.ndarray, coarse: np.ndarray) -> np.ndarray:
+    """Figures, with sizes as logarithms, and the aspect; shares of grey values, and how much blocks differ; how bright
+    parts are, and how much of the thumbnail they explain."""
     sizes = np.log(figures[["height", "width"]].clip(lower=1).to_numpy())
     detail = np.log(np.maximum(1 - figures["smoothness"].to_numpy(), 1e-4))
     others = figures.drop(columns=["height", "width", "smoothness"]).to_numpy()
     shares = blocks.reshape(len(blocks), -1, BINS).astype(np.float32) / 255
     means = shares @ np.linspace(0, 1, BINS, dtype=np.float32)
-    side = SIDE // CELLS
-    coarse = thumbnails.reshape(-1, CELLS, side, CELLS, side).mean((2, 4)).reshape(len(thumbnails), -1)
-    fine = 1 - side**2 * (coarse**2).sum(1)  # of thumbnails whose squares have the sum 1
+    explained = (coarse**2).mean(1)
     return np.column_stack(
-        [sizes, sizes[:, 0] - sizes[:, 1], detail, others, shares.mean(1), means.std(1), coarse * SIDE, fine]
+        [sizes, sizes[:, 0] - sizes[:, 1], detail, others, shares.mean(1), means.std(1), coarse, explained]
     ).astype(np.float64)
 
 
@@ -215,10 +220,24 @@ def _differences(training: pd.DataFrame, test: pd.DataFrame) -> str:
     """By what figures the test images differ, the clearest first, as half a sentence."""
     found = []
     for name, (more, less, what) in WORDS.items():
-        mine, usual = test[name].mean(), training[name].mean()
-        spread = np.sqrt((test[name].var() + training[name].var()) / 2)
-        effect = abs(mine - usual) / spread if spread > 0 else np.inf if mine != usual else 0.0
-        if effect >= EFFECT:
-            found.append((effect, f"{more if mine > usual else less} ({what} {mine:.3g}, in training {usual:.3g})"))
+        effect = _effect(training[name].to_numpy(), test[name].to_numpy())
+        if abs(effect) >= EFFECT:
+            means = f"{what} {test[name].mean():.3g}, in training {training[name].mean():.3g}"
+            found.append((abs(effect), f"{more if effect > 0 else less} ({means})"))
     found.sort(key=lambda pair: -pair[0])
     return f"they are {', '.join(text for _, text in found[:3])}" if found else ""
+
+
+def _place(training: np.ndarray, test: np.ndarray) -> str:
+    """Where the test images differ in brightness, from parts (n, 16), as half a sentence."""
+    effects = [_effect(*pair) for pair in zip(training.T, test.T, strict=True)]
+    row, column = divmod(int(np.argmax(np.abs(effects))), CELLS)
+    rows, columns = ("top", "upper middle", "lower middle", "bottom"), ("left", "centre left", "centre right", "right")
+    how = "brighter" if effects[row * CELLS + column] > 0 else "darker"
+    return f"they are {how} beside their other parts at the {rows[row]}, {columns[column]}"
+
+
+def _effect(training: np.ndarray, test: np.ndarray) -> float:
+    """By how many standard deviations the mean of test values is above that of training values; endless without any."""
+    gap, spread = test.mean() - training.mean(), np.sqrt((test.var(ddof=1) + training.var(ddof=1)) / 2)
+    return float(gap / spread if spread > 0 else np.copysign(np.inf, gap) if gap else 0.0)

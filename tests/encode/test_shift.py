@@ -29,7 +29,8 @@ def images(patients: int, each: int, seed: int, known: bool = True, **changes: f
     small /= np.linalg.norm(small, axis=(1, 2), keepdims=True)
     ids = np.array([f"{'train' if known else 'test'}{number}" for number in range(count)])
     groups = patient.astype(str) if known else ids
-    return Descriptors(ids, groups, figures, shift._features(figures, blocks.astype(np.uint8), small))
+    coarse = shift._coarse(small)
+    return Descriptors(ids, groups, figures, coarse, shift._features(figures, blocks.astype(np.uint8), coarse))
 
 
 def test_other_patients_are_no_reason() -> None:
@@ -59,6 +60,17 @@ def test_images_that_differ_are_told_by_what(changes: dict[str, float], words: s
     assert f"may not hold for them: {words}" in found.text
     assert ", for instance test" in found.text and found.text.endswith(".")
     assert len(found.images) == 3 and all(name.startswith("train") for name in found.images)
+
+
+def test_images_that_differ_in_one_corner_are_told_where() -> None:
+    training, test = images(10, 12, 0), images(8, 12, 1, known=False)
+    corner = np.arange(16) == 15
+    assert shift._place(training.coarse, test.coarse + corner) == (
+        "they are brighter beside their other parts at the bottom, right"
+    )
+    assert shift._place(training.coarse, test.coarse - np.roll(corner, 7)) == (
+        "they are darker beside their other parts at the upper middle, centre right"
+    )
 
 
 def test_few_images_say_nothing() -> None:
