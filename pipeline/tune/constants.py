@@ -189,4 +189,3 @@ def _commonest(mean: np.ndarray, among: list[int], shape: tuple[int, int]) -> np
     """The commonest of some classes at each place (h, w) uint8."""
     found = np.array(among, np.uint8)[mean[among].argmax(0)]
     return _resized(found, shape, cv2.INTER_NEAREST)
-

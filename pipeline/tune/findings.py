@@ -1,6 +1,6 @@
 """What tune knows about its held-out images once everything is chosen: the material that reasons are made from."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -77,7 +77,7 @@ def longer(run: Run, epochs: int) -> str:
     """Returns the command that trains longer: the whole recipe after a miniature run, else so many epochs."""
     if "--quick" in run.options:
         words = tuple(word for word in run.options if word != "--quick")
-        return Run(run.recipe, run.competition, run.name, words).command()
+        return replace(run, options=words).command()
     return run.command("--set", f"train.epochs={epochs}", "--name", f"{run.name}-longer")
 
 

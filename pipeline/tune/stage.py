@@ -30,6 +30,7 @@ from pipeline.core.errors import PipelineError
 from pipeline.core.files import shown, write_json, writing
 from pipeline.core.freshness import Step
 from pipeline.core.run import Run
+from pipeline.core.verdict import to_json
 from pipeline.decode import table
 from pipeline.masks import statistics
 from pipeline.masks.bootstrap import Score, interval, presence_weights, shares_of_empty
@@ -37,8 +38,20 @@ from pipeline.masks.decision import Rules, described, in_words
 from pipeline.masks.metrics import class_iou, metric_of
 from pipeline.predictions import blends, kept_views
 from pipeline.split.folds import counted_rows, leak_remark
-from pipeline.tune import blending, class_biases, drawn_masks, estimate, mask_rules, suspects
+from pipeline.tune import (
+    blending,
+    class_biases,
+    constants,
+    drawn_masks,
+    estimate,
+    histories,
+    mask_rules,
+    reasons,
+    suspects,
+)
 from pipeline.tune.class_biases import LabelProblem
+from pipeline.tune.evidence import predicted_area
+from pipeline.tune.findings import Findings
 from pipeline.tune.held_out import HeldOut, Weighting, held_out
 from pipeline.tune.selection import Choice, Problem, Tried, open_choice, parts_of, select, verdict
 
@@ -75,6 +88,7 @@ class Tuned:
 def steps(run: Run) -> list[Step]:
     """Returns the one step of this stage."""
     inputs = (run.table, run.outliers, run.folds_file, run.audit, *blends.files(run, "oof"), *estimate.files(run))
+    inputs += histories.files(run)
     outputs = (run.postprocess, run.folder / "oof_scores.csv", run.suspects, run.mask_statistics)
     settings: dict[str, Any] = {"tune": run.recipe.tune.model_dump(mode="json"), "metric": run.competition.metric}
     settings |= {"reading": run.remark, "never": list(run.never), "ensemble": run.recipe.ensemble}
@@ -95,14 +109,21 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
         raise PipelineError(
             f"tune.rows is {run.recipe.tune.rows}, and none of the {len(held.images)} out-of-fold images is such a row."
         )
-    work = _labels if run.competition.kind == "multiclass" else _masks
-    tuned, special, suspected = work(held, counted)
-    true_area = special.pop("true_area")
+    tuned, special, suspected = choose(held, counted)
+    true, predicted = special.pop("areas")
     result = _result(tuned) | special
     result["scores"] = estimate.labelled(held, result)
     everything = np.arange(len(held.rows))
     scores = {"score": tuned.score(tuned.rows(everything)), "untuned": tuned.score(tuned.untuned(everything))}
-    rows = held.images.drop(columns="row").assign(true_area=true_area, **scores)
+    constant = constants.measure(held, counted)
+    result["constants"] = constant.described()
+    nested = tuned.nested[np.argsort(tuned.scored)]
+    findings = Findings(
+        held, counted, result, scores["score"], true, predicted, tuned.rows(counted), nested, constant
+    )  # fmt: skip
+    result["reasons"] = to_json(reasons.of(findings))
+    foreground = true if run.competition.kind != "multiclass" else true[:, 1:]
+    rows = held.images.drop(columns="row").assign(true_area=foreground.sum(1), **scores)
     for path, rows_of in ((run.folder / "oof_scores.csv", rows), (run.suspects, suspected)):
         with writing(path) as temporary:
             rows_of.to_csv(temporary, index=False)
@@ -112,6 +133,18 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
     if len(suspected):
         console.print(f"  {len(suspected)} images whose mask may be wrong, the likeliest first → {shown(run.suspects)}")
     yield from waiting
+
+
+def choose(held: HeldOut, counted: np.ndarray) -> tuple[Tuned, dict[str, Any], pd.DataFrame]:
+    """Returns what was chosen on the images at `counted` (positions), what else postprocess.json says, with the pixels
+    (N, C) of true and predicted masks under `areas`, and the suspects."""
+    work = _labels if held.run.competition.kind == "multiclass" else _masks
+    return work(held, counted)
+
+
+def estimated(held: HeldOut, counted: np.ndarray) -> dict[str, Any]:
+    """Returns the scores that postprocess.json would hold of these images, and writes nothing."""
+    return _result(choose(held, counted)[0])
 
 
 def _mask_statistics(run: Run) -> statistics.Statistics:
@@ -193,7 +226,7 @@ def _masks(held: HeldOut, counted: np.ndarray) -> tuple[Tuned, dict[str, Any], p
         special["averaging"] = estimate.averaging(
             single_choices, parts * len(singles), final, counted, float(metric.score(tuned.nested.sum(0)))
         )
-    special["true_area"] = evidence.true.sum(1)
+    special["areas"] = evidence.true, predicted_area(evidence, decision)
     return tuned, special, suspects.of_masks(evidence, decision, classes)
 
 
@@ -224,7 +257,7 @@ def _labels(held: HeldOut, counted: np.ndarray) -> tuple[Tuned, dict[str, Any], 
     )
     nested = metric.rows(nested, units=groups[counted])
     tuned = Tuned(held, counted, counted, choices[0], weightings[0], views, metric.score, everything, nested, untuned)
-    special = _described_labels(tuned, found[0][counted]) | {"true_area": found[0].sum(2)[:, 1:].sum(1)}
+    special = _described_labels(tuned, found[0][counted]) | {"areas": (found[0].sum(2), found[0].sum(1))}
     return tuned, special, suspects.of_labels(held.images, found[0], competition)
 
 
