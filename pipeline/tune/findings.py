@@ -75,7 +75,8 @@ class Findings:
 
 def longer(run: Run, epochs: int) -> str:
     """Returns the command that trains longer: the whole recipe after a miniature run, else so many epochs."""
-    if "--quick" in run.options:
+    own = any(word == "--name" or word.startswith("train.epochs") for word in run.options)
+    if "--quick" in run.options and not own:
         words = tuple(word for word in run.options if word != "--quick")
         return replace(run, options=words).command()
     return run.command("--set", f"train.epochs={epochs}", "--name", f"{run.name}-longer")

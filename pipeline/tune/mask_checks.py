@@ -21,6 +21,8 @@ FACTOR, WORST_FACTOR = 1.5, 4.0
 """By which factor a mean area or a share of empty masks may be off before somebody should look, or not submit."""
 MATERIAL, WORST_MATERIAL = 0.05, 0.25
 """By how much a share of empty masks must be off besides: a factor of a small share is little."""
+SHOWN = 12
+"""Images that are listed of masks that are off by a factor."""
 ERRORS = 2.0
 """How many standard errors are more than noise."""
 
@@ -127,10 +129,13 @@ def _empties(findings: Findings, masks: _Masks) -> Reason | None:
     level: Level = "stop" if factor > WORST_FACTOR and off > WORST_MATERIAL and masks.whole else "check"
     text = (f"{100 * shares[0]:.0f} % of the predicted masks{masks.name} are empty, and {100 * shares[1]:.0f} % of the "
             "true ones of the same held-out images.")  # fmt: skip
-    return Reason(level, "masks off by a factor", text, findings.pictures, _furthest(findings, masks))
+    one_sided = true != predicted
+    return Reason(level, "masks off by a factor", text, findings.pictures, _furthest(findings, masks, one_sided))
 
 
-def _furthest(findings: Findings, masks: _Masks) -> list[str]:
-    """The ids of the images whose area is furthest from the true one."""
-    order = np.argsort(-np.abs(masks.predicted - masks.true), kind="stable")
-    return findings.ids(findings.trusted[order[:12]])
+def _furthest(findings: Findings, masks: _Masks, among: np.ndarray | None = None) -> list[str]:
+    """The ids of the images whose area is furthest from the true one, of those `among` (n,) bool."""
+    off = np.abs(masks.predicted - masks.true)
+    order = np.argsort(-(off if among is None else off * among), kind="stable")
+    number = SHOWN if among is None else min(SHOWN, int(among.sum()))
+    return findings.ids(findings.trusted[order[:number]])

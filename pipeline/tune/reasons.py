@@ -44,11 +44,12 @@ def _constant(findings: Findings) -> list[Reason]:
     ahead = sign * (findings.honest - best.score)
     if findings.nested is not None:
         noise = gain(best.rows, findings.nested, findings.metric.objective, findings.groups).standard_error
-        better = ahead > ERRORS * noise
+        better, worse = ahead > ERRORS * noise, ahead <= noise
         said = f" (difference {sign * ahead:+.3f}, standard error {noise:.3f})"
     else:
         ends = findings.result.get("nested_interval_95")
         better = ahead > 0 and (not ends or all(sign * (end - best.score) > 0 for end in ends))
+        worse = ahead <= 0
         said = " (95 % interval {:.3f} to {:.3f})".format(*ends) if ends else ""
     if better:
         return []
@@ -56,7 +57,8 @@ def _constant(findings: Findings) -> list[Reason]:
             f"{best.name}{said}.")  # fmt: skip
     trains = findings.run.recipe.trains
     command = longer(findings.run, 2 * findings.run.recipe.train.epochs) if trains else findings.pictures
-    return [Reason("stop", "no better than a constant", text, command)]
+    level: Level = "stop" if worse else "check"
+    return [Reason(level, "no better than a constant", text, command)]
 
 
 def _gap(findings: Findings) -> list[Reason]:
@@ -70,8 +72,7 @@ def _gap(findings: Findings) -> list[Reason]:
         return []
     text = f"The honest score {honest:.3f} lies far below the out-of-fold score {score:.3f}, which was tuned on its own"
     text += f" images{_why(findings)}."
-    command = "" if not findings.run.recipe.trains else _fixed(findings)
-    return [Reason("check", "nested far below out-of-fold", text, command)]
+    return [Reason("check", "nested far below out-of-fold", text, _rescale(findings))]
 
 
 def _why(findings: Findings) -> str:
@@ -85,12 +86,6 @@ def _why(findings: Findings) -> str:
     if len(set(findings.groups)) < FEW_GROUPS:
         causes.append("there are few groups to choose on")
     return f": {named(causes)}" if causes else ""
-
-
-def _fixed(findings: Findings) -> str:
-    """The command that chooses less on these images."""
-    run = findings.run
-    return run.command("--from", "tune", "--set", "tune.method=fixed", "--name", run.name)
 
 
 # --- the folds' scales -----------------------------------------------------------------------------------------------
@@ -151,10 +146,10 @@ def _odd_folds(findings: Findings, factor: float) -> list[tuple[str, float, floa
 
 
 def _rescale(findings: Findings) -> str:
-    """The command that makes the folds' networks more alike."""
+    """The command that makes the folds' networks more alike, and chooses no epoch by their score; or the page."""
     run = findings.run
     if not run.recipe.trains:
-        return ""
+        return findings.pictures
     if run.recipe.train.monitor == "loss":
         return longer(run, 2 * run.recipe.train.epochs)
     return run.command("--set", "train.monitor=loss", "--name", f"{run.name}-loss")

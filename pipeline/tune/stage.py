@@ -368,13 +368,15 @@ def _named(values: np.ndarray, competition: Competition) -> dict[str, float | No
 
 def _print(run: Run, result: dict[str, Any]) -> None:
     remark = f" ({result['remark']})" if result["remark"] else ""
-    console.print(f"  {result['metric']}, untuned {result['untuned']:.4f}{remark}")
+    names = {"raw": "all but the broken images", "cleaned": "the images that clean left as they are"}
+    of = f"{result['images']} held-out images ({names[run.recipe.tune.rows]})"
+    console.print(f"  {result['metric']} of {of}{remark}:")
+    console.print(f"  untuned      {result['untuned']:.4f}  the same images, {_untuned_rule(run)}")
     for text in estimate.lines(result):
         console.print(f"  {text}")
-    names = {"raw": "all but the broken images", "cleaned": "the images that clean left as they are"}
     for name, rows in result["rows"].items():
         if rows["images"] not in (0, result["images"]):
-            console.print(f"  {result['metric']} {rows['score']:.4f} on {names[name]} ({rows['images']})")
+            console.print(f"  {result['metric']} {rows['score']:.4f}, tuned, on {names[name]} ({rows['images']})")
     for step in result["steps"]:
         text = f"{verdict(step, run.recipe.tune.confidence):8} {step['step']:12}"
         console.print(f"  {text} {step['gain']:+.4f} ± {step['standard_error']:.4f}")
@@ -385,3 +387,7 @@ def _print(run: Run, result: dict[str, Any]) -> None:
     for name, rule in result.get("rules", {}).items():
         console.print(f"  {name}: {in_words(rule)}")
     console.print(f"  → {shown(run.postprocess)}")
+
+
+def _untuned_rule(run: Run) -> str:
+    return "the most probable class" if run.competition.kind == "multiclass" else "threshold 0.5"

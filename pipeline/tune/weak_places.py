@@ -48,9 +48,9 @@ def reasons(findings: Findings) -> list[Reason]:
 def _reason(findings: Findings, what: str, weak: list[_Weak]) -> list[Reason]:
     if not weak:
         return []
-    said = named([f"{one.name} {one.score:.2f} ({len(one.positions)} images)" for one in weak])
-    many = "s" if len(weak) > 1 else ""
-    text = f"The {what}{many} {said} scored far below the others' held-out images, which have {weak[0].others:.2f}."
+    said = named([f"{one.name} ({one.score:.2f}, {len(one.positions)} images)" for one in weak])
+    subject = f"{what.capitalize()} {said} scores" if len(weak) == 1 else f"{what.capitalize()}s {said} score"
+    text = f"{subject} far below the {weak[0].others:.2f} of the other held-out images that clean kept, tuned."
     positions = np.concatenate([one.positions for one in weak])
     values = findings.metric.sign * findings.scores[positions]
     worst = positions[np.argsort(values, kind="stable")][:SHOWN]
