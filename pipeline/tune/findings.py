@@ -75,15 +75,28 @@ class Findings:
 
 def longer(run: Run, epochs: int) -> str:
     """Returns the command that trains longer: the whole recipe after a miniature run, else so many epochs."""
-    own = any(word == "--name" or word.startswith("train.epochs") for word in run.options)
+    own = any(word == "--name" or word.startswith("train.epochs=") for word in run.options)
     if "--quick" in run.options and not own:
         words = tuple(word for word in run.options if word != "--quick")
         return replace(run, options=words).command()
-    return run.command("--set", f"train.epochs={epochs}", "--name", f"{run.name}-longer")
+    return trained_again(run, "longer", f"train.epochs={epochs}")
+
+
+def trained_again(run: Run, suffix: str, *assignments: str) -> str:
+    """Returns the command that trains a run with other settings under a name of its own."""
+    keys = {"--set " + one.partition("=")[0] for one in assignments} | {"--name"}
+    kept = list(run.options[:1] or (run.recipe.name,))
+    rest = iter(run.options[1:])
+    for word in rest:
+        words = [word] if word == "--quick" else [word, next(rest, "")]
+        key = word if word == "--name" else " ".join(words).partition("=")[0]
+        kept += [] if key in keys else words
+    changes = [word for one in assignments for word in ("--set", one)]
+    return replace(run, options=tuple(kept)).command(*changes, "--name", f"{run.name}-{suffix}")
 
 
 def named(names: list[str]) -> str:
     """Returns a list as a sentence holds it: a, b and c; of more than six, the first five and how many more."""
     if len(names) > 6:
         names = [*names[:5], f"{len(names) - 5} more"]
-    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))

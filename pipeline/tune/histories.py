@@ -9,7 +9,7 @@ from pipeline.core import other_runs
 from pipeline.core.files import read_json
 from pipeline.core.run import Run
 from pipeline.core.verdict import Reason
-from pipeline.tune.findings import longer, named
+from pipeline.tune.findings import longer, named, trained_again
 
 FALLING = 0.2
 """By how much of itself the loss must fall over the last three epochs, without a rise, to count as still falling."""
@@ -102,7 +102,7 @@ def _early(known: list[History]) -> list[Reason]:
             f"{one.kept + int(one.loss[one.kept :].argmin()) + 1} had {one.loss[one.kept :].min():.3f}"
             for one in found]  # fmt: skip
     run = found[0].run
-    command = run.command("--set", "train.monitor=loss", "--name", f"{run.name}-loss")
+    command = trained_again(run, "loss", "train.monitor=loss")
     if run.recipe.train.monitor == "loss":
         command = longer(run, run.recipe.train.epochs)
     return [Reason("check", "stopped too early", f"The weights are of too early an epoch: {named(said)}.", command)]
@@ -127,6 +127,6 @@ def _late(known: list[History]) -> list[Reason]:
             f"{one.loss[: one.kept].min():.3f} in epoch {int(one.loss[: one.kept].argmin()) + 1}"
             for one in found]  # fmt: skip
     run, kept_last = found[0].run, found[0].run.recipe.train.keep == "last"
-    settings = ["--set", "train.monitor=loss", *(["--set", "train.keep=best"] if kept_last else [])]
-    command = run.command(*settings, "--name", f"{run.name}-loss")
+    settings = ["train.monitor=loss", *(["train.keep=best"] if kept_last else [])]
+    command = trained_again(run, "loss", *settings)
     return [Reason("check", "trained too long", f"The weights are of too late an epoch: {named(said)}.", command)]

@@ -23,6 +23,8 @@ MATERIAL, WORST_MATERIAL = 0.05, 0.25
 """By how much a share of empty masks must be off besides: a factor of a small share is little."""
 SHOWN = 12
 """Images that are listed of masks that are off by a factor."""
+LEAST = 0.01
+"""Pixels that are added to mean areas, one of which may be 0."""
 ERRORS = 2.0
 """How many standard errors are more than noise."""
 
@@ -67,9 +69,9 @@ def _empty_or_not(findings: Findings) -> Iterator[Reason]:
     true, predicted = findings.true[rows], findings.predicted[rows]
     missed, invented = (true > 0) & (predicted == 0), (true == 0) & (predicted > 0)
     yield from _counted(findings, "missed masks", missed, true, int((true > 0).sum()),
-                        "of the masks that are not empty", "predicted empty")  # fmt: skip
+                        "masks that are not empty", "predicted empty")  # fmt: skip
     yield from _counted(findings, "false alarms", invented, predicted, int((true == 0).sum()),
-                        "of the empty masks", "predicted not empty")  # fmt: skip
+                        "empty masks", "predicted not empty")  # fmt: skip
 
 
 def _counted(
@@ -83,8 +85,9 @@ def _counted(
     size = np.where(where, area, 0).max(1)
     order = np.argsort(-size, kind="stable")[: int(where.any(1).sum())]
     were = "is" if number == 1 else "are"
-    text = f"{number} {of_what} in held-out images ({100 * share:.0f} % of {among}) {were} {what}; the largest has "
-    yield Reason(level, kind, f"{text}{size.max():,} px.", findings.pictures, findings.ids(findings.trusted[order]))
+    text = (f"{number} of {among} {of_what} ({100 * share:.0f} %) {were} {what}, in held-out images that clean kept, "
+            f"tuned; the largest has {size.max():,} px.")  # fmt: skip
+    yield Reason(level, kind, text, findings.pictures, findings.ids(findings.trusted[order]))
 
 
 # --- off by a factor -------------------------------------------------------------------------------------------------
@@ -104,14 +107,14 @@ def _area(findings: Findings, masks: _Masks) -> Reason | None:
     level: Level = "stop" if factor > WORST_FACTOR and masks.whole else "check"
     predicted, true = counts.mean(0)
     how = f"{factor:.1f} times too {'large' if ratio > 0 else 'small'}" if predicted else "all empty"
-    text = (f"The predicted masks{masks.name} are {how}: on the same held-out images their mean area is "
-            f"{predicted:,.0f} px, that of the true masks {true:,.0f} px.")  # fmt: skip
+    text = (f"The predicted masks{masks.name} are {how}: in the same held-out images that clean kept their mean area "
+            f"is {predicted:,.0f} px, tuned, and that of the true masks {true:,.0f} px.")  # fmt: skip
     return Reason(level, "masks off by a factor", text, findings.pictures, _furthest(findings, masks))
 
 
 def _log_ratio(total: np.ndarray) -> np.ndarray:
     """The logarithm of the predicted over the true area (…), from mean pixels (…, 2)."""
-    return np.log((total[..., 0] + 1) / (total[..., 1] + 1))
+    return np.log((total[..., 0] + LEAST) / (total[..., 1] + LEAST))
 
 
 def _empties(findings: Findings, masks: _Masks) -> Reason | None:
@@ -127,8 +130,8 @@ def _empties(findings: Findings, masks: _Masks) -> Reason | None:
     if factor < FACTOR or off < MATERIAL or abs(missed - invented) < ERRORS * np.sqrt(missed + invented):
         return None
     level: Level = "stop" if factor > WORST_FACTOR and off > WORST_MATERIAL and masks.whole else "check"
-    text = (f"{100 * shares[0]:.0f} % of the predicted masks{masks.name} are empty, and {100 * shares[1]:.0f} % of the "
-            "true ones of the same held-out images.")  # fmt: skip
+    text = (f"{100 * shares[0]:.0f} % of the predicted masks{masks.name} are empty, tuned, and {100 * shares[1]:.0f} % "
+            "of the true ones of the same held-out images that clean kept.")  # fmt: skip
     one_sided = true != predicted
     return Reason(level, "masks off by a factor", text, findings.pictures, _furthest(findings, masks, one_sided))
 

@@ -11,7 +11,7 @@ import numpy as np
 from pipeline.core.verdict import Level, Reason
 from pipeline.masks.bootstrap import gain
 from pipeline.tune import histories, mask_checks, weak_places
-from pipeline.tune.findings import Findings, longer, named
+from pipeline.tune.findings import Findings, longer, named, trained_again
 
 ERRORS = 2.0
 """How many standard errors are more than noise."""
@@ -45,7 +45,7 @@ def _constant(findings: Findings) -> list[Reason]:
     if findings.nested is not None:
         noise = gain(best.rows, findings.nested, findings.metric.objective, findings.groups).standard_error
         better, worse = ahead > ERRORS * noise, ahead <= noise
-        said = f" (difference {sign * ahead:+.3f}, standard error {noise:.3f})"
+        said = f" (standard error of the difference {noise:.3f})"
     else:
         ends = findings.result.get("nested_interval_95")
         better = ahead > 0 and (not ends or all(sign * (end - best.score) > 0 for end in ends))
@@ -53,8 +53,9 @@ def _constant(findings: Findings) -> list[Reason]:
         said = " (95 % interval {:.3f} to {:.3f})".format(*ends) if ends else ""
     if better:
         return []
-    text = (f"The honest score {findings.honest:.3f} is not better, by more than noise, than the {best.score:.3f} of "
-            f"{best.name}{said}.")  # fmt: skip
+    compared = "worse than" if ahead < 0 else "better by no more than noise than"
+    text = (f"The honest score {findings.honest:.3f} is {compared} the {best.score:.3f} of {best.name}, an answer that "
+            f"looks at no image{said}.")  # fmt: skip
     trains = findings.run.recipe.trains
     command = longer(findings.run, 2 * findings.run.recipe.train.epochs) if trains else findings.pictures
     level: Level = "stop" if worse else "check"
@@ -152,7 +153,7 @@ def _rescale(findings: Findings) -> str:
         return findings.pictures
     if run.recipe.train.monitor == "loss":
         return longer(run, 2 * run.recipe.train.epochs)
-    return run.command("--set", "train.monitor=loss", "--name", f"{run.name}-loss")
+    return trained_again(run, "loss", "train.monitor=loss")
 
 
 # --- worth knowing ---------------------------------------------------------------------------------------------------

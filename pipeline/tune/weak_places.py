@@ -39,7 +39,7 @@ def reasons(findings: Findings) -> list[Reason]:
     positions = findings.trusted
     if findings.run.competition.kind == "multiclass":
         positions = positions[findings.true[positions].sum(1) > 0]  # not those that are ignored altogether
-    groups = _weak_groups(findings, positions)
+    groups = _not_whole_folds(findings, _weak_groups(findings, positions))
     inside = np.concatenate([np.zeros(0, np.int64), *(one.positions for one in groups)])
     folds = _weak_folds(findings, positions[~np.isin(positions, inside)])
     return [*_reason(findings, "group", groups), *_reason(findings, "fold", folds)]
@@ -72,7 +72,8 @@ def _weak_groups(findings: Findings, positions: np.ndarray) -> list[_Weak]:
     if len(members) < 2:
         return []
     means = np.array([values[own].mean() for own in members])
-    errors = np.array([values[own].std(ddof=1) / len(own) ** 0.5 for own in members])
+    least = values.std() / 2  # a few images may agree by chance
+    errors = np.array([max(values[own].std(ddof=1), least) / len(own) ** 0.5 for own in members])
     median = float(np.median(means))
     spread = max(1.4826 * float(np.median(np.abs(means - median))), float(np.median(errors)), 1e-9)
     found = []
@@ -83,6 +84,15 @@ def _weak_groups(findings: Findings, positions: np.ndarray) -> list[_Weak]:
             sign = findings.metric.sign
             found.append(_Weak(names[own[0]], positions[own], sign * mean, sign * rest))
     return sorted(found, key=lambda one: findings.metric.sign * one.score)
+
+
+def _not_whole_folds(findings: Findings, weak: list[_Weak]) -> list[_Weak]:
+    """The weak groups but for those of folds most of whose groups are weak: there the fold is what is weak."""
+    images = findings.held.images.iloc[findings.trusted]
+    groups = images.groupby("fold")["group"].nunique()
+    folds = [int(findings.held.images["fold"].iloc[one.positions[0]]) for one in weak]
+    whole = {fold for fold in folds if groups[fold] > 1 and 2 * folds.count(fold) > groups[fold]}
+    return [one for one, fold in zip(weak, folds, strict=True) if fold not in whole]
 
 
 def _weak_folds(findings: Findings, positions: np.ndarray) -> list[_Weak]:
