@@ -1,11 +1,10 @@
-"""Scores of constant answers, worked out again from masks that are drawn; and that the masks of liars-test move."""
+"""Scores of constant answers, worked out again from masks that are drawn."""
 
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 from evidence import Images, held_out_of, random_images, random_labels, run_of
@@ -13,7 +12,7 @@ from evidence import Images, held_out_of, random_images, random_labels, run_of
 from pipeline.masks import metrics
 from pipeline.masks.geometry import IGNORE
 from pipeline.masks.metrics import Metric, confusion, counts, dice, mean_iou
-from pipeline.tune import constants, liars
+from pipeline.tune import constants
 from pipeline.tune.constants import Constants
 
 LABELS: dict[str, Any] = {
@@ -141,52 +140,3 @@ def test_several_classes_are_cut_apart() -> None:
     found = measured(images, classes=["a", "b", "c"], submission={"label": "class"})
     alone = [measured(images.of_class(index)).mean_mask.score for index in range(3)]
     assert found.mean_mask.score == pytest.approx(np.mean(alone))
-
-
-# --- liars-test ------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("sizes", [[5, 5, 5], [8, 4, 2, 2], [1] * 9], ids=str)
-def test_every_image_gets_the_masks_of_another_group(sizes: list[int]) -> None:
-    groups = np.repeat([f"p{number}" for number in range(len(sizes))], sizes)
-    for seed in range(5):
-        donors = liars.permutation(groups, seed)
-        assert sorted(donors) == list(range(len(groups)))
-        assert (groups[donors] != groups).all()
-    assert (liars.permutation(groups, 0) != liars.permutation(groups, 1)).any()
-
-
-def test_with_one_large_group_every_image_gets_the_masks_of_another_image() -> None:
-    groups = np.array(["a"] * 7 + ["b"])
-    donors = liars.permutation(groups, 0)
-    assert sorted(donors) == list(range(8)) and (donors != np.arange(8)).all()
-
-
-def test_masks_are_resized_to_the_image_that_gets_them() -> None:
-    images = random_images(2, number=6)  # of six shapes
-    held = held_out_of(replace(images, probabilities=[np.zeros((1, 4, 4), np.uint8)] * 6), run_of())
-    found = liars._permuted(held, np.arange(6), 3)
-    donors = liars.permutation(held.images["group"].to_numpy(), 3)
-    masks = found.each([], lambda number, _, true: true, "")
-    for number, mask in enumerate(masks):
-        given = (images.truths[donors[number]][0] == 1).astype(np.uint8)
-        resized = cv2.resize(given, images.truths[number].shape[:0:-1], interpolation=cv2.INTER_NEAREST)
-        valid = mask[0] != IGNORE
-        np.testing.assert_array_equal(mask[0][valid], resized[valid])
-        assert valid.mean() > 0.7
-
-
-def answer(nested: float, constant: float = 0.5) -> liars.Answer:
-    return liars.Answer(nested, nested, 0.01, constant, 0.01, "an empty mask everywhere")
-
-
-def test_an_estimate_that_stays_above_the_constant_answer_is_not_believed() -> None:
-    real = answer(0.9)
-    fair = liars.Verdict("dice", 1, real, [answer(0.5 + noise) for noise in (-0.01, 0.0, 0.02)])
-    lie = liars.Verdict("dice", 1, real, [answer(0.58 + noise) for noise in (-0.01, 0.0, 0.02)])
-    assert fair.honest and not lie.honest
-    assert "The estimate is honest here" in list(fair.lines())[-1]
-    assert "Do not believe the estimate" in list(lie.lines())[-1] and "+0.0833" in list(lie.lines())[-1]
-    lower = liars.Verdict("error", -1, answer(0.1), [answer(0.42 + noise) for noise in (-0.01, 0.0, 0.02)])
-    assert not lower.honest  # an error below that of the best constant answer
-    assert liars.Verdict("error", -1, answer(0.1), [answer(0.58) for _ in range(3)]).honest
