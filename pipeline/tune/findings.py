@@ -58,10 +58,10 @@ class Findings:
         return self.counted[~dropped]
 
     @property
-    def honest(self) -> float:
-        """The score of one fold's model on images that chose nothing."""
-        scores = self.result.get("scores", {})
-        return float(scores.get("fold_model", {}).get("score", self.result["nested"]))
+    def honest(self) -> float | None:
+        """The score of one fold's model on images that chose nothing; None where nothing says it."""
+        score = self.result.get("scores", {}).get("fold_model", {}).get("score")
+        return self.result.get("nested") if score is None else score
 
     def ids(self, positions: np.ndarray) -> list[str]:
         """Returns the ids of the images at these positions."""

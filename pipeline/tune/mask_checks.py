@@ -21,6 +21,8 @@ FACTOR, WORST_FACTOR = 1.5, 4.0
 """By which factor a mean area or a share of empty masks may be off before somebody should look, or not submit."""
 MATERIAL, WORST_MATERIAL = 0.05, 0.25
 """By how much a share of empty masks must be off besides: a factor of a small share is little."""
+LISTED = 60
+"""Images that are listed of missed masks and of false alarms."""
 SHOWN = 12
 """Images that are listed of masks that are off by a factor."""
 LEAST = 0.01
@@ -83,7 +85,7 @@ def _counted(
     share = number / among
     level: Level = "check" if share > LARGE_SHARE and number >= FEWEST else "note"
     size = np.where(where, area, 0).max(1)
-    order = np.argsort(-size, kind="stable")[: int(where.any(1).sum())]
+    order = np.argsort(-size, kind="stable")[: min(LISTED, int(where.any(1).sum()))]
     were = "is" if number == 1 else "are"
     text = (f"{number} of {among} {of_what} ({100 * share:.0f} %) {were} {what}, in held-out images that clean kept, "
             f"tuned; the largest has {size.max():,} px.")  # fmt: skip

@@ -40,8 +40,10 @@ def of(findings: Findings) -> list[Reason]:
 
 def _constant(findings: Findings) -> list[Reason]:
     """Says whether the model is no better than the best answer that looks at no image."""
-    best, sign = findings.constants.best, findings.metric.sign
-    ahead = sign * (findings.honest - best.score)
+    best, sign, honest = findings.constants.best, findings.metric.sign, findings.honest
+    if honest is None:
+        return []
+    ahead = sign * (honest - best.score)
     if findings.nested is not None:
         noise = gain(best.rows, findings.nested, findings.metric.objective, findings.groups).standard_error
         better, worse = ahead > ERRORS * noise, ahead <= noise
@@ -54,7 +56,7 @@ def _constant(findings: Findings) -> list[Reason]:
     if better:
         return []
     compared = "worse than" if ahead < 0 else "better by no more than noise than"
-    text = (f"The honest score {findings.honest:.3f} is {compared} the {best.score:.3f} of {best.name}, an answer that "
+    text = (f"The honest score {honest:.3f} is {compared} the {best.score:.3f} of {best.name}, an answer that "
             f"looks at no image{said}.")  # fmt: skip
     trains = findings.run.recipe.trains
     command = longer(findings.run, 2 * findings.run.recipe.train.epochs) if trains else findings.pictures
@@ -65,7 +67,9 @@ def _constant(findings: Findings) -> list[Reason]:
 def _gap(findings: Findings) -> list[Reason]:
     """Says whether the honest score lies far below the out-of-fold one."""
     result, sign = findings.result, findings.metric.sign
-    score, honest = result["score"], findings.honest
+    score, honest = result.get("score"), findings.honest
+    if score is None or honest is None:
+        return []
     gap, noise = sign * (score - honest), 0.0
     if findings.nested is not None:
         noise = gain(findings.nested, findings.rows, findings.metric.objective, findings.groups).standard_error

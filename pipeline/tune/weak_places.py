@@ -37,6 +37,7 @@ class _Weak:
 def reasons(findings: Findings) -> list[Reason]:
     """Returns the weak groups and folds, the weakest first."""
     positions = findings.trusted
+    positions = positions[np.isfinite(findings.scores[positions])]  # not those of no weight
     if findings.run.competition.kind == "multiclass":
         positions = positions[findings.true[positions].sum(1) > 0]  # not those that are ignored altogether
     groups = _not_whole_folds(findings, _weak_groups(findings, positions))

@@ -76,6 +76,7 @@ def told(found: Findings) -> dict[str, Reason]:
 def test_a_decent_run_gives_no_reason() -> None:
     assert told(decent()) == {}
     assert told(decent(NUMBER, result=decent().result | {"fold_out": None, "calibration": {}, "procedure": {}})) == {}
+    assert told(decent(result={})) == {}
 
 
 # --- no better than a constant ---------------------------------------------------------------------------------------
