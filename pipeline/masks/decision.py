@@ -13,6 +13,7 @@ import numpy as np
 from pipeline.masks import regions
 from pipeline.masks.class_bias import labels
 from pipeline.masks.geometry import Geometry, to_native
+from pipeline.masks.ranking import Calibration, Rank
 from pipeline.masks.regions import RegionRule
 
 LEVELS = 256
@@ -98,6 +99,9 @@ class Rule:
     """The probability that the area is counted at, above `threshold` (a “triplet”); None: `threshold` itself."""
     presence: Presence | None = None
     """A mask also becomes empty where the class is not probable enough."""
+    rank: Rank | None = None
+    """What is not empty by then, is drawn at the image's own best threshold, from calibrated probabilities, and not at
+    `threshold`."""
     components: RegionRule = RegionRule()
     """What of the mask stays, by its connected regions."""
 
@@ -141,6 +145,7 @@ def decide(
     decision: Decision,
     presence: np.ndarray | None = None,
     models: Sequence[np.ndarray] | None = None,
+    folds: Sequence[str | None] | None = None,
 ) -> np.ndarray:
     """Returns masks (C, h, w) uint8 of 0 and 1; a multiclass pixel is 1 in one plane.
 
@@ -150,19 +155,22 @@ def decide(
         presence: what the presence head says, 0 to 1, (C,), or (M, C) with models; None: there is none.
         models: where the probability is the mean of several models, each of which is like the one that was tuned on,
             theirs (M), as `probability`; whether a class is there, they say one by one. None: it is one model's.
+        folds: the fold of each model (M), whose calibration is asked for; None: they are of no fold.
     """
     if isinstance(decision, Biases):
         chosen = labels(probability, decision.bias, decision.never)
         return (chosen == np.arange(len(probability), dtype=np.uint8)[:, None, None]).astype(np.uint8)
     models = [probability] if models is None else models
+    folds = [None] * len(models) if folds is None else folds
     heads = np.full((len(models), len(probability)), 0.5) if presence is None else np.atleast_2d(presence)
     planes = [[one[index] for one in models] for index in range(len(probability))]
-    return np.stack([_mask(*one) for one in zip(probability, decision.rules, planes, heads.T, strict=True)])
+    each = zip(probability, decision.rules, planes, heads.T, strict=True)
+    return np.stack([_mask(*one, folds) for one in each])
 
 
 def asks_models(decision: Decision) -> bool:
     """Returns whether a decision needs the probabilities of each model."""
-    return isinstance(decision, Rules) and any(rule.presence for rule in decision.rules)
+    return isinstance(decision, Rules) and any(rule.presence or rule.rank for rule in decision.rules)
 
 
 def decision_of(result: dict[str, Any]) -> Decision:
@@ -180,6 +188,9 @@ def described(decision: Rules, classes: Sequence[str]) -> dict[str, Any]:
 def in_words(rule: dict[str, Any]) -> str:
     """Returns a rule of postprocess.json as a person reads it."""
     parts = [f"threshold {rule['threshold']} of 255"]
+    if rule.get("rank"):
+        slopes = ", ".join(f"{one['slope']:.2f}" for one in rule["rank"]["folds"].values())
+        parts = [f"each image at its own best threshold, probabilities calibrated by fold (slopes {slopes})"]
     if rule["min_area"]:
         parts.append(f"at least {rule['min_area']} px" + (f" at {rule['top']}" if rule["top"] else ""))
     if rule["presence"]:
@@ -191,7 +202,13 @@ def in_words(rule: dict[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def _mask(probability: np.ndarray, rule: Rule, models: Sequence[np.ndarray], heads: np.ndarray) -> np.ndarray:
+def _mask(
+    probability: np.ndarray,
+    rule: Rule,
+    models: Sequence[np.ndarray],
+    heads: np.ndarray,
+    folds: Sequence[str | None],
+) -> np.ndarray:
     mask = (probability >= rule.threshold).view(np.uint8)
     if (probability >= rule.level).sum() < rule.min_area:
         return np.zeros_like(mask)
@@ -199,7 +216,7 @@ def _mask(probability: np.ndarray, rule: Rule, models: Sequence[np.ndarray], hea
         pairs = zip(models, heads, strict=True)
         if not rule.presence.keeps_on_average(np.stack([_features(one, rule.threshold, head) for one, head in pairs])):
             return np.zeros_like(mask)
-    return regions.clean(mask, rule.components)
+    return regions.clean(rule.rank.mask(models, folds) if rule.rank else mask, rule.components)
 
 
 def _features(probability: np.ndarray, threshold: int, head: float) -> np.ndarray:
@@ -213,4 +230,9 @@ def _rule(found: dict[str, Any]) -> Rule:
     if presence:
         parts = {key: Linear(**presence[key]) for key in ("probability", "worth") if presence[key]}
         presence = Presence(**presence | parts)
-    return Rule(**found | {"presence": presence, "components": RegionRule(**found["components"])})
+    rank = found.get("rank")
+    if rank:
+        folds = {fold: Calibration(**one) for fold, one in rank["folds"].items()}
+        rank = Rank(rank["metric"], Calibration(**rank["pooled"]), folds)
+    components = RegionRule(**found["components"])
+    return Rule(**found | {"presence": presence, "rank": rank, "components": components})

@@ -53,6 +53,8 @@ class Blend:
     """Whether each source's models are those of the folds, each of which is like what a held-out image sees."""
     scale: Scale = BYTES
     """Of the probabilities."""
+    names: tuple[str | None, ...] = (None,)
+    """The fold of each model, where the models are known one by one; else one None."""
 
     @cached_property
     def presence(self) -> np.ndarray | None:
@@ -72,17 +74,18 @@ class Blend:
         if not self.folds or len(models) > 1:
             return (self,)
         return tuple(
-            replace(self, by_run=tuple(one.only(model) for one in self.by_run), folds=False)
-            for model in range(models.pop())
+            replace(self, by_run=tuple(one.only(model) for one in self.by_run), folds=False, names=(name,))
+            for model, name in zip(range(models.pop()), self.names, strict=True)
         )
 
     def decide(self, row: int, probability: np.ndarray, decision: Decision) -> np.ndarray:
         """Returns the masks (C, h, w) of an image from its probability at its own shape, which `native` returned."""
         if not asks_models(decision) or len(self.models) == 1:
-            return decide(probability, decision, None if self.presence is None else self.presence[row])
+            head = None if self.presence is None else self.presence[row]
+            return decide(probability, decision, head, folds=self.names if len(self.names) == 1 else None)
         heads = [one.presence[row] for one in self.models if one.presence is not None]
         models = [one.native(row, probability.shape[1:]) for one in self.models]
-        return decide(probability, decision, np.stack(heads) if heads else None, models)
+        return decide(probability, decision, np.stack(heads) if heads else None, models, self.names)
 
     def each(self, row: int, shape: tuple[int, int]) -> list[np.ndarray]:
         """Returns every source's probabilities (C, h, w) float32 of an image at its own shape (uint8: 0 to 255)."""
@@ -142,7 +145,8 @@ def out_of_fold(run: Run, fold: int, plain: Sequence[bool]) -> Blend:
         PipelineError: predictions are missing, or of other images.
     """
     runs = zip(other_runs.runs_of(run), plain, strict=True)
-    return _blend(run, [other.oof_predictions(fold, is_plain) for other, is_plain in runs], of_test=False)
+    blend = _blend(run, [other.oof_predictions(fold, is_plain) for other, is_plain in runs], of_test=False)
+    return replace(blend, names=(str(fold),))
 
 
 def test(run: Run, result: dict[str, Any]) -> Blend:
@@ -154,7 +158,8 @@ def test(run: Run, result: dict[str, Any]) -> Blend:
     paths = [[other.predictions("test", fold) for fold in other.test_folds()] for other in other_runs.runs_of(run)]
     for other, files_of in zip(other_runs.runs_of(run), paths, strict=True):
         _check_views(other, files_of)
-    return replace(_blend(run, paths, of_test=True), weights=weights_of(run, result), folds=True)
+    names = tuple(None if fold is None else str(fold) for fold in other_runs.runs_of(run)[0].test_folds())
+    return replace(_blend(run, paths, of_test=True), weights=weights_of(run, result), folds=True, names=names)
 
 
 def _check_views(other: Run, paths: list[Path]) -> None:

@@ -15,6 +15,8 @@ from pipeline.predictions import blends
 from pipeline.tune import views
 from pipeline.tune.held_out import HeldOut, Weighting
 
+TWENTIETHS = 20
+
 
 def choose_weightings(held: HeldOut, row_sets: Sequence[np.ndarray]) -> tuple[list[Weighting], dict[str, Any] | None]:
     """Returns the weighting that each of several sets of images (positions) chooses, and what the first set, which
@@ -63,7 +65,8 @@ def _products(held: HeldOut, weighting: Weighting) -> tuple[np.ndarray, np.ndarr
 
 
 def _fit(products: np.ndarray, with_truth: np.ndarray) -> tuple[float, ...]:
-    """The weights, 0 or more with sum 1, whose mean of probabilities has the least squared error.
+    """The weights, 0 or more with sum 1, whose mean of probabilities has the least squared error, in twentieths: they
+    are hardly known better, and the nested estimate reads the images anew for every weighting that differs.
 
     Stacking (Breiman 1996): the error needs only the products of the sources with each other (S, S) and with the truth
     (S,), summed over images.
@@ -76,4 +79,7 @@ def _fit(products: np.ndarray, with_truth: np.ndarray) -> tuple[float, ...]:
     lower = np.linalg.cholesky(products + 1e-9 * np.trace(products) * np.eye(len(products)))
     system = np.vstack([lower.T, np.full(len(products), scale)])
     weights, _ = nnls(system, np.append(np.linalg.solve(lower, with_truth), scale))
-    return tuple(float(weight) for weight in weights / weights.sum())
+    rounded = np.floor(TWENTIETHS * weights / weights.sum())
+    order = np.argsort(rounded - TWENTIETHS * weights / weights.sum(), kind="stable")  # the largest remainders first
+    rounded[order[: int(TWENTIETHS - rounded.sum())]] += 1
+    return tuple(float(weight) for weight in rounded / TWENTIETHS)

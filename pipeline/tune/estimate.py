@@ -12,12 +12,12 @@ import numpy as np
 from pipeline.core import other_runs
 from pipeline.core.config.training import TrainSettings
 from pipeline.core.run import Run
-from pipeline.masks.bootstrap import FEWEST_GROUPS, epoch_optimism
-from pipeline.masks.metrics import metric_of
+from pipeline.masks.bootstrap import FEWEST_GROUPS, epoch_optimism, gain
+from pipeline.masks.metrics import Metric, metric_of
 from pipeline.tune.drawn_masks import DrawnProblem
 from pipeline.tune.held_out import HeldOut, Weighting
 from pipeline.tune.mask_rules import MaskProblem
-from pipeline.tune.selection import Choice
+from pipeline.tune.selection import Cells, Choice, Fits
 
 
 def files(run: Run) -> tuple[Path, ...]:
@@ -70,9 +70,32 @@ def single_models(run: Run, weighting: Weighting) -> list[Weighting]:
     return [replace(weighting, model=place) for place in range(len(seeds))] if len(seeds) > 1 else []
 
 
+def fold_out(choice: Choice, metric: Metric, nested: np.ndarray, folds: np.ndarray) -> dict[str, float] | None:
+    """Returns what the chosen steps are worth on each fold when they are fitted to the other folds alone, and by how
+    much that differs from the nested estimate, below 0 where it is worse; None of one fold.
+
+    A fold left out takes the network away that predicted it, so this is no estimate of the submission, which all these
+    networks make together. Where it is far below the nested estimate, their probabilities have different scales.
+
+    Args:
+        choice: on all images that count.
+        metric: the competition's.
+        nested: what the score takes the sum of, of these images (n, …), under decisions chosen without their groups.
+        folds: of all images (N,).
+    """
+    fits = choice.fits
+    numbers = np.unique(folds[fits.rows]).tolist()
+    if len(numbers) < 2:
+        return None
+    by_fold = Fits(fits.problem, fits.rows, folds, fits.start)
+    rows = by_fold.averaged(choice.path, Cells(), [[Cells([fold]) for fold in numbers]])
+    found = gain(nested, rows, metric.objective, choice.groups[fits.rows])
+    score = float(metric.score(rows.sum(0)))
+    return {"score": score, "difference": found.value, "standard_error": found.standard_error}
+
+
 def averaging(
     choices: Sequence[Choice],
-    parts: Sequence[np.ndarray],
     average: MaskProblem | DrawnProblem,
     counted: np.ndarray,
     tuned: float,
@@ -80,8 +103,7 @@ def averaging(
     """Returns what averaging the seeds' models brings, and whether parameters tuned on one of them carry over to it.
 
     Args:
-        choices: for every seed and part, the decision chosen without the part on the seed's model alone.
-        parts: positions of those parts.
+        choices: for every seed and part, what was chosen without the part on the seed's model alone.
         average: the mean of the seeds' models.
         counted: positions of all images that count.
         tuned: the nested score of the average, tuned on itself.
@@ -90,11 +112,13 @@ def averaging(
     def score(total: np.ndarray) -> float:
         return float(average.metric.score(total))
 
-    def pooled(problems: Sequence[MaskProblem | DrawnProblem], decisions: Sequence[Any]) -> float:
+    parts = [choice.fits.inside(choice.without) for choice in choices]
+
+    def pooled(problems: Sequence[Any], decisions: Sequence[Any]) -> float:
         pairs = zip(problems, decisions, parts, strict=True)
         return score(np.sum([problem.counts(decision, part).sum(0) for problem, decision, part in pairs], axis=0))
 
-    singles: list[Any] = [choice.problem for choice in choices]
+    singles = [choice.fits.problem for choice in choices]
     chosen, plain = [choice.decision for choice in choices], [average.untuned] * len(choices)
     return {
         "models": len({id(one) for one in singles}),

@@ -16,6 +16,7 @@ import pandas as pd
 from pipeline.masks.decision import LEVELS, Rule, Rules, mask_features
 from pipeline.masks.geometry import IGNORE
 from pipeline.masks.metrics import METRICS
+from pipeline.masks.ranking import Rank, best_levels
 from pipeline.masks.regions import SHORTLIST, RegionRule
 
 
@@ -110,8 +111,23 @@ def features_at(evidence: Evidence, index: int, threshold: int) -> np.ndarray:
     return mask_features(evidence.heads[:, index], area[:, threshold], evidence.highest[:, index], total)
 
 
+def rank_levels(evidence: Evidence, index: int, rank: Rank) -> np.ndarray:
+    """Returns the threshold (N,) of each image's mask of class `index` that is best in expectation; see Rank."""
+    levels, folds = np.zeros(len(evidence.true), np.int64), evidence.images["fold"].to_numpy()
+    for fold in np.unique(folds):
+        rows = folds == fold
+        at_least = evidence.area[rows, index]
+        pixels = at_least.copy()
+        pixels[:, :-1] -= at_least[:, 1:]
+        levels[rows] = best_levels(rank.metric, pixels, rank.of(str(fold)).table().astype(np.int64))
+    return levels
+
+
 def _drawn(evidence: Evidence, index: int, rule: Rule) -> tuple[np.ndarray, np.ndarray]:
     """Predicted and intersection pixels (N,) of masks that are kept."""
+    if rule.rank:
+        places = np.arange(len(evidence.true)), index, rank_levels(evidence, index, rule.rank)
+        return evidence.predicted[places], evidence.intersection[places]
     if rule.components == RegionRule():
         return evidence.predicted[:, index, rule.threshold], evidence.intersection[:, index, rule.threshold]
     assert evidence.regions is not None  # a rule with components was chosen on them

@@ -7,6 +7,7 @@ the shortlist (masks/regions.py).
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,9 +16,21 @@ from pipeline.core.config.recipe import TuneSettings
 from pipeline.masks.bootstrap import Score
 from pipeline.masks.decision import LEVELS, Linear, Presence, Rule, Rules
 from pipeline.masks.metrics import METRICS, Metric, sums_by
+from pipeline.masks.ranking import Rank
 from pipeline.masks.regions import SHORTLIST, RegionRule, shortlist_counts
-from pipeline.tune.evidence import Evidence, Regions, features_at, histogram_counts, image_counts, keeps, predicted_area
+from pipeline.tune.calibration import Levels, calibrate
+from pipeline.tune.evidence import (
+    Evidence,
+    Regions,
+    features_at,
+    histogram_counts,
+    image_counts,
+    keeps,
+    predicted_area,
+    rank_levels,
+)
 from pipeline.tune.held_out import HeldOut, Weighting
+from pipeline.tune.regression import linear, logistic
 
 AREAS = np.unique([0, *(1.2 ** np.arange(90)).astype(np.int64)])
 """Minimum areas that are tried, in native pixels: 0, 1, 2, 3, … each about a fifth more than the one before."""
@@ -30,9 +43,11 @@ CLOSEST = 8
 """How many of the best thresholds the steps go on with that search more than threshold and area."""
 FEWEST = 10
 """Images with and without a class that a regression needs at least."""
+HELD = np.array([0.01, 0.01, 0.01, 0.01, 0.0])
+"""How strongly the coefficients of a presence are held at 0; not its intercept."""
 UNTUNED = Rule()
-STEPS = (("threshold",), ("area", "triplet", "presence", "expected"), ("components",))
-"""In this order; of the second, which say when a mask becomes empty, one at most."""
+STEPS = (("threshold",), ("area", "triplet", "presence", "expected", "rank"), ("components",))
+"""In this order; of the second, which say when a mask becomes empty, one at most, the plainest first."""
 COUNTED = 6
 """Thresholds at which connected regions are counted, at most."""
 
@@ -104,13 +119,13 @@ class MaskProblem:
 def steps_of(settings: TuneSettings, evidence: Evidence, metric: Metric, single: bool = True) -> list[list[str]]:
     """Returns the steps that a search tries, alternatives together: those of the settings that the evidence allows.
 
-    Unless `single` models can be asked of a test image, `expected` is not tried: it goes by how sure a model is, and a
-    mean of models is less sure than any, so that it would empty masks that all of them agree on. It weighs the score of
-    one image against that of another, so it needs a metric that is a mean over images. Of a metric that needs whole
-    masks only the steps of drawn_masks.py are tried.
+    Unless `single` models can be asked of a test image, `expected` and `rank` are not tried: they go by how sure a
+    model is, and a mean of models is less sure than any, so that `expected` would empty masks that all of them agree
+    on. They weigh the score of one image against that of another, so they need a metric that is a mean over images. Of
+    a metric that needs whole masks only the steps of drawn_masks.py are tried.
     """
     lacking: set[str] = set() if evidence.presence is not None else {"presence"}
-    wanted = set[str](settings.steps) - lacking - (set() if single and metric.by_image else {"expected"})
+    wanted = set[str](settings.steps) - lacking - (set() if single and metric.by_image else {"expected", "rank"})
     wanted &= {"threshold", "area"} if metric.counted == "masks" else wanted
     found = [[one for one in group if one in wanted] for group in STEPS]
     return [group for group in found if group]
@@ -152,7 +167,7 @@ def curves(problem: CurveProblem, decision: Rules, rows: np.ndarray, classes: Se
 
     result = {}
     for place, (name, rule) in enumerate(zip(classes, decision.rules, strict=True)):
-        bare = replace(rule, components=RegionRule())
+        bare = replace(rule, components=RegionRule(), rank=None)
         levels, areas = problem.curve_values(rule)
         at_levels = [replace(bare, threshold=level, top=rule.top and max(rule.top, level)) for level in levels]
         at_areas = [replace(rule, min_area=area) for area in areas]
@@ -390,27 +405,56 @@ class RuleSearch:
         logistic one on all these images, d a linear one on those with the class; that calibrates the head, and weighs
         all four against each other.
         """
-        from sklearn.linear_model import LinearRegression, LogisticRegression
-
         assert isinstance(self.table, ImageTable)  # steps_of leaves this step out for other metrics
-        present = self.evidence.true[rows, self.index] > 0
         threshold, found = rule.threshold, rule
         for _ in range(2):
             features = features_at(self.evidence, self.index, threshold)[rows]
-            drawn = present & (self.evidence.area[rows, self.index, threshold] > 0)
-            if present.all() or drawn.sum() < FEWEST or (~present).sum() < FEWEST:
+            presence = self._presence(rows, threshold, features, self.table.kept[rows, threshold])
+            if presence is None:
                 return rule
-            weights = self.weights[rows]
-            # with few features, a handful of exact steps; the default solver wakes every core for each of its dozens
-            logistic = LogisticRegression(C=100.0, solver="newton-cholesky", tol=1e-8).fit(features, present, weights)
-            linear = LinearRegression().fit(features[drawn], self.table.kept[rows[drawn], threshold], weights[drawn])
-            presence = Presence(probability=_linear(logistic), worth=_linear(linear))
             found = Rule(threshold=threshold, presence=presence)
             threshold = _nearest_half(self.table.worth(rows, presence.keeps(features)))
         return found
 
+    def rank(self, rule: Rule, rows: np.ndarray) -> Rule:
+        """Returns a rule that keeps a mask where that pays, as `expected` does from what reaches a fixed 0.5, and draws
+        it at the image's own best threshold, from probabilities that are calibrated fold by fold; see masks/ranking.py.
+
+        Where too few images are empty to learn from, a mask stays that has a pixel of 0.5 or more.
+        """
+        assert isinstance(self.table, ImageTable)  # steps_of leaves this step out for other metrics
+        present, some = self.evidence.true[rows, self.index] > 0, self.evidence.only(rows)
+        if present.sum() < FEWEST:
+            return rule
+        folds, groups = (some.images[name].to_numpy() for name in ("fold", "group"))
+        levels = Levels(self._levels.pixels[rows], self._levels.inside[rows])
+        rank = Rank(self.table.metric.name, *calibrate(levels, present, folds, groups))
+        drawn_at, features = rank_levels(some, self.index, rank), features_at(some, self.index, UNTUNED.threshold)
+        presence = self._presence(rows, UNTUNED.threshold, features, self.table.kept[rows, drawn_at])
+        needs_pixel = presence is None and not present.all()
+        return Rule(threshold=UNTUNED.threshold, min_area=int(needs_pixel), presence=presence, rank=rank)
+
+    @cached_property
+    def _levels(self) -> Levels:
+        """What calibrations are fitted to."""
+        return Levels.of(self.evidence, self.index)
+
+    def _presence(self, rows: np.ndarray, threshold: int, features: np.ndarray, worth: np.ndarray) -> Presence | None:
+        """The regressions of `expected`, from the features (n, 4) and the scores (n,) of the masks of the images at
+        `rows`; None where too few of them have the class, or too few have not."""
+        present = self.evidence.true[rows, self.index] > 0
+        drawn = present & (self.evidence.area[rows, self.index, threshold] > 0)
+        if present.all() or drawn.sum() < FEWEST or (~present).sum() < FEWEST:
+            return None
+        weights, design = self.weights[rows], np.column_stack([features, np.ones(len(rows))])
+        probability = logistic(design, weights * present, weights, HELD)
+        score = linear(design[drawn], worth[drawn], weights[drawn])
+        return Presence(probability=Linear(*map(float, probability)), worth=Linear(*map(float, score)))
+
     def components(self, rule: Rule, rows: np.ndarray) -> Rule:
         """Returns the rule with the best of the SHORTLIST, at the threshold of those counted that is nearest to its."""
+        if rule.rank:  # regions are counted at few thresholds, and every image has its own
+            return rule
         regions = self.evidence.regions
         assert regions is not None  # Evidence.regions is filled before this step
         counted = regions.thresholds[self.index]
@@ -426,12 +470,6 @@ class RuleSearch:
         plain = self.table.worth_of(rows, before[:, 0], before[:, 1])[0]
         best = int(sums.argmax())
         return replace(moved, components=SHORTLIST[best]) if sums[best] > plain + 1e-9 else rule
-
-
-def _linear(model: Any) -> Linear:
-    """The coefficients of scikit-learn's model."""
-    head, area, highest, confidence = map(float, np.ravel(model.coef_))
-    return Linear(head, area, highest, confidence, float(np.ravel(model.intercept_)[0]))
 
 
 def _nearest_half(sums: np.ndarray) -> int:

@@ -19,6 +19,8 @@ MATERIAL = 0.03
 """How far the honest score must lie below the out-of-fold one to matter."""
 FEW_GROUPS = 8
 """With fewer groups, intervals say little."""
+SHIFT = 2.0
+"""How far from that of the other folds the shift of a fold's logits is another scale."""
 STEEP = 2.0
 """How many times the slope of the other folds is another scale."""
 
@@ -110,10 +112,11 @@ def _scales(findings: Findings) -> list[Reason]:
         return []
     alarm = findings.result["fold_out"]
     odd = _odd_folds(findings, STEEP) or _odd_folds(findings, 1.5)
-    folds = named([f"fold {fold} (slope {slope:.2f}, the others {usual:.2f})" for fold, slope, usual in odd])
+    said = [f"fold {fold} (slope {slope:.2f}, the others {usual:.2f})" for fold, slope, usual in odd]
+    folds = named([*said, *_shifted_folds(findings, {fold for fold, _, _ in odd})])
     text = (f"The folds' probabilities have different scales: chosen without the whole fold the score is "
             f"{alarm['score']:.3f}, {abs(alarm['difference']):.3f} worse than without its groups alone (standard error "
-            f"{alarm['standard_error']:.3f}){'; ' + folds + ' stands out' if odd else ''}.")  # fmt: skip
+            f"{alarm['standard_error']:.3f}){'; what stands out: ' + folds if folds else ''}.")  # fmt: skip
     return [Reason("check", "folds of different scale", text, _rescale(findings))]
 
 
@@ -150,6 +153,19 @@ def _odd_folds(findings: Findings, factor: float) -> list[tuple[str, float, floa
     return [found[fold] for fold in sorted(found)]
 
 
+def _shifted_folds(findings: Findings, known: set[str]) -> list[str]:
+    """The other folds whose logits need a shift far from the others', in words."""
+    calibration: dict[str, dict[str, dict[str, Any]]] = findings.result.get("calibration") or {}
+    found = {}
+    for by_fold in calibration.values():
+        shifts = {fold: float(one["intercept"]) for fold, one in by_fold.items() if one.get("intercept") is not None}
+        for fold, shift in shifts.items():
+            others = [other for name, other in shifts.items() if name != fold]
+            if fold not in known and len(others) > 1 and abs(shift - float(np.median(others))) > SHIFT:
+                found[fold] = f"fold {fold} (shift {shift:+.2f}, the others {np.median(others):+.2f})"
+    return [found[fold] for fold in sorted(found)]
+
+
 def _rescale(findings: Findings) -> str:
     """The command that makes the folds' networks more alike, and chooses no epoch by their score; or the page."""
     run = findings.run
@@ -165,7 +181,7 @@ def _rescale(findings: Findings) -> str:
 
 def _untuned(findings: Findings) -> list[Reason]:
     procedure = findings.result.get("procedure") or {}
-    if procedure.get("ships") != "untuned":
+    if procedure.get("ships") != "untuned" or findings.run.recipe.tune.method != "search":
         return []
     known = procedure.get("gain") is not None and procedure.get("standard_error") is not None
     figures = f" ({procedure['gain']:+.4f} ± {procedure['standard_error']:.4f})" if known else ""

@@ -11,13 +11,15 @@ writes  work/<competition>/<run>/postprocess.json (decision, steps tried, scores
 The score is that of all images but the broken ones, as the test set is not cleaned either; beside it stands that of the
 images clean left as they are. `tune.rows: cleaned` turns the two around.
 
-A step stays only if it brings more than noise (selection.py); the nested estimate chooses everything again, steps,
-thresholds, weights of an ensemble and test-time augmentation included, without the fold that it scores.
+A step stays only if it brings more than noise, and all of them only if together they do (selection.py); the nested
+estimate chooses everything again, steps, thresholds, weights of an ensemble and test-time augmentation included,
+without the groups that it scores.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -25,6 +27,7 @@ import pandas as pd
 
 from pipeline.core import other_runs
 from pipeline.core.config.competition import Competition
+from pipeline.core.config.recipe import TuneSettings
 from pipeline.core.console import console, progress_bar
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import shown, write_json, writing
@@ -33,13 +36,14 @@ from pipeline.core.run import Run
 from pipeline.core.verdict import to_json
 from pipeline.decode import table
 from pipeline.masks import statistics
-from pipeline.masks.bootstrap import Score, interval, presence_weights, shares_of_empty
+from pipeline.masks.bootstrap import Gain, gain, interval, presence_weights, shares_of_empty
 from pipeline.masks.decision import Rules, described, in_words
-from pipeline.masks.metrics import class_iou, metric_of
+from pipeline.masks.metrics import Metric, class_iou, metric_of
 from pipeline.predictions import blends, kept_views
 from pipeline.split.folds import counted_rows, leak_remark
 from pipeline.tune import (
     blending,
+    calibration,
     class_biases,
     constants,
     drawn_masks,
@@ -53,7 +57,19 @@ from pipeline.tune.class_biases import LabelProblem
 from pipeline.tune.evidence import predicted_area
 from pipeline.tune.findings import Findings
 from pipeline.tune.held_out import HeldOut, Weighting, held_out
-from pipeline.tune.selection import Choice, Problem, Tried, open_choice, parts_of, select, verdict
+from pipeline.tune.selection import (
+    INNER,
+    Cells,
+    Choice,
+    Fits,
+    Nested,
+    Partition,
+    Tried,
+    deal,
+    partitions_of,
+    select,
+    verdict,
+)
 
 READS_FOLDS = "oof"
 SHARES = tuple(round(share / 10, 1) for share in range(1, 10))
@@ -65,24 +81,27 @@ Rows = Callable[[np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class Tuned:
-    """What was chosen, and what `score` takes the sum of, image by image."""
+    """What was chosen, and what `metric.score` takes the sum of, image by image."""
 
     held: HeldOut
     counted: np.ndarray
-    """Positions of the images that were chosen on."""
-    scored: np.ndarray
-    """The same positions, in the order of `nested`."""
-    choice: Choice
+    """Positions of the images that were chosen on, in ascending order."""
+    chosen: "Chosen"
     weighting: Weighting
     views: dict[str, Any] | None
     """What was decided about test-time augmentation: see views.decide."""
-    score: Score
+    metric: Metric
     rows: Rows
     """Under the decision."""
     nested: np.ndarray
-    """Under decisions chosen without the image (n, …)."""
+    """Of the images at `counted`, under decisions chosen without the image (n, …)."""
     untuned: Rows
     """Under the untuned decision."""
+
+    @property
+    def nested_score(self) -> float:
+        """The median over partitions."""
+        return float(self.metric.sign * np.median(self.chosen.nested.scores))
 
 
 def steps(run: Run) -> list[Step]:
@@ -114,12 +133,12 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
     result = _result(tuned) | special
     result["scores"] = estimate.labelled(held, result)
     everything = np.arange(len(held.rows))
-    scores = {"score": tuned.score(tuned.rows(everything)), "untuned": tuned.score(tuned.untuned(everything))}
+    score = tuned.metric.score
+    scores = {"score": score(tuned.rows(everything)), "untuned": score(tuned.untuned(everything))}
     constant = constants.measure(held, counted)
     result["constants"] = constant.described()
-    nested = tuned.nested[np.argsort(tuned.scored)]
     findings = Findings(
-        held, counted, result, scores["score"], true, predicted, tuned.rows(counted), nested, constant
+        held, counted, result, scores["score"], true, predicted, tuned.rows(counted), tuned.nested, constant
     )  # fmt: skip
     result["reasons"] = to_json(reasons.of(findings))
     foreground = true if run.competition.kind != "multiclass" else true[:, 1:]
@@ -133,13 +152,6 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
     if len(suspected):
         console.print(f"  {len(suspected)} images whose mask may be wrong, the likeliest first → {shown(run.suspects)}")
     yield from waiting
-
-
-def choose(held: HeldOut, counted: np.ndarray) -> tuple[Tuned, dict[str, Any], pd.DataFrame]:
-    """Returns what was chosen on the images at `counted` (positions), what else postprocess.json says, with the pixels
-    (N, C) of true and predicted masks under `areas`, and the suspects."""
-    work = _labels if held.run.competition.kind == "multiclass" else _masks
-    return work(held, counted)
 
 
 def estimated(held: HeldOut, counted: np.ndarray) -> dict[str, Any]:
@@ -156,57 +168,106 @@ def _mask_statistics(run: Run) -> statistics.Statistics:
 # --- choosing --------------------------------------------------------------------------------------------------------
 
 
-def _outer_splits(held: HeldOut, counted: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-    """For every part of the images that count: positions of all others, and of the part."""
-    images = held.images.iloc[counted]
-    parts = parts_of(images["fold"].to_numpy(), images["group"].to_numpy())
-    return [(counted[parts != part], counted[parts == part]) for part in np.unique(parts)]
+@dataclass(frozen=True)
+class Parts:
+    """What is left out, of the images that count."""
 
+    rows: np.ndarray
+    """Their positions (n,), in ascending order."""
+    cells: np.ndarray
+    """The cell of every image (N,); -1 where it does not count."""
+    folds: np.ndarray
+    """The fold of every image (N,)."""
+    groups: np.ndarray
+    """The group of every image (N,)."""
+    partitions: list[Partition]
 
-def _choices(
-    held: HeldOut,
-    problems: Sequence[Problem],
-    row_sets: Sequence[np.ndarray],
-    tried: Sequence[Sequence[str]],
-    told: Any,
-) -> list[Choice]:
-    """The decision of every set of images (positions) on its problem; `told` where the recipe says `fixed`."""
-    folds, groups = held.images["fold"].to_numpy(), held.images["group"].to_numpy()
-    settings = held.run.recipe.tune
-    opened = [open_choice(problem, rows, folds, groups) for problem, rows in zip(problems, row_sets, strict=True)]
-    if settings.method == "fixed":
-        for choice in opened:
-            choice.decision = told
+    @classmethod
+    def of(cls, held: HeldOut, counted: np.ndarray) -> "Parts":
+        """Returns those of the images at `counted` (positions)."""
+        folds, groups = (held.images[name].to_numpy() for name in ("fold", "group"))
+        cells = np.full(len(folds), -1)
+        cells[counted] = deal(folds[counted], groups[counted])
+        return cls(counted, cells, folds, groups, partitions_of(cells[counted], folds[counted]))
+
+    @cached_property
+    def left_out(self) -> list[Cells]:
+        """Nothing, and every part of the partitions, once."""
+        return list(dict.fromkeys([Cells(), *(part for partition in self.partitions for part in partition)]))
+
+    def row_sets(self) -> list[np.ndarray]:
+        """Returns the positions of the images that stay when each of `left_out` goes."""
+        return [self.rows[~np.isin(self.cells[self.rows], list(without))] for without in self.left_out]
+
+    def choices(
+        self, fits: Sequence[Fits], steps: Sequence[Sequence[str]], settings: TuneSettings, without: Sequence[Cells]
+    ) -> list[Choice]:
+        """Returns the choice made without each of several sets of cells, by its fits."""
+        cells, folds = self.cells[self.rows], self.folds[self.rows]
+        inner = [partitions_of(cells, folds, one, INNER) if one else self.partitions for one in without]
+        opened = [Choice(*one) for one in zip(fits, repeat(self.groups), inner, without, strict=False)]
+        if settings.method == "search":
+            with progress_bar() as bar:
+                task = bar.add_task("choose", total=len(opened) * len(steps))
+                select(opened, steps, settings.confidence, lambda: bar.advance(task))
         return opened
-    with progress_bar() as bar:
-        task = bar.add_task("choose", total=len(opened) * len(tried))
-        select(opened, tried, settings.confidence, lambda: bar.advance(task))
-    return opened
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What was chosen, and what that is worth."""
+
+    choice: Choice
+    """On all images that count."""
+    without: Mapping[Cells, Choice]
+    """Without each part."""
+    nested: Nested
+    gain: Gain
+    """What the whole procedure brings over the untuned decision, on groups that chose neither."""
+
+
+def _choose(parts: Parts, fits: Sequence[Fits], steps: Sequence[Sequence[str]], settings: TuneSettings) -> Chosen:
+    """What is chosen on all images, and without each part, by the fits of each of `parts.left_out`; the untuned
+    decision where the whole procedure is not better than it by more than noise."""
+    choices = parts.choices(fits, steps, settings, parts.left_out)
+    without = dict(zip(parts.left_out[1:], choices[1:], strict=True))
+    nested = Nested.of(without, parts.partitions)
+    plain = {part: replace(choice, path=()) for part, choice in without.items()}
+    untuned = Nested.of(plain, parts.partitions)
+    found = gain(untuned.rows, nested.rows, fits[0].problem.score, parts.groups[parts.rows])
+    if choices[0].path and found.value > 0 and found.confidence >= settings.confidence:
+        return Chosen(choices[0], without, nested, found)
+    tried = [replace(one, kept=False) for one in choices[0].tried]
+    return Chosen(replace(choices[0], path=(), tried=tried), plain, untuned, found)
+
+
+def choose(held: HeldOut, counted: np.ndarray) -> tuple[Tuned, dict[str, Any], pd.DataFrame]:
+    """Returns what is chosen on the images at `counted` (positions, ascending), what else postprocess.json says of it,
+    with the pixels (N, C) of true and predicted masks under `areas`, and the suspects."""
+    return (_labels if held.run.competition.kind == "multiclass" else _masks)(held, counted)
 
 
 def _masks(held: HeldOut, counted: np.ndarray) -> tuple[Tuned, dict[str, Any], pd.DataFrame]:
     """What was chosen of a binary or multilabel competition, what else postprocess.json says, and the suspects."""
-    run, outer = held.run, _outer_splits(held, counted)
+    run, parts = held.run, Parts.of(held, counted)
     settings, classes = run.recipe.tune, run.competition.classes
-    row_sets = [counted, *(others for others, _ in outer)]
-    weightings, views = blending.choose_weightings(held, row_sets)
+    weightings, views = blending.choose_weightings(held, parts.row_sets())
     distinct, singles = list(dict.fromkeys(weightings)), estimate.single_models(run, weightings[0])
     evidences = mask_rules.collect(held, [*distinct, *singles])
     weights = np.ones(evidences[0].true.shape)
     weights[counted] = presence_weights(evidences[0].true[counted], settings.presence_prior)
-    problems = {
-        weighting: drawn_masks.problem_of(held, weighting, evidence, weights)
+    start = mask_rules.fixed(settings, len(classes)) if settings.method == "fixed" else None
+    fits = {
+        weighting: Fits(drawn_masks.problem_of(held, weighting, evidence, weights), counted, parts.cells, start)
         for weighting, evidence in zip([*distinct, *singles], evidences, strict=True)
     }
     metric = metric_of(run.competition)
     tried = mask_rules.steps_of(settings, evidences[0], metric, single=blends.knows_models(run))
-    told = mask_rules.fixed(settings, len(classes))
-    choices = _choices(held, [problems[weighting] for weighting in weightings], row_sets, tried, told)
-    final, decision, parts = problems[weightings[0]], choices[0].decision, [part for _, part in outer]
-    nested = [one.problem.counts(one.decision, part) for one, part in zip(choices[1:], parts, strict=True)]
+    chosen = _choose(parts, [fits[weighting] for weighting in weightings], tried, settings)
+    final: Any = fits[weightings[0]].problem
+    decision = chosen.choice.decision
     rows, untuned = partial(final.counts, decision), partial(final.counts, final.untuned)
-    tuned = Tuned(held, counted, np.concatenate(parts), choices[0], weightings[0], views, metric.score, rows,
-                  np.concatenate(nested), untuned)  # fmt: skip
+    tuned = Tuned(held, counted, chosen, weightings[0], views, metric, rows, chosen.nested.rows, untuned)
     evidence = final.evidence
     own = evidence.only(counted)
     scores = metric.by_class(final.measured(decision, counted)).mean(1)
@@ -217,14 +278,16 @@ def _masks(held: HeldOut, counted: np.ndarray) -> tuple[Tuned, dict[str, Any], p
         "mean_true_area": float(own.true.sum(1).mean()),
         "oof": mask_rules.summary(own, decision),
         "shares_of_empty": shares_of_empty(scores, own.true.sum(1) == 0, SHARES) if metric.by_image else [],
+        "calibration": calibration.by_fold(own, classes),
+        "fold_out": estimate.fold_out(chosen.choice, metric, chosen.nested.rows, parts.folds),
     }
     if singles:
-        lone = [problems[single] for single in singles for _ in outer]
         # a single model's thresholds are not those that regions of the average were counted at
-        without = [group for group in tried if "components" not in group]
-        single_choices = _choices(held, lone, [others for _ in singles for others, _ in outer], without, told)
+        steps = [group for group in tried if "components" not in group]
+        left_out = parts.partitions[0] * len(singles)
+        lone = [fits[single] for single in singles for _ in parts.partitions[0]]
         special["averaging"] = estimate.averaging(
-            single_choices, parts * len(singles), final, counted, float(metric.score(tuned.nested.sum(0)))
+            parts.choices(lone, steps, settings, left_out), final, counted, tuned.nested_score
         )
     special["areas"] = evidence.true, predicted_area(evidence, decision)
     return tuned, special, suspects.of_masks(evidence, decision, classes)
@@ -232,32 +295,28 @@ def _masks(held: HeldOut, counted: np.ndarray) -> tuple[Tuned, dict[str, Any], p
 
 def _labels(held: HeldOut, counted: np.ndarray) -> tuple[Tuned, dict[str, Any], pd.DataFrame]:
     """The same of a multiclass competition."""
-    run, outer = held.run, _outer_splits(held, counted)
+    run, parts = held.run, Parts.of(held, counted)
     competition, settings = run.competition, run.recipe.tune
-    row_sets = [counted, *(others for others, _ in outer)]
-    weightings, views = blending.choose_weightings(held, row_sets)
+    weightings, views = blending.choose_weightings(held, parts.row_sets())
     distinct = list(dict.fromkeys(weightings))
     drawn = zip(distinct, class_biases.draw_pixels(held, distinct, counted), strict=True)
-    metric, groups = metric_of(competition), held.images["group"].to_numpy()
-    problems = {
-        weighting: LabelProblem(*pixels, len(held.rows), competition, run.never, groups) for weighting, pixels in drawn
+    metric, groups = metric_of(competition), parts.groups
+    fits = {
+        weighting: Fits(LabelProblem(*pixels, len(held.rows), competition, run.never, groups), counted, parts.cells)
+        for weighting, pixels in drawn
     }
     tried = [[one] for one in class_biases.STEPS if one in settings.steps]
-    plain = problems[weightings[0]].untuned
-    choices = _choices(held, [problems[weighting] for weighting in weightings], row_sets, tried, plain)
-    decision = choices[0].decision
-    part_of = {number: place for place, (_, part) in enumerate(outer, start=1) for number in part}
-    places = [part_of.get(number, 0) for number in range(len(held.rows))]
-    found = class_biases.confusions(held, [weightings[0], weightings[0], *distinct], [
-        [decision, plain, *([choices[place].decision] * len(distinct))] for place in places
-    ])  # fmt: skip
-    nested = np.stack([found[2 + distinct.index(weightings[places[number]])][number] for number in counted])
+    chosen = _choose(parts, [fits[weighting] for weighting in weightings], tried, settings)
+    final, decision = fits[weightings[0]].problem, chosen.choice.decision
+    found = class_biases.confusions(held, [weightings[0]] * 2, [[decision, final.untuned]] * len(held.rows))
     everything, untuned = (
-        lambda rows, matrices=matrices: metric.rows(matrices[rows], units=groups[rows]) for matrices in found[:2]
+        lambda rows, matrices=matrices: metric.rows(matrices[rows], units=groups[rows]) for matrices in found
     )
-    nested = metric.rows(nested, units=groups[counted])
-    tuned = Tuned(held, counted, counted, choices[0], weightings[0], views, metric.score, everything, nested, untuned)
+    # nested decisions are counted on drawn pixels: what they cost there is taken from the counts of all pixels
+    nested = everything(counted) + chosen.nested.rows - final.counts(decision, counted)
+    tuned = Tuned(held, counted, chosen, weightings[0], views, metric, everything, nested, untuned)
     special = _described_labels(tuned, found[0][counted]) | {"areas": (found[0].sum(2), found[0].sum(1))}
+    special["fold_out"] = estimate.fold_out(chosen.choice, metric, chosen.nested.rows, parts.folds)
     return tuned, special, suspects.of_labels(held.images, found[0], competition)
 
 
@@ -266,8 +325,8 @@ def _labels(held: HeldOut, counted: np.ndarray) -> tuple[Tuned, dict[str, Any], 
 
 def _result(tuned: Tuned) -> dict[str, Any]:
     """The scores, the steps and the ensemble's weights."""
-    run, images, score = tuned.held.run, tuned.held.images, tuned.score
-    chosen = tuned.rows(tuned.counted)
+    run, images, score = tuned.held.run, tuned.held.images, tuned.metric.score
+    chosen, partitions = tuned.rows(tuned.counted), tuned.metric.sign * tuned.chosen.nested.scores
     folds, groups = images["fold"].to_numpy(), images["group"].to_numpy()
     sets = {name: counted_rows(images, name) for name in ("raw", "cleaned")}
     result: dict[str, Any] = {
@@ -277,8 +336,9 @@ def _result(tuned: Tuned) -> dict[str, Any]:
         "presence_prior": run.recipe.tune.presence_prior,
         "score": float(score(chosen.sum(0))),
         "interval_95": interval(chosen, score, groups[tuned.counted]),
-        "nested": float(score(tuned.nested.sum(0))),
-        "nested_interval_95": interval(tuned.nested, score, groups[tuned.scored]),
+        "nested": tuned.nested_score,
+        "nested_spread": [float(partitions.min()), float(partitions.max())],
+        "nested_interval_95": interval(tuned.nested, score, groups[tuned.counted]),
         "untuned": float(score(tuned.untuned(tuned.counted).sum(0))),
         "score_by_fold": {
             str(fold): float(score(tuned.rows(tuned.counted[folds[tuned.counted] == fold]).sum(0)))
@@ -292,7 +352,12 @@ def _result(tuned: Tuned) -> dict[str, Any]:
             for name, kept in sets.items()
         },
         "images": len(chosen),
-        "steps": [*_views(run, tuned.views), *(_step(one, run) for one in tuned.choice.tried)],
+        "steps": [*_views(run, tuned.views), *(_step(one, run) for one in tuned.chosen.choice.tried)],
+        "procedure": {
+            "ships": "tuned" if tuned.chosen.choice.path else "untuned",
+            "gain": tuned.chosen.gain.value,
+            "standard_error": tuned.chosen.gain.standard_error,
+        },
     }
     if tuned.views:
         result["tta"] = tuned.views
@@ -327,7 +392,7 @@ def _described_labels(tuned: Tuned, chosen: np.ndarray) -> dict[str, Any]:
     competition = tuned.held.run.competition
     folds = tuned.held.images["fold"].to_numpy()[tuned.counted]
     by_fold = {str(fold): chosen[folds == fold].sum(0) for fold in np.unique(folds)}
-    decision, total = tuned.choice.decision, chosen.sum(0)
+    decision, total = tuned.chosen.choice.decision, chosen.sum(0)
     return {
         "bias": dict(zip(competition.classes, decision.bias, strict=True)),
         "never": list(decision.never),

@@ -88,7 +88,10 @@ def test_the_estimate_of_permuted_masks_falls(kind: str, monkeypatch: pytest.Mon
         run, images = run_of(LABELS), random_labels(1, number=24)
     else:
         several = {"classes": ["a", "b"], "submission": {"label": "class"}} if kind == "several" else {}
-        run, images = run_of(several), random_images(7, 1 + (kind == "several"), 24, shape=(20, 24))
+        run, images = (
+            run_of(several, tune={"steps": ["threshold", "area"]}),
+            random_images(7, 1 + (kind == "several"), 24, shape=(20, 24)),
+        )
     before = [true.copy() for true in images.truths]
     verdict = verdict_on(run, images, stage.estimated, monkeypatch)
     assert verdict.honest and len(verdict.permuted) == 3

@@ -249,6 +249,10 @@ def test_a_fold_of_another_scale_is_named() -> None:
     assert "flat fold" not in given and "folds of different scale" not in given
     result |= {"fold_out": {"score": 0.7, "difference": -0.2, "standard_error": 0.05}}
     assert "fold 3 (slope 4.10" in told(replace(found, result=result))["folds of different scale"].text
+    shifted = calibration([1.0, 1.0, 1.0])
+    shifted["thing"]["2"]["intercept"] = -2.5
+    given = told(replace(found, result=result | {"calibration": shifted}))
+    assert "fold 2 (shift -2.50, the others +0.00)" in given["folds of different scale"].text
     result |= {"fold_out": {"score": 0.85, "difference": -0.05, "standard_error": 0.05}}
     assert "folds of different scale" not in told(replace(found, result=result))
     flat = told(replace(found, result=found.result | {"calibration": calibration([1.1, 0.9, 0.3])}))

@@ -66,7 +66,7 @@ class PredictSettings(Settings):
     """How much of a tile's side neighbouring tiles share, where `image.store` is larger than `image.size`."""
 
 
-TuneStep = Literal["threshold", "area", "triplet", "presence", "expected", "components", "bias", "never"]
+TuneStep = Literal["threshold", "area", "triplet", "presence", "expected", "rank", "components", "bias", "never"]
 
 
 class TuneSettings(Settings):
@@ -77,10 +77,11 @@ class TuneSettings(Settings):
     (multiclass: no biases) and test-time augmentation as they are told."""
     steps: list[TuneStep] = list(get_args(TuneStep))
     """What `search` may try, always in this order: the threshold; one of a minimum area, the triplet (an area at a
-    higher threshold), the presence head's probability, the emptiness that pays in expectation; connected components. Of
-    a multiclass competition: one bias a class; never predicting a class."""
+    higher threshold), the presence head's probability, the emptiness that pays in expectation, or that with a threshold
+    for each image (`rank`); connected components. Of a multiclass competition: one bias a class; never predicting a
+    class."""
     confidence: float = Field(0.9, ge=0.5, lt=1)
-    """A step is kept when at least this share of the bootstrap draws shows a gain."""
+    """A step is kept when at least this share of the bootstrap draws shows a gain; so are all of them together."""
     rows: Literal["raw", "cleaned"] = "raw"
     """Which images count: all but the broken ones, as the test set is not cleaned either, or those only that clean left
     as they are. The other score is given beside it."""
