@@ -216,6 +216,23 @@ def compare(
         typer.echo(compare.NOTE)
 
 
+@app.command("liars-test")
+@with_options()
+def liars_test(
+    recipe: RecipeName,
+    options: RunOptions = RunOptions(),
+    permutations: Annotated[int, typer.Option("--permutations", min=1, help="How often masks are permuted.")] = 5,
+) -> None:
+    """Permute the masks of the held-out images: exit 0 if tune's estimate falls to a constant answer's, else 1."""
+    from pipeline.tune import liars
+    from pipeline.tune.stage import estimated
+
+    verdict = liars.liars_test(options.open(recipe), estimated, permutations)
+    for line in verdict.lines():
+        typer.echo(line)
+    raise typer.Exit(0 if verdict.honest else 1)
+
+
 @app.command()
 def sample(
     train: Annotated[int, typer.Option(help="Training images.")] = 240,

@@ -157,8 +157,10 @@ class ShowProgress(Callback):
         epochs = last - trainer.current_epoch - 1 + last * self.trainings_left
         valid = ""
         if "valid/score" in row:
-            best = row["valid/score"] >= max(other["valid/score"] for other in self.history.rows)
-            valid = f"valid {row['valid/loss']:.4f}  score {row['valid/score']:.4f}{' *' if best else ''}  "
+            sign: Any = pl_module.metric.sign
+            best = sign * row["valid/score"] >= max(sign * other["valid/score"] for other in self.history.rows)
+            score = f"untuned score {row['valid/score']:.4f}{' *' if best else ''}"
+            valid = f"held out: loss {row['valid/loss']:.4f}, {score}  "
         console.print(
             f"  {self.title} epoch {trainer.current_epoch + 1}/{last}  loss {row['train/loss']:.4f}  {valid}"
             f"{row['seconds']:.1f} s, at most {epochs * row['seconds'] / 60:.0f} min left"

@@ -180,6 +180,7 @@ def execute(run: Run, waiting: list[Step], force: bool = False) -> Iterator[Step
     start = run.recipe.train.start_from
     source = None if start else weights.resolve(run.recipe.model)
     first = f"weights: {start}'s, fold by fold" if start else f"encoder weights: {source or 'none (from scratch)'}"
+    console.print("  held-out scores while training: of images that clean left as they are, untuned, at network size")
     console.print(f"  {first}; results → {shown(run.folder)}/fold_*")
     write_recipe(run)
     if force:  # all at once, so that an interrupted --force goes on without it

@@ -186,7 +186,7 @@ def lines(result: dict[str, Any]) -> list[str]:
     for name, title in (("optimistic", "out-of-fold"), ("fold_model", "honest")):
         one = scores[name]
         ends = " [{:.4f}, {:.4f}]".format(*one["interval_95"]) if one["interval_95"] else ", one group"
-        texts.append(f"{title:12} {one['score']:.4f}{ends}  {one['is']}")
+        texts.append(f"{title:12} {one['score']:.4f}{ends}  tuned, {one['is']}")
     optimism = scores["fold_model"]["epoch_optimism"]
     choice = "not known" if optimism is None else f"{0 - optimism:.4f}"  # a 0 without a sign
     texts[-1] += f" (nested {result['nested']:.4f}, choice of epoch {choice})"

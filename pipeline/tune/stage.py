@@ -33,6 +33,7 @@ from pipeline.core.errors import PipelineError
 from pipeline.core.files import shown, write_json, writing
 from pipeline.core.freshness import Step
 from pipeline.core.run import Run
+from pipeline.core.verdict import to_json
 from pipeline.decode import table
 from pipeline.masks import statistics
 from pipeline.masks.bootstrap import Gain, gain, interval, presence_weights, shares_of_empty
@@ -40,8 +41,21 @@ from pipeline.masks.decision import Rules, described, in_words
 from pipeline.masks.metrics import Metric, class_iou, metric_of
 from pipeline.predictions import blends, kept_views
 from pipeline.split.folds import counted_rows, leak_remark
-from pipeline.tune import blending, calibration, class_biases, drawn_masks, estimate, mask_rules, suspects
+from pipeline.tune import (
+    blending,
+    calibration,
+    class_biases,
+    constants,
+    drawn_masks,
+    estimate,
+    histories,
+    mask_rules,
+    reasons,
+    suspects,
+)
 from pipeline.tune.class_biases import LabelProblem
+from pipeline.tune.evidence import predicted_area
+from pipeline.tune.findings import Findings
 from pipeline.tune.held_out import HeldOut, Weighting, held_out
 from pipeline.tune.selection import (
     INNER,
@@ -93,6 +107,7 @@ class Tuned:
 def steps(run: Run) -> list[Step]:
     """Returns the one step of this stage."""
     inputs = (run.table, run.outliers, run.folds_file, run.audit, *blends.files(run, "oof"), *estimate.files(run))
+    inputs += histories.files(run)
     outputs = (run.postprocess, run.folder / "oof_scores.csv", run.suspects, run.mask_statistics)
     settings: dict[str, Any] = {"tune": run.recipe.tune.model_dump(mode="json"), "metric": run.competition.metric}
     settings |= {"reading": run.remark, "never": list(run.never), "ensemble": run.recipe.ensemble}
@@ -114,13 +129,20 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
             f"tune.rows is {run.recipe.tune.rows}, and none of the {len(held.images)} out-of-fold images is such a row."
         )
     tuned, special, suspected = choose(held, counted)
-    true_area = special.pop("true_area")
+    true, predicted = special.pop("areas")
     result = _result(tuned) | special
     result["scores"] = estimate.labelled(held, result)
     everything = np.arange(len(held.rows))
     score = tuned.metric.score
     scores = {"score": score(tuned.rows(everything)), "untuned": score(tuned.untuned(everything))}
-    rows = held.images.drop(columns="row").assign(true_area=true_area, **scores)
+    constant = constants.measure(held, counted)
+    result["constants"] = constant.described()
+    findings = Findings(
+        held, counted, result, scores["score"], true, predicted, tuned.rows(counted), tuned.nested, constant
+    )  # fmt: skip
+    result["reasons"] = to_json(reasons.of(findings))
+    foreground = true if run.competition.kind != "multiclass" else true[:, 1:]
+    rows = held.images.drop(columns="row").assign(true_area=foreground.sum(1), **scores)
     for path, rows_of in ((run.folder / "oof_scores.csv", rows), (run.suspects, suspected)):
         with writing(path) as temporary:
             rows_of.to_csv(temporary, index=False)
@@ -130,6 +152,11 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
     if len(suspected):
         console.print(f"  {len(suspected)} images whose mask may be wrong, the likeliest first → {shown(run.suspects)}")
     yield from waiting
+
+
+def estimated(held: HeldOut, counted: np.ndarray) -> dict[str, Any]:
+    """Returns the scores that postprocess.json would hold of these images, and writes nothing."""
+    return _result(choose(held, counted)[0])
 
 
 def _mask_statistics(run: Run) -> statistics.Statistics:
@@ -216,7 +243,7 @@ def _choose(parts: Parts, fits: Sequence[Fits], steps: Sequence[Sequence[str]], 
 
 def choose(held: HeldOut, counted: np.ndarray) -> tuple[Tuned, dict[str, Any], pd.DataFrame]:
     """Returns what is chosen on the images at `counted` (positions, ascending), what else postprocess.json says of it,
-    and the suspects."""
+    with the pixels (N, C) of true and predicted masks under `areas`, and the suspects."""
     return (_labels if held.run.competition.kind == "multiclass" else _masks)(held, counted)
 
 
@@ -262,7 +289,7 @@ def _masks(held: HeldOut, counted: np.ndarray) -> tuple[Tuned, dict[str, Any], p
         special["averaging"] = estimate.averaging(
             parts.choices(lone, steps, settings, left_out), final, counted, tuned.nested_score
         )
-    special["true_area"] = evidence.true.sum(1)
+    special["areas"] = evidence.true, predicted_area(evidence, decision)
     return tuned, special, suspects.of_masks(evidence, decision, classes)
 
 
@@ -288,7 +315,7 @@ def _labels(held: HeldOut, counted: np.ndarray) -> tuple[Tuned, dict[str, Any], 
     # nested decisions are counted on drawn pixels: what they cost there is taken from the counts of all pixels
     nested = everything(counted) + chosen.nested.rows - final.counts(decision, counted)
     tuned = Tuned(held, counted, chosen, weightings[0], views, metric, everything, nested, untuned)
-    special = _described_labels(tuned, found[0][counted]) | {"true_area": found[0].sum(2)[:, 1:].sum(1)}
+    special = _described_labels(tuned, found[0][counted]) | {"areas": (found[0].sum(2), found[0].sum(1))}
     special["fold_out"] = estimate.fold_out(chosen.choice, metric, chosen.nested.rows, parts.folds)
     return tuned, special, suspects.of_labels(held.images, found[0], competition)
 
@@ -406,13 +433,15 @@ def _named(values: np.ndarray, competition: Competition) -> dict[str, float | No
 
 def _print(run: Run, result: dict[str, Any]) -> None:
     remark = f" ({result['remark']})" if result["remark"] else ""
-    console.print(f"  {result['metric']}, untuned {result['untuned']:.4f}{remark}")
+    names = {"raw": "all but the broken images", "cleaned": "the images that clean left as they are"}
+    of = f"{result['images']} held-out images ({names[run.recipe.tune.rows]})"
+    console.print(f"  {result['metric']} of {of}{remark}:")
+    console.print(f"  untuned      {result['untuned']:.4f}  the same images, {_untuned_rule(run)}")
     for text in estimate.lines(result):
         console.print(f"  {text}")
-    names = {"raw": "all but the broken images", "cleaned": "the images that clean left as they are"}
     for name, rows in result["rows"].items():
         if rows["images"] not in (0, result["images"]):
-            console.print(f"  {result['metric']} {rows['score']:.4f} on {names[name]} ({rows['images']})")
+            console.print(f"  {result['metric']} {rows['score']:.4f}, tuned, on {names[name]} ({rows['images']})")
     for step in result["steps"]:
         text = f"{verdict(step, run.recipe.tune.confidence):8} {step['step']:12}"
         console.print(f"  {text} {step['gain']:+.4f} ± {step['standard_error']:.4f}")
@@ -423,3 +452,7 @@ def _print(run: Run, result: dict[str, Any]) -> None:
     for name, rule in result.get("rules", {}).items():
         console.print(f"  {name}: {in_words(rule)}")
     console.print(f"  → {shown(run.postprocess)}")
+
+
+def _untuned_rule(run: Run) -> str:
+    return "the most probable class" if run.competition.kind == "multiclass" else "threshold 0.5"

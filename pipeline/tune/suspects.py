@@ -1,7 +1,7 @@
 """Images whose out-of-fold prediction disagrees most with their mask: one of the two is wrong, so look at them first.
 
-Pure functions from what tune counted to rows, the highest score first, from 0.5 on. A list may be copied, shortened to
-the images whose mask is wrong, and named in `train.exclude`.
+Pure functions from what tune counted to rows, the highest score first, from 0.5 on, without the images that clean has
+dropped. A list may be copied, shortened to the images whose mask is wrong, and named in `train.exclude`.
 """
 
 from typing import Any
@@ -59,10 +59,11 @@ def of_labels(images: pd.DataFrame, counts: np.ndarray, competition: Competition
     """Returns the suspects of a multiclass competition: image_id, reason, score, fold, true_area, predicted_area,
     the competition's metric and note.
 
-    The score is 1 - the competition's metric of the image alone. An image whose pixels are all ignored has none.
+    The score is 1 - the competition's metric of the image alone, or the metric itself, 1 at most, where lower is
+    better. An image whose pixels are all ignored has none.
 
     Args:
-        images: image_id and fold, one row an image.
+        images: image_id, fold and use, one row per image.
         counts: confusion matrices (N, C, C) int64, rows are true classes.
         competition: gives the metric and the classes; the areas are those of all but the first.
     """
@@ -71,9 +72,10 @@ def of_labels(images: pd.DataFrame, counts: np.ndarray, competition: Competition
         counted[:, competition.ignored] = 0
     metric = metric_of(competition)
     scores = metric.by_class(counts)
+    doubt = 1 - scores if metric.higher_is_better else np.minimum(scores, 1)
     return _ranked(images, metric.name, {
         "reason": "poor overlap",
-        "score": np.where(counted.any((1, 2)), 1 - scores, 0),
+        "score": np.where(counted.any((1, 2)), doubt, 0),
         "true_area": counted[:, 1:].sum((1, 2)),
         "predicted_area": counted[:, :, 1:].sum((1, 2)),
         metric.name: scores,
@@ -82,8 +84,10 @@ def of_labels(images: pd.DataFrame, counts: np.ndarray, competition: Competition
 
 
 def _ranked(images: pd.DataFrame, measure: str, values: dict[str, Any]) -> pd.DataFrame:
-    """The images with these values whose score is high enough, the highest first."""
+    """The images with these values whose score is high enough, the highest first; none that clean has dropped."""
     found = images[["image_id", "fold"]].reset_index(drop=True).assign(**values).round({"score": 4, measure: 4})
+    if "use" in images:
+        found = found[(images["use"] != "drop").to_numpy()]
     found = found[found["score"] >= LOWEST].sort_values("score", ascending=False, kind="stable", ignore_index=True)
     columns = ["image_id", "reason", "score", "fold", "true_area", "predicted_area", measure, "note"]
     return found[columns]

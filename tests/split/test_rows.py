@@ -75,7 +75,10 @@ def test_cleaned_rows_may_be_the_headline(predicted: Tiny) -> None:
     assert result["share_empty_true"] == pytest.approx(2 / 10)  # a05 and a09, of those that count
 
 
-def test_the_contradiction_is_the_first_suspect(predicted: Tiny) -> None:
+def test_the_contradiction_is_the_first_suspect_unless_it_was_dropped(predicted: Tiny) -> None:
+    _, folder = tuned(predicted)
+    assert WRONG not in set(pd.read_csv(folder / "suspects.csv")["image_id"])
+    predicted.settings["clean"] = {"contradictions": {"policy": "keep"}}
     _, folder = tuned(predicted)
     first = pd.read_csv(folder / "suspects.csv").iloc[0]
     assert (first["image_id"], first["reason"], first["score"]) == (WRONG, "predicted where empty", 1)
@@ -88,7 +91,7 @@ def test_sound_folds_have_no_remark_and_leaking_ones_have(predicted: Tiny, capsy
     folds = read_folds(open_run(str(predicted.recipe_path))).set_index("image_id")["fold"]
     assert folds.groupby(lambda name: (int(name[1:]) - 1) // 2).nunique().max() == 2  # a patient's two images
     assert result["remark"].startswith("folds leak: ")
-    assert "folds leak: " in capsys.readouterr().err.split("tune")[-1]
+    assert "folds leak: " in capsys.readouterr().err.split("\ntune")[-1]
     assert predicted.run().folder == folder
 
 

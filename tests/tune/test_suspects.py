@@ -1,5 +1,6 @@
 """Which images are suspects, in which order, why and in what words; and lists of images that training leaves out."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,10 @@ from pipeline.core.config.competition import Competition
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import write_text
 from pipeline.core.run import open_run
+from pipeline.masks import metrics
 from pipeline.masks.decision import Presence, Rule, Rules
 from pipeline.masks.geometry import IGNORE
-from pipeline.masks.metrics import confusion
+from pipeline.masks.metrics import Metric, confusion
 from pipeline.train.stage import preflight, steps
 from pipeline.tune import suspects
 from pipeline.tune.evidence import Evidence, histogram_counts
@@ -134,6 +136,14 @@ def test_a_class_without_any_mask() -> None:
     assert list(suspects.of_masks(evidence_of({"none": (NOTHING, NOTHING)}), PLAIN, ["thing"])["image_id"]) == []
 
 
+def test_images_that_clean_has_dropped_are_no_suspects() -> None:
+    evidence = evidence_of({name: (NOTHING, TRUE) for name in ("kept", "dropped", "relabelled")})
+    images = evidence.images.assign(use=["train", "drop", "relabel"])
+    assert list(suspects.of_masks(evidence, PLAIN, ["thing"])["image_id"]) == ["kept", "dropped", "relabelled"]
+    found = suspects.of_masks(replace(evidence, images=images), PLAIN, ["thing"])
+    assert list(found["image_id"]) == ["kept", "relabelled"]
+
+
 # --- multiclass ------------------------------------------------------------------------------------------------------
 
 
@@ -173,6 +183,19 @@ def test_an_image_without_pixels_that_count_is_no_suspect(reading: str) -> None:
     assert list(found["image_id"]) == ["wrong"]
     assert found["note"][0] == "soil taken for sand: 80 % of its pixels"
     assert not found.isna().any().any()
+
+
+def test_where_lower_is_better_the_highest_is_the_suspect(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(matrix: np.ndarray, **_: Any) -> np.ndarray:
+        return 1 - np.trace(matrix, axis1=-2, axis2=-1) / matrix.sum((-2, -1))
+
+    monkeypatch.setitem(metrics.METRICS, "wrong", Metric("wrong", wrong, "confusion", higher_is_better=False))
+    counts = np.array([np.diag([5, 5]), [[1, 4], [4, 1]], [[2, 3], [3, 2]]])
+    settings: dict[str, Any] = {"classes": ["rock", "soil"], "kind": "multiclass", "metric": "mean_iou"}
+    competition = Competition(name="x", title="X", reader="any", **settings).model_copy(update={"metric": "wrong"})
+    images = pd.DataFrame({"image_id": ["right", "bad", "poor"], "fold": 0, "use": "train"})
+    found = suspects.of_labels(images, counts, competition)
+    assert list(found["image_id"]) == ["bad", "poor"] and list(found["score"]) == [0.8, 0.6]
 
 
 # --- train.exclude ---------------------------------------------------------------------------------------------------

@@ -1,0 +1,102 @@
+"""What tune knows about its held-out images once everything is chosen: the material that reasons are made from."""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from pipeline.core.files import shown
+from pipeline.core.run import Run
+from pipeline.masks.metrics import Metric, metric_of
+from pipeline.tune.constants import Constants
+from pipeline.tune.held_out import HeldOut
+
+
+@dataclass(frozen=True)
+class Findings:
+    """A run's held-out images (N), what was predicted of them, and what postprocess.json says."""
+
+    held: HeldOut
+    counted: np.ndarray
+    """Positions (n,) of the images that count, ascending."""
+    result: dict[str, Any]
+    """postprocess.json as it is so far; any key may be missing."""
+    scores: np.ndarray
+    """The metric of every image alone (N,) under the decision."""
+    true: np.ndarray
+    """Pixels of the true masks (N, C)."""
+    predicted: np.ndarray
+    """Pixels of the masks under the decision (N, C), ignored ones left out."""
+    rows: np.ndarray
+    """What the metric's score takes the sum of (n, …), of the images that count, under the decision."""
+    nested: np.ndarray | None
+    """The same under decisions that were chosen without the image; None where it is not known image by image."""
+    constants: Constants
+
+    @property
+    def run(self) -> Run:
+        """The run."""
+        return self.held.run
+
+    @property
+    def metric(self) -> Metric:
+        """The competition's metric."""
+        return metric_of(self.run.competition)
+
+    @property
+    def groups(self) -> np.ndarray:
+        """What is drawn together with each image that counts (n,); the images where all are of one group."""
+        images = self.held.images.iloc[self.counted]
+        several = images["group"].nunique() > 1
+        return images["group" if several else "image_id"].astype(str).to_numpy()
+
+    @cached_property
+    def trusted(self) -> np.ndarray:
+        """Positions of the images that count and that clean has not dropped: their masks are believed."""
+        dropped = (self.held.images["use"] == "drop").to_numpy()[self.counted]
+        return self.counted[~dropped]
+
+    @property
+    def honest(self) -> float | None:
+        """The score of one fold's model on images that chose nothing; None where nothing says it."""
+        score = self.result.get("scores", {}).get("fold_model", {}).get("score")
+        return self.result.get("nested") if score is None else score
+
+    def ids(self, positions: np.ndarray) -> list[str]:
+        """Returns the ids of the images at these positions."""
+        return self.held.images["image_id"].iloc[positions].astype(str).tolist()
+
+    @property
+    def pictures(self) -> str:
+        """The page that shows the images."""
+        return shown(self.run.report)
+
+
+def longer(run: Run, epochs: int) -> str:
+    """Returns the command that trains longer: the whole recipe after a miniature run, else so many epochs."""
+    own = any(word == "--name" or word.startswith("train.epochs=") for word in run.options)
+    if "--quick" in run.options and not own:
+        words = tuple(word for word in run.options if word != "--quick")
+        return replace(run, options=words).command()
+    return trained_again(run, "longer", f"train.epochs={epochs}")
+
+
+def trained_again(run: Run, suffix: str, *assignments: str) -> str:
+    """Returns the command that trains a run with other settings under a name of its own."""
+    keys = {"--set " + one.partition("=")[0] for one in assignments} | {"--name"}
+    kept = list(run.options[:1] or (run.recipe.name,))
+    rest = iter(run.options[1:])
+    for word in rest:
+        words = [word] if word == "--quick" else [word, next(rest, "")]
+        key = word if word == "--name" else " ".join(words).partition("=")[0]
+        kept += [] if key in keys else words
+    changes = [word for one in assignments for word in ("--set", one)]
+    return replace(run, options=tuple(kept)).command(*changes, "--name", f"{run.name}-{suffix}")
+
+
+def named(names: list[str]) -> str:
+    """Returns a list as a sentence holds it: a, b and c; of more than six, the first five and how many more."""
+    if len(names) > 6:
+        names = [*names[:5], f"{len(names) - 5} more"]
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))

@@ -1,0 +1,132 @@
+"""Folds that kept the wrong epoch, by the held-out loss of every epoch that training wrote down."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.core import other_runs
+from pipeline.core.files import read_json
+from pipeline.core.run import Run
+from pipeline.core.verdict import Reason
+from pipeline.tune.findings import longer, named, trained_again
+
+FALLING = 0.2
+"""By how much of itself the loss must fall over the last three epochs, without a rise, to count as still falling."""
+EARLY = 1.5
+"""How many times the lowest later loss that of the kept epoch is where the epoch was kept too early."""
+LATE = 1.1
+"""How many times the lowest earlier loss that of the kept epoch is where the epoch was kept too late."""
+LONG_AFTER = 3
+"""How many epochs after the lowest loss is long after it."""
+
+
+@dataclass(frozen=True)
+class History:
+    """The held-out losses of one training."""
+
+    run: Run
+    title: str
+    loss: np.ndarray
+    """After every epoch (E,)."""
+    kept: int
+    """The epoch whose weights were kept, counted from 0."""
+
+    @property
+    def smooth(self) -> np.ndarray:
+        """The median of every loss and its neighbours (E,): one bad epoch says nothing."""
+        padded = np.pad(self.loss, 1, mode="edge")
+        return np.median(np.stack([padded[:-2], padded[1:-1], padded[2:]]), axis=0)
+
+    @property
+    def still_falling(self) -> bool:
+        """Whether the last epochs were kept, and the loss fell clearly in each of them."""
+        last = self.loss[-4:]
+        falls = len(last) == 4 and bool((np.diff(last) < 0).all()) and last[-1] < (1 - FALLING) * last[0]
+        return falls and self.kept >= len(self.loss) - 2
+
+    @property
+    def kept_early(self) -> bool:
+        """Whether the loss fell to far less after the kept epoch."""
+        return bool(self.smooth[self.kept] > EARLY * self.smooth[self.kept :].min())
+
+    @property
+    def kept_late(self) -> bool:
+        """Whether the kept epoch lies long after the lowest loss, and has a higher one."""
+        lowest = int(self.smooth.argmin())
+        return self.kept - lowest >= LONG_AFTER and bool(self.smooth[self.kept] > LATE * self.smooth[lowest])
+
+
+def files(run: Run) -> tuple[Path, ...]:
+    """Returns the histories and summaries of the folds' trainings, those there are."""
+    return tuple(path for folder, _, _ in _folders(run) for path in _pair(folder) if path.exists())
+
+
+def reasons(run: Run) -> list[Reason]:
+    """Returns what the histories of the folds' trainings say."""
+    known = [history for folder, one, title in _folders(run) if (history := _read(folder, one, title))]
+    return [*_early(known), *_falling(known), *_late(known)]
+
+
+def _folders(run: Run) -> list[tuple[Path, Run, str]]:
+    runs = other_runs.runs_of(run)
+    return [
+        (one.fold_folder(fold, member.seed), one, member.title if len(runs) == 1 else f"{one.name} {member.title}")
+        for one in runs
+        if one.recipe.train.snapshots == 1
+        for fold in run.trained_folds()
+        for member in one.members(fold)
+    ]
+
+
+def _pair(folder: Path) -> tuple[Path, Path]:
+    return folder / "history.json", folder / "fold.json"
+
+
+def _read(folder: Path, run: Run, title: str) -> History | None:
+    history, summary = _pair(folder)
+    if not (history.exists() and summary.exists()):
+        return None
+    loss = np.array([row.get("valid/loss", np.nan) for row in read_json(history)], np.float64)
+    kept = read_json(summary).get("best_epoch", -1)
+    if not np.isfinite(loss).all() or not 0 <= kept < len(loss):
+        return None
+    return History(run, title, loss, kept)
+
+
+def _early(known: list[History]) -> list[Reason]:
+    found = [one for one in known if one.kept_early]
+    if not found:
+        return []
+    said = [f"{one.title} kept epoch {one.kept + 1} (held-out loss {one.loss[one.kept]:.3f}), and epoch "
+            f"{one.kept + int(one.loss[one.kept :].argmin()) + 1} had {one.loss[one.kept :].min():.3f}"
+            for one in found]  # fmt: skip
+    run = found[0].run
+    command = trained_again(run, "loss", "train.monitor=loss")
+    if run.recipe.train.monitor == "loss":
+        command = longer(run, run.recipe.train.epochs)
+    return [Reason("check", "stopped too early", f"The weights are of too early an epoch: {named(said)}.", command)]
+
+
+def _falling(known: list[History]) -> list[Reason]:
+    found = [one for one in known if one.still_falling]
+    if not found:
+        return []
+    said = [f"{one.title} ({one.loss[-4]:.3f} to {one.loss[-1]:.3f} in the last three of {len(one.loss)} epochs)"
+            for one in found]  # fmt: skip
+    text = f"Training ended while the held-out loss was still falling: {named(said)}."
+    run = found[0].run
+    return [Reason("check", "stopped too early", text, longer(run, 2 * run.recipe.train.epochs))]
+
+
+def _late(known: list[History]) -> list[Reason]:
+    found = [one for one in known if one.kept_late]
+    if not found:
+        return []
+    said = [f"{one.title} kept epoch {one.kept + 1} (held-out loss {one.loss[one.kept]:.3f}), and the lowest was "
+            f"{one.loss[: one.kept].min():.3f} in epoch {int(one.loss[: one.kept].argmin()) + 1}"
+            for one in found]  # fmt: skip
+    run, kept_last = found[0].run, found[0].run.recipe.train.keep == "last"
+    settings = ["train.monitor=loss", *(["train.keep=best"] if kept_last else [])]
+    command = trained_again(run, "loss", *settings)
+    return [Reason("check", "trained too long", f"The weights are of too late an epoch: {named(said)}.", command)]

@@ -1,0 +1,197 @@
+"""The reasons that the held-out images give for or against a submission; see core/verdict.py.
+
+Every reason holds figures that can be looked up, and is raised only where a difference is more than noise and large
+enough to matter: one false alarm teaches people to read none.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from pipeline.core.verdict import Level, Reason
+from pipeline.masks.bootstrap import gain
+from pipeline.tune import histories, mask_checks, weak_places
+from pipeline.tune.findings import Findings, longer, named, trained_again
+
+ERRORS = 2.0
+"""How many standard errors are more than noise."""
+MATERIAL = 0.03
+"""How far the honest score must lie below the out-of-fold one to matter."""
+FEW_GROUPS = 8
+"""With fewer groups, intervals say little."""
+SHIFT = 2.0
+"""How far from that of the other folds the shift of a fold's logits is another scale."""
+STEEP = 2.0
+"""How many times the slope of the other folds is another scale."""
+
+
+def of(findings: Findings) -> list[Reason]:
+    """Returns all reasons, those that decide first."""
+    return [
+        *_constant(findings),
+        *mask_checks.reasons(findings),
+        *_gap(findings),
+        *_scales(findings),
+        *_slopes(findings),
+        *weak_places.reasons(findings),
+        *histories.reasons(findings.run),
+        *_untuned(findings),
+        *_few_groups(findings),
+    ]
+
+
+def _constant(findings: Findings) -> list[Reason]:
+    """Says whether the model is no better than the best answer that looks at no image."""
+    best, sign, honest = findings.constants.best, findings.metric.sign, findings.honest
+    if honest is None:
+        return []
+    ahead = sign * (honest - best.score)
+    if findings.nested is not None:
+        noise = gain(best.rows, findings.nested, findings.metric.objective, findings.groups).standard_error
+        better, worse = ahead > ERRORS * noise, ahead <= noise
+        said = f" (standard error of the difference {noise:.3f})"
+    else:
+        ends = findings.result.get("nested_interval_95")
+        better = ahead > 0 and (not ends or all(sign * (end - best.score) > 0 for end in ends))
+        worse = ahead <= 0
+        said = " (95 % interval {:.3f} to {:.3f})".format(*ends) if ends else ""
+    if better:
+        return []
+    compared = "worse than" if ahead < 0 else "better by no more than noise than"
+    text = (f"The honest score {honest:.3f} is {compared} the {best.score:.3f} of {best.name}, an answer that "
+            f"looks at no image{said}.")  # fmt: skip
+    trains = findings.run.recipe.trains
+    command = longer(findings.run, 2 * findings.run.recipe.train.epochs) if trains else findings.pictures
+    level: Level = "stop" if worse else "check"
+    return [Reason(level, "no better than a constant", text, command)]
+
+
+def _gap(findings: Findings) -> list[Reason]:
+    """Says whether the honest score lies far below the out-of-fold one."""
+    result, sign = findings.result, findings.metric.sign
+    score, honest = result.get("score"), findings.honest
+    if score is None or honest is None:
+        return []
+    gap, noise = sign * (score - honest), 0.0
+    if findings.nested is not None:
+        noise = gain(findings.nested, findings.rows, findings.metric.objective, findings.groups).standard_error
+    if gap <= MATERIAL * max(1.0, abs(score)) or gap <= ERRORS * noise:
+        return []
+    text = f"The honest score {honest:.3f} lies far below the out-of-fold score {score:.3f}, which was tuned on its own"
+    text += f" images{_why(findings)}."
+    return [Reason("check", "nested far below out-of-fold", text, _rescale(findings))]
+
+
+def _why(findings: Findings) -> str:
+    """What may explain the gap, as the end of a sentence."""
+    causes = []
+    if _other_scales(findings):
+        causes.append("the folds' networks have different scales")
+    optimism = findings.result.get("scores", {}).get("fold_model", {}).get("epoch_optimism") or 0.0
+    if optimism > MATERIAL / 2:
+        causes.append(f"choosing the epoch flatters by {optimism:.3f}")
+    if len(set(findings.groups)) < FEW_GROUPS:
+        causes.append("there are few groups to choose on")
+    return f": {named(causes)}" if causes else ""
+
+
+# --- the folds' scales -----------------------------------------------------------------------------------------------
+
+
+def _other_scales(findings: Findings) -> bool:
+    """Whether rules chosen without a fold do far worse on it than those chosen with some of its images."""
+    alarm = findings.result.get("fold_out") or {}
+    difference, error = alarm.get("difference"), alarm.get("standard_error")
+    if difference is None or error is None:
+        return False
+    return difference < -MATERIAL and difference < -ERRORS * error
+
+
+def _scales(findings: Findings) -> list[Reason]:
+    if not _other_scales(findings):
+        return []
+    alarm = findings.result["fold_out"]
+    odd = _odd_folds(findings, STEEP) or _odd_folds(findings, 1.5)
+    said = [f"fold {fold} (slope {slope:.2f}, the others {usual:.2f})" for fold, slope, usual in odd]
+    folds = named([*said, *_shifted_folds(findings, {fold for fold, _, _ in odd})])
+    text = (f"The folds' probabilities have different scales: chosen without the whole fold the score is "
+            f"{alarm['score']:.3f}, {abs(alarm['difference']):.3f} worse than without its groups alone (standard error "
+            f"{alarm['standard_error']:.3f}){'; what stands out: ' + folds if folds else ''}.")  # fmt: skip
+    return [Reason("check", "folds of different scale", text, _rescale(findings))]
+
+
+def _slopes(findings: Findings) -> list[Reason]:
+    """Names the folds whose logits are far steeper or flatter than the others'."""
+    odd, found = _odd_folds(findings, STEEP), []
+    level: Level = "check"
+    for kind, own in (
+        ("steep fold", [one for one in odd if one[1] > one[2]]),
+        ("flat fold", [one for one in odd if one[1] < one[2]]),
+    ):
+        if own:
+            said = named([f"fold {fold} has {slope:.2f} (the others {usual:.2f})" for fold, slope, usual in own])
+            text = f"The logits of a fold's network need another slope than those of its siblings: {said}."
+            found.append(Reason(level, kind, text, _rescale(findings)))
+    return found
+
+
+def _odd_folds(findings: Findings, factor: float) -> list[tuple[str, float, float]]:
+    """Fold, slope, and the median slope of the others, where these differ by a factor; of all classes the furthest."""
+    calibration: dict[str, dict[str, dict[str, Any]]] = findings.result.get("calibration") or {}
+    found: dict[str, tuple[str, float, float]] = {}
+    for by_fold in calibration.values():
+        slopes = {fold: float(one["slope"]) for fold, one in by_fold.items() if one.get("slope") is not None}
+        for fold, slope in slopes.items():
+            others = [other for name, other in slopes.items() if name != fold]
+            if not others:
+                continue
+            usual = float(np.median(others))
+            steep = slope > factor * usual
+            flat = slope < usual / factor and len(others) > 1  # of two, the steeper one is named
+            if usual > 0 and (steep or flat) and fold not in found:
+                found[fold] = (fold, slope, usual)
+    return [found[fold] for fold in sorted(found)]
+
+
+def _shifted_folds(findings: Findings, known: set[str]) -> list[str]:
+    """The other folds whose logits need a shift far from the others', in words."""
+    calibration: dict[str, dict[str, dict[str, Any]]] = findings.result.get("calibration") or {}
+    found = {}
+    for by_fold in calibration.values():
+        shifts = {fold: float(one["intercept"]) for fold, one in by_fold.items() if one.get("intercept") is not None}
+        for fold, shift in shifts.items():
+            others = [other for name, other in shifts.items() if name != fold]
+            if fold not in known and len(others) > 1 and abs(shift - float(np.median(others))) > SHIFT:
+                found[fold] = f"fold {fold} (shift {shift:+.2f}, the others {np.median(others):+.2f})"
+    return [found[fold] for fold in sorted(found)]
+
+
+def _rescale(findings: Findings) -> str:
+    """The command that makes the folds' networks more alike, and chooses no epoch by their score; or the page."""
+    run = findings.run
+    if not run.recipe.trains:
+        return findings.pictures
+    if run.recipe.train.monitor == "loss":
+        return longer(run, 2 * run.recipe.train.epochs)
+    return trained_again(run, "loss", "train.monitor=loss")
+
+
+# --- worth knowing ---------------------------------------------------------------------------------------------------
+
+
+def _untuned(findings: Findings) -> list[Reason]:
+    procedure = findings.result.get("procedure") or {}
+    if procedure.get("ships") != "untuned" or findings.run.recipe.tune.method != "search":
+        return []
+    known = procedure.get("gain") is not None and procedure.get("standard_error") is not None
+    figures = f" ({procedure['gain']:+.4f} ± {procedure['standard_error']:.4f})" if known else ""
+    text = f"The untuned rule ships: tuning gained no more than noise on images that chose nothing{figures}."
+    return [Reason("note", "untuned ships", text)]
+
+
+def _few_groups(findings: Findings) -> list[Reason]:
+    number = findings.held.images.iloc[findings.counted]["group"].nunique()
+    if number >= FEW_GROUPS:
+        return []
+    text = f"There {'are' if number > 1 else 'is'} only {number} group{'s' if number > 1 else ''} of held-out images: "
+    return [Reason("note", "few groups", f"{text}the intervals say little about images of other groups.")]
