@@ -152,7 +152,8 @@ def _interval(honest: dict[str, Any], result: dict[str, Any]) -> str:
     """What is known of how sure the honest score is."""
     ends = honest.get("interval_95", result.get("nested_interval_95"))
     text = "95 % interval {:.4f} to {:.4f}".format(*ends) if ends else "interval not known: one group alone"
-    if result.get("nested_spread"):
+    spread = result.get("nested_spread")
+    if spread and spread[0] < spread[1]:
         text += "; {:.4f} to {:.4f} from one partition to another".format(*result["nested_spread"])
     if honest.get("epoch_optimism"):
         text += f"; less {honest['epoch_optimism']:.4f}, which choosing the epoch flatters"

@@ -106,13 +106,20 @@ def lines(reasons: Sequence[Reason], page: str = "", most: int = SHOWN) -> Itera
         page: where the others can be read.
         most: how many are shown.
     """
+    said = set[str]()
     for reason in gravest_first(reasons)[:most]:
         text = "\n".join(wrapped(reason.text, 8))
         yield from f"  {reason.level:6}{text[8:]}".splitlines()
-        if reason.command:
-            yield f"        → {reason.command}"
+        if reason.command not in ("", page, *said):  # each once; the page is named below
+            yield f"        → {as_step(reason.command)}"
+        said.add(reason.command)
     if len(reasons) > most:
         yield f"        {len(reasons) - most} more{f' in {page}' if page else ''}"
+
+
+def as_step(command: str) -> str:
+    """Returns the command, or what to do with the file, that a reason names."""
+    return command if " " in command else f"look at {command}"
 
 
 def wrapped(text: str, indent: int) -> list[str]:
@@ -133,7 +140,7 @@ def next_steps(run: Run, judged: Judged, upload: str) -> list[str]:
         upload: the command that uploads the submission, or scores it.
     """
     grave = [one for one in judged.reasons if one.level != "note"]
-    first = next((one.command for one in grave if one.command), f"look at {shown(run.report)}")
+    first = as_step(next((one.command for one in grave if one.command), shown(run.report)))
     if judged.verdict == "do not submit":
         return [first]
     after = upload if judged.submitted else run.command()

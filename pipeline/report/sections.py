@@ -14,7 +14,7 @@ from pipeline.core import files, freshness
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import read_json
 from pipeline.core.run import Run, describe
-from pipeline.core.verdict import Reason, constants, gravest_first, judge
+from pipeline.core.verdict import Reason, as_step, constants, gravest_first, judge
 from pipeline.decode import table
 from pipeline.masks import overlay
 from pipeline.masks.decision import in_words
@@ -60,14 +60,15 @@ def verdict(run: Run, trainings: charts.Trainings) -> Shown | None:
 
 
 def _with_pictures(run: Run, reasons: list[Reason]) -> list[Shown]:
-    """Reasons as a page shows them, with pictures of the first images that they name: truth and held-out prediction."""
+    """Reasons as a page shows them, with pictures of the first images that they name, each image once: truth and
+    held-out prediction."""
     names = any(one.images for one in reasons) and run.table.exists() and (run.folder / "oof_scores.csv").exists()
-    paint, left, shown = look.painter(run, predicted=True) if names else None, OF_REASONS, []
+    paint, drawn, shown = look.painter(run, predicted=True) if names else None, set[str](), []
     for one in reasons:
-        captions = {name: name for name in one.images[: min(left, OF_EACH_REASON)]}
-        pictures = _pictures(paint, captions, "truth and prediction", 240) if paint else []
-        left -= len(pictures)
-        command = "" if one.command == files.shown(run.report) else one.command  # which is this page
+        fresh = [name for name in one.images if name not in drawn][: min(OF_REASONS - len(drawn), OF_EACH_REASON)]
+        pictures = _pictures(paint, {name: name for name in fresh}, "truth and prediction", 240) if paint else []
+        drawn.update(fresh)
+        command = "" if one.command == files.shown(run.report) else as_step(one.command)  # which is this page
         shown.append({"level": one.level, "text": one.text, "command": command, "pictures": pictures})
     return shown
 
@@ -265,10 +266,6 @@ def exact(run: Run) -> Shown:
 def advice(run: Run, trainings: charts.Trainings, known: Collection[str] = ()) -> list[Reason]:
     """What else is worth knowing, beside reasons of these kinds, each with its command or file."""
     found: list[Reason] = []
-    audit = read_audit(run)
-    if audit.get("leaks"):
-        text = f"The folds leak ({audit['verdict']}), so that every score here flatters: split again."
-        found.append(Reason("note", "folds that leak", text, run.command("--from", "split")))
     folds = {title: fold for title, (fold, _) in trainings.items()}
     late = [title for title, fold in folds.items() if fold["best_epoch"] >= fold["epochs"] - 1 and fold["epochs"] > 1]
     # a schedule that ends at its lowest rate is best there: only one that waits for a plateau could have gone on
@@ -286,7 +283,7 @@ def advice(run: Run, trainings: charts.Trainings, known: Collection[str] = ()) -
     useless = "no better than a constant" in known  # a network that contradicts every label says nothing of labels
     if not useless and run.suspects.exists() and (listed := look.suspects(run)["image_id"].tolist()):
         text = f"{len(listed)} labels contradict the networks: one of the two is wrong."
-        found.append(Reason("note", "suspect labels", text, f"look at {files.shown(run.suspects)}"))
+        found.append(Reason("note", "suspect labels", text, files.shown(run.suspects)))
     return [one for one in found if one.kind not in known]
 
 
