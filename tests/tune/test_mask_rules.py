@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from pipeline.masks.decision import Linear, Presence, Rule, Rules
 from pipeline.masks.geometry import IGNORE
 from pipeline.masks.metrics import METRICS
+from pipeline.masks.ranking import Calibration, Rank
 from pipeline.masks.regions import SHORTLIST, RegionRule
 from pipeline.tune.evidence import Evidence, histogram_counts, image_scores, keeps, predicted_area
 from pipeline.tune.mask_rules import AREAS, CUTS, RuleSearch
@@ -53,7 +54,7 @@ def test_some_of_the_images() -> None:
     some, marked = evidence.only(rows), evidence.only(np.isin(np.arange(12), rows))
     assert some.images["image_id"].tolist() == ["image7", "image2", "image5"]
     assert marked.images["image_id"].tolist() == ["image2", "image5", "image7"]
-    decision = Rules((Rule(128, 3, 200, Presence(cut=0.4), SHORTLIST[1]), Rule(90, components=SHORTLIST[0])))
+    decision = Rules((Rule(128, 3, 200, Presence(cut=0.4), components=SHORTLIST[1]), Rule(90, components=SHORTLIST[0])))
     everything = image_scores(evidence, decision, "dice")
     np.testing.assert_array_equal(image_scores(some, decision, "dice"), everything[rows])
     np.testing.assert_array_equal(image_scores(marked, decision, "dice"), everything[sorted(rows)])
@@ -96,12 +97,18 @@ PRESENCES = st.one_of(
     st.builds(lambda probability, worth: Presence(probability, worth=worth), LINEARS, LINEARS),
 )
 LEVELS = st.integers(1, 255)
+CALIBRATIONS = st.builds(Calibration, st.floats(0.05, 8), st.floats(-12, 6))
+RANKS = st.builds(lambda pooled, folds: Rank("iou", pooled, folds), CALIBRATIONS,
+                  st.dictionaries(st.sampled_from(["0", "1", "2"]), CALIBRATIONS))  # fmt: skip
 RULES = st.builds(
-    lambda low, top, area, presence, components: Rule(low, area, top and max(low, top), presence, components),
+    lambda low, top, area, presence, rank, components: Rule(
+        low, area, top and max(low, top), presence, rank, RegionRule() if rank else components
+    ),
     LEVELS,
     st.none() | LEVELS,
     st.sampled_from([0, 1, 7, 30, 31, 90, 10_000]),
     st.none() | PRESENCES,
+    st.none() | RANKS,
     st.sampled_from([RegionRule(), *SHORTLIST]),
 )
 
@@ -118,7 +125,7 @@ def test_image_scores_are_those_of_the_masks_that_decide_draws(
 
 def test_predicted_area_leaves_ignored_pixels_out() -> None:
     images = two_classes(True)
-    decision = Rules((Rule(100, 20, 180, Presence(cut=0.5), SHORTLIST[2]), Rule(60, 9)))
+    decision = Rules((Rule(100, 20, 180, Presence(cut=0.5), components=SHORTLIST[2]), Rule(60, 9)))
     pairs = zip(images.masks(decision), images.truths, strict=True)
     expected = np.array([((mask == 1) & (true != IGNORE)).sum((1, 2)) for mask, true in pairs])
     found = predicted_area(images.evidence(((100,), (60,))), decision)
@@ -369,7 +376,7 @@ def test_expected_needs_images_of_both_kinds() -> None:
 
 # --- ties ------------------------------------------------------------------------------------------------------------
 
-STEPS = ("threshold", "area", "triplet", "presence", "expected", "components")
+STEPS = ("threshold", "area", "triplet", "presence", "expected", "rank", "components")
 
 
 def after_every_step(images: Images, metric: str = "dice") -> list[Rule]:
