@@ -17,8 +17,9 @@ import numpy as np
 from pipeline.masks.ranking import Calibration, logits
 from pipeline.tune.evidence import Evidence
 
-STEPS, RIDGE = 30, 1e-3
-"""Newton steps at most, and how strongly a slope is held at 1 and an intercept at 0, in images' losses."""
+STEPS, SMALLEST, RIDGE = 50, 1e-8, 1e-3
+"""Newton steps at most, the least one, and how strongly a slope is held at 1 and an intercept at 0, in images'
+losses."""
 NARROWEST = 0.05
 """The least slope: a network that says nothing, or the opposite, is not turned round."""
 
@@ -90,18 +91,33 @@ def _by_level(at_least: np.ndarray) -> np.ndarray:
 
 
 def _fit(pixels: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """The slope and intercept (2,) with the least log loss of pixels (256,), by Newton's method."""
+    """The slope and intercept (2,) with the least log loss of pixels (256,), by Newton's method, its steps halved until
+    the loss falls."""
     design = np.stack([logits(), np.ones(len(pixels))], axis=1)
-    found, ridge = np.array([1.0, 0.0]), RIDGE * np.eye(2)
+    found, held = np.array([1.0, 0.0]), np.array([1.0, 0.0])
+
+    def loss(parameters: np.ndarray) -> float:
+        z = design @ parameters
+        return float(pixels @ np.logaddexp(0, z) - inside @ z + RIDGE / 2 * ((parameters - held) ** 2).sum())
+
+    reached = loss(found)
     for _ in range(STEPS):
-        p = 1 / (1 + np.exp(-np.clip(design @ found, -30, 30)))
-        slope = design.T @ (pixels * p - inside) + ridge @ (found - [1.0, 0.0])
-        curvature = (design * (pixels * p * (1 - p))[:, None]).T @ design + ridge
+        p = _sigmoid(design @ found)
+        slope = design.T @ (pixels * p - inside) + RIDGE * (found - held)
+        curvature = (design * (pixels * p * (1 - p))[:, None]).T @ design + RIDGE * np.eye(2)
         step = np.linalg.solve(curvature, slope)
-        found = found - np.clip(step, -1, 1)
-        if np.abs(step).max() < 1e-8:
+        while (after := loss(found - step)) > reached and np.abs(step).max() > SMALLEST:
+            step = step / 2
+        if after >= reached:
+            break
+        found, reached = found - step, after
+        if np.abs(step).max() < SMALLEST:
             break
     return found
+
+
+def _sigmoid(z: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-np.clip(z, -30, 30)))
 
 
 def _variance(pixels: np.ndarray, inside: np.ndarray, groups: np.ndarray, found: np.ndarray) -> np.ndarray:
@@ -112,7 +128,7 @@ def _variance(pixels: np.ndarray, inside: np.ndarray, groups: np.ndarray, found:
     if count < 2:
         return np.full(2, np.inf)
     design = np.stack([logits(), np.ones(pixels.shape[1])], axis=1)
-    p = 1 / (1 + np.exp(-np.clip(design @ found, -30, 30)))
+    p = _sigmoid(design @ found)
     scores = np.zeros((count, 2))
     np.add.at(scores, group, (pixels * p - inside) @ design)
     bread = np.linalg.inv((design * (pixels.sum(0) * p * (1 - p))[:, None]).T @ design + RIDGE * np.eye(2))
