@@ -1,7 +1,5 @@
 """The best threshold of an image: against brute force, against PyPI's rankseg, and against exact expected scores."""
 
-from typing import Any
-
 import cv2
 import numpy as np
 import pytest
@@ -108,16 +106,13 @@ def expected(metric: str, p: np.ndarray, mask: np.ndarray) -> float:
     return float(inside @ np.nan_to_num(score, nan=1.0) @ outside)
 
 
-@pytest.mark.parametrize(
-    ("metric", "reference"), [("dice", {"metric": "dice", "solver": "RMA"}), ("dice", {"metric": "dice", "solver": "BA"}),
-                              ("iou", {"metric": "IoU", "solver": "RMA"})], ids=["dice RMA", "dice BA", "iou RMA"],
-)  # fmt: skip
-def test_masks_are_those_of_rankseg(metric: str, reference: dict[str, Any]) -> None:
+@pytest.mark.parametrize(("metric", "solver"), [("dice", "RMA"), ("dice", "BA"), ("iou", "RMA")])
+def test_masks_are_those_of_rankseg(metric: str, solver: str) -> None:
     """Their solvers differ in how they take the reciprocal of the area, which moves a threshold by a level at times."""
     import torch
     from rankseg import RankSEG
 
-    solve = RankSEG(output_mode="multilabel", pruning_prob=0.0, **reference)
+    solve = RankSEG(metric, output_mode="multilabel", solver=solver, pruning_prob=0.0)
     rank, equal = Rank(metric, Calibration(), {}), 0
     for plane in maps(20):
         p = Calibration().table()[plane] / FINEST

@@ -187,7 +187,9 @@ def test_no_images_have_no_say() -> None:
 def test_what_a_person_reads_by_class_and_fold() -> None:
     images = images_of([lambda z: z, lambda z: z / 4, lambda z: z])
     probabilities = [np.concatenate([one, 255 - one]) for one in images.probabilities]
-    both = replace(images, probabilities=probabilities, truths=[np.concatenate([one, 0 * one]) for one in images.truths])
+    both = replace(
+        images, probabilities=probabilities, truths=[np.concatenate([one, 0 * one]) for one in images.truths]
+    )
     said = by_fold(both.evidence(), ["thing", "nowhere"])
     assert list(said) == ["thing"] and list(said["thing"]) == ["0", "1", "2"]
     expected = found(images)[1]
