@@ -4,9 +4,9 @@
 
 The groups of a finished run's out-of-fold images are halved several times, within every fold, and each half takes both
 parts in turn. tune's own search and nested estimate see one half alone, as if it were the competition; the other half,
-predicted by the same networks, is its test set with known truth. Groups are new there and networks are not, as on a real test set. (The choice of epoch
-saw both halves, so it flatters both alike: what is compared is the nested estimate, before the choice of epoch is taken
-off.)
+predicted by the same networks, is its test set with known truth. Groups are new there and networks are not, as on a
+real test set. (The choice of epoch saw both halves, so it flatters both alike: what is compared is the nested estimate,
+before the choice of epoch is taken off.)
 
 z is the estimate minus the truth, by the root of both squared standard errors (bootstrap, groups whole). An honest
 estimate has z of mean 0 and spread 1, and the 95 % interval of the difference holds 0 in 95 of 100. Halves of one pool
