@@ -39,7 +39,7 @@ from pipeline.masks.statistics import blank
 from pipeline.predictions import blends, neighbours
 from pipeline.predictions.files import read_predictions, write_probabilities
 from pipeline.split.folds import read_folds
-from pipeline.tune import blending, estimate, mask_rules
+from pipeline.tune import blending, class_biases, estimate, mask_rules
 from pipeline.tune import stage as tune
 from pipeline.tune.class_biases import LabelProblem, draw_pixels, search
 from pipeline.tune.evidence import image_scores
@@ -295,6 +295,23 @@ def test_untuned_ships_unless_the_whole_procedure_is_better(
         assert result["nested_interval_95"] == pytest.approx(result["interval_95"])
     else:
         assert result["nested"] < result["score"]
+
+
+@pytest.mark.parametrize("steps", [[], ["bias"]], ids=["untuned", "bias"])
+def test_nested_scores_of_class_maps_are_of_all_pixels(steps: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decisions without a part are counted on drawn pixels; what these are off by, is known of the final decision."""
+    images, run = random_labels(5, number=24), run_of(LABELS, tune={"steps": steps})
+    exact = tuned(held_out_of(images, run), monkeypatch)
+    monkeypatch.setattr(class_biases, "JUDGED", 2500 if steps else 500)  # of 7,300
+    few = tuned(held_out_of(images, run), monkeypatch)
+    assert few["untuned"] == exact["untuned"] and few["procedure"]["ships"] == ("tuned" if steps else "untuned")
+    if steps:
+        assert few["nested"] == pytest.approx(exact["nested"], abs=0.015)
+        assert few["fold_out"]["score"] == pytest.approx(exact["fold_out"]["score"], abs=0.015)
+    else:
+        assert few["nested"] == few["fold_out"]["score"] == pytest.approx(few["untuned"], rel=1e-12)
+        np.testing.assert_allclose(few["nested_spread"], few["untuned"])
+        assert few["nested_interval_95"] == pytest.approx(few["interval_95"])
 
 
 # --- a fold left out -------------------------------------------------------------------------------------------------
