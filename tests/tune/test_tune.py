@@ -73,7 +73,10 @@ def written_masks(held: HeldOut, result: dict[str, Any]) -> list[np.ndarray]:
     decision = decision_of(result)
     found: list[np.ndarray] = []
     for _, image in held.images.iterrows():
-        blend = held.opened[False,][image["fold"]]
+        (opened,) = held.opened.values()
+        blend = opened[image["fold"]]
+        if "ensemble" in result:
+            blend = replace(blend, weights=tuple(result["ensemble"].values()))
         shape = tuple(held.rows[len(found)][["height", "width"]])
         masks = blend.decide(image["row"], blend.native(image["row"], shape), decision)
         found.append(np.stack([rle.decode(rle.encode(mask), shape) for mask in masks]))
@@ -107,6 +110,33 @@ def test_encoding_the_held_out_images_reproduces_the_score(
     plain = Rules((Rule(),))
     assert result["untuned"] == float(mean_score(mean_counts(images.scores(plain, metric)).sum(0)))
     assert result["procedure"]["ships"] == "tuned" and result["procedure"]["gain"] > 0
+
+
+@pytest.mark.parametrize("kind", ["seeds", "runs", "one fold"])
+def test_several_models_of_a_fold_have_its_calibration(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fold's models are calibrated as what they are tuned as, their mean; encoding reproduces the score."""
+    images, rng, told = random_images(7, number=60, shape=(14, 18)), np.random.default_rng(0), {"steps": ["rank"]}
+    images = with_logits_divided(images, 1, 4)
+    noisy = [np.clip(one + rng.integers(-60, 61, one.shape), 0, 255).astype(np.uint8) for one in images.probabilities]
+    if kind == "runs":
+        monkeypatch.setattr(blends, "knows_models", lambda run: True)  # as of two trainings
+        held = ensemble_of(images, replace(images, probabilities=noisy), monkeypatch, tune=told)
+    elif kind == "seeds":
+        held = held_out_of(images, run_of(tune=told, train={"keep": "last", "seeds": [0, 1]}), [noisy])
+    else:
+        images.folds = 1
+        held = held_out_of(images, run_of(tune=told))
+    result = tuned(held, monkeypatch)
+    (rule,) = decision_of(result).rules  # type: ignore[union-attr]
+    assert rule.rank is not None and set(rule.rank.folds) == ({"0"} if kind == "one fold" else {"0", "1", "2"})
+    assert (len(set(rule.rank.folds.values())) == 1) == (kind == "one fold")
+    pairs = zip(written_masks(held, result), images.truths, strict=True)
+    scores = np.stack([METRICS["dice"](*counts(mask, true)) for mask, true in pairs])
+    assert result["score"] == float(mean_score(mean_counts(scores).sum(0)))
+    if kind == "one fold":
+        assert rule.rank.folds["0"] == rule.rank.pooled
+    if kind == "seeds":
+        assert result["averaging"]["average"]["tuned_on_single"] > result["averaging"]["single"]["untuned"]
 
 
 LABELS: dict[str, Any] = {
@@ -744,6 +774,7 @@ def test_fixed_chooses_nothing(tiny: Tiny) -> None:
     result = on_disk(tiny, method="fixed", threshold=0.6, min_area=40)
     assert result["steps"] == [] and result["method"] == "fixed"
     assert decision_of(result) == Rules((Rule(153, 40),))
+    assert result["procedure"]["gain"] == 0 and result["nested_spread"] == pytest.approx([result["score"]] * 2)
     assert result["nested"] == pytest.approx(result["score"], rel=1e-12)
     assert result["score"] != result["untuned"]
 
