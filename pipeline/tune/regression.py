@@ -5,14 +5,15 @@ Their tests hold them against scikit-learn's.
 
 import numpy as np
 
-STEPS = 50
-"""Newton steps, at most."""
+STEPS, SMALLEST = 50, 1e-8
+"""Newton steps at most, and the least one."""
 
 
 def logistic(
     design: np.ndarray, successes: np.ndarray, trials: np.ndarray, ridge: np.ndarray, towards: np.ndarray | None = None
 ) -> np.ndarray:
-    """Returns the coefficients (k,) of a logistic regression, by Newton's method with steps of bounded length.
+    """Returns the coefficients (k,) of a logistic regression, by Newton's method, its steps halved until the
+    loss falls.
 
     Args:
         design: what the logit is a weighted sum of (n, k).
@@ -22,23 +23,25 @@ def logistic(
         towards: (k,), by default 0.
     """
     towards = np.zeros(design.shape[1]) if towards is None else towards
-    found, loss = towards.copy(), np.inf
+
+    def loss(coefficients: np.ndarray) -> float:
+        logit = design @ coefficients
+        misfit = (trials * np.logaddexp(0, logit) - successes * logit).sum()
+        return float(misfit + (ridge * (coefficients - towards) ** 2).sum() / 2)
+
+    found, reached = towards.copy(), loss(towards)
     for _ in range(STEPS):
-        logit = design @ found
-        p = sigmoid(logit)
+        p = sigmoid(design @ found)
         gradient = design.T @ (trials * p - successes) + ridge * (found - towards)
         curvature = (design * (trials * p * (1 - p))[:, None]).T @ design + np.diag(ridge)
-        step = np.linalg.solve(curvature, gradient)
-        scale = 1.0
-        while scale > 1e-4:  # halved until the loss falls: far from the optimum a whole step may overshoot
-            tried = found - scale * step
-            value = _loss(design @ tried, successes, trials) + (ridge * (tried - towards) ** 2).sum() / 2
-            if value <= loss:
-                break
-            scale /= 2
-        if scale <= 1e-4 or loss - value < 1e-12 * (1 + abs(value)):
-            return tried if value <= loss else found
-        found, loss = tried, value
+        step = np.linalg.lstsq(curvature, gradient, rcond=None)[0]
+        while (after := loss(found - step)) > reached and np.abs(step).max() > SMALLEST:
+            step = step / 2  # far from the optimum a whole step may overshoot
+        if after >= reached:
+            break
+        found, reached = found - step, after
+        if np.abs(step).max() < SMALLEST:
+            break
     return found
 
 
@@ -52,7 +55,3 @@ def linear(design: np.ndarray, values: np.ndarray, weights: np.ndarray) -> np.nd
 def sigmoid(logit: np.ndarray) -> np.ndarray:
     """Returns 1 / (1 + e^-logit), without overflow."""
     return 0.5 * (1 + np.tanh(logit / 2))
-
-
-def _loss(logit: np.ndarray, successes: np.ndarray, trials: np.ndarray) -> float:
-    return float((trials * np.logaddexp(0, logit) - successes * logit).sum())
