@@ -38,7 +38,7 @@ from pipeline.decode import table
 from pipeline.masks import statistics
 from pipeline.masks.bootstrap import Gain, gain, interval, presence_weights, shares_of_empty
 from pipeline.masks.decision import Rules, described, in_words
-from pipeline.masks.metrics import Metric, class_iou, metric_of
+from pipeline.masks.metrics import Metric, class_iou, metric_of, without_ignored
 from pipeline.predictions import blends, kept_views
 from pipeline.split.folds import counted_rows, leak_remark
 from pipeline.tune import (
@@ -315,7 +315,9 @@ def _labels(held: HeldOut, counted: np.ndarray) -> tuple[Tuned, dict[str, Any], 
     # nested decisions are counted on drawn pixels: what they cost there is taken from the counts of all pixels
     nested = everything(counted) + chosen.nested.rows - final.counts(decision, counted)
     tuned = Tuned(held, counted, chosen, weightings[0], views, metric, everything, nested, untuned)
-    special = _described_labels(tuned, found[0][counted]) | {"areas": (found[0].sum(2), found[0].sum(1))}
+    special = _described_labels(tuned, found[0][counted]) | {
+        "areas": (found[0].sum(2), without_ignored(found[0], competition.ignored).sum(1))
+    }
     special["fold_out"] = estimate.fold_out(chosen.choice, metric, chosen.nested.rows, parts.folds)
     return tuned, special, suspects.of_labels(held.images, found[0], competition)
 

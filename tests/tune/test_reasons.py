@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from evidence import held_out_of, random_images, run_of
+from evidence import held_out_of, random_images, random_labels, run_of
 
 from pipeline.core.files import read_json, write_json
 from pipeline.core.run import Run
@@ -119,7 +119,7 @@ def test_masks_seventeen_times_too_large_stop_on_24_images() -> None:
     masks = np.where(small.true > 0, small.true * 17, 0)
     reason = told(replace(small, predicted=masks))["masks off by a factor"]
     assert reason.level == "stop"
-    assert "are 17.0 times too large" in reason.text
+    assert "are 17.0 times too large (mean area" in reason.text
     assert reason.images[0] == small.ids(np.array([small.true.argmax()]))[0]
     assert "too small" in told(replace(small, predicted=small.true // 17))["masks off by a factor"].text
     assert told(replace(small, predicted=small.true * 2))["masks off by a factor"].level == "check"
@@ -354,3 +354,21 @@ def test_tune_writes_constants_and_reasons(large: bool, monkeypatch: pytest.Monk
     given = from_json(result)
     assert (verdict_of(given) == "do not submit") == large
     assert ("no better than a constant" in {one.kind for one in given}) == large
+
+
+def test_of_class_maps_what_is_ignored_makes_no_mask_too_large() -> None:
+    """A network predicts some class on ignored pixels too; only classes that are off where pixels count are named."""
+    images = random_labels(3, number=24)
+    for true, probability in zip(images.truths, images.probabilities, strict=True):
+        probability[:] = 0.9 * (true == 1) + 0.02
+        true[:, 6:], true[0, 6:], probability[2, 6:] = 0, 1, 1  # ground below, taken for sand
+        probability[:, :4], probability[3, :4] = 0, 1  # the upper rows taken for rock
+    told = {"classes": ["ground", "soil", "sand", "rock"], "kind": "multiclass", "metric": "mean_iou"}
+    run = run_of(told | {"ignore_class": "ground", "submission": {"format": "labels"}}, tune={"steps": []})
+    held = held_out_of(images, run)
+    tuned, special, _ = stage.choose(held, np.arange(24))
+    rows = tuned.rows(np.arange(24))
+    found = Findings(held, np.arange(24), {}, np.zeros(24), *special["areas"], rows, None, decent().constants)
+    (reason,) = [one for one in mask_checks.reasons(found) if one.kind == "masks off by a factor"]
+    assert "large of the class rock" in reason.text and "large of the class sand" not in reason.text
+    assert reason.level == "check"
