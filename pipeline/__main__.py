@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 from pipeline.core import interruption
 from pipeline.core.errors import PipelineError
 from pipeline.core.version import VERSION, program
-from pipeline.options import Assignments, HowOptions, RecipeName, RunOptions, Strict, with_options
+from pipeline.options import Assignments, HowOptions, RecipeName, RunOptions, with_options
 from pipeline.stages import STAGE_HELP, STAGES
 
 if TYPE_CHECKING:
@@ -96,13 +96,14 @@ def run(
     if "train" in chosen:
         _preflight(opened, how.force)
     for stage in chosen:
-        driver.run_stage(opened, stage, how.force, how.strict)
+        driver.run_stage(opened, stage, how.force)
     if final != last:
         console.print(
             "  no submission: there are no predictions of the test images (--test, or arrays.test in a recipe)"
         )
     for line in summary(opened, time.perf_counter() - started):
         typer.echo(line)
+    _exit_strict(opened, how.strict)
 
 
 def _stage_command(stage: str, without: Collection[str]) -> None:
@@ -111,7 +112,11 @@ def _stage_command(stage: str, without: Collection[str]) -> None:
     @app.command(stage, help=STAGE_HELP[stage])
     @with_options(without=without)
     def command(recipe: RecipeName, options: RunOptions = RunOptions(), how: HowOptions = HowOptions()) -> None:
-        _run_stage(options.open(recipe), stage, how)
+        opened = options.open(recipe)
+        _run_stage(opened, stage, how)
+        if stage == "encode":
+            _say_verdict(opened)
+            _exit_strict(opened, how.strict)
 
 
 @app.command("predict", help=STAGE_HELP["predict"])
@@ -266,25 +271,26 @@ def new(
 def check(
     submission_path: Annotated[Path, typer.Argument(metavar="SUBMISSION.csv")],
     competition: CompetitionName,
-    strict: Strict = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with 1 too where it is valid and the verdict is `do not submit`.")
+    ] = False,
 ) -> None:
-    """Say whether a submission is valid: exit 0, or 1 with its faults and their rows; warn where it looks wrong."""
-    from rich.markup import escape
-
-    from pipeline.core.console import console
+    """Say whether a submission is valid: exit 0, or 1 with its faults and their rows; and where it looks wrong."""
+    from pipeline.core.verdict import lines, verdict_of
     from pipeline.encode import sanity
 
     loaded, want = _expected(competition)
-    faults, warnings = sanity.examine(submission_path, want, loaded)
+    faults, reasons = sanity.examine(submission_path, want, loaded)
     for fault in faults[:50]:
         typer.echo(f"{submission_path}: {fault}")
     if len(faults) > 50:
         typer.echo(f"… and {len(faults) - 50} more")
-    for warning in warnings:
-        console.print(f"[bold red]WARNING: {escape(warning)}[/bold red]")
-    verdict = "1 fault" if len(faults) == 1 else f"{len(faults)} faults" if faults else "valid"
-    refused = strict and bool(warnings)
-    typer.echo(f"{submission_path}: {verdict}{', but it looks wrong (--strict)' if refused else ''}")
+    verdict = verdict_of(reasons)
+    for line in [*lines(reasons), *([] if verdict == "fine" else [f"  verdict: {verdict}"])]:
+        typer.echo(line, err=True)
+    said = "1 fault" if len(faults) == 1 else f"{len(faults)} faults" if faults else "valid"
+    refused = strict and verdict == "do not submit"
+    typer.echo(f"{submission_path}: {said}{', but it looks wrong (--strict)' if refused else ''}")
     raise typer.Exit(1 if faults or refused else 0)
 
 
@@ -347,11 +353,28 @@ def _run_stage(opened: "Run", stage: str, how: HowOptions) -> None:
 
     interruption.work_began()
     if opened.recipe.arrays:
-        stages.run_through(opened, stage, how.force, how.strict)
+        stages.run_through(opened, stage, how.force)
     else:
         stages.refresh_test(opened, stage)
         stages.warn_of_stale(opened, stage)
-        driver.run_stage(opened, stage, how.force, how.strict)
+        driver.run_stage(opened, stage, how.force)
+
+
+def _say_verdict(opened: "Run") -> None:
+    """Prints what a submission is worth, and why."""
+    from pipeline.status import verdict_lines
+
+    for line in verdict_lines(opened):
+        typer.echo(line)
+
+
+def _exit_strict(opened: "Run", strict: bool) -> None:
+    """Ends with exit code 3 where that was asked for, and the submission is not worth an upload."""
+    from pipeline.core.verdict import judge
+
+    judged = judge(opened) if strict else None
+    if judged and judged.verdict == "do not submit":
+        raise typer.Exit(3)
 
 
 def _preflight(opened: "Run", force: bool) -> None:

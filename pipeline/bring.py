@@ -16,8 +16,10 @@ import pandas as pd
 
 from pipeline import stages
 from pipeline.core.config.competition import load_competition
-from pipeline.core.files import read_json, root, writing
+from pipeline.core.errors import PipelineError
+from pipeline.core.files import read_json, root, shown, writing
 from pipeline.core.run import Run, check_name, open_run
+from pipeline.core.verdict import judge
 from pipeline.predictions.importing import refuse_trained
 
 
@@ -71,12 +73,15 @@ def encode(run: Run, strict: bool = False) -> Path:
 
     Args:
         run: what `bring` or `open_run` returned.
-        strict: refuse a submission that is valid and looks wrong.
+        strict: raise where the verdict is *do not submit*; the submission is written all the same.
 
     Raises:
         PipelineError: predictions that do not fit the competition, or none of the test images.
     """
-    stages.run_through(run, "encode", strict=strict)
+    stages.run_through(run, "encode")
+    judged = judge(run)
+    if strict and judged and judged.verdict == "do not submit":
+        raise PipelineError(f"do not submit {shown(run.submission)}: {judged.reasons[0].text}")
     return run.submission
 
 

@@ -58,7 +58,10 @@ Test = Annotated[str | None, typer.Option("--test", metavar="TEST.npy", help="Wi
 Where = Annotated[
     str | None, typer.Option("--competition", help="With --oof: a competition's name, or the path of its YAML.")
 ]
-Strict = Annotated[bool, typer.Option("--strict", help="Refuse a submission that is valid and looks wrong.")]
+Strict = Annotated[
+    bool,
+    typer.Option("--strict", help="Exit with 3 where the verdict is `do not submit`; all is written all the same."),
+]
 Verbose = Annotated[
     bool,
     typer.Option(

@@ -26,14 +26,14 @@ ANSWER_FOR_TEST = ("predict", "encode", "evaluate")
 """Stages whose result must be of the test images that lie there now."""
 
 
-def run_through(run: "Run", stage: str, force: bool = False, strict: bool = False) -> None:
+def run_through(run: "Run", stage: str, force: bool = False) -> None:
     """Runs what comes before a stage, as far as it is not up to date, and the stage, as run_stage does."""
     from pipeline.core.driver import require_test, run_stage
 
     require_test(run, stage)
     for earlier in STAGES[: STAGES.index(stage)]:
         run_stage(run, earlier, mention=False)
-    run_stage(run, stage, force, strict)
+    run_stage(run, stage, force)
 
 
 def refresh_test(run: "Run", *chosen: str) -> None:

@@ -2,8 +2,10 @@
 
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 import pandas as pd
+import typer
 from rich.table import Table
 
 from pipeline import stages
@@ -14,11 +16,14 @@ from pipeline.core.driver import State
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import input_root
 from pipeline.core.run import Run, input_folder
+from pipeline.core.verdict import constants, judge, lines, next_steps, wrapped
 from pipeline.core.version import program
 
 PACKAGES = [
     "torch", "torchvision", "lightning", "segmentation-models-pytorch", "albumentations", "opencv-python-headless",
 ]  # fmt: skip
+
+COLOURS = {"fine": "green", "check first": "yellow", "do not submit": "red"}
 
 
 def status_table(run: Run) -> tuple[Table, str | None]:
@@ -94,38 +99,74 @@ def _times(found: list[State]) -> tuple[str, str]:
 
 
 def summary(run: Run, seconds: float) -> Iterator[str]:
-    """Yields what a person wants to know when a run is done, line by line: scores, where the results lie, what is next.
+    """Yields what a person wants to know when a run is done, line by line: the verdict and what it rests on, where the
+    results lie, and what is next.
 
     Args:
         run: the run.
         seconds: how long it took.
     """
-    read_json, shown = files.read_json, files.shown
     yield f"{run.name}: done in {seconds // 60:.0f} min {seconds % 60:.0f} s, {memory_text()}"
-    if not (run.record.exists() and run.submission.exists()):
+    judged = judge(run)
+    if judged is None:
         return
-    expect = read_json(run.record)["expect"]
-    remark = f"; {expect['remark']}" if expect.get("remark") else ""
-    yield f"  submission      {shown(run.submission)}"
-    yield f"  report          {shown(run.report)}"
-    ends = "{:.4f} to {:.4f}".format(*expect["interval_95"]) if expect["interval_95"] else "not known: one group alone"
-    yield f"  out-of-fold     {expect['metric']} {expect['score']:.4f}  (95 % interval {ends}{remark})"
-    yield f"  nested estimate {expect['metric']} {expect['nested']:.4f}  (chosen without the fold it scores)"
-    result = read_json(run.postprocess)
-    honest = result["scores"]["fold_model"]
-    if honest["epoch_optimism"]:
-        less = f"less {honest['epoch_optimism']:.4f}, which choosing the epoch flatters"
-        yield f"  honest          {expect['metric']} {honest['score']:.4f}  ({less})"
-    for name, rows in result["rows"].items():
-        if rows["images"] not in (0, result["images"]):
-            yield f"  {name + ' rows':15} {expect['metric']} {rows['score']:.4f}  ({rows['images']} images)"
-    if (run.folder / "test.json").exists():
-        test = read_json(run.folder / "test.json")
-        known = f"{test['images']} images with known truth{remark}"
+    yield from verdict_lines(run)
+    if judged.submitted:
+        yield f"  submission      {files.shown(run.submission)}"
+    if run.report.exists():
+        yield f"  report          {files.shown(run.report)}"
+    if judged.submitted and (run.folder / "test.json").exists():
+        test = files.read_json(run.folder / "test.json")
+        known = f"{test['images']} images with known truth{_remark(judged.result)}"
         yield f"  test set        {test['metric']} {test['score']:.4f}  ({known})"
-    slug = run.competition.kaggle
-    path = shown(run.submission)
-    following = f'kaggle competitions submit -c {slug} -f {path} -m "{run.name}"' if slug else ""
+    following = next_steps(run, judged, _upload(run))
+    for place, command in enumerate(following):
+        yield f"  {'then' if place else 'next':16}{command}"
+
+
+def verdict_lines(run: Run) -> Iterator[str]:
+    """Yields what a run is worth, line by line: the verdict, the honest score before the optimistic one, beside them
+    what costs nothing, and the reasons with the commands that help; nothing before tune has run."""
+    judged = judge(run)
+    if judged is None:
+        return
+    result, metric = judged.result, judged.result["metric"]
+    of = "" if judged.submitted else "  (of the held-out images: there is no submission yet)"
+    word = typer.style(judged.verdict.upper(), fg=COLOURS[judged.verdict], bold=True)
+    yield f"  verdict         {word}{of}"
+    scores = result.get("scores", {})
+    honest, optimistic = scores.get("fold_model", {}), scores.get("optimistic", {})
+    score = typer.style(f"{metric} {honest.get('score', result['nested']):.4f}", bold=True)
+    yield f"  honest          {score}  (on images that chose nothing)"
+    yield from wrapped(f"{_interval(honest, result)}{_remark(result)}", 18)
+    parts = [f"optimistic {optimistic.get('score', result['score']):.4f}, of the images that it was tuned on"]
+    parts += [f"{what} {value:.4f}" for what, value in constants(result).items()]
+    yield f"  beside it       {'; '.join(parts)}"
+    for name, rows in result.get("rows", {}).items():
+        if rows["images"] not in (0, result["images"]):
+            yield f"  {name + ' rows':15} {metric} {rows['score']:.4f}  ({rows['images']} images, optimistic)"
+    yield from lines(judged.reasons, files.shown(run.report))
+
+
+def _interval(honest: dict[str, Any], result: dict[str, Any]) -> str:
+    """What is known of how sure the honest score is."""
+    ends = honest.get("interval_95", result.get("nested_interval_95"))
+    text = "95 % interval {:.4f} to {:.4f}".format(*ends) if ends else "interval not known: one group alone"
+    spread = result.get("nested_spread")
+    if spread and spread[0] < spread[1]:
+        text += "; {:.4f} to {:.4f} from one partition to another".format(*result["nested_spread"])
+    if honest.get("epoch_optimism"):
+        text += f"; less {honest['epoch_optimism']:.4f}, which choosing the epoch flatters"
+    return text
+
+
+def _remark(result: dict[str, Any]) -> str:
+    return f"; {result['remark']}" if result.get("remark") else ""
+
+
+def _upload(run: Run) -> str:
+    """The command that uploads the submission; of the sample competition, the one that scores it."""
+    slug, path = run.competition.kaggle, files.shown(run.submission)
     if run.competition.name == "sample":
-        following = f"{program()} score {path} {shown(run.input)}/truth.csv --competition sample"
-    yield f"  next            {following or f'upload {path}'}"
+        return f"{program()} score {path} {files.shown(run.input)}/truth.csv --competition sample"
+    return f'kaggle competitions submit -c {slug} -f {path} -m "{run.name}"' if slug else f"upload {path}"

@@ -70,7 +70,9 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Finished:
 
 def test_run_ends_with_a_valid_submission(undisturbed: Finished) -> None:
     assert "submissions/tiny.csv" in undisturbed.output
-    assert "nested estimate" in undisturbed.output
+    assert re.search(
+        r"\n  verdict         (FINE|CHECK FIRST|DO NOT SUBMIT)\n  honest          dice 0", undisturbed.output
+    )
     path = undisturbed.root / "submissions" / "tiny.csv"
     assert undisturbed.pipeline("check", str(path), "--competition", "sample").stdout.endswith("valid\n")
     assert len(pd.read_csv(path)) == 10
@@ -92,7 +94,7 @@ def test_a_run_says_as_much_as_it_is_asked_to(undisturbed: Finished) -> None:
     assert quiet.stdout == quiet.stderr == ""
     assert " GiB of memory" in undisturbed.pipeline("report", str(undisturbed.recipe), "--force", "-v").stderr
     again = undisturbed.pipeline("run", str(undisturbed.recipe), "--quiet")
-    assert again.stderr == "" and "nested estimate" in again.stdout
+    assert again.stderr == "" and "  verdict  " in again.stdout
 
 
 def test_the_report_names_the_command_that_made_it(undisturbed: Finished) -> None:

@@ -67,7 +67,8 @@ def test_it_runs_from_an_empty_folder(site: Path, tmp_path: Path) -> None:
     assert "→ input/sample" in segpipe("sample", "--train", "24", "--test", "12").stderr
     done = segpipe("run", "mine")
     assert done.returncode == 0, done.stderr
-    assert "next            segpipe score submissions/mine.csv" in done.stdout
+    assert "  verdict         DO NOT SUBMIT\n" in done.stdout and "segpipe score" not in done.stdout
+    assert "  submission      submissions/mine.csv\n" in done.stdout and "\n  next            " in done.stdout
     assert {path.name for path in folder.iterdir()} == {"recipes", "input", "folds", "work", "submissions"}
     assert (folder / "submissions" / "mine.csv").exists()
     assert not any(path.suffix == ".csv" for path in site.rglob("*"))

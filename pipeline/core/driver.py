@@ -58,7 +58,7 @@ class Stage:
 
     @property
     def accepts(self) -> tuple[str, ...]:
-        """ACCEPTS: which of `force` and `strict` its `execute` takes."""
+        """ACCEPTS: what its `execute` takes beside the run and the steps: `force`, or nothing."""
         return getattr(self.module, "ACCEPTS", ())
 
     @property
@@ -125,14 +125,12 @@ def run_stage(
     run: Run,
     stage: str,
     force: bool = False,
-    strict: bool = False,
     mention: bool = True,
     subset: Literal["train", "test"] | None = None,
 ) -> None:
     """Runs the steps of a stage that are not up to date (all of them with `force`) and records each.
 
-    With `strict`, encode refuses what it would only warn of; it then always runs. Without `mention` nothing is said of
-    a stage that is up to date. With a `subset`, the steps of these images alone.
+    Without `mention` nothing is said of a stage that is up to date. With a `subset`, the steps of these images alone.
 
     Raises:
         PipelineError: bad input, or finished work that would be thrown away.
@@ -141,18 +139,16 @@ def run_stage(
     layout.take_over()
     opened = Stage(stage)
     with exclusive_lock(run.competition_folder if opened.shared else run.folder):
-        _run_stage(run, opened, force, strict and "strict" in opened.accepts, mention, subset)
+        _run_stage(run, opened, force, mention, subset)
 
 
-def _run_stage(
-    run: Run, stage: Stage, force: bool, strict: bool, mention: bool, subset: Literal["train", "test"] | None
-) -> None:
+def _run_stage(run: Run, stage: Stage, force: bool, mention: bool, subset: Literal["train", "test"] | None) -> None:
     found = states(run, stage.name, subset)
     if not found:  # evaluate, where no truth is known; train and predict, where nothing is trained
         return
     waiting = []
     for state in found:
-        if force or strict or (state.reasons and not state.kept):
+        if force or (state.reasons and not state.kept):
             waiting.append(state)
         elif state.kept:
             why = "; ".join(reason.text for reason in state.reasons)
@@ -173,7 +169,7 @@ def _run_stage(
     for manifest in (state.step.manifest for state in waiting):
         if manifest.is_dir():
             raise PipelineError(f"{shown(manifest)} is a folder, and {stage.name} writes a file there: move it away.")
-    arguments = {key: True for key, asked in (("force", force), ("strict", strict)) if asked and key in stage.accepts}
+    arguments = {"force": True} if force and "force" in stage.accepts else {}
     inputs = freshness.Inputs(state.step for state in waiting)
     if not stage.may_keep:  # half of new outputs, after a kill, are not what the old manifest says
         for state in waiting:

@@ -4,15 +4,23 @@ tune writes the reasons that the held-out images give into postprocess.json; enc
 writes all of them, with the verdict, into submissions/<run>.json.
 """
 
-from collections.abc import Iterable, Mapping
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
+
+from pipeline.core.files import read_json, shown
+from pipeline.core.run import Run
 
 Level = Literal["stop", "check", "note"]
 Verdict = Literal["fine", "check first", "do not submit"]
 LEVELS: tuple[Level, ...] = ("stop", "check", "note")
 """The gravest first. `stop`: the submission is not worth an upload; `check`: somebody should look before it is;
 `note`: worth knowing, and no reason against it."""
+WIDTH = 120
+"""Characters of a line of text; commands are never broken."""
+SHOWN = 6
+"""Reasons that the console shows."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +46,102 @@ def verdict_of(reasons: Iterable[Reason]) -> Verdict:
     return "check first" if "check" in levels else "fine"
 
 
+def gravest_first(reasons: Iterable[Reason]) -> list[Reason]:
+    """Returns reasons in the order in which a person should read them; those of one level stay in theirs."""
+    return sorted(reasons, key=lambda one: LEVELS.index(one.level))
+
+
 def to_json(reasons: Iterable[Reason]) -> list[dict[str, Any]]:
     """Returns reasons as JSON holds them, the gravest first."""
-    return [asdict(reason) for reason in sorted(reasons, key=lambda one: LEVELS.index(one.level))]
+    return [asdict(reason) for reason in gravest_first(reasons)]
 
 
 def from_json(content: Mapping[str, Any]) -> list[Reason]:
     """Returns the reasons that `to_json` wrote into postprocess.json or a submission's record; none of older files."""
     return [Reason(**one) for one in content.get("reasons", [])]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What is known of a run so far."""
+
+    reasons: list[Reason]
+    """The gravest first."""
+    result: dict[str, Any]
+    """What postprocess.json holds."""
+    submitted: bool
+    """Whether the reasons are those of a submission, of which the test images are a part; or of held-out images
+    alone."""
+
+    @property
+    def verdict(self) -> Verdict:
+        """What the reasons amount to."""
+        return verdict_of(self.reasons)
+
+
+def judge(run: Run) -> Judged | None:
+    """Returns what is known of a run: of its submission, or where tune has run since, or encode has not, of the
+    held-out images; None where tune has not run."""
+    if not run.postprocess.exists():
+        return None
+    result = read_json(run.postprocess)
+    record = read_json(run.record) if run.record.exists() and run.submission.exists() else {}
+    submitted = record.get("postprocess") == result
+    return Judged(gravest_first(from_json(record if submitted else result)), result, submitted)
+
+
+def constants(result: Mapping[str, Any]) -> dict[str, float]:
+    """Returns what costs nothing scores, as postprocess.json says it: the same answer for every image, by its name."""
+    found, names = result.get("constants") or {}, {"all_empty": "an all-empty file", "mean_mask": "the mean mask"}
+    if found.get("all_empty") is None and "class_iou" in result:
+        names["mean_mask"] = "the commonest class at every place"
+    return {name: found[key] for key, name in names.items() if found.get(key) is not None}
+
+
+def lines(reasons: Sequence[Reason], page: str = "", most: int = SHOWN) -> Iterator[str]:
+    """Yields reasons as a console shows them, each with the command that helps, the gravest first.
+
+    Args:
+        reasons: what was found.
+        page: where the others can be read.
+        most: how many are shown.
+    """
+    said = set[str]()
+    for reason in gravest_first(reasons)[:most]:
+        text = "\n".join(wrapped(reason.text, 8))
+        yield from f"  {reason.level:6}{text[8:]}".splitlines()
+        if reason.command not in ("", page, *said):  # each once; the page is named below
+            yield f"        → {as_step(reason.command)}"
+        said.add(reason.command)
+    if len(reasons) > most:
+        yield f"        {len(reasons) - most} more{f' in {page}' if page else ''}"
+
+
+def as_step(command: str) -> str:
+    """Returns the command, or what to do with the file, that a reason names."""
+    return command if " " in command else f"look at {command}"
+
+
+def wrapped(text: str, indent: int) -> list[str]:
+    """Returns a text as lines that a console shows whole, indented by so many characters."""
+    space = " " * indent
+    return textwrap.wrap(
+        text, WIDTH, initial_indent=space, subsequent_indent=space, break_long_words=False, break_on_hyphens=False
+    )
+
+
+def next_steps(run: Run, judged: Judged, upload: str) -> list[str]:
+    """Returns the commands that a person should run next, in their order: the upload of a submission only where it is
+    worth one.
+
+    Args:
+        run: whose verdict it is.
+        judged: what is known of it.
+        upload: the command that uploads the submission, or scores it.
+    """
+    grave = [one for one in judged.reasons if one.level != "note"]
+    first = as_step(next((one.command for one in grave if one.command), shown(run.report)))
+    if judged.verdict == "do not submit":
+        return [first]
+    after = upload if judged.submitted else run.command()
+    return [first, after] if grave else [after]

@@ -4,19 +4,22 @@ A submission is read back from its texts, so it does not matter what wrote it. N
 bad, only that it is unlike the training set by far more than the number of images explains: test images may differ.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
 import numpy as np
 
 from pipeline.core.config.competition import Competition
+from pipeline.core.verdict import LEVELS, Level, Reason
 from pipeline.encode import submission
 from pipeline.encode.submission import Expected
 from pipeline.masks import statistics
 from pipeline.masks.statistics import Statistics
 
+CHANCE = 0.001
+"""The chance of a false alarm that a comparison of shares or sizes may have, of all classes together."""
 ERRORS = 4.0
-"""A difference is noise up to this many of its standard errors."""
+"""Where masks lie and what they look like differs by noise up to this many standard errors."""
 SHARE = 0.2
 """Two shares may differ by this much: models are not perfect, and test sets differ."""
 FACTOR = 3.0
@@ -33,6 +36,13 @@ SAME = 0.1
 """This many more of the non-empty masks than in training may be one and the same."""
 FEW = 5
 """Images that say nothing together."""
+GRAVE = 4.0
+"""A share or a size that is off by this factor is no matter of taste: the submission is not worth an upload."""
+CONCEIVABLE = 0.05
+"""The chance of nothing but empty masks from which on they may be right."""
+LOOK = "notebooks/06_from_predictions_to_submission.ipynb"
+"""Shows masks of the test images as they are submitted, and their figures beside those of training."""
+ORDER = "rle.order in the competition's YAML"
 
 Reading = Callable[[np.ndarray], np.ndarray]
 """From maps (N, C, 2, 16, 16) of Statistics to those of one reading (N, C, 16, 16)."""
@@ -40,8 +50,8 @@ Reading = Callable[[np.ndarray], np.ndarray]
 
 def examine(
     path: Path, want: Expected, competition: Competition, never: Collection[str] = (), training: Path | None = None
-) -> tuple[list[str], list[str]]:
-    """Returns the faults of a submission, each naming its row, and where it has none, warnings of what is odd in it.
+) -> tuple[list[str], list[Reason]]:
+    """Returns the faults of a submission, each naming its row, and where it has none, what is odd in it.
 
     Args:
         path: the submission.
@@ -69,23 +79,31 @@ def examine(
         true = statistics.of_table(want.images, names, exclusive)
     else:
         true = statistics.load(training, names, exclusive)
-    found = find_warnings(test, true, never)
-    return [], remarks + _left_out(want, competition, never) + found
+    notes = [Reason("note", "row order", remark) for remark in remarks]
+    return [], notes + _left_out(want, competition, never) + find_reasons(test, true, never)
 
 
-def _left_out(want: Expected, competition: Competition, never: Collection[str]) -> list[str]:
+def warnings_of(reasons: Iterable[Reason]) -> list[str]:
+    """Returns the sentences of the reasons that are more than notes, the gravest first."""
+    return [one.text for level in LEVELS[:2] for one in reasons if one.level == level]
+
+
+def _left_out(want: Expected, competition: Competition, never: Collection[str]) -> list[Reason]:
     """Says which classes have no row because the sample submission has none of them."""
     names = {competition.classes[number] for number in want.classes}
     missing = [name for name in competition.foreground if name not in names and name not in never]
     if not missing or want.settings.format == "labels" or not want.settings.labelled:
         return []
-    remedy = "where that file is a placeholder, set `sample_submission: null` in the competition's YAML"
-    return [f"NO ROW OF {', '.join(missing)}: {want.sample} has none; {remedy}"]
+    text = (
+        f"The submission has no row of {', '.join(missing)}, because {want.sample} has none; where that file is a "
+        "placeholder, the competition's YAML must not name it."
+    )
+    return [Reason("check", "classes without rows", text, "sample_submission: null in the competition's YAML")]
 
 
-def find_warnings(test: Statistics, training: Statistics, never: Collection[str] = ()) -> list[str]:
-    """Returns what in the masks of a submission is unlike the training masks, a sentence each, its first words in
-    capitals; none where all differences could be chance.
+def find_reasons(test: Statistics, training: Statistics, never: Collection[str] = ()) -> list[Reason]:
+    """Returns what in the masks of a submission is unlike the training masks; nothing where all differences could be
+    chance.
 
     Chance is judged by standard errors that know groups: as many images of few patients say less. On top of them a
     difference must be large.
@@ -99,8 +117,7 @@ def find_warnings(test: Statistics, training: Statistics, never: Collection[str]
     if not test.area.size or not training.area.size:
         return []
     if not test.area.any():
-        share = (training.area == 0).all(1).mean()
-        return [f"ALL MASKS ARE EMPTY: {test.images} of {test.images} images; in training {_percent(share)}"]
+        return [_all_empty(test, training)]
     filled, alike = _filled(test, training)
     if alike:
         return filled
@@ -112,48 +129,78 @@ def find_warnings(test: Statistics, training: Statistics, never: Collection[str]
 # --- what is compared ------------------------------------------------------------------------------------------------
 
 
-def _filled(test: Statistics, training: Statistics) -> tuple[list[str], bool]:
+def _all_empty(test: Statistics, training: Statistics) -> Reason:
+    """That no image has a mask; a matter to look at where few training images have one."""
+    share = (training.area == 0).all(1).mean()
+    level: Level = "check" if share**test.images > CONCEIVABLE else "stop"
+    text = f"All masks are empty: {test.images} of {test.images} test images; of the training images {_percent(share)}."
+    return Reason(level, "all masks empty", text, LOOK)
+
+
+def _filled(test: Statistics, training: Statistics) -> tuple[list[Reason], bool]:
     """Images that one mask or class fills, and whether nearly all are, so that nothing else needs to be said."""
     full, true = (((one.share if one.exclusive else one.area) == 1).any(1) for one in (test, training))
-    if full.mean() - true.mean() <= SHARE or not (full.all() or _beyond_noise(full, true, training.groups)):
+    differ = full.all() or _shares_differ(full, true, training.groups, CHANCE)
+    if full.mean() - true.mean() <= SHARE or not differ:
         return [], False
-    what = "ONE CLASS EVERYWHERE" if test.exclusive else f"{'ALL' if full.all() else 'MANY'} MASKS ARE FULL"
-    how = "hold one class alone" if test.exclusive else "are filled"
-    text = f"{what}: {full.sum()} of {test.images} images {how}; in training {_percent(true.mean())}"
-    return [text], bool(full.mean() > 1 - SHARE)
+    many = "All" if full.all() else "Many"
+    counts, usual = f"{full.sum()} of {test.images} test images", f"of the training images {_percent(true.mean())}."
+    reason = Reason("stop", "full masks", f"{many} masks are full: {counts} are filled; {usual}", LOOK)
+    if test.exclusive:
+        text = f"One class is everywhere: {counts} hold one class alone; {usual}"
+        reason = Reason("stop", "one class everywhere", text, LOOK)
+    return [reason], bool(full.mean() > 1 - SHARE)
 
 
-def _mask_statistics(test: Statistics, training: Statistics, column: int) -> list[str]:
+def _mask_statistics(test: Statistics, training: Statistics, column: int) -> list[Reason]:
     """Shares of empty masks, and the size of the others."""
-    masks = "MASKS" if len(test.names) == 1 else f"MASKS OF {test.names[column]}"
-    mine, true = test.area[:, column], training.area[:, column]
+    name = "" if len(test.names) == 1 else f" of {test.names[column]}"
+    mine, true, chance = test.area[:, column], training.area[:, column], CHANCE / len(test.names)
     found = []
-    if _far(mine > 0, true > 0, training.groups):
-        empty, usual = (mine == 0).mean(), (true == 0).mean()
-        how = "ALL" if empty == 1 else "TOO MANY" if empty > usual else "TOO FEW"
-        found.append(f"{how} {masks} ARE EMPTY: {_percent(empty)}; in training {_percent(usual)}")
-    present, among = mine[mine > 0], true > 0
-    if len(present) >= FEW and among.sum() >= FEW:
-        ratio = present.mean() / true[among].mean()
-        if max(ratio, 1 / ratio) > SIZE and _beyond_noise(present, true[among], training.groups[among]):
-            how, usual = "LARGE" if ratio > 1 else "SMALL", true[among].mean()
-            found.append(
-                f"{masks} ARE TOO {how}: where there is one, it covers {_percent(present.mean())} of the image on "
-                f"average; in training {_percent(usual)}"
-            )
+    present, among = mine > 0, true > 0
+    if _large(present, among) and _shares_differ(present, among, training.groups, chance):
+        found.append(_share_of_empty(1 - present.mean(), 1 - among.mean(), name))
+    if present.sum() >= FEW and among.sum() >= FEW:
+        size, usual = mine[present].mean(), true[among].mean()
+        logs = np.log(mine[present]), np.log(true[among])
+        gap = logs[0].mean() - logs[1].mean()
+        both = min(size / usual, np.exp(gap)) > 1 or max(size / usual, np.exp(gap)) < 1
+        if both and _factor(size, usual) > SIZE and _means_differ(*logs, training.groups[among], chance):
+            found.append(_size(size, usual, name))
     return found
 
 
-def _class_share(test: Statistics, training: Statistics, column: int) -> list[str]:
+def _share_of_empty(empty: float, usual: float, name: str) -> Reason:
+    """What to say of a share of empty masks, beside the usual one."""
+    how = "All" if empty == 1 else "Too many" if empty > usual else "Too few"
+    lost = _factor(1 - empty, 1 - usual) >= GRAVE or (abs(empty - usual) > 2 * SHARE and _factor(empty, usual) >= GRAVE)
+    text = f"{how} masks{name} are empty: {_percent(empty)} of the test images; of the training images "
+    return Reason("stop" if lost else "check", "share of empty masks", f"{text}{_percent(usual)}.", LOOK)
+
+
+def _size(size: float, usual: float, name: str) -> Reason:
+    """What to say of a mean size of masks, beside the usual one; both as shares of an image."""
+    how, factor = "large" if size > usual else "small", _factor(size, usual)
+    text = (
+        f"The test masks{name} are too {how}, by a factor of {factor:.1f}: where there is one, it covers "
+        f"{_percent(size)} of the image on average; in training {_percent(usual)}."
+    )
+    return Reason("stop" if factor >= GRAVE else "check", "size of masks", text, LOOK)
+
+
+def _class_share(test: Statistics, training: Statistics, column: int) -> list[Reason]:
     """The share of a class among the pixels of class maps."""
-    mine, true = test.share[:, column], training.share[:, column]
-    if not _far(mine, true, training.groups):
+    mine, true, name = test.share[:, column], training.share[:, column], test.names[column]
+    if not _large(mine, true) or not _means_differ(mine, true, training.groups, CHANCE / len(test.names)):
         return []
-    how = "NO" if not mine.any() else "TOO MUCH" if mine.mean() > true.mean() else "TOO LITTLE"
-    return [f"{how} {test.names[column]}: {_percent(mine.mean())} of the pixels; in training {_percent(true.mean())}"]
+    share, usual = mine.mean(), true.mean()
+    how = "There is no" if not mine.any() else "Too much" if share > usual else "Too little"
+    text = f"{how} {name}: {_percent(share)} of the test pixels; of the training pixels {_percent(usual)}."
+    lost = _factor(share, usual) >= GRAVE and abs(share - usual) > SHARE / 2
+    return [Reason("stop" if lost else "check", "share of a class", text, LOOK)]
 
 
-def _same(test: Statistics, training: Statistics) -> list[str]:
+def _same(test: Statistics, training: Statistics) -> list[Reason]:
     """One mask, neither empty nor full, for many images."""
     present = np.maximum((test.area > 0).sum(0), 1)
     usual = training.most_common / np.maximum((training.area > 0).sum(0), 1)
@@ -162,14 +209,15 @@ def _same(test: Statistics, training: Statistics) -> list[str]:
     noise = np.sqrt(usual[column] * (1 - usual[column]) / present[column])
     if count < FEW or share <= usual[column] + max(SAME, ERRORS * noise):
         return []
-    masks = "" if len(test.names) == 1 else f" of {test.names[column]}"
-    return [
-        f"THE SAME MASK FOR MANY IMAGES: {count} of {present[column]} non-empty masks{masks} are equal; in training "
-        f"{_percent(usual[column])}"
-    ]
+    name = "" if len(test.names) == 1 else f" of {test.names[column]}"
+    text = (
+        f"Many images have the same mask: {count} of {present[column]} non-empty masks{name} are equal; in training "
+        f"{_percent(usual[column])}."
+    )
+    return [Reason("stop", "the same mask for many images", text, LOOK)]
 
 
-def _turned(test: Statistics, training: Statistics) -> list[str]:
+def _turned(test: Statistics, training: Statistics) -> list[Reason]:
     """Masks that lie where training masks do, or are elongated as those are, only when read otherwise."""
     if np.count_nonzero(test.area) < 2 * FEW:
         return []
@@ -178,7 +226,7 @@ def _turned(test: Statistics, training: Statistics) -> list[str]:
         for compare in (_positions, _directions):
             found = compare(test, training, read)
             if found:
-                return [f"MASKS LOOK TRANSPOSED: {how} {found}"]
+                return [Reason("stop", "transposed masks", f"Masks look transposed: {how} {found}.", ORDER)]
     return []
 
 
@@ -234,27 +282,56 @@ def _elongation(maps: np.ndarray) -> np.ndarray:
     return (across - down) / np.maximum(across + down, 1)
 
 
-def _far(test: np.ndarray, training: np.ndarray, groups: np.ndarray) -> bool:
-    """Whether the means of two samples of shares, (n,) and (m,), differ by much more than chance."""
-    mine, usual = test.mean(), training.mean()
-    large = abs(mine - usual) > SHARE or max(mine, usual) > FACTOR * min(mine, usual)
-    return bool(large and _beyond_noise(test, training, groups))
+def _factor(one: float, other: float) -> float:
+    """By how much the larger of two shares is larger; endless beside 0."""
+    low, high = sorted((float(one), float(other)))
+    return high / low if low > 0 else np.inf if high > 0 else 1.0
 
 
-def _beyond_noise(test: np.ndarray, training: np.ndarray, groups: np.ndarray) -> bool:
-    """Whether the means of two samples, (n,) and (m,), differ by more than their standard errors explain.
+def _large(test: np.ndarray, training: np.ndarray) -> bool:
+    """Whether the means of two samples of shares, (n,) and (m,), are further apart than models and test sets are."""
+    mine, usual = float(test.mean()), float(training.mean())
+    return abs(mine - usual) > SHARE or _factor(mine, usual) > FACTOR
 
-    The spread is that of both together, since a sample without spread would know no error; groups (m,) of training
-    images that are alike make errors larger, by as much for the test images, whose groups nobody knows.
+
+def _shares_differ(test: np.ndarray, training: np.ndarray, groups: np.ndarray, chance: float) -> bool:
+    """Whether two samples of booleans, (n,) and (m,), differ by more than chance explains.
+
+    One yes and one no are added to each sample (Agresti and Caffo 2000), as a sample without spread would know no
+    error. Groups (m,) of training images that are alike leave fewer independent ones, of the test images, whose groups
+    nobody knows, by as much.
     """
-    test, training = test.astype(np.float64), training.astype(np.float64)
-    spread = np.concatenate([test, training]).var()
-    error = np.sqrt(spread * _crowding(training, groups) * (1 / len(test) + 1 / len(training)))
-    return bool(abs(test.mean() - training.mean()) > ERRORS * error)
+    crowding = _crowding(training.astype(np.float64), groups)
+    counts = [max(len(sample) / crowding, 1) for sample in (test, training)]
+    means = [(sample.mean() * count + 1) / (count + 2) for sample, count in zip((test, training), counts, strict=True)]
+    error = np.sqrt(sum(mean * (1 - mean) / (count + 2) for mean, count in zip(means, counts, strict=True)))
+    return bool(abs(means[0] - means[1]) > _errors(chance, sum(counts)) * error)
+
+
+def _means_differ(test: np.ndarray, training: np.ndarray, groups: np.ndarray, chance: float) -> bool:
+    """Whether the means of two samples, (n,) and (m,), differ by more than chance explains; groups as in
+    _shares_differ.
+
+    The error is that of the sample with the larger spread, for both: the other may have none, as where no test image
+    has a rare class. What lies between the two means is no part of the spread.
+    """
+    crowding = _crowding(training, groups)
+    counts = [max(len(sample) / crowding, 1) for sample in (test, training)]
+    spread = max(float(sample.var(ddof=1)) for sample in (test, training))
+    error = np.sqrt(spread * sum(1 / count for count in counts))
+    return bool(abs(test.mean() - training.mean()) > _errors(chance, sum(counts)) * error)
+
+
+def _errors(chance: float, count: float) -> float:
+    """How many standard errors a difference may have by chance, in either direction, where so many independent images
+    have told the error (Student)."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(max(count - 2, 1), 1 - chance / 2))
 
 
 def _above_noise(gains: np.ndarray, training: np.ndarray, groups: np.ndarray) -> bool:
-    """Whether the mean of (n,) is above 0 by more than its standard error explains; groups as in _beyond_noise."""
+    """Whether the mean of (n,) is above 0 by more than its standard error explains; groups as in _shares_differ."""
     error = gains.std() * np.sqrt(_crowding(training, groups) / len(gains))
     return bool(gains.mean() > ERRORS * error)
 
@@ -264,8 +341,11 @@ def _crowding(values: np.ndarray, groups: np.ndarray) -> float:
     cluster sampling, estimated by the sums over groups); at least 1."""
     centred = values - values.mean()
     _, group = np.unique(groups, return_inverse=True)
-    total = (centred**2).sum()
-    return max(1.0, float((np.bincount(group, weights=centred) ** 2).sum() / total)) if total > 0 else 1.0
+    total, count, among = (centred**2).sum(), len(values), group.max(initial=0) + 1
+    if total <= 0 or among < 2:
+        return 1.0
+    sums = np.bincount(group, weights=centred)
+    return max(1.0, float((sums**2).sum() / total * among / (among - 1) * (count - 1) / count))
 
 
 def _correlation(one: np.ndarray, other: np.ndarray) -> float:

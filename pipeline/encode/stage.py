@@ -4,9 +4,10 @@
 
 reads   work/<competition>/<run>/predictions/test_fold_<k>.npy (of an ensemble: those of its runs), postprocess.json,
         mask_statistics.npz, fold_<k>/fold.json, work/<competition>/test_images.parquet, the sample submission; and
-        which raw test images there are, so that predictions of others are never submitted
-writes  submissions/<run>.csv, and submissions/<run>.json: how it came about; an older pair that differs is kept as
-        submissions/<run>.<when it was made>.csv and .json
+        which raw test images there are, so that predictions of others are never submitted; and what decode took of
+        the training images to compare the test images with, where it is there (a bundle has none of it)
+writes  submissions/<run>.csv, and submissions/<run>.json: how it came about, the verdict and its reasons; an older pair
+        that differs is kept as submissions/<run>.<when it was made>.csv and .json
 """
 
 import hashlib
@@ -31,7 +32,8 @@ from pipeline.core.errors import PipelineError
 from pipeline.core.files import PACKAGE, read_json, shown, write_json, writing
 from pipeline.core.freshness import Step
 from pipeline.core.run import Run, describe
-from pipeline.encode import sanity, submission
+from pipeline.core.verdict import Reason, from_json, to_json, verdict_of
+from pipeline.encode import sanity, shift, submission
 from pipeline.encode.submission import Expected
 from pipeline.masks.decision import decision_of
 from pipeline.masks.scale import scale_of
@@ -39,7 +41,7 @@ from pipeline.predictions import blends
 from pipeline.predictions.blends import Blend
 from pipeline.predictions.test_images import check_predicted, raw_test_files
 
-NEEDS_TEST, READS_FOLDS, ACCEPTS = True, "test", ("strict",)
+NEEDS_TEST, READS_FOLDS = True, "test"
 EXPECT = ("metric", "remark", "score", "interval_95", "nested", "untuned", "scores")
 """What postprocess.json says of the score to expect."""
 
@@ -49,7 +51,7 @@ def steps(run: Run) -> list[Step]:
     sample = [run.input / run.competition.sample_submission] if run.competition.sample_submission else []
     inputs = (
         run.postprocess, run.mask_statistics, run.test_table, *blends.files(run, "test"), *_trainings(run).values(),
-        *raw_test_files(run), *sample,
+        *raw_test_files(run), *sample, *shift.files(run),
     )  # fmt: skip
     settings = run.competition.model_dump(mode="json", include={"submission", "rle", "classes", "values"})
     if run.recipe.tune.presence_neighbours:
@@ -58,17 +60,12 @@ def steps(run: Run) -> list[Step]:
     return [Step("encode", "encode", manifest, inputs, (run.submission, run.record), settings)]
 
 
-def execute(run: Run, waiting: list[Step], strict: bool = False) -> Iterator[Step]:
-    """Writes the submission and its record.
-
-    Args:
-        run: the run.
-        waiting: the step.
-        strict: refuse a submission that is valid but looks wrong.
+def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
+    """Writes the submission and its record, whatever the verdict is.
 
     Raises:
         PipelineError: predictions, test images and sample submission do not fit together, or what was made is no valid
-            submission or, if `strict`, looks wrong; nothing is written then.
+            submission; nothing is written then.
     """
     want = submission.expected(run.competition, run.input, run.competition_folder)
     result = read_json(run.postprocess)
@@ -77,20 +74,21 @@ def execute(run: Run, waiting: list[Step], strict: bool = False) -> Iterator[Ste
     _check_images(run, images, want, blend.ids)
     check_predicted(run)
     texts, test = _encode_all(run, images, want, blend, result)
+    unlike = shift.find_reasons(run)
     # the record lies ready before the submission is renamed into its place, and follows it
     with writing(run.record) as record, writing(run.submission) as temporary:
         rows = submission.write(temporary, texts, want)
         never = [run.competition.classes[number] for number in result.get("never", [])]
-        faults, warnings = sanity.examine(temporary, want, run.competition, never, run.mask_statistics)
+        faults, odd = sanity.examine(temporary, want, run.competition, never, run.mask_statistics)
         if faults:
             raise PipelineError(f"the submission would not be valid, nothing was written: {'; '.join(faults[:5])}.")
-        if warnings and strict:
-            raise PipelineError(f"--strict: nothing was written, the submission looks wrong. {'; '.join(warnings)}.")
+        reasons = [*from_json(result), *odd, *unlike]
         digest = freshness.hash_file(temporary)
-        write_json(record, _record(run, result, digest, test, warnings, rows))
+        said = {"verdict": verdict_of(reasons), "reasons": to_json(reasons), "warnings": sanity.warnings_of(odd)}
+        write_json(record, _record(run, result, digest, test, said, rows))
         _keep_older(run, digest)
-    _print(test, result, warnings)
-    console.print(f"  {rows} rows, valid → {shown(run.submission)}")
+    _print(test, result)
+    _print_verdict(f"{rows} rows, valid → {shown(run.submission)}", reasons)
     yield from waiting
 
 
@@ -174,8 +172,9 @@ def _summary(areas: np.ndarray, highest: float, images: pd.DataFrame, run: Run) 
 
 
 def _record(
-    run: Run, result: dict[str, Any], digest: str, test: dict[str, Any], warnings: list[str], rows: int
+    run: Run, result: dict[str, Any], digest: str, test: dict[str, Any], said: dict[str, Any], rows: int
 ) -> dict[str, Any]:
+    """What the record holds; `said` is the verdict, its reasons, and the warnings of the test masks."""
     others = () if run.recipe.trains else blends.files(run, "test")
     return {
         "run": run.name,
@@ -184,7 +183,7 @@ def _record(
         "rows": rows,
         "expect": {key: result[key] for key in EXPECT},
         "test": test,
-        "warnings": warnings,
+        **said,
         "postprocess": result,
         "folds": {name: _training(path) for name, path in _trainings(run).items()},
         "predictions": {shown(path): freshness.hash_file(path) for path in others},
@@ -268,7 +267,7 @@ def _second_name(path: Path, name: Path) -> None:
 # --- messages --------------------------------------------------------------------------------------------------------
 
 
-def _print(test: dict[str, Any], result: dict[str, Any], warnings: list[str]) -> None:
+def _print(test: dict[str, Any], result: dict[str, Any]) -> None:
     """The test masks beside the predicted and the true ones of held-out images."""
     held_out = result["oof"]
     if "class_share" in test:
@@ -284,5 +283,14 @@ def _print(test: dict[str, Any], result: dict[str, Any], warnings: list[str]) ->
             f"{result['share_empty_true']:.0%}); mean area {test['mean_area']:.0f} px ({held_out['mean_area']:.0f}, "
             f"{result['mean_true_area']:.0f})"
         )
-    for warning in warnings:
-        warn(f"[bold red]  WARNING: {escape(warning)}[/bold red]")
+
+
+def _print_verdict(written: str, reasons: list[Reason]) -> None:
+    """What was written, and what it is worth: of what kind the reasons against it are; the command says more."""
+    verdict = verdict_of(reasons)
+    if verdict == "fine":
+        console.print(f"  {written}; {verdict}")
+        return
+    kinds = dict.fromkeys(one.kind for level in ("stop", "check") for one in reasons if one.level == level)
+    colour = "bold red" if verdict == "do not submit" else "yellow"
+    warn(f"  {written}; [{colour}]{verdict}: {escape(', '.join(kinds))}[/{colour}]")

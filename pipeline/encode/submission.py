@@ -152,7 +152,7 @@ def examine(path: Path, want: Expected, measure: Measure | None = None) -> tuple
         return faults, []
     key, row, wanted = moved
     difference = f"row {row} is {want.name(key)}, there it is {want.name(wanted)}"
-    return [], [f"ROWS STAND IN ANOTHER ORDER than in {want.sample}: {difference}"]
+    return [], [f"Rows stand in another order than in {want.sample}: {difference}."]
 
 
 def faults_of(path: Path, want: Expected) -> list[str]:

@@ -80,7 +80,7 @@ def result(run: Run) -> dict[str, Any]:
 
 
 def record(run: Run) -> dict[str, Any]:
-    """Returns how the submission came about: its figures, warnings, and the score to expect."""
+    """Returns how the submission came about: its figures, the verdict and its reasons, and the score to expect."""
     _require(run.record, run, "encode")
     return read_json(run.record)
 
@@ -93,9 +93,12 @@ def scores(run: Run) -> pd.DataFrame:
 
 
 def suspects(run: Run) -> pd.DataFrame:
-    """Returns one row an image whose mask the networks contradict, the likeliest fault first."""
+    """Returns one row an image whose mask the networks contradict, the likeliest fault first; none of the images that
+    clean has dropped."""
     _require(run.suspects, run, "tune")
-    return pd.read_csv(run.suspects, dtype={"image_id": str}, keep_default_na=False)
+    listed = pd.read_csv(run.suspects, dtype={"image_id": str}, keep_default_na=False)
+    rows = scores(run)
+    return listed[~listed["image_id"].isin(rows["image_id"][rows["use"] == "drop"])].reset_index(drop=True)
 
 
 # --- pictures --------------------------------------------------------------------------------------------------------

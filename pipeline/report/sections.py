@@ -1,6 +1,6 @@
 """What each section of the report shows, from the files that a stage wrote; None where that stage has not run."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from pipeline.core import files, freshness
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import read_json
 from pipeline.core.run import Run, describe
+from pipeline.core.verdict import Reason, as_step, constants, gravest_first, judge
 from pipeline.decode import table
 from pipeline.masks import overlay
 from pipeline.masks.decision import in_words
@@ -21,7 +22,7 @@ from pipeline.masks.metrics import metric_of
 from pipeline.report import charts, look
 from pipeline.split.audit import QUARTILES
 from pipeline.split.folds import counted_rows, read_audit, read_outliers
-from pipeline.tune.selection import verdict
+from pipeline.tune import selection
 
 Shown = dict[str, Any]
 OF_EACH_KIND = 4
@@ -29,8 +30,47 @@ SHEET, EMPTY = 24, 4
 """Pictures of the data, and how many of them, at most, have an empty mask."""
 TEST_PICTURES = 8
 SUSPECTS = 8
+OF_EACH_REASON, OF_REASONS = 6, 30
+"""Pictures of one reason, and of all, at most."""
 FINDINGS_WIDTH = 1100
 """Pixels across of a picture of findings; the file beside it is larger."""
+
+
+# --- the verdict -----------------------------------------------------------------------------------------------------
+
+
+def verdict(run: Run, trainings: charts.Trainings) -> Shown | None:
+    """What the run is worth: the verdict, the honest score, what stands beside it, and the reasons with pictures."""
+    judged = judge(run)
+    if judged is None:
+        return None
+    result = judged.result
+    scores = result.get("scores", {})
+    known = {"score": result["nested"], "interval_95": result.get("nested_interval_95")}
+    beside = {"optimistic, tuned on the same images": scores.get("optimistic", result)["score"]}
+    reasons = [*judged.reasons, *advice(run, trainings, {one.kind for one in judged.reasons})]
+    return {
+        "word": judged.verdict,
+        "result": result,
+        "submitted": judged.submitted,
+        "honest": known | scores.get("fold_model", {}),
+        "beside": beside | constants(result) | {"untuned": result["untuned"]},
+        "reasons": _with_pictures(run, gravest_first(reasons)),
+    }
+
+
+def _with_pictures(run: Run, reasons: list[Reason]) -> list[Shown]:
+    """Reasons as a page shows them, with pictures of the first images that they name, each image once: truth and
+    held-out prediction."""
+    names = any(one.images for one in reasons) and run.table.exists() and (run.folder / "oof_scores.csv").exists()
+    paint, drawn, shown = look.painter(run, predicted=True) if names else None, set[str](), []
+    for one in reasons:
+        fresh = [name for name in one.images if name not in drawn][: min(OF_REASONS - len(drawn), OF_EACH_REASON)]
+        pictures = _pictures(paint, {name: name for name in fresh}, "truth and prediction", 240) if paint else []
+        drawn.update(fresh)
+        command = "" if one.command == files.shown(run.report) else as_step(one.command)  # which is this page
+        shown.append({"level": one.level, "text": one.text, "command": command, "pictures": pictures})
+    return shown
 
 
 # --- the data --------------------------------------------------------------------------------------------------------
@@ -128,7 +168,9 @@ def tuning(run: Run) -> Shown | None:
     if not run.postprocess.exists():
         return None
     result = read_json(run.postprocess)
-    steps = [{**step, "verdict": verdict(step, run.recipe.tune.confidence)} for step in result.get("steps", [])]
+    steps = [
+        {**step, "verdict": selection.verdict(step, run.recipe.tune.confidence)} for step in result.get("steps", [])
+    ]
     return {
         "result": result,
         "steps": steps,
@@ -153,15 +195,15 @@ def scores(run: Run, rows: pd.DataFrame | None) -> Shown | None:
 
 
 def predictions(run: Run, rows: pd.DataFrame | None) -> Shown | None:
-    """Held-out predictions: the best, the median and the worst; and those whose label the network contradicts."""
+    """Held-out predictions: the best, the median and the worst; and those whose label the network contradicts; none of
+    those that clean has dropped."""
     if rows is None or not run.table.exists():
         return None
     paint, what = look.painter(run, predicted=True), "truth and prediction"
+    kept = counted_rows(rows, run.recipe.tune.rows) & (rows["use"] != "drop").to_numpy()
     chosen = {
         row["image_id"]: f"{row['kind']}: {row['image_id']}, fold {row['fold']}, {row['score']:.3f}"
-        for row in pick_examples(
-            rows[counted_rows(rows, run.recipe.tune.rows)], metric_of(run.competition).higher_is_better
-        ).to_dict("records")
+        for row in pick_examples(rows[kept], metric_of(run.competition).higher_is_better).to_dict("records")
     }
     listed = look.suspects(run).head(SUSPECTS) if run.suspects.exists() else pd.DataFrame()
     doubted = {
@@ -221,31 +263,28 @@ def exact(run: Run) -> Shown:
     }
 
 
-def advice(run: Run, trainings: charts.Trainings) -> list[str]:
-    """What to do next, the most urgent first, each with its command or file."""
-    found: list[str] = []
-    audit = read_audit(run)
-    if audit.get("leaks"):
-        found.append(
-            f"The folds leak ({audit['verdict']}): every score here flatters. Split again before anything else."
-        )
+def advice(run: Run, trainings: charts.Trainings, known: Collection[str] = ()) -> list[Reason]:
+    """What else is worth knowing, beside reasons of these kinds, each with its command or file."""
+    found: list[Reason] = []
     folds = {title: fold for title, (fold, _) in trainings.items()}
     late = [title for title, fold in folds.items() if fold["best_epoch"] >= fold["epochs"] - 1 and fold["epochs"] > 1]
     # a schedule that ends at its lowest rate is best there: only one that waits for a plateau could have gone on
     if late and len(late) * 2 > len(trainings) and run.recipe.train.schedule.name in ("plateau", "constant"):
-        found.append(
-            f"The best epoch was the last one ({', '.join(late)}): train longer, "
-            f"--set train.epochs={2 * run.recipe.train.epochs} --name {run.name}-longer."
-        )
+        command = run.command("--set", f"train.epochs={2 * run.recipe.train.epochs}", "--name", f"{run.name}-longer")
+        text = f"The best epoch was the last one ({', '.join(late)}): train longer."
+        found.append(Reason("note", "stopped too early", text, command))
     trained = run.trained_folds()
     if trainings and len(trained) < run.competition.split.folds:
-        found.append(
+        text = (
             f"Only fold{'s' * (len(trained) > 1)} {', '.join(map(str, trained))} of {run.competition.split.folds} "
-            "trained: the others make the estimate surer and the submission better, --set train.folds=null."
+            "trained: the others make the estimate surer and the submission better."
         )
-    if run.suspects.exists() and (count := len(look.suspects(run))):
-        found.append(f"{count} labels contradict the networks: look at {files.shown(run.suspects)}.")
-    return found
+        found.append(Reason("note", "folds not trained", text, run.command("--set", "train.folds=null")))
+    useless = "no better than a constant" in known  # a network that contradicts every label says nothing of labels
+    if not useless and run.suspects.exists() and (listed := look.suspects(run)["image_id"].tolist()):
+        text = f"{len(listed)} labels contradict the networks: one of the two is wrong."
+        found.append(Reason("note", "suspect labels", text, files.shown(run.suspects)))
+    return [one for one in found if one.kind not in known]
 
 
 # --- pictures --------------------------------------------------------------------------------------------------------
@@ -257,7 +296,7 @@ def _pictures(paint: Callable[[str], np.ndarray], captions: dict[str, str], what
     for image_id, caption in captions.items():
         try:
             picture = paint(image_id)
-        except (PipelineError, ValueError):  # its raw file or its prediction was moved away
+        except (PipelineError, ValueError, KeyError):  # its raw file or its prediction was moved away
             continue
         address = overlay.to_data_address(picture, width)
         found.append({"caption": caption, "address": address, "alt": f"image {image_id} with {what}"})

@@ -5,7 +5,7 @@
 reads   what every stage wrote, where it is there: work/<competition>/images.parquet, test_images.parquet, outliers.csv,
         test_duplicates.csv, outliers/, folds/<competition>*.json,
         work/<competition>/<run>/fold_<k>/history.csv, postprocess.json, oof_scores.csv, suspects.csv, predictions/,
-        submissions/<run>.json, input/<competition>/
+        submissions/<run>.csv and .json, input/<competition>/
 writes  work/<competition>/<run>/report.html
 """
 
@@ -58,7 +58,7 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
         record=sections.submission(run),
         test=sections.test_set(run),
         exact=sections.exact(run),
-        advice=sections.advice(run, trainings),
+        verdict=sections.verdict(run, trainings),
         legend={name: f"rgb{colour}" for name, colour in overlay.legend(run.competition).items() if colour},
     )
     console.print(f"  → {shown(run.report)}")

@@ -23,7 +23,7 @@ from pipeline.tune.held_out import HeldOut, Weighting
 STEPS = ("bias", "never")
 PIXELS = 10_000_000
 """How many pixels final biases are searched on; of more, an equal number is drawn from every image."""
-JUDGED = 1_000_000
+JUDGED = 500_000
 """How many of them a step is judged on, by decisions that are not used."""
 LARGEST_BIAS = 3.0
 BIAS_STEP = 0.05

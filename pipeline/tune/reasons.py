@@ -10,6 +10,7 @@ import numpy as np
 
 from pipeline.core.verdict import Level, Reason
 from pipeline.masks.bootstrap import gain
+from pipeline.split.folds import leak_remark, read_audit
 from pipeline.tune import histories, mask_checks, weak_places
 from pipeline.tune.findings import Findings, longer, named, trained_again
 
@@ -30,6 +31,7 @@ def of(findings: Findings) -> list[Reason]:
     return [
         *_constant(findings),
         *mask_checks.reasons(findings),
+        *_leaks(findings),
         *_gap(findings),
         *_scales(findings),
         *_slopes(findings),
@@ -64,6 +66,15 @@ def _constant(findings: Findings) -> list[Reason]:
     command = longer(findings.run, 2 * findings.run.recipe.train.epochs) if trains else findings.pictures
     level: Level = "stop" if worse else "check"
     return [Reason(level, "no better than a constant", text, command)]
+
+
+def _leaks(findings: Findings) -> list[Reason]:
+    """Says whether the folds leak, so that every score flatters."""
+    run = findings.run
+    if not (run.audit.exists() and leak_remark(run)):
+        return []
+    text = f"The folds leak ({read_audit(run)['verdict']}), so that every score here flatters, the honest one too."
+    return [Reason("check", "leaking folds", text, run.command("--from", "split"))]
 
 
 def _gap(findings: Findings) -> list[Reason]:
@@ -129,8 +140,13 @@ def _slopes(findings: Findings) -> list[Reason]:
         ("flat fold", [one for one in odd if one[1] < one[2]]),
     ):
         if own:
-            said = named([f"fold {fold} has {slope:.2f} (the others {usual:.2f})" for fold, slope, usual in own])
-            text = f"The logits of a fold's network need another slope than those of its siblings: {said}."
+            how, many = "less" if kind == "steep fold" else "more", len(own) > 1
+            folds, by = named([fold for fold, _, _ in own]), named([f"{slope:.2f}" for _, slope, _ in own])
+            text = (
+                f"The network{'s' * many} of fold{'s' * many} {folds} {'are' if many else 'is'} far {how} sure than the "
+                f"others, so that no threshold suits all: calibrated, {'their' if many else 'its'} logits are "
+                f"multiplied by {by} (the others' by {own[0][2]:.2f})."
+            )
             found.append(Reason(level, kind, text, _rescale(findings)))
     return found
 

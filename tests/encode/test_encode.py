@@ -13,16 +13,22 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from click.testing import Result
 from conftest import MANIFEST, SHAPE, TEST_IDS, Tiny
+from typer.testing import CliRunner
 
+from pipeline import bring
+from pipeline.__main__ import app
+from pipeline.core import driver
 from pipeline.core.config.competition import load_competition
 from pipeline.core.config.recipe import ArraysSettings
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import read_json
 from pipeline.core.run import Run, open_run
+from pipeline.core.verdict import Reason, from_json, to_json
 from pipeline.decode import table
-from pipeline.encode import submission
-from pipeline.encode.stage import _checkout, _record, _trainings, execute, freshness, shown, shutil, steps
+from pipeline.encode import shift, submission
+from pipeline.encode.stage import _checkout, _record, _trainings, freshness, shown, shutil, steps
 from pipeline.masks import decision, rle, statistics
 from pipeline.predictions import blends, test_images
 
@@ -138,7 +144,7 @@ def test_predictions_of_others_are_recorded_by_their_hashes(ready: Tiny) -> None
     foreign = replace(run, recipe=brought)
     predict(foreign, foreign.test_folds()[0], TEST_IDS, np.zeros((4, 1, *SHAPE), np.uint8))
     assert _trainings(foreign) == {}
-    record = _record(foreign, RESULT, "d", {}, [], 4)
+    record = _record(foreign, RESULT, "d", {}, {}, 4)
     assert record["folds"] == {}
     assert set(record["predictions"]) == {shown(path) for path in blends.files(foreign, "test")}
     assert all(len(digest) == 64 for digest in record["predictions"].values())
@@ -310,27 +316,92 @@ def test_a_disk_that_fills_up(ready: Tiny, monkeypatch: pytest.MonkeyPatch, what
     assert submissions(ready) == ["small.csv", "small.json"]
 
 
-def test_strict_refuses_what_it_would_warn_of(ready: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+# --- the verdict -----------------------------------------------------------------------------------------------------
+
+EMPTY = "All masks are empty: 4 of 4 test images; of the training images 25 %."
+WEAK = Reason("check", "weak group", "Patient p3 scores 0.2.", "look at it", ["a07"])
+
+
+def write_empty_masks(run: Run, *reasons: Reason) -> None:
+    """Tunes to an area that no mask has, and for these reasons."""
+    rules = {"thing": RESULT["rules"]["thing"] | {"min_area": 2400}}
+    put(run.postprocess, RESULT | {"rules": rules, "reasons": to_json(reasons)})
+
+
+def test_the_record_has_the_reasons_of_tune_and_of_the_test_set(
+    ready: Tiny, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = ready.run("encode")
-    before = run.submission.read_bytes()
-    put(run.postprocess, RESULT | {"rules": {"thing": RESULT["rules"]["thing"] | {"min_area": 2400}}})
-    with pytest.raises(PipelineError, match=r"^--strict: nothing was written, .*ALL MASKS ARE EMPTY: 4 of 4 images"):
-        list(execute(run, steps(run), strict=True))
-    assert run.submission.read_bytes() == before
-    ready.run("encode")
-    assert "WARNING: ALL MASKS ARE EMPTY: 4 of 4 images; in training 25 %" in capsys.readouterr().err
-    assert read_json(run.record)["warnings"] == ["ALL MASKS ARE EMPTY: 4 of 4 images; in training 25 %"]
+    record = read_json(run.record)
+    assert (record["verdict"], record["reasons"]) == ("fine", [])  # a postprocess.json of before there were reasons
+    assert "4 rows, valid → submissions/small.csv; fine\n" in capsys.readouterr().err
+    put(run.postprocess, RESULT | {"reasons": to_json([WEAK])})
+    record = read_json(ready.run("encode").record)
+    assert (record["verdict"], record["warnings"], from_json(record)) == ("check first", [], [WEAK])
+    write_empty_masks(run, WEAK)
+    record = read_json(ready.run("encode").record)
+    assert (record["verdict"], record["warnings"]) == ("do not submit", [EMPTY])
+    assert [(one.level, one.kind) for one in from_json(record)] == [
+        ("stop", "all masks empty"),
+        ("check", "weak group"),
+    ]
+    assert "valid → submissions/small.csv; do not submit: all masks empty, weak group\n" in capsys.readouterr().err
     assert set(rows_of(run).values()) == {""}
 
 
-def test_check_warns_and_with_strict_fails(ready: Tiny) -> None:
+def call(*words: str | Path) -> Result:
+    return CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False)
+
+
+@pytest.mark.parametrize("command", ["encode", "run"])
+def test_strict_writes_everything_and_ends_with_3(ready: Tiny, command: str) -> None:
+    run = open_run(str(ready.recipe_path))
+    words = [command, ready.recipe_path, *(["--from", "encode", "--to", "encode"] if command == "run" else [])]
+    assert call(*words, "--strict").exit_code == 0
+    write_empty_masks(run)
+    done = call(*words)
+    assert done.exit_code == 0 and "  verdict         DO NOT SUBMIT\n" in done.stdout and EMPTY in done.stdout
+    assert call(*words, "--strict").exit_code == 3  # although encode is up to date
+    run.record.unlink()
+    assert call(*words, "--strict").exit_code == 3
+    assert read_json(run.record)["verdict"] == "do not submit" and set(rows_of(run).values()) == {""}
+    put(run.postprocess, RESULT | {"reasons": to_json([WEAK])})
+    assert call(*words, "--strict").exit_code == 0
+
+
+def test_strict_from_python_raises_after_writing(ready: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = open_run(str(ready.recipe_path))
+    monkeypatch.setattr(bring.stages, "run_through", lambda run, stage: driver.run_stage(run, stage))
+    assert bring.encode(run, strict=True) == run.submission
+    write_empty_masks(run)
+    with pytest.raises(PipelineError, match=r"^do not submit submissions/small\.csv: All masks are empty"):
+        bring.encode(run, strict=True)
+    assert set(rows_of(run).values()) == {""}
+    assert bring.encode(run) == run.submission
+
+
+def test_check_says_what_looks_wrong_and_with_strict_fails(ready: Tiny) -> None:
     path, options = ready.root / "mine.csv", ("--competition", str(ready.competition_path))
     pd.DataFrame({"id": TEST_IDS, "mask": f"1 {SHAPE[0] * SHAPE[1]}"}).to_csv(path, index=False)
-    done = ready.cli("check", path, *options)
-    assert (done.returncode, done.stdout) == (0, f"{path}: valid\n")
-    assert done.stderr == "WARNING: ALL MASKS ARE FULL: 4 of 4 images are filled; in training 0 %\n"
-    done = ready.cli("check", path, *options, "--strict")
-    assert (done.returncode, done.stdout) == (1, f"{path}: valid, but it looks wrong (--strict)\n")
+    done = call("check", path, *options)
+    assert (done.exit_code, done.stdout) == (0, f"{path}: valid\n")
+    assert done.stderr.startswith(
+        "  stop  All masks are full: 4 of 4 test images are filled; of the training images 0 %.\n        → "
+    )
+    assert done.stderr.endswith("\n  verdict: do not submit\n")
+    done = call("check", path, *options, "--strict")
+    assert (done.exit_code, done.stdout) == (1, f"{path}: valid, but it looks wrong (--strict)\n")
+
+
+def test_a_bundle_without_training_descriptors_is_enough(ready: Tiny) -> None:
+    """They are inputs where they are there: test images may be unlike training images."""
+    run = ready.run("encode")
+    assert shift.files(run) and set(shift.files(run)) <= set(steps(run)[0].inputs)
+    for path in (run.histograms, run.thumbnails, run.table):
+        path.unlink()
+    assert not shift.files(run) and not set(shift.files(run)) & set(steps(run)[0].inputs)
+    assert shift.find_reasons(run) == []
+    assert read_json(ready.run("encode").record)["verdict"] == "fine"
 
 
 # --- every convention on the way out ---------------------------------------------------------------------------------
@@ -490,6 +561,6 @@ def test_another_order_is_a_remark_and_no_fault(ready: Tiny) -> None:
     path = ready.root / "mine.csv"
     pd.read_csv(run.submission, dtype=str, keep_default_na=False).iloc[[0, 2, 1, 3]].to_csv(path, index=False)
     assert submission.examine(path, want) == (
-        [], ["ROWS STAND IN ANOTHER ORDER than in sample.csv: row 3 is t3, there it is t2"]
+        [], ["Rows stand in another order than in sample.csv: row 3 is t3, there it is t2."]
     )  # fmt: skip
     assert submission.examine(path, replace(want, sample=None)) == ([], [])

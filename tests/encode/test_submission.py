@@ -335,9 +335,8 @@ def test_a_sample_submission_without_some_classes(tiny: Tiny) -> None:
     want = submission.expected(run.competition, run.input, run.competition_folder)
     written(tiny.root / "mine.csv", want, {name: np.ones((3, *SHAPE), np.uint8) for name in TEST_IDS})
     _, found = sanity.examine(tiny.root / "mine.csv", want, run.competition)
-    assert found[0].startswith(
-        "NO ROW OF rim, spot: sample.csv has none; where that file is a placeholder, set `sample"
-    )
+    assert found[0].level == "check" and found[0].kind == "classes without rows"
+    assert found[0].text.startswith("The submission has no row of rim, spot, because sample.csv has none; ")
     pd.DataFrame(rows).replace("t1_thing", "t1_0").to_csv(tiny.input / "sample.csv", index=False)
     assert "sample.csv row 2: label '0' is no class of the YAML (thing, rim, spot); where the file" in tiny.refused(
         "decode"

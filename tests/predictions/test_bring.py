@@ -427,24 +427,6 @@ def test_folds_are_short_for_a_setting(ready: Tiny) -> None:
         assert context.params["folds"] == "0,2"
 
 
-def test_strict_reaches_encode_and_always_runs(monkeypatch: pytest.MonkeyPatch, ready: Tiny) -> None:
-    from pipeline.encode import stage as stage
-
-    asked = []
-    step = freshness.Step("encode", "encode", ready.root / "encode.json", (), (), {})
-    monkeypatch.setattr(stage, "steps", lambda run: [step])
-
-    def execute(run: Run, waiting: list[freshness.Step], strict: bool = False) -> Iterator[freshness.Step]:
-        asked.append(strict)
-        yield from waiting
-
-    monkeypatch.setattr(stage, "execute", execute)
-    for words in ((), ("--strict",), ()):
-        call("encode", ready.recipe_path, *words)
-    call("run", ready.recipe_path, "--from", "encode", "--to", "encode", "--strict")
-    assert asked == [False, True, True]
-
-
 def test_recipe_with_arrays(ready: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     """Paths are relative to the recipe, from wherever it is called."""
     np.save(ready.root / "oof.npy", predictions(ready)[0])
