@@ -90,7 +90,7 @@ def _counted(
     order = np.argsort(-size, kind="stable")[: min(LISTED, int(where.any(1).sum()))]
     were = "is" if number == 1 else "are"
     text = (f"{number} of {among} {of_what} ({100 * share:.0f} %) {were} {what}, in held-out images that clean kept, "
-            f"tuned; the largest has {size.max():,} px.")  # fmt: skip
+            f"{findings.how}; the largest has {size.max():,} px.")  # fmt: skip
     yield Reason(level, kind, text, findings.pictures, findings.ids(findings.trusted[order]))
 
 
@@ -141,12 +141,10 @@ def _off(findings: Findings, masks: _Masks) -> _Off | None:
 
 def _area_reason(findings: Findings, some: list[_Off]) -> Reason:
     level: Level = "stop" if any(one.masks.whole and one.factor > WORST_FACTOR for one in some) else "check"
-    text = (
-        f"The predicted masks, tuned, are {named([one.words for one in some])}, in the same held-out images that clean"
-    )
+    text = f"The predicted masks, {findings.how}, are {named([one.words for one in some])}, in the same held-out images"
     worst = max(some, key=lambda one: one.factor)
     images = _furthest(findings, worst.masks)
-    return Reason(level, "masks off by a factor", f"{text} kept.", findings.pictures, images)
+    return Reason(level, "masks off by a factor", f"{text} that clean kept.", findings.pictures, images)
 
 
 def _log_ratio(total: np.ndarray) -> np.ndarray:
@@ -167,8 +165,8 @@ def _empties(findings: Findings, masks: _Masks) -> Reason | None:
     if factor < FACTOR or off < MATERIAL or abs(missed - invented) < ERRORS * np.sqrt(missed + invented):
         return None
     level: Level = "stop" if factor > WORST_FACTOR and off > WORST_MATERIAL and masks.whole else "check"
-    text = (f"{100 * shares[0]:.0f} % of the predicted masks{masks.name} are empty, tuned, and {100 * shares[1]:.0f} % "
-            "of the true ones of the same held-out images that clean kept.")  # fmt: skip
+    text = (f"{100 * shares[0]:.0f} % of the predicted masks{masks.name} are empty, {findings.how}, and "
+            f"{100 * shares[1]:.0f} % of the true ones of the same held-out images that clean kept.")  # fmt: skip
     one_sided = true != predicted
     return Reason(level, "masks off by a factor", text, findings.pictures, _furthest(findings, masks, one_sided))
 

@@ -443,7 +443,8 @@ def _print(run: Run, result: dict[str, Any]) -> None:
         console.print(f"  {text}")
     for name, rows in result["rows"].items():
         if rows["images"] not in (0, result["images"]):
-            console.print(f"  {result['metric']} {rows['score']:.4f}, tuned, on {names[name]} ({rows['images']})")
+            of = f"{result['procedure']['ships']}, on {names[name]} ({rows['images']})"
+            console.print(f"  {result['metric']} {rows['score']:.4f}, {of}")
     for step in result["steps"]:
         text = f"{verdict(step, run.recipe.tune.confidence):8} {step['step']:12}"
         console.print(f"  {text} {step['gain']:+.4f} ± {step['standard_error']:.4f}")

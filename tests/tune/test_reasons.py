@@ -245,7 +245,8 @@ def test_a_fold_of_another_scale_is_named() -> None:
     found = decent()
     result = found.result | {"calibration": calibration([1.1, 0.9, 1.0, 4.1])}
     given = told(replace(found, result=result))
-    assert given["steep fold"].level == "check" and "fold 3 has 4.10 (the others 1.00)" in given["steep fold"].text
+    assert given["steep fold"].level == "check" and "fold 3 is far less sure" in given["steep fold"].text
+    assert "multiplied by 4.10 (the others' by 1.00)" in given["steep fold"].text
     assert "flat fold" not in given and "folds of different scale" not in given
     result |= {"fold_out": {"score": 0.7, "difference": -0.2, "standard_error": 0.05}}
     assert "fold 3 (slope 4.10" in told(replace(found, result=result))["folds of different scale"].text
@@ -256,7 +257,7 @@ def test_a_fold_of_another_scale_is_named() -> None:
     result |= {"fold_out": {"score": 0.85, "difference": -0.05, "standard_error": 0.05}}
     assert "folds of different scale" not in told(replace(found, result=result))
     flat = told(replace(found, result=found.result | {"calibration": calibration([1.1, 0.9, 0.3])}))
-    assert "fold 2 has 0.30" in flat["flat fold"].text and "steep fold" not in flat
+    assert "fold 2 is far more sure" in flat["flat fold"].text and "steep fold" not in flat
     two = told(replace(found, result=found.result | {"calibration": calibration([1.0, 2.5])}))
     assert "steep fold" in two and "flat fold" not in two
 
@@ -267,6 +268,8 @@ def test_notes_are_no_reason_against_a_submission() -> None:
     images = found.held.images.assign(group=(np.arange(NUMBER) % 5).astype(str))
     given = told(replace(found, result=result, held=replace(found.held, images=images)))
     assert set(given) == {"untuned ships", "few groups"}
+    false_alarm = replace(found, result=result, predicted=np.where(np.arange(NUMBER)[:, None] == 3, 5, found.predicted))
+    assert all("untuned" in one.text for one in mask_checks.reasons(false_alarm))
     assert "+0.0010 ± 0.0040" in given["untuned ships"].text and "only 5 groups" in given["few groups"].text
     assert verdict_of(given.values()) == "fine"
 
