@@ -51,7 +51,8 @@ from pipeline.tune import mask_rules
 from pipeline.tune.evidence import Evidence, histogram_counts, image_scores
 from pipeline.tune.held_out import HeldOut, Weighting
 from pipeline.tune.mask_rules import AREAS, MaskProblem, RuleSearch
-from pipeline.tune.selection import open_choice, select
+from pipeline.tune.selection import Fits, Nested
+from pipeline.tune.stage import Parts
 
 NATIVE, NETWORK = (420, 580), (224, 320)
 EMPTY = 0.59
@@ -284,7 +285,7 @@ def measure(folder: Path) -> dict[str, Any]:
 
     before, started = peak_memory(), time.perf_counter()
     held, mix, regions = held_out(folder), Weighting((False,), (1.0,)), 0.0
-    folds, groups = held.images["fold"].to_numpy(), held.images["group"].to_numpy()
+    rows = np.arange(len(held.rows))
     opened = time.perf_counter()
     evidence = mask_rules.collect(held, [mix])[0]
     collected, counter = time.perf_counter(), mask_rules.region_counter(held, mix)
@@ -297,13 +298,12 @@ def measure(folder: Path) -> dict[str, Any]:
         return found
 
     problem = MaskProblem(evidence, "dice", np.ones(evidence.true.shape), count_regions)
-    parts = [(np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)) for fold in range(FOLDS)]
-    row_sets = [np.arange(len(folds)), *(others for others, _ in parts)]
-    choices = [open_choice(problem, rows, folds, groups) for rows in row_sets]
-    settings = held.run.recipe.tune
-    select(choices, mask_rules.steps_of(settings, evidence, problem.metric), settings.confidence, lambda: None)
+    settings, parts = held.run.recipe.tune, Parts.of(held, rows)
+    steps = mask_rules.steps_of(settings, evidence, problem.metric)
+    fits = [Fits(problem, rows, parts.cells)] * len(parts.left_out)
+    final, *others = parts.choices(fits, steps, settings, parts.left_out)
+    nested = Nested.of(dict(zip(parts.left_out[1:], others, strict=True)), parts.partitions)
     ended = time.perf_counter()
-    nested = sum(problem.counts(one.decision, part).sum(0) for one, (_, part) in zip(choices[1:], parts, strict=True))
     return {
         "read the table": opened - started,
         "decode, resize, histograms": collected - opened,
@@ -312,9 +312,9 @@ def measure(folder: Path) -> dict[str, Any]:
         "all": ended - started,
         "before": before,
         "after": peak_memory(),
-        "optimistic": float(problem.score(problem.counts(choices[0].decision, row_sets[0]).sum(0))),
-        "nested": float(problem.score(nested)),
-        "kept": [one.step for one in choices[0].tried if one.kept],
+        "optimistic": float(problem.score(problem.counts(final.decision, rows).sum(0))),
+        "nested": float(np.median(nested.scores)),
+        "kept": list(final.path),
     }
 
 

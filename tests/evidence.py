@@ -7,6 +7,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pandas as pd
+import pytest
 
 from pipeline.core.config.competition import Competition
 from pipeline.core.config.recipe import Recipe
@@ -18,6 +19,8 @@ from pipeline.masks.metrics import METRICS, counts
 from pipeline.masks.regions import shortlist_counts
 from pipeline.masks.scale import scale_of
 from pipeline.predictions.blends import Blend, RunPredictions
+from pipeline.tune import selection
+from pipeline.tune import stage as tune
 from pipeline.tune.evidence import Evidence, Regions, histogram_counts
 from pipeline.tune.held_out import HeldOut
 
@@ -55,9 +58,10 @@ class Images:
         return Evidence(self.table, area, predicted, intersection, true, self.presence, regions)
 
     def masks(self, decision: Rules) -> list[np.ndarray]:
-        """The masks (C, h, w) that `decide` draws."""
+        """The masks (C, h, w) that `decide` draws, each predicted by its fold's network."""
         heads = [None] * len(self.truths) if self.presence is None else self.presence
-        return [decide(one, decision, head) for one, head in zip(self.probabilities, heads, strict=True)]
+        each = zip(self.probabilities, heads, self.table["fold"], strict=True)
+        return [decide(one, decision, head, folds=[str(fold)]) for one, head, fold in each]
 
     def scores(self, decision: Rules, metric: str) -> np.ndarray:
         """The metric (N, C) of the masks that `decide` draws."""
@@ -151,7 +155,7 @@ def held_out_of(images: Images, run: Run, models: Sequence[Sequence[np.ndarray]]
         size = arrays[0].shape[2:]
         geometry = geometry_of(run.recipe.image.model_copy(update={"size": size, "fit": "stretch"}))
         source, scale = RunPredictions(arrays, geometry, heads), scale_of(run.competition)
-        opened[fold] = Blend(own["image_id"].tolist(), (source,), (1.0,), scale=scale)
+        opened[fold] = Blend(own["image_id"].tolist(), (source,), (1.0,), scale=scale, names=(str(fold),))
     return HeldOut(run, listed, rows, {(False,): opened})
 
 
@@ -160,3 +164,15 @@ def _table_row(name: str, true: np.ndarray, classes: Sequence[str]) -> pd.Series
     row = {"image_id": name, "height": true.shape[1], "width": true.shape[2]}
     row |= {f"rle_{one}": rle.encode((mask == 1).astype(np.uint8)) for one, mask in zip(classes, true, strict=True)}
     return pd.Series(row | {"ignore": rle.encode((true[0] == IGNORE).astype(np.uint8))})
+
+
+def few_partitions(monkeypatch: pytest.MonkeyPatch, count: int = 2, inner: int = 1) -> None:
+    """Lets tune judge and estimate by fewer partitions: what a choice may see does not depend on their number."""
+    original = selection.partitions_of
+
+    def some(cells: np.ndarray, folds: np.ndarray, without: selection.Cells = selection.Cells(),
+             wanted: int = count) -> list[selection.Partition]:  # fmt: skip
+        return original(cells, folds, without, wanted)
+
+    monkeypatch.setattr(tune, "partitions_of", some)
+    monkeypatch.setattr(tune, "INNER", inner)

@@ -33,8 +33,11 @@ class Calibration:
     intercept: float = 0.0
 
     def table(self) -> np.ndarray:
-        """Returns the calibrated probability, of 65535, of each of the 256 levels (256,) uint16, never falling."""
-        return np.rint(FINEST / (1 + np.exp(-(self.slope * logits() + self.intercept)))).astype(np.uint16)
+        """Returns the calibrated probability, of 65535, of each of the 256 levels (256,) uint16, never falling, and of
+        the highest never 0."""
+        found = np.rint(FINEST / (1 + np.exp(-(self.slope * logits() + self.intercept)))).astype(np.uint16)
+        found[-1] = max(found[-1], 1)
+        return found
 
 
 @dataclass(frozen=True)
@@ -53,12 +56,14 @@ class Rank:
 
     def mask(self, planes: Sequence[np.ndarray], folds: Sequence[str | None]) -> np.ndarray:
         """Returns an image's mask (h, w) uint8 of 0 and 1, from each network's probabilities (h, w) uint8 and the fold
-        of each: calibrated, then averaged."""
+        of each: calibrated, then averaged. It is empty where every pixel's probability is nothing."""
         tables = [self.of(fold).table() for fold in folds]
         values = tables[0][planes[0]]
         if len(planes) > 1:
             total = np.sum([table[plane] for table, plane in zip(tables, planes, strict=True)], axis=0, dtype=np.uint64)
             values = np.rint(total / len(planes)).astype(np.uint16)
+        if not values.any():
+            return np.zeros(values.shape, np.uint8)
         present, pixels = np.unique(values, return_counts=True)
         best = best_levels(self.metric, pixels[None], present.astype(np.int64))[0]
         return (values >= present[best]).view(np.uint8)
@@ -71,7 +76,8 @@ def logits() -> np.ndarray:
 
 
 def best_levels(metric: str, pixels: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Returns the place (n,) of the lowest value of the mask that scores best in expectation.
+    """Returns the place (n,) of the lowest value of the mask that scores best in expectation; the last where no pixel
+    has any probability.
 
     Args:
         metric: a metric of pixel counts.
@@ -83,7 +89,8 @@ def best_levels(metric: str, pixels: np.ndarray, values: np.ndarray) -> np.ndarr
     score = METRICS[SMOOTH.get(metric, metric)]
     worth = score.sign * score(mass / FINEST, area, mass[:, :1] / FINEST)
     worth[:, np.flatnonzero(np.diff(values) == 0) + 1] = -np.inf
-    return worth.argmax(1)
+    worth[area == 0] = -np.inf
+    return np.where(mass[:, 0] > 0, worth.argmax(1), len(values) - 1)
 
 
 def _from_above(counts: np.ndarray) -> np.ndarray:

@@ -59,8 +59,8 @@ def calibrate(
         rows = present & (folds == fold)
         fits.append(_fit(levels.pixels[rows].sum(0), levels.inside[rows].sum(0)))
         errors.append(_variance(levels.pixels[rows], levels.inside[rows], groups[rows], fits[-1]))
-    own = np.array(fits).reshape(-1, 2)
-    shrunk = _shrink(own, np.array(errors).reshape(-1, 2), pooled) if len(own) > 1 else own
+    own, counts = np.array(fits).reshape(-1, 2), [len(np.unique(groups[present & (folds == fold)])) for fold in names]
+    shrunk = _shrink(own, np.array(errors).reshape(-1, 2), np.array(counts), pooled) if len(own) > 1 else own
     known = {str(fold): _calibration(one) for fold, one in zip(names, shrunk, strict=True)}
     return _calibration(pooled), {str(fold): known.get(str(fold), _calibration(pooled)) for fold in np.unique(folds)}
 
@@ -115,13 +115,14 @@ def _variance(pixels: np.ndarray, inside: np.ndarray, groups: np.ndarray, found:
     return np.diag(bread @ (scores.T @ scores) @ bread) * count / (count - 1)
 
 
-def _shrink(own: np.ndarray, errors: np.ndarray, pooled: np.ndarray) -> np.ndarray:
+def _shrink(own: np.ndarray, errors: np.ndarray, counts: np.ndarray, pooled: np.ndarray) -> np.ndarray:
     """Fits (F, 2) drawn towards the pooled one by their share of variance that is error; a fold of one group is taken
-    to be as uncertain as the most uncertain other."""
+    to be as uncertain as one group of the most uncertain other fold. `counts`: of groups (F,)."""
     known = np.isfinite(errors).all(1)
     if not known.any():
         return np.tile(pooled, (len(own), 1))
-    errors = np.where(known[:, None], errors, errors[known].max(0))
-    between = np.maximum(own.var(0, ddof=1) - errors.mean(0), 0)
+    between = np.maximum(own.var(0, ddof=1) - errors[known].mean(0), 0)
+    of_one = (errors[known] * counts[known, None]).max(0)
+    errors = np.where(known[:, None], errors, of_one)
     share = between / np.maximum(between + errors, 1e-12)
     return pooled + share * (own - pooled)

@@ -142,9 +142,11 @@ def _slopes(findings: Findings) -> list[Reason]:
         if own:
             how, many = "less" if kind == "steep fold" else "more", len(own) > 1
             folds, by = named([fold for fold, _, _ in own]), named([f"{slope:.2f}" for _, slope, _ in own])
-            text = (f"The network{'s' * many} of fold{'s' * many} {folds} {'are' if many else 'is'} far {how} sure "
-                    f"than the others, so that no threshold suits all: calibrated, {'their' if many else 'its'} logits "
-                    f"are multiplied by {by} (the others' by {own[0][2]:.2f}).")  # fmt: skip
+            text = (
+                f"The network{'s' * many} of fold{'s' * many} {folds} {'are' if many else 'is'} far {how} sure than "
+                f"the others, so that no threshold suits all: calibrated, {'their' if many else 'its'} logits are "
+                f"multiplied by {by} (the others' by {own[0][2]:.2f})."
+            )
             found.append(Reason(level, kind, text, _rescale(findings)))
     return found
 

@@ -13,7 +13,7 @@ The groups of every fold are dealt into ten cells, and a fifth is two of them. S
 out, 210 pairs of them, and whatever was fitted without the same cells before is looked up.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import ceil
 from typing import Any, Protocol
@@ -136,16 +136,22 @@ class Fits:
         that paths start from, by default the untuned one."""
         self.problem, self.rows, self._cells = problem, rows, cells[rows]
         self.start = problem.untuned if start is None else start
+        self._inside: dict[Cells, np.ndarray] = {}
         self._decisions: dict[tuple[Path, Cells], Any] = {}
         self._counts: dict[tuple[Path, Cells, Cells], np.ndarray] = {}
 
-    def inside(self, cells: Collection[int]) -> np.ndarray:
+    def inside(self, cells: Cells) -> np.ndarray:
         """Returns the positions of the images in some cells."""
-        return self.rows[np.isin(self._cells, list(cells))]
+        return self.rows[self._marks(cells)]
 
-    def outside(self, cells: Collection[int]) -> np.ndarray:
+    def outside(self, cells: Cells) -> np.ndarray:
         """Returns the positions of all other images."""
-        return self.rows[~np.isin(self._cells, list(cells))]
+        return self.rows[~self._marks(cells)]
+
+    def _marks(self, cells: Cells) -> np.ndarray:
+        if cells not in self._inside:
+            self._inside[cells] = np.isin(self._cells, list(cells))
+        return self._inside[cells]
 
     def decision(self, path: Path, without: Cells) -> Any:
         """Returns the decision of a path, fitted to the images outside some cells."""

@@ -313,12 +313,18 @@ def _labels(held: HeldOut, counted: np.ndarray) -> tuple[Tuned, dict[str, Any], 
         lambda rows, matrices=matrices: metric.rows(matrices[rows], units=groups[rows]) for matrices in found
     )
     # nested decisions are counted on drawn pixels: what they cost there is taken from the counts of all pixels
-    nested = everything(counted) + chosen.nested.rows - final.counts(decision, counted)
-    tuned = Tuned(held, counted, chosen, weightings[0], views, metric, everything, nested, untuned)
+    whole, some = everything(counted), final.counts(decision, counted)
+    shift = float(metric.objective(whole.sum(0)) - metric.objective(some.sum(0)))
+    nested = Nested(whole + chosen.nested.rows - some, chosen.nested.scores + shift)
+    fold_out = estimate.fold_out(chosen.choice, metric, chosen.nested.rows, parts.folds)
+    if fold_out:
+        fold_out["score"] += metric.sign * shift
+    chosen = replace(chosen, nested=nested)
+    tuned = Tuned(held, counted, chosen, weightings[0], views, metric, everything, nested.rows, untuned)
     special = _described_labels(tuned, found[0][counted]) | {
         "areas": (found[0].sum(2), without_ignored(found[0], competition.ignored).sum(1))
     }
-    special["fold_out"] = estimate.fold_out(chosen.choice, metric, chosen.nested.rows, parts.folds)
+    special["fold_out"] = fold_out
     return tuned, special, suspects.of_labels(held.images, found[0], competition)
 
 

@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given
@@ -17,10 +18,12 @@ from pipeline.masks.decision import (  # fmt: skip
     decide,
     decision_of,
     described,
+    in_words,
     mask_features,
     native_probability,
 )
 from pipeline.masks.geometry import Geometry
+from pipeline.masks.ranking import FINEST, Calibration, Rank
 from pipeline.masks.regions import SHORTLIST, RegionRule
 from pipeline.masks.scale import HALVES
 from pipeline.predictions.blends import Blend, RunPredictions
@@ -156,12 +159,16 @@ def test_class_maps_by_hand() -> None:
 NUMBERS = st.floats(-1e6, 1e6, allow_nan=False)
 LINEARS = st.builds(Linear, NUMBERS, NUMBERS, NUMBERS, NUMBERS, NUMBERS)
 PRESENCES = st.builds(Presence, LINEARS, st.none() | st.floats(0, 1), st.none() | LINEARS)
+CALIBRATIONS = st.builds(Calibration, st.floats(0.05, 10), NUMBERS)
+RANKS = st.builds(Rank, st.sampled_from(["dice", "iou"]), CALIBRATIONS,
+                  st.dictionaries(st.sampled_from(["0", "1", "4"]), CALIBRATIONS))  # fmt: skip
 RULES = st.builds(
     Rule,
     st.integers(1, 255),
     st.integers(0, 10**6),
     st.none() | st.integers(1, 255),
     st.none() | PRESENCES,
+    st.none() | RANKS,
     st.sampled_from([RegionRule(), *SHORTLIST]),
 )
 
@@ -173,6 +180,23 @@ def test_rules_come_back_from_json(rules: list[Rule]) -> None:
     text = json.dumps({"rules": described(decision, names)})
     assert list(json.loads(text)["rules"]) == names
     assert decision_of(json.loads(text)) == decision
+
+
+def test_rules_from_before_a_threshold_for_each_image_still_load() -> None:
+    rule = Rule(100, 30, 200, Presence(cut=0.25), components=RegionRule(fill=True))
+    found = described(Rules((rule,)), ["thing"])
+    assert found["thing"].pop("rank") is None
+    assert decision_of({"rules": json.loads(json.dumps(found))}) == Rules((rule,))
+    assert in_words(found["thing"]).startswith("threshold 100 of 255, at least 30 px at 200")
+
+
+def test_a_threshold_for_each_image_in_words() -> None:
+    rank = Rank("dice", Calibration(2.0), {"0": Calibration(0.5), "1": Calibration(4.0, 1.0)})
+    (found,) = described(Rules((Rule(min_area=1, rank=rank),)), ["thing"]).values()
+    expected = (
+        "each image at its own best threshold, probabilities calibrated by fold (slopes 0.50, 4.00), at least 1 px"
+    )
+    assert in_words(found) == expected
 
 
 @given(st.lists(NUMBERS, min_size=2, max_size=5), st.sets(st.integers(0, 4)))
@@ -204,9 +228,94 @@ def test_test_images_ask_the_models_of_the_folds() -> None:
     rule = Rule(100, presence=Presence(Linear(head=1.0), cut=0.5))
     arrays = tuple(np.full((2, 1, 4, 4), value, np.uint8) for value in (90, 130))
     heads = (np.array([[0.2], [0.9]], np.float32), np.array([[0.6], [0.9]], np.float32))
-    blend = Blend(["a", "b"], (RunPredictions(arrays, Geometry((4, 4), "stretch", 1), heads),), (1.0,), folds=True)
-    assert len(blend.models) == 2
+    source = RunPredictions(arrays, Geometry((4, 4), "stretch", 1), heads)
+    blend = Blend(["a", "b"], (source,), (1.0,), folds=True, names=("0", "1"))
+    assert [one.names for one in blend.models] == [("0",), ("1",)]
     masks = [blend.decide(row, blend.native(row, (4, 4)), Rules((rule,))) for row in (0, 1)]
     assert [mask.sum() for mask in masks] == [0, 16]
     pays = Rule(100, presence=Presence(Linear(head=1.0), worth=Linear(intercept=0.5)))  # 0.9 · 0.5 > 0.1
     assert blend.decide(1, blend.native(1, (4, 4)), Rules((pays,))).sum() == 16
+
+
+# --- a threshold for each image --------------------------------------------------------------------------------------
+
+SHARP, BLUNT = Calibration(3.0, -1.0), Calibration(0.5, 0.3)
+RANK = Rank("dice", Calibration(1.5, 0.2), {"0": SHARP, "1": BLUNT})
+
+
+def best_of(p: np.ndarray) -> np.ndarray:
+    """The mask of calibrated probabilities (h, w) with the best expected Dice, every threshold tried."""
+    masks = [p >= value for value in np.unique(p)]
+    return max(masks, key=lambda mask: (2 * p[mask].sum() / (mask.sum() + p.sum()), mask.sum())).astype(np.uint8)
+
+
+def calibrated(plane: np.ndarray, by: Calibration) -> np.ndarray:
+    p = np.clip(plane / 255, 0.5 / 255, 1 - 0.5 / 255)
+    return np.rint(FINEST / (1 + np.exp(-(by.slope * np.log(p / (1 - p)) + by.intercept)))) / FINEST
+
+
+def planes_of(seed: int, number: int) -> list[np.ndarray]:
+    """Probabilities (1, 12, 15) of an image by several models."""
+    rng = np.random.default_rng(seed)
+    signal = cv2.GaussianBlur(rng.standard_normal((12, 15)), (0, 0), 2)
+    fields = [signal / signal.std() + 0.4 * rng.standard_normal(signal.shape) for _ in range(number)]
+    return [np.rint(255 / (1 + np.exp(1 - one)))[None].astype(np.uint8) for one in fields]
+
+
+@pytest.mark.parametrize(("fold", "by"), [("0", SHARP), ("1", BLUNT), ("7", RANK.pooled), (None, RANK.pooled)])
+def test_each_image_has_its_best_threshold(fold: str | None, by: Calibration) -> None:
+    for seed in range(8):
+        (plane,) = planes_of(seed, 1)
+        mask = decide(plane, Rules((Rule(rank=RANK),)), folds=[fold])
+        np.testing.assert_array_equal(mask[0], best_of(calibrated(plane[0], by)))
+        if fold is None:
+            np.testing.assert_array_equal(mask, decide(plane, Rules((Rule(rank=RANK),))))
+
+
+def test_models_are_averaged_after_each_was_calibrated() -> None:
+    found = []
+    for seed in range(8):
+        planes = planes_of(seed, 3)
+        mean = np.rint(np.mean(planes, axis=0)).astype(np.uint8)
+        rules, folds = Rules((Rule(rank=RANK),)), ["1", "0", "9"]
+        mask = decide(mean, rules, models=planes, folds=folds)[0]
+        each = [calibrated(one[0], by) for one, by in zip(planes, (BLUNT, SHARP, RANK.pooled), strict=True)]
+        np.testing.assert_array_equal(mask, best_of(np.rint(np.mean(each, axis=0) * FINEST) / FINEST))
+        found.append((mask, decide(mean, rules, models=planes, folds=["0", "1", "9"])[0]))
+        np.testing.assert_array_equal(decide(planes[1], rules, models=planes[1:2], folds=["0"]),
+                                      decide(planes[1], rules, folds=["0"]))  # fmt: skip
+    assert any((one != other).any() for one, other in found)  # which fold a model is of, matters
+
+
+def test_presence_and_area_go_by_what_a_half_draws() -> None:
+    """What empties a mask looks at the threshold of 0.5, whatever the calibration makes of the probabilities."""
+    plane = np.array([[[200, 130, 100, 60, 1, 1]]], np.uint8)
+    generous = Rank("dice", Calibration(1.0, 3.0), {})
+    assert decide(plane, Rules((Rule(rank=generous),))).sum() == 4
+    for area, drawn in ((2, 4), (3, 0)):
+        assert decide(plane, Rules((Rule(min_area=area, rank=generous),))).sum() == drawn
+    for intercept, drawn in ((-np.log(3) + 1e-6, 4), (-np.log(3) - 1e-6, 0)):
+        presence = Presence(Linear(area=1, intercept=intercept), cut=0.5)
+        assert decide(plane, Rules((Rule(presence=presence, rank=generous),))).sum() == drawn
+
+
+def test_an_image_without_any_probability_is_empty() -> None:
+    nothing = np.zeros((1, 4, 4), np.uint8)
+    for by in (Calibration(4.0), Calibration(0.05, -14.0)):  # which round to 0 of 65535
+        assert by.table()[0] == 0 < by.table()[-1]
+        assert not decide(nothing, Rules((Rule(rank=Rank("dice", by, {})),))).any()
+
+
+def test_test_images_are_calibrated_model_by_model() -> None:
+    first, second = planes_of(3, 2)
+    source = RunPredictions((first[None], second[None]), Geometry((12, 15), "stretch", 1), None)
+    rules = Rules((Rule(rank=RANK),))
+    for names, folds in ((("0", "1"), ["0", "1"]), (("1", "5"), ["1", None])):
+        blend = Blend(["a"], (source,), (1.0,), folds=True, names=names)
+        mean = blend.native(0, (12, 15))
+        np.testing.assert_array_equal(blend.decide(0, mean, rules), decide(mean, rules, None, [first, second], folds))
+    alone = Blend(["a"], (source.only(0),), (1.0,), names=("1",))
+    np.testing.assert_array_equal(alone.decide(0, first, rules), decide(first, rules, folds=["1"]))
+    together = Blend(["a"], (source,), (1.0,), names=("1",))  # two seeds of one fold
+    mean = together.native(0, (12, 15))
+    np.testing.assert_array_equal(together.decide(0, mean, rules), decide(mean, rules, folds=["1"]))

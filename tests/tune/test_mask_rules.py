@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from pipeline.masks.decision import Linear, Presence, Rule, Rules
 from pipeline.masks.geometry import IGNORE
 from pipeline.masks.metrics import METRICS
+from pipeline.masks.ranking import Calibration, Rank
 from pipeline.masks.regions import SHORTLIST, RegionRule
+from pipeline.tune.calibration import Levels, calibrate
 from pipeline.tune.evidence import Evidence, histogram_counts, image_scores, keeps, predicted_area
 from pipeline.tune.mask_rules import AREAS, CUTS, RuleSearch
 
@@ -53,7 +55,7 @@ def test_some_of_the_images() -> None:
     some, marked = evidence.only(rows), evidence.only(np.isin(np.arange(12), rows))
     assert some.images["image_id"].tolist() == ["image7", "image2", "image5"]
     assert marked.images["image_id"].tolist() == ["image2", "image5", "image7"]
-    decision = Rules((Rule(128, 3, 200, Presence(cut=0.4), SHORTLIST[1]), Rule(90, components=SHORTLIST[0])))
+    decision = Rules((Rule(128, 3, 200, Presence(cut=0.4), components=SHORTLIST[1]), Rule(90, components=SHORTLIST[0])))
     everything = image_scores(evidence, decision, "dice")
     np.testing.assert_array_equal(image_scores(some, decision, "dice"), everything[rows])
     np.testing.assert_array_equal(image_scores(marked, decision, "dice"), everything[sorted(rows)])
@@ -96,12 +98,18 @@ PRESENCES = st.one_of(
     st.builds(lambda probability, worth: Presence(probability, worth=worth), LINEARS, LINEARS),
 )
 LEVELS = st.integers(1, 255)
+CALIBRATIONS = st.builds(Calibration, st.floats(0.05, 8), st.floats(-12, 6))
+RANKS = st.builds(lambda pooled, folds: Rank("iou", pooled, folds), CALIBRATIONS,
+                  st.dictionaries(st.sampled_from(["0", "1", "2"]), CALIBRATIONS))  # fmt: skip
 RULES = st.builds(
-    lambda low, top, area, presence, components: Rule(low, area, top and max(low, top), presence, components),
+    lambda low, top, area, presence, rank, components: Rule(
+        low, area, top and max(low, top), presence, rank, RegionRule() if rank else components
+    ),
     LEVELS,
     st.none() | LEVELS,
     st.sampled_from([0, 1, 7, 30, 31, 90, 10_000]),
     st.none() | PRESENCES,
+    st.none() | RANKS,
     st.sampled_from([RegionRule(), *SHORTLIST]),
 )
 
@@ -118,7 +126,7 @@ def test_image_scores_are_those_of_the_masks_that_decide_draws(
 
 def test_predicted_area_leaves_ignored_pixels_out() -> None:
     images = two_classes(True)
-    decision = Rules((Rule(100, 20, 180, Presence(cut=0.5), SHORTLIST[2]), Rule(60, 9)))
+    decision = Rules((Rule(100, 20, 180, Presence(cut=0.5), components=SHORTLIST[2]), Rule(60, 9)))
     pairs = zip(images.masks(decision), images.truths, strict=True)
     expected = np.array([((mask == 1) & (true != IGNORE)).sum((1, 2)) for mask, true in pairs])
     found = predicted_area(images.evidence(((100,), (60,))), decision)
@@ -367,9 +375,57 @@ def test_expected_needs_images_of_both_kinds() -> None:
         assert search.expected(rule, rows) != rule
 
 
+# --- a threshold for each image --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_rank_calibrates_by_fold_and_keeps_a_mask_where_that_pays(weighted: bool) -> None:
+    slow, search = many(weighted, True)
+    rule, table = search.rank(Rule(77, 3, 200), slow.rows), slow.images.table
+    assert rule.rank is not None and rule.presence is not None and rule.presence.worth is not None
+    assert rule == Rule(128, presence=rule.presence, rank=rule.rank)  # the rest starts anew
+    present = np.array([(slow.images.truths[row] == 1).any() for row in slow.rows])
+    some = search.evidence.only(slow.rows)
+    folds, groups = (table[name].to_numpy()[slow.rows] for name in ("fold", "group"))
+    expected = calibrate(Levels.of(some, 0), present, folds, groups)
+    assert rule.rank == Rank("dice", *expected) and set(rule.rank.folds) == {"0", "1", "2"}
+    # what a mask is worth, is what the image's own threshold draws
+    drawn = present & (slow.area[128] > 0)
+    worth = slow.images.scores(Rules((Rule(rank=rule.rank),)), "dice")[slow.rows, 0]
+    with_one = np.column_stack([features_by_hand(slow.images, slow.rows, 128), np.ones(len(slow.rows))])
+    errors = with_one @ [*vars(rule.presence.worth).values()] - worth
+    np.testing.assert_allclose((slow.weights[slow.rows] * errors)[drawn] @ with_one[drawn], 0, atol=1e-6)
+    kept = keeps(search.evidence, 0, rule)[slow.rows]
+    np.testing.assert_array_equal([mask.any() for mask in slow.images.masks(Rules((rule,)))],
+                                  keeps(search.evidence, 0, rule))  # fmt: skip
+    assert 0.2 < kept.mean() < 0.9 and kept[present].mean() > kept[~present].mean() + 0.5
+
+
+def test_rank_sees_its_rows_only() -> None:
+    slow, search = many(False, True)
+    hidden = np.setdiff1d(np.arange(80), slow.rows)
+    truths = [true if row not in hidden else true[:, ::-1, ::-1].copy() for row, true in enumerate(slow.images.truths)]
+    other = RuleSearch(replace(slow.images, truths=truths).evidence(), 0, "dice", np.ones(80))
+    assert search.rank(Rule(), slow.rows) == other.rank(Rule(), slow.rows)
+    assert search.rank(Rule(), np.arange(80)) != other.rank(Rule(), np.arange(80))
+
+
+def test_rank_with_few_images_of_a_kind() -> None:
+    """Nothing to calibrate on: the rule stays. Nothing to learn emptiness from: a mask needs a pixel of 0.5."""
+    slow, search = many(False, True)
+    present = np.array([(slow.images.truths[row] == 1).any() for row in range(80)])
+    rule, (some, others) = Rule(77, 3), (np.flatnonzero(present), np.flatnonzero(~present))
+    assert search.rank(rule, np.concatenate([some[:9], others])) == rule
+    found = search.rank(rule, np.concatenate([some, others[:9]]))
+    assert found == Rule(128, 1, rank=found.rank) and found.rank
+    alone = search.rank(rule, some)  # where every image has the class, none is made empty
+    assert alone == Rule(128, rank=alone.rank) and alone.rank
+    assert search.components(found, some) == found  # which are counted at few thresholds
+
+
 # --- ties ------------------------------------------------------------------------------------------------------------
 
-STEPS = ("threshold", "area", "triplet", "presence", "expected", "components")
+STEPS = ("threshold", "area", "triplet", "presence", "expected", "rank", "components")
 
 
 def after_every_step(images: Images, metric: str = "dice") -> list[Rule]:

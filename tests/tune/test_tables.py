@@ -12,7 +12,7 @@ from pipeline.masks.bootstrap import presence_weights
 from pipeline.masks.decision import Presence, Rule, Rules
 from pipeline.masks.metrics import METRICS, Metric, counts, dice, iou_precision
 from pipeline.tune.mask_rules import AREAS, CUTS, MaskProblem, RuleSearch, steps_of
-from pipeline.tune.selection import Choice, open_choice, select
+from pipeline.tune.selection import Choice, Fits, deal, partitions_of, select
 
 METRICS_HERE = {
     "pooled_dice": Metric("pooled_dice", dice, unit="data_set"),
@@ -109,18 +109,25 @@ def test_an_expectation_of_one_image_is_not_tried() -> None:
 
     evidence = images_of(3).evidence()
     tried = {name: [*sum(steps_of(TuneSettings(), evidence, METRICS[name]), [])] for name in ("dice", "group_dice")}
-    assert "expected" in tried["dice"] and "expected" not in tried["group_dice"]
-    assert set(tried["dice"]) - set(tried["group_dice"]) == {"expected"}
+    assert set(tried["dice"]) - set(tried["group_dice"]) == {"expected", "rank"}
 
 
 @pytest.mark.parametrize("metric", ["pooled_dice", "group_dice"])
 def test_steps_are_judged_on_images_they_were_not_fitted_to(metric: str) -> None:
     problem = problem_of(images_of(4), metric)
-    choice: Choice = open_choice(problem, np.arange(NUMBER), np.arange(NUMBER) // 3 % 3, GROUPS)
-    assert len(np.unique(choice.groups)) == 6
+    everyone, folds = np.arange(NUMBER), np.arange(NUMBER) // 3 % 3
+    cells = deal(folds, GROUPS)
+    choice = Choice(Fits(problem, everyone, cells), GROUPS, partitions_of(cells, folds, count=3))
+    assert len(np.unique(cells)) == len(np.unique(choice.groups)) == 6
     select([choice], [["threshold"], ["area", "triplet"]], 0.5, lambda: None)
     assert [tried.step for tried in choice.tried] == ["threshold", "area", "triplet"]
     assert all(np.isfinite(tried.gain.value) for tried in choice.tried)
     assert any(tried.kept for tried in choice.tried)
-    final = problem.counts(choice.decision, np.arange(NUMBER)).sum(0)
-    assert problem.score(final) > problem.score(problem.counts(problem.untuned, np.arange(NUMBER)).sum(0))
+    for part in (part for partition in choice.partitions for part in partition):
+        others, expected = choice.fits.outside(part), problem.untuned
+        assert not set(GROUPS[others]) & set(GROUPS[choice.fits.inside(part)])
+        for step in choice.path:
+            expected = problem.fit(step, expected, others, False)
+        assert choice.fits.decision(choice.path, part) == expected
+    final = problem.counts(choice.decision, everyone).sum(0)
+    assert problem.score(final) > problem.score(problem.counts(problem.untuned, everyone).sum(0))
