@@ -181,12 +181,12 @@ def _submission(run: Run, honest: float, averaged: dict[str, Any] | None) -> dic
 
 def lines(result: dict[str, Any]) -> list[str]:
     """Returns the three numbers as a person reads them."""
-    scores = result["scores"]
+    scores, how = result["scores"], result.get("procedure", {}).get("ships", "tuned")
     texts = []
     for name, title in (("optimistic", "out-of-fold"), ("fold_model", "honest")):
         one = scores[name]
         ends = " [{:.4f}, {:.4f}]".format(*one["interval_95"]) if one["interval_95"] else ", one group"
-        texts.append(f"{title:12} {one['score']:.4f}{ends}  tuned, {one['is']}")
+        texts.append(f"{title:12} {one['score']:.4f}{ends}  {how}, {one['is']}")
     optimism = scores["fold_model"]["epoch_optimism"]
     choice = "not known" if optimism is None else f"{0 - optimism:.4f}"  # a 0 without a sign
     texts[-1] += f" (nested {result['nested']:.4f}, choice of epoch {choice})"

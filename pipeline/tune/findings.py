@@ -68,6 +68,11 @@ class Findings:
         return self.held.images["image_id"].iloc[positions].astype(str).tolist()
 
     @property
+    def how(self) -> str:
+        """Whether the masks are `tuned` or, where that ships, `untuned`."""
+        return (self.result.get("procedure") or {}).get("ships", "tuned")
+
+    @property
     def pictures(self) -> str:
         """The page that shows the images."""
         return shown(self.run.report)

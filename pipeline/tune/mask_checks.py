@@ -11,7 +11,7 @@ import numpy as np
 
 from pipeline.core.verdict import Level, Reason
 from pipeline.masks.bootstrap import COMPARISONS, bootstrap
-from pipeline.tune.findings import Findings
+from pipeline.tune.findings import Findings, named
 
 LARGE_SHARE = 0.1
 """From this share of the masks on, missed masks and false alarms want a look."""
@@ -19,6 +19,8 @@ FEWEST = 3
 """And from this number on."""
 FACTOR, WORST_FACTOR = 1.5, 4.0
 """By which factor a mean area or a share of empty masks may be off before somebody should look, or not submit."""
+CLASS_FACTOR = 2.0
+"""The same of one class of a class map: what a mean IoU rewards most is often more of a rare class than there is."""
 MATERIAL, WORST_MATERIAL = 0.05, 0.25
 """By how much a share of empty masks must be off besides: a factor of a small share is little."""
 LISTED = 60
@@ -47,8 +49,8 @@ class _Masks:
 def reasons(findings: Findings) -> list[Reason]:
     """Returns what the masks of the held-out images say."""
     found = [*_empty_or_not(findings)] if findings.run.competition.kind != "multiclass" else []
-    wrong = [one for masks in _by_class(findings) for one in (_area(findings, masks), _empties(findings, masks)) if one]
-    return [*found, *wrong]
+    empties = [reason for masks in _by_class(findings) if (reason := _empties(findings, masks))]
+    return [*found, *_areas(findings), *empties]
 
 
 def _by_class(findings: Findings) -> Iterator[_Masks]:
@@ -88,30 +90,61 @@ def _counted(
     order = np.argsort(-size, kind="stable")[: min(LISTED, int(where.any(1).sum()))]
     were = "is" if number == 1 else "are"
     text = (f"{number} of {among} {of_what} ({100 * share:.0f} %) {were} {what}, in held-out images that clean kept, "
-            f"tuned; the largest has {size.max():,} px.")  # fmt: skip
+            f"{findings.how}; the largest has {size.max():,} px.")  # fmt: skip
     yield Reason(level, kind, text, findings.pictures, findings.ids(findings.trusted[order]))
 
 
 # --- off by a factor -------------------------------------------------------------------------------------------------
 
 
-def _area(findings: Findings, masks: _Masks) -> Reason | None:
-    """Says whether the mean area is off by a factor that is more than noise."""
+def _areas(findings: Findings) -> list[Reason]:
+    """Says which mean areas are off by a factor that is more than noise: all masks at once, and one by one the classes
+    of several."""
+    found = [off for masks in _by_class(findings) if (off := _off(findings, masks))]
+    together = [[one for one in found if one.masks.whole], [one for one in found if not one.masks.whole]]
+    return [_area_reason(findings, some) for some in together if some]
+
+
+@dataclass(frozen=True)
+class _Off:
+    """Masks whose mean area is off."""
+
+    masks: _Masks
+    predicted: float
+    """Pixels, on average."""
+    true: float
+
+    @property
+    def factor(self) -> float:
+        """How many times too large or too small."""
+        return float(np.exp(abs(_log_ratio(np.array([self.predicted, self.true])))))
+
+    @property
+    def words(self) -> str:
+        """As a sentence holds it."""
+        size = f"{self.factor:.1f} times too {'large' if self.predicted > self.true else 'small'}"
+        how = size if self.predicted else "all empty"
+        return f"{how}{self.masks.name} (mean area {self.predicted:,.0f} px, true masks {self.true:,.0f} px)"
+
+
+def _off(findings: Findings, masks: _Masks) -> _Off | None:
+    """The masks, if their mean area is off by a factor that is more than noise."""
     if not masks.true.any():
         return None
     counts = np.stack([masks.predicted, masks.true], axis=1).astype(np.float64)
     groups = findings.groups[np.isin(findings.counted, findings.trusted)]
-    ratio = float(_log_ratio(counts.sum(0) / len(counts)))
+    off = _Off(masks, *map(float, counts.mean(0)))
     noise = float(bootstrap(counts / len(counts), _log_ratio, groups, COMPARISONS).std())
-    factor = float(np.exp(abs(ratio)))
-    if factor < FACTOR or abs(ratio) < ERRORS * noise:
-        return None
-    level: Level = "stop" if factor > WORST_FACTOR and masks.whole else "check"
-    predicted, true = counts.mean(0)
-    how = f"{factor:.1f} times too {'large' if ratio > 0 else 'small'}" if predicted else "all empty"
-    text = (f"The predicted masks{masks.name} are {how}: in the same held-out images that clean kept their mean area "
-            f"is {predicted:,.0f} px, tuned, and that of the true masks {true:,.0f} px.")  # fmt: skip
-    return Reason(level, "masks off by a factor", text, findings.pictures, _furthest(findings, masks))
+    least = CLASS_FACTOR if findings.run.competition.kind == "multiclass" and not masks.whole else FACTOR
+    return off if off.factor >= least and np.log(off.factor) >= ERRORS * noise else None
+
+
+def _area_reason(findings: Findings, some: list[_Off]) -> Reason:
+    level: Level = "stop" if any(one.masks.whole and one.factor > WORST_FACTOR for one in some) else "check"
+    text = f"The predicted masks, {findings.how}, are {named([one.words for one in some])}, in the same held-out images"
+    worst = max(some, key=lambda one: one.factor)
+    images = _furthest(findings, worst.masks)
+    return Reason(level, "masks off by a factor", f"{text} that clean kept.", findings.pictures, images)
 
 
 def _log_ratio(total: np.ndarray) -> np.ndarray:
@@ -132,8 +165,8 @@ def _empties(findings: Findings, masks: _Masks) -> Reason | None:
     if factor < FACTOR or off < MATERIAL or abs(missed - invented) < ERRORS * np.sqrt(missed + invented):
         return None
     level: Level = "stop" if factor > WORST_FACTOR and off > WORST_MATERIAL and masks.whole else "check"
-    text = (f"{100 * shares[0]:.0f} % of the predicted masks{masks.name} are empty, tuned, and {100 * shares[1]:.0f} % "
-            "of the true ones of the same held-out images that clean kept.")  # fmt: skip
+    text = (f"{100 * shares[0]:.0f} % of the predicted masks{masks.name} are empty, {findings.how}, and "
+            f"{100 * shares[1]:.0f} % of the true ones of the same held-out images that clean kept.")  # fmt: skip
     one_sided = true != predicted
     return Reason(level, "masks off by a factor", text, findings.pictures, _furthest(findings, masks, one_sided))
 

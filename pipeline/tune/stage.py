@@ -38,7 +38,7 @@ from pipeline.decode import table
 from pipeline.masks import statistics
 from pipeline.masks.bootstrap import Gain, gain, interval, presence_weights, shares_of_empty
 from pipeline.masks.decision import Rules, described, in_words
-from pipeline.masks.metrics import Metric, class_iou, metric_of
+from pipeline.masks.metrics import Metric, class_iou, metric_of, without_ignored
 from pipeline.predictions import blends, kept_views
 from pipeline.split.folds import counted_rows, leak_remark
 from pipeline.tune import (
@@ -321,7 +321,9 @@ def _labels(held: HeldOut, counted: np.ndarray) -> tuple[Tuned, dict[str, Any], 
         fold_out["score"] += metric.sign * shift
     chosen = replace(chosen, nested=nested)
     tuned = Tuned(held, counted, chosen, weightings[0], views, metric, everything, nested.rows, untuned)
-    special = _described_labels(tuned, found[0][counted]) | {"areas": (found[0].sum(2), found[0].sum(1))}
+    special = _described_labels(tuned, found[0][counted]) | {
+        "areas": (found[0].sum(2), without_ignored(found[0], competition.ignored).sum(1))
+    }
     special["fold_out"] = fold_out
     return tuned, special, suspects.of_labels(held.images, found[0], competition)
 
@@ -447,7 +449,8 @@ def _print(run: Run, result: dict[str, Any]) -> None:
         console.print(f"  {text}")
     for name, rows in result["rows"].items():
         if rows["images"] not in (0, result["images"]):
-            console.print(f"  {result['metric']} {rows['score']:.4f}, tuned, on {names[name]} ({rows['images']})")
+            of = f"{result['procedure']['ships']}, on {names[name]} ({rows['images']})"
+            console.print(f"  {result['metric']} {rows['score']:.4f}, {of}")
     for step in result["steps"]:
         text = f"{verdict(step, run.recipe.tune.confidence):8} {step['step']:12}"
         console.print(f"  {text} {step['gain']:+.4f} ± {step['standard_error']:.4f}")

@@ -51,7 +51,7 @@ def _reason(findings: Findings, what: str, weak: list[_Weak]) -> list[Reason]:
         return []
     said = named([f"{one.name} ({one.score:.2f}, {len(one.positions)} images)" for one in weak])
     subject = f"{what.capitalize()} {said} scores" if len(weak) == 1 else f"{what.capitalize()}s {said} score"
-    text = f"{subject} far below the {weak[0].others:.2f} of the other held-out images that clean kept, tuned."
+    text = f"{subject} far below the {weak[0].others:.2f} of the other held-out images that clean kept, {findings.how}."
     positions = np.concatenate([one.positions for one in weak])
     values = findings.metric.sign * findings.scores[positions]
     worst = positions[np.argsort(values, kind="stable")][:SHOWN]

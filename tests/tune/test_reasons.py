@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from evidence import held_out_of, random_images, run_of
+from evidence import held_out_of, random_images, random_labels, run_of
 
 from pipeline.core.files import read_json, write_json
 from pipeline.core.run import Run
@@ -119,7 +119,7 @@ def test_masks_seventeen_times_too_large_stop_on_24_images() -> None:
     masks = np.where(small.true > 0, small.true * 17, 0)
     reason = told(replace(small, predicted=masks))["masks off by a factor"]
     assert reason.level == "stop"
-    assert "are 17.0 times too large" in reason.text
+    assert "are 17.0 times too large (mean area" in reason.text
     assert reason.images[0] == small.ids(np.array([small.true.argmax()]))[0]
     assert "too small" in told(replace(small, predicted=small.true // 17))["masks off by a factor"].text
     assert told(replace(small, predicted=small.true * 2))["masks off by a factor"].level == "check"
@@ -245,7 +245,8 @@ def test_a_fold_of_another_scale_is_named() -> None:
     found = decent()
     result = found.result | {"calibration": calibration([1.1, 0.9, 1.0, 4.1])}
     given = told(replace(found, result=result))
-    assert given["steep fold"].level == "check" and "fold 3 has 4.10 (the others 1.00)" in given["steep fold"].text
+    assert given["steep fold"].level == "check" and "fold 3 is far less sure" in given["steep fold"].text
+    assert "multiplied by 4.10 (the others' by 1.00)" in given["steep fold"].text
     assert "flat fold" not in given and "folds of different scale" not in given
     result |= {"fold_out": {"score": 0.7, "difference": -0.2, "standard_error": 0.05}}
     assert "fold 3 (slope 4.10" in told(replace(found, result=result))["folds of different scale"].text
@@ -256,7 +257,7 @@ def test_a_fold_of_another_scale_is_named() -> None:
     result |= {"fold_out": {"score": 0.85, "difference": -0.05, "standard_error": 0.05}}
     assert "folds of different scale" not in told(replace(found, result=result))
     flat = told(replace(found, result=found.result | {"calibration": calibration([1.1, 0.9, 0.3])}))
-    assert "fold 2 has 0.30" in flat["flat fold"].text and "steep fold" not in flat
+    assert "fold 2 is far more sure" in flat["flat fold"].text and "steep fold" not in flat
     two = told(replace(found, result=found.result | {"calibration": calibration([1.0, 2.5])}))
     assert "steep fold" in two and "flat fold" not in two
 
@@ -267,6 +268,8 @@ def test_notes_are_no_reason_against_a_submission() -> None:
     images = found.held.images.assign(group=(np.arange(NUMBER) % 5).astype(str))
     given = told(replace(found, result=result, held=replace(found.held, images=images)))
     assert set(given) == {"untuned ships", "few groups"}
+    false_alarm = replace(found, result=result, predicted=np.where(np.arange(NUMBER)[:, None] == 3, 5, found.predicted))
+    assert all("untuned" in one.text for one in mask_checks.reasons(false_alarm))
     assert "+0.0010 ± 0.0040" in given["untuned ships"].text and "only 5 groups" in given["few groups"].text
     assert verdict_of(given.values()) == "fine"
 
@@ -354,3 +357,21 @@ def test_tune_writes_constants_and_reasons(large: bool, monkeypatch: pytest.Monk
     given = from_json(result)
     assert (verdict_of(given) == "do not submit") == large
     assert ("no better than a constant" in {one.kind for one in given}) == large
+
+
+def test_of_class_maps_what_is_ignored_makes_no_mask_too_large() -> None:
+    """A network predicts some class on ignored pixels too; only classes that are off where pixels count are named."""
+    images = random_labels(3, number=24)
+    for true, probability in zip(images.truths, images.probabilities, strict=True):
+        probability[:] = 0.9 * (true == 1) + 0.02
+        true[:, 6:], true[0, 6:], probability[2, 6:] = 0, 1, 1  # ground below, taken for sand
+        probability[:, :4], probability[3, :4] = 0, 1  # the upper rows taken for rock
+    told = {"classes": ["ground", "soil", "sand", "rock"], "kind": "multiclass", "metric": "mean_iou"}
+    run = run_of(told | {"ignore_class": "ground", "submission": {"format": "labels"}}, tune={"steps": []})
+    held = held_out_of(images, run)
+    tuned, special, _ = stage.choose(held, np.arange(24))
+    rows = tuned.rows(np.arange(24))
+    found = Findings(held, np.arange(24), {}, np.zeros(24), *special["areas"], rows, None, decent().constants)
+    (reason,) = [one for one in mask_checks.reasons(found) if one.kind == "masks off by a factor"]
+    assert "large of the class rock" in reason.text and "large of the class sand" not in reason.text
+    assert reason.level == "check"
