@@ -55,7 +55,7 @@ STEPS = [step for group in GROUPS for step in group]
 @pytest.fixture(autouse=True)
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIPELINE_ROOT", str(tmp_path))
-    few_partitions(monkeypatch)
+    few_partitions(monkeypatch, 1)
 
 
 def tuned(held: HeldOut, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
@@ -227,6 +227,7 @@ def choose(held: HeldOut) -> Tuned:
 
 @pytest.mark.parametrize("kind", ["masks", "labels"])
 def test_the_decision_for_a_part_is_chosen_without_it(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    few_partitions(monkeypatch, 2)
     if kind == "masks":
         images, run = (
             random_images(5, number=45, shape=(14, 18)),
@@ -288,7 +289,7 @@ def test_one_trained_fold_is_left_out_in_groups(monkeypatch: pytest.MonkeyPatch)
     found = choose(held_out_of(images, run)).chosen.without
     parts = [set(choice.fits.inside(part).tolist()) for part, choice in found.items()]
     assert [len(part) for part in parts] == [8] * len(parts) and set.union(*parts[:5]) == set(range(40))
-    assert len(parts) > 5 and all({row // 4 * 4 for row in part} <= part for part in parts)
+    assert len(parts) == 5 and all({row // 4 * 4 for row in part} <= part for part in parts)
     for groups in (images.groups, ["one"] * 40):
         images.groups = groups
         result_of[len(set(groups))] = tuned(held_out_of(images, run), monkeypatch)
@@ -456,7 +457,7 @@ def test_the_nested_estimate_does_not_lie(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_tuner_that_peeks_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The honest one, by these steps, is lower by 0.007 ± 0.019 over all draws."""
+    """The honest one, by these steps, is lower by 0.013 ± 0.020 over all draws."""
     gap, _ = gaps(monkeypatch, True, ["area", "presence"], DRAWS // 2)
     assert gap.mean() > 0
     with pytest.raises(AssertionError, match="abs"):
@@ -627,7 +628,7 @@ def test_weights_for_a_part_are_fitted_without_it(monkeypatch: pytest.MonkeyPatc
     assert result["ensemble"] == dict(zip(("one", "two"), everything.weights, strict=True))
     # the nested estimate fits them again without each part
     parts = Parts.of(held, np.arange(30))
-    assert len(parts.left_out) > 5 and parts.left_out[0] == Cells()
+    assert len(parts.left_out) == 6 and parts.left_out[0] == Cells()
     for part, rows in zip(parts.left_out, parts.row_sets(), strict=True):
         assert set(rows) == set(range(30)) - set(np.flatnonzero(np.isin(parts.cells, list(part))))
     # groups are left out within every fold, so what is left has images of both kinds, and weights hardly change
