@@ -144,10 +144,10 @@ def collect(held: HeldOut, weightings: Sequence[Weighting]) -> list[Evidence]:
         return [histogram_counts(one, true) for one in probabilities]
 
     found = held.each(weightings, count, "tune")
-    evidences = []
+    images, evidences = held.images.astype(object), []  # rows of Arrow's strings are slow to select
     for weighting, counts in zip(weightings, zip(*found, strict=True), strict=True):
         area, predicted, intersection, true = (np.stack(part) for part in zip(*counts, strict=True))
-        evidences.append(Evidence(held.images, area, predicted, intersection, true, held.presence(weighting)))
+        evidences.append(Evidence(images, area, predicted, intersection, true, held.presence(weighting)))
     return evidences
 
 

@@ -197,7 +197,7 @@ def _rescale(findings: Findings) -> str:
 
 def _untuned(findings: Findings) -> list[Reason]:
     procedure = findings.result.get("procedure") or {}
-    if procedure.get("ships") != "untuned" or findings.run.recipe.tune.method != "search":
+    if procedure.get("ships") != "untuned":
         return []
     known = procedure.get("gain") is not None and procedure.get("standard_error") is not None
     figures = f" ({procedure['gain']:+.4f} ± {procedure['standard_error']:.4f})" if known else ""

@@ -336,7 +336,7 @@ def _result(tuned: Tuned) -> dict[str, Any]:
     run, images, score = tuned.held.run, tuned.held.images, tuned.metric.score
     chosen, partitions = tuned.rows(tuned.counted), tuned.metric.sign * tuned.chosen.nested.scores
     folds, groups = images["fold"].to_numpy(), images["group"].to_numpy()
-    sets = {name: counted_rows(images, name) for name in ("raw", "cleaned")}
+    sets, search = {name: counted_rows(images, name) for name in ("raw", "cleaned")}, run.recipe.tune.method == "search"
     result: dict[str, Any] = {
         "metric": run.competition.metric,
         "remark": "; ".join(filter(None, [run.remark, leak_remark(run)])),
@@ -362,7 +362,7 @@ def _result(tuned: Tuned) -> dict[str, Any]:
         "images": len(chosen),
         "steps": [*_views(run, tuned.views), *(_step(one, run) for one in tuned.chosen.choice.tried)],
         "procedure": {
-            "ships": "tuned" if tuned.chosen.choice.path else "untuned",
+            "ships": "tuned" if tuned.chosen.choice.path else "untuned" if search else "fixed",
             "gain": tuned.chosen.gain.value,
             "standard_error": tuned.chosen.gain.standard_error,
         },
