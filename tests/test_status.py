@@ -72,11 +72,11 @@ def test_an_upload_comes_after_the_look_or_not_at_all(run: Run) -> None:
     put(run.report, "")
     found = told(run, [CHECK])
     assert found[-2:] == [
-        "next            notebooks/04_train_one_fold_and_watch.ipynb",
+        "next            look at notebooks/04_train_one_fold_and_watch.ipynb",
         'then            kaggle competitions submit -c tiny-cup -f submissions/small.csv -m "small"',
     ]
     assert found[6:] == [
-        "check Patient p3 scores 0.2.", "→ notebooks/04_train_one_fold_and_watch.ipynb",
+        "check Patient p3 scores 0.2.", "→ look at notebooks/04_train_one_fold_and_watch.ipynb",
         "submission      submissions/small.csv", "report          work/tiny/small/report.html", *found[-2:],
     ]  # fmt: skip
     found = told(run, [CHECK, STOP])

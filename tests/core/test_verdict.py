@@ -43,22 +43,25 @@ def test_reasons_on_a_console() -> None:
     assert shown[:3] == ["  stop  Sentence 1.", "        → go on", "  check " + ("word " * 22).rstrip()]
     assert all(len(line) <= 120 for line in shown[:-1]) and shown[-2] == "        " + "word " * 16 + "end."
     assert shown[-1] == "        → " + "a command " * 30  # a command can be copied as it stands
+    same = list(verdict.lines([reason("check", 1, "go on"), reason("check", 2, "go on"), reason("note", 3, "a.csv")]))
+    assert same == ["  check Sentence 1.", "        → go on", "  check Sentence 2.", "  note  Sentence 3.",
+                    "        → look at a.csv"]  # fmt: skip
     many = list(verdict.lines([reason("note", number) for number in range(8)], "the page"))
     assert many[5:] == ["  note  Sentence 5.", "        2 more in the page"]
 
 
 def test_an_upload_is_next_only_where_it_is_worth_one(run: Run) -> None:
-    note, check, stop = reason("note", 0, "read"), reason("check", 1, "look"), reason("stop", 2, "train")
+    note, check, stop = reason("note", 0, "read it"), reason("check", 1, "look well"), reason("stop", 2, "train on")
     silent = reason("check", 3)
     page = "look at work/tiny/small/report.html"
     for reasons, commands in (
-        ([], ["upload"]), ([note], ["upload"]), ([note, check], ["look", "upload"]),
-        ([silent, check], ["look", "upload"]), ([silent, note], [page, "upload"]), ([check, stop], ["train"]),
+        ([], ["upload"]), ([note], ["upload"]), ([note, check], ["look well", "upload"]),
+        ([silent, check], ["look well", "upload"]), ([silent, note], [page, "upload"]), ([check, stop], ["train on"]),
     ):  # fmt: skip
         assert verdict.next_steps(run, judged(*reasons), "upload") == commands
     whole = f"python -m pipeline run {run.options[0]}"
-    assert verdict.next_steps(run, judged(check, submitted=False), "upload") == ["look", whole]
-    assert verdict.next_steps(run, judged(stop, submitted=False), "upload") == ["train"]
+    assert verdict.next_steps(run, judged(check, submitted=False), "upload") == ["look well", whole]
+    assert verdict.next_steps(run, judged(stop, submitted=False), "upload") == ["train on"]
 
 
 def test_a_run_is_judged_by_its_submission_or_by_what_was_tuned_since(run: Run) -> None:
