@@ -102,8 +102,8 @@ def folds_taken_away(partitions: Sequence[Partition], cells: np.ndarray, folds: 
 
 
 @pytest.mark.parametrize(
-    ("numbers", "parts"), [([12] * 5, 5), ([3] * 4, 5), ([2] * 3, 6), ([7], 7), ([8], 4), ([3], 3), ([1, 1], 2), ([1], 1)],
-    ids=str,
+    ("numbers", "parts"),
+    [([12] * 5, 5), ([3] * 4, 5), ([2] * 3, 6), ([7], 7), ([8], 4), ([3], 3), ([1, 1], 2), ([1], 1)], ids=str,
 )  # fmt: skip
 def test_partitions_hold_every_image_once(numbers: list[int], parts: int) -> None:
     folds = np.repeat(np.arange(len(numbers)), numbers)
