@@ -29,8 +29,8 @@ from pipeline.tune import estimate, mask_rules
 from pipeline.tune import stage as tune
 from pipeline.tune.drawn_masks import problem_of
 from pipeline.tune.held_out import Weighting, held_out
+from pipeline.tune.procedure import Parts
 from pipeline.tune.selection import Choice, Fits, Nested
-from pipeline.tune.stage import Parts
 
 WAYS: tuple[tuple[str, ...], ...] = (
     (), ("threshold",), ("area",), ("triplet",), ("presence",), ("expected",), ("rank",), ("expected", "components"),

@@ -51,8 +51,8 @@ from pipeline.tune import mask_rules
 from pipeline.tune.evidence import Evidence, histogram_counts, image_scores
 from pipeline.tune.held_out import HeldOut, Weighting
 from pipeline.tune.mask_rules import AREAS, MaskProblem, RuleSearch
+from pipeline.tune.procedure import Parts
 from pipeline.tune.selection import Fits, Nested
-from pipeline.tune.stage import Parts
 
 NATIVE, NETWORK = (420, 580), (224, 320)
 EMPTY = 0.59

@@ -23,8 +23,8 @@ from pipeline.masks.metrics import metric_of
 from pipeline.tune import mask_rules
 from pipeline.tune.held_out import Weighting, held_out
 from pipeline.tune.mask_rules import MaskProblem
+from pipeline.tune.procedure import Parts
 from pipeline.tune.selection import Cells, Fits, Problem
-from pipeline.tune.stage import Parts
 
 Decisions = Mapping[Cells, Rules]
 """By what they were made without."""

@@ -16,10 +16,9 @@ estimate chooses everything again, steps, thresholds, weights of an ensemble and
 without the groups that it scores.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
-from itertools import repeat
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,8 +26,7 @@ import pandas as pd
 
 from pipeline.core import other_runs
 from pipeline.core.config.competition import Competition
-from pipeline.core.config.recipe import TuneSettings
-from pipeline.core.console import console, progress_bar
+from pipeline.core.console import console
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import shown, write_json, writing
 from pipeline.core.freshness import Step
@@ -36,7 +34,7 @@ from pipeline.core.run import Run
 from pipeline.core.verdict import to_json
 from pipeline.decode import table
 from pipeline.masks import statistics
-from pipeline.masks.bootstrap import Gain, gain, interval, presence_weights, shares_of_empty
+from pipeline.masks.bootstrap import interval, presence_weights, shares_of_empty
 from pipeline.masks.decision import Rules, described, in_words
 from pipeline.masks.metrics import Metric, class_iou, metric_of, without_ignored
 from pipeline.predictions import blends, kept_views
@@ -57,19 +55,8 @@ from pipeline.tune.class_biases import LabelProblem
 from pipeline.tune.evidence import predicted_area
 from pipeline.tune.findings import Findings
 from pipeline.tune.held_out import HeldOut, Weighting, held_out
-from pipeline.tune.selection import (
-    INNER,
-    Cells,
-    Choice,
-    Fits,
-    Nested,
-    Partition,
-    Tried,
-    deal,
-    partitions_of,
-    select,
-    verdict,
-)
+from pipeline.tune.procedure import Chosen, Parts, choose_steps
+from pipeline.tune.selection import Fits, Nested, Tried, verdict
 
 READS_FOLDS = "oof"
 SHARES = tuple(round(share / 10, 1) for share in range(1, 10))
@@ -86,7 +73,7 @@ class Tuned:
     held: HeldOut
     counted: np.ndarray
     """Positions of the images that were chosen on, in ascending order."""
-    chosen: "Chosen"
+    chosen: Chosen
     weighting: Weighting
     views: dict[str, Any] | None
     """What was decided about test-time augmentation: see views.decide."""
@@ -168,79 +155,6 @@ def _mask_statistics(run: Run) -> statistics.Statistics:
 # --- choosing --------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Parts:
-    """What is left out, of the images that count."""
-
-    rows: np.ndarray
-    """Their positions (n,), in ascending order."""
-    cells: np.ndarray
-    """The cell of every image (N,); -1 where it does not count."""
-    folds: np.ndarray
-    """The fold of every image (N,)."""
-    groups: np.ndarray
-    """The group of every image (N,)."""
-    partitions: list[Partition]
-
-    @classmethod
-    def of(cls, held: HeldOut, counted: np.ndarray) -> "Parts":
-        """Returns those of the images at `counted` (positions)."""
-        folds, groups = (held.images[name].to_numpy() for name in ("fold", "group"))
-        cells = np.full(len(folds), -1)
-        cells[counted] = deal(folds[counted], groups[counted])
-        return cls(counted, cells, folds, groups, partitions_of(cells[counted], folds[counted]))
-
-    @cached_property
-    def left_out(self) -> list[Cells]:
-        """Nothing, and every part of the partitions, once."""
-        return list(dict.fromkeys([Cells(), *(part for partition in self.partitions for part in partition)]))
-
-    def row_sets(self) -> list[np.ndarray]:
-        """Returns the positions of the images that stay when each of `left_out` goes."""
-        return [self.rows[~np.isin(self.cells[self.rows], list(without))] for without in self.left_out]
-
-    def choices(
-        self, fits: Sequence[Fits], steps: Sequence[Sequence[str]], settings: TuneSettings, without: Sequence[Cells]
-    ) -> list[Choice]:
-        """Returns the choice made without each of several sets of cells, by its fits."""
-        cells, folds = self.cells[self.rows], self.folds[self.rows]
-        inner = [partitions_of(cells, folds, one, INNER) if one else self.partitions for one in without]
-        opened = [Choice(*one) for one in zip(fits, repeat(self.groups), inner, without, strict=False)]
-        if settings.method == "search":
-            with progress_bar() as bar:
-                task = bar.add_task("choose", total=len(opened) * len(steps))
-                select(opened, steps, settings.confidence, lambda: bar.advance(task))
-        return opened
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """What was chosen, and what that is worth."""
-
-    choice: Choice
-    """On all images that count."""
-    without: Mapping[Cells, Choice]
-    """Without each part."""
-    nested: Nested
-    gain: Gain
-    """What the whole procedure brings over the untuned decision, on groups that chose neither."""
-
-
-def _choose(parts: Parts, fits: Sequence[Fits], steps: Sequence[Sequence[str]], settings: TuneSettings) -> Chosen:
-    """What is chosen on all images, and without each part, by the fits of each of `parts.left_out`; the untuned
-    decision where the whole procedure is not better than it by more than noise."""
-    choices = parts.choices(fits, steps, settings, parts.left_out)
-    without = dict(zip(parts.left_out[1:], choices[1:], strict=True))
-    nested = Nested.of(without, parts.partitions)
-    plain = {part: replace(choice, path=()) for part, choice in without.items()}
-    untuned = Nested.of(plain, parts.partitions)
-    found = gain(untuned.rows, nested.rows, fits[0].problem.score, parts.groups[parts.rows])
-    if choices[0].path and found.value > 0 and found.confidence >= settings.confidence:
-        return Chosen(choices[0], without, nested, found)
-    tried = [replace(one, kept=False) for one in choices[0].tried]
-    return Chosen(replace(choices[0], path=(), tried=tried), plain, untuned, found)
-
-
 def choose(held: HeldOut, counted: np.ndarray) -> tuple[Tuned, dict[str, Any], pd.DataFrame]:
     """Returns what is chosen on the images at `counted` (positions, ascending), what else postprocess.json says of it,
     with the pixels (N, C) of true and predicted masks under `areas`, and the suspects."""
@@ -263,7 +177,7 @@ def _masks(held: HeldOut, counted: np.ndarray) -> tuple[Tuned, dict[str, Any], p
     }
     metric = metric_of(run.competition)
     tried = mask_rules.steps_of(settings, evidences[0], metric, single=blends.knows_models(run))
-    chosen = _choose(parts, [fits[weighting] for weighting in weightings], tried, settings)
+    chosen = choose_steps(parts, [fits[weighting] for weighting in weightings], tried, settings)
     final: Any = fits[weightings[0]].problem
     decision = chosen.choice.decision
     rows, untuned = partial(final.counts, decision), partial(final.counts, final.untuned)
@@ -306,7 +220,7 @@ def _labels(held: HeldOut, counted: np.ndarray) -> tuple[Tuned, dict[str, Any], 
         for weighting, pixels in drawn
     }
     tried = [[one] for one in class_biases.STEPS if one in settings.steps]
-    chosen = _choose(parts, [fits[weighting] for weighting in weightings], tried, settings)
+    chosen = choose_steps(parts, [fits[weighting] for weighting in weightings], tried, settings)
     final, decision = fits[weightings[0]].problem, chosen.choice.decision
     found = class_biases.confusions(held, [weightings[0]] * 2, [[decision, final.untuned]] * len(held.rows))
     everything, untuned = (

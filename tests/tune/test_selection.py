@@ -12,8 +12,8 @@ from pipeline.core.config.recipe import TuneSettings
 from pipeline.masks.bootstrap import Score, mean_counts, mean_score
 from pipeline.masks.decision import Presence, Rule, Rules
 from pipeline.masks.regions import SHORTLIST, shortlist_counts
-from pipeline.tune import stage as tune
 from pipeline.tune.mask_rules import COUNTED, CountRegions, MaskProblem, RuleSearch
+from pipeline.tune.procedure import Chosen, Parts, choose_steps
 from pipeline.tune.selection import (
     CELLS,
     PARTITIONS,
@@ -27,7 +27,6 @@ from pipeline.tune.selection import (
     partitions_of,
     select,
 )
-from pipeline.tune.stage import Chosen, Parts
 
 
 def opened(problem: Any, rows: np.ndarray | None = None, folds: np.ndarray | None = None,
@@ -384,7 +383,7 @@ def procedure(problem: Any, monkeypatch: pytest.MonkeyPatch, images: int = 60) -
     cells = deal(folds, rows)
     parts = Parts(rows, cells, folds, rows, partitions_of(cells, folds, count=4))
     fits = [Fits(problem, rows, cells)] * len(parts.left_out)
-    return tune._choose(parts, fits, [["best"]], TuneSettings())
+    return choose_steps(parts, fits, [["best"]], TuneSettings())
 
 
 def test_noise_hardly_ships(monkeypatch: pytest.MonkeyPatch) -> None:

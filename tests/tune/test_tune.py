@@ -46,8 +46,9 @@ from pipeline.tune.evidence import image_scores
 from pipeline.tune.held_out import HeldOut, Weighting
 from pipeline.tune.mask_rules import STEPS as GROUPS
 from pipeline.tune.mask_rules import MaskProblem
+from pipeline.tune.procedure import Parts
 from pipeline.tune.selection import PARTITIONS, Cells, Fits, partitions_of, verdict
-from pipeline.tune.stage import Parts, Tuned
+from pipeline.tune.stage import Tuned
 
 STEPS = [step for group in GROUPS for step in group]
 
