@@ -377,7 +377,7 @@ def test_noise_passes_about_as_seldom_as_the_confidence_says() -> None:
 
 
 def procedure(problem: Any, monkeypatch: pytest.MonkeyPatch, images: int = 60) -> Chosen:
-    """What ships, of steps that stage.py chooses with and without each part."""
+    """What ships, of steps that are chosen with and without each part."""
     few_partitions(monkeypatch, 4, 2)
     rows, folds = np.arange(images), np.arange(images) % 3
     cells = deal(folds, rows)
