@@ -19,8 +19,7 @@ from pipeline.masks.metrics import METRICS, counts
 from pipeline.masks.regions import shortlist_counts
 from pipeline.masks.scale import scale_of
 from pipeline.predictions.blends import Blend, RunPredictions
-from pipeline.tune import selection
-from pipeline.tune import stage as tune
+from pipeline.tune import procedure, selection
 from pipeline.tune.evidence import Evidence, Regions, histogram_counts
 from pipeline.tune.held_out import HeldOut
 
@@ -174,5 +173,5 @@ def few_partitions(monkeypatch: pytest.MonkeyPatch, count: int = 2, inner: int =
              wanted: int = count) -> list[selection.Partition]:  # fmt: skip
         return original(cells, folds, without, wanted)
 
-    monkeypatch.setattr(tune, "partitions_of", some)
-    monkeypatch.setattr(tune, "INNER", inner)
+    monkeypatch.setattr(procedure, "partitions_of", some)
+    monkeypatch.setattr(procedure, "INNER", inner)

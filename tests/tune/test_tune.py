@@ -39,7 +39,7 @@ from pipeline.masks.statistics import blank
 from pipeline.predictions import blends, neighbours
 from pipeline.predictions.files import read_predictions, write_probabilities
 from pipeline.split.folds import read_folds
-from pipeline.tune import blending, class_biases, estimate, mask_rules
+from pipeline.tune import blending, class_biases, estimate, mask_rules, procedure
 from pipeline.tune import stage as tune
 from pipeline.tune.class_biases import LabelProblem, draw_pixels, search
 from pipeline.tune.evidence import image_scores
@@ -270,7 +270,7 @@ def test_groups_are_left_out_within_every_fold(monkeypatch: pytest.MonkeyPatch) 
     """So no part takes a network away, and none shares a group with what it is judged by."""
     images = random_images(6, number=60, shape=(14, 18))
     images.groups = [f"patient {number % 3} {number // 3 % 6}" for number in range(60)]
-    monkeypatch.setattr(tune, "partitions_of", partitions_of)  # as many as in earnest
+    monkeypatch.setattr(procedure, "partitions_of", partitions_of)  # as many as in earnest
     outcome = choose(held_out_of(images, run_of(tune={"confidence": 0.5, "steps": ["threshold"]})))
     folds, groups = np.arange(60) % 3, np.array(images.groups)
     assert len(outcome.chosen.nested.scores) == PARTITIONS and 30 < len(outcome.chosen.without) <= 45
@@ -313,7 +313,7 @@ def test_untuned_ships_unless_the_whole_procedure_is_better(
         plain: Decision = Rules((Rule(),))
     else:
         images, run, plain = random_labels(5, number=12), run_of(LABELS, tune={"steps": ["bias"]}), Biases((0.0,) * 4)
-    monkeypatch.setattr(tune, "gain", lambda *_: gain)
+    monkeypatch.setattr(procedure, "gain", lambda *_: gain)
     result = tuned(held_out_of(images, run), monkeypatch)
     assert result["procedure"] == {"ships": ships, "gain": gain.value, "standard_error": gain.standard_error}
     assert result["steps"][0]["kept"] == (ships == "tuned")
