@@ -16,7 +16,7 @@ from pipeline.core.driver import State
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import input_root
 from pipeline.core.run import Run, input_folder
-from pipeline.core.verdict import constants, judge, lines, next_steps, wrapped
+from pipeline.core.verdict import constants, judge, lines, next_steps, of_what, wrapped
 from pipeline.core.version import program
 
 PACKAGES = [
@@ -121,7 +121,7 @@ def summary(run: Run, seconds: float) -> Iterator[str]:
         yield f"  test set        {test['metric']} {test['score']:.4f}  ({known})"
     following = next_steps(run, judged, _upload(run))
     for place, command in enumerate(following):
-        yield f"  {'then' if place else 'next':16}{command}"
+        yield f"  {'or as it is' if place else 'next':16}{command}"
 
 
 def verdict_lines(run: Run) -> Iterator[str]:
@@ -137,7 +137,7 @@ def verdict_lines(run: Run) -> Iterator[str]:
     scores = result.get("scores", {})
     honest, optimistic = scores.get("fold_model", {}), scores.get("optimistic", {})
     score = typer.style(f"{metric} {honest.get('score', result['nested']):.4f}", bold=True)
-    yield f"  honest          {score}  (on images that chose nothing)"
+    yield f"  honest          {score}  ({of_what(result)})"
     yield from wrapped(f"{_interval(honest, result)}{_remark(result)}", 18)
     parts = [f"optimistic {optimistic.get('score', result['score']):.4f}, of the images that it was tuned on"]
     parts += [f"{what} {value:.4f}" for what, value in constants(result).items()]

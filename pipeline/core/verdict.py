@@ -57,8 +57,12 @@ def to_json(reasons: Iterable[Reason]) -> list[dict[str, Any]]:
 
 
 def from_json(content: Mapping[str, Any]) -> list[Reason]:
-    """Returns the reasons that `to_json` wrote into postprocess.json or a submission's record; none of older files."""
-    return [Reason(**one) for one in content.get("reasons", [])]
+    """Returns the reasons that `to_json` wrote into postprocess.json or a submission's record; of a file that is older
+    than reasons, that they are not known."""
+    if "reasons" not in content:
+        text = "What speaks for or against this run was not written by the version that tuned it: tune again."
+        return [Reason("check", "not known", text)]
+    return [Reason(**one) for one in content["reasons"]]
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,12 @@ def constants(result: Mapping[str, Any]) -> dict[str, float]:
     return {name: found[key] for key, name in names.items() if found.get(key) is not None}
 
 
+def of_what(result: Mapping[str, Any]) -> str:
+    """Returns what the honest score is of, in words."""
+    known = (result.get("scores") or {}).get("fold_model", {}).get("epoch_optimism") is not None
+    return "on images that chose nothing" if known else "on images that chose nothing but perhaps the epoch"
+
+
 def lines(reasons: Sequence[Reason], page: str = "", most: int = SHOWN) -> Iterator[str]:
     """Yields reasons as a console shows them, each with the command that helps, the gravest first.
 
@@ -119,7 +129,7 @@ def lines(reasons: Sequence[Reason], page: str = "", most: int = SHOWN) -> Itera
 
 def as_step(command: str) -> str:
     """Returns the command, or what to do with the file, that a reason names."""
-    return command if " " in command else f"look at {command}"
+    return command if " " in command or not command else f"look at {command}"
 
 
 def wrapped(text: str, indent: int) -> list[str]:
@@ -143,5 +153,8 @@ def next_steps(run: Run, judged: Judged, upload: str) -> list[str]:
     first = as_step(next((one.command for one in grave if one.command), shown(run.report)))
     if judged.verdict == "do not submit":
         return [first]
+    arrays = run.recipe.arrays
     after = upload if judged.submitted else run.command()
+    if arrays and not arrays.test:
+        after = "the same with --test TEST.npy, the predictions of the test images"
     return [first, after] if grave else [after]

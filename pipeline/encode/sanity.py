@@ -5,6 +5,7 @@ bad, only that it is unlike the training set by far more than the number of imag
 """
 
 from collections.abc import Callable, Collection, Iterable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +50,12 @@ Reading = Callable[[np.ndarray], np.ndarray]
 
 
 def examine(
-    path: Path, want: Expected, competition: Competition, never: Collection[str] = (), training: Path | None = None
+    path: Path,
+    want: Expected,
+    competition: Competition,
+    never: Collection[str] = (),
+    training: Path | None = None,
+    prior: float | None = None,
 ) -> tuple[list[str], list[Reason]]:
     """Returns the faults of a submission, each naming its row, and where it has none, what is odd in it.
 
@@ -60,6 +66,7 @@ def examine(
         never: classes that are left out of it on purpose.
         training: what tune wrote of the training masks; without it they are taken from the training table, where there
             is one.
+        prior: see find_reasons.
 
     Raises:
         PipelineError: no such file, or not a CSV.
@@ -80,7 +87,7 @@ def examine(
     else:
         true = statistics.load(training, names, exclusive)
     notes = [Reason("note", "row order", remark) for remark in remarks]
-    return [], notes + _left_out(want, competition, never) + find_reasons(test, true, never)
+    return [], notes + _left_out(want, competition, never) + find_reasons(test, true, never, prior)
 
 
 def warnings_of(reasons: Iterable[Reason]) -> list[str]:
@@ -101,7 +108,9 @@ def _left_out(want: Expected, competition: Competition, never: Collection[str]) 
     return [Reason("check", "classes without rows", text, "sample_submission: null in the competition's YAML")]
 
 
-def find_reasons(test: Statistics, training: Statistics, never: Collection[str] = ()) -> list[Reason]:
+def find_reasons(
+    test: Statistics, training: Statistics, never: Collection[str] = (), prior: float | None = None
+) -> list[Reason]:
     """Returns what in the masks of a submission is unlike the training masks; nothing where all differences could be
     chance.
 
@@ -112,16 +121,18 @@ def find_reasons(test: Statistics, training: Statistics, never: Collection[str] 
         test: of a submission.
         training: of the true masks, the same classes.
         never: classes that are not predicted on purpose, and left out of the comparison.
+        prior: the share of the test images that are known to have each class, where it is not that of the training
+            images (`tune.presence_prior`).
     """
     test, training = test.without(never), training.without(never)
     if not test.area.size or not training.area.size:
         return []
     if not test.area.any():
-        return [_all_empty(test, training)]
+        return [_all_empty(test, training, prior)]
     filled, alike = _filled(test, training)
     if alike:
         return filled
-    judge = _class_share if test.exclusive else _mask_statistics
+    judge = _class_share if test.exclusive else partial(_mask_statistics, prior=prior)
     found = [one for column in range(len(test.names)) for one in judge(test, training, column)]
     return [*filled, *found, *_same(test, training), *_turned(test, training)]
 
@@ -129,9 +140,9 @@ def find_reasons(test: Statistics, training: Statistics, never: Collection[str] 
 # --- what is compared ------------------------------------------------------------------------------------------------
 
 
-def _all_empty(test: Statistics, training: Statistics) -> Reason:
+def _all_empty(test: Statistics, training: Statistics, prior: float | None) -> Reason:
     """That no image has a mask; a matter to look at where few training images have one."""
-    share = (training.area == 0).all(1).mean()
+    share = float((training.area == 0).all(1).mean()) if prior is None else 1 - prior
     level: Level = "check" if share**test.images > CONCEIVABLE else "stop"
     text = f"All masks are empty: {test.images} of {test.images} test images; of the training images {_percent(share)}."
     return Reason(level, "all masks empty", text, LOOK)
@@ -152,22 +163,28 @@ def _filled(test: Statistics, training: Statistics) -> tuple[list[Reason], bool]
     return [reason], bool(full.mean() > 1 - SHARE)
 
 
-def _mask_statistics(test: Statistics, training: Statistics, column: int) -> list[Reason]:
+def _mask_statistics(test: Statistics, training: Statistics, column: int, prior: float | None = None) -> list[Reason]:
     """Shares of empty masks, and the size of the others."""
     name = "" if len(test.names) == 1 else f" of {test.names[column]}"
     mine, true, chance = test.area[:, column], training.area[:, column], CHANCE / len(test.names)
     found = []
     present, among = mine > 0, true > 0
-    if _large(present, among) and _shares_differ(present, among, training.groups, chance):
-        found.append(_share_of_empty(1 - present.mean(), 1 - among.mean(), name))
+    usual, groups = (among, training.groups) if prior is None else _told(prior, training.images)
+    if _large(present, usual) and _shares_differ(present, usual, groups, chance):
+        found.append(_share_of_empty(1 - present.mean(), 1 - usual.mean(), name))
     if present.sum() >= FEW and among.sum() >= FEW:
-        size, usual = mine[present].mean(), true[among].mean()
+        size, typical = mine[present].mean(), true[among].mean()
         logs = np.log(mine[present]), np.log(true[among])
         gap = logs[0].mean() - logs[1].mean()
-        both = min(size / usual, np.exp(gap)) > 1 or max(size / usual, np.exp(gap)) < 1
-        if both and _factor(size, usual) > SIZE and _means_differ(*logs, training.groups[among], chance):
-            found.append(_size(size, usual, name))
+        both = min(size / typical, np.exp(gap)) > 1 or max(size / typical, np.exp(gap)) < 1
+        if both and _factor(size, typical) > SIZE and _means_differ(*logs, training.groups[among], chance):
+            found.append(_size(size, typical, name))
     return found
+
+
+def _told(share: float, images: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which of so many images (n,) bool have a mask where a share is told, each a group of its own."""
+    return np.arange(images) < round(share * images), np.arange(images)
 
 
 def _share_of_empty(empty: float, usual: float, name: str) -> Reason:
@@ -317,7 +334,7 @@ def _means_differ(test: np.ndarray, training: np.ndarray, groups: np.ndarray, ch
     """
     crowding = _crowding(training, groups)
     counts = [max(len(sample) / crowding, 1) for sample in (test, training)]
-    spread = max(float(sample.var(ddof=1)) for sample in (test, training))
+    spread = max(float(sample.var(ddof=1)) for sample in (test, training) if len(sample) > 1)
     error = np.sqrt(spread * sum(1 / count for count in counts))
     return bool(abs(test.mean() - training.mean()) > _errors(chance, sum(counts)) * error)
 

@@ -79,7 +79,8 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
     with writing(run.record) as record, writing(run.submission) as temporary:
         rows = submission.write(temporary, texts, want)
         never = [run.competition.classes[number] for number in result.get("never", [])]
-        faults, odd = sanity.examine(temporary, want, run.competition, never, run.mask_statistics)
+        prior = result.get("presence_prior")
+        faults, odd = sanity.examine(temporary, want, run.competition, never, run.mask_statistics, prior)
         if faults:
             raise PipelineError(f"the submission would not be valid, nothing was written: {'; '.join(faults[:5])}.")
         reasons = [*from_json(result), *odd, *unlike]

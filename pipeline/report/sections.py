@@ -1,6 +1,6 @@
 """What each section of the report shows, from the files that a stage wrote; None where that stage has not run."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from pipeline.core import files, freshness
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import read_json
 from pipeline.core.run import Run, describe
-from pipeline.core.verdict import Reason, as_step, constants, gravest_first, judge
+from pipeline.core.verdict import Reason, as_step, constants, gravest_first, judge, of_what
 from pipeline.decode import table
 from pipeline.masks import overlay
 from pipeline.masks.decision import in_words
@@ -39,7 +39,7 @@ FINDINGS_WIDTH = 1100
 # --- the verdict -----------------------------------------------------------------------------------------------------
 
 
-def verdict(run: Run, trainings: charts.Trainings) -> Shown | None:
+def verdict(run: Run) -> Shown | None:
     """What the run is worth: the verdict, the honest score, what stands beside it, and the reasons with pictures."""
     judged = judge(run)
     if judged is None:
@@ -48,14 +48,14 @@ def verdict(run: Run, trainings: charts.Trainings) -> Shown | None:
     scores = result.get("scores", {})
     known = {"score": result["nested"], "interval_95": result.get("nested_interval_95")}
     beside = {"optimistic, tuned on the same images": scores.get("optimistic", result)["score"]}
-    reasons = [*judged.reasons, *advice(run, trainings, {one.kind for one in judged.reasons})]
     return {
         "word": judged.verdict,
         "result": result,
         "submitted": judged.submitted,
+        "of_what": of_what(result),
         "honest": known | scores.get("fold_model", {}),
         "beside": beside | constants(result) | {"untuned": result["untuned"]},
-        "reasons": _with_pictures(run, gravest_first(reasons)),
+        "reasons": _with_pictures(run, gravest_first(judged.reasons)),
     }
 
 
@@ -168,8 +168,10 @@ def tuning(run: Run) -> Shown | None:
     if not run.postprocess.exists():
         return None
     result = read_json(run.postprocess)
+    ships = (result.get("procedure") or {}).get("ships") != "untuned"
     steps = [
-        {**step, "verdict": selection.verdict(step, run.recipe.tune.confidence)} for step in result.get("steps", [])
+        {**step, "verdict": selection.verdict(step, run.recipe.tune.confidence, ships)}
+        for step in result.get("steps", [])
     ]
     return {
         "result": result,
@@ -261,30 +263,6 @@ def exact(run: Run) -> Shown:
         "environment": freshness.environment(),
         "times": {record.get("title", record["stage"]): record for record in records},
     }
-
-
-def advice(run: Run, trainings: charts.Trainings, known: Collection[str] = ()) -> list[Reason]:
-    """What else is worth knowing, beside reasons of these kinds, each with its command or file."""
-    found: list[Reason] = []
-    folds = {title: fold for title, (fold, _) in trainings.items()}
-    late = [title for title, fold in folds.items() if fold["best_epoch"] >= fold["epochs"] - 1 and fold["epochs"] > 1]
-    # a schedule that ends at its lowest rate is best there: only one that waits for a plateau could have gone on
-    if late and len(late) * 2 > len(trainings) and run.recipe.train.schedule.name in ("plateau", "constant"):
-        command = run.command("--set", f"train.epochs={2 * run.recipe.train.epochs}", "--name", f"{run.name}-longer")
-        text = f"The best epoch was the last one ({', '.join(late)}): train longer."
-        found.append(Reason("note", "stopped too early", text, command))
-    trained = run.trained_folds()
-    if trainings and len(trained) < run.competition.split.folds:
-        text = (
-            f"Only fold{'s' * (len(trained) > 1)} {', '.join(map(str, trained))} of {run.competition.split.folds} "
-            "trained: the others make the estimate surer and the submission better."
-        )
-        found.append(Reason("note", "folds not trained", text, run.command("--set", "train.folds=null")))
-    useless = "no better than a constant" in known  # a network that contradicts every label says nothing of labels
-    if not useless and run.suspects.exists() and (listed := look.suspects(run)["image_id"].tolist()):
-        text = f"{len(listed)} labels contradict the networks: one of the two is wrong."
-        found.append(Reason("note", "suspect labels", text, files.shown(run.suspects)))
-    return [one for one in found if one.kind not in known]
 
 
 # --- pictures --------------------------------------------------------------------------------------------------------

@@ -58,7 +58,7 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
         record=sections.submission(run),
         test=sections.test_set(run),
         exact=sections.exact(run),
-        verdict=sections.verdict(run, trainings),
+        verdict=sections.verdict(run),
         legend={name: f"rgb{colour}" for name, colour in overlay.legend(run.competition).items() if colour},
     )
     console.print(f"  → {shown(run.report)}")

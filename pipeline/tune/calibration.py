@@ -41,6 +41,38 @@ class Levels:
         return cls(pixels / total, inside / total)
 
 
+@dataclass(frozen=True)
+class FoldFits:
+    """What was fitted to the images of each of F folds alone, and to all of them."""
+
+    names: list[str]
+    own: np.ndarray
+    """Slope and intercept (F, 2)."""
+    errors: np.ndarray
+    """Their variances (F, 2); infinite of a fold of one group."""
+    groups: np.ndarray
+    """How many groups have the class (F,)."""
+    pooled: np.ndarray
+    """Slope and intercept (2,) of all folds together."""
+
+    @classmethod
+    def of(cls, levels: Levels, present: np.ndarray, folds: np.ndarray, groups: np.ndarray) -> "FoldFits":
+        """Returns those of the folds that have an image with the class; the arguments are those of `calibrate`."""
+        pooled = _fit(levels.pixels[present].sum(0), levels.inside[present].sum(0))
+        names, fits, errors, counts = [], [], [], []
+        for fold in np.unique(folds[present]):
+            rows = present & (folds == fold)
+            names.append(str(fold))
+            fits.append(_fit(levels.pixels[rows].sum(0), levels.inside[rows].sum(0)))
+            errors.append(_variance(levels.pixels[rows], levels.inside[rows], groups[rows], fits[-1]))
+            counts.append(len(np.unique(groups[rows])))
+        return cls(names, np.array(fits).reshape(-1, 2), np.array(errors).reshape(-1, 2), np.array(counts), pooled)
+
+    def shrunk(self) -> np.ndarray:
+        """Returns each fold's fit, drawn towards the pooled one (F, 2)."""
+        return _shrink(self.own, self.errors, self.groups, self.pooled) if len(self.own) > 1 else self.own
+
+
 def calibrate(
     levels: Levels, present: np.ndarray, folds: np.ndarray, groups: np.ndarray
 ) -> tuple[Calibration, dict[str, Calibration]]:
@@ -52,30 +84,28 @@ def calibrate(
         folds: whose network predicted each (n,).
         groups: what is drawn together (n,).
     """
-    pooled = _fit(levels.pixels[present].sum(0), levels.inside[present].sum(0))
-    names = [fold for fold in np.unique(folds[present])]
-    fits, errors = [], []
-    for fold in names:
-        rows = present & (folds == fold)
-        fits.append(_fit(levels.pixels[rows].sum(0), levels.inside[rows].sum(0)))
-        errors.append(_variance(levels.pixels[rows], levels.inside[rows], groups[rows], fits[-1]))
-    own, counts = np.array(fits).reshape(-1, 2), [len(np.unique(groups[present & (folds == fold)])) for fold in names]
-    shrunk = _shrink(own, np.array(errors).reshape(-1, 2), np.array(counts), pooled) if len(own) > 1 else own
-    known = {str(fold): _calibration(one) for fold, one in zip(names, shrunk, strict=True)}
-    return _calibration(pooled), {str(fold): known.get(str(fold), _calibration(pooled)) for fold in np.unique(folds)}
+    fits = FoldFits.of(levels, present, folds, groups)
+    pooled = _calibration(fits.pooled)
+    known = {fold: _calibration(one) for fold, one in zip(fits.names, fits.shrunk(), strict=True)}
+    return pooled, {str(fold): known.get(str(fold), pooled) for fold in np.unique(folds)}
 
 
-def by_fold(evidence: Evidence, classes: Sequence[str]) -> dict[str, dict[str, dict[str, float]]]:
-    """Returns, by class and fold, the slope and intercept of the fold's network, and how many images they rest on; of
-    classes that some image has."""
+def by_fold(evidence: Evidence, classes: Sequence[str]) -> dict[str, dict[str, dict[str, float | None]]]:
+    """Returns, by class and fold, of classes that some image has: the slope and intercept of the fold's network, how
+    many images they rest on, and the slope that these images alone give, with its standard error."""
     folds, groups = (evidence.images[name].to_numpy() for name in ("fold", "group"))
-    found = {}
+    found: dict[str, dict[str, dict[str, float | None]]] = {}
     for index, name in enumerate(classes):
         present = evidence.true[:, index] > 0
-        if present.any():
-            own = calibrate(Levels.of(evidence, index), present, folds, groups)[1]
-            counts = {str(fold): int(present[folds == fold].sum()) for fold in np.unique(folds)}
-            found[name] = {fold: asdict(one) | {"images": counts[fold]} for fold, one in own.items()}
+        if not present.any():
+            continue
+        fits = FoldFits.of(Levels.of(evidence, index), present, folds, groups)
+        found[name] = {
+            fold: asdict(_calibration(one))
+            | {"images": int(present[folds.astype(str) == fold].sum()), "own_slope": float(own[0])}
+            | {"standard_error": float(error[0] ** 0.5) if np.isfinite(error[0]) else None}
+            for fold, one, own, error in zip(fits.names, fits.shrunk(), fits.own, fits.errors, strict=True)
+        }
     return found
 
 

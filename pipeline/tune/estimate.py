@@ -140,7 +140,8 @@ def labelled(held: HeldOut, result: dict[str, Any]) -> dict[str, Any]:
     honest = result["nested"] - flattery
     return {
         "fold_model": {
-            "is": "one fold's model on images that chose neither its epoch nor its post-processing",
+            "is": "one fold's model on images that chose nothing of its post-processing"
+            + (", nor its epoch" if optimism is not None else ""),
             "score": honest,
             "interval_95": [end - flattery for end in nested] if nested else None,
             "nested": result["nested"],

@@ -33,6 +33,8 @@ class Findings:
     nested: np.ndarray | None
     """The same under decisions that were chosen without the image; None where it is not known image by image."""
     constants: Constants
+    suspects: int = 0
+    """How many labels the networks contradict."""
 
     @property
     def run(self) -> Run:
@@ -74,8 +76,9 @@ class Findings:
 
     @property
     def pictures(self) -> str:
-        """The page that shows the images."""
-        return shown(self.run.report)
+        """The page that shows the images; of predictions without those of a test set, which have none, the table."""
+        arrays = self.run.recipe.arrays
+        return shown(self.run.folder / "oof_scores.csv" if arrays and not arrays.test else self.run.report)
 
 
 def longer(run: Run, epochs: int) -> str:

@@ -82,6 +82,11 @@ class Verdict:
         for title, answers in (("your masks", [self.real]), (f"permuted, {len(self.permuted)} times", self.permuted)):
             cells = [_mean(getattr(one, name) for one in answers) for name in ("out_of_fold", "nested", "constant")]
             yield f"{title:24} {cells[0]:>22} {cells[1]:>22}  {cells[2]} ({', '.join(_names(answers))})"
+        real = self.real.nested - self.real.constant
+        if self.sign * real <= ERRORS * float(np.hypot(self.real.noise, self.real.constant_noise)):
+            yield (f"This says nothing yet: the estimate of your own masks is not better than the best constant answer "
+                   f"either (difference {real:+.4f}), so that there is nothing that could fall.")  # fmt: skip
+            return
         compared = f"difference {self.sign * self.ahead:+.4f}, standard error"
         if self.honest:
             yield (f"The estimate is honest here: on permuted masks it falls to the best constant answer ({compared} "

@@ -420,12 +420,13 @@ class RuleSearch:
         """Returns a rule that keeps a mask where that pays, as `expected` does from what reaches a fixed 0.5, and draws
         it at the image's own best threshold, from probabilities that are calibrated fold by fold; see masks/ranking.py.
 
-        Where too few images are empty to learn from, a mask stays that has a pixel of 0.5 or more.
+        Where too few images are empty to learn from, a mask stays that has a pixel of 0.5 or more. A class of few
+        images has a threshold and a minimum area.
         """
         assert isinstance(self.table, ImageTable)  # steps_of leaves this step out for other metrics
         present, some = self.evidence.true[rows, self.index] > 0, self.evidence.only(rows)
         if present.sum() < FEWEST:
-            return rule
+            return self.area(rule, rows)
         folds, groups = (some.images[name].to_numpy() for name in ("fold", "group"))
         levels = Levels(self._levels.pixels[rows], self._levels.inside[rows])
         rank = Rank(self.table.metric.name, *calibrate(levels, present, folds, groups))

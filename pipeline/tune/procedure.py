@@ -16,6 +16,9 @@ from pipeline.masks.bootstrap import Gain, gain
 from pipeline.tune.held_out import HeldOut
 from pipeline.tune.selection import INNER, Cells, Choice, Fits, Nested, Partition, deal, partitions_of, select
 
+FEWEST_GROUPS = 3
+"""With fewer, what one of them says would be judged by the other."""
+
 
 @dataclass(frozen=True)
 class Parts:
@@ -33,8 +36,11 @@ class Parts:
 
     @classmethod
     def of(cls, held: HeldOut, counted: np.ndarray) -> "Parts":
-        """Returns those of the images at `counted` (positions)."""
+        """Returns those of the images at `counted` (positions). Of too few groups to leave any out, each image counts
+        as one: that flatters, and a reason says so."""
         folds, groups = (held.images[name].to_numpy() for name in ("fold", "group"))
+        if len(np.unique(groups[counted].astype(str))) < FEWEST_GROUPS:
+            groups = np.arange(len(folds))
         cells = np.full(len(folds), -1)
         cells[counted] = deal(folds[counted], groups[counted])
         return cls(counted, cells, folds, groups, partitions_of(cells[counted], folds[counted]))
@@ -55,7 +61,7 @@ class Parts:
         cells, folds = self.cells[self.rows], self.folds[self.rows]
         inner = [partitions_of(cells, folds, one, INNER) if one else self.partitions for one in without]
         opened = [Choice(*one) for one in zip(fits, repeat(self.groups), inner, without, strict=False)]
-        if settings.method == "search":
+        if settings.method == "search" and len(self.left_out[-1]) < len(np.unique(cells)):  # else all images go
             with progress_bar() as bar:
                 task = bar.add_task("choose", total=len(opened) * len(steps))
                 select(opened, steps, settings.confidence, lambda: bar.advance(task))

@@ -8,28 +8,36 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.core.files import shown
+from pipeline.core.run import Run
 from pipeline.core.verdict import Level, Reason
 from pipeline.masks.bootstrap import gain
 from pipeline.split.folds import leak_remark, read_audit
 from pipeline.tune import histories, mask_checks, weak_places
 from pipeline.tune.findings import Findings, longer, named, trained_again
+from pipeline.tune.procedure import FEWEST_GROUPS
 
 ERRORS = 2.0
 """How many standard errors are more than noise."""
 MATERIAL = 0.03
 """How far the honest score must lie below the out-of-fold one to matter."""
+MORE = 10
+"""Epochs, at least, of a network that has learnt nothing in fewer."""
 FEW_GROUPS = 8
 """With fewer groups, intervals say little."""
 SHIFT = 2.0
 """How far from that of the other folds the shift of a fold's logits is another scale."""
 STEEP = 2.0
-"""How many times the slope of the other folds is another scale."""
+"""How many times the slope of the other folds is another scale,"""
+SURE = 3.0
+"""where the difference of their logarithms is this many of its standard errors."""
 
 
 def of(findings: Findings) -> list[Reason]:
     """Returns all reasons, those that decide first."""
+    constant = _constant(findings)
     return [
-        *_constant(findings),
+        *constant,
         *mask_checks.reasons(findings),
         *_leaks(findings),
         *_gap(findings),
@@ -39,6 +47,8 @@ def of(findings: Findings) -> list[Reason]:
         *histories.reasons(findings.run),
         *_untuned(findings),
         *_few_groups(findings),
+        *_missing_folds(findings.run),
+        *([] if constant else _suspects(findings)),  # a network that has learnt nothing says nothing of labels
     ]
 
 
@@ -60,11 +70,14 @@ def _constant(findings: Findings) -> list[Reason]:
     if better:
         return []
     compared = "worse than" if ahead < 0 else "better by no more than noise than"
+    if f"{honest:.3f}" == f"{best.score:.3f}":
+        compared = "no better than"
     text = (f"The honest score {honest:.3f} is {compared} the {best.score:.3f} of {best.name}, an answer that "
             f"looks at no image{said}.")  # fmt: skip
     trains = findings.run.recipe.trains
-    command = longer(findings.run, 2 * findings.run.recipe.train.epochs) if trains else findings.pictures
-    level: Level = "stop" if worse else "check"
+    command = longer(findings.run, max(MORE, 2 * findings.run.recipe.train.epochs)) if trains else findings.pictures
+    few = findings.held.images.iloc[findings.counted]["group"].nunique() < FEWEST_GROUPS
+    level: Level = "stop" if worse and not few else "check"  # of so few, a mean mask is nearly their own
     return [Reason(level, "no better than a constant", text, command)]
 
 
@@ -73,8 +86,8 @@ def _leaks(findings: Findings) -> list[Reason]:
     run = findings.run
     if not (run.audit.exists() and leak_remark(run)):
         return []
-    text = f"The folds leak ({read_audit(run)['verdict']}), so that every score here flatters, the honest one too."
-    return [Reason("check", "leaking folds", text, run.command("--from", "split"))]
+    text = f"Every score here flatters, the honest one too: {read_audit(run)['verdict']}."
+    return [Reason("check", "leaking folds", text, shown(run.audit))]
 
 
 def _gap(findings: Findings) -> list[Reason]:
@@ -88,7 +101,9 @@ def _gap(findings: Findings) -> list[Reason]:
         noise = gain(findings.nested, findings.rows, findings.metric.objective, findings.groups).standard_error
     if gap <= MATERIAL * max(1.0, abs(score)) or gap <= ERRORS * noise:
         return []
-    text = f"The honest score {honest:.3f} lies far below the out-of-fold score {score:.3f}, which was tuned on its own"
+    text = (
+        f"The honest score {honest:.3f} is far worse than the out-of-fold score {score:.3f}, which was tuned on its own"
+    )
     text += f" images{_why(findings)}."
     return [Reason("check", "nested far below out-of-fold", text, _rescale(findings))]
 
@@ -152,21 +167,34 @@ def _slopes(findings: Findings) -> list[Reason]:
 
 
 def _odd_folds(findings: Findings, factor: float) -> list[tuple[str, float, float]]:
-    """Fold, slope, and the median slope of the others, where these differ by a factor; of all classes the furthest."""
+    """Fold, slope, and the median slope of the others, where these differ by a factor, and by more than noise."""
     calibration: dict[str, dict[str, dict[str, Any]]] = findings.result.get("calibration") or {}
     found: dict[str, tuple[str, float, float]] = {}
     for by_fold in calibration.values():
-        slopes = {fold: float(one["slope"]) for fold, one in by_fold.items() if one.get("slope") is not None}
-        for fold, slope in slopes.items():
-            others = [other for name, other in slopes.items() if name != fold]
-            if not others:
-                continue
-            usual = float(np.median(others))
-            steep = slope > factor * usual
-            flat = slope < usual / factor and len(others) > 1  # of two, the steeper one is named
-            if usual > 0 and (steep or flat) and fold not in found:
-                found[fold] = (fold, slope, usual)
+        for one in _odd_of_class(by_fold, factor):
+            found.setdefault(one[0], one)
     return [found[fold] for fold in sorted(found)]
+
+
+def _odd_of_class(by_fold: dict[str, dict[str, Any]], factor: float) -> list[tuple[str, float, float]]:
+    """The odd folds of one class. Where some are steep and others flat, the fewer are odd; of as many, none: there is
+    no usual fold."""
+    known = {fold: one for fold, one in by_fold.items() if one.get("standard_error") and one["own_slope"] > 0}
+    slopes = {fold: float(one["own_slope"]) for fold, one in known.items()}
+    relative = {fold: float(one["standard_error"]) / slopes[fold] for fold, one in known.items()}
+    steep: list[tuple[str, float, float]] = []
+    flat: list[tuple[str, float, float]] = []
+    for fold, slope in slopes.items():
+        others = [other for name, other in slopes.items() if name != fold]
+        if not others:
+            continue
+        usual, error = float(np.median(others)), max(relative[fold], float(np.median(list(relative.values()))))
+        off = np.log(slope / usual)
+        if abs(off) > max(np.log(factor), SURE * 2**0.5 * error):
+            (steep if off > 0 else flat).append((fold, slope, usual))
+    if len(slopes) == 2:  # each is odd beside the other: the steeper one is named
+        return steep
+    return steep if not flat else flat if not steep else min(steep, flat, key=len) if len(steep) != len(flat) else []
 
 
 def _shifted_folds(findings: Findings, known: set[str]) -> list[str]:
@@ -201,8 +229,10 @@ def _untuned(findings: Findings) -> list[Reason]:
         return []
     known = procedure.get("gain") is not None and procedure.get("standard_error") is not None
     figures = f" ({procedure['gain']:+.4f} ± {procedure['standard_error']:.4f})" if known else ""
-    text = f"The untuned rule ships: tuning gained no more than noise on images that chose nothing{figures}."
-    return [Reason("note", "untuned ships", text)]
+    why = f"tuning gained no more than noise on images that chose nothing{figures}"
+    if not findings.result.get("steps"):
+        why = "none of tune.steps can be tried on these predictions"
+    return [Reason("note", "untuned ships", f"The untuned rule ships: {why}.")]
 
 
 def _few_groups(findings: Findings) -> list[Reason]:
@@ -210,4 +240,25 @@ def _few_groups(findings: Findings) -> list[Reason]:
     if number >= FEW_GROUPS:
         return []
     text = f"There {'are' if number > 1 else 'is'} only {number} group{'s' if number > 1 else ''} of held-out images: "
-    return [Reason("note", "few groups", f"{text}the intervals say little about images of other groups.")]
+    text += "the intervals say little about images of other groups"
+    if number < FEWEST_GROUPS:
+        text += ", and as none can be left out, what was chosen was judged on other images of the same, which flatters"
+    return [Reason("note", "few groups", f"{text}.")]
+
+
+def _missing_folds(run: Run) -> list[Reason]:
+    trained, folds = run.trained_folds(), run.competition.split.folds
+    if not run.recipe.trains or len(trained) >= folds:
+        return []
+    text = (
+        f"Only {len(trained)} of {folds} folds {'is' if len(trained) == 1 else 'are'} trained: the others make the "
+        "estimate surer and the submission better."
+    )
+    return [Reason("note", "folds not trained", text, run.command("--set", "train.folds=null"))]
+
+
+def _suspects(findings: Findings) -> list[Reason]:
+    if not findings.suspects:
+        return []
+    text = f"{findings.suspects} labels contradict the networks: one of the two is wrong."
+    return [Reason("note", "suspect labels", text, shown(findings.run.suspects))]

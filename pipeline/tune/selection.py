@@ -273,12 +273,14 @@ def select(
             advance()
 
 
-def verdict(step: dict[str, Any], confidence: float) -> str:
-    """Returns what became of a step of postprocess.json: kept; refused; or outdone, where an alternative was better or
-    as good and plainer, or where all steps together are not better than none."""
+def verdict(step: dict[str, Any], confidence: float, ships: bool = True) -> str:
+    """Returns what became of a step of postprocess.json: kept; refused; outdone, where an alternative was better or as
+    good and plainer; or given up, where what was kept does not ship, as all of it together is not better than nothing.
+    """
     if step["kept"]:
         return "kept"
-    return "outdone" if step["gain"] > 0 and step["confidence"] >= confidence else "refused"
+    better = step["gain"] > 0 and step["confidence"] >= confidence
+    return "refused" if not better else "outdone" if ships else "given up"
 
 
 # --- what the chosen steps are worth ---------------------------------------------------------------------------------

@@ -125,7 +125,8 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
     constant = constants.measure(held, counted)
     result["constants"] = constant.described()
     findings = Findings(
-        held, counted, result, scores["score"], true, predicted, tuned.rows(counted), tuned.nested, constant
+        held, counted, result, scores["score"], true, predicted, tuned.rows(counted), tuned.nested, constant,
+        len(suspected),
     )  # fmt: skip
     result["reasons"] = to_json(reasons.of(findings))
     foreground = true if run.competition.kind != "multiclass" else true[:, 1:]
@@ -136,7 +137,8 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
     statistics.save(run.mask_statistics, _mask_statistics(run))
     write_json(run.postprocess, result)
     _print(run, result)
-    if len(suspected):
+    useless = any(one["kind"] == "no better than a constant" for one in result["reasons"])
+    if len(suspected) and not useless:  # a network that contradicts every label says nothing of labels
         console.print(f"  {len(suspected)} images whose mask may be wrong, the likeliest first → {shown(run.suspects)}")
     yield from waiting
 
@@ -366,7 +368,8 @@ def _print(run: Run, result: dict[str, Any]) -> None:
             of = f"{result['procedure']['ships']}, on {names[name]} ({rows['images']})"
             console.print(f"  {result['metric']} {rows['score']:.4f}, {of}")
     for step in result["steps"]:
-        text = f"{verdict(step, run.recipe.tune.confidence):8} {step['step']:12}"
+        ships = result["procedure"]["ships"] != "untuned"
+        text = f"{verdict(step, run.recipe.tune.confidence, ships):8} {step['step']:12}"
         console.print(f"  {text} {step['gain']:+.4f} ± {step['standard_error']:.4f}")
     if "bias" in result:
         values = result["class_iou"].items()

@@ -16,7 +16,7 @@ FEWEST = 5
 """Images of a group, at least."""
 MATERIAL = 0.1
 """How far below the others is far, of a score from 0 to 1; of an error, a quarter of the typical one."""
-CHANCE = 0.05
+CHANCE = 0.01
 """The chance of naming a group, or a fold, where none is weak."""
 SPREADS = 2.5
 """How many robust standard deviations of the groups' means below their median a weak group lies."""
@@ -51,7 +51,7 @@ def _reason(findings: Findings, what: str, weak: list[_Weak]) -> list[Reason]:
         return []
     said = named([f"{one.name} ({one.score:.2f}, {len(one.positions)} images)" for one in weak])
     subject = f"{what.capitalize()} {said} scores" if len(weak) == 1 else f"{what.capitalize()}s {said} score"
-    text = f"{subject} far below the {weak[0].others:.2f} of the other held-out images that clean kept, {findings.how}."
+    text = f"{subject} far worse than the other held-out images that clean kept ({weak[0].others:.2f}), {findings.how}."
     positions = np.concatenate([one.positions for one in weak])
     values = findings.metric.sign * findings.scores[positions]
     worst = positions[np.argsort(values, kind="stable")][:SHOWN]
