@@ -121,7 +121,8 @@ def summary(run: Run, seconds: float) -> Iterator[str]:
         yield f"  test set        {test['metric']} {test['score']:.4f}  ({known})"
     following = next_steps(run, judged, _upload(run))
     for place, command in enumerate(following):
-        yield f"  {'or as it is' if place else 'next':16}{command}"
+        after = "or as it is" if judged.submitted else "then"
+        yield f"  {after if place else 'next':16}{command}"
 
 
 def verdict_lines(run: Run) -> Iterator[str]:

@@ -63,7 +63,7 @@ def test_a_fine_run_ends_with_an_upload(run: Run) -> None:
 
 def test_an_older_run_without_constants_and_spread(run: Run) -> None:
     found = told(run, [], nested_interval_95=None, scores={}, remark="the folds leak")
-    assert "honest          \x1b[1mdice 0.8400\x1b[0m  (on images that chose nothing)" in found
+    assert "honest          \x1b[1mdice 0.8400\x1b[0m  (on images that chose nothing but perhaps the epoch)" in found
     assert "interval not known: one group alone; the folds leak" in found
     assert "beside it       optimistic 0.9100, of the images that it was tuned on" in found
 
@@ -73,7 +73,7 @@ def test_an_upload_comes_after_the_look_or_not_at_all(run: Run) -> None:
     found = told(run, [CHECK])
     assert found[-2:] == [
         "next            look at notebooks/04_train_one_fold_and_watch.ipynb",
-        'then            kaggle competitions submit -c tiny-cup -f submissions/small.csv -m "small"',
+        'or as it is     kaggle competitions submit -c tiny-cup -f submissions/small.csv -m "small"',
     ]
     assert found[6:] == [
         "check Patient p3 scores 0.2.", "→ look at notebooks/04_train_one_fold_and_watch.ipynb",

@@ -66,7 +66,11 @@ def test_an_upload_is_next_only_where_it_is_worth_one(run: Run) -> None:
 
 def test_a_run_is_judged_by_its_submission_or_by_what_was_tuned_since(run: Run) -> None:
     assert verdict.judge(run) is None
-    result = {"score": 0.5}
+    result: dict[str, Any] = {"score": 0.5}
+    put(run.postprocess, result)
+    found = verdict.judge(run)  # of a version that wrote no reasons
+    assert found and (found.verdict, [one.kind for one in found.reasons]) == ("check first", ["not known"])
+    result["reasons"] = []
     put(run.postprocess, result)
     found = verdict.judge(run)
     assert found and (found.verdict, found.submitted, found.reasons) == ("fine", False, [])

@@ -41,6 +41,7 @@ RESULT = EXPECT | {
     "oof": {"share_empty": 0.25, "mean_area": 300.0, "highest": 0.9},
     "share_empty_true": 0.25,
     "mean_true_area": 300.0,
+    "reasons": [],
 }
 
 
@@ -333,7 +334,7 @@ def test_the_record_has_the_reasons_of_tune_and_of_the_test_set(
 ) -> None:
     run = ready.run("encode")
     record = read_json(run.record)
-    assert (record["verdict"], record["reasons"]) == ("fine", [])  # a postprocess.json of before there were reasons
+    assert (record["verdict"], record["reasons"]) == ("fine", [])
     assert "4 rows, valid → submissions/small.csv; fine\n" in capsys.readouterr().err
     put(run.postprocess, RESULT | {"reasons": to_json([WEAK])})
     record = read_json(ready.run("encode").record)

@@ -195,4 +195,7 @@ def test_what_a_person_reads_by_class_and_fold() -> None:
     expected = found(images)[1]
     for fold, numbers in said["thing"].items():
         present = sum(bool(true.any()) for true in images.truths[int(fold) :: 3])
-        assert numbers == {"slope": expected[fold].slope, "intercept": expected[fold].intercept, "images": present}
+        expect = {"slope": expected[fold].slope, "intercept": expected[fold].intercept, "images": present}
+        assert {name: numbers[name] for name in expect} == expect
+        assert numbers["own_slope"] == pytest.approx(4 if fold == "1" else 1, rel=0.1)
+        assert 0 < numbers["standard_error"] < 0.2

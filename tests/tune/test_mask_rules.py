@@ -411,11 +411,12 @@ def test_rank_sees_its_rows_only() -> None:
 
 
 def test_rank_with_few_images_of_a_kind() -> None:
-    """Nothing to calibrate on: the rule stays. Nothing to learn emptiness from: a mask needs a pixel of 0.5."""
+    """Nothing to calibrate on: threshold and area. Nothing to learn emptiness from: a mask needs a pixel of 0.5."""
     slow, search = many(False, True)
     present = np.array([(slow.images.truths[row] == 1).any() for row in range(80)])
     rule, (some, others) = Rule(77, 3), (np.flatnonzero(present), np.flatnonzero(~present))
-    assert search.rank(rule, np.concatenate([some[:9], others])) == rule
+    few = np.concatenate([some[:9], others])
+    assert search.rank(rule, few) == search.area(rule, few) != rule
     found = search.rank(rule, np.concatenate([some, others[:9]]))
     assert found == Rule(128, 1, rank=found.rank) and found.rank
     alone = search.rank(rule, some)  # where every image has the class, none is made empty
