@@ -29,7 +29,7 @@ SHIFT = 2.0
 """How far from that of the other folds the shift of a fold's logits is another scale."""
 STEEP = 2.0
 """How many times the slope of the other folds is another scale,"""
-SURE = 3.0
+SURE = 4.0
 """where the difference of their logarithms is this many of its standard errors."""
 
 
