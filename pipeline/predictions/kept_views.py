@@ -16,7 +16,7 @@ def decided_views(run: Run) -> dict[str, Any] | None:
     """Returns what postprocess.json says of the recipe's test-time augmentation (views.decide of tune); None where tune
     has not decided on these views."""
     decided = read_record(run.postprocess).get("tta")
-    if not isinstance(decided, dict) or not DECIDED <= decided.keys():  # damaged, which read_tuned says
+    if not isinstance(decided, dict) or not decided.keys() >= DECIDED:  # damaged, which read_tuned says
         return None
     return decided if decided["views"] == run.recipe.predict.tta else None
 
