@@ -3,6 +3,7 @@
 The stage that writes a file judges it by its manifest, and repairs it.
 """
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -62,7 +63,7 @@ def damaged(path: Path, fault: str, remedy: str) -> PipelineError:
 def _fault(error: ValidationError, content: Any) -> str:
     """The first fault in words."""
     if not isinstance(content, dict):
-        return f"it holds {type(content).__name__}, and not an object"
+        return f"it holds {json.dumps(content)[:40]}, and not an object {{…}}"
     first = error.errors()[0]
     key = ".".join(map(str, first["loc"]))
     if first["type"] == "missing":
