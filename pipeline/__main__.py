@@ -91,6 +91,7 @@ def run(
         console.print(f"  all of it, as the recipe stands, took {opened.recipe.takes}")
     ensure_sample(opened)
     interruption.work_began()
+    stages.check_tuned(opened, *chosen)
     stages.refresh_test(opened, *chosen)
     stages.warn_of_stale(opened, first)
     if "train" in chosen:
@@ -355,6 +356,7 @@ def _run_stage(opened: "Run", stage: str, how: HowOptions) -> None:
     if opened.recipe.arrays:
         stages.run_through(opened, stage, how.force)
     else:
+        stages.check_tuned(opened, stage)
         stages.refresh_test(opened, stage)
         stages.warn_of_stale(opened, stage)
         driver.run_stage(opened, stage, how.force)

@@ -17,7 +17,8 @@ import pandas as pd
 from pipeline import stages
 from pipeline.core.config.competition import load_competition
 from pipeline.core.errors import PipelineError
-from pipeline.core.files import read_json, root, shown, writing
+from pipeline.core.files import root, shown, writing
+from pipeline.core.results import read_tuned
 from pipeline.core.run import Run, check_name, open_run
 from pipeline.core.verdict import judge
 from pipeline.predictions.importing import refuse_trained
@@ -65,7 +66,7 @@ def tune(run: Run) -> dict[str, Any]:
         PipelineError: predictions that do not fit the competition.
     """
     stages.run_through(run, "tune")
-    return read_json(run.postprocess)
+    return read_tuned(run)
 
 
 def encode(run: Run, strict: bool = False) -> Path:

@@ -21,8 +21,9 @@ import numpy as np
 
 from pipeline.core.console import console, progress_bar, track
 from pipeline.core.errors import PipelineError
-from pipeline.core.files import read_json, shown, writing
+from pipeline.core.files import shown, writing
 from pipeline.core.other_runs import runs_of
+from pipeline.core.results import read_tuned
 from pipeline.core.run import Member, Run
 from pipeline.decode import table
 from pipeline.decode.readers.files import SUFFIXES, natural, read_image
@@ -76,6 +77,7 @@ def predict_folder(run: Run, folder: Path, target: Path | None = None, masks: Ma
         raise PipelineError(f"{target} exists; name another with --to.")
     if not run.postprocess.exists():
         raise PipelineError(f"{shown(run.postprocess)} does not exist; finish the run first: {run.command()}.")
+    read_tuned(run)  # before hours of predicting
     with tempfile.TemporaryDirectory() as scratch:
         sample = {"sample_submission": None}
         elsewhere = FolderRun(**{field.name: getattr(run, field.name) for field in fields(run)}, scratch=Path(scratch))
@@ -150,7 +152,7 @@ def _predict(run: FolderRun, ids: list[str]) -> None:
 
 def _write(run: FolderRun, target: Path, masks: Masks) -> None:
     """Decides on the masks of every image, as encode does, and writes them."""
-    result, images = read_json(run.postprocess), table.read_table(run.test_table)
+    result, images = read_tuned(run), table.read_table(run.test_table)
     blend, decision = blends.test(run, result), decision_of(result)
     want = submission.expected(run.competition, run.input, run.scratch)
     if masks == "csv" and want.settings.format == "labels" and len(images[["height", "width"]].drop_duplicates()) > 1:

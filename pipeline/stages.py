@@ -24,6 +24,8 @@ STAGE_HELP = {
 STAGES = tuple(STAGE_HELP)
 ANSWER_FOR_TEST = ("predict", "encode", "evaluate")
 """Stages whose result must be of the test images that lie there now."""
+AFTER_TUNE = STAGES[STAGES.index("tune") + 1 :]
+"""Stages that use, or show, what tune chose."""
 
 
 def run_through(run: "Run", stage: str, force: bool = False) -> None:
@@ -43,6 +45,18 @@ def refresh_test(run: "Run", *chosen: str) -> None:
 
     if "decode" not in chosen and not run.recipe.arrays and {*ANSWER_FOR_TEST} & {*chosen}:
         run_stage(run, "decode", mention=False, subset="test")
+
+
+def check_tuned(run: "Run", *chosen: str) -> None:
+    """Stops before stages that use what tune chose, without tune, run: predict would take its time first.
+
+    Raises:
+        PipelineError: postprocess.json is damaged.
+    """
+    from pipeline.core.results import read_tuned
+
+    if "tune" not in chosen and {*AFTER_TUNE} & {*chosen} and run.postprocess.exists():
+        read_tuned(run)
 
 
 def warn_of_stale(run: "Run", first: str) -> None:

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-import pandas as pd
 import typer
 from rich.table import Table
 
@@ -15,9 +14,12 @@ from pipeline.core.console import memory_text
 from pipeline.core.driver import State
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import input_root
+from pipeline.core.results import read_test_scores
 from pipeline.core.run import Run, input_folder
+from pipeline.core.trainings import history_of
 from pipeline.core.verdict import constants, judge, lines, next_steps, of_what, wrapped
 from pipeline.core.version import program
+from pipeline.core.written import if_sound
 
 PACKAGES = [
     "torch", "torchvision", "lightning", "segmentation-models-pytorch", "albumentations", "opencv-python-headless",
@@ -86,7 +88,7 @@ def _unfinished(run: Run, todo: list[State]) -> list[str]:
             history = state.step.manifest.with_name("history.csv")
             if history.with_name("last.ckpt").exists() and history.exists():
                 texts.append(
-                    f"{state.step.title.removeprefix('train ')} stopped after epoch {len(pd.read_csv(history))}"
+                    f"{state.step.title.removeprefix('train ')} stopped after epoch {len(history_of(history))}"
                 )
     return texts
 
@@ -107,7 +109,11 @@ def summary(run: Run, seconds: float) -> Iterator[str]:
         seconds: how long it took.
     """
     yield f"{run.name}: done in {seconds // 60:.0f} min {seconds % 60:.0f} s, {memory_text()}"
-    judged = judge(run)
+    try:
+        judged = judge(run)
+    except PipelineError as error:  # a run that ends before tune reads nothing of an earlier one
+        yield from wrapped(f"verdict         not known: {error}", 2)
+        return
     if judged is None:
         return
     yield from verdict_lines(run)
@@ -115,8 +121,7 @@ def summary(run: Run, seconds: float) -> Iterator[str]:
         yield f"  submission      {files.shown(run.submission)}"
     if run.report.exists():
         yield f"  report          {files.shown(run.report)}"
-    if judged.submitted and (run.folder / "test.json").exists():
-        test = files.read_json(run.folder / "test.json")
+    if judged.submitted and (test := if_sound(read_test_scores, run)):
         known = f"{test['images']} images with known truth{_remark(judged.result)}"
         yield f"  test set        {test['metric']} {test['score']:.4f}  ({known})"
     following = next_steps(run, judged, _upload(run))

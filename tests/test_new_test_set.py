@@ -1,6 +1,8 @@
 """Another test set for a trained run: it needs no training image, changes nothing of the training, and is predicted."""
 
+import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +18,8 @@ from typer.testing import CliRunner
 from pipeline.__main__ import app
 from pipeline.core import driver, freshness
 from pipeline.core.errors import PipelineError
+from pipeline.core.files import read_json
+from pipeline.core.results import read_tuned
 from pipeline.core.run import Run, open_run
 from pipeline.decode import table
 from pipeline.encode import submission
@@ -131,6 +135,72 @@ def test_nothing_but_weights_and_test_images_is_needed(tiny: Tiny) -> None:
     assert not [name for name in changed if name.startswith("work/tiny/pixels_") and "/test" not in name]
     assert run.report.stat().st_size > 1000
     assert not any(path.exists() for path in moved)
+
+
+def test_a_fresh_root_with_weights_and_what_tune_chose(tiny: Tiny) -> None:
+    run = opened(tiny)
+    brought = [run.postprocess, run.mask_statistics]
+    brought += [run.fold_folder(fold) / name for fold in (0, 1) for name in ("best.safetensors", "fold.json")]
+    for path in [*(tiny.root / "work").rglob("*"), *(tiny.root / "folds").rglob("*"), *tiny.input.glob("train*")]:
+        if path.is_file() and path not in brought:
+            path.unlink()
+    from_predict(tiny)
+    assert pd.read_csv(run.submission)["id"].tolist() == TEST_IDS
+    page = run.report.read_text()
+    assert page.count("<td>fold 0</td>") == 1 and "train/loss" not in page  # a row per training, and no curves
+    for content in ("", "nothing", "epoch,valid/loss\nx,y\n"):
+        (run.fold_folder(0) / "history.csv").write_text(content)
+        driver.run_stage(run, "report", force=True)
+
+
+DAMAGED = ("", "{", "[]", "{}", "null")
+COMMANDS = ["predict", "encode", "evaluate", "report", "run --from predict", "run --to split --strict"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_what_tune_chose_is_damaged(tiny: Tiny, command: str) -> None:
+    run, (name, *more) = opened(tiny), command.split()
+    whole = read_json(run.postprocess)
+    lacking = [json.dumps({key: whole[key] for key in whole if key != one}) for one in ("scores", "interval_95")]
+    for content in (*DAMAGED, *lacking):
+        run.postprocess.write_text(content)
+        found = CliRunner().invoke(app, [name, str(tiny.recipe_path), *more]).exception
+        assert isinstance(found, PipelineError), (content, found)
+        assert str(found).startswith("work/tiny/small/postprocess.json is damaged (it ")
+        assert str(found).endswith("): put the file back, or run the tune stage again with --force.")
+
+
+def test_tune_repairs_what_it_writes_and_no_folder_is_predicted_without(tiny: Tiny) -> None:
+    run = opened(tiny)
+    for content in DAMAGED:
+        run.postprocess.write_text(content)
+        with pytest.raises(PipelineError, match="postprocess.json is damaged"):
+            predict_folder(run, tiny.input / "test", tiny.root / "masks.csv")
+        (run.fold_folder(0) / "history.json").write_text(content)  # the train stage judges it; tune does without
+        driver.run_stage(run, "tune")
+        assert read_tuned(run)["metric"] == "dice"
+
+
+def test_damaged_files_beside_weights_and_submission(tiny: Tiny) -> None:
+    run = opened(tiny)
+    fold, whole = run.fold_folder(0) / "fold.json", (run.fold_folder(0) / "fold.json").read_text()
+    for content in ("{", "{}"):
+        fold.write_text(content)
+        with pytest.raises(PipelineError, match=r"fold_0/fold.json is damaged .*: put the file back, or train again"):
+            driver.run_stage(run, "encode", force=True)
+        fold.write_text(whole)
+        run.record.write_text(content)
+        (run.folder / "test.json").write_text(content)
+        driver.run_stage(run, "report", force=True)
+        assert "run --to encode" in re.sub(r"run \S+ --to", "run --to", run.report.read_text())
+        driver.run_stage(run, "encode")
+        assert read_json(run.record)["rows"] == len(TEST_IDS)
+    for path, stage in ((run.audit, "split"), (run.folder / "oof_scores.csv", "tune"), (run.suspects, "tune")):
+        before = path.read_text()
+        path.write_text("{}")
+        with pytest.raises(PipelineError, match=f"{path.name} is damaged .* run the {stage} stage again"):
+            driver.run_stage(run, "report", force=True)
+        path.write_text(before)
 
 
 @pytest.mark.parametrize("has_sample", [True, False])

@@ -5,17 +5,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import written
 from conftest import Tiny
 
 from pipeline.core.run import Run, open_run
 from pipeline.core.verdict import Reason, to_json
 from pipeline.status import summary
 
-RESULT: dict[str, Any] = {
+RESULT: dict[str, Any] = written.RESULT | {
     "metric": "dice", "remark": "", "score": 0.91, "nested": 0.84, "nested_interval_95": [0.8, 0.9], "images": 12,
     "rows": {"raw": {"images": 12, "score": 0.91}, "cleaned": {"images": 10, "score": 0.95}},
-    "scores": {"fold_model": {"score": 0.83, "interval_95": [0.79, 0.89], "epoch_optimism": 0.01},
-               "optimistic": {"score": 0.91}},
+    "scores": written.RESULT["scores"] | {
+        "fold_model": {"score": 0.83, "interval_95": [0.79, 0.89], "epoch_optimism": 0.01},
+        "optimistic": {"score": 0.91}},
 }  # fmt: skip
 STOP = Reason("stop", "no better than a constant", "It is no better than empty masks.", "python -m pipeline run longer")
 CHECK = Reason("check", "weak group", "Patient p3 scores 0.2.", "notebooks/04_train_one_fold_and_watch.ipynb")
@@ -39,7 +41,7 @@ def told(run: Run, reasons: list[Reason], submitted: bool = True, **more: Any) -
     put(run.postprocess, result)
     if submitted:
         put(run.submission, "")
-        put(run.record, {"postprocess": result, "reasons": to_json(reasons)})
+        put(run.record, written.record_of(result, to_json(reasons)))
     else:
         put(run.postprocess, result | {"reasons": to_json(reasons)})
     return [line.strip() for line in summary(run, 61)]
@@ -61,8 +63,10 @@ def test_a_fine_run_ends_with_an_upload(run: Run) -> None:
     ]
 
 
-def test_an_older_run_without_constants_and_spread(run: Run) -> None:
-    found = told(run, [], nested_interval_95=None, scores={}, remark="the folds leak")
+def test_one_group_alone_without_constants_and_spread(run: Run) -> None:
+    alone = {"score": 0.84, "interval_95": None}
+    scores = RESULT["scores"] | {"fold_model": alone}
+    found = told(run, [], nested_interval_95=None, scores=scores, remark="the folds leak")
     assert "honest          \x1b[1mdice 0.8400\x1b[0m  (on images that chose nothing but perhaps the epoch)" in found
     assert "interval not known: one group alone; the folds leak" in found
     assert "beside it       optimistic 0.9100, of the images that it was tuned on" in found

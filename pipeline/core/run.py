@@ -12,7 +12,7 @@ from pipeline.core.config.recipe import FOLDER as RECIPES
 from pipeline.core.config.recipe import Recipe, load_recipe
 from pipeline.core.config.settings import find_yaml, override, validate
 from pipeline.core.errors import PipelineError
-from pipeline.core.files import input_root, read_json, read_record, root, shown, write_text
+from pipeline.core.files import input_root, read_record, root, shown, write_text
 from pipeline.core.version import program
 
 
@@ -234,7 +234,9 @@ class Run:
             )
         if arrays:
             said.append(f"predictions brought from {Path(arrays.oof).name}")
-            said.append(read_json(self.brought)["leak_remark"] if self.brought.exists() else "")
+            if self.brought.exists():
+                unknown = f"whether their models knew these images is not known: {shown(self.brought)} is damaged"
+                said.append(read_record(self.brought).get("leak_remark", unknown))
         return "; ".join(filter(None, said))
 
     @property

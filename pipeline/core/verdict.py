@@ -9,8 +9,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from pipeline.core.files import read_json, shown
+from pipeline.core.files import shown
+from pipeline.core.results import read_submission, read_tuned
 from pipeline.core.run import Run
+from pipeline.core.written import if_sound
 
 Level = Literal["stop", "check", "note"]
 Verdict = Literal["fine", "check first", "do not submit"]
@@ -85,11 +87,15 @@ class Judged:
 
 def judge(run: Run) -> Judged | None:
     """Returns what is known of a run: of its submission, or where tune has run since, or encode has not, of the
-    held-out images; None where tune has not run."""
+    held-out images; None where tune has not run.
+
+    Raises:
+        PipelineError: postprocess.json is damaged.
+    """
     if not run.postprocess.exists():
         return None
-    result = read_json(run.postprocess)
-    record = read_json(run.record) if run.record.exists() and run.submission.exists() else {}
+    result = read_tuned(run)
+    record = (if_sound(read_submission, run) if run.submission.exists() else None) or {}
     submitted = record.get("postprocess") == result
     return Judged(gravest_first(from_json(record if submitted else result)), result, submitted)
 

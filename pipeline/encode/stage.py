@@ -29,9 +29,11 @@ from rich.markup import escape
 from pipeline.core import freshness
 from pipeline.core.console import console, track, warn
 from pipeline.core.errors import PipelineError
-from pipeline.core.files import PACKAGE, read_json, shown, write_json, writing
+from pipeline.core.files import PACKAGE, read_record, shown, write_json, writing
 from pipeline.core.freshness import Step
+from pipeline.core.results import read_tuned
 from pipeline.core.run import Run, describe
+from pipeline.core.trainings import read_training
 from pipeline.core.verdict import Reason, from_json, to_json, verdict_of
 from pipeline.encode import sanity, shift, submission
 from pipeline.encode.submission import Expected
@@ -68,7 +70,7 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
             submission; nothing is written then.
     """
     want = submission.expected(run.competition, run.input, run.competition_folder)
-    result = read_json(run.postprocess)
+    result = read_tuned(run)
     blend = blends.test(run, result)
     images = want.images[want.images["subset"] == "test"]
     _check_images(run, images, want, blend.ids)
@@ -205,7 +207,7 @@ def _trainings(run: Run) -> dict[str, Path]:
 
 def _training(path: Path) -> dict[str, Any]:
     """What the record says of one training: the hashes of its weights among it, and of the code that trained them."""
-    fold, manifest = read_json(path), freshness.read_manifest(path.with_name("manifest.json"))
+    fold, manifest = read_training(path), freshness.read_manifest(path.with_name("manifest.json"))
     kept = ("best_epoch", "best_score", "epochs", "seconds", "weights", "compute", "sha256")
     code = _digest(manifest["code"]) if manifest else None
     return {key: fold[key] for key in kept} | {"code": code}
@@ -240,8 +242,8 @@ def _keep_older(run: Run, digest: str) -> None:
     """
     if not run.submission.exists() or (before := freshness.hash_file(run.submission)) == digest:
         return
-    record = read_json(run.record) if run.record.exists() else {}
-    own = record.get("sha256") == before  # or the record is of another file
+    record = read_record(run.record)
+    own = record.get("sha256") == before and isinstance(record.get("made"), str)  # or it is of another file, or damaged
     modified = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(run.submission.stat().st_mtime))
     stamp = (record["made"] if own else modified).replace(" ", "-").replace(":", "")
     dated = run.submission.with_name(f"{run.name}.{stamp}.csv")
@@ -273,7 +275,7 @@ def _print(test: dict[str, Any], result: dict[str, Any]) -> None:
     held_out = result["oof"]
     if "class_share" in test:
         parts = [
-            f"{name} {share:.1%} (out-of-fold {held_out['class_share'][name]:.1%}, true "
+            f"{name} {share:.1%} (out-of-fold {held_out['class_share'][name] or 0:.1%}, true "
             f"{result['class_share_true'][name] or 0:.1%})"
             for name, share in test["class_share"].items()
         ]

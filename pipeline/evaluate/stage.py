@@ -21,9 +21,10 @@ import pandas as pd
 from pipeline.core.config.competition import Competition
 from pipeline.core.console import console, track
 from pipeline.core.errors import PipelineError
-from pipeline.core.files import read_json, shown, write_json, write_png, writing
+from pipeline.core.files import shown, write_json, write_png, writing
 from pipeline.core.freshness import Step
 from pipeline.core.lock import exclusive_lock
+from pipeline.core.results import read_submission, read_tuned
 from pipeline.core.run import Run
 from pipeline.decode import table
 from pipeline.decode.readers.registry import reader_of
@@ -58,10 +59,10 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
     """Scores every test image, writes the summary and the overlays, and adds a row to runs.csv.
 
     Raises:
-        PipelineError: predictions of a test image are missing.
+        PipelineError: predictions of a test image are missing, or what tune or encode wrote is damaged.
     """
     images = table.read_table(run.test_table)
-    result = read_json(run.postprocess)
+    result, record = read_tuned(run), read_submission(run)
     blend, decision = blends.test(run, result), decision_of(result)
     place = {image_id: number for number, image_id in enumerate(blend.ids)}
     if missing := [image_id for image_id in images["image_id"] if image_id not in place]:
@@ -109,7 +110,7 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
     with writing(run.folder / "test_scores.csv") as temporary:
         flat.to_csv(temporary, index=False)
     write_json(run.folder / "test.json", summary)
-    _add_to_runs(run, summary)
+    _add_to_runs(run, summary, record)
     _print(run, summary)
     yield from waiting
 
@@ -180,9 +181,9 @@ def _spread(values: list[Any]) -> dict[str, float]:
     return {"mean": float(np.mean(values)), "standard_deviation": float(np.std(values))}
 
 
-def _add_to_runs(run: Run, summary: dict[str, Any]) -> None:
+def _add_to_runs(run: Run, summary: dict[str, Any], record: dict[str, Any]) -> None:
     """Adds a row to the table of all evaluations of this competition."""
-    path, record = run.competition_folder / "runs.csv", read_json(run.record)
+    path = run.competition_folder / "runs.csv"
     row: dict[str, Any] = {"evaluated": time.strftime("%Y-%m-%d %H:%M:%S"), "run": run.name}
     row |= {"remark": summary["remark"], "metric": summary["metric"], "test": summary["score"]}
     for where in ("over_images", f"over_batches_of_{BATCH}"):

@@ -127,7 +127,7 @@ def load(path: Path, names: Sequence[str], exclusive: bool) -> Statistics:
             columns = [content["names"].tolist().index(name) for name in names]
             arrays = (content[name][:, columns] for name in ("area", "maps", "marks"))
             return Statistics(list(names), exclusive, content["groups"], *arrays)
-    except (OSError, ValueError, KeyError, BadZipFile) as error:
+    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, BadZipFile) as error:
         reason = " ".join(str(error).split())
         raise PipelineError(f"{shown(path)} cannot be read ({reason}); run the tune stage with --force.") from None
 

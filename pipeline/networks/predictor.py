@@ -13,9 +13,10 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from pipeline.core.console import console
 from pipeline.core.errors import PipelineError
-from pipeline.core.files import read_json, shown
+from pipeline.core.files import shown
 from pipeline.core.freshness import Step
 from pipeline.core.run import Member, Run
+from pipeline.core.trainings import Weights, read_training
 from pipeline.masks.scale import scale_of
 from pipeline.networks import device, loader
 from pipeline.networks.device import Compute
@@ -59,7 +60,7 @@ def load(run: Run, path: Path, compute: Compute, dtype: np.dtype) -> Module:
 def _check_type(path: Path, dtype: np.dtype) -> None:
     """Checks that images are of the type that a training knows, where its fold.json says that."""
     summary = path.with_name("fold.json")
-    trained = read_json(summary).get("pixels", {}).get("type") if summary.exists() else None
+    trained = read_training(summary, Weights).get("pixels", {}).get("type") if summary.exists() else None
     if trained not in (None, str(dtype)):
         raise PipelineError(
             f"{shown(path)} was trained on {trained} images, and those to predict are {dtype}: convert the image files."

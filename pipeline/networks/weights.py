@@ -8,7 +8,8 @@ from typing import Any
 from pipeline.core import freshness
 from pipeline.core.config.recipe import ModelSettings
 from pipeline.core.errors import PipelineError
-from pipeline.core.files import read_json, shown
+from pipeline.core.files import shown
+from pipeline.core.trainings import Weights, read_training
 
 SECONDS_TO_ANSWER = 10
 
@@ -43,7 +44,7 @@ def read_trained(path: Path) -> dict[str, Any]:
     if not path.exists():
         raise PipelineError(f"{shown(path)} does not exist; the train stage of {path.parent.parent.name} makes it.")
     summary = path.with_name("fold.json")
-    if summary.exists() and freshness.hash_file(path) not in read_json(summary)["sha256"]:
+    if summary.exists() and freshness.hash_file(path) not in read_training(summary, Weights)["sha256"]:
         raise PipelineError(
             f"{shown(path)} is damaged or was replaced: its SHA-256 is none of those in {shown(summary)}. Put the file "
             "back, or train again with `--force`."

@@ -41,13 +41,14 @@ def mask_areas(images: pd.DataFrame, competition: Competition) -> "Figure":
     figure, axes = _figure("share of the image, %", "images")
     pixels = images["height"] * images["width"]
     shares = {name: (images[f"area_{name}"] / pixels).to_numpy() for name in competition.foreground}
-    labels = [f"{name}: {np.mean(share == 0):.0%} empty" for name, share in shares.items()]
+    labels = [_plain(f"{name}: {(share == 0).sum() / max(len(share), 1):.0%} empty") for name, share in shares.items()]
     present = [100 * share[share > 0] for share in shares.values()]
     several = len(present) > 1  # their fills would hide one another
     colours = [_of_255(colour) for colour in legend(competition).values() if colour] if several else [_colour(0)]
     kind: Literal["step", "stepfilled"] = "step" if several else "stepfilled"
-    axes.hist(present, bins=30, histtype=kind, linewidth=1.5, label=labels, color=colours)
-    axes.legend(frameon=False)
+    ends = None if any(map(len, present)) else (0, 100)
+    axes.hist(present, bins=30, range=ends, histtype=kind, linewidth=1.5, label=labels, color=colours)
+    _legend(axes)
     return figure
 
 
@@ -62,10 +63,11 @@ def image_sizes(images: pd.DataFrame) -> "Figure":
         sizes = rows.groupby(["width", "height"]).size().reset_index(name="count")
         area = 12 + 200 * sizes["count"] / sizes["count"].max()
         axes.scatter(sizes["width"], sizes["height"], area, color=_colour(number), alpha=0.5, label=subset)
-    axes.set_xlim(0, 1.1 * images["width"].max())
-    axes.set_ylim(0, 1.1 * images["height"].max())
-    for handle in axes.legend(frameon=False).legend_handles:
-        handle.set_sizes([40])  # type: ignore[union-attr]
+    axes.set_xlim(0, 1.1 * max([1, *images["width"]]))
+    axes.set_ylim(0, 1.1 * max([1, *images["height"]]))
+    if len(images):
+        for handle in axes.legend(frameon=False).legend_handles:
+            handle.set_sizes([40])  # type: ignore[union-attr]
     return figure
 
 
@@ -73,7 +75,8 @@ def loss_curves(trainings: Trainings) -> "Figure":
     """The loss of every epoch: training dotted, held-out solid, a point where the weights were kept."""
     figure, axes = _figure("epoch", "loss")
     for number, (_, history) in enumerate(trainings.values()):
-        axes.plot(history["epoch"] + 1, history["train/loss"], ":", color=_colour(number))
+        if "train/loss" in history:
+            axes.plot(history["epoch"] + 1, history["train/loss"], ":", color=_colour(number))
     return _epochs(figure, axes, trainings, "valid/loss")
 
 
@@ -113,13 +116,12 @@ def score_by_area(scores: pd.DataFrame, metric: str) -> "Figure":
         metric: what the score is.
     """
     figure, axes = _figure("true area, px", metric)
-    present = scores[scores["true_area"] > 0]
+    present = _with_mask(axes, scores)
     axes.plot(present["true_area"], present["score"], ".", color=_colour(0), alpha=0.25)
     axes.plot(*_tenths(present), color=_colour(1), label="mean of a tenth of the images")
     empty = scores.loc[scores["true_area"] == 0, "score"]
     if len(empty):
         axes.axhline(empty.mean(), color=_colour(2), linestyle="--", label=f"mean of {len(empty)} with an empty mask")
-    axes.set_xscale("log")
     axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)  # points stand all over the axes
     return figure
 
@@ -133,9 +135,8 @@ def scores_by_area(runs: dict[str, pd.DataFrame], metric: str) -> "Figure":
     """
     figure, axes = _figure("true area, px", metric)
     for number, (name, scores) in enumerate(runs.items()):
-        axes.plot(*_tenths(scores[scores["true_area"] > 0]), ".-", color=_colour(number), label=name)
-    axes.set_xscale("log")
-    axes.legend(frameon=False)
+        axes.plot(*_tenths(_with_mask(axes, scores)), ".-", color=_colour(number), label=_plain(name))
+    _legend(axes)
     return figure
 
 
@@ -148,8 +149,9 @@ def intervals(found: dict[str, tuple[float, float, float]], metric: str) -> "Fig
     """
     figure, axes = _figure(metric, "")
     for number, (score, low, high) in enumerate(found.values()):
-        axes.errorbar(score, -number, xerr=[[score - low], [high - score]], fmt="o", capsize=3, color=_colour(number))
-    axes.set_yticks([-number for number in range(len(found))], list(found))
+        ends = [[max(0.0, score - low)], [max(0.0, high - score)]]  # a bootstrap's interval need not hold the score
+        axes.errorbar(score, -number, xerr=ends, fmt="o", capsize=3, color=_colour(number))
+    axes.set_yticks([-number for number in range(len(found))], [_plain(name) for name in found])
     return figure
 
 
@@ -163,7 +165,8 @@ def score_by_group(scores: pd.DataFrame, metric: str, most: int = 60) -> "Figure
     """
     figure, axes = _figure("group (images)", f"mean {metric}")
     means = scores.groupby("group")["score"].agg(["mean", "size"]).sort_values("mean").head(most)
-    axes.bar([f"{group} ({size})" for group, size in means["size"].items()], means["mean"], color=_colour(0))
+    axes.bar(range(len(means)), means["mean"], color=_colour(0))
+    axes.set_xticks(range(len(means)), [_plain(f"{group} ({size})") for group, size in means["size"].items()])
     axes.tick_params("x", labelrotation=90, labelsize=7)
     return figure
 
@@ -198,24 +201,42 @@ def _epochs(figure: "Figure", axes: "Axes", trainings: Trainings, name: str) -> 
     for number, (title, (fold, history)) in enumerate(trainings.items()):
         if name in history:
             axes.plot(history["epoch"] + 1, history[name], color=_colour(number), label=title)
-            kept = fold["best_epoch"]
-            axes.plot(kept + 1, history[name][kept], "o", color=_colour(number))
-    if axes.get_legend_handles_labels()[1]:
-        axes.legend(frameon=False)
+            kept = history[history["epoch"] == fold["best_epoch"]]
+            axes.plot(kept["epoch"] + 1, kept[name], "o", color=_colour(number))
+    _legend(axes)
     return figure
 
 
 def _sensitivity(figure: "Figure", axes: "Axes", result: dict[str, Any], name: str) -> "Figure":
     for number, (title, curves) in enumerate(result["curves"].items()):
-        if curves.get(name):
-            axes.plot(*np.array(curves[name]).T, color=_colour(number), label=title)
+        if curves.get(name) and title in result["rules"]:
+            axes.plot(*np.array(curves[name], np.float64).T, color=_colour(number), label=_plain(title))
             axes.axvline(result["rules"][title][name], color=_colour(number), linestyle="--", linewidth=1)
     low, high = axes.get_ylim()
     missing = max(0.0, LEAST_SPAN - (high - low)) / 2
     axes.set_ylim(low - missing, high + missing)
     if len(result["curves"]) > 1:
-        axes.legend(frameon=False)
+        _legend(axes)
     return figure
+
+
+def _with_mask(axes: "Axes", scores: pd.DataFrame) -> pd.DataFrame:
+    """Returns the rows of images with a mask, and makes the axis of their areas logarithmic where there are any."""
+    present = scores[scores["true_area"] > 0]
+    if len(present):
+        axes.set_xscale("log")
+    return present
+
+
+def _legend(axes: "Axes") -> None:
+    """Adds a legend where there is something to name."""
+    if axes.get_legend_handles_labels()[1]:
+        axes.legend(frameon=False)
+
+
+def _plain(text: str) -> str:
+    """A name as matplotlib shows it as it is: between two dollar signs it would read a formula."""
+    return text.replace("$", r"\$")
 
 
 def _tenths(scores: pd.DataFrame) -> np.ndarray:

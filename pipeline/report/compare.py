@@ -21,10 +21,14 @@ from rich.text import Text
 from pipeline.core import freshness, layout
 from pipeline.core.driver import listed
 from pipeline.core.errors import PipelineError
-from pipeline.core.files import read_json, root
+from pipeline.core.files import root
+from pipeline.core.results import read_scored
+from pipeline.core.trainings import Speed, read_training
 from pipeline.core.version import program
+from pipeline.core.written import if_sound
 from pipeline.masks.bootstrap import bootstrap, mean_counts, mean_score
 from pipeline.masks.metrics import METRICS
+from pipeline.report import look
 from pipeline.split.folds import counted_rows
 
 NOTE = (
@@ -37,6 +41,8 @@ COLUMNS = {
     "nested": "right", "parameters": "right", "images/s": "right", "training": "right", "remarks": "left",
 }  # fmt: skip
 
+COMPARED = {"image_id": str, "group": str, "use": str, "score": float}
+"""Columns of oof_scores.csv that two runs are compared by, and what they hold."""
 SEEDS = ("", "_seed_*")
 """What follows fold_<k> in the names of its networks' folders."""
 
@@ -187,10 +193,10 @@ def _find(wanted: str, known: dict[str, list[Path]]) -> Path:
 
 def _read(folder: Path) -> Scored:
     scores = folder / "oof_scores.csv"
-    text = dict.fromkeys(("image_id", "group", "use"), str)
-    images = pd.read_csv(scores, dtype=text, keep_default_na=False) if scores.exists() else None  # an id may be "NA"
-    members = tuple(read_json(file) for file in sorted(folder.glob("*/fold.json")))
-    result = read_json(folder / "postprocess.json")
+    images = look.read_written(scores, COMPARED, "tune") if scores.exists() else None
+    summaries = [if_sound(read_training, file, Speed) for file in sorted(folder.glob("*/fold.json"))]
+    members = tuple(summary for summary in summaries if summary is not None)
+    result = read_scored(folder)
     # only of folds that are scored: another fold's folder may be left from before; an ensemble's are its runs'
     patterns = [f"fold_{fold}{seed}/manifest.json" for fold in result.get("score_by_fold", {}) for seed in SEEDS]
     trained = [folder.with_name(name) for name in result.get("ensemble", {})] or [folder]

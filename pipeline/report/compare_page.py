@@ -9,11 +9,11 @@ writes  work/comparison.html
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from pipeline.core import freshness
 from pipeline.core.config.settings import flatten
-from pipeline.core.files import read_json, root
+from pipeline.core.files import root
+from pipeline.core.trainings import history_of, read_training
+from pipeline.core.written import if_sound
 from pipeline.report import charts, compare, page
 from pipeline.report.compare import Scored
 
@@ -64,10 +64,19 @@ def differing(settings: dict[str, dict[str, Any]]) -> dict[str, list[Any]]:
 def _charts(runs: list[Scored]) -> list[Any]:
     """Scores with their intervals, the epochs of every run's first fold, and scores by the size of the mask."""
     metric = runs[0].result["metric"]
-    ends = {run.name: (run.result["score"], *run.result["interval_95"]) for run in runs if run.result["interval_95"]}
+    results = {run.name: run.result for run in runs}
+    ends = {
+        name: (one["score"], *one["interval_95"])
+        for name, one in results.items()
+        if one.get("score") is not None and one.get("interval_95")
+    }
     finished = {run.name: sorted(run.folder.glob("fold_*/fold.json")) for run in runs}
     firsts = {name: files[0] for name, files in finished.items() if files}
-    trainings = {name: (read_json(file), pd.read_csv(file.with_name("history.csv"))) for name, file in firsts.items()}
+    trainings = {
+        name: (summary, history)
+        for name, file in firsts.items()
+        if (summary := if_sound(read_training, file)) and len(history := history_of(file.with_name("history.csv")))
+    }
     images = {run.name: run.images for run in runs if run.images is not None and "true_area" in run.images}
     drawn = [charts.intervals(ends, metric)] if ends else []
     drawn += [charts.score_curves(trainings, metric)] if trainings else []

@@ -3,17 +3,21 @@
 The notebooks and the report use these; nothing here changes a file.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
 from pipeline.core.errors import PipelineError
-from pipeline.core.files import read_json, shown
+from pipeline.core.files import shown
+from pipeline.core.results import read_submission, read_tuned
 from pipeline.core.run import Run
+from pipeline.core.trainings import history_of, read_training
+from pipeline.core.written import again, damaged, if_sound
 from pipeline.decode import table
 from pipeline.decode.readers.registry import reader_of
 from pipeline.masks import overlay
@@ -25,6 +29,10 @@ from pipeline.split.folds import read_audit, read_folds, read_outliers
 Subset = Literal["train", "test"]
 EACH = 208
 """Pixels across of one picture on a sheet."""
+FINDING = {"image_id": str, "reason": str, "partner_id": str, "action": str}
+SUSPECT = {"image_id": str, "reason": str, "note": str}
+SCORE = {"image_id": str, "fold": int, "group": str, "use": str, "true_area": int, "score": float}
+"""Columns that these tables must have, and what they hold."""
 
 
 def images(run: Run, subset: str | None = None) -> pd.DataFrame:
@@ -46,7 +54,7 @@ def findings(run: Run) -> pd.DataFrame:
 def test_duplicates(run: Run) -> pd.DataFrame:
     """Returns one row per training image that a test image looks like, in the columns of `findings`."""
     _require(run.test_duplicates, run, "clean")
-    return pd.read_csv(run.test_duplicates, keep_default_na=False, dtype={"image_id": str, "partner_id": str})
+    return read_written(run.test_duplicates, FINDING, "clean")
 
 
 def folds(run: Run) -> pd.DataFrame:
@@ -62,41 +70,42 @@ def audit(run: Run) -> dict[str, Any]:
 
 
 def trainings(run: Run) -> charts.Trainings:
-    """Returns the summary (fold.json) and the epochs (history.csv) of every finished training, by its title."""
+    """Returns the summary (fold.json) and the epochs (history.csv, which may be missing or damaged: no rows) of every
+    training whose summary is there and sound, by its title."""
     of_folds: list[int | None] = [*run.trained_folds(), *([None] if run.recipe.train.final else [])]
     members = [member for fold in of_folds for member in run.members(fold)]
     folders = {member.title: run.fold_folder(member.fold, member.seed) for member in members}
     return {
-        title: (read_json(folder / "fold.json"), pd.read_csv(folder / "history.csv"))
+        title: (summary, history_of(folder / "history.csv"))
         for title, folder in folders.items()
-        if (folder / "fold.json").exists()
+        if (summary := if_sound(read_training, folder / "fold.json"))
     }
 
 
 def result(run: Run) -> dict[str, Any]:
     """Returns what tune chose, and what it is worth (postprocess.json)."""
     _require(run.postprocess, run, "tune")
-    return read_json(run.postprocess)
+    return read_tuned(run)
 
 
 def record(run: Run) -> dict[str, Any]:
     """Returns how the submission came about: its figures, the verdict and its reasons, and the score to expect."""
     _require(run.record, run, "encode")
-    return read_json(run.record)
+    return read_submission(run)
 
 
 def scores(run: Run) -> pd.DataFrame:
     """Returns one row a held-out image: image_id, fold, group, use, true_area, score, untuned."""
     path = run.folder / "oof_scores.csv"
     _require(path, run, "tune")
-    return pd.read_csv(path, dtype={"image_id": str, "group": str}, keep_default_na=False)
+    return read_written(path, SCORE, "tune")
 
 
 def suspects(run: Run) -> pd.DataFrame:
     """Returns one row an image whose mask the networks contradict, the likeliest fault first; none of the images that
     clean has dropped."""
     _require(run.suspects, run, "tune")
-    listed = pd.read_csv(run.suspects, dtype={"image_id": str}, keep_default_na=False)
+    listed = read_written(run.suspects, SUSPECT, "tune")
     rows = scores(run)
     return listed[~listed["image_id"].isin(rows["image_id"][rows["use"] == "drop"])].reset_index(drop=True)
 
@@ -161,6 +170,29 @@ def _predictor(run: Run, subset: Subset) -> Callable[[str, tuple[int, int]], np.
         return blend.decide(place[image_id], blend.native(place[image_id], shape), decision)
 
     return predict
+
+
+def read_written(path: Path, columns: Mapping[str, type], stage: str) -> pd.DataFrame:
+    """Returns a CSV that a stage wrote, an empty field as "".
+
+    Args:
+        path: the file.
+        columns: those that it must have, and what they hold.
+        stage: which stage wrote it.
+
+    Raises:
+        PipelineError: it is damaged.
+    """
+    try:
+        texts = {name: str for name, held in columns.items() if held is str}
+        read = pd.read_csv(path, dtype=texts, keep_default_na=False)  # an id may be "NA"
+        if lacking := [name for name in columns if name not in read]:
+            raise damaged(path, f"it lacks the column {lacking[0]}", again(stage))
+        numbers = [name for name in ("true_area", "untuned", *columns) if name in read and name not in texts]
+        read = read.assign(**{name: pd.to_numeric(read[name].replace("", np.nan)) for name in numbers})
+        return read.astype({name: held for name, held in columns.items() if held is int})
+    except (OSError, ValueError):
+        raise damaged(path, "it is not the table that the stage writes", again(stage)) from None
 
 
 def _require(path: Any, run: Run, stage: str) -> None:

@@ -12,9 +12,10 @@ from PIL import Image
 from pipeline.clean.outliers import count_findings
 from pipeline.core import files, freshness
 from pipeline.core.errors import PipelineError
-from pipeline.core.files import read_json
+from pipeline.core.results import read_submission, read_test_scores, read_tuned
 from pipeline.core.run import Run, describe
 from pipeline.core.verdict import Reason, as_step, constants, gravest_first, judge, of_what
+from pipeline.core.written import if_sound
 from pipeline.decode import table
 from pipeline.masks import overlay
 from pipeline.masks.decision import in_words
@@ -151,11 +152,12 @@ def _figure(value: Any) -> str:
 
 
 def learning(run: Run, trainings: charts.Trainings) -> Shown | None:
-    """The curves of all trainings, and a row each."""
+    """The curves of all trainings, of which history.csv tells them, and a row each."""
     if not trainings:
         return None
+    told = any(len(history) for _, history in trainings.values())
     return {
-        "charts": [charts.loss_curves(trainings), charts.score_curves(trainings, run.competition.metric)],
+        "charts": [charts.loss_curves(trainings), charts.score_curves(trainings, run.competition.metric)] * told,
         "trainings": {title: fold for title, (fold, _) in trainings.items()},
     }
 
@@ -167,7 +169,7 @@ def tuning(run: Run) -> Shown | None:
     """What was chosen, how sensitive the score is to it, and what was tried."""
     if not run.postprocess.exists():
         return None
-    result = read_json(run.postprocess)
+    result = read_tuned(run)
     ships = (result.get("procedure") or {}).get("ships") != "untuned"
     steps = [
         {**step, "verdict": selection.verdict(step, run.recipe.tune.confidence, ships)}
@@ -234,17 +236,17 @@ def pick_examples(scores: pd.DataFrame, higher_is_better: bool = True) -> pd.Dat
 
 def submission(run: Run) -> Shown | None:
     """What the submission looks like beside the training masks, the warnings about it, and some of its masks."""
-    if not run.record.exists():
+    record = if_sound(read_submission, run)
+    if record is None or not run.test_table.exists():
         return None
     chosen = evenly(look.images(run, "test"), TEST_PICTURES)["image_id"]
     pictures = _pictures(look.painter(run, subset="test"), {one: one for one in chosen}, "what is submitted", 220)
-    return {**look.record(run), "pictures": pictures}
+    return {**record, "pictures": pictures}
 
 
 def test_set(run: Run) -> Shown | None:
     """The scores of a test set with known truth."""
-    path = run.folder / "test.json"
-    return read_json(path) if path.exists() else None
+    return if_sound(read_test_scores, run)
 
 
 def exact(run: Run) -> Shown:

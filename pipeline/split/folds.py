@@ -5,20 +5,39 @@ import this module and not the stages that write them.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
+from pydantic import Field
 
 from pipeline.core.errors import PipelineError
-from pipeline.core.files import read_json, shown
+from pipeline.core.files import shown
 from pipeline.core.run import Run
+from pipeline.core.written import Part, read_checked
 from pipeline.decode import table
 from pipeline.decode.readers.files import read_table as read_csv
 
 ACTIONS = ("drop", "relabel", "soft")
 """What a finding may ask for, besides `keep`: of several the first holds."""
 USES = ("train", *ACTIONS)
+
+
+class Deviation(Part):
+    """How far folds differ."""
+
+    text: str
+
+
+class Audit(Part):
+    """What split says of the folds."""
+
+    folds: Annotated[list[dict[str, float | None]], Field(min_length=1)]
+    largest_deviation: Deviation
+    leaks: bool
+    leak_remark: str
+    verdict: Annotated[str, Field(min_length=1)]
+    warnings: list[str]
 
 
 def read_outliers(run: Run) -> pd.DataFrame:
@@ -105,8 +124,12 @@ def drop_list(run: Run) -> tuple[Path, ...]:
 
 
 def read_audit(run: Run) -> dict[str, Any]:
-    """Returns what the audit says about the folds file; {} before it was made."""
-    return read_json(run.audit) if run.audit.exists() else {}
+    """Returns what the audit says about the folds file; {} before it was made.
+
+    Raises:
+        PipelineError: it is damaged.
+    """
+    return read_checked(run.audit, Audit, "run the split stage again") if run.audit.exists() else {}
 
 
 def leak_remark(run: Run) -> str:

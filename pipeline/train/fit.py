@@ -14,9 +14,10 @@ from safetensors.torch import save_file
 from pipeline.core import freshness, other_runs
 from pipeline.core.console import console, peak_memory
 from pipeline.core.errors import PipelineError
-from pipeline.core.files import read_json, shown, write_json, writing
+from pipeline.core.files import shown, write_json, writing
 from pipeline.core.interruption import Interrupted
 from pipeline.core.run import Member, Run
+from pipeline.core.trainings import epochs_of, read_training
 from pipeline.decode import table
 from pipeline.masks.geometry import box_of, geometry_of
 from pipeline.masks.metrics import metric_of
@@ -153,10 +154,16 @@ def _plan(run: Run, member: Member) -> tuple[int, list[float] | None]:
     if member.fold is not None:
         return run.recipe.train.epochs, None
     folders = [run.fold_folder(fold, member.seed) for fold in run.trained_folds()]
-    kept = [read_json(folder / "fold.json")["best_epoch"] + 1 for folder in folders]
+    kept = [read_training(folder / "fold.json")["best_epoch"] + 1 for folder in folders]
     epochs = max(1, round(float(np.mean(kept))))
-    histories = [read_json(folder / "history.json") for folder in folders]
-    rates = [[row["learning_rate"] for row in rows] for rows in histories]
+    histories = [epochs_of(folder / "history.json") for folder in folders]
+    rates = [[row["learning_rate"] for row in rows if "learning_rate" in row] for rows in histories]
+    for folder, found, count in zip(folders, rates, kept, strict=True):
+        if len(found) < count:
+            raise PipelineError(
+                f"{shown(folder / 'history.json')} is damaged ({len(found)} learning rates, and epoch {count} was "
+                "kept): put the file back, or train again with --force."
+            )
     base = run.recipe.train.learning_rate
     curve = [float(np.mean([one[epoch] for one in rates if epoch < len(one)])) / base for epoch in range(epochs)]
     console.print(f"  final: {epochs} epochs, the mean of the folds' {', '.join(map(str, kept))}")

@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.core import other_runs
-from pipeline.core.files import read_json
+from pipeline.core.files import read_record
 from pipeline.core.run import Run
+from pipeline.core.trainings import epochs_of
 from pipeline.core.verdict import Reason
 from pipeline.tune.findings import longer, named, trained_again
 
@@ -85,11 +86,9 @@ def _pair(folder: Path) -> tuple[Path, Path]:
 
 def _read(folder: Path, run: Run, title: str) -> History | None:
     history, summary = _pair(folder)
-    if not (history.exists() and summary.exists()):
-        return None
-    loss = np.array([row.get("valid/loss", np.nan) for row in read_json(history)], np.float64)
-    kept = read_json(summary).get("best_epoch", -1)
-    if not np.isfinite(loss).all() or not 0 <= kept < len(loss):
+    losses, kept = [row.get("valid/loss") for row in epochs_of(history)], read_record(summary).get("best_epoch")
+    loss = np.array([one if isinstance(one, int | float) else np.nan for one in losses], np.float64)
+    if not np.isfinite(loss).all() or not isinstance(kept, int) or not 0 <= kept < len(loss):
         return None
     return History(run, title, loss, kept)
 

@@ -83,14 +83,14 @@ class Chosen:
 
 def choose_steps(parts: Parts, fits: Sequence[Fits], steps: Sequence[Sequence[str]], settings: TuneSettings) -> Chosen:
     """What is chosen on all images, and without each part, by the fits of each of `parts.left_out`; the untuned
-    decision where the whole procedure is not better than it by more than noise."""
+    decision where the whole procedure is not better than it by more than one standard error."""
     choices = parts.choices(fits, steps, settings, parts.left_out)
     without = dict(zip(parts.left_out[1:], choices[1:], strict=True))
     nested = Nested.of(without, parts.partitions)
     plain = {part: replace(choice, path=()) for part, choice in without.items()}
     untuned = Nested.of(plain, parts.partitions)
     found = gain(untuned.rows, nested.rows, fits[0].problem.score, parts.groups[parts.rows])
-    if choices[0].path and found.value > 0 and found.confidence >= settings.confidence:
+    if choices[0].path and found.value > found.standard_error:
         return Chosen(choices[0], without, nested, found)
     tried = [replace(one, kept=False) for one in choices[0].tried]
     return Chosen(replace(choices[0], path=(), tried=tried), plain, untuned, found)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from conftest import Tiny
+from written import RESULT, record_of
 
 from pipeline.core import verdict
 from pipeline.core.run import Run, open_run
@@ -66,16 +67,16 @@ def test_an_upload_is_next_only_where_it_is_worth_one(run: Run) -> None:
 
 def test_a_run_is_judged_by_its_submission_or_by_what_was_tuned_since(run: Run) -> None:
     assert verdict.judge(run) is None
-    result: dict[str, Any] = {"score": 0.5}
-    put(run.postprocess, result)
+    old = {key: value for key, value in RESULT.items() if key != "reasons"}
+    put(run.postprocess, old)
     found = verdict.judge(run)  # of a version that wrote no reasons
     assert found and (found.verdict, [one.kind for one in found.reasons]) == ("check first", ["not known"])
-    result["reasons"] = []
+    result = old | {"reasons": []}
     put(run.postprocess, result)
     found = verdict.judge(run)
     assert found and (found.verdict, found.submitted, found.reasons) == ("fine", False, [])
     put(run.submission, "")
-    put(run.record, {"postprocess": result, "reasons": verdict.to_json([reason("stop")])})
+    put(run.record, record_of(result, verdict.to_json([reason("stop")])))
     found = verdict.judge(run)
     assert found and (found.verdict, found.submitted) == ("do not submit", True)
     put(run.postprocess, result | {"score": 0.6, "reasons": verdict.to_json([reason("check")])})

@@ -17,6 +17,7 @@ import typer
 import yaml
 from conftest import SHAPE, TEST_IDS, TRAIN_IDS, Tiny
 from typer.testing import CliRunner
+from written import FOLD
 
 from pipeline import stages
 from pipeline.__main__ import app
@@ -460,8 +461,7 @@ def trained(tiny: Tiny, name: str, seed: int, folds: tuple[int, ...] = (0, 1, 2)
         freshness.record(step, 0)
         predicted = run.predictions("test", fold).with_suffix(".manifest.json")
         freshness.record(freshness.Step("predict", "predict", predicted, raw_test_files(run), (), {}), 0)
-        keys = ("best_epoch", "best_score", "epochs", "seconds", "weights", "compute", "sha256")
-        write_json(run.fold_folder(fold) / "fold.json", dict.fromkeys(keys))
+        write_json(run.fold_folder(fold) / "fold.json", FOLD)
     return run
 
 

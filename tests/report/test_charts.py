@@ -74,6 +74,44 @@ def test_a_score_that_hardly_changes_looks_flat() -> None:
     assert (low + high) / 2 == pytest.approx(0.60005)
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(("areas", "score"), [([], 0.0), ([0, 0], 0.0), ([7, 7], -3.0), ([0, 7], np.nan)])
+def test_images_without_a_mask_or_all_alike_are_drawn(areas: list[int], score: float) -> None:
+    scores = pd.DataFrame({"true_area": areas, "score": [score] * len(areas), "group": ["$p$"] * len(areas)})
+    images = pd.DataFrame({"subset": "train", "height": 10, "width": 10, "area_nerve": areas}, range(len(areas)))
+    for chart in (
+        charts.score_by_area(scores, "dice"), charts.scores_by_area({"$a$": scores, "b": scores}, "dice"),
+        charts.score_by_group(scores, "dice"), charts.mask_areas(images, competition(["nerve"])),
+        charts.image_sizes(images), charts.intervals({"$a$": (score, score, score)}, "dice"),
+    ):  # fmt: skip
+        assert charts.to_svg(chart).startswith("<svg")
+
+
+@pytest.mark.filterwarnings("error")
+def test_an_interval_need_not_hold_its_score() -> None:
+    (axes,) = charts.intervals({"one": (0.5, 0.6, 0.7)}, "dice").axes
+    assert axes.collections[0].get_segments()[0][:, 0].tolist() == [0.5, 0.7]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("curve", [[], [[0, 0.0]], [[0, np.nan], [5, np.nan]], [[0, -1.0], [5, -1.0]]])
+def test_curves_without_a_slope_are_drawn(curve: list[list[float]]) -> None:
+    result = RESULT | {"curves": {"nerve": {"threshold": curve, "min_area": curve}, "other": {}}}
+    for chart in (charts.threshold_curve(result), charts.area_curve(result)):
+        assert charts.to_svg(chart).startswith("<svg")
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    "history", [pd.DataFrame(), HISTORY.head(0), HISTORY.head(1), HISTORY * np.nan, HISTORY * 0, HISTORY[["epoch"]]]
+)
+def test_histories_that_say_little_are_drawn(history: pd.DataFrame) -> None:
+    for best in (0, 9):
+        of = {"fold 0": ({"best_epoch": best}, history)}
+        assert charts.to_svg(charts.loss_curves(of)).startswith("<svg")
+        assert charts.to_svg(charts.score_curves(of, "dice")).startswith("<svg")
+
+
 def test_the_mean_of_each_tenth_follows_the_area() -> None:
     scores = pd.DataFrame({"true_area": np.arange(100, 0, -1), "score": np.arange(100, 0, -1) / 100})
     (axes,) = charts.scores_by_area({"one": scores}, "dice").axes

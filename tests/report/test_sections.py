@@ -7,15 +7,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import written
 from conftest import TRAIN_IDS, Tiny
 
 from pipeline.core.run import Run
 from pipeline.core.verdict import Reason, to_json
 from pipeline.report import look, page, sections
 
-RESULT: dict[str, Any] = {
-    "metric": "dice", "remark": "", "score": 0.91, "nested": 0.84, "untuned": 0.8, "score_by_fold": {"0": 0.91},
-    "interval_95": [0.8, 0.95], "nested_interval_95": [0.8, 0.9],
+RESULT: dict[str, Any] = written.RESULT | {
+    "score": 0.91, "nested": 0.84, "untuned": 0.8, "score_by_fold": {"0": 0.91},
+    "scores": written.RESULT["scores"] | {
+        "fold_model": {"score": 0.84, "interval_95": [0.8, 0.9]}, "optimistic": {"score": 0.91}},
 }  # fmt: skip
 MISSED = Reason("check", "missed masks", "2 of 9 masks are <b>missed</b>.", "look", [TRAIN_IDS[1], "gone"])
 

@@ -1,0 +1,296 @@
+"""What tune, encode and evaluate leave: which keys postprocess.json, the submission's record and test.json must have.
+
+Apart from trainings.py, so that predictions do not depend on what these files say.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from pipeline.core.run import Run
+from pipeline.core.written import Part, again, damaged, read_checked
+
+Interval = Annotated[list[float], Field(min_length=2, max_length=2)] | None
+"""Its two ends; None of one group alone."""
+Shares = dict[str, float | None]
+"""A figure of each class; None where no pixel tells it."""
+
+
+# --- postprocess.json ------------------------------------------------------------------------------------------------
+
+
+class Rows(Part):
+    """The score of some images."""
+
+    images: int
+    score: float | None
+
+
+class Said(Part):
+    """A reason, as verdict.Reason."""
+
+    level: Literal["stop", "check", "note"]
+    kind: str
+    text: str
+    command: str = ""
+    images: list[str] = []
+
+
+class Scored(Part):
+    """What two runs are compared by; a run of an earlier version may lack some of it."""
+
+    metric: str
+    remark: str = ""
+    score: float | None = None
+    interval_95: Interval = None
+    nested: float | None = None
+    score_by_fold: dict[str, float] = {}
+    rows: dict[str, Rows] = {}
+    images: int | None = None
+    ensemble: dict[str, float] = {}
+
+
+class Labelled(Part):
+    """One of the numbers to expect, and what it is of."""
+
+    what: str = Field("", alias="is")
+    score: float
+    interval_95: Interval = None
+
+
+class FoldModel(Labelled):
+    """The honest one."""
+
+    epoch_optimism: float | None = None
+
+
+class Bracket(Part):
+    """The bracket around the submission's score."""
+
+    lower: float | None = Field(alias="from")
+    upper: float | None = Field(alias="to")
+    models: int
+
+
+class Scores(Part):
+    """The three numbers to expect."""
+
+    fold_model: FoldModel
+    optimistic: Labelled
+    submission: Bracket
+
+
+class Tried(Part):
+    """A step of post-processing that was tried."""
+
+    step: str
+    kept: bool
+    gain: float
+    standard_error: float
+    confidence: float
+
+
+class Views(Part):
+    """What was decided about test-time augmentation."""
+
+    views: str
+    kept: bool
+    gain: float
+    standard_error: float
+    confidence: float
+
+
+class Tuned(Scored):
+    """What tune leaves of any competition."""
+
+    remark: str
+    score: float
+    interval_95: Interval
+    nested: float
+    nested_interval_95: Interval
+    nested_spread: Interval = None
+    untuned: float
+    score_by_fold: dict[str, float]
+    rows: dict[str, Rows]
+    images: int
+    steps: list[Tried]
+    scores: Scores
+    constants: dict[str, float | None] | None = None
+    reasons: list[Said] = []
+    tta: Views | None = None
+
+
+class Cut(Part):
+    """From which probability of presence on a mask stays."""
+
+    probability: dict[str, float]
+    cut: float | None
+    worth: dict[str, float] | None
+
+
+class Slope(Part):
+    """How one fold's probabilities are calibrated."""
+
+    slope: float
+
+
+class Ranked(Part):
+    """How each image's own best threshold is found."""
+
+    metric: str
+    pooled: Slope
+    folds: dict[str, Slope]
+
+
+class MaskRule(Part):
+    """How the probabilities of a class become its mask."""
+
+    threshold: int
+    min_area: int
+    top: int | None
+    presence: Cut | None
+    rank: Ranked | None = None
+    components: dict[str, bool | int]
+
+
+class MaskTotals(Part):
+    """What the predicted masks look like as a whole."""
+
+    share_empty: float
+    mean_area: float
+    highest: float
+
+
+class TunedMasks(Tuned):
+    """What tune leaves of a binary or multilabel competition."""
+
+    rules: dict[str, MaskRule]
+    curves: dict[str, dict[str, list[list[float]]]] = {}
+    share_empty_true: float
+    mean_true_area: float
+    oof: MaskTotals
+
+
+class LabelTotals(Part):
+    """What the predicted class maps look like as a whole."""
+
+    class_share: Shares
+
+
+class TunedLabels(Tuned):
+    """What tune leaves of a multiclass competition."""
+
+    bias: dict[str, float]
+    never: list[int]
+    readings: dict[str, dict[str, float]]
+    class_iou: Shares
+    class_iou_by_fold: dict[str, Shares]
+    class_share_true: Shares
+    oof: LabelTotals
+
+
+def read_tuned(run: Run) -> dict[str, Any]:
+    """Returns what tune chose, and what it is worth: the content of postprocess.json.
+
+    Raises:
+        PipelineError: it is damaged, or of other classes.
+    """
+    multiclass = run.competition.kind == "multiclass"
+    result = read_checked(run.postprocess, TunedLabels if multiclass else TunedMasks, again("tune"))
+    named, classes = list(result["bias" if multiclass else "rules"]), run.competition.classes
+    lacking = [name for name in run.recipe.ensemble if "ensemble" in result and name not in result["ensemble"]]
+    if named != classes:
+        fault = f"it is of the classes {', '.join(named)}, and the competition has {', '.join(classes)}"
+        raise damaged(run.postprocess, fault, again("tune"))
+    if lacking:
+        raise damaged(run.postprocess, f"ensemble lacks {', '.join(lacking)}", again("tune"))
+    return result
+
+
+def read_scored(folder: Path) -> dict[str, Any]:
+    """Returns what postprocess.json says of a run that others are compared with, by the run's folder.
+
+    Raises:
+        PipelineError: it is damaged.
+    """
+    return read_checked(folder / "postprocess.json", Scored, again("tune"))
+
+
+# --- the submission's record, and test.json --------------------------------------------------------------------------
+
+
+class Expected(Part):
+    """The score to expect of a submission."""
+
+    score: float
+    nested: float
+
+
+class Timed(Part):
+    """A training of a submission."""
+
+    seconds: float
+
+
+class Submission(Part):
+    """How a submission came about."""
+
+    made: str
+    sha256: str
+    rows: int
+    expect: Expected
+    postprocess: dict[str, Any]
+    folds: dict[str, Timed]
+    reasons: list[Said] = []
+
+
+class MaskSubmission(Submission):
+    """Of a binary or multilabel competition."""
+
+    test: MaskTotals
+
+
+class LabelSubmission(Submission):
+    """Of a multiclass competition."""
+
+    test: LabelTotals
+
+
+class Spread(Part):
+    """A figure of images or batches."""
+
+    mean: float
+    standard_deviation: float
+
+
+class TestScores(Part):
+    """The scores of a test set with known truth."""
+
+    __test__ = False  # pytest would collect it
+
+    images: int
+    metric: str
+    score: float
+    data_set_iou: float
+    over_images: dict[str, Spread]
+    over_batches_of_8: dict[str, Spread]
+
+
+def read_submission(run: Run) -> dict[str, Any]:
+    """Returns how the submission came about: the content of submissions/<run>.json.
+
+    Raises:
+        PipelineError: it is missing or damaged.
+    """
+    what = LabelSubmission if run.competition.kind == "multiclass" else MaskSubmission
+    return read_checked(run.record, what, again("encode"))
+
+
+def read_test_scores(run: Run) -> dict[str, Any]:
+    """Returns what evaluate says of the test set: the content of test.json.
+
+    Raises:
+        PipelineError: it is missing or damaged.
+    """
+    return read_checked(run.folder / "test.json", TestScores, again("evaluate"))

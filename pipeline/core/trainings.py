@@ -1,0 +1,85 @@
+"""What training leaves beside its weights: which keys fold.json must have, and the epochs of history.json and .csv."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.core.files import read_json
+from pipeline.core.written import Part, read_checked
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MEASURED = ("epoch", "train/loss", "train/dice", "valid/loss", "valid/dice", "valid/score", "learning_rate")
+"""Columns of history.csv that are numbers, those that a report shows among them."""
+
+
+class Weights(Part):
+    """What is known of weights."""
+
+    sha256: list[str]
+    pixels: dict[str, Any] = {}
+
+
+class Encoder(Part):
+    """The encoder's first weights."""
+
+    asked: str
+    file: str | None = None
+
+
+class Compute(Part):
+    """What trained."""
+
+    accelerator: str
+    precision: str
+
+
+class Training(Weights):
+    """What the train stage says of a training."""
+
+    best_epoch: int
+    best_score: float | None
+    epochs: int
+    seconds: float
+    images_per_second: float
+    weights: Encoder
+    compute: Compute
+
+
+class Speed(Part):
+    """What a training cost, of which an earlier version may have said less."""
+
+    parameters: int | None = None
+    images_per_second: float | None = None
+    seconds: float | None = None
+    compute: dict[str, Any] | None = None
+
+
+def read_training(path: Path, what: type[Part] = Training) -> dict[str, Any]:
+    """Returns the summary of a training, fold.json, of which `what` is needed.
+
+    Raises:
+        PipelineError: it is missing or damaged.
+    """
+    return read_checked(path, what, "put the file back, or train again with --force")
+
+
+def epochs_of(path: Path) -> list[dict[str, Any]]:
+    """Returns the rows of history.json, one per epoch; none where it is missing or damaged."""
+    try:
+        rows = read_json(path)
+    except (OSError, ValueError):
+        return []
+    return rows if isinstance(rows, list) and all(isinstance(row, dict) for row in rows) else []
+
+
+def history_of(path: Path) -> "pd.DataFrame":
+    """Returns the numbers of history.csv, one row per epoch; none where it is missing or damaged."""
+    import pandas as pd  # slow to import
+
+    try:
+        table = pd.read_csv(path)
+    except (OSError, ValueError):
+        table = pd.DataFrame()
+    table = table[[name for name in MEASURED if name in table]].apply(pd.to_numeric, errors="coerce")
+    return table.dropna(subset="epoch") if "epoch" in table else pd.DataFrame()
