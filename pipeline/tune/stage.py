@@ -299,7 +299,7 @@ def _views(run: Run, decided: dict[str, Any] | None) -> list[dict[str, Any]]:
     return [
         {"step": f"test-time augmentation {record['views']}", **{key: record[key] for key in keys}}
         for record in records
-        if record
+        if record and record.keys() >= {*keys}
     ]
 
 
