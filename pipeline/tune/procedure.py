@@ -16,6 +16,8 @@ from pipeline.masks.bootstrap import Gain, gain
 from pipeline.tune.held_out import HeldOut
 from pipeline.tune.selection import INNER, Cells, Choice, Fits, Nested, Partition, deal, partitions_of, select
 
+ONE_ERROR = 0.84
+"""The share of draws that show a gain of one standard error."""
 FEWEST_GROUPS = 3
 """With fewer, what one of them says would be judged by the other."""
 
@@ -90,7 +92,7 @@ def choose_steps(parts: Parts, fits: Sequence[Fits], steps: Sequence[Sequence[st
     plain = {part: replace(choice, path=()) for part, choice in without.items()}
     untuned = Nested.of(plain, parts.partitions)
     found = gain(untuned.rows, nested.rows, fits[0].problem.score, parts.groups[parts.rows])
-    if choices[0].path and found.value > found.standard_error:
+    if choices[0].path and found.value > 0 and found.confidence >= min(settings.confidence, ONE_ERROR):
         return Chosen(choices[0], without, nested, found)
     tried = [replace(one, kept=False) for one in choices[0].tried]
     return Chosen(replace(choices[0], path=(), tried=tried), plain, untuned, found)

@@ -81,7 +81,8 @@ class TuneSettings(Settings):
     for each image (`rank`); connected components. Of a multiclass competition: one bias a class; never predicting a
     class."""
     confidence: float = Field(0.9, ge=0.5, lt=1)
-    """A step is kept when at least this share of the bootstrap draws shows a gain; so are all of them together."""
+    """A step is kept when at least this share of the bootstrap draws shows a gain; all of them together need 0.84, one
+    standard error."""
     rows: Literal["raw", "cleaned"] = "raw"
     """Which images count: all but the broken ones, as the test set is not cleaned either, or those only that clean left
     as they are. The other score is given beside it."""
