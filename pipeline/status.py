@@ -158,9 +158,9 @@ def _interval(honest: dict[str, Any], result: dict[str, Any]) -> str:
     """What is known of how sure the honest score is."""
     ends = honest.get("interval_95", result.get("nested_interval_95"))
     text = "95 % interval {:.4f} to {:.4f}".format(*ends) if ends else "interval not known: one group alone"
-    spread = result.get("nested_spread")
-    if spread and spread[0] < spread[1]:
-        text += "; {:.4f} to {:.4f} from one partition to another".format(*result["nested_spread"])
+    ends = [f"{end:.4f}" for end in result.get("nested_spread") or [0, 0]]
+    if ends[0] != ends[1]:
+        text += f"; {ends[0]} to {ends[1]} from one partition to another"
     if honest.get("epoch_optimism"):
         text += f"; less {honest['epoch_optimism']:.4f}, which choosing the epoch flatters"
     return text

@@ -260,5 +260,6 @@ def _missing_folds(run: Run) -> list[Reason]:
 def _suspects(findings: Findings) -> list[Reason]:
     if not findings.suspects:
         return []
-    text = f"{findings.suspects} labels contradict the networks: one of the two is wrong."
+    labels = "1 label contradicts" if findings.suspects == 1 else f"{findings.suspects} labels contradict"
+    text = f"{labels} the networks: one of the two is wrong."
     return [Reason("note", "suspect labels", text, shown(findings.run.suspects))]
