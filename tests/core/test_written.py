@@ -81,7 +81,7 @@ def test_every_key_that_tune_writes_is_asked_for_or_not_needed(run: Run) -> None
             spared.append(key)
         else:
             assert refused(run, without(written.RESULT, key)).partition(" (")[2]
-    assert {one.partition(".")[0] for one in spared} <= {"scores", "rows", "rules", "score_by_fold"}
+    assert {one.partition(".")[0] for one in spared} <= {"scores", "rows", "rules", "score_by_fold", "reasons"}
     assert not {"scores", "interval_95", "rules", "oof", "rows", "steps"} & {*spared}
 
 
