@@ -17,7 +17,7 @@ from pipeline.core.files import input_root
 from pipeline.core.results import read_test_scores
 from pipeline.core.run import Run, input_folder
 from pipeline.core.trainings import history_of
-from pipeline.core.verdict import constants, judge, lines, next_steps, of_what, wrapped
+from pipeline.core.verdict import constants, judge, lines, next_steps, of_what, tuned, wrapped
 from pipeline.core.version import program
 from pipeline.core.written import if_sound
 
@@ -146,6 +146,8 @@ def verdict_lines(run: Run) -> Iterator[str]:
     yield f"  honest          {score}  ({of_what(result)})"
     yield from wrapped(f"{_interval(honest, result)}{_remark(result)}", 18)
     parts = [f"optimistic {optimistic.get('score', result['score']):.4f}, of the images that it was tuned on"]
+    if not tuned(result):
+        parts = ["nothing was tuned"]
     parts += [f"{what} {value:.4f}" for what, value in constants(result).items()]
     yield f"  beside it       {'; '.join(parts)}"
     for name, rows in result.get("rows", {}).items():

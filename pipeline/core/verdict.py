@@ -108,6 +108,11 @@ def constants(result: Mapping[str, Any]) -> dict[str, float]:
     return {name: found[key] for key, name in names.items() if found.get(key) is not None}
 
 
+def tuned(result: Mapping[str, Any]) -> bool:
+    """Returns whether a tuned decision ships, so that the optimistic score says something of its own."""
+    return (result.get("procedure") or {}).get("ships", "tuned") == "tuned"
+
+
 def of_what(result: Mapping[str, Any]) -> str:
     """Returns what the honest score is of, in words."""
     known = (result.get("scores") or {}).get("fold_model", {}).get("epoch_optimism") is not None

@@ -14,7 +14,7 @@ from pipeline.core import files, freshness
 from pipeline.core.errors import PipelineError
 from pipeline.core.results import read_submission, read_test_scores, read_tuned
 from pipeline.core.run import Run, describe
-from pipeline.core.verdict import Reason, as_step, constants, gravest_first, judge, of_what
+from pipeline.core.verdict import Reason, as_step, constants, gravest_first, judge, of_what, tuned
 from pipeline.core.written import if_sound
 from pipeline.decode import table
 from pipeline.masks import overlay
@@ -48,14 +48,16 @@ def verdict(run: Run) -> Shown | None:
     result = judged.result
     scores = result.get("scores", {})
     known = {"score": result["nested"], "interval_95": result.get("nested_interval_95")}
-    beside = {"optimistic, tuned on the same images": scores.get("optimistic", result)["score"]}
+    beside = (
+        {"optimistic, tuned on the same images": scores.get("optimistic", result)["score"]} if tuned(result) else {}
+    )
     return {
         "word": judged.verdict,
         "result": result,
         "submitted": judged.submitted,
         "of_what": of_what(result),
         "honest": known | scores.get("fold_model", {}),
-        "beside": beside | constants(result) | {"untuned": result["untuned"]},
+        "beside": beside | constants(result) | ({"untuned": result["untuned"]} if beside else {}),
         "reasons": _with_pictures(run, gravest_first(judged.reasons)),
     }
 
