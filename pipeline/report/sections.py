@@ -219,7 +219,8 @@ def predictions(run: Run, rows: pd.DataFrame | None) -> Shown | None:
 
 
 def pick_examples(scores: pd.DataFrame, higher_is_better: bool = True) -> pd.DataFrame:
-    """Returns up to twelve rows of oof_scores.csv with a `kind`: the best and the median with a mask, and the worst."""
+    """Returns up to twelve rows of oof_scores.csv with a `kind`: the best and the median with a mask, and the worst; an
+    image that is among the best is not among the worst too."""
     present = scores[scores["true_area"] > 0]
     pool = (present if len(present) >= 3 * OF_EACH_KIND else scores).sort_values(
         "score", ascending=not higher_is_better
@@ -230,7 +231,7 @@ def pick_examples(scores: pd.DataFrame, higher_is_better: bool = True) -> pd.Dat
         "median": pool.iloc[middle : middle + OF_EACH_KIND],
         "worst": scores.sort_values("score", ascending=higher_is_better).head(OF_EACH_KIND),
     }
-    return pd.concat([rows.assign(kind=kind) for kind, rows in kinds.items()])
+    return pd.concat([rows.assign(kind=kind) for kind, rows in kinds.items()]).drop_duplicates("image_id")
 
 
 # --- the submission, and how it came about ---------------------------------------------------------------------------

@@ -108,3 +108,10 @@ def shown(run: Run) -> str:
     values = nothing | dict.fromkeys(("predictions", "record", "test")) | {"exact": sections.exact(run), "legend": {}}
     page.write(path, "report.html.jinja", title="x", run=run, verdict=sections.verdict(run), **values)
     return path.read_text(encoding="utf-8")
+
+
+def test_an_image_is_of_one_kind_only() -> None:
+    scores = pd.DataFrame({"image_id": list("abcdef"), "true_area": [9] * 6, "score": [0.0] * 6})
+    found = sections.pick_examples(scores)
+    assert found["image_id"].tolist() == list("abcde")  # all score the same: f is no worse than a
+    assert found["kind"].tolist() == sorted(found["kind"])  # best, median, worst
