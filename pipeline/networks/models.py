@@ -107,7 +107,7 @@ def build(settings: ModelSettings, channels: int, classes: int, weights: Path | 
         network = _constructed(settings, channels if weights is None else 3, classes, outputs)
         if weights is not None:
             encoder = _encoder_for_weights(network, settings)
-            load_encoder(encoder, weights)
+            load_encoder(encoder, weights, "" if ":" in settings.architecture else settings.encoder)
             set_in_channels(encoder, channels)
         if settings.dropout:
             _add_dropout(network, settings)
