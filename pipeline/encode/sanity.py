@@ -87,6 +87,9 @@ def examine(
     else:
         true = statistics.load(training, names, exclusive)
     notes = [Reason("note", "row order", remark) for remark in remarks]
+    if want.copied:
+        text = f"Not predicted, but as they are in {want.sample}: {', '.join(want.copied)}."
+        notes.append(Reason("note", "further columns", text))
     return [], notes + _left_out(want, competition, never) + find_reasons(test, true, never, prior)
 
 
