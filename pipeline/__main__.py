@@ -282,7 +282,7 @@ def check(
     from pipeline.encode import sanity
 
     loaded, want = _expected(competition)
-    faults, reasons = sanity.examine(submission_path, want, loaded)
+    faults, reasons = sanity.examine(submission_path, want, loaded, certainty=True)
     for fault in faults[:50]:
         typer.echo(f"{submission_path}: {fault}")
     if len(faults) > 50:

@@ -135,7 +135,9 @@ def write(path: Path, texts: dict[Key, list[str]], want: Expected) -> int:
                     continue
                 label = "" if key[1] is None else want.labels[key[1]]
                 image_id = key_text(want.settings, key[0], label) if want.settings.pattern else key[0]
-                row = dict(zip(want.copied, want.further.get(key, [""] * len(want.copied)), strict=True))
+                row: dict[str | None, str] = dict(
+                    zip(want.copied, want.further.get(key, [""] * len(want.copied)), strict=True)
+                )
                 row |= {want.settings.label: label, want.settings.id: image_id, want.settings.rle: text}
                 writer.writerow([row[column] for column in want.header])
     return rows
