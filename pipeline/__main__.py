@@ -69,9 +69,11 @@ def run(
     how: HowOptions = HowOptions(),
 ) -> None:
     """Run every stage that is not up to date, from raw files to the submission and its report."""
+    from rich.markup import escape
+
     from pipeline import stages
     from pipeline.core import driver
-    from pipeline.core.console import console
+    from pipeline.core.console import console, say
     from pipeline.core.files import shown
     from pipeline.notebook import ensure_sample
     from pipeline.status import summary
@@ -86,9 +88,10 @@ def run(
     if not chosen:
         raise PipelineError(f"--from {first} comes after --to {final}; the order is {', '.join(STAGES)}.")
     started = time.perf_counter()
-    console.print(f"[bold]{opened.name}[/bold]: {' → '.join(chosen)}; artefacts in {shown(opened.folder)}/")
+    place = escape(shown(opened.folder))
+    console.print(f"[bold]{escape(opened.name)}[/bold]: {' → '.join(chosen)}; artefacts in {place}/")
     if opened.recipe.takes and "train" in chosen:
-        console.print(f"  all of it, as the recipe stands, took {opened.recipe.takes}")
+        say(f"  all of it, as the recipe stands, took {opened.recipe.takes}")
     ensure_sample(opened)
     interruption.work_began()
     stages.check_tuned(opened, *chosen)
@@ -99,9 +102,7 @@ def run(
     for stage in chosen:
         driver.run_stage(opened, stage, how.force)
     if final != last:
-        console.print(
-            "  no submission: there are no predictions of the test images (--test, or arrays.test in a recipe)"
-        )
+        say("  no submission: there are no predictions of the test images (--test, or arrays.test in a recipe)")
     for line in summary(opened, time.perf_counter() - started):
         typer.echo(line)
     _exit_strict(opened, how.strict)
@@ -188,11 +189,11 @@ def status(recipe: RecipeName, options: RunOptions = RunOptions()) -> None:
 
     opened = options.open(recipe)
     shown_table, following = status_table(opened)
-    Console(width=None if sys.stdout.isatty() else 160).print(shown_table)
+    Console(width=None if sys.stdout.isatty() else 160, emoji=False).print(shown_table)
     said = f"next: {opened.command()}" if following else "everything is up to date"
     if following and driver.Stage(following).needs_test and opened.recipe.arrays and not opened.recipe.arrays.test:
         said = f"{following} and what follows need predictions of the test images: {NO_TEST}"
-    Console(soft_wrap=True).print(said, highlight=False)
+    Console(soft_wrap=True, emoji=False).print(said, highlight=False, markup=False)
 
 
 @app.command()
@@ -241,14 +242,14 @@ def sample(
     seed: Annotated[int, typer.Option(help="The same seed writes the same files.")] = 0,
 ) -> None:
     """Write the synthetic ultrasound competition to input/sample."""
-    from pipeline.core.console import console, counting
+    from pipeline.core.console import counting, say
     from pipeline.core.files import input_root, shown
     from pipeline.new.sample import write_sample
 
     folder = input_root() / "sample"
     with counting("sample") as show:
         write_sample(folder, train, test, seed, show)
-    console.print(f"sample: {train} training and {test} test images → {shown(folder)}")
+    say(f"sample: {train} training and {test} test images → {shown(folder)}")
 
 
 @app.command()
@@ -281,7 +282,7 @@ def check(
     from pipeline.encode import sanity
 
     loaded, want = _expected(competition)
-    faults, reasons = sanity.examine(submission_path, want, loaded)
+    faults, reasons = sanity.examine(submission_path, want, loaded, certainty=True)
     for fault in faults[:50]:
         typer.echo(f"{submission_path}: {fault}")
     if len(faults) > 50:
@@ -349,6 +350,7 @@ def _expected(competition: str) -> tuple[Any, Any]:
 
 def _run_stage(opened: "Run", stage: str, how: HowOptions) -> None:
     """Runs one stage, with predictions made elsewhere what comes before it too."""
+
     from pipeline import stages
     from pipeline.core import driver
 

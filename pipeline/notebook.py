@@ -52,10 +52,10 @@ def ensure_sample(run: "Run") -> None:
     """Writes the raw files of a run of the sample competition, if they are not there; does nothing for any other."""
     if run.competition.name != "sample" or run.input.exists():
         return
-    from pipeline.core.console import console, counting
+    from pipeline.core.console import counting, say
     from pipeline.core.files import shown
     from pipeline.new.sample import write_sample
 
     with counting("sample") as show:
         write_sample(run.input, on_progress=show)
-    console.print(f"sample: the synthetic competition, drawn → {shown(run.input)}")
+    say(f"sample: the synthetic competition, drawn → {shown(run.input)}")

@@ -19,7 +19,7 @@ from typing import Literal
 import cv2
 import numpy as np
 
-from pipeline.core.console import console, progress_bar, track
+from pipeline.core.console import progress_bar, say, track
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import shown, writing
 from pipeline.core.other_runs import runs_of
@@ -90,7 +90,7 @@ def predict_folder(run: Run, folder: Path, target: Path | None = None, masks: Ma
         ids = _decode(elsewhere, _images_in(folder))
         _predict(elsewhere, ids)
         _write(elsewhere, target, masks)
-    console.print(f"  {len(ids)} images → {target}")
+    say(f"  {len(ids)} images → {target}")
     return target
 
 

@@ -5,7 +5,9 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from pipeline import stages
 from pipeline.core import driver, files, freshness
@@ -25,24 +27,29 @@ PACKAGES = [
     "torch", "torchvision", "lightning", "segmentation-models-pytorch", "albumentations", "opencv-python-headless",
 ]  # fmt: skip
 
+NOTHING = {"evaluate": "nothing to do: the YAML names no truth of the test images"}
+"""What to say of stages that have no work in a run; those that predictions made elsewhere replace are left out."""
+
 COLOURS = {"fine": "green", "check first": "yellow", "do not submit": "red"}
 
 
 def status_table(run: Run) -> tuple[Table, str | None]:
     """Returns a table with a row a stage, and the first stage that must run (None: all are up to date)."""
-    shown = Table(title=f"{run.name} ({files.shown(run.folder)})", title_justify="left")
+    shown = Table(title=Text(f"{run.name} ({files.shown(run.folder)})"), title_justify="left")
     for column in ("stage", "state", "finished", "seconds"):
         shown.add_column(column, justify="right" if column == "seconds" else "left")
     following: str | None = None
     for stage in stages.STAGES:
         found = driver.states(run, stage)
         if not found:
+            if stage in NOTHING:
+                shown.add_row(stage, NOTHING[stage], "", "")
             continue
         todo = [state for state in found if state.reasons and not state.kept]
         text = _describe(run, found, todo)
         if following and not todo:
             text += f", until {following} has run"
-        shown.add_row(stage, text, *_times(found))
+        shown.add_row(stage, escape(text), *_times(found))
         following = following or (stage if todo else None)
     return shown, following
 

@@ -24,12 +24,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from rich.table import Table
+from rich.text import Text
 
 from pipeline.clean import outliers
 from pipeline.clean.duplicates import Pairs, connected_groups, cross_pairs, near_pairs
 from pipeline.core import freshness
 from pipeline.core.config.cleaning import DuplicateSettings
-from pipeline.core.console import console, counting
+from pipeline.core.console import console, counting, say
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import shown, write_png, writing
 from pipeline.core.freshness import Reason, Step
@@ -87,7 +88,7 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
         with writing(path) as temporary:  # last: a list that is there without its manifest is somebody's own
             found.to_csv(temporary, index=False)
         _print(found)
-        console.print(f"  {len(found)} {what} → {shown(path)}{f', pictures → {pictures}/' if len(found) else ''}")
+        say(f"  {len(found)} {what} → {shown(path)}{f', pictures → {pictures}/' if len(found) else ''}")
         yield step
 
 
@@ -180,7 +181,7 @@ def find_test_duplicates(run: Run, images: pd.DataFrame, tests: pd.DataFrame) ->
 def _print(found: pd.DataFrame) -> None:
     shown_table = Table("reason", "action", "images", "for instance", box=None, padding=(0, 2))
     for row in outliers.count_findings(found):
-        shown_table.add_row(*map(str, row.values()))
+        shown_table.add_row(*(Text(str(value)) for value in row.values()))
     if len(found):
         console.print(shown_table)
 

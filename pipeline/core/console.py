@@ -6,12 +6,13 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 Element = TypeVar("Element")
 
 # a log has no width that rich could know of: wide enough for every table
-console = Console(stderr=True, highlight=False, soft_wrap=True, width=None if sys.stderr.isatty() else 160)
+console = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True, width=None if sys.stderr.isatty() else 160)
 
 _verbose = False
 
@@ -27,8 +28,13 @@ def enable_quiet() -> None:
     console.quiet = True
 
 
+def say(text: str) -> None:
+    """Prints a text as it stands: names of files and classes may hold what rich would read as markup."""
+    console.print(text, markup=False)
+
+
 def warn(text: str) -> None:
-    """Prints what must not be overlooked, even where everything else is quiet."""
+    """Prints what must not be overlooked, even where everything else is quiet. The text is rich's markup."""
     quiet, console.quiet = console.quiet, False
     console.print(text)
     console.quiet = quiet
@@ -37,7 +43,14 @@ def warn(text: str) -> None:
 def detail(text: str) -> None:
     """Prints what --verbose asks for, with the most memory that this process has held."""
     if _verbose:
-        console.print(f"  [dim]{text}; {memory_text()} so far[/dim]")
+        console.print(f"  [dim]{escape(text)}; {memory_text()} so far[/dim]")
+
+
+def duration(seconds: float) -> str:
+    """Returns a length of time as a person says it: 40 s, 12 min or 3.5 h."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def memory_text() -> str:
@@ -58,7 +71,7 @@ def peak_memory() -> float | None:
 
 def progress_bar() -> Progress:
     """Returns a progress display with an estimate of the time left; silent where standard error is no terminal."""
-    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
+    columns = [TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
     left = [TextColumn("left"), TimeRemainingColumn()]
     return Progress(*columns, *left, console=console, transient=True, disable=console.quiet or not console.is_terminal)
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from rich.markup import escape
+
 from pipeline.core import freshness, layout
 from pipeline.core.console import console, detail, warn
 from pipeline.core.errors import PipelineError
@@ -152,7 +154,7 @@ def _run_stage(run: Run, stage: Stage, force: bool, mention: bool, subset: Liter
             waiting.append(state)
         elif state.kept:
             why = "; ".join(reason.text for reason in state.reasons)
-            warn(f"[yellow]{state.step.title}: kept although {why} (--force does it again)[/yellow]")
+            warn(f"[yellow]{escape(state.step.title)}: kept although {escape(why)} (--force does it again)[/yellow]")
     if not waiting:
         if mention:
             console.print(f"[dim]{stage.name}: up to date[/dim]")
@@ -164,7 +166,7 @@ def _run_stage(run: Run, stage: Stage, force: bool, mention: bool, subset: Liter
     why = _why(waiting, force)
     for state in waiting:
         detail(f"{state.step.title} runs: {'; '.join(reason.text for reason in state.reasons) or '--force'}")
-    console.print(f"[bold]{stage.name}[/bold]{': ' if why else ''}{why}")
+    console.print(f"[bold]{stage.name}[/bold]{': ' if why else ''}{escape(why)}")
     started = time.perf_counter()
     for manifest in (state.step.manifest for state in waiting):
         if manifest.is_dir():

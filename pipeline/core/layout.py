@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from rich.markup import escape
+
 from pipeline.core.console import console
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import read_json, root, shown, write_json
@@ -35,8 +37,8 @@ def take_over() -> None:
     if number is not None:
         by = "version 0.1.0" if number == 1 else "an earlier version"
         console.print(
-            f"[yellow]{shown(root() / 'work')}/ was made by {by} and is taken over: finished training is kept, the "
-            "other stages run once more[/yellow]"
+            f"[yellow]{escape(shown(root() / 'work'))}/ was made by {by} and is taken over: finished training is kept, "
+            "the other stages run once more[/yellow]"
         )
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from pipeline.core.console import console
+from pipeline.core.console import say
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import shown
 
@@ -26,7 +26,7 @@ def exclusive_lock(folder: Path) -> Iterator[None]:
     try:
         lock.acquire(blocking=False)
     except Timeout:
-        console.print(f"another process works in {shown(folder)}; waiting until it is done")
+        say(f"another process works in {shown(folder)}; waiting until it is done")
         lock.acquire()
     except (OSError, NotImplementedError):  # a network drive without locks, or a folder that can only be read
         pass

@@ -23,9 +23,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from rich.markup import escape
 
 from pipeline.core.config.competition import Competition, RleCsv
-from pipeline.core.console import console, track, warn
+from pipeline.core.console import say, track, warn
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import require_space, shown, writing
 from pipeline.core.freshness import Step
@@ -133,10 +134,10 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
         doubts = _doubts(run, rows) if "train" in tables else []
     yield from waiting
     for text in doubts:
-        warn(f"  [yellow]{text}[/yellow]")
+        warn(f"  [yellow]{escape(text)}[/yellow]")
     counts = {name: sum(row["subset"] == name for row in rows) for name in subsets}
     texts = [f"{count} {WORDS[name]} images → {shown(_table_files(run, name)[0])}" for name, count in counts.items()]
-    console.print(f"  {', '.join(texts)}")
+    say(f"  {', '.join(texts)}")
 
 
 def _patterns(run: Run) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 
 from pipeline.core.config.competition import Competition
 from pipeline.core.verdict import LEVELS, Level, Reason
-from pipeline.encode import submission
+from pipeline.encode import numbering, submission
 from pipeline.encode.submission import Expected
 from pipeline.masks import statistics
 from pipeline.masks.statistics import Statistics
@@ -56,6 +56,7 @@ def examine(
     never: Collection[str] = (),
     training: Path | None = None,
     prior: float | None = None,
+    certainty: bool = False,
 ) -> tuple[list[str], list[Reason]]:
     """Returns the faults of a submission, each naming its row, and where it has none, what is odd in it.
 
@@ -67,6 +68,7 @@ def examine(
         training: what tune wrote of the training masks; without it they are taken from the training table, where there
             is one.
         prior: see find_reasons.
+        certainty: whether a note says how sure order, size and base are.
 
     Raises:
         PipelineError: no such file, or not a CSV.
@@ -76,8 +78,12 @@ def examine(
     rows = {image_id: row for row, image_id in enumerate(want.ids)}
     columns = {number: column for column, number in enumerate(want.classes)}
 
+    lines = numbering.Lines(want.convention.order)
+
     def measure(image_id: str, number: int, mask: np.ndarray) -> None:
         test.add(rows[image_id], columns[number], mask)
+        if not exclusive:
+            lines.add(mask)
 
     faults, remarks = submission.examine(path, want, measure)
     if faults:
@@ -87,7 +93,16 @@ def examine(
     else:
         true = statistics.load(training, names, exclusive)
     notes = [Reason("note", "row order", remark) for remark in remarks]
-    return [], notes + _left_out(want, competition, never) + find_reasons(test, true, never, prior)
+    if want.copied:
+        text = f"Not predicted, but as they are in {want.sample}: {', '.join(want.copied)}."
+        notes.append(Reason("note", "further columns", text))
+    found = find_reasons(test, true, never, prior)
+    if not exclusive:
+        known, usual = {one.kind for one in found}, numbering.of_training(want)
+        found += [one for one in numbering.find_reasons(lines, usual) if one.kind not in known]
+        if certainty:
+            found.append(Reason("note", "order, size and base", numbering.certainty(lines, usual)))
+    return [], notes + _left_out(want, competition, never) + found
 
 
 def warnings_of(reasons: Iterable[Reason]) -> list[str]:

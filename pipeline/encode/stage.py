@@ -27,7 +27,7 @@ import pandas as pd
 from rich.markup import escape
 
 from pipeline.core import freshness
-from pipeline.core.console import console, track, warn
+from pipeline.core.console import say, track, warn
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import PACKAGE, read_record, shown, write_json, writing
 from pipeline.core.freshness import Step
@@ -279,9 +279,9 @@ def _print(test: dict[str, Any], result: dict[str, Any]) -> None:
             f"{result['class_share_true'][name] or 0:.1%})"
             for name, share in test["class_share"].items()
         ]
-        console.print(f"  pixels: {', '.join(parts)}")
+        say(f"  pixels: {', '.join(parts)}")
     else:
-        console.print(
+        say(
             f"  empty masks: {test['share_empty']:.0%} (out-of-fold {held_out['share_empty']:.0%}, true "
             f"{result['share_empty_true']:.0%}); mean area {test['mean_area']:.0f} px ({held_out['mean_area']:.0f}, "
             f"{result['mean_true_area']:.0f})"
@@ -292,8 +292,8 @@ def _print_verdict(written: str, reasons: list[Reason]) -> None:
     """What was written, and what it is worth: of what kind the reasons against it are; the command says more."""
     verdict = verdict_of(reasons)
     if verdict == "fine":
-        console.print(f"  {written}; {verdict}")
+        say(f"  {written}; {verdict}")
         return
     kinds = dict.fromkeys(one.kind for level in ("stop", "check") for one in reasons if one.level == level)
     colour = "bold red" if verdict == "do not submit" else "yellow"
-    warn(f"  {written}; [{colour}]{verdict}: {escape(', '.join(kinds))}[/{colour}]")
+    warn(f"  {escape(written)}; [{colour}]{verdict}: {escape(', '.join(kinds))}[/{colour}]")

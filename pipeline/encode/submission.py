@@ -45,6 +45,18 @@ class Expected:
     """What a row writes for each class."""
     classes: list[int]
     """Numbers of the classes that have rows; of class maps, of those that count."""
+    further: dict[Key, list[str]] = field(default_factory=dict, repr=False)
+    """By key, what the sample submission holds in the columns that are not predicted; they are written as they are."""
+
+    @property
+    def predicted(self) -> list[str]:
+        """The columns that say what is predicted of which image and class; all others are the sample submission's."""
+        return [*key_columns(self.settings), self.settings.rle]
+
+    @property
+    def copied(self) -> list[str]:
+        """The columns of the sample submission that are not predicted."""
+        return [] if self.settings.format == "labels" else [one for one in self.header if one not in self.predicted]
 
     @property
     def ids(self) -> list[str]:
@@ -68,10 +80,11 @@ def expected(competition: Competition, input_folder: Path, folder: Path) -> Expe
     settings = competition.submission
     if template_columns(settings.id) != [settings.id]:
         raise PipelineError(f"competition {competition.name}: submission.id is {settings.id}; expected one column.")
+    further: dict[Key, list[str]] = {}
     numbers, foreground = class_numbers(competition), [competition.classes.index(one) for one in competition.foreground]
     ids = images.loc[images["subset"] == "test", "image_id"].tolist()
     if competition.sample_submission:
-        keys, header = _sample_keys(competition, input_folder / competition.sample_submission, numbers)
+        keys, header, further = _sample_keys(competition, input_folder / competition.sample_submission, numbers)
     else:
         keys = [(one, number) for one in ids for number in (foreground if settings.labelled else [None])]
         header = [*key_columns(settings), settings.rle]
@@ -80,7 +93,7 @@ def expected(competition: Competition, input_folder: Path, folder: Path) -> Expe
         rows, columns = next((shapes[one] for one in ids), (0, 0))
         header, classes = [settings.id, *map(str, range(rows * columns))], competition.counted
     sample, convention = competition.sample_submission, rle.convention_of(competition.rle)
-    return Expected(images, sample, settings, header, keys, shapes, convention, list(numbers), classes)
+    return Expected(images, sample, settings, header, keys, shapes, convention, list(numbers), classes, further)
 
 
 def texts_of(image_id: str, masks: np.ndarray, want: Expected) -> dict[Key, list[str]]:
@@ -122,7 +135,10 @@ def write(path: Path, texts: dict[Key, list[str]], want: Expected) -> int:
                     continue
                 label = "" if key[1] is None else want.labels[key[1]]
                 image_id = key_text(want.settings, key[0], label) if want.settings.pattern else key[0]
-                row = {want.settings.label: label, want.settings.id: image_id, want.settings.rle: text}
+                row: dict[str | None, str] = dict(
+                    zip(want.copied, want.further.get(key, [""] * len(want.copied)), strict=True)
+                )
+                row |= {want.settings.label: label, want.settings.id: image_id, want.settings.rle: text}
                 writer.writerow([row[column] for column in want.header])
     return rows
 
@@ -250,25 +266,29 @@ def _pairs(frame: pd.DataFrame, truth: pd.DataFrame, want: Expected) -> Iterator
 # --- run lengths -----------------------------------------------------------------------------------------------------
 
 
-def _sample_keys(competition: Competition, path: Path, numbers: dict[str, int]) -> tuple[list[Key], list[str]]:
-    """The keys of the sample submission and the columns that matter, both in its order."""
+def _sample_keys(
+    competition: Competition, path: Path, numbers: dict[str, int]
+) -> tuple[list[Key], list[str], dict[Key, list[str]]]:
+    """The keys of the sample submission and its columns, both in its order, and what is in those not predicted."""
     settings = competition.submission
     needed = key_columns(settings) + ([settings.rle] if settings.format == "rle" else [])
-    keys: dict[Key, None] = {}
-    sample = read_table(path, needed, only=True, section="submission")
+    keys: dict[Key, list[str]] = {}
+    # of class maps, a column per pixel
+    sample = read_table(path, needed, only=settings.format == "labels", section="submission")
+    copied = sample[[column for column in sample.columns if column not in needed]].to_numpy().tolist()
     for row, (image_id, label) in enumerate(keys_of(sample, settings, numbers), start=2):
         if image_id is None or (label is not None and label not in numbers):
             raise PipelineError(
                 f"{path.name} row {row}: {sample[settings.id].iat[row - 2]!r} names no id and class of the YAML "
                 f"(classes: {', '.join(numbers)}; pattern: {settings.pattern})."
             )
-        keys[image_id, None if label is None else numbers[label]] = None
-    return list(keys), sample.columns.tolist()
+        keys.setdefault((image_id, None if label is None else numbers[label]), copied[row - 2])
+    return list(keys), sample.columns.tolist(), keys
 
 
 def _texts(frame: pd.DataFrame, name: str, want: Expected) -> dict[Key, tuple[int, list[str]]]:
     """First row and texts of every key of a submission or a truth."""
-    missing = [column for column in want.header if column not in frame.columns]
+    missing = [column for column in want.header if column in want.predicted and column not in frame.columns]
     if missing:
         raise PipelineError(f"{name} lacks the column {', '.join(missing)}; found {', '.join(frame.columns)}.")
     if frame.empty:
@@ -293,7 +313,9 @@ def _rle_faults(path: Path, want: Expected, measure: Measure | None) -> tuple[li
     """Faults in the order of their rows, and the first row of every key; None: the columns are others."""
     frame = read_table(path, [], hint="")
     if list(frame.columns) != want.header:
-        return [f"columns are {', '.join(frame.columns)}; expected {', '.join(want.header)}, in this order"], None
+        of = f" as in {want.sample}" if want.copied else ""
+        wanted = f"{', '.join(want.header)}, in this order{of}"
+        return [f"columns are {', '.join(frame.columns)}; expected {wanted}"], None
     known, numbers = set(want.keys), {label: number for number, label in enumerate(want.labels)}
     lines: dict[Key, list[tuple[int, str]]] = {}
     faults = []

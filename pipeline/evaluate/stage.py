@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.core.config.competition import Competition
-from pipeline.core.console import console, track
+from pipeline.core.console import say, track
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import shown, write_json, write_png, writing
 from pipeline.core.freshness import Step
@@ -203,10 +203,10 @@ def _add_to_runs(run: Run, summary: dict[str, Any], record: dict[str, Any]) -> N
 
 def _print(run: Run, summary: dict[str, Any]) -> None:
     remark = f" ({summary['remark']})" if summary["remark"] else ""
-    console.print(f"  test {summary['metric']} {summary['score']:.4f} over {summary['images']} images{remark}")
+    say(f"  test {summary['metric']} {summary['score']:.4f} over {summary['images']} images{remark}")
     for where, what in (("over_images", "images"), (f"over_batches_of_{BATCH}", f"batches of {BATCH}")):
         parts = [f"{name} {s['mean']:.4f} ± {s['standard_deviation']:.4f}" for name, s in summary[where].items()]
-        console.print(f"  mean ± standard deviation over {what}: {', '.join(parts)}")
-    console.print(f"  data-set IoU {summary['data_set_iou']:.4f} → {shown(run.folder / 'test.json')}")
-    console.print(f"  {OVERLAYS} overlays → {shown(run.folder)}/test_overlays/, all runs → "
+        say(f"  mean ± standard deviation over {what}: {', '.join(parts)}")
+    say(f"  data-set IoU {summary['data_set_iou']:.4f} → {shown(run.folder / 'test.json')}")
+    say(f"  {OVERLAYS} overlays → {shown(run.folder)}/test_overlays/, all runs → "
                   f"{shown(run.competition_folder / 'runs.csv')}")  # fmt: skip

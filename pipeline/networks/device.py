@@ -57,8 +57,8 @@ def detect(precision: Literal["auto", "32", "bf16", "16"] = "auto") -> Compute:
     if accelerator == "mps":
         return Compute("mps", "32-true", "mixed precision on Apple GPUs is not tested here")
     if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported():
-        return Compute("cpu", "bf16-mixed", f"this CPU has bf16 instructions; {torch.get_num_threads()} threads")
-    return Compute("cpu", "32-true", f"this CPU has no bf16 instructions; {torch.get_num_threads()} threads")
+        return Compute("cpu", "bf16-mixed", f"this CPU has bf16 instructions; {_threads()}")
+    return Compute("cpu", "32-true", f"this CPU has no bf16 instructions; {_threads()}")
 
 
 def explain_memory(error: RuntimeError, recipe: Recipe, predicting: bool) -> None:
@@ -91,3 +91,8 @@ def _gpu_fault() -> str:
     except RuntimeError as error:
         return first_line(error)
     return ""
+
+
+def _threads() -> str:
+    count = torch.get_num_threads()
+    return f"{count} thread{'s' * (count != 1)}"

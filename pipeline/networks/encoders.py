@@ -4,12 +4,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import load_file
+from rich.markup import escape
 from segmentation_models_pytorch.encoders._utils import patch_first_conv
 from torch.nn import Module
 
-from pipeline.core.errors import PipelineError, first_line
+from pipeline.core.console import console
+from pipeline.core.errors import PipelineError
+from pipeline.networks.weight_files import difference, match, read_state
 
 
 def any_size(construct: Callable[..., Module], encoder: str) -> Module:
@@ -24,26 +25,30 @@ def any_size(construct: Callable[..., Module], encoder: str) -> Module:
     return construct()
 
 
-def load_encoder(encoder: Module, path: Path) -> None:
-    """Loads an encoder's weights strictly from .safetensors or a PyTorch state dict.
+def load_encoder(encoder: Module, path: Path, name: str = "") -> None:
+    """Loads an encoder's weights from .safetensors or a PyTorch state dict of timm, torchvision or
+    segmentation-models-pytorch; every tensor of the encoder must be there.
+
+    Args:
+        encoder: the encoder.
+        path: the file.
+        name: the encoder's name in model.encoder.
 
     Raises:
         PipelineError: not a readable state dict, or its tensors are not this encoder's.
     """
-    try:
-        state: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
-    except Exception as error:  # damaged files raise many types
-        raise PipelineError(f"{path} holds no readable weights: {first_line(error)}") from None
-    state = state.get("state_dict", state) if isinstance(state, dict) else state
-    if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
-        raise PipelineError(f"{path} holds {type(state).__name__}; expected a state dict, tensors by name.")
-    if any(key.startswith("encoder.") for key in state):
-        state = {key.removeprefix("encoder."): value for key, value in state.items() if key.startswith("encoder.")}
-    try:
-        encoder.load_state_dict(state)
-    except RuntimeError as error:
-        summary = " ".join(str(error).split())[:300]
-        raise PipelineError(f"{path} does not fit the encoder {type(encoder).__name__}: {summary}") from None
+    state = read_state(path)
+    found = match(state, encoder)
+    if not found.fits:
+        which = f"{name} ({type(encoder).__name__})" if name else type(encoder).__name__
+        why = difference(found, state, encoder, name)
+        raise PipelineError(f"{path} does not fit the encoder {which}: {why}")
+    encoder.load_state_dict(found.state)
+    if found.in_order:
+        console.print(
+            f"[dim]model.weights: the names in {escape(path.name)} are another library's; all tensors were matched by "
+            "their order and shapes[/dim]"
+        )
 
 
 def set_in_channels(encoder: Any, channels: int) -> None:

@@ -107,7 +107,7 @@ def build(settings: ModelSettings, channels: int, classes: int, weights: Path | 
         network = _constructed(settings, channels if weights is None else 3, classes, outputs)
         if weights is not None:
             encoder = _encoder_for_weights(network, settings)
-            load_encoder(encoder, weights)
+            load_encoder(encoder, weights, "" if ":" in settings.architecture else settings.encoder)
             set_in_channels(encoder, channels)
         if settings.dropout:
             _add_dropout(network, settings)
@@ -219,7 +219,7 @@ def _smp_network(settings: ModelSettings, channels: int, classes: int, outputs: 
         return any_size(partial(architecture, settings.encoder, encoder_weights=None, **given), settings.encoder)
     except Exception as error:  # smp and timm raise many types
         if "Wrong encoder name" in str(error):  # and then all names there are
-            meant = did_you_mean(settings.encoder, smp.encoders.get_encoder_names())
+            meant = did_you_mean(settings.encoder, smp.encoders.get_encoder_names(), 3)
             raise PipelineError(
                 f"model.encoder: segmentation-models-pytorch has no `{settings.encoder}`{meant}"
             ) from None

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import BatchNorm2d, Conv2d, ConvTranspose2d, Identity, Linear, Module
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from pipeline.core.console import console
+from pipeline.core.console import say
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import shown
 from pipeline.core.freshness import Step
@@ -254,7 +254,7 @@ def predict_step(
 
     def predict(first: int) -> Iterator[list[Predicted]]:
         if first:
-            console.print(f"  {step.title}: going on after {first} of {len(ids)} images")
+            say(f"  {step.title}: going on after {first} of {len(ids)} images")
         return batches(run, members, views(tta), len(paths) > 1, subset, rows[first:], ids[first:])
 
     classes, size = run.competition.classes, run.recipe.predict.batch_size
@@ -264,7 +264,7 @@ def predict_step(
     )
     models = sum(len(run.weights(member)) for member in members)
     notes = [f"mean of {models} models"] * (models > 1) + [f"test-time augmentation {tta}"] * (tta != "none")
-    console.print(f"  {step.title}: {', '.join([f'{len(ids)} images', *notes])} → {shown(paths[0])}")
+    say(f"  {step.title}: {', '.join([f'{len(ids)} images', *notes])} → {shown(paths[0])}")
 
 
 def batches(

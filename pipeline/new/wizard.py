@@ -91,8 +91,11 @@ def write_new(
     link = _link(name, folder)
     write_text(written, _competition_text(name, draft))
     write_text(recipe_path, _recipe_text(name, draft, inside=target is None))
-    sheet = _sheet(name, written, folder)
-    run = f"{program()} run {name if target is None else quote(shown(recipe_path))} --quick"
+    sheet, sound = _sheet(name, written, folder)
+    own = name if target is None else quote(shown(recipe_path))
+    run = f"{program()} run {own} --quick"
+    if not sound:  # a run would end with these faults
+        run = f"correct that in {shown(written)} or in the raw files; `{program()} decode {own}` lists all faults"
     return Written(draft, written, recipe_path, link, sheet, _following(draft, written, run))
 
 
@@ -218,20 +221,22 @@ def _given(draft: Draft, assignments: Sequence[str]) -> Draft:
     return replace(draft, guesses=[*own, *(Guess(key, value, "sure", "as given") for key, value in given.items())])
 
 
-def _sheet(name: str, written: Path, folder: Path) -> str:
-    """Draws training images with their masks, as the YAML says to read them, and returns where they are."""
+def _sheet(name: str, written: Path, folder: Path) -> tuple[str, bool]:
+    """Draws training images with their masks, as the YAML says to read them, and returns where they are, and whether
+    no fault was met."""
     path = root() / "work" / name / "new.png"
     try:
         opened = open_competition(written)
         listing = reader_of(opened).list_items(opened, folder)
         tiles = [([_picture(item, masks, opened)], item.image_id) for item, masks in chosen(listing.items)]
     except PipelineError as error:
-        return f"no picture, because {error}"
+        return f"no picture, because {error}", False
     if not tiles:
-        return "no picture, because no training image and mask can be read"
+        return "no picture, because no training image and mask can be read", False
     write_png(path, with_legend(contact_sheet(tiles, WIDTH, ACROSS), opened))
-    faults = f"; {len(listing.faults)} faults so far, e.g. {listing.faults[0]}" if listing.faults else ""
-    return f"{shown(path)}: {len(tiles)} training images as this YAML reads them{faults}"
+    count = len(listing.faults)
+    faults = f"; {count} fault{'s' * (count > 1)} so far, e.g. {listing.faults[0]}" if count else ""
+    return f"{shown(path)}: {len(tiles)} training images as this YAML reads them{faults}", not listing.faults
 
 
 def chosen(items: list[Item]) -> list[tuple[Item, Masks]]:

@@ -16,9 +16,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import yaml
+from rich.markup import escape
 
 from pipeline.core import external_arrays, freshness
-from pipeline.core.console import console, progress_bar, warn
+from pipeline.core.console import progress_bar, say, warn
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import shown, write_json
 from pipeline.core.freshness import Step
@@ -150,7 +151,7 @@ def _record(run: Run, step: Step, external: ExternalPredictions, folds: np.ndarr
         f"the folds of {index.name} leak: {apart} groups or sets of near-duplicates stand in several" if apart else ""
     )
     if leaks:
-        warn(f"  [yellow]{leaks}: every score here flatters[/yellow]")
+        warn(f"  [yellow]{escape(leaks)}: every score here flatters[/yellow]")
     used = shown(run.folds_file) if same else str(index)
     write_json(run.brought, {
         "file": str(external.path), "images": len(ids), "of": external.images, "folds": numbers, "folds_of": used,
@@ -168,7 +169,7 @@ def _record(run: Run, step: Step, external: ExternalPredictions, folds: np.ndarr
 
 def _print(run: Run, external: ExternalPredictions, subset: str) -> None:
     size, count = "×".join(map(str, external.array.shape[2:])), len(external.index)
-    console.print(
+    say(
         f"  {external.path.name}: {count:,} of {external.images:,} {WORDS[subset]} images, {size} "
         f"{external.array.dtype} → {shown(run.folder)}/predictions"
     )

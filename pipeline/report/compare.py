@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.core import freshness, layout
+from pipeline.core.config.recipe import FOLDER
 from pipeline.core.driver import listed
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import root
@@ -36,6 +37,8 @@ NOTE = (
     "one standard error of the paired difference (bootstrap over groups), and a difference within two of them may be "
     "noise."
 )
+NAMED = 5
+"""Runs that a message names."""
 COLUMNS = {
     "run": "left", "competition, metric": "left", "folds": "left", "out-of-fold [95 %]": "left", "difference": "left",
     "nested": "right", "parameters": "right", "images/s": "right", "training": "right", "remarks": "left",
@@ -184,11 +187,24 @@ def _find(wanted: str, known: dict[str, list[Path]]) -> Path:
         raise PipelineError(f"`{name}` is a run of {len(found)} competitions: say {full}.")
     if not found:
         near = difflib.get_close_matches(name, [one for one in known if ("/" in one) == ("/" in name)], 3)
-        meant = f"; did you mean {' or '.join(near)}?" if near else ":"
-        recipe = wanted if path else name.rpartition("/")[2].removesuffix("-quick")
-        quick = " --quick" if not path and name.endswith("-quick") else ""
-        raise PipelineError(f"no run `{name}` has scores{meant} `{program()} run {recipe}{quick}` makes them.")
+        meant = f"; did you mean {' or '.join(near)}?" if near else ""
+        raise PipelineError(f"no run `{name}` has scores{meant}{_how_to_get(wanted, known, bool(near))}")
     return found[0]
+
+
+def _how_to_get(wanted: str, known: dict[str, list[Path]], near: bool) -> str:
+    """The end of the sentence: the command that makes a run's scores where its recipe is there, else which runs have
+    some."""
+    path = wanted.endswith((".yaml", ".yml"))
+    recipe = wanted if path else wanted.rpartition("/")[2].removesuffix("-quick")
+    if Path(recipe).is_file() if path else (FOLDER / f"{recipe}.yaml").is_file():
+        quick = " --quick" if not path and wanted.endswith("-quick") else ""
+        return f"{'' if near else ':'} `{program()} run {recipe}{quick}` makes them."
+    if near:
+        return ""
+    scored = [name for name in known if "/" in name]
+    some = f"{', '.join(scored[:NAMED])}{', …' if len(scored) > NAMED else ''}"
+    return f" and there is no recipe {recipe}; {f'runs with scores: {some}' if scored else 'no run has any yet'}."
 
 
 def _read(folder: Path) -> Scored:

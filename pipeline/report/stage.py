@@ -11,7 +11,7 @@ writes  work/<competition>/<run>/report.html
 
 from collections.abc import Iterator
 
-from pipeline.core.console import console
+from pipeline.core.console import say
 from pipeline.core.files import shown
 from pipeline.core.freshness import Step
 from pipeline.core.run import Run
@@ -61,5 +61,5 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
         verdict=sections.verdict(run),
         legend={name: f"rgb{colour}" for name, colour in overlay.legend(run.competition).items() if colour},
     )
-    console.print(f"  → {shown(run.report)}")
+    say(f"  → {shown(run.report)}")
     yield from waiting

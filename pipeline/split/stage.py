@@ -24,7 +24,7 @@ from rich.table import Table
 from pipeline.clean.duplicates import Pairs
 from pipeline.core import freshness
 from pipeline.core.config.competition import SplitSettings
-from pipeline.core.console import console, counting, track, warn
+from pipeline.core.console import console, counting, say, track, warn
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import read_record, shown, write_json, writing
 from pipeline.core.freshness import Reason, Step
@@ -270,12 +270,12 @@ def _unused(run: Run, count: int) -> list[str]:
 def _print(run: Run, said: dict[str, Any]) -> None:
     console.print(_balance_table(run, said["folds"]))
     maker = "not made by this stage" if said["seed"] is None else f"seed {said['seed']}"
-    console.print(f"  largest deviation ({maker}): {escape(said['largest_deviation']['text'])}")
+    say(f"  largest deviation ({maker}): {said['largest_deviation']['text']}")
     style = "bold red" if said["leaks"] else "default"
-    console.print(f"  [{style}]{said['verdict']}[/{style}]{escape(_closest_in_words(run, said))}")
+    console.print(f"  [{style}]{escape(said['verdict'])}[/{style}]{escape(_closest_in_words(run, said))}")
     for warning in said["warnings"]:
         warn(f"  [yellow]{escape(warning)}[/yellow]")
-    console.print(
+    say(
         f"  {sum(fold['images'] for fold in said['folds'])} images in {len(said['folds'])} folds → "
         f"{shown(run.folds_file)}, {shown(run.audit)}"
     )

@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint as LightningModelCheckpo
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from rich.progress import Progress
 
-from pipeline.core.console import console
+from pipeline.core.console import console, duration, say
 from pipeline.core.errors import PipelineError, first_line
 from pipeline.core.files import shown, write_json, writing
 from pipeline.masks.geometry import IGNORE
@@ -161,9 +161,9 @@ class ShowProgress(Callback):
             best = sign * row["valid/score"] >= max(sign * other["valid/score"] for other in self.history.rows)
             score = f"untuned score {row['valid/score']:.4f}{' *' if best else ''}"
             valid = f"held out: loss {row['valid/loss']:.4f}, {score}  "
-        console.print(
+        say(
             f"  {self.title} epoch {trainer.current_epoch + 1}/{last}  loss {row['train/loss']:.4f}  {valid}"
-            f"{row['seconds']:.1f} s, at most {epochs * row['seconds'] / 60:.0f} min left"
+            f"{row['seconds']:.1f} s, at most {duration(epochs * row['seconds'])} left"
         )
 
 

@@ -9,10 +9,11 @@ import pandas as pd
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
+from rich.markup import escape
 from safetensors.torch import save_file
 
 from pipeline.core import freshness, other_runs
-from pipeline.core.console import console, peak_memory
+from pipeline.core.console import console, peak_memory, say
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import shown, write_json, writing
 from pipeline.core.interruption import Interrupted
@@ -80,7 +81,7 @@ def fit(
     trainer = _trainer(run, member, compute, epochs, [history, progress, pictures])
     last = folder / "last.ckpt"
     if last.exists():
-        console.print(f"  {member.title}: going on from {shown(last)}")
+        say(f"  {member.title}: going on from {shown(last)}")
     resumed: Any = last if last.exists() else None
     try:
         trainer.fit(module, train, valid, ckpt_path=resumed, weights_only=False)
@@ -166,7 +167,7 @@ def _plan(run: Run, member: Member) -> tuple[int, list[float] | None]:
             )
     base = run.recipe.train.learning_rate
     curve = [float(np.mean([one[epoch] for one in rates if epoch < len(one)])) / base for epoch in range(epochs)]
-    console.print(f"  final: {epochs} epochs, the mean of the folds' {', '.join(map(str, kept))}")
+    say(f"  final: {epochs} epochs, the mean of the folds' {', '.join(map(str, kept))}")
     return epochs, curve
 
 
@@ -358,8 +359,9 @@ def _finish(
     last = kept[-1][1]
     if collapsed := last.get("collapsed"):
         console.print(
-            f"[bold red]  WARNING: {member.title} COLLAPSED, EVERY HELD-OUT IMAGE IS PREDICTED {collapsed.upper()}: "
-            "do not submit this; try a smaller learning rate, another loss, or look at the masks.[/bold red]"
+            f"[bold red]  WARNING: {escape(member.title)} COLLAPSED, EVERY HELD-OUT IMAGE IS PREDICTED "
+            f"{escape(collapsed.upper())}: do not submit this; try a smaller learning rate, another loss, or look "
+            "at the masks.[/bold red]"
         )
     _warn_batchnorm_gap(rows[-1], member.title)
     images, seconds = len(rows) * len(train) * run.recipe.train.batch_size, sum(row["train_seconds"] for row in rows)
@@ -400,8 +402,8 @@ def _warn_batchnorm_gap(row: dict[str, Any], title: str) -> None:
     train, valid = row.get("train/dice", 0.0), row.get("valid/dice", 1.0)
     if train > 0.2 and valid < train / 4:
         console.print(
-            f"[bold red]  WARNING: {title}: in its last epoch Dice is {train:.2f} in training and {valid:.2f} held "
-            "out. Where the fold is like the others, BatchNorm's running statistics lag: train longer, or take an "
+            f"[bold red]  WARNING: {escape(title)}: in its last epoch Dice is {train:.2f} in training and {valid:.2f} "
+            "held out. Where the fold is like the others, BatchNorm's running statistics lag: train longer, or take an "
             "encoder whose statistics follow faster (timm-efficientnet-b1, not efficientnet-b1).[/bold red]"
         )
 

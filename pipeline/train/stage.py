@@ -23,10 +23,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from rich.markup import escape
 
 from pipeline.core import freshness, other_runs
 from pipeline.core.config.recipe import Recipe
-from pipeline.core.console import console, progress_bar, warn
+from pipeline.core.console import progress_bar, say, warn
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import root, shown
 from pipeline.core.freshness import Reason, Step
@@ -169,19 +170,19 @@ def execute(run: Run, waiting: list[Step], force: bool = False) -> Iterator[Step
     inputs = freshness.Inputs(waiting)
     chosen = {step.title: rows_of(run, step.fold) for step in waiting}
     for title, rows in chosen.items():
-        console.print(f"  {title.removeprefix('train ')}: {rows.note}")
+        say(f"  {title.removeprefix('train ')}: {rows.note}")
     for step in waiting:
         _check_labels(run, other_runs.label_files(run, Member(step.fold, step.seed)))
     _mention_test_duplicates(run)
     if remark := leak_remark(run):
-        warn(f"  [yellow]{remark}: every score here flatters[/yellow]")
+        warn(f"  [yellow]{escape(remark)}: every score here flatters[/yellow]")
     compute = device.detect(run.recipe.train.precision)
-    console.print(f"  {compute.accelerator}, {compute.precision}, channels_last: {compute.reason}")
+    say(f"  {compute.accelerator}, {compute.precision}, channels_last: {compute.reason}")
     start = run.recipe.train.start_from
     source = None if start else weights.resolve(run.recipe.model)
     first = f"weights: {start}'s, fold by fold" if start else f"encoder weights: {source or 'none (from scratch)'}"
-    console.print("  held-out scores while training: of images that clean left as they are, untuned, at network size")
-    console.print(f"  {first}; results → {shown(run.folder)}/fold_*")
+    say("  held-out scores while training: of images that clean left as they are, untuned, at network size")
+    say(f"  {first}; results → {shown(run.folder)}/fold_*")
     write_recipe(run)
     if force:  # all at once, so that an interrupted --force goes on without it
         for step in waiting:
@@ -219,7 +220,7 @@ def _mention_test_duplicates(run: Run) -> None:
         return
     if count := len(read_table(run.test_duplicates, ["image_id"])):
         look = "image looks" if count == 1 else "images look"
-        console.print(f"  {count} training {look} like a test image: {shown(run.test_duplicates)}")
+        say(f"  {count} training {look} like a test image: {shown(run.test_duplicates)}")
 
 
 @dataclass(frozen=True)
@@ -281,7 +282,7 @@ def _trained(trainings: list[Training], later: int, inputs: freshness.Inputs, pr
             progress.end(one.step.title)
             yield one
         return
-    console.print(f"  {at_once} trainings at once")
+    say(f"  {at_once} trainings at once")
     for one in run_in_parallel(started(), at_once, _train, progress.advance):
         progress.end(one.step.title)
         yield one

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from pipeline.core.console import console
+from pipeline.core.console import say
 from pipeline.core.errors import PipelineError
 from pipeline.core.run import Run
 from pipeline.masks import rle
@@ -125,10 +125,10 @@ def liars_test(run: Run, estimated: Estimated, permutations: int) -> Verdict:
             f"--permutations {permutations}."
         )
     metric = metric_of(run.competition)
-    console.print(f"  your masks: {len(counted)} held-out images")
+    say(f"  your masks: {len(counted)} held-out images")
     real, permuted = _answer(held, counted, estimated), []
     for number in range(permutations):
-        console.print(f"  permutation {number + 1} of {permutations}")
+        say(f"  permutation {number + 1} of {permutations}")
         permuted.append(_answer(_permuted(held, counted, number), counted, estimated))
     return Verdict(run.competition.metric, metric.sign, real, permuted)
 

@@ -26,7 +26,7 @@ import pandas as pd
 
 from pipeline.core import other_runs
 from pipeline.core.config.competition import Competition
-from pipeline.core.console import console
+from pipeline.core.console import say
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import shown, write_json, writing
 from pipeline.core.freshness import Step
@@ -139,7 +139,7 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
     _print(run, result)
     useless = any(one["kind"] == "no better than a constant" for one in result["reasons"])
     if len(suspected) and not useless:  # a network that contradicts every label says nothing of labels
-        console.print(f"  {len(suspected)} images whose mask may be wrong, the likeliest first → {shown(run.suspects)}")
+        say(f"  {len(suspected)} images whose mask may be wrong, the likeliest first → {shown(run.suspects)}")
     yield from waiting
 
 
@@ -359,25 +359,25 @@ def _print(run: Run, result: dict[str, Any]) -> None:
     remark = f" ({result['remark']})" if result["remark"] else ""
     names = {"raw": "all but the broken images", "cleaned": "the images that clean left as they are"}
     of = f"{result['images']} held-out images ({names[run.recipe.tune.rows]})"
-    console.print(f"  {result['metric']} of {of}{remark}:")
-    console.print(f"  untuned      {result['untuned']:.4f}  the same images, {_untuned_rule(run)}")
+    say(f"  {result['metric']} of {of}{remark}:")
+    say(f"  untuned      {result['untuned']:.4f}  the same images, {_untuned_rule(run)}")
     for text in estimate.lines(result):
-        console.print(f"  {text}")
+        say(f"  {text}")
     for name, rows in result["rows"].items():
         if rows["images"] not in (0, result["images"]):
             of = f"{result['procedure']['ships']}, on {names[name]} ({rows['images']})"
-            console.print(f"  {result['metric']} {rows['score']:.4f}, {of}")
+            say(f"  {result['metric']} {rows['score']:.4f}, {of}")
     for step in result["steps"]:
         ships = result["procedure"]["ships"] != "untuned"
         text = f"{verdict(step, run.recipe.tune.confidence, ships):8} {step['step']:12}"
-        console.print(f"  {text} {step['gain']:+.4f} ± {step['standard_error']:.4f}")
+        say(f"  {text} {step['gain']:+.4f} ± {step['standard_error']:.4f}")
     if "bias" in result:
         values = result["class_iou"].items()
-        console.print("  IoU: " + ", ".join(f"{name} {iou:.4f}" for name, iou in values if iou is not None))
-        console.print("  bias: " + ", ".join(f"{name} {bias:+.2f}" for name, bias in result["bias"].items()))
+        say("  IoU: " + ", ".join(f"{name} {iou:.4f}" for name, iou in values if iou is not None))
+        say("  bias: " + ", ".join(f"{name} {bias:+.2f}" for name, bias in result["bias"].items()))
     for name, rule in result.get("rules", {}).items():
-        console.print(f"  {name}: {in_words(rule)}")
-    console.print(f"  → {shown(run.postprocess)}")
+        say(f"  {name}: {in_words(rule)}")
+    say(f"  → {shown(run.postprocess)}")
 
 
 def _untuned_rule(run: Run) -> str:

@@ -309,6 +309,35 @@ def test_submission_of_classes(tiny: Tiny) -> None:
     ]
 
 
+def test_every_column_of_the_sample_submission_counts(tiny: Tiny) -> None:
+    tiny.settings |= {"columns": {"id": "id", "rle": "mask"}, "classes": ["thing"]}
+    tiny.settings["submission"] = {"id": "ImageId", "rle": "EncodedPixels"}
+    rows = [{"ImageId": name, "EncodedPixels": "1 1", "ClassId": "7", "Attributes": f"{name}, 2"} for name in TEST_IDS]
+    tiny.save()
+    pd.DataFrame(rows).to_csv(tiny.input / "sample.csv", index=False)
+    run = tiny.run("decode")
+    want = submission.expected(run.competition, run.input, run.competition_folder)
+    assert submission.faults_of(tiny.input / "sample.csv", want) == []  # the sample's own columns are right
+    mine = tiny.root / "mine.csv"
+    frame = written(mine, want, {name: np.ones((1, *SHAPE), np.uint8) for name in TEST_IDS})
+    assert frame.columns.tolist() == list(rows[0])
+    assert frame["Attributes"].tolist() == [f"{name}, 2" for name in TEST_IDS] and set(frame["ClassId"]) == {"7"}
+    faults, reasons = sanity.examine(mine, want, run.competition)
+    assert not faults
+    assert "Not predicted, but as they are in sample.csv: ClassId, Attributes." in [one.text for one in reasons]
+    assert submission.score(mine, mine, run.competition, want)[1] == len(TEST_IDS)
+    for columns in (["ImageId", "EncodedPixels", "ClassId"], ["EncodedPixels", "ImageId", "ClassId", "Attributes"]):
+        frame[columns].to_csv(mine, index=False)
+        (fault,) = submission.faults_of(mine, want)
+        assert fault == (
+            f"columns are {', '.join(columns)}; expected ImageId, EncodedPixels, ClassId, Attributes, in this order as "
+            "in sample.csv"
+        )
+    truth = pd.DataFrame({"ImageId": ["t1"], "EncodedPixels": ["1 1"]})
+    truth.to_csv(tiny.root / "truth.csv", index=False)  # a truth needs none of what is not predicted
+    assert submission.score(tiny.input / "sample.csv", tiny.root / "truth.csv", run.competition, want) == (1.0, 1)
+
+
 def test_columns_stand_as_in_the_sample_submission(tiny: Tiny) -> None:
     tiny.rows = [{"id": f"{name}_thing", "mask": ""} for name in TRAIN_IDS]
     tiny.settings |= {"columns": {"id": "id", "pattern": "{id}_{label}", "rle": "mask"}, "classes": CLASSES}

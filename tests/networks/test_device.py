@@ -60,6 +60,13 @@ def test_a_gpu_that_this_torch_does_not_know_is_refused(
     assert any(line.startswith("device: Some GPU does not compute") for line in status.examine())
 
 
+@pytest.mark.parametrize(("count", "words"), [(1, "; 1 thread"), (2, "; 2 threads")])
+def test_threads_are_counted_in_words(count: int, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: count)
+    assert device.detect().reason.endswith(words)
+
+
 def test_a_loader_process_that_died() -> None:
     error = RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error.")
     with pytest.raises(PipelineError, match="--shm-size=8g, or set train.workers lower"):

@@ -83,8 +83,9 @@ def test_pixels_are_normalized_and_padding_is_cut_off(largest: int, dtype: torch
         ({"architecture": "encoders"}, "model.architecture: segmentation-models-pytorch has no `encoders`"),
         (
             {"encoder": "resnet999"},
-            r"model.encoder: .* has no `resnet999`; did you mean `\w*resnet\w+`\?$",
+            r"model.encoder: .* has no `resnet999`; did you mean (`\w*resnet\w+`(, | or |\?$)){3}",
         ),
+        ({"encoder": "resnet35"}, "has no `resnet35`; did you mean `resnet34`, `resnet50` or "),
         ({"encoder": "tu-resnet999"}, "Unet with encoder tu-resnet999: "),
     ],
 )

@@ -293,6 +293,18 @@ def test_bad_folder(what: str, root: Path, monkeypatch: pytest.MonkeyPatch, caps
     assert not (root / "own").exists() and not (root / "input").exists()
 
 
+def test_a_run_is_not_advised_where_there_are_faults(root: Path) -> None:
+    layout = LAYOUTS["jpeg_rows"](root / "downloads")
+    lines = write_new("fine", layout.folder, root / "own", assignments=["metric=dice"]).lines()
+    assert any(f"run {root.name}" in line or " run " in line for line in lines)
+    lines = write_new("faulty", layout.folder, root / "own", assignments=["metric=dice", "train.masks=no.csv"]).lines()
+    assert any("no picture, because" in line for line in lines)
+    assert not any(" run " in line for line in lines)
+    assert re.fullmatch(
+        r"next +correct that in .*faulty.yaml or in the raw files; `.* decode .*` lists all faults", lines[-1]
+    )
+
+
 @pytest.mark.parametrize("name", ["Cells", "-cells", ".cells", "a/b", ""])
 def test_bad_name(name: str, root: Path) -> None:
     with pytest.raises(PipelineError, match="is no name for a competition"):

@@ -221,22 +221,30 @@ def test_missing_fields_are_dashes(work: Path) -> None:
 
 
 def test_names(work: Path) -> None:
-    with pytest.raises(PipelineError, match="no run `small` has scores: `python -m pipeline run small` makes them"):
+    with pytest.raises(PipelineError, match=r"`small` has scores and there is no recipe small; no run has any yet\.$"):
         compare(["small"])
+    with pytest.raises(PipelineError, match="no run `sample` has scores: `python -m pipeline run sample` makes them"):
+        compare(["sample"])
+    with pytest.raises(PipelineError, match="no run `sample-quick` has scores: `.* run sample --quick` makes them"):
+        compare(["sample-quick"])
     write(work, "cells/small-quick", scores(FIRST))
     write(work, "salt/small", scores(FIRST))
     write(work, "cells/small", scores(BETTER))
     with pytest.raises(PipelineError, match="2 competitions: say cells/small or salt/small"):
         compare(["small"])
     assert [row.competition for row in compare(["salt/small", "cells/small"])] == ["salt", "cells"]
-    with pytest.raises(PipelineError, match=r"did you mean small-quick.*\? `python -m pipeline run smal --quick`"):
+    with pytest.raises(PipelineError, match=r"did you mean small-quick\?$"):
         compare(["smal-quick"])
     with pytest.raises(PipelineError, match="did you mean cells/small"):
         compare(["cell/small"])
     (work / "salt" / "small" / "postprocess.json").unlink()
     assert compare(["recipes/small.yaml"])[0].competition == "cells"
-    with pytest.raises(PipelineError, match="run recipes/large.yaml` makes them"):
+    with pytest.raises(PipelineError, match=r"no recipe recipes/large\.yaml; runs with scores: .*cells/small"):
         compare(["recipes/large.yaml"])
+    recipe = work.parent / "large.yaml"
+    recipe.touch()
+    with pytest.raises(PipelineError, match="run .*large.yaml` makes them"):
+        compare([str(recipe)])
 
 
 def test_command_line(tiny: Tiny) -> None:

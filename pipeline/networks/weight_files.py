@@ -1,0 +1,214 @@
+"""Files of pretrained weights: which tensor of a file belongs to which one of an encoder, whoever wrote the file.
+
+timm, torchvision and segmentation-models-pytorch write the same network under other names: wrapped, with prefixes, with
+a classifier at the end, or with the parts of blocks named otherwise.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.nn import Module
+
+from pipeline.core.errors import PipelineError, first_line
+
+State = dict[str, Tensor]
+
+WRAPPERS = ("state_dict", "model_state_dict", "model", "state_dict_ema", "model_ema", "net", "network", "encoder")
+"""Keys under which checkpoints keep the state dict."""
+WITHOUT = ("num_batches_tracked", "relative_position_index", "attn_mask")
+"""Ends of names of tensors that files may lack: nothing in them was learned."""
+IN_ORDER = re.compile(r"conv_dw|_depthwise_conv|(^|\.)features\.\d+\.conv\.0\.0|(^|\.)features\.\d+\.\d+\.block\.0\.0")
+"""What names in MobileNets and EfficientNets look like: the three libraries name their parts differently and keep them
+in the same order."""
+SHOWN = 2
+KNOWN = (
+    *(f"resnet{depth}" for depth in (18, 34, 50, 101, 152)),
+    *("resnext50_32x4d", "resnext101_32x8d", "se_resnet50", "se_resnext50_32x4d", "mobilenet_v2"),
+    *(f"densenet{depth}" for depth in (121, 169, 201, 161)),
+    *(f"vgg{depth}{norm}" for depth in (11, 13, 16, 19) for norm in ("", "_bn")),
+    *(f"efficientnet-b{size}" for size in range(8)),
+    *(f"tu-efficientnet_b{size}" for size in range(5)),
+    *("tu-mobilenetv2_100", "tu-mobilenetv3_large_100", "tu-mobilenetv3_small_100", "tu-resnet26d", "tu-resnet50d"),
+    *(f"tu-convnext_{size}" for size in ("atto", "nano", "tiny", "small", "base")),
+    *(f"tu-regnety_{size}" for size in ("002", "004", "008", "016", "032")),
+    *(f"tu-tf_efficientnetv2_{size}" for size in ("b0", "s", "m")),
+    *("tu-swin_tiny_patch4_window7_224", "tu-swin_small_patch4_window7_224"),
+)
+"""Encoders that a file of another network is compared with, so that it can be named."""
+
+
+@dataclass(frozen=True)
+class Match:
+    """Which tensors of a file an encoder takes, and what stands in the way."""
+
+    state: State
+    """The tensors by the encoder's names."""
+    missing: list[str] = field(default_factory=list)
+    """Names of the encoder that the file lacks."""
+    misshapen: list[str] = field(default_factory=list)
+    """Tensors of another shape, each as half a sentence."""
+    unused: list[str] = field(default_factory=list)
+    """Names of the file that belong between the encoder's: it is of a larger network."""
+    in_order: bool = False
+    """Names differ, and tensors were matched by their order and shapes."""
+
+    @property
+    def fits(self) -> bool:
+        """Whether the encoder has every tensor that it needs, and nothing of it is left over."""
+        return not (self.missing or self.misshapen or self.unused)
+
+
+def read_state(path: Path) -> State:
+    """Returns the tensors of .safetensors or of a PyTorch state dict, taken out of what a checkpoint wraps them in.
+
+    Raises:
+        PipelineError: the file is not readable, or holds no tensors by name.
+    """
+    try:
+        state: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+    except Exception as error:  # damaged files raise many types
+        raise PipelineError(f"{path} holds no readable weights: {first_line(error)}") from None
+    while isinstance(state, dict) and (inner := next((key for key in WRAPPERS if key in state), None)):
+        if isinstance(state[inner], Tensor):
+            break
+        state = state[inner]
+    if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
+        raise PipelineError(f"{path} holds {type(state).__name__}; expected a state dict, tensors by name.")
+    return {key: value for key, value in state.items() if isinstance(value, Tensor)}
+
+
+def match(state: State, encoder: Module) -> Match:
+    """Returns which tensors of a file belong to an encoder: by name, or else, in MobileNets and EfficientNets, by
+    order."""
+    wanted: State = encoder.state_dict()
+    named = _by_name(state, wanted)
+    return named if named.fits else _by_order(state, wanted) or named
+
+
+def difference(found: Match, state: State, encoder: Module, name: str) -> str:
+    """Returns as a sentence why a file does not fit an encoder, and which network it looks like.
+
+    Args:
+        found: what `match` returned of the two.
+        state: the tensors of the file.
+        encoder: the encoder.
+        name: its name in model.encoder; empty where it is not known.
+    """
+    parts = []
+    if found.missing:
+        parts.append(
+            f"{len(found.missing)} of its {len(encoder.state_dict())} tensors are missing{_some(found.missing)}"
+        )
+    if found.misshapen:
+        parts.append(f"{len(found.misshapen)} have another shape{_some(found.misshapen)}")
+    if found.unused:
+        parts.append(f"{len(found.unused)} of the file have no place in it{_some(found.unused)}")
+    like = looks_like(state, skip=name)
+    if like:
+        way = f"set model.encoder={like}, or give another file" if name else "give the file of this encoder"
+        return f"{'; '.join(parts)}; the file looks like {like}: {way}."
+    some = ", ".join(list(state)[:SHOWN])
+    content = f"the file holds {some} and so on, of no encoder known here" if state else "the file holds no tensors"
+    return f"{'; '.join(parts)}; {content}: give the file of this encoder, or set model.weights=none."
+
+
+def looks_like(state: State, skip: str = "") -> str | None:
+    """Returns the name of an encoder that the tensors of a file fit, or None."""
+    from segmentation_models_pytorch.encoders import get_encoder
+
+    for name in KNOWN:
+        if name == skip:
+            continue
+        with torch.device("meta"):  # names and shapes only
+            encoder = get_encoder(name, weights=None)
+        if match(state, encoder).fits:
+            return name
+    return None
+
+
+def _some(names: list[str]) -> str:
+    return f" ({', '.join(names[:SHOWN])}{', …' if len(names) > SHOWN else ''})"
+
+
+def _by_name(state: State, wanted: State) -> Match:
+    names = {_plain(name): name for name in wanted}
+    inner = {key.removeprefix("model_"): name for key, name in names.items()}  # timm's, inside of smp's
+    choices = [(_inside(state, prefix), target) for prefix in _prefixes(state) for target in (names, inner)]
+    most = max(len(own.keys() & target.keys()) for own, target in choices)
+    best = [_compared(own, target, wanted) for own, target in choices if len(own.keys() & target.keys()) == most]
+    return min(best, key=lambda one: len(one.unused))
+
+
+def _compared(own: dict[str, tuple[str, Tensor]], target: dict[str, str], wanted: State) -> Match:
+    missing = [name for key, name in target.items() if key not in own and not name.endswith(WITHOUT)]
+    taken = {name: own[key][1] for key, name in target.items() if key in own}
+    misshapen = [
+        f"{name} is {_shape(tensor)}, expected {_shape(wanted[name])}"
+        for name, tensor in taken.items()
+        if tensor.shape != wanted[name].shape
+    ]
+    unused = [name for key, (name, _) in own.items() if key not in target and _belongs(name, target)]
+    return Match(_completed(taken, wanted), missing, misshapen, unused)
+
+
+def _prefixes(state: State) -> list[str]:
+    """What may stand before the names, the shortest first: nothing, or up to three leading parts."""
+    found: dict[str, None] = {"": None}
+    for depth in (1, 2, 3):
+        for name in state:
+            parts = name.split(".")
+            if len(parts) > depth:
+                found[".".join(parts[:depth]) + "."] = None
+    return list(found)
+
+
+def _inside(state: State, prefix: str) -> dict[str, tuple[str, Tensor]]:
+    """The tensors whose names begin with a prefix: by plain name, with the name after the prefix."""
+    names = [name.removeprefix(prefix) for name in state if name.startswith(prefix)]
+    return {_plain(name): (name, state[prefix + name]) for name in names}
+
+
+def _plain(name: str) -> str:
+    """A name as all libraries write it: timm joins some parts by underscores, old DenseNets write norm.1 for norm1."""
+    if "denselayer" in name:
+        name = re.sub(r"\b(norm|conv)\.([12])\.", r"\1\2.", name)
+    return name.replace(".", "_")
+
+
+def _belongs(name: str, target: Iterable[str]) -> bool:
+    """Whether a name stands beside names of the encoder; a classifier, or what an encoder leaves out, does not."""
+    first = name.split(".")[0] + "_"
+    return not name.endswith(WITHOUT) and any(key.startswith(first) for key in target)
+
+
+def _by_order(state: State, wanted: State) -> Match | None:
+    """The match by order; None where names look like no network of such a kind, or a tensor differs."""
+    if not all(any(IN_ORDER.search(name) for name in names) for names in (state, wanted)):
+        return None
+    own = [(name, tensor) for name, tensor in state.items() if not name.endswith(WITHOUT)]
+    target = [(name, tensor) for name, tensor in wanted.items() if not name.endswith(WITHOUT)]
+    rest = [name for name, _ in own[len(target) :]]
+    if any(_kind(one) != _kind(other) for one, other in zip(own, target, strict=False)) or len(own) < len(target):
+        return None
+    if any(IN_ORDER.search(name) for name in rest):  # more blocks: a larger network
+        return None
+    taken = {name: tensor for (name, _), (_, tensor) in zip(target, own, strict=False)}
+    return Match(_completed(taken, wanted), in_order=True)
+
+
+def _kind(entry: tuple[str, Tensor]) -> tuple[str, torch.Size]:
+    return entry[0].rpartition(".")[2], entry[1].shape
+
+
+def _completed(taken: State, wanted: State) -> State:
+    return {name: taken.get(name, tensor) for name, tensor in wanted.items()}
+
+
+def _shape(tensor: Tensor) -> str:
+    return "×".join(map(str, tensor.shape)) or "a number"

@@ -1,0 +1,148 @@
+"""Weights of timm, torchvision and segmentation-models-pytorch load into the encoder they belong to."""
+
+from pathlib import Path
+
+import pytest
+import segmentation_models_pytorch as smp
+import timm
+import torch
+import torchvision
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from pipeline.core.errors import PipelineError
+from pipeline.networks.encoders import load_encoder
+from pipeline.networks.weight_files import looks_like
+
+State = dict[str, Tensor]
+
+
+def randomized(network: nn.Module) -> nn.Module:
+    """The network with random weights and statistics, none of which is its default."""
+    generator = torch.Generator().manual_seed(3)
+    for tensor in network.state_dict().values():
+        if tensor.is_floating_point():
+            tensor.copy_(torch.rand(tensor.shape, generator=generator) * 0.2 + 0.02)
+    return network.eval()
+
+
+def encoder_of(name: str) -> nn.Module:
+    return smp.encoders.get_encoder(name, weights=None).eval()
+
+
+def loaded(name: str, state: State, path: Path) -> nn.Module:
+    torch.save(state, path)
+    encoder = encoder_of(name)
+    load_encoder(encoder, path, name)
+    return encoder
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet18", "convnext_atto", "efficientnet_b0", "mobilenetv3_small_050", "regnety_002"]
+)
+def test_timm_files_load_into_their_encoders(name: str, tmp_path: Path) -> None:
+    state = randomized(timm.create_model(name)).state_dict()
+    encoder = loaded(f"tu-{name}", state, tmp_path / "w.pth")
+    own = timm.create_model(name, features_only=True).eval()
+    own.load_state_dict({key.removeprefix("model."): value for key, value in encoder.state_dict().items()})
+    plain = {key.replace(".", "_"): value for key, value in state.items()}
+    for key, value in own.state_dict().items():
+        assert torch.equal(value, plain[key.replace(".", "_")]), key
+
+
+@pytest.mark.parametrize(
+    ("name", "theirs"),
+    [
+        ("resnet18", "resnet18"), ("mobilenet_v2", "mobilenet_v2"), ("efficientnet-b0", "efficientnet_b0"),
+        ("vgg11_bn", "vgg11_bn"), ("densenet121", "densenet121"), ("tu-resnet18", "resnet18"),
+        ("tu-efficientnet_b0", "efficientnet_b0"), ("tu-mobilenetv2_100", "mobilenet_v2"),
+    ],
+)  # fmt: skip
+def test_torchvision_files_load_into_their_encoders(name: str, theirs: str, tmp_path: Path) -> None:
+    network = randomized(getattr(torchvision.models, theirs)(weights=None))
+    encoder = loaded(name, network.state_dict(), tmp_path / "w.pth")
+    floats = [value for value in network.state_dict().values() if value.is_floating_point()]
+    own = [value for value in encoder.state_dict().values() if value.is_floating_point()]
+    assert all(torch.equal(one, other) for one, other in zip(own, floats, strict=False))
+
+
+def test_what_was_matched_by_order_computes_the_same(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = torchvision.models.efficientnet_b0(weights=None).eval()
+    encoder, images = loaded("tu-efficientnet_b0", network.state_dict(), tmp_path / "w.pth"), torch.rand(1, 3, 64, 64)
+    with torch.inference_mode():
+        torch.testing.assert_close(encoder(images)[-1], network.features[:8](images), atol=1e-5, rtol=1e-4)
+
+
+def wrapped(state: State, form: str) -> dict:
+    if form in ("state_dict", "model"):
+        return {form: state, "epoch": 3}
+    if form == "module.encoder.":
+        return {form + key: value for key, value in state.items()} | {"module.decoder.weight": torch.ones(1)}
+    if form == "lightning":
+        return {"state_dict": {f"network.model.{key}": value for key, value in state.items()}, "epoch": 3}
+    return {form + key: value for key, value in state.items()}
+
+
+@pytest.mark.parametrize(
+    "form", ["state_dict", "model", "module.", "encoder.", "module.encoder.", "lightning", "model."]
+)
+@pytest.mark.parametrize("name", ["resnet18", "tu-resnet18"])
+def test_wrappers_and_prefixes(form: str, name: str, tmp_path: Path) -> None:
+    state = randomized(timm.create_model("resnet18")).state_dict()
+    encoder = loaded(name, wrapped(state, form), tmp_path / "w.pth")
+    for key, value in encoder.state_dict().items():
+        assert torch.equal(value, state[key.removeprefix("model.")])
+
+
+@pytest.mark.parametrize("name", ["resnet18", "tu-convnext_atto", "timm-efficientnet-b0", "mit_b0"])
+def test_files_of_smp_encoders(name: str, tmp_path: Path) -> None:
+    state = randomized(encoder_of(name)).state_dict()
+    save_file(state, tmp_path / "w.safetensors")
+    encoder = encoder_of(name)
+    load_encoder(encoder, tmp_path / "w.safetensors", name)
+    assert all(torch.equal(value, state[key]) for key, value in encoder.state_dict().items())
+
+
+def test_counters_of_batches_may_be_missing(tmp_path: Path) -> None:
+    state = randomized(torchvision.models.resnet18(weights=None)).state_dict()
+    state = {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
+    assert torch.equal(loaded("resnet18", state, tmp_path / "w.pth").conv1.weight, state["conv1.weight"])
+
+
+@pytest.mark.parametrize(
+    ("name", "theirs", "message"),
+    [
+        ("resnet18", "resnet34", r"\d+ of the file have no place in it \(layer1\.2\..*looks like resnet34: set model"),
+        ("resnet50", "resnet101", r"have no place in it \(layer3\.6\..*looks like resnet101"),
+        (
+            "resnet50",
+            "resnet34",
+            r"are missing \(.*have another shape \(layer1\.0\.conv1\.weight is 64×64×3×3, expected",
+        ),
+        ("tu-convnext_atto", "resnet18", r"124 of its 124 tensors are missing .*looks like resnet18"),
+        ("efficientnet-b0", "mobilenet_v2", "looks like mobilenet_v2"),
+        (
+            "tu-efficientnet_b0",
+            "efficientnet_b1",
+            "does not fit the encoder tu-efficientnet_b0 .*looks like efficientnet-b1",
+        ),
+    ],
+)
+def test_a_file_of_another_network_is_named(name: str, theirs: str, message: str, tmp_path: Path) -> None:
+    state = getattr(torchvision.models, theirs)(weights=None).state_dict()
+    with pytest.raises(PipelineError, match=message) as caught:
+        loaded(name, state, tmp_path / "w.pth")
+    assert str(tmp_path / "w.pth") in str(caught.value)
+    assert len(str(caught.value)) < 600 + len(str(tmp_path))
+
+
+def test_a_file_of_nothing_known(tmp_path: Path) -> None:
+    with pytest.raises(PipelineError, match="holds layer and so on, of no encoder known here: give the file"):
+        loaded("resnet18", {"layer": torch.zeros(2)}, tmp_path / "w.pth")
+    with pytest.raises(PipelineError, match="the file holds no tensors"):
+        loaded("resnet18", {}, tmp_path / "w.pth")
+
+
+def test_a_deeper_timm_network_is_named() -> None:
+    assert looks_like(timm.create_model("convnext_nano").state_dict()) == "tu-convnext_nano"
