@@ -256,10 +256,11 @@ def _sample_keys(competition: Competition, path: Path, numbers: dict[str, int]) 
     needed = key_columns(settings) + ([settings.rle] if settings.format == "rle" else [])
     keys: dict[Key, None] = {}
     sample = read_table(path, needed, only=True, section="submission")
-    for row, (image_id, label) in enumerate(keys_of(sample, settings, numbers), start=2):
+    keys_of_rows = keys_of(sample, settings, numbers)
+    for place, (row, (image_id, label)) in enumerate(zip(sample.index + 2, keys_of_rows, strict=True)):
         if image_id is None or (label is not None and label not in numbers):
             raise PipelineError(
-                f"{path.name} row {row}: {sample[settings.id].iat[row - 2]!r} names no id and class of the YAML "
+                f"{path.name} row {row}: {sample[settings.id].iat[place]!r} names no id and class of the YAML "
                 f"(classes: {', '.join(numbers)}; pattern: {settings.pattern})."
             )
         keys[image_id, None if label is None else numbers[label]] = None
@@ -275,10 +276,11 @@ def _texts(frame: pd.DataFrame, name: str, want: Expected) -> dict[Key, tuple[in
         raise PipelineError(f"{name} has no rows.")
     numbers = {label: number for number, label in enumerate(want.labels)}
     found: dict[Key, tuple[int, list[str]]] = {}
-    pairs = zip(keys_of(frame, want.settings, want.labels), frame[want.settings.rle], strict=True)
-    for row, ((image_id, label), text) in enumerate(pairs, start=2):
+    rows, keys = frame.index + 2, keys_of(frame, want.settings, want.labels)
+    pairs = zip(rows, keys, frame[want.settings.rle], strict=True)
+    for place, (row, (image_id, label), text) in enumerate(pairs):
         if image_id is None or (label is not None and label not in numbers):
-            value = frame[want.settings.id].iat[row - 2]
+            value = frame[want.settings.id].iat[place]
             raise PipelineError(
                 f"{name} row {row}: {value!r} (label {label}) names no id and class of the competition."
             )
@@ -297,11 +299,12 @@ def _rle_faults(path: Path, want: Expected, measure: Measure | None) -> tuple[li
     known, numbers = set(want.keys), {label: number for number, label in enumerate(want.labels)}
     lines: dict[Key, list[tuple[int, str]]] = {}
     faults = []
-    pairs = zip(keys_of(frame, want.settings, want.labels), frame[want.settings.rle], strict=True)
-    for row, ((image_id, label), text) in enumerate(pairs, start=2):
+    rows, keys = frame.index + 2, keys_of(frame, want.settings, want.labels)
+    pairs = zip(rows, keys, frame[want.settings.rle], strict=True)
+    for place, (row, (image_id, label), text) in enumerate(pairs):
         key = image_id or "", None if label is None else numbers.get(label, -1)
         if key not in known:
-            value, suffix = frame[want.settings.id].iat[row - 2], f" with label {label!r}" if label else ""
+            value, suffix = frame[want.settings.id].iat[place], f" with label {label!r}" if label else ""
             faults.append((row, f"id {value!r}{suffix} is not in the test set"))
         elif key in lines and want.settings.row != "instance":
             faults.append((row, f"id {want.name(key)} stands in row {lines[key][0][0]} already"))
@@ -356,6 +359,8 @@ def _read_labels(path: Path, want: Expected) -> Iterator[tuple[int, str, np.ndar
     with _open_text(path) as file:
         next(file, "")
         for row, line in enumerate(file, start=2):
+            if not line.strip():
+                continue
             image_id, _, text = line.rstrip("\r\n").partition(",")
             try:
                 numbers = np.array(text.split(","), dtype=np.int64)

@@ -302,8 +302,8 @@ def test_missing_group(tiny: Tiny) -> None:
     [
         (encoded(np.zeros(SHAPE, np.uint8)), "is not a readable CSV: "),
         (b"", "is not a readable CSV: No columns to parse from file."),
-        (b"id,mask\na01,1 2\na02,1 2,surplus\n", "is not a readable CSV: "),
-        (b"id,mask\na01,1 2,surplus\n", "its rows have more values than its header has columns."),
+        (b"id,mask\na01,1 2\na02,1 2,surplus\n", "every row must have 2 values, as many as the header has columns"),
+        (b"id,mask\na01,1 2,surplus\n", "but row 2 has 3 (a01,1 2,surplus): look there for a comma"),
         (b"<!doctype html>\n<title>Log in</title>\n", "column `id`, `mask` is missing; found `<!doctype html>`"),
     ],
 )
@@ -313,6 +313,48 @@ def test_not_a_csv(tiny: Tiny, content: bytes, words: str) -> None:
     assert "train.csv" in message
     assert words in message
     assert "\n" not in message
+
+
+def test_a_row_that_lost_its_comma_is_no_empty_mask(tiny: Tiny) -> None:
+    lines = (tiny.input / "train.csv").read_text().splitlines()
+    lines[3] = lines[3].replace("a03,", "a03 ")
+    (tiny.input / "train.csv").write_text("\n".join([lines[0], "", *lines[1:]]))
+    message = tiny.fails()
+    assert "train.csv: every row must have 4 values" in message
+    assert "but row 5 has 3 (a03 " in message
+
+
+@pytest.mark.parametrize("name", ["train.csv", "sample.csv", "patients.csv"])
+def test_a_repeated_column_is_refused_in_every_table(tiny: Tiny, name: str) -> None:
+    tiny.settings["train"]["table"] = "patients.csv"
+    (tiny.input / "patients.csv").write_text("id,site\na01,x\n")
+    tiny.save()
+    lines = (tiny.input / name).read_text().splitlines()
+    last = lines[0].split(",")[-1]
+    changed = [f"{lines[0]},{last}", *(f"{line}," for line in lines[1:])]
+    (tiny.input / name).write_text("\n".join(changed))
+    assert f"{name}: the column `{last}` stands more than once in its header" in tiny.fails()
+
+
+def test_blank_lines_do_not_shift_the_rows_of_faults(tiny: Tiny) -> None:
+    tiny.path("a03").unlink()
+    tiny.row("a05")["mask"] = "5 x"
+    tiny.save()
+    header, first, *rows = (tiny.input / "train.csv").read_text().splitlines()
+    (tiny.input / "train.csv").write_text("\n".join([header, "", first, "  ", *rows]))
+    (tiny.input / "sample.csv").write_text("id,mask\n\nt1,1 1\nt2,1 1\n\nt3,1 1\nt3,1 1\n")
+    found = faults(tiny.fails())
+    assert found[0] == "train.csv row 6: id a03 has no image, train/a03.tif does not exist"
+    assert found[1] == "sample.csv row 7: id t3 stands in row 6 already"
+    assert any(fault.startswith("train.csv row 8: mask of image a05: ") for fault in found)
+
+
+def test_a_table_with_two_rows_of_an_image(tiny: Tiny) -> None:
+    tiny.settings["train"]["table"] = "patients.csv"
+    tiny.save()
+    (tiny.input / "patients.csv").write_text("id,site\na01,x\na02,y\n\na01,y\na02,y\n")
+    message = tiny.fails()
+    assert message.startswith("patients.csv row 5: id a01 stands in row 2 already, with other values (1 such row)")
 
 
 def test_no_table(tiny: Tiny) -> None:

@@ -112,10 +112,11 @@ def _read_rows(
     seen: dict[tuple[str, str | None], int] = {}
     texts, further = table[columns.rle].tolist(), table.drop(columns=[columns.rle, *_plain_keys(columns)])
     extra: list[Any] = further.to_dict("records")
-    for row, (image_id, label) in enumerate(keys_of(table, columns, numbers), start=2):
+    keys = keys_of(table, columns, numbers)
+    for place, (row, (image_id, label)) in enumerate(zip(table.index + 2, keys, strict=True)):
         droppable = image_id if subset == "train" else None
         if image_id is None:
-            value = table[columns.id].iat[row - 2]
+            value = table[columns.id].iat[place]
             faults.append(Fault(path.name, row, f"{columns.id} {value!r} does not fit the pattern {columns.pattern}"))
             continue
         if image_id not in files:
@@ -129,8 +130,8 @@ def _read_rows(
         if first != row and columns.row != "instance":
             faults.append(Fault(path.name, row, f"{_name(image_id, label)} stands in row {first} already", droppable))
             continue
-        rows = found.setdefault(image_id, Rows(extra=extra[row - 2]))
-        rows.texts.append((row, 0 if label is None else numbers[label], texts[row - 2]))
+        rows = found.setdefault(image_id, Rows(extra=extra[place]))
+        rows.texts.append((row, 0 if label is None else numbers[label], texts[place]))
     if columns.absent == "fault" and not _share_images(competition):
         for image_id in sorted(files.keys() - found.keys(), key=natural):
             image, droppable = settings.images.replace("{id}", image_id), image_id if subset == "train" else None
@@ -150,9 +151,10 @@ def _sample_ids(competition: RleCsv, folder: Path, files: dict[str, Path]) -> tu
     first: dict[tuple[str, str | None], int] = {}
     ids: dict[str, None] = {}
     numbers = class_numbers(competition)
-    for row, (image_id, label) in enumerate(keys_of(sample, columns, numbers), start=2):
+    keys = keys_of(sample, columns, numbers)
+    for place, (row, (image_id, label)) in enumerate(zip(sample.index + 2, keys, strict=True)):
         if image_id is None:
-            value = sample[columns.id].iat[row - 2]
+            value = sample[columns.id].iat[place]
             faults.append(Fault(name, row, f"{columns.id} {value!r} does not fit the pattern {columns.pattern}"))
             continue
         if label is not None and label not in numbers:
@@ -182,7 +184,16 @@ def _further_columns(settings: Subset, folder: Path) -> dict[str, dict[str, str]
     if settings.table is None:
         return {}
     table = read_table(folder / settings.table, [])
-    return dict(zip(table.iloc[:, 0], table.iloc[:, 1:].to_dict("records"), strict=True))
+    ids = table.iloc[:, 0]
+    doubtful = ids[ids.duplicated() & ~table.duplicated()]
+    if len(doubtful):
+        image_id, row = doubtful.iloc[0], doubtful.index[0] + 2
+        first = table.index[ids == image_id][0] + 2
+        raise PipelineError(
+            f"{settings.table} row {row}: id {image_id} stands in row {first} already, with other values "
+            f"({len(doubtful)} such row{'s' if len(doubtful) > 1 else ''}): an image has one row, remove the others."
+        )
+    return dict(zip(ids, table.iloc[:, 1:].to_dict("records"), strict=True))
 
 
 # --- masks -----------------------------------------------------------------------------------------------------------
