@@ -14,6 +14,8 @@ image.
 """
 
 import hashlib
+import re
+import unicodedata
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -23,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from rich.markup import escape
 
 from pipeline.core.config.competition import Competition, RleCsv
 from pipeline.core.console import console, track, warn
@@ -31,7 +34,7 @@ from pipeline.core.files import require_space, shown, writing
 from pipeline.core.freshness import Step
 from pipeline.core.run import Run
 from pipeline.decode import descriptors, rle_checks, table
-from pipeline.decode.readers.base import SUBSETS, Fault, Item, Listing, MaskFault, Masks, SubsetName
+from pipeline.decode.readers.base import SUBSETS, Fault, Item, Listing, MaskFault, Masks, SubsetName, listed
 from pipeline.decode.readers.files import evenly, packed
 from pipeline.decode.readers.registry import reader_of
 from pipeline.masks import rle
@@ -130,10 +133,10 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
                 table.write_table(_table_files(run, subset)[0], of[subset])
         for array in arrays.values():
             array.flush()
-        doubts = _doubts(run, rows) if "train" in tables else []
+        doubts = _doubts(run, rows) + _alike_groups(run.competition, rows) if "train" in tables else []
     yield from waiting
     for text in doubts:
-        warn(f"  [yellow]{text}[/yellow]")
+        warn(f"  [yellow]{escape(text)}[/yellow]")
     counts = {name: sum(row["subset"] == name for row in rows) for name in subsets}
     texts = [f"{count} {WORDS[name]} images → {shown(_table_files(run, name)[0])}" for name, count in counts.items()]
     console.print(f"  {', '.join(texts)}")
@@ -343,6 +346,23 @@ def _doubts(run: Run, rows: list[dict[str, Any]]) -> list[str]:
         own = rle.encode(rle.decode(text, shape), used)
         sample.append(rle_checks.MaskRow(own, run.input / row["path"], shape))
     return rle_checks.doubts(sample, used)
+
+
+def _alike_groups(competition: Competition, rows: list[dict[str, Any]]) -> list[str]:
+    """A doubt about groups whose names differ in spelling alone, such as 7 and 7.0, or P1 and p1."""
+    names = dict.fromkeys(row["group"] for row in rows if row["subset"] == "train" and row["group"])
+    spellings: dict[str, list[str]] = {}
+    for name in names:
+        number = re.fullmatch(r"0*(\d+)(\.0*)?", name)
+        text = number[1] if number else unicodedata.normalize("NFKC", name).casefold()
+        spellings.setdefault(text, []).append(name)
+    alike = [" and ".join(same) for same in spellings.values() if len(same) > 1]
+    if not alike:
+        return []
+    return [
+        f"`{competition.group}` (group) is written in more than one way: {listed(alike)}. They count as different "
+        "groups now, and may stand in different folds; where they are the same, write them alike in the table."
+    ]
 
 
 def _judge(competition: Competition, faults: list[Fault], train: set[str]) -> None:

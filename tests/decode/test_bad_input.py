@@ -515,6 +515,51 @@ def test_fewer_groups_or_images_than_folds(tiny: Tiny) -> None:
         assert not (tiny.root / "folds" / "tiny.csv").exists()
 
 
+def test_missing_groups_are_one_fault_or_groups_of_their_own(tiny: Tiny) -> None:
+    tiny.settings["group"] = "patient"
+    for name, value in zip(TRAIN_IDS, ["NaN", "na", "", " null", "None", "NONE ", "nan"], strict=False):
+        tiny.row(name)["patient"] = value
+    tiny.save()
+    (fault,) = faults(tiny.fails())
+    assert fault.startswith("train.csv: rows 2, 3, 4, 5, 6, 7, 8 have no `patient` (group; blank, NA, NaN, null and ")
+    assert "set `group_missing: own` in the competition's YAML" in fault
+    tiny.settings["group_missing"] = "own"
+    tiny.save()
+    groups = table.read_table(tiny.run("decode").table, "train")["group"]
+    assert groups.tolist()[6:] == ["image a07 alone", "p3", "p4", "p4", "p5", "p5"]
+    assert groups.iloc[:7].nunique() == 7
+    tiny.run("clean", "split")
+
+
+def test_missing_groups_of_a_further_table(tiny: Tiny) -> None:
+    tiny.settings |= {"group": "site", "train": {**tiny.settings["train"], "table": "sites.csv"}}
+    tiny.save()
+    sites = {name: f"s{name[-1]}" for name in TRAIN_IDS if name != "a05"} | {"a02": "NULL"}
+    rows = [f"{name},{site}" for name, site in sites.items()]
+    (tiny.input / "sites.csv").write_text("\n".join(["id,site", "", *rows]))
+    (fault,) = faults(tiny.fails())
+    assert fault.startswith("sites.csv: row 4 and image a05 without a row have no `site` (group")
+    tiny.settings["group_missing"] = "own"
+    tiny.save()
+    groups = table.read_table(tiny.run("decode").table, "train")["group"]
+    assert groups.tolist()[:5] == ["s1", "image a02 alone", "s3", "s4", "image a05 alone"]
+
+
+@pytest.mark.parametrize(
+    ("names", "said"), [(("7", "7.0"), "7 and 7.0"), (("P1", "p1"), "P1 and p1"), (("7", "70"), "")]
+)
+def test_groups_that_differ_in_spelling_alone_are_doubted(
+    tiny: Tiny, capsys: pytest.CaptureFixture[str], names: tuple[str, str], said: str
+) -> None:
+    tiny.settings["group"] = "patient"
+    tiny.row("a01")["patient"], tiny.row("a04")["patient"] = names
+    tiny.save()
+    tiny.run("decode")
+    printed = capsys.readouterr()
+    text = " ".join((printed.out + printed.err).split())
+    assert (f"`patient` (group) is written in more than one way: {said}. They count as different" in text) == bool(said)
+
+
 def test_group_column(tiny: Tiny) -> None:
     tiny.settings["group"] = "patient"
     tiny.save()

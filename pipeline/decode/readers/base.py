@@ -6,7 +6,7 @@ of them; and `opener(competition, folder)`, a function from a row of images.parq
 image as it is. The training images can be listed without a test image, and the other way round.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -98,6 +98,12 @@ def read_mask(folder: Path, file: str, shape: tuple[int, int]) -> np.ndarray:
         height, width = mask.shape[:2]
         raise MaskFault(file, None, f"mask is {height}×{width}, its image {shape[0]}×{shape[1]} (rows × columns)")
     return mask
+
+
+def listed(values: Sequence[object], most: int = 5) -> str:
+    """Returns the first values as text: `2, 3, 5 and 7 more`."""
+    more = f" and {len(values) - most} more" if len(values) > most else ""
+    return ", ".join(map(str, values[:most])) + more
 
 
 def counted(values: np.ndarray, shown: Callable[[Any], str] = "{:.8g}".format) -> str:

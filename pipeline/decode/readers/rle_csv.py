@@ -21,13 +21,25 @@ from pipeline.decode.readers.base import (
     Masks,
     SubsetName,
     counted,
+    listed,
     read_mask,
     repeated_ids,
 )
-from pipeline.decode.readers.columns import class_numbers, group_of, key_columns, keys_of, template_columns
+from pipeline.decode.readers.columns import (
+    class_numbers,
+    group_of,
+    is_missing,
+    key_columns,
+    keys_of,
+    own_group,
+    template_columns,
+)
 from pipeline.decode.readers.files import find_images, glob_pattern, natural, packed, read_image, read_table
 from pipeline.masks import rle
 from pipeline.masks.geometry import IGNORE
+
+ROWS_SHOWN = 20
+"""Rows without a group that a message names."""
 
 
 @dataclass
@@ -37,6 +49,11 @@ class Rows:
     texts: list[tuple[int, int, str]] = field(default_factory=list)
     """Row, class and run-length text."""
     extra: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def row(self) -> int | None:
+        """The first of them."""
+        return self.texts[0][0] if self.texts else None
 
 
 def list_items(competition: RleCsv, folder: Path, subsets: Sequence[SubsetName] = SUBSETS) -> Listing:
@@ -89,16 +106,49 @@ def _subset_items(competition: RleCsv, subset: SubsetName, folder: Path) -> tupl
     else:
         wanted = sorted(files, key=natural)
     extras = _further_columns(settings, folder)
+    group_file = _file_with(competition.group, settings, known, extras) if subset == "train" else None
+    groupless: list[tuple[str, int | None]] = []
     items = []
     for image_id in wanted:
         if image_id in files:
             rows, path = known.get(image_id, Rows()), files[image_id].relative_to(folder).as_posix()
-            extra = {**rows.extra, **extras.get(image_id, {})}
+            further_row, values = extras.get(image_id, (None, {}))
+            extra = {**rows.extra, **values}
             read = partial(read_image, files[image_id], competition.channels)
             read_masks = _masks_reader(competition, settings, folder, image_id, rows)
-            group = group_of(competition, image_id, extra) if subset == "train" else None
+            if group_file and is_missing(extra.get(competition.group or "", "")):
+                group: str | None = own_group(image_id)
+                groupless.append((image_id, further_row if group_file == settings.table else rows.row))
+            else:
+                group = group_of(competition, image_id, extra) if subset == "train" else None
             items.append(Item(image_id, subset, path, read, read_masks, group, extra))
-    return items, faults
+    return items, faults + _without_group(competition, group_file or "", groupless)
+
+
+def _file_with(
+    column: str | None, settings: Subset, known: dict[str, Rows], extras: dict[str, tuple[int, dict[str, str]]]
+) -> str | None:
+    """The table that has this further column; None where there is none."""
+    if settings.table and any(column in extra for _, extra in extras.values()):
+        return settings.table
+    return settings.masks if any(column in rows.extra for rows in known.values()) else None
+
+
+def _without_group(competition: RleCsv, file: str, groupless: list[tuple[str, int | None]]) -> list[Fault]:
+    """One fault that names the rows whose group is missing, and the images that have none."""
+    if competition.group_missing == "own" or not groupless:
+        return []
+    rows = sorted(row for _, row in groupless if row is not None)
+    without = [image_id for image_id, row in groupless if row is None]
+    parts = [f"row{'s' if len(rows) > 1 else ''} {listed(rows, ROWS_SHOWN)}"] if rows else []
+    parts += [f"image{'s' if len(without) > 1 else ''} {listed(without)} without a row"] if without else []
+    hint = ", name a table with a row for every image in `train: {table: …}`" if without else ""
+    text = (
+        f"{' and '.join(parts)} {'has' if len(groupless) == 1 else 'have'} no `{competition.group}` (group; blank, NA, "
+        f"NaN, null and none mean that): fill it in{hint}, or set `group_missing: own` in the competition's YAML, "
+        "which makes each such image a group of its own"
+    )
+    return [Fault(file, None, text)]
 
 
 def _read_rows(
@@ -180,7 +230,8 @@ def _plain_keys(columns: Columns) -> list[str]:
     return [name for name in (columns.id, columns.label) if name and template_columns(name) == [name]]
 
 
-def _further_columns(settings: Subset, folder: Path) -> dict[str, dict[str, str]]:
+def _further_columns(settings: Subset, folder: Path) -> dict[str, tuple[int, dict[str, str]]]:
+    """Row and values of the further table, by id."""
     if settings.table is None:
         return {}
     table = read_table(folder / settings.table, [])
@@ -193,7 +244,8 @@ def _further_columns(settings: Subset, folder: Path) -> dict[str, dict[str, str]
             f"{settings.table} row {row}: id {image_id} stands in row {first} already, with other values "
             f"({len(doubtful)} such row{'s' if len(doubtful) > 1 else ''}): an image has one row, remove the others."
         )
-    return dict(zip(ids, table.iloc[:, 1:].to_dict("records"), strict=True))
+    records: list[Any] = table.iloc[:, 1:].to_dict("records")
+    return dict(zip(ids, zip(table.index + 2, records, strict=True), strict=True))
 
 
 # --- masks -----------------------------------------------------------------------------------------------------------
