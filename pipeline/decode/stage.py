@@ -103,8 +103,8 @@ def _settings(run: Run, subset: SubsetName) -> dict[str, Any]:
     competition = run.competition
     if subset == "test":
         return competition.model_dump(mode="json", exclude=IRRELEVANT_KEYS | {"train"})
-    together = isinstance(competition, RleCsv) and competition.train.images == competition.test.images
-    return competition.model_dump(mode="json", exclude=IRRELEVANT_KEYS | OF_TEST) | {"images_together": together}
+    kept = competition.model_dump(mode="json", exclude=IRRELEVANT_KEYS | OF_TEST)
+    return kept | {"images_together": competition.images_together}
 
 
 def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
@@ -124,7 +124,7 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
         decoded = _decode_all(run, listing.items, arrays, dtype)
         faults = listing.faults + [fault for one in decoded for fault in one.faults]
         faults += _transposed(run.competition, [one for one in decoded if not one.faults])
-        faults += _clashes(listing.items, known, dtype)
+        faults += _clashes(run.competition, listing.items, known, dtype)
         _judge(run.competition, faults, {item.image_id for item in listing.items if item.subset == "train"})
         rows = _with_faults([one.row for one in decoded], faults, run.competition)
         of = {subset: [row for row in rows if (row["subset"] == "test") == (subset == "test")] for subset in subsets}
@@ -148,21 +148,23 @@ def _patterns(run: Run) -> str:
 
 
 def _decoded_before(run: Run, subsets: list[SubsetName]) -> pd.DataFrame | None:
-    """The table of the images that are not decoded now, where it is there: id and type of each."""
+    """The table of the images that are not decoded now, where it is there: id, path and type of each."""
     other = run.test_table if subsets == ["train"] else run.table
     if len(subsets) == len(SUBSETS) or not other.exists():
         return None
-    images = pd.read_parquet(other, columns=["image_id", "subset", "dtype"])
+    images = pd.read_parquet(other, columns=["image_id", "subset", "path", "dtype"])
     return images[(images["subset"] == "test") == (subsets == ["train"])]  # up to layout 2 one table held all images
 
 
-def _clashes(items: list[Item], known: pd.DataFrame | None, dtype: np.dtype) -> list[Fault]:
+def _clashes(competition: Competition, items: list[Item], known: pd.DataFrame | None, dtype: np.dtype) -> list[Fault]:
     """Faults of images that do not go with those of the other subset, which were decoded before."""
     if known is None or not items:
         return []
-    ids, types = set(known["image_id"]), [name for name in known["dtype"] if name]
+    ids = set(known["image_id"]) if competition.images_together else set()
+    paths = set(zip(known["image_id"], known["path"], strict=True))
+    types = [name for name in known["dtype"] if name]
     this, other = ("test", "training") if items[0].subset == "test" else ("training", "test")
-    both = [item for item in items if item.image_id in ids]
+    both = [item for item in items if item.image_id in ids or (item.image_id, item.path) in paths]
     faults = [Fault(item.path, None, f"{this} image {item.image_id} is a {other} image too") for item in both]
     if types and types[0] != str(dtype):
         text = f"image is {dtype}, the test images are {types[0]}; convert one of them"
@@ -381,9 +383,9 @@ def _judge(competition: Competition, faults: list[Fault], train: set[str]) -> No
 
 def _with_faults(rows: list[dict[str, Any]], faults: list[Fault], competition: Competition) -> list[dict[str, Any]]:
     """Rows with their faults; a fault without an image or without a mask gets a row of subset `faulty`, in no array."""
-    by_id = {row["image_id"]: row for row in rows}
+    by_id = {row["image_id"]: row for row in rows if row["subset"] != "test"}  # a fault has the id of a training image
     for fault in faults:
         if fault.image_id is not None:
             row = by_id.setdefault(fault.image_id, _empty_row(fault.image_id, "faulty", competition))
             row["fault"] = str(fault)
-    return list(by_id.values())
+    return [*by_id.values(), *(row for row in rows if row["subset"] == "test")]

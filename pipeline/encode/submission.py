@@ -64,6 +64,7 @@ def expected(competition: Competition, input_folder: Path, folder: Path) -> Expe
         PipelineError: decode has not run, or the sample submission lacks a column or names an unknown class.
     """
     images = table.read_tables(folder)
+    # test images come last: of an id in both tables, the test image is meant
     shapes = {row.image_id: (int(row.height), int(row.width)) for row in images.itertuples()}
     settings = competition.submission
     if template_columns(settings.id) != [settings.id]:

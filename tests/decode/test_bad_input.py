@@ -18,6 +18,7 @@ from pipeline.core.errors import PipelineError
 from pipeline.core.run import open_run
 from pipeline.decode import table
 from pipeline.decode.readers.files import read_image
+from pipeline.encode import submission
 from pipeline.masks import rle
 from pipeline.split.folds import read_folds
 
@@ -84,14 +85,42 @@ def test_test_image_missing_or_unlisted(tiny: Tiny) -> None:
     assert MEND not in message
 
 
-@pytest.mark.parametrize("with_row", [True, False])
-def test_test_id_is_a_training_id(tiny: Tiny, with_row: bool) -> None:
-    if with_row:
-        (tiny.input / "train" / "t3.tif").write_bytes(encoded(tiny.images["t3"]))
-    tiny.rows.append({**tiny.rows[0], "id": "t3"})
+def test_an_id_in_both_subsets_stands_for_two_images(tiny: Tiny) -> None:
+    """Folder-numbered data sets have the same names in train/ and test/."""
+    (tiny.input / "train" / "t3.tif").write_bytes(encoded(tiny.images["t3"][:30]))
+    tiny.rows.append({**tiny.rows[1], "id": "t3", "mask": "31 5"})
+    tiny.settings |= {"shape": None}
+    tiny.save()
+    run = tiny.run("decode", "clean", "split")
+    train, test = table.read_table(run.table), table.read_table(run.test_table)
+    assert train.set_index("image_id").loc["t3", ["height", "rle_thing"]].tolist() == [30, "31 5"]
+    assert test.set_index("image_id").loc["t3", ["height", "rle_thing"]].tolist() == [SHAPE[0], ""]
+    assert read_folds(run)["image_id"].tolist() == [*TRAIN_IDS, "t3"]
+    want = submission.expected(run.competition, run.input, run.competition_folder)
+    assert want.shapes["t3"] == SHAPE
+    tiny.path("a05").unlink()
+    tiny.row("a05")["id"] = "t1"  # a faulty training image takes no test image's place
     tiny.settings["decode"] = {"on_error": "drop"}
     tiny.save()
-    assert faults(tiny.fails()) == ["test/t3.tif: test image t3 is a training image too"]
+    run = tiny.run("decode")
+    assert table.read_table(run.table).set_index("image_id").loc["t1", "subset"] == "faulty"
+    assert table.read_table(run.test_table)["fault"].tolist() == [""] * 4
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_one_file_in_both_subsets_is_a_fault(tiny: Tiny, beside: bool) -> None:
+    for name in TEST_IDS:
+        shutil.copy(tiny.path(name), tiny.input / "train")
+    tiny.settings["test"]["images"] = "*/{id}.tif" if beside else "train/{id}.tif"
+    tiny.settings["test"]["exclude"] = ["t?.tif"] if beside else []
+    tiny.settings["decode"] = {"on_error": "drop"}
+    tiny.rows.append({**tiny.rows[0], "id": "t3"})
+    tiny.save()
+    if beside:
+        (tiny.input / "sample.csv").write_text("id,mask\na03,1 1\n")
+    message = tiny.fails()
+    name, path = ("a03", "train/a03.tif") if beside else ("t3", "train/t3.tif")
+    assert f"{path}: test image {name} is a training image too" in message
 
 
 GARBAGE = b"this is no image" * 20

@@ -262,6 +262,11 @@ class Competition(Settings):
         return self.input or self.name
 
     @property
+    def images_together(self) -> bool:
+        """Whether training and test images lie in one place, so that an id means one file."""
+        return False
+
+    @property
     def ignored(self) -> int | None:
         """Number of the ignored class."""
         return None if self.ignore_class is None else self.classes.index(self.ignore_class)
@@ -325,6 +330,11 @@ class RleCsv(Competition):
             raise ValueError(f"{texts[0]!r} is no value of a mask image; expected a number or [red, green, blue]")
         return self
 
+    @property
+    def images_together(self) -> bool:
+        """Whether only the tables tell training and test images apart."""
+        return self.train.images == self.test.images
+
 
 class NpzLabels(Competition):
     """One .npz: `training_set` (N, 2, H, W), images and class maps, and `test_set` (M, H, W)."""
@@ -355,6 +365,11 @@ class OxfordPet(Competition):
     values: None = None
     test: PetTest = PetTest()
     submission: SubmissionSettings = SubmissionSettings(id="image_id", rle="encoded_mask")
+
+    @property
+    def images_together(self) -> bool:
+        """They do: the lists tell them apart."""
+        return True
 
     @property
     def remark(self) -> str:

@@ -77,10 +77,20 @@ class Listing:
     faults: list[Fault]
 
 
-def repeated_ids(items: list[Item], faults: list[Fault]) -> list[Fault]:
-    """Returns a fault for every test image whose id is also a training image's, sound or faulty."""
-    known = {item.image_id for item in items if item.subset == "train"} | {fault.image_id for fault in faults}
-    both = [item for item in items if item.subset == "test" and item.image_id in known]
+def repeated_ids(items: list[Item], faults: list[Fault], together: bool) -> list[Fault]:
+    """Returns a fault for every test image that is a training image too, sound or faulty. An id in both subsets is
+    none where it stands for two files.
+
+    Args:
+        items: of both subsets.
+        faults: of the training images.
+        together: whether both subsets lie in one place, so that an id means one file.
+    """
+    training = [item for item in items if item.subset == "train"]
+    known = {fault.image_id for fault in faults} | {item.image_id for item in training} if together else set()
+    paths = {(item.image_id, item.path) for item in training}
+    tests = [item for item in items if item.subset == "test"]
+    both = [item for item in tests if item.image_id in known or (item.image_id, item.path) in paths]
     return [Fault(item.path, None, f"test image {item.image_id} is a training image too") for item in both]
 
 

@@ -51,7 +51,7 @@ def list_items(competition: OxfordPet, folder: Path, subsets: Sequence[SubsetNam
     none: tuple[list[Item], list[Fault]] = ([], [])
     train, faults = _subset_items(competition, "train", folder) if "train" in subsets else none
     test, test_faults = _subset_items(competition, "test", folder) if "test" in subsets else none
-    return Listing(train + test, faults + test_faults + repeated_ids(train + test, faults))
+    return Listing(train + test, faults + test_faults + repeated_ids(train + test, faults, competition.images_together))
 
 
 def raw_files(competition: OxfordPet, folder: Path, subset: SubsetName) -> tuple[Path, ...]:

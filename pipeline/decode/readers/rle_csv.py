@@ -70,7 +70,7 @@ def list_items(competition: RleCsv, folder: Path, subsets: Sequence[SubsetName] 
     if "test" in subsets and not test:
         example = f"; for instance {test_faults[0]}" if test_faults else ""
         raise PipelineError(f"No test image matches {folder / competition.test.images}{example}{packed(folder)}.")
-    return Listing(train + test, faults + test_faults + repeated_ids(train + test, faults))
+    return Listing(train + test, faults + test_faults + repeated_ids(train + test, faults, competition.images_together))
 
 
 def raw_files(competition: RleCsv, folder: Path, subset: SubsetName) -> tuple[Path, ...]:
@@ -182,16 +182,11 @@ def _read_rows(
             continue
         rows = found.setdefault(image_id, Rows(extra=extra[place]))
         rows.texts.append((row, 0 if label is None else numbers[label], texts[place]))
-    if columns.absent == "fault" and not _share_images(competition):
+    if columns.absent == "fault" and not competition.images_together:
         for image_id in sorted(files.keys() - found.keys(), key=natural):
             image, droppable = settings.images.replace("{id}", image_id), image_id if subset == "train" else None
             faults.append(Fault(image, None, f"image without a row in {path.name}", droppable))
     return found, faults
-
-
-def _share_images(competition: RleCsv) -> bool:
-    """Whether training and test images lie together, and only the tables tell them apart."""
-    return competition.train.images == competition.test.images
 
 
 def _sample_ids(competition: RleCsv, folder: Path, files: dict[str, Path]) -> tuple[list[str], list[Fault]]:
@@ -219,7 +214,7 @@ def _sample_ids(competition: RleCsv, folder: Path, files: dict[str, Path]) -> tu
             faults.append(Fault(name, row, f"{_name(image_id, label)} stands in row {first[image_id, label]} already"))
         ids[image_id] = None
     for image_id in files:
-        if image_id not in ids and not _share_images(competition):
+        if image_id not in ids and not competition.images_together:
             image = competition.test.images.replace("{id}", image_id)
             faults.append(Fault(image, None, f"image without a row in {name}"))
     return list(ids), faults
