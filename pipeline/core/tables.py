@@ -3,6 +3,7 @@ twice."""
 
 import csv
 import sys
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -16,13 +17,14 @@ SHOWN = 5
 """Rows that a message names."""
 
 
-def read_csv(path: Path, only: Iterable[str] | None = None) -> pd.DataFrame:
+def read_csv(path: Path, only: Iterable[str] | None = None, normal: bool = True) -> pd.DataFrame:
     """Returns a CSV with every value as text, an empty field as "". An index + 2 is the row of the file, counted from
     1 with the header and with blank lines, so that messages name the row that an editor shows.
 
     Args:
         path: the file, also a compressed one.
         only: the columns to keep, where the file has them; None: all.
+        normal: whether to bring text into its normal form (`normal_form`), in which ids are compared.
 
     Raises:
         PipelineError: not a CSV, a repeated column, or a row of more or fewer values than the header has columns.
@@ -30,16 +32,23 @@ def read_csv(path: Path, only: Iterable[str] | None = None) -> pd.DataFrame:
     csv.field_size_limit(sys.maxsize)  # run lengths of a large mask exceed the default
     try:
         with get_handle(path, "r", encoding="utf-8-sig", compression="infer") as opened:
-            return _table(path, _records(opened.handle), None if only is None else set(only))
+            lines = map(normal_form, opened.handle) if normal else opened.handle
+            return _table(path, _records(lines), None if only is None else set(only))
     except (ValueError, OSError, EOFError, csv.Error) as error:
         raise PipelineError(f"{path} is not a readable CSV: {' '.join(str(error).split())}.") from None
+
+
+def normal_form(text: str) -> str:
+    """Returns a text with composed characters (NFC): é may be one character or e and an accent, which look alike. Files
+    that come from a Mac have the second form."""
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
 def read_header(path: Path) -> list[str]:
     """Returns the names of a CSV's columns; raises as read_csv does."""
     try:
         with get_handle(path, "r", encoding="utf-8-sig", compression="infer") as opened:
-            return _header(path, _records(opened.handle))
+            return _header(path, _records(map(normal_form, opened.handle)))
     except (ValueError, OSError, EOFError, csv.Error) as error:
         raise PipelineError(f"{path} is not a readable CSV: {' '.join(str(error).split())}.") from None
 
@@ -76,7 +85,7 @@ def _header(path: Path, records: Iterator[tuple[int, list[str]]]) -> list[str]:
 
 def _table(path: Path, records: Iterator[tuple[int, list[str]]], only: set[str] | None) -> pd.DataFrame:
     header = _header(path, records)
-    places = [place for place, name in enumerate(header) if only is None or name in only]
+    places = [place for place, name in enumerate(header) if only is None or normal_form(name) in only]
     everything = len(places) == len(header)
     rows: list[int] = []
     values: list[list[str]] = []

@@ -14,6 +14,7 @@ import pandas as pd
 
 from pipeline.core.config.competition import Competition, SubmissionSettings
 from pipeline.core.errors import PipelineError
+from pipeline.core.tables import normal_form, read_csv
 from pipeline.decode import table
 from pipeline.decode.readers.columns import class_numbers, key_columns, key_text, keys_of, template_columns
 from pipeline.decode.readers.files import read_table
@@ -46,6 +47,9 @@ class Expected:
     classes: list[int]
     """Numbers of the classes that have rows; of class maps, of those that count."""
 
+    written: dict[str, str] = field(default_factory=dict)
+    """How the sample submission writes ids that are not in normal form."""
+
     @property
     def ids(self) -> list[str]:
         """The test images."""
@@ -71,7 +75,9 @@ def expected(competition: Competition, input_folder: Path, folder: Path) -> Expe
         raise PipelineError(f"competition {competition.name}: submission.id is {settings.id}; expected one column.")
     numbers, foreground = class_numbers(competition), [competition.classes.index(one) for one in competition.foreground]
     ids = images.loc[images["subset"] == "test", "image_id"].tolist()
+    written: dict[str, str] = {}
     if competition.sample_submission:
+        written = _written(competition, input_folder / competition.sample_submission, numbers)
         keys, header = _sample_keys(competition, input_folder / competition.sample_submission, numbers)
     else:
         keys = [(one, number) for one in ids for number in (foreground if settings.labelled else [None])]
@@ -81,7 +87,7 @@ def expected(competition: Competition, input_folder: Path, folder: Path) -> Expe
         rows, columns = next((shapes[one] for one in ids), (0, 0))
         header, classes = [settings.id, *map(str, range(rows * columns))], competition.counted
     sample, convention = competition.sample_submission, rle.convention_of(competition.rle)
-    return Expected(images, sample, settings, header, keys, shapes, convention, list(numbers), classes)
+    return Expected(images, sample, settings, header, keys, shapes, convention, list(numbers), classes, written)
 
 
 def texts_of(image_id: str, masks: np.ndarray, want: Expected) -> dict[Key, list[str]]:
@@ -118,11 +124,12 @@ def write(path: Path, texts: dict[Key, list[str]], want: Expected) -> int:
                 raise PipelineError(f"test id {want.name(key)} was not decoded: decode again.")
             for text in texts[key]:
                 rows += 1
+                name = want.written.get(key[0], key[0])
                 if want.settings.format == "labels":
-                    file.write(f"{key[0]},{text}\n")
+                    file.write(f"{name},{text}\n")
                     continue
                 label = "" if key[1] is None else want.labels[key[1]]
-                image_id = key_text(want.settings, key[0], label) if want.settings.pattern else key[0]
+                image_id = key_text(want.settings, name, label) if want.settings.pattern else name
                 row = {want.settings.label: label, want.settings.id: image_id, want.settings.rle: text}
                 writer.writerow([row[column] for column in want.header])
     return rows
@@ -268,6 +275,18 @@ def _sample_keys(competition: Competition, path: Path, numbers: dict[str, int]) 
     return list(keys), sample.columns.tolist()
 
 
+def _written(competition: Competition, path: Path, numbers: dict[str, int]) -> dict[str, str]:
+    """The ids of the sample submission that are not in normal form, as it writes them, by their normal form."""
+    settings = competition.submission
+    if not path.exists():
+        return {}  # _sample_keys says so
+    sample = read_csv(path, key_columns(settings), normal=False).rename(columns=normal_form)
+    if not set(key_columns(settings)) <= set(sample):
+        return {}
+    ids = (image_id for image_id, _ in keys_of(sample, settings, numbers) if image_id and not image_id.isascii())
+    return {name: image_id for image_id in ids if (name := normal_form(image_id)) != image_id}
+
+
 def _texts(frame: pd.DataFrame, name: str, want: Expected) -> dict[Key, tuple[int, list[str]]]:
     """First row and texts of every key of a submission or a truth."""
     missing = [column for column in want.header if column not in frame.columns]
@@ -362,7 +381,7 @@ def _read_labels(path: Path, want: Expected) -> Iterator[tuple[int, str, np.ndar
         for row, line in enumerate(file, start=2):
             if not line.strip():
                 continue
-            image_id, _, text = line.rstrip("\r\n").partition(",")
+            image_id, _, text = normal_form(line).rstrip("\r\n").partition(",")
             try:
                 numbers = np.array(text.split(","), dtype=np.int64)
             except (ValueError, OverflowError):

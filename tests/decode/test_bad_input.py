@@ -1,6 +1,7 @@
 """Every kind of bad input ends in a sentence that names the file, the row, the id and the values; good ones decode."""
 
 import shutil
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,39 @@ def test_an_id_in_both_subsets_stands_for_two_images(tiny: Tiny) -> None:
     run = tiny.run("decode")
     assert table.read_table(run.table).set_index("image_id").loc["t1", "subset"] == "faulty"
     assert table.read_table(run.test_table)["fault"].tolist() == [""] * 4
+
+
+@pytest.mark.parametrize(("files", "ids"), [("NFC", "NFD"), ("NFD", "NFC")])
+@pytest.mark.parametrize("masks", ["csv", "file", "instances"])
+def test_composed_and_decomposed_names_are_one_id(tiny: Tiny, files: Any, ids: Any, masks: str) -> None:
+    on_disk, listed = (unicodedata.normalize(form, "caf\u00e9 1") for form in (files, ids))
+    tiny.path("a03").rename(tiny.path("a03").with_name(f"{on_disk}.tif"))
+    tiny.path("t2").rename(tiny.path("t2").with_name(f"{on_disk}.tif"))
+    tiny.row("a03")["id"] = listed
+    if masks != "csv":
+        tiny.settings["train"]["masks"] = "masks/{id}.png" if masks == "file" else "masks/{id}_*.png"
+        tiny.settings["columns"]["absent"] = "empty"
+        (tiny.input / "masks").mkdir()
+        end = "" if masks == "file" else "_1"
+        for name, mask in tiny.masks.items():
+            name = listed if name == "a03" else name
+            (tiny.input / "masks" / f"{name}{end}.png").write_bytes(encoded(255 * mask, "png"))
+    tiny.save()
+    rows = "".join(f"{listed if name == 't2' else name},1 1\n" for name in TEST_IDS)
+    (tiny.input / "sample.csv").write_text(f"id,mask\n{rows}")
+    run = tiny.run("decode", "clean", "split")
+    normal = unicodedata.normalize("NFC", listed)
+    images = table.read_table(run.table).set_index("image_id")
+    assert images.loc[normal, "rle_thing"] == rle.encode(tiny.masks["a03"])
+    folds = read_folds(run)
+    assert normal in folds["image_id"].tolist()
+    want = submission.expected(run.competition, run.input, run.competition_folder)
+    path = tiny.root / "mine.csv"
+    submission.write(path, {key: ["1 4"] for key in want.keys}, want)
+    assert path.read_text(encoding="utf-8").splitlines()[2] == f"{listed},1 4"
+    for form in ("NFC", "NFD"):
+        path.write_text(unicodedata.normalize(form, path.read_text(encoding="utf-8")), encoding="utf-8")  # type: ignore
+        assert submission.examine(path, want) == ([], [])
 
 
 @pytest.mark.parametrize("beside", [False, True])

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from pipeline.decode.readers.files import read_image
+from pipeline.decode.readers.files import as_on_disk, read_image
 
 SubsetName = Literal["train", "test"]
 SUBSETS: tuple[SubsetName, ...] = ("train", "test")
@@ -101,7 +101,7 @@ def read_mask(folder: Path, file: str, shape: tuple[int, int]) -> np.ndarray:
         MaskFault: it cannot be read, or has another size.
     """
     try:
-        mask = read_image(folder / file)
+        mask = read_image(as_on_disk(folder, file))
     except ValueError as error:
         raise MaskFault(file, None, f"mask {error}") from None
     if mask.shape[:2] != shape:

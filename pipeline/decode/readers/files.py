@@ -1,7 +1,9 @@
 """Image files, tables and file name patterns, as competitions use them."""
 
 import glob
+import os
 import re
+import unicodedata
 from collections.abc import Iterable
 from fnmatch import fnmatch
 from pathlib import Path
@@ -13,7 +15,7 @@ import pandas as pd
 import tifffile
 
 from pipeline.core.errors import PipelineError
-from pipeline.core.tables import read_csv, read_header
+from pipeline.core.tables import normal_form, read_csv, read_header
 
 Element = TypeVar("Element")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif")
@@ -91,9 +93,25 @@ def find_images(pattern: str, folder: Path, exclude: list[str]) -> tuple[dict[st
     for path in sorted(folder.glob(glob_pattern(pattern.replace("{id}", "*")))):
         match = expression.fullmatch(path.relative_to(folder).as_posix())
         excluded = path.name.startswith(".") or any(fnmatch(path.name, other) for other in exclude)
-        if match and not excluded and found.setdefault(match["id"], path) != path:
-            further.append((match["id"], path))
+        image_id = normal_form(match["id"]) if match else ""
+        if match and not excluded and found.setdefault(image_id, path) != path:
+            further.append((image_id, path))
     return found, further
+
+
+def as_on_disk(folder: Path, file: str) -> Path:
+    """Returns the path of a file in a folder, where its name on the disk may have the composed or the decomposed form
+    of what `file` says."""
+    path = folder / file
+    if file.isascii() or path.exists():
+        return path
+    for form in ("NFC", "NFD"):
+        if (other := folder / unicodedata.normalize(form, file)).exists():
+            return other
+    for part in Path(file).parts:  # forms mixed in one path
+        names = os.listdir(folder) if folder.is_dir() else []
+        folder /= next((name for name in names if normal_form(name) == normal_form(part)), part)
+    return folder
 
 
 def packed(folder: Path) -> str:

@@ -1,6 +1,7 @@
 """Reader for images in folders (TIFF, PNG, JPEG; 8 or 16 bit; grey, RGB or four channels) with masks as run lengths in
 a CSV - one row an image, an image and class, or an instance - or as image files."""
 
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -34,7 +35,7 @@ from pipeline.decode.readers.columns import (
     own_group,
     template_columns,
 )
-from pipeline.decode.readers.files import find_images, glob_pattern, natural, packed, read_image, read_table
+from pipeline.decode.readers.files import as_on_disk, find_images, glob_pattern, natural, packed, read_image, read_table
 from pipeline.masks import rle
 from pipeline.masks.geometry import IGNORE
 
@@ -284,8 +285,9 @@ def _masks_of_files(
     instances: list[tuple[str, ...]] = []
     for number, value in enumerate(class_numbers(competition)):
         name = pattern.replace("{class}", value)
-        found = folder.glob(glob_pattern(name)) if "*" in name else []
-        files = sorted(path.relative_to(folder).as_posix() for path in found) if "*" in name else [name]
+        forms = dict.fromkeys([name, unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name)])
+        found = [path for form in forms for path in folder.glob(glob_pattern(form))] if "*" in name else []
+        files = sorted({path.relative_to(folder).as_posix() for path in found}) if "*" in name else [name]
         may_lack = competition.columns.absent == "empty"
         parts = [_one_class(folder, file, shape, may_lack, settings.threshold) for file in files]
         for part in parts:
@@ -301,7 +303,7 @@ def _planes_of_file(
 ) -> np.ndarray:
     if competition.values is None:
         return _one_class(folder, file, shape, competition.columns.absent == "empty", threshold)[None]
-    if competition.columns.absent == "empty" and not (folder / file).exists():
+    if competition.columns.absent == "empty" and not as_on_disk(folder, file).exists():
         return np.zeros((len(competition.classes), *shape), np.uint8)
     codes = _codes(read_mask(folder, file, shape))
     planes = np.stack([codes == _code(value) for value in competition.values]).astype(np.uint8)
@@ -315,7 +317,7 @@ def _planes_of_file(
 
 
 def _one_class(folder: Path, file: str, shape: tuple[int, int], may_lack: bool, threshold: int | None) -> np.ndarray:
-    if may_lack and not (folder / file).exists():
+    if may_lack and not as_on_disk(folder, file).exists():
         return np.zeros(shape, np.uint8)
     mask = read_mask(folder, file, shape)
     if threshold is not None:
