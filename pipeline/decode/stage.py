@@ -124,6 +124,7 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
         decoded = _decode_all(run, listing.items, arrays, dtype)
         faults = listing.faults + [fault for one in decoded for fault in one.faults]
         faults += _transposed(run.competition, [one for one in decoded if not one.faults])
+        faults += _uniform(run, [one.row for one in decoded if not one.faults])
         faults += _clashes(run.competition, listing.items, known, dtype)
         _judge(run.competition, faults, {item.image_id for item in listing.items if item.subset == "train"})
         rows = _with_faults([one.row for one in decoded], faults, run.competition)
@@ -332,6 +333,51 @@ def _transposed(competition: Competition, decoded: list[Decoded]) -> list[Fault]
     )
     table = competition.train.masks if isinstance(competition, RleCsv) else None
     return [Fault(table or "", None, text)]
+
+
+def _uniform(run: Run, rows: list[dict[str, Any]]) -> list[Fault]:
+    """A fault when no training image has a mask, or every mask covers its whole image, unless the YAML allows it."""
+    competition = run.competition
+    train = [row for row in rows if row["subset"] == "train"]
+    if not train or competition.decode.uniform_masks == "allow":
+        return []
+    masks = [(row, row[f"area_{name}"]) for row in train for name in competition.foreground if row[f"area_{name}"]]
+    if not masks:
+        what = f"no training image has a mask, all {len(train)} are empty"
+    elif all(area == row["height"] * row["width"] - _ignored_area(row) for row, area in masks):
+        what = f"every mask covers its whole image, {len(masks)} of {len(train)} images"
+        if len(competition.foreground) > 1:
+            what = f"every mask covers its whole image, {len(masks)} masks of {len(train)} images"
+    else:
+        return []
+    text = f"{what}: {_causes(run, train[0], not masks)}; where it is so, set `decode: {{uniform_masks: allow}}`"
+    table_name = competition.train.masks if isinstance(competition, RleCsv) else getattr(competition, "file", "")
+    return [Fault(table_name or "masks", None, text)]
+
+
+def _ignored_area(row: dict[str, Any]) -> int:
+    return int(rle.decode(row["ignore"], (row["height"], row["width"])).sum()) if row["ignore"] else 0
+
+
+def _causes(run: Run, row: dict[str, Any], empty: bool) -> str:
+    """What mostly makes all masks empty or full, with the setting to look at."""
+    competition = run.competition
+    if not isinstance(competition, RleCsv):
+        return "look at the values of the class maps and at `classes`" + (
+            " and `border`" if competition.reader == "oxford_pet" else " and `ignore_value`"
+        )
+    if not competition.train.mask_files:
+        return f"look whether `columns: {{rle: {competition.columns.rle}}}` is the column of masks"
+    threshold = competition.train.threshold
+    ways = [f"`threshold: {threshold}` does not fit their values"] if threshold else []
+    ways += ["the mask lies in the alpha channel of its file, which is not read: save it as a grey image"]
+    ways += ["the files number instances or classes that `classes` does not name"] if competition.values else []
+    ways += ["`ignore_value` takes pixels of the class"] if competition.ignore_value is not None else []
+    ways += ["`masks` names files of another kind"]
+    ways += ["`columns: {absent: empty}` takes files that are not found for empty masks"] * (
+        empty and competition.columns.absent == "empty"
+    )
+    return "it may be that " + ", or that ".join(ways)
 
 
 def _doubts(run: Run, rows: list[dict[str, Any]]) -> list[str]:

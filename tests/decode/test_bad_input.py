@@ -927,3 +927,83 @@ def test_without_a_sample_submission_test_images_are_in_natural_order(tiny: Tiny
     tiny.settings["sample_submission"] = None
     tiny.save()
     assert table.read_table(tiny.run("decode").test_table)["image_id"].tolist() == ["t2", "t3", "t4", "t10"]
+
+
+# --- masks that become empty or full ---------------------------------------------------------------------------------
+
+
+def with_mask_files(tiny: Tiny, masks: dict[str, np.ndarray], **settings: Any) -> None:
+    (tiny.input / "masks").mkdir(exist_ok=True)
+    for name, mask in masks.items():
+        (tiny.input / "masks" / f"{name}.png").write_bytes(cv2.imencode(".png", mask)[1].tobytes())
+    tiny.settings["train"] = {"images": "train/{id}.tif", "masks": "masks/{id}.png"} | settings
+    tiny.save()
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_all_masks_empty_or_full_stop_decode_unless_allowed(tiny: Tiny, full: bool) -> None:
+    for row in tiny.rows:
+        row["mask"] = f"1 {SHAPE[0] * SHAPE[1]}" if full and row["mask"] else ""
+    tiny.save()
+    what = "every mask covers its whole image, 9 of 12 images" if full else "no training image has a mask, all 12 are"
+    (fault,) = faults(tiny.fails())
+    assert fault.startswith(f"train.csv: {what}")
+    assert "where it is so, set `decode: {uniform_masks: allow}`" in fault
+    tiny.settings["decode"] = {"uniform_masks": "allow"}
+    tiny.save()
+    tiny.run("decode")
+
+
+def test_masks_in_the_alpha_channel(tiny: Tiny) -> None:
+    masks = {name: np.dstack([np.zeros((*SHAPE, 3), np.uint8), 255 * mask]) for name, mask in tiny.masks.items()}
+    with_mask_files(tiny, masks)
+    (fault,) = faults(tiny.fails())
+    assert fault.startswith("masks/{id}.png: no training image has a mask, all 12 are empty: ")
+    assert "the mask lies in the alpha channel" in fault
+
+
+def test_full_masks_but_for_what_is_ignored(tiny: Tiny) -> None:
+    masks = {name: np.where(mask, np.uint8(255), np.uint8(1)) for name, mask in tiny.masks.items()}
+    with_mask_files(tiny, masks)
+    tiny.settings |= {"classes": {"thing": 1}, "ignore_value": 255}
+    tiny.save()
+    (fault,) = faults(tiny.fails())
+    assert "every mask covers its whole image, 12 of 12 images" in fault
+    assert "`ignore_value` takes pixels of the class" in fault
+
+
+def test_a_threshold_that_no_pixel_reaches(tiny: Tiny) -> None:
+    masks = {name: 255 * mask for name, mask in tiny.masks.items()}
+    with_mask_files(tiny, masks | {"a02": tiny.masks["a02"], "a01": masks["a01"] + np.arange(60, dtype=np.uint8) // 20})
+    tiny.settings["train"]["threshold"] = 128
+    tiny.save()
+    (fault,) = faults(tiny.fails())
+    words = "masks/a02.png: holds values up to 1, none of which reaches `threshold: 128`: set `threshold: 1`"
+    assert fault.startswith(words)  # and a01, where an encoder left 1 and 2 in a black picture, is empty
+    tiny.settings["train"]["threshold"] = 1
+    with_mask_files(tiny, {name: 3 * mask for name, mask in tiny.masks.items()}, threshold=1)
+    images = table.read_table(tiny.run("decode").table)
+    assert images["rle_thing"].tolist() == [rle.encode(mask) for mask in tiny.masks.values()]
+
+
+def test_instance_numbers_are_no_wavering_values(tiny: Tiny) -> None:
+    masks = {name: mask + mask * (np.arange(60, dtype=np.uint8) > 30) for name, mask in tiny.masks.items()}
+    with_mask_files(tiny, masks)
+    assert "where they number instances set `threshold: 1` beside `masks`" in tiny.fails()
+    assert "128" not in tiny.refused("decode")
+
+
+def test_an_ignore_value_that_does_nothing(tiny: Tiny) -> None:
+    tiny.settings["ignore_value"] = 255
+    tiny.save()
+    assert "ignore_value does nothing here; it needs mask images" in tiny.fails()
+    masks = {name: mask.copy() for name, mask in tiny.masks.items()}
+    for mask in masks.values():
+        mask[0] = 255
+    with_mask_files(tiny, masks)
+    assert "`classes: {thing: 1}` with the numbers that the files hold" in tiny.fails()
+    tiny.settings["classes"] = {"thing": 1}
+    tiny.save()
+    images = table.read_table(tiny.run("decode").table)
+    assert (images["ignore"] != "").all()
+    assert images["area_thing"].tolist() == [int(mask[1:].sum()) for mask in tiny.masks.values()]

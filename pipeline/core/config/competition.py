@@ -121,6 +121,9 @@ class DecodeSettings(Settings):
 
     on_error: Literal["stop", "drop"] = "stop"
     """`drop` turns a faulty training image into a `broken` row of outliers.csv; a faulty test image always stops."""
+    uniform_masks: Literal["stop", "allow"] = "stop"
+    """What happens when no training image has a mask, or every mask covers its whole image, which mostly means that the
+    masks are misread; `allow` where it is so."""
 
 
 class SplitSettings(Settings):
@@ -316,6 +319,14 @@ class RleCsv(Competition):
             raise ValueError("evaluate is for the test set, and needs test.masks")
         if self.train.mask_files is None and self.kind == "multiclass":
             raise ValueError("kind multiclass needs mask images; masks of a CSV may overlap: leave kind out")
+        if self.ignore_value is not None and (
+            self.values is None or not self.train.mask_files or "{class}" in self.train.mask_files
+        ):
+            mapping = ", ".join(f"{name}: {number}" for number, name in enumerate(self.classes, start=1))
+            raise ValueError(
+                "ignore_value does nothing here; it needs mask images with every class in one file, and the value of "
+                f"each class: `classes: {{{mapping}}}` with the numbers that the files hold; or remove ignore_value"
+            )
         several = len(self.classes) > 1
         if several and self.train.mask_files is None and not self.columns.labelled:
             raise ValueError(SEVERAL)

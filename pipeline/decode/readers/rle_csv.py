@@ -43,6 +43,10 @@ ROWS_SHOWN = 20
 """Rows without a group that a message names."""
 
 
+NOISE = 16
+"""Grey value below which a JPEG encoder may leave pixels of a black picture."""
+
+
 @dataclass
 class Rows:
     """What the rows of a mask table say of one image."""
@@ -321,15 +325,37 @@ def _one_class(folder: Path, file: str, shape: tuple[int, int], may_lack: bool, 
         return np.zeros(shape, np.uint8)
     mask = read_mask(folder, file, shape)
     if threshold is not None:
+        _check_threshold(file, mask, threshold)
         return (mask.max(axis=2) >= threshold).astype(np.uint8)
     codes = _codes(mask)
     values = np.unique(codes)
     if len(values) > 2 or (len(values) == 2 and values[0] != 0):
         shown = ", ".join(_shown(int(value)) for value in values[:6])
-        lossy = f"; for masks saved as JPEG set `threshold: {THRESHOLD}` beside `masks`" if len(values) > 2 else ""
-        text = f"holds {len(values)} values ({shown}); expected 0 and one other for one class{lossy}"
+        text = f"holds {len(values)} values ({shown}); expected 0 and one other for one class{_hint(values)}"
         raise MaskFault(file, None, text)
     return (codes != 0).astype(np.uint8)
+
+
+def _check_threshold(file: str, mask: np.ndarray, threshold: int) -> None:
+    """Raises MaskFault where no pixel of a mask that is not empty reaches the threshold; what an encoder makes of black
+    (low values, several of them) is empty."""
+    highest = int(mask.max())
+    noise = highest < NOISE and (Path(file).suffix.lower() in (".jpg", ".jpeg") or len(np.unique(mask)) > 2)
+    if 0 < highest < threshold and not noise:
+        raise MaskFault(
+            file, None,
+            f"holds values up to {highest}, none of which reaches `threshold: {threshold}`: set `threshold: 1`, with "
+            "which every pixel that is not 0 is the class, or remove threshold",
+        )  # fmt: skip
+
+
+def _hint(values: np.ndarray) -> str:
+    """What to set for a mask of more than two values: whether they waver, as in JPEG files, or count instances."""
+    if len(values) <= 2:
+        return ""
+    if values[-1] < THRESHOLD or (values[-1] < _COLOUR and values[-1] == len(values) - 1):
+        return "; where they number instances set `threshold: 1` beside `masks`: every pixel that is not 0 is the class"
+    return f"; for masks saved as JPEG set `threshold: {THRESHOLD}` beside `masks`"
 
 
 def _codes(mask: np.ndarray) -> np.ndarray:
