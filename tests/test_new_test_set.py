@@ -253,9 +253,9 @@ def test_images_that_both_sets_hold_are_listed_apart(tiny: Tiny, capsys: pytest.
     assert not (run.outlier_pictures / "test_duplicate.png").exists()
 
 
-def test_a_test_image_of_another_type_or_with_the_id_of_a_training_image(tiny: Tiny) -> None:
+def test_a_test_image_with_the_id_of_a_training_image_or_of_another_type(tiny: Tiny) -> None:
     replace_test_images(tiny, ["x1", TRAIN_IDS[0]], [(40, 60)] * 2)
-    assert "test image a01 is a training image too" in tiny.refused("decode")
+    tiny.run("decode")  # another image with the same name is another image
     replace_test_images(tiny, ["x1"], [(40, 60)])
     (tiny.input / "test" / "x1.tif").write_bytes(encoded(np.full((40, 60), 300, np.uint16)))
     assert "image is uint16, the first image of the competition is uint8" in tiny.refused("decode")

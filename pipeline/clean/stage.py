@@ -77,13 +77,13 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
         if run.outliers in step.outputs:
             found, beyond = find(run, images)
             _remove_pictures(run, of_test=False)
-            _draw(run, images, found, beyond)
+            _draw(run, images, images, found, beyond)
             what = "findings"
         else:
             tests = table.read_table(run.test_table)
             found, what = find_test_duplicates(run, images, tests), "training images that a test image looks like"
             _remove_pictures(run, of_test=True)
-            _draw(run, pd.concat([images, tests], ignore_index=True), found, outliers.findings([]))
+            _draw(run, images, tests, found, outliers.findings([]))
         (path,) = step.outputs
         with writing(path) as temporary:  # last: a list that is there without its manifest is somebody's own
             found.to_csv(temporary, index=False)
@@ -193,13 +193,15 @@ def _remove_pictures(run: Run, of_test: bool) -> None:
             path.unlink()
 
 
-def _draw(run: Run, everything: pd.DataFrame, found: pd.DataFrame, beyond: pd.DataFrame) -> None:
-    """Draws the ends of every reason's list; an image that cannot be read has no picture."""
-    images = everything.drop_duplicates("image_id").set_index("image_id", drop=False)
+def _draw(run: Run, images: pd.DataFrame, partners: pd.DataFrame, found: pd.DataFrame, beyond: pd.DataFrame) -> None:
+    """Draws the ends of every reason's list; an image that cannot be read has no picture. `partners`: the table that
+    partners are in, of which an id may be in `images` too, for another image."""
+    listed = [rows.drop_duplicates("image_id").set_index("image_id", drop=False) for rows in (images, partners)]
+    of_test = partners is not images
     read = reader_of(run.competition).opener(run.competition, run.input)
 
-    def picture(image_id: str) -> np.ndarray:
-        row = images.loc[image_id]
+    def picture(image_id: str, place: int) -> np.ndarray:
+        row = listed[place].loc[image_id]
         if row["fault"]:
             return overlay.to_rgb8(read(row))
         masks = table.true_mask(row, run.competition.classes)
@@ -208,7 +210,7 @@ def _draw(run: Run, everything: pd.DataFrame, found: pd.DataFrame, beyond: pd.Da
     for reason, rows in pd.concat([found, beyond], ignore_index=True).groupby("reason", sort=False):
         apart = rows["action"] == "apart"
         ordered = rows[~apart].sort_values("score", kind="stable")
-        ordered = ordered[~_seen(ordered)]
+        ordered = ordered if of_test else ordered[~_seen(ordered)]
         ends = pd.concat([ordered.head(PICTURES), ordered.tail(PICTURES)])
         ends = pd.concat([ends[~ends.index.duplicated()], rows[apart]])
         tiles = [tile for row in ends.itertuples() if (tile := _tile(row, picture)) is not None]
@@ -223,10 +225,10 @@ def _seen(findings: pd.DataFrame) -> pd.Series:
     return pd.Series(list(map(frozenset, pairs)), findings.index, dtype=object).duplicated()
 
 
-def _tile(finding: tuple, picture: Callable[[str], np.ndarray]) -> tuple[list[np.ndarray], str] | None:
+def _tile(finding: tuple, picture: Callable[[str, int], np.ndarray]) -> tuple[list[np.ndarray], str] | None:
     ids = [one for one in (finding.image_id, finding.partner_id) if one]  # type: ignore[attr-defined]
     try:
         caption = f"{' | '.join(ids)}  {finding.score:g}  {finding.action}"  # type: ignore[attr-defined]
-        return [picture(one) for one in ids], caption
+        return [picture(one, place) for place, one in enumerate(ids)], caption
     except (ValueError, OSError, KeyError):
         return None

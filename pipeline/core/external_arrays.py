@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.core.errors import PipelineError
+from pipeline.core.tables import read_csv
 
 if TYPE_CHECKING:
     from pipeline.core.config.recipe import ArraysSettings
@@ -64,27 +65,25 @@ def image_size(arrays: "ArraysSettings") -> tuple[int, int]:
 
 
 def read_index(path: Path) -> pd.DataFrame:
-    """Returns the .csv beside an array, in its order: image_id (text), fold (int) and presence_<class> where they are.
+    """Returns the .csv beside an array, in its order: image_id (text), fold (int) and presence_<class> where they are,
+    and file_row, the row of the file.
 
     Raises:
         PipelineError: not a CSV, no column image_id, or a fold that is none.
     """
     file = path.with_suffix(".csv")
-    try:
-        index = pd.read_csv(file, dtype=str, keep_default_na=False)
-    except (ValueError, OSError) as error:
-        raise PipelineError(f"{file} is not a readable CSV: {' '.join(str(error).split())}.") from None
+    index = read_csv(file)
     if "image_id" not in index:
         raise PipelineError(f"{file} has no column image_id; it has {', '.join(map(repr, index))}.")
     if "fold" in index:
-        bad = np.flatnonzero(~index["fold"].str.fullmatch("[0-9]{1,9}"))
+        bad = index.index[~index["fold"].str.fullmatch("[0-9]{1,9}")]
         if len(bad):
-            value = index["fold"].iloc[bad[0]]
+            value = index["fold"][bad[0]]
             raise PipelineError(
                 f"{file} row {bad[0] + 2}: fold is {value!r}; expected 0, 1, 2, … in every row, or no column."
             )
         index["fold"] = index["fold"].astype(int)
-    return index
+    return index.assign(file_row=index.index + 2).reset_index(drop=True)
 
 
 def folds_of(oof: Path, split_file: Path, count: int) -> list[int]:
@@ -95,7 +94,7 @@ def folds_of(oof: Path, split_file: Path, count: int) -> list[int]:
         return sorted(set(index["fold"].tolist()))
     if not split_file.exists():
         return list(range(count))
-    split = pd.read_csv(split_file, dtype=str, keep_default_na=False)
+    split = read_csv(split_file)
     known = {"image_id", "fold"} <= set(split) and split["fold"].str.fullmatch("[0-9]{1,9}").all()
     found = split["fold"][split["image_id"].isin(index["image_id"])].astype(int) if known else pd.Series(dtype=int)
     return sorted(set(found.tolist())) or list(range(count))

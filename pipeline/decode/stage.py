@@ -14,6 +14,8 @@ image.
 """
 
 import hashlib
+import re
+import unicodedata
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -32,7 +34,7 @@ from pipeline.core.files import require_space, shown, writing
 from pipeline.core.freshness import Step
 from pipeline.core.run import Run
 from pipeline.decode import descriptors, rle_checks, table
-from pipeline.decode.readers.base import SUBSETS, Fault, Item, Listing, MaskFault, Masks, SubsetName
+from pipeline.decode.readers.base import SUBSETS, Fault, Item, Listing, MaskFault, Masks, SubsetName, listed
 from pipeline.decode.readers.files import evenly, packed
 from pipeline.decode.readers.registry import reader_of
 from pipeline.masks import rle
@@ -101,8 +103,8 @@ def _settings(run: Run, subset: SubsetName) -> dict[str, Any]:
     competition = run.competition
     if subset == "test":
         return competition.model_dump(mode="json", exclude=IRRELEVANT_KEYS | {"train"})
-    together = isinstance(competition, RleCsv) and competition.train.images == competition.test.images
-    return competition.model_dump(mode="json", exclude=IRRELEVANT_KEYS | OF_TEST) | {"images_together": together}
+    kept = competition.model_dump(mode="json", exclude=IRRELEVANT_KEYS | OF_TEST)
+    return kept | {"images_together": competition.images_together}
 
 
 def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
@@ -122,7 +124,8 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
         decoded = _decode_all(run, listing.items, arrays, dtype)
         faults = listing.faults + [fault for one in decoded for fault in one.faults]
         faults += _transposed(run.competition, [one for one in decoded if not one.faults])
-        faults += _clashes(listing.items, known, dtype)
+        faults += _uniform(run, [one.row for one in decoded if not one.faults])
+        faults += _clashes(run.competition, listing.items, known, dtype)
         _judge(run.competition, faults, {item.image_id for item in listing.items if item.subset == "train"})
         rows = _with_faults([one.row for one in decoded], faults, run.competition)
         of = {subset: [row for row in rows if (row["subset"] == "test") == (subset == "test")] for subset in subsets}
@@ -131,7 +134,7 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
                 table.write_table(_table_files(run, subset)[0], of[subset])
         for array in arrays.values():
             array.flush()
-        doubts = _doubts(run, rows) if "train" in tables else []
+        doubts = _doubts(run, rows) + _alike_groups(run.competition, rows) if "train" in tables else []
     yield from waiting
     for text in doubts:
         warn(f"  [yellow]{escape(text)}[/yellow]")
@@ -146,21 +149,23 @@ def _patterns(run: Run) -> str:
 
 
 def _decoded_before(run: Run, subsets: list[SubsetName]) -> pd.DataFrame | None:
-    """The table of the images that are not decoded now, where it is there: id and type of each."""
+    """The table of the images that are not decoded now, where it is there: id, path and type of each."""
     other = run.test_table if subsets == ["train"] else run.table
     if len(subsets) == len(SUBSETS) or not other.exists():
         return None
-    images = pd.read_parquet(other, columns=["image_id", "subset", "dtype"])
+    images = pd.read_parquet(other, columns=["image_id", "subset", "path", "dtype"])
     return images[(images["subset"] == "test") == (subsets == ["train"])]  # up to layout 2 one table held all images
 
 
-def _clashes(items: list[Item], known: pd.DataFrame | None, dtype: np.dtype) -> list[Fault]:
+def _clashes(competition: Competition, items: list[Item], known: pd.DataFrame | None, dtype: np.dtype) -> list[Fault]:
     """Faults of images that do not go with those of the other subset, which were decoded before."""
     if known is None or not items:
         return []
-    ids, types = set(known["image_id"]), [name for name in known["dtype"] if name]
+    ids = set(known["image_id"]) if competition.images_together else set()
+    paths = set(zip(known["image_id"], known["path"], strict=True))
+    types = [name for name in known["dtype"] if name]
     this, other = ("test", "training") if items[0].subset == "test" else ("training", "test")
-    both = [item for item in items if item.image_id in ids]
+    both = [item for item in items if item.image_id in ids or (item.image_id, item.path) in paths]
     faults = [Fault(item.path, None, f"{this} image {item.image_id} is a {other} image too") for item in both]
     if types and types[0] != str(dtype):
         text = f"image is {dtype}, the test images are {types[0]}; convert one of them"
@@ -330,6 +335,51 @@ def _transposed(competition: Competition, decoded: list[Decoded]) -> list[Fault]
     return [Fault(table or "", None, text)]
 
 
+def _uniform(run: Run, rows: list[dict[str, Any]]) -> list[Fault]:
+    """A fault when no training image has a mask, or every mask covers its whole image, unless the YAML allows it."""
+    competition = run.competition
+    train = [row for row in rows if row["subset"] == "train"]
+    if not train or competition.decode.uniform_masks == "allow":
+        return []
+    masks = [(row, row[f"area_{name}"]) for row in train for name in competition.foreground if row[f"area_{name}"]]
+    if not masks:
+        what = f"no training image has a mask, all {len(train)} are empty"
+    elif all(area == row["height"] * row["width"] - _ignored_area(row) for row, area in masks):
+        what = f"every mask covers its whole image, {len(masks)} of {len(train)} images"
+        if len(competition.foreground) > 1:
+            what = f"every mask covers its whole image, {len(masks)} masks of {len(train)} images"
+    else:
+        return []
+    text = f"{what}: {_causes(run, train[0], not masks)}; where it is so, set `decode: {{uniform_masks: allow}}`"
+    table_name = competition.train.masks if isinstance(competition, RleCsv) else getattr(competition, "file", "")
+    return [Fault(table_name or "masks", None, text)]
+
+
+def _ignored_area(row: dict[str, Any]) -> int:
+    return int(rle.decode(row["ignore"], (row["height"], row["width"])).sum()) if row["ignore"] else 0
+
+
+def _causes(run: Run, row: dict[str, Any], empty: bool) -> str:
+    """What mostly makes all masks empty or full, with the setting to look at."""
+    competition = run.competition
+    if not isinstance(competition, RleCsv):
+        return "look at the values of the class maps and at `classes`" + (
+            " and `border`" if competition.reader == "oxford_pet" else " and `ignore_value`"
+        )
+    if not competition.train.mask_files:
+        return f"look whether `columns: {{rle: {competition.columns.rle}}}` is the column of masks"
+    threshold = competition.train.threshold
+    ways = [f"`threshold: {threshold}` does not fit their values"] if threshold else []
+    ways += ["the mask lies in the alpha channel of its file, which is not read: save it as a grey image"]
+    ways += ["the files number instances or classes that `classes` does not name"] if competition.values else []
+    ways += ["`ignore_value` takes pixels of the class"] if competition.ignore_value is not None else []
+    ways += ["`masks` names files of another kind"]
+    ways += ["`columns: {absent: empty}` takes files that are not found for empty masks"] * (
+        empty and competition.columns.absent == "empty"
+    )
+    return "it may be that " + ", or that ".join(ways)
+
+
 def _doubts(run: Run, rows: list[dict[str, Any]]) -> list[str]:
     """What a sample of the masks and their images says against the order and the base of the YAML."""
     competition = run.competition
@@ -344,6 +394,23 @@ def _doubts(run: Run, rows: list[dict[str, Any]]) -> list[str]:
         own = rle.encode(rle.decode(text, shape), used)
         sample.append(rle_checks.MaskRow(own, run.input / row["path"], shape))
     return rle_checks.doubts(sample, used)
+
+
+def _alike_groups(competition: Competition, rows: list[dict[str, Any]]) -> list[str]:
+    """A doubt about groups whose names differ in spelling alone, such as 7 and 7.0, or P1 and p1."""
+    names = dict.fromkeys(row["group"] for row in rows if row["subset"] == "train" and row["group"])
+    spellings: dict[str, list[str]] = {}
+    for name in names:
+        number = re.fullmatch(r"0*(\d+)(\.0*)?", name)
+        text = number[1] if number else unicodedata.normalize("NFKC", name).casefold()
+        spellings.setdefault(text, []).append(name)
+    alike = [" and ".join(same) for same in spellings.values() if len(same) > 1]
+    if not alike:
+        return []
+    return [
+        f"`{competition.group}` (group) is written in more than one way: {listed(alike)}. They count as different "
+        "groups now, and may stand in different folds; where they are the same, write them alike in the table."
+    ]
 
 
 def _judge(competition: Competition, faults: list[Fault], train: set[str]) -> None:
@@ -362,9 +429,9 @@ def _judge(competition: Competition, faults: list[Fault], train: set[str]) -> No
 
 def _with_faults(rows: list[dict[str, Any]], faults: list[Fault], competition: Competition) -> list[dict[str, Any]]:
     """Rows with their faults; a fault without an image or without a mask gets a row of subset `faulty`, in no array."""
-    by_id = {row["image_id"]: row for row in rows}
+    by_id = {row["image_id"]: row for row in rows if row["subset"] != "test"}  # a fault has the id of a training image
     for fault in faults:
         if fault.image_id is not None:
             row = by_id.setdefault(fault.image_id, _empty_row(fault.image_id, "faulty", competition))
             row["fault"] = str(fault)
-    return list(by_id.values())
+    return [*by_id.values(), *(row for row in rows if row["subset"] == "test")]

@@ -14,6 +14,7 @@ import pandas as pd
 
 from pipeline.core.config.competition import Competition, SubmissionSettings
 from pipeline.core.errors import PipelineError
+from pipeline.core.tables import normal_form, read_csv
 from pipeline.decode import table
 from pipeline.decode.readers.columns import class_numbers, key_columns, key_text, keys_of, template_columns
 from pipeline.decode.readers.files import read_table
@@ -58,6 +59,9 @@ class Expected:
         """The columns of the sample submission that are not predicted."""
         return [] if self.settings.format == "labels" else [one for one in self.header if one not in self.predicted]
 
+    written: dict[str, str] = field(default_factory=dict)
+    """How the sample submission writes ids that are not in normal form."""
+
     @property
     def ids(self) -> list[str]:
         """The test images."""
@@ -76,6 +80,7 @@ def expected(competition: Competition, input_folder: Path, folder: Path) -> Expe
         PipelineError: decode has not run, or the sample submission lacks a column or names an unknown class.
     """
     images = table.read_tables(folder)
+    # test images come last: of an id in both tables, the test image is meant
     shapes = {row.image_id: (int(row.height), int(row.width)) for row in images.itertuples()}
     settings = competition.submission
     if template_columns(settings.id) != [settings.id]:
@@ -83,7 +88,9 @@ def expected(competition: Competition, input_folder: Path, folder: Path) -> Expe
     further: dict[Key, list[str]] = {}
     numbers, foreground = class_numbers(competition), [competition.classes.index(one) for one in competition.foreground]
     ids = images.loc[images["subset"] == "test", "image_id"].tolist()
+    written: dict[str, str] = {}
     if competition.sample_submission:
+        written = _written(competition, input_folder / competition.sample_submission, numbers)
         keys, header, further = _sample_keys(competition, input_folder / competition.sample_submission, numbers)
     else:
         keys = [(one, number) for one in ids for number in (foreground if settings.labelled else [None])]
@@ -93,7 +100,9 @@ def expected(competition: Competition, input_folder: Path, folder: Path) -> Expe
         rows, columns = next((shapes[one] for one in ids), (0, 0))
         header, classes = [settings.id, *map(str, range(rows * columns))], competition.counted
     sample, convention = competition.sample_submission, rle.convention_of(competition.rle)
-    return Expected(images, sample, settings, header, keys, shapes, convention, list(numbers), classes, further)
+    return Expected(
+        images, sample, settings, header, keys, shapes, convention, list(numbers), classes, further, written
+    )
 
 
 def texts_of(image_id: str, masks: np.ndarray, want: Expected) -> dict[Key, list[str]]:
@@ -130,11 +139,12 @@ def write(path: Path, texts: dict[Key, list[str]], want: Expected) -> int:
                 raise PipelineError(f"test id {want.name(key)} was not decoded: decode again.")
             for text in texts[key]:
                 rows += 1
+                name = want.written.get(key[0], key[0])
                 if want.settings.format == "labels":
-                    file.write(f"{key[0]},{text}\n")
+                    file.write(f"{name},{text}\n")
                     continue
                 label = "" if key[1] is None else want.labels[key[1]]
-                image_id = key_text(want.settings, key[0], label) if want.settings.pattern else key[0]
+                image_id = key_text(want.settings, name, label) if want.settings.pattern else name
                 row: dict[str | None, str] = dict(
                     zip(want.copied, want.further.get(key, [""] * len(want.copied)), strict=True)
                 )
@@ -276,14 +286,27 @@ def _sample_keys(
     # of class maps, a column per pixel
     sample = read_table(path, needed, only=settings.format == "labels", section="submission")
     copied = sample[[column for column in sample.columns if column not in needed]].to_numpy().tolist()
-    for row, (image_id, label) in enumerate(keys_of(sample, settings, numbers), start=2):
+    keys_of_rows = keys_of(sample, settings, numbers)
+    for place, (row, (image_id, label)) in enumerate(zip(sample.index + 2, keys_of_rows, strict=True)):
         if image_id is None or (label is not None and label not in numbers):
             raise PipelineError(
-                f"{path.name} row {row}: {sample[settings.id].iat[row - 2]!r} names no id and class of the YAML "
+                f"{path.name} row {row}: {sample[settings.id].iat[place]!r} names no id and class of the YAML "
                 f"(classes: {', '.join(numbers)}; pattern: {settings.pattern})."
             )
-        keys.setdefault((image_id, None if label is None else numbers[label]), copied[row - 2])
+        keys.setdefault((image_id, None if label is None else numbers[label]), copied[place])
     return list(keys), sample.columns.tolist(), keys
+
+
+def _written(competition: Competition, path: Path, numbers: dict[str, int]) -> dict[str, str]:
+    """The ids of the sample submission that are not in normal form, as it writes them, by their normal form."""
+    settings = competition.submission
+    if not path.exists():
+        return {}  # _sample_keys says so
+    sample = read_csv(path, key_columns(settings), normal=False).rename(columns=normal_form)
+    if not set(key_columns(settings)) <= set(sample):
+        return {}
+    ids = (image_id for image_id, _ in keys_of(sample, settings, numbers) if image_id and not image_id.isascii())
+    return {name: image_id for image_id in ids if (name := normal_form(image_id)) != image_id}
 
 
 def _texts(frame: pd.DataFrame, name: str, want: Expected) -> dict[Key, tuple[int, list[str]]]:
@@ -295,10 +318,11 @@ def _texts(frame: pd.DataFrame, name: str, want: Expected) -> dict[Key, tuple[in
         raise PipelineError(f"{name} has no rows.")
     numbers = {label: number for number, label in enumerate(want.labels)}
     found: dict[Key, tuple[int, list[str]]] = {}
-    pairs = zip(keys_of(frame, want.settings, want.labels), frame[want.settings.rle], strict=True)
-    for row, ((image_id, label), text) in enumerate(pairs, start=2):
+    rows, keys = frame.index + 2, keys_of(frame, want.settings, want.labels)
+    pairs = zip(rows, keys, frame[want.settings.rle], strict=True)
+    for place, (row, (image_id, label), text) in enumerate(pairs):
         if image_id is None or (label is not None and label not in numbers):
-            value = frame[want.settings.id].iat[row - 2]
+            value = frame[want.settings.id].iat[place]
             raise PipelineError(
                 f"{name} row {row}: {value!r} (label {label}) names no id and class of the competition."
             )
@@ -319,11 +343,12 @@ def _rle_faults(path: Path, want: Expected, measure: Measure | None) -> tuple[li
     known, numbers = set(want.keys), {label: number for number, label in enumerate(want.labels)}
     lines: dict[Key, list[tuple[int, str]]] = {}
     faults = []
-    pairs = zip(keys_of(frame, want.settings, want.labels), frame[want.settings.rle], strict=True)
-    for row, ((image_id, label), text) in enumerate(pairs, start=2):
+    rows, keys = frame.index + 2, keys_of(frame, want.settings, want.labels)
+    pairs = zip(rows, keys, frame[want.settings.rle], strict=True)
+    for place, (row, (image_id, label), text) in enumerate(pairs):
         key = image_id or "", None if label is None else numbers.get(label, -1)
         if key not in known:
-            value, suffix = frame[want.settings.id].iat[row - 2], f" with label {label!r}" if label else ""
+            value, suffix = frame[want.settings.id].iat[place], f" with label {label!r}" if label else ""
             faults.append((row, f"id {value!r}{suffix} is not in the test set"))
         elif key in lines and want.settings.row != "instance":
             faults.append((row, f"id {want.name(key)} stands in row {lines[key][0][0]} already"))
@@ -378,7 +403,9 @@ def _read_labels(path: Path, want: Expected) -> Iterator[tuple[int, str, np.ndar
     with _open_text(path) as file:
         next(file, "")
         for row, line in enumerate(file, start=2):
-            image_id, _, text = line.rstrip("\r\n").partition(",")
+            if not line.strip():
+                continue
+            image_id, _, text = normal_form(line).rstrip("\r\n").partition(",")
             try:
                 numbers = np.array(text.split(","), dtype=np.int64)
             except (ValueError, OverflowError):

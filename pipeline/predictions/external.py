@@ -67,7 +67,8 @@ def open_external(
     array, index = external_arrays.open_array(path), external_arrays.read_index(path)
     own = images[images["subset"] == subset]
     _check_shape(path, array, competition, own)
-    _check_ids(path.with_suffix(".csv"), index["image_id"], len(array), images, subset)
+    ids = index["image_id"].set_axis(index["file_row"])
+    _check_ids(path.with_suffix(".csv"), ids, len(array), images, subset)
     found = index[index["image_id"].isin(own["image_id"])]
     if found.empty:
         raise PipelineError(f"{path.with_suffix('.csv')} has no {WORDS[subset]} image that decode could read.")
@@ -160,7 +161,7 @@ def _check_ids(file: Path, ids: pd.Series, rows: int, images: pd.DataFrame, subs
 
 
 def _examples(ids: pd.Series) -> str:
-    some = ", ".join(f"{one!r} (row {row + 2})" for row, one in ids.head(3).items())
+    some = ", ".join(f"{one!r} (row {row})" for row, one in ids.head(3).items())
     return f"{len(ids)} id{'s' if len(ids) > 1 else ''}, {some}{', …,' if len(ids) > 3 else ','}"
 
 
@@ -176,9 +177,8 @@ def _with_presence(file: Path, index: pd.DataFrame, competition: Competition) ->
     for column in columns:
         bad = index[column][~numbers[column].between(0, 1)]
         if len(bad):
-            raise PipelineError(
-                f"{file} row {bad.index[0] + 2}: {column} is {bad.iloc[0]!r}; expected a probability from 0 to 1."
-            )
+            row = index["file_row"][bad.index[0]]
+            raise PipelineError(f"{file} row {row}: {column} is {bad.iloc[0]!r}; expected a probability from 0 to 1.")
     return index.assign(**numbers)
 
 

@@ -1,6 +1,7 @@
 """Every kind of bad input ends in a sentence that names the file, the row, the id and the values; good ones decode."""
 
 import shutil
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from pipeline.core.errors import PipelineError
 from pipeline.core.run import open_run
 from pipeline.decode import table
 from pipeline.decode.readers.files import read_image
+from pipeline.encode import submission
 from pipeline.masks import rle
 from pipeline.split.folds import read_folds
 
@@ -84,14 +86,75 @@ def test_test_image_missing_or_unlisted(tiny: Tiny) -> None:
     assert MEND not in message
 
 
-@pytest.mark.parametrize("with_row", [True, False])
-def test_test_id_is_a_training_id(tiny: Tiny, with_row: bool) -> None:
-    if with_row:
-        (tiny.input / "train" / "t3.tif").write_bytes(encoded(tiny.images["t3"]))
-    tiny.rows.append({**tiny.rows[0], "id": "t3"})
+def test_an_id_in_both_subsets_stands_for_two_images(tiny: Tiny) -> None:
+    """Folder-numbered data sets have the same names in train/ and test/."""
+    (tiny.input / "train" / "t3.tif").write_bytes(encoded(tiny.images["t3"][:30]))
+    tiny.rows.append({**tiny.rows[1], "id": "t3", "mask": "31 5"})
+    tiny.settings |= {"shape": None}
+    tiny.save()
+    run = tiny.run("decode", "clean", "split")
+    train, test = table.read_table(run.table), table.read_table(run.test_table)
+    assert train.set_index("image_id").loc["t3", ["height", "rle_thing"]].tolist() == [30, "31 5"]
+    assert test.set_index("image_id").loc["t3", ["height", "rle_thing"]].tolist() == [SHAPE[0], ""]
+    assert read_folds(run)["image_id"].tolist() == [*TRAIN_IDS, "t3"]
+    want = submission.expected(run.competition, run.input, run.competition_folder)
+    assert want.shapes["t3"] == SHAPE
+    tiny.path("a05").unlink()
+    tiny.row("a05")["id"] = "t1"  # a faulty training image takes no test image's place
     tiny.settings["decode"] = {"on_error": "drop"}
     tiny.save()
-    assert faults(tiny.fails()) == ["test/t3.tif: test image t3 is a training image too"]
+    run = tiny.run("decode")
+    assert table.read_table(run.table).set_index("image_id").loc["t1", "subset"] == "faulty"
+    assert table.read_table(run.test_table)["fault"].tolist() == [""] * 4
+
+
+@pytest.mark.parametrize(("files", "ids"), [("NFC", "NFD"), ("NFD", "NFC")])
+@pytest.mark.parametrize("masks", ["csv", "file", "instances"])
+def test_composed_and_decomposed_names_are_one_id(tiny: Tiny, files: Any, ids: Any, masks: str) -> None:
+    on_disk, listed = (unicodedata.normalize(form, "caf\u00e9 1") for form in (files, ids))
+    tiny.path("a03").rename(tiny.path("a03").with_name(f"{on_disk}.tif"))
+    tiny.path("t2").rename(tiny.path("t2").with_name(f"{on_disk}.tif"))
+    tiny.row("a03")["id"] = listed
+    if masks != "csv":
+        tiny.settings["train"]["masks"] = "masks/{id}.png" if masks == "file" else "masks/{id}_*.png"
+        tiny.settings["columns"]["absent"] = "empty"
+        (tiny.input / "masks").mkdir()
+        end = "" if masks == "file" else "_1"
+        for name, mask in tiny.masks.items():
+            name = listed if name == "a03" else name
+            (tiny.input / "masks" / f"{name}{end}.png").write_bytes(encoded(255 * mask, "png"))
+    tiny.save()
+    rows = "".join(f"{listed if name == 't2' else name},1 1\n" for name in TEST_IDS)
+    (tiny.input / "sample.csv").write_text(f"id,mask\n{rows}")
+    run = tiny.run("decode", "clean", "split")
+    normal = unicodedata.normalize("NFC", listed)
+    images = table.read_table(run.table).set_index("image_id")
+    assert images.loc[normal, "rle_thing"] == rle.encode(tiny.masks["a03"])
+    folds = read_folds(run)
+    assert normal in folds["image_id"].tolist()
+    want = submission.expected(run.competition, run.input, run.competition_folder)
+    path = tiny.root / "mine.csv"
+    submission.write(path, {key: ["1 4"] for key in want.keys}, want)
+    assert path.read_text(encoding="utf-8").splitlines()[2] == f"{listed},1 4"
+    for form in ("NFC", "NFD"):
+        path.write_text(unicodedata.normalize(form, path.read_text(encoding="utf-8")), encoding="utf-8")  # type: ignore
+        assert submission.examine(path, want) == ([], [])
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_one_file_in_both_subsets_is_a_fault(tiny: Tiny, beside: bool) -> None:
+    for name in TEST_IDS:
+        shutil.copy(tiny.path(name), tiny.input / "train")
+    tiny.settings["test"]["images"] = "*/{id}.tif" if beside else "train/{id}.tif"
+    tiny.settings["test"]["exclude"] = ["t?.tif"] if beside else []
+    tiny.settings["decode"] = {"on_error": "drop"}
+    tiny.rows.append({**tiny.rows[0], "id": "t3"})
+    tiny.save()
+    if beside:
+        (tiny.input / "sample.csv").write_text("id,mask\na03,1 1\n")
+    message = tiny.fails()
+    name, path = ("a03", "train/a03.tif") if beside else ("t3", "train/t3.tif")
+    assert f"{path}: test image {name} is a training image too" in message
 
 
 GARBAGE = b"this is no image" * 20
@@ -302,8 +365,8 @@ def test_missing_group(tiny: Tiny) -> None:
     [
         (encoded(np.zeros(SHAPE, np.uint8)), "is not a readable CSV: "),
         (b"", "is not a readable CSV: No columns to parse from file."),
-        (b"id,mask\na01,1 2\na02,1 2,surplus\n", "is not a readable CSV: "),
-        (b"id,mask\na01,1 2,surplus\n", "its rows have more values than its header has columns."),
+        (b"id,mask\na01,1 2\na02,1 2,surplus\n", "every row must have 2 values, as many as the header has columns"),
+        (b"id,mask\na01,1 2,surplus\n", "but row 2 has 3 (a01,1 2,surplus): look there for a comma"),
         (b"<!doctype html>\n<title>Log in</title>\n", "column `id`, `mask` is missing; found `<!doctype html>`"),
     ],
 )
@@ -313,6 +376,48 @@ def test_not_a_csv(tiny: Tiny, content: bytes, words: str) -> None:
     assert "train.csv" in message
     assert words in message
     assert "\n" not in message
+
+
+def test_a_row_that_lost_its_comma_is_no_empty_mask(tiny: Tiny) -> None:
+    lines = (tiny.input / "train.csv").read_text().splitlines()
+    lines[3] = lines[3].replace("a03,", "a03 ")
+    (tiny.input / "train.csv").write_text("\n".join([lines[0], "", *lines[1:]]))
+    message = tiny.fails()
+    assert "train.csv: every row must have 4 values" in message
+    assert "but row 5 has 3 (a03 " in message
+
+
+@pytest.mark.parametrize("name", ["train.csv", "sample.csv", "patients.csv"])
+def test_a_repeated_column_is_refused_in_every_table(tiny: Tiny, name: str) -> None:
+    tiny.settings["train"]["table"] = "patients.csv"
+    (tiny.input / "patients.csv").write_text("id,site\na01,x\n")
+    tiny.save()
+    lines = (tiny.input / name).read_text().splitlines()
+    last = lines[0].split(",")[-1]
+    changed = [f"{lines[0]},{last}", *(f"{line}," for line in lines[1:])]
+    (tiny.input / name).write_text("\n".join(changed))
+    assert f"{name}: the column `{last}` stands more than once in its header" in tiny.fails()
+
+
+def test_blank_lines_do_not_shift_the_rows_of_faults(tiny: Tiny) -> None:
+    tiny.path("a03").unlink()
+    tiny.row("a05")["mask"] = "5 x"
+    tiny.save()
+    header, first, *rows = (tiny.input / "train.csv").read_text().splitlines()
+    (tiny.input / "train.csv").write_text("\n".join([header, "", first, "  ", *rows]))
+    (tiny.input / "sample.csv").write_text("id,mask\n\nt1,1 1\nt2,1 1\n\nt3,1 1\nt3,1 1\n")
+    found = faults(tiny.fails())
+    assert found[0] == "train.csv row 6: id a03 has no image, train/a03.tif does not exist"
+    assert found[1] == "sample.csv row 7: id t3 stands in row 6 already"
+    assert any(fault.startswith("train.csv row 8: mask of image a05: ") for fault in found)
+
+
+def test_a_table_with_two_rows_of_an_image(tiny: Tiny) -> None:
+    tiny.settings["train"]["table"] = "patients.csv"
+    tiny.save()
+    (tiny.input / "patients.csv").write_text("id,site\na01,x\na02,y\n\na01,y\na02,y\n")
+    message = tiny.fails()
+    assert message.startswith("patients.csv row 5: id a01 stands in row 2 already, with other values (1 such row)")
 
 
 def test_no_table(tiny: Tiny) -> None:
@@ -471,6 +576,51 @@ def test_fewer_groups_or_images_than_folds(tiny: Tiny) -> None:
         expected = f"{count} {what} cannot fill {count + 1} folds; set `split: {{folds: {count}}}`"
         assert str(caught.value).startswith(expected)
         assert not (tiny.root / "folds" / "tiny.csv").exists()
+
+
+def test_missing_groups_are_one_fault_or_groups_of_their_own(tiny: Tiny) -> None:
+    tiny.settings["group"] = "patient"
+    for name, value in zip(TRAIN_IDS, ["NaN", "na", "", " null", "None", "NONE ", "nan"], strict=False):
+        tiny.row(name)["patient"] = value
+    tiny.save()
+    (fault,) = faults(tiny.fails())
+    assert fault.startswith("train.csv: rows 2, 3, 4, 5, 6, 7, 8 have no `patient` (group; blank, NA, NaN, null and ")
+    assert "set `group_missing: own` in the competition's YAML" in fault
+    tiny.settings["group_missing"] = "own"
+    tiny.save()
+    groups = table.read_table(tiny.run("decode").table, "train")["group"]
+    assert groups.tolist()[6:] == ["image a07 alone", "p3", "p4", "p4", "p5", "p5"]
+    assert groups.iloc[:7].nunique() == 7
+    tiny.run("clean", "split")
+
+
+def test_missing_groups_of_a_further_table(tiny: Tiny) -> None:
+    tiny.settings |= {"group": "site", "train": {**tiny.settings["train"], "table": "sites.csv"}}
+    tiny.save()
+    sites = {name: f"s{name[-1]}" for name in TRAIN_IDS if name != "a05"} | {"a02": "NULL"}
+    rows = [f"{name},{site}" for name, site in sites.items()]
+    (tiny.input / "sites.csv").write_text("\n".join(["id,site", "", *rows]))
+    (fault,) = faults(tiny.fails())
+    assert fault.startswith("sites.csv: row 4 and image a05 without a row have no `site` (group")
+    tiny.settings["group_missing"] = "own"
+    tiny.save()
+    groups = table.read_table(tiny.run("decode").table, "train")["group"]
+    assert groups.tolist()[:5] == ["s1", "image a02 alone", "s3", "s4", "image a05 alone"]
+
+
+@pytest.mark.parametrize(
+    ("names", "said"), [(("7", "7.0"), "7 and 7.0"), (("P1", "p1"), "P1 and p1"), (("7", "70"), "")]
+)
+def test_groups_that_differ_in_spelling_alone_are_doubted(
+    tiny: Tiny, capsys: pytest.CaptureFixture[str], names: tuple[str, str], said: str
+) -> None:
+    tiny.settings["group"] = "patient"
+    tiny.row("a01")["patient"], tiny.row("a04")["patient"] = names
+    tiny.save()
+    tiny.run("decode")
+    printed = capsys.readouterr()
+    text = " ".join((printed.out + printed.err).split())
+    assert (f"`patient` (group) is written in more than one way: {said}. They count as different" in text) == bool(said)
 
 
 def test_group_column(tiny: Tiny) -> None:
@@ -777,3 +927,83 @@ def test_without_a_sample_submission_test_images_are_in_natural_order(tiny: Tiny
     tiny.settings["sample_submission"] = None
     tiny.save()
     assert table.read_table(tiny.run("decode").test_table)["image_id"].tolist() == ["t2", "t3", "t4", "t10"]
+
+
+# --- masks that become empty or full ---------------------------------------------------------------------------------
+
+
+def with_mask_files(tiny: Tiny, masks: dict[str, np.ndarray], **settings: Any) -> None:
+    (tiny.input / "masks").mkdir(exist_ok=True)
+    for name, mask in masks.items():
+        (tiny.input / "masks" / f"{name}.png").write_bytes(cv2.imencode(".png", mask)[1].tobytes())
+    tiny.settings["train"] = {"images": "train/{id}.tif", "masks": "masks/{id}.png"} | settings
+    tiny.save()
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_all_masks_empty_or_full_stop_decode_unless_allowed(tiny: Tiny, full: bool) -> None:
+    for row in tiny.rows:
+        row["mask"] = f"1 {SHAPE[0] * SHAPE[1]}" if full and row["mask"] else ""
+    tiny.save()
+    what = "every mask covers its whole image, 9 of 12 images" if full else "no training image has a mask, all 12 are"
+    (fault,) = faults(tiny.fails())
+    assert fault.startswith(f"train.csv: {what}")
+    assert "where it is so, set `decode: {uniform_masks: allow}`" in fault
+    tiny.settings["decode"] = {"uniform_masks": "allow"}
+    tiny.save()
+    tiny.run("decode")
+
+
+def test_masks_in_the_alpha_channel(tiny: Tiny) -> None:
+    masks = {name: np.dstack([np.zeros((*SHAPE, 3), np.uint8), 255 * mask]) for name, mask in tiny.masks.items()}
+    with_mask_files(tiny, masks)
+    (fault,) = faults(tiny.fails())
+    assert fault.startswith("masks/{id}.png: no training image has a mask, all 12 are empty: ")
+    assert "the mask lies in the alpha channel" in fault
+
+
+def test_full_masks_but_for_what_is_ignored(tiny: Tiny) -> None:
+    masks = {name: np.where(mask, np.uint8(255), np.uint8(1)) for name, mask in tiny.masks.items()}
+    with_mask_files(tiny, masks)
+    tiny.settings |= {"classes": {"thing": 1}, "ignore_value": 255}
+    tiny.save()
+    (fault,) = faults(tiny.fails())
+    assert "every mask covers its whole image, 12 of 12 images" in fault
+    assert "`ignore_value` takes pixels of the class" in fault
+
+
+def test_a_threshold_that_no_pixel_reaches(tiny: Tiny) -> None:
+    masks = {name: 255 * mask for name, mask in tiny.masks.items()}
+    with_mask_files(tiny, masks | {"a02": tiny.masks["a02"], "a01": masks["a01"] + np.arange(60, dtype=np.uint8) // 20})
+    tiny.settings["train"]["threshold"] = 128
+    tiny.save()
+    (fault,) = faults(tiny.fails())
+    words = "masks/a02.png: holds values up to 1, none of which reaches `threshold: 128`: set `threshold: 1`"
+    assert fault.startswith(words)  # and a01, where an encoder left 1 and 2 in a black picture, is empty
+    tiny.settings["train"]["threshold"] = 1
+    with_mask_files(tiny, {name: 3 * mask for name, mask in tiny.masks.items()}, threshold=1)
+    images = table.read_table(tiny.run("decode").table)
+    assert images["rle_thing"].tolist() == [rle.encode(mask) for mask in tiny.masks.values()]
+
+
+def test_instance_numbers_are_no_wavering_values(tiny: Tiny) -> None:
+    masks = {name: mask + mask * (np.arange(60, dtype=np.uint8) > 30) for name, mask in tiny.masks.items()}
+    with_mask_files(tiny, masks)
+    assert "where they number instances set `threshold: 1` beside `masks`" in tiny.fails()
+    assert "128" not in tiny.refused("decode")
+
+
+def test_an_ignore_value_that_does_nothing(tiny: Tiny) -> None:
+    tiny.settings["ignore_value"] = 255
+    tiny.save()
+    assert "ignore_value does nothing here; it needs mask images" in tiny.fails()
+    masks = {name: mask.copy() for name, mask in tiny.masks.items()}
+    for mask in masks.values():
+        mask[0] = 255
+    with_mask_files(tiny, masks)
+    assert "`classes: {thing: 1}` with the numbers that the files hold" in tiny.fails()
+    tiny.settings["classes"] = {"thing": 1}
+    tiny.save()
+    images = table.read_table(tiny.run("decode").table)
+    assert (images["ignore"] != "").all()
+    assert images["area_thing"].tolist() == [int(mask[1:].sum()) for mask in tiny.masks.values()]

@@ -332,7 +332,9 @@ def test_a_group_that_an_image_without_a_row_lacks(tiny: Tiny) -> None:
     tiny.rows = [row for row in tiny.rows if row["mask"]]
     tiny.settings["columns"]["absent"], tiny.settings["group"] = "empty", "patient"
     tiny.save()
-    assert "nothing says the `patient` (group) of image a01, as it has no row or the table no such" in tiny.fails()
+    message = tiny.fails()
+    assert "train.csv: images a01, a05, a09 without a row have no `patient` (group" in message
+    assert "name a table with a row for every image in `train: {table: …}`, or set `group_missing: own`" in message
 
 
 def test_too_large_to_decode(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:

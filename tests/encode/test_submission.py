@@ -45,6 +45,14 @@ def check(decoded: Tiny, capsys: pytest.CaptureFixture[str]) -> Callable[[str], 
     return run
 
 
+def test_rows_cut_short_doubled_columns_and_blank_lines(check: Callable[[str], tuple[int, list[str]]]) -> None:
+    assert check("id,mask\n\nt1,1 4\nt2,\n\nt3,5 x\nt4,1 2\n")[1][0].startswith("row 6: id t3: ")
+    with pytest.raises(PipelineError, match=r"mine.csv: every row must have 2 values.*but row 3 has 1 \(t2 1 4\)"):
+        check("id,mask\nt1,1 4\nt2 1 4\nt3,\nt4,\n")
+    with pytest.raises(PipelineError, match="the column `mask` stands more than once"):
+        check("id,mask,mask\nt1,1 4,\n")
+
+
 @pytest.fixture
 def score(decoded: Tiny, capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
     """Runs `score --json` on two tables of masks by id, and returns its one JSON object."""

@@ -121,6 +121,9 @@ class DecodeSettings(Settings):
 
     on_error: Literal["stop", "drop"] = "stop"
     """`drop` turns a faulty training image into a `broken` row of outliers.csv; a faulty test image always stops."""
+    uniform_masks: Literal["stop", "allow"] = "stop"
+    """What happens when no training image has a mask, or every mask covers its whole image, which mostly means that the
+    masks are misread; `allow` where it is so."""
 
 
 class SplitSettings(Settings):
@@ -165,6 +168,8 @@ class Competition(Settings):
     group: str | None = None
     """A column of the mask table whose images must stay in one fold, e.g. the patient; or a pattern of the id that
     holds `{group}`, e.g. `{group}_{number}`."""
+    group_missing: Literal["fault", "own"] = "fault"
+    """What an image is whose group column is blank or says NA, NaN, null or none: a fault, or a group of its `own`."""
     metric: str = Field(json_schema_extra={"one_of": list(METRICS)})
     """What the competition scores by; docs/scores.md."""
     ignore_class: str | None = None
@@ -260,6 +265,11 @@ class Competition(Settings):
         return self.input or self.name
 
     @property
+    def images_together(self) -> bool:
+        """Whether training and test images lie in one place, so that an id means one file."""
+        return False
+
+    @property
     def ignored(self) -> int | None:
         """Number of the ignored class."""
         return None if self.ignore_class is None else self.classes.index(self.ignore_class)
@@ -309,6 +319,14 @@ class RleCsv(Competition):
             raise ValueError("evaluate is for the test set, and needs test.masks")
         if self.train.mask_files is None and self.kind == "multiclass":
             raise ValueError("kind multiclass needs mask images; masks of a CSV may overlap: leave kind out")
+        if self.ignore_value is not None and (
+            self.values is None or not self.train.mask_files or "{class}" in self.train.mask_files
+        ):
+            mapping = ", ".join(f"{name}: {number}" for number, name in enumerate(self.classes, start=1))
+            raise ValueError(
+                "ignore_value does nothing here; it needs mask images with every class in one file, and the value of "
+                f"each class: `classes: {{{mapping}}}` with the numbers that the files hold; or remove ignore_value"
+            )
         several = len(self.classes) > 1
         if several and self.train.mask_files is None and not self.columns.labelled:
             raise ValueError(SEVERAL)
@@ -322,6 +340,11 @@ class RleCsv(Competition):
         if texts and self.train.mask_files and "{class}" not in self.train.mask_files:
             raise ValueError(f"{texts[0]!r} is no value of a mask image; expected a number or [red, green, blue]")
         return self
+
+    @property
+    def images_together(self) -> bool:
+        """Whether only the tables tell training and test images apart."""
+        return self.train.images == self.test.images
 
 
 class NpzLabels(Competition):
@@ -353,6 +376,11 @@ class OxfordPet(Competition):
     values: None = None
     test: PetTest = PetTest()
     submission: SubmissionSettings = SubmissionSettings(id="image_id", rle="encoded_mask")
+
+    @property
+    def images_together(self) -> bool:
+        """They do: the lists tell them apart."""
+        return True
 
     @property
     def remark(self) -> str:

@@ -6,14 +6,14 @@ of them; and `opener(competition, folder)`, a function from a row of images.parq
 image as it is. The training images can be listed without a test image, and the other way round.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from pipeline.decode.readers.files import read_image
+from pipeline.decode.readers.files import as_on_disk, read_image
 
 SubsetName = Literal["train", "test"]
 SUBSETS: tuple[SubsetName, ...] = ("train", "test")
@@ -77,10 +77,20 @@ class Listing:
     faults: list[Fault]
 
 
-def repeated_ids(items: list[Item], faults: list[Fault]) -> list[Fault]:
-    """Returns a fault for every test image whose id is also a training image's, sound or faulty."""
-    known = {item.image_id for item in items if item.subset == "train"} | {fault.image_id for fault in faults}
-    both = [item for item in items if item.subset == "test" and item.image_id in known]
+def repeated_ids(items: list[Item], faults: list[Fault], together: bool) -> list[Fault]:
+    """Returns a fault for every test image that is a training image too, sound or faulty. An id in both subsets is
+    none where it stands for two files.
+
+    Args:
+        items: of both subsets.
+        faults: of the training images.
+        together: whether both subsets lie in one place, so that an id means one file.
+    """
+    training = [item for item in items if item.subset == "train"]
+    known = {fault.image_id for fault in faults} | {item.image_id for item in training} if together else set()
+    paths = {(item.image_id, item.path) for item in training}
+    tests = [item for item in items if item.subset == "test"]
+    both = [item for item in tests if item.image_id in known or (item.image_id, item.path) in paths]
     return [Fault(item.path, None, f"test image {item.image_id} is a training image too") for item in both]
 
 
@@ -91,13 +101,19 @@ def read_mask(folder: Path, file: str, shape: tuple[int, int]) -> np.ndarray:
         MaskFault: it cannot be read, or has another size.
     """
     try:
-        mask = read_image(folder / file)
+        mask = read_image(as_on_disk(folder, file))
     except ValueError as error:
         raise MaskFault(file, None, f"mask {error}") from None
     if mask.shape[:2] != shape:
         height, width = mask.shape[:2]
         raise MaskFault(file, None, f"mask is {height}×{width}, its image {shape[0]}×{shape[1]} (rows × columns)")
     return mask
+
+
+def listed(values: Sequence[object], most: int = 5) -> str:
+    """Returns the first values as text: `2, 3, 5 and 7 more`."""
+    more = f" and {len(values) - most} more" if len(values) > most else ""
+    return ", ".join(map(str, values[:most])) + more
 
 
 def counted(values: np.ndarray, shown: Callable[[Any], str] = "{:.8g}".format) -> str:

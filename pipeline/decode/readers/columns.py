@@ -71,6 +71,19 @@ def key_text(columns: Columns, image_id: str, label: str) -> str:
     return columns.pattern.format(id=image_id, label=label) if columns.pattern else image_id
 
 
+def is_missing(value: str) -> bool:
+    """Returns whether a value of a group column says that there is none: blank, NA, NaN, null, none, in any case."""
+    return value.strip().casefold() in _MISSING
+
+
+_MISSING = {"", "na", "<na>", "n/a", "#n/a", "nan", "null", "none"}
+
+
+def own_group(image_id: str) -> str:
+    """Returns the name of the group of an image that is of no other."""
+    return f"image {image_id} alone"
+
+
 def group_of(competition: Competition, image_id: str, extra: dict[str, str]) -> str | None:
     """Returns the group of a training image, from a further column or from its id; None where there are no groups.
 
@@ -95,4 +108,4 @@ def group_of(competition: Competition, image_id: str, extra: dict[str, str]) -> 
                 "`train: {table: …}`."
             )
         raise PipelineError(f"competition {competition.name}: column `{group}` (group) is missing; found {found}.")
-    return extra[group]
+    return extra[group].strip()

@@ -1,7 +1,9 @@
 """Image files, tables and file name patterns, as competitions use them."""
 
 import glob
+import os
 import re
+import unicodedata
 from collections.abc import Iterable
 from fnmatch import fnmatch
 from pathlib import Path
@@ -13,6 +15,7 @@ import pandas as pd
 import tifffile
 
 from pipeline.core.errors import PipelineError
+from pipeline.core.tables import normal_form, read_csv, read_header
 
 Element = TypeVar("Element")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif")
@@ -49,7 +52,8 @@ def read_table(
     only: bool = False,
     section: str = "columns",
 ) -> pd.DataFrame:
-    """Returns a CSV with every value as text, an empty field as ""; all of its columns, or the `needed` ones `only`.
+    """Returns a CSV with every value as text, an empty field as ""; all of its columns, or the `needed` ones `only`. An
+    index + 2 is the row of the file, blank lines counted.
 
     Args:
         path: the file.
@@ -59,20 +63,15 @@ def read_table(
         section: what in the competition's YAML names them.
 
     Raises:
-        PipelineError: no such file, not a CSV, or one of the `needed` columns is missing.
+        PipelineError: no such file, not a CSV, a row cut short or too long, a repeated column, or one of the
+            `needed` columns is missing.
     """
     if not path.exists():
         raise PipelineError(f"{path} does not exist{hint}{packed(path.parent)}.")
-    try:
-        chosen = (lambda column: column in needed) if only else None
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, usecols=chosen)
-    except (ValueError, OSError) as error:
-        raise PipelineError(f"{path} is not a readable CSV: {' '.join(str(error).split())}.") from None
-    if not isinstance(table.index, pd.RangeIndex):  # pandas takes surplus values of every row for an index
-        raise PipelineError(f"{path} is not a readable CSV: its rows have more values than its header has columns.")
+    table = read_csv(path, needed if only else None)
     missing = [column for column in needed if column not in table.columns]
     if missing:
-        found = pd.read_csv(path, nrows=0).columns
+        found = read_header(path)
         raise PipelineError(
             f"{path.name}: column {', '.join(f'`{name}`' for name in missing)} is missing; found "
             f"{', '.join(f'`{name}`' for name in found)}. Correct `{section}` in the YAML or the file."
@@ -94,9 +93,25 @@ def find_images(pattern: str, folder: Path, exclude: list[str]) -> tuple[dict[st
     for path in sorted(folder.glob(glob_pattern(pattern.replace("{id}", "*")))):
         match = expression.fullmatch(path.relative_to(folder).as_posix())
         excluded = path.name.startswith(".") or any(fnmatch(path.name, other) for other in exclude)
-        if match and not excluded and found.setdefault(match["id"], path) != path:
-            further.append((match["id"], path))
+        image_id = normal_form(match["id"]) if match else ""
+        if match and not excluded and found.setdefault(image_id, path) != path:
+            further.append((image_id, path))
     return found, further
+
+
+def as_on_disk(folder: Path, file: str) -> Path:
+    """Returns the path of a file in a folder, where its name on the disk may have the composed or the decomposed form
+    of what `file` says."""
+    path = folder / file
+    if file.isascii() or path.exists():
+        return path
+    for form in ("NFC", "NFD"):
+        if (other := folder / unicodedata.normalize(form, file)).exists():
+            return other
+    for part in Path(file).parts:  # forms mixed in one path
+        names = os.listdir(folder) if folder.is_dir() else []
+        folder /= next((name for name in names if normal_form(name) == normal_form(part)), part)
+    return folder
 
 
 def packed(folder: Path) -> str:

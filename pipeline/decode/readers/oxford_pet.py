@@ -9,6 +9,7 @@ import numpy as np
 
 from pipeline.core.config.competition import OxfordPet
 from pipeline.core.errors import PipelineError
+from pipeline.core.tables import normal_form
 from pipeline.core.version import program
 from pipeline.decode.readers.base import (
     SUBSETS,
@@ -23,7 +24,7 @@ from pipeline.decode.readers.base import (
     repeated_ids,
 )
 from pipeline.decode.readers.columns import group_of
-from pipeline.decode.readers.files import read_image
+from pipeline.decode.readers.files import as_on_disk, read_image
 from pipeline.masks.geometry import IGNORE
 
 IMAGES, TRIMAPS = "images", "annotations/trimaps"
@@ -51,7 +52,7 @@ def list_items(competition: OxfordPet, folder: Path, subsets: Sequence[SubsetNam
     none: tuple[list[Item], list[Fault]] = ([], [])
     train, faults = _subset_items(competition, "train", folder) if "train" in subsets else none
     test, test_faults = _subset_items(competition, "test", folder) if "test" in subsets else none
-    return Listing(train + test, faults + test_faults + repeated_ids(train + test, faults))
+    return Listing(train + test, faults + test_faults + repeated_ids(train + test, faults, competition.images_together))
 
 
 def raw_files(competition: OxfordPet, folder: Path, subset: SubsetName) -> tuple[Path, ...]:
@@ -81,21 +82,22 @@ def _subset_items(competition: OxfordPet, subset: SubsetName, folder: Path) -> t
         missing = [
             Fault(file, row, f"image {name} has no {what}, {path} does not exist", droppable)
             for what, path in needed.items()
-            if not (folder / path).exists()
+            if not as_on_disk(folder, path).exists()
         ]
         if missing:
             faults += missing
             continue
         read_masks = partial(_masks, competition, folder, name, trimap) if with_truth else None
         group = group_of(competition, name, extra) if subset == "train" else None
-        items.append(Item(name, subset, image, partial(_read_rgb, folder / image), read_masks, group, extra))
+        image = as_on_disk(folder, image).relative_to(folder).as_posix()
+        items.append(Item(name, subset, image, partial(_read_rgb, as_on_disk(folder, image)), read_masks, group, extra))
     return items, faults
 
 
 def _read_list(folder: Path, file: str) -> list[tuple[int, str, dict[str, str]]]:
     """Row, name and further columns of every image in a list."""
     try:
-        lines = (folder / file).read_text(encoding="utf-8-sig").splitlines()
+        lines = normal_form((folder / file).read_text(encoding="utf-8-sig")).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise PipelineError(f"{folder / file} is not a readable list: {' '.join(str(error).split())}.") from None
     entries = []

@@ -1,6 +1,7 @@
 """Reader for images in folders (TIFF, PNG, JPEG; 8 or 16 bit; grey, RGB or four channels) with masks as run lengths in
 a CSV - one row an image, an image and class, or an instance - or as image files."""
 
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,13 +22,29 @@ from pipeline.decode.readers.base import (
     Masks,
     SubsetName,
     counted,
+    listed,
     read_mask,
     repeated_ids,
 )
-from pipeline.decode.readers.columns import class_numbers, group_of, key_columns, keys_of, template_columns
-from pipeline.decode.readers.files import find_images, glob_pattern, natural, packed, read_image, read_table
+from pipeline.decode.readers.columns import (
+    class_numbers,
+    group_of,
+    is_missing,
+    key_columns,
+    keys_of,
+    own_group,
+    template_columns,
+)
+from pipeline.decode.readers.files import as_on_disk, find_images, glob_pattern, natural, packed, read_image, read_table
 from pipeline.masks import rle
 from pipeline.masks.geometry import IGNORE
+
+ROWS_SHOWN = 20
+"""Rows without a group that a message names."""
+
+
+NOISE = 16
+"""Grey value below which a JPEG encoder may leave pixels of a black picture."""
 
 
 @dataclass
@@ -37,6 +54,11 @@ class Rows:
     texts: list[tuple[int, int, str]] = field(default_factory=list)
     """Row, class and run-length text."""
     extra: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def row(self) -> int | None:
+        """The first of them."""
+        return self.texts[0][0] if self.texts else None
 
 
 def list_items(competition: RleCsv, folder: Path, subsets: Sequence[SubsetName] = SUBSETS) -> Listing:
@@ -53,7 +75,7 @@ def list_items(competition: RleCsv, folder: Path, subsets: Sequence[SubsetName] 
     if "test" in subsets and not test:
         example = f"; for instance {test_faults[0]}" if test_faults else ""
         raise PipelineError(f"No test image matches {folder / competition.test.images}{example}{packed(folder)}.")
-    return Listing(train + test, faults + test_faults + repeated_ids(train + test, faults))
+    return Listing(train + test, faults + test_faults + repeated_ids(train + test, faults, competition.images_together))
 
 
 def raw_files(competition: RleCsv, folder: Path, subset: SubsetName) -> tuple[Path, ...]:
@@ -89,16 +111,49 @@ def _subset_items(competition: RleCsv, subset: SubsetName, folder: Path) -> tupl
     else:
         wanted = sorted(files, key=natural)
     extras = _further_columns(settings, folder)
+    group_file = _file_with(competition.group, settings, known, extras) if subset == "train" else None
+    groupless: list[tuple[str, int | None]] = []
     items = []
     for image_id in wanted:
         if image_id in files:
             rows, path = known.get(image_id, Rows()), files[image_id].relative_to(folder).as_posix()
-            extra = {**rows.extra, **extras.get(image_id, {})}
+            further_row, values = extras.get(image_id, (None, {}))
+            extra = {**rows.extra, **values}
             read = partial(read_image, files[image_id], competition.channels)
             read_masks = _masks_reader(competition, settings, folder, image_id, rows)
-            group = group_of(competition, image_id, extra) if subset == "train" else None
+            if group_file and is_missing(extra.get(competition.group or "", "")):
+                group: str | None = own_group(image_id)
+                groupless.append((image_id, further_row if group_file == settings.table else rows.row))
+            else:
+                group = group_of(competition, image_id, extra) if subset == "train" else None
             items.append(Item(image_id, subset, path, read, read_masks, group, extra))
-    return items, faults
+    return items, faults + _without_group(competition, group_file or "", groupless)
+
+
+def _file_with(
+    column: str | None, settings: Subset, known: dict[str, Rows], extras: dict[str, tuple[int, dict[str, str]]]
+) -> str | None:
+    """The table that has this further column; None where there is none."""
+    if settings.table and any(column in extra for _, extra in extras.values()):
+        return settings.table
+    return settings.masks if any(column in rows.extra for rows in known.values()) else None
+
+
+def _without_group(competition: RleCsv, file: str, groupless: list[tuple[str, int | None]]) -> list[Fault]:
+    """One fault that names the rows whose group is missing, and the images that have none."""
+    if competition.group_missing == "own" or not groupless:
+        return []
+    rows = sorted(row for _, row in groupless if row is not None)
+    without = [image_id for image_id, row in groupless if row is None]
+    parts = [f"row{'s' if len(rows) > 1 else ''} {listed(rows, ROWS_SHOWN)}"] if rows else []
+    parts += [f"image{'s' if len(without) > 1 else ''} {listed(without)} without a row"] if without else []
+    hint = ", name a table with a row for every image in `train: {table: …}`" if without else ""
+    text = (
+        f"{' and '.join(parts)} {'has' if len(groupless) == 1 else 'have'} no `{competition.group}` (group; blank, NA, "
+        f"NaN, null and none mean that): fill it in{hint}, or set `group_missing: own` in the competition's YAML, "
+        "which makes each such image a group of its own"
+    )
+    return [Fault(file, None, text)]
 
 
 def _read_rows(
@@ -112,10 +167,11 @@ def _read_rows(
     seen: dict[tuple[str, str | None], int] = {}
     texts, further = table[columns.rle].tolist(), table.drop(columns=[columns.rle, *_plain_keys(columns)])
     extra: list[Any] = further.to_dict("records")
-    for row, (image_id, label) in enumerate(keys_of(table, columns, numbers), start=2):
+    keys = keys_of(table, columns, numbers)
+    for place, (row, (image_id, label)) in enumerate(zip(table.index + 2, keys, strict=True)):
         droppable = image_id if subset == "train" else None
         if image_id is None:
-            value = table[columns.id].iat[row - 2]
+            value = table[columns.id].iat[place]
             faults.append(Fault(path.name, row, f"{columns.id} {value!r} does not fit the pattern {columns.pattern}"))
             continue
         if image_id not in files:
@@ -129,18 +185,13 @@ def _read_rows(
         if first != row and columns.row != "instance":
             faults.append(Fault(path.name, row, f"{_name(image_id, label)} stands in row {first} already", droppable))
             continue
-        rows = found.setdefault(image_id, Rows(extra=extra[row - 2]))
-        rows.texts.append((row, 0 if label is None else numbers[label], texts[row - 2]))
-    if columns.absent == "fault" and not _share_images(competition):
+        rows = found.setdefault(image_id, Rows(extra=extra[place]))
+        rows.texts.append((row, 0 if label is None else numbers[label], texts[place]))
+    if columns.absent == "fault" and not competition.images_together:
         for image_id in sorted(files.keys() - found.keys(), key=natural):
             image, droppable = settings.images.replace("{id}", image_id), image_id if subset == "train" else None
             faults.append(Fault(image, None, f"image without a row in {path.name}", droppable))
     return found, faults
-
-
-def _share_images(competition: RleCsv) -> bool:
-    """Whether training and test images lie together, and only the tables tell them apart."""
-    return competition.train.images == competition.test.images
 
 
 def _sample_ids(competition: RleCsv, folder: Path, files: dict[str, Path]) -> tuple[list[str], list[Fault]]:
@@ -150,9 +201,10 @@ def _sample_ids(competition: RleCsv, folder: Path, files: dict[str, Path]) -> tu
     first: dict[tuple[str, str | None], int] = {}
     ids: dict[str, None] = {}
     numbers = class_numbers(competition)
-    for row, (image_id, label) in enumerate(keys_of(sample, columns, numbers), start=2):
+    keys = keys_of(sample, columns, numbers)
+    for place, (row, (image_id, label)) in enumerate(zip(sample.index + 2, keys, strict=True)):
         if image_id is None:
-            value = sample[columns.id].iat[row - 2]
+            value = sample[columns.id].iat[place]
             faults.append(Fault(name, row, f"{columns.id} {value!r} does not fit the pattern {columns.pattern}"))
             continue
         if label is not None and label not in numbers:
@@ -167,7 +219,7 @@ def _sample_ids(competition: RleCsv, folder: Path, files: dict[str, Path]) -> tu
             faults.append(Fault(name, row, f"{_name(image_id, label)} stands in row {first[image_id, label]} already"))
         ids[image_id] = None
     for image_id in files:
-        if image_id not in ids and not _share_images(competition):
+        if image_id not in ids and not competition.images_together:
             image = competition.test.images.replace("{id}", image_id)
             faults.append(Fault(image, None, f"image without a row in {name}"))
     return list(ids), faults
@@ -178,11 +230,22 @@ def _plain_keys(columns: Columns) -> list[str]:
     return [name for name in (columns.id, columns.label) if name and template_columns(name) == [name]]
 
 
-def _further_columns(settings: Subset, folder: Path) -> dict[str, dict[str, str]]:
+def _further_columns(settings: Subset, folder: Path) -> dict[str, tuple[int, dict[str, str]]]:
+    """Row and values of the further table, by id."""
     if settings.table is None:
         return {}
     table = read_table(folder / settings.table, [])
-    return dict(zip(table.iloc[:, 0], table.iloc[:, 1:].to_dict("records"), strict=True))
+    ids = table.iloc[:, 0]
+    doubtful = ids[ids.duplicated() & ~table.duplicated()]
+    if len(doubtful):
+        image_id, row = doubtful.iloc[0], doubtful.index[0] + 2
+        first = table.index[ids == image_id][0] + 2
+        raise PipelineError(
+            f"{settings.table} row {row}: id {image_id} stands in row {first} already, with other values "
+            f"({len(doubtful)} such row{'s' if len(doubtful) > 1 else ''}): an image has one row, remove the others."
+        )
+    records: list[Any] = table.iloc[:, 1:].to_dict("records")
+    return dict(zip(ids, zip(table.index + 2, records, strict=True), strict=True))
 
 
 # --- masks -----------------------------------------------------------------------------------------------------------
@@ -226,8 +289,9 @@ def _masks_of_files(
     instances: list[tuple[str, ...]] = []
     for number, value in enumerate(class_numbers(competition)):
         name = pattern.replace("{class}", value)
-        found = folder.glob(glob_pattern(name)) if "*" in name else []
-        files = sorted(path.relative_to(folder).as_posix() for path in found) if "*" in name else [name]
+        forms = dict.fromkeys([name, unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name)])
+        found = [path for form in forms for path in folder.glob(glob_pattern(form))] if "*" in name else []
+        files = sorted({path.relative_to(folder).as_posix() for path in found}) if "*" in name else [name]
         may_lack = competition.columns.absent == "empty"
         parts = [_one_class(folder, file, shape, may_lack, settings.threshold) for file in files]
         for part in parts:
@@ -243,7 +307,7 @@ def _planes_of_file(
 ) -> np.ndarray:
     if competition.values is None:
         return _one_class(folder, file, shape, competition.columns.absent == "empty", threshold)[None]
-    if competition.columns.absent == "empty" and not (folder / file).exists():
+    if competition.columns.absent == "empty" and not as_on_disk(folder, file).exists():
         return np.zeros((len(competition.classes), *shape), np.uint8)
     codes = _codes(read_mask(folder, file, shape))
     planes = np.stack([codes == _code(value) for value in competition.values]).astype(np.uint8)
@@ -257,19 +321,41 @@ def _planes_of_file(
 
 
 def _one_class(folder: Path, file: str, shape: tuple[int, int], may_lack: bool, threshold: int | None) -> np.ndarray:
-    if may_lack and not (folder / file).exists():
+    if may_lack and not as_on_disk(folder, file).exists():
         return np.zeros(shape, np.uint8)
     mask = read_mask(folder, file, shape)
     if threshold is not None:
+        _check_threshold(file, mask, threshold)
         return (mask.max(axis=2) >= threshold).astype(np.uint8)
     codes = _codes(mask)
     values = np.unique(codes)
     if len(values) > 2 or (len(values) == 2 and values[0] != 0):
         shown = ", ".join(_shown(int(value)) for value in values[:6])
-        lossy = f"; for masks saved as JPEG set `threshold: {THRESHOLD}` beside `masks`" if len(values) > 2 else ""
-        text = f"holds {len(values)} values ({shown}); expected 0 and one other for one class{lossy}"
+        text = f"holds {len(values)} values ({shown}); expected 0 and one other for one class{_hint(values)}"
         raise MaskFault(file, None, text)
     return (codes != 0).astype(np.uint8)
+
+
+def _check_threshold(file: str, mask: np.ndarray, threshold: int) -> None:
+    """Raises MaskFault where no pixel of a mask that is not empty reaches the threshold; what an encoder makes of black
+    (low values, several of them) is empty."""
+    highest = int(mask.max())
+    noise = highest < NOISE and (Path(file).suffix.lower() in (".jpg", ".jpeg") or len(np.unique(mask)) > 2)
+    if 0 < highest < threshold and not noise:
+        raise MaskFault(
+            file, None,
+            f"holds values up to {highest}, none of which reaches `threshold: {threshold}`: set `threshold: 1`, with "
+            "which every pixel that is not 0 is the class, or remove threshold",
+        )  # fmt: skip
+
+
+def _hint(values: np.ndarray) -> str:
+    """What to set for a mask of more than two values: whether they waver, as in JPEG files, or count instances."""
+    if len(values) <= 2:
+        return ""
+    if values[-1] < THRESHOLD or (values[-1] < _COLOUR and values[-1] == len(values) - 1):
+        return "; where they number instances set `threshold: 1` beside `masks`: every pixel that is not 0 is the class"
+    return f"; for masks saved as JPEG set `threshold: {THRESHOLD}` beside `masks`"
 
 
 def _codes(mask: np.ndarray) -> np.ndarray:

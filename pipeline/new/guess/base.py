@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from PIL import Image
 
+from pipeline.core.tables import normal_form
 from pipeline.decode.readers.files import SUFFIXES, evenly, read_image
 from pipeline.decode.rle_checks import Certainty
 
@@ -71,7 +72,7 @@ def image_groups(folder: Path) -> list[Files]:
         image_id = next((part for part in name.parts[:-1] if part in own), name.stem)
         folders = ["{id}" if part == image_id else part for part in name.parts[:-1]]
         pattern = "/".join([*folders, ("{id}" if name.stem == image_id else "*") + name.suffix])
-        found.setdefault(pattern, {}).setdefault(image_id, path)
+        found.setdefault(pattern, {}).setdefault(normal_form(image_id), path)
     return [Files(pattern, found[pattern]) for pattern in sorted(found)]
 
 

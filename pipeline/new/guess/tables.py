@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Literal
 
 import pandas as pd
+from rich.markup import escape
 
 from pipeline.core.config.competition import SplitSettings
+from pipeline.core.console import warn
 from pipeline.core.errors import PipelineError
+from pipeline.core.tables import read_header
 from pipeline.decode.readers.columns import template_columns
 from pipeline.decode.readers.files import natural, read_table
 from pipeline.decode.rle_checks import Certainty
@@ -106,16 +109,17 @@ class Named:
 
 
 def read_tables(folder: Path) -> list[Table]:
-    """Returns the CSVs in a folder and in the folders right inside it, those that cannot be read left out."""
+    """Returns the CSVs in a folder and in the folders right inside it; what cannot be read is said and left out."""
     found = []
     for path in sorted([*folder.glob("*.csv"), *folder.glob("*/*.csv")], key=lambda path: natural(str(path))):
         if path.name.startswith("."):
             continue
         try:
-            header = list(pd.read_csv(path, nrows=0).columns)
+            header = read_header(path)
             wide = len(header) > MOST_COLUMNS
             frame = read_table(path, header[:1] if wide else [], only=wide)
-        except (PipelineError, ValueError, OSError):
+        except PipelineError as error:
+            warn(f"  [yellow]A table is left out: {escape(str(error))}[/yellow]")
             continue
         if frame.empty:
             continue
