@@ -7,12 +7,18 @@ from typing import Any
 
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
 import tifffile
+from conftest import SHAPE, Tiny
 from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 
 from pipeline.decode.readers import remarks
 from pipeline.decode.readers.files import read_image
+from pipeline.decode.rle_checks import MaskRow
+from pipeline.masks import rle
+from pipeline.new.guess.base import image_size
+from pipeline.new.guess.rle import guess_rle
 
 HEIGHT, WIDTH = 48, 64
 PICTURE = cv2.resize(
@@ -258,3 +264,120 @@ def test_orientation_in_the_text_of_a_png(tmp_path: Path) -> None:
     text.add_itxt("XML:com.adobe.xmp", '<x tiff:Orientation="6"/>')
     Image.fromarray(PICTURE).save(tmp_path / "a.png", pnginfo=text)
     assert_shown(tmp_path / "a.png")
+
+
+def test_large_pictures_are_turned_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow refuses images above MAX_IMAGE_PIXELS; this must not pass for an image that is not turned."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    for suffix, mode in (("jpg", "RGB"), ("png", "RGB"), ("tif", "RGB")):
+        picture(mode).save(tmp_path / f"{mode}.{suffix}", exif=exif)
+        assert read_image(tmp_path / f"{mode}.{suffix}").shape == (WIDTH, HEIGHT, 3)
+    picture("RGB").save(tmp_path / "a.webp", exif=exif)
+    with pytest.raises(ValueError, match="is larger than an image may be here"):
+        read_image(tmp_path / "a.webp")
+    picture("CMYK").save(tmp_path / "a.tif")
+    with pytest.raises(ValueError, match="is too large to be converted from its colours to RGB here"):
+        read_image(tmp_path / "a.tif")
+
+
+def test_truncated_gif(tmp_path: Path) -> None:
+    picture("P").save(tmp_path / "a.gif", transparency=3)
+    data = (tmp_path / "a.gif").read_bytes()
+    (tmp_path / "a.gif").write_bytes(data[: len(data) // 2])
+    with pytest.raises(ValueError, match="cannot be read|is not an image"):
+        read_image(tmp_path / "a.gif")
+
+
+# --- a whole competition ---------------------------------------------------------------------------------------------
+
+TURNED = "16 images are stored turned or mirrored (EXIF orientation) and read"
+
+
+def store_turned(tiny: Tiny) -> None:
+    """Stores the images of `tiny` turned by a quarter; their masks stay those of the upright picture."""
+    tiny.convert("png", tiny.images)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for name in tiny.images:
+        path = tiny.path(name).with_suffix(".png")
+        Image.open(path).transpose(Image.Transpose.ROTATE_90).save(path, exif=exif)
+
+
+def test_masks_of_upright_pictures(tiny: Tiny, capfd: pytest.CaptureFixture[str]) -> None:
+    store_turned(tiny)
+    table = pd.read_parquet(tiny.run("decode").table).set_index("image_id")
+    assert table.loc["a02", ["height", "width"]].tolist() == list(SHAPE)
+    assert table.loc["a02", "rle_thing"] == rle.encode(tiny.masks["a02"])
+    said = capfd.readouterr().err
+    assert f"{TURNED} upright" in said
+    assert "order" not in said
+    tiny.settings["orientation"] = "stored"
+    tiny.save()
+    message = tiny.refused("decode")
+    assert "9 of 9 masks of images that are stored turned (EXIF orientation) look torn" in message
+    assert "remove `orientation: stored`" in message
+    assert "order" not in message
+
+
+def test_masks_of_stored_pixels(tiny: Tiny, capfd: pytest.CaptureFixture[str]) -> None:
+    store_turned(tiny)
+    for name, mask in tiny.masks.items():
+        tiny.row(name)["mask"] = rle.encode(np.rot90(mask))
+    tiny.save()
+    message = tiny.fails()
+    assert "they were drawn on the pixels as stored: set `orientation: stored` in the competition's YAML" in message
+    assert "order" not in message
+    tiny.settings["orientation"] = "stored"
+    tiny.save()
+    table = pd.read_parquet(tiny.run("decode").table).set_index("image_id")
+    assert table.loc["a02", ["height", "width"]].tolist() == [SHAPE[1], SHAPE[0]]
+    assert f"{TURNED} as stored" in capfd.readouterr().err
+
+
+def test_mask_files_of_stored_pixels(tiny: Tiny) -> None:
+    store_turned(tiny)
+    (tiny.input / "masks").mkdir()
+    for name, mask in tiny.masks.items():
+        Image.fromarray(np.rot90(mask) * 255).save(tiny.input / "masks" / f"{name}.png")
+    tiny.settings["train"]["masks"] = "masks/{id}.png"
+    tiny.save()
+    fault = next(line.strip() for line in tiny.fails().splitlines() if "a01" in line)
+    assert fault.startswith(
+        "masks/a01.png: mask is 60×40, its image 40×60 (rows × columns); the image is stored turned"
+    )
+    assert "set `orientation: stored`" in fault
+    tiny.settings["orientation"] = "stored"
+    tiny.save()
+    assert tiny.run("decode").table.exists()
+
+
+@pytest.mark.parametrize("photometric", ["minisblack", "miniswhite"])
+def test_masks_of_one_bit(tiny: Tiny, photometric: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    """As they look: the stored 0 of WhiteIsZero is white, and that this is ambiguous is said."""
+    (tiny.input / "masks").mkdir()
+    for name, mask in tiny.masks.items():
+        stored = mask == (photometric == "minisblack")
+        tifffile.imwrite(tiny.input / "masks" / f"{name}.tif", stored, photometric=photometric)
+    tiny.settings["train"]["masks"] = "masks/{id}.tif"
+    tiny.save()
+    table = pd.read_parquet(tiny.run("decode").table).set_index("image_id")
+    for name, mask in tiny.masks.items():
+        assert table.loc[name, "rle_thing"] == rle.encode(mask)
+    assert ("12 mask files are WhiteIsZero" in capfd.readouterr().err) == (photometric == "miniswhite")
+
+
+@pytest.mark.parametrize("drawn", ["upright", "stored"])
+def test_new_judges_no_order_by_turned_images(tmp_path: Path, drawn: str) -> None:
+    rows, exif = [], Image.Exif()
+    exif[0x0112] = 6
+    for number in range(12):
+        mask = cv2.ellipse(np.zeros((40, 60), np.uint8), (25 + number, 20), (9, 5), 20, 0, 360, 1, -1)
+        path = tmp_path / f"{number}.jpg"
+        Image.fromarray(90 * mask).transpose(Image.Transpose.ROTATE_90).save(path, exif=exif)
+        size = image_size(path)
+        assert size == (40, 60)
+        rows.append(MaskRow(rle.encode(mask if drawn == "upright" else np.rot90(mask)), path, size))
+    order = next(guess for guess in guess_rle(rows) if guess.key == "rle.order")
+    assert (order.value, order.certainty) == ("column", "guess")

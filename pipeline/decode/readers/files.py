@@ -11,7 +11,12 @@ from typing import TypeVar
 import cv2
 import numpy as np
 import pandas as pd
-from PIL import Image
+from PIL.GifImagePlugin import GifImageFile
+from PIL.Image import DecompressionBombError
+from PIL.ImageFile import ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.WebPImagePlugin import WebPImageFile
 
 from pipeline.core.config.competition import Orientation
 from pipeline.core.errors import PipelineError
@@ -174,29 +179,41 @@ def _read_with_opencv(path: Path) -> tuple[np.ndarray, int]:
     if frames > 1:
         remarks.note("frames", path)
     if data.startswith(b"GIF8") and (frames > 1 or image.shape[-1] == 4):  # OpenCV blends what is transparent
-        with Image.open(io.BytesIO(data)) as file:
-            image = np.array(file.convert("RGBA" if image.shape[-1] == 4 else "RGB"))
+        try:
+            with _plugin(data)(io.BytesIO(data)) as file:
+                image = np.array(file.convert("RGBA" if image.shape[-1] == 4 else "RGB"))
+        except Exception as error:  # of which OpenCV read what was there
+            raise ValueError(f"cannot be read whole, it is damaged or truncated ({type(error).__name__})") from error
     return image, orientation
 
 
 def _described(data: bytes) -> tuple[int, int]:
     """The EXIF orientation and the number of frames of a file; Pillow reads them where a mark says that there may be
     one or the other."""
+    is_jpeg = data.startswith(b"\xff\xd8")
     marked = (
         (data.startswith(b"\x89PNG") and _png_describes(data))
-        or (data.startswith(b"\xff\xd8") and any(mark in data[:_HEAD] for mark in _JPEG_MARKS))
+        or (is_jpeg and any(mark in data[:_HEAD] for mark in _JPEG_MARKS))
         or (data.startswith(b"RIFF") and data[12:16] == b"VP8X")
         or data.startswith(b"GIF8")
     )
     if not marked:
         return 1, 1
     try:
-        with Image.open(io.BytesIO(data)) as file:
+        with _plugin(data)(io.BytesIO(data)) as file:
             orientation = file.getexif().get(_ORIENTATION, 1)
-            frames = 1 if data.startswith(b"\xff\xd8") else getattr(file, "n_frames", 1)  # a camera's preview is none
+            frames = 1 if is_jpeg else getattr(file, "n_frames", 1)  # a camera's preview is none
         return int(orientation), int(frames)
+    except DecompressionBombError:  # only of WebP and GIF
+        raise TooLarge("is larger than an image may be here") from None
     except Exception:  # damaged remarks beside pixels that were read well
         return 1, 1
+
+
+def _plugin(data: bytes) -> type[ImageFile]:
+    """Pillow's reader of a file; `Image.open` would refuse large images."""
+    plugins = {b"\x89P": PngImageFile, b"\xff\xd8": JpegImageFile, b"RI": WebPImageFile, b"GI": GifImageFile}
+    return plugins[data[:2]]
 
 
 def _png_describes(data: bytes) -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import tifffile
 from PIL import Image, ImageOps
+from PIL.TiffImagePlugin import TiffImageFile
 
 from pipeline.decode.readers import remarks
 
@@ -109,9 +110,11 @@ def _needs_pillow(page: tifffile.TiffPage) -> bool:
 def _read_with_pillow(path: Path, page: tifffile.TiffPage) -> np.ndarray:
     try:
         # by content: of a path Pillow maps the pixels of turned files into memory with rows and columns swapped
-        with Image.open(io.BytesIO(path.read_bytes())) as file:
+        with TiffImageFile(io.BytesIO(path.read_bytes())) as file:
             shown = file if file.mode in ("L", "RGBA") else file.convert("RGB")
             return np.array(_as_stored(shown, page))
+    except Image.DecompressionBombError:
+        raise Refused("is too large to be converted from its colours to RGB here: save it as RGB") from None
     except Exception as error:  # an encoding of the pixels that Pillow does not know, or a damaged file
         name = _NAMES.get(page.photometric, "grey or RGB")
         raise ValueError(
