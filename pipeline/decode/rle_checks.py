@@ -13,6 +13,7 @@ from typing import Literal
 import cv2
 import numpy as np
 
+from pipeline.core.config.competition import Orientation
 from pipeline.decode.readers.files import evenly, read_image
 from pipeline.masks import rle
 from pipeline.masks.rle import Convention
@@ -37,6 +38,8 @@ class MaskRow:
     shape: tuple[int, int]
     mask: Path | None = None
     """The same mask as an image file."""
+    orientation: Orientation = "upright"
+    """How the image is read."""
 
 
 def doubts(rows: list[MaskRow], used: Convention) -> list[str]:
@@ -176,7 +179,7 @@ def _edges_and_outlines(
     """Strength of the edges of an image, and where the outline of its mask and of the mirrored mask run."""
     mask = decoded(row, convention)
     try:
-        image = read_image(row.image).mean(2, dtype=np.float32)
+        image = read_image(row.image, orientation=row.orientation).mean(2, dtype=np.float32)
     except ValueError:
         return None
     if mask is None or image.shape != mask.shape or (mask == mask.T).all():

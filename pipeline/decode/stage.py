@@ -16,7 +16,7 @@ image.
 import hashlib
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -27,13 +27,14 @@ import numpy as np
 import pandas as pd
 from rich.markup import escape
 
-from pipeline.core.config.competition import Competition, RleCsv
+from pipeline.core.config.competition import Competition, Orientation, RleCsv
 from pipeline.core.console import say, track, warn
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import require_space, shown, writing
 from pipeline.core.freshness import Step
 from pipeline.core.run import Run
 from pipeline.decode import descriptors, rle_checks, table
+from pipeline.decode.readers import remarks
 from pipeline.decode.readers.base import SUBSETS, Fault, Item, Listing, MaskFault, Masks, SubsetName, listed
 from pipeline.decode.readers.files import evenly, packed
 from pipeline.decode.readers.registry import reader_of
@@ -116,6 +117,7 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
         hint = f"{_patterns(run)}{example}{packed(run.input)}"
         raise PipelineError(f"No training image in {run.input} fits the competition's YAML{hint}.")
     known = _decoded_before(run, subsets)
+    remarks.forget()
     dtype = _pixel_type(listing.items, known)
     tables = [step.subset for step in waiting if not _is_of_pixels(run, step)]
     with ExitStack() as stack:
@@ -123,7 +125,7 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
         arrays |= _open_descriptors(run, waiting, listing, stack)
         decoded = _decode_all(run, listing.items, arrays, dtype)
         faults = listing.faults + [fault for one in decoded for fault in one.faults]
-        faults += _transposed(run.competition, [one for one in decoded if not one.faults])
+        faults += _transposed(run, [one for one in decoded if not one.faults])
         faults += _uniform(run, [one.row for one in decoded if not one.faults])
         faults += _clashes(run.competition, listing.items, known, dtype)
         _judge(run.competition, faults, {item.image_id for item in listing.items if item.subset == "train"})
@@ -136,7 +138,7 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
             array.flush()
         doubts = _doubts(run, rows) + _alike_groups(run.competition, rows) if "train" in tables else []
     yield from waiting
-    for text in doubts:
+    for text in [*_remarks(run, [item.path for item in listing.items]), *doubts]:
         warn(f"  [yellow]{escape(text)}[/yellow]")
     counts = {name: sum(row["subset"] == name for row in rows) for name in subsets}
     texts = [f"{count} {WORDS[name]} images → {shown(_table_files(run, name)[0])}" for name, count in counts.items()]
@@ -229,7 +231,7 @@ def _decode_all(run: Run, items: list[Item], arrays: dict[str, np.memmap], dtype
 
     def place(pair: tuple[int, Item]) -> Decoded:
         index, item = pair
-        one = _decode_one(item, run.competition, geometry, dtype)
+        one = _decode_one(item, run, geometry, dtype)
         for name, array in one.arrays.items():
             if name in arrays:
                 arrays[name][index - offset[item.subset]] = array
@@ -239,13 +241,14 @@ def _decode_all(run: Run, items: list[Item], arrays: dict[str, np.memmap], dtype
         return list(track(pool.map(place, enumerate(items)), "decode", len(items)))
 
 
-def _decode_one(item: Item, competition: Competition, geometry: Geometry, dtype: np.dtype) -> Decoded:
+def _decode_one(item: Item, run: Run, geometry: Geometry, dtype: np.dtype) -> Decoded:
+    competition, path = run.competition, run.input / item.path
     row = _empty_row(item.image_id, item.subset, competition) | {"path": item.path}
     row |= {"group": item.group or ""} | {f"extra_{key}": value for key, value in item.extra.items()}
     droppable = item.image_id if item.subset == "train" else None
     try:
         image = item.read_image()
-        _check_image(image, competition, dtype)
+        _check_image(image, competition, dtype, remarks.has("turned", path))
     except ValueError as error:
         return Decoded(row, {}, [], [Fault(row["path"], None, str(error), droppable)])
     values = descriptors.grey(image)
@@ -259,7 +262,8 @@ def _decode_one(item: Item, competition: Competition, geometry: Geometry, dtype:
     try:
         masks = item.read_masks(image.shape[:2])
     except MaskFault as error:
-        return Decoded(row, arrays, [], [Fault(error.file, error.row, str(error), droppable)])
+        hint = _turned_hint(run) if remarks.has("turned", path) else ""
+        return Decoded(row, arrays, [], [Fault(error.file, error.row, f"{error}{hint}", droppable)])
     row |= _mask_columns(masks, competition)
     to_network = labels_to_network if competition.kind == "multiclass" else mask_to_network
     arrays |= {"train_masks": to_network(masks.planes, geometry)} if item.subset == "train" else {}
@@ -276,11 +280,21 @@ def _mask_columns(masks: Masks, competition: Competition) -> dict[str, Any]:
     return row
 
 
-def _check_image(image: np.ndarray, competition: Competition, dtype: np.dtype) -> None:
+def _turned_hint(run: Run) -> str:
+    remedy = "if masks are" if _orientation(run) == "upright" else "unless masks are"
+    verb = "set" if _orientation(run) == "upright" else "remove"
+    return (
+        f"; the image is stored turned or mirrored (EXIF orientation): {remedy} of the pixels as stored, {verb} "
+        "`orientation: stored` in the competition's YAML"
+    )
+
+
+def _check_image(image: np.ndarray, competition: Competition, dtype: np.dtype, turned: bool) -> None:
     height, width = image.shape[:2]
     if competition.shape and (height, width) != competition.shape:
         expected = f"expected {competition.shape[0]}×{competition.shape[1]} (rows × columns)"
         hint = ": transposed?" if (width, height) == competition.shape else ""
+        hint = ": it is stored turned (EXIF orientation); see `orientation` of the YAML" if hint and turned else hint
         raise ValueError(f"image is {height}×{width}; {expected}{hint}")
     if image.dtype != dtype:
         raise ValueError(f"image is {image.dtype}, the first image of the competition is {dtype}; convert one of them")
@@ -319,8 +333,67 @@ def _outlines(mask: np.ndarray, convention: rle.Convention) -> tuple[float, floa
     return rle_checks.outline_length(mask), rle_checks.outline_length(rle.decode(text, mask.shape[:2], other))
 
 
-def _transposed(competition: Competition, decoded: list[Decoded]) -> list[Fault]:
-    """A fault when nearly all masks are smoother read in the other order; on square images the two are the same."""
+def _remarks(run: Run, images: list[str]) -> list[str]:
+    """What should be known of files that were read well."""
+    paths = {run.input / path for path in images}
+    turned = remarks.noted("turned") & paths
+    masks, frames = remarks.noted("white_is_zero") - paths, remarks.noted("frames") & paths
+    texts = []
+    if turned and _orientation(run) == "upright":
+        texts.append(
+            f"{_counted(turned, 'image is', 'images are')} stored turned or mirrored (EXIF orientation) and read "
+            "upright, as viewers show them; if the masks were drawn on the pixels as stored, set `orientation: stored` "
+            "in the competition's YAML"
+        )
+    elif turned:
+        texts.append(
+            f"{_counted(turned, 'image is', 'images are')} stored turned or mirrored (EXIF orientation) and read as "
+            "stored, not as viewers show them"
+        )
+    if masks:
+        texts.append(
+            f"{_counted(masks, 'mask file is', 'mask files are')} WhiteIsZero and read as viewers show them, where the "
+            "stored 0 is white; in such masks ImageJ means the stored 255 as foreground: look at the pictures of the "
+            "report, and invert the files if foreground and background are swapped"
+        )
+    if frames:
+        texts.append(f"{_counted(frames, 'image has', 'images have')} several frames, of which the first is read")
+    return texts
+
+
+def _counted(paths: Collection[Path], one: str, several: str) -> str:
+    return f"{len(paths)} {one if len(paths) == 1 else several}"
+
+
+def _orientation(run: Run) -> Orientation:
+    return run.competition.orientation if isinstance(run.competition, RleCsv) else "stored"
+
+
+def _transposed(run: Run, decoded: list[Decoded]) -> list[Fault]:
+    """A fault when nearly all masks are smoother read in the other order; on square images the two are the same.
+
+    On images that are stored turned this says that masks were drawn on the other picture: as stored, or upright.
+    """
+    turned = [one for one in decoded if remarks.has("turned", run.input / one.row["path"])]
+    others = [one for one in decoded if not remarks.has("turned", run.input / one.row["path"])]
+    return _other_order(run.competition, others) or _other_orientation(run, turned)
+
+
+def _other_orientation(run: Run, decoded: list[Decoded]) -> list[Fault]:
+    outlines = [pair for one in decoded if one.row["height"] != one.row["width"] for pair in one.outlines]
+    torn = sum(swapped < plain for plain, swapped in outlines)
+    if len(outlines) < 3 or torn < 0.9 * len(outlines):
+        return []
+    text = f"{torn} of {len(outlines)} masks of images that are stored turned (EXIF orientation) look torn: "
+    if _orientation(run) == "upright":
+        text += "they were drawn on the pixels as stored: set `orientation: stored` in the competition's YAML"
+    else:
+        text += "they were drawn on the upright pictures: remove `orientation: stored` from the competition's YAML"
+    table = run.competition.train.masks if isinstance(run.competition, RleCsv) else None
+    return [Fault(table or "", None, text)]
+
+
+def _other_order(competition: Competition, decoded: list[Decoded]) -> list[Fault]:
     order = competition.rle.order
     other = "row" if order == "column" else "column"
     outlines = [pair for one in decoded if one.row["height"] != one.row["width"] for pair in one.outlines]
@@ -387,12 +460,14 @@ def _doubts(run: Run, rows: list[dict[str, Any]]) -> list[str]:
         return []
     used = rle.Convention(competition.rle.order, competition.rle.base)
     columns = [f"rle_{name}" for name in competition.classes]
-    full = [(row, row[name]) for row in rows if row["subset"] == "train" for name in columns if row[name]]
+    turned = remarks.noted("turned")  # their mirrored masks may be those of the stored picture
+    known = [row for row in rows if row["subset"] == "train" and run.input / row["path"] not in turned]
+    full = [(row, row[name]) for row in known for name in columns if row[name]]
     sample = []
     for row, text in evenly(full, 2 * rle_checks.MOST_ROWS):
         shape = (row["height"], row["width"])
         own = rle.encode(rle.decode(text, shape), used)
-        sample.append(rle_checks.MaskRow(own, run.input / row["path"], shape))
+        sample.append(rle_checks.MaskRow(own, run.input / row["path"], shape, orientation=_orientation(run)))
     return rle_checks.doubts(sample, used)
 
 

@@ -249,12 +249,12 @@ def test_garbage_and_corrupt_png(tiny: Tiny) -> None:
 @pytest.mark.parametrize(
     ("image", "words"),
     [
-        (np.zeros((5, *SHAPE), np.uint8), "has shape (5, 40, 60); expected rows × columns, grey, RGB or four channels"),
+        (np.zeros((*SHAPE, 2), np.uint8), "has shape (40, 60, 2); expected rows × columns, grey, RGB or four channels"),
         (np.zeros(SHAPE, np.float32), "holds float32 pixels; expected uint8 or uint16"),
     ],
 )
 def test_not_grey_or_rgb_of_8_or_16_bit(tiny: Tiny, image: np.ndarray, words: str) -> None:
-    tifffile.imwrite(tiny.path("a04"), image, photometric="minisblack")
+    tifffile.imwrite(tiny.path("a04"), image, photometric="minisblack", metadata={"axes": "YXC"[: image.ndim]})
     assert faults(tiny.fails()) == [f"train/a04.tif: {words}"]
 
 

@@ -12,6 +12,7 @@ from pipeline.core.errors import PipelineError
 
 FOLDER = Path(__file__).parents[2] / "competitions"
 Kind = Literal["binary", "multilabel", "multiclass"]
+Orientation = Literal["upright", "stored"]
 Value = int | str | tuple[int, int, int]
 METRICS: dict[str, Literal["masks", "class maps"]] = {
     "dice": "masks",
@@ -302,6 +303,9 @@ class RleCsv(Competition):
     columns: Columns = Columns()
     channels: Literal[1, 3, 4] | None = None
     """4 keeps the fourth channel, which is otherwise taken for transparency and left out."""
+    orientation: Orientation = "upright"
+    """`upright` follows the EXIF orientation of images and mask images, as viewers do; `stored` leaves their pixels as
+    they are stored, for masks that were drawn on those."""
     ignore_value: Value | None = None
     """What mask images write for pixels that count in no loss and no score."""
 

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from pipeline.core.config.competition import Orientation
 from pipeline.decode.readers.files import as_on_disk, read_image
 
 SubsetName = Literal["train", "test"]
@@ -94,14 +95,14 @@ def repeated_ids(items: list[Item], faults: list[Fault], together: bool) -> list
     return [Fault(item.path, None, f"test image {item.image_id} is a training image too") for item in both]
 
 
-def read_mask(folder: Path, file: str, shape: tuple[int, int]) -> np.ndarray:
+def read_mask(folder: Path, file: str, shape: tuple[int, int], orientation: Orientation = "upright") -> np.ndarray:
     """Returns a mask image (h, w, C) uint8 or uint16 of the size of its image.
 
     Raises:
         MaskFault: it cannot be read, or has another size.
     """
     try:
-        mask = read_image(as_on_disk(folder, file))
+        mask = read_image(as_on_disk(folder, file), orientation=orientation)
     except ValueError as error:
         raise MaskFault(file, None, f"mask {error}") from None
     if mask.shape[:2] != shape:

@@ -1,10 +1,11 @@
 """Image files, tables and file name patterns, as competitions use them."""
 
 import glob
+import io
 import os
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import TypeVar
@@ -12,10 +13,18 @@ from typing import TypeVar
 import cv2
 import numpy as np
 import pandas as pd
-import tifffile
+from PIL.GifImagePlugin import GifImageFile
+from PIL.Image import DecompressionBombError
+from PIL.ImageFile import ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.WebPImagePlugin import WebPImageFile
 
+from pipeline.core.config.competition import Orientation
 from pipeline.core.errors import PipelineError
 from pipeline.core.tables import normal_form, read_csv, read_header
+from pipeline.decode.readers import remarks
+from pipeline.decode.readers.tiff import Refused, read_tiff
 
 Element = TypeVar("Element")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif")
@@ -24,17 +33,25 @@ LARGEST_IMAGE = 2**28
 """Pixels; an image is decoded as a whole, several at a time."""
 
 
-def read_image(path: Path, channels: int | None = None) -> np.ndarray:
+def read_image(path: Path, channels: int | None = None, orientation: Orientation = "upright") -> np.ndarray:
     """Returns an image file as (H, W, C) uint8 or uint16; C is 1, 3 (RGB) or, where `channels` is 4, 4.
 
-    A fourth channel is left out otherwise. CMYK files come as RGB, whatever the file's name says about its format.
+    A fourth channel is left out otherwise. Palettes, CMYK, YCbCr and WhiteIsZero come as a viewer shows them, and
+    pixels of one bit as 0 and 255; ICC profiles are not applied. What a person should know of the file goes to
+    `remarks`.
+
+    Args:
+        path: the file.
+        channels: what the competition's YAML says.
+        orientation: whether the EXIF orientation is followed, or pixels are left as they are stored.
 
     Raises:
         ValueError: one sentence, when the file cannot be read whole, is too large, or holds something else.
     """
     if not path.exists():
         raise ValueError("does not exist")
-    image = _read_tiff(path) if path.suffix.lower() in (".tif", ".tiff") else _read_with_opencv(path)
+    is_tiff = path.suffix.lower() in (".tif", ".tiff")
+    image, turn = read_tiff(path, _check_size) if is_tiff else _read_with_opencv(path)
     if image.dtype not in (np.uint8, np.uint16):
         raise ValueError(f"holds {image.dtype} pixels; expected uint8 or uint16")
     image = image[..., None] if image.ndim == 2 else image
@@ -42,6 +59,9 @@ def read_image(path: Path, channels: int | None = None) -> np.ndarray:
         raise ValueError(f"has shape {image.shape}; expected rows × columns, grey, RGB or four channels")
     if channels == 4 and image.shape[2] != 4:
         raise ValueError(f"has {image.shape[2]} channels; the competition's YAML says 4")
+    if turn in _TURNS:
+        remarks.note("turned", path)
+        image = np.ascontiguousarray(_TURNS[turn](image)) if orientation == "upright" else image
     return image if channels == 4 else image[..., :3]
 
 
@@ -139,25 +159,19 @@ def natural(name: str) -> list[tuple[int, int, str]]:
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts if part]
 
 
-def _read_tiff(path: Path) -> np.ndarray:
-    try:
-        with tifffile.TiffFile(path) as file:
-            _check_size(tuple(sorted(file.series[0].shape)[-2:]))
-            image = file.asarray()
-    except TooLarge:
-        raise
-    except Exception as error:  # tifffile and its codecs raise whatever they like on a damaged file
-        raise ValueError(f"cannot be read, it is damaged or truncated ({type(error).__name__}: {error})") from error
-    if not image.size:  # what tifffile makes of a header alone
-        raise ValueError("cannot be read, it is damaged or truncated: it holds no pixels")
-    while image.ndim > 2 and image.shape[0] == 1:  # one page, one time, one channel
-        image = image[0]
-    if image.ndim == 3 and image.shape[0] in (3, 4) and image.shape[2] not in (1, 3, 4):  # plane by plane
-        image = np.moveaxis(image, 0, -1)
-    return image
+_TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    2: lambda image: image[:, ::-1],
+    3: lambda image: image[::-1, ::-1],
+    4: lambda image: image[::-1],
+    5: lambda image: image.swapaxes(0, 1),
+    6: lambda image: image[::-1].swapaxes(0, 1),
+    7: lambda image: image[::-1, ::-1].swapaxes(0, 1),
+    8: lambda image: image[:, ::-1].swapaxes(0, 1),
+}
+"""What makes an image of this EXIF orientation upright."""
 
 
-def _read_with_opencv(path: Path) -> np.ndarray:
+def _read_with_opencv(path: Path) -> tuple[np.ndarray, int]:
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -176,7 +190,62 @@ def _read_with_opencv(path: Path) -> np.ndarray:
     _check_size(image.shape)
     if image.ndim == 3:
         image = cv2.cvtColor(image, cv2.COLOR_BGRA2RGBA if image.shape[2] == 4 else cv2.COLOR_BGR2RGB)
-    return image
+    orientation, frames = _described(data)
+    if frames > 1:
+        remarks.note("frames", path)
+    if data.startswith(b"GIF8") and (frames > 1 or image.shape[-1] == 4):  # OpenCV blends what is transparent
+        try:
+            with _plugin(data)(io.BytesIO(data)) as file:
+                image = np.array(file.convert("RGBA" if image.shape[-1] == 4 else "RGB"))
+        except Exception as error:  # of which OpenCV read what was there
+            raise ValueError(f"cannot be read whole, it is damaged or truncated ({type(error).__name__})") from error
+    return image, orientation
+
+
+def _described(data: bytes) -> tuple[int, int]:
+    """The EXIF orientation and the number of frames of a file; Pillow reads them where a mark says that there may be
+    one or the other."""
+    is_jpeg = data.startswith(b"\xff\xd8")
+    marked = (
+        (data.startswith(b"\x89PNG") and _png_describes(data))
+        or (is_jpeg and any(mark in data[:_HEAD] for mark in _JPEG_MARKS))
+        or (data.startswith(b"RIFF") and data[12:16] == b"VP8X")
+        or data.startswith(b"GIF8")
+    )
+    if not marked:
+        return 1, 1
+    try:
+        with _plugin(data)(io.BytesIO(data)) as file:
+            orientation = file.getexif().get(_ORIENTATION, 1)
+            frames = 1 if is_jpeg else getattr(file, "n_frames", 1)  # a camera's preview is none
+        return int(orientation), int(frames)
+    except DecompressionBombError:  # only of WebP and GIF
+        raise TooLarge("is larger than an image may be here") from None
+    except Exception:  # damaged remarks beside pixels that were read well
+        return 1, 1
+
+
+def _plugin(data: bytes) -> type[ImageFile]:
+    """Pillow's reader of a file; `Image.open` would refuse large images."""
+    plugins = {b"\x89P": PngImageFile, b"\xff\xd8": JpegImageFile, b"RI": WebPImageFile, b"GI": GifImageFile}
+    return plugins[data[:2]]
+
+
+def _png_describes(data: bytes) -> bool:
+    """Whether a PNG has a chunk that may hold an orientation or frames; pixels are not searched, which takes longer."""
+    place = 8
+    while place + 8 <= len(data):
+        name = data[place + 4 : place + 8]
+        if name in (b"eXIf", b"acTL") or data.startswith(_PNG_TEXTS, place + 8):
+            return True
+        place += 12 + int.from_bytes(data[place : place + 4], "big")
+    return False
+
+
+_ORIENTATION = 0x0112
+_HEAD = 2**18
+_PNG_TEXTS = (b"Raw profile type ", b"XML:com.adobe.xmp")
+_JPEG_MARKS = (b"Exif\0\0", b"iff:Orientation")
 
 
 def _ends(data: bytes, suffix: str) -> bool:
@@ -189,7 +258,7 @@ def _ends(data: bytes, suffix: str) -> bool:
     return True
 
 
-class TooLarge(ValueError):
+class TooLarge(Refused):
     """An image of more pixels than are decoded as a whole."""
 
 

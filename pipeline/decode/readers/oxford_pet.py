@@ -117,14 +117,14 @@ def _read_list(folder: Path, file: str) -> list[tuple[int, str, dict[str, str]]]
 
 
 def _read_rgb(path: Path) -> np.ndarray:
-    image = read_image(path)
+    image = read_image(path, orientation="stored")  # what the trimaps were drawn on
     if image.dtype != np.uint8:
         raise ValueError(f"holds {image.dtype} pixels; expected uint8")
     return np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image
 
 
 def _masks(competition: OxfordPet, folder: Path, name: str, file: str, shape: tuple[int, int]) -> Masks:
-    trimap = read_mask(folder, file, shape)
+    trimap = read_mask(folder, file, shape, "stored")
     values = trimap[..., 0]
     if (trimap != values[..., None]).any():
         raise MaskFault(file, None, f"trimap of image {name} has colours; expected one channel, or equal ones")

@@ -90,7 +90,7 @@ def raw_files(competition: RleCsv, folder: Path, subset: SubsetName) -> tuple[Pa
 
 def opener(competition: RleCsv, folder: Path) -> Callable[[Any], np.ndarray]:
     """Returns a function from a row of images.parquet to its image (H, W, C)."""
-    return lambda row: read_image(folder / row["path"], competition.channels)
+    return lambda row: read_image(folder / row["path"], competition.channels, competition.orientation)
 
 
 def _subset_items(competition: RleCsv, subset: SubsetName, folder: Path) -> tuple[list[Item], list[Fault]]:
@@ -119,7 +119,7 @@ def _subset_items(competition: RleCsv, subset: SubsetName, folder: Path) -> tupl
             rows, path = known.get(image_id, Rows()), files[image_id].relative_to(folder).as_posix()
             further_row, values = extras.get(image_id, (None, {}))
             extra = {**rows.extra, **values}
-            read = partial(read_image, files[image_id], competition.channels)
+            read = partial(read_image, files[image_id], competition.channels, competition.orientation)
             read_masks = _masks_reader(competition, settings, folder, image_id, rows)
             if group_file and is_missing(extra.get(competition.group or "", "")):
                 group: str | None = own_group(image_id)
@@ -293,7 +293,7 @@ def _masks_of_files(
         found = [path for form in forms for path in folder.glob(glob_pattern(form))] if "*" in name else []
         files = sorted({path.relative_to(folder).as_posix() for path in found}) if "*" in name else [name]
         may_lack = competition.columns.absent == "empty"
-        parts = [_one_class(folder, file, shape, may_lack, settings.threshold) for file in files]
+        parts = [_one_class(competition, folder, file, shape, may_lack, settings.threshold) for file in files]
         for part in parts:
             planes[number] |= part
         instances.append(tuple(rle.encode(part) for part in parts if part.any()))
@@ -306,10 +306,11 @@ def _planes_of_file(
     competition: RleCsv, threshold: int | None, folder: Path, file: str, shape: tuple[int, int]
 ) -> np.ndarray:
     if competition.values is None:
-        return _one_class(folder, file, shape, competition.columns.absent == "empty", threshold)[None]
+        may_lack = competition.columns.absent == "empty"
+        return _one_class(competition, folder, file, shape, may_lack, threshold)[None]
     if competition.columns.absent == "empty" and not as_on_disk(folder, file).exists():
         return np.zeros((len(competition.classes), *shape), np.uint8)
-    codes = _codes(read_mask(folder, file, shape))
+    codes = _codes(read_mask(folder, file, shape, competition.orientation))
     planes = np.stack([codes == _code(value) for value in competition.values]).astype(np.uint8)
     ignored = np.zeros(shape, bool) if competition.ignore_value is None else codes == _code(competition.ignore_value)
     planes[:, ignored] = IGNORE
@@ -320,10 +321,12 @@ def _planes_of_file(
     return planes
 
 
-def _one_class(folder: Path, file: str, shape: tuple[int, int], may_lack: bool, threshold: int | None) -> np.ndarray:
+def _one_class(
+    competition: RleCsv, folder: Path, file: str, shape: tuple[int, int], may_lack: bool, threshold: int | None
+) -> np.ndarray:
     if may_lack and not as_on_disk(folder, file).exists():
         return np.zeros(shape, np.uint8)
-    mask = read_mask(folder, file, shape)
+    mask = read_mask(folder, file, shape, competition.orientation)
     if threshold is not None:
         _check_threshold(file, mask, threshold)
         return (mask.max(axis=2) >= threshold).astype(np.uint8)

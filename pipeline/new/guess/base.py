@@ -14,6 +14,8 @@ from pipeline.core.tables import normal_form
 from pipeline.decode.readers.files import SUFFIXES, evenly, read_image
 from pipeline.decode.rle_checks import Certainty
 
+_ORIENTATION = 0x0112
+_PNG_TEXTS = {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}
 _WITH_ENDING = re.compile(r"(.+)([_-][A-Za-z]+)")
 
 
@@ -117,7 +119,9 @@ def image_size(path: Path) -> tuple[int, int] | None:
     """Returns rows × columns of an image, from its head alone where it can; None where it cannot be read."""
     try:
         with Image.open(path) as image:
-            return image.height, image.width
+            described = image.format != "PNG" or _PNG_TEXTS & {str(key) for key in image.info}  # else Pillow reads on
+            if not described or image.getexif().get(_ORIENTATION, 1) < 5:  # else rows and columns are swapped
+                return image.height, image.width
     except Exception:  # Pillow knows no 16-bit colours, and damaged files raise whatever they like
         pass
     try:

@@ -12,6 +12,7 @@ from typing import Literal
 
 import numpy as np
 
+from pipeline.decode.readers import remarks
 from pipeline.decode.readers.files import read_image
 from pipeline.decode.rle_checks import (
     CLEAR_COUNT,
@@ -50,11 +51,13 @@ def guess_rle(rows: list[MaskRow], placeholder: str = "") -> list[Guess]:
     candidates, verdicts = _by_fit(full, empty.value)
     candidates, more = _by_mask_files(full, candidates)
     verdicts |= more
+    # of an image that is stored turned, a smooth mirrored mask may be that of the stored pixels
+    straight = [row for row in full if not remarks.has("turned", row.image)]
     for aspect in ("offsets", "order", "base"):
-        candidates, more = by_outline(full, candidates, aspect)
+        candidates, more = by_outline(straight if aspect == "order" else full, candidates, aspect)
         verdicts |= more
         if aspect == "order":
-            candidates, more = _by_image(full, candidates)
+            candidates, more = _by_image(straight, candidates)
             verdicts |= more
     best = candidates[0]
     unknown: Verdict = ("guess", "both fit, and no mask tells them apart" if full else "no row has a mask to judge by")
