@@ -281,6 +281,10 @@ def test_command_line(decoded: Tiny) -> None:
 # --- several rows an image -------------------------------------------------------------------------------------------
 
 
+EMPTY = {"uniform_masks": "allow"}
+"""Of training images that have no mask, as the tests here need none."""
+
+
 def wanted(tiny: Tiny, change: dict[str, Any]) -> submission.Expected:
     """What a submission must hold after this change of the YAML."""
     tiny.settings |= {"sample_submission": None} | change
@@ -302,7 +306,7 @@ def written(path: Path, want: submission.Expected, masks: dict[str, np.ndarray])
 def test_submission_of_classes(tiny: Tiny) -> None:
     columns = {"id": "id", "pattern": "{id}_{label}", "rle": "mask"}
     tiny.rows = [{"id": f"{name}_thing", "mask": ""} for name in TRAIN_IDS]
-    want = wanted(tiny, {"classes": CLASSES, "columns": columns})
+    want = wanted(tiny, {"classes": CLASSES, "columns": columns, "decode": EMPTY})
     masks = {name: np.stack([np.full(SHAPE, number == index % 3, np.uint8) for number in range(3)])
              for index, name in enumerate(TEST_IDS)}  # fmt: skip
     frame = written(tiny.root / "mine.csv", want, masks)
@@ -349,7 +353,7 @@ def test_every_column_of_the_sample_submission_counts(tiny: Tiny) -> None:
 def test_columns_stand_as_in_the_sample_submission(tiny: Tiny) -> None:
     tiny.rows = [{"id": f"{name}_thing", "mask": ""} for name in TRAIN_IDS]
     tiny.settings |= {"columns": {"id": "id", "pattern": "{id}_{label}", "rle": "mask"}, "classes": CLASSES}
-    tiny.settings["submission"] = {"id": "image", "label": "class", "rle": "pixels"}
+    tiny.settings |= {"submission": {"id": "image", "label": "class", "rle": "pixels"}, "decode": EMPTY}
     tiny.save()
     rows = [{"image": name, "pixels": "1 1", "class": one} for name in TEST_IDS for one in CLASSES]
     pd.DataFrame(rows).to_csv(tiny.input / "sample.csv", index=False)
@@ -365,6 +369,7 @@ def test_a_sample_submission_without_some_classes(tiny: Tiny) -> None:
     """A placeholder, as Severstal's is: what it leaves out is said; an unknown label stops before training."""
     tiny.rows = [{"id": f"{name}_thing", "mask": ""} for name in TRAIN_IDS]
     tiny.settings |= {"columns": {"id": "id", "pattern": "{id}_{label}", "rle": "mask"}, "classes": CLASSES}
+    tiny.settings["decode"] = EMPTY
     tiny.save()
     rows = [{"id": f"{name}_thing", "mask": "1 1"} for name in TEST_IDS]
     pd.DataFrame(rows).to_csv(tiny.input / "sample.csv", index=False)
@@ -405,7 +410,7 @@ def test_submission_of_instances(tiny: Tiny) -> None:
 def test_rows_of_a_sample_submission_decide(tiny: Tiny) -> None:
     columns = {"id": "image", "label": "class", "rle": "mask"}
     tiny.rows = [{"image": name, "class": "rim", "mask": ""} for name in TRAIN_IDS]
-    tiny.settings |= {"classes": CLASSES, "columns": columns}
+    tiny.settings |= {"classes": CLASSES, "columns": columns, "decode": EMPTY}
     tiny.save()
     rows = [{"image": name, "class": label, "mask": ""} for label in ("spot", "rim") for name in TEST_IDS]
     pd.DataFrame(rows).to_csv(tiny.input / "sample.csv", index=False)
