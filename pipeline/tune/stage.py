@@ -137,8 +137,7 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
     statistics.save(run.mask_statistics, _mask_statistics(run))
     write_json(run.postprocess, result)
     _print(run, result)
-    useless = any(one["kind"] == "no better than a constant" for one in result["reasons"])
-    if len(suspected) and not useless:  # a network that contradicts every label says nothing of labels
+    if any(one["kind"] == "suspect labels" for one in result["reasons"]):
         say(f"  {len(suspected)} images whose mask may be wrong, the likeliest first → {shown(run.suspects)}")
     yield from waiting
 

@@ -170,7 +170,7 @@ class Competition(Settings):
     """A column of the mask table whose images must stay in one fold, e.g. the patient; or a pattern of the id that
     holds `{group}`, e.g. `{group}_{number}`."""
     group_missing: Literal["fault", "own"] = "fault"
-    """What an image is whose group column is blank or says NA, NaN, null or none: a fault, or a group of its `own`."""
+    """How an image counts whose group is blank, NA, NaN, null or none: as a fault, or as a group of its `own`."""
     metric: str = Field(json_schema_extra={"one_of": list(METRICS)})
     """What the competition scores by; docs/scores.md."""
     ignore_class: str | None = None
