@@ -138,7 +138,7 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
             array.flush()
         doubts = _doubts(run, rows) + _alike_groups(run.competition, rows) if "train" in tables else []
     yield from waiting
-    for text in [*_remarks(run, [item.path for item in listing.items]), *doubts]:
+    for text in [*listing.remarks, *_remarks(run, [item.path for item in listing.items]), *doubts]:
         warn(f"  [yellow]{escape(text)}[/yellow]")
     counts = {name: sum(row["subset"] == name for row in rows) for name in subsets}
     texts = [f"{count} {WORDS[name]} images → {shown(_table_files(run, name)[0])}" for name, count in counts.items()]

@@ -33,7 +33,9 @@ LARGEST_IMAGE = 2**28
 """Pixels; an image is decoded as a whole, several at a time."""
 
 
-def read_image(path: Path, channels: int | None = None, orientation: Orientation = "upright") -> np.ndarray:
+def read_image(
+    path: Path, channels: int | None = None, orientation: Orientation = "upright", alpha: bool = False
+) -> np.ndarray:
     """Returns an image file as (H, W, C) uint8 or uint16; C is 1, 3 (RGB) or, where `channels` is 4, 4.
 
     A fourth channel is left out otherwise. Palettes, CMYK, YCbCr and WhiteIsZero come as a viewer shows them, and
@@ -44,6 +46,7 @@ def read_image(path: Path, channels: int | None = None, orientation: Orientation
         path: the file.
         channels: what the competition's YAML says.
         orientation: whether the EXIF orientation is followed, or pixels are left as they are stored.
+        alpha: whether transparency is kept as a fourth channel where there is one, that of grey files too.
 
     Raises:
         ValueError: one sentence, when the file cannot be read whole, is too large, or holds something else.
@@ -51,7 +54,7 @@ def read_image(path: Path, channels: int | None = None, orientation: Orientation
     if not path.exists():
         raise ValueError("does not exist")
     is_tiff = path.suffix.lower() in (".tif", ".tiff")
-    image, turn = read_tiff(path, _check_size) if is_tiff else _read_with_opencv(path)
+    image, turn = read_tiff(path, _check_size, alpha) if is_tiff else _read_with_opencv(path)
     if image.dtype not in (np.uint8, np.uint16):
         raise ValueError(f"holds {image.dtype} pixels; expected uint8 or uint16")
     image = image[..., None] if image.ndim == 2 else image
@@ -62,7 +65,7 @@ def read_image(path: Path, channels: int | None = None, orientation: Orientation
     if turn in _TURNS:
         remarks.note("turned", path)
         image = np.ascontiguousarray(_TURNS[turn](image)) if orientation == "upright" else image
-    return image if channels == 4 else image[..., :3]
+    return image if channels == 4 or alpha else image[..., :3]
 
 
 def read_table(

@@ -2,16 +2,18 @@
 a CSV - one row an image, an image and class, or an instance - or as image files."""
 
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from pipeline.core.config.competition import THRESHOLD, Columns, RleCsv, Subset, Value
 from pipeline.core.errors import PipelineError
+from pipeline.core.tables import read_header
 from pipeline.core.version import program
 from pipeline.decode.readers.base import (
     SUBSETS,
@@ -29,6 +31,7 @@ from pipeline.decode.readers.base import (
 from pipeline.decode.readers.columns import (
     class_numbers,
     group_of,
+    image_finder,
     is_missing,
     key_columns,
     keys_of,
@@ -75,7 +78,10 @@ def list_items(competition: RleCsv, folder: Path, subsets: Sequence[SubsetName] 
     if "test" in subsets and not test:
         example = f"; for instance {test_faults[0]}" if test_faults else ""
         raise PipelineError(f"No test image matches {folder / competition.test.images}{example}{packed(folder)}.")
-    return Listing(train + test, faults + test_faults + repeated_ids(train + test, faults, competition.images_together))
+    remarks = _without_row(competition, folder, train) + _without_row(competition, folder, test)
+    return Listing(
+        train + test, faults + test_faults + repeated_ids(train + test, faults, competition.images_together), remarks
+    )
 
 
 def raw_files(competition: RleCsv, folder: Path, subset: SubsetName) -> tuple[Path, ...]:
@@ -110,7 +116,7 @@ def _subset_items(competition: RleCsv, subset: SubsetName, folder: Path) -> tupl
         wanted = [*known, *absent]
     else:
         wanted = sorted(files, key=natural)
-    extras = _further_columns(settings, folder)
+    extras = _further_columns(settings, folder, files)
     group_file = _file_with(competition.group, settings, known, extras) if subset == "train" else None
     groupless: list[tuple[str, int | None]] = []
     items = []
@@ -167,13 +173,14 @@ def _read_rows(
     seen: dict[tuple[str, str | None], int] = {}
     texts, further = table[columns.rle].tolist(), table.drop(columns=[columns.rle, *_plain_keys(columns)])
     extra: list[Any] = further.to_dict("records")
-    keys = keys_of(table, columns, numbers)
-    for place, (row, (image_id, label)) in enumerate(zip(table.index + 2, keys, strict=True)):
-        droppable = image_id if subset == "train" else None
-        if image_id is None:
+    keys, find = keys_of(table, columns, numbers), image_finder(files)
+    for place, (row, (written, label)) in enumerate(zip(table.index + 2, keys, strict=True)):
+        if written is None:
             value = table[columns.id].iat[place]
             faults.append(Fault(path.name, row, f"{columns.id} {value!r} does not fit the pattern {columns.pattern}"))
             continue
+        image_id = find(written)
+        droppable = image_id if subset == "train" else None
         if image_id not in files:
             image = settings.images.replace("{id}", image_id)
             faults.append(Fault(path.name, row, f"id {image_id} has no image, {image} does not exist", droppable))
@@ -200,7 +207,7 @@ def _sample_ids(competition: RleCsv, folder: Path, files: dict[str, Path]) -> tu
     sample, faults = read_table(folder / name, [*key_columns(columns), *lengths], only=True, section="submission"), []
     first: dict[tuple[str, str | None], int] = {}
     ids: dict[str, None] = {}
-    numbers = class_numbers(competition)
+    numbers, find = class_numbers(competition), image_finder(files)
     keys = keys_of(sample, columns, numbers)
     for place, (row, (image_id, label)) in enumerate(zip(sample.index + 2, keys, strict=True)):
         if image_id is None:
@@ -214,7 +221,8 @@ def _sample_ids(competition: RleCsv, folder: Path, files: dict[str, Path]) -> tu
             faults.append(Fault(name, row, text + "`sample_submission: null`"))
         if image_id not in files and image_id not in ids:
             image = competition.test.images.replace("{id}", image_id)
-            faults.append(Fault(name, row, f"id {image_id} has no image, {image} does not exist"))
+            hint = _name_hint(competition.test.images, image_id, find(image_id), files)
+            faults.append(Fault(name, row, f"id {image_id} has no image, {image} does not exist{hint}"))
         if first.setdefault((image_id, label), row) != row and columns.row != "instance":
             faults.append(Fault(name, row, f"{_name(image_id, label)} stands in row {first[image_id, label]} already"))
         ids[image_id] = None
@@ -230,12 +238,14 @@ def _plain_keys(columns: Columns) -> list[str]:
     return [name for name in (columns.id, columns.label) if name and template_columns(name) == [name]]
 
 
-def _further_columns(settings: Subset, folder: Path) -> dict[str, tuple[int, dict[str, str]]]:
+def _further_columns(settings: Subset, folder: Path, files: Collection[str]) -> dict[str, tuple[int, dict[str, str]]]:
     """Row and values of the further table, by id."""
     if settings.table is None:
         return {}
     table = read_table(folder / settings.table, [])
-    ids = table.iloc[:, 0]
+    ids = table.iloc[:, 0].map(image_finder(files))
+    if files and not set(ids) & set(files):
+        raise PipelineError(_no_image_of(settings.table, table, files))
     doubtful = ids[ids.duplicated() & ~table.duplicated()]
     if len(doubtful):
         image_id, row = doubtful.iloc[0], doubtful.index[0] + 2
@@ -246,6 +256,29 @@ def _further_columns(settings: Subset, folder: Path) -> dict[str, tuple[int, dic
         )
     records: list[Any] = table.iloc[:, 1:].to_dict("records")
     return dict(zip(ids, zip(table.index + 2, records, strict=True), strict=True))
+
+
+def _no_image_of(name: str, table: pd.DataFrame, files: Collection[str]) -> str:
+    """What is wrong with a further table whose first column names no image, with an example of both sides."""
+    first, *others = table.columns
+    found = [column for column in others if set(table[column].map(image_finder(files))) & set(files)]
+    example = f", {table[first].iloc[0]!r} for instance," if len(table) else ""
+    remedy = f"make `{found[0]}`, which holds them, the first column" if found else "correct them, or `table`"
+    return (
+        f"{name}: none of the {len(table)} values of its first column `{first}`{example} is the id of an image or the "
+        f"name of its file; an image's id is {next(iter(files))!r}, for instance: {remedy}."
+    )
+
+
+def _without_row(competition: RleCsv, folder: Path, items: list[Item]) -> list[str]:
+    """What to tell of images of a subset that have no row in its further table."""
+    table = getattr(competition, items[0].subset).table if items else None
+    columns = set(read_header(folder / table)[1:]) if table else set()
+    absent = [item.image_id for item in items if not columns <= item.extra.keys()]
+    if not absent:
+        return []
+    what = f"{len(absent)} of {len(items)} {'training' if items[0].subset == 'train' else 'test'} images"
+    return [f"{what} have no row in {table}, {listed(absent)}: their {listed(sorted(columns))} is blank"]
 
 
 # --- masks -----------------------------------------------------------------------------------------------------------
@@ -395,6 +428,15 @@ def _known(competition: RleCsv) -> str:
 
 def _name(image_id: str, label: str | None) -> str:
     return f"id {image_id}" if label is None else f"id {image_id} with label {label}"
+
+
+def _name_hint(pattern: str, written: str, image_id: str, files: dict[str, Path]) -> str:
+    """The end of a sentence about an id of the sample submission that is the name of an image's file."""
+    if image_id not in files:
+        return ""
+    if files[image_id].name == written and pattern.count("{id}") == 1:
+        return f'; the ids there are names of files: set `images: "{Path(pattern).parent / "{id}"}"`'
+    return f"; it must be written like the image's id, {image_id}"
 
 
 def _fixed_part(pattern: str) -> str:

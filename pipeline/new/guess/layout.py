@@ -13,6 +13,7 @@ from pipeline.core.errors import PipelineError
 from pipeline.decode.readers.files import SUFFIXES, packed
 from pipeline.decode.rle_checks import MaskRow
 from pipeline.new.guess.base import Draft, Files, Guess, by_name, channels_of, image_groups, image_size, masks_beside
+from pipeline.new.guess.groups import guess_group
 from pipeline.new.guess.masks import (
     MaskFiles,
     black_and_white,
@@ -23,7 +24,7 @@ from pipeline.new.guess.masks import (
     one_class,
 )
 from pipeline.new.guess.rle import guess_rle
-from pipeline.new.guess.tables import Named, Table, guess_group, read_rows, read_tables
+from pipeline.new.guess.tables import Named, Table, read_rows, read_tables
 
 _OF_MASKS = [name for name, of in METRICS.items() if of == "masks"]
 METRIC = Guess("metric", None, "FILL IN", f"{', '.join(_OF_MASKS[:-1])} or {_OF_MASKS[-1]}; the files cannot tell")
