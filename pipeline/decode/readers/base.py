@@ -14,7 +14,8 @@ from typing import Any, Literal
 import numpy as np
 
 from pipeline.core.config.competition import Orientation
-from pipeline.decode.readers.files import as_on_disk, read_image
+from pipeline.decode.readers.files import read_image
+from pipeline.decode.readers.names import as_on_disk
 
 SubsetName = Literal["train", "test"]
 SUBSETS: tuple[SubsetName, ...] = ("train", "test")
