@@ -100,6 +100,13 @@ def _belong_to(files: Files, others: Files) -> bool:
     return any(name in others.paths for name in files.paths) or any(one and one[1] in others.paths for one in names)
 
 
+def other_files(folder: Path) -> str:
+    """Returns the end of a sentence about a folder without images: what it holds instead; "" where it holds tables alone."""
+    endings = Counter(path.suffix.lower() for path in _walk(folder) if path.suffix.lower() not in ("", ".csv"))
+    shown = ", ".join(f"{ending} ({count})" for ending, count in endings.most_common(3))
+    return f"; it holds {shown}: save images and masks as PNG or TIFF first" if endings else ""
+
+
 def masks_beside(files: Files) -> tuple[Files, Files | None]:
     """Returns the images without the masks beside them, and those masks: `X_mask.tif` is one where `X.tif` exists."""
     matches = {name: match for name in files.paths if (match := _WITH_ENDING.fullmatch(name))}

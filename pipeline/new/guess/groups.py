@@ -86,12 +86,15 @@ def _by_template(masks: Named | None, images: list[str]) -> Group | None:
 
 
 def _by_column(named: Named | None, images: list[str]) -> Group | None:
-    if named is None or not set(images) <= set(named.key.ids):
+    """A column that is a group by its name; in a further table (without run lengths) a few images may have no row."""
+    absent = len(set(images) - set(named.key.ids)) if named else 0
+    if named is None or (absent and named.table.rle):
         return None
     counts = _repeated(named)
     found = [column for names in _COLUMNS for column in counts if names.search(column)]
     table = None if named.table.rle else named.table.name
-    return Group(found[0], counts[found[0]], "by its name", table) if found else None
+    more = f"; images without a row: {absent}, add them, or set `group_missing: own`" if absent else ""
+    return Group(found[0], counts[found[0]], f"by its name{more}", table) if found else None
 
 
 def _repeated(named: Named | None) -> dict[str, int]:

@@ -14,7 +14,7 @@ from rich.markup import escape
 from pipeline.core.console import warn
 from pipeline.core.errors import PipelineError
 from pipeline.core.tables import read_header
-from pipeline.decode.readers.columns import template_columns
+from pipeline.decode.readers.columns import image_finder, template_columns
 from pipeline.decode.readers.files import natural, read_table
 from pipeline.decode.rle_checks import Certainty
 from pipeline.new.guess.base import Files
@@ -141,20 +141,21 @@ def rle_column(frame: pd.DataFrame) -> str | None:
     return max(lengths, key=lambda column: lengths[column]) if lengths else None
 
 
-def read_rows(table: Table, groups: list[Files]) -> Named | None:
-    """Returns how the rows of a table name images of one of the groups; None when they name none."""
-    key = find_key(table, groups)
+def read_rows(table: Table, groups: list[Files], by_file: bool = False) -> Named | None:
+    """Returns how the rows of a table name images of one of the groups; None when they name none. `by_file`: rows may
+    also name the images' files."""
+    key = find_key(table, groups, by_file)
     return Named(table, key, rows_of(table, key)) if key else None
 
 
-def find_key(table: Table, groups: list[Files]) -> Key | None:
+def find_key(table: Table, groups: list[Files], by_file: bool = False) -> Key | None:
     """Returns the reading of a table's rows that names most images of one of the groups, with the fewest labels.
 
     None when nothing fits.
     """
     frame = table.frame.drop(columns=[table.rle] if table.rle else [])
     best: Key | None = None
-    for keys in (_plain, _with_label, _of_two_columns):
+    for keys in (_plain, *((_by_file,) if by_file else ()), _with_label, _of_two_columns):
         for files in groups:
             for key in keys(frame, files):
                 if key.share and (best is None or key.rank > best.rank):
@@ -167,6 +168,11 @@ def find_key(table: Table, groups: list[Files]) -> Key | None:
 def _plain(frame: pd.DataFrame, files: Files) -> Iterator[Key]:
     for column in frame.columns:
         yield Key(str(column), None, files, frame[column].tolist(), None)
+
+
+def _by_file(frame: pd.DataFrame, files: Files) -> Iterator[Key]:
+    for column in frame.columns:
+        yield Key(str(column), None, files, frame[column].map(image_finder(files.paths)).tolist(), None)
 
 
 def _with_label(frame: pd.DataFrame, files: Files) -> Iterator[Key]:
