@@ -2,12 +2,14 @@
 
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 
 from pipeline.core.run import Run
 from pipeline.decode import checks
 from pipeline.decode.images import Decoded, decode_one
+from pipeline.decode.readers import remarks
 from pipeline.decode.readers.base import SUBSETS, Fault, Item, Listing, SubsetName
 from pipeline.decode.readers.files import evenly
 from pipeline.masks.geometry import geometry_of
@@ -17,8 +19,18 @@ LOOKED_AT: dict[SubsetName, int] = {"train": 60, "test": 20}
 KINDS_SHOWN = 5
 
 
-def faults_of_some(run: Run, listing: Listing) -> list[str]:
-    """Returns the faults of the listing and of some images and masks, one sentence per kind of fault.
+@dataclass(frozen=True)
+class Trial:
+    """What decode would say, as far as some images show it."""
+
+    faults: list[str]
+    """What it would refuse, one sentence per kind of fault."""
+    remarks: list[str]
+    """What a person should know."""
+
+
+def try_some(run: Run, listing: Listing) -> Trial:
+    """Returns the faults and remarks of a listing, and of some images and masks of it.
 
     Args:
         run: whose competition and geometry count.
@@ -26,13 +38,18 @@ def faults_of_some(run: Run, listing: Listing) -> list[str]:
     """
     chosen = {name: [item for item in listing.items if item.subset == name] for name in SUBSETS}
     some = {name: evenly(items, LOOKED_AT[name]) for name, items in chosen.items()}
+    remarks.forget()
     dtype = _type_of(item for items in some.values() for item in items)
     decoded = {name: [_decoded(item, run, dtype) for item in items] for name, items in some.items()}
     faults = [*listing.faults, *(fault for ones in decoded.values() for one in ones for fault in one.faults)]
     sound = [one for one in decoded["train"] if not one.faults]
     if len(sound) == len(chosen["train"]):
         faults += checks.find_faults(run, sound)  # what all masks say together
-    return _by_kind(faults, " among those looked at" * (some != chosen))
+    partly, paths = some != chosen, {run.input / item.path for item in listing.items}
+    told = remarks.sentences(paths, run.competition.reads_upright)
+    looked_at = f"of {sum(map(len, some.values()))} images looked at, " * partly
+    faults_shown = _by_kind(faults, " among those looked at" * partly)
+    return Trial(faults_shown, [*listing.remarks, *(f"{looked_at}{text}" for text in told)])
 
 
 def _type_of(items: Iterable[Item]) -> np.dtype:

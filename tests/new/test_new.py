@@ -308,7 +308,7 @@ def test_what_decode_refuses_is_told_first(file: str, spoil: Any, words: str, ro
     spoil(root / "raw" / file)
     given = ["metric=dice", "shape=null", "classes=[thing]", "kind=binary", "columns.absent=fault"]
     written = write_new("small", root / "raw", root / "own", assignments=given)
-    (fault,) = written.faults
+    (fault,) = written.trial.faults
     assert fault.startswith(f"{file}: {words}")
     assert "".join(written.following).startswith("correct that in ")
     with pytest.raises(PipelineError, match=re.escape(fault[:100])):

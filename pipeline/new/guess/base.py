@@ -101,7 +101,7 @@ def _belong_to(files: Files, others: Files) -> bool:
 
 
 def other_files(folder: Path) -> str:
-    """Returns the end of a sentence about a folder without images: what it holds instead; "" where it holds tables alone."""
+    """Returns the end of a sentence about a folder without images: what it holds instead; "" with tables alone."""
     endings = Counter(path.suffix.lower() for path in _walk(folder) if path.suffix.lower() not in ("", ".csv"))
     shown = ", ".join(f"{ending} ({count})" for ending, count in endings.most_common(3))
     return f"; it holds {shown}: save images and masks as PNG or TIFF first" if endings else ""

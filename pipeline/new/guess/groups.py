@@ -15,6 +15,7 @@ _COLUMNS = (
     re.compile(r"site|hospital|cent(er|re)|location", re.IGNORECASE),
 )
 """Names of columns that are groups, the likeliest first."""
+_SIDE = re.compile(r"(image_?)?(height|width)", re.IGNORECASE)
 _LIKELY = (
     re.compile("patient|pat|pt|p|case|subject|subj|sub|person|participant|donor|individual|animal|mouse"),
     re.compile("study|exam|volume|vol|scan|series|video|vid|slide|wsi|specimen|sequence|seq"),
@@ -102,7 +103,8 @@ def _repeated(named: Named | None) -> dict[str, int]:
     if named is None:
         return {}
     used = (*named.key.columns, named.table.rle, named.rows.label)
-    counts = {str(one): named.table.frame[one].nunique() for one in named.table.frame.columns if one not in used}
+    others = [str(one) for one in named.table.frame.columns if one not in used and not _SIDE.fullmatch(one)]
+    counts = {one: named.table.frame[one].nunique() for one in others}
     return {column: count for column, count in counts.items() if 2 <= count <= len(set(named.key.ids)) / 2}
 
 
