@@ -246,6 +246,24 @@ def test_tables_that_name_files(mask_files: bool, form: str, root: Path) -> None
     assert all((read[name] == mask).all() for name, mask in masks.items())
 
 
+@pytest.mark.parametrize("together", [True, False])
+def test_masks_of_1_and_of_255(together: bool, root: Path) -> None:
+    """Where no file has both, some were saved as 0 and 1 and some as 0 and 255; else 255 is mostly no class."""
+    masks = things(root / "raw" / "train/{id}.png", range(1, 9))
+    things(root / "raw" / "test/{id}.png", range(10, 13))
+    for number, (name, mask) in enumerate(masks.items()):
+        picture = mask * (1 if number % 2 else 255)
+        picture[0, :2] = (1, 255) if together else picture[0, :2]
+        write(root / "raw/masks/{id}.png", name, picture)
+    if together:
+        settings = write_new("small", root / "raw", root / "own").draft.settings()
+        assert (settings["classes"], settings["ignore_value"]) == ({"background": 0, "class_1": 1}, 255)
+        return
+    settings, read = looked_at(root)
+    assert settings["classes"] == ["object"] and "ignore_value" not in settings
+    assert all((read[name] == mask).all() for name, mask in masks.items())
+
+
 def test_a_further_table_that_lacks_an_image(root: Path) -> None:
     masks = things(root / "raw" / "train/{id}.png", range(1, 12))
     things(root / "raw" / "test/{id}.png", range(13, 15))

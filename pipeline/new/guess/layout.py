@@ -32,6 +32,7 @@ from pipeline.new.guess.masks import (
     classes_of_values,
     find_mask_files,
     mask_values,
+    never_both,
     one_class,
 )
 from pipeline.new.guess.rle import guess_rle
@@ -404,7 +405,11 @@ def _of_mask_files(found: Found) -> list[Guess]:
     names = list(found.mask_files.classes)
     if wavering and not names:
         return [*guesses, one_class("mask files are black and white"), METRIC]
-    by_value = [] if names else classes_of_values(mask_values(masks.paths.values()) or Counter())
+    values = mask_values(masks.paths.values()) or Counter()
+    if not names and set(values) == {0, 1, 255} and never_both(masks.paths.values()):
+        text = "mask files hold 0 and 1, or 0 and 255, never all three: 1 and 255 are taken for the same class"
+        return [*guesses, one_class(text), METRIC]
+    by_value = [] if names else classes_of_values(values)
     if len(names or by_value) > 1 and not found.sample:
         guesses.append(Guess("submission.label", "class", "guess", "no sample submission shows what it looks like"))
     if names:
