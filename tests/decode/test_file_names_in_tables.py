@@ -69,6 +69,9 @@ def test_ids_of_a_sample_submission_that_are_file_names(tiny: Tiny) -> None:
     tiny.settings["sample_submission"] = "files.csv"
     tiny.save()
     assert 'the ids there are names of files: set `images: "test/{id}"`' in tiny.fails()
+    sample.assign(id=[f"test/{name}.jpg" for name in TEST_IDS]).to_csv(tiny.input / "files.csv", index=False)
+    assert "image t1 is meant, but the ids of a submission must be those of the images: rename" in tiny.fails()
+    sample.to_csv(tiny.input / "files.csv", index=False)
     tiny.settings["test"]["images"] = "test/{id}"
     tiny.save()
     assert table.read_table(tiny.run("decode").test_table)["image_id"].tolist() == sample["id"].tolist()

@@ -333,6 +333,25 @@ def test_what_decode_refuses_is_told_first(file: str, spoil: Any, words: str, ro
         run_stage(open_run(str(written.recipe)), "decode")
 
 
+def test_only_some_images_are_looked_at(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.new.trial.LOOKED_AT", {"train": 4, "test": 1})
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    for name in things(root / "raw" / "train/{id}.png", range(1, 9)):
+        place = root / "raw" / "masks" / f"{name}.png"
+        place.parent.mkdir(exist_ok=True)
+        alpha(place)
+    for number in range(3):
+        (root / "raw/test").mkdir(exist_ok=True)
+        Image.new("L", (30, 20)).save(root / f"raw/test/t{number}.png", exif=exif)
+    lines = write_new("small", root / "raw", root / "own", assignments=["metric=dice"]).lines()
+    (noted,) = [line for line in lines if line.startswith("noted")]
+    assert noted.startswith("noted       of 5 images looked at, 1 image is stored turned or mirrored")
+    (wrong,) = [line for line in lines if line.startswith("wrong")]
+    assert wrong.startswith("wrong       masks/x1.png: mask lies in the alpha channel")
+    assert wrong.endswith("save it as a grey image (and 3 like it among those looked at)")
+
+
 def test_beside_the_pipelines_own(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     things(root / "raw" / "train/{id}.png", range(1, 3))
     things(root / "raw" / "test/{id}.png", range(10, 13))

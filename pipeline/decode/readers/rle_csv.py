@@ -532,7 +532,10 @@ def _name_hint(pattern: str, written: str, image_id: str, files: ImageFiles) -> 
         return ""
     if path.name == written and pattern.count("{id}") == 1:
         return f'; the ids there are names of files: set `images: "{Path(pattern).parent / "{id}"}"`'
-    return f"; it must be written like the image's id, {image_id}"
+    return (
+        f"; image {image_id} is meant, but the ids of a submission must be those of the images: rename the images, or "
+        "set `sample_submission: null` and change the ids of the submission that is written"
+    )
 
 
 def _how_to_get(competition: RleCsv, folder: Path) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
+from warnings import catch_warnings
 
 from PIL import Image
 
@@ -147,7 +148,7 @@ def _walk(folder: Path) -> Iterator[Path]:
 def image_size(path: Path) -> tuple[int, int] | None:
     """Returns rows × columns of an image, from its head alone where it can; None where it cannot be read."""
     try:
-        with Image.open(path) as image:
+        with catch_warnings(action="ignore"), Image.open(path) as image:  # decode says what is odd
             described = image.format != "PNG" or _PNG_TEXTS & {str(key) for key in image.info}  # else Pillow reads on
             if not described or image.getexif().get(_ORIENTATION, 1) < 5:  # else rows and columns are swapped
                 return image.height, image.width
