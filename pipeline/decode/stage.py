@@ -235,7 +235,7 @@ def _judge(competition: Competition, faults: list[Fault], train: set[str]) -> No
         faulty = {fault.image_id for fault in fatal if fault.image_id}
         hint = "\nMend them, or leave faulty training images out: `decode: {on_error: drop}` in the competition's YAML."
         if train <= faulty:
-            hint = "\nNo training image is without one: does the competition's YAML say what these files are?"
+            hint = "\nEvery training image has a fault: does the competition's YAML say what these files are?"
         what = "1 fault" if len(fatal) == 1 else f"{len(fatal)} faults"
         raise PipelineError(f"{what} in the raw files:\n{lines}{more}{hint if faulty else ''}")
 
