@@ -57,6 +57,7 @@ def test_parts_of_ids(pattern: str) -> None:
         ([f"IMG{n:04}.png" for n in range(200)], None),
         ([f"{n * 79190000003:010x}" for n in range(40)], None),
         ([f"{n * 7919:08x}-{n % 5:04x}-4a1b-9b1c-0123456789ab" for n in range(40)], None),
+        ([f"{y}_{n:06}" for y, n in product(range(2007, 2013), range(5))], "`2007` of .* '{group}_{number}'`"),
         ([f"tile_{x}_{y}" for x, y in product(range(6), range(6))], "`0` of `tile_0_0` .* 'tile_{group}_{number}'`"),
         ([f"case{c}_{n}" for c, n in product((1, 2), range(9))], "`case1` of .* '{group}_{number}'` .2 groups."),
         ([f"{n}_training" for n in range(21, 41)], "`21` of `21_training` one, .* `group: '{group}_training'`"),

@@ -29,6 +29,7 @@ _UNLIKELY = re.compile(
 """Names of parts that tell the images of a group apart."""
 _SEPARATORS = ("[-_ /:]+", "_+", "-+", "/+", " +", ":+")
 _LETTERS_DIGITS = re.compile(r"[^\W\d_]+\d+")
+_YEAR = re.compile(r"(19|20)\d\d")
 _UUID = re.compile(r"[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}(\.\w+)?", re.IGNORECASE)
 
 
@@ -167,7 +168,7 @@ def _part(images: list[str], ids: list[list[str]], between: list[str], place: in
     if not 2 <= count < len(images) or rank is None:
         return None
     if rank == len(_LIKELY):  # by no name
-        if last or len({tuple(one[: place + 1]) for one in ids}) != count:
+        if last or all(map(_YEAR.fullmatch, values)) or len({tuple(one[: place + 1]) for one in ids}) != count:
             return None
         rank += not all(re.search(r"\d", value) for value in values)
     pattern = _pattern(ids, between, place)
