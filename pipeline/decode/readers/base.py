@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import cv2
 import numpy as np
 
 from pipeline.core.config.competition import Orientation
@@ -118,16 +119,17 @@ def read_mask(folder: Path, file: str, shape: tuple[int, int], orientation: Orie
 
 def _check_alpha(file: str, mask: np.ndarray) -> None:
     """Raises MaskFault where a mask (h, w, 4) says something in its alpha channel that its colours do not say."""
-    colours, alpha = mask[..., :3], mask[..., 3]
+    *colours, alpha = cv2.split(mask)  # of whole arrays the lowest and highest values come many times faster
     if alpha.min() == alpha.max():
         return
-    values, remedy = counted(alpha), "the alpha channel is not read: save it as a grey image"
-    if (colours == colours[0, 0]).all():
-        text = f"its colour is {colours[0, 0].tolist()} everywhere, and its alpha holds {values}; {remedy}"
-        raise MaskFault(file, None, f"mask lies in the alpha channel: {text}")
-    if not colours[alpha > 0].any():
-        text = f"mask is transparent wherever it is not black, and black elsewhere (alpha holds {values}); {remedy}"
-        raise MaskFault(file, None, text)
+    if all(plane.min() == plane.max() for plane in colours):
+        what = f"mask lies in the alpha channel: its colour is {mask[0, 0, :3].tolist()} everywhere, and its alpha"
+    elif not any(((plane > 0) & (alpha > 0)).any() for plane in colours):
+        what = "mask is transparent wherever it is not black, and black elsewhere: its alpha"
+    else:
+        return
+    text = f"{what} holds {counted(alpha)}; the alpha channel is not read: save it as a grey image"
+    raise MaskFault(file, None, text)
 
 
 def listed(values: Sequence[object], most: int = 5) -> str:
