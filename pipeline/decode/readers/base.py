@@ -20,6 +20,8 @@ from pipeline.decode.readers.names import as_on_disk
 
 SubsetName = Literal["train", "test"]
 SUBSETS: tuple[SubsetName, ...] = ("train", "test")
+WORDS: dict[SubsetName, str] = {"train": "training", "test": "test"}
+"""What subsets are called."""
 
 
 @dataclass(frozen=True)
