@@ -25,8 +25,10 @@ NARROW, SMALL = 1 / 16, 1 / 4
 
 def find_faults(run: Run, decoded: list[Decoded]) -> list[Fault]:
     """Returns what the sound images and masks, taken together, show to be read wrongly."""
-    rows = [one.row for one in decoded]
-    return _transposed(run, decoded) + _uniform(run, rows) + _narrow(run.competition, rows)
+    sound = [one for one in decoded if not one.faults]
+    rows = [one.row for one in sound]
+    uniform = _uniform(run, rows) if len(sound) == len(decoded) else []  # others may have the masks that these lack
+    return _transposed(run, sound) + uniform + _narrow(run.competition, rows)
 
 
 def find_doubts(run: Run, rows: list[dict[str, Any]]) -> list[str]:

@@ -109,7 +109,7 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
         arrays |= _open_descriptors(run, waiting, listing, stack)
         decoded = _decode_all(run, listing.items, arrays, dtype)
         faults = listing.faults + [fault for one in decoded for fault in one.faults]
-        faults += checks.find_faults(run, [one for one in decoded if not one.faults])
+        faults += checks.find_faults(run, decoded)
         faults += _clashes(run.competition, listing.items, known, dtype)
         _judge(run.competition, faults, {item.image_id for item in listing.items if item.subset == "train"})
         rows = _with_faults([one.row for one in decoded], faults, run.competition)

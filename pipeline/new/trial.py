@@ -42,9 +42,8 @@ def try_some(run: Run, listing: Listing) -> Trial:
     dtype = _type_of(item for items in some.values() for item in items)
     decoded = {name: [_decoded(item, run, dtype) for item in items] for name, items in some.items()}
     faults = [*listing.faults, *(fault for ones in decoded.values() for one in ones for fault in one.faults)]
-    sound = [one for one in decoded["train"] if not one.faults]
-    if len(sound) == len(chosen["train"]):
-        faults += checks.find_faults(run, sound)  # what all masks say together
+    if len(decoded["train"]) == len(chosen["train"]):
+        faults += checks.find_faults(run, decoded["train"])  # what all masks say together
     partly, paths = some != chosen, {run.input / item.path for item in listing.items}
     told = remarks.sentences(paths, run.competition.reads_upright)
     looked_at = f"of {sum(map(len, some.values()))} images looked at, " * partly

@@ -959,10 +959,10 @@ def test_all_masks_empty_or_full_stop_decode_unless_allowed(tiny: Tiny, full: bo
 def test_masks_in_the_alpha_channel(tiny: Tiny) -> None:
     masks = {name: np.dstack([np.zeros((*SHAPE, 3), np.uint8), 255 * mask]) for name, mask in tiny.masks.items()}
     with_mask_files(tiny, masks)
-    first, *_, last = faults(tiny.fails())
+    found = faults(tiny.fails())
     text = "its colour is [0, 0, 0] everywhere, and its alpha holds 0 (2153 px), 255 (247 px)"
-    assert first.startswith(f"masks/a02.png: mask lies in the alpha channel: {text}; ")
-    assert last.startswith("masks/{id}.png: no training image has a mask, all 3 are empty: ")  # those of one colour
+    assert found[0].startswith(f"masks/a02.png: mask lies in the alpha channel: {text}; ")
+    assert all("mask lies in the alpha channel" in one for one in found)  # and not that the others are all empty
 
 
 @pytest.mark.parametrize("file", ["a02.png", "a02.tif"])
