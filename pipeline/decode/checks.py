@@ -98,6 +98,17 @@ def _transposed(run: Run, decoded: list[Decoded]) -> list[Fault]:
     return _other_order(run.competition, others) or _other_orientation(run, turned)
 
 
+def orientation_settled(run: Run, decoded: list[Decoded]) -> bool:
+    """Returns whether mask files of the size of every turned training image, none of them square, show that the
+    orientation is read as it was when the masks were drawn."""
+    turned = [one for one in decoded if remarks.has("turned", run.input / one.row["path"])]
+    train = [one for one in turned if one.row["subset"] == "train" and one.row["height"] != one.row["width"]]
+    has_files = isinstance(run.competition, RleCsv) and run.competition.train.mask_files
+    return bool(has_files and len(train) == sum(one.row["subset"] == "train" for one in turned) and train) and not any(
+        one.faults for one in turned
+    )
+
+
 def _other_orientation(run: Run, decoded: list[Decoded]) -> list[Fault]:
     outlines = [pair for one in decoded if one.row["height"] != one.row["width"] for pair in one.outlines]
     torn = sum(swapped < plain for plain, swapped in outlines)

@@ -92,7 +92,9 @@ def _check_image(image: np.ndarray, competition: Competition, dtype: np.dtype, t
     if competition.shape and (height, width) != competition.shape:
         expected = f"expected {competition.shape[0]}×{competition.shape[1]} (rows × columns)"
         hint = ": transposed?" if (width, height) == competition.shape else ""
-        hint = ": it is stored turned (EXIF orientation); see `orientation` of the YAML" if hint and turned else hint
+        if hint and turned:
+            how = "upright" if competition.reads_upright else "as stored (`orientation: stored`)"
+            hint = f": it is stored turned (EXIF orientation) and read {how}, where `shape` is [{height}, {width}]"
         raise ValueError(f"image is {height}×{width}; {expected}{hint}")
     if image.dtype != dtype:
         raise ValueError(f"image is {image.dtype}, the first image of the competition is {dtype}; convert one of them")

@@ -122,7 +122,11 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
         doubts = checks.find_doubts(run, rows) if "train" in tables else []
     yield from waiting
     paths = {run.input / item.path for item in listing.items}
-    for text in [*listing.remarks, *remarks.sentences(paths, run.competition.reads_upright), *doubts]:
+    for text in [
+        *listing.remarks,
+        *remarks.sentences(paths, run.competition.reads_upright, checks.orientation_settled(run, decoded)),
+        *doubts,
+    ]:
         warn(f"  [yellow]{escape(text)}[/yellow]")
     counts = {name: sum(row["subset"] == name for row in rows) for name in subsets}
     texts = [f"{count} {WORDS[name]} images → {shown(_table_files(run, name)[0])}" for name, count in counts.items()]

@@ -45,7 +45,8 @@ def try_some(run: Run, listing: Listing) -> Trial:
     if len(decoded["train"]) == len(chosen["train"]):
         faults += checks.find_faults(run, decoded["train"])  # what all masks say together
     partly, paths = some != chosen, {run.input / item.path for item in listing.items}
-    told = remarks.sentences(paths, run.competition.reads_upright)
+    settled = checks.orientation_settled(run, decoded["train"])
+    told = remarks.sentences(paths, run.competition.reads_upright, settled)
     looked_at = f"of {sum(map(len, some.values()))} images looked at, " * partly
     faults_shown = _by_kind(faults, " among those looked at" * partly)
     return Trial(faults_shown, [*listing.remarks, *(f"{looked_at}{text}" for text in told)])

@@ -225,6 +225,8 @@ def _given(draft: Draft, assignments: Sequence[str]) -> Draft:
     """The draft with settings given on the command line in place of its own."""
     given = flatten(override({}, list(assignments)))
     own = [guess for guess in draft.guesses if not any(f"{key}.".startswith(f"{guess.key}.") for key in given)]
+    if given.get("orientation") == "stored":  # the shape that was seen is that of upright images
+        own = [guess for guess in own if guess.key != "shape"]
     return replace(draft, guesses=[*own, *(Guess(key, value, "sure", "as given") for key, value in given.items())])
 
 

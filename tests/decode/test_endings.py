@@ -50,8 +50,8 @@ def test_all_endings_are_read(raw: Raw) -> None:
         assert (raw.planes(str(number))[0] == mask(number) // 255).all()
     assert listing.faults == []
     assert listing.remarks == [
-        "3 training images end otherwise than `train/{id}.png` (3 .jpg; train/2.jpg for instance) and are read too",
-        "3 test images end otherwise than `test/{id}.png` (3 .jpg; test/t2.jpg for instance) and are read too",
+        "3 training images end otherwise than `train/{id}.png` (3 .jpg; train/2.jpg for instance): read too",
+        "3 test images end otherwise than `test/{id}.png` (3 .jpg; test/t2.jpg for instance): read too",
     ]
 
 

@@ -52,9 +52,11 @@ def told_of_files(
             told(
                 otherwise,
                 folder,
-                lambda n: f"{n} {WORDS[subset]} image{'s' * (n > 1)} end otherwise than `{settings.images}`",
+                lambda n: (
+                    f"{n} {WORDS[subset]} image{'s end' if n > 1 else ' ends'} otherwise than `{settings.images}`"
+                ),
             )
-            + " and are read too"
+            + ": read too"
         )
     keys = {mask_key(settings, image_id) for image_id in files.paths}
     alone = [path for name, path in masks.items() if name not in keys]

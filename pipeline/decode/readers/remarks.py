@@ -40,26 +40,27 @@ def forget() -> None:
         _noted.clear()
 
 
-def sentences(images: Set[Path], upright: bool) -> list[str]:
+def sentences(images: Set[Path], upright: bool, settled: bool = False) -> list[str]:
     """Returns what was noted of the files read since `forget`, one sentence a kind.
 
     Args:
         images: the image files; all others are masks.
         upright: whether turned images are read as viewers show them.
+        settled: whether the sizes of mask files show that this is right.
     """
     turned, frames, clipped = (noted(kind) & images for kind in ("turned", "frames", "clipped"))
     masks = noted("white_is_zero") - images
     texts = []
-    if turned and upright:
+    if turned:
+        how = "upright, as viewers show them" if upright else "as stored, not as viewers show them"
+        if settled:
+            how += ", as the sizes of the masks say"
+        elif upright:
+            how += (
+                "; if the masks were drawn on the pixels as stored, set `orientation: stored` in the competition's YAML"
+            )
         texts.append(
-            f"{_counted(turned, 'image is', 'images are')} stored turned or mirrored (EXIF orientation) and read "
-            "upright, as viewers show them; if the masks were drawn on the pixels as stored, set `orientation: stored` "
-            "in the competition's YAML"
-        )
-    elif turned:
-        texts.append(
-            f"{_counted(turned, 'image is', 'images are')} stored turned or mirrored (EXIF orientation) and read as "
-            "stored, not as viewers show them"
+            f"{_counted(turned, 'image is', 'images are')} stored turned or mirrored (EXIF orientation) and read {how}"
         )
     if masks:
         texts.append(

@@ -302,6 +302,9 @@ def _subsets(found: Found) -> list[Guess]:
         if images.exclude:
             text = "the masks beside the images"
             guesses.append(Guess(f"{subset}.exclude", list(images.exclude), "sure", text))
+    if not sample:
+        text = "there is none: submissions get the columns of `submission`, and run lengths as `rle` says"
+        guesses.append(Guess("sample_submission", None, "guess", text))
     if sample:
         guesses.append(Guess("sample_submission", sample.table.name, sample.certainty, "its ids are test images"))
     if found.unread:
