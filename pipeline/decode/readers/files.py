@@ -187,7 +187,8 @@ def _stored(path: Path, alpha: bool) -> tuple[np.ndarray, int]:
         try:
             return read_tiff(path, _check_size, alpha)
         except NoTiff:
-            pass
+            if not cv2.haveImageReader(str(path)):
+                raise
     try:
         data = path.read_bytes()
     except OSError as error:

@@ -43,7 +43,7 @@ def read_tiff(path: Path, check_size: Callable[[tuple[int, ...]], None], alpha: 
         alpha: whether grey with transparency comes as (H, W, 4) instead of (H, W).
 
     Raises:
-        NoTiff: by its content the file is something else.
+        NoTiff: the file does not start as a TIFF does.
         ValueError: one sentence, when the file is damaged, too large, of several pictures, or of another colour space.
     """
     try:
@@ -59,9 +59,8 @@ def read_tiff(path: Path, check_size: Callable[[tuple[int, ...]], None], alpha: 
     except Refused:
         raise
     except Exception as error:  # tifffile and its codecs raise whatever they like on a damaged file
-        if _is_something_else(path):
-            raise NoTiff("is no TIFF") from None
-        raise ValueError(f"cannot be read, it is damaged or truncated ({type(error).__name__}: {error})") from error
+        kind = NoTiff if _is_something_else(path) else ValueError
+        raise kind(f"cannot be read, it is damaged or truncated ({type(error).__name__}: {error})") from error
     orientation = int(tag.value) if tag is not None else 1
     if through_pillow:
         return _read_with_pillow(path, page), orientation
@@ -75,7 +74,7 @@ class Refused(ValueError):
 
 
 class NoTiff(ValueError):
-    """A file that is no TIFF, although its name says so."""
+    """A damaged file, or one of another kind: it does not start as a TIFF does."""
 
 
 def _is_something_else(path: Path) -> bool:
@@ -209,7 +208,7 @@ def _shown(image: np.ndarray, page: tifffile.TiffPage, path: Path, alpha: bool) 
 
 
 def _divided_by_alpha(image: np.ndarray, highest: int) -> np.ndarray:
-    """Undoes the multiplication of colours by alpha / highest in (H, W, C), alpha last; where alpha is 0 they are kept."""
+    """Undoes the multiplication of colours by alpha / highest in (H, W, C), alpha last; those of alpha 0 are kept."""
     alpha = image[..., -1:].astype(np.uint32)
     colours = np.minimum(image[..., :-1] * np.uint32(highest) // np.maximum(alpha, 1), highest)
     divided = np.where(alpha == 0, image[..., :-1], colours)
