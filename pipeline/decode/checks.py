@@ -34,7 +34,13 @@ def find_faults(run: Run, decoded: list[Decoded]) -> list[Fault]:
 def find_doubts(run: Run, rows: list[dict[str, Any]]) -> list[str]:
     """Returns what the rows of the training images say against the order, the base, the groups or the range of values
     of the YAML, without being sure."""
-    return _convention(run, rows) + _alike_groups(run.competition, rows) + _dark(run.competition, rows)
+    competition = run.competition
+    return [
+        *_convention(run, rows),
+        *_alike_groups(competition, rows),
+        *_dark(competition, rows),
+        *_no_mask_of(competition, rows),
+    ]
 
 
 # --- values ----------------------------------------------------------------------------------------------------------
@@ -156,6 +162,15 @@ def _uniform(run: Run, rows: list[dict[str, Any]]) -> list[Fault]:
     text = f"{what}: {_causes(run, train[0], not masks)}; where it is so, set `decode: {{uniform_masks: allow}}`"
     table_name = competition.train.masks if isinstance(competition, RleCsv) else getattr(competition, "file", "")
     return [Fault(table_name or "masks", None, text)]
+
+
+def _no_mask_of(competition: Competition, rows: list[dict[str, Any]]) -> list[str]:
+    """A doubt about classes that no training image has, where it has others."""
+    train = [row for row in rows if row["subset"] == "train"]
+    without = [name for name in competition.foreground if not any(row[f"area_{name}"] for row in train)]
+    if not without or len(without) == len(competition.foreground):
+        return []
+    return [f"no training image has a mask of {', '.join(without)}: look at `classes` and at what names its masks"]
 
 
 def _ignored_area(row: dict[str, Any]) -> int:
