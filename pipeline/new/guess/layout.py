@@ -10,9 +10,9 @@ import numpy as np
 
 from pipeline.core.config.competition import METRICS, THRESHOLD
 from pipeline.core.errors import PipelineError
-from pipeline.decode.checks import SMALL, used_range
 from pipeline.decode.readers.files import SUFFIXES, evenly, packed, read_image
 from pipeline.decode.rle_checks import MaskRow
+from pipeline.decode.value_range import SMALL, extremes, used_range
 from pipeline.new.guess.base import (
     Draft,
     Files,
@@ -175,8 +175,9 @@ def _value_range(images: Files) -> list[Guess]:
             image = read_image(path)
         except ValueError:
             continue
-        lows.append(int(image.min()))
-        highs.append(int(image.max()))
+        low, high = extremes(image)
+        lows.append(low)
+        highs.append(high)
         types.add(image.dtype)
     if len(types) != 1:
         return []
