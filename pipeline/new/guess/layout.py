@@ -208,7 +208,7 @@ def _find(folder: Path) -> Found:
     images = table.key.files if table else mask_files.images if mask_files else None
     if images is None:
         raise PipelineError(_no_masks(folder, groups, tables))
-    others = [files for files in rest if mask_files is None or files.paths.keys() != mask_files.masks.paths.keys()]
+    others = [files for files in rest if mask_files is None or not _share_files(files, mask_files.masks)]
     alike = by_name(others) if images.pattern.endswith("{id}") else others  # ids with endings, as in training
     test = sample.key.files if sample else _test_of(folder, alike, images)
     near = next((masks for one, masks in apart if masks and _share_files(one, images)), None)
