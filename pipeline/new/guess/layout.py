@@ -208,7 +208,7 @@ def _find(folder: Path) -> Found:
     images = table.key.files if table else mask_files.images if mask_files else None
     if images is None:
         raise PipelineError(_no_masks(folder, groups, tables))
-    others = [files for files in rest if mask_files is None or not _share_files(files, mask_files.masks)]
+    others = [files for files in rest if mask_files is None or not _are_masks(files, mask_files)]
     alike = by_name(others) if images.pattern.endswith("{id}") else others  # ids with endings, as in training
     test = sample.key.files if sample else _test_of(folder, alike, images)
     near = next((masks for one, masks in apart if masks and _share_files(one, images)), None)
@@ -216,6 +216,12 @@ def _find(folder: Path) -> Found:
     further = _further([one for one in tables if one.name not in used], images)
     unread = next((one for one in tables if one.is_sample), None) if sample is None else None
     return Found(images, test, table, mask_files, near, sample, further, unread)
+
+
+def _are_masks(files: Files, masks: MaskFiles) -> bool:
+    """Whether files are masks, perhaps of one of several classes, whose names they share."""
+    same_names = files.paths.keys() == masks.masks.paths.keys() and "test" not in files.pattern.lower()
+    return same_names or _share_files(files, masks.masks)
 
 
 def _share_files(one: Files, other: Files) -> bool:
