@@ -22,10 +22,13 @@ from pipeline.core.errors import PipelineError, did_you_mean, first_line
 from pipeline.core.files import root
 from pipeline.core.run import Run
 from pipeline.networks.encoders import any_size, load_encoder, set_in_channels
+from pipeline.networks.normalization import Statistics
 from pipeline.networks.output import Output
 from pipeline.networks.unet import ConfigurableUnet
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+NORMALIZATIONS = ("imagenet", "unit", "dataset", "image", "encoder")
+LEARNED = ("dataset", "encoder")
+"""Normalisations whose mean and deviation are saved with the weights."""
 STRIDE = 32
 CHECKED_SIZE = 64
 
@@ -34,8 +37,8 @@ class SegmentationNetwork(Module):
     """Raw pixels (N, C, H, W) of any integer type and any size in, an Output of that size out.
 
     normalize is `imagenet`, `unit` (pixels in [0, 1]), `image` (mean and standard deviation of each image, over its
-    channels and pixels) or `dataset` (those that set_statistics gives; they are saved with the weights). With
-    background_output the inner network gives [background, class], and the logit of the class is their difference.
+    channels and pixels), or `dataset` or `encoder` (those that set_statistics gives; they are saved with the weights).
+    With background_output the inner network gives [background, class], and the logit of the class is their difference.
     """
 
     mean: Tensor
@@ -45,24 +48,24 @@ class SegmentationNetwork(Module):
         self, network: Module, channels: int, normalize: str, largest_pixel: int, background_output: bool = False
     ) -> None:
         super().__init__()
-        if normalize not in ("imagenet", "unit", "dataset", "image"):
-            raise ValueError(f"normalize is {normalize!r}; expected imagenet, unit, dataset or image")
+        if normalize not in NORMALIZATIONS:
+            raise ValueError(f"normalize is {normalize!r}; expected one of {', '.join(NORMALIZATIONS)}")
         self.network, self.normalize, self.largest_pixel = network, normalize, largest_pixel
         self.background_output = background_output
         self.stride, self.smallest = stride(network), smallest(network)
         if normalize != "image":
             mean, std = _statistics(normalize, channels)
             # only what training found belongs to the weights
-            persistent = normalize == "dataset"
+            persistent = normalize in LEARNED
             self.register_buffer("mean", mean.view(1, -1, 1, 1) * largest_pixel, persistent)
             self.register_buffer("std", std.view(1, -1, 1, 1) * largest_pixel, persistent)
 
     def set_statistics(self, mean: list[float], std: list[float]) -> None:
         """Sets the mean and standard deviation of each channel, in units of raw pixels; a deviation of 0 counts as 1.
 
-        Raises ValueError when normalize is not `dataset`, or their number is not that of the channels.
+        Raises ValueError when normalize is neither `dataset` nor `encoder`, or there are not as many as channels.
         """
-        if self.normalize != "dataset" or not len(mean) == len(std) == self.mean.numel():
+        if self.normalize not in LEARNED or not len(mean) == len(std) == self.mean.numel():
             raise ValueError(f"normalize is {self.normalize}; got {len(mean)} means and {len(std)} deviations")
         self.mean.copy_(torch.tensor(mean).view_as(self.mean))
         self.std.copy_(torch.tensor([value or 1.0 for value in std]).view_as(self.std))
@@ -164,13 +167,9 @@ def _statistics(normalize: str, channels: int) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation (channels,) of pixels in [0, 1]."""
     if normalize == "unit":
         return torch.zeros(channels), torch.ones(channels)
-    if normalize == "dataset":  # whoever forgets set_statistics shall notice
+    if normalize in LEARNED:  # whoever forgets set_statistics shall notice
         return torch.full((channels,), torch.nan), torch.full((channels,), torch.nan)
-    mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
-    if channels != 3:  # one channel, or a fourth that ImageNet does not know, gets the mean of its three
-        kept = 3 if channels == 4 else 0
-        mean, std = (torch.cat([values[:kept], values.mean(0, keepdim=True)]) for values in (mean, std))
-    return mean, std
+    return Statistics().of_channels(channels)
 
 
 def _padded(length: int, stride: int, smallest: int) -> int:

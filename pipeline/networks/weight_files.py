@@ -26,6 +26,8 @@ WITHOUT = ("num_batches_tracked", "relative_position_index", "attn_mask")
 IN_ORDER = re.compile(r"conv_dw|_depthwise_conv|(^|\.)features\.\d+\.conv\.0\.0|(^|\.)features\.\d+\.\d+\.block\.0\.0")
 """What names in MobileNets and EfficientNets look like: the three libraries name their parts differently and keep them
 in the same order."""
+TORCHVISION, TENSORFLOW = re.compile(r"(^|\.)features\.\d+\.\d+\.block\."), re.compile(r"(^|\.)_depthwise_conv\.")
+"""Names in EfficientNets of torchvision, and in those that were converted from TensorFlow."""
 SHOWN = 2
 KNOWN = (
     *(f"resnet{depth}" for depth in (18, 34, 50, 101, 152)),
@@ -116,6 +118,35 @@ def difference(found: Match, state: State, encoder: Module, name: str) -> str:
     some = ", ".join(list(state)[:SHOWN])
     content = f"the file holds {some} and so on, of no encoder known here" if state else "the file holds no tensors"
     return f"{'; '.join(parts)}; {content}: give the file of this encoder, or set model.weights=none."
+
+
+def padding_remark(state: State, encoder: Module, name: str) -> str:
+    """Returns a sentence where the network of a file pads otherwise than the encoder; empty where it does not, or where
+    the names in the file do not tell.
+
+    TensorFlow pads convolutions of stride 2 at the bottom and on the right first, torchvision all around: by each of
+    them features move half a pixel. Weights still work (on photographs the most probable class stays), and training
+    has to make up for it.
+
+    Args:
+        state: the tensors of the file.
+        encoder: the encoder.
+        name: its name in model.encoder; empty where it is not known.
+    """
+    as_tensorflow = any("Same" in type(layer).__name__ for layer in encoder.modules())
+    if any(TORCHVISION.search(key) for key in state) and as_tensorflow:
+        likely = re.sub(r"^(tu-tf_efficientnet_|efficientnet-)", "tu-efficientnet_", name)
+        return _other_padding("all around", "as TensorFlow does", likely, name)
+    if any(TENSORFLOW.search(key) for key in state) and not as_tensorflow:
+        likely = re.sub(r"^(tu-|timm-)(tf_)?efficientnet[-_]", "tu-tf_efficientnet_", name)
+        return _other_padding("as TensorFlow does", "all around", likely, name)
+    return ""
+
+
+def _other_padding(theirs: str, ours: str, likely: str, name: str) -> str:
+    better = f"; model.encoder={likely} pads like the file's" if likely != name else ""
+    own = f"encoder {name}" if name else "the encoder"
+    return f"the file's network pads {theirs}, and {own} {ours}: training has to make up for it{better}"
 
 
 def looks_like(state: State, skip: str = "") -> str | None:

@@ -1,5 +1,6 @@
 """Weights of timm, torchvision and segmentation-models-pytorch load into the encoder they belong to."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from pipeline.core.errors import PipelineError
 from pipeline.networks.encoders import load_encoder
-from pipeline.networks.weight_files import looks_like
+from pipeline.networks.weight_files import looks_like, padding_remark
 
 State = dict[str, Tensor]
 
@@ -72,6 +73,28 @@ def test_what_was_matched_by_order_computes_the_same(tmp_path: Path) -> None:
     encoder, images = loaded("tu-efficientnet_b0", network.state_dict(), tmp_path / "w.pth"), torch.rand(1, 3, 64, 64)
     with torch.inference_mode():
         torch.testing.assert_close(encoder(images)[-1], network.features[:8](images), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "theirs", "said"),
+    [
+        ("efficientnet-b0", "efficientnet_b0", "pads all around, and encoder efficientnet-b0 as TensorFlow does"),
+        ("tu-tf_efficientnet_b0", "efficientnet_b0", r"model\.encoder=tu-efficientnet_b0 pads like the file's"),
+        ("tu-efficientnet_b0", "efficientnet_b0", ""),
+        ("mobilenet_v2", "mobilenet_v2", ""),
+    ],
+)
+def test_other_padding_is_said(name: str, theirs: str, said: str) -> None:
+    state = getattr(torchvision.models, theirs)(weights=None).state_dict()
+    remark = padding_remark(state, encoder_of(name), name)
+    assert re.search(said, remark) if said else not remark
+
+
+def test_padding_as_tensorflow_is_told_by_the_names() -> None:
+    state = {"_conv_stem.weight": torch.zeros(1), "_blocks.0._depthwise_conv.weight": torch.zeros(1)}
+    remark = padding_remark(state, encoder_of("timm-tf_efficientnet_lite0"), "timm-tf_efficientnet_lite0")
+    assert "pads as TensorFlow does" in remark and "model.encoder=tu-tf_efficientnet_lite0 pads" in remark
+    assert not padding_remark(state, encoder_of("tu-tf_efficientnet_lite0"), "tu-tf_efficientnet_lite0")
 
 
 def wrapped(state: State, form: str) -> dict:
