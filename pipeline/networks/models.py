@@ -5,7 +5,7 @@ import inspect
 import math
 import sys
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from pipeline.core.errors import PipelineError, did_you_mean, first_line
 from pipeline.core.files import root
 from pipeline.core.run import Run
 from pipeline.networks.encoders import any_size, load_encoder, set_in_channels
+from pipeline.networks.freezing import freeze, kept_in_evaluation
 from pipeline.networks.normalization import Statistics
 from pipeline.networks.output import Output
 from pipeline.networks.unet import ConfigurableUnet
@@ -39,19 +40,26 @@ class SegmentationNetwork(Module):
     normalize is `imagenet`, `unit` (pixels in [0, 1]), `image` (mean and standard deviation of each image, over its
     channels and pixels), or `dataset` or `encoder` (those that set_statistics gives; they are saved with the weights).
     With background_output the inner network gives [background, class], and the logit of the class is their difference.
+    Modules of `kept_in_evaluation` belong to the network, and never train.
     """
 
     mean: Tensor
     std: Tensor
 
     def __init__(
-        self, network: Module, channels: int, normalize: str, largest_pixel: int, background_output: bool = False
+        self,
+        network: Module,
+        channels: int,
+        normalize: str,
+        largest_pixel: int,
+        background_output: bool = False,
+        kept_in_evaluation: Sequence[Module] = (),
     ) -> None:
         super().__init__()
         if normalize not in NORMALIZATIONS:
             raise ValueError(f"normalize is {normalize!r}; expected one of {', '.join(NORMALIZATIONS)}")
         self.network, self.normalize, self.largest_pixel = network, normalize, largest_pixel
-        self.background_output = background_output
+        self.background_output, self.kept_in_evaluation = background_output, list(kept_in_evaluation)
         self.stride, self.smallest = stride(network), smallest(network)
         if normalize != "image":
             mean, std = _statistics(normalize, channels)
@@ -69,6 +77,13 @@ class SegmentationNetwork(Module):
             raise ValueError(f"normalize is {self.normalize}; got {len(mean)} means and {len(std)} deviations")
         self.mean.copy_(torch.tensor(mean).view_as(self.mean))
         self.std.copy_(torch.tensor([value or 1.0 for value in std]).view_as(self.std))
+
+    def train(self, mode: bool = True) -> "SegmentationNetwork":
+        """Returns itself in training or evaluation; what is frozen stays in evaluation."""
+        super().train(mode)
+        for module in self.kept_in_evaluation:
+            module.eval()
+        return self
 
     def forward(self, pixels: Tensor) -> Output:
         """Returns the outputs at the size of the input; the network itself sees it padded to its stride."""
@@ -96,11 +111,12 @@ def build(settings: ModelSettings, channels: int, classes: int, weights: Path | 
     """Returns the network of the settings; its encoder starts from `weights` where given, else from scratch.
 
     It takes float images (N, channels, H, W) whose sides are multiples of its `stride` and at least `smallest`, and
-    returns logits (N, classes, H, W), one class more with background_output; or (logits, presence), or an Output.
+    returns logits (N, classes, H, W), one class more with background_output; or (logits, presence), or an Output. What
+    `model.freeze` names has no gradients.
 
     Raises:
         PipelineError: an unknown architecture, encoder or option, weights that do not fit the encoder, or a network of
-            one's own that cannot be imported or does not return what it should.
+            one's own that cannot be imported or does not return what it should, or nothing to freeze.
     """
     if settings.background_output and classes != 1:
         raise PipelineError(f"model.background_output is for one class, and there are {classes}: set it to false.")
@@ -115,6 +131,8 @@ def build(settings: ModelSettings, channels: int, classes: int, weights: Path | 
         if settings.dropout:
             _add_dropout(network, settings)
         _check(network, settings, channels, classes, outputs)
+    size = _padded(CHECKED_SIZE, stride(network), smallest(network))
+    freeze(encoder_of(network), settings, torch.zeros((1, channels, size, size)))
     return network
 
 
@@ -122,7 +140,9 @@ def build_network(run: Run, source: Path | None, dtype: np.dtype) -> Segmentatio
     """Returns the recipe's network for images of a type, uint8 or uint16, its encoder started from `source`."""
     image, model = run.recipe.image, run.recipe.model
     inner = build(model, image.channels, len(run.competition.classes), source)
-    return SegmentationNetwork(inner, image.channels, image.normalize, np.iinfo(dtype).max, model.background_output)
+    largest, normalize = np.iinfo(dtype).max, image.normalize or "imagenet"
+    still = kept_in_evaluation(encoder_of(inner), model)
+    return SegmentationNetwork(inner, image.channels, normalize, largest, model.background_output, still)
 
 
 def stride(network: Module) -> int:

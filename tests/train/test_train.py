@@ -10,13 +10,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import segmentation_models_pytorch as smp
 import torch
 from conftest import Tiny
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from trainings import hashes, named, prepare, summary, train
 
 from pipeline.core import driver
+from pipeline.core.config.settings import merge
 from pipeline.core.config.training import ModelSettings
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import read_json, write_text
@@ -74,9 +76,16 @@ EVERYTHING: dict[str, Any] = {
 
 
 def test_with_everything_on_a_resumed_run_ends_in_the_same_weights(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = prepare(tiny, EVERYTHING, group=True)
+    encoder = smp.encoders.get_encoder("resnet18", weights=None)
+    for name, value in encoder.state_dict().items():
+        if "running" in name:
+            value.add_(0.01)
+    save_file(encoder.state_dict(), tiny.root / "resnet18.safetensors")
+    frozen = {"weights": str(tiny.root / "resnet18.safetensors"), "freeze": 1, "freeze_norm": True}
+    run = prepare(tiny, merge(EVERYTHING, {"model": frozen}), group=True)
     train(run, "validate")
     undisturbed = hashes(run)
+    _check_frozen(encoder.state_dict(), load_file(run.weights(Member(0, 0))[-1]))
     assert list(undisturbed) == [
         f"{folder}/snapshot_{number}.safetensors" for folder in ("fold_0", "fold_0_seed_5") for number in (1, 2)
     ]
@@ -108,6 +117,14 @@ def test_with_everything_on_a_resumed_run_ends_in_the_same_weights(tiny: Tiny, m
     presence = pd.read_csv(run.predictions("oof", 0).with_suffix(".csv"))["presence_thing"]
     assert presence.between(0, 1).all()
     assert presence.nunique() > 1
+
+
+def _check_frozen(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> None:
+    """The first stage and all statistics are the file's to the last bit, and the other stages have learned."""
+    same = {key: torch.equal(value, after[f"network.encoder.{key}"]) for key, value in before.items()}
+    kept = [key for key in same if key.startswith("layer1") or "running" in key or "num_batches" in key]
+    assert all(same[key] for key in kept)
+    assert not any(value for key, value in same.items() if key not in kept and not key.startswith(("conv1", "bn1")))
 
 
 # --- members ---------------------------------------------------------------------------------------------------------
