@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from trainings import hashes, named, prepare, summary, train
 
+from pipeline.__main__ import _preflight
 from pipeline.core import driver
 from pipeline.core.config.settings import merge
 from pipeline.core.config.training import ModelSettings
@@ -510,3 +511,17 @@ def test_a_moving_average_forgets_the_weights_of_the_start() -> None:
         shares[decay] = float(averaged.module.weight.detach())
         assert averaged.module.num_batches_tracked == 7
     assert 0 <= shares[0.5] <= shares[0.999] < 1e-6  # without a warm-up it would be 0.999 ** 240 = 0.79
+
+
+def test_raw_files_and_weights_that_are_missing_are_said_at_once(tiny: Tiny) -> None:
+    run = open_run(str(tiny.recipe_path), assignments=["model.weights=w.pth"])
+    weights = "model.weights: w.pth does not exist; give a file, `imagenet` or `none`."
+    with pytest.raises(PipelineError) as alone:
+        _preflight(run, force=False, decodes=True)
+    assert str(alone.value) == weights
+    shutil.rmtree(tiny.input)
+    with pytest.raises(PipelineError) as both:
+        _preflight(run, force=False, decodes=True)
+    raw, besides = str(both.value).splitlines()
+    assert raw.startswith(f"{tiny.input} is empty. Put the raw files of Tiny there")
+    assert besides == f"Besides: {weights}"
