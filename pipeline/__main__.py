@@ -291,9 +291,10 @@ def check(
     for line in [*lines(reasons), *([] if verdict == "fine" else [f"  verdict: {verdict}"])]:
         typer.echo(line, err=True)
     said = "1 fault" if len(faults) == 1 else f"{len(faults)} faults" if faults else "valid"
-    refused = strict and verdict == "do not submit"
-    typer.echo(f"{submission_path}: {said}{', but it looks wrong (--strict)' if refused else ''}")
-    raise typer.Exit(1 if faults or refused else 0)
+    wrong = verdict == "do not submit"
+    said += f", but it looks wrong{' (--strict)' if strict else ''}" if wrong else ""
+    typer.echo(f"{submission_path}: {said}")
+    raise typer.Exit(1 if faults or (strict and wrong) else 0)
 
 
 @app.command()

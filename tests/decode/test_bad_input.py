@@ -24,6 +24,7 @@ from pipeline.masks import rle
 from pipeline.split.folds import read_folds
 
 PACKAGE = Path(load_recipe.__code__.co_filename).parent
+SCALES = "`value_range: [lowest, highest]` in the competition's YAML scales all images"
 DAMAGED = "cannot be read, it is damaged or truncated"
 MEND = "Mend them, or leave faulty training images out: `decode: {on_error: drop}`"
 
@@ -250,7 +251,7 @@ def test_garbage_and_corrupt_png(tiny: Tiny) -> None:
     ("image", "words"),
     [
         (np.zeros((*SHAPE, 2), np.uint8), "has shape (40, 60, 2); expected rows × columns, grey, RGB or four channels"),
-        (np.zeros(SHAPE, np.float32), "holds float32 pixels; expected uint8 or uint16"),
+        (np.zeros(SHAPE, np.float32), f"holds float32 pixels from 0 to 0; expected uint8 or uint16: {SCALES}"),
     ],
 )
 def test_not_grey_or_rgb_of_8_or_16_bit(tiny: Tiny, image: np.ndarray, words: str) -> None:

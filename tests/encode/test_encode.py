@@ -376,7 +376,7 @@ def test_check_says_what_looks_wrong_and_with_strict_fails(ready: Tiny) -> None:
     path, options = ready.root / "mine.csv", ("--competition", str(ready.competition_path))
     pd.DataFrame({"id": TEST_IDS, "mask": f"1 {SHAPE[0] * SHAPE[1]}"}).to_csv(path, index=False)
     done = call("check", path, *options)
-    assert (done.exit_code, done.stdout) == (0, f"{path}: valid\n")
+    assert (done.exit_code, done.stdout) == (0, f"{path}: valid, but it looks wrong\n")
     assert done.stderr.startswith(
         "  stop  All masks are full: 4 of 4 test images are filled; of the training images 0 %.\n        → "
     )

@@ -407,3 +407,22 @@ def test_text_of_an_empty_mask(texts: list[str], placeholder: str, empty: tuple[
 )
 def test_network_size(size: tuple[int, int], expected: tuple[int, int]) -> None:
     assert network_size(size) == expected
+
+
+def test_mixed_endings_and_few_bits(root: Path) -> None:
+    downloads = root / "downloads"
+    for number in range(12):
+        mask = np.zeros((32, 32), np.uint8)
+        mask[4:20, number : number + 9] = 255
+        pixels = np.random.default_rng(number).integers(0, 1000, (32, 32)).astype(np.uint16)
+        for path, image in (
+            (f"train/{number}.{('PNG', 'png', 'tif')[number % 3]}", pixels),
+            (f"test/t{number}.{('png', 'PNG')[number % 2]}", pixels),
+            (f"masks/{number}.{('png', 'PNG')[number % 2]}", mask),
+        ):
+            (downloads / path).parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(downloads / path), image)
+    draft = write_new("mixed", downloads, root / "own").draft.settings()
+    assert draft["train"] == {"images": "train/{id}.png", "masks": "masks/{id}.png"}
+    assert draft["test"] == {"images": "test/{id}.png"}
+    assert draft["value_range"] == [0, 1023]

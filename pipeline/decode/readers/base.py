@@ -14,7 +14,8 @@ from typing import Any, Literal
 import numpy as np
 
 from pipeline.core.config.competition import Orientation
-from pipeline.decode.readers.files import as_on_disk, read_image
+from pipeline.decode.readers.files import read_image
+from pipeline.decode.readers.names import as_on_disk
 
 SubsetName = Literal["train", "test"]
 SUBSETS: tuple[SubsetName, ...] = ("train", "test")
@@ -76,6 +77,8 @@ class Listing:
 
     items: list[Item]
     faults: list[Fault]
+    remarks: list[str] = field(default_factory=list)
+    """What a person should know of the files, such as how many belong to no image."""
 
 
 def repeated_ids(items: list[Item], faults: list[Fault], together: bool) -> list[Fault]:

@@ -1,9 +1,9 @@
 """Reader for images in folders (TIFF, PNG, JPEG; 8 or 16 bit; grey, RGB or four channels) with masks as run lengths in
 a CSV - one row an image, an image and class, or an instance - or as image files."""
 
-import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import numpy as np
 
 from pipeline.core.config.competition import THRESHOLD, Columns, RleCsv, Subset, Value
 from pipeline.core.errors import PipelineError
+from pipeline.core.tables import normal_form
 from pipeline.core.version import program
 from pipeline.decode.readers.base import (
     SUBSETS,
@@ -35,7 +36,19 @@ from pipeline.decode.readers.columns import (
     own_group,
     template_columns,
 )
-from pipeline.decode.readers.files import as_on_disk, find_images, glob_pattern, natural, packed, read_image, read_table
+from pipeline.decode.readers.files import natural, packed, read_image, read_table
+from pipeline.decode.readers.names import (
+    ImageFiles,
+    as_on_disk,
+    find_images,
+    fixed_part,
+    glob_files,
+    image_files_under,
+    pattern_expression,
+    same_format,
+    split_ending,
+    told,
+)
 from pipeline.masks import rle
 from pipeline.masks.geometry import IGNORE
 
@@ -43,6 +56,7 @@ ROWS_SHOWN = 20
 """Rows without a group that a message names."""
 
 
+_WORDS: dict[SubsetName, str] = {"train": "training", "test": "test"}
 NOISE = 16
 """Grey value below which a JPEG encoder may leave pixels of a black picture."""
 
@@ -69,13 +83,15 @@ def list_items(competition: RleCsv, folder: Path, subsets: Sequence[SubsetName] 
     """
     if not folder.is_dir() or not any(folder.iterdir()):
         raise PipelineError(_how_to_get(competition, folder))
-    none: tuple[list[Item], list[Fault]] = ([], [])
-    train, faults = _subset_items(competition, "train", folder) if "train" in subsets else none
-    test, test_faults = _subset_items(competition, "test", folder) if "test" in subsets else none
-    if "test" in subsets and not test:
-        example = f"; for instance {test_faults[0]}" if test_faults else ""
+    none = Listing([], [])
+    train = _subset_items(competition, "train", folder) if "train" in subsets else none
+    test = _subset_items(competition, "test", folder) if "test" in subsets else none
+    if "test" in subsets and not test.items:
+        example = f"; for instance {test.faults[0]}" if test.faults else ""
         raise PipelineError(f"No test image matches {folder / competition.test.images}{example}{packed(folder)}.")
-    return Listing(train + test, faults + test_faults + repeated_ids(train + test, faults, competition.images_together))
+    items = train.items + test.items
+    repeated = repeated_ids(items, train.faults, competition.images_together)
+    return Listing(items, train.faults + test.faults + repeated, train.remarks + test.remarks)
 
 
 def raw_files(competition: RleCsv, folder: Path, subset: SubsetName) -> tuple[Path, ...]:
@@ -84,50 +100,127 @@ def raw_files(competition: RleCsv, folder: Path, subset: SubsetName) -> tuple[Pa
     settings: Subset = getattr(competition, subset)
     names = [competition.sample_submission if subset == "test" else None]
     names += [settings.table, None if settings.mask_files else settings.masks]
-    names += [_fixed_part(pattern) for pattern in (settings.images, settings.mask_files) if pattern]
+    names += [fixed_part(pattern) for pattern in (settings.images, settings.mask_files) if pattern]
     return tuple(dict.fromkeys(folder / name for name in names if name))
 
 
 def opener(competition: RleCsv, folder: Path) -> Callable[[Any], np.ndarray]:
     """Returns a function from a row of images.parquet to its image (H, W, C)."""
-    return lambda row: read_image(folder / row["path"], competition.channels, competition.orientation)
+    return lambda row: read_image(folder / row["path"], **competition.reading)
 
 
-def _subset_items(competition: RleCsv, subset: SubsetName, folder: Path) -> tuple[list[Item], list[Fault]]:
+def _subset_items(competition: RleCsv, subset: SubsetName, folder: Path) -> Listing:
     settings: Subset = getattr(competition, subset)
-    files, further = find_images(settings.images, folder, settings.exclude)
+    files = find_images(settings.images, folder, settings.exclude)
     table = None if settings.mask_files else settings.masks
     known, faults = _read_rows(competition, subset, folder / table, files) if table else ({}, [])
-    for image_id, double in further:
-        first, droppable = files[image_id].relative_to(folder).as_posix(), image_id if subset == "train" else None
+    masks = _mask_files(settings, folder, files) if settings.mask_files else {}
+    for image_id, double in files.further:
+        first, droppable = files.paths[image_id].relative_to(folder).as_posix(), image_id if subset == "train" else None
         text = f"image {image_id} is {first} already: an id has one image"
         faults.append(Fault(double.relative_to(folder).as_posix(), None, text, droppable))
     if subset == "test" and competition.sample_submission:
         wanted, listing_faults = _sample_ids(competition, folder, files)
         faults = faults + listing_faults
     elif subset == "train" and table:
-        absent = sorted(files.keys() - known.keys(), key=natural) if competition.columns.absent == "empty" else []
+        absent = sorted(files.paths.keys() - known.keys(), key=natural) if competition.columns.absent == "empty" else []
         wanted = [*known, *absent]
     else:
-        wanted = sorted(files, key=natural)
+        if not table and not settings.mask_files:
+            files.take_likely()
+        wanted = sorted(files.paths, key=natural)
     extras = _further_columns(settings, folder)
     group_file = _file_with(competition.group, settings, known, extras) if subset == "train" else None
     groupless: list[tuple[str, int | None]] = []
     items = []
     for image_id in wanted:
-        if image_id in files:
-            rows, path = known.get(image_id, Rows()), files[image_id].relative_to(folder).as_posix()
+        if image_id in files.paths:
+            file = files.paths[image_id]
+            rows, path = known.get(image_id, Rows()), file.relative_to(folder).as_posix()
             further_row, values = extras.get(image_id, (None, {}))
             extra = {**rows.extra, **values}
-            read = partial(read_image, files[image_id], competition.channels, competition.orientation)
-            read_masks = _masks_reader(competition, settings, folder, image_id, rows)
+            read = partial(read_image, file, **competition.reading)
+            read_masks = _masks_reader(competition, settings, folder, image_id, file, rows)
             if group_file and is_missing(extra.get(competition.group or "", "")):
                 group: str | None = own_group(image_id)
                 groupless.append((image_id, further_row if group_file == settings.table else rows.row))
             else:
                 group = group_of(competition, image_id, extra) if subset == "train" else None
             items.append(Item(image_id, subset, path, read, read_masks, group, extra))
-    return items, faults + _without_group(competition, group_file or "", groupless)
+    faults += _without_group(competition, group_file or "", groupless)
+    without = [item for item in items if _mask_key(settings, item.image_id) not in (masks if not table else known)]
+    texts = _told_of_files(competition, subset, folder, files, masks)
+    if subset == "train" and without and competition.columns.absent == "empty":
+        what = f"row in {table}" if table else "mask file"
+        texts.append(f"{len(without)} of {len(items)} training images have no {what} and count as without a mask")
+    return Listing(items, faults, texts)
+
+
+def _mask_files(settings: Subset, folder: Path, files: ImageFiles) -> dict[str, Path]:
+    """A mask file of every id that has one, by id or stem; images that end otherwise and have one are taken in."""
+    head, _ = split_ending(settings.mask_files or "")
+    expression = pattern_expression(head)
+    found: dict[str, list[Path]] = {}
+    for path in image_files_under(folder / fixed_part(head)):
+        if match := expression.fullmatch(path.relative_to(folder).as_posix().removesuffix(path.suffix)):
+            found.setdefault(normal_form(match["id"]), []).append(path)
+    for image_id in list(files.others):
+        if any(path != files.others[image_id] for path in found.get(_mask_key(settings, image_id), [])):
+            files.has(image_id)
+    images = set(files.paths.values())
+    masks = {name: [path for path in paths if path not in images] for name, paths in found.items()}
+    return {name: paths[0] for name, paths in masks.items() if paths}
+
+
+def _mask_key(settings: Subset, image_id: str) -> str:
+    """What stands for an image in the path of its mask files."""
+    return Path(image_id).stem if "{stem}" in (settings.mask_files or "") else image_id
+
+
+def _told_of_files(
+    competition: RleCsv, subset: SubsetName, folder: Path, files: ImageFiles, masks: dict[str, Path]
+) -> list[str]:
+    """What a person should know of files that the patterns did not name: how many were taken, and how many were not."""
+    settings: Subset = getattr(competition, subset)
+    ending = split_ending(settings.images)[1]
+    otherwise = [path for path in files.paths.values() if ending and not same_format(path.suffix, ending)]
+    texts = []
+    if otherwise:
+        texts.append(
+            told(
+                otherwise,
+                folder,
+                lambda n: f"{n} {_WORDS[subset]} image{'s' * (n > 1)} end otherwise than `{settings.images}`",
+            )
+            + " and are read too"
+        )
+    keys = {_mask_key(settings, image_id) for image_id in files.paths}
+    alone = [path for name, path in masks.items() if name not in keys]
+    if alone:
+        text = told(alone, folder, lambda n: f"{n} mask file{'s' * (n > 1)} without an image")
+        texts.append(f"{text}; images are `{settings.images}`: are some missing, or elsewhere?")
+    unused = _unused(competition, settings, folder, files, set(masks.values()))
+    if unused:
+        text = told(unused, folder, lambda n: f"{n} image file{'s' * (n > 1)} in {fixed_part(settings.images)}/")
+        texts.append(f"{text} not used, because `{settings.images}` does not name them or they have no mask")
+    return texts
+
+
+def _unused(competition: RleCsv, settings: Subset, folder: Path, files: ImageFiles, masks: set[Path]) -> list[Path]:
+    """The image files in the folder of a subset's images that are neither images nor masks, nor named by `exclude`."""
+    place = fixed_part(settings.images)
+    if place == ".":  # the whole competition
+        return list(files.others.values())
+    patterns = [competition.train.mask_files, competition.test.mask_files]
+    of_masks = [pattern_expression(split_ending(pattern)[0]) for pattern in patterns if pattern]
+    used = {*files.paths.values(), *(path for _, path in files.further), *masks}
+    return [
+        path
+        for path in image_files_under(folder / place)
+        if path not in used
+        and not any(fnmatch(path.name, other) for other in settings.exclude)
+        and not any(one.fullmatch(path.relative_to(folder).as_posix().removesuffix(path.suffix)) for one in of_masks)
+    ]
 
 
 def _file_with(
@@ -157,7 +250,7 @@ def _without_group(competition: RleCsv, file: str, groupless: list[tuple[str, in
 
 
 def _read_rows(
-    competition: RleCsv, subset: SubsetName, path: Path, files: dict[str, Path]
+    competition: RleCsv, subset: SubsetName, path: Path, files: ImageFiles
 ) -> tuple[dict[str, Rows], list[Fault]]:
     columns, numbers, settings = competition.columns, class_numbers(competition), getattr(competition, subset)
     used = [*key_columns(columns), columns.rle]
@@ -174,7 +267,7 @@ def _read_rows(
             value = table[columns.id].iat[place]
             faults.append(Fault(path.name, row, f"{columns.id} {value!r} does not fit the pattern {columns.pattern}"))
             continue
-        if image_id not in files:
+        if not files.has(image_id):
             image = settings.images.replace("{id}", image_id)
             faults.append(Fault(path.name, row, f"id {image_id} has no image, {image} does not exist", droppable))
         if label is not None and label not in numbers:
@@ -188,13 +281,13 @@ def _read_rows(
         rows = found.setdefault(image_id, Rows(extra=extra[place]))
         rows.texts.append((row, 0 if label is None else numbers[label], texts[place]))
     if columns.absent == "fault" and not competition.images_together:
-        for image_id in sorted(files.keys() - found.keys(), key=natural):
+        for image_id in sorted(files.paths.keys() - found.keys(), key=natural):
             image, droppable = settings.images.replace("{id}", image_id), image_id if subset == "train" else None
             faults.append(Fault(image, None, f"image without a row in {path.name}", droppable))
     return found, faults
 
 
-def _sample_ids(competition: RleCsv, folder: Path, files: dict[str, Path]) -> tuple[list[str], list[Fault]]:
+def _sample_ids(competition: RleCsv, folder: Path, files: ImageFiles) -> tuple[list[str], list[Fault]]:
     name, columns = competition.sample_submission or "", competition.submission
     lengths = [columns.rle] if columns.format == "rle" else []
     sample, faults = read_table(folder / name, [*key_columns(columns), *lengths], only=True, section="submission"), []
@@ -212,13 +305,13 @@ def _sample_ids(competition: RleCsv, folder: Path, files: dict[str, Path]) -> tu
                 f"label {label!r} is no class of the YAML ({', '.join(numbers)}); where the file is a placeholder, set "
             )
             faults.append(Fault(name, row, text + "`sample_submission: null`"))
-        if image_id not in files and image_id not in ids:
+        if not files.has(image_id) and image_id not in ids:
             image = competition.test.images.replace("{id}", image_id)
             faults.append(Fault(name, row, f"id {image_id} has no image, {image} does not exist"))
         if first.setdefault((image_id, label), row) != row and columns.row != "instance":
             faults.append(Fault(name, row, f"{_name(image_id, label)} stands in row {first[image_id, label]} already"))
         ids[image_id] = None
-    for image_id in files:
+    for image_id in files.paths:
         if image_id not in ids and not competition.images_together:
             image = competition.test.images.replace("{id}", image_id)
             faults.append(Fault(image, None, f"image without a row in {name}"))
@@ -252,10 +345,10 @@ def _further_columns(settings: Subset, folder: Path) -> dict[str, tuple[int, dic
 
 
 def _masks_reader(
-    competition: RleCsv, settings: Subset, folder: Path, image_id: str, rows: Rows
+    competition: RleCsv, settings: Subset, folder: Path, image_id: str, image: Path, rows: Rows
 ) -> Callable[[tuple[int, int]], Masks] | None:
     if settings.mask_files:
-        return partial(_masks_of_files, competition, settings, folder, image_id)
+        return partial(_masks_of_files, competition, settings, folder, image_id, image)
     if settings.masks is None:
         return None
     return partial(_masks_of_rows, competition, Path(settings.masks).name, image_id, rows.texts)
@@ -280,18 +373,18 @@ def _masks_of_rows(
 
 
 def _masks_of_files(
-    competition: RleCsv, settings: Subset, folder: Path, image_id: str, shape: tuple[int, int]
+    competition: RleCsv, settings: Subset, folder: Path, image_id: str, image: Path, shape: tuple[int, int]
 ) -> Masks:
     pattern = (settings.mask_files or "").replace("{id}", image_id).replace("{stem}", Path(image_id).stem)
     if "{class}" not in pattern and "*" not in pattern:
-        return Masks(_planes_of_file(competition, settings.threshold, folder, pattern, shape))
+        return Masks(_planes_of_file(competition, settings.threshold, folder, _on_disk(folder, pattern, image), shape))
     planes = np.zeros((len(competition.classes), *shape), np.uint8)
     instances: list[tuple[str, ...]] = []
     for number, value in enumerate(class_numbers(competition)):
         name = pattern.replace("{class}", value)
-        forms = dict.fromkeys([name, unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name)])
-        found = [path for form in forms for path in folder.glob(glob_pattern(form))] if "*" in name else []
-        files = sorted({path.relative_to(folder).as_posix() for path in found}) if "*" in name else [name]
+        files = [_on_disk(folder, name, image)]
+        if "*" in name:
+            files = [path.relative_to(folder).as_posix() for path in glob_files(folder, name) if path != image]
         may_lack = competition.columns.absent == "empty"
         parts = [_one_class(competition, folder, file, shape, may_lack, settings.threshold) for file in files]
         for part in parts:
@@ -302,13 +395,17 @@ def _masks_of_files(
     return Masks(planes, tuple(instances) if "*" in pattern else None)
 
 
+def _on_disk(folder: Path, file: str, image: Path) -> str:
+    return as_on_disk(folder, file, [image]).relative_to(folder).as_posix()
+
+
 def _planes_of_file(
     competition: RleCsv, threshold: int | None, folder: Path, file: str, shape: tuple[int, int]
 ) -> np.ndarray:
     if competition.values is None:
         may_lack = competition.columns.absent == "empty"
         return _one_class(competition, folder, file, shape, may_lack, threshold)[None]
-    if competition.columns.absent == "empty" and not as_on_disk(folder, file).exists():
+    if competition.columns.absent == "empty" and not (folder / file).exists():
         return np.zeros((len(competition.classes), *shape), np.uint8)
     codes = _codes(read_mask(folder, file, shape, competition.orientation))
     planes = np.stack([codes == _code(value) for value in competition.values]).astype(np.uint8)
@@ -324,7 +421,7 @@ def _planes_of_file(
 def _one_class(
     competition: RleCsv, folder: Path, file: str, shape: tuple[int, int], may_lack: bool, threshold: int | None
 ) -> np.ndarray:
-    if may_lack and not as_on_disk(folder, file).exists():
+    if may_lack and not (folder / file).exists():
         return np.zeros(shape, np.uint8)
     mask = read_mask(folder, file, shape, competition.orientation)
     if threshold is not None:
@@ -395,13 +492,6 @@ def _known(competition: RleCsv) -> str:
 
 def _name(image_id: str, label: str | None) -> str:
     return f"id {image_id}" if label is None else f"id {image_id} with label {label}"
-
-
-def _fixed_part(pattern: str) -> str:
-    """The folder that a path with {id} or * lies in whatever the id."""
-    parts = Path(pattern).parent.parts
-    fixed = [part for index, part in enumerate(parts) if not any(set("{*") & set(name) for name in parts[: index + 1])]
-    return str(Path(*fixed)) if fixed else "."
 
 
 def _how_to_get(competition: RleCsv, folder: Path) -> str:

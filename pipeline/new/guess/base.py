@@ -12,6 +12,7 @@ from PIL import Image
 
 from pipeline.core.tables import normal_form
 from pipeline.decode.readers.files import SUFFIXES, evenly, read_image
+from pipeline.decode.readers.names import same_format, split_ending
 from pipeline.decode.rle_checks import Certainty
 
 _ORIENTATION = 0x0112
@@ -75,7 +76,28 @@ def image_groups(folder: Path) -> list[Files]:
         folders = ["{id}" if part == image_id else part for part in name.parts[:-1]]
         pattern = "/".join([*folders, ("{id}" if name.stem == image_id else "*") + name.suffix])
         found.setdefault(pattern, {}).setdefault(normal_form(image_id), path)
-    return [Files(pattern, found[pattern]) for pattern in sorted(found)]
+    return _across_endings([Files(pattern, found[pattern]) for pattern in sorted(found)])
+
+
+def _across_endings(groups: list[Files]) -> list[Files]:
+    """The groups, where files of one place that differ in their endings alone are one, as decode reads them."""
+    merged: dict[str, Files] = {}
+    for files in sorted(groups, key=lambda one: (-len(one.paths), split_ending(one.pattern)[1].isupper())):
+        head, ending = split_ending(files.pattern)
+        known = merged.get(head)
+        if known is None:
+            merged[head] = files
+        elif same_format(ending, split_ending(known.pattern)[1]) or not _belong_to(files, known):
+            merged[head] = replace(known, paths=files.paths | known.paths)
+        else:
+            merged[files.pattern] = files
+    return sorted(merged.values(), key=lambda one: one.pattern)
+
+
+def _belong_to(files: Files, others: Files) -> bool:
+    """Whether files have the names of others, or longer ones, as masks and depth maps beside images do."""
+    names = (_WITH_ENDING.fullmatch(name) for name in files.paths)
+    return any(name in others.paths for name in files.paths) or any(one and one[1] in others.paths for one in names)
 
 
 def masks_beside(files: Files) -> tuple[Files, Files | None]:

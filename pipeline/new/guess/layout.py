@@ -10,7 +10,8 @@ import numpy as np
 
 from pipeline.core.config.competition import METRICS, THRESHOLD
 from pipeline.core.errors import PipelineError
-from pipeline.decode.readers.files import SUFFIXES, packed
+from pipeline.decode.checks import SMALL, used_range
+from pipeline.decode.readers.files import SUFFIXES, evenly, packed, read_image
 from pipeline.decode.rle_checks import MaskRow
 from pipeline.new.guess.base import Draft, Files, Guess, by_name, channels_of, image_groups, image_size, masks_beside
 from pipeline.new.guess.masks import (
@@ -140,8 +141,32 @@ def _images_in_folders(folder: Path, title: str) -> Draft:
     shape, size = _shape(sizes)
     masks = _of_table(found, found.table, sizes) if found.table else _of_mask_files(found)
     group = guess_group(found.table, found.further, list(found.images.paths))
-    guesses = [*_head(title, "rle_csv", "images in folders"), *_subsets(found), *masks, shape, *group]
+    values = _value_range(found.images)
+    guesses = [*_head(title, "rle_csv", "images in folders"), *_subsets(found), *masks, shape, *values, *group]
     return Draft(guesses, size, channels_of(found.images.paths.values()))
+
+
+def _value_range(images: Files) -> list[Guess]:
+    """The range of values, where images use a small part of what their files could hold."""
+    lows: list[int] = []
+    highs: list[int] = []
+    types: set[np.dtype] = set()
+    for path in evenly(images.paths.values(), 50):
+        try:
+            image = read_image(path)
+        except ValueError:
+            continue
+        lows.append(int(image.min()))
+        highs.append(int(image.max()))
+        types.add(image.dtype)
+    if len(types) != 1:
+        return []
+    dtype = types.pop()
+    share, own = used_range(dtype, lows, highs)
+    if share > SMALL:
+        return []
+    text = f"{dtype} images with values from {min(lows)} to {max(highs)} in {len(lows)} of them; scaled from this range"
+    return [Guess("value_range", own, "guess", text)]
 
 
 def _find(folder: Path) -> Found:
