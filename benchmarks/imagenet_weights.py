@@ -17,13 +17,17 @@ import torch
 from timm.data import ImageNetInfo
 
 from pipeline.core.config.recipe import ModelSettings
+from pipeline.decode.readers.files import read_image
 from pipeline.networks import encoders, weights
 from pipeline.networks.normalization import Statistics, statistics_of
+
+SIDES = (224, 240, 260)
+"""Of the images that each network was trained on."""
 
 
 def photograph(path: Path, side: int) -> torch.Tensor:
     """Returns the square in the middle of a picture (1, 3, side, side), in [0, 1]."""
-    image = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
+    image = read_image(path, 3)
     height, width = image.shape[:2]
     length = min(height, width)
     top, left = (height - length) // 2, (width - length) // 2
@@ -49,11 +53,11 @@ def main() -> None:
     photos = parser.parse_args().photos
     print(f"{date.today()}, timm {timm.__version__}")
     print(f"| network, normalised by | {' | '.join(photo.name for photo in photos)} |\n|---{'|---' * len(photos)}|")
-    for name in weights.PACKAGES:
+    for name, side in zip(weights.PACKAGES, SIDES, strict=True):
         settings = ModelSettings(encoder=f"tu-{name}", weights="imagenet")
         path = weights.resolve(settings)
         assert path is not None
-        own, side = statistics_of(settings), timm.models.get_pretrained_cfg(name).input_size[-1]
+        own = statistics_of(settings)
         rows = {(name, "the weights' 0.5, 0.5"): own, (name, "ImageNet's"): Statistics()}
         if name == "tf_efficientnet_lite0":
             rows[(name.removeprefix("tf_"), "the weights' 0.5, 0.5")] = own
