@@ -23,8 +23,10 @@ from pipeline.core.config.settings import merge
 from pipeline.core.config.training import ModelSettings
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import read_json, write_text
+from pipeline.core.freshness import hash_file
 from pipeline.core.run import Member, Run, open_run
 from pipeline.masks.metrics import METRICS
+from pipeline.networks.models import SegmentationNetwork
 from pipeline.train import callbacks, fit
 from pipeline.train.batches.augment import Augmentation
 from pipeline.train.batches.dataset import Batch, TrainDataset
@@ -525,3 +527,24 @@ def test_raw_files_and_weights_that_are_missing_are_said_at_once(tiny: Tiny) -> 
     raw, besides = str(both.value).splitlines()
     assert raw.startswith(f"{tiny.input} is empty. Put the raw files of Tiny there")
     assert besides == f"Besides: {weights}"
+
+
+def test_a_run_that_starts_from_another_normalises_as_that_one_did(tmp_path: Path) -> None:
+    path = tmp_path / "best.safetensors"
+
+    def started(before: str, after: str, **pixels: list[float]) -> SegmentationNetwork:
+        first, second = (SegmentationNetwork(torch.nn.Conv2d(3, 1, 1), 3, one, 255) for one in (before, after))
+        for network in (first, second):
+            if network.normalize == "encoder":
+                network.set_statistics([1.0 if network is first else 5.0] * 3, [2.0] * 3)
+        save_file({key: value.contiguous() for key, value in first.state_dict().items()}, path)
+        write_text(tmp_path / "fold.json", json.dumps({"sha256": [hash_file(path)], "pixels": pixels}))
+        fit._start(second, path)
+        assert torch.equal(second.network.weight, first.network.weight)
+        return second
+
+    assert started("encoder", "encoder").mean.flatten().tolist() == [1.0] * 3
+    assert started("imagenet", "encoder", mean=[3.0] * 3, std=[4.0] * 3).mean.flatten().tolist() == [3.0] * 3
+    assert started("image", "encoder").mean.flatten().tolist() == [5.0] * 3  # which has none to take over
+    with pytest.raises(PipelineError, match="has a mean and a deviation of its own.*set image.normalize=encoder"):
+        started("encoder", "imagenet")
