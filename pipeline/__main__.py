@@ -307,10 +307,10 @@ def score(
     """Score a submission against known masks with the competition's metric."""
     import json
 
-    from pipeline.encode import submission
+    from pipeline.encode import scoring
 
     loaded, want = _expected(competition)
-    value, rows = submission.score(submission_path, truth, loaded, want)
+    value, rows = scoring.score(submission_path, truth, loaded, want)
     remark = f" ({loaded.remark})" if loaded.remark else ""
     result = {"score": value, "rows": rows, "metric": loaded.metric}
     result |= {"remark": loaded.remark} if remark else {}

@@ -33,7 +33,7 @@ from pipeline.core.run import Run
 from pipeline.decode import checks, descriptors, table
 from pipeline.decode.images import Decoded, decode_one, empty_row
 from pipeline.decode.readers import remarks
-from pipeline.decode.readers.base import SUBSETS, Fault, Item, Listing, SubsetName
+from pipeline.decode.readers.base import SUBSETS, WORDS, Fault, Item, Listing, SubsetName
 from pipeline.decode.readers.files import packed
 from pipeline.decode.readers.registry import reader_of
 from pipeline.masks.geometry import geometry_of
@@ -44,7 +44,6 @@ IRRELEVANT_KEYS = {"clean", "split", "splits", "metric", "title", "kaggle", "ign
 """Keys of a competition that change nothing that decode writes."""
 OF_TEST = {"test", "sample_submission", "submission"}
 """Keys of a competition that change nothing that decode writes of training images."""
-WORDS: dict[SubsetName, str] = {"train": "training", "test": "test"}
 
 
 def steps(run: Run) -> list[Step]:

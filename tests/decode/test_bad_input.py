@@ -12,6 +12,7 @@ import pytest
 import tifffile
 import yaml
 from conftest import SHAPE, TEST_IDS, TRAIN_IDS, Tiny, encoded
+from PIL import Image
 
 from pipeline.core.config.competition import load_competition
 from pipeline.core.config.recipe import load_recipe
@@ -958,9 +959,35 @@ def test_all_masks_empty_or_full_stop_decode_unless_allowed(tiny: Tiny, full: bo
 def test_masks_in_the_alpha_channel(tiny: Tiny) -> None:
     masks = {name: np.dstack([np.zeros((*SHAPE, 3), np.uint8), 255 * mask]) for name, mask in tiny.masks.items()}
     with_mask_files(tiny, masks)
+    first, *_, last = faults(tiny.fails())
+    text = "its colour is [0, 0, 0] everywhere, and its alpha holds 0 (2153 px), 255 (247 px)"
+    assert first.startswith(f"masks/a02.png: mask lies in the alpha channel: {text}; ")
+    assert last.startswith("masks/{id}.png: no training image has a mask, all 3 are empty: ")  # those of one colour
+
+
+@pytest.mark.parametrize("file", ["a02.png", "a02.tif"])
+@pytest.mark.parametrize("mode", ["LA", "RGBA", "hidden"])
+def test_one_mask_in_the_alpha_channel(mode: str, file: str, tiny: Tiny) -> None:
+    """The others are grey, or painted on a transparent ground, which is read as it looks."""
+    masks = {name: 255 * mask for name, mask in tiny.masks.items()}
+    painted = np.dstack([masks["a01"]] * 4)
+    with_mask_files(tiny, masks | {"a01": painted})
+    tiny.settings["train"]["masks"] = f"masks/{{id}}{Path(file).suffix}"
+    ground = 255 - masks["a02"] if mode == "hidden" else np.full(SHAPE, 255, np.uint8)
+    picture = Image.fromarray(np.dstack([ground, ground, ground, masks["a02"]]))
+    (tiny.input / "masks" / "a02.png").unlink()
+    for name in masks.keys() - {"a02"}:
+        Image.fromarray(painted if name == "a01" else masks[name]).save(tiny.input / "masks" / f"{name}{file[3:]}")
+    picture.convert("LA" if mode == "LA" else "RGBA").save(tiny.input / "masks" / file)
+    tiny.save()
     (fault,) = faults(tiny.fails())
-    assert fault.startswith("masks/{id}.png: no training image has a mask, all 12 are empty: ")
-    assert "the mask lies in the alpha channel" in fault
+    words = (
+        "mask is transparent wherever it is not black" if mode == "hidden" else "mask lies in the alpha channel: its"
+    )
+    assert fault.startswith(f"masks/{file}: {words}")
+    Image.fromarray(masks["a02"]).save(tiny.input / "masks" / file)
+    images = table.read_table(tiny.run("decode").table)
+    assert images["rle_thing"].tolist() == [rle.encode(mask) for mask in tiny.masks.values()]
 
 
 def test_full_masks_but_for_what_is_ignored(tiny: Tiny) -> None:

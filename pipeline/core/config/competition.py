@@ -38,7 +38,8 @@ class Subset(Settings):
     """Mask images of one class a file: pixels of at least this value are the class, for masks saved as JPEG, whose
     values waver (128, mostly). null: all that are not 0, and a file has one other value alone."""
     table: str | None = None
-    """A CSV with one row an image, the id in its first column, for further columns (to group or stratify by)."""
+    """A CSV with one row an image, for further columns (to group or stratify by). Its first column holds the ids or the
+    names of the files."""
     exclude: list[str] = []
     """File name patterns that match `images` but are none, e.g. `*_mask.tif`."""
     evaluate: bool = False
@@ -167,8 +168,9 @@ class Competition(Settings):
     shape: tuple[int, int] | None = None
     """Rows × columns of every image, where the competition promises one."""
     group: str | None = None
-    """A column of the mask table whose images must stay in one fold, e.g. the patient; or a pattern of the id that
-    holds `{group}`, e.g. `{group}_{number}`."""
+    """A column of the mask table (or of `train.table`) whose images must stay in one fold, e.g. the patient; or a
+    pattern of the id that holds `{group}`, e.g. `{group}_day{day}_slice_{number}`, where each name in braces takes as
+    little as it can."""
     group_missing: Literal["fault", "own"] = "fault"
     """How an image counts whose group is blank, NA, NaN, null or none: as a fault, or as a group of its `own`."""
     metric: str = Field(json_schema_extra={"one_of": list(METRICS)})

@@ -19,6 +19,8 @@ from pipeline.decode.readers.names import as_on_disk
 
 SubsetName = Literal["train", "test"]
 SUBSETS: tuple[SubsetName, ...] = ("train", "test")
+WORDS: dict[SubsetName, str] = {"train": "training", "test": "test"}
+"""What subsets are called."""
 
 
 @dataclass(frozen=True)
@@ -102,16 +104,32 @@ def read_mask(folder: Path, file: str, shape: tuple[int, int], orientation: Orie
     """Returns a mask image (h, w, C) uint8 or uint16 of the size of its image.
 
     Raises:
-        MaskFault: it cannot be read, or has another size.
+        MaskFault: it cannot be read, has another size, or lies in the alpha channel.
     """
     try:
-        mask = read_image(as_on_disk(folder, file), orientation=orientation)
+        mask = read_image(as_on_disk(folder, file), orientation=orientation, alpha=True)
     except ValueError as error:
         raise MaskFault(file, None, f"mask {error}") from None
     if mask.shape[:2] != shape:
         height, width = mask.shape[:2]
         raise MaskFault(file, None, f"mask is {height}×{width}, its image {shape[0]}×{shape[1]} (rows × columns)")
-    return mask
+    if mask.shape[2] == 4:
+        _check_alpha(file, mask)
+    return mask[..., :3]
+
+
+def _check_alpha(file: str, mask: np.ndarray) -> None:
+    """Raises MaskFault where a mask (h, w, 4) says something in its alpha channel that its colours do not say."""
+    colours, alpha = mask[..., :3], mask[..., 3]
+    if alpha.min() == alpha.max():
+        return
+    values, remedy = counted(alpha), "the alpha channel is not read: save it as a grey image"
+    if (colours == colours[0, 0]).all():
+        text = f"its colour is {colours[0, 0].tolist()} everywhere, and its alpha holds {values}; {remedy}"
+        raise MaskFault(file, None, f"mask lies in the alpha channel: {text}")
+    if not colours[alpha > 0].any():
+        text = f"mask is transparent wherever it is not black, and black elsewhere (alpha holds {values}); {remedy}"
+        raise MaskFault(file, None, text)
 
 
 def listed(values: Sequence[object], most: int = 5) -> str:

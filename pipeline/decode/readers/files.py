@@ -34,6 +34,7 @@ def read_image(
     channels: int | None = None,
     orientation: Orientation = "upright",
     value_range: tuple[float, float] | None = None,
+    alpha: bool = False,
 ) -> np.ndarray:
     """Returns an image file as (H, W, C) uint8 or uint16; C is 1, 3 (RGB) or, where `channels` is 4, 4.
 
@@ -47,6 +48,7 @@ def read_image(
         orientation: whether the EXIF orientation is followed, or pixels are left as they are stored.
         value_range: lowest and highest value, scaled to the range of uint8 files, or of uint16 for all others, which
             may then be of any number format.
+        alpha: whether transparency is kept as a fourth channel where there is one, that of grey files too.
 
     Raises:
         ValueError: one sentence, when the file cannot be read whole, is too large, or holds something else.
@@ -54,7 +56,7 @@ def read_image(
     if not path.exists():
         raise ValueError("does not exist")
     is_tiff = path.suffix.lower() in (".tif", ".tiff")
-    image, turn = read_tiff(path, _check_size) if is_tiff else _read_with_opencv(path)
+    image, turn = read_tiff(path, _check_size, alpha) if is_tiff else _read_with_opencv(path)
     if value_range is not None:
         image = scaled(image, value_range, path)
     if image.dtype not in (np.uint8, np.uint16):
@@ -67,7 +69,7 @@ def read_image(
     if turn in _TURNS:
         remarks.note("turned", path)
         image = np.ascontiguousarray(_TURNS[turn](image)) if orientation == "upright" else image
-    return image if channels == 4 else image[..., :3]
+    return image if channels == 4 or alpha else image[..., :3]
 
 
 class OtherNumbers(ValueError):

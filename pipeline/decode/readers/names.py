@@ -27,6 +27,11 @@ class ImageFiles:
     others: dict[str, Path] = field(default_factory=dict)
     """By an id that has no file yet; `has` takes them in."""
 
+    @property
+    def all_ids(self) -> set[str]:
+        """The ids that have a file, however it ends."""
+        return {*self.paths, *self.others}
+
     def has(self, image_id: str) -> bool:
         """Returns whether an id that a table, a mask or a sample submission names has an image, which may end otherwise
         than the pattern."""

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
+from warnings import catch_warnings
 
 from PIL import Image
 
@@ -100,6 +101,13 @@ def _belong_to(files: Files, others: Files) -> bool:
     return any(name in others.paths for name in files.paths) or any(one and one[1] in others.paths for one in names)
 
 
+def other_files(folder: Path) -> str:
+    """Returns the end of a sentence about a folder without images: what it holds instead; "" with tables alone."""
+    endings = Counter(path.suffix.lower() for path in _walk(folder) if path.suffix.lower() not in ("", ".csv"))
+    shown = ", ".join(f"{ending} ({count})" for ending, count in endings.most_common(3))
+    return f"; it holds {shown}: save images and masks as PNG or TIFF first" if endings else ""
+
+
 def masks_beside(files: Files) -> tuple[Files, Files | None]:
     """Returns the images without the masks beside them, and those masks: `X_mask.tif` is one where `X.tif` exists."""
     matches = {name: match for name in files.paths if (match := _WITH_ENDING.fullmatch(name))}
@@ -140,7 +148,7 @@ def _walk(folder: Path) -> Iterator[Path]:
 def image_size(path: Path) -> tuple[int, int] | None:
     """Returns rows × columns of an image, from its head alone where it can; None where it cannot be read."""
     try:
-        with Image.open(path) as image:
+        with catch_warnings(action="ignore"), Image.open(path) as image:  # decode says what is odd
             described = image.format != "PNG" or _PNG_TEXTS & {str(key) for key in image.info}  # else Pillow reads on
             if not described or image.getexif().get(_ORIENTATION, 1) < 5:  # else rows and columns are swapped
                 return image.height, image.width
