@@ -45,7 +45,7 @@ def in_timms_words(state: State) -> State:
 
 def in_definition_order(state: State) -> State:
     """Returns the tensors in the order in which torchvision's network computes with them, its classifier last; files
-    of safetensors are sorted by name, 10 before 2."""
+    of safetensors are sorted by name, 10 before 2. Tensors of other libraries stay in the order of the file."""
     return dict(sorted(state.items(), key=lambda entry: _place(entry[0])))
 
 
@@ -120,6 +120,8 @@ def _as_timm(name: str, tensor: Tensor) -> Tensor:
 
 
 def _place(name: str) -> tuple[bool, list[tuple[bool, int, str]]]:
+    if not TRUNK.search(name):
+        return True, []
     *path, kind = name.split(".")
     places = [(not part.isdigit(), int(part) if part.isdigit() else 0, part) for part in path]
-    return TRUNK.search(name) is None, [*places, (True, KINDS.index(kind) if kind in KINDS else len(KINDS), kind)]
+    return False, [*places, (True, KINDS.index(kind) if kind in KINDS else len(KINDS), kind)]

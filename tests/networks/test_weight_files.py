@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from pipeline.core.errors import PipelineError
 from pipeline.networks.encoders import load_encoder
 from pipeline.networks.known_encoders import KNOWN
+from pipeline.networks.torchvision_files import without_encoder
 from pipeline.networks.weight_files import looks_like, norm_remark, padding_remark
 
 State = dict[str, Tensor]
@@ -206,11 +207,6 @@ def test_counters_of_batches_may_be_missing(tmp_path: Path) -> None:
             "regnet_y_800mf",
             r"s2\.b1\.conv1\.conv\.weight is 144×64.*looks like tu-regnety_008_tv: set model",
         ),
-        (
-            "tu-convnext_tiny",
-            "swin_v2_t",
-            r"torchvision's weights of a Swin transformer v2, .* \(timm's of a tu- encoder\)",
-        ),
         ("tu-mnasnet_100", "mnasnet1_3", "torchvision's weights of an MNASNet, which fit no encoder"),
     ],
 )
@@ -227,6 +223,20 @@ def test_a_file_of_nothing_known(tmp_path: Path) -> None:
         loaded("resnet18", {"layer": torch.zeros(2)}, tmp_path / "w.pth")
     with pytest.raises(PipelineError, match="the file holds no tensors"):
         loaded("resnet18", {}, tmp_path / "w.pth")
+
+
+def test_a_network_of_torchvision_without_encoder_is_named() -> None:
+    with torch.device("meta"):
+        assert without_encoder(torchvision.models.swin_v2_t(weights=None).state_dict()) == "a Swin transformer v2"
+        assert without_encoder(torchvision.models.swin_t(weights=None).state_dict()) is None
+
+
+def test_names_of_tensorflow_are_matched_in_the_order_of_the_file(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    theirs, images = encoder_of("efficientnet-b0"), torch.rand(1, 3, 64, 64)
+    encoder = loaded("tu-tf_efficientnet_b0", theirs.state_dict(), tmp_path / "w.pth")
+    with torch.inference_mode():
+        torch.testing.assert_close(encoder(images)[-1], theirs(images)[-1], atol=1e-5, rtol=1e-4)
 
 
 def test_a_deeper_timm_network_is_named() -> None:
