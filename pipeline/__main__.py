@@ -98,7 +98,7 @@ def run(
     stages.refresh_test(opened, *chosen)
     stages.warn_of_stale(opened, first)
     if "train" in chosen:
-        _preflight(opened, how.force)
+        _preflight(opened, how.force, "decode" in chosen)
     for stage in chosen:
         driver.run_stage(opened, stage, how.force)
     if final != last:
@@ -382,16 +382,25 @@ def _exit_strict(opened: "Run", strict: bool) -> None:
         raise typer.Exit(3)
 
 
-def _preflight(opened: "Run", force: bool) -> None:
-    """Finds what would stop training before anything else is done: other settings, and weights above all."""
+def _preflight(opened: "Run", force: bool, decodes: bool) -> None:
+    """Finds what would stop training before anything else is done: other settings, and weights above all. Where raw
+    files are missing too, that is said first, and both at once."""
     from pipeline.core import driver
+    from pipeline.decode.stage import raw_fault
     from pipeline.train.stage import guard, preflight
 
     waiting = [state for state in driver.states(opened, "train") if state.reasons and not state.kept]
     if waiting and not force:
         guard(opened, waiting, ("settings",))  # other inputs may yet turn out the same
-    if waiting or force:
+    if not (waiting or force):
+        return
+    try:
         preflight(opened)
+    except PipelineError as error:
+        raw = raw_fault(opened) if decodes and driver.unfinished(opened, "decode") else ""
+        if not raw:
+            raise
+        raise PipelineError(f"{raw}\nBesides: {error}") from error
 
 
 def main() -> None:

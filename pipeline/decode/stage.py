@@ -92,6 +92,16 @@ def _settings(run: Run, subset: SubsetName) -> dict[str, Any]:
     return kept | {"images_together": competition.images_together}
 
 
+def raw_fault(run: Run) -> str:
+    """Returns the sentence that decode would stop with before it reads an image, where raw files are missing; empty
+    where they are there."""
+    try:
+        reader_of(run.competition).list_items(run.competition, run.input, SUBSETS)
+    except PipelineError as error:
+        return str(error)
+    return ""
+
+
 def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
     """Does the waiting steps in one pass over the raw files of the subsets that they read."""
     subsets = [subset for subset in SUBSETS if any(step.subset == subset for step in waiting)]

@@ -10,7 +10,7 @@ from torch.nn import Module
 
 from pipeline.core.console import console
 from pipeline.core.errors import PipelineError
-from pipeline.networks.weight_files import difference, match, read_state
+from pipeline.networks.weight_files import difference, match, norm_remark, padding_remark, read_state
 
 
 def any_size(construct: Callable[..., Module], encoder: str) -> Module:
@@ -49,6 +49,9 @@ def load_encoder(encoder: Module, path: Path, name: str = "") -> None:
             f"[dim]model.weights: the names in {escape(path.name)} are another library's; all tensors were matched by "
             "their order and shapes[/dim]"
         )
+    for remark in (padding_remark(state, encoder, name), norm_remark(state, encoder)):
+        if remark:
+            console.print(f"[dim]model.weights: {escape(remark)}[/dim]")
 
 
 def set_in_channels(encoder: Any, channels: int) -> None:

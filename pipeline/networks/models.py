@@ -5,7 +5,7 @@ import inspect
 import math
 import sys
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -22,10 +22,14 @@ from pipeline.core.errors import PipelineError, did_you_mean, first_line
 from pipeline.core.files import root
 from pipeline.core.run import Run
 from pipeline.networks.encoders import any_size, load_encoder, set_in_channels
+from pipeline.networks.freezing import freeze, kept_in_evaluation
+from pipeline.networks.normalization import Statistics
 from pipeline.networks.output import Output
 from pipeline.networks.unet import ConfigurableUnet
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+NORMALIZATIONS = ("imagenet", "unit", "dataset", "image", "encoder")
+LEARNED = ("dataset", "encoder")
+"""Normalisations whose mean and deviation are saved with the weights."""
 STRIDE = 32
 CHECKED_SIZE = 64
 
@@ -34,38 +38,52 @@ class SegmentationNetwork(Module):
     """Raw pixels (N, C, H, W) of any integer type and any size in, an Output of that size out.
 
     normalize is `imagenet`, `unit` (pixels in [0, 1]), `image` (mean and standard deviation of each image, over its
-    channels and pixels) or `dataset` (those that set_statistics gives; they are saved with the weights). With
-    background_output the inner network gives [background, class], and the logit of the class is their difference.
+    channels and pixels), or `dataset` or `encoder` (those that set_statistics gives; they are saved with the weights).
+    With background_output the inner network gives [background, class], and the logit of the class is their difference.
+    Modules of `kept_in_evaluation` belong to the network, and never train.
     """
 
     mean: Tensor
     std: Tensor
 
     def __init__(
-        self, network: Module, channels: int, normalize: str, largest_pixel: int, background_output: bool = False
+        self,
+        network: Module,
+        channels: int,
+        normalize: str,
+        largest_pixel: int,
+        background_output: bool = False,
+        kept_in_evaluation: Sequence[Module] = (),
     ) -> None:
         super().__init__()
-        if normalize not in ("imagenet", "unit", "dataset", "image"):
-            raise ValueError(f"normalize is {normalize!r}; expected imagenet, unit, dataset or image")
+        if normalize not in NORMALIZATIONS:
+            raise ValueError(f"normalize is {normalize!r}; expected one of {', '.join(NORMALIZATIONS)}")
         self.network, self.normalize, self.largest_pixel = network, normalize, largest_pixel
-        self.background_output = background_output
+        self.background_output, self.kept_in_evaluation = background_output, list(kept_in_evaluation)
         self.stride, self.smallest = stride(network), smallest(network)
         if normalize != "image":
             mean, std = _statistics(normalize, channels)
             # only what training found belongs to the weights
-            persistent = normalize == "dataset"
+            persistent = normalize in LEARNED
             self.register_buffer("mean", mean.view(1, -1, 1, 1) * largest_pixel, persistent)
             self.register_buffer("std", std.view(1, -1, 1, 1) * largest_pixel, persistent)
 
     def set_statistics(self, mean: list[float], std: list[float]) -> None:
         """Sets the mean and standard deviation of each channel, in units of raw pixels; a deviation of 0 counts as 1.
 
-        Raises ValueError when normalize is not `dataset`, or their number is not that of the channels.
+        Raises ValueError when normalize is neither `dataset` nor `encoder`, or there are not as many as channels.
         """
-        if self.normalize != "dataset" or not len(mean) == len(std) == self.mean.numel():
+        if self.normalize not in LEARNED or not len(mean) == len(std) == self.mean.numel():
             raise ValueError(f"normalize is {self.normalize}; got {len(mean)} means and {len(std)} deviations")
         self.mean.copy_(torch.tensor(mean).view_as(self.mean))
         self.std.copy_(torch.tensor([value or 1.0 for value in std]).view_as(self.std))
+
+    def train(self, mode: bool = True) -> "SegmentationNetwork":
+        """Returns itself in training or evaluation; what is frozen stays in evaluation."""
+        super().train(mode)
+        for module in self.kept_in_evaluation:
+            module.eval()
+        return self
 
     def forward(self, pixels: Tensor) -> Output:
         """Returns the outputs at the size of the input; the network itself sees it padded to its stride."""
@@ -93,11 +111,12 @@ def build(settings: ModelSettings, channels: int, classes: int, weights: Path | 
     """Returns the network of the settings; its encoder starts from `weights` where given, else from scratch.
 
     It takes float images (N, channels, H, W) whose sides are multiples of its `stride` and at least `smallest`, and
-    returns logits (N, classes, H, W), one class more with background_output; or (logits, presence), or an Output.
+    returns logits (N, classes, H, W), one class more with background_output; or (logits, presence), or an Output. What
+    `model.freeze` names has no gradients.
 
     Raises:
         PipelineError: an unknown architecture, encoder or option, weights that do not fit the encoder, or a network of
-            one's own that cannot be imported or does not return what it should.
+            one's own that cannot be imported or does not return what it should, or nothing to freeze.
     """
     if settings.background_output and classes != 1:
         raise PipelineError(f"model.background_output is for one class, and there are {classes}: set it to false.")
@@ -112,6 +131,8 @@ def build(settings: ModelSettings, channels: int, classes: int, weights: Path | 
         if settings.dropout:
             _add_dropout(network, settings)
         _check(network, settings, channels, classes, outputs)
+    size = _padded(CHECKED_SIZE, stride(network), smallest(network))
+    freeze(encoder_of(network), settings, torch.zeros((1, channels, size, size)))
     return network
 
 
@@ -119,16 +140,21 @@ def build_network(run: Run, source: Path | None, dtype: np.dtype) -> Segmentatio
     """Returns the recipe's network for images of a type, uint8 or uint16, its encoder started from `source`."""
     image, model = run.recipe.image, run.recipe.model
     inner = build(model, image.channels, len(run.competition.classes), source)
-    return SegmentationNetwork(inner, image.channels, image.normalize, np.iinfo(dtype).max, model.background_output)
+    largest, normalize = np.iinfo(dtype).max, image.normalize or "imagenet"
+    still = kept_in_evaluation(encoder_of(inner), model)
+    return SegmentationNetwork(inner, image.channels, normalize, largest, model.background_output, still)
 
 
 def stride(network: Module) -> int:
     """Returns what both sides of the images must be a multiple of.
 
-    It is 32 for all but vision transformers whose patches do not go into 32.
+    It is 32 for all but vision transformers whose patches do not go into 32, and smp's Unet with fewer than five
+    stages, which need no more than they halve: padding 112×112 to 128×128 would cost a quarter of the time.
     """
     own = getattr(encoder_of(network), "output_stride", None)
-    return math.lcm(STRIDE, own) if isinstance(own, int) else STRIDE
+    if not isinstance(own, int):
+        return STRIDE
+    return own if isinstance(network, smp.Unet) and STRIDE % own == 0 else math.lcm(STRIDE, own)
 
 
 def smallest(network: Module) -> int:
@@ -164,13 +190,9 @@ def _statistics(normalize: str, channels: int) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation (channels,) of pixels in [0, 1]."""
     if normalize == "unit":
         return torch.zeros(channels), torch.ones(channels)
-    if normalize == "dataset":  # whoever forgets set_statistics shall notice
+    if normalize in LEARNED:  # whoever forgets set_statistics shall notice
         return torch.full((channels,), torch.nan), torch.full((channels,), torch.nan)
-    mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
-    if channels != 3:  # one channel, or a fourth that ImageNet does not know, gets the mean of its three
-        kept = 3 if channels == 4 else 0
-        mean, std = (torch.cat([values[:kept], values.mean(0, keepdim=True)]) for values in (mean, std))
-    return mean, std
+    return Statistics().of_channels(channels)
 
 
 def _padded(length: int, stride: int, smallest: int) -> int:

@@ -5,17 +5,20 @@ a classifier at the end, or with the parts of blocks named otherwise.
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from torch.nn import Module
+from torch.nn import BatchNorm2d, Module
 
 from pipeline.core.errors import PipelineError, first_line
+from pipeline.networks import torchvision_files
+from pipeline.networks.known_encoders import KNOWN
 
 State = dict[str, Tensor]
 
@@ -23,24 +26,16 @@ WRAPPERS = ("state_dict", "model_state_dict", "model", "state_dict_ema", "model_
 """Keys under which checkpoints keep the state dict."""
 WITHOUT = ("num_batches_tracked", "relative_position_index", "attn_mask")
 """Ends of names of tensors that files may lack: nothing in them was learned."""
-IN_ORDER = re.compile(r"conv_dw|_depthwise_conv|(^|\.)features\.\d+\.conv\.0\.0|(^|\.)features\.\d+\.\d+\.block\.0\.0")
-"""What names in MobileNets and EfficientNets look like: the three libraries name their parts differently and keep them
-in the same order."""
-SHOWN = 2
-KNOWN = (
-    *(f"resnet{depth}" for depth in (18, 34, 50, 101, 152)),
-    *("resnext50_32x4d", "resnext101_32x8d", "se_resnet50", "se_resnext50_32x4d", "mobilenet_v2"),
-    *(f"densenet{depth}" for depth in (121, 169, 201, 161)),
-    *(f"vgg{depth}{norm}" for depth in (11, 13, 16, 19) for norm in ("", "_bn")),
-    *(f"efficientnet-b{size}" for size in range(8)),
-    *(f"tu-efficientnet_b{size}" for size in range(5)),
-    *("tu-mobilenetv2_100", "tu-mobilenetv3_large_100", "tu-mobilenetv3_small_100", "tu-resnet26d", "tu-resnet50d"),
-    *(f"tu-convnext_{size}" for size in ("atto", "nano", "tiny", "small", "base")),
-    *(f"tu-regnety_{size}" for size in ("002", "004", "008", "016", "032")),
-    *(f"tu-tf_efficientnetv2_{size}" for size in ("b0", "s", "m")),
-    *("tu-swin_tiny_patch4_window7_224", "tu-swin_small_patch4_window7_224"),
+IN_ORDER = re.compile(
+    r"conv_dw|_depthwise_conv|(^|\.)features\.\d+\.(conv|(\d+\.)?block)\.0\.0|(^|\.)layers\.\d+\.\d+\.layers\.\d"
 )
-"""Encoders that a file of another network is compared with, so that it can be named."""
+"""What names in MobileNets, MNASNets and EfficientNets look like: the three libraries name their parts differently and
+define them in the same order."""
+TORCHVISION, TENSORFLOW = re.compile(r"(^|\.)features\.\d+\.(\d+\.)?block\."), re.compile(r"(^|\.)_depthwise_conv\.")
+"""Names in EfficientNets and MobileNetV3 of torchvision, and in networks that were converted from TensorFlow."""
+SHOWN = 2
+DECODER = 4
+"""The most tensors of one shape that a decoder is expected to add to an encoder's."""
 
 
 @dataclass(frozen=True)
@@ -84,11 +79,13 @@ def read_state(path: Path) -> State:
 
 
 def match(state: State, encoder: Module) -> Match:
-    """Returns which tensors of a file belong to an encoder: by name, or else, in MobileNets and EfficientNets, by
-    order."""
+    """Returns which tensors of a file belong to an encoder: by name (torchvision's ConvNeXt, RegNet and Swin names are
+    translated), or else, in MobileNets, MNASNets and EfficientNets, by order."""
     wanted: State = encoder.state_dict()
-    named = _by_name(state, wanted)
-    return named if named.fits else _by_order(state, wanted) or named
+    named = _by_name(torchvision_files.in_timms_words(state), wanted)
+    if named.fits or not (ordered := _by_order(torchvision_files.in_definition_order(state), wanted)):
+        return named
+    return replace(ordered, state=torchvision_files.with_eps(ordered.state, encoder, torchvision_files.norm_eps(state)))
 
 
 def difference(found: Match, state: State, encoder: Module, name: str) -> str:
@@ -113,23 +110,86 @@ def difference(found: Match, state: State, encoder: Module, name: str) -> str:
     if like:
         way = f"set model.encoder={like}, or give another file" if name else "give the file of this encoder"
         return f"{'; '.join(parts)}; the file looks like {like}: {way}."
+    if what := torchvision_files.without_encoder(state):
+        return (
+            f"{'; '.join(parts)}; the file holds torchvision's weights of {what}, which fit no encoder: give the file "
+            "of this encoder (timm's of a tu- encoder), or set model.weights=none."
+        )
     some = ", ".join(list(state)[:SHOWN])
     content = f"the file holds {some} and so on, of no encoder known here" if state else "the file holds no tensors"
     return f"{'; '.join(parts)}; {content}: give the file of this encoder, or set model.weights=none."
 
 
+def padding_remark(state: State, encoder: Module, name: str) -> str:
+    """Returns a sentence where the network of a file pads otherwise than the encoder; empty where it does not, or where
+    the names in the file do not tell.
+
+    TensorFlow pads convolutions of stride 2 at the bottom and on the right first, torchvision all around: by each of
+    them features move half a pixel. Weights still work (on photographs the most probable class stays), and training
+    has to make up for it.
+
+    Args:
+        state: the tensors of the file.
+        encoder: the encoder.
+        name: its name in model.encoder; empty where it is not known.
+    """
+    as_tensorflow = any("Same" in type(layer).__name__ for layer in encoder.modules())
+    if any(TORCHVISION.search(key) for key in state) and as_tensorflow:
+        likely = re.sub(r"^efficientnet-", "tu-efficientnet_", name.replace("tu-tf_", "tu-"))
+        return _other_padding("all around", "as TensorFlow does", likely, name)
+    if any(TENSORFLOW.search(key) for key in state) and not as_tensorflow:
+        likely = re.sub(r"^(tu-|timm-)(tf_)?efficientnet[-_]", "tu-tf_efficientnet_", name)
+        return _other_padding("as TensorFlow does", "all around", likely, name)
+    return ""
+
+
+def norm_remark(state: State, encoder: Module) -> str:
+    """Returns a sentence where BatchNorm has another eps in the network of a file than in the encoder; empty where
+    it is the same, or where the file is not a MobileNetV3 or EfficientNet of torchvision.
+
+    Args:
+        state: the tensors of the file.
+        encoder: the encoder.
+    """
+    own = {layer.eps for layer in encoder.modules() if isinstance(layer, BatchNorm2d)}
+    theirs = torchvision_files.norm_eps(state)
+    if not any(TORCHVISION.search(key) for key in state) or own <= {theirs}:
+        return ""
+    start = f"BatchNorm adds {theirs:g} to variances in the file's network and {max(own):g} in the encoder"
+    if max(own) > theirs:
+        return f"{start}: where variances are small, features differ, and training has to make up for it"
+    return f"{start}: the difference was added to the running variances, so that in evaluation features are the same"
+
+
+def _other_padding(theirs: str, ours: str, likely: str, name: str) -> str:
+    better = f"; model.encoder={likely} pads like the file's" if likely != name else ""
+    own = f"encoder {name}" if name else "the encoder"
+    return f"the file's network pads {theirs}, and {own} {ours}: training has to make up for it{better}"
+
+
 def looks_like(state: State, skip: str = "") -> str | None:
-    """Returns the name of an encoder that the tensors of a file fit, or None."""
+    """Returns the name of an encoder that the tensors of a file fit, one that pads like the file's network where there
+    is one, or None."""
     from segmentation_models_pytorch.encoders import get_encoder
 
-    for name in KNOWN:
-        if name == skip:
-            continue
+    fitting = None
+    for name in _candidates(state, skip):
         with torch.device("meta"):  # names and shapes only
             encoder = get_encoder(name, weights=None)
         if match(state, encoder).fits:
-            return name
-    return None
+            fitting = fitting or name
+            if not padding_remark(state, encoder, name):
+                return name
+    return fitting
+
+
+def _candidates(state: State, skip: str) -> list[str]:
+    """Known encoders whose most frequent shape is about as frequent in the file, those with equal counts first: a
+    decoder, or a second copy of the network, may add to it, and a larger network has many more."""
+    shapes = Counter(tuple(tensor.shape) for tensor in state.values())
+    excess = {name: shapes[shape] - count for name, (count, shape) in KNOWN.items() if name != skip}
+    likely = [name for name, more in excess.items() if 0 <= more <= max(KNOWN[name][0], DECODER)]
+    return sorted(likely, key=excess.__getitem__)
 
 
 def _some(names: list[str]) -> str:
@@ -139,10 +199,12 @@ def _some(names: list[str]) -> str:
 def _by_name(state: State, wanted: State) -> Match:
     names = {_plain(name): name for name in wanted}
     inner = {key.removeprefix("model_"): name for key, name in names.items()}  # timm's, inside of smp's
-    choices = [(_inside(state, prefix), target) for prefix in _prefixes(state) for target in (names, inner)]
-    most = max(len(own.keys() & target.keys()) for own, target in choices)
-    best = [_compared(own, target, wanted) for own, target in choices if len(own.keys() & target.keys()) == most]
-    return min(best, key=lambda one: len(one.unused))
+    choices = [(own, target) for own in _by_prefix(state) for target in (names, inner)]
+    common = [len(own.keys() & target.keys()) for own, target in choices]
+    if not any(common):  # no name agrees: every choice says the same
+        return _compared(*choices[0], wanted)
+    best = [_compared(*choice, wanted) for choice, count in zip(choices, common, strict=True) if count == max(common)]
+    return min(best, key=lambda candidate: len(candidate.unused))
 
 
 def _compared(own: dict[str, tuple[str, Tensor]], target: dict[str, str], wanted: State) -> Match:
@@ -153,25 +215,23 @@ def _compared(own: dict[str, tuple[str, Tensor]], target: dict[str, str], wanted
         for name, tensor in taken.items()
         if tensor.shape != wanted[name].shape
     ]
-    unused = [name for key, (name, _) in own.items() if key not in target and _belongs(name, target)]
+    starts = _starts(target)  # a classifier, or what an encoder leaves out, stands beside none of its names
+    left = [name for key, (name, _) in own.items() if key not in target and not name.endswith(WITHOUT)]
+    unused = [name for name in left if name.split(".")[0] + "_" in starts]
     return Match(_completed(taken, wanted), missing, misshapen, unused)
 
 
-def _prefixes(state: State) -> list[str]:
-    """What may stand before the names, the shortest first: nothing, or up to three leading parts."""
-    found: dict[str, None] = {"": None}
-    for depth in (1, 2, 3):
-        for name in state:
-            parts = name.split(".")
+def _by_prefix(state: State) -> list[dict[str, tuple[str, Tensor]]]:
+    """The tensors after each prefix, the shortest first: nothing, or up to three leading parts. Each is found by its
+    plain name, with the name after the prefix beside it."""
+    found: dict[str, dict[str, tuple[str, Tensor]]] = {"": {}}
+    for depth in range(4):
+        for name, tensor in state.items():
+            parts = name.split(".", depth)
             if len(parts) > depth:
-                found[".".join(parts[:depth]) + "."] = None
-    return list(found)
-
-
-def _inside(state: State, prefix: str) -> dict[str, tuple[str, Tensor]]:
-    """The tensors whose names begin with a prefix: by plain name, with the name after the prefix."""
-    names = [name.removeprefix(prefix) for name in state if name.startswith(prefix)]
-    return {_plain(name): (name, state[prefix + name]) for name in names}
+                prefix = name[: len(name) - len(parts[-1])]
+                found.setdefault(prefix, {})[_plain(parts[-1])] = (parts[-1], tensor)
+    return list(found.values())
 
 
 def _plain(name: str) -> str:
@@ -181,10 +241,9 @@ def _plain(name: str) -> str:
     return name.replace(".", "_")
 
 
-def _belongs(name: str, target: Iterable[str]) -> bool:
-    """Whether a name stands beside names of the encoder; a classifier, or what an encoder leaves out, does not."""
-    first = name.split(".")[0] + "_"
-    return not name.endswith(WITHOUT) and any(key.startswith(first) for key in target)
+def _starts(target: Iterable[str]) -> set[str]:
+    """What plain names begin with, up to any underscore and with it."""
+    return {name[: found.end()] for name in target for found in re.finditer("_", name)}
 
 
 def _by_order(state: State, wanted: State) -> Match | None:

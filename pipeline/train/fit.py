@@ -18,12 +18,12 @@ from pipeline.core.errors import PipelineError
 from pipeline.core.files import shown, write_json, writing
 from pipeline.core.interruption import Interrupted
 from pipeline.core.run import Member, Run
-from pipeline.core.trainings import epochs_of, read_training
+from pipeline.core.trainings import Weights, epochs_of, read_training
 from pipeline.decode import table
 from pipeline.masks.geometry import box_of, geometry_of
 from pipeline.masks.metrics import metric_of
 from pipeline.masks.scale import scale_of
-from pipeline.networks import loader, models
+from pipeline.networks import loader, models, normalization
 from pipeline.networks.device import Compute, explain_memory
 from pipeline.networks.transforms import Preprocess
 from pipeline.networks.weights import read_trained
@@ -62,6 +62,8 @@ def fit(
     torch.manual_seed(sampling.seed_of(member))
     stored = np.load(run.pixels / "train_images.npy", mmap_mode="r")
     network = models.build_network(run, source, stored.dtype)
+    if run.recipe.image.normalize == "encoder":
+        _set_encoder_statistics(network, run)
     if start := other_runs.start_weights(run, member):
         _start(network, start)
     images = table.read_table(run.table, "train")
@@ -171,9 +173,31 @@ def _plan(run: Run, member: Member) -> tuple[int, list[float] | None]:
     return epochs, curve
 
 
-def _start(network: torch.nn.Module, path: Path) -> None:
+def _set_encoder_statistics(network: Any, run: Run) -> None:
+    """Sets what the encoder's weights expect, in raw pixels."""
+    found = normalization.statistics_of(run.recipe.model).of_channels(run.recipe.image.channels)
+    mean, std = ((values * network.largest_pixel).tolist() for values in found)
+    network.set_statistics(mean, std)
+
+
+def _start(network: Any, path: Path) -> None:
+    """Takes over another run's weights, and with `normalize: encoder` how that run normalised its pixels.
+
+    Raises:
+        PipelineError: they are of another network, or know only pixels that are normalised otherwise.
+    """
+    state, own = read_trained(path), network.state_dict()
+    if "mean" in state and "mean" not in own:
+        raise PipelineError(
+            f"train.start_from: {shown(path)} has a mean and a deviation of its own, and image.normalize is "
+            f"{network.normalize}: set image.normalize=encoder, which takes them over."
+        )
+    if network.normalize == "encoder" and "mean" not in state:
+        pixels = read_training(path.with_name("fold.json"), Weights).get("pixels", {})
+        known = {name: torch.tensor(pixels[name]).view_as(own[name]) for name in ("mean", "std") if name in pixels}
+        state |= {name: known.get(name, own[name]) for name in ("mean", "std")}
     try:
-        network.load_state_dict(read_trained(path))
+        network.load_state_dict(state)
     except RuntimeError as error:
         summary = " ".join(str(error).split())[:300]
         raise PipelineError(f"train.start_from: {shown(path)} does not fit this recipe's network: {summary}") from None

@@ -40,6 +40,7 @@ class SegmentationModule(LightningModule):
         groups (N,) of the held-out images."""
         super().__init__()
         self.network = network
+        self.encoder_parameters, _ = split_parameters(network)
         self.recipe, self.competition, self.never = run.recipe, run.competition, list(run.never)
         self.metric, self.units = metrics.metric_of(run.competition), units
         self.loss = WeightedLoss(run.recipe.loss, run.competition.kind, run.recipe.model.presence)
@@ -77,10 +78,14 @@ class SegmentationModule(LightningModule):
             self.schedule.load_state_dict(self.schedule_state)
 
     def on_train_epoch_start(self) -> None:
-        """Freezes the encoder, or lets it learn."""
+        """Freezes what learns of the encoder in the epochs of train.freeze_encoder, and lets it learn afterwards."""
         encoder, frozen = encoder_of(self.network), self.current_epoch < self.recipe.train.freeze_encoder
         if encoder is not None and self.recipe.train.freeze_encoder:
-            encoder.requires_grad_(not frozen).train(not frozen)
+            for parameter in self.encoder_parameters:
+                parameter.requires_grad_(not frozen)
+            self.network.train()  # which knows what stays in evaluation all along
+            if frozen:
+                encoder.eval()
 
     def on_train_batch_start(self, batch: Batch, index: int) -> None:
         """Seeds what the network itself draws (dropout): loaders draw from the same generator, and in a resumed run at
@@ -249,10 +254,11 @@ class SegmentationModule(LightningModule):
 
 
 def split_parameters(network: torch.nn.Module) -> tuple[list[torch.nn.Parameter], list[torch.nn.Parameter]]:
-    """Returns the encoder's parameters (none where there is no encoder), and the others."""
-    encoder = encoder_parameters(network)
-    inside = {id(parameter) for parameter in encoder}
-    return encoder, [parameter for parameter in network.parameters() if id(parameter) not in inside]
+    """Returns the encoder's parameters that learn (none where there is no encoder), and the others that do."""
+    inside = {id(parameter) for parameter in encoder_parameters(network)}
+    learning = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    encoder = [parameter for parameter in learning if id(parameter) in inside]
+    return encoder, [parameter for parameter in learning if id(parameter) not in inside]
 
 
 def _only(output: Output, which: torch.Tensor) -> Output:

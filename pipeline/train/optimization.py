@@ -22,7 +22,7 @@ WARM_UP_START = 0.01
 
 
 def build_optimizer(settings: TrainSettings, encoder: list[Parameter], rest: list[Parameter]) -> Optimizer:
-    """Returns timm's optimiser of this name over all parameters, each with weight decay.
+    """Returns timm's optimiser of this name over all these parameters, each with weight decay.
 
     It has one parameter group, or two where the encoder has a learning rate of its own: the rest first, the encoder
     second. `lookahead_<name>` is timm's Lookahead around another optimiser (Zhang et al. 2019, arXiv 1907.08610).
@@ -90,13 +90,15 @@ def _groups(settings: TrainSettings, encoder: list[Parameter], rest: list[Parame
     """Returns the parameter groups: all in one, or the rest and the encoder.
 
     Raises:
-        PipelineError: a learning rate for the encoder of a network that has none.
+        PipelineError: a learning rate for the encoder of a network that has none, or whose encoder is frozen.
     """
-    if settings.encoder_learning_rate is None:
+    rate = settings.rate_of_encoder
+    if rate is None:
         return [{"params": [*rest, *encoder]}]
     if not encoder:
-        raise PipelineError("train.encoder_learning_rate is set, but the network has no encoder; leave it out.")
-    return [{"params": rest}, {"params": encoder, "lr": settings.encoder_learning_rate}]
+        name = "encoder_learning_rate" + ("_factor" if settings.encoder_learning_rate_factor is not None else "")
+        raise PipelineError(f"train.{name} is set, but the network has no encoder that learns; leave it out.")
+    return [{"params": rest}, {"params": encoder, "lr": rate}]
 
 
 class Schedule:

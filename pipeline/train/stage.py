@@ -164,7 +164,7 @@ def preflight(run: Run) -> None:
 
 def execute(run: Run, waiting: list[Step], force: bool = False) -> Iterator[Step]:
     """Trains the members, `train.parallel` at once; `force` starts them anew."""
-    from pipeline.networks import device, weights
+    from pipeline.networks import device, normalization, weights
 
     # all before the first, so that a fault shows now and not after hours
     inputs = freshness.Inputs(waiting)
@@ -180,8 +180,14 @@ def execute(run: Run, waiting: list[Step], force: bool = False) -> Iterator[Step
     say(f"  {compute.accelerator}, {compute.precision}, channels_last: {compute.reason}")
     start = run.recipe.train.start_from
     source = None if start else weights.resolve(run.recipe.model)
-    first = f"weights: {start}'s, fold by fold" if start else f"encoder weights: {source or 'none (from scratch)'}"
+    first = (
+        f"weights: {start}'s, fold by fold"
+        if start
+        else f"encoder weights: {weights.describe(run.recipe.model, source)}"
+    )
     say("  held-out scores while training: of images that clean left as they are, untuned, at network size")
+    if run.recipe.image.normalize == "encoder" and not start:
+        say(f"  {normalization.describe(run.recipe.model)}")
     say(f"  {first}; results → {shown(run.folder)}/fold_*")
     write_recipe(run)
     if force:  # all at once, so that an interrupted --force goes on without it

