@@ -76,7 +76,7 @@ def not_utf8(path: Path, content: bytes, place: int) -> PipelineError:
         content: some of it, from its beginning where that is not UTF-8.
         place: the first byte there that is not UTF-8.
     """
-    if content.startswith((b"\xff\xfe", b"\xfe\xff")) or content[:40].count(0) > 10:
+    if _is_utf16(content):
         return PipelineError(f"{path} is not a readable CSV: it is UTF-16; save it as UTF-8.")
     if content.startswith(b"PK\x03\x04"):
         return PipelineError(
@@ -91,15 +91,22 @@ def not_utf8(path: Path, content: bytes, place: int) -> PipelineError:
     )
 
 
+def _is_utf16(content: bytes) -> bool:
+    """Whether a text begins with the mark of UTF-16, or with letters that a zero stands beside."""
+    some = content[:40]
+    return content.startswith((b"\xff\xfe", b"\xfe\xff")) or 3 * some.count(0) > len(some)
+
+
 def check_separator(path: Path, header: list[str]) -> None:
     """Checks that the columns of a table are not parted by something else than commas.
 
     Raises:
-        PipelineError: its only column holds another separator.
+        PipelineError: its only column holds another separator, or it is UTF-16.
     """
+    whole = ",".join(header).encode()
+    if _is_utf16(whole):
+        raise not_utf8(path, whole, 0)
     line = header[0] if len(header) == 1 else ""
-    if "\0" in line:
-        raise not_utf8(path, line.encode(), 0)
     found = max(SEPARATORS, key=line.count)
     if found in line:
         raise PipelineError(
