@@ -5,22 +5,16 @@ A single image or mask may be anything; of many, some properties mean that they 
 
 import re
 import unicodedata
-from collections.abc import Sequence
 from typing import Any
-
-import numpy as np
 
 from pipeline.core.config.competition import Competition, RleCsv
 from pipeline.core.run import Run
-from pipeline.decode import rle_checks
+from pipeline.decode import rle_checks, value_range
 from pipeline.decode.images import Decoded
 from pipeline.decode.readers import remarks
 from pipeline.decode.readers.base import Fault, listed
 from pipeline.decode.readers.files import evenly
 from pipeline.masks import rle
-
-NARROW, SMALL = 1 / 16, 1 / 4
-"""The share of their type's range within which images leave a network nearly constant pictures, or dark ones."""
 
 
 def find_faults(run: Run, decoded: list[Decoded]) -> list[Fault]:
@@ -28,61 +22,19 @@ def find_faults(run: Run, decoded: list[Decoded]) -> list[Fault]:
     sound = [one for one in decoded if not one.faults]
     rows = [one.row for one in sound]
     uniform = _uniform(run, rows) if len(sound) == len(decoded) else []  # others may have the masks that these lack
-    return _transposed(run, sound) + uniform + _narrow(run.competition, rows)
+    return _transposed(run, sound) + uniform + value_range.find_faults(run.competition, rows)
 
 
 def find_doubts(run: Run, rows: list[dict[str, Any]]) -> list[str]:
     """Returns what the rows of the training images say against the order, the base, the groups or the range of values
     of the YAML, without being sure."""
-    return _convention(run, rows) + _alike_groups(run.competition, rows) + _dark(run.competition, rows)
-
-
-# --- values ----------------------------------------------------------------------------------------------------------
-
-
-def used_range(dtype: np.dtype, lows: Sequence[int], highs: Sequence[int]) -> tuple[float, list[int]]:
-    """Returns the share of their type's range that nearly all images lie in, and a `value_range` for them.
-
-    Args:
-        dtype: uint8 or uint16.
-        lows: the lowest value of each image.
-        highs: the highest value of each.
-    """
-    outside = len(lows) // 50  # a few odd images
-    low, high = sorted(lows)[outside], sorted(highs)[-1 - outside]
-    own = [0, 2 ** int(high).bit_length() - 1] if low < high / 2 else [int(low), int(high)]
-    return (high - low) / int(np.iinfo(dtype).max), own
-
-
-def _narrow(competition: Competition, rows: list[dict[str, Any]]) -> list[Fault]:
-    """A fault where training images use a small part of their type's range, as 10- and 12-bit pixels in 16 bits do."""
-    share, values, remedy = _told_range(competition, rows)
-    if share > NARROW:
-        return []
-    where = competition.train.images if isinstance(competition, RleCsv) else getattr(competition, "file", "images")
-    return [Fault(where, None, f"{values}, so that networks would see nearly constant pictures: {remedy}")]
-
-
-def _dark(competition: Competition, rows: list[dict[str, Any]]) -> list[str]:
-    share, values, remedy = _told_range(competition, rows)
-    return [f"{values}: {remedy}"] if NARROW < share <= SMALL else []
-
-
-def _told_range(competition: Competition, rows: list[dict[str, Any]]) -> tuple[float, str, str]:
-    """The share of their type's range that training images use, 1 where the YAML says it; both as sentences."""
-    train = [row for row in rows if row["subset"] == "train" and row["dtype"]]
-    if not train or competition.reading.get("value_range", 0) is not None:
-        return 1.0, "", ""
-    lows, highs = ([row[name] for row in train] for name in ("minimum", "maximum"))
-    dtype = np.dtype(train[0]["dtype"])
-    share, own = used_range(dtype, lows, highs)
-    largest = np.iinfo(dtype).max
-    return (
-        share,
-        f"training images hold values from {min(lows)} to {max(highs)}, of {largest} that their files could hold",
-        f"set `value_range: {own}` in the competition's YAML, which scales all images, or "
-        f"`value_range: [0, {largest}]` to leave them so",
-    )
+    competition = run.competition
+    return [
+        *_convention(run, rows),
+        *_alike_groups(competition, rows),
+        *value_range.find_doubts(competition, rows),
+        *_no_mask_of(competition, rows),
+    ]
 
 
 # --- order and orientation -------------------------------------------------------------------------------------------
@@ -156,6 +108,15 @@ def _uniform(run: Run, rows: list[dict[str, Any]]) -> list[Fault]:
     text = f"{what}: {_causes(run, train[0], not masks)}; where it is so, set `decode: {{uniform_masks: allow}}`"
     table_name = competition.train.masks if isinstance(competition, RleCsv) else getattr(competition, "file", "")
     return [Fault(table_name or "masks", None, text)]
+
+
+def _no_mask_of(competition: Competition, rows: list[dict[str, Any]]) -> list[str]:
+    """A doubt about classes that no training image has, where it has others."""
+    train = [row for row in rows if row["subset"] == "train"]
+    without = [name for name in competition.foreground if not any(row[f"area_{name}"] for row in train)]
+    if not without or len(without) == len(competition.foreground):
+        return []
+    return [f"no training image has a mask of {', '.join(without)}: look at `classes` and at what names its masks"]
 
 
 def _ignored_area(row: dict[str, Any]) -> int:

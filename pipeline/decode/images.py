@@ -12,6 +12,7 @@ from pipeline.decode import descriptors, rle_checks
 from pipeline.decode.readers import remarks
 from pipeline.decode.readers.base import Fault, Item, MaskFault, Masks
 from pipeline.decode.readers.files import OtherNumbers
+from pipeline.decode.value_range import extremes
 from pipeline.masks import rle
 from pipeline.masks.geometry import IGNORE, Geometry, image_to_network, labels_to_network, mask_to_network
 
@@ -102,10 +103,11 @@ def _check_image(image: np.ndarray, competition: Competition, dtype: np.dtype, t
 
 def _statistics(image: np.ndarray, values: np.ndarray) -> dict[str, Any]:
     height, width, channels = image.shape
+    low, high = extremes(image)
     return {
         "height": height, "width": width, "channels": channels, "dtype": str(image.dtype),
         "mean": float(image.mean()), "standard_deviation": float(image.std()),
-        "minimum": int(image.min()), "maximum": int(image.max()),
+        "minimum": int(image.min()), "maximum": int(image.max()), "low": low, "high": high,
         "entropy": descriptors.entropy(values), "smoothness": descriptors.smoothness(values),
         "pixel_hash": hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).hexdigest(),
     }  # fmt: skip
@@ -115,6 +117,7 @@ def empty_row(image_id: str, subset: str, competition: Competition) -> dict[str,
     """Returns the row of an image of which nothing is known yet."""
     row: dict[str, Any] = {"image_id": image_id, "subset": subset, "path": "", "height": 0, "width": 0, "channels": 0}
     row |= {"dtype": "", "group": "", "fault": "", "mean": 0.0, "standard_deviation": 0.0, "minimum": 0, "maximum": 0}
+    row |= {"low": 0, "high": 0}
     row |= {"entropy": 0.0, "smoothness": 0.0, "pixel_hash": "", "ignore": ""}
     for name in competition.classes:
         row |= {f"rle_{name}": "", f"area_{name}": 0}

@@ -1,5 +1,6 @@
 """Files that a pattern does not name as they are: other spellings of an ending, other formats, masks without images."""
 
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -64,10 +65,10 @@ def test_files_beside_images_are_none(raw: Raw) -> None:
     assert listing.faults == []
     unused = [text for text in listing.remarks if "not used" in text]
     assert unused == [
-        "9 image files in train/ (9 .tif; train/0_depth.tif for instance) not used, because `train/{id}.png` does not "
-        "name them or they have no mask",
-        "9 image files in test/ (9 .bmp; test/t0_depth_map.bmp for instance) not used, because `test/{id}.png` does "
-        "not name them or they have no mask",
+        "9 image files are not used (9 .tif; train/0_depth.tif for instance): no pattern fits, or no image or mask "
+        "belongs to them",
+        "9 image files are not used (9 .bmp; test/t0_depth_map.bmp for instance): no pattern fits, or no image or mask "
+        "belongs to them",
     ]
 
 
@@ -91,9 +92,7 @@ def test_images_without_a_mask_are_counted(raw: Raw) -> None:
 
 def test_images_in_deeper_folders_are_counted(raw: Raw) -> None:
     save(raw.folder / "train/site2/20.png", picture(20))
-    assert "1 image file in train/ (1 .png; train/site2/20.png for instance) not used" in " ".join(
-        raw.listing().remarks
-    )
+    assert "1 image file is not used (1 .png; train/site2/20.png for instance)" in " ".join(raw.listing().remarks)
 
 
 def test_an_id_of_two_files_is_a_fault(raw: Raw) -> None:
@@ -115,7 +114,7 @@ def test_a_table_names_images_that_end_otherwise(raw: Raw) -> None:
     listing = raw.listing()
     assert len(listing.items) == 18
     assert listing.faults == []
-    assert any("train/preview.jpg for instance) not used" in text for text in listing.remarks)
+    assert any("not used (1 .jpg; train/preview.jpg for instance)" in text for text in listing.remarks)
 
 
 def test_masks_beside_images_of_the_same_names(raw: Raw) -> None:
@@ -128,6 +127,73 @@ def test_masks_beside_images_of_the_same_names(raw: Raw) -> None:
     assert (raw.planes("4")[0] == mask(4) // 255).all()
     (raw.folder / "train/4.png").unlink()
     assert str(raw.mask_fault("4")) == "mask does not exist"  # never the image itself
+
+
+@pytest.mark.parametrize("names", [("c0", "c0_b", "c1"), ("1", "10", "17")])
+@pytest.mark.parametrize("pattern", ["masks/{id}_*.png", "masks/{id}*.png"])
+def test_an_instance_belongs_to_the_longest_id_that_fits(tmp_path: Path, names: tuple[str, ...], pattern: str) -> None:
+    raw = Raw(tmp_path, "instances", {
+        "title": "instances", "reader": "rle_csv", "classes": ["cell"], "metric": "dice",
+        "train": {"images": "train/{id}.png", "masks": pattern}, "test": {"images": "test/{id}.png"},
+    })  # fmt: skip
+    save(raw.folder / "test/t.png", picture(0))
+    for number, name in enumerate(names):
+        save(raw.folder / f"train/{name}.png", picture(number))
+        for part in range(2):
+            own = np.zeros((SIDE, SIDE), np.uint8)
+            own[5 * part + number, 2 : 6 + number] = 255
+            save(raw.folder / f"masks/{name}_{part}.png", own)
+    assert [int(raw.planes(name).sum()) for name in names] == [8, 10, 12]
+    assert raw.listing().remarks == []
+
+
+def test_instances_in_another_format_are_counted(raw: Raw) -> None:
+    raw.settings["train"]["masks"] = "parts/{id}/*.png"
+    for number in range(9):
+        save(raw.folder / f"parts/{number}/a.png", mask(number))
+        save(raw.folder / f"parts/{number}/b.tif", mask(number).T.copy())
+    assert (raw.planes("3")[0] == mask(3) // 255).all()
+    assert any(
+        "9 image files are not used (9 .tif; parts/0/b.tif for instance)" in one for one in raw.listing().remarks
+    )
+
+
+def test_masks_of_no_class_are_counted_and_a_class_without_masks_is_doubted(
+    raw: Raw, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw.settings |= {"classes": ["cell", "rim"], "columns": {"absent": "empty"}, "submission": {"label": "class"}}
+    raw.settings["train"]["masks"] = "classes/{class}/{id}.png"
+    for number in range(9):
+        save(raw.folder / f"classes/cell/{number}.png", mask(number))
+        save(raw.folder / f"classes/Rim/{number}.png", mask(number))
+    raw.decoded(monkeypatch)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "9 image files are not used (9 .png; classes/Rim/0.png for instance)" in said
+    assert "no training image has a mask of rim" in said
+
+
+def test_a_second_mask_of_an_image_is_counted(raw: Raw) -> None:
+    save(raw.folder / "masks/4.bmp", mask(8))
+    assert (raw.planes("4")[0] == mask(4) // 255).all()  # of 4.png, which the pattern names
+    assert any("1 image file is not used (1 .bmp; masks/4.bmp for instance)" in one for one in raw.listing().remarks)
+
+
+def test_images_that_share_a_mask_are_said(raw: Raw) -> None:
+    raw.settings["train"] = {"images": "train/{id}", "masks": "masks/{stem}.png"}
+    save(raw.folder / "train/3.bmp", picture(3))
+    assert any(
+        "mask files are those of several images" in one and one.endswith("3, for instance")
+        for one in raw.listing().remarks
+    )
+
+
+def test_folders_in_decomposed_form(raw: Raw) -> None:
+    (raw.folder / "train").rename(raw.folder / unicodedata.normalize("NFD", "entraînement"))
+    (raw.folder / "masks").rename(raw.folder / unicodedata.normalize("NFD", "masqués"))
+    composed = [unicodedata.normalize("NFC", name) for name in ("entraînement/{id}.png", "masqués/{id}.png")]
+    raw.settings["train"] = dict(zip(("images", "masks"), composed, strict=True))
+    assert (raw.planes("5")[0] == mask(5) // 255).all()
+    assert len(raw.listing().items) == 18
 
 
 def test_any_ending(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Images that use a small part of what their files could hold are refused with the setting that scales them."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -10,7 +11,7 @@ from raw import Raw
 
 from pipeline.core.errors import PipelineError
 from pipeline.decode import table
-from pipeline.decode.checks import used_range
+from pipeline.decode.value_range import used_range
 
 SIDE = 32
 
@@ -21,7 +22,7 @@ def fill(raw: Raw, largest: int, dtype: type = np.uint16, suffix: str = "png") -
     for number in range(10):
         rng, name = np.random.default_rng(number), f"{'train' if number < 8 else 'test'}/{number}"
         pixels = rng.integers(0, largest + 1, (SIDE, SIDE)).astype(dtype)
-        pixels[0, :2] = 0, largest
+        pixels[0], pixels[1] = 0, largest
         (raw.folder / name).parent.mkdir(parents=True, exist_ok=True)
         write = tifffile.imwrite if suffix == "tif" else cv2.imwrite
         write(str(raw.folder / f"{name}.{suffix}"), pixels)
@@ -44,7 +45,7 @@ def test_few_bits_of_sixteen(raw: Raw, monkeypatch: pytest.MonkeyPatch, largest:
     images = fill(raw, largest)
     own = [0, 2**bits - 1]
     words = (
-        rf"train/\{{id\}}\.png: training images hold values from 0 to {largest}, of 65535 that their files could hold, "
+        rf"train/\{{id\}}\.png: training images hold values from 0 to {largest}, of 65535 that they could hold, "
         rf"so that networks would see nearly constant pictures: set `value_range: \[0, {own[1]}\]` in the"
     )
     with pytest.raises(PipelineError, match=words):
@@ -93,7 +94,7 @@ def test_values_outside_are_clipped_and_said(
     raw.settings["value_range"] = [100, 900]
     run = raw.decoded(monkeypatch)
     assert "10 images have values outside `value_range`, which are clipped" in " ".join(capsys.readouterr().err.split())
-    assert np.load(run.pixels / "train_images.npy")[:, 0, :2, 0].tolist() == [[0, 65535]] * 8
+    assert np.load(run.pixels / "train_images.npy")[:, :2, 5, 0].tolist() == [[0, 65535]] * 8
 
 
 def test_eight_bits_stay_eight(raw: Raw, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,3 +118,52 @@ def test_odd_images_do_not_hide_the_range() -> None:
     share, own = used_range(np.dtype(np.uint16), [0] * 100, highs)
     assert (round(share, 4), own) == (0.0156, [0, 1023])
     assert used_range(np.dtype(np.uint16), [30000] * 3, [31000] * 3)[1] == [30000, 31000]
+
+
+def rewrite(raw: Raw, numbers: list[int], change: Callable[[np.ndarray], np.ndarray]) -> None:
+    for number in numbers:
+        path = raw.folder / f"{'train' if number < 8 else 'test'}/{number}.png"
+        cv2.imwrite(str(path), change(cv2.imread(str(path), cv2.IMREAD_UNCHANGED)))
+
+
+def test_a_saturated_pixel_in_every_image_hides_nothing(raw: Raw, monkeypatch: pytest.MonkeyPatch) -> None:
+    def saturated(pixels: np.ndarray) -> np.ndarray:
+        pixels[4, 4] = 65535
+        return pixels
+
+    fill(raw, 1020)
+    rewrite(raw, list(range(10)), saturated)
+    with pytest.raises(PipelineError, match=r"set `value_range: \[0, 1023\]`"):
+        raw.decoded(monkeypatch)
+
+
+def test_test_images_of_fewer_bits(raw: Raw, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(raw, 60000)
+    rewrite(raw, [8, 9], lambda pixels: pixels // 16)
+    words = (
+        r"test/\{id\}\.png: test images hold values from 0 to 3750, .* saved with fewer bits than the training images"
+    )
+    with pytest.raises(PipelineError, match=words):
+        raw.decoded(monkeypatch)
+
+
+def test_some_images_of_fewer_bits_are_said(
+    raw: Raw, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fill(raw, 60000)
+    rewrite(raw, [0, 2, 4], lambda pixels: pixels // 64)
+    raw.decoded(monkeypatch)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "3 of 8 training images use less than a fifteenth of the values that the others use, train/0.png" in said
+
+
+@pytest.mark.parametrize(("dtype", "largest", "given"), [(np.uint8, 255, [0, 4095]), (np.uint16, 60000, [0, 100])])
+def test_a_range_that_is_not_that_of_the_files(
+    raw: Raw, monkeypatch: pytest.MonkeyPatch, dtype: type, largest: int, given: list[int]
+) -> None:
+    fill(raw, largest, dtype)
+    raw.settings["value_range"] = given
+    if given == [0, 100]:  # nearly all of it is clipped
+        rewrite(raw, list(range(10)), lambda pixels: np.maximum(pixels, 200).astype(dtype))
+    with pytest.raises(PipelineError, match=rf"`value_range: \[0, {given[1]}\]` is not the range of their files"):
+        raw.decoded(monkeypatch)

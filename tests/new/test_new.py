@@ -223,7 +223,7 @@ def test_a_further_table_knows_the_group(root: Path) -> None:
     settings, read = looked_at(root)
     assert settings["train"] == {"images": "train/{id}.png", "masks": "train.csv", "table": "people.csv"}
     assert (settings["group"], settings["split"]) == ("patient_id", {"folds": 4})
-    assert "sample_submission" not in settings and read.keys() == masks.keys()
+    assert settings["sample_submission"] is None and read.keys() == masks.keys()
 
 
 @pytest.mark.parametrize("form", ["{}.tiff", "train/{}.png"])
@@ -553,3 +553,14 @@ def test_mixed_endings_and_few_bits(root: Path) -> None:
     assert draft["train"] == {"images": "train/{id}.png", "masks": "masks/{id}.png"}
     assert draft["test"] == {"images": "test/{id}.png"}
     assert draft["value_range"] == [0, 1023]
+
+
+def test_train_test_and_masks_of_equal_names(root: Path) -> None:
+    masks = things(root / "raw" / "train/{id}.png", range(8))
+    things(root / "raw" / "test/{id}.png", range(8))
+    for name, mask in masks.items():
+        (root / "raw/masks").mkdir(exist_ok=True)
+        cv2.imwrite(str(root / "raw/masks" / f"{name}.png"), mask * 255)
+    settings, _ = looked_at(root)
+    assert settings["train"] == {"images": "train/{id}.png", "masks": "masks/{id}.png"}
+    assert settings["test"] == {"images": "test/{id}.png"}

@@ -5,7 +5,7 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
@@ -57,18 +57,19 @@ def find_images(pattern: str, folder: Path, exclude: list[str]) -> ImageFiles:
     images alone. Hidden files (`._x`, `.DS_Store`) never match.
     """
     head, ending = split_ending(pattern)
-    expression = pattern_expression(head if ending else pattern)
+    expression = pattern_expression(normal_form(head if ending else pattern))
     found = ImageFiles({}, [])
     later: list[tuple[str, Path]] = []
-    wanted = f"{head}.*" if ending else pattern
-    for path in sorted(folder.glob(glob_pattern(wanted.replace("{id}", "*")))):
+    place = fixed_part(pattern)
+    wanted = Path(f"{head}.*" if ending else pattern).relative_to(place).as_posix()
+    for path in sorted(as_on_disk(folder, place).glob(glob_pattern(wanted.replace("{id}", "*")))):
         if path.name.startswith(".") or any(fnmatch(path.name, other) for other in exclude):
             continue
-        name = path.relative_to(folder).as_posix()
+        name = normal_form(path.relative_to(folder).as_posix())
         match = expression.fullmatch(name[: -len(path.suffix)] if ending and path.suffix else name)
         if match is None or (ending and path.suffix.lower() not in SUFFIXES):
             continue
-        image_id = normal_form(match["id"])
+        image_id = match["id"]
         if ending and not (path.suffix == ending or same_format(path.suffix, ending)):
             later.append((image_id, path))
         elif found.paths.setdefault(image_id, path) != path:
@@ -147,16 +148,6 @@ def as_on_disk(folder: Path, file: str, beside: Collection[Path] | None = None) 
     return folder / file
 
 
-def glob_files(folder: Path, pattern: str) -> list[Path]:
-    """Returns the files of a pattern in which `*` alone is special, in any form of Unicode and spelling of the ending,
-    sorted."""
-    head, ending = split_ending(pattern)
-    endings = [one for one in SUFFIXES if same_format(one, ending)] if ending else [""]
-    spelled = [spelling for one in endings for spelling in (one, one.upper())] if ending else [""]
-    found = (path for form in _forms(head) for one in spelled for path in folder.glob(glob_pattern(form + one)))
-    return sorted(set(found))
-
-
 def _forms(name: str) -> Iterable[str]:
     if name.isascii():
         return (name,)
@@ -171,9 +162,9 @@ def glob_pattern(pattern: str) -> str:
 # --- sentences -------------------------------------------------------------------------------------------------------
 
 
-def told(paths: Collection[Path], folder: Path, what: Callable[[int], str]) -> str:
+def told(paths: Collection[Path], folder: Path, what: str) -> str:
     """Returns a sentence on files: how many, of which endings, and the first."""
     endings = Counter(path.suffix for path in paths)
     shown = ", ".join(f"{count} {ending or 'without an ending'}" for ending, count in sorted(endings.items()))
     first = min(paths).relative_to(folder).as_posix()
-    return f"{what(len(paths))} ({shown}; {first} for instance)"
+    return f"{len(paths)} {what} ({shown}; {first} for instance)"

@@ -15,8 +15,8 @@ from pipeline.core.version import program
 from pipeline.decode.readers.base import SUBSETS, Fault, Item, Listing, SubsetName, listed, repeated_ids
 from pipeline.decode.readers.columns import group_of, is_missing, own_group
 from pipeline.decode.readers.files import natural, packed, read_image
-from pipeline.decode.readers.left_out import mask_files, mask_key, told_of_files
-from pipeline.decode.readers.names import find_images, fixed_part
+from pipeline.decode.readers.mask_files import MaskFiles, find_mask_files, mask_key, told_of_files
+from pipeline.decode.readers.names import as_on_disk, find_images, fixed_part
 from pipeline.decode.readers.rows import Rows, further_columns, read_rows, sample_ids
 from pipeline.decode.readers.true_masks import masks_reader
 
@@ -52,7 +52,7 @@ def raw_files(competition: RleCsv, folder: Path, subset: SubsetName) -> tuple[Pa
     names = [competition.sample_submission if subset == "test" else None]
     names += [settings.table, None if settings.mask_files else settings.masks]
     names += [fixed_part(pattern) for pattern in (settings.images, settings.mask_files) if pattern]
-    return tuple(dict.fromkeys(folder / name for name in names if name))
+    return tuple(dict.fromkeys(as_on_disk(folder, name) for name in names if name))
 
 
 def opener(competition: RleCsv, folder: Path) -> Callable[[Any], np.ndarray]:
@@ -65,7 +65,7 @@ def _subset_items(competition: RleCsv, subset: SubsetName, folder: Path) -> List
     files = find_images(settings.images, folder, settings.exclude)
     table = None if settings.mask_files else settings.masks
     known, faults = read_rows(competition, subset, folder / table, files) if table else ({}, [])
-    masks = mask_files(settings, folder, files) if settings.mask_files else {}
+    masks = find_mask_files(competition, settings, folder, files) if settings.mask_files else MaskFiles()
     for image_id, double in files.further:
         first, droppable = files.paths[image_id].relative_to(folder).as_posix(), image_id if subset == "train" else None
         text = f"image {image_id} is {first} already: an id has one image"
@@ -91,7 +91,7 @@ def _subset_items(competition: RleCsv, subset: SubsetName, folder: Path) -> List
             further_row, values = extras.get(image_id, (None, {}))
             extra = {**rows.extra, **values}
             read = partial(read_image, file, **competition.reading)
-            read_masks = masks_reader(competition, settings, folder, image_id, file, rows)
+            read_masks = masks_reader(competition, settings, folder, image_id, masks, rows)
             if group_file and is_missing(extra.get(competition.group or "", "")):
                 group: str | None = own_group(image_id)
                 groupless.append((image_id, further_row if group_file == settings.table else rows.row))
@@ -99,7 +99,8 @@ def _subset_items(competition: RleCsv, subset: SubsetName, folder: Path) -> List
                 group = group_of(competition, image_id, extra) if subset == "train" else None
             items.append(Item(image_id, subset, path, read, read_masks, group, extra))
     faults += _without_group(competition, group_file or "", groupless)
-    without = [item for item in items if mask_key(settings, item.image_id) not in (masks if not table else known)]
+    named = known.keys() if table else masks.names()
+    without = [item for item in items if mask_key(settings, item.image_id) not in named]
     texts = told_of_files(competition, subset, folder, files, masks)
     if subset == "train" and without and competition.columns.absent == "empty":
         what = f"row in {table}" if table else "mask file"

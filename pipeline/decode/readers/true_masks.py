@@ -9,7 +9,7 @@ import numpy as np
 from pipeline.core.config.competition import THRESHOLD, RleCsv, Subset, Value
 from pipeline.decode.readers.base import MaskFault, Masks, counted, read_mask
 from pipeline.decode.readers.columns import class_numbers
-from pipeline.decode.readers.names import as_on_disk, glob_files
+from pipeline.decode.readers.mask_files import MaskFiles, mask_key
 from pipeline.decode.readers.rows import Rows
 from pipeline.masks import rle
 from pipeline.masks.geometry import IGNORE
@@ -19,12 +19,16 @@ NOISE = 16
 
 
 def masks_reader(
-    competition: RleCsv, settings: Subset, folder: Path, image_id: str, image: Path, rows: Rows
+    competition: RleCsv, settings: Subset, folder: Path, image_id: str, files: MaskFiles, rows: Rows
 ) -> Callable[[tuple[int, int]], Masks] | None:
     """Returns a function from the height and width of an image to its masks, which raises MaskFault; None where nothing
     is known of them."""
     if settings.mask_files:
-        return partial(_masks_of_files, competition, settings, folder, image_id, image)
+        key = mask_key(settings, image_id)
+        values = list(class_numbers(competition)) if "{class}" in settings.mask_files else [""]
+        paths = [[path.relative_to(folder).as_posix() for path in files.by_key.get((key, one), [])] for one in values]
+        pattern = settings.mask_files.replace("{id}", image_id).replace("{stem}", key)
+        return partial(_masks_of_files, competition, settings, folder, pattern, paths)
     if settings.masks is None:
         return None
     return partial(_masks_of_rows, competition, Path(settings.masks).name, image_id, rows.texts)
@@ -49,30 +53,24 @@ def _masks_of_rows(
 
 
 def _masks_of_files(
-    competition: RleCsv, settings: Subset, folder: Path, image_id: str, image: Path, shape: tuple[int, int]
+    competition: RleCsv, settings: Subset, folder: Path, pattern: str, paths: list[list[str]], shape: tuple[int, int]
 ) -> Masks:
-    pattern = (settings.mask_files or "").replace("{id}", image_id).replace("{stem}", Path(image_id).stem)
+    """The masks of an image from its files (`paths` a class, or all classes in one), whose pattern names its id."""
     if "{class}" not in pattern and "*" not in pattern:
-        return Masks(_planes_of_file(competition, settings.threshold, folder, _on_disk(folder, pattern, image), shape))
+        return Masks(_planes_of_file(competition, settings.threshold, folder, (paths[0] or [pattern])[0], shape))
     planes = np.zeros((len(competition.classes), *shape), np.uint8)
     instances: list[tuple[str, ...]] = []
+    may_lack = competition.columns.absent == "empty"
     for number, value in enumerate(class_numbers(competition)):
-        name = pattern.replace("{class}", value)
-        files = [_on_disk(folder, name, image)]
-        if "*" in name:
-            files = [path.relative_to(folder).as_posix() for path in glob_files(folder, name) if path != image]
-        may_lack = competition.columns.absent == "empty"
-        parts = [_one_class(competition, folder, file, shape, may_lack, settings.threshold) for file in files]
+        names = paths[number if "{class}" in pattern else 0] or [pattern.replace("{class}", value)]
+        names = [name for name in names if "*" not in name]
+        parts = [_one_class(competition, folder, name, shape, may_lack, settings.threshold) for name in names]
         for part in parts:
             planes[number] |= part
         instances.append(tuple(rle.encode(part) for part in parts if part.any()))
-    if "*" in pattern and competition.columns.absent == "fault" and not any(instances):
-        raise MaskFault(pattern, None, f"image {image_id} has no mask file")
+    if "*" in pattern and not may_lack and not any(instances):
+        raise MaskFault(pattern, None, "no mask file of this image")
     return Masks(planes, tuple(instances) if "*" in pattern else None)
-
-
-def _on_disk(folder: Path, file: str, image: Path) -> str:
-    return as_on_disk(folder, file, [image]).relative_to(folder).as_posix()
 
 
 def _planes_of_file(

@@ -82,17 +82,17 @@ def image_groups(folder: Path) -> list[Files]:
 
 def _across_endings(groups: list[Files]) -> list[Files]:
     """The groups, where files of one place that differ in their endings alone are one, as decode reads them."""
-    merged: dict[str, Files] = {}
+    merged: list[Files] = []
     for files in sorted(groups, key=lambda one: (-len(one.paths), split_ending(one.pattern)[1].isupper())):
         head, ending = split_ending(files.pattern)
-        known = merged.get(head)
-        if known is None:
-            merged[head] = files
-        elif same_format(ending, split_ending(known.pattern)[1]) or not _belong_to(files, known):
-            merged[head] = replace(known, paths=files.paths | known.paths)
+        beside = [one for one in merged if split_ending(one.pattern)[0] == head]
+        same = [one for one in beside if same_format(ending, split_ending(one.pattern)[1])]
+        if fitting := same or [one for one in beside if not _belong_to(files, one)]:
+            place = merged.index(fitting[0])
+            merged[place] = replace(fitting[0], paths=files.paths | fitting[0].paths)
         else:
-            merged[files.pattern] = files
-    return sorted(merged.values(), key=lambda one: one.pattern)
+            merged.append(files)
+    return sorted(merged, key=lambda one: one.pattern)
 
 
 def _belong_to(files: Files, others: Files) -> bool:

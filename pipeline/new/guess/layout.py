@@ -10,9 +10,9 @@ import numpy as np
 
 from pipeline.core.config.competition import METRICS, THRESHOLD
 from pipeline.core.errors import PipelineError
-from pipeline.decode.checks import SMALL, used_range
 from pipeline.decode.readers.files import SUFFIXES, evenly, packed, read_image
 from pipeline.decode.rle_checks import MaskRow
+from pipeline.decode.value_range import SMALL, extremes, used_range
 from pipeline.new.guess.base import (
     Draft,
     Files,
@@ -175,8 +175,9 @@ def _value_range(images: Files) -> list[Guess]:
             image = read_image(path)
         except ValueError:
             continue
-        lows.append(int(image.min()))
-        highs.append(int(image.max()))
+        low, high = extremes(image)
+        lows.append(low)
+        highs.append(high)
         types.add(image.dtype)
     if len(types) != 1:
         return []
@@ -207,7 +208,7 @@ def _find(folder: Path) -> Found:
     images = table.key.files if table else mask_files.images if mask_files else None
     if images is None:
         raise PipelineError(_no_masks(folder, groups, tables))
-    others = [files for files in rest if mask_files is None or files.paths.keys() != mask_files.masks.paths.keys()]
+    others = [files for files in rest if mask_files is None or not _are_masks(files, mask_files)]
     alike = by_name(others) if images.pattern.endswith("{id}") else others  # ids with endings, as in training
     test = sample.key.files if sample else _test_of(folder, alike, images)
     near = next((masks for one, masks in apart if masks and _share_files(one, images)), None)
@@ -215,6 +216,12 @@ def _find(folder: Path) -> Found:
     further = _further([one for one in tables if one.name not in used], images)
     unread = next((one for one in tables if one.is_sample), None) if sample is None else None
     return Found(images, test, table, mask_files, near, sample, further, unread)
+
+
+def _are_masks(files: Files, masks: MaskFiles) -> bool:
+    """Whether files are masks, perhaps of one of several classes, whose names they share."""
+    same_names = files.paths.keys() == masks.masks.paths.keys() and "test" not in files.pattern.lower()
+    return same_names or _share_files(files, masks.masks)
 
 
 def _share_files(one: Files, other: Files) -> bool:

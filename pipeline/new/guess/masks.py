@@ -36,7 +36,7 @@ def find_mask_files(groups: list[Files], beside: list[Files]) -> MaskFiles | Non
     """
     few = {files.pattern for files in [*beside, *groups] if _may_be_masks(files)}
     best: list[MaskFiles] = []
-    for images in groups:
+    for images in sorted(groups, key=lambda files: "test" in files.pattern.lower()):  # of equal ones, no test images
         fitted = [masks_of(masks, images) for masks in [*beside, *groups] if masks.pattern in few]
         found = [MaskFiles(images, masks) for masks in fitted if masks and images.pattern not in few]
         best = max(best, found, key=lambda one: sum(len(pair.masks.paths) for pair in one))

@@ -1,0 +1,110 @@
+"""Do images use the range of values that their files could hold? Of 10 or 12 bits in 16, networks would see nothing."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from pipeline.core.config.competition import Competition, RleCsv
+from pipeline.decode.readers.base import SUBSETS, WORDS, Fault, SubsetName
+
+NARROW, SMALL = 1 / 15, 1 / 4
+"""The share of their type's range within which images leave a network nearly constant pictures, or dark ones."""
+MOST_SAMPLED = 2**14
+"""Pixels of an image from which its lowest and highest values are taken."""
+FEW = 0.1
+"""Share of the images from which on those that use less of the range than the others are said."""
+
+Row = dict[str, Any]
+
+
+def extremes(image: np.ndarray) -> tuple[int, int]:
+    """Returns the values below and above which one pixel in a thousand lies, of evenly spread ones of an image: a few
+    saturated pixels say nothing of its range."""
+    step = max(1, image.size // MOST_SAMPLED) | 1  # odd, so that it does not go down a column
+    low, high = np.percentile(image.reshape(-1)[::step], [0.1, 99.9], method="nearest")
+    return int(low), int(high)
+
+
+def used_range(dtype: np.dtype, lows: Sequence[int], highs: Sequence[int]) -> tuple[float, list[int]]:
+    """Returns the share of their type's range that nearly all images lie in, and a `value_range` for them.
+
+    Args:
+        dtype: uint8 or uint16.
+        lows: the low extreme of each image.
+        highs: the high extreme of each.
+    """
+    outside = len(lows) // 20 + (len(lows) >= 10)  # a few odd images
+    low, high = sorted(lows)[outside], sorted(highs)[-1 - outside]
+    own = [0, 2 ** int(high).bit_length() - 1] if low < high / 2 else [int(low), int(high)]
+    return (high - low) / int(np.iinfo(dtype).max), own
+
+
+def find_faults(competition: Competition, rows: list[Row]) -> list[Fault]:
+    """Returns a fault for the training and for the test images, where they use a small part of their type's range."""
+    shares = {subset: _share(competition, rows, subset) for subset in SUBSETS}
+    faults = []
+    for subset, share in shares.items():
+        if share <= NARROW:
+            like_training = subset == "train" or shares["train"] <= NARROW or competition.reading["value_range"]
+            text = f"{_told(rows, subset)}, so that networks would see nearly constant pictures: "
+            text += (
+                _remedy(competition, rows, subset)
+                if like_training
+                else ("they were saved with fewer bits than the training images: scale them alike")
+            )
+            faults.append(Fault(_where(competition, subset), None, text))
+    return faults
+
+
+def find_doubts(competition: Competition, rows: list[Row]) -> list[str]:
+    """Returns that the training images use less than a quarter of the range, or that some use far less than others."""
+    share = _share(competition, rows, "train")
+    if NARROW < share <= SMALL:
+        return [f"{_told(rows, 'train')}: {_remedy(competition, rows, 'train')}"]
+    train = _rows_of(rows, "train")
+    narrow = [row for row in train if row["dtype"] == "uint16" and row["high"] - row["low"] <= NARROW * 65535]
+    if share <= NARROW or not FEW * len(train) <= len(narrow) < len(train):
+        return []
+    text = f"{len(narrow)} of {len(train)} training images use less than a fifteenth of the values that the others use"
+    return [f"{text}, {narrow[0]['path']} for instance: were they saved with fewer bits?"]
+
+
+def _rows_of(rows: list[Row], subset: SubsetName) -> list[Row]:
+    return [row for row in rows if row["subset"] == subset and row["dtype"]]
+
+
+def _share(competition: Competition, rows: list[Row], subset: SubsetName) -> float:
+    """The share of their type's range that images of a subset use; 1 where there are none, where the reader cannot
+    scale them, or where the YAML names the whole range."""
+    own = _rows_of(rows, subset)
+    if not own or "value_range" not in competition.reading:
+        return 1.0
+    dtype: np.dtype = np.dtype(str(own[0]["dtype"]))
+    if competition.reading["value_range"] == (0, np.iinfo(dtype).max):
+        return 1.0
+    return used_range(dtype, [row["low"] for row in own], [row["high"] for row in own])[0]
+
+
+def _told(rows: list[Row], subset: SubsetName) -> str:
+    own = _rows_of(rows, subset)
+    low, high = min(row["low"] for row in own), max(row["high"] for row in own)
+    largest = np.iinfo(own[0]["dtype"]).max
+    return f"{WORDS[subset]} images hold values from {low} to {high}, of {largest} that they could hold"
+
+
+def _remedy(competition: Competition, rows: list[Row], subset: SubsetName) -> str:
+    given = competition.reading["value_range"]
+    if given is not None:
+        return f"`value_range: [{given[0]:g}, {given[1]:g}]` is not the range of their files, correct it"
+    own = _rows_of(rows, subset)
+    dtype: np.dtype = np.dtype(str(own[0]["dtype"]))
+    _, values = used_range(dtype, [row["low"] for row in own], [row["high"] for row in own])
+    return (
+        f"set `value_range: {values}` in the competition's YAML, which scales all images, or "
+        f"`value_range: [0, {np.iinfo(dtype).max}]` to leave them so"
+    )
+
+
+def _where(competition: Competition, subset: SubsetName) -> str:
+    return getattr(competition, subset).images if isinstance(competition, RleCsv) else getattr(competition, "file", "")
