@@ -37,6 +37,7 @@ EXAMPLES = 3
 """Images that a message names."""
 MOST = 300
 """Masks of either set that are looked at."""
+ALL, SOME = "Masks", "Some masks"
 WORDS = {"column": "down the columns", "row": "along the rows"}
 OTHER = {"column": "row", "row": "column"}
 
@@ -149,7 +150,7 @@ def _order_or_size(test: Lines, training: Lines) -> list[Reason]:
             f"{judged.masks} look transposed: their runs follow each other as if pixels were numbered "
             f"{WORDS[OTHER[test.order]]} and not {WORDS[test.order]} ({judged.sure})."
         )
-        found.append(Reason(judged.level, "transposed masks", text, "rle.order in the competition's YAML"))
+        found.append(Reason(judged.level, "transposed masks", text, judged.remedy("rle.order")))
     strange = known - training.own - len(training.other)
     length, names = _of_one_length(test)
     if judged := _more_than_chance(names, count, strange, known):
@@ -171,7 +172,7 @@ def _base(test: Lines, training: Lines) -> list[Reason]:
         f"{judged.masks} look shifted by one pixel: at the border their runs go on by one pixel on the other side, as "
         f"where the first pixel has another number ({judged.sure}, of masks at the border)."
     )
-    return [Reason(judged.level, "shifted masks", text, "rle.base in the competition's YAML")]
+    return [Reason(judged.level, "shifted masks", text, judged.remedy("rle.base"))]
 
 
 @dataclass
@@ -182,6 +183,10 @@ class _Judged:
     masks: str
     """The beginning of the sentence: all masks, or some."""
     sure: str
+
+    def remedy(self, setting: str) -> str:
+        """Returns where to correct it: a setting where it is all masks."""
+        return f"{setting} in the competition's YAML" if self.masks == ALL else ""
 
 
 def _more_than_chance(wrong: list[str], count: int, usual: int, known: int) -> _Judged | None:
@@ -201,11 +206,11 @@ def _more_than_chance(wrong: list[str], count: int, usual: int, known: int) -> _
     sure = f"{number} of {count} masks, {usual} of {known} training masks; by chance less than once in {times:,}"
     if number > count / 2:
         level: Level = "stop" if chance < CHANCE else "check"
-        return _Judged(level, "Masks", sure) if chance < DOUBT else None
+        return _Judged(level, ALL, sure) if chance < DOUBT else None
     if number < max(FEW, SHARE_OF_FEW * count, TIMES_OF_FEW * share * count) or chance >= CHANCE_OF_FEW:
         return None
     shown = f"those of {', '.join(wrong[:EXAMPLES])}{', …' if number > EXAMPLES else ''}; "
-    return _Judged("check", "Some masks", shown + sure)
+    return _Judged("check", SOME, shown + sure)
 
 
 def _true_masks(want: Expected) -> Iterator[np.ndarray]:

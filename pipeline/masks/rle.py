@@ -15,7 +15,11 @@ import numpy as np
 
 _DIGITS_AND_SPACES = re.compile(r"[0-9 ]*")
 _WHOLE_NUMBER = re.compile(r"-?[0-9]+")
-_PLACEHOLDER = re.compile(r"[^0-9]{1,20}|(-1|0)(\.0)?([ ,]+(-1|0)(\.0)?)*|1 0")
+_PLACEHOLDER = re.compile(
+    r"\W{1,9}|(-1|0)(\.0)?([ ,]+(-1|0)(\.0)?)*|1 0"
+    r"|[<#]?(na|n/a|nan|none|null|nil|empty|blank|missing|nothing|false|no([ _-]?[a-z]+)?)>?",
+    re.IGNORECASE,
+)
 # Up to this end, and up to this many digits in each value, int64 arithmetic on runs cannot overflow.
 _LARGEST_END, _MOST_DIGITS = 2**62, 18
 

@@ -136,6 +136,7 @@ def test_some_masks_are_a_doubt(
         assert [one.level for one in found] == level
         if level == ["check"]:
             assert found[0].kind == kind and found[0].text.startswith(beginning)
+            assert found[0].command == ""  # the YAML is right for the others
             assert f"(those of t0, t1, t2, …; {wrong} of 20 masks, 0 of 60 training masks; " in found[0].text
 
 

@@ -350,6 +350,11 @@ def test_what_may_stand_for_an_empty_mask_names_the_setting(text: str) -> None:
     assert is_placeholder(text) and not area(text, Convention(empty=text))
 
 
+@pytest.mark.parametrize("text", ["x", "José", "3", "1 2 nan", "case 7", "1 1"])
+def test_other_texts_do_not(text: str) -> None:
+    assert not is_placeholder(text)
+
+
 RELATIVE_FAULTS = {
     "3 2 -1 4": "run 2 (gap -1, length 4) has a gap below 0",
     "3 2 -6 4": "run 2 (gap -6, length 4) has a gap below 0",
