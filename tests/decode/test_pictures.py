@@ -14,6 +14,7 @@ from conftest import SHAPE, Tiny
 from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 
 from pipeline.decode.readers import remarks
+from pipeline.decode.readers.base import MaskFault, read_mask
 from pipeline.decode.readers.files import read_image
 from pipeline.decode.rle_checks import MaskRow
 from pipeline.masks import rle
@@ -170,19 +171,84 @@ def test_tiffs_of_tifffile(tmp_path: Path, photometric: str, planar: Any, dtype:
 
 
 @pytest.mark.parametrize("samples", [1, 3])
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+@pytest.mark.parametrize("planar", ["contig", "separate"])
 @pytest.mark.parametrize("alpha", ["unassalpha", "assocalpha", "unspecified"])
-def test_alpha_of_tiff(tmp_path: Path, samples: int, alpha: Any) -> None:
-    array = np.dstack([PICTURE[..., :samples], PICTURE[..., 1] | 128])
+def test_alpha_of_tiff(tmp_path: Path, samples: int, dtype: str, planar: Any, alpha: Any) -> None:
+    """Colours are those before they were multiplied by alpha; what no tag calls alpha is a channel of its own."""
+    path, photometric = tmp_path / "a.tif", "rgb" if samples == 3 else "minisblack"
+    scale = np.iinfo(dtype).max // 255
+    array = np.dstack([PICTURE[..., :samples], PICTURE[..., 1] | 128]).astype(np.uint32) * scale
+    expected = array[..., :samples].copy()
     if alpha == "assocalpha":
-        array[..., :samples] = array[..., :samples].astype(int) * array[..., -1:] // 255
-    photometric: Any = "rgb" if samples == 3 else "minisblack"
-    tifffile.imwrite(
-        tmp_path / "a.tif", array, photometric=photometric, planarconfig="contig", extrasamples=[alpha], metadata=None
-    )
-    if alpha == "unspecified" or (samples == 1 and alpha == "assocalpha"):
-        np.testing.assert_array_equal(read_image(tmp_path / "a.tif"), array[..., :samples])
+        array[..., :samples] = array[..., :samples] * array[..., -1:] // np.iinfo(dtype).max
+    stored = (np.moveaxis(array, 2, 0) if planar == "separate" else array).astype(dtype)
+    options: dict[str, Any] = {"photometric": photometric, "planarconfig": planar, "metadata": None}
+    tifffile.imwrite(path, stored, extrasamples=[alpha], **options)
+    if alpha == "unspecified" and samples == 1:
+        with pytest.raises(ValueError, match=r"has shape \(48, 64, 2\)"):
+            read_image(path)
+        return
+    assert read_image(path).dtype == dtype
+    assert np.abs(read_image(path).astype(int) - expected).max() <= 2 * scale
+    if (dtype, planar) == ("uint8", "contig") and (samples, alpha) not in ((1, "assocalpha"), (3, "unspecified")):
+        assert_shown(path)
+
+
+@pytest.mark.parametrize("compression", [None, "lzw", "zstd", "lzma", "jpeg"])
+def test_ycbcr_of_every_codec(tmp_path: Path, compression: str | None) -> None:
+    path, values = tmp_path / "a.tif", np.array(Image.fromarray(PICTURE).convert("YCbCr"))
+    if compression == "jpeg":
+        Image.fromarray(PICTURE).convert("YCbCr").save(path, compression="jpeg")
     else:
-        assert_shown(tmp_path / "a.tif")
+        tifffile.imwrite(path, values, photometric="ycbcr", compression=compression)
+        assert np.abs(read_image(path).astype(int) - PICTURE).max() <= 4
+    assert_shown(path)
+    if compression != "jpeg":
+        tifffile.imwrite(path, values.astype(np.uint16), photometric="ycbcr", compression=compression)
+        with pytest.raises(ValueError, match="is a TIFF of 16-bit YCbCr, which is not read"):
+            read_image(path)
+    planes: Any = np.moveaxis(values, 2, 0)
+    tifffile.imwrite(path, planes, photometric="ycbcr", planarconfig="separate", compression=compression)
+    with pytest.raises(ValueError, match="is a TIFF of 8-bit YCbCr in planes, which is not read"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int16", "uint32", "float32"])
+@pytest.mark.parametrize("value_range", [None, (0.0, 255.0)])
+def test_white_is_zero_of_other_numbers(tmp_path: Path, dtype: str, value_range: tuple[float, float] | None) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", (PICTURE[..., 0] // 2).astype(dtype), photometric="miniswhite")
+    with pytest.raises(ValueError, match=f"is a WhiteIsZero TIFF of {dtype} pixels, of which nothing says what is"):
+        read_image(tmp_path / "a.tif", value_range=value_range)
+
+
+# --- names that lie --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "bmp"])
+def test_tiffs_of_other_names(tmp_path: Path, suffix: str) -> None:
+    path, grey = tmp_path / f"a.{suffix}", PICTURE[..., 0].copy()
+    tifffile.imwrite(path, grey, photometric="miniswhite")
+    np.testing.assert_array_equal(read_image(path)[..., 0], 255 - grey)
+    assert path in remarks.noted("white_is_zero")
+    picture("RGBA").save(path, format="TIFF")
+    np.testing.assert_array_equal(read_image(path), PICTURE)
+    tifffile.imwrite(path, np.stack([grey] * 3), photometric="minisblack", metadata=None)
+    with pytest.raises(ValueError, match=r"holds 3 pages"):
+        read_image(path)
+    picture("LAB").save(path, format="TIFF")
+    with pytest.raises(ValueError, match="is a TIFF of Lab"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("kind", ["png", "jpeg", "bmp", "gif", "webp"])
+def test_other_files_named_tif(tmp_path: Path, kind: str) -> None:
+    picture("RGB").save(tmp_path / "a.tif", format=kind)
+    assert_shown(tmp_path / "a.tif")
+    content = (tmp_path / "a.tif").read_bytes()
+    (tmp_path / "a.tif").write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match="cannot be read whole|is not an image"):
+        read_image(tmp_path / "a.tif")
 
 
 # --- axes, pages, series ---------------------------------------------------------------------------------------------
@@ -232,12 +298,38 @@ def test_smaller_copies_are_no_further_pictures(tmp_path: Path) -> None:
         np.testing.assert_array_equal(read_image(tmp_path / name), PICTURE)
 
 
+@pytest.mark.parametrize("mode", ["RGB", "CMYK", "P"])
+def test_thumbnail_before_the_picture(tmp_path: Path, mode: str) -> None:
+    small, path = Image.fromarray(PICTURE[::2, ::2]), tmp_path / "a.tif"
+    picture(mode).save(tmp_path / "b.tif")
+    small.save(path, save_all=True, append_images=[picture(mode)], tiffinfo={254: 1})
+    with tifffile.TiffFile(path, mode="r+") as file:
+        if (kind := file.pages[1].tags.get(254)) is not None:  # type: ignore[union-attr]
+            kind.overwrite(0)
+    np.testing.assert_array_equal(read_image(path), read_image(tmp_path / "b.tif"))
+    assert image_size(path) == (HEIGHT, WIDTH)
+
+
+def test_thumbnail_around_the_picture(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    for mode, photometric in (("RGB", "rgb"), ("CMYK", "separated")):
+        with tifffile.TiffWriter(path) as file:
+            file.write(PICTURE[::2, ::2], photometric="rgb", subfiletype=1, subifds=1)
+            file.write(np.array(picture(mode)), photometric=photometric)
+        if mode == "RGB":
+            np.testing.assert_array_equal(read_image(path), PICTURE)
+    with pytest.raises(ValueError, match="is a CMYK TIFF whose first page is a smaller copy"):
+        read_image(path)
+
+
 @pytest.mark.parametrize("suffix", ["gif", "webp", "png"])
 def test_frames_are_remarked(tmp_path: Path, suffix: str) -> None:
     path, frame = tmp_path / f"a.{suffix}", Image.fromarray(PICTURE)
     frame.save(path, save_all=True, append_images=[ImageOps.mirror(frame)])
     assert_shown(path)
     assert path in remarks.noted("frames")
+    with pytest.raises(MaskFault, match="mask has several frames; a mask is one picture"):
+        read_mask(tmp_path, path.name, (HEIGHT, WIDTH))
 
 
 # --- orientation -----------------------------------------------------------------------------------------------------
@@ -366,6 +458,37 @@ def test_masks_of_one_bit(tiny: Tiny, photometric: Any, capfd: pytest.CaptureFix
     for name, mask in tiny.masks.items():
         assert table.loc[name, "rle_thing"] == rle.encode(mask)
     assert ("12 mask files are WhiteIsZero" in capfd.readouterr().err) == (photometric == "miniswhite")
+
+
+def test_mask_files_stored_turned_are_counted(tiny: Tiny, capfd: pytest.CaptureFixture[str]) -> None:
+    (tiny.input / "masks").mkdir()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for name, mask in tiny.masks.items():
+        Image.fromarray(np.rot90(mask) * 255).save(tiny.input / "masks" / f"{name}.png", exif=exif)
+    tiny.settings["train"]["masks"] = "masks/{id}.png"
+    tiny.save()
+    table = pd.read_parquet(tiny.run("decode").table).set_index("image_id")
+    assert all(table.loc[name, "rle_thing"] == rle.encode(mask) for name, mask in tiny.masks.items())
+    assert "12 mask files are stored turned or mirrored (EXIF orientation) and read upright" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int16", "int32", "uint32", "int64", "float16", "float32", "float64"])
+def test_masks_of_other_numbers(tmp_path: Path, dtype: str) -> None:
+    path, codes = tmp_path / "a.tif", PICTURE[..., 0] // 64
+    for factor in (1, 700) if np.dtype(dtype).itemsize > 1 else (1,):
+        mask = codes.astype(dtype) * np.array(factor, dtype)
+        tifffile.imwrite(path, mask)
+        np.testing.assert_array_equal(read_mask(tmp_path, path.name, (HEIGHT, WIDTH))[..., 0], mask)
+    for low, high in (-1.0, 1.0), (0.0, 65536.0), (0.0, 0.5), (0.0, np.nan):
+        bad = np.where(codes > 0, high, low)
+        with np.errstate(invalid="ignore", over="ignore"):
+            held = np.array_equal(bad.astype(dtype), bad)
+        if held or np.dtype(dtype).kind == "f":
+            with np.errstate(over="ignore"):
+                tifffile.imwrite(path, bad.astype(dtype))
+            with pytest.raises(MaskFault, match=f"mask holds {dtype} pixels.*; expected uint8 or uint16, or whole"):
+                read_mask(tmp_path, path.name, (HEIGHT, WIDTH))
 
 
 @pytest.mark.parametrize("drawn", ["upright", "stored"])

@@ -289,7 +289,7 @@ def five_channels(path: Path) -> None:
 
 
 def floats(path: Path) -> None:
-    tifffile.imwrite(path, np.zeros((20, 30), np.float32))
+    tifffile.imwrite(path, np.full((20, 30), 0.5, np.float32))
 
 
 def sixteen_bits(path: Path) -> None:

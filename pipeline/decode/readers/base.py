@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 
 from pipeline.core.config.competition import Orientation
+from pipeline.decode.readers import remarks
 from pipeline.decode.readers.files import read_image
 from pipeline.decode.readers.names import as_on_disk
 
@@ -105,12 +106,16 @@ def read_mask(folder: Path, file: str, shape: tuple[int, int], orientation: Orie
     """Returns a mask image (h, w, C) uint8 or uint16 of the size of its image.
 
     Raises:
-        MaskFault: it cannot be read, has another size, or lies in the alpha channel.
+        MaskFault: it cannot be read, has several frames or another size, or lies in the alpha channel.
     """
     try:
-        mask = read_image(as_on_disk(folder, file), orientation=orientation, alpha=True)
+        path = as_on_disk(folder, file)
+        mask = read_image(path, orientation=orientation, as_mask=True)
     except ValueError as error:
         raise MaskFault(file, None, f"mask {error}") from None
+    if remarks.has("frames", path):
+        text = "mask has several frames; a mask is one picture: save the frame that belongs to the image as a PNG"
+        raise MaskFault(file, None, text)
     if mask.shape[:2] != shape:
         height, width = mask.shape[:2]
         raise MaskFault(file, None, f"mask is {height}×{width}, its image {shape[0]}×{shape[1]} (rows × columns)")

@@ -20,7 +20,7 @@ from pipeline.core.config.competition import Orientation
 from pipeline.core.errors import PipelineError
 from pipeline.core.tables import column_names, read_csv, read_header
 from pipeline.decode.readers import remarks
-from pipeline.decode.readers.tiff import Refused, read_tiff
+from pipeline.decode.readers.tiff import NoTiff, Refused, is_tiff, read_tiff
 
 Element = TypeVar("Element")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif")
@@ -34,9 +34,11 @@ def read_image(
     channels: int | None = None,
     orientation: Orientation = "upright",
     value_range: tuple[float, float] | None = None,
-    alpha: bool = False,
+    as_mask: bool = False,
 ) -> np.ndarray:
     """Returns an image file as (H, W, C) uint8 or uint16; C is 1, 3 (RGB) or, where `channels` is 4, 4.
+
+    What kind of file it is, its content says, not its name.
 
     A fourth channel is left out otherwise. Palettes, CMYK, YCbCr and WhiteIsZero come as a viewer shows them, and
     pixels of one bit as 0 and 255; ICC profiles are not applied. What a person should know of the file goes to
@@ -48,17 +50,19 @@ def read_image(
         orientation: whether the EXIF orientation is followed, or pixels are left as they are stored.
         value_range: lowest and highest value, scaled to the range of uint8 files, or of uint16 for all others, which
             may then be of any number format.
-        alpha: whether transparency is kept as a fourth channel where there is one, that of grey files too.
+        as_mask: whether transparency is kept as a fourth channel where there is one, that of grey files too, and
+            whole numbers from 0 to 65535 are read in every number format.
 
     Raises:
         ValueError: one sentence, when the file cannot be read whole, is too large, or holds something else.
     """
     if not path.exists():
         raise ValueError("does not exist")
-    is_tiff = path.suffix.lower() in (".tif", ".tiff")
-    image, turn = read_tiff(path, _check_size, alpha) if is_tiff else _read_with_opencv(path)
+    image, turn = _stored(path, as_mask)
     if value_range is not None:
         image = scaled(image, value_range, path)
+    if as_mask and image.dtype not in (np.uint8, np.uint16):
+        image = _whole_numbers(image)
     if image.dtype not in (np.uint8, np.uint16):
         raise OtherNumbers(f"holds {image.dtype} pixels{_range_of(image)}; expected uint8 or uint16")
     image = image[..., None] if image.ndim == 2 else image
@@ -69,7 +73,7 @@ def read_image(
     if turn in _TURNS:
         remarks.note("turned", path)
         image = np.ascontiguousarray(_TURNS[turn](image)) if orientation == "upright" else image
-    return image if channels == 4 or alpha else image[..., :3]
+    return image if channels == 4 or as_mask else image[..., :3]
 
 
 class OtherNumbers(ValueError):
@@ -91,6 +95,18 @@ def scaled(image: np.ndarray, value_range: tuple[float, float], path: Path) -> n
     dtype = np.uint8 if image.dtype == np.uint8 else np.uint16
     shares = (image.astype(np.float32) - np.float32(low)) / np.float32(high - low)
     return np.rint(shares.clip(0, 1) * np.iinfo(dtype).max).astype(dtype)
+
+
+def _whole_numbers(image: np.ndarray) -> np.ndarray:
+    """The same values as uint8 or uint16."""
+    highest = np.iinfo(np.uint16).max
+    numbers = image.dtype.kind in "uif" and bool(np.isfinite(image).all())
+    if not numbers or float(image.min()) < 0 or float(image.max()) > highest or (image % 1).any():
+        raise OtherNumbers(
+            f"holds {image.dtype} pixels{_range_of(image)}; expected uint8 or uint16, or whole numbers from 0 to "
+            f"{highest}: save it as uint8"
+        )
+    return image.astype(np.uint8 if image.max() <= np.iinfo(np.uint8).max else np.uint16)
 
 
 def _range_of(image: np.ndarray) -> str:
@@ -165,11 +181,22 @@ _TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
 """What makes an image of this EXIF orientation upright."""
 
 
-def _read_with_opencv(path: Path) -> tuple[np.ndarray, int]:
+def _stored(path: Path, alpha: bool) -> tuple[np.ndarray, int]:
+    """The pixels of a file in the order in which they are stored, and its EXIF orientation."""
+    if path.suffix.lower() in (".tif", ".tiff"):
+        try:
+            return read_tiff(path, _check_size, alpha)
+        except NoTiff:
+            if not cv2.haveImageReader(str(path)):
+                raise
     try:
         data = path.read_bytes()
     except OSError as error:
         raise ValueError(f"cannot be read ({error.strerror})") from error
+    return read_tiff(path, _check_size, alpha) if is_tiff(data) else _read_with_opencv(path, data)
+
+
+def _read_with_opencv(path: Path, data: bytes) -> tuple[np.ndarray, int]:
     # a file that is cut short would otherwise come with a grey lower half
     if not _ends(data, path.suffix.lower()):
         raise ValueError("cannot be read whole, it is damaged or truncated")
@@ -244,7 +271,7 @@ _JPEG_MARKS = (b"Exif\0\0", b"iff:Orientation")
 
 def _ends(data: bytes, suffix: str) -> bool:
     """Whether a PNG or JPEG holds the mark of its end, whatever follows that; by its content, since names lie."""
-    stub = suffix if len(data) < 64 else ""
+    stub = suffix if len(data) < 8 else ""
     if data.startswith(b"\x89PNG") or stub == ".png":
         return b"IEND" in data
     if data.startswith(b"\xff\xd8") or stub in (".jpg", ".jpeg"):

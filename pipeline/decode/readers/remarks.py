@@ -49,7 +49,7 @@ def sentences(images: Set[Path], upright: bool, settled: bool = False) -> list[s
         settled: whether the sizes of mask files show that this is right.
     """
     turned, frames, clipped = (noted(kind) & images for kind in ("turned", "frames", "clipped"))
-    masks = noted("white_is_zero") - images
+    masks, turned_masks = noted("white_is_zero") - images, noted("turned") - images
     texts = []
     if turned:
         how = "upright, as viewers show them" if upright else "as stored, not as viewers show them"
@@ -61,6 +61,12 @@ def sentences(images: Set[Path], upright: bool, settled: bool = False) -> list[s
             )
         texts.append(
             f"{_counted(turned, 'image is', 'images are')} stored turned or mirrored (EXIF orientation) and read {how}"
+        )
+    if turned_masks:
+        how = "upright, as viewers show them" if upright else "as stored, not as viewers show them"
+        texts.append(
+            f"{_counted(turned_masks, 'mask file is', 'mask files are')} stored turned or mirrored (EXIF orientation) "
+            f"and read {how}"
         )
     if masks:
         texts.append(

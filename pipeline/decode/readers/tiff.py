@@ -15,14 +15,23 @@ MINISWHITE, MINISBLACK, RGB, PALETTE, SEPARATED, YCBCR = 0, 1, 2, 3, 5, 6
 """Values of the tag PhotometricInterpretation."""
 _REFUSED = {4: "a transparency mask", 8: "Lab", 9: "ICC Lab", 10: "ITU Lab", 32803: "raw camera data (CFA)",
             32844: "LogL", 32845: "LogLuv", 34892: "raw camera data (linear)", 51177: "depth"}  # fmt: skip
-_NAMES = {PALETTE: "palette", SEPARATED: "CMYK", YCBCR: "YCbCr"}
-_WITHOUT_CODEC = (1, 5, 8, 32773, 32946)
-"""Compressions that keep YCbCr as it is; the codecs of JPEG and its kin give RGB."""
-_CMYK_INK, _ASSOCIATED_ALPHA, _PLANES = 1, 1, 2
+_NAMES = {RGB: "RGB", PALETTE: "palette", SEPARATED: "CMYK", YCBCR: "YCbCr"}
+_JPEG = (6, 7, 33007, 34892)
+"""Compressions whose codecs give RGB for YCbCr; all others keep it as it is."""
+_CMYK_INK, _PLANES = 1, 2
+_ASSOCIATED_ALPHA, _UNASSOCIATED_ALPHA = 1, 2
+"""Values of the tag ExtraSamples: whether colours are stored multiplied by their alpha."""
 _REDUCED_OR_MASK = 1 | 4
 """NewSubfileType of a smaller copy, or of the transparency, of another page."""
 _SLIDE_EXTRAS = ("Thumbnail", "Label", "Macro")
 _ORIENTATION, _INK_SET = 274, 332
+_HEADS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+"""First bytes of TIFF and BigTIFF."""
+
+
+def is_tiff(head: bytes) -> bool:
+    """Returns whether a file that starts with these bytes is a TIFF, whatever its name."""
+    return head.startswith(_HEADS)
 
 
 def read_tiff(path: Path, check_size: Callable[[tuple[int, ...]], None], alpha: bool = False) -> tuple[np.ndarray, int]:
@@ -34,11 +43,12 @@ def read_tiff(path: Path, check_size: Callable[[tuple[int, ...]], None], alpha: 
         alpha: whether grey with transparency comes as (H, W, 4) instead of (H, W).
 
     Raises:
+        NoTiff: the file does not start as a TIFF does.
         ValueError: one sentence, when the file is damaged, too large, of several pictures, or of another colour space.
     """
     try:
         with tifffile.TiffFile(path) as file:
-            series = file.series[0]
+            series = _picture(file)
             check_size(tuple(sorted(series.shape)[-2:]))
             page = series.keyframe
             tag = page.tags.get(_ORIENTATION)
@@ -49,7 +59,8 @@ def read_tiff(path: Path, check_size: Callable[[tuple[int, ...]], None], alpha: 
     except Refused:
         raise
     except Exception as error:  # tifffile and its codecs raise whatever they like on a damaged file
-        raise ValueError(f"cannot be read, it is damaged or truncated ({type(error).__name__}: {error})") from error
+        kind = NoTiff if _is_something_else(path) else ValueError
+        raise kind(f"cannot be read, it is damaged or truncated ({type(error).__name__}: {error})") from error
     orientation = int(tag.value) if tag is not None else 1
     if through_pillow:
         return _read_with_pillow(path, page), orientation
@@ -62,9 +73,26 @@ class Refused(ValueError):
     """A sound file that is not read; one sentence says why."""
 
 
+class NoTiff(ValueError):
+    """A damaged file, or one of another kind: it does not start as a TIFF does."""
+
+
+def _is_something_else(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return not is_tiff(file.read(4))
+    except OSError:
+        return False
+
+
+def _picture(file: tifffile.TiffFile) -> tifffile.TiffPageSeries:
+    """The first series that is no smaller copy, such as a thumbnail before the picture; the first one without such."""
+    return next((series for series in file.series if not _belongs_to_another(series)), file.series[0])
+
+
 def _checked_axes(file: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> str:
-    """The axes of the first series, of which none but rows, columns and channels may be longer than 1."""
-    further = [other for other in file.series[1:] if not _belongs_to_another(other)]
+    """The axes of the picture, of which none but rows, columns and channels may be longer than 1."""
+    further = [other for other in file.series if other is not series and not _belongs_to_another(other)]
     if further:
         sizes = ", ".join("×".join(map(str, other.shape)) for other in [series, *further][:4])
         raise Refused(
@@ -94,34 +122,50 @@ def _check_colours(page: tifffile.TiffPage) -> None:
         ink = page.tags.get(_INK_SET)
         if page.samplesperpixel < 4 or (ink is not None and ink.value != _CMYK_INK):
             name = f"{page.samplesperpixel} inks that are not CMYK"
-    packed = page.bitspersample < 8 and page.samplesperpixel > 1
-    if packed or (page.bitspersample > 8 and page.planarconfig == _PLANES and page.photometric in _NAMES):
-        raise Refused(
-            f"is a TIFF of {page.bitspersample}-bit colours in an order that is not read: save it as 8-bit RGB"
-        )
     if name:
         raise Refused(f"is a TIFF of {name}, a colour space that is not read: save it as RGB or grey")
+    if _is_unread_kind(page):
+        planes = " in planes" if page.planarconfig == _PLANES and page.samplesperpixel > 1 else ""
+        kind = f"{page.bitspersample}-bit {_NAMES.get(page.photometric, 'colours')}{planes}"
+        raise Refused(f"is a TIFF of {kind}, which is not read: save it as 8-bit RGB")
+    whole = page.dtype is not None and page.dtype.kind in "bu" and page.dtype.itemsize <= 2
+    if page.photometric == MINISWHITE and not whole:
+        raise Refused(
+            f"is a WhiteIsZero TIFF of {page.dtype} pixels, of which nothing says what is black: save it as BlackIsZero"
+        )
+    if page.extrasamples == (_ASSOCIATED_ALPHA,) and not whole:
+        raise Refused(f"is a TIFF of {page.dtype} colours multiplied by their alpha: save it without alpha")
+
+
+def _is_unread_kind(page: tifffile.TiffPage) -> bool:
+    """Whether the picture has a number of bits, or planes, in which its kind of colours is not read."""
+    planes, deep = page.planarconfig == _PLANES, page.bitspersample > 8
+    if page.photometric == YCBCR:
+        return planes or deep
+    few = page.bitspersample < 8 and page.samplesperpixel > 1
+    return few or (deep and (page.photometric == PALETTE or (planes and page.photometric == SEPARATED)))
 
 
 def _needs_pillow(page: tifffile.TiffPage) -> bool:
     """Whether pixels are no grey values or colours yet: tifffile gives them as they are stored."""
     if page.photometric in (MINISBLACK, MINISWHITE):
         return page.bitspersample in (2, 4)
-    if page.photometric == RGB:
-        return page.bitspersample == 8 and _ASSOCIATED_ALPHA in page.extrasamples
-    return page.photometric != YCBCR or page.compression in _WITHOUT_CODEC
+    return page.photometric != RGB and (page.photometric != YCBCR or page.compression not in _JPEG)
 
 
 def _read_with_pillow(path: Path, page: tifffile.TiffPage) -> np.ndarray:
+    name = _NAMES.get(page.photometric, "grey")
+    if page.is_subifd:
+        raise Refused(f"is a {name} TIFF whose first page is a smaller copy with the picture inside: save it as RGB")
     try:
         # by content: of a path Pillow maps the pixels of turned files into memory with rows and columns swapped
         with TiffImageFile(io.BytesIO(path.read_bytes())) as file:
-            shown = file if file.mode in ("L", "RGBA") else file.convert("RGB")
+            file.seek(page.index)
+            shown = file if file.mode == "L" else file.convert("RGB")
             return np.array(_as_stored(shown, page))
     except Image.DecompressionBombError:
         raise Refused("is too large to be converted from its colours to RGB here: save it as RGB") from None
     except Exception as error:  # an encoding of the pixels that Pillow does not know, or a damaged file
-        name = _NAMES.get(page.photometric, "grey or RGB")
         raise ValueError(
             f"is a {page.bitspersample}-bit {name} TIFF that cannot be converted to RGB, or damaged "
             f"({type(error).__name__}): save it as 8-bit RGB"
@@ -149,12 +193,23 @@ def _rows_columns_channels(image: np.ndarray, axes: str) -> np.ndarray:
 
 
 def _shown(image: np.ndarray, page: tifffile.TiffPage, path: Path, alpha: bool) -> np.ndarray:
-    """Grey values as a viewer shows them: black is 0, the white of one bit is 255, and their alpha is left out, or
-    comes behind three equal channels."""
-    if page.photometric in (MINISBLACK, MINISWHITE) and image.ndim == 3 and image.shape[2] == 2 and page.extrasamples:
+    """Pixels as a viewer shows them: colours are divided by the alpha that they were multiplied by, black is 0 and the
+    white of one bit is 255; the alpha of grey values is left out, or comes behind three equal channels."""
+    has_alpha = image.ndim == 3 and image.shape[2] == page.samplesperpixel and page.samplesperpixel in (2, 4)
+    if has_alpha and page.extrasamples == (_ASSOCIATED_ALPHA,):
+        image = _divided_by_alpha(image, 2**page.bitspersample - 1)
+    if has_alpha and image.shape[2] == 2 and page.extrasamples[:1] in ((_ASSOCIATED_ALPHA,), (_UNASSOCIATED_ALPHA,)):
         grey = _shown(image[..., 0], page, path, alpha)
         return np.dstack([grey, grey, grey, image[..., 1].astype(grey.dtype)]) if alpha else grey
     if page.photometric == MINISWHITE and image.dtype.kind in "bu":
         remarks.note("white_is_zero", path)
         image = ~image if image.dtype == bool else (2**page.bitspersample - 1 - image).astype(image.dtype)
     return image.view(np.uint8) * np.uint8(255) if image.dtype == bool else image
+
+
+def _divided_by_alpha(image: np.ndarray, highest: int) -> np.ndarray:
+    """Undoes the multiplication of colours by alpha / highest in (H, W, C), alpha last; those of alpha 0 are kept."""
+    alpha = image[..., -1:].astype(np.uint32)
+    colours = np.minimum(image[..., :-1] * np.uint32(highest) // np.maximum(alpha, 1), highest)
+    divided = np.where(alpha == 0, image[..., :-1], colours)
+    return np.concatenate([divided, alpha], axis=2).astype(image.dtype)

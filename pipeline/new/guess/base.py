@@ -17,6 +17,7 @@ from pipeline.decode.readers.names import same_format, split_ending
 from pipeline.decode.rle_checks import Certainty
 
 _ORIENTATION = 0x0112
+_SUBFILE_TYPE = 254
 _PNG_TEXTS = {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}
 _WITH_ENDING = re.compile(r"(.+)([_-][A-Za-z]+)")
 
@@ -150,7 +151,8 @@ def image_size(path: Path) -> tuple[int, int] | None:
     try:
         with catch_warnings(action="ignore"), Image.open(path) as image:  # decode says what is odd
             described = image.format != "PNG" or _PNG_TEXTS & {str(key) for key in image.info}  # else Pillow reads on
-            if not described or image.getexif().get(_ORIENTATION, 1) < 5:  # else rows and columns are swapped
+            swapped = described and image.getexif().get(_ORIENTATION, 1) >= 5
+            if not swapped and not (image.format == "TIFF" and image.getexif().get(_SUBFILE_TYPE, 0)):  # a thumbnail
                 return image.height, image.width
     except Exception:  # Pillow knows no 16-bit colours, and damaged files raise whatever they like
         pass

@@ -86,7 +86,7 @@ def mask_values(paths: Iterable[Path], count: int = 200) -> Counter[Value] | Non
     found: Counter[Value] = Counter()
     for path in evenly(paths, count):
         try:
-            mask = read_image(path)
+            mask = read_image(path, as_mask=True)[..., :3]
         except ValueError:
             continue
         pixels = mask.reshape(-1, mask.shape[2]).astype(np.int64)

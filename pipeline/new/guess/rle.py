@@ -130,7 +130,7 @@ def _by_mask_files(rows: list[MaskRow], candidates: list[Convention]) -> tuple[l
     chosen = [row for row in affordable(rows) if row.mask]
     for row in chosen:
         try:
-            mask = read_image(row.mask) > 0  # type: ignore[arg-type]
+            mask = read_image(row.mask, as_mask=True) > 0  # type: ignore[arg-type]
         except ValueError:
             continue
         equal.update(one for one in candidates if _equals(decoded(row, one), mask[..., 0]))
