@@ -283,6 +283,7 @@ def check(
 
     loaded, want = _expected(competition)
     faults, reasons = sanity.examine(submission_path, want, loaded, certainty=True)
+    reasons = reasons if faults else [*sanity.format_note(want, loaded), *reasons]
     for fault in faults[:50]:
         typer.echo(f"{submission_path}: {fault}")
     if len(faults) > 50:

@@ -15,6 +15,16 @@ from pipeline.core.errors import PipelineError
 
 SHOWN = 5
 """Rows that a message names."""
+SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
+"""What parts the columns of tables that are no comma-separated ones."""
+CHARACTERS = {
+    "\0": "a NUL character",
+    "\t": "a tab",
+    "\xa0": "a no-break space",
+    "\u200b": "a zero-width space",
+    "\ufeff": "a byte order mark",
+}
+"""Characters that do not show, by what a message calls them."""
 
 
 def read_csv(path: Path, only: Iterable[str] | None = None, normal: bool = True) -> pd.DataFrame:
@@ -27,13 +37,16 @@ def read_csv(path: Path, only: Iterable[str] | None = None, normal: bool = True)
         normal: whether to bring text into its normal form (`normal_form`), in which ids are compared.
 
     Raises:
-        PipelineError: not a CSV, a repeated column, or a row of more or fewer values than the header has columns.
+        PipelineError: not a CSV, not UTF-8, columns that are not parted by commas, a repeated column, or a row of more
+            or fewer values than the header has columns.
     """
     csv.field_size_limit(sys.maxsize)  # run lengths of a large mask exceed the default
     try:
         with get_handle(path, "r", encoding="utf-8-sig", compression="infer") as opened:
             lines = map(normal_form, opened.handle) if normal else opened.handle
             return _table(path, _records(lines), None if only is None else set(only))
+    except UnicodeDecodeError as error:
+        raise not_utf8(path, error.object, error.start) from None
     except (ValueError, OSError, EOFError, csv.Error) as error:
         raise PipelineError(f"{path} is not a readable CSV: {' '.join(str(error).split())}.") from None
 
@@ -49,8 +62,76 @@ def read_header(path: Path) -> list[str]:
     try:
         with get_handle(path, "r", encoding="utf-8-sig", compression="infer") as opened:
             return _header(path, _records(map(normal_form, opened.handle)))
+    except UnicodeDecodeError as error:
+        raise not_utf8(path, error.object, error.start) from None
     except (ValueError, OSError, EOFError, csv.Error) as error:
         raise PipelineError(f"{path} is not a readable CSV: {' '.join(str(error).split())}.") from None
+
+
+def not_utf8(path: Path, content: bytes, place: int) -> PipelineError:
+    """Returns the error of a table that is not UTF-8: what it probably is, and what to do.
+
+    Args:
+        path: the table.
+        content: some of it, from its beginning where that is not UTF-8.
+        place: the first byte there that is not UTF-8.
+    """
+    if _is_utf16(content):
+        return PipelineError(f"{path} is not a readable CSV: it is UTF-16; save it as UTF-8.")
+    if content.startswith(b"PK\x03\x04"):
+        return PipelineError(
+            f"{path} is not a readable CSV: it is a spreadsheet (.xlsx) or another zip archive; save the table as a "
+            "CSV in UTF-8."
+        )
+    some = content[max(0, place - 15) : place + 5].decode("cp1252", "replace").split("\n")
+    shown = next((line for line in reversed(some) if not line.isascii()), some[-1]).strip()
+    return PipelineError(
+        f"{path} is not a readable CSV: it is not UTF-8, but perhaps Latin-1 or Windows-1252, in which it holds "
+        f"{shown!r}; save it as UTF-8."
+    )
+
+
+def _is_utf16(content: bytes) -> bool:
+    """Whether a text begins with the mark of UTF-16, or with letters that a zero stands beside."""
+    some = content[:40]
+    return content.startswith((b"\xff\xfe", b"\xfe\xff")) or 3 * some.count(0) > len(some)
+
+
+def check_separator(path: Path, header: list[str]) -> None:
+    """Checks that the columns of a table are not parted by something else than commas.
+
+    Raises:
+        PipelineError: its only column holds another separator, or it is UTF-16.
+    """
+    whole = ",".join(header).encode()
+    if _is_utf16(whole):
+        raise not_utf8(path, whole, 0)
+    line = header[0] if len(header) == 1 else ""
+    found = max(SEPARATORS, key=line.count)
+    if found in line:
+        raise PipelineError(
+            f"{path}: its columns look separated by {SEPARATORS[found]}, as its header is "
+            f"{line if len(line) <= 60 else line[:60] + '…'!r}; save it with commas."
+        )
+
+
+def unseen(text: str) -> str:
+    """Returns which characters a text has that do not show, as `with a space at its end`; "" for none."""
+    places = [place for place, end in (("start", text[:1]), ("end", text[-1:])) if end == " "]
+    found = [f"a space at its {' and its '.join(places)}"] if places else []
+    for character in dict.fromkeys(text):
+        if not character.isprintable():
+            number = f"U+{ord(character):04X}"
+            name = CHARACTERS.get(character)
+            found.append(f"{name} ({number})" if name else f"the character {number}, which does not show")
+    return f"with {' and '.join(found)}" if found else ""
+
+
+def column_names(columns: Iterable[str], mark: str = "") -> str:
+    """Returns names of columns one after another, between marks; those with characters that do not show are quoted, and
+    the characters said."""
+    names = ((str(name), unseen(str(name))) for name in columns)
+    return ", ".join(f"{name!r} ({odd})" if odd else f"{mark}{name}{mark}" for name, odd in names)
 
 
 def _records(lines: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
@@ -73,6 +154,7 @@ def _header(path: Path, records: Iterator[tuple[int, list[str]]]) -> list[str]:
     _, header = next(records, (0, []))
     if not header:
         raise ValueError("No columns to parse from file")
+    check_separator(path, header)
     twice = [f"`{name}`" for name, count in Counter(header).items() if name and count > 1]
     if twice:
         raise PipelineError(

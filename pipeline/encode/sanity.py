@@ -83,19 +83,15 @@ def examine(
     def measure(image_id: str, number: int, mask: np.ndarray) -> None:
         test.add(rows[image_id], columns[number], mask)
         if not exclusive:
-            lines.add(mask)
+            lines.add(mask, image_id)
 
-    faults, remarks = submission.examine(path, want, measure)
+    faults, notes = submission.examine(path, want, measure)
     if faults:
         return faults, []
     if training is None:
         true = statistics.of_table(want.images, names, exclusive)
     else:
         true = statistics.load(training, names, exclusive)
-    notes = [Reason("note", "row order", remark) for remark in remarks]
-    if want.copied:
-        text = f"Not predicted, but as they are in {want.sample}: {', '.join(want.copied)}."
-        notes.append(Reason("note", "further columns", text))
     found = find_reasons(test, true, never, prior)
     if not exclusive:
         known, usual = {one.kind for one in found}, numbering.of_training(want)

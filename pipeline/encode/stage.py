@@ -85,7 +85,7 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
         faults, odd = sanity.examine(temporary, want, run.competition, never, run.mask_statistics, prior)
         if faults:
             raise PipelineError(f"the submission would not be valid, nothing was written: {'; '.join(faults[:5])}.")
-        reasons = [*from_json(result), *odd, *unlike]
+        reasons = [*from_json(result), *sanity.format_note(want, run.competition), *odd, *unlike]
         digest = freshness.hash_file(temporary)
         said = {"verdict": verdict_of(reasons), "reasons": to_json(reasons), "warnings": sanity.warnings_of(odd)}
         write_json(record, _record(run, result, digest, test, said, rows))

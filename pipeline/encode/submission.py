@@ -14,9 +14,17 @@ import pandas as pd
 
 from pipeline.core.config.competition import Competition, SubmissionSettings
 from pipeline.core.errors import PipelineError
-from pipeline.core.tables import normal_form, read_csv
+from pipeline.core.tables import check_separator, column_names, normal_form, not_utf8, read_csv, unseen
+from pipeline.core.verdict import Reason
 from pipeline.decode import table
-from pipeline.decode.readers.columns import class_numbers, key_columns, key_text, keys_of, template_columns
+from pipeline.decode.readers.columns import (
+    class_numbers,
+    image_finder,
+    key_columns,
+    key_text,
+    keys_of,
+    template_columns,
+)
 from pipeline.decode.readers.files import read_table
 from pipeline.masks import rle
 
@@ -152,10 +160,11 @@ def write(path: Path, texts: dict[Key, list[str]], want: Expected) -> int:
     return rows
 
 
-def examine(path: Path, want: Expected, measure: Measure | None = None) -> tuple[list[str], list[str]]:
-    """Returns every fault of a submission, each naming its row (none: it is valid), and remarks on what is odd in it.
+def examine(path: Path, want: Expected, measure: Measure | None = None) -> tuple[list[str], list[Reason]]:
+    """Returns every fault of a submission, each naming its row (none: it is valid), and notes on it.
 
-    Another order of rows than the sample submission's is a remark: Kaggle matches rows by their ids.
+    Another order of rows than the sample submission's is a note: Kaggle matches rows by their ids. So is what it holds
+    in the columns that are not predicted.
 
     Args:
         path: the submission.
@@ -165,7 +174,14 @@ def examine(path: Path, want: Expected, measure: Measure | None = None) -> tuple
     Raises:
         PipelineError: no such file, or not a CSV.
     """
-    faults, rows = (_label_faults if want.settings.format == "labels" else _rle_faults)(path, want, measure)
+    notes: list[Reason] = []
+    if want.settings.format == "labels":
+        faults, rows = _label_faults(path, want, measure)
+    else:
+        frame = read_table(path, [], hint="")
+        faults, rows = _rle_faults(frame, want, measure)
+        if not faults and want.copied:
+            notes = _compare_copied(frame, want)
     if rows is None:  # wrong columns
         return faults, []
     missing = [want.name(key) for key in want.keys if key not in rows]
@@ -174,10 +190,42 @@ def examine(path: Path, want: Expected, measure: Measure | None = None) -> tuple
     pairs = zip(rows.items(), want.keys, strict=False)
     moved = next(((key, row, wanted) for (key, row), wanted in pairs if key != wanted), None)
     if faults or moved is None or want.sample is None:
-        return faults, []
+        return faults, [] if faults else notes
     key, row, wanted = moved
     difference = f"row {row} is {want.name(key)}, there it is {want.name(wanted)}"
-    return [], [f"Rows stand in another order than in {want.sample}: {difference}."]
+    return [], [
+        Reason("note", "row order", f"Rows stand in another order than in {want.sample}: {difference}."),
+        *notes,
+    ]
+
+
+def _compare_copied(frame: pd.DataFrame, want: Expected) -> list[Reason]:
+    """Which of the columns that are not predicted hold what the sample submission holds, by id, and which do not."""
+    numbers = {label: number for number, label in enumerate(want.labels)}
+    keys = [
+        (image_id or "", None if label is None else numbers.get(label, -1))
+        for image_id, label in keys_of(frame, want.settings, want.labels)
+    ]
+    blank = [""] * len(want.copied)
+    same, others = [], []
+    for place, column in enumerate(want.copied):
+        wanted = [want.further.get(key, blank)[place] for key in keys]
+        values = frame[column].tolist()
+        differ = [row for row, pair in enumerate(zip(values, wanted, strict=True)) if pair[0] != pair[1]]
+        if not differ:
+            same.append(column)
+            continue
+        row = differ[0]
+        example = f"row {frame.index[row] + 2} has {values[row][:40]!r}, there it is {wanted[row][:40]!r}"
+        others.append(f"{column} in {len(differ)} of {len(frame)} rows ({example})")
+    found = []
+    if same:
+        text = f"Not predicted, but as they are in {want.sample}: {', '.join(same)}."
+        found.append(Reason("note", "further columns", text))
+    if others:
+        text = f"Other values than in {want.sample}: {', '.join(others)}; nothing here can tell whether they are right."
+        found.append(Reason("note", "further columns", text))
+    return found
 
 
 def faults_of(path: Path, want: Expected) -> list[str]:
@@ -221,23 +269,26 @@ def _written(competition: Competition, path: Path, numbers: dict[str, int]) -> d
     return {name: image_id for image_id in ids if (name := normal_form(image_id)) != image_id}
 
 
-def _rle_faults(path: Path, want: Expected, measure: Measure | None) -> tuple[list[str], dict[Key, int] | None]:
+def _rle_faults(
+    frame: pd.DataFrame, want: Expected, measure: Measure | None
+) -> tuple[list[str], dict[Key, int] | None]:
     """Faults in the order of their rows, and the first row of every key; None: the columns are others."""
-    frame = read_table(path, [], hint="")
     if list(frame.columns) != want.header:
         of = f" as in {want.sample}" if want.copied else ""
         wanted = f"{', '.join(want.header)}, in this order{of}"
-        return [f"columns are {', '.join(frame.columns)}; expected {wanted}"], None
+        return [f"columns are {column_names(frame.columns)}; expected {wanted}"], None
     known, numbers = set(want.keys), {label: number for number, label in enumerate(want.labels)}
     lines: dict[Key, list[tuple[int, str]]] = {}
-    faults = []
+    faults, find = [], image_finder({image_id for image_id, _ in known})
     rows, keys = frame.index + 2, keys_of(frame, want.settings, want.labels)
     pairs = zip(rows, keys, frame[want.settings.rle], strict=True)
     for place, (row, (image_id, label), text) in enumerate(pairs):
         key = image_id or "", None if label is None else numbers.get(label, -1)
         if key not in known:
             value, suffix = frame[want.settings.id].iat[place], f" with label {label!r}" if label else ""
-            faults.append((row, f"id {value!r}{suffix} is not in the test set"))
+            meant = find(key[0])
+            hint = _meant(value, key[0], meant if (meant, key[1]) in known else key[0])
+            faults.append((row, f"id {value!r}{suffix} is not in the test set{hint}"))
         elif key in lines and want.settings.row != "instance":
             faults.append((row, f"id {want.name(key)} stands in row {lines[key][0][0]} already"))
         else:
@@ -246,6 +297,18 @@ def _rle_faults(path: Path, want: Expected, measure: Measure | None) -> tuple[li
         faults += [(row, f"id {want.name(key)}: {fault}") for row, fault in _mask_faults(key, texts, want, measure)]
     first = {key: rows[0][0] for key, rows in lines.items()}
     return [f"row {row}: {fault}" for row, fault in sorted(faults)], first
+
+
+def _meant(value: str, image_id: str, meant: str) -> str:
+    """The end of a sentence about an id that is not in the test set: what does not show in its value, or what to write
+    where it is the name of a test image's file."""
+    if odd := unseen(value):
+        return f": it is written {odd}"
+    if meant == image_id:
+        return ""
+    if image_id.startswith(meant):
+        return f": write {meant}, without {image_id[len(meant) :]}"
+    return f": write {meant}"
 
 
 def _mask_faults(
@@ -262,7 +325,9 @@ def _mask_faults(
             again = rle.convert(text, shape, want.convention, want.convention)
             mask = rle.decode(text, shape, want.convention)
         except rle.RleError as error:
-            faults.append((row, str(error)))
+            empty = f"the text {want.convention.empty!r}" if want.convention.empty else "an empty field"
+            placeholder = f"{text!r} is no mask; an empty one is {empty}"
+            faults.append((row, placeholder if rle.is_placeholder(text) else str(error)))
             continue
         if again != text:
             faults.append((row, f"is not in canonical form: {text[:40]!r} should be {again[:40]!r}"))
@@ -326,7 +391,7 @@ def _open_text(path: Path) -> Iterator[TextIO]:
     except FileNotFoundError:
         raise PipelineError(f"{path} does not exist.") from None
     except UnicodeDecodeError as error:
-        raise PipelineError(f"{path} is not a readable CSV: {error}.") from None
+        raise not_utf8(path, error.object, error.start) from None
 
 
 def _class_of_value(want: Expected) -> np.ndarray:
@@ -340,16 +405,18 @@ def _class_of_value(want: Expected) -> np.ndarray:
 def _label_faults(path: Path, want: Expected, measure: Measure | None) -> tuple[list[str], dict[Key, int] | None]:
     """As _rle_faults."""
     with _open_text(path) as file:
-        header = [column.strip('"') for column in file.readline().strip().split(",")]
+        header = [column.strip('"') for column in file.readline().rstrip("\r\n").split(",")]
+    check_separator(path, header)
     if header != want.header:
-        last = f"{', '.join(header[:3])}, … ({len(header)} columns)"
+        last = f"{column_names(header[:3])}, … ({len(header)} columns)"
         return [f"columns are {last}; expected {want.header[0]}, 0, 1, … {want.header[-1]}"], None
     known, first = set(want.keys), {}  # type: tuple[set[Key], dict[Key, int]]
-    faults = []
+    faults, find = [], image_finder({one for one, _ in known})
     for row, image_id, labels in read_labels(path, want):
         key = image_id, None
         if key not in known:
-            faults.append(f"row {row}: id {image_id!r} is not in the test set")
+            hint = _meant(image_id, image_id, find(image_id))
+            faults.append(f"row {row}: id {image_id!r} is not in the test set{hint}")
         elif key in first:
             faults.append(f"row {row}: id {image_id} stands in row {first[key]} already")
         elif isinstance(labels, str):

@@ -5,6 +5,7 @@ in which pixels are numbered, in the number of the first pixel, in what they wri
 start is a pixel's number or the gap since the run before.
 """
 
+import json
 import re
 from dataclasses import dataclass
 from reprlib import repr as shortened
@@ -14,6 +15,11 @@ import numpy as np
 
 _DIGITS_AND_SPACES = re.compile(r"[0-9 ]*")
 _WHOLE_NUMBER = re.compile(r"-?[0-9]+")
+_PLACEHOLDER = re.compile(
+    r"\W{1,9}|(-1|0)(\.0)?([ ,]+(-1|0)(\.0)?)*|1 0"
+    r"|[<#]?(na|n/a|nan|none|null|nil|empty|blank|missing|nothing|false|no([ _-]?[a-z]+)?)>?",
+    re.IGNORECASE,
+)
 # Up to this end, and up to this many digits in each value, int64 arithmetic on runs cannot overflow.
 _LARGEST_END, _MOST_DIGITS = 2**62, 18
 
@@ -104,8 +110,24 @@ def parse(text: str, convention: Convention = INTERNAL) -> np.ndarray:
     """Returns the runs of a text as an (n, 2) int64 array: absolute 0-based starts, and lengths.
 
     Raises RleError for anything but whole numbers, an odd number of values, a start below the convention's base, a gap
-    below 0, a length below 1, and runs that are unsorted or overlap. Touching runs are allowed.
+    below 0, a length below 1, and runs that are unsorted or overlap; the message names `rle.empty` for a text that may
+    stand for an empty mask. Touching runs are allowed.
     """
+    try:
+        return _parse(text, convention)
+    except RleError as error:
+        if not is_placeholder(text):
+            raise
+        empty = json.dumps(text.strip(), ensure_ascii=False)
+        raise RleError(f"{error}; where that is an empty mask, set `rle: {{empty: {empty}}}`") from None
+
+
+def is_placeholder(text: str) -> bool:
+    """Returns whether a text that is no run lengths is like those that stand for an empty mask: NaN, None, [], -1."""
+    return isinstance(text, str) and _PLACEHOLDER.fullmatch(text.strip()) is not None
+
+
+def _parse(text: str, convention: Convention) -> np.ndarray:
     if not isinstance(text, str):
         raise RleError(f"run-length text must be a string, but this is {shortened(text)} ({type(text).__name__})")
     if not text or text.isspace() or text.strip() == convention.empty.strip():

@@ -112,7 +112,8 @@ def guard(run: Run, waiting: list[Any], kinds: tuple[str, ...] = ("settings", "i
                     "from, is missing or damaged. Put it back, train beside it with `--name NAME`, or throw the "
                     "training away with `--force`."
                 )
-            reasons = freshness.stale(state.step, _started(state.step))
+            # a mark that was left before the first checkpoint is of no training that could be lost
+            reasons = freshness.stale(state.step, _started(state.step)) if _has_weights(state.step) else []
         elif any(path.exists() for path in state.step.sealed):  # weights that were deleted may be trained again
             damaged = [reason.text for reason in reasons if reason.kind in ("damaged", "output")]
             if damaged:
@@ -383,6 +384,11 @@ def _require_masks(run: Run) -> None:
             f"{run.competition.name} is multiclass: set it to relabel, drop_empty, drop_both or keep, and let no `use` "
             f"in {shown(run.folds_file)} be soft."
         )
+
+
+def _has_weights(step: Step) -> bool:
+    """Whether training left weights or a checkpoint."""
+    return any(path.exists() for path in step.sealed) or any(step.manifest.parent.glob("*.ckpt"))
 
 
 def _started(step: Step) -> Path:

@@ -658,6 +658,17 @@ def test_other_data_stops(finished: bool, executed: list[Any]) -> None:
     assert executed == []
 
 
+def test_a_mark_without_a_checkpoint_stops_nothing(executed: list[Any]) -> None:
+    """What fails before the first epoch, as a name of no encoder does, leaves a mark and nothing to lose."""
+    run = open_run("sample", assignments=["train.folds=[0]"])
+    pretend_trained(run, finished=False)
+    for path in run.fold_folder(0).glob("*.ckpt"):
+        path.unlink()
+    assert (run.fold_folder(0) / "started.json").exists()
+    driver.run_stage(open_run("sample", assignments=["train.folds=[0]", "model.encoder=resnet18"]), "train")
+    assert executed == [([0], {})]
+
+
 def test_a_new_name_trains_beside(executed: list[Any]) -> None:
     pretend_trained(open_run("sample"), finished=True)
     driver.run_stage(open_run("sample", name="other", assignments=["train.epochs=99"]), "train")

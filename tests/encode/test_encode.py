@@ -385,6 +385,18 @@ def test_check_says_what_looks_wrong_and_with_strict_fails(ready: Tiny) -> None:
     assert (done.exit_code, done.stdout) == (1, f"{path}: valid, but it looks wrong (--strict)\n")
 
 
+def test_the_format_is_the_yaml_s_word_without_a_sample_submission(ready: Tiny) -> None:
+    ready.settings["sample_submission"] = None
+    ready.save()
+    run = ready.run("decode", "encode")
+    text = "No sample submission shows the format: columns (id, mask) and run lengths are as the YAML has them."
+    record = json.loads(run.record.read_text())
+    assert [one["level"] for one in record["reasons"] if one["text"] == text] == ["note"]
+    done = call("check", run.submission, "--competition", str(ready.competition_path))
+    assert done.exit_code == 0
+    assert " ".join(done.stderr.split()).count(text) == 1
+
+
 def test_a_bundle_without_training_descriptors_is_enough(ready: Tiny) -> None:
     """They are inputs where they are there: test images may be unlike training images."""
     run = ready.run("encode")
@@ -552,7 +564,6 @@ def test_another_order_is_a_remark_and_no_fault(ready: Tiny) -> None:
     assert submission.examine(run.submission, want) == ([], [])
     path = ready.root / "mine.csv"
     pd.read_csv(run.submission, dtype=str, keep_default_na=False).iloc[[0, 2, 1, 3]].to_csv(path, index=False)
-    assert submission.examine(path, want) == (
-        [], ["Rows stand in another order than in sample.csv: row 3 is t3, there it is t2."]
-    )  # fmt: skip
+    text = "Rows stand in another order than in sample.csv: row 3 is t3, there it is t2."
+    assert submission.examine(path, want) == ([], [Reason("note", "row order", text)])
     assert submission.examine(path, replace(want, sample=None)) == ([], [])

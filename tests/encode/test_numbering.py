@@ -1,5 +1,7 @@
 """Few masks show that they were written in the other order or at another size."""
 
+from collections.abc import Callable
+
 import cv2
 import numpy as np
 import pytest
@@ -20,8 +22,8 @@ def ellipse(seed: int, shape: tuple[int, int] = SHAPE) -> np.ndarray:
 
 def lines(masks: list[np.ndarray], order: str = "column") -> Lines:
     found = Lines(order)
-    for mask in masks:
-        found.add(mask)
+    for number, mask in enumerate(masks):
+        found.add(mask, f"t{number}")
     return found
 
 
@@ -102,11 +104,58 @@ def test_honest_masks_raise_no_alarm() -> None:
 def test_masks_shifted_by_a_pixel(shift: int) -> None:
     test = [at_border(100 + seed) for seed in range(6)]
     training = lines([at_border(seed) for seed in range(18)])
-    assert certainty(lines(test), training).endswith("base: 6 of 6 masks at the border fit.")
+    assert certainty(lines(test), training).endswith(
+        "base: the runs of 6 of 6 masks at the border end with a line of their image, as they do where the base is "
+        "right."
+    )
     moved = [np.roll(mask.ravel(order="F"), shift).reshape(mask.shape, order="F") for mask in test]
     (reason,) = find_reasons(lines(moved), training)
     assert (reason.level, reason.kind) == ("stop", "shifted masks")
     assert "6 of 6 masks, 0 of 18 training masks" in reason.text
+
+
+def shifted(mask: np.ndarray) -> np.ndarray:
+    return np.roll(mask.ravel(order="F"), 1).reshape(mask.shape, order="F")
+
+
+@pytest.mark.parametrize(
+    ("draw", "change", "kind", "beginning"),
+    [
+        (ellipse, lambda mask: renumbered(mask, "column"), "transposed masks", "Some masks look transposed: "),
+        (ellipse, smaller, "size of masks' images", "Some masks look as if written at another size: "),
+        (at_border, shifted, "shifted masks", "Some masks look shifted by one pixel: "),
+    ],
+)
+def test_some_masks_are_a_doubt(
+    draw: Callable[[int], np.ndarray], change: Callable[[np.ndarray], np.ndarray], kind: str, beginning: str
+) -> None:
+    training = lines([draw(seed) for seed in range(60)])
+    test = [draw(100 + seed) for seed in range(20)]
+    for wrong, level in ((0, []), (2, []), (7, ["check"]), (10, ["check"]), (20, ["stop"])):
+        found = find_reasons(lines([change(mask) for mask in test[:wrong]] + test[wrong:]), training)
+        assert [one.level for one in found] == level
+        if level == ["check"]:
+            assert found[0].kind == kind and found[0].text.startswith(beginning)
+            assert found[0].command == ""  # the YAML is right for the others
+            assert f"(those of t0, t1, t2, …; {wrong} of 20 masks, 0 of 60 training masks; " in found[0].text
+
+
+def test_three_of_six_masks_in_the_other_order() -> None:
+    test = [ellipse(100 + seed) for seed in range(6)]
+    mixed = [renumbered(mask, "column") if number % 2 else mask for number, mask in enumerate(test)]
+    (reason,) = find_reasons(lines(mixed), lines(TRAINING))
+    assert (reason.level, reason.kind) == ("check", "transposed masks")
+    assert "(those of t1, t3, t5; 3 of 6 masks, 0 of 18 training masks; by chance less than once in 100)" in reason.text
+
+
+def test_ragged_predictions_are_not_of_another_size() -> None:
+    random, speckled = np.random.default_rng(0), []
+    for seed in range(60):
+        noise = cv2.GaussianBlur(random.normal(0, 2, SHAPE), (0, 0), 2)
+        speckled.append(
+            (cv2.GaussianBlur(ellipse(200 + seed).astype(float), (0, 0), 1.5) + noise > 0.5).astype(np.uint8)
+        )
+    assert find_reasons(lines(speckled), lines([ellipse(seed) for seed in range(60)])) == []
 
 
 def test_masks_in_the_middle_say_nothing_of_the_base() -> None:

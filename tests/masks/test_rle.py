@@ -1,4 +1,5 @@
 import itertools
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,7 +14,18 @@ from hypothesis.extra import numpy as arrays
 from pycocotools import mask as coco
 
 from benchmarks import rle_speed
-from pipeline.masks.rle import INTERNAL, Convention, RleError, area, check, convert, decode, encode, parse
+from pipeline.masks.rle import (
+    INTERNAL,
+    Convention,
+    RleError,
+    area,
+    check,
+    convert,
+    decode,
+    encode,
+    is_placeholder,
+    parse,
+)
 
 COLUMN_0, ROW_0, ROW_1 = Convention(base=0), Convention("row", 0), Convention("row")
 RELATIVE_1, RELATIVE_0 = Convention("row", 1, offsets="relative"), Convention("row", 0, offsets="relative")
@@ -309,7 +321,8 @@ FAULTS = {
     "0 3": "run 1 (start 0, length 3) starts below 1, the number of the first pixel",
     "-2 3": "run 1 (start -2, length 3) starts below 1, the number of the first pixel",
     "1 2 0 1": "run 2 (start 0, length 1) starts below 1, the number of the first pixel",
-    "1 0": "run 1 (start 1, length 0) has a length below 1",
+    "1 0": 'run 1 (start 1, length 0) has a length below 1; where that is an empty mask, set `rle: {empty: "1 0"}`',
+    "2 0": "run 1 (start 2, length 0) has a length below 1",
     "1 1 3 -2": "run 2 (start 3, length -2) has a length below 1",
     "4 2 1 1": "run 2 (start 1, length 1) comes before run 1 (start 4, length 2): runs must be sorted by their starts",
     "1 3 3 1": "run 2 (start 3, length 1) overlaps run 1 (start 1, length 3), which ends at pixel 3",
@@ -327,6 +340,19 @@ def test_faulty_text_is_refused_with_its_values(text: str, message: str) -> None
         with pytest.raises(RleError) as raised:
             function(text, *arguments)
         assert str(raised.value) == message
+
+
+@pytest.mark.parametrize("text", ["NaN", "nan", "-1", "[]", "-", "None", "0", "0 0", "-1 -1", "-1.0", "no mask", '""'])
+def test_what_may_stand_for_an_empty_mask_names_the_setting(text: str) -> None:
+    with pytest.raises(RleError) as raised:
+        parse(f" {text} ")
+    assert str(raised.value).endswith(f"; where that is an empty mask, set `rle: {{empty: {json.dumps(text)}}}`")
+    assert is_placeholder(text) and not area(text, Convention(empty=text))
+
+
+@pytest.mark.parametrize("text", ["x", "José", "3", "1 2 nan", "case 7", "1 1"])
+def test_other_texts_do_not(text: str) -> None:
+    assert not is_placeholder(text)
 
 
 RELATIVE_FAULTS = {

@@ -18,7 +18,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from pipeline.core.config.competition import Orientation
 from pipeline.core.errors import PipelineError
-from pipeline.core.tables import read_csv, read_header
+from pipeline.core.tables import column_names, read_csv, read_header
 from pipeline.decode.readers import remarks
 from pipeline.decode.readers.tiff import NoTiff, Refused, is_tiff, read_tiff
 
@@ -143,8 +143,8 @@ def read_table(
     if missing:
         found = read_header(path)
         raise PipelineError(
-            f"{path.name}: column {', '.join(f'`{name}`' for name in missing)} is missing; found "
-            f"{', '.join(f'`{name}`' for name in found)}. Correct `{section}` in the YAML or the file."
+            f"{path.name}: column {column_names(missing, '`')} is missing; found {column_names(found, '`')}. Correct "
+            f"`{section}` in the YAML or the file."
         )
     return table
 

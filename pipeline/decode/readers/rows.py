@@ -9,6 +9,7 @@ import pandas as pd
 
 from pipeline.core.config.competition import Columns, RleCsv, Subset
 from pipeline.core.errors import PipelineError
+from pipeline.core.tables import unseen
 from pipeline.decode.readers.base import Fault, SubsetName
 from pipeline.decode.readers.columns import class_numbers, image_finder, key_columns, keys_of, template_columns
 from pipeline.decode.readers.files import natural, read_table
@@ -55,8 +56,7 @@ def read_rows(
         image_id = find(written)
         droppable = image_id if subset == "train" else None
         if not files.has(image_id):
-            image = settings.images.replace("{id}", image_id)
-            faults.append(Fault(path.name, row, f"id {image_id} has no image, {image} does not exist", droppable))
+            faults.append(Fault(path.name, row, _no_image(image_id, settings.images), droppable))
         if label is not None and label not in numbers:
             known = ", ".join(numbers)
             faults.append(Fault(path.name, row, f"label {label!r} is no class of the YAML ({known})", droppable))
@@ -94,9 +94,8 @@ def sample_ids(competition: RleCsv, folder: Path, files: ImageFiles) -> tuple[li
             )
             faults.append(Fault(name, row, text + "`sample_submission: null`"))
         if not files.has(image_id) and image_id not in ids:
-            image = competition.test.images.replace("{id}", image_id)
             hint = _name_hint(competition.test.images, image_id, find(image_id), files)
-            faults.append(Fault(name, row, f"id {image_id} has no image, {image} does not exist{hint}"))
+            faults.append(Fault(name, row, f"{_no_image(image_id, competition.test.images)}{hint}"))
         if first.setdefault((image_id, label), row) != row and columns.row != "instance":
             faults.append(Fault(name, row, f"{_name(image_id, label)} stands in row {first[image_id, label]} already"))
         ids[image_id] = None
@@ -146,6 +145,13 @@ def _no_image_of(name: str, table: pd.DataFrame, files: Collection[str]) -> str:
         f"{name}: none of the {len(table)} values of its first column `{first}`{example} is the id of an image or the "
         f"name of its file; an image's id is {next(iter(files))!r}, for instance: {remedy}."
     )
+
+
+def _no_image(image_id: str, pattern: str) -> str:
+    """That there is no image of an id, whose file would fit the pattern; what does not show in the id is said."""
+    if odd := unseen(image_id):
+        return f"id {image_id!r} has no image: it is written {odd}"
+    return f"id {image_id} has no image, {pattern.replace('{id}', image_id)} does not exist"
 
 
 def _name(image_id: str, label: str | None) -> str:
