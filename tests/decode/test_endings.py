@@ -147,14 +147,15 @@ def test_an_instance_belongs_to_the_longest_id_that_fits(tmp_path: Path, names: 
     assert raw.listing().remarks == []
 
 
-def test_instances_in_another_format_are_counted(raw: Raw) -> None:
+def test_instances_in_another_format_are_read(raw: Raw) -> None:
     raw.settings["train"]["masks"] = "parts/{id}/*.png"
     for number in range(9):
         save(raw.folder / f"parts/{number}/a.png", mask(number))
-        save(raw.folder / f"parts/{number}/b.tif", mask(number).T.copy())
-    assert (raw.planes("3")[0] == mask(3) // 255).all()
+        save(raw.folder / f"parts/{number}/a.bmp", mask(number).T.copy())  # beside the one that the pattern names
+        save(raw.folder / f"parts/{number}/b.tif", mask(number)[::-1].copy())
+    assert (raw.planes("3")[0] == (mask(3) | mask(3)[::-1]) // 255).all()
     assert any(
-        "9 image files are not used (9 .tif; parts/0/b.tif for instance)" in one for one in raw.listing().remarks
+        "9 image files are not used (9 .bmp; parts/0/a.bmp for instance)" in one for one in raw.listing().remarks
     )
 
 

@@ -46,7 +46,7 @@ def find_mask_files(competition: RleCsv, settings: Subset, folder: Path, files: 
     they have one.
 
     A file belongs to the image with the longest id that fits: `c0_b_1.png` to `c0_b`, where there is one, and not to
-    `c0`. Where the file that the pattern names is not there, one of another format is taken, but not for `*`.
+    `c0`. Where the file that the pattern names is not there, one of the same name in another format is taken.
     """
     pattern = settings.mask_files or ""
     head, ending = split_ending(normal_form(pattern))
@@ -71,8 +71,10 @@ def find_mask_files(competition: RleCsv, settings: Subset, folder: Path, files: 
     images = set(files.paths.values())
     for key, paths in found.items():
         paths = sorted((path for path in paths if path not in images), key=lambda path: _rank(path, ending))
-        exact = [path for path in paths if not ending or same_format(path.suffix, ending)]
-        used = exact if "*" in head else paths[:1]
+        first: dict[Path, Path] = {}  # of every name, the file that ends like the pattern if there is one
+        for path in paths if "*" in head else paths[:1]:
+            first.setdefault(path.with_suffix(""), path)
+        used = set(first.values())
         result.unused += [path for path in paths if path not in used]
         if used:
             result.by_key[key] = sorted(used)
