@@ -11,6 +11,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from rich.markup import escape
 from safetensors.torch import save_file
+from torch.utils.data import DataLoader
 
 from pipeline.core import freshness, other_runs
 from pipeline.core.console import console, peak_memory, say
@@ -37,7 +38,8 @@ from pipeline.train.batches.targets import Chosen
 from pipeline.train.module import SegmentationModule
 
 STATISTICS_FROM = 512
-"""Of how many training images `image.normalize: dataset` takes mean and deviation."""
+"""Of how many training images `image.normalize: dataset` takes mean and deviation, and `train.keep: average` the
+statistics of BatchNorm."""
 
 
 def fit(
@@ -78,7 +80,8 @@ def fit(
     history = callbacks.History(folder)
     progress = callbacks.ShowProgress(history, *show[:2], member.title, show[2])
     pictures = callbacks.Pictures(run.recipe.image.channels, network.largest_pixel)
-    trainer = _trainer(run, member, compute, epochs, [history, progress, pictures])
+    averaging = _averaging(run, compute, train.dataset)
+    trainer = _trainer(run, member, compute, epochs, [history, progress, pictures, *averaging])
     last = folder / "last.ckpt"
     if last.exists():
         say(f"  {member.title}: going on from {shown(last)}")
@@ -284,9 +287,8 @@ def _statistics(dataset: Any) -> tuple[list[float], list[float]]:
     return mean.tolist(), np.sqrt(np.maximum(squares / count - mean**2, 0)).tolist()
 
 
-def _trainer(run: Run, member: Member, compute: Compute, epochs: int, shown_by: list[Any]) -> Trainer:
+def _trainer(run: Run, member: Member, compute: Compute, epochs: int, watching: list[Any]) -> Trainer:
     settings, folder = run.recipe.train, run.fold_folder(member.fold, member.seed)
-    averaging = [callbacks.MovingAverage(settings.ema, compute.device)] if settings.ema else []
     return Trainer(
         accelerator=compute.accelerator,
         devices=1,
@@ -296,7 +298,7 @@ def _trainer(run: Run, member: Member, compute: Compute, epochs: int, shown_by: 
         gradient_clip_val=settings.gradient_clip or None,
         logger=[TensorBoardLogger(folder, name="", version="tensorboard"), *more_loggers(run, folder)],
         plugins=[callbacks.AtomicCheckpointIO()],
-        callbacks=[*shown_by, *averaging, *_checkpointing(run, member)],
+        callbacks=[*watching, *_checkpointing(run, member)],
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
@@ -304,10 +306,32 @@ def _trainer(run: Run, member: Member, compute: Compute, epochs: int, shown_by: 
     )
 
 
+def _averaging(run: Run, compute: Compute, dataset: TrainDataset) -> list[Any]:
+    """The callback that averages weights, where the recipe asks for one."""
+    settings = run.recipe.train
+    if settings.ema:
+        return [callbacks.MovingAverage(settings.ema, compute.device)]
+    if settings.keep == "average" and settings.snapshots == 1:
+        return [callbacks.TailAverage(compute, _plain_batches(dataset, settings.batch_size))]
+    return []
+
+
+def _plain_batches(dataset: TrainDataset, batch_size: int) -> DataLoader:
+    """Batches of evenly spread training images without augmentation, the same ones every time."""
+    plain = TrainDataset(
+        dataset.folder, dataset.rows, Augmentation([]), dataset.seed, dataset.crop, dataset.crops,
+        preprocess=dataset.preprocess,
+    )  # fmt: skip
+    positions = np.linspace(0, len(plain) - 1, min(STATISTICS_FROM, len(plain))).astype(int).tolist()
+    keys: Any = [(0, position) for position in positions]
+    # as in training, a batch of one image is no batch
+    return loader.make_loader(plain, batch_size, 0, sampler=keys, drop_last=len(keys) >= batch_size)
+
+
 def _checkpointing(run: Run, member: Member) -> list[Any]:
     settings = run.recipe.train
     best = "max" if metric_of(run.competition).higher_is_better else "min"
-    monitor, mode = ("valid/score", best) if settings.monitor == "score" else ("valid/loss", "min")
+    monitor, mode = ("valid/score", best) if settings.monitor == "score" else ("valid/smooth_loss", "min")
     common: dict[str, Any] = {"dirpath": run.fold_folder(member.fold, member.seed), "enable_version_counter": False}
     # a checkpoint of weights only holds the current ones: Lightning puts their moving average into whole ones alone
     weights_only = settings.ema is None
@@ -331,7 +355,7 @@ def _checkpointing(run: Run, member: Member) -> list[Any]:
     best_kept = callbacks.ModelCheckpoint(
         filename="best", monitor=monitor, mode=mode, save_weights_only=weights_only, **common
     )
-    found: list[Any] = [best_kept]
+    found: list[Any] = [best_kept] if settings.keep == "best" else []
     if settings.early_stopping:
         # a held-out loss that is no number counts as one that is no better; a training loss that is none stops the fold
         patience, first = settings.early_stopping, round(settings.half_size * settings.epochs)
@@ -423,7 +447,7 @@ def _kept(run: Run, member: Member, rows: list[dict[str, Any]]) -> list[tuple[st
     if member.fold is not None and settings.snapshots > 1:
         cycle = settings.epochs // settings.snapshots
         return [(f"snapshot_{epoch}.ckpt", rows[epoch]) for epoch in range(cycle - 1, settings.epochs, cycle)]
-    if member.fold is None or settings.keep == "last":
+    if member.fold is None or settings.keep != "best":
         return [("last.ckpt", rows[-1])]
     # not the best row: a GPU may repeat an epoch after a kill with another score
     best = torch.load(run.fold_folder(member.fold, member.seed) / "best.ckpt", "cpu", weights_only=False)

@@ -247,10 +247,12 @@ class TrainSettings(Settings):
     ema: float | None = Field(None, gt=0, lt=1)
     """Decay a step of a moving average of the weights, which is then what is scored and kept; it is shorter at first:
     min(ema, (1 + step) / (10 + step)). null: none."""
-    keep: Literal["best", "last"] = "best"
-    """Which weights are kept: those of the best epoch by `monitor`, or the last."""
+    keep: Literal["best", "last", "average"] = "best"
+    """Which weights are kept: those of the best epoch by `monitor`; the `last`; or the `average` of those after each
+    step of the last tenth of training, with BatchNorm's statistics estimated again. Not used with snapshots."""
     monitor: Literal["score", "loss"] = "score"
-    """What early stopping and the best weights go by: the competition's metric at threshold 0.5, or the loss."""
+    """What early stopping and the best weights go by: the competition's metric at threshold 0.5, or the mean validation
+    loss of the last three epochs."""
     early_stopping: int | None = Field(10, ge=1)
     """Epochs without a better `monitor` after which a fold ends, those of `half_size` not counted; null: it never does.
     Not used with snapshots."""
@@ -290,6 +292,15 @@ class TrainSettings(Settings):
         if not value or len(set(value)) < len(value) or min(value) < 0:
             raise ValueError("expected at least one seed, each once, none negative")
         return value
+
+    @model_validator(mode="after")
+    def _one_average(self) -> "TrainSettings":
+        if self.ema and self.keep == "average" and self.snapshots == 1:
+            raise ValueError(
+                "train.keep is average and train.ema is set, and both average the weights: leave one of them out "
+                "(with train.ema, train.keep=last keeps the moving average at the end)"
+            )
+        return self
 
     @model_validator(mode="after")
     def _snapshots_fit(self) -> "TrainSettings":
