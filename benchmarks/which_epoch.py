@@ -75,10 +75,14 @@ class DataSet:
     """The fold whose images are the test images; None: the competition's own test images, whose truth is known."""
     limits: tuple[int, int, int] = (10**6, 10**6, 10**6)
     """At most so many training, held-out and test images."""
+    schedules: tuple[str, ...] = ("zero", "plateau")
 
 
-def _sample(drawn: int, **more: Any) -> DataSet:
-    settings = {"image.size": [64, 96], "train.epochs": 12, **(more or SMALL)}
+def _sample(drawn: int, norm: str | None = None) -> DataSet:
+    """The sample competition; with a norm, with a plain network and one schedule."""
+    settings = {"image.size": [64, 96], "train.epochs": 12, **(_plain(norm) if norm else SMALL)}
+    if norm:
+        return DataSet("sample", settings, (0, 1), drawn=drawn, schedules=("zero",))
     return DataSet("sample", settings, (0, 1, 2), drawn=drawn)
 
 
@@ -103,7 +107,7 @@ DATA = {
     "nerve-part": DataSet("ultrasound-nerve", {**SMALL, "image.size": [64, 96], "image.fit": "stretch",
                                                "train.epochs": 20, "train.batch_size": 8, "train.ema": None,
                                                "train.learning_rate": 1e-3}, test_fold=4),
-    **{f"sample-{drawn}-{norm}": _sample(drawn, **_plain(norm)) for norm in ("batch", "group") for drawn in (1, 2, 3)},
+    **{f"sample-{drawn}-{norm}": _sample(drawn, norm) for norm in ("batch", "group") for drawn in (1, 2, 3)},
 }  # fmt: skip
 NAMES = {"mars-format": "mars-terrain", "pets-format": "oxford-pet", "nerve-part": "ultrasound-nerve"}
 """The competition that a folder of the data is linked as."""
@@ -421,17 +425,21 @@ def results(folder: Path, names: list[str]) -> Iterator[tuple[str, str, int, flo
         one = DATA[name]
         os.environ["PIPELINE_ROOT"] = str((folder / name).absolute())
         for seed in one.seeds:
-            paths = {schedule: folder / name / f"{schedule}-{seed}.npz" for schedule in SCHEDULES}
+            paths = {schedule: folder / name / f"{schedule}-{seed}.npz" for schedule in one.schedules}
             if not all(path.exists() for path in paths.values()):
                 continue
             run = _opened(one, f"zero-{seed}", one.settings)
             trained = {schedule: read(path, run) for schedule, path in paths.items()}
             for rule, (schedule, choose) in RULES.items():
+                if schedule not in trained:
+                    continue
                 yield name, rule, seed, *trained[schedule].scored(choose(trained[schedule]))
 
 
 def tables(found: pd.DataFrame, column: str) -> Iterator[str]:
     """Yields the lines of a table: per rule and data set mean ± deviation over seeds, and the worst; then over all."""
+    if found.empty:
+        return
     groups = found.groupby(["rule", "data"], sort=False)[column]
     mean, deviation, worst = groups.mean().unstack(), groups.std(ddof=1).unstack(), groups.min().unstack()
     order = list(dict.fromkeys(found["data"]))
@@ -439,7 +447,7 @@ def tables(found: pd.DataFrame, column: str) -> Iterator[str]:
     yield f"\n{column}: mean ± deviation over seeds (worst)\n"
     header = ["rule", *order, "behind the best: mean", "most", "mean deviation"]
     yield f"| {' | '.join(header)} |\n{'|---' * len(header)}|"
-    for rule in RULES:
+    for rule in mean.index:
         cells = [f"{mean.at[rule, one]:.3f} ± {deviation.at[rule, one]:.3f} ({worst.at[rule, one]:.3f})"
                  for one in order]  # fmt: skip
         all_of = f"{behind.loc[rule].mean():.4f} | {behind.loc[rule].max():.4f} | {deviation.loc[rule].mean():.4f}"
@@ -473,13 +481,14 @@ def main() -> None:
     options = parser.parse_args()
     for name in options.only if not options.table else []:
         for seed in DATA[name].seeds:
-            for schedule in SCHEDULES:
+            for schedule in DATA[name].schedules:
                 seconds = train(name, schedule, seed, options.folder, options.data)
                 print(f"=== {name} {schedule} {seed}: {seconds:.0f} s", flush=True)
     found = pd.DataFrame(results(options.folder, options.only), columns=["data", "rule", "seed", "untuned", "tuned"])
     print(f"{date.today()}, {len(os.sched_getaffinity(0))} CPU cores, {torch.get_num_threads()} threads")
+    both = found["data"].map(lambda name: len(DATA[name].schedules) > 1)
     for column in ("untuned", "tuned"):
-        for line in (*tables(found, column), *left_out(found, column)):
+        for line in (*tables(found[both], column), *left_out(found[both], column), *tables(found[~both], column)):
             print(line)
 
 

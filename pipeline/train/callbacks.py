@@ -213,15 +213,15 @@ class History(Callback):
 
 
 class ShowProgress(Callback):
-    """A bar over all folds and epochs, and a line an epoch with an upper bound of the time left."""
+    """A bar over all trainings, and a line an epoch with an upper bound of the time left."""
 
     def __init__(self, history: History, bar: Progress, task: Any, title: str, trainings_left: int) -> None:
         self.history, self.bar, self.task = history, bar, task
         self.title, self.trainings_left = title, trainings_left
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        """Advances the bar by a share of an epoch."""
-        self.bar.advance(self.task, 1 / trainer.num_training_batches)
+        """Advances the bar by a share of this training."""
+        self.bar.advance(self.task, 1 / (trainer.num_training_batches * (trainer.max_epochs or 1)))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prints the epoch's line."""

@@ -60,7 +60,6 @@ def fit(
     """
     _silence_lightning()
     folder = run.fold_folder(member.fold, member.seed)
-    epochs, curve = _plan(run, member)
     torch.manual_seed(sampling.seed_of(member))
     stored = np.load(run.pixels / "train_images.npy", mmap_mode="r")
     network = models.build_network(run, source, stored.dtype)
@@ -69,6 +68,8 @@ def fit(
     images = table.read_table(run.table, "train")
     tests = table.read_table(run.test_table) if run.recipe.train.pseudo else images[:0]
     train, valid = _loaders(run, member, chosen, images, tests, compute)
+    whole = run.recipe.train.planned_epochs(-(-len(train) // run.recipe.train.accumulate))
+    epochs, curve = _plan(run, member, whole)
     if run.recipe.image.normalize == "dataset":
         network.set_statistics(*_statistics(train.dataset))
     network.to(memory_format=torch.channels_last)
@@ -76,7 +77,7 @@ def fit(
         network.compile()
     ids = images["image_id"].tolist()
     units = table.units_of(images)[chosen.valid]
-    module = SegmentationModule(network, run, member, (ids, tests["image_id"].tolist()), curve, units)
+    module = SegmentationModule(network, run, member, (ids, tests["image_id"].tolist()), curve, units, whole)
     history = callbacks.History(folder)
     progress = callbacks.ShowProgress(history, *show[:2], member.title, show[2])
     pictures = callbacks.Pictures(run.recipe.image.channels, network.largest_pixel)
@@ -149,14 +150,17 @@ def _silence_lightning() -> None:
     warnings.filterwarnings("ignore", module="lightning")
 
 
-def _plan(run: Run, member: Member) -> tuple[int, list[float] | None]:
-    """How many epochs, and, for the final model, the learning rate of each as a multiple of the recipe's.
+def _plan(run: Run, member: Member, whole: int) -> tuple[int, list[float] | None]:
+    """How many epochs, of `whole` at most for a fold, and, for the final model, the learning rate of each as a multiple
+    of the recipe's.
 
     It trains for as long as the folds did until the weights that they kept, on average, and repeats the mean of their
     learning rates.
     """
     if member.fold is not None:
-        return run.recipe.train.epochs, None
+        if whole > run.recipe.train.epochs:
+            say(f"  {member.title}: {whole} epochs, for the {run.recipe.train.steps} steps of train.steps")
+        return whole, None
     folders = [run.fold_folder(fold, member.seed) for fold in run.trained_folds()]
     kept = [read_training(folder / "fold.json")["best_epoch"] + 1 for folder in folders]
     epochs = max(1, round(float(np.mean(kept))))
@@ -298,7 +302,7 @@ def _trainer(run: Run, member: Member, compute: Compute, epochs: int, watching: 
         gradient_clip_val=settings.gradient_clip or None,
         logger=[TensorBoardLogger(folder, name="", version="tensorboard"), *more_loggers(run, folder)],
         plugins=[callbacks.AtomicCheckpointIO()],
-        callbacks=[*watching, *_checkpointing(run, member)],
+        callbacks=[*watching, *_checkpointing(run, member, epochs)],
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
@@ -328,7 +332,7 @@ def _plain_batches(dataset: TrainDataset, batch_size: int) -> DataLoader:
     return loader.make_loader(plain, batch_size, 0, sampler=keys, drop_last=len(keys) >= batch_size)
 
 
-def _checkpointing(run: Run, member: Member) -> list[Any]:
+def _checkpointing(run: Run, member: Member, epochs: int) -> list[Any]:
     settings = run.recipe.train
     best = "max" if metric_of(run.competition).higher_is_better else "min"
     monitor, mode = ("valid/score", best) if settings.monitor == "score" else ("valid/smooth_loss", "min")
@@ -358,7 +362,7 @@ def _checkpointing(run: Run, member: Member) -> list[Any]:
     found: list[Any] = [best_kept] if settings.keep == "best" else []
     if settings.early_stopping:
         # a held-out loss that is no number counts as one that is no better; a training loss that is none stops the fold
-        patience, first = settings.early_stopping, round(settings.half_size * settings.epochs)
+        patience, first = settings.early_stopping, round(settings.half_size * epochs)
         stopping: dict[str, Any] = {"monitor": monitor, "mode": mode, "patience": patience, "check_finite": False}
         found.insert(0, callbacks.EarlyStopping(first, **stopping))
     return [*found, last]

@@ -36,16 +36,17 @@ class SegmentationModule(LightningModule):
 
     def __init__(
         self, network: torch.nn.Module, run: Run, member: Member, ids: tuple[list[str], list[str]],
-        curve: list[float] | None = None, units: np.ndarray | None = None,
+        curve: list[float] | None = None, units: np.ndarray | None = None, epochs: int | None = None,
     ) -> None:  # fmt: skip
-        """Takes the ids of the training and of the test table, for messages, the learning rates to replay, and the
-        groups (N,) of the held-out images."""
+        """Takes the ids of the training and of the test table, for messages, the learning rates to replay, the groups
+        (N,) of the held-out images, and the epochs of a whole training (None: those of the recipe)."""
         super().__init__()
         self.network = network
         self.recipe, self.competition, self.never = run.recipe, run.competition, list(run.never)
         self.metric, self.units = metrics.metric_of(run.competition), units
         self.loss = WeightedLoss(run.recipe.loss, run.competition.kind, run.recipe.model.presence)
         self.member, self.ids, self.curve = member, ids, curve
+        self.epochs = epochs or run.recipe.train.epochs
         self.seed = seed_of(member)
         self.augmentation = device_augmentation(run.recipe)
         self.schedule: Schedule | None = None
@@ -220,7 +221,7 @@ class SegmentationModule(LightningModule):
 
     def _downscaled(self, batch: Batch) -> Batch:
         """The batch at half the size, in the epochs of train.half_size: means around every second pixel."""
-        if self.current_epoch >= round(self.recipe.train.half_size * self.recipe.train.epochs):
+        if self.current_epoch >= round(self.recipe.train.half_size * self.epochs):
             return batch
         pixels = functional.avg_pool2d(batch.pixels.float(), 3, 2, 1, count_include_pad=False)
         return batch._replace(pixels=pixels, masks=batch.masks[..., ::2, ::2])

@@ -42,6 +42,11 @@ class History:
         return np.median(np.stack([padded[:-2], padded[1:-1], padded[2:]]), axis=0)
 
     @property
+    def means(self) -> np.ndarray:
+        """The means over three epochs (E - 2,)."""
+        return np.convolve(self.loss, np.full(WINDOW, 1 / WINDOW), "valid")
+
+    @property
     def of_the_end(self) -> bool:
         """Whether the last weights were kept, or their average, and none were chosen."""
         return self.run.recipe.train.keep != "best"
@@ -63,8 +68,7 @@ class History:
         """Whether the kept epoch has a higher loss than an earlier one: of a chosen epoch, long before it; of the end,
         as means over three epochs, of which there must be two."""
         if self.of_the_end:
-            means = np.convolve(self.loss, np.full(WINDOW, 1 / WINDOW), "valid")
-            return len(self.loss) > WINDOW and bool(means[-1] > LATE * means.min())
+            return len(self.loss) > WINDOW and bool(self.means[-1] > LATE * self.means.min())
         lowest = int(self.smooth.argmin())
         return self.kept - lowest >= LONG_AFTER and bool(self.smooth[self.kept] > LATE * self.smooth[lowest])
 
@@ -127,18 +131,26 @@ def _falling(known: list[History]) -> list[Reason]:
     text = f"Training ended while the held-out loss was still falling: {named(said)}."
     run = found[0].run
     level: Level = "note" if "--quick" in run.options else "check"  # which ends early on purpose
-    return [Reason(level, "stopped too early", text, longer(run, 2 * run.recipe.train.epochs))]
+    return [Reason(level, "stopped too early", text, longer(run, 2 * len(found[0].loss)))]
 
 
 def _late(known: list[History]) -> list[Reason]:
     found = [one for one in known if one.kept_late]
     if not found:
         return []
-    said = [f"{one.title} kept epoch {one.kept + 1} (held-out loss {one.loss[one.kept]:.3f}), and the lowest was "
-            f"{one.loss[: one.kept].min():.3f} in epoch {int(one.loss[: one.kept].argmin()) + 1}"
-            for one in found]  # fmt: skip
     run = found[0].run
     command = trained_again(run, "loss", "train.monitor=loss", "train.keep=best")
     if not found[0].of_the_end and run.recipe.train.monitor == "loss":
         command = trained_again(run, "shorter", f"train.epochs={int(found[0].smooth.argmin()) + 1}")
-    return [Reason("check", "trained too long", f"The weights are of too late an epoch: {named(said)}.", command)]
+    text = f"The weights are of too late an epoch: {named(list(map(_said_late, found)))}."
+    return [Reason("check", "trained too long", text, command)]
+
+
+def _said_late(one: History) -> str:
+    if not one.of_the_end:
+        lowest = int(one.loss[: one.kept].argmin())
+        return (f"{one.title} kept epoch {one.kept + 1} (held-out loss {one.loss[one.kept]:.3f}), and the lowest was "
+                f"{one.loss[lowest]:.3f} in epoch {lowest + 1}")  # fmt: skip
+    lowest = int(one.means.argmin())
+    return (f"in {one.title} the held-out loss was {one.means[-1]:.3f} over the last {WINDOW} epochs, and "
+            f"{one.means[lowest]:.3f} over epochs {lowest + 1} to {lowest + WINDOW}")  # fmt: skip

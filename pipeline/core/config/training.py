@@ -1,5 +1,6 @@
 """What a recipe may say about the network, its losses, and how one trains."""
 
+import math
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -220,7 +221,10 @@ class TrainSettings(Settings):
     """A CSV with a column image_id, e.g. a copy of suspects.csv: these images are left out of training besides the
     dropped ones. A relative path starts at the folder that holds input/ and work/."""
     epochs: int = Field(30, ge=1)
-    """How often every training image is seen, at most."""
+    """How often every training image is seen, at most, unless `steps` asks for more."""
+    steps: int | None = Field(None, ge=1)
+    """Steps of the optimiser, at least: where few images make few steps an epoch, there are more epochs, until so many
+    steps are reached. null: `epochs` alone decides. Not with snapshots."""
     half_size: float = Field(0.0, ge=0, lt=1)
     """Share of the epochs, from the first on, that train on images of half the height and width: coarse shapes are
     learnt in less time (progressive resizing, Howard 2018). Scores are always those of whole images."""
@@ -286,6 +290,10 @@ class TrainSettings(Settings):
     loggers: list[Literal["mlflow", "wandb"]] = []
     """Besides TensorBoard, each into local files under work/; they must be installed."""
 
+    def planned_epochs(self, steps: int) -> int:
+        """Returns the number of epochs of a training that makes so many steps in each."""
+        return max(self.epochs, math.ceil((self.steps or 0) / steps))
+
     @field_validator("seeds")
     @classmethod
     def _seeds_differ(cls, value: list[int]) -> list[int]:
@@ -304,6 +312,8 @@ class TrainSettings(Settings):
 
     @model_validator(mode="after")
     def _snapshots_fit(self) -> "TrainSettings":
+        if self.snapshots > 1 and self.steps:
+            raise ValueError("train.snapshots divides train.epochs into cycles: leave train.steps out")
         if self.snapshots > 1 and (self.schedule.name != "restarts" or self.epochs % self.snapshots):
             raise ValueError(
                 f"train.snapshots is {self.snapshots}: it needs train.schedule.name=restarts and train.epochs "
