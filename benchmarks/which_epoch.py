@@ -18,6 +18,7 @@ tenth with BatchNorm re-estimated, is within noise of the best rule on every dat
 import argparse
 import copy
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -246,6 +247,7 @@ def train(name: str, schedule: str, seed: int, folder: Path, data: Path) -> floa
     if excluded is not None:
         run = _opened(one, run.name, settings | {"train.exclude": excluded})
     recorder = _recorder(run, one, seed, tests)
+    shutil.rmtree(run.fold_folder(seed, seed), ignore_errors=True)  # what was recorded before an interruption is lost
     started = time.perf_counter()
     build: Callable[..., Trainer] = fit._trainer
     setattr(fit, "_trainer", lambda *given: build(*given[:-1], [*given[-1], recorder]))  # noqa: B010

@@ -643,7 +643,7 @@ def test_other_settings_stop(finished: bool, assignment: str, said: str, execute
     for part in ("work/sample/sample/fold_0", said, "--name", "--force"):
         assert part in str(caught.value)
     assert executed == []
-    assert any((other.fold_folder(0) / name).exists() for name in ("best.safetensors", "last.ckpt"))
+    assert any((other.fold_folder(0) / name).exists() for name in ("last.safetensors", "last.ckpt"))
     driver.run_stage(other, "train", force=True)
     assert executed == [([0, 1, 2, 3], {"force": True})]
 
@@ -693,7 +693,7 @@ def test_other_code_goes_on_with_an_unfinished_fold(executed: list[Any], monkeyp
     assert executed == [([0], {})]
 
 
-@pytest.mark.parametrize("name", ["best.safetensors", "fold.json"])
+@pytest.mark.parametrize("name", ["last.safetensors", "fold.json"])
 def test_damaged_training_stops(name: str, executed: list[Any]) -> None:
     run = open_run("sample", assignments=["train.folds=[0]"])
     pretend_trained(run, finished=True)
@@ -735,7 +735,7 @@ def test_finished_training_without_its_manifest_stops(damage: Any, executed: lis
 def test_a_finished_fold_without_its_weights_is_not_kept(executed: list[Any]) -> None:
     run = open_run("sample", assignments=["train.folds=[0]"])
     pretend_trained(run, finished=True)
-    (run.fold_folder(0) / "best.safetensors").unlink()
+    (run.fold_folder(0) / "last.safetensors").unlink()
     driver.run_stage(run, "train")
     assert executed == [([0], {})]
 

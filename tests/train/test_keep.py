@@ -131,6 +131,7 @@ def test_networks_whose_statistics_do_not_move(
 
 def test_the_best_epoch_is_that_of_the_lowest_smoothed_loss(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     noisy = {"folds": [0], "epochs": 8, "keep": "best", "monitor": "loss", "learning_rate": 0.05, "early_stopping": 3}
+    noisy["schedule"] = {"name": "plateau"}
     run = train(prepare(tiny, {"train": noisy}))
     losses = pd.read_csv(run.fold_folder(0) / "history.csv")["valid/loss"]
     smooth = losses.rolling(3, min_periods=1).mean()

@@ -154,8 +154,9 @@ class LossSettings(Settings):
 class ScheduleSettings(Settings):
     """How the learning rate goes; each schedule reads the fields that name it."""
 
-    name: Literal["plateau", "cosine", "restarts", "cyclic", "one_cycle", "constant"] = "plateau"
-    """`plateau` lowers it when nothing gets better, epoch by epoch; the others follow their curve batch by batch."""
+    name: Literal["one_cycle", "cosine", "plateau", "restarts", "cyclic", "constant"] = "one_cycle"
+    """`plateau` lowers it when nothing gets better, epoch by epoch; the others follow their curve batch by batch.
+    `one_cycle` and `cosine` end near zero, where one epoch is like the next."""
     factor: float = Field(0.5, gt=0, lt=1)
     """plateau: what it is multiplied by."""
     patience: int = Field(3, ge=0)
@@ -251,15 +252,16 @@ class TrainSettings(Settings):
     ema: float | None = Field(None, gt=0, lt=1)
     """Decay a step of a moving average of the weights, which is then what is scored and kept; it is shorter at first:
     min(ema, (1 + step) / (10 + step)). null: none."""
-    keep: Literal["best", "last", "average"] = "best"
-    """Which weights are kept: those of the best epoch by `monitor`; the `last`; or the `average` of those after each
-    step of the last tenth of training, with BatchNorm's statistics estimated again. Not used with snapshots."""
-    monitor: Literal["score", "loss"] = "score"
-    """What early stopping and the best weights go by: the competition's metric at threshold 0.5, or the mean validation
-    loss of the last three epochs."""
-    early_stopping: int | None = Field(10, ge=1)
+    keep: Literal["last", "average", "best"] = "last"
+    """Which weights are kept: the `last`, which nothing chose; the `average` of those after each step of the last tenth
+    of training, with BatchNorm's statistics estimated again; or those of the `best` epoch by `monitor`, which is the
+    default where `early_stopping` is set. Not used with snapshots."""
+    monitor: Literal["loss", "score"] = "loss"
+    """What early stopping and the best weights go by: the mean validation loss of the last three epochs, or the
+    competition's metric at threshold 0.5."""
+    early_stopping: int | None = Field(None, ge=1)
     """Epochs without a better `monitor` after which a fold ends, those of `half_size` not counted; null: it never does.
-    Not used with snapshots."""
+    It goes with schedules that do not have an end, plateau and constant. Not used with snapshots."""
     gradient_clip: float = Field(0.0, ge=0)
     """Largest gradient norm; 0 clips nothing."""
     seeds: list[int] = [0]
@@ -299,6 +301,13 @@ class TrainSettings(Settings):
     def _seeds_differ(cls, value: list[int]) -> list[int]:
         if not value or len(set(value)) < len(value) or min(value) < 0:
             raise ValueError("expected at least one seed, each once, none negative")
+        return value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _what_stops_early_keeps_the_best(cls, value: Any) -> Any:
+        if isinstance(value, dict) and value.get("early_stopping") and "keep" not in value:
+            return value | {"keep": "best"}
         return value
 
     @model_validator(mode="after")
