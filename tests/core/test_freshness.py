@@ -837,7 +837,9 @@ def test_finished_training_of_version_0_1_0_is_taken_over(tiny: Tiny, capsys: py
     with tarfile.open(EARLIER) as archive:
         archive.extractall(tiny.root, filter="data")
     model = {"architecture": "ConfigurableUnet", "encoder": "plain", "options": {"channels": [4, 8]}, "weights": "none"}
-    training = {"epochs": 2, "batch_size": 4, "folds": [0, 1], "workers": 0}
+    training: dict[str, Any] = {"epochs": 2, "batch_size": 4, "folds": [0, 1], "workers": 0}
+    # what were defaults then
+    training |= {"keep": "best", "monitor": "score", "early_stopping": 10, "schedule": {"name": "plateau"}}
     # the images' own size: nothing is resized, so the pixel arrays are the same on every CPU
     tiny.recipe |= {"image": {"size": list(SHAPE)}, "model": model, "train": training, "predict": {"tta": "none"}}
     tiny.save()
