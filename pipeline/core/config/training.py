@@ -270,8 +270,8 @@ class TrainSettings(Settings):
     """Models that one training leaves, at the end of equal cycles of `schedule.name: restarts` (Huang et al. 2017);
     their predictions are averaged."""
     final: bool = False
-    """After the folds, one more model on all images, for as many epochs as the folds' weights had on average, with their
-    mean learning rates. It alone predicts the test images, and nothing out-of-fold measures it."""
+    """After the folds, one more model on all images, for as many epochs as the folds' weights had on average, with
+    their mean learning rates. It alone predicts the test images, and nothing out-of-fold measures it."""
     start_from: str | None = None
     """A run on the same folds: fold k starts from its fold k."""
     pseudo: PseudoSettings | None = None
