@@ -60,6 +60,7 @@ PLAIN: dict[str, Any] = {"model.architecture": "ConfigurableUnet", "model.encode
 SCHEDULES: dict[str, dict[str, Any]] = {
     "zero": {"train.schedule": {"name": "one_cycle"}},
     "plateau": {"train.schedule": {"name": "plateau", "factor": 0.5, "patience": 1}},
+    "cosine": {"train.schedule": {"name": "cosine"}},
 }
 
 
@@ -76,14 +77,14 @@ class DataSet:
     """The fold whose images are the test images; None: the competition's own test images, whose truth is known."""
     limits: tuple[int, int, int] = (10**6, 10**6, 10**6)
     """At most so many training, held-out and test images."""
-    schedules: tuple[str, ...] = ("zero", "plateau")
+    schedules: tuple[str, ...] = ("zero", "plateau", "cosine")
 
 
 def _sample(drawn: int, norm: str | None = None) -> DataSet:
-    """The sample competition; with a norm, with a plain network and one schedule."""
+    """The sample competition; with a norm, of a plain network on one schedule."""
     settings = {"image.size": [64, 96], "train.epochs": 12, **(_plain(norm) if norm else SMALL)}
     if norm:
-        return DataSet("sample", settings, (0, 1), drawn=drawn, schedules=("zero",))
+        return DataSet("sample", settings, (0,), drawn=drawn, schedules=("zero",))
     return DataSet("sample", settings, (0, 1, 2), drawn=drawn)
 
 
@@ -418,6 +419,11 @@ RULES: dict[str, tuple[str, Callable[[Trajectory], str]]] = {
     "   plateau: lowest smoothed loss, last": ("plateau", lambda one: lowest(one, 0, PATIENCE)),
     "   plateau: lowest smoothed loss, middle": ("plateau", lambda one: lowest(one, 1, PATIENCE)),
     "   plateau: moving average": ("plateau", lambda one: "ema"),
+    "   cosine: last epoch": ("cosine", lambda one: f"epoch {one.epochs - 1}"),
+    "   cosine: last tenth averaged, BN": ("cosine", lambda one: "tenth, BN"),
+    "   cosine: lowest smoothed loss, last": ("cosine", lambda one: lowest(one, 0)),
+    "   cosine: moving average": ("cosine", lambda one: "ema"),
+    "   cosine: best score": ("cosine", lambda one: best_score(one, None)),
 }
 
 
@@ -428,8 +434,7 @@ def results(folder: Path, names: list[str]) -> Iterator[tuple[str, str, int, flo
         os.environ["PIPELINE_ROOT"] = str((folder / name).absolute())
         for seed in one.seeds:
             paths = {schedule: folder / name / f"{schedule}-{seed}.npz" for schedule in one.schedules}
-            if not all(path.exists() for path in paths.values()):
-                continue
+            paths = {schedule: path for schedule, path in paths.items() if path.exists()}
             run = _opened(one, f"zero-{seed}", one.settings)
             trained = {schedule: read(path, run) for schedule, path in paths.items()}
             for rule, (schedule, choose) in RULES.items():
@@ -450,16 +455,19 @@ def tables(found: pd.DataFrame, column: str) -> Iterator[str]:
     header = ["rule", *order, "behind the best: mean", "most", "mean deviation"]
     yield f"| {' | '.join(header)} |\n{'|---' * len(header)}|"
     for rule in mean.index:
+        known = [one for one in order if not np.isnan(mean.at[rule, one])]
         cells = [f"{mean.at[rule, one]:.3f} ± {deviation.at[rule, one]:.3f} ({worst.at[rule, one]:.3f})"
-                 for one in order]  # fmt: skip
-        all_of = f"{behind.loc[rule].mean():.4f} | {behind.loc[rule].max():.4f} | {deviation.loc[rule].mean():.4f}"
-        yield f"| {rule} | {' | '.join(cells)} | {all_of} |"
+                 if one in known else "" for one in order]  # fmt: skip
+        if len(known) == len(order):
+            cells += [f"{values:.4f}" for values in (behind.loc[rule].mean(), behind.loc[rule].max(),
+                                                     deviation.loc[rule].mean())]  # fmt: skip
+        yield f"| {rule} | {' | '.join(cells)} |"
 
 
 def left_out(found: pd.DataFrame, column: str) -> Iterator[str]:
     """Yields, for each kind of data, the rule that is best on all others (by the most it is behind, then the mean), and
     how far behind the best it is on this one."""
-    mean = found.groupby(["rule", "data"], sort=False)[column].mean().unstack()
+    mean = found.groupby(["rule", "data"], sort=False)[column].mean().unstack().dropna()
     behind = mean.max() - mean
     kinds = {name: name.split("-")[0] for name in behind}
     yield f"\n{column}: the rule picked without a data set, and how far behind that set's best rule it is\n"
@@ -479,11 +487,12 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--only", nargs="+", choices=list(DATA), default=list(DATA))
+    parser.add_argument("--schedules", nargs="+", choices=list(SCHEDULES), help="train on these alone")
     parser.add_argument("--table", action="store_true", help="train nothing")
     options = parser.parse_args()
     for name in options.only if not options.table else []:
         for seed in DATA[name].seeds:
-            for schedule in DATA[name].schedules:
+            for schedule in options.schedules or DATA[name].schedules:
                 seconds = train(name, schedule, seed, options.folder, options.data)
                 print(f"=== {name} {schedule} {seed}: {seconds:.0f} s", flush=True)
     found = pd.DataFrame(results(options.folder, options.only), columns=["data", "rule", "seed", "untuned", "tuned"])
