@@ -77,7 +77,8 @@ class DataSet:
     """The fold whose images are the test images; None: the competition's own test images, whose truth is known."""
     limits: tuple[int, int, int] = (10**6, 10**6, 10**6)
     """At most so many training, held-out and test images."""
-    schedules: tuple[str, ...] = ("zero", "plateau", "cosine")
+    schedules: tuple[str, ...] = ("zero", "plateau")
+    """Those that it is trained on unless --schedules names others."""
 
 
 def _sample(drawn: int, norm: str | None = None) -> DataSet:
@@ -433,7 +434,7 @@ def results(folder: Path, names: list[str]) -> Iterator[tuple[str, str, int, flo
         one = DATA[name]
         os.environ["PIPELINE_ROOT"] = str((folder / name).absolute())
         for seed in one.seeds:
-            paths = {schedule: folder / name / f"{schedule}-{seed}.npz" for schedule in one.schedules}
+            paths = {schedule: folder / name / f"{schedule}-{seed}.npz" for schedule in SCHEDULES}
             paths = {schedule: path for schedule, path in paths.items() if path.exists()}
             run = _opened(one, f"zero-{seed}", one.settings)
             trained = {schedule: read(path, run) for schedule, path in paths.items()}
