@@ -20,8 +20,8 @@ from benchmarks.truth_of_scores import open_run
 from pipeline.core.console import enable_quiet
 from pipeline.core.files import read_json
 from pipeline.core.run import Run
+from pipeline.encode import scoring, submission
 from pipeline.encode import stage as encode
-from pipeline.encode import submission
 from pipeline.masks.decision import Rules, described
 from pipeline.predictions import blends
 from pipeline.split.folds import counted_rows
@@ -46,7 +46,7 @@ def truth_of(run: Run, decision: Rules, truth: Path) -> float:
     with TemporaryDirectory() as folder:
         path = Path(folder) / "submission.csv"
         submission.write(path, texts, want)
-        return submission.score(path, truth, run.competition, want)[0]
+        return scoring.score(path, truth, run.competition, want)[0]
 
 
 def rows_of(run: Run, truth: Path | None) -> list[str]:

@@ -21,7 +21,7 @@ import pandas as pd
 from pipeline.core.files import read_json
 from pipeline.core.run import Run, open_run
 from pipeline.decode.readers.files import read_table
-from pipeline.encode import submission
+from pipeline.encode import scoring, submission
 from pipeline.masks.bootstrap import bootstrap, mean_counts, mean_score
 
 DRAWS = 10_000
@@ -54,7 +54,7 @@ def test_scores(run: Run) -> tuple[np.ndarray, np.ndarray]:
     """Returns the score of every image of truth.csv (N,) float64 and its subject (N,)."""
     want = submission.expected(run.competition, run.input, run.competition_folder)
     truth, ours = (read_table(path, [], hint="") for path in (run.input / "truth.csv", run.submission))
-    return submission.row_scores(ours, truth, run.competition, want).to_numpy(), truth["subject"].to_numpy()
+    return scoring.row_scores(ours, truth, run.competition, want).to_numpy(), truth["subject"].to_numpy()
 
 
 def compare(seed: int, seconds: float) -> str:

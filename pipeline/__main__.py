@@ -291,9 +291,10 @@ def check(
     for line in [*lines(reasons), *([] if verdict == "fine" else [f"  verdict: {verdict}"])]:
         typer.echo(line, err=True)
     said = "1 fault" if len(faults) == 1 else f"{len(faults)} faults" if faults else "valid"
-    refused = strict and verdict == "do not submit"
-    typer.echo(f"{submission_path}: {said}{', but it looks wrong (--strict)' if refused else ''}")
-    raise typer.Exit(1 if faults or refused else 0)
+    wrong = verdict == "do not submit"
+    said += f", but it looks wrong{' (--strict)' if strict else ''}" if wrong else ""
+    typer.echo(f"{submission_path}: {said}")
+    raise typer.Exit(1 if faults or (strict and wrong) else 0)
 
 
 @app.command()
@@ -306,10 +307,10 @@ def score(
     """Score a submission against known masks with the competition's metric."""
     import json
 
-    from pipeline.encode import submission
+    from pipeline.encode import scoring
 
     loaded, want = _expected(competition)
-    value, rows = submission.score(submission_path, truth, loaded, want)
+    value, rows = scoring.score(submission_path, truth, loaded, want)
     remark = f" ({loaded.remark})" if loaded.remark else ""
     result = {"score": value, "rows": rows, "metric": loaded.metric}
     result |= {"remark": loaded.remark} if remark else {}

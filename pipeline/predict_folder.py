@@ -19,7 +19,6 @@ from typing import Literal
 import cv2
 import numpy as np
 
-from pipeline.core.config.competition import Orientation
 from pipeline.core.console import progress_bar, say, track
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import shown, writing
@@ -110,12 +109,10 @@ def _images_in(folder: Path) -> dict[str, Path]:
 
 def _decode(run: FolderRun, paths: dict[str, Path]) -> list[str]:
     """Writes the table and the arrays of all geometries that are needed, and returns the ids."""
-    channels = getattr(run.competition, "channels", None)
-    orientation: Orientation = getattr(run.competition, "orientation", "upright")
     rows, arrays = [], {}
     for number, (image_id, path) in enumerate(track(paths.items(), "decode", len(paths))):
         try:
-            image = read_image(path, channels, orientation)
+            image = read_image(path, **run.competition.reading)
         except ValueError as error:
             raise PipelineError(f"{path}: {error}.") from None
         rows.append({"image_id": image_id, "subset": "test", "height": image.shape[0], "width": image.shape[1]})

@@ -19,7 +19,7 @@ from pipeline.core.errors import PipelineError
 from pipeline.core.files import read_json
 from pipeline.core.run import Run, open_run
 from pipeline.decode import table
-from pipeline.encode import submission
+from pipeline.encode import scoring, submission
 from pipeline.masks import metrics
 from pipeline.masks.decision import decide, decision_of
 from pipeline.predictions import blends
@@ -191,7 +191,7 @@ def test_class_maps_that_are_not_there_or_no_text(mars: Run, tmp_path: Path) -> 
         with pytest.raises(PipelineError, match=words):
             submission.faults_of(tmp_path / name, want)
         with pytest.raises(PipelineError, match=words):
-            submission.score(mars.submission, tmp_path / name, mars.competition, want)
+            scoring.score(mars.submission, tmp_path / name, mars.competition, want)
 
 
 @pytest.mark.parametrize(
@@ -213,22 +213,22 @@ def test_check_of_pixels(mars: Run, tmp_path: Path, values: list[str], fault: st
     want = submission.expected(mars.competition, mars.input, mars.competition_folder)
     assert submission.faults_of(path, want) == [fault]
     with pytest.raises(PipelineError, match="submission row 2: id 0: "):
-        submission.score(path, mars.submission, mars.competition, want)
+        scoring.score(path, mars.submission, mars.competition, want)
     path.write_text("\n".join([lines[0], *lines[2:]]) + "\n")
     assert submission.faults_of(path, want) == ["1 of 6 test ids are missing: 0"]
 
 
 def test_score_of_class_maps_in_both_readings(mars: Run, tmp_path: Path) -> None:
     want = submission.expected(mars.competition, mars.input, mars.competition_folder)
-    assert submission.score(mars.submission, mars.submission, mars.competition, want) == (1.0, 6)
+    assert scoring.score(mars.submission, mars.submission, mars.competition, want) == (1.0, 6)
     header = mars.submission.read_text().splitlines()[0]
     truth, mine = tmp_path / "truth.csv", tmp_path / "mine.csv"
     truth.write_text(f"{header}\n0," + ",".join(["0"] * 500 + ["1"] * 500 + ["2"] * 500) + "\n")
     mine.write_text(f"{header}\n0," + ",".join(["1"] * 500 + ["1"] * 500 + ["2"] * 250 + ["0"] * 250) + "\n")
     # soil 500/500; sand 250/500; ground is predicted on 250 pixels that count
-    assert submission.score(mine, truth, mars.competition, want)[0] == pytest.approx((1 + 0.5 + 0) / 3)
+    assert scoring.score(mine, truth, mars.competition, want)[0] == pytest.approx((1 + 0.5 + 0) / 3)
     other = mars.competition.model_copy(update={"ignored_prediction": "leave_out"})
-    assert submission.score(mine, truth, other, want)[0] == pytest.approx((1 + 0.5) / 2)
+    assert scoring.score(mine, truth, other, want)[0] == pytest.approx((1 + 0.5) / 2)
 
 
 def test_pretrained_weights_and_unknown_classes_are_refused(mars: Run, root: Path) -> None:
@@ -357,8 +357,8 @@ def test_a_layout_from_a_yaml_alone(name: str, root: Path) -> None:
     truth = root / f"{name}-truth.csv"
     texts = [submission.texts_of(image_id, masks, want) for image_id, masks in layout.test_masks.items()]
     submission.write(truth, {key: text for one in texts for key, text in one.items()}, want)
-    assert submission.score(truth, truth, run.competition, want)[0] == 1
-    assert 0 <= submission.score(run.submission, truth, run.competition, want)[0] < 1
+    assert scoring.score(truth, truth, run.competition, want)[0] == 1
+    assert 0 <= scoring.score(run.submission, truth, run.competition, want)[0] < 1
     rows = table.read_table(run.table, "train").set_index("image_id")
     for image_id, masks in layout.masks.items():
         np.testing.assert_array_equal(table.true_mask(rows.loc[image_id], run.competition.classes), masks)
@@ -378,7 +378,7 @@ def test_a_test_set_of_several_classes_is_evaluated(root: Path) -> None:
     want = submission.expected(run.competition, run.input, run.competition_folder)
     truth = root / "known-truth.csv"
     pd.DataFrame(rows).to_csv(truth, index=False)
-    scored, number = submission.score(run.submission, truth, run.competition, want)
+    scored, number = scoring.score(run.submission, truth, run.competition, want)
     assert number == 24
     assert read_json(run.folder / "test.json")["score"] == pytest.approx(scored)
     assert len(list((run.folder / "test_overlays").glob("*.png"))) == 8

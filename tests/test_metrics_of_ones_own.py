@@ -24,7 +24,7 @@ from pipeline.core.errors import PipelineError
 from pipeline.core.files import read_json
 from pipeline.core.run import Run, open_run
 from pipeline.decode import table
-from pipeline.encode import submission
+from pipeline.encode import scoring, submission
 from pipeline.masks import metrics, rle
 from pipeline.masks.bootstrap import interval
 from pipeline.masks.decision import decision_of
@@ -225,7 +225,7 @@ def test_evaluate_and_score_agree(finished: tuple[Case, Run]) -> None:
     }
     expected = case.expected(masks, {name: images.loc[name, "group"] or name for name in TEST_IDS})
     assert summary["score"] == pytest.approx(expected, rel=1e-12)
-    value, rows = submission.score(run.submission, run.input / "test.csv", run.competition, want)
+    value, rows = scoring.score(run.submission, run.input / "test.csv", run.competition, want)
     assert (value, rows) == (pytest.approx(expected, rel=1e-12), 4)
 
 

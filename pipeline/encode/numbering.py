@@ -104,9 +104,13 @@ def certainty(test: Lines, training: Lines) -> str:
     if not count or not _plain(training):
         why = "no submitted mask has enough runs" if not count else "training masks are not of single pieces"
         return f"Order and size cannot be told from the masks: {why}; {base}."
+    fits = (
+        f"the runs of {test.own} of {count} masks fit, as they follow each other by a line of their image, and those "
+        f"of {training.own} of {len(training.distances)} training masks"
+    )
     if not test.tell_order:
-        return f"Size: {test.own} of {count} masks fit; in square images runs do not show their order; {base}."
-    return f"Order and size: the runs of {test.own} of {count} masks fit their images; {base}."
+        return f"Size: {fits}; in square images runs do not show their order; {base}."
+    return f"Order and size: {fits}; {base}."
 
 
 def _plain(training: Lines) -> bool:

@@ -105,6 +105,15 @@ def examine(
     return [], notes + _left_out(want, competition, never) + found
 
 
+def format_note(want: Expected, competition: Competition) -> list[Reason]:
+    """Returns that nothing but the YAML says what a submission looks like, where there is no sample submission."""
+    if want.sample is not None or competition.reader != "rle_csv":
+        return []
+    shown = ", ".join(want.header[:4])
+    text = f"No sample submission shows the format: columns ({shown}) and run lengths are as the YAML has them."
+    return [Reason("note", "format", text, "submission and rle in the competition's YAML")]
+
+
 def warnings_of(reasons: Iterable[Reason]) -> list[str]:
     """Returns the sentences of the reasons that are more than notes, the gravest first."""
     return [one.text for level in LEVELS[:2] for one in reasons if one.level == level]

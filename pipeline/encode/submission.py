@@ -1,4 +1,4 @@
-"""The file to upload: what it must look like, how it is written, whether one is valid, and what it scores."""
+"""The file to upload: what it must look like, how it is written, and whether one is valid."""
 
 import csv
 import re
@@ -19,7 +19,6 @@ from pipeline.decode import table
 from pipeline.decode.readers.columns import class_numbers, key_columns, key_text, keys_of, template_columns
 from pipeline.decode.readers.files import read_table
 from pipeline.masks import rle
-from pipeline.masks.metrics import confusion, metric_of
 
 Key = tuple[str, int | None]
 """An image id, and the number of a class where rows have a label."""
@@ -186,93 +185,6 @@ def faults_of(path: Path, want: Expected) -> list[str]:
     return examine(path, want)[0]
 
 
-def score(path: Path, truth: Path, competition: Competition, want: Expected) -> tuple[float, int]:
-    """Returns the competition's metric of a submission over the rows of `truth` (submission format, some or all rows),
-    and the number of rows (of images, where a row is an instance).
-
-    Raises:
-        PipelineError: a missing column, no rows, a repeated id, a truth id that the submission lacks or that no image
-            has, a broken mask.
-    """
-    if want.settings.format == "labels":
-        return _score_labels(path, truth, competition, want)
-    frames = read_table(path, [], hint=""), read_table(truth, [], hint="")
-    if competition.kind == "multiclass":
-        return _score_classes(*frames, competition, want)
-    scores, total = _scored(*frames, competition, want)
-    return total, len(scores)
-
-
-def row_scores(frame: pd.DataFrame, truth: pd.DataFrame, competition: Competition, want: Expected) -> pd.Series:
-    """Returns the competition's metric of every key of `truth`, by image id (and class); raises as score does. Where
-    masks of a group are measured together, it is that of the group."""
-    return _scored(frame, truth, competition, want)[0]
-
-
-def _scored(
-    frame: pd.DataFrame, truth: pd.DataFrame, competition: Competition, want: Expected
-) -> tuple[pd.Series, float]:
-    """The metric of every key of the truth, and of all together."""
-    metric = metric_of(competition)
-    group_of = dict(zip(want.images["image_id"], table.units_of(want.images), strict=True))
-    keys, units, parts = [], [], []
-    for key, masks in _pairs(frame, truth, want):
-        keys.append(want.name(key))
-        # each class is scored alone, and the mean is over classes
-        units.append(str(key[1]) if metric.unit == "data_set" else f"{group_of[key[0]]}, {key[1]}")
-        parts.append(masks[:, None] if metric.together else metric.measured(*masks[:, None, None]))
-    if not keys:
-        return pd.Series(dtype=np.float64), float("nan")
-    of_key = np.array(units)
-    if metric.together:
-        predicted, true = zip(*parts, strict=True)
-        measured = metric.measured_all(predicted, true, of_key)
-    else:
-        measured = np.concatenate(parts)
-    scores = pd.Series(metric.by_class(measured)[:, 0], keys, dtype=np.float64)
-    if metric.by_image:
-        return scores, float(scores.mean())
-    if metric.unit == "data_set":
-        return scores, float(np.mean([metric.score_of(measured[of_key == unit]) for unit in dict.fromkeys(units)]))
-    return scores, metric.score_of(measured, of_key)
-
-
-def _score_classes(
-    frame: pd.DataFrame, truth: pd.DataFrame, competition: Competition, want: Expected
-) -> tuple[float, int]:
-    """As _score_labels, where rows are the classes of an image; pixels of none are background."""
-    maps: dict[str, np.ndarray] = {}
-    for key, masks in _pairs(frame, truth, want):
-        both = maps.setdefault(key[0], np.zeros(masks.shape, np.uint8))
-        both[masks == 1] = want.classes[0] if key[1] is None else key[1]
-    matrices = [confusion(both[0], both[1], len(competition.classes)) for both in maps.values()]
-    return _score_matrices(dict(zip(maps, matrices, strict=True)), competition, want), len(maps)
-
-
-def _score_matrices(matrices: dict[str, np.ndarray], competition: Competition, want: Expected) -> float:
-    """The competition's metric of confusion matrices by image id."""
-    group_of = dict(zip(want.images["image_id"], table.units_of(want.images), strict=True))
-    units = np.array([group_of[image_id] for image_id in matrices])
-    return metric_of(competition).score_of(np.stack(list(matrices.values())), units)
-
-
-def _pairs(frame: pd.DataFrame, truth: pd.DataFrame, want: Expected) -> Iterator[tuple[Key, np.ndarray]]:
-    """Every key of the truth, with the predicted and the true mask (2, h, w)."""
-    predictions, truths = _texts(frame, "the submission", want), _texts(truth, "the truth", want)
-    for key, (row, texts) in truths.items():
-        if key not in predictions or key[0] not in want.shapes:
-            where = "the submission" if key not in predictions else "the competition's images"
-            raise PipelineError(f"truth row {row}: id {want.name(key)} is not in {where}.")
-        masks = []
-        for what, lines in (("submission", predictions[key][1]), (f"truth row {row}", texts)):
-            try:
-                parts = [rle.decode(text, want.shapes[key[0]], want.convention) for text in lines]
-            except rle.RleError as error:
-                raise PipelineError(f"{what}: id {want.name(key)}: {error}.") from None
-            masks.append(np.max(parts, axis=0))
-        yield key, np.stack(masks)
-
-
 # --- run lengths -----------------------------------------------------------------------------------------------------
 
 
@@ -307,30 +219,6 @@ def _written(competition: Competition, path: Path, numbers: dict[str, int]) -> d
         return {}
     ids = (image_id for image_id, _ in keys_of(sample, settings, numbers) if image_id and not image_id.isascii())
     return {name: image_id for image_id in ids if (name := normal_form(image_id)) != image_id}
-
-
-def _texts(frame: pd.DataFrame, name: str, want: Expected) -> dict[Key, tuple[int, list[str]]]:
-    """First row and texts of every key of a submission or a truth."""
-    missing = [column for column in want.header if column in want.predicted and column not in frame.columns]
-    if missing:
-        raise PipelineError(f"{name} lacks the column {', '.join(missing)}; found {', '.join(frame.columns)}.")
-    if frame.empty:
-        raise PipelineError(f"{name} has no rows.")
-    numbers = {label: number for number, label in enumerate(want.labels)}
-    found: dict[Key, tuple[int, list[str]]] = {}
-    rows, keys = frame.index + 2, keys_of(frame, want.settings, want.labels)
-    pairs = zip(rows, keys, frame[want.settings.rle], strict=True)
-    for place, (row, (image_id, label), text) in enumerate(pairs):
-        if image_id is None or (label is not None and label not in numbers):
-            value = frame[want.settings.id].iat[place]
-            raise PipelineError(
-                f"{name} row {row}: {value!r} (label {label}) names no id and class of the competition."
-            )
-        key = image_id, None if label is None else numbers[label]
-        if key in found and want.settings.row != "instance":
-            raise PipelineError(f"{name} row {row} repeats the id {want.name(key)}.")
-        found.setdefault(key, (row, []))[1].append(text)
-    return found
 
 
 def _rle_faults(path: Path, want: Expected, measure: Measure | None) -> tuple[list[str], dict[Key, int] | None]:
@@ -394,7 +282,7 @@ def _mask_faults(
 # --- class maps ------------------------------------------------------------------------------------------------------
 
 
-def _read_labels(path: Path, want: Expected) -> Iterator[tuple[int, str, np.ndarray | str]]:
+def read_labels(path: Path, want: Expected) -> Iterator[tuple[int, str, np.ndarray | str]]:
     """Yields row, id, and class numbers (pixels,) or what is wrong with them.
 
     Line by line: a table of a million rows × 8192 columns would not fit into memory as text.
@@ -458,7 +346,7 @@ def _label_faults(path: Path, want: Expected, measure: Measure | None) -> tuple[
         return [f"columns are {last}; expected {want.header[0]}, 0, 1, … {want.header[-1]}"], None
     known, first = set(want.keys), {}  # type: tuple[set[Key], dict[Key, int]]
     faults = []
-    for row, image_id, labels in _read_labels(path, want):
+    for row, image_id, labels in read_labels(path, want):
         key = image_id, None
         if key not in known:
             faults.append(f"row {row}: id {image_id!r} is not in the test set")
@@ -474,24 +362,3 @@ def _label_faults(path: Path, want: Expected, measure: Measure | None) -> tuple[
         if key in known:
             first.setdefault(key, row)
     return faults, first
-
-
-def _score_labels(path: Path, truth: Path, competition: Competition, want: Expected) -> tuple[float, int]:
-    truths: dict[str, np.ndarray] = {}
-    for row, image_id, labels in _read_labels(truth, want):
-        if isinstance(labels, str) or image_id in truths:
-            raise PipelineError(f"truth row {row}: id {image_id}: {labels if isinstance(labels, str) else 'repeated'}.")
-        truths[image_id] = labels
-    if not truths:
-        raise PipelineError("the truth has no rows.")
-    matrices: dict[str, np.ndarray] = {}
-    left = set(truths)
-    for row, image_id, labels in _read_labels(path, want):
-        if isinstance(labels, str):
-            raise PipelineError(f"submission row {row}: id {image_id}: {labels}.")
-        if image_id in left:
-            left.remove(image_id)
-            matrices[image_id] = confusion(labels, truths[image_id], len(want.labels))
-    if left:
-        raise PipelineError(f"truth id {sorted(left)[0]} is not in the submission.")
-    return _score_matrices(matrices, competition, want), len(truths)

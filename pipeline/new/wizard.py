@@ -16,9 +16,11 @@ import yaml
 
 from pipeline.core.config import competition, recipe
 from pipeline.core.config.competition import LAYOUTS, Competition
+from pipeline.core.config.recipe import load_recipe
 from pipeline.core.config.settings import flatten, override, read_yaml, validate
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import input_root, repository, root, shown, write_png, write_text
+from pipeline.core.run import Run
 from pipeline.core.version import program
 from pipeline.decode.readers.base import Item, Masks
 from pipeline.decode.readers.files import evenly
@@ -26,6 +28,7 @@ from pipeline.decode.readers.registry import reader_of
 from pipeline.masks.overlay import contact_sheet, drawn, with_legend
 from pipeline.new.guess.base import Draft, Guess
 from pipeline.new.guess.layout import look
+from pipeline.new.trial import Trial, try_some
 
 STRIDE, ROWS, LONGEST = 32, 128, 256
 """Of a first recipe: what sides must be multiples of, rows where the image has as many, and the longest side."""
@@ -45,6 +48,8 @@ class Written:
     """What became of the folder in input/, a sentence; blank when it lay there already."""
     sheet: str
     """Where the contact sheet is, or why there is none."""
+    trial: Trial
+    """What decode would refuse, and what else it would say."""
     following: list[str]
     """The next commands."""
 
@@ -57,7 +62,9 @@ class Written:
         lines.append(f"written     {shown(self.competition)}, {shown(self.recipe)}")
         lines += [f"raw files   {self.link}"] if self.link else []
         lines.append(f"look at     {self.sheet}")
-        return lines + [f"{'next' if not number else '':12}{text}" for number, text in enumerate(self.following)]
+        for title, texts in (("noted", self.trial.remarks), ("wrong", self.trial.faults), ("next", self.following)):
+            lines += [f"{'' if number else title:12}{text}" for number, text in enumerate(texts)]
+        return lines
 
 
 def write_new(
@@ -91,12 +98,12 @@ def write_new(
     link = _link(name, folder)
     write_text(written, _competition_text(name, draft))
     write_text(recipe_path, _recipe_text(name, draft, inside=target is None))
-    sheet, sound = _sheet(name, written, folder)
+    sheet, trial = _tried(name, written, recipe_path, folder)
     own = name if target is None else quote(shown(recipe_path))
     run = f"{program()} run {own} --quick"
-    if not sound:  # a run would end with these faults
+    if trial.faults:  # a run would end with them
         run = f"correct that in {shown(written)} or in the raw files; `{program()} decode {own}` lists all faults"
-    return Written(draft, written, recipe_path, link, sheet, _following(draft, written, run))
+    return Written(draft, written, recipe_path, link, sheet, trial, _following(draft, written, run))
 
 
 def _places(name: str, target: Path | None) -> tuple[Path, Path]:
@@ -219,25 +226,29 @@ def _given(draft: Draft, assignments: Sequence[str]) -> Draft:
     """The draft with settings given on the command line in place of its own."""
     given = flatten(override({}, list(assignments)))
     own = [guess for guess in draft.guesses if not any(f"{key}.".startswith(f"{guess.key}.") for key in given)]
+    if given.get("orientation") == "stored":  # the shape that was seen is that of upright images
+        own = [guess for guess in own if guess.key != "shape"]
     return replace(draft, guesses=[*own, *(Guess(key, value, "sure", "as given") for key, value in given.items())])
 
 
-def _sheet(name: str, written: Path, folder: Path) -> tuple[str, bool]:
-    """Draws training images with their masks, as the YAML says to read them, and returns where they are, and whether
-    no fault was met."""
+def _tried(name: str, written: Path, recipe_path: Path, folder: Path) -> tuple[str, Trial]:
+    """Draws training images with their masks, as the YAML says to read them, and returns where they are, and what
+    decode would say of some images."""
     path = root() / "work" / name / "new.png"
     try:
         opened = open_competition(written)
-        listing = reader_of(opened).list_items(opened, folder)
+        run = Run(load_recipe(str(recipe_path)), opened, name)
+        listing = reader_of(opened).list_items(opened, run.input if run.input.is_dir() else folder)
+        trial = try_some(run, listing)
         tiles = [([_picture(item, masks, opened)], item.image_id) for item, masks in chosen(listing.items)]
     except PipelineError as error:
-        return f"no picture, because {error}", False
+        return "no picture, as the files cannot be listed", Trial([str(error)], [])
     if not tiles:
-        return "no picture, because no training image and mask can be read", False
+        why = "no training image and mask can be read"
+        unknown = [f"{why}: does {shown(written)} say what these files are?"]
+        return f"no picture, because {why}", replace(trial, faults=trial.faults or unknown)
     write_png(path, with_legend(contact_sheet(tiles, WIDTH, ACROSS), opened))
-    count = len(listing.faults)
-    faults = f"; {count} fault{'s' * (count > 1)} so far, e.g. {listing.faults[0]}" if count else ""
-    return f"{shown(path)}: {len(tiles)} training images as this YAML reads them{faults}", not listing.faults
+    return f"{shown(path)}: {len(tiles)} training images as this YAML reads them", trial
 
 
 def chosen(items: list[Item]) -> list[tuple[Item, Masks]]:
@@ -249,7 +260,7 @@ def chosen(items: list[Item]) -> list[tuple[Item, Masks]]:
             shape = item.read_image().shape
             masks = item.read_masks((shape[0], shape[1])) if item.read_masks else None
         except ValueError:
-            continue  # decode says what is wrong with it
+            continue
         if masks is not None:
             found.append((item, masks))
         if sum(_shows(masks) for _, masks in found) == SHOWN:

@@ -89,7 +89,7 @@ def test_every_stage(
 def test_while_threads_are_at_work(
     number: int, tiny: Tiny, handlers: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    decode_one, calls = decode._decode_one, []
+    decode_one, calls = decode.decode_one, []
 
     def interrupted(*arguments: Any) -> Any:
         calls.append(1)
@@ -98,7 +98,7 @@ def test_while_threads_are_at_work(
         time.sleep(0.01)
         return decode_one(*arguments)
 
-    monkeypatch.setattr(decode, "_decode_one", interrupted)
+    monkeypatch.setattr(decode, "decode_one", interrupted)
     assert command(monkeypatch, "decode", tiny.recipe_path) == 128 + number
     assert capsys.readouterr().err.endswith(f"{LINE}\n")
     tiny.assert_nothing_half_written()

@@ -12,6 +12,7 @@ import pytest
 import tifffile
 import yaml
 from conftest import SHAPE, TEST_IDS, TRAIN_IDS, Tiny, encoded
+from PIL import Image
 
 from pipeline.core.config.competition import load_competition
 from pipeline.core.config.recipe import load_recipe
@@ -24,6 +25,7 @@ from pipeline.masks import rle
 from pipeline.split.folds import read_folds
 
 PACKAGE = Path(load_recipe.__code__.co_filename).parent
+SCALES = "`value_range: [lowest, highest]` in the competition's YAML scales all images"
 DAMAGED = "cannot be read, it is damaged or truncated"
 MEND = "Mend them, or leave faulty training images out: `decode: {on_error: drop}`"
 
@@ -250,7 +252,7 @@ def test_garbage_and_corrupt_png(tiny: Tiny) -> None:
     ("image", "words"),
     [
         (np.zeros((*SHAPE, 2), np.uint8), "has shape (40, 60, 2); expected rows × columns, grey, RGB or four channels"),
-        (np.zeros(SHAPE, np.float32), "holds float32 pixels; expected uint8 or uint16"),
+        (np.zeros(SHAPE, np.float32), f"holds float32 pixels from 0 to 0; expected uint8 or uint16: {SCALES}"),
     ],
 )
 def test_not_grey_or_rgb_of_8_or_16_bit(tiny: Tiny, image: np.ndarray, words: str) -> None:
@@ -957,9 +959,35 @@ def test_all_masks_empty_or_full_stop_decode_unless_allowed(tiny: Tiny, full: bo
 def test_masks_in_the_alpha_channel(tiny: Tiny) -> None:
     masks = {name: np.dstack([np.zeros((*SHAPE, 3), np.uint8), 255 * mask]) for name, mask in tiny.masks.items()}
     with_mask_files(tiny, masks)
+    found = faults(tiny.fails())
+    text = "its colour is [0, 0, 0] everywhere, and its alpha holds 0 (2153 px), 255 (247 px)"
+    assert found[0].startswith(f"masks/a02.png: mask lies in the alpha channel: {text}; ")
+    assert all("mask lies in the alpha channel" in one for one in found)  # and not that the others are all empty
+
+
+@pytest.mark.parametrize("file", ["a02.png", "a02.tif"])
+@pytest.mark.parametrize("mode", ["LA", "RGBA", "hidden"])
+def test_one_mask_in_the_alpha_channel(mode: str, file: str, tiny: Tiny) -> None:
+    """The others are grey, or painted on a transparent ground, which is read as it looks."""
+    masks = {name: 255 * mask for name, mask in tiny.masks.items()}
+    painted = np.dstack([masks["a01"]] * 4)
+    with_mask_files(tiny, masks | {"a01": painted})
+    tiny.settings["train"]["masks"] = f"masks/{{id}}{Path(file).suffix}"
+    ground = 255 - masks["a02"] if mode == "hidden" else np.full(SHAPE, 255, np.uint8)
+    picture = Image.fromarray(np.dstack([ground, ground, ground, masks["a02"]]))
+    (tiny.input / "masks" / "a02.png").unlink()
+    for name in masks.keys() - {"a02"}:
+        Image.fromarray(painted if name == "a01" else masks[name]).save(tiny.input / "masks" / f"{name}{file[3:]}")
+    picture.convert("LA" if mode == "LA" else "RGBA").save(tiny.input / "masks" / file)
+    tiny.save()
     (fault,) = faults(tiny.fails())
-    assert fault.startswith("masks/{id}.png: no training image has a mask, all 12 are empty: ")
-    assert "the mask lies in the alpha channel" in fault
+    words = (
+        "mask is transparent wherever it is not black" if mode == "hidden" else "mask lies in the alpha channel: its"
+    )
+    assert fault.startswith(f"masks/{file}: {words}")
+    Image.fromarray(masks["a02"]).save(tiny.input / "masks" / file)
+    images = table.read_table(tiny.run("decode").table)
+    assert images["rle_thing"].tolist() == [rle.encode(mask) for mask in tiny.masks.values()]
 
 
 def test_full_masks_but_for_what_is_ignored(tiny: Tiny) -> None:

@@ -28,7 +28,7 @@ from pipeline.core.files import read_json
 from pipeline.core.run import Run, open_run
 from pipeline.core.verdict import Reason, from_json, to_json
 from pipeline.decode import table
-from pipeline.encode import shift, submission
+from pipeline.encode import scoring, shift, submission
 from pipeline.encode.stage import _checkout, _record, _trainings, freshness, shown, shutil, steps
 from pipeline.masks import decision, rle, statistics
 from pipeline.predictions import blends, test_images
@@ -376,7 +376,7 @@ def test_check_says_what_looks_wrong_and_with_strict_fails(ready: Tiny) -> None:
     path, options = ready.root / "mine.csv", ("--competition", str(ready.competition_path))
     pd.DataFrame({"id": TEST_IDS, "mask": f"1 {SHAPE[0] * SHAPE[1]}"}).to_csv(path, index=False)
     done = call("check", path, *options)
-    assert (done.exit_code, done.stdout) == (0, f"{path}: valid\n")
+    assert (done.exit_code, done.stdout) == (0, f"{path}: valid, but it looks wrong\n")
     assert done.stderr.startswith(
         "  stop  All masks are full: 4 of 4 test images are filled; of the training images 0 %.\n        → "
     )
@@ -473,7 +473,7 @@ def round_trip(root: Path, change: dict[str, Any], masks: dict[str, np.ndarray])
     for (name, number), mask in seen.items():
         np.testing.assert_array_equal(mask, masks[name][number])
     assert len(seen) == len(want.classes) * len(masks)
-    assert submission.score(path, path, competition, want)[0] == 1
+    assert scoring.score(path, path, competition, want)[0] == 1
     return path, want
 
 
@@ -538,7 +538,7 @@ def test_multiclass_rows_are_scored_by_their_class_maps(decoded: Path) -> None:
     frame.to_csv(truth, index=False)
     frame["mask"] = ["1 600", "1201 1200", ""]  # half of the first class is background
     frame.to_csv(decoded / "mine.csv", index=False)
-    score, images = submission.score(decoded / "mine.csv", truth, competition, want)
+    score, images = scoring.score(decoded / "mine.csv", truth, competition, want)
     assert (score, images) == (pytest.approx((0 + 0.5 + 1) / 3), 1)
 
 

@@ -14,7 +14,7 @@ from conftest import SHAPE, TEST_IDS, TRAIN_IDS, Tiny
 from pipeline import __main__ as command_line
 from pipeline.core.config.competition import load_competition
 from pipeline.core.errors import PipelineError
-from pipeline.encode import sanity, submission
+from pipeline.encode import sanity, scoring, submission
 from pipeline.masks import rle
 
 CLASSES = ["thing", "rim", "spot"]
@@ -313,7 +313,7 @@ def test_submission_of_classes(tiny: Tiny) -> None:
     assert frame["id"].tolist()[:4] == ["t1_thing", "t1_rim", "t1_spot", "t2_thing"]
     assert frame["mask"].tolist()[:6] == ["1 2400", "", "", "", "1 2400", ""]
     competition = load_competition(str(tiny.competition_path))
-    assert submission.score(tiny.root / "mine.csv", tiny.root / "mine.csv", competition, want) == (1.0, 12)
+    assert scoring.score(tiny.root / "mine.csv", tiny.root / "mine.csv", competition, want) == (1.0, 12)
     frame.drop(index=3).replace("t1_rim", "t1_dent").to_csv(tiny.root / "mine.csv", index=False)
     assert submission.faults_of(tiny.root / "mine.csv", want) == [
         "row 3: id 't1_dent' with label 'dent' is not in the test set",
@@ -337,7 +337,7 @@ def test_every_column_of_the_sample_submission_counts(tiny: Tiny) -> None:
     faults, reasons = sanity.examine(mine, want, run.competition)
     assert not faults
     assert "Not predicted, but as they are in sample.csv: ClassId, Attributes." in [one.text for one in reasons]
-    assert submission.score(mine, mine, run.competition, want)[1] == len(TEST_IDS)
+    assert scoring.score(mine, mine, run.competition, want)[1] == len(TEST_IDS)
     for columns in (["ImageId", "EncodedPixels", "ClassId"], ["EncodedPixels", "ImageId", "ClassId", "Attributes"]):
         frame[columns].to_csv(mine, index=False)
         (fault,) = submission.faults_of(mine, want)
@@ -347,7 +347,7 @@ def test_every_column_of_the_sample_submission_counts(tiny: Tiny) -> None:
         )
     truth = pd.DataFrame({"ImageId": ["t1"], "EncodedPixels": ["1 1"]})
     truth.to_csv(tiny.root / "truth.csv", index=False)  # a truth needs none of what is not predicted
-    assert submission.score(tiny.input / "sample.csv", tiny.root / "truth.csv", run.competition, want) == (1.0, 1)
+    assert scoring.score(tiny.input / "sample.csv", tiny.root / "truth.csv", run.competition, want) == (1.0, 1)
 
 
 def test_columns_stand_as_in_the_sample_submission(tiny: Tiny) -> None:

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
+import tifffile
 from layouts import LAYOUTS, SHAPE, Layout, jpeg_rows
 from PIL import Image
 
@@ -225,6 +226,132 @@ def test_a_further_table_knows_the_group(root: Path) -> None:
     assert "sample_submission" not in settings and read.keys() == masks.keys()
 
 
+@pytest.mark.parametrize("form", ["{}.tiff", "train/{}.png"])
+@pytest.mark.parametrize("mask_files", [True, False])
+def test_tables_that_name_files(mask_files: bool, form: str, root: Path) -> None:
+    masks = things(root / "raw" / "train/{id}.png", range(1, 9))
+    things(root / "raw" / "test/{id}.png", range(10, 13))
+    names = [form.format(name) for name in masks]
+    pd.DataFrame({"file": names, "patient": list("ppqqrrss")}).to_csv(root / "raw" / "people.csv", index=False)
+    if mask_files:
+        for name, mask in masks.items():
+            write(root / "raw/masks/{id}.png", name, 255 * mask)
+    else:
+        runs = [rle.encode(mask) for mask in masks.values()]
+        pd.DataFrame({"file": names, "runs": runs}).to_csv(root / "raw" / "train.csv", index=False)
+    settings, read = looked_at(root)
+    wanted = {"images": "train/{id}.png", "masks": "masks/{id}.png" if mask_files else "train.csv"}
+    assert settings["train"] == wanted | {"table": "people.csv"}
+    assert settings["group"] == "patient"
+    assert all((read[name] == mask).all() for name, mask in masks.items())
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_masks_of_1_and_of_255(together: bool, root: Path) -> None:
+    """Where no file has both, some were saved as 0 and 1 and some as 0 and 255; else 255 is mostly no class."""
+    masks = things(root / "raw" / "train/{id}.png", range(1, 9))
+    things(root / "raw" / "test/{id}.png", range(10, 13))
+    for number, (name, mask) in enumerate(masks.items()):
+        picture = mask * (1 if number % 2 else 255)
+        picture[0, :2] = (1, 255) if together else picture[0, :2]
+        write(root / "raw/masks/{id}.png", name, picture)
+    if together:
+        settings = write_new("small", root / "raw", root / "own").draft.settings()
+        assert (settings["classes"], settings["ignore_value"]) == ({"background": 0, "class_1": 1}, 255)
+        return
+    settings, read = looked_at(root)
+    assert settings["classes"] == ["object"] and "ignore_value" not in settings
+    assert all((read[name] == mask).all() for name, mask in masks.items())
+
+
+def test_a_further_table_that_lacks_an_image(root: Path) -> None:
+    masks = things(root / "raw" / "train/{id}.png", range(1, 12))
+    things(root / "raw" / "test/{id}.png", range(13, 15))
+    for name, mask in masks.items():
+        write(root / "raw/masks/{id}.png", name, 255 * mask)
+    pd.DataFrame({"id": list(masks)[:10], "subject": list("ppqqrrsstt")}).to_csv(root / "raw/people.csv", index=False)
+    pd.DataFrame({"id": ["a", "b"], "rle": ""}).to_csv(root / "raw/sample_submission.csv", index=False)
+    written = write_new("small", root / "raw", root / "own", assignments=["metric=dice"])
+    text = "\n".join(written.lines())
+    assert (
+        "group subject: by its name; images without a row: 1, add them, or set `group_missing: own`; 5 for 11" in text
+    )
+    assert re.search(r"wrong +people.csv: image x11 without a row has no `subject`", text)
+    assert "sample_submission null: sample_submission.csv names no test image: 'a' is none, for instance" in text
+
+
+def stack(path: Path) -> None:
+    tifffile.imwrite(path, np.zeros((3, 20, 30), np.uint8), imagej=True, metadata={"axes": "ZYX"})
+
+
+def five_channels(path: Path) -> None:
+    tifffile.imwrite(path, np.zeros((20, 30, 5), np.uint8), photometric="rgb", planarconfig="contig")
+
+
+def floats(path: Path) -> None:
+    tifffile.imwrite(path, np.zeros((20, 30), np.float32))
+
+
+def sixteen_bits(path: Path) -> None:
+    tifffile.imwrite(path, np.full((20, 30), 60000, np.uint16))
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:60])
+
+
+def alpha(path: Path) -> None:
+    Image.fromarray(np.dstack([np.zeros((20, 30, 3), np.uint8), np.eye(20, 30, dtype=np.uint8)])).save(path)
+
+
+def three_values(path: Path) -> None:
+    tifffile.imwrite(path, np.eye(20, 30, dtype=np.uint8) + np.eye(20, 30, 3, dtype=np.uint8) * 9)
+
+
+REFUSED = {
+    "train/x3.tif": [(stack, "holds 3 slices along Z"), (five_channels, "has shape"), (floats, "holds float32 pixels"),
+                     (sixteen_bits, "image is uint16, the first image"), (cut, "cannot be read")],
+    "test/x11.tif": [(stack, "holds 3 slices along Z"), (cut, "cannot be read")],
+    "masks/x3.tif": [(stack, "mask holds 3 slices"), (floats, "mask holds float32"), (cut, "mask cannot be read"),
+                     (alpha, "mask lies in the alpha channel"), (three_values, "holds 3 values (0, 1, 9)")],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("file", "spoil", "words"), [(file, *kind) for file in REFUSED for kind in REFUSED[file]])
+def test_what_decode_refuses_is_told_first(file: str, spoil: Any, words: str, root: Path) -> None:
+    masks = things(root / "raw" / "train/{id}.tif", range(1, 9))
+    things(root / "raw" / "test/{id}.tif", range(10, 13))
+    for name, mask in masks.items():
+        write(root / "raw/masks/{id}.tif", name, 255 * mask)
+    spoil(root / "raw" / file)
+    given = ["metric=dice", "shape=null", "classes=[thing]", "kind=binary", "columns.absent=fault"]
+    written = write_new("small", root / "raw", root / "own", assignments=given)
+    (fault,) = written.trial.faults
+    assert fault.startswith(f"{file}: {words}")
+    assert "".join(written.following).startswith("correct that in ")
+    with pytest.raises(PipelineError, match=re.escape(fault[:100])):
+        run_stage(open_run(str(written.recipe)), "decode")
+
+
+def test_only_some_images_are_looked_at(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.new.trial.LOOKED_AT", {"train": 4, "test": 1})
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    for name in things(root / "raw" / "train/{id}.png", range(1, 9)):
+        place = root / "raw" / "masks" / f"{name}.png"
+        place.parent.mkdir(exist_ok=True)
+        alpha(place)
+    for number in range(3):
+        (root / "raw/test").mkdir(exist_ok=True)
+        Image.new("L", (30, 20)).save(root / f"raw/test/t{number}.png", exif=exif)
+    lines = write_new("small", root / "raw", root / "own", assignments=["metric=dice"]).lines()
+    (noted,) = [line for line in lines if line.startswith("noted")]
+    assert noted.startswith("noted       of 5 images looked at, 1 image is stored turned or mirrored")
+    (wrong,) = [line for line in lines if line.startswith("wrong")]
+    assert wrong.startswith("wrong       masks/x1.png: mask lies in the alpha channel")
+    assert wrong.endswith("save it as a grey image (and 3 like it among those looked at)")
+
+
 def test_beside_the_pipelines_own(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     things(root / "raw" / "train/{id}.png", range(1, 3))
     things(root / "raw" / "test/{id}.png", range(10, 13))
@@ -298,7 +425,7 @@ def test_a_run_is_not_advised_where_there_are_faults(root: Path) -> None:
     lines = write_new("fine", layout.folder, root / "own", assignments=["metric=dice"]).lines()
     assert any(f"run {root.name}" in line or " run " in line for line in lines)
     lines = write_new("faulty", layout.folder, root / "own", assignments=["metric=dice", "train.masks=no.csv"]).lines()
-    assert any("no picture, because" in line for line in lines)
+    assert any(re.match("wrong +.*no.csv does not exist", line) for line in lines)
     assert not any(" run " in line for line in lines)
     assert re.fullmatch(
         r"next +correct that in .*faulty.yaml or in the raw files; `.* decode .*` lists all faults", lines[-1]
@@ -407,3 +534,22 @@ def test_text_of_an_empty_mask(texts: list[str], placeholder: str, empty: tuple[
 )
 def test_network_size(size: tuple[int, int], expected: tuple[int, int]) -> None:
     assert network_size(size) == expected
+
+
+def test_mixed_endings_and_few_bits(root: Path) -> None:
+    downloads = root / "downloads"
+    for number in range(12):
+        mask = np.zeros((32, 32), np.uint8)
+        mask[4:20, number : number + 9] = 255
+        pixels = np.random.default_rng(number).integers(0, 1000, (32, 32)).astype(np.uint16)
+        for path, image in (
+            (f"train/{number}.{('PNG', 'png', 'tif')[number % 3]}", pixels),
+            (f"test/t{number}.{('png', 'PNG')[number % 2]}", pixels),
+            (f"masks/{number}.{('png', 'PNG')[number % 2]}", mask),
+        ):
+            (downloads / path).parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(downloads / path), image)
+    draft = write_new("mixed", downloads, root / "own").draft.settings()
+    assert draft["train"] == {"images": "train/{id}.png", "masks": "masks/{id}.png"}
+    assert draft["test"] == {"images": "test/{id}.png"}
+    assert draft["value_range"] == [0, 1023]

@@ -58,7 +58,7 @@ def test_the_page_from_a_folder_to_a_submission(tmp_path: Path) -> None:
         timeout=300,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.endswith("submissions/my-cells-quick.csv: valid\n")
+    assert "\nsubmissions/my-cells-quick.csv: valid" in done.stdout
     assert (clone / "work/my-cells/new.png").exists()
     rows = pd.read_csv(clone / "submissions/my-cells-quick.csv", dtype=str, keep_default_na=False)
     assert rows["image_id"].tolist() == [f"cell_{number:03}" for number in range(24, 30)]

@@ -38,7 +38,8 @@ class Subset(Settings):
     """Mask images of one class a file: pixels of at least this value are the class, for masks saved as JPEG, whose
     values waver (128, mostly). null: all that are not 0, and a file has one other value alone."""
     table: str | None = None
-    """A CSV with one row an image, the id in its first column, for further columns (to group or stratify by)."""
+    """A CSV with one row an image, for further columns (to group or stratify by). Its first column holds the ids or the
+    names of the files."""
     exclude: list[str] = []
     """File name patterns that match `images` but are none, e.g. `*_mask.tif`."""
     evaluate: bool = False
@@ -167,8 +168,9 @@ class Competition(Settings):
     shape: tuple[int, int] | None = None
     """Rows × columns of every image, where the competition promises one."""
     group: str | None = None
-    """A column of the mask table whose images must stay in one fold, e.g. the patient; or a pattern of the id that
-    holds `{group}`, e.g. `{group}_{number}`."""
+    """A column of the mask table (or of `train.table`) whose images must stay in one fold, e.g. the patient; or a
+    pattern of the id that holds `{group}`, e.g. `{group}_day{day}_slice_{number}`, where each name in braces takes as
+    little as it can."""
     group_missing: Literal["fault", "own"] = "fault"
     """How an image counts whose group is blank, NA, NaN, null or none: as a fault, or as a group of its `own`."""
     metric: str = Field(json_schema_extra={"one_of": list(METRICS)})
@@ -271,6 +273,16 @@ class Competition(Settings):
         return False
 
     @property
+    def reads_upright(self) -> bool:
+        """Whether images and masks that are stored turned (EXIF orientation) are read as viewers show them."""
+        return False
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """How its image files are read: further arguments of `read_image`."""
+        return {"orientation": "stored"}
+
+    @property
     def ignored(self) -> int | None:
         """Number of the ignored class."""
         return None if self.ignore_class is None else self.classes.index(self.ignore_class)
@@ -294,6 +306,12 @@ class Competition(Settings):
         return f"true {self.ignore_class} ignored; predicted {self.ignore_class} {joins}"
 
 
+def _ascending(value: tuple[float, float] | None) -> tuple[float, float] | None:
+    if value is not None and not value[0] < value[1]:
+        raise ValueError(f"expected the lowest and the highest value, e.g. [0, 4095]; got {list(value)}")
+    return value
+
+
 class RleCsv(Competition):
     """Images in folders; masks as run lengths in a CSV, or as image files."""
 
@@ -306,8 +324,14 @@ class RleCsv(Competition):
     orientation: Orientation = "upright"
     """`upright` follows the EXIF orientation of images and mask images, as viewers do; `stored` leaves their pixels as
     they are stored, for masks that were drawn on those."""
+    value_range: tuple[float, float] | None = None
+    """The lowest and the highest value that images may hold, e.g. [0, 4095] of 12-bit pixels in 16-bit files; they are
+    scaled to the whole range of uint16 (of uint8, where files are that), and what lies outside is clipped. null: images
+    are uint8 or uint16 and use their range."""
     ignore_value: Value | None = None
     """What mask images write for pixels that count in no loss and no score."""
+
+    _range_ascends = field_validator("value_range")(_ascending)
 
     @model_validator(mode="after")
     def _masks_say_enough(self) -> "RleCsv":
@@ -350,6 +374,16 @@ class RleCsv(Competition):
         """Whether only the tables tell training and test images apart."""
         return self.train.images == self.test.images
 
+    @property
+    def reads_upright(self) -> bool:
+        """Whether `orientation` is `upright`."""
+        return self.orientation == "upright"
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """As for every competition."""
+        return {"channels": self.channels, "orientation": self.orientation, "value_range": self.value_range}
+
 
 class NpzLabels(Competition):
     """One .npz: `training_set` (N, 2, H, W), images and class maps, and `test_set` (M, H, W)."""
@@ -359,8 +393,19 @@ class NpzLabels(Competition):
     """The .npz."""
     ignore_value: int | None = None
     """What class maps write for pixels that count in no loss and no score."""
+    value_range: tuple[float, float] | None = None
+    """The lowest and the highest value that images may hold, e.g. [0, 4095] of 12-bit pixels; they are scaled to
+    the whole range of uint16, and what lies outside is clipped. null: whole numbers up to 255 or 65535 that use that
+    range, or fractions from 0 to 1."""
     kind: Literal["multiclass"] = "multiclass"
     submission: SubmissionSettings = SubmissionSettings(format="labels")
+
+    _range_ascends = field_validator("value_range")(_ascending)
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """As for every competition."""
+        return {"orientation": "stored", "value_range": self.value_range}
 
 
 class PetTest(Settings):

@@ -5,8 +5,10 @@ from typing import Any, Literal, get_args
 
 from pydantic import Field, field_validator, model_validator
 
+from pipeline.core.config.competition import LAYOUTS
 from pipeline.core.config.settings import Settings, find_yaml, merge, override, read_yaml, validate
 from pipeline.core.config.training import LossSettings, ModelSettings, TrainSettings
+from pipeline.core.errors import PipelineError
 
 FOLDER = Path(__file__).parents[2] / "recipes"
 
@@ -157,6 +159,16 @@ class Recipe(Settings):
         return [] if value in (None, "none") else value
 
 
+def _check_of_recipe(data: dict[str, Any], path: Path) -> None:
+    """Raises PipelineError for a key that stands in a competition's YAML, as with `--set metric=dice`."""
+    of_competition = {key for layout in LAYOUTS.values() for key in layout.model_fields} - Recipe.model_fields.keys()
+    if wrong := sorted(of_competition & data.keys()):
+        raise PipelineError(
+            f"recipe {path.name}: `{wrong[0]}` is a key of competitions, not of recipes: write it into the YAML of the "
+            f"competition ({data.get('competition', 'which the recipe names')})."
+        )
+
+
 def load_recipe(name: str, quick: bool = False, assignments: list[str] | None = None) -> Recipe:
     """Returns the recipe with this name (pipeline/recipes/<name>.yaml) or at this path.
 
@@ -173,6 +185,7 @@ def load_recipe(name: str, quick: bool = False, assignments: list[str] | None = 
     competition = str(data.get("competition", ""))
     if competition.endswith((".yaml", ".yml")):
         data["competition"] = str(path.absolute().parent / competition)  # beside the recipe, from wherever it is called
+    _check_of_recipe(data, path)
     recipe = validate(Recipe, data, f"recipe {path.name}")
     # checked without --quick too: a slip there shows before somebody needs it
     miniature = override(merge({**data, "takes": None}, recipe.quick), assignments or [])

@@ -126,8 +126,21 @@ def _explain(model: type[Settings], fault: Any) -> str:
     message = fault["msg"].removeprefix("Value error, ")
     if not key:  # keys that do not go together
         return f"{message}."
+    if fault["input"] is None and (one_of := _choices(model, fault["loc"])):
+        return f"`{key}` is empty: write one of {', '.join(one_of)}."
     value = "empty" if fault["input"] is None else repr(fault["input"])
     return f"`{key}` is {value}: {message[:1].lower()}{message[1:]}."
+
+
+def _choices(model: type[Settings], location: tuple[Any, ...]) -> list[str]:
+    """The values that a key may have, where its field says so (`one_of`) or its type does."""
+    field = _model_at(model, location[:-1]).model_fields.get(str(location[-1]))
+    if field is None:
+        return []
+    extra = field.json_schema_extra
+    named = extra.get("one_of") if isinstance(extra, dict) else None
+    texts = typing.get_args(field.annotation) if typing.get_origin(field.annotation) is typing.Literal else ()
+    return [str(one) for one in (named if isinstance(named, list) else texts)]
 
 
 def _model_at(model: type[Settings], location: tuple[Any, ...]) -> type[Settings]:

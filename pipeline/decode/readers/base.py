@@ -11,13 +11,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import cv2
 import numpy as np
 
 from pipeline.core.config.competition import Orientation
-from pipeline.decode.readers.files import as_on_disk, read_image
+from pipeline.decode.readers.files import read_image
+from pipeline.decode.readers.names import as_on_disk
 
 SubsetName = Literal["train", "test"]
 SUBSETS: tuple[SubsetName, ...] = ("train", "test")
+WORDS: dict[SubsetName, str] = {"train": "training", "test": "test"}
+"""What subsets are called."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,8 @@ class Listing:
 
     items: list[Item]
     faults: list[Fault]
+    remarks: list[str] = field(default_factory=list)
+    """What a person should know of the files, such as how many belong to no image."""
 
 
 def repeated_ids(items: list[Item], faults: list[Fault], together: bool) -> list[Fault]:
@@ -99,16 +105,33 @@ def read_mask(folder: Path, file: str, shape: tuple[int, int], orientation: Orie
     """Returns a mask image (h, w, C) uint8 or uint16 of the size of its image.
 
     Raises:
-        MaskFault: it cannot be read, or has another size.
+        MaskFault: it cannot be read, has another size, or lies in the alpha channel.
     """
     try:
-        mask = read_image(as_on_disk(folder, file), orientation=orientation)
+        mask = read_image(as_on_disk(folder, file), orientation=orientation, alpha=True)
     except ValueError as error:
         raise MaskFault(file, None, f"mask {error}") from None
     if mask.shape[:2] != shape:
         height, width = mask.shape[:2]
         raise MaskFault(file, None, f"mask is {height}×{width}, its image {shape[0]}×{shape[1]} (rows × columns)")
-    return mask
+    if mask.shape[2] == 4:
+        _check_alpha(file, mask)
+    return mask[..., :3]
+
+
+def _check_alpha(file: str, mask: np.ndarray) -> None:
+    """Raises MaskFault where a mask (h, w, 4) says something in its alpha channel that its colours do not say."""
+    *colours, alpha = cv2.split(mask)  # of whole arrays the lowest and highest values come many times faster
+    if alpha.min() == alpha.max():
+        return
+    if all(plane.min() == plane.max() for plane in colours):
+        what = f"mask lies in the alpha channel: its colour is {mask[0, 0, :3].tolist()} everywhere, and its alpha"
+    elif not any(((plane > 0) & (alpha > 0)).any() for plane in colours):
+        what = "mask is transparent wherever it is not black, and black elsewhere: its alpha"
+    else:
+        return
+    text = f"{what} holds {counted(alpha)}; the alpha channel is not read: save it as a grey image"
+    raise MaskFault(file, None, text)
 
 
 def listed(values: Sequence[object], most: int = 5) -> str:

@@ -1,12 +1,16 @@
 """Which image and which class a row of a CSV speaks of."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 
 import pandas as pd
 
 from pipeline.core.config.competition import Columns, Competition
 from pipeline.core.errors import PipelineError
+from pipeline.decode.readers.files import SUFFIXES
+
+_FILE_ENDINGS = (*SUFFIXES, ".dcm", ".dicom", ".npy", ".npz", ".nii", ".nii.gz", ".svs")
+"""Endings of image files, also of those that tables speak of and that were converted since."""
 
 
 def template_columns(template: str) -> list[str]:
@@ -51,6 +55,39 @@ def keys_of(table: pd.DataFrame, columns: Columns, labels: Iterable[str]) -> Ite
         yield (match["id"], match["label"]) if match else (None, None)
 
 
+def image_finder(known: Collection[str]) -> Callable[[str], str]:
+    """Returns a function from what a table writes for an image to the image's id.
+
+    That is the text itself where it is an id; else the id that is the same file name, without folders and ending, as
+    `train/7.tiff` is 7. A text that means no image, or several, or one that the table writes otherwise elsewhere, is
+    returned as it is.
+
+    Args:
+        known: ids of the images.
+    """
+    by_stem: dict[str, list[str]] = {}
+    written: dict[str, str] = {}
+
+    def find(text: str) -> str:
+        found = text
+        if text not in known:
+            if not by_stem:
+                for image_id in known:
+                    by_stem.setdefault(file_stem(image_id), []).append(image_id)
+            same = by_stem.get(file_stem(text), [])
+            found = same[0] if len(same) == 1 else text
+        return found if written.setdefault(found, text) == text else text
+
+    return find
+
+
+def file_stem(text: str) -> str:
+    """Returns a file's name without its folders and the ending of an image; `\\` parts folders, too."""
+    name = re.split(r"[/\\]", text)[-1]
+    ending = next((one for one in sorted(_FILE_ENDINGS, key=len, reverse=True) if name.lower().endswith(one)), "")
+    return name[: len(name) - len(ending)] or name
+
+
 def class_numbers(competition: Competition) -> dict[str, int]:
     """Returns the number of the class that each label of a CSV means: the value in the YAML, else the class's name, or
     in a table of class maps its number."""
@@ -84,6 +121,13 @@ def own_group(image_id: str) -> str:
     return f"image {image_id} alone"
 
 
+def group_in(pattern: str, image_id: str) -> str | None:
+    """Returns what stands for `{group}` in an id, every name in braces taking as little as it can; None where the id
+    does not fit the pattern."""
+    match = re.fullmatch(re.sub(r"\\{(\w+)\\}", r"(?P<\1>.+?)", re.escape(pattern)), image_id)
+    return match["group"] if match else None
+
+
 def group_of(competition: Competition, image_id: str, extra: dict[str, str]) -> str | None:
     """Returns the group of a training image, from a further column or from its id; None where there are no groups.
 
@@ -94,18 +138,17 @@ def group_of(competition: Competition, image_id: str, extra: dict[str, str]) -> 
     if group is None:
         return None
     if "{group}" in group:
-        expression = re.sub(r"\\{(\w+)\\}", r"(?P<\1>.+?)", re.escape(group))
-        match = re.fullmatch(expression, image_id)
-        if match is None:
+        found = group_in(group, image_id)
+        if found is None:
             raise PipelineError(f"competition {competition.name}: id {image_id} does not fit `group: {group}`.")
-        return match["group"]
+        return found
     if group not in extra:
-        found = ", ".join(f"`{name}`" for name in extra)
-        if not found:
+        columns = ", ".join(f"`{name}`" for name in extra)
+        if not columns:
             raise PipelineError(
                 f"competition {competition.name}: nothing says the `{group}` (group) of image {image_id}, as it has no "
                 "row or the table no such column: correct `group`, or name a table of every image in "
                 "`train: {table: …}`."
             )
-        raise PipelineError(f"competition {competition.name}: column `{group}` (group) is missing; found {found}.")
+        raise PipelineError(f"competition {competition.name}: column `{group}` (group) is missing; found {columns}.")
     return extra[group].strip()

@@ -1,12 +1,8 @@
-"""Image files, tables and file name patterns, as competitions use them."""
+"""Image files and tables, as competitions use them."""
 
-import glob
 import io
-import os
 import re
-import unicodedata
 from collections.abc import Callable, Iterable
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,7 +18,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from pipeline.core.config.competition import Orientation
 from pipeline.core.errors import PipelineError
-from pipeline.core.tables import normal_form, read_csv, read_header
+from pipeline.core.tables import read_csv, read_header
 from pipeline.decode.readers import remarks
 from pipeline.decode.readers.tiff import Refused, read_tiff
 
@@ -33,7 +29,13 @@ LARGEST_IMAGE = 2**28
 """Pixels; an image is decoded as a whole, several at a time."""
 
 
-def read_image(path: Path, channels: int | None = None, orientation: Orientation = "upright") -> np.ndarray:
+def read_image(
+    path: Path,
+    channels: int | None = None,
+    orientation: Orientation = "upright",
+    value_range: tuple[float, float] | None = None,
+    alpha: bool = False,
+) -> np.ndarray:
     """Returns an image file as (H, W, C) uint8 or uint16; C is 1, 3 (RGB) or, where `channels` is 4, 4.
 
     A fourth channel is left out otherwise. Palettes, CMYK, YCbCr and WhiteIsZero come as a viewer shows them, and
@@ -44,6 +46,9 @@ def read_image(path: Path, channels: int | None = None, orientation: Orientation
         path: the file.
         channels: what the competition's YAML says.
         orientation: whether the EXIF orientation is followed, or pixels are left as they are stored.
+        value_range: lowest and highest value, scaled to the range of uint8 files, or of uint16 for all others, which
+            may then be of any number format.
+        alpha: whether transparency is kept as a fourth channel where there is one, that of grey files too.
 
     Raises:
         ValueError: one sentence, when the file cannot be read whole, is too large, or holds something else.
@@ -51,9 +56,11 @@ def read_image(path: Path, channels: int | None = None, orientation: Orientation
     if not path.exists():
         raise ValueError("does not exist")
     is_tiff = path.suffix.lower() in (".tif", ".tiff")
-    image, turn = read_tiff(path, _check_size) if is_tiff else _read_with_opencv(path)
+    image, turn = read_tiff(path, _check_size, alpha) if is_tiff else _read_with_opencv(path)
+    if value_range is not None:
+        image = scaled(image, value_range, path)
     if image.dtype not in (np.uint8, np.uint16):
-        raise ValueError(f"holds {image.dtype} pixels; expected uint8 or uint16")
+        raise OtherNumbers(f"holds {image.dtype} pixels{_range_of(image)}; expected uint8 or uint16")
     image = image[..., None] if image.ndim == 2 else image
     if image.ndim != 3 or image.shape[2] not in (1, 3, 4):
         raise ValueError(f"has shape {image.shape}; expected rows × columns, grey, RGB or four channels")
@@ -62,7 +69,34 @@ def read_image(path: Path, channels: int | None = None, orientation: Orientation
     if turn in _TURNS:
         remarks.note("turned", path)
         image = np.ascontiguousarray(_TURNS[turn](image)) if orientation == "upright" else image
-    return image if channels == 4 else image[..., :3]
+    return image if channels == 4 or alpha else image[..., :3]
+
+
+class OtherNumbers(ValueError):
+    """Pixels that are neither uint8 nor uint16; `value_range` could make them that."""
+
+
+def scaled(image: np.ndarray, value_range: tuple[float, float], path: Path) -> np.ndarray:
+    """Returns pixels scaled from a range to that of uint8, where they are that, or of uint16; what lies outside is
+    clipped, which is noted in `remarks`.
+
+    Raises:
+        ValueError: pixels that are no numbers.
+    """
+    if image.dtype.kind not in "uif" or not np.isfinite(image).all():
+        raise ValueError(f"holds {'NaN or infinite' if image.dtype.kind == 'f' else image.dtype} pixels, no numbers")
+    low, high = value_range
+    if image.size and (image.min() < low or image.max() > high):
+        remarks.note("clipped", path)
+    dtype = np.uint8 if image.dtype == np.uint8 else np.uint16
+    shares = (image.astype(np.float32) - np.float32(low)) / np.float32(high - low)
+    return np.rint(shares.clip(0, 1) * np.iinfo(dtype).max).astype(dtype)
+
+
+def _range_of(image: np.ndarray) -> str:
+    if image.dtype.kind not in "uif" or not image.size or not np.isfinite(image).all():
+        return ""
+    return f" from {image.min():.6g} to {image.max():.6g}"
 
 
 def read_table(
@@ -99,41 +133,6 @@ def read_table(
     return table
 
 
-def find_images(pattern: str, folder: Path, exclude: list[str]) -> tuple[dict[str, Path], list[tuple[str, Path]]]:
-    """Returns the files under `folder` that match a pattern such as `train/{id}.png` or `{id}/images/{id}.png`, by id,
-    and further files of an id that has one already.
-
-    Hidden files (`._x`, `.DS_Store`) never match.
-    """
-    expression = re.compile(
-        re.escape(pattern).replace(r"\{id\}", "(?P<id>[^/]+)", 1).replace(r"\{id\}", "(?P=id)").replace(r"\*", "[^/]*")
-    )
-    found: dict[str, Path] = {}
-    further: list[tuple[str, Path]] = []
-    for path in sorted(folder.glob(glob_pattern(pattern.replace("{id}", "*")))):
-        match = expression.fullmatch(path.relative_to(folder).as_posix())
-        excluded = path.name.startswith(".") or any(fnmatch(path.name, other) for other in exclude)
-        image_id = normal_form(match["id"]) if match else ""
-        if match and not excluded and found.setdefault(image_id, path) != path:
-            further.append((image_id, path))
-    return found, further
-
-
-def as_on_disk(folder: Path, file: str) -> Path:
-    """Returns the path of a file in a folder, where its name on the disk may have the composed or the decomposed form
-    of what `file` says."""
-    path = folder / file
-    if file.isascii() or path.exists():
-        return path
-    for form in ("NFC", "NFD"):
-        if (other := folder / unicodedata.normalize(form, file)).exists():
-            return other
-    for part in Path(file).parts:  # forms mixed in one path
-        names = os.listdir(folder) if folder.is_dir() else []
-        folder /= next((name for name in names if normal_form(name) == normal_form(part)), part)
-    return folder
-
-
 def packed(folder: Path) -> str:
     """Returns the end of a sentence about files that a folder lacks, where it holds archives; else ""."""
     names = [path.name for path in sorted(folder.glob("*.zip"))]
@@ -146,11 +145,6 @@ def evenly(elements: Iterable[Element], count: int) -> list[Element]:
     known = list(elements)
     places = np.linspace(0, len(known) - 1, min(count, len(known))).round().astype(int)
     return [known[place] for place in places]
-
-
-def glob_pattern(pattern: str) -> str:
-    """Returns a pattern in which `*` alone is special: `[` and `?` may stand in names of files."""
-    return "*".join(glob.escape(part) for part in pattern.split("*"))
 
 
 def natural(name: str) -> list[tuple[int, int, str]]:

@@ -15,6 +15,7 @@ from pipeline.core.config.competition import NpzLabels
 from pipeline.core.errors import PipelineError
 from pipeline.decode.readers.base import SUBSETS, Item, Listing, MaskFault, Masks, SubsetName, counted
 from pipeline.decode.readers.columns import group_of
+from pipeline.decode.readers.files import scaled
 from pipeline.masks.geometry import IGNORE
 
 KEYS = ("training_set", "test_set")
@@ -116,7 +117,7 @@ def _arrays(competition: NpzLabels, folder: Path, with_training: bool) -> Arrays
             ways += f", or run `kaggle competitions download -c {competition.kaggle} -p {folder}` and unzip it there"
         raise PipelineError(f"{path} does not exist; to put the file of {competition.title} there, {ways}.")
     stat = path.stat()
-    arrays = _read(path, stat.st_size, stat.st_mtime_ns)
+    arrays = _read(path, stat.st_size, stat.st_mtime_ns, competition.value_range)
     if with_training and not len(arrays.labels):
         raise PipelineError(f"{path} holds {arrays.names}; expected {LAYOUT}: save it again with these names.")
     shape = arrays.labels.shape[1:]
@@ -130,7 +131,7 @@ def _arrays(competition: NpzLabels, folder: Path, with_training: bool) -> Arrays
 
 
 @lru_cache(maxsize=1)
-def _read(path: Path, size: int, modified: int) -> Arrays:
+def _read(path: Path, size: int, modified: int, value_range: tuple[float, float] | None) -> Arrays:
     """The arrays of a file; its size and time of change are there to notice that it has become another one."""
     loaded, names = _load(path)
     test = loaded["test_set"]
@@ -148,9 +149,9 @@ def _read(path: Path, size: int, modified: int) -> Arrays:
             "both: save it again."
         )
     if not len(training):
-        (only,) = _pixels(path, [test])
+        (only,) = _pixels(path, [test], value_range)
         return Arrays({"train": only[:0], "test": only}, training[:, 1].astype(np.uint8), names)
-    images, labels = _pixels(path, [training[:, 0], test]), training[:, 1]
+    images, labels = _pixels(path, [training[:, 0], test], value_range), training[:, 1]
     # a class map of float64 would stay in memory at eight times the size it needs, with the images that it lies among
     small = float(labels.min()) >= 0 and float(labels.max()) <= 255 and _all_whole(labels)
     return Arrays({"train": images[0], "test": images[1]}, labels.astype(np.uint8) if small else labels.copy(), names)
@@ -185,8 +186,13 @@ def _load(path: Path) -> tuple[dict[str, np.ndarray], str]:
     return arrays, names
 
 
-def _pixels(path: Path, sets: list[np.ndarray]) -> list[np.ndarray]:
+def _pixels(path: Path, sets: list[np.ndarray], value_range: tuple[float, float] | None) -> list[np.ndarray]:
     """The images (N, H, W) of both sets as (N, H, W, 1), all uint8 or all uint16."""
+    if value_range is not None:
+        try:
+            return [np.stack([scaled(image, value_range, path) for image in images])[..., None] for images in sets]
+        except ValueError as error:
+            raise PipelineError(f"{path}: an image {error}: save them again as numbers.") from None
     lowest = float(np.min([images.min() for images in sets]))
     highest = float(np.max([images.max() for images in sets]))
     if lowest >= 0 and highest <= 65535 and all(map(_all_whole, sets)):
@@ -199,7 +205,7 @@ def _pixels(path: Path, sets: list[np.ndarray]) -> list[np.ndarray]:
     more = f" and {strange} that are NaN or infinite" if strange else ""
     raise PipelineError(
         f"{path}: images hold {values}{more}; expected whole numbers from 0 to 255 or to 65535, or fractions from "
-        "0 to 1: save them again so."
+        "0 to 1: set `value_range: [lowest, highest]` in the competition's YAML, or save them again so."
     )
 
 

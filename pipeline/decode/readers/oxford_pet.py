@@ -24,7 +24,8 @@ from pipeline.decode.readers.base import (
     repeated_ids,
 )
 from pipeline.decode.readers.columns import group_of
-from pipeline.decode.readers.files import as_on_disk, read_image
+from pipeline.decode.readers.files import read_image
+from pipeline.decode.readers.names import as_on_disk
 from pipeline.masks.geometry import IGNORE
 
 IMAGES, TRIMAPS = "images", "annotations/trimaps"

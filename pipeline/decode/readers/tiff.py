@@ -25,8 +25,13 @@ _SLIDE_EXTRAS = ("Thumbnail", "Label", "Macro")
 _ORIENTATION, _INK_SET = 274, 332
 
 
-def read_tiff(path: Path, check_size: Callable[[tuple[int, ...]], None]) -> tuple[np.ndarray, int]:
+def read_tiff(path: Path, check_size: Callable[[tuple[int, ...]], None], alpha: bool = False) -> tuple[np.ndarray, int]:
     """Returns the one picture of a TIFF, (H, W) or (H, W, C), in the order in which it is stored, and its orientation.
+
+    Args:
+        path: the file.
+        check_size: raises ValueError for a shape that is too large.
+        alpha: whether grey with transparency comes as (H, W, 4) instead of (H, W).
 
     Raises:
         ValueError: one sentence, when the file is damaged, too large, of several pictures, or of another colour space.
@@ -50,7 +55,7 @@ def read_tiff(path: Path, check_size: Callable[[tuple[int, ...]], None]) -> tupl
         return _read_with_pillow(path, page), orientation
     if not image.size:  # what tifffile makes of a header alone
         raise ValueError("cannot be read, it is damaged or truncated: it holds no pixels")
-    return _shown(_rows_columns_channels(image, axes), page, path), orientation
+    return _shown(_rows_columns_channels(image, axes), page, path, alpha), orientation
 
 
 class Refused(ValueError):
@@ -143,10 +148,12 @@ def _rows_columns_channels(image: np.ndarray, axes: str) -> np.ndarray:
     return image
 
 
-def _shown(image: np.ndarray, page: tifffile.TiffPage, path: Path) -> np.ndarray:
-    """Grey values as a viewer shows them: black is 0, the white of one bit is 255, and alpha is left out."""
+def _shown(image: np.ndarray, page: tifffile.TiffPage, path: Path, alpha: bool) -> np.ndarray:
+    """Grey values as a viewer shows them: black is 0, the white of one bit is 255, and their alpha is left out, or
+    comes behind three equal channels."""
     if page.photometric in (MINISBLACK, MINISWHITE) and image.ndim == 3 and image.shape[2] == 2 and page.extrasamples:
-        image = image[..., 0]
+        grey = _shown(image[..., 0], page, path, alpha)
+        return np.dstack([grey, grey, grey, image[..., 1].astype(grey.dtype)]) if alpha else grey
     if page.photometric == MINISWHITE and image.dtype.kind in "bu":
         remarks.note("white_is_zero", path)
         image = ~image if image.dtype == bool else (2**page.bitspersample - 1 - image).astype(image.dtype)

@@ -7,11 +7,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
+from warnings import catch_warnings
 
 from PIL import Image
 
 from pipeline.core.tables import normal_form
 from pipeline.decode.readers.files import SUFFIXES, evenly, read_image
+from pipeline.decode.readers.names import same_format, split_ending
 from pipeline.decode.rle_checks import Certainty
 
 _ORIENTATION = 0x0112
@@ -75,7 +77,35 @@ def image_groups(folder: Path) -> list[Files]:
         folders = ["{id}" if part == image_id else part for part in name.parts[:-1]]
         pattern = "/".join([*folders, ("{id}" if name.stem == image_id else "*") + name.suffix])
         found.setdefault(pattern, {}).setdefault(normal_form(image_id), path)
-    return [Files(pattern, found[pattern]) for pattern in sorted(found)]
+    return _across_endings([Files(pattern, found[pattern]) for pattern in sorted(found)])
+
+
+def _across_endings(groups: list[Files]) -> list[Files]:
+    """The groups, where files of one place that differ in their endings alone are one, as decode reads them."""
+    merged: dict[str, Files] = {}
+    for files in sorted(groups, key=lambda one: (-len(one.paths), split_ending(one.pattern)[1].isupper())):
+        head, ending = split_ending(files.pattern)
+        known = merged.get(head)
+        if known is None:
+            merged[head] = files
+        elif same_format(ending, split_ending(known.pattern)[1]) or not _belong_to(files, known):
+            merged[head] = replace(known, paths=files.paths | known.paths)
+        else:
+            merged[files.pattern] = files
+    return sorted(merged.values(), key=lambda one: one.pattern)
+
+
+def _belong_to(files: Files, others: Files) -> bool:
+    """Whether files have the names of others, or longer ones, as masks and depth maps beside images do."""
+    names = (_WITH_ENDING.fullmatch(name) for name in files.paths)
+    return any(name in others.paths for name in files.paths) or any(one and one[1] in others.paths for one in names)
+
+
+def other_files(folder: Path) -> str:
+    """Returns the end of a sentence about a folder without images: what it holds instead; "" with tables alone."""
+    endings = Counter(path.suffix.lower() for path in _walk(folder) if path.suffix.lower() not in ("", ".csv"))
+    shown = ", ".join(f"{ending} ({count})" for ending, count in endings.most_common(3))
+    return f"; it holds {shown}: save images and masks as PNG or TIFF first" if endings else ""
 
 
 def masks_beside(files: Files) -> tuple[Files, Files | None]:
@@ -118,7 +148,7 @@ def _walk(folder: Path) -> Iterator[Path]:
 def image_size(path: Path) -> tuple[int, int] | None:
     """Returns rows × columns of an image, from its head alone where it can; None where it cannot be read."""
     try:
-        with Image.open(path) as image:
+        with catch_warnings(action="ignore"), Image.open(path) as image:  # decode says what is odd
             described = image.format != "PNG" or _PNG_TEXTS & {str(key) for key in image.info}  # else Pillow reads on
             if not described or image.getexif().get(_ORIENTATION, 1) < 5:  # else rows and columns are swapped
                 return image.height, image.width

@@ -10,9 +10,21 @@ import numpy as np
 
 from pipeline.core.config.competition import METRICS, THRESHOLD
 from pipeline.core.errors import PipelineError
-from pipeline.decode.readers.files import SUFFIXES, packed
+from pipeline.decode.checks import SMALL, used_range
+from pipeline.decode.readers.files import SUFFIXES, evenly, packed, read_image
 from pipeline.decode.rle_checks import MaskRow
-from pipeline.new.guess.base import Draft, Files, Guess, by_name, channels_of, image_groups, image_size, masks_beside
+from pipeline.new.guess.base import (
+    Draft,
+    Files,
+    Guess,
+    by_name,
+    channels_of,
+    image_groups,
+    image_size,
+    masks_beside,
+    other_files,
+)
+from pipeline.new.guess.groups import guess_group
 from pipeline.new.guess.masks import (
     MaskFiles,
     black_and_white,
@@ -20,10 +32,11 @@ from pipeline.new.guess.masks import (
     classes_of_values,
     find_mask_files,
     mask_values,
+    never_both,
     one_class,
 )
 from pipeline.new.guess.rle import guess_rle
-from pipeline.new.guess.tables import Named, Table, guess_group, read_rows, read_tables
+from pipeline.new.guess.tables import Named, Table, find_key, read_rows, read_tables, rows_of
 
 _OF_MASKS = [name for name, of in METRICS.items() if of == "masks"]
 METRIC = Guess("metric", None, "FILL IN", f"{', '.join(_OF_MASKS[:-1])} or {_OF_MASKS[-1]}; the files cannot tell")
@@ -43,6 +56,8 @@ class Found:
     sample: Named | None
     further: Named | None
     """A table of one row a training image, without masks."""
+    unread: Table | None
+    """What is called a sample submission, but does not name the test images."""
 
 
 def look(folder: Path, title: str) -> Draft:
@@ -115,7 +130,12 @@ def _sizes(paths: list[Path]) -> dict[Path, tuple[int, int]]:
     """Rows × columns of the images that can be read."""
     sizes = {path: size for path in paths if (size := image_size(path)) is not None}
     if not sizes:
-        raise PipelineError(f"None of {len(paths)} images can be read, {paths[0]} for instance.")
+        try:
+            read_image(paths[0])
+            why = ""
+        except ValueError as error:
+            why = f": it {error}"
+        raise PipelineError(f"None of {len(paths)} images can be read, {paths[0]} for instance{why}.")
     return sizes
 
 
@@ -140,8 +160,32 @@ def _images_in_folders(folder: Path, title: str) -> Draft:
     shape, size = _shape(sizes)
     masks = _of_table(found, found.table, sizes) if found.table else _of_mask_files(found)
     group = guess_group(found.table, found.further, list(found.images.paths))
-    guesses = [*_head(title, "rle_csv", "images in folders"), *_subsets(found), *masks, shape, *group]
+    values = _value_range(found.images)
+    guesses = [*_head(title, "rle_csv", "images in folders"), *_subsets(found), *masks, shape, *values, *group]
     return Draft(guesses, size, channels_of(found.images.paths.values()))
+
+
+def _value_range(images: Files) -> list[Guess]:
+    """The range of values, where images use a small part of what their files could hold."""
+    lows: list[int] = []
+    highs: list[int] = []
+    types: set[np.dtype] = set()
+    for path in evenly(images.paths.values(), 50):
+        try:
+            image = read_image(path)
+        except ValueError:
+            continue
+        lows.append(int(image.min()))
+        highs.append(int(image.max()))
+        types.add(image.dtype)
+    if len(types) != 1:
+        return []
+    dtype = types.pop()
+    share, own = used_range(dtype, lows, highs)
+    if share > SMALL:
+        return []
+    text = f"{dtype} images with values from {min(lows)} to {max(highs)} in {len(lows)} of them; scaled from this range"
+    return [Guess("value_range", own, "guess", text)]
 
 
 def _find(folder: Path) -> Found:
@@ -153,10 +197,8 @@ def _find(folder: Path) -> Found:
     apart = [masks_beside(files) for files in image_groups(folder)]
     groups, beside = [images for images, _ in apart], [masks for _, masks in apart if masks]
     if not groups:
-        raise PipelineError(
-            f"{folder} holds no images ({', '.join(SUFFIXES)})"
-            f"{packed(folder) or '; give the folder of the raw files with --from'}."
-        )
+        hint = packed(folder) or other_files(folder) or "; give the folder of the raw files with --from"
+        raise PipelineError(f"{folder} holds no images ({', '.join(SUFFIXES)}){hint}.")
     tables = read_tables(folder)
     sample = _sample(tables, [*groups, *by_name(groups)])
     rest = [files for files in groups if not (sample and _share_files(files, sample.key.files))]
@@ -169,8 +211,10 @@ def _find(folder: Path) -> Found:
     alike = by_name(others) if images.pattern.endswith("{id}") else others  # ids with endings, as in training
     test = sample.key.files if sample else _test_of(folder, alike, images)
     near = next((masks for one, masks in apart if masks and _share_files(one, images)), None)
-    further = _further(tables, table, sample)
-    return Found(images, test, table, mask_files, near, sample, further)
+    used = {named.table.name for named in (table, sample) if named}
+    further = _further([one for one in tables if one.name not in used], images)
+    unread = next((one for one in tables if one.is_sample), None) if sample is None else None
+    return Found(images, test, table, mask_files, near, sample, further, unread)
 
 
 def _share_files(one: Files, other: Files) -> bool:
@@ -191,20 +235,21 @@ def _sample(tables: list[Table], groups: list[Files]) -> Named | None:
 def _mask_table(tables: list[Table], groups: list[Files]) -> Named | None:
     """The table of run lengths whose rows name most training images."""
     training = [files for files in groups if "test" not in files.pattern.lower()] or groups
-    found = [named for table in tables if table.rle and (named := read_rows(table, training))]
+    found = [named for table in tables if table.rle and (named := read_rows(table, training, by_file=True))]
     return max(found, key=lambda one: (one.key.share, len(one.key.ids)), default=None)
 
 
-def _further(tables: list[Table], masks: Named | None, sample: Named | None) -> Named | None:
-    """A table whose first column has the ids of the masks', with one row for most training images."""
+def _further(tables: list[Table], images: Files) -> Named | None:
+    """A table whose first column has the ids of training images, or the names of their files, with one row for most of
+    them."""
     for table in tables:
-        if not masks or (sample and table is sample.table) or table.rle or table.pixels:
+        if table.rle or table.pixels or table.is_sample:
             continue
-        named = read_rows(table, [masks.key.files])
-        images = set(masks.key.files.paths)
-        first = table.frame.columns[0]
-        if named and named.key.columns == [first] and len(images & set(named.key.ids)) >= 0.9 * len(images):
-            return named
+        first = Table(table.name, table.frame.iloc[:, :1], None)
+        key = find_key(first, [images], by_file=True)
+        if key and key.pattern is None and len(set(key.ids) & images.paths.keys()) >= 0.9 * len(images.paths):
+            own = replace(key, files=images)
+            return Named(table, own, rows_of(table, own))
     return None
 
 
@@ -225,8 +270,14 @@ def _no_masks(folder: Path, groups: list[Files], tables: list[Table]) -> str:
     names = f" (no column of {without} holds any)" if without else ""
     return (
         f"{folder} has images, {shown}, but no masks: neither a CSV of run lengths whose ids are training images"
-        f"{names}, nor mask images with the same names{packed(folder)}."
+        f"{names}, nor mask images with the same names{packed(folder)}{_polygons(folder)}."
     )
+
+
+def _polygons(folder: Path) -> str:
+    """The end of a sentence where there are JSON files, in which masks are often polygons."""
+    name = min((path.relative_to(folder).as_posix() for path in folder.rglob("*.json")), default=None)
+    return f"; masks in JSON files, such as {name}, are not read: draw them as images first" if name else ""
 
 
 # --- their settings --------------------------------------------------------------------------------------------------
@@ -251,8 +302,14 @@ def _subsets(found: Found) -> list[Guess]:
         if images.exclude:
             text = "the masks beside the images"
             guesses.append(Guess(f"{subset}.exclude", list(images.exclude), "sure", text))
+    if not sample:
+        text = "there is none: submissions get the columns of `submission`, and run lengths as `rle` says"
+        guesses.append(Guess("sample_submission", None, "guess", text))
     if sample:
         guesses.append(Guess("sample_submission", sample.table.name, sample.certainty, "its ids are test images"))
+    if found.unread:
+        text = f"{found.unread.name} names no test image: {found.unread.frame.iloc[0, 0]!r} is none, for instance"
+        guesses.append(Guess("sample_submission", None, "guess", text))
     return guesses
 
 
@@ -351,7 +408,11 @@ def _of_mask_files(found: Found) -> list[Guess]:
     names = list(found.mask_files.classes)
     if wavering and not names:
         return [*guesses, one_class("mask files are black and white"), METRIC]
-    by_value = [] if names else classes_of_values(mask_values(masks.paths.values()) or Counter())
+    values = mask_values(masks.paths.values()) or Counter()
+    if not names and set(values) == {0, 1, 255} and never_both(masks.paths.values()):
+        text = "mask files hold 0 and 1, or 0 and 255, never all three: 1 and 255 are taken for the same class"
+        return [*guesses, one_class(text), METRIC]
+    by_value = [] if names else classes_of_values(values)
     if len(names or by_value) > 1 and not found.sample:
         guesses.append(Guess("submission.label", "class", "guess", "no sample submission shows what it looks like"))
     if names:

@@ -99,6 +99,12 @@ def mask_values(paths: Iterable[Path], count: int = 200) -> Counter[Value] | Non
     return found if 0 < len(found) <= MOST_VALUES else None
 
 
+def never_both(paths: Iterable[Path], count: int = 200) -> bool:
+    """Returns whether each of up to `count` files holds at most one value beside 0, although several write different
+    ones."""
+    return all(len((mask_values([path]) or Counter()).keys() - {0}) <= 1 for path in evenly(paths, count))
+
+
 def black_and_white(paths: Iterable[Path], count: int = 200) -> bool:
     """Returns whether up to `count` files are JPEGs of black and white: nearly all of their values near 0 or 255."""
     chosen, near, white, values = evenly(paths, count), 0, 0, 0

@@ -11,22 +11,19 @@ from typing import Literal
 import pandas as pd
 from rich.markup import escape
 
-from pipeline.core.config.competition import SplitSettings
 from pipeline.core.console import warn
 from pipeline.core.errors import PipelineError
 from pipeline.core.tables import read_header
-from pipeline.decode.readers.columns import template_columns
+from pipeline.decode.readers.columns import image_finder, template_columns
 from pipeline.decode.readers.files import natural, read_table
 from pipeline.decode.rle_checks import Certainty
-from pipeline.new.guess.base import Files, Guess
+from pipeline.new.guess.base import Files
 from pipeline.new.guess.rle import PAIRS
 
 SEPARATORS = ("_", "-", " ", ":")
 MOST_COLUMNS, MOST_LABELS = 50, 60
 """A table of more columns is one of labels a pixel; more different labels are something else."""
 _CLASS_NAME = re.compile(r"class|label|categor", re.IGNORECASE)
-_GROUP_NUMBER = re.compile(r"([^_-]+)([_-])\d+(?:\.\w+)?")
-_GROUP_NAME = re.compile(r"patient|subject|case|study|group", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -144,20 +141,21 @@ def rle_column(frame: pd.DataFrame) -> str | None:
     return max(lengths, key=lambda column: lengths[column]) if lengths else None
 
 
-def read_rows(table: Table, groups: list[Files]) -> Named | None:
-    """Returns how the rows of a table name images of one of the groups; None when they name none."""
-    key = find_key(table, groups)
+def read_rows(table: Table, groups: list[Files], by_file: bool = False) -> Named | None:
+    """Returns how the rows of a table name images of one of the groups; None when they name none. `by_file`: rows may
+    also name the images' files."""
+    key = find_key(table, groups, by_file)
     return Named(table, key, rows_of(table, key)) if key else None
 
 
-def find_key(table: Table, groups: list[Files]) -> Key | None:
+def find_key(table: Table, groups: list[Files], by_file: bool = False) -> Key | None:
     """Returns the reading of a table's rows that names most images of one of the groups, with the fewest labels.
 
     None when nothing fits.
     """
     frame = table.frame.drop(columns=[table.rle] if table.rle else [])
     best: Key | None = None
-    for keys in (_plain, _with_label, _of_two_columns):
+    for keys in (_plain, *((_by_file,) if by_file else ()), _with_label, _of_two_columns):
         for files in groups:
             for key in keys(frame, files):
                 if key.share and (best is None or key.rank > best.rank):
@@ -170,6 +168,11 @@ def find_key(table: Table, groups: list[Files]) -> Key | None:
 def _plain(frame: pd.DataFrame, files: Files) -> Iterator[Key]:
     for column in frame.columns:
         yield Key(str(column), None, files, frame[column].tolist(), None)
+
+
+def _by_file(frame: pd.DataFrame, files: Files) -> Iterator[Key]:
+    for column in frame.columns:
+        yield Key(str(column), None, files, frame[column].map(image_finder(files.paths)).tolist(), None)
 
 
 def _with_label(frame: pd.DataFrame, files: Files) -> Iterator[Key]:
@@ -233,80 +236,3 @@ def _tells_apart(ids: list[str], labels: list[str]) -> bool:
     numbers = max(ordered, key=lambda own: len(own))
     counted = all(own == numbers[: len(own)] for own in ordered)
     return not counted or len({len(own) for own in ordered}) == 1
-
-
-# --- groups ----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Group:
-    """A value of `group`, how many groups it makes, and why."""
-
-    value: str
-    count: int
-    evidence: str
-    table: str | None = None
-    """The further table that it is a column of."""
-
-
-def guess_group(masks: Named | None, further: Named | None, images: list[str]) -> list[Guess]:
-    """Returns `group`, with `train.table` where a further table has something to say, and `split.folds` for few groups.
-
-    Args:
-        masks: the table of masks, if there is one.
-        further: a table with one row an image, likewise.
-        images: ids of the training images.
-    """
-    group = _by_template(masks, images) or _by_column(masks, images) or _by_column(further, images) or _by_ids(images)
-    guesses = []
-    if further:
-        others = ", ".join(f"`{one}`" for one in further.table.frame.columns if one not in further.key.columns)
-        name = further.table.name if group and group.table else None
-        text = f"{further.table.name} has {others}, to group or stratify by"
-        guesses.append(Guess("train.table", name, "guess", text))
-    if group:
-        text = f"{group.evidence}; {group.count} for {len(images)} images"
-        guesses.append(Guess("group", group.value, "guess", text))
-        if group.count < SplitSettings().folds:
-            guesses.append(Guess("split.folds", group.count, "guess", "as many as there are groups"))
-        return guesses
-    repeated = [f"`{column}` ({count} values)" for column, count in _repeated(masks).items()]
-    shown = f"{', '.join(repeated)} could be one" if repeated else "no column and no part of the ids looks like one"
-    return [*guesses, Guess("group", None, "guess", shown)]
-
-
-def _by_template(masks: Named | None, images: list[str]) -> Group | None:
-    if masks is None or len(masks.key.columns) < 2 or not set(images) <= set(masks.key.ids):
-        return None
-    first = masks.key.columns[0]
-    count = masks.table.frame[first].nunique()
-    return Group(first, count, f"ids are {masks.key.id}") if _clearly_fewer(count, len(images)) else None
-
-
-def _by_column(named: Named | None, images: list[str]) -> Group | None:
-    if named is None or not set(images) <= set(named.key.ids):
-        return None
-    found = {column: count for column, count in _repeated(named).items() if _GROUP_NAME.search(column)}
-    table = None if named.table.rle else named.table.name
-    return next((Group(column, count, "by its name", table) for column, count in found.items()), None)
-
-
-def _by_ids(images: list[str]) -> Group | None:
-    matches = [_GROUP_NUMBER.fullmatch(one) for one in images]
-    groups, separators = ({match[part] for match in matches if match} for part in (1, 2))
-    if not all(matches) or len(separators) != 1 or not _clearly_fewer(len(groups), len(images)):
-        return None
-    return Group(f"{{group}}{separators.pop()}{{number}}", len(groups), "ids look so")
-
-
-def _repeated(named: Named | None) -> dict[str, int]:
-    """Columns that repeat their values, with the number of these."""
-    if named is None:
-        return {}
-    used = (*named.key.columns, named.table.rle, named.rows.label)
-    counts = {str(one): named.table.frame[one].nunique() for one in named.table.frame.columns if one not in used}
-    return {column: count for column, count in counts.items() if 2 <= count <= len(set(named.key.ids)) / 2}
-
-
-def _clearly_fewer(groups: int, images: int) -> bool:
-    return 3 <= groups <= images / 2

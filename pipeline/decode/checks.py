@@ -1,0 +1,233 @@
+"""What all images and masks together say against the competition's YAML: faults, which stop decode, and doubts.
+
+A single image or mask may be anything; of many, some properties mean that they were read wrongly.
+"""
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from pipeline.core.config.competition import Competition, RleCsv
+from pipeline.core.run import Run
+from pipeline.decode import rle_checks
+from pipeline.decode.images import Decoded
+from pipeline.decode.readers import remarks
+from pipeline.decode.readers.base import Fault, listed
+from pipeline.decode.readers.files import evenly
+from pipeline.masks import rle
+
+NARROW, SMALL = 1 / 16, 1 / 4
+"""The share of their type's range within which images leave a network nearly constant pictures, or dark ones."""
+
+
+def find_faults(run: Run, decoded: list[Decoded]) -> list[Fault]:
+    """Returns what the sound images and masks, taken together, show to be read wrongly."""
+    sound = [one for one in decoded if not one.faults]
+    rows = [one.row for one in sound]
+    uniform = _uniform(run, rows) if len(sound) == len(decoded) else []  # others may have the masks that these lack
+    return _transposed(run, sound) + uniform + _narrow(run.competition, rows)
+
+
+def find_doubts(run: Run, rows: list[dict[str, Any]]) -> list[str]:
+    """Returns what the rows of the training images say against the order, the base, the groups or the range of values
+    of the YAML, without being sure."""
+    competition = run.competition
+    return [
+        *_convention(run, rows),
+        *_alike_groups(competition, rows),
+        *_dark(competition, rows),
+        *_no_mask_of(competition, rows),
+    ]
+
+
+# --- values ----------------------------------------------------------------------------------------------------------
+
+
+def used_range(dtype: np.dtype, lows: Sequence[int], highs: Sequence[int]) -> tuple[float, list[int]]:
+    """Returns the share of their type's range that nearly all images lie in, and a `value_range` for them.
+
+    Args:
+        dtype: uint8 or uint16.
+        lows: the lowest value of each image.
+        highs: the highest value of each.
+    """
+    outside = len(lows) // 50  # a few odd images
+    low, high = sorted(lows)[outside], sorted(highs)[-1 - outside]
+    own = [0, 2 ** int(high).bit_length() - 1] if low < high / 2 else [int(low), int(high)]
+    return (high - low) / int(np.iinfo(dtype).max), own
+
+
+def _narrow(competition: Competition, rows: list[dict[str, Any]]) -> list[Fault]:
+    """A fault where training images use a small part of their type's range, as 10- and 12-bit pixels in 16 bits do."""
+    share, values, remedy = _told_range(competition, rows)
+    if share > NARROW:
+        return []
+    where = competition.train.images if isinstance(competition, RleCsv) else getattr(competition, "file", "images")
+    return [Fault(where, None, f"{values}, so that networks would see nearly constant pictures: {remedy}")]
+
+
+def _dark(competition: Competition, rows: list[dict[str, Any]]) -> list[str]:
+    share, values, remedy = _told_range(competition, rows)
+    return [f"{values}: {remedy}"] if NARROW < share <= SMALL else []
+
+
+def _told_range(competition: Competition, rows: list[dict[str, Any]]) -> tuple[float, str, str]:
+    """The share of their type's range that training images use, 1 where the YAML says it; both as sentences."""
+    train = [row for row in rows if row["subset"] == "train" and row["dtype"]]
+    if not train or competition.reading.get("value_range", 0) is not None:
+        return 1.0, "", ""
+    lows, highs = ([row[name] for row in train] for name in ("minimum", "maximum"))
+    dtype = np.dtype(train[0]["dtype"])
+    share, own = used_range(dtype, lows, highs)
+    largest = np.iinfo(dtype).max
+    return (
+        share,
+        f"training images hold values from {min(lows)} to {max(highs)}, of {largest} that their files could hold",
+        f"set `value_range: {own}` in the competition's YAML, which scales all images, or "
+        f"`value_range: [0, {largest}]` to leave them so",
+    )
+
+
+# --- order and orientation -------------------------------------------------------------------------------------------
+
+
+def _transposed(run: Run, decoded: list[Decoded]) -> list[Fault]:
+    """A fault when nearly all masks are smoother read in the other order; on square images the two are the same.
+
+    On images that are stored turned this says that masks were drawn on the other picture: as stored, or upright.
+    """
+    turned = [one for one in decoded if remarks.has("turned", run.input / one.row["path"])]
+    others = [one for one in decoded if not remarks.has("turned", run.input / one.row["path"])]
+    return _other_order(run.competition, others) or _other_orientation(run, turned)
+
+
+def orientation_settled(run: Run, decoded: list[Decoded]) -> bool:
+    """Returns whether mask files of the size of every turned training image, none of them square, show that the
+    orientation is read as it was when the masks were drawn."""
+    turned = [one for one in decoded if remarks.has("turned", run.input / one.row["path"])]
+    train = [one for one in turned if one.row["subset"] == "train" and one.row["height"] != one.row["width"]]
+    has_files = isinstance(run.competition, RleCsv) and run.competition.train.mask_files
+    return bool(has_files and len(train) == sum(one.row["subset"] == "train" for one in turned) and train) and not any(
+        one.faults for one in turned
+    )
+
+
+def _other_orientation(run: Run, decoded: list[Decoded]) -> list[Fault]:
+    outlines = [pair for one in decoded if one.row["height"] != one.row["width"] for pair in one.outlines]
+    torn = sum(swapped < plain for plain, swapped in outlines)
+    if len(outlines) < 3 or torn < 0.9 * len(outlines):
+        return []
+    text = f"{torn} of {len(outlines)} masks of images that are stored turned (EXIF orientation) look torn: "
+    if run.competition.reads_upright:
+        text += "they were drawn on the pixels as stored: set `orientation: stored` in the competition's YAML"
+    else:
+        text += "they were drawn on the upright pictures: remove `orientation: stored` from the competition's YAML"
+    table = run.competition.train.masks if isinstance(run.competition, RleCsv) else None
+    return [Fault(table or "", None, text)]
+
+
+def _other_order(competition: Competition, decoded: list[Decoded]) -> list[Fault]:
+    order = competition.rle.order
+    other = "row" if order == "column" else "column"
+    outlines = [pair for one in decoded if one.row["height"] != one.row["width"] for pair in one.outlines]
+    smoother = sum(swapped < plain for plain, swapped in outlines)
+    if len(outlines) < 3 or smoother < 0.9 * len(outlines):
+        return []
+    text = (
+        f"{smoother} of {len(outlines)} masks are smoother when read in {other} order than in {order} order; "
+        f"they look transposed: set `rle: {{order: {other}}}` in the competition's YAML"
+    )
+    table = competition.train.masks if isinstance(competition, RleCsv) else None
+    return [Fault(table or "", None, text)]
+
+
+def _uniform(run: Run, rows: list[dict[str, Any]]) -> list[Fault]:
+    """A fault when no training image has a mask, or every mask covers its whole image, unless the YAML allows it."""
+    competition = run.competition
+    train = [row for row in rows if row["subset"] == "train"]
+    if not train or competition.decode.uniform_masks == "allow":
+        return []
+    masks = [(row, row[f"area_{name}"]) for row in train for name in competition.foreground if row[f"area_{name}"]]
+    if not masks:
+        what = f"no training image has a mask, all {len(train)} are empty"
+    elif all(area == row["height"] * row["width"] - _ignored_area(row) for row, area in masks):
+        what = f"every mask covers its whole image, {len(masks)} of {len(train)} images"
+        if len(competition.foreground) > 1:
+            what = f"every mask covers its whole image, {len(masks)} masks of {len(train)} images"
+    else:
+        return []
+    text = f"{what}: {_causes(run, train[0], not masks)}; where it is so, set `decode: {{uniform_masks: allow}}`"
+    table_name = competition.train.masks if isinstance(competition, RleCsv) else getattr(competition, "file", "")
+    return [Fault(table_name or "masks", None, text)]
+
+
+def _no_mask_of(competition: Competition, rows: list[dict[str, Any]]) -> list[str]:
+    """A doubt about classes that no training image has, where it has others."""
+    train = [row for row in rows if row["subset"] == "train"]
+    without = [name for name in competition.foreground if not any(row[f"area_{name}"] for row in train)]
+    if not without or len(without) == len(competition.foreground):
+        return []
+    return [f"no training image has a mask of {', '.join(without)}: look at `classes` and at what names its masks"]
+
+
+def _ignored_area(row: dict[str, Any]) -> int:
+    return int(rle.decode(row["ignore"], (row["height"], row["width"])).sum()) if row["ignore"] else 0
+
+
+def _causes(run: Run, row: dict[str, Any], empty: bool) -> str:
+    """What mostly makes all masks empty or full, with the setting to look at."""
+    competition = run.competition
+    if not isinstance(competition, RleCsv):
+        return "look at the values of the class maps and at `classes`" + (
+            " and `border`" if competition.reader == "oxford_pet" else " and `ignore_value`"
+        )
+    if not competition.train.mask_files:
+        return f"look whether `columns: {{rle: {competition.columns.rle}}}` is the column of masks"
+    threshold = competition.train.threshold
+    ways = [f"`threshold: {threshold}` does not fit their values"] if threshold else []
+    ways += ["the mask lies in the alpha channel of its file, which is not read: save it as a grey image"]
+    ways += ["the files number instances or classes that `classes` does not name"] if competition.values else []
+    ways += ["`ignore_value` takes pixels of the class"] if competition.ignore_value is not None else []
+    ways += ["`masks` names files of another kind"]
+    ways += ["`columns: {absent: empty}` takes files that are not found for empty masks"] * (
+        empty and competition.columns.absent == "empty"
+    )
+    return "it may be that " + ", or that ".join(ways)
+
+
+def _convention(run: Run, rows: list[dict[str, Any]]) -> list[str]:
+    """What a sample of the masks and their images says against the order and the base of the YAML."""
+    competition = run.competition
+    if not isinstance(competition, RleCsv) or competition.train.mask_files:
+        return []
+    used = rle.Convention(competition.rle.order, competition.rle.base)
+    columns = [f"rle_{name}" for name in competition.classes]
+    turned = remarks.noted("turned")  # their mirrored masks may be those of the stored picture
+    known = [row for row in rows if row["subset"] == "train" and run.input / row["path"] not in turned]
+    full = [(row, row[name]) for row in known for name in columns if row[name]]
+    sample = []
+    for row, text in evenly(full, 2 * rle_checks.MOST_ROWS):
+        shape = (row["height"], row["width"])
+        own = rle.encode(rle.decode(text, shape), used)
+        sample.append(rle_checks.MaskRow(own, run.input / row["path"], shape, orientation=competition.orientation))
+    return rle_checks.doubts(sample, used)
+
+
+def _alike_groups(competition: Competition, rows: list[dict[str, Any]]) -> list[str]:
+    """A doubt about groups whose names differ in spelling alone, such as 7 and 7.0, or P1 and p1."""
+    names = dict.fromkeys(row["group"] for row in rows if row["subset"] == "train" and row["group"])
+    spellings: dict[str, list[str]] = {}
+    for name in names:
+        number = re.fullmatch(r"0*(\d+)(\.0*)?", name)
+        text = number[1] if number else unicodedata.normalize("NFKC", name).casefold()
+        spellings.setdefault(text, []).append(name)
+    alike = [" and ".join(same) for same in spellings.values() if len(same) > 1]
+    if not alike:
+        return []
+    return [
+        f"`{competition.group}` (group) is written in more than one way: {listed(alike)}. They count as different "
+        "groups now, and may stand in different folds; where they are the same, write them alike in the table."
+    ]

@@ -1,0 +1,134 @@
+"""One image and its masks, read and checked: its row of the table, its pixels at network size, its faults."""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pipeline.core.config.competition import Competition, RleCsv
+from pipeline.core.run import Run
+from pipeline.decode import descriptors, rle_checks
+from pipeline.decode.readers import remarks
+from pipeline.decode.readers.base import Fault, Item, MaskFault, Masks
+from pipeline.decode.readers.files import OtherNumbers
+from pipeline.masks import rle
+from pipeline.masks.geometry import IGNORE, Geometry, image_to_network, labels_to_network, mask_to_network
+
+_RANGE_HINT = ": `value_range: [lowest, highest]` in the competition's YAML scales all images"
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """One image read and checked: its table row, its arrays where it has them, its faults."""
+
+    row: dict[str, Any]
+    arrays: dict[str, np.ndarray]
+    """By name, which begins with train_ or test_: images and masks at network size, histograms, thumbnails."""
+    outlines: list[tuple[float, float]]
+    """Length of each mask's outline, as it is and as the same text reads in the other order."""
+    faults: list[Fault]
+
+
+def decode_one(item: Item, run: Run, geometry: Geometry, dtype: np.dtype) -> Decoded:
+    """Returns an image and its masks as arrays at network size, with its row; or what is wrong with it.
+
+    Args:
+        item: the image.
+        run: whose competition and geometry count.
+        geometry: how images and masks come to network size.
+        dtype: what the images of the competition are.
+    """
+    competition, path = run.competition, run.input / item.path
+    row = empty_row(item.image_id, item.subset, competition) | {"path": item.path}
+    row |= {"group": item.group or ""} | {f"extra_{key}": value for key, value in item.extra.items()}
+    droppable = item.image_id if item.subset == "train" else None
+    try:
+        image = item.read_image()
+        _check_image(image, competition, dtype, remarks.has("turned", path))
+    except ValueError as error:
+        hint = _RANGE_HINT if isinstance(error, OtherNumbers) else ""
+        return Decoded(row, {}, [], [Fault(row["path"], None, f"{error}{hint}", droppable)])
+    values = descriptors.grey(image)
+    row |= _statistics(image, values)
+    arrays = {f"{item.subset}_images": image_to_network(image, geometry)}
+    grid = descriptors.block_grid(competition.shape)
+    arrays |= {f"{item.subset}_histogram": descriptors.block_histograms(values, grid)}
+    arrays |= {f"{item.subset}_thumbnail": descriptors.thumbnail(values)}
+    if item.read_masks is None:
+        return Decoded(row, arrays, [], [])
+    try:
+        masks = item.read_masks(image.shape[:2])
+    except MaskFault as error:
+        hint = _turned_hint(run) if remarks.has("turned", path) else ""
+        return Decoded(row, arrays, [], [Fault(error.file, error.row, f"{error}{hint}", droppable)])
+    row |= _mask_columns(masks, competition)
+    to_network = labels_to_network if competition.kind == "multiclass" else mask_to_network
+    arrays |= {"train_masks": to_network(masks.planes, geometry)} if item.subset == "train" else {}
+    return Decoded(row, arrays, _all_outlines(masks, competition), [])
+
+
+def _mask_columns(masks: Masks, competition: Competition) -> dict[str, Any]:
+    row: dict[str, Any] = {"ignore": rle.encode(masks.planes[0] == IGNORE)}
+    for number, name in enumerate(competition.classes):
+        mask = masks.planes[number] == 1
+        row |= {f"rle_{name}": rle.encode(mask), f"area_{name}": int(mask.sum())}
+        if masks.instances is not None:
+            row[f"instances_{name}"] = "|".join(masks.instances[number])
+    return row
+
+
+def _turned_hint(run: Run) -> str:
+    upright = run.competition.reads_upright
+    remedy, verb = ("if masks are", "set") if upright else ("unless masks are", "remove")
+    return (
+        f"; the image is stored turned or mirrored (EXIF orientation): {remedy} of the pixels as stored, {verb} "
+        "`orientation: stored` in the competition's YAML"
+    )
+
+
+def _check_image(image: np.ndarray, competition: Competition, dtype: np.dtype, turned: bool) -> None:
+    height, width = image.shape[:2]
+    if competition.shape and (height, width) != competition.shape:
+        expected = f"expected {competition.shape[0]}×{competition.shape[1]} (rows × columns)"
+        hint = ": transposed?" if (width, height) == competition.shape else ""
+        if hint and turned:
+            how = "upright" if competition.reads_upright else "as stored (`orientation: stored`)"
+            hint = f": it is stored turned (EXIF orientation) and read {how}, where `shape` is [{height}, {width}]"
+        raise ValueError(f"image is {height}×{width}; {expected}{hint}")
+    if image.dtype != dtype:
+        raise ValueError(f"image is {image.dtype}, the first image of the competition is {dtype}; convert one of them")
+
+
+def _statistics(image: np.ndarray, values: np.ndarray) -> dict[str, Any]:
+    height, width, channels = image.shape
+    return {
+        "height": height, "width": width, "channels": channels, "dtype": str(image.dtype),
+        "mean": float(image.mean()), "standard_deviation": float(image.std()),
+        "minimum": int(image.min()), "maximum": int(image.max()),
+        "entropy": descriptors.entropy(values), "smoothness": descriptors.smoothness(values),
+        "pixel_hash": hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).hexdigest(),
+    }  # fmt: skip
+
+
+def empty_row(image_id: str, subset: str, competition: Competition) -> dict[str, Any]:
+    """Returns the row of an image of which nothing is known yet."""
+    row: dict[str, Any] = {"image_id": image_id, "subset": subset, "path": "", "height": 0, "width": 0, "channels": 0}
+    row |= {"dtype": "", "group": "", "fault": "", "mean": 0.0, "standard_deviation": 0.0, "minimum": 0, "maximum": 0}
+    row |= {"entropy": 0.0, "smoothness": 0.0, "pixel_hash": "", "ignore": ""}
+    for name in competition.classes:
+        row |= {f"rle_{name}": "", f"area_{name}": 0}
+    return row
+
+
+def _all_outlines(masks: Masks, competition: Competition) -> list[tuple[float, float]]:
+    """Outlines of an image's masks, where they come from run-length text, which can be read in the wrong order."""
+    if not isinstance(competition, RleCsv) or competition.train.mask_files:
+        return []
+    return [_outlines(mask, rle.convention_of(competition.rle)) for mask in masks.planes if mask.any()]
+
+
+def _outlines(mask: np.ndarray, convention: rle.Convention) -> tuple[float, float]:
+    other = rle.Convention("row" if convention.order == "column" else "column")
+    text = rle.encode(mask, rle.Convention(convention.order))
+    return rle_checks.outline_length(mask), rle_checks.outline_length(rle.decode(text, mask.shape[:2], other))

@@ -1,0 +1,173 @@
+"""Which mask files belong to which image of a subset, and which files in its folders belong to nothing."""
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
+from pathlib import Path
+
+from pipeline.core.config.competition import RleCsv, Subset
+from pipeline.core.tables import normal_form
+from pipeline.decode.readers.base import WORDS, SubsetName
+from pipeline.decode.readers.columns import class_numbers
+from pipeline.decode.readers.names import (
+    ImageFiles,
+    as_on_disk,
+    fixed_part,
+    image_files_under,
+    pattern_expression,
+    same_format,
+    split_ending,
+    told,
+)
+
+Key = tuple[str, str]
+"""What stands for an image in the path of its mask files (its id, or its stem), and the value of a class, "" where one
+file has them all."""
+
+
+@dataclass
+class MaskFiles:
+    """The mask files of a subset."""
+
+    by_key: dict[Key, list[Path]] = field(default_factory=dict)
+    """Of images and of ids without one, sorted; several where the pattern holds `*`."""
+    unused: list[Path] = field(default_factory=list)
+    """Files in the folder of the masks that fit no class, or end otherwise than the file that is used."""
+
+    def names(self) -> set[str]:
+        """Returns what stands for the images that have a mask file."""
+        return {name for name, _ in self.by_key}
+
+
+def find_mask_files(competition: RleCsv, settings: Subset, folder: Path, files: ImageFiles) -> MaskFiles:
+    """Returns the mask files of a subset; images that end otherwise than their pattern are taken into `files` where
+    they have one.
+
+    A file belongs to the image with the longest id that fits: `c0_b_1.png` to `c0_b`, where there is one, and not to
+    `c0`. Where the file that the pattern names is not there, one of another format is taken, but not for `*`.
+    """
+    pattern = settings.mask_files or ""
+    head, ending = split_ending(normal_form(pattern))
+    known = {mask_key(settings, image_id) for image_id in files.all_ids}
+    images = set(files.paths.values())
+    place = fixed_part(head)
+    found: dict[Key, list[Path]] = {}
+    result = MaskFiles()
+    readings = list(_readings(competition, head))
+    for path in image_files_under(as_on_disk(folder, place)):
+        if path in images:
+            continue
+        key = _key_of(_name(path, folder), readings, known)
+        if key is None:
+            result.unused += [path] if place != "." else []
+        else:
+            found.setdefault(key, []).append(path)
+    for image_id in list(files.others):
+        name, image = mask_key(settings, image_id), files.others[image_id]
+        if any(path != image for key, paths in found.items() if key[0] == name for path in paths):
+            files.has(image_id)
+    images = set(files.paths.values())
+    for key, paths in found.items():
+        paths = sorted((path for path in paths if path not in images), key=lambda path: _rank(path, ending))
+        exact = [path for path in paths if not ending or same_format(path.suffix, ending)]
+        used = exact if "*" in head else paths[:1]
+        result.unused += [path for path in paths if path not in used]
+        if used:
+            result.by_key[key] = sorted(used)
+    return result
+
+
+def mask_key(settings: Subset, image_id: str) -> str:
+    """Returns what stands for an image in the path of its mask files."""
+    return Path(image_id).stem if "{stem}" in (settings.mask_files or "") else image_id
+
+
+def _readings(competition: RleCsv, head: str) -> Iterator[tuple[str, re.Pattern[str], re.Pattern[str] | None]]:
+    """Of every class value: the pattern as an expression, and what follows the id where `*` leaves open how long it
+    is."""
+    for value in class_numbers(competition) if "{class}" in head else [""]:
+        own = head.replace("{class}", normal_form(value))
+        tail = re.split(r"{(?:id|stem)}", own, maxsplit=1)[1]
+        open_end = "*" in tail and not re.search(r"{(id|stem)}", tail)
+        yield value, pattern_expression(own), pattern_expression(tail) if open_end else None
+
+
+def _key_of(
+    name: str, readings: list[tuple[str, re.Pattern[str], re.Pattern[str] | None]], known: set[str]
+) -> Key | None:
+    """Whose mask a file is: of the known image with the longest id that fits, else of an id without an image."""
+    best: Key | None = None
+    for value, expression, tail in readings:
+        match = expression.fullmatch(name)
+        if match is None:
+            continue
+        found = match["id"]
+        if tail is not None:
+            start = match.start("id")
+            end = name.find("/", start) if "/" in name[start:] else len(name)
+            ends = (last for last in range(end, start, -1) if name[start:last] in known)
+            found = next((name[start:last] for last in ends if tail.fullmatch(name, last)), found)
+        if best is None or (found in known, len(found)) > (best[0] in known, len(best[0])):
+            best = found, value
+    return best
+
+
+def _name(path: Path, folder: Path) -> str:
+    """The path of a file, without its ending, as patterns write it."""
+    return normal_form(path.relative_to(folder).as_posix().removesuffix(path.suffix))
+
+
+def _rank(path: Path, ending: str) -> tuple[bool, bool, str]:
+    return path.suffix != ending, not same_format(path.suffix, ending), path.name
+
+
+# --- what is told ----------------------------------------------------------------------------------------------------
+
+
+def told_of_files(
+    competition: RleCsv, subset: SubsetName, folder: Path, files: ImageFiles, masks: MaskFiles
+) -> list[str]:
+    """Returns what a person should know of files that the patterns do not name: how many are read, and how many not."""
+    settings: Subset = getattr(competition, subset)
+    ending = split_ending(settings.images)[1]
+    otherwise = [path for path in files.paths.values() if ending and not same_format(path.suffix, ending)]
+    texts = []
+    if otherwise:
+        text = f"{WORDS[subset]} image{'s end' if len(otherwise) > 1 else ' ends'} otherwise than `{settings.images}`"
+        texts.append(f"{told(otherwise, folder, text)}: read too")
+    keys = Counter(mask_key(settings, image_id) for image_id in files.paths)
+    if masks.by_key and (shared := [name for name, count in keys.items() if count > 1]):
+        text = f"mask files are those of several images, which have the same name but for its ending: {shared[0]}"
+        texts.append(f"{len(shared)} {text}, for instance")
+    alone = [path for (name, _), paths in masks.by_key.items() for path in paths if name not in keys]
+    if alone:
+        text = told(alone, folder, f"mask file{'s' * (len(alone) > 1)} without an image")
+        texts.append(f"{text}; images are `{settings.images}`: are some missing, or elsewhere?")
+    unused = _unused(competition, settings, folder, files, masks)
+    if unused:
+        text = told(unused, folder, "image files are not used" if len(unused) > 1 else "image file is not used")
+        texts.append(f"{text}: no pattern fits, or no image or mask belongs to them")
+    return texts
+
+
+def _unused(competition: RleCsv, settings: Subset, folder: Path, files: ImageFiles, masks: MaskFiles) -> list[Path]:
+    """The image files in the folders of a subset's images and masks that are neither, nor named by `exclude`."""
+    place = fixed_part(settings.images)
+    candidates = [*files.others.values(), *masks.unused]
+    if place != ".":  # the whole competition
+        candidates += image_files_under(as_on_disk(folder, place))
+    other = competition.test if settings is competition.train else competition.train
+    patterns = [competition.train.mask_files, competition.test.mask_files, other.images]
+    elsewhere = [pattern_expression(split_ending(normal_form(one))[0]) for one in patterns if one]
+    used = {*files.paths.values(), *(path for _, path in files.further)}
+    used |= {path for paths in masks.by_key.values() for path in paths}
+    kept = []
+    for path in dict.fromkeys(candidates):
+        excluded = any(fnmatch(path.name, one) for one in settings.exclude)
+        if path in used or excluded:
+            continue
+        if path in masks.unused or not any(one.fullmatch(_name(path, folder)) for one in elsewhere):
+            kept.append(path)
+    return kept

@@ -1,0 +1,165 @@
+"""What tables say of images: the rows of masks, of a sample submission and of further columns, and their faults."""
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from pipeline.core.config.competition import Columns, RleCsv, Subset
+from pipeline.core.errors import PipelineError
+from pipeline.decode.readers.base import Fault, SubsetName
+from pipeline.decode.readers.columns import class_numbers, image_finder, key_columns, keys_of, template_columns
+from pipeline.decode.readers.files import natural, read_table
+from pipeline.decode.readers.names import ImageFiles
+
+
+@dataclass
+class Rows:
+    """What the rows of a mask table say of one image."""
+
+    texts: list[tuple[int, int, str]] = field(default_factory=list)
+    """Row, class and run-length text."""
+    extra: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def row(self) -> int | None:
+        """The first of them."""
+        return self.texts[0][0] if self.texts else None
+
+
+def read_rows(
+    competition: RleCsv, subset: SubsetName, path: Path, files: ImageFiles
+) -> tuple[dict[str, Rows], list[Fault]]:
+    """Returns the rows of a table of masks by image id, and what is wrong with them: an id without an image, an unknown
+    label, a repeated key, an image without a row.
+
+    Raises:
+        PipelineError: the table cannot be read, or lacks a column.
+    """
+    columns, numbers, settings = competition.columns, class_numbers(competition), getattr(competition, subset)
+    used = [*key_columns(columns), columns.rle]
+    table = read_table(path, used)
+    faults: list[Fault] = []
+    found: dict[str, Rows] = {}
+    seen: dict[tuple[str, str | None], int] = {}
+    texts, further = table[columns.rle].tolist(), table.drop(columns=[columns.rle, *_plain_keys(columns)])
+    extra: list[Any] = further.to_dict("records")
+    keys, find = keys_of(table, columns, numbers), image_finder(files.all_ids)
+    for place, (row, (written, label)) in enumerate(zip(table.index + 2, keys, strict=True)):
+        if written is None:
+            value = table[columns.id].iat[place]
+            faults.append(Fault(path.name, row, f"{columns.id} {value!r} does not fit the pattern {columns.pattern}"))
+            continue
+        image_id = find(written)
+        droppable = image_id if subset == "train" else None
+        if not files.has(image_id):
+            image = settings.images.replace("{id}", image_id)
+            faults.append(Fault(path.name, row, f"id {image_id} has no image, {image} does not exist", droppable))
+        if label is not None and label not in numbers:
+            known = ", ".join(numbers)
+            faults.append(Fault(path.name, row, f"label {label!r} is no class of the YAML ({known})", droppable))
+            continue
+        first = seen.setdefault((image_id, label), row)
+        if first != row and columns.row != "instance":
+            faults.append(Fault(path.name, row, f"{_name(image_id, label)} stands in row {first} already", droppable))
+            continue
+        rows = found.setdefault(image_id, Rows(extra=extra[place]))
+        rows.texts.append((row, 0 if label is None else numbers[label], texts[place]))
+    if columns.absent == "fault" and not competition.images_together:
+        for image_id in sorted(files.paths.keys() - found.keys(), key=natural):
+            image, droppable = settings.images.replace("{id}", image_id), image_id if subset == "train" else None
+            faults.append(Fault(image, None, f"image without a row in {path.name}", droppable))
+    return found, faults
+
+
+def sample_ids(competition: RleCsv, folder: Path, files: ImageFiles) -> tuple[list[str], list[Fault]]:
+    """Returns the ids of the sample submission in its order, and what is wrong with them; raises as `read_rows`."""
+    name, columns = competition.sample_submission or "", competition.submission
+    lengths = [columns.rle] if columns.format == "rle" else []
+    sample, faults = read_table(folder / name, [*key_columns(columns), *lengths], only=True, section="submission"), []
+    first: dict[tuple[str, str | None], int] = {}
+    ids: dict[str, None] = {}
+    numbers, find = class_numbers(competition), image_finder(files.all_ids)
+    keys = keys_of(sample, columns, numbers)
+    for place, (row, (image_id, label)) in enumerate(zip(sample.index + 2, keys, strict=True)):
+        if image_id is None:
+            value = sample[columns.id].iat[place]
+            faults.append(Fault(name, row, f"{columns.id} {value!r} does not fit the pattern {columns.pattern}"))
+            continue
+        if label is not None and label not in numbers:
+            text = (
+                f"label {label!r} is no class of the YAML ({', '.join(numbers)}); where the file is a placeholder, set "
+            )
+            faults.append(Fault(name, row, text + "`sample_submission: null`"))
+        if not files.has(image_id) and image_id not in ids:
+            image = competition.test.images.replace("{id}", image_id)
+            hint = _name_hint(competition.test.images, image_id, find(image_id), files)
+            faults.append(Fault(name, row, f"id {image_id} has no image, {image} does not exist{hint}"))
+        if first.setdefault((image_id, label), row) != row and columns.row != "instance":
+            faults.append(Fault(name, row, f"{_name(image_id, label)} stands in row {first[image_id, label]} already"))
+        ids[image_id] = None
+    for image_id in files.paths:
+        if image_id not in ids and not competition.images_together:
+            image = competition.test.images.replace("{id}", image_id)
+            faults.append(Fault(image, None, f"image without a row in {name}"))
+    return list(ids), faults
+
+
+def _plain_keys(columns: Columns) -> list[str]:
+    """The key columns that say nothing more than the id and the label; those of a template may be groups."""
+    return [name for name in (columns.id, columns.label) if name and template_columns(name) == [name]]
+
+
+def further_columns(settings: Subset, folder: Path, files: Collection[str]) -> dict[str, tuple[int, dict[str, str]]]:
+    """Returns row and values of the further table by image id; nothing where there is none.
+
+    Raises:
+        PipelineError: as `read_rows`; or none of its rows is of an image, or two of one image differ.
+    """
+    if settings.table is None:
+        return {}
+    table = read_table(folder / settings.table, [])
+    ids = table.iloc[:, 0].map(image_finder(files))
+    if files and not set(ids) & set(files):
+        raise PipelineError(_no_image_of(settings.table, table, files))
+    doubtful = ids[ids.duplicated() & ~table.duplicated()]
+    if len(doubtful):
+        image_id, row = doubtful.iloc[0], doubtful.index[0] + 2
+        first = table.index[ids == image_id][0] + 2
+        raise PipelineError(
+            f"{settings.table} row {row}: id {image_id} stands in row {first} already, with other values "
+            f"({len(doubtful)} such row{'s' if len(doubtful) > 1 else ''}): an image has one row, remove the others."
+        )
+    records: list[Any] = table.iloc[:, 1:].to_dict("records")
+    return dict(zip(ids, zip(table.index + 2, records, strict=True), strict=True))
+
+
+def _no_image_of(name: str, table: pd.DataFrame, files: Collection[str]) -> str:
+    """What is wrong with a further table whose first column names no image, with an example of both sides."""
+    first, *others = table.columns
+    found = [column for column in others if set(table[column].map(image_finder(files))) & set(files)]
+    example = f", {table[first].iloc[0]!r} for instance," if len(table) else ""
+    remedy = f"make `{found[0]}`, which holds them, the first column" if found else "correct them, or `table`"
+    return (
+        f"{name}: none of the {len(table)} values of its first column `{first}`{example} is the id of an image or the "
+        f"name of its file; an image's id is {next(iter(files))!r}, for instance: {remedy}."
+    )
+
+
+def _name(image_id: str, label: str | None) -> str:
+    return f"id {image_id}" if label is None else f"id {image_id} with label {label}"
+
+
+def _name_hint(pattern: str, written: str, image_id: str, files: ImageFiles) -> str:
+    """The end of a sentence about an id of the sample submission that is the name of an image's file."""
+    path = files.paths.get(image_id) or files.others.get(image_id)
+    if path is None:
+        return ""
+    if path.name == written and pattern.count("{id}") == 1:
+        return f'; the ids there are names of files: set `images: "{Path(pattern).parent / "{id}"}"`'
+    return (
+        f"; image {image_id} is meant, but the ids of a submission must be those of the images: rename the images, or "
+        "set `sample_submission: null` and change the ids of the submission that is written"
+    )

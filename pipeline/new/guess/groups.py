@@ -1,0 +1,229 @@
+"""Which images seem to hang together, as those of one patient: a column of a table, or a part of their ids."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pipeline.core.config.competition import SplitSettings
+from pipeline.decode.readers.columns import group_in
+from pipeline.new.guess.base import Guess
+from pipeline.new.guess.tables import Named
+
+_COLUMNS = (
+    re.compile(r"patient|subject|person|participant|donor|case", re.IGNORECASE),
+    re.compile(r"study|exam|video|volume|specimen|slide|group", re.IGNORECASE),
+    re.compile(r"site|hospital|cent(er|re)|location", re.IGNORECASE),
+)
+"""Names of columns that are groups, the likeliest first."""
+_SIDE = re.compile(r"(image_?)?(height|width)", re.IGNORECASE)
+_LIKELY = (
+    re.compile("patient|pat|pt|p|case|subject|subj|sub|person|participant|donor|individual|animal|mouse"),
+    re.compile("study|exam|volume|vol|scan|series|video|vid|slide|wsi|specimen|sequence|seq"),
+    re.compile("site|hospital|center|centre|clinic|city|region|farm|field|scene|location|group"),
+)
+"""Names of parts of ids that are groups, the likeliest first."""
+_UNLIKELY = re.compile(
+    "frame|slice|tile|patch|crop|x|y|z|t|row|col|column|view|aug|time|day|date|week|month|year|page|layer|channel|band|"
+    "class|label|mask|rot|flip|scale"
+)
+"""Names of parts that tell the images of a group apart."""
+_SEPARATORS = ("[-_ /:]+", "_+", "-+", "/+", " +", ":+")
+_LETTERS_DIGITS = re.compile(r"[^\W\d_]+\d+")
+_YEAR = re.compile(r"(19|20)\d\d")
+_UUID = re.compile(r"[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}(\.\w+)?", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Group:
+    """A value of `group`, how many groups it makes, and why."""
+
+    value: str
+    count: int
+    evidence: str
+    table: str | None = None
+    """The further table that it is a column of."""
+
+
+def guess_group(masks: Named | None, further: Named | None, images: list[str]) -> list[Guess]:
+    """Returns `group`, with `train.table` where a further table has something to say, and `split.folds` for few groups.
+
+    Args:
+        masks: the table of masks, if there is one.
+        further: a table with one row an image, likewise.
+        images: ids of the training images.
+    """
+    in_ids = sorted(parts_of_ids(images), key=lambda one: one.order)
+    group = _by_template(masks, images) or _by_column(masks, images) or _by_column(further, images)
+    group = group or next((one.group() for one in in_ids if _clearly_fewer(one.count, len(images))), None)
+    guesses = []
+    if further:
+        others = ", ".join(f"`{one}`" for one in further.table.frame.columns if one not in further.key.columns)
+        name = further.table.name if group and group.table else None
+        text = f"{further.table.name} has {others}, to group or stratify by"
+        guesses.append(Guess("train.table", name, "guess", text))
+    if group:
+        text = f"{group.evidence}; {group.count} for {len(images)} images"
+        guesses.append(Guess("group", group.value, "guess", text))
+        if group.count < SplitSettings().folds:
+            guesses.append(Guess("split.folds", group.count, "guess", "as many as there are groups"))
+        return guesses
+    repeated = [f"`{column}` ({count} values)" for column, count in _repeated(masks).items()]
+    shown = f"{', '.join(repeated)} could be one" if repeated else "no column and no part of the ids looks like one"
+    return [*guesses, Guess("group", None, "guess", f"{shown}{_offer(in_ids, images)}")]
+
+
+def _clearly_fewer(groups: int, images: int) -> bool:
+    return 3 <= groups <= images / 2
+
+
+# --- columns ---------------------------------------------------------------------------------------------------------
+
+
+def _by_template(masks: Named | None, images: list[str]) -> Group | None:
+    if masks is None or len(masks.key.columns) < 2 or not set(images) <= set(masks.key.ids):
+        return None
+    first = masks.key.columns[0]
+    count = masks.table.frame[first].nunique()
+    return Group(first, count, f"ids are {masks.key.id}") if _clearly_fewer(count, len(images)) else None
+
+
+def _by_column(named: Named | None, images: list[str]) -> Group | None:
+    """A column that is a group by its name; in a further table (without run lengths) a few images may have no row."""
+    absent = len(set(images) - set(named.key.ids)) if named else 0
+    if named is None or (absent and named.table.rle):
+        return None
+    counts = _repeated(named)
+    found = [column for names in _COLUMNS for column in counts if names.search(column)]
+    table = None if named.table.rle else named.table.name
+    more = f"; images without a row: {absent}, add them, or set `group_missing: own`" if absent else ""
+    return Group(found[0], counts[found[0]], f"by its name{more}", table) if found else None
+
+
+def _repeated(named: Named | None) -> dict[str, int]:
+    """Columns that repeat their values, with the number of these."""
+    if named is None:
+        return {}
+    used = (*named.key.columns, named.table.rle, named.rows.label)
+    others = [str(one) for one in named.table.frame.columns if one not in used and not _SIDE.fullmatch(one)]
+    counts = {one: named.table.frame[one].nunique() for one in others}
+    return {column: count for column, count in counts.items() if 2 <= count <= len(set(named.key.ids)) / 2}
+
+
+# --- parts of ids ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class IdPart:
+    """A part of the ids that may be a group."""
+
+    pattern: str
+    """A value of `group`."""
+    count: int
+    """How many groups it makes."""
+    order: tuple[int, int]
+    """Smaller where it is likelier."""
+    example: tuple[str, str]
+    """An id and its group."""
+
+    def group(self) -> Group:
+        """Returns it as a guess."""
+        image_id, group = self.example
+        return Group(self.pattern, self.count, f"a part of the ids, {image_id} is of group {group} for instance")
+
+
+def parts_of_ids(images: list[str]) -> Iterator[IdPart]:
+    """Yields the parts of ids that several images share, such as case123 of case123_day20_slice_0001.
+
+    All ids must have the same separators, at least in front. A part with the name of a group (case, patient, …) comes
+    first, then the first with a number that stands for one beginning of an id alone; one that numbers slices, tiles or
+    days is none. The pattern of each is read back with `group_in`.
+    """
+    if len(images) < 2 or any(_UUID.fullmatch(one) for one in images):
+        return
+    for ids, between in _taken_apart(images):
+        found = [part for place in range(len(between) + 1) if (part := _part(images, ids, between, place))]
+        yield from found
+        if found:
+            return
+
+
+def _taken_apart(images: list[str]) -> Iterator[tuple[list[list[str]], list[str]]]:
+    """Ids as parts, as many of each, and what stands between them."""
+    for separator in _SEPARATORS:
+        expression = re.compile(f"({separator})")
+        pieces = [expression.split(one) for one in images]
+        least = min(map(len, pieces))
+        pieces = [[*one[: least - 1], "".join(one[least - 1 :])] for one in pieces]
+        if least > 1 and len({tuple(one[1::2]) for one in pieces}) == 1 and all(all(one[::2]) for one in pieces):
+            yield [one[::2] for one in pieces], pieces[0][1::2]
+    letters = [_LETTERS_DIGITS.findall(one) for one in images]
+    if len({len(one) for one in letters}) == 1 and ["".join(one) for one in letters] == images:
+        yield letters, [""] * (len(letters[0]) - 1)
+
+
+def _part(images: list[str], ids: list[list[str]], between: list[str], place: int) -> IdPart | None:
+    values = [one[place] for one in ids]
+    count, last = len(set(values)), place == len(between)
+    rank = _rank(ids, place)
+    if not 2 <= count < len(images) or rank is None:
+        return None
+    if rank == len(_LIKELY):  # by no name
+        if last or all(map(_YEAR.fullmatch, values)) or len({tuple(one[: place + 1]) for one in ids}) != count:
+            return None
+        rank += not all(re.search(r"\d", value) for value in values)
+    pattern = _pattern(ids, between, place)
+    if pattern is None or [group_in(pattern, one) for one in images] != values:
+        return None
+    return IdPart(pattern, count, (rank, place), (images[0], values[0]))
+
+
+def _rank(ids: list[list[str]], place: int) -> int | None:
+    """The rank of a part's name among those of groups, the last where it has none; None of a part that is no group."""
+    name = _name(ids, place)
+    if _UNLIKELY.fullmatch(name):
+        return None
+    return next((rank for rank, names in enumerate(_LIKELY) if names.fullmatch(name)), len(_LIKELY))
+
+
+def _name(ids: list[list[str]], place: int) -> str:
+    """The letters in front of a part's number, or the constant part in front of it, in small letters; "" of others."""
+    heads = {match[0].casefold() for one in ids if (match := re.match(r"[^\W\d_]+(?=\d|[A-Z]$)", one[place]))}
+    if len(heads) == 1:
+        return heads.pop()
+    before = {one[place - 1].casefold() for one in ids} if place else set()
+    return before.pop() if len(before) == 1 else ""
+
+
+def _pattern(ids: list[list[str]], between: list[str], group: int) -> str | None:
+    """The pattern of the ids with `{group}` for a part; None where ids hold braces."""
+    if any(set("{}") & set("".join(one)) for one in ids):
+        return None
+    texts, used = [], {"group"}
+    for place in range(len(between) + 1):
+        values = {one[place] for one in ids}
+        heads = {re.match(r"[^\W\d_]*(?=\d|$)|", value)[0] for value in values}  # type: ignore[index]
+        head = heads.pop() if len(heads) == 1 and place != group else ""
+        if place == group:
+            texts.append("{group}")
+        elif len(values) == 1:
+            texts.append(values.pop())
+        else:
+            name = head.lower() if re.fullmatch(r"[A-Za-z]+", head) else "number" if place == len(between) else ""
+            name = name if name and name not in used else f"part_{place + 1}"
+            used.add(name)
+            texts.append(f"{head}{{{name}}}")
+    return "".join(text + separator for text, separator in zip(texts, [*between, ""], strict=True))
+
+
+def _offer(in_ids: list[IdPart], images: list[str]) -> str:
+    """How to write a group that is a part of the ids, where they have several; a continuation."""
+    if in_ids:
+        best = in_ids[0]
+        image_id, group = best.example
+        return f"; were `{group}` of `{image_id}` one, it would be `group: {best.pattern!r}` ({best.count} groups)"
+    for ids, between in _taken_apart(images):
+        place = next((place for place in range(len(between)) if len({one[place] for one in ids}) > 1), None)
+        pattern = None if place is None or _UUID.fullmatch(images[0]) else _pattern(ids, between, place)
+        if pattern and place is not None:
+            return f"; were `{ids[0][place]}` of `{images[0]}` one, it would be `group: {pattern!r}`"
+    return ""

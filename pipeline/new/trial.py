@@ -1,0 +1,77 @@
+"""What decode would refuse of raw files, found on some of them before anything is run."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.core.run import Run
+from pipeline.decode import checks
+from pipeline.decode.images import Decoded, decode_one
+from pipeline.decode.readers import remarks
+from pipeline.decode.readers.base import SUBSETS, Fault, Item, Listing, SubsetName
+from pipeline.decode.readers.files import evenly
+from pipeline.masks.geometry import geometry_of
+
+LOOKED_AT: dict[SubsetName, int] = {"train": 60, "test": 20}
+"""How many images of a subset are read; all, where there are no more."""
+KINDS_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What decode would say, as far as some images show it."""
+
+    faults: list[str]
+    """What it would refuse, one sentence per kind of fault."""
+    remarks: list[str]
+    """What a person should know."""
+
+
+def try_some(run: Run, listing: Listing) -> Trial:
+    """Returns the faults and remarks of a listing, and of some images and masks of it.
+
+    Args:
+        run: whose competition and geometry count.
+        listing: every image of the competition.
+    """
+    chosen = {name: [item for item in listing.items if item.subset == name] for name in SUBSETS}
+    some = {name: evenly(items, LOOKED_AT[name]) for name, items in chosen.items()}
+    remarks.forget()
+    dtype = _type_of(item for items in some.values() for item in items)
+    decoded = {name: [_decoded(item, run, dtype) for item in items] for name, items in some.items()}
+    faults = [*listing.faults, *(fault for ones in decoded.values() for one in ones for fault in one.faults)]
+    if len(decoded["train"]) == len(chosen["train"]):
+        faults += checks.find_faults(run, decoded["train"])  # what all masks say together
+    partly, paths = some != chosen, {run.input / item.path for item in listing.items}
+    settled = checks.orientation_settled(run, decoded["train"])
+    told = remarks.sentences(paths, run.competition.reads_upright, settled)
+    looked_at = f"of {sum(map(len, some.values()))} images looked at, " * partly
+    faults_shown = _by_kind(faults, " among those looked at" * partly)
+    return Trial(faults_shown, [*listing.remarks, *(f"{looked_at}{text}" for text in told)])
+
+
+def _type_of(items: Iterable[Item]) -> np.dtype:
+    """The type of the first image that can be read."""
+    for item in items:
+        try:
+            return item.read_image().dtype
+        except ValueError:
+            continue
+    return np.dtype(np.uint8)
+
+
+def _decoded(item: Item, run: Run, dtype: np.dtype) -> Decoded:
+    return decode_one(item, run, geometry_of(run.recipe.image), dtype)
+
+
+def _by_kind(faults: list[Fault], where: str) -> list[str]:
+    """The first fault of each kind, with the number of those that differ in names and numbers alone."""
+    kinds: dict[str, list[Fault]] = {}
+    for fault in faults:
+        text = fault.message.replace(str(fault.image_id), "") if fault.image_id else fault.message
+        kinds.setdefault(re.sub(r"[\w./-]*\d[\w./-]*", "#", text), []).append(fault)
+    shown = [f"{same[0]}" + f" (and {len(same) - 1} like it{where})" * (len(same) > 1) for same in kinds.values()]
+    left = len(shown) - KINDS_SHOWN
+    return shown[:KINDS_SHOWN] + ([f"{left} other kind{'s' * (left > 1)} of fault"] if left > 0 else [])
