@@ -414,7 +414,7 @@ RULES: dict[str, tuple[str, Callable[[Trajectory], str]]] = {
     "d  zero: moving average": ("zero", lambda one: "ema"),
     "d' zero: moving average, BN": ("zero", lambda one: "ema, BN"),
     "e  zero: best score": ("zero", lambda one: best_score(one, None)),
-    "e  plateau: best score, stopped (today)": ("plateau", lambda one: best_score(one, PATIENCE)),
+    "e  plateau: best score, stopped": ("plateau", lambda one: best_score(one, PATIENCE)),
     "   plateau: last epoch": ("plateau", lambda one: f"epoch {one.epochs - 1}"),
     "   plateau: last tenth averaged, BN": ("plateau", lambda one: "tenth, BN"),
     "   plateau: lowest smoothed loss, last": ("plateau", lambda one: lowest(one, 0, PATIENCE)),
@@ -459,10 +459,25 @@ def tables(found: pd.DataFrame, column: str) -> Iterator[str]:
         known = [one for one in order if not np.isnan(mean.at[rule, one])]
         cells = [f"{mean.at[rule, one]:.3f} ± {deviation.at[rule, one]:.3f} ({worst.at[rule, one]:.3f})"
                  if one in known else "" for one in order]  # fmt: skip
+        if deviation.loc[rule].isna().all():  # one seed
+            cells = [f"{mean.at[rule, one]:.3f}" for one in known]
         if len(known) == len(order):
-            cells += [f"{values:.4f}" for values in (behind.loc[rule].mean(), behind.loc[rule].max(),
-                                                     deviation.loc[rule].mean())]  # fmt: skip
+            over_all = (behind.loc[rule].mean(), behind.loc[rule].max(), deviation.loc[rule].mean())
+            cells += ["" if np.isnan(value) else f"{value:.4f}" for value in over_all]
         yield f"| {rule} | {' | '.join(cells)} |"
+
+
+def paired(found: pd.DataFrame, column: str) -> Iterator[str]:
+    """Yields how each rule differs from the last epoch of the same data set and seed: mean ± standard error over
+    trainings, and the most that it loses."""
+    scores = found.pivot_table(index=["data", "seed"], columns="rule", values=column, sort=False).dropna(axis=1)
+    first = next(iter(RULES))
+    yield f"\n{column}: minus {first}, {len(scores)} trainings\n"
+    yield "| rule | mean ± standard error | at worst |\n|---|---|---|"
+    for rule in (one for one in RULES if one in scores and one != first):
+        difference = scores[rule] - scores[first]
+        error = difference.std(ddof=1) / len(difference) ** 0.5
+        yield f"| {rule} | {difference.mean():+.4f} ± {error:.4f} | {difference.min():+.4f} |"
 
 
 def left_out(found: pd.DataFrame, column: str) -> Iterator[str]:
@@ -500,8 +515,9 @@ def main() -> None:
     print(f"{date.today()}, {len(os.sched_getaffinity(0))} CPU cores, {torch.get_num_threads()} threads")
     both = found["data"].map(lambda name: len(DATA[name].schedules) > 1)
     for column in ("untuned", "tuned"):
-        for line in (*tables(found[both], column), *left_out(found[both], column), *tables(found[~both], column)):
-            print(line)
+        for part in (tables(found[both], column), paired(found[both], column), left_out(found[both], column),
+                     tables(found[~both], column)):  # fmt: skip
+            print("\n".join(part))
 
 
 if __name__ == "__main__":
