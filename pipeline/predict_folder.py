@@ -2,7 +2,7 @@
 
     python -m pipeline predict RECIPE --images FOLDER [--to OUT] [--masks png]
 
-reads   FOLDER; work/<competition>/<run>/fold_<k>/best.safetensors, fold.json, postprocess.json
+reads   FOLDER; work/<competition>/<run>/fold_<k>/last.safetensors, fold.json, postprocess.json
 writes  OUT: a CSV as the competition's submissions are, or PNG masks, one per image (of a multilabel competition one
         per image and class): 0 and 255, or the class numbers of a multiclass competition
 

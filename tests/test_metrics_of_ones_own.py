@@ -109,7 +109,15 @@ CASES = {
 RECIPE: dict[str, Any] = {
     "image": {"size": [32, 64]},
     "model": {"architecture": "ConfigurableUnet", "encoder": "plain", "options": {"channels": [4, 8]}},
-    "train": {"folds": [0, 1], "epochs": 2, "batch_size": 4, "precision": "32", "learning_rate": 0.02},
+    "train": {
+        "folds": [0, 1],
+        "epochs": 2,
+        "batch_size": 4,
+        "precision": "32",
+        "learning_rate": 0.02,
+        "keep": "best",
+        "monitor": "score",
+    },
     "predict": {"tta": "hflip"},
     "tune": {"confidence": 0.5},
 }

@@ -140,7 +140,7 @@ def test_nothing_but_weights_and_test_images_is_needed(tiny: Tiny) -> None:
 def test_a_fresh_root_with_weights_and_what_tune_chose(tiny: Tiny) -> None:
     run = opened(tiny)
     brought = [run.postprocess, run.mask_statistics]
-    brought += [run.fold_folder(fold) / name for fold in (0, 1) for name in ("best.safetensors", "fold.json")]
+    brought += [run.fold_folder(fold) / name for fold in (0, 1) for name in ("last.safetensors", "fold.json")]
     for path in [*(tiny.root / "work").rglob("*"), *(tiny.root / "folds").rglob("*"), *tiny.input.glob("train*")]:
         if path.is_file() and path not in brought:
             path.unlink()

@@ -181,10 +181,11 @@ augment:
   - HorizontalFlip: {{p: 0.5}}
 train:
   epochs: 20
+  steps: 600             # more epochs where there are few images
   batch_size: 8
 quick:
   image: {{size: [{quick[0]}, {quick[1]}]}}
-  train: {{epochs: 3, folds: [0]}}
+  train: {{epochs: 3, steps: 300, folds: [0]}}
 """
 
 

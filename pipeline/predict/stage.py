@@ -2,7 +2,7 @@
 
     python -m pipeline predict RECIPE
 
-reads   work/<competition>/<run>/fold_<k>/best.safetensors (of all seeds, all snapshots), postprocess.json;
+reads   work/<competition>/<run>/fold_<k>/last.safetensors (of all seeds, all snapshots), postprocess.json;
         work/<competition>/pixels_…/test_images.npy, test_images.parquet; and which raw test images there are, so that
         an array of others is never predicted. No training image, table or fold
 writes  work/<competition>/<run>/predictions/test_fold_<k>.npy, or test_final.npy of a final model, the mean over seeds:

@@ -1,4 +1,4 @@
-"""What a fold writes down and shows while it trains, and the moving average of its weights."""
+"""What a fold writes down and shows while it trains, and the averages of its weights."""
 
 import time
 import warnings
@@ -15,13 +15,18 @@ from lightning.pytorch.callbacks import EarlyStopping as LightningEarlyStopping
 from lightning.pytorch.callbacks import ModelCheckpoint as LightningModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from rich.progress import Progress
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.data import DataLoader
 
 from pipeline.core.console import console, duration, say
 from pipeline.core.errors import PipelineError, first_line
 from pipeline.core.files import shown, write_json, writing
 from pipeline.masks.geometry import IGNORE
+from pipeline.networks.device import Compute
 
 EXAMPLES, EXAMPLE_SIDE = 4, 192
+TAIL = 0.1
+"""The last share of the steps whose weights `train.keep: average` averages."""
 PATHS = ("best_model_path", "kth_best_model_path", "last_model_path")
 """Which files Lightning's checkpoint callback remembers."""
 
@@ -97,6 +102,73 @@ class MovingAverage(WeightAveraging):
         super().__init__(device=device, multi_avg_fn=average)
 
 
+class TailAverage(WeightAveraging):
+    """The uniform mean of the weights after each step of the last tenth of training; until then the weights themselves.
+
+    Stochastic weight averaging (Izmailov et al. 2018, arXiv 1803.05407), over the end of a schedule that goes to zero.
+    BatchNorm's running statistics lag behind the weights and belong to none of the averaged ones: they are estimated
+    again at the end of every epoch of the last tenth, on training images without augmentation. From then on the
+    average is what is validated and saved; as it follows the weights before, nothing has to tell the two times apart,
+    and a run that was killed goes on with the same average.
+    """
+
+    def __init__(self, compute: Compute, images: DataLoader) -> None:
+        """Takes where the network computes, and batches (pixels, …) of training images as they are predicted."""
+        self.compute, self.images, self.first = compute, images, 0
+
+        def average(means: list[torch.Tensor], current: list[torch.Tensor], _: torch.Tensor | int) -> None:
+            torch._foreach_lerp_(means, current, 1 / max(1, self._latest_update_step + 1 - self.first))
+
+        super().__init__(device=compute.device, use_buffers=False, multi_avg_fn=average)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Finds out how many steps come before the last tenth, which has one at least."""
+        total = int(trainer.estimated_stepping_batches)
+        self.first = total - max(1, round(TAIL * total))
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Moves the average on, and after an epoch's last batch estimates its BatchNorm statistics."""
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        if batch_idx == trainer.num_training_batches - 1 and trainer.global_step > self.first:
+            assert self._average_model is not None
+            names = learning_norms(pl_module)
+            estimate_norms(self._average_model.module, names, self.images, self.compute)
+
+
+def learning_norms(module: torch.nn.Module) -> list[str]:
+    """Returns the names of the BatchNorm layers whose running statistics training moves: not those of frozen parts."""
+    return [
+        name
+        for name, layer in module.named_modules()
+        if isinstance(layer, _BatchNorm) and layer.training and layer.track_running_stats
+    ]
+
+
+@torch.no_grad()
+def estimate_norms(module: Any, names: list[str], images: DataLoader, compute: Compute) -> None:
+    """Sets the running mean and variance of BatchNorm layers to those of all images together: the mean over batches.
+
+    Like torch.optim.swa_utils.update_bn, but for the layers of these names, with dropout off. Leaves `module`, which
+    holds `network`, in evaluation.
+    """
+    module.eval()
+    layers: list[Any] = [module.get_submodule(name) for name in names]
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None  # a cumulative mean
+        layer.train()
+    if layers:
+        for pixels, *_ in images:
+            with compute.autocast():
+                module.network(pixels.to(compute.device, non_blocking=True))
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum
+        layer.eval()
+
+
 class History(Callback):
     """history.csv and .json: one row an epoch; kept in the checkpoint, so a resumed fold has all of its rows.
 
@@ -141,15 +213,15 @@ class History(Callback):
 
 
 class ShowProgress(Callback):
-    """A bar over all folds and epochs, and a line an epoch with an upper bound of the time left."""
+    """A bar over all trainings, and a line an epoch with an upper bound of the time left."""
 
     def __init__(self, history: History, bar: Progress, task: Any, title: str, trainings_left: int) -> None:
         self.history, self.bar, self.task = history, bar, task
         self.title, self.trainings_left = title, trainings_left
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        """Advances the bar by a share of an epoch."""
-        self.bar.advance(self.task, 1 / trainer.num_training_batches)
+        """Advances the bar by a share of this training."""
+        self.bar.advance(self.task, 1 / (trainer.num_training_batches * (trainer.max_epochs or 1)))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prints the epoch's line."""

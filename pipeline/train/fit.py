@@ -11,6 +11,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from rich.markup import escape
 from safetensors.torch import save_file
+from torch.utils.data import DataLoader
 
 from pipeline.core import freshness, other_runs
 from pipeline.core.console import console, peak_memory, say
@@ -37,7 +38,8 @@ from pipeline.train.batches.targets import Chosen
 from pipeline.train.module import SegmentationModule
 
 STATISTICS_FROM = 512
-"""Of how many training images `image.normalize: dataset` takes mean and deviation."""
+"""Of how many training images `image.normalize: dataset` takes mean and deviation, and `train.keep: average` the
+statistics of BatchNorm."""
 
 
 def fit(
@@ -58,7 +60,6 @@ def fit(
     """
     _silence_lightning()
     folder = run.fold_folder(member.fold, member.seed)
-    epochs, curve = _plan(run, member)
     torch.manual_seed(sampling.seed_of(member))
     stored = np.load(run.pixels / "train_images.npy", mmap_mode="r")
     network = models.build_network(run, source, stored.dtype)
@@ -69,6 +70,8 @@ def fit(
     images = table.read_table(run.table, "train")
     tests = table.read_table(run.test_table) if run.recipe.train.pseudo else images[:0]
     train, valid = _loaders(run, member, chosen, images, tests, compute)
+    whole = run.recipe.train.planned_epochs(-(-len(train) // run.recipe.train.accumulate))
+    epochs, curve = _plan(run, member, whole)
     if run.recipe.image.normalize == "dataset":
         network.set_statistics(*_statistics(train.dataset))
     network.to(memory_format=torch.channels_last)
@@ -76,11 +79,12 @@ def fit(
         network.compile()
     ids = images["image_id"].tolist()
     units = table.units_of(images)[chosen.valid]
-    module = SegmentationModule(network, run, member, (ids, tests["image_id"].tolist()), curve, units)
+    module = SegmentationModule(network, run, member, (ids, tests["image_id"].tolist()), curve, units, whole)
     history = callbacks.History(folder)
     progress = callbacks.ShowProgress(history, *show[:2], member.title, show[2])
     pictures = callbacks.Pictures(run.recipe.image.channels, network.largest_pixel)
-    trainer = _trainer(run, member, compute, epochs, [history, progress, pictures])
+    averaging = _averaging(run, compute, train.dataset)
+    trainer = _trainer(run, member, compute, epochs, [history, progress, pictures, *averaging])
     last = folder / "last.ckpt"
     if last.exists():
         say(f"  {member.title}: going on from {shown(last)}")
@@ -148,14 +152,17 @@ def _silence_lightning() -> None:
     warnings.filterwarnings("ignore", module="lightning")
 
 
-def _plan(run: Run, member: Member) -> tuple[int, list[float] | None]:
-    """How many epochs, and, for the final model, the learning rate of each as a multiple of the recipe's.
+def _plan(run: Run, member: Member, whole: int) -> tuple[int, list[float] | None]:
+    """How many epochs, of `whole` at most for a fold, and, for the final model, the learning rate of each as a multiple
+    of the recipe's.
 
     It trains for as long as the folds did until the weights that they kept, on average, and repeats the mean of their
     learning rates.
     """
     if member.fold is not None:
-        return run.recipe.train.epochs, None
+        if whole > run.recipe.train.epochs:
+            say(f"  {member.title}: {whole} epochs, for the {run.recipe.train.steps} steps of train.steps")
+        return whole, None
     folders = [run.fold_folder(fold, member.seed) for fold in run.trained_folds()]
     kept = [read_training(folder / "fold.json")["best_epoch"] + 1 for folder in folders]
     epochs = max(1, round(float(np.mean(kept))))
@@ -308,9 +315,8 @@ def _statistics(dataset: Any) -> tuple[list[float], list[float]]:
     return mean.tolist(), np.sqrt(np.maximum(squares / count - mean**2, 0)).tolist()
 
 
-def _trainer(run: Run, member: Member, compute: Compute, epochs: int, shown_by: list[Any]) -> Trainer:
+def _trainer(run: Run, member: Member, compute: Compute, epochs: int, watching: list[Any]) -> Trainer:
     settings, folder = run.recipe.train, run.fold_folder(member.fold, member.seed)
-    averaging = [callbacks.MovingAverage(settings.ema, compute.device)] if settings.ema else []
     return Trainer(
         accelerator=compute.accelerator,
         devices=1,
@@ -320,7 +326,7 @@ def _trainer(run: Run, member: Member, compute: Compute, epochs: int, shown_by: 
         gradient_clip_val=settings.gradient_clip or None,
         logger=[TensorBoardLogger(folder, name="", version="tensorboard"), *more_loggers(run, folder)],
         plugins=[callbacks.AtomicCheckpointIO()],
-        callbacks=[*shown_by, *averaging, *_checkpointing(run, member)],
+        callbacks=[*watching, *_checkpointing(run, member, epochs)],
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
@@ -328,10 +334,32 @@ def _trainer(run: Run, member: Member, compute: Compute, epochs: int, shown_by: 
     )
 
 
-def _checkpointing(run: Run, member: Member) -> list[Any]:
+def _averaging(run: Run, compute: Compute, dataset: TrainDataset) -> list[Any]:
+    """The callback that averages weights, where the recipe asks for one."""
+    settings = run.recipe.train
+    if settings.ema:
+        return [callbacks.MovingAverage(settings.ema, compute.device)]
+    if settings.keep == "average" and settings.snapshots == 1:
+        return [callbacks.TailAverage(compute, _plain_batches(dataset, settings.batch_size))]
+    return []
+
+
+def _plain_batches(dataset: TrainDataset, batch_size: int) -> DataLoader:
+    """Batches of evenly spread training images without augmentation, the same ones every time."""
+    plain = TrainDataset(
+        dataset.folder, dataset.rows, Augmentation([]), dataset.seed, dataset.crop, dataset.crops,
+        preprocess=dataset.preprocess,
+    )  # fmt: skip
+    positions = np.linspace(0, len(plain) - 1, min(STATISTICS_FROM, len(plain))).astype(int).tolist()
+    keys: Any = [(0, position) for position in positions]
+    # as in training, a batch of one image is no batch
+    return loader.make_loader(plain, batch_size, 0, sampler=keys, drop_last=len(keys) >= batch_size)
+
+
+def _checkpointing(run: Run, member: Member, epochs: int) -> list[Any]:
     settings = run.recipe.train
     best = "max" if metric_of(run.competition).higher_is_better else "min"
-    monitor, mode = ("valid/score", best) if settings.monitor == "score" else ("valid/loss", "min")
+    monitor, mode = ("valid/score", best) if settings.monitor == "score" else ("valid/smooth_loss", "min")
     common: dict[str, Any] = {"dirpath": run.fold_folder(member.fold, member.seed), "enable_version_counter": False}
     # a checkpoint of weights only holds the current ones: Lightning puts their moving average into whole ones alone
     weights_only = settings.ema is None
@@ -355,10 +383,10 @@ def _checkpointing(run: Run, member: Member) -> list[Any]:
     best_kept = callbacks.ModelCheckpoint(
         filename="best", monitor=monitor, mode=mode, save_weights_only=weights_only, **common
     )
-    found: list[Any] = [best_kept]
+    found: list[Any] = [best_kept] if settings.keep == "best" else []
     if settings.early_stopping:
         # a held-out loss that is no number counts as one that is no better; a training loss that is none stops the fold
-        patience, first = settings.early_stopping, round(settings.half_size * settings.epochs)
+        patience, first = settings.early_stopping, round(settings.half_size * epochs)
         stopping: dict[str, Any] = {"monitor": monitor, "mode": mode, "patience": patience, "check_finite": False}
         found.insert(0, callbacks.EarlyStopping(first, **stopping))
     return [*found, last]
@@ -447,7 +475,7 @@ def _kept(run: Run, member: Member, rows: list[dict[str, Any]]) -> list[tuple[st
     if member.fold is not None and settings.snapshots > 1:
         cycle = settings.epochs // settings.snapshots
         return [(f"snapshot_{epoch}.ckpt", rows[epoch]) for epoch in range(cycle - 1, settings.epochs, cycle)]
-    if member.fold is None or settings.keep == "last":
+    if member.fold is None or settings.keep != "best":
         return [("last.ckpt", rows[-1])]
     # not the best row: a GPU may repeat an epoch after a kill with another score
     best = torch.load(run.fold_folder(member.fold, member.seed) / "best.ckpt", "cpu", weights_only=False)

@@ -23,6 +23,8 @@ from pipeline.train.optimization import Schedule, build_optimizer
 
 CHECKED = 50
 """So many losses of a GPU are looked at together: it is waited for each time."""
+SMOOTHED = 3
+"""Over how many epochs `train.monitor: loss` averages the validation loss."""
 
 
 class SegmentationModule(LightningModule):
@@ -34,10 +36,10 @@ class SegmentationModule(LightningModule):
 
     def __init__(
         self, network: torch.nn.Module, run: Run, member: Member, ids: tuple[list[str], list[str]],
-        curve: list[float] | None = None, units: np.ndarray | None = None,
+        curve: list[float] | None = None, units: np.ndarray | None = None, epochs: int | None = None,
     ) -> None:  # fmt: skip
-        """Takes the ids of the training and of the test table, for messages, the learning rates to replay, and the
-        groups (N,) of the held-out images."""
+        """Takes the ids of the training and of the test table, for messages, the learning rates to replay, the groups
+        (N,) of the held-out images, and the epochs of a whole training (None: those of the recipe)."""
         super().__init__()
         self.network = network
         self.encoder_parameters, _ = split_parameters(network)
@@ -45,6 +47,7 @@ class SegmentationModule(LightningModule):
         self.metric, self.units = metrics.metric_of(run.competition), units
         self.loss = WeightedLoss(run.recipe.loss, run.competition.kind, run.recipe.model.presence)
         self.member, self.ids, self.curve = member, ids, curve
+        self.epochs = epochs or run.recipe.train.epochs
         self.seed = seed_of(member)
         self.augmentation = device_augmentation(run.recipe)
         self.schedule: Schedule | None = None
@@ -55,6 +58,10 @@ class SegmentationModule(LightningModule):
         """Whether held-out images are being predicted."""
         self.train_counts: list[torch.Tensor] = []
         self.counts: list[np.ndarray] = []
+        self.batch_losses: list[tuple[torch.Tensor, int]] = []
+        """Loss and number of images of this epoch's held-out batches."""
+        self.losses: list[float] = []
+        """The validation losses of the last epochs."""
         self.drawn: list[tuple[np.ndarray, np.ndarray]] = []
         """Predicted and true masks of held-out images, where the metric needs whole masks."""
         self.shares: list[tuple[bool, bool]] = []
@@ -130,12 +137,13 @@ class SegmentationModule(LightningModule):
             self.schedule.step_epoch(loss, self.metric.sign * score)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the schedule, for a resumed run."""
+        """Adds the schedule and the last validation losses, for a resumed run."""
         checkpoint["schedule"] = self.schedule.state_dict() if self.schedule else None
+        checkpoint["losses"] = self.losses
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keeps the schedule until the optimiser is there."""
-        self.schedule_state = checkpoint["schedule"]
+        """Keeps the schedule until the optimiser is there, and takes up the last validation losses."""
+        self.schedule_state, self.losses = checkpoint["schedule"], list(checkpoint.get("losses", []))
 
     # --- validation ---
 
@@ -148,7 +156,9 @@ class SegmentationModule(LightningModule):
         pixels, masks = batch
         output = predict_tiled(self.network, pixels, self.recipe.image.size, self.recipe.predict.overlap)
         self.example = output.mask[:EXAMPLES].clone() if index == 0 else self.example  # not the whole batch
-        self.log("valid/loss", self.loss(output, self._without_ignored(masks)), batch_size=len(pixels))
+        loss = self.loss(output, self._without_ignored(masks))
+        self.batch_losses.append((loss, len(pixels)))
+        self.log("valid/loss", loss, batch_size=len(pixels))
         if self.competition.kind == "multiclass":
             output.mask[:, self.never] = -torch.inf
         self.counts.append(self._overlaps(output.mask, masks).cpu().numpy().astype(np.int32))
@@ -172,6 +182,16 @@ class SegmentationModule(LightningModule):
         self.shares.clear()
         self.log("valid/score", score)
         self.log("valid/dice", _dice(counts, self.competition))
+        self.log("valid/smooth_loss", self._smoothed())
+
+    def _smoothed(self) -> float:
+        """The mean of the validation losses of this epoch and those before it, SMOOTHED in all: what one epoch's
+        BatchNorm statistics or a few hard images do to its loss chooses nothing."""
+        losses, sizes = zip(*self.batch_losses, strict=True)
+        mean = float(np.average([float(loss) for loss in losses], weights=sizes))
+        self.losses = [*self.losses, mean][-SMOOTHED:]
+        self.batch_losses.clear()
+        return float(np.mean(self.losses))
 
     def _measured(self) -> np.ndarray:
         """What the metric measures of the held-out masks (N, …)."""
@@ -206,7 +226,7 @@ class SegmentationModule(LightningModule):
 
     def _downscaled(self, batch: Batch) -> Batch:
         """The batch at half the size, in the epochs of train.half_size: means around every second pixel."""
-        if self.current_epoch >= round(self.recipe.train.half_size * self.recipe.train.epochs):
+        if self.current_epoch >= round(self.recipe.train.half_size * self.epochs):
             return batch
         pixels = functional.avg_pool2d(batch.pixels.float(), 3, 2, 1, count_include_pad=False)
         return batch._replace(pixels=pixels, masks=batch.masks[..., ::2, ::2])

@@ -6,8 +6,8 @@ reads   folds/<competition>.csv, work/<competition>/pixels_…/train_{images,mas
         work/<competition>/outliers.csv where the folds file does not say all, and what train.start_from and
         train.pseudo name of another run, the latter with pixels_…/test_images.npy, test_images.parquet and
         test_duplicates.csv
-writes  work/<competition>/<run>/fold_<k>/best.safetensors (last.safetensors, snapshot_<n>.safetensors), history.csv and
-        .json, epochs.npz (every held-out image's pixel counts after every epoch), fold.json, tensorboard/
+writes  work/<competition>/<run>/fold_<k>/last.safetensors (or average, best, snapshot_<n>), history.csv and .json,
+        epochs.npz (every held-out image's pixel counts after every epoch), fold.json, tensorboard/
         and, while the fold is unfinished, last.ckpt, best.ckpt, started.json
         further seeds in fold_<k>_seed_<s>/, a final model on all images in final/
 
@@ -196,7 +196,7 @@ def execute(run: Run, waiting: list[Step], force: bool = False) -> Iterator[Step
             shutil.rmtree(step.manifest.parent, ignore_errors=True)
     trainings = [Training(run, step, chosen[step.title], source, compute) for step in waiting]
     with progress_bar() as bar:
-        progress = Progress(bar, len(waiting), run.recipe.train.epochs)
+        progress = Progress(bar, len(waiting))
         folds = [one for one in trainings if one.step.fold is not None]
         final = [one for one in trainings if one.step.fold is None]  # which follows from the folds
         for group, later in ((folds, len(final)), (final, 0)):
@@ -246,23 +246,23 @@ class Training:
 
 
 class Progress:
-    """One bar over the epochs of all trainings, several of which may be under way."""
+    """One bar over all trainings, several of which may be under way."""
 
-    def __init__(self, bar: Any, trainings: int, epochs: int) -> None:
-        self.bar, self.epochs = bar, epochs
-        self.task = bar.add_task("train", total=trainings * epochs)
+    def __init__(self, bar: Any, trainings: int) -> None:
+        self.bar = bar
+        self.task = bar.add_task("train", total=trainings)
         self.done: dict[str, float] = {}
 
-    def advance(self, title: str, epochs: float) -> None:
-        """A training has done so many epochs more."""
-        self._show(title, self.done.get(title, 0) + epochs)
+    def advance(self, title: str, share: float) -> None:
+        """A training has done such a share more of its epochs."""
+        self._show(title, self.done.get(title, 0) + share)
 
     def end(self, title: str) -> None:
         """A training is done, early or not."""
-        self._show(title, self.epochs)
+        self._show(title, 1)
 
-    def _show(self, title: str, epochs: float) -> None:
-        self.done[title] = epochs
+    def _show(self, title: str, share: float) -> None:
+        self.done[title] = share
         self.bar.update(self.task, completed=sum(self.done.values()))
 
 

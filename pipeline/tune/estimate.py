@@ -43,7 +43,8 @@ def _scored_epochs(train: TrainSettings) -> bool:
 
 def epoch_selection_bias(held: HeldOut) -> float | None:
     """Returns how much the choice of the epoch flatters the score of the images that chose it: the mean over trainings,
-    those that keep their last epoch counting 0; None where it is not known, for want of epochs or of groups."""
+    those that keep their last weights or their average counting 0; None where it is not known, for want of epochs or of
+    groups."""
     run, paths, metric = held.run, files(held.run), metric_of(held.run.competition)
     trainings = sum(
         len(one.recipe.train.seeds) * len(run.trained_folds()) for one in other_runs.runs_of(run) if one.recipe.trains

@@ -82,12 +82,14 @@ class Findings:
 
 
 def longer(run: Run, epochs: int) -> str:
-    """Returns the command that trains longer: the whole recipe after a miniature run, else so many epochs."""
+    """Returns the command that trains longer: the whole recipe after a miniature run, else so many epochs (and twice
+    the steps that the recipe asks for)."""
     own = any(word == "--name" or word.startswith("train.epochs=") for word in run.options)
     if "--quick" in run.options and not own:
         words = tuple(word for word in run.options if word != "--quick")
         return replace(run, options=words).command()
-    return trained_again(run, "longer", f"train.epochs={epochs}")
+    steps = run.recipe.train.steps
+    return trained_again(run, "longer", f"train.epochs={epochs}", *([f"train.steps={2 * steps}"] if steps else []))
 
 
 def trained_again(run: Run, suffix: str, *assignments: str) -> str:

@@ -9,7 +9,7 @@ from pipeline.core import other_runs
 from pipeline.core.files import read_record
 from pipeline.core.run import Run
 from pipeline.core.trainings import epochs_of
-from pipeline.core.verdict import Reason
+from pipeline.core.verdict import Level, Reason
 from pipeline.tune.findings import longer, named, trained_again
 
 FALLING = 0.2
@@ -19,7 +19,9 @@ EARLY = 1.5
 LATE = 1.1
 """How many times the lowest earlier loss that of the kept epoch is where the epoch was kept too late."""
 LONG_AFTER = 3
-"""How many epochs after the lowest loss is long after it."""
+"""How many epochs after the lowest loss is long after it, for an epoch that was chosen."""
+WINDOW = 3
+"""Over how many epochs the loss is averaged for weights of the end, which nothing chose."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,16 @@ class History:
         return np.median(np.stack([padded[:-2], padded[1:-1], padded[2:]]), axis=0)
 
     @property
+    def means(self) -> np.ndarray:
+        """The means over three epochs (E - 2,)."""
+        return np.convolve(self.loss, np.full(WINDOW, 1 / WINDOW), "valid")
+
+    @property
+    def of_the_end(self) -> bool:
+        """Whether the last weights were kept, or their average, and none were chosen."""
+        return self.run.recipe.train.keep != "best"
+
+    @property
     def still_falling(self) -> bool:
         """Whether the last epochs were kept, and the loss fell clearly in each of them."""
         last = self.loss[-4:]
@@ -53,7 +65,10 @@ class History:
 
     @property
     def kept_late(self) -> bool:
-        """Whether the kept epoch lies long after the lowest loss, and has a higher one."""
+        """Whether the kept epoch has a higher loss than an earlier one: of a chosen epoch, long before it; of the end,
+        as means over three epochs, of which there must be two."""
+        if self.of_the_end:
+            return len(self.loss) > WINDOW and bool(self.means[-1] > LATE * self.means.min())
         lowest = int(self.smooth.argmin())
         return self.kept - lowest >= LONG_AFTER and bool(self.smooth[self.kept] > LATE * self.smooth[lowest])
 
@@ -115,17 +130,27 @@ def _falling(known: list[History]) -> list[Reason]:
             for one in found]  # fmt: skip
     text = f"Training ended while the held-out loss was still falling: {named(said)}."
     run = found[0].run
-    return [Reason("check", "stopped too early", text, longer(run, 2 * run.recipe.train.epochs))]
+    level: Level = "note" if "--quick" in run.options else "check"  # which ends early on purpose
+    return [Reason(level, "stopped too early", text, longer(run, 2 * len(found[0].loss)))]
 
 
 def _late(known: list[History]) -> list[Reason]:
     found = [one for one in known if one.kept_late]
     if not found:
         return []
-    said = [f"{one.title} kept epoch {one.kept + 1} (held-out loss {one.loss[one.kept]:.3f}), and the lowest was "
-            f"{one.loss[: one.kept].min():.3f} in epoch {int(one.loss[: one.kept].argmin()) + 1}"
-            for one in found]  # fmt: skip
-    run, kept_last = found[0].run, found[0].run.recipe.train.keep == "last"
-    settings = ["train.monitor=loss", *(["train.keep=best"] if kept_last else [])]
-    command = trained_again(run, "loss", *settings)
-    return [Reason("check", "trained too long", f"The weights are of too late an epoch: {named(said)}.", command)]
+    run = found[0].run
+    command = trained_again(run, "loss", "train.monitor=loss", "train.keep=best")
+    if not found[0].of_the_end and run.recipe.train.monitor == "loss":
+        command = trained_again(run, "shorter", f"train.epochs={int(found[0].smooth.argmin()) + 1}")
+    text = f"The weights are of too late an epoch: {named(list(map(_said_late, found)))}."
+    return [Reason("check", "trained too long", text, command)]
+
+
+def _said_late(one: History) -> str:
+    if not one.of_the_end:
+        lowest = int(one.loss[: one.kept].argmin())
+        return (f"{one.title} kept epoch {one.kept + 1} (held-out loss {one.loss[one.kept]:.3f}), and the lowest was "
+                f"{one.loss[lowest]:.3f} in epoch {lowest + 1}")  # fmt: skip
+    lowest = int(one.means.argmin())
+    return (f"in {one.title} the held-out loss was {one.means[-1]:.3f} over the last {WINDOW} epochs, and "
+            f"{one.means[lowest]:.3f} over epochs {lowest + 1} to {lowest + WINDOW}")  # fmt: skip

@@ -215,7 +215,7 @@ def _rescale(findings: Findings) -> str:
     run = findings.run
     if not run.recipe.trains:
         return findings.pictures
-    if run.recipe.train.monitor == "loss":
+    if run.recipe.train.monitor == "loss" or run.recipe.train.keep != "best":
         return longer(run, 2 * run.recipe.train.epochs)
     return trained_again(run, "loss", "train.monitor=loss")
 

@@ -2,7 +2,7 @@
 
     python -m pipeline validate RECIPE
 
-reads   work/<competition>/<run>/fold_<k>/best.safetensors (of all seeds, all snapshots), work/<competition>/pixels_…/,
+reads   work/<competition>/<run>/fold_<k>/last.safetensors (of all seeds, all snapshots), work/<competition>/pixels_…/,
         images.parquet, folds/<competition>.csv
 writes  work/<competition>/<run>/predictions/
             oof_fold_<k>.npy, of further seeds oof_fold_<k>_seed_<s>.npy: probabilities (N, classes, H, W) at the size

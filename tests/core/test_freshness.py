@@ -633,7 +633,7 @@ def executed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[int | None], di
 @pytest.mark.parametrize("finished", [True, False])
 @pytest.mark.parametrize(
     ("assignment", "said"),
-    [("train.epochs=99", "train.epochs: 11 → 99"), ("model.encoder=resnet18", "model.encoder: resnet34 → resnet18")],
+    [("train.epochs=99", "train.epochs: 16 → 99"), ("model.encoder=resnet34", "model.encoder: resnet18 → resnet34")],
 )
 def test_other_settings_stop(finished: bool, assignment: str, said: str, executed: list[Any]) -> None:
     pretend_trained(open_run("sample"), finished)
@@ -643,7 +643,7 @@ def test_other_settings_stop(finished: bool, assignment: str, said: str, execute
     for part in ("work/sample/sample/fold_0", said, "--name", "--force"):
         assert part in str(caught.value)
     assert executed == []
-    assert any((other.fold_folder(0) / name).exists() for name in ("best.safetensors", "last.ckpt"))
+    assert any((other.fold_folder(0) / name).exists() for name in ("last.safetensors", "last.ckpt"))
     driver.run_stage(other, "train", force=True)
     assert executed == [([0, 1, 2, 3], {"force": True})]
 
@@ -704,7 +704,7 @@ def test_other_code_goes_on_with_an_unfinished_fold(executed: list[Any], monkeyp
     assert executed == [([0], {})]
 
 
-@pytest.mark.parametrize("name", ["best.safetensors", "fold.json"])
+@pytest.mark.parametrize("name", ["last.safetensors", "fold.json"])
 def test_damaged_training_stops(name: str, executed: list[Any]) -> None:
     run = open_run("sample", assignments=["train.folds=[0]"])
     pretend_trained(run, finished=True)
@@ -746,7 +746,7 @@ def test_finished_training_without_its_manifest_stops(damage: Any, executed: lis
 def test_a_finished_fold_without_its_weights_is_not_kept(executed: list[Any]) -> None:
     run = open_run("sample", assignments=["train.folds=[0]"])
     pretend_trained(run, finished=True)
-    (run.fold_folder(0) / "best.safetensors").unlink()
+    (run.fold_folder(0) / "last.safetensors").unlink()
     driver.run_stage(run, "train")
     assert executed == [([0], {})]
 
@@ -848,7 +848,9 @@ def test_finished_training_of_version_0_1_0_is_taken_over(tiny: Tiny, capsys: py
     with tarfile.open(EARLIER) as archive:
         archive.extractall(tiny.root, filter="data")
     model = {"architecture": "ConfigurableUnet", "encoder": "plain", "options": {"channels": [4, 8]}, "weights": "none"}
-    training = {"epochs": 2, "batch_size": 4, "folds": [0, 1], "workers": 0}
+    training: dict[str, Any] = {"epochs": 2, "batch_size": 4, "folds": [0, 1], "workers": 0}
+    # what were defaults then
+    training |= {"keep": "best", "monitor": "score", "early_stopping": 10, "schedule": {"name": "plateau"}}
     # the images' own size: nothing is resized, so the pixel arrays are the same on every CPU
     tiny.recipe |= {"image": {"size": list(SHAPE)}, "model": model, "train": training, "predict": {"tta": "none"}}
     tiny.save()

@@ -12,18 +12,21 @@ from pipeline.train.losses import WeightedLoss
 from pipeline.train.module import SegmentationModule
 
 
-def prepare(tiny: Tiny, size: list[int]) -> Run:
+def prepare(tiny: Tiny, size: list[int], **train: int) -> Run:
     tiny.recipe = {
         "competition": str(tiny.competition_path),
         "image": {"size": size},
         "model": {"architecture": "ConfigurableUnet", "encoder": "plain", "options": {"channels": [8, 16, 16]}},
-        "train": {"folds": [0], "epochs": 4, "half_size": 0.5, "batch_size": 4, "precision": "32"},
+        "train": {"folds": [0], "epochs": 4, "half_size": 0.5, "batch_size": 4, "precision": "32"} | train,
     }
     tiny.save()
     return tiny.run("decode", "clean", "split")
 
 
-def test_the_first_epochs_may_see_half_the_size(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("length", [{"epochs": 4}, {"epochs": 1, "steps": 7}])  # two steps per epoch
+def test_the_first_epochs_may_see_half_the_size(
+    tiny: Tiny, length: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen: list[tuple[bool, tuple[int, ...], tuple[int, ...]]] = []
     forward = WeightedLoss.forward
 
@@ -32,9 +35,10 @@ def test_the_first_epochs_may_see_half_the_size(tiny: Tiny, monkeypatch: pytest.
         return forward(self, output, masks)
 
     monkeypatch.setattr(WeightedLoss, "forward", spy)
-    driver.run_stage(prepare(tiny, [32, 26]), "train")
+    driver.run_stage(prepare(tiny, [32, 26], **length), "train")
     whole, half = ((32, 26),) * 2, ((16, 13),) * 2
     learnt = [sizes for learns, *sizes in seen if learns]
+    assert len(learnt) == 4 * 2
     assert [tuple(sizes) for sizes in learnt] == [half] * (len(learnt) // 2) + [whole] * (len(learnt) // 2)
     assert {tuple(sizes) for learns, *sizes in seen if not learns} == {whole}
 

@@ -157,7 +157,7 @@ def test_another_seed_is_trained_beside_the_first(tiny: Tiny) -> None:
 
 @pytest.mark.parametrize(
     ("settings", "names"),
-    [({"keep": "last", "early_stopping": None}, ["last"]), ({"keep": "best"}, ["best"])],
+    [({"keep": "last", "early_stopping": None}, ["last"]), ({"keep": "best", "monitor": "score"}, ["best"])],
 )
 def test_which_weights_are_kept(tiny: Tiny, settings: dict[str, Any], names: list[str]) -> None:
     run = train(prepare(tiny, {"train": {"folds": [0], "epochs": 3, "learning_rate": 0.02, **settings}}))
@@ -184,11 +184,11 @@ def test_a_checkpoint_knows_its_best_score_where_the_folder_was_moved(tmp_path: 
 
 def test_patience_begins_with_the_whole_size(tiny: Tiny) -> None:
     still = {"epochs": 6, "half_size": 0.5, "early_stopping": 1, "learning_rate": 1e-12, "folds": [0]}
+    still["monitor"] = "score"
     run = train(prepare(tiny, {"train": still}))
-    assert len(pd.read_csv(run.fold_folder(0) / "history.csv")) in (
-        4,
-        5,
-    )  # the first of the whole size, and one or two more
+    # the first of the whole size, and one or two more
+    assert len(pd.read_csv(run.fold_folder(0) / "history.csv")) in (4, 5)
+    assert list(hashes(run)) == ["fold_0/best.safetensors"]  # what early stopping keeps where `keep` is not set
 
 
 def test_a_checkpoint_that_cannot_be_written_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -235,7 +235,7 @@ def test_a_fold_starts_from_the_same_fold_of_another_run(tiny: Tiny) -> None:
     still = {"start_from": teacher.name, "learning_rate": 1e-12, "epochs": 1, "weight_decay": 0.0}
     pupil = train(named(teacher, "pupil", {"train": still, "model": {"weights": "not_needed.pth"}}))
     for fold in (0, 1):
-        weights, started = (load_file(run.fold_folder(fold) / "best.safetensors") for run in (teacher, pupil))
+        weights, started = (load_file(run.fold_folder(fold) / "last.safetensors") for run in (teacher, pupil))
         for name in weights:
             if "running" not in name and "num_batches" not in name:
                 torch.testing.assert_close(started[name], weights[name], atol=1e-6, rtol=0, msg=name)

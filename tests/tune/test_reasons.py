@@ -230,7 +230,7 @@ def test_a_nested_estimate_far_below_says_why() -> None:
     result |= {"fold_out": {"score": 0.5, "difference": -0.3, "standard_error": 0.1}}
     given = told(replace(found, nested=mean_counts(below), result=result))
     assert "the folds' networks have different scales" in given["nested far below out-of-fold"].text
-    assert "train.monitor=loss" in given["nested far below out-of-fold"].command
+    assert "train.epochs=60" in given["nested far below out-of-fold"].command  # of weights that nothing chose
     noise = np.random.default_rng(2).normal(0, 1, NUMBER)
     within = found.scores - 0.1 - (noise - noise.mean())
     given = told(replace(found, nested=mean_counts(within), result=result | {"fold_out": None}))
@@ -287,8 +287,8 @@ def test_notes_are_no_reason_against_a_submission() -> None:
 # --- training --------------------------------------------------------------------------------------------------------
 
 
-def trained(losses: Sequence[float], kept: int, **train: Any) -> list[Reason]:
-    run = run_of(train={"folds": [0], **train})
+def trained(losses: Sequence[float], kept: int, options: tuple[str, ...] = (), **train: Any) -> list[Reason]:
+    run = replace(run_of(train={"folds": [0], **train}), options=options)
     folder = run.fold_folder(0)
     write_json(folder / "history.json", [{"epoch": place, "valid/loss": one} for place, one in enumerate(losses)])
     write_json(folder / "fold.json", {"best_epoch": kept})
@@ -309,17 +309,32 @@ def test_training_that_ended_while_the_loss_fell_is_named() -> None:
     (reason,) = trained([1.0, 0.8, 0.5, 0.3, 0.2], 4, epochs=5)
     assert reason.kind == "stopped too early" and "fold 0 (0.800 to 0.200" in reason.text
     assert reason.command.endswith("run x --set train.epochs=10 --name x-longer")
+    (reason,) = trained([1.0, 0.8, 0.5, 0.3], 3, options=("x", "--quick"))
+    assert reason.level == "note" and reason.command.endswith("run x")  # short on purpose
     assert trained([1.0, 0.8, 0.5, 0.3, 0.29, 0.28, 0.27], 6) == []  # slowly
     assert trained([1.0, 0.8, 0.5, 0.6, 0.2], 4) == []  # up and down: no trend can be told
 
 
 def test_an_epoch_kept_long_after_the_lowest_loss_is_named() -> None:
     losses = [1.0, 0.5, 0.2, 0.21, 0.22, 0.25, 0.3, 0.3]
-    (reason,) = trained(losses, 7, keep="last")
+    (reason,) = trained(losses, 7, keep="best", monitor="score")
     assert reason.kind == "trained too long" and "the lowest was 0.200 in epoch 3" in reason.text
     assert "train.monitor=loss --set train.keep=best" in reason.command
-    assert trained(losses, 4) == []
-    assert trained([1.0, 0.5, 0.2, 0.21, 0.205, 0.21, 0.21, 0.21], 7) == []
+    assert trained(losses, 4, keep="best") == []
+    assert trained([1.0, 0.5, 0.2, 0.21, 0.205, 0.21, 0.21, 0.21], 7, keep="best") == []
+    (reason,) = trained(losses, 7, keep="best", monitor="loss")
+    assert reason.command.endswith("--set train.epochs=3 --name x-shorter")
+
+
+@pytest.mark.parametrize("keep", ["last", "average"])
+def test_weights_of_the_end_whose_smoothed_loss_rose_are_named(keep: str) -> None:
+    (reason,) = trained([1.0, 0.5, 0.2, 0.19, 0.21, 0.22, 0.23, 0.24], 7, keep=keep)
+    assert (reason.level, reason.kind) == ("check", "trained too long")
+    assert "the held-out loss was 0.230 over the last 3 epochs, and 0.200 over epochs 3 to 5" in reason.text
+    assert "train.monitor=loss --set train.keep=best" in reason.command
+    assert trained([1.0, 0.5, 0.2, 0.19, 0.21, 0.21, 0.22, 0.22], 7, keep=keep) == []  # by less than a tenth
+    assert trained([0.4, 0.3, 0.2, 0.24], 3, keep=keep) == []
+    assert trained([0.1, 0.2, 0.4], 2, keep=keep) == []  # too few to tell
 
 
 def test_runs_without_histories_say_nothing() -> None:
@@ -338,6 +353,8 @@ def test_commands_change_what_they_say_and_keep_the_rest() -> None:
     assert longer(quick("--quick", "--set", "image.size=[8,8]"), 8).endswith("run x --set 'image.size=[8,8]'")
     command = longer(quick("--quick", "--name", "y", "--set", "train.epochs=4"), 8)
     assert command.endswith("run x --quick --set train.epochs=8 --name x-longer")
+    steps = run_of(train={"steps": 100})
+    assert longer(steps, 8).endswith("--set train.epochs=8 --set train.steps=200 --name x-longer")
     run = quick("--set", "train.seeds=[1]", "--set", "train.monitor=score")
     command = trained_again(run, "loss", "train.monitor=loss")
     assert command.endswith("run x --set 'train.seeds=[1]' --set train.monitor=loss --name x-loss")

@@ -102,7 +102,7 @@ def test_other_views_predict_again_and_train_nothing(run: Run) -> None:
     for step in steps(run):
         for path in step.outputs:
             path.touch()
-        weights = step.manifest.with_name("best.safetensors")
+        weights = step.manifest.with_name("last.safetensors")
         write_json(weights.with_name("fold.json"), {"sha256": [freshness.hash_file(weights)]})
         freshness.record(step, 0)
     go(run, "validate")
@@ -170,7 +170,7 @@ def test_probabilities_that_are_no_numbers(run: Run, tta: str) -> None:
     first = read_folds(run).query("fold == 1")["image_id"].iloc[0]
     with pytest.raises(PipelineError) as caught:
         go(run, "validate")
-    for part in ("fold 1, seed 7 (", "fold_1_seed_7/best.safetensors) gives", f"of image {first} that are no numbers"):
+    for part in ("fold 1, seed 7 (", "fold_1_seed_7/last.safetensors) gives", f"of image {first} that are no numbers"):
         assert part in str(caught.value)
     written = {name for name in outputs(run) if name.endswith(".npy")}
     assert written - {f"oof_fold_{fold}{seed}_plain.npy" for fold in "01" for seed in ("", "_seed_7")} == {
@@ -182,10 +182,10 @@ def test_probabilities_that_are_no_numbers(run: Run, tta: str) -> None:
 def test_weights_that_are_missing_or_of_another_network(run: Run) -> None:
     (path,) = run.weights(run.members(1)[0])
     other = changed(run, model={"options": {"channels": [4, 6]}})
-    with pytest.raises(PipelineError, match=r"fold_0/best.safetensors does not fit this recipe's network: .*model"):
+    with pytest.raises(PipelineError, match=r"fold_0/last.safetensors does not fit this recipe's network: .*model"):
         go(other, "validate")
     path.unlink()
     with pytest.raises(PipelineError, match=r"validate reads the weights of folds 0 and 1, and those of 1 are missing"):
         go(run, "validate")
-    with pytest.raises(PipelineError, match=r"fold_1/best.safetensors does not exist; the train stage of .* makes it"):
+    with pytest.raises(PipelineError, match=r"fold_1/last.safetensors does not exist; the train stage of .* makes it"):
         inference.load(run, path, device.detect("32"), np.dtype(np.uint8))

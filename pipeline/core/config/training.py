@@ -1,5 +1,6 @@
 """What a recipe may say about the network, its losses, and how one trains."""
 
+import math
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -166,8 +167,9 @@ class LossSettings(Settings):
 class ScheduleSettings(Settings):
     """How the learning rate goes; each schedule reads the fields that name it."""
 
-    name: Literal["plateau", "cosine", "restarts", "cyclic", "one_cycle", "constant"] = "plateau"
-    """`plateau` lowers it when nothing gets better, epoch by epoch; the others follow their curve batch by batch."""
+    name: Literal["one_cycle", "cosine", "plateau", "restarts", "cyclic", "constant"] = "one_cycle"
+    """`plateau` lowers it when nothing gets better, epoch by epoch; the others follow their curve batch by batch.
+    `one_cycle` and `cosine` end near zero, where one epoch is like the next."""
     factor: float = Field(0.5, gt=0, lt=1)
     """plateau: what it is multiplied by."""
     patience: int = Field(3, ge=0)
@@ -233,7 +235,10 @@ class TrainSettings(Settings):
     """A CSV with a column image_id, e.g. a copy of suspects.csv: these images are left out of training besides the
     dropped ones. A relative path starts at the folder that holds input/ and work/."""
     epochs: int = Field(30, ge=1)
-    """How often every training image is seen, at most."""
+    """How often every training image is seen, at most, unless `steps` asks for more."""
+    steps: int | None = Field(None, ge=1)
+    """Steps of the optimiser, at least: where few images make few steps an epoch, there are more epochs, until so many
+    steps are reached. null: `epochs` alone decides. Not with snapshots."""
     half_size: float = Field(0.0, ge=0, lt=1)
     """Share of the epochs, from the first on, that train on images of half the height and width: coarse shapes are
     learnt in less time (progressive resizing, Howard 2018). Scores are always those of whole images."""
@@ -262,13 +267,16 @@ class TrainSettings(Settings):
     ema: float | None = Field(None, gt=0, lt=1)
     """Decay a step of a moving average of the weights, which is then what is scored and kept; it is shorter at first:
     min(ema, (1 + step) / (10 + step)). null: none."""
-    keep: Literal["best", "last"] = "best"
-    """Which weights are kept: those of the best epoch by `monitor`, or the last."""
-    monitor: Literal["score", "loss"] = "score"
-    """What early stopping and the best weights go by: the competition's metric at threshold 0.5, or the loss."""
-    early_stopping: int | None = Field(10, ge=1)
+    keep: Literal["last", "average", "best"] = "last"
+    """Which weights are kept: the `last`, which nothing chose; the `average` of those after each step of the last tenth
+    of training, with BatchNorm's statistics estimated again; or those of the `best` epoch by `monitor`, which is the
+    default where `early_stopping` is set. Not used with snapshots."""
+    monitor: Literal["loss", "score"] = "loss"
+    """What early stopping and the best weights go by: the mean validation loss of the last three epochs, or the
+    competition's metric at threshold 0.5."""
+    early_stopping: int | None = Field(None, ge=1)
     """Epochs without a better `monitor` after which a fold ends, those of `half_size` not counted; null: it never does.
-    Not used with snapshots."""
+    It goes with schedules that do not have an end, plateau and constant. Not used with snapshots."""
     gradient_clip: float = Field(0.0, ge=0)
     """Largest gradient norm; 0 clips nothing."""
     seeds: list[int] = [0]
@@ -277,8 +285,8 @@ class TrainSettings(Settings):
     """Models that one training leaves, at the end of equal cycles of `schedule.name: restarts` (Huang et al. 2017);
     their predictions are averaged."""
     final: bool = False
-    """After the folds, one more model on all images, for the folds' mean best epoch, with their mean learning rates. It
-    alone predicts the test images, and nothing out-of-fold measures it."""
+    """After the folds, one more model on all images, for as many epochs as the folds' weights had on average, with
+    their mean learning rates. It alone predicts the test images, and nothing out-of-fold measures it."""
     start_from: str | None = None
     """A run on the same folds: fold k starts from its fold k."""
     pseudo: PseudoSettings | None = None
@@ -299,12 +307,32 @@ class TrainSettings(Settings):
     loggers: list[Literal["mlflow", "wandb"]] = []
     """Besides TensorBoard, each into local files under work/; they must be installed."""
 
+    def planned_epochs(self, steps: int) -> int:
+        """Returns the number of epochs of a training that makes so many steps in each."""
+        return max(self.epochs, math.ceil((self.steps or 0) / steps))
+
     @field_validator("seeds")
     @classmethod
     def _seeds_differ(cls, value: list[int]) -> list[int]:
         if not value or len(set(value)) < len(value) or min(value) < 0:
             raise ValueError("expected at least one seed, each once, none negative")
         return value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _what_stops_early_keeps_the_best(cls, value: Any) -> Any:
+        if isinstance(value, dict) and value.get("early_stopping") and "keep" not in value:
+            return value | {"keep": "best"}
+        return value
+
+    @model_validator(mode="after")
+    def _one_average(self) -> "TrainSettings":
+        if self.ema and self.keep == "average" and self.snapshots == 1:
+            raise ValueError(
+                "train.keep is average and train.ema is set, and both average the weights: leave one of them out "
+                "(with train.ema, train.keep=last keeps the moving average at the end)"
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_encoder_rate(self) -> "TrainSettings":
@@ -321,6 +349,8 @@ class TrainSettings(Settings):
 
     @model_validator(mode="after")
     def _snapshots_fit(self) -> "TrainSettings":
+        if self.snapshots > 1 and self.steps:
+            raise ValueError("train.snapshots divides train.epochs into cycles: leave train.steps out")
         if self.snapshots > 1 and (self.schedule.name != "restarts" or self.epochs % self.snapshots):
             raise ValueError(
                 f"train.snapshots is {self.snapshots}: it needs train.schedule.name=restarts and train.epochs "

@@ -119,6 +119,7 @@ class TrainDataset(Dataset):
         mixer: Mixer | None = None,
         pseudo: PseudoLabels | None = None,
     ) -> None:
+        self.folder = folder
         self.images = np.load(folder / "train_images.npy", mmap_mode="r")
         self.masks = np.load(folder / "train_masks.npy", mmap_mode="r")
         self.rows, self.augmentation, self.seed, self.crop, self.crops = rows, augmentation, seed, crop, crops
