@@ -1,10 +1,11 @@
 """Does the out-of-fold score say what the test score will be? The sample competition, drawn from several seeds.
 
-    python -m benchmarks.sample_seeds FOLDER [--seeds 0 1 2 3 4]
+    python -m benchmarks.sample_seeds FOLDER [--seeds 0 1 2 3 4] [--train-seeds 0] [--precisions auto]
 
-For each seed: `sample`, `run sample` in FOLDER/seed_<n> (finished seeds are not run again), then the out-of-fold score,
-the score of the submission against truth.csv, and the 95 % bootstrap interval of their difference, subjects resampled
-whole on both sides.
+For each seed: `sample`, and for each training seed and number format `run sample` in FOLDER/seed_<n> (what is finished
+is not run again), then the out-of-fold score, the nested estimate, the score of the submission against truth.csv, and
+the 95 % bootstrap interval of the difference of the first and the last, subjects resampled whole on both sides. The
+number of threads is that of OMP_NUM_THREADS.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import time
 from datetime import date
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -57,9 +59,8 @@ def test_scores(run: Run) -> tuple[np.ndarray, np.ndarray]:
     return scoring.row_scores(ours, truth, run.competition, want).to_numpy(), truth["subject"].to_numpy()
 
 
-def compare(seed: int, seconds: float) -> str:
+def compare(seed: int, run: Run, title: str, seconds: float) -> str:
     """Returns one row of the table."""
-    run = open_run("sample")
     held_out = pd.read_csv(run.folder / "oof_scores.csv", dtype={"group": str})
     test, subjects = test_scores(run)
     groups = held_out["group"].to_numpy()
@@ -69,7 +70,7 @@ def compare(seed: int, seconds: float) -> str:
     inside = "yes" if low <= 0 <= high else "no"
     result = read_json(run.postprocess)
     return (
-        f"| {seed} | {result['score']:.4f} | {result['nested']:.4f} | {test.mean():.4f} | "
+        f"| {seed} | {title} | {result['score']:.4f} | {result['nested']:.4f} | {test.mean():.4f} | "
         f"{result['score'] - test.mean():+.4f} [{low:+.4f}, {high:+.4f}] | {inside} | {seconds / 60:.1f} min |"
     )
 
@@ -78,13 +79,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--train-seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--precisions", nargs="+", choices=["auto", "bf16", "32"], default=["auto"])
     options = parser.parse_args()
     rows = []
-    for seed in options.seeds:
-        rows.append(compare(seed, run_seed(open_seed(options.folder, seed), seed)))
-    print(f"{date.today()}, {os.cpu_count()} CPU cores")
-    print("| seed | out-of-fold | nested | truth.csv | difference [95 %] | contains 0 | pipeline |")
-    print("|---|---|---|---|---|---|---|")
+    for seed, training, precision in product(options.seeds, options.train_seeds, options.precisions):
+        name = "sample" if (training, precision) == (0, "auto") else f"sample-{training}-{precision}"
+        own = ["--name", name, "--set", f"train.seeds=[{training}]", "--set", f"train.precision={precision}"]
+        seconds = run_seed(open_seed(options.folder, seed), seed, *(own if name != "sample" else []))
+        rows.append(compare(seed, open_run("sample", name=name), f"{training}, {precision}", seconds))
+        print(rows[-1], flush=True)
+    threads = os.environ.get("OMP_NUM_THREADS", os.cpu_count())
+    print(f"{date.today()}, {os.cpu_count()} CPU cores, {threads} threads")
+    print(
+        "| drawn | training seed, format | out-of-fold | nested | truth.csv | difference [95 %] | contains 0 | time |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
     print("\n".join(rows))
 
 
