@@ -60,12 +60,12 @@ def _constant(findings: Findings) -> list[Reason]:
     ahead = sign * (honest - best.score)
     if findings.nested is not None:
         noise = gain(best.rows, findings.nested, findings.metric.objective, findings.groups).standard_error
-        better, worse = ahead > ERRORS * noise, ahead <= noise
+        better, worse, clearly = ahead > ERRORS * noise, ahead <= noise, ahead < -ERRORS * noise
         said = f" (standard error of the difference {noise:.3f})"
     else:
         ends = findings.result.get("nested_interval_95")
         better = ahead > 0 and (not ends or all(sign * (end - best.score) > 0 for end in ends))
-        worse = ahead <= 0
+        worse, clearly = ahead <= 0, False
         said = " (95 % interval {:.3f} to {:.3f})".format(*ends) if ends else ""
     if better:
         return []
@@ -77,7 +77,7 @@ def _constant(findings: Findings) -> list[Reason]:
     trains = findings.run.recipe.trains
     command = longer(findings.run, max(MORE, 2 * findings.run.recipe.train.epochs)) if trains else findings.pictures
     few = findings.held.images.iloc[findings.counted]["group"].nunique() < FEWEST_GROUPS
-    level: Level = "stop" if worse and not few else "check"  # of so few, a mean mask is nearly their own
+    level: Level = "stop" if clearly or (worse and not few) else "check"  # of so few, a mean mask is nearly their own
     return [Reason(level, "no better than a constant", text, command)]
 
 
