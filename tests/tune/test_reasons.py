@@ -105,7 +105,7 @@ def test_a_lead_within_noise_is_none(more: float, level: str | None) -> None:
 @pytest.mark.parametrize("more, level", [(-0.5, "check"), (-2.5, "stop")])
 def test_of_few_groups_a_constant_answer_must_be_clearly_better(more: float, level: str) -> None:
     found = decent()
-    found = replace(found, held=replace(found.held, images=found.held.images.assign(group=np.arange(NUMBER) % 4)))
+    found = replace(found, held=replace(found.held, images=found.held.images.assign(group=np.arange(NUMBER) % 2)))
     empty = 1.0 * (found.true[:, 0] == 0)
     noise = np.random.default_rng(1).normal(0, 0.4, NUMBER)
     error = gain(mean_counts(empty), mean_counts(empty + noise), mean_score, found.groups).standard_error
