@@ -10,6 +10,7 @@ DATA/mars-format and DATA/pets-format, and left out where they are not there. Up
 """
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -67,7 +68,12 @@ def measured(name: str, root: Path, data: Path | None) -> dict[str, Any]:
     else:
         subprocess.run([sys.executable, "-m", "pipeline", "sample"], env=environment, check=True)
     subprocess.run([sys.executable, "-m", "pipeline", "run", recipe, *options], env=environment, check=True)
-    seconds = time.perf_counter() - started
+    return row_of(name, root, time.perf_counter() - started, environment)
+
+
+def row_of(name: str, root: Path, seconds: float, environment: dict[str, str]) -> dict[str, Any]:
+    """Returns the row of a competition that was run in a folder, in so many seconds."""
+    recipe = RUNS[name][0]
     record = read_json(next((root / "submissions").glob("*.json")))
     result, fold = record["postprocess"], next(iter(record["folds"].values()))
     low, high = result["nested_interval_95"]
@@ -127,7 +133,7 @@ def _truth(root: Path, recipe: str, environment: dict[str, str]) -> float | str:
             "--json",
         ]
         done = subprocess.run(call, env=environment, check=True, capture_output=True, text=True)
-        return float(pd.read_json(done.stdout, typ="series")["score"])
+        return float(json.loads(done.stdout)["score"])
     evaluated = next((root / "work").glob("*/*/test.json"), None)
     return "" if evaluated is None else float(read_json(evaluated)["score"])
 
