@@ -18,6 +18,9 @@ EARLY = 1.5
 """How many times the lowest later loss that of the kept epoch is where the epoch was kept too early."""
 LATE = 1.1
 """How many times the lowest earlier loss that of the kept epoch is where the epoch was kept too late."""
+GRAVE = 1.5
+"""How many times its minimum the averaged loss of weights of the end must be to be looked at: by less it often rises while
+masks still get better, because a network that is sure of itself pays more for the few pixels that it has wrong."""
 LONG_AFTER = 3
 """How many epochs after the lowest loss is long after it, for an epoch that was chosen."""
 WINDOW = 3
@@ -143,7 +146,8 @@ def _late(known: list[History]) -> list[Reason]:
     if not found[0].of_the_end and run.recipe.train.monitor == "loss":
         command = trained_again(run, "shorter", f"train.epochs={int(found[0].smooth.argmin()) + 1}")
     text = f"The weights are of too late an epoch: {named(list(map(_said_late, found)))}."
-    return [Reason("check", "trained too long", text, command)]
+    mild = all(one.of_the_end and one.means[-1] <= GRAVE * one.means.min() for one in found)
+    return [Reason("note" if mild else "check", "trained too long", text, command)]
 
 
 def _said_late(one: History) -> str:
