@@ -19,8 +19,8 @@ EARLY = 1.5
 LATE = 1.1
 """How many times the lowest earlier loss that of the kept epoch is where the epoch was kept too late."""
 GRAVE = 1.5
-"""How many times its minimum the averaged loss of weights of the end must be to be looked at: by less it often rises while
-masks still get better, because a network that is sure of itself pays more for the few pixels that it has wrong."""
+"""How many times its minimum the averaged loss of weights of the end must be for somebody to look first: it often rises
+by less while masks still get better, as a network that is sure of itself pays more for the few pixels it has wrong."""
 LONG_AFTER = 3
 """How many epochs after the lowest loss is long after it, for an epoch that was chosen."""
 WINDOW = 3
