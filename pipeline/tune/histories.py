@@ -145,7 +145,8 @@ def _late(known: list[History]) -> list[Reason]:
     command = trained_again(run, "loss", "train.monitor=loss", "train.keep=best")
     if not found[0].of_the_end and run.recipe.train.monitor == "loss":
         command = trained_again(run, "shorter", f"train.epochs={int(found[0].smooth.argmin()) + 1}")
-    text = f"The weights are of too late an epoch: {named(list(map(_said_late, found)))}."
+    how = "The held-out loss rose before the end" if found[0].of_the_end else "The weights are of too late an epoch"
+    text = f"{how}: {named(list(map(_said_late, found)))}."
     mild = all(one.of_the_end and one.means[-1] <= GRAVE * one.means.min() for one in found)
     return [Reason("note" if mild else "check", "trained too long", text, command)]
 
@@ -156,5 +157,5 @@ def _said_late(one: History) -> str:
         return (f"{one.title} kept epoch {one.kept + 1} (held-out loss {one.loss[one.kept]:.3f}), and the lowest was "
                 f"{one.loss[lowest]:.3f} in epoch {lowest + 1}")  # fmt: skip
     lowest = int(one.means.argmin())
-    return (f"in {one.title} the held-out loss was {one.means[-1]:.3f} over the last {WINDOW} epochs, and "
+    return (f"in {one.title} it was {one.means[-1]:.3f} over the last {WINDOW} epochs, and "
             f"{one.means[lowest]:.3f} over epochs {lowest + 1} to {lowest + WINDOW}")  # fmt: skip
