@@ -1,6 +1,7 @@
 """One image and its masks, read and checked: its row of the table, its pixels at network size, its faults."""
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +30,16 @@ class Decoded:
     outlines: list[tuple[float, float]]
     """Length of each mask's outline, as it is and as the same text reads in the other order."""
     faults: list[Fault]
+
+
+def first_type(items: Iterable[Item]) -> np.dtype:
+    """Returns the type of the first image that can be read; uint8 where none can."""
+    for item in items:
+        try:
+            return item.read_image().dtype
+        except ValueError:
+            continue
+    return np.dtype(np.uint8)
 
 
 def decode_one(item: Item, run: Run, geometry: Geometry, dtype: np.dtype) -> Decoded:

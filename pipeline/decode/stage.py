@@ -31,7 +31,7 @@ from pipeline.core.files import require_space, shown, writing
 from pipeline.core.freshness import Step
 from pipeline.core.run import Run
 from pipeline.decode import checks, descriptors, table
-from pipeline.decode.images import Decoded, decode_one, empty_row
+from pipeline.decode.images import Decoded, decode_one, empty_row, first_type
 from pipeline.decode.readers import remarks
 from pipeline.decode.readers.base import SUBSETS, WORDS, Fault, Item, Listing, SubsetName
 from pipeline.decode.readers.files import packed
@@ -215,12 +215,7 @@ def _pixel_type(items: list[Item], known: pd.DataFrame | None) -> np.dtype:
     types = [] if known is None or items[0].subset == "train" else [name for name in known["dtype"] if name]
     if types:
         return np.dtype(types[0])
-    for item in items:
-        try:
-            return item.read_image().dtype
-        except ValueError:
-            continue
-    return np.dtype(np.uint8)
+    return first_type(items)
 
 
 def _decode_all(run: Run, items: list[Item], arrays: dict[str, np.memmap], dtype: np.dtype) -> list[Decoded]:

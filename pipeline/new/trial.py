@@ -1,14 +1,13 @@
 """What decode would refuse of raw files, found on some of them before anything is run."""
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
 from pipeline.core.run import Run
 from pipeline.decode import checks
-from pipeline.decode.images import Decoded, decode_one
+from pipeline.decode.images import Decoded, decode_one, first_type
 from pipeline.decode.readers import remarks
 from pipeline.decode.readers.base import SUBSETS, Fault, Item, Listing, SubsetName
 from pipeline.decode.readers.files import evenly
@@ -39,7 +38,7 @@ def try_some(run: Run, listing: Listing) -> Trial:
     chosen = {name: [item for item in listing.items if item.subset == name] for name in SUBSETS}
     some = {name: evenly(items, LOOKED_AT[name]) for name, items in chosen.items()}
     remarks.forget()
-    dtype = _type_of(item for items in some.values() for item in items)
+    dtype = first_type(item for items in some.values() for item in items)
     decoded = {name: [_decoded(item, run, dtype) for item in items] for name, items in some.items()}
     faults = [*listing.faults, *(fault for ones in decoded.values() for one in ones for fault in one.faults)]
     if len(decoded["train"]) == len(chosen["train"]):
@@ -50,16 +49,6 @@ def try_some(run: Run, listing: Listing) -> Trial:
     looked_at = f"of {sum(map(len, some.values()))} images looked at, " * partly
     faults_shown = _by_kind(faults, " among those looked at" * partly)
     return Trial(faults_shown, [*listing.remarks, *(f"{looked_at}{text}" for text in told)])
-
-
-def _type_of(items: Iterable[Item]) -> np.dtype:
-    """The type of the first image that can be read."""
-    for item in items:
-        try:
-            return item.read_image().dtype
-        except ValueError:
-            continue
-    return np.dtype(np.uint8)
 
 
 def _decoded(item: Item, run: Run, dtype: np.dtype) -> Decoded:
