@@ -101,7 +101,7 @@ def instances(folder: Path) -> Layout:
 
 
 def classes(folder: Path) -> Layout:
-    """One row an image and class in one column, three classes that overlap, empty masks without a row."""
+    """One row per image and class in one column, three classes that overlap, empty masks without a row."""
     sample = drawn()
     _write_images(folder, "train_images/{}.png", sample.images)
     _write_images(folder, "test_images/{}.png", sample.test)

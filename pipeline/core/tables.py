@@ -1,5 +1,4 @@
-"""CSV files as somebody else wrote them: every value as text, and a fault where a row is cut short or a column stands
-twice."""
+"""CSV files of any origin: every value is read as text, and a row cut short or a repeated column is refused."""
 
 import csv
 import sys
@@ -37,8 +36,8 @@ def read_csv(path: Path, only: Iterable[str] | None = None, normal: bool = True)
         normal: whether to bring text into its normal form (`normal_form`), in which ids are compared.
 
     Raises:
-        PipelineError: not a CSV, not UTF-8, columns that are not parted by commas, a repeated column, or a row of more
-            or fewer values than the header has columns.
+        PipelineError: not a CSV, not UTF-8, columns that are not separated by commas, a repeated column, or a row of
+            more or fewer values than the header has columns.
     """
     csv.field_size_limit(sys.maxsize)  # run lengths of a large mask exceed the default
     try:

@@ -1,8 +1,8 @@
 """How runs of submitted masks follow each other, beside those of training masks: few show a wrong order, size or base.
 
-In a mask of one piece each run begins about one line after the run before it: a column further where pixels are
-numbered down the columns, a row further where along the rows. Masks that were written in the other order, or at another
-size, keep the distance of the lines that they were written with. A mask that touches the border has runs that end with
+In a mask of one piece, each run begins about one line after the run before it: one column later if pixels are numbered
+down the columns, one row later if along the rows. Masks written in the other order, or at another size, keep the
+distance of the lines they were written with. A mask that touches the border has runs that end with
 a line; shifted by one pixel, they reach one pixel into the next.
 """
 

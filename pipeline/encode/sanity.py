@@ -203,7 +203,7 @@ def _mask_statistics(test: Statistics, training: Statistics, column: int, prior:
 
 
 def _told(share: float, images: int) -> tuple[np.ndarray, np.ndarray]:
-    """Which of so many images (n,) bool have a mask where a share is told, each a group of its own."""
+    """Stand-ins (n,) bool for `images` images of which this share has a mask, and a group of its own for each."""
     return np.arange(images) < round(share * images), np.arange(images)
 
 

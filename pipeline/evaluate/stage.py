@@ -4,7 +4,7 @@
 
 reads   work/<competition>/<run>/predictions/test_fold_<k>.npy, postprocess.json, submissions/<run>.json,
         work/<competition>/test_images.parquet, input/<competition>/
-writes  work/<competition>/<run>/test.json (summary), test_scores.csv (one row an image), test_overlays/*.png
+writes  work/<competition>/<run>/test.json (summary), test_scores.csv (one row per image), test_overlays/*.png
         and a row of work/<competition>/runs.csv
 
 The masks are those of the submission: nothing here was chosen on the test set.

@@ -140,7 +140,7 @@ def _check_shape(path: Path, array: np.ndarray, competition: Competition, images
 def _check_ids(file: Path, ids: pd.Series, rows: int, images: pd.DataFrame, subset: str) -> None:
     if len(ids) != rows:
         raise PipelineError(
-            f"{file} has {len(ids)} ids, and {file.with_suffix('.npy').name} {rows} images; expected a row an image, "
+            f"{file} has {len(ids)} ids, and {file.with_suffix('.npy').name} {rows} images; expected a row per image, "
             "in the array's order."
         )
     repeated = ids[ids.duplicated()]

@@ -102,7 +102,7 @@ def scores(run: Run) -> pd.DataFrame:
 
 
 def suspects(run: Run) -> pd.DataFrame:
-    """Returns one row an image whose mask the networks contradict, the likeliest fault first; none of the images that
+    """Returns one row per image whose mask the networks contradict, the likeliest fault first; none of the images that
     clean has dropped."""
     _require(run.suspects, run, "tune")
     listed = read_written(run.suspects, SUSPECT, "tune")

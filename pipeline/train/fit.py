@@ -85,26 +85,7 @@ def fit(
     pictures = callbacks.Pictures(run.recipe.image.channels, network.largest_pixel)
     averaging = _averaging(run, compute, train.dataset)
     trainer = _trainer(run, member, compute, epochs, [history, progress, pictures, *averaging])
-    last = folder / "last.ckpt"
-    if last.exists():
-        say(f"  {member.title}: going on from {shown(last)}")
-    resumed: Any = last if last.exists() else None
-    try:
-        trainer.fit(module, train, valid, ckpt_path=resumed, weights_only=False)
-    except SystemExit as ended:
-        if isinstance(ended, Interrupted):
-            raise
-        raise KeyboardInterrupt from None  # which Lightning made this of, in a notebook
-    except RuntimeError as error:
-        explain_memory(error, run.recipe, module.validating)
-        raise
-    except ValueError as error:
-        if "more than 1 value per channel" not in str(error):
-            raise
-        raise PipelineError(
-            f"{run.recipe.model.architecture} normalises over the images of a batch and cannot learn from one alone: "
-            "set train.batch_size to 2 or more, and train on as many images."
-        ) from error
+    _train(trainer, module, train, valid, folder / "last.ckpt")
     for logger in trainer.loggers:
         experiment: Any = getattr(logger, "experiment", None)
         if hasattr(experiment, "finish"):  # or the next fold would write on in this one's W&B run
@@ -137,6 +118,33 @@ def more_loggers(run: Run, folder: Path) -> list[Any]:
                 "(TensorBoard is always written)."
             ) from None
     return found
+
+
+def _train(trainer: Trainer, module: SegmentationModule, train: Any, valid: Any, last: Path) -> None:
+    """Trains to the end, from the checkpoint `last` if it exists; explains what Lightning and torch raise.
+
+    Raises:
+        PipelineError: as `fit`.
+    """
+    if last.exists():
+        say(f"  {module.member.title}: going on from {shown(last)}")
+    resumed: Any = last if last.exists() else None
+    try:
+        trainer.fit(module, train, valid, ckpt_path=resumed, weights_only=False)
+    except SystemExit as ended:
+        if isinstance(ended, Interrupted):
+            raise
+        raise KeyboardInterrupt from None  # which Lightning made this of, in a notebook
+    except RuntimeError as error:
+        explain_memory(error, module.recipe, module.validating)
+        raise
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise PipelineError(
+            f"{module.recipe.model.architecture} normalises over the images of a batch and cannot learn from one "
+            "alone: set train.batch_size to 2 or more, and train on as many images."
+        ) from error
 
 
 # --- before ----------------------------------------------------------------------------------------------------------

@@ -37,7 +37,7 @@ class Evidence:
     """Out-of-fold images, reduced to pixel counts under every threshold."""
 
     images: pd.DataFrame
-    """image_id, fold, group, use, one row an image."""
+    """image_id, fold, group, use, one row per image."""
     area: np.ndarray
     """Pixels with probability >= t, ignored ones too: what a minimum area is held against (N, C, 256) int32."""
     predicted: np.ndarray

@@ -38,8 +38,8 @@ class Subset(Settings):
     """Mask images of one class a file: pixels of at least this value are the class, for masks saved as JPEG, whose
     values waver (128, mostly). null: all that are not 0, and a file has one other value alone."""
     table: str | None = None
-    """A CSV with one row an image, for further columns (to group or stratify by). Its first column holds the ids or the
-    names of the files."""
+    """A CSV with one row per image, for further columns (to group or stratify by). Its first column holds the ids or
+    the names of the files."""
     exclude: list[str] = []
     """File name patterns that match `images` but are none, e.g. `*_mask.tif`."""
     evaluate: bool = False
@@ -102,7 +102,7 @@ class SubmissionSettings(Columns):
     """What a submission looks like."""
 
     format: Literal["rle", "labels"] = "rle"
-    """`labels` is one row an image: its id, then the class of every pixel, row by row, in columns 0, 1, 2, …"""
+    """`labels` is one row per image: its id, then the class of every pixel, row by row, in columns 0, 1, 2, …"""
 
 
 class RleSettings(Settings):

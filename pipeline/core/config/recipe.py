@@ -149,8 +149,8 @@ class Recipe(Settings):
     def _frozen_is_trained(self) -> "Recipe":
         model = self.model
         frozen = "freeze" if model.freeze != "none" else "freeze_norm" if model.freeze_norm else ""
-        of_somebody = ":" in model.architecture  # which may load weights itself
-        if frozen and model.weights == "none" and self.train.start_from is None and not of_somebody:
+        own_class = ":" in model.architecture  # it may load weights itself
+        if frozen and model.weights == "none" and self.train.start_from is None and not own_class:
             raise ValueError(
                 f"model.{frozen} is {getattr(model, frozen)}, and model.weights is none: random weights or statistics "
                 f"would stay; give weights (or train.start_from), or leave model.{frozen} out"

@@ -120,32 +120,23 @@ def _is_image(name: str) -> bool:
     return not name.startswith(".") and name.lower().endswith(SUFFIXES)
 
 
-def as_on_disk(folder: Path, file: str, beside: Collection[Path] | None = None) -> Path:
+def as_on_disk(folder: Path, file: str) -> Path:
     """Returns the path of a file in a folder, where its name on the disk may have the composed or the decomposed form
-    of what `file` says, or spell its ending otherwise (.PNG, .jpeg).
-
-    Args:
-        folder: where it is.
-        file: its path in there.
-        beside: files that it is not; where given, it may also have the ending of another image format.
-    """
+    of what `file` says, or spell its ending otherwise (.PNG, .jpeg)."""
     path = folder / file
     if path.exists():
         return path
     head, ending = split_ending(file)
-    likely = [one for one in SUFFIXES if beside is not None or (ending and same_format(one, ending))]
-    endings = [spelled for one in likely for spelled in (one, one.upper())] if ending else [""]
+    endings = [one for known in SUFFIXES if same_format(known, ending) for one in (known, known.upper())]
     for form in _forms(head):
-        for other in endings:
-            if (path := folder / f"{form}{other}").exists() and path not in (beside or ()):
+        for other in endings if ending else [""]:
+            if (path := folder / f"{form}{other}").exists():
                 return path
-    if not file.isascii():
-        path = folder
-        for part in Path(file).parts:  # forms mixed in one path
-            names = os.listdir(path) if path.is_dir() else []
-            path /= next((name for name in names if normal_form(name) == normal_form(part)), part)
-        return path
-    return folder / file
+    path = folder
+    for part in Path(file).parts if not file.isascii() else [file]:  # forms mixed in one path
+        names = os.listdir(path) if path.is_dir() and not part.isascii() else []
+        path /= next((name for name in names if normal_form(name) == normal_form(part)), part)
+    return path
 
 
 def _forms(name: str) -> Iterable[str]:

@@ -1,5 +1,5 @@
 """Reader for images in folders (TIFF, PNG, JPEG; 8 or 16 bit; grey, RGB or four channels) with masks as run lengths in
-a CSV - one row an image, an image and class, or an instance - or as image files."""
+a CSV - one row per image, an image and class, or an instance - or as image files."""
 
 from collections.abc import Callable, Sequence
 from functools import partial

@@ -49,7 +49,7 @@ def guess_group(masks: Named | None, further: Named | None, images: list[str]) -
 
     Args:
         masks: the table of masks, if there is one.
-        further: a table with one row an image, likewise.
+        further: a table with one row per image, likewise.
         images: ids of the training images.
     """
     in_ids = sorted(parts_of_ids(images), key=lambda one: one.order)

@@ -369,7 +369,7 @@ def _differing(columns: dict[str, Guess], sample: Named, usual: str | None) -> l
         if here and (there is None or here.value != there.value):
             guesses.append(here)
     if "rows" in columns and "rows" not in own:
-        text = f"as in training; {sample.table.name} has one row an image and may be a placeholder"
+        text = f"as in training; {sample.table.name} has one row per image and may be a placeholder"
         guesses.append(Guess("rows", "instance", "guess", text))
     return _under("submission", guesses)
 
