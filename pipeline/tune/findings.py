@@ -1,5 +1,6 @@
 """What tune knows about its held-out images once everything is chosen: the material that reasons are made from."""
 
+import re
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -102,7 +103,13 @@ def trained_again(run: Run, suffix: str, *assignments: str) -> str:
         key = word if word == "--name" else " ".join(words).partition("=")[0]
         kept += [] if key in keys else words
     changes = [word for one in assignments for word in ("--set", one)]
-    return replace(run, options=tuple(kept)).command(*changes, "--name", f"{run.name}-{suffix}")
+    return replace(run, options=tuple(kept)).command(*changes, "--name", _numbered(run.name, suffix))
+
+
+def _numbered(name: str, suffix: str) -> str:
+    """Returns a run's name with a suffix, which is numbered where the name has it: x-longer, x-longer-2, x-longer-3."""
+    before = re.fullmatch(rf"(.*-{suffix})(?:-(\d+))?", name)
+    return f"{before[1]}-{int(before[2] or 1) + 1}" if before else f"{name}-{suffix}"
 
 
 def named(names: list[str]) -> str:

@@ -14,6 +14,8 @@ from pipeline.tune.findings import longer, named, trained_again
 
 FALLING = 0.2
 """By how much of itself the loss must fall over the last three epochs, without a rise, to count as still falling."""
+MUCH = 0.02
+"""And by how much of what it fell since the first epoch: a fall from 0.006 to 0.004 is no reason to train longer."""
 EARLY = 1.5
 """How many times the lowest later loss that of the kept epoch is where the epoch was kept too early."""
 LATE = 1.1
@@ -58,8 +60,10 @@ class History:
     def still_falling(self) -> bool:
         """Whether the last epochs were kept, and the loss fell clearly in each of them."""
         last = self.loss[-4:]
-        falls = len(last) == 4 and bool((np.diff(last) < 0).all()) and last[-1] < (1 - FALLING) * last[0]
-        return falls and self.kept >= len(self.loss) - 2
+        if len(last) < 4 or self.kept < len(self.loss) - 2:
+            return False
+        least = max(FALLING * last[0], MUCH * (self.loss[0] - last[-1]))
+        return bool((np.diff(last) < 0).all() and last[0] - last[-1] > least)
 
     @property
     def kept_early(self) -> bool:

@@ -323,6 +323,7 @@ def test_training_that_ended_while_the_loss_fell_is_named() -> None:
     (reason,) = trained([1.0, 0.8, 0.5, 0.3], 3, options=("x", "--quick"))
     assert reason.level == "note" and reason.command.endswith("run x")  # short on purpose
     assert trained([1.0, 0.8, 0.5, 0.3, 0.29, 0.28, 0.27], 6) == []  # slowly
+    assert trained([1.0, 0.01, 0.007, 0.006, 0.005], 4) == []  # of next to nothing
     assert trained([1.0, 0.8, 0.5, 0.6, 0.2], 4) == []  # up and down: no trend can be told
 
 
@@ -368,6 +369,8 @@ def test_commands_change_what_they_say_and_keep_the_rest() -> None:
     assert longer(quick("--quick", "--set", "image.size=[8,8]"), 8).endswith("run x --set 'image.size=[8,8]'")
     command = longer(quick("--quick", "--name", "y", "--set", "train.epochs=4"), 8)
     assert command.endswith("run x --quick --set train.epochs=8 --name x-longer")
+    for name, later in (("x-longer", "x-longer-2"), ("x-longer-9", "x-longer-10"), ("longer", "longer-longer")):
+        assert longer(replace(quick(), name=name), 8).endswith(f"--name {later}")
     steps = run_of(train={"steps": 100})
     assert longer(steps, 8).endswith("--set train.epochs=8 --set train.steps=200 --name x-longer")
     run = quick("--set", "train.seeds=[1]", "--set", "train.monitor=score")
