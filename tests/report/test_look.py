@@ -11,6 +11,7 @@ from typing import Any
 
 import nbformat
 import pytest
+import yaml
 
 from pipeline.new.sample import write_sample
 
@@ -40,12 +41,26 @@ addEventListener("load", () => {
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder in which all notebooks have run, one after the other."""
+    """The folder in which all notebooks have run, one after the other, with a recipe of a tenth of the steps."""
     folder = tmp_path_factory.mktemp("notebooks")
     write_sample(folder / "input" / "sample", train=48, test=12)
+    recipe = yaml.safe_load((REPOSITORY / "pipeline" / "recipes" / "sample.yaml").read_text())
+    recipe["quick"]["train"]["steps"] = 30
+    (folder / "notebooks").mkdir()
+    (folder / "notebooks" / "sample.yaml").write_text(yaml.safe_dump(recipe))
+    (folder / "pipeline").symlink_to(REPOSITORY / "pipeline")
+    for path in NOTEBOOKS:
+        text = path.read_text()
+        assert text.count('RECIPE = \\"sample\\"') == 1
+        (folder / "notebooks" / path.name).write_text(
+            text.replace('RECIPE = \\"sample\\"', 'RECIPE = \\"sample.yaml\\"')
+        )
     environment = {**os.environ, "PIPELINE_ROOT": str(folder), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "pytest", "--nbmake", "-n0", "-p", "no:cacheprovider"]
-    ran = subprocess.run([*command, *map(str, NOTEBOOKS)], env=environment, capture_output=True, text=True, timeout=600)
+    names = [path.name for path in NOTEBOOKS]
+    ran = subprocess.run(
+        [*command, *names], cwd=folder / "notebooks", env=environment, capture_output=True, text=True, timeout=600
+    )
     assert ran.returncode == 0, ran.stdout[-5000:]
     return folder
 
