@@ -743,6 +743,7 @@ def test_assignment_lies_over_quick(tiny: Tiny) -> None:
     quick = load_recipe(path, quick=True)
     assert (quick.train.epochs, quick.train.batch_size) == (2, 4)
     assert load_recipe(path, quick=True, assignments=["train.epochs=5"]).train.epochs == 5
+    assert load_recipe(path, assignments=["train.precision=32"]).train.precision == "32"  # a number in YAML
 
 
 def test_unknown_names() -> None:

@@ -311,6 +311,11 @@ class TrainSettings(Settings):
         """Returns the number of epochs of a training that makes so many steps in each."""
         return max(self.epochs, math.ceil((self.steps or 0) / steps))
 
+    @field_validator("precision", mode="before")
+    @classmethod
+    def _bits_may_be_a_number(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, int) else value
+
     @field_validator("seeds")
     @classmethod
     def _seeds_differ(cls, value: list[int]) -> list[int]:
