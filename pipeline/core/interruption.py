@@ -1,6 +1,7 @@
 """SIGINT and SIGTERM end a command, or a worker process of it, with exit code 130 or 143: a scheduler must not take an
 interrupted run for a finished one."""
 
+import atexit
 import os
 import signal
 import sys
@@ -46,6 +47,8 @@ def exit_codes() -> Iterator[None]:
         yield
         return
     _received, _work_began = None, False
+    if hasattr(signal, "setitimer"):  # after the handlers that are registered later: Python takes its own away then
+        atexit.register(signal.setitimer, signal.ITIMER_REAL, 0)
     before = [signal.signal(number, _interrupt) for number in SIGNALS]
     try:
         yield

@@ -46,6 +46,25 @@ def handlers() -> Iterator[None]:
         signal.signal(number, handler)
 
 
+SLOW_END = """
+import os, signal, time
+from pipeline.core import interruption
+
+class Slow:
+    def __del__(self):
+        time.sleep(1)
+
+slow = Slow()
+interruption.GRACE = 0.4
+with interruption.exit_codes():
+    os.kill(os.getpid(), signal.SIGTERM)
+"""
+
+
+def test_python_that_shuts_down_slowly_changes_no_exit_code() -> None:
+    assert subprocess.run([sys.executable, "-c", SLOW_END], cwd=REPOSITORY, capture_output=True).returncode == 143
+
+
 def send(number: int) -> None:
     os.kill(os.getpid(), number)
 
