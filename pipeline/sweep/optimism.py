@@ -1,9 +1,10 @@
 """How much the winner's score flatters it, because it was chosen on the images that it is scored on.
 
-Every trial is scored on the same units: held-out images, groups of images, or whole folds. Noise that a trial has on them
-lifts it among its competitors, and its score with it. Choosing on some units and scoring on the others takes that away.
-Of several folds each is left out in turn (nested selection); of one fold, groups are drawn with replacement and the score
-is that of the groups which were not drawn: the bootstrap bias correction of Tsamardinos, Greasidou and Borboudakis (2018).
+Every trial is scored on the same units: held-out images, groups of images, or whole folds. Noise that a trial has on
+them lifts it among its competitors, and its score with it. Choosing on some units and scoring on the others takes that
+away. Of several folds each is left out in turn (nested selection); of one fold, groups are drawn with replacement and
+the score is that of the groups which were not drawn: the bootstrap bias correction of Tsamardinos, Greasidou and
+Borboudakis (2018).
 """
 
 from dataclasses import dataclass

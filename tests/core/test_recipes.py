@@ -66,7 +66,8 @@ def test_networks_have_the_size_that_the_reports_describe(name: str) -> None:
 def test_a_recipe_takes_from_its_base_what_it_does_not_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIPELINE_ROOT", str(tmp_path))
     for name, text in {
-        "one/first": "competition: ../mine.yaml\ntakes: 5 min\ntrain: {epochs: 3, learning_rate: 0.5}\nquick: {train: {epochs: 1}}",
+        "one/first": "competition: ../mine.yaml\ntakes: 5 min\ntrain: {epochs: 3, learning_rate: 0.5}\n"
+        "quick: {train: {epochs: 1}}",
         "one/second": "base: first.yaml\nname: other",
         "two/third": "base: ../one/second.yaml\ntrain: {learning_rate: 0.1}",
         "loop": "base: loop.yaml",
