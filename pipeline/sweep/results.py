@@ -2,6 +2,7 @@
 
 import datetime
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -260,7 +261,7 @@ def write_winner(path: Path, found: Found, space: Space, recipe: str, quick: boo
     winner = found.winner
     assert winner
     own = [one for one in assignments if not one.startswith("train.folds=")]
-    changes = override({}, [*own, *(f"{key}={value}" for key, value in winner.settings.items())])
+    changes = _with_numbers(override({}, [*own, *(f"{key}={value}" for key, value in winner.settings.items())]))
     changes |= {"quick": changes} if quick else {}
     base = os.path.relpath(Path(recipe).resolve(), path.parent.resolve()) if _is_path(recipe) else recipe
     folds = ",".join(map(str, found.folds))
@@ -273,6 +274,13 @@ def write_winner(path: Path, found: Found, space: Space, recipe: str, quick: boo
     head = "".join(f"# {line}".rstrip() + "\n" for line in lines)
     write_text(path, head + yaml.safe_dump({"base": base, **changes}, sort_keys=False, allow_unicode=True))
     return command
+
+
+def _with_numbers(value: Any) -> Any:
+    """Settings in which 1e-3, a text in YAML, is a number."""
+    if isinstance(value, dict):
+        return {key: _with_numbers(one) for key, one in value.items()}
+    return float(value) if isinstance(value, str) and re.fullmatch(r"[-+]?[\d.]*\d[eE][-+]?\d+", value) else value
 
 
 def _is_path(recipe: str) -> bool:

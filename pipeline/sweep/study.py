@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +39,6 @@ DRAWS = 50
 """How often a combination is drawn again where it has been tried."""
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
-warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-warnings.filterwarnings("ignore", message="Heartbeat of storage is supposed to be used with Study.optimize")
 
 
 def distributions(space: Space) -> dict[str, BaseDistribution]:
@@ -81,9 +80,10 @@ def propose(
         return None
     for draw in range(DRAWS):
         first = min(10, max(4, wanted // 3))
-        sampler = TPESampler(
-            seed=len(trials) + 1000 * draw, multivariate=True, constant_liar=True, n_startup_trials=first
-        )
+        seed = len(trials) + 1000 * draw
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that they are experimental
+            sampler = TPESampler(seed=seed, multivariate=True, constant_liar=True, n_startup_trials=first)
         study = optuna.create_study(sampler=sampler, direction=direction)
         study.add_trials([trial for trial in trials if trial.params])
         drawn = study.ask(distributions(space)).params
@@ -106,19 +106,27 @@ def open_storage(path: Path) -> RDBStorage:
         PipelineError: the file is no database of Optuna, or of another version of it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
     try:
-        return RDBStorage(
-            f"sqlite:///{path}",
-            engine_kwargs={"connect_args": {"timeout": 100}},
-            heartbeat_interval=HEARTBEAT,
-            grace_period=GRACE,
-        )
+        return _open_storage(path, path.stat().st_ino)  # another file of the same name is another database
     except (sqlalchemy.exc.SQLAlchemyError, RuntimeError) as error:
         said = " ".join(str(getattr(error, "orig", error)).split())
         raise PipelineError(
             f"{shown(path)} is not a database that this version of Optuna reads ({said}): move it away, and the sweep "
             "begins anew; trials that are trained are not trained again."
         ) from None
+
+
+@lru_cache(maxsize=4)
+def _open_storage(path: Path, _file: int) -> RDBStorage:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return RDBStorage(
+            f"sqlite:///{path}",
+            engine_kwargs={"connect_args": {"timeout": 100}},
+            heartbeat_interval=HEARTBEAT,
+            grace_period=GRACE,
+        )
 
 
 def begin(path: Path, name: str, definition: dict[str, Any], direction: StudyDirection) -> optuna.Study:
@@ -223,7 +231,9 @@ class Trials:
                 if params is None:
                     return None
                 self.study.enqueue_trial(params)
-            asked = self.study.ask()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # that heartbeats are meant for Study.optimize
+                asked = self.study.ask()
             trial = self.study.get_trials(deepcopy=False)[asked.number]
             self._claim(trial)
             return self._suggested(trial)
