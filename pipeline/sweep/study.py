@@ -11,7 +11,6 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -106,27 +105,21 @@ def open_storage(path: Path) -> RDBStorage:
         PipelineError: the file is no database of Optuna, or of another version of it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.touch()
     try:
-        return _open_storage(path, path.stat().st_ino)  # another file of the same name is another database
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that heartbeats are experimental
+            return RDBStorage(
+                f"sqlite:///{path}",
+                engine_kwargs={"connect_args": {"timeout": 100}},
+                heartbeat_interval=HEARTBEAT,
+                grace_period=GRACE,
+            )
     except (sqlalchemy.exc.SQLAlchemyError, RuntimeError) as error:
         said = " ".join(str(getattr(error, "orig", error)).split())
         raise PipelineError(
             f"{shown(path)} is not a database that this version of Optuna reads ({said}): move it away, and the sweep "
             "begins anew; trials that are trained are not trained again."
         ) from None
-
-
-@lru_cache(maxsize=4)
-def _open_storage(path: Path, _file: int) -> RDBStorage:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return RDBStorage(
-            f"sqlite:///{path}",
-            engine_kwargs={"connect_args": {"timeout": 100}},
-            heartbeat_interval=HEARTBEAT,
-            grace_period=GRACE,
-        )
 
 
 def begin(path: Path, name: str, definition: dict[str, Any], direction: StudyDirection) -> optuna.Study:
