@@ -3,7 +3,8 @@
     python -m pipeline sweep RECIPE --over key=a,b,c [--over key=low..high[:log] --trials N]
 
 reads   the recipe and its competition
-writes  work/<competition>/<sweep>/: sweep.db (Optuna's), sweep.csv, sweep.html, <sweep>-winner.yaml
+writes  work/<competition>/<sweep>/: sweep.db (Optuna's), sweep.csv, sweep.html, <sweep>-winner.yaml and a recipe like
+        it of every trial
         work/<competition>/<sweep>-<n>/: the run of each trial, decode to tune
 
 A killed sweep goes on by the same command, and the same command on another machine with the same folder joins it.
@@ -31,11 +32,22 @@ from pipeline.sweep.space import Space, combinations, described, of_recipe, pars
 from pipeline.sweep.trial import Trial, run_trial
 
 if TYPE_CHECKING:
-    from pipeline.sweep.results import Found
+    from pipeline.sweep.results import Found, Origin
     from pipeline.sweep.study import Trials
 
 SHARED = ("clean", "split")
-UNIMPORTANT = ("name", "base", "competition", "takes", "quick", "train.workers", "train.parallel", "train.loggers")
+UNIMPORTANT = (
+    "name",
+    "base",
+    "competition",
+    "takes",
+    "quick",
+    "train.workers",
+    "train.parallel",
+    "train.loggers",
+    "train.folds",
+    "train.final",
+)
 """Settings of a recipe on which no score depends; those below them neither."""
 
 
@@ -159,6 +171,13 @@ class _Sweep:
     prepared: set[Path]
 
     @property
+    def origin(self) -> "Origin":
+        """What is swept."""
+        from pipeline.sweep.results import Origin
+
+        return Origin(self.request.recipe, self.request.quick, self.request.assignments)
+
+    @property
     def wanted(self) -> int:
         """How many trials there are to be."""
         every, asked = combinations(self.space), self.request.trials
@@ -210,7 +229,7 @@ def _definition(base: Run, space: Space, request: Request) -> dict[str, Any]:
     }
     over = {f"--over {key}": text for key, text in described(space).items()}
     how = "every combination" if request.trials is None else "sampled"
-    return {**over, "--trials": how, **recipe, "folds": base.trained_folds(), **competition}
+    return {**over, "--trials": how, **recipe, "--folds": base.trained_folds(), **competition}
 
 
 def _decode(run: Run, prepared: set[Path]) -> None:
@@ -250,33 +269,40 @@ def _train(job: _Sweep, engine: Engine, base: Run) -> None:
 
 def _units(job: _Sweep, base: Run) -> Iterator[Unit]:
     """Yields the trials as units of work, each when it can begin: what was found until then decides what it is."""
-    from pipeline.sweep import study
+    from pipeline.sweep import results, study
 
     while taken := job.trials.take():
         settings = study.written(job.space, taken.params)
-        changes = tuple(f"{key}={value}" for key, value in settings.items())
-        request = job.request
-        trial = Trial(
-            taken.number,
-            str(Path(request.recipe).absolute()) if request.recipe.endswith((".yaml", ".yml")) else request.recipe,
-            request.quick,
-            (*request.assignments, *changes),
-            f"{job.name}-{taken.number}",
-            job.folds,
-            job.database,
-            job.name,
-            request.prune,
-        )
+        trial = _trial(job, taken.number, settings)
         going_on = f", from fold {len(taken.intermediate_values) + 1}" if taken.intermediate_values else ""
-        say(f"trial {trial.number}: {', '.join(changes)}{going_on}")
+        say(f"trial {trial.number}: {', '.join(f'{key}={value}' for key, value in settings.items())}{going_on}")
+        path = job.database.with_name(f"{trial.name}.yaml")
+        head = [f"Trial {trial.number} of the sweep {job.name}.", ""]
+        head += [f"  {results.command_of(path, trial.name, job.request.quick, job.folds)}"]
+        results.write_recipe(path, head, job.origin, settings)
         try:
             _decode(trial.open(), job.prepared)
         except PipelineError as error:  # values that do not go together
             warn(f"[yellow]trial {trial.number} failed: {escape(str(error))}[/yellow]")
             job.trials.end(trial.number, None, str(error))
             continue
-        needs = Needs(per_gpu=base.recipe.train.parallel)
-        yield Unit(f"trial {trial.number}", run_trial, trial, needs)
+        yield Unit(f"trial {trial.number}", run_trial, trial, Needs(per_gpu=base.recipe.train.parallel))
+
+
+def _trial(job: _Sweep, number: int, settings: dict[str, str]) -> Trial:
+    request, changes = job.request, (f"{key}={value}" for key, value in settings.items())
+    recipe = str(Path(request.recipe).absolute()) if request.recipe.endswith((".yaml", ".yml")) else request.recipe
+    return Trial(
+        number=number,
+        recipe=recipe,
+        quick=request.quick,
+        assignments=(*request.assignments, *changes),
+        name=f"{job.name}-{number}",
+        folds=job.folds,
+        database=job.database,
+        study=job.name,
+        prune=request.prune,
+    )
 
 
 def _fault(job: _Sweep, trial: Trial, error: Exception) -> str:
@@ -307,7 +333,8 @@ def _write(job: _Sweep, base: Run) -> Result:
     results.write_table(folder / "sweep.csv", found.rows)
     winner, command = folder / f"{job.name}-winner.yaml", ""
     if found.winner:
-        command = results.write_winner(winner, found, job.space, request.recipe, request.quick, request.assignments)
+        command, head = results.winner_head(winner, found, job.origin, job.space)
+        results.write_recipe(winner, head, job.origin, found.winner.settings)
     page.write(
         folder / "sweep.html",
         "sweep.html.jinja",

@@ -38,6 +38,18 @@ ORDER = ("complete", "pruned", "running", "failed")
 
 
 @dataclass(frozen=True)
+class Origin:
+    """What is swept."""
+
+    recipe: str
+    """As the command line says it."""
+    quick: bool
+    """In miniature: what is set then stands in the `quick` section too."""
+    assignments: tuple[str, ...]
+    """What the sweep itself sets, `key=value`."""
+
+
+@dataclass(frozen=True)
 class Row:
     """One trial; None is what is not known (yet)."""
 
@@ -246,34 +258,48 @@ def write_table(path: Path, rows: list[Row]) -> None:
         pd.DataFrame(table).to_csv(temporary, index=False)
 
 
-def write_winner(path: Path, found: Found, space: Space, recipe: str, quick: bool, assignments: tuple[str, ...]) -> str:
-    """Writes the winner as a recipe: what differs from the one that was swept, under what was measured. Returns the
-    command that goes on with what the winner has trained.
+def write_recipe(path: Path, head: list[str], origin: Origin, settings: dict[str, str]) -> None:
+    """Writes a trial as a recipe: what differs from the one that is swept, under a head comment. The folds are that
+    recipe's.
 
     Args:
         path: the YAML.
-        found: what the sweep found; it has a winner.
-        space: what was varied.
-        recipe: the one that was swept, as the command line says it.
-        quick: whether it was swept in miniature; the changes then stand in its `quick` section too.
-        assignments: what the sweep itself set, `key=value`; the folds are the recipe's.
+        head: lines of the comment.
+        origin: what is swept.
+        settings: what the trial sets, by dotted keys.
     """
+    own = [one for one in origin.assignments if not one.startswith("train.folds=")]
+    changes = _with_numbers(override({}, [*own, *(f"{key}={value}" for key, value in settings.items())]))
+    changes |= {"quick": changes} if origin.quick else {}
+    recipe = origin.recipe
+    base = os.path.relpath(Path(recipe).resolve(), path.parent.resolve()) if is_path(recipe) else recipe
+    comment = "".join(f"# {line}".rstrip() + "\n" for line in head)
+    write_text(path, comment + yaml.safe_dump({"base": base, **changes}, sort_keys=False, allow_unicode=True))
+
+
+def winner_head(path: Path, found: Found, origin: Origin, space: Space) -> tuple[str, list[str]]:
+    """Returns the command that goes on with what the winner has trained, and what stands above its recipe in `path`:
+    what was measured."""
     winner = found.winner
     assert winner
-    own = [one for one in assignments if not one.startswith("train.folds=")]
-    changes = _with_numbers(override({}, [*own, *(f"{key}={value}" for key, value in winner.settings.items())]))
-    changes |= {"quick": changes} if quick else {}
-    base = os.path.relpath(Path(recipe).resolve(), path.parent.resolve()) if _is_path(recipe) else recipe
-    folds = ",".join(map(str, found.folds))
-    command = f"{program()} run {shown(path)}{' --quick' if quick else ''} --name {winner.run} --folds {folds}"
-    lines = [f"The winner of a sweep of {recipe}{' --quick' if quick else ''}: {winner.run}, {_today()}.", ""]
+    command = command_of(path, winner.run, origin.quick, found.folds)
+    quick = " --quick" if origin.quick else ""
+    lines = [f"The winner of a sweep of {origin.recipe}{quick}: {winner.run}, {datetime.date.today()}.", ""]
     lines += [f"  {command}     goes on with what it has trained", ""]
     lines += [*sentences(found), f"measured on fold{'s' if len(found.folds) > 1 else ''} {listed(list(found.folds))}"]
     lines += [f"training took {duration(60 * winner.minutes)}"] if winner.minutes is not None else []
-    lines += [f"swept: {key}={values}" for key, values in described(space).items()]
-    head = "".join(f"# {line}".rstrip() + "\n" for line in lines)
-    write_text(path, head + yaml.safe_dump({"base": base, **changes}, sort_keys=False, allow_unicode=True))
-    return command
+    return command, lines + [f"swept: {key}={values}" for key, values in described(space).items()]
+
+
+def command_of(path: Path, run: str, quick: bool, folds: tuple[int, ...]) -> str:
+    """Returns the command that goes on with a trial's run, by its recipe."""
+    numbers = ",".join(map(str, folds))
+    return f"{program()} run {shown(path)}{' --quick' if quick else ''} --name {run} --folds {numbers}"
+
+
+def is_path(recipe: str) -> bool:
+    """Returns whether a recipe is given by the path of its YAML."""
+    return recipe.endswith((".yaml", ".yml"))
 
 
 def _with_numbers(value: Any) -> Any:
@@ -281,14 +307,6 @@ def _with_numbers(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _with_numbers(one) for key, one in value.items()}
     return float(value) if isinstance(value, str) and re.fullmatch(r"[-+]?[\d.]*\d[eE][-+]?\d+", value) else value
-
-
-def _is_path(recipe: str) -> bool:
-    return recipe.endswith((".yaml", ".yml"))
-
-
-def _today() -> Any:
-    return datetime.date.today()
 
 
 def how(prune: bool, trials: int | None) -> str:
