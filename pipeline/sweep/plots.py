@@ -50,10 +50,25 @@ def drawn(study: optuna.Study, metric: str) -> Iterator[tuple[str, str]]:
                 continue
             finally:
                 figures = [pyplot.figure(number) for number in pyplot.get_fignums()]
-            figure = getattr(axes, "flat", [axes])[0].figure
-            yield caption, _png(figure)
+            drawn_on = list(getattr(axes, "flat", [axes]))
+            _tidy(drawn_on)
+            yield caption, _png(drawn_on[0].figure)
             for one in figures:
                 pyplot.close(one)
+
+
+def _tidy(axes: list[Any]) -> None:
+    """Gives slices the room that their numbers need, and folds whole numbers."""
+    from matplotlib.ticker import MaxNLocator, NullFormatter
+
+    if axes[0].get_xlabel() == "Step":
+        axes[0].set_xlabel("folds")
+        axes[0].xaxis.set_major_locator(MaxNLocator(integer=True))
+    if len(axes) > 1:
+        axes[0].figure.set_size_inches(3 * len(axes) + 1, 4)
+        for one in axes:
+            if one.get_xscale() == "log":
+                one.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _png(figure: Any) -> str:

@@ -1,5 +1,6 @@
 """What a sweep found: a row per trial, the winner and how much its score flatters it, and the winner as a recipe."""
 
+import copy
 import datetime
 import os
 import re
@@ -270,7 +271,8 @@ def write_recipe(path: Path, head: list[str], origin: Origin, settings: dict[str
     """
     own = [one for one in origin.assignments if not one.startswith("train.folds=")]
     changes = _with_numbers(override({}, [*own, *(f"{key}={value}" for key, value in settings.items())]))
-    changes |= {"quick": changes} if origin.quick else {}
+    if origin.quick:
+        changes = {**changes, "quick": copy.deepcopy(changes)}  # a copy: YAML would point from one to the other
     recipe = origin.recipe
     base = os.path.relpath(Path(recipe).resolve(), path.parent.resolve()) if is_path(recipe) else recipe
     comment = "".join(f"# {line}".rstrip() + "\n" for line in head)

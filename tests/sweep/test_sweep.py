@@ -24,7 +24,7 @@ from pipeline.sweep.space import Choices, Range, parse
 RECIPE: dict[str, Any] = {
     "image": {"size": [32, 32]},
     "model": {"architecture": "ConfigurableUnet", "encoder": "plain", "options": {"channels": [8, 16, 16]}},
-    "train": {"folds": [0, 1], "epochs": 1, "batch_size": 4, "precision": "32"},
+    "train": {"folds": [0], "epochs": 1, "batch_size": 4, "precision": "32"},
     "predict": {"batch_size": 4},
     "tune": {"method": "fixed"},
 }
@@ -121,7 +121,7 @@ def test_a_grid_trains_and_its_winner_runs_to_the_same_score(
 
     def killed(trainer: Any, *arguments: Any) -> None:
         calls.append(trainer)
-        if len(calls) == 4:  # the second fold of the second trial
+        if len(calls) == 2:
             raise Killed
         real(trainer, *arguments)
 
@@ -130,7 +130,7 @@ def test_a_grid_trains_and_its_winner_runs_to_the_same_score(
     with pytest.raises(Killed):
         sweeper(*grid)
     result = sweeper(*grid)
-    assert len(calls) == 9  # each of the eight trainings, and the killed one again
+    assert len(calls) == 5  # each of the four trainings, and the killed one again
     assert [row.state for row in result.found.rows] == ["complete"] * 4
     winner, folder = result.found.winner, tiny.root / "work" / "tiny"
     assert winner and all(row.interval_95 and row.minutes for row in result.found.rows)
@@ -147,23 +147,20 @@ def test_a_grid_trains_and_its_winner_runs_to_the_same_score(
     assert trial.honest(read_scored(fresh.folder)) == winner.score
 
 
-@pytest.mark.parametrize("trials", [None, 8])
-def test_killed_and_resumed_is_the_same_sweep(sweeper: Sweeper, stages: Stages, trials: int | None) -> None:
-    over = ["train.learning_rate=1e-4..1e-1:log" if trials else "train.learning_rate=1e-4,1e-3", "train.batch_size=4,8"]
-    whole = sweeper(*over, trials=trials, name="whole")
-    runs = stages.trained
-    stages.trained, stages.kill_at = [], 6
+def test_killed_and_resumed_is_the_same_sweep(sweeper: Sweeper, stages: Stages) -> None:
+    over, folds = ("train.learning_rate=1e-4..1e-1:log", "train.batch_size=4,8"), ("train.folds=[0, 1]",)
+    sweeper(*over, trials=5, assignments=folds, name="whole")
+    whole = sweeper(*over, trials=6, assignments=folds, name="whole")  # one more
+    runs = len(stages.trained)
+    stages.kill_at = runs + 4
     with pytest.raises(Killed):
-        sweeper(*over, trials=trials)
+        sweeper(*over, trials=6, assignments=folds)
     stages.kill_at = 0
-    resumed = sweeper(*over, trials=trials)
-    assert len(stages.trained) == len(runs) + 1
+    resumed = sweeper(*over, trials=6, assignments=folds)
+    assert len(stages.trained) == 2 * runs + 1
     pd.testing.assert_frame_equal(table(whole), table(resumed))
-    assert len(table(whole)) == (trials or 4)
+    assert sorted(table(whole)["trial"]) == [0, 1, 2, 3, 4, 5]
     assert not table(whole).duplicated(["train.learning_rate", "train.batch_size"]).any()
-    before = len(stages.trained)
-    sweeper(*over, trials=trials and 9)  # one more of a sampled sweep
-    assert len({name for name, _ in stages.trained[before:]}) == (1 if trials else 0)
 
 
 def test_what_is_said_of_the_winner(sweeper: Sweeper, stages: Stages, tiny: Tiny) -> None:
@@ -184,31 +181,33 @@ def test_what_is_said_of_the_winner(sweeper: Sweeper, stages: Stages, tiny: Tiny
         "base": "../../../small.yaml", "train": {"epochs": 3, "learning_rate": pytest.approx(rate)},
     }  # fmt: skip
     assert "measured on folds 0 and 2" in recipe
-
-
-def test_of_one_fold_groups_are_left_out(sweeper: Sweeper, stages: Stages) -> None:
-    found = sweeper("train.learning_rate=9e-4,1e-3,1.1e-3", assignments=("train.folds=[1]",)).found
-    assert found.optimism and found.optimism.how == "groups"
-    assert "on other images of the same fold" in " ".join(results.sentences(found))
+    path = result.folder / "miniature.yaml"
+    origin = results.Origin(str(tiny.recipe_path), True, ("train.epochs=3",))
+    results.write_recipe(path, ["In miniature."], origin, {"image.size": "[16, 16]"})
+    text = path.read_text()
+    assert text.startswith("# In miniature.\nbase: ../../../small.yaml\n") and "&" not in text
+    both = [open_run(str(path), quick=quick).recipe for quick in (False, True)]
+    assert [(one.train.epochs, one.image.size) for one in both] == [(3, (16, 16))] * 2
 
 
 def test_the_pruner_stops_a_bad_trial(sweeper: Sweeper, stages: Stages) -> None:
-    over = "train.learning_rate=1e-3,1.1e-3,9e-4,8e-4,1e-6,1.0e-3"
-    rows = {row.trial: row for row in sweeper(over).found.rows}
+    over, folds = "train.learning_rate=1e-3,1.1e-3,9e-4,8e-4,1e-6", ("train.folds=[0, 1, 2]",)
+    rows = {row.trial: row for row in sweeper(over, assignments=folds).found.rows}
     assert (rows[4].state, rows[4].folds) == ("pruned", 1)
     assert [rows[number].state for number in range(4)] == ["complete"] * 4
-    kept = sweeper(over, prune=False, name="kept").found
-    assert {row.state for row in kept.rows} == {"complete"}
 
 
 def test_a_failed_trial_lets_the_others_go_on_and_is_tried_again(sweeper: Sweeper, stages: Stages) -> None:
+    over = "train.learning_rate=8e-4,9e-4,1e-3"
     stages.refuse = "small-sweep-1"
-    result = sweeper("train.learning_rate=1e-4,1e-3,1e-2")
+    result = sweeper(over)
     assert "1 of 3 trials failed (trial 1: the loss is not a number [at step 3].)" in result.failed()
     assert [row.state for row in result.found.rows] == ["complete", "complete", "failed"]
     stages.refuse, before = "", len(stages.trained)
-    again = sweeper("train.learning_rate=1e-4,1e-3,1e-2")
+    again = sweeper(over)
     assert not again.failed() and {name for name, _ in stages.trained[before:]} == {"small-sweep-1"}
+    assert again.found.optimism and again.found.optimism.how == "groups"  # of one fold
+    assert "on other images of the same fold" in " ".join(results.sentences(again.found))
 
 
 def test_several_machines_share_a_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
