@@ -219,7 +219,7 @@ def sentences(found: Found) -> list[str]:
         text += f" (the estimate is {found.optimism.value:.4f}, which is noise)"
     near = [row for row in complete if row is not winner and _within(row)]
     if near:
-        text += f"; {len(near)} of the {len(complete) - 1} others are within two standard errors of it"
+        text += f"; within two standard errors of it: {len(near)} of {len(complete) - 1} others"
     return [*said, text]
 
 

@@ -137,8 +137,8 @@ def begin(path: Path, name: str, definition: dict[str, Any], direction: StudyDir
     with exclusive_lock(path.parent):
         storage = open_storage(path)
         study = optuna.create_study(study_name=name, storage=storage, direction=direction, load_if_exists=True)
-        known = study.user_attrs.get("definition")
-        if known is None:
+        known = study.user_attrs.get("definition") if study.get_trials(deepcopy=False) else None
+        if known is None:  # without a trial nothing rests on it
             study.set_user_attr("definition", definition)
     _check_same(name, path, known or definition, definition)
     return load(path, name)
@@ -150,7 +150,7 @@ def pin(study: optuna.Study, path: Path, key: str, value: str) -> None:
     Raises:
         PipelineError: it is not.
     """
-    known = study.user_attrs.get(key)
+    known = study.user_attrs.get(key) if study.get_trials(deepcopy=False) else None
     if known is None:
         study.set_user_attr(key, value)
     _check_same(study.study_name, path, {key: known or value}, {key: value})

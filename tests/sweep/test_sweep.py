@@ -267,7 +267,11 @@ def test_bad_input_is_said_before_anything_is_trained(sweeper: Sweeper, stages: 
 
 
 def test_a_sweep_whose_recipe_changed_is_refused(sweeper: Sweeper, stages: Stages, tiny: Tiny) -> None:
-    over = "train.learning_rate=1e-3,1e-2"
+    over, damage = "train.learning_rate=1e-3,1e-2", tiny.input / "sample.csv"
+    text = damage.read_text()
+    damage.unlink()
+    assert "sample.csv" in refused(sweeper, over, assignments=("train.epochs=7",))  # and nothing has begun
+    damage.write_text(text)
     result = sweeper(over)
     changed = refused(sweeper, over, assignments=("train.epochs=7",))
     assert "the sweep small-sweep was begun with other settings (train.epochs was 1 and is 7)" in changed
