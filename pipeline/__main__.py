@@ -229,9 +229,9 @@ def sweep(
     trials: Annotated[
         int | None, typer.Option("--trials", min=1, help="Try so many, sampled (TPE), and not every combination.")
     ] = None,
-    prune: Annotated[
-        bool, typer.Option(" /--no-prune", help="Let every trial go through all folds, however low its score.")
-    ] = True,
+    no_prune: Annotated[
+        bool, typer.Option("--no-prune", help="Let every trial go through all folds, however low its score.")
+    ] = False,
     options: RunOptions = RunOptions(),
     how: HowOptions = HowOptions(),
 ) -> None:
@@ -246,7 +246,7 @@ def sweep(
     ensure_sample(options.open(recipe))
     interruption.work_began()
     request = command.Request(
-        recipe, tuple(over or ()), trials, options.quick, options.name, tuple(options.changes), prune
+        recipe, tuple(over or ()), trials, options.quick, options.name, tuple(options.changes), not no_prune
     )
     result = command.sweep(request, InTurn(), preflight)
     Console(width=None if sys.stdout.isatty() else 200).print(result.table())
