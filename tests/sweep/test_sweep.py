@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optuna
 import pandas as pd
 import pytest
 import yaml
@@ -16,9 +17,12 @@ from pipeline.core.errors import PipelineError
 from pipeline.core.files import shown, write_json
 from pipeline.core.results import read_scored
 from pipeline.core.run import Run, open_run
+from pipeline.masks.metrics import METRICS
+from pipeline.report.compare import Scored
 from pipeline.sweep import command, plots, results, study, trial
 from pipeline.sweep.command import Request, Result
 from pipeline.sweep.in_turn import InTurn
+from pipeline.sweep.pruner import MedianOfSameFolds
 from pipeline.sweep.space import Choices, Range, parse
 
 RECIPE: dict[str, Any] = {
@@ -282,6 +286,24 @@ def test_a_sweep_whose_recipe_changed_is_refused(sweeper: Sweeper, stages: Stage
     assert "folds/tiny.csv was" in refused(sweeper, over)
     (result.folder / "sweep.db").write_text("no database")
     assert "sweep.db is not a database" in refused(sweeper, over)
+
+
+def test_lower_is_better_and_scores_of_all_pixels() -> None:
+    asked = optuna.create_study(direction="minimize", pruner=MedianOfSameFolds())
+    for score in (0.5, 0.6, 0.7, 0.8):
+        asked.ask().report(score, 1)
+    good, bad = asked.ask(), asked.ask()
+    good.report(0.6, 1)
+    bad.report(0.9, 1)
+    assert bad.should_prune() and not good.should_prune()
+    assert study.propose(asked.trials, {"a": Range(0, 1, False, False)}, 6, asked.direction) is None
+
+    metric, images = METRICS["mean_iou"], pd.DataFrame({"fold": [0, 0, 0, 1]})
+    by_fold = ({"0": 0.5, "1": 0.9}, {"0": 0.7, "1": 0.2})
+    scored = [Scored(Path(), {"score_by_fold": one}, images, (), frozenset()) for one in by_fold]
+    found = results._optimism(scored, metric)
+    assert metric.unit == "data_set" and found
+    assert (found.winner, found.elsewhere) == (pytest.approx(0.6), pytest.approx((3 * 0.5 + 0.2) / 4))
 
 
 def test_ranges_and_lists() -> None:
