@@ -27,7 +27,7 @@ one. A recipe's key goes on the command line as `--set train.epochs=3`, or into 
 keys from "The competition" on stand in the competition's YAML, and no command changes them (`new … --set` writes them).
 """
 PARTS = {
-    "The recipe": (Recipe, ("competition", "folds", "ensemble", "arrays", "takes", "quick"), ""),
+    "The recipe": (Recipe, ("competition", "base", "folds", "ensemble", "arrays", "takes", "quick"), ""),
     "Images on their way in (decode, train)": (Recipe, ("image", "augment"), ""),
     "The network (train)": (Recipe, ("model",), ""),
     "Losses (train)": (Recipe, ("loss",), ""),

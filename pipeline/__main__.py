@@ -218,6 +218,44 @@ def compare(
         typer.echo(compare.NOTE)
 
 
+@app.command()
+@with_options(without=("competition", "oof", "test", "strict", "force", "verify"))
+def sweep(
+    recipe: RecipeName,
+    over: Annotated[
+        list[str] | None,
+        typer.Option("--over", metavar="KEY=A,B,C", help="Values to try, or a range KEY=LOW..HIGH[:log]; repeatable."),
+    ] = None,
+    trials: Annotated[
+        int | None, typer.Option("--trials", min=1, help="Try so many, sampled (TPE), and not every combination.")
+    ] = None,
+    no_prune: Annotated[
+        bool, typer.Option("--no-prune", help="Let every trial go through all folds, however low its score.")
+    ] = False,
+    options: RunOptions = RunOptions(),
+    how: HowOptions = HowOptions(),
+) -> None:
+    """Try settings on the same folds: a table, the winner as a recipe, and by how much that choice flatters itself."""
+    from rich.console import Console
+
+    from pipeline.notebook import ensure_sample
+    from pipeline.sweep import command
+    from pipeline.sweep.in_turn import InTurn
+    from pipeline.train.stage import preflight
+
+    ensure_sample(options.open(recipe))
+    interruption.work_began()
+    request = command.Request(
+        recipe, tuple(over or ()), trials, options.quick, options.name, tuple(options.changes), not no_prune
+    )
+    result = command.sweep(request, InTurn(), preflight)
+    Console(width=None if sys.stdout.isatty() else 200).print(result.table())
+    for line in result.lines():
+        typer.echo(line)
+    if failed := result.failed():
+        raise PipelineError(failed)
+
+
 @app.command("liars-test")
 @with_options()
 def liars_test(

@@ -114,11 +114,19 @@ class RunOptions:
         """
         from pipeline.core.run import open_run
 
+        return open_run(recipe, self.quick, self.name, self.changes, self.competition, self.oof, self.test)
+
+    @property
+    def changes(self) -> list[str]:
+        """What is changed of the recipe, `key=value` each.
+
+        Raises:
+            PipelineError: --folds is wrong.
+        """
         if self.folds is not None and not re.fullmatch(r"\d+(,\d+)*", self.folds):
             raise PipelineError(f"--folds {self.folds}: expected numbers and commas, for instance --folds 0,2.")
         chosen = [] if self.folds is None else [f"train.folds=[{self.folds}]"]
-        changes = [*(self.assignments or []), *chosen]
-        return open_run(recipe, self.quick, self.name, changes, self.competition, self.oof, self.test)
+        return [*(self.assignments or []), *chosen]
 
 
 @dataclass(frozen=True)

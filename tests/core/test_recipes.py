@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.core.config.recipe import FOLDER, load_recipe
+from pipeline.core.errors import PipelineError
 from pipeline.core.run import open_run
 from pipeline.train.stage import preflight
 
@@ -60,3 +61,27 @@ def test_networks_have_the_size_that_the_reports_describe(name: str) -> None:
     classes = 5 if name == "mars-unet" else 1
     network = models.build(recipe.model, recipe.image.channels, classes, None)
     assert models.parameter_count(network) == PARAMETERS[name]
+
+
+def test_a_recipe_takes_from_its_base_what_it_does_not_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIPELINE_ROOT", str(tmp_path))
+    for name, text in {
+        "one/first": "competition: ../mine.yaml\ntakes: 5 min\ntrain: {epochs: 3, learning_rate: 0.5}\n"
+        "quick: {train: {epochs: 1}}",
+        "one/second": "base: first.yaml\nname: other",
+        "two/third": "base: ../one/second.yaml\ntrain: {learning_rate: 0.1}",
+        "loop": "base: loop.yaml",
+        "list": "base: [sample]\ncompetition: sample",
+        "shipped": "base: sample\ntrain: {epochs: 7}",
+    }.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / f"{name}.yaml").write_text(text)
+    recipe = load_recipe(str(tmp_path / "two/third.yaml"))
+    assert (recipe.name, recipe.takes, recipe.train.epochs, recipe.train.learning_rate) == ("third", None, 3, 0.1)
+    assert Path(recipe.competition).resolve() == tmp_path / "mine.yaml"
+    assert load_recipe(str(tmp_path / "two/third.yaml"), quick=True).train.epochs == 1
+    assert load_recipe(str(tmp_path / "shipped.yaml")).image.size == (96, 128)
+    with pytest.raises(PipelineError, match=r"recipe loop.yaml: its base, loop.yaml, is based on it"):
+        load_recipe(str(tmp_path / "loop.yaml"))
+    with pytest.raises(PipelineError, match="`base` is"):
+        load_recipe(str(tmp_path / "list.yaml"))

@@ -118,6 +118,9 @@ class Recipe(Settings):
     """The YAML's file name; names the run."""
     competition: str
     """Name of a competition, or the path of its YAML, relative to the recipe's."""
+    base: str | None = None
+    """Another recipe, by its name or the path of its YAML, relative to this recipe's: what this recipe does not say is
+    as it stands there, but for `name` and `takes`."""
     folds: str | None = None
     """Another split than folds/<competition>.csv: folds/<competition>-<name>.csv."""
     image: ImageSettings = ImageSettings()
@@ -190,6 +193,31 @@ def _check_of_recipe(data: dict[str, Any], path: Path) -> None:
         )
 
 
+def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """What a recipe's YAML says, laid over what its `base` says; `above` are the recipes that it is the base of."""
+    data = read_yaml(path)
+    if not isinstance(data.get("base"), str):  # another type is refused with all other faults
+        return data
+    name, above = data["base"], (*above, path.resolve())
+    folder = path.absolute().parent
+    base = folder / name if name.endswith((".yaml", ".yml")) else find_yaml(name, FOLDER, "recipe")
+    if base.resolve() in above:
+        raise PipelineError(f"recipe {path.name}: its base, {name}, is based on it: name another recipe.")
+    inherited = {key: value for key, value in _read(base, above).items() if key not in ("name", "takes", "base")}
+    return merge(_with_full_paths(inherited, base.absolute().parent), data)
+
+
+def _with_full_paths(data: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """A recipe's data with full paths where they are relative to the folder of its YAML."""
+    competition, arrays = str(data.get("competition", "")), data.get("arrays")
+    if competition.endswith((".yaml", ".yml")):
+        data = {**data, "competition": str(folder / competition)}
+    if isinstance(arrays, dict):
+        full = {key: str(folder / Path(file).expanduser()) for key, file in arrays.items() if isinstance(file, str)}
+        data = {**data, "arrays": arrays | full}
+    return data
+
+
 def load_recipe(name: str, quick: bool = False, assignments: list[str] | None = None) -> Recipe:
     """Returns the recipe with this name (pipeline/recipes/<name>.yaml) or at this path.
 
@@ -202,7 +230,7 @@ def load_recipe(name: str, quick: bool = False, assignments: list[str] | None = 
         PipelineError: no such file, an unknown key or a wrong value.
     """
     path = find_yaml(name, FOLDER, "recipe")
-    data = override({"name": path.stem, **read_yaml(path)}, assignments or [])
+    data = override({"name": path.stem, **_read(path)}, assignments or [])
     competition = str(data.get("competition", ""))
     if competition.endswith((".yaml", ".yml")):
         data["competition"] = str(path.absolute().parent / competition)  # beside the recipe, from wherever it is called

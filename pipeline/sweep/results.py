@@ -1,0 +1,322 @@
+"""What a sweep found: a row per trial, the winner and how much its score flatters it, and the winner as a recipe."""
+
+import copy
+import datetime
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+from optuna.trial import FrozenTrial, TrialState
+from rich.table import Table
+from rich.text import Text
+
+from pipeline.core.config.settings import override
+from pipeline.core.console import duration
+from pipeline.core.driver import listed
+from pipeline.core.files import shown, write_text, writing
+from pipeline.core.version import program
+from pipeline.core.written import if_sound
+from pipeline.masks.metrics import Metric
+from pipeline.report import compare
+from pipeline.report.compare import Scored
+from pipeline.split.folds import counted_rows
+from pipeline.sweep import optimism, study
+from pipeline.sweep.optimism import Optimism
+from pipeline.sweep.pruner import FIRST_TRIALS
+from pipeline.sweep.space import Space, described
+
+NOTE = (
+    "honest: of images that chose nothing of the trial's own, with its 95 % interval; difference: the trial's tuned "
+    "score minus the winner's, on the images that both scored, ± one standard error (bootstrap over groups; of a score "
+    "over all pixels there is none); within two of them it may be noise."
+)
+ORDER = ("complete", "pruned", "running", "failed")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What is swept."""
+
+    recipe: str
+    """As the command line says it."""
+    quick: bool
+    """In miniature: what is set then stands in the `quick` section too."""
+    assignments: tuple[str, ...]
+    """What the sweep itself sets, `key=value`."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One trial; None is what is not known (yet)."""
+
+    trial: int
+    run: str
+    settings: dict[str, str]
+    """What it sets, by dotted keys."""
+    score: float | None
+    """The honest one, of the folds that it has."""
+    interval_95: tuple[float, float] | None
+    difference: float | None
+    """Its score minus the winner's, on the images that both scored."""
+    standard_error: float | None
+    folds: int
+    """How many of the folds it has."""
+    minutes: float | None
+    """Of training."""
+    state: str
+    """complete, pruned, running (here, elsewhere, or by a process that is dead) or failed."""
+    error: str
+    """Why it failed."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a sweep found so far."""
+
+    rows: list[Row]
+    """The winner first, then the other trials from the best to the worst, the complete ones before the others."""
+    optimism: Optimism | None
+    """Of the winner; None with fewer than two complete trials, or of one fold with too few groups."""
+    metric: Metric
+    folds: tuple[int, ...]
+
+    @property
+    def winner(self) -> Row | None:
+        """The complete trial with the best honest score."""
+        return self.rows[0] if self.rows and self.rows[0].state == "complete" else None
+
+    @property
+    def worth(self) -> float | None:
+        """The winner's honest score, less what choosing it flatters; None where that is not known."""
+        if self.optimism is None or self.winner is None or self.winner.score is None:
+            return None
+        return self.winner.score - self.metric.sign * max(0.0, self.optimism.value)
+
+
+def collect(
+    trials: list[FrozenTrial], space: Space, competition: str, name: str, metric: Metric, folds: tuple[int, ...]
+) -> Found:
+    """Returns what a sweep found so far, from its trials and the files of their runs."""
+    scored = {trial.number: _scored(competition, f"{name}-{trial.number}") for trial in trials}
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    best = max(complete, key=lambda trial: metric.sign * trial.values[0], default=None)  # of equal ones the first
+    first = scored[best.number] if best else None
+    rows = [_row(trial, space, name, scored[trial.number], first) for trial in trials]
+
+    def place(row: Row) -> tuple[int, int, float, int]:
+        score = -metric.sign * row.score if row.score is not None else np.inf
+        return ORDER.index(row.state), -row.folds, score, row.trial
+
+    there = [found for trial in complete if (found := scored[trial.number])]
+    return Found(sorted(rows, key=place), _optimism(there, metric), metric, folds)
+
+
+def _scored(competition: str, name: str) -> Scored | None:
+    """What is known of a trial's run; None before its first fold is done."""
+    found = if_sound(compare.read_runs, [f"{competition}/{name}"])
+    return found[competition][0] if found else None
+
+
+def _row(trial: FrozenTrial, space: Space, name: str, scored: Scored | None, first: Scored | None) -> Row:
+    beside = compare.row_of(first, scored) if scored and first else None
+    last = trial.intermediate_values.get(trial.last_step) if trial.last_step is not None else None
+    told = (scored.result.get("scores", {}).get("fold_model", {}) if scored else {}).get("interval_95")
+    error = trial.user_attrs.get("error", "") if trial.state == TrialState.RUNNING else ""
+    states = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned"}
+    return Row(
+        trial=trial.number,
+        run=f"{name}-{trial.number}",
+        settings=study.written(space, trial.params),
+        score=last,
+        interval_95=(told[0], told[1]) if told else None,
+        difference=beside.difference if beside else None,
+        standard_error=beside.standard_error if beside else None,
+        folds=len(trial.intermediate_values),
+        minutes=beside.seconds / 60 if beside and beside.seconds is not None else None,
+        state="failed" if error else states.get(trial.state, "running"),
+        error=error,
+    )
+
+
+def _optimism(scored: list[Scored], metric: Metric) -> Optimism | None:
+    """How much the best of complete trials flatters itself, on the images that all of them scored."""
+    if len(scored) < 2:
+        return None
+    if metric.unit == "data_set":  # scores of single images say nothing
+        names = sorted(scored[0].result["score_by_fold"])
+        scores = np.array([[one.result["score_by_fold"].get(name, np.nan) for name in names] for one in scored])
+        images = scored[0].images
+        sizes = [1.0 if images is None else float((images["fold"].astype(str) == name).sum()) for name in names]
+        return optimism.leave_folds_out(metric.sign * scores, np.array(sizes), np.array(names))
+    tables = [one.images[counted_rows(one.images, one.rows)] for one in scored if one.images is not None]
+    if len(tables) < len(scored):
+        return None
+    by_image = pd.concat([table.set_index("image_id")["score"] for table in tables], axis=1, join="inner")
+    images = tables[0].set_index("image_id").loc[by_image.index]
+    weights = np.ones(len(images))
+    if not metric.by_image and metric.weigh != "images":  # a group's score stands at each of its images
+        weights = 1 / images.groupby("group")["group"].transform("size").to_numpy(np.float64)
+    scores = metric.sign * by_image.to_numpy(np.float64).T
+    found = optimism.leave_folds_out(scores, weights, images["fold"].to_numpy())
+    return found or optimism.leave_groups_out(scores, weights, images["group"].to_numpy().astype(str))
+
+
+# --- what a person reads ---------------------------------------------------------------------------------------------
+
+
+def cells(row: Row, winner: Row | None, folds: int) -> list[str]:
+    """Returns a row as texts, in the order of `columns`."""
+    interval = " [{:.4f}, {:.4f}]".format(*row.interval_95) if row.interval_95 else ""
+    difference = "–" if row.difference is None else f"{row.difference:+.4f}"
+    difference += f" ± {row.standard_error:.4f}" if row.difference is not None and row.standard_error else ""
+    return [
+        str(row.trial),
+        *row.settings.values(),
+        "–" if row.score is None else f"{row.score:.4f}{interval}",
+        "winner" if row is winner else difference,
+        f"{row.folds} of {folds}",
+        "–" if row.minutes is None else f"{row.minutes:.1f}",
+        f"{row.state}: {row.error}" if row.error else row.state,
+    ]
+
+
+def columns(space: Space) -> list[str]:
+    """Returns the titles of the columns of a table of trials."""
+    return ["trial", *space, "honest [95 %]", "difference", "folds", "minutes", "state"]
+
+
+def render(found: Found, space: Space) -> Table:
+    """Returns the trials as a table for the screen."""
+    table = Table()
+    for title in columns(space):
+        table.add_column(title, justify="right" if title in ("trial", "minutes") else "left")
+    for row in found.rows:
+        table.add_row(*map(Text, cells(row, found.winner, len(found.folds))))
+    return table
+
+
+def sentences(found: Found) -> list[str]:
+    """Returns what the winner is worth, in sentences."""
+    winner = found.winner
+    if winner is None or winner.score is None:
+        return ["no trial is complete yet: there is no winner"]
+    complete = [row for row in found.rows if row.state == "complete"]
+    said = [f"{found.metric.name}: winner {winner.score:.4f}, trial {winner.trial} ({_settings(winner)})"]
+    if len(complete) == 1:
+        return [*said, "it is the only complete trial: nothing was chosen, and nothing flatters"]
+    if found.optimism is None or found.worth is None:
+        needed = f"two folds, or of one fold {optimism.FEWEST_UNITS} groups and a score that is a mean over them"
+        return [*said, f"by how much choosing among {len(complete)} flatters is not known: that takes {needed}"]
+    where = "on other folds" if found.optimism.how == "folds" else "on other images of the same fold"
+    text = f"chosen {where} it is worth {found.worth:.4f}: choosing among {len(complete)} flatters by"
+    text += f" {max(0.0, found.optimism.value):.4f}"
+    if found.optimism.value < 0:
+        text += f" (the estimate is {found.optimism.value:.4f}, which is noise)"
+    near = [row for row in complete if row is not winner and _within(row)]
+    if near:
+        text += f"; within two standard errors of it: {len(near)} of {len(complete) - 1} others"
+    return [*said, text]
+
+
+def _within(row: Row) -> bool:
+    return (
+        row.difference is not None and row.standard_error is not None and abs(row.difference) <= 2 * row.standard_error
+    )
+
+
+def _settings(row: Row) -> str:
+    return ", ".join(f"{key}={value}" for key, value in row.settings.items())
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+def write_table(path: Path, rows: list[Row]) -> None:
+    """Writes the trials as a CSV."""
+    table = [
+        {
+            "trial": row.trial,
+            "run": row.run,
+            **row.settings,
+            "score": row.score,
+            "low_95": row.interval_95[0] if row.interval_95 else None,
+            "high_95": row.interval_95[1] if row.interval_95 else None,
+            "difference": row.difference,
+            "standard_error": row.standard_error,
+            "folds": row.folds,
+            "minutes": None if row.minutes is None else round(row.minutes, 2),
+            "state": row.state,
+            "error": row.error,
+        }
+        for row in rows
+    ]
+    with writing(path) as temporary:
+        pd.DataFrame(table).to_csv(temporary, index=False)
+
+
+def write_recipe(path: Path, head: list[str], origin: Origin, settings: dict[str, str]) -> None:
+    """Writes a trial as a recipe: what differs from the one that is swept, under a head comment. The folds are that
+    recipe's.
+
+    Args:
+        path: the YAML.
+        head: lines of the comment.
+        origin: what is swept.
+        settings: what the trial sets, by dotted keys.
+    """
+    own = [one for one in origin.assignments if not one.startswith("train.folds=")]
+    changes = _with_numbers(override({}, [*own, *(f"{key}={value}" for key, value in settings.items())]))
+    if origin.quick:
+        changes = {**changes, "quick": copy.deepcopy(changes)}  # a copy: YAML would point from one to the other
+    recipe = origin.recipe
+    base = os.path.relpath(Path(recipe).resolve(), path.parent.resolve()) if is_path(recipe) else recipe
+    comment = "".join(f"# {line}".rstrip() + "\n" for line in head)
+    write_text(path, comment + yaml.safe_dump({"base": base, **changes}, sort_keys=False, allow_unicode=True))
+
+
+def winner_head(path: Path, found: Found, origin: Origin, space: Space) -> tuple[str, list[str]]:
+    """Returns the command that goes on with what the winner has trained, and what stands above its recipe in `path`:
+    what was measured."""
+    winner = found.winner
+    assert winner
+    command = command_of(path, winner.run, origin.quick, found.folds)
+    quick = " --quick" if origin.quick else ""
+    lines = [f"The winner of a sweep of {origin.recipe}{quick}: {winner.run}, {datetime.date.today()}.", ""]
+    lines += [f"  {command}     goes on with what it has trained", ""]
+    lines += [*sentences(found), f"measured on fold{'s' if len(found.folds) > 1 else ''} {listed(list(found.folds))}"]
+    lines += [f"training took {duration(60 * winner.minutes)}"] if winner.minutes is not None else []
+    return command, lines + [f"swept: {key}={values}" for key, values in described(space).items()]
+
+
+def command_of(path: Path, run: str, quick: bool, folds: tuple[int, ...]) -> str:
+    """Returns the command that goes on with a trial's run, by its recipe."""
+    numbers = ",".join(map(str, folds))
+    return f"{program()} run {shown(path)}{' --quick' if quick else ''} --name {run} --folds {numbers}"
+
+
+def is_path(recipe: str) -> bool:
+    """Returns whether a recipe is given by the path of its YAML."""
+    return recipe.endswith((".yaml", ".yml"))
+
+
+def _with_numbers(value: Any) -> Any:
+    """Settings in which 1e-3, a text in YAML, is a number."""
+    if isinstance(value, dict):
+        return {key: _with_numbers(one) for key, one in value.items()}
+    return float(value) if isinstance(value, str) and re.fullmatch(r"[-+]?[\d.]*\d[eE][-+]?\d+", value) else value
+
+
+def how(prune: bool, trials: int | None) -> str:
+    """Returns how the trials were chosen and stopped, in sentences."""
+    chosen = "Every combination is a trial." if trials is None else "Optuna's TPE chose the values."
+    if not prune:
+        return f"{chosen} Every trial went through all folds."
+    return (
+        f"{chosen} A trial was pruned after a fold where its honest score so far was worse than the median of the "
+        f"others' on the same folds, once {FIRST_TRIALS} others had one."
+    )

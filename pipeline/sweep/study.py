@@ -1,0 +1,328 @@
+"""A sweep's trials in a database: Optuna's, in SQLite, so that a killed sweep goes on and several machines may join it.
+
+A trial that was begun is `running` until it has a score. Whoever works on it holds a lock file, which ends with its
+process, and records a heartbeat for other machines. A running trial whose process is dead is taken up again, under its
+number; so is one that failed, when the command is run again.
+"""
+
+import platform
+import threading
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+import sqlalchemy.exc
+from filelock import FileLock, Timeout
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.samplers import RandomSampler, TPESampler
+from optuna.storages import RDBStorage
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from pipeline.core.errors import PipelineError
+from pipeline.core.files import shown
+from pipeline.core.lock import exclusive_lock
+from pipeline.sweep.pruner import MedianOfSameFolds
+from pipeline.sweep.space import Choices, Range, Space, combinations
+from pipeline.sweep.trial import Ended, Trial
+
+HEARTBEAT = 15
+"""Seconds between two heartbeats."""
+GRACE = 120
+"""Seconds without one after which a process on another machine counts as dead."""
+DRAWS = 50
+"""How often a combination is drawn again where it has been tried."""
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+
+def distributions(space: Space) -> dict[str, BaseDistribution]:
+    """Returns Optuna's description of what is varied."""
+    found: dict[str, BaseDistribution] = {}
+    for key, spec in space.items():
+        if isinstance(spec, Choices):
+            found[key] = CategoricalDistribution(spec.values)
+        elif spec.whole:
+            found[key] = IntDistribution(int(spec.low), int(spec.high), log=spec.log)
+        else:
+            found[key] = FloatDistribution(spec.low, spec.high, log=spec.log)
+    return found
+
+
+def written(space: Space, params: Mapping[str, Any]) -> dict[str, str]:
+    """Returns a trial's values as settings say them, in the order of the space."""
+    return {
+        key: spec.written(params[key]) if isinstance(spec, Range) else str(params[key])
+        for key, spec in space.items()
+        if key in params
+    }
+
+
+def propose(
+    trials: list[FrozenTrial], space: Space, wanted: int | None, direction: StudyDirection
+) -> dict[str, Any] | None:
+    """Returns what the next trial sets; None when there is nothing left to try.
+
+    Where all combinations fit into the trials that are wanted (None: a grid), the first that no trial has; else what
+    Optuna's TPE proposes of the trials so far: the first ones, a third of them but at least 4 and at most 10, at
+    random. The same trials lead to the same proposal.
+    """
+    taken = [trial.params for trial in trials]
+    every = combinations(space)
+    if every is not None and (wanted is None or wanted >= len(every)):
+        return next((one for one in every if one not in taken), None)
+    if wanted is None or len(trials) >= wanted:
+        return None
+    for draw in range(DRAWS):
+        first = min(10, max(4, wanted // 3))
+        seed = len(trials) + 1000 * draw
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that they are experimental
+            sampler = TPESampler(seed=seed, multivariate=True, constant_liar=True, n_startup_trials=first)
+        study = optuna.create_study(sampler=sampler, direction=direction)
+        study.add_trials([trial for trial in trials if trial.params])
+        drawn = study.ask(distributions(space)).params
+        params = {key: _rounded(spec, drawn[key]) for key, spec in space.items()}
+        if params not in taken:
+            return params
+    return next((one for one in every or [] if one not in taken), params)
+
+
+def _rounded(spec: Choices | Range, value: Any) -> Any:
+    if isinstance(spec, Choices):
+        return value
+    return int(value) if spec.whole else float(spec.written(value))
+
+
+def open_storage(path: Path) -> RDBStorage:
+    """Returns the database in a file, which is made where there is none.
+
+    Raises:
+        PipelineError: the file is no database of Optuna, or of another version of it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that heartbeats are experimental
+            return RDBStorage(
+                f"sqlite:///{path}",
+                engine_kwargs={"connect_args": {"timeout": 100}},
+                heartbeat_interval=HEARTBEAT,
+                grace_period=GRACE,
+            )
+    except (sqlalchemy.exc.SQLAlchemyError, RuntimeError) as error:
+        said = " ".join(str(getattr(error, "orig", error)).split())
+        raise PipelineError(
+            f"{shown(path)} is not a database that this version of Optuna reads ({said}): move it away, and the sweep "
+            "begins anew; trials that are trained are not trained again."
+        ) from None
+
+
+def begin(path: Path, name: str, definition: dict[str, Any], direction: StudyDirection) -> optuna.Study:
+    """Returns a sweep's study, begun or taken up again.
+
+    Args:
+        path: its database.
+        name: the sweep's.
+        definition: what all its trials share, by dotted keys, so that their scores compare.
+        direction: whether a higher or a lower score is better.
+
+    Raises:
+        PipelineError: the sweep was begun with another definition; the difference is named.
+    """
+    with exclusive_lock(path.parent):
+        storage = open_storage(path)
+        study = optuna.create_study(study_name=name, storage=storage, direction=direction, load_if_exists=True)
+        known = study.user_attrs.get("definition") if study.get_trials(deepcopy=False) else None
+        if known is None:  # without a trial nothing rests on it
+            study.set_user_attr("definition", definition)
+    _check_same(name, path, known or definition, definition)
+    return load(path, name)
+
+
+def pin(study: optuna.Study, path: Path, key: str, value: str) -> None:
+    """Adds to a sweep's definition what is known only after the shared steps, or checks that it is still so.
+
+    Raises:
+        PipelineError: it is not.
+    """
+    known = study.user_attrs.get(key) if study.get_trials(deepcopy=False) else None
+    if known is None:
+        study.set_user_attr(key, value)
+    _check_same(study.study_name, path, {key: known or value}, {key: value})
+
+
+def load(path: Path, name: str) -> optuna.Study:
+    """Returns a sweep's study, which is there."""
+    return optuna.load_study(
+        study_name=name, storage=open_storage(path), sampler=RandomSampler(), pruner=MedianOfSameFolds()
+    )
+
+
+def _check_same(name: str, path: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+    missing = object()
+    keys = [key for key in {**before, **now} if before.get(key, missing) != now.get(key, missing)]
+    if keys:
+        some = [f"{key} was {_short(before.get(key))} and is {_short(now.get(key))}" for key in keys[:4]]
+        raise PipelineError(
+            f"the sweep {name} was begun with other settings ({'; '.join(some)}), and its scores do not compare with "
+            f"new ones: begin another with --name NAME, put the settings back, or delete {shown(path)} to begin anew."
+        )
+
+
+def _short(value: Any) -> str:
+    text = "not set" if value is None else str(value)
+    return text if len(text) < 60 else f"{text[:57]}…"
+
+
+class Trials:
+    """The trials of a sweep, as one process sees them and works on them."""
+
+    def __init__(self, study: optuna.Study, path: Path, space: Space, wanted: int | None) -> None:
+        """
+        Args:
+            study: what `begin` returned.
+            path: its database; locks lie beside it.
+            space: what is varied.
+            wanted: how many trials there are to be; None: all combinations.
+        """
+        self.study, self.path, self.space, self.wanted = study, path, space, wanted
+        self.storage = open_storage(path)
+        self.begun: set[int] = set()
+        """Numbers of the trials that this process has begun or taken up: each once."""
+        self.held: dict[int, FileLock | None] = {}
+        """Those that it works on, with their locks."""
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Records heartbeats of the trials that this process works on, and gives those up at the end that have not
+        ended."""
+        stop = threading.Event()
+        thread = threading.Thread(target=self._beat, args=(stop,), daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+            for number in list(self.held):
+                self._release(number)
+
+    def take(self) -> FrozenTrial | None:
+        """Returns the trial to work on next: one whose process is dead, or a new one; None where there is none left."""
+        with exclusive_lock(self.path.parent):
+            trials = self.study.get_trials(deepcopy=False)
+            for trial in trials:
+                if trial.state == TrialState.RUNNING and trial.number not in self.begun and self._claim(trial):
+                    return self._suggested(trial)
+            if not any(trial.state == TrialState.WAITING for trial in trials):
+                params = propose(trials, self.space, self.wanted, self.study.direction)
+                if params is None:
+                    return None
+                self.study.enqueue_trial(params)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # that heartbeats are meant for Study.optimize
+                asked = self.study.ask()
+            trial = self.study.get_trials(deepcopy=False)[asked.number]
+            self._claim(trial)
+            return self._suggested(trial)
+
+    def end(self, number: int, ended: Ended | None, fault: str = "") -> None:
+        """Records how a trial ended; one with a fault stays open, and is taken up when the command is run again."""
+        if ended is None:
+            optuna.Trial(self.study, _identity(self.study, number)).set_user_attr("error", fault)
+        elif ended.state == "pruned":
+            self.study.tell(number, state=TrialState.PRUNED)
+        else:
+            self.study.tell(number, ended.score)
+        self._release(number)
+
+    def all(self) -> list[FrozenTrial]:
+        """Returns every trial that was begun, in the order of its number."""
+        return [trial for trial in self.study.get_trials(deepcopy=False) if trial.state != TrialState.WAITING]
+
+    def _suggested(self, trial: FrozenTrial) -> FrozenTrial:
+        """The trial with a value of every key: a process may have died before it had them all."""
+        live = optuna.Trial(self.study, _identity(self.study, trial.number))
+        for key, spec in self.space.items():
+            if isinstance(spec, Choices):
+                live.suggest_categorical(key, spec.values)
+            elif spec.whole:
+                live.suggest_int(key, int(spec.low), int(spec.high), log=spec.log)
+            else:
+                live.suggest_float(key, spec.low, spec.high, log=spec.log)
+        return self.study.get_trials(deepcopy=False)[trial.number]
+
+    def _claim(self, trial: FrozenTrial) -> bool:
+        """Makes a trial this process's own, unless another works on it: on this machine one that holds its lock, on
+        another one whose last heartbeat is not long ago."""
+        lock: FileLock | None = FileLock(self.path.parent / f".trial_{trial.number}.lock")
+        try:
+            lock.acquire(blocking=False)  # type: ignore[union-attr]
+        except Timeout:
+            return False
+        except (OSError, NotImplementedError):  # a network drive without locks
+            lock = None
+        identity, here, host = _identity(self.study, trial.number), platform.node(), trial.user_attrs.get("host")
+        elsewhere = host not in (None, here) or (lock is None and host is not None)
+        failed = bool(trial.user_attrs.get("error"))
+        if elsewhere and not failed and identity not in self.storage._get_stale_trial_ids(self.study._study_id):
+            if lock:
+                lock.release()
+            return False
+        self.storage.record_heartbeat(identity)
+        live = optuna.Trial(self.study, identity)
+        live.set_user_attr("host", here)
+        live.set_user_attr("error", "")
+        self.held[trial.number] = lock
+        self.begun.add(trial.number)
+        return True
+
+    def _release(self, number: int) -> None:
+        lock = self.held.pop(number, None)
+        if lock:
+            lock.release()
+
+    def _beat(self, stop: threading.Event) -> None:
+        while not stop.wait(HEARTBEAT):
+            for number in list(self.held):
+                with suppress(sqlalchemy.exc.SQLAlchemyError):  # the next one may succeed
+                    self.storage.record_heartbeat(_identity(self.study, number))
+
+
+def _identity(study: optuna.Study, number: int) -> int:
+    """The number of a trial in the database, which other sweeps may share."""
+    return study.get_trials(deepcopy=False)[number]._trial_id
+
+
+# --- in a trial ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a trial has told the sweep, and may ask it."""
+
+    study: optuna.Study
+    number: int
+
+    def scores(self) -> list[float]:
+        """Returns the honest scores after each fold so far."""
+        values = self.study.get_trials(deepcopy=False)[self.number].intermediate_values
+        return [values[step] for step in sorted(values)]
+
+    def report(self, folds: int, score: float) -> None:
+        """Tells the honest score of so many folds."""
+        optuna.Trial(self.study, _identity(self.study, self.number)).report(score, folds)
+
+    def too_low(self) -> bool:
+        """Returns whether the trial is to be stopped."""
+        return optuna.Trial(self.study, _identity(self.study, self.number)).should_prune()
+
+
+def open_trial(trial: Trial) -> Told:
+    """Returns how a trial speaks with its sweep."""
+    return Told(load(trial.database, trial.study), trial.number)
