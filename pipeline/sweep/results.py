@@ -156,7 +156,8 @@ def _optimism(scored: list[Scored], metric: Metric) -> Optimism | None:
     tables = [one.images[counted_rows(one.images, one.rows)] for one in scored if one.images is not None]
     if len(tables) < len(scored):
         return None
-    by_image = pd.concat([table.set_index("image_id")["score"] for table in tables], axis=1, join="inner")
+    column = "nested" if all("nested" in table for table in tables) else "score"  # runs of an earlier version
+    by_image = pd.concat([table.set_index("image_id")[column] for table in tables], axis=1, join="inner")
     images = tables[0].set_index("image_id").loc[by_image.index]
     weights = np.ones(len(images))
     if not metric.by_image and metric.weigh != "images":  # a group's score stands at each of its images

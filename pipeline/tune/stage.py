@@ -4,9 +4,10 @@
 
 reads   work/<competition>/<run>/predictions/oof_fold_<k>.npy, fold_<k>/epochs.npz, work/<competition>/images.parquet,
         outliers.csv, folds/<competition>.csv and its audit
-writes  work/<competition>/<run>/postprocess.json (decision, steps tried, scores, curves), oof_scores.csv (one row an
-        image, its score with and without the decision), suspects.csv, mask_statistics.npz (what the training masks look
-        like, for encode's guards: some hundred bytes per mask, too much for a JSON that a person reads)
+writes  work/<competition>/<run>/postprocess.json (decision, steps tried, scores, curves), oof_scores.csv (one row per
+        image: its score with the decision, without it, and, nested, by decisions that did not see it), suspects.csv,
+        mask_statistics.npz (what the training masks look like, for encode's guards: some hundred bytes per mask, too
+        much for a JSON that a person reads)
 
 The score is that of all images but the broken ones, as the test set is not cleaned either; beside it stands that of the
 images clean left as they are. `tune.rows: cleaned` turns the two around.
@@ -122,6 +123,8 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
     everything = np.arange(len(held.rows))
     score = tuned.metric.score
     scores = {"score": score(tuned.rows(everything)), "untuned": score(tuned.untuned(everything))}
+    nested = np.full(len(everything), np.nan)
+    nested[counted] = score(tuned.nested)
     constant = constants.measure(held, counted)
     result["constants"] = constant.described()
     findings = Findings(
@@ -130,7 +133,7 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
     )  # fmt: skip
     result["reasons"] = to_json(reasons.of(findings))
     foreground = true if run.competition.kind != "multiclass" else true[:, 1:]
-    rows = held.images.drop(columns="row").assign(true_area=foreground.sum(1), **scores)
+    rows = held.images.drop(columns="row").assign(true_area=foreground.sum(1), **scores, nested=nested)
     for path, rows_of in ((run.folder / "oof_scores.csv", rows), (run.suspects, suspected)):
         with writing(path) as temporary:
             rows_of.to_csv(temporary, index=False)

@@ -108,6 +108,7 @@ def test_encoding_the_held_out_images_reproduces_the_score(
     assert any(step["kept"] for step in result["steps"])
     rows = pd.read_csv(run.folder / "oof_scores.csv")
     np.testing.assert_allclose(rows["score"], scores[:, 0], rtol=1e-12)
+    assert rows["nested"].mean() == pytest.approx(result["nested"], rel=1e-9)
     plain = Rules((Rule(),))
     assert result["untuned"] == float(mean_score(mean_counts(images.scores(plain, metric)).sum(0)))
     assert result["procedure"]["ships"] == "tuned" and result["procedure"]["gain"] > 0
