@@ -45,20 +45,29 @@ def _transposed(run: Run, decoded: list[Decoded]) -> list[Fault]:
 
     On images that are stored turned this says that masks were drawn on the other picture: as stored, or upright.
     """
-    turned = [one for one in decoded if remarks.has("turned", run.input / one.row["path"])]
-    others = [one for one in decoded if not remarks.has("turned", run.input / one.row["path"])]
+    turned, others = _turned_and_others(run, decoded)
     return _other_order(run.competition, others) or _other_orientation(run, turned)
 
 
 def orientation_settled(run: Run, decoded: list[Decoded]) -> bool:
     """Returns whether mask files of the size of every turned training image, none of them square, show that the
     orientation is read as it was when the masks were drawn."""
-    turned = [one for one in decoded if remarks.has("turned", run.input / one.row["path"])]
+    turned, _ = _turned_and_others(run, decoded)
     train = [one for one in turned if one.row["subset"] == "train" and one.row["height"] != one.row["width"]]
     has_files = isinstance(run.competition, RleCsv) and run.competition.train.mask_files
     return bool(has_files and len(train) == sum(one.row["subset"] == "train" for one in turned) and train) and not any(
         one.faults for one in turned
     )
+
+
+def _turned_and_others(run: Run, decoded: list[Decoded]) -> tuple[list[Decoded], list[Decoded]]:
+    """The images that are stored turned, and all others."""
+    noted, folder = remarks.noted("turned"), run.input
+    if not noted:
+        return [], decoded
+    turned = [folder / one.row["path"] in noted for one in decoded]
+    pairs = list(zip(decoded, turned, strict=True))
+    return [one for one, is_turned in pairs if is_turned], [one for one, is_turned in pairs if not is_turned]
 
 
 def _other_orientation(run: Run, decoded: list[Decoded]) -> list[Fault]:
@@ -151,14 +160,14 @@ def _convention(run: Run, rows: list[dict[str, Any]]) -> list[str]:
         return []
     used = rle.Convention(competition.rle.order, competition.rle.base)
     columns = [f"rle_{name}" for name in competition.classes]
-    turned = remarks.noted("turned")  # their mirrored masks may be those of the stored picture
-    known = [row for row in rows if row["subset"] == "train" and run.input / row["path"] not in turned]
+    folder, turned = run.input, remarks.noted("turned")  # their mirrored masks may be those of the stored picture
+    known = [row for row in rows if row["subset"] == "train" and not (turned and folder / row["path"] in turned)]
     full = [(row, row[name]) for row in known for name in columns if row[name]]
     sample = []
     for row, text in evenly(full, 2 * rle_checks.MOST_ROWS):
         shape = (row["height"], row["width"])
         own = rle.encode(rle.decode(text, shape), used)
-        sample.append(rle_checks.MaskRow(own, run.input / row["path"], shape, orientation=competition.orientation))
+        sample.append(rle_checks.MaskRow(own, folder / row["path"], shape, orientation=competition.orientation))
     return rle_checks.doubts(sample, used)
 
 

@@ -1,7 +1,7 @@
 """One image and its masks, read and checked: its row of the table, its pixels at network size, its faults."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,13 +51,13 @@ def decode_one(item: Item, run: Run, geometry: Geometry, dtype: np.dtype) -> Dec
         geometry: how images and masks come to network size.
         dtype: what the images of the competition are.
     """
-    competition, path = run.competition, run.input / item.path
+    competition = run.competition
     row = empty_row(item.image_id, item.subset, competition) | {"path": item.path}
     row |= {"group": item.group or ""} | {f"extra_{key}": value for key, value in item.extra.items()}
     droppable = item.image_id if item.subset == "train" else None
     try:
         image = item.read_image()
-        _check_image(image, competition, dtype, remarks.has("turned", path))
+        _check_image(image, competition, dtype, lambda: _is_turned(item, run))
     except ValueError as error:
         hint = _RANGE_HINT if isinstance(error, OtherNumbers) else ""
         return Decoded(row, {}, [], [Fault(row["path"], None, f"{error}{hint}", droppable)])
@@ -72,7 +72,7 @@ def decode_one(item: Item, run: Run, geometry: Geometry, dtype: np.dtype) -> Dec
     try:
         masks = item.read_masks(image.shape[:2])
     except MaskFault as error:
-        hint = _turned_hint(run) if remarks.has("turned", path) else ""
+        hint = _turned_hint(run) if _is_turned(item, run) else ""
         return Decoded(row, arrays, [], [Fault(error.file, error.row, f"{error}{hint}", droppable)])
     row |= _mask_columns(masks, competition)
     to_network = labels_to_network if competition.kind == "multiclass" else mask_to_network
@@ -90,6 +90,10 @@ def _mask_columns(masks: Masks, competition: Competition) -> dict[str, Any]:
     return row
 
 
+def _is_turned(item: Item, run: Run) -> bool:
+    return remarks.has("turned", run.input / item.path)
+
+
 def _turned_hint(run: Run) -> str:
     upright = run.competition.reads_upright
     remedy, verb = ("if masks are", "set") if upright else ("unless masks are", "remove")
@@ -99,12 +103,12 @@ def _turned_hint(run: Run) -> str:
     )
 
 
-def _check_image(image: np.ndarray, competition: Competition, dtype: np.dtype, turned: bool) -> None:
+def _check_image(image: np.ndarray, competition: Competition, dtype: np.dtype, turned: Callable[[], bool]) -> None:
     height, width = image.shape[:2]
     if competition.shape and (height, width) != competition.shape:
         expected = f"expected {competition.shape[0]}×{competition.shape[1]} (rows × columns)"
         hint = ": transposed?" if (width, height) == competition.shape else ""
-        if hint and turned:
+        if hint and turned():
             how = "upright" if competition.reads_upright else "as stored (`orientation: stored`)"
             hint = f": it is stored turned (EXIF orientation) and read {how}, where `shape` is [{height}, {width}]"
         raise ValueError(f"image is {height}×{width}; {expected}{hint}")

@@ -131,7 +131,8 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
             array.flush()
         doubts = checks.find_doubts(run, rows) if "train" in tables else []
     yield from waiting
-    paths = {run.input / item.path for item in listing.items}
+    folder = run.input  # found anew at every call
+    paths = {folder / item.path for item in listing.items}
     for text in [
         *listing.remarks,
         *remarks.sentences(paths, run.competition.reads_upright, checks.orientation_settled(run, decoded)),

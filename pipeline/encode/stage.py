@@ -101,9 +101,9 @@ def _check_images(run: Run, images: pd.DataFrame, want: Expected, predicted: lis
     Raises:
         PipelineError: they are not.
     """
-    listed, table_name = images["image_id"].tolist(), shown(run.test_table)
+    listed, table_name, folder = images["image_id"].tolist(), shown(run.test_table), run.input
     predictions = shown(blends.files(run, "test")[0])
-    gone = [one for one, path in zip(listed, images["path"], strict=True) if not (run.input / path).exists()]
+    gone = [one for one, path in zip(listed, images["path"], strict=True) if not (folder / path).exists()]
     faults = (
         (
             _without(predicted, listed),
@@ -117,7 +117,7 @@ def _check_images(run: Run, images: pd.DataFrame, want: Expected, predicted: lis
         (_without(listed, predicted), f"of {table_name}, which {predictions} lacks; run the predict stage again"),
         (
             gone,
-            f"vanished from {shown(run.input)} since decode; put the image files back, or decode again without them",
+            f"vanished from {shown(folder)} since decode; put the image files back, or decode again without them",
         ),
     )
     for ids, sentence in faults:

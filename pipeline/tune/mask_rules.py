@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
+import pandas as pd
 
 from pipeline.core.config.recipe import TuneSettings
 from pipeline.masks.bootstrap import Score
@@ -139,16 +140,25 @@ def fixed(settings: TuneSettings, classes: int) -> Rules:
 
 def collect(held: HeldOut, weightings: Sequence[Weighting]) -> list[Evidence]:
     """Returns the counts of all out-of-fold images under each of the weightings, in one pass."""
+    images = held.images.astype(object)  # rows of Arrow's strings are slow to select
+    evidences = [_uncounted(held, weighting, images) for weighting in weightings]
 
-    def count(number: int, probabilities: list[np.ndarray], true: np.ndarray) -> list[tuple[np.ndarray, ...]]:
-        return [histogram_counts(one, true) for one in probabilities]
+    def count(number: int, probabilities: list[np.ndarray], true: np.ndarray) -> None:
+        # into its place at once: lists of small arrays would take as much memory again
+        for evidence, one in zip(evidences, probabilities, strict=True):
+            tables = evidence.area, evidence.predicted, evidence.intersection, evidence.true
+            for counts, own in zip(tables, histogram_counts(one, true), strict=True):
+                counts[number] = own
 
-    found = held.each(weightings, count, "tune")
-    images, evidences = held.images.astype(object), []  # rows of Arrow's strings are slow to select
-    for weighting, counts in zip(weightings, zip(*found, strict=True), strict=True):
-        area, predicted, intersection, true = (np.stack(part) for part in zip(*counts, strict=True))
-        evidences.append(Evidence(images, area, predicted, intersection, true, held.presence(weighting)))
+    held.each(weightings, count, "tune")
     return evidences
+
+
+def _uncounted(held: HeldOut, weighting: Weighting, images: pd.DataFrame) -> Evidence:
+    """Evidence whose counts are still to be written."""
+    shape = len(held.rows), len(held.run.competition.classes)
+    area, predicted, intersection = (np.empty((*shape, LEVELS), np.int32) for _ in range(3))
+    return Evidence(images, area, predicted, intersection, np.empty(shape, np.int64), held.presence(weighting))
 
 
 def curves(problem: CurveProblem, decision: Rules, rows: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
@@ -318,8 +328,8 @@ class RuleSearch:
             if METRICS[metric].by_image
             else UnitTable(evidence, index, METRICS[metric], weights, groups)
         )
-        self.bins = np.searchsorted(AREAS, evidence.area[:, index], side="right") - 1
-        """The largest of AREAS that each image's area reaches at every threshold (N, 256)."""
+        self.bins = (np.searchsorted(AREAS, evidence.area[:, index], side="right") - 1).astype(np.uint8)
+        """The largest of AREAS that each image's area reaches at every threshold (N, 256); there are 86."""
 
     def areas(self, rows: np.ndarray) -> int:
         """Returns how many of AREAS are tried on these images."""
@@ -335,7 +345,9 @@ class RuleSearch:
         def add(sums: np.ndarray) -> np.ndarray:
             return np.cumsum(sums.reshape(len(AREAS), -1)[::-1], axis=0)[::-1][:areas]
 
-        cells = self.bins[np.ix_(rows, tops)] * len(tops) + np.arange(len(tops))
+        cells = self.bins[np.ix_(rows, tops)].astype(np.int64)
+        cells *= len(tops)  # in place: these arrays are as large as the whole table
+        cells += np.arange(len(tops))
         drawn = tops if low is None else np.array([low])
         return self.table.worth_by_cell(rows, drawn, cells, len(AREAS) * len(tops), add)
 
