@@ -13,19 +13,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pipeline.core.driver import run_stage
     from pipeline.core.run import Run
     from pipeline.masks import overlay as plots
-    from pipeline.notebook import ensure_sample, load_run
+    from pipeline.notebook import ensure_sample, load_run, run_stage, run_to
     from pipeline.report import charts, look
-    from pipeline.stages import run_through as run_to
 
 _PUBLIC = {
     "ensure_sample": "pipeline.notebook:ensure_sample",
     "load_run": "pipeline.notebook:load_run",
     "Run": "pipeline.core.run:Run",
-    "run_stage": "pipeline.core.driver:run_stage",
-    "run_to": "pipeline.stages:run_through",
+    "run_stage": "pipeline.notebook:run_stage",
+    "run_to": "pipeline.notebook:run_to",
     "look": "pipeline.report.look",
     "charts": "pipeline.report.charts",
     "plots": "pipeline.masks.overlay",

@@ -19,6 +19,8 @@ from pipeline.stages import STAGE_HELP, STAGES
 if TYPE_CHECKING:
     from pipeline.core.run import Run
 
+ENGINE = ("engine", "ray_address")
+"""Options of the commands that have something to run on an engine."""
 NO_TEST = "--test TEST.npy, or arrays.test in a recipe"
 
 
@@ -87,6 +89,7 @@ def run(
     chosen = STAGES[STAGES.index(first) : STAGES.index(final) + 1]
     if not chosen:
         raise PipelineError(f"--from {first} comes after --to {final}; the order is {', '.join(STAGES)}.")
+    engine = how.open_engine()
     started = time.perf_counter()
     place = escape(shown(opened.folder))
     console.print(f"[bold]{escape(opened.name)}[/bold]: {' → '.join(chosen)}; artefacts in {place}/")
@@ -100,7 +103,7 @@ def run(
     if "train" in chosen:
         _preflight(opened, how.force, "decode" in chosen)
     for stage in chosen:
-        driver.run_stage(opened, stage, how.force)
+        driver.run_stage(opened, stage, how.force, engine=engine)
     if final != last:
         say("  no submission: there are no predictions of the test images (--test, or arrays.test in a recipe)")
     for line in summary(opened, time.perf_counter() - started):
@@ -152,11 +155,12 @@ def predict(
 for _stage in (one for one in STAGES[:-1] if one != "predict"):
     _predicts = _stage not in ("decode", "clean", "split", "train")
     _without = () if _predicts else ("folds", "competition", "oof", "test")
-    _stage_command(_stage, (*_without, *(() if _stage == "encode" else ("strict",))))
+    _engine = () if _stage in ("train", "validate") else ENGINE
+    _stage_command(_stage, (*_without, *_engine, *(() if _stage == "encode" else ("strict",))))
 
 
 @app.command(help=STAGE_HELP["report"])
-@with_options(without=("strict",))
+@with_options(without=("strict", *ENGINE))
 def report(
     recipes: Annotated[
         list[str], typer.Argument(metavar="RECIPE…", help="Recipes' names, or the paths of their YAML.")
@@ -394,14 +398,15 @@ def _run_stage(opened: "Run", stage: str, how: HowOptions) -> None:
     from pipeline import stages
     from pipeline.core import driver
 
+    engine = how.open_engine()
     interruption.work_began()
     if opened.recipe.arrays:
-        stages.run_through(opened, stage, how.force)
+        stages.run_through(opened, stage, how.force, engine)
     else:
         stages.check_tuned(opened, stage)
         stages.refresh_test(opened, stage)
         stages.warn_of_stale(opened, stage)
-        driver.run_stage(opened, stage, how.force)
+        driver.run_stage(opened, stage, how.force, engine=engine)
 
 
 def _say_verdict(opened: "Run") -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline import requirements_check
 
 if TYPE_CHECKING:
+    from pipeline.core.engine import Engine
     from pipeline.core.run import Run
 
 HOME = Path(__file__).parents[1]
@@ -46,6 +47,23 @@ def load_run(
     from pipeline.core.run import open_run
 
     return open_run(recipe, quick, name, assignments_of(settings or {}))
+
+
+def run_stage(run: "Run", stage: str, force: bool = False, engine: "Engine | None" = None) -> None:
+    """Runs the steps of one stage that are not up to date; see driver.run_stage. By default every GPU here is used."""
+    from pipeline.core import driver
+    from pipeline.engines.local import LocalEngine
+
+    driver.run_stage(run, stage, force, engine=engine or LocalEngine())
+
+
+def run_to(run: "Run", stage: str, force: bool = False, engine: "Engine | None" = None) -> None:
+    """Runs what comes before a stage, as far as it is not up to date, and the stage. By default every GPU here is
+    used."""
+    from pipeline.engines.local import LocalEngine
+    from pipeline.stages import run_through
+
+    run_through(run, stage, force, engine or LocalEngine())
 
 
 def ensure_sample(run: "Run") -> None:

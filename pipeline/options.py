@@ -15,6 +15,7 @@ import typer
 from pipeline.core.errors import PipelineError
 
 if TYPE_CHECKING:
+    from pipeline.core.engine import Engine
     from pipeline.core.run import Run
 
 
@@ -93,6 +94,13 @@ Verify = Annotated[
     ),
 ]
 
+EngineName = Annotated[
+    str, typer.Option("--engine", metavar="local|ray", help="Where folds are trained and images predicted.")
+]
+RayAddress = Annotated[
+    str | None, typer.Option("--ray-address", metavar="HOST:PORT", help="With --engine ray: a cluster that is running.")
+]
+
 
 @dataclass(frozen=True)
 class RunOptions:
@@ -135,9 +143,29 @@ class HowOptions:
 
     strict: Strict = False
     force: Force = False
+    engine: EngineName = "local"
+    ray_address: RayAddress = None
     verbose: Verbose = False
     silent: Silent = False
     verify: Verify = False
+
+    def open_engine(self) -> "Engine":
+        """Returns the engine that was asked for.
+
+        Raises:
+            PipelineError: there is none of this name, or it cannot be had.
+        """
+        if self.engine not in ("local", "ray"):
+            raise PipelineError(f"--engine {self.engine}: expected local or ray.")
+        if self.engine == "local":
+            from pipeline.engines.local import LocalEngine
+
+            if self.ray_address:
+                raise PipelineError("--ray-address goes with --engine ray.")
+            return LocalEngine()
+        from pipeline.engines.ray import RayEngine
+
+        return RayEngine(self.ray_address)
 
 
 def with_options(*, without: Collection[str] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:

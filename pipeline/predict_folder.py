@@ -134,7 +134,7 @@ def _decode(run: FolderRun, paths: dict[str, Path]) -> list[str]:
 
 
 def _predict(run: FolderRun, ids: list[str]) -> None:
-    from pipeline.networks.predictor import predict_step
+    from pipeline.networks.predictor import Wanted, predict_step
 
     for other in runs_of(run):
         views = other.recipe.predict.tta
@@ -147,7 +147,7 @@ def _predict(run: FolderRun, ids: list[str]) -> None:
                 members, path = other.members(fold), other.predictions("test", fold)
                 title = f"predict {Member(fold, 0).title}"
                 step = prediction_step(other, "predict", title, "test", members, [path], kept_views.views_of(other))
-                predict_step(other, step, members, "test", np.arange(len(ids)), ids, advance)
+                predict_step(other, Wanted(step, members, "test", np.arange(len(ids)), ids), advance)
 
 
 def _write(run: FolderRun, target: Path, masks: Masks) -> None:

@@ -6,6 +6,7 @@ Nothing heavy is imported before a function needs it: the command line starts wi
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pipeline.core.engine import Engine
     from pipeline.core.run import Run
 
 STAGE_HELP = {
@@ -28,14 +29,14 @@ AFTER_TUNE = STAGES[STAGES.index("tune") + 1 :]
 """Stages that use, or show, what tune chose."""
 
 
-def run_through(run: "Run", stage: str, force: bool = False) -> None:
+def run_through(run: "Run", stage: str, force: bool = False, engine: "Engine | None" = None) -> None:
     """Runs what comes before a stage, as far as it is not up to date, and the stage, as run_stage does."""
     from pipeline.core.driver import require_test, run_stage
 
     require_test(run, stage)
     for earlier in STAGES[: STAGES.index(stage)]:
-        run_stage(run, earlier, mention=False)
-    run_stage(run, stage, force)
+        run_stage(run, earlier, mention=False, engine=engine)
+    run_stage(run, stage, force, engine=engine)
 
 
 def refresh_test(run: "Run", *chosen: str) -> None:

@@ -14,11 +14,14 @@ from pipeline.stages import STAGE_HELP
 RUN = {"--quick", "--name", "--set"}
 ELSEWHERE = {"--folds", "--competition", "--oof", "--test"}
 HOW = {"--force", "--verbose", "-v", "--quiet", "-q", "--verify"}
+ENGINE = {"--engine", "--ray-address"}
 OPTIONS = {
-    "run": RUN | ELSEWHERE | HOW | {"--from", "--to", "--strict"},
-    **dict.fromkeys(("decode", "clean", "split", "train"), RUN | HOW),
-    **dict.fromkeys(("validate", "tune", "evaluate"), RUN | ELSEWHERE | HOW),
-    "predict": RUN | ELSEWHERE | HOW | {"--images", "--to", "--masks"},
+    "run": RUN | ELSEWHERE | HOW | ENGINE | {"--from", "--to", "--strict"},
+    **dict.fromkeys(("decode", "clean", "split"), RUN | HOW),
+    "train": RUN | HOW | ENGINE,
+    **dict.fromkeys(("tune", "evaluate"), RUN | ELSEWHERE | HOW),
+    "validate": RUN | ELSEWHERE | HOW | ENGINE,
+    "predict": RUN | ELSEWHERE | HOW | ENGINE | {"--images", "--to", "--masks"},
     "encode": RUN | ELSEWHERE | HOW | {"--strict"},
     "report": RUN | ELSEWHERE | HOW | {"--compare"},
     "status": RUN | ELSEWHERE,

@@ -9,6 +9,7 @@ from conftest import Tiny
 from pipeline.core import driver, freshness
 from pipeline.core.config.settings import merge
 from pipeline.core.run import Run
+from pipeline.engines.local import LocalEngine
 
 BASE: dict[str, Any] = {
     "image": {"size": [32, 32]},
@@ -33,7 +34,7 @@ def prepare(tiny: Tiny, *changes: dict[str, Any], group: bool = False) -> Run:
 
 def train(run: Run, *more: str) -> Run:
     for stage in ("train", *more):
-        driver.run_stage(run, stage)
+        driver.run_stage(run, stage, engine=LocalEngine())
     return run
 
 

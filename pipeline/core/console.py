@@ -76,6 +76,28 @@ def progress_bar() -> Progress:
     return Progress(*columns, *left, console=console, transient=True, disable=console.quiet or not console.is_terminal)
 
 
+class Shares:
+    """One bar over several units of work, some of which may be under way at once."""
+
+    def __init__(self, bar: Progress, description: str, sizes: dict[str, int]) -> None:
+        """Takes the bar, and what the units count by their titles: 1 for each training, images of a prediction."""
+        self.bar, self.sizes = bar, sizes
+        self.task = bar.add_task(description, total=sum(sizes.values()))
+        self.done = dict.fromkeys(sizes, 0.0)
+
+    def advance(self, title: str, share: float) -> None:
+        """Such a further share of a unit is done."""
+        self._show(title, self.done[title] + share)
+
+    def end(self, title: str) -> None:
+        """A unit is done, early or not, here or elsewhere."""
+        self._show(title, 1)
+
+    def _show(self, title: str, share: float) -> None:
+        self.done[title] = share
+        self.bar.update(self.task, completed=sum(self.sizes[one] * done for one, done in self.done.items()))
+
+
 def track(elements: Iterable[Element], description: str, total: int) -> Iterator[Element]:
     """Yields the elements under a progress bar."""
     with progress_bar() as bar:

@@ -7,6 +7,8 @@ given and yields each when its outputs are in place. `Stage` says what else it m
 
 import importlib
 import time
+from collections.abc import Generator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,12 +17,14 @@ from rich.markup import escape
 
 from pipeline.core import freshness, layout
 from pipeline.core.console import console, detail, warn
+from pipeline.core.engine import Engine, OneByOne
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import shown
 from pipeline.core.freshness import Reason, Step
 from pipeline.core.lock import exclusive_lock
 from pipeline.core.other_runs import check_ensemble, runs_of
 from pipeline.core.run import Run
+from pipeline.core.units import StepRunner
 from pipeline.core.version import program
 
 
@@ -60,7 +64,8 @@ class Stage:
 
     @property
     def accepts(self) -> tuple[str, ...]:
-        """ACCEPTS: what its `execute` takes beside the run and the steps: `force`, or nothing."""
+        """ACCEPTS: what its `execute` takes beside the run and the steps: `force`; `runner`, a StepRunner, where its
+        steps do not depend on each other."""
         return getattr(self.module, "ACCEPTS", ())
 
     @property
@@ -129,10 +134,13 @@ def run_stage(
     force: bool = False,
     mention: bool = True,
     subset: Literal["train", "test"] | None = None,
+    engine: Engine | None = None,
 ) -> None:
     """Runs the steps of a stage that are not up to date (all of them with `force`) and records each.
 
     Without `mention` nothing is said of a stage that is up to date. With a `subset`, the steps of these images alone.
+    Steps that do not depend on each other run on the `engine`, by default one after another in this process, and other
+    processes may take some of them; every other stage is one process's at a time.
 
     Raises:
         PipelineError: bad input, or finished work that would be thrown away.
@@ -140,14 +148,20 @@ def run_stage(
     require_test(run, stage)
     layout.take_over()
     opened = Stage(stage)
-    with exclusive_lock(run.competition_folder if opened.shared else run.folder):
-        _run_stage(run, opened, force, mention, subset)
+    shares = "runner" in opened.accepts and run.recipe.trains
+    with nullcontext() if shares else exclusive_lock(run.competition_folder if opened.shared else run.folder):
+        waiting = _waiting(run, opened, force, mention, subset)
+        if waiting:
+            _execute(run, opened, waiting, force, (engine or OneByOne()) if shares else None)
 
 
-def _run_stage(run: Run, stage: Stage, force: bool, mention: bool, subset: Literal["train", "test"] | None) -> None:
+def _waiting(
+    run: Run, stage: Stage, force: bool, mention: bool, subset: Literal["train", "test"] | None
+) -> list[State]:
+    """Returns the states of the steps that are to be done, after what can be checked before."""
     found = states(run, stage.name, subset)
     if not found:  # evaluate, where no truth is known; train and predict, where nothing is trained
-        return
+        return []
     waiting = []
     for state in found:
         if force or (state.reasons and not state.kept):
@@ -158,7 +172,7 @@ def _run_stage(run: Run, stage: Stage, force: bool, mention: bool, subset: Liter
     if not waiting:
         if mention:
             console.print(f"[dim]{stage.name}: up to date[/dim]")
-        return
+        return []
     if not force:
         stage.guard(run, waiting)
     if not stage.reads_raw:
@@ -167,20 +181,46 @@ def _run_stage(run: Run, stage: Stage, force: bool, mention: bool, subset: Liter
     for state in waiting:
         detail(f"{state.step.title} runs: {'; '.join(reason.text for reason in state.reasons) or '--force'}")
     console.print(f"[bold]{stage.name}[/bold]{': ' if why else ''}{escape(why)}")
-    started = time.perf_counter()
     for manifest in (state.step.manifest for state in waiting):
         if manifest.is_dir():
             raise PipelineError(f"{shown(manifest)} is a folder, and {stage.name} writes a file there: move it away.")
-    arguments = {"force": True} if force and "force" in stage.accepts else {}
-    inputs = freshness.Inputs(state.step for state in waiting)
-    if not stage.may_keep:  # half of new outputs, after a kill, are not what the old manifest says
-        for state in waiting:
-            state.step.manifest.unlink(missing_ok=True)
-    for step in stage.module.execute(run, [state.step for state in waiting], **arguments):
-        now = time.perf_counter()
-        freshness.record(step, now - started, inputs=inputs.of(step))
-        detail(f"{step.title}: {now - started:.1f} s → {', '.join(map(shown, step.outputs))}")
-        started = now
+    return waiting
+
+
+def _execute(run: Run, stage: Stage, waiting: list[State], force: bool, engine: Engine | None) -> None:
+    """Does the steps, those of a stage whose steps do not depend on each other on an engine, and records each."""
+    started = time.perf_counter()
+    steps = [state.step for state in waiting]
+    arguments: dict[str, Any] = {"force": True} if force and "force" in stage.accepts else {}
+    inputs = freshness.Inputs(steps)
+    runner = None
+    if engine:
+
+        def finished(step: Step) -> bool:
+            reasons = freshness.stale(step)
+            return not reasons or stage.keeps(run, step, reasons)
+
+        runner = StepRunner(engine, run.folder / ".locks", steps, inputs, finished, stage.may_keep)
+        arguments["runner"] = runner
+    elif not stage.may_keep:  # half of new outputs, after a kill, are not what the old manifest says
+        for step in steps:
+            step.manifest.unlink(missing_ok=True)
+    done = stage.module.execute(run, steps, **arguments)
+    try:
+        for step in done:
+            now = time.perf_counter()
+            if runner:
+                runner.check_held(step)
+            freshness.record(step, now - started, inputs=inputs.of(step))
+            detail(f"{step.title}: {now - started:.1f} s → {', '.join(map(shown, step.outputs))}")
+            started = now
+            if runner:
+                runner.release(step)
+    finally:
+        if isinstance(done, Generator):  # whatever is said of an error still holds it: its processes end now
+            done.close()
+        if runner:
+            runner.close()
 
 
 def _check_inputs(run: Run, stage: Stage, waiting: list[State]) -> None:

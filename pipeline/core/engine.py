@@ -1,14 +1,22 @@
 """What runs units of work that do not depend on each other: trainings, shards of predictions, runs of a sweep.
 
-Implementations stand in the room `engines`; the command line chooses one and passes it in.
+Implementations stand in the room `engines`; the command line chooses one and passes it in. Without one, `OneByOne` runs
+the units in this process.
 """
 
+import os
+import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from pipeline.core.errors import PipelineError
+
 Advance = Callable[[str, float], None]
 """Is told the title of a unit and which further share of it is done."""
+IDLE = 0.2
+"""Seconds until an engine asks again for a unit where none could begin."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +33,9 @@ class Needs:
 
 class Reporter(Protocol):
     """What a unit tells the process that asked for it; what it prints on the console goes there too."""
+
+    threads: int | None
+    """How many threads the unit gives torch, so that its result does not depend on the engine; None: as they are."""
 
     def advance(self, title: str, share: float) -> None:
         """A further share of the unit is done."""
@@ -49,11 +60,90 @@ class Outcome:
     unit: Unit
     result: Any = None
     error: Exception | None = None
-    """Why it failed; the others go on."""
+    """Why it failed; the others go on. With a note that is its traceback where it failed in another process."""
 
 
 class Engine(Protocol):
     """Where units run."""
 
-    def run(self, units: Iterable[Unit], advance: Advance) -> Iterator[Outcome]:
-        """Yields every unit when it ended, in the order in which they end; one is asked for when it can begin."""
+    def at_once(self, needs: Needs, count: int) -> int:
+        """Returns how many of `count` units with these needs run at once.
+
+        Raises:
+            PipelineError: there is less than one of them needs.
+        """
+
+    def run(self, units: Iterable[Unit | None], count: int, advance: Advance) -> Iterator[Outcome]:
+        """Yields every unit when it ended, in the order in which they end.
+
+        Args:
+            units: all with the same needs. One is asked for when it can begin; None instead of one: there is none that
+                may begin now, ask again.
+            count: how many there are at most.
+            advance: is told what the reporters are told.
+
+        Raises:
+            PipelineError: there is less than a unit needs.
+            Interrupted: a worker process got SIGINT or SIGTERM, as if this one had got it.
+        """
+
+
+@dataclass
+class Here:
+    """The reporter of a unit that runs in the process that asks."""
+
+    advance: Advance
+    threads: int | None = None
+
+
+class OneByOne:
+    """The engine that runs one unit after another in this process."""
+
+    def at_once(self, needs: Needs, count: int) -> int:
+        """Returns 1."""
+        return 1
+
+    def run(self, units: Iterable[Unit | None], count: int, advance: Advance) -> Iterator[Outcome]:
+        """Yields every unit when it ended; an error that is nobody's bad input is raised at once."""
+        for unit in units:
+            if unit is None:
+                time.sleep(IDLE)
+                continue
+            try:
+                outcome = Outcome(unit, unit.work(unit.argument, Here(advance, unit.needs.threads)))
+            except PipelineError as error:
+                outcome = Outcome(unit, error=error)
+            yield outcome
+
+
+# --- what a unit has of its machine ----------------------------------------------------------------------------------
+
+_CORES = "PIPELINE_CORES"
+
+
+def cores() -> int:
+    """Returns how many cores this process may keep busy: those that it may run on, or a worker process's share."""
+    share = os.environ.get(_CORES, "")
+    if share.isdigit() and int(share):
+        return int(share)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def worker_environment(threads: int, share: int) -> dict[str, str]:
+    """Returns the environment variables of a process that runs a unit with so many of torch's threads and cores."""
+    return {"OMP_NUM_THREADS": str(max(1, threads)), _CORES: str(max(1, share))}
+
+
+@contextmanager
+def environment(variables: dict[str, str]) -> Iterator[None]:
+    """Sets environment variables for the processes that are started in the block."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

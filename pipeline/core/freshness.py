@@ -154,8 +154,12 @@ class Inputs:
         """Returns the fingerprint of a finished step's inputs: as the stage began, or as earlier steps left them."""
         began = self.began.get(step.manifest, {})
         now = fingerprint(step.inputs, began)
-        self.written |= {shown(output) for output in step.outputs}
+        self.wrote(step)
         return now | {name: entry for name, entry in began.items() if name not in self.written}
+
+    def wrote(self, step: Step) -> None:
+        """Notes that the outputs of a step were written since the stage began, by this process or another."""
+        self.written |= {shown(output) for output in step.outputs}
 
 
 def known_inputs(step: Step) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from pipeline.core.console import console
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import read_json, root, shown, write_json
 from pipeline.core.freshness import read_manifest
+from pipeline.core.lock import exclusive_lock
 
 LAYOUT = 3
 """Raised when files of an earlier version no longer lie where they are expected."""
@@ -28,8 +29,15 @@ def take_over() -> None:
     Version 0.1.0 wrote no number. Up to layout 2 one table held training and test images, and one manifest stood for
     the pixel arrays of both. Training finds its files where they were and is kept; every other stage runs once more.
     """
+    if _number() == LAYOUT:
+        return
+    with exclusive_lock(_layout_file().parent):
+        _take_over()
+
+
+def _take_over() -> None:
     number = _number()
-    if number == LAYOUT:
+    if number == LAYOUT:  # another process was faster
         return
     for manifest in _layout_file().parent.glob("*/pixels_*/manifest.json"):  # now train.manifest.json and test.…
         manifest.unlink()

@@ -61,6 +61,12 @@ def detect(precision: Literal["auto", "32", "bf16", "16"] = "auto") -> Compute:
     return Compute("cpu", "32-true", f"this CPU has no bf16 instructions; {_threads()}")
 
 
+def use_threads(threads: int | None) -> None:
+    """Gives torch so many threads, where a number is given."""
+    if threads:
+        torch.set_num_threads(threads)
+
+
 def explain_memory(error: RuntimeError, recipe: Recipe, predicting: bool) -> None:
     """Raises PipelineError where the error says that memory ran out, in prediction or in a training step."""
     text = str(error).lower()

@@ -1,6 +1,5 @@
 """Batches of plain images from the memory-mapped pixel arrays, and how many processes make batches."""
 
-import os
 import sys
 from collections.abc import Iterator
 from mmap import mmap
@@ -12,6 +11,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from pipeline.core.engine import cores
 from pipeline.core.run import Run
 from pipeline.networks.device import Compute
 from pipeline.networks.transforms import Preprocess
@@ -74,8 +74,7 @@ def loader_workers(run: Run, compute: Compute) -> int:
         return run.recipe.train.workers
     if compute.accelerator == "cpu":
         return 0
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(16, cores) // run.recipe.train.parallel)
+    return max(1, min(16, cores()))
 
 
 def make_loader(dataset: Dataset, batch_size: int, workers: int, **options: object) -> DataLoader:

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -226,45 +226,78 @@ class _Sum:
 # --- images of a run -------------------------------------------------------------------------------------------------
 
 
-def predict_step(
-    run: Run,
-    step: Step,
-    members: list[Member],
-    subset: str,
-    rows: np.ndarray,
-    ids: list[str],
-    advance: Callable[[int], None],
+@dataclass(frozen=True)
+class Wanted:
+    """Images of a run that a step predicts, and by which networks."""
+
+    step: Step
+    """What `prediction_step` returned; with two files of probabilities the second is the plain prediction."""
+    members: list[Member]
+    """Whose networks."""
+    subset: str
+    """train or test."""
+    rows: np.ndarray
+    """The images (N,), as positions in the pixel arrays of the subset."""
+    ids: list[str]
+    """Their names."""
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The files of probabilities."""
+        return tuple(path for path in self.step.outputs if path.suffix == ".npy")
+
+    def cut(self, start: int, stop: int) -> "Wanted":
+        """Returns the same of some of the images."""
+        return replace(self, rows=self.rows[start:stop], ids=self.ids[start:stop])
+
+
+def predict_step(run: Run, wanted: Wanted, advance: Callable[[int], None]) -> None:
+    """Predicts all images of a step into its files; see predict_into."""
+    predict_into(run, wanted, wanted.paths, wanted.step.title, advance, fingerprint(run, wanted.step))
+    mention(run, wanted)
+
+
+def predict_into(
+    run: Run, wanted: Wanted, paths: Sequence[Path], title: str, advance: Callable[[int], None], known_by: str
 ) -> None:
-    """Predicts images of a run into the files of a step, going on where the same step was interrupted.
+    """Predicts images of a run into files, going on where an attempt with the same fingerprint was interrupted.
 
     Args:
         run: the run.
-        step: what `prediction_step` returned; with two files of probabilities the second is the plain prediction.
-        members: whose networks.
-        subset: train or test.
-        rows: the images (N,), as positions in the pixel arrays of the subset.
-        ids: their names.
+        wanted: the images.
+        paths: the files of probabilities, as many as the step has.
+        title: what messages call it.
         advance: is told how many images were predicted since the last time.
+        known_by: the fingerprint: what the result follows from.
 
     Raises:
         PipelineError: weights are missing, damaged or of another network, give something that is no number, or the disk
             is full.
     """
-    paths, tta = [path for path in step.outputs if path.suffix == ".npy"], step.settings["tta"]
+    rows, ids = wanted.rows, wanted.ids
 
     def predict(first: int) -> Iterator[list[Predicted]]:
         if first:
-            say(f"  {step.title}: going on after {first} of {len(ids)} images")
-        return batches(run, members, views(tta), len(paths) > 1, subset, rows[first:], ids[first:])
+            say(f"  {title}: going on after {first} of {len(ids)} images")
+        seen_as = views(wanted.step.settings["tta"])
+        return batches(run, wanted.members, seen_as, len(paths) > 1, wanted.subset, rows[first:], ids[first:])
 
     classes, size = run.competition.classes, run.recipe.predict.batch_size
-    shape = (len(ids), len(classes), *run.recipe.image.stored)
-    write_resumable(
-        paths, shape, scale_of(run.competition).dtype, predict, ids, classes, advance, fingerprint(run, step), size
-    )
-    models = sum(len(run.weights(member)) for member in members)
+    shape, dtype = written_into(run, wanted), scale_of(run.competition).dtype
+    write_resumable(paths, shape, dtype, predict, ids, classes, advance, known_by, size)
+
+
+def written_into(run: Run, wanted: Wanted) -> tuple[int, ...]:
+    """Returns the shape of a file of the predictions, (N, C, H, W)."""
+    return (len(wanted.ids), len(run.competition.classes), *run.recipe.image.stored)
+
+
+def mention(run: Run, wanted: Wanted) -> None:
+    """Says what was predicted, and how."""
+    models, tta = sum(len(run.weights(member)) for member in wanted.members), wanted.step.settings["tta"]
     notes = [f"mean of {models} models"] * (models > 1) + [f"test-time augmentation {tta}"] * (tta != "none")
-    say(f"  {step.title}: {', '.join([f'{len(ids)} images', *notes])} → {shown(paths[0])}")
+    said = ", ".join([f"{len(wanted.ids)} images", *notes])
+    say(f"  {wanted.step.title}: {said} → {shown(wanted.paths[0])}")
 
 
 def batches(

@@ -14,23 +14,23 @@ Test-time augmentation is paid for only where tune kept it. An interrupted file 
 predictions are checked and taken over instead (importing.py); an ensemble has none of its own.
 """
 
-import shutil
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from pipeline.core.console import progress_bar
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import shown
 from pipeline.core.freshness import Step
+from pipeline.core.lock import exclusive_lock
 from pipeline.core.run import Member, Run, write_recipe
+from pipeline.core.units import StepRunner
 from pipeline.decode import table
 from pipeline.predictions import importing, kept_views
-from pipeline.predictions.files import partial_folder
-from pipeline.predictions.steps import prediction_step
+from pipeline.predictions.steps import prediction_step, remove_unfinished
 from pipeline.predictions.test_images import check_decoded, raw_test_files
 
+ACCEPTS = ("runner",)
 READS_FOLDS = "weights"
 
 
@@ -69,7 +69,7 @@ def guard(run: Run, waiting: Sequence[Any]) -> None:
     )
 
 
-def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
+def execute(run: Run, waiting: list[Step], runner: StepRunner | None = None) -> Iterator[Step]:
     """Predicts the test images by the models that are waiting.
 
     Raises:
@@ -79,23 +79,14 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
     if run.recipe.arrays:
         yield from importing.execute(run, waiting)
         return
-    from pipeline.networks.predictor import predict_step
+    from pipeline.networks.predictor import Wanted
+    from pipeline.networks.shards import predict_steps
 
+    assert runner is not None
     guard(run, waiting)  # which --force passes by
-    _remove_left_over(run)
+    remove_unfinished(run.predictions("test", 0).parent, "test", steps(run))
     ids = table.read_table(run.test_table)["image_id"].tolist()
-    with progress_bar() as bar:
-        task = bar.add_task("predict", total=len(ids) * len(waiting))
-        for step in waiting:
-            members = run.members(step.fold)
-            predict_step(run, step, members, "test", np.arange(len(ids)), ids, lambda count: bar.advance(task, count))
-            yield step
-    write_recipe(run)  # other runs ask it how these predictions came about
-
-
-def _remove_left_over(run: Run) -> None:
-    """Removes unfinished files that other settings left."""
-    expected = {partial_folder(step.outputs[0]) for step in steps(run)}
-    for path in run.predictions("test", 0).parent.glob(".test_*.partial"):
-        if path.is_dir() and path not in expected:
-            shutil.rmtree(path)
+    jobs = [Wanted(step, run.members(step.fold), "test", np.arange(len(ids)), ids) for step in waiting]
+    yield from predict_steps(run, jobs, runner, "predict")
+    with exclusive_lock(run.folder):  # other processes of this run write it too
+        write_recipe(run)  # other runs ask it how these predictions came about

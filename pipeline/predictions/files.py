@@ -80,7 +80,7 @@ def write_resumable(
     arrays = [_Rows(folder / path.name, shape, dtype) for path in paths]
     heads = [_Rows(folder / f"presence_{path.name}", (len(ids), len(classes)), np.dtype(np.float32)) for path in paths]
     with _explained(paths[0]):
-        _begin(folder, fingerprint)
+        begin(folder, fingerprint)
     done = min(rows.count() for rows in (*arrays, *heads))
     done -= done % batch_size if done < len(ids) else 0
     needed = (len(ids) - done) * sum(rows.row_bytes for rows in (*arrays, *heads))
@@ -109,6 +109,11 @@ def write_resumable(
 def partial_folder(path: Path) -> Path:
     """Returns where the files of an unfinished attempt at writing a file lie."""
     return path.with_name(f".{path.stem}.partial")
+
+
+def shards_folder(path: Path) -> Path:
+    """Returns where parts of a file, each predicted for itself, lie until they are put together."""
+    return path.with_name(f".{path.stem}.shards")
 
 
 def stage_of(path: Path) -> str:
@@ -180,8 +185,8 @@ class _Rows:
         return buffer.getvalue()
 
 
-def _begin(folder: Path, fingerprint: str) -> None:
-    """Makes the folder of an attempt anew, unless it is the same one's."""
+def begin(folder: Path, fingerprint: str) -> None:
+    """Makes the folder of an attempt anew, unless it is the same one's; "" is never the same."""
     note = folder / "fingerprint"
     if fingerprint and note.exists() and note.read_text(encoding="utf-8") == fingerprint:
         return

@@ -1,11 +1,13 @@
 """What the stages validate and predict share: a step that predicts images of a run with some of its trained models."""
 
 import json
+import shutil
 from pathlib import Path
 
 from pipeline.core import freshness
 from pipeline.core.freshness import Step
 from pipeline.core.run import Member, Run
+from pipeline.predictions.files import partial_folder, shards_folder
 
 
 def prediction_step(
@@ -31,6 +33,14 @@ def prediction_step(
     outputs = tuple(file for path in paths for file in (path, path.with_suffix(".csv")))
     manifest, fold, seed = paths[0].with_suffix(".manifest.json"), members[0].fold, members[0].seed
     return Step(stage, title, manifest, inputs, outputs, settings, fold, seed)
+
+
+def remove_unfinished(folder: Path, subset: str, steps: list[Step]) -> None:
+    """Removes unfinished files of a subset, oof or test, that belong to none of these steps but to other settings."""
+    expected = {place(step.outputs[0]) for step in steps for place in (partial_folder, shards_folder)}
+    for path in [*folder.glob(f".{subset}_*.partial"), *folder.glob(f".{subset}_*.shards")]:
+        if path.is_dir() and path not in expected:
+            shutil.rmtree(path)
 
 
 def fingerprint(run: Run, step: Step) -> str:

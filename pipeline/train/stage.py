@@ -27,18 +27,21 @@ from rich.markup import escape
 
 from pipeline.core import freshness, other_runs
 from pipeline.core.config.recipe import Recipe
-from pipeline.core.console import progress_bar, say, warn
+from pipeline.core.console import Shares, progress_bar, say, warn
+from pipeline.core.engine import Needs, Reporter, Unit
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import root, shown
 from pipeline.core.freshness import Reason, Step
+from pipeline.core.lock import exclusive_lock
 from pipeline.core.run import Member, Run, write_recipe
+from pipeline.core.units import StepRunner
 from pipeline.decode import table
 from pipeline.decode.readers.files import read_table
 from pipeline.predictions.files import read_probabilities
 from pipeline.split.folds import drop_list, leak_remark, read_folds, read_outliers
 from pipeline.train.batches.targets import Chosen, assign_rows, mask_origins
 
-ACCEPTS = ("force",)
+ACCEPTS = ("force", "runner")
 PARTS = {"image", "model", "loss", "augment", "train"}
 ELSEWHERE = ("folds", "workers", "parallel", "seeds", "final", "loggers")
 """Settings of train that decide which models there are, or nothing about them."""
@@ -106,7 +109,9 @@ def guard(run: Run, waiting: list[Any], kinds: tuple[str, ...] = ("settings", "i
         reasons, folder = state.reasons, shown(state.step.manifest.parent)
         there = [path for path in state.step.outputs if path.exists()]
         if reasons[0].kind == "never":
-            if there and freshness.read_manifest(_started(state.step)) is None:  # else it was killed while it finished
+            # with a mark, it was killed while it finished; with a manifest, another process finished it just now
+            marked = any(map(freshness.read_manifest, (_started(state.step), state.step.manifest)))
+            if there and not marked:
                 raise PipelineError(
                     f"{folder} holds finished training, and {shown(state.step.manifest)}, which says what it was made "
                     "from, is missing or damaged. Put it back, train beside it with `--name NAME`, or throw the "
@@ -163,12 +168,11 @@ def preflight(run: Run) -> None:
     fit.more_loggers(run, run.folder)
 
 
-def execute(run: Run, waiting: list[Step], force: bool = False) -> Iterator[Step]:
-    """Trains the members, `train.parallel` at once; `force` starts them anew."""
+def execute(run: Run, waiting: list[Step], runner: StepRunner, force: bool = False) -> Iterator[Step]:
+    """Trains the members, as many at once as the engine has room for; `force` starts them anew."""
     from pipeline.networks import device, normalization, weights
 
     # all before the first, so that a fault shows now and not after hours
-    inputs = freshness.Inputs(waiting)
     chosen = {step.title: rows_of(run, step.fold) for step in waiting}
     for title, rows in chosen.items():
         say(f"  {title.removeprefix('train ')}: {rows.note}")
@@ -190,20 +194,45 @@ def execute(run: Run, waiting: list[Step], force: bool = False) -> Iterator[Step
     if run.recipe.image.normalize == "encoder" and not start:
         say(f"  {normalization.describe(run.recipe.model)}")
     say(f"  {first}; results → {shown(run.folder)}/fold_*")
-    write_recipe(run)
+    with exclusive_lock(run.folder):  # other processes of this run write it too
+        write_recipe(run)
     if force:  # all at once, so that an interrupted --force goes on without it
-        for step in waiting:
-            shutil.rmtree(step.manifest.parent, ignore_errors=True)
-    trainings = [Training(run, step, chosen[step.title], source, compute) for step in waiting]
+        with runner.alone(waiting):
+            for step in waiting:
+                shutil.rmtree(step.manifest.parent, ignore_errors=True)
+    units = {step.title: Training(run, step, chosen[step.title], source, compute) for step in waiting}
+    folds = [step for step in waiting if step.fold is not None]
+    final = [step for step in waiting if step.fold is None]  # which follows from the folds
     with progress_bar() as bar:
-        progress = Progress(bar, len(waiting))
-        folds = [one for one in trainings if one.step.fold is not None]
-        final = [one for one in trainings if one.step.fold is None]  # which follows from the folds
+        progress = Shares(bar, "train", dict.fromkeys(units, 1))
         for group, later in ((folds, len(final)), (final, 0)):
-            for one in _trained(group, later, inputs, progress):
-                yield one.step
-                for path in [*one.step.manifest.parent.glob("*.ckpt"), _started(one.step)]:
+            if not group:
+                continue
+            for step in _trained(group, units, later, runner, progress):
+                yield step
+                for path in [*step.manifest.parent.glob("*.ckpt"), _started(step)]:
                     path.unlink(missing_ok=True)
+
+
+def _trained(
+    steps: list[Step], trainings: dict[str, "Training"], later: int, runner: StepRunner, progress: Shares
+) -> Iterator[Step]:
+    """Trains some members, before `later` others, and yields the step of each when it is done."""
+    run = trainings[steps[0].title].run
+    needs = Needs(per_gpu=run.recipe.train.parallel)
+    at_once, inputs = runner.at_once(needs, len(steps)), freshness.Inputs(steps)
+    if at_once > 1:
+        say(f"  {at_once} trainings at once")
+    begun = 0
+
+    def units_of(step: Step) -> list[Unit]:
+        nonlocal begun
+        freshness.record(step, 0, _started(step), inputs.of(step))
+        after = (len(steps) - 1 - begun // at_once * at_once + later) // at_once  # rounds of trainings after this one's
+        begun += 1
+        return [Unit(step.title, _train, replace(trainings[step.title], after=after), needs)]
+
+    yield from runner.run(steps, units_of, progress.advance, lambda step: progress.end(step.title))
 
 
 def _check_labels(run: Run, paths: list[Path]) -> None:
@@ -241,69 +270,15 @@ class Training:
     compute: Any
     after: int = 0
     """How many rounds of trainings come after this one's, for the time left."""
-    threads: int | None = None
-    """Of a training beside others."""
 
 
-class Progress:
-    """One bar over all trainings, several of which may be under way."""
-
-    def __init__(self, bar: Any, trainings: int) -> None:
-        self.bar = bar
-        self.task = bar.add_task("train", total=trainings)
-        self.done: dict[str, float] = {}
-
-    def advance(self, title: str, share: float) -> None:
-        """A training has done such a share more of its epochs."""
-        self._show(title, self.done.get(title, 0) + share)
-
-    def end(self, title: str) -> None:
-        """A training is done, early or not."""
-        self._show(title, 1)
-
-    def _show(self, title: str, share: float) -> None:
-        self.done[title] = share
-        self.bar.update(self.task, completed=sum(self.done.values()))
-
-
-def _trained(trainings: list[Training], later: int, inputs: freshness.Inputs, progress: Progress) -> Iterator[Training]:
-    """Trains some, before `later` others, one after another or side by side, and yields each when it is done."""
-    import torch
-
-    from pipeline.core.processes import run_in_parallel
-
-    at_once = min(trainings[0].run.recipe.train.parallel, len(trainings)) if trainings else 1
-
-    def started() -> Iterator[Training]:
-        for number, one in enumerate(trainings):
-            freshness.record(one.step, 0, _started(one.step), inputs.of(one.step))
-            before = number // at_once * at_once  # in earlier rounds
-            beside = min(at_once, len(trainings) - before)
-            threads = max(1, torch.get_num_threads() // beside) if at_once > 1 else None
-            after = (len(trainings) - 1 - before + later) // at_once
-            yield replace(one, after=after, threads=threads)
-
-    if at_once == 1:
-        for one in started():
-            _train(one, progress)
-            progress.end(one.step.title)
-            yield one
-        return
-    say(f"  {at_once} trainings at once")
-    for one in run_in_parallel(started(), at_once, _train, progress.advance):
-        progress.end(one.step.title)
-        yield one
-
-
-def _train(one: Training, progress: Any) -> None:
-    import torch
-
+def _train(one: Training, reporter: Reporter) -> None:
+    from pipeline.networks import device
     from pipeline.train import fit
 
-    if one.threads:
-        torch.set_num_threads(one.threads)
+    device.use_threads(reporter.threads)
     member = Member(one.step.fold, one.step.seed)
-    fit.fit(one.run, member, one.chosen, one.source, one.compute, (progress, one.step.title, one.after))
+    fit.fit(one.run, member, one.chosen, one.source, one.compute, (reporter, one.step.title, one.after))
     gc.collect()  # cycles keep its held-out images on the GPU
 
 

@@ -16,20 +16,20 @@ interrupted file goes on after its last batch. External predictions are checked 
 an ensemble has none of its own.
 """
 
-import shutil
 from collections.abc import Iterator
 
 import numpy as np
 
 from pipeline.core import other_runs
-from pipeline.core.console import progress_bar
 from pipeline.core.freshness import Step
+from pipeline.core.lock import exclusive_lock
 from pipeline.core.run import Run, write_recipe
+from pipeline.core.units import StepRunner
 from pipeline.predictions import importing
-from pipeline.predictions.files import partial_folder
-from pipeline.predictions.steps import prediction_step
+from pipeline.predictions.steps import prediction_step, remove_unfinished
 from pipeline.split.folds import read_folds
 
+ACCEPTS = ("runner",)
 READS_FOLDS = "weights"
 
 
@@ -48,7 +48,7 @@ def steps(run: Run) -> list[Step]:
     return found
 
 
-def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
+def execute(run: Run, waiting: list[Step], runner: StepRunner | None = None) -> Iterator[Step]:
     """Predicts the held-out images of the folds that are waiting.
 
     Raises:
@@ -58,21 +58,20 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
     if run.recipe.arrays:
         yield from importing.execute(run, waiting)
         return
-    from pipeline.networks.predictor import predict_step
+    from pipeline.networks.predictor import Wanted
+    from pipeline.networks.shards import predict_steps
 
+    assert runner is not None
     other_runs.check_trained(run)
     _remove_left_over(run)
-    folds = read_folds(run)
-    rows_of = {step.title: np.flatnonzero(folds["fold"] == step.fold) for step in waiting}
-    with progress_bar() as bar:
-        task = bar.add_task("validate", total=sum(map(len, rows_of.values())))
-        for step in waiting:
-            rows = rows_of[step.title]
-            members = [member for member in run.members(step.fold) if member.seed == step.seed]
-            ids = folds["image_id"].iloc[rows].tolist()
-            predict_step(run, step, members, "train", rows, ids, lambda count: bar.advance(task, count))
-            yield step
-    write_recipe(run)  # other runs ask it how these predictions came about
+    folds, jobs = read_folds(run), []
+    for step in waiting:
+        rows = np.flatnonzero(folds["fold"] == step.fold)
+        members = [member for member in run.members(step.fold) if member.seed == step.seed]
+        jobs.append(Wanted(step, members, "train", rows, folds["image_id"].iloc[rows].tolist()))
+    yield from predict_steps(run, jobs, runner, "validate")
+    with exclusive_lock(run.folder):  # other processes of this run write it too
+        write_recipe(run)  # other runs ask it how these predictions came about
 
 
 def _remove_left_over(run: Run) -> None:
@@ -81,7 +80,4 @@ def _remove_left_over(run: Run) -> None:
     patterns = ["tta.*"] + ["oof_fold_*_plain.*"] * (run.recipe.predict.tta == "none")
     for path in (path for pattern in patterns for path in folder.glob(pattern)):
         path.unlink()
-    expected = {partial_folder(step.outputs[0]) for step in steps(run)}
-    for path in folder.glob(".oof_*.partial"):
-        if path.is_dir() and path not in expected:
-            shutil.rmtree(path)
+    remove_unfinished(folder, "oof", steps(run))

@@ -623,7 +623,9 @@ def executed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[int | None], di
     calls: list[tuple[list[int | None], dict[str, Any]]] = []
 
     def execute(run: Run, waiting: list[Step], **arguments: Any) -> Iterator[Step]:
-        calls.append(([step.fold for step in waiting], arguments))
+        calls.append(
+            ([step.fold for step in waiting], {name: value for name, value in arguments.items() if name == "force"})
+        )
         return iter(())
 
     monkeypatch.setattr(train, "execute", execute)

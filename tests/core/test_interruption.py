@@ -18,9 +18,11 @@ from trainings import BASE, hashes, named, prepare, train
 from pipeline.__main__ import main
 from pipeline.clean import stage as clean
 from pipeline.core import interruption
-from pipeline.core.processes import run_in_parallel
+from pipeline.core.console import Shares
+from pipeline.core.engine import Needs, Unit
 from pipeline.decode import stage as decode
 from pipeline.encode import stage as encode
+from pipeline.engines.local import LocalEngine
 from pipeline.evaluate import stage as evaluate
 from pipeline.predict import stage as predict
 from pipeline.report import stage as report
@@ -191,14 +193,16 @@ def test_an_empty_file_is_an_error_and_no_aborted(
 SCRIPT = """
 import os, pathlib, sys, time
 from pipeline.core import interruption
-from pipeline.core.processes import run_in_parallel
+from pipeline.core.engine import Needs, Unit
+from pipeline.engines.local import LocalEngine
 def work(job, reporter):
     pathlib.Path(sys.argv[1], f"{job}-{os.getpid()}").touch()
     time.sleep(600)
 if __name__ == "__main__":
     with interruption.exit_codes():
         interruption.work_began()
-        list(run_in_parallel([0, 1], 2, work, print))
+        units = [Unit(str(job), work, job, Needs(per_gpu=2)) for job in (0, 1)]
+        list(LocalEngine().run(units, 2, print))
 """
 
 
@@ -225,7 +229,8 @@ def test_in_a_notebook_an_interrupted_worker_is_a_keyboard_interrupt() -> None:
     from jobs import interrupt
 
     with pytest.raises(KeyboardInterrupt):
-        list(run_in_parallel([0, 1], 2, interrupt, lambda *_: None))
+        units = [Unit(str(job), interrupt, job, Needs(per_gpu=2)) for job in (0, 1)]
+        list(LocalEngine().run(units, 2, lambda *_: None))
     assert not multiprocessing.active_children()
 
 
@@ -233,7 +238,7 @@ def test_a_training_beside_others_goes_on_to_the_same_weights(
     tiny: Tiny, handlers: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = train(prepare(tiny, {"train": {"epochs": 3}}))
-    other, advance = named(run, "other"), training.Progress.advance
+    other, advance = named(run, "other"), Shares.advance
 
     def interrupted(self: Any, title: str, epochs: float) -> None:
         advance(self, title, epochs)
@@ -241,7 +246,7 @@ def test_a_training_beside_others_goes_on_to_the_same_weights(
             os.kill(worker.pid or 0, signal.SIGTERM)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training.Progress, "advance", interrupted)
+        patch.setattr(Shares, "advance", interrupted)
         words = ["train", tiny.recipe_path, "--name", "other", "--set", "train.parallel=2"]
         assert command(patch, *words) == 143
     said = capsys.readouterr().err
