@@ -94,7 +94,7 @@ class Shares:
         self._show(title, 1)
 
     def _show(self, title: str, share: float) -> None:
-        self.done[title] = share
+        self.done[title] = min(share, 1.0)  # a unit that begins again tells a part twice
         self.bar.update(self.task, completed=sum(self.sizes[one] * done for one, done in self.done.items()))
 
 

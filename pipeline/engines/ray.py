@@ -1,0 +1,420 @@
+"""The engine of a Ray cluster, one that is running or one that is started on this machine: units are Ray tasks.
+
+The workers get this process's code (Ray copies the package to them) and work in its folder, PIPELINE_ROOT, which all
+machines must see at the same path. A unit whose worker or machine is lost begins again elsewhere, and goes on from what
+it had written.
+"""
+
+import importlib.util
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.markup import escape
+
+from pipeline.core.console import console, say, warn
+from pipeline.core.engine import IDLE, Advance, Needs, Outcome, Unit, worker_environment
+from pipeline.core.errors import PipelineError, first_line
+from pipeline.core.files import PACKAGE, root
+from pipeline.engines.local import portable
+
+RETRIES = 3
+"""How often a unit begins again whose worker was lost. Bad input and faults of the program do not count as that."""
+CONNECT = 5.0
+"""Seconds in which a cluster must answer."""
+STORE = 100 * 2**20
+"""Bytes of the object store of a cluster that is started here: units send little."""
+ASIDE = 0.5
+"""Seconds for which a unit gathers its progress before it tells it."""
+PASSED_ON = ("PIPELINE_INPUT", "PYTHONPATH")
+INSTALL = "pip install 'segmentation-pipeline[ray]', or pip install 'ray>=2.50'"
+
+
+class RayEngine:
+    """Runs units on a Ray cluster."""
+
+    def __init__(self, address: str | None = None) -> None:
+        """Takes the address of a running cluster, host:port or auto; None starts one here when the first unit begins.
+
+        Raises:
+            PipelineError: Ray is not installed, or there is no cluster at the address.
+        """
+        if importlib.util.find_spec("ray") is None:
+            raise PipelineError(f"--engine ray needs Ray, which is not installed: {INSTALL}.")
+        self.address = address
+        self._inbox: Any = None
+        if address:
+            self._connect()
+
+    def at_once(self, needs: Needs, count: int) -> int:
+        """Returns how many of `count` units with these needs the cluster has room for at once.
+
+        Raises:
+            PipelineError: no machine of the cluster has what one of them needs.
+        """
+        self._connect()
+        return max(1, min(count, _plan(_machines(), needs).at_once))
+
+    def run(self, units: Iterable[Unit | None], count: int, advance: Advance) -> Iterator[Outcome]:
+        """Yields every unit when it ended; see Engine."""
+        self._connect()
+        with _token() as token:
+            yield from self._run(iter(units), advance, token)
+
+    def _run(self, units: Iterator[Unit | None], advance: Advance, token: Path) -> Iterator[Outcome]:
+        import ray
+
+        running: dict[Any, _Task] = {}
+        more = True
+        try:
+            while True:
+                asked = True
+                while more and asked and _has_room(running):
+                    unit = next(units, _END)
+                    more, asked = unit is not _END, unit is not None
+                    if isinstance(unit, Unit):
+                        task = _Task(unit)
+                        running[self._start(task, token)] = task
+                if not running and not more:
+                    return
+                if not running:
+                    time.sleep(IDLE)
+                    continue
+                ready = ray.wait(list(running), timeout=IDLE)[0]
+                self._listen(running, advance)  # after the line above: all that those which ended have said is there
+                for reference in ready:
+                    yield _outcome(running.pop(reference), reference)
+        finally:
+            for reference in running:
+                with suppress(Exception):
+                    ray.cancel(reference, force=True)
+
+    # --- the cluster ---
+
+    def _connect(self) -> None:
+        """Joins the cluster, or starts one on this machine."""
+        if self._inbox is not None:
+            return
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        if not ray.is_initialized():
+            options = {"address": self.address} if self.address else {"object_store_memory": STORE}
+            if self.address and self.address != "auto":
+                _check_answers(self.address)
+            runtime = {"py_modules": [str(PACKAGE)]}
+            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+            with _own_signals():
+                try:
+                    context = ray.init(**options, runtime_env=runtime, log_to_driver=False, logging_level=logging.ERROR)
+                except (ConnectionError, RuntimeError, ValueError) as error:
+                    raise PipelineError(_no_cluster(self.address, first_line(error))) from None
+            board = f", dashboard http://{context.dashboard_url}" if context.dashboard_url else ""
+            say(f"Ray: {_told(_machines())}{board}")
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        actor: Any = ray.remote(num_cpus=0, scheduling_strategy=here)  # type: ignore[call-overload]
+        self._inbox = actor(_Inbox).remote()
+
+    def _start(self, task: "_Task", token: Path) -> Any:
+        """Starts a unit somewhere and returns its reference."""
+        import ray
+
+        unit = task.unit
+        plan = _plan(_machines(), unit.needs)
+        environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+        environment |= {"PIPELINE_ROOT": str(root()), **worker_environment(plan.threads, plan.cores)}
+        options: dict[str, Any] = {"num_cpus": plan.cores, "num_gpus": plan.gpus, "max_retries": RETRIES}
+        options |= {"runtime_env": {"env_vars": environment}, "name": unit.title}
+        remote: Any = ray.remote(**options)
+        said = task.key, self._inbox, plan.threads, str(token), console.quiet
+        return remote(_do).remote(unit.work, unit.argument, *said)
+
+    def _listen(self, running: dict[Any, "_Task"], advance: Advance) -> None:
+        """Shows what the units have said since the last time."""
+        import ray
+
+        assert self._inbox is not None
+        tasks = {task.key: task for task in running.values()}
+        for key, said in ray.get(self._inbox.take.remote()):
+            if key not in tasks:
+                continue
+            if isinstance(said, str):
+                console.print(said, end="", markup=False)
+            elif isinstance(said, _Began):
+                tasks[key].begins(said.host)
+            else:
+                advance(*said)
+
+
+@dataclass
+class _Task:
+    """A unit on the cluster."""
+
+    unit: Unit
+    key: str = field(default_factory=lambda: uuid.uuid4().hex)
+    hosts: list[str] = field(default_factory=list)
+
+    def begins(self, host: str) -> None:
+        """Notes where the unit begins; says so where it is not for the first time."""
+        self.hosts.append(host)
+        if len(self.hosts) > 1:
+            warn(
+                f"[yellow]  {escape(self.unit.title)}: its worker on {escape(self.hosts[-2])} is lost; it goes on from "
+                f"what it had written, on {escape(host)}[/yellow]"
+            )
+
+
+_END: Any = object()
+
+
+def _has_room(running: dict[Any, _Task]) -> bool:
+    """Whether the cluster, as it is now, has room for one more; a lost machine's units wait for room themselves."""
+    if not running:
+        return True
+    try:
+        return len(running) < _plan(_machines(), next(iter(running.values())).unit.needs).at_once
+    except PipelineError:
+        return False
+
+
+def _outcome(task: _Task, reference: Any) -> Outcome:
+    """What became of a unit.
+
+    Raises:
+        PipelineError: a worker does not see the folder that all must share: no other unit can do better.
+    """
+    import ray
+    from ray.exceptions import RayError, RayTaskError, RuntimeEnvSetupError
+
+    try:
+        result, error = ray.get(reference)
+    except RayTaskError as failed:  # before the unit's own code: a package that a worker lacks
+        error = PipelineError(f"{task.unit.title} could not begin on a worker: {first_line(failed.cause)}.")
+        return Outcome(task.unit, error=error)
+    except RuntimeEnvSetupError as failed:
+        raise PipelineError(f"Ray could not bring the package to its workers: {first_line(failed)}.") from None
+    except RayError as failed:
+        error = PipelineError(
+            f"{task.unit.title}: its worker was lost {RETRIES + 1} times, on "
+            f"{', '.join(dict.fromkeys(task.hosts)) or 'no machine'} ({first_line(failed)}); the same command goes on from the last "
+            "finished epoch."
+        )
+        return Outcome(task.unit, error=error)
+    if isinstance(error, _NotSeen):
+        raise PipelineError(str(error))
+    return Outcome(task.unit, result, error)
+
+
+# --- what the cluster has --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Machine:
+    name: str
+    cpus: int
+    gpus: int
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What each unit gets, and how many the cluster has room for."""
+
+    at_once: int
+    gpus: float
+    cores: int
+    threads: int
+
+
+def _machines() -> list[_Machine]:
+    import ray
+
+    def machine(node: dict[str, Any]) -> _Machine:
+        has = node["Resources"]
+        return _Machine(node["NodeManagerHostname"], int(has.get("CPU", 0)), int(has.get("GPU", 0)))
+
+    return [machine(node) for node in ray.nodes() if node["Alive"]]
+
+
+def _plan(machines: list[_Machine], needs: Needs) -> _Plan:
+    """Divides the cluster among units with these needs.
+
+    With GPUs a unit gets its part of a machine's cores; without, as many as torch's threads, those of the process that
+    asks (divided by per_gpu), or those of the smallest machine.
+
+    Raises:
+        PipelineError: no machine has what a unit needs.
+    """
+    with_gpus = [machine for machine in machines if machine.gpus]
+    if with_gpus:
+        rooms = [machine.gpus // needs.gpus * needs.per_gpu for machine in with_gpus]
+        shares = [machine.cpus // room for machine, room in zip(with_gpus, rooms, strict=True) if room]
+        cores = max(1, min(shares, default=1))
+        gpus = needs.gpus / needs.per_gpu if needs.gpus == 1 else float(needs.gpus)
+        asked = f"{needs.gpus} GPU{'s' * (needs.gpus > 1)}"
+    else:
+        import torch
+
+        cores = max(1, torch.get_num_threads() // needs.per_gpu)
+        cores = needs.threads or min([cores, *(machine.cpus for machine in machines if machine.cpus)])
+        rooms = [machine.cpus // cores for machine in machines]
+        gpus, asked = 0.0, f"{cores} core{'s' * (cores > 1)}"
+    at_once = sum(rooms)
+    if not at_once:
+        raise PipelineError(
+            f"a unit asks for {asked} of one machine, and none of the cluster's has that: {_told(machines)}."
+        )
+    return _Plan(at_once, gpus, cores, needs.threads or cores)
+
+
+def _told(machines: list[_Machine]) -> str:
+    """What the cluster has, for a person."""
+    parts = [
+        f"{machine.name} with {machine.cpus} core{'s' * (machine.cpus != 1)} and {machine.gpus or 'no'} "
+        f"GPU{'s' * (machine.gpus != 1)}"
+        for machine in machines
+    ]
+    shown_parts = [*parts[:4], f"{len(parts) - 4} more"] if len(parts) > 4 else parts
+    return ", ".join(shown_parts)
+
+
+def _check_answers(address: str) -> None:
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        if not host or not port.isdigit():
+            raise PipelineError(
+                f"--ray-address {address}: expected HOST:PORT, as `ray start --head` prints it, or auto."
+            )
+        with socket.create_connection((host, int(port)), CONNECT):
+            return
+    except OSError as error:
+        raise PipelineError(_no_cluster(address, error.strerror or str(error))) from None
+
+
+def _no_cluster(address: str | None, why: str) -> str:
+    if address is None:
+        return f"Ray could not be started on this machine: {why}"
+    return (
+        f"--ray-address {address}: no Ray cluster answers there ({why.rstrip('.')}). Start one with `ray start --head` "
+        "and give the address that it prints, or leave --ray-address out: a cluster is started here."
+    )
+
+
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """Keeps what the command does at SIGINT and SIGTERM, for which Ray has an answer of its own."""
+    main = threading.current_thread() is threading.main_thread()
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items() if main else ():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _token() -> Iterator[Path]:
+    """Gives a file that a worker sees if it sees the folder in which it shall work."""
+    path = root() / "work" / f".seen-by-workers-{uuid.uuid4().hex}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    try:
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
+
+
+# --- on the workers --------------------------------------------------------------------------------------------------
+
+
+class _Inbox:
+    """What units say, until the process that asks for them takes it: an actor beside that process."""
+
+    def __init__(self) -> None:
+        self.said: list[Any] = []
+
+    def put(self, key: str, said: Any) -> None:
+        """Keeps what a unit says."""
+        self.said.append((key, said))
+
+    def take(self) -> list[Any]:
+        """Returns what was said since the last time."""
+        said, self.said = self.said, []
+        return said
+
+
+@dataclass(frozen=True)
+class _Began:
+    host: str
+
+
+class _NotSeen(PipelineError):
+    """A worker does not see the folder."""
+
+
+class _Reporter:
+    """Stands in for the console's file too, and sends what it gets to the inbox."""
+
+    def __init__(self, send: Callable[[Any], Any], threads: int) -> None:
+        self.send, self.threads = send, threads
+        self.shares: dict[str, float] = {}
+        self.told = 0.0
+
+    def write(self, text: str) -> int:
+        """Sends text to be shown."""
+        self.send(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Nothing is kept back."""
+
+    def advance(self, title: str, share: float) -> None:
+        """Sends which further share of a unit is done, from time to time."""
+        self.shares[title] = self.shares.get(title, 0.0) + share
+        if time.monotonic() - self.told > ASIDE:
+            self.tell()
+
+    def tell(self) -> None:
+        """Sends the progress that it has gathered."""
+        for title, share in self.shares.items():
+            self.send((title, share))
+        self.shares.clear()
+        self.told = time.monotonic()
+
+
+def _do(
+    work: Any, argument: Any, key: str, inbox: Any, threads: int, token: str, quiet: bool
+) -> tuple[Any, Exception | None]:
+    """Runs a unit; returns its result, or its error, which Ray thus does not take for a lost worker's."""
+    import ray
+
+    def send(said: Any) -> Any:
+        return inbox.put.remote(key, said)
+
+    host = socket.gethostname()
+    send(_Began(host))
+    if not Path(token).exists():
+        folder = Path(token).parents[1]
+        return None, _NotSeen(
+            f"the worker on {host} does not see the files in {folder}: put the pipeline's folder (PIPELINE_ROOT) where "
+            "all machines of the cluster see it at the same path."
+        )
+    reporter = _Reporter(send, threads)
+    before = console.file, console.quiet
+    console.file, console.quiet = reporter, quiet  # type: ignore[assignment]
+    try:
+        return work(argument, reporter), None
+    except Exception as error:
+        return None, portable(error)
+    finally:
+        console.file, console.quiet = before
+        reporter.tell()
+        ray.get(send(""))  # all that it said is there before it ends
