@@ -7,7 +7,15 @@ from typing import TypeVar
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 Element = TypeVar("Element")
 
@@ -77,13 +85,15 @@ def progress_bar() -> Progress:
 
 
 class Shares:
-    """One bar over several units of work, some of which may be under way at once."""
+    """One bar over several units of work, and one for each of those that are under way beside others."""
 
-    def __init__(self, bar: Progress, description: str, sizes: dict[str, int]) -> None:
-        """Takes the bar, and what the units count by their titles: 1 for each training, images of a prediction."""
-        self.bar, self.sizes = bar, sizes
+    def __init__(self, bar: Progress, description: str, sizes: dict[str, int], beside: bool = False) -> None:
+        """Takes the progress display, what the units count by their titles (1 for each training, images of a
+        prediction), and whether several are under way at once."""
+        self.bar, self.sizes, self.beside = bar, sizes, beside
         self.task = bar.add_task(description, total=sum(sizes.values()))
         self.done = dict.fromkeys(sizes, 0.0)
+        self.rows: dict[str, TaskID] = {}
 
     def advance(self, title: str, share: float) -> None:
         """Such a further share of a unit is done."""
@@ -96,6 +106,12 @@ class Shares:
     def _show(self, title: str, share: float) -> None:
         self.done[title] = min(share, 1.0)  # a unit that begins again tells a part twice
         self.bar.update(self.task, completed=sum(self.sizes[one] * done for one, done in self.done.items()))
+        if self.beside and share < 1:
+            if title not in self.rows:
+                self.rows[title] = self.bar.add_task(f"  {title}", total=100)
+            self.bar.update(self.rows[title], completed=round(100 * share))
+        elif title in self.rows:
+            self.bar.remove_task(self.rows.pop(title))
 
 
 def track(elements: Iterable[Element], description: str, total: int) -> Iterator[Element]:

@@ -73,14 +73,14 @@ class Engine(Protocol):
             PipelineError: there is less than one of them needs.
         """
 
-    def run(self, units: Iterable[Unit | None], count: int, advance: Advance) -> Iterator[Outcome]:
+    def run(self, units: Iterable[Unit | None], advance: Advance, count: int | None = None) -> Iterator[Outcome]:
         """Yields every unit when it ended, in the order in which they end.
 
         Args:
             units: all with the same needs. One is asked for when it can begin; None instead of one: there is none that
                 may begin now, ask again.
-            count: how many there are at most.
             advance: is told what the reporters are told.
+            count: how many there are at most; None: as many as there is room for.
 
         Raises:
             PipelineError: there is less than a unit needs.
@@ -103,7 +103,7 @@ class OneByOne:
         """Returns 1."""
         return 1
 
-    def run(self, units: Iterable[Unit | None], count: int, advance: Advance) -> Iterator[Outcome]:
+    def run(self, units: Iterable[Unit | None], advance: Advance, count: int | None = None) -> Iterator[Outcome]:
         """Yields every unit when it ended; an error that is nobody's bad input is raised at once."""
         for unit in units:
             if unit is None:

@@ -90,7 +90,7 @@ class StepRunner:
                         of[id(unit)] = step
                     yield unit
 
-        with closing(self.engine.run(units(), len(steps) * shards, advance)) as outcomes:  # type: ignore[type-var]
+        with closing(self.engine.run(units(), advance, len(steps) * shards)) as outcomes:  # type: ignore[type-var]
             yield from self._completed(outcomes, of, left, finish, done)
         self._raise_failed()
 

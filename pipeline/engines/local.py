@@ -44,17 +44,17 @@ class LocalEngine:
         """
         return max(1, min(len(_places(needs)), count))
 
-    def run(self, units: Iterable[Unit | None], count: int, advance: Advance) -> Iterator[Outcome]:
+    def run(self, units: Iterable[Unit | None], advance: Advance, count: int | None = None) -> Iterator[Outcome]:
         """Yields every unit when it ended; see Engine."""
         waiting = iter(units)
         first = _first(waiting)
         if first is None:
             return
-        at_once = self.at_once(first.needs, count)
-        if at_once == 1:
-            yield from OneByOne().run(chain([first], waiting), count, advance)
+        places = _places(first.needs)[:count]
+        if len(places) == 1:
+            yield from OneByOne().run(chain([first], waiting), advance)
             return
-        yield from _run_beside(chain([first], waiting), _places(first.needs)[:at_once], advance)
+        yield from _run_beside(chain([first], waiting), places, advance)
 
 
 def _first(units: Iterator[Unit | None]) -> Unit | None:

@@ -50,6 +50,8 @@ class RayEngine:
         """
         if importlib.util.find_spec("ray") is None:
             raise PipelineError(f"--engine ray needs Ray, which is not installed: {INSTALL}.")
+        if address and address != "auto":
+            _check_answers(address)
         self.address = address
         self._inbox: Any = None
         if address:
@@ -64,7 +66,7 @@ class RayEngine:
         self._connect()
         return max(1, min(count, _plan(_machines(), needs).at_once))
 
-    def run(self, units: Iterable[Unit | None], count: int, advance: Advance) -> Iterator[Outcome]:
+    def run(self, units: Iterable[Unit | None], advance: Advance, count: int | None = None) -> Iterator[Outcome]:
         """Yields every unit when it ended; see Engine."""
         self._connect()
         with _token() as token:
@@ -109,8 +111,6 @@ class RayEngine:
 
         if not ray.is_initialized():
             options = {"address": self.address} if self.address else {"object_store_memory": STORE}
-            if self.address and self.address != "auto":
-                _check_answers(self.address)
             runtime = {"py_modules": [str(PACKAGE)]}
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
             with _own_signals():
@@ -204,9 +204,8 @@ def _outcome(task: _Task, reference: Any) -> Outcome:
         raise PipelineError(f"Ray could not bring the package to its workers: {first_line(failed)}.") from None
     except RayError as failed:
         error = PipelineError(
-            f"{task.unit.title}: its worker was lost {RETRIES + 1} times, on "
-            f"{', '.join(dict.fromkeys(task.hosts)) or 'no machine'} ({first_line(failed)}); the same command goes on from the last "
-            "finished epoch."
+            f"{task.unit.title}: its worker was lost {RETRIES + 1} times, on {', '.join(dict.fromkeys(task.hosts))} "
+            f"({first_line(failed)}); the same command goes on from the last finished epoch."
         )
         return Outcome(task.unit, error=error)
     if isinstance(error, _NotSeen):

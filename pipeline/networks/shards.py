@@ -59,7 +59,7 @@ def predict_steps(run: Run, jobs: Sequence[Wanted], runner: StepRunner, descript
         for name, (start, stop) in zip(titles[title], cut, strict=True)
     }
     with progress_bar() as bar:
-        progress = Shares(bar, description, sizes)
+        progress = Shares(bar, description, sizes, beside=runner.at_once(NEEDS, len(sizes)) > 1)
 
         def units_of(step: Step) -> list[Unit]:
             parts = _parts(run, of[step.title], titles[step.title], cuts[step.title])

@@ -200,7 +200,7 @@ def execute(run: Run, waiting: list[Step], runner: StepRunner, force: bool = Fal
         with runner.alone(waiting):
             for step in waiting:
                 shutil.rmtree(step.manifest.parent, ignore_errors=True)
-    units = {step.title: Training(run, step, chosen[step.title], source, compute) for step in waiting}
+    units = {step.title: Training(run, step, chosen[step.title], source) for step in waiting}
     folds = [step for step in waiting if step.fold is not None]
     final = [step for step in waiting if step.fold is None]  # which follows from the folds
     with progress_bar() as bar:
@@ -221,6 +221,7 @@ def _trained(
     run = trainings[steps[0].title].run
     needs = Needs(per_gpu=run.recipe.train.parallel)
     at_once, inputs = runner.at_once(needs, len(steps)), freshness.Inputs(steps)
+    progress.beside = at_once > 1
     if at_once > 1:
         say(f"  {at_once} trainings at once")
     begun = 0
@@ -267,18 +268,21 @@ class Training:
     step: Step
     chosen: Chosen
     source: Path | None
-    compute: Any
+    """The encoder's first weights."""
     after: int = 0
     """How many rounds of trainings come after this one's, for the time left."""
 
 
 def _train(one: Training, reporter: Reporter) -> None:
-    from pipeline.networks import device
+    from pipeline.networks import device, weights
     from pipeline.train import fit
 
     device.use_threads(reporter.threads)
+    compute, source = device.detect(one.run.recipe.train.precision), one.source  # another machine may have others
+    if source and not source.exists():
+        source = weights.resolve(one.run.recipe.model)
     member = Member(one.step.fold, one.step.seed)
-    fit.fit(one.run, member, one.chosen, one.source, one.compute, (reporter, one.step.title, one.after))
+    fit.fit(one.run, member, one.chosen, source, compute, (reporter, one.step.title, one.after))
     gc.collect()  # cycles keep its held-out images on the GPU
 
 

@@ -202,7 +202,7 @@ if __name__ == "__main__":
     with interruption.exit_codes():
         interruption.work_began()
         units = [Unit(str(job), work, job, Needs(per_gpu=2)) for job in (0, 1)]
-        list(LocalEngine().run(units, 2, print))
+        list(LocalEngine().run(units, print))
 """
 
 
@@ -230,7 +230,7 @@ def test_in_a_notebook_an_interrupted_worker_is_a_keyboard_interrupt() -> None:
 
     with pytest.raises(KeyboardInterrupt):
         units = [Unit(str(job), interrupt, job, Needs(per_gpu=2)) for job in (0, 1)]
-        list(LocalEngine().run(units, 2, lambda *_: None))
+        list(LocalEngine().run(units, lambda *_: None))
     assert not multiprocessing.active_children()
 
 

@@ -29,7 +29,7 @@ def units(work: Any, count: int, **needs: int) -> list[Unit]:
 
 
 def run(work: Any, count: int, **needs: int) -> list[Outcome]:
-    return list(LocalEngine().run(units(work, count, **needs), count, lambda *_: None))
+    return list(LocalEngine().run(units(work, count, **needs), lambda *_: None, count))
 
 
 def with_gpus(monkeypatch: pytest.MonkeyPatch, count: int, visible: str | None = None) -> None:
@@ -99,7 +99,7 @@ def test_units_are_asked_for_when_they_begin(capsys: pytest.CaptureFixture[str])
             asked.append(unit.title)
             yield unit
 
-    for outcome in LocalEngine().run(asking(), 5, lambda *what: advanced.append(what)):
+    for outcome in LocalEngine().run(asking(), lambda *what: advanced.append(what)):
         done.append((outcome.unit.title, outcome.result))
         ahead.append(len(asked) - len(done))
     assert sorted(done) == [(f"job {number}", number**2) for number in range(5)]
@@ -189,7 +189,7 @@ def test_a_command_that_is_killed_leaves_no_training_behind(tmp_path: Path) -> N
         "    time.sleep(600)\n"
         "if __name__ == '__main__':\n"
         "    units = [Unit(str(job), work, job, Needs(per_gpu=2)) for job in (0, 1)]\n"
-        "    list(LocalEngine().run(units, 2, print))\n"
+        "    list(LocalEngine().run(units, print))\n"
     )
     pids = tmp_path / "pids"
     pids.mkdir()

@@ -23,89 +23,6 @@ STAGES = ("train", "validate", "tune", "predict", "encode")
 ray_is_here = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
 
 
-# --- two nodes -------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
-    """A run that one process has finished."""
-    root = tmp_path_factory.mktemp("ray")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PIPELINE_ROOT", str(root))
-        patch.setenv("PIPELINE_INPUT", str(root / "input"))
-        patch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
-        run = prepare(Tiny(root), {"train": {"folds": [0, 1], "epochs": 12}, "tune": {"method": "fixed"}})
-        yield train(run, *STAGES[1:])
-
-
-@pytest.fixture(scope="module")
-def cluster(alone: Run) -> Iterator[Any]:
-    """A head and one more node, with a core each."""
-    import ray
-    from ray.cluster_utils import Cluster
-
-    node: dict[str, Any] = {"num_cpus": 1, "object_store_memory": engine.STORE}
-    made: Any = Cluster(initialize_head=True, head_node_args=node)
-    made.second = made.add_node(**node)
-    yield made
-    ray.shutdown()
-    made.shutdown()
-
-
-@ray_is_here
-def test_the_same_submission(alone: Run, cluster: Any) -> None:
-    run = on_ray(alone, "spread", cluster)
-    assert hashes(run) == hashes(alone)
-    for fold in (0, 1):
-        assert summary(run, fold)["best_score"] == summary(alone, fold)["best_score"]
-    assert run.submission.read_bytes() == alone.submission.read_bytes()
-
-
-@ray_is_here
-def test_what_a_unit_sees_and_says(alone: Run, cluster: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    made = RayEngine(cluster.address)
-    assert made.at_once(Needs(), 9) == 2
-    (outcome,) = made.run(units(look, [0]), 1, print)
-    assert outcome.result == [None, "1", 1, 1]
-    errors = {one.unit.argument: one.error for one in made.run(units(fail, [0, 2, 3]), 3, print)}
-    assert str(errors[0]) == "bad input" and errors[3] is None
-    assert isinstance(errors[2], KeyError) and "in fail" in errors[2].__notes__[0]
-    with pytest.raises(
-        PipelineError, match=r"asks for 2 cores of one machine, and none of the cluster's has that: \S+ w"
-    ):
-        made.at_once(Needs(threads=2), 1)
-
-
-@ray_is_here
-def test_a_node_that_dies(alone: Run, cluster: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    """Last: there is one node afterwards."""
-    advance, left = Shares.advance, [cluster.second]
-
-    def dies(self: Any, title: str, share: float) -> None:
-        advance(self, title, share)
-        checkpoints = [named(alone, "dies").fold_folder(fold) / "last.ckpt" for fold in (0, 1)]
-        if left and all(path.exists() for path in checkpoints):
-            cluster.remove_node(left.pop(), allow_graceful=False)
-
-    monkeypatch.setattr(Shares, "advance", dies)
-    run = on_ray(alone, "dies", cluster)
-    said = capsys.readouterr().err
-    assert "is lost; it goes on from what it had written" in said and "going on from work/" in said
-    assert hashes(run) == hashes(alone)
-    assert run.submission.read_bytes() == alone.submission.read_bytes()
-
-
-def on_ray(alone: Run, name: str, cluster: Any) -> Run:
-    run = named(alone, name)
-    for stage in STAGES:
-        driver.run_stage(run, stage, engine=RayEngine(cluster.address))
-    return run
-
-
-def units(work: Any, jobs: list[int]) -> list[Unit]:
-    return [Unit(f"job {job}", work, job) for job in jobs]
-
-
 # --- without a cluster -----------------------------------------------------------------------------------------------
 
 
@@ -149,6 +66,89 @@ def test_engines_by_name() -> None:
         HowOptions(engine="dask").open_engine()
     with pytest.raises(PipelineError, match="--ray-address goes with --engine ray"):
         HowOptions(ray_address="auto").open_engine()
+
+
+# --- two nodes -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    """A run that one process has finished."""
+    root = tmp_path_factory.mktemp("ray")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PIPELINE_ROOT", str(root))
+        patch.setenv("PIPELINE_INPUT", str(root / "input"))
+        patch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
+        run = prepare(Tiny(root), {"train": {"folds": [0, 1], "epochs": 12}, "tune": {"method": "fixed"}})
+        yield train(run, *STAGES[1:])
+
+
+@pytest.fixture(scope="module")
+def cluster(alone: Run) -> Iterator[Any]:
+    """A head and one more node, with a core each."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    node: dict[str, Any] = {"num_cpus": 1, "object_store_memory": engine.STORE}
+    made: Any = Cluster(initialize_head=True, head_node_args=node)
+    made.second = made.add_node(**node)
+    yield made
+    ray.shutdown()
+    made.shutdown()
+
+
+@ray_is_here
+def test_the_same_submission(alone: Run, cluster: Any) -> None:
+    run = on_ray(alone, "spread", cluster)
+    assert hashes(run) == hashes(alone)
+    for fold in (0, 1):
+        assert summary(run, fold)["best_score"] == summary(alone, fold)["best_score"]
+    assert run.submission.read_bytes() == alone.submission.read_bytes()
+
+
+@ray_is_here
+def test_what_a_unit_sees_and_says(alone: Run, cluster: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    made = RayEngine(cluster.address)
+    assert made.at_once(Needs(), 9) == 2
+    (outcome,) = made.run(units(look, [0]), print)
+    assert outcome.result == [None, "1", 1, 1]
+    errors = {one.unit.argument: one.error for one in made.run(units(fail, [0, 2, 3]), print)}
+    assert str(errors[0]) == "bad input" and errors[3] is None
+    assert isinstance(errors[2], KeyError) and "in fail" in errors[2].__notes__[0]
+    with pytest.raises(
+        PipelineError, match=r"asks for 2 cores of one machine, and none of the cluster's has that: \S+ w"
+    ):
+        made.at_once(Needs(threads=2), 1)
+
+
+@ray_is_here
+def test_a_node_that_dies(alone: Run, cluster: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    """Last: there is one node afterwards."""
+    advance, left = Shares.advance, [cluster.second]
+
+    def dies(self: Any, title: str, share: float) -> None:
+        advance(self, title, share)
+        checkpoints = [named(alone, "dies").fold_folder(fold) / "last.ckpt" for fold in (0, 1)]
+        if left and all(path.exists() for path in checkpoints):
+            cluster.remove_node(left.pop(), allow_graceful=False)
+
+    monkeypatch.setattr(Shares, "advance", dies)
+    run = on_ray(alone, "dies", cluster)
+    said = capsys.readouterr().err
+    assert "is lost; it goes on from what it had written" in said and "going on from work/" in said
+    assert hashes(run) == hashes(alone)
+    assert run.submission.read_bytes() == alone.submission.read_bytes()
+
+
+def on_ray(alone: Run, name: str, cluster: Any) -> Run:
+    run = named(alone, name)
+    for stage in STAGES:
+        driver.run_stage(run, stage, engine=RayEngine(cluster.address))
+    return run
+
+
+def units(work: Any, jobs: list[int]) -> list[Unit]:
+    return [Unit(f"job {job}", work, job) for job in jobs]
 
 
 class Silent:
