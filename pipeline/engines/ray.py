@@ -107,6 +107,7 @@ class RayEngine:
         if self._inbox is not None:
             return
         import ray
+        from ray.exceptions import AuthenticationError
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         if not ray.is_initialized():
@@ -116,8 +117,13 @@ class RayEngine:
             with _own_signals():
                 try:
                     context = ray.init(**options, runtime_env=runtime, log_to_driver=False, logging_level=logging.ERROR)
-                except (ConnectionError, RuntimeError, ValueError) as error:
-                    raise PipelineError(_no_cluster(self.address, first_line(error))) from None
+                except AuthenticationError:
+                    raise PipelineError(
+                        f"the Ray cluster at {self.address} asks for a token: set RAY_AUTH_MODE=token here and on all "
+                        "machines, with the token of its head (`ray get-auth-token`)."
+                    ) from None
+                except Exception as error:  # Ray raises plain ones too
+                    raise PipelineError(_no_cluster(self.address, first_line(error))) from error
             board = f", dashboard http://{context.dashboard_url}" if context.dashboard_url else ""
             say(f"Ray: {_told(_machines())}{board}")
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
