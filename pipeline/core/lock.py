@@ -96,8 +96,7 @@ class StepLock:
         self.lease = path.with_suffix(".lease")
         self._lock = FileLock(path)
         self._ended = threading.Event()
-        self.lost = False
-        """Whether another machine took the step over, because this one did not renew its lease for too long."""
+        self._leased = False
 
     def acquire(self) -> Holder | None:
         """Takes the lock where it is free; returns who has it where it is not, else None.
@@ -121,6 +120,12 @@ class StepLock:
         write_text(self.lease, _described())
         self._keep_renewing()
         return None
+
+    def is_held(self) -> bool:
+        """Returns whether the lock is still this process's: another machine takes it over where this one did not renew
+        its lease for too long."""
+        holder, _ = self._read()
+        return not self._leased or (holder is not None and holder.token in (TOKEN, UNKNOWN.token))
 
     def release(self) -> None:
         """Gives the lock back."""
@@ -200,14 +205,13 @@ class StepLock:
             probe.unlink(missing_ok=True)
 
     def _keep_renewing(self) -> None:
+        self._leased = True
         threading.Thread(target=self._renew, daemon=True).start()
 
     def _renew(self) -> None:
         while not self._ended.wait(RENEWED):
             with suppress(OSError):
-                holder, _ = self._read()
-                if holder is None or holder.token not in (TOKEN, UNKNOWN.token):
-                    self.lost = not self._ended.is_set()
+                if not self.is_held():
                     return
                 os.utime(self.lease)
 
@@ -216,6 +220,15 @@ class StepLock:
             f"[yellow]  {escape(self.title)}: {escape(str(holder))}, has not answered for {duration(age)} and is taken "
             "for dead; going on from what it left[/yellow]"
         )
+
+
+def look_again(folder: Path) -> None:
+    """Lets this machine see what others have written into a folder: a network drive remembers for a while which files
+    were not there, until something changes in the folder."""
+    probe = folder / f".{uuid.uuid4().hex}"
+    with suppress(OSError):
+        probe.touch()
+        probe.unlink()
 
 
 def _described() -> str:

@@ -13,7 +13,7 @@ from pipeline.core.engine import Advance, Engine, Needs, Outcome, Unit
 from pipeline.core.errors import PipelineError, first_line
 from pipeline.core.files import shown, write_text
 from pipeline.core.freshness import Inputs, Step
-from pipeline.core.lock import Holder, StepLock
+from pipeline.core.lock import Holder, StepLock, look_again
 
 AGAIN = 1.0
 """Seconds until a step that another process works on is looked at again."""
@@ -137,7 +137,7 @@ class StepRunner:
         Raises:
             PipelineError: another machine took it over.
         """
-        if step.title in self._held and self._held[step.title].lost:
+        if step.title in self._held and not self._held[step.title].is_held():
             raise PipelineError(
                 f"{step.title}: another machine took it over, because this one did not answer for a minute; the same "
                 "command goes on with what is left."
@@ -190,6 +190,8 @@ class StepRunner:
         return holder
 
     def _finished_elsewhere(self, step: Step) -> bool:
+        for folder in (step.manifest.parent.parent, step.manifest.parent):
+            look_again(folder)
         return _stamp(step.manifest) != self._began[step.title] and self.finished(step)
 
     @staticmethod
@@ -202,26 +204,25 @@ class StepRunner:
         """Says that a unit failed, and keeps its traceback."""
         error = outcome.error
         assert error is not None
-        text = "".join([*traceback.format_exception(error)]) + "".join(getattr(error, "__notes__", []))
-        write_text(_error_file(step), text)
+        write_text(_error_file(step), "".join(traceback.format_exception(error)))
         said = str(error) if isinstance(error, PipelineError) else f"{type(error).__name__}: {first_line(error)}"
         warn(f"[bold red]  {escape(outcome.unit.title)} failed:[/bold red] {escape(said)}")
         say(f"  its traceback: {shown(_error_file(step))}; the others go on")
         self._failed.setdefault(step.title, error)
 
     def _raise_failed(self) -> None:
-        """Raises what failed: a fault of the program before bad input; one error as it is, several as a list."""
+        """Raises what failed: a fault of the program before bad input; what is wrong with all steps as it is."""
         errors = list(self._failed.values())
         for error in errors:
             if not isinstance(error, PipelineError):
                 raise error
-        if len(set(map(str, errors))) == 1:
+        if len(errors) == len(self._began) and len(set(map(str, errors))) == 1:
             raise errors[0]
         if errors:
             lines = [f"  {title}: {str(error).removeprefix(f'{title}: ')}" for title, error in self._failed.items()]
             raise PipelineError(
                 "\n".join([f"{len(lines)} of {len(self._began)} steps failed:", *lines])
-                + "\nThe same command does these again, each from where it stopped; all others are done."
+                + "\nThe same command does these again, each from where it stopped, and keeps the others."
             )
 
 

@@ -16,6 +16,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +108,6 @@ class RayEngine:
         if self._inbox is not None:
             return
         import ray
-        from ray.exceptions import AuthenticationError
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         if not ray.is_initialized():
@@ -117,13 +117,8 @@ class RayEngine:
             with _own_signals():
                 try:
                     context = ray.init(**options, runtime_env=runtime, log_to_driver=False, logging_level=logging.ERROR)
-                except AuthenticationError:
-                    raise PipelineError(
-                        f"the Ray cluster at {self.address} asks for a token: set RAY_AUTH_MODE=token here and on all "
-                        "machines, with the token of its head (`ray get-auth-token`)."
-                    ) from None
                 except Exception as error:  # Ray raises plain ones too
-                    raise PipelineError(_no_cluster(self.address, first_line(error))) from error
+                    raise PipelineError(_not_joined(self.address, first_line(error))) from error
             board = f", dashboard http://{context.dashboard_url}" if context.dashboard_url else ""
             say(f"Ray: {_told(_machines())}{board}")
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
@@ -304,9 +299,19 @@ def _check_answers(address: str) -> None:
         raise PipelineError(_no_cluster(address, error.strerror or str(error))) from None
 
 
-def _no_cluster(address: str | None, why: str) -> str:
+def _not_joined(address: str | None, why: str) -> str:
     if address is None:
         return f"Ray could not be started on this machine: {why}"
+    if address == "auto":
+        return _no_cluster(address, why)
+    return (
+        f"--ray-address {address}: something answers there, and Ray could not join it ({why.rstrip('.')}). Expected "
+        f"the head of a cluster of the same Python and the same Ray, here {version('ray')}; where it asks for a token, "
+        "set RAY_AUTH_MODE=token, with the token of its head (`ray get-auth-token`)."
+    )
+
+
+def _no_cluster(address: str, why: str) -> str:
     return (
         f"--ray-address {address}: no Ray cluster answers there ({why.rstrip('.')}). Start one with `ray start --head` "
         "and give the address that it prints, or leave --ray-address out: a cluster is started here."

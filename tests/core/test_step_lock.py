@@ -92,9 +92,9 @@ def test_a_lease_is_renewed_and_its_loss_is_noticed(path: Path, monkeypatch: pyt
     lease = path.with_suffix(".lease")
     os.utime(lease, (1, 1))
     wait_for(lambda: lease.stat().st_mtime > 1)
-    assert not step.lost
+    assert step.is_held()
     lease_of(path, 0)
-    wait_for(lambda: step.lost)
+    assert not step.is_held()
     step.release()
     assert read_json(lease) == OTHER  # it is another's now
 
