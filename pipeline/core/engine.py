@@ -11,8 +11,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from pipeline.core.errors import PipelineError
-
 Advance = Callable[[str, float], None]
 """Is told the title of a unit and which further share of it is done."""
 IDLE = 0.2
@@ -104,14 +102,14 @@ class OneByOne:
         return 1
 
     def run(self, units: Iterable[Unit | None], advance: Advance, count: int | None = None) -> Iterator[Outcome]:
-        """Yields every unit when it ended; an error that is nobody's bad input is raised at once."""
+        """Yields every unit when it ended; see Engine."""
         for unit in units:
             if unit is None:
                 time.sleep(IDLE)
                 continue
             try:
                 outcome = Outcome(unit, unit.work(unit.argument, Here(advance, unit.needs.threads)))
-            except PipelineError as error:
+            except Exception as error:
                 outcome = Outcome(unit, error=error)
             yield outcome
 

@@ -205,6 +205,7 @@ class StepRunner:
         error = outcome.error
         assert error is not None
         write_text(_error_file(step), "".join(traceback.format_exception(error)))
+        _forget(error)
         said = str(error) if isinstance(error, PipelineError) else f"{type(error).__name__}: {first_line(error)}"
         warn(f"[bold red]  {escape(outcome.unit.title)} failed:[/bold red] {escape(said)}")
         say(f"  its traceback: {shown(_error_file(step))}; the others go on")
@@ -228,6 +229,13 @@ class StepRunner:
 
 def _error_file(step: Step) -> Path:
     return step.manifest.with_name(step.manifest.name.replace("manifest.json", "error.txt"))
+
+
+def _forget(error: BaseException | None) -> None:
+    """Lets go of what an error's frames hold, a network on the GPU for instance: the others need the room."""
+    while error:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 def _stamp(path: Path) -> int | None:

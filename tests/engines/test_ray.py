@@ -79,7 +79,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
         patch.setenv("PIPELINE_ROOT", str(root))
         patch.setenv("PIPELINE_INPUT", str(root / "input"))
         patch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
-        run = prepare(Tiny(root), {"train": {"folds": [0, 1], "epochs": 12}, "tune": {"method": "fixed"}})
+        run = prepare(Tiny(root), {"train": {"folds": [0, 1], "epochs": 8}, "tune": {"method": "fixed"}})
         yield train(run, *STAGES[1:])
 
 
