@@ -244,15 +244,15 @@ def sweep(
 
     from pipeline.notebook import ensure_sample
     from pipeline.sweep import command
-    from pipeline.sweep.in_turn import InTurn
     from pipeline.train.stage import preflight
 
+    engine = how.open_engine()
     ensure_sample(options.open(recipe))
     interruption.work_began()
     request = command.Request(
         recipe, tuple(over or ()), trials, options.quick, options.name, tuple(options.changes), not no_prune
     )
-    result = command.sweep(request, InTurn(), preflight)
+    result = command.sweep(request, engine, preflight)
     Console(width=None if sys.stdout.isatty() else 200).print(result.table())
     for line in result.lines():
         typer.echo(line)

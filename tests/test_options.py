@@ -26,7 +26,7 @@ OPTIONS = {
     "report": RUN | ELSEWHERE | HOW | {"--compare"},
     "status": RUN | ELSEWHERE,
     "compare": {"--json"},
-    "sweep": RUN | {"--over", "--trials", "--no-prune", "--folds", "--verbose", "-v", "--quiet", "-q"},
+    "sweep": RUN | ENGINE | {"--over", "--trials", "--no-prune", "--folds", "--verbose", "-v", "--quiet", "-q"},
     "liars-test": RUN | ELSEWHERE | {"--permutations"},
     "sample": {"--train", "--test", "--seed"},
     "new": {"--from", "--to", "--force", "--set"},

@@ -13,6 +13,7 @@ import yaml
 from conftest import MANIFEST, TRAIN_IDS, Tiny
 
 from pipeline.core import driver, freshness
+from pipeline.core.engine import OneByOne
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import shown, write_json
 from pipeline.core.results import read_scored
@@ -21,7 +22,6 @@ from pipeline.masks.metrics import METRICS
 from pipeline.report.compare import Scored
 from pipeline.sweep import command, plots, results, study, trial
 from pipeline.sweep.command import Request, Result
-from pipeline.sweep.in_turn import InTurn
 from pipeline.sweep.pruner import MedianOfSameFolds
 from pipeline.sweep.space import Choices, Range, parse
 
@@ -45,7 +45,7 @@ def sweeper(tiny: Tiny) -> Sweeper:
     tiny.save()
 
     def sweep(*over: str, check: Callable[[Run], None] = lambda run: None, **options: Any) -> Result:
-        return command.sweep(Request(str(tiny.recipe_path), over, **options), InTurn(), check)
+        return command.sweep(Request(str(tiny.recipe_path), over, **options), OneByOne(), check)
 
     return sweep
 
