@@ -1,9 +1,10 @@
 """The steps of a stage as units of work: which of them this process does, beside others, and what failed."""
 
+import inspect
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from rich.markup import escape
@@ -50,6 +51,7 @@ class StepRunner:
         self._began = {step.title: _stamp(step.manifest) for step in steps}
         self._held: dict[str, StepLock] = {}
         self._failed: dict[str, Exception] = {}
+        self._elsewhere = set[str]()
 
     def at_once(self, needs: Needs, count: int) -> int:
         """Returns how many of `count` units with these needs run at once; see Engine."""
@@ -92,6 +94,8 @@ class StepRunner:
 
         with closing(self.engine.run(units(), advance, len(steps) * shards)) as outcomes:  # type: ignore[type-var]
             yield from self._completed(outcomes, of, left, finish, done)
+        if any(left.get(step.title, 1) for step in steps if step.title not in self._elsewhere):
+            raise RuntimeError("the engine ended before its units did")
         self._raise_failed()
 
     def _completed(
@@ -172,6 +176,7 @@ class StepRunner:
                 if self._finished_elsewhere(step):
                     say(f"  {step.title}: done by another process")
                     self.inputs.wrote(step)
+                    self._elsewhere.add(step.title)
                     self.release(step)
                     done(step)
                 else:
@@ -234,7 +239,10 @@ def _error_file(step: Step) -> Path:
 def _forget(error: BaseException | None) -> None:
     """Lets go of what an error's frames hold, a network on the GPU for instance: the others need the room."""
     while error:
-        traceback.clear_frames(error.__traceback__)
+        for frame, _ in traceback.walk_tb(error.__traceback__):
+            if not frame.f_code.co_flags & inspect.CO_GENERATOR:  # the engine's own, which would end
+                with suppress(RuntimeError):  # it is still at work
+                    frame.clear()
         error = error.__cause__ or error.__context__
 
 
