@@ -137,7 +137,7 @@ def test_a_grid_trains_and_its_winner_runs_to_the_same_score(
     assert len(calls) == 5  # each of the four trainings, and the killed one again
     assert [row.state for row in result.found.rows] == ["complete"] * 4
     winner, folder = result.found.winner, tiny.root / "work" / "tiny"
-    assert winner and all(row.interval_95 and row.minutes for row in result.found.rows)
+    assert winner and all(row.interval_95 and row.minutes is not None for row in result.found.rows)
     assert sum(row.standard_error is not None for row in result.found.rows) == 3
     assert {path.name for path in folder.glob("small-sweep-*")} == {f"small-sweep-{number}" for number in range(4)}
 
