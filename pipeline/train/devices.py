@@ -38,6 +38,7 @@ LISTEN = 0.2
 """Seconds between two looks at what the processes say."""
 SETTLE = 2.0
 """Seconds in which a process that was killed has ended, after another one has lost its connection to it."""
+LOG_LEVEL = "TORCH_CPP_LOG_LEVEL"
 PATIENCE = timedelta(days=30)
 """How long the other processes of torchrun wait for the next training, e.g. while images are decoded."""
 
@@ -132,7 +133,7 @@ def _spawn(work: Work, job: tuple[Any, ...], show: Show, devices: int, compute: 
             place = Place(rank, devices, spawned=True)
             options = (work, job, show[1:], place, address, threads, compute.accelerator, queue, console.quiet)
             process = context.Process(target=_take_part, args=options)
-            with held_back():
+            with held_back(), _quiet_torch():
                 process.start()
                 processes.append(process)
         _listen(processes, queue, show[0])
@@ -176,6 +177,17 @@ def _raise_for_killed(processes: list[Any]) -> None:
                 "killed, most likely for want of memory: lower train.batch_size or train.workers); the same command "
                 "goes on from the last finished epoch."
             )
+
+
+@contextmanager
+def _quiet_torch() -> Iterator[None]:
+    """Lets torch's own code say nothing but errors in processes that are started: DDP would warn on every device that
+    it looks for parameters without a gradient and finds none. It reads the variable when it is loaded."""
+    before = os.environ.get(LOG_LEVEL)
+    os.environ.setdefault(LOG_LEVEL, "ERROR")
+    yield
+    if before is None:
+        del os.environ[LOG_LEVEL]
 
 
 def _free_port() -> int:

@@ -29,8 +29,8 @@ class Share:
         if self.batch < self.devices:
             raise PipelineError(
                 f"{self.devices} devices (train.devices × train.num_nodes) share batches of {self.batch} "
-                f"image{'s' * (self.batch != 1)} (train.batch_size, at most all that are trained on); expected one image "
-                "or more for each: use fewer devices or a larger batch."
+                f"image{'s' * (self.batch != 1)} (train.batch_size, at most all that are trained on); expected one "
+                "image or more for each: use fewer devices or a larger batch."
             )
 
     @property
@@ -58,8 +58,9 @@ class SharedBatches(Sampler[list[tuple[int, int]]]):
         self.sampler, self.share = sampler, share  # Lightning tells `sampler` the epoch
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        order, batch = list(self.sampler), self.share.batch
-        return (order[first : first + batch][self.share.part] for first in range(0, len(self) * batch, batch))
+        order, batch = list(self.sampler), self.share.batch  # at the first batch: only then is the epoch known
+        for first in range(0, len(self) * batch, batch):
+            yield order[first : first + batch][self.share.part]
 
     def __len__(self) -> int:
         return len(self.sampler) // self.share.batch
