@@ -242,7 +242,8 @@ def _take_part(
         torch.cuda.set_device(place.rank)  # which `cuda` without a number means from here on
     try:
         work(*job, (voice, *shown), place)
-        distributed.destroy_process_group()
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
     except Exception as error:
         error.add_note(traceback.format_exc())  # shown with an error that is nobody's bad input
         queue.put(error)

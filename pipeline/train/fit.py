@@ -86,7 +86,8 @@ def _fit(
         _start(network, start)
     images = table.read_table(run.table, "train")
     tests = table.read_table(run.test_table) if run.recipe.train.pseudo else images[:0]
-    train, valid, share = _loaders(run, member, chosen, images, tests, compute, place)
+    train, valid = _loaders(run, member, chosen, images, tests, compute, place)
+    share = train.batch_sampler.share
     whole = run.recipe.train.planned_epochs(-(-len(train) // run.recipe.train.accumulate))
     epochs, curve = _plan(run, member, whole)
     if run.recipe.image.normalize == "dataset":
@@ -244,8 +245,8 @@ def _start(network: Any, path: Path) -> None:
 
 def _loaders(
     run: Run, member: Member, chosen: Chosen, images: pd.DataFrame, tests: pd.DataFrame, compute: Compute, place: Place
-) -> tuple[Any, Any, Share]:
-    """This device's training and held-out batches (None without a fold), and its part of a batch."""
+) -> tuple[Any, Any]:
+    """This device's part of the batches to train on and, with a fold, its held-out batches."""
     settings, image = run.recipe.train, run.recipe.image
     workers = loader.loader_workers(run, compute)
     if workers and settings.workers is None:
@@ -267,17 +268,16 @@ def _loaders(
     augmentation.check(one, np.array(train.masks[(first, slice(None), *part)]))
     sampler = _sampler(run, train, images, presence)
     training = train_loader(train, settings.batch_size, workers, sampler, place.rank, place.devices)
-    share: Any = training.batch_sampler.share  # type: ignore[union-attr]
     if member.fold is None:
-        return training, None, share
-    size = run.recipe.predict.batch_size
+        return training, None
+    size, share = run.recipe.predict.batch_size, training.batch_sampler.share  # type: ignore[union-attr]
     rows = share.held_out(chosen.valid, size)
     if not len(rows):
-        return training, NoImages(), share
+        return training, NoImages()
     valid = loader.PlainDataset(run.pixels, "train", rows, with_masks=True, preprocess=preprocess)
     if loader.fits(valid, compute.device):
-        return training, loader.ResidentBatches(valid, size, compute.device), share
-    return training, loader.plain_loader(valid, size, workers), share
+        return training, loader.ResidentBatches(valid, size, compute.device)
+    return training, loader.plain_loader(valid, size, workers)
 
 
 def _placing(run: Run, images: Any) -> Placing | None:
