@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 
 from pipeline.core import interruption
 from pipeline.core.errors import PipelineError
-from pipeline.core.launch import launched
+from pipeline.core.launch import LOG_LEVEL, launched
 from pipeline.core.version import VERSION, program
 from pipeline.options import Assignments, HowOptions, RecipeName, RunOptions, with_options
 from pipeline.stages import STAGE_HELP, STAGES
@@ -413,6 +413,7 @@ def _joined() -> Iterator[bool]:
     if launched() is None:
         yield True
         return
+    os.environ.setdefault(LOG_LEVEL, "ERROR")
     from pipeline.train import devices
 
     with devices.joined() as leads:

@@ -4,6 +4,10 @@ import os
 from dataclasses import dataclass
 from typing import Literal
 
+LOG_LEVEL = "TORCH_CPP_LOG_LEVEL"
+"""What torch's own code says. With ERROR, DDP does not warn on every device that it looks for parameters without a
+gradient and finds none. Torch reads the variable when it is loaded."""
+
 
 @dataclass(frozen=True)
 class Launched:

@@ -31,14 +31,13 @@ from pipeline.core.config.training import TrainSettings
 from pipeline.core.console import console
 from pipeline.core.errors import PipelineError
 from pipeline.core.interruption import end_worker_quietly, held_back, of_worker
-from pipeline.core.launch import Launched, launched
+from pipeline.core.launch import LOG_LEVEL, Launched, launched
 from pipeline.networks.device import Compute
 
 LISTEN = 0.2
 """Seconds between two looks at what the processes say."""
 SETTLE = 2.0
 """Seconds in which a process that was killed has ended, after another one has lost its connection to it."""
-LOG_LEVEL = "TORCH_CPP_LOG_LEVEL"
 PATIENCE = timedelta(days=30)
 """How long the other processes of torchrun wait for the next training, e.g. while images are decoded."""
 
@@ -181,8 +180,7 @@ def _raise_for_killed(processes: list[Any]) -> None:
 
 @contextmanager
 def _quiet_torch() -> Iterator[None]:
-    """Lets torch's own code say nothing but errors in processes that are started: DDP would warn on every device that
-    it looks for parameters without a gradient and finds none. It reads the variable when it is loaded."""
+    """Lets torch's own code say nothing but errors in processes that are started."""
     before = os.environ.get(LOG_LEVEL)
     os.environ.setdefault(LOG_LEVEL, "ERROR")
     yield

@@ -139,7 +139,7 @@ def test_processes_are_spawned_and_the_first_is_heard(tmp_path: Path, capsys: py
         ({"devices": 3}, None, "train.devices is 3, and this machine has 2 GPUs: set it to 2 at most"),
         ({"devices": 2, "num_nodes": 2}, None, "this command was started alone: start it on every machine, by srun"),
         ({"devices": 2}, ("torchrun", 4), "torchrun started 4 processes, and train.devices is 2 .* which makes 2"),
-        ({"devices": 2, "parallel": 2}, ("SLURM", 2), "SLURM has started a process for each device, .* train.parallel=1"),
+        ({"devices": 2, "parallel": 2}, ("SLURM", 2), "SLURM has started a process for each device, .*parallel=1"),
     ],
 )
 def test_more_than_there_is(
