@@ -20,6 +20,7 @@ from pipeline.core.console import console, peak_memory, say
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import shown, write_json, writing
 from pipeline.core.interruption import Interrupted
+from pipeline.core.launch import launched
 from pipeline.core.run import Member, Run
 from pipeline.core.trainings import Weights, epochs_of, read_training
 from pipeline.decode import table
@@ -64,7 +65,7 @@ def fit(
             can show to be wrong.
     """
     job, settings = (run, member, chosen, source, compute), run.recipe.train
-    if settings.devices * settings.num_nodes == 1:
+    if settings.devices * settings.num_nodes == 1 and launched() is None:
         _fit(*job, show, Place())
     else:
         devices.everywhere(_fit, job, show, settings, compute)
