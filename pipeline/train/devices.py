@@ -240,11 +240,16 @@ def _take_part(
         torch.cuda.set_device(place.rank)  # which `cuda` without a number means from here on
     try:
         work(*job, (voice, *shown), place)
-        if distributed.is_initialized():
-            distributed.destroy_process_group()
     except Exception as error:
         error.add_note(traceback.format_exc())  # shown with an error that is nobody's bad input
         queue.put(error)
+
+
+def leave(place: Place) -> None:
+    """Ends what a training's processes have in common, in all of them at about the same time, where they were started
+    for this training alone."""
+    if place.spawned:
+        distributed.destroy_process_group()
 
 
 def _end_with_parent() -> None:

@@ -113,6 +113,7 @@ def _fit(
         experiment: Any = getattr(logger, "experiment", None)
         if hasattr(experiment, "finish"):  # or the next fold would write on in this one's W&B run
             experiment.finish()
+    devices.leave(place)
     if place.rank == 0:
         _finish(run, member, chosen, ids, train, history, source, compute, network)
 
@@ -182,7 +183,6 @@ def _silence_lightning() -> None:
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
-    warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
 
 
