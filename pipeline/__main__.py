@@ -3,7 +3,8 @@
 import os
 import sys
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +13,7 @@ from typer.core import TyperGroup
 
 from pipeline.core import interruption
 from pipeline.core.errors import PipelineError
+from pipeline.core.launch import LOG_LEVEL, launched
 from pipeline.core.version import VERSION, program
 from pipeline.options import Assignments, HowOptions, RecipeName, RunOptions, with_options
 from pipeline.stages import STAGE_HELP, STAGES
@@ -447,11 +449,26 @@ def _preflight(opened: "Run", force: bool, decodes: bool) -> None:
         raise PipelineError(f"{raw}\nBesides: {error}") from error
 
 
+@contextmanager
+def _joined() -> Iterator[bool]:
+    """Gives whether this process runs the command; where torchrun or SLURM started several, the first one does, and the
+    others have trained beside it."""
+    if launched() is None:
+        yield True
+        return
+    os.environ.setdefault(LOG_LEVEL, "ERROR")
+    from pipeline.train import devices
+
+    with devices.joined() as leads:
+        yield leads
+
+
 def main() -> None:
     """Runs the command line; a PipelineError becomes one message and exit code 2, a signal 128 plus its number."""
     try:
-        with interruption.exit_codes():
-            app(prog_name=program())
+        with interruption.exit_codes(), _joined() as leads:
+            if leads:
+                app(prog_name=program())
     except PipelineError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(2)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipeline.core.errors import PipelineError
+from pipeline.core.launch import launched
 
 if TYPE_CHECKING:
     from pipeline.core.engine import Engine
@@ -158,11 +159,14 @@ class HowOptions:
         if self.engine not in ("local", "ray"):
             raise PipelineError(f"--engine {self.engine}: expected local or ray.")
         if self.engine == "local":
+            from pipeline.core.engine import OneByOne
             from pipeline.engines.local import LocalEngine
 
             if self.ray_address:
                 raise PipelineError("--ray-address goes with --engine ray.")
-            return LocalEngine()
+            return OneByOne() if launched() else LocalEngine()  # torchrun's processes train one fold together
+        if others := launched():
+            raise PipelineError(f"--engine ray does not go together with {others.by}: start the command alone.")
         from pipeline.engines.ray import RayEngine
 
         return RayEngine(self.ray_address)

@@ -3,9 +3,10 @@
 import os
 import signal
 import time
+from pathlib import Path
 from typing import Any
 
-from pipeline.core.console import console
+from pipeline.core.console import console, say
 from pipeline.core.engine import cores
 from pipeline.core.errors import PipelineError
 
@@ -37,3 +38,16 @@ def fail(job: int, reporter: Any) -> None:
 def interrupt(job: int, reporter: Any) -> None:
     """Job 1 gets SIGINT while job 0 has much to do."""
     os.kill(os.getpid(), signal.SIGINT) if job else time.sleep(600)
+
+
+def take_part(said: Path, show: tuple[Any, str, int], place: Any) -> None:
+    """A training's part, of which the first process is heard, and then the second fails."""
+    while place.rank and not said.exists():
+        time.sleep(0.1)
+    if place.rank:
+        raise PipelineError(f"device {place.rank} says so")
+    progress, task, after = show
+    say(f"device {place.rank} of {place.devices}, {after} come after it")
+    progress.advance(task, 0.5)
+    said.touch()
+    time.sleep(600)

@@ -271,6 +271,7 @@ def _units(job: _Sweep, base: Run) -> Iterator[Unit]:
     """Yields the trials as units of work, each when it can begin: what was found until then decides what it is."""
     from pipeline.sweep import results, study
 
+    needs = Needs(gpus=base.recipe.train.devices, per_gpu=base.recipe.train.parallel)
     while taken := job.trials.take():
         settings = study.written(job.space, taken.params)
         trial = _trial(job, taken.number, settings)
@@ -286,7 +287,7 @@ def _units(job: _Sweep, base: Run) -> Iterator[Unit]:
             warn(f"[yellow]trial {trial.number} failed: {escape(str(error))}[/yellow]")
             job.trials.end(trial.number, None, str(error))
             continue
-        yield Unit(f"trial {trial.number}", run_trial, trial, Needs(per_gpu=base.recipe.train.parallel))
+        yield Unit(f"trial {trial.number}", run_trial, trial, needs)
 
 
 def _trial(job: _Sweep, number: int, settings: dict[str, str]) -> Trial:

@@ -246,8 +246,9 @@ class Pictures(Callback):
         self.channels, self.largest_pixel = channels, largest_pixel
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draws the graph, once and on the smallest image that every architecture takes."""
-        if trainer.current_epoch > 0:
+        """Draws the graph, once and on the smallest image that every architecture takes; not where several devices
+        train, as what they tell each other cannot be traced."""
+        if trainer.current_epoch > 0 or trainer.world_size > 1:
             return
         network: Any = pl_module.network
         pixels = torch.zeros((1, self.channels, 64, 64), dtype=torch.uint8, device=pl_module.device)

@@ -9,6 +9,8 @@ import pandas as pd
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.plugins.environments import LightningEnvironment
+from lightning.pytorch.strategies import DDPStrategy
 from rich.markup import escape
 from safetensors.torch import save_file
 from torch.utils.data import DataLoader
@@ -18,6 +20,7 @@ from pipeline.core.console import console, peak_memory, say
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import shown, write_json, writing
 from pipeline.core.interruption import Interrupted
+from pipeline.core.launch import launched
 from pipeline.core.run import Member, Run
 from pipeline.core.trainings import Weights, epochs_of, read_training
 from pipeline.decode import table
@@ -29,12 +32,14 @@ from pipeline.networks.device import Compute, explain_memory
 from pipeline.networks.transforms import Preprocess
 from pipeline.networks.weights import read_trained
 from pipeline.predictions.files import read_probabilities
-from pipeline.train import callbacks
+from pipeline.train import callbacks, collectives, devices
 from pipeline.train.batches import sampling
 from pipeline.train.batches.augment import Augmentation
 from pipeline.train.batches.dataset import Placing, PseudoLabels, TrainDataset, train_loader
 from pipeline.train.batches.mix import Mixer
+from pipeline.train.batches.sharing import NoImages, Share
 from pipeline.train.batches.targets import Chosen
+from pipeline.train.devices import Place
 from pipeline.train.module import SegmentationModule
 
 STATISTICS_FROM = 512
@@ -56,8 +61,21 @@ def fit(
         show: progress bar, its task, and how many trainings come after this one.
 
     Raises:
-        PipelineError: the loss is no number, memory runs out, or settings that only the data can show to be wrong.
+        PipelineError: the loss is no number, memory runs out, there are too few devices, or settings that only the data
+            can show to be wrong.
     """
+    job, settings = (run, member, chosen, source, compute), run.recipe.train
+    if settings.devices * settings.num_nodes == 1 and launched() is None:
+        _fit(*job, show, Place())
+    else:
+        devices.everywhere(_fit, job, show, settings, compute)
+
+
+def _fit(
+    run: Run, member: Member, chosen: Chosen, source: Path | None, compute: Compute, show: tuple[Any, Any, int],
+    place: Place,
+) -> None:  # fmt: skip
+    """Trains on one of the devices of a training, the first of which writes and shows."""
     _silence_lightning()
     folder = run.fold_folder(member.fold, member.seed)
     torch.manual_seed(sampling.seed_of(member))
@@ -69,28 +87,35 @@ def fit(
         _start(network, start)
     images = table.read_table(run.table, "train")
     tests = table.read_table(run.test_table) if run.recipe.train.pseudo else images[:0]
-    train, valid = _loaders(run, member, chosen, images, tests, compute)
+    train, valid = _loaders(run, member, chosen, images, tests, compute, place)
+    share = train.batch_sampler.share
     whole = run.recipe.train.planned_epochs(-(-len(train) // run.recipe.train.accumulate))
     epochs, curve = _plan(run, member, whole)
     if run.recipe.image.normalize == "dataset":
         network.set_statistics(*_statistics(train.dataset))
+    if place.devices > 1:
+        collectives.synchronize_norms(network, compute.accelerator == "cpu")
     network.to(memory_format=torch.channels_last)
     if run.recipe.train.compile:
         network.compile()
     ids = images["image_id"].tolist()
     units = table.units_of(images)[chosen.valid]
-    module = SegmentationModule(network, run, member, (ids, tests["image_id"].tolist()), curve, units, whole)
+    module = SegmentationModule(network, run, member, (ids, tests["image_id"].tolist()), curve, units, whole, share)
     history = callbacks.History(folder)
-    progress = callbacks.ShowProgress(history, *show[:2], member.title, show[2])
-    pictures = callbacks.Pictures(run.recipe.image.channels, network.largest_pixel)
-    averaging = _averaging(run, compute, train.dataset)
-    trainer = _trainer(run, member, compute, epochs, [history, progress, pictures, *averaging])
+    watching: list[Any] = []
+    if place.rank == 0:
+        progress = callbacks.ShowProgress(history, *show[:2], member.title, show[2])
+        watching = [history, progress, callbacks.Pictures(run.recipe.image.channels, network.largest_pixel)]
+    averaging = _averaging(run, compute, train.dataset, share)
+    trainer = _trainer(run, member, compute, epochs, [*watching, *averaging], place)
     _train(trainer, module, train, valid, folder / "last.ckpt")
     for logger in trainer.loggers:
         experiment: Any = getattr(logger, "experiment", None)
         if hasattr(experiment, "finish"):  # or the next fold would write on in this one's W&B run
             experiment.finish()
-    _finish(run, member, chosen, ids, train, history, source, compute, network)
+    devices.leave(place)
+    if place.rank == 0:
+        _finish(run, member, chosen, ids, train, history, source, compute, network)
 
 
 def more_loggers(run: Run, folder: Path) -> list[Any]:
@@ -158,6 +183,7 @@ def _silence_lightning() -> None:
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
+    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
 
 
 def _plan(run: Run, member: Member, whole: int) -> tuple[int, list[float] | None]:
@@ -219,10 +245,13 @@ def _start(network: Any, path: Path) -> None:
 
 
 def _loaders(
-    run: Run, member: Member, chosen: Chosen, images: pd.DataFrame, tests: pd.DataFrame, compute: Compute
+    run: Run, member: Member, chosen: Chosen, images: pd.DataFrame, tests: pd.DataFrame, compute: Compute, place: Place
 ) -> tuple[Any, Any]:
+    """This device's part of the batches to train on and, with a fold, its held-out batches."""
     settings, image = run.recipe.train, run.recipe.image
     workers = loader.loader_workers(run, compute)
+    if workers and settings.workers is None:
+        workers = max(1, workers // settings.devices)
     augmentation = Augmentation(run.recipe.augment if settings.augment_on == "loader" else [])
     preprocess = Preprocess(image.preprocess) if image.preprocess else None
     crop, crops = (image.size, settings.crops or image.crops_to_cover) if image.store else (None, 1)
@@ -239,13 +268,17 @@ def _loaders(
         preprocess.check(np.array(train.images[first]))
     augmentation.check(one, np.array(train.masks[(first, slice(None), *part)]))
     sampler = _sampler(run, train, images, presence)
-    training = train_loader(train, settings.batch_size, workers, sampler)
+    training = train_loader(train, settings.batch_size, workers, sampler, place.rank, place.devices)
     if member.fold is None:
         return training, None
-    valid = loader.PlainDataset(run.pixels, "train", chosen.valid, with_masks=True, preprocess=preprocess)
+    size, share = run.recipe.predict.batch_size, training.batch_sampler.share  # type: ignore[union-attr]
+    rows = share.held_out(chosen.valid, size)
+    if not len(rows):
+        return training, NoImages()
+    valid = loader.PlainDataset(run.pixels, "train", rows, with_masks=True, preprocess=preprocess)
     if loader.fits(valid, compute.device):
-        return training, loader.ResidentBatches(valid, run.recipe.predict.batch_size, compute.device)
-    return training, loader.plain_loader(valid, run.recipe.predict.batch_size, workers)
+        return training, loader.ResidentBatches(valid, size, compute.device)
+    return training, loader.plain_loader(valid, size, workers)
 
 
 def _placing(run: Run, images: Any) -> Placing | None:
@@ -323,17 +356,26 @@ def _statistics(dataset: Any) -> tuple[list[float], list[float]]:
     return mean.tolist(), np.sqrt(np.maximum(squares / count - mean**2, 0)).tolist()
 
 
-def _trainer(run: Run, member: Member, compute: Compute, epochs: int, watching: list[Any]) -> Trainer:
+def _trainer(run: Run, member: Member, compute: Compute, epochs: int, watching: list[Any], place: Place) -> Trainer:
     settings, folder = run.recipe.train, run.fold_folder(member.fold, member.seed)
+    strategy: Any = "auto"
+    if place.devices > 1:
+        # as on one device, parts of a network may have no gradient, in the epochs of freeze_encoder or always. Buffers
+        # are the same everywhere, and would be sent in validation too, where not all predict as many batches
+        strategy = DDPStrategy(find_unused_parameters=True, broadcast_buffers=False)
     return Trainer(
         accelerator=compute.accelerator,
-        devices=1,
+        devices=settings.devices,
+        num_nodes=settings.num_nodes,
+        strategy=strategy,
+        use_distributed_sampler=False,
         precision=compute.precision,
         max_epochs=epochs,
         accumulate_grad_batches=settings.accumulate,
         gradient_clip_val=settings.gradient_clip or None,
         logger=[TensorBoardLogger(folder, name="", version="tensorboard"), *more_loggers(run, folder)],
-        plugins=[callbacks.AtomicCheckpointIO()],
+        # of torchrun and SLURM Lightning knows by itself
+        plugins=[callbacks.AtomicCheckpointIO(), *([LightningEnvironment()] if place.spawned else [])],
         callbacks=[*watching, *_checkpointing(run, member, epochs)],
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -342,26 +384,25 @@ def _trainer(run: Run, member: Member, compute: Compute, epochs: int, watching: 
     )
 
 
-def _averaging(run: Run, compute: Compute, dataset: TrainDataset) -> list[Any]:
+def _averaging(run: Run, compute: Compute, dataset: TrainDataset, share: Share) -> list[Any]:
     """The callback that averages weights, where the recipe asks for one."""
     settings = run.recipe.train
     if settings.ema:
         return [callbacks.MovingAverage(settings.ema, compute.device)]
     if settings.keep == "average" and settings.snapshots == 1:
-        return [callbacks.TailAverage(compute, _plain_batches(dataset, settings.batch_size))]
+        return [callbacks.TailAverage(compute, _plain_batches(dataset, settings.batch_size, share))]
     return []
 
 
-def _plain_batches(dataset: TrainDataset, batch_size: int) -> DataLoader:
-    """Batches of evenly spread training images without augmentation, the same ones every time."""
+def _plain_batches(dataset: TrainDataset, batch_size: int, share: Share) -> DataLoader:
+    """This device's part of batches of evenly spread training images without augmentation, the same ones every time."""
     plain = TrainDataset(
         dataset.folder, dataset.rows, Augmentation([]), dataset.seed, dataset.crop, dataset.crops,
         preprocess=dataset.preprocess,
     )  # fmt: skip
     positions = np.linspace(0, len(plain) - 1, min(STATISTICS_FROM, len(plain))).astype(int).tolist()
     keys: Any = [(0, position) for position in positions]
-    # as in training, a batch of one image is no batch
-    return loader.make_loader(plain, batch_size, 0, sampler=keys, drop_last=len(keys) >= batch_size)
+    return train_loader(plain, batch_size, 0, keys, share.rank, share.devices)
 
 
 def _checkpointing(run: Run, member: Member, epochs: int) -> list[Any]:

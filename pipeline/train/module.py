@@ -1,6 +1,6 @@
 """One fold's training: loss, optimiser, schedule, and the competition's own metric on the held-out fold."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,7 +17,9 @@ from pipeline.networks.tiles import predict_tiled
 from pipeline.train.batches.dataset import Batch
 from pipeline.train.batches.device_augment import device_augmentation
 from pipeline.train.batches.sampling import derive_seed, seed_of
+from pipeline.train.batches.sharing import Share
 from pipeline.train.callbacks import EXAMPLES
+from pipeline.train.collectives import from_first, in_turn, whole, whole_output
 from pipeline.train.losses import WeightedLoss
 from pipeline.train.optimization import Schedule, build_optimizer
 
@@ -25,6 +27,19 @@ CHECKED = 50
 """So many losses of a GPU are looked at together: it is waited for each time."""
 SMOOTHED = 3
 """Over how many epochs `train.monitor: loss` averages the validation loss."""
+
+
+class HeldOut(NamedTuple):
+    """What is known of one batch of held-out images."""
+
+    loss: Any
+    counts: np.ndarray
+    """Pixel counts of every image, int32: SegmentationModule._overlaps."""
+    drawn: list[tuple[np.ndarray, np.ndarray]]
+    """Predicted and true masks, where the metric needs whole masks."""
+    empty: bool
+    full: bool
+    """Whether nothing is predicted, or everything."""
 
 
 class SegmentationModule(LightningModule):
@@ -37,16 +52,18 @@ class SegmentationModule(LightningModule):
     def __init__(
         self, network: torch.nn.Module, run: Run, member: Member, ids: tuple[list[str], list[str]],
         curve: list[float] | None = None, units: np.ndarray | None = None, epochs: int | None = None,
+        share: Share = Share(),
     ) -> None:  # fmt: skip
         """Takes the ids of the training and of the test table, for messages, the learning rates to replay, the groups
-        (N,) of the held-out images, and the epochs of a whole training (None: those of the recipe)."""
+        (N,) of the held-out images, the epochs of a whole training (None: those of the recipe), and which part of each
+        batch this device has."""
         super().__init__()
         self.network = network
         self.encoder_parameters, _ = split_parameters(network)
         self.recipe, self.competition, self.never = run.recipe, run.competition, list(run.never)
         self.metric, self.units = metrics.metric_of(run.competition), units
         self.loss = WeightedLoss(run.recipe.loss, run.competition.kind, run.recipe.model.presence)
-        self.member, self.ids, self.curve = member, ids, curve
+        self.member, self.ids, self.curve, self.share = member, ids, curve, share
         self.epochs = epochs or run.recipe.train.epochs
         self.seed = seed_of(member)
         self.augmentation = device_augmentation(run.recipe)
@@ -57,14 +74,10 @@ class SegmentationModule(LightningModule):
         self.validating = False
         """Whether held-out images are being predicted."""
         self.train_counts: list[torch.Tensor] = []
-        self.counts: list[np.ndarray] = []
-        self.batch_losses: list[tuple[torch.Tensor, int]] = []
-        """Loss and number of images of this epoch's held-out batches."""
+        self.held_out: list[HeldOut] = []
+        """This epoch's held-out batches so far."""
         self.losses: list[float] = []
         """The validation losses of the last epochs."""
-        self.drawn: list[tuple[np.ndarray, np.ndarray]] = []
-        """Predicted and true masks of held-out images, where the metric needs whole masks."""
-        self.shares: list[tuple[bool, bool]] = []
         self.epoch_counts, self.collapsed = np.zeros((0,), np.int32), ""
         self.example: torch.Tensor | None = None
         """Logits of the epoch's first held-out batch."""
@@ -95,21 +108,26 @@ class SegmentationModule(LightningModule):
                 encoder.eval()
 
     def on_train_batch_start(self, batch: Batch, index: int) -> None:
-        """Seeds what the network itself draws (dropout): loaders draw from the same generator, and in a resumed run at
-        other times."""
-        torch.manual_seed(derive_seed(self.seed, self.current_epoch, index))
+        """Seeds what the network itself draws (dropout), on each device otherwise: loaders draw from the same
+        generator, and in a resumed run at other times."""
+        rank = (8, self.share.rank) if self.share.rank else ()
+        torch.manual_seed(derive_seed(self.seed, self.current_epoch, index, *rank))
 
     def training_step(self, batch: Batch, index: int) -> torch.Tensor:
-        """Returns the loss of a batch.
+        """Returns the loss of a batch: of all of it, on every device.
 
         Raises:
             PipelineError: it is no number, or that of one of the batches before it on a GPU.
         """
         batch = self._downscaled(self._augmented(batch, index))
-        output, masks = self.network(batch.pixels), self._without_ignored(batch.masks)
+        output = whole_output(self.network(batch.pixels), self.share)
+        batch = batch._replace(
+            **{name: whole(getattr(batch, name), self.share) for name in ("masks", "rows", "weights")}
+        )
+        masks = self._without_ignored(batch.masks)
         loss = self._weighted(output, masks, batch)
         self._check(loss, batch, index)
-        size = len(batch.pixels)
+        size = len(masks)
         self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=size)
         # as a tensor of the CPU: a number would be sent to a GPU, and waited for
         self.log("learning_rate", torch.tensor(self._learning_rate()), on_step=False, on_epoch=True, batch_size=size)
@@ -152,52 +170,53 @@ class SegmentationModule(LightningModule):
         self.validating = True
 
     def validation_step(self, batch: tuple[torch.Tensor, torch.Tensor], index: int) -> None:
-        """Adds a batch's loss and pixel counts."""
+        """Adds what the end of the epoch needs to know of a batch."""
         pixels, masks = batch
+        if not len(pixels):  # NoImages
+            return
         output = predict_tiled(self.network, pixels, self.recipe.image.size, self.recipe.predict.overlap)
         self.example = output.mask[:EXAMPLES].clone() if index == 0 else self.example  # not the whole batch
         loss = self.loss(output, self._without_ignored(masks))
-        self.batch_losses.append((loss, len(pixels)))
-        self.log("valid/loss", loss, batch_size=len(pixels))
         if self.competition.kind == "multiclass":
             output.mask[:, self.never] = -torch.inf
-        self.counts.append(self._overlaps(output.mask, masks).cpu().numpy().astype(np.int32))
+        counts = self._overlaps(output.mask, masks).cpu().numpy().astype(np.int32)
+        drawn: list[tuple[np.ndarray, np.ndarray]] = []
         if self.metric.counted == "masks":
             predicted = (output.mask > 0).byte().cpu().numpy()
-            self.drawn.extend(zip(predicted, masks.cpu().numpy().astype(np.uint8), strict=True))
-        self.shares.append(_empty_and_full(output.mask, masks))
+            drawn = list(zip(predicted, masks.cpu().numpy().astype(np.uint8), strict=True))
+        self.held_out.append(HeldOut(loss, counts, drawn, *_empty_and_full(output.mask, masks)))
 
     def on_validation_epoch_end(self) -> None:
-        """Logs the metric over the whole fold, and keeps every image's counts."""
+        """Logs the loss and the metric over the whole fold, and keeps every image's counts."""
         self.validating = False
-        self.epoch_counts = np.concatenate(self.counts)
-        counts = self.epoch_counts.astype(np.int64)
-        measured = counts
+        mine = [one._replace(loss=float(one.loss)) for one in self.held_out]
+        self.held_out.clear()
+        batches = in_turn(mine, self.share)
+        measured = from_first(None if batches is None else self._measured(batches), self.share)
+        self.log_dict({f"valid/{name}": value for name, value in measured.items()})
+
+    def _measured(self, batches: list[HeldOut]) -> dict[str, float]:
+        """Returns what all held-out batches give together, and keeps every image's counts."""
+        self.epoch_counts = np.concatenate([one.counts for one in batches])
+        measured = counts = self.epoch_counts.astype(np.int64)
         if self.metric.counted == "masks":
-            measured = self.epoch_counts = self._measured()
-        score = self.metric.score_of(measured, self.units)
-        empty, full = (all(flags) for flags in zip(*self.shares, strict=True))
+            measured = self.epoch_counts = self._measured_masks([pair for one in batches for pair in one.drawn])
+        empty, full = (all(getattr(one, name) for one in batches) for name in ("empty", "full"))
         self.collapsed = "empty" if empty else "full" if full else ""
-        self.counts.clear()
-        self.shares.clear()
-        self.log("valid/score", score)
-        self.log("valid/dice", _dice(counts, self.competition))
-        self.log("valid/smooth_loss", self._smoothed())
+        loss = float(np.average([one.loss for one in batches], weights=[len(one.counts) for one in batches]))
+        self.losses = [*self.losses, loss][-SMOOTHED:]
+        return {
+            "loss": loss,
+            # what one epoch's BatchNorm statistics or a few hard images do to its loss chooses nothing
+            "smooth_loss": float(np.mean(self.losses)),
+            "score": self.metric.score_of(measured, self.units),
+            "dice": _dice(counts, self.competition),
+        }
 
-    def _smoothed(self) -> float:
-        """The mean of the validation losses of this epoch and those before it, SMOOTHED in all: what one epoch's
-        BatchNorm statistics or a few hard images do to its loss chooses nothing."""
-        losses, sizes = zip(*self.batch_losses, strict=True)
-        mean = float(np.average([float(loss) for loss in losses], weights=sizes))
-        self.losses = [*self.losses, mean][-SMOOTHED:]
-        self.batch_losses.clear()
-        return float(np.mean(self.losses))
-
-    def _measured(self) -> np.ndarray:
-        """What the metric measures of the held-out masks (N, …)."""
-        units = np.arange(len(self.drawn)) if self.units is None else self.units
-        predicted, true = zip(*self.drawn, strict=True)
-        self.drawn.clear()
+    def _measured_masks(self, drawn: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+        """What the metric measures of the held-out masks (N, …), predicted and true."""
+        units = np.arange(len(drawn)) if self.units is None else self.units
+        predicted, true = zip(*drawn, strict=True)
         return self.metric.measured_all(predicted, true, units)
 
     def _overlaps(self, logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
@@ -221,8 +240,10 @@ class SegmentationModule(LightningModule):
         if self.augmentation is None:
             return batch
         seed = derive_seed(self.seed, self.current_epoch, index, 7)  # 1 to 6 are the loader's
-        pixels, masks = self.augmentation(batch.pixels, batch.masks, seed)
-        return batch._replace(pixels=pixels, masks=masks)
+        # the draws are those of all images of the batch, one after another
+        pixels, masks = self.augmentation(whole(batch.pixels, self.share), whole(batch.masks, self.share), seed)
+        part = self.share.part if self.share.devices > 1 else slice(None)
+        return batch._replace(pixels=pixels[part], masks=masks[part])
 
     def _downscaled(self, batch: Batch) -> Batch:
         """The batch at half the size, in the epochs of train.half_size: means around every second pixel."""

@@ -43,7 +43,7 @@ from pipeline.train.batches.targets import Chosen, assign_rows, mask_origins
 
 ACCEPTS = ("force", "runner")
 PARTS = {"image", "model", "loss", "augment", "train"}
-ELSEWHERE = ("folds", "workers", "parallel", "seeds", "final", "loggers")
+ELSEWHERE = ("folds", "workers", "parallel", "devices", "num_nodes", "seeds", "final", "loggers")
 """Settings of train that decide which models there are, or nothing about them."""
 SUMMARIES = ("fold.json", "history.json")
 
@@ -139,7 +139,8 @@ def preflight(run: Run) -> None:
 
     Raises:
         PipelineError: weights that cannot be had or do not fit, an unknown architecture, encoder or augmentation, a
-            precision that the device does not train in, a list of images to exclude that is missing or is none.
+            precision that the device does not train in, too few devices, a list of images to exclude that is missing
+            or is none.
     """
     if not run.recipe.trains:
         return
@@ -149,14 +150,14 @@ def preflight(run: Run) -> None:
         _require_masks(run)
     from pipeline.networks import device, models, weights
     from pipeline.networks.transforms import Preprocess
-    from pipeline.train import fit, optimization
+    from pipeline.train import devices, fit, optimization
     from pipeline.train.batches.augment import Augmentation
     from pipeline.train.batches.device_augment import device_augmentation
     from pipeline.train.batches.mix import Mixer
     from pipeline.train.losses import WeightedLoss
     from pipeline.train.module import split_parameters
 
-    device.detect(run.recipe.train.precision)
+    devices.check(run.recipe.train, device.detect(run.recipe.train.precision))
     source = None if run.recipe.train.start_from else weights.resolve(run.recipe.model)
     Augmentation(run.recipe.augment)
     device_augmentation(run.recipe)
@@ -219,7 +220,7 @@ def _trained(
 ) -> Iterator[Step]:
     """Trains some members, before `later` others, and yields the step of each when it is done."""
     run = trainings[steps[0].title].run
-    needs = Needs(per_gpu=run.recipe.train.parallel)
+    needs = Needs(gpus=run.recipe.train.devices, per_gpu=run.recipe.train.parallel)
     at_once, inputs = runner.at_once(needs, len(steps)), freshness.Inputs(steps)
     progress.beside = at_once > 1
     if at_once > 1:

@@ -635,7 +635,7 @@ def executed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[int | None], di
 @pytest.mark.parametrize("finished", [True, False])
 @pytest.mark.parametrize(
     ("assignment", "said"),
-    [("train.epochs=99", "train.epochs: 16 → 99"), ("model.encoder=resnet34", "model.encoder: resnet18 → resnet34")],
+    [("train.epochs=99", "train.epochs: 28 → 99"), ("model.encoder=resnet34", "model.encoder: resnet18 → resnet34")],
 )
 def test_other_settings_stop(finished: bool, assignment: str, said: str, executed: list[Any]) -> None:
     pretend_trained(open_run("sample"), finished)

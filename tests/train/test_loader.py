@@ -127,7 +127,7 @@ def batches_of(dataset: TrainDataset, workers: int, epochs: range, size: int = 3
     loader = train_loader(dataset, size, workers)
     found = []
     for epoch in epochs:
-        loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+        loader.batch_sampler.sampler.set_epoch(epoch)  # type: ignore[union-attr]
         found += list(loader)
     return found
 

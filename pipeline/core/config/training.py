@@ -243,7 +243,7 @@ class TrainSettings(Settings):
     """Share of the epochs, from the first on, that train on images of half the height and width: coarse shapes are
     learnt in less time (progressive resizing, Howard 2018). Scores are always those of whole images."""
     batch_size: int = Field(16, ge=1)
-    """Images of one step."""
+    """Images of one step, on all devices together: `devices` changes neither the steps nor the learning rate."""
     accumulate: int = Field(1, ge=1)
     """How many batches' gradients are added up before a step."""
     crops: int | None = Field(None, ge=1)
@@ -300,10 +300,17 @@ class TrainSettings(Settings):
     compile: bool = False
     """torch.compile the network: minutes at the start, faster afterwards on a GPU."""
     workers: int | None = Field(None, ge=0)
-    """Loader processes; null: none on a CPU, beside a GPU one a core, at most 16, shared by `parallel` trainings."""
+    """Loader processes; null: none on a CPU, beside a GPU one a core, at most 16, shared by `parallel` trainings and
+    `devices`; a number: so many for each device."""
     parallel: int = Field(1, ge=1)
     """Folds and seeds that are trained at once, each in a process with its share of the threads. Two are faster where
     one does not fill the device, and take twice the memory."""
+    devices: int = Field(1, ge=1)
+    """GPUs of this machine that train one fold together, a process each (on a CPU so many processes). Each takes an
+    equal part of every batch; loss and BatchNorm see the whole batch. Finished training stays when it is changed."""
+    num_nodes: int = Field(1, ge=1)
+    """Machines that train one fold together, each with so many `devices`: start the command on all of them by torchrun
+    or srun, in a folder that all of them see."""
     loggers: list[Literal["mlflow", "wandb"]] = []
     """Besides TensorBoard, each into local files under work/; they must be installed."""
 

@@ -6,7 +6,7 @@ what an undisturbed one would have drawn, with any number of workers.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from pipeline.networks.transforms import Preprocess
 from pipeline.train.batches.augment import Augmentation
 from pipeline.train.batches.mix import Mixer, Pair
 from pipeline.train.batches.sampling import EpochSampler, derive_seed
+from pipeline.train.batches.sharing import Share, SharedBatches
 from pipeline.train.batches.targets import mean_mask
 
 
@@ -188,9 +189,21 @@ class TrainDataset(Dataset):
 
 
 def train_loader(
-    dataset: TrainDataset, batch_size: int, workers: int, sampler: EpochSampler | None = None
+    dataset: TrainDataset, batch_size: int, workers: int, sampler: Any = None, rank: int = 0, devices: int = 1
 ) -> DataLoader:
-    """Returns shuffled batches; an incomplete last batch is left out unless it is the only one."""
+    """Returns shuffled batches; an incomplete last batch is left out unless it is the only one.
+
+    Args:
+        dataset: the images.
+        batch_size: images of a batch, on all devices together.
+        workers: processes that load.
+        sampler: the order of an epoch, EpochSampler (by default without weights and groups) or a list of what it gives.
+        rank: which of the devices this is; it gets its part of each batch, which `batch_sampler.share` describes.
+        devices: how many there are.
+
+    Raises:
+        PipelineError: a batch has fewer images than there are devices.
+    """
     sampler = sampler or EpochSampler(len(dataset), dataset.seed)
-    drop_last = len(dataset) >= batch_size
-    return make_loader(dataset, batch_size, workers, sampler=sampler, drop_last=drop_last)
+    share = Share(rank, devices, min(batch_size, len(sampler)))
+    return make_loader(dataset, 1, workers, batch_sampler=SharedBatches(sampler, share))
