@@ -41,7 +41,7 @@ def find_run(run: Run, name: str, setting: str) -> Run:
     trained = sorted(int(number) for number in numbers if number.isdecimal())
     if recipe.trains and trained:
         recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"folds": trained})})
-    return replace(run, recipe=recipe, name=name)
+    return replace(run, recipe=recipe, name=name, options=())  # this run's command line trains another recipe
 
 
 def runs_of(run: Run) -> list[Run]:

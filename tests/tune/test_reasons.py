@@ -11,7 +11,8 @@ import pytest
 from evidence import held_out_of, random_images, random_labels, run_of
 
 from pipeline.core.files import read_json, write_json
-from pipeline.core.run import Run
+from pipeline.core.other_runs import find_run
+from pipeline.core.run import Run, write_recipe
 from pipeline.core.verdict import Reason, from_json, verdict_of
 from pipeline.masks import metrics
 from pipeline.masks.bootstrap import gain, mean_counts, mean_score
@@ -420,3 +421,9 @@ def test_of_class_maps_what_is_ignored_makes_no_mask_too_large() -> None:
     (reason,) = [one for one in mask_checks.reasons(found) if one.kind == "masks off by a factor"]
     assert "large of the class rock" in reason.text and "large of the class sand" not in reason.text
     assert reason.level == "check"
+
+
+def test_a_command_for_a_run_of_an_ensemble_names_that_runs_recipe() -> None:
+    write_recipe(replace(run_of(), name="other"))
+    both = replace(run_of(), options=("both.yaml", "--folds", "0"))
+    assert find_run(both, "other", "ensemble").command("--name", "y").endswith("run x --name y")
