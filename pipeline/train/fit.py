@@ -1,50 +1,36 @@
 """One training from its first epoch to the weights that are kept, by Lightning."""
 
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy
-from rich.markup import escape
-from safetensors.torch import save_file
-from torch.utils.data import DataLoader
 
-from pipeline.core import freshness, other_runs
-from pipeline.core.console import console, peak_memory, say
+from pipeline.core import other_runs
+from pipeline.core.console import say
 from pipeline.core.errors import PipelineError
-from pipeline.core.files import shown, write_json, writing
+from pipeline.core.files import shown
 from pipeline.core.interruption import Interrupted
 from pipeline.core.launch import launched
 from pipeline.core.run import Member, Run
 from pipeline.core.trainings import Weights, epochs_of, read_training
 from pipeline.decode import table
-from pipeline.masks.geometry import box_of, geometry_of
 from pipeline.masks.metrics import metric_of
-from pipeline.masks.scale import scale_of
-from pipeline.networks import loader, models, normalization
+from pipeline.networks import models, normalization
 from pipeline.networks.device import Compute, explain_memory
-from pipeline.networks.transforms import Preprocess
 from pipeline.networks.weights import read_trained
-from pipeline.predictions.files import read_probabilities
 from pipeline.train import callbacks, collectives, devices
-from pipeline.train.batches import sampling
-from pipeline.train.batches.augment import Augmentation
-from pipeline.train.batches.dataset import Placing, PseudoLabels, TrainDataset, train_loader
-from pipeline.train.batches.mix import Mixer
-from pipeline.train.batches.sharing import NoImages, Share
+from pipeline.train.batches import loaders, sampling
+from pipeline.train.batches.dataset import TrainDataset
+from pipeline.train.batches.sharing import Share
 from pipeline.train.batches.targets import Chosen
 from pipeline.train.devices import Place
+from pipeline.train.finish import finish
 from pipeline.train.module import SegmentationModule
-
-STATISTICS_FROM = 512
-"""Of how many training images `image.normalize: dataset` takes mean and deviation, and `train.keep: average` the
-statistics of BatchNorm."""
 
 
 def fit(
@@ -87,12 +73,12 @@ def _fit(
         _start(network, start)
     images = table.read_table(run.table, "train")
     tests = table.read_table(run.test_table) if run.recipe.train.pseudo else images[:0]
-    train, valid = _loaders(run, member, chosen, images, tests, compute, place)
+    train, valid = loaders.loaders(run, member, chosen, images, tests, compute, place.rank, place.devices)
     share = train.batch_sampler.share
     whole = run.recipe.train.planned_epochs(-(-len(train) // run.recipe.train.accumulate))
     epochs, curve = _plan(run, member, whole)
     if run.recipe.image.normalize == "dataset":
-        network.set_statistics(*_statistics(train.dataset))
+        network.set_statistics(*loaders.statistics(train.dataset))
     if place.devices > 1:
         collectives.synchronize_norms(network, compute.accelerator == "cpu")
     network.to(memory_format=torch.channels_last)
@@ -115,7 +101,7 @@ def _fit(
             experiment.finish()
     devices.leave(place)
     if place.rank == 0:
-        _finish(run, member, chosen, ids, train, history, source, compute, network)
+        finish(run, member, chosen, ids, train, history, source, compute, network)
 
 
 def more_loggers(run: Run, folder: Path) -> list[Any]:
@@ -244,118 +230,6 @@ def _start(network: Any, path: Path) -> None:
         raise PipelineError(f"train.start_from: {shown(path)} does not fit this recipe's network: {summary}") from None
 
 
-def _loaders(
-    run: Run, member: Member, chosen: Chosen, images: pd.DataFrame, tests: pd.DataFrame, compute: Compute, place: Place
-) -> tuple[Any, Any]:
-    """This device's part of the batches to train on and, with a fold, its held-out batches."""
-    settings, image = run.recipe.train, run.recipe.image
-    workers = loader.loader_workers(run, compute)
-    if workers and settings.workers is None:
-        workers = max(1, workers // settings.devices)
-    augmentation = Augmentation(run.recipe.augment if settings.augment_on == "loader" else [])
-    preprocess = Preprocess(image.preprocess) if image.preprocess else None
-    crop, crops = (image.size, settings.crops or image.crops_to_cover) if image.store else (None, 1)
-    presence = sampling.presence_of(images, run.competition.classes)[chosen.train]
-    train = TrainDataset(
-        run.pixels, chosen.train, augmentation, sampling.seed_of(member), crop, crops, chosen.targets,
-        preprocess=preprocess, placing=_placing(run, images), mixer=_mixer(run, presence),
-        pseudo=_pseudo(run, member, tests),
-    )  # fmt: skip
-    first = int(chosen.train[0])
-    part = (slice(image.size[0]), slice(image.size[1]))
-    one = np.array(train.images[(first, *part)])
-    if preprocess:
-        preprocess.check(np.array(train.images[first]))
-    augmentation.check(one, np.array(train.masks[(first, slice(None), *part)]))
-    sampler = _sampler(run, train, images, presence)
-    training = train_loader(train, settings.batch_size, workers, sampler, place.rank, place.devices)
-    if member.fold is None:
-        return training, None
-    size, share = run.recipe.predict.batch_size, training.batch_sampler.share  # type: ignore[union-attr]
-    rows = share.held_out(chosen.valid, size)
-    if not len(rows):
-        return training, NoImages()
-    valid = loader.PlainDataset(run.pixels, "train", rows, with_masks=True, preprocess=preprocess)
-    if loader.fits(valid, compute.device):
-        return training, loader.ResidentBatches(valid, size, compute.device)
-    return training, loader.plain_loader(valid, size, workers)
-
-
-def _placing(run: Run, images: Any) -> Placing | None:
-    if run.recipe.image.position == "fixed":
-        return None
-    return Placing(_boxes(run, images), run.recipe.image.border)
-
-
-def _boxes(run: Run, images: Any) -> np.ndarray:
-    """Where each image of a table lies in the pixel arrays (N, 4): top, left, height, width."""
-    shapes = images[["height", "width"]].astype(int).itertuples(index=False)
-    return np.array([box_of((height, width), geometry_of(run.recipe.image)) for height, width in shapes])
-
-
-def _mixer(run: Run, presence: np.ndarray) -> Mixer | None:
-    settings, competition = run.recipe.train.mix, run.competition
-    if not (settings.cutmix or settings.mixup or settings.paste):
-        return None
-    counted = competition.counted
-    wanted = [competition.classes.index(one) if one in competition.classes else one for one in settings.paste_classes]
-    wrong = [one for one in wanted if one not in counted]
-    if wrong:
-        raise PipelineError(
-            f"train.mix.paste_classes names {', '.join(map(str, wrong))}; expected some of "
-            f"{', '.join(competition.classes[one] for one in counted)}, by name or number (0 is the first)."
-        )
-    occurring = sorted((int(presence[:, one].sum()), one) for one in counted if presence[:, one].any())
-    classes = [int(one) for one in wanted] or [one for _, one in occurring[:1]]
-    donors = np.flatnonzero(presence[:, classes].any(1))
-    return Mixer(settings, competition.kind, len(competition.classes), classes, donors)
-
-
-def _pseudo(run: Run, member: Member, tests: pd.DataFrame) -> PseudoLabels | None:
-    settings, paths = run.recipe.train.pseudo, other_runs.label_files(run, member)
-    if settings is None:
-        return None
-    sources = [read_probabilities(path)[0] for path in paths]
-    padded = run.recipe.image.fit == "pad" and run.recipe.image.border == "constant"
-    boxes = _boxes(run, tests) if padded else None
-    kind, scale = run.competition.kind, scale_of(run.competition)
-    return PseudoLabels(sources, settings.weight, settings.min_confidence, kind, scale, boxes)
-
-
-def _sampler(run: Run, train: TrainDataset, images: Any, presence: np.ndarray) -> sampling.EpochSampler:
-    """The order of an epoch; test images with a label count as one that every draw may hold, each its own group."""
-    settings, competition = run.recipe.train.sampler, run.competition
-    samples = train.samples
-    positive = np.asarray(presence[:, -len(competition.foreground) :].any(1))
-    found = sampling.weights_of(settings, presence[:, competition.counted], positive)
-    weights = groups = None
-    if found is not None:
-        labelled = np.ones((samples < 0).sum() // train.crops)
-        weights = np.tile(np.concatenate([found / found.mean(), labelled]), train.crops)
-    if settings.one_per_group:
-        if not images["group"].astype(bool).any():
-            raise PipelineError(
-                "train.sampler.one_per_group needs groups, and the images have none: set `group` in the competition's "
-                "YAML, or leave it out."
-            )
-        names = images["group"].to_numpy().astype(str)
-        groups = np.array([names[row] if row >= 0 else f"test {row}" for row in samples])
-    return sampling.EpochSampler(len(train), train.seed, weights, groups, run.recipe.train.batch_size)
-
-
-def _statistics(dataset: Any) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation (C,) of training pixels, of evenly spread images, after preprocessing."""
-    rows = dataset.rows[np.linspace(0, len(dataset.rows) - 1, min(STATISTICS_FROM, len(dataset.rows))).astype(int)]
-    count, total, squares = 0, np.zeros(()), np.zeros(())
-    for row in rows:
-        image = np.array(dataset.images[row])
-        image = dataset.preprocess(image) if dataset.preprocess else image
-        pixels = image.reshape(-1, image.shape[2]).astype(np.float64)
-        count, total, squares = count + len(pixels), total + pixels.sum(0), squares + (pixels**2).sum(0)
-    mean = total / count
-    return mean.tolist(), np.sqrt(np.maximum(squares / count - mean**2, 0)).tolist()
-
-
 def _trainer(run: Run, member: Member, compute: Compute, epochs: int, watching: list[Any], place: Place) -> Trainer:
     settings, folder = run.recipe.train, run.fold_folder(member.fold, member.seed)
     strategy: Any = "auto"
@@ -390,19 +264,8 @@ def _averaging(run: Run, compute: Compute, dataset: TrainDataset, share: Share) 
     if settings.ema:
         return [callbacks.MovingAverage(settings.ema, compute.device)]
     if settings.keep == "average" and settings.snapshots == 1:
-        return [callbacks.TailAverage(compute, _plain_batches(dataset, settings.batch_size, share))]
+        return [callbacks.TailAverage(compute, loaders.plain_batches(dataset, settings.batch_size, share))]
     return []
-
-
-def _plain_batches(dataset: TrainDataset, batch_size: int, share: Share) -> DataLoader:
-    """This device's part of batches of evenly spread training images without augmentation, the same ones every time."""
-    plain = TrainDataset(
-        dataset.folder, dataset.rows, Augmentation([]), dataset.seed, dataset.crop, dataset.crops,
-        preprocess=dataset.preprocess,
-    )  # fmt: skip
-    positions = np.linspace(0, len(plain) - 1, min(STATISTICS_FROM, len(plain))).astype(int).tolist()
-    keys: Any = [(0, position) for position in positions]
-    return train_loader(plain, batch_size, 0, keys, share.rank, share.devices)
 
 
 def _checkpointing(run: Run, member: Member, epochs: int) -> list[Any]:
@@ -439,93 +302,3 @@ def _checkpointing(run: Run, member: Member, epochs: int) -> list[Any]:
         stopping: dict[str, Any] = {"monitor": monitor, "mode": mode, "patience": patience, "check_finite": False}
         found.insert(0, callbacks.EarlyStopping(first, **stopping))
     return [*found, last]
-
-
-# --- after -----------------------------------------------------------------------------------------------------------
-
-
-def _finish(
-    run: Run, member: Member, chosen: Chosen, ids: list[str], train: Any, history: callbacks.History,
-    source: Path | None, compute: Compute, network: Any,
-) -> None:  # fmt: skip
-    """Writes the weights that are kept, every epoch's counts, and fold.json."""
-    folder, rows = run.fold_folder(member.fold, member.seed), history.rows
-    kept = _kept(run, member, rows)
-    for path, (checkpoint, _) in zip(run.weights(member), kept, strict=True):
-        _write_weights(folder / checkpoint, path)
-    if history.counts:
-        with writing(folder / "epochs.npz") as temporary, temporary.open("wb") as file:
-            held_out = np.array([ids[row] for row in chosen.valid])
-            np.savez_compressed(file, image_id=held_out, counts=np.stack(history.counts))
-    last = kept[-1][1]
-    if collapsed := last.get("collapsed"):
-        console.print(
-            f"[bold red]  WARNING: {escape(member.title)} COLLAPSED, EVERY HELD-OUT IMAGE IS PREDICTED "
-            f"{escape(collapsed.upper())}: do not submit this; try a smaller learning rate, another loss, or look "
-            "at the masks.[/bold red]"
-        )
-    _warn_batchnorm_gap(rows[-1], member.title)
-    images, seconds = len(rows) * len(train) * run.recipe.train.batch_size, sum(row["train_seconds"] for row in rows)
-    write_json(folder / "fold.json", {
-        "fold": member.fold,
-        "seed": member.seed,
-        "best_epoch": int(last["epoch"]),
-        "best_score": last.get("valid/score"),
-        "best_loss": last.get("valid/loss"),
-        "collapsed": last.get("collapsed", ""),
-        "epochs": len(rows),
-        "seconds": round(sum(row["seconds"] for row in rows), 1),
-        "images": len(train.dataset),
-        "images_per_second": round(images / max(seconds, 1e-9), 2),
-        "parameters": models.parameter_count(network),
-        "memory_gib": peak_memory(),
-        "gpu_memory_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2) if torch.cuda.is_initialized() else None,
-        "weights": {"asked": run.recipe.model.weights, "file": str(source) if source else None,
-                    "sha256": freshness.hash_file(source) if source else None},
-        "pixels": _pixels(run, train.dataset, network),
-        "compute": {"accelerator": compute.accelerator, "precision": compute.precision, "reason": compute.reason},
-        "sha256": [freshness.hash_file(path) for path in run.weights(member)],
-        "environment": freshness.environment(),
-        "finished": time.strftime("%Y-%m-%d %H:%M:%S"),
-    })  # fmt: skip
-
-
-def _pixels(run: Run, dataset: Any, network: Any) -> dict[str, Any]:
-    """What pixels the network knows, and how it normalises them: `mean` and `std` of each channel, in raw pixels."""
-    image, known = run.recipe.image, {}
-    if image.normalize != "image":
-        known = {name: getattr(network, name).flatten().tolist() for name in ("mean", "std")}
-    return {"type": str(dataset.images.dtype), "channels": image.channels, "normalize": image.normalize, **known}
-
-
-def _warn_batchnorm_gap(row: dict[str, Any], title: str) -> None:
-    """Says where the network finds in training what it finds in no held-out image."""
-    train, valid = row.get("train/dice", 0.0), row.get("valid/dice", 1.0)
-    if train > 0.2 and valid < train / 4:
-        console.print(
-            f"[bold red]  WARNING: {escape(title)}: in its last epoch Dice is {train:.2f} in training and {valid:.2f} "
-            "held out. Where the fold is like the others, BatchNorm's running statistics lag: train longer, or take an "
-            "encoder whose statistics follow faster (timm-efficientnet-b1, not efficientnet-b1).[/bold red]"
-        )
-
-
-def _write_weights(checkpoint: Path, path: Path) -> None:
-    state = torch.load(checkpoint, "cpu", weights_only=False)["state_dict"]
-    prefix = "network."
-    with writing(path) as temporary:
-        save_file({
-            key.removeprefix(prefix): value.contiguous() for key, value in state.items() if key.startswith(prefix)
-        }, temporary)  # fmt: skip
-
-
-def _kept(run: Run, member: Member, rows: list[dict[str, Any]]) -> list[tuple[str, dict[str, Any]]]:
-    """The checkpoint behind each of the weights that are kept, and the row of its epoch."""
-    settings = run.recipe.train
-    if member.fold is not None and settings.snapshots > 1:
-        cycle = settings.epochs // settings.snapshots
-        return [(f"snapshot_{epoch}.ckpt", rows[epoch]) for epoch in range(cycle - 1, settings.epochs, cycle)]
-    if member.fold is None or settings.keep != "best":
-        return [("last.ckpt", rows[-1])]
-    # not the best row: a GPU may repeat an epoch after a kill with another score
-    best = torch.load(run.fold_folder(member.fold, member.seed) / "best.ckpt", "cpu", weights_only=False)
-    return [("best.ckpt", rows[best["epoch"]])]

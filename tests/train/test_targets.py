@@ -15,7 +15,7 @@ from pipeline.core.config.recipe import LossSettings
 from pipeline.core.errors import PipelineError
 from pipeline.core.run import open_run
 from pipeline.masks.geometry import IGNORE
-from pipeline.train import fit
+from pipeline.train.batches import loaders
 from pipeline.train.batches.augment import Augmentation
 from pipeline.train.batches.dataset import TrainDataset, train_loader
 from pipeline.train.batches.targets import Chosen, assign_rows, mask_origins, mean_mask, restrict
@@ -245,17 +245,17 @@ def names(rows: np.ndarray) -> list[str]:
 
 
 def test_a_fold_trains(prepared: Tiny, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-    listed, build = prepared.root / "folds" / "wrong.csv", fit._loaders
+    listed, build = prepared.root / "folds" / "wrong.csv", loaders.loaders
     listed.write_text("reason,image_id\nx,a09\ny,a02\n")
     prepared.recipe["train"]["exclude"] = "folds/wrong.csv"
     prepared.save()
     seen: list[Any] = []
 
-    def loaders(*arguments: Any) -> list[Any]:
+    def watched(*arguments: Any) -> list[Any]:
         seen.extend(build(*arguments))
         return seen
 
-    monkeypatch.setattr(fit, "_loaders", loaders)
+    monkeypatch.setattr(loaders, "loaders", watched)
     before = (prepared.root / "folds" / "tiny.csv").read_bytes()
     run = prepared.run("train", "validate")
     learnt, held_out = (loader.dataset for loader in seen)

@@ -27,7 +27,8 @@ from pipeline.core.freshness import hash_file
 from pipeline.core.run import Member, Run, open_run
 from pipeline.masks.metrics import METRICS
 from pipeline.networks.models import SegmentationNetwork
-from pipeline.train import callbacks, fit
+from pipeline.train import callbacks, finish, fit
+from pipeline.train.batches import loaders
 from pipeline.train.batches.augment import Augmentation
 from pipeline.train.batches.dataset import Batch, TrainDataset
 from pipeline.train.module import CHECKED, SegmentationModule
@@ -206,7 +207,7 @@ def test_a_checkpoint_that_cannot_be_written_is_a_sentence(tmp_path: Path, monke
 def test_statistics_are_those_of_all_pixels(tiny: Tiny) -> None:
     run = prepare(tiny)
     dataset = TrainDataset(run.pixels, np.arange(12), Augmentation([]), 0)
-    mean, deviation = fit._statistics(dataset)
+    mean, deviation = loaders.statistics(dataset)
     pixels = np.asarray(dataset.images, np.float64)
     np.testing.assert_allclose([mean, deviation], [pixels.mean((0, 1, 2)), pixels.std((0, 1, 2))])
 
@@ -223,7 +224,7 @@ def test_a_network_that_cannot_learn_from_one_image(tiny: Tiny) -> None:
 def test_what_is_found_in_training_alone_is_said(
     train: float, valid: float, said: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fit._warn_batchnorm_gap({"train/dice": train, "valid/dice": valid}, "fold 0")
+    finish.warn_batchnorm_gap({"train/dice": train, "valid/dice": valid}, "fold 0")
     assert ("BatchNorm's running statistics lag" in " ".join(capsys.readouterr().err.split())) == said
 
 
@@ -481,7 +482,7 @@ def test_paths(tiny: Tiny) -> None:
 
 @pytest.mark.parametrize("kept", [{}, {"snapshots": 2, "schedule": {"name": "restarts"}}])
 def test_the_moving_average_is_what_is_kept(tiny: Tiny, kept: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    write, seen = fit._write_weights, []
+    write, seen = finish.write_weights, []
 
     def compare(checkpoint: Path, path: Path) -> None:
         write(checkpoint, path)
@@ -491,7 +492,7 @@ def test_the_moving_average_is_what_is_kept(tiny: Tiny, kept: dict[str, Any], mo
             assert torch.equal(value, averaged[f"network.{key}"])
         seen.append(any(not torch.equal(averaged[key], current[key]) for key in averaged))
 
-    monkeypatch.setattr(fit, "_write_weights", compare)
+    monkeypatch.setattr(finish, "write_weights", compare)
     train(prepare(tiny, {"train": {"folds": [0], "epochs": 2, "ema": 0.9, **kept}}))
     assert seen == [True] * (2 if kept else 1)
 

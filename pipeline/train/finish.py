@@ -1,0 +1,119 @@
+"""What a training leaves once its last epoch is done."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.markup import escape
+from safetensors.torch import save_file
+
+from pipeline.core import freshness
+from pipeline.core.console import console, peak_memory
+from pipeline.core.files import write_json, writing
+from pipeline.core.run import Member, Run
+from pipeline.networks import models
+from pipeline.networks.device import Compute
+from pipeline.train import callbacks
+from pipeline.train.batches.targets import Chosen
+
+
+def finish(
+    run: Run, member: Member, chosen: Chosen, ids: list[str], train: Any, history: callbacks.History,
+    source: Path | None, compute: Compute, network: Any,
+) -> None:  # fmt: skip
+    """Writes the weights that a training keeps, every epoch's counts, and fold.json.
+
+    Args:
+        run: the run.
+        member: which of its trainings.
+        chosen: its images.
+        ids: the ids of all training images.
+        train: its loader.
+        history: its epochs.
+        source: the file that the encoder's first weights were from.
+        compute: where and in which number format it ran.
+        network: the network.
+    """
+    folder, rows = run.fold_folder(member.fold, member.seed), history.rows
+    kept = _kept(run, member, rows)
+    for path, (checkpoint, _) in zip(run.weights(member), kept, strict=True):
+        write_weights(folder / checkpoint, path)
+    if history.counts:
+        with writing(folder / "epochs.npz") as temporary, temporary.open("wb") as file:
+            held_out = np.array([ids[row] for row in chosen.valid])
+            np.savez_compressed(file, image_id=held_out, counts=np.stack(history.counts))
+    last = kept[-1][1]
+    if collapsed := last.get("collapsed"):
+        console.print(
+            f"[bold red]  WARNING: {escape(member.title)} COLLAPSED, EVERY HELD-OUT IMAGE IS PREDICTED "
+            f"{escape(collapsed.upper())}: do not submit this; try a smaller learning rate, another loss, or look "
+            "at the masks.[/bold red]"
+        )
+    warn_batchnorm_gap(rows[-1], member.title)
+    images, seconds = len(rows) * len(train) * run.recipe.train.batch_size, sum(row["train_seconds"] for row in rows)
+    write_json(folder / "fold.json", {
+        "fold": member.fold,
+        "seed": member.seed,
+        "best_epoch": int(last["epoch"]),
+        "best_score": last.get("valid/score"),
+        "best_loss": last.get("valid/loss"),
+        "collapsed": last.get("collapsed", ""),
+        "epochs": len(rows),
+        "seconds": round(sum(row["seconds"] for row in rows), 1),
+        "images": len(train.dataset),
+        "images_per_second": round(images / max(seconds, 1e-9), 2),
+        "parameters": models.parameter_count(network),
+        "memory_gib": peak_memory(),
+        "gpu_memory_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2) if torch.cuda.is_initialized() else None,
+        "weights": {"asked": run.recipe.model.weights, "file": str(source) if source else None,
+                    "sha256": freshness.hash_file(source) if source else None},
+        "pixels": _pixels(run, train.dataset, network),
+        "compute": {"accelerator": compute.accelerator, "precision": compute.precision, "reason": compute.reason},
+        "sha256": [freshness.hash_file(path) for path in run.weights(member)],
+        "environment": freshness.environment(),
+        "finished": time.strftime("%Y-%m-%d %H:%M:%S"),
+    })  # fmt: skip
+
+
+def _pixels(run: Run, dataset: Any, network: Any) -> dict[str, Any]:
+    """What pixels the network knows, and how it normalises them: `mean` and `std` of each channel, in raw pixels."""
+    image, known = run.recipe.image, {}
+    if image.normalize != "image":
+        known = {name: getattr(network, name).flatten().tolist() for name in ("mean", "std")}
+    return {"type": str(dataset.images.dtype), "channels": image.channels, "normalize": image.normalize, **known}
+
+
+def warn_batchnorm_gap(row: dict[str, Any], title: str) -> None:
+    """Says where the network finds in training what it finds in no held-out image."""
+    train, valid = row.get("train/dice", 0.0), row.get("valid/dice", 1.0)
+    if train > 0.2 and valid < train / 4:
+        console.print(
+            f"[bold red]  WARNING: {escape(title)}: in its last epoch Dice is {train:.2f} in training and {valid:.2f} "
+            "held out. Where the fold is like the others, BatchNorm's running statistics lag: train longer, or take an "
+            "encoder whose statistics follow faster (timm-efficientnet-b1, not efficientnet-b1).[/bold red]"
+        )
+
+
+def write_weights(checkpoint: Path, path: Path) -> None:
+    """Writes the network's weights in a checkpoint as safetensors, on the CPU."""
+    state = torch.load(checkpoint, "cpu", weights_only=False)["state_dict"]
+    prefix = "network."
+    with writing(path) as temporary:
+        save_file({
+            key.removeprefix(prefix): value.contiguous() for key, value in state.items() if key.startswith(prefix)
+        }, temporary)  # fmt: skip
+
+
+def _kept(run: Run, member: Member, rows: list[dict[str, Any]]) -> list[tuple[str, dict[str, Any]]]:
+    """The checkpoint behind each of the weights that are kept, and the row of its epoch."""
+    settings = run.recipe.train
+    if member.fold is not None and settings.snapshots > 1:
+        cycle = settings.epochs // settings.snapshots
+        return [(f"snapshot_{epoch}.ckpt", rows[epoch]) for epoch in range(cycle - 1, settings.epochs, cycle)]
+    if member.fold is None or settings.keep != "best":
+        return [("last.ckpt", rows[-1])]
+    # not the best row: a GPU may repeat an epoch after a kill with another score
+    best = torch.load(run.fold_folder(member.fold, member.seed) / "best.ckpt", "cpu", weights_only=False)
+    return [("best.ckpt", rows[best["epoch"]])]
