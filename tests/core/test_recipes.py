@@ -30,13 +30,20 @@ def head(name: str) -> str:
 
 
 def test_the_reports_and_our_own_are_there() -> None:
-    assert {*NAMES} == REPORTS | {"sample", "ultrasound-nerve", "tgs-salt", "mars-terrain", "oxford-pet"}
+    assert {*NAMES} == REPORTS | {
+        "sample",
+        "ultrasound-nerve",
+        "tgs-salt",
+        "tgs-salt-lite0",
+        "mars-terrain",
+        "oxford-pet",
+    }
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_what_training_needs_can_be_built(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIPELINE_ROOT", str(tmp_path))
-    preflight(open_run(name, assignments=["model.weights=none"]))
+    preflight(open_run(name, assignments=["model.weights=none", "model.freeze=none"]))
 
 
 @pytest.mark.parametrize("name", NAMES)
