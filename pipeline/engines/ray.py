@@ -37,7 +37,7 @@ STORE = 100 * 2**20
 ASIDE = 0.5
 """Seconds for which a unit gathers its progress before it tells it."""
 PASSED_ON = ("PIPELINE_INPUT", "PYTHONPATH")
-INSTALL = "pip install 'segmentation-pipeline[ray]', or pip install 'ray>=2.50'"
+INSTALL = "pip install 'ray>=2.50', or, in a clone, pip install '.[ray]'"
 
 
 class RayEngine:

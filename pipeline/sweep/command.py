@@ -155,9 +155,7 @@ def require_optuna() -> None:
         PipelineError: it is not.
     """
     if importlib.util.find_spec("optuna") is None:
-        raise PipelineError(
-            "sweep needs Optuna, which is not installed: pip install optuna (or 'segmentation-pipeline[sweep]')."
-        )
+        raise PipelineError("sweep needs Optuna, which is not installed: pip install optuna.")
 
 
 @dataclass(frozen=True)

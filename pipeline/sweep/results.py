@@ -4,7 +4,7 @@ import copy
 import datetime
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from pipeline.sweep.pruner import FIRST_TRIALS
 from pipeline.sweep.space import Space, described
 
 NOTE = (
-    "honest: of images that chose nothing of the trial's own, with its 95 % interval; difference: the trial's tuned "
+    "honest: of images that chose nothing of the trial's own, with its 95 % interval; difference: the trial's honest "
     "score minus the winner's, on the images that both scored, ± one standard error (bootstrap over groups; of a score "
     "over all pixels there is none); within two of them it may be noise."
 )
@@ -102,7 +102,7 @@ def collect(
     trials: list[FrozenTrial], space: Space, competition: str, name: str, metric: Metric, folds: tuple[int, ...]
 ) -> Found:
     """Returns what a sweep found so far, from its trials and the files of their runs."""
-    scored = {trial.number: _scored(competition, f"{name}-{trial.number}") for trial in trials}
+    scored = {trial.number: _honest(_scored(competition, f"{name}-{trial.number}")) for trial in trials}
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     best = max(complete, key=lambda trial: metric.sign * trial.values[0], default=None)  # of equal ones the first
     first = scored[best.number] if best else None
@@ -120,6 +120,13 @@ def _scored(competition: str, name: str) -> Scored | None:
     """What is known of a trial's run; None before its first fold is done."""
     found = if_sound(compare.read_runs, [f"{competition}/{name}"])
     return found[competition][0] if found else None
+
+
+def _honest(scored: Scored | None) -> Scored | None:
+    """A trial's run with the nested scores of its images for their tuned ones, where tune has written them."""
+    if scored is None or scored.images is None or "nested" not in scored.images:
+        return scored
+    return replace(scored, images=scored.images.assign(score=scored.images["nested"]))
 
 
 def _row(trial: FrozenTrial, space: Space, name: str, scored: Scored | None, first: Scored | None) -> Row:
@@ -156,8 +163,7 @@ def _optimism(scored: list[Scored], metric: Metric) -> Optimism | None:
     tables = [one.images[counted_rows(one.images, one.rows)] for one in scored if one.images is not None]
     if len(tables) < len(scored):
         return None
-    column = "nested" if all("nested" in table for table in tables) else "score"  # runs of an earlier version
-    by_image = pd.concat([table.set_index("image_id")[column] for table in tables], axis=1, join="inner")
+    by_image = pd.concat([table.set_index("image_id")["score"] for table in tables], axis=1, join="inner")
     images = tables[0].set_index("image_id").loc[by_image.index]
     weights = np.ones(len(images))
     if not metric.by_image and metric.weigh != "images":  # a group's score stands at each of its images

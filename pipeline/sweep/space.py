@@ -1,11 +1,15 @@
 """What a sweep varies: `--over key=a,b,c` and `--over key=low..high[:log]`, checked against the recipe's settings."""
 
 import itertools
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
+from pydantic import BaseModel
+
+from pipeline.core.config.recipe import Recipe
 from pipeline.core.config.settings import flatten
 from pipeline.core.errors import PipelineError
 from pipeline.core.run import Run
@@ -78,8 +82,15 @@ def parse(over: list[str], known: Mapping[str, Any]) -> Space:
         for fixed, why in FIXED.items():
             if key == fixed or key.startswith(f"{fixed}."):
                 raise PipelineError(f"--over {key} cannot be swept: {why}.")
+            if fixed.startswith(f"{key}."):
+                raise PipelineError(f"--over {key} cannot be swept as a whole ({fixed}: {why}): name its settings.")
+        for other in space:
+            if key.startswith(f"{other}.") or other.startswith(f"{key}."):
+                raise PipelineError(f"--over {key} and --over {other} set the same: sweep one of them.")
         found = RANGE.fullmatch(values)
-        space[key] = _range(text, found, known.get(key)) if found else _choices(text, values)
+        types = _types(key)
+        fractions = isinstance(known.get(key), float) or bool(types) and (float in types or int not in types)
+        space[key] = _range(text, found, fractions) if found else _choices(text, values)
     return space
 
 
@@ -117,12 +128,30 @@ def described(space: Space) -> dict[str, str]:
     return texts
 
 
-def _range(text: str, found: re.Match[str], now: Any) -> Range:
+def _types(key: str) -> set[Any]:
+    """The types that a recipe's setting may have, by its dotted key; none of one that no recipe declares."""
+    found: set[Any] = {Recipe}
+    for part in key.split("."):
+        models = [one for one in found if isinstance(one, type) and issubclass(one, BaseModel)]
+        fields = [one.model_fields[part].annotation for one in models if part in one.model_fields]
+        found = {one for field in fields for one in _parts(field)}
+    return found
+
+
+def _parts(annotation: Any) -> set[Any]:
+    """The types in an annotation: those of a union, and of what is inside lists and mappings."""
+    inside = get_args(annotation)
+    return {part for one in inside for part in _parts(one)} if inside else {annotation}
+
+
+def _range(text: str, found: re.Match[str], fractions: bool) -> Range:
     try:
         low, high = float(found["low"]), float(found["high"])
     except ValueError:
         raise PipelineError(f"--over {text}: expected two numbers around the dots, {EXAMPLE}.") from None
-    whole = all(re.fullmatch(r"[-+]?\d+", found[end]) for end in ("low", "high")) and not isinstance(now, float)
+    if not math.isfinite(low) or not math.isfinite(high):
+        raise PipelineError(f"--over {text}: expected two finite numbers around the dots, {EXAMPLE}.")
+    whole = all(re.fullmatch(r"[-+]?\d+", found[end]) for end in ("low", "high")) and not fractions
     if low >= high:
         raise PipelineError(f"--over {text}: the range's first number must be below its second.")
     if found["log"] and low <= 0:
@@ -136,12 +165,21 @@ def _choices(text: str, values: str) -> Choices:
     found = _split(values)
     if "" in found:
         raise PipelineError(f"--over {text}: a value is missing between two commas, or at an end.")
-    repeated = sorted({value for value in found if found.count(value) > 1})
+    meant = [_meant(value) for value in found]
+    repeated = [value for place, value in enumerate(found) if meant[place] in meant[:place]]
     if repeated:
         raise PipelineError(f"--over {text}: {repeated[0]} is listed twice.")
     if len(found) == 1:
         raise PipelineError(f"--over {text}: one value leaves nothing to choose; set it with --set {text}.")
     return Choices(tuple(found))
+
+
+def _meant(value: str) -> Any:
+    """What can be compared with other values: a number, however it is written, or the text."""
+    try:
+        return float(value)
+    except ValueError:
+        return value
 
 
 def _split(values: str) -> list[str]:

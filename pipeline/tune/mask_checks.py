@@ -123,7 +123,7 @@ class _Off:
     def words(self) -> str:
         """As a sentence holds it."""
         size = f"{self.factor:.1f} times too {'large' if self.predicted > self.true else 'small'}"
-        how = size if self.predicted else "all empty"
+        how = size if self.predicted > self.true / 1000 else "nearly all empty" if self.predicted else "all empty"
         return f"{how}{self.masks.name} (mean area {self.predicted:,.0f} px, true masks {self.true:,.0f} px)"
 
 

@@ -785,8 +785,9 @@ def test_empty_input_folder_says_what_to_put_where(tiny: Tiny, monkeypatch: pyte
     folder = tiny.root / "other" / "tiny"
     if exists:
         folder.mkdir(parents=True)
-    expected = f"{folder} is empty. Put the raw files of Tiny there (train/{{id}}.tif, train.csv, test/{{id}}.tif): "
-    assert tiny.fails() == f"{expected}`ln -s /path/to/the/files {folder}`."
+    state, ways = ("is empty", f"/* {folder}/") if exists else ("does not exist", f" {folder}")
+    expected = f"{folder} {state}. Put the raw files of Tiny there (train/{{id}}.tif, train.csv, test/{{id}}.tif): "
+    assert tiny.fails() == f"{expected}`ln -s /path/to/the/files{ways}`."
     tiny.settings["kaggle"] = "tiny-challenge"
     tiny.save()
     assert f"`kaggle competitions download -c tiny-challenge -p {folder}`" in tiny.fails()

@@ -256,6 +256,10 @@ def test_bad_input_is_said_before_anything_is_trained(sweeper: Sweeper, stages: 
         (f"{rate}=1e-4..1e-2",): "how many to try with --trials N",
         ("train.folds=[0],[1]",): "cannot be swept: a sweep goes through the folds",
         ("tune.rows=raw,cleaned",): "cannot be swept",
+        ("tune={rows: raw},{rows: cleaned}",): "cannot be swept as a whole",
+        ("loss.dice=0,1", "loss={bce: 1},{dice: 1}"): "set the same",
+        (f"{rate}=1e-3,0.001",): "0.001 is listed twice",
+        (f"{rate}=1e300..1e400",): "expected two finite numbers",
         ("train.epoch=1,2",): "unknown key `train.epoch`; did you mean `epochs`?",
         (f"{rate}=1,-1,-2",): f"`{rate}` is -1: input should be greater than 0. recipe small.yaml: `{rate}` is -2",
     }.items():
@@ -311,6 +315,8 @@ def test_ranges_and_lists() -> None:
     space = parse(["a=0..1", "b=2..9:log", "c=[1, 2],{x: 1, y: 2},'p,q'"], known)
     assert space["a"] == Range(0, 1, whole=False, log=False)
     assert space["b"] == Range(2, 9, whole=True, log=True)
+    assert parse(["loss.dice=0..1"], {})["loss.dice"] == Range(0, 1, whole=False, log=False)  # a number or a mapping
+    assert parse(["train.steps=100..600"], {"train.steps": None})["train.steps"] == Range(100, 600, True, False)
     assert space["c"] == Choices(("[1, 2]", "{x: 1, y: 2}", "'p,q'"))
     assert Range(1e-4, 1e-2, False, True).written(0.00123456) == "0.001235"
 

@@ -526,7 +526,7 @@ def test_raw_files_and_weights_that_are_missing_are_said_at_once(tiny: Tiny) -> 
     with pytest.raises(PipelineError) as both:
         _preflight(run, force=False, decodes=True)
     raw, besides = str(both.value).splitlines()
-    assert raw.startswith(f"{tiny.input} is empty. Put the raw files of Tiny there")
+    assert raw.startswith(f"{tiny.input} does not exist. Put the raw files of Tiny there")
     assert besides == f"Besides: {weights}"
 
 

@@ -149,7 +149,8 @@ def _without_row(competition: RleCsv, folder: Path, items: list[Item]) -> list[s
 
 
 def _how_to_get(competition: RleCsv, folder: Path) -> str:
-    ways = [f"`ln -s /path/to/the/files {folder}`"]
+    there = folder.is_dir()
+    ways = [f"`ln -s /path/to/the/files/* {folder}/`" if there else f"`ln -s /path/to/the/files {folder}`"]
     if competition.kaggle:
         slug = competition.kaggle
         ways.append(f"`kaggle competitions download -c {slug} -p {folder}` and unzip it there")
@@ -157,6 +158,6 @@ def _how_to_get(competition: RleCsv, folder: Path) -> str:
         ways = [f"`{program()} sample` writes it"]
     train = competition.train
     return (
-        f"{folder} is empty. Put the raw files of {competition.title} there ({train.images}, {train.masks}, "
-        f"{competition.test.images}): {', or '.join(ways)}."
+        f"{folder} {'is empty' if there else 'does not exist'}. Put the raw files of {competition.title} there "
+        f"({train.images}, {train.masks}, {competition.test.images}): {', or '.join(ways)}."
     )
