@@ -162,11 +162,13 @@ class HowOptions:
             from pipeline.core.engine import OneByOne
             from pipeline.engines.local import LocalEngine
 
-            if self.ray_address:
+            if self.ray_address is not None:
                 raise PipelineError("--ray-address goes with --engine ray.")
             return OneByOne() if launched() else LocalEngine()  # torchrun's processes train one fold together
         if others := launched():
             raise PipelineError(f"--engine ray does not go together with {others.by}: start the command alone.")
+        if self.ray_address == "":
+            raise PipelineError("--ray-address is empty: expected HOST:PORT, or leave it out to start a cluster here.")
         from pipeline.engines.ray import RayEngine
 
         return RayEngine(self.ray_address)

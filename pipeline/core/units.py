@@ -213,7 +213,8 @@ class StepRunner:
         _forget(error)
         said = str(error) if isinstance(error, PipelineError) else f"{type(error).__name__}: {first_line(error)}"
         warn(f"[bold red]  {escape(outcome.unit.title)} failed:[/bold red] {escape(said)}")
-        say(f"  its traceback: {shown(_error_file(step))}; the others go on")
+        others = "; the others go on" if len(self._began) > 1 else ""
+        say(f"  its traceback: {shown(_error_file(step))}{others}")
         self._failed.setdefault(step.title, error)
 
     def _raise_failed(self) -> None:
