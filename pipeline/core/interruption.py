@@ -2,6 +2,7 @@
 interrupted run for a finished one."""
 
 import atexit
+import multiprocessing
 import os
 import signal
 import sys
@@ -9,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from multiprocessing import connection
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -99,6 +101,19 @@ def end_worker_quietly() -> None:
         signal.signal(number, lambda number, _: os._exit(128 + number))
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+
+def end_with_parent() -> None:
+    """Lets this worker process end with the one that started it: a command that was killed leaves nothing behind that
+    writes where the next one writes."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _interrupt(number: int, _frame: FrameType | None) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 from pipeline.core.console import console
 from pipeline.core.engine import IDLE, Advance, Needs, OneByOne, Outcome, Unit, cores, environment, worker_environment
 from pipeline.core.errors import PipelineError
-from pipeline.core.interruption import end_worker_quietly, held_back, of_worker
+from pipeline.core.interruption import end_with_parent, end_worker_quietly, held_back, of_worker
 
 DEVICES = "CUDA_VISIBLE_DEVICES"
 
@@ -205,7 +205,7 @@ class WorkerReporter:
 
 def _do(work: Any, argument: Any, outbox: Any, threads: int, quiet: bool) -> None:
     end_worker_quietly()
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     reporter = WorkerReporter(outbox, threads)
     console.file, console.quiet = reporter, quiet  # type: ignore[assignment]
     try:
@@ -224,11 +224,3 @@ def portable(error: Exception) -> Exception:
         told.add_note(traceback.format_exc())
         return told
     return error
-
-
-def _end_with_parent() -> None:
-    """A command that was killed leaves nothing behind that writes where the next one writes."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    connection.wait([parent.sentinel])
-    os._exit(1)

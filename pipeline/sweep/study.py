@@ -79,12 +79,10 @@ def propose(
         return next((one for one in every if one not in taken), None)
     if wanted is None or len(trials) >= wanted:
         return None
+    first, keys = min(10, max(4, wanted // 3)), crc32(repr(sorted(space)).encode())
     for draw in range(DRAWS):
-        first = min(10, max(4, wanted // 3))
         # mixed, as the first draws of neighbouring seeds may lie close together; other settings, other values
-        seed = int(
-            np.random.SeedSequence([crc32(repr(sorted(space)).encode()), len(trials), draw]).generate_state(1)[0]
-        )
+        seed = int(np.random.SeedSequence([keys, len(trials), draw]).generate_state(1)[0])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that they are experimental
             sampler = TPESampler(seed=seed, multivariate=True, constant_liar=True, n_startup_trials=first)

@@ -14,7 +14,6 @@ import multiprocessing
 import os
 import socket
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -30,7 +29,7 @@ from torch import distributed
 from pipeline.core.config.training import TrainSettings
 from pipeline.core.console import console
 from pipeline.core.errors import PipelineError
-from pipeline.core.interruption import end_worker_quietly, held_back, of_worker
+from pipeline.core.interruption import end_with_parent, end_worker_quietly, held_back, of_worker
 from pipeline.core.launch import LOG_LEVEL, Launched, launched
 from pipeline.networks.device import Compute
 
@@ -229,7 +228,7 @@ def _take_part(
     accelerator: str, queue: Any, quiet: bool,
 ) -> None:  # fmt: skip
     end_worker_quietly()
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     voice = _Voice(queue)
     console.file, console.quiet = voice, quiet or place.rank > 0  # type: ignore[assignment]
     os.environ.update(address, LOCAL_RANK=str(place.rank))
@@ -250,14 +249,6 @@ def leave(place: Place) -> None:
     for this training alone."""
     if place.spawned:
         distributed.destroy_process_group()
-
-
-def _end_with_parent() -> None:
-    """A command that was killed leaves nothing behind that writes where the next one writes."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    connection.wait([parent.sentinel])
-    os._exit(1)
 
 
 # --- processes that torchrun or SLURM have started -------------------------------------------------------------------
