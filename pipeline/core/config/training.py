@@ -306,8 +306,8 @@ class TrainSettings(Settings):
     """Folds and seeds that are trained at once, each in a process with its share of the threads. Two are faster where
     one does not fill the device, and take twice the memory."""
     devices: int = Field(1, ge=1)
-    """GPUs of this machine that train one fold together, one process per GPU (on a CPU, this many processes). Each takes
-    an equal part of every batch; loss and BatchNorm see the whole batch. Finished training stays when it is changed."""
+    """GPUs of this machine that train one fold together, one process per GPU (on a CPU, this many processes). Each
+    takes an equal part of every batch; loss and BatchNorm see the whole batch. Finished training stays when it is changed."""
     num_nodes: int = Field(1, ge=1)
     """Machines that train one fold together, each with so many `devices`: start the command on all of them by torchrun
     or srun, in a folder that all of them see."""
