@@ -307,7 +307,8 @@ class TrainSettings(Settings):
     one does not fill the device, and take twice the memory."""
     devices: int = Field(1, ge=1)
     """GPUs of this machine that train one fold together, one process per GPU (on a CPU, this many processes). Each
-    takes an equal part of every batch; loss and BatchNorm see the whole batch. Finished training stays when it is changed."""
+    takes an equal part of every batch; loss and BatchNorm see the whole batch. Finished training stays when it is
+    changed."""
     num_nodes: int = Field(1, ge=1)
     """Machines that train one fold together, each with so many `devices`: start the command on all of them by torchrun
     or srun, in a folder that all of them see."""
