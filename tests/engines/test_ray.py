@@ -57,7 +57,9 @@ def test_an_address_without_a_cluster(address: str, said: str) -> None:
 
 def test_without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(PipelineError, match=r"not installed: pip install 'segmentation-pipeline\[ray\]'"):
+    with pytest.raises(
+        PipelineError, match=r"not installed: pip install 'ray>=2.50', or, in a clone, pip install '.\[ray\]'"
+    ):
         HowOptions(engine="ray").open_engine()
 
 
