@@ -155,8 +155,10 @@ def predict(
 
 
 for _stage in (one for one in STAGES[:-1] if one != "predict"):
-    _predicts = _stage not in ("decode", "clean", "split", "train")
-    _without = () if _predicts else ("folds", "competition", "oof", "test")
+    _without: tuple[str, ...] = (
+        ("competition", "oof", "test") if _stage in ("decode", "clean", "split", "train") else ()
+    )
+    _without += ("folds",) if _stage in ("decode", "clean", "split") else ()
     _engine = () if _stage in ("train", "validate") else ENGINE
     _stage_command(_stage, (*_without, *_engine, *(() if _stage == "encode" else ("strict",))))
 
@@ -408,6 +410,8 @@ def _run_stage(opened: "Run", stage: str, how: HowOptions) -> None:
         stages.check_tuned(opened, stage)
         stages.refresh_test(opened, stage)
         stages.warn_of_stale(opened, stage)
+        if stage == "train":
+            _preflight(opened, how.force, decodes=False)
         driver.run_stage(opened, stage, how.force, engine=engine)
 
 

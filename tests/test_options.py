@@ -18,7 +18,7 @@ ENGINE = {"--engine", "--ray-address"}
 OPTIONS = {
     "run": RUN | ELSEWHERE | HOW | ENGINE | {"--from", "--to", "--strict"},
     **dict.fromkeys(("decode", "clean", "split"), RUN | HOW),
-    "train": RUN | HOW | ENGINE,
+    "train": RUN | HOW | ENGINE | {"--folds"},
     **dict.fromkeys(("tune", "evaluate"), RUN | ELSEWHERE | HOW),
     "validate": RUN | ELSEWHERE | HOW | ENGINE,
     "predict": RUN | ELSEWHERE | HOW | ENGINE | {"--images", "--to", "--masks"},

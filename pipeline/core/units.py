@@ -212,9 +212,9 @@ class StepRunner:
         write_text(_error_file(step), "".join(traceback.format_exception(error)))
         _forget(error)
         said = str(error) if isinstance(error, PipelineError) else f"{type(error).__name__}: {first_line(error)}"
-        warn(f"[bold red]  {escape(outcome.unit.title)} failed:[/bold red] {escape(said)}")
-        others = "; the others go on" if len(self._began) > 1 else ""
-        say(f"  its traceback: {shown(_error_file(step))}{others}")
+        if len(self._began) > 1:  # the error of the only one ends the command, and is said then
+            warn(f"[bold red]  {escape(outcome.unit.title)} failed:[/bold red] {escape(said)}; the others go on")
+        say(f"  traceback of {escape(outcome.unit.title)}: {shown(_error_file(step))}")
         self._failed.setdefault(step.title, error)
 
     def _raise_failed(self) -> None:

@@ -287,7 +287,12 @@ def _told(machines: list[_Machine]) -> str:
 
 
 def _check_answers(address: str) -> None:
-    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if address.startswith("ray://"):
+        raise PipelineError(
+            f"--ray-address {address} is the address of Ray's client server: expected that of the head itself, "
+            "HOST:PORT as `ray start --head` prints it (port 6379 by default), from a machine of the cluster."
+        )
+    host, _, port = address.rpartition(":")
     try:
         if not host or not port.isdigit():
             raise PipelineError(

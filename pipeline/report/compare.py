@@ -20,6 +20,7 @@ from rich.text import Text
 
 from pipeline.core import freshness, layout
 from pipeline.core.config.recipe import FOLDER
+from pipeline.core.config.settings import flatten
 from pipeline.core.driver import listed
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import root
@@ -46,6 +47,8 @@ COLUMNS = {
 
 COMPARED = {"image_id": str, "group": str, "use": str, "score": float}
 """Columns of oof_scores.csv that two runs are compared by, and what they hold."""
+TUNING = {"tune": "tune", "predict.tta": "tta"}
+"""Settings of a recipe that tune went by, and what its manifest calls them."""
 SEEDS = ("", "_seed_*")
 """What follows fold_<k> in the names of its networks' folders."""
 
@@ -91,6 +94,8 @@ class Scored:
     """The fold.json of every network."""
     splits: frozenset[str]
     """Content hashes of the folds files that it was trained on: one, unless something went wrong."""
+    tuning: dict[str, Any]
+    """The settings of `tune` and of the views that it was tuned with, by dotted keys."""
 
     @property
     def competition(self) -> str:
@@ -218,7 +223,9 @@ def _read(folder: Path) -> Scored:
     trained = [folder.with_name(name) for name in result.get("ensemble", {})] or [folder]
     manifests = [path for one in trained for pattern in patterns for path in one.glob(pattern)]
     splits = frozenset(split for path in manifests if (split := _split_of(path)))
-    return Scored(folder, result, images, members, splits)
+    settings = (freshness.read_manifest(folder / "postprocess.manifest.json") or {}).get("settings", {})
+    tuning = flatten({name: settings[key] for name, key in TUNING.items() if key in settings})
+    return Scored(folder, result, images, members, splits, tuning)
 
 
 def _split_of(manifest: Path) -> str | None:
@@ -285,7 +292,9 @@ def _difference(first: Scored, scored: Scored) -> _Difference:
     if common.empty:
         return _Difference(images=0, remarks=("no common images",))
     same = len(common) == len(images[0]) == len(images[1])
-    remarks = () if scored.rows == first.rows else (f"score of {scored.rows} rows, difference of {first.rows} ones",)
+    remarks = _tuned_otherwise(first, scored)
+    if scored.rows != first.rows:
+        remarks = (f"score of {scored.rows} rows, difference of {first.rows} ones", *remarks)
     metric = METRICS.get(first.result["metric"])
     if metric is None or metric.unit == "data_set":
         return _pooled_difference(first, scored, len(common), same, remarks)
@@ -298,6 +307,15 @@ def _difference(first: Scored, scored: Scored) -> _Difference:
     alone = ("one group: no standard error",) if error is None else ()
     several = () if same else (f"{len(common)} common image{'s' if len(common) > 1 else ''}",)
     return _Difference(value, error, len(common), (*several, *alone, *remarks))
+
+
+def _tuned_otherwise(first: Scored, scored: Scored) -> tuple[str, ...]:
+    """Says where a run was tuned with other settings than the first: then the difference is not training's alone."""
+    keys = [key for key in scored.tuning if scored.tuning[key] != first.tuning.get(key, scored.tuning[key])]
+    if not keys:
+        return ()
+    more = f" and {len(keys) - 2} more" if len(keys) > 2 else ""
+    return (f"tuned with other settings: {', '.join(f'{key}={scored.tuning[key]}' for key in keys[:2])}{more}",)
 
 
 def _pooled_difference(first: Scored, scored: Scored, images: int, same: bool, remarks: tuple[str, ...]) -> _Difference:

@@ -76,8 +76,8 @@ class Result:
     found: "Found"
     space: Space
     folder: Path
-    command: str
-    """Goes on with the winner; "" without one."""
+    commands: tuple[str, ...]
+    """What to do next: go on with the winner; after a sweep in miniature, also the whole recipe. Empty without one."""
 
     def table(self) -> Any:
         """Returns the trials as a table for the screen."""
@@ -95,8 +95,8 @@ class Result:
             yield f"  recipe          {shown(self.folder / f'{self.folder.name}-winner.yaml')}"
         yield f"  table           {shown(self.folder / 'sweep.csv')}"
         yield f"  page            {shown(self.folder / 'sweep.html')}"
-        if self.command:
-            yield f"  next            {self.command}"
+        for title, command in zip(("next", "the whole"), self.commands, strict=False):
+            yield f"  {title:<15} {command}"
 
     def failed(self) -> str:
         """Returns what failed, in a sentence; "" where nothing did."""
@@ -330,9 +330,9 @@ def _write(job: _Sweep, base: Run) -> Result:
 
     found, folder, request = _collect(job, base), job.database.parent, job.request
     results.write_table(folder / "sweep.csv", found.rows)
-    winner, command = folder / f"{job.name}-winner.yaml", ""
+    winner, commands = folder / f"{job.name}-winner.yaml", tuple[str, ...]()
     if found.winner:
-        command, head = results.winner_head(winner, found, job.origin, job.space)
+        commands, head = results.winner_head(winner, found, job.origin, job.space)
         results.write_recipe(winner, head, job.origin, found.winner.settings)
     page.write(
         folder / "sweep.html",
@@ -348,4 +348,4 @@ def _write(job: _Sweep, base: Run) -> Result:
         winner=winner.read_text(encoding="utf-8") if found.winner else "",
         plots=list(plots.drawn(job.trials.study, found.metric.name)),
     )
-    return Result(found, job.space, folder, command)
+    return Result(found, job.space, folder, commands)

@@ -1,9 +1,9 @@
 """What a sweep found: a row per trial, the winner and how much its score flatters it, and the winner as a recipe."""
 
-import copy
 import datetime
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,8 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.core.config.settings import override
+from pipeline.core.config.recipe import load_recipe
+from pipeline.core.config.settings import flatten, override
 from pipeline.core.console import duration
 from pipeline.core.driver import listed
 from pipeline.core.files import shown, write_text, writing
@@ -277,27 +278,37 @@ def write_recipe(path: Path, head: list[str], origin: Origin, settings: dict[str
         settings: what the trial sets, by dotted keys.
     """
     own = [one for one in origin.assignments if not one.startswith("train.folds=")]
-    changes = _with_numbers(override({}, [*own, *(f"{key}={value}" for key, value in settings.items())]))
+    changed = [*own, *(f"{key}={value}" for key, value in settings.items())]
+    changes = _with_numbers(override({}, changed))
     if origin.quick:
-        changes = {**changes, "quick": copy.deepcopy(changes)}  # a copy: YAML would point from one to the other
+        # what the recipe's miniature sets otherwise than the whole, epochs for instance, was found for the miniature
+        small = flatten(load_recipe(origin.recipe).quick)
+        for_all = [one for one in changed if not _sets_one_of(one.partition("=")[0], small)]
+        changes = {**_with_numbers(override({}, for_all)), "quick": changes}
     recipe = origin.recipe
     base = os.path.relpath(Path(recipe).resolve(), path.parent.resolve()) if is_path(recipe) else recipe
     comment = "".join(f"# {line}".rstrip() + "\n" for line in head)
     write_text(path, comment + yaml.safe_dump({"base": base, **changes}, sort_keys=False, allow_unicode=True))
 
 
-def winner_head(path: Path, found: Found, origin: Origin, space: Space) -> tuple[str, list[str]]:
-    """Returns the command that goes on with what the winner has trained, and what stands above its recipe in `path`:
-    what was measured."""
+def _sets_one_of(key: str, keys: Iterable[str]) -> bool:
+    return any(f"{key}.".startswith(f"{one}.") or f"{one}.".startswith(f"{key}.") for one in keys)
+
+
+def winner_head(path: Path, found: Found, origin: Origin, space: Space) -> tuple[tuple[str, ...], list[str]]:
+    """Returns the command that goes on with what the winner has trained, after a sweep in miniature also that of the
+    whole recipe, and what stands above its recipe in `path`: what was measured."""
     winner = found.winner
     assert winner
-    command = command_of(path, winner.run, origin.quick, found.folds)
+    going_on = command_of(path, winner.run, origin.quick, found.folds)
+    commands = (going_on, f"{program()} run {shown(path)}") if origin.quick else (going_on,)
     quick = " --quick" if origin.quick else ""
     lines = [f"The winner of a sweep of {origin.recipe}{quick}: {winner.run}, {datetime.date.today()}.", ""]
-    lines += [f"  {command}     goes on with what it has trained", ""]
+    lines += [f"  {commands[0]}     goes on with what it has trained"]
+    lines += [f"  {command}     the whole recipe, with these settings" for command in commands[1:]] + [""]
     lines += [*sentences(found), f"measured on fold{'s' if len(found.folds) > 1 else ''} {listed(list(found.folds))}"]
     lines += [f"training took {duration(60 * winner.minutes)}"] if winner.minutes is not None else []
-    return command, lines + [f"swept: {key}={values}" for key, values in described(space).items()]
+    return commands, lines + [f"swept: {key}={values}" for key, values in described(space).items()]
 
 
 def command_of(path: Path, run: str, quick: bool, folds: tuple[int, ...]) -> str:

@@ -163,6 +163,8 @@ def _choices(text: str, values: str) -> Choices:
     if ".." in values and "/" not in values:
         raise PipelineError(f"--over {text}: expected a range low..high of two numbers, or values with commas.")
     found = _split(values)
+    if not found:
+        raise PipelineError(f"--over {text}: a bracket or a quote is opened and not closed, or closed and not opened.")
     if "" in found:
         raise PipelineError(f"--over {text}: a value is missing between two commas, or at an end.")
     meant = [_meant(value) for value in found]
@@ -183,7 +185,7 @@ def _meant(value: str) -> Any:
 
 
 def _split(values: str) -> list[str]:
-    """Splits at the commas that stand in no brackets and no quotes."""
+    """Splits at the commas that stand in no brackets and no quotes; nothing where these are not closed."""
     parts, depth, quote = [""], 0, ""
     for letter in values:
         if quote or letter in "\"'":
@@ -196,4 +198,4 @@ def _split(values: str) -> list[str]:
             parts.append("")
         else:
             parts[-1] += letter
-    return [part.strip() for part in parts]
+    return [] if depth or quote else [part.strip() for part in parts]

@@ -235,7 +235,7 @@ class ShowProgress(Callback):
             valid = f"held out: loss {row['valid/loss']:.4f}, {score}  "
         say(
             f"  {self.title} epoch {trainer.current_epoch + 1}/{last}  loss {row['train/loss']:.4f}  {valid}"
-            f"{row['seconds']:.1f} s, at most {duration(epochs * row['seconds'])} left"
+            f"{row['seconds']:.1f} s, about {duration(epochs * row['seconds'])} left"
         )
 
 

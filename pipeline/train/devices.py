@@ -27,7 +27,7 @@ import torch
 from torch import distributed
 
 from pipeline.core.config.training import TrainSettings
-from pipeline.core.console import console
+from pipeline.core.console import console, say
 from pipeline.core.errors import PipelineError
 from pipeline.core.interruption import end_with_parent, end_worker_quietly, held_back, of_worker
 from pipeline.core.launch import LOG_LEVEL, Launched, launched
@@ -123,6 +123,7 @@ def everywhere(work: Work, job: tuple[Any, ...], show: Show, settings: TrainSett
 def _spawn(work: Work, job: tuple[Any, ...], show: Show, devices: int, compute: Compute) -> None:
     context = multiprocessing.get_context("spawn")  # a fork after CUDA or OpenMP have started does not work
     queue = context.SimpleQueue()
+    say(f"  starting {devices} processes, one for each device, which train this fold together")
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "NODE_RANK": "0"}
     threads = max(1, torch.get_num_threads() // devices)
     processes: list[Any] = []

@@ -191,7 +191,7 @@ def execute(run: Run, waiting: list[Step], runner: StepRunner, force: bool = Fal
         if start
         else f"encoder weights: {weights.describe(run.recipe.model, source)}"
     )
-    say("  held-out scores while training: of images that clean left as they are, untuned, at network size")
+    say("  held-out scores while training: of images that clean left as they are, untuned, at network size; * the best")
     if run.recipe.image.normalize == "encoder" and not start:
         say(f"  {normalization.describe(run.recipe.model)}")
     say(f"  {first}; results → {shown(run.folder)}/fold_*")

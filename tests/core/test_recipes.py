@@ -79,6 +79,10 @@ def test_a_recipe_takes_from_its_base_what_it_does_not_say(tmp_path: Path, monke
         "two/third": "base: ../one/second.yaml\ntrain: {learning_rate: 0.1}",
         "loop": "base: loop.yaml",
         "list": "base: [sample]\ncompetition: sample",
+        "missing": "base: sampl",
+        "empty": "",
+        "of_empty": "base: empty.yaml",
+        "small": "base: sample\nquick: {base: first.yaml}",
         "shipped": "base: sample\ntrain: {epochs: 7}",
     }.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -88,7 +92,19 @@ def test_a_recipe_takes_from_its_base_what_it_does_not_say(tmp_path: Path, monke
     assert Path(recipe.competition).resolve() == tmp_path / "mine.yaml"
     assert load_recipe(str(tmp_path / "two/third.yaml"), quick=True).train.epochs == 1
     assert load_recipe(str(tmp_path / "shipped.yaml")).image.size == (96, 128)
-    with pytest.raises(PipelineError, match=r"recipe loop.yaml: its base, loop.yaml, is based on it"):
-        load_recipe(str(tmp_path / "loop.yaml"))
-    with pytest.raises(PipelineError, match="`base` is"):
-        load_recipe(str(tmp_path / "list.yaml"))
+    for name, said in {
+        "loop": r"recipe loop.yaml, its `base`: loop.yaml is based on it",
+        "list": "`base` is",
+        "missing": "recipe missing.yaml, its `base`: There is no recipe named `sampl`; did you mean `sample`",
+        "of_empty": "recipe of_empty.yaml, its `base`: .*empty.yaml must hold `key: value` lines; it holds nothing",
+        "small": "`base` belongs to the whole recipe: take it out of `quick`",
+    }.items():
+        with pytest.raises(PipelineError, match=said):
+            load_recipe(str(tmp_path / f"{name}.yaml"))
+    with pytest.raises(PipelineError, match="--set base: the base of a recipe stands in its YAML"):
+        load_recipe("sample", assignments=["base=first.yaml"])
+
+
+def test_a_fault_of_a_section_does_not_print_the_section() -> None:
+    with pytest.raises(PipelineError, match=r"^recipe sample.yaml: train.snapshots is 2: it needs"):
+        load_recipe("sample", assignments=["train.snapshots=2"])

@@ -162,7 +162,7 @@ def test_a_training_that_fails(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -
     with pytest.raises(Exception) as caught:
         train(run)
     said, error = capsys.readouterr().err, run.fold_folder(0) / "error.txt"
-    assert "train fold 0 failed:" in said and "tiny/small/fold_0/error.txt; the others go on" in said
+    assert "train fold 0 failed:" in said and "tiny/small/fold_0/error.txt" in said and "; the others go on" in said
     assert "Traceback" in error.read_text() and type(caught.value).__name__ in error.read_text()
     assert [path.parent.name for path in run.folder.glob("*/manifest.json")] == ["fold_1"]
     damaged.unlink()

@@ -111,6 +111,15 @@ def test_the_difference_is_paired(work: Path) -> None:
     assert (better.common_images, better.first, better.remarks) == (IMAGES, "first", ())
 
 
+def test_runs_that_were_tuned_otherwise(work: Path) -> None:
+    write(work, "cells/first", scores(FIRST))
+    for name, steps in (("same", ["threshold"]), ("other", ["threshold", "area"])):
+        manifest = MANIFEST | {"settings": {"tune": {"method": "search", "steps": steps}, "tta": "hflip"}}
+        put(write(work, f"cells/{name}", scores(BETTER)) / "postprocess.manifest.json", manifest)
+    assert second("first", "same").remarks == ()  # the first one's settings are not known
+    assert second("same", "other").remarks == ("tuned with other settings: tune.steps=['threshold', 'area']",)
+
+
 def test_groups_are_drawn_whole() -> None:
     difference = np.repeat(np.random.default_rng(3).normal(0, 1, 50), 4)
     _, error = paired(difference, np.repeat(np.arange(50), 4).astype(str))

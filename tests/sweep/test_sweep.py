@@ -187,11 +187,13 @@ def test_what_is_said_of_the_winner(sweeper: Sweeper, stages: Stages, tiny: Tiny
     assert "measured on folds 0 and 2" in recipe
     path = result.folder / "miniature.yaml"
     origin = results.Origin(str(tiny.recipe_path), True, ("train.epochs=3",))
-    results.write_recipe(path, ["In miniature."], origin, {"image.size": "[16, 16]"})
+    results.write_recipe(path, ["In miniature."], origin, {"image.size": "[16, 16]", "train.batch_size": "2"})
     text = path.read_text()
     assert text.startswith("# In miniature.\nbase: ../../../small.yaml\n") and "&" not in text
-    both = [open_run(str(path), quick=quick).recipe for quick in (False, True)]
-    assert [(one.train.epochs, one.image.size) for one in both] == [(3, (16, 16))] * 2
+    whole, small = (open_run(str(path), quick=quick).recipe for quick in (False, True))
+    assert [(one.image.size, one.train.batch_size) for one in (whole, small)] == [((16, 16), 2)] * 2
+    before = open_run(str(tiny.recipe_path)).recipe
+    assert (whole.train.epochs, small.train.epochs) == (before.train.epochs, 3)  # which `quick` sets otherwise
 
 
 def test_the_pruner_stops_a_bad_trial(sweeper: Sweeper, stages: Stages) -> None:
@@ -259,6 +261,7 @@ def test_bad_input_is_said_before_anything_is_trained(sweeper: Sweeper, stages: 
         ("tune={rows: raw},{rows: cleaned}",): "cannot be swept as a whole",
         ("loss.dice=0,1", "loss={bce: 1},{dice: 1}"): "set the same",
         (f"{rate}=1e-3,0.001",): "0.001 is listed twice",
+        ("image.size=[64,64],[96,96",): "a bracket or a quote is opened and not closed",
         (f"{rate}=1e300..1e400",): "expected two finite numbers",
         ("train.epoch=1,2",): "unknown key `train.epoch`; did you mean `epochs`?",
         (f"{rate}=1,-1,-2",): f"`{rate}` is -1: input should be greater than 0. recipe small.yaml: `{rate}` is -2",
@@ -304,7 +307,7 @@ def test_lower_is_better_and_scores_of_all_pixels() -> None:
 
     metric, images = METRICS["mean_iou"], pd.DataFrame({"fold": [0, 0, 0, 1]})
     by_fold = ({"0": 0.5, "1": 0.9}, {"0": 0.7, "1": 0.2})
-    scored = [Scored(Path(), {"score_by_fold": one}, images, (), frozenset()) for one in by_fold]
+    scored = [Scored(Path(), {"score_by_fold": one}, images, (), frozenset(), {}) for one in by_fold]
     found = results._optimism(scored, metric)
     assert metric.unit == "data_set" and found
     assert (found.winner, found.elsewhere) == (pytest.approx(0.6), pytest.approx((3 * 0.5 + 0.2) / 4))

@@ -11,6 +11,8 @@ from pipeline.core.config.training import LossSettings, ModelSettings, TrainSett
 from pipeline.core.errors import PipelineError
 
 FOLDER = Path(__file__).parents[2] / "recipes"
+OF_THE_FILE = ("base", "quick", "name")
+"""Keys of a whole recipe, which `quick` cannot change."""
 
 
 class ImageSettings(Settings):
@@ -160,6 +162,13 @@ class Recipe(Settings):
             )
         return self
 
+    @field_validator("quick")
+    @classmethod
+    def _miniature_of_the_same(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if wrong := [key for key in OF_THE_FILE if key in value]:
+            raise ValueError(f"`{wrong[0]}` belongs to the whole recipe: take it out of `quick`")
+        return value
+
     @model_validator(mode="after")
     def _one_origin(self) -> "Recipe":
         if self.ensemble and self.arrays:
@@ -200,10 +209,14 @@ def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
         return data
     name, above = data["base"], (*above, path.resolve())
     folder = path.absolute().parent
-    base = folder / name if name.endswith((".yaml", ".yml")) else find_yaml(name, FOLDER, "recipe")
-    if base.resolve() in above:
-        raise PipelineError(f"recipe {path.name}: its base, {name}, is based on it: name another recipe.")
-    inherited = {key: value for key, value in _read(base, above).items() if key not in ("name", "takes", "base")}
+    try:
+        base = folder / name if name.endswith((".yaml", ".yml")) else find_yaml(name, FOLDER, "recipe")
+        if base.resolve() in above:
+            raise PipelineError(f"{name} is based on it: name another recipe.")
+        found = _read(base, above)
+    except PipelineError as error:
+        raise PipelineError(f"recipe {path.name}, its `base`: {error}") from None
+    inherited = {key: value for key, value in found.items() if key not in ("name", "takes", "base")}
     return merge(_with_full_paths(inherited, base.absolute().parent), data)
 
 
@@ -230,6 +243,11 @@ def load_recipe(name: str, quick: bool = False, assignments: list[str] | None = 
         PipelineError: no such file, an unknown key or a wrong value.
     """
     path = find_yaml(name, FOLDER, "recipe")
+    if any(one.partition("=")[0].strip() == "base" for one in assignments or []):
+        raise PipelineError(
+            f"--set base: the base of a recipe stands in its YAML; write a recipe with a `base` of its own, or run "
+            f"that recipe instead of {path.stem}."
+        )
     data = override({"name": path.stem, **_read(path)}, assignments or [])
     competition = str(data.get("competition", ""))
     if competition.endswith((".yaml", ".yml")):

@@ -33,7 +33,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         raise PipelineError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from None
     if not isinstance(data, dict):
-        raise PipelineError(f"{path} must hold `key: value` lines; it holds {type(data).__name__}.")
+        holds = "nothing" if data is None else f"a {type(data).__name__}"
+        raise PipelineError(f"{path} must hold `key: value` lines; it holds {holds}.")
     return data
 
 
@@ -126,6 +127,8 @@ def _explain(model: type[Settings], fault: Any) -> str:
     message = fault["msg"].removeprefix("Value error, ")
     if not key:  # keys that do not go together
         return f"{message}."
+    if fault["type"] == "value_error" and isinstance(fault["input"], dict):  # nor do those of a section
+        return f"{message}." if message.startswith(f"{key}.") else f"`{key}`: {message}."
     if fault["input"] is None and (one_of := _choices(model, fault["loc"])):
         return f"`{key}` is empty: write one of {', '.join(one_of)}."
     value = "empty" if fault["input"] is None else repr(fault["input"])

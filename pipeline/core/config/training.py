@@ -300,7 +300,7 @@ class TrainSettings(Settings):
     compile: bool = False
     """torch.compile the network: minutes at the start, faster afterwards on a GPU."""
     workers: int | None = Field(None, ge=0)
-    """Loader processes; null: none on a CPU, beside a GPU one a core, at most 16, shared by `parallel` trainings and
+    """Loader processes; null: none on a CPU, beside a GPU one per core, at most 16, shared by `parallel` trainings and
     `devices`; a number: so many for each device."""
     parallel: int = Field(1, ge=1)
     """Folds and seeds that are trained at once, each in a process with its share of the threads. Two are faster where
