@@ -48,7 +48,7 @@ def status_table(run: Run) -> tuple[Table, str | None]:
         todo = [state for state in found if state.reasons and not state.kept]
         text = _describe(run, found, todo)
         if following and not todo:
-            text += f", until {following} has run"
+            text += f" so far; {following} comes before it"
         shown.add_row(stage, escape(text), *_times(found))
         following = following or (stage if todo else None)
     return shown, following

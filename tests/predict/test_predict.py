@@ -190,7 +190,7 @@ def test_what_is_said_where_tune_must_decide_again(run: Run, capsys: pytest.Capt
     assert "validate is not up to date" not in said
     table, _ = status_table(other)
     states = dict(zip(*(list(column.cells) for column in table.columns[:2]), strict=True))
-    assert states["validate"].startswith("up to date") and states["predict"].startswith("up to date, until")
+    assert states["validate"].startswith("up to date") and states["predict"].startswith("up to date so far")
     assert states["tune"] == "tune.presence_prior: None → 0.3"
 
 
