@@ -69,6 +69,7 @@ def warn_of_stale(run: "Run", first: str) -> None:
     from pipeline.core.errors import PipelineError
 
     errors: set[str] = set()
+    missing = []
     for stage in STAGES[: STAGES.index(first)]:
         try:
             waiting = [state for state in unfinished(run, stage) if stage == "decode" or state.step.subset != "test"]
@@ -78,9 +79,13 @@ def warn_of_stale(run: "Run", first: str) -> None:
                 warn(f"[yellow]whether {stage} is up to date cannot be told: {escape(str(error))}[/yellow]")
             errors.add(str(error))
             continue
-        if reasons:
+        if waiting and all(reason.kind == "never" for state in waiting for reason in state.reasons):
+            missing.append(stage)
+        elif reasons:
             why = escape("; ".join(list(reasons)[:4]))
             warn(
                 f"[yellow]{stage} is not up to date ({why}): this starts at {first} and uses what {stage} left; a "
                 "whole run brings it up to date[/yellow]"
             )
+    if missing:
+        warn(f"[yellow]not run yet, before {first}: {', '.join(missing)}; a whole run begins with them[/yellow]")

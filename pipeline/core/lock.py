@@ -51,8 +51,10 @@ def exclusive_lock(folder: Path) -> Iterator[None]:
 def _make(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise PipelineError(f"{shown(folder)} is a file, and a folder belongs there: move it away.") from error
     except OSError as error:
-        raise PipelineError(f"{shown(folder)} could not be made: {error.strerror}. Nothing was changed.") from error
+        raise PipelineError(f"{shown(folder)} could not be made: {error.strerror}.") from error
 
 
 # --- a step, which another process may take instead -------------------------------------------------------------------
@@ -102,9 +104,12 @@ class StepLock:
         """Takes the lock where it is free; returns who has it where it is not, else None.
 
         Raises:
-            PipelineError: the folder of the lock cannot be made.
+            PipelineError: the folder of the lock cannot be made, or a folder lies where the lock belongs.
         """
         _make(self.path.parent)
+        for path in (self.path, self.lease):
+            if path.is_dir():
+                raise PipelineError(f"{shown(path)} is a folder, and the lock of a step belongs there: remove it.")
         try:
             self._lock.acquire(blocking=False)
         except Timeout:

@@ -8,6 +8,7 @@ it had written.
 import importlib.util
 import logging
 import os
+import re
 import signal
 import socket
 import threading
@@ -292,23 +293,30 @@ def _check_answers(address: str) -> None:
             f"--ray-address {address} is the address of Ray's client server: expected that of the head itself, "
             "HOST:PORT as `ray start --head` prints it (port 6379 by default), from a machine of the cluster."
         )
-    host, _, port = address.rpartition(":")
+    form = re.fullmatch(r"(?P<host>[^\s/:]+|\[[0-9a-fA-F:]+\]):(?P<port>\d+)", address)
+    if form is None or not 0 < int(form["port"]) < 2**16:
+        raise PipelineError(f"--ray-address {address}: expected HOST:PORT, as `ray start --head` prints it, or auto.")
     try:
-        if not host or not port.isdigit():
-            raise PipelineError(
-                f"--ray-address {address}: expected HOST:PORT, as `ray start --head` prints it, or auto."
-            )
-        with socket.create_connection((host, int(port)), CONNECT):
-            return
+        with socket.create_connection((form["host"].strip("[]"), int(form["port"])), CONNECT) as connected:
+            if os.environ.get("RAY_USE_TLS") != "1" and not _speaks_grpc(connected):
+                raise PipelineError(_no_cluster(address, "another kind of service has this port"))
     except OSError as error:
         raise PipelineError(_no_cluster(address, error.strerror or str(error))) from None
+
+
+def _speaks_grpc(connected: socket.socket) -> bool:
+    """Whether what answers speaks gRPC, as Ray's head does: Ray itself would try for minutes to find out."""
+    settings = b"\0\0\0\x04\0\0\0\0\0"  # an empty SETTINGS frame, which HTTP/2 asks for on both sides
+    connected.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + settings)
+    connected.settimeout(CONNECT)
+    return connected.recv(9)[3:4] == b"\x04"
 
 
 def _not_joined(address: str | None, why: str) -> str:
     if address is None:
         return f"Ray could not be started on this machine: {why}"
     if address == "auto":
-        return _no_cluster(address, why)
+        return _no_cluster(address, "none runs on this machine")
     return (
         f"--ray-address {address}: something answers there, and Ray could not join it ({why.rstrip('.')}). Expected "
         f"the head of a cluster of the same Python and the same Ray, here {version('ray')}; where it asks for a token, "

@@ -100,10 +100,13 @@ class Result:
 
     def failed(self) -> str:
         """Returns what failed, in a sentence; "" where nothing did."""
-        rows = [row for row in self.found.rows if row.state == "failed"]
-        some = "; ".join(f"trial {row.trial}: {row.error}" for row in rows[:3])
-        again = "the same command tries these again"
-        return f"{len(rows)} of {len(self.found.rows)} trials failed ({some}); {again}." if rows else ""
+        count, trials = sum(row.state == "failed" for row in self.found.rows), len(self.found.rows)
+        return (
+            f"{count} of {trials} trials failed, for the reasons in the table; once these are mended, the same command "
+            "tries them again."
+            if count
+            else ""
+        )
 
 
 def sweep(request: Request, engine: Engine, check: Callable[[Run], None]) -> Result:
@@ -140,7 +143,7 @@ def sweep(request: Request, engine: Engine, check: Callable[[Run], None]) -> Res
         _decode(run, prepared)
     for stage in SHARED:
         run_stage(base, stage, mention=False)
-    study.pin(begun, database, shown(base.folds_file), freshness.hash_file(base.folds_file))
+    study.pin(begun, shown(base.folds_file), freshness.hash_file(base.folds_file))
     trials = study.Trials(begun, database, space, request.trials)
     job = _Sweep(request, name, space, folds, database, trials, prepared)
     _say_begin(job)

@@ -121,7 +121,7 @@ def open_storage(path: Path) -> RDBStorage:
         said = " ".join(str(getattr(error, "orig", error)).split())
         raise PipelineError(
             f"{shown(path)} is not a database that this version of Optuna reads ({said}): move it away, and the sweep "
-            "begins anew; trials that are trained are not trained again."
+            "begins anew; with the same settings, trials that are trained are not trained again."
         ) from None
 
 
@@ -143,11 +143,11 @@ def begin(path: Path, name: str, definition: dict[str, Any], direction: StudyDir
         known = study.user_attrs.get("definition") if study.get_trials(deepcopy=False) else None
         if known is None:  # without a trial nothing rests on it
             study.set_user_attr("definition", definition)
-    _check_same(name, path, known or definition, definition)
+    _check_same(name, known or definition, definition)
     return load(path, name)
 
 
-def pin(study: optuna.Study, path: Path, key: str, value: str) -> None:
+def pin(study: optuna.Study, key: str, value: str) -> None:
     """Adds to a sweep's definition what is known only after the shared steps, or checks that it is still so.
 
     Raises:
@@ -156,7 +156,7 @@ def pin(study: optuna.Study, path: Path, key: str, value: str) -> None:
     known = study.user_attrs.get(key) if study.get_trials(deepcopy=False) else None
     if known is None:
         study.set_user_attr(key, value)
-    _check_same(study.study_name, path, {key: known or value}, {key: value})
+    _check_same(study.study_name, {key: known or value}, {key: value})
 
 
 def load(path: Path, name: str) -> optuna.Study:
@@ -166,14 +166,14 @@ def load(path: Path, name: str) -> optuna.Study:
     )
 
 
-def _check_same(name: str, path: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+def _check_same(name: str, before: dict[str, Any], now: dict[str, Any]) -> None:
     missing = object()
     keys = [key for key in {**before, **now} if before.get(key, missing) != now.get(key, missing)]
     if keys:
         some = [f"{key} was {_short(before.get(key))} and is {_short(now.get(key))}" for key in keys[:4]]
         raise PipelineError(
             f"the sweep {name} was begun with other settings ({'; '.join(some)}), and its scores do not compare with "
-            f"new ones: begin another with --name NAME, put the settings back, or delete {shown(path)} to begin anew."
+            "new ones: begin another with --name NAME, or put the settings back."
         )
 
 

@@ -14,6 +14,7 @@ from filelock import FileLock
 from trainings import hashes, named, prepare, train
 
 from pipeline.core import driver, lock, units
+from pipeline.core.errors import PipelineError
 from pipeline.core.files import read_json
 from pipeline.core.lock import StepLock
 from pipeline.train import stage
@@ -53,6 +54,13 @@ def test_one_of_two_has_it(path: Path, kind: str, monkeypatch: pytest.MonkeyPatc
     assert not path.with_suffix(".lease").exists()
     assert two.acquire() is None
     two.release()
+
+
+@pytest.mark.parametrize("suffix", [".lock", ".lease"])
+def test_a_folder_where_the_lock_belongs(path: Path, suffix: str) -> None:
+    path.with_suffix(suffix).mkdir(parents=True)
+    with pytest.raises(PipelineError, match=f"train-fold-0{suffix} is a folder, .*: remove it"):
+        StepLock(path, "train fold 0").acquire()
 
 
 @pytest.mark.parametrize("kind", ["locks that reach no other machine", "no locks", "locks that a server keeps"])

@@ -2,7 +2,9 @@
 
 import importlib.util
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -48,11 +50,26 @@ def test_what_each_unit_gets() -> None:
 
 @ray_is_here
 @pytest.mark.parametrize(
-    ("address", "said"), [("127.0.0.1:1", "no Ray cluster answers there"), ("nowhere", "expected HOST:PORT")]
+    ("address", "said"),
+    [
+        ("127.0.0.1:1", ": no Ray cluster answers there"),
+        ("nowhere", ": expected HOST:PORT"),
+        ("http://127.0.0.1:6379", ": expected HOST:PORT"),
+        ("127.0.0.1:99999", ": expected HOST:PORT"),
+        ("ray://127.0.0.1:10001", " is the address of Ray's client server"),
+    ],
 )
 def test_an_address_without_a_cluster(address: str, said: str) -> None:
-    with pytest.raises(PipelineError, match=f"--ray-address {address}: {said}"):
+    with pytest.raises(PipelineError, match=f"--ray-address {address}{said}"):
         RayEngine(address)
+
+
+def test_an_address_of_another_service() -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(PipelineError, match="another kind of service has this port"):
+            RayEngine(f"127.0.0.1:{server.server_port}")
+        server.shutdown()
 
 
 def test_without_ray(monkeypatch: pytest.MonkeyPatch) -> None:

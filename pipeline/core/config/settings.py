@@ -17,7 +17,7 @@ SettingsType = TypeVar("SettingsType", bound="Settings")
 class Settings(BaseModel):
     """Base of everything a YAML file may say: immutable, and unknown keys are refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
