@@ -77,6 +77,7 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
         old.unlink()
 
     metric, units = metrics.metric_of(run.competition), table.units_of(images)
+    truth = table.truth_for(metric)
 
     def evaluate_one(index: int) -> dict[str, Any]:
         row = images.iloc[index]
@@ -89,7 +90,7 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
             name = f"{index:02}_{row['image_id'].replace('/', '_')}.png"
             write_png(folder / name, overlay.with_legend(picture, run.competition))
         figures = image_figures(probability, predicted, true, run.competition)
-        return {"image_id": row["image_id"], "masks": (predicted, true), **figures}
+        return {"image_id": row["image_id"], "masks": (predicted, truth(row, run.competition.classes)), **figures}
 
     def evaluate_batch(batch: np.ndarray) -> list[tuple[int, dict[str, Any]]]:
         rows = [evaluate_one(index) for index in batch.tolist()]

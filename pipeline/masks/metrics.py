@@ -17,9 +17,11 @@ from typing import Literal
 import numpy as np
 
 from pipeline.core.config.competition import Competition
+from pipeline.core.config.metric_text import Term, parse, written
 from pipeline.core.errors import PipelineError
 from pipeline.masks.bootstrap import mean_counts, mean_score
 from pipeline.masks.geometry import IGNORE, label_map
+from pipeline.masks.instances import instance_f_beta, instance_precision, labelled, matches
 
 IgnoredPrediction = Literal["leave_out", "zero"]
 Unit = Literal["image", "group", "data_set"]
@@ -50,6 +52,9 @@ class Metric:
     """`masks`: `measure` sees all images of a group at once, (C, n, h, w) in the order of the table; they are of one
     size. Then counts (N, K + 1, C) have the group's at each of its images, and last the image's share of the group."""
     higher_is_better: bool = True
+    instances: bool = False
+    """`masks`: `measure` is given label maps (C, h, w) int32, of which each number above 0 is an instance; -1 is
+    ignored. Of masks, the connected regions are their instances."""
     weigh: Literal["units", "images"] = "units"
     """Whether the mean over groups gives each the same weight, or that of its number of images."""
 
@@ -82,7 +87,8 @@ class Metric:
         return [np.flatnonzero(units == unit) for unit in dict.fromkeys(units)]
 
     def measured(self, predicted: Sequence[np.ndarray], true: Sequence[np.ndarray]) -> np.ndarray:
-        """Returns the counts (n, …) of one of the `batches`: masks (C, h, w), predicted of 0 and 1, true of 0, 1, 255.
+        """Returns the counts (n, …) of one of the `batches`: masks (C, h, w), predicted of 0 and 1, true of 0, 1, 255;
+        or, of instances, label maps.
 
         Raises:
             PipelineError: the images of a group that is measured together differ in size.
@@ -94,6 +100,8 @@ class Metric:
             return np.stack([confusion(masks.argmax(0).astype(np.uint8), label_map(truth), len(masks))
                              for masks, truth in pairs])  # fmt: skip
         assert self.measure is not None  # __post_init__ checks it
+        if self.instances:
+            pairs = [(labelled(masks), labelled(truth)) for masks, truth in pairs]
         if not self.together:
             return np.stack([np.asarray(self.measure(*pair), np.float64) for pair in pairs])
         if len({masks.shape for masks in predicted}) > 1:
@@ -181,13 +189,50 @@ def sums_by(values: np.ndarray, number: np.ndarray, units: int) -> np.ndarray:
     return total
 
 
+def named(text: str) -> Metric:
+    """Returns the metric that a competition's YAML says; see core/config/metric_text.py.
+
+    Raises:
+        PipelineError: there is no such metric, or a sum of metrics that do not add up.
+    """
+    if text in METRICS:
+        return METRICS[text]
+    try:
+        terms = parse(text)
+    except ValueError as error:
+        raise PipelineError(f"metric: {error}.") from None
+    metrics = [_of_term(term) for term in terms]
+    first = metrics[0]
+    if len(metrics) == 1 and terms[0].weight == 1:
+        return first
+    if any((one.counted, one.unit, one.sign) != ("pixels", first.unit, first.sign) for one in metrics):
+        raise PipelineError(
+            f"metric {text}: expected metrics of pixels over the same images, groups or data set, as a sum is taken of "
+            "the scores of each."
+        )
+    function = partial(_weighted, [(term.weight, one.function) for term, one in zip(terms, metrics, strict=True)])
+    return replace(first, name=written(terms), function=function)
+
+
+def _of_term(term: Term) -> Metric:
+    metric, settings = METRICS[term.name], dict(term.settings)
+    if not settings:
+        return metric
+    unit = settings.pop("over", metric.unit)
+    return replace(metric, name=str(term), unit=unit, function=partial(metric.function, **settings))
+
+
+def _weighted(functions: list[tuple[float, Callable[..., np.ndarray]]], *counts: np.ndarray) -> np.ndarray:
+    return np.asarray(sum(weight * function(*counts) for weight, function in functions))
+
+
 def metric_of(competition: Competition) -> Metric:
     """Returns the competition's metric, with what its YAML says of an ignored class.
 
     Raises:
         PipelineError: its unit is a group, and the competition has no `group`.
     """
-    metric = METRICS[competition.metric]
+    metric = named(competition.metric)
     if metric.unit == "group" and competition.group is None:
         raise PipelineError(
             f"metric {metric.name} is a mean over groups: say in the competition's YAML which column is the `group`."
@@ -218,6 +263,15 @@ def iou(intersection: np.ndarray, predicted: np.ndarray, true: np.ndarray) -> np
     """Returns |A∩B| / |A∪B|, and 1 where both masks are empty."""
     union = np.add(predicted, true, dtype=np.float64) - intersection
     return np.where(union == 0, 1.0, intersection / np.maximum(union, 1))
+
+
+def f_beta(intersection: np.ndarray, predicted: np.ndarray, true: np.ndarray, beta: float = 1.0) -> np.ndarray:
+    """Returns (1 + β²)·|A∩B| / (|A| + β²·|B|), A being the predicted and B the true mask, and 1 where both are empty.
+
+    With β below 1 precision counts more than recall: Vesuvius Challenge's F0.5.
+    """
+    total = np.asarray(predicted, np.float64) + beta**2 * np.asarray(true, np.float64)
+    return np.where(total == 0, 1.0, (1 + beta**2) * intersection / np.where(total == 0, 1.0, total))
 
 
 def counts(predicted: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -298,8 +352,11 @@ METRICS: dict[str, Metric] = {
     for metric in (
         Metric("dice", dice),
         Metric("iou", iou),
+        Metric("f_beta", f_beta),
         Metric("iou_precision", iou_precision),
+        Metric("instance_precision", instance_precision, counted="masks", measure=matches, instances=True),
+        Metric("instance_f_beta", instance_f_beta, counted="masks", measure=matches, instances=True),
         Metric("mean_iou", mean_iou, counted="confusion", unit="data_set"),
     )
 }
-"""By the name that a competition's YAML says; core/config/competition.py lists the names."""
+"""By the name that a competition's YAML says; core/config/metric_text.py lists the names and their settings."""
