@@ -28,7 +28,8 @@ from pipeline.encode import scoring, submission
 from pipeline.masks import metrics, rle
 from pipeline.masks.bootstrap import interval
 from pipeline.masks.decision import decision_of
-from pipeline.masks.metrics import Metric, dice
+from pipeline.masks.metric import Metric
+from pipeline.masks.overlaps import dice
 from pipeline.predictions import blends
 from pipeline.report.compare import compare
 

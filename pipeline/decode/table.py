@@ -20,7 +20,7 @@ from pipeline.core.files import shown, writing
 from pipeline.masks import rle
 from pipeline.masks.geometry import IGNORE, label_map
 from pipeline.masks.instances import from_texts, labelled
-from pipeline.masks.metrics import Metric
+from pipeline.masks.metric import Metric
 
 
 def write_table(path: Path, rows: list[dict[str, Any]]) -> None:

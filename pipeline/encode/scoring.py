@@ -14,7 +14,8 @@ from pipeline.decode.readers.files import read_table
 from pipeline.encode.submission import Expected, Key, read_labels
 from pipeline.masks import rle
 from pipeline.masks.instances import from_texts, regions_of
-from pipeline.masks.metrics import confusion, metric_of
+from pipeline.masks.metrics import metric_of
+from pipeline.masks.overlaps import confusion
 
 
 def score(path: Path, truth: Path, competition: Competition, want: Expected) -> tuple[float, int]:

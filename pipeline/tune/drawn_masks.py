@@ -12,7 +12,8 @@ import numpy as np
 
 from pipeline.masks.bootstrap import Score
 from pipeline.masks.decision import Rule, Rules, decide
-from pipeline.masks.metrics import Metric, metric_of
+from pipeline.masks.metric import Metric
+from pipeline.masks.metrics import metric_of
 from pipeline.masks.regions import SHORTLIST, RegionRule
 from pipeline.tune.evidence import Evidence
 from pipeline.tune.held_out import HeldOut, Weighting

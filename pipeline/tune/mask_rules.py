@@ -16,7 +16,8 @@ import pandas as pd
 from pipeline.core.config.recipe import TuneSettings
 from pipeline.masks.bootstrap import Score
 from pipeline.masks.decision import LEVELS, Linear, Presence, Rule, Rules
-from pipeline.masks.metrics import Metric, named, sums_by
+from pipeline.masks.metric import Metric, sums_by
+from pipeline.masks.metrics import named
 from pipeline.masks.ranking import Rank
 from pipeline.masks.regions import SHORTLIST, RegionRule, shortlist_counts
 from pipeline.tune.calibration import Levels, calibrate

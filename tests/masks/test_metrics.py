@@ -10,9 +10,11 @@ from hypothesis.extra import numpy as arrays
 
 from pipeline.core.config.metric_text import parse, written
 from pipeline.core.errors import PipelineError
+from pipeline.masks import surfaces
 from pipeline.masks.geometry import IGNORE, Geometry, image_to_network, mask_to_network, to_native
 from pipeline.masks.instances import instance_f_beta, instance_precision, matches
-from pipeline.masks.metrics import METRICS, counts, dice, iou_precision, named
+from pipeline.masks.metrics import METRICS, named
+from pipeline.masks.overlaps import counts, dice, iou_precision
 
 OF_PIXELS = [name for name, metric in METRICS.items() if metric.counted == "pixels"]
 
@@ -109,8 +111,8 @@ def test_a_sum_of_metrics() -> None:
     assert (pooled.unit, pooled.counted) == ("data_set", "pixels")
     measured = np.array([[[3], [5], [4]], [[0], [2], [0]]])
     assert pooled.score_of(measured) == pytest.approx(0.5 * 6 / 11 + 0.5 * 3 / 8)
-    with pytest.raises(PipelineError, match="expected metrics of pixels over the same images"):
-        named("dice + iou(over=group)")
+    with pytest.raises(PipelineError, match="distances do not add up"):
+        named("dice + hausdorff(over=data_set)")
 
 
 @pytest.mark.parametrize(
@@ -131,6 +133,66 @@ def test_a_sum_of_metrics() -> None:
 def test_what_is_no_metric(text: str, fault: str) -> None:
     with pytest.raises(ValueError, match=re.escape(fault)):
         parse(text)
+
+
+def test_a_sum_over_different_units() -> None:
+    """Of two volumes of two slices, two classes: the terms' own scores, weighed."""
+    rng = np.random.default_rng(0)
+    predicted, true = rng.integers(0, 2, (2, 4, 2, 8, 9)).astype(np.uint8)
+    groups = np.array(["a", "a", "b", "b"])
+    parts = ("dice", "hausdorff(over=group)", "instance_precision", "iou(over=data_set)")
+    weights = (0.4, 0.6, 1.5, 2)
+    total = named(" + ".join(f"{weight} * {part}" for weight, part in zip(weights, parts, strict=True)))
+    each = [named(part) for part in parts]
+    alone = [one.score_of(one.measured_all(list(predicted), list(true), groups), groups) for one in each]
+    measured = total.measured_all(list(predicted), list(true), groups)
+    assert total.score_of(measured, groups) == pytest.approx(np.dot(weights, alone))
+    rows = total.rows(measured, None, groups)
+    assert total.objective(np.stack([rows.sum(0), rows[:2].sum(0)])).shape == (2,)
+    one_class = total.rows(measured[..., [1]], None, groups)
+    again = [
+        one.score_of(one.measured_all(list(predicted[:, [1]]), list(true[:, [1]]), groups), groups) for one in each
+    ]
+    assert float(total.score(one_class.sum(0))) == pytest.approx(np.dot(weights, again))
+
+
+# --- surfaces --------------------------------------------------------------------------------------------------------
+
+
+def test_surfaces_by_hand() -> None:
+    """A square of 4 by 4 moved down by one: its sides lie half on each other; 4 of 4 of all within a pixel."""
+    true = np.zeros((1, 12, 12), np.uint8)
+    true[0, 3:7, 3:7] = 1
+    moved = np.roll(true, 1, 1)
+    exact, near = named("surface_dice(tolerance=0)"), named("surface_dice(tolerance=1)")
+    assert exact.by_class(exact.measured([true], [true]))[0] == 1.0
+    assert exact.by_class(exact.measured([moved], [true]))[0] == pytest.approx(0.5, abs=0.15)
+    assert near.by_class(near.measured([moved], [true]))[0] == 1.0
+    farthest = named("hausdorff")
+    assert farthest.by_class(farthest.measured([moved], [true]))[0] == pytest.approx(1 - 1 / 12 / 2**0.5)
+    nothing = np.zeros_like(true)
+    for metric in (exact, farthest):
+        scores = [metric.by_class(metric.measured([one], [other]))[0, 0] for one, other in
+                  ((nothing, nothing), (true, nothing), (nothing, true))]  # fmt: skip
+        assert scores == [1.0, 0.0, 0.0]
+    ignored = true.copy()
+    ignored[ignored == 0] = IGNORE
+    assert farthest.by_class(farthest.measured([np.ones_like(true)], [ignored]))[0] == 1.0
+
+
+def test_slices_of_a_group_are_one_volume() -> None:
+    """A cube that is found two slices too high; slice by slice, two slices would be missed altogether."""
+    true, predicted = np.zeros((2, 10, 1, 16, 16), np.uint8)
+    true[2:6, 0, 4:8, 4:8], predicted[4:8, 0, 4:8, 4:8] = 1, 1
+    groups, metric = np.array(["a"] * 10), named("hausdorff(over=group)")
+    measured = metric.measured_all(list(predicted), list(true), groups)
+    assert metric.score_of(measured, groups) == pytest.approx(1 - 2 / 10 / 3**0.5)
+
+
+def test_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(PipelineError, match="pip install surface-distance"):
+        surfaces.surface_counts(np.ones((1, 4, 4), np.uint8), np.ones((1, 4, 4), np.uint8))
 
 
 # --- instances -------------------------------------------------------------------------------------------------------

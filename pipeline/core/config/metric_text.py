@@ -18,6 +18,8 @@ METRICS: dict[str, Literal["masks", "class maps"]] = {
     "iou_precision": "masks",
     "instance_precision": "masks",
     "instance_f_beta": "masks",
+    "surface_dice": "masks",
+    "hausdorff": "masks",
     "mean_iou": "class maps",
 }
 """The metrics that masks/metrics.py computes, and what they are of: class maps are those of kind multiclass."""
@@ -30,6 +32,8 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "iou_precision": ("over",),
     "instance_precision": ("over",),
     "instance_f_beta": ("beta", "over"),
+    "surface_dice": ("tolerance", "over"),
+    "hausdorff": ("percentile", "over"),
 }
 """What may stand in the brackets of a metric."""
 EXAMPLE = "for instance dice, f_beta(beta=0.5, over=data_set) or 0.5 * dice + 0.5 * iou"
@@ -103,6 +107,9 @@ def _value(name: str, key: str, node: ast.expr) -> Any:
     if key == "over":
         if value not in OVER:
             raise ValueError(f"metric {name}: over is {ast.unparse(node)}; expected {', '.join(OVER)}")
-    elif not isinstance(value, int | float) or isinstance(value, bool) or value <= 0:
+        return value
+    if not isinstance(value, int | float) or isinstance(value, bool) or value < 0 or (value == 0 and key == "beta"):
         raise ValueError(f"metric {name}: {key} is {ast.unparse(node)}; expected a number above 0")
+    if key == "percentile" and not 0 < value <= 100:
+        raise ValueError(f"metric {name}: percentile is {value}; expected a number from 1 to 100")
     return value
