@@ -22,7 +22,7 @@ import pandas as pd
 
 from pipeline.core.files import read_json
 from pipeline.masks import rle
-from pipeline.masks.metrics import dice
+from pipeline.masks.overlaps import dice
 
 SHAPE, TESTS = (120, 160), 40
 

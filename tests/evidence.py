@@ -15,7 +15,8 @@ from pipeline.core.run import Run
 from pipeline.masks import rle
 from pipeline.masks.decision import Rules, decide
 from pipeline.masks.geometry import IGNORE, geometry_of
-from pipeline.masks.metrics import METRICS, counts
+from pipeline.masks.metrics import METRICS
+from pipeline.masks.overlaps import counts
 from pipeline.masks.regions import shortlist_counts
 from pipeline.masks.scale import scale_of
 from pipeline.predictions.blends import Blend, RunPredictions

@@ -15,7 +15,8 @@ import pandas as pd
 import pytest
 
 from pipeline.masks import rle
-from pipeline.masks.metrics import METRICS, counts
+from pipeline.masks.metrics import METRICS
+from pipeline.masks.overlaps import counts
 
 REPOSITORY = Path(__file__).parents[1]
 RECIPE = """

@@ -20,7 +20,7 @@ from pipeline.core.files import read_json
 from pipeline.core.run import Run, open_run
 from pipeline.decode import table
 from pipeline.encode import scoring, submission
-from pipeline.masks import metrics
+from pipeline.masks import overlaps
 from pipeline.masks.decision import decide, decision_of
 from pipeline.predictions import blends
 from pipeline.predictions.files import read_probabilities
@@ -148,10 +148,10 @@ def test_writing_the_held_out_images_reproduces_the_score(mars: Run) -> None:
     total, rock = np.zeros((4, 4), np.int64), []
     for name, masks in rewritten(mars).items():
         true = table.true_labels(table.true_mask(images.loc[name], mars.competition.classes))
-        total += metrics.confusion(masks.argmax(0).astype(np.uint8), true, 4)
+        total += overlaps.confusion(masks.argmax(0).astype(np.uint8), true, 4)
         rock.append((true == 3).mean())
     result = read_json(mars.postprocess)
-    assert result["score"] == float(metrics.mean_iou(total, 0, "zero"))
+    assert result["score"] == float(overlaps.mean_iou(total, 0, "zero"))
     assert result["readings"]["leave_out"]["all"] == result["readings"]["zero"]["all"] == result["score"]
     assert result["bias"]["ground"] == 0
     assert result["score"] >= result["untuned"]

@@ -28,7 +28,8 @@ from pipeline.encode import scoring, submission
 from pipeline.masks import metrics, rle
 from pipeline.masks.bootstrap import interval
 from pipeline.masks.decision import decision_of
-from pipeline.masks.metrics import Metric, dice
+from pipeline.masks.metric import Metric
+from pipeline.masks.overlaps import dice
 from pipeline.predictions import blends
 from pipeline.report.compare import compare
 
@@ -42,19 +43,16 @@ def regions(mask: np.ndarray) -> list[np.ndarray]:
     return [marked == region for region in range(1, number)]
 
 
-def instance_counts(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
-    """The sum of the best IoU of every true region, and the regions of either mask that count (2, C)."""
+def instance_precision(predicted: np.ndarray, true: np.ndarray) -> float:
+    """The metric of Data Science Bowl 2018, by loops over the regions of both masks."""
+    mine, theirs = regions(predicted), regions(true == 1)
+    ious = [[(a & b).sum() / (a | b).sum() for b in theirs] for a in mine]
     found = []
-    for mask, truth in zip(predicted, true, strict=True):
-        mine, theirs = regions(mask), regions(truth == 1)
-        best = [max([(a & b).sum() / (a | b).sum() for a in mine], default=0.0) for b in theirs]
-        unmatched = sum(not any((a & b).any() for b in theirs) for a in mine)
-        found.append([sum(best), len(theirs) + unmatched])
-    return np.array(found, np.float64).T
-
-
-def instance_iou(overlap: np.ndarray, number: np.ndarray) -> np.ndarray:
-    return np.where(number == 0, 1.0, overlap / np.maximum(number, 1))
+    for threshold in np.arange(0.5, 1.0, 0.05):
+        hits = sum(iou > threshold + 1e-9 for row in ious for iou in row)
+        objects = len(mine) + len(theirs) - hits
+        found.append(hits / objects if objects else 1.0)
+    return float(np.mean(found))
 
 
 def volume_counts(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
@@ -95,11 +93,9 @@ CASES = {
         Metric("patient_dice", dice, unit="group"),
         lambda masks, patients: float(np.mean([dice_of(pairs) for pairs in by_patient(masks, patients)])),
     ),
-    "instance_iou": Case(
-        Metric("instance_iou", instance_iou, counted="masks", measure=instance_counts),
-        lambda masks, patients: float(
-            np.mean([instance_iou(*instance_counts(a[None], b[None])).item() for a, b in masks.values()])
-        ),
+    "instance_precision": Case(
+        metrics.METRICS["instance_precision"],
+        lambda masks, patients: float(np.mean([instance_precision(*pair) for pair in masks.values()])),
     ),
     "volume_error": Case(
         Metric("volume_error", volume_error, "masks", "group", volume_counts, together=True, higher_is_better=False),
@@ -182,7 +178,8 @@ def test_tune_scores_the_masks_that_it_draws(finished: tuple[Case, Run]) -> None
     (views, *steps) = result["steps"]
     assert views["step"] == "test-time augmentation hflip"
     whole = case.metric.counted == "masks"
-    assert [step["step"] for step in steps] == ["threshold", "area", *(["triplet", "components"] if not whole else [])]
+    tried = ["threshold", "area", "components"] if whole else ["threshold", "area", "triplet", "components"]
+    assert [step["step"] for step in steps] == tried
     assert result["curves"]["thing"]["threshold"] and result["curves"]["thing"]["min_area"]
     rows = pd.read_csv(run.folder / "oof_scores.csv", dtype={"group": str})
     assert np.isfinite(rows["score"]).all()
@@ -264,7 +261,7 @@ def test_an_unknown_metric_is_refused(tiny: Tiny) -> None:
     ("settings", "fault"),
     [
         ({"counted": "masks"}, "`measure` belongs to"),
-        ({"measure": instance_counts}, "`measure` belongs to"),
+        ({"measure": volume_counts}, "`measure` belongs to"),
         ({"together": True}, "`together` needs"),
     ],
 )

@@ -102,7 +102,7 @@ def test_the_loss_and_the_metric_of_the_docs_compute() -> None:
     import numpy as np
     import torch
 
-    from pipeline.masks.metrics import Metric
+    from pipeline.masks.metric import Metric
 
     loss, metric = re.findall(r"```python\n(.*?)```", PAGES["change-the-code"], re.S)
     names: dict[str, Any] = {"torch": torch, "np": np}

@@ -8,6 +8,7 @@ ignore (RLE of pixels that count nowhere), instances_<class> (one RLE an instanc
 tell instances apart), extra_<column> (the raw table's other columns, as text).
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from pipeline.core.errors import PipelineError
 from pipeline.core.files import shown, writing
 from pipeline.masks import rle
 from pipeline.masks.geometry import IGNORE, label_map
+from pipeline.masks.instances import from_texts, labelled
+from pipeline.masks.metric import Metric
 
 
 def write_table(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -64,6 +67,23 @@ def true_mask(row: Any, classes: list[str]) -> np.ndarray:
     if row["ignore"]:
         masks[:, rle.decode(row["ignore"], shape) == 1] = IGNORE
     return masks
+
+
+def true_instances(row: Any, classes: list[str]) -> np.ndarray:
+    """Returns an image's native instances (C, height, width) int32, one number each; -1 where a pixel is ignored. Where
+    the raw files tell none apart, they are the connected regions of its masks."""
+    if not any(row.get(f"instances_{name}") for name in classes):
+        return labelled(true_mask(row, classes))
+    shape = (int(row["height"]), int(row["width"]))
+    labels = np.stack([from_texts((row[f"instances_{name}"] or "").split("|"), shape) for name in classes])
+    if row["ignore"]:
+        labels[:, rle.decode(row["ignore"], shape) == 1] = -1
+    return labels
+
+
+def truth_for(metric: Metric) -> Callable[[Any, list[str]], np.ndarray]:
+    """Returns what a metric needs of the truth: `true_instances` or `true_mask`."""
+    return true_instances if metric.instances else true_mask
 
 
 def true_labels(masks: np.ndarray) -> np.ndarray:

@@ -13,7 +13,9 @@ from pipeline.decode.readers.columns import keys_of
 from pipeline.decode.readers.files import read_table
 from pipeline.encode.submission import Expected, Key, read_labels
 from pipeline.masks import rle
-from pipeline.masks.metrics import confusion, metric_of
+from pipeline.masks.instances import from_texts, regions_of
+from pipeline.masks.metrics import metric_of
+from pipeline.masks.overlaps import confusion
 
 
 def score(path: Path, truth: Path, competition: Competition, want: Expected) -> tuple[float, int]:
@@ -46,7 +48,7 @@ def _scored(
     metric = metric_of(competition)
     group_of = dict(zip(want.images["image_id"], table.units_of(want.images), strict=True))
     keys, units, parts = [], [], []
-    for key, masks in _pairs(frame, truth, want):
+    for key, masks in _pairs(frame, truth, want, metric.instances):
         keys.append(want.name(key))
         # each class is scored alone, and the mean is over classes
         units.append(str(key[1]) if metric.unit == "data_set" else f"{group_of[key[0]]}, {key[1]}")
@@ -86,8 +88,11 @@ def _score_matrices(matrices: dict[str, np.ndarray], competition: Competition, w
     return metric_of(competition).score_of(np.stack(list(matrices.values())), units)
 
 
-def _pairs(frame: pd.DataFrame, truth: pd.DataFrame, want: Expected) -> Iterator[tuple[Key, np.ndarray]]:
-    """Every key of the truth, with the predicted and the true mask (2, h, w)."""
+def _pairs(
+    frame: pd.DataFrame, truth: pd.DataFrame, want: Expected, instances: bool = False
+) -> Iterator[tuple[Key, np.ndarray]]:
+    """Every key of the truth, with the predicted and the true mask (2, h, w); or label maps of their instances, which
+    are the rows, or, where a row is no instance, connected regions."""
     predictions, truths = _texts(frame, "the submission", want), _texts(truth, "the truth", want)
     for key, (row, texts) in truths.items():
         if key not in predictions or key[0] not in want.shapes:
@@ -96,11 +101,19 @@ def _pairs(frame: pd.DataFrame, truth: pd.DataFrame, want: Expected) -> Iterator
         masks = []
         for what, lines in (("submission", predictions[key][1]), (f"truth row {row}", texts)):
             try:
-                parts = [rle.decode(text, want.shapes[key[0]], want.convention) for text in lines]
+                masks.append(_drawn(lines, want, key[0], instances))
             except rle.RleError as error:
                 raise PipelineError(f"{what}: id {want.name(key)}: {error}.") from None
-            masks.append(np.max(parts, axis=0))
         yield key, np.stack(masks)
+
+
+def _drawn(texts: list[str], want: Expected, image_id: str, instances: bool) -> np.ndarray:
+    """The mask of run lengths, or the label map of its instances."""
+    shape = want.shapes[image_id]
+    if instances and want.settings.row == "instance":
+        return from_texts(texts, shape, want.convention)
+    mask = np.max([rle.decode(text, shape, want.convention) for text in texts], axis=0)
+    return regions_of(mask) if instances else mask
 
 
 def _texts(frame: pd.DataFrame, name: str, want: Expected) -> dict[Key, tuple[int, list[str]]]:

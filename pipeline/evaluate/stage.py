@@ -28,7 +28,7 @@ from pipeline.core.results import read_submission, read_tuned
 from pipeline.core.run import Run
 from pipeline.decode import table
 from pipeline.decode.readers.registry import reader_of
-from pipeline.masks import metrics, overlay
+from pipeline.masks import metrics, overlaps, overlay
 from pipeline.masks.decision import decision_of
 from pipeline.masks.geometry import IGNORE
 from pipeline.masks.scale import scale_of
@@ -77,6 +77,7 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
         old.unlink()
 
     metric, units = metrics.metric_of(run.competition), table.units_of(images)
+    truth = table.truth_for(metric)
 
     def evaluate_one(index: int) -> dict[str, Any]:
         row = images.iloc[index]
@@ -89,7 +90,7 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
             name = f"{index:02}_{row['image_id'].replace('/', '_')}.png"
             write_png(folder / name, overlay.with_legend(picture, run.competition))
         figures = image_figures(probability, predicted, true, run.competition)
-        return {"image_id": row["image_id"], "masks": (predicted, true), **figures}
+        return {"image_id": row["image_id"], "masks": (predicted, truth(row, run.competition.classes)), **figures}
 
     def evaluate_batch(batch: np.ndarray) -> list[tuple[int, dict[str, Any]]]:
         rows = [evaluate_one(index) for index in batch.tolist()]
@@ -126,11 +127,11 @@ def image_figures(
         true: masks (C, h, w) of 0, 1 and 255 (ignored).
         competition: its kind.
     """
-    counts = np.stack(metrics.counts(predicted, true))
-    figures = {"dice": metrics.dice(*counts).mean(), "iou": metrics.iou(*counts).mean(), "counts": counts}
+    counts = np.stack(overlaps.counts(predicted, true))
+    figures = {"dice": overlaps.dice(*counts).mean(), "iou": overlaps.iou(*counts).mean(), "counts": counts}
     if competition.kind == "multiclass":
         labels = table.true_labels(true)
-        matrix = metrics.confusion(predicted.argmax(0).astype(np.uint8), labels, len(true))
+        matrix = overlaps.confusion(predicted.argmax(0).astype(np.uint8), labels, len(true))
         figures |= {"confusion": matrix}
     return figures | {"loss": cross_entropy(probability, true, competition)}
 
@@ -158,11 +159,11 @@ def summarise(rows: list[dict[str, Any]], competition: Competition, units: np.nd
     summary: dict[str, Any] = {"images": len(rows), "metric": competition.metric}
     summary["over_images"] = {name: _spread([row[name] for row in rows]) for name in names}
     groups = [slice(start, start + BATCH) for start in range(0, len(rows), BATCH)]
-    batches = {"dice": [metrics.dice(*counts[group].sum(0)).mean() for group in groups]}
-    batches["iou"] = [metrics.iou(*counts[group].sum(0)).mean() for group in groups]
+    batches = {"dice": [overlaps.dice(*counts[group].sum(0)).mean() for group in groups]}
+    batches["iou"] = [overlaps.iou(*counts[group].sum(0)).mean() for group in groups]
     batches["loss"] = [np.mean([row["loss"] for row in rows[group]]) for group in groups]
     summary[f"over_batches_of_{BATCH}"] = {name: _spread(values) for name, values in batches.items()}
-    summary["data_set_iou"] = float(metrics.iou(*counts.sum(0)).mean())
+    summary["data_set_iou"] = float(overlaps.iou(*counts.sum(0)).mean())
     metric = metrics.metric_of(competition)
     summary["score"] = (
         summary["over_images"][metric.name]["mean"]
@@ -171,7 +172,7 @@ def summarise(rows: list[dict[str, Any]], competition: Competition, units: np.nd
     )
     if competition.kind == "multiclass":
         total = np.sum([row["confusion"] for row in rows], axis=0)
-        values = metrics.class_iou(total, competition.ignored)
+        values = overlaps.class_iou(total, competition.ignored)
         pairs = zip(competition.classes, values, strict=True)
         summary["class_iou"] = {name: None if np.isnan(value) else float(value) for name, value in pairs}
     return summary

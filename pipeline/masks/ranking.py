@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.masks.metrics import METRICS
+from pipeline.masks.metrics import named
 
 FINEST = 65535
 """The whole number that stands for a probability of 1."""
@@ -86,7 +86,7 @@ def best_levels(metric: str, pixels: np.ndarray, values: np.ndarray) -> np.ndarr
     """
     area = _from_above(pixels)
     mass = _from_above(pixels * values)
-    score = METRICS[SMOOTH.get(metric, metric)]
+    score = named(SMOOTH.get(metric, metric))
     worth = score.sign * score(mass / FINEST, area, mass[:, :1] / FINEST)
     worth[:, np.flatnonzero(np.diff(values) == 0) + 1] = -np.inf
     worth[area == 0] = -np.inf

@@ -64,7 +64,7 @@ def shortlist_counts(
         thresholds: the same number T of integers for every class; a mask is where the probability is >= one of them.
 
     Returns:
-        Predicted and intersection pixels, (C, T, V) int32 each, of which `metrics.counts(clean(mask, variant), true)`
+        Predicted and intersection pixels, (C, T, V) int32 each, of which `overlaps.counts(clean(mask, variant), true)`
         gives one entry.
     """
     counts = np.zeros((2, len(probability), len(thresholds[0]), len(SHORTLIST)), np.int32)

@@ -29,7 +29,7 @@ from pipeline.core.trainings import Speed, read_training
 from pipeline.core.version import program
 from pipeline.core.written import if_sound
 from pipeline.masks.bootstrap import bootstrap, mean_counts, mean_score
-from pipeline.masks.metrics import METRICS
+from pipeline.masks.metrics import named
 from pipeline.report import look
 from pipeline.split.folds import counted_rows
 
@@ -295,7 +295,7 @@ def _difference(first: Scored, scored: Scored) -> _Difference:
     remarks = _tuned_otherwise(first, scored)
     if scored.rows != first.rows:
         remarks = (f"score of {scored.rows} rows, difference of {first.rows} ones", *remarks)
-    metric = METRICS.get(first.result["metric"])
+    metric = if_sound(named, first.result["metric"])
     if metric is None or metric.unit == "data_set":
         return _pooled_difference(first, scored, len(common), same, remarks)
     differences = (common["score_here"] - common["score"]).to_numpy(np.float64)

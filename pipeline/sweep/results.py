@@ -22,7 +22,7 @@ from pipeline.core.driver import listed
 from pipeline.core.files import shown, write_text, writing
 from pipeline.core.version import program
 from pipeline.core.written import if_sound
-from pipeline.masks.metrics import Metric
+from pipeline.masks.metric import Metric
 from pipeline.report import compare
 from pipeline.report.compare import Scored
 from pipeline.split.folds import counted_rows

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from pipeline.core.errors import PipelineError
 from pipeline.core.run import Member, Run
-from pipeline.masks import metrics
+from pipeline.masks import metrics, overlaps
 from pipeline.masks.geometry import IGNORE
 from pipeline.networks.models import encoder_of, encoder_parameters
 from pipeline.networks.output import Output
@@ -311,16 +311,16 @@ def _dice(counts: np.ndarray, competition: Any) -> float:
     """The mean over images of the Dice of counts (N, 3, C); that of all pixels of confusion matrices (N, C, C)."""
     if competition.kind == "multiclass":
         return _pooled_dice(counts.sum(0), competition)
-    return float(metrics.dice(*counts.swapaxes(0, 1)).mean())
+    return float(overlaps.dice(*counts.swapaxes(0, 1)).mean())
 
 
 def _pooled_dice(counts: np.ndarray, competition: Any) -> float:
     """The mean over classes of the Dice of all pixels, from counts (3, C) or a confusion matrix (C, C)."""
     if competition.kind == "multiclass":
-        counted = metrics.without_ignored(counts, competition.ignored)
+        counted = overlaps.without_ignored(counts, competition.ignored)
         planes = np.diagonal(counted), counted.sum(0), counted.sum(1)
-        return float(metrics.dice(*planes)[competition.counted].mean())
-    return float(metrics.dice(*counts).mean())
+        return float(overlaps.dice(*planes)[competition.counted].mean())
+    return float(overlaps.dice(*counts).mean())
 
 
 def _empty_and_full(logits: torch.Tensor, masks: torch.Tensor) -> tuple[bool, bool]:

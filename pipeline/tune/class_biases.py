@@ -17,7 +17,8 @@ from pipeline.masks.bootstrap import Score
 from pipeline.masks.class_bias import allowed_classes, factors, labels, strongest
 from pipeline.masks.decision import Biases
 from pipeline.masks.geometry import IGNORE
-from pipeline.masks.metrics import confusion, metric_of
+from pipeline.masks.metrics import metric_of
+from pipeline.masks.overlaps import confusion
 from pipeline.tune.held_out import HeldOut, Weighting
 
 STEPS = ("bias", "never")

@@ -16,7 +16,9 @@ import numpy as np
 from pipeline.decode import table
 from pipeline.masks.bootstrap import presence_weights
 from pipeline.masks.decision import LEVELS
-from pipeline.masks.metrics import Metric, confusion, metric_of
+from pipeline.masks.metric import Metric
+from pipeline.masks.metrics import metric_of
+from pipeline.masks.overlaps import confusion
 from pipeline.tune.evidence import histogram_counts
 from pipeline.tune.held_out import HeldOut
 

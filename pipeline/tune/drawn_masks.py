@@ -12,18 +12,17 @@ import numpy as np
 
 from pipeline.masks.bootstrap import Score
 from pipeline.masks.decision import Rule, Rules, decide
-from pipeline.masks.metrics import Metric, metric_of
+from pipeline.masks.metric import Metric
+from pipeline.masks.metrics import metric_of
+from pipeline.masks.regions import SHORTLIST, RegionRule
 from pipeline.tune.evidence import Evidence
 from pipeline.tune.held_out import HeldOut, Weighting
-from pipeline.tune.mask_rules import LARGEST_AREA, UNTUNED, MaskProblem, region_counter
+from pipeline.tune.mask_rules import LARGEST_AREA, UNTUNED, MaskProblem, region_counter, with_regions
 
 THRESHOLDS = tuple(range(32, 256, 32))
 """Thresholds that are tried, of 255."""
 AREAS = (0, 16, 64, 256, 1024, 4096, 16384)
 """Minimum areas that are tried, in native pixels, up to the area that a tenth of the true masks stays below."""
-
-Candidate = tuple[int, int]
-"""A threshold and a minimum area."""
 
 
 class DrawnProblem:
@@ -36,22 +35,24 @@ class DrawnProblem:
         self.evidence, self.weights, self.groups = evidence, weights, held.images["group"].to_numpy()
         self.untuned = Rules((UNTUNED,) * evidence.true.shape[1])
         self._held, self._weighting = held, weighting
-        self._measured: dict[Candidate, np.ndarray] = {}
+        self._measured: dict[Rule, np.ndarray] = {}
 
     def prepare(self, step: str, decisions: Sequence[Rules]) -> None:
         """Draws the candidates of a step."""
-        self._draw((threshold, area) for threshold in THRESHOLDS for area in (AREAS if step == "area" else AREAS[:1]))
+        rules = dict.fromkeys(rule for decision in decisions for rule in decision.rules)
+        if step == "components":  # each of many decisions has its own candidates: the commonest thresholds alone
+            self.evidence = with_regions(self.evidence, decisions, region_counter(self._held, self._weighting))
+        self._draw(one for rule in rules for one in self._candidates(step, rule))
 
     def fit(self, step: str, decision: Rules, rows: np.ndarray, final: bool) -> Rules:
-        """Returns the decision with the best threshold, or threshold and minimum area, of every class; of equal ones
-        the smallest area, then the threshold nearest 0.5."""
+        """Returns the decision with the best candidate of a step for every class; of equal ones the one with the
+        smallest area, then the fewest changes of its regions, then the threshold nearest 0.5."""
         return Rules(tuple(self._fit(step, index, rule, rows) for index, rule in enumerate(decision.rules)))
 
     def measured(self, decision: Rules, rows: np.ndarray) -> np.ndarray:
         """Returns what the metric measures of the images' masks (n, K, C)."""
-        candidates = [(rule.threshold, rule.min_area) for rule in decision.rules]
-        self._draw(candidates)
-        planes = [self._measured[candidate][rows, :, index] for index, candidate in enumerate(candidates)]
+        self._draw(decision.rules)
+        planes = [self._measured[rule][rows, :, index] for index, rule in enumerate(decision.rules)]
         return np.stack(planes, axis=2)
 
     def counts(self, decision: Rules, rows: np.ndarray) -> np.ndarray:
@@ -60,27 +61,33 @@ class DrawnProblem:
 
     def curve_values(self, rule: Rule) -> tuple[Sequence[int], Sequence[int]]:
         """Returns the thresholds and the minimum areas of a curve around a rule."""
-        self._draw([(threshold, rule.min_area) for threshold in THRESHOLDS])
-        self._draw([(rule.threshold, area) for area in AREAS])
+        self._draw([replace(rule, threshold=threshold) for threshold in THRESHOLDS])
+        self._draw([replace(rule, min_area=area) for area in AREAS])
         return THRESHOLDS, AREAS
+
+    def _candidates(self, step: str, rule: Rule) -> list[Rule]:
+        """What a step tries instead of a rule, the plainest first."""
+        if step == "components":
+            return [replace(rule, components=variant) for variant in (RegionRule(), *SHORTLIST)]
+        areas = AREAS if step == "area" else (rule.min_area,)
+        return [replace(rule, threshold=threshold, min_area=area) for area in areas for threshold in THRESHOLDS]
 
     def _fit(self, step: str, index: int, rule: Rule, rows: np.ndarray) -> Rule:
         true = self.evidence.true[rows, index]
         largest = np.quantile(true[true > 0], LARGEST_AREA) if true.any() else 0
-        areas = [area for area in AREAS if area <= largest] if step == "area" else [rule.min_area]
-        candidates = [(threshold, area) for area in areas or [0] for threshold in THRESHOLDS]
+        candidates = [one for one in self._candidates(step, rule) if step != "area" or one.min_area <= max(0, largest)]
         self._draw(candidates)
         worth = [self._worth(candidate, index, rows) for candidate in candidates]
-        tied = [candidate for candidate, value in zip(candidates, worth, strict=True) if value >= max(worth) - 1e-9]
-        threshold, area = min(tied, key=lambda candidate: (candidate[1], abs(candidate[0] - UNTUNED.threshold)))
-        return replace(rule, threshold=threshold, min_area=area)
+        tied = [place for place, value in enumerate(worth) if value >= max(worth) - 1e-9]
+        order = [(candidates[place].min_area, abs(candidates[place].threshold - UNTUNED.threshold)) for place in tied]
+        return candidates[tied[order.index(min(order))]]
 
-    def _worth(self, candidate: Candidate, index: int, rows: np.ndarray) -> float:
+    def _worth(self, candidate: Rule, index: int, rows: np.ndarray) -> float:
         """The score of one class under a candidate, larger where it is better."""
         measured, weights = self._measured[candidate][rows][..., [index]], self.weights[rows][:, [index]]
         return float(self.score(self.metric.rows(measured, weights, self.groups[rows]).sum(0)))
 
-    def _draw(self, candidates: Iterable[Candidate]) -> None:
+    def _draw(self, candidates: Iterable[Rule]) -> None:
         """Measures the candidates that were not drawn before, in one pass over the images."""
         missing = [candidate for candidate in dict.fromkeys(candidates) if candidate not in self._measured]
         if not missing:
@@ -88,13 +95,13 @@ class DrawnProblem:
         classes = self.evidence.true.shape[1]
 
         def measure(probabilities: Sequence[Sequence[np.ndarray]], true: Sequence[np.ndarray]) -> np.ndarray:
-            known: dict[tuple[int, bytes], np.ndarray] = {}
+            known: dict[tuple[int, RegionRule, bytes], np.ndarray] = {}
             counts = []
-            for threshold, area in missing:
-                rules = Rules((Rule(threshold, area),) * classes)
-                masks = [decide(probability, rules) for probability in probabilities[0]]
+            for rule in missing:
+                masks = [decide(probability, Rules((rule,) * classes)) for probability in probabilities[0]]
                 # most minimum areas change nothing: only masks that became empty tell candidates apart
-                drawn = (threshold, np.array([mask.any((1, 2)) for mask in masks]).tobytes())
+                empty = np.array([mask.any((1, 2)) for mask in masks]).tobytes()
+                drawn = rule.threshold, rule.components, empty
                 if drawn not in known:
                     known[drawn] = self.metric.measured(masks, true)
                 counts.append(known[drawn])

@@ -13,7 +13,8 @@ from pipeline.core import other_runs
 from pipeline.core.config.training import TrainSettings
 from pipeline.core.run import Run
 from pipeline.masks.bootstrap import FEWEST_GROUPS, epoch_optimism, gain
-from pipeline.masks.metrics import Metric, metric_of
+from pipeline.masks.metric import Metric
+from pipeline.masks.metrics import metric_of
 from pipeline.tune.drawn_masks import DrawnProblem
 from pipeline.tune.held_out import HeldOut, Weighting
 from pipeline.tune.mask_rules import MaskProblem

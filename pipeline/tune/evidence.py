@@ -15,7 +15,7 @@ import pandas as pd
 
 from pipeline.masks.decision import LEVELS, Rule, Rules, mask_features
 from pipeline.masks.geometry import IGNORE
-from pipeline.masks.metrics import METRICS
+from pipeline.masks.metrics import named
 from pipeline.masks.ranking import Rank, best_levels
 from pipeline.masks.regions import SHORTLIST, RegionRule
 
@@ -86,7 +86,7 @@ def image_counts(evidence: Evidence, decision: Rules) -> np.ndarray:
 
 def image_scores(evidence: Evidence, decision: Rules, metric: str) -> np.ndarray:
     """Returns the metric of every image and class (N, C) under a decision, each image alone."""
-    return METRICS[metric].by_class(image_counts(evidence, decision))
+    return named(metric).by_class(image_counts(evidence, decision))
 
 
 def predicted_area(evidence: Evidence, decision: Rules) -> np.ndarray:

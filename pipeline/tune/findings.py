@@ -9,7 +9,8 @@ import numpy as np
 
 from pipeline.core.files import shown
 from pipeline.core.run import Run
-from pipeline.masks.metrics import Metric, metric_of
+from pipeline.masks.metric import Metric
+from pipeline.masks.metrics import metric_of
 from pipeline.tune.constants import Constants
 from pipeline.tune.held_out import HeldOut
 

@@ -16,7 +16,8 @@ import pandas as pd
 from pipeline.core.config.recipe import TuneSettings
 from pipeline.masks.bootstrap import Score
 from pipeline.masks.decision import LEVELS, Linear, Presence, Rule, Rules
-from pipeline.masks.metrics import METRICS, Metric, sums_by
+from pipeline.masks.metric import Metric, sums_by
+from pipeline.masks.metrics import named
 from pipeline.masks.ranking import Rank
 from pipeline.masks.regions import SHORTLIST, RegionRule, shortlist_counts
 from pipeline.tune.calibration import Levels, calibrate
@@ -77,7 +78,7 @@ class MaskProblem:
     def __init__(self, evidence: Evidence, metric: str, weights: np.ndarray, count_regions: CountRegions,
                  groups: np.ndarray | None = None) -> None:  # fmt: skip
         """Weights (N, C) and groups (N,) of the images; `count_regions` passes over the pixels once."""
-        self.metric = METRICS[metric]
+        self.metric = named(metric)
         self.score: Score = self.metric.objective
         self.evidence, self.weights, self._count_regions = evidence, weights, count_regions
         self.groups = np.arange(len(evidence.true)) if groups is None else groups
@@ -91,11 +92,7 @@ class MaskProblem:
         """Counts connected regions at the thresholds of the decisions, before `components`."""
         if step != "components":
             return
-        chosen = [_shortlist([decision.rules[index].threshold for decision in decisions])
-                  for index in range(len(self._searches))]  # fmt: skip
-        length = max(map(len, chosen))
-        thresholds = tuple(_lengthened(one, length) for one in chosen)
-        self.evidence = replace(self.evidence, regions=Regions(thresholds, *self._count_regions(thresholds)))
+        self.evidence = with_regions(self.evidence, decisions, self._count_regions)
         for search in self._searches:
             search.evidence = self.evidence
 
@@ -127,7 +124,7 @@ def steps_of(settings: TuneSettings, evidence: Evidence, metric: Metric, single:
     """
     lacking: set[str] = set() if evidence.presence is not None else {"presence"}
     wanted = set[str](settings.steps) - lacking - (set() if single and metric.by_image else {"expected", "rank"})
-    wanted &= {"threshold", "area"} if metric.counted == "masks" else wanted
+    wanted &= {"threshold", "area", "components"} if metric.counted == "masks" else wanted
     found = [[one for one in group if one in wanted] for group in STEPS]
     return [group for group in found if group]
 
@@ -205,6 +202,16 @@ def region_counter(held: HeldOut, weighting: Weighting) -> CountRegions:
         return np.stack(predicted), np.stack(intersection)
 
     return count_regions
+
+
+def with_regions(evidence: Evidence, decisions: Sequence[Rules], count_regions: CountRegions) -> Evidence:
+    """Returns the evidence with connected regions counted at the thresholds of the decisions, some of them where they
+    are many."""
+    classes = range(evidence.true.shape[1])
+    chosen = [_shortlist([decision.rules[index].threshold for decision in decisions]) for index in classes]
+    length = max(map(len, chosen))
+    thresholds = tuple(_lengthened(one, length) for one in chosen)
+    return replace(evidence, regions=Regions(thresholds, *count_regions(thresholds)))
 
 
 def _shortlist(thresholds: list[int]) -> list[int]:
@@ -324,9 +331,9 @@ class RuleSearch:
         self.evidence, self.index, self.weights = evidence, index, weights
         groups = np.arange(len(evidence.true)) if groups is None else groups
         self.table: ImageTable | UnitTable = (
-            ImageTable(evidence, index, METRICS[metric], weights)
-            if METRICS[metric].by_image
-            else UnitTable(evidence, index, METRICS[metric], weights, groups)
+            ImageTable(evidence, index, named(metric), weights)
+            if named(metric).by_image
+            else UnitTable(evidence, index, named(metric), weights, groups)
         )
         self.bins = (np.searchsorted(AREAS, evidence.area[:, index], side="right") - 1).astype(np.uint8)
         """The largest of AREAS that each image's area reaches at every threshold (N, 256); there are 86."""

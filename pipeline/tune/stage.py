@@ -37,7 +37,9 @@ from pipeline.decode import table
 from pipeline.masks import statistics
 from pipeline.masks.bootstrap import interval, presence_weights, shares_of_empty
 from pipeline.masks.decision import Rules, described, in_words
-from pipeline.masks.metrics import Metric, class_iou, metric_of, without_ignored
+from pipeline.masks.metric import Metric
+from pipeline.masks.metrics import metric_of
+from pipeline.masks.overlaps import class_iou, without_ignored
 from pipeline.predictions import blends, kept_views
 from pipeline.split.folds import counted_rows, leak_remark
 from pipeline.tune import (

@@ -11,7 +11,8 @@ import pandas as pd
 
 from pipeline.core.config.competition import Competition
 from pipeline.masks.decision import LEVELS, Rules
-from pipeline.masks.metrics import dice, metric_of
+from pipeline.masks.metrics import metric_of
+from pipeline.masks.overlaps import dice
 from pipeline.tune.evidence import Evidence, predicted_area
 
 LOWEST = 0.5

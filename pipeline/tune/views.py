@@ -17,7 +17,9 @@ from pipeline.core.run import Run
 from pipeline.masks.bootstrap import Gain, gain, presence_weights
 from pipeline.masks.class_bias import labels
 from pipeline.masks.geometry import label_map
-from pipeline.masks.metrics import Metric, confusion, metric_of
+from pipeline.masks.metric import Metric
+from pipeline.masks.metrics import metric_of
+from pipeline.masks.overlaps import confusion
 from pipeline.tune.evidence import histogram_counts
 from pipeline.tune.held_out import HeldOut, Weighting
 

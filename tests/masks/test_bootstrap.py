@@ -14,7 +14,7 @@ from pipeline.masks.bootstrap import (
     mean_score,
     shares_of_empty,
 )
-from pipeline.masks.metrics import mean_iou
+from pipeline.masks.overlaps import mean_iou
 
 GROUPS, EACH = 40, 4
 

@@ -15,7 +15,7 @@ from torchmetrics.classification import MulticlassJaccardIndex
 
 from pipeline.masks.class_bias import labels
 from pipeline.masks.geometry import IGNORE
-from pipeline.masks.metrics import IgnoredPrediction, class_iou, confusion, iou, mean_iou
+from pipeline.masks.overlaps import IgnoredPrediction, class_iou, confusion, iou, mean_iou
 from pipeline.tune import class_biases
 from pipeline.tune.class_biases import search
 

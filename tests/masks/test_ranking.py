@@ -67,7 +67,8 @@ def test_what_is_maximised_in_place_of_a_metric_in_steps() -> None:
 
 
 def test_a_metric_that_is_better_when_lower(monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipeline.masks.metrics import Metric, dice
+    from pipeline.masks.metric import Metric
+    from pipeline.masks.overlaps import dice
 
     monkeypatch.setitem(METRICS, "lost_dice", Metric("lost_dice", lambda *own: 1 - dice(*own), higher_is_better=False))
     rng = np.random.default_rng(0)

@@ -9,7 +9,7 @@ from hypothesis.extra import numpy as arrays
 from scipy import ndimage
 
 from pipeline.masks.geometry import IGNORE
-from pipeline.masks.metrics import counts
+from pipeline.masks.overlaps import counts
 from pipeline.masks.regions import SHORTLIST, RegionRule, clean, shortlist_counts
 
 SIDES = st.tuples(st.integers(1, 14), st.integers(1, 14))

@@ -11,7 +11,8 @@ from evidence import Images, held_out_of, random_images, random_labels, run_of
 
 from pipeline.masks import metrics
 from pipeline.masks.geometry import IGNORE
-from pipeline.masks.metrics import Metric, confusion, counts, dice, mean_iou
+from pipeline.masks.metric import Metric
+from pipeline.masks.overlaps import confusion, counts, dice, mean_iou
 from pipeline.tune import constants
 from pipeline.tune.constants import Constants
 

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from pipeline.__main__ import app
 from pipeline.core.run import Run
 from pipeline.masks.geometry import IGNORE
-from pipeline.masks.metrics import counts, dice
+from pipeline.masks.overlaps import counts, dice
 from pipeline.tune import liars, stage
 from pipeline.tune.held_out import HeldOut, Weighting
 

@@ -16,7 +16,7 @@ from pipeline.core.run import Run, write_recipe
 from pipeline.core.verdict import Reason, from_json, verdict_of
 from pipeline.masks import metrics
 from pipeline.masks.bootstrap import gain, mean_counts, mean_score
-from pipeline.masks.metrics import Metric
+from pipeline.masks.metric import Metric
 from pipeline.tune import histories, mask_checks, reasons, stage, weak_places
 from pipeline.tune.constants import Constant, Constants
 from pipeline.tune.findings import Findings, longer, named, trained_again

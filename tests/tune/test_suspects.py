@@ -15,7 +15,8 @@ from pipeline.core.run import open_run
 from pipeline.masks import metrics
 from pipeline.masks.decision import Presence, Rule, Rules
 from pipeline.masks.geometry import IGNORE
-from pipeline.masks.metrics import Metric, confusion
+from pipeline.masks.metric import Metric
+from pipeline.masks.overlaps import confusion
 from pipeline.train.stage import preflight, steps
 from pipeline.tune import suspects
 from pipeline.tune.evidence import Evidence, histogram_counts

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from pipeline.masks.bootstrap import presence_weights
 from pipeline.masks.decision import Presence, Rule, Rules
-from pipeline.masks.metrics import METRICS, Metric, counts, dice, iou_precision
+from pipeline.masks.metric import Metric
+from pipeline.masks.metrics import METRICS
+from pipeline.masks.overlaps import counts, dice, iou_precision
 from pipeline.tune.mask_rules import AREAS, CUTS, MaskProblem, RuleSearch, steps_of
 from pipeline.tune.selection import Choice, Fits, deal, partitions_of, select
 

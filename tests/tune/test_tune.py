@@ -33,7 +33,8 @@ from pipeline.masks.decision import (
     in_words,
 )
 from pipeline.masks.geometry import IGNORE
-from pipeline.masks.metrics import METRICS, confusion, counts, mean_iou
+from pipeline.masks.metrics import METRICS
+from pipeline.masks.overlaps import confusion, counts, mean_iou
 from pipeline.masks.regions import RegionRule
 from pipeline.masks.statistics import blank
 from pipeline.predictions import blends, neighbours

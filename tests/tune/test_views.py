@@ -21,7 +21,8 @@ from pipeline.core.files import read_json
 from pipeline.core.run import Run, open_run
 from pipeline.decode import table
 from pipeline.masks.decision import Rule, Rules, decide, decision_of
-from pipeline.masks.metrics import METRICS, confusion, counts, metric_of
+from pipeline.masks.metrics import METRICS, metric_of
+from pipeline.masks.overlaps import confusion, counts
 from pipeline.masks.statistics import blank
 from pipeline.predictions import blends, kept_views
 from pipeline.split.folds import groups_of, read_folds

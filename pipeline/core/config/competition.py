@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from pipeline.core.config.cleaning import CleanSettings
+from pipeline.core.config.metric_text import METRICS, parse, written
 from pipeline.core.config.settings import Settings, find_yaml, read_yaml, validate
 from pipeline.core.errors import PipelineError
 
@@ -14,13 +15,6 @@ FOLDER = Path(__file__).parents[2] / "competitions"
 Kind = Literal["binary", "multilabel", "multiclass"]
 Orientation = Literal["upright", "stored"]
 Value = int | str | tuple[int, int, int]
-METRICS: dict[str, Literal["masks", "class maps"]] = {
-    "dice": "masks",
-    "iou": "masks",
-    "iou_precision": "masks",
-    "mean_iou": "class maps",
-}
-"""The metrics that masks/metrics.py computes, and what they are of: class maps are those of kind multiclass."""
 THRESHOLD = 128
 """Grey value from which a pixel of a black and white mask is white."""
 SEVERAL = "several classes need columns.label (a column) or columns.pattern (e.g. {id}_{label})"
@@ -174,7 +168,8 @@ class Competition(Settings):
     group_missing: Literal["fault", "own"] = "fault"
     """How an image counts whose group is blank, NA, NaN, null or none: as a fault, or as a group of its `own`."""
     metric: str = Field(json_schema_extra={"one_of": list(METRICS)})
-    """What the competition scores by; docs/scores.md."""
+    """What the competition scores by: a metric, with settings in brackets, or a weighted sum, e.g. `dice`,
+    `f_beta(beta=0.5, over=data_set)` or `0.5 * dice + 0.5 * iou`; docs/scores.md."""
     ignore_class: str | None = None
     """Multiclass: pixels whose truth is this class count in no loss and no score."""
     ignored_prediction: Literal["leave_out", "zero"] = "leave_out"
@@ -232,10 +227,8 @@ class Competition(Settings):
 
     @field_validator("metric")
     @classmethod
-    def _known_metric(cls, name: str) -> str:
-        if name not in METRICS:
-            raise ValueError(f"there is no metric {name!r}; there are {', '.join(METRICS)}")
-        return name
+    def _known_metric(cls, text: str) -> str:
+        return written(parse(text))
 
     @model_validator(mode="after")
     def _consistent(self) -> "Competition":
@@ -249,7 +242,7 @@ class Competition(Settings):
         if self.kind == "binary" and len(self.classes) != 1:
             raise ValueError(f"kind binary has one class; `classes` has {len(self.classes)}")
         of_maps = [name for name, of in METRICS.items() if of == "class maps"]
-        if (self.metric in of_maps) != (self.kind == "multiclass"):
+        if (parse(self.metric)[0].name in of_maps) != (self.kind == "multiclass"):
             raise ValueError(
                 f"metric {self.metric} does not fit kind {self.kind}: "
                 f"{', '.join(of_maps)} is for multiclass, and only it"
