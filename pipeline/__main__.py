@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from pipeline.core import interruption
+from pipeline import kaggle_commands
+from pipeline.core import deadline, interruption
 from pipeline.core.errors import PipelineError
 from pipeline.core.launch import LOG_LEVEL, launched
 from pipeline.core.version import VERSION, program
@@ -19,6 +20,7 @@ from pipeline.options import Assignments, HowOptions, RecipeName, RunOptions, wi
 from pipeline.stages import STAGE_HELP, STAGES
 
 if TYPE_CHECKING:
+    from pipeline.core.engine import Engine
     from pipeline.core.run import Run
 
 ENGINE = ("engine", "ray_address")
@@ -70,13 +72,23 @@ def run(
     options: RunOptions = RunOptions(),
     first: Annotated[str, typer.Option("--from", metavar="STAGE", help="The first stage to run.")] = STAGES[0],
     last: Annotated[str, typer.Option("--to", metavar="STAGE", help="The last stage to run.")] = STAGES[-1],
+    limit: Annotated[
+        str | None,
+        typer.Option("--time", metavar="8.5h", help="Stop between two epochs or stages before that much time is over."),
+    ] = None,
+    place: Annotated[
+        str | None, typer.Option("--on", metavar="kaggle", help="Train on Kaggle's GPUs, then go on here.")
+    ] = None,
+    accelerator: Annotated[
+        str, typer.Option("--accelerator", help="With --on kaggle: its name of the GPU; this one is two T4s.")
+    ] = "NvidiaTeslaT4",
+    wait: kaggle_commands.Wait = None,
     how: HowOptions = HowOptions(),
 ) -> None:
     """Run every stage that is not up to date, from raw files to the submission and its report."""
     from rich.markup import escape
 
     from pipeline import stages
-    from pipeline.core import driver
     from pipeline.core.console import console, say
     from pipeline.core.files import shown
     from pipeline.notebook import ensure_sample
@@ -91,10 +103,14 @@ def run(
     chosen = STAGES[STAGES.index(first) : STAGES.index(final) + 1]
     if not chosen:
         raise PipelineError(f"--from {first} comes after --to {final}; the order is {', '.join(STAGES)}.")
+    if place not in (None, "kaggle"):
+        raise PipelineError(f"--on {place}: expected kaggle; without it everything runs here.")
+    if limit is not None and place is None:
+        deadline.set_limit(deadline.seconds_of(limit))
     engine = how.open_engine()
     started = time.perf_counter()
-    place = escape(shown(opened.folder))
-    console.print(f"[bold]{escape(opened.name)}[/bold]: {' → '.join(chosen)}; artefacts in {place}/")
+    lies = escape(shown(opened.folder))
+    console.print(f"[bold]{escape(opened.name)}[/bold]: {' → '.join(chosen)}; artefacts in {lies}/")
     if opened.recipe.takes and "train" in chosen:
         say(f"  all of it, as the recipe stands, took {opened.recipe.takes}")
     ensure_sample(opened)
@@ -102,15 +118,39 @@ def run(
     stages.check_tuned(opened, *chosen)
     stages.refresh_test(opened, *chosen)
     stages.warn_of_stale(opened, first)
-    if "train" in chosen:
+    if place and "train" in chosen:
+        before = chosen[: chosen.index("train")]
+        _run_stages(opened, before, how.force, engine)
+        if not _train_on_kaggle(opened, limit, accelerator, wait, how.force):
+            return
+        chosen = chosen[len(before) + 1 :]
+    elif "train" in chosen:
         _preflight(opened, how.force, "decode" in chosen)
-    for stage in chosen:
-        driver.run_stage(opened, stage, how.force, engine=engine)
+    _run_stages(opened, chosen, how.force and not place, engine)
     if final != last:
         say("  no submission: there are no predictions of the test images (--test, or arrays.test in a recipe)")
     for line in summary(opened, time.perf_counter() - started):
         typer.echo(line)
     _exit_strict(opened, how.strict)
+
+
+def _run_stages(opened: "Run", chosen: Collection[str], force: bool, engine: "Engine") -> None:
+    """Runs stages one after another, as long as there is time."""
+    from pipeline.core import driver
+
+    for stage in chosen:
+        deadline.check(stage)
+        driver.run_stage(opened, stage, force, engine=engine)
+
+
+def _train_on_kaggle(opened: "Run", limit: str | None, accelerator: str, wait: str | None, force: bool) -> bool:
+    """Trains on Kaggle, and returns whether what that left is here."""
+    from pipeline.kaggle import remote
+
+    seconds = kaggle_commands.seconds_of(wait)
+    limit = limit or remote.SESSION
+    deadline.seconds_of(limit)
+    return remote.train(opened, limit, accelerator, seconds, force)
 
 
 def _stage_command(stage: str, without: Collection[str]) -> None:
@@ -323,9 +363,9 @@ def check(
 ) -> None:
     """Say whether a submission is valid: exit 0, or 1 with its faults and their rows; and where it looks wrong."""
     from pipeline.core.verdict import lines, verdict_of
-    from pipeline.encode import sanity
+    from pipeline.encode import sanity, submission
 
-    loaded, want = _expected(competition)
+    loaded, want = submission.expected_of(competition)
     faults, reasons = sanity.examine(submission_path, want, loaded, certainty=True)
     reasons = reasons if faults else [*sanity.format_note(want, loaded), *reasons]
     for fault in faults[:50]:
@@ -352,9 +392,9 @@ def score(
     """Score a submission against known masks with the competition's metric."""
     import json
 
-    from pipeline.encode import scoring
+    from pipeline.encode import scoring, submission
 
-    loaded, want = _expected(competition)
+    loaded, want = submission.expected_of(competition)
     value, rows = scoring.score(submission_path, truth, loaded, want)
     remark = f" ({loaded.remark})" if loaded.remark else ""
     result = {"score": value, "rows": rows, "metric": loaded.metric}
@@ -362,17 +402,7 @@ def score(
     typer.echo(json.dumps(result) if as_json else f"{loaded.metric} {value:.4f} over {rows} rows{remark}")
 
 
-@app.command()
-def download(competition: Annotated[str, typer.Argument(metavar="COMPETITION")]) -> None:
-    """Fetch a competition's raw files into input/, where a library can (Oxford-IIIT Pet)."""
-    from pipeline.core.config.competition import load_competition
-    from pipeline.core.files import shown
-    from pipeline.core.run import input_folder
-    from pipeline.kaggle.download import download as fetch
-
-    loaded = load_competition(competition)
-    fetch(loaded, input_folder(loaded))
-    typer.echo(f"{loaded.title} → {shown(input_folder(loaded))}")
+kaggle_commands.register(app)
 
 
 @app.command()
@@ -382,16 +412,6 @@ def doctor() -> None:
 
     for line in examine():
         typer.echo(line)
-
-
-def _expected(competition: str) -> tuple[Any, Any]:
-    from pipeline.core.config.competition import load_competition
-    from pipeline.core.files import root
-    from pipeline.core.run import input_folder
-    from pipeline.encode import submission
-
-    loaded = load_competition(competition)
-    return loaded, submission.expected(loaded, input_folder(loaded), root() / "work" / loaded.name)
 
 
 def _run_stage(opened: "Run", stage: str, how: HowOptions) -> None:
@@ -464,11 +484,15 @@ def _joined() -> Iterator[bool]:
 
 
 def main() -> None:
-    """Runs the command line; a PipelineError becomes one message and exit code 2, a signal 128 plus its number."""
+    """Runs the command line; a PipelineError becomes one message and exit code 2, the end of `--time`
+    exit code 4, a signal 128 plus its number."""
     try:
         with interruption.exit_codes(), _joined() as leads:
             if leads:
                 app(prog_name=program())
+    except deadline.TimeIsUp as error:
+        typer.echo(f"{error} What is finished is kept: {deadline.how_to_go_on()}", err=True)
+        sys.exit(4)
     except PipelineError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(2)

@@ -187,6 +187,7 @@ def _record(
         "expect": {key: result[key] for key in EXPECT},
         "test": test,
         **said,
+        **_sent(run, digest),
         "postprocess": result,
         "folds": {name: _training(path) for name, path in _trainings(run).items()},
         "predictions": {shown(path): freshness.hash_file(path) for path in others},
@@ -194,6 +195,12 @@ def _record(
         "environment": freshness.environment(),
         **describe(run),
     }
+
+
+def _sent(run: Run, digest: str) -> dict[str, Any]:
+    """What an earlier record says of uploads of the same file, and of their scores."""
+    before = read_record(run.record)
+    return {"kaggle": before["kaggle"]} if before.get("sha256") == digest and "kaggle" in before else {}
 
 
 def _trainings(run: Run) -> dict[str, Path]:

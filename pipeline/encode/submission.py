@@ -12,8 +12,10 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from pipeline.core.config.competition import Competition, SubmissionSettings
+from pipeline.core.config.competition import Competition, SubmissionSettings, load_competition
 from pipeline.core.errors import PipelineError
+from pipeline.core.files import root
+from pipeline.core.run import input_folder
 from pipeline.core.tables import check_separator, column_names, normal_form, not_utf8, read_csv, unseen
 from pipeline.core.verdict import Reason
 from pipeline.decode import table
@@ -110,6 +112,13 @@ def expected(competition: Competition, input_folder: Path, folder: Path) -> Expe
     return Expected(
         images, sample, settings, header, keys, shapes, convention, list(numbers), classes, further, written
     )
+
+
+def expected_of(name: str) -> tuple[Competition, Expected]:
+    """Returns a competition, by its name or the path of its YAML, and what a submission to it must hold; raises as
+    load_competition and expected do."""
+    competition = load_competition(name)
+    return competition, expected(competition, input_folder(competition), root() / "work" / competition.name)
 
 
 def texts_of(image_id: str, masks: np.ndarray, want: Expected) -> dict[Key, list[str]]:

@@ -1,0 +1,118 @@
+"""Trains a run on Kaggle's GPUs and fetches what it left, from where the run goes on here.
+
+    python -m pipeline run RECIPE --on kaggle
+
+reads   folds/<competition>.csv
+writes  work/<competition>/<run>/kaggle/: the kernel, and state.json, by which the same command finds it again; then
+        what training and validation leave in work/<competition>/<run>/
+"""
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
+from typing import Any
+from zipfile import BadZipFile, ZipFile
+
+from pipeline.core.console import console, say
+from pipeline.core.errors import PipelineError
+from pipeline.core.files import read_record, root, shown, write_json
+from pipeline.core.run import Run
+from pipeline.kaggle import archives
+from pipeline.kaggle.client import connect, user_of
+from pipeline.kaggle.push import await_kernel, fetch_output, push_kernel
+from pipeline.kaggle.submit import slug_of
+from pipeline.kaggle.training_kernel import OUTPUT, write_kernel
+
+SESSION = "8.5h"
+"""How long a kernel trains where nothing else is said: Kaggle ends a session with GPUs after 9 hours."""
+PATIENCE = 13 * 3600.0
+"""Seconds that a training is waited for on a terminal: longer than a session may take."""
+
+
+def train(run: Run, time: str, accelerator: str, wait: float | None, force: bool) -> bool:
+    """Trains a run on Kaggle, unless a kernel of the same run is there already, and fetches the result; returns
+    whether it is here.
+
+    Args:
+        run: decoded and split here.
+        time: `--time` of the kernel.
+        accelerator: Kaggle's name of the GPU.
+        wait: seconds to wait; None: PATIENCE on a terminal, else not at all.
+        force: whether training that is here is replaced, and a kernel that ran is pushed again.
+
+    Raises:
+        PipelineError: there is training here, Kaggle does not take the kernel, or it fails.
+    """
+    slug_of(run)
+    folder = run.folder / "kaggle"
+    state_file = folder / "state.json"
+    state = {} if force else read_record(state_file)
+    if state.get("fetched") and any(_trained(run)):
+        say(f"  trained on Kaggle already: {state['kernel']}, version {state['version']} (--force trains again)")
+        return True
+    if any(_trained(run)) and not force:
+        raise PipelineError(
+            f"{shown(run.folder)} holds training of this machine: train on Kaggle beside it with `--name NAME`, or "
+            "replace it with --force."
+        )
+    api = connect()
+    write_kernel(run, folder, user_of(api), accelerator, time)
+    digest = hashlib.sha256((folder / "train.py").read_bytes()).hexdigest()
+    if state.get("digest") != digest:
+        kernel, version, url = push_kernel(api, folder)
+        state = {"kernel": kernel, "version": version, "url": url, "digest": digest}
+        write_json(state_file, state)
+    else:
+        say(f"  the kernel {state['kernel']}, version {state['version']}, was pushed before")
+    patience = wait if wait is not None else PATIENCE if console.is_terminal else 0.0
+    if not patience:
+        say(f"  it trains at {state['url']}; the same command with --wait 12h fetches the result")
+        return False
+    try:
+        await_kernel(api, state["kernel"], state["version"], patience, follow=True)
+    except PipelineError as error:
+        if "failed" in str(error):
+            state_file.unlink(missing_ok=True)  # the same command tries again
+        raise
+    for line in _fetch(api, run, state):
+        say(line)
+    write_json(state_file, state | {"fetched": True})
+    return True
+
+
+def _trained(run: Run) -> Iterator[Path]:
+    for pattern in ("fold_*/*.safetensors", "fold_*/*.ckpt", "final*/*.safetensors"):
+        yield from run.folder.glob(pattern)
+
+
+def _fetch(api: Any, run: Run, state: dict[str, Any]) -> Iterator[str]:
+    """Puts what the kernel left into its place."""
+    run.folder.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=run.folder, prefix=".fetched-") as temporary:
+        (pack,) = fetch_output(api, state["kernel"], state["version"], Path(temporary), [OUTPUT])
+        own = f"work/{run.competition.name}/{run.name}"
+        try:
+            names = ZipFile(pack).namelist()
+            if strange := [name for name in names if not (name.startswith(f"{own}/") or _is_folds(name))]:
+                raise PipelineError(
+                    f"{OUTPUT} of {state['kernel']} holds {strange[0]!r}, which is no file of {run.name}."
+                )
+            archives.unpack(pack, Path(temporary) / "files", inner=False)
+        except (BadZipFile, archives.DamagedArchive) as error:
+            raise PipelineError(
+                f"{OUTPUT} of {state['kernel']} is damaged ({error}): run the same command again."
+            ) from None
+        if not any(name.endswith((".safetensors", ".ckpt")) for name in names):
+            raise PipelineError(f"The kernel {state['kernel']} trained nothing: look at its log, {state['url']}.")
+        for name in names:
+            target = root() / name
+            if _is_folds(name) and target.exists():
+                continue
+            target.parent.mkdir(parents=True, exist_ok=True)
+            (Path(temporary) / "files" / name).replace(target)
+    yield f"  {len(names)} files → {shown(run.folder)}"
+
+
+def _is_folds(name: str) -> bool:
+    return PurePosixPath(name).parts[0] == "folds" and len(PurePosixPath(name).parts) == 2
