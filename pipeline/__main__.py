@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 ENGINE = ("engine", "ray_address")
 """Options of the commands that have something to run on an engine."""
+UNFINISHED = 4
+"""The exit code of a command that stopped early, as it was told to; the same command goes on."""
 NO_TEST = "--test TEST.npy, or arrays.test in a recipe"
 
 
@@ -122,7 +124,7 @@ def run(
         before = chosen[: chosen.index("train")]
         _run_stages(opened, before, how.force, engine)
         if not _train_on_kaggle(opened, limit, accelerator, wait, how.force):
-            return
+            raise typer.Exit(UNFINISHED)
         chosen = chosen[len(before) + 1 :]
     elif "train" in chosen:
         _preflight(opened, how.force, "decode" in chosen)
@@ -492,7 +494,7 @@ def main() -> None:
                 app(prog_name=program())
     except deadline.TimeIsUp as error:
         typer.echo(f"{error} What is finished is kept: {deadline.how_to_go_on()}", err=True)
-        sys.exit(4)
+        sys.exit(UNFINISHED)
     except PipelineError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(2)

@@ -17,7 +17,7 @@ Wait = Annotated[
 def register(app: typer.Typer) -> None:
     """Adds the commands."""
     app.command()(download)
-    app.command()(with_options(without=("oof", "test", "competition"))(submit))
+    app.command()(with_options()(submit))
     app.command()(submissions)
     app.command()(leaderboard)
     app.command()(save)

@@ -4,7 +4,6 @@ import os
 import re
 import time
 
-from pipeline.core.console import duration
 from pipeline.core.errors import PipelineError
 from pipeline.core.version import program
 
@@ -73,6 +72,8 @@ def stopped(what: str, epochs: int, of: int, longest: float) -> TimeIsUp:
         of: how many it would have.
         longest: seconds of its longest epoch.
     """
+    from pipeline.core.console import duration  # slow to import, and the command line starts with this module
+
     left = max(0.0, seconds_left() or 0.0)
     return TimeIsUp(
         f"{what} stopped after epoch {epochs} of {of}: {duration(left)} of --time are left, and an epoch takes "

@@ -226,7 +226,7 @@ class StepRunner:
         """Raises what failed: a fault of the program before bad input; what is wrong with all steps as it is."""
         errors = list(self._failed.values())
         if errors and all(isinstance(error, TimeIsUp) for error in errors):
-            raise TimeIsUp(" ".join(dict.fromkeys(map(str, errors))))
+            raise TimeIsUp("The time of --time is up.")
         for error in errors:
             if not isinstance(error, PipelineError):
                 raise error

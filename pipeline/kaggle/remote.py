@@ -18,11 +18,11 @@ from pipeline.core.console import console, say
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import read_record, root, shown, write_json
 from pipeline.core.run import Run
-from pipeline.kaggle import archives
+from pipeline.kaggle import archives, session
 from pipeline.kaggle.client import connect, user_of
-from pipeline.kaggle.push import await_kernel, fetch_output, push_kernel
+from pipeline.kaggle.push import DATASET, await_kernel, fetch_output, push_dataset, push_kernel
 from pipeline.kaggle.submit import slug_of
-from pipeline.kaggle.training_kernel import OUTPUT, write_kernel
+from pipeline.kaggle.training_kernel import OUTPUT, state_name, write_kernel
 
 SESSION = "8.5h"
 """How long a kernel trains where nothing else is said: Kaggle ends a session with GPUs after 9 hours."""
@@ -48,18 +48,23 @@ def train(run: Run, time: str, accelerator: str, wait: float | None, force: bool
     folder = run.folder / "kaggle"
     state_file = folder / "state.json"
     state = {} if force else read_record(state_file)
-    if state.get("fetched") and any(_trained(run)):
+    fetched = bool(state.get("fetched")) and any(_trained(run))
+    if fetched and _is_finished(run):
         say(f"  trained on Kaggle already: {state['kernel']}, version {state['version']} (--force trains again)")
         return True
-    if any(_trained(run)) and not force:
+    if any(_trained(run)) and not fetched and not force:
         raise PipelineError(
             f"{shown(run.folder)} holds training of this machine: train on Kaggle beside it with `--name NAME`, or "
             "replace it with --force."
         )
     api = connect()
-    write_kernel(run, folder, user_of(api), accelerator, time)
+    user = user_of(api)
+    datasets = [f"{user}/{state_name(run)}"] if fetched else []
+    write_kernel(run, folder, user, accelerator, time, datasets)
     digest = hashlib.sha256((folder / "train.py").read_bytes()).hexdigest()
-    if state.get("digest") != digest:
+    if fetched or state.get("digest") != digest:
+        for name in datasets:
+            _push_state(api, run, name)
         kernel, version, url = push_kernel(api, folder)
         state = {"kernel": kernel, "version": version, "url": url, "digest": digest}
         write_json(state_file, state)
@@ -78,7 +83,27 @@ def train(run: Run, time: str, accelerator: str, wait: float | None, force: bool
     for line in _fetch(api, run, state):
         say(line)
     write_json(state_file, state | {"fetched": True})
-    return True
+    if _is_finished(run):
+        return True
+    say("  the time was up there: the same command trains on there from the last epoch; without --on kaggle, here")
+    return False
+
+
+def _is_finished(run: Run) -> bool:
+    """Whether all trainings have left their weights."""
+    members = [member for fold in run.test_folds() for member in run.members(fold)]
+    members += [member for fold in run.trained_folds() for member in run.members(fold)]
+    return all(path.exists() for member in members for path in run.weights(member))
+
+
+def _push_state(api: Any, run: Run, name: str) -> None:
+    """Uploads what an earlier session left, as a private dataset that the next one goes on from."""
+    files = [path for path in sorted(run.folder.rglob("*")) if path.is_file() and "kaggle" not in path.parts[-2:]]
+    with TemporaryDirectory(prefix="segpipe-state-") as temporary:
+        session.pack(files, Path(temporary) / OUTPUT)
+        title = name.partition("/")[2]
+        write_json(Path(temporary) / DATASET, {"title": title, "id": name, "licenses": [{"name": "other"}]})
+        push_dataset(api, Path(temporary), run.name)
 
 
 def _trained(run: Run) -> Iterator[Path]:

@@ -93,7 +93,7 @@ def session_files() -> list[Path]:
 
 def pack(files: list[Path], target: Path) -> None:
     """Writes files into a .zip by their paths under the root."""
-    with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as opened, progress_bar() as bar:
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED, strict_timestamps=False) as opened, progress_bar() as bar:
         for path in bar.track(files, description="pack"):
             opened.write(path, path.relative_to(root()).as_posix())
 

@@ -3,7 +3,8 @@
 import base64
 import io
 import re
-import zipfile
+import tarfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +16,26 @@ from pipeline.core.files import PACKAGE, repository, write_json, write_text
 from pipeline.core.run import Run
 from pipeline.core.version import VERSION
 
+_TIME = 10**9
+"""Of all files in a kernel, in seconds since the epoch."""
 OUTPUT = "trained.segpipe"
 """What the kernel leaves: a .zip by another name."""
 LARGEST = 1_000_000
 """Characters of a kernel's source that are certain to be taken."""
 SCRIPT = '''\
 """Trains {run} of segmentation-pipeline {version}; written by `python -m pipeline run … --on kaggle`."""
-import base64, io, os, subprocess, sys, zipfile
+import base64, io, os, subprocess, sys, tarfile, zipfile
 from pathlib import Path
 
 home = Path(os.environ.get("SEGPIPE_HOME", "/tmp/segpipe"))
 output = Path(os.environ.get("SEGPIPE_OUTPUT", "/kaggle/working"))
-zipfile.ZipFile(io.BytesIO(base64.b64decode(PAYLOAD))).extractall(home)
+tarfile.open(fileobj=io.BytesIO(base64.b64decode(PAYLOAD))).extractall(home, filter="data")
 root = home / "root"
 os.environ |= {{"PIPELINE_ROOT": str(root), "PYTHONPATH": str(home)}}
-os.environ.setdefault("PIPELINE_INPUT", "/kaggle/input")
+given = Path(os.environ.setdefault("PIPELINE_INPUT", "/kaggle/input"))
+for place in ("{state}", "datasets/*/{state}"):  # what an earlier session left
+    for pack in given.glob(place + "/{output}"):
+        zipfile.ZipFile(pack).extractall(root)
 
 check = [sys.executable, "-P", str(home / "pipeline" / "requirements_check.py"), str(home / "pyproject.toml")]
 for name, more in (("missing", []), ("constraints", ["--torch-constraints"])):
@@ -40,7 +46,7 @@ if (home / "missing").read_text().strip():
 
 code = subprocess.call([sys.executable, "-m", "pipeline", "run", str(home / "{run}.yaml"), {options}], cwd=home)
 folder = root / "work" / "{competition}" / "{run}"
-with zipfile.ZipFile(output / "{output}", "w", zipfile.ZIP_STORED) as pack:
+with zipfile.ZipFile(output / "{output}", "w", zipfile.ZIP_STORED, strict_timestamps=False) as pack:
     for path in sorted([*folder.rglob("*"), *(root / "folds").glob("*")]):
         if path.is_file() and "tensorboard" not in path.parts and not path.name.endswith((".lock", ".partial")):
             pack.write(path, path.relative_to(root).as_posix())
@@ -51,7 +57,7 @@ elif code:
 '''
 
 
-def write_kernel(run: Run, folder: Path, user: str, accelerator: str, time: str) -> None:
+def write_kernel(run: Run, folder: Path, user: str, accelerator: str, time: str, datasets: Sequence[str] = ()) -> None:
     """Writes a kernel that trains a run and predicts the images its folds hold out: train.py, kernel-metadata.json.
 
     Args:
@@ -60,6 +66,7 @@ def write_kernel(run: Run, folder: Path, user: str, accelerator: str, time: str)
         user: the account.
         accelerator: Kaggle's name of the GPU, e.g. NvidiaTeslaT4 (two of them).
         time: what `--time` gets there.
+        datasets: that are attached, owner/name: what an earlier session left.
 
     Raises:
         PipelineError: the run needs files of this machine, or the package is installed without its repository.
@@ -67,6 +74,7 @@ def write_kernel(run: Run, folder: Path, user: str, accelerator: str, time: str)
     _check_portable(run)
     options = ", ".join(f'"{word}"' for word in ("--to", "validate", "--time", time))
     values = {"run": run.name, "competition": run.competition.name, "version": VERSION, "output": OUTPUT}
+    values["state"] = state_name(run)
     body = SCRIPT.format(options=options, **values)
     first, _, rest = body.partition("\n")
     text = f'{first}\nPAYLOAD = "{base64.b64encode(_payload(run)).decode()}"\n{rest}'
@@ -77,14 +85,19 @@ def write_kernel(run: Run, folder: Path, user: str, accelerator: str, time: str)
     write_json(folder / "kernel-metadata.json", {
         "id": f"{user}/{name}", "title": name, "code_file": "train.py", "language": "python", "kernel_type": "script",
         "is_private": True, "enable_gpu": True, "enable_tpu": False, "enable_internet": True,
-        "machine_shape": accelerator, "dataset_sources": [], "competition_sources": [run.competition.kaggle],
-        "kernel_sources": [], "model_sources": [],
+        "machine_shape": accelerator, "dataset_sources": list(datasets),
+        "competition_sources": [run.competition.kaggle], "kernel_sources": [], "model_sources": [],
     })  # fmt: skip
 
 
 def kernel_name(run: Run) -> str:
     """Returns the last part of the kernel's address: small letters, digits and hyphens, 50 at most."""
     return re.sub(r"[^a-z0-9]+", "-", f"train {run.competition.name} {run.name}".lower()).strip("-")[:50].strip("-")
+
+
+def state_name(run: Run) -> str:
+    """Returns the last part of the address of the dataset that a training goes on from."""
+    return f"{kernel_name(run)[:40].strip('-')}-state"
 
 
 def _check_portable(run: Run) -> None:
@@ -107,11 +120,11 @@ def _check_portable(run: Run) -> None:
 
 
 def _payload(run: Run) -> bytes:
-    """A .zip of the package, the recipe and competition as they are resolved, and the folds."""
+    """A .tar.bz2 of the package, the recipe and competition as they are resolved, and the folds."""
     home = repository()
     assert home is not None
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as pack:
+    with tarfile.open(fileobj=buffer, mode="w:bz2") as pack:
         paths = [path for path in sorted(PACKAGE.rglob("*")) if path.suffix in (".py", ".yaml", ".jinja")]
         paths = [path for path in paths if "__pycache__" not in path.parts]
         for path in (*paths, home / "pyproject.toml"):
@@ -125,9 +138,11 @@ def _payload(run: Run) -> bytes:
     return buffer.getvalue()
 
 
-def _add(pack: zipfile.ZipFile, name: str, content: bytes) -> None:
+def _add(pack: tarfile.TarFile, name: str, content: bytes) -> None:
     """Adds a file without its time: the same files make the same kernel, by which it is known again."""
-    pack.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED, compresslevel=9)
+    entry = tarfile.TarInfo(name)
+    entry.size, entry.mtime = len(content), _TIME
+    pack.addfile(entry, io.BytesIO(content))
 
 
 def _recipe(run: Run) -> dict[str, Any]:

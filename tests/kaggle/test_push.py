@@ -2,6 +2,7 @@
 
 import io
 import json
+import tarfile
 import time
 import zipfile
 from collections.abc import Iterator
@@ -163,8 +164,8 @@ def test_the_kernel_holds_all_that_a_run_needs(ready: Run, tmp_path: Path) -> No
     source = (tmp_path / "kernel" / "train.py").read_text()
     compile(source, "train.py", "exec")
     assert '"run", str(home / "small.yaml"), "--to", "validate", "--time", "8.5h"' in source
-    payload = zipfile.ZipFile(io.BytesIO(training_kernel._payload(ready)))
-    payload.extractall(tmp_path / "home")
+    with tarfile.open(fileobj=io.BytesIO(training_kernel._payload(ready))) as payload:
+        payload.extractall(tmp_path / "home", filter="data")
     assert (tmp_path / "home" / "root" / "folds" / "tiny.csv").read_bytes() == ready.folds_file.read_bytes()
     assert (tmp_path / "home" / "pipeline" / "__main__.py").exists()
     recipe = load_recipe(str(tmp_path / "home" / "small.yaml"))
@@ -173,11 +174,12 @@ def test_the_kernel_holds_all_that_a_run_needs(ready: Run, tmp_path: Path) -> No
     assert competition["kaggle"] == "tiny-cup" and competition["columns"] == {"rle": "mask"}
 
 
-def trained_pack(run: Run, folder: Path) -> bytes:
+def trained_pack(run: Run, folder: Path, name: str = "last.safetensors") -> bytes:
     """What such a kernel leaves."""
     path = folder / OUTPUT
     with zipfile.ZipFile(path, "w") as opened:
-        opened.writestr(f"work/tiny/{run.name}/fold_0/best.safetensors", b"weights")
+        for fold in (0, 1):
+            opened.writestr(f"work/tiny/{run.name}/fold_{fold}/{name}", b"weights")
         opened.writestr("folds/tiny.csv", run.folds_file.read_bytes())
     return path.read_bytes()
 
@@ -192,9 +194,21 @@ def test_a_run_is_trained_there_and_fetched(
     assert kaggle.calls("SaveKernel")[0]["machineShape"] == "NvidiaTeslaT4"
     kaggle.busy, kaggle.kernel_files = 2, {OUTPUT: trained_pack(ready, tmp_path)}
     assert remote.train(ready, "8h", "NvidiaTeslaT4", 5.0, False)
-    assert (ready.fold_folder(0) / "best.safetensors").read_bytes() == b"weights"
+    assert (ready.fold_folder(0) / "last.safetensors").read_bytes() == b"weights"
     assert remote.train(ready, "8h", "NvidiaTeslaT4", 5.0, False) and len(kaggle.calls("SaveKernel")) == 1
     assert "canary: largest difference 0/255" in capsys.readouterr().err  # the log is followed
+
+
+def test_a_training_goes_on_in_the_next_session(kaggle: Kaggle, ready: Run, tmp_path: Path) -> None:
+    kaggle.kernel_files = {OUTPUT: trained_pack(ready, tmp_path, "last.ckpt")}
+    assert not remote.train(ready, "8h", "NvidiaTeslaT4", 5.0, False)  # its time was up
+    kaggle.kernel_files = {OUTPUT: trained_pack(ready, tmp_path)}
+    assert remote.train(ready, "8h", "NvidiaTeslaT4", 5.0, False)
+    first, second = kaggle.calls("SaveKernel")
+    assert "datasetDataSources" not in first and second["datasetDataSources"] == [f"{USER}/train-tiny-small-state"]
+    (state,) = (io.BytesIO(content) for content in kaggle.uploads.values())
+    names = zipfile.ZipFile(state).namelist()
+    assert "work/tiny/small/fold_1/last.ckpt" in names and not [name for name in names if "/kaggle/" in name]
 
 
 def test_training_of_this_machine_stays(kaggle: Kaggle, ready: Run) -> None:

@@ -8,7 +8,9 @@ from pipeline.core import deadline
 from pipeline.train import callbacks
 
 
-def test_it_stops_after_an_epoch_and_ends_in_the_same_weights(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_stops_after_an_epoch_and_ends_in_the_same_weights(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = prepare(tiny, {"train": {"folds": [0, 1], "epochs": 2}})
     alone = {"train": {"folds": [0]}}
     whole = train(named(run, "whole", alone))
@@ -21,8 +23,11 @@ def test_it_stops_after_an_epoch_and_ends_in_the_same_weights(tiny: Tiny, monkey
     monkeypatch.setenv(deadline.VARIABLE, "9e9")
     with monkeypatch.context() as patch:
         patch.setattr(callbacks.StopInTime, "on_train_epoch_start", almost_over)
-        with pytest.raises(deadline.TimeIsUp, match=r"fold 0 stopped after epoch 1 of 2: .* fold 1 was not begun"):
+        with pytest.raises(deadline.TimeIsUp, match=r"The time of --time is up"):
             train(run)
+    said = capsys.readouterr().err
+    assert "  fold 0 stopped after epoch 1 of 2: 0 s of --time are left" in said and "fold 1 was not begun" in said
+    assert "failed" not in said
     assert (run.fold_folder(0) / "last.ckpt").exists() and not (run.fold_folder(0) / "fold.json").exists()
     assert not list(run.folder.rglob("error.txt"))
     deadline.lift_limit()
