@@ -1,9 +1,10 @@
 """What does tuning on the public leaderboard cost? A submission chosen by its public score, or by out-of-fold images.
 
-    python -m benchmarks.public_leaderboard RECIPE TRUTH.csv [--quick] [--public 0.3] [--splits 200] [--write FOLDER]
+    python -m benchmarks.public_leaderboard RECIPE TRUTH.csv [--quick] [--fold 0] [--public 0.3] [--write FOLDER]
 
 Takes a finished run of a competition of one class with known test masks (`sample`). Two lots of submissions are made
-from its test predictions:
+from the test predictions of one fold's network (`--fold`), whose probabilities are like the out-of-fold ones; a mean of
+networks has others, and thresholds of its own:
 
 rules       every pair of threshold and minimum area: few submissions, which truly differ;
 equals      mixtures that draw, for each image, one of the rules that are best out-of-fold (within a standard error):
@@ -13,7 +14,7 @@ The test images are split into a public and a private part many times; each time
 best public score, somebody else the rule that was best on the out-of-fold images, once for all. What either is worth on
 the private part is compared, in pairs.
 
-`--write` also writes some of the equals as files, for `python -m pipeline leaderboard`.
+`--write` also writes some of the equals as files, and the best rule, for `python -m pipeline leaderboard`.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from pipeline.core.files import write_json
 from pipeline.core.results import read_tuned
 from pipeline.core.run import Run, open_run
 from pipeline.decode import table
@@ -39,7 +41,7 @@ from pipeline.tune.held_out import held_out
 
 THRESHOLDS = (64, 96, 112, 128, 144, 160, 192, 224)
 AREAS = (0, 500, 1000, 2000, 3000, 4000)
-EQUALS, WRITTEN = 100, 24
+EQUALS, WRITTEN = 100, 40
 Tried = list[Rule]
 
 
@@ -112,21 +114,25 @@ def say(name: str, rows: pd.DataFrame, count: int) -> None:
     print(f"{name}: {count} submissions")
     print(f"  best in public     {rows['public'].mean():.4f} public, {rows['chosen'].mean():.4f} private: number "
           f"{rows['rank'].mean():.0f} there; best in private {rows['best'].mean():.4f}")  # fmt: skip
-    print(f"  best out-of-fold   {rows['honest'].mean():.4f} private: {lost.mean():+.4f} to the public choice, better in "
-          f"{(lost > 0).mean():.0%} of the splits")  # fmt: skip
+    wins = (lost > 0).mean()
+    print(f"  best out-of-fold   {rows['honest'].mean():.4f} private: {lost.mean():+.4f} to it, better in {wins:.0%}")
 
 
-def write_submissions(run: Run, blend: Blend, rules: Tried, mixed: np.ndarray, ids: list[str], folder: Path) -> None:
-    """Writes some of the equals as files."""
+def write_submissions(
+    run: Run, blend: Blend, mixed: list[list[Rule]], honest: Rule, estimate: float, ids: list[str], folder: Path
+) -> None:
+    """Writes some of the equals as files, and the rule that is best out-of-fold with its score there as an estimate."""
     want = submission.expected(run.competition, run.input, run.competition_folder)
     place = {name: row for row, name in enumerate(blend.ids)}
     folder.mkdir(parents=True, exist_ok=True)
-    for number, chosen in enumerate(mixed[:WRITTEN]):
-        texts = {}
+    named = {f"idea-{number:02}": chosen for number, chosen in enumerate(mixed[:WRITTEN], 1)}
+    for title, chosen in {**named, "best-out-of-fold": [honest] * len(ids)}.items():
+        texts: dict[submission.Key, list[str]] = {}
         for name, rule in zip(ids, chosen, strict=True):
-            masks = decide(blend.native(place[name], want.shapes[name]), Rules((rules[rule],)))
+            masks = decide(blend.native(place[name], want.shapes[name]), Rules((rule,)))
             texts |= submission.texts_of(name, masks, want)
-        submission.write(folder / f"idea-{number:02}.csv", texts, want)
+        submission.write(folder / f"{title}.csv", texts, want)
+    write_json(folder / "best-out-of-fold.json", {"expect": {"scores": {"fold_model": {"score": estimate}}}})
 
 
 def main() -> None:
@@ -135,24 +141,29 @@ def main() -> None:
     parser.add_argument("recipe")
     parser.add_argument("truth", type=Path)
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--set", action="append", metavar="KEY=VALUE")
+    parser.add_argument("--fold", type=int, default=0)
     parser.add_argument("--public", type=float, default=0.3)
     parser.add_argument("--splits", type=int, default=200)
     parser.add_argument("--write", type=Path)
     options = parser.parse_args()
-    run, rules = open_run(options.recipe, options.quick), candidates()
+    run, rules = open_run(options.recipe, options.quick, assignments=options.set), candidates()
     result, images = read_tuned(run), table.read_tables(run.competition_folder)
-    test, metric = blends.test(run, result), metric_of(run.competition)
+    test, metric = blends.test(run, result).models[options.fold], metric_of(run.competition)
     truth = truths_of_csv(options.truth, run, images[images["subset"] == "test"])
     of_held_out = scores_of(held_out_pairs(run), metric, rules)
     scores, ids = scores_of(test_pairs(test, truth), metric, rules), list(truth)
-    mixed, honest = mix(scores, of_held_out), scores[of_held_out.mean(1).argmax()]
+    means = of_held_out.mean(1)
+    best = int(means.argmax())
+    mixed, honest = mix(scores, of_held_out), scores[best]
     equals = np.take_along_axis(scores, mixed, 0)
     print(f"{run.name}: {len(ids)} test and {of_held_out.shape[1]} out-of-fold images, {options.splits} splits, "
           f"{options.public:.0%} public, {date.today()}")  # fmt: skip
     say("rules", compare(scores, honest, ids, options.public, options.splits), len(scores))
     say("equals", compare(equals, honest, ids, options.public, options.splits), len(equals))
     if options.write:
-        write_submissions(run, test, rules, mixed, ids, options.write)
+        chosen = [[rules[rule] for rule in row] for row in mixed]
+        write_submissions(run, test, chosen, rules[best], float(means[best]), ids, options.write)
 
 
 if __name__ == "__main__":

@@ -16,17 +16,14 @@ from pipeline.core import deadline, interruption
 from pipeline.core.errors import PipelineError
 from pipeline.core.launch import LOG_LEVEL, launched
 from pipeline.core.version import VERSION, program
-from pipeline.options import Assignments, HowOptions, RecipeName, RunOptions, with_options
+from pipeline.options import Assignments, HowOptions, RecipeName, RunOptions, WhereOptions, with_options
 from pipeline.stages import STAGE_HELP, STAGES
 
 if TYPE_CHECKING:
-    from pipeline.core.engine import Engine
     from pipeline.core.run import Run
 
 ENGINE = ("engine", "ray_address")
 """Options of the commands that have something to run on an engine."""
-UNFINISHED = 4
-"""The exit code of a command that stopped early, as it was told to; the same command goes on."""
 NO_TEST = "--test TEST.npy, or arrays.test in a recipe"
 
 
@@ -74,45 +71,26 @@ def run(
     options: RunOptions = RunOptions(),
     first: Annotated[str, typer.Option("--from", metavar="STAGE", help="The first stage to run.")] = STAGES[0],
     last: Annotated[str, typer.Option("--to", metavar="STAGE", help="The last stage to run.")] = STAGES[-1],
-    limit: Annotated[
-        str | None,
-        typer.Option("--time", metavar="8.5h", help="Stop between two epochs or stages before that much time is over."),
-    ] = None,
-    place: Annotated[
-        str | None, typer.Option("--on", metavar="kaggle", help="Train on Kaggle's GPUs, then go on here.")
-    ] = None,
-    accelerator: Annotated[
-        str, typer.Option("--accelerator", help="With --on kaggle: its name of the GPU; this one is two T4s.")
-    ] = "NvidiaTeslaT4",
-    wait: kaggle_commands.Wait = None,
+    where: WhereOptions = WhereOptions(),
     how: HowOptions = HowOptions(),
 ) -> None:
     """Run every stage that is not up to date, from raw files to the submission and its report."""
     from rich.markup import escape
 
     from pipeline import stages
+    from pipeline.core import driver
     from pipeline.core.console import console, say
     from pipeline.core.files import shown
     from pipeline.notebook import ensure_sample
     from pipeline.status import summary
 
-    for stage in (first, last):
-        if stage not in STAGES:
-            raise PipelineError(f"there is no stage {stage!r}; the stages are {', '.join(STAGES)}.")
     opened = options.open(recipe)
-    arrays = opened.recipe.arrays
-    final = "tune" if arrays and not arrays.test and last == STAGES[-1] else last
-    chosen = STAGES[STAGES.index(first) : STAGES.index(final) + 1]
-    if not chosen:
-        raise PipelineError(f"--from {first} comes after --to {final}; the order is {', '.join(STAGES)}.")
-    if place not in (None, "kaggle"):
-        raise PipelineError(f"--on {place}: expected kaggle; without it everything runs here.")
-    if limit is not None and place is None:
-        deadline.set_limit(deadline.seconds_of(limit))
+    chosen, final = _chosen(opened, first, last)
+    where.begin()
     engine = how.open_engine()
     started = time.perf_counter()
-    lies = escape(shown(opened.folder))
-    console.print(f"[bold]{escape(opened.name)}[/bold]: {' → '.join(chosen)}; artefacts in {lies}/")
+    place = escape(shown(opened.folder))
+    console.print(f"[bold]{escape(opened.name)}[/bold]: {' → '.join(chosen)}; artefacts in {place}/")
     if opened.recipe.takes and "train" in chosen:
         say(f"  all of it, as the recipe stands, took {opened.recipe.takes}")
     ensure_sample(opened)
@@ -120,15 +98,15 @@ def run(
     stages.check_tuned(opened, *chosen)
     stages.refresh_test(opened, *chosen)
     stages.warn_of_stale(opened, first)
-    if place and "train" in chosen:
-        before = chosen[: chosen.index("train")]
-        _run_stages(opened, before, how.force, engine)
-        if not _train_on_kaggle(opened, limit, accelerator, wait, how.force):
-            raise typer.Exit(UNFINISHED)
-        chosen = chosen[len(before) + 1 :]
-    elif "train" in chosen:
+    elsewhere = where.place is not None and "train" in chosen
+    if "train" in chosen and not elsewhere:
         _preflight(opened, how.force, "decode" in chosen)
-    _run_stages(opened, chosen, how.force and not place, engine)
+    for stage in chosen:
+        deadline.check(stage)
+        if elsewhere and stage == "train":
+            kaggle_commands.train_there(opened, where, how.force)
+        else:
+            driver.run_stage(opened, stage, how.force, engine=engine)
     if final != last:
         say("  no submission: there are no predictions of the test images (--test, or arrays.test in a recipe)")
     for line in summary(opened, time.perf_counter() - started):
@@ -136,23 +114,17 @@ def run(
     _exit_strict(opened, how.strict)
 
 
-def _run_stages(opened: "Run", chosen: Collection[str], force: bool, engine: "Engine") -> None:
-    """Runs stages one after another, as long as there is time."""
-    from pipeline.core import driver
-
-    for stage in chosen:
-        deadline.check(stage)
-        driver.run_stage(opened, stage, force, engine=engine)
-
-
-def _train_on_kaggle(opened: "Run", limit: str | None, accelerator: str, wait: str | None, force: bool) -> bool:
-    """Trains on Kaggle, and returns whether what that left is here."""
-    from pipeline.kaggle import remote
-
-    seconds = kaggle_commands.seconds_of(wait)
-    limit = limit or remote.SESSION
-    deadline.seconds_of(limit)
-    return remote.train(opened, limit, accelerator, seconds, force)
+def _chosen(opened: "Run", first: str, last: str) -> tuple[tuple[str, ...], str]:
+    """Returns the stages from the first to the last, and which one really is the last."""
+    for stage in (first, last):
+        if stage not in STAGES:
+            raise PipelineError(f"there is no stage {stage!r}; the stages are {', '.join(STAGES)}.")
+    arrays = opened.recipe.arrays
+    final = "tune" if arrays and not arrays.test and last == STAGES[-1] else last
+    chosen = STAGES[STAGES.index(first) : STAGES.index(final) + 1]
+    if not chosen:
+        raise PipelineError(f"--from {first} comes after --to {final}; the order is {', '.join(STAGES)}.")
+    return chosen, final
 
 
 def _stage_command(stage: str, without: Collection[str]) -> None:
@@ -494,7 +466,7 @@ def main() -> None:
                 app(prog_name=program())
     except deadline.TimeIsUp as error:
         typer.echo(f"{error} What is finished is kept: {deadline.how_to_go_on()}", err=True)
-        sys.exit(UNFINISHED)
+        sys.exit(kaggle_commands.UNFINISHED)
     except PipelineError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(2)

@@ -1,17 +1,18 @@
 """The commands about Kaggle: raw files, submissions and their scores, sessions, a local leaderboard."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipeline.core.errors import PipelineError
-from pipeline.options import RecipeName, RunOptions, with_options
+from pipeline.options import RecipeName, RunOptions, Wait, WhereOptions, waiting, with_options
 
-Wait = Annotated[
-    str | None,
-    typer.Option("--wait", metavar="30m", help="How long to wait; default: a while on a terminal, else not at all."),
-]
+if TYPE_CHECKING:
+    from pipeline.core.run import Run
+
+UNFINISHED = 4
+"""The exit code of a command that stopped early, as it was told to; the same command goes on."""
 
 
 def register(app: typer.Typer) -> None:
@@ -24,15 +25,15 @@ def register(app: typer.Typer) -> None:
     app.command()(restore)
 
 
-def seconds_of(wait: str | None) -> float | None:
-    """Returns what `--wait` says in seconds; None where it is not given.
-
-    Raises:
-        PipelineError: it is no length of time.
-    """
+def train_there(opened: "Run", where: WhereOptions, force: bool) -> None:
+    """Trains on Kaggle instead of here; ends the command where what that leaves is not here yet."""
     from pipeline.core.deadline import seconds_of
+    from pipeline.kaggle import remote
 
-    return None if wait is None else seconds_of(wait, "--wait")
+    limit = where.limit or remote.SESSION
+    seconds_of(limit)
+    if not remote.train(opened, limit, where.accelerator, where.patience, force):
+        raise typer.Exit(UNFINISHED)
 
 
 def download(
@@ -79,7 +80,7 @@ def submit(
         raise PipelineError("-k OWNER/KERNEL and -v VERSION go together.")
     opened = options.open(recipe)
     chosen = None if kernel is None or version is None else Kernel(kernel, version, file)
-    request = Request(message or opened.name, chosen, yes, force, seconds_of(wait))
+    request = Request(message or opened.name, chosen, yes, force, waiting(wait))
     for line in submit(opened, request):
         typer.echo(line)
 
@@ -94,7 +95,6 @@ def submissions(
 
     from rich.console import Console
 
-    from pipeline.core.config.competition import load_competition
     from pipeline.kaggle import listing, sent
 
     everything = sent.read()
@@ -103,11 +103,12 @@ def submissions(
         raise PipelineError(
             f"Nothing was submitted{f' to {competition}' if competition else ''} yet: `submit` does it."
         )
-    listing.refresh(names)
-    for name in names:
-        rows = sent.read(name)
+    competitions = [listing.competition_of(sent.read(name)) for name in names]
+    listing.refresh(competitions)
+    for one in competitions:
+        rows = sent.read(one.name)
         Console(width=None if sys.stdout.isatty() else 200).print(listing.table_of(rows))
-        for line in listing.lines(rows, load_competition(name)):
+        for line in listing.lines(rows, one):
             typer.echo(line)
 
 

@@ -327,7 +327,7 @@ def check_name(name: str) -> str:
     """
     if not name or set(name) & set("/\\ ") or name.startswith("."):
         raise PipelineError(f"--name {name!r}: expected a plain file name without spaces or slashes.")
-    if name == "outliers" or name.startswith("pixels_"):
+    if name in ("outliers", "raw") or name.startswith("pixels_"):
         raise PipelineError(f"--name {name!r}: a folder of this name lies beside those of runs; choose another.")
     return name
 

@@ -9,7 +9,8 @@ import pandas as pd
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.core.config.competition import Competition, load_competition
+from pipeline.core.config.competition import LAYOUTS, Competition, load_competition
+from pipeline.core.config.settings import read_yaml, validate
 from pipeline.core.console import warn
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import root
@@ -21,14 +22,32 @@ from pipeline.kaggle.client import connect
 from pipeline.kaggle.submit import settle
 
 
-def refresh(names: list[str]) -> None:
+def competition_of(rows: pd.DataFrame) -> Competition:
+    """Returns the competition that rows of the log are of: by its name, or, where its YAML lies elsewhere, as one of the
+    runs has it.
+
+    Raises:
+        PipelineError: neither is there.
+    """
+    name = rows["competition"].iloc[0]
+    found = if_sound(load_competition, name)
+    folder = root() / "work" / name
+    for run in dict.fromkeys(rows["run"]) if found is None else ():
+        path = folder / run / "recipe.yaml"
+        if path.exists():
+            data = read_yaml(path)["competition"]
+            found = validate(LAYOUTS[data["reader"]], data, f"{run}/recipe.yaml")
+            break
+    return found or load_competition(name)
+
+
+def refresh(competitions: list[Competition]) -> None:
     """Asks Kaggle for the scores of what was sent to these competitions; without Kaggle, says why they are old."""
     try:
         api = connect()
-        for name in names:
-            slug = load_competition(name).kaggle
-            if slug:
-                settle(api, name, slug)
+        for one in competitions:
+            if one.kaggle:
+                settle(api, one.name, one.kaggle)
     except PipelineError as error:
         from rich.markup import escape
 

@@ -58,18 +58,8 @@ def train(run: Run, time: str, accelerator: str, wait: float | None, force: bool
             "replace it with --force."
         )
     api = connect()
-    user = user_of(api)
-    datasets = [f"{user}/{state_name(run)}"] if fetched else []
-    write_kernel(run, folder, user, accelerator, time, datasets)
-    digest = hashlib.sha256((folder / "train.py").read_bytes()).hexdigest()
-    if fetched or state.get("digest") != digest:
-        for name in datasets:
-            _push_state(api, run, name)
-        kernel, version, url = push_kernel(api, folder)
-        state = {"kernel": kernel, "version": version, "url": url, "digest": digest}
-        write_json(state_file, state)
-    else:
-        say(f"  the kernel {state['kernel']}, version {state['version']}, was pushed before")
+    state = _push(api, run, state, fetched, accelerator, time)
+    write_json(state_file, state)
     patience = wait if wait is not None else PATIENCE if console.is_terminal else 0.0
     if not patience:
         say(f"  it trains at {state['url']}; the same command with --wait 12h fetches the result")
@@ -87,6 +77,21 @@ def train(run: Run, time: str, accelerator: str, wait: float | None, force: bool
         return True
     say("  the time was up there: the same command trains on there from the last epoch; without --on kaggle, here")
     return False
+
+
+def _push(api: Any, run: Run, state: dict[str, Any], goes_on: bool, accelerator: str, time: str) -> dict[str, Any]:
+    """Pushes the kernel, unless it was pushed before, and returns by what it is found again."""
+    folder, user = run.folder / "kaggle", user_of(api)
+    datasets = [f"{user}/{state_name(run)}"] if goes_on else []
+    write_kernel(run, folder, user, accelerator, time, datasets)
+    digest = hashlib.sha256((folder / "train.py").read_bytes()).hexdigest()
+    if state.get("digest") == digest and not goes_on:
+        say(f"  the kernel {state['kernel']}, version {state['version']}, was pushed before")
+        return state
+    for name in datasets:
+        _push_state(api, run, name)
+    kernel, version, url = push_kernel(api, folder)
+    return {"kernel": kernel, "version": version, "url": url, "digest": digest}
 
 
 def _is_finished(run: Run) -> bool:

@@ -1,6 +1,7 @@
 """`--time`: lengths of time, and the end of one."""
 
 import pytest
+from conftest import Tiny
 
 from pipeline.core import deadline
 from pipeline.core.errors import PipelineError
@@ -27,3 +28,10 @@ def test_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "`python -m pipeline save" not in deadline.how_to_go_on()
     monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Interactive")
     assert "save NAME` keeps it; `restore NAME` puts it back in the next." in deadline.how_to_go_on()
+
+
+def test_a_run_without_time_ends_with_its_own_exit_code(tiny: Tiny) -> None:
+    done = tiny.cli("run", tiny.recipe_path, "--time", "0.001s")
+    assert done.returncode == 4
+    said = "decode was not begun: the time of --time is up. What is finished is kept: the same command goes on from"
+    assert done.stderr.endswith(f"{said} there.\n")
