@@ -33,6 +33,7 @@ from pipeline.core.files import PACKAGE, read_record, shown, write_json, writing
 from pipeline.core.freshness import Step
 from pipeline.core.results import read_tuned
 from pipeline.core.run import Run, describe
+from pipeline.core.tables import as_packed
 from pipeline.core.trainings import read_training
 from pipeline.core.verdict import Reason, from_json, to_json, verdict_of
 from pipeline.encode import sanity, shift, submission
@@ -50,7 +51,8 @@ EXPECT = ("metric", "remark", "score", "interval_95", "nested", "untuned", "scor
 
 def steps(run: Run) -> list[Step]:
     """Returns the one step of this stage."""
-    sample = [run.input / run.competition.sample_submission] if run.competition.sample_submission else []
+    name = run.competition.sample_submission
+    sample = [as_packed(run.input / name)] if name else []
     inputs = (
         run.postprocess, run.mask_statistics, run.test_table, *blends.files(run, "test"), *_trainings(run).values(),
         *raw_test_files(run), *sample, *shift.files(run),

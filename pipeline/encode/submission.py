@@ -16,7 +16,7 @@ from pipeline.core.config.competition import Competition, SubmissionSettings, lo
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import root
 from pipeline.core.run import input_folder
-from pipeline.core.tables import check_separator, column_names, normal_form, not_utf8, read_csv, unseen
+from pipeline.core.tables import as_packed, check_separator, column_names, normal_form, not_utf8, read_csv, unseen
 from pipeline.core.verdict import Reason
 from pipeline.decode import table
 from pipeline.decode.readers.columns import (
@@ -269,7 +269,7 @@ def _sample_keys(
 def _written(competition: Competition, path: Path, numbers: dict[str, int]) -> dict[str, str]:
     """The ids of the sample submission that are not in normal form, as it writes them, by their normal form."""
     settings = competition.submission
-    if not path.exists():
+    if not as_packed(path).exists():
         return {}  # _sample_keys says so
     sample = read_csv(path, key_columns(settings), normal=False).rename(columns=normal_form)
     if not set(key_columns(settings)) <= set(sample):

@@ -23,8 +23,8 @@ from pipeline.kaggle.submit import settle
 
 
 def competition_of(rows: pd.DataFrame) -> Competition:
-    """Returns the competition that rows of the log are of: by its name, or, where its YAML lies elsewhere, as one of the
-    runs has it.
+    """Returns the competition that rows of the log are of: by its name, or, where its YAML lies elsewhere, as a run has
+    it.
 
     Raises:
         PipelineError: neither is there.

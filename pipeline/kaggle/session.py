@@ -37,11 +37,12 @@ def save(name: str, message: str) -> str:
     Raises:
         PipelineError: there is nothing to save, the name is none, or Kaggle does not take it.
     """
+    _check_name(name)
     files = session_files()
     if not files:
         raise PipelineError(f"There is nothing to save: {', '.join(FOLDERS)} in {root()} are empty.")
     api = connect()
-    full = _full_name(name, user_of(api))
+    full = name if "/" in name else f"{user_of(api)}/{name}"
     with TemporaryDirectory(prefix="segpipe-save-") as temporary:
         folder = Path(temporary)
         archives.check_space(folder, sum(path.stat().st_size for path in files), "the files to save")
@@ -64,13 +65,13 @@ def restore(name: str, force: bool = False) -> str:
     Raises:
         PipelineError: there is no such dataset, it is damaged, or files that are there would be replaced.
     """
-    slug = name.rpartition("/")[2]
+    slug = _check_name(name)
     places = (input_root() / slug, *sorted(input_root().glob(f"datasets/*/{slug}")))
     attached = next((folder / PACK for folder in places if (folder / PACK).is_file()), None)
     if attached:
         return _unpack(attached, force)
     api = connect()
-    full = _full_name(name, user_of(api))
+    full = name if "/" in name else f"{user_of(api)}/{name}"
     with TemporaryDirectory(prefix=".segpipe-restore-", dir=_made(root())) as temporary:
         with explained(f"download the dataset {full}"):
             quiet = not console.is_terminal or console.quiet
@@ -126,14 +127,14 @@ def _unpack(archive: Path, force: bool) -> str:
     return f"put back {count} files: the same `run` goes on from them"
 
 
-def _full_name(name: str, user: str) -> str:
-    full = name if "/" in name else f"{user}/{name}"
-    if not re.fullmatch(r"[\w-]+/[a-z0-9-]{6,50}", full):
+def _check_name(name: str) -> str:
+    """Returns the last part of a dataset's name, if it is one."""
+    if not re.fullmatch(r"([\w-]+/)?[a-z0-9-]{6,50}", name):
         raise PipelineError(
             f"{name!r} is no name of a dataset: expected 6 to 50 small letters, digits and hyphens, perhaps after an "
             "owner and a slash."
         )
-    return full
+    return name.rpartition("/")[2]
 
 
 def _made(folder: Path) -> Path:

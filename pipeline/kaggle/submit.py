@@ -7,6 +7,7 @@ reads   submissions/<run>.csv and .json, work/<competition>/test_images.parquet,
 writes  submissions/log.csv, and the scores into submissions/<run>.json
 """
 
+import shlex
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -79,6 +80,20 @@ def submit(run: Run, request: Request) -> Iterator[str]:
     when = _send(api, run, judged, request, digest)
     yield f"submitted {request.kernel or shown(run.submission)} to {slug}"
     yield from _await_score(api, run, when, request)
+
+
+def offer(run: Run, request: Request) -> Iterator[str]:
+    """Asks whether a kernel that ran should be submitted, and does it; says how where nobody can be asked. Yields and
+    raises as submit."""
+    assert request.kernel is not None
+    slug, one = slug_of(run), request.kernel
+    if not request.yes and not sys.stdin.isatty():
+        words = [*program().split(), "submit", *(run.options or (run.recipe.name,)), "-k", one.name]
+        yield f"not submitted: `{shlex.join([*words, '-v', str(one.version), '-m', request.message])}` does it"
+    elif not confirm(f"Submit {one} to {slug}?", request.yes):
+        yield "nothing was submitted"
+    else:
+        yield from submit(run, request)
 
 
 def slug_of(run: Run) -> str:

@@ -190,3 +190,14 @@ def test_packed_files_of_a_folder_that_can_only_be_read(tiny: Tiny, monkeypatch:
     assert download(competition, input_folder(competition)) == tiny.root / "work" / "tiny" / "raw"
     assert files_in(tiny.input) == before
     tiny.run("decode", "clean", "split")
+
+
+def test_tables_are_read_as_they_lie(tiny: Tiny) -> None:
+    for name in ("train.csv", "sample.csv"):
+        (tiny.input / f"{name}.zip").write_bytes(packed({name: (tiny.input / name).read_bytes()}))
+        (tiny.input / name).unlink()
+    run = tiny.run("decode")
+    images = run.table.read_bytes()
+    tiny.save()
+    tiny.run("decode")
+    assert run.table.read_bytes() == images

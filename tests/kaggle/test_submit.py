@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from pipeline.core.files import write_json
 from pipeline.core.run import Run, open_run, write_recipe
 from pipeline.core.verdict import Reason, to_json
 from pipeline.kaggle import sent
+from pipeline.kaggle.submit import Kernel, Request, offer
 
 CHECK = Reason("check", "weak group", "Patient p3 scores 0.2.")
 STOP = Reason("stop", "no better than a constant", "It is no better than empty masks.")
@@ -168,6 +170,14 @@ def test_a_kernel_of_a_code_competition(submit: Submitting) -> None:
     assert {name: call[name] for name in wanted} == wanted
     assert sent.read()["what"].tolist() == [f"{USER}/bundle/3"]
     assert "go together" in str(submit("-k", "bundle").exception)
+
+
+def test_a_kernel_that_ran_is_offered(submit: Submitting, monkeypatch: pytest.MonkeyPatch) -> None:
+    request = Request("offline", Kernel(f"{USER}/bundle", 3))
+    (said,) = offer(submit.run, request)
+    assert said.startswith("not submitted: `python -m pipeline submit ")
+    assert said.endswith(f" -k {USER}/bundle -v 3 -m offline` does it") and not submit.kaggle.submissions
+    assert "submitted ada/bundle/3 to tiny-cup" in list(offer(submit.run, replace(request, yes=True)))
 
 
 def test_the_list_fetches_scores_and_says_what_to_select(submit: Submitting) -> None:

@@ -18,7 +18,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from pipeline.core.config.competition import Orientation
 from pipeline.core.errors import PipelineError
-from pipeline.core.tables import column_names, read_csv, read_header
+from pipeline.core.tables import as_packed, column_names, read_csv, read_header
 from pipeline.core.version import program
 from pipeline.decode.readers import remarks
 from pipeline.decode.readers.tiff import NoTiff, Refused, is_tiff, read_tiff
@@ -137,7 +137,7 @@ def read_table(
         PipelineError: no such file, not a CSV, a row cut short or too long, a repeated column, or one of the
             `needed` columns is missing.
     """
-    if not path.exists():
+    if not as_packed(path).exists():
         raise PipelineError(f"{path} does not exist{hint}{packed(path.parent)}.")
     table = read_csv(path, needed if only else None)
     missing = [column for column in needed if column not in table.columns]
