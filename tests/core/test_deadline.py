@@ -31,7 +31,7 @@ def test_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_run_without_time_ends_with_its_own_exit_code(tiny: Tiny) -> None:
-    done = tiny.cli("run", tiny.recipe_path, "--time", "0.001s")
+    done = tiny.cli("run", tiny.recipe_path, "--to", "clean", "--time", "0.001s")
     assert done.returncode == 4
     said = "decode was not begun: the time of --time is up. What is finished is kept: the same command goes on from"
     assert done.stderr.endswith(f"{said} there.\n")
