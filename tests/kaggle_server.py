@@ -201,7 +201,8 @@ def serve(home: Path) -> Iterator[Kaggle]:
         for name in ("KAGGLE_API_TOKEN", "KAGGLE_USERNAME", "KAGGLE_KEY"):
             patch.delenv(name, raising=False)
         patch.setenv("HOME", str(home))
-        pytest.importorskip("kaggle", reason="Kaggle's client is not installed")
+        pytest.importorskip("kagglesdk", reason="Kaggle's client is not installed")
+        pytest.importorskip("kaggle")
     from kagglesdk import kaggle_env
 
     known, wait = Kaggle(), time.sleep

@@ -23,6 +23,8 @@ LOG_IN = (
 )
 TIMEOUT = (10.0, 120.0)
 """Seconds that a connection, and each answer, may take."""
+RETRIES = 3
+"""How often a download that broke off is taken up again by the same command."""
 POLL = 10.0
 """Seconds between two questions about something that Kaggle works on."""
 
@@ -164,6 +166,10 @@ def _client_class() -> type:
                 for scheme in ("https://", "http://"):
                     http._session.mount(scheme, Patient())
             return client
+
+        def download_file(self, *arguments: Any, **options: Any) -> Any:
+            # the client tries again after every error, a full disk among them, and waits twice as long each time
+            return super().download_file(*arguments, **{"max_retries": RETRIES} | options)
 
     return Client
 

@@ -42,7 +42,8 @@ def push(
     faults: Callable[[Path], list[str]] | None = None, wait: float = COMMIT,
 ) -> Pushed:  # fmt: skip
     """Pushes a bundle: a dataset version, which is waited for, then a kernel version, whose commit run is waited for
-    and whose file is checked. Nothing is submitted.
+    and whose file is checked. Nothing is submitted, and nobody is asked: `submit.offer` does that. It waits without a
+    terminal too, as a kernel must not be pushed before its dataset is ready.
 
     A kernel that is pushed before the dataset's version is ready would run with the old weights.
 

@@ -29,6 +29,8 @@ from pipeline.kaggle.client import confirm, connect, explained, status_of, wait_
 PATIENCE = 1800.0
 """Seconds that a score is waited for on a terminal; elsewhere nobody waits unless told to."""
 FAULTS_SHOWN = 5
+PAGES = 50
+"""Pages of a list of submissions that are read at most."""
 
 
 @dataclass(frozen=True)
@@ -224,13 +226,12 @@ def settle(api: Any, competition: str, slug: str) -> set[str]:
         PipelineError: Kaggle does not answer.
     """
     with explained(f"list the submissions to {slug}", slug):
-        known = [one for one in api.competition_submissions(slug, page_size=100) or [] if one]
-    by_ref = {str(one.ref): one for one in known}
+        by_ref = _submissions(api, slug)
     rows, found = sent.read(competition), set[str]()
     claimed = set(rows["ref"])
     for row in rows.to_dict("records"):
         if row["status"] == "sending":
-            arrived = [one for one in known if one.description == row["message"] and str(one.ref) not in claimed]
+            arrived = [one for ref, one in by_ref.items() if one.description == row["message"] and ref not in claimed]
             arrived = [one for one in arrived if str(one.date)[:19] >= row["sent"][:19]]
             if not arrived:
                 continue
@@ -241,6 +242,18 @@ def settle(api: Any, competition: str, slug: str) -> set[str]:
             sent.update(row["sent"], row["run"], {"ref": row["ref"], **_told(by_ref[row["ref"]])})
     for name in dict.fromkeys(rows["run"]):
         sent.record(competition, name)
+    return found
+
+
+def _submissions(api: Any, slug: str) -> dict[str, Any]:
+    """All submissions to a competition, by their number."""
+    found: dict[str, Any] = {}
+    for page in range(1, PAGES + 1):
+        answer = api.competition_submissions(slug, page_number=page, page_size=100)
+        new = {str(one.ref): one for one in answer or [] if one and str(one.ref) not in found}
+        if not new:
+            break
+        found |= new
     return found
 
 

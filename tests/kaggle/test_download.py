@@ -1,5 +1,6 @@
 """Downloads from a stand-in for Kaggle: what arrives, what is refused, and what is said."""
 
+import errno
 import io
 import stat
 import zipfile
@@ -142,6 +143,15 @@ def test_the_package_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     client._client_class.cache_clear()
     with pytest.raises(PipelineError, match=r"client is not installed .*: pip install 'kaggle>=2.2' six"):
         client.connect()
+
+
+def test_a_full_disk(kaggle: Kaggle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("kaggle.api.kaggle_api_extended.open", full, raising=False)
+    message = refused(tmp_path / "input" / "tgs-salt")
+    assert message.startswith("Could not download tiny-cup: the disk is full; make room, and the same command goes on.")
 
 
 def test_a_small_disk(kaggle: Kaggle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
