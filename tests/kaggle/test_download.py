@@ -3,6 +3,7 @@
 import errno
 import io
 import stat
+import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -137,8 +138,6 @@ def test_no_token_a_wrong_one_and_no_network(kaggle: Kaggle, tmp_path: Path, mon
 
 
 def test_the_package_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
-
     monkeypatch.setitem(sys.modules, "kaggle.api.kaggle_api_extended", None)
     client._client_class.cache_clear()
     with pytest.raises(PipelineError, match=r"client is not installed .*: pip install 'kaggle>=2.2' six"):
@@ -149,7 +148,8 @@ def test_a_full_disk(kaggle: Kaggle, tmp_path: Path, monkeypatch: pytest.MonkeyP
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("kaggle.api.kaggle_api_extended.open", full, raising=False)
+    client._client_class()
+    monkeypatch.setattr(sys.modules["kaggle.api.kaggle_api_extended"], "open", full, raising=False)
     message = refused(tmp_path / "input" / "tgs-salt")
     assert message.startswith("Could not download tiny-cup: the disk is full; make room, and the same command goes on.")
 
