@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,8 +48,8 @@ def push(
     A kernel that is pushed before the dataset's version is ready would run with the old weights.
 
     Args:
-        folder: the bundle, with dataset-metadata.json and kernel-metadata.json; an owner that is a placeholder (OWNERS)
-            becomes the account that is logged in.
+        folder: the bundle, with dataset-metadata.json and kernel-metadata.json, in itself or in its folders dataset/
+            and kernel/; an owner that is a placeholder (OWNERS) becomes the account that is logged in.
         notes: what the versions are called.
         output: the folder into which the file and the log are downloaded.
         file: the name of what the kernel writes.
@@ -60,10 +60,11 @@ def push(
         PipelineError: the folder is no bundle, Kaggle does not take it, the kernel fails (its log is shown), or its
             file is missing or has faults. The same command does it again.
     """
+    of_dataset, of_kernel = (inner if (inner := folder / part).is_dir() else folder for part in ("dataset", "kernel"))
     api = connect()
-    _fill_in_owner(folder, user_of(api))
-    dataset, version = push_dataset(api, folder, notes)
-    kernel, number, url = push_kernel(api, folder)
+    _fill_in_owner((of_dataset / DATASET, of_kernel / KERNEL), user_of(api))
+    dataset, version = push_dataset(api, of_dataset, notes)
+    kernel, number, url = push_kernel(api, of_kernel)
     await_kernel(api, kernel, number, wait)
     (path,) = fetch_output(api, kernel, number, output, [file])
     if faults and (found := faults(path)):
@@ -265,20 +266,20 @@ def _metadata(folder: Path, name: str) -> dict[str, Any]:
     return found
 
 
-def _fill_in_owner(folder: Path, user: str) -> None:
+def _fill_in_owner(files: Iterable[Path], user: str) -> None:
     """Lets the metadata of a bundle name the account that is logged in, where a placeholder stands."""
 
     def named(name: str) -> str:
         owner, _, rest = name.partition("/")
         return f"{user}/{rest}" if owner in OWNERS else name
 
-    for file in (DATASET, KERNEL):
+    for file in files:
         try:
-            metadata = read_json(folder / file)
+            metadata = read_json(file)
             changed = metadata | {"id": named(metadata["id"])}
             if "dataset_sources" in metadata:
                 changed["dataset_sources"] = [named(one) for one in metadata["dataset_sources"]]
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             continue  # _metadata says what is wrong
         if changed != metadata:
-            write_json(folder / file, changed)
+            write_json(file, changed)

@@ -14,10 +14,12 @@ from typer.testing import CliRunner, Result
 
 from pipeline.__main__ import app
 from pipeline.core import freshness
+from pipeline.core.errors import PipelineError
 from pipeline.core.files import write_json
 from pipeline.core.run import Run, open_run, write_recipe
 from pipeline.core.verdict import Reason, to_json
 from pipeline.kaggle import sent
+from pipeline.kaggle.push_bundle import push_bundle
 from pipeline.kaggle.submit import Kernel, Request, offer
 
 CHECK = Reason("check", "weak group", "Patient p3 scores 0.2.")
@@ -178,6 +180,30 @@ def test_a_kernel_that_ran_is_offered(submit: Submitting, monkeypatch: pytest.Mo
     assert said.startswith("not submitted: `python -m pipeline submit ")
     assert said.endswith(f" -k {USER}/bundle -v 3 -m offline` does it") and not submit.kaggle.submissions
     assert "submitted ada/bundle/3 to tiny-cup" in list(offer(submit.run, replace(request, yes=True)))
+
+
+def test_a_bundle_is_pushed_and_offered(submit: Submitting) -> None:
+    folder = submit.run.folder / "bundle"
+    named = {"id": "USERNAME/small-bundle", "title": "small-bundle", "licenses": [{"name": "other"}]}
+    write_json(folder / "dataset" / "dataset-metadata.json", named)
+    write_json(folder / "dataset" / "bundle.json", {"output": "submission.csv"})
+    (folder / "kernel").mkdir()
+    (folder / "kernel" / "inference.py").write_text("")
+    write_json(folder / "kernel" / "kernel-metadata.json", {
+        "id": "USERNAME/small-inference", "title": "small-inference", "code_file": "inference.py",
+        "language": "python", "kernel_type": "script", "dataset_sources": ["USERNAME/small-bundle"],
+    })  # fmt: skip
+    submit.kaggle.kernel_files = {"submission.csv": b"id,mask\n"}
+    with pytest.raises(PipelineError, match="that is not valid: 4 of 4 test ids are missing"):
+        list(push_bundle(submit.run, folder, Request("offline")))
+    submit.kaggle.kernel_files = {"submission.csv": submit.run.submission.read_bytes()}
+    said = list(push_bundle(submit.run, folder, Request("offline")))
+    assert said[0].startswith("the commit run of ada/small-inference, version 2, wrote a valid submission.csv: work/")
+    assert said[1].startswith("not submitted: ") and "-k ada/small-inference -v 2" in said[1]
+    assert submit.kaggle.calls("SaveKernel")[1]["datasetDataSources"] == ["ada/small-bundle"]
+    assert "submitted ada/small-inference/3 to tiny-cup" in list(
+        push_bundle(submit.run, folder, Request("offline", yes=True))
+    )
 
 
 def test_the_list_fetches_scores_and_says_what_to_select(submit: Submitting) -> None:
