@@ -105,10 +105,10 @@ def submissions(
         )
     competitions = [listing.competition_of(sent.read(name)) for name in names]
     listing.refresh(competitions)
-    for one in competitions:
-        rows = sent.read(one.name)
+    for loaded in competitions:
+        rows = sent.read(loaded.name)
         Console(width=None if sys.stdout.isatty() else 200).print(listing.table_of(rows))
-        for line in listing.lines(rows, one):
+        for line in listing.lines(rows, loaded):
             typer.echo(line)
 
 

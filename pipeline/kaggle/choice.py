@@ -49,15 +49,16 @@ def correlations(rows: pd.DataFrame) -> dict[str, Correlation]:
     Args:
         rows: of the log, of one competition.
     """
-    found = {}
+    told = {}
     for name in ("public", "private"):
         pairs = [
-            (sent.number(one), sent.number(other)) for one, other in zip(rows["estimate"], rows[name], strict=True)
+            (sent.number(estimate), sent.number(score))
+            for estimate, score in zip(rows["estimate"], rows[name], strict=True)
         ]
         known = np.array([pair for pair in pairs if None not in pair], np.float64).reshape(-1, 2)
-        if one := correlation(known[:, 0], known[:, 1]):
-            found[name] = one
-    return found
+        if result := correlation(known[:, 0], known[:, 1]):
+            told[name] = result
+    return told
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def choose(rows: pd.DataFrame, competition: Competition, differ: Callable[[int, 
         second = others[0]
         why = f"{rows['run'].iloc[second]} the second best ({known[second]:.4f}); none lies within a standard error"
         return Choice(first, second, f"{best}, {why} ({error:.4f}) of the best")
-    differences = {place: found for place in near if (found := differ(first, place)) is not None}
+    differences = {place: share for place in near if (share := differ(first, place)) is not None}
     if not differences:
         second = near[0]
         why = f"is second ({known[second]:.4f}); how much the masks differ is not known, as files are gone"
@@ -122,10 +123,10 @@ class Files:
         paths = [self.paths.get(self.rows["sha256"].iloc[place]) for place in (first, second)]
         if self.want is None or paths[0] is None or paths[1] is None:
             return None
-        one, other = (self._read(path) for path in paths if path)
+        first_masks, second_masks = (self._read(path) for path in paths if path)
         either = both = 0
-        for key in one.keys() | other.keys():
-            masks = [masks[key] for masks in (one, other) if key in masks]
+        for key in first_masks.keys() | second_masks.keys():
+            masks = [known[key] for known in (first_masks, second_masks) if key in known]
             either += int(np.unpackbits(np.bitwise_or.reduce(masks)).sum())
             both += int(np.unpackbits(np.bitwise_and(*masks)).sum()) if len(masks) == 2 else 0
         return 1 - both / either if either else 0.0

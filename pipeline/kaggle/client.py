@@ -185,22 +185,22 @@ def _no_login() -> str:
 
 def _http_reason(error: Any, competition: str | None) -> str:
     """The sentence for an HTTP error."""
-    status, said = status_of(error), _message(error)
+    status, message = status_of(error), _message(error)
     page = f"https://www.kaggle.com/competitions/{competition}"
     if status == 401:
         return f"Kaggle does not accept the token (401): it is wrong, or has expired; {LOG_IN}"
     if status == 403 and competition:
-        return f"Kaggle refuses (403{said}): accept the rules at {page}/rules, where the account may take part"
+        return f"Kaggle refuses (403{message}): accept the rules at {page}/rules, where the account may take part"
     if status == 403:
-        return f"Kaggle refuses (403{said}): the account that is logged in has no access to it"
+        return f"Kaggle refuses (403{message}): the account that is logged in has no access to it"
     if status == 404:
         where = f"; look at {page}, whose last part is the name" if competition else ""
-        return f"Kaggle does not know it (404{said}){where}"
+        return f"Kaggle does not know it (404{message}){where}"
     if status == 429:
         return "Kaggle asks to wait (429, too many requests); try again in some minutes"
     if status is not None and status >= 500:
-        return f"Kaggle has a fault of its own ({status}{said}); try again later"
-    return f"Kaggle answers {status}{said}"
+        return f"Kaggle has a fault of its own ({status}{message}); try again later"
+    return f"Kaggle answers {status}{message}"
 
 
 def _message(error: Any) -> str:

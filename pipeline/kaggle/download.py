@@ -151,8 +151,8 @@ def _check_access(api: Any, slug: str) -> None:
     request = ApiGetCompetitionRequest()
     request.competition_name = slug
     with api.build_kaggle_client() as kaggle:
-        found = kaggle.competitions.competition_api_client.get_competition(request)
-    if not found.user_has_entered:
+        answer = kaggle.competitions.competition_api_client.get_competition(request)
+    if not answer.user_has_entered:
         raise PipelineError(
             f"The rules of {slug} are not accepted yet: open https://www.kaggle.com/competitions/{slug}/rules, join "
             "the competition there, and run the same command again."

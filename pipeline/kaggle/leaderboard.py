@@ -53,7 +53,7 @@ class Board:
         assert best is not None and public is not None
         loss = self.sign * (best["private"] - public["private"])
         gap = self.sign * (public["public"] - public["private"])
-        found = [
+        sentences = [
             f"{public['name']} leads in public with {public['public']:.4f} and is number {public['private_rank']} of "
             f"{len(self.rows)} in private, with {public['private']:.4f}: {gap:.4f} less than its public score, and "
             f"{loss:.4f} less than {best['name']}, the best in private.",
@@ -61,11 +61,11 @@ class Board:
         ]
         honest = self.chosen("estimate")
         if honest is not None:
-            found.insert(1, (
+            sentences.insert(1, (
                 f"By the estimates alone, which saw no test image, {honest['name']} would have been chosen: "
                 f"{honest['private']:.4f} in private, number {honest['private_rank']}."
             ))  # fmt: skip
-        return found
+        return sentences
 
 
 def split(ids: list[str], share: float, seed: int = 0) -> tuple[list[str], list[str]]:
@@ -80,7 +80,7 @@ def split(ids: list[str], share: float, seed: int = 0) -> tuple[list[str], list[
     Raises:
         PipelineError: a part would be empty.
     """
-    ordered = sorted(ids, key=lambda one: hashlib.sha256(f"{seed} {one}".encode()).digest())
+    ordered = sorted(ids, key=lambda image_id: hashlib.sha256(f"{seed} {image_id}".encode()).digest())
     count = round(share * len(ids)) if 0 < share < 1 else 0
     if not 0 < count < len(ids):
         raise PipelineError(
@@ -173,13 +173,13 @@ def lines(board: Board, most: int = 20) -> list[str]:
     """Returns the board as lines of text, the first `most` submissions, and what it says."""
     title = f"{board.competition}, {board.metric}: {board.public_images} images public, {board.private_images} private"
     width = max(len(name) for name in board.rows["name"])
-    found = [title, f"public private  {'name':{width}}  public  private  estimate  moved"]
+    text = [title, f"public private  {'name':{width}}  public  private  estimate  moved"]
     for row in board.rows.head(most).to_dict("records"):
         public, private, name, *scores, moved = cells(row)
-        found.append(
+        text.append(
             f"{public:>6} {private:>7}  {name:{width}}  {scores[0]}  {scores[1]:>7}  {scores[2]:>8}  {moved:>5}"
         )
     if len(board.rows) > most:
-        found.append(f"… and {len(board.rows) - most} more")
-    found += [f"{name}: not scored: {why}" for name, why in board.unscored.items()]
-    return [*found, *board.sentences()]
+        text.append(f"… and {len(board.rows) - most} more")
+    text += [f"{name}: not scored: {why}" for name, why in board.unscored.items()]
+    return [*text, *board.sentences()]

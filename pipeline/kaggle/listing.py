@@ -30,24 +30,24 @@ def competition_of(rows: pd.DataFrame) -> Competition:
         PipelineError: neither is there.
     """
     name = rows["competition"].iloc[0]
-    found = if_sound(load_competition, name)
+    competition = if_sound(load_competition, name)
     folder = root() / "work" / name
-    for run in dict.fromkeys(rows["run"]) if found is None else ():
+    for run in dict.fromkeys(rows["run"]) if competition is None else ():
         path = folder / run / "recipe.yaml"
         if path.exists():
             data = read_yaml(path)["competition"]
-            found = validate(LAYOUTS[data["reader"]], data, f"{run}/recipe.yaml")
+            competition = validate(LAYOUTS[data["reader"]], data, f"{run}/recipe.yaml")
             break
-    return found or load_competition(name)
+    return competition or load_competition(name)
 
 
 def refresh(competitions: list[Competition]) -> None:
     """Asks Kaggle for the scores of what was sent to these competitions; without Kaggle, says why they are old."""
     try:
         api = connect()
-        for one in competitions:
-            if one.kaggle:
-                settle(api, one.name, one.kaggle)
+        for competition in competitions:
+            if competition.kaggle:
+                settle(api, competition.name, competition.kaggle)
     except PipelineError as error:
         from rich.markup import escape
 
@@ -75,14 +75,12 @@ def lines(rows: pd.DataFrame, competition: Competition) -> Iterator[str]:
         rows: of the log.
         competition: the competition.
     """
-    found = choice.correlations(rows)
+    known = choice.correlations(rows)
     scored = int((rows["public"] != "").sum())
-    for name, one in found.items():
-        yield (
-            f"estimate and {name} score: correlation {one.r:.2f} (95 % {one.low:.2f} to {one.high:.2f}) of {one.count} "
-            "submissions"
-        )
-    if not found:
+    for name, result in known.items():
+        interval = f"95 % {result.low:.2f} to {result.high:.2f}"
+        yield f"estimate and {name} score: correlation {result.r:.2f} ({interval}) of {result.count} submissions"
+    if not known:
         yield f"estimate and public score: a correlation is told from {choice.FEWEST} on; {scored} scored so far"
     distinct = rows.drop_duplicates("sha256", keep="last").reset_index(drop=True)
     folder = root() / "work" / competition.name

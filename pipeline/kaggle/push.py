@@ -67,8 +67,8 @@ def push(
     kernel, number, url = push_kernel(api, of_kernel)
     await_kernel(api, kernel, number, wait)
     (path,) = fetch_output(api, kernel, number, output, [file])
-    if faults and (found := faults(path)):
-        raise PipelineError(f"The commit run of {kernel} wrote a {file} that is not valid: {'; '.join(found[:5])}.")
+    if faults and (listed := faults(path)):
+        raise PipelineError(f"The commit run of {kernel} wrote a {file} that is not valid: {'; '.join(listed[:5])}.")
     for line in _telling(log_of(api, kernel, number)):
         say(f"  {line}")
     return Pushed(kernel, number, url, path, dataset, version)
@@ -123,12 +123,12 @@ def _dataset_state(api: Any, name: str) -> dict[str, Any] | None:
 
     with explained(f"ask about the dataset {name}"):
         try:
-            found: dict[str, Any] = json.loads(api.dataset_status(name, format="json"))
+            state: dict[str, Any] = json.loads(api.dataset_status(name, format="json"))
         except requests.HTTPError as error:
             if status_of(error) in (403, 404):  # of another's, or of none
                 return None
             raise
-    return found
+    return state
 
 
 # --- kernels ---------------------------------------------------------------------------------------------------------
@@ -151,7 +151,7 @@ def push_kernel(api: Any, folder: Path, seconds: float | None = None) -> tuple[s
     if answer.error:
         raise PipelineError(f"Kaggle does not take the kernel {metadata['id']}: {answer.error.rstrip('.')}.")
     kinds = ("dataset", "competition", "kernel", "model")
-    unknown = [one for kind in kinds for one in getattr(answer, f"invalid_{kind}_sources") or []]
+    unknown = [source for kind in kinds for source in getattr(answer, f"invalid_{kind}_sources") or []]
     if unknown:
         raise PipelineError(
             f"The kernel {metadata['id']} was pushed without {', '.join(unknown)}, which Kaggle does not know or the "
@@ -256,14 +256,14 @@ def _telling(lines: list[str]) -> Iterator[str]:
 
 def _metadata(folder: Path, name: str) -> dict[str, Any]:
     try:
-        found = read_json(folder / name)
-        if not isinstance(found, dict) or not re.fullmatch(r"[^/]+/[^/]+", str(found["id"])):
+        metadata = read_json(folder / name)
+        if not isinstance(metadata, dict) or not re.fullmatch(r"[^/]+/[^/]+", str(metadata["id"])):
             raise ValueError("it has no id, owner/name")
     except FileNotFoundError:
         raise PipelineError(f"{shown(folder)} has no {name}: `bundle` writes it.") from None
     except (ValueError, KeyError, OSError) as error:
         raise PipelineError(f"{shown(folder / name)} cannot be used: {' '.join(str(error).split())}.") from None
-    return found
+    return metadata
 
 
 def _fill_in_owner(files: Iterable[Path], user: str) -> None:
@@ -278,7 +278,7 @@ def _fill_in_owner(files: Iterable[Path], user: str) -> None:
             metadata = read_json(file)
             changed = metadata | {"id": named(metadata["id"])}
             if "dataset_sources" in metadata:
-                changed["dataset_sources"] = [named(one) for one in metadata["dataset_sources"]]
+                changed["dataset_sources"] = [named(source) for source in metadata["dataset_sources"]]
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             continue  # _metadata says what is wrong
         if changed != metadata:

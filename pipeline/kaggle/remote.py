@@ -121,10 +121,10 @@ def _fetch(api: Any, run: Run, state: dict[str, Any]) -> Iterator[str]:
     run.folder.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=run.folder, prefix=".fetched-") as temporary:
         (pack,) = fetch_output(api, state["kernel"], state["version"], Path(temporary), [OUTPUT])
-        own = f"work/{run.competition.name}/{run.name}"
+        place = f"work/{run.competition.name}/{run.name}"
         try:
             names = ZipFile(pack).namelist()
-            if strange := [name for name in names if not (name.startswith(f"{own}/") or _is_folds(name))]:
+            if strange := [name for name in names if not (name.startswith(f"{place}/") or _is_folds(name))]:
                 raise PipelineError(
                     f"{OUTPUT} of {state['kernel']} holds {strange[0]!r}, which is no file of {run.name}."
                 )

@@ -83,9 +83,9 @@ def record(competition: str, run: str) -> None:
         return
     rows = read(competition)
     of_run = (rows["sha256"] == content.get("sha256")) | rows["sha256"].str.startswith(KERNEL)
-    said = [_of_record(row) for row in rows[(rows["run"] == run) & of_run].to_dict("records")]
-    if content.get("kaggle", []) != said:
-        write_json(path, content | {"kaggle": said})
+    uploads = [_of_record(row) for row in rows[(rows["run"] == run) & of_run].to_dict("records")]
+    if content.get("kaggle", []) != uploads:
+        write_json(path, content | {"kaggle": uploads})
         freshness.rewrote(root() / "work" / competition / run / "submission.manifest.json", path)
 
 

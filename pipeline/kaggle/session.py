@@ -76,13 +76,13 @@ def restore(name: str, force: bool = False) -> str:
         with explained(f"download the dataset {full}"):
             quiet = not console.is_terminal or console.quiet
             api.dataset_download_file(full, PACK, path=temporary, quiet=quiet)
-        found = [path for path in Path(temporary).iterdir() if path.name in (PACK, f"{PACK}.zip")]
-        if not found:
+        files = [path for path in Path(temporary).iterdir() if path.name in (PACK, f"{PACK}.zip")]
+        if not files:
             raise PipelineError(f"The dataset {full} holds no {PACK}: `save` did not make it.")
-        if found[0].name != PACK:  # Kaggle wraps large files
-            archives.unpack(found[0], Path(temporary) / "inner")
-            found = [Path(temporary) / "inner" / PACK]
-        return _unpack(found[0], force)
+        if files[0].name != PACK:  # Kaggle wraps large files
+            archives.unpack(files[0], Path(temporary) / "inner")
+            files = [Path(temporary) / "inner" / PACK]
+        return _unpack(files[0], force)
 
 
 def session_files() -> list[Path]:

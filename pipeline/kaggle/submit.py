@@ -88,11 +88,11 @@ def offer(run: Run, request: Request) -> Iterator[str]:
     """Asks whether a kernel that ran should be submitted, and does it; says how where nobody can be asked. Yields and
     raises as submit."""
     assert request.kernel is not None
-    slug, one = slug_of(run), request.kernel
+    slug, kernel = slug_of(run), request.kernel
     if not request.yes and not sys.stdin.isatty():
-        words = [*program().split(), "submit", *(run.options or (run.recipe.name,)), "-k", one.name]
-        yield f"not submitted: `{shlex.join([*words, '-v', str(one.version), '-m', request.message])}` does it"
-    elif not confirm(f"Submit {one} to {slug}?", request.yes):
+        words = [*program().split(), "submit", *(run.options or (run.recipe.name,)), "-k", kernel.name]
+        yield f"not submitted: `{shlex.join([*words, '-v', str(kernel.version), '-m', request.message])}` does it"
+    elif not confirm(f"Submit {kernel} to {slug}?", request.yes):
         yield "nothing was submitted"
     else:
         yield from submit(run, request)
@@ -144,7 +144,7 @@ def _check_file(run: Run, judged: Judged) -> str:
 
 def _agreed(run: Run, judged: Judged, request: Request, digest: str) -> bool:
     """Whether it may be submitted; asks where that is doubtful."""
-    grave = [one.text for one in judged.reasons if one.level != "note"]
+    grave = [reason.text for reason in judged.reasons if reason.level != "note"]
     if judged.verdict == "do not submit" and not request.force:
         raise PipelineError(f"The verdict on {run.name} is DO NOT SUBMIT: {grave[0]} --force submits it all the same.")
     doubts = []
@@ -188,8 +188,10 @@ def _send(api: Any, run: Run, judged: Judged, request: Request, digest: str) -> 
     try:
         with explained(f"submit {what}", slug, "Nothing was submitted."):
             if request.kernel:
-                one = request.kernel
-                answer = api.competition_submit_code(one.file, request.message, slug, one.name, one.version, quiet=True)
+                kernel = request.kernel
+                answer = api.competition_submit_code(
+                    kernel.file, request.message, slug, kernel.name, kernel.version, quiet=True
+                )
             else:
                 answer = api.competition_submit(str(run.submission), request.message, slug, quiet=True)
             if answer.message == api.COMPETITION_SUBMIT_UPLOAD_FAILED_MESSAGE:
@@ -227,34 +229,36 @@ def settle(api: Any, competition: str, slug: str) -> set[str]:
     """
     with explained(f"list the submissions to {slug}", slug):
         by_ref = _submissions(api, slug)
-    rows, found = sent.read(competition), set[str]()
+    rows, late = sent.read(competition), set[str]()
     claimed = set(rows["ref"])
     for row in rows.to_dict("records"):
         if row["status"] == "sending":
-            arrived = [one for ref, one in by_ref.items() if one.description == row["message"] and ref not in claimed]
-            arrived = [one for one in arrived if str(one.date)[:19] >= row["sent"][:19]]
+            arrived = [
+                answer for ref, answer in by_ref.items() if answer.description == row["message"] and ref not in claimed
+            ]
+            arrived = [answer for answer in arrived if str(answer.date)[:19] >= row["sent"][:19]]
             if not arrived:
                 continue
             row["ref"] = str(arrived[0].ref)
             claimed.add(row["ref"])
-            found.add(row["sha256"])
+            late.add(row["sha256"])
         if row["ref"] in by_ref:
             sent.update(row["sent"], row["run"], {"ref": row["ref"], **_told(by_ref[row["ref"]])})
     for name in dict.fromkeys(rows["run"]):
         sent.record(competition, name)
-    return found
+    return late
 
 
 def _submissions(api: Any, slug: str) -> dict[str, Any]:
     """All submissions to a competition, by their number."""
-    found: dict[str, Any] = {}
+    known: dict[str, Any] = {}
     for page in range(1, PAGES + 1):
         answer = api.competition_submissions(slug, page_number=page, page_size=100)
-        new = {str(one.ref): one for one in answer or [] if one and str(one.ref) not in found}
+        new = {str(item.ref): item for item in answer or [] if item and str(item.ref) not in known}
         if not new:
             break
-        found |= new
-    return found
+        known |= new
+    return known
 
 
 def _told(answer: Any) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """Which two submissions to select, and how well the estimate foretells the leaderboard."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,6 +9,7 @@ import pytest
 from pipeline.core.config.competition import load_competition
 from pipeline.kaggle import sent
 from pipeline.kaggle.choice import choose, correlation, correlations
+from pipeline.kaggle.listing import lines
 
 SALT = load_competition("tgs-salt")
 
@@ -56,3 +59,14 @@ def test_other_choices() -> None:
     alone = choose(rows([0.8]), SALT, lambda *_: None)
     assert alone is not None and alone.second is None
     assert choose(rows([]), SALT, lambda *_: None) is None
+
+
+def test_the_lines_that_a_person_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIPELINE_ROOT", str(tmp_path))
+    table = rows([0.1, 0.2, 0.3, 0.4, 0.5, 0.6])
+    table["public"], table["sha256"] = ["0.2", "0.1", "0.3", "0.4", "0.6", "0.5"], list("abcdef")
+    table["sent"], table["competition"] = "2026-11-29 10:00:00.000", "tgs-salt"
+    first, second, last = lines(table, SALT)
+    assert first == "estimate and public score: correlation 0.89 (95 % 0.27 to 0.99) of 6 submissions"
+    assert second.startswith("select run5 of 2026-11-29 10:00 and run4 of 2026-11-29 10:00: run5 has the best honest")
+    assert last == "The public score, which is of a part of the test images, chose nothing here."
