@@ -1,9 +1,10 @@
 """The connection to Kaggle, by its official client package `kaggle` (the extra `kaggle`), whose errors become
-sentences. The package is imported late: importing it looks for a token, asks Kaggle about it and may end the process.
+sentences. The package is imported late, as importing it logs in.
 """
 
 import errno
 import io
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from functools import cache
 from typing import Any, TypeVar
 
 from pipeline.core.console import console, duration, say
+from pipeline.core.engine import environment
 from pipeline.core.errors import PipelineError, first_line
 
 Found = TypeVar("Found")
@@ -140,7 +142,9 @@ def _client_class() -> type:
     """The client of the installed package, with time limits, silent about new versions, and never telling what it
     sends: that holds the token."""
     try:
-        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        # importing it asks Kaggle about the token, without a time limit: it finds an empty one
+        empty = environment({"KAGGLE_API_TOKEN": os.devnull})
+        with empty, redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             from kaggle.api.kaggle_api_extended import KaggleApi
             from kagglesdk import KaggleClient
     except ModuleNotFoundError as error:
