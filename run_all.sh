@@ -6,8 +6,9 @@
 #   ./run_all.sh RECIPE                   all of it; what is up to date already is not done again
 #   ./run_all.sh RECIPE --from tune       options go to `python -m pipeline run`: ./run_all.sh RECIPE --help
 #
-# RECIPE is a name in pipeline/recipes or a YAML file of your own. Raw files lie in input/<competition>/, results go to
-# submissions/. PIPELINE_INPUT puts input/ elsewhere, PIPELINE_ROOT all that is read and written; default: this folder.
+# RECIPE is a name in pipeline/recipes or a YAML file of your own. Raw files lie in input/<competition>/, where
+# `python -m pipeline download COMPETITION` gets them from Kaggle; results go to submissions/. PIPELINE_INPUT
+# puts input/ elsewhere, PIPELINE_ROOT all that is read and written; default: this folder.
 # The first call makes .venv, unless a Python environment is active: that one is used, and its torch never replaced.
 
 set -euo pipefail

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from pipeline.core import interruption
+from pipeline import kaggle_commands
+from pipeline.core import deadline, interruption
 from pipeline.core.errors import PipelineError
 from pipeline.core.launch import LOG_LEVEL, launched
 from pipeline.core.version import VERSION, program
-from pipeline.options import Assignments, HowOptions, RecipeName, RunOptions, with_options
+from pipeline.options import Assignments, HowOptions, RecipeName, RunOptions, WhereOptions, with_options
 from pipeline.stages import STAGE_HELP, STAGES
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ def run(
     options: RunOptions = RunOptions(),
     first: Annotated[str, typer.Option("--from", metavar="STAGE", help="The first stage to run.")] = STAGES[0],
     last: Annotated[str, typer.Option("--to", metavar="STAGE", help="The last stage to run.")] = STAGES[-1],
+    where: WhereOptions = WhereOptions(),
     how: HowOptions = HowOptions(),
 ) -> None:
     """Run every stage that is not up to date, from raw files to the submission and its report."""
@@ -82,15 +84,9 @@ def run(
     from pipeline.notebook import ensure_sample
     from pipeline.status import summary
 
-    for stage in (first, last):
-        if stage not in STAGES:
-            raise PipelineError(f"there is no stage {stage!r}; the stages are {', '.join(STAGES)}.")
     opened = options.open(recipe)
-    arrays = opened.recipe.arrays
-    final = "tune" if arrays and not arrays.test and last == STAGES[-1] else last
-    chosen = STAGES[STAGES.index(first) : STAGES.index(final) + 1]
-    if not chosen:
-        raise PipelineError(f"--from {first} comes after --to {final}; the order is {', '.join(STAGES)}.")
+    chosen, final = _chosen(opened, first, last)
+    where.begin()
     engine = how.open_engine()
     started = time.perf_counter()
     place = escape(shown(opened.folder))
@@ -102,15 +98,33 @@ def run(
     stages.check_tuned(opened, *chosen)
     stages.refresh_test(opened, *chosen)
     stages.warn_of_stale(opened, first)
-    if "train" in chosen:
+    elsewhere = where.place is not None and "train" in chosen
+    if "train" in chosen and not elsewhere:
         _preflight(opened, how.force, "decode" in chosen)
     for stage in chosen:
-        driver.run_stage(opened, stage, how.force, engine=engine)
+        deadline.check(stage)
+        if elsewhere and stage == "train":
+            kaggle_commands.train_there(opened, where, how.force)
+        else:
+            driver.run_stage(opened, stage, how.force, engine=engine)
     if final != last:
         say("  no submission: there are no predictions of the test images (--test, or arrays.test in a recipe)")
     for line in summary(opened, time.perf_counter() - started):
         typer.echo(line)
     _exit_strict(opened, how.strict)
+
+
+def _chosen(opened: "Run", first: str, last: str) -> tuple[tuple[str, ...], str]:
+    """Returns the stages from the first to the last, and which one really is the last."""
+    for stage in (first, last):
+        if stage not in STAGES:
+            raise PipelineError(f"there is no stage {stage!r}; the stages are {', '.join(STAGES)}.")
+    arrays = opened.recipe.arrays
+    final = "tune" if arrays and not arrays.test and last == STAGES[-1] else last
+    chosen = STAGES[STAGES.index(first) : STAGES.index(final) + 1]
+    if not chosen:
+        raise PipelineError(f"--from {first} comes after --to {final}; the order is {', '.join(STAGES)}.")
+    return chosen, final
 
 
 def _stage_command(stage: str, without: Collection[str]) -> None:
@@ -325,9 +339,9 @@ def check(
 ) -> None:
     """Say whether a submission is valid: exit 0, or 1 with its faults and their rows; and where it looks wrong."""
     from pipeline.core.verdict import lines, verdict_of
-    from pipeline.encode import sanity
+    from pipeline.encode import sanity, submission
 
-    loaded, want = _expected(competition)
+    loaded, want = submission.expected_of(competition)
     faults, reasons = sanity.examine(submission_path, want, loaded, certainty=True)
     reasons = reasons if faults else [*sanity.format_note(want, loaded), *reasons]
     for fault in faults[:50]:
@@ -354,9 +368,9 @@ def score(
     """Score a submission against known masks with the competition's metric."""
     import json
 
-    from pipeline.encode import scoring
+    from pipeline.encode import scoring, submission
 
-    loaded, want = _expected(competition)
+    loaded, want = submission.expected_of(competition)
     value, rows = scoring.score(submission_path, truth, loaded, want)
     remark = f" ({loaded.remark})" if loaded.remark else ""
     result = {"score": value, "rows": rows, "metric": loaded.metric}
@@ -364,17 +378,7 @@ def score(
     typer.echo(json.dumps(result) if as_json else f"{loaded.metric} {value:.4f} over {rows} rows{remark}")
 
 
-@app.command()
-def download(competition: Annotated[str, typer.Argument(metavar="COMPETITION")]) -> None:
-    """Fetch a competition's raw files into input/, where a library can (Oxford-IIIT Pet)."""
-    from pipeline.core.config.competition import load_competition
-    from pipeline.core.files import shown
-    from pipeline.core.run import input_folder
-    from pipeline.kaggle.download import download as fetch
-
-    loaded = load_competition(competition)
-    fetch(loaded, input_folder(loaded))
-    typer.echo(f"{loaded.title} → {shown(input_folder(loaded))}")
+kaggle_commands.register(app)
 
 
 @app.command()
@@ -384,16 +388,6 @@ def doctor() -> None:
 
     for line in examine():
         typer.echo(line)
-
-
-def _expected(competition: str) -> tuple[Any, Any]:
-    from pipeline.core.config.competition import load_competition
-    from pipeline.core.files import root
-    from pipeline.core.run import input_folder
-    from pipeline.encode import submission
-
-    loaded = load_competition(competition)
-    return loaded, submission.expected(loaded, input_folder(loaded), root() / "work" / loaded.name)
 
 
 def _run_stage(opened: "Run", stage: str, how: HowOptions) -> None:
@@ -468,11 +462,15 @@ def _joined() -> Iterator[bool]:
 
 
 def main() -> None:
-    """Runs the command line; a PipelineError becomes one message and exit code 2, a signal 128 plus its number."""
+    """Runs the command line; a PipelineError becomes one message and exit code 2, the end of `--time`
+    exit code 4, a signal 128 plus its number."""
     try:
         with interruption.exit_codes(), _joined() as leads:
             if leads:
                 app(prog_name=program())
+    except deadline.TimeIsUp as error:
+        typer.echo(f"{error} What is finished is kept: {deadline.how_to_go_on()}", err=True)
+        sys.exit(kaggle_commands.UNFINISHED)
     except PipelineError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(2)

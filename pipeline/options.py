@@ -95,6 +95,19 @@ Verify = Annotated[
     ),
 ]
 
+Limit = Annotated[
+    str | None,
+    typer.Option("--time", metavar="8.5h", help="Stop between two epochs or stages before that much time is over."),
+]
+Place = Annotated[str | None, typer.Option("--on", metavar="kaggle", help="Train on Kaggle's GPUs, then go on here.")]
+Accelerator = Annotated[
+    str, typer.Option("--accelerator", help="With --on kaggle: its name of the GPU; this one is two T4s.")
+]
+Wait = Annotated[
+    str | None,
+    typer.Option("--wait", metavar="30m", help="Wait so long for Kaggle; default: a while on a terminal, else not."),
+]
+
 EngineName = Annotated[
     str, typer.Option("--engine", metavar="local|ray", help="Where folds are trained and images predicted.")
 ]
@@ -172,6 +185,50 @@ class HowOptions:
         from pipeline.engines.ray import RayEngine
 
         return RayEngine(self.ray_address)
+
+
+@dataclass(frozen=True)
+class WhereOptions:
+    """Where a run trains, and for how long it works."""
+
+    limit: Limit = None
+    place: Place = None
+    accelerator: Accelerator = "NvidiaTeslaT4"
+    wait: Wait = None
+
+    def begin(self) -> None:
+        """Starts the clock of `--time`, where everything runs here.
+
+        Raises:
+            PipelineError: an option is wrong.
+        """
+        from pipeline.core import deadline
+
+        if self.place not in (None, "kaggle"):
+            raise PipelineError(f"--on {self.place}: expected kaggle; without it everything runs here.")
+        seconds = None if self.limit is None else deadline.seconds_of(self.limit)
+        if seconds is not None and self.place is None:
+            deadline.set_limit(seconds)
+
+    @property
+    def patience(self) -> float | None:
+        """What `--wait` says, in seconds.
+
+        Raises:
+            PipelineError: it is no length of time.
+        """
+        return waiting(self.wait)
+
+
+def waiting(wait: str | None) -> float | None:
+    """Returns what `--wait` says in seconds; None where it is not given.
+
+    Raises:
+        PipelineError: it is no length of time.
+    """
+    from pipeline.core.deadline import seconds_of
+
+    return None if wait is None else seconds_of(wait, "--wait")
 
 
 def with_options(*, without: Collection[str] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:

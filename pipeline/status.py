@@ -1,5 +1,6 @@
 """What is up to date, what is next, and whether this machine is ready."""
 
+import shlex
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -61,6 +62,10 @@ def examine() -> Iterator[str]:
             yield f"{name} {version(name)}"
         except PackageNotFoundError:
             yield f"{name} MISSING: ./run_all.sh installs it"
+    try:
+        yield f"kaggle {version('kaggle')}"
+    except PackageNotFoundError:
+        yield "kaggle not installed, which download and submit need: pip install 'kaggle>=2.2' six"
     from pipeline.networks import device
 
     try:
@@ -184,4 +189,6 @@ def _upload(run: Run) -> str:
     slug, path = run.competition.kaggle, files.shown(run.submission)
     if run.competition.name == "sample":
         return f"{program()} score {path} {files.shown(run.input)}/truth.csv --competition sample"
-    return f'kaggle competitions submit -c {slug} -f {path} -m "{run.name}"' if slug else f"upload {path}"
+    if slug is None:
+        return f"upload {path}"
+    return shlex.join([*program().split(), "submit", *(run.options or (run.recipe.name,)), "-m", run.name])

@@ -16,7 +16,7 @@ ELSEWHERE = {"--folds", "--competition", "--oof", "--test"}
 HOW = {"--force", "--verbose", "-v", "--quiet", "-q", "--verify"}
 ENGINE = {"--engine", "--ray-address"}
 OPTIONS = {
-    "run": RUN | ELSEWHERE | HOW | ENGINE | {"--from", "--to", "--strict"},
+    "run": RUN | ELSEWHERE | HOW | ENGINE | {"--from", "--to", "--strict", "--time", "--on", "--accelerator", "--wait"},
     **dict.fromkeys(("decode", "clean", "split"), RUN | HOW),
     "train": RUN | HOW | ENGINE | {"--folds"},
     **dict.fromkeys(("tune", "evaluate"), RUN | ELSEWHERE | HOW),
@@ -33,6 +33,13 @@ OPTIONS = {
     "check": {"--competition", "--strict"},
     "score": {"--competition", "--json"},
     "download": set(),
+    "submit": RUN
+    | ELSEWHERE
+    | {"-m", "--message", "-k", "--kernel", "-v", "--kernel-version", "--file", "--yes", "--force", "--wait"},
+    "submissions": set(),
+    "leaderboard": {"--competition", "--public", "--seed", "--json"},
+    "save": {"-m", "--message"},
+    "restore": {"--force"},
     "doctor": set(),
 }
 

@@ -28,7 +28,7 @@ def test_tests_lie_in_the_same_rooms() -> None:
     rooms = {path.parts[0] for path in MODULES if len(path.parts) > 1}
     folders = {path.parent.name for path in (REPOSITORY / "tests").glob("*/test_*.py")}
     assert folders <= rooms
-    assert rooms - folders <= {"evaluate", "kaggle"}  # tested with whole competitions, and with the reader of pets
+    assert rooms - folders <= {"evaluate"}  # tested with whole competitions
 
 
 @pytest.mark.parametrize("path", MODULES, ids=str)

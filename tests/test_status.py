@@ -59,7 +59,7 @@ def test_a_fine_run_ends_with_an_upload(run: Run) -> None:
         "the mean mask 0.2000",
         "cleaned rows    dice 0.9500  (10 images, optimistic)",
         "submission      submissions/small.csv",
-        'next            kaggle competitions submit -c tiny-cup -f submissions/small.csv -m "small"',
+        f"next            python -m pipeline submit {run.options[0]} -m small",
     ]
 
 
@@ -77,7 +77,7 @@ def test_an_upload_comes_after_the_look_or_not_at_all(run: Run) -> None:
     found = told(run, [CHECK])
     assert found[-2:] == [
         "next            look at notebooks/04_train_one_fold_and_watch.ipynb",
-        'or as it is     kaggle competitions submit -c tiny-cup -f submissions/small.csv -m "small"',
+        f"or as it is     python -m pipeline submit {run.options[0]} -m small",
     ]
     assert found[6:] == [
         "check Patient p3 scores 0.2.", "→ look at notebooks/04_train_one_fold_and_watch.ipynb",

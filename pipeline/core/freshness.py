@@ -140,6 +140,15 @@ def record(step: Step, seconds: float, manifest: Path | None = None, inputs: dic
     })  # fmt: skip
 
 
+def rewrote(manifest: Path, output: Path) -> None:
+    """Notes in a step's manifest that one of its outputs was added to since, so that the step stays up to date; does
+    nothing where there is no manifest."""
+    found = read_manifest(manifest)
+    if found is not None:
+        found["outputs"] |= fingerprint((output,), {})
+        write_json(manifest, found)
+
+
 class Inputs:
     """What the inputs of steps are as a stage begins to read them: a file that changes while the stage works is not
     what its results were made from."""

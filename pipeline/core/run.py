@@ -17,11 +17,17 @@ from pipeline.core.version import program
 
 
 def input_folder(competition: Competition) -> Path:
-    """Returns the folder of a competition's raw files: its own in input/, or else one of its name on Kaggle, as Kaggle
-    mounts it under /kaggle/input."""
+    """Returns the folder of a competition's raw files: what was unpacked of them into work/, or its own in input/, or
+    else one of its name on Kaggle, as Kaggle mounts it under /kaggle/input."""
     own, on_kaggle = input_root() / competition.folder, competition.kaggle
     mounted = [input_root() / on_kaggle, input_root() / "competitions" / on_kaggle] if on_kaggle else []
-    return next((folder for folder in (own, *mounted) if folder.is_dir()), own)
+    folders = (unpacked_folder(competition.name), own, *mounted)
+    return next((folder for folder in folders if folder.is_dir()), own)
+
+
+def unpacked_folder(name: str) -> Path:
+    """Returns the folder into which archives among a competition's raw files are unpacked."""
+    return root() / "work" / name / "raw"
 
 
 @dataclass(frozen=True)
@@ -321,7 +327,7 @@ def check_name(name: str) -> str:
     """
     if not name or set(name) & set("/\\ ") or name.startswith("."):
         raise PipelineError(f"--name {name!r}: expected a plain file name without spaces or slashes.")
-    if name == "outliers" or name.startswith("pixels_"):
+    if name in ("outliers", "raw") or name.startswith("pixels_"):
         raise PipelineError(f"--name {name!r}: a folder of this name lies beside those of runs; choose another.")
     return name
 

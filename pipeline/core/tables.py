@@ -31,7 +31,7 @@ def read_csv(path: Path, only: Iterable[str] | None = None, normal: bool = True)
     1 with the header and with blank lines, so that messages name the row that an editor shows.
 
     Args:
-        path: the file, also a compressed one.
+        path: the file, also a compressed one, or one whose .zip lies in its place.
         only: the columns to keep, where the file has them; None: all.
         normal: whether to bring text into its normal form (`normal_form`), in which ids are compared.
 
@@ -41,13 +41,20 @@ def read_csv(path: Path, only: Iterable[str] | None = None, normal: bool = True)
     """
     csv.field_size_limit(sys.maxsize)  # run lengths of a large mask exceed the default
     try:
-        with get_handle(path, "r", encoding="utf-8-sig", compression="infer") as opened:
+        with get_handle(as_packed(path), "r", encoding="utf-8-sig", compression="infer") as opened:
             lines = map(normal_form, opened.handle) if normal else opened.handle
             return _table(path, _records(lines), None if only is None else set(only))
     except UnicodeDecodeError as error:
         raise not_utf8(path, error.object, error.start) from None
     except (ValueError, OSError, EOFError, csv.Error) as error:
         raise PipelineError(f"{path} is not a readable CSV: {' '.join(str(error).split())}.") from None
+
+
+def as_packed(path: Path) -> Path:
+    """Returns the path of a table, or of the .zip of it alone that lies in its place, as Kaggle mounts some:
+    train.csv.zip; it is read as it lies."""
+    packed = path.with_name(f"{path.name}.zip")
+    return packed if path.suffix == ".csv" and packed.exists() and not path.exists() else path
 
 
 def normal_form(text: str) -> str:
@@ -59,7 +66,7 @@ def normal_form(text: str) -> str:
 def read_header(path: Path) -> list[str]:
     """Returns the names of a CSV's columns; raises as read_csv does."""
     try:
-        with get_handle(path, "r", encoding="utf-8-sig", compression="infer") as opened:
+        with get_handle(as_packed(path), "r", encoding="utf-8-sig", compression="infer") as opened:
             return _header(path, _records(map(normal_form, opened.handle)))
     except UnicodeDecodeError as error:
         raise not_utf8(path, error.object, error.start) from None

@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.markup import escape
 
 from pipeline.core.console import say, warn
+from pipeline.core.deadline import TimeIsUp
 from pipeline.core.engine import Advance, Engine, Needs, Outcome, Unit
 from pipeline.core.errors import PipelineError, first_line
 from pipeline.core.files import shown, write_text
@@ -209,6 +210,10 @@ class StepRunner:
         """Says that a unit failed, and keeps its traceback."""
         error = outcome.error
         assert error is not None
+        if isinstance(error, TimeIsUp):
+            say(f"  {error}")
+            self._failed.setdefault(step.title, error)
+            return
         write_text(_error_file(step), "".join(traceback.format_exception(error)))
         _forget(error)
         said = str(error) if isinstance(error, PipelineError) else f"{type(error).__name__}: {first_line(error)}"
@@ -220,6 +225,8 @@ class StepRunner:
     def _raise_failed(self) -> None:
         """Raises what failed: a fault of the program before bad input; what is wrong with all steps as it is."""
         errors = list(self._failed.values())
+        if errors and all(isinstance(error, TimeIsUp) for error in errors):
+            raise TimeIsUp("The time of --time is up.")
         for error in errors:
             if not isinstance(error, PipelineError):
                 raise error

@@ -1,6 +1,6 @@
 """What a submission scores against known masks, by the competition's metric."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,21 +18,37 @@ from pipeline.masks.metrics import metric_of
 from pipeline.masks.overlaps import confusion
 
 
-def score(path: Path, truth: Path, competition: Competition, want: Expected) -> tuple[float, int]:
+def score(
+    path: Path, truth: Path, competition: Competition, want: Expected, only: Collection[str] | None = None
+) -> tuple[float, int]:
     """Returns the competition's metric of a submission over the rows of `truth` (submission format, some or all rows),
     and the number of rows (of images, where a row is an instance).
+
+    Args:
+        path: the submission.
+        truth: known masks, in the submission's format.
+        competition: its metric.
+        want: what a submission must hold.
+        only: ids of images; no others are scored.
 
     Raises:
         PipelineError: a missing column, no rows, a repeated id, a truth id that the submission lacks or that no image
             has, a broken mask.
     """
     if want.settings.format == "labels":
-        return _score_labels(path, truth, competition, want)
+        return _score_labels(path, truth, competition, want, only)
     frames = read_table(path, [], hint=""), read_table(truth, [], hint="")
     if competition.kind == "multiclass":
-        return _score_classes(*frames, competition, want)
-    scores, total = _scored(*frames, competition, want)
+        return _score_classes(*frames, competition, want, only)
+    scores, total = _scored(*frames, competition, want, only)
     return total, len(scores)
+
+
+def truth_ids(truth: Path, want: Expected) -> list[str]:
+    """Returns the ids of the images whose masks a truth holds, each once; raises as score does."""
+    if want.settings.format == "labels":
+        return list(dict.fromkeys(image_id for _, image_id, _ in read_labels(truth, want)))
+    return list(dict.fromkeys(image_id for image_id, _ in _texts(read_table(truth, [], hint=""), "the truth", want)))
 
 
 def row_scores(frame: pd.DataFrame, truth: pd.DataFrame, competition: Competition, want: Expected) -> pd.Series:
@@ -42,13 +58,17 @@ def row_scores(frame: pd.DataFrame, truth: pd.DataFrame, competition: Competitio
 
 
 def _scored(
-    frame: pd.DataFrame, truth: pd.DataFrame, competition: Competition, want: Expected
+    frame: pd.DataFrame,
+    truth: pd.DataFrame,
+    competition: Competition,
+    want: Expected,
+    only: Collection[str] | None = None,
 ) -> tuple[pd.Series, float]:
     """The metric of every key of the truth, and of all together."""
     metric = metric_of(competition)
     group_of = dict(zip(want.images["image_id"], table.units_of(want.images), strict=True))
     keys, units, parts = [], [], []
-    for key, masks in _pairs(frame, truth, want, metric.instances):
+    for key, masks in _pairs(frame, truth, want, metric.instances, only):
         keys.append(want.name(key))
         # each class is scored alone, and the mean is over classes
         units.append(str(key[1]) if metric.unit == "data_set" else f"{group_of[key[0]]}, {key[1]}")
@@ -70,11 +90,15 @@ def _scored(
 
 
 def _score_classes(
-    frame: pd.DataFrame, truth: pd.DataFrame, competition: Competition, want: Expected
+    frame: pd.DataFrame,
+    truth: pd.DataFrame,
+    competition: Competition,
+    want: Expected,
+    only: Collection[str] | None,
 ) -> tuple[float, int]:
     """As _score_labels, where rows are the classes of an image; pixels of none are background."""
     maps: dict[str, np.ndarray] = {}
-    for key, masks in _pairs(frame, truth, want):
+    for key, masks in _pairs(frame, truth, want, only=only):
         both = maps.setdefault(key[0], np.zeros(masks.shape, np.uint8))
         both[masks == 1] = want.classes[0] if key[1] is None else key[1]
     matrices = [confusion(both[0], both[1], len(competition.classes)) for both in maps.values()]
@@ -89,12 +113,18 @@ def _score_matrices(matrices: dict[str, np.ndarray], competition: Competition, w
 
 
 def _pairs(
-    frame: pd.DataFrame, truth: pd.DataFrame, want: Expected, instances: bool = False
+    frame: pd.DataFrame,
+    truth: pd.DataFrame,
+    want: Expected,
+    instances: bool = False,
+    only: Collection[str] | None = None,
 ) -> Iterator[tuple[Key, np.ndarray]]:
     """Every key of the truth, with the predicted and the true mask (2, h, w); or label maps of their instances, which
     are the rows, or, where a row is no instance, connected regions."""
     predictions, truths = _texts(frame, "the submission", want), _texts(truth, "the truth", want)
     for key, (row, texts) in truths.items():
+        if only is not None and key[0] not in only:
+            continue
         if key not in predictions or key[0] not in want.shapes:
             where = "the submission" if key not in predictions else "the competition's images"
             raise PipelineError(f"truth row {row}: id {want.name(key)} is not in {where}.")
@@ -140,12 +170,15 @@ def _texts(frame: pd.DataFrame, name: str, want: Expected) -> dict[Key, tuple[in
     return found
 
 
-def _score_labels(path: Path, truth: Path, competition: Competition, want: Expected) -> tuple[float, int]:
+def _score_labels(
+    path: Path, truth: Path, competition: Competition, want: Expected, only: Collection[str] | None
+) -> tuple[float, int]:
     truths: dict[str, np.ndarray] = {}
     for row, image_id, labels in read_labels(truth, want):
         if isinstance(labels, str) or image_id in truths:
             raise PipelineError(f"truth row {row}: id {image_id}: {labels if isinstance(labels, str) else 'repeated'}.")
-        truths[image_id] = labels
+        if only is None or image_id in only:
+            truths[image_id] = labels
     if not truths:
         raise PipelineError("the truth has no rows.")
     matrices: dict[str, np.ndarray] = {}

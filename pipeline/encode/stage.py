@@ -33,6 +33,7 @@ from pipeline.core.files import PACKAGE, read_record, shown, write_json, writing
 from pipeline.core.freshness import Step
 from pipeline.core.results import read_tuned
 from pipeline.core.run import Run, describe
+from pipeline.core.tables import as_packed
 from pipeline.core.trainings import read_training
 from pipeline.core.verdict import Reason, from_json, to_json, verdict_of
 from pipeline.encode import sanity, shift, submission
@@ -50,7 +51,8 @@ EXPECT = ("metric", "remark", "score", "interval_95", "nested", "untuned", "scor
 
 def steps(run: Run) -> list[Step]:
     """Returns the one step of this stage."""
-    sample = [run.input / run.competition.sample_submission] if run.competition.sample_submission else []
+    name = run.competition.sample_submission
+    sample = [as_packed(run.input / name)] if name else []
     inputs = (
         run.postprocess, run.mask_statistics, run.test_table, *blends.files(run, "test"), *_trainings(run).values(),
         *raw_test_files(run), *sample, *shift.files(run),
@@ -187,6 +189,7 @@ def _record(
         "expect": {key: result[key] for key in EXPECT},
         "test": test,
         **said,
+        **_sent(run, digest),
         "postprocess": result,
         "folds": {name: _training(path) for name, path in _trainings(run).items()},
         "predictions": {shown(path): freshness.hash_file(path) for path in others},
@@ -194,6 +197,12 @@ def _record(
         "environment": freshness.environment(),
         **describe(run),
     }
+
+
+def _sent(run: Run, digest: str) -> dict[str, Any]:
+    """What an earlier record says of uploads of the same file, and of their scores."""
+    before = read_record(run.record)
+    return {"kaggle": before["kaggle"]} if before.get("sha256") == digest and "kaggle" in before else {}
 
 
 def _trainings(run: Run) -> dict[str, Path]:

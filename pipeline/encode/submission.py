@@ -12,9 +12,11 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from pipeline.core.config.competition import Competition, SubmissionSettings
+from pipeline.core.config.competition import Competition, SubmissionSettings, load_competition
 from pipeline.core.errors import PipelineError
-from pipeline.core.tables import check_separator, column_names, normal_form, not_utf8, read_csv, unseen
+from pipeline.core.files import root
+from pipeline.core.run import input_folder
+from pipeline.core.tables import as_packed, check_separator, column_names, normal_form, not_utf8, read_csv, unseen
 from pipeline.core.verdict import Reason
 from pipeline.decode import table
 from pipeline.decode.readers.columns import (
@@ -110,6 +112,13 @@ def expected(competition: Competition, input_folder: Path, folder: Path) -> Expe
     return Expected(
         images, sample, settings, header, keys, shapes, convention, list(numbers), classes, further, written
     )
+
+
+def expected_of(name: str) -> tuple[Competition, Expected]:
+    """Returns a competition, by its name or the path of its YAML, and what a submission to it must hold; raises as
+    load_competition and expected do."""
+    competition = load_competition(name)
+    return competition, expected(competition, input_folder(competition), root() / "work" / competition.name)
 
 
 def texts_of(image_id: str, masks: np.ndarray, want: Expected) -> dict[Key, list[str]]:
@@ -260,7 +269,7 @@ def _sample_keys(
 def _written(competition: Competition, path: Path, numbers: dict[str, int]) -> dict[str, str]:
     """The ids of the sample submission that are not in normal form, as it writes them, by their normal form."""
     settings = competition.submission
-    if not path.exists():
+    if not as_packed(path).exists():
         return {}  # _sample_keys says so
     sample = read_csv(path, key_columns(settings), normal=False).rename(columns=normal_form)
     if not set(key_columns(settings)) <= set(sample):

@@ -37,7 +37,7 @@ STORE = 100 * 2**20
 """Bytes of the object store of a cluster that is started here: units send little."""
 ASIDE = 0.5
 """Seconds for which a unit gathers its progress before it tells it."""
-PASSED_ON = ("PIPELINE_INPUT", "PYTHONPATH")
+PASSED_ON = ("PIPELINE_INPUT", "PIPELINE_UNTIL", "PYTHONPATH")
 INSTALL = "pip install 'ray>=2.50', or, in a clone, pip install '.[ray]'"
 
 

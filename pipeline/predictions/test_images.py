@@ -12,13 +12,14 @@ from pipeline.core.errors import PipelineError
 from pipeline.core.files import shown
 from pipeline.core.other_runs import runs_of
 from pipeline.core.run import Run
+from pipeline.core.tables import as_packed
 from pipeline.decode.readers.registry import reader_of
 
 
 def raw_test_files(run: Run) -> tuple[Path, ...]:
     """Returns the raw files and folders that the test images of a run's competition are read from; not the sample
     submission, which says which of them count and in which order, as test_images.parquet does."""
-    sample = run.input / (run.competition.sample_submission or "")
+    sample = as_packed(run.input / (run.competition.sample_submission or ""))
     raw = reader_of(run.competition).raw_files(run.competition, run.input, "test")
     return tuple(path for path in raw if path != sample)
 

@@ -171,6 +171,24 @@ def score_by_group(scores: pd.DataFrame, metric: str, most: int = 60) -> "Figure
     return figure
 
 
+def public_and_private(board: pd.DataFrame, metric: str) -> "Figure":
+    """The private score of every submission against its public one, with the line on which both are the same; larger
+    points are the leaders of either part.
+
+    Args:
+        board: public, private, public_rank and private_rank of each submission.
+        metric: what the scores are.
+    """
+    figure, axes = _figure(f"public {metric}", f"private {metric}")
+    axes.plot(board["public"], board["private"], "o", color=_colour(0), alpha=0.5, markersize=4)
+    for number, (name, label) in enumerate((("public_rank", "leads in public"), ("private_rank", "best in private"))):
+        first = board[board[name] == 1]
+        axes.plot(first["public"], first["private"], "o", color=_colour(number + 1), markersize=8, label=label)
+    axes.axline((board["public"].mean(),) * 2, slope=1, linestyle="--", linewidth=1, color=_colour(3))
+    _legend(axes)
+    return figure
+
+
 def to_svg(figure: "Figure") -> str:
     """Returns a figure as an <svg> element whose lines and letters take the colour of the page's text; a notebook shows
     a chart this way too."""

@@ -18,6 +18,7 @@ from rich.progress import Progress
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
 
+from pipeline.core import deadline
 from pipeline.core.console import console, duration, say
 from pipeline.core.errors import PipelineError, first_line
 from pipeline.core.files import shown, write_json, writing
@@ -210,6 +211,33 @@ class History(Callback):
         with writing(self.folder / "history.csv") as temporary:
             pd.DataFrame(self.rows).to_csv(temporary, index=False)
         write_json(self.folder / "history.json", self.rows)
+
+
+class StopInTime(Callback):
+    """Stops before an epoch that `--time` has no room for: the checkpoint of the last one is what the next call goes on
+    from."""
+
+    MARGIN = 1.1
+    """An epoch may take this many times as long as the longest so far."""
+
+    def __init__(self) -> None:
+        self.began, self.longest = 0.0, 0.0
+        self.stopped, self.epochs = False, 0
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Starts the epoch's clock."""
+        self.began = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stops where there is no time for one more; the checkpoint of this epoch is written afterwards."""
+        self.longest = max(self.longest, time.perf_counter() - self.began)
+        left = deadline.seconds_left()
+        if left is None:
+            return
+        # the devices of one training stop together
+        short = trainer.strategy.reduce_boolean_decision(left < self.MARGIN * self.longest, all=False)
+        if short and not trainer.should_stop and trainer.current_epoch + 1 < (trainer.max_epochs or 0):
+            self.stopped, self.epochs, trainer.should_stop = True, trainer.current_epoch + 1, True
 
 
 class ShowProgress(Callback):

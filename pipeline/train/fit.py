@@ -10,7 +10,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 
-from pipeline.core import other_runs
+from pipeline.core import deadline, other_runs
 from pipeline.core.console import say
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import shown
@@ -49,7 +49,9 @@ def fit(
     Raises:
         PipelineError: the loss is no number, memory runs out, there are too few devices, or settings that only the data
             can show to be wrong.
+        TimeIsUp: the time of `--time` is up; the same call goes on from the last finished epoch.
     """
+    deadline.check(member.title)
     job, settings = (run, member, chosen, source, compute), run.recipe.train
     if settings.devices * settings.num_nodes == 1 and launched() is None:
         _fit(*job, show, Place())
@@ -92,14 +94,16 @@ def _fit(
     if place.rank == 0:
         progress = callbacks.ShowProgress(history, *show[:2], member.title, show[2])
         watching = [history, progress, callbacks.Pictures(run.recipe.image.channels, network.largest_pixel)]
-    averaging = _averaging(run, compute, train.dataset, share)
-    trainer = _trainer(run, member, compute, epochs, [*watching, *averaging], place)
+    averaging, in_time = _averaging(run, compute, train.dataset, share), callbacks.StopInTime()
+    trainer = _trainer(run, member, compute, epochs, [*watching, *averaging, in_time], place)
     _train(trainer, module, train, valid, folder / "last.ckpt")
     for logger in trainer.loggers:
         experiment: Any = getattr(logger, "experiment", None)
         if hasattr(experiment, "finish"):  # or the next fold would write on in this one's W&B run
             experiment.finish()
     devices.leave(place)
+    if in_time.stopped:
+        raise deadline.stopped(member.title, in_time.epochs, epochs, in_time.longest)
     if place.rank == 0:
         finish(run, member, chosen, ids, train, history, source, compute, network)
 

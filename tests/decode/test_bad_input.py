@@ -790,7 +790,7 @@ def test_empty_input_folder_says_what_to_put_where(tiny: Tiny, monkeypatch: pyte
     assert tiny.fails() == f"{expected}`ln -s /path/to/the/files{ways}`."
     tiny.settings["kaggle"] = "tiny-challenge"
     tiny.save()
-    assert f"`kaggle competitions download -c tiny-challenge -p {folder}`" in tiny.fails()
+    assert "`python -m pipeline download tiny` fetches them from Kaggle" in tiny.fails()
 
 
 @pytest.mark.parametrize("place", ["tiny-challenge", "competitions/tiny-challenge"])

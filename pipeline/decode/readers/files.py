@@ -18,7 +18,8 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from pipeline.core.config.competition import Orientation
 from pipeline.core.errors import PipelineError
-from pipeline.core.tables import column_names, read_csv, read_header
+from pipeline.core.tables import as_packed, column_names, read_csv, read_header
+from pipeline.core.version import program
 from pipeline.decode.readers import remarks
 from pipeline.decode.readers.tiff import NoTiff, Refused, is_tiff, read_tiff
 
@@ -136,7 +137,7 @@ def read_table(
         PipelineError: no such file, not a CSV, a row cut short or too long, a repeated column, or one of the
             `needed` columns is missing.
     """
-    if not path.exists():
+    if not as_packed(path).exists():
         raise PipelineError(f"{path} does not exist{hint}{packed(path.parent)}.")
     table = read_csv(path, needed if only else None)
     missing = [column for column in needed if column not in table.columns]
@@ -149,11 +150,15 @@ def read_table(
     return table
 
 
-def packed(folder: Path) -> str:
-    """Returns the end of a sentence about files that a folder lacks, where it holds archives; else ""."""
+def packed(folder: Path, known: bool = True) -> str:
+    """Returns the end of a sentence about files that a folder lacks, where it holds archives; else "". `known`: whether
+    they are those of a competition that has a YAML."""
     names = [path.name for path in sorted(folder.glob("*.zip"))]
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return f"; {', '.join(names[:3])}{more} there: unzip what is still packed" if names else ""
+    if not names:
+        return ""
+    way = f" (`{program()} download COMPETITION` unpacks it into work/)" if known else ""
+    return f"; {', '.join(names[:3])}{more} there: unzip what is still packed{way}"
 
 
 def evenly(elements: Iterable[Element], count: int) -> list[Element]:

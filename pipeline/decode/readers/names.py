@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
 
-from pipeline.core.tables import normal_form
+from pipeline.core.tables import as_packed, normal_form
 from pipeline.decode.readers.files import SUFFIXES
 
 _SAME_FORMAT = ((".jpg", ".jpeg"), (".tif", ".tiff"))
@@ -122,8 +122,8 @@ def _is_image(name: str) -> bool:
 
 def as_on_disk(folder: Path, file: str) -> Path:
     """Returns the path of a file in a folder, where its name on the disk may have the composed or the decomposed form
-    of what `file` says, or spell its ending otherwise (.PNG, .jpeg)."""
-    path = folder / file
+    of what `file` says, or spell its ending otherwise (.PNG, .jpeg); or of the .zip in its place."""
+    path = as_packed(folder / file)
     if path.exists():
         return path
     head, ending = split_ending(file)

@@ -13,6 +13,7 @@ import numpy as np
 
 from pipeline.core.config.competition import NpzLabels
 from pipeline.core.errors import PipelineError
+from pipeline.core.version import program
 from pipeline.decode.readers.base import SUBSETS, Item, Listing, MaskFault, Masks, SubsetName, counted
 from pipeline.decode.readers.columns import group_of
 from pipeline.decode.readers.files import scaled
@@ -114,7 +115,7 @@ def _arrays(competition: NpzLabels, folder: Path, with_training: bool) -> Arrays
     if not path.exists():
         ways = f"link it into the folder, `mkdir -p {folder} && ln -s /path/to/{competition.file} {folder}/`"
         if competition.kaggle:
-            ways += f", or run `kaggle competitions download -c {competition.kaggle} -p {folder}` and unzip it there"
+            ways += f", or run `{program()} download {competition.name}`, which fetches it from Kaggle"
         raise PipelineError(f"{path} does not exist; to put the file of {competition.title} there, {ways}.")
     stat = path.stat()
     arrays = _read(path, stat.st_size, stat.st_mtime_ns, competition.value_range)

@@ -152,8 +152,7 @@ def _how_to_get(competition: RleCsv, folder: Path) -> str:
     there = folder.is_dir()
     ways = [f"`ln -s /path/to/the/files/* {folder}/`" if there else f"`ln -s /path/to/the/files {folder}`"]
     if competition.kaggle:
-        slug = competition.kaggle
-        ways.append(f"`kaggle competitions download -c {slug} -p {folder}` and unzip it there")
+        ways.append(f"`{program()} download {competition.name}` fetches them from Kaggle")
     if competition.name == "sample":
         ways = [f"`{program()} sample` writes it"]
     train = competition.train

@@ -198,7 +198,7 @@ def _find(folder: Path) -> Found:
     apart = [masks_beside(files) for files in image_groups(folder)]
     groups, beside = [images for images, _ in apart], [masks for _, masks in apart if masks]
     if not groups:
-        hint = packed(folder) or other_files(folder) or "; give the folder of the raw files with --from"
+        hint = packed(folder, known=False) or other_files(folder) or "; give the folder of the raw files with --from"
         raise PipelineError(f"{folder} holds no images ({', '.join(SUFFIXES)}){hint}.")
     tables = read_tables(folder)
     sample = _sample(tables, [*groups, *by_name(groups)])
@@ -277,7 +277,7 @@ def _no_masks(folder: Path, groups: list[Files], tables: list[Table]) -> str:
     names = f" (no column of {without} holds any)" if without else ""
     return (
         f"{folder} has images, {shown}, but no masks: neither a CSV of run lengths whose ids are training images"
-        f"{names}, nor mask images with the same names{packed(folder)}{_polygons(folder)}."
+        f"{names}, nor mask images with the same names{packed(folder, known=False)}{_polygons(folder)}."
     )
 
 

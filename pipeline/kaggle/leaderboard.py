@@ -1,0 +1,185 @@
+"""A local leaderboard: a folder of submissions scored on a public and on a private part of a known truth.
+
+    python -m pipeline leaderboard FOLDER TRUTH --competition NAME --public 0.3
+
+writes  work/<competition>/leaderboard.csv and .html
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from pipeline.core.config.competition import Competition
+from pipeline.core.console import track
+from pipeline.core.errors import PipelineError
+from pipeline.core.files import read_record, writing
+from pipeline.encode import scoring
+from pipeline.encode.submission import Expected
+from pipeline.masks.metrics import metric_of
+from pipeline.report import charts, page
+
+
+@dataclass(frozen=True)
+class Board:
+    """Submissions with their scores on both parts."""
+
+    competition: str
+    metric: str
+    sign: int
+    public_images: int
+    private_images: int
+    rows: pd.DataFrame
+    """name, public, private, public_rank, private_rank, estimate (NaN where unknown); the best public score first."""
+    unscored: dict[str, str]
+    """Files that could not be scored, and why."""
+
+    @property
+    def shake_up(self) -> float:
+        """The mean change of rank as a share of the number of submissions, as it is told of competitions."""
+        moved = (self.rows["public_rank"] - self.rows["private_rank"]).abs()
+        return float(moved.mean() / len(self.rows))
+
+    def chosen(self, column: str) -> pd.Series | None:
+        """Returns the row that is best by a column; None where nothing has a value there."""
+        known = self.rows.dropna(subset=[column])
+        return None if known.empty else known.loc[(self.sign * known[column]).idxmax()]
+
+    def sentences(self) -> list[str]:
+        """Returns what the two parts say together."""
+        best, public = self.chosen("private"), self.chosen("public")
+        assert best is not None and public is not None
+        loss = self.sign * (best["private"] - public["private"])
+        gap = self.sign * (public["public"] - public["private"])
+        sentences = [
+            f"{public['name']} leads in public with {public['public']:.4f} and is number {public['private_rank']} of "
+            f"{len(self.rows)} in private, with {public['private']:.4f}: {gap:.4f} less than its public score, and "
+            f"{loss:.4f} less than {best['name']}, the best in private.",
+            f"Shake-up: a rank changes by {self.shake_up:.0%} of the {len(self.rows)} submissions on average.",
+        ]
+        honest = self.chosen("estimate")
+        if honest is not None:
+            sentences.insert(1, (
+                f"By the estimates alone, which saw no test image, {honest['name']} would have been chosen: "
+                f"{honest['private']:.4f} in private, number {honest['private_rank']}."
+            ))  # fmt: skip
+        return sentences
+
+
+def split(ids: list[str], share: float, seed: int = 0) -> tuple[list[str], list[str]]:
+    """Returns the ids of the public and of the private part, the same for the same ids, share and seed, whatever their
+    order.
+
+    Args:
+        ids: of all images.
+        share: of them that is public, between 0 and 1.
+        seed: another one draws another split.
+
+    Raises:
+        PipelineError: a part would be empty.
+    """
+    ordered = sorted(ids, key=lambda image_id: hashlib.sha256(f"{seed} {image_id}".encode()).digest())
+    count = round(share * len(ids)) if 0 < share < 1 else 0
+    if not 0 < count < len(ids):
+        raise PipelineError(
+            f"--public {share}: {count} of {len(ids)} images would be public; expected a share between 0 and 1 that "
+            "leaves an image in each part."
+        )
+    return ordered[:count], ordered[count:]
+
+
+def leaderboard(
+    folder: Path, truth: Path, competition: Competition, want: Expected, share: float, seed: int = 0
+) -> Board:
+    """Returns the submissions in a folder (*.csv) with their scores on both parts.
+
+    Args:
+        folder: the submissions; the .json beside one says its estimate, where encode wrote it.
+        truth: known masks, in the submission's format.
+        competition: its metric.
+        want: what a submission must hold.
+        share: of the images that is public.
+        seed: of the split.
+
+    Raises:
+        PipelineError: no file there can be scored.
+    """
+    paths = [
+        path for path in sorted(folder.glob("*.csv")) if path.resolve() != truth.resolve() and path.name != "log.csv"
+    ]
+    if not paths:
+        raise PipelineError(f"{folder} holds no .csv; expected a folder of submissions.")
+    parts = [set(part) for part in split(scoring.truth_ids(truth, want), share, seed)]
+    rows: list[dict[str, Any]] = []
+    unscored: dict[str, str] = {}
+    for path in track(paths, "score", len(paths)):
+        try:
+            public, private = (scoring.score(path, truth, competition, want, part)[0] for part in parts)
+        except PipelineError as error:
+            unscored[path.stem] = str(error)
+            continue
+        rows.append({"name": path.stem, "public": public, "private": private, "estimate": _estimate(path)})
+    if not rows:
+        raise PipelineError(f"Of {len(paths)} files in {folder} none can be scored: {next(iter(unscored.values()))}")
+    sign = metric_of(competition).sign
+    board = pd.DataFrame(rows)
+    for name in ("public", "private"):
+        board[f"{name}_rank"] = (-sign * board[name]).rank(method="min").astype(int)
+    board = board.sort_values(["public_rank", "name"], ignore_index=True)
+    return Board(competition.name, competition.metric, sign, len(parts[0]), len(parts[1]), board, unscored)
+
+
+def _estimate(path: Path) -> float:
+    """The honest score that a submission's record foretells; NaN without one."""
+    expected = read_record(path.with_suffix(".json")).get("expect")
+    try:
+        return float(expected["scores"]["fold_model"]["score"])  # type: ignore[index]
+    except (KeyError, TypeError, ValueError):
+        return float("nan")
+
+
+def write(board: Board, folder: Path) -> list[Path]:
+    """Writes the board as a table and as a page into a folder, and returns both."""
+    table, html = folder / "leaderboard.csv", folder / "leaderboard.html"
+    with writing(table) as temporary:
+        board.rows.to_csv(temporary, index=False, float_format="%.6f")
+    columns = ["public", "private", "name", "public score", "private score", "estimate", "moved"]
+    page.write(
+        html, "leaderboard.html.jinja", title=f"Leaderboard of {board.competition}", board=board, columns=columns,
+        rows=[cells(row) for row in board.rows.to_dict("records")],
+        chart=charts.public_and_private(board.rows, board.metric),
+    )  # fmt: skip
+    return [table, html]
+
+
+def cells(row: dict[str, Any]) -> list[str]:
+    """Returns a row of the board as text: both ranks, name, both scores, the estimate, and the change of rank."""
+    moved = row["public_rank"] - row["private_rank"]
+    estimate = "–" if pd.isna(row["estimate"]) else f"{row['estimate']:.4f}"
+    ranks = [str(row["public_rank"]), str(row["private_rank"])]
+    return [
+        *ranks,
+        row["name"],
+        f"{row['public']:.4f}",
+        f"{row['private']:.4f}",
+        estimate,
+        f"{moved:+d}" if moved else "–",
+    ]
+
+
+def lines(board: Board, most: int = 20) -> list[str]:
+    """Returns the board as lines of text, the first `most` submissions, and what it says."""
+    title = f"{board.competition}, {board.metric}: {board.public_images} images public, {board.private_images} private"
+    width = max(len(name) for name in board.rows["name"])
+    text = [title, f"public private  {'name':{width}}  public  private  estimate  moved"]
+    for row in board.rows.head(most).to_dict("records"):
+        public, private, name, *scores, moved = cells(row)
+        text.append(
+            f"{public:>6} {private:>7}  {name:{width}}  {scores[0]}  {scores[1]:>7}  {scores[2]:>8}  {moved:>5}"
+        )
+    if len(board.rows) > most:
+        text.append(f"… and {len(board.rows) - most} more")
+    text += [f"{name}: not scored: {why}" for name, why in board.unscored.items()]
+    return [*text, *board.sentences()]

@@ -1,0 +1,120 @@
+"""What was submitted to Kaggle, one row each in submissions/log.csv, and beside every score what was expected of it.
+
+The scores stand in submissions/<run>.json too, under `kaggle`.
+"""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from pipeline.core import freshness
+from pipeline.core.errors import PipelineError
+from pipeline.core.files import read_record, root, shown, write_json, writing
+from pipeline.core.lock import exclusive_lock
+
+COLUMNS = (
+    "sent", "competition", "run", "what", "message", "ref", "status", "public", "private", "metric", "estimate", "low",
+    "high", "optimistic", "verdict", "sha256", "error",
+)  # fmt: skip
+"""`what` is a file, or owner/kernel/version; `estimate` the honest score before, `low` to `high` its 95 % interval;
+`status` one of `sending`, `pending`, `complete`, `error`."""
+KERNEL = "kernel "
+"""What stands before the name of a kernel where the hash of a file would."""
+KEPT = ("sent", "what", "message", "ref", "status", "public", "private", "error")
+"""What the record of a run says of each."""
+
+
+def log_file() -> Path:
+    """Returns the path of the log."""
+    return root() / "submissions" / "log.csv"
+
+
+def read(competition: str | None = None) -> pd.DataFrame:
+    """Returns the rows of the log, every value as text, an empty one as ""; those of one competition, where named.
+
+    Raises:
+        PipelineError: it is no such log.
+    """
+    path = log_file()
+    if not path.exists():
+        return pd.DataFrame(columns=list(COLUMNS), dtype=str)
+    try:
+        rows = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (ValueError, OSError) as error:
+        raise PipelineError(f"{shown(path)} cannot be read ({' '.join(str(error).split())}): mend it.") from None
+    lacking = [name for name in COLUMNS if name not in rows]
+    if lacking:
+        raise PipelineError(f"{shown(path)} lacks the column {', '.join(lacking)}: put the file back, or move it away.")
+    return rows if competition is None else rows[rows["competition"] == competition].reset_index(drop=True)
+
+
+def add(row: dict[str, Any]) -> None:
+    """Adds a row to the log."""
+    with exclusive_lock(log_file().parent):
+        _write(pd.concat([read(), pd.DataFrame([_texts(row)])], ignore_index=True))
+
+
+def update(sent: str, run: str, values: dict[str, Any]) -> None:
+    """Changes the row of what a run sent at that time."""
+    with exclusive_lock(log_file().parent):
+        rows = read()
+        chosen = (rows["sent"] == sent) & (rows["run"] == run)
+        for name, value in values.items():
+            rows.loc[chosen, name] = _text(value)
+        _write(rows)
+
+
+def remove(digest: str) -> None:
+    """Removes the rows of attempts to send something that did not arrive."""
+    with exclusive_lock(log_file().parent):
+        rows = read()
+        _write(rows[(rows["sha256"] != digest) | (rows["status"] != "sending")])
+
+
+def record(competition: str, run: str) -> None:
+    """Writes what the log knows of a run's present submission, and of its kernels, into submissions/<run>.json; the
+    step that wrote it stays up to date."""
+    path = log_file().with_name(f"{run}.json")
+    content = read_record(path)
+    if not content:
+        return
+    rows = read(competition)
+    of_run = (rows["sha256"] == content.get("sha256")) | rows["sha256"].str.startswith(KERNEL)
+    uploads = [_of_record(row) for row in rows[(rows["run"] == run) & of_run].to_dict("records")]
+    if content.get("kaggle", []) != uploads:
+        write_json(path, content | {"kaggle": uploads})
+        freshness.rewrote(root() / "work" / competition / run / "submission.manifest.json", path)
+
+
+def _of_record(row: dict[str, str]) -> dict[str, Any]:
+    scores = {name: float(row[name]) if row[name] else None for name in ("public", "private")}
+    return {name: row[name] for name in KEPT} | scores
+
+
+def number(text: str) -> float | None:
+    """Returns a number of the log; None where there is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def _write(rows: pd.DataFrame) -> None:
+    with writing(log_file()) as temporary:
+        rows.to_csv(temporary, index=False, quoting=csv.QUOTE_MINIMAL)
+
+
+def _texts(row: dict[str, Any]) -> dict[str, str]:
+    return {name: _text(row.get(name)) for name in COLUMNS}
+
+
+def _text(value: Any) -> str:
+    return "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def of_file(rows: pd.DataFrame, digests: Sequence[str]) -> pd.DataFrame:
+    """Returns the rows of files with one of these hashes."""
+    return rows[rows["sha256"].isin(list(digests))]

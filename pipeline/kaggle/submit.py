@@ -1,0 +1,312 @@
+"""Submits a run's file, or a kernel's output, to Kaggle: checked before, asked where it is doubtful, scored after.
+
+    python -m pipeline submit RECIPE -m "what is new"
+    python -m pipeline submit RECIPE -k OWNER/KERNEL -v VERSION     for a code competition
+
+reads   submissions/<run>.csv and .json, work/<competition>/test_images.parquet, the sample submission
+writes  submissions/log.csv, and the scores into submissions/<run>.json
+"""
+
+import shlex
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from pipeline.core import freshness
+from pipeline.core.console import say
+from pipeline.core.errors import PipelineError
+from pipeline.core.files import shown
+from pipeline.core.results import read_submission
+from pipeline.core.run import Run
+from pipeline.core.verdict import Judged, judge
+from pipeline.core.version import program
+from pipeline.encode import submission
+from pipeline.kaggle import sent
+from pipeline.kaggle.client import confirm, connect, explained, status_of, wait_for
+
+PATIENCE = 1800.0
+"""Seconds that a score is waited for on a terminal; elsewhere nobody waits unless told to."""
+FAULTS_SHOWN = 5
+PAGES = 50
+"""Pages of a list of submissions that are read at most."""
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A kernel's version whose output is submitted."""
+
+    name: str
+    """owner/kernel."""
+    version: int
+    file: str = "submission.csv"
+
+    def __str__(self) -> str:
+        return f"{self.name}/{self.version}"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be submitted, and what has been agreed to."""
+
+    message: str
+    kernel: Kernel | None = None
+    yes: bool = False
+    """Doubts are not asked about."""
+    force: bool = False
+    """A verdict of *do not submit* does not stop it."""
+    wait: float | None = None
+    """Seconds to wait for the score; None: PATIENCE on a terminal, else not at all."""
+
+
+def submit(run: Run, request: Request) -> Iterator[str]:
+    """Submits, and yields what a person should know, line by line.
+
+    Raises:
+        PipelineError: the file is missing, invalid or older than the run; the verdict is *do not submit*; nobody agreed
+            to a doubtful one; or Kaggle does not take it. What was sent stands in the log whatever comes after.
+    """
+    slug = slug_of(run)
+    judged = _judged(run, request.kernel)
+    digest = _check_file(run, judged) if request.kernel is None else sent.KERNEL + str(request.kernel)
+    if not _agreed(run, judged, request, digest):
+        yield "nothing was submitted"
+        return
+    api = connect()
+    if digest in settle(api, run.competition.name, slug):  # by an attempt that was killed
+        yield f"it was sent already: `{program()} submissions {run.competition.name}` shows it; nothing was submitted"
+        return
+    _check_limit(api, slug)
+    sent.remove(digest)
+    when = _send(api, run, judged, request, digest)
+    yield f"submitted {request.kernel or shown(run.submission)} to {slug}"
+    yield from _await_score(api, run, when, request)
+
+
+def offer(run: Run, request: Request) -> Iterator[str]:
+    """Asks whether a kernel that ran should be submitted, and does it; says how where nobody can be asked. Yields and
+    raises as submit."""
+    assert request.kernel is not None
+    slug, kernel = slug_of(run), request.kernel
+    if not request.yes and not sys.stdin.isatty():
+        words = [*program().split(), "submit", *(run.options or (run.recipe.name,)), "-k", kernel.name]
+        yield f"not submitted: `{shlex.join([*words, '-v', str(kernel.version), '-m', request.message])}` does it"
+    elif not confirm(f"Submit {kernel} to {slug}?", request.yes):
+        yield "nothing was submitted"
+    else:
+        yield from submit(run, request)
+
+
+def slug_of(run: Run) -> str:
+    """Returns what the run's competition is called on Kaggle.
+
+    Raises:
+        PipelineError: its YAML does not say.
+    """
+    if run.competition.kaggle is None:
+        raise PipelineError(
+            f"competition {run.competition.name}: its YAML does not say what it is called on Kaggle (`kaggle: …`, the "
+            "last part of its address)."
+        )
+    return run.competition.kaggle
+
+
+# --- before ----------------------------------------------------------------------------------------------------------
+
+
+def _judged(run: Run, kernel: Kernel | None) -> Judged:
+    judged = judge(run)
+    if judged is None:
+        raise PipelineError(f"{run.name} has no estimate yet: `{run.command()}` makes one, and a submission.")
+    if kernel is None and not judged.submitted:
+        there = "does not belong to what tune chose last" if run.submission.exists() else "does not exist"
+        raise PipelineError(f"{shown(run.submission)} {there}: `{run.command('--from', 'predict')}` writes it.")
+    return judged
+
+
+def _check_file(run: Run, judged: Judged) -> str:
+    """Returns the hash of the file, if it is what encode wrote, and valid."""
+    digest = freshness.hash_file(run.submission)
+    if read_submission(run)["sha256"] != digest:
+        raise PipelineError(
+            f"{shown(run.submission)} is not what encode wrote: `{run.command('--from', 'encode')}` writes it again."
+        )
+    want = submission.expected(run.competition, run.input, run.competition_folder)
+    if faults := submission.faults_of(run.submission, want):
+        more = f"; and {len(faults) - FAULTS_SHOWN} more" if len(faults) > FAULTS_SHOWN else ""
+        raise PipelineError(
+            f"{shown(run.submission)} is not valid, nothing was submitted: {'; '.join(faults[:FAULTS_SHOWN])}{more}. "
+            f"`{program()} check {shown(run.submission)} --competition {run.competition.name}` lists all faults."
+        )
+    return digest
+
+
+def _agreed(run: Run, judged: Judged, request: Request, digest: str) -> bool:
+    """Whether it may be submitted; asks where that is doubtful."""
+    grave = [reason.text for reason in judged.reasons if reason.level != "note"]
+    if judged.verdict == "do not submit" and not request.force:
+        raise PipelineError(f"The verdict on {run.name} is DO NOT SUBMIT: {grave[0]} --force submits it all the same.")
+    doubts = []
+    if judged.verdict == "check first":
+        doubts.append(f"The verdict on {run.name} is CHECK FIRST: {' '.join(grave[:2])}")
+    before = sent.of_file(sent.read(), [digest])
+    before = before[before["status"] != "error"]
+    if len(before) and not (before["status"] == "sending").all():
+        row = before.iloc[-1]
+        doubts.append(f"The same was submitted on {row['sent']} (public score {row['public'] or 'not known yet'}).")
+    return not doubts or confirm(f"{' '.join(doubts)} Submit it all the same?", request.yes)
+
+
+def _check_limit(api: Any, slug: str) -> None:
+    """Checks that a submission is left today."""
+    import requests
+
+    with explained(f"ask for the limit of {slug}", slug):
+        try:
+            limits = api.competition_get_submission_limits(slug)
+        except requests.HTTPError as error:
+            if status_of(error) in (401, 403):
+                raise
+            return  # Kaggle will say so itself
+    if limits.num_allowed_now == 0 and limits.num_today + limits.num_total > 0:
+        when = "in all" if limits.limited_by_total else "today (a new day begins at midnight UTC)"
+        raise PipelineError(f"No submission to {slug} is left {when}; nothing was submitted.")
+
+
+# --- sending ---------------------------------------------------------------------------------------------------------
+
+
+def _send(api: Any, run: Run, judged: Judged, request: Request, digest: str) -> str:
+    """Sends it, and returns the time by which the log knows it. A row is there before, so that a kill loses nothing."""
+    slug, when = slug_of(run), datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
+    what = str(request.kernel) if request.kernel else shown(run.submission)
+    sent.add({
+        "sent": when, "competition": run.competition.name, "run": run.name, "what": what, "message": request.message,
+        "status": "sending", "verdict": judged.verdict, "sha256": digest, **_expected(run, judged),
+    })  # fmt: skip
+    try:
+        with explained(f"submit {what}", slug, "Nothing was submitted."):
+            if request.kernel:
+                kernel = request.kernel
+                answer = api.competition_submit_code(
+                    kernel.file, request.message, slug, kernel.name, kernel.version, quiet=True
+                )
+            else:
+                answer = api.competition_submit(str(run.submission), request.message, slug, quiet=True)
+            if answer.message == api.COMPETITION_SUBMIT_UPLOAD_FAILED_MESSAGE:
+                raise PipelineError(
+                    f"The upload of {what} was cut short; nothing was submitted: run the same command again."
+                )
+    except PipelineError:
+        sent.remove(digest)
+        raise
+    sent.update(when, run.name, {"ref": answer.ref or None, "status": "pending"})
+    sent.record(run.competition.name, run.name)
+    return when
+
+
+def _expected(run: Run, judged: Judged) -> dict[str, Any]:
+    """What the log says of the scores to expect."""
+    scores = judged.result.get("scores", {})
+    honest, optimistic = scores.get("fold_model", {}), scores.get("optimistic", {})
+    low, high = honest.get("interval_95") or judged.result.get("nested_interval_95") or (None, None)
+    return {
+        "metric": judged.result["metric"],
+        "estimate": honest.get("score", judged.result["nested"]),
+        "low": low,
+        "high": high,
+        "optimistic": optimistic.get("score", judged.result["score"]),
+    }
+
+
+def settle(api: Any, competition: str, slug: str) -> set[str]:
+    """Brings the log up to date with what Kaggle knows of a competition, and returns the hashes of what turned out to
+    have arrived, though the command that sent it was killed.
+
+    Raises:
+        PipelineError: Kaggle does not answer.
+    """
+    with explained(f"list the submissions to {slug}", slug):
+        by_ref = _submissions(api, slug)
+    rows, late = sent.read(competition), set[str]()
+    claimed = set(rows["ref"])
+    for row in rows.to_dict("records"):
+        if row["status"] == "sending":
+            arrived = [
+                answer for ref, answer in by_ref.items() if answer.description == row["message"] and ref not in claimed
+            ]
+            arrived = [answer for answer in arrived if str(answer.date)[:19] >= row["sent"][:19]]
+            if not arrived:
+                continue
+            row["ref"] = str(arrived[0].ref)
+            claimed.add(row["ref"])
+            late.add(row["sha256"])
+        if row["ref"] in by_ref:
+            sent.update(row["sent"], row["run"], {"ref": row["ref"], **_told(by_ref[row["ref"]])})
+    for name in dict.fromkeys(rows["run"]):
+        sent.record(competition, name)
+    return late
+
+
+def _submissions(api: Any, slug: str) -> dict[str, Any]:
+    """All submissions to a competition, by their number."""
+    known: dict[str, Any] = {}
+    for page in range(1, PAGES + 1):
+        answer = api.competition_submissions(slug, page_number=page, page_size=100)
+        new = {str(item.ref): item for item in answer or [] if item and str(item.ref) not in known}
+        if not new:
+            break
+        known |= new
+    return known
+
+
+def _told(answer: Any) -> dict[str, Any]:
+    """What Kaggle says of a submission, as the log has it."""
+    return {
+        "status": answer.status.name.lower(),
+        "public": answer.public_score or None,
+        "private": answer.private_score or None,
+        "error": " ".join((answer.error_description or "").split()) or None,
+    }
+
+
+# --- after -----------------------------------------------------------------------------------------------------------
+
+
+def _await_score(api: Any, run: Run, when: str, request: Request) -> Iterator[str]:
+    later = f"`{program()} submissions {run.competition.name}` shows its score later"
+    seconds = request.wait if request.wait is not None else PATIENCE if sys.stderr.isatty() else 0.0
+    rows = sent.read()
+    (row,) = rows[(rows["sent"] == when) & (rows["run"] == run.name)].to_dict("records")
+    if not seconds or not row["ref"]:
+        yield later
+        return
+
+    def ask() -> Any:
+        import requests
+
+        after = f"The submission was sent (its number is {row['ref']}); {later}."
+        with explained("ask for the score", slug_of(run), after):
+            try:
+                answer = api.get_submission(int(row["ref"]))
+            except requests.HTTPError as error:
+                if status_of(error) == 404:  # not there yet
+                    return None
+                raise
+        return None if answer.status.name == "PENDING" else answer
+
+    answer = wait_for(ask, "the score", seconds)
+    if answer is None:
+        yield f"no score yet; {later}"
+        return
+    told = _told(answer)
+    sent.update(when, run.name, told)
+    sent.record(run.competition.name, run.name)
+    if told["status"] == "error":
+        raise PipelineError(f"Kaggle could not score the submission: {told['error'] or 'it does not say why'}.")
+    interval = f", 95 % {float(row['low']):.4f} to {float(row['high']):.4f}" if row["low"] and row["high"] else ""
+    yield f"public score {told['public'] or 'not published'}; estimated {float(row['estimate']):.4f}{interval}"
+    if told["private"]:
+        yield f"private score {told['private']}"
+    say(f"  {shown(sent.log_file())}")

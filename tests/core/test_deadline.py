@@ -1,0 +1,37 @@
+"""`--time`: lengths of time, and the end of one."""
+
+import pytest
+from conftest import Tiny
+
+from pipeline.core import deadline
+from pipeline.core.errors import PipelineError
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("8.5h", 30600), ("90min", 5400), ("30m", 1800), ("45s", 45)])
+def test_lengths_of_time(text: str, seconds: float) -> None:
+    assert deadline.seconds_of(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["8", "h", "-1h", "1 day", ""])
+def test_others_are_refused(text: str) -> None:
+    with pytest.raises(PipelineError, match="expected a number and a unit, for instance 8.5h"):
+        deadline.seconds_of(text)
+
+
+def test_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(deadline.VARIABLE, raising=False)
+    deadline.check("tune")
+    assert deadline.seconds_left() is None
+    monkeypatch.setenv(deadline.VARIABLE, "0")
+    with pytest.raises(deadline.TimeIsUp, match="tune was not begun: the time of --time is up."):
+        deadline.check("tune")
+    assert "`python -m pipeline save" not in deadline.how_to_go_on()
+    monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Interactive")
+    assert "save NAME` keeps it; `restore NAME` puts it back in the next." in deadline.how_to_go_on()
+
+
+def test_a_run_without_time_ends_with_its_own_exit_code(tiny: Tiny) -> None:
+    done = tiny.cli("run", tiny.recipe_path, "--to", "clean", "--time", "0.001s")
+    assert done.returncode == 4
+    said = "decode was not begun: the time of --time is up. What is finished is kept: the same command goes on from"
+    assert done.stderr.endswith(f"{said} there.\n")
