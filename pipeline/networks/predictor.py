@@ -23,7 +23,6 @@ from pipeline.networks.device import Compute
 from pipeline.networks.models import build_network
 from pipeline.networks.output import Output
 from pipeline.networks.tiles import predict_tiled
-from pipeline.networks.transforms import Preprocess
 from pipeline.networks.views import View, views
 from pipeline.networks.weights import read_trained
 from pipeline.predictions.files import Predicted, write_resumable
@@ -329,8 +328,7 @@ def batches(
     networks = [load(run, path, compute, dtype) for _, path in paths]
     never = run.never if run.competition.kind == "multiclass" else None
     predictor = Predictor(networks, compute, seen_as, run.recipe.image.size, run.recipe.predict.overlap, never, plain)
-    preprocess = Preprocess(run.recipe.image.preprocess)
-    dataset = loader.PlainDataset(run.pixels, subset, rows, with_masks=False, preprocess=preprocess)
+    dataset = loader.PlainDataset(run.pixels, subset, rows, with_masks=False, preprocess=_preprocess(run))
     done = 0
     try:
         workers = loader.loader_workers(run, compute)
@@ -345,6 +343,15 @@ def batches(
     except RuntimeError as error:
         device.explain_memory(error, run.recipe, predicting=True)
         raise
+
+
+def _preprocess(run: Run) -> Callable[[np.ndarray], np.ndarray] | None:
+    """The recipe's image.preprocess; None without. Only a recipe that has it needs albumentations to predict."""
+    if not run.recipe.image.preprocess:
+        return None
+    from pipeline.networks.transforms import Preprocess
+
+    return Preprocess(run.recipe.image.preprocess)
 
 
 def _not_numbers(member: Member, path: Path, image_id: str) -> str:

@@ -1,0 +1,87 @@
+"""The parts of an inference that use a network, each in a process of its own: one that is killed, or runs out of
+memory, leaves the rest as it is.
+
+    python -m pipeline infer-part canary|speed|predict ROOT
+
+reads   ROOT, as project.lay_out makes it, and ROOT/asked.json
+writes  ROOT/canary.json, ROOT/speed.json, or the test predictions of the runs
+"""
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.core import driver
+from pipeline.core.engine import Engine, Needs
+from pipeline.core.errors import PipelineError
+from pipeline.core.files import read_json, write_json
+from pipeline.core.run import Run
+from pipeline.decode import table
+from pipeline.kaggle.bundle import project
+from pipeline.networks import device
+
+PARTS = ("canary", "speed", "predict")
+BATCHES = 6
+"""Batches that the speed is measured on, after a first one."""
+
+
+def run_part(part: str, root: Path, engine: Engine) -> None:
+    """Does one part of an inference.
+
+    Raises:
+        PipelineError: as predict, or there is no such part.
+    """
+    if part not in PARTS:
+        raise PipelineError(f"there is no part {part!r}; the parts are {', '.join(PARTS)}.")
+    asked = read_json(root / "asked.json")
+    run = project.opened(asked["run"], root)
+    runs = project.predicting(run)
+    if part == "canary":
+        from pipeline.kaggle.bundle import canary
+
+        bundle = Path(asked["bundle"])
+        found: dict[str, Any] = {
+            one.name: canary.difference(one, bundle / "runs" / one.name / "canary.npz") for one in runs
+        }
+        compute = device.detect(runs[0].recipe.train.precision)
+        found = {"differences": found, "precision": compute.precision, "device": compute.reason}
+        write_json(root / "canary.json", found)
+    elif part == "speed":
+        devices = engine.at_once(Needs(), 64)
+        write_json(root / "speed.json", {"devices": devices, "seconds": {one.name: speed(one) for one in runs}})
+    else:
+        _predict(runs, engine)
+
+
+def speed(run: Run) -> float:
+    """Returns the seconds that one network takes for one view of one test image, measured on the first ones."""
+    from pipeline.networks.predictor import batches
+    from pipeline.networks.views import views
+
+    size = run.recipe.predict.batch_size
+    ids = table.read_table(run.test_table)["image_id"].tolist()[: (BATCHES + 1) * size]
+    fold = run.test_folds()[0]
+    members = run.members(fold)[:1]
+    found = batches(run, members, views("none"), False, "test", np.arange(len(ids)), ids)
+    images, began = 0, time.perf_counter()
+    for number, ((mask, _),) in enumerate(found):
+        if number == 0 and len(ids) > size:  # the first one waits for kernels to be chosen
+            began = time.perf_counter()
+            continue
+        images += len(mask)
+    return (time.perf_counter() - began) / max(1, images) / len(run.weights(members[0]))
+
+
+def _predict(runs: list[Run], engine: Engine) -> None:
+    """Predicts with the first fold of every run, then with the second, and so on: whatever is done when the time is up
+    makes a submission."""
+    most = max(len(run.test_folds()) for run in runs)
+    for count in range(1, most + 1):
+        for run in runs:
+            folds = run.trained_folds()[:count]
+            train = run.recipe.train.model_copy(update={} if run.recipe.train.final else {"folds": folds})
+            some = replace(run, recipe=run.recipe.model_copy(update={"train": train}))
+            driver.run_stage(some, "predict", mention=False, engine=engine)
