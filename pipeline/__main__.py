@@ -405,9 +405,10 @@ def bundle(
     else:
         name = None
     runs = [options.open(recipe) for recipe in recipes]
-    opened = runs[0] if alone else build.combined(runs, name, how.open_engine())
+    engine = how.open_engine()
+    opened = runs[0] if alone else build.combined(runs, name, engine)
     wanted = build.Options(python, wheel_folder, limit, output, user, half, how.force)
-    typer.echo(shown(build.write_bundle(opened, wanted)))
+    typer.echo(shown(build.write_bundle(opened, wanted, engine)))
     if rehearse:
         rehearsal.rehearse(opened)
 

@@ -120,6 +120,12 @@ def expected_of(competition: Competition, input_folder: Path, images: pd.DataFra
     )
 
 
+def format_of(competition: Competition) -> Expected:
+    """Returns how a submission writes masks, without saying of which images."""
+    images = pd.DataFrame({"image_id": [], "subset": [], "height": [], "width": []})
+    return expected_of(competition.model_copy(update={"sample_submission": None}), Path(), images)
+
+
 def texts_of(image_id: str, masks: np.ndarray, want: Expected) -> dict[Key, list[str]]:
     """Returns what the rows of an image hold, by key, from its masks (C, h, w) of 0 and 1."""
     if want.settings.format == "labels":

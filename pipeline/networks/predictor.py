@@ -322,13 +322,10 @@ def batches(
     Raises:
         PipelineError: weights are missing or of another network, or give something that is no number.
     """
-    compute = device.detect(run.recipe.train.precision)
-    paths = [(member, path) for member in members for path in run.weights(member)]
     dtype = np.load(run.pixels / f"{subset}_images.npy", mmap_mode="r").dtype
-    networks = [load(run, path, compute, dtype) for _, path in paths]
-    never = run.never if run.competition.kind == "multiclass" else None
-    predictor = Predictor(networks, compute, seen_as, run.recipe.image.size, run.recipe.predict.overlap, never, plain)
-    dataset = loader.PlainDataset(run.pixels, subset, rows, with_masks=False, preprocess=_preprocess(run))
+    predictor, paths = open_predictor(run, members, seen_as, plain, dtype)
+    compute = predictor.compute
+    dataset = loader.PlainDataset(run.pixels, subset, rows, with_masks=False, preprocess=preprocess_of(run))
     done = 0
     try:
         workers = loader.loader_workers(run, compute)
@@ -345,8 +342,21 @@ def batches(
         raise
 
 
-def _preprocess(run: Run) -> Callable[[np.ndarray], np.ndarray] | None:
-    """The recipe's image.preprocess; None without. Only a recipe that has it needs albumentations to predict."""
+def open_predictor(
+    run: Run, members: Sequence[Member], seen_as: Sequence[View], plain: bool, dtype: np.dtype
+) -> tuple[Predictor, list[tuple[Member, Path]]]:
+    """Returns the networks of some members, all their snapshots, ready to predict images of a type, and whose each is
+    and of which file; see `batches`."""
+    compute = device.detect(run.recipe.train.precision)
+    paths = [(member, path) for member in members for path in run.weights(member)]
+    networks = [load(run, path, compute, dtype) for _, path in paths]
+    never = run.never if run.competition.kind == "multiclass" else None
+    size, overlap = run.recipe.image.size, run.recipe.predict.overlap
+    return Predictor(networks, compute, seen_as, size, overlap, never, plain), paths
+
+
+def preprocess_of(run: Run) -> Callable[[np.ndarray], np.ndarray] | None:
+    """Returns the recipe's image.preprocess, which alone makes predicting need albumentations; None without."""
     if not run.recipe.image.preprocess:
         return None
     from pipeline.networks.transforms import Preprocess

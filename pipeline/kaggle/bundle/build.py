@@ -5,7 +5,7 @@
 reads   of each run: weights, fold.json, postprocess.json, mask_statistics.npz; requirements.lock; and for the canary
         work/<competition>/pixels_…/test_images.npy, where it is there
 writes  work/<competition>/<run>/bundle/dataset/   bundle.json, dataset-metadata.json, competition.yaml, runs/, wheels/
-        work/<competition>/<run>/bundle/kernel/    inference.ipynb, inference.py, kernel-metadata.json
+        work/<competition>/<run>/bundle/kernel/    inference.ipynb, inference.py, server.py, kernel-metadata.json
 
 No training image is in it, and never torch. The old bundle stays until the new one is whole.
 """
@@ -35,7 +35,7 @@ from pipeline.core.results import read_tuned
 from pipeline.core.run import Run, write_recipe
 from pipeline.core.trainings import Weights, read_training
 from pipeline.core.version import VERSION
-from pipeline.kaggle.bundle import budget, image, notebook, project, wheels
+from pipeline.kaggle.bundle import budget, half, image, notebook, project, wheels
 
 MOST_PACKAGES = 5
 """Packages that a bundle may add to the image, its own among them."""
@@ -67,7 +67,7 @@ def folder_of(run: Run) -> Path:
     return run.folder / "bundle"
 
 
-def write_bundle(run: Run, options: Options) -> Path:
+def write_bundle(run: Run, options: Options, engine: Engine | None = None) -> Path:
     """Returns the folder of a run's bundle, written anew.
 
     Raises:
@@ -83,10 +83,11 @@ def write_bundle(run: Run, options: Options) -> Path:
         dataset, kernel = temporary / "dataset", temporary / "kernel"
         dataset.mkdir(parents=True)
         kernel.mkdir()
-        project.write_project(run, dataset, _to_half if options.half else None)
+        project.write_project(run, dataset, half.convert if options.half else None)
+        changed = half.measure(run, dataset, engine) if options.half else None
         _write_canaries(run, dataset)
         packages = _write_wheels(run, dataset / "wheels", options)
-        about = _about(run, dataset, packages, options)
+        about = _about(run, dataset, packages, options) | ({"half": changed} if changed else {})
         write_json(dataset / "bundle.json", about)
         write_json(dataset / "dataset-metadata.json", _dataset(run, options))
         _write_kernel(run, kernel, freshness.hash_file(dataset / "bundle.json"), options)
@@ -112,7 +113,7 @@ def combined(runs: Sequence[Run], name: str | None, engine: Engine | None) -> Ru
         check_finished(run)
         write_recipe(run)
     first, names = runs[0], [run.name for run in runs]
-    data = {
+    data: dict[str, Any] = {
         "name": name or "-and-".join(names),
         "competition": first.recipe.competition,
         "ensemble": dict.fromkeys(names),
@@ -174,16 +175,6 @@ def _check_options(options: Options) -> None:
 
 
 # --- what is in it ---------------------------------------------------------------------------------------------------
-
-
-def _to_half(source: Path, target: Path) -> None:
-    """Writes weights with every float32 tensor in fp16."""
-    import torch
-    from safetensors.torch import load_file, save_file
-
-    target.parent.mkdir(parents=True, exist_ok=True)
-    state = load_file(source)
-    save_file({name: value.half() if value.dtype == torch.float32 else value for name, value in state.items()}, target)
 
 
 def _write_canaries(run: Run, dataset: Path) -> None:
@@ -268,6 +259,7 @@ def _write_kernel(run: Run, folder: Path, digest: str, options: Options) -> None
     settings = {"SHA256": digest, "TARGET": options.target, "LIMIT": "" if options.limit == "none" else options.limit}
     write_text(folder / "inference.py", notebook.script_text(settings))
     write_text(folder / "inference.ipynb", notebook.notebook_text(settings))
+    write_text(folder / "server.py", notebook.server_text(settings))
     name = slug(f"{run.name} inference")
     write_json(folder / "kernel-metadata.json", {
         "id": f"{options.user}/{name}",
@@ -290,6 +282,9 @@ def _write_kernel(run: Run, folder: Path, digest: str, options: Options) -> None
 
 def _say(target: Path, about: dict[str, Any]) -> None:
     packages = about["packages"]
+    if "half" in about:
+        texts = [f"{name} {value['fp16']:.4f} instead of {value['fp32']:.4f}" for name, value in about["half"].items()]
+        say(f"  fp16 weights: out-of-fold {', '.join(texts)}")
     listed = ", ".join(f"{one['name']} {one['version']}" for one in packages)
     say(
         f"{shown(target)}: {about['bytes'] / 2**20:.1f} MiB, {len(packages)} packages ({listed}) for Python "

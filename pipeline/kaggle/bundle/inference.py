@@ -107,7 +107,7 @@ def infer(bundle: Path, target: Path, limit: str | None = None, started: float |
         try:
             if items:
                 _predict_and_encode(one)
-        except (Exception, KeyboardInterrupt) as error:
+        except Exception as error:
             if not os.environ.get(RERUN):
                 raise
             one.note(
@@ -364,9 +364,10 @@ def _take_what_is_there(one: Inference, images: pd.DataFrame) -> Run:
 
 def _write_record(one: Inference, about: dict[str, Any]) -> None:
     """Writes inference.json, but never at the price of the submission."""
+    seconds = round(time.time() - one.began, 1)
     record = {
         "bundle": {key: about.get(key) for key in ("run", "made", "commit", "expect")},
-        "seconds": round(time.time() - one.began, 1),
+        "seconds": seconds,
         "sha256": freshness.hash_file(one.target) if one.target.exists() else None,
         "notes": one.notes,
         "environment": freshness.environment(),
@@ -375,4 +376,4 @@ def _write_record(one: Inference, about: dict[str, Any]) -> None:
         write_json(one.target.with_name("inference.json"), record)
     except (OSError, PipelineError) as error:
         say(f"inference.json could not be written: {error}")
-    say(f"{one.target}: done in {duration(record['seconds'])}")
+    say(f"{one.target}: done in {duration(seconds)}")

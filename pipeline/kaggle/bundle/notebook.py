@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 SOURCE = Path(__file__).with_name("script.py")
+SERVER = Path(__file__).with_name("server_template.txt")
 
 
 def script_text(settings: dict[str, str]) -> str:
@@ -15,6 +16,13 @@ def script_text(settings: dict[str, str]) -> str:
         text, count = re.subn(rf'^{name} = "[^"\n]*"', f"{name} = {json.dumps(value)}", text, flags=re.MULTILINE)
         assert count == 1, name
     return text
+
+
+def server_text(settings: dict[str, str]) -> str:
+    """Returns a template of a script that answers an inference server's gateway; it finds, checks and installs the
+    bundle as the script does."""
+    head, _, _ = script_text(settings).partition("\n# %%\ndef main")
+    return head.rstrip("\n") + SERVER.read_text(encoding="utf-8")
 
 
 def notebook_text(settings: dict[str, str]) -> str:

@@ -25,7 +25,7 @@ from pipeline.core.files import read_json, shown, write_json, write_text
 from pipeline.core.other_runs import find_run, runs_of
 from pipeline.core.run import Run, open_run, write_recipe
 
-UNNEEDED = {"base": None, "quick": {}, "takes": None}
+UNNEEDED: dict[str, Any] = {"base": None, "quick": {}, "takes": None}
 """Settings of a recipe that say how it was written and trained."""
 TOLERANT = {"decode": {"on_test_error": "blank"}}
 """A broken image of the hidden test set costs that image alone."""

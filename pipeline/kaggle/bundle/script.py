@@ -43,8 +43,8 @@ def find_bundle() -> Path:
     if places:
         raise SystemExit(
             f"The bundle in {places[0]} is not the one of this notebook: bundle.json has SHA-256 "
-            f"{hashes[places[0]][:12]}…, expected {SHA256[:12]}…. Attach the dataset's newest version (Kaggle needs some "
-            "minutes after an upload), or push the notebook that was written with it."
+            f"{hashes[places[0]][:12]}…, expected {SHA256[:12]}…. Attach the dataset's newest version (Kaggle needs "
+            "some minutes after an upload), or push the notebook that was written with it."
         )
     raise SystemExit("No bundle is attached: choose Add Input, the dataset of the bundle, and run this again.")
 

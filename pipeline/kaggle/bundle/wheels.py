@@ -131,7 +131,8 @@ def gather(wanted: Iterable[Package], folder: Path, python: str, source: Path | 
 
 def _choose(package: Package, source: Path, python: str) -> Path:
     """The newest wheel of a package in a folder that fits."""
-    named, others = [], []
+    named: list[tuple[Version, Path]] = []
+    others: list[tuple[Version, Path]] = []
     for path in sorted(source.glob("*.whl")):
         try:
             name, number, _, tags = parse_wheel_filename(path.name)
@@ -175,7 +176,8 @@ def _download(locked: Locked, folder: Path, python: str) -> Path:
         )
         raise PipelineError(
             f"pip could not download {locked.name} {locked.version} for Python {python} "
-            f"({said.removeprefix('ERROR: ')}). Try again with a network, or give a folder with the wheel, --wheels FOLDER."
+            f"({said.removeprefix('ERROR: ')}). Try again with a network, or give a folder with the "
+            "wheel, --wheels FOLDER."
         )
     name = locked.name.replace("-", "_")
     return next(path for path in folder.glob("*.whl") if path.name.lower().startswith(f"{name}-{locked.version}-"))
