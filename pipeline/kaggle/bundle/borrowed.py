@@ -6,10 +6,11 @@ import shutil
 import subprocess
 import sys
 import venv
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
 
+from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from pipeline.core.files import write_text
@@ -30,8 +31,9 @@ socket.getaddrinfo = socket.create_connection = _refuse
 '''
 
 
-def make_environment(folder: Path, more: Collection[str] = ()) -> tuple[Path, list[str]]:
-    """Returns the Python of a new environment, and which packages it borrows.
+def make_environment(folder: Path, more: Collection[str] = ()) -> tuple[Path, list[str], list[str]]:
+    """Returns the Python of a new environment, which packages of the image it borrows, and which others these need in
+    the versions that are here.
 
     Args:
         folder: where it is made.
@@ -39,20 +41,35 @@ def make_environment(folder: Path, more: Collection[str] = ()) -> tuple[Path, li
     """
     venv.EnvBuilder(with_pip=True, symlinks=True).create(folder)
     site = next((folder / "lib").glob("python3*/site-packages"))
-    allowed, borrowed = {*packages(), *map(canonicalize_name, more)} - NOT_BORROWED, []
-    for distribution in metadata.distributions():
-        name = str(canonicalize_name(distribution.metadata["Name"] or ""))
-        if not (name in allowed or TORCH.fullmatch(name)):
-            continue
-        borrowed.append(name)
-        base = Path(str(distribution.locate_file("")))
-        for top in {
-            file.parts[0] for file in distribution.files or () if file.parts[0] not in ("..", "__pycache__", "bin")
-        }:
+    installed = {_name(distribution): distribution for distribution in metadata.distributions()}
+    allowed = {*packages(), *map(str, map(canonicalize_name, more))} - NOT_BORROWED
+    borrowed = [name for name in sorted(installed) if name in allowed or TORCH.fullmatch(name)]
+    needed = _needed(borrowed, installed)
+    for name in (*borrowed, *needed):
+        base = Path(str(installed[name].locate_file("")))
+        files = installed[name].files or ()
+        for top in {file.parts[0] for file in files if file.parts[0] not in ("..", "__pycache__", "bin")}:
             link = site / top
             if not link.exists() and (base / top).exists():
                 link.symlink_to((base / top).resolve())
-    return folder / "bin" / "python", sorted(set(borrowed))
+    return folder / "bin" / "python", borrowed, needed
+
+
+def _name(distribution: metadata.Distribution) -> str:
+    return str(canonicalize_name(distribution.metadata["Name"] or ""))
+
+
+def _needed(names: Iterable[str], installed: Mapping[str, metadata.Distribution]) -> list[str]:
+    """The further packages that these depend on, directly or not."""
+    known, waiting = set(names), list(names)
+    first = set(known)
+    while waiting:
+        for one in map(Requirement, installed[waiting.pop()].requires or ()):
+            name = str(canonicalize_name(one.name))
+            if name in installed and name not in known and (one.marker is None or one.marker.evaluate({"extra": ""})):
+                known.add(name)
+                waiting.append(name)
+    return sorted(known - first - NOT_BORROWED)
 
 
 def without_network(folder: Path) -> tuple[list[str], dict[str, str], str]:

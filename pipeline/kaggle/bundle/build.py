@@ -35,7 +35,7 @@ from pipeline.core.results import read_tuned
 from pipeline.core.run import Run, write_recipe
 from pipeline.core.trainings import Weights, read_training
 from pipeline.core.version import VERSION
-from pipeline.kaggle.bundle import budget, half, image, notebook, project, wheels
+from pipeline.kaggle.bundle import budget, half, image, notebook, project, script, wheels
 
 MOST_PACKAGES = 5
 """Packages that a bundle may add to the image, its own among them."""
@@ -195,7 +195,7 @@ def _write_wheels(run: Run, folder: Path, options: Options) -> list[dict[str, An
             f"the image lacks {len(wanted)} packages ({', '.join(one.name for one in wanted)}), and a bundle may add "
             f"{MOST_PACKAGES - 1} beside its own."
         )
-    paths = [wheels.write_own(folder), *wheels.gather(wanted, folder, options.python, options.wheels)]
+    paths = [wheels.write_own(folder), *wheels.gather(wanted, folder, options.python, options.wheels, there)]
     named = {path: parse_wheel_filename(path.name) for path in paths}
     versions = {str(name): str(number) for name, number, _, _ in named.values()}
     for path in paths:
@@ -204,7 +204,7 @@ def _write_wheels(run: Run, folder: Path, options: Options) -> list[dict[str, An
     return [
         {
             "name": str(name), "version": str(number), "wheel": path.name, "sha256": freshness.hash_file(path),
-            "python": "any" if all(tag.abi == "none" and tag.platform == "any" for tag in tags) else options.python,
+            "python": wheels.python_of(tags, options.python),
             "instead_of": next((one.why for one in wanted if one.name == name), "nothing"),
         }
         for path, (name, number, _, tags) in named.items()
@@ -290,8 +290,8 @@ def _say(target: Path, about: dict[str, Any]) -> None:
         f"{shown(target)}: {about['bytes'] / 2**20:.1f} MiB, {len(packages)} packages ({listed}) for Python "
         f"{about['python']}"
     )
-    running = f"{sys.version_info.major}.{sys.version_info.minor}"
-    if any(one["python"] not in ("any", running) for one in packages):
+    if not all(script.fits(one["python"]) for one in packages):
+        running = f"{sys.version_info.major}.{sys.version_info.minor}"
         say(f"  wheels for Python {about['python']} were chosen by their tags and not installed: {running} runs here")
 
 

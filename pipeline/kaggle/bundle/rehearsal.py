@@ -7,7 +7,6 @@ reads   work/<competition>/<run>/bundle/, submissions/<run>.csv, the raw test im
 writes  work/<competition>/<run>/bundle/rehearsal.json
 """
 
-import csv
 import os
 import subprocess
 import tempfile
@@ -20,7 +19,9 @@ from pipeline.core.console import say
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import read_json, shown, write_json
 from pipeline.core.run import Run
-from pipeline.kaggle.bundle import borrowed, build, hidden_set
+from pipeline.decode.readers.columns import class_numbers, keys_of
+from pipeline.decode.readers.files import read_table
+from pipeline.kaggle.bundle import borrowed, build, hidden_set, script
 from pipeline.kaggle.bundle.inference import RERUN
 from pipeline.masks import rle
 
@@ -66,16 +67,18 @@ def rehearse(run: Run, names: tuple[str, ...] = ("same", "none", "one", "hidden"
     if reason := hidden_set.why_not(run):
         say(f"  only the public test set is rehearsed: {reason}")
         names = tuple(name for name in names if name == "same")
-    misfits = [one["name"] for one in about["packages"] if one["python"] not in ("any", borrowed.running())]
+    misfits = [one["name"] for one in about["packages"] if not script.fits(one["python"])]
     found = []
     with tempfile.TemporaryDirectory(prefix="rehearsal-") as scratch:
         folder = Path(scratch).resolve()
-        python, packages = borrowed.make_environment(folder / "environment", misfits)
+        python, packages, needed = borrowed.make_environment(folder / "environment", misfits)
         prefix, variables, how = borrowed.without_network(folder / "blocked")
         if misfits:
             say(
                 f"  borrowed, because the bundle's wheels are not for Python {borrowed.running()}: {', '.join(misfits)}"
             )
+        if needed:
+            say(f"  borrowed, because the versions here need them: {', '.join(needed)}")
         say(f"  {len(packages)} packages of the image are borrowed, all others are missing; {how}")
         for name in names:
             one = _rehearse_one(run, bundle, folder / name, [*prefix, str(python)], variables, name)
@@ -85,7 +88,7 @@ def rehearse(run: Run, names: tuple[str, ...] = ("same", "none", "one", "hidden"
         "made": time.strftime("%Y-%m-%d %H:%M:%S"),
         "bundle": freshness.hash_file(bundle / "dataset" / "bundle.json"),
         "python": borrowed.running(),
-        "borrowed_misfits": misfits,
+        "borrowed": {"not_for_this_python": misfits, "needed_by_versions_here": needed},
         "network": how,
         "image": about["image"],
         "test_sets": [asdict(one) for one in found],
@@ -150,19 +153,15 @@ def _examined(run: Run, path: Path, hidden: hidden_set.HiddenSet | None) -> str:
         return "the same bytes as encode" if path.suffix == ".csv" else "written as Parquet, bytes not compared"
     if path.suffix != ".csv":
         return "written as Parquet"
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
     settings, empty = run.competition.submission, rle.convention_of(run.competition.rle).empty
-    lacking = [one for one in hidden.ids if not any(one in row[settings.id] for row in rows)]
+    rows = read_table(path, [], hint="")
+    ids = [image_id for image_id, _ in keys_of(rows, settings, class_numbers(run.competition))]
+    lacking = [one for one in hidden.ids if one not in ids]
     if lacking:
         raise PipelineError(f"the notebook's file lacks rows of {', '.join(lacking[:5])}.")
     if settings.format == "rle":
-        wrong = [
-            row[settings.id]
-            for row in rows
-            for one in hidden.broken
-            if one in row[settings.id] and row[settings.rle] != empty
-        ]
+        pairs = zip(ids, rows[settings.rle], strict=True)
+        wrong = [image_id for image_id, text in pairs if image_id in hidden.broken and text != empty]
         if wrong:
             raise PipelineError(f"the broken image {wrong[0]} has a mask in the notebook's file.")
     broken = f", {len(hidden.broken)} of them broken" if hidden.broken else ""

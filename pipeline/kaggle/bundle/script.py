@@ -72,8 +72,8 @@ def install(bundle: Path, about: dict[str, Any]) -> None:
         if there and package["name"] != about["package"]:
             print(f"{package['name']} {there} is there already")
             continue
-        running = f"{sys.version_info.major}.{sys.version_info.minor}"
-        if package["python"] not in ("any", running):
+        if not fits(package["python"]):
+            running = f"{sys.version_info.major}.{sys.version_info.minor}"
             raise SystemExit(
                 f"{package['wheel']} is for Python {package['python']}, and this notebook runs Python {running}: write "
                 f"the bundle again with `--python {running}`, or pin the notebook's image."
@@ -82,6 +82,14 @@ def install(bundle: Path, about: dict[str, Any]) -> None:
     if wanted:
         options = ["--quiet", "--no-index", "--no-deps", "--disable-pip-version-check", "--root-user-action=ignore"]
         subprocess.run([sys.executable, "-m", "pip", "install", *options, *wanted], check=True)
+
+
+def fits(python: str) -> bool:
+    """Returns whether a wheel is for the running Python: `any`, a version such as 3.12, or all from one on (>=3.11)."""
+    running = sys.version_info[:2]
+    if python.startswith(">="):
+        return running >= tuple(map(int, python[2:].split(".")))
+    return python == "any" or running == tuple(map(int, python.split(".")))
 
 
 def infer(bundle: Path) -> None:

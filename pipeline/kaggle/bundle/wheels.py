@@ -30,7 +30,7 @@ TIME = (1980, 1, 1, 0, 0, 0)
 
 @dataclass(frozen=True)
 class Locked:
-    """A line of the lock file, for one version of Python."""
+    """A line of the lock file."""
 
     name: str
     version: str
@@ -72,33 +72,37 @@ def _digest(content: bytes) -> str:
 # --- the lock file ---------------------------------------------------------------------------------------------------
 
 
-def read_lock(text: str, python: str) -> dict[str, Locked]:
-    """Returns what a lock file pins for a version of Python such as 3.12, on Linux, by normalised names."""
+def read_lock(text: str, python: str) -> dict[str, list[Locked]]:
+    """Returns what a lock file pins, by normalised names: for a version of Python such as 3.12 on Linux first, then
+    what it pins for others, which a wheel for several versions may be good for."""
     environment = {"python_version": python, "python_full_version": f"{python}.0", "sys_platform": "linux"}
     environment |= {"platform_system": "Linux", "platform_machine": "x86_64", "os_name": "posix"}
-    found: dict[str, Locked] = {}
+    found: dict[str, list[Locked]] = {}
     for line in text.replace("\\\n", " ").splitlines():
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         pinned, *hashes = line.split(" --hash=")
         one = Requirement(pinned.strip())
-        if one.marker is None or one.marker.evaluate(environment):
-            name = str(canonicalize_name(one.name))
-            number = next(iter(one.specifier)).version
-            found[name] = Locked(name, number, tuple(value.strip().split()[0] for value in hashes))
+        name = str(canonicalize_name(one.name))
+        number = next(iter(one.specifier)).version
+        locked = Locked(name, number, tuple(value.strip().split()[0] for value in hashes))
+        place = 0 if one.marker is None or one.marker.evaluate(environment) else len(found.get(name, []))
+        found.setdefault(name, []).insert(place, locked)
     return found
 
 
-def lock(python: str) -> dict[str, Locked] | None:
-    """Returns what the repository's lock file pins; None where the package is installed and has none."""
+def lock(python: str) -> dict[str, list[Locked]]:
+    """Returns what the repository's lock file pins; nothing where the package is installed and has none."""
     source = repository()
-    return read_lock((source / "requirements.lock").read_text(encoding="utf-8"), python) if source else None
+    return read_lock((source / "requirements.lock").read_text(encoding="utf-8"), python) if source else {}
 
 
 # --- other packages' wheels ------------------------------------------------------------------------------------------
 
 
-def gather(wanted: Iterable[Package], folder: Path, python: str, source: Path | None) -> list[Path]:
+def gather(
+    wanted: Iterable[Package], folder: Path, python: str, source: Path | None, there: Mapping[str, str | None]
+) -> list[Path]:
     """Returns the wheels of packages, copied from a folder of wheels or downloaded, checked against the lock file.
 
     Args:
@@ -106,27 +110,50 @@ def gather(wanted: Iterable[Package], folder: Path, python: str, source: Path | 
         folder: where they go.
         python: the version of Python that they are for.
         source: a folder of wheels; None downloads them with pip.
+        there: versions by the names of the image's packages, which a wheel should go with.
 
     Raises:
         PipelineError: one is missing, is for another Python or platform, or is not what the lock file pins.
     """
-    pinned, paths = lock(python), []
-    for package in wanted:
-        locked = pinned.get(package.name) if pinned else None
-        if source:
-            path = _choose(package, source, python)
-            shutil.copy2(path, folder / path.name)
-            paths.append(folder / path.name)
-        elif locked is None:
-            raise PipelineError(
-                f"requirements.lock does not pin {package.name}, which Kaggle's image lacks: give a folder with its "
-                "wheel, --wheels FOLDER."
-            )
-        else:
-            paths.append(_download(locked, folder, python))
-        if locked:
-            _check_lock(paths[-1], locked)
-    return paths
+    pinned = lock(python)
+    return [
+        _copied(package, folder, python, source, pinned.get(package.name, []))
+        if source
+        else _downloaded(package, folder, python, pinned.get(package.name, []), there)
+        for package in wanted
+    ]
+
+
+def _copied(package: Package, folder: Path, python: str, source: Path, locked: list[Locked]) -> Path:
+    path = _choose(package, source, python)
+    if locked:
+        _check_lock(path, locked)
+    shutil.copy2(path, folder / path.name)
+    return folder / path.name
+
+
+def _downloaded(
+    package: Package, folder: Path, python: str, locked: list[Locked], there: Mapping[str, str | None]
+) -> Path:
+    """A wheel that the lock file pins: the first one that goes with the image, or else the first."""
+    if not locked:
+        raise PipelineError(
+            f"requirements.lock does not pin {package.name}, which Kaggle's image lacks: give a folder with its wheel, "
+            "--wheels FOLDER."
+        )
+    first = _download(locked[0], folder, python)
+    if not conflicts(first, there, {}):
+        return first
+    for other in locked[1:]:
+        try:
+            path = _download(other, folder, python)
+        except PipelineError:  # it has no wheel for this Python
+            continue
+        if not conflicts(path, there, {}):
+            first.unlink()
+            return path
+        path.unlink()
+    return first
 
 
 def _choose(package: Package, source: Path, python: str) -> Path:
@@ -155,6 +182,15 @@ def fits(tags: Iterable[Tag], python: str) -> bool:
     version = tuple(int(part) for part in python.split("."))[:2]
     known = {*cpython_tags(version, platforms=PLATFORMS), *compatible_tags(version, platforms=[*PLATFORMS, "any"])}
     return any(tag in known for tag in tags)
+
+
+def python_of(tags: Iterable[Tag], python: str) -> str:
+    """Returns which Python a wheel is for, as script.fits reads it: any, one version, or all from one on."""
+    listed = list(tags)
+    if all(tag.abi == "none" and tag.platform == "any" for tag in listed):
+        return "any"
+    stable = [tag.interpreter for tag in listed if tag.abi == "abi3"]
+    return f">={stable[0][2]}.{stable[0][3:]}" if stable else python
 
 
 def _download(locked: Locked, folder: Path, python: str) -> Path:
@@ -191,24 +227,23 @@ def pip() -> list[str]:
     """
     if find_spec("pip"):
         return [sys.executable, "-m", "pip"]
-    uv = shutil.which("uv") or shutil.which("uv", path=str((repository() or PACKAGE) / ".venv-tools" / "bin"))
+    uv = shutil.which("uv") or shutil.which("uv", path=str(Path(sys.prefix).parent / ".venv-tools" / "bin"))
     if uv:
         return [uv, "tool", "run", "--quiet", "pip"]
     raise PipelineError("pip is not installed here: install it, or give the wheels, --wheels FOLDER.")
 
 
-def _check_lock(path: Path, locked: Locked) -> None:
+def _check_lock(path: Path, locked: list[Locked]) -> None:
     _, number, _, _ = parse_wheel_filename(path.name)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    if number != Version(locked.version):
+    same = [one for one in locked if Version(one.version) == number]
+    if not same:
+        pinned = " or ".join(one.version for one in locked)
         raise PipelineError(
-            f"{path.name} is version {number}, and requirements.lock pins {locked.version}: put that wheel into the "
-            "folder."
+            f"{path.name} is version {number}, and requirements.lock pins {pinned}: put that wheel into the folder."
         )
-    if f"sha256:{digest}" not in locked.hashes:
-        raise PipelineError(
-            f"{path.name} is damaged or another file: its SHA-256 is none of those in requirements.lock."
-        )
+    if not any(f"sha256:{digest}" in one.hashes for one in same):
+        raise PipelineError(f"{path.name} is damaged or another file: its SHA-256 is not in requirements.lock.")
 
 
 def conflicts(path: Path, there: Mapping[str, str | None], wheels: Mapping[str, str]) -> list[str]:
