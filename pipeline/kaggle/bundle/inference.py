@@ -188,7 +188,8 @@ def publish(path: Path, target: Path) -> None:
 
 
 def _predict_and_encode(one: Inference) -> None:
-    driver.run_stage(one.run, "decode", subset="test")
+    for other in project.predicting(one.run):
+        driver.run_stage(other, "decode", mention=False, subset="test")
     images = table.read_table(one.run.test_table)
     if (images["fault"] != "").all():
         one.note("no test image can be read: the file keeps the usual answer for every image.")
