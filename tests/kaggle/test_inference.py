@@ -54,7 +54,8 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def run_part(one: inference.Inference, part: str, seconds: float = 1e9) -> str:
         done.append(part)
-        inference.write_json(root() / "asked.json", {"run": one.run.name, "bundle": str(one.bundle)})
+        timed = one.deadline is not None
+        inference.write_json(root() / "asked.json", {"run": one.run.name, "bundle": str(one.bundle), "timed": timed})
         parts.run_part(part, root(), OneByOne())
         return ""
 
@@ -84,7 +85,7 @@ def test_the_bytes_are_those_of_encode(run: Run, tmp_path: Path, in_this_process
     before = os.environ["PIPELINE_ROOT"]
     lines, record = predict(run, tmp_path)
     assert (tmp_path / "submission.csv").read_bytes() == run.submission.read_bytes()
-    assert record["notes"] == [] and in_this_process == ["canary", "predict"]
+    assert record["notes"] == [] and in_this_process == ["probe", "predict"]
     assert os.environ["PIPELINE_ROOT"] == before
 
 
@@ -135,7 +136,7 @@ def test_the_competition_must_be_attached(run: Run, tmp_path: Path, monkeypatch:
 
 
 def test_the_file_may_be_parquet(run: Run, tmp_path: Path) -> None:
-    infer(dataset(run), tmp_path / "submission.parquet")
+    inference.publish(run.submission, tmp_path / "submission.parquet")
     found = pd.read_parquet(tmp_path / "submission.parquet")
     pd.testing.assert_frame_equal(found, pd.read_csv(run.submission, keep_default_na=False))
 

@@ -31,20 +31,23 @@ socket.getaddrinfo = socket.create_connection = _refuse
 '''
 
 
-def make_environment(folder: Path, more: Collection[str] = ()) -> tuple[Path, list[str], list[str]]:
+def make_environment(
+    folder: Path, more: Collection[str] = (), less: Collection[str] = ()
+) -> tuple[Path, list[str], list[str]]:
     """Returns the Python of a new environment, which packages of the image it borrows, and which others these need in
     the versions that are here.
 
     Args:
         folder: where it is made.
         more: packages beyond the image's that are borrowed too.
+        less: packages of the image that are not.
     """
     venv.EnvBuilder(with_pip=True, symlinks=True).create(folder)
     site = next((folder / "lib").glob("python3*/site-packages"))
     installed = {_name(distribution): distribution for distribution in metadata.distributions()}
-    allowed = {*packages(), *map(str, map(canonicalize_name, more))} - NOT_BORROWED
+    allowed = {*packages(), *map(str, map(canonicalize_name, more))} - NOT_BORROWED - {*less}
     borrowed = [name for name in sorted(installed) if name in allowed or TORCH.fullmatch(name)]
-    needed = _needed(borrowed, installed)
+    needed = [name for name in _needed(borrowed, installed) if name not in less]
     for name in (*borrowed, *needed):
         base = Path(str(installed[name].locate_file("")))
         files = installed[name].files or ()

@@ -223,7 +223,8 @@ def _again(one: Inference, images: pd.DataFrame) -> None:
 def _run_part(one: Inference, part: str, seconds: float = float("inf")) -> str:
     """Runs a part in a process of its own; returns why it did not end well, empty where it did."""
     folder = root()
-    write_json(folder / "asked.json", {"run": one.run.name, "bundle": str(one.bundle.resolve())})
+    asked = {"run": one.run.name, "bundle": str(one.bundle.resolve()), "timed": one.deadline is not None}
+    write_json(folder / "asked.json", asked)
     if seconds <= 0:
         return "no time is left"
     command = [sys.executable, "-m", "pipeline", "infer-part", part, str(folder)]
@@ -263,10 +264,10 @@ def _check_canary(one: Inference) -> None:
         if precision:
             for other in project.predicting(one.run):
                 project.change(other, train={"precision": precision})
-        if stopped := _run_part(one, "canary", one.left()):
+        if stopped := _run_part(one, "probe", one.left()):
             text = f"the canary could not be predicted ({stopped})"
         else:
-            found = read_json(root() / "canary.json")
+            found = read_json(root() / "probe.json")
             largest = max(found["differences"].values())
             say(f"canary: {found['precision']}, because {found['device']}; mean difference {255 * largest:.2f}/255")
             if largest <= LIMIT:
@@ -282,12 +283,9 @@ def _check_canary(one: Inference) -> None:
 
 def _keep_to_time(one: Inference, images: pd.DataFrame) -> None:
     """Leaves out views, seeds and folds where there is too little time for all of them."""
-    if one.deadline is None:
+    found, runs = read_record(root() / "probe.json"), project.predicting(one.run)
+    if not found.get("seconds"):
         return
-    if stopped := _run_part(one, "speed", one.left()):
-        one.note(f"the speed could not be measured ({stopped}).")
-        return
-    found, runs = read_json(root() / "speed.json"), project.predicting(one.run)
     works = [
         budget.Work(
             run.name, kept_views.views_of(run), len(run.members(run.test_folds()[0])), len(run.test_folds()),

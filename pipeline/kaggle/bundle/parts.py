@@ -1,10 +1,10 @@
 """The parts of an inference that use a network, each in a process of its own: one that is killed, or runs out of
 memory, leaves the rest as it is.
 
-    python -m pipeline infer-part canary|speed|predict ROOT
+    python -m pipeline infer-part probe|predict ROOT
 
 reads   ROOT, as project.lay_out makes it, and ROOT/asked.json
-writes  ROOT/canary.json, ROOT/speed.json, or the test predictions of the runs
+writes  ROOT/probe.json: what the canary shows, and the speed where it is asked for; or the test predictions
 """
 
 import time
@@ -23,7 +23,7 @@ from pipeline.decode import table
 from pipeline.kaggle.bundle import project
 from pipeline.networks import device
 
-PARTS = ("canary", "speed", "predict")
+PARTS = ("probe", "predict")
 BATCHES = 6
 """Batches that the speed is measured on, after a first one."""
 
@@ -39,21 +39,23 @@ def run_part(part: str, root: Path, engine: Engine) -> None:
     asked = read_json(root / "asked.json")
     run = project.opened(asked["run"], root)
     runs = project.predicting(run)
-    if part == "canary":
-        from pipeline.kaggle.bundle import canary
-
-        bundle = Path(asked["bundle"])
-        found: dict[str, Any] = {
-            one.name: canary.difference(one, bundle / "runs" / one.name / "canary.npz") for one in runs
-        }
-        compute = device.detect(runs[0].recipe.train.precision)
-        found = {"differences": found, "precision": compute.precision, "device": compute.reason}
-        write_json(root / "canary.json", found)
-    elif part == "speed":
-        devices = engine.at_once(Needs(), 64)
-        write_json(root / "speed.json", {"devices": devices, "seconds": {one.name: speed(one) for one in runs}})
+    if part == "probe":
+        write_json(root / "probe.json", _probe(runs, Path(asked["bundle"]), engine, asked["timed"]))
     else:
         _predict(runs, engine)
+
+
+def _probe(runs: list[Run], bundle: Path, engine: Engine, timed: bool) -> dict[str, Any]:
+    from pipeline.kaggle.bundle import canary
+
+    compute = device.detect(runs[0].recipe.train.precision)
+    return {
+        "differences": {run.name: canary.difference(run, bundle / "runs" / run.name / "canary.npz") for run in runs},
+        "precision": compute.precision,
+        "device": compute.reason,
+        "devices": engine.at_once(Needs(), 64),
+        "seconds": {run.name: speed(run) for run in runs} if timed else {},
+    }
 
 
 def speed(run: Run) -> float:

@@ -51,12 +51,16 @@ class Rehearsed:
     said: str
 
 
-def rehearse(run: Run, names: tuple[str, ...] = ("same", "none", "one", "hidden")) -> list[Rehearsed]:
+TEST_SETS = ("same", "none", "one", "hidden")
+
+
+def rehearse(run: Run, names: tuple[str, ...] = TEST_SETS, without: tuple[str, ...] = ()) -> list[Rehearsed]:
     """Returns how a run's bundle went on every test set; a fault of one of them is raised.
 
     Args:
         run: whose bundle has been written.
         names: the test sets: the public one, no image, one image, and a hidden set.
+        without: packages of the image that must not be needed.
 
     Raises:
         PipelineError: there is no bundle, the notebook failed, wrote no valid file, or other bytes than encode.
@@ -71,7 +75,7 @@ def rehearse(run: Run, names: tuple[str, ...] = ("same", "none", "one", "hidden"
     found = []
     with tempfile.TemporaryDirectory(prefix="rehearsal-") as scratch:
         folder = Path(scratch).resolve()
-        python, packages, needed = borrowed.make_environment(folder / "environment", misfits)
+        python, packages, needed = borrowed.make_environment(folder / "environment", misfits, without)
         prefix, variables, how = borrowed.without_network(folder / "blocked")
         if misfits:
             say(
