@@ -19,8 +19,6 @@ from pipeline.networks.predictor import batches
 from pipeline.networks.views import views
 
 IMAGES = 20
-LIMIT = 2 / 255
-"""The largest mean difference of probabilities."""
 
 
 @dataclass(frozen=True)

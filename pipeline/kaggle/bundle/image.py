@@ -1,6 +1,7 @@
 """The packages of Kaggle's notebook image, and which of those that prediction needs it lacks."""
 
 import re
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
@@ -10,7 +11,6 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from pipeline import requirements_check
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import repository
 from pipeline.core.run import Run
@@ -56,7 +56,8 @@ def requirements(runs: list[Run]) -> list[Requirement]:
     """
     source = repository()
     if source:
-        lines = requirements_check.read_requirements(source / "pyproject.toml", dev=False)
+        project = tomllib.loads((source / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        lines = project["dependencies"]
     else:
         try:
             lines = [line for line in metadata.requires(OWN) or [] if "extra ==" not in line]

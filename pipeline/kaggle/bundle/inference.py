@@ -37,16 +37,16 @@ from pipeline.core.run import Run
 from pipeline.decode import table
 from pipeline.decode.readers.registry import reader_of
 from pipeline.encode import submission
-from pipeline.kaggle.bundle import budget, project
+from pipeline.kaggle.bundle import budget, leftovers, project
 from pipeline.masks.scale import scale_of
 from pipeline.predictions import blends, kept_views
-from pipeline.predictions.files import salvage
 
 RERUN = "KAGGLE_IS_COMPETITION_RERUN"
 """Kaggle sets it where the hidden test set is scored."""
 KAGGLE_INPUT = Path("/kaggle/input")
 LIMIT = 2 / 255
-"""As canary.LIMIT, which would load torch into this process."""
+"""The largest mean difference of the canary's probabilities."""
+TIME_UP, NO_TIME = "the time was up", "no time is left"
 GRACE = 15.0
 """Seconds that a part has to end when its time is up."""
 PROBED = 4
@@ -65,11 +65,22 @@ class Inference:
     deadline: float | None
     """Of time.time(); None: there is no limit."""
     notes: list[str] = field(default_factory=list)
+    times: dict[str, float] = field(default_factory=dict)
+    """Seconds of each part."""
     began: float = field(default_factory=time.time)
 
     def left(self) -> float:
         """Returns how many seconds are left."""
         return float("inf") if self.deadline is None else self.deadline - time.time()
+
+    @contextmanager
+    def timed(self, part: str) -> Iterator[None]:
+        """Adds the time of the block to a part's."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.times[part] = round(self.times.get(part, 0.0) + time.perf_counter() - began, 2)
 
     def note(self, text: str) -> None:
         """Says something that must not be overlooked, and keeps it for inference.json."""
@@ -188,25 +199,33 @@ def publish(path: Path, target: Path) -> None:
 
 
 def _predict_and_encode(one: Inference) -> None:
-    for other in project.predicting(one.run):
-        driver.run_stage(other, "decode", mention=False, subset="test")
+    with one.timed("decode"):
+        for other in project.predicting(one.run):
+            driver.run_stage(other, "decode", mention=False, subset="test")
     images = table.read_table(one.run.test_table)
     if (images["fault"] != "").all():
         one.note("no test image can be read: the file keeps the usual answer for every image.")
         return
-    _check_canary(one)
+    with one.timed("probe"):
+        _check_canary(one)
     _keep_to_time(one, images)
+    with one.timed("predict"):
+        _predict(one, images)
+    one.run = leftovers.take(one.run, images, one.note)
+    with one.timed("encode"):
+        driver.run_stage(one.run, "encode")
+    publish(one.run.submission, one.target)
+    for text in read_json(one.run.record)["warnings"]:
+        say(f"  {text}")
+
+
+def _predict(one: Inference, images: pd.DataFrame) -> None:
     began = time.time()
     stopped = _run_part(one, "predict", one.left() - _encoding(one, images))
     if stopped:
         one.note(f"predicting ended after {duration(time.time() - began)}: {stopped}")
-        if not one.left() <= 0 and "time" not in stopped:
-            _again(one, images)
-    one.run = _take_what_is_there(one, images)
-    driver.run_stage(one.run, "encode")
-    publish(one.run.submission, one.target)
-    for text in read_json(one.run.record)["warnings"]:
-        say(f"  {text}")
+    if stopped and stopped not in (TIME_UP, NO_TIME):
+        _again(one, images)
 
 
 def _again(one: Inference, images: pd.DataFrame) -> None:
@@ -226,14 +245,14 @@ def _run_part(one: Inference, part: str, seconds: float = float("inf")) -> str:
     asked = {"run": one.run.name, "bundle": str(one.bundle.resolve()), "timed": one.deadline is not None}
     write_json(folder / "asked.json", asked)
     if seconds <= 0:
-        return "no time is left"
+        return NO_TIME
     command = [sys.executable, "-m", "pipeline", "infer-part", part, str(folder)]
     process = subprocess.Popen(command)
     try:
         code = process.wait(None if seconds == float("inf") else seconds)
     except subprocess.TimeoutExpired:
         _end(process)
-        return "the time was up"
+        return TIME_UP
     except BaseException:
         _end(process)
         raise
@@ -295,7 +314,9 @@ def _keep_to_time(one: Inference, images: pd.DataFrame) -> None:
     ]  # fmt: skip
     rates = ", ".join(f"{1 / max(work.seconds, 1e-9):.3g} images/s ({work.name})" for work in works)
     say(f"speed: {rates} per network and view, {found['devices']} at once")
-    chosen, text = budget.plan(works, len(images), found["devices"], one.left() - _encoding(one, images))
+    start = one.times.get("probe", 0.0)  # a process that begins, at most
+    available = one.left() - _encoding(one, images) - start
+    chosen, text = budget.plan(works, len(images), found["devices"], available)
     if not text:
         return
     one.note(text)
@@ -331,34 +352,7 @@ def _encoding(one: Inference, images: pd.DataFrame) -> float:
     return 5.0 + RESERVE * 2 * each * len(images)
 
 
-# --- what is there when the time is up -------------------------------------------------------------------------------
-
-
-def _take_what_is_there(one: Inference, images: pd.DataFrame) -> Run:
-    """Returns the run that makes the submission, of the folds that every run has predicted; where a run has no whole
-    fold, its first one counts as far as it came, and the other images get the usual answer."""
-    answered = np.ones(len(images), bool)
-    for run in project.predicting(one.run):
-        steps = {step.fold: step for state in driver.states(run, "predict") if (step := state.step)}
-        whole = [fold for fold, step in steps.items() if step.manifest.exists()]
-        if len(whole) < len(steps):
-            first = run.test_folds()[0]
-            if not whole:
-                shape = (len(images), len(run.competition.classes), *run.recipe.image.stored)
-                path, dtype = run.predictions("test", first), scale_of(run.competition).dtype
-                path.parent.mkdir(parents=True, exist_ok=True)
-                answered &= salvage(path, shape, dtype, images["image_id"].tolist(), run.competition.classes)
-                freshness.record(steps[first], 0.0)
-            one.note(f"{run.name}: {len(whole)} of {len(steps)} folds are predicted; the submission is of these.")
-            if not run.recipe.train.final:
-                project.change(run, train={"folds": [fold for fold in whole if fold is not None] or [first]})
-    if not answered.all():
-        late = ~answered & (images["fault"] == "").to_numpy()
-        images.loc[late, "fault"] = images.loc[late, "path"] + ": the time was up before it was predicted"
-        with writing(one.run.test_table) as temporary:
-            images.to_parquet(temporary, index=False)
-        one.note(f"{int(late.sum())} of {len(images)} test images were not reached and get the usual answer.")
-    return project.opened(one.run.name, root())
+# --- the record ------------------------------------------------------------------------------------------------------
 
 
 def _write_record(one: Inference, about: dict[str, Any]) -> None:
@@ -367,6 +361,7 @@ def _write_record(one: Inference, about: dict[str, Any]) -> None:
     record = {
         "bundle": {key: about.get(key) for key in ("run", "made", "commit", "expect")},
         "seconds": seconds,
+        "parts": one.times,
         "sha256": freshness.hash_file(one.target) if one.target.exists() else None,
         "notes": one.notes,
         "environment": freshness.environment(),
