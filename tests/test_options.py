@@ -33,6 +33,12 @@ OPTIONS = {
     "check": {"--competition", "--strict"},
     "score": {"--competition", "--json"},
     "download": set(),
+    "bundle": RUN
+    | HOW
+    | ENGINE
+    | {"--folds", "--python", "--wheels", "--time", "--output", "--user", "--half", "--rehearse"},
+    "infer": {"--to", "--time", "--started"},
+    "infer-part": set(),
     "doctor": set(),
 }
 

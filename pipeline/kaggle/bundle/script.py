@@ -25,6 +25,8 @@ from pathlib import Path
 from typing import Any
 
 SHA256 = ""  # of bundle.json; a notebook that runs with another version of the dataset says so
+INPUT = Path("/kaggle/input")
+DEEPEST = 4  # levels of folders that datasets are mounted under
 TARGET = "submission.csv"
 LIMIT = ""  # how long it may take, e.g. 8h; empty: the bundle's
 STARTED = time.time()
@@ -35,7 +37,8 @@ RERUN = bool(os.environ.get("KAGGLE_IS_COMPETITION_RERUN"))
 def find_bundle() -> Path:
     """Returns the folder of the attached bundle that this notebook was written with."""
     given = [Path(argument) for argument in sys.argv[1:] if (Path(argument) / "bundle.json").is_file()]
-    places = given or [path.parent for path in sorted(Path("/kaggle/input").glob("**/bundle.json"))]
+    levels = ("*/" * depth + "bundle.json" for depth in range(1, DEEPEST + 1))  # deeper there may be a million images
+    places = given or [path.parent for level in levels for path in sorted(INPUT.glob(level))]
     hashes = {place: sha256(place / "bundle.json") for place in places}
     for place, digest in hashes.items():
         if digest == SHA256:
