@@ -114,11 +114,12 @@ def test_a_broken_a_missing_and_an_odd_image_cost_themselves_alone(
     other_input(run, monkeypatch, tmp_path, 4)
     (place / "test" / "t2.tif").write_bytes(b"II*")
     (place / "test" / "t3.tif").unlink()
-    (place / "test" / "t4.tif").write_bytes(encoded(np.zeros((9, 9), np.uint8)))  # shape says 40×60
+    (place / "test" / "t4.tif").write_bytes(encoded(np.full((9, 9), 9, np.uint8)))  # not 40×60
     (place / "test" / "further.tif").write_bytes(b"in no row")
     lines, _ = predict(run, tmp_path)
     whole = run.submission.read_text().splitlines()
-    assert lines == [whole[0], whole[1], "t2,", "t3,", "t4,"] and whole[1] != "t1,"
+    assert lines[:4] == [whole[0], whole[1], "t2,", "t3,"] and whole[1] != "t1,"
+    assert lines[4].startswith("t4,1 ")  # predicted at its own size
 
 
 def test_a_hidden_set_of_other_ids_and_count(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -251,6 +252,17 @@ def test_several_devices_predict_the_same(run: Run, tmp_path: Path, monkeypatch:
     monkeypatch.setattr(OneByOne, "at_once", lambda self, needs, count: min(2, count))
     predict(run, tmp_path)
     assert (tmp_path / "submission.csv").read_bytes() == run.submission.read_bytes()
+
+
+def test_a_format_that_the_machine_lacks_is_replaced(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def precision(asked: str) -> str:
+        return parts.usable(predicted.named(run, "any", train={"precision": asked})).recipe.train.precision
+
+    monkeypatch.setattr(parts.torch.cuda, "is_available", lambda: False)
+    assert [precision(one) for one in ("auto", "32", "bf16", "16")] == ["auto", "32", "bf16", "auto"]
+    monkeypatch.setattr(parts.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(parts.torch.cuda, "is_bf16_supported", lambda including_emulation: False)  # a T4
+    assert [precision(one) for one in ("auto", "32", "bf16", "16")] == ["auto", "32", "auto", "16"]
 
 
 def test_an_ensemble_is_bundled_with_its_fitted_weights(split: Run, run: Run, tmp_path: Path) -> None:

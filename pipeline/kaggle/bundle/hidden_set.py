@@ -16,11 +16,12 @@ from pipeline.decode.readers.base import Item
 from pipeline.decode.readers.columns import class_numbers, keys_of
 from pipeline.decode.readers.files import read_table
 from pipeline.decode.readers.registry import reader_of
+from pipeline.kaggle.bundle import project
 
 MOST = 12
 """Images of a hidden set."""
 SIZE = (13, 7)
-"""By how many rows and columns its images are larger, where the competition allows several sizes."""
+"""By how many rows and columns its images are larger, where the submission allows several sizes."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def write_hidden(run: Run, folder: Path, count: int | None) -> HiddenSet:
         elif number == 1:
             target.write_bytes((run.input / item.path).read_bytes()[:20])
         else:
-            _write_image(item, target, resize=competition.shape is None)
+            _write_image(item, target, resize=project.takes_any_size(run))
     sample = read_table(run.input / competition.sample_submission, [], section="submission")
     keys = [image_id or "" for image_id, _ in keys_of(sample, competition.submission, class_numbers(competition))]
     kept = sample[[one in names for one in keys]].copy()

@@ -285,6 +285,9 @@ def _check_canary(one: Inference) -> None:
                 project.change(other, train={"precision": precision})
         if stopped := _run_part(one, "probe", one.left()):
             text = f"the canary could not be predicted ({stopped})"
+            if stopped in (TIME_UP, NO_TIME):
+                one.note(f"{text}.")
+                return
         else:
             found = read_json(root() / "probe.json")
             largest = max(found["differences"].values())

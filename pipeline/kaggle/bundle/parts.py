@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from pipeline.core import driver
 from pipeline.core.engine import Engine, Needs
@@ -38,7 +39,7 @@ def run_part(part: str, root: Path, engine: Engine) -> None:
         raise PipelineError(f"there is no part {part!r}; the parts are {', '.join(PARTS)}.")
     asked = read_json(root / "asked.json")
     run = project.opened(asked["run"], root)
-    runs = project.predicting(run)
+    runs = [usable(other) for other in project.predicting(run)]
     if part == "probe":
         write_json(root / "probe.json", _probe(runs, Path(asked["bundle"]), engine, asked["timed"]))
     else:
@@ -56,6 +57,17 @@ def _probe(runs: list[Run], bundle: Path, engine: Engine, timed: bool) -> dict[s
         "devices": engine.at_once(Needs(), 64),
         "seconds": {run.name: speed(run) for run in runs} if timed else {},
     }
+
+
+def usable(run: Run) -> Run:
+    """Returns a run in the number format that its recipe asks for; in the fastest one that this machine has where it
+    lacks that: bf16 on some GPUs, fp16 on a CPU."""
+    asked, gpu = run.recipe.train.precision, torch.cuda.is_available()
+    lacking = asked == "bf16" and gpu and not torch.cuda.is_bf16_supported(including_emulation=False)
+    if not lacking and not (asked == "16" and not gpu):
+        return run
+    train = run.recipe.train.model_copy(update={"precision": "auto"})
+    return replace(run, recipe=run.recipe.model_copy(update={"train": train}))
 
 
 def speed(run: Run) -> float:

@@ -44,6 +44,8 @@ def write_project(run: Run, folder: Path, convert: Callable[[Path, Path], None] 
     """
     path = find_yaml(run.recipe.competition, COMPETITIONS, "competition")
     data = {"name": run.competition.name, **read_yaml(path)}
+    if takes_any_size(run):
+        data.pop("shape", None)
     write_text(folder / "competition.yaml", yaml.safe_dump(merge(data, TOLERANT), sort_keys=False))
     for one in {other.name: other for other in (run, *runs_of(run))}.values():
         target = folder / "runs" / one.name
@@ -59,6 +61,12 @@ def write_project(run: Run, folder: Path, convert: Callable[[Path, Path], None] 
         for member in (member for fold in folds for member in one.members(fold)):
             needed = one.weights(member) if member.fold in one.test_folds() else ()
             _write_member(one.fold_folder(member.fold, member.seed), target, needed, convert)
+
+
+def takes_any_size(run: Run) -> bool:
+    """Returns whether test images of another size than `shape` are predicted as they are, and not left out: unless rows
+    are class maps, which have so many columns, or near-duplicates are compared, which depends on it."""
+    return run.competition.submission.format == "rle" and not run.recipe.tune.presence_neighbours
 
 
 def _write_member(source: Path, target: Path, weights: tuple[Path, ...], convert: Any) -> None:
