@@ -38,6 +38,7 @@ from pipeline.decode import table
 from pipeline.decode.readers.registry import reader_of
 from pipeline.encode import submission
 from pipeline.kaggle.bundle import budget, leftovers, project
+from pipeline.masks.geometry import geometry_of
 from pipeline.masks.scale import scale_of
 from pipeline.predictions import blends, kept_views
 
@@ -51,8 +52,9 @@ GRACE = 15.0
 """Seconds that a part has to end when its time is up."""
 PROBED = 4
 """Images that encoding is timed on."""
-RESERVE = 2.0
-"""Encoding is planned to take this many times as long as measured, and checking the file as long again."""
+FIXED, RESERVE = 10.0, 3.0
+"""Encoding and checking the file are planned to take so many seconds, and so many times what encoding was measured to
+take."""
 
 
 @dataclass
@@ -65,6 +67,8 @@ class Inference:
     deadline: float | None
     """Of time.time(); None: there is no limit."""
     notes: list[str] = field(default_factory=list)
+    encoding: float | None = None
+    """Seconds that are kept for it, once they are measured."""
     times: dict[str, float] = field(default_factory=dict)
     """Seconds of each part."""
     began: float = field(default_factory=time.time)
@@ -333,26 +337,32 @@ def _keep_to_time(one: Inference, images: pd.DataFrame) -> None:
 
 
 def _encoding(one: Inference, images: pd.DataFrame) -> float:
-    """Returns how many seconds are kept for encoding, measured on noise in the shape of the first images."""
+    """Returns how many seconds are kept for encoding, measured once, on masks of half an image each."""
     if one.deadline is None:
         return 0.0
-    run = one.run
-    parts = []
-    random, scale = np.random.default_rng(0), scale_of(run.competition)
-    some = images.head(PROBED)
+    if one.encoding is None:
+        one.encoding = FIXED + RESERVE * _seconds_to_encode(one.run, images.head(PROBED + 1)) * len(images)
+    return one.encoding
+
+
+def _seconds_to_encode(run: Run, some: pd.DataFrame) -> float:
+    """Seconds per image; the first one, for which code is loaded, does not count where there are more."""
+    parts, scale = [], scale_of(run.competition)
     for other in project.predicting(run):
-        shape = (len(some), len(run.competition.classes), *other.recipe.image.stored)
-        arrays = tuple(scale.stored(random.random(shape, np.float32)) for _ in other.test_folds())
-        parts.append(blends.RunPredictions(arrays, blends.geometry_of(other.recipe.image), None))
+        height, width = other.recipe.image.stored
+        ramp = np.broadcast_to(np.linspace(0, 1, width, dtype=np.float32), (height, width))
+        array = np.broadcast_to(scale.stored(ramp), (len(some), len(run.competition.classes), height, width))
+        parts.append(blends.RunPredictions((array,) * len(other.test_folds()), geometry_of(other.recipe.image), None))
     weights = tuple(1 / len(parts) for _ in parts)
     blend = blends.Blend(some["image_id"].tolist(), tuple(parts), weights, scale=scale)
     want = submission.expected(run.competition, run.input, run.competition_folder)
-    began = time.perf_counter()
+    seconds = []
     for row, image in enumerate(some.itertuples()):
+        began = time.perf_counter()
         masks = blend.native(row, (int(image.height), int(image.width)))
         submission.texts_of(str(image.image_id), (masks >= scale.largest / 2).astype(np.uint8), want)
-    each = (time.perf_counter() - began) / len(some)
-    return 5.0 + RESERVE * 2 * each * len(images)
+        seconds.append(time.perf_counter() - began)
+    return float(np.mean(seconds[1:] or seconds))
 
 
 # --- the record ------------------------------------------------------------------------------------------------------
