@@ -122,10 +122,10 @@ def leaderboard(
 ) -> None:
     """Score a folder of submissions on a public and a private part: a table and a page with the shake-up."""
     from pipeline.core.files import root, shown
-    from pipeline.encode.submission import expected_of
+    from pipeline.encode.submission import expected_by_name
     from pipeline.kaggle.leaderboard import leaderboard, lines, write
 
-    loaded, want = expected_of(competition)
+    loaded, want = expected_by_name(competition)
     board = leaderboard(folder, truth, loaded, want, public, seed)
     written = write(board, root() / "work" / loaded.name)
     if as_json:

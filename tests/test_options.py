@@ -40,6 +40,12 @@ OPTIONS = {
     "leaderboard": {"--competition", "--public", "--seed", "--json"},
     "save": {"-m", "--message"},
     "restore": {"--force"},
+    "bundle": RUN
+    | HOW
+    | ENGINE
+    | {"--folds", "--python", "--wheels", "--time", "--output", "--user", "--half", "--rehearse"},
+    "infer": {"--to", "--time", "--started"},
+    "infer-part": set(),
     "doctor": set(),
 }
 

@@ -9,6 +9,7 @@ import ast
 import hashlib
 import json
 import os
+import subprocess
 import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -216,12 +217,37 @@ def code(stage: str) -> dict[str, str]:
     return dict(sorted(hashes.items()))
 
 
-def environment() -> dict[str, Any]:
-    """Returns the versions that shape a result."""
-    from importlib.metadata import version
+def environment() -> dict[str, str | None]:
+    """Returns the versions that shape a result; None of what is not installed, as training's packages in a notebook
+    that only predicts."""
+    from importlib.metadata import PackageNotFoundError, version
 
+    found: dict[str, str | None] = {}
     names = ["torch", "lightning", "segmentation-models-pytorch", "albumentations", "opencv-python-headless", "numpy"]
-    return {name: version(name) for name in names}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def checkout() -> dict[str, Any]:
+    """Returns the commit that the package is checked out at, and whether its files differ from it; None where it is
+    not."""
+
+    def git(*arguments: str) -> str | None:
+        command = ["git", "-C", str(PACKAGE), *arguments]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=10)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    if git("ls-files", "--error-unmatch", "__init__.py") is None:  # installed, perhaps inside somebody's own checkout
+        return {"commit": None, "modified": None}
+    changes = git("status", "--porcelain", "--untracked-files=no", "--", ".")
+    return {"commit": git("rev-parse", "HEAD"), "modified": None if changes is None else bool(changes)}
 
 
 def _source(names: Iterable[str]) -> str:

@@ -1,8 +1,9 @@
 """One image and its masks, read and checked: its row of the table, its pixels at network size, its faults."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -78,6 +79,32 @@ def decode_one(item: Item, run: Run, geometry: Geometry, dtype: np.dtype) -> Dec
     to_network = labels_to_network if competition.kind == "multiclass" else mask_to_network
     arrays |= {"train_masks": to_network(masks.planes, geometry)} if item.subset == "train" else {}
     return Decoded(row, arrays, _all_outlines(masks, competition), [])
+
+
+def blank_one(item: Item, run: Run, geometry: Geometry, shape: tuple[int, ...], dtype: np.dtype) -> Decoded:
+    """Returns a black image in the place of one that cannot be read, of this shape (H, W, C) and type; `fault` of its
+    row stays empty."""
+    return decode_one(replace(item, read_image=lambda: np.zeros(shape, dtype)), run, geometry, dtype)
+
+
+def usual(items: Iterable[Item], competition: Competition, most: int = 20) -> tuple[tuple[int, ...], np.dtype] | None:
+    """Returns the commonest shape (H, W, C) and type of the first images that can be read; None where none can.
+
+    Args:
+        items: the images.
+        competition: its `shape` is the images' where it is given.
+        most: how many images are read.
+    """
+    kinds: Counter[tuple[tuple[int, ...], np.dtype]] = Counter()
+    for item in items:
+        try:
+            image = item.read_image()
+        except ValueError:
+            continue
+        kinds[(*(competition.shape or image.shape[:2]), image.shape[2]), image.dtype] += 1
+        if kinds.total() == most:
+            break
+    return kinds.most_common(1)[0][0] if kinds else None
 
 
 def _mask_columns(masks: Masks, competition: Competition) -> dict[str, Any]:

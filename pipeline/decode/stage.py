@@ -31,7 +31,7 @@ from pipeline.core.files import require_space, shown, writing
 from pipeline.core.freshness import Step
 from pipeline.core.run import Run
 from pipeline.decode import checks, descriptors, table
-from pipeline.decode.images import Decoded, decode_one, empty_row, first_type
+from pipeline.decode.images import Decoded, blank_one, decode_one, empty_row, first_type, usual
 from pipeline.decode.readers import remarks
 from pipeline.decode.readers.base import SUBSETS, WORDS, Fault, Item, Listing, SubsetName
 from pipeline.decode.readers.files import packed
@@ -44,6 +44,8 @@ IRRELEVANT_KEYS = {"clean", "split", "splits", "metric", "title", "kaggle", "ign
 """Keys of a competition that change nothing that decode writes."""
 OF_TEST = {"test", "sample_submission", "submission"}
 """Keys of a competition that change nothing that decode writes of training images."""
+DEFAULTS = {"decode": {"on_test_error": "stop"}}
+"""What earlier versions did."""
 
 
 def steps(run: Run) -> list[Step]:
@@ -58,7 +60,7 @@ def _table_step(run: Run, subset: SubsetName) -> Step:
     listed, *_ = outputs = _table_files(run, subset)
     manifest, title = listed.with_suffix(".manifest.json"), f"decode the {WORDS[subset]} table"
     raw = reader_of(run.competition).raw_files(run.competition, run.input, subset)
-    return Step("decode", title, manifest, raw, outputs, _settings(run, subset), subset=subset)
+    return Step("decode", title, manifest, raw, outputs, _settings(run, subset), defaults=DEFAULTS, subset=subset)
 
 
 def _pixel_step(run: Run, subset: SubsetName) -> Step:
@@ -69,7 +71,7 @@ def _pixel_step(run: Run, subset: SubsetName) -> Step:
     inputs = (*reader_of(run.competition).raw_files(run.competition, run.input, subset), listed)
     settings = _settings(run, subset) | {"image": geometry}
     manifest, title = run.pixels / f"{subset}.manifest.json", f"decode the {WORDS[subset]} pixels"
-    return Step("decode", title, manifest, inputs, outputs, settings, subset=subset)
+    return Step("decode", title, manifest, inputs, outputs, settings, defaults=DEFAULTS, subset=subset)
 
 
 def _is_of_pixels(run: Run, step: Step) -> bool:
@@ -89,6 +91,7 @@ def _settings(run: Run, subset: SubsetName) -> dict[str, Any]:
     if subset == "test":
         return competition.model_dump(mode="json", exclude=IRRELEVANT_KEYS | {"train"})
     kept = competition.model_dump(mode="json", exclude=IRRELEVANT_KEYS | OF_TEST)
+    del kept["decode"]["on_test_error"]
     return kept | {"images_together": competition.images_together}
 
 
@@ -112,7 +115,7 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
         raise PipelineError(f"No training image in {run.input} fits the competition's YAML{hint}.")
     known = _decoded_before(run, subsets)
     remarks.forget()
-    dtype = _pixel_type(listing.items, known)
+    dtype = _pixel_type(run.competition, listing.items, known)
     tables = [step.subset for step in waiting if not _is_of_pixels(run, step)]
     with ExitStack() as stack:
         arrays = _open_pixels(run, waiting, listing, dtype, stack)
@@ -121,6 +124,9 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
         faults = listing.faults + [fault for one in decoded for fault in one.faults]
         faults += checks.find_faults(run, decoded)
         faults += _clashes(run.competition, listing.items, known, dtype)
+        if _tolerates(run.competition) and subsets == ["test"]:
+            listing.remarks.extend(str(fault) for fault in faults)
+            faults = []
         _judge(run.competition, faults, {item.image_id for item in listing.items if item.subset == "train"})
         rows = _with_faults([one.row for one in decoded], faults, run.competition)
         of = {subset: [row for row in rows if (row["subset"] == "test") == (subset == "test")] for subset in subsets}
@@ -139,6 +145,12 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
         *doubts,
     ]:
         warn(f"  [yellow]{escape(text)}[/yellow]")
+    blank = [row["fault"] for row in rows if row["subset"] == "test" and row["fault"]]
+    if blank:
+        others = f" (and {len(blank) - 1} more)" if len(blank) > 1 else ""
+        warn(
+            f"  [yellow]a black image stands for a test image that cannot be read: {escape(blank[0])}{others}[/yellow]"
+        )
     counts = {name: sum(row["subset"] == name for row in rows) for name in subsets}
     texts = [f"{count} {WORDS[name]} images → {shown(_table_files(run, name)[0])}" for name, count in counts.items()]
     say(f"  {', '.join(texts)}")
@@ -211,21 +223,27 @@ def _open(stack: ExitStack, path: Path, shape: tuple[int, ...], dtype: np.dtype)
     return np.lib.format.open_memmap(temporary, mode="w+", dtype=dtype, shape=shape)
 
 
-def _pixel_type(items: list[Item], known: pd.DataFrame | None) -> np.dtype:
+def _pixel_type(competition: Competition, items: list[Item], known: pd.DataFrame | None) -> np.dtype:
     """The type of the first image: of the training images, where they are decoded now or were before."""
     types = [] if known is None or items[0].subset == "train" else [name for name in known["dtype"] if name]
     if types:
         return np.dtype(types[0])
-    return first_type(items)
+    found = usual(items, competition) if _tolerates(competition) and items[0].subset == "test" else None
+    return found[1] if found else first_type(items)
 
 
 def _decode_all(run: Run, items: list[Item], arrays: dict[str, np.memmap], dtype: np.dtype) -> list[Decoded]:
     geometry = geometry_of(run.recipe.image)
     offset = {"train": 0, "test": sum(item.subset == "train" for item in items)}
+    tests = [item for item in items if item.subset == "test"]
+    substitute = usual(tests, run.competition) if tests and _tolerates(run.competition) else None
 
     def place(pair: tuple[int, Item]) -> Decoded:
         index, item = pair
         one = decode_one(item, run, geometry, dtype)
+        if one.faults and substitute and item.subset == "test":
+            blank = blank_one(item, run, geometry, substitute[0], dtype)
+            one = replace(blank, row=blank.row | {"fault": str(one.faults[0])})
         for name, array in one.arrays.items():
             if name in arrays:
                 arrays[name][index - offset[item.subset]] = array
@@ -233,6 +251,10 @@ def _decode_all(run: Run, items: list[Item], arrays: dict[str, np.memmap], dtype
 
     with ThreadPoolExecutor() as pool:
         return list(track(pool.map(place, enumerate(items)), "decode", len(items)))
+
+
+def _tolerates(competition: Competition) -> bool:
+    return competition.decode.on_test_error == "blank"
 
 
 def _judge(competition: Competition, faults: list[Fault], train: set[str]) -> None:

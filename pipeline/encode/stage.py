@@ -14,7 +14,6 @@ import hashlib
 import json
 import os
 import shutil
-import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -29,7 +28,7 @@ from rich.markup import escape
 from pipeline.core import freshness
 from pipeline.core.console import say, track, warn
 from pipeline.core.errors import PipelineError
-from pipeline.core.files import PACKAGE, read_record, shown, write_json, writing
+from pipeline.core.files import read_record, shown, write_json, writing
 from pipeline.core.freshness import Step
 from pipeline.core.results import read_tuned
 from pipeline.core.run import Run, describe
@@ -76,9 +75,10 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
     blend = blends.test(run, result)
     images = want.images[want.images["subset"] == "test"]
     _check_images(run, images, want, blend.ids)
+    blank = unanswered(images)
     check_predicted(run)
     texts, test = _encode_all(run, images, want, blend, result)
-    unlike = shift.find_reasons(run)
+    unlike = [*_unanswered_reasons(blank, len(images)), *shift.find_reasons(run)]
     # the record lies ready before the submission is renamed into its place, and follows it
     with writing(run.record) as record, writing(run.submission) as temporary:
         rows = submission.write(temporary, texts, want)
@@ -105,7 +105,9 @@ def _check_images(run: Run, images: pd.DataFrame, want: Expected, predicted: lis
     """
     listed, table_name, folder = images["image_id"].tolist(), shown(run.test_table), run.input
     predictions = shown(blends.files(run, "test")[0])
-    gone = [one for one, path in zip(listed, images["path"], strict=True) if not (folder / path).exists()]
+    blank = unanswered(images)
+    paths = zip(listed, images["path"], strict=True)
+    gone = [one for one, path in paths if one not in blank and not (folder / path).exists()]
     faults = (
         (
             _without(predicted, listed),
@@ -138,7 +140,7 @@ def _encode_all(
 ) -> tuple[dict[submission.Key, list[str]], dict[str, Any]]:
     """What the rows hold, and what the masks look like as a whole; image by image, so that probabilities at native size
     never lie in memory together."""
-    decision = decision_of(result)
+    decision, blank, usual = decision_of(result), unanswered(images), submission.usual_class(result)
     place = {image_id: row for row, image_id in enumerate(blend.ids)}
 
     def encode_one(image: tuple[str, int, int]) -> tuple[dict[submission.Key, list[str]], list[int], float]:
@@ -146,6 +148,8 @@ def _encode_all(
         row = place[image_id]
         probability = blend.native(row, (shape[0], shape[1]))
         masks = blend.decide(row, probability, decision)
+        if image_id in blank:
+            masks = constant_masks(masks.shape, usual)
         areas = [int(np.count_nonzero(mask)) for mask in masks]
         return submission.texts_of(image_id, masks, want), areas, float(probability.max())
 
@@ -155,6 +159,32 @@ def _encode_all(
     texts = {key: text for own, _, _ in encoded for key, text in own.items()}
     highest = np.mean([one for _, _, one in encoded]) / scale_of(run.competition).largest
     return texts, _summary(np.array([areas for _, areas, _ in encoded]), float(highest), images, run)
+
+
+def unanswered(images: pd.DataFrame) -> dict[str, str]:
+    """Returns why test images have no prediction of their own, by their ids: what decode says of those that could not
+    be read."""
+    faulty = images[images["fault"] != ""]
+    return dict(zip(faulty["image_id"], faulty["fault"], strict=True))
+
+
+def constant_masks(shape: tuple[int, ...], usual: int | None) -> np.ndarray:
+    """Returns masks (C, h, w) uint8 that say the same everywhere: nothing, or the class of this number."""
+    masks = np.zeros(shape, np.uint8)
+    if usual is not None:
+        masks[usual] = 1
+    return masks
+
+
+def _unanswered_reasons(blank: dict[str, str], count: int) -> list[Reason]:
+    if not blank:
+        return []
+    examples = "; ".join(list(blank.values())[:3])
+    text = (
+        f"{len(blank)} of {count} test images have no prediction and got the usual answer (an empty mask, or the "
+        f"commonest class): {examples}."
+    )
+    return [Reason("check", "test images without prediction", text)]
 
 
 def _summary(areas: np.ndarray, highest: float, images: pd.DataFrame, run: Run) -> dict[str, Any]:
@@ -193,7 +223,7 @@ def _record(
         "postprocess": result,
         "folds": {name: _training(path) for name, path in _trainings(run).items()},
         "predictions": {shown(path): freshness.hash_file(path) for path in others},
-        "code": _checkout() | {"encode": _digest(freshness.code("encode"))},
+        "code": freshness.checkout() | {"encode": _digest(freshness.code("encode"))},
         "environment": freshness.environment(),
         **describe(run),
     }
@@ -225,23 +255,6 @@ def _training(path: Path) -> dict[str, Any]:
 def _digest(code: dict[str, str]) -> str:
     """One hash of the hashes of several files."""
     return hashlib.sha256(json.dumps(code, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _checkout() -> dict[str, Any]:
-    """The commit that the package is checked out at, and whether its files differ from it; None where it is not."""
-
-    def git(*arguments: str) -> str | None:
-        command = ["git", "-C", str(PACKAGE), *arguments]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=10)
-        except (OSError, subprocess.TimeoutExpired):
-            return None
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    if git("ls-files", "--error-unmatch", "__init__.py") is None:  # installed, perhaps inside somebody's own checkout
-        return {"commit": None, "modified": None}
-    changes = git("status", "--porcelain", "--untracked-files=no", "--", ".")
-    return {"commit": git("rev-parse", "HEAD"), "modified": None if changes is None else bool(changes)}
 
 
 def _keep_older(run: Run, digest: str) -> None:

@@ -4,9 +4,9 @@ import csv
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import cv2
 import numpy as np
@@ -88,7 +88,15 @@ def expected(competition: Competition, input_folder: Path, folder: Path) -> Expe
     Raises:
         PipelineError: decode has not run, or the sample submission lacks a column or names an unknown class.
     """
-    images = table.read_tables(folder)
+    return expected_of(competition, input_folder, table.read_tables(folder))
+
+
+def expected_of(competition: Competition, input_folder: Path, images: pd.DataFrame) -> Expected:
+    """Returns what `expected` does, of a table of images with their ids, subsets, heights and widths.
+
+    Raises:
+        PipelineError: the sample submission lacks a column or names an unknown class.
+    """
     # test images come last: of an id in both tables, the test image is meant
     shapes = {row.image_id: (int(row.height), int(row.width)) for row in images.itertuples()}
     settings = competition.submission
@@ -114,7 +122,13 @@ def expected(competition: Competition, input_folder: Path, folder: Path) -> Expe
     )
 
 
-def expected_of(name: str) -> tuple[Competition, Expected]:
+def format_of(competition: Competition) -> Expected:
+    """Returns how a submission writes masks, without saying of which images."""
+    images = pd.DataFrame({"image_id": [], "subset": [], "height": [], "width": []})
+    return expected_of(competition.model_copy(update={"sample_submission": None}), Path(), images)
+
+
+def expected_by_name(name: str) -> tuple[Competition, Expected]:
     """Returns a competition, by its name or the path of its YAML, and what a submission to it must hold; raises as
     load_competition and expected do."""
     competition = load_competition(name)
@@ -167,6 +181,43 @@ def write(path: Path, texts: dict[Key, list[str]], want: Expected) -> int:
                 row |= {want.settings.label: label, want.settings.id: image_id, want.settings.rle: text}
                 writer.writerow([row[column] for column in want.header])
     return rows
+
+
+def usual_class(result: dict[str, Any]) -> int | None:
+    """Returns the number of the commonest true class of the training images, of those that are predicted; None where
+    classes are masks of their own, whose commonest answer is an empty one."""
+    shares, never = result.get("class_share_true"), set(result.get("never", []))
+    if shares is None:
+        return None
+    known = {number: share or 0.0 for number, share in enumerate(shares.values()) if number not in never}
+    return max(known, key=known.__getitem__)
+
+
+def write_constant(path: Path, competition: Competition, input_folder: Path, ids: list[str], usual: int | None) -> int:
+    """Writes a submission with the same answer for every image, before any of them is read; returns its number of rows.
+
+    Args:
+        path: where.
+        competition: its format.
+        input_folder: where its sample submission lies, which says what rows there are.
+        ids: of the test images, which count where there is no sample submission.
+        usual: the number of the class that every pixel has; None: masks are empty.
+
+    Raises:
+        PipelineError: the sample submission cannot be read; or rows are class maps, and there is none, so that the
+            images' size is not known.
+    """
+    images = pd.DataFrame({"image_id": ids, "subset": "test", "height": 0, "width": 0})
+    want = expected_of(competition, input_folder, images)
+    if want.settings.format == "rle":
+        return write(path, {key: [want.convention.empty] for key in want.keys}, want)
+    if want.sample is None:
+        raise PipelineError(
+            f"competition {competition.name} has no sample submission: it says how many pixels a row has."
+        )
+    header = read_table(input_folder / want.sample, [want.settings.id]).columns.tolist()
+    text = ",".join([want.labels[usual or 0]] * (len(header) - 1))
+    return write(path, {key: [text] for key in want.keys}, replace(want, header=header))
 
 
 def examine(path: Path, want: Expected, measure: Measure | None = None) -> tuple[list[str], list[Reason]]:

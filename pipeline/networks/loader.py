@@ -1,7 +1,7 @@
 """Batches of plain images from the memory-mapped pixel arrays, and how many processes make batches."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from mmap import mmap
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
@@ -14,14 +14,18 @@ from torch.utils.data import DataLoader, Dataset
 from pipeline.core.engine import cores
 from pipeline.core.run import Run
 from pipeline.networks.device import Compute
-from pipeline.networks.transforms import Preprocess
 
 
 class PlainDataset(Dataset):
     """Images (C, H, W) as stored, with masks (classes, H, W) where there are any, by position."""
 
     def __init__(
-        self, folder: Path, subset: str, rows: np.ndarray, with_masks: bool, preprocess: Preprocess | None = None
+        self,
+        folder: Path,
+        subset: str,
+        rows: np.ndarray,
+        with_masks: bool,
+        preprocess: Callable[[np.ndarray], np.ndarray] | None = None,
     ) -> None:
         self.images = np.load(folder / f"{subset}_images.npy", mmap_mode="r")
         self.masks = np.load(folder / f"{subset}_masks.npy", mmap_mode="r") if with_masks else None

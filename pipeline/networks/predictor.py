@@ -23,7 +23,6 @@ from pipeline.networks.device import Compute
 from pipeline.networks.models import build_network
 from pipeline.networks.output import Output
 from pipeline.networks.tiles import predict_tiled
-from pipeline.networks.transforms import Preprocess
 from pipeline.networks.views import View, views
 from pipeline.networks.weights import read_trained
 from pipeline.predictions.files import Predicted, write_resumable
@@ -323,14 +322,10 @@ def batches(
     Raises:
         PipelineError: weights are missing or of another network, or give something that is no number.
     """
-    compute = device.detect(run.recipe.train.precision)
-    paths = [(member, path) for member in members for path in run.weights(member)]
     dtype = np.load(run.pixels / f"{subset}_images.npy", mmap_mode="r").dtype
-    networks = [load(run, path, compute, dtype) for _, path in paths]
-    never = run.never if run.competition.kind == "multiclass" else None
-    predictor = Predictor(networks, compute, seen_as, run.recipe.image.size, run.recipe.predict.overlap, never, plain)
-    preprocess = Preprocess(run.recipe.image.preprocess)
-    dataset = loader.PlainDataset(run.pixels, subset, rows, with_masks=False, preprocess=preprocess)
+    predictor, paths = open_predictor(run, members, seen_as, plain, dtype)
+    compute = predictor.compute
+    dataset = loader.PlainDataset(run.pixels, subset, rows, with_masks=False, preprocess=preprocess_of(run))
     done = 0
     try:
         workers = loader.loader_workers(run, compute)
@@ -345,6 +340,28 @@ def batches(
     except RuntimeError as error:
         device.explain_memory(error, run.recipe, predicting=True)
         raise
+
+
+def open_predictor(
+    run: Run, members: Sequence[Member], seen_as: Sequence[View], plain: bool, dtype: np.dtype
+) -> tuple[Predictor, list[tuple[Member, Path]]]:
+    """Returns the networks of some members, all their snapshots, ready to predict images of a type, and whose each is
+    and of which file; see `batches`."""
+    compute = device.detect(run.recipe.train.precision)
+    paths = [(member, path) for member in members for path in run.weights(member)]
+    networks = [load(run, path, compute, dtype) for _, path in paths]
+    never = run.never if run.competition.kind == "multiclass" else None
+    size, overlap = run.recipe.image.size, run.recipe.predict.overlap
+    return Predictor(networks, compute, seen_as, size, overlap, never, plain), paths
+
+
+def preprocess_of(run: Run) -> Callable[[np.ndarray], np.ndarray] | None:
+    """Returns the recipe's image.preprocess, which alone makes predicting need albumentations; None without."""
+    if not run.recipe.image.preprocess:
+        return None
+    from pipeline.networks.transforms import Preprocess
+
+    return Preprocess(run.recipe.image.preprocess)
 
 
 def _not_numbers(member: Member, path: Path, image_id: str) -> str:

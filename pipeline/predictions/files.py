@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.core.errors import PipelineError
-from pipeline.core.files import require_space, shown
+from pipeline.core.files import require_space, shown, writing
 
 Predicted = tuple[np.ndarray, np.ndarray | None]
 """Of a batch of images: probabilities (n, C, H, W), and how probable it is that a class occurs in the image (n, C), or
@@ -148,6 +148,70 @@ def _read(path: Path) -> tuple[np.ndarray, pd.DataFrame]:
     if len(index) != len(array):
         raise PipelineError(f"{shown(path)} has {len(array)} rows, its index {len(index)}; delete both.")
     return array, index
+
+
+def salvage(path: Path, shape: tuple[int, ...], dtype: np.dtype, ids: list[str], classes: list[str]) -> np.ndarray:
+    """Writes a file of what an interrupted attempt has predicted of it, and zeros for all other images; returns which
+    images (N,) bool are predicted.
+
+    Args:
+        path: the file.
+        shape: of the array, (N, C, H, W).
+        dtype: of the array.
+        ids: of the images (N,).
+        classes: their names.
+    """
+    done, presence = np.zeros(len(ids), bool), np.full((len(ids), len(classes)), np.nan, np.float32)
+    parts = {0: path} | {
+        int(part.stem.rpartition("_from_")[2]): part for part in shards_folder(path).glob(f"{path.stem}_from_*.npy")
+    }
+    parts |= {
+        int(folder.name.removesuffix(".partial").rpartition("_from_")[2]): folder.with_name(
+            f"{folder.name.removesuffix('.partial').removeprefix('.')}.npy"
+        )
+        for folder in shards_folder(path).glob(f".{path.stem}_from_*.partial")
+    }
+    with writing(path) as temporary:
+        array = np.lib.format.open_memmap(temporary, "w+", dtype, shape)
+        for start, part in parts.items():
+            rows, heads = _predicted_rows(part, shape, dtype, classes)
+            stop = start + len(rows)
+            array[start:stop], presence[start:stop], done[start:stop] = rows, heads, True
+        array.flush()
+        presence = np.where(done[:, None], presence, 0 if done.any() and not np.isnan(presence[done]).any() else np.nan)
+        with writing(path.with_suffix(".csv")) as listed:
+            _index(ids, classes, presence).to_csv(listed, index=False)
+    return done
+
+
+def _predicted_rows(
+    path: Path, shape: tuple[int, ...], dtype: np.dtype, classes: list[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of a file, be it finished or not, and what the presence head says of them, NaN without one."""
+    if path.with_suffix(".csv").exists():
+        array, _, presence = read_predictions(path, classes)
+        return array, np.full((len(array), len(classes)), np.nan) if presence is None else presence
+    folder = partial_folder(path)
+    rows, heads = (_whole_rows(folder / name) for name in (path.name, f"presence_{path.name}"))
+    if rows is None or heads is None:
+        return np.empty((0, *shape[1:]), dtype), np.empty((0, len(classes)))
+    count = min(len(rows), len(heads))
+    return rows[:count], heads[:count]
+
+
+def _whole_rows(path: Path) -> np.ndarray | None:
+    """The whole rows of a .npy file that is being written; None where there is none."""
+    if not path.exists():
+        return None
+    with path.open("rb") as file:
+        try:
+            np.lib.format.read_magic(file)
+            shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        except ValueError:  # not even the header was written
+            return None
+        offset = file.tell()
+    count = min(shape[0], (path.stat().st_size - offset) // (math.prod(shape[1:]) * dtype.itemsize))
+    return np.memmap(path, dtype, "r", offset, (count, *shape[1:])) if count else None
 
 
 # --- unfinished files ------------------------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ from pipeline.core.run import Run, open_run
 from pipeline.core.verdict import Reason, from_json, to_json
 from pipeline.decode import table
 from pipeline.encode import scoring, shift, submission
-from pipeline.encode.stage import _checkout, _record, _trainings, freshness, shown, shutil, steps
+from pipeline.encode.stage import _record, _trainings, freshness, shown, shutil, steps
 from pipeline.masks import decision, rle, statistics
 from pipeline.predictions import blends, test_images
 
@@ -123,10 +123,10 @@ def test_the_record_says_how_it_came_about(ready: Tiny) -> None:
 
 
 def test_a_package_outside_of_a_checkout_has_no_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.encode.stage.PACKAGE", tmp_path)
-    assert _checkout() == {"commit": None, "modified": None}
+    monkeypatch.setattr("pipeline.core.freshness.PACKAGE", tmp_path)
+    assert freshness.checkout() == {"commit": None, "modified": None}
     monkeypatch.setenv("PATH", "")
-    assert _checkout() == {"commit": None, "modified": None}
+    assert freshness.checkout() == {"commit": None, "modified": None}
 
 
 def test_predictions_of_others_are_recorded_by_their_hashes(ready: Tiny) -> None:

@@ -116,7 +116,10 @@ class DecodeSettings(Settings):
     """What decode does about faults in the raw files."""
 
     on_error: Literal["stop", "drop"] = "stop"
-    """`drop` turns a faulty training image into a `broken` row of outliers.csv; a faulty test image always stops."""
+    """`drop` turns a faulty training image into a `broken` row of outliers.csv."""
+    on_test_error: Literal["stop", "blank"] = "stop"
+    """What a test image that is missing or cannot be read does: `blank` costs that image alone, which gets an empty
+    mask (or, of a multiclass competition, the commonest class), for a hidden test set that nobody can mend."""
     uniform_masks: Literal["stop", "allow"] = "stop"
     """What happens when no training image has a mask, or every mask covers its whole image, which mostly means that the
     masks are misread; `allow` where it is so."""

@@ -22,6 +22,8 @@ from pipeline.decode.readers.true_masks import masks_reader
 
 ROWS_SHOWN = 20
 """Rows without a group that a message names."""
+FAULTS_TOLD = 5
+"""Faults of the test set that are told where they do not stop (`decode.on_test_error`)."""
 
 
 def list_items(competition: RleCsv, folder: Path, subsets: Sequence[SubsetName] = SUBSETS) -> Listing:
@@ -80,6 +82,7 @@ def _subset_items(competition: RleCsv, subset: SubsetName, folder: Path) -> List
         if not table and not settings.mask_files:
             files.take_likely()
         wanted = sorted(files.paths, key=natural)
+    tolerant = subset == "test" and competition.decode.on_test_error == "blank"
     extras = further_columns(settings, folder, files.paths)
     group_file = _file_with(competition.group, settings, known, extras) if subset == "train" else None
     groupless: list[tuple[str, int | None]] = []
@@ -98,6 +101,9 @@ def _subset_items(competition: RleCsv, subset: SubsetName, folder: Path) -> List
             else:
                 group = group_of(competition, image_id, extra) if subset == "train" else None
             items.append(Item(image_id, subset, path, read, read_masks, group, extra))
+        elif tolerant:
+            path = settings.images.replace("{id}", image_id)
+            items.append(Item(image_id, subset, path, partial(_no_such_file, settings.images)))
     faults += _without_group(competition, group_file or "", groupless)
     named = known.keys() if table else masks.names()
     without = [item for item in items if mask_key(settings, item.image_id) not in named]
@@ -105,7 +111,14 @@ def _subset_items(competition: RleCsv, subset: SubsetName, folder: Path) -> List
     if subset == "train" and without and competition.columns.absent == "empty":
         what = f"row in {table}" if table else "mask file"
         texts.append(f"{len(without)} of {len(items)} training images have no {what} and count as without a mask")
+    if tolerant:
+        texts += [str(fault) for fault in faults[:FAULTS_TOLD]]
+        faults = []
     return Listing(items, faults, texts)
+
+
+def _no_such_file(pattern: str) -> np.ndarray:
+    raise ValueError(f"no file fits {pattern}")
 
 
 def _file_with(

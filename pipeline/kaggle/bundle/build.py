@@ -1,0 +1,308 @@
+"""Writes a bundle: everything that a notebook without a network needs to predict a hidden test set.
+
+    python -m pipeline bundle RECIPE…
+
+reads   of each run: weights, fold.json, postprocess.json, mask_statistics.npz; requirements.lock; and for the canary
+        work/<competition>/pixels_…/test_images.npy, where it is there
+writes  work/<competition>/<run>/bundle/dataset/   bundle.json, dataset-metadata.json, competition.yaml, runs/, wheels/
+        work/<competition>/<run>/bundle/kernel/    inference.ipynb, inference.py, server.py, kernel-metadata.json
+
+No training image is in it, and never torch. The old bundle stays until the new one is whole.
+"""
+
+import hashlib
+import re
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from packaging.utils import parse_wheel_filename
+from rich.markup import escape
+
+from pipeline.core import driver, freshness
+from pipeline.core.config.recipe import Recipe
+from pipeline.core.config.settings import validate
+from pipeline.core.console import say, warn
+from pipeline.core.engine import Engine
+from pipeline.core.errors import PipelineError
+from pipeline.core.files import read_json, shown, write_json, write_text, writing
+from pipeline.core.other_runs import runs_of
+from pipeline.core.results import read_tuned
+from pipeline.core.run import Run, write_recipe
+from pipeline.core.trainings import Weights, read_training
+from pipeline.core.version import VERSION
+from pipeline.kaggle.bundle import budget, half, image, notebook, project, script, wheels
+
+MOST_PACKAGES = 5
+"""Packages that a bundle may add to the image, its own among them."""
+EXPECT = ("metric", "score", "interval_95", "nested", "nested_interval_95")
+TITLE = 50
+"""Characters of a dataset's title and of a kernel's, at most."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a bundle is written."""
+
+    python: str = image.PYTHON
+    wheels: Path | None = None
+    """A folder to take wheels from; None: they are downloaded."""
+    limit: str = "8h"
+    """The time that the notebook keeps to; `none`: any."""
+    target: str = "submission.csv"
+    user: str = "USERNAME"
+    """Of Kaggle, in the metadata."""
+    half: bool = False
+    """Whether weights are stored in fp16."""
+    force: bool = False
+    """Whether a run is bundled whose steps are not up to date."""
+
+
+def folder_of(run: Run) -> Path:
+    """Returns where a run's bundle lies."""
+    return run.folder / "bundle"
+
+
+def write_bundle(run: Run, options: Options, engine: Engine | None = None) -> Path:
+    """Returns the folder of a run's bundle, written anew.
+
+    Raises:
+        PipelineError: the run is not finished, or its code or data changed since; weights are missing or damaged;
+            wheels cannot be had; nothing is written then.
+    """
+    _check_options(options)
+    check_finished(run, options.force)
+    target = folder_of(run)
+    with writing(target) as temporary:
+        if temporary.exists():
+            shutil.rmtree(temporary)
+        dataset, kernel = temporary / "dataset", temporary / "kernel"
+        dataset.mkdir(parents=True)
+        kernel.mkdir()
+        project.write_project(run, dataset, half.convert if options.half else None)
+        changed = half.measure(run, dataset, engine) if options.half else None
+        _write_canaries(run, dataset)
+        packages = _write_wheels(run, dataset / "wheels", options)
+        about = _about(run, dataset, packages, options) | ({"half": changed} if changed else {})
+        write_json(dataset / "bundle.json", about)
+        write_json(dataset / "dataset-metadata.json", _dataset(run, options))
+        _write_kernel(run, kernel, freshness.hash_file(dataset / "bundle.json"), options)
+        if target.exists():
+            shutil.rmtree(target)
+    _say(target, about)
+    return target
+
+
+def combined(runs: Sequence[Run], name: str | None, engine: Engine | None) -> Run:
+    """Returns the run that averages several runs with weights that are fitted to their out-of-fold predictions; tune
+    runs for it where it has not.
+
+    Raises:
+        PipelineError: the runs are not of one competition, or are not finished.
+    """
+    competitions = {run.competition.name for run in runs}
+    if len(competitions) > 1:
+        raise PipelineError(
+            f"the recipes are of several competitions ({', '.join(sorted(competitions))}): give those of one."
+        )
+    for run in runs:
+        check_finished(run)
+        write_recipe(run)
+    first, names = runs[0], [run.name for run in runs]
+    data: dict[str, Any] = {
+        "name": name or "-and-".join(names),
+        "competition": first.recipe.competition,
+        "ensemble": dict.fromkeys(names),
+    }
+    data["folds"] = first.recipe.folds
+    folds = set.intersection(*(set(run.trained_folds()) for run in runs))
+    recipe = validate(Recipe, data | {"train": {"folds": sorted(folds)}}, "ensemble")
+    run = replace(first, recipe=recipe, name=recipe.name, options=())
+    driver.run_stage(run, "tune", engine=engine)
+    return run
+
+
+def check_finished(run: Run, force: bool = False) -> None:
+    """Checks that a run can be bundled: trained, tuned, and by the code and the data that are here now.
+
+    Raises:
+        PipelineError: it is not.
+    """
+    if run.recipe.arrays:
+        raise PipelineError(f"{run.name} has predictions made elsewhere and no networks: there is nothing to bundle.")
+    for other in runs_of(run):
+        for path in (path for fold in other.test_folds() for one in other.members(fold) for path in other.weights(one)):
+            if not path.exists():
+                raise PipelineError(
+                    f"{shown(path)} does not exist: training of {other.name} has not ended; "
+                    f"`{other.command()}` goes on."
+                )
+            if freshness.hash_file(path) not in read_training(path.with_name("fold.json"), Weights)["sha256"]:
+                raise PipelineError(
+                    f"{shown(path)} is damaged or was replaced: its SHA-256 is none of those in fold.json. Put the "
+                    "file back, or train again with `--force`."
+                )
+    for one in {other.name: other for other in (*runs_of(run), run)}.values():
+        if not one.postprocess.exists():
+            raise PipelineError(f"{shown(one.postprocess)} does not exist: `{one.command('--to', 'tune')}` makes it.")
+        read_tuned(one)
+        reasons = [
+            reason.text
+            for stage in ("validate", "tune")
+            for state in driver.unfinished(one, stage)
+            for reason in state.reasons
+        ]
+        if reasons and not force:
+            raise PipelineError(
+                f"{one.name} is not up to date ({'; '.join(list(dict.fromkeys(reasons))[:3])}): "
+                f"`{one.command('--to', 'tune')}` brings it up to date, or --force bundles it as it is."
+            )
+
+
+def _check_options(options: Options) -> None:
+    if not re.fullmatch(r"3\.\d+", options.python):
+        raise PipelineError(f"--python {options.python}: expected a version such as 3.12.")
+    if not options.target.endswith((".csv", ".parquet")):
+        raise PipelineError(f"--output {options.target}: expected a name that ends with .csv or .parquet.")
+    if options.limit != "none":
+        budget.seconds_of(options.limit)
+    if options.wheels and not options.wheels.is_dir():
+        raise PipelineError(f"--wheels {options.wheels}: there is no such folder.")
+
+
+# --- what is in it ---------------------------------------------------------------------------------------------------
+
+
+def _write_canaries(run: Run, dataset: Path) -> None:
+    from pipeline.kaggle.bundle import canary
+
+    for one in runs_of(run):
+        summary = read_training(next(iter((dataset / "runs" / one.name).rglob("fold.json"))), Weights)
+        canary.write(one, dataset / "runs" / one.name / "canary.npz", summary["pixels"].get("type", "uint8"))
+
+
+def _write_wheels(run: Run, folder: Path, options: Options) -> list[dict[str, Any]]:
+    """Writes the wheels and returns what bundle.json says of them."""
+    folder.mkdir()
+    there = image.packages()
+    wanted = image.lacking(image.requirements(runs_of(run)), there)
+    if len(wanted) + 1 > MOST_PACKAGES:
+        raise PipelineError(
+            f"the image lacks {len(wanted)} packages ({', '.join(one.name for one in wanted)}), and a bundle may add "
+            f"{MOST_PACKAGES - 1} beside its own."
+        )
+    paths = [wheels.write_own(folder), *wheels.gather(wanted, folder, options.python, options.wheels, there)]
+    named = {path: parse_wheel_filename(path.name) for path in paths}
+    versions = {str(name): str(number) for name, number, _, _ in named.values()}
+    for path in paths:
+        for text in wheels.conflicts(path, there, versions):
+            warn(f"[yellow]{escape(text)}[/yellow]")
+    return [
+        {
+            "name": str(name), "version": str(number), "wheel": path.name, "sha256": freshness.hash_file(path),
+            "python": wheels.python_of(tags, options.python),
+            "instead_of": next((one.why for one in wanted if one.name == name), "nothing"),
+        }
+        for path, (name, number, _, tags) in named.items()
+    ]  # fmt: skip
+
+
+def _about(run: Run, dataset: Path, packages: list[dict[str, Any]], options: Options) -> dict[str, Any]:
+    """What bundle.json says."""
+    result = read_tuned(run)
+    files = [path for path in sorted(dataset.rglob("*")) if path.is_file()]
+    hashes = {path.relative_to(dataset).as_posix(): freshness.hash_file(path) for path in files}
+    whole = hashlib.sha256("".join(f"{name} {digest}\n" for name, digest in hashes.items()).encode()).hexdigest()
+    return {
+        "format": 1,
+        "run": run.name,
+        "runs": [one.name for one in runs_of(run)],
+        "competition": run.competition.name,
+        "kaggle": run.competition.kaggle,
+        "made": time.strftime("%Y-%m-%d %H:%M:%S"),
+        "version": VERSION,
+        **freshness.checkout(),
+        "expect": {key: result.get(key) for key in EXPECT},
+        "ensemble": result.get("ensemble", {}),
+        "python": options.python,
+        "image": {"list": image.LIST.name, "date": image.DATE},
+        "time": options.limit,
+        "output": options.target,
+        "weights": "fp16" if options.half else "fp32",
+        "package": image.OWN,
+        "packages": packages,
+        "environment": freshness.environment(),
+        "bytes": sum(path.stat().st_size for path in files),
+        "sha256": whole,
+        "files": hashes,
+    }
+
+
+# --- Kaggle's metadata -----------------------------------------------------------------------------------------------
+
+
+def slug(text: str) -> str:
+    """Returns a name as Kaggle writes it in addresses."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:TITLE].rstrip("-")
+
+
+def _dataset(run: Run, options: Options) -> dict[str, Any]:
+    name = slug(f"{run.name} bundle")
+    return {"title": name, "id": f"{options.user}/{name}", "licenses": [{"name": "other"}]}
+
+
+def _write_kernel(run: Run, folder: Path, digest: str, options: Options) -> None:
+    settings = {"SHA256": digest, "TARGET": options.target, "LIMIT": "" if options.limit == "none" else options.limit}
+    write_text(folder / "inference.py", notebook.script_text(settings))
+    write_text(folder / "inference.ipynb", notebook.notebook_text(settings))
+    write_text(folder / "server.py", notebook.server_text(settings))
+    name = slug(f"{run.name} inference")
+    write_json(folder / "kernel-metadata.json", {
+        "id": f"{options.user}/{name}",
+        "title": name,
+        "code_file": "inference.ipynb",
+        "language": "python",
+        "kernel_type": "notebook",
+        "is_private": True,
+        "enable_gpu": True,
+        "enable_tpu": False,
+        "enable_internet": False,
+        "machine_shape": "NvidiaTeslaT4",
+        "docker_image_pinning_type": "original",
+        "dataset_sources": [f"{options.user}/{slug(f'{run.name} bundle')}"],
+        "competition_sources": [run.competition.kaggle] if run.competition.kaggle else [],
+        "kernel_sources": [],
+        "model_sources": [],
+    })  # fmt: skip
+
+
+def _say(target: Path, about: dict[str, Any]) -> None:
+    packages = about["packages"]
+    if "half" in about:
+        texts = [f"{name} {value['fp16']:.4f} instead of {value['fp32']:.4f}" for name, value in about["half"].items()]
+        say(f"  fp16 weights: out-of-fold {', '.join(texts)}")
+    listed = ", ".join(f"{one['name']} {one['version']}" for one in packages)
+    say(
+        f"{shown(target)}: {about['bytes'] / 2**20:.1f} MiB, {len(packages)} packages ({listed}) for Python "
+        f"{about['python']}"
+    )
+    if not all(script.fits(one["python"]) for one in packages):
+        running = f"{sys.version_info.major}.{sys.version_info.minor}"
+        say(f"  wheels for Python {about['python']} were chosen by their tags and not installed: {running} runs here")
+
+
+def read_about(run: Run) -> dict[str, Any]:
+    """Returns bundle.json of a run's bundle.
+
+    Raises:
+        PipelineError: there is no bundle.
+    """
+    path = folder_of(run) / "dataset" / "bundle.json"
+    if not path.exists():
+        raise PipelineError(f"{shown(path)} does not exist: write the bundle first.")
+    found: dict[str, Any] = read_json(path)
+    return found

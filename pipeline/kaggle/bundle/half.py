@@ -1,0 +1,82 @@
+"""What fp16 weights change: the stages validate and tune once more, with them, in a folder that is removed."""
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from pipeline.core import driver
+from pipeline.core.engine import Engine
+from pipeline.core.errors import PipelineError
+from pipeline.core.files import input_root, root, shown
+from pipeline.core.other_runs import runs_of
+from pipeline.core.results import read_tuned
+from pipeline.core.run import Run
+from pipeline.kaggle.bundle import project
+
+COMPARED = ("score", "nested")
+
+
+def convert(source: Path, target: Path) -> None:
+    """Writes weights with every fp32 tensor in fp16."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    state = load_file(source)
+    save_file({name: value.half() if value.dtype == torch.float32 else value for name, value in state.items()}, target)
+
+
+def measure(run: Run, dataset: Path, engine: Engine | None) -> dict[str, Any]:
+    """Returns the out-of-fold scores with the weights of a bundle beside those with the run's own.
+
+    Args:
+        run: the run, which has its training images here.
+        dataset: the bundle's files.
+        engine: predicts.
+
+    Raises:
+        PipelineError: the training images' pixel arrays are not here.
+    """
+    for one in runs_of(run):
+        if one.recipe.trains and not (one.pixels / "train_images.npy").exists():
+            raise PipelineError(
+                f"{shown(one.pixels)}/train_images.npy does not exist, and what fp16 weights change is measured on the "
+                f"training images: `{one.command('--to', 'split')}` makes it."
+            )
+    own, source, here = (
+        read_tuned(run),
+        root(),
+        {name: os.environ.get(name) for name in ("PIPELINE_ROOT", "PIPELINE_INPUT")},
+    )
+    os.environ["PIPELINE_INPUT"] = str(input_root())
+    try:
+        with tempfile.TemporaryDirectory(prefix="half-") as folder:
+            there = Path(folder).resolve()
+            laid_out = project.lay_out(dataset, run.name, there)
+            _link_training(source, there, laid_out)
+            for one in project.predicting(laid_out):
+                driver.run_stage(one, "validate", engine=engine)
+                driver.run_stage(one, "tune")
+            if laid_out.recipe.ensemble:
+                driver.run_stage(laid_out, "tune")
+            found = read_tuned(laid_out)
+    finally:
+        for name, value in here.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+    return {key: {"fp32": own[key], "fp16": found[key]} for key in COMPARED}
+
+
+def _link_training(source: Path, there: Path, run: Run) -> None:
+    """Links what the stages read of the training images."""
+    (there / "folds").symlink_to(source / "folds")
+    for path in (source / "work" / run.competition.name).iterdir():
+        target = there / "work" / run.competition.name / path.name
+        if path.name.startswith("pixels_") or path.is_file():
+            target.symlink_to(path)
+    for path in (source / "work" / run.competition.name).glob("*/fold_*/manifest.json"):
+        fold = there / "work" / run.competition.name / path.parents[1].name / path.parent.name
+        if fold.is_dir():
+            (fold / path.name).symlink_to(path)

@@ -1,0 +1,107 @@
+"""Test sets as a code competition may put in the place of the public one: none, one image, or other ids, another count,
+other sizes, and an image that cannot be read."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+
+from pipeline.core.config.competition import RleCsv
+from pipeline.core.errors import PipelineError
+from pipeline.core.run import Run
+from pipeline.decode.readers.base import Item
+from pipeline.decode.readers.columns import class_numbers, keys_of
+from pipeline.decode.readers.files import read_table
+from pipeline.decode.readers.registry import reader_of
+from pipeline.kaggle.bundle import project
+
+MOST = 12
+"""Images of a hidden set."""
+SIZE = (13, 7)
+"""By how many rows and columns its images are larger, where the submission allows several sizes."""
+
+
+@dataclass(frozen=True)
+class HiddenSet:
+    """A test set that was written."""
+
+    ids: list[str]
+    broken: list[str]
+    """Ids of images that cannot be read."""
+
+
+def why_not(run: Run) -> str:
+    """Returns why no other test set can be made of a competition's files; empty where it can."""
+    competition = run.competition
+    if not isinstance(competition, RleCsv) or "*" in competition.test.images:
+        return "its test images are not one file per id"
+    if not competition.sample_submission:
+        return "it has no sample submission"
+    return ""
+
+
+def write_hidden(run: Run, folder: Path, count: int | None) -> HiddenSet:
+    """Writes a test set into a folder that stands for the competition's.
+
+    Args:
+        run: whose competition it is of.
+        folder: where.
+        count: the first so many public images as they are; None: other ids, count and sizes, and one broken image.
+
+    Raises:
+        PipelineError: the competition's files are of a kind that none can be made of.
+    """
+    if reason := why_not(run):
+        raise PipelineError(f"no hidden test set can be made of {run.competition.name}: {reason}.")
+    competition = run.competition
+    assert isinstance(competition, RleCsv) and competition.sample_submission
+    items = reader_of(competition).list_items(competition, run.input, ["test"]).items
+    items = items[: min(MOST, max(3, len(items) // 2 + 1)) if count is None else count]
+    known = {item.image_id for item in items}
+    names = {item.image_id: item.image_id if count is not None else _other(item.image_id, known) for item in items}
+    for number, item in enumerate(items):
+        target = folder / (
+            item.path if count is not None else competition.test.images.replace("{id}", names[item.image_id])
+        )
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if count is not None:
+            shutil.copyfile(run.input / item.path, target)
+        elif number == 1:
+            target.write_bytes((run.input / item.path).read_bytes()[:20])
+        else:
+            _write_image(item, target, resize=project.takes_any_size(run))
+    sample = read_table(run.input / competition.sample_submission, [], section="submission")
+    keys = [image_id or "" for image_id, _ in keys_of(sample, competition.submission, class_numbers(competition))]
+    kept = sample[[one in names for one in keys]].copy()
+    column = competition.submission.id
+    kept[column] = [
+        value.replace(one, names[one])
+        for value, one in zip(kept[column], filter(names.__contains__, keys), strict=True)
+    ]
+    path = folder / competition.sample_submission
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pd.DataFrame(kept).to_csv(path, index=False)
+    if competition.test.table:
+        shutil.copyfile(run.input / competition.test.table, folder / competition.test.table)
+    ids = list(names.values())
+    return HiddenSet(ids, ids[1:2] if count is None else [])
+
+
+def _other(image_id: str, known: set[str]) -> str:
+    """Another id of the same kind of characters."""
+    other = f"{image_id}7"
+    while other in known:
+        other += "7"
+    return other
+
+
+def _write_image(item: Item, path: Path, resize: bool) -> None:
+    image: np.ndarray = item.read_image()
+    if resize:
+        height, width = image.shape[0] + SIZE[0], image.shape[1] + SIZE[1]
+        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR).reshape(height, width, -1)
+    order = image[..., ::-1] if image.shape[2] == 3 else image
+    path.write_bytes(cv2.imencode(path.suffix, np.ascontiguousarray(order))[1].tobytes())

@@ -1,0 +1,386 @@
+"""Predicts the test set of a code competition by a bundle, and writes the file that is submitted.
+
+    python -m pipeline infer BUNDLE [--time 8h] [--to submission.csv]
+
+reads   BUNDLE, as build.py writes it; the competition's input folder, under /kaggle/input or $PIPELINE_INPUT
+writes  submission.csv (or .parquet), and inference.json beside it: what was used and how long it took
+
+A thin layer around the stages decode, predict and encode, which do the work as ever. What it adds: a valid file with
+the same answer for every image is there before anything else is done; the networks are checked against the canary; the
+plan keeps to the time; what a process that failed or was stopped has predicted is used; and where the hidden test set
+is scored (KAGGLE_IS_COMPETITION_RERUN), nothing is raised once there is a file.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from rich.markup import escape
+
+from pipeline.core import driver, freshness
+from pipeline.core.console import duration, say, warn
+from pipeline.core.errors import PipelineError, first_line
+from pipeline.core.files import read_json, read_record, root, write_json, writing
+from pipeline.core.results import read_tuned
+from pipeline.core.run import Run
+from pipeline.decode import table
+from pipeline.decode.readers.registry import reader_of
+from pipeline.encode import submission
+from pipeline.kaggle.bundle import budget, leftovers, project
+from pipeline.masks.geometry import geometry_of
+from pipeline.masks.scale import scale_of
+from pipeline.predictions import blends, kept_views
+
+RERUN = "KAGGLE_IS_COMPETITION_RERUN"
+"""Kaggle sets it where the hidden test set is scored."""
+KAGGLE_INPUT = Path("/kaggle/input")
+LIMIT = 2 / 255
+"""The largest mean difference of the canary's probabilities."""
+TIME_UP, NO_TIME = "the time was up", "no time is left"
+GRACE = 15.0
+"""Seconds that a part has to end when its time is up."""
+PROBED = 4
+"""Images that encoding is timed on."""
+FIXED, RESERVE = 10.0, 3.0
+"""Encoding and checking the file are planned to take so many seconds, and so many times what encoding was measured to
+take."""
+
+
+@dataclass
+class Inference:
+    """One inference, and what is to be said of it."""
+
+    bundle: Path
+    target: Path
+    run: Run
+    deadline: float | None
+    """Of time.time(); None: there is no limit."""
+    notes: list[str] = field(default_factory=list)
+    encoding: float | None = None
+    """Seconds that are kept for it, once they are measured."""
+    times: dict[str, float] = field(default_factory=dict)
+    """Seconds of each part."""
+    began: float = field(default_factory=time.time)
+
+    def left(self) -> float:
+        """Returns how many seconds are left."""
+        return float("inf") if self.deadline is None else self.deadline - time.time()
+
+    @contextmanager
+    def timed(self, part: str) -> Iterator[None]:
+        """Adds the time of the block to a part's."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.times[part] = round(self.times.get(part, 0.0) + time.perf_counter() - began, 2)
+
+    def note(self, text: str) -> None:
+        """Says something that must not be overlooked, and keeps it for inference.json."""
+        self.notes.append(text)
+        warn(f"[yellow]{escape(text)}[/yellow]")
+
+
+def infer(bundle: Path, target: Path, limit: str | None = None, started: float | None = None) -> None:
+    """Writes the submission for the test images that lie in the competition's input folder now.
+
+    Args:
+        bundle: the folder with bundle.json.
+        target: the file to write, .csv or .parquet.
+        limit: the time that it may take, e.g. 8h; by default the bundle's; `none`: any.
+        started: when that time began, in seconds since 1970; by default now.
+
+    Raises:
+        PipelineError: the bundle is none, the competition's data are not there; and, but where the hidden test set is
+            scored, whatever else keeps the networks from predicting.
+    """
+    about = read_record(bundle / "bundle.json")
+    if about.get("format") != 1:
+        raise PipelineError(
+            f"{bundle / 'bundle.json'} is missing, damaged or of another version: attach the bundle's dataset."
+        )
+    limit = limit or about.get("time")
+    seconds = None if limit in (None, "none") else budget.seconds_of(str(limit))
+    deadline = None if seconds is None else (started or time.time()) + seconds
+    os.environ["PIPELINE_INPUT"] = str(_input_root())
+    with _scratch() as folder:
+        run = project.lay_out(bundle, about["run"], folder)
+        _check_input(run)
+        one = Inference(bundle, target, run, deadline)
+        items = _write_first(one)
+        try:
+            if items:
+                _predict_and_encode(one)
+        except Exception as error:
+            if not os.environ.get(RERUN):
+                raise
+            one.note(
+                f"the file with the usual answer for every image stays: {type(error).__name__}: {first_line(error)}"
+            )
+        _write_record(one, about)
+
+
+def _input_root() -> Path:
+    given = os.environ.get("PIPELINE_INPUT")
+    return Path(given).absolute() if given else KAGGLE_INPUT if KAGGLE_INPUT.is_dir() else root() / "input"
+
+
+@contextmanager
+def _scratch() -> Iterator[Path]:
+    """A folder for all that is derived, which is removed at the end."""
+    before = os.environ.get("PIPELINE_ROOT")
+    with tempfile.TemporaryDirectory(prefix="bundle-", ignore_cleanup_errors=True) as folder:
+        try:
+            yield Path(folder).resolve()
+        finally:
+            os.environ.pop("PIPELINE_ROOT")
+            if before is not None:
+                os.environ["PIPELINE_ROOT"] = before
+
+
+def _check_input(run: Run) -> None:
+    if not run.input.is_dir() or not any(run.input.iterdir()):
+        name = run.competition.kaggle or run.competition.name
+        raise PipelineError(
+            f"the competition's data are not attached (no {run.input}): in the notebook's editor choose Add Input, the "
+            f"competition {name}, and run it again."
+        )
+
+
+# --- the first file --------------------------------------------------------------------------------------------------
+
+
+def _write_first(one: Inference) -> int:
+    """Writes the file with the usual answer for every image, and returns how many test images there are."""
+    run = one.run
+    result = read_tuned(run)
+    try:
+        items = reader_of(run.competition).list_items(run.competition, run.input, ["test"]).items
+    except PipelineError as error:
+        say(f"no test image: {error}")
+        items = []
+    there = [item for item in items if (run.input / item.path).exists()]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "submission.csv"
+        try:
+            ids = list(dict.fromkeys(item.image_id for item in items))
+            rows = submission.write_constant(path, run.competition, run.input, ids, submission.usual_class(result))
+        except PipelineError as error:
+            if not there:
+                raise
+            one.note(f"no file could be written before the images are read: {error}")
+            return len(there)
+        publish(path, one.target)
+    say(f"{rows} rows with the usual answer → {one.target}")
+    if not there:
+        one.note(
+            "no test image is here: the hidden test set will take this one's place, and the file has no prediction."
+        )
+    return len(there)
+
+
+def publish(path: Path, target: Path) -> None:
+    """Puts a CSV in its place under its final name, atomically; as Parquet where the name ends so."""
+    with writing(target) as temporary:
+        if target.suffix == ".parquet":
+            pd.read_csv(path, keep_default_na=False).to_parquet(temporary, index=False)
+        else:
+            shutil.copyfile(path, temporary)
+
+
+# --- the work --------------------------------------------------------------------------------------------------------
+
+
+def _predict_and_encode(one: Inference) -> None:
+    with one.timed("decode"):
+        for other in project.predicting(one.run):
+            driver.run_stage(other, "decode", mention=False, subset="test")
+    images = table.read_table(one.run.test_table)
+    if (images["fault"] != "").all():
+        one.note("no test image can be read: the file keeps the usual answer for every image.")
+        return
+    with one.timed("probe"):
+        _check_canary(one)
+    _keep_to_time(one, images)
+    with one.timed("predict"):
+        _predict(one, images)
+    one.run = leftovers.take(one.run, images, one.note)
+    with one.timed("encode"):
+        driver.run_stage(one.run, "encode")
+    publish(one.run.submission, one.target)
+    for text in read_json(one.run.record)["warnings"]:
+        say(f"  {text}")
+
+
+def _predict(one: Inference, images: pd.DataFrame) -> None:
+    began = time.time()
+    stopped = _run_part(one, "predict", one.left() - _encoding(one, images))
+    if stopped:
+        one.note(f"predicting ended after {duration(time.time() - began)}: {stopped}")
+    if stopped and stopped not in (TIME_UP, NO_TIME):
+        _again(one, images)
+
+
+def _again(one: Inference, images: pd.DataFrame) -> None:
+    """Predicts once more what a process that failed has left, in fp32 and smaller batches."""
+    for other in project.predicting(one.run):
+        smaller = max(1, other.recipe.predict.batch_size // 4)
+        project.change(other, train={"precision": "32"}, predict={"batch_size": smaller})
+    one.note("predicting again, in fp32 and in smaller batches.")
+    stopped = _run_part(one, "predict", one.left() - _encoding(one, images))
+    if stopped and not os.environ.get(RERUN):
+        raise PipelineError(f"the networks cannot predict here: {stopped}")
+
+
+def _run_part(one: Inference, part: str, seconds: float = float("inf")) -> str:
+    """Runs a part in a process of its own; returns why it did not end well, empty where it did."""
+    folder = root()
+    asked = {"run": one.run.name, "bundle": str(one.bundle.resolve()), "timed": one.deadline is not None}
+    write_json(folder / "asked.json", asked)
+    if seconds <= 0:
+        return NO_TIME
+    command = [sys.executable, "-m", "pipeline", "infer-part", part, str(folder)]
+    process = subprocess.Popen(command)
+    try:
+        code = process.wait(None if seconds == float("inf") else seconds)
+    except subprocess.TimeoutExpired:
+        _end(process)
+        return TIME_UP
+    except BaseException:
+        _end(process)
+        raise
+    if code == 0:
+        return ""
+    return (
+        f"killed by signal {-code}, most likely for want of memory" if code < 0 else f"exit code {code}, as said above"
+    )
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(GRACE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _check_canary(one: Inference) -> None:
+    """Compares what the networks give here with what they gave where the bundle was written; fp32 is tried where they
+    differ.
+
+    Raises:
+        PipelineError: they differ in fp32 too.
+    """
+    for precision in (None, "32"):
+        if precision:
+            for other in project.predicting(one.run):
+                project.change(other, train={"precision": precision})
+        if stopped := _run_part(one, "probe", one.left()):
+            text = f"the canary could not be predicted ({stopped})"
+            if stopped in (TIME_UP, NO_TIME):
+                one.note(f"{text}.")
+                return
+        else:
+            found = read_json(root() / "probe.json")
+            largest = max(found["differences"].values())
+            say(f"canary: {found['precision']}, because {found['device']}; mean difference {255 * largest:.2f}/255")
+            if largest <= LIMIT:
+                return
+            text = f"predictions differ by {255 * largest:.1f}/255 on average from the bundle's; at most 2 are allowed"
+        one.note(f"{text}{'' if precision else '; trying fp32'}")
+    if not os.environ.get(RERUN):
+        raise PipelineError(
+            f"{text}, in fp32 too: a package of this image is not the one that the bundle was made with. Compare "
+            "versions in bundle.json and pin the image, or write the bundle again."
+        )
+
+
+def _keep_to_time(one: Inference, images: pd.DataFrame) -> None:
+    """Leaves out views, seeds and folds where there is too little time for all of them."""
+    found, runs = read_record(root() / "probe.json"), project.predicting(one.run)
+    if not found.get("seconds"):
+        return
+    works = [
+        budget.Work(
+            run.name, kept_views.views_of(run), len(run.members(run.test_folds()[0])), len(run.test_folds()),
+            len(run.weights(run.members(run.test_folds()[0])[0])), found["seconds"][run.name],
+        )
+        for run in runs
+    ]  # fmt: skip
+    rates = ", ".join(f"{1 / max(work.seconds, 1e-9):.3g} images/s ({work.name})" for work in works)
+    say(f"speed: {rates} per network and view, {found['devices']} at once")
+    start = one.times.get("probe", 0.0)  # a process that begins, at most
+    available = one.left() - _encoding(one, images) - start
+    chosen, text = budget.plan(works, len(images), found["devices"], available)
+    if not text:
+        return
+    one.note(text)
+    for run, before, after in zip(runs, works, chosen, strict=True):
+        train: dict[str, Any] = {"seeds": list(run.recipe.train.seeds[: after.seeds])}
+        if not run.recipe.train.final:
+            train["folds"] = run.trained_folds()[: after.folds]
+        sections = {"train": train} | ({"predict": {"tta": after.views}} if before.views != after.views else {})
+        project.change(run, **sections)
+    one.run = project.opened(one.run.name, root())
+
+
+def _encoding(one: Inference, images: pd.DataFrame) -> float:
+    """Returns how many seconds are kept for encoding, measured once, on masks of half an image each."""
+    if one.deadline is None:
+        return 0.0
+    if one.encoding is None:
+        one.encoding = FIXED + RESERVE * _seconds_to_encode(one.run, images.head(PROBED + 1)) * len(images)
+    return one.encoding
+
+
+def _seconds_to_encode(run: Run, some: pd.DataFrame) -> float:
+    """Seconds per image; the first one, for which code is loaded, does not count where there are more."""
+    parts, scale = [], scale_of(run.competition)
+    for other in project.predicting(run):
+        height, width = other.recipe.image.stored
+        ramp = np.broadcast_to(np.linspace(0, 1, width, dtype=np.float32), (height, width))
+        array = np.broadcast_to(scale.stored(ramp), (len(some), len(run.competition.classes), height, width))
+        parts.append(blends.RunPredictions((array,) * len(other.test_folds()), geometry_of(other.recipe.image), None))
+    weights = tuple(1 / len(parts) for _ in parts)
+    blend = blends.Blend(some["image_id"].tolist(), tuple(parts), weights, scale=scale)
+    want = submission.expected(run.competition, run.input, run.competition_folder)
+    seconds = []
+    for row, image in enumerate(some.itertuples()):
+        began = time.perf_counter()
+        masks = blend.native(row, (int(image.height), int(image.width)))
+        submission.texts_of(str(image.image_id), (masks >= scale.largest / 2).astype(np.uint8), want)
+        seconds.append(time.perf_counter() - began)
+    return float(np.mean(seconds[1:] or seconds))
+
+
+# --- the record ------------------------------------------------------------------------------------------------------
+
+
+def _write_record(one: Inference, about: dict[str, Any]) -> None:
+    """Writes inference.json, but never at the price of the submission."""
+    seconds = round(time.time() - one.began, 1)
+    record = {
+        "bundle": {key: about.get(key) for key in ("run", "made", "commit", "expect")},
+        "seconds": seconds,
+        "parts": one.times,
+        "sha256": freshness.hash_file(one.target) if one.target.exists() else None,
+        "notes": one.notes,
+        "environment": freshness.environment(),
+    }
+    try:
+        write_json(one.target.with_name("inference.json"), record)
+    except (OSError, PipelineError) as error:
+        say(f"inference.json could not be written: {error}")
+    say(f"{one.target}: done in {duration(seconds)}")

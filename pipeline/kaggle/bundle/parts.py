@@ -1,0 +1,101 @@
+"""The parts of an inference that use a network, each in a process of its own: one that is killed, or runs out of
+memory, leaves the rest as it is.
+
+    python -m pipeline infer-part probe|predict ROOT
+
+reads   ROOT, as project.lay_out makes it, and ROOT/asked.json
+writes  ROOT/probe.json: what the canary shows, and the speed where it is asked for; or the test predictions
+"""
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline.core import driver
+from pipeline.core.engine import Engine, Needs
+from pipeline.core.errors import PipelineError
+from pipeline.core.files import read_json, write_json
+from pipeline.core.run import Run
+from pipeline.decode import table
+from pipeline.kaggle.bundle import project
+from pipeline.networks import device
+
+PARTS = ("probe", "predict")
+BATCHES = 6
+"""Batches that the speed is measured on, after a first one."""
+
+
+def run_part(part: str, root: Path, engine: Engine) -> None:
+    """Does one part of an inference.
+
+    Raises:
+        PipelineError: as predict, or there is no such part.
+    """
+    if part not in PARTS:
+        raise PipelineError(f"there is no part {part!r}; the parts are {', '.join(PARTS)}.")
+    asked = read_json(root / "asked.json")
+    run = project.opened(asked["run"], root)
+    runs = [usable(other) for other in project.predicting(run)]
+    if part == "probe":
+        write_json(root / "probe.json", _probe(runs, Path(asked["bundle"]), engine, asked["timed"]))
+    else:
+        _predict(runs, engine)
+
+
+def _probe(runs: list[Run], bundle: Path, engine: Engine, timed: bool) -> dict[str, Any]:
+    from pipeline.kaggle.bundle import canary
+
+    compute = device.detect(runs[0].recipe.train.precision)
+    return {
+        "differences": {run.name: canary.difference(run, bundle / "runs" / run.name / "canary.npz") for run in runs},
+        "precision": compute.precision,
+        "device": compute.reason,
+        "devices": engine.at_once(Needs(), 64),
+        "seconds": {run.name: speed(run) for run in runs} if timed else {},
+    }
+
+
+def usable(run: Run) -> Run:
+    """Returns a run in the number format that its recipe asks for; in the fastest one that this machine has where it
+    lacks that: bf16 on some GPUs, fp16 on a CPU."""
+    asked, gpu = run.recipe.train.precision, torch.cuda.is_available()
+    lacking = asked == "bf16" and gpu and not torch.cuda.is_bf16_supported(including_emulation=False)
+    if not lacking and not (asked == "16" and not gpu):
+        return run
+    train = run.recipe.train.model_copy(update={"precision": "auto"})
+    return replace(run, recipe=run.recipe.model_copy(update={"train": train}))
+
+
+def speed(run: Run) -> float:
+    """Returns the seconds that one network takes for one view of one test image, measured on the first ones."""
+    from pipeline.networks.predictor import batches
+    from pipeline.networks.views import views
+
+    size = run.recipe.predict.batch_size
+    ids = table.read_table(run.test_table)["image_id"].tolist()[: (BATCHES + 1) * size]
+    fold = run.test_folds()[0]
+    members = run.members(fold)[:1]
+    found = batches(run, members, views("none"), False, "test", np.arange(len(ids)), ids)
+    images, began = 0, time.perf_counter()
+    for number, ((mask, _),) in enumerate(found):
+        if number == 0 and len(ids) > size:  # the first one waits for kernels to be chosen
+            began = time.perf_counter()
+            continue
+        images += len(mask)
+    return (time.perf_counter() - began) / max(1, images) / len(run.weights(members[0]))
+
+
+def _predict(runs: list[Run], engine: Engine) -> None:
+    """Predicts with the first fold of every run, then with the second, and so on: whatever is done when the time is up
+    makes a submission."""
+    most = max(len(run.test_folds()) for run in runs)
+    for count in range(1, most + 1):
+        for run in runs:
+            folds = run.trained_folds()[:count]
+            train = run.recipe.train.model_copy(update={} if run.recipe.train.final else {"folds": folds})
+            some = replace(run, recipe=run.recipe.model_copy(update={"train": train}))
+            driver.run_stage(some, "predict", mention=False, engine=engine)

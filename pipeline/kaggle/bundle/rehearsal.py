@@ -1,0 +1,176 @@
+"""Rehearses a bundle here as Kaggle would run it: with the packages of its image and no network, on the public test
+set, on none, on one image, and on a hidden set.
+
+    python -m pipeline bundle RECIPE --rehearse
+
+reads   work/<competition>/<run>/bundle/, submissions/<run>.csv, the raw test images
+writes  work/<competition>/<run>/bundle/rehearsal.json
+"""
+
+import os
+import subprocess
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pipeline.core import driver, freshness
+from pipeline.core.console import say
+from pipeline.core.errors import PipelineError
+from pipeline.core.files import read_json, shown, write_json
+from pipeline.core.run import Run
+from pipeline.decode.readers.columns import class_numbers, keys_of
+from pipeline.decode.readers.files import read_table
+from pipeline.kaggle.bundle import borrowed, build, hidden_set, script
+from pipeline.kaggle.bundle.inference import RERUN
+from pipeline.masks import rle
+
+KEPT = (
+    "PATH",
+    "HOME",
+    "LANG",
+    "OMP_NUM_THREADS",
+    "PIPELINE_CORES",
+    "CUDA_VISIBLE_DEVICES",
+    "TMPDIR",
+    "LD_LIBRARY_PATH",
+)
+"""Environment variables that a rehearsal sees."""
+
+
+@dataclass(frozen=True)
+class Rehearsed:
+    """How one test set went."""
+
+    name: str
+    images: int | None
+    """None: all public ones."""
+    seconds: float
+    installed: float
+    """Seconds that installing took."""
+    said: str
+
+
+TEST_SETS = ("same", "none", "one", "hidden")
+
+
+def rehearse(run: Run, names: tuple[str, ...] = TEST_SETS, without: tuple[str, ...] = ()) -> list[Rehearsed]:
+    """Returns how a run's bundle went on every test set; a fault of one of them is raised.
+
+    Args:
+        run: whose bundle has been written.
+        names: the test sets: the public one, no image, one image, and a hidden set.
+        without: packages of the image that must not be needed.
+
+    Raises:
+        PipelineError: there is no bundle, the notebook failed, wrote no valid file, or other bytes than encode.
+    """
+    about, bundle = build.read_about(run), build.folder_of(run)
+    if "same" in names:
+        _check_encoded(run)
+    if reason := hidden_set.why_not(run):
+        say(f"  only the public test set is rehearsed: {reason}")
+        names = tuple(name for name in names if name == "same")
+    misfits = [one["name"] for one in about["packages"] if not script.fits(one["python"])]
+    found = []
+    with tempfile.TemporaryDirectory(prefix="rehearsal-") as scratch:
+        folder = Path(scratch).resolve()
+        python, packages, needed = borrowed.make_environment(folder / "environment", misfits, without)
+        prefix, variables, how = borrowed.without_network(folder / "blocked")
+        if misfits:
+            say(
+                f"  borrowed, because the bundle's wheels are not for Python {borrowed.running()}: {', '.join(misfits)}"
+            )
+        if needed:
+            say(f"  borrowed, because the versions here need them: {', '.join(needed)}")
+        say(f"  {len(packages)} packages of the image are borrowed, all others are missing; {how}")
+        for name in names:
+            one = _rehearse_one(run, bundle, folder / name, [*prefix, str(python)], variables, name)
+            say(f"  {name}: {one.said}, {one.seconds:.1f} s, {one.installed:.1f} s of it to install")
+            found.append(one)
+    write_json(bundle / "rehearsal.json", {
+        "made": time.strftime("%Y-%m-%d %H:%M:%S"),
+        "bundle": freshness.hash_file(bundle / "dataset" / "bundle.json"),
+        "python": borrowed.running(),
+        "borrowed": {"not_for_this_python": misfits, "needed_by_versions_here": needed},
+        "network": how,
+        "image": about["image"],
+        "test_sets": [asdict(one) for one in found],
+    })  # fmt: skip
+    return found
+
+
+def _check_encoded(run: Run) -> None:
+    if not run.submission.exists() or driver.unfinished(run, "encode"):
+        raise PipelineError(
+            f"{shown(run.submission)} is missing or not up to date, and the notebook's file is compared with it: "
+            f"`{run.command('--from', 'predict')}` makes it."
+        )
+
+
+def _rehearse_one(
+    run: Run, bundle: Path, folder: Path, python: list[str], variables: dict[str, str], name: str
+) -> Rehearsed:
+    inputs, working = folder / "input", folder / "working"
+    working.mkdir(parents=True)
+    place = inputs / run.competition.folder
+    hidden = None
+    if name == "same":
+        inputs.mkdir()
+        place.symlink_to(run.input.resolve())
+    else:
+        place.mkdir(parents=True)
+        hidden = hidden_set.write_hidden(run, place, {"none": 0, "one": 1, "hidden": None}[name])
+    before = _hashes(place) if hidden else {}
+    environment = {key: os.environ[key] for key in KEPT if key in os.environ} | variables
+    environment |= {"PIPELINE_INPUT": str(inputs), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment |= {RERUN: "1"} if name == "hidden" else {}
+    began = time.perf_counter()
+    command = [*python, str(bundle / "kernel" / "inference.py"), str(bundle / "dataset")]
+    done = subprocess.run(command, cwd=working, env=environment, capture_output=True, text=True)
+    seconds = time.perf_counter() - began
+    said = f"{done.stdout}\n{done.stderr}"
+    if done.returncode:
+        raise PipelineError(
+            f"the rehearsal on the test set `{name}` failed with exit code {done.returncode}:\n{said.strip()[-3000:]}"
+        )
+    if hidden and _hashes(place) != before:
+        raise PipelineError(f"the rehearsal on the test set `{name}` changed the input folder.")
+    about = build.read_about(run)
+    text = _examined(run, working / about["output"], hidden)
+    notes = read_json(working / "inference.json")["notes"]
+    if name == "hidden" and any("usual answer for every image stays" in note for note in notes):
+        raise PipelineError(f"the rehearsal on the test set `{name}` predicted nothing: {'; '.join(notes)}")
+    installed = next((line.split()[2] for line in done.stdout.splitlines() if line.startswith("installed in")), "nan")
+    return Rehearsed(name, len(hidden.ids) if hidden else None, seconds, float(installed), text)
+
+
+def _examined(run: Run, path: Path, hidden: hidden_set.HiddenSet | None) -> str:
+    """What is right with a file.
+
+    Raises:
+        PipelineError: it is not what it should be.
+    """
+    if hidden is None:
+        if path.suffix == ".csv" and path.read_bytes() != run.submission.read_bytes():
+            raise PipelineError(f"the notebook wrote other bytes than encode, {shown(run.submission)}.")
+        return "the same bytes as encode" if path.suffix == ".csv" else "written as Parquet, bytes not compared"
+    if path.suffix != ".csv":
+        return "written as Parquet"
+    settings, empty = run.competition.submission, rle.convention_of(run.competition.rle).empty
+    rows = read_table(path, [], hint="")
+    ids = [image_id for image_id, _ in keys_of(rows, settings, class_numbers(run.competition))]
+    lacking = [one for one in hidden.ids if one not in ids]
+    if lacking:
+        raise PipelineError(f"the notebook's file lacks rows of {', '.join(lacking[:5])}.")
+    if settings.format == "rle":
+        pairs = zip(ids, rows[settings.rle], strict=True)
+        wrong = [image_id for image_id, text in pairs if image_id in hidden.broken and text != empty]
+        if wrong:
+            raise PipelineError(f"the broken image {wrong[0]} has a mask in the notebook's file.")
+    broken = f", {len(hidden.broken)} of them broken" if hidden.broken else ""
+    return f"{len(rows)} rows of {len(hidden.ids)} images{broken}"
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    return {str(path): freshness.hash_file(path) for path in sorted(folder.rglob("*")) if path.is_file()}
