@@ -122,7 +122,7 @@ def _statistics(image: np.ndarray, values: np.ndarray) -> dict[str, Any]:
     return {
         "height": height, "width": width, "channels": channels, "dtype": str(image.dtype),
         "mean": float(image.mean()), "standard_deviation": float(image.std()),
-        "minimum": int(image.min()), "maximum": int(image.max()), "low": low, "high": high,
+        "minimum": image.min().item(), "maximum": image.max().item(), "low": low, "high": high,
         "entropy": descriptors.entropy(values), "smoothness": descriptors.smoothness(values),
         "pixel_hash": hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).hexdigest(),
     }  # fmt: skip
