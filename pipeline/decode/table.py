@@ -5,7 +5,11 @@ folder), height, width, channels, dtype, group, fault ("" or what is wrong with 
 minimum, maximum, entropy and smoothness (descriptors.py), pixel_hash,
 rle_<class> (the true mask in the internal convention; "" for test images without known truth), area_<class> (pixels),
 ignore (RLE of pixels that count nowhere), instances_<class> (one RLE an instance, joined by "|", where the raw files
-tell instances apart), extra_<column> (the raw table's other columns, as text).
+tell instances apart), extra_<column> (the raw table's other columns, as text). Where an image is
+not one whole file: of_files (all of them, joined by "|"), of_slices (numbers of the slices of a volume), of_spacing
+(millimetres between slices, rows and columns), of_image (the volume, or the image that it is a window of), of_box
+(top, left, bottom, right of a window in that image), of_core (the pixels that belong to the window, in the same
+form), of_size (rows and columns of that image).
 """
 
 from pathlib import Path
@@ -23,7 +27,7 @@ from pipeline.masks.geometry import IGNORE, label_map
 def write_table(path: Path, rows: list[dict[str, Any]]) -> None:
     """Writes the table whole or not at all."""
     table = pd.DataFrame(rows)
-    text = [name for name in table.columns if name.startswith(("extra_", "instances_"))]
+    text = [name for name in table.columns if name.startswith(("extra_", "instances_", "of_"))]
     table[text] = table[text].fillna("")  # test images have none
     with writing(path) as temporary:
         table.to_parquet(temporary, index=False)
@@ -51,7 +55,7 @@ def read_tables(folder: Path) -> pd.DataFrame:
     if len(parts) > 1:  # up to layout 2 one table held all images
         parts[0] = parts[0][parts[0]["subset"] != "test"]
     tables = pd.concat(parts, ignore_index=True)
-    text = [name for name in tables.columns if name.startswith(("extra_", "instances_"))]
+    text = [name for name in tables.columns if name.startswith(("extra_", "instances_", "of_"))]
     tables[text] = tables[text].fillna("")
     return tables
 

@@ -96,6 +96,6 @@ def size_along(shape: tuple[int, ...], axis: int | None, usual: int | None, spac
     """Returns the size of an array of this shape whose slices lie along `axis`; of one picture where both are None."""
     chosen = usual if axis is None else axis
     if chosen is None or len(shape) < 3:
-        return Size(1, *((*shape, 1, 1)[:2]), spacing=spacing)
+        return Size(1, shape[0], (*shape, 1)[1], spacing)
     left = [length for number, length in enumerate(shape) if number != chosen % len(shape)]
     return Size(shape[chosen], left[0], left[1], spacing)

@@ -130,8 +130,9 @@ def _slice_of(file: tifffile.TiffFile, path: Path, wanted: Wanted) -> Stored:
         same = [other for other in file.series if other.shape == series.shape]
         image, axes = same[number].asarray(), series.axes
     elif series.dataoffset is not None:  # one block without compression, of which pages are parts
-        mapped = np.memmap(path, file.byteorder + series.dtype.char, "r", series.dataoffset, series.shape)
-        image, axes = np.array(along_axis(mapped, wanted, 0), series.dtype), _left(series.axes, wanted.axis)
+        dtype: np.dtype = np.dtype(series.dtype)
+        mapped = np.memmap(path, dtype.newbyteorder(file.byteorder), "r", series.dataoffset, series.shape)
+        image, axes = np.array(along_axis(mapped, wanted, 0), dtype), _left(series.axes, wanted.axis)
     elif not wanted.axis and len(series) == series.shape[0]:
         image, axes = series.asarray(key=number), series.axes[1:]
     else:
@@ -169,7 +170,8 @@ def _part(page: tifffile.TiffPage, box: Box) -> np.ndarray:
     if page.is_memmappable:
         shape = (samples, page.imagelength, page.imagewidth) if planes else (page.imagelength, page.imagewidth, samples)
         file = page.parent
-        mapped = np.memmap(file.filehandle.path, file.byteorder + page.dtype.char, "r", page.dataoffsets[0], shape)
+        stored = np.dtype(page.dtype).newbyteorder(file.byteorder)
+        mapped = np.memmap(file.filehandle.path, stored, "r", page.dataoffsets[0], shape)
         top, left, bottom, right = box
         part = np.moveaxis(mapped[:, top:bottom, left:right], 0, -1) if planes else mapped[top:bottom, left:right]
         found = np.array(part, page.dtype, order="C")

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.core.config.competition import Orientation
+from pipeline.core.config.raw_images import MOST_CHANNELS
 from pipeline.core.errors import PipelineError
 from pipeline.core.tables import column_names, read_csv, read_header
 from pipeline.decode.formats import registry
@@ -21,7 +22,6 @@ SUFFIXES = registry.SUFFIXES
 """Endings of files that `read_image` reads."""
 LARGEST_IMAGE = 2**28
 """Pixels of an image that is decoded as a whole, several at a time."""
-MOST_CHANNELS = 32
 
 
 def read_image(
@@ -31,6 +31,7 @@ def read_image(
     value_range: tuple[float, float] | None = None,
     as_mask: bool = False,
     channels_first: bool = False,
+    pick: tuple[int, ...] = (),
     slice_number: int | None = None,
     axis: int | None = None,
     box: Box | None = None,
@@ -54,6 +55,7 @@ def read_image(
         as_mask: whether transparency is kept as a fourth channel where there is one, that of grey files too, and
             whole numbers from 0 to 65535 are read in every number format.
         channels_first: whether arrays of three axes are (C, H, W).
+        pick: the channels that are kept; () keeps all.
         slice_number: which slice of a volume.
         axis: along which axis of the array slices lie; None: as files of the format hold them.
         box: a part of the image, of which no more than that is read where the format allows it.
@@ -80,10 +82,19 @@ def read_image(
         image = _whole_numbers(image)
     if image.dtype not in (np.uint8, np.uint16, np.float16) or (image.dtype == np.float16 and known is None):
         raise OtherNumbers(f"holds {image.dtype} pixels{_range_of(image)}; expected uint8 or uint16")
-    image = _checked_channels(image[..., None] if image.ndim == 2 else image, channels)
+    image = image[..., None] if image.ndim == 2 else image
+    if pick:
+        image, channels = _picked(image, pick), len(pick)
+    image = _checked_channels(image, channels)
     if turn in _TURNS and orientation == "upright":
         image = np.ascontiguousarray(_TURNS[turn](image))
     return image if as_mask or channels is not None and image.shape[2] == channels else image[..., :3]
+
+
+def _picked(image: np.ndarray, pick: tuple[int, ...]) -> np.ndarray:
+    if image.ndim != 3 or image.shape[2] <= max(pick):
+        raise ValueError(f"has shape {image.shape}; channels.pick asks for channel {max(pick)}, counted from 0")
+    return np.ascontiguousarray(image[..., list(pick)])
 
 
 def _checked_channels(image: np.ndarray, channels: int | None) -> np.ndarray:

@@ -14,6 +14,7 @@ from pipeline.decode.readers.columns import class_numbers
 from pipeline.decode.readers.names import (
     ImageFiles,
     as_on_disk,
+    ending_of,
     fixed_part,
     image_files_under,
     pattern_expression,
@@ -118,7 +119,7 @@ def _key_of(
 
 def _name(path: Path, folder: Path) -> str:
     """The path of a file, without its ending, as patterns write it."""
-    return normal_form(path.relative_to(folder).as_posix().removesuffix(path.suffix))
+    return normal_form(path.relative_to(folder).as_posix().removesuffix(ending_of(path.name)))
 
 
 def _rank(path: Path, ending: str) -> tuple[bool, bool, str]:
@@ -164,7 +165,7 @@ def _unused(competition: RleCsv, settings: Subset, folder: Path, files: ImageFil
     patterns = [competition.train.mask_files, competition.test.mask_files, other.images]
     elsewhere = [pattern_expression(split_ending(normal_form(one))[0]) for one in patterns if one]
     used = {*files.paths.values(), *(path for _, path in files.further)}
-    used |= {path for paths in masks.by_key.values() for path in paths}
+    used |= {path for paths in masks.by_key.values() for path in paths} | files.bands
     kept = []
     for path in dict.fromkeys(candidates):
         excluded = any(fnmatch(path.name, one) for one in settings.exclude)
