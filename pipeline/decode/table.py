@@ -12,6 +12,7 @@ not one whole file: of_files (all of them, joined by "|"), of_slices (numbers of
 form), of_size (rows and columns of that image).
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from pipeline.core.errors import PipelineError
 from pipeline.core.files import shown, writing
 from pipeline.masks import rle
 from pipeline.masks.geometry import IGNORE, label_map
+from pipeline.masks.windows import Box
 
 
 def write_table(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -58,6 +60,46 @@ def read_tables(folder: Path) -> pd.DataFrame:
     text = [name for name in tables.columns if name.startswith(("extra_", "instances_", "of_"))]
     tables[text] = tables[text].fillna("")
     return tables
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A large image and its windows, row by row."""
+
+    image_id: str
+    shape: tuple[int, int]
+    ids: tuple[str, ...]
+    """Of the windows."""
+    boxes: tuple[Box, ...]
+    cores: tuple[Box, ...]
+    """The pixels that belong to each of them."""
+
+
+def wholes_of(images: pd.DataFrame) -> list[Whole]:
+    """Returns the images that rows of a table are windows of, in their order; none where images are whole."""
+    if "of_box" not in images:
+        return []
+    found = []
+    for image_id, rows in images[images["of_box"] != ""].groupby("of_image", sort=False):
+        boxes, cores = ([_box(text) for text in rows[name]] for name in ("of_box", "of_core"))
+        height, width = map(int, rows["of_size"].iat[0].split())
+        found.append(Whole(str(image_id), (height, width), tuple(rows["image_id"]), tuple(boxes), tuple(cores)))
+    return found
+
+
+def submitted(images: pd.DataFrame) -> pd.DataFrame:
+    """Returns the images of a table as a submission names them: of windows, one row for the image that they are of,
+    with its id, height and width."""
+    if "of_box" not in images:
+        return images
+    rows = images.drop_duplicates("of_image").copy()
+    sizes = rows["of_size"].str.split(" ", expand=True).astype(int)
+    return rows.assign(image_id=rows["of_image"], height=sizes[0], width=sizes[1]).reset_index(drop=True)
+
+
+def _box(text: str) -> Box:
+    top, left, bottom, right = map(int, text.split())
+    return top, left, bottom, right
 
 
 def true_mask(row: Any, classes: list[str]) -> np.ndarray:

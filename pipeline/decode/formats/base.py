@@ -12,9 +12,8 @@ from typing import NamedTuple
 import numpy as np
 
 from pipeline.core.errors import PipelineError
+from pipeline.masks.windows import Box
 
-Box = tuple[int, int, int, int]
-"""A part of a picture: its first row and column, and the row and column behind its last."""
 HEAD = 132
 """Bytes of the beginning of a file that say which format it is."""
 

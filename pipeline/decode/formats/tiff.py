@@ -12,7 +12,6 @@ from PIL import Image, ImageOps
 from PIL.TiffImagePlugin import TiffImageFile
 
 from pipeline.decode.formats.base import (
-    Box,
     OtherKind,
     Refused,
     Size,
@@ -22,6 +21,7 @@ from pipeline.decode.formats.base import (
     size_along,
 )
 from pipeline.decode.readers import remarks
+from pipeline.masks.windows import Box
 
 MINISWHITE, MINISBLACK, RGB, PALETTE, SEPARATED, YCBCR = 0, 1, 2, 3, 5, 6
 """Values of the tag PhotometricInterpretation."""

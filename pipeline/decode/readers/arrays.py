@@ -108,9 +108,9 @@ def _masks(competition: Arrays, file: str, masks: np.ndarray, row: int, shape: t
         text = f"mask of image {row} has shape {masks.shape[1:]}; its image is {shape[0]}×{shape[1]}"
         raise MaskFault(file, row, f"{text}, and there are {len(names)} classes")
     planes = _planes(competition, mask)
-    ignored = np.zeros(shape, bool)
+    ignored: np.ndarray = np.zeros(shape, bool)
     if competition.ignore_value is not None:
-        ignored = np.atleast_3d(competition.ignore_value == mask.T).any(2).T
+        ignored[np.atleast_3d(competition.ignore_value == mask.T).any(2).T] = True
         planes[:, ignored] = IGNORE
     known = planes.any(0) | ((mask == 0) & (competition.kind != "multiclass"))
     if not known.all():

@@ -15,10 +15,10 @@ import cv2
 import numpy as np
 
 from pipeline.core.config.competition import Orientation
-from pipeline.decode.formats.base import Box
 from pipeline.decode.readers import remarks
 from pipeline.decode.readers.files import read_image
 from pipeline.decode.readers.names import as_on_disk
+from pipeline.masks.windows import Box
 
 SubsetName = Literal["train", "test"]
 SUBSETS: tuple[SubsetName, ...] = ("train", "test")

@@ -13,9 +13,10 @@ from pipeline.core.config.raw_images import MOST_CHANNELS
 from pipeline.core.errors import PipelineError
 from pipeline.core.tables import column_names, read_csv, read_header
 from pipeline.decode.formats import registry
-from pipeline.decode.formats.base import Box, Wanted
+from pipeline.decode.formats.base import Wanted
 from pipeline.decode.formats.raster import TooLarge
 from pipeline.decode.readers import remarks
+from pipeline.masks.windows import Box
 
 Element = TypeVar("Element")
 SUFFIXES = registry.SUFFIXES

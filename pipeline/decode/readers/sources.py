@@ -15,12 +15,12 @@ import numpy as np
 
 from pipeline.core.config.competition import WHOLE, RleCsv, Subset
 from pipeline.core.config.raw_images import ChannelSettings
-from pipeline.decode.formats.base import Box, Size
+from pipeline.decode.formats.base import Size
 from pipeline.decode.formats.registry import measure
 from pipeline.decode.readers.base import Fault
 from pipeline.decode.readers.files import read_image
 from pipeline.decode.readers.names import ImageFiles
-from pipeline.masks.windows import cut
+from pipeline.masks.windows import Box, cut
 
 
 @dataclass(frozen=True)

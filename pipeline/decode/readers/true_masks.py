@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.core.config.competition import THRESHOLD, RleCsv, Subset, Value
-from pipeline.decode.formats.base import Box
 from pipeline.decode.readers.base import WHOLE, MaskFault, Masks, Part, counted, read_mask
 from pipeline.decode.readers.columns import class_numbers
 from pipeline.decode.readers.mask_files import MaskFiles, mask_key
 from pipeline.decode.readers.rows import Rows
 from pipeline.masks import rle
 from pipeline.masks.geometry import IGNORE
+from pipeline.masks.windows import Box
 
 NOISE = 16
 """Grey value below which a JPEG encoder may leave pixels of a black picture."""
