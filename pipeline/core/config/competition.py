@@ -364,6 +364,8 @@ class RleCsv(Competition):
         if self.windows is not None:
             if self.volumes is not None or made.slices != [0] or made.first:
                 raise ValueError("windows cannot be cut of volumes, neighbouring slices, or arrays with channels first")
+            if self.shape is not None:
+                raise ValueError("shape would be that of windows, where images are cut into such: leave `shape` out")
             if self.submission.format == "labels" or self.submission.row == "instance":
                 raise ValueError("windows are joined to one mask per image and class; `submission` asks for others")
         return self

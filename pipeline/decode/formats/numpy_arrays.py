@@ -54,7 +54,7 @@ def _mapped(path: Path) -> np.ndarray:
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except Exception as error:  # numpy raises whatever it likes on a damaged file
-        raise _damaged(path, error) from error
+        raise _damaged(error) from error
     if not isinstance(array, np.ndarray):
         raise OtherKind("is an .npz that is called .npy: rename it")
     return array
@@ -77,15 +77,13 @@ def _load(path: Path, key: str | None, size: int, modified: int) -> np.ndarray:
     except (Refused, OtherKind):
         raise
     except Exception as error:
-        raise _damaged(path, error) from error
+        raise _damaged(error) from error
     array.setflags(write=False)
     return array
 
 
-def _damaged(path: Path, error: Exception) -> ValueError:
-    if "Object arrays" in str(error) or "allow_pickle" in str(error):
-        with path.open("rb") as file:
-            if file.read(6) == b"\x93NUMPY" or "Object arrays" in str(error):
-                return Refused("holds pickled objects, which are not read: save it again as a plain array")
+def _damaged(error: Exception) -> ValueError:
+    if "objects" in str(error):
+        return Refused("holds pickled objects, which are not read: save it again as a plain array of numbers")
     reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
     return OtherKind(f"cannot be read, it is damaged or truncated ({reason})")
