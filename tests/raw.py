@@ -66,7 +66,8 @@ class Raw:
         self.competition()
         recipe = self.root / "recipe.yaml"
         recipe.write_text(yaml.safe_dump({
-            "competition": str(self.yaml), "image": {"size": [32, 32], "channels": channels}, "model": {"weights": "none"},
+            "competition": str(self.yaml), "image": {"size": [32, 32], "channels": channels},
+            "model": {"weights": "none"},
         }))  # fmt: skip
         run = open_run(str(recipe))
         driver.run_stage(run, "decode")

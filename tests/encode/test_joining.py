@@ -131,7 +131,8 @@ def test_a_submission_of_windows_is_checked(tiny: Tiny, decided: int) -> None:
     frame.loc[0, "mask"], frame.loc[1, "mask"], frame.loc[2, "mask"] = "2390 20", "5 1 6 2", "nan"
     frame.to_csv(run.submission, index=False)
     assert submission.faults_of(run.submission, want) == [
-        "row 2: id t1: run 1 (start 2390, length 20) ends at pixel 2409, past the end of a 40×60 image (2400 pixels) by 9",
+        "row 2: id t1: run 1 (start 2390, length 20) ends at pixel 2409, past the end of a 40×60 image (2400 pixels) "
+        "by 9",
         "row 3: id t2: is not in canonical form: '5 1 6 2' should be '5 3'",
         "row 4: id t3: 'nan' is no mask; an empty one is an empty field",
     ]

@@ -6,7 +6,6 @@ large it is.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -18,8 +17,7 @@ HEAD = 132
 """Bytes of the beginning of a file that say which format it is."""
 
 
-@dataclass(frozen=True)
-class Wanted:
+class Wanted(NamedTuple):
     """What of a file is wanted, and how."""
 
     check_size: Callable[[tuple[int, ...]], None]

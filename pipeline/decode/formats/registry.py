@@ -18,7 +18,7 @@ SUFFIXES: tuple[str, ...] = tuple(BY_SUFFIX)
 def suffix_of(path: Path) -> str:
     """Returns the ending of a file in lower case; `.nii.gz` is one."""
     suffix = path.suffix.lower()
-    return ".nii.gz" if suffix == ".gz" and path.name.lower().endswith(".nii.gz") else suffix
+    return suffix if suffix != ".gz" or not path.stem.lower().endswith(".nii") else ".nii.gz"
 
 
 def read_stored(path: Path, wanted: Wanted) -> Stored:
@@ -39,6 +39,8 @@ def read_stored(path: Path, wanted: Wanted) -> Stored:
         data = path.read_bytes()
     except OSError as error:
         raise ValueError(f"cannot be read ({error.strerror})") from error
+    if raster.starts(data):
+        return raster.read_data(path, data, wanted)
     head = data[:HEAD]
     found = next((one for one in FORMATS if one not in (raster, named) and one.starts(head)), None)
     return raster.read_data(path, data, wanted) if found is None else found.read(path, wanted)
