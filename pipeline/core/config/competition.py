@@ -413,6 +413,13 @@ class RleCsv(Competition):
         return self.volumes is None and self.windows is None and not made.bands and made.slices == [0]
 
     @property
+    def remark(self) -> str:
+        """As for every competition; and that windows are scored one by one, as images are."""
+        by_window = self.windows is not None and METRICS[self.metric] == "masks"
+        said = ["windows of large images scored as images"] if by_window else []
+        return ", ".join([*said, *([super().remark] if super().remark else [])])
+
+    @property
     def images_together(self) -> bool:
         """Whether only the tables tell training and test images apart."""
         return self.train.images == self.test.images

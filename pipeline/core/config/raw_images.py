@@ -67,8 +67,8 @@ class WindowSettings(Settings):
     """Rows × columns of a window, in pixels of the image; `image.size` or `image.store` of the recipe is what it is
     resized to."""
     overlap: float = Field(0.125, ge=0, le=0.5)
-    """How much of a window's side neighbouring windows share at least. There each pixel is learned and scored in one of
-    them alone, and predicted by the mean of all."""
+    """How much of a window's side neighbouring windows share at least. There each pixel is learned and scored in one
+    of them alone, and predicted by the mean of all. Scores that are means over images are means over windows."""
 
     @field_validator("size")
     @classmethod
