@@ -90,11 +90,12 @@ def test_stacked_arrays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_stacked_masks_of_several_classes(tmp_path: Path) -> None:
     raw = raw_of(
-        tmp_path, reader="arrays", train={"images": "X.npy", "masks": "y.npy"}, test={"images": "X.npy"},
+        tmp_path, reader="arrays", train={"images": "X.npy", "masks": "y.npy"}, test={"images": "T.npy"},
         classes=["sky", "road"], kind="multiclass", metric="mean_iou", submission={"format": "labels"},
     )  # fmt: skip
     labels = RNG.integers(0, 2, (3, 8, 8))
     np.save(raw.folder / "X.npy", labels.astype(np.uint8))
+    np.save(raw.folder / "T.npy", labels.astype(np.uint8))
     np.save(raw.folder / "y.npy", labels)
     assert (raw.planes("1") == [labels[1] == 0, labels[1] == 1]).all()
     np.save(raw.folder / "y.npy", np.stack([labels == 0, labels == 1], -1))
@@ -125,7 +126,7 @@ def test_one_file_per_band(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
         assert np.abs(found - (wanted - 200) / 100).max() < 2**-10
     assert "not used" not in capsys.readouterr().err
     (raw.folder / "test" / "r4" / "band_08.npy").unlink()
-    with pytest.raises(ValueError, match="does not exist"):
+    with pytest.raises(ValueError, match="test/r4/band_08.npy does not exist"):
         raw.item("r4").read_image()
     raw.settings["channels"] = 2
     with pytest.raises(PipelineError, match=r"`channels: {bands: \[…\]}` names them"):
@@ -187,6 +188,10 @@ def test_every_slice_of_a_volume_is_an_image(tmp_path: Path, kind: str) -> None:
     assert (items[0].read_image() == np.stack([VOLUME[0], VOLUME[0]], -1)).all()
     assert (raw.planes("p2_004")[0] == VOLUME_MASK[3]).all()
     assert items[0].place["of_spacing"] == ("3 0.5 0.75" if kind.startswith("nii") else "")
+    assert raw.listing().remarks == []
+    (raw.folder / "images" / f"p1_0000.{ending}").write_bytes(b"nothing")
+    (fault,) = raw.faults()
+    assert fault.startswith(f"images/p1_0000.{ending}: cannot be read, it is damaged")
 
 
 def test_slices_of_a_volume_with_a_table_of_masks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -349,3 +354,6 @@ def test_windows_of_large_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     box = whole.boxes[3]
     opened = reader_of(run.competition).opener(run.competition, run.input)(rows.iloc[3])
     assert (opened[..., 0] == image[box[0] : box[2], box[1] : box[3]]).all()
+    (raw.folder / "train" / "a.tif").write_bytes(b"II*\0nothing")
+    (fault,) = raw.faults()
+    assert fault.startswith("train/a.tif: cannot be read, it is damaged")

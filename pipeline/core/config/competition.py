@@ -504,6 +504,10 @@ class Arrays(Competition):
     def _masks_are_known(self) -> "Arrays":
         if self.train.masks is None:
             raise ValueError("train.masks is missing; name the array of masks")
+        if self.train.images == self.test.images:
+            raise ValueError(
+                f"train.images and test.images are both {self.test.images}; name the array of the test set"
+            )
         if self.train.evaluate or (self.test.evaluate and self.test.masks is None):
             raise ValueError("evaluate is for the test set, and needs test.masks")
         if strange := [value for value in self.class_values if not isinstance(value, int)]:

@@ -74,6 +74,8 @@ def read_image(
         image = np.ascontiguousarray(np.moveaxis(image, 0, -1))
     if turn in _TURNS:
         remarks.note("turned", path)
+    if box is not None and turn in _TURNS:
+        raise ValueError("is stored turned (EXIF orientation), and windows of it are not read: save it upright")
     if box is not None and not stored.cut:
         image = image[box[0] : box[2], box[1] : box[3]]
     known = value_range or (None if as_mask else stored.value_range)

@@ -135,7 +135,7 @@ def told_of_files(
     """Returns what a person should know of files that the patterns do not name: how many are read, and how many not."""
     settings: Subset = getattr(competition, subset)
     ending = split_ending(settings.images)[1]
-    otherwise = [path for path in files.paths.values() if ending and not same_format(path.suffix, ending)]
+    otherwise = [path for path in files.paths.values() if ending and not same_format(ending_of(path.name), ending)]
     texts = []
     if otherwise:
         text = f"{WORDS[subset]} image{'s end' if len(otherwise) > 1 else ' ends'} otherwise than `{settings.images}`"

@@ -104,12 +104,17 @@ def _subset_items(competition: RleCsv, subset: SubsetName, folder: Path) -> List
             else:
                 group = group_of(competition, image_id, extra) if subset == "train" else None
             without += (image_id if table else mask_key(settings, sources.mask_name(image_id))) not in named
-            for part_id, source in sources.parts(image_id, file):
+            try:
+                parts = list(sources.parts(image_id, file))
+            except ValueError as error:
+                faults.append(Fault(path, None, str(error), image_id if subset == "train" else None))
+                continue
+            for part_id, source in parts:
                 read = partial(read_source, source, folder, competition)
                 read_masks = _masks_reader(competition, settings, folder, (image_id, source), sources, masks, rows)
                 items.append(Item(part_id, subset, path, read, read_masks, group, extra, source.columns()))
     faults += _without_group(competition, group_file or "", groupless)
-    texts = told_of_files(competition, subset, folder, files, masks)
+    texts = told_of_files(competition, subset, folder, sources.found if competition.volumes else files, masks)
     if subset == "train" and without and competition.columns.absent == "empty":
         what = f"row in {table}" if table else "mask file"
         texts.append(f"{without} of {len(wanted)} training images have no {what} and count as without a mask")

@@ -6,7 +6,7 @@ keep, so that whoever opens an image later reads the same.
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -72,11 +72,14 @@ def read_source(source: Source, folder: Path, competition: RleCsv) -> np.ndarray
         ValueError: as read_image; or its files differ in size or type.
     """
     axis = competition.volumes.axis if competition.volumes else None
-    parts = [
-        read_image(folder / file, **competition.reading, slice_number=number, axis=axis, box=source.box)
-        for file in source.files
-        for number in source.slices or (None,)
-    ]
+    parts = []
+    for file in source.files:
+        try:
+            for number in source.slices or (None,):
+                image = read_image(folder / file, **competition.reading, slice_number=number, axis=axis, box=source.box)
+                parts.append(image)
+        except ValueError as error:
+            raise type(error)(f"{file} {error}" if len(source.files) > 1 else str(error)) from error
     for file, part in zip(source.files, parts[:: max(1, len(source.slices))], strict=True):
         if (part.shape[:2], part.dtype) != (parts[0].shape[:2], parts[0].dtype):
             one, other = (f"{image.dtype} {image.shape[0]}×{image.shape[1]}" for image in (part, parts[0]))
@@ -91,7 +94,8 @@ class Sources:
         self.competition, self.settings, self.folder = competition, settings, folder
         channels = competition.channels
         self.channels = channels if isinstance(channels, ChannelSettings) else ChannelSettings()
-        self.files = ImageFiles({}, [])
+        self.files = self.found = ImageFiles({}, [])
+        """The images, and the files as they were found, which are volumes where images are slices."""
         self._volumes: dict[str, tuple[str, int, Size]] = {}
         """By id of a slice: the id of its volume, its place in it, and the volume's size."""
 
@@ -99,6 +103,7 @@ class Sources:
         """Takes the files that were found; of volumes, every slice becomes an image of its own. Returns what is wrong
         with the volumes."""
         self.files, volumes = files, self.competition.volumes
+        self.found = replace(files, paths=dict(files.paths))
         if volumes is None:
             return []
         faults: list[Fault] = []
