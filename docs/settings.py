@@ -15,7 +15,7 @@ from pydantic.fields import FieldInfo
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from pipeline.core.config.competition import Competition, NpzLabels, OxfordPet, RleCsv
+from pipeline.core.config.competition import Arrays, Competition, NpzLabels, OxfordPet, RleCsv
 from pipeline.core.config.recipe import Recipe
 from pipeline.core.config.settings import Settings
 
@@ -39,6 +39,7 @@ PARTS = {
     "Folds (split)": (Competition, ("split", "splits"), ""),
     "Reader `rle_csv`": (RleCsv, (), "competition"),
     "Reader `npz_labels`": (NpzLabels, (), "competition"),
+    "Reader `arrays`": (Arrays, (), "competition"),
     "Reader `oxford_pet`": (OxfordPet, (), "competition"),
 }
 """Of each part: its model, the fields it has (all where none is named), and those it leaves out, `competition` for the

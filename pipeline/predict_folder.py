@@ -19,6 +19,7 @@ from typing import Literal
 import cv2
 import numpy as np
 
+from pipeline.core.config.competition import RleCsv
 from pipeline.core.console import progress_bar, say, track
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import shown, writing
@@ -77,6 +78,12 @@ def predict_folder(run: Run, folder: Path, target: Path | None = None, masks: Ma
         raise PipelineError(f"{target} exists; name another with --to.")
     if not run.postprocess.exists():
         raise PipelineError(f"{shown(run.postprocess)} does not exist; finish the run first: {run.command()}.")
+    if isinstance(run.competition, RleCsv) and not run.competition.images_are_files:
+        raise PipelineError(
+            f"{folder}: only images of one file each are predicted from a folder; those of competition "
+            f"{run.competition.name} are made of several files, of slices or of windows: put them into its test set, "
+            f"and `{run.command('--from', 'decode')}`."
+        )
     read_tuned(run)  # before hours of predicting
     with tempfile.TemporaryDirectory() as scratch:
         sample = {"sample_submission": None}

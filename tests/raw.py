@@ -60,13 +60,14 @@ class Raw:
         row = {"path": item.path, "image_id": item.image_id, "subset": item.subset}
         return reader_of(competition).opener(competition, self.folder)(row)
 
-    def decoded(self, monkeypatch: pytest.MonkeyPatch) -> Run:
+    def decoded(self, monkeypatch: pytest.MonkeyPatch, channels: int = 1) -> Run:
         monkeypatch.setenv("PIPELINE_ROOT", str(self.root))
         monkeypatch.setenv("PIPELINE_INPUT", str(self.root / "input"))
         self.competition()
         recipe = self.root / "recipe.yaml"
         recipe.write_text(yaml.safe_dump({
-            "competition": str(self.yaml), "image": {"size": [32, 32]}, "model": {"weights": "none"},
+            "competition": str(self.yaml), "image": {"size": [32, 32], "channels": channels},
+            "model": {"weights": "none"},
         }))  # fmt: skip
         run = open_run(str(recipe))
         driver.run_stage(run, "decode")

@@ -28,6 +28,7 @@ from pipeline.core.config.cleaning import (
 from pipeline.core.console import track
 from pipeline.decode.descriptors import BINS, block_numbers
 from pipeline.masks import rle
+from pipeline.masks.pixels import largest_of
 
 COLUMNS = ["image_id", "reason", "score", "partner_id", "action", "note"]
 ENOUGH = 20
@@ -59,7 +60,7 @@ def find_faulty(images: pd.DataFrame) -> pd.DataFrame:
 
 def find_broken(images: pd.DataFrame, settings: BrokenSettings) -> pd.DataFrame:
     """Returns a finding for every image (training rows of the table) that shows nothing."""
-    top = images["dtype"].map(lambda name: np.iinfo(name).max if name else 1).to_numpy()
+    top = images["dtype"].map(lambda name: largest_of(name) if name else 1).to_numpy()
     share, smoothness = images["mean"].to_numpy() / top, images["smoothness"].to_numpy()
     constant = (images["minimum"] == images["maximum"]).to_numpy()
     mean_z, smooth_z = (robust_z(values, ~constant) for values in (share, smoothness))

@@ -133,7 +133,8 @@ class Run:
     def pixels(self) -> Path:
         """Pixel arrays at network size, shared by all recipes with the same geometry."""
         image = self.recipe.image
-        colour, (rows, columns) = {1: "grey", 3: "rgb", 4: "four"}[image.channels], image.stored
+        (rows, columns), channels = image.stored, image.channels
+        colour = {1: "grey", 3: "rgb", 4: "four"}.get(channels, f"{channels}_channels")
         border = "-constant" if image.fit == "pad" and image.border == "constant" else ""
         return self.competition_folder / f"pixels_{rows}x{columns}_{image.fit}{border}_{colour}"
 

@@ -156,7 +156,7 @@ def _causes(run: Run, row: dict[str, Any], empty: bool) -> str:
 def _convention(run: Run, rows: list[dict[str, Any]]) -> list[str]:
     """What a sample of the masks and their images says against the order and the base of the YAML."""
     competition = run.competition
-    if not isinstance(competition, RleCsv) or competition.train.mask_files:
+    if not isinstance(competition, RleCsv) or competition.train.mask_files or not competition.images_are_files:
         return []
     used = rle.Convention(competition.rle.order, competition.rle.base)
     columns = [f"rle_{name}" for name in competition.classes]

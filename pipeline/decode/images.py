@@ -53,7 +53,7 @@ def decode_one(item: Item, run: Run, geometry: Geometry, dtype: np.dtype) -> Dec
         dtype: what the images of the competition are.
     """
     competition = run.competition
-    row = empty_row(item.image_id, item.subset, competition) | {"path": item.path}
+    row = empty_row(item.image_id, item.subset, competition) | {"path": item.path, **item.place}
     row |= {"group": item.group or ""} | {f"extra_{key}": value for key, value in item.extra.items()}
     droppable = item.image_id if item.subset == "train" else None
     try:
@@ -149,7 +149,7 @@ def _statistics(image: np.ndarray, values: np.ndarray) -> dict[str, Any]:
     return {
         "height": height, "width": width, "channels": channels, "dtype": str(image.dtype),
         "mean": float(image.mean()), "standard_deviation": float(image.std()),
-        "minimum": int(image.min()), "maximum": int(image.max()), "low": low, "high": high,
+        "minimum": image.min().item(), "maximum": image.max().item(), "low": low, "high": high,
         "entropy": descriptors.entropy(values), "smoothness": descriptors.smoothness(values),
         "pixel_hash": hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).hexdigest(),
     }  # fmt: skip
@@ -168,7 +168,7 @@ def empty_row(image_id: str, subset: str, competition: Competition) -> dict[str,
 
 def _all_outlines(masks: Masks, competition: Competition) -> list[tuple[float, float]]:
     """Outlines of an image's masks, where they come from run-length text, which can be read in the wrong order."""
-    if not isinstance(competition, RleCsv) or competition.train.mask_files:
+    if not isinstance(competition, RleCsv) or competition.train.mask_files or competition.windows:
         return []
     return [_outlines(mask, rle.convention_of(competition.rle)) for mask in masks.planes if mask.any()]
 

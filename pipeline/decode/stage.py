@@ -26,6 +26,7 @@ from rich.markup import escape
 
 from pipeline.core.config.competition import Competition, RleCsv
 from pipeline.core.console import say, track, warn
+from pipeline.core.engine import cores
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import require_space, shown, writing
 from pipeline.core.freshness import Step
@@ -249,12 +250,19 @@ def _decode_all(run: Run, items: list[Item], arrays: dict[str, np.memmap], dtype
                 arrays[name][index - offset[item.subset]] = array
         return replace(one, arrays={})
 
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(_at_once(run.competition)) as pool:
         return list(track(pool.map(place, enumerate(items)), "decode", len(items)))
 
 
 def _tolerates(competition: Competition) -> bool:
     return competition.decode.on_test_error == "blank"
+
+
+def _at_once(competition: Competition) -> int | None:
+    """How many windows of large images are decoded side by side, each of which takes some 40 bytes per pixel; None: as
+    many images as there are cores."""
+    windows = competition.windows if isinstance(competition, RleCsv) else None
+    return None if windows is None else max(1, min(cores(), 2**24 // (windows.size[0] * windows.size[1])))
 
 
 def _judge(competition: Competition, faults: list[Fault], train: set[str]) -> None:

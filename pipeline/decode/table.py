@@ -5,10 +5,15 @@ folder), height, width, channels, dtype, group, fault ("" or what is wrong with 
 minimum, maximum, entropy and smoothness (descriptors.py), pixel_hash,
 rle_<class> (the true mask in the internal convention; "" for test images without known truth), area_<class> (pixels),
 ignore (RLE of pixels that count nowhere), instances_<class> (one RLE an instance, joined by "|", where the raw files
-tell instances apart), extra_<column> (the raw table's other columns, as text).
+tell instances apart), extra_<column> (the raw table's other columns, as text). Where an image is
+not one whole file: of_files (all of them, joined by "|"), of_slices (numbers of the slices of a volume), of_spacing
+(millimetres between slices, rows and columns), of_image (the volume, or the image that it is a window of), of_box
+(top, left, bottom, right of a window in that image), of_core (the pixels that belong to the window, in the same
+form), of_size (rows and columns of that image).
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +26,13 @@ from pipeline.masks import rle
 from pipeline.masks.geometry import IGNORE, label_map
 from pipeline.masks.instances import from_texts, labelled
 from pipeline.masks.metric import Metric
+from pipeline.masks.windows import Box
 
 
 def write_table(path: Path, rows: list[dict[str, Any]]) -> None:
     """Writes the table whole or not at all."""
     table = pd.DataFrame(rows)
-    text = [name for name in table.columns if name.startswith(("extra_", "instances_"))]
+    text = [name for name in table.columns if name.startswith(("extra_", "instances_", "of_"))]
     table[text] = table[text].fillna("")  # test images have none
     with writing(path) as temporary:
         table.to_parquet(temporary, index=False)
@@ -54,9 +60,49 @@ def read_tables(folder: Path) -> pd.DataFrame:
     if len(parts) > 1:  # up to layout 2 one table held all images
         parts[0] = parts[0][parts[0]["subset"] != "test"]
     tables = pd.concat(parts, ignore_index=True)
-    text = [name for name in tables.columns if name.startswith(("extra_", "instances_"))]
+    text = [name for name in tables.columns if name.startswith(("extra_", "instances_", "of_"))]
     tables[text] = tables[text].fillna("")
     return tables
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A large image and its windows, row by row."""
+
+    image_id: str
+    shape: tuple[int, int]
+    ids: tuple[str, ...]
+    """Of the windows."""
+    boxes: tuple[Box, ...]
+    cores: tuple[Box, ...]
+    """The pixels that belong to each of them."""
+
+
+def wholes_of(images: pd.DataFrame) -> list[Whole]:
+    """Returns the images that rows of a table are windows of, in their order; none where images are whole."""
+    if "of_box" not in images:
+        return []
+    found = []
+    for image_id, rows in images[images["of_box"] != ""].groupby("of_image", sort=False):
+        boxes, cores = ([_box(text) for text in rows[name]] for name in ("of_box", "of_core"))
+        height, width = map(int, rows["of_size"].iat[0].split())
+        found.append(Whole(str(image_id), (height, width), tuple(rows["image_id"]), tuple(boxes), tuple(cores)))
+    return found
+
+
+def submitted(images: pd.DataFrame) -> pd.DataFrame:
+    """Returns the images of a table as a submission names them: of windows, one row for the image that they are of,
+    with its id, height and width."""
+    if "of_box" not in images:
+        return images
+    rows = images.drop_duplicates("of_image").copy()
+    sizes = rows["of_size"].str.split(" ", expand=True).astype(int)
+    return rows.assign(image_id=rows["of_image"], height=sizes[0], width=sizes[1]).reset_index(drop=True)
+
+
+def _box(text: str) -> Box:
+    top, left, bottom, right = map(int, text.split())
+    return top, left, bottom, right
 
 
 def true_mask(row: Any, classes: list[str]) -> np.ndarray:

@@ -7,6 +7,7 @@ import numpy as np
 
 from pipeline.core.config.competition import Competition, RleCsv
 from pipeline.decode.readers.base import SUBSETS, WORDS, Fault, SubsetName
+from pipeline.masks.pixels import largest_of
 
 NARROW, SMALL = 1 / 15, 1 / 4
 """The share of their type's range within which images leave a network nearly constant pictures, or dark ones."""
@@ -18,26 +19,26 @@ FEW = 0.1
 Row = dict[str, Any]
 
 
-def extremes(image: np.ndarray) -> tuple[int, int]:
+def extremes(image: np.ndarray) -> tuple[float, float]:
     """Returns the values below and above which one pixel in a thousand lies, of evenly spread ones of an image: a few
     saturated pixels say nothing of its range."""
     step = max(1, image.size // MOST_SAMPLED) | 1  # odd, so that it does not go down a column
     low, high = np.percentile(image.reshape(-1)[::step], [0.1, 99.9], method="nearest")
-    return int(low), int(high)
+    return low.item(), high.item()
 
 
-def used_range(dtype: np.dtype, lows: Sequence[int], highs: Sequence[int]) -> tuple[float, list[int]]:
+def used_range(dtype: np.dtype, lows: Sequence[float], highs: Sequence[float]) -> tuple[float, list[int]]:
     """Returns the share of their type's range that nearly all images lie in, and a `value_range` for them.
 
     Args:
-        dtype: uint8 or uint16.
+        dtype: uint8, uint16, or float16 of values from 0 to 1.
         lows: the low extreme of each image.
         highs: the high extreme of each.
     """
     outside = len(lows) // 20 + (len(lows) >= 10)  # a few odd images
     low, high = sorted(lows)[outside], sorted(highs)[-1 - outside]
     own = [0, 2 ** int(high).bit_length() - 1] if low < high / 2 else [int(low), int(high)]
-    return (high - low) / int(np.iinfo(dtype).max), own
+    return (high - low) / largest_of(dtype), own
 
 
 def find_faults(competition: Competition, rows: list[Row]) -> list[Fault]:
@@ -81,7 +82,7 @@ def _share(competition: Competition, rows: list[Row], subset: SubsetName) -> flo
     if not own or "value_range" not in competition.reading:
         return 1.0
     dtype: np.dtype = np.dtype(str(own[0]["dtype"]))
-    if competition.reading["value_range"] == (0, np.iinfo(dtype).max):
+    if competition.reading["value_range"] == (0, largest_of(dtype)):
         return 1.0
     return used_range(dtype, [row["low"] for row in own], [row["high"] for row in own])[0]
 
@@ -89,8 +90,8 @@ def _share(competition: Competition, rows: list[Row], subset: SubsetName) -> flo
 def _told(rows: list[Row], subset: SubsetName) -> str:
     own = _rows_of(rows, subset)
     low, high = min(row["low"] for row in own), max(row["high"] for row in own)
-    largest = np.iinfo(own[0]["dtype"]).max
-    return f"{WORDS[subset]} images hold values from {low} to {high}, of {largest} that they could hold"
+    largest = largest_of(own[0]["dtype"])
+    return f"{WORDS[subset]} images hold values from {low:.6g} to {high:.6g}, of {largest} that they could hold"
 
 
 def _remedy(competition: Competition, rows: list[Row], subset: SubsetName) -> str:
@@ -102,7 +103,7 @@ def _remedy(competition: Competition, rows: list[Row], subset: SubsetName) -> st
     _, values = used_range(dtype, [row["low"] for row in own], [row["high"] for row in own])
     return (
         f"set `value_range: {values}` in the competition's YAML, which scales all images, or "
-        f"`value_range: [0, {np.iinfo(dtype).max}]` to leave them so"
+        f"`value_range: [0, {largest_of(dtype)}]` to leave them so"
     )
 
 

@@ -74,15 +74,17 @@ def examine(
         PipelineError: no such file, or not a CSV.
     """
     names, exclusive = [competition.classes[number] for number in want.classes], want.settings.format == "labels"
-    test = statistics.blank(names, exclusive, want.ids)
-    rows = {image_id: row for row, image_id in enumerate(want.ids)}
+    parts = [(name, one.image_id) for one in want.windows.values() for name in one.ids]
+    parts += [(name, name) for name in want.ids if name not in want.windows]
+    test = statistics.blank(names, exclusive, [group for _, group in parts])
+    rows = {name: row for row, (name, _) in enumerate(parts)}
     columns = {number: column for column, number in enumerate(want.classes)}
 
     lines = numbering.Lines(want.convention.order)
 
     def measure(image_id: str, number: int, mask: np.ndarray) -> None:
         test.add(rows[image_id], columns[number], mask)
-        if not exclusive:
+        if not exclusive and not want.windows:  # runs of a whole image do not follow each other by lines of a window
             lines.add(mask, image_id)
 
     faults, notes = submission.examine(path, want, measure)
@@ -93,7 +95,7 @@ def examine(
     else:
         true = statistics.load(training, names, exclusive)
     found = find_reasons(test, true, never, prior)
-    if not exclusive:
+    if not exclusive and not want.windows:
         known, usual = {one.kind for one in found}, numbering.of_training(want)
         found += [one for one in numbering.find_reasons(lines, usual) if one.kind not in known]
         if certainty:

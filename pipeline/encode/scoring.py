@@ -66,7 +66,7 @@ def _scored(
 ) -> tuple[pd.Series, float]:
     """The metric of every key of the truth, and of all together."""
     metric = metric_of(competition)
-    group_of = dict(zip(want.images["image_id"], table.units_of(want.images), strict=True))
+    group_of = _groups(want)
     keys, units, parts = [], [], []
     for key, masks in _pairs(frame, truth, want, metric.instances, only):
         keys.append(want.name(key))
@@ -107,9 +107,14 @@ def _score_classes(
 
 def _score_matrices(matrices: dict[str, np.ndarray], competition: Competition, want: Expected) -> float:
     """The competition's metric of confusion matrices by image id."""
-    group_of = dict(zip(want.images["image_id"], table.units_of(want.images), strict=True))
+    group_of = _groups(want)
     units = np.array([group_of[image_id] for image_id in matrices])
     return metric_of(competition).score_of(np.stack(list(matrices.values())), units)
+
+
+def _groups(want: Expected) -> dict[str, str]:
+    images = table.submitted(want.images)
+    return dict(zip(images["image_id"], table.units_of(images), strict=True))
 
 
 def _pairs(

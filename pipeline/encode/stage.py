@@ -35,15 +35,18 @@ from pipeline.core.run import Run, describe
 from pipeline.core.tables import as_packed
 from pipeline.core.trainings import read_training
 from pipeline.core.verdict import Reason, from_json, to_json, verdict_of
-from pipeline.encode import sanity, shift, submission
+from pipeline.decode import table
+from pipeline.encode import joining, sanity, shift, submission
 from pipeline.encode.submission import Expected
-from pipeline.masks.decision import decision_of
+from pipeline.masks.decision import Decision, decision_of
 from pipeline.masks.scale import scale_of
 from pipeline.predictions import blends
 from pipeline.predictions.blends import Blend
 from pipeline.predictions.test_images import check_predicted, raw_test_files
 
 NEEDS_TEST, READS_FOLDS = True, "test"
+WINDOWS_AT_ONCE = 2
+"""Windows of a large image that are decided side by side: each takes some 20 bytes per pixel and class."""
 EXPECT = ("metric", "remark", "score", "interval_95", "nested", "untuned", "scores")
 """What postprocess.json says of the score to expect."""
 
@@ -104,6 +107,7 @@ def _check_images(run: Run, images: pd.DataFrame, want: Expected, predicted: lis
         PipelineError: they are not.
     """
     listed, table_name, folder = images["image_id"].tolist(), shown(run.test_table), run.input
+    whole = table.submitted(images)["image_id"].tolist()
     predictions = shown(blends.files(run, "test")[0])
     blank = unanswered(images)
     paths = zip(listed, images["path"], strict=True)
@@ -115,7 +119,7 @@ def _check_images(run: Run, images: pd.DataFrame, want: Expected, predicted: lis
             "run the predict stage again",
         ),
         (
-            _without(want.ids, listed),
+            _without(want.ids, whole),
             f"of {want.sample}, which no test image has; correct it, or put the images in their place and decode again",
         ),
         (_without(listed, predicted), f"of {table_name}, which {predictions} lacks; run the predict stage again"),
@@ -153,12 +157,14 @@ def _encode_all(
         areas = [int(np.count_nonzero(mask)) for mask in masks]
         return submission.texts_of(image_id, masks, want), areas, float(probability.max())
 
+    if want.windows:
+        return _join_all(run, images, want, blend, decision)
     with ThreadPoolExecutor() as pool:
         tasks = zip(images["image_id"], images["height"].tolist(), images["width"].tolist(), strict=True)
         encoded = list(track(pool.map(encode_one, tasks), "encode", len(images)))
     texts = {key: text for own, _, _ in encoded for key, text in own.items()}
-    highest = np.mean([one for _, _, one in encoded]) / scale_of(run.competition).largest
-    return texts, _summary(np.array([areas for _, areas, _ in encoded]), float(highest), images, run)
+    highest, pixels = [one for _, _, one in encoded], (images["height"] * images["width"]).to_numpy()
+    return texts, _summary(np.array([areas for _, areas, _ in encoded]), highest, pixels, run)
 
 
 def unanswered(images: pd.DataFrame) -> dict[str, str]:
@@ -187,9 +193,27 @@ def _unanswered_reasons(blank: dict[str, str], count: int) -> list[Reason]:
     return [Reason("check", "test images without prediction", text)]
 
 
-def _summary(areas: np.ndarray, highest: float, images: pd.DataFrame, run: Run) -> dict[str, Any]:
-    """What the predicted masks look like as a whole; areas (N, C) in pixels, highest the mean highest probability."""
-    pixels = (images["height"] * images["width"]).to_numpy()
+def _join_all(
+    run: Run, images: pd.DataFrame, want: Expected, blend: Blend, decision: Decision
+) -> tuple[dict[submission.Key, list[str]], dict[str, Any]]:
+    """As _encode_all, of images that were cut into windows: one image after the other; the figures are of windows, as
+    those of held-out images are."""
+    place = {image_id: row for row, image_id in enumerate(blend.ids)}
+    texts: dict[submission.Key, list[str]] = {}
+    areas, highest, pixels = [], [], []
+    with ThreadPoolExecutor(WINDOWS_AT_ONCE) as pool:
+        for whole in track(table.wholes_of(images), "encode", len(want.windows)):
+            joined = joining.join(whole, place, blend, decision, want.convention.order, pool)
+            texts |= joining.texts_of(whole.image_id, joined, want)
+            areas.append(joined.areas)
+            highest += joined.highest
+            pixels += [(bottom - top) * (right - left) for top, left, bottom, right in whole.cores]
+    return texts, _summary(np.concatenate(areas), highest, np.array(pixels), run)
+
+
+def _summary(areas: np.ndarray, highest: list[float], pixels: np.ndarray, run: Run) -> dict[str, Any]:
+    """What the predicted masks look like as a whole; areas (N, C) in pixels of `pixels` (N,), and the highest
+    probability of each."""
     if run.competition.kind == "multiclass":
         shares = areas.sum(0) / pixels.sum()
         return {"class_share": dict(zip(run.competition.classes, map(float, shares), strict=True))}
@@ -199,7 +223,7 @@ def _summary(areas: np.ndarray, highest: float, images: pd.DataFrame, run: Run) 
         "share_empty": float((total == 0).mean()),
         "share_full": float(full.mean()),
         "mean_area": float(total.mean()),
-        "highest": highest,
+        "highest": float(np.mean(highest)) / scale_of(run.competition).largest,
     }
 
 

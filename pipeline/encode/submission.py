@@ -33,7 +33,7 @@ from pipeline.masks import rle
 Key = tuple[str, int | None]
 """An image id, and the number of a class where rows have a label."""
 Measure = Callable[[str, int, np.ndarray], None]
-"""Takes the mask (h, w) uint8 of 0 and 1 of an image and a class, by id and number."""
+"""Takes the mask (h, w) uint8 of 0 and 1 of an image, or of a window of one, and a class, by id and number."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,8 @@ class Expected:
 
     written: dict[str, str] = field(default_factory=dict)
     """How the sample submission writes ids that are not in normal form."""
+    windows: dict[str, table.Whole] = field(default_factory=dict, repr=False)
+    """By id, the images that were cut into windows."""
 
     @property
     def ids(self) -> list[str]:
@@ -98,13 +100,15 @@ def expected_of(competition: Competition, input_folder: Path, images: pd.DataFra
         PipelineError: the sample submission lacks a column or names an unknown class.
     """
     # test images come last: of an id in both tables, the test image is meant
-    shapes = {row.image_id: (int(row.height), int(row.width)) for row in images.itertuples()}
+    whole = table.submitted(images)
+    shapes = {row.image_id: (int(row.height), int(row.width)) for row in whole.itertuples()}
     settings = competition.submission
     if template_columns(settings.id) != [settings.id]:
         raise PipelineError(f"competition {competition.name}: submission.id is {settings.id}; expected one column.")
     further: dict[Key, list[str]] = {}
     numbers, foreground = class_numbers(competition), [competition.classes.index(one) for one in competition.foreground]
-    ids = images.loc[images["subset"] == "test", "image_id"].tolist()
+    ids = whole.loc[whole["subset"] == "test", "image_id"].tolist()
+    windows = {one.image_id: one for one in table.wholes_of(images[images["subset"] == "test"])}
     written: dict[str, str] = {}
     if competition.sample_submission:
         written = _written(competition, input_folder / competition.sample_submission, numbers)
@@ -118,7 +122,7 @@ def expected_of(competition: Competition, input_folder: Path, images: pd.DataFra
         header, classes = [settings.id, *map(str, range(rows * columns))], competition.counted
     sample, convention = competition.sample_submission, rle.convention_of(competition.rle)
     return Expected(
-        images, sample, settings, header, keys, shapes, convention, list(numbers), classes, further, written
+        images, sample, settings, header, keys, shapes, convention, list(numbers), classes, further, written, windows
     )
 
 
@@ -378,6 +382,8 @@ def _mask_faults(
     shape = want.shapes.get(key[0])
     if shape is None:
         return [(row, "no such image was decoded") for row, _ in lines]
+    if key[0] in want.windows:
+        return _faults_of_windows(key, lines, want, measure)
     faults, covered = [], None
     for row, text in lines:
         try:
@@ -385,12 +391,10 @@ def _mask_faults(
             again = rle.convert(text, shape, want.convention, want.convention)
             mask = rle.decode(text, shape, want.convention)
         except rle.RleError as error:
-            empty = f"the text {want.convention.empty!r}" if want.convention.empty else "an empty field"
-            placeholder = f"{text!r} is no mask; an empty one is {empty}"
-            faults.append((row, placeholder if rle.is_placeholder(text) else str(error)))
+            faults.append((row, _no_mask(text, error, want)))
             continue
         if again != text:
-            faults.append((row, f"is not in canonical form: {text[:40]!r} should be {again[:40]!r}"))
+            faults.append((row, _not_canonical(text, again)))
         elif covered is None:
             covered = mask
         elif not mask.any() or not covered.any():
@@ -402,6 +406,36 @@ def _mask_faults(
     if measure and covered is not None:
         measure(key[0], want.classes[0] if key[1] is None else key[1], covered)
     return faults
+
+
+def _faults_of_windows(
+    key: Key, lines: list[tuple[int, str]], want: Expected, measure: Measure | None
+) -> list[tuple[int, str]]:
+    """As _mask_faults, of an image whose mask is never made as a whole: its windows are measured one by one."""
+    (row, text), whole = lines[0], want.windows[key[0]]
+    try:
+        again = rle.convert(text, whole.shape, want.convention, want.convention)
+    except rle.RleError as error:
+        return [(row, _no_mask(text, error, want))]
+    if again != text:
+        return [(row, _not_canonical(text, again))]
+    if measure:
+        runs, number = rle.parse(text, want.convention), want.classes[0] if key[1] is None else key[1]
+        for window_id, box, core in zip(whole.ids, whole.boxes, whole.cores, strict=True):
+            mask = np.zeros((box[2] - box[0], box[3] - box[1]), np.uint8)
+            inside = slice(core[0] - box[0], core[2] - box[0]), slice(core[1] - box[1], core[3] - box[1])
+            mask[inside] = rle.box_of_runs(runs, core, whole.shape, want.convention.order)
+            measure(window_id, number, mask)
+    return []
+
+
+def _no_mask(text: str, error: rle.RleError, want: Expected) -> str:
+    empty = f"the text {want.convention.empty!r}" if want.convention.empty else "an empty field"
+    return f"{text!r} is no mask; an empty one is {empty}" if rle.is_placeholder(text) else str(error)
+
+
+def _not_canonical(text: str, again: str) -> str:
+    return f"is not in canonical form: {text[:40]!r} should be {again[:40]!r}"
 
 
 # --- class maps ------------------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """From an image's own size to the network's, and back."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -34,7 +35,7 @@ def geometry_of(image: "ImageSettings") -> Geometry:
 
 
 def image_to_network(image: np.ndarray, geometry: Geometry) -> np.ndarray:
-    """Returns an image (h, w, C) uint8 or uint16 at network size (H, W, geometry.channels), same dtype.
+    """Returns an image (h, w, C) uint8, uint16 or float16 at network size (H, W, geometry.channels), same dtype.
 
     Raises:
         PipelineError: `pad` and the image is larger than the network's size.
@@ -87,6 +88,10 @@ def to_native(values: np.ndarray, geometry: Geometry, shape: tuple[int, int]) ->
 def with_border(image: np.ndarray, margins: tuple[int, int, int, int], border: str, value: int) -> np.ndarray:
     """Returns an image (h, w) or (h, w, C) with margins (top, bottom, left, right) that mirror it or hold `value`."""
     kind = cv2.BORDER_REFLECT_101 if border == "reflect" else cv2.BORDER_CONSTANT
+    if image.ndim == 3 and image.shape[2] > 4:
+        return _by_fours(image, lambda part: with_border(part, margins, border, value))
+    if image.dtype == np.float16:
+        return with_border(image.astype(np.float32), margins, border, value).astype(np.float16)
     return cv2.copyMakeBorder(image, *margins, kind, value=[value] * 4)
 
 
@@ -101,10 +106,19 @@ def box_of(shape: tuple[int, int], geometry: Geometry) -> tuple[int, int, int, i
 def _with_channels(image: np.ndarray, channels: int) -> np.ndarray:
     if image.shape[2] == channels:
         return image
-    if channels == 4:
-        raise PipelineError(
-            f"image.channels is 4, but an image has {image.shape[2]}: set `channels: 4` in the competition."
+    if channels not in (1, 3):
+        hint = (
+            f"set `channels: {channels}` in the competition"
+            if channels == 4
+            else f"set image.channels={image.shape[2]}"
         )
+        raise PipelineError(f"image.channels is {channels}, but an image has {image.shape[2]}: {hint}.")
+    if image.shape[2] not in (1, 3, 4):
+        raise PipelineError(
+            f"image.channels is {channels}, but an image has {image.shape[2]}: set image.channels={image.shape[2]}."
+        )
+    if image.dtype == np.float16:
+        return _with_channels(image.astype(np.float32), channels).astype(np.float16)
     if channels == 1:
         return cv2.cvtColor(np.ascontiguousarray(image[..., :3]), cv2.COLOR_RGB2GRAY)[..., None]
     return np.repeat(image[..., :1], 3, axis=2) if image.shape[2] == 1 else image[..., :3]
@@ -116,8 +130,18 @@ def _share(area: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def _resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    if image.ndim == 3 and image.shape[2] > 4:
+        return _by_fours(image, lambda part: _resize(part, size))
+    if image.dtype == np.float16:
+        return _resize(image.astype(np.float32), size).astype(np.float16)
     shrinks = size[0] * size[1] < image.shape[0] * image.shape[1]
     return cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+
+
+def _by_fours(image: np.ndarray, change: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """What a function of OpenCV, which knows four channels, makes of an image (h, w, C) of more."""
+    parts = [image[..., first : first + 4] for first in range(0, image.shape[2], 4)]
+    return np.dstack([change(np.ascontiguousarray(part)) for part in parts])
 
 
 def _margins(shape: tuple[int, ...], size: tuple[int, int]) -> tuple[int, int, int, int]:

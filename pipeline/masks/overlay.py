@@ -25,7 +25,7 @@ def overlay(image: np.ndarray, true: np.ndarray, predicted: np.ndarray, strength
     """Returns an RGB picture (h, w, 3) uint8: truth green, prediction red and dashed, both yellow.
 
     Args:
-        image: (h, w, C) uint8 or uint16.
+        image: (h, w, C) uint8, uint16 or float16.
         true: (h, w) bool.
         predicted: (h, w) bool.
         strength: how much of the colour lies over the image, 0 to 1.
@@ -52,7 +52,7 @@ def drawn(
     there is one class, else side by side, every class in its colour (see legend).
 
     Args:
-        image: (h, w, C) uint8 or uint16.
+        image: (h, w, C) uint8, uint16 or float16.
         true: masks (classes, h, w) of 0, 1 and 255; None: not known, or not to be shown.
         predicted: masks (classes, h, w) of 0 and 1; None: not to be shown.
         competition: its classes and kind.
@@ -122,9 +122,13 @@ def legend(competition: Competition) -> dict[str, tuple[int, int, int] | None]:
 
 
 def to_rgb8(image: np.ndarray) -> np.ndarray:
-    """Returns an image (h, w, C) uint8 or uint16 as RGB (h, w, 3) uint8, a copy."""
+    """Returns an image (h, w, C) uint8, uint16 or float16 as RGB (h, w, 3) uint8, a copy; of more than four channels,
+    or of two, the first as grey."""
+    image = image if image.shape[2] in (3, 4) else image[..., :1]
     if image.dtype == np.uint16:
         image = (image >> 8).astype(np.uint8)
+    elif image.dtype.kind == "f":
+        image = np.rint(image.astype(np.float32) * 255).astype(np.uint8)
     return np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image[..., :3].copy()
 
 

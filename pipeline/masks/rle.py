@@ -106,6 +106,50 @@ def decode(text: str, shape: tuple[int, int], convention: Convention = INTERNAL)
     return pixels.reshape(shape, order="F" if convention.order == "column" else "C")
 
 
+def decode_box(
+    text: str, box: tuple[int, int, int, int], shape: tuple[int, int], convention: Convention = INTERNAL
+) -> np.ndarray:
+    """Returns a part (h, w) uint8, 0 or 1, of the mask of a text: the whole mask of a large image is never made.
+
+    Args:
+        text: the run-length text.
+        box: first row and column, and the row and column behind the last.
+        shape: height and width of the whole mask.
+        convention: how the text is written.
+
+    Raises RleError as decode does.
+    """
+    runs = parse(text, convention)
+    check(runs, shape, convention)
+    return box_of_runs(runs, box, shape, convention.order)
+
+
+def box_of_runs(
+    runs: np.ndarray, box: tuple[int, int, int, int], shape: tuple[int, int], order: Literal["column", "row"]
+) -> np.ndarray:
+    """Returns a part (h, w) uint8 of the mask that runs (n, 2) describe; see decode_box."""
+    top, left, bottom, right = box
+    line, first, last = (shape[0], left, right) if order == "column" else (shape[1], top, bottom)
+    begin, end = first * line, last * line
+    ends = runs.sum(axis=1)
+    inside = runs[np.searchsorted(ends, begin, "right") : np.searchsorted(runs[:, 0], end, "left")]
+    lines = np.zeros(end - begin, np.uint8)
+    for start, stop in np.clip(np.stack([inside[:, 0], inside.sum(axis=1)], 1) - begin, 0, end - begin).tolist():
+        lines[start:stop] = 1
+    block = lines.reshape(last - first, line)
+    return block.T[top:bottom] if order == "column" else block[:, left:right]
+
+
+def runs_of(mask: np.ndarray, order: Literal["column", "row"]) -> np.ndarray:
+    """Returns the runs (n, 2) int64 of a mask (h, w): 0-based starts in this order, and lengths."""
+    return _find_runs(mask.T if order == "column" else mask)
+
+
+def write(runs: np.ndarray, convention: Convention = INTERNAL) -> str:
+    """Returns the text of runs (n, 2) in order, of which some may touch each other."""
+    return _write(_merge_touching(runs) if len(runs) else runs, convention)
+
+
 def parse(text: str, convention: Convention = INTERNAL) -> np.ndarray:
     """Returns the runs of a text as an (n, 2) int64 array: absolute 0-based starts, and lengths.
 

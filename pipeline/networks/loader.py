@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from pipeline.core.engine import cores
 from pipeline.core.run import Run
+from pipeline.masks.pixels import loaded
 from pipeline.networks.device import Compute
 
 
@@ -36,7 +37,7 @@ class PlainDataset(Dataset):
 
     def __getitem__(self, position: int) -> tuple[torch.Tensor, ...]:
         row = int(self.rows[position])
-        image = np.array(self.images[row])
+        image = loaded(self.images[row])
         pixels = to_tensor(self.preprocess(image) if self.preprocess else image)
         return (pixels,) if self.masks is None else (pixels, torch.from_numpy(np.array(self.masks[row])))
 
@@ -102,7 +103,7 @@ ForkingPickler.register(np.memmap, _reopened)
 
 
 def to_tensor(image: np.ndarray) -> torch.Tensor:
-    """Returns an image (H, W, C) as a tensor (C, H, W) uint8, or int32 of uint16."""
+    """Returns an image (H, W, C) as a tensor (C, H, W) uint8, int32 of uint16, or float32."""
     # uint16 tensors support few operations and cannot be pinned by older versions; int32 holds the same values
     array = image.astype(np.int32) if image.dtype == np.uint16 else image
     return torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1)))

@@ -21,6 +21,7 @@ from pipeline.core.config.training import ModelSettings
 from pipeline.core.errors import PipelineError, did_you_mean, first_line
 from pipeline.core.files import root
 from pipeline.core.run import Run
+from pipeline.masks.pixels import largest_of
 from pipeline.networks.encoders import any_size, load_encoder, set_in_channels
 from pipeline.networks.freezing import freeze, kept_in_evaluation
 from pipeline.networks.normalization import Statistics
@@ -137,10 +138,11 @@ def build(settings: ModelSettings, channels: int, classes: int, weights: Path | 
 
 
 def build_network(run: Run, source: Path | None, dtype: np.dtype) -> SegmentationNetwork:
-    """Returns the recipe's network for images of a type, uint8 or uint16, its encoder started from `source`."""
+    """Returns the recipe's network for images of a type (uint8, uint16 or float16), its encoder started from
+    `source`."""
     image, model = run.recipe.image, run.recipe.model
     inner = build(model, image.channels, len(run.competition.classes), source)
-    largest, normalize = np.iinfo(dtype).max, image.normalize or "imagenet"
+    largest, normalize = largest_of(dtype), image.normalize or "imagenet"
     still = kept_in_evaluation(encoder_of(inner), model)
     return SegmentationNetwork(inner, image.channels, normalize, largest, model.background_output, still)
 

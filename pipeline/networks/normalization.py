@@ -24,12 +24,15 @@ class Statistics:
     """false: what an encoder expects is not known, and these are ImageNet's."""
 
     def of_channels(self, channels: int) -> tuple[Tensor, Tensor]:
-        """Returns mean and standard deviation (channels,), for 1, 3 or 4 channels: one alone, or a fourth that the
-        weights do not know, gets the mean of the three."""
+        """Returns mean and standard deviation (channels,): of three as they are; a fourth, which the weights do not
+        know, gets the mean of the three, and so does each of any other number of channels."""
         mean, std = torch.tensor(self.mean), torch.tensor(self.std)
         if channels != 3:
             kept = 3 if channels == 4 else 0
-            mean, std = (torch.cat([values[:kept], values.mean(0, keepdim=True)]) for values in (mean, std))
+            mean, std = (
+                torch.cat([values[:kept], values.mean(0, keepdim=True).expand(channels - kept)])
+                for values in (mean, std)
+            )
         return mean, std
 
 

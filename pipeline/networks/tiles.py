@@ -1,27 +1,11 @@
 """Predictions of images larger than what the network sees: overlapping tiles, blended smoothly."""
 
-import math
 from collections.abc import Callable
 
 import torch
 
+from pipeline.masks.windows import starts
 from pipeline.networks.output import Output
-
-
-def starts(length: int, tile: int, overlap: float) -> list[int]:
-    """Returns the first pixel of each tile along a side of `length` pixels, the first 0 and the last length - tile.
-
-    The tiles are spread evenly, and neighbours share at least overlap * tile pixels, though never a whole tile; a side
-    that is not longer than the tile gets [0].
-
-    Raises ValueError when the overlap is below 0, or 1 or more.
-    """
-    if not 0 <= overlap < 1:
-        raise ValueError(f"tiles overlap by at least 0 and less than 1 of their length, but this overlap is {overlap}")
-    spare = max(length - tile, 0)
-    largest_step = max(tile - math.ceil(overlap * tile), 1)
-    steps = -(-spare // largest_step)
-    return [0] + [spare * step // steps for step in range(1, steps + 1)]
 
 
 def window(tile: tuple[int, int], overlap: float) -> torch.Tensor:

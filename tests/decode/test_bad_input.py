@@ -251,7 +251,11 @@ def test_garbage_and_corrupt_png(tiny: Tiny) -> None:
 @pytest.mark.parametrize(
     ("image", "words"),
     [
-        (np.zeros((*SHAPE, 2), np.uint8), "has shape (40, 60, 2); expected rows × columns, grey, RGB or four channels"),
+        (
+            np.zeros((*SHAPE, 2), np.uint8),
+            "has shape (40, 60, 2); expected rows × columns, grey, RGB or four channels; `channels: 2` in the "
+            "competition's YAML reads them all",
+        ),
         (np.zeros(SHAPE, np.float32), f"holds float32 pixels from 0 to 0; expected uint8 or uint16: {SCALES}"),
     ],
 )

@@ -2,12 +2,13 @@
 
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from pipeline.core.config.cleaning import CleanSettings
 from pipeline.core.config.metric_text import METRICS, parse, written
+from pipeline.core.config.raw_images import MOST_CHANNELS, ChannelSettings, VolumeSettings, WindowSettings
 from pipeline.core.config.settings import Settings, find_yaml, read_yaml, validate
 from pipeline.core.errors import PipelineError
 
@@ -15,6 +16,8 @@ FOLDER = Path(__file__).parents[2] / "competitions"
 Kind = Literal["binary", "multilabel", "multiclass"]
 Orientation = Literal["upright", "stored"]
 Value = int | str | tuple[int, int, int]
+WHOLE = "whole"
+"""The group of the slices of a volume and of the windows of an image: what they are parts of."""
 THRESHOLD = 128
 """Grey value from which a pixel of a black and white mask is white."""
 SEVERAL = "several classes need columns.label (a column) or columns.pattern (e.g. {id}_{label})"
@@ -151,7 +154,7 @@ class Competition(Settings):
     title: str
     """What people call it."""
     reader: str
-    """What reads its raw files: `rle_csv`, `npz_labels` or `oxford_pet`."""
+    """What reads its raw files: `rle_csv`, `npz_labels`, `arrays` or `oxford_pet`."""
     input: str | None = None
     """The folder in input/; default: the name, or where there is none of that name, `kaggle`."""
     classes: list[str] = Field(min_length=1)
@@ -315,19 +318,53 @@ class RleCsv(Competition):
     train: Subset
     test: Subset
     columns: Columns = Columns()
-    channels: Literal[1, 3, 4] | None = None
-    """4 keeps the fourth channel, which is otherwise taken for transparency and left out."""
+    channels: Annotated[int, Field(ge=1, le=MOST_CHANNELS)] | ChannelSettings | None = None
+    """How many channels images have, up to 32, or what they are made of: several files, neighbouring slices, some
+    channels of each. 4 keeps the fourth channel, which is otherwise taken for transparency and left out."""
+    volumes: VolumeSettings | None = None
+    """`images` (and mask files) are volumes of slices, each of which is an image; `{}` takes the defaults. The volume
+    is the group then, unless `group` says otherwise."""
+    windows: WindowSettings | None = None
+    """Images are cut into windows; `{}` takes the defaults. The image is the group then, unless `group` says
+    otherwise."""
     orientation: Orientation = "upright"
     """`upright` follows the EXIF orientation of images and mask images, as viewers do; `stored` leaves their pixels as
     they are stored, for masks that were drawn on those."""
     value_range: tuple[float, float] | None = None
     """The lowest and the highest value that images may hold, e.g. [0, 4095] of 12-bit pixels in 16-bit files; they are
-    scaled to the whole range of uint16 (of uint8, where files are that), and what lies outside is clipped. null: images
-    are uint8 or uint16 and use their range."""
+    scaled to the whole range of uint16 (of uint8, where files are that; to float16 from 0 to 1, where they are floats),
+    and what lies outside is clipped. null: images are uint8 or uint16 and use their range; of DICOM files, the window
+    that they name."""
     ignore_value: Value | None = None
     """What mask images write for pixels that count in no loss and no score."""
 
     _range_ascends = field_validator("value_range")(_ascending)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _group_of_parts(cls, data: Any) -> Any:
+        """Slices of one volume and windows of one image are of one group, where nothing else is said."""
+        parts = data.get("volumes") is not None or data.get("windows") is not None
+        return {**data, "group": WHOLE} if parts and "group" not in data else data
+
+    @model_validator(mode="after")
+    def _parts_are_possible(self) -> "RleCsv":
+        made = self.channels if isinstance(self.channels, ChannelSettings) else ChannelSettings()
+        for name in ("train", "test"):
+            subset: Subset | None = getattr(self, name)
+            if subset is not None and bool(made.bands) != ("{band}" in subset.images):
+                raise ValueError(
+                    f"{name}.images is {subset.images}, and channels.bands is {made.bands}: `{{band}}` is where the "
+                    "name of a band stands, and `channels: {bands: […]}` names them"
+                )
+        if self.windows is not None:
+            if self.volumes is not None or made.slices != [0] or made.first:
+                raise ValueError("windows cannot be cut of volumes, neighbouring slices, or arrays with channels first")
+            if self.shape is not None:
+                raise ValueError("shape would be that of windows, where images are cut into such: leave `shape` out")
+            if self.submission.format == "labels" or self.submission.row == "instance":
+                raise ValueError("windows are joined to one mask per image and class; `submission` asks for others")
+        return self
 
     @model_validator(mode="after")
     def _masks_say_enough(self) -> "RleCsv":
@@ -366,6 +403,19 @@ class RleCsv(Competition):
         return self
 
     @property
+    def images_are_files(self) -> bool:
+        """Whether every image is one whole file."""
+        made = self.channels if isinstance(self.channels, ChannelSettings) else ChannelSettings()
+        return self.volumes is None and self.windows is None and not made.bands and made.slices == [0]
+
+    @property
+    def remark(self) -> str:
+        """As for every competition; and that windows are scored one by one, as images are."""
+        by_window = self.windows is not None and METRICS[self.metric] == "masks"
+        said = ["windows of large images scored as images"] if by_window else []
+        return ", ".join([*said, *([super().remark] if super().remark else [])])
+
+    @property
     def images_together(self) -> bool:
         """Whether only the tables tell training and test images apart."""
         return self.train.images == self.test.images
@@ -378,7 +428,12 @@ class RleCsv(Competition):
     @property
     def reading(self) -> dict[str, Any]:
         """As for every competition."""
-        return {"channels": self.channels, "orientation": self.orientation, "value_range": self.value_range}
+        made = self.channels if isinstance(self.channels, ChannelSettings) else ChannelSettings()
+        found: dict[str, Any] = {"channels": self.channels if isinstance(self.channels, int) else None}
+        found |= {"orientation": self.orientation, "value_range": self.value_range}
+        return (
+            found | ({"pick": tuple(made.pick)} if made.pick else {}) | ({"channels_first": True} if made.first else {})
+        )
 
 
 class NpzLabels(Competition):
@@ -402,6 +457,74 @@ class NpzLabels(Competition):
     def reading(self) -> dict[str, Any]:
         """As for every competition."""
         return {"orientation": "stored", "value_range": self.value_range}
+
+
+class ArrayFiles(Settings):
+    """The files of the training or the test set, relative to the competition's input folder."""
+
+    images: str
+    """An .npy (N, rows, columns) or (N, rows, columns, channels), or an array of an .npz, e.g. `data.npz:X_train`. The
+    id of an image is its row number."""
+    masks: str | None = None
+    """The same of masks: (N, rows, columns) of class numbers, or with one plane per class as the last axis."""
+    table: str | None = None
+    """A CSV with a row per image, in their order, for further columns (to group or stratify by)."""
+    evaluate: bool = False
+    """Of the test set: score the final masks against its `masks`."""
+
+    @property
+    def mask_files(self) -> str | None:
+        """None: masks are no image files."""
+        return None
+
+
+class Arrays(Competition):
+    """Stacked arrays: X_train.npy, y_train.npy, X_test.npy."""
+
+    reader: Literal["arrays"] = "arrays"
+    train: ArrayFiles
+    test: ArrayFiles
+    channels: Annotated[int, Field(ge=1, le=MOST_CHANNELS)] | None = None
+    """How many channels images have, up to 32."""
+    channels_first: bool = False
+    """Whether images are channels × rows × columns."""
+    value_range: tuple[float, float] | None = None
+    """The lowest and the highest value that images may hold; they are scaled as in image files. null: images are uint8
+    or uint16 and use their range."""
+    ignore_value: int | None = None
+    """What masks hold for pixels that count in no loss and no score."""
+
+    _range_ascends = field_validator("value_range")(_ascending)
+
+    @model_validator(mode="after")
+    def _masks_are_known(self) -> "Arrays":
+        if self.train.masks is None:
+            raise ValueError("train.masks is missing; name the array of masks")
+        if self.train.images == self.test.images:
+            raise ValueError(
+                f"train.images and test.images are both {self.test.images}; name the array of the test set"
+            )
+        if self.train.evaluate or (self.test.evaluate and self.test.masks is None):
+            raise ValueError("evaluate is for the test set, and needs test.masks")
+        if strange := [value for value in self.class_values if not isinstance(value, int)]:
+            raise ValueError(
+                f"the value {strange[0]!r} of a class is no whole number: give `classes: {{name: number}}`"
+            )
+        return self
+
+    @property
+    def class_values(self) -> list[Any]:
+        """What masks of one plane hold for each class."""
+        if self.values is not None:
+            return list(self.values)
+        first = 0 if self.kind == "multiclass" else 1
+        return list(range(first, first + len(self.classes)))
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """As for every competition."""
+        found: dict[str, Any] = {"channels": self.channels, "orientation": "stored", "value_range": self.value_range}
+        return found | ({"channels_first": True} if self.channels_first else {})
 
 
 class PetTest(Settings):
@@ -433,7 +556,12 @@ class OxfordPet(Competition):
         return f"border: {self.border}"
 
 
-LAYOUTS: dict[str, type[Competition]] = {"rle_csv": RleCsv, "npz_labels": NpzLabels, "oxford_pet": OxfordPet}
+LAYOUTS: dict[str, type[Competition]] = {
+    "rle_csv": RleCsv,
+    "npz_labels": NpzLabels,
+    "arrays": Arrays,
+    "oxford_pet": OxfordPet,
+}
 
 
 def load_competition(name: str) -> Competition:

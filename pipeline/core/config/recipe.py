@@ -29,7 +29,8 @@ class ImageSettings(Settings):
     """pad: the border mirrors the image, or is black and belongs to no loss."""
     position: Literal["fixed", "random"] = "fixed"
     """pad: the image in the middle, or, in training, anywhere."""
-    channels: Literal[1, 3, 4] = 1
+    channels: int = Field(1, ge=1, le=32)
+    """1 (grey), 3 (RGB), or as many as the competition's images have."""
     preprocess: list[dict[str, dict[str, Any]]] = []
     """albumentations transforms that every image goes through, in training and prediction, e.g. CLAHE or Bilateral."""
     normalize: Literal["imagenet", "unit", "dataset", "image", "encoder"] | None = None

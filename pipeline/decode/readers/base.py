@@ -9,7 +9,7 @@ image as it is. The training images can be listed without a test image, and the 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -18,6 +18,7 @@ from pipeline.core.config.competition import Orientation
 from pipeline.decode.readers import remarks
 from pipeline.decode.readers.files import read_image
 from pipeline.decode.readers.names import as_on_disk
+from pipeline.masks.windows import Box
 
 SubsetName = Literal["train", "test"]
 SUBSETS: tuple[SubsetName, ...] = ("train", "test")
@@ -44,12 +45,14 @@ class Item:
     path: str
     """Its file, relative to the competition's folder."""
     read_image: Callable[[], np.ndarray]
-    """Gives (H, W, C) uint8 or uint16."""
+    """Gives (H, W, C) uint8, uint16 or float16."""
     read_masks: Callable[[tuple[int, int]], Masks] | None = None
     """Gives the masks of an image of this height and width; raises MaskFault. None: no truth is known."""
     group: str | None = None
     extra: dict[str, str] = field(default_factory=dict)
     """The raw table's other columns."""
+    place: dict[str, str] = field(default_factory=dict)
+    """Further columns `of_…` of its row: where in its files it lies; see sources.py."""
 
 
 class MaskFault(ValueError):
@@ -102,15 +105,28 @@ def repeated_ids(items: list[Item], faults: list[Fault], together: bool) -> list
     return [Fault(item.path, None, f"test image {item.image_id} is a training image too") for item in both]
 
 
-def read_mask(folder: Path, file: str, shape: tuple[int, int], orientation: Orientation = "upright") -> np.ndarray:
-    """Returns a mask image (h, w, C) uint8 or uint16 of the size of its image.
+class Part(NamedTuple):
+    """Which part of a mask file is the mask of an image."""
+
+    slice_number: int | None = None
+    axis: int | None = None
+    box: Box | None = None
+
+
+WHOLE = Part()
+
+
+def read_mask(
+    folder: Path, file: str, shape: tuple[int, int], orientation: Orientation = "upright", part: Part = WHOLE
+) -> np.ndarray:
+    """Returns a mask image (h, w, C) uint8 or uint16 of the size of its image, or part of one.
 
     Raises:
         MaskFault: it cannot be read, has several frames or another size, or lies in the alpha channel.
     """
     try:
         path = as_on_disk(folder, file)
-        mask = read_image(path, orientation=orientation, as_mask=True)
+        mask = read_image(path, orientation=orientation, as_mask=True, **part._asdict())
     except ValueError as error:
         raise MaskFault(file, None, f"mask {error}") from None
     if remarks.has("frames", path):

@@ -14,6 +14,7 @@ from pipeline.decode.readers.columns import class_numbers
 from pipeline.decode.readers.names import (
     ImageFiles,
     as_on_disk,
+    ending_of,
     fixed_part,
     image_files_under,
     pattern_expression,
@@ -118,7 +119,7 @@ def _key_of(
 
 def _name(path: Path, folder: Path) -> str:
     """The path of a file, without its ending, as patterns write it."""
-    return normal_form(path.relative_to(folder).as_posix().removesuffix(path.suffix))
+    return normal_form(path.relative_to(folder).as_posix().removesuffix(ending_of(path.name)))
 
 
 def _rank(path: Path, ending: str) -> tuple[bool, bool, str]:
@@ -134,7 +135,7 @@ def told_of_files(
     """Returns what a person should know of files that the patterns do not name: how many are read, and how many not."""
     settings: Subset = getattr(competition, subset)
     ending = split_ending(settings.images)[1]
-    otherwise = [path for path in files.paths.values() if ending and not same_format(path.suffix, ending)]
+    otherwise = [path for path in files.paths.values() if ending and not same_format(ending_of(path.name), ending)]
     texts = []
     if otherwise:
         text = f"{WORDS[subset]} image{'s end' if len(otherwise) > 1 else ' ends'} otherwise than `{settings.images}`"
@@ -164,7 +165,7 @@ def _unused(competition: RleCsv, settings: Subset, folder: Path, files: ImageFil
     patterns = [competition.train.mask_files, competition.test.mask_files, other.images]
     elsewhere = [pattern_expression(split_ending(normal_form(one))[0]) for one in patterns if one]
     used = {*files.paths.values(), *(path for _, path in files.further)}
-    used |= {path for paths in masks.by_key.values() for path in paths}
+    used |= {path for paths in masks.by_key.values() for path in paths} | files.bands
     kept = []
     for path in dict.fromkeys(candidates):
         excluded = any(fnmatch(path.name, one) for one in settings.exclude)

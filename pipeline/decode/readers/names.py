@@ -26,6 +26,8 @@ class ImageFiles:
     """Files of an id that has one already."""
     others: dict[str, Path] = field(default_factory=dict)
     """By an id that has no file yet; `has` takes them in."""
+    bands: set[Path] = field(default_factory=set)
+    """Further files of images that are made of several."""
 
     @property
     def all_ids(self) -> set[str]:
@@ -66,11 +68,12 @@ def find_images(pattern: str, folder: Path, exclude: list[str]) -> ImageFiles:
         if path.name.startswith(".") or any(fnmatch(path.name, other) for other in exclude):
             continue
         name = normal_form(path.relative_to(folder).as_posix())
-        match = expression.fullmatch(name[: -len(path.suffix)] if ending and path.suffix else name)
-        if match is None or (ending and path.suffix.lower() not in SUFFIXES):
+        suffix = ending_of(path.name)
+        match = expression.fullmatch(name[: -len(suffix)] if ending and suffix else name)
+        if match is None or (ending and suffix.lower() not in SUFFIXES):
             continue
         image_id = match["id"]
-        if ending and not (path.suffix == ending or same_format(path.suffix, ending)):
+        if ending and not (suffix == ending or same_format(suffix, ending)):
             later.append((image_id, path))
         elif found.paths.setdefault(image_id, path) != path:
             found.further.append((image_id, path))
@@ -82,9 +85,14 @@ def find_images(pattern: str, folder: Path, exclude: list[str]) -> ImageFiles:
 
 def split_ending(pattern: str) -> tuple[str, str]:
     """Returns a pattern without its ending, and the ending of an image or `.*`; "" where it ends otherwise."""
-    suffix = Path(pattern).suffix
+    suffix = ending_of(pattern)
     known = suffix.lower() in SUFFIXES or suffix == ".*"
     return (pattern.removesuffix(suffix), suffix) if known else (pattern, "")
+
+
+def ending_of(name: str) -> str:
+    """Returns the ending of a file's name; `.nii.gz` is one."""
+    return name[-len(".nii.gz") :] if name.lower().endswith(".nii.gz") else Path(name).suffix
 
 
 def same_format(suffix: str, other: str) -> bool:

@@ -3,9 +3,14 @@
 from types import ModuleType
 
 from pipeline.core.config.competition import Competition
-from pipeline.decode.readers import npz_labels, oxford_pet, rle_csv
+from pipeline.decode.readers import arrays, npz_labels, oxford_pet, rle_csv
 
-READERS: dict[str, ModuleType] = {"rle_csv": rle_csv, "npz_labels": npz_labels, "oxford_pet": oxford_pet}
+READERS: dict[str, ModuleType] = {
+    "rle_csv": rle_csv,
+    "npz_labels": npz_labels,
+    "arrays": arrays,
+    "oxford_pet": oxford_pet,
+}
 
 
 def reader_of(competition: Competition) -> ModuleType:

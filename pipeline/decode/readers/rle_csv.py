@@ -12,13 +12,15 @@ from pipeline.core.config.competition import RleCsv, Subset
 from pipeline.core.errors import PipelineError
 from pipeline.core.tables import read_header
 from pipeline.core.version import program
-from pipeline.decode.readers.base import SUBSETS, Fault, Item, Listing, SubsetName, listed, repeated_ids
+from pipeline.decode.readers.base import SUBSETS, Fault, Item, Listing, Masks, Part, SubsetName, listed, repeated_ids
 from pipeline.decode.readers.columns import group_of, is_missing, own_group
-from pipeline.decode.readers.files import natural, packed, read_image
+from pipeline.decode.readers.files import natural, packed
 from pipeline.decode.readers.mask_files import MaskFiles, find_mask_files, mask_key, told_of_files
 from pipeline.decode.readers.names import as_on_disk, find_images, fixed_part
 from pipeline.decode.readers.rows import Rows, further_columns, read_rows, sample_ids
+from pipeline.decode.readers.sources import Source, Sources, read_source, source_of
 from pipeline.decode.readers.true_masks import masks_reader
+from pipeline.masks.geometry import IGNORE
 
 ROWS_SHOWN = 20
 """Rows without a group that a message names."""
@@ -59,15 +61,21 @@ def raw_files(competition: RleCsv, folder: Path, subset: SubsetName) -> tuple[Pa
 
 def opener(competition: RleCsv, folder: Path) -> Callable[[Any], np.ndarray]:
     """Returns a function from a row of images.parquet to its image (H, W, C)."""
-    return lambda row: read_image(folder / row["path"], **competition.reading)
+    return lambda row: read_source(source_of(row), folder, competition)
 
 
 def _subset_items(competition: RleCsv, subset: SubsetName, folder: Path) -> Listing:
     settings: Subset = getattr(competition, subset)
-    files = find_images(settings.images, folder, settings.exclude)
+    sources = Sources(competition, settings, folder)
+    files = find_images(settings.images.replace("{band}", [*sources.channels.bands, ""][0]), folder, settings.exclude)
+    if sources.channels.bands:
+        files.bands = {band for path in files.paths.values() for band in sources.bands(path)}
     table = None if settings.mask_files else settings.masks
-    known, faults = read_rows(competition, subset, folder / table, files) if table else ({}, [])
     masks = find_mask_files(competition, settings, folder, files) if settings.mask_files else MaskFiles()
+    unreadable = sources.expand(files)  # after mask files, which go by the names of volumes
+    known, faults = read_rows(competition, subset, folder / table, files) if table else ({}, [])
+    faults += unreadable
+    named = known.keys() if table else masks.names()
     for image_id, double in files.further:
         first, droppable = files.paths[image_id].relative_to(folder).as_posix(), image_id if subset == "train" else None
         text = f"image {image_id} is {first} already: an id has one image"
@@ -86,39 +94,75 @@ def _subset_items(competition: RleCsv, subset: SubsetName, folder: Path) -> List
     extras = further_columns(settings, folder, files.paths)
     group_file = _file_with(competition.group, settings, known, extras) if subset == "train" else None
     groupless: list[tuple[str, int | None]] = []
-    items = []
+    items, without = [], 0
     for image_id in wanted:
         if image_id in files.paths:
             file = files.paths[image_id]
             rows, path = known.get(image_id, Rows()), file.relative_to(folder).as_posix()
             further_row, values = extras.get(image_id, (None, {}))
-            extra = {**rows.extra, **values}
-            read = partial(read_image, file, **competition.reading)
-            read_masks = masks_reader(competition, settings, folder, image_id, masks, rows)
+            extra = {**rows.extra, **values, **sources.extra(image_id)}
             if group_file and is_missing(extra.get(competition.group or "", "")):
                 group: str | None = own_group(image_id)
                 groupless.append((image_id, further_row if group_file == settings.table else rows.row))
             else:
                 group = group_of(competition, image_id, extra) if subset == "train" else None
-            items.append(Item(image_id, subset, path, read, read_masks, group, extra))
+            without += (image_id if table else mask_key(settings, sources.mask_name(image_id))) not in named
+            try:
+                parts = list(sources.parts(image_id, file))
+            except ValueError as error:
+                if tolerant:
+                    items.append(Item(image_id, subset, path, partial(_unreadable, str(error))))
+                    continue
+                faults.append(Fault(path, None, str(error), image_id if subset == "train" else None))
+                continue
+            for part_id, source in parts:
+                read = partial(read_source, source, folder, competition)
+                read_masks = _masks_reader(competition, settings, folder, (image_id, source), sources, masks, rows)
+                items.append(Item(part_id, subset, path, read, read_masks, group, extra, source.columns()))
         elif tolerant:
             path = settings.images.replace("{id}", image_id)
-            items.append(Item(image_id, subset, path, partial(_no_such_file, settings.images)))
+            items.append(Item(image_id, subset, path, partial(_unreadable, f"no file fits {settings.images}")))
     faults += _without_group(competition, group_file or "", groupless)
-    named = known.keys() if table else masks.names()
-    without = [item for item in items if mask_key(settings, item.image_id) not in named]
-    texts = told_of_files(competition, subset, folder, files, masks)
+    texts = told_of_files(competition, subset, folder, sources.found if competition.volumes else files, masks)
     if subset == "train" and without and competition.columns.absent == "empty":
         what = f"row in {table}" if table else "mask file"
-        texts.append(f"{len(without)} of {len(items)} training images have no {what} and count as without a mask")
+        texts.append(f"{without} of {len(wanted)} training images have no {what} and count as without a mask")
     if tolerant:
         texts += [str(fault) for fault in faults[:FAULTS_TOLD]]
         faults = []
     return Listing(items, faults, texts)
 
 
-def _no_such_file(pattern: str) -> np.ndarray:
-    raise ValueError(f"no file fits {pattern}")
+def _unreadable(why: str) -> np.ndarray:
+    raise ValueError(why)
+
+
+def _masks_reader(
+    competition: RleCsv,
+    settings: Subset,
+    folder: Path,
+    image: tuple[str, Source],
+    sources: Sources,
+    masks: MaskFiles,
+    rows: Rows,
+) -> Callable[[tuple[int, int]], Masks] | None:
+    """What reads the masks of an image, or of a window of it: pixels that belong to another window are ignored."""
+    image_id, source = image
+    name = sources.mask_name(image_id) if settings.mask_files else image_id
+    axis = competition.volumes.axis if competition.volumes else None
+    part, size = Part(sources.mask_slice(image_id), axis, source.box), source.size if source.box else None
+    read = masks_reader(competition, settings, folder, name, masks, rows, part, size)
+    return read if read is None or source.box is None else partial(_of_core, read, source)
+
+
+def _of_core(read: Callable[[tuple[int, int]], Masks], source: Source, shape: tuple[int, int]) -> Masks:
+    masks = read(shape)
+    assert source.box and source.core
+    planes, (top, left, *_), (first, begin, last, end) = masks.planes.copy(), source.box, source.core
+    outside = np.ones(shape, bool)
+    outside[first - top : last - top, begin - left : end - left] = False
+    planes[:, outside] = IGNORE
+    return Masks(planes)
 
 
 def _file_with(

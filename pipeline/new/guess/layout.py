@@ -167,8 +167,8 @@ def _images_in_folders(folder: Path, title: str) -> Draft:
 
 def _value_range(images: Files) -> list[Guess]:
     """The range of values, where images use a small part of what their files could hold."""
-    lows: list[int] = []
-    highs: list[int] = []
+    lows: list[float] = []
+    highs: list[float] = []
     types: set[np.dtype] = set()
     for path in evenly(images.paths.values(), 50):
         try:

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from pipeline.core.config.competition import Kind
 from pipeline.masks.geometry import IGNORE, with_border
+from pipeline.masks.pixels import loaded
 from pipeline.masks.scale import Scale
 from pipeline.networks.loader import make_loader, to_tensor
 from pipeline.networks.transforms import Preprocess
@@ -28,7 +29,7 @@ class Batch(NamedTuple):
     """Training images with what they learn."""
 
     pixels: torch.Tensor
-    """(N, C, H, W) uint8, or int32 where the pixel arrays are uint16."""
+    """(N, C, H, W) uint8, int32 where the pixel arrays are uint16, or float32 where they are float16."""
     masks: torch.Tensor
     """(N, classes, H, W) uint8 or float32."""
     rows: torch.Tensor
@@ -165,9 +166,9 @@ class TrainDataset(Dataset):
         source, number = (self.images, row) if row >= 0 else (self.test_images, -1 - row)
         assert source is not None
         if self.preprocess:  # what it makes of a pixel may depend on the whole image
-            image = self.preprocess(np.array(source[number]))[part]
+            image = self.preprocess(loaded(source[number]))[part]
         else:  # cut before it is copied, so that of a large image only the crop is read from disk
-            image = np.array(source[(number, *part)])
+            image = loaded(source[(number, *part)])
         masks = self._masks(row, *part) if row >= 0 or not self.pseudo else self.pseudo.masks(number, part)
         if self.placing and row >= 0:
             image, masks = self.placing.move(image, masks, row, derive_seed(*draw, 6))

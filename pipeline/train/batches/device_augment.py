@@ -78,7 +78,7 @@ class DeviceAugmentation:
         """Returns a batch's pixels and masks, same shapes and dtypes, transformed by the draws that belong to `seed`.
 
         Args:
-            pixels: (N, C, H, W) uint8, or int32 that holds uint16.
+            pixels: (N, C, H, W) uint8, int32 that holds uint16, or float32 from 0 to 1.
             masks: (N, classes, H, W) uint8 or float32 on the same device, 255 for ignored pixels.
             seed: decides all draws; those of the images follow one another.
         """
@@ -167,7 +167,9 @@ def _warp(transform: Any, draws: Draws, pixels: Tensor, masks: Tensor, generator
     border, mode = transform.border_mode, INTERPOLATIONS[transform.interpolation]
     grid = _grid(_sent(inverse, pixels), pixels.shape[2:], border == cv2.BORDER_REFLECT_101)
     changed = _sample(pixels, grid, mode, border, transform.fill)
-    return _whole(changed.round(), pixels), _sample(masks, grid, "nearest", border, transform.fill_mask).to(masks.dtype)
+    return _whole(_rounded(changed, pixels), pixels), _sample(masks, grid, "nearest", border, transform.fill_mask).to(
+        masks.dtype
+    )
 
 
 def _change_contrast(transform: Any, draws: Draws, pixels: Tensor, masks: Tensor, generator: torch.Generator) -> Moved:
@@ -289,11 +291,15 @@ def _column(draws: Draws, name: str, like: Tensor) -> Tensor:
 
 
 def _largest(pixels: Tensor) -> int:
-    return 255 if pixels.dtype == torch.uint8 else 65535
+    return 1 if pixels.is_floating_point() else 255 if pixels.dtype == torch.uint8 else 65535
+
+
+def _rounded(values: Tensor, like: Tensor) -> Tensor:
+    return values if like.is_floating_point() else values.round()
 
 
 def _whole(values: Tensor, like: Tensor) -> Tensor:
-    """Values cut to the range and to whole numbers, as albumentations does it."""
+    """Values cut to the range, and to whole numbers where pixels are such, as albumentations does it."""
     return values.clamp(0, _largest(like)).to(like.dtype)
 
 

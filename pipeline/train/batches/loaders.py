@@ -10,6 +10,7 @@ from pipeline.core import other_runs
 from pipeline.core.errors import PipelineError
 from pipeline.core.run import Member, Run
 from pipeline.masks.geometry import box_of, geometry_of
+from pipeline.masks.pixels import loaded
 from pipeline.masks.scale import scale_of
 from pipeline.networks import loader
 from pipeline.networks.device import Compute
@@ -62,9 +63,9 @@ def loaders(
     )  # fmt: skip
     first = int(chosen.train[0])
     part = (slice(image.size[0]), slice(image.size[1]))
-    one = np.array(train.images[(first, *part)])
+    one = loaded(train.images[(first, *part)])
     if preprocess:
-        preprocess.check(np.array(train.images[first]))
+        preprocess.check(loaded(train.images[first]))
     augmentation.check(one, np.array(train.masks[(first, slice(None), *part)]))
     sampler = _sampler(run, train, images, presence)
     training = train_loader(train, settings.batch_size, workers, sampler, rank, devices)
@@ -158,7 +159,7 @@ def statistics(dataset: Any) -> tuple[list[float], list[float]]:
     rows = dataset.rows[np.linspace(0, len(dataset.rows) - 1, min(STATISTICS_FROM, len(dataset.rows))).astype(int)]
     count, total, squares = 0, np.zeros(()), np.zeros(())
     for row in rows:
-        image = np.array(dataset.images[row])
+        image = loaded(dataset.images[row])
         image = dataset.preprocess(image) if dataset.preprocess else image
         pixels = image.reshape(-1, image.shape[2]).astype(np.float64)
         count, total, squares = count + len(pixels), total + pixels.sum(0), squares + (pixels**2).sum(0)

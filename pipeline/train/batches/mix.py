@@ -55,7 +55,8 @@ def mixup(
     of class maps no mean can be made.
     """
     weight = random.beta(alpha, alpha)
-    mean = np.rint(weight * image + (1 - weight) * other).astype(image.dtype)
+    mean = weight * image + (1 - weight) * other
+    mean = (mean if image.dtype.kind == "f" else np.rint(mean)).astype(image.dtype)
     mean_masks = (weight * masks + (1 - weight) * other_masks).astype(np.float32)
     mean_masks[(masks == IGNORE) | (other_masks == IGNORE)] = IGNORE
     return mean, mean_masks

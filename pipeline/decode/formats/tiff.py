@@ -1,7 +1,9 @@
-"""TIFF files as a viewer shows them: colour spaces, axes and pages. docs/decode.md has the table of what is read."""
+"""TIFF files as a viewer shows them: colour spaces, axes, pages, and windows of large ones.
+
+docs/decode.md has the table of what is read.
+"""
 
 import io
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,17 @@ import tifffile
 from PIL import Image, ImageOps
 from PIL.TiffImagePlugin import TiffImageFile
 
+from pipeline.decode.formats.base import (
+    OtherKind,
+    Refused,
+    Size,
+    Stored,
+    Wanted,
+    along_axis,
+    size_along,
+)
 from pipeline.decode.readers import remarks
+from pipeline.masks.windows import Box
 
 MINISWHITE, MINISBLACK, RGB, PALETTE, SEPARATED, YCBCR = 0, 1, 2, 3, 5, 6
 """Values of the tag PhotometricInterpretation."""
@@ -29,58 +41,185 @@ _HEADS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 """First bytes of TIFF and BigTIFF."""
 
 
-def is_tiff(head: bytes) -> bool:
+SUFFIXES = (".tif", ".tiff")
+LARGEST_SEGMENT = 2**28
+"""Values of a compressed strip or tile, which is decoded as a whole."""
+
+
+def starts(head: bytes) -> bool:
     """Returns whether a file that starts with these bytes is a TIFF, whatever its name."""
     return head.startswith(_HEADS)
 
 
-def read_tiff(path: Path, check_size: Callable[[tuple[int, ...]], None], alpha: bool = False) -> tuple[np.ndarray, int]:
-    """Returns the one picture of a TIFF, (H, W) or (H, W, C), in the order in which it is stored, and its orientation.
+def read(path: Path, wanted: Wanted) -> Stored:
+    """Returns the one picture of a TIFF, or one of its pages where a slice is wanted, in the order in which it is
+    stored, (H, W) or (H, W, C).
 
-    Args:
-        path: the file.
-        check_size: raises ValueError for a shape that is too large.
-        alpha: whether grey with transparency comes as (H, W, 4) instead of (H, W).
+    Of a box, the strips or tiles that it touches are read alone.
 
     Raises:
-        NoTiff: the file does not start as a TIFF does.
+        OtherKind: the file does not start as a TIFF does.
         ValueError: one sentence, when the file is damaged, too large, of several pictures, or of another colour space.
     """
     try:
         with tifffile.TiffFile(path) as file:
+            if wanted.slice is not None:
+                return _slice_of(file, path, wanted)
             series = _picture(file)
-            check_size(tuple(sorted(series.shape)[-2:]))
+            if wanted.box is None:
+                wanted.check_size(tuple(sorted(series.shape)[-2:]))
             page = series.keyframe
             tag = page.tags.get(_ORIENTATION)
+            orientation = int(tag.value) if tag is not None else 1
             axes = _checked_axes(file, series)
             _check_colours(page)
             through_pillow = _needs_pillow(page)
+            if wanted.box is not None:
+                _check_parts(page, orientation, through_pillow)
+                return Stored(_shown(_part(page, wanted.box), page, path, wanted.alpha), cut=True)
             image = np.zeros(0, np.uint8) if through_pillow else series.asarray()
     except Refused:
         raise
     except Exception as error:  # tifffile and its codecs raise whatever they like on a damaged file
-        kind = NoTiff if _is_something_else(path) else ValueError
+        kind = OtherKind if _is_something_else(path) else ValueError
         raise kind(f"cannot be read, it is damaged or truncated ({type(error).__name__}: {error})") from error
-    orientation = int(tag.value) if tag is not None else 1
     if through_pillow:
-        return _read_with_pillow(path, page), orientation
+        return Stored(_read_with_pillow(path, page), orientation)
     if not image.size:  # what tifffile makes of a header alone
         raise ValueError("cannot be read, it is damaged or truncated: it holds no pixels")
-    return _shown(_rows_columns_channels(image, axes), page, path, alpha), orientation
+    return Stored(_shown(_rows_columns_channels(image, axes), page, path, wanted.alpha), orientation)
 
 
-class Refused(ValueError):
-    """A sound file that is not read; one sentence says why."""
+def measure(path: Path, axis: int | None = None, volume: bool = False) -> Size:
+    """Returns the size of a TIFF, of which the tags alone are read."""
+    try:
+        with tifffile.TiffFile(path) as file:
+            if volume:
+                return _size_of_volume(file, axis)
+            page = _picture(file).keyframe
+            return Size(1, page.imagelength, page.imagewidth)
+    except Refused:
+        raise
+    except Exception as error:
+        raise ValueError(f"cannot be read, it is damaged or truncated ({type(error).__name__}: {error})") from error
 
 
-class NoTiff(ValueError):
-    """A damaged file, or one of another kind: it does not start as a TIFF does."""
+# --- slices ----------------------------------------------------------------------------------------------------------
+
+
+def _size_of_volume(file: tifffile.TiffFile, axis: int | None) -> Size:
+    """The size of the first series as slices along an axis (by default its first), or of as many equal pages."""
+    series = file.series[0]
+    if len(series.shape) > 2 and series.axes[0] not in "YXS":
+        return size_along(series.shape, axis, 0)
+    same = [other for other in file.series if other.shape == series.shape]
+    return Size(len(same), series.keyframe.imagelength, series.keyframe.imagewidth)
+
+
+def _slice_of(file: tifffile.TiffFile, path: Path, wanted: Wanted) -> Stored:
+    """One page, or one slice of the first series along another axis."""
+    series, number = file.series[0], wanted.slice or 0
+    count = _size_of_volume(file, wanted.axis).slices
+    if number >= count:
+        raise Refused(f"holds {count} slices; slice {number} does not exist")
+    page = series.keyframe
+    _check_colours(page)
+    if _needs_pillow(page):
+        raise Refused("holds slices of colours that are not stored as grey or RGB: save them as grey or RGB")
+    if len(series.shape) == 2 or series.axes[0] in "YXS":
+        same = [other for other in file.series if other.shape == series.shape]
+        image, axes = same[number].asarray(), series.axes
+    elif series.dataoffset is not None:  # one block without compression, of which pages are parts
+        dtype: np.dtype = np.dtype(series.dtype)
+        mapped = np.memmap(path, dtype.newbyteorder(file.byteorder), "r", series.dataoffset, series.shape)
+        image, axes = np.array(along_axis(mapped, wanted, 0), dtype), _left(series.axes, wanted.axis)
+    elif not wanted.axis and len(series) == series.shape[0]:
+        image, axes = series.asarray(key=number), series.axes[1:]
+    else:
+        image, axes = along_axis(series.asarray(), wanted, 0), _left(series.axes, wanted.axis)
+    return Stored(_shown(_rows_columns_channels(np.array(image), axes), page, path, wanted.alpha))
+
+
+def _left(axes: str, axis: int | None) -> str:
+    """The axes of one slice: rows and columns first, whatever they were before, then channels."""
+    left = [name for number, name in enumerate(axes) if number != (axis or 0)]
+    return "YX" + "".join(name for name in left[2:])
+
+
+# --- windows ---------------------------------------------------------------------------------------------------------
+
+
+def _check_parts(page: tifffile.TiffPage, orientation: int, through_pillow: bool) -> None:
+    """Raises Refused where parts of a picture cannot be read."""
+    if through_pillow:
+        name = _NAMES.get(page.photometric, "grey")
+        raise Refused(f"is a {name} TIFF, of which windows are not read: save it as RGB")
+    if orientation != 1:
+        raise Refused("is stored turned (EXIF orientation), and windows of it are not read: save it upright")
+    if not page.is_memmappable and int(np.prod(page.chunks)) > LARGEST_SEGMENT:
+        raise Refused(
+            f"holds strips or tiles of {'×'.join(map(str, page.chunks))}, which would be decoded as a whole: save it "
+            "in tiles of 512×512"
+        )
+
+
+def _part(page: tifffile.TiffPage, box: Box) -> np.ndarray:
+    """The pixels of a box, (h, w) or (h, w, C)."""
+    planes = page.planarconfig == _PLANES and page.samplesperpixel > 1
+    samples = page.samplesperpixel
+    if page.is_memmappable:
+        shape = (samples, page.imagelength, page.imagewidth) if planes else (page.imagelength, page.imagewidth, samples)
+        file = page.parent
+        stored = np.dtype(page.dtype).newbyteorder(file.byteorder)
+        mapped = np.memmap(file.filehandle.path, stored, "r", page.dataoffsets[0], shape)
+        top, left, bottom, right = box
+        part = np.moveaxis(mapped[:, top:bottom, left:right], 0, -1) if planes else mapped[top:bottom, left:right]
+        found = np.array(part, page.dtype, order="C")
+    else:
+        found = _decoded_part(page, box, planes)
+    return found[..., 0] if samples == 1 else found
+
+
+def _decoded_part(page: tifffile.TiffPage, box: Box, planes: bool) -> np.ndarray:
+    """The pixels (h, w, C) of a box, from the strips or tiles that it touches."""
+    top, left, bottom, right = box
+    tall, wide = (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, page.imagewidth)
+    across, down = -(-page.imagewidth // wide), -(-page.imagelength // tall)
+    found = np.zeros((bottom - top, right - left, page.samplesperpixel), page.dtype)
+    handle = page.parent.filehandle
+    for plane in range(page.samplesperpixel if planes else 1):
+        target = found[..., plane : plane + 1] if planes else found
+        for row in range(top // tall, (bottom - 1) // tall + 1):
+            for column in range(left // wide, (right - 1) // wide + 1):
+                index = (plane * down + row) * across + column
+                if not page.databytecounts[index]:  # a tile of zeros, which is not stored
+                    continue
+                handle.seek(page.dataoffsets[index])
+                data = handle.read(page.databytecounts[index])
+                segment = page.decode(data, index, jpegtables=page.jpegtables, jpegheader=page.jpegheader)[0]
+                if segment is None:
+                    continue
+                _copy(target, segment[0], (row * tall - top, column * wide - left))
+    return found
+
+
+def _copy(target: np.ndarray, segment: np.ndarray, place: tuple[int, int]) -> None:
+    """Writes the part of a segment (h, w, C) that lies inside into a target (H, W, C); its place may be negative."""
+    (row, column), (height, width) = place, segment.shape[:2]
+    rows = slice(max(row, 0), min(row + height, target.shape[0]))
+    columns = slice(max(column, 0), min(column + width, target.shape[1]))
+    if rows.start < rows.stop and columns.start < columns.stop:
+        inside = segment[rows.start - row : rows.stop - row, columns.start - column : columns.stop - column]
+        target[rows, columns] = inside
+
+
+# --- the picture -----------------------------------------------------------------------------------------------------
 
 
 def _is_something_else(path: Path) -> bool:
     try:
         with path.open("rb") as file:
-            return not is_tiff(file.read(4))
+            return not starts(file.read(4))
     except OSError:
         return False
 

@@ -1,0 +1,136 @@
+"""DICOM files, by pydicom: rescaled to their units, black where a viewer shows black.
+
+Compressed pixels need what pydicom needs for them: Pillow for JPEG and JPEG 2000, python-gdcm for lossless JPEG and the
+rest; both belong to the extra `medical`.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.decode.formats.base import OtherKind, Refused, Size, Stored, Wanted, along_axis, needs_extra
+
+SUFFIXES = (".dcm", ".dicom")
+_RESCALED_BY_SEQUENCE = "ModalityLUTSequence"
+
+
+def starts(head: bytes) -> bool:
+    """Returns whether a file that starts with these bytes is a DICOM file."""
+    return head[128:132] == b"DICM"
+
+
+def read(path: Path, wanted: Wanted) -> Stored:
+    """Returns one picture of a file: in the units of its rescale slope and intercept (Hounsfield units of a CT),
+    colours as RGB, and MONOCHROME1 inverted, so that black is the lowest value.
+
+    Raises:
+        OtherKind: the file is damaged, or no DICOM file.
+        Refused: it holds no pixels, or several frames and no slice is wanted.
+    """
+    data = _open(path)
+    frames, rows, columns = _shape(data)
+    if not rows:
+        raise Refused("is a DICOM file without pixels")
+    if frames > 1 and wanted.slice is None:
+        raise Refused(
+            f"holds {frames} frames; set `volumes: {{}}` in the competition's YAML: every frame is an image then"
+        )
+    wanted.check_size((rows, columns))
+    pixels = _pixels(data)
+    if frames > 1:
+        pixels = along_axis(pixels, wanted, 0)
+    if data.get("SamplesPerPixel", 1) > 1:
+        return Stored(np.ascontiguousarray(pixels))
+    low, high = _limits(data)
+    values, window = _rescaled(data, pixels, low, high), _window(data)
+    if data.get("PhotometricInterpretation") == "MONOCHROME1":
+        black, white = wanted.value_range or window or (low, high)
+        values = _plain(black + white - values.astype(np.float64), black + white - high, black + white - low)
+    return Stored(np.ascontiguousarray(values), value_range=window)
+
+
+def measure(path: Path, axis: int | None = None, volume: bool = False) -> Size:
+    """Returns the size of a file and the spacing that it states."""
+    data = _open(path, header_alone=True)
+    spacing = [data.get("SpacingBetweenSlices") or data.get("SliceThickness") or 0, *(data.get("PixelSpacing") or [])]
+    text = " ".join(f"{float(value):g}" for value in spacing) if len(spacing) == 3 else ""
+    return Size(*_shape(data), spacing=text)
+
+
+def _open(path: Path, header_alone: bool = False) -> Any:
+    try:
+        import pydicom
+    except ImportError as error:
+        raise needs_extra("pydicom", f"{path.name}, a DICOM file,", error) from None
+    try:
+        return pydicom.dcmread(path, stop_before_pixels=header_alone, force=path.suffix.lower() in SUFFIXES)
+    except Exception as error:  # pydicom raises whatever it likes on a damaged file
+        raise OtherKind(f"cannot be read, it is damaged or no DICOM file ({type(error).__name__}: {error})") from error
+
+
+def _shape(data: Any) -> tuple[int, int, int]:
+    return int(data.get("NumberOfFrames") or 1), int(data.get("Rows") or 0), int(data.get("Columns") or 0)
+
+
+def _pixels(data: Any) -> np.ndarray:
+    from pydicom.pixels import convert_color_space
+
+    try:
+        if not hasattr(data.file_meta, "TransferSyntaxUID"):  # a file without its head says nothing of compression
+            from pydicom.uid import ImplicitVRLittleEndian
+
+            data.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+        pixels = data.pixel_array
+        interpretation = str(data.get("PhotometricInterpretation", ""))
+        if interpretation == "PALETTE COLOR":
+            from pydicom.pixels import apply_color_lut
+
+            return np.asarray(apply_color_lut(pixels, data))
+        if interpretation.startswith("YBR") and data.file_meta.TransferSyntaxUID.is_compressed is False:
+            pixels = convert_color_space(pixels, interpretation, "RGB")
+    except Exception as error:
+        missing = "handlers" in str(error) or "plugin" in str(error) or "missing dependencies" in str(error)
+        if missing:
+            name = getattr(data.file_meta.TransferSyntaxUID, "name", "compressed")
+            raise Refused(f"holds {name} pixels, which need a package more: pip install '.[medical]'") from None
+        raise ValueError(f"cannot be read, it is damaged or truncated ({type(error).__name__}: {error})") from error
+    return np.asarray(pixels)
+
+
+def _rescaled(data: Any, pixels: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Pixels in the units of the file."""
+    from pydicom.pixels import apply_modality_lut
+
+    if data.get("RescaleSlope") is None and _RESCALED_BY_SEQUENCE not in data:
+        return pixels
+    return _plain(np.asarray(apply_modality_lut(pixels, data)), low, high)
+
+
+def _plain(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Values as whole numbers where they can be nothing else: of a type that all files of these limits share."""
+    if low % 1 or high % 1 or (values % 1).any():
+        return values.astype(np.float32)
+    unsigned = np.uint8 if high <= 255 else np.uint16
+    return values.astype(unsigned if low >= 0 and high <= 65535 else np.int32)
+
+
+def _limits(data: Any) -> tuple[float, float]:
+    """The lowest and the highest value that the file could hold, in its units."""
+    bits = int(data.get("BitsStored") or 8)
+    signed = bool(data.get("PixelRepresentation"))
+    low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
+    slope, intercept = float(data.get("RescaleSlope") or 1), float(data.get("RescaleIntercept") or 0)
+    first, second = sorted((low * slope + intercept, high * slope + intercept))
+    return first, second
+
+
+def _window(data: Any) -> tuple[float, float] | None:
+    """The first window of the file, as the values that are black and white; None where it has none."""
+    centre, width = data.get("WindowCenter"), data.get("WindowWidth")
+    first = [value[0] if hasattr(value, "__len__") and not isinstance(value, str) else value
+             for value in (centre, width) if value is not None and value != ""]  # fmt: skip
+    if len(first) < 2 or float(first[1]) <= 1:
+        return None
+    middle, half = float(first[0]), float(first[1]) / 2  # by the standard, C.11.2.1.2
+    return middle - half, middle + half - 1

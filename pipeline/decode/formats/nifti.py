@@ -1,0 +1,66 @@
+"""NIfTI volumes (.nii, .nii.gz), by nibabel: of one that is not compressed, the wanted slice alone is read."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.decode.formats.base import OtherKind, Refused, Size, Stored, Wanted, along_axis, needs_extra, size_along
+
+SUFFIXES = (".nii", ".nii.gz")
+
+
+def starts(head: bytes) -> bool:
+    """Returns False: what starts a NIfTI, or a gzip file, starts others too; their names tell."""
+    return False
+
+
+def read(path: Path, wanted: Wanted) -> Stored:
+    """Returns one slice of a volume, in the axes of the array as nibabel gives them: rows are the first of the two that
+    are left. Values are scaled as the header says.
+
+    Raises:
+        OtherKind: the file is damaged, or no NIfTI.
+        Refused: it holds several pictures and no slice is wanted.
+    """
+    image = _open(path)
+    try:
+        proxy: Any = image.dataobj
+        if wanted.slice is None:
+            array = np.squeeze(np.asanyarray(proxy))
+            if array.ndim != 2:
+                raise Refused(
+                    f"is a volume of {'×'.join(map(str, array.shape))}; set `volumes: {{}}` in the competition's YAML: "
+                    "every slice is an image then"
+                )
+        else:
+            axis = 2 if wanted.axis is None else wanted.axis
+            along_axis(np.broadcast_to(np.uint8(0), proxy.shape), wanted, 2)  # whether there is such a slice
+            array = np.asanyarray(proxy[(slice(None),) * axis + (wanted.slice,)])
+            array = array.reshape([length for number, length in enumerate(array.shape) if number < 2 or length > 1])
+    except (Refused, MemoryError):
+        raise
+    except Exception as error:  # nibabel, gzip and zlib raise whatever they like on a damaged file
+        raise ValueError(f"cannot be read, it is damaged or truncated ({type(error).__name__}: {error})") from error
+    return Stored(np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("=")))
+
+
+def measure(path: Path, axis: int | None = None, volume: bool = False) -> Size:
+    """Returns the size of a volume and the spacing that its header states."""
+    image = _open(path)
+    header: Any = image.header
+    zooms = [float(value) for value in header.get_zooms()[:3]]
+    axis = 2 if axis is None else axis
+    ordered = [zooms[axis], *(value for number, value in enumerate(zooms) if number != axis)] if len(zooms) > 2 else []
+    return size_along(image.shape, axis if volume else None, None, " ".join(f"{value:g}" for value in ordered))
+
+
+def _open(path: Path) -> Any:
+    try:
+        import nibabel
+    except ImportError as error:
+        raise needs_extra("nibabel", f"{path.name}, a NIfTI file,", error) from None
+    try:
+        return nibabel.load(path)
+    except Exception as error:
+        raise OtherKind(f"cannot be read, it is damaged or no NIfTI ({type(error).__name__}: {error})") from error

@@ -1,0 +1,89 @@
+"""Arrays that NumPy saved: .npy, of which no more than is wanted is read, and .npz."""
+
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.decode.formats.base import OtherKind, Refused, Size, Stored, Wanted, along_axis, size_along
+
+SUFFIXES = (".npy", ".npz")
+
+
+def starts(head: bytes) -> bool:
+    """Returns whether a file that starts with these bytes is an .npy."""
+    return head.startswith(b"\x93NUMPY")
+
+
+def read(path: Path, wanted: Wanted) -> Stored:
+    """Returns one picture of a file, (H, W) or (H, W, C); axes of length 1 in front are left out.
+
+    Raises:
+        OtherKind: the file is damaged, or no file of NumPy.
+        Refused: it holds something else than numbers, or several arrays and none is named.
+    """
+    array = along_axis(load(path, wanted.key), wanted, 0)
+    while array.ndim > 2 and array.shape[0] == 1 and (array.ndim > 3 or array.shape[2] > 32):
+        array = array[0]
+    if array.ndim < 2:
+        raise Refused(f"has shape {array.shape}; expected rows × columns, or rows × columns × channels")
+    if wanted.box is not None:
+        top, left, bottom, right = wanted.box
+        array = array[top:bottom, left:right]
+    else:
+        wanted.check_size(array.shape)
+    pixels = np.array(array, dtype=array.dtype.newbyteorder("="), order="C")
+    return Stored(pixels.view(np.uint8) if pixels.dtype == bool else pixels, cut=wanted.box is not None)
+
+
+def measure(path: Path, axis: int | None = None, volume: bool = False) -> Size:
+    """Returns the size of a file's array, of which the header alone is read."""
+    return size_along(load(path, None).shape, axis, 0 if volume else None)
+
+
+def load(path: Path, key: str | None) -> np.ndarray:
+    """Returns the array of an .npy, mapped from the file, or an array of an .npz; raises as `read`."""
+    stat = path.stat()
+    array = _load(path, key, stat.st_size, stat.st_mtime_ns) if path.suffix.lower() == ".npz" else _mapped(path)
+    if array.dtype.kind not in "biuf":
+        raise Refused(f"holds {array.dtype}; expected an array of numbers")
+    return array
+
+
+def _mapped(path: Path) -> np.ndarray:
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except Exception as error:  # numpy raises whatever it likes on a damaged file
+        raise _damaged(error) from error
+    if not isinstance(array, np.ndarray):
+        raise OtherKind("is an .npz that is called .npy: rename it")
+    return array
+
+
+@lru_cache(maxsize=4)
+def _load(path: Path, key: str | None, size: int, modified: int) -> np.ndarray:
+    """An array of an .npz; size and time of change are there to notice that it has become another file."""
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            if not isinstance(content, np.lib.npyio.NpzFile):
+                raise OtherKind("is no .npz, its content is another")
+            names = content.files
+            if key is None and len(names) == 1:
+                key = names[0]
+            if key is None or key not in names:
+                text = "which of them is the picture, nothing says" if key is None else f"none is called {key}"
+                raise Refused(f"holds the arrays {', '.join(names) or '(none)'}, and {text}")
+            array = content[key]
+    except (Refused, OtherKind):
+        raise
+    except Exception as error:
+        raise _damaged(error) from error
+    array.setflags(write=False)
+    return array
+
+
+def _damaged(error: Exception) -> ValueError:
+    if "objects" in str(error):
+        return Refused("holds pickled objects, which are not read: save it again as a plain array of numbers")
+    reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return OtherKind(f"cannot be read, it is damaged or truncated ({reason})")

@@ -1,0 +1,131 @@
+"""Reader for stacked arrays, as courses hand them out: X_train.npy, y_train.npy, X_test.npy, or the same in an .npz.
+
+The id of an image is its row number.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.core.config.competition import ArrayFiles, Arrays
+from pipeline.core.errors import PipelineError
+from pipeline.decode.formats.numpy_arrays import load
+from pipeline.decode.readers.base import SUBSETS, Item, Listing, MaskFault, Masks, SubsetName, counted
+from pipeline.decode.readers.columns import group_of
+from pipeline.decode.readers.files import packed, read_image, read_table
+from pipeline.masks.geometry import IGNORE
+
+
+def list_items(competition: Arrays, folder: Path, subsets: Sequence[SubsetName] = SUBSETS) -> Listing:
+    """Returns every image of these subsets of the arrays under `folder`.
+
+    Raises:
+        PipelineError: a file is missing or damaged, or images and masks are not as many.
+    """
+    items: list[Item] = []
+    for subset in subsets:
+        files: ArrayFiles = getattr(competition, subset)
+        images = _open(folder, files.images)
+        masks = _open(folder, files.masks) if files.masks else None
+        if masks is not None and (len(masks) != len(images) or masks.ndim not in (3, 4)):
+            raise PipelineError(
+                f"{folder / str(files.masks)} has shape {masks.shape}, {files.images} {images.shape}; expected as many "
+                "masks as images, (N, rows, columns), or with classes as a fourth axis."
+            )
+        extras = _extras(folder, files, len(images))
+        for row in range(len(images)):
+            read_masks = None if masks is None else partial(_masks, competition, str(files.masks), masks, row)
+            group = group_of(competition, str(row), extras[row]) if subset == "train" else None
+            read = partial(_image, competition, folder, files.images, row)
+            path = files.images.partition(":")[0]
+            items.append(Item(str(row), subset, path, read, read_masks, group, extras[row]))
+    return Listing(items, [])
+
+
+def raw_files(competition: Arrays, folder: Path, subset: SubsetName) -> tuple[Path, ...]:
+    """Returns the files of a subset, and of the test images the sample submission."""
+    files: ArrayFiles = getattr(competition, subset)
+    names = [files.images, files.masks, files.table, competition.sample_submission if subset == "test" else None]
+    return tuple(dict.fromkeys(folder / name.partition(":")[0] for name in names if name))
+
+
+def opener(competition: Arrays, folder: Path) -> Callable[[Any], np.ndarray]:
+    """Returns a function from a row of images.parquet to its image (H, W, C)."""
+
+    def read(row: Any) -> np.ndarray:
+        files: ArrayFiles = competition.test if row["subset"] == "test" else competition.train
+        return _image(competition, folder, files.images, int(row["image_id"]))
+
+    return read
+
+
+def _image(competition: Arrays, folder: Path, name: str, row: int) -> np.ndarray:
+    file, _, key = name.partition(":")
+    return read_image(folder / file, **competition.reading, slice_number=row, axis=0, key=key or None)
+
+
+def _open(folder: Path, name: str) -> np.ndarray:
+    file, _, key = name.partition(":")
+    path = folder / file
+    if not path.exists():
+        raise PipelineError(f"{path} does not exist; the competition's YAML names it{packed(path.parent)}.")
+    try:
+        array = load(path, key or None)
+    except ValueError as error:
+        hint = f": name one, `{file}:NAME`" if "nothing says" in str(error) else ""
+        raise PipelineError(f"{path} {error}{hint}.") from None
+    if array.ndim < 3 or not len(array):
+        raise PipelineError(
+            f"{path} has shape {array.shape}; expected (N, rows, columns) or (N, rows, columns, channels)."
+        )
+    return array
+
+
+def _extras(folder: Path, files: ArrayFiles, count: int) -> list[dict[str, str]]:
+    """The further columns of every image: of the table's rows, which are in the order of the images."""
+    if files.table is None:
+        return [{} for _ in range(count)]
+    table = read_table(folder / files.table, [])
+    if len(table) != count:
+        raise PipelineError(
+            f"{folder / files.table} has {len(table)} rows, {files.images} {count} images: a row per image, in their "
+            "order, is needed."
+        )
+    records: list[Any] = table.to_dict("records")
+    return records
+
+
+def _masks(competition: Arrays, file: str, masks: np.ndarray, row: int, shape: tuple[int, int]) -> Masks:
+    """The masks of an image: one plane per class, or a map of classes."""
+    mask, names = np.array(masks[row]), competition.classes
+    if mask.ndim == 3:
+        mask = mask if competition.channels_first else np.moveaxis(mask, -1, 0)
+        mask = mask[0] if len(mask) == 1 else mask
+    if mask.shape[-2:] != shape or (mask.ndim == 3 and len(mask) != len(names)):
+        text = f"mask of image {row} has shape {masks.shape[1:]}; its image is {shape[0]}×{shape[1]}"
+        raise MaskFault(file, row, f"{text}, and there are {len(names)} classes")
+    planes = _planes(competition, mask)
+    ignored: np.ndarray = np.zeros(shape, bool)
+    if competition.ignore_value is not None:
+        ignored[np.atleast_3d(competition.ignore_value == mask.T).any(2).T] = True
+        planes[:, ignored] = IGNORE
+    known = planes.any(0) | ((mask == 0) & (competition.kind != "multiclass"))
+    if not known.all():
+        strange = np.broadcast_to(mask, known.shape)[~known]
+        raise MaskFault(file, row, f"mask of image {row} holds {counted(strange)}, no class of the YAML")
+    return Masks(planes)
+
+
+def _planes(competition: Arrays, mask: np.ndarray) -> np.ndarray:
+    """Planes (C, h, w) uint8 of 0 and 1. One class, of which nothing says what masks hold for it, is all that is not
+    0, where that is one value."""
+    if mask.ndim == 3:
+        return (mask == 1).astype(np.uint8)
+    values = competition.class_values
+    if len(values) == 1 and competition.values is None:
+        found = np.unique(mask[(mask != 0) & (mask != competition.ignore_value)])
+        values = found.tolist() if len(found) == 1 else values
+    return np.stack([mask == value for value in values]).astype(np.uint8)
