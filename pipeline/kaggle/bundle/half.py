@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core import driver
+from pipeline.core.console import console, say
 from pipeline.core.engine import Engine
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import input_root, root, shown
@@ -50,6 +51,8 @@ def measure(run: Run, dataset: Path, engine: Engine | None) -> dict[str, Any]:
         {name: os.environ.get(name) for name in ("PIPELINE_ROOT", "PIPELINE_INPUT")},
     )
     os.environ["PIPELINE_INPUT"] = str(input_root())
+    say("  validate and tune once more, with fp16 weights")
+    quiet, console.quiet = console.quiet, True
     try:
         with tempfile.TemporaryDirectory(prefix="half-") as folder:
             there = Path(folder).resolve()
@@ -62,6 +65,7 @@ def measure(run: Run, dataset: Path, engine: Engine | None) -> dict[str, Any]:
                 driver.run_stage(laid_out, "tune")
             found = read_tuned(laid_out)
     finally:
+        console.quiet = quiet
         for name, value in here.items():
             os.environ.pop(name, None)
             if value is not None:

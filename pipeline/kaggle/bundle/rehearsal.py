@@ -152,9 +152,7 @@ def _examined(run: Run, path: Path, hidden: hidden_set.HiddenSet | None) -> str:
         PipelineError: it is not what it should be.
     """
     if hidden is None:
-        if path.suffix == ".csv" and path.read_bytes() != run.submission.read_bytes():
-            raise PipelineError(f"the notebook wrote other bytes than encode, {shown(run.submission)}.")
-        return "the same bytes as encode" if path.suffix == ".csv" else "written as Parquet, bytes not compared"
+        return _beside_encode(path, run.submission, build.read_about(run)["weights"] == "fp16")
     if path.suffix != ".csv":
         return "written as Parquet"
     settings, empty = run.competition.submission, rle.convention_of(run.competition.rle).empty
@@ -170,6 +168,23 @@ def _examined(run: Run, path: Path, hidden: hidden_set.HiddenSet | None) -> str:
             raise PipelineError(f"the broken image {wrong[0]} has a mask in the notebook's file.")
     broken = f", {len(hidden.broken)} of them broken" if hidden.broken else ""
     return f"{len(rows)} rows of {len(hidden.ids)} images{broken}"
+
+
+def _beside_encode(path: Path, submission: Path, half: bool) -> str:
+    """What a file is beside the one that encode wrote.
+
+    Raises:
+        PipelineError: it is another one, and weights are not in fp16.
+    """
+    if path.suffix != ".csv":
+        return "written as Parquet, bytes not compared"
+    if path.read_bytes() == submission.read_bytes():
+        return "the same bytes as encode"
+    if not half:
+        raise PipelineError(f"the notebook wrote other bytes than encode, {shown(submission)}.")
+    here, there = (file.read_text(encoding="utf-8").splitlines() for file in (path, submission))
+    same = sum(one == other for one, other in zip(here, there, strict=False))
+    return f"with fp16 weights, {same} of {len(there)} lines are those of encode"
 
 
 def _hashes(folder: Path) -> dict[str, str]:

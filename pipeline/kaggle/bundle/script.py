@@ -84,7 +84,8 @@ def install(bundle: Path, about: dict[str, Any]) -> None:
         wanted.append(str(bundle / "wheels" / package["wheel"]))
     if wanted:
         options = ["--quiet", "--no-index", "--no-deps", "--disable-pip-version-check", "--root-user-action=ignore"]
-        subprocess.run([sys.executable, "-m", "pip", "install", *options, *wanted], check=True)
+        if subprocess.run([sys.executable, "-m", "pip", "install", *options, *wanted]).returncode:
+            raise SystemExit("pip could not install the bundle's wheels; the reason stands above.")
 
 
 def fits(python: str) -> bool:
