@@ -5,7 +5,6 @@ import sys
 import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -380,66 +379,6 @@ def score(
 
 
 kaggle_commands.register(app)
-
-
-@app.command()
-@with_options(without=("strict", "competition", "oof", "test"))
-def bundle(
-    recipes: Annotated[list[str], typer.Argument(metavar="RECIPE…", help="One run, or several: an ensemble of them.")],
-    python: Annotated[str, typer.Option("--python", help="The notebook's version of Python.")] = "3.12",
-    wheel_folder: Annotated[
-        Path | None,
-        typer.Option("--wheels", metavar="FOLDER", help="Take wheels from here instead of downloading them."),
-    ] = None,
-    limit: Annotated[str, typer.Option("--time", metavar="8h", help="What the notebook keeps to; none: any.")] = "8h",
-    output: Annotated[str, typer.Option("--output", help="The notebook's file, .csv or .parquet.")] = "submission.csv",
-    user: Annotated[str, typer.Option("--user", help="Your name on Kaggle, for the metadata.")] = "USERNAME",
-    half: Annotated[bool, typer.Option("--half", help="Store weights in fp16, and measure what that changes.")] = False,
-    rehearse: Annotated[
-        bool, typer.Option("--rehearse", help="Run it here afterwards as Kaggle would, on several test sets.")
-    ] = False,
-    options: RunOptions = RunOptions(),
-    how: HowOptions = HowOptions(),
-) -> None:
-    """Pack a finished run for an offline code competition: weights, wheels and the notebook that predicts."""
-    from pipeline.core.files import shown
-    from pipeline.kaggle.bundle import build, rehearsal
-
-    alone = len(recipes) == 1
-    if not alone and options.name:
-        options, name = replace(options, name=None), options.name
-    else:
-        name = None
-    runs = [options.open(recipe) for recipe in recipes]
-    engine = how.open_engine()
-    opened = runs[0] if alone else build.combined(runs, name, engine)
-    wanted = build.Options(python, wheel_folder, limit, output, user, half, how.force)
-    typer.echo(shown(build.write_bundle(opened, wanted, engine)))
-    if rehearse:
-        rehearsal.rehearse(opened)
-
-
-@app.command()
-def infer(
-    folder: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The folder with bundle.json.")],
-    target: Annotated[Path, typer.Option("--to", help="The file to write, .csv or .parquet.")] = Path("submission.csv"),
-    limit: Annotated[
-        str | None, typer.Option("--time", metavar="8h", help="How long it may take; none: any. Default: the bundle's.")
-    ] = None,
-    started: Annotated[float | None, typer.Option("--started", hidden=True)] = None,
-) -> None:
-    """Predict the test set that is here now by a bundle; the bundle's notebook calls it."""
-    from pipeline.kaggle.bundle import inference
-
-    inference.infer(folder, target, limit, started)
-
-
-@app.command("infer-part", hidden=True)
-def infer_part(part: str, folder: Path) -> None:
-    """Do a part of an inference that needs a network; `infer` calls it."""
-    from pipeline.kaggle.bundle import parts
-
-    parts.run_part(part, folder, HowOptions().open_engine())
 
 
 @app.command()

@@ -1,12 +1,13 @@
-"""The commands about Kaggle: raw files, submissions and their scores, sessions, a local leaderboard."""
+"""The commands about Kaggle: raw files, submissions and their scores, sessions, offline bundles, a local leaderboard."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipeline.core.errors import PipelineError
-from pipeline.options import RecipeName, RunOptions, Wait, WhereOptions, waiting, with_options
+from pipeline.options import HowOptions, RecipeName, RunOptions, Wait, WhereOptions, waiting, with_options
 
 if TYPE_CHECKING:
     from pipeline.core.run import Run
@@ -23,6 +24,9 @@ def register(app: typer.Typer) -> None:
     app.command()(leaderboard)
     app.command()(save)
     app.command()(restore)
+    app.command()(with_options(without=("strict", "competition", "oof", "test"))(bundle))
+    app.command()(infer)
+    app.command("infer-part", hidden=True)(infer_part)
 
 
 def train_there(opened: "Run", where: WhereOptions, force: bool) -> None:
@@ -153,3 +157,69 @@ def restore(
     from pipeline.kaggle import session
 
     typer.echo(session.restore(name, force))
+
+
+def bundle(
+    recipes: Annotated[list[str], typer.Argument(metavar="RECIPE…", help="One run, or several: an ensemble of them.")],
+    python: Annotated[str, typer.Option("--python", help="The notebook's version of Python.")] = "3.12",
+    wheel_folder: Annotated[
+        Path | None,
+        typer.Option("--wheels", metavar="FOLDER", help="Take wheels from here instead of downloading them."),
+    ] = None,
+    limit: Annotated[str, typer.Option("--time", metavar="8h", help="What the notebook keeps to; none: any.")] = "8h",
+    output: Annotated[str, typer.Option("--output", help="The notebook's file, .csv or .parquet.")] = "submission.csv",
+    user: Annotated[str, typer.Option("--user", help="Your name on Kaggle, for the metadata.")] = "USERNAME",
+    half: Annotated[bool, typer.Option("--half", help="Store weights in fp16, and measure what that changes.")] = False,
+    rehearse: Annotated[
+        bool, typer.Option("--rehearse", help="Run it here afterwards as Kaggle would, on several test sets.")
+    ] = False,
+    push: Annotated[
+        bool, typer.Option("--push", help="Upload it, wait for the notebook's commit run, check it, offer to submit.")
+    ] = False,
+    message: Annotated[str, typer.Option("--message", "-m", help="With --push: what the submission is called.")] = "",
+    yes: Annotated[bool, typer.Option("--yes", help="With --push: submit without being asked.")] = False,
+    options: RunOptions = RunOptions(),
+    how: HowOptions = HowOptions(),
+) -> None:
+    """Pack a finished run for an offline code competition: weights, wheels and the notebook that predicts."""
+    from pipeline.core.files import shown
+    from pipeline.kaggle.bundle import build, rehearsal
+    from pipeline.kaggle.push_bundle import push_bundle
+    from pipeline.kaggle.submit import Request
+
+    alone = len(recipes) == 1
+    if not alone and options.name:
+        options, name = replace(options, name=None), options.name
+    else:
+        name = None
+    runs = [options.open(recipe) for recipe in recipes]
+    engine = how.open_engine()
+    opened = runs[0] if alone else build.combined(runs, name, engine)
+    wanted = build.Options(python, wheel_folder, limit, output, user, half, how.force)
+    typer.echo(shown(build.write_bundle(opened, wanted, engine)))
+    if rehearse:
+        rehearsal.rehearse(opened)
+    if push:
+        for line in push_bundle(opened, build.folder_of(opened), Request(message or opened.name, yes=yes)):
+            typer.echo(line)
+
+
+def infer(
+    folder: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The folder with bundle.json.")],
+    target: Annotated[Path, typer.Option("--to", help="The file to write, .csv or .parquet.")] = Path("submission.csv"),
+    limit: Annotated[
+        str | None, typer.Option("--time", metavar="8h", help="How long it may take; none: any. Default: the bundle's.")
+    ] = None,
+    started: Annotated[float | None, typer.Option("--started", hidden=True)] = None,
+) -> None:
+    """Predict the test set that is here now by a bundle; the bundle's notebook calls it."""
+    from pipeline.kaggle.bundle import inference
+
+    inference.infer(folder, target, limit, started)
+
+
+def infer_part(part: str, folder: Path) -> None:
+    """Do a part of an inference that needs a network; `infer` calls it."""
+    from pipeline.kaggle.bundle import parts
+
+    parts.run_part(part, folder, HowOptions().open_engine())

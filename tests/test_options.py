@@ -43,7 +43,8 @@ OPTIONS = {
     "bundle": RUN
     | HOW
     | ENGINE
-    | {"--folds", "--python", "--wheels", "--time", "--output", "--user", "--half", "--rehearse"},
+    | {"--folds", "--python", "--wheels", "--time", "--output", "--user", "--half", "--rehearse"}
+    | {"--push", "-m", "--message", "--yes"},
     "infer": {"--to", "--time", "--started"},
     "infer-part": set(),
     "doctor": set(),
