@@ -1,4 +1,4 @@
-"""The commands about Kaggle: raw files, submissions and their scores, sessions, offline bundles, a local leaderboard."""
+"""The commands about Kaggle: raw files, submissions and their scores, sessions, bundles, a local leaderboard."""
 
 from dataclasses import replace
 from pathlib import Path
