@@ -711,8 +711,8 @@ def test_missing_keys(tiny: Tiny) -> None:
     [
         (b"train: [1,", "small.yaml is not valid YAML: "),
         (b"\xff\xfe\x00", "small.yaml is not valid YAML: "),
-        (b"- 1\n- 2\n", "small.yaml must hold `key: value` lines; it holds list."),
-        (b"", "small.yaml must hold `key: value` lines; it holds NoneType."),
+        (b"- 1\n- 2\n", "small.yaml must hold `key: value` lines; it holds a list."),
+        (b"", "small.yaml must hold `key: value` lines; it holds nothing."),
     ],
 )
 def test_recipe_that_is_not_yaml(tiny: Tiny, content: bytes, words: str) -> None:
