@@ -1,7 +1,7 @@
 """Where in the raw files an image lies: one file, several as channels, slices of a volume, or a window of a large one.
 
-`ImageSources` knows that for the images of a subset; the columns `of_…` of the table keep it, where there is something to
-keep, so that whoever opens an image later reads the same.
+`ImageSources` knows that for the images of a subset; the columns `of_…` of the table keep it, where there is something
+to keep, so that whoever opens an image later reads the same.
 """
 
 import re
