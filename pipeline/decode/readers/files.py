@@ -117,7 +117,8 @@ def _checked_channels(image: np.ndarray, channels: int | None) -> np.ndarray:
             f"has shape {image.shape}; expected rows × columns, grey, RGB or four channels; `channels: {found}` in the "
             "competition's YAML reads them all"
         )
-    if channels is not None and channels > 3 and found != channels:
+    convertible = found in (1, 3, 4) and channels in (None, 1, 3)  # grey to RGB and back, and without alpha
+    if found != channels and not convertible:
         raise ValueError(f"has {found} channels; the competition's YAML says {channels}")
     return image
 
