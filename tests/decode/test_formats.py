@@ -52,6 +52,13 @@ def test_arrays_are_images(tmp_path: Path, shape: tuple[int, ...]) -> None:
     assert (read_image(tmp_path / "a.npy", channels, box=(2, 1, 6, 5)) == wanted[2:6, 1:5]).all()
 
 
+@pytest.mark.parametrize(("found", "said"), [(3, 2), (8, 3), (8, 1), (2, 4), (1, 4), (4, 8)])
+def test_as_many_channels_as_the_yaml_says(tmp_path: Path, found: int, said: int) -> None:
+    np.save(tmp_path / "a.npy", np.zeros((5, 5, found), np.uint8))
+    with pytest.raises(ValueError, match=f"has {found} channels; the competition's YAML says {said}"):
+        read_image(tmp_path / "a.npy", said)
+
+
 def test_arrays_that_are_no_images(tmp_path: Path) -> None:
     np.savez(tmp_path / "two.npz", a=MASK, b=MASK)
     np.save(tmp_path / "deep.npy", np.zeros((4, 4, 33), np.uint8))

@@ -179,3 +179,11 @@ def test_wrong_settings_are_named(
 
 def test_certain_probabilities_in_parts_are_allowed() -> None:
     Mixer(MixSettings(cutmix=0.1, mixup=0.2, paste=0.7), "binary", 1, [0], np.arange(2))
+
+
+def test_floats_are_mixed_without_rounding() -> None:
+    image, other = np.full((4, 4, 6), 0.25, np.float32), np.full((4, 4, 6), 0.75, np.float32)
+    masks = np.zeros((1, 4, 4), np.uint8)
+    mixed, _ = mix.mixup(image, masks, other, masks, 1.0, np.random.default_rng(0))
+    assert mixed.dtype == np.float32
+    assert 0.25 < mixed[0, 0, 0] < 0.75

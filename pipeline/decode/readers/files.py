@@ -14,7 +14,7 @@ from pipeline.core.errors import PipelineError
 from pipeline.core.tables import as_packed, column_names, read_csv, read_header
 from pipeline.core.version import program
 from pipeline.decode.formats import registry
-from pipeline.decode.formats.base import Wanted
+from pipeline.decode.formats.base import Stored, Wanted
 from pipeline.decode.formats.raster import TooLarge
 from pipeline.decode.readers import remarks
 from pipeline.masks.windows import Box
@@ -70,15 +70,7 @@ def read_image(
         raise ValueError("does not exist")
     wanted = Wanted(_check_size, as_mask, slice_number, axis, None if channels_first else box, value_range, key)
     stored = registry.read_stored(path, wanted)
-    image, turn = stored.pixels, stored.orientation
-    if channels_first and image.ndim == 3:
-        image = np.ascontiguousarray(np.moveaxis(image, 0, -1))
-    if turn in _TURNS:
-        remarks.note("turned", path)
-    if box is not None and turn in _TURNS:
-        raise ValueError("is stored turned (EXIF orientation), and windows of it are not read: save it upright")
-    if box is not None and not stored.cut:
-        image = image[box[0] : box[2], box[1] : box[3]]
+    image, turn = _cut(stored, path, channels_first, box), stored.orientation
     known = value_range or (None if as_mask else stored.value_range)
     if known is not None:
         image = scaled(image, known, path)
@@ -93,6 +85,20 @@ def read_image(
     if turn in _TURNS and orientation == "upright":
         image = np.ascontiguousarray(_TURNS[turn](image))
     return image if as_mask or channels is not None and image.shape[2] == channels else image[..., :3]
+
+
+def _cut(stored: Stored, path: Path, channels_first: bool, box: Box | None) -> np.ndarray:
+    """The pixels of a box, channels last."""
+    image, turned = stored.pixels, stored.orientation in _TURNS
+    if channels_first and image.ndim == 3:
+        image = np.ascontiguousarray(np.moveaxis(image, 0, -1))
+    if turned:
+        remarks.note("turned", path)
+    if box is None or stored.cut:
+        return image
+    if turned:
+        raise ValueError("is stored turned (EXIF orientation), and windows of it are not read: save it upright")
+    return image[box[0] : box[2], box[1] : box[3]]
 
 
 def _picked(image: np.ndarray, pick: tuple[int, ...]) -> np.ndarray:
@@ -112,7 +118,8 @@ def _checked_channels(image: np.ndarray, channels: int | None) -> np.ndarray:
             f"has shape {image.shape}; expected rows × columns, grey, RGB or four channels; `channels: {found}` in the "
             "competition's YAML reads them all"
         )
-    if channels is not None and channels > 3 and found != channels:
+    convertible = found in (1, 3, 4) and channels in (None, 1, 3)  # grey to RGB and back, and without alpha
+    if found != channels and not convertible:
         raise ValueError(f"has {found} channels; the competition's YAML says {channels}")
     return image
 

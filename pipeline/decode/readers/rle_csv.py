@@ -18,7 +18,7 @@ from pipeline.decode.readers.files import natural, packed
 from pipeline.decode.readers.mask_files import MaskFiles, find_mask_files, mask_key, told_of_files
 from pipeline.decode.readers.names import as_on_disk, find_images, fixed_part
 from pipeline.decode.readers.rows import Rows, further_columns, read_rows, sample_ids
-from pipeline.decode.readers.sources import Source, Sources, read_source, source_of
+from pipeline.decode.readers.sources import ImageSources, Source, read_source, source_of
 from pipeline.decode.readers.true_masks import masks_reader
 from pipeline.masks.geometry import IGNORE
 
@@ -66,13 +66,13 @@ def opener(competition: RleCsv, folder: Path) -> Callable[[Any], np.ndarray]:
 
 def _subset_items(competition: RleCsv, subset: SubsetName, folder: Path) -> Listing:
     settings: Subset = getattr(competition, subset)
-    sources = Sources(competition, settings, folder)
-    files = find_images(settings.images.replace("{band}", [*sources.channels.bands, ""][0]), folder, settings.exclude)
-    if sources.channels.bands:
-        files.bands = {band for path in files.paths.values() for band in sources.bands(path)}
+    places = ImageSources(competition, settings, folder)
+    files = find_images(settings.images.replace("{band}", [*places.channels.bands, ""][0]), folder, settings.exclude)
+    if places.channels.bands:
+        files.bands = {band for path in files.paths.values() for band in places.bands(path)}
     table = None if settings.mask_files else settings.masks
     masks = find_mask_files(competition, settings, folder, files) if settings.mask_files else MaskFiles()
-    unreadable = sources.expand(files)  # after mask files, which go by the names of volumes
+    unreadable = places.expand(files)  # after mask files, which go by the names of volumes
     known, faults = read_rows(competition, subset, folder / table, files) if table else ({}, [])
     faults += unreadable
     named = known.keys() if table else masks.names()
@@ -100,15 +100,15 @@ def _subset_items(competition: RleCsv, subset: SubsetName, folder: Path) -> List
             file = files.paths[image_id]
             rows, path = known.get(image_id, Rows()), file.relative_to(folder).as_posix()
             further_row, values = extras.get(image_id, (None, {}))
-            extra = {**rows.extra, **values, **sources.extra(image_id)}
+            extra = {**rows.extra, **values, **places.extra(image_id)}
             if group_file and is_missing(extra.get(competition.group or "", "")):
                 group: str | None = own_group(image_id)
                 groupless.append((image_id, further_row if group_file == settings.table else rows.row))
             else:
                 group = group_of(competition, image_id, extra) if subset == "train" else None
-            without += (image_id if table else mask_key(settings, sources.mask_name(image_id))) not in named
+            without += (image_id if table else mask_key(settings, places.mask_name(image_id))) not in named
             try:
-                parts = list(sources.parts(image_id, file))
+                parts = list(places.parts(image_id, file))
             except ValueError as error:
                 if tolerant:
                     items.append(Item(image_id, subset, path, partial(_unreadable, str(error))))
@@ -117,13 +117,13 @@ def _subset_items(competition: RleCsv, subset: SubsetName, folder: Path) -> List
                 continue
             for part_id, source in parts:
                 read = partial(read_source, source, folder, competition)
-                read_masks = _masks_reader(competition, settings, folder, (image_id, source), sources, masks, rows)
+                read_masks = _masks_reader(competition, settings, folder, (image_id, source), places, masks, rows)
                 items.append(Item(part_id, subset, path, read, read_masks, group, extra, source.columns()))
         elif tolerant:
             path = settings.images.replace("{id}", image_id)
             items.append(Item(image_id, subset, path, partial(_unreadable, f"no file fits {settings.images}")))
     faults += _without_group(competition, group_file or "", groupless)
-    texts = told_of_files(competition, subset, folder, sources.found if competition.volumes else files, masks)
+    texts = told_of_files(competition, subset, folder, places.found if competition.volumes else files, masks)
     if subset == "train" and without and competition.columns.absent == "empty":
         what = f"row in {table}" if table else "mask file"
         texts.append(f"{without} of {len(wanted)} training images have no {what} and count as without a mask")
@@ -142,15 +142,15 @@ def _masks_reader(
     settings: Subset,
     folder: Path,
     image: tuple[str, Source],
-    sources: Sources,
+    places: ImageSources,
     masks: MaskFiles,
     rows: Rows,
 ) -> Callable[[tuple[int, int]], Masks] | None:
     """What reads the masks of an image, or of a window of it: pixels that belong to another window are ignored."""
     image_id, source = image
-    name = sources.mask_name(image_id) if settings.mask_files else image_id
+    name = places.mask_name(image_id) if settings.mask_files else image_id
     axis = competition.volumes.axis if competition.volumes else None
-    part, size = Part(sources.mask_slice(image_id), axis, source.box), source.size if source.box else None
+    part, size = Part(places.mask_slice(image_id), axis, source.box), source.size if source.box else None
     read = masks_reader(competition, settings, folder, name, masks, rows, part, size)
     return read if read is None or source.box is None else partial(_of_core, read, source)
 

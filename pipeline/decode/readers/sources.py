@@ -1,7 +1,7 @@
 """Where in the raw files an image lies: one file, several as channels, slices of a volume, or a window of a large one.
 
-`Sources` knows that for the images of a subset; the columns `of_…` of the table keep it, where there is something to
-keep, so that whoever opens an image later reads the same.
+`ImageSources` knows that for the images of a subset; the columns `of_…` of the table keep it, where there is something
+to keep, so that whoever opens an image later reads the same.
 """
 
 import re
@@ -87,7 +87,7 @@ def read_source(source: Source, folder: Path, competition: RleCsv) -> np.ndarray
     return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=2)
 
 
-class Sources:
+class ImageSources:
     """Where the images of a subset lie."""
 
     def __init__(self, competition: RleCsv, settings: Subset, folder: Path) -> None:
