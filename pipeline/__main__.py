@@ -87,8 +87,12 @@ def run(
             raise PipelineError(f"there is no stage {stage!r}; the stages are {', '.join(STAGES)}.")
     opened = options.open(recipe)
     arrays = opened.recipe.arrays
-    final = "tune" if arrays and not arrays.test and last == STAGES[-1] else last
+    with_test = opened.competition.has_test
+    final = "tune" if with_test and arrays and not arrays.test and last == STAGES[-1] else last
     chosen = STAGES[STAGES.index(first) : STAGES.index(final) + 1]
+    if chosen and not with_test:
+        stages.require_test_set(opened, last)
+        chosen = tuple(stage for stage in chosen if stage not in stages.ANSWER_FOR_TEST)
     if not chosen:
         raise PipelineError(f"--from {first} comes after --to {final}; the order is {', '.join(STAGES)}.")
     engine = how.open_engine()
@@ -393,6 +397,8 @@ def _expected(competition: str) -> tuple[Any, Any]:
     from pipeline.encode import submission
 
     loaded = load_competition(competition)
+    if not loaded.has_test:
+        raise PipelineError(f"the competition {loaded.name} has no test set (`test: null`), and so no submissions.")
     return loaded, submission.expected(loaded, input_folder(loaded), root() / "work" / loaded.name)
 
 
@@ -402,6 +408,7 @@ def _run_stage(opened: "Run", stage: str, how: HowOptions) -> None:
     from pipeline import stages
     from pipeline.core import driver
 
+    stages.require_test_set(opened, stage)
     engine = how.open_engine()
     interruption.work_began()
     if opened.recipe.arrays:

@@ -49,7 +49,9 @@ EXPECT = ("metric", "remark", "score", "interval_95", "nested", "untuned", "scor
 
 
 def steps(run: Run) -> list[Step]:
-    """Returns the one step of this stage."""
+    """Returns the one step of this stage; none without a test set."""
+    if not run.competition.has_test:
+        return []
     sample = [run.input / run.competition.sample_submission] if run.competition.sample_submission else []
     inputs = (
         run.postprocess, run.mask_statistics, run.test_table, *blends.files(run, "test"), *_trainings(run).values(),

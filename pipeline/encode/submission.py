@@ -12,12 +12,14 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from pipeline.core.config.competition import Competition, SubmissionSettings
+from pipeline.core.config.competition import Competition
+from pipeline.core.config.raw_files import SubmissionSettings
 from pipeline.core.errors import PipelineError
 from pipeline.core.tables import check_separator, column_names, normal_form, not_utf8, read_csv, unseen
 from pipeline.core.verdict import Reason
 from pipeline.decode import table
 from pipeline.decode.readers.columns import (
+    class_labels,
     class_numbers,
     image_finder,
     key_columns,
@@ -107,9 +109,8 @@ def expected(competition: Competition, input_folder: Path, folder: Path) -> Expe
         rows, columns = next((shapes[one] for one in ids), (0, 0))
         header, classes = [settings.id, *map(str, range(rows * columns))], competition.counted
     sample, convention = competition.sample_submission, rle.convention_of(competition.rle)
-    return Expected(
-        images, sample, settings, header, keys, shapes, convention, list(numbers), classes, further, written
-    )
+    labels = class_labels(competition)
+    return Expected(images, sample, settings, header, keys, shapes, convention, labels, classes, further, written)
 
 
 def texts_of(image_id: str, masks: np.ndarray, want: Expected) -> dict[Key, list[str]]:

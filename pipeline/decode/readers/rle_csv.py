@@ -1,5 +1,5 @@
 """Reader for images in folders (TIFF, PNG, JPEG; 8 or 16 bit; grey, RGB or four channels) with masks as run lengths in
-a CSV - one row per image, an image and class, or an instance - or as image files."""
+a CSV - one row per image, an image and class, or an instance - as image files, or as polygons and COCO annotations."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -8,17 +8,20 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.core.config.competition import RleCsv, Subset
+from pipeline.core.config.competition import RleCsv
+from pipeline.core.config.raw_files import Subset, names_in
 from pipeline.core.errors import PipelineError
 from pipeline.core.tables import read_header
 from pipeline.core.version import program
+from pipeline.decode.readers.annotations.read import read_annotations
+from pipeline.decode.readers.annotations.shapes import Annotated
 from pipeline.decode.readers.base import SUBSETS, Fault, Item, Listing, SubsetName, listed, repeated_ids
 from pipeline.decode.readers.columns import group_of, is_missing, own_group
 from pipeline.decode.readers.files import natural, packed, read_image
 from pipeline.decode.readers.mask_files import MaskFiles, find_mask_files, mask_key, told_of_files
 from pipeline.decode.readers.names import as_on_disk, find_images, fixed_part
-from pipeline.decode.readers.rows import Rows, further_columns, read_rows, sample_ids
-from pipeline.decode.readers.true_masks import masks_reader
+from pipeline.decode.readers.rows import Rows, further_columns, listed_images, read_rows, sample_ids
+from pipeline.decode.readers.true_masks import Sources, masks_reader
 
 ROWS_SHOWN = 20
 """Rows without a group that a message names."""
@@ -34,8 +37,8 @@ def list_items(competition: RleCsv, folder: Path, subsets: Sequence[SubsetName] 
         raise PipelineError(_how_to_get(competition, folder))
     none = Listing([], [])
     train = _subset_items(competition, "train", folder) if "train" in subsets else none
-    test = _subset_items(competition, "test", folder) if "test" in subsets else none
-    if "test" in subsets and not test.items:
+    test = _subset_items(competition, "test", folder) if "test" in subsets and competition.test else none
+    if "test" in subsets and competition.test and not test.items:
         example = f"; for instance {test.faults[0]}" if test.faults else ""
         raise PipelineError(f"No test image matches {folder / competition.test.images}{example}{packed(folder)}.")
     items = train.items + test.items
@@ -48,10 +51,15 @@ def list_items(competition: RleCsv, folder: Path, subsets: Sequence[SubsetName] 
 def raw_files(competition: RleCsv, folder: Path, subset: SubsetName) -> tuple[Path, ...]:
     """Returns the tables and the image folders that the competition's YAML names for a subset, nothing else; the sample
     submission, which lists test images, belongs to them."""
-    settings: Subset = getattr(competition, subset)
+    settings: Subset | None = getattr(competition, subset)
+    if settings is None:
+        return ()
     names = [competition.sample_submission if subset == "test" else None]
-    names += [settings.table, None if settings.mask_files else settings.masks]
-    names += [fixed_part(pattern) for pattern in (settings.images, settings.mask_files) if pattern]
+    names += [settings.table, settings.mask_table, settings.listed_in]
+    if settings.annotations and not names_in(settings.annotations):
+        names.append(settings.annotations)
+    patterns = (settings.images, settings.mask_files, settings.annotations)
+    names += [fixed_part(pattern) for pattern in patterns if pattern and names_in(pattern)]
     return tuple(dict.fromkeys(as_on_disk(folder, name) for name in names if name))
 
 
@@ -62,10 +70,20 @@ def opener(competition: RleCsv, folder: Path) -> Callable[[Any], np.ndarray]:
 
 def _subset_items(competition: RleCsv, subset: SubsetName, folder: Path) -> Listing:
     settings: Subset = getattr(competition, subset)
-    files = find_images(settings.images, folder, settings.exclude)
-    table = None if settings.mask_files else settings.masks
-    known, faults = read_rows(competition, subset, folder / table, files) if table else ({}, [])
+    files = find_images(settings.images, folder, settings.exclude, settings.id)
+    faults: list[Fault] = []
+    if settings.listed_in:
+        files, faults = listed_images(settings.listed_in, folder, files)
+    table, known = settings.mask_table, dict[str, Rows]()
+    if table:
+        known, more = read_rows(competition, subset, folder / table, files)
+        faults = faults + more
     masks = find_mask_files(competition, settings, folder, files) if settings.mask_files else MaskFiles()
+    annotated: dict[str, Annotated] = {}
+    texts: list[str] = []
+    if settings.annotations:
+        annotated, more, texts = read_annotations(competition, subset, folder, files)
+        faults = faults + more
     for image_id, double in files.further:
         first, droppable = files.paths[image_id].relative_to(folder).as_posix(), image_id if subset == "train" else None
         text = f"image {image_id} is {first} already: an id has one image"
@@ -77,7 +95,7 @@ def _subset_items(competition: RleCsv, subset: SubsetName, folder: Path) -> List
         absent = sorted(files.paths.keys() - known.keys(), key=natural) if competition.columns.absent == "empty" else []
         wanted = [*known, *absent]
     else:
-        if not table and not settings.mask_files:
+        if settings.masks is None:
             files.take_likely()
         wanted = sorted(files.paths, key=natural)
     extras = further_columns(settings, folder, files.paths)
@@ -89,9 +107,10 @@ def _subset_items(competition: RleCsv, subset: SubsetName, folder: Path) -> List
             file = files.paths[image_id]
             rows, path = known.get(image_id, Rows()), file.relative_to(folder).as_posix()
             further_row, values = extras.get(image_id, (None, {}))
-            extra = {**rows.extra, **values}
+            extra = {**files.parts.get(image_id, {}), **rows.extra, **values}
             read = partial(read_image, file, **competition.reading)
-            read_masks = masks_reader(competition, settings, folder, image_id, masks, rows)
+            sources = Sources(files, masks, rows, annotated.get(image_id))
+            read_masks = masks_reader(competition, settings, folder, image_id, sources)
             if group_file and is_missing(extra.get(competition.group or "", "")):
                 group: str | None = own_group(image_id)
                 groupless.append((image_id, further_row if group_file == settings.table else rows.row))
@@ -99,12 +118,16 @@ def _subset_items(competition: RleCsv, subset: SubsetName, folder: Path) -> List
                 group = group_of(competition, image_id, extra) if subset == "train" else None
             items.append(Item(image_id, subset, path, read, read_masks, group, extra))
     faults += _without_group(competition, group_file or "", groupless)
-    named = known.keys() if table else masks.names()
-    without = [item for item in items if mask_key(settings, item.image_id) not in named]
-    texts = told_of_files(competition, subset, folder, files, masks)
+    if settings.mask_files:
+        names = masks.names()
+        named = {item.image_id for item in items if mask_key(settings, item.image_id, files) in names}
+    else:
+        named = {*known, *annotated}
+    without = len({item.image_id for item in items} - named)
+    texts += told_of_files(competition, subset, folder, files, masks)
     if subset == "train" and without and competition.columns.absent == "empty":
-        what = f"row in {table}" if table else "mask file"
-        texts.append(f"{len(without)} of {len(items)} training images have no {what} and count as without a mask")
+        what = f"row in {table}" if table else "mask file" if settings.mask_files else "annotations"
+        texts.append(f"{without} of {len(items)} training images have no {what} and count as without a mask")
     return Listing(items, faults, texts)
 
 
@@ -157,7 +180,8 @@ def _how_to_get(competition: RleCsv, folder: Path) -> str:
     if competition.name == "sample":
         ways = [f"`{program()} sample` writes it"]
     train = competition.train
+    test = f", {competition.test.images}" if competition.test else ""
     return (
         f"{folder} {'is empty' if there else 'does not exist'}. Put the raw files of {competition.title} there "
-        f"({train.images}, {train.masks}, {competition.test.images}): {', or '.join(ways)}."
+        f"({train.images}, {train.masks}{test}): {', or '.join(ways)}."
     )

@@ -8,7 +8,8 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from pipeline.core.config.competition import METRICS, THRESHOLD
+from pipeline.core.config.competition import METRICS
+from pipeline.core.config.raw_files import THRESHOLD
 from pipeline.core.errors import PipelineError
 from pipeline.decode.readers.files import SUFFIXES, evenly, packed, read_image
 from pipeline.decode.rle_checks import MaskRow

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.core.config.competition import Value
+from pipeline.core.config.raw_files import Value
 from pipeline.decode.readers.files import evenly, read_image
 from pipeline.new.guess.base import Files, Guess
 
