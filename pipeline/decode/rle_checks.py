@@ -138,7 +138,7 @@ def _telling(rows: list[MaskRow], candidates: list[Convention], aspect: str) -> 
 
 def _touches(row: MaskRow, convention: Convention) -> bool:
     """Whether a run starts or ends at an end of a line, or would with the other base."""
-    runs = parsed(row.text, Convention(convention.order, 0, convention.empty, convention.offsets))
+    runs = parsed(row.text, replace(convention, base=0))
     line = row.shape[0] if convention.order == "column" else row.shape[1]
     ends = np.stack([runs[:, 0], runs.sum(1)]) % line if runs is not None else np.full(1, 2)
     return bool((ends < 2).any())

@@ -7,6 +7,7 @@ it that follow the outline of the mask.
 
 import re
 from collections import Counter
+from dataclasses import replace
 from itertools import product
 from typing import Literal
 
@@ -34,21 +35,23 @@ PAIRS = re.compile(r"\s*\d+\s+\d+(\s+\d+\s+\d+)*\s*")
 WEAK_Z = 2.0
 """Standard errors from which the edges of the images make an order a guess."""
 _OFFSETS: tuple[Literal["absolute", "relative"], ...] = ("absolute", "relative")
+_ORDERS: tuple[Literal["column", "row"], ...] = ("column", "row")
 _BASES: tuple[Literal[0, 1], ...] = (1, 0)
 _NAMES = {"absolute": "absolute starts", "relative": "relative starts", 1: "base 1", 0: "base 0"}
 Fit = tuple[Literal["absolute", "relative"], Literal[0, 1]]
 
 
-def guess_rle(rows: list[MaskRow], placeholder: str = "") -> list[Guess]:
+def guess_rle(rows: list[MaskRow], placeholder: str = "", writing: Convention = Convention()) -> list[Guess]:
     """Returns `rle.order`, `rle.base`, `rle.empty` and, where it must be said, `rle.offsets`.
 
     Args:
         rows: every row of the table whose image is known.
         placeholder: what the sample submission writes in every row.
+        writing: how the numbers are written.
     """
-    empty = guess_empty([row.text for row in rows], placeholder)
+    empty = guess_empty([row.text for row in rows], placeholder, writing)
     full = [row for row in rows if row.text.strip() not in ("", empty.value)]
-    candidates, verdicts = _by_fit(full, empty.value)
+    candidates, verdicts = _by_fit(full, replace(writing, empty=empty.value))
     candidates, more = _by_mask_files(full, candidates)
     verdicts |= more
     # of an image that is stored turned, a smooth mirrored mask may be that of the stored pixels
@@ -60,18 +63,25 @@ def guess_rle(rows: list[MaskRow], placeholder: str = "") -> list[Guess]:
             candidates, more = _by_image(straight, candidates)
             verdicts |= more
     best = candidates[0]
+    if best.offsets == "relative" and len({one.base for one in candidates}) > 1:
+        best = replace(best, base=0)
+        verdicts["base"] = ("guess", "no mask tells; relative starts mostly count from 0 (SIIM-ACR Pneumothorax)")
     unknown: Verdict = ("guess", "both fit, and no mask tells them apart" if full else "no row has a mask to judge by")
-    found = [
-        Guess(f"rle.{aspect}", getattr(best, aspect), *verdicts.get(aspect, unknown)) for aspect in ("order", "base")
-    ]
+    aspects = ("order", "base") if writing.is_pairs else ("order",)
+    found = [Guess(f"rle.{aspect}", getattr(best, aspect), *verdicts.get(aspect, unknown)) for aspect in aspects]
+    for key in ("format", "separator", "run_separator", "as_json"):
+        if getattr(writing, key) != getattr(Convention(), key):
+            found.append(
+                Guess(f"rle.{key}", getattr(writing, key), "sure", "all rows that are not empty are written so")
+            )
     said = [Guess("rle.offsets", best.offsets, *verdicts.get("offsets", unknown))]
     return [*found, empty, *(said if best.offsets == "relative" else [])]
 
 
-def guess_empty(texts: list[str], placeholder: str = "") -> Guess:
+def guess_empty(texts: list[str], placeholder: str = "", writing: Convention = Convention()) -> Guess:
     """Returns the text of an empty mask: one that is no mask, a lone first pixel that comes again and again, or ""."""
     counts = Counter(text.strip() for text in texts)
-    odd = {text: count for text, count in counts.items() if text and not _is_mask(text)}
+    odd = {text: count for text, count in counts.items() if text and not _is_mask(text, writing)}
     rows = f"of {len(texts)} rows"
     if odd:
         text = max(odd, key=lambda one: odd[one])
@@ -82,26 +92,35 @@ def guess_empty(texts: list[str], placeholder: str = "") -> Guess:
         return Guess("rle.empty", "1 1", "guess", f"{counts['1 1']} {rows} are this one pixel")
     if counts[""]:
         return Guess("rle.empty", "", "sure", f"{counts['']} {rows} are blank")
-    if placeholder and not PAIRS.fullmatch(placeholder):
+    if placeholder and not PAIRS.fullmatch(placeholder) and not _is_mask(placeholder, writing):
         return Guess("rle.empty", placeholder, "guess", "no row is empty; the sample submission writes it")
     return Guess("rle.empty", "", "guess", "no row is empty")
 
 
-def _is_mask(text: str) -> bool:
-    return bool(PAIRS.fullmatch(text)) and any(
-        parsed(text, Convention(base=0, offsets=offsets)) is not None for offsets in ("absolute", "relative")
+def _is_mask(text: str, writing: Convention) -> bool:
+    if not writing.is_pairs:
+        return parsed(text, writing) is not None
+    return (writing != Convention() or bool(PAIRS.fullmatch(text))) and any(
+        parsed(text, replace(writing, base=0, offsets=offsets)) is not None for offsets in _OFFSETS
     )
 
 
 # --- does every mask fit its image? ----------------------------------------------------------------------------------
 
 
-def _by_fit(rows: list[MaskRow], empty: str) -> tuple[list[Convention], dict[str, Verdict]]:
-    """The conventions in which most masks lie inside their image, and what that alone decides."""
+def _by_fit(rows: list[MaskRow], written: Convention) -> tuple[list[Convention], dict[str, Verdict]]:
+    """The conventions in which most masks lie inside their image, and what that alone decides.
+
+    Args:
+        rows: masks that are not empty.
+        written: how the numbers are written, and an empty mask.
+    """
+    if not written.is_pairs:
+        return [replace(written, order=order) for order in _ORDERS], {}
     fits: dict[Fit, int] = {key: 0 for key in product(_OFFSETS, _BASES)}
     for offsets in _OFFSETS:
         for row in rows:
-            runs = parsed(row.text, Convention("column", 0, empty, offsets))
+            runs = parsed(row.text, replace(written, base=0, offsets=offsets))
             if runs is not None and len(runs):
                 first, end = int(runs[0, 0]), int(runs[-1].sum())
                 for base in _BASES:
@@ -117,8 +136,8 @@ def _by_fit(rows: list[MaskRow], empty: str) -> tuple[list[Convention], dict[str
             count = f"all {most}" if whole else f"{most} of {len(rows)}"
             text = f"{count} masks fit their image with {_NAMES[own]}, {others} with {other}"
             verdicts[aspect] = "sure" if whole else "guess", text
-    orders: tuple[Literal["column", "row"], ...] = ("column", "row")
-    return [Convention(order, base, empty, offsets) for offsets, base in kept for order in orders], verdicts
+    candidates = [replace(written, base=base, offsets=offsets) for offsets, base in kept]
+    return [replace(one, order=order) for one in candidates for order in _ORDERS], verdicts
 
 
 # --- is it the mask of the file? -------------------------------------------------------------------------------------
