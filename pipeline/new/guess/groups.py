@@ -44,20 +44,22 @@ class Group:
     """The further table that it is a column of."""
 
 
-def guess_group(masks: Named | None, further: Named | None, files: Files) -> list[Guess]:
+def guess_group(
+    masks: Named | None, further: Named | None, images: list[str], files: Files | None = None
+) -> list[Guess]:
     """Returns `group`, with `train.table` where a further table has something to say, and `split.folds` for few groups.
 
     Args:
         masks: the table of masks, if there is one.
         further: a table with one row per image, likewise.
-        files: the training images.
+        images: ids of the training images.
+        files: the training images, whose paths may have parts.
     """
-    images = list(files.paths)
     in_ids = sorted(parts_of_ids(images), key=lambda one: one.order)
     group = _by_template(masks, images) or _by_column(masks, images) or _by_column(further, images)
     group = (
         group
-        or _by_part(files)
+        or (_by_part(files) if files else None)
         or next((one.group() for one in in_ids if _clearly_fewer(one.count, len(images))), None)
     )
     guesses = []

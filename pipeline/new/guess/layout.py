@@ -141,7 +141,7 @@ def _images_in_folders(folder: Path, title: str) -> Draft:
         masks = [*_unsampled(found), *annotations.guesses(found.annotations, found.of_test), METRIC]
     else:
         masks = _of_mask_files(found)
-    group = guess_group(found.table, found.further, found.images)
+    group = guess_group(found.table, found.further, list(found.images.paths), found.images)
     values = _value_range(found.images)
     guesses = [*_head(title, "rle_csv", "images in folders"), *_subsets(found), *masks, shape, *values, *group]
     notes = (*found.notes, *_placeholder_note(found))
