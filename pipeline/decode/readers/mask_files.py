@@ -161,7 +161,7 @@ def told_of_files(
         text = f"mask files are those of several images, which have the same name but for its ending: {first}"
         texts.append(f"{len(shared)} {text}, for instance")
     alone = [path for (name, _), paths in masks.by_key.items() for path in paths if name not in keys]
-    if alone:
+    if alone and not settings.listed_in:
         text = told(alone, folder, f"mask file{'s' * (len(alone) > 1)} without an image")
         texts.append(f"{text}; images are `{settings.images}`: are some missing, or elsewhere?")
     unused = _unused(competition, settings, folder, files, masks)

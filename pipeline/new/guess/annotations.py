@@ -176,8 +176,14 @@ def _group(pattern: str, found: Json, files: Files) -> Annotations | None:
     )
 
 
-def guesses(train: Annotations, test: Annotations | None) -> list[Guess]:
-    """Returns the settings of annotations: classes, and what images without annotations are."""
+def guesses(train: Annotations, test: Annotations | None, labelled: bool) -> list[Guess]:
+    """Returns the settings of annotations: classes, and what images without annotations are.
+
+    Args:
+        train: those of the training images.
+        test: those of the test images, where there are any.
+        labelled: whether a submission can say which class a mask is of.
+    """
     found = []
     absent = train.among - train.count
     if absent:
@@ -188,6 +194,15 @@ def guesses(train: Annotations, test: Annotations | None) -> list[Guess]:
         return found
     shown = ", ".join(f"{label} ({train.labels.get(label, 0)})" for label in labels[:6])
     text = f"all labels of the annotations, with their regions: {shown}{', …' if len(labels) > 6 else ''}"
+    if len(labels) > 1 and not labelled:
+        labels = labels[:1]
+        why = (
+            "the sample submission names no class, so one label is taken, the most frequent: is it the one that counts?"
+        )
+        text = f"{text}; {why}"
+        found.append(Guess("other_labels", "leave_out", "guess", "regions of other labels are left out"))
+        found.append(Guess("classes", labels, "guess", text))
+        return found
     names: list[str] | dict[str, str] = labels
     if not all(re.fullmatch(r"[A-Za-z][\w -]*", label) for label in labels):
         names = {f"class_{re.sub(r'[^A-Za-z0-9_]+', '_', label)}": label for label in labels}

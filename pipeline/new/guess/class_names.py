@@ -99,7 +99,9 @@ def from_table(name: str, frame: pd.DataFrame) -> Named | None:
     if len(set(values)) != len(values) or len(set(label)) != len(label):
         return None
     ignored = [
-        value for value, text in zip(values, label, strict=True) if re.fullmatch("void|ignore|unlabell?ed", text, re.I)
+        value
+        for value, text in zip(values, label, strict=True)
+        if re.fullmatch("void|ignored?|unknown|unlabell?ed", text, re.I)
     ]
     names_of = {value: text for value, text in zip(values, label, strict=True) if value not in ignored}
     return Named(names_of, name, tuple(ignored), complete=True)

@@ -15,7 +15,7 @@ from pipeline.new.guess.annotations import Annotations, Json
 from pipeline.new.guess.base import Files, other_files, walk
 from pipeline.new.guess.ids import fit_ids
 from pipeline.new.guess.lists import Lists, find_lists
-from pipeline.new.guess.masks import MaskFiles, find_mask_files, kind_of
+from pipeline.new.guess.masks import MaskFiles, find_mask_files, kind_of, pictures
 from pipeline.new.guess.paths import by_name, image_groups, masks_beside, without_ending
 from pipeline.new.guess.tables import Named, Table, find_key, read_rows, read_tables, rows_of
 
@@ -53,6 +53,8 @@ class Found:
     """Tables that may name the values of class maps."""
     notes: tuple[str, ...] = ()
     """What is there and not used."""
+    rivals: tuple[str, ...] = ()
+    """Patterns of other pictures that could be the training images."""
 
 
 def find(folder: Path) -> Found:
@@ -92,7 +94,14 @@ def find(folder: Path) -> Found:
     near = next((masks for one, masks in apart if masks and _share_files(one, images)), None)
     found = Found(images, test, table, mask_files, annotated, near, sample, further, unread, truth, of_test, lists)
     left = [*table_notes, *_left_over(found, [*groups, *used], tables, found_json)]
-    return replace(found, notes=tuple(left), names=tuple(one for one in full if one.name not in named))
+    rivals = tuple(files.pattern for files in others if _is_rival(files, images))
+    return replace(found, notes=tuple(left), names=tuple(one for one in full if one.name not in named), rivals=rivals)
+
+
+def _is_rival(files: Files, images: Files) -> bool:
+    """Whether pictures lie beside the training images, and are named neither test nor validation images."""
+    place = images.pattern.split("/", 1)[0]
+    return not files.is_test and not files.is_validation and files.pattern.startswith(f"{place}/") and pictures(files)
 
 
 def _share_files(one: Files, other: Files) -> bool:
@@ -112,6 +121,7 @@ def _are_masks(files: Files, masks: MaskFiles | None) -> bool:
 
 def _sample(tables: list[Table], groups: list[Files]) -> Named | None:
     """The sample submission, by its name, or by the same mask in every row of test images."""
+    groups = [files for files in groups if pictures(files)] or groups
     tests = [files for files in groups if files.is_test]
     constant = [table for table in tables if table.rle and table.frame[table.rle].nunique() == 1]
     for table in [table for table in tables if table.is_sample] or constant:
@@ -178,13 +188,15 @@ def _test_of(groups: list[Files], images: Files, folder: Path) -> Files | None:
         found = find_images(other, folder, [], images.id)
         if found.paths:
             return Files(other, found.paths, images.exclude, images.id, found.parts)
-    shape = whole.rsplit("/", 1)[-1]
+    shape = _shape(whole)
     named = [files for files in pictures if files.is_test and kind_of(files) is None]
-    same = [files for files in named if split_ending(files.pattern.rsplit("/", 1)[-1])[0] == split_ending(shape)[0]]
-    best = max(same or named, key=lambda files: len(files.paths), default=None)
-    if best is None:
-        return None
-    return next((files for files in without_ending(best) if files.pattern.endswith(f"/{shape}")), best)
+    same = [one for files in named for one in (files, *without_ending(files)) if _shape(one.pattern) == shape]
+    return max(same, key=lambda files: len(files.paths), default=None)
+
+
+def _shape(pattern: str) -> str:
+    """The name of a file in a pattern, whatever its parts are called and however it ends."""
+    return re.sub(r"{\w+}", "{}", split_ending(pattern.rsplit("/", 1)[-1])[0])
 
 
 def _swapped(pattern: str, old: str, new: str) -> str:
@@ -243,6 +255,8 @@ def _left_over(found: Found, groups: Iterable[Files], tables: list[Table], jsons
     if found.mask_files and found.truth:
         others.pop(found.truth, None)
         others = {key: files for key, files in others.items() if _like(found.truth, key) is False}
+    if found.test is None and (tests := [one for one in others.values() if one.is_test]):
+        yield f"images that fit {tests[0].pattern} are called test images, but their paths are unlike those of training"
     if others:
         names = [f"{pattern} ({len(files.paths)})" for pattern, files in others.items()]
         yield f"not used: images that fit {_several(names)}"

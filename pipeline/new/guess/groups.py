@@ -11,7 +11,7 @@ from pipeline.new.guess.tables import Named
 
 _COLUMNS = (
     re.compile(r"patient|subject|person|participant|donor|case", re.IGNORECASE),
-    re.compile(r"study|exam|video|volume|specimen|slide|group", re.IGNORECASE),
+    re.compile(r"study|exam|video|volume|specimen|slide|wsi|group", re.IGNORECASE),
     re.compile(r"site|hospital|cent(er|re)|location", re.IGNORECASE),
 )
 """Names of columns that are groups, the likeliest first."""

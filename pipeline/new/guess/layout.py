@@ -138,14 +138,18 @@ def _images_in_folders(folder: Path, title: str) -> Draft:
     if found.table:
         masks = _of_table(found, found.table, sizes)
     elif found.annotations:
-        masks = [*_unsampled(found), *annotations.guesses(found.annotations, found.of_test), METRIC]
+        labelled = found.sample is None or bool(found.sample.rows.label or found.sample.key.pattern)
+        masks = [*_unsampled(found), *annotations.guesses(found.annotations, found.of_test, labelled), METRIC]
     else:
         masks = _of_mask_files(found)
     group = guess_group(found.table, found.further, list(found.images.paths), found.images)
     values = _value_range(found.images)
     guesses = [*_head(title, "rle_csv", "images in folders"), *_subsets(found), *masks, shape, *values, *group]
-    notes = (*found.notes, *_placeholder_note(found))
-    return Draft(guesses, size, channels_of(found.images.paths.values()), notes)
+    told = "; ".join(guess.evidence for guess in masks if guess.key == "classes")
+    used = [table.name for table in found.names if told.endswith(f"those of {table.name}")]
+    notes = [note for note in found.notes if not any(note.startswith(f"not used: {name} ") for name in used)]
+    notes += _placeholder_note(found)
+    return Draft(guesses, size, channels_of(found.images.paths.values()), tuple(notes))
 
 
 def _placeholder_note(found: Found) -> Iterator[str]:
@@ -199,7 +203,9 @@ def _subsets(found: Found) -> list[Guess]:
         others = f"; {', '.join(files.others[:3])} show them too" if files.others else ""
         text = f"{len(files.masks.paths)} files named like images, with few values{others}"
         certain: Certainty = "guess" if files.classes or files.others else "sure"
-        guesses.append(Guess("train.images", images.pattern, "sure", f"{count}, which the masks are named like"))
+        count += f"; {', '.join(found.rivals[:2])} could be meant too" if found.rivals else ""
+        text_of_images = f"{count}, which the masks are named like"
+        guesses.append(Guess("train.images", images.pattern, "guess" if found.rivals else "sure", text_of_images))
         guesses.append(Guess("train.masks", files.masks.pattern, certain, text))
     if annotated:
         text = f"{annotated.format}: annotations of {annotated.count} of {annotated.among} images"
@@ -387,7 +393,7 @@ def _of_mask_files(found: Found) -> list[Guess]:
         text = "mask files hold 0 and 1, or 0 and 255, never all three: 1 and 255 are taken for the same class"
         return [*guesses, one_class(text), METRIC]
     by_value = [] if names else classes_of_values(values, _names_of(found, values))
-    if len(names or by_value) > 1 and not found.sample and found.test:
+    if len(names or by_value) > 1 and not found.sample and (found.test or found.lists.test):
         guesses.append(Guess("submission.label", "class", "guess", "no sample submission shows what it looks like"))
     if names:
         return [*guesses, Guess("classes", names, "guess", "files of their own; they may overlap"), METRIC]

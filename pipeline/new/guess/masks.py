@@ -20,6 +20,8 @@ from pipeline.new.guess.paths import without_ending
 
 SOME_INSTANCES = 30
 """Instances of a file whose regions are counted."""
+MOST_FLAT = 8
+"""Values of files that are no pictures."""
 MOST_VALUES = 64
 """A mask image holds at most this many grey values or colours; a photograph holds more."""
 
@@ -99,17 +101,24 @@ def _with_parts_of(pattern: str, images: Files) -> str:
 
 
 def _by_class(found: list[MaskFiles]) -> MaskFiles | None:
-    """Mask files that differ in one part of their path, as those of several classes, each black and white."""
+    """Mask files that differ in one part of their path, as those of several classes, each black and white; folders may
+    differ too where the names of the files do."""
+    if len(found) < 2 or any(pair.kind not in ("binary", "jpeg") for pair in found):
+        return None
     patterns = [pair.masks.pattern for pair in found]
+    pieces = [pattern.split("/") for pattern in patterns]
+    names = {one[-1] for one in pieces}
+    if len({len(one) for one in pieces}) == 1 and len(names) == len(pieces) and len(pieces[0]) > 1:
+        folders = zip(*(one[:-1] for one in pieces), strict=True)
+        place = "/".join(own[0] if len(set(own)) == 1 else "*" for own in folders)
+        patterns = [f"{place}/{one[-1]}" for one in pieces]
     head = re.sub(r"[^/_-]*$", "", os.path.commonprefix(patterns))
     tail = re.sub(r"^[^/_.-]*", "", os.path.commonprefix([pattern[::-1] for pattern in patterns])[::-1])
-    names = tuple(pattern[len(head) : len(pattern) - len(tail)] for pattern in patterns)
-    if len(found) < 2 or "{id}" not in head + tail or not all(re.fullmatch(r"[\w-]+", name) for name in names):
-        return None
-    if any(pair.kind not in ("binary", "jpeg") for pair in found):
+    classes = tuple(pattern[len(head) : len(pattern) - len(tail)] for pattern in patterns)
+    if "{id}" not in head + tail or not all(re.fullmatch(r"[\w-]+", name) for name in classes):
         return None
     paths = {name: path for pair in found for name, path in pair.masks.paths.items()}
-    return MaskFiles(found[0].images, Files(f"{head}{{class}}{tail}", paths), names)
+    return MaskFiles(found[0].images, Files(f"{head}{{class}}{tail}", paths), classes, found[0].kind)
 
 
 def kind_of(files: Files) -> Kind | None:
@@ -123,11 +132,19 @@ def kind_of(files: Files) -> Kind | None:
     values = mask_values(paths, 20)
     if values is None:
         return None
+    if len(values) == 1 and 0 not in values:  # all of it, everywhere
+        return None
     if len(values) < 2 or (len(values) == 2 and 0 in values) or (set(values) == {0, 1, 255}):
         return "binary"
     if any(isinstance(value, tuple) for value in values):
         return "colours"
     return "classes" if max(value for value in values if isinstance(value, int)) < 256 else "instances"
+
+
+def pictures(files: Files) -> bool:
+    """Returns whether files are pictures, as some of them show by their many values."""
+    values = mask_values(files.paths.values(), 5)
+    return values is None or len(values) > MOST_FLAT
 
 
 def numbers_instances(paths: Iterable[Path], count: int = 20) -> bool:

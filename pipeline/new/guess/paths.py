@@ -107,6 +107,9 @@ def _changing(folders: list[_Folder], parent: str) -> set[str]:
     shapes = {re.sub(r"\d+", "#", folder.name) for folder in some}
     if numbered and (len(shapes) == 1 or len(some) > 2) and not _OF_MASKS.search(parent):
         return {folder.name for folder in some}
+    first = some[0].folders.keys()
+    if first and all(folder.folders.keys() == first for folder in some):
+        return {folder.name for folder in some}  # each with the same folders and files beside them
     stems = [folder.stems() for folder in some]
     apart = len(set().union(*stems)) > 0.9 * sum(map(len, stems))
     return {folder.name for folder in some} if apart and len(some) > 2 else set()
@@ -233,8 +236,11 @@ def _across_endings(groups: list[Files]) -> list[Files]:
 
 def _belong_to(files: Files, others: Files) -> bool:
     """Whether files have the names of others, or longer ones, as masks and depth maps beside images do."""
-    names = (_WITH_ENDING.fullmatch(name) for name in files.paths)
-    return any(name in others.paths for name in files.paths) or any(one and one[1] in others.paths for one in names)
+    names = [match[1] for name in files.paths if (match := _WITH_ENDING.fullmatch(name))]
+    if any(name in others.paths for name in [*files.paths, *names]):
+        return True
+    heads = {match[1] for name in others.paths if (match := _WITH_ENDING.fullmatch(name))}
+    return bool(heads.intersection(names))  # 7_sat.jpg and 7_mask.png
 
 
 def masks_beside(files: Files) -> tuple[Files, Files | None]:

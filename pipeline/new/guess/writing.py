@@ -18,7 +18,7 @@ _NUMBERS = re.compile(r"\d+(?: *[ ,;:|] *\d+)+")
 _SPACED = r"\d+(\s+\d+)+"
 LEAST = 6
 """Numbers that some mask must have: a box has four, a time of day three."""
-_PACKED = re.compile(r"eJ[A-Za-z0-9+/]{6,}={0,2}")
+_PACKED = re.compile(r"e[AFJN][A-Za-z0-9+/]{6,}={0,2}")
 _COCO, _ODD = re.compile(r"[0-o]{3,}"), re.compile(r"[:-@\[-`]")
 """COCO's compressed counts, and characters that most of them hold and ids do not."""
 
