@@ -1,7 +1,6 @@
 """What a competition's YAML may say of its raw files: where images and masks lie, and how tables write them."""
 
 import re
-from pathlib import PurePath
 from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -108,12 +107,12 @@ class Subset(Settings):
     @property
     def annotations(self) -> str | None:
         """The file of polygons or of COCO annotations, or its pattern; None where masks are something else."""
-        return self.masks if self.masks and PurePath(self.masks).suffix.lower() in ANNOTATIONS else None
+        return self.masks if self.masks and self.masks.lower().endswith(ANNOTATIONS) else None
 
     @property
     def mask_files(self) -> str | None:
         """The path of mask images; None where masks are a table or annotations, or there are none."""
-        return self.masks if self.masks and names_in(self.masks) and not self.annotations else None
+        return self.masks if self.masks and "{" in self.masks and not self.annotations else None
 
     @property
     def mask_table(self) -> str | None:

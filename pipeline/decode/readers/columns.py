@@ -11,7 +11,7 @@ from pipeline.core.config.raw_files import REST, Columns, Value, names_in, value
 from pipeline.core.errors import PipelineError
 from pipeline.core.tables import normal_form
 from pipeline.decode.readers.files import SUFFIXES
-from pipeline.decode.readers.names import ImageFiles
+from pipeline.decode.readers.names import ImageFiles, relative_name
 
 _FILE_ENDINGS = (*SUFFIXES, ".dcm", ".dicom", ".npy", ".npz", ".nii", ".nii.gz", ".svs")
 """Endings of image files, also of those that tables speak of and that were converted since."""
@@ -98,7 +98,7 @@ def file_finder(files: ImageFiles, folder: Path) -> Callable[[str], str | None]:
     of it, its file name with or without an ending, or its id; None where that is no image, or several."""
     by_base: dict[str, list[tuple[str, str]]] = {}
     for image_id, path in [*files.others.items(), *files.paths.items()]:
-        name = normal_form(path.relative_to(folder).as_posix())
+        name = normal_form(relative_name(path, folder))
         by_base.setdefault(path.name, []).append((name, image_id))
     by_id = image_finder(files.all_ids)
 

@@ -18,6 +18,7 @@ from pipeline.decode.readers.names import (
     fixed_part,
     image_files_under,
     pattern_expression,
+    relative_name,
     same_format,
     split_ending,
     told,
@@ -134,7 +135,7 @@ def _key_of(
 
 def _name(path: Path, folder: Path) -> str:
     """The path of a file, without its ending, as patterns write it."""
-    return normal_form(path.relative_to(folder).as_posix().removesuffix(path.suffix))
+    return normal_form(relative_name(path, folder).removesuffix(path.suffix))
 
 
 def _rank(path: Path, ending: str) -> tuple[bool, bool, str]:

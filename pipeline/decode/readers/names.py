@@ -99,11 +99,15 @@ def _paths(folder: Path, pattern: str) -> Iterable[tuple[Path, str]]:
     place = fixed_part(pattern)
     wanted = Path(pattern).relative_to(place).as_posix()
     start = as_on_disk(folder, place)
-    before = len(str(folder)) + 1
     wild = glob_pattern(re.sub(r"{\w+}", "*", wanted))
     for path in sorted(start.glob(wild)):
         if not path.name.startswith("."):
-            yield path, normal_form(str(path)[before:])
+            yield path, normal_form(relative_name(path, folder))
+
+
+def relative_name(path: Path, folder: Path) -> str:
+    """Returns the path of a file relative to a folder that it was found in, with `/` between folders."""
+    return str(path)[len(str(folder)) + 1 :].replace(os.sep, "/")
 
 
 def split_ending(pattern: str) -> tuple[str, str]:

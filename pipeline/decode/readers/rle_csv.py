@@ -19,7 +19,7 @@ from pipeline.decode.readers.base import SUBSETS, Fault, Item, Listing, SubsetNa
 from pipeline.decode.readers.columns import group_of, is_missing, own_group
 from pipeline.decode.readers.files import natural, packed, read_image
 from pipeline.decode.readers.mask_files import MaskFiles, find_mask_files, mask_key, told_of_files
-from pipeline.decode.readers.names import as_on_disk, find_images, fixed_part
+from pipeline.decode.readers.names import as_on_disk, find_images, fixed_part, relative_name
 from pipeline.decode.readers.rows import Rows, further_columns, listed_images, read_rows, sample_ids
 from pipeline.decode.readers.true_masks import Sources, masks_reader
 
@@ -105,7 +105,7 @@ def _subset_items(competition: RleCsv, subset: SubsetName, folder: Path) -> List
     for image_id in wanted:
         if image_id in files.paths:
             file = files.paths[image_id]
-            rows, path = known.get(image_id, Rows()), file.relative_to(folder).as_posix()
+            rows, path = known.get(image_id, Rows()), relative_name(file, folder)
             further_row, values = extras.get(image_id, (None, {}))
             extra = {**files.parts.get(image_id, {}), **rows.extra, **values}
             read = partial(read_image, file, **competition.reading)

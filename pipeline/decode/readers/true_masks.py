@@ -14,7 +14,7 @@ from pipeline.decode.readers.annotations.shapes import Annotated
 from pipeline.decode.readers.base import MaskFault, Masks, counted, read_mask
 from pipeline.decode.readers.columns import class_labels
 from pipeline.decode.readers.mask_files import MaskFiles, mask_key
-from pipeline.decode.readers.names import ImageFiles
+from pipeline.decode.readers.names import ImageFiles, relative_name
 from pipeline.decode.readers.rows import Rows
 from pipeline.masks import rle
 from pipeline.masks.geometry import IGNORE
@@ -52,7 +52,7 @@ def masks_reader(
     key, pattern = mask_key(settings, image_id, sources.images), settings.masks
     values = class_labels(competition) if "{class}" in pattern else [""]
     found = [sources.files.by_key.get((key, one), []) for one in values]
-    paths = [[path.relative_to(folder).as_posix() for path in own] for own in found]
+    paths = [[relative_name(path, folder) for path in own] for own in found]
     parts = {"id": image_id, "stem": Path(image_id).stem, **sources.images.parts.get(image_id, {})}
     for name, text in parts.items():
         pattern = pattern.replace(f"{{{name}}}", text)

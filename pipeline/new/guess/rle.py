@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 
 from pipeline.decode.readers import remarks
-from pipeline.decode.readers.files import read_image
+from pipeline.decode.readers.files import evenly, read_image
 from pipeline.decode.rle_checks import (
     CLEAR_COUNT,
     CLEAR_IMAGES,
@@ -32,6 +32,8 @@ from pipeline.masks.rle import Convention
 from pipeline.new.guess.base import Guess
 
 PAIRS = re.compile(r"\s*\d+\s+\d+(\s+\d+\s+\d+)*\s*")
+MOST_FITTED = 2000
+"""Masks that are tried with relative starts first, where all fit with absolute ones."""
 WEAK_Z = 2.0
 """Standard errors from which the edges of the images make an order a guess."""
 _OFFSETS: tuple[Literal["absolute", "relative"], ...] = ("absolute", "relative")
@@ -119,6 +121,10 @@ def _by_fit(rows: list[MaskRow], written: Convention) -> tuple[list[Convention],
         return [replace(written, order=order) for order in _ORDERS], {}
     fits: dict[Fit, int] = {key: 0 for key in product(_OFFSETS, _BASES)}
     for offsets in _OFFSETS:
+        if offsets == "relative" and max(fits.values()) == len(rows) > MOST_FITTED:
+            some = evenly(rows, MOST_FITTED)  # all others need not be tried where some do not fit
+            if not all(_inside(row, replace(written, base=0, offsets=offsets)) for row in some):
+                break
         for row in rows:
             runs = parsed(row.text, replace(written, base=0, offsets=offsets))
             if runs is not None and len(runs):
@@ -138,6 +144,12 @@ def _by_fit(rows: list[MaskRow], written: Convention) -> tuple[list[Convention],
             verdicts[aspect] = "sure" if whole else "guess", text
     candidates = [replace(written, base=base, offsets=offsets) for offsets, base in kept]
     return [replace(one, order=order) for one in candidates for order in _ORDERS], verdicts
+
+
+def _inside(row: MaskRow, convention: Convention) -> bool:
+    """Whether a mask lies inside its image."""
+    runs = parsed(row.text, convention)
+    return runs is not None and (not len(runs) or int(runs[-1].sum()) <= row.shape[0] * row.shape[1])
 
 
 # --- is it the mask of the file? -------------------------------------------------------------------------------------

@@ -2,9 +2,9 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import permutations
 from pathlib import Path
 from typing import Literal
@@ -14,7 +14,7 @@ import pandas as pd
 from pipeline.core.errors import PipelineError
 from pipeline.core.tables import read_header
 from pipeline.decode.readers.columns import image_finder, template_columns
-from pipeline.decode.readers.files import natural, read_table
+from pipeline.decode.readers.files import evenly, natural, read_table
 from pipeline.decode.rle_checks import Certainty
 from pipeline.masks.rle import Convention
 from pipeline.new.guess.base import Files
@@ -24,6 +24,8 @@ SEPARATORS = ("_", "-", " ", ":")
 MOST_COLUMNS, MOST_LABELS, MOST_TABLES = 50, 60, 50
 """A table of more columns is one of labels a pixel; more different labels are something else, and so are more tables in
 one folder."""
+SAMPLED = 1000
+"""Rows of a table that a reading is tried on first."""
 _CLASS_NAME = re.compile(r"class|label|categor", re.IGNORECASE)
 
 
@@ -167,10 +169,14 @@ def find_key(table: Table, groups: list[Files], by_file: bool = False) -> Key | 
     None when nothing fits.
     """
     frame = table.frame.drop(columns=[table.rle] if table.rle else [])
+    some = frame.iloc[evenly(range(len(frame)), SAMPLED)]
     best: Key | None = None
-    for keys in (_plain, *((_by_file,) if by_file else ()), _with_label, _of_two_columns):
+    for readings in (_plain, *((_by_file,) if by_file else ()), _with_label, _of_two_columns):
         for files in groups:
-            for key in keys(frame, files):
+            for reading in readings(frame):
+                if len(some) < len(frame) and not reading(some, files).share:
+                    continue  # it names none of many rows
+                key = reading(frame, files)
                 if key.share and (best is None or key.rank > best.rank):
                     best = key
         if best and best.share > 0.9:
@@ -178,23 +184,45 @@ def find_key(table: Table, groups: list[Files], by_file: bool = False) -> Key | 
     return best
 
 
-def _plain(frame: pd.DataFrame, files: Files) -> Iterator[Key]:
-    for column in frame.columns:
-        yield Key(str(column), None, files, frame[column].tolist(), None)
+Reading = Callable[[pd.DataFrame, Files], Key]
+"""How rows of a table may name images."""
 
 
-def _by_file(frame: pd.DataFrame, files: Files) -> Iterator[Key]:
-    for column in frame.columns:
-        yield Key(str(column), None, files, frame[column].map(image_finder(files.paths)).tolist(), None)
+def _plain(frame: pd.DataFrame) -> Iterator[Reading]:
+    for column in map(str, frame.columns):
+        yield partial(_whole, column)
 
 
-def _with_label(frame: pd.DataFrame, files: Files) -> Iterator[Key]:
-    for column in frame.columns:
+def _whole(column: str, rows: pd.DataFrame, files: Files) -> Key:
+    return Key(column, None, files, rows[column].tolist(), None)
+
+
+def _by_file(frame: pd.DataFrame) -> Iterator[Reading]:
+    for column in map(str, frame.columns):
+        yield partial(_named_files, column)
+
+
+def _named_files(column: str, rows: pd.DataFrame, files: Files) -> Key:
+    find = image_finder(files.paths)
+    found = {text: find(text) for text in rows[column].unique()}
+    return Key(column, None, files, rows[column].map(found).tolist(), None)
+
+
+def _with_label(frame: pd.DataFrame) -> Iterator[Reading]:
+    for column in map(str, frame.columns):
         for separator in SEPARATORS:
-            parts = frame[column].str.rpartition(separator)
-            yield _labelled(str(column), f"{{id}}{separator}{{label}}", files, parts[0], parts[2])
-            parts = frame[column].str.partition(separator)
-            yield _labelled(str(column), f"{{label}}{separator}{{id}}", files, parts[2], parts[0])
+            yield partial(_label_behind, column, separator)
+            yield partial(_label_before, column, separator)
+
+
+def _label_behind(column: str, separator: str, rows: pd.DataFrame, files: Files) -> Key:
+    parts = rows[column].str.rpartition(separator)
+    return _labelled(column, f"{{id}}{separator}{{label}}", files, parts[0], parts[2])
+
+
+def _label_before(column: str, separator: str, rows: pd.DataFrame, files: Files) -> Key:
+    parts = rows[column].str.partition(separator)
+    return _labelled(column, f"{{label}}{separator}{{id}}", files, parts[2], parts[0])
 
 
 def _labelled(column: str, pattern: str, files: Files, ids: pd.Series, labels: pd.Series) -> Key:
@@ -202,11 +230,15 @@ def _labelled(column: str, pattern: str, files: Files, ids: pd.Series, labels: p
     return Key(column, pattern, files, ids.tolist() if few else [], labels.tolist())
 
 
-def _of_two_columns(frame: pd.DataFrame, files: Files) -> Iterator[Key]:
+def _of_two_columns(frame: pd.DataFrame) -> Iterator[Reading]:
     for first, second in permutations(map(str, frame.columns[:6]), 2):
         for separator in SEPARATORS:
-            ids = frame[first] + separator + frame[second]
-            yield Key(f"{{{first}}}{separator}{{{second}}}", None, files, ids.tolist(), None)
+            yield partial(_joined, first, second, separator)
+
+
+def _joined(first: str, second: str, separator: str, rows: pd.DataFrame, files: Files) -> Key:
+    ids = rows[first] + separator + rows[second]
+    return Key(f"{{{first}}}{separator}{{{second}}}", None, files, ids.tolist(), None)
 
 
 # --- rows ------------------------------------------------------------------------------------------------------------
