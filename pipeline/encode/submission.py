@@ -22,6 +22,7 @@ from pipeline.decode.readers.columns import (
     class_labels,
     class_numbers,
     image_finder,
+    is_placeholder,
     key_columns,
     key_text,
     keys_of,
@@ -247,8 +248,14 @@ def _sample_keys(
     # of class maps, a column per pixel
     sample = read_table(path, needed, only=settings.format == "labels", section="submission")
     copied = sample[[column for column in sample.columns if column not in needed]].to_numpy().tolist()
-    keys_of_rows = keys_of(sample, settings, numbers)
+    keys_of_rows = list(keys_of(sample, settings, numbers))
+    placeholder = is_placeholder(settings, (label for _, label in keys_of_rows))
+    foreground = [competition.classes.index(name) for name in competition.foreground]
     for place, (row, (image_id, label)) in enumerate(zip(sample.index + 2, keys_of_rows, strict=True)):
+        if image_id is not None and placeholder:  # an image may have instances of every class
+            for number in foreground:
+                keys.setdefault((image_id, number), copied[place])
+            continue
         if image_id is None or (label is not None and label not in numbers):
             raise PipelineError(
                 f"{path.name} row {row}: {sample[settings.id].iat[place]!r} names no id and class of the YAML "

@@ -145,6 +145,12 @@ def _label(competition: Competition, number: int, value: Value) -> str:
     return competition.classes[number] if isinstance(value, tuple) or value == REST else str(value)
 
 
+def is_placeholder(columns: Columns, labels: Iterable[str | None]) -> bool:
+    """Returns whether the labels of a sample submission say nothing: rows are instances, of which a prediction may have
+    any of any class, and all of the sample's have one and the same."""
+    return columns.row == "instance" and columns.label is not None and len(set(labels)) == 1
+
+
 def key_text(columns: Columns, image_id: str, label: str) -> str:
     """Returns what the id column holds for an image and class."""
     return columns.pattern.format(id=image_id, label=label) if columns.pattern else image_id

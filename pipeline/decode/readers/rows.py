@@ -16,6 +16,7 @@ from pipeline.decode.readers.columns import (
     class_numbers,
     file_finder,
     image_finder,
+    is_placeholder,
     key_columns,
     keys_of,
     template_columns,
@@ -94,13 +95,14 @@ def sample_ids(competition: RleCsv, folder: Path, files: ImageFiles) -> tuple[li
     first: dict[tuple[str, str | None], int] = {}
     ids: dict[str, None] = {}
     numbers, find = class_numbers(competition), image_finder(files.all_ids)
-    keys = keys_of(sample, columns, numbers)
+    keys = list(keys_of(sample, columns, numbers))
+    placeholder = is_placeholder(columns, (label for _, label in keys))
     for place, (row, (image_id, label)) in enumerate(zip(sample.index + 2, keys, strict=True)):
         if image_id is None:
             value = sample[columns.id].iat[place]
             faults.append(Fault(name, row, f"{columns.id} {value!r} does not fit the pattern {columns.pattern}"))
             continue
-        if label is not None and label not in numbers:
+        if label is not None and label not in numbers and not placeholder:
             text = (
                 f"label {label!r} is no class of the YAML ({', '.join(numbers)}); where the file is a placeholder, set "
             )
