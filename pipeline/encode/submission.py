@@ -249,7 +249,7 @@ def _sample_keys(
     sample = read_table(path, needed, only=settings.format == "labels", section="submission")
     copied = sample[[column for column in sample.columns if column not in needed]].to_numpy().tolist()
     keys_of_rows = list(keys_of(sample, settings, numbers))
-    placeholder = is_placeholder(settings, (label for _, label in keys_of_rows))
+    placeholder = is_placeholder(competition, (label for _, label in keys_of_rows))
     foreground = [competition.classes.index(name) for name in competition.foreground]
     for place, (row, (image_id, label)) in enumerate(zip(sample.index + 2, keys_of_rows, strict=True)):
         if image_id is not None and placeholder:  # an image may have instances of every class

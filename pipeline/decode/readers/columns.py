@@ -145,10 +145,11 @@ def _label(competition: Competition, number: int, value: Value) -> str:
     return competition.classes[number] if isinstance(value, tuple) or value == REST else str(value)
 
 
-def is_placeholder(columns: Columns, labels: Iterable[str | None]) -> bool:
-    """Returns whether the labels of a sample submission say nothing: rows are instances, of which a prediction may have
-    any of any class, and all of the sample's have one and the same."""
-    return columns.row == "instance" and columns.label is not None and len(set(labels)) == 1
+def is_placeholder(competition: Competition, labels: Iterable[str | None]) -> bool:
+    """Returns whether the label column of a sample submission says nothing: it holds one label alone, of several
+    classes."""
+    several = len(competition.foreground) > 1 and competition.submission.label is not None
+    return several and len(set(labels)) == 1
 
 
 def key_text(columns: Columns, image_id: str, label: str) -> str:

@@ -96,7 +96,7 @@ def sample_ids(competition: RleCsv, folder: Path, files: ImageFiles) -> tuple[li
     ids: dict[str, None] = {}
     numbers, find = class_numbers(competition), image_finder(files.all_ids)
     keys = list(keys_of(sample, columns, numbers))
-    placeholder = is_placeholder(columns, (label for _, label in keys))
+    placeholder = is_placeholder(competition, (label for _, label in keys))
     for place, (row, (image_id, label)) in enumerate(zip(sample.index + 2, keys, strict=True)):
         if image_id is None:
             value = sample[columns.id].iat[place]

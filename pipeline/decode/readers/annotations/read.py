@@ -114,7 +114,8 @@ def read_annotations(
         )
     crowds = sum(region.ignored for one in found.values() for region in one.regions)
     if crowds:
-        texts.append(f"{crowds} regions of {pattern} are crowds (iscrowd): their pixels count nowhere")
+        what = f"{crowds} regions of {pattern} are crowds" if crowds > 1 else f"1 region of {pattern} is a crowd"
+        texts.append(f"{what} (iscrowd): pixels of a crowd count nowhere")
     if competition.columns.absent == "fault":
         for image_id in sorted(files.paths.keys() - found.keys(), key=natural):
             text = f"image has no annotations in {pattern}; where that means no mask, set `columns: {{absent: empty}}`"
