@@ -25,6 +25,8 @@ MOST_ROWS, MOST_PIXELS = 300, 2**28
 """How many masks are decoded to compare conventions, and how many of their pixels."""
 CLEAR_SHARE, CLEAR_COUNT, CLEAR_RATIO = 0.9, 5, 1.3
 """A comparison is sure when this share of the masks, at least so many, agree; torn masks are longer by this factor."""
+LEAST_AT_EDGES = 2
+"""Masks at an edge that must speak for one base; a single one may be smoother by chance."""
 CLEAR_Z, CLEAR_IMAGES = 5.0, 20
 """Standard errors from which the edges of the images make an order sure; it takes so many images."""
 
@@ -113,7 +115,7 @@ def by_outline(
     shortest = {value: min(found, key=lambda own: own.sum()) for value, found in totals.items()}
     best, other = sorted(values, key=lambda value: shortest[value].sum())
     better, worse = int((shortest[best] < shortest[other]).sum()), int((shortest[best] > shortest[other]).sum())
-    if better <= worse:
+    if better - worse < (LEAST_AT_EDGES if aspect == "base" else 1):
         return candidates, {}
     ratio = shortest[other].sum() / max(shortest[best].sum(), 1)
     clear = better >= CLEAR_SHARE * (better + worse) and better >= CLEAR_COUNT

@@ -1,7 +1,7 @@
 """Reader for images in folders (TIFF, PNG, JPEG; 8 or 16 bit; grey, RGB or four channels) with masks as run lengths in
 a CSV - one row per image, an image and class, or an instance - as image files, or as polygons and COCO annotations."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from pipeline.decode.readers.base import SUBSETS, Fault, Item, Listing, SubsetNa
 from pipeline.decode.readers.columns import group_of, is_missing, own_group
 from pipeline.decode.readers.files import natural, packed, read_image
 from pipeline.decode.readers.mask_files import MaskFiles, find_mask_files, mask_key, told_of_files
-from pipeline.decode.readers.names import as_on_disk, find_images, fixed_part, relative_name
+from pipeline.decode.readers.names import ImageFiles, as_on_disk, find_images, fixed_part, relative_name
 from pipeline.decode.readers.rows import Rows, further_columns, listed_images, read_rows, sample_ids
 from pipeline.decode.readers.true_masks import Sources, masks_reader
 
@@ -84,10 +84,7 @@ def _subset_items(competition: RleCsv, subset: SubsetName, folder: Path) -> List
     if settings.annotations:
         annotated, more, texts = read_annotations(competition, subset, folder, files)
         faults = faults + more
-    for image_id, double in files.further:
-        first, droppable = files.paths[image_id].relative_to(folder).as_posix(), image_id if subset == "train" else None
-        text = f"image {image_id} is {first} already: an id has one image"
-        faults.append(Fault(double.relative_to(folder).as_posix(), None, text, droppable))
+    faults += _doubles(folder, files, subset)
     if subset == "test" and competition.sample_submission:
         wanted, listing_faults = sample_ids(competition, folder, files)
         faults = faults + listing_faults
@@ -129,6 +126,14 @@ def _subset_items(competition: RleCsv, subset: SubsetName, folder: Path) -> List
         what = f"row in {table}" if table else "mask file" if settings.mask_files else "annotations"
         texts.append(f"{without} of {len(items)} training images have no {what} and count as without a mask")
     return Listing(items, faults, texts)
+
+
+def _doubles(folder: Path, files: ImageFiles, subset: SubsetName) -> Iterator[Fault]:
+    """A fault for every file of an image that has one already."""
+    for image_id, double in files.further:
+        first, droppable = relative_name(files.paths[image_id], folder), image_id if subset == "train" else None
+        text = f"image {image_id} is {first} already: an id has one image"
+        yield Fault(relative_name(double, folder), None, text, droppable)
 
 
 def _file_with(

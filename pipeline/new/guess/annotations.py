@@ -3,8 +3,8 @@
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.core.config.raw_files import ANNOTATIONS
@@ -35,7 +35,8 @@ class Annotations:
     """Images that have annotations."""
     among: int
     """Images that were compared with them."""
-    crowded: bool = False
+    others: tuple[str, ...] = ()
+    """Further annotations of the same images."""
 
 
 @dataclass(frozen=True)
@@ -133,10 +134,11 @@ def of_images(found: Json, images: list[Files], folder: Path) -> list[Annotation
     chosen = []
     for files in images:
         candidates = [_single(name, found, files, folder) for name in found.single]
-        candidates += [_group(pattern, found, files) for pattern in found.groups]
+        candidates += [one for pattern in found.groups for one in _group(pattern, found, files)]
         fitting = [one for one in candidates if one is not None and one.count]
         if fitting:
-            chosen.append(max(fitting, key=lambda one: (one.count, sum(one.labels.values()))))
+            best = max(fitting, key=lambda one: (one.count, -len(one.pattern), sum(one.labels.values())))
+            chosen.append(replace(best, others=tuple(one.pattern for one in fitting if one is not best)))
     return chosen
 
 
@@ -147,33 +149,27 @@ def _single(name: str, found: Json, files: Files, folder: Path) -> Annotations |
     if len(ids) < 0.5 * min(len(annotated), len(files.paths)):
         return None
     labels = Counter(str(region.label) for one in annotated for region in one.regions if region.label is not None)
-    crowded = any(region.ignored for one in annotated for region in one.regions)
-    return Annotations(name, files, dict(labels), found.formats[name], len(ids), len(files.paths), crowded)
+    return Annotations(name, files, dict(labels), found.formats[name], len(ids), len(files.paths))
 
 
-def _group(pattern: str, found: Json, files: Files) -> Annotations | None:
+def _group(pattern: str, found: Json, files: Files) -> Iterator[Annotations]:
+    """The annotations in files of one image each, whose names are those of images with something before or behind."""
     if files.id or "*" in files.pattern:
-        return None
-    paths = found.groups[pattern]
-    example = max(paths, key=len)
-    inside = max((name for name in files.paths if name in example), key=len, default=None)
-    if inside is None:
-        return None
-    before, after = example.split(inside, 1)
-    own = {one: paths[name] for one in files.paths if (name := f"{before}{one}{after}") in paths}
-    if len(own) < 0.5 * min(len(paths), len(files.paths)):
-        return None
-    labels: Counter[str] = Counter()
-    for path in evenly(own.values(), SAMPLED):
-        try:
-            regions = [region for one in read_file(path, path.name) for region in one.regions]
-        except PipelineError:
-            continue
-        labels.update(str(region.label) for region in regions if region.label is not None)
+        return
+    paths, some = found.groups[pattern], evenly(files.paths, 20)
+    around = Counter(tuple(stem.split(name, 1)) for stem in paths for name in some if name in stem)
     head, suffix = pattern.rsplit("{id}", 1)
-    return Annotations(
-        f"{head}{before}{{id}}{after}{suffix}", files, dict(labels), found.formats[pattern], len(own), len(files.paths)
-    )
+    for before, after in (pair for pair, count in around.items() if count >= 0.5 * min(len(some), len(paths))):
+        own = {one: paths[name] for one in files.paths if (name := f"{before}{one}{after}") in paths}
+        labels: Counter[str] = Counter()
+        for path in evenly(own.values(), SAMPLED):
+            try:
+                regions = [region for one in read_file(path, path.name) for region in one.regions]
+            except PipelineError:
+                continue
+            labels.update(str(region.label) for region in regions if region.label is not None)
+        whole, form = f"{head}{before}{{id}}{after}{suffix}", found.formats[pattern]
+        yield Annotations(whole, files, dict(labels), form, len(own), len(files.paths))
 
 
 def guesses(train: Annotations, test: Annotations | None, labelled: bool) -> list[Guess]:

@@ -1,39 +1,24 @@
 """What a folder of raw files seems to be: which reader it is for, and every setting of a competition's YAML."""
 
-from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Iterator
 from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
 
-from pipeline.core.config.competition import METRICS
-from pipeline.core.config.raw_files import THRESHOLD, Value
 from pipeline.core.errors import PipelineError
 from pipeline.decode.readers.files import evenly, read_image
 from pipeline.decode.rle_checks import Certainty, MaskRow
 from pipeline.decode.value_range import SMALL, extremes, used_range
 from pipeline.new.guess import annotations
 from pipeline.new.guess.base import Draft, Files, Guess, channels_of, image_size
-from pipeline.new.guess.class_names import Named as NamedValues
-from pipeline.new.guess.class_names import from_table, known_names
+from pipeline.new.guess.columns import columns_of, differing, placeholder_of, under, unsampled
 from pipeline.new.guess.find import Found, find
 from pipeline.new.guess.groups import guess_group
-from pipeline.new.guess.masks import (
-    classes_of_labels,
-    classes_of_values,
-    mask_values,
-    never_both,
-    numbers_instances,
-    one_class,
-)
+from pipeline.new.guess.masks import classes_of_labels, mask_values, one_class
+from pipeline.new.guess.of_files import MEAN_IOU, METRIC, of_mask_files
 from pipeline.new.guess.rle import PAIRS, guess_rle
 from pipeline.new.guess.tables import Named, Table
-
-_OF_MASKS = [name for name, of in METRICS.items() if of == "masks"]
-METRIC = Guess("metric", None, "FILL IN", f"{', '.join(_OF_MASKS[:-1])} or {_OF_MASKS[-1]}; the files cannot tell")
-MEAN_IOU = Guess("metric", "mean_iou", "sure", "the one metric of kind multiclass")
 
 
 def look(folder: Path, title: str) -> Draft:
@@ -139,9 +124,9 @@ def _images_in_folders(folder: Path, title: str) -> Draft:
         masks = _of_table(found, found.table, sizes)
     elif found.annotations:
         labelled = found.sample is None or bool(found.sample.rows.label or found.sample.key.pattern)
-        masks = [*_unsampled(found), *annotations.guesses(found.annotations, found.of_test, labelled), METRIC]
+        masks = [*unsampled(found), *annotations.guesses(found.annotations, found.of_test, labelled), METRIC]
     else:
-        masks = _of_mask_files(found)
+        masks = of_mask_files(found)
     group = guess_group(found.table, found.further, list(found.images.paths), found.images)
     values = _value_range(found.images)
     guesses = [*_head(title, "rle_csv", "images in folders"), *_subsets(found), *masks, shape, *values, *group]
@@ -155,7 +140,7 @@ def _images_in_folders(folder: Path, title: str) -> Draft:
 def _placeholder_note(found: Found) -> Iterator[str]:
     """That the sample submission shows nothing of its masks."""
     sample = found.sample
-    text = _placeholder(sample, found.table.table.rle if found.table else None)
+    text = placeholder_of(sample, found.table.table.rle if found.table else None)
     if sample and text and not sample.table.pixels and PAIRS.fullmatch(text):
         yield (
             f"{sample.table.name} writes {text!r} in every row, a placeholder: nothing shows at which size, in which "
@@ -209,8 +194,9 @@ def _subsets(found: Found) -> list[Guess]:
         guesses.append(Guess("train.masks", files.masks.pattern, certain, text))
     if annotated:
         text = f"{annotated.format}: annotations of {annotated.count} of {annotated.among} images"
+        text += f"; {', '.join(annotated.others[:3])} could be meant too" if annotated.others else ""
         guesses.append(Guess("train.images", images.pattern, "sure", count))
-        guesses.append(Guess("train.masks", annotated.pattern, "sure", text))
+        guesses.append(Guess("train.masks", annotated.pattern, "guess" if annotated.others else "sure", text))
     if images.id:
         example = next(iter(images.paths))
         guesses.insert(1, Guess("train.id", images.id, "sure" if table else "guess", f"made of the path: {example}"))
@@ -271,7 +257,7 @@ def _header_only(found: Found, unread: Table) -> list[Guess]:
     columns = list(map(str, unread.frame.columns))
     if not unread.frame.empty or found.table is None:
         return []
-    own = _columns(found.table)
+    own = columns_of(found.table)
     known = [guess.value for key in ("id", "label") if (guess := own.get(key))]
     rest = [column for column in columns if column not in known]
     if not set(known) <= set(columns) or len(rest) != 1 or rest[0] == own["rle"].value:
@@ -281,60 +267,19 @@ def _header_only(found: Found, unread: Table) -> list[Guess]:
 
 def _of_table(found: Found, masks: Named, sizes: dict[Path, tuple[int, int]]) -> list[Guess]:
     """Columns, convention and classes of a table of masks."""
-    columns = _columns(masks)
+    columns = columns_of(masks)
     absent = len(set(found.images.paths) - set(masks.key.ids))
     if absent:
         text = f"{absent} of {len(found.images.paths)} images have no row"
         columns["absent"] = Guess("absent", "empty", "guess", text)
-    submission = _differing(columns, found.sample, masks.table.rle) if found.sample else []
+    submission = differing(columns, found.sample, masks.table.rle) if found.sample else []
     labels = masks.rows.labels
     if labels and found.sample and len(found.sample.rows.labels) > 1:  # one alone is a placeholder
         labels = list(dict.fromkeys([*labels, *found.sample.rows.labels]))
     classes = classes_of_labels(labels) if labels else one_class("rows name no class")
-    placeholder = _placeholder(found.sample, masks.table.rle)
+    placeholder = placeholder_of(found.sample, masks.table.rle)
     convention = guess_rle(_mask_rows(found, masks, sizes), placeholder, masks.table.writing)
-    return [*_under("columns", columns.values()), *submission, *convention, classes, METRIC]
-
-
-def _under(parent: str, guesses: Iterable[Guess]) -> list[Guess]:
-    return [replace(guess, key=f"{parent}.{guess.key}") for guess in guesses]
-
-
-def _columns(named: Named, usual: str | None = None) -> dict[str, Guess]:
-    """The settings of a table's columns, by name; without run lengths, `usual` or what is left is their column."""
-    table, key, rows = named.table, named.key, named.rows
-    rest = [str(column) for column in table.frame.columns if column not in (*key.columns, rows.label)]
-    lengths = table.rle or (usual if usual in rest else rest[-1] if rest else "")
-    guesses = [Guess("id", key.id, named.certainty, f"{named.hits} among the images")]
-    if key.pattern:
-        guesses.append(Guess("pattern", key.pattern, named.certainty, rows.evidence))
-    if rows.label:
-        guesses.append(Guess("label", rows.label, "sure" if rows.kind == "class" else "guess", rows.evidence))
-    if rows.until:
-        text = f"labels such as {table.frame[rows.label].max()!r} have more than a class"
-        guesses.append(Guess("label_until", rows.until, "guess", text))
-    text = "pairs of numbers" if table.rle else "the column that is left"
-    guesses.append(Guess("rle", lengths, "sure" if table.rle else "guess", text))
-    if rows.kind == "instance":
-        guesses.append(Guess("rows", "instance", "guess", rows.evidence))
-    return {guess.key: guess for guess in guesses}
-
-
-def _differing(columns: dict[str, Guess], sample: Named, usual: str | None) -> list[Guess]:
-    """What the sample submission has otherwise than the table of masks."""
-    own = _columns(sample, usual)
-    if sample.table.pixels:
-        text = f"{sample.table.name} has {sample.table.pixels} columns 0, 1, 2, …"
-        return _under("submission", [Guess("format", "labels", "sure", text), own["id"]])
-    guesses = []
-    for name in ("id", "pattern", "label", "rle"):
-        here, there = own.get(name), columns.get(name)
-        if here and (there is None or here.value != there.value):
-            guesses.append(here)
-    if "rows" in columns and "rows" not in own:
-        text = f"as in training; {sample.table.name} has one row per image and may be a placeholder"
-        guesses.append(Guess("rows", "instance", "guess", text))
-    return _under("submission", guesses)
+    return [*under("columns", columns.values()), *submission, *convention, classes, METRIC]
 
 
 def _mask_rows(found: Found, masks: Named, sizes: dict[Path, tuple[int, int]]) -> list[MaskRow]:
@@ -346,85 +291,3 @@ def _mask_rows(found: Found, masks: Named, sizes: dict[Path, tuple[int, int]]) -
         for name, text in zip(masks.key.ids, texts, strict=True)
         if (path := found.images.paths.get(name)) in sizes
     ]
-
-
-def _placeholder(sample: Named | None, usual: str | None) -> str:
-    """What the sample submission writes for a mask in all of its rows."""
-    column = "" if sample is None else _columns(sample, usual)["rle"].value
-    written = set(sample.table.frame[column].str.strip()) if sample and column else set()
-    return written.pop() if len(written) == 1 else ""
-
-
-def _unsampled(found: Found) -> list[Guess]:
-    """What a submission looks like where masks are in files or annotations."""
-    several = found.annotations and len(found.annotations.labels) > 1
-    if not found.sample:
-        text = "no sample submission shows what it looks like"
-        return [Guess("submission.label", "class", "guess", text)] if several and found.test else []
-    guesses = _differing({}, found.sample, None)
-    if not found.sample.table.pixels:
-        guesses.append(Guess("rle.order", "column", "guess", "nothing shows how run lengths are written"))
-        guesses.append(Guess("rle.base", 1, "guess", "nothing shows it"))
-    return guesses
-
-
-def _of_mask_files(found: Found) -> list[Guess]:
-    """Classes of mask images, and the columns of a submission."""
-    assert found.mask_files
-    masks, kind = found.mask_files.masks, found.mask_files.kind
-    guesses = []
-    absent = 0 if found.lists.train else len(set(found.images.paths) - set(masks.paths))
-    if absent:
-        guesses.append(Guess("columns.absent", "empty", "guess", f"{absent} images have no mask file"))
-    guesses += _unsampled(found)
-    if "*" in Path(masks.pattern).name and not (found.sample and found.sample.table.pixels):
-        text = "several mask files an image; where an image has one row, leave this out"
-        guesses.append(Guess("submission.rows", "instance", "guess", text))
-    if kind == "jpeg":
-        text = "JPEG: values waver around black and white"
-        guesses += [Guess(f"{subset}.threshold", THRESHOLD, "guess", text) for subset in _with_masks(found)]
-    names = list(found.mask_files.classes)
-    if kind == "jpeg" and not names:
-        return [*guesses, one_class("mask files are black and white"), METRIC]
-    if kind == "instances" and not names:
-        return [*guesses, *_of_instances(found, masks)]
-    values = mask_values(masks.paths.values()) or Counter()
-    if not names and set(values) == {0, 1, 255} and never_both(masks.paths.values()):
-        text = "mask files hold 0 and 1, or 0 and 255, never all three: 1 and 255 are taken for the same class"
-        return [*guesses, one_class(text), METRIC]
-    by_value = [] if names else classes_of_values(values, _names_of(found, values))
-    if len(names or by_value) > 1 and not found.sample and (found.test or found.lists.test):
-        guesses.append(Guess("submission.label", "class", "guess", "no sample submission shows what it looks like"))
-    if names:
-        return [*guesses, Guess("classes", names, "guess", "files of their own; they may overlap"), METRIC]
-    return [*guesses, *by_value, METRIC if len(by_value) == 1 else MEAN_IOU]
-
-
-def _with_masks(found: Found) -> list[str]:
-    return ["train", *(["test"] if found.truth or (found.lists.test and found.mask_files) else [])]
-
-
-def _of_instances(found: Found, masks: Files) -> list[Guess]:
-    """Settings of mask images that number instances, or hold 1000 × class + number as Cityscapes' do."""
-    values = mask_values(masks.paths.values())
-    if numbers_instances(masks.paths.values()):
-        text = "each file holds 0, 1, 2, … up to a number of its own, each a single region"
-        guesses = [Guess(f"{subset}.instances", True, "guess", text) for subset in _with_masks(found)]
-        return [*guesses, one_class("mask files number instances"), METRIC]
-    classes = Counter[Value]()
-    for value, count in (values or {}).items():
-        classes[value // 1000 if isinstance(value, int) and value >= 1000 else value] += count
-    text = "values of 1000 and more, as those of Cityscapes: 1000 × class + number of the instance"
-    guesses = [Guess(f"{subset}.class_times", 1000, "guess", text) for subset in _with_masks(found)]
-    by_value = classes_of_values(classes, _names_of(found, classes))
-    label = Guess("submission.label", "class", "guess", "no sample submission shows what it looks like")
-    return [*guesses, *([label] if found.test and not found.sample else []), *by_value, MEAN_IOU]
-
-
-def _names_of(found: Found, values: Counter[Value]) -> NamedValues | None:
-    """What the values of class maps are called, by a table among the raw files or by what everybody knows."""
-    for table in found.names:
-        named = from_table(table.name, table.frame)
-        if named and sum(value in (*named.names, *named.ignored) for value in values) >= 0.9 * len(values):
-            return named
-    return known_names(found.mask_files.masks.pattern if found.mask_files else "", values)
