@@ -372,3 +372,17 @@ def test_read_as_drawn(name: str, root: Path) -> None:
         planes = item.read_masks(item.read_image().shape[:2]).planes
         wanted_masks = raw.masks[item.image_id]
         assert (planes == (wanted_masks[order] if name == "lesions" else wanted_masks)).all()
+
+
+def test_masks_of_another_size_than_the_images(root: Path) -> None:
+    """Understanding Clouds: run lengths at a quarter of the images' sides."""
+    raw = Raw(root / "downloads")
+    rows = []
+    for number in range(8):
+        image, (mask,) = drawn(number)
+        raw.write(f"train/{number}.png", cv2.resize(image, (56 * 4, 40 * 4)))
+        rows.append((f"{number}", rle.encode(mask)))
+    raw.table("train.csv", "id,rle", rows)
+    found = write_new("found", raw.folder, root / "own", assignments=["metric=dice"])
+    (note,) = found.draft.notes
+    assert note.startswith("the masks look like those of images of 40×56, 4 times smaller than theirs (160×224)")

@@ -14,7 +14,7 @@ def under(parent: str, guesses: Iterable[Guess]) -> list[Guess]:
 
 
 def columns_of(named: Named, usual: str | None = None) -> dict[str, Guess]:
-    """Returns the settings of a table's columns, by name; without run lengths, `usual` or what is left is their column."""
+    """Returns the settings of a table's columns, by name; without run lengths, `usual` or what is left is theirs."""
     table, key, rows = named.table, named.key, named.rows
     rest = [str(column) for column in table.frame.columns if column not in (*key.columns, rows.label)]
     lengths = table.rle or (usual if usual in rest else rest[-1] if rest else "")

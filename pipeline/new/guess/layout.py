@@ -17,7 +17,7 @@ from pipeline.new.guess.find import Found, find
 from pipeline.new.guess.groups import guess_group
 from pipeline.new.guess.masks import classes_of_labels, mask_values, one_class
 from pipeline.new.guess.of_files import MEAN_IOU, METRIC, of_mask_files
-from pipeline.new.guess.rle import PAIRS, guess_rle
+from pipeline.new.guess.rle import PAIRS, guess_rle, other_size
 from pipeline.new.guess.tables import Named, Table
 
 
@@ -120,8 +120,11 @@ def _images_in_folders(folder: Path, title: str) -> Draft:
     tests = found.test.paths.values() if found.test else ()
     sizes = _sizes([*found.images.paths.values(), *tests])
     shape, size = _shape(sizes)
+    odd: list[str] = []
     if found.table:
-        masks = _of_table(found, found.table, sizes)
+        rows = _mask_rows(found, found.table, sizes)
+        masks = _of_table(found, found.table, rows)
+        odd = [text for text in (other_size(rows, masks),) if text]
     elif found.annotations:
         labelled = found.sample is None or bool(found.sample.rows.label or found.sample.key.pattern)
         masks = [*unsampled(found), *annotations.guesses(found.annotations, found.of_test, labelled), METRIC]
@@ -133,7 +136,7 @@ def _images_in_folders(folder: Path, title: str) -> Draft:
     told = "; ".join(guess.evidence for guess in masks if guess.key == "classes")
     used = [table.name for table in found.names if told.endswith(f"those of {table.name}")]
     notes = [note for note in found.notes if not any(note.startswith(f"not used: {name} ") for name in used)]
-    notes += _placeholder_note(found)
+    notes += [*odd, *_placeholder_note(found)]
     return Draft(guesses, size, channels_of(found.images.paths.values()), tuple(notes))
 
 
@@ -265,7 +268,7 @@ def _header_only(found: Found, unread: Table) -> list[Guess]:
     return [Guess("submission.rle", rest[0], "guess", f"the column of {unread.name} that is left")]
 
 
-def _of_table(found: Found, masks: Named, sizes: dict[Path, tuple[int, int]]) -> list[Guess]:
+def _of_table(found: Found, masks: Named, rows: list[MaskRow]) -> list[Guess]:
     """Columns, convention and classes of a table of masks."""
     columns = columns_of(masks)
     absent = len(set(found.images.paths) - set(masks.key.ids))
@@ -278,7 +281,7 @@ def _of_table(found: Found, masks: Named, sizes: dict[Path, tuple[int, int]]) ->
         labels = list(dict.fromkeys([*labels, *found.sample.rows.labels]))
     classes = classes_of_labels(labels) if labels else one_class("rows name no class")
     placeholder = placeholder_of(found.sample, masks.table.rle)
-    convention = guess_rle(_mask_rows(found, masks, sizes), placeholder, masks.table.writing)
+    convention = guess_rle(rows, placeholder, masks.table.writing)
     return [*under("columns", columns.values()), *submission, *convention, classes, METRIC]
 
 

@@ -26,6 +26,7 @@ from pipeline.decode.rle_checks import (
     by_outline,
     decoded,
     edge_score,
+    outline_length,
     parsed,
 )
 from pipeline.masks.rle import Convention
@@ -34,6 +35,8 @@ from pipeline.new.guess.base import Guess
 PAIRS = re.compile(r"\s*\d+\s+\d+(\s+\d+\s+\d+)*\s*")
 MOST_FITTED = 2000
 """Masks that are tried with relative starts first, where all fit with absolute ones."""
+LEAST_SIZED, TORN = 5, 0.6
+"""Masks that it takes to see that they are of smaller images, and to which share their outlines then fall."""
 WEAK_Z = 2.0
 """Standard errors from which the edges of the images make an order a guess."""
 _OFFSETS: tuple[Literal["absolute", "relative"], ...] = ("absolute", "relative")
@@ -150,6 +153,42 @@ def _inside(row: MaskRow, convention: Convention) -> bool:
     """Whether a mask lies inside its image."""
     runs = parsed(row.text, convention)
     return runs is not None and (not len(runs) or int(runs[-1].sum()) <= row.shape[0] * row.shape[1])
+
+
+def other_size(rows: list[MaskRow], guesses: list[Guess]) -> str | None:
+    """Returns a sentence where masks look like those of images some times smaller than theirs: they end early, and are
+    torn at the images' own size.
+
+    Args:
+        rows: masks, of images of one size.
+        guesses: the convention that was found.
+    """
+    values = {guess.key.removeprefix("rle."): guess.value for guess in guesses if guess.key.startswith("rle.")}
+    convention = Convention(**values)
+    some = affordable([row for row in rows if row.text.strip() not in ("", convention.empty)])
+    full = [row for row in some if decoded(row, convention) is not None]
+    shapes = {row.shape for row in full}
+    if len(full) < LEAST_SIZED or len(shapes) != 1 or not convention.is_pairs:
+        return None
+    (height, width) = shapes.pop()
+    found = [runs for row in full if (runs := parsed(row.text, convention)) is not None and len(runs)]
+    end = max((int(runs[-1].sum()) for runs in found), default=0)
+    own = sum(min(outline_length(decoded(row, replace(convention, order=order))) for order in _ORDERS) for row in full)
+    for factor in range(2, 11):
+        smaller = round(height / factor), round(width / factor)
+        if smaller[0] * smaller[1] < end:
+            break
+        resized = [replace(row, shape=smaller) for row in full]
+        length = sum(
+            min(outline_length(decoded(row, replace(convention, order=order))) for order in _ORDERS) for row in resized
+        )
+        if length < TORN * own:
+            return (
+                f"the masks look like those of images of {smaller[0]}×{smaller[1]}, {factor} times smaller than theirs "
+                f"({height}×{width}): their outlines are {own / max(length, 1):.1f} times shorter so; save the images "
+                "at that size, as decode reads masks at the size of the images"
+            )
+    return None
 
 
 # --- is it the mask of the file? -------------------------------------------------------------------------------------

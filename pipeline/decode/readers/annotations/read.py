@@ -42,6 +42,9 @@ def read_file(path: Path, file: str) -> list[Annotated]:
     found: list[Annotated] = []
     for row, data in _values(path, file):
         where = file if row is None else f"{file} row {row}"
+        if data in ([], {}):  # an image without regions
+            found.append(Annotated(where))
+            continue
         name = format_of(data)
         if name is None:
             known = ", ".join(FORMATS)
