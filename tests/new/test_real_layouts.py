@@ -117,7 +117,10 @@ def coco(raw: Raw) -> None:
             for label, mask in enumerate(masks, start=1):
                 counts = {"size": list(SHAPE), "counts": rle.encode(mask, Convention(format="coco"))}
                 one = {"id": len(annotations), "image_id": number, "category_id": label, "iscrowd": 0}
-                annotations.append({**one, "segmentation": counts})
+                as_polygon = label == 1 and part == "train"  # drawn with its outline, as its area says
+                polygon = [[number for point in outline(mask) for number in point]]
+                segmentation = polygon if as_polygon else counts
+                annotations.append({**one, "segmentation": segmentation, "area": int(mask.sum())})
             if part != "train":
                 del raw.masks[name], raw.images[name]
         raw.json(f"{part}/_annotations.coco.json",
@@ -183,7 +186,8 @@ LAYOUTS: dict[str, tuple[Callable[[Raw], None], dict[str, Any]]] = {
                   "id": "{case}_{day}_slice_{slice}", "masks": "train.csv"},
         "test": None, "sample_submission": None, "submission": {"rle": "predicted"}, "group": "case"}),
     "coco": (coco, {"classes": ["cat", "dog"], "test": {
-        "images": "test/{id}.png", "masks": "test/_annotations.coco.json", "evaluate": True}}),
+        "images": "test/{id}.png", "masks": "test/_annotations.coco.json", "evaluate": True,
+        "outlines": True}}),
     "cityscapes": (cityscapes, {
         "train": {"images": "leftImg8bit/train/{folder}/{id}_leftImg8bit.png",
                   "masks": "gtFine/train/{folder}/{id}_gtFine_labelIds.png"},

@@ -10,7 +10,7 @@ from pathlib import Path
 from pipeline.core.config.raw_files import ANNOTATIONS
 from pipeline.core.errors import PipelineError
 from pipeline.decode.readers.annotations.read import format_of, read_file
-from pipeline.decode.readers.annotations.shapes import Annotated
+from pipeline.decode.readers.annotations.shapes import Annotated, mask_of
 from pipeline.decode.readers.columns import file_finder
 from pipeline.decode.readers.files import evenly
 from pipeline.decode.readers.names import ImageFiles
@@ -35,6 +35,8 @@ class Annotations:
     """Images that have annotations."""
     among: int
     """Images that were compared with them."""
+    outlined: int = 0
+    """Of COCO's polygons, how many that were looked at have the area that they have with their outlines alone."""
     others: tuple[str, ...] = ()
     """Further annotations of the same images."""
 
@@ -149,7 +151,21 @@ def _single(name: str, found: Json, files: Files, folder: Path) -> Annotations |
     if len(ids) < 0.5 * min(len(annotated), len(files.paths)):
         return None
     labels = Counter(str(region.label) for one in annotated for region in one.regions if region.label is not None)
-    return Annotations(name, files, dict(labels), found.formats[name], len(ids), len(files.paths))
+    return Annotations(name, files, dict(labels), found.formats[name], len(ids), len(files.paths), _outlined(annotated))
+
+
+def _outlined(annotated: list[Annotated]) -> int:
+    """How many polygons have the area that the file gives them when their outlines belong to them; 0 where some have it
+    when drawn as COCO draws."""
+    pairs = [(region, one.size) for one in annotated if one.size for region in one.regions if region.area]
+    areas = [
+        (region.area, *(int(mask_of(region, size, outlines).sum()) for outlines in (True, False)))
+        for region, size in evenly(pairs, SAMPLED)
+    ]
+    if any(given == without for given, _, without in areas):
+        return 0
+    fitting = sum(given == outlined for given, outlined, _ in areas)
+    return fitting if fitting > 0.9 * len(areas) else 0
 
 
 def _group(pattern: str, found: Json, files: Files) -> Iterator[Annotations]:
@@ -184,6 +200,9 @@ def guesses(train: Annotations, test: Annotations | None, labelled: bool) -> lis
     absent = train.among - train.count
     if absent:
         found.append(Guess("columns.absent", "empty", "guess", f"{absent} images have no annotations"))
+    if train.outlined:
+        text = f"{train.outlined} of the polygons looked at have the area that `area` gives only with their outlines"
+        found += [Guess(f"{one}.outlines", True, "sure", text) for one in ("train", *(["test"] if test else []))]
     labels = sorted({*train.labels, *(test.labels if test else {})}, key=lambda one: (-train.labels.get(one, 0), one))
     if not labels:
         found.append(Guess("classes", ["object"], "guess", "the annotations name no class; the name is yours"))

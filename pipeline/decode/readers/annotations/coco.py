@@ -68,4 +68,6 @@ def _region(one: dict[str, Any], label: str, name: str) -> Region | None:
         polygons = tuple((ring_of(ring),) for ring in rings if len(ring) > 4)  # a point or a line encloses nothing
     except (TypeError, ValueError, KeyError, IndexError) as error:
         raise ValueError(f"{name}: {error}") from None
-    return Region(label, polygons, None, crowd, name, code) if polygons else None
+    area = one.get("area")
+    known = float(area) if isinstance(area, int | float) and area > 0 else None
+    return Region(label, polygons, None, crowd, name, code, area=known) if polygons else None

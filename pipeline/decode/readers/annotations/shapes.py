@@ -32,6 +32,8 @@ class Region:
     """The number that the file gives the class, beside its name."""
     size: tuple[int, int] | None = None
     """Rows × columns that run lengths are of, where they say it."""
+    area: float | None = None
+    """Its pixels, where the file says them."""
 
 
 @dataclass
