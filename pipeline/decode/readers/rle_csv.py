@@ -21,7 +21,7 @@ from pipeline.decode.readers.files import natural, packed, read_image
 from pipeline.decode.readers.mask_files import MaskFiles, find_mask_files, mask_key, told_of_files
 from pipeline.decode.readers.names import ImageFiles, as_on_disk, find_images, fixed_part, relative_name
 from pipeline.decode.readers.rows import Rows, further_columns, listed_images, read_rows, sample_ids
-from pipeline.decode.readers.true_masks import Sources, masks_reader
+from pipeline.decode.readers.true_masks import MaskSources, masks_reader
 
 ROWS_SHOWN = 20
 """Rows without a group that a message names."""
@@ -106,7 +106,7 @@ def _subset_items(competition: RleCsv, subset: SubsetName, folder: Path) -> List
             further_row, values = extras.get(image_id, (None, {}))
             extra = {**files.parts.get(image_id, {}), **rows.extra, **values}
             read = partial(read_image, file, **competition.reading)
-            sources = Sources(files, masks, rows, annotated.get(image_id))
+            sources = MaskSources(files, masks, rows, annotated.get(image_id))
             read_masks = masks_reader(competition, settings, folder, image_id, sources)
             if group_file and is_missing(extra.get(competition.group or "", "")):
                 group: str | None = own_group(image_id)

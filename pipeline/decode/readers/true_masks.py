@@ -26,7 +26,7 @@ NOISE = 16
 
 
 @dataclass(frozen=True)
-class Sources:
+class MaskSources:
     """What an image's masks may come from."""
 
     images: ImageFiles
@@ -39,7 +39,7 @@ class Sources:
 
 
 def masks_reader(
-    competition: RleCsv, settings: Subset, folder: Path, image_id: str, sources: Sources
+    competition: RleCsv, settings: Subset, folder: Path, image_id: str, sources: MaskSources
 ) -> Callable[[tuple[int, int]], Masks] | None:
     """Returns a function from the height and width of an image to its masks, which raises MaskFault; None where nothing
     is known of them."""
