@@ -12,6 +12,7 @@ import numpy as np
 
 Format = Literal["pairs", "counts", "coco", "coco_zlib"]
 Json = Literal["list", "pairs", "coco"]
+_LARGEST_NUMBER = 2**62
 _LARGEST_TEXT = 2**28
 """Characters of an unpacked text: more are no mask."""
 _FIRST, _BITS = 48, 5
@@ -102,7 +103,9 @@ def _numbers(value: Any) -> list[int]:
     found: list[int] = []
     for one in value:
         for number in one if isinstance(one, list) else [one]:
-            if isinstance(number, bool) or not isinstance(number, int | float) or number != int(number):
+            if isinstance(number, bool) or not isinstance(number, int | float) or not abs(number) < _LARGEST_NUMBER:
+                raise RleError(f"the JSON list holds {shortened(number)}, no number of pixels")
+            if number != int(number):
                 raise RleError(f"the JSON list holds {shortened(number)}, no whole number")
             found.append(int(number))
     return found

@@ -204,3 +204,27 @@ def test_images_without_annotations(raw: Raw) -> None:
     assert fault.startswith("img/b.png: image has no annotations in x.jsonl; where that means no mask, set `columns:")
     raw.settings["columns"] = {"absent": "empty"}
     assert not raw.faults() and not raw.planes("b").any()
+
+
+@pytest.mark.parametrize(
+    ("shape", "words"),
+    [
+        ({"label": ["cell"], "points": SQUARE}, "shape 1 has the label ['cell']; expected a text"),
+        ({"label": "cell", "points": SQUARE[:2]}, "shape 1: an outline has 2 points; expected three or more"),
+        ({"label": "cell", "points": [[1, 2], [3, None], [4, 5]]}, "shape 1: an outline holds NaN"),
+        ({"label": "cell", "points": SQUARE, "shape_type": "mask"}, "shape 1 is a mask; expected a polygon,"),
+    ],
+)
+def test_shapes_that_are_wrong(raw: Raw, shape: dict[str, Any], words: str) -> None:
+    for name in ("a", "b"):
+        save(raw, f"{name}.json", {"shapes": [shape]})
+    raw.settings["train"]["masks"] = "{id}.json"
+    assert f"a.json: {words}" in raw.error()
+
+
+def test_an_outline_far_outside_and_a_file_of_nothing(raw: Raw) -> None:
+    save(raw, "a.json", {"shapes": [{"label": "cell", "points": [*SQUARE, [1e6, 3]]}]})
+    save(raw, "b.json", [])
+    raw.settings["train"]["masks"] = "{id}.json"
+    assert "shape 1 of image a: an outline reaches to 1e+06, far outside the image (24×32)" in str(raw.mask_fault("a"))
+    assert not raw.planes("b").any()

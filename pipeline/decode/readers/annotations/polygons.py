@@ -56,10 +56,16 @@ def _label(properties: Any) -> str | None:
     return None
 
 
+def _text(label: Any, name: str) -> str | None:
+    if label is None or isinstance(label, str | int):
+        return None if label is None else str(label)
+    raise ValueError(f"{name} has the label {label!r}; expected a text")
+
+
 def _polygons(parts: Any, name: str) -> tuple[tuple[np.ndarray, ...], ...]:
     """Polygons, each a list of rings: the outline and the holes."""
     try:
-        return tuple(tuple(ring_of(ring) for ring in part) for part in parts)
+        return tuple(tuple(ring_of(ring) for ring in part) for part in parts if part)
     except TypeError:
         raise ValueError(f"{name}: its coordinates are no lists of points") from None
     except ValueError as error:
@@ -110,7 +116,9 @@ def read_labelme(file: str, data: Any) -> Iterator[Annotated]:
             continue  # they enclose nothing
         if kind not in ("polygon", "rectangle", "circle"):
             raise ValueError(f"{name} is a {kind}; expected a polygon, a rectangle or a circle")
-        found.regions.append(Region(shape.get("label"), ((_corners(kind, shape.get("points"), name),),), name=name))
+        found.regions.append(
+            Region(_text(shape.get("label"), name), ((_corners(kind, shape.get("points"), name),),), name=name)
+        )
     yield found
 
 
@@ -152,7 +160,7 @@ def read_cityscapes(file: str, data: Any) -> Iterator[Annotated]:
         if not isinstance(one, dict) or "polygon" not in one:
             raise ValueError(f"{name} has no `polygon`")
         if not one.get("deleted"):
-            found.regions.append(Region(one.get("label"), _polygons([[one["polygon"]]], name), name=name))
+            found.regions.append(Region(_text(one.get("label"), name), _polygons([[one["polygon"]]], name), name=name))
     yield found
 
 

@@ -10,6 +10,8 @@ from pipeline.masks import rle
 
 Ring = np.ndarray
 """The points (n, 2) of a closed line, x (column) first, float64."""
+FAR = 8
+"""How many times the longer side of an image an outline may reach: each of its steps takes memory."""
 _SCALE = 5
 """COCO follows outlines on a grid this many times finer than the pixels."""
 
@@ -80,7 +82,7 @@ def mask_of(region: Region, shape: tuple[int, int], outlines: bool) -> np.ndarra
             COCO draws (points are corners of pixels).
 
     Raises:
-        RleError: its run lengths are no mask of this shape.
+        RleError: its run lengths are no mask of this shape, or an outline reaches far outside the image.
     """
     if region.runs is not None:
         text, convention = region.runs
@@ -88,6 +90,9 @@ def mask_of(region: Region, shape: tuple[int, int], outlines: bool) -> np.ndarra
             raise rle.RleError(f"its size is {list(region.size or ())}, the image's {list(shape)} (rows, columns)")
         return rle.decode(text, shape, convention)
     mask = np.zeros(shape, np.uint8)
+    for ring in (ring for polygon in region.polygons for ring in polygon):
+        if (farthest := float(np.abs(ring).max())) > FAR * max(shape):
+            raise rle.RleError(f"an outline reaches to {farthest:.6g}, far outside the image ({shape[0]}×{shape[1]})")
     draw: Callable[[np.ndarray, Ring], None] = _fill if outlines else _fill_like_coco
     for outer, *holes in region.polygons:
         if not holes:
