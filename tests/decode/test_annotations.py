@@ -49,6 +49,17 @@ def test_holes(outlines: bool) -> None:
     assert (mask == wanted).all()
 
 
+@pytest.mark.parametrize("outlines", [True, False])
+def test_a_part_is_that_of_the_whole(outlines: bool) -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(40):
+        rings = [rng.uniform(-5, 38, (5, 2)) for _ in range(int(rng.integers(1, 3)))]
+        region = Region(None, (tuple(map(ring_of, rings)),))  # type: ignore[arg-type]
+        top, left = int(rng.integers(0, 12)), int(rng.integers(0, 16))
+        part = mask_of(region, SHAPE, outlines, (top, left, top + 9, left + 11))
+        assert (part == mask_of(region, SHAPE, outlines)[top : top + 9, left : left + 11]).all()
+
+
 @pytest.fixture
 def raw(tmp_path: Path) -> Raw:
     """Two images, and one class."""

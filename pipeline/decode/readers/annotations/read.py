@@ -13,7 +13,7 @@ from pipeline.core.config.raw_files import REST, Subset, values_of
 from pipeline.core.errors import PipelineError
 from pipeline.core.tables import normal_form
 from pipeline.decode.readers.annotations import coco, polygons
-from pipeline.decode.readers.annotations.shapes import Annotated, Region, mask_of
+from pipeline.decode.readers.annotations.shapes import Annotated, Box, Region, mask_of
 from pipeline.decode.readers.base import Fault, MaskFault, Masks, SubsetName, listed
 from pipeline.decode.readers.columns import class_numbers, file_finder
 from pipeline.decode.readers.files import natural
@@ -190,18 +190,32 @@ def _label_faults(competition: RleCsv, subset: SubsetName, image_id: str, one: A
 
 
 def masks_of(
-    competition: RleCsv, settings: Subset, image_id: str, one: Annotated | None, shape: tuple[int, int]
+    competition: RleCsv,
+    settings: Subset,
+    image_id: str,
+    one: Annotated | None,
+    shape: tuple[int, int],
+    box: Box | None = None,
 ) -> Masks:
-    """Returns the masks of an image of this height and width; without annotations, empty ones.
+    """Returns the masks of an image; without annotations, empty ones.
+
+    Args:
+        competition: what the YAML says.
+        settings: of the image's subset.
+        image_id: the image's.
+        one: its annotations.
+        shape: its height and width.
+        box: a part of it whose masks are wanted; None: the whole.
 
     Raises:
         MaskFault: the annotations are of an image of another size, or a region's run lengths are no mask of this one.
     """
-    planes = np.zeros((len(competition.classes), *shape), np.uint8)
+    top, left, bottom, right = box or (0, 0, *shape)
+    planes = np.zeros((len(competition.classes), bottom - top, right - left), np.uint8)
     instances: list[list[str]] = [[] for _ in competition.classes]
     multiclass = competition.kind == "multiclass"
     planes[0] = multiclass  # the background, which regions then cover
-    ignored = np.zeros(shape, bool)
+    ignored = np.zeros(planes.shape[1:], bool)
     if one is not None and one.size not in (None, shape):
         text = f"annotations of image {image_id} are of {one.size}, the image is {shape} (rows, columns)"
         raise MaskFault(one.file, None, text)
@@ -212,7 +226,7 @@ def masks_of(
             continue
         try:
             outlines = settings.outlines if settings.outlines is not None else not _is_coco(region)
-            mask = mask_of(region, shape, outlines)
+            mask = mask_of(region, shape, outlines, box)
         except rle.RleError as error:
             raise MaskFault(one.file if one else "", None, f"{region.name} of image {image_id}: {error}") from None
         if number == IGNORE:

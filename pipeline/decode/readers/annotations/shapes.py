@@ -1,6 +1,6 @@
 """Regions that annotations describe, polygons or run lengths, and how they become masks."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import cv2
@@ -12,6 +12,8 @@ Ring = np.ndarray
 """The points (n, 2) of a closed line, x (column) first, float64."""
 FAR = 8
 """How many times the longer side of an image an outline may reach: each of its steps takes memory."""
+Box = tuple[int, int, int, int]
+"""First row and column of a part of an image, and the row and column behind its last."""
 _SCALE = 5
 """COCO follows outlines on a grid this many times finer than the pixels."""
 
@@ -72,54 +74,69 @@ def ring_of(numbers: Sequence[float] | Sequence[Sequence[float]]) -> Ring:
     return points[:, :2]
 
 
-def mask_of(region: Region, shape: tuple[int, int], outlines: bool) -> np.ndarray:
-    """Returns the mask (h, w) uint8 of 0 and 1 of a region; what lies outside the image is cut off.
+def mask_of(region: Region, shape: tuple[int, int], outlines: bool, box: Box | None = None) -> np.ndarray:
+    """Returns the mask (h, w) uint8 of 0 and 1 of a region, or a part of it; what lies outside the image is cut off.
 
     Args:
         region: what is drawn.
         shape: rows × columns of the image.
         outlines: whether pixels under an outline belong to it (points are centres of pixels), or whether it is drawn as
             COCO draws (points are corners of pixels).
+        box: first row and column of the part, and the row and column behind its last; None: the whole image.
 
     Raises:
         RleError: its run lengths are no mask of this shape, or an outline reaches far outside the image.
     """
+    top, left, bottom, right = box or (0, 0, *shape)
     if region.runs is not None:
         text, convention = region.runs
         if region.size not in (None, shape):
             raise rle.RleError(f"its size is {list(region.size or ())}, the image's {list(shape)} (rows, columns)")
-        return rle.decode(text, shape, convention)
-    mask = np.zeros(shape, np.uint8)
+        return rle.decode(text, shape, convention)[top:bottom, left:right]
+    mask = np.zeros((bottom - top, right - left), np.uint8)
     for ring in (ring for polygon in region.polygons for ring in polygon):
         if (farthest := float(np.abs(ring).max())) > FAR * max(shape):
             raise rle.RleError(f"an outline reaches to {farthest:.6g}, far outside the image ({shape[0]}×{shape[1]})")
-    draw: Callable[[np.ndarray, Ring], None] = _fill if outlines else _fill_like_coco
     for outer, *holes in region.polygons:
-        if not holes:
-            draw(mask, outer)
-        elif outlines:  # the hole's outline belongs to the region too
-            cv2.fillPoly(mask, [_whole(ring) for ring in (outer, *holes)], 1)
-        else:
-            part, hole = np.zeros(shape, np.uint8), np.zeros(shape, np.uint8)
-            draw(part, outer)
-            for ring in holes:
-                draw(hole, ring)
-            mask |= part & (1 - hole)
+        if outlines:
+            _fill(mask, (outer, *holes), shape, (top, left))
+            continue
+        part, hole = np.zeros_like(mask), np.zeros_like(mask)
+        _fill_like_coco(part, outer, (top, left))
+        for ring in holes:
+            _fill_like_coco(hole, ring, (top, left))
+        mask |= part & (1 - hole)
     return mask
 
 
-def _whole(ring: Ring) -> np.ndarray:
-    return np.rint(ring).astype(np.int32)
+def _fill(mask: np.ndarray, rings: Sequence[Ring], shape: tuple[int, int], corner: tuple[int, int]) -> None:
+    """Fills a polygon, the pixels under its outline and under those of its holes included.
+
+    Lines that are cut off elsewhere than at the image's edges could run through other pixels: the polygon is drawn
+    whole, as far as it lies in the image, and a part of that is taken.
+    """
+    points = [np.rint(ring).astype(np.int32) for ring in rings]
+    low, high = np.concatenate(points).min(0), np.concatenate(points).max(0) + 1
+    (left, top), (right, bottom) = np.maximum(low, 0), np.minimum(high, shape[::-1])
+    if left >= right or top >= bottom:
+        return
+    drawn = np.zeros((int(bottom - top), int(right - left)), np.uint8)
+    cv2.fillPoly(drawn, points, 1, offset=(-int(left), -int(top)))
+    rows, columns = (int(top) - corner[0], int(left) - corner[1])
+    into = mask[max(rows, 0) : max(rows + len(drawn), 0), max(columns, 0) : max(columns + drawn.shape[1], 0)]
+    into |= drawn[max(-rows, 0) :, max(-columns, 0) :][: into.shape[0], : into.shape[1]]
 
 
-def _fill(mask: np.ndarray, ring: Ring) -> None:
-    cv2.fillPoly(mask, [_whole(ring)], 1)
+def _fill_like_coco(mask: np.ndarray, ring: Ring, corner: tuple[int, int]) -> None:
+    """Fills an outline as the COCO API does (rleFrPoly of its maskApi.c), pixel for pixel.
 
-
-def _fill_like_coco(mask: np.ndarray, ring: Ring) -> None:
-    """Fills an outline as the COCO API does (rleFrPoly of its maskApi.c), pixel for pixel."""
+    Args:
+        mask: what is filled, perhaps a part of the image.
+        ring: the outline, in the image.
+        corner: row and column of the image at which the mask begins.
+    """
     height, width = mask.shape
-    points = np.trunc(_SCALE * ring + 0.5).astype(np.int64)
+    points = np.trunc(_SCALE * ring + 0.5).astype(np.int64) - _SCALE * np.array(corner[::-1])
     across, down = _outline(points)
     step = np.flatnonzero(across[1:] != across[:-1])  # where the outline goes from one column to the next
     left = np.minimum(across[step], across[step + 1])
@@ -133,9 +150,9 @@ def _fill_like_coco(mask: np.ndarray, ring: Ring) -> None:
     first, count = columns.min(), columns.max() - columns.min() + 1
     # along each column, pixels are inside between the first and the second crossing, the third and the fourth, …
     crossings = np.bincount(rows * count + columns - first, minlength=(height + 1) * count).reshape(height + 1, count)
-    top, bottom = int(rows.min()), min(int(rows.max()) + 1, height)
-    inside = np.cumsum(crossings[top:bottom], axis=0) % 2
-    mask[top:bottom, first : first + count] |= inside.astype(np.uint8)
+    begin, end = int(rows.min()), min(int(rows.max()) + 1, height)
+    inside = np.cumsum(crossings[begin:end], axis=0) % 2
+    mask[begin:end, first : first + count] |= inside.astype(np.uint8)
 
 
 def _outline(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
