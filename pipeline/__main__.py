@@ -119,9 +119,15 @@ def _chosen(opened: "Run", first: str, last: str) -> tuple[tuple[str, ...], str]
     for stage in (first, last):
         if stage not in STAGES:
             raise PipelineError(f"there is no stage {stage!r}; the stages are {', '.join(STAGES)}.")
+    from pipeline import stages
+
     arrays = opened.recipe.arrays
-    final = "tune" if arrays and not arrays.test and last == STAGES[-1] else last
+    with_test = opened.competition.has_test
+    final = "tune" if with_test and arrays and not arrays.test and last == STAGES[-1] else last
     chosen = STAGES[STAGES.index(first) : STAGES.index(final) + 1]
+    if chosen and not with_test:
+        stages.require_test_set(opened, last)
+        chosen = tuple(stage for stage in chosen if stage not in stages.ANSWER_FOR_TEST)
     if not chosen:
         raise PipelineError(f"--from {first} comes after --to {final}; the order is {', '.join(STAGES)}.")
     return chosen, final
@@ -396,6 +402,7 @@ def _run_stage(opened: "Run", stage: str, how: HowOptions) -> None:
     from pipeline import stages
     from pipeline.core import driver
 
+    stages.require_test_set(opened, stage)
     engine = how.open_engine()
     interruption.work_began()
     if opened.recipe.arrays:

@@ -29,10 +29,26 @@ AFTER_TUNE = STAGES[STAGES.index("tune") + 1 :]
 """Stages that use, or show, what tune chose."""
 
 
+def require_test_set(run: "Run", *chosen: str) -> None:
+    """Checks that the competition has a test set where stages that answer for it were asked for.
+
+    Raises:
+        PipelineError: it has none.
+    """
+    from pipeline.core.errors import PipelineError
+
+    if not run.competition.has_test and (asked := [stage for stage in chosen if stage in ANSWER_FOR_TEST]):
+        raise PipelineError(
+            f"{asked[0]} needs a test set, and the competition {run.competition.name} has none (`test: null`): "
+            f"`{run.predict_command()}` predicts any images, or name a test set in the YAML."
+        )
+
+
 def run_through(run: "Run", stage: str, force: bool = False, engine: "Engine | None" = None) -> None:
     """Runs what comes before a stage, as far as it is not up to date, and the stage, as run_stage does."""
     from pipeline.core.driver import require_test, run_stage
 
+    require_test_set(run, stage)
     require_test(run, stage)
     for earlier in STAGES[: STAGES.index(stage)]:
         run_stage(run, earlier, mention=False, engine=engine)

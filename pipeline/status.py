@@ -29,6 +29,7 @@ PACKAGES = [
 ]  # fmt: skip
 
 NOTHING = {"evaluate": "nothing to do: the YAML names no truth of the test images"}
+NO_TEST_SET = "nothing to do: the competition has no test set (`test: null`)"
 """What to say of stages that have no work in a run; those that predictions made elsewhere replace are left out."""
 
 COLOURS = {"fine": "green", "check first": "yellow", "do not submit": "red"}
@@ -43,7 +44,9 @@ def status_table(run: Run) -> tuple[Table, str | None]:
     for stage in stages.STAGES:
         found = driver.states(run, stage)
         if not found:
-            if stage in NOTHING:
+            if stage in stages.ANSWER_FOR_TEST and not run.competition.has_test:
+                shown.add_row(stage, NO_TEST_SET, "", "")
+            elif stage in NOTHING:
                 shown.add_row(stage, NOTHING[stage], "", "")
             continue
         todo = [state for state in found if state.reasons and not state.kept]
@@ -131,6 +134,8 @@ def summary(run: Run, seconds: float) -> Iterator[str]:
     yield from verdict_lines(run)
     if judged.submitted:
         yield f"  submission      {files.shown(run.submission)}"
+    if not run.competition.has_test:
+        yield "  submission      none: there is no test set (`test: null`); the honest score is what to expect"
     if run.report.exists():
         yield f"  report          {files.shown(run.report)}"
     if judged.submitted and (test := if_sound(read_test_scores, run)):
@@ -149,7 +154,8 @@ def verdict_lines(run: Run) -> Iterator[str]:
     if judged is None:
         return
     result, metric = judged.result, judged.result["metric"]
-    of = "" if judged.submitted else "  (of the held-out images: there is no submission yet)"
+    why = "there is no submission yet" if run.competition.has_test else "there is no test set"
+    of = "" if judged.submitted else f"  (of the held-out images: {why})"
     word = typer.style(judged.verdict.upper(), fg=COLOURS[judged.verdict], bold=True)
     yield f"  verdict         {word}{of}"
     scores = result.get("scores", {})

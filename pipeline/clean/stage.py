@@ -51,14 +51,16 @@ BEYOND = 2.0
 
 
 def steps(run: Run) -> list[Step]:
-    """Returns the two steps of this stage: the findings about the training images, and those that are in the test set
-    too."""
+    """Returns the steps of this stage: the findings about the training images, and where there is a test set those that
+    it has too."""
     rules = run.competition.clean
     manifest = run.competition_folder / "outliers.manifest.json"
     settings: dict[str, Any] = {"clean": rules.model_dump(exclude={"duplicates": {"test"}})}
     settings |= {"group": run.competition.group, "foreground": run.competition.foreground}
     inputs = (run.table, run.histograms, run.thumbnails)
     found = Step("clean", "clean", manifest, inputs, (run.outliers,), settings, editable=(run.outliers,))
+    if not run.competition.has_test:
+        return [found]
     manifest, settings = run.test_duplicates.with_suffix(".manifest.json"), rules.model_dump(include=FOR_TEST)
     both = (*inputs, run.test_table, run.test_histograms, run.test_thumbnails)
     outputs = (run.test_duplicates,)

@@ -121,7 +121,7 @@ def require_test(run: Run, stage: str) -> None:
     Raises:
         PipelineError: predictions made elsewhere are of the training images only.
     """
-    if Stage(stage).needs_test and run.recipe.arrays and not run.recipe.arrays.test:
+    if Stage(stage).needs_test and run.recipe.arrays and not run.recipe.arrays.test and run.competition.has_test:
         raise PipelineError(
             f"{stage} needs predictions of the test images, and {run.name} has none: add --test test.npy (or, in a "
             "recipe, `arrays: {test: …}`)."

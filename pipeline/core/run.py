@@ -58,6 +58,10 @@ class Run:
         """Returns the command line that runs it, with further options."""
         return shlex.join([*program().split(), "run", *(self.options or (self.recipe.name,)), *more])
 
+    def predict_command(self) -> str:
+        """Returns the command line that predicts any folder of images by this run."""
+        return shlex.join([*program().split(), "predict", *(self.options or (self.recipe.name,)), "--images", "FOLDER"])
+
     @property
     def input(self) -> Path:
         """Raw files of the competition."""

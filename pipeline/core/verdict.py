@@ -166,6 +166,8 @@ def next_steps(run: Run, judged: Judged, upload: str) -> list[str]:
         return [first]
     arrays = run.recipe.arrays
     after = upload if judged.submitted else run.command()
-    if arrays and not arrays.test:
+    if not run.competition.has_test:
+        after = run.predict_command()
+    elif arrays and not arrays.test:
         after = "the same with --test TEST.npy, the predictions of the test images"
     return [first, after] if grave else [after]

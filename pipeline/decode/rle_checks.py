@@ -25,6 +25,8 @@ MOST_ROWS, MOST_PIXELS = 300, 2**28
 """How many masks are decoded to compare conventions, and how many of their pixels."""
 CLEAR_SHARE, CLEAR_COUNT, CLEAR_RATIO = 0.9, 5, 1.3
 """A comparison is sure when this share of the masks, at least so many, agree; torn masks are longer by this factor."""
+LEAST_AT_EDGES = 2
+"""Masks at an edge that must speak for one base; a single one may be smoother by chance."""
 CLEAR_Z, CLEAR_IMAGES = 5.0, 20
 """Standard errors from which the edges of the images make an order sure; it takes so many images."""
 
@@ -113,7 +115,7 @@ def by_outline(
     shortest = {value: min(found, key=lambda own: own.sum()) for value, found in totals.items()}
     best, other = sorted(values, key=lambda value: shortest[value].sum())
     better, worse = int((shortest[best] < shortest[other]).sum()), int((shortest[best] > shortest[other]).sum())
-    if better <= worse:
+    if better - worse < (LEAST_AT_EDGES if aspect == "base" else 1):
         return candidates, {}
     ratio = shortest[other].sum() / max(shortest[best].sum(), 1)
     clear = better >= CLEAR_SHARE * (better + worse) and better >= CLEAR_COUNT
@@ -138,7 +140,7 @@ def _telling(rows: list[MaskRow], candidates: list[Convention], aspect: str) -> 
 
 def _touches(row: MaskRow, convention: Convention) -> bool:
     """Whether a run starts or ends at an end of a line, or would with the other base."""
-    runs = parsed(row.text, Convention(convention.order, 0, convention.empty, convention.offsets))
+    runs = parsed(row.text, replace(convention, base=0))
     line = row.shape[0] if convention.order == "column" else row.shape[1]
     ends = np.stack([runs[:, 0], runs.sum(1)]) % line if runs is not None else np.full(1, 2)
     return bool((ends < 2).any())

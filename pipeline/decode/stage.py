@@ -52,8 +52,9 @@ DEFAULTS = {"decode": {"on_test_error": "stop"}}
 def steps(run: Run) -> list[Step]:
     """Returns a table of the training and one of the test images, and, for a run that trains, the pixel arrays of each
     at the recipe's geometry."""
-    return [_table_step(run, subset) for subset in SUBSETS] + [
-        _pixel_step(run, subset) for subset in SUBSETS if run.recipe.trains
+    subsets = SUBSETS if run.competition.has_test else SUBSETS[:1]
+    return [_table_step(run, subset) for subset in subsets] + [
+        _pixel_step(run, subset) for subset in subsets if run.recipe.trains
     ]
 
 

@@ -152,6 +152,8 @@ def texts_of(image_id: str, joined: Joined, want: Expected) -> dict[Key, list[st
     """Returns what the rows of an image hold, by key; see submission.texts_of."""
     labelled = want.settings.labelled
     return {
-        (image_id, number if labelled else None): [rle.write(joined.runs[number], want.convention)]
+        (image_id, number if labelled else None): [
+            rle.write(joined.runs[number], want.shapes[image_id], want.convention)
+        ]
         for number in want.classes
     }

@@ -12,7 +12,8 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from pipeline.core.config.competition import Competition, SubmissionSettings, load_competition
+from pipeline.core.config.competition import Competition, load_competition
+from pipeline.core.config.raw_files import SubmissionSettings
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import root
 from pipeline.core.run import input_folder
@@ -20,8 +21,10 @@ from pipeline.core.tables import as_packed, check_separator, column_names, norma
 from pipeline.core.verdict import Reason
 from pipeline.decode import table
 from pipeline.decode.readers.columns import (
+    class_labels,
     class_numbers,
     image_finder,
+    is_placeholder,
     key_columns,
     key_text,
     keys_of,
@@ -121,8 +124,9 @@ def expected_of(competition: Competition, input_folder: Path, images: pd.DataFra
         rows, columns = next((shapes[one] for one in ids), (0, 0))
         header, classes = [settings.id, *map(str, range(rows * columns))], competition.counted
     sample, convention = competition.sample_submission, rle.convention_of(competition.rle)
+    labels = class_labels(competition)
     return Expected(
-        images, sample, settings, header, keys, shapes, convention, list(numbers), classes, further, written, windows
+        images, sample, settings, header, keys, shapes, convention, labels, classes, further, written, windows
     )
 
 
@@ -136,6 +140,10 @@ def expected_by_name(name: str) -> tuple[Competition, Expected]:
     """Returns a competition, by its name or the path of its YAML, and what a submission to it must hold; raises as
     load_competition and expected do."""
     competition = load_competition(name)
+    if not competition.has_test:
+        raise PipelineError(
+            f"the competition {competition.name} has no test set (`test: null`), and so no submissions."
+        )
     return competition, expected(competition, input_folder(competition), root() / "work" / competition.name)
 
 
@@ -310,8 +318,14 @@ def _sample_keys(
     # of class maps, a column per pixel
     sample = read_table(path, needed, only=settings.format == "labels", section="submission")
     copied = sample[[column for column in sample.columns if column not in needed]].to_numpy().tolist()
-    keys_of_rows = keys_of(sample, settings, numbers)
+    keys_of_rows = list(keys_of(sample, settings, numbers))
+    placeholder = is_placeholder(competition, (label for _, label in keys_of_rows))
+    foreground = [competition.classes.index(name) for name in competition.foreground]
     for place, (row, (image_id, label)) in enumerate(zip(sample.index + 2, keys_of_rows, strict=True)):
+        if image_id is not None and placeholder:  # an image may have instances of every class
+            for number in foreground:
+                keys.setdefault((image_id, number), copied[place])
+            continue
         if image_id is None or (label is not None and label not in numbers):
             raise PipelineError(
                 f"{path.name} row {row}: {sample[settings.id].iat[place]!r} names no id and class of the YAML "

@@ -1,17 +1,20 @@
 """Run-length text of binary masks: encoding, strict decoding, and conversion between competitions' conventions.
 
 A run-length text lists the foreground as "start length" pairs separated by spaces. Competitions differ in the order
-in which pixels are numbered, in the number of the first pixel, in what they write for an empty mask, and in whether a
-start is a pixel's number or the gap since the run before.
+in which pixels are numbered, in the number of the first pixel, in what they write for an empty mask, in whether a
+start is a pixel's number or the gap since the run before, and in how the numbers are written: rle_text.py.
 """
 
 import json
 import re
-from dataclasses import dataclass
 from reprlib import repr as shortened
 from typing import Literal, Protocol
 
 import numpy as np
+
+from pipeline.masks import rle_text
+from pipeline.masks.rle_text import Convention as Convention
+from pipeline.masks.rle_text import RleError as RleError
 
 _DIGITS_AND_SPACES = re.compile(r"[0-9 ]*")
 _WHOLE_NUMBER = re.compile(r"-?[0-9]+")
@@ -24,33 +27,11 @@ _PLACEHOLDER = re.compile(
 _LARGEST_END, _MOST_DIGITS = 2**62, 18
 
 
-class RleError(ValueError):
-    """A run-length text that does not describe a mask; the message is one sentence that quotes the values."""
-
-
-@dataclass(frozen=True)
-class Convention:
-    """How a competition writes run-length text.
-
-    order: "column" numbers the pixels down each column in turn, "row" along each row in turn.
-    base: the number of the first pixel.
-    empty: the text of a mask without foreground. The one mask whose runs give that same text, with base 1 and "1 1" the
-        first pixel alone, cannot be told from a mask without foreground and reads as one.
-    offsets: "absolute" starts are pixel numbers; of "relative" ones only the first is, and every further start is the
-        gap from the end of the run before, 0 where they touch.
-    """
-
-    order: Literal["column", "row"] = "column"
-    base: Literal[0, 1] = 1
-    empty: str = ""
-    offsets: Literal["absolute", "relative"] = "absolute"
-
-
 INTERNAL = Convention()
 
 
 class ConventionSettings(Protocol):
-    """Settings that describe a convention: those of a competition's `rle`."""
+    """Settings that describe a convention: those of a competition's `rle`, each as in Convention."""
 
     @property
     def order(self) -> Literal["column", "row"]:
@@ -68,10 +49,27 @@ class ConventionSettings(Protocol):
     def offsets(self) -> Literal["absolute", "relative"]:
         """As in Convention."""
 
+    @property
+    def format(self) -> rle_text.Format:
+        """As in Convention."""
+
+    @property
+    def separator(self) -> str:
+        """As in Convention."""
+
+    @property
+    def run_separator(self) -> str | None:
+        """As in Convention."""
+
+    @property
+    def as_json(self) -> rle_text.Json | None:
+        """As in Convention."""
+
 
 def convention_of(settings: ConventionSettings) -> Convention:
     """Returns the convention that a competition's settings describe."""
-    return Convention(settings.order, settings.base, settings.empty, settings.offsets)
+    writing = settings.format, settings.separator, settings.run_separator, settings.as_json
+    return Convention(settings.order, settings.base, settings.empty, settings.offsets, *writing)
 
 
 def encode(mask: np.ndarray, convention: Convention = INTERNAL) -> str:
@@ -83,7 +81,8 @@ def encode(mask: np.ndarray, convention: Convention = INTERNAL) -> str:
         raise ValueError(f"a mask has 2 dimensions, height and width, but this one has the shape {mask.shape}")
     if mask.dtype.kind not in "biu":
         raise ValueError(f"a mask holds bool or integers, but this one holds {mask.dtype}: threshold it first")
-    return _write(_find_runs(mask.T if convention.order == "column" else mask), convention)
+    runs = _find_runs(mask.T if convention.order == "column" else mask)
+    return _write(runs, convention, (mask.shape[0], mask.shape[1]))
 
 
 def decode(text: str, shape: tuple[int, int], convention: Convention = INTERNAL) -> np.ndarray:
@@ -94,8 +93,7 @@ def decode(text: str, shape: tuple[int, int], convention: Convention = INTERNAL)
 
     Raises RleError when the text is malformed (see parse) or a run ends past the last pixel.
     """
-    runs = parse(text, convention)
-    check(runs, shape, convention)
+    runs = _fitting(text, shape, convention)
     pixels = np.zeros(shape[0] * shape[1], dtype=np.uint8)
     if len(runs):
         # One repeat over alternating foreground and gaps beats filling the runs one by one.
@@ -119,9 +117,7 @@ def decode_box(
 
     Raises RleError as decode does.
     """
-    runs = parse(text, convention)
-    check(runs, shape, convention)
-    return box_of_runs(runs, box, shape, convention.order)
+    return box_of_runs(_fitting(text, shape, convention), box, shape, convention.order)
 
 
 def box_of_runs(
@@ -145,9 +141,18 @@ def runs_of(mask: np.ndarray, order: Literal["column", "row"]) -> np.ndarray:
     return _find_runs(mask.T if order == "column" else mask)
 
 
-def write(runs: np.ndarray, convention: Convention = INTERNAL) -> str:
-    """Returns the text of runs (n, 2) in order, of which some may touch each other."""
-    return _write(_merge_touching(runs) if len(runs) else runs, convention)
+def write(runs: np.ndarray, shape: tuple[int, int], convention: Convention = INTERNAL) -> str:
+    """Returns the text of runs (n, 2) in order, of which some may touch each other, of a mask of this shape."""
+    return _write(_merge_touching(runs) if len(runs) else runs, convention, shape)
+
+
+def _fitting(text: str, shape: tuple[int, int], convention: Convention) -> np.ndarray:
+    """The runs of a text, as parse returns them; raises RleError where they are not of an image of this shape."""
+    runs = parse(text, convention)
+    check(runs, shape, convention)
+    if not convention.is_pairs and not _is_empty(text, convention):
+        rle_text.check_shape(text, shape, convention)
+    return runs
 
 
 def parse(text: str, convention: Convention = INTERNAL) -> np.ndarray:
@@ -171,10 +176,19 @@ def is_placeholder(text: str) -> bool:
     return isinstance(text, str) and _PLACEHOLDER.fullmatch(text.strip()) is not None
 
 
+def _is_empty(text: str, convention: Convention) -> bool:
+    return not text or text.isspace() or text.strip() == convention.empty.strip()
+
+
 def _parse(text: str, convention: Convention) -> np.ndarray:
     if not isinstance(text, str):
         raise RleError(f"run-length text must be a string, but this is {shortened(text)} ({type(text).__name__})")
-    if not text or text.isspace() or text.strip() == convention.empty.strip():
+    if _is_empty(text, convention):
+        return np.empty((0, 2), dtype=np.int64)
+    if not convention.is_pairs:
+        return rle_text.runs_of_counts(rle_text.counts_of(text, convention))
+    text = rle_text.plain(text, convention)
+    if not text:
         return np.empty((0, 2), dtype=np.int64)
     if not _DIGITS_AND_SPACES.fullmatch(text):
         text = _whole_numbers(text)
@@ -219,9 +233,7 @@ def convert(text: str, shape: tuple[int, int], source: Convention, target: Conve
     """
     if source.order != target.order:
         return encode(decode(text, shape, source), target)
-    runs = parse(text, source)
-    check(runs, shape, source)
-    return _write(_merge_touching(runs), target)
+    return _write(_merge_touching(_fitting(text, shape, source)), target, shape)
 
 
 def _find_runs(lines: np.ndarray) -> np.ndarray:
@@ -239,14 +251,15 @@ def _find_runs(lines: np.ndarray) -> np.ndarray:
     return runs
 
 
-def _write(runs: np.ndarray, convention: Convention) -> str:
+def _write(runs: np.ndarray, convention: Convention, shape: tuple[int, int]) -> str:
     if not len(runs):
         return convention.empty
+    if not convention.is_pairs:
+        return rle_text.write_counts(rle_text.counts_of_runs(runs, shape[0] * shape[1]), shape, convention)
     values = runs + [convention.base, 0]
     if convention.offsets == "relative":
         values[1:, 0] -= values[:-1].sum(axis=1)
-    # One format of all values takes half the time of joining them one by one.
-    return ("%d " * values.size)[:-1] % tuple(values.ravel().tolist())
+    return rle_text.write_pairs(values, convention)
 
 
 def _edges(runs: np.ndarray) -> np.ndarray:

@@ -43,7 +43,8 @@ def try_some(run: Run, listing: Listing) -> Trial:
     faults = [*listing.faults, *(fault for ones in decoded.values() for one in ones for fault in one.faults)]
     if len(decoded["train"]) == len(chosen["train"]):
         faults += checks.find_faults(run, decoded["train"])  # what all masks say together
-    partly, paths = some != chosen, {run.input / item.path for item in listing.items}
+    partly, folder = some != chosen, run.input  # found anew at every call
+    paths = {folder / item.path for item in listing.items}
     settled = checks.orientation_settled(run, decoded["train"])
     told = remarks.sentences(paths, run.competition.reads_upright, settled)
     looked_at = f"of {sum(map(len, some.values()))} images looked at, " * partly

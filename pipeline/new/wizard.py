@@ -62,7 +62,11 @@ class Written:
         lines.append(f"written     {shown(self.competition)}, {shown(self.recipe)}")
         lines += [f"raw files   {self.link}"] if self.link else []
         lines.append(f"look at     {self.sheet}")
-        for title, texts in (("noted", self.trial.remarks), ("wrong", self.trial.faults), ("next", self.following)):
+        for title, texts in (
+            ("noted", [*self.draft.notes, *self.trial.remarks]),
+            ("wrong", self.trial.faults),
+            ("next", self.following),
+        ):
             lines += [f"{'' if number else title:12}{text}" for number, text in enumerate(texts)]
         return lines
 
@@ -141,6 +145,7 @@ def _link(name: str, folder: Path) -> str:
 def _competition_text(name: str, draft: Draft) -> str:
     """The YAML, every key with its certainty and evidence behind it."""
     lines = [f"# A first look by `python -m pipeline new {name}`: check the guesses, fill in what is marked FILL IN."]
+    lines += [f"# {' '.join(note.split())}" for note in draft.notes]
     order = {parent: place for place, parent in reversed([*enumerate(one.key.split(".")[0] for one in draft.guesses)])}
     guesses = sorted(draft.guesses, key=lambda guess: order[guess.key.split(".")[0]])
     for parent, own in groupby(guesses, key=lambda guess: guess.key.rpartition(".")[0]):

@@ -35,11 +35,11 @@ READS_FOLDS = "weights"
 
 
 def steps(run: Run) -> list[Step]:
-    """Returns one step per fold, or one for the final model; the import of external predictions; none for an
-    ensemble."""
+    """Returns one step per fold, or one for the final model; the import of external predictions; none for an ensemble,
+    or without a test set."""
     if run.recipe.arrays:
         return importing.test_steps(run)
-    if not run.recipe.trains:
+    if not run.recipe.trains or not run.competition.has_test:
         return []
     views, found = kept_views.views_of(run), []
     for fold in run.test_folds():

@@ -682,7 +682,10 @@ def test_recipe_with_a_fault(tiny: Tiny, change: dict[str, Any], words: list[str
             {"train": {"images": "train/{id}.tif", "masks": "{id}.png"}, "classes": {"a": "#ff0000"}},
             "'#ff0000' is no value of a mask image; expected a number or [red, green, blue].",
         ),
-        ({"classes": {"a": [1, 2]}}, ": class a is [1, 2]; expected a number, a text or [red, green, blue]."),
+        (
+            {"classes": {"a": [1, 2]}},
+            ": class a is [1, 2]; expected a number, a text, [red, green, blue], or {any: [7, 8]}",
+        ),
         ({"classes": {"a": 1, "b": 1}}, "values repeats itself: [1, 1]."),
         ({"kind": "multiclass", "metric": "mean_iou"}, "kind multiclass needs at least two classes"),
         ({"ignore_class": "b"}, "ignore_class is 'b'; expected a class of a multiclass competition"),
@@ -1023,7 +1026,7 @@ def test_a_threshold_that_no_pixel_reaches(tiny: Tiny) -> None:
 def test_instance_numbers_are_no_wavering_values(tiny: Tiny) -> None:
     masks = {name: mask + mask * (np.arange(60, dtype=np.uint8) > 30) for name, mask in tiny.masks.items()}
     with_mask_files(tiny, masks)
-    assert "where they number instances set `threshold: 1` beside `masks`" in tiny.fails()
+    assert "where they number instances set `instances: true` beside `masks`" in tiny.fails()
     assert "128" not in tiny.refused("decode")
 
 

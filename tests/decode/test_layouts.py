@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from conftest import SHAPE, TEST_IDS, TRAIN_IDS, Tiny, encoded
 
-from pipeline.core.config.competition import Columns
+from pipeline.core.config.raw_files import Columns
 from pipeline.decode import table
 from pipeline.decode.readers.columns import keys_of
 from pipeline.decode.readers.files import LARGEST_IMAGE, read_image
@@ -164,7 +164,7 @@ def test_training_and_test_images_in_one_folder(tiny: Tiny) -> None:
     assert table.read_table(tiny.run().test_table)["image_id"].tolist() == TEST_IDS
     tiny.settings["sample_submission"] = None
     tiny.save()
-    assert "train.images and test.images are the same; only a CSV" in tiny.refused("decode")
+    assert "train.images and test.images are the same; only `listed_in` of both" in tiny.refused("decode")
 
 
 def test_groups_from_ids_and_from_another_table(tiny: Tiny) -> None:

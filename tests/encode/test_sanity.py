@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 from layouts import drawn
 
-from pipeline.core.config.competition import RleCsv, SubmissionSettings
+from pipeline.core.config.competition import RleCsv
+from pipeline.core.config.raw_files import SubmissionSettings
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import input_root
 from pipeline.core.verdict import Reason, verdict_of

@@ -43,4 +43,4 @@ def test_runs_of_strips_follow_one_another(order: Literal["column", "row"]) -> N
         parts = [rle.runs_of(mask[:, first : first + 8], order) + [first * 24, 0] for first in range(0, 40, 8)]
     else:
         parts = [rle.runs_of(mask[first : first + 8], order) + [first * 40, 0] for first in range(0, 24, 8)]
-    assert rle.write(np.concatenate(parts), convention) == rle.encode(mask, convention)
+    assert rle.write(np.concatenate(parts), mask.shape, convention) == rle.encode(mask, convention)

@@ -382,12 +382,6 @@ def no_runs(folder: Path) -> None:
     (folder / "train.csv").write_text("id,depth\na,3\nb,4\n")
 
 
-def no_test(folder: Path) -> None:
-    images_only(folder)
-    (folder / "test" / "c.png").unlink()
-    (folder / "train.csv").write_text("id,rle\na,1 3\nb,7 4\n")
-
-
 def no_images(folder: Path) -> None:
     folder.mkdir()
     (folder / "train.csv").write_text("id,rle\na,1 3\nb,7 4\n")
@@ -405,7 +399,6 @@ BAD = {
     "no images": (no_images, f"holds no images ({', '.join(SUFFIXES)})"),
     "no masks": (images_only, "test/{id}.png (1), train/{id}.png (2), but no masks"),
     "no runs": (no_runs, "(no column of train.csv holds any)"),
-    "no test": (no_test, "has training images (train/{id}.png) but no test images"),
 }
 
 

@@ -1,6 +1,5 @@
 """What a competition's YAML may say: where its raw files lie, what they mean and how it is scored."""
 
-import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -8,6 +7,17 @@ from pydantic import Field, field_validator, model_validator
 
 from pipeline.core.config.cleaning import CleanSettings
 from pipeline.core.config.metric_text import METRICS, parse, written
+from pipeline.core.config.raw_files import (
+    REST,
+    SEVERAL,
+    AnyOf,
+    Columns,
+    RleSettings,
+    SubmissionSettings,
+    Subset,
+    Value,
+    values_of,
+)
 from pipeline.core.config.raw_images import MOST_CHANNELS, ChannelSettings, VolumeSettings, WindowSettings
 from pipeline.core.config.settings import Settings, find_yaml, read_yaml, validate
 from pipeline.core.errors import PipelineError
@@ -15,104 +25,8 @@ from pipeline.core.errors import PipelineError
 FOLDER = Path(__file__).parents[2] / "competitions"
 Kind = Literal["binary", "multilabel", "multiclass"]
 Orientation = Literal["upright", "stored"]
-Value = int | str | tuple[int, int, int]
 WHOLE = "whole"
 """The group of the slices of a volume and of the windows of an image: what they are parts of."""
-THRESHOLD = 128
-"""Grey value from which a pixel of a black and white mask is white."""
-SEVERAL = "several classes need columns.label (a column) or columns.pattern (e.g. {id}_{label})"
-
-
-class Subset(Settings):
-    """The files of the training or the test set, relative to the competition's input folder."""
-
-    images: str
-    """Path of an image with `{id}` where its id stands, e.g. `train/images/{id}.png` or `{id}/images/{id}.png`."""
-    masks: str | None = None
-    """A CSV, or the path of mask images: with `{id}` or `{stem}` (the id without its extension), `{class}` where every
-    class has a file of its own, and `*` where every instance has one."""
-    threshold: int | None = Field(None, ge=1)
-    """Mask images of one class a file: pixels of at least this value are the class, for masks saved as JPEG, whose
-    values waver (128, mostly). null: all that are not 0, and a file has one other value alone."""
-    table: str | None = None
-    """A CSV with one row per image, for further columns (to group or stratify by). Its first column holds the ids or
-    the names of the files."""
-    exclude: list[str] = []
-    """File name patterns that match `images` but are none, e.g. `*_mask.tif`."""
-    evaluate: bool = False
-    """Of the test set: score the final masks against its `masks`."""
-
-    @field_validator("images")
-    @classmethod
-    def _has_id(cls, value: str) -> str:
-        if "{id}" not in value:
-            raise ValueError("expected a path with {id} where an image's id stands, e.g. train/{id}.png")
-        return value
-
-    @property
-    def mask_files(self) -> str | None:
-        """The path of mask images; None where masks are a CSV or there are none."""
-        return self.masks if self.masks and re.search(r"{(id|stem)}", self.masks) else None
-
-
-class Columns(Settings):
-    """The columns of a table of masks, and what one of its rows is."""
-
-    id: str = "id"
-    """A column, or a template over columns such as `{subject}_{img}`."""
-    pattern: str | None = None
-    """What a value of the id column is made of, where it holds more than the id, e.g. `{id}_{label}`."""
-    label: str | None = None
-    """The column that names the class of a row."""
-    rle: str = "rle"
-    """The column of run-length encoded masks."""
-    rows: Literal["image", "class", "instance"] | None = None
-    """What a row is: an image, an image and class, or one of several instances in an image. Default: an image, or an
-    image and class where rows have a label."""
-    absent: Literal["fault", "empty"] = "fault"
-    """What an image without any row is."""
-
-    @model_validator(mode="after")
-    def _consistent(self) -> "Columns":
-        if self.pattern and not re.fullmatch(
-            r"[^{}]*{id}[^{}]+{label}[^{}]*|[^{}]*{label}[^{}]+{id}[^{}]*", self.pattern
-        ):
-            raise ValueError("pattern must hold {id} and {label}, apart from each other, e.g. {id}_{label}")
-        if self.pattern and self.label:
-            raise ValueError("give `label` (a column) or `pattern` (parts of the id column), not both")
-        if self.rows == "class" and not self.labelled:
-            raise ValueError("rows: class needs `label` (a column) or `pattern` (e.g. {id}_{label})")
-        return self
-
-    @property
-    def labelled(self) -> bool:
-        """Whether a row says which class it is of."""
-        return bool(self.label or self.pattern)
-
-    @property
-    def row(self) -> Literal["image", "class", "instance"]:
-        """What a row is."""
-        return self.rows or ("class" if self.labelled else "image")
-
-
-class SubmissionSettings(Columns):
-    """What a submission looks like."""
-
-    format: Literal["rle", "labels"] = "rle"
-    """`labels` is one row per image: its id, then the class of every pixel, row by row, in columns 0, 1, 2, …"""
-
-
-class RleSettings(Settings):
-    """The competition's run-length convention; inside the pipeline it is always column-major, 1-based, "" for empty."""
-
-    order: Literal["column", "row"] = "column"
-    """Whether pixels are numbered down the columns or along the rows."""
-    base: Literal[0, 1] = 1
-    """The number of the first pixel."""
-    empty: str = ""
-    """The text of an empty mask."""
-    offsets: Literal["absolute", "relative"] = "absolute"
-    """`relative`: every start but the first counts from the end of the run before it (SIIM-ACR Pneumothorax)."""
 
 
 class DecodeSettings(Settings):
@@ -158,9 +72,9 @@ class Competition(Settings):
     input: str | None = None
     """The folder in input/; default: the name, or where there is none of that name, `kaggle`."""
     classes: list[str] = Field(min_length=1)
-    """Their names; or a mapping from each name to what the raw files write for it (a number, a text, or [red, green,
-    blue])."""
-    values: list[Value] | None = None
+    """Their names; or a mapping from each name to what the raw files write for it: a number, a text, [red, green,
+    blue], `{any: [7, 8]}` for several values, or in class maps `rest` for all values that nothing else names."""
+    values: list[Value | AnyOf] | None = None
     """What the raw files write for each class, where `classes` are names only."""
     kind: Kind = "binary"
     """`binary`, `multilabel` (classes may overlap: one mask each) or `multiclass` (every pixel has one of the classes,
@@ -168,9 +82,9 @@ class Competition(Settings):
     shape: tuple[int, int] | None = None
     """Rows × columns of every image, where the competition promises one."""
     group: str | None = None
-    """A column of the mask table (or of `train.table`) whose images must stay in one fold, e.g. the patient; or a
-    pattern of the id that holds `{group}`, e.g. `{group}_day{day}_slice_{number}`, where each name in braces takes as
-    little as it can."""
+    """What must stay in one fold, e.g. the patient: a column of the mask table (or of `train.table`), or a named part
+    of `train.images`; several of them in one text, e.g. `{site}_{patient}`; or a pattern of the id that holds
+    `{group}`, e.g. `{group}_day{day}_slice_{number}`, where each name in braces takes as little as it can."""
     group_missing: Literal["fault", "own"] = "fault"
     """How an image counts whose group is blank, NA, NaN, null or none: as a fault, or as a group of its `own`."""
     metric: str = Field(json_schema_extra={"one_of": list(METRICS)})
@@ -205,8 +119,10 @@ class Competition(Settings):
             raise ValueError("give `classes` as a mapping, or `values` beside a list of `classes`, not both")
         for name, value in classes.items():
             colour = isinstance(value, list | tuple) and [type(part) for part in value] == [int, int, int]
-            if not colour and not isinstance(value, int | str):
-                raise ValueError(f"class {name} is {value!r}; expected a number, a text or [red, green, blue]")
+            several = isinstance(value, dict) and value.keys() == {"any"}
+            if not colour and not several and not isinstance(value, int | str):
+                expected = "a number, a text, [red, green, blue], or {any: [7, 8]} for several values"
+                raise ValueError(f"class {name} is {value!r}; expected {expected}")
         return {**data, "classes": [str(name) for name in classes], "values": list(classes.values())}
 
     @model_validator(mode="before")
@@ -238,9 +154,10 @@ class Competition(Settings):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Competition":
-        for name, values in (("classes", self.classes), ("values", self.values or [])):
-            if len(set(values)) != len(values):
-                raise ValueError(f"{name} repeats itself: {values}")
+        values = [one for value in self.values or [] for one in values_of(value)]
+        for name, given in (("classes", self.classes), ("values", values)):
+            if len(set(given)) != len(given):
+                raise ValueError(f"{name} repeats itself: {given}")
         if self.values is not None and len(self.values) != len(self.classes):
             raise ValueError(f"values has {len(self.values)} entries for {len(self.classes)} classes")
         if self.kind == "multiclass" and len(self.classes) < 2:
@@ -265,6 +182,11 @@ class Competition(Settings):
     def folder(self) -> str:
         """Name of the folder of raw files."""
         return self.input or self.name
+
+    @property
+    def has_test(self) -> bool:
+        """Whether there is a test set."""
+        return True
 
     @property
     def images_together(self) -> bool:
@@ -312,11 +234,14 @@ def _ascending(value: tuple[float, float] | None) -> tuple[float, float] | None:
 
 
 class RleCsv(Competition):
-    """Images in folders; masks as run lengths in a CSV, or as image files."""
+    """Images in folders; masks as run lengths in a CSV, as image files, or as polygons and COCO annotations."""
 
     reader: Literal["rle_csv"] = "rle_csv"
     train: Subset
-    test: Subset
+    """The training set."""
+    test: Subset | None
+    """The test set; null where there is none: a run ends with the report and the honest estimate, and `predict --images
+    FOLDER` predicts any folder later."""
     columns: Columns = Columns()
     channels: Annotated[int, Field(ge=1, le=MOST_CHANNELS)] | ChannelSettings | None = None
     """How many channels images have, up to 32, or what they are made of: several files, neighbouring slices, some
@@ -335,10 +260,28 @@ class RleCsv(Competition):
     scaled to the whole range of uint16 (of uint8, where files are that; to float16 from 0 to 1, where they are floats),
     and what lies outside is clipped. null: images are uint8 or uint16 and use their range; of DICOM files, the window
     that they name."""
-    ignore_value: Value | None = None
-    """What mask images write for pixels that count in no loss and no score."""
+    ignore_value: Value | AnyOf | None = None
+    """What mask images write for pixels that count in no loss and no score, `{any: [0, 255]}` for several values; of
+    polygons, the label of such a region."""
+    other_labels: Literal["fault", "leave_out"] = "fault"
+    """What annotations and rows of a table are whose label is no class: faults, or left out."""
 
     _range_ascends = field_validator("value_range")(_ascending)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete_test(cls, data: Any) -> Any:
+        """Test ids are made of the same parts; without a test set, a CSV of predictions names classes in `class`."""
+        train, test, given = data.get("train"), data.get("test"), data.get("submission") or {}
+        both = isinstance(train, dict) and isinstance(test, dict)
+        if both and train.get("id") and test.get("id") is None and "{id}" not in str(test.get("images")):
+            return {**data, "test": {**test, "id": train["id"]}}
+        classes, columns = data.get("classes"), data.get("columns") or {}
+        if test is None and "test" in data and isinstance(classes, list | dict) and isinstance(given, dict):
+            several = len(classes) > (2 if data.get("kind") == "multiclass" else 1)
+            if several and not any({"label", "pattern"} & one.keys() for one in (given, columns)):
+                return {**data, "submission": given | {"label": "class"}}
+        return data
 
     @model_validator(mode="before")
     @classmethod
@@ -368,39 +311,66 @@ class RleCsv(Competition):
 
     @model_validator(mode="after")
     def _masks_say_enough(self) -> "RleCsv":
-        if self.train.masks is None:
+        train, test = self.train, self.test
+        if train.masks is None:
             raise ValueError("train.masks is missing; name the CSV of masks or the path of mask images")
-        tables = self.sample_submission and self.train.mask_files is None and self.columns.absent == "fault"
-        if self.train.images == self.test.images and not tables:
+        tables = self.sample_submission and train.mask_table and self.columns.absent == "fault"
+        if test and train.images == test.images and not tables and not (train.listed_in and test.listed_in):
             raise ValueError(
-                "train.images and test.images are the same; only a CSV of masks with a row for every training image "
-                "and a sample submission could tell them apart"
+                "train.images and test.images are the same; only `listed_in` of both, or a CSV of masks with a row for "
+                "every training image and a sample submission could tell them apart"
             )
-        if self.train.evaluate or (self.test.evaluate and self.test.masks is None):
+        if self.sample_submission and test is None:
+            raise ValueError("sample_submission names test images; without a test set (`test: null`) set it to null")
+        if train.evaluate or (test and test.evaluate and test.masks is None):
             raise ValueError("evaluate is for the test set, and needs test.masks")
-        if self.train.mask_files is None and self.kind == "multiclass":
+        self._check_classes(train)
+        texts = [one for value in [*(self.values or []), *self.ignored_values] for one in values_of(value)]
+        texts = [one for one in texts if isinstance(one, str) and one != REST]
+        if texts and self.has_class_maps:
+            raise ValueError(f"{texts[0]!r} is no value of a mask image; expected a number or [red, green, blue]")
+        return self
+
+    def _check_classes(self, train: Subset) -> None:
+        """Raises ValueError where masks do not say which class a pixel or a row is of."""
+        files, several = train.mask_files, len(self.classes) > 1
+        if train.mask_table and self.kind == "multiclass":
             raise ValueError("kind multiclass needs mask images; masks of a CSV may overlap: leave kind out")
         if self.ignore_value is not None and (
-            self.values is None or not self.train.mask_files or "{class}" in self.train.mask_files
+            train.mask_table or (files and (self.values is None or "{class}" in files))
         ):
             mapping = ", ".join(f"{name}: {number}" for number, name in enumerate(self.classes, start=1))
             raise ValueError(
                 "ignore_value does nothing here; it needs mask images with every class in one file, and the value of "
                 f"each class: `classes: {{{mapping}}}` with the numbers that the files hold; or remove ignore_value"
             )
-        several = len(self.classes) > 1
-        if several and self.train.mask_files is None and not self.columns.labelled:
+        if several and train.mask_table and not self.columns.labelled:
             raise ValueError(SEVERAL)
-        if several and self.train.mask_files and "{class}" not in self.train.mask_files and self.values is None:
+        if several and files and "{class}" not in files and self.values is None:
             raise ValueError("mask images of several classes need a value a class: `classes: {name: value}`")
-        if (self.train.threshold or self.test.threshold) and (
-            self.train.mask_files is None or (self.values and "{class}" not in self.train.mask_files)
-        ):
-            raise ValueError("threshold is for mask images of one class a file")
-        texts = [one for one in [*(self.values or []), self.ignore_value] if isinstance(one, str)]
-        if texts and self.train.mask_files and "{class}" not in self.train.mask_files:
-            raise ValueError(f"{texts[0]!r} is no value of a mask image; expected a number or [red, green, blue]")
-        return self
+        if files and "{class}" in files and any(isinstance(one, AnyOf) for one in self.values or []):
+            raise ValueError("a class with files of its own has one name: `any` is for values, not for `{class}`")
+        for subset in filter(None, (train, self.test)):
+            if (subset.threshold or subset.instances) and self.values and "{class}" not in (subset.mask_files or ""):
+                key = "threshold" if subset.threshold else "instances"
+                raise ValueError(f"{key} is for mask images of one class a file")
+            if subset.class_times and self.values is None:
+                raise ValueError("class_times needs the value of each class: `classes: {name: value}`")
+
+    @property
+    def has_class_maps(self) -> bool:
+        """Whether mask images hold every class in one file, each as a value of its own."""
+        return bool(self.train.mask_files and "{class}" not in self.train.mask_files)
+
+    @property
+    def ignored_values(self) -> tuple[Value | AnyOf, ...]:
+        """`ignore_value`, where it is given."""
+        return () if self.ignore_value is None else (self.ignore_value,)
+
+    @property
+    def has_test(self) -> bool:
+        """Whether `test` names a test set."""
+        return self.test is not None
 
     @property
     def images_are_files(self) -> bool:
@@ -411,14 +381,14 @@ class RleCsv(Competition):
     @property
     def remark(self) -> str:
         """As for every competition; and that windows are scored one by one, as images are."""
-        by_window = self.windows is not None and METRICS[self.metric] == "masks"
+        by_window = self.windows is not None and METRICS[parse(self.metric)[0].name] == "masks"
         said = ["windows of large images scored as images"] if by_window else []
         return ", ".join([*said, *([super().remark] if super().remark else [])])
 
     @property
     def images_together(self) -> bool:
         """Whether only the tables tell training and test images apart."""
-        return self.train.images == self.test.images
+        return self.test is not None and self.train.images == self.test.images
 
     @property
     def reads_upright(self) -> bool:

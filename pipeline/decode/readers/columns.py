@@ -2,12 +2,16 @@
 
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator
+from pathlib import Path
 
 import pandas as pd
 
-from pipeline.core.config.competition import Columns, Competition
+from pipeline.core.config.competition import Competition
+from pipeline.core.config.raw_files import REST, Columns, Value, names_in, values_of
 from pipeline.core.errors import PipelineError
+from pipeline.core.tables import normal_form
 from pipeline.decode.readers.files import SUFFIXES
+from pipeline.decode.readers.names import ImageFiles, relative_name
 
 _FILE_ENDINGS = (*SUFFIXES, ".dcm", ".dicom", ".npy", ".npz", ".nii", ".nii.gz", ".svs")
 """Endings of image files, also of those that tables speak of and that were converted since."""
@@ -43,7 +47,7 @@ def keys_of(table: pd.DataFrame, columns: Columns, labels: Iterable[str]) -> Ite
     """
     ids = ids_of(table, columns.id)
     if columns.pattern is None:
-        yield from zip(ids, table[columns.label].tolist() if columns.label else [None] * len(ids), strict=True)
+        yield from zip(ids, _labels_of(table, columns), strict=True)
         return
     known = "|".join(map(re.escape, sorted(labels, key=len, reverse=True)))
     # the longest known label first; where none fits, the id takes as much as it can
@@ -53,6 +57,14 @@ def keys_of(table: pd.DataFrame, columns: Columns, labels: Iterable[str]) -> Ite
     for text in ids:
         match = expressions[0].fullmatch(text) or expressions[1].fullmatch(text)
         yield (match["id"], match["label"]) if match else (None, None)
+
+
+def _labels_of(table: pd.DataFrame, columns: Columns) -> Iterable[str | None]:
+    """What the label column says, up to where a label ends."""
+    if columns.label is None:
+        return [None] * len(table)
+    labels = table[columns.label].tolist()
+    return [label.split(columns.label_until, 1)[0] for label in labels] if columns.label_until else labels
 
 
 def image_finder(known: Collection[str]) -> Callable[[str], str]:
@@ -81,6 +93,29 @@ def image_finder(known: Collection[str]) -> Callable[[str], str]:
     return find
 
 
+def file_finder(files: ImageFiles, folder: Path) -> Callable[[str], str | None]:
+    """Returns a function from what a list or an annotation file calls an image to the image's id: its path or the end
+    of it, its file name with or without an ending, or its id; None where that is no image, or several."""
+    by_base: dict[str, list[tuple[str, str]]] = {}
+    for image_id, path in [*files.others.items(), *files.paths.items()]:
+        name = normal_form(relative_name(path, folder))
+        by_base.setdefault(path.name, []).append((name, image_id))
+    by_id = image_finder(files.all_ids)
+
+    def find(text: str) -> str | None:
+        text = normal_form(text).replace("\\", "/")
+        same = by_base.get(text.rsplit("/", 1)[-1], [])
+        ends = [image_id for name, image_id in same if f"/{name}".endswith(f"/{text.lstrip('./')}")]
+        if len(ends) == 1 or len(same) == 1:
+            return ends[0] if len(ends) == 1 else same[0][1]
+        if same:
+            return None
+        found = by_id(text)
+        return found if found in files.all_ids else None
+
+    return find
+
+
 def file_stem(text: str) -> str:
     """Returns a file's name without its folders and the ending of an image; `\\` parts folders, too."""
     name = re.split(r"[/\\]", text)[-1]
@@ -89,18 +124,32 @@ def file_stem(text: str) -> str:
 
 
 def class_numbers(competition: Competition) -> dict[str, int]:
-    """Returns the number of the class that each label of a CSV means: the value in the YAML, else the class's name, or
-    in a table of class maps its number."""
-    numbers = {}
-    for number, (name, value) in enumerate(
-        zip(competition.classes, competition.values or competition.classes, strict=True)
-    ):
-        if competition.submission.format == "labels":
-            label: object = value if isinstance(value, int) else number
-        else:
-            label = name if isinstance(value, tuple) else value  # a colour is no label
-        numbers[str(label)] = number
-    return numbers
+    """Returns the number of the class that each label of a CSV means: the value in the YAML, or one of several, else
+    the class's name, or in a table of class maps its number."""
+    return {
+        _label(competition, number, value): number
+        for number, given in enumerate(competition.values or competition.classes)
+        for value in values_of(given)
+    }
+
+
+def class_labels(competition: Competition) -> list[str]:
+    """Returns what a CSV writes for each class: the first of its labels."""
+    values = [values_of(given)[0] for given in competition.values or competition.classes]
+    return [_label(competition, number, value) for number, value in enumerate(values)]
+
+
+def _label(competition: Competition, number: int, value: Value) -> str:
+    if competition.submission.format == "labels":
+        return str(value if isinstance(value, int) else number)
+    return competition.classes[number] if isinstance(value, tuple) or value == REST else str(value)
+
+
+def is_placeholder(competition: Competition, labels: Iterable[str | None]) -> bool:
+    """Returns whether the label column of a sample submission says nothing: it holds one label alone, of several
+    classes."""
+    several = len(competition.foreground) > 1 and competition.submission.label is not None
+    return several and len(set(labels)) == 1
 
 
 def key_text(columns: Columns, image_id: str, label: str) -> str:
@@ -129,7 +178,8 @@ def group_in(pattern: str, image_id: str) -> str | None:
 
 
 def group_of(competition: Competition, image_id: str, extra: dict[str, str]) -> str | None:
-    """Returns the group of a training image, from a further column or from its id; None where there are no groups.
+    """Returns the group of a training image, from further columns, from parts of its path or from its id; None where
+    there are no groups.
 
     Raises:
         PipelineError: no such column, or an id that does not fit the pattern.
@@ -142,13 +192,18 @@ def group_of(competition: Competition, image_id: str, extra: dict[str, str]) -> 
         if found is None:
             raise PipelineError(f"competition {competition.name}: id {image_id} does not fit `group: {group}`.")
         return found
-    if group not in extra:
-        columns = ", ".join(f"`{name}`" for name in extra)
-        if not columns:
-            raise PipelineError(
-                f"competition {competition.name}: nothing says the `{group}` (group) of image {image_id}, as it has no "
-                "row or the table no such column: correct `group`, or name a table of every image in "
-                "`train: {table: …}`."
-            )
-        raise PipelineError(f"competition {competition.name}: column `{group}` (group) is missing; found {columns}.")
-    return extra[group].strip()
+    names = names_in(group) or [group]
+    for name in names:
+        if name not in extra:
+            raise PipelineError(_no_column(competition, name, image_id, extra))
+    return group.format(**{name: extra[name].strip() for name in names}) if names != [group] else extra[group].strip()
+
+
+def _no_column(competition: Competition, name: str, image_id: str, extra: dict[str, str]) -> str:
+    columns = ", ".join(f"`{one}`" for one in extra)
+    if columns:
+        return f"competition {competition.name}: column `{name}` (group) is missing; found {columns}."
+    return (
+        f"competition {competition.name}: nothing says the `{name}` (group) of image {image_id}, as it has no row or "
+        "the table no such column: correct `group`, or name a table of every image in `train: {table: …}`."
+    )

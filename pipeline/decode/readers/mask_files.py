@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
 
-from pipeline.core.config.competition import RleCsv, Subset
+from pipeline.core.config.competition import RleCsv
+from pipeline.core.config.raw_files import Subset, names_in
 from pipeline.core.tables import normal_form
 from pipeline.decode.readers.base import WORDS, SubsetName
 from pipeline.decode.readers.columns import class_numbers
@@ -18,11 +19,14 @@ from pipeline.decode.readers.names import (
     fixed_part,
     image_files_under,
     pattern_expression,
+    relative_name,
     same_format,
     split_ending,
     told,
 )
 
+BETWEEN = "\0"
+"""Between the parts of what stands for an image."""
 Key = tuple[str, str]
 """What stands for an image in the path of its mask files (its id, or its stem), and the value of a class, "" where one
 file has them all."""
@@ -51,7 +55,7 @@ def find_mask_files(competition: RleCsv, settings: Subset, folder: Path, files: 
     """
     pattern = settings.mask_files or ""
     head, ending = split_ending(normal_form(pattern))
-    known = {mask_key(settings, image_id) for image_id in files.all_ids}
+    known = {mask_key(settings, image_id, files) for image_id in files.all_ids}
     images = set(files.paths.values())
     place = fixed_part(head)
     found: dict[Key, list[Path]] = {}
@@ -60,13 +64,13 @@ def find_mask_files(competition: RleCsv, settings: Subset, folder: Path, files: 
     for path in image_files_under(as_on_disk(folder, place)):
         if path in images:
             continue
-        key = _key_of(_name(path, folder), readings, known)
+        key = _key_of(_name(path, folder), head, readings, known)
         if key is None:
             result.unused += [path] if place != "." else []
         else:
             found.setdefault(key, []).append(path)
     for image_id in list(files.others):
-        name, image = mask_key(settings, image_id), files.others[image_id]
+        name, image = mask_key(settings, image_id, files), files.others[image_id]
         if any(path != image for key, paths in found.items() if key[0] == name for path in paths):
             files.has(image_id)
     images = set(files.paths.values())
@@ -82,9 +86,19 @@ def find_mask_files(competition: RleCsv, settings: Subset, folder: Path, files: 
     return result
 
 
-def mask_key(settings: Subset, image_id: str) -> str:
-    """Returns what stands for an image in the path of its mask files."""
-    return Path(image_id).stem if "{stem}" in (settings.mask_files or "") else image_id
+def mask_key(settings: Subset, image_id: str, files: ImageFiles) -> str:
+    """Returns what stands for an image in the path of its mask files: its id or stem, and the parts of its path that
+    the pattern of the masks names."""
+    parts = {"id": image_id, **files.parts.get(image_id, {})}
+    if "{stem}" in (settings.mask_files or ""):
+        parts["id"] = Path(image_id).stem
+    return BETWEEN.join(parts.get(name, "") for name in _key_names(settings.mask_files or ""))
+
+
+def _key_names(pattern: str) -> list[str]:
+    """The groups of a pattern's expression that say which image a mask file is of."""
+    names = ("id" if name == "stem" else name for name in names_in(pattern) if name != "class")
+    return list(dict.fromkeys(names))
 
 
 def _readings(competition: RleCsv, head: str) -> Iterator[tuple[str, re.Pattern[str], re.Pattern[str] | None]]:
@@ -92,13 +106,13 @@ def _readings(competition: RleCsv, head: str) -> Iterator[tuple[str, re.Pattern[
     is."""
     for value in class_numbers(competition) if "{class}" in head else [""]:
         own = head.replace("{class}", normal_form(value))
-        tail = re.split(r"{(?:id|stem)}", own, maxsplit=1)[1]
-        open_end = "*" in tail and not re.search(r"{(id|stem)}", tail)
+        tail = re.split(r"{(?:id|stem)}", own, maxsplit=1)[-1]
+        open_end = "*" in tail and not names_in(tail) and names_in(own) in (["id"], ["stem"])
         yield value, pattern_expression(own), pattern_expression(tail) if open_end else None
 
 
 def _key_of(
-    name: str, readings: list[tuple[str, re.Pattern[str], re.Pattern[str] | None]], known: set[str]
+    name: str, pattern: str, readings: list[tuple[str, re.Pattern[str], re.Pattern[str] | None]], known: set[str]
 ) -> Key | None:
     """Whose mask a file is: of the known image with the longest id that fits, else of an id without an image."""
     best: Key | None = None
@@ -106,12 +120,15 @@ def _key_of(
         match = expression.fullmatch(name)
         if match is None:
             continue
-        found = match["id"]
+        found = match.groupdict().get("id", "")
         if tail is not None:
             start = match.start("id")
             end = name.find("/", start) if "/" in name[start:] else len(name)
             ends = (last for last in range(end, start, -1) if name[start:last] in known)
             found = next((name[start:last] for last in ends if tail.fullmatch(name, last)), found)
+        groups = match.groupdict() | {"id": found}
+        if len(groups) > 1 or "id" not in match.groupdict():
+            found = BETWEEN.join(groups[part] for part in _key_names(pattern))
         if best is None or (found in known, len(found)) > (best[0] in known, len(best[0])):
             best = found, value
     return best
@@ -119,7 +136,7 @@ def _key_of(
 
 def _name(path: Path, folder: Path) -> str:
     """The path of a file, without its ending, as patterns write it."""
-    return normal_form(path.relative_to(folder).as_posix().removesuffix(ending_of(path.name)))
+    return normal_form(relative_name(path, folder).removesuffix(ending_of(path.name)))
 
 
 def _rank(path: Path, ending: str) -> tuple[bool, bool, str]:
@@ -140,12 +157,13 @@ def told_of_files(
     if otherwise:
         text = f"{WORDS[subset]} image{'s end' if len(otherwise) > 1 else ' ends'} otherwise than `{settings.images}`"
         texts.append(f"{told(otherwise, folder, text)}: read too")
-    keys = Counter(mask_key(settings, image_id) for image_id in files.paths)
+    keys = Counter(mask_key(settings, image_id, files) for image_id in files.paths)
     if masks.by_key and (shared := [name for name, count in keys.items() if count > 1]):
-        text = f"mask files are those of several images, which have the same name but for its ending: {shared[0]}"
+        first = shared[0].replace(BETWEEN, " ")
+        text = f"mask files are those of several images, which have the same name but for its ending: {first}"
         texts.append(f"{len(shared)} {text}, for instance")
     alone = [path for (name, _), paths in masks.by_key.items() for path in paths if name not in keys]
-    if alone:
+    if alone and not settings.listed_in:
         text = told(alone, folder, f"mask file{'s' * (len(alone) > 1)} without an image")
         texts.append(f"{text}; images are `{settings.images}`: are some missing, or elsewhere?")
     unused = _unused(competition, settings, folder, files, masks)
@@ -162,9 +180,9 @@ def _unused(competition: RleCsv, settings: Subset, folder: Path, files: ImageFil
     if place != ".":  # the whole competition
         candidates += image_files_under(as_on_disk(folder, place))
     other = competition.test if settings is competition.train else competition.train
-    patterns = [competition.train.mask_files, competition.test.mask_files, other.images]
+    patterns = [competition.train.mask_files, *((other.mask_files, other.images) if other else ())]
     elsewhere = [pattern_expression(split_ending(normal_form(one))[0]) for one in patterns if one]
-    used = {*files.paths.values(), *(path for _, path in files.further)}
+    used = {*files.paths.values(), *files.left_out, *(path for _, path in files.further)}
     used |= {path for paths in masks.by_key.values() for path in paths} | files.bands
     kept = []
     for path in dict.fromkeys(candidates):

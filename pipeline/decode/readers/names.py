@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
 
+from pipeline.core.config.raw_files import names_in
 from pipeline.core.tables import as_packed, normal_form
 from pipeline.decode.readers.files import SUFFIXES
 
@@ -28,6 +29,10 @@ class ImageFiles:
     """By an id that has no file yet; `has` takes them in."""
     bands: set[Path] = field(default_factory=set)
     """Further files of images that are made of several."""
+    parts: dict[str, dict[str, str]] = field(default_factory=dict)
+    """By id, the named parts of the path beside the id, where the pattern has some."""
+    left_out: list[Path] = field(default_factory=list)
+    """Files that a list of the subset's images does not name."""
 
     @property
     def all_ids(self) -> set[str]:
@@ -52,27 +57,34 @@ class ImageFiles:
                 self.has(image_id)
 
 
-def find_images(pattern: str, folder: Path, exclude: list[str]) -> ImageFiles:
-    """Returns the files under `folder` that match a pattern such as `train/{id}.png` or `{id}/images/{id}.png`.
+def find_images(pattern: str, folder: Path, exclude: list[str], template: str | None = None) -> ImageFiles:
+    """Returns the files under `folder` that match a pattern such as `train/{id}.png` or `{case}/slice_{slice}_*.png`.
 
     `.PNG` matches `.png`, and `.jpeg` `.jpg`; other endings of images are kept apart. An ending `.*` matches those of
     images alone. Hidden files (`._x`, `.DS_Store`) never match.
+
+    Args:
+        pattern: the path of an image.
+        folder: the competition's.
+        exclude: patterns of file names to leave out.
+        template: what an id is made of, e.g. `{case}_{slice}`; None where the pattern holds `{id}`.
     """
     head, ending = split_ending(pattern)
     expression = pattern_expression(normal_form(head if ending else pattern))
     found = ImageFiles({}, [])
     later: list[tuple[str, Path]] = []
-    place = fixed_part(pattern)
-    wanted = Path(f"{head}.*" if ending else pattern).relative_to(place).as_posix()
-    for path in sorted(as_on_disk(folder, place).glob(glob_pattern(wanted.replace("{id}", "*")))):
-        if path.name.startswith(".") or any(fnmatch(path.name, other) for other in exclude):
+    parts = template is not None or names_in(pattern) != ["id"]
+    for path, name in _paths(folder, f"{head}.*" if ending else pattern):
+        if any(fnmatch(path.name, other) for other in exclude):
             continue
-        name = normal_form(path.relative_to(folder).as_posix())
         suffix = ending_of(path.name)
         match = expression.fullmatch(name[: -len(suffix)] if ending and suffix else name)
         if match is None or (ending and suffix.lower() not in SUFFIXES):
             continue
-        image_id = match["id"]
+        image_id = template.format(**match.groupdict()) if template else match["id"]
+        if parts:
+            own = {part: value for part, value in match.groupdict().items() if part != "id"}
+            found.parts.setdefault(image_id, own)
         if ending and not (suffix == ending or same_format(suffix, ending)):
             later.append((image_id, path))
         elif found.paths.setdefault(image_id, path) != path:
@@ -81,6 +93,23 @@ def find_images(pattern: str, folder: Path, exclude: list[str]) -> ImageFiles:
         if image_id not in found.paths:
             found.others.setdefault(image_id, path)
     return found
+
+
+def _paths(folder: Path, pattern: str) -> Iterable[tuple[Path, str]]:
+    """The files under a folder that may match a pattern, hidden ones left out, sorted; and their paths in normal form
+    relative to it."""
+    place = fixed_part(pattern)
+    wanted = Path(pattern).relative_to(place).as_posix()
+    start = as_on_disk(folder, place)
+    wild = glob_pattern(re.sub(r"{\w+}", "*", wanted))
+    for path in sorted(start.glob(wild)):
+        if not path.name.startswith("."):
+            yield path, normal_form(relative_name(path, folder))
+
+
+def relative_name(path: Path, folder: Path) -> str:
+    """Returns the path of a file relative to a folder that it was found in, with `/` between folders."""
+    return str(path)[len(str(folder)) + 1 :].replace(os.sep, "/")
 
 
 def split_ending(pattern: str) -> tuple[str, str]:
@@ -102,10 +131,27 @@ def same_format(suffix: str, other: str) -> bool:
 
 
 def pattern_expression(pattern: str) -> re.Pattern[str]:
-    """Returns what matches paths of a pattern with {id}, {stem}, {class} and *; the group `id` holds the first."""
-    text = re.sub(r"\\{(id|stem)\\}", "(?P<id>[^/]+)", re.escape(pattern), count=1)
-    text = re.sub(r"\\{(id|stem)\\}", "(?P=id)", text)
-    return re.compile(text.replace(r"\{class\}", "[^/]+").replace(r"\*", "[^/]*"))
+    """Returns what matches paths of a pattern with {id}, {stem}, named parts, {class} and *.
+
+    The groups are the names of the parts; that of {id} or {stem} is `id`. An id takes as much as it can, every other
+    part as little; one that stands twice is the same text.
+    """
+    seen: set[str] = set()
+    found = []
+    for text in re.split(r"({\w+}|\*)", pattern):
+        name = "id" if text == "{stem}" else text[1:-1]
+        if text == "*":
+            found.append("[^/]*")
+        elif text == "{class}":
+            found.append("[^/]+")
+        elif not (text.startswith("{") and text.endswith("}")):
+            found.append(re.escape(text))
+        elif name in seen:
+            found.append(f"(?P={name})")
+        else:
+            seen.add(name)
+            found.append(f"(?P<{name}>[^/]+{'' if name == 'id' else '?'})")
+    return re.compile("".join(found))
 
 
 def fixed_part(pattern: str) -> str:

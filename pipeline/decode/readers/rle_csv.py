@@ -1,25 +1,28 @@
 """Reader for images in folders (TIFF, PNG, JPEG; 8 or 16 bit; grey, RGB or four channels) with masks as run lengths in
-a CSV - one row per image, an image and class, or an instance - or as image files."""
+a CSV - one row per image, an image and class, or an instance - as image files, or as polygons and COCO annotations."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pipeline.core.config.competition import RleCsv, Subset
+from pipeline.core.config.competition import RleCsv
+from pipeline.core.config.raw_files import Subset, names_in
 from pipeline.core.errors import PipelineError
 from pipeline.core.tables import read_header
 from pipeline.core.version import program
+from pipeline.decode.readers.annotations.read import read_annotations
+from pipeline.decode.readers.annotations.shapes import Annotated
 from pipeline.decode.readers.base import SUBSETS, Fault, Item, Listing, Masks, Part, SubsetName, listed, repeated_ids
 from pipeline.decode.readers.columns import group_of, is_missing, own_group
 from pipeline.decode.readers.files import natural, packed
 from pipeline.decode.readers.mask_files import MaskFiles, find_mask_files, mask_key, told_of_files
-from pipeline.decode.readers.names import as_on_disk, find_images, fixed_part
-from pipeline.decode.readers.rows import Rows, further_columns, read_rows, sample_ids
+from pipeline.decode.readers.names import ImageFiles, as_on_disk, find_images, fixed_part, relative_name
+from pipeline.decode.readers.rows import Rows, further_columns, listed_images, read_rows, sample_ids
 from pipeline.decode.readers.sources import ImageSources, Source, read_source, source_of
-from pipeline.decode.readers.true_masks import masks_reader
+from pipeline.decode.readers.true_masks import MaskSources, masks_reader
 from pipeline.masks.geometry import IGNORE
 
 ROWS_SHOWN = 20
@@ -38,8 +41,8 @@ def list_items(competition: RleCsv, folder: Path, subsets: Sequence[SubsetName] 
         raise PipelineError(_how_to_get(competition, folder))
     none = Listing([], [])
     train = _subset_items(competition, "train", folder) if "train" in subsets else none
-    test = _subset_items(competition, "test", folder) if "test" in subsets else none
-    if "test" in subsets and not test.items:
+    test = _subset_items(competition, "test", folder) if "test" in subsets and competition.test else none
+    if "test" in subsets and competition.test and not test.items:
         example = f"; for instance {test.faults[0]}" if test.faults else ""
         raise PipelineError(f"No test image matches {folder / competition.test.images}{example}{packed(folder)}.")
     items = train.items + test.items
@@ -52,10 +55,15 @@ def list_items(competition: RleCsv, folder: Path, subsets: Sequence[SubsetName] 
 def raw_files(competition: RleCsv, folder: Path, subset: SubsetName) -> tuple[Path, ...]:
     """Returns the tables and the image folders that the competition's YAML names for a subset, nothing else; the sample
     submission, which lists test images, belongs to them."""
-    settings: Subset = getattr(competition, subset)
+    settings: Subset | None = getattr(competition, subset)
+    if settings is None:
+        return ()
     names = [competition.sample_submission if subset == "test" else None]
-    names += [settings.table, None if settings.mask_files else settings.masks]
-    names += [fixed_part(pattern) for pattern in (settings.images, settings.mask_files) if pattern]
+    names += [settings.table, settings.mask_table, settings.listed_in]
+    if settings.annotations and not names_in(settings.annotations):
+        names.append(settings.annotations)
+    patterns = (settings.images, settings.mask_files, settings.annotations)
+    names += [fixed_part(pattern) for pattern in patterns if pattern and names_in(pattern)]
     return tuple(dict.fromkeys(as_on_disk(folder, name) for name in names if name))
 
 
@@ -67,19 +75,26 @@ def opener(competition: RleCsv, folder: Path) -> Callable[[Any], np.ndarray]:
 def _subset_items(competition: RleCsv, subset: SubsetName, folder: Path) -> Listing:
     settings: Subset = getattr(competition, subset)
     places = ImageSources(competition, settings, folder)
-    files = find_images(settings.images.replace("{band}", [*places.channels.bands, ""][0]), folder, settings.exclude)
+    pattern = settings.images.replace("{band}", [*places.channels.bands, ""][0])
+    files = find_images(pattern, folder, settings.exclude, settings.id)
+    faults: list[Fault] = []
+    if settings.listed_in:
+        files, faults = listed_images(settings.listed_in, folder, files)
     if places.channels.bands:
         files.bands = {band for path in files.paths.values() for band in places.bands(path)}
-    table = None if settings.mask_files else settings.masks
     masks = find_mask_files(competition, settings, folder, files) if settings.mask_files else MaskFiles()
-    unreadable = places.expand(files)  # after mask files, which go by the names of volumes
-    known, faults = read_rows(competition, subset, folder / table, files) if table else ({}, [])
-    faults += unreadable
-    named = known.keys() if table else masks.names()
-    for image_id, double in files.further:
-        first, droppable = files.paths[image_id].relative_to(folder).as_posix(), image_id if subset == "train" else None
-        text = f"image {image_id} is {first} already: an id has one image"
-        faults.append(Fault(double.relative_to(folder).as_posix(), None, text, droppable))
+    faults = faults + places.expand(files)  # after mask files, which go by the names of volumes
+    table, known = settings.mask_table, dict[str, Rows]()
+    if table:
+        known, more = read_rows(competition, subset, folder / table, files)
+        faults = faults + more
+    annotated: dict[str, Annotated] = {}
+    texts: list[str] = []
+    if settings.annotations:
+        annotated, more, texts = read_annotations(competition, subset, folder, files)
+        faults = faults + more
+    named = masks.names() if settings.mask_files else {*known, *annotated}
+    faults += _doubles(folder, files, subset)
     if subset == "test" and competition.sample_submission:
         wanted, listing_faults = sample_ids(competition, folder, files)
         faults = faults + listing_faults
@@ -87,7 +102,7 @@ def _subset_items(competition: RleCsv, subset: SubsetName, folder: Path) -> List
         absent = sorted(files.paths.keys() - known.keys(), key=natural) if competition.columns.absent == "empty" else []
         wanted = [*known, *absent]
     else:
-        if not table and not settings.mask_files:
+        if settings.masks is None:
             files.take_likely()
         wanted = sorted(files.paths, key=natural)
     tolerant = subset == "test" and competition.decode.on_test_error == "blank"
@@ -98,15 +113,18 @@ def _subset_items(competition: RleCsv, subset: SubsetName, folder: Path) -> List
     for image_id in wanted:
         if image_id in files.paths:
             file = files.paths[image_id]
-            rows, path = known.get(image_id, Rows()), file.relative_to(folder).as_posix()
+            rows, path = known.get(image_id, Rows()), relative_name(file, folder)
             further_row, values = extras.get(image_id, (None, {}))
-            extra = {**rows.extra, **values, **places.extra(image_id)}
+            own = files.parts.get(places.mask_name(image_id), {})
+            extra = {**own, **rows.extra, **values, **places.extra(image_id)}
+            sources = MaskSources(files, masks, rows, annotated.get(image_id))
             if group_file and is_missing(extra.get(competition.group or "", "")):
                 group: str | None = own_group(image_id)
                 groupless.append((image_id, further_row if group_file == settings.table else rows.row))
             else:
                 group = group_of(competition, image_id, extra) if subset == "train" else None
-            without += (image_id if table else mask_key(settings, places.mask_name(image_id))) not in named
+            by_file = settings.mask_files is not None
+            without += (mask_key(settings, places.mask_name(image_id), files) if by_file else image_id) not in named
             try:
                 parts = list(places.parts(image_id, file))
             except ValueError as error:
@@ -117,20 +135,28 @@ def _subset_items(competition: RleCsv, subset: SubsetName, folder: Path) -> List
                 continue
             for part_id, source in parts:
                 read = partial(read_source, source, folder, competition)
-                read_masks = _masks_reader(competition, settings, folder, (image_id, source), places, masks, rows)
+                read_masks = _masks_reader(competition, settings, folder, (image_id, source), places, sources)
                 items.append(Item(part_id, subset, path, read, read_masks, group, extra, source.columns()))
         elif tolerant:
             path = settings.images.replace("{id}", image_id)
             items.append(Item(image_id, subset, path, partial(_unreadable, f"no file fits {settings.images}")))
     faults += _without_group(competition, group_file or "", groupless)
-    texts = told_of_files(competition, subset, folder, places.found if competition.volumes else files, masks)
+    texts += told_of_files(competition, subset, folder, places.found if competition.volumes else files, masks)
     if subset == "train" and without and competition.columns.absent == "empty":
-        what = f"row in {table}" if table else "mask file"
+        what = f"row in {table}" if table else "mask file" if settings.mask_files else "annotations"
         texts.append(f"{without} of {len(wanted)} training images have no {what} and count as without a mask")
     if tolerant:
         texts += [str(fault) for fault in faults[:FAULTS_TOLD]]
         faults = []
     return Listing(items, faults, texts)
+
+
+def _doubles(folder: Path, files: ImageFiles, subset: SubsetName) -> Iterator[Fault]:
+    """A fault for every file of an image that has one already."""
+    for image_id, double in files.further:
+        first, droppable = relative_name(files.paths[image_id], folder), image_id if subset == "train" else None
+        text = f"image {image_id} is {first} already: an id has one image"
+        yield Fault(relative_name(double, folder), None, text, droppable)
 
 
 def _unreadable(why: str) -> np.ndarray:
@@ -143,15 +169,14 @@ def _masks_reader(
     folder: Path,
     image: tuple[str, Source],
     places: ImageSources,
-    masks: MaskFiles,
-    rows: Rows,
+    sources: MaskSources,
 ) -> Callable[[tuple[int, int]], Masks] | None:
     """What reads the masks of an image, or of a window of it: pixels that belong to another window are ignored."""
     image_id, source = image
     name = places.mask_name(image_id) if settings.mask_files else image_id
     axis = competition.volumes.axis if competition.volumes else None
     part, size = Part(places.mask_slice(image_id), axis, source.box), source.size if source.box else None
-    read = masks_reader(competition, settings, folder, name, masks, rows, part, size)
+    read = masks_reader(competition, settings, folder, name, sources, part, size)
     return read if read is None or source.box is None else partial(_of_core, read, source)
 
 
@@ -213,7 +238,8 @@ def _how_to_get(competition: RleCsv, folder: Path) -> str:
     if competition.name == "sample":
         ways = [f"`{program()} sample` writes it"]
     train = competition.train
+    test = f", {competition.test.images}" if competition.test else ""
     return (
         f"{folder} {'is empty' if there else 'does not exist'}. Put the raw files of {competition.title} there "
-        f"({train.images}, {train.masks}, {competition.test.images}): {', or '.join(ways)}."
+        f"({train.images}, {train.masks}{test}): {', or '.join(ways)}."
     )

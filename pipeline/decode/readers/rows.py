@@ -7,13 +7,22 @@ from typing import Any
 
 import pandas as pd
 
-from pipeline.core.config.competition import Columns, RleCsv, Subset
+from pipeline.core.config.competition import RleCsv
+from pipeline.core.config.raw_files import Columns, Subset
 from pipeline.core.errors import PipelineError
-from pipeline.core.tables import unseen
+from pipeline.core.tables import normal_form, unseen
 from pipeline.decode.readers.base import Fault, SubsetName
-from pipeline.decode.readers.columns import class_numbers, image_finder, key_columns, keys_of, template_columns
+from pipeline.decode.readers.columns import (
+    class_numbers,
+    file_finder,
+    image_finder,
+    is_placeholder,
+    key_columns,
+    keys_of,
+    template_columns,
+)
 from pipeline.decode.readers.files import natural, read_table
-from pipeline.decode.readers.names import ImageFiles
+from pipeline.decode.readers.names import ImageFiles, as_on_disk
 
 
 @dataclass
@@ -56,8 +65,11 @@ def read_rows(
         image_id = find(written)
         droppable = image_id if subset == "train" else None
         if not files.has(image_id):
-            faults.append(Fault(path.name, row, _no_image(image_id, settings.images), droppable))
+            faults.append(Fault(path.name, row, _no_image(image_id, settings), droppable))
         if label is not None and label not in numbers:
+            if competition.other_labels == "leave_out":
+                found.setdefault(image_id, Rows(extra=extra[place]))
+                continue
             known = ", ".join(numbers)
             faults.append(Fault(path.name, row, f"label {label!r} is no class of the YAML ({known})", droppable))
             continue
@@ -69,40 +81,41 @@ def read_rows(
         rows.texts.append((row, 0 if label is None else numbers[label], texts[place]))
     if columns.absent == "fault" and not competition.images_together:
         for image_id in sorted(files.paths.keys() - found.keys(), key=natural):
-            image, droppable = settings.images.replace("{id}", image_id), image_id if subset == "train" else None
+            image, droppable = file_of(settings, image_id), image_id if subset == "train" else None
             faults.append(Fault(image, None, f"image without a row in {path.name}", droppable))
     return found, faults
 
 
 def sample_ids(competition: RleCsv, folder: Path, files: ImageFiles) -> tuple[list[str], list[Fault]]:
     """Returns the ids of the sample submission in its order, and what is wrong with them; raises as `read_rows`."""
-    name, columns = competition.sample_submission or "", competition.submission
+    name, columns, settings = competition.sample_submission or "", competition.submission, competition.test
+    assert settings is not None
     lengths = [columns.rle] if columns.format == "rle" else []
     sample, faults = read_table(folder / name, [*key_columns(columns), *lengths], only=True, section="submission"), []
     first: dict[tuple[str, str | None], int] = {}
     ids: dict[str, None] = {}
     numbers, find = class_numbers(competition), image_finder(files.all_ids)
-    keys = keys_of(sample, columns, numbers)
+    keys = list(keys_of(sample, columns, numbers))
+    placeholder = is_placeholder(competition, (label for _, label in keys))
     for place, (row, (image_id, label)) in enumerate(zip(sample.index + 2, keys, strict=True)):
         if image_id is None:
             value = sample[columns.id].iat[place]
             faults.append(Fault(name, row, f"{columns.id} {value!r} does not fit the pattern {columns.pattern}"))
             continue
-        if label is not None and label not in numbers:
+        if label is not None and label not in numbers and not placeholder:
             text = (
                 f"label {label!r} is no class of the YAML ({', '.join(numbers)}); where the file is a placeholder, set "
             )
             faults.append(Fault(name, row, text + "`sample_submission: null`"))
         if not files.has(image_id) and image_id not in ids:
-            hint = _name_hint(competition.test.images, image_id, find(image_id), files)
-            faults.append(Fault(name, row, f"{_no_image(image_id, competition.test.images)}{hint}"))
+            hint = _name_hint(settings.images, image_id, find(image_id), files)
+            faults.append(Fault(name, row, f"{_no_image(image_id, settings)}{hint}"))
         if first.setdefault((image_id, label), row) != row and columns.row != "instance":
             faults.append(Fault(name, row, f"{_name(image_id, label)} stands in row {first[image_id, label]} already"))
         ids[image_id] = None
     for image_id in files.paths:
         if image_id not in ids and not competition.images_together:
-            image = competition.test.images.replace("{id}", image_id)
-            faults.append(Fault(image, None, f"image without a row in {name}"))
+            faults.append(Fault(file_of(settings, image_id), None, f"image without a row in {name}"))
     return list(ids), faults
 
 
@@ -135,6 +148,38 @@ def further_columns(settings: Subset, folder: Path, files: Collection[str]) -> d
     return dict(zip(ids, zip(table.index + 2, records, strict=True), strict=True))
 
 
+def listed_images(name: str, folder: Path, files: ImageFiles) -> tuple[ImageFiles, list[Fault]]:
+    """Returns the image files that a list of a subset names, and what is wrong with the list.
+
+    Raises:
+        PipelineError: the list cannot be read, or names no image.
+    """
+    path = as_on_disk(folder, name)
+    if path.suffix.lower() == ".csv":
+        table = read_table(path, [], hint="; `listed_in` in the competition's YAML names it")
+        lines = dict(zip(table.index + 2, table.iloc[:, 0], strict=True))
+    else:
+        try:
+            text = normal_form(path.read_text(encoding="utf-8-sig"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise PipelineError(f"{path} is not a readable list of images: {' '.join(str(error).split())}.") from None
+        lines = {row: line.strip() for row, line in enumerate(text.splitlines(), start=1) if line.strip()}
+    find, faults, wanted = file_finder(files, folder), [], set()
+    for row, line in lines.items():
+        image_id = find(line) or find(line.split()[0] if line.split() else "")
+        if image_id is None or not files.has(image_id):
+            faults.append(Fault(name, row, f"{line!r} names no image, or several"))
+        else:
+            wanted.add(image_id)
+    if not wanted:
+        example = f", {next(iter(lines.values()))!r} for instance" if lines else ""
+        raise PipelineError(f"none of the {len(lines)} rows of {name} names an image{example}: correct `listed_in`.")
+    kept = {image_id: path for image_id, path in files.paths.items() if image_id in wanted}
+    left_out = [path for image_id, path in [*files.paths.items(), *files.others.items()] if image_id not in wanted]
+    further = [pair for pair in files.further if pair[0] in wanted]
+    return ImageFiles(kept, further, parts=files.parts, left_out=left_out), faults
+
+
 def _no_image_of(name: str, table: pd.DataFrame, files: Collection[str]) -> str:
     """What is wrong with a further table whose first column names no image, with an example of both sides."""
     first, *others = table.columns
@@ -147,11 +192,18 @@ def _no_image_of(name: str, table: pd.DataFrame, files: Collection[str]) -> str:
     )
 
 
-def _no_image(image_id: str, pattern: str) -> str:
+def file_of(settings: Subset, image_id: str) -> str:
+    """Returns the path that an image of this id should have; of ids made of parts, the pattern."""
+    return settings.images.replace("{id}", image_id)
+
+
+def _no_image(image_id: str, settings: Subset) -> str:
     """That there is no image of an id, whose file would fit the pattern; what does not show in the id is said."""
     if odd := unseen(image_id):
         return f"id {image_id!r} has no image: it is written {odd}"
-    return f"id {image_id} has no image, {pattern.replace('{id}', image_id)} does not exist"
+    if settings.id:
+        return f"id {image_id} has no image, no file that fits {settings.images} has the id {settings.id}"
+    return f"id {image_id} has no image, {file_of(settings, image_id)} does not exist"
 
 
 def _name(image_id: str, label: str | None) -> str:

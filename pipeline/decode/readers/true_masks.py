@@ -1,22 +1,42 @@
 """The true masks of an image, of rows of run lengths or of mask files, as the competition's YAML says."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from pipeline.core.config.competition import THRESHOLD, RleCsv, Subset, Value
+from pipeline.core.config.competition import RleCsv
+from pipeline.core.config.raw_files import REST, THRESHOLD, AnyOf, Subset, Value, values_of
+from pipeline.decode.readers.annotations.read import masks_of
+from pipeline.decode.readers.annotations.shapes import Annotated
 from pipeline.decode.readers.base import WHOLE, MaskFault, Masks, Part, counted, read_mask
-from pipeline.decode.readers.columns import class_numbers
+from pipeline.decode.readers.columns import class_labels
 from pipeline.decode.readers.mask_files import MaskFiles, mask_key
+from pipeline.decode.readers.names import ImageFiles, relative_name
 from pipeline.decode.readers.rows import Rows
 from pipeline.masks import rle
 from pipeline.masks.geometry import IGNORE
 from pipeline.masks.windows import Box
 
+MOST_INSTANCES = 4096
+"""Instances of one mask image; more different values are those of a picture."""
 NOISE = 16
 """Grey value below which a JPEG encoder may leave pixels of a black picture."""
+
+
+@dataclass(frozen=True)
+class MaskSources:
+    """What an image's masks may come from."""
+
+    images: ImageFiles
+    """Of the image's subset."""
+    files: MaskFiles
+    rows: Rows
+    """Those of the image in a table of run lengths."""
+    annotated: Annotated | None
+    """What annotations say of the image."""
 
 
 def masks_reader(
@@ -24,8 +44,7 @@ def masks_reader(
     settings: Subset,
     folder: Path,
     image_id: str,
-    files: MaskFiles,
-    rows: Rows,
+    sources: MaskSources,
     part: Part = WHOLE,
     size: tuple[int, int] | None = None,
 ) -> Callable[[tuple[int, int]], Masks] | None:
@@ -37,21 +56,38 @@ def masks_reader(
         settings: of the subset.
         folder: the competition's.
         image_id: the name of the image in the table of masks, or in the paths of mask files.
-        files: the mask files of the subset.
-        rows: the rows of the image.
+        sources: what its masks may come from.
         part: which part of the mask files is the mask.
         size: rows × columns of the whole image, of which the image is a window.
     """
-    if settings.mask_files:
-        key = mask_key(settings, image_id)
-        values = list(class_numbers(competition)) if "{class}" in settings.mask_files else [""]
-        paths = [[path.relative_to(folder).as_posix() for path in files.by_key.get((key, one), [])] for one in values]
-        pattern = settings.mask_files.replace("{id}", image_id).replace("{stem}", key)
-        return partial(_masks_of_files, competition, settings, folder, pattern, paths, part=part)
     if settings.masks is None:
         return None
-    file, window = Path(settings.masks).name, None if size is None or part.box is None else (part.box, size)
-    return partial(_masks_of_rows, competition, file, image_id, rows.texts, window=window)
+    window = None if size is None or part.box is None else (part.box, size)
+    if settings.annotations:
+        return partial(_annotated, competition, settings, image_id, sources.annotated, window)
+    if settings.mask_table:
+        file = Path(settings.masks).name
+        return partial(_masks_of_rows, competition, file, image_id, sources.rows.texts, window=window)
+    key, pattern = mask_key(settings, image_id, sources.images), settings.masks
+    values = class_labels(competition) if "{class}" in pattern else [""]
+    found = [sources.files.by_key.get((key, one), []) for one in values]
+    paths = [[relative_name(path, folder) for path in own] for own in found]
+    parts = {"id": image_id, "stem": Path(image_id).stem, **sources.images.parts.get(image_id, {})}
+    for name, text in parts.items():
+        pattern = pattern.replace(f"{{{name}}}", text)
+    return partial(_masks_of_files, competition, settings, folder, pattern, paths, part=part)
+
+
+def _annotated(
+    competition: RleCsv,
+    settings: Subset,
+    image_id: str,
+    found: Annotated | None,
+    window: tuple[Box, tuple[int, int]] | None,
+    shape: tuple[int, int],
+) -> Masks:
+    box, whole = window or (None, shape)
+    return masks_of(competition, settings, image_id, found, whole, box)
 
 
 def _masks_of_rows(
@@ -64,17 +100,22 @@ def _masks_of_rows(
 ) -> Masks:
     planes = np.zeros((len(competition.classes), *shape), np.uint8)
     instances: list[list[str]] = [[] for _ in competition.classes]
-    convention = rle.convention_of(competition.rle)
+    convention, several = rle.convention_of(competition.rle), competition.rle.several
+    tells = competition.columns.row == "instance" or several is not None
     for row, number, text in texts:
-        try:
-            mask = rle.decode(text, shape, convention) if window is None else rle.decode_box(text, *window, convention)
-        except rle.RleError as error:
-            raise MaskFault(file, row, f"mask of image {image_id}: {error}") from None
-        planes[number] |= mask
-        if mask.any() and competition.columns.row == "instance":
-            instances[number].append(rle.encode(mask))
-    kept = tuple(tuple(found) for found in instances) if competition.columns.row == "instance" else None
-    return Masks(planes, kept)
+        for text_of_one in text.split(several) if several else [text]:
+            try:
+                mask = (
+                    rle.decode(text_of_one, shape, convention)
+                    if window is None
+                    else rle.decode_box(text_of_one, *window, convention)
+                )
+            except rle.RleError as error:
+                raise MaskFault(file, row, f"mask of image {image_id}: {error}") from None
+            planes[number] |= mask
+            if tells and mask.any():
+                instances[number].append(rle.encode(mask))
+    return Masks(planes, tuple(tuple(found) for found in instances) if tells else None)
 
 
 def _masks_of_files(
@@ -87,40 +128,101 @@ def _masks_of_files(
     part: Part = WHOLE,
 ) -> Masks:
     """The masks of an image from its files (`paths` a class, or all classes in one), whose pattern names its id."""
-    if "{class}" not in pattern and "*" not in pattern:
-        return Masks(_planes_of_file(competition, settings.threshold, folder, (paths[0] or [pattern])[0], shape, part))
+    if "{class}" not in pattern and competition.values is not None:
+        return _masks_of_class_maps(competition, settings, folder, paths[0] or [pattern], shape, part)
     planes = np.zeros((len(competition.classes), *shape), np.uint8)
     instances: list[tuple[str, ...]] = []
     may_lack = competition.columns.absent == "empty"
-    for number, value in enumerate(class_numbers(competition)):
-        names = paths[number if "{class}" in pattern else 0] or [pattern.replace("{class}", value)]
+    for number, value in enumerate(class_labels(competition) if "{class}" in pattern else [""]):
+        names = paths[number] or [pattern.replace("{class}", value)]
         names = [name for name in names if "*" not in name]
-        parts = [_one_class(competition, folder, name, shape, may_lack, settings.threshold, part) for name in names]
-        for found in parts:
-            planes[number] |= found
-        instances.append(tuple(rle.encode(found) for found in parts if found.any()))
-    if "*" in pattern and not may_lack and not any(instances):
+        drawn: list[np.ndarray] = []
+        for name in names:
+            if settings.instances:
+                drawn += _numbered(competition, folder, name, shape, may_lack, part)
+            else:
+                drawn.append(_one_class(competition, folder, name, shape, may_lack, settings.threshold, part))
+        for mask in drawn:
+            planes[number] |= mask
+        instances.append(tuple(rle.encode(mask) for mask in drawn if mask.any()))
+    if "*" in pattern and not may_lack and not any(paths):
         raise MaskFault(pattern, None, "no mask file of this image")
-    return Masks(planes, tuple(instances) if "*" in pattern else None)
+    return Masks(planes, tuple(instances) if "*" in pattern or settings.instances else None)
 
 
-def _planes_of_file(
-    competition: RleCsv, threshold: int | None, folder: Path, file: str, shape: tuple[int, int], part: Part
-) -> np.ndarray:
-    if competition.values is None:
-        may_lack = competition.columns.absent == "empty"
-        return _one_class(competition, folder, file, shape, may_lack, threshold, part)[None]
-    if competition.columns.absent == "empty" and not (folder / file).exists():
-        return np.zeros((len(competition.classes), *shape), np.uint8)
-    codes = _codes(read_mask(folder, file, shape, competition.orientation, part))
-    planes = np.stack([codes == _code(value) for value in competition.values]).astype(np.uint8)
-    ignored = np.zeros(shape, bool) if competition.ignore_value is None else codes == _code(competition.ignore_value)
+def _masks_of_class_maps(
+    competition: RleCsv,
+    settings: Subset,
+    folder: Path,
+    names: list[str],
+    shape: tuple[int, int],
+    part: Part,
+) -> Masks:
+    """The masks of files that hold every class; of several files, all that one of them names."""
+    planes = np.zeros((len(competition.classes), *shape), np.uint8)
+    instances: list[list[str]] = [[] for _ in competition.classes]
+    lacks, each = competition.columns.absent == "empty", "*" in (settings.masks or "")
+    for file in names:
+        if "*" in file and not lacks:
+            raise MaskFault(file, None, "no mask file of this image")
+        if "*" in file or (lacks and not (folder / file).exists()):
+            continue
+        codes = _codes(read_mask(folder, file, shape, competition.orientation, part))
+        if settings.class_times:
+            for code in np.unique(codes[codes >= settings.class_times]).tolist():
+                number = _class_of(competition, code // settings.class_times)
+                if number is not None:
+                    instances[number].append(rle.encode(codes == code))
+            codes = np.where(codes >= settings.class_times, codes // settings.class_times, codes)
+        own = _planes_of(competition, file, codes)
+        for number, plane in enumerate(own) if each else ():
+            instances[number] += [rle.encode(plane == 1)] * bool((plane == 1).any())
+        planes = np.maximum(planes, own)
+    return Masks(planes, tuple(map(tuple, instances)) if settings.class_times or each else None)
+
+
+def _class_of(competition: RleCsv, code: int) -> int | None:
+    """The class that a value of a class map names itself."""
+    values = enumerate(competition.values or [])
+    return next((number for number, value in values if code in _codes_of(value)), None)
+
+
+def _planes_of(competition: RleCsv, file: str, codes: np.ndarray) -> np.ndarray:
+    """A class map (h, w) of codes as planes (classes, h, w) of 0, 1 and 255."""
+    values = competition.values or []
+    ignored = _holds(codes, [code for value in competition.ignored_values for code in _codes_of(value)])
+    planes = np.stack([_holds(codes, _codes_of(value)) for value in values]).astype(np.uint8)
+    rest = [number for number, value in enumerate(values) if value == REST]
+    if rest:
+        planes[rest[0]] = ~planes.any(0) & ~ignored
     planes[:, ignored] = IGNORE
     known = planes.any(0) | ((codes == 0) & (competition.kind != "multiclass"))
     if not known.all():
         shown = counted(codes[~known], lambda code: _shown(int(code)))
         raise MaskFault(file, None, f"holds {shown}, no class of the YAML ({_known(competition)})")
     return planes
+
+
+def _holds(codes: np.ndarray, wanted: list[int]) -> np.ndarray:
+    return np.logical_or.reduce([codes == code for code in wanted] or [np.zeros(codes.shape, bool)])
+
+
+def _codes_of(value: Value | AnyOf) -> list[int]:
+    return [_code(one) for one in values_of(value) if one != REST]
+
+
+def _numbered(
+    competition: RleCsv, folder: Path, file: str, shape: tuple[int, int], may_lack: bool, part: Part
+) -> list[np.ndarray]:
+    """The instances that a mask image numbers, each as a mask."""
+    if may_lack and not (folder / file).exists():
+        return []
+    codes = _codes(read_mask(folder, file, shape, competition.orientation, part))
+    numbers = np.unique(codes[codes != 0])
+    if len(numbers) > MOST_INSTANCES:
+        text = f"holds {len(numbers)} values; with `instances: true` each is an object of its own: is it a picture?"
+        raise MaskFault(file, None, text)
+    return [(codes == number).astype(np.uint8) for number in numbers]
 
 
 def _one_class(
@@ -165,7 +267,7 @@ def _hint(values: np.ndarray) -> str:
     if len(values) <= 2:
         return ""
     if values[-1] < THRESHOLD or (values[-1] < _COLOUR and values[-1] == len(values) - 1):
-        return "; where they number instances set `threshold: 1` beside `masks`: every pixel that is not 0 is the class"
+        return "; where they number instances set `instances: true` beside `masks`: every value but 0 is an object"
     return f"; for masks saved as JPEG set `threshold: {THRESHOLD}` beside `masks`"
 
 
@@ -195,4 +297,4 @@ def _shown(code: int) -> str:
 
 def _known(competition: RleCsv) -> str:
     pairs = zip(competition.classes, competition.values or [], strict=True)
-    return ", ".join(f"{name}: {_shown(_code(value))}" for name, value in pairs)
+    return ", ".join(f"{name}: {' or '.join(map(_shown, _codes_of(value))) or REST}" for name, value in pairs)

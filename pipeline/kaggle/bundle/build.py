@@ -75,6 +75,11 @@ def write_bundle(run: Run, options: Options, engine: Engine | None = None) -> Pa
             wheels cannot be had; nothing is written then.
     """
     _check_options(options)
+    if not run.competition.has_test:
+        raise PipelineError(
+            f"{run.competition.name} has no test set (`test: null`), and a bundle answers for one: say in its "
+            "YAML where test images lie."
+        )
     check_finished(run, options.force)
     target = folder_of(run)
     with writing(target) as temporary:

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.core.config.competition import RleCsv
+from pipeline.core.config.raw_files import names_in
 from pipeline.core.errors import PipelineError
 from pipeline.core.run import Run
 from pipeline.decode.readers.base import Item
@@ -36,7 +37,10 @@ class HiddenSet:
 def why_not(run: Run) -> str:
     """Returns why no other test set can be made of a competition's files; empty where it can."""
     competition = run.competition
-    if not isinstance(competition, RleCsv) or "*" in competition.test.images:
+    if not isinstance(competition, RleCsv) or competition.test is None:
+        return "its test images are not one file per id"
+    pattern = competition.test.images
+    if "*" in pattern or names_in(pattern) != ["id"] or not competition.images_are_files:
         return "its test images are not one file per id"
     if not competition.sample_submission:
         return "it has no sample submission"
@@ -57,7 +61,7 @@ def write_hidden(run: Run, folder: Path, count: int | None) -> HiddenSet:
     if reason := why_not(run):
         raise PipelineError(f"no hidden test set can be made of {run.competition.name}: {reason}.")
     competition = run.competition
-    assert isinstance(competition, RleCsv) and competition.sample_submission
+    assert isinstance(competition, RleCsv) and competition.sample_submission and competition.test
     items = reader_of(competition).list_items(competition, run.input, ["test"]).items
     items = items[: min(MOST, max(3, len(items) // 2 + 1)) if count is None else count]
     known = {item.image_id for item in items}

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 from pipeline.core.config.competition import SplitSettings
 from pipeline.decode.readers.columns import group_in
-from pipeline.new.guess.base import Guess
+from pipeline.new.guess.base import Files, Guess
 from pipeline.new.guess.tables import Named
 
 _COLUMNS = (
     re.compile(r"patient|subject|person|participant|donor|case", re.IGNORECASE),
-    re.compile(r"study|exam|video|volume|specimen|slide|group", re.IGNORECASE),
+    re.compile(r"study|exam|video|volume|specimen|slide|wsi|group", re.IGNORECASE),
     re.compile(r"site|hospital|cent(er|re)|location", re.IGNORECASE),
 )
 """Names of columns that are groups, the likeliest first."""
@@ -44,17 +44,24 @@ class Group:
     """The further table that it is a column of."""
 
 
-def guess_group(masks: Named | None, further: Named | None, images: list[str]) -> list[Guess]:
+def guess_group(
+    masks: Named | None, further: Named | None, images: list[str], files: Files | None = None
+) -> list[Guess]:
     """Returns `group`, with `train.table` where a further table has something to say, and `split.folds` for few groups.
 
     Args:
         masks: the table of masks, if there is one.
         further: a table with one row per image, likewise.
         images: ids of the training images.
+        files: the training images, whose paths may have parts.
     """
     in_ids = sorted(parts_of_ids(images), key=lambda one: one.order)
     group = _by_template(masks, images) or _by_column(masks, images) or _by_column(further, images)
-    group = group or next((one.group() for one in in_ids if _clearly_fewer(one.count, len(images))), None)
+    group = (
+        group
+        or (_by_part(files) if files else None)
+        or next((one.group() for one in in_ids if _clearly_fewer(one.count, len(images))), None)
+    )
     guesses = []
     if further:
         others = ", ".join(f"`{one}`" for one in further.table.frame.columns if one not in further.key.columns)
@@ -74,6 +81,19 @@ def guess_group(masks: Named | None, further: Named | None, images: list[str]) -
 
 def _clearly_fewer(groups: int, images: int) -> bool:
     return 3 <= groups <= images / 2
+
+
+def _by_part(files: Files) -> Group | None:
+    """A part of the paths that is a group by its name, or because it names folders."""
+    found: list[tuple[int, Group]] = []
+    for name in files.parts_named:
+        values = {own.get(name, "") for own in files.parts.values()}
+        if _UNLIKELY.fullmatch(name) or not _clearly_fewer(len(values), len(files.paths)):
+            continue
+        rank = next((rank for rank, names in enumerate(_LIKELY) if names.fullmatch(name)), len(_LIKELY))
+        text = f"a part of the path, {min(values)} for instance"
+        found.append((rank, Group(name, len(values), text)))
+    return min(found, key=lambda pair: pair[0], default=(0, None))[1]
 
 
 # --- columns ---------------------------------------------------------------------------------------------------------

@@ -4,17 +4,31 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
+import cv2
 import numpy as np
 
-from pipeline.core.config.competition import Value
+from pipeline.core.config.raw_files import Value, names_in
 from pipeline.decode.readers.files import evenly, read_image
+from pipeline.decode.readers.true_masks import MOST_INSTANCES
 from pipeline.new.guess.base import Files, Guess
+from pipeline.new.guess.class_names import Named
+from pipeline.new.guess.paths import without_ending
 
+SOME_INSTANCES = 30
+"""Instances of a file whose regions are counted."""
+MOST_FLAT = 8
+"""Values of files that are no pictures."""
 MOST_VALUES = 64
 """A mask image holds at most this many grey values or colours; a photograph holds more."""
+
+
+Kind = Literal["binary", "jpeg", "classes", "colours", "instances"]
+_RANK: dict[Kind, int] = {"classes": 0, "binary": 1, "jpeg": 2, "colours": 3, "instances": 4}
+"""Which is read where one mask is there in several forms."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +39,10 @@ class MaskFiles:
     masks: Files
     classes: tuple[str, ...] = ()
     """What stands for `{class}` in the pattern of the masks, where every class has files of its own."""
+    kind: Kind = "binary"
+    """What the files are."""
+    others: tuple[str, ...] = ()
+    """Patterns of further files that show the same masks otherwise."""
 
 
 def find_mask_files(groups: list[Files], beside: list[Files]) -> MaskFiles | None:
@@ -34,48 +52,123 @@ def find_mask_files(groups: list[Files], beside: list[Files]) -> MaskFiles | Non
         groups: images and masks, whichever they are.
         beside: masks that lie beside their images.
     """
-    few = {files.pattern for files in [*beside, *groups] if _may_be_masks(files)}
+    few = {id(files): kind for files in [*beside, *groups] if (kind := kind_of(files))}
     best: list[MaskFiles] = []
-    for images in sorted(groups, key=lambda files: "test" in files.pattern.lower()):  # of equal ones, no test images
-        fitted = [masks_of(masks, images) for masks in [*beside, *groups] if masks.pattern in few]
-        found = [MaskFiles(images, masks) for masks in fitted if masks and images.pattern not in few]
+    for images in sorted(groups, key=lambda files: (files.is_test, files.is_validation)):  # of equal ones, training
+        if id(images) in few:
+            continue
+        fitted = [(masks_of(masks, images), few[id(masks)]) for masks in [*beside, *groups] if id(masks) in few]
+        found = [MaskFiles(*pair, kind=kind) for pair, kind in fitted if pair]
         best = max(best, found, key=lambda one: sum(len(pair.masks.paths) for pair in one))
-    return (_by_class(best) or max(best, key=lambda pair: len(pair.masks.paths))) if best else None
+    if not best:
+        return None
+    chosen = _by_class(best) or min(best, key=lambda pair: (_RANK[pair.kind], -len(pair.masks.paths)))
+    others = tuple(pair.masks.pattern for pair in best if pair.masks.pattern != chosen.masks.pattern)
+    return replace(chosen, others=() if chosen.classes else others)
 
 
-def masks_of(masks: Files, images: Files) -> Files | None:
-    """Returns mask files by the ids of their images, whose names theirs hold, e.g. `train_masks/{id}_mask.png`.
-
-    None where most names do not fit.
-    """
+def masks_of(masks: Files, images: Files) -> tuple[Files, Files] | None:
+    """Returns the images, perhaps with shorter ids, and mask files by these ids, e.g. `train_masks/{id}_mask.png`; None
+    where most of the masks' names do not hold those of images."""
     if "*" in masks.pattern:
         found = {name: path for name, path in masks.paths.items() if name in images.paths}
-        return Files(masks.pattern, found) if len(found) >= 0.9 * len(masks.paths) else None
-    example = max(masks.paths, key=len)
-    inside = max((name for name in images.paths if name in example), key=len, default=None)
-    if inside is None:
-        return None
-    before, after = example.split(inside, 1)
-    found = {one: masks.paths[name] for one in images.paths if (name := f"{before}{one}{after}") in masks.paths}
-    head, suffix = masks.pattern.rsplit("{id}", 1)
-    return Files(f"{head}{before}{{id}}{after}{suffix}", found) if len(found) >= 0.9 * len(masks.paths) else None
+        fits = len(found) >= 0.9 * len(masks.paths)
+        return (images, replace(masks, paths=found)) if fits else None
+    for known in (images, *without_ending(images)):
+        if masks.id or known.id:
+            found = {name: path for name, path in masks.paths.items() if name in known.paths}
+            if masks.id == known.id and len(found) >= 0.9 * len(masks.paths):
+                return known, replace(masks, paths=found)
+            continue
+        example = max(masks.paths, key=len)
+        inside = max((name for name in known.paths if name in example), key=len, default=None)
+        if inside is None:
+            continue
+        before, after = example.split(inside, 1)
+        found = {one: masks.paths[name] for one in known.paths if (name := f"{before}{one}{after}") in masks.paths}
+        if len(found) < 0.9 * len(masks.paths):
+            continue
+        head, suffix = masks.pattern.rsplit("{id}", 1)
+        pattern = f"{head}{before}{{id}}{after}{suffix}"
+        return known, replace(masks, pattern=_with_parts_of(pattern, known), paths=found)
+    return None
+
+
+def _with_parts_of(pattern: str, images: Files) -> str:
+    """The pattern of masks with `*` for parts that the path of images does not have."""
+    known = {*names_in(images.pattern), "id", "class"}
+    return re.sub(r"{(\w+)}", lambda match: match[0] if match[1] in known else "*", pattern)
 
 
 def _by_class(found: list[MaskFiles]) -> MaskFiles | None:
-    """Mask files that differ in one part of their path, as those of several classes."""
+    """Mask files that differ in one part of their path, as those of several classes, each black and white; folders may
+    differ too where the names of the files do."""
+    if len(found) < 2 or any(pair.kind not in ("binary", "jpeg") for pair in found):
+        return None
     patterns = [pair.masks.pattern for pair in found]
+    pieces = [pattern.split("/") for pattern in patterns]
+    names = {one[-1] for one in pieces}
+    if len({len(one) for one in pieces}) == 1 and len(names) == len(pieces) and len(pieces[0]) > 1:
+        folders = zip(*(one[:-1] for one in pieces), strict=True)
+        place = "/".join(own[0] if len(set(own)) == 1 else "*" for own in folders)
+        patterns = [f"{place}/{one[-1]}" for one in pieces]
     head = re.sub(r"[^/_-]*$", "", os.path.commonprefix(patterns))
     tail = re.sub(r"^[^/_.-]*", "", os.path.commonprefix([pattern[::-1] for pattern in patterns])[::-1])
-    names = tuple(pattern[len(head) : len(pattern) - len(tail)] for pattern in patterns)
-    if len(found) < 2 or "{id}" not in head + tail or not all(re.fullmatch(r"[\w-]+", name) for name in names):
+    classes = tuple(pattern[len(head) : len(pattern) - len(tail)] for pattern in patterns)
+    if "{id}" not in head + tail or not all(re.fullmatch(r"[\w-]+", name) for name in classes):
         return None
     paths = {name: path for pair in found for name, path in pair.masks.paths.items()}
-    return MaskFiles(found[0].images, Files(f"{head}{{class}}{tail}", paths), names)
+    return MaskFiles(found[0].images, Files(f"{head}{{class}}{tail}", paths), classes, found[0].kind)
 
 
-def _may_be_masks(files: Files) -> bool:
-    paths = files.paths.values()
-    return mask_values(paths, 20) is not None or black_and_white(paths, 20)
+def kind_of(files: Files) -> Kind | None:
+    """Returns what masks files are, as some of them show: black and white, class maps of grey values or of colours,
+    instance maps, or black and white as JPEG; None of pictures."""
+    paths = list(files.paths.values())
+    if black_and_white(paths, 20):
+        return "jpeg"
+    if numbers_instances(paths):
+        return "instances"
+    values = mask_values(paths, 20)
+    if values is None:
+        return None
+    if len(values) == 1 and 0 not in values:  # all of it, everywhere
+        return None
+    if len(values) < 2 or (len(values) == 2 and 0 in values) or (set(values) == {0, 1, 255}):
+        return "binary"
+    if any(isinstance(value, tuple) for value in values):
+        return "colours"
+    return "classes" if max(value for value in values if isinstance(value, int)) < 256 else "instances"
+
+
+def pictures(files: Files) -> bool:
+    """Returns whether files are pictures, as some of them show by their many values."""
+    values = mask_values(files.paths.values(), 5)
+    return values is None or len(values) > MOST_FLAT
+
+
+def numbers_instances(paths: Iterable[Path], count: int = 20) -> bool:
+    """Returns whether each of up to `count` files holds 0, 1, 2, … up to a number of its own, nearly all of them the
+    values of a single region: the numbers of instances."""
+    highest: list[int] = []
+    regions = values = 0
+    for path in evenly(paths, count):
+        try:
+            mask = read_image(path, as_mask=True)
+        except ValueError:
+            continue
+        numbers = np.unique(mask) if mask.shape[2] == 1 else np.arange(1)
+        if mask.shape[2] != 1 or len(numbers) > MOST_INSTANCES:
+            return False
+        if numbers[-1] >= 2 and (numbers[0] > 1 or len(numbers) != int(numbers[-1]) - int(numbers[0]) + 1):
+            return False
+        highest.append(int(numbers[-1]))
+        for number in numbers[numbers > 0][:SOME_INSTANCES]:
+            regions += cv2.connectedComponents((mask[..., 0] == number).astype(np.uint8))[0] - 1
+            values += 1
+    return (
+        len(set(highest)) > 2 and max(highest) > 3 and sorted(highest)[len(highest) // 2] > 2 and regions < 1.1 * values
+    )
 
 
 # --- classes ---------------------------------------------------------------------------------------------------------
@@ -134,25 +227,48 @@ def classes_of_labels(labels: list[str]) -> Guess:
     return Guess("classes", named, "guess", "all labels of the rows; the names are yours")
 
 
-def classes_of_values(values: Counter[Value]) -> list[Guess]:
-    """Returns `classes` by the values of mask images; with `kind` and perhaps `ignore_value` for several."""
+def classes_of_values(values: Counter[Value], named: Named | None = None) -> list[Guess]:
+    """Returns `classes` by the values of mask images; with `kind` and perhaps `ignore_value` for several.
+
+    Args:
+        values: with their numbers of pixels.
+        named: the names that a table gives to values.
+    """
     if len(values) < 2 or (len(values) == 2 and 0 in values):
         return [one_class("mask files hold " + " and ".join(map(str, sorted(values, key=_order))))]
     background = 0 if 0 in values else values.most_common(1)[0][0]
     others = sorted((value for value in values if value != background), key=_order)
-    ignored = [255] if [background, *others] == [*range(len(others)), 255] else []
+    ignored: list[Value] = [255] if [background, *others] == [*range(len(others)), 255] else []
     names = {"background": background}
     for number, value in enumerate(others[: len(others) - len(ignored)], start=1):
         names[f"class_{value if isinstance(value, int) else number}"] = value
+    source = "the names are yours"
+    if named and all(value in named.names for value in values if value not in (background, *ignored, *named.ignored)):
+        seen = [*named.names] if named.complete else sorted([background, *others], key=_order)
+        known = {value: named.names[value] for value in seen if value in named.names}
+        ignored = [value for value in named.ignored if not named.complete or value in values]
+        names = {} if background in (*known, *ignored) else {"background": background}
+        names |= {name: value for value, name in known.items()}
+        source = f"the names are those of {named.source}"
     shares = ", ".join(f"{values[value] / sum(values.values()):.1%}" for value in names.values())
-    text = f"the values of the mask files, {shares} of the pixels; the names are yours"
+    text = f"the values of the mask files, {shares} of the pixels; {source}"
     if any(isinstance(value, tuple) for value in values):
         names = {name: _colour(value) for name, value in names.items()}
+        ignored = [_colour(value) for value in ignored]
+    odd = "255 after small numbers is often no class"
+    why = f"these count nowhere by {named.source}" if named and named.ignored else odd
     return [
         Guess("kind", "multiclass", "guess", "one value a pixel; multilabel, without background, scores each alone"),
         Guess("classes", names, "guess", text),
-        *(Guess("ignore_value", value, "guess", "255 after small numbers is often no class") for value in ignored),
+        *_ignore(ignored, why),
     ]
+
+
+def _ignore(values: list[Value], why: str) -> list[Guess]:
+    if not values:
+        return []
+    value = values[0] if len(values) == 1 else {"any": values}
+    return [Guess("ignore_value", value, "guess", why)]
 
 
 def _colour(value: Value) -> Value:

@@ -7,13 +7,14 @@ it that follow the outline of the mask.
 
 import re
 from collections import Counter
+from dataclasses import replace
 from itertools import product
 from typing import Literal
 
 import numpy as np
 
 from pipeline.decode.readers import remarks
-from pipeline.decode.readers.files import read_image
+from pipeline.decode.readers.files import evenly, read_image
 from pipeline.decode.rle_checks import (
     CLEAR_COUNT,
     CLEAR_IMAGES,
@@ -25,30 +26,37 @@ from pipeline.decode.rle_checks import (
     by_outline,
     decoded,
     edge_score,
+    outline_length,
     parsed,
 )
 from pipeline.masks.rle import Convention
 from pipeline.new.guess.base import Guess
 
 PAIRS = re.compile(r"\s*\d+\s+\d+(\s+\d+\s+\d+)*\s*")
+MOST_FITTED = 2000
+"""Masks that are tried with relative starts first, where all fit with absolute ones."""
+LEAST_SIZED, TORN = 5, 0.6
+"""Masks that it takes to see that they are of smaller images, and to which share their outlines then fall."""
 WEAK_Z = 2.0
 """Standard errors from which the edges of the images make an order a guess."""
 _OFFSETS: tuple[Literal["absolute", "relative"], ...] = ("absolute", "relative")
+_ORDERS: tuple[Literal["column", "row"], ...] = ("column", "row")
 _BASES: tuple[Literal[0, 1], ...] = (1, 0)
 _NAMES = {"absolute": "absolute starts", "relative": "relative starts", 1: "base 1", 0: "base 0"}
 Fit = tuple[Literal["absolute", "relative"], Literal[0, 1]]
 
 
-def guess_rle(rows: list[MaskRow], placeholder: str = "") -> list[Guess]:
+def guess_rle(rows: list[MaskRow], placeholder: str = "", writing: Convention = Convention()) -> list[Guess]:
     """Returns `rle.order`, `rle.base`, `rle.empty` and, where it must be said, `rle.offsets`.
 
     Args:
         rows: every row of the table whose image is known.
         placeholder: what the sample submission writes in every row.
+        writing: how the numbers are written.
     """
-    empty = guess_empty([row.text for row in rows], placeholder)
+    empty = guess_empty([row.text for row in rows], placeholder, writing)
     full = [row for row in rows if row.text.strip() not in ("", empty.value)]
-    candidates, verdicts = _by_fit(full, empty.value)
+    candidates, verdicts = _by_fit(full, replace(writing, empty=empty.value))
     candidates, more = _by_mask_files(full, candidates)
     verdicts |= more
     # of an image that is stored turned, a smooth mirrored mask may be that of the stored pixels
@@ -60,18 +68,25 @@ def guess_rle(rows: list[MaskRow], placeholder: str = "") -> list[Guess]:
             candidates, more = _by_image(straight, candidates)
             verdicts |= more
     best = candidates[0]
+    if best.offsets == "relative" and len({one.base for one in candidates}) > 1:
+        best = replace(best, base=0)
+        verdicts["base"] = ("guess", "no mask tells; relative starts mostly count from 0 (SIIM-ACR Pneumothorax)")
     unknown: Verdict = ("guess", "both fit, and no mask tells them apart" if full else "no row has a mask to judge by")
-    found = [
-        Guess(f"rle.{aspect}", getattr(best, aspect), *verdicts.get(aspect, unknown)) for aspect in ("order", "base")
-    ]
+    aspects = ("order", "base") if writing.is_pairs else ("order",)
+    found = [Guess(f"rle.{aspect}", getattr(best, aspect), *verdicts.get(aspect, unknown)) for aspect in aspects]
+    for key in ("format", "separator", "run_separator", "as_json"):
+        if getattr(writing, key) != getattr(Convention(), key):
+            found.append(
+                Guess(f"rle.{key}", getattr(writing, key), "sure", "all rows that are not empty are written so")
+            )
     said = [Guess("rle.offsets", best.offsets, *verdicts.get("offsets", unknown))]
     return [*found, empty, *(said if best.offsets == "relative" else [])]
 
 
-def guess_empty(texts: list[str], placeholder: str = "") -> Guess:
+def guess_empty(texts: list[str], placeholder: str = "", writing: Convention = Convention()) -> Guess:
     """Returns the text of an empty mask: one that is no mask, a lone first pixel that comes again and again, or ""."""
     counts = Counter(text.strip() for text in texts)
-    odd = {text: count for text, count in counts.items() if text and not _is_mask(text)}
+    odd = {text: count for text, count in counts.items() if text and not _is_mask(text, writing)}
     rows = f"of {len(texts)} rows"
     if odd:
         text = max(odd, key=lambda one: odd[one])
@@ -82,26 +97,39 @@ def guess_empty(texts: list[str], placeholder: str = "") -> Guess:
         return Guess("rle.empty", "1 1", "guess", f"{counts['1 1']} {rows} are this one pixel")
     if counts[""]:
         return Guess("rle.empty", "", "sure", f"{counts['']} {rows} are blank")
-    if placeholder and not PAIRS.fullmatch(placeholder):
+    if placeholder and not PAIRS.fullmatch(placeholder) and not _is_mask(placeholder, writing):
         return Guess("rle.empty", placeholder, "guess", "no row is empty; the sample submission writes it")
     return Guess("rle.empty", "", "guess", "no row is empty")
 
 
-def _is_mask(text: str) -> bool:
-    return bool(PAIRS.fullmatch(text)) and any(
-        parsed(text, Convention(base=0, offsets=offsets)) is not None for offsets in ("absolute", "relative")
+def _is_mask(text: str, writing: Convention) -> bool:
+    if not writing.is_pairs:
+        return parsed(text, writing) is not None
+    return (writing != Convention() or bool(PAIRS.fullmatch(text))) and any(
+        parsed(text, replace(writing, base=0, offsets=offsets)) is not None for offsets in _OFFSETS
     )
 
 
 # --- does every mask fit its image? ----------------------------------------------------------------------------------
 
 
-def _by_fit(rows: list[MaskRow], empty: str) -> tuple[list[Convention], dict[str, Verdict]]:
-    """The conventions in which most masks lie inside their image, and what that alone decides."""
+def _by_fit(rows: list[MaskRow], written: Convention) -> tuple[list[Convention], dict[str, Verdict]]:
+    """The conventions in which most masks lie inside their image, and what that alone decides.
+
+    Args:
+        rows: masks that are not empty.
+        written: how the numbers are written, and an empty mask.
+    """
+    if not written.is_pairs:
+        return [replace(written, order=order) for order in _ORDERS], {}
     fits: dict[Fit, int] = {key: 0 for key in product(_OFFSETS, _BASES)}
     for offsets in _OFFSETS:
+        if offsets == "relative" and max(fits.values()) == len(rows) > MOST_FITTED:
+            some = evenly(rows, MOST_FITTED)  # all others need not be tried where some do not fit
+            if not all(_inside(row, replace(written, base=0, offsets=offsets)) for row in some):
+                break
         for row in rows:
-            runs = parsed(row.text, Convention("column", 0, empty, offsets))
+            runs = parsed(row.text, replace(written, base=0, offsets=offsets))
             if runs is not None and len(runs):
                 first, end = int(runs[0, 0]), int(runs[-1].sum())
                 for base in _BASES:
@@ -117,8 +145,50 @@ def _by_fit(rows: list[MaskRow], empty: str) -> tuple[list[Convention], dict[str
             count = f"all {most}" if whole else f"{most} of {len(rows)}"
             text = f"{count} masks fit their image with {_NAMES[own]}, {others} with {other}"
             verdicts[aspect] = "sure" if whole else "guess", text
-    orders: tuple[Literal["column", "row"], ...] = ("column", "row")
-    return [Convention(order, base, empty, offsets) for offsets, base in kept for order in orders], verdicts
+    candidates = [replace(written, base=base, offsets=offsets) for offsets, base in kept]
+    return [replace(one, order=order) for one in candidates for order in _ORDERS], verdicts
+
+
+def _inside(row: MaskRow, convention: Convention) -> bool:
+    """Whether a mask lies inside its image."""
+    runs = parsed(row.text, convention)
+    return runs is not None and (not len(runs) or int(runs[-1].sum()) <= row.shape[0] * row.shape[1])
+
+
+def other_size(rows: list[MaskRow], guesses: list[Guess]) -> str | None:
+    """Returns a sentence where masks look like those of images some times smaller than theirs: they end early, and are
+    torn at the images' own size.
+
+    Args:
+        rows: masks, of images of one size.
+        guesses: the convention that was found.
+    """
+    values = {guess.key.removeprefix("rle."): guess.value for guess in guesses if guess.key.startswith("rle.")}
+    convention = Convention(**values)
+    some = affordable([row for row in rows if row.text.strip() not in ("", convention.empty)])
+    full = [row for row in some if decoded(row, convention) is not None]
+    shapes = {row.shape for row in full}
+    if len(full) < LEAST_SIZED or len(shapes) != 1 or not convention.is_pairs:
+        return None
+    (height, width) = shapes.pop()
+    found = [runs for row in full if (runs := parsed(row.text, convention)) is not None and len(runs)]
+    end = max((int(runs[-1].sum()) for runs in found), default=0)
+    own = sum(min(outline_length(decoded(row, replace(convention, order=order))) for order in _ORDERS) for row in full)
+    for factor in range(2, 11):
+        smaller = round(height / factor), round(width / factor)
+        if smaller[0] * smaller[1] < end:
+            break
+        resized = [replace(row, shape=smaller) for row in full]
+        length = sum(
+            min(outline_length(decoded(row, replace(convention, order=order))) for order in _ORDERS) for row in resized
+        )
+        if length < TORN * own:
+            return (
+                f"the masks look like those of images of {smaller[0]}×{smaller[1]}, {factor} times smaller than theirs "
+                f"({height}×{width}): their outlines are {own / max(length, 1):.1f} times shorter so; save the images "
+                "at that size, as decode reads masks at the size of the images"
+            )
+    return None
 
 
 # --- is it the mask of the file? -------------------------------------------------------------------------------------

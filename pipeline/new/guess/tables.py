@@ -1,28 +1,31 @@
 """What the tables among raw files seem to say: which image and class a row speaks of, where its run lengths stand."""
 
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import permutations
 from pathlib import Path
 from typing import Literal
 
 import pandas as pd
-from rich.markup import escape
 
-from pipeline.core.console import warn
 from pipeline.core.errors import PipelineError
 from pipeline.core.tables import read_header
 from pipeline.decode.readers.columns import image_finder, template_columns
-from pipeline.decode.readers.files import natural, read_table
+from pipeline.decode.readers.files import evenly, natural, read_table
 from pipeline.decode.rle_checks import Certainty
+from pipeline.masks.rle import Convention
 from pipeline.new.guess.base import Files
-from pipeline.new.guess.rle import PAIRS
+from pipeline.new.guess.writing import writing_of
 
 SEPARATORS = ("_", "-", " ", ":")
-MOST_COLUMNS, MOST_LABELS = 50, 60
-"""A table of more columns is one of labels a pixel; more different labels are something else."""
+MOST_COLUMNS, MOST_LABELS, MOST_TABLES = 50, 60, 50
+"""A table of more columns is one of labels a pixel; more different labels are something else, and so are more tables in
+one folder."""
+SAMPLED = 1000
+"""Rows of a table that a reading is tried on first."""
 _CLASS_NAME = re.compile(r"class|label|categor", re.IGNORECASE)
 
 
@@ -37,6 +40,8 @@ class Table:
     """The column of run lengths."""
     pixels: int = 0
     """How many further columns it has, numbered 0, 1, 2, …: one a pixel."""
+    writing: Convention = Convention()
+    """How the numbers of its run lengths are written; the rest of the convention is not known yet."""
 
     @property
     def is_sample(self) -> bool:
@@ -82,6 +87,8 @@ class Rows:
     labels: list[str]
     """All values of it, or of the label within the id."""
     evidence: str
+    until: str | None = None
+    """The text at which a label ends."""
 
 
 @dataclass(frozen=True)
@@ -105,40 +112,48 @@ class Named:
         return f"{100 * self.key.share:.1f} % of the ids of {self.table.name} are"
 
 
-def read_tables(folder: Path) -> list[Table]:
-    """Returns the CSVs in a folder and in the folders right inside it; what cannot be read is said and left out."""
+def read_tables(folder: Path, paths: Iterable[Path]) -> tuple[list[Table], list[str]]:
+    """Returns the CSVs among the files of a folder, those without rows too, and a sentence on each that is left out."""
+    files = sorted((path for path in paths if path.suffix.lower() == ".csv"), key=lambda path: natural(str(path)))
+    places = Counter(path.parent for path in files)
+    crowded = {place: count for place, count in places.items() if count > MOST_TABLES}
     found = []
-    for path in sorted([*folder.glob("*.csv"), *folder.glob("*/*.csv")], key=lambda path: natural(str(path))):
-        if path.name.startswith("."):
-            continue
+    notes = [f"not used: {count} CSVs in {place.relative_to(folder)}/" for place, count in crowded.items()]
+    for path in (path for path in files if path.parent not in crowded):
+        name = path.relative_to(folder).as_posix()
         try:
             header = read_header(path)
             wide = len(header) > MOST_COLUMNS
             frame = read_table(path, header[:1] if wide else [], only=wide)
         except PipelineError as error:
-            warn(f"  [yellow]A table is left out: {escape(str(error))}[/yellow]")
-            continue
-        if frame.empty:
+            notes.append(f"not used: {name}: {' '.join(str(error).split())}")
             continue
         pixels = len(header) - 1 if wide and header[1:] == [str(number) for number in range(len(header) - 1)] else 0
-        found.append(Table(path.relative_to(folder).as_posix(), frame, rle_column(frame), pixels))
-    return found
+        column, writing = rle_column(frame)
+        found.append(Table(name, frame, column, pixels, writing))
+    return found, notes
 
 
-def rle_column(frame: pd.DataFrame) -> str | None:
-    """Returns the column whose values are pairs of numbers, the longest one; None without any.
+def rle_column(frame: pd.DataFrame) -> tuple[str | None, Convention]:
+    """Returns the column whose values are run lengths, the longest one, and how they are written; None without any.
 
     Blanks do not count, nor does one text that stands for an empty mask.
     """
-    lengths = {}
+    lengths: dict[str, float] = {}
+    writings: dict[str, Convention] = {}
     for column in frame.columns:
         texts = frame[column].str.strip()
         texts = texts[texts != ""]
-        are_pairs = texts.str.fullmatch(PAIRS.pattern).astype(bool)
-        others = texts[~are_pairs].value_counts()
-        if are_pairs.any() and others[1:].sum() <= 0.05 * len(texts):
-            lengths[str(column)] = texts[are_pairs].str.len().mean()
-    return max(lengths, key=lambda column: lengths[column]) if lengths else None
+        if texts.empty or not (found := writing_of(texts)):
+            continue
+        writing, fitting = found
+        others = texts[~fitting].value_counts()
+        if others[1:].sum() <= 0.05 * len(texts):
+            lengths[str(column)], writings[str(column)] = texts[fitting].str.len().mean(), writing
+    if not lengths:
+        return None, Convention()
+    best = max(lengths, key=lambda column: lengths[column])
+    return best, writings[best]
 
 
 def read_rows(table: Table, groups: list[Files], by_file: bool = False) -> Named | None:
@@ -154,10 +169,14 @@ def find_key(table: Table, groups: list[Files], by_file: bool = False) -> Key | 
     None when nothing fits.
     """
     frame = table.frame.drop(columns=[table.rle] if table.rle else [])
+    some = frame.iloc[evenly(range(len(frame)), SAMPLED)]
     best: Key | None = None
-    for keys in (_plain, *((_by_file,) if by_file else ()), _with_label, _of_two_columns):
+    for readings in (_plain, *((_by_file,) if by_file else ()), _with_label, _of_two_columns):
         for files in groups:
-            for key in keys(frame, files):
+            for reading in readings(frame):
+                if len(some) < len(frame) and not reading(some, files).share:
+                    continue  # it names none of many rows
+                key = reading(frame, files)
                 if key.share and (best is None or key.rank > best.rank):
                     best = key
         if best and best.share > 0.9:
@@ -165,23 +184,45 @@ def find_key(table: Table, groups: list[Files], by_file: bool = False) -> Key | 
     return best
 
 
-def _plain(frame: pd.DataFrame, files: Files) -> Iterator[Key]:
-    for column in frame.columns:
-        yield Key(str(column), None, files, frame[column].tolist(), None)
+Reading = Callable[[pd.DataFrame, Files], Key]
+"""How rows of a table may name images."""
 
 
-def _by_file(frame: pd.DataFrame, files: Files) -> Iterator[Key]:
-    for column in frame.columns:
-        yield Key(str(column), None, files, frame[column].map(image_finder(files.paths)).tolist(), None)
+def _plain(frame: pd.DataFrame) -> Iterator[Reading]:
+    for column in map(str, frame.columns):
+        yield partial(_whole, column)
 
 
-def _with_label(frame: pd.DataFrame, files: Files) -> Iterator[Key]:
-    for column in frame.columns:
+def _whole(column: str, rows: pd.DataFrame, files: Files) -> Key:
+    return Key(column, None, files, rows[column].tolist(), None)
+
+
+def _by_file(frame: pd.DataFrame) -> Iterator[Reading]:
+    for column in map(str, frame.columns):
+        yield partial(_named_files, column)
+
+
+def _named_files(column: str, rows: pd.DataFrame, files: Files) -> Key:
+    find = image_finder(files.paths)
+    found = {text: find(text) for text in rows[column].unique()}
+    return Key(column, None, files, rows[column].map(found).tolist(), None)
+
+
+def _with_label(frame: pd.DataFrame) -> Iterator[Reading]:
+    for column in map(str, frame.columns):
         for separator in SEPARATORS:
-            parts = frame[column].str.rpartition(separator)
-            yield _labelled(str(column), f"{{id}}{separator}{{label}}", files, parts[0], parts[2])
-            parts = frame[column].str.partition(separator)
-            yield _labelled(str(column), f"{{label}}{separator}{{id}}", files, parts[2], parts[0])
+            yield partial(_label_behind, column, separator)
+            yield partial(_label_before, column, separator)
+
+
+def _label_behind(column: str, separator: str, rows: pd.DataFrame, files: Files) -> Key:
+    parts = rows[column].str.rpartition(separator)
+    return _labelled(column, f"{{id}}{separator}{{label}}", files, parts[0], parts[2])
+
+
+def _label_before(column: str, separator: str, rows: pd.DataFrame, files: Files) -> Key:
+    parts = rows[column].str.partition(separator)
+    return _labelled(column, f"{{label}}{separator}{{id}}", files, parts[2], parts[0])
 
 
 def _labelled(column: str, pattern: str, files: Files, ids: pd.Series, labels: pd.Series) -> Key:
@@ -189,11 +230,15 @@ def _labelled(column: str, pattern: str, files: Files, ids: pd.Series, labels: p
     return Key(column, pattern, files, ids.tolist() if few else [], labels.tolist())
 
 
-def _of_two_columns(frame: pd.DataFrame, files: Files) -> Iterator[Key]:
+def _of_two_columns(frame: pd.DataFrame) -> Iterator[Reading]:
     for first, second in permutations(map(str, frame.columns[:6]), 2):
         for separator in SEPARATORS:
-            ids = frame[first] + separator + frame[second]
-            yield Key(f"{{{first}}}{separator}{{{second}}}", None, files, ids.tolist(), None)
+            yield partial(_joined, first, second, separator)
+
+
+def _joined(first: str, second: str, separator: str, rows: pd.DataFrame, files: Files) -> Key:
+    ids = rows[first] + separator + rows[second]
+    return Key(f"{{{first}}}{separator}{{{second}}}", None, files, ids.tolist(), None)
 
 
 # --- rows ------------------------------------------------------------------------------------------------------------
@@ -210,14 +255,25 @@ def rows_of(table: Table, key: Key) -> Rows:
     others = [str(column) for column in table.frame.columns if column not in (*key.columns, table.rle)]
     named = [column for column in others if _CLASS_NAME.search(column)]
     for column in dict.fromkeys([*named, *others]):
-        labels = table.frame[column].tolist()
+        labels, until = (
+            _heads(table.frame[column].tolist()) if column in named else (table.frame[column].tolist(), None)
+        )
         if 2 <= len(set(labels)) <= MOST_LABELS and (column in named or _tells_apart(key.ids, labels)):
             kind: Literal["class", "instance"] = "class" if _unique(key.ids, labels) else "instance"
             evidence = f"{rows} rows of {images} images, {len(set(labels))} different `{column}`"
-            return Rows(kind, column, sorted(set(labels), key=natural), evidence)
+            evidence += f", up to the first {until!r}" if until else ""
+            return Rows(kind, column, sorted(set(labels), key=natural), evidence, until)
     if images < rows:
         return Rows("instance", None, [], f"{rows} rows of {images} images, and no column that names a class")
     return Rows("image", None, [], f"{rows} rows, no image has two")
+
+
+def _heads(labels: list[str]) -> tuple[list[str], str | None]:
+    """Labels without what follows their class, such as the attributes of 6_18_73; and what parts them, if anything."""
+    if len(set(labels)) <= 2 or not all(re.fullmatch(r"\d+(_\d+)*", label) for label in set(labels)):
+        return labels, None
+    heads = [label.split("_", 1)[0] for label in labels]
+    return (heads, "_") if any("_" in label for label in labels) and len(set(heads)) > 1 else (labels, None)
 
 
 def _unique(ids: list[str], labels: list[str]) -> bool:

@@ -1,0 +1,246 @@
+"""Annotation files of a subset: which format each is of, which image each speaks of, and the masks that they give."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.core.config.competition import RleCsv
+from pipeline.core.config.raw_files import REST, Subset, values_of
+from pipeline.core.errors import PipelineError
+from pipeline.core.tables import normal_form
+from pipeline.decode.readers.annotations import coco, polygons
+from pipeline.decode.readers.annotations.shapes import Annotated, Box, Region, mask_of
+from pipeline.decode.readers.base import Fault, MaskFault, Masks, SubsetName, listed
+from pipeline.decode.readers.columns import class_numbers, file_finder
+from pipeline.decode.readers.files import natural
+from pipeline.decode.readers.names import ImageFiles, as_on_disk, fixed_part, glob_pattern, pattern_expression
+from pipeline.masks import rle
+from pipeline.masks.geometry import IGNORE
+
+FORMATS = {"COCO": (coco.fits, coco.read), **polygons.FORMATS}
+
+
+def format_of(data: Any) -> str | None:
+    """Returns the name of the format that a JSON value is of; None of none of them."""
+    return next((name for name, (fits, _) in FORMATS.items() if fits(data)), None)
+
+
+def read_file(path: Path, file: str) -> list[Annotated]:
+    """Returns every image that a file of annotations speaks of, with its regions.
+
+    Args:
+        path: the file.
+        file: how messages name it.
+
+    Raises:
+        PipelineError: it cannot be read, is no JSON, or of no known format; or something in it is wrong.
+    """
+    found: list[Annotated] = []
+    for row, data in _values(path, file):
+        where = file if row is None else f"{file} row {row}"
+        if data in ([], {}):  # an image without regions
+            found.append(Annotated(where))
+            continue
+        name = format_of(data)
+        if name is None:
+            known = ", ".join(FORMATS)
+            keys = f" with the keys {listed(list(data))}" if isinstance(data, dict) else ""
+            raise PipelineError(
+                f"{where} holds a {type(data).__name__}{keys}, no annotations; expected one of {known}."
+            )
+        try:
+            found += FORMATS[name][1](where, data)
+        except ValueError as error:
+            raise PipelineError(f"{where}: {error}; correct it.") from None
+        except (AttributeError, KeyError, TypeError, IndexError) as error:
+            raise PipelineError(f"{where} is not {name} as it should be ({type(error).__name__}: {error}).") from None
+    return found
+
+
+def _values(path: Path, file: str) -> Iterator[tuple[int | None, Any]]:
+    """The JSON values of a file: of its rows where it is one of JSON lines, else the one that it holds."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise PipelineError(f"{path} does not exist; `masks` in the competition's YAML names it.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise PipelineError(f"{path} is not a readable file of text: {' '.join(str(error).split())}.") from None
+    rows = path.suffix.lower() in (".jsonl", ".ndjson")
+    parts = enumerate(text.splitlines(), start=1) if rows else [(None, text)]
+    for row, part in parts:
+        if rows and not part.strip():
+            continue
+        try:
+            yield row, json.loads(part)
+        except (ValueError, RecursionError) as error:
+            where = file if row is None else f"{file} row {row}"
+            raise PipelineError(f"{where} is no JSON: {error}.") from None
+
+
+# --- which image -----------------------------------------------------------------------------------------------------
+
+
+def read_annotations(
+    competition: RleCsv, subset: SubsetName, folder: Path, files: ImageFiles
+) -> tuple[dict[str, Annotated], list[Fault], list[str]]:
+    """Returns what annotations say of the images of a subset by id; what is wrong with them; and what to tell of them.
+
+    Raises:
+        PipelineError: a file cannot be read.
+    """
+    settings: Subset = getattr(competition, subset)
+    pattern = settings.annotations or ""
+    found: dict[str, Annotated] = {}
+    faults: list[Fault] = []
+    unknown: list[Annotated] = []
+    for image_id, one in _by_image(settings, pattern, folder, files):
+        if image_id is None:
+            unknown.append(one)
+        elif image_id in found:
+            text = f"image {image_id} stands in {found[image_id].file} already"
+            faults.append(Fault(one.file, None, text, image_id if subset == "train" else None))
+        else:
+            found[image_id] = one
+    faults += [fault for image_id, one in found.items() for fault in _label_faults(competition, subset, image_id, one)]
+    texts = []
+    if unknown:
+        what = f"{len(unknown)} annotated images have no file that fits {settings.images}"
+        texts.append(f"{what}, {unknown[0].image or unknown[0].file} for instance: are they elsewhere?")
+    if not found and files.paths:
+        raise PipelineError(
+            f"{pattern} speaks of none of the images that fit {settings.images}; {what if unknown else 'it has none'}: "
+            "correct `masks` or `images`."
+        )
+    crowds = sum(region.ignored for one in found.values() for region in one.regions)
+    if crowds:
+        what = f"{crowds} regions of {pattern} are crowds" if crowds > 1 else f"1 region of {pattern} is a crowd"
+        texts.append(f"{what} (iscrowd): pixels of a crowd count nowhere")
+    if competition.columns.absent == "fault":
+        for image_id in sorted(files.paths.keys() - found.keys(), key=natural):
+            text = f"image has no annotations in {pattern}; where that means no mask, set `columns: {{absent: empty}}`"
+            file = files.paths[image_id].relative_to(folder).as_posix()
+            faults.append(Fault(file, None, text, image_id if subset == "train" else None))
+    return found, faults, texts
+
+
+def _by_image(
+    settings: Subset, pattern: str, folder: Path, files: ImageFiles
+) -> Iterator[tuple[str | None, Annotated]]:
+    """Every annotated image with its id, None where it has no file."""
+    if "{" not in pattern:
+        by_name = file_finder(files, folder)
+        for one in read_file(as_on_disk(folder, pattern), pattern):
+            image_id = by_name(one.image)
+            yield (image_id if image_id is not None and files.has(image_id) else None), one
+        return
+    expression = pattern_expression(normal_form(pattern))
+    names = list(expression.groupindex)
+    by_key = {}
+    for image_id in files.all_ids:
+        parts = {"id": image_id, **files.parts.get(image_id, {})}
+        parts |= {"id": Path(image_id).stem} if "{stem}" in pattern else {}
+        by_key[tuple(parts.get(name) for name in names)] = image_id
+    place = fixed_part(pattern)
+    wild = re.sub(r"{\w+}", "*", Path(pattern).relative_to(place).as_posix())
+    for path in sorted(as_on_disk(folder, place).glob(glob_pattern(wild))):
+        name = normal_form(path.relative_to(folder).as_posix())
+        match = expression.fullmatch(name)
+        if match is None or path.name.startswith("."):
+            continue
+        image_id = by_key.get(tuple(match[name] for name in names))
+        found = read_file(path, name)
+        regions = [region for one in found for region in one.regions]
+        size = next((one.size for one in found if one.size), None)
+        known = image_id is not None and files.has(image_id)
+        yield (image_id if known else None), Annotated(name, regions, size)
+
+
+# --- masks -----------------------------------------------------------------------------------------------------------
+
+
+def _number(competition: RleCsv, numbers: dict[str, int], region: Region) -> int | None:
+    """The class of a region; IGNORE of one that counts nowhere, None of a label that is no class."""
+    ignored = [str(value) for given in competition.ignored_values for value in values_of(given)]
+    if region.ignored or region.label in ignored:
+        return IGNORE
+    if region.label is None:
+        return len(competition.classes) - 1 if len(competition.foreground) == 1 else None
+    rest = [number for number, value in enumerate(competition.values or []) if value == REST]
+    found = numbers.get(region.label, numbers.get(region.code or region.label))
+    return rest[0] if found is None and rest else found
+
+
+def _label_faults(competition: RleCsv, subset: SubsetName, image_id: str, one: Annotated) -> Iterator[Fault]:
+    if competition.other_labels == "leave_out":
+        return
+    numbers, told = class_numbers(competition), set()
+    for region in one.regions:
+        if _number(competition, numbers, region) is None and region.label not in told:
+            told.add(region.label)
+            label = "no label" if region.label is None else f"the label {region.label!r}"
+            text = (
+                f"{region.name} of image {image_id} has {label}, no class of the YAML ({', '.join(numbers)}); "
+                "`other_labels: leave_out` leaves such regions out"
+            )
+            yield Fault(one.file, None, text, image_id if subset == "train" else None)
+
+
+def masks_of(
+    competition: RleCsv,
+    settings: Subset,
+    image_id: str,
+    one: Annotated | None,
+    shape: tuple[int, int],
+    box: Box | None = None,
+) -> Masks:
+    """Returns the masks of an image; without annotations, empty ones.
+
+    Args:
+        competition: what the YAML says.
+        settings: of the image's subset.
+        image_id: the image's.
+        one: its annotations.
+        shape: its height and width.
+        box: a part of it whose masks are wanted; None: the whole.
+
+    Raises:
+        MaskFault: the annotations are of an image of another size, or a region's run lengths are no mask of this one.
+    """
+    top, left, bottom, right = box or (0, 0, *shape)
+    planes = np.zeros((len(competition.classes), bottom - top, right - left), np.uint8)
+    instances: list[list[str]] = [[] for _ in competition.classes]
+    multiclass = competition.kind == "multiclass"
+    planes[0] = multiclass  # the background, which regions then cover
+    ignored = np.zeros(planes.shape[1:], bool)
+    if one is not None and one.size not in (None, shape):
+        text = f"annotations of image {image_id} are of {one.size}, the image is {shape} (rows, columns)"
+        raise MaskFault(one.file, None, text)
+    numbers = class_numbers(competition)
+    for region in one.regions if one else ():
+        number = _number(competition, numbers, region)
+        if number is None:
+            continue
+        try:
+            outlines = settings.outlines if settings.outlines is not None else not _is_coco(region)
+            mask = mask_of(region, shape, outlines, box)
+        except rle.RleError as error:
+            raise MaskFault(one.file if one else "", None, f"{region.name} of image {image_id}: {error}") from None
+        if number == IGNORE:
+            ignored |= mask == 1
+            continue
+        if multiclass:
+            planes[:, mask == 1] = 0
+        planes[number] |= mask
+        if mask.any():
+            instances[number].append(rle.encode(mask))
+    covered = planes[1:].any(0) if multiclass else planes.any(0)
+    planes[:, ignored & ~covered] = IGNORE
+    return Masks(planes, tuple(tuple(texts) for texts in instances))
+
+
+def _is_coco(region: Region) -> bool:
+    return region.code is not None

@@ -1,0 +1,228 @@
+"""JSON files among the raw files: which are annotations, of which images, and with which labels."""
+
+import json
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pipeline.core.config.raw_files import ANNOTATIONS
+from pipeline.core.errors import PipelineError
+from pipeline.decode.readers.annotations.read import format_of, read_file
+from pipeline.decode.readers.annotations.shapes import Annotated, mask_of
+from pipeline.decode.readers.columns import file_finder
+from pipeline.decode.readers.files import evenly
+from pipeline.decode.readers.names import ImageFiles
+from pipeline.new.guess.base import Files, Guess
+
+LARGEST = 2**30
+"""Bytes of a JSON file that is looked into."""
+SAMPLED = 100
+"""Files of one image each that are looked into."""
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """A file of annotations, or files of one image each, and the images that they are of."""
+
+    pattern: str
+    images: Files
+    labels: dict[str, int]
+    """With how many regions each has."""
+    format: str
+    count: int
+    """Images that have annotations."""
+    among: int
+    """Images that were compared with them."""
+    outlined: int = 0
+    """Of COCO's polygons, how many that were looked at have the area that they have with their outlines alone."""
+    others: tuple[str, ...] = ()
+    """Further annotations of the same images."""
+
+
+@dataclass(frozen=True)
+class Json:
+    """What was found among the JSON files."""
+
+    single: dict[str, list[Annotated]]
+    """Of files that speak of several images, by path."""
+    groups: dict[str, dict[str, Path]]
+    """Files of one image each: pattern, and paths by the name of their file."""
+    formats: dict[str, str]
+    """Of each, the format."""
+    unread: dict[str, str]
+    """Other JSON files, or patterns of them, with the reason why they are not read."""
+
+
+def look_into(folder: Path, paths: Iterable[Path]) -> Json:
+    """Returns what JSON files hold; those of one folder with many are looked into by a sample."""
+    by_place: dict[Path, list[Path]] = defaultdict(list)
+    for path in paths:
+        if path.suffix.lower() in ANNOTATIONS:
+            by_place[path.parent].append(path)
+    found = Json({}, {}, {}, {})
+    alike: dict[str, list[Path]] = defaultdict(list)
+    for place, files in by_place.items():
+        many = len(files) > 3
+        for path in files if not many else []:
+            _look_into_one(found, folder, path)
+        if many:
+            alike[place.relative_to(folder).as_posix()] += files
+    for place_name, files in alike.items():
+        _look_into_many(found, place_name, files)
+    return found
+
+
+def _look_into_one(found: Json, folder: Path, path: Path) -> None:
+    name = path.relative_to(folder).as_posix()
+    if path.stat().st_size > LARGEST:
+        found.unread[name] = f"larger than {LARGEST >> 30} GiB"
+        return
+    try:
+        rows = path.suffix.lower() in (".jsonl", ".ndjson")
+        text = path.read_text(encoding="utf-8-sig")
+        first = json.loads(next((line for line in text.splitlines() if line.strip()), "null") if rows else text)
+        form = format_of(first)
+        if form is None:
+            found.unread[name] = f"no annotations that are known here: {_shape(first)}"
+            return
+        annotated = read_file(path, name)
+    except (PipelineError, ValueError, OSError, RecursionError) as error:
+        found.unread[name] = f"it cannot be read: {' '.join(str(error).split())}"
+        return
+    found.formats[name] = form
+    if form in ("COCO", "JSON lines", "VGG Image Annotator") or any(one.image for one in annotated):
+        found.single[name] = annotated
+    else:
+        head = name.rpartition("/")[0]
+        pattern = f"{head}/{{id}}{path.suffix}" if head else f"{{id}}{path.suffix}"
+        found.groups.setdefault(pattern, {})[path.stem] = path
+        found.formats[pattern] = form
+
+
+def _look_into_many(found: Json, place: str, files: list[Path]) -> None:
+    suffix = Counter(path.suffix for path in files).most_common(1)[0][0]
+    pattern = f"{place}/{{id}}{suffix}" if place != "." else f"{{id}}{suffix}"
+    formats = Counter[str]()
+    example = ""
+    for path in evenly(files, SAMPLED):
+        try:
+            data = json.loads(path.read_text(encoding="utf-8-sig"))
+        except (ValueError, OSError, RecursionError):
+            continue
+        form = format_of(data)
+        example = example or _shape(data)
+        formats.update([form] if form else [])
+    if not formats:
+        found.unread[pattern] = f"no annotations that are known here: {example or 'no JSON'}"
+        return
+    found.groups[pattern] = {path.stem: path for path in files if path.suffix == suffix}
+    found.formats[pattern] = formats.most_common(1)[0][0]
+
+
+def _shape(data: object) -> str:
+    if isinstance(data, dict):
+        keys = ", ".join(list(map(str, data))[:3])
+        return f"a mapping with {len(data)} keys{f', {keys}' if keys else ''}"
+    return f"a list of {len(data)} values" if isinstance(data, list) else f"a {type(data).__name__}"
+
+
+# --- which images ----------------------------------------------------------------------------------------------------
+
+
+def of_images(found: Json, images: list[Files], folder: Path) -> list[Annotations]:
+    """Returns the annotations that speak of each group of images, of each the fullest."""
+    chosen = []
+    for files in images:
+        candidates = [_single(name, found, files, folder) for name in found.single]
+        candidates += [one for pattern in found.groups for one in _group(pattern, found, files)]
+        fitting = [one for one in candidates if one is not None and one.count]
+        if fitting:
+            best = max(fitting, key=lambda one: (one.count, -len(one.pattern), sum(one.labels.values())))
+            chosen.append(replace(best, others=tuple(one.pattern for one in fitting if one is not best)))
+    return chosen
+
+
+def _single(name: str, found: Json, files: Files, folder: Path) -> Annotations | None:
+    find = file_finder(ImageFiles(files.paths, []), folder)
+    annotated = found.single[name]
+    ids = {image_id for one in annotated if one.image and (image_id := find(one.image)) is not None}
+    if len(ids) < 0.5 * min(len(annotated), len(files.paths)):
+        return None
+    labels = Counter(str(region.label) for one in annotated for region in one.regions if region.label is not None)
+    return Annotations(name, files, dict(labels), found.formats[name], len(ids), len(files.paths), _outlined(annotated))
+
+
+def _outlined(annotated: list[Annotated]) -> int:
+    """How many polygons have the area that the file gives them when their outlines belong to them; 0 where some have it
+    when drawn as COCO draws."""
+    pairs = [(region, one.size) for one in annotated if one.size for region in one.regions if region.area]
+    areas = [
+        (region.area, *(int(mask_of(region, size, outlines).sum()) for outlines in (True, False)))
+        for region, size in evenly(pairs, SAMPLED)
+    ]
+    if any(given == without for given, _, without in areas):
+        return 0
+    fitting = sum(given == outlined for given, outlined, _ in areas)
+    return fitting if fitting > 0.9 * len(areas) else 0
+
+
+def _group(pattern: str, found: Json, files: Files) -> Iterator[Annotations]:
+    """The annotations in files of one image each, whose names are those of images with something before or behind."""
+    if files.id or "*" in files.pattern:
+        return
+    paths, some = found.groups[pattern], evenly(files.paths, 20)
+    around = Counter(tuple(stem.split(name, 1)) for stem in paths for name in some if name in stem)
+    head, suffix = pattern.rsplit("{id}", 1)
+    for before, after in (pair for pair, count in around.items() if count >= 0.5 * min(len(some), len(paths))):
+        own = {one: paths[name] for one in files.paths if (name := f"{before}{one}{after}") in paths}
+        labels: Counter[str] = Counter()
+        for path in evenly(own.values(), SAMPLED):
+            try:
+                regions = [region for one in read_file(path, path.name) for region in one.regions]
+            except PipelineError:
+                continue
+            labels.update(str(region.label) for region in regions if region.label is not None)
+        whole, form = f"{head}{before}{{id}}{after}{suffix}", found.formats[pattern]
+        yield Annotations(whole, files, dict(labels), form, len(own), len(files.paths))
+
+
+def guesses(train: Annotations, test: Annotations | None, labelled: bool) -> list[Guess]:
+    """Returns the settings of annotations: classes, and what images without annotations are.
+
+    Args:
+        train: those of the training images.
+        test: those of the test images, where there are any.
+        labelled: whether a submission can say which class a mask is of.
+    """
+    found = []
+    absent = train.among - train.count
+    if absent:
+        found.append(Guess("columns.absent", "empty", "guess", f"{absent} images have no annotations"))
+    if train.outlined:
+        text = f"{train.outlined} of the polygons looked at have the area that `area` gives only with their outlines"
+        found += [Guess(f"{one}.outlines", True, "sure", text) for one in ("train", *(["test"] if test else []))]
+    labels = sorted({*train.labels, *(test.labels if test else {})}, key=lambda one: (-train.labels.get(one, 0), one))
+    if not labels:
+        found.append(Guess("classes", ["object"], "guess", "the annotations name no class; the name is yours"))
+        return found
+    shown = ", ".join(f"{label} ({train.labels.get(label, 0)})" for label in labels[:6])
+    text = f"all labels of the annotations, with their regions: {shown}{', …' if len(labels) > 6 else ''}"
+    if len(labels) > 1 and not labelled:
+        labels = labels[:1]
+        why = (
+            "the sample submission names no class, so one label is taken, the most frequent: is it the one that counts?"
+        )
+        text = f"{text}; {why}"
+        found.append(Guess("other_labels", "leave_out", "guess", "regions of other labels are left out"))
+        found.append(Guess("classes", labels, "guess", text))
+        return found
+    names: list[str] | dict[str, str] = labels
+    if not all(re.fullmatch(r"[A-Za-z][\w -]*", label) for label in labels):
+        names = {f"class_{re.sub(r'[^A-Za-z0-9_]+', '_', label)}": label for label in labels}
+    found.append(Guess("classes", names, "sure" if isinstance(names, list) else "guess", text))
+    if len(labels) > 1:
+        text = "regions may overlap; multiclass, with a background first, takes the later one"
+        found.append(Guess("kind", "multilabel", "guess", text))
+    return found

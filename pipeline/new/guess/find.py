@@ -1,0 +1,288 @@
+"""Which of the raw files are training images, masks, test images and tables, and what is left over."""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from pipeline.core.config.raw_files import names_in
+from pipeline.core.errors import PipelineError
+from pipeline.decode.readers.files import SUFFIXES, packed
+from pipeline.decode.readers.names import find_images, split_ending
+from pipeline.new.guess import annotations
+from pipeline.new.guess.annotations import Annotations, Json
+from pipeline.new.guess.base import Files, other_files, walk
+from pipeline.new.guess.ids import fit_ids
+from pipeline.new.guess.lists import Lists, find_lists
+from pipeline.new.guess.masks import MaskFiles, find_mask_files, kind_of, pictures
+from pipeline.new.guess.paths import by_name, image_groups, masks_beside, without_ending
+from pipeline.new.guess.tables import Named, Table, find_key, read_rows, read_tables, rows_of
+
+_SWAPS = (
+    ("training", "testing"), ("training", "test"), ("train", "test"), ("Training", "Testing"), ("Training", "Test"),
+    ("Train", "Test"), ("TRAIN", "TEST"), ("Tr/", "Ts/"), ("training", "validation"), ("train", "valid"),
+    ("train", "val"), ("train", "validation"), ("Train", "Val"), ("Training", "Validation"), ("train", "dev"),
+)  # fmt: skip
+"""What training files say in their paths, and what test or validation files say in its place."""
+NOTED = 8
+"""Leftovers of one kind that are named each."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """The files that a competition of images in folders is made of: masks are in a table, in files or annotations."""
+
+    images: Files
+    test: Files | None
+    table: Named | None
+    mask_files: MaskFiles | None
+    annotations: Annotations | None
+    beside: Files | None
+    """Masks that lie beside the training images."""
+    sample: Named | None
+    further: Named | None
+    """A table of one row a training image, without masks."""
+    unread: Table | None
+    """What is called a sample submission, but does not name the test images."""
+    truth: str | None = None
+    """Masks of the test images: a pattern, or a file of annotations."""
+    of_test: Annotations | None = None
+    lists: Lists = field(default_factory=Lists)
+    names: tuple[Table, ...] = ()
+    """Tables that may name the values of class maps."""
+    notes: tuple[str, ...] = ()
+    """What is there and not used."""
+    rivals: tuple[str, ...] = ()
+    """Patterns of other pictures that could be the training images."""
+
+
+def find(folder: Path) -> Found:
+    """Tells training images, test images, masks and tables apart.
+
+    Raises:
+        PipelineError: something is missing.
+    """
+    paths = list(walk(folder))
+    apart = [masks_beside(files) for files in image_groups(folder, paths)]
+    groups, beside = [images for images, _ in apart], [masks for _, masks in apart if masks]
+    if not groups:
+        hint = packed(folder) or other_files(paths) or "; give the folder of the raw files with --from"
+        raise PipelineError(f"{folder} holds no images ({', '.join(SUFFIXES)}){hint}.")
+    tables, table_notes = read_tables(folder, paths)
+    full = [one for one in tables if not one.frame.empty]
+    sample = _sample(full, [*groups, *by_name(groups)])
+    rest = [files for files in groups if not (sample and _share_files(files, sample.key.files))]
+    table, rest = _mask_table([one for one in full if not sample or one is not sample.table], rest, folder)
+    mask_files = None if table else find_mask_files(rest, beside)
+    found_json = annotations.look_into(folder, paths)
+    annotated = None if table or mask_files else _annotated(found_json, rest, folder)
+    images = table.key.files if table else mask_files.images if mask_files else annotated.images if annotated else None
+    if images is None:
+        raise PipelineError(_no_masks(folder, groups, full, found_json))
+    used = [*([mask_files.masks] if mask_files else []), *beside]
+    others = [files for files in rest if not _share_files(files, images) and not _are_masks(files, mask_files)]
+    alike = by_name(others) if images.pattern.endswith("{id}") else others  # ids with endings, as in training
+    lists = find_lists(folder, paths, images) if sample is None else Lists()
+    test = sample.key.files if sample else None if lists.test else _test_of(alike, images, folder)
+    truth, of_test = (
+        (None, None) if test is None or sample else _truth(test, mask_files, annotated, rest, found_json, folder)
+    )
+    named = {one.table.name for one in (table, sample) if one}
+    further = _further([one for one in full if one.name not in named], images)
+    unread = next((one for one in tables if one.is_sample), None) if sample is None else None
+    near = next((masks for one, masks in apart if masks and _share_files(one, images)), None)
+    found = Found(images, test, table, mask_files, annotated, near, sample, further, unread, truth, of_test, lists)
+    left = [*table_notes, *_left_over(found, [*groups, *used], tables, found_json)]
+    rivals = tuple(files.pattern for files in others if _is_rival(files, images))
+    return replace(found, notes=tuple(left), names=tuple(one for one in full if one.name not in named), rivals=rivals)
+
+
+def _is_rival(files: Files, images: Files) -> bool:
+    """Whether pictures lie beside the training images, and are named neither test nor validation images."""
+    place = images.pattern.split("/", 1)[0]
+    return not files.is_test and not files.is_validation and files.pattern.startswith(f"{place}/") and pictures(files)
+
+
+def _share_files(one: Files, other: Files) -> bool:
+    return not set(one.paths.values()).isdisjoint(other.paths.values())
+
+
+def _are_masks(files: Files, masks: MaskFiles | None) -> bool:
+    """Whether files are masks, perhaps of one of several classes, whose names they share."""
+    if masks is None:
+        return False
+    same_names = files.paths.keys() == masks.masks.paths.keys() and not files.is_test
+    return same_names or _share_files(files, masks.masks)
+
+
+# --- tables ----------------------------------------------------------------------------------------------------------
+
+
+def _sample(tables: list[Table], groups: list[Files]) -> Named | None:
+    """The sample submission, by its name, or by the same mask in every row of test images."""
+    groups = [files for files in groups if pictures(files)] or groups
+    tests = [files for files in groups if files.is_test]
+    constant = [table for table in tables if table.rle and table.frame[table.rle].nunique() == 1]
+    for table in [table for table in tables if table.is_sample] or constant:
+        named = read_rows(table, tests) or read_rows(table, groups)
+        if named and named.key.share > 0.5:
+            return named
+    return None
+
+
+def _mask_table(tables: list[Table], groups: list[Files], folder: Path) -> tuple[Named | None, list[Files]]:
+    """The table of run lengths whose rows name most training images, and the groups of images, one of which may have
+    got the ids of that table."""
+    known = [*groups, *by_name(groups)]
+    training = [files for files in known if not files.is_test] or known
+    masks = [table for table in tables if table.rle]
+    found = [named for table in masks if (named := read_rows(table, training, by_file=True))]
+    best = max(found, key=lambda one: (one.key.share, len(one.key.ids)), default=None)
+    if best and best.key.share > 0.5:
+        return best, groups
+    for table in masks:
+        for files in sorted(groups, key=lambda one: (one.is_test, -len(one.paths))):
+            for column in table.frame.columns.drop([table.rle or ""]):
+                fitted = fit_ids(files, table.frame[column].tolist(), folder)
+                named = read_rows(table, [fitted]) if fitted else None
+                if fitted and named:
+                    return named, [fitted if one is files else one for one in groups]
+    return best, groups
+
+
+def _further(tables: list[Table], images: Files) -> Named | None:
+    """A table whose first column has the ids of training images, or the names of their files, with one row for most of
+    them."""
+    for table in tables:
+        if table.rle or table.pixels or table.is_sample or len(table.frame.columns) < 2:
+            continue
+        first = Table(table.name, table.frame.iloc[:, :1], None)
+        key = find_key(first, [images], by_file=True)
+        if key and key.pattern is None and len(set(key.ids) & images.paths.keys()) >= 0.9 * len(images.paths):
+            own = replace(key, files=images)
+            return Named(table, own, rows_of(table, own))
+    return None
+
+
+# --- test images -----------------------------------------------------------------------------------------------------
+
+
+def _annotated(found: Json, groups: list[Files], folder: Path) -> Annotations | None:
+    """The annotations of the training images: of those that no path calls test or validation images, the most."""
+    candidates = annotations.of_images(found, groups, folder)
+    training = [one for one in candidates if not one.images.is_test and not one.images.is_validation]
+    return max(training or candidates, key=lambda one: one.count, default=None)
+
+
+def _test_of(groups: list[Files], images: Files, folder: Path) -> Files | None:
+    """The test images, whose path differs from that of the training images in saying so; None where there are none."""
+    pictures = [files for files in groups if "*" not in files.pattern]
+    by_pattern = {files.pattern: files for files in pictures}
+    whole = images.pattern
+    for old, new in _SWAPS:
+        if old not in whole or (other := _swapped(whole, old, new)) == whole:
+            continue
+        if other in by_pattern:
+            return by_pattern[other]
+        found = find_images(other, folder, [], images.id)
+        if found.paths:
+            return Files(other, found.paths, images.exclude, images.id, found.parts)
+    shape = _shape(whole)
+    named = [files for files in pictures if files.is_test and kind_of(files) is None]
+    same = [one for files in named for one in (files, *without_ending(files)) if _shape(one.pattern) == shape]
+    return max(same, key=lambda files: len(files.paths), default=None)
+
+
+def _shape(pattern: str) -> str:
+    """The name of a file in a pattern, whatever its parts are called and however it ends."""
+    return re.sub(r"{\w+}", "{}", split_ending(pattern.rsplit("/", 1)[-1])[0])
+
+
+def _swapped(pattern: str, old: str, new: str) -> str:
+    """A pattern with other words, outside the names of parts."""
+    parts = re.split(r"({\w+})", pattern)
+    return "".join(part if part.startswith("{") else part.replace(old, new) for part in parts)
+
+
+def _truth(
+    test: Files, masks: MaskFiles | None, annotated: Annotations | None, groups: list[Files], found: Json, folder: Path
+) -> tuple[str | None, Annotations | None]:
+    """The masks of the test images, where there are any that look like those of training."""
+    if annotated:
+        of_test = next(iter(annotations.of_images(found, [test], folder)), None)
+        sound = of_test and of_test.pattern != annotated.pattern and set(of_test.labels) <= set(annotated.labels)
+        if of_test and (sound or of_test.pattern == annotated.pattern) and of_test.count > 0.9 * len(test.paths):
+            return of_test.pattern, of_test
+        return None, None
+    if masks is None or masks.classes:
+        return None, None
+    for old, new in _SWAPS:
+        pattern = _swapped(masks.masks.pattern, old, new)
+        if pattern == masks.masks.pattern or _swapped(masks.images.pattern, old, new) != test.pattern:
+            continue
+        names = {name for name in names_in(pattern) if name not in (*test.parts_named, "id")}
+        paths = {} if names else find_images(pattern, folder, []).paths
+        if len(paths.keys() & test.paths.keys()) > 0.9 * len(test.paths):
+            return (pattern, None) if kind_of(Files(pattern, paths)) == masks.kind else (None, None)
+    return None, None
+
+
+# --- what is left over -----------------------------------------------------------------------------------------------
+
+
+def _no_masks(folder: Path, groups: list[Files], tables: list[Table], found: Json) -> str:
+    shown = ", ".join(f"{files.pattern} ({len(files.paths)})" for files in groups[:5])
+    shown += f" and {len(groups) - 5} more" if len(groups) > 5 else ""
+    without = ", ".join(table.name for table in tables if not table.rle)
+    names = f" (no column of {without} holds any)" if without else ""
+    unread = next(iter(found.unread.items()), None)
+    more = f"; {unread[0]} is not read: {unread[1]}" if unread else ""
+    if found.formats and not unread:
+        more = f"; {next(iter(found.formats))} ({next(iter(found.formats.values()))}) names none of these images"
+    return (
+        f"{folder} has images, {shown}, but no masks: neither a CSV of run lengths whose ids are training images"
+        f"{names}, nor mask images with the same names, nor annotations of them{packed(folder)}{more}."
+    )
+
+
+def _left_over(found: Found, groups: Iterable[Files], tables: list[Table], jsons: Json) -> Iterator[str]:
+    """A sentence on each kind of file that is not used."""
+    used = [found.images, *([found.test] if found.test else []), *([found.beside] if found.beside else [])]
+    used += [found.mask_files.masks] if found.mask_files else []
+    taken = {path for files in used for path in files.paths.values()}
+    others = {files.pattern: files for files in groups if not taken.intersection(files.paths.values())}
+    if found.mask_files and found.truth:
+        others.pop(found.truth, None)
+        others = {key: files for key, files in others.items() if _like(found.truth, key) is False}
+    if found.test is None and (tests := [one for one in others.values() if one.is_test]):
+        yield f"images that fit {tests[0].pattern} are called test images, but their paths are unlike those of training"
+    if others:
+        names = [f"{pattern} ({len(files.paths)})" for pattern, files in others.items()]
+        yield f"not used: images that fit {_several(names)}"
+    named = {one.table.name for one in (found.table, found.sample, found.further) if one}
+    named |= {found.unread.name} if found.unread else set()
+    for table in tables:
+        if table.name not in named and table.name not in found.lists.files:
+            more = ", …" * (len(table.frame.columns) > 6)
+            columns = f"{', '.join(map(str, table.frame.columns[:6]))}{more}"
+            yield f"not used: {table.name} ({len(table.frame)} rows; columns {columns})"
+    used_json = {one.pattern for one in (found.annotations, found.of_test) if one}
+    for name, form in jsons.formats.items():
+        if name not in used_json and (name in jsons.single or name in jsons.groups):
+            yield f"not used: {name} ({form})"
+    reasons: dict[str, list[str]] = defaultdict(list)
+    for name, why in jsons.unread.items():
+        reasons[why].append(name)
+    for why, names in reasons.items():
+        more = f" and {len(names) - 1} files like it" if len(names) > 1 else ""
+        yield f"not used: {names[0]}{more}: {why}"
+
+
+def _like(pattern: str, other: str) -> bool:
+    """Whether two patterns fit the same files, whatever their ids."""
+    return re.sub(r"{\w+}[^/]*", "*", pattern) == re.sub(r"{\w+}[^/]*", "*", other)
+
+
+def _several(names: list[str]) -> str:
+    return ", ".join(names[:NOTED]) + (f" and {len(names) - NOTED} more" if len(names) > NOTED else "")

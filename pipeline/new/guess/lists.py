@@ -1,0 +1,59 @@
+"""Text files that say which images belong to the training and which to the test set, as those of PASCAL VOC."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.core.tables import normal_form
+from pipeline.new.guess.base import Files
+
+_TRAIN, _TEST = ("trainval", "train", "training"), ("test", "testing", "val", "valid", "validation")
+LARGEST = 2**26
+"""Bytes of a text file that is looked into."""
+
+
+@dataclass(frozen=True)
+class Lists:
+    """The files that name the images of a subset, relative to the folder of raw files."""
+
+    train: str | None = None
+    test: str | None = None
+    counts: tuple[int, int] = (0, 0)
+
+    @property
+    def files(self) -> set[str]:
+        """Their names."""
+        return {one for one in (self.train, self.test) if one}
+
+
+def find_lists(folder: Path, paths: Iterable[Path], images: Files) -> Lists:
+    """Returns the lists of training and of test images, where both name images of one group and share none."""
+    if images.id or "*" in images.pattern:
+        return Lists()
+    found: dict[Path, dict[str, set[str]]] = {}
+    for path in paths:
+        if path.suffix.lower() == ".txt" and path.stem.lower() in (*_TRAIN, *_TEST) and path.stat().st_size < LARGEST:
+            names = _named(path, images)
+            if names:
+                found.setdefault(path.parent, {})[path.name] = names
+    for place, lists in found.items():
+        stems = {Path(name).stem.lower(): name for name in lists}
+        for train in (stems[one] for one in _TRAIN if one in stems):
+            for test in (stems[one] for one in _TEST if one in stems):
+                if not lists[train] & lists[test]:
+                    head = place.relative_to(folder)
+                    counts = len(lists[train]), len(lists[test])
+                    return Lists((head / train).as_posix(), (head / test).as_posix(), counts)
+    return Lists()
+
+
+def _named(path: Path, images: Files) -> set[str]:
+    """The images that the lines of a file name; empty where most of them name none."""
+    try:
+        lines = [line.split()[0] for line in normal_form(path.read_text("utf-8-sig")).splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError):
+        return set()
+    names = {Path(line).name for line in lines}
+    known = {name for name in names if name in images.paths}
+    known |= {Path(name).stem for name in names if Path(name).stem in images.paths}
+    return known if len(known) > 0.9 * len(names) else set()

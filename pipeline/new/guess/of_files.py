@@ -1,0 +1,78 @@
+"""The settings of mask images: their classes, their instances, and how a submission looks beside them."""
+
+from collections import Counter
+from pathlib import Path
+
+from pipeline.core.config.competition import METRICS
+from pipeline.core.config.raw_files import THRESHOLD, Value
+from pipeline.new.guess.base import Files, Guess
+from pipeline.new.guess.class_names import Named, from_table, known_names
+from pipeline.new.guess.columns import unsampled
+from pipeline.new.guess.find import Found
+from pipeline.new.guess.masks import classes_of_values, mask_values, never_both, numbers_instances, one_class
+
+_OF_MASKS = [name for name, of in METRICS.items() if of == "masks"]
+METRIC = Guess("metric", None, "FILL IN", f"{', '.join(_OF_MASKS[:-1])} or {_OF_MASKS[-1]}; the files cannot tell")
+MEAN_IOU = Guess("metric", "mean_iou", "sure", "the one metric of kind multiclass")
+
+
+def of_mask_files(found: Found) -> list[Guess]:
+    """Returns classes of mask images, and the columns of a submission."""
+    assert found.mask_files
+    masks, kind = found.mask_files.masks, found.mask_files.kind
+    guesses = []
+    absent = 0 if found.lists.train else len(set(found.images.paths) - set(masks.paths))
+    if absent:
+        guesses.append(Guess("columns.absent", "empty", "guess", f"{absent} images have no mask file"))
+    guesses += unsampled(found)
+    if "*" in Path(masks.pattern).name and not (found.sample and found.sample.table.pixels):
+        text = "several mask files an image; where an image has one row, leave this out"
+        guesses.append(Guess("submission.rows", "instance", "guess", text))
+    if kind == "jpeg":
+        text = "JPEG: values waver around black and white"
+        guesses += [Guess(f"{subset}.threshold", THRESHOLD, "guess", text) for subset in _with_masks(found)]
+    names = list(found.mask_files.classes)
+    if kind == "jpeg" and not names:
+        return [*guesses, one_class("mask files are black and white"), METRIC]
+    if kind == "instances" and not names:
+        return [*guesses, *_of_instances(found, masks)]
+    values = mask_values(masks.paths.values()) or Counter()
+    if not names and set(values) == {0, 1, 255} and never_both(masks.paths.values()):
+        text = "mask files hold 0 and 1, or 0 and 255, never all three: 1 and 255 are taken for the same class"
+        return [*guesses, one_class(text), METRIC]
+    by_value = [] if names else classes_of_values(values, _names_of(found, values))
+    if len(names or by_value) > 1 and not found.sample and (found.test or found.lists.test):
+        guesses.append(Guess("submission.label", "class", "guess", "no sample submission shows what it looks like"))
+    if names:
+        return [*guesses, Guess("classes", names, "guess", "files of their own; they may overlap"), METRIC]
+    return [*guesses, *by_value, METRIC if len(by_value) == 1 else MEAN_IOU]
+
+
+def _with_masks(found: Found) -> list[str]:
+    return ["train", *(["test"] if found.truth or (found.lists.test and found.mask_files) else [])]
+
+
+def _of_instances(found: Found, masks: Files) -> list[Guess]:
+    """Settings of mask images that number instances, or hold 1000 × class + number as Cityscapes' do."""
+    values = mask_values(masks.paths.values())
+    if numbers_instances(masks.paths.values()):
+        text = "each file holds 0, 1, 2, … up to a number of its own, each a single region"
+        guesses = [Guess(f"{subset}.instances", True, "guess", text) for subset in _with_masks(found)]
+        return [*guesses, one_class("mask files number instances"), METRIC]
+    classes = Counter[Value]()
+    for value, count in (values or {}).items():
+        classes[value // 1000 if isinstance(value, int) and value >= 1000 else value] += count
+    text = "values of 1000 and more, as those of Cityscapes: 1000 × class + number of the instance"
+    guesses = [Guess(f"{subset}.class_times", 1000, "guess", text) for subset in _with_masks(found)]
+    by_value = classes_of_values(classes, _names_of(found, classes))
+    label = Guess("submission.label", "class", "guess", "no sample submission shows what it looks like")
+    return [*guesses, *([label] if found.test and not found.sample else []), *by_value, MEAN_IOU]
+
+
+def _names_of(found: Found, values: Counter[Value]) -> Named | None:
+    """What the values of class maps are called, by a table among the raw files or by what everybody knows."""
+    for table in found.names:
+        named = from_table(table.name, table.frame)
+        if named and sum(value in (*named.names, *named.ignored) for value in values) >= 0.9 * len(values):
+            return named
+    return known_names(found.mask_files.masks.pattern if found.mask_files else "", values)

@@ -1,0 +1,272 @@
+"""Image files by pattern: which parts of their paths change from image to image, and which say what the files are."""
+
+import os
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from pipeline.core.tables import normal_form
+from pipeline.decode.readers.files import SUFFIXES
+from pipeline.decode.readers.names import same_format, split_ending
+from pipeline.new.guess.base import Files
+
+MOST_KINDS = 40
+"""Different names of files in a folder per image; more are images."""
+_RESERVED = {"id", "stem", "class", "group", "label"}
+_WITH_ENDING = re.compile(r"(.+)([_-][A-Za-z]+)")
+_KIND = re.compile(r"(.+?)((?:[_.-][A-Za-z]+\d*[A-Za-z]*)+)")
+_OF_MASKS = re.compile(r"mask|label|gt|ground.?truth|annot|seg|target", re.IGNORECASE)
+_ROLE = re.compile(
+    r"(^|[^a-z])(train(ing)?|test(ing)?|val|valid|validation|dev|trainval|images?|imgs?|pictures?|photos?|masks?|labels?|"
+    r"annotations?|gt|gtfine|gtcoarse|ground.?truth|seg(mentation)?s?(class|object)?|jpegimages|leftimg8bit|targets?|"
+    r"inputs?|outputs?|data|dataset|rgb|depth|raw|public|private|extra|images?(tr|ts)|labels?(tr|ts)|x|y)(?=$|[^a-z])",
+    re.IGNORECASE,
+)
+"""Names of folders that say what is in them, and not of which image it is."""
+
+
+@dataclass
+class _Folder:
+    """A folder: its image files by suffix, and the folders in it by name."""
+
+    name: str = ""
+    files: dict[str, list[Path]] = field(default_factory=lambda: defaultdict(list))
+    folders: "dict[str, _Folder]" = field(default_factory=dict)
+
+    def stems(self) -> set[str]:
+        """The names, without endings, of all images in it."""
+        own = {path.stem for paths in self.files.values() for path in paths}
+        return own.union(*(folder.stems() for folder in self.folders.values()))
+
+
+Node = tuple[_Folder, dict[str, str]]
+"""A folder, and the values of the parts of its path."""
+
+
+def image_groups(folder: Path, paths: Iterable[Path]) -> list[Files]:
+    """Returns image files by pattern, e.g. `train/{id}.png`, `{id}/images/{id}.png` or `train/{city}/{id}.png`.
+
+    Args:
+        folder: that of the raw files.
+        paths: all files in it.
+    """
+    images = [path for path in paths if path.suffix.lower() in SUFFIXES]
+    start = len(folder.parts)
+    own = {part for path in images for part in path.parts[start:-1] if part == path.stem}
+    own = own if len(own) > 1 else set()  # a lone folder of an image's name is chance
+    found: dict[str, dict[str, Path]] = {}
+    tree = _Folder()
+    for path in images:
+        folders = path.parts[start:-1]
+        image_id = next((part for part in folders if part in own), None)
+        if image_id is None:
+            place = tree
+            for name in folders:
+                place = place.folders.setdefault(name, _Folder(name))
+            place.files[path.suffix].append(path)
+            continue
+        shown = ["{id}" if part == image_id else part for part in folders]
+        pattern = "/".join([*shown, ("{id}" if path.stem == image_id else "*") + path.suffix])
+        found.setdefault(pattern, {}).setdefault(normal_form(image_id), path)
+    groups = [Files(pattern, found[pattern]) for pattern in sorted(found)]
+    groups += [kind for files in _expand([(tree, {})], []) for kind in _kinds(files)]
+    return _across_endings(groups)
+
+
+# --- folders ---------------------------------------------------------------------------------------------------------
+
+
+def _expand(nodes: list[Node], place: list[str]) -> Iterator[Files]:
+    """The files of folders that are alike but for the parts of their paths, and of the folders in them."""
+    suffixes = dict.fromkeys(suffix for folder, _ in nodes for suffix in folder.files)
+    for suffix in suffixes:
+        yield from _files_of(nodes, place, suffix)
+    children: dict[str, list[Node]] = defaultdict(list)
+    for folder, parts in nodes:
+        for name, child in folder.folders.items():
+            children[name].append((child, parts))
+    if len(nodes) == 1:
+        changing = _changing(list(nodes[0][0].folders.values()), nodes[0][0].name)
+    else:
+        changing = {name for name, own in children.items() if len(own) < len(nodes) / 2}
+    for name in sorted(children.keys() - changing):
+        yield from _expand(children[name], [*place, name])
+    if changing:
+        of_all = [node for name in sorted(changing) for node in children[name]]
+        yield from _expand(*_named(of_all, place))
+
+
+def _changing(folders: list[_Folder], parent: str) -> set[str]:
+    """Names of folders that stand for images or for what images are of, as those of patients and cities do."""
+    some = [folder for folder in folders if not _ROLE.search(folder.name)]
+    if len(some) < 2:
+        return set()
+    numbered = all(re.search(r"\d", folder.name) for folder in some)
+    shapes = {re.sub(r"\d+", "#", folder.name) for folder in some}
+    if numbered and (len(shapes) == 1 or len(some) > 2) and not _OF_MASKS.search(parent):
+        return {folder.name for folder in some}
+    first = some[0].folders.keys()
+    if first and all(folder.folders.keys() == first for folder in some):
+        return {folder.name for folder in some}  # each with the same folders and files beside them
+    stems = [folder.stems() for folder in some]
+    apart = len(set().union(*stems)) > 0.9 * sum(map(len, stems))
+    return {folder.name for folder in some} if apart and len(some) > 2 else set()
+
+
+def _named(nodes: list[Node], place: list[str]) -> tuple[list[Node], list[str]]:
+    """Folders whose names change, with a name for that part; `case1_day2` in `case1` gives `{case}_{day}`."""
+    before = next((name for name in reversed(nodes[0][1])), None)
+    inside = before is not None and all(
+        folder.name.startswith(parts[before]) and len(folder.name) > len(parts[before]) for folder, parts in nodes
+    )
+    rest = [folder.name[len(parts[before]) if inside and before else 0 :] for folder, parts in nodes]
+    separator = ""
+    if inside and len({text[0] for text in rest}) == 1 and not rest[0][0].isalnum():
+        separator, rest = rest[0][0], [text[1:] for text in rest]
+    if not all(rest):
+        inside, rest, separator = False, [folder.name for folder, _ in nodes], ""
+    name = part_name(rest, set(nodes[0][1]))
+    text = f"{{{before}}}{separator}{{{name}}}" if inside else f"{{{name}}}"
+    pairs = zip(nodes, rest, strict=True)
+    return [(folder, {**parts, name: normal_form(own)}) for (folder, parts), own in pairs], [*place, text]
+
+
+def part_name(values: list[str], used: set[str], usual: str = "folder") -> str:
+    """Returns a name for a part of paths: the letters in front of its numbers, such as `case` of case123."""
+    heads = {match[1] if (match := re.match(r"([A-Za-z]+)[_-]?\d", value)) else "" for value in values}
+    head = heads.pop().lower() if len(heads) == 1 else ""
+    name = head if head and head not in _RESERVED else usual
+    return next(one for one in (name, *(f"{name}_{number}" for number in range(2, 99))) if one not in used)
+
+
+def _files_of(nodes: list[Node], place: list[str], suffix: str) -> Iterator[Files]:
+    """The files of one ending in folders that are alike."""
+    files = [(path, parts) for folder, parts in nodes for path in folder.files.get(suffix, [])]
+    head, names = "".join(f"{part}/" for part in place), list(nodes[0][1])
+    if not names:
+        yield Files(f"{head}{{id}}{suffix}", {normal_form(path.stem): path for path, _ in files})
+        return
+    stems = Counter(path.stem for path, _ in files)
+    with_files = sum(bool(folder.files.get(suffix)) for folder, _ in nodes)
+    everywhere = with_files > 1 and min(stems.values()) >= 0.8 * with_files and len(stems) <= MOST_KINDS
+    if everywhere and (not any(re.search(r"\d", stem) for stem in stems) or with_files > 3 * len(stems)):
+        for stem in sorted(stems):
+            yield _by_parts(f"{head}{stem}{suffix}", [one for one in files if one[0].stem == stem], names)
+    elif max(stems.values()) == 1:
+        own = {normal_form(path.stem): (path, parts) for path, parts in files}
+        parts_of = {image_id: parts for image_id, (_, parts) in own.items()}
+        yield Files(f"{head}{{id}}{suffix}", {one: path for one, (path, _) in own.items()}, parts=parts_of)
+    else:
+        name = part_name(list(stems), set(names), "name")
+        named = [(path, {**parts, name: normal_form(path.stem)}) for path, parts in files]
+        yield _by_parts(f"{head}{{{name}}}{suffix}", named, [*names, name])
+
+
+def _by_parts(pattern: str, files: list[tuple[Path, dict[str, str]]], names: list[str]) -> Files:
+    """Files whose ids are made of the fewest parts that tell them apart, the last ones first."""
+    for first in reversed(range(len(names))):
+        if len({tuple(parts[name] for name in names[first:]) for _, parts in files}) == len(files):
+            break
+    template = "_".join(f"{{{name}}}" for name in names[first:])
+    if len(names) - first == 1:  # one part is the id itself
+        only = names[first]
+        pattern = pattern.replace(f"{{{only}}}", "{id}")
+        others = {parts[only]: {key: own for key, own in parts.items() if key != only} for _, parts in files}
+        return Files(pattern, {parts[only]: path for path, parts in files}, parts=others if len(names) > 1 else {})
+    by_id = {template.format(**parts): (path, parts) for path, parts in files}
+    parts_of = {image_id: parts for image_id, (_, parts) in by_id.items()}
+    return Files(pattern, {one: path for one, (path, _) in by_id.items()}, id=template, parts=parts_of)
+
+
+# --- names of files --------------------------------------------------------------------------------------------------
+
+
+def _kinds(files: Files) -> list[Files]:
+    """The files by the ends of their names, where several of them stand for one image each: `{id}_color` and
+    `{id}_labelIds`."""
+    if files.id or not files.pattern.rsplit("/", 1)[-1].startswith("{id}"):
+        return [files]
+    matches = {name: match for name in files.paths if (match := _KIND.fullmatch(name))}
+    found: dict[str, dict[str, Path]] = defaultdict(dict)
+    for name, match in matches.items():
+        found[match[2]][match[1]] = files.paths[name]
+    heads = set().union(*found.values()) if found else set()
+    if len(matches) < len(files.paths) or not 2 <= len(found) <= MOST_KINDS or len(heads) > 0.6 * len(files.paths):
+        return [files]
+    place, suffix = files.pattern.rsplit("{id}", 1)
+    kinds = []
+    for end, paths in sorted(found.items()):
+        parts = {head: files.parts.get(head + end, {}) for head in paths} if files.parts else {}
+        kinds.append(replace(files, pattern=f"{place}{{id}}{end}{suffix}", paths=paths, parts=parts))
+    return kinds
+
+
+def without_ending(files: Files) -> Iterator[Files]:
+    """Yields the files with ids that lack what all of them end with, such as `_leftImg8bit` or `_0000`, the shortest
+    ending first."""
+    if files.id or not files.pattern.rsplit("/", 1)[-1].startswith("{id}") or len(files.paths) < 2:
+        return
+    names = list(files.paths)
+    end = os.path.commonprefix([name[::-1] for name in names])[::-1]
+    head, suffix = files.pattern.rsplit("{id}", 1)
+    for place in reversed(range(len(end))):
+        own = end[place:]
+        if end[place] in "_-." and all(len(name) > len(own) for name in names):
+            paths = {name.removesuffix(own): path for name, path in files.paths.items()}
+            parts = {name.removesuffix(own): values for name, values in files.parts.items()}
+            yield replace(files, pattern=f"{head}{{id}}{own}{suffix}", paths=paths, parts=parts)
+
+
+def _across_endings(groups: list[Files]) -> list[Files]:
+    """The groups, where files of one place that differ in their endings alone are one, as decode reads them."""
+    merged: list[Files] = []
+    for files in sorted(groups, key=lambda one: (-len(one.paths), split_ending(one.pattern)[1].isupper())):
+        head, ending = split_ending(files.pattern)
+        beside = [one for one in merged if split_ending(one.pattern)[0] == head and one.id == files.id]
+        same = [one for one in beside if same_format(ending, split_ending(one.pattern)[1])]
+        if fitting := same or [one for one in beside if not _belong_to(files, one)]:
+            place, first = merged.index(fitting[0]), fitting[0]
+            merged[place] = replace(first, paths=files.paths | first.paths, parts=files.parts | first.parts)
+        else:
+            merged.append(files)
+    return sorted(merged, key=lambda one: one.pattern)
+
+
+def _belong_to(files: Files, others: Files) -> bool:
+    """Whether files have the names of others, or longer ones, as masks and depth maps beside images do."""
+    names = [match[1] for name in files.paths if (match := _WITH_ENDING.fullmatch(name))]
+    if any(name in others.paths for name in [*files.paths, *names]):
+        return True
+    heads = {match[1] for name in others.paths if (match := _WITH_ENDING.fullmatch(name))}
+    return bool(heads.intersection(names))  # 7_sat.jpg and 7_mask.png
+
+
+def masks_beside(files: Files) -> tuple[Files, Files | None]:
+    """Returns the images without the masks beside them, and those masks: `X_mask.tif` is one where `X.tif` exists."""
+    matches = {name: match for name in files.paths if (match := _WITH_ENDING.fullmatch(name))}
+    endings = Counter(match[2] for match in matches.values() if match[1] in files.paths)
+    if files.id or not endings or endings.most_common(1)[0][1] < 2 or "*" in files.pattern:
+        return files, None
+    ending = endings.most_common(1)[0][0]
+    images = {name: path for name, path in files.paths.items() if not name.endswith(ending)}
+    masks = {name.removesuffix(ending): path for name, path in files.paths.items() if name.endswith(ending)}
+    head, suffix = files.pattern.rsplit("{id}", 1)
+    parts = {name: files.parts[name] for name in images if name in files.parts}
+    beside = Files(f"{head}{{id}}{ending}{suffix}", masks, parts={name: parts[name] for name in masks if name in parts})
+    return replace(files, paths=images, parts=parts, exclude=(f"*{ending}{suffix}",)), beside
+
+
+def by_name(groups: list[Files]) -> list[Files]:
+    """Returns the files of plain folders once more, with names such as `x.png` for ids: the pattern is `train/{id}`."""
+    found: dict[str, Files] = {}
+    for files in groups:
+        head, suffix = files.pattern.rsplit("/", 1)[0] if "/" in files.pattern else "", Path(files.pattern).suffix
+        if "{" in head or files.pattern.removeprefix(f"{head}/") != f"{{id}}{suffix}":
+            continue
+        pattern = f"{head}/{{id}}" if head else "{id}"
+        known = found.get(pattern, Files(pattern, {}))
+        names = {name + suffix: path for name, path in files.paths.items()}
+        found[pattern] = Files(pattern, known.paths | names, (*known.exclude, *files.exclude))
+    return list(found.values())
