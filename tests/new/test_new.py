@@ -106,7 +106,7 @@ def test_printed(root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     assert "  rle.order row: 10 of 10 masks are smoother so" in sure
     assert "  rle.base 0: 3 of 3 masks at an edge are smoother so" in guessed
     assert "  group patient: by its name; 4 for 24 images" in guessed
-    assert left.startswith("  metric: dice, iou or iou_precision")
+    assert left.startswith("  metric: dice, iou, f_beta, ") and "the files cannot tell" in left
     assert "input/cells is now a link to " in told
     assert "fill in `metric` in own/competitions/cells.yaml" in told
     assert told.endswith("python -m pipeline run own/recipes/cells.yaml --quick\n")

@@ -67,7 +67,7 @@ def find(folder: Path) -> Found:
     apart = [masks_beside(files) for files in image_groups(folder, paths)]
     groups, beside = [images for images, _ in apart], [masks for _, masks in apart if masks]
     if not groups:
-        hint = packed(folder) or other_files(paths) or "; give the folder of the raw files with --from"
+        hint = packed(folder, known=False) or other_files(paths) or "; give the folder of the raw files with --from"
         raise PipelineError(f"{folder} holds no images ({', '.join(SUFFIXES)}){hint}.")
     tables, table_notes = read_tables(folder, paths)
     full = [one for one in tables if not one.frame.empty]
@@ -242,7 +242,7 @@ def _no_masks(folder: Path, groups: list[Files], tables: list[Table], found: Jso
         more = f"; {next(iter(found.formats))} ({next(iter(found.formats.values()))}) names none of these images"
     return (
         f"{folder} has images, {shown}, but no masks: neither a CSV of run lengths whose ids are training images"
-        f"{names}, nor mask images with the same names, nor annotations of them{packed(folder)}{more}."
+        f"{names}, nor mask images with the same names, nor annotations of them{packed(folder, known=False)}{more}."
     )
 
 
