@@ -30,7 +30,7 @@ from pipeline.decode import table
 from pipeline.decode.readers.files import SUFFIXES, natural, read_image
 from pipeline.encode import submission
 from pipeline.masks.decision import decision_of
-from pipeline.masks.geometry import geometry_of, image_to_network
+from pipeline.masks.geometry import geometry_of, image_to_network, masks_at
 from pipeline.predictions import blends, kept_views
 from pipeline.predictions.steps import prediction_step
 
@@ -169,8 +169,10 @@ def _write(run: FolderRun, target: Path, masks: Masks) -> None:
         write = _png_writer(run, temporary)
         for row, image in enumerate(images.itertuples()):
             shape = (int(image.height), int(image.width))
-            planes = blend.decide(row, blend.native(row, shape), decision)
+            scored = run.competition.scored_shape(shape)
+            planes = blend.decide(row, blend.native(row, scored), decision)
             if masks == "png":
+                planes = masks_at(planes, shape, "nearest", run.competition.kind == "multiclass")
                 write(str(image.image_id), planes)
             else:
                 texts |= submission.texts_of(str(image.image_id), planes, want)

@@ -12,18 +12,19 @@ not one whole file: of_files (all of them, joined by "|"), of_slices (numbers of
 form), of_size (rows and columns of that image).
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pandas as pd
 
+from pipeline.core.config.competition import Competition
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import shown, writing
 from pipeline.masks import rle
-from pipeline.masks.geometry import IGNORE, label_map
+from pipeline.masks.geometry import IGNORE, label_map, masks_at
 from pipeline.masks.instances import from_texts, labelled
 from pipeline.masks.metric import Metric
 from pipeline.masks.windows import Box
@@ -127,9 +128,23 @@ def true_instances(row: Any, classes: list[str]) -> np.ndarray:
     return labels
 
 
-def truth_for(metric: Metric) -> Callable[[Any, list[str]], np.ndarray]:
-    """Returns what a metric needs of the truth: `true_instances` or `true_mask`."""
-    return true_instances if metric.instances else true_mask
+def scored_mask(row: Any, competition: Competition) -> np.ndarray:
+    """Returns an image's true masks, as true_mask does, at the size at which they are scored."""
+    masks, how = true_mask(row, competition.classes), competition.submission.resize
+    shape = competition.scored_shape((masks.shape[1], masks.shape[2]))
+    return masks_at(masks, shape, how, competition.kind == "multiclass")
+
+
+def scored_truth(row: Any, competition: Competition, metric: Metric) -> np.ndarray:
+    """Returns what a metric needs of the truth: scored_mask, or the instances (C, h, w) int32 at the same size."""
+    if not metric.instances:
+        return scored_mask(row, competition)
+    labels = true_instances(row, competition.classes)
+    height, width = competition.scored_shape((labels.shape[1], labels.shape[2]))
+    if labels.shape[1:] == (height, width):
+        return labels
+    planes = [cv2.resize(plane, (width, height), interpolation=cv2.INTER_NEAREST_EXACT) for plane in labels]
+    return np.stack(planes)
 
 
 def true_labels(masks: np.ndarray) -> np.ndarray:

@@ -152,7 +152,7 @@ def _encode_all(
     def encode_one(image: tuple[str, int, int]) -> tuple[dict[submission.Key, list[str]], list[int], float]:
         image_id, *shape = image
         row = place[image_id]
-        probability = blend.native(row, (shape[0], shape[1]))
+        probability = blend.native(row, run.competition.scored_shape((shape[0], shape[1])))
         masks = blend.decide(row, probability, decision)
         if image_id in blank:
             masks = constant_masks(masks.shape, usual)
@@ -165,7 +165,8 @@ def _encode_all(
         tasks = zip(images["image_id"], images["height"].tolist(), images["width"].tolist(), strict=True)
         encoded = list(track(pool.map(encode_one, tasks), "encode", len(images)))
     texts = {key: text for own, _, _ in encoded for key, text in own.items()}
-    highest, pixels = [one for _, _, one in encoded], (images["height"] * images["width"]).to_numpy()
+    shapes = zip(images["height"].tolist(), images["width"].tolist(), strict=True)
+    highest, pixels = [one for _, _, one in encoded], np.prod([*map(run.competition.scored_shape, shapes)], axis=1)
     return texts, _summary(np.array([areas for _, areas, _ in encoded]), highest, pixels, run)
 
 

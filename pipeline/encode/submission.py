@@ -104,7 +104,8 @@ def expected_of(competition: Competition, input_folder: Path, images: pd.DataFra
     """
     # test images come last: of an id in both tables, the test image is meant
     whole = table.submitted(images)
-    shapes = {row.image_id: (int(row.height), int(row.width)) for row in whole.itertuples()}
+    native = {row.image_id: (int(row.height), int(row.width)) for row in whole.itertuples()}
+    shapes = {image_id: competition.scored_shape(shape) for image_id, shape in native.items()}
     settings = competition.submission
     if template_columns(settings.id) != [settings.id]:
         raise PipelineError(f"competition {competition.name}: submission.id is {settings.id}; expected one column.")

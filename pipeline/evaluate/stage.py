@@ -50,7 +50,9 @@ def steps(run: Run) -> list[Step]:
     if not wanted(run.competition):
         return []
     outputs = (run.folder / "test.json", run.folder / "test_scores.csv")
-    settings = {"metric": run.competition.metric, "reading": run.competition.remark}
+    settings: dict[str, Any] = {"metric": run.competition.metric, "reading": run.competition.remark}
+    if run.competition.submission.size:
+        settings["size"] = [*run.competition.submission.size, run.competition.submission.resize]
     inputs = (run.record, run.postprocess, run.test_table, *blends.files(run, "test"))
     return [Step("evaluate", "evaluate", run.folder / "test.manifest.json", inputs, outputs, settings)]
 
@@ -77,11 +79,10 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
         old.unlink()
 
     metric, units = metrics.metric_of(run.competition), table.units_of(images)
-    truth = table.truth_for(metric)
 
     def evaluate_one(index: int) -> dict[str, Any]:
         row = images.iloc[index]
-        true = table.true_mask(row, run.competition.classes)
+        true = table.scored_mask(row, run.competition)
         predicted_as = place[row["image_id"]]
         probability = blend.native(predicted_as, true.shape[1:])
         predicted = blend.decide(predicted_as, probability, decision)
@@ -90,7 +91,11 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
             name = f"{index:02}_{row['image_id'].replace('/', '_')}.png"
             write_png(folder / name, overlay.with_legend(picture, run.competition))
         figures = image_figures(probability, predicted, true, run.competition)
-        return {"image_id": row["image_id"], "masks": (predicted, truth(row, run.competition.classes)), **figures}
+        return {
+            "image_id": row["image_id"],
+            "masks": (predicted, table.scored_truth(row, run.competition, metric)),
+            **figures,
+        }
 
     def evaluate_batch(batch: np.ndarray) -> list[tuple[int, dict[str, Any]]]:
         rows = [evaluate_one(index) for index in batch.tolist()]

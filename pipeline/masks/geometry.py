@@ -155,6 +155,32 @@ def _margins(shape: tuple[int, ...], size: tuple[int, int]) -> tuple[int, int, i
     return rows // 2, rows - rows // 2, columns // 2, columns - columns // 2
 
 
+def masks_at(masks: np.ndarray, shape: tuple[int, int], how: Literal["area", "nearest"], exclusive: bool) -> np.ndarray:
+    """Returns true masks (C, h, w) uint8 of 0, 1 and 255 (ignored) at another size.
+
+    Args:
+        masks: the masks.
+        shape: rows × columns.
+        how: `area` makes a pixel 1 where at least half of it is; `nearest` takes the nearest pixel.
+        exclusive: whether every pixel is 1 in one plane, and stays so.
+    """
+    if masks.shape[1:] == shape:
+        return masks
+
+    def resized(plane: np.ndarray, interpolation: int) -> np.ndarray:
+        return cv2.resize(np.ascontiguousarray(plane), shape[::-1], interpolation=interpolation)
+
+    nearest = np.stack([resized(plane, cv2.INTER_NEAREST) for plane in masks])
+    if how == "nearest":
+        return nearest
+    shares = np.stack([resized((plane == 1).astype(np.float32), cv2.INTER_AREA) for plane in masks])
+    drawn = (shares >= 0.5).astype(np.uint8)
+    if exclusive:
+        drawn = (shares.argmax(0) == np.arange(len(masks))[:, None, None]).astype(np.uint8)
+    drawn[nearest == IGNORE] = IGNORE
+    return drawn
+
+
 def label_map(masks: np.ndarray) -> np.ndarray:
     """Returns the class map (h, w) uint8, 255 where ignored, of a multiclass image's masks (C, h, w)."""
     return np.where(masks[0] == IGNORE, IGNORE, masks.argmax(0)).astype(np.uint8)

@@ -57,6 +57,9 @@ def drawn(
         predicted: masks (classes, h, w) of 0 and 1; None: not to be shown.
         competition: its classes and kind.
     """
+    shape = next((masks.shape[1:] for masks in (true, predicted) if masks is not None), image.shape[:2])
+    if shape != image.shape[:2]:  # masks of another size are submitted
+        image = cv2.resize(to_rgb8(image), shape[::-1], interpolation=cv2.INTER_AREA)
     if len(competition.classes) == 1:
         none = np.zeros(image.shape[:2], bool)
         of_truth, of_prediction = (none if masks is None else masks[0] == 1 for masks in (true, predicted))

@@ -128,8 +128,8 @@ def painter(run: Run, predicted: bool = False, subset: Subset = "train") -> Call
     def paint(image_id: str) -> np.ndarray:
         row = rows.loc[image_id]
         image = read(row)
-        masks = predict(image_id, image.shape[:2]) if predict else None
-        true = table.true_mask(row, run.competition.classes) if subset == "train" else None
+        masks = predict(image_id, run.competition.scored_shape(image.shape[:2])) if predict else None
+        true = table.scored_mask(row, run.competition) if subset == "train" else None
         return overlay.drawn(image, true, masks, run.competition)
 
     return paint

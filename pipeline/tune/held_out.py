@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -14,6 +14,7 @@ from pipeline.core.files import shown
 from pipeline.core.other_runs import runs_of
 from pipeline.core.run import Run
 from pipeline.decode import table
+from pipeline.masks.metric import Metric
 from pipeline.masks.metrics import metric_of
 from pipeline.predictions.blends import Blend, out_of_fold
 from pipeline.split.folds import groups_of, read_folds, read_outliers
@@ -94,7 +95,7 @@ class HeldOut:
         `work` is given, for each weighting, the probabilities of the batch's images, and their true masks (instances,
         where the metric scores these); it returns an array with one row per image.
         """
-        read = self._reader(weightings, table.truth_for(metric_of(self.run.competition)))
+        read = self._reader(weightings, metric_of(self.run.competition))
 
         def one_batch(rows: np.ndarray) -> np.ndarray:
             probabilities, true = zip(*map(read, rows.tolist()), strict=True)
@@ -105,14 +106,16 @@ class HeldOut:
         return np.concatenate(results)[np.argsort(np.concatenate(batches))]
 
     def _reader(
-        self, weightings: Sequence[Weighting], truth: Callable[[Any, list[str]], np.ndarray] = table.true_mask
+        self, weightings: Sequence[Weighting], metric: Metric | None = None
     ) -> Callable[[int], tuple[list[np.ndarray], np.ndarray]]:
-        """A function that reads an image by its number: its probabilities under each weighting, and its true masks."""
+        """A function that reads an image by its number: its probabilities under each weighting, and its true masks, or
+        what the metric needs of them."""
         blends = {weighting: self.blends(weighting) for weighting in weightings}
         folds, places = self.images["fold"].to_numpy(), self.images["row"].to_numpy()
 
         def read(number: int) -> tuple[list[np.ndarray], np.ndarray]:
-            true = truth(self.rows[number], self.run.competition.classes)
+            row, competition = self.rows[number], self.run.competition
+            true = table.scored_truth(row, competition, metric) if metric else table.scored_mask(row, competition)
             each: dict[tuple[tuple[bool, ...], int | None], list[np.ndarray]] = {}
             probabilities = []
             for weighting in weightings:

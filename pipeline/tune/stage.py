@@ -101,6 +101,8 @@ def steps(run: Run) -> list[Step]:
     outputs = (run.postprocess, run.folder / "oof_scores.csv", run.suspects, run.mask_statistics)
     settings: dict[str, Any] = {"tune": run.recipe.tune.model_dump(mode="json"), "metric": run.competition.metric}
     settings |= {"reading": run.remark, "never": list(run.never), "ensemble": run.recipe.ensemble}
+    if run.competition.submission.size:
+        settings["size"] = [*run.competition.submission.size, run.competition.submission.resize]
     if run.recipe.tune.presence_neighbours:
         settings["duplicates"] = run.competition.clean.duplicates.model_dump(mode="json")
     settings["tta"] = run.recipe.predict.tta

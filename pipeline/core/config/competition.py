@@ -188,6 +188,10 @@ class Competition(Settings):
         """Whether there is a test set."""
         return True
 
+    def scored_shape(self, shape: tuple[int, int]) -> tuple[int, int]:
+        """Returns the rows × columns at which the masks of an image of this shape are decided, scored and submitted."""
+        return self.submission.size or shape
+
     @property
     def images_together(self) -> bool:
         """Whether training and test images lie in one place, so that an id means one file."""
@@ -305,7 +309,7 @@ class RleCsv(Competition):
                 raise ValueError("windows cannot be cut of volumes, neighbouring slices, or arrays with channels first")
             if self.shape is not None:
                 raise ValueError("shape would be that of windows, where images are cut into such: leave `shape` out")
-            if self.submission.format == "labels" or self.submission.row == "instance":
+            if self.submission.format == "labels" or self.submission.row == "instance" or self.submission.size:
                 raise ValueError("windows are joined to one mask per image and class; `submission` asks for others")
         return self
 

@@ -359,7 +359,7 @@ def _seconds_to_encode(run: Run, some: pd.DataFrame) -> float:
     seconds = []
     for row, image in enumerate(some.itertuples()):
         began = time.perf_counter()
-        masks = blend.native(row, (int(image.height), int(image.width)))
+        masks = blend.native(row, run.competition.scored_shape((int(image.height), int(image.width))))
         submission.texts_of(str(image.image_id), (masks >= scale.largest / 2).astype(np.uint8), want)
         seconds.append(time.perf_counter() - began)
     return float(np.mean(seconds[1:] or seconds))

@@ -60,7 +60,8 @@ class ImagePredictor:
         scale = scale_of(self.run.competition)
         blend = blends.Blend(["image"], tuple(parts), self.weights, True, scale, names)
         height, width = image.shape[:2]
-        return blend.decide(0, blend.native(0, (height, width)), self.decision)
+        shape = self.run.competition.scored_shape((height, width))
+        return blend.decide(0, blend.native(0, shape), self.decision)
 
     def texts(self, image_id: str, image: np.ndarray | None, shape: tuple[int, int] = (1, 1)) -> list[str]:
         """Returns what the rows of an image hold, in the order of the competition's classes.
