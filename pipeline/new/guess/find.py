@@ -85,6 +85,8 @@ def find(folder: Path) -> Found:
     alike = by_name(others) if images.pattern.endswith("{id}") else others  # ids with endings, as in training
     lists = find_lists(folder, paths, images) if sample is None else Lists()
     test = sample.key.files if sample else None if lists.test else _test_of(alike, images, folder)
+    if sample is None and test is not None:  # images of several files, whose ids were not known before
+        sample = _sample(full, [test])
     truth, of_test = (
         (None, None) if test is None or sample else _truth(test, mask_files, annotated, rest, found_json, folder)
     )
@@ -185,9 +187,9 @@ def _test_of(groups: list[Files], images: Files, folder: Path) -> Files | None:
             continue
         if other in by_pattern:
             return by_pattern[other]
-        found = find_images(other, folder, [], images.id)
+        found = find_images(other.replace("{band}", [*images.bands, ""][0]), folder, [], images.id)
         if found.paths:
-            return Files(other, found.paths, images.exclude, images.id, found.parts)
+            return Files(other, found.paths, images.exclude, images.id, found.parts, images.bands)
     shape = _shape(whole)
     named = [files for files in pictures if files.is_test and kind_of(files) is None]
     same = [one for files in named for one in (files, *without_ending(files)) if _shape(one.pattern) == shape]

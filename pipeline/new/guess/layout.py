@@ -1,6 +1,7 @@
 """What a folder of raw files seems to be: which reader it is for, and every setting of a competition's YAML."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -9,16 +10,21 @@ import numpy as np
 from pipeline.core.errors import PipelineError
 from pipeline.decode.readers.files import evenly, read_image
 from pipeline.decode.rle_checks import Certainty, MaskRow
-from pipeline.decode.value_range import SMALL, extremes, used_range
 from pipeline.new.guess import annotations
 from pipeline.new.guess.base import Draft, Files, Guess, channels_of, image_size
 from pipeline.new.guess.columns import columns_of, differing, placeholder_of, under, unsampled
 from pipeline.new.guess.find import Found, find
+from pipeline.new.guess.forms import is_plain
 from pipeline.new.guess.groups import guess_group
 from pipeline.new.guess.masks import classes_of_labels, mask_values, one_class
 from pipeline.new.guess.of_files import MEAN_IOU, METRIC, of_mask_files
+from pipeline.new.guess.pictures import STORED, reading_of
 from pipeline.new.guess.rle import PAIRS, guess_rle, other_size
 from pipeline.new.guess.tables import Named, Table
+
+
+MOST_MEASURED = 4000
+"""Files of formats whose heads take long to read, such as DICOM, that are measured."""
 
 
 def look(folder: Path, title: str) -> Draft:
@@ -89,7 +95,8 @@ def _oxford_pet(folder: Path, title: str) -> Draft:
 
 def _sizes(paths: list[Path]) -> dict[Path, tuple[int, int]]:
     """Rows × columns of the images that can be read."""
-    sizes = {path: size for path in paths if (size := image_size(path)) is not None}
+    some = paths if not paths or is_plain(paths[0]) else evenly(paths, MOST_MEASURED)
+    sizes = {path: size for path in some if (size := image_size(path)) is not None}
     if not sizes:
         try:
             read_image(paths[0])
@@ -131,13 +138,28 @@ def _images_in_folders(folder: Path, title: str) -> Draft:
     else:
         masks = of_mask_files(found)
     group = guess_group(found.table, found.further, list(found.images.paths), found.images)
-    values = _value_range(found.images)
-    guesses = [*_head(title, "rle_csv", "images in folders"), *_subsets(found), *masks, shape, *values, *group]
+    of_files = found.mask_files.masks if found.mask_files else None
+    reading = reading_of(found.images, of_files, sizes.values(), found.table is not None or found.annotations is not None)
+    if reading.group and not (found.table and any(one.key == "group" and one.value for one in group)):
+        group = [one for one in group if one.key not in ("group", "split.folds")] + reading.group
+    if reading.size:  # windows
+        shape, size = replace(shape, value=None, evidence="windows of the images"), reading.size
+        masks = _joined_rows(masks)
+    subsets = _subsets(found)
+    guesses = [*_head(title, "rle_csv", "images in folders"), *subsets, *masks, shape, *reading.guesses, *group]
     told = "; ".join(guess.evidence for guess in masks if guess.key == "classes")
     used = [table.name for table in found.names if told.endswith(f"those of {table.name}")]
     notes = [note for note in found.notes if not any(note.startswith(f"not used: {name} ") for name in used)]
     notes += [*odd, *_placeholder_note(found)]
-    return Draft(guesses, size, channels_of(found.images.paths.values()), tuple(notes))
+    return Draft(guesses, size, reading.channels, STORED if reading.size else None, tuple(notes))
+
+
+def _joined_rows(masks: list[Guess]) -> list[Guess]:
+    """The settings of masks for images that are cut into windows, whose submission has one mask per image."""
+    rows = [one for one in masks if one.key in ("columns.rows", "submission.rows") and one.value == "instance"]
+    kept = [one for one in masks if one.key != "submission.rows"]
+    text = "windows are joined to one mask per image; as rows of instances they could not be"
+    return [*kept, *([Guess("submission.rows", "image", "guess", text)] if rows else [])]
 
 
 def _placeholder_note(found: Found) -> Iterator[str]:
@@ -150,30 +172,6 @@ def _placeholder_note(found: Found) -> Iterator[str]:
             "order and how a submission's masks are written; they are taken to be like the training masks, so "
             "read the competition's page"
         )
-
-
-def _value_range(images: Files) -> list[Guess]:
-    """The range of values, where images use a small part of what their files could hold."""
-    lows: list[float] = []
-    highs: list[float] = []
-    types: set[np.dtype] = set()
-    for path in evenly(images.paths.values(), 50):
-        try:
-            image = read_image(path)
-        except ValueError:
-            continue
-        low, high = extremes(image)
-        lows.append(low)
-        highs.append(high)
-        types.add(image.dtype)
-    if len(types) != 1:
-        return []
-    dtype = types.pop()
-    share, own = used_range(dtype, lows, highs)
-    if share > SMALL:
-        return []
-    text = f"{dtype} images with values from {min(lows)} to {max(highs)} in {len(lows)} of them; scaled from this range"
-    return [Guess("value_range", own, "guess", text)]
 
 
 # --- their settings --------------------------------------------------------------------------------------------------

@@ -12,10 +12,12 @@ import cv2
 import numpy as np
 
 from pipeline.core.config.raw_files import Value, names_in
-from pipeline.decode.readers.files import evenly, read_image
 from pipeline.decode.readers.true_masks import MOST_INSTANCES
+from pipeline.decode.readers.files import evenly
+from pipeline.new.guess.bands import several_to_a_mask
 from pipeline.new.guess.base import Files, Guess
 from pipeline.new.guess.class_names import Named
+from pipeline.new.guess.forms import form_of, is_plain, some_of, values_of
 from pipeline.new.guess.paths import without_ending
 
 SOME_INSTANCES = 30
@@ -54,17 +56,39 @@ def find_mask_files(groups: list[Files], beside: list[Files]) -> MaskFiles | Non
     """
     few = {id(files): kind for files in [*beside, *groups] if (kind := kind_of(files))}
     best: list[MaskFiles] = []
+    rank = (0, False)
+    of_tests = {_end(files) for files in groups if files.is_test}
     for images in sorted(groups, key=lambda files: (files.is_test, files.is_validation)):  # of equal ones, training
-        if id(images) in few:
+        if images.is_test and best:
+            break
+        if id(images) in few or not _readable(images):
             continue
-        fitted = [(masks_of(masks, images), few[id(masks)]) for masks in [*beside, *groups] if id(masks) in few]
-        found = [MaskFiles(*pair, kind=kind) for pair, kind in fitted if pair]
-        best = max(best, found, key=lambda one: sum(len(pair.masks.paths) for pair in one))
+        candidates = [one for one in [*beside, *groups] if id(one) in few and (images.is_test or not one.is_test)]
+        fitted = [(masks_of(masks, images), masks) for masks in candidates]
+        found = [(MaskFiles(*pair, kind=few[id(masks)]), masks) for pair, masks in fitted if pair]
+        given = [pair for pair, masks in found if _end(masks) not in of_tests]  # what test images come with is no truth
+        found_here = given or [pair for pair, _ in found]
+        has_test = _end(images) in of_tests
+        ranked = (sum(len(pair.masks.paths) for pair in found_here), has_test)
+        if found_here and ranked > rank:
+            best, rank = found_here, ranked
     if not best:
         return None
     chosen = _by_class(best) or min(best, key=lambda pair: (_RANK[pair.kind], -len(pair.masks.paths)))
     others = tuple(pair.masks.pattern for pair in best if pair.masks.pattern != chosen.masks.pattern)
     return replace(chosen, others=() if chosen.classes else others)
+
+
+def _end(files: Files) -> str:
+    """The last folder and the name of files, whatever their parts are called, and whichever part of the data set they
+    are of."""
+    text = re.sub(r"train(ing)?|test(ing)?|(?<=images|labels)t[rs]", "", files.pattern, flags=re.IGNORECASE)
+    return "/".join(re.sub(r"{\w+}", "{}", text).split("/")[-2:])
+
+
+def _readable(files: Files) -> bool:
+    """Whether files that are no plain pictures hold some that can be read."""
+    return any(is_plain(path) or form_of(path) for path in evenly(files.paths.values(), 3))
 
 
 def masks_of(masks: Files, images: Files) -> tuple[Files, Files] | None:
@@ -91,7 +115,8 @@ def masks_of(masks: Files, images: Files) -> tuple[Files, Files] | None:
         head, suffix = masks.pattern.rsplit("{id}", 1)
         pattern = f"{head}{before}{{id}}{after}{suffix}"
         return known, replace(masks, pattern=_with_parts_of(pattern, known), paths=found)
-    return None
+    joined = several_to_a_mask(images, masks)
+    return (joined, masks) if joined else None
 
 
 def _with_parts_of(pattern: str, images: Files) -> str:
@@ -152,9 +177,9 @@ def numbers_instances(paths: Iterable[Path], count: int = 20) -> bool:
     values of a single region: the numbers of instances."""
     highest: list[int] = []
     regions = values = 0
-    for path in evenly(paths, count):
+    for path in some_of(paths, count):
         try:
-            mask = read_image(path, as_mask=True)
+            mask = values_of(path, as_mask=True)
         except ValueError:
             continue
         numbers = np.unique(mask) if mask.shape[2] == 1 else np.arange(1)
@@ -177,9 +202,9 @@ def numbers_instances(paths: Iterable[Path], count: int = 20) -> bool:
 def mask_values(paths: Iterable[Path], count: int = 200) -> Counter[Value] | None:
     """Returns how many pixels hold each grey value or (red, green, blue) in up to `count` files; None of no masks."""
     found: Counter[Value] = Counter()
-    for path in evenly(paths, count):
+    for path in some_of(paths, count):
         try:
-            mask = read_image(path, as_mask=True)[..., :3]
+            mask = values_of(path, as_mask=True)[..., :3]
         except ValueError:
             continue
         pixels = mask.reshape(-1, mask.shape[2]).astype(np.int64)
@@ -200,12 +225,12 @@ def never_both(paths: Iterable[Path], count: int = 200) -> bool:
 
 def black_and_white(paths: Iterable[Path], count: int = 200) -> bool:
     """Returns whether up to `count` files are JPEGs of black and white: nearly all of their values near 0 or 255."""
-    chosen, near, white, values = evenly(paths, count), 0, 0, 0
+    chosen, near, white, values = some_of(paths, count), 0, 0, 0
     for path in chosen:
         if path.suffix.lower() not in (".jpg", ".jpeg"):
             return False
         try:
-            image = read_image(path)
+            image = values_of(path)
         except ValueError:
             continue
         near += int(((image < 32) | (image > 223)).sum())

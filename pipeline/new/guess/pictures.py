@@ -1,0 +1,203 @@
+"""How image files are read: channels, slices of volumes, windows of huge images, and the range of their values."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.core.config.competition import WHOLE, SplitSettings
+from pipeline.core.config.raw_images import MOST_CHANNELS
+from pipeline.decode.readers.files import evenly
+from pipeline.decode.value_range import SMALL, extremes, used_range
+from pipeline.new.guess.base import Files, Guess, channels_of
+from pipeline.new.guess.forms import HUGE, Form, form_of, is_plain, some_of, values_of
+
+WINDOW, STORED = (2048, 2048), (512, 512)
+"""Rows × columns of a window of a huge image, and what it is stored at."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How the files of a competition are read."""
+
+    guesses: list[Guess]
+    channels: int
+    """Of the images that come out."""
+    size: tuple[int, int] | None = None
+    """Rows × columns that take the place of the images' own: those of windows."""
+    group: list[Guess] | None = None
+    """What takes the place of the guess at a group."""
+
+
+def reading_of(images: Files, masks: Files | None, sizes: Iterable[tuple[int, int]], by_row: bool) -> Reading:
+    """Returns how images are read.
+
+    Args:
+        images: the training images.
+        masks: their mask files, if they have such.
+        sizes: rows × columns of all images.
+        by_row: whether masks are in a table or in annotations.
+    """
+    form = _common(images)
+    if form is None:
+        return Reading([], channels_of(images.paths.values()))
+    mask = _common(masks) if masks else None
+    volume = form.slices > 1 and (not form.first or _same_slices(form, mask))
+    made, count = _channels(images, form, volume)
+    guesses = [*made, *_value_range(images, form)]
+    if volume:
+        return Reading([*guesses, _volumes(form, mask, by_row)], count, group=_whole(images, "the volume"))
+    largest = max((rows * columns for rows, columns in sizes), default=0)
+    if largest > HUGE:
+        evidence = f"up to {largest / 1e6:.0f} million pixels an image; a window is an image of its own"
+        windows = Guess("windows", {"size": list(WINDOW)}, "guess", evidence)
+        return Reading([*guesses, windows], count, WINDOW, _whole(images, "the image"))
+    return Reading(guesses, count)
+
+
+def _common(files: Files) -> Form | None:
+    """What files hold, as the first that can be read shows."""
+    some = some_of(files.paths.values(), 5)
+    return next((form for path in some if (form := form_of(path))), None)
+
+
+def _same_slices(form: Form, mask: Form | None) -> bool:
+    """Whether masks of a few layers go with them one by one."""
+    return mask is not None and mask.first and mask.slices == form.slices
+
+
+def _volumes(form: Form, mask: Form | None, by_row: bool) -> Guess:
+    settings = {} if form.axis is None else {"axis": form.axis}
+    text = f"{form.slices} slices of {form.rows}×{form.columns} in a file, each an image"
+    if mask is not None and mask.slices == form.slices:
+        return Guess("volumes", settings, "sure", f"{text}; masks have as many")
+    other = "rows name no slices" if by_row else f"masks have {mask.slices if mask else 0}"
+    return Guess("volumes", settings, "guess", f"{text}; {other}")
+
+
+def _whole(images: Files, what: str) -> list[Guess]:
+    """The group of slices or windows: what they are of."""
+    count = len(images.paths)
+    if count == 1:
+        text = f"there is one training image: its parts are in all folds, and scores say nothing of others than {what}"
+        return [Guess("group", None, "guess", text), Guess("split.method", "random", "guess", "there is no group")]
+    guesses = [Guess("group", WHOLE, "sure", f"{what}: its parts stay in one fold")]
+    if count < SplitSettings().folds:
+        guesses.append(Guess("split.folds", count, "guess", "as many as there are groups"))
+    return guesses
+
+
+# --- channels --------------------------------------------------------------------------------------------------------
+
+
+def _channels(images: Files, form: Form, volume: bool) -> tuple[list[Guess], int]:
+    """`channels`, and how many there are then."""
+    own = form.channels if not volume or not form.first else 1
+    settings: dict[str, Any] = {}
+    told = []
+    if images.bands:
+        settings["bands"] = list(images.bands)
+        more = f", the middle of {images.all_bands}" * (images.all_bands > len(images.bands))
+        told.append(f"{len(images.bands)} files an image{more}")
+    if form.first and not volume:
+        settings["first"] = True
+        told.append(f"arrays are {form.channels}×{form.rows}×{form.columns}")
+    colours = own in (1, 3) or (own == 4 and not _is_array(images))
+    files = max(1, len(images.bands))
+    if own * files > MOST_CHANNELS:
+        picked = _picked(own, MOST_CHANNELS // files)
+        settings["pick"] = picked
+        told.append(f"each holds {own} channels, {own * files} in all, and there may be {MOST_CHANNELS}: the middle "
+                    "ones, which need not be those that the mask was drawn on")  # fmt: skip
+        own = len(picked)
+    elif files > 1 and own > 1:
+        told.append(f"each holds {own} channels")
+    if settings:
+        return [Guess("channels", settings, "guess", "; ".join(told))], own * files
+    if not colours:
+        text = f"the files hold {own} channels of {form.rows}×{form.columns}"
+        return [Guess("channels", own, "guess" if own == 4 else "sure", text)], own
+    return [], channels_of(images.paths.values())
+
+
+def _is_array(images: Files) -> bool:
+    return next(iter(images.paths.values())).suffix.lower() in (".npy", ".npz")
+
+
+def _picked(count: int, most: int) -> list[int]:
+    """One of a few channels, such as times, the middle one; of many, those in the middle."""
+    number = 1 if most < count / 4 else min(most, count)
+    start = (count - number + 1) // 2
+    return list(range(start, start + number))
+
+
+# --- values ----------------------------------------------------------------------------------------------------------
+
+
+def _value_range(images: Files, form: Form) -> list[Guess]:
+    """The range of values, where images use a small part of what their files could hold, or are other numbers."""
+    if form.window is not None:
+        return []
+    lows: list[float] = []
+    highs: list[float] = []
+    types: set[np.dtype] = set()
+    for path in _files_of_bands(images):
+        try:
+            values = values_of(path)
+        except ValueError:
+            continue
+        types.add(values.dtype)
+        finite = values if values.dtype.kind in "iu" else values[np.isfinite(values)]
+        if finite.size:
+            low, high = extremes(finite)
+            lows.append(low)
+            highs.append(high)
+    if not lows or len({np.dtype(one).kind for one in types}) != 1:
+        return []
+    return range_of(types, lows, highs)
+
+
+def _files_of_bands(images: Files) -> list[Path]:
+    """Some files, of every band some."""
+    if not images.bands:
+        return some_of(images.paths.values(), 50)
+    some = some_of(images.paths.values(), 20)
+    head, tail = (text.rpartition("}")[2] if place == 0 else text.partition("{")[0] for place, text in
+                  enumerate(images.pattern.split("{band}", 1)))  # fmt: skip
+    head, tail = head.rpartition("/")[2], tail.partition("/")[0]
+    known = []
+    for band in evenly(images.bands, 8):
+        for path in some:
+            old, new = f"{head}{images.bands[0]}{tail}", f"{head}{band}{tail}"
+            place, found, rest = str(path).rpartition(old)
+            other = Path(f"{place}{new}{rest}") if found else path
+            known.append(other if other.exists() else path)
+    return known
+
+
+def range_of(types: set[np.dtype], lows: list[float], highs: list[float]) -> list[Guess]:
+    """Returns `value_range` for values of these number formats with these extremes; nothing where none is needed."""
+    dtype = np.dtype(max(types, key=lambda one: np.dtype(one).itemsize))
+    low, high = min(lows), max(highs)
+    seen = f"{dtype} images with values from {low:.6g} to {high:.6g} in {len(lows)} of them"
+    if dtype in (np.uint8, np.uint16):
+        if len(types) != 1:
+            return []
+        share, own = used_range(dtype, lows, highs)
+        return [] if share > SMALL else [Guess("value_range", own, "guess", f"{seen}; scaled from this range")]
+    if dtype.kind == "f" and 0 <= low and high <= 1 and high > 0.5:
+        return [Guess("value_range", [0, 1], "guess", seen)]
+    rounded = [_rounded(low, high, np.floor), _rounded(low, high, np.ceil, upper=True)]
+    if rounded[0] >= rounded[1]:
+        return [Guess("value_range", [rounded[0], rounded[0] + 1], "guess", f"{seen}: they show nothing")]
+    text = f"{seen}, one value in a thousand left out at each end; scaled from this range, and what lies outside is clipped"
+    return [Guess("value_range", rounded, "guess", text)]
+
+
+def _rounded(low: float, high: float, toward: Any, upper: bool = False) -> float | int:
+    """An end of a range, rounded outwards to a hundredth of it."""
+    step = 10.0 ** np.floor(np.log10(max(high - low, 1e-9) / 100))
+    value = float(toward((high if upper else low) / step - (1e-6 if upper else -1e-6)) * step)
+    return int(round(value)) if abs(value - round(value)) < 1e-9 else float(f"{value:.9g}")
