@@ -12,7 +12,7 @@ from pipeline.decode.readers.files import SUFFIXES, packed
 from pipeline.decode.readers.names import find_images, split_ending
 from pipeline.new.guess import annotations
 from pipeline.new.guess.annotations import Annotations, Json
-from pipeline.new.guess.base import Files, other_files, walk
+from pipeline.new.guess.base import Files, other_files
 from pipeline.new.guess.ids import fit_ids
 from pipeline.new.guess.lists import Lists, find_lists
 from pipeline.new.guess.masks import MaskFiles, find_mask_files, kind_of, pictures
@@ -57,13 +57,12 @@ class Found:
     """Patterns of other pictures that could be the training images."""
 
 
-def find(folder: Path) -> Found:
+def find(folder: Path, paths: list[Path]) -> Found:
     """Tells training images, test images, masks and tables apart.
 
     Raises:
         PipelineError: something is missing.
     """
-    paths = list(walk(folder))
     apart = [masks_beside(files) for files in image_groups(folder, paths)]
     groups, beside = [images for images, _ in apart], [masks for _, masks in apart if masks]
     if not groups:

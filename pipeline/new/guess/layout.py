@@ -10,14 +10,15 @@ import numpy as np
 from pipeline.core.errors import PipelineError
 from pipeline.decode.readers.files import evenly, read_image
 from pipeline.decode.rle_checks import Certainty, MaskRow
-from pipeline.new.guess import annotations
-from pipeline.new.guess.base import Draft, Files, Guess, channels_of, image_size
+from pipeline.new.guess import annotations, stacks
+from pipeline.new.guess.base import Draft, Files, Guess, channels_of, image_size, walk
 from pipeline.new.guess.columns import columns_of, differing, placeholder_of, under, unsampled
 from pipeline.new.guess.find import Found, find
 from pipeline.new.guess.forms import is_plain
 from pipeline.new.guess.groups import guess_group
 from pipeline.new.guess.masks import classes_of_labels, mask_values, one_class
-from pipeline.new.guess.of_files import MEAN_IOU, METRIC, of_mask_files
+from pipeline.new.guess.metric import MEAN_IOU, METRIC
+from pipeline.new.guess.of_files import of_mask_files
 from pipeline.new.guess.pictures import STORED, reading_of
 from pipeline.new.guess.rle import PAIRS, guess_rle, other_size
 from pipeline.new.guess.tables import Named, Table
@@ -41,7 +42,8 @@ def look(folder: Path, title: str) -> Draft:
             return draft
     if (folder / "annotations" / "trimaps").is_dir() and (folder / "images").is_dir():
         return _oxford_pet(folder, title)
-    return _images_in_folders(folder, title)
+    paths = list(walk(folder))
+    return stacks.draft_of(folder, paths, title) or _images_in_folders(folder, paths, title)
 
 
 def _head(title: str, reader: str, evidence: str) -> list[Guess]:
@@ -122,8 +124,8 @@ def _shape(sizes: dict[Path, tuple[int, int]]) -> tuple[Guess, tuple[int, int]]:
 # --- images in folders -----------------------------------------------------------------------------------------------
 
 
-def _images_in_folders(folder: Path, title: str) -> Draft:
-    found = find(folder)
+def _images_in_folders(folder: Path, paths: list[Path], title: str) -> Draft:
+    found = find(folder, paths)
     tests = found.test.paths.values() if found.test else ()
     sizes = _sizes([*found.images.paths.values(), *tests])
     shape, size = _shape(sizes)

@@ -3,17 +3,13 @@
 from collections import Counter
 from pathlib import Path
 
-from pipeline.core.config.competition import METRICS
 from pipeline.core.config.raw_files import THRESHOLD, Value
 from pipeline.new.guess.base import Files, Guess
 from pipeline.new.guess.class_names import Named, from_table, known_names
 from pipeline.new.guess.columns import unsampled
 from pipeline.new.guess.find import Found
 from pipeline.new.guess.masks import classes_of_values, mask_values, never_both, numbers_instances, one_class
-
-_OF_MASKS = [name for name, of in METRICS.items() if of == "masks"]
-METRIC = Guess("metric", None, "FILL IN", f"{', '.join(_OF_MASKS[:-1])} or {_OF_MASKS[-1]}; the files cannot tell")
-MEAN_IOU = Guess("metric", "mean_iou", "sure", "the one metric of kind multiclass")
+from pipeline.new.guess.metric import MEAN_IOU, METRIC
 
 
 def of_mask_files(found: Found) -> list[Guess]:

@@ -107,10 +107,10 @@ def _channels(images: Files, form: Form, volume: bool) -> tuple[list[Guess], int
     colours = own in (1, 3) or (own == 4 and not _is_array(images))
     files = max(1, len(images.bands))
     if own * files > MOST_CHANNELS:
-        picked = _picked(own, MOST_CHANNELS // files)
+        picked = _picked(own, 1 if files > 1 else MOST_CHANNELS)
         settings["pick"] = picked
-        told.append(f"each holds {own} channels, {own * files} in all, and there may be {MOST_CHANNELS}: the middle "
-                    "ones, which need not be those that the mask was drawn on")  # fmt: skip
+        told.append(f"each holds {own} channels, {own * files} in all, and there may be {MOST_CHANNELS}: the "
+                    "middle is taken, which need not be what the mask was drawn on")  # fmt: skip
         own = len(picked)
     elif files > 1 and own > 1:
         told.append(f"each holds {own} channels")
@@ -127,10 +127,9 @@ def _is_array(images: Files) -> bool:
 
 
 def _picked(count: int, most: int) -> list[int]:
-    """One of a few channels, such as times, the middle one; of many, those in the middle."""
-    number = 1 if most < count / 4 else min(most, count)
-    start = (count - number + 1) // 2
-    return list(range(start, start + number))
+    """Channels in the middle; of several times, the middle one."""
+    start = (count - most + 1) // 2
+    return list(range(start, start + most))
 
 
 # --- values ----------------------------------------------------------------------------------------------------------
@@ -151,7 +150,7 @@ def _value_range(images: Files, form: Form) -> list[Guess]:
         types.add(values.dtype)
         finite = values if values.dtype.kind in "iu" else values[np.isfinite(values)]
         if finite.size:
-            low, high = extremes(finite)
+            low, high = extremes(finite.astype(np.float64) if finite.dtype.kind == "f" else finite)
             lows.append(low)
             highs.append(high)
     if not lows or len({np.dtype(one).kind for one in types}) != 1:
