@@ -1,7 +1,7 @@
 """Which of the raw files are training images, masks, test images and tables, and what is left over."""
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,6 +13,8 @@ from pipeline.decode.readers.names import find_images, split_ending
 from pipeline.new.guess import annotations
 from pipeline.new.guess.annotations import Annotations, Json
 from pipeline.new.guess.base import Files, other_files
+from pipeline.new.guess.class_names import Named as ClassNames
+from pipeline.new.guess.class_names import from_json
 from pipeline.new.guess.ids import fit_ids
 from pipeline.new.guess.lists import Lists, find_lists
 from pipeline.new.guess.masks import MaskFiles, find_mask_files, kind_of, pictures
@@ -51,6 +53,8 @@ class Found:
     lists: Lists = field(default_factory=Lists)
     names: tuple[Table, ...] = ()
     """Tables that may name the values of class maps."""
+    named: ClassNames | None = None
+    """Names of values in a JSON file."""
     notes: tuple[str, ...] = ()
     """What is there and not used."""
     rivals: tuple[str, ...] = ()
@@ -75,6 +79,9 @@ def find(folder: Path, paths: list[Path]) -> Found:
     table, rest = _mask_table([one for one in full if not sample or one is not sample.table], rest, folder)
     mask_files = None if table else find_mask_files(rest, beside)
     found_json = annotations.look_into(folder, paths)
+    in_json = from_json(folder, found_json.unread) if mask_files else None
+    if in_json:
+        found_json.unread.pop(in_json.source)
     annotated = None if table or mask_files else _annotated(found_json, rest, folder)
     images = table.key.files if table else mask_files.images if mask_files else annotated.images if annotated else None
     if images is None:
@@ -96,7 +103,7 @@ def find(folder: Path, paths: list[Path]) -> Found:
     found = Found(images, test, table, mask_files, annotated, near, sample, further, unread, truth, of_test, lists)
     left = [*table_notes, *_left_over(found, [*groups, *used], tables, found_json)]
     rivals = tuple(files.pattern for files in others if _is_rival(files, images))
-    return replace(found, notes=tuple(left), names=tuple(one for one in full if one.name not in named), rivals=rivals)
+    return replace(found, notes=tuple(left), names=tuple(one for one in full if one.name not in named), rivals=rivals, named=in_json)
 
 
 def _is_rival(files: Files, images: Files) -> bool:
@@ -137,7 +144,7 @@ def _mask_table(tables: list[Table], groups: list[Files], folder: Path) -> tuple
     got the ids of that table."""
     known = [*groups, *by_name(groups)]
     training = [files for files in known if not files.is_test] or known
-    masks = [table for table in tables if table.rle]
+    masks = _of_all_images([table for table in tables if table.rle and not table.is_sample])
     found = [named for table in masks if (named := read_rows(table, training, by_file=True))]
     best = max(found, key=lambda one: (one.key.share, len(one.key.ids)), default=None)
     if best and best.key.share > 0.5:
@@ -150,6 +157,12 @@ def _mask_table(tables: list[Table], groups: list[Files], folder: Path) -> tuple
                 if fitted and named:
                     return named, [fitted if one is files else one for one in groups]
     return best, groups
+
+
+def _of_all_images(tables: list[Table]) -> list[Table]:
+    """The tables but for those that lie beside each image and have its own rows alone."""
+    alike = Counter((Path(table.name).name, tuple(table.frame.columns)) for table in tables)
+    return [one for one in tables if alike[Path(one.name).name, tuple(one.frame.columns)] == 1]
 
 
 def _further(tables: list[Table], images: Files) -> Named | None:

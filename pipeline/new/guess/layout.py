@@ -251,8 +251,22 @@ def _sample_guesses(found: Found) -> list[Guess]:
     if unread.frame.empty:
         text = f"{unread.name} has no rows, only the columns {', '.join(map(str, unread.frame.columns))}"
     else:
-        text = f"{unread.name} names no test image: {unread.frame.iloc[0, 0]!r} is none, for instance"
+        text = _unknown_ids(found, unread)
     return [Guess("sample_submission", None, "guess", text), *_header_only(found, unread)]
+
+
+def _unknown_ids(found: Found, unread: Table) -> str:
+    """That a sample submission names images that are not there."""
+    known = found.test.paths if found.test else {}
+    named = max((unread.frame[column].tolist() for column in unread.frame), key=lambda ids: sum(one in known for one in ids))
+    there = sum(one in known for one in named)
+    example = next((one for one in named if one not in known), "")
+    if not there:
+        return f"{unread.name} names no test image: {named[0]!r} is none, for instance"
+    return (
+        f"{unread.name} names {len(named)} images, of which {len(named) - there} are no test images here, {example!r} "
+        f"for instance: set it to {unread.name} once they are there"
+    )
 
 
 def _header_only(found: Found, unread: Table) -> list[Guess]:

@@ -57,7 +57,7 @@ def find_mask_files(groups: list[Files], beside: list[Files]) -> MaskFiles | Non
     few = {id(files): kind for files in [*beside, *groups] if (kind := kind_of(files))}
     best: list[MaskFiles] = []
     rank = (0, False)
-    of_tests = {_end(files) for files in groups if files.is_test}
+    places = set().union(*(_places(files) for files in groups if files.is_test))
     for images in sorted(groups, key=lambda files: (files.is_test, files.is_validation)):  # of equal ones, training
         if images.is_test and best:
             break
@@ -66,10 +66,9 @@ def find_mask_files(groups: list[Files], beside: list[Files]) -> MaskFiles | Non
         candidates = [one for one in [*beside, *groups] if id(one) in few and (images.is_test or not one.is_test)]
         fitted = [(masks_of(masks, images), masks) for masks in candidates]
         found = [(MaskFiles(*pair, kind=few[id(masks)]), masks) for pair, masks in fitted if pair]
-        given = [pair for pair, masks in found if _end(masks) not in of_tests]  # what test images come with is no truth
+        given = [pair for pair, masks in found if not _in_test(masks, places)]  # what test images come with is no truth
         found_here = given or [pair for pair, _ in found]
-        has_test = _end(images) in of_tests
-        ranked = (sum(len(pair.masks.paths) for pair in found_here), has_test)
+        ranked = sum(len(pair.masks.paths) for pair in found_here), _in_test(images, places)
         if found_here and ranked > rank:
             best, rank = found_here, ranked
     if not best:
@@ -79,11 +78,21 @@ def find_mask_files(groups: list[Files], beside: list[Files]) -> MaskFiles | Non
     return replace(chosen, others=() if chosen.classes else others)
 
 
-def _end(files: Files) -> str:
-    """The last folder and the name of files, whatever their parts are called, and whichever part of the data set they
-    are of."""
-    text = re.sub(r"train(ing)?|test(ing)?|(?<=images|labels)t[rs]", "", files.pattern, flags=re.IGNORECASE)
-    return "/".join(re.sub(r"{\w+}", "{}", text).split("/")[-2:])
+def _place(name: str) -> str:
+    """A part of a path without the words that say which part of the data set it is of."""
+    return re.sub(r"train(ing)?|test(ing)?|(?<=images|labels)t[rs]", "", name, flags=re.IGNORECASE)
+
+
+def _places(files: Files) -> set[str]:
+    """The names of folders and files of test images."""
+    names = {path.name for path in list(files.paths.values())[:MOST_VALUES]}
+    return {_place(part) for part in [*files.pattern.split("/"), *names]}
+
+
+def _in_test(files: Files, places: set[str]) -> bool:
+    """Whether test images have such files too: of the same name, or in a folder of the same name."""
+    fixed = [part for part in files.pattern.split("/") if "{" not in part and "*" not in part]
+    return bool(fixed) and _place(fixed[-1]) in places
 
 
 def _readable(files: Files) -> bool:

@@ -67,6 +67,8 @@ def _of_instances(found: Found, masks: Files) -> list[Guess]:
 
 def _names_of(found: Found, values: Counter[Value]) -> Named | None:
     """What the values of class maps are called, by a table among the raw files or by what everybody knows."""
+    if found.named and all(value in (*found.named.names, *found.named.ignored) for value in values):
+        return found.named
     for table in found.names:
         named = from_table(table.name, table.frame)
         if named and sum(value in (*named.names, *named.ignored) for value in values) >= 0.9 * len(values):

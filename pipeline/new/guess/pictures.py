@@ -12,10 +12,13 @@ from pipeline.core.config.raw_images import MOST_CHANNELS
 from pipeline.decode.readers.files import evenly
 from pipeline.decode.value_range import SMALL, extremes, used_range
 from pipeline.new.guess.base import Files, Guess, channels_of
-from pipeline.new.guess.forms import HUGE, Form, form_of, is_plain, some_of, values_of
+from pipeline.new.guess import forms
+from pipeline.new.guess.forms import Form, form_of, is_plain, some_of, values_of
 
 WINDOW, STORED = (2048, 2048), (512, 512)
 """Rows × columns of a window of a huge image, and what it is stored at."""
+FEW_OUTSIDE = 2.0
+"""Up to how many times the range of nearly all values that of all values is scaled from."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ def reading_of(images: Files, masks: Files | None, sizes: Iterable[tuple[int, in
     if volume:
         return Reading([*guesses, _volumes(form, mask, by_row)], count, group=_whole(images, "the volume"))
     largest = max((rows * columns for rows, columns in sizes), default=0)
-    if largest > HUGE:
+    if largest > forms.HUGE:
         evidence = f"up to {largest / 1e6:.0f} million pixels an image; a window is an image of its own"
         windows = Guess("windows", {"size": list(WINDOW)}, "guess", evidence)
         return Reading([*guesses, windows], count, WINDOW, _whole(images, "the image"))
@@ -112,8 +115,9 @@ def _channels(images: Files, form: Form, volume: bool) -> tuple[list[Guess], int
         told.append(f"each holds {own} channels, {own * files} in all, and there may be {MOST_CHANNELS}: the "
                     "middle is taken, which need not be what the mask was drawn on")  # fmt: skip
         own = len(picked)
-    elif files > 1 and own > 1:
-        told.append(f"each holds {own} channels")
+    elif settings and not colours:
+        settings["pick"] = list(range(own))
+        told.append(f"all {own} channels of each")
     if settings:
         return [Guess("channels", settings, "guess", "; ".join(told))], own * files
     if not colours:
@@ -141,6 +145,7 @@ def _value_range(images: Files, form: Form) -> list[Guess]:
         return []
     lows: list[float] = []
     highs: list[float] = []
+    ends: list[float] = []
     types: set[np.dtype] = set()
     for path in _files_of_bands(images):
         try:
@@ -153,9 +158,10 @@ def _value_range(images: Files, form: Form) -> list[Guess]:
             low, high = extremes(finite.astype(np.float64) if finite.dtype.kind == "f" else finite)
             lows.append(low)
             highs.append(high)
+            ends += [float(finite.min()), float(finite.max())]
     if not lows or len({np.dtype(one).kind for one in types}) != 1:
         return []
-    return range_of(types, lows, highs)
+    return range_of(types, lows, highs, (min(ends), max(ends)))
 
 
 def _files_of_bands(images: Files) -> list[Path]:
@@ -176,10 +182,22 @@ def _files_of_bands(images: Files) -> list[Path]:
     return known
 
 
-def range_of(types: set[np.dtype], lows: list[float], highs: list[float]) -> list[Guess]:
-    """Returns `value_range` for values of these number formats with these extremes; nothing where none is needed."""
+def range_of(
+    types: set[np.dtype], lows: list[float], highs: list[float], ends: tuple[float, float]
+) -> list[Guess]:
+    """Returns `value_range` for values of these number formats; nothing where none is needed.
+
+    Args:
+        types: the number formats.
+        lows: of each image, the value below which one in a thousand lies.
+        highs: of each image, the value above which one in a thousand lies.
+        ends: the lowest and the highest value of all.
+    """
     dtype = np.dtype(max(types, key=lambda one: np.dtype(one).itemsize))
     low, high = min(lows), max(highs)
+    usual = ends[1] - ends[0] <= FEW_OUTSIDE * (high - low)
+    if usual and dtype.kind != "u":
+        low, high = ends
     seen = f"{dtype} images with values from {low:.6g} to {high:.6g} in {len(lows)} of them"
     if dtype in (np.uint8, np.uint16):
         if len(types) != 1:
@@ -191,7 +209,8 @@ def range_of(types: set[np.dtype], lows: list[float], highs: list[float]) -> lis
     rounded = [_rounded(low, high, np.floor), _rounded(low, high, np.ceil, upper=True)]
     if rounded[0] >= rounded[1]:
         return [Guess("value_range", [rounded[0], rounded[0] + 1], "guess", f"{seen}: they show nothing")]
-    text = f"{seen}, one value in a thousand left out at each end; scaled from this range, and what lies outside is clipped"
+    left_out = f"; few are outside, from {ends[0]:.6g} to {ends[1]:.6g}, and clipped"
+    text = f"{seen}{'' if usual else left_out}; scaled from this range"
     return [Guess("value_range", rounded, "guess", text)]
 
 

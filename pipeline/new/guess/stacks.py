@@ -40,7 +40,7 @@ class Stack:
     @property
     def words(self) -> set[str]:
         """The words of its name, without those of folders."""
-        own = re.sub(r"\.np[yz]:?", "_", self.name.rpartition("/")[2])
+        own = self.name.rpartition(":")[2].rpartition("/")[2].removesuffix(".npy")
         return {word.lower() for word in _WORDS.findall(own)} | {word.lower() for word in own.split("_")}
 
     @property
@@ -176,7 +176,7 @@ def _pixels(images: Stack, folder: Path, first: bool) -> tuple[list[Guess], int]
         guesses.append(Guess("channels", count, "guess" if count == 4 else "sure", f"{images.told}"))
     ends = [extremes(one.astype(np.float64) if one.dtype.kind == "f" else one) for one in some if np.isfinite(one).all()]
     if ends:
-        guesses += range_of({some.dtype}, [low for low, _ in ends], [high for _, high in ends])
+        guesses += range_of({some.dtype}, [low for low, _ in ends], [high for _, high in ends], (float(some.min()), float(some.max())))
     if count == 3:
         planes = np.moveaxis(some, 1, -1) if first else some
         count = 3 if (planes[..., :1] != planes).any() else 1
