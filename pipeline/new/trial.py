@@ -38,7 +38,9 @@ def try_some(run: Run, listing: Listing) -> Trial:
         listing: every image of the competition.
     """
     chosen = {name: [item for item in listing.items if item.subset == name] for name in SUBSETS}
-    shares = {name: OF_WINDOWS if any(item.place.get("of_box") for item in items[:1]) else 1 for name, items in chosen.items()}
+    shares = {
+        name: OF_WINDOWS if any(item.place.get("of_box") for item in items[:1]) else 1 for name, items in chosen.items()
+    }
     some = {name: evenly(items, LOOKED_AT[name] // shares[name]) for name, items in chosen.items()}
     remarks.forget()
     dtype = first_type(item for items in some.values() for item in items)

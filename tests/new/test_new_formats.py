@@ -14,7 +14,6 @@ import pytest
 import tifffile
 
 from pipeline.core.driver import run_stage
-from pipeline.core.errors import PipelineError
 from pipeline.core.run import open_run
 from pipeline.decode import table
 from pipeline.decode.readers.registry import reader_of
@@ -152,9 +151,9 @@ def nnunet(drawn: Drawn) -> None:
 
 def dicom(drawn: Drawn) -> None:
     """A folder of DICOM files of 12 bits, in Hounsfield units, with PNG masks."""
+    from pydicom import Dataset
     from pydicom.dataset import FileMetaDataset
     from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
-    from pydicom import Dataset
 
     for number in range(6):
         mask = blob(number)
@@ -235,7 +234,8 @@ def pages(drawn: Drawn) -> None:
 LAYOUTS: dict[str, tuple[Callable[[Drawn], None], dict[str, Any]]] = {
     "contrails": (contrails, {
         "train": {"images": "train/{id}/band_{band}.npy", "masks": "train/{id}/human_pixel_masks.npy"},
-        "test": {"images": "test/{id}/band_{band}.npy"}, "channels": {"bands": ["08", "09", "10"], "pick": [*range(8)]}}),
+        "test": {"images": "test/{id}/band_{band}.npy"},
+        "channels": {"bands": ["08", "09", "10"], "pick": [*range(8)]}}),
     "course": (course, {
         "reader": "arrays", "train": {"images": "X_train.npy", "masks": "y_train.npy", "table": "patients.csv"},
         "test": {"images": "X_test.npy"}, "sample_submission": "sample_submission.csv", "group": "patient"}),

@@ -52,8 +52,10 @@ def several_to_a_mask(images: Files, masks: Files) -> Files | None:
         return _joined(images, masks, keys, pattern)
     for part in images.parts_named:
         others = [name for name in images.parts_named if name != part and f"{{{name}}}" in named]
-        if len(others) != 1 or f"{{{part}}}" in named or {f"{{{part}}}", f"{{{others[0]}}}"} != set(
-            re.findall(r"{\w+}", images.pattern)
+        if (
+            len(others) != 1
+            or f"{{{part}}}" in named
+            or {f"{{{part}}}", f"{{{others[0]}}}"} != set(re.findall(r"{\w+}", images.pattern))
         ):
             continue
         keys = {name: (own[part], own[others[0]]) for name, own in images.parts.items()}

@@ -134,8 +134,9 @@ def from_json(folder: Path, names: Iterable[str]) -> Named | None:
             labels = {value: int(key) for key, value in labels.items()}
         found: dict[Value, str] = {value: str(key) for key, value in labels.items() if type(value) is int}
         if len(found) == len(labels):
-            return Named({one: text for one, text in found.items() if text.lower() != "ignore"}, name,
-                         tuple(one for one, text in found.items() if text.lower() == "ignore"), complete=True)  # fmt: skip
+            ignored = tuple(value for value, text in found.items() if text.lower() == "ignore")
+            names_of = {value: text for value, text in found.items() if value not in ignored}
+            return Named(names_of, name, ignored, complete=True)
     return None
 
 

@@ -103,7 +103,13 @@ def find(folder: Path, paths: list[Path]) -> Found:
     found = Found(images, test, table, mask_files, annotated, near, sample, further, unread, truth, of_test, lists)
     left = [*table_notes, *_left_over(found, [*groups, *used], tables, found_json)]
     rivals = tuple(files.pattern for files in others if _is_rival(files, images))
-    return replace(found, notes=tuple(left), names=tuple(one for one in full if one.name not in named), rivals=rivals, named=in_json)
+    return replace(
+        found,
+        notes=tuple(left),
+        names=tuple(one for one in full if one.name not in named),
+        rivals=rivals,
+        named=in_json,
+    )
 
 
 def _is_rival(files: Files, images: Files) -> bool:

@@ -81,8 +81,8 @@ def _form(path: Path, size: int, modified: int) -> Form | None:
             whole = measure(path, volume=True)
             if whole.slices < 2:
                 return None
-            part = _of_picture(_read(path, whole.slices // 2))
-            return Form(whole.rows, whole.columns, part.channels, part.dtype, whole.slices, window=part.window)
+            one = _of_picture(_read(path, whole.slices // 2))
+            return Form(whole.rows, whole.columns, one.channels, one.dtype, whole.slices, window=one.window)
     except ValueError:
         return None
 
@@ -149,7 +149,11 @@ def _values(path: Path, as_mask: bool, size: int, modified: int) -> np.ndarray:
     pixels = pixels[..., None] if pixels.ndim == 2 else pixels
     if not as_mask or pixels.dtype in (np.uint8, np.uint16):
         return pixels
-    if not np.isfinite(pixels).all() or not 0 <= float(pixels.min()) <= float(pixels.max()) <= 65535 or (pixels % 1).any():
+    if (
+        not np.isfinite(pixels).all()
+        or not 0 <= float(pixels.min()) <= float(pixels.max()) <= 65535
+        or (pixels % 1).any()
+    ):
         raise ValueError(f"holds {pixels.dtype} pixels; expected whole numbers from 0 to 65535")
     return pixels.astype(np.uint16)
 

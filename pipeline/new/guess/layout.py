@@ -11,7 +11,7 @@ from pipeline.core.errors import PipelineError
 from pipeline.decode.readers.files import evenly, read_image
 from pipeline.decode.rle_checks import Certainty, MaskRow
 from pipeline.new.guess import annotations, stacks
-from pipeline.new.guess.base import Draft, Files, Guess, channels_of, image_size, walk
+from pipeline.new.guess.base import Draft, Guess, channels_of, image_size, walk
 from pipeline.new.guess.columns import columns_of, differing, placeholder_of, under, unsampled
 from pipeline.new.guess.find import Found, find
 from pipeline.new.guess.forms import is_plain
@@ -22,7 +22,6 @@ from pipeline.new.guess.of_files import of_mask_files
 from pipeline.new.guess.pictures import STORED, reading_of
 from pipeline.new.guess.rle import PAIRS, guess_rle, other_size
 from pipeline.new.guess.tables import Named, Table
-
 
 MOST_MEASURED = 4000
 """Files of formats whose heads take long to read, such as DICOM, that are measured."""
@@ -141,7 +140,9 @@ def _images_in_folders(folder: Path, paths: list[Path], title: str) -> Draft:
         masks = of_mask_files(found)
     group = guess_group(found.table, found.further, list(found.images.paths), found.images)
     of_files = found.mask_files.masks if found.mask_files else None
-    reading = reading_of(found.images, of_files, sizes.values(), found.table is not None or found.annotations is not None)
+    reading = reading_of(
+        found.images, of_files, sizes.values(), found.table is not None or found.annotations is not None
+    )
     if reading.group and not (found.table and any(one.key == "group" and one.value for one in group)):
         group = [one for one in group if one.key not in ("group", "split.folds")] + reading.group
     if reading.size:  # windows
@@ -258,7 +259,9 @@ def _sample_guesses(found: Found) -> list[Guess]:
 def _unknown_ids(found: Found, unread: Table) -> str:
     """That a sample submission names images that are not there."""
     known = found.test.paths if found.test else {}
-    named = max((unread.frame[column].tolist() for column in unread.frame), key=lambda ids: sum(one in known for one in ids))
+    named = max(
+        (unread.frame[column].tolist() for column in unread.frame), key=lambda ids: sum(one in known for one in ids)
+    )
     there = sum(one in known for one in named)
     example = next((one for one in named if one not in known), "")
     if not there:

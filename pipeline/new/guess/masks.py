@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 
 from pipeline.core.config.raw_files import Value, names_in
-from pipeline.decode.readers.true_masks import MOST_INSTANCES
 from pipeline.decode.readers.files import evenly
+from pipeline.decode.readers.true_masks import MOST_INSTANCES
 from pipeline.new.guess.bands import several_to_a_mask
 from pipeline.new.guess.base import Files, Guess
 from pipeline.new.guess.class_names import Named
@@ -68,7 +68,7 @@ def find_mask_files(groups: list[Files], beside: list[Files]) -> MaskFiles | Non
         found = [(MaskFiles(*pair, kind=few[id(masks)]), masks) for pair, masks in fitted if pair]
         given = [pair for pair, masks in found if not _in_test(masks, places)]  # what test images come with is no truth
         found_here = given or [pair for pair, _ in found]
-        ranked = sum(len(pair.masks.paths) for pair in found_here), _in_test(images, places)
+        ranked = sum(len(pair.masks.paths) for pair in found_here), _in_test(images, places) and pictures(images)
         if found_here and ranked > rank:
             best, rank = found_here, ranked
     if not best:

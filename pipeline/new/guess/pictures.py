@@ -11,9 +11,9 @@ from pipeline.core.config.competition import WHOLE, SplitSettings
 from pipeline.core.config.raw_images import MOST_CHANNELS
 from pipeline.decode.readers.files import evenly
 from pipeline.decode.value_range import SMALL, extremes, used_range
-from pipeline.new.guess.base import Files, Guess, channels_of
 from pipeline.new.guess import forms
-from pipeline.new.guess.forms import Form, form_of, is_plain, some_of, values_of
+from pipeline.new.guess.base import Files, Guess, channels_of
+from pipeline.new.guess.forms import Form, form_of, some_of, values_of
 
 WINDOW, STORED = (2048, 2048), (512, 512)
 """Rows × columns of a window of a huge image, and what it is stored at."""
@@ -182,9 +182,7 @@ def _files_of_bands(images: Files) -> list[Path]:
     return known
 
 
-def range_of(
-    types: set[np.dtype], lows: list[float], highs: list[float], ends: tuple[float, float]
-) -> list[Guess]:
+def range_of(types: set[np.dtype], lows: list[float], highs: list[float], ends: tuple[float, float]) -> list[Guess]:
     """Returns `value_range` for values of these number formats; nothing where none is needed.
 
     Args:
@@ -203,8 +201,12 @@ def range_of(
         if len(types) != 1:
             return []
         share, own = used_range(dtype, lows, highs)
-        return [] if share > SMALL else [Guess("value_range", own, "guess", f"{seen}; scaled from this range")]
-    if dtype.kind == "f" and 0 <= low and high <= 1 and high > 0.5:
+        return (
+            []
+            if share > SMALL or own[0] == own[1]
+            else [Guess("value_range", own, "guess", f"{seen}; scaled from this range")]
+        )
+    if dtype.kind == "f" and low >= 0 and high <= 1 and high > 0.5:
         return [Guess("value_range", [0, 1], "guess", seen)]
     rounded = [_rounded(low, high, np.floor), _rounded(low, high, np.ceil, upper=True)]
     if rounded[0] >= rounded[1]:

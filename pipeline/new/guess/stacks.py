@@ -2,6 +2,7 @@
 
 import re
 import zipfile
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.core.config.raw_files import Value
 from pipeline.decode.formats.numpy_arrays import load
 from pipeline.decode.readers.files import evenly
 from pipeline.decode.value_range import extremes
@@ -24,7 +26,20 @@ MOST_FILES, SAMPLED = 20, 100
 """More array files than that are one an image; rows of an array that are looked at."""
 _WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+|\d+")
 _IMAGES = {"x", "image", "images", "img", "imgs", "data", "inputs", "input", "pictures", "scans", "features"}
-_MASKS = {"y", "mask", "masks", "label", "labels", "target", "targets", "gt", "seg", "segmentation", "truth", "annotations"}
+_MASKS = {
+    "y",
+    "mask",
+    "masks",
+    "label",
+    "labels",
+    "target",
+    "targets",
+    "gt",
+    "seg",
+    "segmentation",
+    "truth",
+    "annotations",
+}
 _TEST, _VALIDATION = {"test", "testing", "ts"}, {"val", "valid", "validation", "dev"}
 
 
@@ -98,7 +113,9 @@ def draft_of(folder: Path, paths: list[Path], title: str) -> Draft | None:
         return None
     images, masks = pair
     test = next((one for one in stacks if one.part == "test" and _alike(one, images)), None)
-    truth = next((one for one in stacks if test and one.part == "test" and one is not test and _mask_of(one, test)), None)
+    truth = next(
+        (one for one in stacks if test and one.part == "test" and one is not test and _mask_of(one, test)), None
+    )
     first = _is_first(images)
     rows, columns = images.shape[2:4] if first else images.shape[1:3]
     certain = "sure" if images.words & _IMAGES and masks.words & _MASKS else "guess"
@@ -120,7 +137,12 @@ def draft_of(folder: Path, paths: list[Path], title: str) -> Draft | None:
     used, of_tables = _of_tables(folder, tables, images, test)
     made, channels = _pixels(images, folder, first)
     metric_and_classes = _classes(masks, folder, first)
-    guesses += [*of_tables, *metric_and_classes, Guess("shape", [rows, columns], "sure", "the shape of the arrays"), *made]
+    guesses += [
+        *of_tables,
+        *metric_and_classes,
+        Guess("shape", [rows, columns], "sure", "the shape of the arrays"),
+        *made,
+    ]
     guesses += used[1]
     notes += _unused(folder, paths, stacks, [images, masks, test, truth], tables, used[0])
     return Draft(guesses, (rows, columns), channels, notes=tuple(notes))
@@ -174,9 +196,13 @@ def _pixels(images: Stack, folder: Path, first: bool) -> tuple[list[Guess], int]
     guesses = [Guess("channels_first", True, "sure", "the shape of the images")] if first else []
     if count not in (1, 3):
         guesses.append(Guess("channels", count, "guess" if count == 4 else "sure", f"{images.told}"))
-    ends = [extremes(one.astype(np.float64) if one.dtype.kind == "f" else one) for one in some if np.isfinite(one).all()]
+    ends = [
+        extremes(one.astype(np.float64) if one.dtype.kind == "f" else one) for one in some if np.isfinite(one).all()
+    ]
     if ends:
-        guesses += range_of({some.dtype}, [low for low, _ in ends], [high for _, high in ends], (float(some.min()), float(some.max())))
+        guesses += range_of(
+            {some.dtype}, [low for low, _ in ends], [high for _, high in ends], (float(some.min()), float(some.max()))
+        )
     if count == 3:
         planes = np.moveaxis(some, 1, -1) if first else some
         count = 3 if (planes[..., :1] != planes).any() else 1
@@ -192,21 +218,16 @@ def _classes(masks: Stack, folder: Path, first: bool) -> list[Guess]:
         by_plane = np.moveaxis(some, 1, -1) if first else some
         whole = bool((by_plane.sum(axis=-1) == 1).all())
         names = (["background"] if whole else []) + [f"class_{number}" for number in range(1, planes + (not whole))]
-        text = f"{planes} planes, {'one of which each pixel has; the first is taken for the background' if whole else 'which overlap'}"
+        what = "one of which each pixel has; the first is taken for the background" if whole else "which overlap"
+        text = f"{planes} planes, {what}"
         kind = "multiclass" if whole else "multilabel"
         return [Guess("kind", kind, "guess", text), Guess("classes", names, "guess", "the names are yours"),
                 MEAN_IOU if whole else METRIC]  # fmt: skip
-    found = {int(value): int(count) for value, count in zip(values, counts, strict=True)}
+    found: dict[Value, int] = {int(value): int(count) for value, count in zip(values, counts, strict=True)}
     if len([value for value in found if value]) == 1:
         return [one_class("masks hold " + " and ".join(map(str, found))), METRIC]
-    guesses = classes_of_values(_counter(found))
+    guesses = classes_of_values(Counter(found))
     return [*guesses, MEAN_IOU]
-
-
-def _counter(found: dict[int, int]) -> Any:
-    from collections import Counter
-
-    return Counter(found)
 
 
 def _of_tables(
@@ -222,18 +243,24 @@ def _of_tables(
     guesses: list[Guess] = []
     if sample and sample.key.share > 0.5:
         used.add(sample.table.name)
-        guesses.append(Guess("sample_submission", sample.table.name, sample.certainty, "its ids are rows of the test images"))
+        guesses.append(
+            Guess("sample_submission", sample.table.name, sample.certainty, "its ids are rows of the test images")
+        )
         guesses += differing({}, sample, None)
         if not sample.table.pixels:
             guesses += under("rle", [Guess("order", "column", "guess", "nothing shows how run lengths are written"),
                                      Guess("base", 1, "guess", "nothing shows it")])  # fmt: skip
     else:
-        guesses.append(Guess("sample_submission", None, "guess", "no table is a sample submission with rows of test images"))
+        guesses.append(
+            Guess("sample_submission", None, "guess", "no table is a sample submission with rows of test images")
+        )
     others = [one for one in tables if one.name not in used and not one.is_sample and len(one.frame) == len(ids)]
     further = None
     if others:
         used.add(others[0].name)
-        further = Named(others[0], Key(str(others[0].frame.columns[0]), None, Files("", {}), ids, None), Rows("image", None, [], ""))
+        further = Named(
+            others[0], Key(str(others[0].frame.columns[0]), None, Files("", {}), ids, None), Rows("image", None, [], "")
+        )
     return (used, guess_group(None, further, ids)), guesses
 
 
