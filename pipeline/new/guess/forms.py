@@ -17,6 +17,8 @@ HUGE = 6000 * 6000
 """Pixels from which images are cut into windows."""
 SLICES = 6
 """Slices of a volume that are looked at."""
+LOOKED_AT = 4 * 1024 * 1024
+"""Pixels of a picture that are looked at, evenly spread ones of a larger one."""
 MOST_CHANNELS = 32
 VOLUMES = 8
 """Volumes that are looked at."""
@@ -120,20 +122,25 @@ def size_of(path: Path) -> tuple[int, int] | None:
 
 def values_of(path: Path, as_mask: bool = False) -> np.ndarray:
     """Returns values (h, w, C) of a file, to judge what they are: of a volume some slices one below the other, of a
-    huge image its middle, in the numbers of the file. Those of masks are whole numbers.
+    huge image its middle or some rows and columns, in the numbers of the file. Those of masks are whole numbers.
 
     Raises:
         ValueError: it cannot be read, or is a mask with other values.
         PipelineError: its format needs a package that is not installed.
     """
-    if is_plain(path):
-        return read_image(path, as_mask=as_mask)
-    stat = path.stat()
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise ValueError(f"cannot be read ({error.strerror})") from error
     return _values(path, as_mask, stat.st_size, stat.st_mtime_ns)
 
 
-@lru_cache(maxsize=48)
+@lru_cache(maxsize=24)
 def _values(path: Path, as_mask: bool, size: int, modified: int) -> np.ndarray:
+    if is_plain(path):
+        image = read_image(path, as_mask=as_mask)
+        step = max(1, round((image.shape[0] * image.shape[1] / LOOKED_AT) ** 0.5))
+        return image[::step, ::step]
     form = form_of(path)
     if form is None:
         return read_image(path, as_mask=as_mask)  # whose sentence says why

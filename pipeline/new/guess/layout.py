@@ -124,7 +124,10 @@ def _shape(sizes: dict[Path, tuple[int, int]]) -> tuple[Guess, tuple[int, int]]:
 
 
 def _images_in_folders(folder: Path, paths: list[Path], title: str) -> Draft:
-    found = find(folder, paths)
+    try:
+        found = find(folder, paths)
+    except PipelineError as error:
+        raise PipelineError(f"{str(error).removesuffix('.')}{stacks.told(folder, paths)}.") from None
     tests = found.test.paths.values() if found.test else ()
     sizes = _sizes([*found.images.paths.values(), *tests])
     shape, size = _shape(sizes)
@@ -140,9 +143,7 @@ def _images_in_folders(folder: Path, paths: list[Path], title: str) -> Draft:
         masks = of_mask_files(found)
     group = guess_group(found.table, found.further, list(found.images.paths), found.images)
     of_files = found.mask_files.masks if found.mask_files else None
-    reading = reading_of(
-        found.images, of_files, sizes.values(), found.table is not None or found.annotations is not None
-    )
+    reading = reading_of(found.images, of_files, sizes.values())
     if reading.group and not (found.table and any(one.key == "group" and one.value for one in group)):
         group = [one for one in group if one.key not in ("group", "split.folds")] + reading.group
     if reading.size:  # windows

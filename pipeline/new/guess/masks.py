@@ -269,6 +269,10 @@ def classes_of_values(values: Counter[Value], named: Named | None = None) -> lis
         named: the names that a table gives to values.
     """
     if len(values) < 2 or (len(values) == 2 and 0 in values):
+        name = next((named.names[value] for value in values if value and value in named.names), "") if named else ""
+        if named and name:
+            text = f"mask files hold {' and '.join(map(str, sorted(values, key=_order)))}; the name is that of {named.source}"
+            return [Guess("classes", [name], "guess", text)]
         return [one_class("mask files hold " + " and ".join(map(str, sorted(values, key=_order))))]
     background = 0 if 0 in values else values.most_common(1)[0][0]
     others = sorted((value for value in values if value != background), key=_order)

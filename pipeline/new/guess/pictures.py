@@ -34,14 +34,13 @@ class Reading:
     """What takes the place of the guess at a group."""
 
 
-def reading_of(images: Files, masks: Files | None, sizes: Iterable[tuple[int, int]], by_row: bool) -> Reading:
+def reading_of(images: Files, masks: Files | None, sizes: Iterable[tuple[int, int]]) -> Reading:
     """Returns how images are read.
 
     Args:
         images: the training images.
         masks: their mask files, if they have such.
         sizes: rows × columns of all images.
-        by_row: whether masks are in a table or in annotations.
     """
     form = _common(images)
     if form is None:
@@ -51,7 +50,7 @@ def reading_of(images: Files, masks: Files | None, sizes: Iterable[tuple[int, in
     made, count = _channels(images, form, volume)
     guesses = [*made, *_value_range(images, form)]
     if volume:
-        return Reading([*guesses, _volumes(form, mask, by_row)], count, group=_whole(images, "the volume"))
+        return Reading([*guesses, _volumes(form, mask)], count, group=_whole(images, "the volume"))
     largest = max((rows * columns for rows, columns in sizes), default=0)
     if largest > forms.HUGE:
         evidence = f"up to {largest / 1e6:.0f} million pixels an image; a window is an image of its own"
@@ -71,12 +70,13 @@ def _same_slices(form: Form, mask: Form | None) -> bool:
     return mask is not None and mask.first and mask.slices == form.slices
 
 
-def _volumes(form: Form, mask: Form | None, by_row: bool) -> Guess:
+def _volumes(form: Form, mask: Form | None) -> Guess:
     settings = {} if form.axis is None else {"axis": form.axis}
     text = f"{form.slices} slices of {form.rows}×{form.columns} in a file, each an image"
     if mask is not None and mask.slices == form.slices:
         return Guess("volumes", settings, "sure", f"{text}; masks have as many")
-    other = "rows name no slices" if by_row else f"masks have {mask.slices if mask else 0}"
+    other = f"masks have {mask.slices}" if mask else "nothing shows whether masks have as many"
+    other += "; were slices channels, each file would have to be saved as rows × columns × channels"
     return Guess("volumes", settings, "guess", f"{text}; {other}")
 
 

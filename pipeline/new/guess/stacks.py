@@ -97,6 +97,18 @@ def stacks_in(folder: Path, paths: Iterable[Path]) -> list[Stack]:
     return found
 
 
+def told(folder: Path, paths: Iterable[Path]) -> str:
+    """Returns the end of a sentence about arrays none of which are images and masks; "" where there are none."""
+    stacks = stacks_in(folder, paths)
+    if not stacks:
+        return ""
+    shown = ", ".join(one.told for one in stacks[:4]) + f" and {len(stacks) - 4} more" * (len(stacks) > 4)
+    return (
+        f"; the arrays are {shown}: of arrays that hold all images, masks are as many, of the same rows and columns, "
+        "with few values; of arrays of one image each, images and masks are files of their own"
+    )
+
+
 def _head(file: Any) -> tuple[tuple[int, ...], np.dtype]:
     """Shape and type of an array in a file."""
     version = np.lib.format.read_magic(file)
