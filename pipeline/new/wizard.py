@@ -266,7 +266,7 @@ def chosen(items: list[Item]) -> list[tuple[Item, Masks]]:
     """Returns up to 12 training images with their masks, those that show something first."""
     found: list[tuple[Item, Masks]] = []
     windows = any("of_box" in item.place for item in items[:1])
-    some = evenly([item for item in items if item.subset == "train"], (8 if windows else 20) * SHOWN)
+    some = evenly([item for item in items if item.subset == "train"], (3 if windows else 20) * SHOWN)
     for item in [item for start in range(20) for item in some[start::20]]:  # the first few come from everywhere
         try:
             shape = item.read_image().shape

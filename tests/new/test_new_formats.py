@@ -242,7 +242,7 @@ LAYOUTS: dict[str, tuple[Callable[[Drawn], None], dict[str, Any]]] = {
     "packed": (packed, {
         "reader": "arrays", "train": {"images": "data/data.npz:images", "masks": "data/data.npz:labels"}, "test": None,
         "channels": 4, "channels_first": True, "value_range": [0, 1], "kind": "multiclass"}),
-    "huge": (huge, {"windows": {"size": [128, 128]}, "group": "whole", "shape": None}),
+    "huge": (huge, {"rle": {"order": "column", "base": 1, "empty": ""}, "windows": {"size": [128, 128]}, "group": "whole", "shape": None}),
     "nnunet": (nnunet, {
         "train": {"images": "imagesTr/{id}_{band}.nii.gz", "masks": "labelsTr/{id}.nii.gz"},
         "test": {"images": "imagesTs/{id}_{band}.nii.gz"}, "volumes": {}, "group": "whole",

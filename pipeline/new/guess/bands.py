@@ -10,7 +10,10 @@ from pipeline.decode.readers.names import split_ending
 from pipeline.new.guess.base import Files
 
 BAND = re.compile(r"(?P<head>(?:.*[_-])?(?:band|channel|chan|ch|b|c)[_-]?)(?P<band>\d{1,2}[A-Za-z]?)", re.IGNORECASE)
-_COLOUR = re.compile(r"(?P<head>.*[_-])(?P<band>red|green|blue|yellow|nir|swir\d?|vv|vh|t1|t1ce|t1gd|t1c|t1n|t2|t2w|t2f|flair|adc|dwi)", re.IGNORECASE)
+_COLOUR = re.compile(
+    r"(?P<head>.*[_-])(?P<band>red|green|blue|yellow|nir|swir\d?|vv|vh|t1|t1ce|t1gd|t1c|t1n|t2|t2w|t2f|flair|adc|dwi)",
+    re.IGNORECASE,
+)
 """Names of files that are one band of an image."""
 _NUMBERED = re.compile(r"(.+)[_-](\d{1,4})")
 MIDDLE = 16

@@ -98,9 +98,9 @@ def of_shape(shape: tuple[int, ...], dtype: np.dtype) -> Form | None:
     if len(shape) != 3:
         return None
     first, second, last = shape
-    if last in (1, 3, 4) or (last <= MOST_CHANNELS < min(first, second)) or (last <= MOST_CHANNELS < max(shape)):
+    if last in (1, 3, 4) or (last <= MOST_CHANNELS and last < min(first, second)):
         return Form(first, second, last, dtype)
-    if first <= MOST_CHANNELS:
+    if first <= MOST_CHANNELS and first < min(second, last):
         return Form(second, last, first, dtype, slices=first, first=True)
     if first == second != last:
         return Form(first, second, 1, dtype, slices=last, axis=2)
