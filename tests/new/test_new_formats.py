@@ -14,6 +14,7 @@ import pytest
 import tifffile
 
 from pipeline.core.driver import run_stage
+from pipeline.core.errors import PipelineError
 from pipeline.core.run import open_run
 from pipeline.decode import table
 from pipeline.decode.readers.registry import reader_of
@@ -242,7 +243,9 @@ LAYOUTS: dict[str, tuple[Callable[[Drawn], None], dict[str, Any]]] = {
     "packed": (packed, {
         "reader": "arrays", "train": {"images": "data/data.npz:images", "masks": "data/data.npz:labels"}, "test": None,
         "channels": 4, "channels_first": True, "value_range": [0, 1], "kind": "multiclass"}),
-    "huge": (huge, {"rle": {"order": "column", "base": 1, "empty": ""}, "windows": {"size": [128, 128]}, "group": "whole", "shape": None}),
+    "huge": (huge, {
+        "rle": {"order": "column", "base": 1, "empty": ""}, "windows": {"size": [128, 128]},
+        "group": "whole", "shape": None}),
     "nnunet": (nnunet, {
         "train": {"images": "imagesTr/{id}_{band}.nii.gz", "masks": "labelsTr/{id}.nii.gz"},
         "test": {"images": "imagesTs/{id}_{band}.nii.gz"}, "volumes": {}, "group": "whole",
@@ -254,6 +257,7 @@ LAYOUTS: dict[str, tuple[Callable[[Drawn], None], dict[str, Any]]] = {
     "scrolls": (scrolls, {
         "train": {"images": "train/{id}/surface_volume/{band}.tif", "masks": "train/{id}/inklabels.png"},
         "test": {"images": "test/{id}/surface_volume/{band}.tif"}, "sample_submission": "sample_submission.csv",
+        "rle": {"order": "row", "base": 1, "empty": ""},
         "channels": {"bands": [f"{band}" for band in range(12, 28)]}}),
     "kelp": (kelp, {"train": {"images": "train_satellite/{id}_satellite.tif", "masks": "train_kelp/{id}_kelp.tif"},
                     "test": {"images": "test_satellite/{id}_satellite.tif"}, "channels": 7}),
@@ -316,3 +320,53 @@ def test_formats_decoded_as_drawn(name: str, root: Path) -> None:
             true[:, outside] = 255
         assert (mask == true[:, top:bottom, left:right]).all()
     assert seen == drawn.images.keys()
+
+
+# --- what does not fit -----------------------------------------------------------------------------------------------
+
+
+def test_what_is_not_used_of_formats_is_said(root: Path) -> None:
+    drawn, found = written(root, course, "metric=dice")
+    drawn.npy("X_val.npy", np.zeros((3, *SHAPE, 3), np.uint8))
+    drawn.csv("odd.csv", "a,b", [(1, 2)])
+    drawn.path("about.json").write_text("{}")
+    notes = write_new("again", drawn.folder, root / "own", assignments=["metric=dice"]).draft.notes
+    assert notes == (
+        "not used: the array X_val.npy 3×40×56×3 uint8",
+        "not used: odd.csv (1 rows; columns a, b)",
+        "not used: about.json",
+    )
+
+
+def test_pages_with_one_mask_are_called_wrong(root: Path) -> None:
+    def layout(drawn: Drawn) -> None:
+        for number in range(3):
+            mask = blob(number)
+            layers = np.stack([noise(layer, mask).astype(np.uint8) for layer in range(6)])
+            drawn.tif(f"images/{number}.tif", layers, photometric="minisblack")
+            drawn.png(f"masks/{number}.png", 255 * mask)
+
+    _, found = written(root, layout, "metric=dice")
+    assert found.trial.faults == ["masks/0.png: mask is one picture; expected a volume of slices (and 17 like it)"]
+    (guess,) = (one for one in found.draft.guesses if one.key == "volumes")
+    assert guess.certainty == "guess" and "masks have 1; were slices channels" in guess.evidence
+
+
+def test_arrays_without_masks(root: Path) -> None:
+    def layout(drawn: Drawn) -> None:
+        drawn.npy("X_train.npy", np.zeros((12, *SHAPE), np.uint8))
+        drawn.npy("y_train.npy", np.arange(12))
+
+    with pytest.raises(PipelineError, match="but no masks: .*; the arrays are X_train.npy 12×40×56 uint8, y_train.npy"):
+        written(root, layout, "metric=dice")
+    assert not (root / "own").exists()
+
+
+def test_submissions_of_another_size_are_noticed(root: Path) -> None:
+    def layout(drawn: Drawn) -> None:
+        huge(drawn)
+        end = 300 * 440
+        drawn.csv("sample_submission.csv", "id,predicted", [("ddd", f"5 10 {2 * end} 7")])
+
+    _, found = written(root, layout, "metric=dice")
+    assert any("a run of ddd ends at pixel 264006, and the image has 300×440" in note for note in found.draft.notes)

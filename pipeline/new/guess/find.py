@@ -53,6 +53,8 @@ class Found:
     lists: Lists = field(default_factory=Lists)
     names: tuple[Table, ...] = ()
     """Tables that may name the values of class maps."""
+    single: tuple[Table, ...] = ()
+    """Tables of run lengths that lie beside each image and have its own rows alone."""
     named: ClassNames | None = None
     """Names of values in a JSON file."""
     notes: tuple[str, ...] = ()
@@ -102,6 +104,8 @@ def find(folder: Path, paths: list[Path]) -> Found:
     near = next((masks for one, masks in apart if masks and _share_files(one, images)), None)
     found = Found(images, test, table, mask_files, annotated, near, sample, further, unread, truth, of_test, lists)
     left = [*table_notes, *_left_over(found, [*groups, *used], tables, found_json)]
+    lengths = [one for one in full if one.rle and not one.is_sample]
+    single = tuple(one for one in lengths if one not in _of_all_images(lengths)) if mask_files else ()
     rivals = tuple(files.pattern for files in others if _is_rival(files, images))
     return replace(
         found,
@@ -109,6 +113,7 @@ def find(folder: Path, paths: list[Path]) -> Found:
         names=tuple(one for one in full if one.name not in named),
         rivals=rivals,
         named=in_json,
+        single=single,
     )
 
 
@@ -282,11 +287,15 @@ def _left_over(found: Found, groups: Iterable[Files], tables: list[Table], jsons
         yield f"not used: images that fit {_several(names)}"
     named = {one.table.name for one in (found.table, found.sample, found.further) if one}
     named |= {found.unread.name} if found.unread else set()
+    alike: dict[tuple[str, str], list[Table]] = defaultdict(list)
     for table in tables:
         if table.name not in named and table.name not in found.lists.files:
             more = ", …" * (len(table.frame.columns) > 6)
             columns = f"{', '.join(map(str, table.frame.columns[:6]))}{more}"
-            yield f"not used: {table.name} ({len(table.frame)} rows; columns {columns})"
+            alike[Path(table.name).name, columns].append(table)
+    for (_, columns), same in alike.items():
+        like_it = f" and {len(same) - 1} like it" * (len(same) > 1)
+        yield f"not used: {same[0].name}{like_it} ({len(same[0].frame)} rows; columns {columns})"
     used_json = {one.pattern for one in (found.annotations, found.of_test) if one}
     for name, form in jsons.formats.items():
         if name not in used_json and (name in jsons.single or name in jsons.groups):

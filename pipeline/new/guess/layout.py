@@ -9,7 +9,8 @@ import numpy as np
 
 from pipeline.core.errors import PipelineError
 from pipeline.decode.readers.files import evenly, read_image
-from pipeline.decode.rle_checks import Certainty, MaskRow
+from pipeline.decode.rle_checks import Certainty, MaskRow, parsed
+from pipeline.masks.rle import Convention
 from pipeline.new.guess import annotations, stacks
 from pipeline.new.guess.base import Draft, Guess, channels_of, image_size, walk
 from pipeline.new.guess.columns import columns_of, differing, placeholder_of, under, unsampled
@@ -154,7 +155,7 @@ def _images_in_folders(folder: Path, paths: list[Path], title: str) -> Draft:
     told = "; ".join(guess.evidence for guess in masks if guess.key == "classes")
     used = [table.name for table in found.names if told.endswith(f"those of {table.name}")]
     notes = [note for note in found.notes if not any(note.startswith(f"not used: {name} ") for name in used)]
-    notes += [*odd, *_placeholder_note(found)]
+    notes += [*odd, *_placeholder_note(found), *_beyond_images(found, sizes)]
     return Draft(guesses, size, reading.channels, STORED if reading.size else None, tuple(notes))
 
 
@@ -176,6 +177,26 @@ def _placeholder_note(found: Found) -> Iterator[str]:
             "order and how a submission's masks are written; they are taken to be like the training masks, so "
             "read the competition's page"
         )
+
+
+def _beyond_images(found: Found, sizes: dict[Path, tuple[int, int]]) -> Iterator[str]:
+    """That runs of the sample submission end behind the last pixel of their image, as those of another size do."""
+    sample = found.sample
+    if not sample or not sample.table.rle or not sample.table.writing.is_pairs or not found.test:
+        return
+    for name, text in zip(sample.key.ids, sample.table.frame[sample.table.rle], strict=True):
+        path = found.test.paths.get(name)
+        runs = parsed(text, Convention(base=0)) if path in sizes else None
+        if path is None or runs is None or not len(runs):
+            continue
+        (height, width), end = sizes[path], int(runs[-1].sum()) - 1
+        if end > height * width:
+            yield (
+                f"{sample.table.name}: a run of {name} ends at pixel {end}, and the image has {height}×{width}, "
+                f"{height * width}: submissions are of another size than the images, which decode does not know; "
+                "read the competition's page"
+            )
+            return
 
 
 # --- their settings --------------------------------------------------------------------------------------------------

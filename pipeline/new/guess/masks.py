@@ -271,7 +271,8 @@ def classes_of_values(values: Counter[Value], named: Named | None = None) -> lis
     if len(values) < 2 or (len(values) == 2 and 0 in values):
         name = next((named.names[value] for value in values if value and value in named.names), "") if named else ""
         if named and name:
-            text = f"mask files hold {' and '.join(map(str, sorted(values, key=_order)))}; the name is that of {named.source}"
+            held = " and ".join(map(str, sorted(values, key=_order)))
+            text = f"mask files hold {held}; the name is that of {named.source}"
             return [Guess("classes", [name], "guess", text)]
         return [one_class("mask files hold " + " and ".join(map(str, sorted(values, key=_order))))]
     background = 0 if 0 in values else values.most_common(1)[0][0]
