@@ -16,6 +16,7 @@ _COLOUR = re.compile(
 )
 """Names of files that are one band of an image."""
 _NUMBERED = re.compile(r"(.+)[_-](\d{1,4})")
+_COLOURS = {"red": 0, "green": 1, "blue": 2}
 MIDDLE = 16
 """Of more files of an image than there may be channels, those in the middle that are taken."""
 
@@ -31,7 +32,7 @@ def with_bands(groups: list[Files]) -> list[Files]:
             alike[f"{place}/" * bool(place) + f"{match['head']}{{band}}{ending}"].append((match["band"], files))
     found = list(groups)
     for pattern, several in alike.items():
-        several.sort(key=lambda pair: natural(pair[0]))
+        several.sort(key=lambda pair: (_COLOURS.get(pair[0].lower(), len(_COLOURS)), natural(pair[0])))
         first = several[0][1]
         if "{id}" not in pattern or not 2 <= len(several) <= MOST_CHANNELS:
             continue

@@ -129,9 +129,12 @@ def _images_in_folders(folder: Path, paths: list[Path], title: str) -> Draft:
         found = find(folder, paths)
     except PipelineError as error:
         raise PipelineError(f"{str(error).removesuffix('.')}{stacks.told(folder, paths)}.") from None
-    tests = found.test.paths.values() if found.test else ()
+    tests = list(found.test.paths.values()) if found.test else []
     sizes = _sizes([*found.images.paths.values(), *tests])
     shape, size = _shape(sizes)
+    count = len(found.images.paths) + len(tests)
+    if len(sizes) < count and shape.value:
+        shape = replace(shape, certainty="guess", evidence=f"{len(sizes)} of {count} images, which were measured")
     odd: list[str] = []
     if found.table:
         rows = _mask_rows(found, found.table, sizes)
@@ -145,7 +148,9 @@ def _images_in_folders(folder: Path, paths: list[Path], title: str) -> Draft:
     group = guess_group(found.table, found.further, list(found.images.paths), found.images)
     of_files = found.mask_files.masks if found.mask_files else None
     reading = reading_of(found.images, of_files, sizes.values())
-    if reading.group and not (found.table and any(one.key == "group" and one.value for one in group)):
+    by_id = reading.size is not None  # ids of windows' images are what they were, those of slices are not
+    known = [one for one in group if one.key == "group" and one.value and (by_id or "{group}" not in one.value)]
+    if reading.group and not known:
         group = [one for one in group if one.key not in ("group", "split.folds")] + reading.group
     if reading.size:  # windows
         shape, size = replace(shape, value=None, evidence="windows of the images"), reading.size
