@@ -148,7 +148,7 @@ def _statistics(image: np.ndarray, values: np.ndarray) -> dict[str, Any]:
     low, high = extremes(image)
     return {
         "height": height, "width": width, "channels": channels, "dtype": str(image.dtype),
-        "mean": float(image.mean()), "standard_deviation": float(image.std()),
+        "mean": float(image.mean(dtype=np.float64)), "standard_deviation": float(image.std(dtype=np.float64)),
         "minimum": image.min().item(), "maximum": image.max().item(), "low": low, "high": high,
         "entropy": descriptors.entropy(values), "smoothness": descriptors.smoothness(values),
         "pixel_hash": hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).hexdigest(),

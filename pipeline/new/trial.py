@@ -15,6 +15,8 @@ from pipeline.masks.geometry import geometry_of
 
 LOOKED_AT: dict[SubsetName, int] = {"train": 60, "test": 20}
 """How many images of a subset are read; all, where there are no more."""
+OF_WINDOWS = 4
+"""Windows of huge images are large: a quarter as many are read."""
 KINDS_SHOWN = 5
 
 
@@ -36,7 +38,10 @@ def try_some(run: Run, listing: Listing) -> Trial:
         listing: every image of the competition.
     """
     chosen = {name: [item for item in listing.items if item.subset == name] for name in SUBSETS}
-    some = {name: evenly(items, LOOKED_AT[name]) for name, items in chosen.items()}
+    shares = {
+        name: OF_WINDOWS if any(item.place.get("of_box") for item in items[:1]) else 1 for name, items in chosen.items()
+    }
+    some = {name: evenly(items, LOOKED_AT[name] // shares[name]) for name, items in chosen.items()}
     remarks.forget()
     dtype = first_type(item for items in some.values() for item in items)
     decoded = {name: [_decoded(item, run, dtype) for item in items] for name, items in some.items()}

@@ -25,13 +25,15 @@ from pipeline.core.version import program
 from pipeline.decode.readers.base import Item, Masks
 from pipeline.decode.readers.files import evenly
 from pipeline.decode.readers.registry import reader_of
-from pipeline.masks.overlay import contact_sheet, drawn, with_legend
+from pipeline.masks.overlay import contact_sheet, drawn, to_rgb8, with_legend
 from pipeline.new.guess.base import Draft, Guess
 from pipeline.new.guess.layout import look
 from pipeline.new.trial import Trial, try_some
 
 STRIDE, ROWS, LONGEST = 32, 128, 256
 """Of a first recipe: what sides must be multiples of, rows where the image has as many, and the longest side."""
+CROP = (256, 256)
+"""Rows × columns that the network sees of a window of a huge image."""
 SHOWN, ACROSS, WIDTH = 12, 4, 320
 """Of the contact sheet: images, images in a row, and the width of an image in pixels."""
 CERTAINTIES = {"sure": "sure", "guess": "guessed", "FILL IN": "left to fill in"}
@@ -175,12 +177,16 @@ def _told(guess: Guess) -> str:
 
 
 def _recipe_text(name: str, draft: Draft, inside: bool) -> str:
-    size = network_size(draft.size)
+    size = CROP if draft.store else network_size(draft.size)
     quick = tuple(max(STRIDE, round(side / 2 / STRIDE) * STRIDE) for side in size)
+    store, quick_store = (
+        (f" store: [{side[0]}, {side[1]}]," if draft.store else "")
+        for side in (draft.store or size, tuple(side // 2 for side in draft.store or size))
+    )
     return f"""# A first recipe by `python -m pipeline new {name}`: from scratch, small enough for a CPU, not measured.
 # Where the rules allow them, ImageNet weights (`weights: imagenet`, or a file) help more than any other setting.
 competition: {name if inside else f"../competitions/{name}.yaml"}
-image: {{size: [{size[0]}, {size[1]}], fit: stretch, channels: {draft.channels}}}
+image: {{size: [{size[0]}, {size[1]}],{store} fit: stretch, channels: {draft.channels}}}
 model: {{architecture: Unet, encoder: resnet34, weights: none}}
 augment:
   - HorizontalFlip: {{p: 0.5}}
@@ -189,7 +195,7 @@ train:
   steps: 600             # more epochs where there are few images
   batch_size: 8
 quick:
-  image: {{size: [{quick[0]}, {quick[1]}]}}
+  image: {{size: [{quick[0]}, {quick[1]}]{quick_store.rstrip(",").replace(" store", ", store")}}}
   train: {{epochs: 3, steps: 300, folds: [0]}}
 """
 
@@ -259,7 +265,8 @@ def _tried(name: str, written: Path, recipe_path: Path, folder: Path) -> tuple[s
 def chosen(items: list[Item]) -> list[tuple[Item, Masks]]:
     """Returns up to 12 training images with their masks, those that show something first."""
     found: list[tuple[Item, Masks]] = []
-    some = evenly([item for item in items if item.subset == "train"], 20 * SHOWN)
+    windows = any("of_box" in item.place for item in items[:1])
+    some = evenly([item for item in items if item.subset == "train"], (3 if windows else 20) * SHOWN)
     for item in [item for start in range(20) for item in some[start::20]]:  # the first few come from everywhere
         try:
             shape = item.read_image().shape
@@ -281,6 +288,7 @@ def _shows(masks: Masks) -> bool:
 def _picture(item: Item, masks: Masks, opened: Competition) -> np.ndarray:
     """An image with its masks, 320 pixels wide."""
     image = item.read_image()
+    image = image if image.dtype.kind == "u" and image.shape[2] in (1, 3) else to_rgb8(image)
     height = max(1, round(image.shape[0] * WIDTH / image.shape[1]))
     method = cv2.INTER_AREA if image.shape[1] > WIDTH else cv2.INTER_NEAREST
     sized = cv2.resize(image, (WIDTH, height), interpolation=method).reshape(height, WIDTH, -1)

@@ -231,6 +231,16 @@ class Competition(Settings):
         return f"true {self.ignore_class} ignored; predicted {self.ignore_class} {joins}"
 
 
+def _labels_without_test(data: Any) -> Any:
+    """Settings in which a CSV of predictions names classes in `class`, where there is no test set."""
+    classes, columns, given = data.get("classes"), data.get("columns") or {}, data.get("submission") or {}
+    if data.get("test") is None and "test" in data and isinstance(classes, list | dict) and isinstance(given, dict):
+        several = len(classes) > (2 if data.get("kind") == "multiclass" else 1)
+        if several and not any({"label", "pattern"} & one.keys() for one in (given, columns)):
+            return {**data, "submission": given | {"label": "class"}}
+    return data
+
+
 def _ascending(value: tuple[float, float] | None) -> tuple[float, float] | None:
     if value is not None and not value[0] < value[1]:
         raise ValueError(f"expected the lowest and the highest value, e.g. [0, 4095]; got {list(value)}")
@@ -276,16 +286,11 @@ class RleCsv(Competition):
     @classmethod
     def _complete_test(cls, data: Any) -> Any:
         """Test ids are made of the same parts; without a test set, a CSV of predictions names classes in `class`."""
-        train, test, given = data.get("train"), data.get("test"), data.get("submission") or {}
+        train, test = data.get("train"), data.get("test")
         both = isinstance(train, dict) and isinstance(test, dict)
         if both and train.get("id") and test.get("id") is None and "{id}" not in str(test.get("images")):
             return {**data, "test": {**test, "id": train["id"]}}
-        classes, columns = data.get("classes"), data.get("columns") or {}
-        if test is None and "test" in data and isinstance(classes, list | dict) and isinstance(given, dict):
-            several = len(classes) > (2 if data.get("kind") == "multiclass" else 1)
-            if several and not any({"label", "pattern"} & one.keys() for one in (given, columns)):
-                return {**data, "submission": given | {"label": "class"}}
-        return data
+        return _labels_without_test(data)
 
     @model_validator(mode="before")
     @classmethod
@@ -457,7 +462,9 @@ class Arrays(Competition):
 
     reader: Literal["arrays"] = "arrays"
     train: ArrayFiles
-    test: ArrayFiles
+    """The training set."""
+    test: ArrayFiles | None
+    """The test set; null where there is none."""
     channels: Annotated[int, Field(ge=1, le=MOST_CHANNELS)] | None = None
     """How many channels images have, up to 32."""
     channels_first: bool = False
@@ -470,21 +477,33 @@ class Arrays(Competition):
 
     _range_ascends = field_validator("value_range")(_ascending)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _complete_test(cls, data: Any) -> Any:
+        return _labels_without_test(data)
+
     @model_validator(mode="after")
     def _masks_are_known(self) -> "Arrays":
         if self.train.masks is None:
             raise ValueError("train.masks is missing; name the array of masks")
-        if self.train.images == self.test.images:
+        if self.sample_submission and self.test is None:
+            raise ValueError("sample_submission names test images; without a test set (`test: null`) set it to null")
+        if self.test and self.train.images == self.test.images:
             raise ValueError(
                 f"train.images and test.images are both {self.test.images}; name the array of the test set"
             )
-        if self.train.evaluate or (self.test.evaluate and self.test.masks is None):
+        if self.train.evaluate or (self.test and self.test.evaluate and self.test.masks is None):
             raise ValueError("evaluate is for the test set, and needs test.masks")
         if strange := [value for value in self.class_values if not isinstance(value, int)]:
             raise ValueError(
                 f"the value {strange[0]!r} of a class is no whole number: give `classes: {{name: number}}`"
             )
         return self
+
+    @property
+    def has_test(self) -> bool:
+        """Whether `test` names a test set."""
+        return self.test is not None
 
     @property
     def class_values(self) -> list[Any]:

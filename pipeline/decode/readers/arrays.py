@@ -27,7 +27,9 @@ def list_items(competition: Arrays, folder: Path, subsets: Sequence[SubsetName] 
     """
     items: list[Item] = []
     for subset in subsets:
-        files: ArrayFiles = getattr(competition, subset)
+        files: ArrayFiles | None = getattr(competition, subset)
+        if files is None:
+            continue
         images = _open(folder, files.images)
         masks = _open(folder, files.masks) if files.masks else None
         if masks is not None and (len(masks) != len(images) or masks.ndim not in (3, 4)):
@@ -47,7 +49,9 @@ def list_items(competition: Arrays, folder: Path, subsets: Sequence[SubsetName] 
 
 def raw_files(competition: Arrays, folder: Path, subset: SubsetName) -> tuple[Path, ...]:
     """Returns the files of a subset, and of the test images the sample submission."""
-    files: ArrayFiles = getattr(competition, subset)
+    files: ArrayFiles | None = getattr(competition, subset)
+    if files is None:
+        return ()
     names = [files.images, files.masks, files.table, competition.sample_submission if subset == "test" else None]
     return tuple(dict.fromkeys(folder / name.partition(":")[0] for name in names if name))
 
@@ -56,7 +60,7 @@ def opener(competition: Arrays, folder: Path) -> Callable[[Any], np.ndarray]:
     """Returns a function from a row of images.parquet to its image (H, W, C)."""
 
     def read(row: Any) -> np.ndarray:
-        files: ArrayFiles = competition.test if row["subset"] == "test" else competition.train
+        files = competition.test if row["subset"] == "test" and competition.test else competition.train
         return _image(competition, folder, files.images, int(row["image_id"]))
 
     return read

@@ -7,13 +7,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from warnings import catch_warnings
 
 from PIL import Image
 
-from pipeline.decode.readers.files import evenly, read_image
+from pipeline.decode.readers.files import OtherNumbers, evenly, read_image
 from pipeline.decode.rle_checks import Certainty
+from pipeline.new.guess.forms import form_of, is_plain, size_of, values_of
 
 _ORIENTATION = 0x0112
 _SUBFILE_TYPE = 254
@@ -40,7 +41,9 @@ class Draft:
     guesses: list[Guess]
     size: tuple[int, int]
     """Rows × columns of a middling image."""
-    channels: Literal[1, 3]
+    channels: int
+    store: tuple[int, int] | None = None
+    """Rows × columns that windows of huge images are stored at."""
     notes: tuple[str, ...] = ()
     """What else a person should know, such as files that are not used."""
 
@@ -70,6 +73,10 @@ class Files:
     """What ids are made of, where the pattern has named parts instead of `{id}`."""
     parts: dict[str, dict[str, str]] = field(default_factory=dict)
     """By id, the named parts of the path beside the id."""
+    bands: tuple[str, ...] = ()
+    """What `{band}` of the pattern stands for, where an image is one file per band; `paths` has those of the first."""
+    all_bands: int = 0
+    """How many there are, where these are some of them."""
 
     @property
     def parts_named(self) -> tuple[str, ...]:
@@ -106,6 +113,8 @@ def other_files(paths: Iterable[Path]) -> str:
 
 def image_size(path: Path) -> tuple[int, int] | None:
     """Returns rows × columns of an image, from its head alone where it can; None where it cannot be read."""
+    if not is_plain(path) and path.suffix.lower() not in (".tif", ".tiff"):
+        return size_of(path)
     try:
         with catch_warnings(action="ignore"), Image.open(path) as image:  # decode says what is odd
             described = image.format != "PNG" or _PNG_TEXTS & {str(key) for key in image.info}  # else Pillow reads on
@@ -115,19 +124,25 @@ def image_size(path: Path) -> tuple[int, int] | None:
     except Exception:  # Pillow knows no 16-bit colours, and damaged files raise whatever they like
         pass
     try:
+        if not is_plain(path) and (form := form_of(path)) is not None and (form.slices > 1 or form.is_huge):
+            return form.rows, form.columns
         rows, columns = read_image(path).shape[:2]
         return rows, columns
+    except OtherNumbers:
+        return size_of(path)
     except ValueError:  # decode says what is wrong with it
-        return None
+        return size_of(path) if not is_plain(path) else None
 
 
-def channels_of(paths: Iterable[Path]) -> Literal[1, 3]:
+def channels_of(paths: Iterable[Path]) -> int:
     """Returns 3 where one of some images has colours, else 1, also for grey images that are stored as RGB."""
     for path in evenly(paths, 20):
         try:
-            image = read_image(path)
+            image = values_of(path)
         except ValueError:
             continue
-        if (image[..., :1] != image).any():
+        if image.shape[2] == 3 and (image[..., :1] != image).any():
+            return 3
+        if image.shape[2] > 3 and (image[..., :1] != image[..., :3]).any():
             return 3
     return 1

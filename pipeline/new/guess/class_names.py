@@ -1,8 +1,10 @@
 """What the values of class maps are called: in a table among the raw files, or in data sets that everybody knows."""
 
+import json
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import pandas as pd
 
@@ -40,6 +42,8 @@ _CITYSCAPES = {
 }  # fmt: skip
 _NOT_SCORED = (0, 1, 2, 3, 4, 5, 6, 9, 10, 14, 15, 16, 18, 29, 30)
 """Cityscapes' classes that its evaluation ignores."""
+LARGEST = 2**20
+"""Bytes of a JSON file that may hold names."""
 _NAME = re.compile(r"name|class|label|category|object", re.IGNORECASE)
 _VALUE = re.compile(
     r"(class_?|label_?|category_?|pixel_?)?(value|id|index|number|code|label|idx|key|train_?id)", re.IGNORECASE
@@ -105,6 +109,35 @@ def from_table(name: str, frame: pd.DataFrame) -> Named | None:
     ]
     names_of = {value: text for value, text in zip(values, label, strict=True) if value not in ignored}
     return Named(names_of, name, tuple(ignored), complete=True)
+
+
+def from_json(folder: Path, names: Iterable[str]) -> Named | None:
+    """Returns the names that a JSON file's `labels` gives to values, such as nnU-Net's dataset.json, either way round;
+    None where there are none.
+
+    Args:
+        folder: that of the raw files.
+        names: JSON files in it that are no annotations.
+    """
+    for name in names:
+        path = folder / name
+        if "{" in name or path.stat().st_size > LARGEST:
+            continue
+        try:
+            data = json.loads(path.read_text(encoding="utf-8-sig"))
+        except (ValueError, OSError, RecursionError):
+            continue
+        labels = data.get("labels") if isinstance(data, dict) else None
+        if not isinstance(labels, dict) or len(labels) < 2:
+            continue
+        if all(str(key).isdecimal() and isinstance(value, str) for key, value in labels.items()):
+            labels = {value: int(key) for key, value in labels.items()}
+        found: dict[Value, str] = {value: str(key) for key, value in labels.items() if type(value) is int}
+        if len(found) == len(labels):
+            ignored = tuple(value for value, text in found.items() if text.lower() == "ignore")
+            names_of = {value: text for value, text in found.items() if value not in ignored}
+            return Named(names_of, name, ignored, complete=True)
+    return None
 
 
 def known_names(pattern: str, values: Collection[Value]) -> Named | None:

@@ -1,7 +1,7 @@
 """Which of the raw files are training images, masks, test images and tables, and what is left over."""
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,7 +12,9 @@ from pipeline.decode.readers.files import SUFFIXES, packed
 from pipeline.decode.readers.names import find_images, split_ending
 from pipeline.new.guess import annotations
 from pipeline.new.guess.annotations import Annotations, Json
-from pipeline.new.guess.base import Files, other_files, walk
+from pipeline.new.guess.base import Files, other_files
+from pipeline.new.guess.class_names import Named as ClassNames
+from pipeline.new.guess.class_names import from_json
 from pipeline.new.guess.ids import fit_ids
 from pipeline.new.guess.lists import Lists, find_lists
 from pipeline.new.guess.masks import MaskFiles, find_mask_files, kind_of, pictures
@@ -51,19 +53,22 @@ class Found:
     lists: Lists = field(default_factory=Lists)
     names: tuple[Table, ...] = ()
     """Tables that may name the values of class maps."""
+    single: tuple[Table, ...] = ()
+    """Tables of run lengths that lie beside each image and have its own rows alone."""
+    named: ClassNames | None = None
+    """Names of values in a JSON file."""
     notes: tuple[str, ...] = ()
     """What is there and not used."""
     rivals: tuple[str, ...] = ()
     """Patterns of other pictures that could be the training images."""
 
 
-def find(folder: Path) -> Found:
+def find(folder: Path, paths: list[Path]) -> Found:
     """Tells training images, test images, masks and tables apart.
 
     Raises:
         PipelineError: something is missing.
     """
-    paths = list(walk(folder))
     apart = [masks_beside(files) for files in image_groups(folder, paths)]
     groups, beside = [images for images, _ in apart], [masks for _, masks in apart if masks]
     if not groups:
@@ -76,6 +81,9 @@ def find(folder: Path) -> Found:
     table, rest = _mask_table([one for one in full if not sample or one is not sample.table], rest, folder)
     mask_files = None if table else find_mask_files(rest, beside)
     found_json = annotations.look_into(folder, paths)
+    in_json = from_json(folder, found_json.unread) if mask_files else None
+    if in_json:
+        found_json.unread.pop(in_json.source)
     annotated = None if table or mask_files else _annotated(found_json, rest, folder)
     images = table.key.files if table else mask_files.images if mask_files else annotated.images if annotated else None
     if images is None:
@@ -85,6 +93,8 @@ def find(folder: Path) -> Found:
     alike = by_name(others) if images.pattern.endswith("{id}") else others  # ids with endings, as in training
     lists = find_lists(folder, paths, images) if sample is None else Lists()
     test = sample.key.files if sample else None if lists.test else _test_of(alike, images, folder)
+    if sample is None and test is not None:  # images of several files, whose ids were not known before
+        sample = _sample(full, [test])
     truth, of_test = (
         (None, None) if test is None or sample else _truth(test, mask_files, annotated, rest, found_json, folder)
     )
@@ -94,8 +104,17 @@ def find(folder: Path) -> Found:
     near = next((masks for one, masks in apart if masks and _share_files(one, images)), None)
     found = Found(images, test, table, mask_files, annotated, near, sample, further, unread, truth, of_test, lists)
     left = [*table_notes, *_left_over(found, [*groups, *used], tables, found_json)]
+    lengths = [one for one in full if one.rle and not one.is_sample]
+    single = tuple(one for one in lengths if one not in _of_all_images(lengths)) if mask_files else ()
     rivals = tuple(files.pattern for files in others if _is_rival(files, images))
-    return replace(found, notes=tuple(left), names=tuple(one for one in full if one.name not in named), rivals=rivals)
+    return replace(
+        found,
+        notes=tuple(left),
+        names=tuple(one for one in full if one.name not in named),
+        rivals=rivals,
+        named=in_json,
+        single=single,
+    )
 
 
 def _is_rival(files: Files, images: Files) -> bool:
@@ -136,7 +155,7 @@ def _mask_table(tables: list[Table], groups: list[Files], folder: Path) -> tuple
     got the ids of that table."""
     known = [*groups, *by_name(groups)]
     training = [files for files in known if not files.is_test] or known
-    masks = [table for table in tables if table.rle]
+    masks = _of_all_images([table for table in tables if table.rle and not table.is_sample])
     found = [named for table in masks if (named := read_rows(table, training, by_file=True))]
     best = max(found, key=lambda one: (one.key.share, len(one.key.ids)), default=None)
     if best and best.key.share > 0.5:
@@ -149,6 +168,12 @@ def _mask_table(tables: list[Table], groups: list[Files], folder: Path) -> tuple
                 if fitted and named:
                     return named, [fitted if one is files else one for one in groups]
     return best, groups
+
+
+def _of_all_images(tables: list[Table]) -> list[Table]:
+    """The tables but for those that lie beside each image and have its own rows alone."""
+    alike = Counter((Path(table.name).name, tuple(table.frame.columns)) for table in tables)
+    return [one for one in tables if alike[Path(one.name).name, tuple(one.frame.columns)] == 1]
 
 
 def _further(tables: list[Table], images: Files) -> Named | None:
@@ -185,9 +210,9 @@ def _test_of(groups: list[Files], images: Files, folder: Path) -> Files | None:
             continue
         if other in by_pattern:
             return by_pattern[other]
-        found = find_images(other, folder, [], images.id)
+        found = find_images(other.replace("{band}", [*images.bands, ""][0]), folder, [], images.id)
         if found.paths:
-            return Files(other, found.paths, images.exclude, images.id, found.parts)
+            return Files(other, found.paths, images.exclude, images.id, found.parts, images.bands)
     shape = _shape(whole)
     named = [files for files in pictures if files.is_test and kind_of(files) is None]
     same = [one for files in named for one in (files, *without_ending(files)) if _shape(one.pattern) == shape]
@@ -262,11 +287,15 @@ def _left_over(found: Found, groups: Iterable[Files], tables: list[Table], jsons
         yield f"not used: images that fit {_several(names)}"
     named = {one.table.name for one in (found.table, found.sample, found.further) if one}
     named |= {found.unread.name} if found.unread else set()
+    alike: dict[tuple[str, str], list[Table]] = defaultdict(list)
     for table in tables:
         if table.name not in named and table.name not in found.lists.files:
             more = ", …" * (len(table.frame.columns) > 6)
             columns = f"{', '.join(map(str, table.frame.columns[:6]))}{more}"
-            yield f"not used: {table.name} ({len(table.frame)} rows; columns {columns})"
+            alike[Path(table.name).name, columns].append(table)
+    for (_, columns), same in alike.items():
+        like_it = f" and {len(same) - 1} like it" * (len(same) > 1)
+        yield f"not used: {same[0].name}{like_it} ({len(same[0].frame)} rows; columns {columns})"
     used_json = {one.pattern for one in (found.annotations, found.of_test) if one}
     for name, form in jsons.formats.items():
         if name not in used_json and (name in jsons.single or name in jsons.groups):

@@ -1,6 +1,7 @@
 """What a folder of raw files seems to be: which reader it is for, and every setting of a competition's YAML."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -8,17 +9,23 @@ import numpy as np
 
 from pipeline.core.errors import PipelineError
 from pipeline.decode.readers.files import evenly, read_image
-from pipeline.decode.rle_checks import Certainty, MaskRow
-from pipeline.decode.value_range import SMALL, extremes, used_range
-from pipeline.new.guess import annotations
-from pipeline.new.guess.base import Draft, Files, Guess, channels_of, image_size
+from pipeline.decode.rle_checks import Certainty, MaskRow, parsed
+from pipeline.masks.rle import Convention
+from pipeline.new.guess import annotations, stacks
+from pipeline.new.guess.base import Draft, Guess, channels_of, image_size, walk
 from pipeline.new.guess.columns import columns_of, differing, placeholder_of, under, unsampled
 from pipeline.new.guess.find import Found, find
+from pipeline.new.guess.forms import is_plain
 from pipeline.new.guess.groups import guess_group
 from pipeline.new.guess.masks import classes_of_labels, mask_values, one_class
-from pipeline.new.guess.of_files import MEAN_IOU, METRIC, of_mask_files
+from pipeline.new.guess.metric import MEAN_IOU, METRIC
+from pipeline.new.guess.of_files import of_mask_files
+from pipeline.new.guess.pictures import STORED, reading_of
 from pipeline.new.guess.rle import PAIRS, guess_rle, other_size
 from pipeline.new.guess.tables import Named, Table
+
+MOST_MEASURED = 4000
+"""Files of formats whose heads take long to read, such as DICOM, that are measured."""
 
 
 def look(folder: Path, title: str) -> Draft:
@@ -35,7 +42,8 @@ def look(folder: Path, title: str) -> Draft:
             return draft
     if (folder / "annotations" / "trimaps").is_dir() and (folder / "images").is_dir():
         return _oxford_pet(folder, title)
-    return _images_in_folders(folder, title)
+    paths = list(walk(folder))
+    return stacks.draft_of(folder, paths, title) or _images_in_folders(folder, paths, title)
 
 
 def _head(title: str, reader: str, evidence: str) -> list[Guess]:
@@ -89,7 +97,8 @@ def _oxford_pet(folder: Path, title: str) -> Draft:
 
 def _sizes(paths: list[Path]) -> dict[Path, tuple[int, int]]:
     """Rows × columns of the images that can be read."""
-    sizes = {path: size for path in paths if (size := image_size(path)) is not None}
+    some = paths if not paths or is_plain(paths[0]) else evenly(paths, MOST_MEASURED)
+    sizes = {path: size for path in some if (size := image_size(path)) is not None}
     if not sizes:
         try:
             read_image(paths[0])
@@ -115,11 +124,17 @@ def _shape(sizes: dict[Path, tuple[int, int]]) -> tuple[Guess, tuple[int, int]]:
 # --- images in folders -----------------------------------------------------------------------------------------------
 
 
-def _images_in_folders(folder: Path, title: str) -> Draft:
-    found = find(folder)
-    tests = found.test.paths.values() if found.test else ()
+def _images_in_folders(folder: Path, paths: list[Path], title: str) -> Draft:
+    try:
+        found = find(folder, paths)
+    except PipelineError as error:
+        raise PipelineError(f"{str(error).removesuffix('.')}{stacks.told(folder, paths)}.") from None
+    tests = list(found.test.paths.values()) if found.test else []
     sizes = _sizes([*found.images.paths.values(), *tests])
     shape, size = _shape(sizes)
+    count = len(found.images.paths) + len(tests)
+    if len(sizes) < count and shape.value:
+        shape = replace(shape, certainty="guess", evidence=f"{len(sizes)} of {count} images, which were measured")
     odd: list[str] = []
     if found.table:
         rows = _mask_rows(found, found.table, sizes)
@@ -131,13 +146,30 @@ def _images_in_folders(folder: Path, title: str) -> Draft:
     else:
         masks = of_mask_files(found)
     group = guess_group(found.table, found.further, list(found.images.paths), found.images)
-    values = _value_range(found.images)
-    guesses = [*_head(title, "rle_csv", "images in folders"), *_subsets(found), *masks, shape, *values, *group]
+    of_files = found.mask_files.masks if found.mask_files else None
+    reading = reading_of(found.images, of_files, sizes.values())
+    by_id = reading.size is not None  # ids of windows' images are what they were, those of slices are not
+    known = [one for one in group if one.key == "group" and one.value and (by_id or "{group}" not in one.value)]
+    if reading.group and not known:
+        group = [one for one in group if one.key not in ("group", "split.folds")] + reading.group
+    if reading.size:  # windows
+        shape, size = replace(shape, value=None, evidence="windows of the images"), reading.size
+        masks = _joined_rows(masks)
+    subsets = _subsets(found)
+    guesses = [*_head(title, "rle_csv", "images in folders"), *subsets, *masks, shape, *reading.guesses, *group]
     told = "; ".join(guess.evidence for guess in masks if guess.key == "classes")
     used = [table.name for table in found.names if told.endswith(f"those of {table.name}")]
     notes = [note for note in found.notes if not any(note.startswith(f"not used: {name} ") for name in used)]
-    notes += [*odd, *_placeholder_note(found)]
-    return Draft(guesses, size, channels_of(found.images.paths.values()), tuple(notes))
+    notes += [*odd, *_placeholder_note(found), *_beyond_images(found, sizes)]
+    return Draft(guesses, size, reading.channels, STORED if reading.size else None, tuple(notes))
+
+
+def _joined_rows(masks: list[Guess]) -> list[Guess]:
+    """The settings of masks for images that are cut into windows, whose submission has one mask per image."""
+    rows = [one for one in masks if one.key in ("columns.rows", "submission.rows") and one.value == "instance"]
+    kept = [one for one in masks if one.key != "submission.rows"]
+    text = "windows are joined to one mask per image; as rows of instances they could not be"
+    return [*kept, *([Guess("submission.rows", "image", "guess", text)] if rows else [])]
 
 
 def _placeholder_note(found: Found) -> Iterator[str]:
@@ -152,28 +184,24 @@ def _placeholder_note(found: Found) -> Iterator[str]:
         )
 
 
-def _value_range(images: Files) -> list[Guess]:
-    """The range of values, where images use a small part of what their files could hold."""
-    lows: list[float] = []
-    highs: list[float] = []
-    types: set[np.dtype] = set()
-    for path in evenly(images.paths.values(), 50):
-        try:
-            image = read_image(path)
-        except ValueError:
+def _beyond_images(found: Found, sizes: dict[Path, tuple[int, int]]) -> Iterator[str]:
+    """That runs of the sample submission end behind the last pixel of their image, as those of another size do."""
+    sample = found.sample
+    if not sample or not sample.table.rle or not sample.table.writing.is_pairs or not found.test:
+        return
+    for name, text in zip(sample.key.ids, sample.table.frame[sample.table.rle], strict=True):
+        path = found.test.paths.get(name)
+        runs = parsed(text, Convention(base=0)) if path in sizes else None
+        if path is None or runs is None or not len(runs):
             continue
-        low, high = extremes(image)
-        lows.append(low)
-        highs.append(high)
-        types.add(image.dtype)
-    if len(types) != 1:
-        return []
-    dtype = types.pop()
-    share, own = used_range(dtype, lows, highs)
-    if share > SMALL:
-        return []
-    text = f"{dtype} images with values from {min(lows)} to {max(highs)} in {len(lows)} of them; scaled from this range"
-    return [Guess("value_range", own, "guess", text)]
+        (height, width), end = sizes[path], int(runs[-1].sum()) - 1
+        if end > height * width:
+            yield (
+                f"{sample.table.name}: a run of {name} ends at pixel {end}, and the image has {height}×{width}, "
+                f"{height * width}: submissions are of another size than the images, which decode does not know; "
+                "read the competition's page"
+            )
+            return
 
 
 # --- their settings --------------------------------------------------------------------------------------------------
@@ -251,8 +279,24 @@ def _sample_guesses(found: Found) -> list[Guess]:
     if unread.frame.empty:
         text = f"{unread.name} has no rows, only the columns {', '.join(map(str, unread.frame.columns))}"
     else:
-        text = f"{unread.name} names no test image: {unread.frame.iloc[0, 0]!r} is none, for instance"
+        text = _unknown_ids(found, unread)
     return [Guess("sample_submission", None, "guess", text), *_header_only(found, unread)]
+
+
+def _unknown_ids(found: Found, unread: Table) -> str:
+    """That a sample submission names images that are not there."""
+    known = found.test.paths if found.test else {}
+    named = max(
+        (unread.frame[column].tolist() for column in unread.frame), key=lambda ids: sum(one in known for one in ids)
+    )
+    there = sum(one in known for one in named)
+    example = next((one for one in named if one not in known), "")
+    if not there:
+        return f"{unread.name} names no test image: {named[0]!r} is none, for instance"
+    return (
+        f"{unread.name} names {len(named)} images, of which {len(named) - there} are no test images here, {example!r} "
+        f"for instance: set it to {unread.name} once they are there"
+    )
 
 
 def _header_only(found: Found, unread: Table) -> list[Guess]:

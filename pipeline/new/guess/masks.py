@@ -12,10 +12,12 @@ import cv2
 import numpy as np
 
 from pipeline.core.config.raw_files import Value, names_in
-from pipeline.decode.readers.files import evenly, read_image
+from pipeline.decode.readers.files import evenly
 from pipeline.decode.readers.true_masks import MOST_INSTANCES
+from pipeline.new.guess.bands import several_to_a_mask
 from pipeline.new.guess.base import Files, Guess
 from pipeline.new.guess.class_names import Named
+from pipeline.new.guess.forms import form_of, is_plain, some_of, values_of
 from pipeline.new.guess.paths import without_ending
 
 SOME_INSTANCES = 30
@@ -54,17 +56,48 @@ def find_mask_files(groups: list[Files], beside: list[Files]) -> MaskFiles | Non
     """
     few = {id(files): kind for files in [*beside, *groups] if (kind := kind_of(files))}
     best: list[MaskFiles] = []
+    rank = (0, False)
+    places = set().union(*(_places(files) for files in groups if files.is_test))
     for images in sorted(groups, key=lambda files: (files.is_test, files.is_validation)):  # of equal ones, training
-        if id(images) in few:
+        if images.is_test and best:
+            break
+        if id(images) in few or not _readable(images):
             continue
-        fitted = [(masks_of(masks, images), few[id(masks)]) for masks in [*beside, *groups] if id(masks) in few]
-        found = [MaskFiles(*pair, kind=kind) for pair, kind in fitted if pair]
-        best = max(best, found, key=lambda one: sum(len(pair.masks.paths) for pair in one))
+        candidates = [one for one in [*beside, *groups] if id(one) in few and (images.is_test or not one.is_test)]
+        fitted = [(masks_of(masks, images), masks) for masks in candidates]
+        found = [(MaskFiles(*pair, kind=few[id(masks)]), masks) for pair, masks in fitted if pair]
+        given = [pair for pair, masks in found if not _in_test(masks, places)]  # what test images come with is no truth
+        found_here = given or [pair for pair, _ in found]
+        ranked = sum(len(pair.masks.paths) for pair in found_here), _in_test(images, places) and pictures(images)
+        if found_here and ranked > rank:
+            best, rank = found_here, ranked
     if not best:
         return None
     chosen = _by_class(best) or min(best, key=lambda pair: (_RANK[pair.kind], -len(pair.masks.paths)))
     others = tuple(pair.masks.pattern for pair in best if pair.masks.pattern != chosen.masks.pattern)
     return replace(chosen, others=() if chosen.classes else others)
+
+
+def _place(name: str) -> str:
+    """A part of a path without the words that say which part of the data set it is of."""
+    return re.sub(r"train(ing)?|test(ing)?|(?<=images|labels)t[rs]", "", name, flags=re.IGNORECASE)
+
+
+def _places(files: Files) -> set[str]:
+    """The names of folders and files of test images."""
+    names = {path.name for path in list(files.paths.values())[:MOST_VALUES]}
+    return {_place(part) for part in [*files.pattern.split("/"), *names]}
+
+
+def _in_test(files: Files, places: set[str]) -> bool:
+    """Whether test images have such files too: of the same name, or in a folder of the same name."""
+    fixed = [part for part in files.pattern.split("/") if "{" not in part and "*" not in part]
+    return bool(fixed) and _place(fixed[-1]) in places
+
+
+def _readable(files: Files) -> bool:
+    """Whether files that are no plain pictures hold some that can be read."""
+    return any(is_plain(path) or form_of(path) for path in evenly(files.paths.values(), 3))
 
 
 def masks_of(masks: Files, images: Files) -> tuple[Files, Files] | None:
@@ -91,7 +124,8 @@ def masks_of(masks: Files, images: Files) -> tuple[Files, Files] | None:
         head, suffix = masks.pattern.rsplit("{id}", 1)
         pattern = f"{head}{before}{{id}}{after}{suffix}"
         return known, replace(masks, pattern=_with_parts_of(pattern, known), paths=found)
-    return None
+    joined = several_to_a_mask(images, masks)
+    return (joined, masks) if joined else None
 
 
 def _with_parts_of(pattern: str, images: Files) -> str:
@@ -152,9 +186,9 @@ def numbers_instances(paths: Iterable[Path], count: int = 20) -> bool:
     values of a single region: the numbers of instances."""
     highest: list[int] = []
     regions = values = 0
-    for path in evenly(paths, count):
+    for path in some_of(paths, count):
         try:
-            mask = read_image(path, as_mask=True)
+            mask = values_of(path, as_mask=True)
         except ValueError:
             continue
         numbers = np.unique(mask) if mask.shape[2] == 1 else np.arange(1)
@@ -177,9 +211,9 @@ def numbers_instances(paths: Iterable[Path], count: int = 20) -> bool:
 def mask_values(paths: Iterable[Path], count: int = 200) -> Counter[Value] | None:
     """Returns how many pixels hold each grey value or (red, green, blue) in up to `count` files; None of no masks."""
     found: Counter[Value] = Counter()
-    for path in evenly(paths, count):
+    for path in some_of(paths, count):
         try:
-            mask = read_image(path, as_mask=True)[..., :3]
+            mask = values_of(path, as_mask=True)[..., :3]
         except ValueError:
             continue
         pixels = mask.reshape(-1, mask.shape[2]).astype(np.int64)
@@ -200,12 +234,12 @@ def never_both(paths: Iterable[Path], count: int = 200) -> bool:
 
 def black_and_white(paths: Iterable[Path], count: int = 200) -> bool:
     """Returns whether up to `count` files are JPEGs of black and white: nearly all of their values near 0 or 255."""
-    chosen, near, white, values = evenly(paths, count), 0, 0, 0
+    chosen, near, white, values = some_of(paths, count), 0, 0, 0
     for path in chosen:
         if path.suffix.lower() not in (".jpg", ".jpeg"):
             return False
         try:
-            image = read_image(path)
+            image = values_of(path)
         except ValueError:
             continue
         near += int(((image < 32) | (image > 223)).sum())
@@ -235,6 +269,11 @@ def classes_of_values(values: Counter[Value], named: Named | None = None) -> lis
         named: the names that a table gives to values.
     """
     if len(values) < 2 or (len(values) == 2 and 0 in values):
+        name = next((named.names[value] for value in values if value and value in named.names), "") if named else ""
+        if named and name:
+            held = " and ".join(map(str, sorted(values, key=_order)))
+            text = f"mask files hold {held}; the name is that of {named.source}"
+            return [Guess("classes", [name], "guess", text)]
         return [one_class("mask files hold " + " and ".join(map(str, sorted(values, key=_order))))]
     background = 0 if 0 in values else values.most_common(1)[0][0]
     others = sorted((value for value in values if value != background), key=_order)

@@ -1,19 +1,19 @@
 """The settings of mask images: their classes, their instances, and how a submission looks beside them."""
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
-from pipeline.core.config.competition import METRICS
 from pipeline.core.config.raw_files import THRESHOLD, Value
-from pipeline.new.guess.base import Files, Guess
+from pipeline.decode.rle_checks import MaskRow
+from pipeline.new.guess.base import Files, Guess, image_size
 from pipeline.new.guess.class_names import Named, from_table, known_names
-from pipeline.new.guess.columns import unsampled
+from pipeline.new.guess.columns import placeholder_of, unsampled
 from pipeline.new.guess.find import Found
 from pipeline.new.guess.masks import classes_of_values, mask_values, never_both, numbers_instances, one_class
-
-_OF_MASKS = [name for name, of in METRICS.items() if of == "masks"]
-METRIC = Guess("metric", None, "FILL IN", f"{', '.join(_OF_MASKS[:-1])} or {_OF_MASKS[-1]}; the files cannot tell")
-MEAN_IOU = Guess("metric", "mean_iou", "sure", "the one metric of kind multiclass")
+from pipeline.new.guess.metric import MEAN_IOU, METRIC
+from pipeline.new.guess.rle import guess_rle
+from pipeline.new.guess.tables import find_key
 
 
 def of_mask_files(found: Found) -> list[Guess]:
@@ -24,7 +24,7 @@ def of_mask_files(found: Found) -> list[Guess]:
     absent = 0 if found.lists.train else len(set(found.images.paths) - set(masks.paths))
     if absent:
         guesses.append(Guess("columns.absent", "empty", "guess", f"{absent} images have no mask file"))
-    guesses += unsampled(found)
+    guesses += _as_beside(found, masks, unsampled(found))
     if "*" in Path(masks.pattern).name and not (found.sample and found.sample.table.pixels):
         text = "several mask files an image; where an image has one row, leave this out"
         guesses.append(Guess("submission.rows", "instance", "guess", text))
@@ -46,6 +46,27 @@ def of_mask_files(found: Found) -> list[Guess]:
     if names:
         return [*guesses, Guess("classes", names, "guess", "files of their own; they may overlap"), METRIC]
     return [*guesses, *by_value, METRIC if len(by_value) == 1 else MEAN_IOU]
+
+
+def _as_beside(found: Found, masks: Files, guesses: list[Guess]) -> list[Guess]:
+    """The settings of a submission, run lengths as tables beside the mask files write the same masks."""
+    if not found.single or not any(guess.key == "rle.order" for guess in guesses):
+        return guesses
+    rows = []
+    for table in found.single:
+        key = find_key(table, [masks])
+        for name, text in zip(key.ids, table.frame[table.rle], strict=True) if key else ():
+            path = masks.paths.get(name)
+            size = image_size(path) if path else None
+            rows += [MaskRow(text, path, size, path)] if path and size else []
+    if not rows:
+        return guesses
+    names = ", ".join(table.name for table in found.single[:2]) + ", …" * (len(found.single) > 2)
+    told = [
+        replace(guess, certainty="guess", evidence=f"{names} write masks so: {guess.evidence}")
+        for guess in guess_rle(rows, placeholder_of(found.sample, None), found.single[0].writing)
+    ]
+    return [*(guess for guess in guesses if not guess.key.startswith("rle.")), *told]
 
 
 def _with_masks(found: Found) -> list[str]:
@@ -71,6 +92,8 @@ def _of_instances(found: Found, masks: Files) -> list[Guess]:
 
 def _names_of(found: Found, values: Counter[Value]) -> Named | None:
     """What the values of class maps are called, by a table among the raw files or by what everybody knows."""
+    if found.named and all(value in (*found.named.names, *found.named.ignored) for value in values):
+        return found.named
     for table in found.names:
         named = from_table(table.name, table.frame)
         if named and sum(value in (*named.names, *named.ignored) for value in values) >= 0.9 * len(values):

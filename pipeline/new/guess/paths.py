@@ -9,7 +9,8 @@ from pathlib import Path
 
 from pipeline.core.tables import normal_form
 from pipeline.decode.readers.files import SUFFIXES
-from pipeline.decode.readers.names import same_format, split_ending
+from pipeline.decode.readers.names import ending_of, same_format, split_ending
+from pipeline.new.guess.bands import BAND, with_bands
 from pipeline.new.guess.base import Files
 
 MOST_KINDS = 40
@@ -37,7 +38,7 @@ class _Folder:
 
     def stems(self) -> set[str]:
         """The names, without endings, of all images in it."""
-        own = {path.stem for paths in self.files.values() for path in paths}
+        own = {stem_of(path) for paths in self.files.values() for path in paths}
         return own.union(*(folder.stems() for folder in self.folders.values()))
 
 
@@ -52,9 +53,9 @@ def image_groups(folder: Path, paths: Iterable[Path]) -> list[Files]:
         folder: that of the raw files.
         paths: all files in it.
     """
-    images = [path for path in paths if path.suffix.lower() in SUFFIXES]
+    images = [path for path in paths if ending_of(path.name).lower() in SUFFIXES]
     start = len(folder.parts)
-    own = {part for path in images for part in path.parts[start:-1] if part == path.stem}
+    own = {part for path in images for part in path.parts[start:-1] if part == stem_of(path)}
     own = own if len(own) > 1 else set()  # a lone folder of an image's name is chance
     found: dict[str, dict[str, Path]] = {}
     tree = _Folder()
@@ -65,14 +66,19 @@ def image_groups(folder: Path, paths: Iterable[Path]) -> list[Files]:
             place = tree
             for name in folders:
                 place = place.folders.setdefault(name, _Folder(name))
-            place.files[path.suffix].append(path)
+            place.files[ending_of(path.name)].append(path)
             continue
         shown = ["{id}" if part == image_id else part for part in folders]
-        pattern = "/".join([*shown, ("{id}" if path.stem == image_id else "*") + path.suffix])
+        pattern = "/".join([*shown, ("{id}" if stem_of(path) == image_id else "*") + ending_of(path.name)])
         found.setdefault(pattern, {}).setdefault(normal_form(image_id), path)
     groups = [Files(pattern, found[pattern]) for pattern in sorted(found)]
     groups += [kind for files in _expand([(tree, {})], []) for kind in _kinds(files)]
-    return _across_endings(groups)
+    return with_bands(_across_endings(groups))
+
+
+def stem_of(path: Path) -> str:
+    """Returns the name of a file without its ending; `.nii.gz` is one."""
+    return path.name.removesuffix(ending_of(path.name))
 
 
 # --- folders ---------------------------------------------------------------------------------------------------------
@@ -146,21 +152,22 @@ def _files_of(nodes: list[Node], place: list[str], suffix: str) -> Iterator[File
     files = [(path, parts) for folder, parts in nodes for path in folder.files.get(suffix, [])]
     head, names = "".join(f"{part}/" for part in place), list(nodes[0][1])
     if not names:
-        yield Files(f"{head}{{id}}{suffix}", {normal_form(path.stem): path for path, _ in files})
+        yield Files(f"{head}{{id}}{suffix}", {normal_form(stem_of(path)): path for path, _ in files})
         return
-    stems = Counter(path.stem for path, _ in files)
+    stems = Counter(stem_of(path) for path, _ in files)
     with_files = sum(bool(folder.files.get(suffix)) for folder, _ in nodes)
     everywhere = with_files > 1 and min(stems.values()) >= 0.8 * with_files and len(stems) <= MOST_KINDS
-    if everywhere and (not any(re.search(r"\d", stem) for stem in stems) or with_files > 3 * len(stems)):
+    numbered = [stem for stem in stems if re.search(r"\d", stem) and not BAND.fullmatch(stem)]
+    if everywhere and (not numbered or with_files > 3 * len(stems)):
         for stem in sorted(stems):
-            yield _by_parts(f"{head}{stem}{suffix}", [one for one in files if one[0].stem == stem], names)
+            yield _by_parts(f"{head}{stem}{suffix}", [one for one in files if stem_of(one[0]) == stem], names)
     elif max(stems.values()) == 1:
-        own = {normal_form(path.stem): (path, parts) for path, parts in files}
+        own = {normal_form(stem_of(path)): (path, parts) for path, parts in files}
         parts_of = {image_id: parts for image_id, (_, parts) in own.items()}
         yield Files(f"{head}{{id}}{suffix}", {one: path for one, (path, _) in own.items()}, parts=parts_of)
     else:
         name = part_name(list(stems), set(names), "name")
-        named = [(path, {**parts, name: normal_form(path.stem)}) for path, parts in files]
+        named = [(path, {**parts, name: normal_form(stem_of(path))}) for path, parts in files]
         yield _by_parts(f"{head}{{{name}}}{suffix}", named, [*names, name])
 
 

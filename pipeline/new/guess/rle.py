@@ -30,6 +30,7 @@ from pipeline.decode.rle_checks import (
     parsed,
 )
 from pipeline.masks.rle import Convention
+from pipeline.new.guess import forms
 from pipeline.new.guess.base import Guess
 
 PAIRS = re.compile(r"\s*\d+\s+\d+(\s+\d+\s+\d+)*\s*")
@@ -37,6 +38,10 @@ MOST_FITTED = 2000
 """Masks that are tried with relative starts first, where all fit with absolute ones."""
 LEAST_SIZED, TORN = 5, 0.6
 """Masks that it takes to see that they are of smaller images, and to which share their outlines then fall."""
+STEP = 0.01
+"""Share of a side by which the starts of neighbouring runs may differ from it."""
+LEAST_STEPS, SURE_STEPS = 10, 200
+"""Pairs of runs side by side that it takes to guess the order, and to be sure of it."""
 WEAK_Z = 2.0
 """Standard errors from which the edges of the images make an order a guess."""
 _OFFSETS: tuple[Literal["absolute", "relative"], ...] = ("absolute", "relative")
@@ -59,19 +64,24 @@ def guess_rle(rows: list[MaskRow], placeholder: str = "", writing: Convention = 
     candidates, verdicts = _by_fit(full, replace(writing, empty=empty.value))
     candidates, more = _by_mask_files(full, candidates)
     verdicts |= more
-    # of an image that is stored turned, a smooth mirrored mask may be that of the stored pixels
-    straight = [row for row in full if not remarks.has("turned", row.image)]
-    for aspect in ("offsets", "order", "base"):
-        candidates, more = by_outline(straight if aspect == "order" else full, candidates, aspect)
+    small = [row for row in full if row.shape[0] * row.shape[1] <= forms.HUGE]
+    if full and not small:
+        candidates, more = _by_steps(full, candidates)
         verdicts |= more
-        if aspect == "order":
+    # of an image that is stored turned, a smooth mirrored mask may be that of the stored pixels
+    straight = [row for row in small if not remarks.has("turned", row.image)]
+    for aspect in ("offsets", "order", "base"):
+        candidates, more = by_outline(straight if aspect == "order" else small, candidates, aspect)
+        verdicts |= more
+        if aspect == "order" and straight:
             candidates, more = _by_image(straight, candidates)
             verdicts |= more
     best = candidates[0]
     if best.offsets == "relative" and len({one.base for one in candidates}) > 1:
         best = replace(best, base=0)
         verdicts["base"] = ("guess", "no mask tells; relative starts mostly count from 0 (SIIM-ACR Pneumothorax)")
-    unknown: Verdict = ("guess", "both fit, and no mask tells them apart" if full else "no row has a mask to judge by")
+    why = "both fit, and no mask tells them apart" if full else "no row has a mask to judge by"
+    unknown: Verdict = ("guess", f"{why}; images are too large to compare outlines" if full and not small else why)
     aspects = ("order", "base") if writing.is_pairs else ("order",)
     found = [Guess(f"rle.{aspect}", getattr(best, aspect), *verdicts.get(aspect, unknown)) for aspect in aspects]
     for key in ("format", "separator", "run_separator", "as_json"):
@@ -149,6 +159,28 @@ def _by_fit(rows: list[MaskRow], written: Convention) -> tuple[list[Convention],
     return [replace(one, order=order) for one in candidates for order in _ORDERS], verdicts
 
 
+def _by_steps(rows: list[MaskRow], candidates: list[Convention]) -> tuple[list[Convention], dict[str, Verdict]]:
+    """The order in which runs that follow each other lie side by side: the distance of their starts is the length of a
+    column, or of a row. Nothing of the image is decoded."""
+    counts = dict.fromkeys(_ORDERS, 0)
+    for row in rows:
+        runs = parsed(row.text, replace(candidates[0], base=0))
+        if runs is None or row.shape[0] == row.shape[1]:
+            continue
+        steps = np.diff(runs[:, 0])
+        reach = min(STEP * min(row.shape), abs(row.shape[0] - row.shape[1]) / 3)
+        for order, length in zip(_ORDERS, row.shape, strict=True):
+            counts[order] += int((abs(steps - length) <= reach).sum())
+    best, other = sorted(_ORDERS, key=lambda order: -counts[order])
+    if counts[best] < LEAST_STEPS or counts[best] < 3 * counts[other]:
+        return candidates, {}
+    what = "column" if best == "column" else "row"
+    text = f"{counts[best]} runs start about the length of a {what} after the one before, {counts[other]} of a "
+    text += "row" if best == "column" else "column"
+    verdict: Verdict = ("sure" if counts[best] >= SURE_STEPS else "guess", text)
+    return [one for one in candidates if one.order == best] or candidates, {"order": verdict}
+
+
 def _inside(row: MaskRow, convention: Convention) -> bool:
     """Whether a mask lies inside its image."""
     runs = parsed(row.text, convention)
@@ -165,6 +197,7 @@ def other_size(rows: list[MaskRow], guesses: list[Guess]) -> str | None:
     """
     values = {guess.key.removeprefix("rle."): guess.value for guess in guesses if guess.key.startswith("rle.")}
     convention = Convention(**values)
+    rows = [row for row in rows if row.shape[0] * row.shape[1] <= forms.HUGE]
     some = affordable([row for row in rows if row.text.strip() not in ("", convention.empty)])
     full = [row for row in some if decoded(row, convention) is not None]
     shapes = {row.shape for row in full}

@@ -24,6 +24,8 @@ SEPARATORS = ("_", "-", " ", ":")
 MOST_COLUMNS, MOST_LABELS, MOST_TABLES = 50, 60, 50
 """A table of more columns is one of labels a pixel; more different labels are something else, and so are more tables in
 one folder."""
+ALIKE = 20
+"""CSVs of one name in many folders that are read."""
 SAMPLED = 1000
 """Rows of a table that a reading is tried on first."""
 _CLASS_NAME = re.compile(r"class|label|categor", re.IGNORECASE)
@@ -119,7 +121,14 @@ def read_tables(folder: Path, paths: Iterable[Path]) -> tuple[list[Table], list[
     crowded = {place: count for place, count in places.items() if count > MOST_TABLES}
     found = []
     notes = [f"not used: {count} CSVs in {place.relative_to(folder)}/" for place, count in crowded.items()]
+    alike: dict[str, int] = Counter()
+    called = Counter(path.name for path in files if path.parent not in crowded)
+    notes += [f"not looked at: all but {ALIKE} of {count} CSVs called {name}, of a folder each"
+              for name, count in called.items() if count > MOST_TABLES]  # fmt: skip
     for path in (path for path in files if path.parent not in crowded):
+        alike[path.name] += 1
+        if called[path.name] > MOST_TABLES and alike[path.name] > ALIKE:
+            continue
         name = path.relative_to(folder).as_posix()
         try:
             header = read_header(path)

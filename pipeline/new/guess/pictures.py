@@ -1,0 +1,223 @@
+"""How image files are read: channels, slices of volumes, windows of huge images, and the range of their values."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.core.config.competition import WHOLE, SplitSettings
+from pipeline.core.config.raw_images import MOST_CHANNELS
+from pipeline.decode.readers.files import evenly
+from pipeline.decode.value_range import SMALL, extremes, used_range
+from pipeline.new.guess import forms
+from pipeline.new.guess.base import Files, Guess, channels_of
+from pipeline.new.guess.forms import Form, form_of, some_of, values_of
+
+WINDOW, STORED = (2048, 2048), (512, 512)
+"""Rows × columns of a window of a huge image, and what it is stored at."""
+FEW_OUTSIDE = 2.0
+"""Up to how many times the range of nearly all values that of all values is scaled from."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How the files of a competition are read."""
+
+    guesses: list[Guess]
+    channels: int
+    """Of the images that come out."""
+    size: tuple[int, int] | None = None
+    """Rows × columns that take the place of the images' own: those of windows."""
+    group: list[Guess] | None = None
+    """What takes the place of the guess at a group."""
+
+
+def reading_of(images: Files, masks: Files | None, sizes: Iterable[tuple[int, int]]) -> Reading:
+    """Returns how images are read.
+
+    Args:
+        images: the training images.
+        masks: their mask files, if they have such.
+        sizes: rows × columns of all images.
+    """
+    form = _common(images)
+    if form is None:
+        return Reading([], channels_of(images.paths.values()))
+    mask = _common(masks) if masks else None
+    volume = form.slices > 1 and (not form.first or _same_slices(form, mask))
+    made, count = _channels(images, form, volume)
+    guesses = [*made, *_value_range(images, form)]
+    if volume:
+        return Reading([*guesses, _volumes(form, mask)], count, group=_whole(images, "the volume"))
+    largest = max((rows * columns for rows, columns in sizes), default=0)
+    if largest > forms.HUGE:
+        evidence = f"up to {largest / 1e6:.0f} million pixels an image; a window is an image of its own"
+        windows = Guess("windows", {"size": list(WINDOW)}, "guess", evidence)
+        return Reading([*guesses, windows], count, WINDOW, _whole(images, "the image"))
+    return Reading(guesses, count)
+
+
+def _common(files: Files) -> Form | None:
+    """What files hold, as the first that can be read shows."""
+    some = some_of(files.paths.values(), 5)
+    return next((form for path in some if (form := form_of(path))), None)
+
+
+def _same_slices(form: Form, mask: Form | None) -> bool:
+    """Whether masks of a few layers go with them one by one."""
+    return mask is not None and mask.first and mask.slices == form.slices
+
+
+def _volumes(form: Form, mask: Form | None) -> Guess:
+    settings = {} if form.axis is None else {"axis": form.axis}
+    text = f"{form.slices} slices of {form.rows}×{form.columns} in a file, each an image"
+    if mask is not None and mask.slices == form.slices:
+        return Guess("volumes", settings, "sure", f"{text}; masks have as many")
+    other = f"masks have {mask.slices}" if mask else "nothing shows whether masks have as many"
+    other += "; were slices channels, each file would have to be saved as rows × columns × channels"
+    return Guess("volumes", settings, "guess", f"{text}; {other}")
+
+
+def _whole(images: Files, what: str) -> list[Guess]:
+    """The group of slices or windows: what they are of."""
+    count = len(images.paths)
+    if count == 1:
+        text = f"there is one training image: its parts are in all folds, and scores say nothing of others than {what}"
+        return [Guess("group", None, "guess", text), Guess("split.method", "random", "guess", "there is no group")]
+    guesses = [Guess("group", WHOLE, "sure", f"{what}: its parts stay in one fold")]
+    if count < SplitSettings().folds:
+        guesses.append(Guess("split.folds", count, "guess", "as many as there are groups"))
+    return guesses
+
+
+# --- channels --------------------------------------------------------------------------------------------------------
+
+
+def _channels(images: Files, form: Form, volume: bool) -> tuple[list[Guess], int]:
+    """`channels`, and how many there are then."""
+    own = form.channels if not volume or not form.first else 1
+    settings: dict[str, Any] = {}
+    told = []
+    if images.bands:
+        settings["bands"] = list(images.bands)
+        more = f", the middle of {images.all_bands}" * (images.all_bands > len(images.bands))
+        told.append(f"{len(images.bands)} files an image{more}")
+    if form.first and not volume:
+        settings["first"] = True
+        told.append(f"arrays are {form.channels}×{form.rows}×{form.columns}")
+    colours = own in (1, 3) or (own == 4 and not _is_array(images))
+    files = max(1, len(images.bands))
+    if own * files > MOST_CHANNELS:
+        picked = _picked(own, 1 if files > 1 else MOST_CHANNELS)
+        settings["pick"] = picked
+        told.append(f"each holds {own} channels, {own * files} in all, and there may be {MOST_CHANNELS}: the "
+                    "middle is taken, which need not be what the mask was drawn on")  # fmt: skip
+        own = len(picked)
+    elif settings and not colours:
+        settings["pick"] = list(range(own))
+        told.append(f"all {own} channels of each")
+    if settings:
+        return [Guess("channels", settings, "guess", "; ".join(told))], own * files
+    if not colours:
+        text = f"the files hold {own} channels of {form.rows}×{form.columns}"
+        return [Guess("channels", own, "guess" if own == 4 else "sure", text)], own
+    return [], channels_of(images.paths.values())
+
+
+def _is_array(images: Files) -> bool:
+    return next(iter(images.paths.values())).suffix.lower() in (".npy", ".npz")
+
+
+def _picked(count: int, most: int) -> list[int]:
+    """Channels in the middle; of several times, the middle one."""
+    start = (count - most + 1) // 2
+    return list(range(start, start + most))
+
+
+# --- values ----------------------------------------------------------------------------------------------------------
+
+
+def _value_range(images: Files, form: Form) -> list[Guess]:
+    """The range of values, where images use a small part of what their files could hold, or are other numbers."""
+    if form.window is not None:
+        return []
+    lows: list[float] = []
+    highs: list[float] = []
+    ends: list[float] = []
+    types: set[np.dtype] = set()
+    for path in _files_of_bands(images):
+        try:
+            values = values_of(path)
+        except ValueError:
+            continue
+        types.add(values.dtype)
+        finite = values if values.dtype.kind in "iu" else values[np.isfinite(values)]
+        if finite.size:
+            low, high = extremes(finite.astype(np.float64) if finite.dtype.kind == "f" else finite)
+            lows.append(low)
+            highs.append(high)
+            ends += [float(finite.min()), float(finite.max())]
+    if not lows or len({np.dtype(one).kind for one in types}) != 1:
+        return []
+    return range_of(types, lows, highs, (min(ends), max(ends)))
+
+
+def _files_of_bands(images: Files) -> list[Path]:
+    """Some files, of every band some."""
+    if not images.bands:
+        return some_of(images.paths.values(), 50)
+    some = some_of(images.paths.values(), 20)
+    head, tail = (text.rpartition("}")[2] if place == 0 else text.partition("{")[0] for place, text in
+                  enumerate(images.pattern.split("{band}", 1)))  # fmt: skip
+    head, tail = head.rpartition("/")[2], tail.partition("/")[0]
+    known = []
+    for band in evenly(images.bands, 8):
+        for path in some:
+            old, new = f"{head}{images.bands[0]}{tail}", f"{head}{band}{tail}"
+            place, found, rest = str(path).rpartition(old)
+            other = Path(f"{place}{new}{rest}") if found else path
+            known.append(other if other.exists() else path)
+    return known
+
+
+def range_of(types: set[np.dtype], lows: list[float], highs: list[float], ends: tuple[float, float]) -> list[Guess]:
+    """Returns `value_range` for values of these number formats; nothing where none is needed.
+
+    Args:
+        types: the number formats.
+        lows: of each image, the value below which one in a thousand lies.
+        highs: of each image, the value above which one in a thousand lies.
+        ends: the lowest and the highest value of all.
+    """
+    dtype = np.dtype(max(types, key=lambda one: np.dtype(one).itemsize))
+    low, high = min(lows), max(highs)
+    usual = ends[1] - ends[0] <= FEW_OUTSIDE * (high - low)
+    if usual and dtype.kind != "u":
+        low, high = ends
+    seen = f"{dtype} images with values from {low:.6g} to {high:.6g} in {len(lows)} of them"
+    if dtype in (np.uint8, np.uint16):
+        if len(types) != 1:
+            return []
+        share, own = used_range(dtype, lows, highs)
+        return (
+            []
+            if share > SMALL or own[0] == own[1]
+            else [Guess("value_range", own, "guess", f"{seen}; scaled from this range")]
+        )
+    if dtype.kind == "f" and low >= 0 and high <= 1 and high > 0.5:
+        return [Guess("value_range", [0, 1], "guess", seen)]
+    rounded = [_rounded(low, high, np.floor), _rounded(low, high, np.ceil, upper=True)]
+    if rounded[0] >= rounded[1]:
+        return [Guess("value_range", [rounded[0], rounded[0] + 1], "guess", f"{seen}: they show nothing")]
+    left_out = f"; few are outside, from {ends[0]:.6g} to {ends[1]:.6g}, and clipped"
+    text = f"{seen}{'' if usual else left_out}; scaled from this range"
+    return [Guess("value_range", rounded, "guess", text)]
+
+
+def _rounded(low: float, high: float, toward: Any, upper: bool = False) -> float | int:
+    """An end of a range, rounded outwards to a hundredth of it."""
+    step = 10.0 ** np.floor(np.log10(max(high - low, 1e-9) / 100))
+    value = float(toward((high if upper else low) / step - (1e-6 if upper else -1e-6)) * step)
+    return int(round(value)) if abs(value - round(value)) < 1e-9 else float(f"{value:.9g}")

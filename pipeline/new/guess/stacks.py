@@ -1,0 +1,294 @@
+"""Stacked arrays, as courses hand them out: X_train.npy, y_train.npy and X_test.npy, or the same in one .npz."""
+
+import re
+import zipfile
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.core.config.raw_files import Value
+from pipeline.decode.formats.numpy_arrays import load
+from pipeline.decode.readers.files import evenly
+from pipeline.decode.value_range import extremes
+from pipeline.new.guess.base import Draft, Files, Guess
+from pipeline.new.guess.columns import differing, under
+from pipeline.new.guess.groups import guess_group
+from pipeline.new.guess.masks import MOST_VALUES, classes_of_values, one_class
+from pipeline.new.guess.metric import MEAN_IOU, METRIC
+from pipeline.new.guess.pictures import range_of
+from pipeline.new.guess.tables import Key, Named, Rows, Table, read_rows, read_tables
+
+MOST_FILES, SAMPLED = 20, 100
+"""More array files than that are one an image; rows of an array that are looked at."""
+_WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+|\d+")
+_IMAGES = {"x", "image", "images", "img", "imgs", "data", "inputs", "input", "pictures", "scans", "features"}
+_MASKS = {
+    "y",
+    "mask",
+    "masks",
+    "label",
+    "labels",
+    "target",
+    "targets",
+    "gt",
+    "seg",
+    "segmentation",
+    "truth",
+    "annotations",
+}
+_TEST, _VALIDATION = {"test", "testing", "ts"}, {"val", "valid", "validation", "dev"}
+
+
+@dataclass(frozen=True)
+class Stack:
+    """An array of the raw files, of which the first axis counts images."""
+
+    name: str
+    """As the YAML names it: `X_train.npy`, or `data.npz:X_train`."""
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    @property
+    def words(self) -> set[str]:
+        """The words of its name, without those of folders."""
+        own = self.name.rpartition(":")[2].rpartition("/")[2].removesuffix(".npy")
+        return {word.lower() for word in _WORDS.findall(own)} | {word.lower() for word in own.split("_")}
+
+    @property
+    def part(self) -> str:
+        """`test`, `validation`, or `train` where its name says neither."""
+        return "test" if self.words & _TEST else "validation" if self.words & _VALIDATION else "train"
+
+    @property
+    def told(self) -> str:
+        """Its name, shape and type."""
+        return f"{self.name} {'×'.join(map(str, self.shape))} {self.dtype}"
+
+    def rows(self, folder: Path, count: int = SAMPLED) -> np.ndarray:
+        """Returns some of its rows."""
+        file, _, key = self.name.partition(":")
+        array = load(folder / file, key or None)
+        return np.array(array[evenly(range(len(array)), count)])
+
+
+def stacks_in(folder: Path, paths: Iterable[Path]) -> list[Stack]:
+    """Returns the arrays of .npy and .npz, by their heads alone; nothing where there are as many as images."""
+    files = [path for path in paths if path.suffix.lower() in (".npy", ".npz")]
+    if len(files) > MOST_FILES:
+        return []
+    found: list[Stack] = []
+    for path in files:
+        name = path.relative_to(folder).as_posix()
+        try:
+            if path.suffix.lower() == ".npy":
+                with path.open("rb") as file:
+                    found.append(Stack(name, *_head(file)))
+                continue
+            with zipfile.ZipFile(path) as archive:
+                for member in archive.namelist():
+                    with archive.open(member) as inside:
+                        found.append(Stack(f"{name}:{member.removesuffix('.npy')}", *_head(inside)))
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+            continue
+    return found
+
+
+def told(folder: Path, paths: Iterable[Path]) -> str:
+    """Returns the end of a sentence about arrays none of which are images and masks; "" where there are none."""
+    stacks = stacks_in(folder, paths)
+    if not stacks:
+        return ""
+    shown = ", ".join(one.told for one in stacks[:4]) + f" and {len(stacks) - 4} more" * (len(stacks) > 4)
+    return (
+        f"; the arrays are {shown}: of arrays that hold all images, masks are as many, of the same rows and columns, "
+        "with few values; of arrays of one image each, images and masks are files of their own"
+    )
+
+
+def _head(file: Any) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and type of an array in a file."""
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(file)
+    return shape, dtype
+
+
+def draft_of(folder: Path, paths: list[Path], title: str) -> Draft | None:
+    """Returns the settings for stacked arrays; None where there are no images and masks that belong together."""
+    stacks = stacks_in(folder, paths)
+    pair = _pair([one for one in stacks if one.part == "train"], folder)
+    if pair is None:
+        return None
+    images, masks = pair
+    test = next((one for one in stacks if one.part == "test" and _alike(one, images)), None)
+    truth = next(
+        (one for one in stacks if test and one.part == "test" and one is not test and _mask_of(one, test)), None
+    )
+    first = _is_first(images)
+    rows, columns = images.shape[2:4] if first else images.shape[1:3]
+    certain = "sure" if images.words & _IMAGES and masks.words & _MASKS else "guess"
+    guesses = [
+        Guess("title", title, "guess", "the name"),
+        Guess("reader", "arrays", "sure", "images and masks are stacked in arrays"),
+        Guess("train.images", images.name, certain, images.told),  # type: ignore[arg-type]
+        Guess("train.masks", masks.name, certain, f"{masks.told}: as many, of the same rows and columns"),  # type: ignore[arg-type]
+    ]
+    if test is None:
+        text = "no array is called that of test images and has their shape; a run ends with the report"
+        guesses.append(Guess("test", None, "guess", text))
+    else:
+        guesses.append(Guess("test.images", test.name, "sure", test.told))
+    if truth:
+        guesses.append(Guess("test.masks", truth.name, "guess", truth.told))
+        guesses.append(Guess("test.evaluate", True, "guess", "scored once, at the end"))
+    tables, notes = read_tables(folder, paths)
+    used, of_tables = _of_tables(folder, tables, images, test)
+    made, channels = _pixels(images, folder, first)
+    metric_and_classes = _classes(masks, folder, first)
+    guesses += [
+        *of_tables,
+        *metric_and_classes,
+        Guess("shape", [rows, columns], "sure", "the shape of the arrays"),
+        *made,
+    ]
+    guesses += used[1]
+    notes += _unused(folder, paths, stacks, [images, masks, test, truth], tables, used[0])
+    return Draft(guesses, (rows, columns), channels, notes=tuple(notes))
+
+
+# --- which array is which --------------------------------------------------------------------------------------------
+
+
+def _pair(stacks: list[Stack], folder: Path) -> tuple[Stack, Stack] | None:
+    """Images and masks: by their names, and where names say nothing, by their values."""
+    pairs = [(one, other) for one in stacks for other in stacks if one is not other and _mask_of(other, one)]
+    pairs = [(one, other) for one, other in pairs if not one.words & _MASKS and not other.words & _IMAGES]
+    pairs = [(one, other) for one, other in pairs if one.words & _IMAGES or other.words & _MASKS]
+    pairs.sort(key=lambda pair: bool(pair[0].words & _IMAGES) + bool(pair[1].words & _MASKS), reverse=True)
+    return next(((one, other) for one, other in pairs if _few_values(other, folder)), None)
+
+
+def _is_first(images: Stack) -> bool:
+    """Whether images are channels × rows × columns."""
+    return len(images.shape) == 4 and images.shape[1] <= 32 < min(images.shape[2:])
+
+
+def _mask_of(masks: Stack, images: Stack) -> bool:
+    """Whether an array may hold the masks of images, by its shape."""
+    if len(images.shape) not in (3, 4) or len(masks.shape) not in (3, 4) or masks.shape[0] != images.shape[0]:
+        return False
+    sides = images.shape[2:] if _is_first(images) else images.shape[1:3]
+    own = masks.shape[2:] if _is_first(images) and len(masks.shape) == 4 else masks.shape[1:3]
+    return own == sides
+
+
+def _alike(one: Stack, other: Stack) -> bool:
+    return one.shape[1:] == other.shape[1:] and one.dtype == other.dtype and not one.words & _MASKS
+
+
+def _few_values(masks: Stack, folder: Path) -> bool:
+    try:
+        values = np.unique(masks.rows(folder, 20))
+    except ValueError:
+        return False
+    return len(values) <= MOST_VALUES and bool(np.isfinite(values).all() and (values % 1 == 0).all())
+
+
+# --- settings --------------------------------------------------------------------------------------------------------
+
+
+def _pixels(images: Stack, folder: Path, first: bool) -> tuple[list[Guess], int]:
+    """Channels and range of values, and how many channels there are for a network."""
+    some = images.rows(folder, 50)
+    count = 1 if some.ndim == 3 else some.shape[1 if first else 3]
+    guesses = [Guess("channels_first", True, "sure", "the shape of the images")] if first else []
+    if count not in (1, 3):
+        guesses.append(Guess("channels", count, "guess" if count == 4 else "sure", f"{images.told}"))
+    ends = [
+        extremes(one.astype(np.float64) if one.dtype.kind == "f" else one) for one in some if np.isfinite(one).all()
+    ]
+    if ends:
+        guesses += range_of(
+            {some.dtype}, [low for low, _ in ends], [high for _, high in ends], (float(some.min()), float(some.max()))
+        )
+    if count == 3:
+        planes = np.moveaxis(some, 1, -1) if first else some
+        count = 3 if (planes[..., :1] != planes).any() else 1
+    return guesses, count
+
+
+def _classes(masks: Stack, folder: Path, first: bool) -> list[Guess]:
+    """Classes by the planes or the values of masks."""
+    some = masks.rows(folder)
+    planes = some.shape[1 if first else 3] if some.ndim == 4 else 1
+    values, counts = np.unique(some, return_counts=True)
+    if planes > 1:
+        by_plane = np.moveaxis(some, 1, -1) if first else some
+        whole = bool((by_plane.sum(axis=-1) == 1).all())
+        names = (["background"] if whole else []) + [f"class_{number}" for number in range(1, planes + (not whole))]
+        what = "one of which each pixel has; the first is taken for the background" if whole else "which overlap"
+        text = f"{planes} planes, {what}"
+        kind = "multiclass" if whole else "multilabel"
+        return [Guess("kind", kind, "guess", text), Guess("classes", names, "guess", "the names are yours"),
+                MEAN_IOU if whole else METRIC]  # fmt: skip
+    found: dict[Value, int] = {int(value): int(count) for value, count in zip(values, counts, strict=True)}
+    if len([value for value in found if value]) == 1:
+        return [one_class("masks hold " + " and ".join(map(str, found))), METRIC]
+    guesses = classes_of_values(Counter(found))
+    return [*guesses, MEAN_IOU]
+
+
+def _of_tables(
+    folder: Path, tables: list[Table], images: Stack, test: Stack | None
+) -> tuple[tuple[set[str], list[Guess]], list[Guess]]:
+    """Names of the tables that are used and the guess at a group; and the settings of a sample submission."""
+    ids = [str(row) for row in range(images.shape[0])]
+    rows_of_test = {str(row): folder / test.name for row in range(test.shape[0])} if test else {}
+    sample = next(
+        (named for table in tables if table.is_sample and (named := read_rows(table, [Files("", rows_of_test)]))), None
+    )
+    used: set[str] = set()
+    guesses: list[Guess] = []
+    if sample and sample.key.share > 0.5:
+        used.add(sample.table.name)
+        guesses.append(
+            Guess("sample_submission", sample.table.name, sample.certainty, "its ids are rows of the test images")
+        )
+        guesses += differing({}, sample, None)
+        if not sample.table.pixels:
+            guesses += under("rle", [Guess("order", "column", "guess", "nothing shows how run lengths are written"),
+                                     Guess("base", 1, "guess", "nothing shows it")])  # fmt: skip
+    else:
+        guesses.append(
+            Guess("sample_submission", None, "guess", "no table is a sample submission with rows of test images")
+        )
+    others = [one for one in tables if one.name not in used and not one.is_sample and len(one.frame) == len(ids)]
+    further = None
+    if others:
+        used.add(others[0].name)
+        further = Named(
+            others[0], Key(str(others[0].frame.columns[0]), None, Files("", {}), ids, None), Rows("image", None, [], "")
+        )
+    return (used, guess_group(None, further, ids)), guesses
+
+
+def _unused(
+    folder: Path, paths: list[Path], stacks: list[Stack], taken: list[Stack | None], tables: list[Table], used: set[str]
+) -> list[str]:
+    """A sentence on each kind of file that is not used."""
+    names = {one.name for one in taken if one}
+    notes = [f"not used: the array {one.told}" for one in stacks if one.name not in names]
+    for table in tables:
+        if table.name not in used:
+            columns = ", ".join(map(str, table.frame.columns[:6]))
+            notes.append(f"not used: {table.name} ({len(table.frame)} rows; columns {columns})")
+    known = {one.name.partition(":")[0] for one in stacks} | {table.name for table in tables}
+    others = [name for path in paths if (name := path.relative_to(folder).as_posix()) not in known]
+    others = [name for name in others if not name.lower().endswith((".csv", ".txt", ".md"))]
+    if others:
+        notes.append(f"not used: {', '.join(others[:5])}{f' and {len(others) - 5} more' if len(others) > 5 else ''}")
+    return notes
