@@ -2,6 +2,7 @@
 sentences. The package is imported late, as importing it logs in.
 """
 
+import builtins
 import errno
 import io
 import os
@@ -26,7 +27,9 @@ LOG_IN = (
 TIMEOUT = (10.0, 120.0)
 """Seconds that a connection, and each answer, may take."""
 RETRIES = 3
-"""How often a download that broke off is taken up again by the same command."""
+"""How often a download, or an upload, that broke off is taken up again by the same command."""
+UPLOAD_TIMEOUT = (10.0, 60.0)
+"""As TIMEOUT, of an upload."""
 POLL = 10.0
 """Seconds between two questions about something that Kaggle works on."""
 
@@ -41,7 +44,7 @@ def connect() -> Any:
     api = _client_class()()
     with explained("log in to Kaggle"):
         try:
-            with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()), _stdin_stays_open():
                 api.authenticate()
         except SystemExit:
             raise PipelineError(_no_login()) from None
@@ -71,7 +74,7 @@ def explained(doing: str, competition: str | None = None, after: str = "") -> It
         return PipelineError(f"Could not {doing}: {why}.{f' {after}' if after else ''}")
 
     try:
-        with redirect_stdout(sys.stderr):
+        with redirect_stdout(sys.stderr), _stdin_stays_open():
             yield
     except requests.HTTPError as error:
         raise failed(_http_reason(error, competition)) from None
@@ -137,6 +140,21 @@ def confirm(question: str, yes: bool) -> bool:
 # --- the client ------------------------------------------------------------------------------------------------------
 
 
+@contextmanager
+def _stdin_stays_open() -> Iterator[None]:
+    """Replaces the builtin exit(), which closes standard input before it raises SystemExit, by sys.exit: the client
+    calls it, and a person must be able to answer questions afterwards."""
+    before = getattr(builtins, "exit", None)  # `python -S` has none
+    builtins.exit = sys.exit  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        if before is None:
+            del builtins.exit
+        else:
+            builtins.exit = before
+
+
 @cache
 def _client_class() -> type:
     """The client of the installed package, with time limits, silent about new versions, and never telling what it
@@ -144,7 +162,8 @@ def _client_class() -> type:
     try:
         # importing it asks Kaggle about the token, without a time limit: it finds an empty one
         empty = environment({"KAGGLE_API_TOKEN": os.devnull})
-        with empty, redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        with empty, redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()), _stdin_stays_open():
+            from kaggle.api import kaggle_api_extended as extended
             from kaggle.api.kaggle_api_extended import KaggleApi
             from kagglesdk import KaggleClient
     except ModuleNotFoundError as error:
@@ -157,7 +176,30 @@ def _client_class() -> type:
         def send(self, *arguments: Any, **options: Any) -> Any:
             return super().send(*arguments, **options | {"timeout": options.get("timeout") or TIMEOUT})
 
+    class PatientUpload(HTTPAdapter):
+        def __init__(self, *_: Any, **__: Any) -> None:
+            super().__init__()  # without the client's ten silent retries, which take minutes
+
+        def send(self, *arguments: Any, **options: Any) -> Any:
+            return super().send(*arguments, **options | {"timeout": UPLOAD_TIMEOUT})
+
+    extended.HTTPAdapter = PatientUpload
+
+    broken_off: dict[str, int] = {}
+
     class Client(KaggleApi):
+        MAX_UPLOAD_RESUME_ATTEMPTS = RETRIES
+
+        def upload_complete(self, path: Any, url: Any, quiet: Any, resume: bool = False) -> Any:
+            result = super().upload_complete(path, url, quiet, resume)
+            if result == extended.ResumableUploadResult.INCOMPLETE:
+                name, attempts = os.path.basename(path), broken_off.get(path, 0) + 1
+                broken_off[path] = attempts
+                if attempts == RETRIES:  # the client would go on as if the file were there
+                    raise PipelineError(f"The upload of {name} broke off {RETRIES} times: try again later.")
+                say(f"  the upload of {name} broke off")
+            return result
+
         def build_kaggle_client(self) -> Any:
             # no environment: that of KAGGLE_API_ENVIRONMENT, by default Kaggle's
             known = self.config_values.get
