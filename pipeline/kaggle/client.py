@@ -195,9 +195,9 @@ def _client_class() -> type:
             if result == extended.ResumableUploadResult.INCOMPLETE:
                 name, attempts = os.path.basename(path), broken_off.get(path, 0) + 1
                 broken_off[path] = attempts
+                say(f"  the upload of {name} broke off")
                 if attempts == RETRIES:  # the client would go on as if the file were there
                     raise PipelineError(f"The upload of {name} broke off {RETRIES} times: try again later.")
-                say(f"  the upload of {name} broke off")
             return result
 
         def build_kaggle_client(self) -> Any:
