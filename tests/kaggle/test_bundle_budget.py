@@ -1,6 +1,5 @@
 """What a bundle leaves out where the time is short."""
 
-
 from pipeline.kaggle.bundle import budget
 from pipeline.kaggle.bundle.budget import Work
 

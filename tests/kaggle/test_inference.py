@@ -266,7 +266,7 @@ def test_bundles_that_lack_something_are_refused(run: Run, tmp_path: Path) -> No
         path = copy / "runs" / run.name / name if name != "runs" else copy / name
         if name == "runs":
             shutil.rmtree(path)
-            with pytest.raises(PipelineError, match="runs/finished is missing: upload the bundle again"):
+            with pytest.raises(PipelineError, match="runs/finished/.* is missing: upload the bundle again"):
                 infer(copy, tmp_path / "submission.csv")
             continue
         path.write_bytes(path.read_bytes()[:200])
@@ -305,7 +305,7 @@ def test_what_keeps_the_networks_from_predicting_is_said(
     monkeypatch.setattr(inference, "_run_part", lambda *_: "exit code 1, as said above")
     with pytest.raises(PipelineError) as raised:
         predict(run, tmp_path)
-    assert str(raised.value) == "the canary could not be predicted (exit code 1, as said above), in fp32 neither."
+    assert str(raised.value) == "the canary could not be predicted (exit code 1, as said above)."
 
 
 def test_folders_of_killed_inferences_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
