@@ -155,6 +155,21 @@ def _stdin_stays_open() -> Iterator[None]:
             builtins.exit = before
 
 
+def _patient(timeout: tuple[float, float]) -> type:
+    """A class of connections with time limits, which takes nothing up again by itself: the client's own ten silent
+    attempts take minutes."""
+    from requests.adapters import HTTPAdapter
+
+    class Patient(HTTPAdapter):
+        def __init__(self, **_: Any) -> None:
+            super().__init__()
+
+        def send(self, *arguments: Any, **options: Any) -> Any:
+            return super().send(*arguments, **options | {"timeout": options.get("timeout") or timeout})
+
+    return Patient
+
+
 @cache
 def _client_class() -> type:
     """The client of the installed package, with time limits, silent about new versions, and never telling what it
@@ -170,21 +185,7 @@ def _client_class() -> type:
         raise PipelineError(f"Kaggle's client is not installed ({error.name} is missing): {INSTALL}.") from None
     except SystemExit:  # of older versions, without a token
         raise PipelineError(_no_login()) from None
-    from requests.adapters import HTTPAdapter
-
-    class Patient(HTTPAdapter):
-        def send(self, *arguments: Any, **options: Any) -> Any:
-            return super().send(*arguments, **options | {"timeout": options.get("timeout") or TIMEOUT})
-
-    class PatientUpload(HTTPAdapter):
-        def __init__(self, *_: Any, **__: Any) -> None:
-            super().__init__()  # without the client's ten silent retries, which take minutes
-
-        def send(self, *arguments: Any, **options: Any) -> Any:
-            return super().send(*arguments, **options | {"timeout": UPLOAD_TIMEOUT})
-
-    extended.HTTPAdapter = PatientUpload
-
+    patient, extended.HTTPAdapter = _patient(TIMEOUT), _patient(UPLOAD_TIMEOUT)
     broken_off: dict[str, int] = {}
 
     class Client(KaggleApi):
@@ -210,7 +211,7 @@ def _client_class() -> type:
             with suppress(AttributeError):
                 http._init_session()
                 for scheme in ("https://", "http://"):
-                    http._session.mount(scheme, Patient())
+                    http._session.mount(scheme, patient())
             return client
 
         def download_file(self, *arguments: Any, **options: Any) -> Any:
