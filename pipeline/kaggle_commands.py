@@ -31,11 +31,11 @@ def register(app: typer.Typer) -> None:
 
 def train_there(opened: "Run", where: WhereOptions, force: bool) -> None:
     """Trains on Kaggle instead of here; ends the command where what that leaves is not here yet."""
-    from pipeline.core.deadline import seconds_of
+    from pipeline.core.deadline import limit_of
     from pipeline.kaggle import remote
 
     limit = where.limit or remote.SESSION
-    seconds_of(limit)
+    limit_of(limit)
     if not remote.train(opened, limit, where.accelerator, where.patience, force):
         raise typer.Exit(UNFINISHED)
 
@@ -82,6 +82,8 @@ def submit(
 
     if (kernel is None) != (version is None) or (kernel or "/").count("/") != 1:
         raise PipelineError("-k OWNER/KERNEL and -v VERSION go together.")
+    if version is not None and version < 1:
+        raise PipelineError(f"-v {version}: expected the number of a kernel's version, 1 or more.")
     opened = options.open(recipe)
     chosen = None if kernel is None or version is None else Kernel(kernel, version, file)
     request = Request(message or opened.name, chosen, yes, force, waiting(wait))
@@ -166,7 +168,7 @@ def bundle(
         Path | None,
         typer.Option("--wheels", metavar="FOLDER", help="Take wheels from here instead of downloading them."),
     ] = None,
-    limit: Annotated[str, typer.Option("--time", metavar="8h", help="What the notebook keeps to; none: any.")] = "8h",
+    limit: Annotated[str, typer.Option("--time", metavar="8.5h", help="What the notebook keeps to; none: any.")] = "8h",
     output: Annotated[str, typer.Option("--output", help="The notebook's file, .csv or .parquet.")] = "submission.csv",
     user: Annotated[str, typer.Option("--user", help="Your name on Kaggle, for the metadata.")] = "USERNAME",
     half: Annotated[bool, typer.Option("--half", help="Store weights in fp16, and measure what that changes.")] = False,
@@ -185,17 +187,20 @@ def bundle(
     from pipeline.core.files import shown
     from pipeline.kaggle.bundle import build, rehearsal
     from pipeline.kaggle.push_bundle import push_bundle
-    from pipeline.kaggle.submit import Request
+    from pipeline.kaggle.submit import Request, slug_of
 
+    wanted = build.Options(python, wheel_folder, limit, output, user, half, how.force)
+    build.check_options(wanted)
     alone = len(recipes) == 1
     if not alone and options.name:
         options, name = replace(options, name=None), options.name
     else:
         name = None
     runs = [options.open(recipe) for recipe in recipes]
+    if push:
+        slug_of(runs[0])
     engine = how.open_engine()
     opened = runs[0] if alone else build.combined(runs, name, engine)
-    wanted = build.Options(python, wheel_folder, limit, output, user, half, how.force)
     typer.echo(shown(build.write_bundle(opened, wanted, engine)))
     if rehearse:
         rehearsal.rehearse(opened)
@@ -208,7 +213,8 @@ def infer(
     folder: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The folder with bundle.json.")],
     target: Annotated[Path, typer.Option("--to", help="The file to write, .csv or .parquet.")] = Path("submission.csv"),
     limit: Annotated[
-        str | None, typer.Option("--time", metavar="8h", help="How long it may take; none: any. Default: the bundle's.")
+        str | None,
+        typer.Option("--time", metavar="8.5h", help="How long it may take; none: any. Default: the bundle's."),
     ] = None,
     started: Annotated[float | None, typer.Option("--started", hidden=True)] = None,
 ) -> None:

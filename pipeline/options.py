@@ -97,7 +97,9 @@ Verify = Annotated[
 
 Limit = Annotated[
     str | None,
-    typer.Option("--time", metavar="8.5h", help="Stop between two epochs or stages before that much time is over."),
+    typer.Option(
+        "--time", metavar="8.5h", help="Stop between two epochs or stages before that much time is over; none: never."
+    ),
 ]
 Place = Annotated[str | None, typer.Option("--on", metavar="kaggle", help="Train on Kaggle's GPUs, then go on here.")]
 Accelerator = Annotated[
@@ -206,7 +208,7 @@ class WhereOptions:
 
         if self.place not in (None, "kaggle"):
             raise PipelineError(f"--on {self.place}: expected kaggle; without it everything runs here.")
-        seconds = None if self.limit is None else deadline.seconds_of(self.limit)
+        seconds = None if self.limit is None else deadline.limit_of(self.limit)
         if seconds is not None and self.place is None:
             deadline.set_limit(seconds)
 

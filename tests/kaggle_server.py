@@ -42,6 +42,8 @@ class Kaggle:
         self.invalid: Answer = {}
         self.fails: dict[str, tuple[int, str]] = {}
         """Status and message by method."""
+        self.loses: set[str] = set()
+        """Methods whose answers are lost: the connection is closed instead."""
         self.asked: list[tuple[str, Answer]] = []
         self.ranges: list[str] = []
 
@@ -147,6 +149,9 @@ class Handler(BaseHTTPRequestHandler):
             answer = self.kaggle.answer(method, request)
         except KeyError as error:
             return self.send(404, {"code": 404, "message": f"Not found: {error}"})
+        if method in self.kaggle.loses:
+            self.close_connection = True
+            return None
         if isinstance(answer, str):
             self.send_response(302)
             self.send_header("Location", answer)
@@ -159,6 +164,9 @@ class Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         if self.kaggle.upload_status == 200:
             self.kaggle.uploads[self.path.removeprefix("/upload/")] = body
+        if self.kaggle.upload_status == 0:  # the connection is cut
+            self.close_connection = True
+            return
         self.send(self.kaggle.upload_status, {})
 
     def do_GET(self) -> None:

@@ -9,6 +9,7 @@ from pipeline.core.version import program
 
 VARIABLE = "PIPELINE_UNTIL"
 """Holds the end as seconds since the epoch."""
+EXAMPLES = "for instance 8.5h, 90min or 45s"
 _SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3600}
 
 
@@ -24,8 +25,23 @@ def seconds_of(text: str, option: str = "--time") -> float:
     """
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|m|min|h)\s*", text)
     if match is None:
-        raise PipelineError(f"{option} {text}: expected a number and a unit, for instance 8.5h, 90min or 45s.")
+        none = ", or `none` for no limit" if option == "--time" else ""
+        raise PipelineError(f"{option} {text}: expected a number and a unit, {EXAMPLES}{none}.")
     return float(match[1]) * _SECONDS[match[2]]
+
+
+def limit_of(text: str) -> float | None:
+    """Returns what `--time` says in seconds; None for `none`: there is no limit.
+
+    Raises:
+        PipelineError: it is no length of time, or 0.
+    """
+    if text.strip() == "none":
+        return None
+    seconds = seconds_of(text)
+    if not seconds:
+        raise PipelineError(f"--time {text}: expected more than 0; {EXAMPLES}, or `none` for no limit.")
+    return seconds
 
 
 def set_limit(seconds: float) -> None:

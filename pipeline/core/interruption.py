@@ -19,6 +19,9 @@ GRACE = 10.0
 REPEATED = 1.0
 """Seconds in which further signals count as the same: `timeout` and schedulers signal a process and its group."""
 
+WATCHED = 0.5
+"""Seconds between two looks at whether the process that started this one is still there."""
+
 _received: int | None = None
 _received_at = 0.0
 _work_began = False
@@ -114,6 +117,22 @@ def end_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()
+
+
+def end_with_process(number: int) -> None:
+    """Lets this process, a command of its own, end with the one that started it.
+
+    Args:
+        number: the process that started it; another parent shows that it has ended.
+    """
+
+    def wait() -> None:
+        while os.getppid() == number:
+            time.sleep(WATCHED)
+        os._exit(1)
+
+    if os.name == "posix":  # elsewhere the number of the parent stays when it ends
+        threading.Thread(target=wait, daemon=True).start()
 
 
 def _interrupt(number: int, _frame: FrameType | None) -> None:

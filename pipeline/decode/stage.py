@@ -238,13 +238,14 @@ def _decode_all(run: Run, items: list[Item], arrays: dict[str, np.memmap], dtype
     geometry = geometry_of(run.recipe.image)
     offset = {"train": 0, "test": sum(item.subset == "train" for item in items)}
     tests = [item for item in items if item.subset == "test"]
-    substitute = usual(tests, run.competition) if tests and _tolerates(run.competition) else None
+    tolerates = _tolerates(run.competition)
+    substitute = usual(tests, run.competition) if tests and tolerates else None
 
     def place(pair: tuple[int, Item]) -> Decoded:
         index, item = pair
         one = decode_one(item, run, geometry, dtype)
-        if one.faults and substitute and item.subset == "test":
-            blank = blank_one(item, run, geometry, substitute[0], dtype)
+        if one.faults and tolerates and item.subset == "test":
+            blank = blank_one(item, run, geometry, substitute[0], dtype) if substitute else one
             one = replace(blank, row=blank.row | {"fault": str(one.faults[0])})
         for name, array in one.arrays.items():
             if name in arrays:

@@ -108,6 +108,11 @@ def _check_images(run: Run, images: pd.DataFrame, want: Expected, predicted: lis
     Raises:
         PipelineError: they are not.
     """
+    if len(images) and not (images["height"] * images["width"]).any():
+        raise PipelineError(
+            f"none of the {len(images)} test images can be read ({images['fault'].iloc[0]}): put sound ones in their "
+            "place. Nothing was written."
+        )
     listed, table_name, folder = images["image_id"].tolist(), shown(run.test_table), run.input
     whole = table.submitted(images)["image_id"].tolist()
     predictions = shown(blends.files(run, "test")[0])

@@ -18,6 +18,10 @@ class DamagedArchive(PipelineError):
     """An archive that cannot be read whole."""
 
 
+class RefusedArchive(PipelineError):
+    """An archive that is sound and not unpacked: it has no file, or a member that is not allowed."""
+
+
 def unpack(archive: Path, target: Path, inner: bool = True) -> int:
     """Unpacks a .zip into a folder, with `inner` the .zip files in it too, each beside itself; returns the number of
     files.
@@ -27,10 +31,13 @@ def unpack(archive: Path, target: Path, inner: bool = True) -> int:
 
     Raises:
         DamagedArchive: the archive is damaged.
-        PipelineError: a member would lie outside of the folder, is a link or encrypted, or the disk is too small. What
-            was unpacked so far stays in `target`, which is the caller's to throw away.
+        RefusedArchive: a member would lie outside of the folder, is a link or encrypted; or there is no file.
+        PipelineError: the disk is too small. What was unpacked so far stays in `target`, which is the caller's to throw
+            away.
     """
     count = _unpack_one(archive, target)
+    if not count:
+        raise RefusedArchive(f"{archive.name} holds no file.")
     for path in sorted(target.rglob("*.zip")) if inner else []:
         count += _unpack_one(path, place_of(path)) - 1
         path.unlink()
@@ -100,7 +107,7 @@ def _check(member: zipfile.ZipInfo, archive: Path) -> None:
     elif member.flag_bits & 1:
         fault = "is encrypted"
     if fault:
-        raise PipelineError(f"{archive.name}: the member {member.filename!r} {fault}; nothing of it is unpacked.")
+        raise RefusedArchive(f"{archive.name}: the member {member.filename!r} {fault}; nothing of it is unpacked.")
 
 
 def _damaged(archive: Path, error: Exception) -> DamagedArchive:

@@ -2,6 +2,7 @@
 sentences. The package is imported late, as importing it logs in.
 """
 
+import builtins
 import errno
 import io
 import os
@@ -26,7 +27,9 @@ LOG_IN = (
 TIMEOUT = (10.0, 120.0)
 """Seconds that a connection, and each answer, may take."""
 RETRIES = 3
-"""How often a download that broke off is taken up again by the same command."""
+"""How often a download, or an upload, that broke off is taken up again by the same command."""
+UPLOAD_TIMEOUT = (10.0, 60.0)
+"""As TIMEOUT, of an upload."""
 POLL = 10.0
 """Seconds between two questions about something that Kaggle works on."""
 
@@ -41,7 +44,7 @@ def connect() -> Any:
     api = _client_class()()
     with explained("log in to Kaggle"):
         try:
-            with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()), _stdin_stays_open():
                 api.authenticate()
         except SystemExit:
             raise PipelineError(_no_login()) from None
@@ -71,7 +74,7 @@ def explained(doing: str, competition: str | None = None, after: str = "") -> It
         return PipelineError(f"Could not {doing}: {why}.{f' {after}' if after else ''}")
 
     try:
-        with redirect_stdout(sys.stderr):
+        with redirect_stdout(sys.stderr), _stdin_stays_open():
             yield
     except requests.HTTPError as error:
         raise failed(_http_reason(error, competition)) from None
@@ -137,6 +140,36 @@ def confirm(question: str, yes: bool) -> bool:
 # --- the client ------------------------------------------------------------------------------------------------------
 
 
+@contextmanager
+def _stdin_stays_open() -> Iterator[None]:
+    """Replaces the builtin exit(), which closes standard input before it raises SystemExit, by sys.exit: the client
+    calls it, and a person must be able to answer questions afterwards."""
+    before = getattr(builtins, "exit", None)  # `python -S` has none
+    builtins.exit = sys.exit  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        if before is None:
+            del builtins.exit
+        else:
+            builtins.exit = before
+
+
+def _patient(timeout: tuple[float, float]) -> type:
+    """A class of connections with time limits, which takes nothing up again by itself: the client's own ten silent
+    attempts take minutes."""
+    from requests.adapters import HTTPAdapter
+
+    class Patient(HTTPAdapter):
+        def __init__(self, **_: Any) -> None:
+            super().__init__()
+
+        def send(self, *arguments: Any, **options: Any) -> Any:
+            return super().send(*arguments, **options | {"timeout": options.get("timeout") or timeout})
+
+    return Patient
+
+
 @cache
 def _client_class() -> type:
     """The client of the installed package, with time limits, silent about new versions, and never telling what it
@@ -144,20 +177,30 @@ def _client_class() -> type:
     try:
         # importing it asks Kaggle about the token, without a time limit: it finds an empty one
         empty = environment({"KAGGLE_API_TOKEN": os.devnull})
-        with empty, redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        with empty, redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()), _stdin_stays_open():
+            from kaggle.api import kaggle_api_extended as extended
             from kaggle.api.kaggle_api_extended import KaggleApi
             from kagglesdk import KaggleClient
     except ModuleNotFoundError as error:
         raise PipelineError(f"Kaggle's client is not installed ({error.name} is missing): {INSTALL}.") from None
     except SystemExit:  # of older versions, without a token
         raise PipelineError(_no_login()) from None
-    from requests.adapters import HTTPAdapter
-
-    class Patient(HTTPAdapter):
-        def send(self, *arguments: Any, **options: Any) -> Any:
-            return super().send(*arguments, **options | {"timeout": options.get("timeout") or TIMEOUT})
+    patient, extended.HTTPAdapter = _patient(TIMEOUT), _patient(UPLOAD_TIMEOUT)
+    broken_off: dict[str, int] = {}
 
     class Client(KaggleApi):
+        MAX_UPLOAD_RESUME_ATTEMPTS = RETRIES
+
+        def upload_complete(self, path: Any, url: Any, quiet: Any, resume: bool = False) -> Any:
+            result = super().upload_complete(path, url, quiet, resume)
+            if result == extended.ResumableUploadResult.INCOMPLETE:
+                name, attempts = os.path.basename(path), broken_off.get(path, 0) + 1
+                broken_off[path] = attempts
+                say(f"  the upload of {name} broke off")
+                if attempts == RETRIES:  # the client would go on as if the file were there
+                    raise PipelineError(f"The upload of {name} broke off {RETRIES} times: try again later.")
+            return result
+
         def build_kaggle_client(self) -> Any:
             # no environment: that of KAGGLE_API_ENVIRONMENT, by default Kaggle's
             known = self.config_values.get
@@ -168,7 +211,7 @@ def _client_class() -> type:
             with suppress(AttributeError):
                 http._init_session()
                 for scheme in ("https://", "http://"):
-                    http._session.mount(scheme, Patient())
+                    http._session.mount(scheme, patient())
             return client
 
         def download_file(self, *arguments: Any, **options: Any) -> Any:

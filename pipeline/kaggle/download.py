@@ -98,6 +98,10 @@ def download_from_kaggle(slug: str, target: Path) -> None:
         except archives.DamagedArchive as error:
             shutil.rmtree(kept)
             raise PipelineError(f"{error}, and was deleted: run the same command again.") from None
+        except archives.RefusedArchive as error:
+            raise PipelineError(
+                f"{error} It stays as {shown(archive)}: look at it, or delete it to have it downloaded again."
+            ) from None
         if target.is_dir():
             target.rmdir()
     shutil.rmtree(kept)
@@ -127,6 +131,8 @@ def unpack_there(name: str, folder: Path) -> Path:
                     archives.unpack(path, temporary / archives.place_of(path).relative_to(folder))
                 except archives.DamagedArchive as error:
                     raise PipelineError(f"{error} in {shown(folder)}: put a sound one there.") from None
+                except archives.RefusedArchive as error:
+                    raise PipelineError(f"{error} Put another one in the place of {shown(path)}.") from None
             else:
                 (temporary / path.name).symlink_to(path.absolute())
         if target.exists():

@@ -51,12 +51,26 @@ class Board:
         """Returns what the two parts say together."""
         best, public = self.chosen("private"), self.chosen("public")
         assert best is not None and public is not None
-        loss = self.sign * (best["private"] - public["private"])
-        gap = self.sign * (public["public"] - public["private"])
+        gap = _beside(self.sign * (public["private"] - public["public"]))
+        if len(self.rows) == 1:
+            return [
+                f"{public['name']} has {public['public']:.4f} in public and {public['private']:.4f} in private: "
+                f"{gap} its public score."
+            ]
+        leaders = self.rows[self.rows["public_rank"] == 1]
+        others = len(leaders) - 1
+        leads = f"leads in public with {public['public']:.4f}"
+        if others:
+            leads = f"and {others} other{'s' * (others > 1)} lead in public with {public['public']:.4f}; it"
+        else:
+            leads += " and"
+        loss = _beside(self.sign * (public["private"] - best["private"]))
+        place = f", and {loss} {best['name']}, the best in private."
+        if public["private_rank"] == 1:
+            place = ", and the best in private."
         sentences = [
-            f"{public['name']} leads in public with {public['public']:.4f} and is number {public['private_rank']} of "
-            f"{len(self.rows)} in private, with {public['private']:.4f}: {gap:.4f} less than its public score, and "
-            f"{loss:.4f} less than {best['name']}, the best in private.",
+            f"{public['name']} {leads} is number {public['private_rank']} of {len(self.rows)} in private, with "
+            f"{public['private']:.4f}: {gap} its public score{place}",
             f"Shake-up: a rank changes by {self.shake_up:.0%} of the {len(self.rows)} submissions on average.",
         ]
         honest = self.chosen("estimate")
@@ -66,6 +80,13 @@ class Board:
                 f"{honest['private']:.4f} in private, number {honest['private_rank']}."
             ))  # fmt: skip
         return sentences
+
+
+def _beside(difference: float) -> str:
+    """Says how a score compares with another: by a difference that is positive where it is better."""
+    if f"{abs(difference):.4f}" == "0.0000":
+        return "as good as"
+    return f"{abs(difference):.4f} {'better' if difference > 0 else 'worse'} than"
 
 
 def split(ids: list[str], share: float, seed: int = 0) -> tuple[list[str], list[str]]:
@@ -106,6 +127,8 @@ def leaderboard(
     Raises:
         PipelineError: no file there can be scored.
     """
+    if not folder.is_dir():
+        raise PipelineError(f"{folder} is no folder; expected a folder of submissions.")
     paths = [
         path for path in sorted(folder.glob("*.csv")) if path.resolve() != truth.resolve() and path.name != "log.csv"
     ]

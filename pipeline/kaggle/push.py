@@ -19,6 +19,8 @@ READY = 1800.0
 """Seconds that a dataset's version may take to be ready."""
 COMMIT = 3600.0
 """Seconds that a commit run may take; on the few images of a public placeholder it takes minutes."""
+NOTE = "note: "
+"""What a bundle's inference puts before what must not be overlooked, in its log."""
 LOG_LINES = 40
 """Lines of the log of a kernel that failed, which are shown."""
 
@@ -248,7 +250,7 @@ def fetch_output(api: Any, kernel: str, version: int, target: Path, names: list[
 
 def _telling(lines: list[str]) -> Iterator[str]:
     """The lines of a bundle's log in which it says what it checked."""
-    return (line for line in lines if re.search(r"canary|sha256|bundle|time budget", line, re.IGNORECASE))
+    return (line for line in lines if re.search(rf"^\s*{NOTE}|canary|sha256|bundle", line, re.IGNORECASE))
 
 
 # --- metadata --------------------------------------------------------------------------------------------------------

@@ -3,12 +3,16 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from pipeline.core.files import read_record, shown
+from pipeline.core.results import read_tuned
 from pipeline.core.run import Run
-from pipeline.encode import submission
+from pipeline.core.verdict import Reason
+from pipeline.encode import sanity, submission
+from pipeline.kaggle.bundle import parquet
 from pipeline.kaggle.push import COMMIT, push
-from pipeline.kaggle.submit import Kernel, Request, offer, slug_of
+from pipeline.kaggle.submit import Kernel, Request, keep_reasons, offer, slug_of
 
 
 def push_bundle(run: Run, folder: Path, request: Request) -> Iterator[str]:
@@ -26,11 +30,36 @@ def push_bundle(run: Run, folder: Path, request: Request) -> Iterator[str]:
     slug_of(run)
     about = read_record(folder / "dataset" / "bundle.json") or read_record(folder / "bundle.json")
     file = str(about.get("output", "submission.csv"))
-    want = submission.expected(run.competition, run.input, run.competition_folder)
     wait = COMMIT if request.wait is None else request.wait
-    pushed = push(
-        folder, request.message, run.folder / "kaggle" / "commit-run", file=file, wait=wait,
-        faults=(lambda path: submission.faults_of(path, want)) if file.endswith(".csv") else None,
-    )  # fmt: skip
+    reasons: list[Reason] = []
+
+    def faults(path: Path) -> list[str]:
+        listed, found = examine(run, path)
+        reasons[:] = found
+        return listed
+
+    output = run.folder / "kaggle" / "commit-run"
+    pushed = push(folder, request.message, output, file=file, wait=wait, faults=faults)
     yield f"the commit run of {pushed.kernel}, version {pushed.version}, wrote a valid {file}: {shown(pushed.output)}"
-    yield from offer(run, replace(request, kernel=Kernel(pushed.kernel, pushed.version, file)))
+    kernel = Kernel(pushed.kernel, pushed.version, file)
+    keep_reasons(run, kernel, reasons)
+    yield from offer(run, replace(request, kernel=kernel))
+
+
+def examine(run: Run, path: Path) -> tuple[list[str], list[Reason]]:
+    """Returns the faults of a file for a run's test set, .csv or .parquet, and where it has none, what is odd in it, as
+    encode would find it.
+
+    Raises:
+        PipelineError: it cannot be read.
+    """
+    want = submission.expected(run.competition, run.input, run.competition_folder)
+    result = read_tuned(run)
+    never = [run.competition.classes[number] for number in result.get("never", [])]
+    training = run.mask_statistics if run.mask_statistics.exists() else None
+    with TemporaryDirectory() as temporary:
+        table = path
+        if path.suffix == ".parquet":
+            table = Path(temporary) / "submission.csv"
+            parquet.to_csv(path, table)
+        return sanity.examine(table, want, run.competition, never, training, result.get("presence_prior"))

@@ -22,7 +22,7 @@ FOLDERS = ("work", "folds", "submissions")
 PACK = "session.segpipe"
 """A .zip by another name: Kaggle would unpack a .zip into a folder that can only be read."""
 LEFT_OUT = re.compile(
-    r"work/[^/]+/(pixels_[^/]+|raw|outliers)/|/\.locks/|\.lock$|\.partial(/|$)|/tensorboard/|/kaggle/"
+    r"work/[^/]+/(pixels_[^/]+|raw|outliers)/|/\.locks/|\.lock$|\.partial(/|$)|/tensorboard/|/kaggle/|work/[^/]+/[^/]+/bundle/"
 )
 """What is made again from the raw files, or of use to nobody."""
 

@@ -10,17 +10,19 @@ writes  submissions/log.csv, and the scores into submissions/<run>.json
 import shlex
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 from pipeline.core import freshness
 from pipeline.core.console import say
 from pipeline.core.errors import PipelineError
-from pipeline.core.files import shown
+from pipeline.core.files import read_record, shown, write_json
 from pipeline.core.results import read_submission
 from pipeline.core.run import Run
-from pipeline.core.verdict import Judged, judge
+from pipeline.core.verdict import Judged, Reason, from_json, gravest_first, judge, lines, to_json
 from pipeline.core.version import program
 from pipeline.encode import submission
 from pipeline.kaggle import sent
@@ -29,6 +31,8 @@ from pipeline.kaggle.client import confirm, connect, explained, status_of, wait_
 PATIENCE = 1800.0
 """Seconds that a score is waited for on a terminal; elsewhere nobody waits unless told to."""
 FAULTS_SHOWN = 5
+CLOCKS = timedelta(minutes=10)
+"""By how much the clock of this machine may be ahead of Kaggle's."""
 PAGES = 50
 """Pages of a list of submissions that are read at most."""
 
@@ -89,9 +93,18 @@ def offer(run: Run, request: Request) -> Iterator[str]:
     raises as submit."""
     assert request.kernel is not None
     slug, kernel = slug_of(run), request.kernel
+    words = [*program().split(), "submit", *(run.options or (run.recipe.name,)), "-k", kernel.name]
+    words += ["-v", str(kernel.version), "-m", request.message]
+    words += ["--file", kernel.file] if kernel.file != Kernel.file else []
+    judged = _judged(run, kernel)
+    yield from lines(reasons_of_output(run, kernel))
+    if judged.verdict == "do not submit" and not request.force:
+        raise PipelineError(
+            f"The verdict on {kernel} is DO NOT SUBMIT: {judged.reasons[0].text} Nothing was submitted; "
+            f"`{shlex.join([*words, '--force'])}` submits it all the same."
+        )
     if not request.yes and not sys.stdin.isatty():
-        words = [*program().split(), "submit", *(run.options or (run.recipe.name,)), "-k", kernel.name]
-        yield f"not submitted: `{shlex.join([*words, '-v', str(kernel.version), '-m', request.message])}` does it"
+        yield f"not submitted: `{shlex.join(words)}` does it"
     elif not confirm(f"Submit {kernel} to {slug}?", request.yes):
         yield "nothing was submitted"
     else:
@@ -112,6 +125,21 @@ def slug_of(run: Run) -> str:
     return run.competition.kaggle
 
 
+def keep_reasons(run: Run, kernel: Kernel, reasons: list[Reason]) -> None:
+    """Keeps what was found in the file that a kernel's version wrote; `submit` counts it among the run's reasons."""
+    write_json(_output_file(run), {"kernel": str(kernel), "reasons": to_json(reasons)})
+
+
+def reasons_of_output(run: Run, kernel: Kernel) -> list[Reason]:
+    """Returns what was found in the file that a kernel's version wrote; nothing where it was not looked at."""
+    content = read_record(_output_file(run))
+    return from_json(content) if content.get("kernel") == str(kernel) else []
+
+
+def _output_file(run: Run) -> Path:
+    return run.folder / "kaggle" / "commit-run.json"
+
+
 # --- before ----------------------------------------------------------------------------------------------------------
 
 
@@ -119,7 +147,9 @@ def _judged(run: Run, kernel: Kernel | None) -> Judged:
     judged = judge(run)
     if judged is None:
         raise PipelineError(f"{run.name} has no estimate yet: `{run.command()}` makes one, and a submission.")
-    if kernel is None and not judged.submitted:
+    if kernel is not None:
+        judged = replace(judged, reasons=gravest_first([*judged.reasons, *reasons_of_output(run, kernel)]))
+    elif not judged.submitted:
         there = "does not belong to what tune chose last" if run.submission.exists() else "does not exist"
         raise PipelineError(f"{shown(run.submission)} {there}: `{run.command('--from', 'predict')}` writes it.")
     return judged
@@ -185,8 +215,9 @@ def _send(api: Any, run: Run, judged: Judged, request: Request, digest: str) -> 
         "sent": when, "competition": run.competition.name, "run": run.name, "what": what, "message": request.message,
         "status": "sending", "verdict": judged.verdict, "sha256": digest, **_expected(run, judged),
     })  # fmt: skip
+    lost: list[Exception] = []
     try:
-        with explained(f"submit {what}", slug, "Nothing was submitted."):
+        with explained(f"submit {what}", slug), _noticing_lost_answers(lost):
             if request.kernel:
                 kernel = request.kernel
                 answer = api.competition_submit_code(
@@ -194,16 +225,34 @@ def _send(api: Any, run: Run, judged: Judged, request: Request, digest: str) -> 
                 )
             else:
                 answer = api.competition_submit(str(run.submission), request.message, slug, quiet=True)
-            if answer.message == api.COMPETITION_SUBMIT_UPLOAD_FAILED_MESSAGE:
-                raise PipelineError(
-                    f"The upload of {what} was cut short; nothing was submitted: run the same command again."
-                )
-    except PipelineError:
+    except PipelineError as error:
+        if lost:
+            raise PipelineError(
+                f"{error} The submission may have arrived all the same: `{program()} submissions "
+                f"{run.competition.name}` finds out, and the same command does so before it sends again."
+            ) from None
         sent.remove(digest)
-        raise
+        raise PipelineError(f"{error} Nothing was submitted.") from None
+    if answer.message == api.COMPETITION_SUBMIT_UPLOAD_FAILED_MESSAGE:
+        sent.remove(digest)
+        raise PipelineError(f"The upload of {what} was cut short; nothing was submitted: run the same command again.")
     sent.update(when, run.name, {"ref": answer.ref or None, "status": "pending"})
     sent.record(run.competition.name, run.name)
     return when
+
+
+@contextmanager
+def _noticing_lost_answers(lost: list[Exception]) -> Iterator[None]:
+    """Adds an error to the list that leaves open whether Kaggle got the request: no answer, or a fault of its own."""
+    import requests
+
+    try:
+        yield
+    except requests.RequestException as error:
+        status = status_of(error)
+        if status is None or status >= 500:
+            lost.append(error)
+        raise
 
 
 def _expected(run: Run, judged: Judged) -> dict[str, Any]:
@@ -236,7 +285,12 @@ def settle(api: Any, competition: str, slug: str) -> set[str]:
             arrived = [
                 answer for ref, answer in by_ref.items() if answer.description == row["message"] and ref not in claimed
             ]
-            arrived = [answer for answer in arrived if str(answer.date)[:19] >= row["sent"][:19]]
+            earliest = str(datetime.fromisoformat(row["sent"]) - CLOCKS)[:19]
+            arrived = [answer for answer in arrived if str(answer.date).replace("T", " ")[:19] >= earliest]
+            if not row["sha256"].startswith(sent.KERNEL):
+                arrived = [
+                    one for one in arrived if (one.file_name or Path(row["what"]).name) == Path(row["what"]).name
+                ]
             if not arrived:
                 continue
             row["ref"] = str(arrived[0].ref)

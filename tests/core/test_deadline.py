@@ -18,6 +18,13 @@ def test_others_are_refused(text: str) -> None:
         deadline.seconds_of(text)
 
 
+def test_no_limit_and_none_at_all() -> None:
+    assert deadline.limit_of("none") is None and deadline.limit_of("8h") == 28800
+    for text in ("0s", "0h"):
+        with pytest.raises(PipelineError, match=f"--time {text}: expected more than 0; for instance 8.5h"):
+            deadline.limit_of(text)
+
+
 def test_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(deadline.VARIABLE, raising=False)
     deadline.check("tune")

@@ -262,3 +262,19 @@ def wait_for(condition: Any, seconds: float = 60) -> None:
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.02)
+
+
+def test_a_process_ends_with_the_one_that_started_it(tmp_path: Path) -> None:
+    inner = (
+        "import os, sys, time\nfrom pipeline.core import interruption\n"
+        "interruption.end_with_process(os.getppid())\nprint(os.getpid(), flush=True)\ntime.sleep(60)"
+    )
+    outer = f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {inner!r}])"
+    process = subprocess.Popen([sys.executable, "-c", outer], cwd=REPOSITORY, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.kill()
+    process.wait()
+    began = time.monotonic()
+    assert process.stdout.read() == b""  # the other end is closed when the inner process has ended
+    assert time.monotonic() - began < 30

@@ -1,8 +1,5 @@
 """What a bundle leaves out where the time is short."""
 
-import pytest
-
-from pipeline.core.errors import PipelineError
 from pipeline.kaggle.bundle import budget
 from pipeline.kaggle.bundle.budget import Work
 
@@ -36,14 +33,3 @@ def test_runs_of_an_ensemble_are_cut_alike() -> None:
     other = Work("other", "hflip", seeds=1, folds=3, seconds=0.02)
     chosen = list(budget.reductions([WORK, other]))[-2]
     assert [(one.views, one.folds) for one in chosen] == [("none", 2), ("none", 2)]
-
-
-@pytest.mark.parametrize(("text", "seconds"), [("8h", 28800), ("8.5h", 30600), ("90m", 5400), ("300s", 300)])
-def test_times_are_read(text: str, seconds: float) -> None:
-    assert budget.seconds_of(text) == seconds
-
-
-@pytest.mark.parametrize("text", ["8", "0h", "-1h", "soon"])
-def test_other_times_are_refused(text: str) -> None:
-    with pytest.raises(PipelineError, match="expected hours, minutes or seconds"):
-        budget.seconds_of(text)

@@ -178,6 +178,17 @@ def test_nothing_leaves_the_folder(tmp_path: Path, name: str) -> None:
     assert not list(tmp_path.rglob("*.txt")) and not Path("/tmp/out.txt").exists()
 
 
+@pytest.mark.parametrize(
+    ("files", "said"), [({"../out.txt": "out"}, "would lie outside of the folder"), ({}, "tiny-cup.zip holds no file.")]
+)
+def test_a_refused_archive_is_named(kaggle: Kaggle, tmp_path: Path, files: dict[str, Any], said: str) -> None:
+    kaggle.files[SLUG] = packed(files)
+    folder = tmp_path / "input" / "tgs-salt"
+    message = refused(folder)
+    assert said in message and ".tgs-salt.download/tiny-cup.zip: look at it, or delete it to have it" in message
+    assert not folder.exists()
+
+
 def test_links_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.zip").write_bytes(packed({"link": "/etc/passwd"}, mode=stat.S_IFLNK | 0o777))
     with pytest.raises(PipelineError, match="is a link or a device"):

@@ -19,7 +19,7 @@ from pipeline.core.engine import OneByOne
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import read_json, root
 from pipeline.core.run import Run
-from pipeline.kaggle.bundle import build, hidden_set, inference, parts, project
+from pipeline.kaggle.bundle import build, hidden_set, inference, parquet, parts, project, scratch
 from pipeline.kaggle.bundle.inference import RERUN, infer
 
 PARTS: dict[str, Any] = {
@@ -137,9 +137,21 @@ def test_the_competition_must_be_attached(run: Run, tmp_path: Path, monkeypatch:
 
 
 def test_the_file_may_be_parquet(run: Run, tmp_path: Path) -> None:
-    inference.publish(run.submission, tmp_path / "submission.parquet")
-    found = pd.read_parquet(tmp_path / "submission.parquet")
-    pd.testing.assert_frame_equal(found, pd.read_csv(run.submission, keep_default_na=False))
+    source, target, again = tmp_path / "zeros.csv", tmp_path / "submission.parquet", tmp_path / "again.csv"
+    source.write_text("id,mask\n007,1 5\n010,\nNA,2 2\n")
+    inference.publish(source, target, run.competition)
+    assert pd.read_parquet(target)["id"].tolist() == ["007", "010", "NA"]
+    parquet.to_csv(target, again)
+    assert again.read_bytes() == source.read_bytes()
+    labels = run.competition.model_copy(
+        update={"submission": run.competition.submission.model_copy(update={"format": "labels"})}
+    )
+    source.write_text("id,0,1\n007,0,2\n010,1,1\n")
+    inference.publish(source, target, labels)
+    assert pd.read_parquet(target).to_dict("list") == {"id": ["007", "010"], "0": [0, 1], "1": [2, 1]}
+    target.write_bytes(b"PAR1")
+    with pytest.raises(PipelineError, match="submission.parquet cannot be read as Parquet"):
+        parquet.to_csv(target, again)
 
 
 # --- the time --------------------------------------------------------------------------------------------------------
@@ -245,6 +257,70 @@ def test_damaged_weights_are_named(run: Run, tmp_path: Path) -> None:
 def test_a_folder_that_is_no_bundle_is_refused(tmp_path: Path) -> None:
     with pytest.raises(PipelineError, match=r"bundle.json is missing, damaged or of another version"):
         infer(tmp_path, tmp_path / "submission.csv")
+
+
+def test_bundles_that_lack_something_are_refused(run: Run, tmp_path: Path) -> None:
+    copy = tmp_path / "bundle"
+    shutil.copytree(dataset(run), copy)
+    for name in ("canary.npz", "runs"):
+        path = copy / "runs" / run.name / name if name != "runs" else copy / name
+        if name == "runs":
+            shutil.rmtree(path)
+            with pytest.raises(PipelineError, match="runs/finished/.* is missing: upload the bundle again"):
+                infer(copy, tmp_path / "submission.csv")
+            continue
+        path.write_bytes(path.read_bytes()[:200])
+        with pytest.raises(PipelineError, match="canary.npz is missing or damaged: write the bundle again"):
+            infer(copy, tmp_path / "submission.csv")
+    with pytest.raises(PipelineError, match=r"expected a name that ends with .csv or .parquet"):
+        infer(copy, tmp_path / "submission.txt")
+
+
+@pytest.mark.parametrize("scored", [False, True])
+def test_a_test_set_of_broken_images_gets_the_usual_answer(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scored: bool
+) -> None:
+    other_input(run, monkeypatch, tmp_path, 4)
+    for path in (tmp_path / "input" / run.competition.folder / "test").iterdir():
+        path.write_bytes(b"II*")
+    if scored:
+        monkeypatch.setenv(RERUN, "1")
+    lines, record = predict(run, tmp_path, limit="1h")
+    assert lines[1:] == [f"{name}," for name in TEST_IDS] and "no test image can be read" in record["notes"][0]
+
+
+def test_a_first_image_that_is_broken_does_not_spoil_the_timing(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other_input(run, monkeypatch, tmp_path, 4)
+    for name in TEST_IDS[:3]:
+        (tmp_path / "input" / run.competition.folder / "test" / f"{name}.tif").write_bytes(b"II*")
+    lines, _ = predict(run, tmp_path, limit="1h")
+    assert lines[1:4] == [f"{name}," for name in TEST_IDS[:3]] and len(lines) == 5
+
+
+def test_what_keeps_the_networks_from_predicting_is_said(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inference, "_run_part", lambda *_: "exit code 1, as said above")
+    with pytest.raises(PipelineError) as raised:
+        predict(run, tmp_path)
+    assert str(raised.value) == "the canary could not be predicted (exit code 1, as said above)."
+
+
+def test_folders_of_killed_inferences_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scratch.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(scratch.tempfile, "tempdir", str(tmp_path))
+    for name, age in (("bundle-old", 1000.0), ("bundle-young", 0.0)):
+        mark = tmp_path / name / scratch.IN_USE
+        mark.parent.mkdir()
+        mark.touch()
+        os.utime(mark, (mark.stat().st_mtime - age,) * 2)
+    with scratch.scratch() as folder:
+        os.utime(folder / scratch.IN_USE, (0, 0))
+        scratch.remove_abandoned()  # as another process would
+        assert folder.is_dir()
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle-young"]
 
 
 def test_several_devices_predict_the_same(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

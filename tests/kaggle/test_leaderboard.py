@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from pipeline.__main__ import app
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import write_json
-from pipeline.kaggle.leaderboard import split
+from pipeline.kaggle.leaderboard import Board, split
 
 MASKS = {"t1": "1 10", "t2": "", "t3": "100 20", "t4": "300 40"}
 
@@ -58,9 +58,39 @@ def test_the_public_leader_is_not_the_best(tiny: Tiny) -> None:
     assert as_json.output.startswith('[{"name":"perfect","public":1.0')
 
 
+def board_of(scores: dict[str, tuple[float, float]]) -> Board:
+    rows = pd.DataFrame([{"name": name, "public": a, "private": b} for name, (a, b) in scores.items()])
+    for part in ("public", "private"):
+        rows[f"{part}_rank"] = rows[part].rank(method="min", ascending=False).astype(int)
+    return Board("tiny", "dice", 1, 2, 2, rows.assign(estimate=np.nan), {})
+
+
+@pytest.mark.parametrize(
+    ("scores", "said"),
+    [
+        ({"a": (0.5, 0.6)}, "a has 0.5000 in public and 0.6000 in private: 0.1000 better than its public score."),
+        (
+            {"a": (0.5, 0.4), "b": (0.4, 0.6)},
+            "a leads in public with 0.5000 and is number 2 of 2 in private, with 0.4000: 0.1000 worse than its public "
+            "score, and 0.2000 worse than b, the best in private.",
+        ),
+        (
+            {"a": (0.5, 0.5), "b": (0.5, 0.5)},
+            "a and 1 other lead in public with 0.5000; it is number 1 of 2 in private, with 0.5000: as good as its "
+            "public score, and the best in private.",
+        ),
+    ],
+)
+def test_what_the_parts_say_together(scores: dict[str, tuple[float, float]], said: str) -> None:
+    assert board_of(scores).sentences()[0] == said
+
+
 def test_an_empty_folder(tiny: Tiny) -> None:
     tiny.run("decode")
     write(tiny.root / "truth.csv", MASKS)
-    arguments = ["leaderboard", str(tiny.root / "folds"), str(tiny.root / "truth.csv"), "--competition"]
+    arguments = ["leaderboard", str(tiny.input / "test"), str(tiny.root / "truth.csv"), "--competition"]
     done = CliRunner().invoke(app, [*arguments, str(tiny.competition_path)])
     assert "holds no .csv; expected a folder of submissions" in str(done.exception)
+    arguments[1] = str(tiny.root / "nowhere")
+    done = CliRunner().invoke(app, [*arguments, str(tiny.competition_path)])
+    assert "nowhere is no folder; expected a folder of submissions" in str(done.exception)

@@ -2,6 +2,8 @@
 
 import io
 import json
+import subprocess
+import sys
 import tarfile
 import time
 import zipfile
@@ -11,7 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import Tiny
+from conftest import REPOSITORY, Tiny
 from kaggle_server import TOKEN, USER, Kaggle, serve
 
 from pipeline.core.config.recipe import load_recipe
@@ -110,6 +112,30 @@ def test_no_bundle_and_an_upload_that_breaks_off(kaggle: Kaggle, bundle: Path, t
         push(bundle, "first", tmp_path / "out")
 
 
+def test_an_upload_whose_connection_is_cut_ends_with_a_sentence(
+    kaggle: Kaggle, bundle: Path, tmp_path: Path, capsys: Any
+) -> None:
+    kaggle.upload_status = 0
+    with pytest.raises(PipelineError, match="broke off 3 times: try again later"):
+        push(bundle, "first", tmp_path / "out")
+    assert capsys.readouterr().err.count("weights.zip broke off") == 3 and not kaggle.datasets
+
+
+def test_the_client_leaves_standard_input_open(tmp_path: Path) -> None:
+    """Importing it without a token calls the builtin exit(), which closes standard input."""
+    pytest.importorskip("kaggle")
+    code = (
+        "from pipeline.kaggle import client\nclient._client_class()\n"
+        "try: client.connect()\nexcept client.PipelineError as error: print(str(error)[:30])\nprint(input())"
+    )
+    environment = {"HOME": str(tmp_path), "PATH": "", "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], input="yes\n", env=environment, cwd=tmp_path, capture_output=True, text=True,
+        timeout=100,
+    )  # fmt: skip
+    assert done.stdout.splitlines()[-1:] == ["yes"], done.stderr
+
+
 # --- a session -------------------------------------------------------------------------------------------------------
 
 
@@ -117,12 +143,14 @@ def test_a_session_is_saved_and_put_back(kaggle: Kaggle, tiny: Tiny, monkeypatch
     run = tiny.run("decode", "clean", "split")
     (run.fold_folder(0)).mkdir(parents=True)
     (run.fold_folder(0) / "last.ckpt").write_bytes(b"an epoch")
+    (run.folder / "bundle" / "dataset").mkdir(parents=True)
+    (run.folder / "bundle" / "dataset" / "bundle.json").write_text("{}")  # made again by one command
     said = session.save("tiny-session", "after an epoch")
     assert f"as {USER}/tiny-session, version 1" in said
     (content,) = kaggle.uploads.values()
     names = zipfile.ZipFile(io.BytesIO(content)).namelist()
     assert "work/tiny/small/fold_0/last.ckpt" in names and "folds/tiny.csv" in names
-    assert not [name for name in names if "pixels_" in name or name.endswith(".lock")]
+    assert not [name for name in names if "pixels_" in name or "/bundle/" in name or name.endswith(".lock")]
     with pytest.raises(PipelineError, match="are there already .* --force replaces them"):
         session.restore("tiny-session")
     other = tiny.root / "next"

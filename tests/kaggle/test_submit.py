@@ -18,6 +18,7 @@ from pipeline.core.errors import PipelineError
 from pipeline.core.files import write_json
 from pipeline.core.run import Run, open_run, write_recipe
 from pipeline.core.verdict import Reason, to_json
+from pipeline.encode import sanity
 from pipeline.kaggle import sent
 from pipeline.kaggle.push_bundle import push_bundle
 from pipeline.kaggle.submit import Kernel, Request, offer
@@ -130,6 +131,21 @@ def test_an_upload_that_is_cut_short_submits_nothing(submit: Submitting) -> None
     assert sent.read().empty
 
 
+@pytest.mark.parametrize("arrives", [True, False])
+def test_a_lost_answer_is_settled_before_it_is_sent_again(submit: Submitting, arrives: bool) -> None:
+    if arrives:
+        submit.kaggle.loses.add("CreateSubmission")
+    else:
+        submit.kaggle.fails["CreateSubmission"] = 503, "busy"
+    message = str(submit("-m", "mine").exception)
+    assert "The submission may have arrived all the same: `python -m pipeline submissions tiny` finds out" in message
+    assert "othing was submitted" not in message and sent.read()["status"].tolist() == ["sending"]
+    submit.kaggle.loses.clear()
+    submit.kaggle.fails.clear()
+    assert ("it was sent already" in submit("-m", "mine").output) is arrives
+    assert len(submit.kaggle.submissions) == 1 and sent.read()["status"].tolist() == ["pending"]
+
+
 def test_no_submission_is_left_today(submit: Submitting) -> None:
     submit.kaggle.allowed = 0
     assert "No submission to tiny-cup is left today" in submit.refused()
@@ -182,7 +198,7 @@ def test_a_kernel_that_ran_is_offered(submit: Submitting, monkeypatch: pytest.Mo
     assert "submitted ada/bundle/3 to tiny-cup" in list(offer(submit.run, replace(request, yes=True)))
 
 
-def test_a_bundle_is_pushed_and_offered(submit: Submitting) -> None:
+def test_a_bundle_is_pushed_and_offered(submit: Submitting, capsys: Any) -> None:
     folder = submit.run.folder / "bundle"
     named = {"id": "USERNAME/small-bundle", "title": "small-bundle", "licenses": [{"name": "other"}]}
     write_json(folder / "dataset" / "dataset-metadata.json", named)
@@ -196,12 +212,24 @@ def test_a_bundle_is_pushed_and_offered(submit: Submitting) -> None:
     submit.kaggle.kernel_files = {"submission.csv": b"id,mask\n"}
     with pytest.raises(PipelineError, match="that is not valid: 4 of 4 test ids are missing"):
         list(push_bundle(submit.run, folder, Request("offline")))
+    empty = "".join(["id,mask\n", *(f"{name},\n" for name in TEST_IDS)])
+    submit.kaggle.kernel_files = {"submission.csv": empty.encode()}
+    submit.kaggle.log.append({"stream_name": "stderr", "time": 1.0, "data": "note: 4 of 4 images not reached\n"})
+    judged = sanity.Reason("stop", "all masks empty", "All masks are empty: 4 of 4 test images.")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sanity, "find_reasons", lambda *arguments, **options: [judged])
+        for request in (Request("offline", yes=True), Request("offline")):
+            with pytest.raises(PipelineError, match="DO NOT SUBMIT: All masks are empty.* -m offline --force` submits"):
+                list(push_bundle(submit.run, folder, request))
+    assert not submit.kaggle.submissions and "note: 4 of 4 images not reached" in capsys.readouterr().err
+    message = submit.refused("-k", f"{USER}/small-inference", "-v", "3", "--yes")
+    assert "DO NOT SUBMIT: All masks are empty" in message
     submit.kaggle.kernel_files = {"submission.csv": submit.run.submission.read_bytes()}
     said = list(push_bundle(submit.run, folder, Request("offline")))
-    assert said[0].startswith("the commit run of ada/small-inference, version 2, wrote a valid submission.csv: work/")
-    assert said[1].startswith("not submitted: ") and "-k ada/small-inference -v 2" in said[1]
+    assert said[0].startswith("the commit run of ada/small-inference, version 4, wrote a valid submission.csv: work/")
+    assert said[-1].startswith("not submitted: ") and "-k ada/small-inference -v 4" in said[-1]
     assert submit.kaggle.calls("SaveKernel")[1]["datasetDataSources"] == ["ada/small-bundle"]
-    assert "submitted ada/small-inference/3 to tiny-cup" in list(
+    assert "submitted ada/small-inference/5 to tiny-cup" in list(
         push_bundle(submit.run, folder, Request("offline", yes=True))
     )
 

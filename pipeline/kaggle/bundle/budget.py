@@ -1,17 +1,14 @@
 """What is left out where the time is short: views first, then seeds, then folds."""
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from pipeline.core.console import duration
-from pipeline.core.errors import PipelineError
 
 VIEWS = {"none": 1, "hflip": 2, "flips": 4, "d4": 8}
 """How many views of an image each test-time augmentation has."""
 SURE = 1.15
 """Predictions are planned to take this much longer than measured on the first images."""
-UNITS = {"h": 3600.0, "m": 60.0, "min": 60.0, "s": 1.0}
 
 
 @dataclass(frozen=True)
@@ -32,18 +29,6 @@ class Work:
     def per_image(self) -> float:
         """Seconds on one device."""
         return self.seconds * VIEWS[self.views] * self.seeds * self.folds * self.networks
-
-
-def seconds_of(text: str) -> float:
-    """Returns a time such as 8h, 8.5h, 90m or 300s in seconds.
-
-    Raises:
-        PipelineError: it is none.
-    """
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(h|min|m|s)", text.strip())
-    if not found or not float(found[1]):
-        raise PipelineError(f"--time {text}: expected hours, minutes or seconds, for instance 8.5h, 90m or 300s.")
-    return float(found[1]) * UNITS[found[2]]
 
 
 def needed(works: Sequence[Work], images: int, devices: int) -> float:

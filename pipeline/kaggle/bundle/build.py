@@ -23,7 +23,7 @@ from typing import Any
 from packaging.utils import parse_wheel_filename
 from rich.markup import escape
 
-from pipeline.core import driver, freshness
+from pipeline.core import deadline, driver, freshness
 from pipeline.core.config.recipe import Recipe
 from pipeline.core.config.settings import validate
 from pipeline.core.console import say, warn
@@ -35,7 +35,7 @@ from pipeline.core.results import read_tuned
 from pipeline.core.run import Run, write_recipe
 from pipeline.core.trainings import Weights, read_training
 from pipeline.core.version import VERSION
-from pipeline.kaggle.bundle import budget, half, image, notebook, project, script, wheels
+from pipeline.kaggle.bundle import half, image, notebook, project, script, wheels
 
 MOST_PACKAGES = 5
 """Packages that a bundle may add to the image, its own among them."""
@@ -74,7 +74,7 @@ def write_bundle(run: Run, options: Options, engine: Engine | None = None) -> Pa
         PipelineError: the run is not finished, or its code or data changed since; weights are missing or damaged;
             wheels cannot be had; nothing is written then.
     """
-    _check_options(options)
+    check_options(options)
     if not run.competition.has_test:
         raise PipelineError(
             f"{run.competition.name} has no test set (`test: null`), and a bundle answers for one: say in its "
@@ -168,13 +168,24 @@ def check_finished(run: Run, force: bool = False) -> None:
             )
 
 
-def _check_options(options: Options) -> None:
+def check_options(options: Options) -> None:
+    """Checks how a bundle is to be written.
+
+    Raises:
+        PipelineError: an option is wrong.
+    """
     if not re.fullmatch(r"3\.\d+", options.python):
         raise PipelineError(f"--python {options.python}: expected a version such as 3.12.")
-    if not options.target.endswith((".csv", ".parquet")):
-        raise PipelineError(f"--output {options.target}: expected a name that ends with .csv or .parquet.")
-    if options.limit != "none":
-        budget.seconds_of(options.limit)
+    if not re.fullmatch(r"[\w-][\w.-]*\.(csv|parquet)", options.target):
+        raise PipelineError(
+            f"--output {options.target}: expected the name of a file, without a folder, that ends with .csv or "
+            ".parquet."
+        )
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", options.user):
+        raise PipelineError(
+            f"--user {options.user!r}: expected a name on Kaggle as addresses have it: letters, digits and hyphens."
+        )
+    deadline.limit_of(options.limit)
     if options.wheels and not options.wheels.is_dir():
         raise PipelineError(f"--wheels {options.wheels}: there is no such folder.")
 

@@ -5,6 +5,8 @@ notebook predicts these images first and compares.
 """
 
 import tempfile
+import zipfile
+import zlib
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -56,7 +58,7 @@ def difference(run: Run, path: Path) -> float:
     try:
         with np.load(path, allow_pickle=False) as stored:
             images, before = stored["images"], stored["probabilities"]
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
         raise PipelineError(f"{path} is missing or damaged: write the bundle again.") from None
     now, scale = predict(run, images), scale_of(run.competition)
     return float(np.abs(now.astype(np.float32) - before.astype(np.float32)).mean() / scale.largest)

@@ -28,7 +28,8 @@ import numpy as np
 import pandas as pd
 from rich.markup import escape
 
-from pipeline.core import driver, freshness
+from pipeline.core import deadline, driver, freshness
+from pipeline.core.config.competition import Competition
 from pipeline.core.console import duration, say, warn
 from pipeline.core.errors import PipelineError, first_line
 from pipeline.core.files import read_json, read_record, root, write_json, writing
@@ -37,7 +38,9 @@ from pipeline.core.run import Run
 from pipeline.decode import table
 from pipeline.decode.readers.registry import reader_of
 from pipeline.encode import submission
-from pipeline.kaggle.bundle import budget, leftovers, project
+from pipeline.kaggle.bundle import budget, leftovers, parquet, project
+from pipeline.kaggle.bundle.scratch import scratch
+from pipeline.kaggle.push import NOTE
 from pipeline.masks.geometry import geometry_of
 from pipeline.masks.scale import scale_of
 from pipeline.predictions import blends, kept_views
@@ -89,7 +92,7 @@ class Inference:
     def note(self, text: str) -> None:
         """Says something that must not be overlooked, and keeps it for inference.json."""
         self.notes.append(text)
-        warn(f"[yellow]{escape(text)}[/yellow]")
+        warn(f"[yellow]{NOTE}{escape(text)}[/yellow]")
 
 
 def infer(bundle: Path, target: Path, limit: str | None = None, started: float | None = None) -> None:
@@ -105,19 +108,24 @@ def infer(bundle: Path, target: Path, limit: str | None = None, started: float |
         PipelineError: the bundle is none, the competition's data are not there; and, but where the hidden test set is
             scored, whatever else keeps the networks from predicting.
     """
+    if target.suffix not in (".csv", ".parquet"):
+        raise PipelineError(f"--to {target}: expected a name that ends with .csv or .parquet.")
     about = read_record(bundle / "bundle.json")
     if about.get("format") != 1:
         raise PipelineError(
             f"{bundle / 'bundle.json'} is missing, damaged or of another version: attach the bundle's dataset."
         )
+    needed = [bundle / name for name in about["files"] if not name.startswith("wheels/")]
+    if lacking := next((path for path in needed if not path.exists()), None):
+        raise PipelineError(f"{lacking} is missing: upload the bundle again, with `--dir-mode zip`, or write it anew.")
     limit = limit or about.get("time")
-    seconds = None if limit in (None, "none") else budget.seconds_of(str(limit))
-    deadline = None if seconds is None else (started or time.time()) + seconds
+    seconds = None if limit is None else deadline.limit_of(str(limit))
+    until = None if seconds is None else (started or time.time()) + seconds
     os.environ["PIPELINE_INPUT"] = str(_input_root())
-    with _scratch() as folder:
+    with scratch() as folder:
         run = project.lay_out(bundle, about["run"], folder)
         _check_input(run)
-        one = Inference(bundle, target, run, deadline)
+        one = Inference(bundle, target, run, until)
         items = _write_first(one)
         try:
             if items:
@@ -134,19 +142,6 @@ def infer(bundle: Path, target: Path, limit: str | None = None, started: float |
 def _input_root() -> Path:
     given = os.environ.get("PIPELINE_INPUT")
     return Path(given).absolute() if given else KAGGLE_INPUT if KAGGLE_INPUT.is_dir() else root() / "input"
-
-
-@contextmanager
-def _scratch() -> Iterator[Path]:
-    """A folder for all that is derived, which is removed at the end."""
-    before = os.environ.get("PIPELINE_ROOT")
-    with tempfile.TemporaryDirectory(prefix="bundle-", ignore_cleanup_errors=True) as folder:
-        try:
-            yield Path(folder).resolve()
-        finally:
-            os.environ.pop("PIPELINE_ROOT")
-            if before is not None:
-                os.environ["PIPELINE_ROOT"] = before
 
 
 def _check_input(run: Run) -> None:
@@ -181,7 +176,7 @@ def _write_first(one: Inference) -> int:
                 raise
             one.note(f"no file could be written before the images are read: {error}")
             return len(there)
-        publish(path, one.target)
+        publish(path, one.target, run.competition)
     say(f"{rows} rows with the usual answer → {one.target}")
     if not there:
         one.note(
@@ -190,11 +185,11 @@ def _write_first(one: Inference) -> int:
     return len(there)
 
 
-def publish(path: Path, target: Path) -> None:
+def publish(path: Path, target: Path, competition: Competition) -> None:
     """Puts a CSV in its place under its final name, atomically; as Parquet where the name ends so."""
     with writing(target) as temporary:
         if target.suffix == ".parquet":
-            pd.read_csv(path, keep_default_na=False).to_parquet(temporary, index=False)
+            parquet.write(path, temporary, competition)
         else:
             shutil.copyfile(path, temporary)
 
@@ -218,9 +213,9 @@ def _predict_and_encode(one: Inference) -> None:
     one.run = leftovers.take(one.run, images, one.note)
     with one.timed("encode"):
         driver.run_stage(one.run, "encode")
-    publish(one.run.submission, one.target)
+    publish(one.run.submission, one.target, one.run.competition)
     for text in read_json(one.run.record)["warnings"]:
-        say(f"  {text}")
+        say(f"  {NOTE}{text}")
 
 
 def _predict(one: Inference, images: pd.DataFrame) -> None:
@@ -247,9 +242,12 @@ def _run_part(one: Inference, part: str, seconds: float = float("inf")) -> str:
     """Runs a part in a process of its own; returns why it did not end well, empty where it did."""
     folder = root()
     asked = {"run": one.run.name, "bundle": str(one.bundle.resolve()), "timed": one.deadline is not None}
+    asked |= {"process": os.getpid()}
     write_json(folder / "asked.json", asked)
     if seconds <= 0:
         return NO_TIME
+    fault = folder / project.FAULT
+    fault.unlink(missing_ok=True)
     command = [sys.executable, "-m", "pipeline", "infer-part", part, str(folder)]
     process = subprocess.Popen(command)
     try:
@@ -262,6 +260,8 @@ def _run_part(one: Inference, part: str, seconds: float = float("inf")) -> str:
         raise
     if code == 0:
         return ""
+    if said := read_record(fault).get("said"):
+        return str(said).rstrip(".")
     return (
         f"killed by signal {-code}, most likely for want of memory" if code < 0 else f"exit code {code}, as said above"
     )
@@ -288,7 +288,7 @@ def _check_canary(one: Inference) -> None:
             for other in project.predicting(one.run):
                 project.change(other, train={"precision": precision})
         if stopped := _run_part(one, "probe", one.left()):
-            text = f"the canary could not be predicted ({stopped})"
+            text, differ = f"the canary could not be predicted ({stopped})", False
             if stopped in (TIME_UP, NO_TIME):
                 one.note(f"{text}.")
                 return
@@ -299,12 +299,19 @@ def _check_canary(one: Inference) -> None:
             if largest <= LIMIT:
                 return
             text = f"predictions differ by {255 * largest:.1f}/255 on average from the bundle's; at most 2 are allowed"
-        one.note(f"{text}{'' if precision else '; trying fp32'}")
-    if not os.environ.get(RERUN):
+            differ = True
+        certain = precision or (root() / project.FAULT).exists()  # what a part says itself is no matter of precision
+        one.note(f"{text}{'' if certain else '; trying fp32'}")
+        if certain:
+            break
+    if os.environ.get(RERUN):
+        return
+    if differ:
         raise PipelineError(
             f"{text}, in fp32 too: a package of this image is not the one that the bundle was made with. Compare "
             "versions in bundle.json and pin the image, or write the bundle again."
         )
+    raise PipelineError(f"{text}.")
 
 
 def _keep_to_time(one: Inference, images: pd.DataFrame) -> None:
@@ -341,7 +348,8 @@ def _encoding(one: Inference, images: pd.DataFrame) -> float:
     if one.deadline is None:
         return 0.0
     if one.encoding is None:
-        one.encoding = FIXED + RESERVE * _seconds_to_encode(one.run, images.head(PROBED + 1)) * len(images)
+        readable = images[images["fault"] == ""]
+        one.encoding = FIXED + RESERVE * _seconds_to_encode(one.run, readable.head(PROBED + 1)) * len(images)
     return one.encoding
 
 

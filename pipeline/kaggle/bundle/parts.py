@@ -4,7 +4,8 @@ memory, leaves the rest as it is.
     python -m pipeline infer-part probe|predict ROOT
 
 reads   ROOT, as project.lay_out makes it, and ROOT/asked.json
-writes  ROOT/probe.json: what the canary shows, and the speed where it is asked for; or the test predictions
+writes  ROOT/probe.json: what the canary shows, and the speed where it is asked for; or the test predictions;
+        ROOT/fault.json: why it could not
 """
 
 import time
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.core import driver
+from pipeline.core import driver, interruption
 from pipeline.core.engine import Engine, Needs
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import read_json, write_json
@@ -38,6 +39,16 @@ def run_part(part: str, root: Path, engine: Engine) -> None:
     if part not in PARTS:
         raise PipelineError(f"there is no part {part!r}; the parts are {', '.join(PARTS)}.")
     asked = read_json(root / "asked.json")
+    if "process" in asked:
+        interruption.end_with_process(asked["process"])
+    try:
+        _run(part, root, asked, engine)
+    except PipelineError as error:
+        write_json(root / project.FAULT, {"said": str(error)})
+        raise
+
+
+def _run(part: str, root: Path, asked: dict[str, Any], engine: Engine) -> None:
     run = project.opened(asked["run"], root)
     runs = [usable(other) for other in project.predicting(run)]
     if part == "probe":

@@ -27,6 +27,8 @@ from pipeline.core.run import Run, open_run, write_recipe
 
 UNNEEDED: dict[str, Any] = {"base": None, "quick": {}, "takes": None}
 """Settings of a recipe that say how it was written and trained."""
+FAULT = "fault.json"
+"""Where a part of an inference says, in the root, why it failed."""
 TOLERANT = {"decode": {"on_test_error": "blank"}}
 """A broken image of the hidden test set costs that image alone."""
 

@@ -21,7 +21,7 @@ from pipeline.core.files import read_json, shown, write_json
 from pipeline.core.run import Run
 from pipeline.decode.readers.columns import class_numbers, keys_of
 from pipeline.decode.readers.files import read_table
-from pipeline.kaggle.bundle import borrowed, build, hidden_set, script
+from pipeline.kaggle.bundle import borrowed, build, hidden_set, parquet, script
 from pipeline.kaggle.bundle.inference import RERUN
 from pipeline.masks import rle
 
@@ -152,9 +152,13 @@ def _examined(run: Run, path: Path, hidden: hidden_set.HiddenSet | None) -> str:
         PipelineError: it is not what it should be.
     """
     if hidden is None:
-        return _beside_encode(path, run.submission, build.read_about(run)["weights"] == "fp16")
-    if path.suffix != ".csv":
-        return "written as Parquet"
+        half = build.read_about(run)["weights"] == "fp16"
+        if path.suffix == ".parquet":
+            parquet.to_csv(path, path := path.with_suffix(".csv"))
+            return f"as Parquet, {_beside_encode(path, run.submission, half)}"
+        return _beside_encode(path, run.submission, half)
+    if path.suffix == ".parquet":
+        parquet.to_csv(path, path := path.with_suffix(".csv"))
     settings, empty = run.competition.submission, rle.convention_of(run.competition.rle).empty
     rows = read_table(path, [], hint="")
     ids = [image_id for image_id, _ in keys_of(rows, settings, class_numbers(run.competition))]
@@ -176,8 +180,6 @@ def _beside_encode(path: Path, submission: Path, half: bool) -> str:
     Raises:
         PipelineError: it is another one, and weights are not in fp16.
     """
-    if path.suffix != ".csv":
-        return "written as Parquet, bytes not compared"
     if path.read_bytes() == submission.read_bytes():
         return "the same bytes as encode"
     if not half:
