@@ -17,7 +17,7 @@ from pipeline.new.guess.class_names import Named as ClassNames
 from pipeline.new.guess.class_names import from_json
 from pipeline.new.guess.ids import fit_ids
 from pipeline.new.guess.lists import Lists, find_lists
-from pipeline.new.guess.masks import MaskFiles, find_mask_files, kind_of, pictures
+from pipeline.new.guess.masks import MaskFiles, find_mask_files, kind_of, pictures, place_of
 from pipeline.new.guess.paths import by_name, image_groups, masks_beside, without_ending
 from pipeline.new.guess.tables import Named, Table, find_key, read_rows, read_tables, rows_of
 
@@ -78,7 +78,8 @@ def find(folder: Path, paths: list[Path]) -> Found:
     full = [one for one in tables if not one.frame.empty]
     sample = _sample(full, [*groups, *by_name(groups)])
     rest = [files for files in groups if not (sample and _share_files(files, sample.key.files))]
-    table, rest = _mask_table([one for one in full if not sample or one is not sample.table], rest, folder)
+    tests = [files for files in groups if files.is_test or (sample and _share_files(files, sample.key.files))]
+    table, rest = _mask_table([one for one in full if not sample or one is not sample.table], rest, tests, folder)
     mask_files = None if table else find_mask_files(rest, beside)
     found_json = annotations.look_into(folder, paths)
     in_json = from_json(folder, found_json.unread) if mask_files else None
@@ -107,6 +108,8 @@ def find(folder: Path, paths: list[Path]) -> Found:
     lengths = [one for one in full if one.rle and not one.is_sample]
     single = tuple(one for one in lengths if one not in _of_all_images(lengths)) if mask_files else ()
     rivals = tuple(files.pattern for files in others if _is_rival(files, images))
+    if table:
+        rivals = tuple(_rivals_of_table(images, others, test))
     return replace(
         found,
         notes=tuple(left),
@@ -121,6 +124,16 @@ def _is_rival(files: Files, images: Files) -> bool:
     """Whether pictures lie beside the training images, and are named neither test nor validation images."""
     place = images.pattern.split("/", 1)[0]
     return not files.is_test and not files.is_validation and files.pattern.startswith(f"{place}/") and pictures(files)
+
+
+def _rivals_of_table(images: Files, others: list[Files], test: Files | None) -> Iterator[str]:
+    """Other pictures that the rows of a table could be of, where no test images lie like those that were taken."""
+    if test is not None and place_of(test.pattern) == place_of(images.pattern):
+        return
+    for files in others:
+        if not files.is_test and len(files.paths.keys() & images.paths.keys()) > 0.9 * len(images.paths):
+            if kind_of(files) is None:
+                yield files.pattern
 
 
 def _share_files(one: Files, other: Files) -> bool:
@@ -150,18 +163,38 @@ def _sample(tables: list[Table], groups: list[Files]) -> Named | None:
     return None
 
 
-def _mask_table(tables: list[Table], groups: list[Files], folder: Path) -> tuple[Named | None, list[Files]]:
+def _likeliest(training: list[Files], tests: list[Files]) -> list[Files]:
+    """What may be training images, without what holds masks where there are pictures too, and first of all what lies
+    where test images lie."""
+    if len(training) < 2:
+        return training
+    shown = [files for files in training if kind_of(files) is None] or training
+    places = {place_of(files.pattern) for files in [*tests, *by_name(tests)]}
+    return sorted(shown, key=lambda files: place_of(files.pattern) not in places)
+
+
+def _mask_table(
+    tables: list[Table], groups: list[Files], tests: list[Files], folder: Path
+) -> tuple[Named | None, list[Files]]:
     """The table of run lengths whose rows name most training images, and the groups of images, one of which may have
-    got the ids of that table."""
+    got the ids of that table.
+
+    Args:
+        tables: those that are no sample submission.
+        groups: images that are not named by the sample submission.
+        tests: images that are test images by the sample submission or by their path.
+        folder: of the raw files.
+    """
     known = [*groups, *by_name(groups)]
-    training = [files for files in known if not files.is_test] or known
+    training = _likeliest([files for files in known if not files.is_test] or known, tests)
     masks = _of_all_images([table for table in tables if table.rle and not table.is_sample])
     found = [named for table in masks if (named := read_rows(table, training, by_file=True))]
     best = max(found, key=lambda one: (one.key.share, len(one.key.ids)), default=None)
     if best and best.key.share > 0.5:
         return best, groups
     for table in masks:
-        for files in sorted(groups, key=lambda one: (one.is_test, -len(one.paths))):
+        shown = _likeliest(sorted(groups, key=lambda one: (one.is_test, -len(one.paths))), tests)
+        for files in shown:
             for column in table.frame.columns.drop([table.rle or ""]):
                 fitted = fit_ids(files, table.frame[column].tolist(), folder)
                 named = read_rows(table, [fitted]) if fitted else None

@@ -17,7 +17,7 @@ from pipeline.new.guess.columns import columns_of, differing, placeholder_of, un
 from pipeline.new.guess.find import Found, find
 from pipeline.new.guess.forms import is_plain
 from pipeline.new.guess.groups import guess_group
-from pipeline.new.guess.masks import classes_of_labels, mask_values, one_class
+from pipeline.new.guess.masks import classes_of_labels, kind_of, mask_values, one_class
 from pipeline.new.guess.metric import MEAN_IOU, METRIC
 from pipeline.new.guess.of_files import of_mask_files
 from pipeline.new.guess.pictures import STORED, reading_of
@@ -198,8 +198,8 @@ def _beyond_images(found: Found, sizes: dict[Path, tuple[int, int]]) -> Iterator
         if end > height * width:
             yield (
                 f"{sample.table.name}: a run of {name} ends at pixel {end}, and the image has {height}×{width}, "
-                f"{height * width}: submissions are of another size than the images, which decode does not know; "
-                "read the competition's page"
+                f"{height * width}: submissions are of another size than the images; set it as `submission: {{size: [rows, "
+                "columns]}`, as the competition's page says it"
             )
             return
 
@@ -213,7 +213,11 @@ def _subsets(found: Found) -> list[Guess]:
     guesses = []
     if table:
         text = f"{count}; {table.hits} among them"
-        guesses.append(Guess("train.images", images.pattern, table.certainty, text))
+        text += f"; {', '.join(found.rivals[:2])} could be meant too" if found.rivals else ""
+        doubtful = bool(found.rivals)
+        if kind_of(images):
+            doubtful, text = True, f"{text}; they have few values, as masks have: are they the images?"
+        guesses.append(Guess("train.images", images.pattern, "guess" if doubtful else table.certainty, text))
         guesses.append(Guess("train.masks", table.table.name, table.certainty, f"run lengths in `{table.table.rle}`"))
     if files:
         others = f"; {', '.join(files.others[:3])} show them too" if files.others else ""

@@ -78,21 +78,21 @@ def find_mask_files(groups: list[Files], beside: list[Files]) -> MaskFiles | Non
     return replace(chosen, others=() if chosen.classes else others)
 
 
-def _place(name: str) -> str:
-    """A part of a path without the words that say which part of the data set it is of."""
+def place_of(name: str) -> str:
+    """Returns a path, or a part of one, without the words that say which part of the data set it is of."""
     return re.sub(r"train(ing)?|test(ing)?|(?<=images|labels)t[rs]", "", name, flags=re.IGNORECASE)
 
 
 def _places(files: Files) -> set[str]:
     """The names of folders and files of test images."""
     names = {path.name for path in list(files.paths.values())[:MOST_VALUES]}
-    return {_place(part) for part in [*files.pattern.split("/"), *names]}
+    return {place_of(part) for part in [*files.pattern.split("/"), *names]}
 
 
 def _in_test(files: Files, places: set[str]) -> bool:
     """Whether test images have such files too: of the same name, or in a folder of the same name."""
     fixed = [part for part in files.pattern.split("/") if "{" not in part and "*" not in part]
-    return bool(fixed) and _place(fixed[-1]) in places
+    return bool(fixed) and place_of(fixed[-1]) in places
 
 
 def _readable(files: Files) -> bool:

@@ -1,0 +1,56 @@
+"""Masks that lie there as images and as run lengths too: `new` takes pictures for the images, whatever sorts first."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipeline.masks import rle
+from pipeline.masks.rle import Convention
+from pipeline.new.guess.layout import look
+
+SHAPE = (30, 44)
+
+
+def write(path: Path, image: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    assert cv2.imwrite(str(path), image)
+
+
+@pytest.mark.parametrize(
+    ("images", "masks", "test"),
+    [
+        ("train/scans/{id}.png", "train/annot/{id}.png", "test/scans/{id}.png"),
+        ("train/{id}/photo.png", "train/{id}/label.png", "test/{id}/photo.png"),
+        ("train/{id}/surface.png", "train/{id}/inklabels.png", "test/{id}/surface.png"),
+        ("train/scans/{id}.png", "train/annot/{id}.png", "test/other/{id}.png"),
+    ],
+)
+def test_masks_are_not_taken_for_the_images(images: str, masks: str, test: str, tmp_path: Path) -> None:
+    rng, rows = np.random.default_rng(0), []
+    for number in range(8):
+        mask = np.zeros(SHAPE, np.uint8)
+        cv2.circle(mask, (8 + 3 * number, 15), 6, 1, -1)
+        name = f"s{number:02}"
+        write(tmp_path / images.format(id=name), rng.integers(0, 256, SHAPE, np.uint8))
+        write(tmp_path / masks.format(id=name), 255 * mask)
+        rows.append((name, rle.encode(mask, Convention())))
+        write(tmp_path / test.format(id=f"t{number}"), rng.integers(0, 256, SHAPE, np.uint8))
+    pd.DataFrame(rows, columns=["id", "rle"]).to_csv(tmp_path / "train.csv", index=False)
+    draft = look(tmp_path, "x")
+    assert draft.settings()["train"]["images"] == images
+    assert draft.settings()["train"]["masks"] == "train.csv"
+
+
+def test_images_of_few_values_alone_are_a_guess(tmp_path: Path) -> None:
+    rows = []
+    for number in range(6):
+        mask = np.zeros(SHAPE, np.uint8)
+        cv2.circle(mask, (8 + 3 * number, 15), 6, 1, -1)
+        write(tmp_path / f"train/{number:02}.png", 255 * mask)
+        rows.append((f"{number:02}", rle.encode(mask, Convention())))
+    pd.DataFrame(rows, columns=["id", "rle"]).to_csv(tmp_path / "train.csv", index=False)
+    (found,) = (guess for guess in look(tmp_path, "x").guesses if guess.key == "train.images")
+    assert found.certainty == "guess" and "few values" in found.evidence
