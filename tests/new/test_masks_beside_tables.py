@@ -54,3 +54,18 @@ def test_images_of_few_values_alone_are_a_guess(tmp_path: Path) -> None:
     pd.DataFrame(rows, columns=["id", "rle"]).to_csv(tmp_path / "train.csv", index=False)
     (found,) = (guess for guess in look(tmp_path, "x").guesses if guess.key == "train.images")
     assert found.certainty == "guess" and "few values" in found.evidence
+
+
+@pytest.mark.parametrize("damaged", [{3: "1715 5 1764"}, {3: "1715 5 1764 …", 5: "30 5 20 2"}])
+def test_damaged_run_lengths_are_said_with_their_rows(damaged: dict[int, str], tmp_path: Path) -> None:
+    rows = []
+    for number in range(8):
+        mask = np.zeros(SHAPE, np.uint8)
+        cv2.circle(mask, (8 + 3 * number, 15), 6, 1, -1)
+        write(tmp_path / f"train/{number:02}.png", np.random.default_rng(number).integers(0, 256, SHAPE, np.uint8))
+        rows.append((f"{number:02}", damaged.get(number + 2) or rle.encode(mask, Convention())))
+    pd.DataFrame(rows, columns=["id", "rle"]).to_csv(tmp_path / "train.csv", index=False)
+    draft = look(tmp_path, "x")
+    assert draft.settings()["rle"]["empty"] == ""
+    told = "; ".join(draft.notes)
+    assert all(f"row {row}: " in told for row in damaged)

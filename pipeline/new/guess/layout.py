@@ -21,11 +21,14 @@ from pipeline.new.guess.masks import classes_of_labels, kind_of, mask_values, on
 from pipeline.new.guess.metric import MEAN_IOU, METRIC
 from pipeline.new.guess.of_files import of_mask_files
 from pipeline.new.guess.pictures import STORED, reading_of
-from pipeline.new.guess.rle import PAIRS, guess_rle, other_size
+from pipeline.new.guess.rle import PAIRS, damaged_rows, guess_rle, other_size
 from pipeline.new.guess.tables import Named, Table
 
 MOST_MEASURED = 4000
 """Files of formats whose heads take long to read, such as DICOM, that are measured."""
+
+MOST_DAMAGED = 5
+"""Rows with damaged run lengths that are named each."""
 
 
 def look(folder: Path, title: str) -> Draft:
@@ -139,7 +142,7 @@ def _images_in_folders(folder: Path, paths: list[Path], title: str) -> Draft:
     if found.table:
         rows = _mask_rows(found, found.table, sizes)
         masks = _of_table(found, found.table, rows)
-        odd = [text for text in (other_size(rows, masks),) if text]
+        odd = [text for text in (other_size(rows, masks),) if text] + list(_damaged(found.table, masks))
     elif found.annotations:
         labelled = found.sample is None or bool(found.sample.rows.label or found.sample.key.pattern)
         masks = [*unsampled(found), *annotations.guesses(found.annotations, found.of_test, labelled), METRIC]
@@ -331,6 +334,16 @@ def _of_table(found: Found, masks: Named, rows: list[MaskRow]) -> list[Guess]:
     placeholder = placeholder_of(found.sample, masks.table.rle)
     convention = guess_rle(rows, placeholder, masks.table.writing)
     return [*under("columns", columns.values()), *submission, *convention, classes, METRIC]
+
+
+def _damaged(masks: Named, guesses: list[Guess]) -> Iterator[str]:
+    """A sentence on the rows of the table of masks that decode refuses, of all rows, not of some."""
+    values = {guess.key.removeprefix("rle."): guess.value for guess in guesses if guess.key.startswith("rle.")}
+    assert masks.table.rle
+    faults = list(damaged_rows(masks.table.frame, masks.table.rle, Convention(**values)))
+    if faults:
+        more = f"; and {len(faults) - MOST_DAMAGED} more" * (len(faults) > MOST_DAMAGED)
+        yield f"{masks.table.name} has damaged run lengths, {'; '.join(faults[:MOST_DAMAGED])}{more}"
 
 
 def _mask_rows(found: Found, masks: Named, sizes: dict[Path, tuple[int, int]]) -> list[MaskRow]:

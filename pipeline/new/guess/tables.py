@@ -18,6 +18,7 @@ from pipeline.decode.readers.files import evenly, natural, read_table
 from pipeline.decode.rle_checks import Certainty
 from pipeline.masks.rle import Convention
 from pipeline.new.guess.base import Files
+from pipeline.new.guess.rle import is_damaged
 from pipeline.new.guess.writing import writing_of
 
 SEPARATORS = ("_", "-", " ", ":")
@@ -157,7 +158,9 @@ def rle_column(frame: pd.DataFrame) -> tuple[str | None, Convention]:
             continue
         writing, fitting = found
         others = texts[~fitting].value_counts()
-        if others[1:].sum() <= 0.05 * len(texts):
+        damaged = [count == 1 and is_damaged(text, count, writing) for text, count in others.items()]
+        strange = others[[not one for one in damaged]]
+        if strange[1:].sum() <= 0.05 * len(texts) and sum(damaged) <= 0.5 * fitting.sum():
             lengths[str(column)], writings[str(column)] = texts[fitting].str.len().mean(), writing
     if not lengths:
         return None, Convention()
