@@ -131,9 +131,9 @@ def _rivals_of_table(images: Files, others: list[Files], test: Files | None) -> 
     if test is not None and place_of(test.pattern) == place_of(images.pattern):
         return
     for files in others:
-        if not files.is_test and len(files.paths.keys() & images.paths.keys()) > 0.9 * len(images.paths):
-            if kind_of(files) is None:
-                yield files.pattern
+        shared = len(files.paths.keys() & images.paths.keys())
+        if not files.is_test and shared > 0.9 * len(images.paths) and kind_of(files) is None:
+            yield files.pattern
 
 
 def _share_files(one: Files, other: Files) -> bool:

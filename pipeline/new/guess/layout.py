@@ -201,8 +201,8 @@ def _beyond_images(found: Found, sizes: dict[Path, tuple[int, int]]) -> Iterator
         if end > height * width:
             yield (
                 f"{sample.table.name}: a run of {name} ends at pixel {end}, and the image has {height}×{width}, "
-                f"{height * width}: submissions are of another size than the images; set it as `submission: {{size: [rows, "
-                "columns]}`, as the competition's page says it"
+                f"{height * width}: submissions are of another size than the images; the competition's page "
+                "says which: set it as `submission: {{size: [rows, columns]}}`"
             )
             return
 
