@@ -69,3 +69,30 @@ def test_damaged_run_lengths_are_said_with_their_rows(damaged: dict[int, str], t
     assert draft.settings()["rle"]["empty"] == ""
     told = "; ".join(draft.notes)
     assert all(f"row {row}: " in told for row in damaged)
+
+
+def test_a_field_of_view_is_no_class(tmp_path: Path) -> None:
+    """DRIVE: training images come with the field of view of the camera."""
+    rng, view = np.random.default_rng(0), np.zeros(SHAPE, np.uint8)
+    cv2.circle(view, (22, 15), 14, 255, -1)
+    for number in range(21, 31):
+        vessel = np.zeros(SHAPE, np.uint8)
+        cv2.line(vessel, (number - 15, 4), (40 - number // 2, 26), 255, 2)
+        write(tmp_path / f"training/images/{number}_training.png", rng.integers(0, 256, SHAPE, np.uint8))
+        write(tmp_path / f"training/1st_manual/{number}_manual1.png", vessel)
+        write(tmp_path / f"training/mask/{number}_training_mask.png", view)
+    draft = look(tmp_path, "x")
+    (masks,) = (guess for guess in draft.guesses if guess.key == "train.masks")
+    assert masks.value == "training/1st_manual/{id}_manual1.png" and masks.certainty == "guess"
+    assert "those in training/mask are empty or nearly the same for every image" in masks.evidence
+
+
+def test_large_numbers_of_instances_are_no_class_numbers(tmp_path: Path) -> None:
+    for number in range(8):
+        numbers = np.zeros(SHAPE, np.uint16)
+        for place in range(4):
+            cv2.circle(numbers, (6 + 10 * place, 8 + number), 3, 300 * (1 + (number + place) % 6), -1)
+        write(tmp_path / f"images/{number}.png", np.random.default_rng(number).integers(0, 256, SHAPE, np.uint8))
+        write(tmp_path / f"labels/{number}.png", numbers)
+    train = look(tmp_path, "x").settings()["train"]
+    assert "class_times" not in train and train["instances"] is True

@@ -334,6 +334,18 @@ def lesions(raw: Raw) -> None:
         raw.write(f"truth/Training Set/2. Exudates/{name}_EX.png", 255 * masks[1])
 
 
+def ultrasound(raw: Raw) -> None:
+    """BUSI: masks beside the images, and further ones of the same image with a number."""
+    for number in range(6):
+        image, masks = drawn(number, 2)
+        name = f"benign ({number})"
+        raw.write(f"benign/{name}.png", image)
+        raw.write(f"benign/{name}_mask.png", 255 * masks[0])
+        if number % 2:
+            raw.write(f"benign/{name}_mask_1.png", 255 * masks[1])
+        raw.masks[name] = (masks.any(0) if number % 2 else masks[0])[None].astype(np.uint8)
+
+
 def cells(raw: Raw) -> None:
     """Mask images that number instances."""
     for number, (name, masks) in enumerate(
@@ -357,6 +369,8 @@ OTHERS: dict[str, tuple[Callable[[Raw], None], dict[str, Any]]] = {
     "packed_counts": (packed_counts, {"rle": {"order": "column", "format": "coco_zlib", "empty": ""}}),
     "lesions": (lesions, {"train": {"images": "images/Training Set/{id}.png",
                                     "masks": "truth/Training Set/*/{id}_{class}.png"}}),
+    "ultrasound": (ultrasound, {"train": {"images": "benign/{id}.png", "masks": "benign/{id}_mask*.png",
+                                          "exclude": ["*_mask*.png"]}}),
     "cells": (cells, {"train": {"images": "images/{id}.png", "masks": "labels/{id}.png", "instances": True}}),
 }  # fmt: skip
 

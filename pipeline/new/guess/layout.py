@@ -225,7 +225,11 @@ def _subsets(found: Found) -> list[Guess]:
     if files:
         others = f"; {', '.join(files.others[:3])} show them too" if files.others else ""
         text = f"{len(files.masks.paths)} files named like images, with few values{others}"
-        certain: Certainty = "guess" if files.classes or files.others else "sure"
+        if files.alike:
+            places = ", ".join(Path(pattern).parent.as_posix() for pattern in files.alike[:3])
+            text += f"; those in {places} are empty or nearly the same for every image, a field of view perhaps, and "
+            text += "are taken for no class"
+        certain: Certainty = "guess" if files.classes or files.others or files.alike else "sure"
         count += f"; {', '.join(found.rivals[:2])} could be meant too" if found.rivals else ""
         text_of_images = f"{count}, which the masks are named like"
         guesses.append(Guess("train.images", images.pattern, "guess" if found.rivals else "sure", text_of_images))
