@@ -10,6 +10,7 @@ import pytest
 from pipeline.masks import rle
 from pipeline.masks.rle import Convention
 from pipeline.new.guess.layout import look
+from pipeline.new.wizard import write_new
 
 SHAPE = (30, 44)
 
@@ -96,3 +97,16 @@ def test_large_numbers_of_instances_are_no_class_numbers(tmp_path: Path) -> None
         write(tmp_path / f"labels/{number}.png", numbers)
     train = look(tmp_path, "x").settings()["train"]
     assert "class_times" not in train and train["instances"] is True
+
+
+def test_a_row_twice_is_no_instance(tmp_path: Path) -> None:
+    rows = []
+    for number in range(8):
+        mask = np.zeros(SHAPE, np.uint8)
+        cv2.circle(mask, (8 + 3 * number, 15), 6, 1, -1)
+        write(tmp_path / f"train/{number:02}.png", np.random.default_rng(number).integers(0, 256, SHAPE, np.uint8))
+        rows.append((f"{number:02}", rle.encode(mask, Convention())))
+    pd.DataFrame([*rows, rows[2]], columns=["id", "rle"]).to_csv(tmp_path / "train.csv", index=False)
+    found = write_new("found", tmp_path, tmp_path / "own", assignments=["metric=dice"])
+    assert "rows" not in found.draft.settings()["columns"]
+    assert any("stands in row 4 already" in fault for fault in found.trial.faults)

@@ -3,9 +3,9 @@
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from itertools import permutations
+from itertools import compress, permutations
 from pathlib import Path
 from typing import Literal
 
@@ -258,6 +258,11 @@ def _joined(first: str, second: str, separator: str, rows: pd.DataFrame, files: 
 
 def rows_of(table: Table, key: Key) -> Rows:
     """Returns what a row of a table is: an image, an image and class, or an instance."""
+    twice = table.frame.duplicated()
+    if twice.any() and not twice.all():  # what stands there twice is a mistake that decode tells
+        once = [not again for again in twice]
+        ids, labels = [list(compress(own, once)) if own else own for own in (key.ids, key.labels)]
+        return rows_of(replace(table, frame=table.frame[~twice]), replace(key, ids=ids or [], labels=labels))
     images, rows = len(set(key.ids)), len(key.ids)
     if key.labels is not None:
         labels = sorted(set(key.labels), key=natural)
