@@ -1,5 +1,7 @@
 """Masks that lie there as images and as run lengths too: `new` takes pictures for the images, whatever sorts first."""
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -7,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from pipeline.core.errors import PipelineError
 from pipeline.masks import rle
 from pipeline.masks.rle import Convention
 from pipeline.new.guess.layout import look
@@ -99,14 +102,58 @@ def test_large_numbers_of_instances_are_no_class_numbers(tmp_path: Path) -> None
     assert "class_times" not in train and train["instances"] is True
 
 
-def test_a_row_twice_is_no_instance(tmp_path: Path) -> None:
+def test_a_row_twice_is_no_instance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIPELINE_ROOT", str(tmp_path / "root"))
+    monkeypatch.delenv("PIPELINE_INPUT", raising=False)
+    raw = tmp_path / "raw"
     rows = []
     for number in range(8):
         mask = np.zeros(SHAPE, np.uint8)
         cv2.circle(mask, (8 + 3 * number, 15), 6, 1, -1)
-        write(tmp_path / f"train/{number:02}.png", np.random.default_rng(number).integers(0, 256, SHAPE, np.uint8))
+        write(raw / f"train/{number:02}.png", np.random.default_rng(number).integers(0, 256, SHAPE, np.uint8))
         rows.append((f"{number:02}", rle.encode(mask, Convention())))
-    pd.DataFrame([*rows, rows[2]], columns=["id", "rle"]).to_csv(tmp_path / "train.csv", index=False)
-    found = write_new("found", tmp_path, tmp_path / "own", assignments=["metric=dice"])
+    pd.DataFrame([*rows, rows[2]], columns=["id", "rle"]).to_csv(raw / "train.csv", index=False)
+    found = write_new("found", raw, tmp_path / "own", assignments=["metric=dice"])
     assert "rows" not in found.draft.settings()["columns"]
     assert any("stands in row 4 already" in fault for fault in found.trial.faults)
+
+
+def semicolons(folder: Path) -> None:
+    (folder / "train.csv").write_text("id;rle\n0;3 4\n1;5 6\n")
+
+
+def utf16(folder: Path) -> None:
+    (folder / "train.csv").write_text("id,rle\n0,3 4\n1,5 6\n", encoding="utf-16")
+
+
+def zeros(folder: Path) -> None:
+    (folder / "train.csv").write_text("id,rle\n0000,3 4\n0001,5 6\n")
+
+
+def header_only(folder: Path) -> None:
+    (folder / "train.csv").write_text("id,rle\n")
+
+
+def boxes(folder: Path) -> None:
+    images = [{"id": number, "file_name": f"{number}.png", "height": 30, "width": 44} for number in range(4)]
+    annotations = [{"id": n, "image_id": n, "category_id": 1, "bbox": [3, 4, 9, 8], "area": 72} for n in range(4)]
+    content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "ship"}]}
+    (folder / "train.json").write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (semicolons, "separated by semicolons"),
+        (utf16, "it is UTF-16"),
+        (zeros, "`id` of train.csv holds '0000', and images are called 0"),
+        (header_only, "train.csv has a header and no rows"),
+        (boxes, "boxes, no outlines"),
+    ],
+)
+def test_why_a_file_holds_no_masks(spoil: Callable[[Path], None], words: str, tmp_path: Path) -> None:
+    for number in range(4):
+        write(tmp_path / f"train/{number}.png", np.random.default_rng(number).integers(0, 256, SHAPE, np.uint8))
+    spoil(tmp_path)
+    with pytest.raises(PipelineError, match=words):
+        look(tmp_path, "x")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pipeline.core.config.raw_files import names_in
 from pipeline.core.errors import PipelineError
+from pipeline.decode.readers.base import listed
 from pipeline.decode.readers.files import SUFFIXES, packed
 from pipeline.decode.readers.names import find_images, split_ending
 from pipeline.new.guess import annotations
@@ -88,7 +89,7 @@ def find(folder: Path, paths: list[Path]) -> Found:
     annotated = None if table or mask_files else _annotated(found_json, rest, folder)
     images = table.key.files if table else mask_files.images if mask_files else annotated.images if annotated else None
     if images is None:
-        raise PipelineError(_no_masks(folder, groups, full, found_json))
+        raise PipelineError(_no_masks(folder, groups, (tables, table_notes), found_json))
     used = [*([mask_files.masks] if mask_files else []), *beside]
     others = [files for files in rest if not _share_files(files, images) and not _are_masks(files, mask_files)]
     alike = by_name(others) if images.pattern.endswith("{id}") else others  # ids with endings, as in training
@@ -289,11 +290,30 @@ def _truth(
 # --- what is left over -----------------------------------------------------------------------------------------------
 
 
-def _no_masks(folder: Path, groups: list[Files], tables: list[Table], found: Json) -> str:
+def _why_not(groups: list[Files], tables: list[Table], notes: list[str]) -> str:
+    """What is wrong with each of the CSVs that hold no masks of the images, a continuation."""
+    told = [note.removeprefix("not used: ").removesuffix(".") for note in notes if note.startswith("not used: ")]
+    known = [name for files in groups for name in list(files.paths)[:1]]
+    for table in tables:
+        if table.is_sample:
+            continue
+        if table.frame.empty:
+            told.append(f"{table.name} has a header and no rows")
+        elif not table.rle:
+            told.append(f"no column of {table.name} holds any")
+        else:
+            column = next((one for one in table.frame.columns if one != table.rle), None)
+            if column is not None:
+                example = table.frame[column].iloc[0]
+                text = f"`{column}` of {table.name} holds {example!r}, and images are called {listed(known)}"
+                told.append(f"{text}: rename the images, or write the ids as text with their zeros")
+    return f" ({'; '.join(told[:NOTED])})" if told else ""
+
+
+def _no_masks(folder: Path, groups: list[Files], csvs: tuple[list[Table], list[str]], found: Json) -> str:
     shown = ", ".join(f"{files.pattern} ({len(files.paths)})" for files in groups[:5])
     shown += f" and {len(groups) - 5} more" if len(groups) > 5 else ""
-    without = ", ".join(table.name for table in tables if not table.rle)
-    names = f" (no column of {without} holds any)" if without else ""
+    names = _why_not(groups, *csvs)
     unread = next(iter(found.unread.items()), None)
     more = f"; {unread[0]} is not read: {unread[1]}" if unread else ""
     if found.formats and not unread:

@@ -333,7 +333,9 @@ def _of_table(found: Found, masks: Named, rows: list[MaskRow]) -> list[Guess]:
     submission = differing(columns, found.sample, masks.table.rle) if found.sample else []
     labels = masks.rows.labels
     if labels and found.sample and len(found.sample.rows.labels) > 1:  # one alone is a placeholder
-        labels = list(dict.fromkeys([*labels, *found.sample.rows.labels]))
+        until = masks.rows.until
+        more = [one.split(until, 1)[0] if until else one for one in found.sample.rows.labels]
+        labels = list(dict.fromkeys([*labels, *more]))
     classes = classes_of_labels(labels) if labels else one_class("rows name no class")
     placeholder = placeholder_of(found.sample, masks.table.rle)
     convention = guess_rle(rows, placeholder, masks.table.writing)
