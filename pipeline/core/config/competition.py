@@ -188,6 +188,11 @@ class Competition(Settings):
         """Whether there is a test set."""
         return True
 
+    @property
+    def images_are_files(self) -> bool:
+        """Whether every image is one whole file."""
+        return True
+
     def scored_shape(self, shape: tuple[int, int]) -> tuple[int, int]:
         """Returns the rows × columns at which the masks of an image of this shape are decided, scored and submitted."""
         return self.submission.size or shape
