@@ -48,6 +48,27 @@ def test_masks_are_not_taken_for_the_images(images: str, masks: str, test: str, 
     assert draft.settings()["train"]["masks"] == "train.csv"
 
 
+def test_layers_are_the_images_where_test_images_have_them(tmp_path: Path) -> None:
+    """Vesuvius with one table of all fragments: what lies beside the layers is the papyrus and an infrared picture."""
+    rng, rows = np.random.default_rng(0), []
+    for place in ("train/1", "train/2", "train/3", "test/a", "test/b"):
+        write(tmp_path / place / "mask.png", np.full(SHAPE, 255, np.uint8))
+        for layer in range(4):
+            write(tmp_path / place / f"surface_volume/{layer:02}.tif", rng.integers(0, 65536, SHAPE, np.uint16))
+        if place.startswith("train"):
+            mask = np.zeros(SHAPE, np.uint8)
+            cv2.circle(mask, (8 + 8 * len(rows), 15), 6, 1, -1)
+            write(tmp_path / place / "inklabels.png", 255 * mask)
+            write(tmp_path / place / "ir.png", rng.integers(0, 256, SHAPE, np.uint8))
+            rows.append((place[-1], rle.encode(mask, Convention())))
+    pd.DataFrame(rows, columns=["Id", "Predicted"]).to_csv(tmp_path / "train.csv", index=False)
+    sample = pd.DataFrame([("a", "1 1"), ("b", "1 1")], columns=["Id", "Predicted"])
+    sample.to_csv(tmp_path / "sample_submission.csv", index=False)
+    settings = look(tmp_path, "x").settings()
+    assert settings["train"]["images"] == "train/{id}/surface_volume/{band}.tif"
+    assert settings["test"]["images"] == "test/{id}/surface_volume/{band}.tif"
+
+
 def test_images_of_few_values_alone_are_a_guess(tmp_path: Path) -> None:
     rows = []
     for number in range(6):

@@ -161,7 +161,7 @@ def clothes(raw: Raw) -> None:
     for number, (name, (first, second, third)) in enumerate(raw.masks.items()):
         raw.masks[name] = np.stack([first | third, second * (number % 2), second * (1 - number % 2)])
     raw.table("train.csv", "ImageId,EncodedPixels,Height,Width,ClassId,AttributesIds", rows)
-    sample = [(f"{number:032x}", "1 1", 0, 0) for number in range(7, 10)]
+    sample = [(f"{number:032x}", "1 1", label, 0) for number, label in ((7, "6_18"), (8, "10"), (9, "23_4_5"))]
     raw.table("sample_submission.csv", "ImageId,EncodedPixels,ClassId,AttributesIds", sample)
     for name, *_ in sample:
         raw.write(f"test/{name}.png", drawn(50)[0])

@@ -13,6 +13,7 @@ from pipeline.decode.readers.files import SUFFIXES, packed
 from pipeline.decode.readers.names import find_images, split_ending
 from pipeline.new.guess import annotations
 from pipeline.new.guess.annotations import Annotations, Json
+from pipeline.new.guess.bands import several_to_a_mask
 from pipeline.new.guess.base import Files, other_files
 from pipeline.new.guess.class_names import Named as ClassNames
 from pipeline.new.guess.class_names import from_json
@@ -169,7 +170,7 @@ def _likeliest(training: list[Files], tests: list[Files]) -> list[Files]:
     where test images lie."""
     if len(training) < 2:
         return training
-    shown = [files for files in training if kind_of(files) is None] or training
+    shown = [files for files in training if kind_of(files) is None and pictures(files)] or training
     places = {place_of(files.pattern) for files in [*tests, *by_name(tests)]}
     return sorted(shown, key=lambda files: place_of(files.pattern) not in places)
 
@@ -192,7 +193,7 @@ def _mask_table(
     found = [named for table in masks if (named := read_rows(table, training, by_file=True))]
     best = max(found, key=lambda one: (one.key.share, len(one.key.ids)), default=None)
     if best and best.key.share > 0.5:
-        return best, groups
+        return _of_several_files(best, groups, tests), groups
     for table in masks:
         shown = _likeliest(sorted(groups, key=lambda one: (one.is_test, -len(one.paths))), tests)
         for files in shown:
@@ -202,6 +203,19 @@ def _mask_table(
                 if fitted and named:
                     return named, [fitted if one is files else one for one in groups]
     return best, groups
+
+
+def _of_several_files(named: Named, groups: list[Files], tests: list[Files]) -> Named:
+    """A table whose images are several files each, where test images are and nothing lies there as one file each."""
+    places = {place_of(files.pattern) for files in tests if pictures(files)}
+    if not places or place_of(named.key.files.pattern) in places:
+        return named
+    for files in groups:
+        if files.is_test or place_of(files.pattern) not in places or not pictures(files):
+            continue
+        if joined := several_to_a_mask(files, named.key.files):
+            return replace(named, key=replace(named.key, files=joined))
+    return named
 
 
 def _of_all_images(tables: list[Table]) -> list[Table]:

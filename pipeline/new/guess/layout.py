@@ -17,7 +17,7 @@ from pipeline.new.guess.columns import columns_of, differing, placeholder_of, un
 from pipeline.new.guess.find import Found, find
 from pipeline.new.guess.forms import is_plain
 from pipeline.new.guess.groups import guess_group
-from pipeline.new.guess.masks import classes_of_labels, kind_of, mask_values, one_class
+from pipeline.new.guess.masks import classes_of_labels, kind_of, mask_values, one_class, pictures
 from pipeline.new.guess.metric import MEAN_IOU, METRIC
 from pipeline.new.guess.of_files import of_mask_files
 from pipeline.new.guess.pictures import STORED, reading_of
@@ -218,7 +218,7 @@ def _subsets(found: Found) -> list[Guess]:
         text = f"{count}; {table.hits} among them"
         text += f"; {', '.join(found.rivals[:2])} could be meant too" if found.rivals else ""
         doubtful = bool(found.rivals)
-        if kind_of(images):
+        if kind_of(images) or not pictures(images):
             doubtful, text = True, f"{text}; they have few values, as masks have: are they the images?"
         guesses.append(Guess("train.images", images.pattern, "guess" if doubtful else table.certainty, text))
         guesses.append(Guess("train.masks", table.table.name, table.certainty, f"run lengths in `{table.table.rle}`"))
