@@ -19,7 +19,8 @@ from typing import Literal
 import cv2
 import numpy as np
 
-from pipeline.core.config.competition import RleCsv
+from pipeline.core.config.competition import Competition, RleCsv
+from pipeline.core.config.raw_files import names_in
 from pipeline.core.console import progress_bar, say, track
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import shown, writing
@@ -28,6 +29,7 @@ from pipeline.core.results import read_tuned
 from pipeline.core.run import Member, Run
 from pipeline.decode import table
 from pipeline.decode.readers.files import SUFFIXES, natural, read_image
+from pipeline.decode.readers.names import find_images
 from pipeline.encode import submission
 from pipeline.masks.decision import decision_of
 from pipeline.masks.geometry import geometry_of, image_to_network, masks_at
@@ -65,7 +67,8 @@ def predict_folder(run: Run, folder: Path, target: Path | None = None, masks: Ma
 
     Args:
         run: a finished run.
-        folder: image files of any size; an image's id is its path in there without the ending.
+        folder: image files of any size; an image's id is what `train.id` makes of its path, where that is set and the
+            files lie as the training images do, else its path in there without the ending.
         target: what to write, by default <folder>-<run>.csv or <folder>-<run>/ in the working directory.
         masks: what to write.
 
@@ -78,7 +81,7 @@ def predict_folder(run: Run, folder: Path, target: Path | None = None, masks: Ma
         raise PipelineError(f"{target} exists; name another with --to.")
     if not run.postprocess.exists():
         raise PipelineError(f"{shown(run.postprocess)} does not exist; finish the run first: {run.command()}.")
-    if isinstance(run.competition, RleCsv) and not run.competition.images_are_files:
+    if not run.competition.images_are_files:
         raise PipelineError(
             f"{folder}: only images of one file each are predicted from a folder; those of competition "
             f"{run.competition.name} are made of several files, of slices or of windows: put them into its test set, "
@@ -94,17 +97,27 @@ def predict_folder(run: Run, folder: Path, target: Path | None = None, masks: Ma
             recipe=run.recipe.model_copy(update={"tune": tune}),
             competition=run.competition.model_copy(update=sample),
         )
-        ids = _decode(elsewhere, _images_in(folder))
+        ids = _decode(elsewhere, _images_in(folder, run.competition))
         _predict(elsewhere, ids)
         _write(elsewhere, target, masks)
     say(f"  {len(ids)} images → {target}")
     return target
 
 
-def _images_in(folder: Path) -> dict[str, Path]:
-    """The image files under a folder by id, in natural order."""
+def _images_in(folder: Path, competition: Competition) -> dict[str, Path]:
+    """The image files under a folder by id, in natural order: as `train.id` makes ids of paths, where all files lie as
+    the training images do, perhaps without the outer folders; else by their path."""
     found: dict[str, Path] = {}
     paths = [path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")]
+    if isinstance(competition, RleCsv) and competition.train.id:
+        train, pieces = competition.train, competition.train.images.split("/")
+        for start in range(len(pieces)):
+            tail = "/".join(pieces[start:])
+            if not set(names_in(str(train.id))) <= set(names_in(tail)):
+                break
+            named = find_images(tail, folder, train.exclude, train.id)
+            if named.paths and {*named.paths.values()} == {*paths} and not named.further:
+                return {one: named.paths[one] for one in sorted(named.paths, key=natural)}
     for path in sorted(paths, key=lambda path: natural(path.as_posix())):
         image_id = path.relative_to(folder).with_suffix("").as_posix()
         if found.setdefault(image_id, path) != path:

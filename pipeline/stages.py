@@ -38,9 +38,10 @@ def require_test_set(run: "Run", *chosen: str) -> None:
     from pipeline.core.errors import PipelineError
 
     if not run.competition.has_test and (asked := [stage for stage in chosen if stage in ANSWER_FOR_TEST]):
+        folder = f"`{run.predict_command()}` predicts any images, or " if run.predicts_folders else ""
         raise PipelineError(
             f"{asked[0]} needs a test set, and the competition {run.competition.name} has none (`test: null`): "
-            f"`{run.predict_command()}` predicts any images, or name a test set in the YAML."
+            f"{folder}name a test set in the YAML."
         )
 
 

@@ -11,6 +11,8 @@ from predicted import RECIPE, with_weights
 from typer.testing import CliRunner
 
 from pipeline.__main__ import app
+from pipeline.core.config.competition import RleCsv
+from pipeline.predict_folder import _images_in
 
 
 @pytest.fixture(scope="module")
@@ -65,4 +67,29 @@ def test_any_folder_is_predicted(tiny: Tiny, tmp_path: Path) -> None:
     assert code == 0
     assert pd.read_csv(tmp_path / "new.csv")["id"].tolist() == ["t1", "t2", "t3", "t4"]
     result = CliRunner().invoke(app, ["check", str(tmp_path / "new.csv"), "--competition", str(tiny.competition_path)])
-    assert str(result.exception) == "the competition tiny has no test set (`test: null`), and so no submissions."
+    assert str(result.exception).startswith("the competition tiny has no test set (`test: null`), and so no ")
+
+
+def test_submit_and_score_say_that_there_is_no_test_set(tiny: Tiny) -> None:
+    code, told = command(tiny, "submit")
+    assert code == 2 and "has no test set (`test: null`), and so no submission" in told
+    some = tiny.root / "some.csv"
+    result = CliRunner().invoke(app, ["score", str(some), str(some), "--competition", str(tiny.competition_path)])
+    assert "has no test set (`test: null`), and so no submissions" in str(result.exception)
+
+
+def test_ids_of_a_folder_are_made_as_those_of_training(tmp_path: Path) -> None:
+    train = {"images": "train/{case}/scans/{slice}.png", "id": "{case}_{slice}", "masks": "train.csv"}
+    settings = {"name": "a", "title": "A", "train": train, "test": None, "classes": ["a"], "metric": "dice"}
+    competition = RleCsv.model_validate(settings)
+    for case in ("c1", "c2"):
+        for name in ("s1", "s2"):
+            path = tmp_path / "hidden" / case / "scans" / f"{name}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"")
+    ids = ["c1_s1", "c1_s2", "c2_s1", "c2_s2"]
+    assert list(_images_in(tmp_path / "hidden", competition)) == ids
+    (tmp_path / "hidden").rename(tmp_path / "train")
+    assert list(_images_in(tmp_path, competition)) == ids
+    (tmp_path / "other.png").write_bytes(b"")
+    assert "train/c1/scans/s1" in _images_in(tmp_path, competition)

@@ -58,6 +58,11 @@ class Run:
         """Returns the command line that runs it, with further options."""
         return shlex.join([*program().split(), "run", *(self.options or (self.recipe.name,)), *more])
 
+    @property
+    def predicts_folders(self) -> bool:
+        """Whether it has models that predict any folder of images: of one file each, and not made elsewhere."""
+        return self.competition.images_are_files and self.recipe.arrays is None
+
     def predict_command(self) -> str:
         """Returns the command line that predicts any folder of images by this run."""
         return shlex.join([*program().split(), "predict", *(self.options or (self.recipe.name,)), "--images", "FOLDER"])

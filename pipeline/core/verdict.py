@@ -167,7 +167,7 @@ def next_steps(run: Run, judged: Judged, upload: str) -> list[str]:
     arrays = run.recipe.arrays
     after = upload if judged.submitted else run.command()
     if not run.competition.has_test:
-        after = run.predict_command()
+        after = run.predict_command() if run.predicts_folders else as_step(shown(run.report))
     elif arrays and not arrays.test:
         after = "the same with --test TEST.npy, the predictions of the test images"
-    return [first, after] if grave else [after]
+    return list(dict.fromkeys([first, after])) if grave else [after]

@@ -143,7 +143,8 @@ def expected_by_name(name: str) -> tuple[Competition, Expected]:
     competition = load_competition(name)
     if not competition.has_test:
         raise PipelineError(
-            f"the competition {competition.name} has no test set (`test: null`), and so no submissions."
+            f"the competition {competition.name} has no test set (`test: null`), and so no submissions: "
+            "name a test set in its YAML."
         )
     return competition, expected(competition, input_folder(competition), root() / "work" / competition.name)
 

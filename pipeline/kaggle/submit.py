@@ -71,6 +71,11 @@ def submit(run: Run, request: Request) -> Iterator[str]:
         PipelineError: the file is missing, invalid or older than the run; the verdict is *do not submit*; nobody agreed
             to a doubtful one; or Kaggle does not take it. What was sent stands in the log whatever comes after.
     """
+    if not run.competition.has_test:
+        raise PipelineError(
+            f"the competition {run.competition.name} has no test set (`test: null`), and so no submission: name a "
+            "test set in its YAML."
+        )
     slug = slug_of(run)
     judged = _judged(run, request.kernel)
     digest = _check_file(run, judged) if request.kernel is None else sent.KERNEL + str(request.kernel)

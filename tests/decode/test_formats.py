@@ -88,7 +88,14 @@ def test_stacked_arrays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert (raw.planes("3")[0] == masks[3, ..., 0]).all()
     assert (raw.opened(raw.item("4")) == images[4]).all()
     raw.settings["classes"] = {"thing": 7}
-    assert str(raw.mask_fault("3")).startswith("mask of image 3 holds 255 (")
+    assert str(raw.mask_fault("3")).startswith("the mask holds 255 (")
+    np.save(raw.folder / "y.npy", masks * 0.5)
+    assert str(raw.mask_fault("3")).startswith("the mask holds 0.5 (")
+    np.save(raw.folder / "y.npy", masks * 7.0)
+    assert raw.faults() == []
+    np.savez(raw.folder / "all.npz", X=images * 0.1, other=masks)
+    with pytest.raises(ValueError, match="row 0 of X holds float64 pixels"):
+        raw.item("0").read_image()
     np.save(raw.folder / "y.npy", masks[:4])
     assert "expected as many masks as images" in raw.error()
     raw.settings["train"]["images"] = "all.npz"

@@ -2,11 +2,13 @@
 
 import re
 from itertools import product
+from pathlib import Path
 
 import pytest
 
 from pipeline.core.config.competition import Competition
 from pipeline.decode.readers.columns import group_of
+from pipeline.new.guess.base import Files
 from pipeline.new.guess.groups import guess_group
 
 TCGA = [
@@ -73,3 +75,11 @@ def test_ids_that_are_not_split(images: list[str], offer: str | None) -> None:
     else:
         assert group.evidence.startswith(f"{text}; were ")
         assert re.search(offer, group.evidence)
+
+
+@pytest.mark.parametrize("sites", ["ABC", "AB"])
+def test_sites_are_groups_and_file_numbers_are_none(sites: str) -> None:
+    parts = {f"site{site}_{number}": {"folder": f"site{site}", "name": f"{number}"}
+             for site in sites for number in range(8)}  # fmt: skip
+    files = Files("{folder}/images/{name}.png", {one: Path(one) for one in parts}, id="{folder}_{name}", parts=parts)
+    assert guess_group(None, None, [*parts], files)[0].value == "folder"

@@ -514,6 +514,9 @@ def test_nothing_tells_the_base_or_the_order(root: Path) -> None:
         (["1 1"] * 5 + ["3 4", "8 2"], "", ("1 1", "guess")),
         (["1 1", "3 4", "8 2"], "-1", ("-1", "guess")),
         (["3 4", "8 2"], "1 1", ("", "guess")),
+        (["3 4", "8 2", "1715 5 1764 …"], "", ("", "guess")),
+        (["", "3 4", "8 2", "1715 5 1764", "15 5 12 1"], "", ("", "sure")),
+        (["3 4", "8 2", "5 0", "-1"], "", ("-1", "guess")),
     ],
 )
 def test_text_of_an_empty_mask(texts: list[str], placeholder: str, empty: tuple[str, str]) -> None:

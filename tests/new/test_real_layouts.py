@@ -161,7 +161,7 @@ def clothes(raw: Raw) -> None:
     for number, (name, (first, second, third)) in enumerate(raw.masks.items()):
         raw.masks[name] = np.stack([first | third, second * (number % 2), second * (1 - number % 2)])
     raw.table("train.csv", "ImageId,EncodedPixels,Height,Width,ClassId,AttributesIds", rows)
-    sample = [(f"{number:032x}", "1 1", 0, 0) for number in range(7, 10)]
+    sample = [(f"{number:032x}", "1 1", label, 0) for number, label in ((7, "6_18"), (8, "10"), (9, "23_4_5"))]
     raw.table("sample_submission.csv", "ImageId,EncodedPixels,ClassId,AttributesIds", sample)
     for name, *_ in sample:
         raw.write(f"test/{name}.png", drawn(50)[0])
@@ -334,6 +334,18 @@ def lesions(raw: Raw) -> None:
         raw.write(f"truth/Training Set/2. Exudates/{name}_EX.png", 255 * masks[1])
 
 
+def ultrasound(raw: Raw) -> None:
+    """BUSI: masks beside the images, and further ones of the same image with a number."""
+    for number in range(6):
+        image, masks = drawn(number, 2)
+        name = f"benign ({number})"
+        raw.write(f"benign/{name}.png", image)
+        raw.write(f"benign/{name}_mask.png", 255 * masks[0])
+        if number % 2:
+            raw.write(f"benign/{name}_mask_1.png", 255 * masks[1])
+        raw.masks[name] = (masks.any(0) if number % 2 else masks[0])[None].astype(np.uint8)
+
+
 def cells(raw: Raw) -> None:
     """Mask images that number instances."""
     for number, (name, masks) in enumerate(
@@ -357,6 +369,8 @@ OTHERS: dict[str, tuple[Callable[[Raw], None], dict[str, Any]]] = {
     "packed_counts": (packed_counts, {"rle": {"order": "column", "format": "coco_zlib", "empty": ""}}),
     "lesions": (lesions, {"train": {"images": "images/Training Set/{id}.png",
                                     "masks": "truth/Training Set/*/{id}_{class}.png"}}),
+    "ultrasound": (ultrasound, {"train": {"images": "benign/{id}.png", "masks": "benign/{id}_mask*.png",
+                                          "exclude": ["*_mask*.png"]}}),
     "cells": (cells, {"train": {"images": "images/{id}.png", "masks": "labels/{id}.png", "instances": True}}),
 }  # fmt: skip
 

@@ -188,6 +188,11 @@ class Competition(Settings):
         """Whether there is a test set."""
         return True
 
+    @property
+    def images_are_files(self) -> bool:
+        """Whether every image is one whole file."""
+        return True
+
     def scored_shape(self, shape: tuple[int, int]) -> tuple[int, int]:
         """Returns the rows × columns at which the masks of an image of this shape are decided, scored and submitted."""
         return self.submission.size or shape
@@ -468,7 +473,7 @@ class Arrays(Competition):
     channels: Annotated[int, Field(ge=1, le=MOST_CHANNELS)] | None = None
     """How many channels images have, up to 32."""
     channels_first: bool = False
-    """Whether images are channels × rows × columns."""
+    """Whether images are channels × rows × columns, as `channels: {first: true}` says of files."""
     value_range: tuple[float, float] | None = None
     """The lowest and the highest value that images may hold; they are scaled as in image files. null: images are uint8
     or uint16 and use their range."""

@@ -58,6 +58,8 @@ class Size(NamedTuple):
     columns: int
     spacing: str = ""
     """Distance of neighbouring slices, rows and columns in millimetres, separated by spaces, where the file says it."""
+    directions: str = ""
+    """Where the axes of the array lead in the body, where the file says it: `RAS` for right, anterior, superior."""
 
 
 class Refused(ValueError):

@@ -1,5 +1,7 @@
 """NIfTI volumes (.nii, .nii.gz), by nibabel: of one that is not compressed, the wanted slice alone is read."""
 
+import gzip
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,8 @@ def read(path: Path, wanted: Wanted) -> Stored:
                     "every slice is an image then"
                 )
         else:
+            if path.suffix.lower() == ".gz":
+                _check_end(path, path.stat().st_mtime_ns)
             axis = 2 if wanted.axis is None else wanted.axis
             along_axis(np.broadcast_to(np.uint8(0), proxy.shape), wanted, 2)  # whether there is such a slice
             array = np.asanyarray(proxy[(slice(None),) * axis + (wanted.slice,)])
@@ -52,7 +56,26 @@ def measure(path: Path, axis: int | None = None, volume: bool = False) -> Size:
     zooms = [float(value) for value in header.get_zooms()[:3]]
     axis = 2 if axis is None else axis
     ordered = [zooms[axis], *(value for number, value in enumerate(zooms) if number != axis)] if len(zooms) > 2 else []
-    return size_along(image.shape, axis if volume else None, None, " ".join(f"{value:g}" for value in ordered))
+    size = size_along(image.shape, axis if volume else None, None, " ".join(f"{value:g}" for value in ordered))
+    return size._replace(directions=_directions(image))
+
+
+def _directions(image: Any) -> str:
+    """Where the axes of the array lead, as the header says; "" where it says nothing."""
+    import nibabel
+
+    header = image.header
+    if not any(int(header[key]) for key in ("qform_code", "sform_code") if key in header):
+        return ""
+    return "".join(code or "?" for code in nibabel.orientations.aff2axcodes(image.affine))
+
+
+@lru_cache(maxsize=64)
+def _check_end(path: Path, modified: int) -> None:
+    """Raises an error of gzip or zlib where a compressed file ends early: slices before its end could be read."""
+    with gzip.open(path) as file:
+        while file.read(2**22):
+            pass
 
 
 def _open(path: Path) -> Any:

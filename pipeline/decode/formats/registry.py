@@ -1,5 +1,7 @@
 """The formats of image files, and which one a file is."""
 
+import logging
+import warnings
 from pathlib import Path
 from types import ModuleType
 
@@ -13,6 +15,10 @@ FORMATS: tuple[ModuleType, ...] = (raster, tiff, numpy_arrays, dicom, nifti)
 BY_SUFFIX: dict[str, ModuleType] = {suffix: one for one in FORMATS for suffix in one.SUFFIXES}
 SUFFIXES: tuple[str, ...] = tuple(BY_SUFFIX)
 """Endings of files that can be read."""
+
+for _name in ("tifffile", "PIL", "nibabel.global", "pydicom"):  # what is wrong with a file is said in one sentence
+    logging.getLogger(_name).setLevel(logging.CRITICAL)
+warnings.filterwarnings("ignore", module=r"(PIL|tifffile|nibabel|pydicom)\b")
 
 
 def suffix_of(path: Path) -> str:

@@ -68,7 +68,10 @@ def opener(competition: Arrays, folder: Path) -> Callable[[Any], np.ndarray]:
 
 def _image(competition: Arrays, folder: Path, name: str, row: int) -> np.ndarray:
     file, _, key = name.partition(":")
-    return read_image(folder / file, **competition.reading, slice_number=row, axis=0, key=key or None)
+    try:
+        return read_image(folder / file, **competition.reading, slice_number=row, axis=0, key=key or None)
+    except ValueError as error:
+        raise type(error)(f"row {row}{f' of {key}' if key else ''} {error}") from error
 
 
 def _open(folder: Path, name: str) -> np.ndarray:
@@ -105,11 +108,14 @@ def _extras(folder: Path, files: ArrayFiles, count: int) -> list[dict[str, str]]
 def _masks(competition: Arrays, file: str, masks: np.ndarray, row: int, shape: tuple[int, int]) -> Masks:
     """The masks of an image: one plane per class, or a map of classes."""
     mask, names = np.array(masks[row]), competition.classes
+    if mask.dtype.kind == "f" and (broken := mask[~(np.isfinite(mask) & (mask % 1 == 0))]).size:
+        text = f"the mask holds {counted(broken)}; expected whole numbers, one for each class"
+        raise MaskFault(file, row, text)
     if mask.ndim == 3:
         mask = mask if competition.channels_first else np.moveaxis(mask, -1, 0)
         mask = mask[0] if len(mask) == 1 else mask
     if mask.shape[-2:] != shape or (mask.ndim == 3 and len(mask) != len(names)):
-        text = f"mask of image {row} has shape {masks.shape[1:]}; its image is {shape[0]}×{shape[1]}"
+        text = f"the mask has shape {masks.shape[1:]}; its image is {shape[0]}×{shape[1]}"
         raise MaskFault(file, row, f"{text}, and there are {len(names)} classes")
     planes = _planes(competition, mask)
     ignored: np.ndarray = np.zeros(shape, bool)
@@ -119,7 +125,7 @@ def _masks(competition: Arrays, file: str, masks: np.ndarray, row: int, shape: t
     known = planes.any(0) | ((mask == 0) & (competition.kind != "multiclass"))
     if not known.all():
         strange = np.broadcast_to(mask, known.shape)[~known]
-        raise MaskFault(file, row, f"mask of image {row} holds {counted(strange)}, no class of the YAML")
+        raise MaskFault(file, row, f"the mask holds {counted(strange)}, no class of the YAML")
     return Masks(planes)
 
 

@@ -8,6 +8,7 @@ image as it is. The training images can be listed without a test image, and the 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -15,6 +16,8 @@ import cv2
 import numpy as np
 
 from pipeline.core.config.competition import Orientation
+from pipeline.decode.formats.base import Size
+from pipeline.decode.formats.registry import measure
 from pipeline.decode.readers import remarks
 from pipeline.decode.readers.files import read_image
 from pipeline.decode.readers.names import as_on_disk
@@ -111,6 +114,8 @@ class Part(NamedTuple):
     slice_number: int | None = None
     axis: int | None = None
     box: Box | None = None
+    volume: Size | None = None
+    """The volume that the image is a slice of."""
 
 
 WHOLE = Part()
@@ -126,7 +131,11 @@ def read_mask(
     """
     try:
         path = as_on_disk(folder, file)
-        mask = read_image(path, orientation=orientation, as_mask=True, **part._asdict())
+        mask = read_image(
+            path, orientation=orientation, as_mask=True, slice_number=part.slice_number, axis=part.axis, box=part.box
+        )
+        if part.volume:
+            _check_volume(_size_of_volume(path, part.axis, path.stat().st_mtime_ns), part.volume)
     except ValueError as error:
         raise MaskFault(file, None, f"mask {error}") from None
     if remarks.has("frames", path):
@@ -138,6 +147,25 @@ def read_mask(
     if mask.shape[2] == 4:
         _check_alpha(file, mask)
     return mask[..., :3]
+
+
+@lru_cache(maxsize=256)
+def _size_of_volume(path: Path, axis: int | None, modified: int) -> Size:
+    return measure(path, axis, volume=True)
+
+
+def _check_volume(mask: Size, image: Size) -> None:
+    """Raises ValueError where slices of a mask and of its image with the same number are not of the same place."""
+    if mask.slices != image.slices:
+        raise ValueError(
+            f"has {mask.slices} slices and its image {image.slices}: nothing says which slices belong together"
+        )
+    if mask.directions and image.directions and mask.directions != image.directions:
+        raise ValueError(
+            f"is stored with axes {mask.directions} and its image with {image.directions}, by the affines of their "
+            "headers: one is mirrored or turned; save both in the same orientation, for instance with "
+            "nibabel.as_closest_canonical"
+        )
 
 
 def _check_alpha(file: str, mask: np.ndarray) -> None:

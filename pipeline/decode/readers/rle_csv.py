@@ -175,7 +175,8 @@ def _masks_reader(
     image_id, source = image
     name = places.mask_name(image_id) if settings.mask_files else image_id
     axis = competition.volumes.axis if competition.volumes else None
-    part, size = Part(places.mask_slice(image_id), axis, source.box), source.size if source.box else None
+    part = Part(places.mask_slice(image_id), axis, source.box, places.volume(image_id))
+    size = source.size if source.box else None
     read = masks_reader(competition, settings, folder, name, sources, part, size)
     return read if read is None or source.box is None else partial(_of_core, read, source)
 

@@ -145,6 +145,10 @@ class ImageSources:
         """Returns which slice of a mask file is an image's; None: the file is one picture."""
         return self._volumes[image_id][1] if image_id in self._volumes else None
 
+    def volume(self, image_id: str) -> Size | None:
+        """Returns the size of the volume that an image is a slice of; None of other images."""
+        return self._volumes[image_id][2] if image_id in self._volumes else None
+
     def extra(self, image_id: str) -> dict[str, str]:
         """Returns the further column `whole` of an image that is a slice, or that is cut into windows."""
         whole = self.mask_name(image_id) if self.competition.volumes else image_id

@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from pipeline.core.config.raw_files import ANNOTATIONS
 from pipeline.core.errors import PipelineError
@@ -87,6 +88,9 @@ def _look_into_one(found: Json, folder: Path, path: Path) -> None:
         if form is None:
             found.unread[name] = f"no annotations that are known here: {_shape(first)}"
             return
+        if form == "COCO" and _boxes_alone(first):
+            found.unread[name] = "it has boxes, no outlines: nothing says which pixels are the object's"
+            return
         annotated = read_file(path, name)
     except (PipelineError, ValueError, OSError, RecursionError) as error:
         found.unread[name] = f"it cannot be read: {' '.join(str(error).split())}"
@@ -99,6 +103,13 @@ def _look_into_one(found: Json, folder: Path, path: Path) -> None:
         pattern = f"{head}/{{id}}{path.suffix}" if head else f"{{id}}{path.suffix}"
         found.groups.setdefault(pattern, {})[path.stem] = path
         found.formats[pattern] = form
+
+
+def _boxes_alone(coco: Any) -> bool:
+    """Whether annotations of COCO have boxes, and none of them an outline or a mask."""
+    own = coco.get("annotations") if isinstance(coco, dict) else coco
+    known = [one for one in own if isinstance(one, dict)] if isinstance(own, list) else []
+    return any(one.get("bbox") for one in known) and not any(one.get("segmentation") for one in known)
 
 
 def _look_into_many(found: Json, place: str, files: list[Path]) -> None:

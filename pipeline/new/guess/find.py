@@ -8,16 +8,18 @@ from pathlib import Path
 
 from pipeline.core.config.raw_files import names_in
 from pipeline.core.errors import PipelineError
+from pipeline.decode.readers.base import listed
 from pipeline.decode.readers.files import SUFFIXES, packed
 from pipeline.decode.readers.names import find_images, split_ending
 from pipeline.new.guess import annotations
 from pipeline.new.guess.annotations import Annotations, Json
+from pipeline.new.guess.bands import several_to_a_mask
 from pipeline.new.guess.base import Files, other_files
 from pipeline.new.guess.class_names import Named as ClassNames
 from pipeline.new.guess.class_names import from_json
 from pipeline.new.guess.ids import fit_ids
 from pipeline.new.guess.lists import Lists, find_lists
-from pipeline.new.guess.masks import MaskFiles, find_mask_files, kind_of, pictures
+from pipeline.new.guess.masks import MaskFiles, find_mask_files, kind_of, pictures, place_of
 from pipeline.new.guess.paths import by_name, image_groups, masks_beside, without_ending
 from pipeline.new.guess.tables import Named, Table, find_key, read_rows, read_tables, rows_of
 
@@ -78,7 +80,8 @@ def find(folder: Path, paths: list[Path]) -> Found:
     full = [one for one in tables if not one.frame.empty]
     sample = _sample(full, [*groups, *by_name(groups)])
     rest = [files for files in groups if not (sample and _share_files(files, sample.key.files))]
-    table, rest = _mask_table([one for one in full if not sample or one is not sample.table], rest, folder)
+    tests = [files for files in groups if files.is_test or (sample and _share_files(files, sample.key.files))]
+    table, rest = _mask_table([one for one in full if not sample or one is not sample.table], rest, tests, folder)
     mask_files = None if table else find_mask_files(rest, beside)
     found_json = annotations.look_into(folder, paths)
     in_json = from_json(folder, found_json.unread) if mask_files else None
@@ -87,7 +90,7 @@ def find(folder: Path, paths: list[Path]) -> Found:
     annotated = None if table or mask_files else _annotated(found_json, rest, folder)
     images = table.key.files if table else mask_files.images if mask_files else annotated.images if annotated else None
     if images is None:
-        raise PipelineError(_no_masks(folder, groups, full, found_json))
+        raise PipelineError(_no_masks(folder, groups, (tables, table_notes), found_json))
     used = [*([mask_files.masks] if mask_files else []), *beside]
     others = [files for files in rest if not _share_files(files, images) and not _are_masks(files, mask_files)]
     alike = by_name(others) if images.pattern.endswith("{id}") else others  # ids with endings, as in training
@@ -107,6 +110,8 @@ def find(folder: Path, paths: list[Path]) -> Found:
     lengths = [one for one in full if one.rle and not one.is_sample]
     single = tuple(one for one in lengths if one not in _of_all_images(lengths)) if mask_files else ()
     rivals = tuple(files.pattern for files in others if _is_rival(files, images))
+    if table:
+        rivals = tuple(_rivals_of_table(images, others, test))
     return replace(
         found,
         notes=tuple(left),
@@ -121,6 +126,16 @@ def _is_rival(files: Files, images: Files) -> bool:
     """Whether pictures lie beside the training images, and are named neither test nor validation images."""
     place = images.pattern.split("/", 1)[0]
     return not files.is_test and not files.is_validation and files.pattern.startswith(f"{place}/") and pictures(files)
+
+
+def _rivals_of_table(images: Files, others: list[Files], test: Files | None) -> Iterator[str]:
+    """Other pictures that the rows of a table could be of, where no test images lie like those that were taken."""
+    if test is not None and place_of(test.pattern) == place_of(images.pattern):
+        return
+    for files in others:
+        shared = len(files.paths.keys() & images.paths.keys())
+        if not files.is_test and shared > 0.9 * len(images.paths) and kind_of(files) is None:
+            yield files.pattern
 
 
 def _share_files(one: Files, other: Files) -> bool:
@@ -150,24 +165,57 @@ def _sample(tables: list[Table], groups: list[Files]) -> Named | None:
     return None
 
 
-def _mask_table(tables: list[Table], groups: list[Files], folder: Path) -> tuple[Named | None, list[Files]]:
+def _likeliest(training: list[Files], tests: list[Files]) -> list[Files]:
+    """What may be training images, without what holds masks where there are pictures too, and first of all what lies
+    where test images lie."""
+    if len(training) < 2:
+        return training
+    shown = [files for files in training if kind_of(files) is None and pictures(files)] or training
+    places = {place_of(files.pattern) for files in [*tests, *by_name(tests)]}
+    return sorted(shown, key=lambda files: place_of(files.pattern) not in places)
+
+
+def _mask_table(
+    tables: list[Table], groups: list[Files], tests: list[Files], folder: Path
+) -> tuple[Named | None, list[Files]]:
     """The table of run lengths whose rows name most training images, and the groups of images, one of which may have
-    got the ids of that table."""
+    got the ids of that table.
+
+    Args:
+        tables: those that are no sample submission.
+        groups: images that are not named by the sample submission.
+        tests: images that are test images by the sample submission or by their path.
+        folder: of the raw files.
+    """
     known = [*groups, *by_name(groups)]
-    training = [files for files in known if not files.is_test] or known
+    training = _likeliest([files for files in known if not files.is_test] or known, tests)
     masks = _of_all_images([table for table in tables if table.rle and not table.is_sample])
     found = [named for table in masks if (named := read_rows(table, training, by_file=True))]
     best = max(found, key=lambda one: (one.key.share, len(one.key.ids)), default=None)
     if best and best.key.share > 0.5:
-        return best, groups
+        return _of_several_files(best, groups, tests), groups
     for table in masks:
-        for files in sorted(groups, key=lambda one: (one.is_test, -len(one.paths))):
+        shown = _likeliest(sorted(groups, key=lambda one: (one.is_test, -len(one.paths))), tests)
+        for files in shown:
             for column in table.frame.columns.drop([table.rle or ""]):
                 fitted = fit_ids(files, table.frame[column].tolist(), folder)
                 named = read_rows(table, [fitted]) if fitted else None
                 if fitted and named:
                     return named, [fitted if one is files else one for one in groups]
     return best, groups
+
+
+def _of_several_files(named: Named, groups: list[Files], tests: list[Files]) -> Named:
+    """A table whose images are several files each, where test images are and nothing lies there as one file each."""
+    places = {place_of(files.pattern) for files in tests if pictures(files)}
+    if not places or place_of(named.key.files.pattern) in places:
+        return named
+    for files in groups:
+        if files.is_test or place_of(files.pattern) not in places or not pictures(files):
+            continue
+        if joined := several_to_a_mask(files, named.key.files):
+            return replace(named, key=replace(named.key, files=joined))
+    return named
 
 
 def _of_all_images(tables: list[Table]) -> list[Table]:
@@ -256,11 +304,30 @@ def _truth(
 # --- what is left over -----------------------------------------------------------------------------------------------
 
 
-def _no_masks(folder: Path, groups: list[Files], tables: list[Table], found: Json) -> str:
+def _why_not(groups: list[Files], tables: list[Table], notes: list[str]) -> str:
+    """What is wrong with each of the CSVs that hold no masks of the images, a continuation."""
+    told = [note.removeprefix("not used: ").removesuffix(".") for note in notes if note.startswith("not used: ")]
+    known = [name for files in groups for name in list(files.paths)[:1]]
+    for table in tables:
+        if table.is_sample:
+            continue
+        if table.frame.empty:
+            told.append(f"{table.name} has a header and no rows")
+        elif not table.rle:
+            told.append(f"no column of {table.name} holds any")
+        else:
+            column = next((one for one in table.frame.columns if one != table.rle), None)
+            if column is not None:
+                example = table.frame[column].iloc[0]
+                text = f"`{column}` of {table.name} holds {example!r}, and images are called {listed(known)}"
+                told.append(f"{text}: rename the images, or write the ids as text with their zeros")
+    return f" ({'; '.join(told[:NOTED])})" if told else ""
+
+
+def _no_masks(folder: Path, groups: list[Files], csvs: tuple[list[Table], list[str]], found: Json) -> str:
     shown = ", ".join(f"{files.pattern} ({len(files.paths)})" for files in groups[:5])
     shown += f" and {len(groups) - 5} more" if len(groups) > 5 else ""
-    without = ", ".join(table.name for table in tables if not table.rle)
-    names = f" (no column of {without} holds any)" if without else ""
+    names = _why_not(groups, *csvs)
     unread = next(iter(found.unread.items()), None)
     more = f"; {unread[0]} is not read: {unread[1]}" if unread else ""
     if found.formats and not unread:

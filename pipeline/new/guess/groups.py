@@ -29,6 +29,8 @@ _UNLIKELY = re.compile(
 """Names of parts that tell the images of a group apart."""
 _SEPARATORS = ("[-_ /:]+", "_+", "-+", "/+", " +", ":+")
 _LETTERS_DIGITS = re.compile(r"[^\W\d_]+\d+")
+_HEAD = re.compile(r"[A-Za-z]+(?=[-_ ]?\d)|[a-z]+(?=[-_ ]?[A-Z]\b)", re.ASCII)
+"""The word that a name such as site3 or siteA begins with."""
 _YEAR = re.compile(r"(19|20)\d\d")
 _UUID = re.compile(r"[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}(\.\w+)?", re.IGNORECASE)
 
@@ -84,13 +86,20 @@ def _clearly_fewer(groups: int, images: int) -> bool:
 
 
 def _by_part(files: Files) -> Group | None:
-    """A part of the paths that is a group by its name, or because it names folders."""
+    """A part of the paths that is a group by its name or by what its values begin with, or because it names folders."""
     found: list[tuple[int, Group]] = []
     for name in files.parts_named:
         values = {own.get(name, "") for own in files.parts.values()}
-        if _UNLIKELY.fullmatch(name) or not _clearly_fewer(len(values), len(files.paths)):
+        heads = {match[0].lower() if (match := _HEAD.match(value)) else "" for value in values}
+        words = {name, *(heads if len(heads) == 1 else ())}
+        rank = next((rank for rank, names in enumerate(_LIKELY) if any(map(names.fullmatch, words))), len(_LIKELY))
+        by_name = rank < len(_LIKELY)
+        if any(map(_UNLIKELY.fullmatch, words)) or not (
+            _clearly_fewer(len(values), len(files.paths)) or (by_name and 2 <= len(values) <= len(files.paths) / 2)
+        ):
             continue
-        rank = next((rank for rank, names in enumerate(_LIKELY) if names.fullmatch(name)), len(_LIKELY))
+        if not by_name and f"{{{name}}}" not in files.pattern.rpartition("/")[0]:
+            continue  # a number of files
         text = f"a part of the path, {min(values)} for instance"
         found.append((rank, Group(name, len(values), text)))
     return min(found, key=lambda pair: pair[0], default=(0, None))[1]

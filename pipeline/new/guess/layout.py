@@ -17,15 +17,18 @@ from pipeline.new.guess.columns import columns_of, differing, placeholder_of, un
 from pipeline.new.guess.find import Found, find
 from pipeline.new.guess.forms import is_plain
 from pipeline.new.guess.groups import guess_group
-from pipeline.new.guess.masks import classes_of_labels, mask_values, one_class
+from pipeline.new.guess.masks import classes_of_labels, kind_of, mask_values, one_class, pictures
 from pipeline.new.guess.metric import MEAN_IOU, METRIC
 from pipeline.new.guess.of_files import of_mask_files
 from pipeline.new.guess.pictures import STORED, reading_of
-from pipeline.new.guess.rle import PAIRS, guess_rle, other_size
+from pipeline.new.guess.rle import PAIRS, damaged_rows, guess_rle, other_size
 from pipeline.new.guess.tables import Named, Table
 
 MOST_MEASURED = 4000
 """Files of formats whose heads take long to read, such as DICOM, that are measured."""
+
+MOST_DAMAGED = 5
+"""Rows with damaged run lengths that are named each."""
 
 
 def look(folder: Path, title: str) -> Draft:
@@ -139,7 +142,7 @@ def _images_in_folders(folder: Path, paths: list[Path], title: str) -> Draft:
     if found.table:
         rows = _mask_rows(found, found.table, sizes)
         masks = _of_table(found, found.table, rows)
-        odd = [text for text in (other_size(rows, masks),) if text]
+        odd = [text for text in (other_size(rows, masks),) if text] + list(_damaged(found.table, masks))
     elif found.annotations:
         labelled = found.sample is None or bool(found.sample.rows.label or found.sample.key.pattern)
         masks = [*unsampled(found), *annotations.guesses(found.annotations, found.of_test, labelled), METRIC]
@@ -198,8 +201,8 @@ def _beyond_images(found: Found, sizes: dict[Path, tuple[int, int]]) -> Iterator
         if end > height * width:
             yield (
                 f"{sample.table.name}: a run of {name} ends at pixel {end}, and the image has {height}×{width}, "
-                f"{height * width}: submissions are of another size than the images, which decode does not know; "
-                "read the competition's page"
+                f"{height * width}: submissions are of another size than the images; the competition's page "
+                "says which: set it as `submission: {{size: [rows, columns]}}`"
             )
             return
 
@@ -213,12 +216,20 @@ def _subsets(found: Found) -> list[Guess]:
     guesses = []
     if table:
         text = f"{count}; {table.hits} among them"
-        guesses.append(Guess("train.images", images.pattern, table.certainty, text))
+        text += f"; {', '.join(found.rivals[:2])} could be meant too" if found.rivals else ""
+        doubtful = bool(found.rivals)
+        if kind_of(images) or not pictures(images):
+            doubtful, text = True, f"{text}; they have few values, as masks have: are they the images?"
+        guesses.append(Guess("train.images", images.pattern, "guess" if doubtful else table.certainty, text))
         guesses.append(Guess("train.masks", table.table.name, table.certainty, f"run lengths in `{table.table.rle}`"))
     if files:
         others = f"; {', '.join(files.others[:3])} show them too" if files.others else ""
         text = f"{len(files.masks.paths)} files named like images, with few values{others}"
-        certain: Certainty = "guess" if files.classes or files.others else "sure"
+        if files.alike:
+            places = ", ".join(Path(pattern).parent.as_posix() for pattern in files.alike[:3])
+            text += f"; those in {places} are empty or nearly the same for every image, a field of view perhaps, and "
+            text += "are taken for no class"
+        certain: Certainty = "guess" if files.classes or files.others or files.alike else "sure"
         count += f"; {', '.join(found.rivals[:2])} could be meant too" if found.rivals else ""
         text_of_images = f"{count}, which the masks are named like"
         guesses.append(Guess("train.images", images.pattern, "guess" if found.rivals else "sure", text_of_images))
@@ -322,11 +333,23 @@ def _of_table(found: Found, masks: Named, rows: list[MaskRow]) -> list[Guess]:
     submission = differing(columns, found.sample, masks.table.rle) if found.sample else []
     labels = masks.rows.labels
     if labels and found.sample and len(found.sample.rows.labels) > 1:  # one alone is a placeholder
-        labels = list(dict.fromkeys([*labels, *found.sample.rows.labels]))
+        until = masks.rows.until
+        more = [one.split(until, 1)[0] if until else one for one in found.sample.rows.labels]
+        labels = list(dict.fromkeys([*labels, *more]))
     classes = classes_of_labels(labels) if labels else one_class("rows name no class")
     placeholder = placeholder_of(found.sample, masks.table.rle)
     convention = guess_rle(rows, placeholder, masks.table.writing)
     return [*under("columns", columns.values()), *submission, *convention, classes, METRIC]
+
+
+def _damaged(masks: Named, guesses: list[Guess]) -> Iterator[str]:
+    """A sentence on the rows of the table of masks that decode refuses, of all rows, not of some."""
+    values = {guess.key.removeprefix("rle."): guess.value for guess in guesses if guess.key.startswith("rle.")}
+    assert masks.table.rle
+    faults = list(damaged_rows(masks.table.frame, masks.table.rle, Convention(**values)))
+    if faults:
+        more = f"; and {len(faults) - MOST_DAMAGED} more" * (len(faults) > MOST_DAMAGED)
+        yield f"{masks.table.name} has damaged run lengths, {'; '.join(faults[:MOST_DAMAGED])}{more}"
 
 
 def _mask_rows(found: Found, masks: Named, sizes: dict[Path, tuple[int, int]]) -> list[MaskRow]:

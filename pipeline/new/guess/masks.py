@@ -22,6 +22,9 @@ from pipeline.new.guess.paths import without_ending
 
 SOME_INSTANCES = 30
 """Instances of a file whose regions are counted."""
+SOME_ALIKE, MOSTLY_ALIKE = 10, 0.9
+"""Mask files that are compared with each other, and the share of their pixels that those of a field of view have in
+common."""
 MOST_FLAT = 8
 """Values of files that are no pictures."""
 MOST_VALUES = 64
@@ -45,6 +48,8 @@ class MaskFiles:
     """What the files are."""
     others: tuple[str, ...] = ()
     """Patterns of further files that show the same masks otherwise."""
+    alike: tuple[str, ...] = ()
+    """Patterns of further files that are empty, or nearly the same, for every image: no class, but a field of view."""
 
 
 def find_mask_files(groups: list[Files], beside: list[Files]) -> MaskFiles | None:
@@ -73,26 +78,47 @@ def find_mask_files(groups: list[Files], beside: list[Files]) -> MaskFiles | Non
             best, rank = found_here, ranked
     if not best:
         return None
+    alike = [pair for pair in best if _alike_everywhere(pair)] if len(best) > 1 else []
+    best = [pair for pair in best if pair not in alike] or best
     chosen = _by_class(best) or min(best, key=lambda pair: (_RANK[pair.kind], -len(pair.masks.paths)))
     others = tuple(pair.masks.pattern for pair in best if pair.masks.pattern != chosen.masks.pattern)
-    return replace(chosen, others=() if chosen.classes else others)
+    fields = tuple(pair.masks.pattern for pair in alike if pair not in best)
+    return replace(chosen, others=() if chosen.classes else others, alike=fields)
 
 
-def _place(name: str) -> str:
-    """A part of a path without the words that say which part of the data set it is of."""
+def _alike_everywhere(pair: MaskFiles) -> bool:
+    """Whether black and white files are empty for all images, or have nearly the same pixels in all of one size."""
+    if pair.kind not in ("binary", "jpeg"):
+        return False
+    by_size: dict[tuple[int, ...], list[np.ndarray]] = {}
+    for path in some_of(pair.masks.paths.values(), SOME_ALIKE):
+        try:
+            mask = values_of(path, as_mask=True)[..., 0]
+        except ValueError:
+            continue
+        by_size.setdefault(mask.shape, []).append(mask > (127 if pair.kind == "jpeg" else 0))
+    if all(not mask.any() for masks in by_size.values() for mask in masks):
+        return set(mask_values(pair.masks.paths.values()) or ()) == {0}
+    masks = max(by_size.values(), key=len)
+    union = np.logical_or.reduce(masks).sum()
+    return len(masks) >= 3 and np.logical_and.reduce(masks).sum() >= MOSTLY_ALIKE * union
+
+
+def place_of(name: str) -> str:
+    """Returns a path, or a part of one, without the words that say which part of the data set it is of."""
     return re.sub(r"train(ing)?|test(ing)?|(?<=images|labels)t[rs]", "", name, flags=re.IGNORECASE)
 
 
 def _places(files: Files) -> set[str]:
     """The names of folders and files of test images."""
     names = {path.name for path in list(files.paths.values())[:MOST_VALUES]}
-    return {_place(part) for part in [*files.pattern.split("/"), *names]}
+    return {place_of(part) for part in [*files.pattern.split("/"), *names]}
 
 
 def _in_test(files: Files, places: set[str]) -> bool:
     """Whether test images have such files too: of the same name, or in a folder of the same name."""
     fixed = [part for part in files.pattern.split("/") if "{" not in part and "*" not in part]
-    return bool(fixed) and _place(fixed[-1]) in places
+    return bool(fixed) and place_of(fixed[-1]) in places
 
 
 def _readable(files: Files) -> bool:

@@ -1,6 +1,7 @@
 """The settings of mask images: their classes, their instances, and how a submission looks beside them."""
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -80,6 +81,10 @@ def _of_instances(found: Found, masks: Files) -> list[Guess]:
         text = "each file holds 0, 1, 2, … up to a number of its own, each a single region"
         guesses = [Guess(f"{subset}.instances", True, "guess", text) for subset in _with_masks(found)]
         return [*guesses, one_class("mask files number instances"), METRIC]
+    if not _class_times_1000(values or {}):
+        text = "16 bits, and not 1000 × class + number as those of Cityscapes: each value is taken for an object"
+        guesses = [Guess(f"{subset}.instances", True, "guess", text) for subset in _with_masks(found)]
+        return [*guesses, one_class("mask files seem to number instances"), METRIC]
     classes = Counter[Value]()
     for value, count in (values or {}).items():
         classes[value // 1000 if isinstance(value, int) and value >= 1000 else value] += count
@@ -88,6 +93,18 @@ def _of_instances(found: Found, masks: Files) -> list[Guess]:
     by_value = classes_of_values(classes, _names_of(found, classes))
     label = Guess("submission.label", "class", "guess", "no sample submission shows what it looks like")
     return [*guesses, *([label] if found.test and not found.sample else []), *by_value, MEAN_IOU]
+
+
+def _class_times_1000(values: Iterable[Value]) -> bool:
+    """Whether values are class numbers, or from 1000 on those of a class and an instance, numbered from its first."""
+    numbers = {value for value in values if isinstance(value, int)}
+    instances = {value for value in numbers if value >= 1000}
+    first = [min(value % 1000 for value in instances if value // 1000 == one) for one in {v // 1000 for v in instances}]
+    return (
+        bool(instances)
+        and max(numbers - instances, default=0) < 256
+        and sum(one <= 1 for one in first) > (0.5 * len(first))
+    )
 
 
 def _names_of(found: Found, values: Counter[Value]) -> Named | None:

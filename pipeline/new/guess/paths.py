@@ -251,14 +251,18 @@ def _belong_to(files: Files, others: Files) -> bool:
 
 
 def masks_beside(files: Files) -> tuple[Files, Files | None]:
-    """Returns the images without the masks beside them, and those masks: `X_mask.tif` is one where `X.tif` exists."""
+    """Returns the images without the masks beside them, and those masks: `X_mask.tif` is one where `X.tif` exists, and
+    so is `X_mask_1.tif`."""
     matches = {name: match for name in files.paths if (match := _WITH_ENDING.fullmatch(name))}
     endings = Counter(match[2] for match in matches.values() if match[1] in files.paths)
     if files.id or not endings or endings.most_common(1)[0][1] < 2 or "*" in files.pattern:
         return files, None
     ending = endings.most_common(1)[0][0]
-    images = {name: path for name, path in files.paths.items() if not name.endswith(ending)}
+    further = re.compile(rf"(.+){re.escape(ending)}[_-]?\d+")
+    numbered = {name for name in files.paths if (match := further.fullmatch(name)) and match[1] in files.paths}
+    images = {name: path for name, path in files.paths.items() if not name.endswith(ending) and name not in numbered}
     masks = {name.removesuffix(ending): path for name, path in files.paths.items() if name.endswith(ending)}
+    ending += "*" * bool(numbered)
     head, suffix = files.pattern.rsplit("{id}", 1)
     parts = {name: files.parts[name] for name in images if name in files.parts}
     beside = Files(f"{head}{{id}}{ending}{suffix}", masks, parts={name: parts[name] for name in masks if name in parts})

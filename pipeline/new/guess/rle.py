@@ -7,11 +7,13 @@ it that follow the outline of the mask.
 
 import re
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
 from typing import Literal
 
 import numpy as np
+import pandas as pd
 
 from pipeline.decode.readers import remarks
 from pipeline.decode.readers.files import evenly, read_image
@@ -29,7 +31,7 @@ from pipeline.decode.rle_checks import (
     outline_length,
     parsed,
 )
-from pipeline.masks.rle import Convention
+from pipeline.masks.rle import Convention, RleError, is_placeholder, parse
 from pipeline.new.guess import forms
 from pipeline.new.guess.base import Guess
 
@@ -96,7 +98,11 @@ def guess_rle(rows: list[MaskRow], placeholder: str = "", writing: Convention = 
 def guess_empty(texts: list[str], placeholder: str = "", writing: Convention = Convention()) -> Guess:
     """Returns the text of an empty mask: one that is no mask, a lone first pixel that comes again and again, or ""."""
     counts = Counter(text.strip() for text in texts)
-    odd = {text: count for text, count in counts.items() if text and not _is_mask(text, writing)}
+    odd = {
+        text: count
+        for text, count in counts.items()
+        if text and not is_damaged(text, count, writing) and not _is_mask(text, writing)
+    }
     rows = f"of {len(texts)} rows"
     if odd:
         text = max(odd, key=lambda one: odd[one])
@@ -110,6 +116,31 @@ def guess_empty(texts: list[str], placeholder: str = "", writing: Convention = C
     if placeholder and not PAIRS.fullmatch(placeholder) and not _is_mask(placeholder, writing):
         return Guess("rle.empty", placeholder, "guess", "no row is empty; the sample submission writes it")
     return Guess("rle.empty", "", "guess", "no row is empty")
+
+
+def is_damaged(text: str, count: int, writing: Convention = Convention()) -> bool:
+    """Returns whether a text that is no mask is run lengths with a mistake in them, not the text of an empty mask.
+
+    Args:
+        text: without spaces around it.
+        count: how many rows hold it.
+        writing: how the numbers are written.
+    """
+    if count > 1 or is_placeholder(text) or _is_mask(text, writing):
+        return False
+    if writing.format.startswith("coco"):
+        return not re.fullmatch(r"[A-Za-z_ -]*", text)
+    numbers = [int(number) for number in re.findall(r"\d+", text)[:1000]]
+    return max(numbers, default=0) > 1 or len(numbers) > 2
+
+
+def damaged_rows(frame: pd.DataFrame, column: str, convention: Convention) -> Iterator[str]:
+    """Yields what is wrong with each row whose text is no mask by this convention: `row 7: …`."""
+    for row, text in zip(frame.index + 2, frame[column], strict=True):
+        try:
+            parse(text, convention)
+        except RleError as error:
+            yield f"row {row}: {error}"
 
 
 def _is_mask(text: str, writing: Convention) -> bool:

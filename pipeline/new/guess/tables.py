@@ -3,9 +3,9 @@
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from itertools import permutations
+from itertools import compress, permutations
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +18,7 @@ from pipeline.decode.readers.files import evenly, natural, read_table
 from pipeline.decode.rle_checks import Certainty
 from pipeline.masks.rle import Convention
 from pipeline.new.guess.base import Files
+from pipeline.new.guess.rle import is_damaged
 from pipeline.new.guess.writing import writing_of
 
 SEPARATORS = ("_", "-", " ", ":")
@@ -157,7 +158,9 @@ def rle_column(frame: pd.DataFrame) -> tuple[str | None, Convention]:
             continue
         writing, fitting = found
         others = texts[~fitting].value_counts()
-        if others[1:].sum() <= 0.05 * len(texts):
+        damaged = [count == 1 and is_damaged(text, count, writing) for text, count in others.items()]
+        strange = others[[not one for one in damaged]]
+        if strange[1:].sum() <= 0.05 * len(texts) and sum(damaged) <= 0.5 * fitting.sum():
             lengths[str(column)], writings[str(column)] = texts[fitting].str.len().mean(), writing
     if not lengths:
         return None, Convention()
@@ -255,6 +258,11 @@ def _joined(first: str, second: str, separator: str, rows: pd.DataFrame, files: 
 
 def rows_of(table: Table, key: Key) -> Rows:
     """Returns what a row of a table is: an image, an image and class, or an instance."""
+    twice = table.frame.duplicated()
+    if twice.any() and not twice.all():  # what stands there twice is a mistake that decode tells
+        once = [not again for again in twice]
+        ids, labels = [list(compress(own, once)) if own else own for own in (key.ids, key.labels)]
+        return rows_of(replace(table, frame=table.frame[~twice]), replace(key, ids=ids or [], labels=labels))
     images, rows = len(set(key.ids)), len(key.ids)
     if key.labels is not None:
         labels = sorted(set(key.labels), key=natural)
