@@ -192,3 +192,15 @@ def test_numbered_masks_are_of_the_same_image(place: str, masks: str, tmp_path: 
             write(tmp_path / f"{place}/image_{number}_mask_1.png", mask[::-1].copy())
     settings = look(tmp_path, "x").settings()
     assert settings["train"]["masks"] == masks and "absent" not in settings.get("columns", {})
+
+
+def test_large_class_numbers_of_many_regions_are_classes(tmp_path: Path) -> None:
+    for number in range(8):
+        labels = np.zeros(SHAPE, np.uint16)
+        for place in range(4):
+            cv2.circle(labels, (6 + 10 * place, 8 + number), 3, 300 * (1 + place % 2), -1)
+        write(tmp_path / f"images/{number}.png", np.random.default_rng(number).integers(0, 256, SHAPE, np.uint8))
+        write(tmp_path / f"labels/{number}.png", labels)
+    settings = look(tmp_path, "x").settings()
+    assert settings["classes"] == {"background": 0, "class_300": 300, "class_600": 600}
+    assert not settings["train"].keys() & {"class_times", "instances"}

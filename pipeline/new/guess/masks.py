@@ -245,6 +245,21 @@ def numbers_instances(paths: Iterable[Path], count: int = 20) -> bool:
     )
 
 
+def single_regions(paths: Iterable[Path], count: int = 10) -> bool:
+    """Returns whether nearly every value of each of up to `count` files is that of a single region, as an instance's
+    is."""
+    regions = values = 0
+    for path in some_of(paths, count):
+        try:
+            mask = values_of(path, as_mask=True)[..., 0]
+        except ValueError:
+            continue
+        for number in np.unique(mask[mask > 0])[:SOME_INSTANCES]:
+            regions += cv2.connectedComponents((mask == number).astype(np.uint8))[0] - 1
+            values += 1
+    return regions < 1.1 * values
+
+
 # --- classes ---------------------------------------------------------------------------------------------------------
 
 
