@@ -178,3 +178,29 @@ def test_why_a_file_holds_no_masks(spoil: Callable[[Path], None], words: str, tm
     spoil(tmp_path)
     with pytest.raises(PipelineError, match=words):
         look(tmp_path, "x")
+
+
+@pytest.mark.parametrize(("place", "masks"), [("masks", "masks/{id}_mask*.png"), ("images", "images/{id}_mask*.png")])
+def test_numbered_masks_are_of_the_same_image(place: str, masks: str, tmp_path: Path) -> None:
+    for number in range(6):
+        mask = np.zeros(SHAPE, np.uint8)
+        cv2.circle(mask, (8 + 5 * number, 12), 5, 255, -1)
+        picture = np.random.default_rng(number).integers(0, 256, SHAPE, np.uint8)
+        write(tmp_path / f"images/image_{number}.png", picture)
+        write(tmp_path / f"{place}/image_{number}_mask.png", mask)
+        if number % 3 == 0:
+            write(tmp_path / f"{place}/image_{number}_mask_1.png", mask[::-1].copy())
+    settings = look(tmp_path, "x").settings()
+    assert settings["train"]["masks"] == masks and "absent" not in settings.get("columns", {})
+
+
+def test_large_class_numbers_of_many_regions_are_classes(tmp_path: Path) -> None:
+    for number in range(8):
+        labels = np.zeros(SHAPE, np.uint16)
+        for place in range(4):
+            cv2.circle(labels, (6 + 10 * place, 8 + number), 3, 300 * (1 + place % 2), -1)
+        write(tmp_path / f"images/{number}.png", np.random.default_rng(number).integers(0, 256, SHAPE, np.uint8))
+        write(tmp_path / f"labels/{number}.png", labels)
+    settings = look(tmp_path, "x").settings()
+    assert settings["classes"] == {"background": 0, "class_300": 300, "class_600": 600}
+    assert not settings["train"].keys() & {"class_times", "instances"}

@@ -168,8 +168,6 @@ def _sample(tables: list[Table], groups: list[Files]) -> Named | None:
 def _likeliest(training: list[Files], tests: list[Files]) -> list[Files]:
     """What may be training images, without what holds masks where there are pictures too, and first of all what lies
     where test images lie."""
-    if len(training) < 2:
-        return training
     shown = [files for files in training if kind_of(files) is None and pictures(files)] or training
     places = {place_of(files.pattern) for files in [*tests, *by_name(tests)]}
     return sorted(shown, key=lambda files: place_of(files.pattern) not in places)
@@ -188,7 +186,9 @@ def _mask_table(
         folder: of the raw files.
     """
     known = [*groups, *by_name(groups)]
-    training = _likeliest([files for files in known if not files.is_test] or known, tests)
+    training = [files for files in known if not files.is_test] or known
+    if sum(not files.is_test for files in groups) > 1:
+        training = _likeliest(training, tests)
     masks = _of_all_images([table for table in tables if table.rle and not table.is_sample])
     found = [named for table in masks if (named := read_rows(table, training, by_file=True))]
     best = max(found, key=lambda one: (one.key.share, len(one.key.ids)), default=None)

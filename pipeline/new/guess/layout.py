@@ -27,6 +27,8 @@ from pipeline.new.guess.tables import Named, Table
 MOST_MEASURED = 4000
 """Files of formats whose heads take long to read, such as DICOM, that are measured."""
 
+ANY_FOLDER = ", and `predict --images` predicts any folder"
+"""What is said of images that are files, and not slices, windows, or made of several files."""
 MOST_DAMAGED = 5
 """Rows with damaged run lengths that are named each."""
 
@@ -159,6 +161,8 @@ def _images_in_folders(folder: Path, paths: list[Path], title: str) -> Draft:
         shape, size = replace(shape, value=None, evidence="windows of the images"), reading.size
         masks = _joined_rows(masks)
     subsets = _subsets(found)
+    if found.images.bands or any(one.key in ("volumes", "windows") for one in reading.guesses):
+        subsets = [replace(one, evidence=one.evidence.removesuffix(ANY_FOLDER)) for one in subsets]
     guesses = [*_head(title, "rle_csv", "images in folders"), *subsets, *masks, shape, *reading.guesses, *group]
     told = "; ".join(guess.evidence for guess in masks if guess.key == "classes")
     used = [table.name for table in found.names if told.endswith(f"those of {table.name}")]
@@ -261,9 +265,7 @@ def _test(found: Found) -> list[Guess]:
             guesses.append(Guess("test.evaluate", True, "guess", "scored once, at the end"))
         return guesses
     if test is None:
-        text = (
-            "no images are called test images; a run ends with the report, and `predict --images` predicts any folder"
-        )
+        text = f"no images are called test images; a run ends with the report{ANY_FOLDER}"
         return [Guess("test", None, "guess", text)]
     text = (
         f"{len(test.paths)} images; {sample.hits} among them" if sample else f"{len(test.paths)} images, by their path"

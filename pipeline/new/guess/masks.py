@@ -13,6 +13,7 @@ import numpy as np
 
 from pipeline.core.config.raw_files import Value, names_in
 from pipeline.decode.readers.files import evenly
+from pipeline.decode.readers.names import split_ending
 from pipeline.decode.readers.true_masks import MOST_INSTANCES
 from pipeline.new.guess.bands import several_to_a_mask
 from pipeline.new.guess.base import Files, Guess
@@ -31,6 +32,8 @@ MOST_VALUES = 64
 """A mask image holds at most this many grey values or colours; a photograph holds more."""
 
 
+_NUMBERED = re.compile(r"(.+[A-Za-z])[_-]?\d+")
+"""Names of further masks of an image, behind that of its first one."""
 Kind = Literal["binary", "jpeg", "classes", "colours", "instances"]
 _RANK: dict[Kind, int] = {"classes": 0, "binary": 1, "jpeg": 2, "colours": 3, "instances": 4}
 """Which is read where one mask is there in several forms."""
@@ -139,19 +142,30 @@ def masks_of(masks: Files, images: Files) -> tuple[Files, Files] | None:
             if masks.id == known.id and len(found) >= 0.9 * len(masks.paths):
                 return known, replace(masks, paths=found)
             continue
-        example = max(masks.paths, key=len)
-        inside = max((name for name in known.paths if name in example), key=len, default=None)
-        if inside is None:
-            continue
-        before, after = example.split(inside, 1)
-        found = {one: masks.paths[name] for one in known.paths if (name := f"{before}{one}{after}") in masks.paths}
-        if len(found) < 0.9 * len(masks.paths):
-            continue
-        head, suffix = masks.pattern.rsplit("{id}", 1)
-        pattern = f"{head}{before}{{id}}{after}{suffix}"
-        return known, replace(masks, pattern=_with_parts_of(pattern, known), paths=found)
+        if found_masks := _around(masks, known):
+            return known, found_masks
+    for known in () if masks.id or images.id else (images, *without_ending(images)):
+        numbered = {one for one in masks.paths if (match := _NUMBERED.fullmatch(one)) and match[1] in masks.paths}
+        plain = replace(masks, paths={one: path for one, path in masks.paths.items() if one not in numbered})
+        if numbered and (found_masks := _around(plain, known)):
+            head, suffix = split_ending(found_masks.pattern)
+            return known, replace(found_masks, pattern=f"{head}*{suffix}")
     joined = several_to_a_mask(images, masks)
     return (joined, masks) if joined else None
+
+
+def _around(masks: Files, known: Files) -> Files | None:
+    """Mask files by the ids of images, whose names have the same text before and behind the id; None of others."""
+    example = max(masks.paths, key=len)
+    inside = max((name for name in known.paths if name in example), key=len, default=None)
+    if inside is None:
+        return None
+    before, after = example.split(inside, 1)
+    found = {one: masks.paths[name] for one in known.paths if (name := f"{before}{one}{after}") in masks.paths}
+    if len(found) < 0.9 * len(masks.paths):
+        return None
+    head, suffix = masks.pattern.rsplit("{id}", 1)
+    return replace(masks, pattern=_with_parts_of(f"{head}{before}{{id}}{after}{suffix}", known), paths=found)
 
 
 def _with_parts_of(pattern: str, images: Files) -> str:
@@ -229,6 +243,21 @@ def numbers_instances(paths: Iterable[Path], count: int = 20) -> bool:
     return (
         len(set(highest)) > 2 and max(highest) > 3 and sorted(highest)[len(highest) // 2] > 2 and regions < 1.1 * values
     )
+
+
+def single_regions(paths: Iterable[Path], count: int = 10) -> bool:
+    """Returns whether nearly every value of each of up to `count` files is that of a single region, as an instance's
+    is."""
+    regions = values = 0
+    for path in some_of(paths, count):
+        try:
+            mask = values_of(path, as_mask=True)[..., 0]
+        except ValueError:
+            continue
+        for number in np.unique(mask[mask > 0])[:SOME_INSTANCES]:
+            regions += cv2.connectedComponents((mask == number).astype(np.uint8))[0] - 1
+            values += 1
+    return regions < 1.1 * values
 
 
 # --- classes ---------------------------------------------------------------------------------------------------------

@@ -11,7 +11,14 @@ from pipeline.new.guess.base import Files, Guess, image_size
 from pipeline.new.guess.class_names import Named, from_table, known_names
 from pipeline.new.guess.columns import placeholder_of, unsampled
 from pipeline.new.guess.find import Found
-from pipeline.new.guess.masks import classes_of_values, mask_values, never_both, numbers_instances, one_class
+from pipeline.new.guess.masks import (
+    classes_of_values,
+    mask_values,
+    never_both,
+    numbers_instances,
+    one_class,
+    single_regions,
+)
 from pipeline.new.guess.metric import MEAN_IOU, METRIC
 from pipeline.new.guess.rle import guess_rle
 from pipeline.new.guess.tables import find_key
@@ -76,12 +83,14 @@ def _with_masks(found: Found) -> list[str]:
 
 def _of_instances(found: Found, masks: Files) -> list[Guess]:
     """Settings of mask images that number instances, or hold 1000 × class + number as Cityscapes' do."""
-    values = mask_values(masks.paths.values())
+    values = mask_values(masks.paths.values()) or mask_values(masks.paths.values(), 20)
     if numbers_instances(masks.paths.values()):
         text = "each file holds 0, 1, 2, … up to a number of its own, each a single region"
         guesses = [Guess(f"{subset}.instances", True, "guess", text) for subset in _with_masks(found)]
         return [*guesses, one_class("mask files number instances"), METRIC]
     if not _class_times_1000(values or {}):
+        if values and not single_regions(masks.paths.values()):
+            return [*_labels_of_submission(found), *classes_of_values(values, _names_of(found, values)), MEAN_IOU]
         text = "16 bits, and not 1000 × class + number as those of Cityscapes: each value is taken for an object"
         guesses = [Guess(f"{subset}.instances", True, "guess", text) for subset in _with_masks(found)]
         return [*guesses, one_class("mask files seem to number instances"), METRIC]
@@ -91,8 +100,13 @@ def _of_instances(found: Found, masks: Files) -> list[Guess]:
     text = "values of 1000 and more, as those of Cityscapes: 1000 × class + number of the instance"
     guesses = [Guess(f"{subset}.class_times", 1000, "guess", text) for subset in _with_masks(found)]
     by_value = classes_of_values(classes, _names_of(found, classes))
-    label = Guess("submission.label", "class", "guess", "no sample submission shows what it looks like")
-    return [*guesses, *([label] if found.test and not found.sample else []), *by_value, MEAN_IOU]
+    return [*guesses, *_labels_of_submission(found), *by_value, MEAN_IOU]
+
+
+def _labels_of_submission(found: Found) -> list[Guess]:
+    """The column that names classes in a submission, where no sample shows it."""
+    text = "no sample submission shows what it looks like"
+    return [Guess("submission.label", "class", "guess", text)] if found.test and not found.sample else []
 
 
 def _class_times_1000(values: Iterable[Value]) -> bool:
