@@ -187,7 +187,7 @@ def _placeholder_note(found: Found) -> Iterator[str]:
         yield (
             f"{sample.table.name} writes {text!r} in every row, a placeholder: nothing shows at which size, in which "
             "order and how a submission's masks are written; they are taken to be like the training masks, so "
-            "read the competition's page"
+            "read the competition's page (another size is `submission: {size: [rows, columns]}`)"
         )
 
 
