@@ -91,11 +91,8 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
             name = f"{index:02}_{row['image_id'].replace('/', '_')}.png"
             write_png(folder / name, overlay.with_legend(picture, run.competition))
         figures = image_figures(probability, predicted, true, run.competition)
-        return {
-            "image_id": row["image_id"],
-            "masks": (predicted, table.scored_truth(row, run.competition, metric)),
-            **figures,
-        }
+        truth = table.scored_truth(row, run.competition, metric) if metric.instances else true
+        return {"image_id": row["image_id"], "masks": (predicted, truth), **figures}
 
     def evaluate_batch(batch: np.ndarray) -> list[tuple[int, dict[str, Any]]]:
         rows = [evaluate_one(index) for index in batch.tolist()]

@@ -276,7 +276,7 @@ def test_masks_saved_as_jpeg(tiny: Tiny) -> None:
     tiny.settings |= {"classes": {"ground": 0, "thing": 255}, "kind": "multiclass", "metric": "mean_iou"}
     tiny.settings["submission"] = {"id": "id", "label": "class", "rle": "mask"}
     tiny.save()
-    assert "threshold is for mask images of one class a file" in tiny.refused("decode")
+    assert "threshold is for mask images of one class per file" in tiny.refused("decode")
 
 
 @pytest.mark.parametrize(

@@ -367,7 +367,7 @@ class RleCsv(Competition):
         for subset in filter(None, (train, self.test)):
             if (subset.threshold or subset.instances) and self.values and "{class}" not in (subset.mask_files or ""):
                 key = "threshold" if subset.threshold else "instances"
-                raise ValueError(f"{key} is for mask images of one class a file")
+                raise ValueError(f"{key} is for mask images of one class per file")
             if subset.class_times and self.values is None:
                 raise ValueError("class_times needs the value of each class: `classes: {name: value}`")
 

@@ -52,7 +52,7 @@ class Subset(Settings):
     `images`, `{class}` where every class has a file of its own, and `*` where every instance has one; or a file of
     polygons or COCO annotations (.json, .jsonl, .geojson), of all images or, with `{id}` in its name, of one."""
     threshold: int | None = Field(None, ge=1)
-    """Mask images of one class a file: pixels of at least this value are the class, for masks saved as JPEG, whose
+    """Mask images of one class per file: pixels of at least this value are the class, for masks saved as JPEG, whose
     values waver (128, mostly). null: all that are not 0, and a file has one other value alone."""
     instances: bool = False
     """Whether mask images number instances: every value but 0 is an object of its own."""

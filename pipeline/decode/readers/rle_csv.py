@@ -75,13 +75,7 @@ def opener(competition: RleCsv, folder: Path) -> Callable[[Any], np.ndarray]:
 def _subset_items(competition: RleCsv, subset: SubsetName, folder: Path) -> Listing:
     settings: Subset = getattr(competition, subset)
     places = ImageSources(competition, settings, folder)
-    pattern = settings.images.replace("{band}", [*places.channels.bands, ""][0])
-    files = find_images(pattern, folder, settings.exclude, settings.id)
-    faults: list[Fault] = []
-    if settings.listed_in:
-        files, faults = listed_images(settings.listed_in, folder, files)
-    if places.channels.bands:
-        files.bands = {band for path in files.paths.values() for band in places.bands(path)}
+    files, faults = _find_images(settings, places, folder)
     masks = find_mask_files(competition, settings, folder, files) if settings.mask_files else MaskFiles()
     faults = faults + places.expand(files)  # after mask files, which go by the names of volumes
     table, known = settings.mask_table, dict[str, Rows]()
@@ -95,16 +89,8 @@ def _subset_items(competition: RleCsv, subset: SubsetName, folder: Path) -> List
         faults = faults + more
     named = masks.names() if settings.mask_files else {*known, *annotated}
     faults += _doubles(folder, files, subset)
-    if subset == "test" and competition.sample_submission:
-        wanted, listing_faults = sample_ids(competition, folder, files)
-        faults = faults + listing_faults
-    elif subset == "train" and table:
-        absent = sorted(files.paths.keys() - known.keys(), key=natural) if competition.columns.absent == "empty" else []
-        wanted = [*known, *absent]
-    else:
-        if settings.masks is None:
-            files.take_likely()
-        wanted = sorted(files.paths, key=natural)
+    wanted, more = _wanted_ids(competition, subset, folder, files, known)
+    faults = faults + more
     tolerant = subset == "test" and competition.decode.on_test_error == "blank"
     extras = further_columns(settings, folder, files.paths)
     group_file = _file_with(competition.group, settings, known, extras) if subset == "train" else None
@@ -149,6 +135,33 @@ def _subset_items(competition: RleCsv, subset: SubsetName, folder: Path) -> List
         texts += [str(fault) for fault in faults[:FAULTS_TOLD]]
         faults = []
     return Listing(items, faults, texts)
+
+
+def _find_images(settings: Subset, places: ImageSources, folder: Path) -> tuple[ImageFiles, list[Fault]]:
+    """The image files of a subset, of several bands the first one's, and the faults of the list that names them."""
+    bands = places.channels.bands
+    pattern = settings.images.replace("{band}", bands[0]) if bands else settings.images
+    files, faults = find_images(pattern, folder, settings.exclude, settings.id), list[Fault]()
+    if settings.listed_in:
+        files, faults = listed_images(settings.listed_in, folder, files)
+    if bands:
+        files.bands = {band for path in files.paths.values() for band in places.bands(path)}
+    return files, faults
+
+
+def _wanted_ids(
+    competition: RleCsv, subset: SubsetName, folder: Path, files: ImageFiles, known: dict[str, Rows]
+) -> tuple[list[str], list[Fault]]:
+    """The ids of a subset in their order: those of the sample submission, of the table of masks, or of all files."""
+    settings: Subset = getattr(competition, subset)
+    if subset == "test" and competition.sample_submission:
+        return sample_ids(competition, folder, files)
+    if subset == "train" and settings.mask_table:
+        absent = sorted(files.paths.keys() - known.keys(), key=natural) if competition.columns.absent == "empty" else []
+        return [*known, *absent], []
+    if settings.masks is None:
+        files.take_likely()
+    return sorted(files.paths, key=natural), []
 
 
 def _doubles(folder: Path, files: ImageFiles, subset: SubsetName) -> Iterator[Fault]:
