@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.core.config.competition import Competition
+from pipeline.core.config.submission_settings import ENDINGS, file_of_name
 from pipeline.core.verdict import LEVELS, Level, Reason
 from pipeline.encode import numbering, submission
 from pipeline.encode.submission import Expected
@@ -61,7 +62,7 @@ def examine(
     """Returns the faults of a submission, each naming its row, and where it has none, what is odd in it.
 
     Args:
-        path: the submission.
+        path: the submission, a file of any kind or a folder of mask images.
         want: what it must hold.
         competition: its classes.
         never: classes that are left out of it on purpose.
@@ -95,7 +96,7 @@ def examine(
     else:
         true = statistics.load(training, names, exclusive)
     found = find_reasons(test, true, never, prior)
-    if not exclusive and not want.windows:
+    if not exclusive and not want.windows and want.is_table:
         known, usual = {one.kind for one in found}, numbering.of_training(want)
         found += [one for one in numbering.find_reasons(lines, usual) if one.kind not in known]
         if certainty:
@@ -108,8 +109,18 @@ def format_note(want: Expected, competition: Competition) -> list[Reason]:
     if want.sample is not None or competition.reader != "rle_csv":
         return []
     shown = ", ".join(want.header[:4])
-    text = f"No sample submission shows the format: columns ({shown}) and run lengths are as the YAML has them."
+    written = f"columns ({shown}) and run lengths" if want.is_table else "mask images"
+    text = f"No sample submission shows the format: {written} are as the YAML has them."
     return [Reason("note", "format", text, "submission and rle in the competition's YAML")]
+
+
+def file_note(path: Path, want: Expected) -> list[Reason]:
+    """Returns that a file is of another kind than the competition's submissions, where it is."""
+    found = file_of_name(path.name)
+    if found == want.file or path.is_dir():
+        return []
+    text = f"The competition takes {ENDINGS[want.file]}, and this is {path.name}: it was read all the same."
+    return [Reason("note", "kind of file", text, "submission.file in the competition's YAML")]
 
 
 def warnings_of(reasons: Iterable[Reason]) -> list[str]:

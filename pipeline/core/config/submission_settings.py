@@ -85,8 +85,14 @@ class SubmissionSettings(Columns):
     @model_validator(mode="after")
     def _kinds_fit(self) -> "SubmissionSettings":
         if self.format == "images":
-            if self.image is None or not names_in(self.image) or not self.image.lower().endswith((".png", ".tif", ".tiff")):
-                raise ValueError(f'image is {self.image}; format: images needs a name with {{id}}, e.g. image: "{{id}}.tif"')
+            if (
+                self.image is None
+                or not names_in(self.image)
+                or not self.image.lower().endswith((".png", ".tif", ".tiff"))
+            ):
+                raise ValueError(
+                    f'image is {self.image}; format: images needs a name with {{id}}, e.g. image: "{{id}}.tif"'
+                )
             if self.file not in (None, "zip"):
                 raise ValueError(f"file is {self.file}; mask images go into a zip")
         elif self.image is not None or self.values is not None:
@@ -114,7 +120,9 @@ class SubmissionSettings(Columns):
         own = {self.rle: "{rle}", **({self.label: "{class}"} if self.label else {})}
         for name, template in own.items():
             if self.columns.get(name, template) != template:
-                raise ValueError(f'columns: {name} is what is predicted; expected {name}: "{template}", or leave it out')
+                raise ValueError(
+                    f'columns: {name} is what is predicted; expected {name}: "{template}", or leave it out'
+                )
         return self
 
 
@@ -126,7 +134,7 @@ def completed(data: Any, usual: dict[str, Any]) -> Any:
         return data
     usual = usual | columns
     if given.get("file") == "json":
-        usual = {**RESULTS, "rows": "instance"}
+        usual = {**RESULTS, "rows": "instance", "overlap": "any"}
         given = given | {"columns": {"score": "{score}"} | (given.get("columns") or {})}
     if "{class}" in str(given.get("cell")):
         usual = {key: value for key, value in usual.items() if key not in ("label", "pattern", "label_until")}
@@ -138,9 +146,7 @@ def completed(data: Any, usual: dict[str, Any]) -> Any:
     return {**data, "submission": usual | given}
 
 
-def check(
-    settings: SubmissionSettings, rle: RleSettings, kind: str, foreground: list[str], sample: str | None
-) -> None:
+def check(settings: SubmissionSettings, rle: RleSettings, kind: str, foreground: list[str], sample: str | None) -> None:
     """Checks that a submission fits its competition.
 
     Raises:
@@ -153,12 +159,16 @@ def check(
         raise ValueError(f"{SEVERAL}, or the same keys in submission")
     if settings.format == "images":
         if several and kind != "multiclass" and "{class}" not in str(settings.image):
-            raise ValueError("submission.image needs {class}: classes may overlap, so that each has an image of its own")
+            raise ValueError(
+                "submission.image needs {class}: classes may overlap, so that each has an image of its own"
+            )
         count = len(foreground) + (kind == "multiclass")
         if settings.values is not None and len(settings.values) != count:
             raise ValueError(f"submission.values has {len(settings.values)} entries for {count} classes")
     if sample and (settings.format == "images" or settings.file == "json"):
-        raise ValueError("sample_submission is for tables; set it to null, and the test images are those that are there")
+        raise ValueError(
+            "sample_submission is for tables; set it to null, and the test images are those that are there"
+        )
     spaced = rle.as_json or " " in (rle.separator, rle.run_separator)
     if settings.cell and rle.several in (None, " ") and rle.format not in ("coco", "coco_zlib") and spaced:
         raise ValueError("run lengths hold spaces: say with rle.several what stands between the instances of a cell")
@@ -169,5 +179,3 @@ def file_of(settings: SubmissionSettings, sample: str | None) -> File:
     if settings.file or settings.format == "images":
         return settings.file or "zip"
     return file_of_name(sample or "") or "csv"
-
-
