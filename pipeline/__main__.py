@@ -352,7 +352,9 @@ def check(
     loaded, want = submission.expected_by_name(competition)
     faults, reasons = sanity.examine(submission_path, want, loaded, certainty=True)
     reasons = (
-        reasons if faults else [*sanity.file_note(submission_path, want), *sanity.format_note(want, loaded), *reasons]
+        reasons
+        if faults
+        else [*submission.file_note(submission_path, want), *sanity.format_note(want, loaded), *reasons]
     )
     for fault in faults[:50]:
         typer.echo(f"{submission_path}: {fault}")

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from pipeline.core.config.submission_settings import ENDINGS, file_of_name
 from pipeline.core.tables import column_names
 from pipeline.core.verdict import Reason
 from pipeline.decode.readers.columns import image_finder
@@ -57,6 +58,15 @@ def examine(path: Path, want: Expected, measure: Measure | None = None) -> tuple
 def faults_of(path: Path, want: Expected) -> list[str]:
     """Returns every fault of a submission, as examine does."""
     return examine(path, want)[0]
+
+
+def file_note(path: Path, want: Expected) -> list[Reason]:
+    """Returns that a file is of another kind than the competition's submissions, where it is."""
+    found = file_of_name(path.name)
+    if found == want.file or path.is_dir():
+        return []
+    text = f"The competition takes {ENDINGS[want.file]}, and this is {path.name}: it was read all the same."
+    return [Reason("note", "kind of file", text, "submission.file in the competition's YAML")]
 
 
 # --- rows ------------------------------------------------------------------------------------------------------------

@@ -209,6 +209,8 @@ def _header(settings: SubmissionSettings) -> list[str]:
     if settings.format == "images":
         return []
     own = [*key_columns(settings), settings.rle]
+    if settings.file == "json":  # the order of its entries says nothing
+        return list(dict.fromkeys([*own, *settings.columns]))
     return [*(one for one in own if one not in settings.columns), *settings.columns]
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.core.config.competition import Competition
-from pipeline.core.config.submission_settings import ENDINGS, file_of_name
 from pipeline.core.verdict import LEVELS, Level, Reason
 from pipeline.encode import numbering, submission
 from pipeline.encode.submission import Expected
@@ -112,15 +111,6 @@ def format_note(want: Expected, competition: Competition) -> list[Reason]:
     written = f"columns ({shown}) and run lengths" if want.is_table else "mask images"
     text = f"No sample submission shows the format: {written} are as the YAML has them."
     return [Reason("note", "format", text, "submission and rle in the competition's YAML")]
-
-
-def file_note(path: Path, want: Expected) -> list[Reason]:
-    """Returns that a file is of another kind than the competition's submissions, where it is."""
-    found = file_of_name(path.name)
-    if found == want.file or path.is_dir():
-        return []
-    text = f"The competition takes {ENDINGS[want.file]}, and this is {path.name}: it was read all the same."
-    return [Reason("note", "kind of file", text, "submission.file in the competition's YAML")]
 
 
 def warnings_of(reasons: Iterable[Reason]) -> list[str]:

@@ -36,7 +36,7 @@ from pipeline.core.verdict import Reason, from_json, to_json, verdict_of
 from pipeline.decode import table
 from pipeline.encode import joining, older, sanity, shift, submission
 from pipeline.encode.expected import Expected
-from pipeline.masks.decision import Decision, decision_of
+from pipeline.masks.decision import Decision, decision_of, disjoint
 from pipeline.masks.scale import scale_of
 from pipeline.predictions import blends
 from pipeline.predictions.blends import Blend
@@ -158,7 +158,7 @@ def _encode_all(
         image_id, *shape = image
         row = place[image_id]
         probability = blend.native(row, run.competition.scored_shape((shape[0], shape[1])))
-        masks = submission.disjoint(blend.decide(row, probability, decision), probability, want)
+        masks = disjoint(blend.decide(row, probability, decision), probability, run.competition.submission.overlap)
         if image_id in blank:
             masks = constant_masks(masks.shape, usual)
         areas = [int(np.count_nonzero(mask)) for mask in masks]

@@ -6,6 +6,7 @@ hold for the masks of an image (texts.py), writing (write_file.py, mask_images.p
 
 from pipeline.encode.examine import examine as examine
 from pipeline.encode.examine import faults_of as faults_of
+from pipeline.encode.examine import file_note as file_note
 from pipeline.encode.expected import Expected as Expected
 from pipeline.encode.expected import Key as Key
 from pipeline.encode.expected import Texts as Texts
@@ -16,7 +17,6 @@ from pipeline.encode.expected import format_of as format_of
 from pipeline.encode.expected import usual_class as usual_class
 from pipeline.encode.texts import Scores as Scores
 from pipeline.encode.texts import cells_of as cells_of
-from pipeline.encode.texts import disjoint as disjoint
 from pipeline.encode.texts import instances_of as instances_of
 from pipeline.encode.texts import scores_of as scores_of
 from pipeline.encode.texts import texts_of as texts_of

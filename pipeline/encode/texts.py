@@ -1,18 +1,19 @@
 """What the rows of a submission hold for the masks of an image."""
 
-import cv2
 import numpy as np
 
 from pipeline.encode import cells
 from pipeline.encode.expected import Expected, Key, Texts
 from pipeline.masks import rle
+from pipeline.masks.instances import regions_of
 
 Scores = dict[Key, list[float]]
 """How sure each mask or instance of the texts is, 0 to 1."""
 
 
 def texts_of(image_id: str, masks: np.ndarray, want: Expected) -> Texts:
-    """Returns what the rows of an image hold, by key, from its masks (C, h, w) of 0 and 1."""
+    """Returns what the rows of an image hold, by key, from its masks (C, h, w) uint8 of 0 and 1, or from label maps
+    (C, h, w) int32 of its instances."""
     if want.settings.format == "labels":
         numbers = masks.argmax(0).ravel().tolist()
         return {(image_id, None): [",".join([want.labels[number] for number in numbers])]}
@@ -29,7 +30,7 @@ def scores_of(image_id: str, masks: np.ndarray, probability: np.ndarray, want: E
 
     Args:
         image_id: the image.
-        masks: (C, h, w) of 0 and 1.
+        masks: as those of texts_of.
         probability: of the classes (C, h, w), uint8 up to 255 or float32 up to 1.
         want: says whether rows have scores.
     """
@@ -46,15 +47,6 @@ def scores_of(image_id: str, masks: np.ndarray, probability: np.ndarray, want: E
     return scores
 
 
-def disjoint(masks: np.ndarray, probability: np.ndarray, want: Expected) -> np.ndarray:
-    """Returns masks (C, h, w) of which no two share a pixel, where the competition forbids that: a pixel stays in the
-    mask of the most probable of its classes."""
-    if want.settings.overlap != "none" or len(masks) == 1:
-        return masks
-    best = np.where(masks == 1, probability.astype(np.float32), -1).argmax(0)
-    return masks * (best == np.arange(len(masks))[:, None, None]).astype(np.uint8)
-
-
 def cells_of(image_id: str, masks: np.ndarray, want: Expected) -> list[str]:
     """Returns the cells of run lengths of an image's rows, without scores of their own."""
     texts = texts_of(image_id, masks, want)
@@ -67,10 +59,11 @@ def cells_of(image_id: str, masks: np.ndarray, want: Expected) -> list[str]:
 
 
 def instances_of(mask: np.ndarray) -> list[np.ndarray]:
-    """Returns a mask (h, w) of 0 and 1 as one mask per connected region (touching by side or corner)."""
-    number, regions = cv2.connectedComponents(mask, connectivity=8)
-    return [(regions == region).astype(np.uint8) for region in range(1, number)]
+    """Returns a mask (h, w) uint8 of 0 and 1 as one mask per connected region (touching by side or corner), or a label
+    map (h, w) int32 as one mask per number."""
+    labels = regions_of(mask) if mask.dtype == np.uint8 else mask
+    return [(labels == number).astype(np.uint8) for number in np.unique(labels[labels > 0])]
 
 
 def _parts(mask: np.ndarray, want: Expected) -> list[np.ndarray]:
-    return instances_of(mask) if want.by_instance else [mask]
+    return instances_of(mask) if want.by_instance else [(mask > 0).view(np.uint8)]
