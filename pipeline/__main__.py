@@ -379,9 +379,9 @@ def score(
     loaded, want = submission.expected_by_name(competition)
     value, rows = scoring.score(submission_path, truth, loaded, want)
     remark = f" ({loaded.remark})" if loaded.remark else ""
-    result = {"score": value, "rows": rows, "metric": loaded.metric}
+    result = {"score": value, "rows": rows, "metric": loaded.scored_by}
     result |= {"remark": loaded.remark} if remark else {}
-    typer.echo(json.dumps(result) if as_json else f"{loaded.metric} {value:.4f} over {rows} rows{remark}")
+    typer.echo(json.dumps(result) if as_json else f"{loaded.scored_by} {value:.4f} over {rows} rows{remark}")
 
 
 kaggle_commands.register(app)

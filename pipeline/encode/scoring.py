@@ -11,6 +11,7 @@ from pipeline.core.errors import PipelineError
 from pipeline.decode import table
 from pipeline.decode.readers.columns import keys_of
 from pipeline.decode.readers.files import read_table
+from pipeline.encode import published_scores
 from pipeline.encode.submission import Expected, Key, read_labels
 from pipeline.masks import rle
 from pipeline.masks.instances import from_texts, regions_of
@@ -35,6 +36,8 @@ def score(
         PipelineError: a missing column, no rows, a repeated id, a truth id that the submission lacks or that no image
             has, a broken mask.
     """
+    if competition.metric_file:
+        return published_scores.score(path, truth, competition, want, only)
     if want.settings.format == "labels":
         return _score_labels(path, truth, competition, want, only)
     frames = read_table(path, [], hint=""), read_table(truth, [], hint="")

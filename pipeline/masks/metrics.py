@@ -77,6 +77,15 @@ def metric_of(competition: Competition) -> Metric:
     return replace(metric, function=partial(metric.function, **reading))
 
 
+def final_metric(competition: Competition) -> Metric:
+    """Returns the metric of final scores: a built-in one; or of a published one its name and direction, and that it
+    scores whole data sets."""
+    metric, settings = metric_of(competition), competition.metric_file
+    if settings is None:
+        return metric
+    return replace(metric, name=competition.scored_by, unit="data_set", higher_is_better=settings.sign > 0)
+
+
 OF_MEASURE = ("tolerance", "percentile")
 """Settings of what is measured; the others are settings of the score."""
 OF_VOLUMES = ("surface_dice", "hausdorff")

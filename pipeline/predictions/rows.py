@@ -91,19 +91,24 @@ def solution(images: pd.DataFrame, texts: Sequence[Texts], groups: np.ndarray, c
     {solution: …}`."""
     found, settings = submission(images, texts, groups, competition), competition.metric_file
     assert settings is not None  # the caller has a published metric
-    extra = {str(name).removeprefix(EXTRA): images[name].tolist() for name in images if str(name).startswith(EXTRA)}
-    known = extra | {"id": images["image_id"].tolist(), "group": groups.tolist()}
-    known |= {name: images[name].tolist() for name in ("height", "width")}
-    cells = [dict(zip(known, values, strict=True)) for values in zip(*known.values(), strict=True)]
-    own = {column: values for column, values in extra.items() if column not in found.frame}
-    own |= {column: [_filled(text, one) for one in cells] for column, text in settings.solution.items()}
     places = np.repeat(np.arange(len(images)), [len(one) for one in texts])
-    frame = found.frame.copy()
-    for column, values in own.items():
-        frame[column] = [values[place] for place in places]
-    named = tuple(key for key, text in settings.solution.items() if "{id}" in text or "{group}" in text)
-    same = tuple(key for key, values in extra.items() if values == known["group"])
-    return replace(found, frame=typed(frame), named=(*found.named, *named, *same))
+    extra = {str(name).removeprefix(EXTRA): images[name].tolist() for name in images if str(name).startswith(EXTRA)}
+    own = extra | columns_of(images, groups, competition)
+    added = {name: [values[place] for place in places] for name, values in own.items() if name not in found.frame}
+    named = [key for key, text in settings.solution.items() if "{id}" in text or "{group}" in text]
+    named += [key for key, values in extra.items() if values == groups.tolist()]
+    frame = pd.concat([found.frame, pd.DataFrame(added, index=found.frame.index)], axis=1)
+    return replace(found, frame=typed(frame), named=(*found.named, *named))
+
+
+def columns_of(images: pd.DataFrame, groups: np.ndarray, competition: Competition) -> dict[str, list[str]]:
+    """Returns the columns of `metric: {solution: …}`, with a value for every image of decode's table."""
+    known = {str(name).removeprefix(EXTRA): images[name].tolist() for name in images if str(name).startswith(EXTRA)}
+    known |= {name: images[name].tolist() for name in ("height", "width")}
+    known |= {"id": images["image_id"].tolist(), "group": groups.tolist()}
+    cells = [dict(zip(known, values, strict=True)) for values in zip(*known.values(), strict=True)]
+    wanted = competition.metric_file.solution if competition.metric_file else {}
+    return {column: [_filled(text, one) for one in cells] for column, text in wanted.items()}
 
 
 def _row_id(competition: Competition) -> str:
