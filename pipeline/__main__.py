@@ -438,6 +438,7 @@ def _preflight(opened: "Run", force: bool, decodes: bool) -> None:
     files are missing too, that is said first, and both at once."""
     from pipeline.core import driver
     from pipeline.decode.stage import raw_fault
+    from pipeline.predictions import published
     from pipeline.train.stage import guard, preflight
 
     waiting = [state for state in driver.states(opened, "train") if state.reasons and not state.kept]
@@ -446,6 +447,8 @@ def _preflight(opened: "Run", force: bool, decodes: bool) -> None:
     if not (waiting or force):
         return
     try:
+        if opened.competition.metric_file:
+            published.load(opened.competition)
         preflight(opened)
     except PipelineError as error:
         raw = raw_fault(opened) if decodes and driver.unfinished(opened, "decode") else ""

@@ -267,7 +267,7 @@ def resampled(
     possible = min(draws, int(seconds / max(cost, 1e-6)))
     if possible < FEWEST:
         return Draws(
-            none, f"{FEWEST} draws take {FEWEST * cost:.0f} s, and metric.seconds leaves {seconds:.0f} s for them"
+            none, f"{FEWEST} draws take {FEWEST * cost:.2g} s, and metric.seconds leaves {seconds:.2g} s for them"
         )
     random, found = np.random.default_rng(seed), list[list[float]]()
     try:
