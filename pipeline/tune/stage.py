@@ -291,6 +291,7 @@ def _result(tuned: Tuned) -> dict[str, Any]:
         "metric": run.competition.metric,
         "remark": "; ".join(filter(None, [run.remark, leak_remark(run)])),
         "method": run.recipe.tune.method,
+        "search": tuned.metric.counted,
         "presence_prior": run.recipe.tune.presence_prior,
         "score": float(score(chosen.sum(0))),
         "interval_95": interval(chosen, score, groups[tuned.counted]),

@@ -7,7 +7,15 @@ from pipeline.core.files import shown
 from pipeline.core.run import Run
 from pipeline.masks.decision import in_words
 from pipeline.tune import estimate
+from pipeline.tune.drawn_masks import AREAS, THRESHOLDS
 from pipeline.tune.selection import verdict
+
+SEARCHED = {
+    "pixels": "every threshold and minimum area, exactly",
+    "masks": f"masks drawn at {len(THRESHOLDS)} thresholds and {len(AREAS)} areas, as the metric needs whole masks",
+    "confusion": "biases of the classes, on drawn pixels",
+}
+"""What is tried, by what the metric counts."""
 
 
 def say_result(run: Run, result: dict[str, Any]) -> None:
@@ -23,6 +31,8 @@ def say_result(run: Run, result: dict[str, Any]) -> None:
         if rows["images"] not in (0, result["images"]):
             of = f"{result['procedure']['ships']}, on {names[name]} ({rows['images']})"
             say(f"  {result['metric']} {rows['score']:.4f}, {of}")
+    if result["method"] == "search":
+        say(f"  searched: {SEARCHED[result['search']]}")
     for step in result["steps"]:
         ships = result["procedure"]["ships"] != "untuned"
         text = f"{verdict(step, run.recipe.tune.confidence, ships):8} {step['step']:12}"

@@ -1,9 +1,9 @@
 """Built-in metrics against public code of the competitions: figures that its authors' code gave for these same masks.
 
 Graders of MLE-bench (github.com/openai/mle-bench, commit 783b15af) were run on files of these masks; so were the metric
-of Recod.ai/LUC Scientific Image Forgery Detection as published (kaggle.com/code/metric/recodai-f1), the example
-implementation of Data Science Bowl 2018's (kaggle.com/code/wcukierski/example-metric-implementation), the F2 that public
-kernels of Airbus Ship Detection share, and the surface Dice of a SenNet + HOA team (github.com/king398/SenNetKideny).
+of Recod.ai/LUC Scientific Image Forgery Detection as published (kaggle.com/code/metric/recodai-f1), the example of Data
+Science Bowl 2018's (kaggle.com/code/wcukierski/example-metric-implementation), the F2 that public kernels of Airbus
+Ship Detection share, and the surface Dice of a SenNet + HOA team (github.com/king398/SenNetKideny).
 """
 
 import numpy as np
@@ -65,7 +65,7 @@ def test_graders_of_mle_bench(text: str, grader: str, figure: float) -> None:
 
 
 def test_where_graders_of_mle_bench_score_otherwise() -> None:
-    """An empty prediction of a mask over 80 of 101 columns is a full one to its TGS grader, and scores 0.6. Its UW-Madison
+    """An empty prediction of a mask over 80 of 101 columns is a full one to its TGS grader, and scores 0.6. Its UW
     grader leaves empty pairs out, takes distances between centres of pixels, and joins classes before it does so."""
     true = np.zeros((1, 101, 101), np.uint8)
     true[0, :, :80] = 1
