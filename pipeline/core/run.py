@@ -12,6 +12,7 @@ from pipeline.core.config.preparing import SplitSettings
 from pipeline.core.config.recipe import FOLDER as RECIPES
 from pipeline.core.config.recipe import Recipe, load_recipe
 from pipeline.core.config.settings import find_yaml, override, validate
+from pipeline.core.config.submission_settings import ENDINGS
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import input_root, read_record, root, shown, write_text
 from pipeline.core.version import program
@@ -207,12 +208,12 @@ class Run:
     @property
     def submission(self) -> Path:
         """The file to upload."""
-        return root() / "submissions" / f"{self.name}.csv"
+        return root() / "submissions" / f"{self.name}{ENDINGS[self.competition.submission_file]}"
 
     @property
     def record(self) -> Path:
         """How the submission came about."""
-        return self.submission.with_suffix(".json")
+        return root() / "submissions" / f"{self.name}.json"
 
     @property
     def report(self) -> Path:

@@ -10,8 +10,8 @@ from pipeline.core.config.competition import Competition
 from pipeline.core.errors import PipelineError
 from pipeline.decode import table
 from pipeline.decode.readers.columns import keys_of
-from pipeline.decode.readers.files import read_table
-from pipeline.encode.submission import Expected
+from pipeline.encode.expected import Expected
+from pipeline.encode.rows import read_frame
 from pipeline.predictions import published, rows
 
 Key = tuple[str | None, str | None]
@@ -34,7 +34,7 @@ def score(
     Raises:
         PipelineError: as encode.scoring.score does; or the metric fails.
     """
-    solution, predicted = read_table(truth, [], hint=""), read_table(path, [], hint="")
+    solution, predicted = read_frame(truth, want), read_frame(path, want)
     true_keys, predicted_keys = _keys(solution, "the truth", want), _keys(predicted, "the submission", want)
     kept = [place for place, (image_id, _) in enumerate(true_keys) if only is None or image_id in only]
     if not kept:
@@ -65,7 +65,8 @@ def _keys(frame: pd.DataFrame, name: str, want: Expected) -> list[Key]:
         raise PipelineError(f"{name} lacks the column {', '.join(missing)}; found {', '.join(frame.columns)}.")
     if frame.empty:
         raise PipelineError(f"{name} has no rows.")
-    return list(keys_of(frame, want.settings, want.labels))
+    images = {text: image_id for image_id, text in want.written.items()}
+    return [(images.get(str(one), one), label) for one, label in keys_of(frame, want.settings, want.labels)]
 
 
 def _completed(solution: pd.DataFrame, ids: list[str | None], competition: Competition, want: Expected) -> pd.DataFrame:
