@@ -86,7 +86,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
         patch.setattr(final_scores, "DRAWS", 60)
         tiny, rng = Tiny(root), np.random.default_rng(1)
         (tiny.input / "metric.py").write_text(F_HALF)
-        tiny.settings |= {"metric": {"file": "metric.py", "seconds": 5}, "group": "patient"}
+        tiny.settings |= {"metric": {"file": "metric.py", "seconds": 10_000}, "group": "patient"}
         tiny.settings["test"] = {"images": "test/{id}.tif", "masks": "test.csv", "evaluate": True}
         truth = {name: np.roll(tiny.masks["a02"], 3 * number, 0) for number, name in enumerate(TEST_IDS)}
         listed = [{"id": name, "mask": rle.encode(mask), "patient": f"q{name}"} for name, mask in truth.items()]
@@ -338,7 +338,7 @@ def test_a_slow_function_is_called_as_often_as_its_time_allows(monkeypatch: pyte
         {"classes": ["one", "two"], "columns": {"id": "id", "rle": "mask", "label": "class"}},
         {"classes": ["one", "two"], "columns": {"id": "id", "rle": "mask", "pattern": "{id}_{label}"}},
         {"submission": {"cell": "{rle}"}, "rle": {"several": ";", "as_json": "list", "empty": "authentic"}},
-        {"classes": ["one", "two"], "submission": {"cell": "{class} {rle}"}},
+        {"classes": ["one", "two"], "submission": {"cell": "{class} {rle}"}, "rle": {"several": ";"}},
         {"submission": {"columns": {"height": "{height}", "Usage": "Public"}}},
     ],
 )  # fmt: skip
