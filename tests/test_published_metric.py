@@ -17,12 +17,13 @@ from typer.testing import CliRunner
 from pipeline import stages
 from pipeline.__main__ import app
 from pipeline.core import driver
-from pipeline.core.config.competition import Competition, RleCsv
+from pipeline.core.config.competition import Competition, RleCsv, load_competition
 from pipeline.core.config.settings import validate
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import read_json
 from pipeline.core.run import Run, open_run
 from pipeline.encode import expected, texts, write_file
+from pipeline.kaggle.bundle import project
 from pipeline.masks import rle
 from pipeline.masks.metrics import final_metric, named
 from pipeline.predictions import published, rows
@@ -150,6 +151,12 @@ def test_the_record_the_report_and_evaluate_say_it(finished: Run) -> None:
     assert (row.metric, row.score) == ("metric.py", result["score"])
 
 
+def test_a_bundle_names_the_built_in_metric(finished: Run, tmp_path: Path) -> None:
+    project.write_project(finished, tmp_path)
+    loaded = load_competition(str(tmp_path / "competition.yaml"))
+    assert (loaded.metric, loaded.metric_file) == (read_json(finished.postprocess)["tuned_by"]["metric"], None)
+
+
 def test_a_changed_file_is_tuned_and_evaluated_again(finished: Run) -> None:
     path = finished.input / "metric.py"
     for stage in ("tune", "evaluate"):
@@ -257,6 +264,23 @@ def test_settings_that_cannot_be(metric: dict[str, Any], sentence: str) -> None:
     assert sentence in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"windows": {}}, "metric.file scores whole images, not windows"),
+        (
+            {"submission": {"columns": {"confidence": "{score}"}}},
+            "without {score}, and no mask images or COCO's results",
+        ),
+        ({"submission": {"format": "images", "image": "{id}.tif"}}, "name a built-in metric"),
+    ],
+)
+def test_submissions_that_no_function_scores(settings: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(PipelineError) as caught:
+        validate(RleCsv, SETTINGS | {"metric": {"file": "metric.py"}} | settings, "competition tiny")
+    assert sentence in str(caught.value)
+
+
 def test_settings_come_back_from_the_record(tmp_path: Path) -> None:
     competition = competition_of(tmp_path, F_HALF, better="lower", tune="iou")
     assert (competition.metric, competition.scored_by) == ("iou", "metric.py")
@@ -338,7 +362,8 @@ def test_a_slow_function_is_called_as_often_as_its_time_allows(monkeypatch: pyte
         {"classes": ["one", "two"], "columns": {"id": "id", "rle": "mask", "label": "class"}},
         {"classes": ["one", "two"], "columns": {"id": "id", "rle": "mask", "pattern": "{id}_{label}"}},
         {"submission": {"cell": "{rle}"}, "rle": {"several": ";", "as_json": "list", "empty": "authentic"}},
-        {"classes": ["one", "two"], "submission": {"cell": "{class} {rle}"}, "rle": {"several": ";"}},
+        {"classes": ["one", "two"], "columns": {"id": "id", "rle": "mask", "label": "class"},
+         "submission": {"cell": "{class} {rle}"}, "rle": {"several": ";"}},
         {"submission": {"columns": {"height": "{height}", "Usage": "Public"}}},
     ],
 )  # fmt: skip
