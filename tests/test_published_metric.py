@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import SHAPE, TEST_IDS, Tiny
+from evidence import few_partitions, held_out_of, random_labels, run_of
 from typer.testing import CliRunner
 
 from pipeline import stages
@@ -26,10 +27,12 @@ from pipeline.encode import expected, texts, write_file
 from pipeline.kaggle.bundle import project
 from pipeline.masks import rle
 from pipeline.masks.metrics import final_metric, named
+from pipeline.masks.statistics import blank
 from pipeline.predictions import published, rows
 from pipeline.predictions.published import Draws, Published, Table
 from pipeline.report.compare import compare
 from pipeline.tune import final_scores, nearest
+from pipeline.tune import stage as tune
 from pipeline.tune.held_out import held_out
 
 PIXELS = """
@@ -185,6 +188,38 @@ def test_tuning_goes_by_the_nearest_metric_or_by_what_the_yaml_names(
     assert (found.tuned_by, found.chosen, changed.run.competition.metric) == (expected, chosen, expected)
     assert (found.differences[expected] < 1e-9) == chosen
     assert found.probes == len(nearest.PROBES)
+
+
+LABELS = """
+import numpy as np
+
+
+def score(solution, submission, row_id_column_name):
+    true, predicted = (one.drop(columns=row_id_column_name).to_numpy() for one in (solution, submission))
+    pairs = [(true == label, predicted == label) for label in range(3)]
+    return np.mean([(a & b).sum() / max(1, (a | b).sum()) for a, b in pairs])
+"""
+
+
+def test_class_maps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The function counts ignored pixels, which it does not know of, as background."""
+    monkeypatch.setenv("PIPELINE_ROOT", str(tmp_path))
+    monkeypatch.setattr(final_scores, "DRAWS", 30)
+    few_partitions(monkeypatch, 2)
+    (tmp_path / "metric.py").write_text(LABELS)
+    told = {"kind": "multiclass", "classes": ["zero", "one", "two"], "submission": {"id": "id", "format": "labels"}}
+    run = run_of({**told, "metric": {"file": str(tmp_path / "metric.py"), "seconds": 10_000}})
+    images = random_labels(0, classes=3, number=12, shape=(12, 14))
+    held = held_out_of(images, run)
+    monkeypatch.setattr(tune, "held_out", lambda run: held)
+    monkeypatch.setattr(tune, "_mask_statistics", lambda run: blank(["thing"], False, []))
+    list(tune.execute(run, []))
+    result = read_json(run.postprocess)
+    assert (result["metric"], result["tuned_by"]["metric"], result["search"]) == ("metric.py", "mean_iou", "confusion")
+    assert result["published"]["draws"] == 30 and result["constants"]["all_empty"] is None
+    for name in ("score", "untuned", "nested"):
+        assert result[name] == pytest.approx(result["tuned_by"][name], abs=0.1)
+    assert result["nested_interval_95"][0] < result["nested"] < result["nested_interval_95"][1]
 
 
 # --- what cannot be --------------------------------------------------------------------------------------------------

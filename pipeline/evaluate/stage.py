@@ -74,12 +74,7 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
     if run.competition.metric_file:  # beside it, the built-in metric that tuning went by
         run = replace(run, competition=run.competition.model_copy(update={"metric": searched_by(result)}))
     blend, decision = blends.test(run, result), decision_of(result)
-    place = {image_id: number for number, image_id in enumerate(blend.ids)}
-    if missing := [image_id for image_id in images["image_id"] if image_id not in place]:
-        raise PipelineError(
-            f"{shown(blends.files(run, 'test')[0])} lacks {len(missing)} test images of {shown(run.test_table)}, for "
-            f"instance {missing[0]}; run the predict stage again."
-        )
+    place = _places(run, images, blend.ids)
     read = reader_of(run.competition).opener(run.competition, run.input)
     folder = run.folder / "test_overlays"
     folder.mkdir(parents=True, exist_ok=True)
@@ -129,6 +124,17 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
     _add_to_runs(run, summary, record)
     _print(run, summary)
     yield from waiting
+
+
+def _places(run: Run, images: pd.DataFrame, ids: list[str]) -> dict[str, int]:
+    """The place of every test image among the predicted ones."""
+    place = {image_id: number for number, image_id in enumerate(ids)}
+    if missing := [image_id for image_id in images["image_id"] if image_id not in place]:
+        raise PipelineError(
+            f"{shown(blends.files(run, 'test')[0])} lacks {len(missing)} test images of {shown(run.test_table)}, for "
+            f"instance {missing[0]}; run the predict stage again."
+        )
+    return place
 
 
 def published_score(
