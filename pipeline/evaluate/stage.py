@@ -28,6 +28,7 @@ from pipeline.core.lock import exclusive_lock
 from pipeline.core.results import read_submission, read_tuned, searched_by
 from pipeline.core.run import Run
 from pipeline.decode import table
+from pipeline.decode.readers.columns import units_by_id
 from pipeline.decode.readers.registry import reader_of
 from pipeline.masks import metrics, overlaps, overlay
 from pipeline.masks.decision import decision_of, disjoint
@@ -81,7 +82,7 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
     for old in folder.glob("*.png"):
         old.unlink()
 
-    metric, units = metrics.metric_of(run.competition), table.units_of(images)
+    metric, units = metrics.metric_of(run.competition), np.array([*units_by_id(run.competition, images).values()])
     shape = Format(run.competition) if run.competition.metric_file else None
 
     def evaluate_one(index: int) -> dict[str, Any]:
