@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -77,11 +78,7 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
     blend, decision = blends.test(run, result), decision_of(result)
     place = _places(run, images, blend.ids)
     read = reader_of(run.competition).opener(run.competition, run.input)
-    folder = run.folder / "test_overlays"
-    folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob("*.png"):
-        old.unlink()
-
+    folder = _emptied(run.folder / "test_overlays")
     metric, units = metrics.metric_of(run.competition), np.array([*units_by_id(run.competition, images).values()])
     shape = Format(run.competition) if run.competition.metric_file else None
 
@@ -125,6 +122,14 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
     _add_to_runs(run, summary, record)
     _print(run, summary)
     yield from waiting
+
+
+def _emptied(folder: Path) -> Path:
+    """A folder without the pictures of an earlier run."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("*.png"):
+        old.unlink()
+    return folder
 
 
 def _places(run: Run, images: pd.DataFrame, ids: list[str]) -> dict[str, int]:
