@@ -23,7 +23,7 @@ from rich.table import Table
 
 from pipeline.clean.duplicates import Pairs
 from pipeline.core import freshness
-from pipeline.core.config.competition import SplitSettings
+from pipeline.core.config.preparing import SplitSettings
 from pipeline.core.console import console, counting, say, track, warn
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import read_record, shown, write_json, writing
