@@ -1,0 +1,81 @@
+"""Every competition that ships: raw files as they are downloaded, drawn small, are read as what was drawn."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from imitations import RECENT, Raw
+from imitations_of_classics import CLASSICS
+
+from pipeline.core.config.competition import FOLDER
+from pipeline.core.config.settings import merge
+from pipeline.core.driver import run_stage
+from pipeline.core.run import Run, open_run
+from pipeline.decode import table
+from pipeline.decode.readers.registry import reader_of
+
+IMITATIONS = RECENT | CLASSICS
+ELSEWHERE = {"sample", "tgs-salt", "ultrasound-nerve", "mars-terrain", "oxford-pet", "oxford-pet-foreground"}
+"""Competitions with a recipe of their own, whose raw files other tests draw."""
+
+
+def opened(name: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Raw, Run]:
+    """The raw files of a competition, drawn, and a run of its shipped YAML, but for what small images change."""
+    monkeypatch.setenv("PIPELINE_ROOT", str(root))
+    monkeypatch.delenv("PIPELINE_INPUT", raising=False)
+    draw, changes = IMITATIONS[name]
+    raw = Raw(root / "input" / name)
+    draw(raw)
+    settings: dict[str, Any] = yaml.safe_load((FOLDER / f"{name}.yaml").read_text())
+    path = root / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(merge({**settings, "shape": None}, changes), sort_keys=False))
+    channels = open_run(name).recipe.image.channels
+    (root / "recipe.yaml").write_text(yaml.safe_dump({
+        "competition": str(path), "image": {"size": [32, 32], "channels": channels}}))  # fmt: skip
+    return raw, open_run(str(root / "recipe.yaml"))
+
+
+def test_every_shipped_competition_is_drawn_somewhere() -> None:
+    assert {path.stem for path in FOLDER.glob("*.yaml")} == IMITATIONS.keys() | ELSEWHERE
+
+
+@pytest.mark.parametrize("name", IMITATIONS)
+def test_raw_files_are_decoded_as_drawn(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    raw, run = opened(name, tmp_path, monkeypatch)
+    for stage in ("decode", "clean", "split"):
+        run_stage(run, stage)
+    images = table.read_table(run.table)
+    read = reader_of(run.competition).opener(run.competition, run.input)
+    assert not images["fault"].any()
+    assert set(images.get("of_image", images["image_id"]) if run.competition.windows else images["image_id"]) == raw.train.keys()  # type: ignore[attr-defined]
+    for _, row in images.iterrows():
+        assert_as_drawn(raw, row, read(row), table.true_mask(row, run.competition.classes))
+        told = [row.get(f"instances_{one}", "") for one in run.competition.classes]
+        if row["image_id"] in raw.instances:
+            assert sum(len(text.split("|")) for text in told if text) == raw.instances[row["image_id"]]
+    if run.competition.split.together:
+        folds = pd.read_csv(run.folds_file, dtype=str).set_index("image_id")["fold"]
+        assert folds.groupby(lambda one: together(name, one)).nunique().max() == 1
+
+
+def assert_as_drawn(raw: Raw, row: Any, image: np.ndarray, masks: np.ndarray) -> None:
+    """An image, or a window of one, and its masks are what was drawn; a window ignores what belongs to others."""
+    whole, (top, left, bottom, right) = row["image_id"], (0, 0, *image.shape[:2])
+    if row.get("of_box"):
+        whole, (top, left, bottom, right) = row["of_image"], map(int, row["of_box"].split())
+    if whole in raw.images:
+        wanted = raw.images[whole][top:bottom, left:right]
+        assert image.dtype == wanted.dtype and np.array_equal(image, wanted)
+    truth = raw.train[whole][:, top:bottom, left:right]
+    assert np.array_equal(masks, truth) or (row.get("of_box") and np.array_equal(masks[masks != 255], truth[masks != 255]))
+    assert whole not in raw.groups or row["group"] == raw.groups[whole]
+
+
+def together(name: str, image_id: str) -> str:
+    """What must stay in one fold, where it is more than a group."""
+    if name == "vesuvius-surface":
+        return "two" if image_id[:10] in ("1004283650", "1004283651") else image_id[:10]
+    return image_id.split("_")[1] if name == "sennet" else image_id.split("_")[0]
