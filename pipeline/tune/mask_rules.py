@@ -292,7 +292,7 @@ class UnitTable:
         self, rows: np.ndarray, thresholds: np.ndarray, cells: np.ndarray, size: int, add: Add
     ) -> np.ndarray:
         """As ImageTable."""
-        total: np.ndarray | float = 0.0
+        total = np.zeros(np.shape(add(np.zeros(size))))
         for unit in np.unique(self.units[rows]):
             mine = self.units[rows] == unit
             sums = []
