@@ -1,4 +1,5 @@
-"""Every competition that ships: raw files as they are downloaded, drawn small, are read as what was drawn."""
+"""Every competition that ships: raw files as they are downloaded, drawn small, are read as what was drawn; and true masks,
+given as predictions, come out as a file that is read back as these masks without the pipeline."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,9 @@ import pytest
 import yaml
 from imitations import RECENT, Raw
 from imitations_of_classics import CLASSICS
+from read_back import READERS
 
+from pipeline.bring import bring, encode
 from pipeline.core.config.competition import FOLDER
 from pipeline.core.config.settings import merge
 from pipeline.core.driver import run_stage
@@ -45,6 +48,14 @@ def test_every_shipped_competition_is_drawn_somewhere() -> None:
 @pytest.mark.parametrize("name", IMITATIONS)
 def test_raw_files_are_decoded_as_drawn(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     raw, run = opened(name, tmp_path, monkeypatch)
+    assert_decoded(name, raw, run)
+    if name in READERS:
+        path = encode(fed_with_the_truth(raw, run))
+        found = READERS[name](path, raw)
+        assert {image_id: np.array_equal(masks, raw.test[image_id]) for image_id, masks in found.items()} == dict.fromkeys(raw.test, True)
+
+
+def assert_decoded(name: str, raw: Raw, run: Run) -> None:
     for stage in ("decode", "clean", "split"):
         run_stage(run, stage)
     images = table.read_table(run.table)
@@ -59,6 +70,27 @@ def test_raw_files_are_decoded_as_drawn(name: str, tmp_path: Path, monkeypatch: 
     if run.competition.split.together:
         folds = pd.read_csv(run.folds_file, dtype=str).set_index("image_id")["fold"]
         assert folds.groupby(lambda one: together(name, one)).nunique().max() == 1
+
+
+def fed_with_the_truth(raw: Raw, run: Run) -> Run:
+    """A run whose predictions are the true masks."""
+    train, test = table.read_table(run.table, "train"), table.read_table(run.test_table)
+    oof = [table.true_mask(row, run.competition.classes) for _, row in train.iterrows()]
+    predicted = [part_of(raw, row) for _, row in test.iterrows()]
+    return bring(
+        "truth", competition=run.recipe.competition, assignments=["tune.method=fixed"],
+        oof=255 * (np.stack(oof) == 1).astype(np.uint8), oof_ids=train["image_id"].tolist(),
+        test=255 * np.stack(predicted), test_ids=test["image_id"].tolist(),
+    )  # fmt: skip
+
+
+def part_of(raw: Raw, row: Any) -> np.ndarray:
+    """The true masks (C, h, w) of a test image, which may be a window, or a slice of a volume."""
+    masks = raw.test[row.get("of_image") or row["image_id"]]
+    if row.get("of_box"):
+        top, left, bottom, right = map(int, row["of_box"].split())
+        return masks[:, top:bottom, left:right]
+    return masks[:, int(row["of_slices"].split()[1])] if row.get("of_slices") else masks
 
 
 def assert_as_drawn(raw: Raw, row: Any, image: np.ndarray, masks: np.ndarray) -> None:
