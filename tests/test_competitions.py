@@ -23,6 +23,8 @@ from pipeline.decode.readers.registry import reader_of
 IMITATIONS = RECENT | CLASSICS
 ELSEWHERE = {"sample", "tgs-salt", "ultrasound-nerve", "mars-terrain", "oxford-pet", "oxford-pet-foreground"}
 """Competitions with a recipe of their own, whose raw files other tests draw."""
+SMALL: dict[str, Any] = {"clean": {"duplicates": {"search": False}}, "split": {"seeds": 1}}
+"""What saves time, and is tested elsewhere."""
 
 
 def opened(name: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Raw, Run]:
@@ -34,7 +36,8 @@ def opened(name: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Raw,
     draw(raw)
     settings: dict[str, Any] = yaml.safe_load((FOLDER / f"{name}.yaml").read_text())
     path = root / f"{name}.yaml"
-    path.write_text(yaml.safe_dump(merge({**settings, "shape": None}, changes), sort_keys=False))
+    settings = merge({**settings, "shape": None}, merge(SMALL, changes))
+    path.write_text(yaml.safe_dump(settings, sort_keys=False))
     channels = open_run(name).recipe.image.channels
     (root / "recipe.yaml").write_text(yaml.safe_dump({
         "competition": str(path), "image": {"size": [32, 32], "channels": channels}}))  # fmt: skip
