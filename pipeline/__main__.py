@@ -337,7 +337,9 @@ def new(
 
 @app.command()
 def check(
-    submission_path: Annotated[Path, typer.Argument(metavar="SUBMISSION.csv")],
+    submission_path: Annotated[
+        Path, typer.Argument(metavar="SUBMISSION", help="A file of any kind, or a folder of mask images.")
+    ],
     competition: CompetitionName,
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit with 1 too where it is valid and the verdict is `do not submit`.")
@@ -349,7 +351,11 @@ def check(
 
     loaded, want = submission.expected_by_name(competition)
     faults, reasons = sanity.examine(submission_path, want, loaded, certainty=True)
-    reasons = reasons if faults else [*sanity.format_note(want, loaded), *reasons]
+    reasons = (
+        reasons
+        if faults
+        else [*submission.file_note(submission_path, want), *sanity.format_note(want, loaded), *reasons]
+    )
     for fault in faults[:50]:
         typer.echo(f"{submission_path}: {fault}")
     if len(faults) > 50:
@@ -366,7 +372,9 @@ def check(
 
 @app.command()
 def score(
-    submission_path: Annotated[Path, typer.Argument(metavar="SUBMISSION.csv")],
+    submission_path: Annotated[
+        Path, typer.Argument(metavar="SUBMISSION", help="A file of any kind, or a folder of mask images.")
+    ],
     truth: Annotated[Path, typer.Argument(metavar="TRUTH", help="Known masks, in the submission's format.")],
     competition: CompetitionName,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,

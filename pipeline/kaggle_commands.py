@@ -119,7 +119,7 @@ def submissions(
 
 
 def leaderboard(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Submissions, *.csv.")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Submissions, of any kind of file.")],
     truth: Annotated[Path, typer.Argument(metavar="TRUTH", help="Known masks, in the submission's format.")],
     competition: Annotated[str, typer.Option("--competition", help="A competition's name, or the path of its YAML.")],
     public: Annotated[float, typer.Option("--public", help="The share of the images that is public.")] = 0.3,
@@ -169,7 +169,10 @@ def bundle(
         typer.Option("--wheels", metavar="FOLDER", help="Take wheels from here instead of downloading them."),
     ] = None,
     limit: Annotated[str, typer.Option("--time", metavar="8.5h", help="What the notebook keeps to; none: any.")] = "8h",
-    output: Annotated[str, typer.Option("--output", help="The notebook's file, .csv or .parquet.")] = "submission.csv",
+    output: Annotated[
+        str | None,
+        typer.Option("--output", help="The notebook's file; default: submission, of the competition's kind."),
+    ] = None,
     user: Annotated[str, typer.Option("--user", help="Your name on Kaggle, for the metadata.")] = "USERNAME",
     half: Annotated[bool, typer.Option("--half", help="Store weights in fp16, and measure what that changes.")] = False,
     rehearse: Annotated[
@@ -211,7 +214,9 @@ def bundle(
 
 def infer(
     folder: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The folder with bundle.json.")],
-    target: Annotated[Path, typer.Option("--to", help="The file to write, .csv or .parquet.")] = Path("submission.csv"),
+    target: Annotated[Path, typer.Option("--to", help="The file to write; its name says its kind.")] = Path(
+        "submission.csv"
+    ),
     limit: Annotated[
         str | None,
         typer.Option("--time", metavar="8.5h", help="How long it may take; none: any. Default: the bundle's."),

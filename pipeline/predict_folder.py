@@ -21,6 +21,7 @@ import numpy as np
 
 from pipeline.core.config.competition import Competition, RleCsv
 from pipeline.core.config.raw_files import names_in
+from pipeline.core.config.submission_settings import SubmissionSettings
 from pipeline.core.console import progress_bar, say, track
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import shown, writing
@@ -89,7 +90,7 @@ def predict_folder(run: Run, folder: Path, target: Path | None = None, masks: Ma
         )
     read_tuned(run)  # before hours of predicting
     with tempfile.TemporaryDirectory() as scratch:
-        sample = {"sample_submission": None}
+        sample = {"sample_submission": None, "submission": _table_of(run.competition)}
         elsewhere = FolderRun(**{field.name: getattr(run, field.name) for field in fields(run)}, scratch=Path(scratch))
         tune = run.recipe.tune.model_copy(update={"presence_neighbours": False})  # images of a folder are no video
         elsewhere = replace(
@@ -102,6 +103,16 @@ def predict_folder(run: Run, folder: Path, target: Path | None = None, masks: Ma
         _write(elsewhere, target, masks)
     say(f"  {len(ids)} images → {target}")
     return target
+
+
+def _table_of(competition: Competition) -> SubmissionSettings:
+    """The competition's submissions as a CSV without further columns, which need not be known of any images: where they
+    are no tables, with columns id, class (of several) and rle."""
+    settings = competition.submission
+    if settings.format == "images" or settings.file == "json":
+        label = "class" if len(competition.foreground) > 1 else None
+        return SubmissionSettings(label=label, size=settings.size, resize=settings.resize)
+    return settings.model_copy(update={"columns": {}})
 
 
 def _images_in(folder: Path, competition: Competition) -> dict[str, Path]:
@@ -177,7 +188,7 @@ def _write(run: FolderRun, target: Path, masks: Masks) -> None:
     want = submission.expected(run.competition, run.input, run.scratch)
     if masks == "csv" and want.settings.format == "labels" and len(images[["height", "width"]].drop_duplicates()) > 1:
         raise PipelineError("a CSV with a column per pixel needs images of one size; write PNG masks: --masks png.")
-    texts: dict[submission.Key, list[str]] = {}
+    texts: submission.Texts = {}
     with writing(target) as temporary:
         write = _png_writer(run, temporary)
         for row, image in enumerate(images.itertuples()):
@@ -190,7 +201,7 @@ def _write(run: FolderRun, target: Path, masks: Masks) -> None:
             else:
                 texts |= submission.texts_of(str(image.image_id), planes, want)
         if masks == "csv":
-            submission.write(temporary, texts, want)
+            submission.write(temporary, texts, replace(want, file="csv"))
 
 
 def _png_writer(run: Run, folder: Path) -> Callable[[str, np.ndarray], None]:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 PACKAGE = Path(__file__).parents[1]
+PARTIAL = ".partial"
 
 
 def repository() -> Path | None:
@@ -39,11 +40,16 @@ def shown(path: Path, base: Path | None = None) -> str:
     return "." if text == folder else text.removeprefix(folder + os.sep)
 
 
+def final_name(path: Path) -> str:
+    """Returns the name of a file, of a temporary one that `writing` gave the name that it is to have."""
+    return path.name.removeprefix(".").removesuffix(PARTIAL) if path.name.endswith(PARTIAL) else path.name
+
+
 @contextmanager
 def writing(path: Path) -> Iterator[Path]:
     """Gives a temporary path beside `path` and renames it to `path` when the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.partial")
+    temporary = path.with_name(f".{path.name}{PARTIAL}")
     try:
         yield temporary
         os.replace(temporary, path)

@@ -10,6 +10,7 @@ import yaml
 from pipeline.core.config.competition import Competition, SplitSettings, load_competition
 from pipeline.core.config.recipe import Recipe, load_recipe, recipe_file
 from pipeline.core.config.settings import override, validate
+from pipeline.core.config.submission_settings import ENDINGS
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import input_root, read_record, root, shown, write_text
 from pipeline.core.version import program
@@ -205,12 +206,12 @@ class Run:
     @property
     def submission(self) -> Path:
         """The file to upload."""
-        return root() / "submissions" / f"{self.name}.csv"
+        return root() / "submissions" / f"{self.name}{ENDINGS[self.competition.submission_file]}"
 
     @property
     def record(self) -> Path:
         """How the submission came about."""
-        return self.submission.with_suffix(".json")
+        return root() / "submissions" / f"{self.name}.json"
 
     @property
     def report(self) -> Path:

@@ -5,12 +5,14 @@ import sys
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
-from pandas.io.common import get_handle
+from pandas.io.common import get_handle, infer_compression
 
 from pipeline.core.errors import PipelineError
+from pipeline.core.files import final_name
 
 SHOWN = 5
 """Rows that a message names."""
@@ -28,10 +30,11 @@ CHARACTERS = {
 
 def read_csv(path: Path, only: Iterable[str] | None = None, normal: bool = True) -> pd.DataFrame:
     """Returns a CSV with every value as text, an empty field as "". An index + 2 is the row of the file, counted from
-    1 with the header and with blank lines, so that messages name the row that an editor shows.
+    1 with the header and with blank lines, so that messages name the row that an editor shows; of a Parquet file, its
+    row counted from 1.
 
     Args:
-        path: the file, also a compressed one, or one whose .zip lies in its place.
+        path: the file, also a compressed one, one whose .zip lies in its place, or a Parquet file.
         only: the columns to keep, where the file has them; None: all.
         normal: whether to bring text into its normal form (`normal_form`), in which ids are compared.
 
@@ -40,14 +43,41 @@ def read_csv(path: Path, only: Iterable[str] | None = None, normal: bool = True)
             more or fewer values than the header has columns.
     """
     csv.field_size_limit(sys.maxsize)  # run lengths of a large mask exceed the default
+    if is_parquet(path):
+        return _read_parquet(path, None if only is None else set(only), normal)
     try:
-        with get_handle(as_packed(path), "r", encoding="utf-8-sig", compression="infer") as opened:
-            lines = map(normal_form, opened.handle) if normal else opened.handle
+        with open_text(path) as opened:
+            lines = map(normal_form, opened) if normal else opened
             return _table(path, _records(lines), None if only is None else set(only))
     except UnicodeDecodeError as error:
         raise not_utf8(path, error.object, error.start) from None
     except (ValueError, OSError, EOFError, csv.Error) as error:
         raise PipelineError(f"{path} is not a readable CSV: {' '.join(str(error).split())}.") from None
+
+
+@contextmanager
+def open_text(path: Path) -> Iterator[Iterator[str]]:
+    """Gives the lines of a text file, also of a compressed one, or of one whose .zip lies in its place."""
+    packed = as_packed(path)
+    compression = infer_compression(final_name(packed), "infer")
+    with get_handle(packed, "r", encoding="utf-8-sig", compression=compression) as opened:
+        yield iter(opened.handle)
+
+
+def is_parquet(path: Path) -> bool:
+    """Returns whether a table is a Parquet file, by its name."""
+    return final_name(path).lower().endswith(".parquet")
+
+
+def _read_parquet(path: Path, only: set[str] | None, normal: bool) -> pd.DataFrame:
+    try:
+        table = pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise PipelineError(f"{path.name} cannot be read as Parquet: {' '.join(str(error).split())}.") from None
+    table = table[[name for name in table.columns if only is None or normal_form(str(name)) in only]]
+    texts = table.astype(object).where(table.notna(), "").astype(str)
+    texts.columns, texts.index = list(map(str, table.columns)), pd.RangeIndex(-1, len(table) - 1)
+    return texts.map(normal_form) if normal else texts
 
 
 def as_packed(path: Path) -> Path:
@@ -65,9 +95,11 @@ def normal_form(text: str) -> str:
 
 def read_header(path: Path) -> list[str]:
     """Returns the names of a CSV's columns; raises as read_csv does."""
+    if is_parquet(path):
+        return list(_read_parquet(path, None, normal=True))
     try:
-        with get_handle(as_packed(path), "r", encoding="utf-8-sig", compression="infer") as opened:
-            return _header(path, _records(map(normal_form, opened.handle)))
+        with open_text(path) as opened:
+            return _header(path, _records(map(normal_form, opened)))
     except UnicodeDecodeError as error:
         raise not_utf8(path, error.object, error.start) from None
     except (ValueError, OSError, EOFError, csv.Error) as error:

@@ -12,7 +12,7 @@ from threading import Lock
 import numpy as np
 
 from pipeline.decode import table
-from pipeline.encode.submission import Expected, Key
+from pipeline.encode.expected import Expected, Texts
 from pipeline.masks import rle
 from pipeline.masks.decision import Decision
 from pipeline.masks.scale import Scale
@@ -148,11 +148,10 @@ def _weights(box: Box, whole: table.Whole) -> np.ndarray:
     return sides[0][:, None] * sides[1]
 
 
-def texts_of(image_id: str, joined: Joined, want: Expected) -> dict[Key, list[str]]:
-    """Returns what the rows of an image hold, by key; see submission.texts_of."""
-    labelled = want.settings.labelled
+def texts_of(image_id: str, joined: Joined, want: Expected) -> Texts:
+    """Returns what the rows of an image hold, by key; see texts.texts_of."""
     return {
-        (image_id, number if labelled else None): [
+        (image_id, number if want.classed else None): [
             rle.write(joined.runs[number], want.shapes[image_id], want.convention)
         ]
         for number in want.classes

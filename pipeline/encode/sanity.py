@@ -61,7 +61,7 @@ def examine(
     """Returns the faults of a submission, each naming its row, and where it has none, what is odd in it.
 
     Args:
-        path: the submission.
+        path: the submission, a file of any kind or a folder of mask images.
         want: what it must hold.
         competition: its classes.
         never: classes that are left out of it on purpose.
@@ -95,7 +95,7 @@ def examine(
     else:
         true = statistics.load(training, names, exclusive)
     found = find_reasons(test, true, never, prior)
-    if not exclusive and not want.windows:
+    if not exclusive and not want.windows and want.is_table:
         known, usual = {one.kind for one in found}, numbering.of_training(want)
         found += [one for one in numbering.find_reasons(lines, usual) if one.kind not in known]
         if certainty:
@@ -108,7 +108,8 @@ def format_note(want: Expected, competition: Competition) -> list[Reason]:
     if want.sample is not None or competition.reader != "rle_csv":
         return []
     shown = ", ".join(want.header[:4])
-    text = f"No sample submission shows the format: columns ({shown}) and run lengths are as the YAML has them."
+    written = f"columns ({shown}) and run lengths" if want.is_table else "mask images"
+    text = f"No sample submission shows the format: {written} are as the YAML has them."
     return [Reason("note", "format", text, "submission and rle in the competition's YAML")]
 
 

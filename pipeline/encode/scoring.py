@@ -1,6 +1,6 @@
 """What a submission scores against known masks, by the competition's metric."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +9,16 @@ import pandas as pd
 from pipeline.core.config.competition import Competition
 from pipeline.core.errors import PipelineError
 from pipeline.decode import table
-from pipeline.decode.readers.columns import keys_of
-from pipeline.decode.readers.files import read_table
-from pipeline.encode.submission import Expected, Key, read_labels
+from pipeline.encode.class_maps import read_labels
+from pipeline.encode.expected import Expected, Key
+from pipeline.encode.rows import Row, read_frame, rows_of, rows_of_images
 from pipeline.masks import rle
 from pipeline.masks.instances import from_texts, regions_of
 from pipeline.masks.metrics import metric_of
 from pipeline.masks.overlaps import confusion
+
+Masks = dict[Key, tuple[str, list[str]]]
+"""Of every key of a submission or a truth, where it stands first, and its run lengths."""
 
 
 def score(
@@ -37,10 +40,10 @@ def score(
     """
     if want.settings.format == "labels":
         return _score_labels(path, truth, competition, want, only)
-    frames = read_table(path, [], hint=""), read_table(truth, [], hint="")
+    predictions, truths = _read(path, "the submission", want), _read(truth, "the truth", want)
     if competition.kind == "multiclass":
-        return _score_classes(*frames, competition, want, only)
-    scores, total = _scored(*frames, competition, want, only)
+        return _score_classes(predictions, truths, competition, want, only)
+    scores, total = _scored(predictions, truths, competition, want, only)
     return total, len(scores)
 
 
@@ -48,18 +51,19 @@ def truth_ids(truth: Path, want: Expected) -> list[str]:
     """Returns the ids of the images whose masks a truth holds, each once; raises as score does."""
     if want.settings.format == "labels":
         return list(dict.fromkeys(image_id for _, image_id, _ in read_labels(truth, want)))
-    return list(dict.fromkeys(image_id for image_id, _ in _texts(read_table(truth, [], hint=""), "the truth", want)))
+    return list(dict.fromkeys(image_id for image_id, _ in _read(truth, "the truth", want)))
 
 
 def row_scores(frame: pd.DataFrame, truth: pd.DataFrame, competition: Competition, want: Expected) -> pd.Series:
     """Returns the competition's metric of every key of `truth`, by image id (and class); raises as score does. Where
     masks of a group are measured together, it is that of the group."""
-    return _scored(frame, truth, competition, want)[0]
+    predictions, truths = _texts(frame, "the submission", want), _texts(truth, "the truth", want)
+    return _scored(predictions, truths, competition, want)[0]
 
 
 def _scored(
-    frame: pd.DataFrame,
-    truth: pd.DataFrame,
+    predictions: Masks,
+    truths: Masks,
     competition: Competition,
     want: Expected,
     only: Collection[str] | None = None,
@@ -68,7 +72,7 @@ def _scored(
     metric = metric_of(competition)
     group_of = _groups(want)
     keys, units, parts = [], [], []
-    for key, masks in _pairs(frame, truth, want, metric.instances, only):
+    for key, masks in _pairs(predictions, truths, want, metric.instances, only):
         keys.append(want.name(key))
         # each class is scored alone, and the mean is over classes
         units.append(str(key[1]) if metric.unit == "data_set" else f"{group_of[key[0]]}, {key[1]}")
@@ -90,15 +94,15 @@ def _scored(
 
 
 def _score_classes(
-    frame: pd.DataFrame,
-    truth: pd.DataFrame,
+    predictions: Masks,
+    truths: Masks,
     competition: Competition,
     want: Expected,
     only: Collection[str] | None,
 ) -> tuple[float, int]:
     """As _score_labels, where rows are the classes of an image; pixels of none are background."""
     maps: dict[str, np.ndarray] = {}
-    for key, masks in _pairs(frame, truth, want, only=only):
+    for key, masks in _pairs(predictions, truths, want, only=only):
         both = maps.setdefault(key[0], np.zeros(masks.shape, np.uint8))
         both[masks == 1] = want.classes[0] if key[1] is None else key[1]
     matrices = [confusion(both[0], both[1], len(competition.classes)) for both in maps.values()]
@@ -118,23 +122,22 @@ def _groups(want: Expected) -> dict[str, str]:
 
 
 def _pairs(
-    frame: pd.DataFrame,
-    truth: pd.DataFrame,
+    predictions: Masks,
+    truths: Masks,
     want: Expected,
     instances: bool = False,
     only: Collection[str] | None = None,
 ) -> Iterator[tuple[Key, np.ndarray]]:
     """Every key of the truth, with the predicted and the true mask (2, h, w); or label maps of their instances, which
     are the rows, or, where a row is no instance, connected regions."""
-    predictions, truths = _texts(frame, "the submission", want), _texts(truth, "the truth", want)
     for key, (row, texts) in truths.items():
         if only is not None and key[0] not in only:
             continue
         if key not in predictions or key[0] not in want.shapes:
             where = "the submission" if key not in predictions else "the competition's images"
-            raise PipelineError(f"truth row {row}: id {want.name(key)} is not in {where}.")
+            raise PipelineError(f"truth {row}: id {want.name(key)} is not in {where}.")
         masks = []
-        for what, lines in (("submission", predictions[key][1]), (f"truth row {row}", texts)):
+        for what, lines in (("submission", predictions[key][1]), (f"truth {row}", texts)):
             try:
                 masks.append(_drawn(lines, want, key[0], instances))
             except rle.RleError as error:
@@ -145,34 +148,58 @@ def _pairs(
 def _drawn(texts: list[str], want: Expected, image_id: str, instances: bool) -> np.ndarray:
     """The mask of run lengths, or the label map of its instances."""
     shape = want.shapes[image_id]
-    if instances and want.settings.row == "instance":
+    if instances and want.by_instance:
         return from_texts(texts, shape, want.convention)
     mask = np.max([rle.decode(text, shape, want.convention) for text in texts], axis=0)
     return regions_of(mask) if instances else mask
 
 
-def _texts(frame: pd.DataFrame, name: str, want: Expected) -> dict[Key, tuple[int, list[str]]]:
-    """First row and texts of every key of a submission or a truth."""
+def _read(path: Path, name: str, want: Expected) -> Masks:
+    """What a file of any kind holds."""
+    if want.settings.format != "images":
+        return _texts(read_frame(path, want), name, want)
+    faults: list[str] = []
+    found = _by_key(rows_of_images(path, want, faults), name, want)
+    if faults:
+        raise PipelineError(f"{name}: {faults[0]}.")
+    return found
+
+
+def _texts(frame: pd.DataFrame, name: str, want: Expected) -> Masks:
+    """What a table holds."""
     missing = [column for column in want.header if column in want.predicted and column not in frame.columns]
     if missing:
         raise PipelineError(f"{name} lacks the column {', '.join(missing)}; found {', '.join(frame.columns)}.")
-    if frame.empty:
+    if frame.empty and want.needed != "nothing":
         raise PipelineError(f"{name} has no rows.")
+    return _by_key(rows_of(frame, want), name, want)
+
+
+def _by_key(rows: Iterable[Row], name: str, want: Expected) -> Masks:
     numbers = {label: number for number, label in enumerate(want.labels)}
-    found: dict[Key, tuple[int, list[str]]] = {}
-    rows, keys = frame.index + 2, keys_of(frame, want.settings, want.labels)
-    pairs = zip(rows, keys, frame[want.settings.rle], strict=True)
-    for place, (row, (image_id, label), text) in enumerate(pairs):
-        if image_id is None or (label is not None and label not in numbers):
-            value = frame[want.settings.id].iat[place]
+    found: Masks = {}
+    for row in rows:
+        if row.image_id is None or (row.label is not None and row.label not in numbers):
             raise PipelineError(
-                f"{name} row {row}: {value!r} (label {label}) names no id and class of the competition."
+                f"{name} {row.where}: {row.value!r} (label {row.label}) names no id and class of the competition."
             )
-        key = image_id, None if label is None else numbers[label]
-        if key in found and want.settings.row != "instance":
-            raise PipelineError(f"{name} row {row} repeats the id {want.name(key)}.")
-        found.setdefault(key, (row, []))[1].append(text)
-    return found
+        key = row.image_id, None if row.label is None else numbers[row.label]
+        if row.fault:
+            raise PipelineError(f"{name} {row.where}: id {want.name(want.row_key(key))}: {row.fault}.")
+        first, texts = found.setdefault(key, (row.where, []))
+        if texts and want.settings.row != "instance" and first != row.where:
+            raise PipelineError(f"{name} {row.where} repeats the id {want.name(want.row_key(key))}.")
+        texts.append(row.text)
+    return found if want.needed == "keys" else _completed(found, want)
+
+
+def _completed(found: Masks, want: Expected) -> Masks:
+    """With an empty mask for each class that an image has no row of: of all images, where none needs a row."""
+    images = {image_id for image_id, _ in found} if want.needed == "images" else set(want.ids)
+    blank = ("nowhere", [want.convention.empty])
+    known = set(want.keys)
+    strange = {key: masks for key, masks in found.items() if key not in known}
+    return {key: found.get(key, blank) for key in want.keys if key[0] in images} | strange
 
 
 def _score_labels(

@@ -6,18 +6,16 @@ reads   work/<competition>/<run>/predictions/test_fold_<k>.npy (of an ensemble: 
         mask_statistics.npz, fold_<k>/fold.json, work/<competition>/test_images.parquet, the sample submission; and
         which raw test images there are, so that predictions of others are never submitted; and what decode took of
         the training images to compare the test images with, where it is there (a bundle has none of it)
-writes  submissions/<run>.csv, and submissions/<run>.json: how it came about, the verdict and its reasons; an older pair
-        that differs is kept as submissions/<run>.<when it was made>.csv and .json
+writes  submissions/<run>.csv (or another kind of file, as the competition has it), and submissions/<run>.json: how it
+        came about, the verdict and its reasons; an older pair that differs is kept as submissions/<run>.<when it was
+        made>.csv and .json
 """
 
 import hashlib
 import json
-import os
-import shutil
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +34,9 @@ from pipeline.core.tables import as_packed
 from pipeline.core.trainings import read_training
 from pipeline.core.verdict import Reason, from_json, to_json, verdict_of
 from pipeline.decode import table
-from pipeline.encode import joining, sanity, shift, submission
-from pipeline.encode.submission import Expected
-from pipeline.masks.decision import Decision, decision_of
+from pipeline.encode import joining, older, sanity, shift, submission
+from pipeline.encode.expected import Expected
+from pipeline.masks.decision import Decision, decision_of, disjoint
 from pipeline.masks.scale import scale_of
 from pipeline.predictions import blends
 from pipeline.predictions.blends import Blend
@@ -82,11 +80,11 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
     _check_images(run, images, want, blend.ids)
     blank = unanswered(images)
     check_predicted(run)
-    texts, test = _encode_all(run, images, want, blend, result)
+    texts, scores, test = _encode_all(run, images, want, blend, result)
     unlike = [*_unanswered_reasons(blank, len(images)), *shift.find_reasons(run)]
     # the record lies ready before the submission is renamed into its place, and follows it
     with writing(run.record) as record, writing(run.submission) as temporary:
-        rows = submission.write(temporary, texts, want)
+        rows = submission.write(temporary, texts, want, scores)
         never = [run.competition.classes[number] for number in result.get("never", [])]
         prior = result.get("presence_prior")
         faults, odd = sanity.examine(temporary, want, run.competition, never, run.mask_statistics, prior)
@@ -96,9 +94,11 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
         digest = freshness.hash_file(temporary)
         said = {"verdict": verdict_of(reasons), "reasons": to_json(reasons), "warnings": sanity.warnings_of(odd)}
         write_json(record, _record(run, result, digest, test, said, rows))
-        _keep_older(run, digest)
+        older.keep(run, digest)
+    older.rename_other_kinds(run)
     _print(test, result)
-    _print_verdict(f"{rows} rows, valid → {shown(run.submission)}", reasons)
+    what = "rows" if want.settings.format != "images" else "mask images"
+    _print_verdict(f"{rows} {what}, valid → {shown(run.submission)}", reasons)
     yield from waiting
 
 
@@ -148,31 +148,33 @@ def _without(ids: list[str], others: list[str]) -> list[str]:
 
 def _encode_all(
     run: Run, images: pd.DataFrame, want: Expected, blend: Blend, result: dict[str, Any]
-) -> tuple[dict[submission.Key, list[str]], dict[str, Any]]:
-    """What the rows hold, and what the masks look like as a whole; image by image, so that probabilities at native size
-    never lie in memory together."""
+) -> tuple[submission.Texts, submission.Scores, dict[str, Any]]:
+    """What the rows hold, how sure they are, and what the masks look like as a whole; image by image, so that
+    probabilities at native size never lie in memory together."""
     decision, blank, usual = decision_of(result), unanswered(images), submission.usual_class(result)
     place = {image_id: row for row, image_id in enumerate(blend.ids)}
 
-    def encode_one(image: tuple[str, int, int]) -> tuple[dict[submission.Key, list[str]], list[int], float]:
+    def encode_one(image: tuple[str, int, int]) -> tuple[submission.Texts, submission.Scores, list[int], float]:
         image_id, *shape = image
         row = place[image_id]
         probability = blend.native(row, run.competition.scored_shape((shape[0], shape[1])))
-        masks = blend.decide(row, probability, decision)
+        masks = disjoint(blend.decide(row, probability, decision), probability, run.competition.submission.overlap)
         if image_id in blank:
             masks = constant_masks(masks.shape, usual)
         areas = [int(np.count_nonzero(mask)) for mask in masks]
-        return submission.texts_of(image_id, masks, want), areas, float(probability.max())
+        scores = submission.scores_of(image_id, masks, probability, want)
+        return submission.texts_of(image_id, masks, want), scores, areas, float(probability.max())
 
     if want.windows:
         return _join_all(run, images, want, blend, decision)
     with ThreadPoolExecutor() as pool:
         tasks = zip(images["image_id"], images["height"].tolist(), images["width"].tolist(), strict=True)
         encoded = list(track(pool.map(encode_one, tasks), "encode", len(images)))
-    texts = {key: text for own, _, _ in encoded for key, text in own.items()}
+    texts = {key: text for own, *_ in encoded for key, text in own.items()}
+    scores = {key: known for _, own, *_ in encoded for key, known in own.items()}
     shapes = zip(images["height"].tolist(), images["width"].tolist(), strict=True)
-    highest, pixels = [one for _, _, one in encoded], np.prod([*map(run.competition.scored_shape, shapes)], axis=1)
-    return texts, _summary(np.array([areas for _, areas, _ in encoded]), highest, pixels, run)
+    highest, pixels = [one for *_, one in encoded], np.prod([*map(run.competition.scored_shape, shapes)], axis=1)
+    return texts, scores, _summary(np.array([areas for _, _, areas, _ in encoded]), highest, pixels, run)
 
 
 def unanswered(images: pd.DataFrame) -> dict[str, str]:
@@ -203,11 +205,11 @@ def _unanswered_reasons(blank: dict[str, str], count: int) -> list[Reason]:
 
 def _join_all(
     run: Run, images: pd.DataFrame, want: Expected, blend: Blend, decision: Decision
-) -> tuple[dict[submission.Key, list[str]], dict[str, Any]]:
+) -> tuple[submission.Texts, submission.Scores, dict[str, Any]]:
     """As _encode_all, of images that were cut into windows: one image after the other; the figures are of windows, as
     those of held-out images are."""
     place = {image_id: row for row, image_id in enumerate(blend.ids)}
-    texts: dict[submission.Key, list[str]] = {}
+    texts: submission.Texts = {}
     areas, highest, pixels = [], [], []
     with ThreadPoolExecutor(WINDOWS_AT_ONCE) as pool:
         for whole in track(table.wholes_of(images), "encode", len(want.windows)):
@@ -216,7 +218,7 @@ def _join_all(
             areas.append(joined.areas)
             highest += joined.highest
             pixels += [(bottom - top) * (right - left) for top, left, bottom, right in whole.cores]
-    return texts, _summary(np.concatenate(areas), highest, np.array(pixels), run)
+    return texts, {}, _summary(np.concatenate(areas), highest, np.array(pixels), run)
 
 
 def _summary(areas: np.ndarray, highest: list[float], pixels: np.ndarray, run: Run) -> dict[str, Any]:
@@ -287,38 +289,6 @@ def _training(path: Path) -> dict[str, Any]:
 def _digest(code: dict[str, str]) -> str:
     """One hash of the hashes of several files."""
     return hashlib.sha256(json.dumps(code, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _keep_older(run: Run, digest: str) -> None:
-    """Gives an older submission of this name and its record a second, dated name, unless it is the same file.
-
-    They stay under the first name too, until the new ones are renamed over them: a kill in between loses nothing.
-    """
-    if not run.submission.exists() or (before := freshness.hash_file(run.submission)) == digest:
-        return
-    record = read_record(run.record)
-    own = record.get("sha256") == before and isinstance(record.get("made"), str)  # or it is of another file, or damaged
-    modified = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(run.submission.stat().st_mtime))
-    stamp = (record["made"] if own else modified).replace(" ", "-").replace(":", "")
-    dated = run.submission.with_name(f"{run.name}.{stamp}.csv")
-    for number in count(2):
-        if not dated.exists() or freshness.hash_file(dated) == before:  # of an attempt that was killed
-            break
-        dated = run.submission.with_name(f"{run.name}.{stamp}-{number}.csv")
-    _second_name(run.submission, dated)
-    if own:
-        _second_name(run.record, dated.with_suffix(".json"))
-
-
-def _second_name(path: Path, name: Path) -> None:
-    """Makes a file known by another name too; a file that is there already stays."""
-    if name.exists():
-        return
-    try:
-        os.link(path, name)
-    except OSError:  # a file system without links
-        with writing(name) as temporary:
-            shutil.copy2(path, temporary)
 
 
 # --- messages --------------------------------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ from pipeline.core.run import Run
 from pipeline.decode import table
 from pipeline.decode.readers.registry import reader_of
 from pipeline.masks import metrics, overlaps, overlay
-from pipeline.masks.decision import decision_of
+from pipeline.masks.decision import decision_of, disjoint
 from pipeline.masks.geometry import IGNORE
 from pipeline.masks.scale import scale_of
 from pipeline.predictions import blends
@@ -85,7 +85,8 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
         true = table.scored_mask(row, run.competition)
         predicted_as = place[row["image_id"]]
         probability = blend.native(predicted_as, true.shape[1:])
-        predicted = blend.decide(predicted_as, probability, decision)
+        overlap = run.competition.submission.overlap
+        predicted = disjoint(blend.decide(predicted_as, probability, decision), probability, overlap)
         if index < OVERLAYS:
             picture = overlay.drawn(read(row), true, predicted, run.competition)
             name = f"{index:02}_{row['image_id'].replace('/', '_')}.png"

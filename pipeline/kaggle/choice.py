@@ -13,6 +13,7 @@ from pipeline.core import freshness
 from pipeline.core.config.competition import Competition
 from pipeline.core.files import root
 from pipeline.encode import submission
+from pipeline.encode.file_kinds import files_in
 from pipeline.encode.submission import Expected
 from pipeline.kaggle import sent
 from pipeline.masks.metrics import metric_of
@@ -114,7 +115,7 @@ class Files:
     def __init__(self, rows: pd.DataFrame, want: Expected | None) -> None:
         """Takes rows of the log, and what a submission must hold (None: it is not known here)."""
         self.rows, self.want = rows, want
-        paths = sorted((root() / "submissions").glob("*.csv"))
+        paths = files_in(root() / "submissions")
         self.paths = {freshness.hash_file(path): path for path in paths if path != sent.log_file()}
         self._masks: dict[Path, dict[Any, np.ndarray]] = {}
 

@@ -17,6 +17,7 @@ from pipeline.core.console import track
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import read_record, writing
 from pipeline.encode import scoring
+from pipeline.encode.file_kinds import files_in, record_of, stem
 from pipeline.encode.submission import Expected
 from pipeline.masks.metrics import metric_of
 from pipeline.report import charts, page
@@ -114,7 +115,7 @@ def split(ids: list[str], share: float, seed: int = 0) -> tuple[list[str], list[
 def leaderboard(
     folder: Path, truth: Path, competition: Competition, want: Expected, share: float, seed: int = 0
 ) -> Board:
-    """Returns the submissions in a folder (*.csv) with their scores on both parts.
+    """Returns the submissions in a folder, of whatever kind of file, with their scores on both parts.
 
     Args:
         folder: the submissions; the .json beside one says its estimate, where encode wrote it.
@@ -129,9 +130,7 @@ def leaderboard(
     """
     if not folder.is_dir():
         raise PipelineError(f"{folder} is no folder; expected a folder of submissions.")
-    paths = [
-        path for path in sorted(folder.glob("*.csv")) if path.resolve() != truth.resolve() and path.name != "log.csv"
-    ]
+    paths = [path for path in files_in(folder) if path.resolve() != truth.resolve() and path.name != "log.csv"]
     if not paths:
         raise PipelineError(f"{folder} holds no .csv; expected a folder of submissions.")
     parts = [set(part) for part in split(scoring.truth_ids(truth, want), share, seed)]
@@ -141,9 +140,9 @@ def leaderboard(
         try:
             public, private = (scoring.score(path, truth, competition, want, part)[0] for part in parts)
         except PipelineError as error:
-            unscored[path.stem] = str(error)
+            unscored[stem(path)] = str(error)
             continue
-        rows.append({"name": path.stem, "public": public, "private": private, "estimate": _estimate(path)})
+        rows.append({"name": stem(path), "public": public, "private": private, "estimate": _estimate(path)})
     if not rows:
         raise PipelineError(f"Of {len(paths)} files in {folder} none can be scored: {next(iter(unscored.values()))}")
     sign = metric_of(competition).sign
@@ -156,7 +155,7 @@ def leaderboard(
 
 def _estimate(path: Path) -> float:
     """The honest score that a submission's record foretells; NaN without one."""
-    expected = read_record(path.with_suffix(".json")).get("expect")
+    expected = read_record(record_of(path)).get("expect")
     try:
         return float(expected["scores"]["fold_model"]["score"])  # type: ignore[index]
     except (KeyError, TypeError, ValueError):

@@ -3,14 +3,12 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from pipeline.core.files import read_record, shown
 from pipeline.core.results import read_tuned
 from pipeline.core.run import Run
 from pipeline.core.verdict import Reason
 from pipeline.encode import sanity, submission
-from pipeline.kaggle.bundle import parquet
 from pipeline.kaggle.push import COMMIT, push
 from pipeline.kaggle.submit import Kernel, Request, keep_reasons, offer, slug_of
 
@@ -47,8 +45,8 @@ def push_bundle(run: Run, folder: Path, request: Request) -> Iterator[str]:
 
 
 def examine(run: Run, path: Path) -> tuple[list[str], list[Reason]]:
-    """Returns the faults of a file for a run's test set, .csv or .parquet, and where it has none, what is odd in it, as
-    encode would find it.
+    """Returns the faults of a file for a run's test set, and where it has none, what is odd in it, as encode would find
+    it.
 
     Raises:
         PipelineError: it cannot be read.
@@ -57,9 +55,4 @@ def examine(run: Run, path: Path) -> tuple[list[str], list[Reason]]:
     result = read_tuned(run)
     never = [run.competition.classes[number] for number in result.get("never", [])]
     training = run.mask_statistics if run.mask_statistics.exists() else None
-    with TemporaryDirectory() as temporary:
-        table = path
-        if path.suffix == ".parquet":
-            table = Path(temporary) / "submission.csv"
-            parquet.to_csv(path, table)
-        return sanity.examine(table, want, run.competition, never, training, result.get("presence_prior"))
+    return sanity.examine(path, want, run.competition, never, training, result.get("presence_prior"))

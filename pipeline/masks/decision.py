@@ -6,7 +6,7 @@ digit.
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -166,6 +166,21 @@ def decide(
     planes = [[one[index] for one in models] for index in range(len(probability))]
     each = zip(probability, decision.rules, planes, heads.T, strict=True)
     return np.stack([_mask(*one, folds) for one in each])
+
+
+def disjoint(masks: np.ndarray, probability: np.ndarray, overlap: Literal["none", "classes", "any"]) -> np.ndarray:
+    """Returns masks or label maps (C, h, w) of which no two share a pixel, where the competition allows no overlap: a
+    pixel stays in the mask of the most probable of its classes.
+
+    Args:
+        masks: of the classes of an image.
+        probability: the same shape, what they were decided on.
+        overlap: what the competition's `submission.overlap` says.
+    """
+    if overlap != "none" or len(masks) == 1:
+        return masks
+    best = np.where(masks > 0, probability.astype(np.float32), -1).argmax(0)
+    return np.where(best == np.arange(len(masks))[:, None, None], masks, 0).astype(masks.dtype)
 
 
 def asks_models(decision: Decision) -> bool:

@@ -29,7 +29,8 @@ from pipeline.core.run import Run, open_run
 from pipeline.core.verdict import Reason, from_json, to_json
 from pipeline.decode import table
 from pipeline.encode import scoring, shift, submission
-from pipeline.encode.stage import _record, _trainings, freshness, shown, shutil, steps
+from pipeline.encode.older import shutil
+from pipeline.encode.stage import _record, _trainings, freshness, shown, steps
 from pipeline.masks import decision, rle, statistics
 from pipeline.predictions import blends, test_images
 

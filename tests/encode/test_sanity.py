@@ -11,7 +11,7 @@ import pytest
 from layouts import drawn
 
 from pipeline.core.config.competition import RleCsv
-from pipeline.core.config.raw_files import SubmissionSettings
+from pipeline.core.config.submission_settings import SubmissionSettings
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import input_root
 from pipeline.core.verdict import Reason, verdict_of

@@ -398,7 +398,7 @@ def test_submission_of_instances(tiny: Tiny) -> None:
     frame.loc[2:2, "id"] = "t1"
     frame.to_csv(tiny.root / "mine.csv", index=False)
     assert submission.faults_of(tiny.root / "mine.csv", want) == [
-        "row 3: id t1: overlaps another instance of the image",
+        "row 3: id t1: is the same as row 2",
         "row 4: id t1: an empty mask stands beside other instances",
         "1 of 4 test ids are missing: t2",
     ]

@@ -31,7 +31,7 @@ def brought(tiny: Tiny) -> Callable[[], Run]:
 
     def run() -> Run:
         truth = [tiny.masks[name][::-1] for name in list(TRAIN_IDS)[: len(TEST_IDS)]]
-        tiny.settings |= {"submission": {"size": list(SIZE)}, "clean": {"broken": {"action": "off"}}}
+        tiny.settings |= {"submission": {"size": list(SIZE), "file": "csv.gz"}, "clean": {"broken": {"action": "off"}}}
         tiny.settings["test"] = {"images": "test/{id}.tif", "masks": "test.csv", "evaluate": True}
         tiny.save()
         rows = [{"id": name, "mask": rle.encode(mask)} for name, mask in zip(TEST_IDS, truth, strict=True)]

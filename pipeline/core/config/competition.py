@@ -13,13 +13,13 @@ from pipeline.core.config.raw_files import (
     AnyOf,
     Columns,
     RleSettings,
-    SubmissionSettings,
     Subset,
     Value,
     values_of,
 )
 from pipeline.core.config.raw_images import MOST_CHANNELS, ChannelSettings, Range, VolumeSettings, WindowSettings
 from pipeline.core.config.settings import Settings, find_yaml, read_yaml, validate
+from pipeline.core.config.submission_settings import File, SubmissionSettings, check, completed, file_of
 from pipeline.core.errors import PipelineError
 
 FOLDER = Path(__file__).parents[2] / "competitions"
@@ -142,17 +142,7 @@ class Competition(Settings):
     @model_validator(mode="before")
     @classmethod
     def _complete_submission(cls, data: Any) -> Any:
-        """What `submission` leaves out is as in `columns`, or as the layout has it."""
-        given, columns = data.get("submission") or {}, data.get("columns") or {}
-        if not isinstance(given, dict) or not isinstance(columns, dict):
-            return data
-        usual = cls.model_fields["submission"].default.model_dump(exclude_unset=True) | columns
-        if usual.get("absent") == "leave_out":  # of training images alone
-            del usual["absent"]
-        for one, other in (("label", "pattern"), ("pattern", "label")):
-            if one in given:
-                usual.pop(other, None)
-        return {**data, "submission": usual | given}
+        return completed(data, cls.model_fields["submission"].default.model_dump(exclude_unset=True))
 
     @field_validator("metric")
     @classmethod
@@ -179,10 +169,7 @@ class Competition(Settings):
             )
         if self.ignore_class is not None and (self.ignore_class not in self.classes or self.kind != "multiclass"):
             raise ValueError(f"ignore_class is {self.ignore_class!r}; expected a class of a multiclass competition")
-        if self.submission.format == "labels" and self.kind != "multiclass":
-            raise ValueError("submission.format labels needs kind multiclass")
-        if self.submission.format == "rle" and len(self.foreground) > 1 and not self.submission.labelled:
-            raise ValueError(f"{SEVERAL}, or the same keys in submission")
+        check(self.submission, self.rle, self.kind, self.foreground, self.sample_submission)
         return self
 
     @property
@@ -203,6 +190,11 @@ class Competition(Settings):
     def scored_shape(self, shape: tuple[int, int]) -> tuple[int, int]:
         """Returns the rows × columns at which the masks of an image of this shape are decided, scored and submitted."""
         return self.submission.size or shape
+
+    @property
+    def submission_file(self) -> File:
+        """The kind of file of its submissions."""
+        return file_of(self.submission, self.sample_submission)
 
     @property
     def images_together(self) -> bool:
@@ -327,7 +319,8 @@ class RleCsv(Competition):
                 raise ValueError("windows cannot be cut of volumes, neighbouring slices, or arrays with channels first")
             if self.shape is not None:
                 raise ValueError("shape would be that of windows, where images are cut into such: leave `shape` out")
-            if self.submission.format == "labels" or self.submission.row == "instance" or self.submission.size:
+            whole = self.submission.format == "rle" and self.submission.row != "instance" and not self.submission.cell
+            if not whole or self.submission.size or self.submission.scored:
                 raise ValueError("windows are joined to one mask per image and class; `submission` asks for others")
         return self
 

@@ -2,7 +2,7 @@
 
 import re
 from fnmatch import fnmatch
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -175,19 +175,6 @@ class Columns(Settings):
     def row(self) -> Literal["image", "class", "instance"]:
         """What a row is."""
         return self.rows or ("class" if self.labelled else "image")
-
-
-class SubmissionSettings(Columns):
-    """What a submission looks like."""
-
-    format: Literal["rle", "labels"] = "rle"
-    """`labels` is one row per image: its id, then the class of every pixel, row by row, in columns 0, 1, 2, …"""
-    size: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = None
-    """Rows × columns of submitted masks, where it is another size than the images': masks are predicted, tuned and
-    scored at this size. null: each at its image's own size."""
-    resize: Literal["area", "nearest"] = "area"
-    """How a true mask comes to that size: a pixel is true where at least half of it is (`area`), or by the nearest
-    pixel."""
 
 
 class RleSettings(Settings):

@@ -26,6 +26,7 @@ from rich.markup import escape
 from pipeline.core import deadline, driver, freshness
 from pipeline.core.config.recipe import Recipe
 from pipeline.core.config.settings import validate
+from pipeline.core.config.submission_settings import ENDINGS, file_of_name
 from pipeline.core.console import say, warn
 from pipeline.core.engine import Engine
 from pipeline.core.errors import PipelineError
@@ -53,7 +54,8 @@ class Options:
     """A folder to take wheels from; None: they are downloaded."""
     limit: str = "8h"
     """The time that the notebook keeps to; `none`: any."""
-    target: str = "submission.csv"
+    target: str | None = None
+    """The name of the file that the notebook writes; None: `submission`, of the competition's kind."""
     user: str = "USERNAME"
     """Of Kaggle, in the metadata."""
     half: bool = False
@@ -81,6 +83,8 @@ def write_bundle(run: Run, options: Options, engine: Engine | None = None) -> Pa
             "YAML where test images lie."
         )
     check_finished(run, options.force)
+    options = replace(options, target=options.target or f"submission{_ending(run)}")
+    _check_kind(run, str(options.target))
     target = folder_of(run)
     with writing(target) as temporary:
         if temporary.exists():
@@ -176,10 +180,10 @@ def check_options(options: Options) -> None:
     """
     if not re.fullmatch(r"3\.\d+", options.python):
         raise PipelineError(f"--python {options.python}: expected a version such as 3.12.")
-    if not re.fullmatch(r"[\w-][\w.-]*\.(csv|parquet)", options.target):
+    if options.target and not (re.fullmatch(r"[\w-][\w.-]*", options.target) and file_of_name(options.target)):
         raise PipelineError(
             f"--output {options.target}: expected the name of a file, without a folder, that ends with .csv or "
-            ".parquet."
+            ".parquet, .csv.gz, .zip or .json."
         )
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", options.user):
         raise PipelineError(
@@ -188,6 +192,18 @@ def check_options(options: Options) -> None:
     deadline.limit_of(options.limit)
     if options.wheels and not options.wheels.is_dir():
         raise PipelineError(f"--wheels {options.wheels}: there is no such folder.")
+
+
+def _ending(run: Run) -> str:
+    file = run.competition.submission_file
+    return ".json" if file == "json" else ENDINGS[file]
+
+
+def _check_kind(run: Run, name: str) -> None:
+    """Checks that a submission can be a file of this name."""
+    file, images = run.competition.submission_file, run.competition.submission.format == "images"
+    if file_of_name(name) != file and (images or "json" in (file, file_of_name(name))):
+        raise PipelineError(f"--output {name}: submissions to {run.competition.name} end with {_ending(run)}.")
 
 
 # --- what is in it ---------------------------------------------------------------------------------------------------
@@ -272,7 +288,11 @@ def _dataset(run: Run, options: Options) -> dict[str, Any]:
 
 
 def _write_kernel(run: Run, folder: Path, digest: str, options: Options) -> None:
-    settings = {"SHA256": digest, "TARGET": options.target, "LIMIT": "" if options.limit == "none" else options.limit}
+    settings = {
+        "SHA256": digest,
+        "TARGET": str(options.target),
+        "LIMIT": "" if options.limit == "none" else options.limit,
+    }
     write_text(folder / "inference.py", notebook.script_text(settings))
     write_text(folder / "inference.ipynb", notebook.notebook_text(settings))
     write_text(folder / "server.py", notebook.server_text(settings))

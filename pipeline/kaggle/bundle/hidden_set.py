@@ -13,6 +13,7 @@ from pipeline.core.config.competition import RleCsv
 from pipeline.core.config.raw_files import names_in
 from pipeline.core.errors import PipelineError
 from pipeline.core.run import Run
+from pipeline.core.tables import is_parquet
 from pipeline.decode.readers.base import Item
 from pipeline.decode.readers.columns import class_numbers, keys_of
 from pipeline.decode.readers.files import read_table
@@ -77,7 +78,7 @@ def write_hidden(run: Run, folder: Path, count: int | None) -> HiddenSet:
             target.write_bytes((run.input / item.path).read_bytes()[:20])
         else:
             _write_image(item, target, resize=project.takes_any_size(run))
-    sample = read_table(run.input / competition.sample_submission, [], section="submission")
+    sample: pd.DataFrame = read_table(run.input / competition.sample_submission, [], section="submission")
     keys = [image_id or "" for image_id, _ in keys_of(sample, competition.submission, class_numbers(competition))]
     kept = sample[[one in names for one in keys]].copy()
     column = competition.submission.id
@@ -87,7 +88,10 @@ def write_hidden(run: Run, folder: Path, count: int | None) -> HiddenSet:
     ]
     path = folder / competition.sample_submission
     path.parent.mkdir(parents=True, exist_ok=True)
-    pd.DataFrame(kept).to_csv(path, index=False)
+    if is_parquet(path):
+        kept.to_parquet(path, index=False)
+    else:
+        kept.to_csv(path, index=False)
     if competition.test.table:
         shutil.copyfile(run.input / competition.test.table, folder / competition.test.table)
     ids = list(names.values())

@@ -3,7 +3,7 @@
     python -m pipeline infer BUNDLE [--time 8h] [--to submission.csv]
 
 reads   BUNDLE, as build.py writes it; the competition's input folder, under /kaggle/input or $PIPELINE_INPUT
-writes  submission.csv (or .parquet), and inference.json beside it: what was used and how long it took
+writes  submission.csv (or another kind of file), and inference.json beside it: what was used and how long it took
 
 A thin layer around the stages decode, predict and encode, which do the work as ever. What it adds: a valid file with
 the same answer for every image is there before anything else is done; the networks are checked against the canary; the
@@ -30,6 +30,7 @@ from rich.markup import escape
 
 from pipeline.core import deadline, driver, freshness
 from pipeline.core.config.competition import Competition
+from pipeline.core.config.submission_settings import ENDINGS, file_of_name
 from pipeline.core.console import duration, say, warn
 from pipeline.core.errors import PipelineError, first_line
 from pipeline.core.files import read_json, read_record, root, write_json, writing
@@ -37,8 +38,8 @@ from pipeline.core.results import read_tuned
 from pipeline.core.run import Run
 from pipeline.decode import table
 from pipeline.decode.readers.registry import reader_of
-from pipeline.encode import submission
-from pipeline.kaggle.bundle import budget, leftovers, parquet, project
+from pipeline.encode import file_kinds, submission
+from pipeline.kaggle.bundle import budget, leftovers, project
 from pipeline.kaggle.bundle.scratch import scratch
 from pipeline.kaggle.push import NOTE
 from pipeline.masks.geometry import geometry_of
@@ -100,7 +101,7 @@ def infer(bundle: Path, target: Path, limit: str | None = None, started: float |
 
     Args:
         bundle: the folder with bundle.json.
-        target: the file to write, .csv or .parquet.
+        target: the file to write, whose name says its kind.
         limit: the time that it may take, e.g. 8h; by default the bundle's; `none`: any.
         started: when that time began, in seconds since 1970; by default now.
 
@@ -108,8 +109,8 @@ def infer(bundle: Path, target: Path, limit: str | None = None, started: float |
         PipelineError: the bundle is none, the competition's data are not there; and, but where the hidden test set is
             scored, whatever else keeps the networks from predicting.
     """
-    if target.suffix not in (".csv", ".parquet"):
-        raise PipelineError(f"--to {target}: expected a name that ends with .csv or .parquet.")
+    if file_of_name(target.name) is None:
+        raise PipelineError(f"--to {target}: expected a name that ends with .csv or .parquet, .csv.gz, .zip or .json.")
     about = read_record(bundle / "bundle.json")
     if about.get("format") != 1:
         raise PipelineError(
@@ -167,7 +168,7 @@ def _write_first(one: Inference) -> int:
         items = []
     there = [item for item in items if (run.input / item.path).exists()]
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "submission.csv"
+        path = Path(folder) / f"submission{ENDINGS[run.competition.submission_file]}"
         try:
             ids = list(dict.fromkeys(item.image_id for item in items))
             rows = submission.write_constant(path, run.competition, run.input, ids, submission.usual_class(result))
@@ -186,12 +187,14 @@ def _write_first(one: Inference) -> int:
 
 
 def publish(path: Path, target: Path, competition: Competition) -> None:
-    """Puts a CSV in its place under its final name, atomically; as Parquet where the name ends so."""
+    """Puts a submission in its place under its final name, atomically; a table becomes the kind of file that the name
+    says."""
+    file = file_of_name(target.name)
     with writing(target) as temporary:
-        if target.suffix == ".parquet":
-            parquet.write(path, temporary, competition)
-        else:
+        if file == file_of_name(path.name) or file is None:
             shutil.copyfile(path, temporary)
+        else:
+            file_kinds.convert(path, temporary, file, competition.submission.format == "labels")
 
 
 # --- the work --------------------------------------------------------------------------------------------------------

@@ -68,7 +68,7 @@ def write_project(run: Run, folder: Path, convert: Callable[[Path, Path], None] 
 def takes_any_size(run: Run) -> bool:
     """Returns whether test images of another size than `shape` are predicted as they are, and not left out: unless rows
     are class maps, which have so many columns, or near-duplicates are compared, which depends on it."""
-    return run.competition.submission.format == "rle" and not run.recipe.tune.presence_neighbours
+    return run.competition.submission.format != "labels" and not run.recipe.tune.presence_neighbours
 
 
 def _write_member(source: Path, target: Path, weights: tuple[Path, ...], convert: Any) -> None:

@@ -21,7 +21,8 @@ from pipeline.core.files import read_json, shown, write_json
 from pipeline.core.run import Run
 from pipeline.decode.readers.columns import class_numbers, keys_of
 from pipeline.decode.readers.files import read_table
-from pipeline.kaggle.bundle import borrowed, build, hidden_set, parquet, script
+from pipeline.encode import file_kinds
+from pipeline.kaggle.bundle import borrowed, build, hidden_set, script
 from pipeline.kaggle.bundle.inference import RERUN
 from pipeline.masks import rle
 
@@ -152,13 +153,7 @@ def _examined(run: Run, path: Path, hidden: hidden_set.HiddenSet | None) -> str:
         PipelineError: it is not what it should be.
     """
     if hidden is None:
-        half = build.read_about(run)["weights"] == "fp16"
-        if path.suffix == ".parquet":
-            parquet.to_csv(path, path := path.with_suffix(".csv"))
-            return f"as Parquet, {_beside_encode(path, run.submission, half)}"
-        return _beside_encode(path, run.submission, half)
-    if path.suffix == ".parquet":
-        parquet.to_csv(path, path := path.with_suffix(".csv"))
+        return _beside_encode(path, run, build.read_about(run)["weights"] == "fp16")
     settings, empty = run.competition.submission, rle.convention_of(run.competition.rle).empty
     rows = read_table(path, [], hint="")
     ids = [image_id for image_id, _ in keys_of(rows, settings, class_numbers(run.competition))]
@@ -174,17 +169,22 @@ def _examined(run: Run, path: Path, hidden: hidden_set.HiddenSet | None) -> str:
     return f"{len(rows)} rows of {len(hidden.ids)} images{broken}"
 
 
-def _beside_encode(path: Path, submission: Path, half: bool) -> str:
+def _beside_encode(path: Path, run: Run, half: bool) -> str:
     """What a file is beside the one that encode wrote.
 
     Raises:
         PipelineError: it is another one, and weights are not in fp16.
     """
-    if path.read_bytes() == submission.read_bytes():
+    if path.read_bytes() == run.submission.read_bytes():
         return "the same bytes as encode"
+    images = run.competition.submission.format == "images"
+    here, there = ([] if images else list(file_kinds.lines_of(file)) for file in (path, run.submission))
+    if not images and here == there:
+        return "another kind of file than encode's, with the same rows"
     if not half:
-        raise PipelineError(f"the notebook wrote other bytes than encode, {shown(submission)}.")
-    here, there = (file.read_text(encoding="utf-8").splitlines() for file in (path, submission))
+        raise PipelineError(f"the notebook wrote another submission than encode, {shown(run.submission)}.")
+    if images:
+        return "with fp16 weights, other bytes than encode"
     same = sum(one == other for one, other in zip(here, there, strict=False))
     return f"with fp16 weights, {same} of {len(there)} lines are those of encode"
 

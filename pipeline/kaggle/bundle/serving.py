@@ -74,7 +74,7 @@ class ImagePredictor:
         competition = self.run.competition
         masks = self.masks(image) if image is not None else self._usual(shape)
         want = submission.format_of(competition)
-        return [text for texts in submission.texts_of(image_id, masks, want).values() for text in texts]
+        return submission.cells_of(image_id, masks, want)
 
     def _usual(self, shape: tuple[int, int]) -> np.ndarray:
         masks = np.zeros((len(self.run.competition.classes), *shape), np.uint8)

@@ -1,0 +1,59 @@
+"""Looks at the columns of a submission that are not predicted."""
+
+import pandas as pd
+
+from pipeline.core.verdict import Reason
+from pipeline.decode.readers.columns import keys_of
+from pipeline.encode import further_columns
+from pipeline.encode.expected import Expected
+
+
+def faults_of(frame: pd.DataFrame, want: Expected) -> list[tuple[int, str]]:
+    """Returns number and fault of every row that has something wrong in the columns that the YAML names."""
+    if not want.made:
+        return []
+    found = []
+    images, known = {text: image_id for image_id, text in want.written.items()}, set(want.ids)
+    keys = zip(frame.index + 2, keys_of(frame, want.settings, want.labels), strict=True)
+    columns = {name: frame[name].tolist() for name in want.made}
+    for place, (number, (written, label)) in enumerate(keys):
+        image_id = images.get(written or "", written or "")
+        if image_id not in known:
+            continue
+        names = {**want.names.get(image_id, {}), "class": label or want.only_label}
+        for name, template in want.made.items():
+            if fault := further_columns.fault(name, template, columns[name][place], names):
+                found.append((int(number), f"row {number}: id {image_id}: {fault}"))
+    return found
+
+
+def notes_on(frame: pd.DataFrame, want: Expected) -> list[Reason]:
+    """Returns which of the columns that are neither predicted nor named by the YAML hold what the sample submission
+    holds, by id, and which do not."""
+    numbers = {label: number for number, label in enumerate(want.labels)}
+    images = {text: image_id for image_id, text in want.written.items()}
+    keys = [
+        (images.get(image_id or "", image_id or ""), None if label is None else numbers.get(label, -1))
+        for image_id, label in keys_of(frame, want.settings, want.labels)
+    ]
+    further = {want.row_key(key): values for key, values in want.further.items()}
+    blank = [""] * len(want.copied)
+    same, others = [], []
+    for place, column in enumerate(want.copied):
+        wanted = [further.get(key, blank)[place] for key in keys]
+        values = frame[column].tolist()
+        differ = [row for row, pair in enumerate(zip(values, wanted, strict=True)) if pair[0] != pair[1]]
+        if not differ:
+            same.append(column)
+            continue
+        row = differ[0]
+        example = f"row {frame.index[row] + 2} has {values[row][:40]!r}, there it is {wanted[row][:40]!r}"
+        others.append(f"{column} in {len(differ)} of {len(frame)} rows ({example})")
+    found = []
+    if same:
+        text = f"Not predicted, but as they are in {want.sample}: {', '.join(same)}."
+        found.append(Reason("note", "further columns", text))
+    if others:
+        text = f"Other values than in {want.sample}: {', '.join(others)}; nothing here can tell whether they are right."
+        found.append(Reason("note", "further columns", text))
+    return found

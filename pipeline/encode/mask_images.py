@@ -1,0 +1,224 @@
+"""Submissions of mask images: a zip with one PNG or TIFF per test image, or per image and class.
+
+Of volumes it is one TIFF with a page per slice.
+"""
+
+import io
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import tifffile
+
+from pipeline.core.errors import PipelineError, first_line
+from pipeline.encode import further_columns
+from pipeline.encode.expected import Expected, Key, Texts
+from pipeline.encode.file_kinds import member
+from pipeline.masks import rle
+
+SHOWN = 5
+"""Values and names that a message has at most."""
+IGNORED = (".DS_Store", "Thumbs.db", "__MACOSX")
+"""What archives hold besides, and nobody means."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """One mask image."""
+
+    name: str
+    keys: list[list[Key]]
+    """For each page the keys of its masks: one, or of a class map one for each class that has pixels."""
+    volume: bool
+    """Whether it is a volume, also where it has one page only."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a mask image holds of one key."""
+
+    name: str
+    key: Key
+    text: str
+    """Run lengths."""
+    fault: str = ""
+    """Why it cannot be read."""
+
+
+def members(want: Expected) -> list[Member]:
+    """Returns the mask images of a submission, in the order of the test images.
+
+    Raises:
+        PipelineError: two test images have the same mask image, and are no slices of one volume.
+    """
+    rows = want.images[want.images["subset"] == "test"]
+    volumes = dict(zip(rows["image_id"], rows["of_image"], strict=True)) if "of_image" in rows else {}
+    template, pages = want.settings.image or "{id}", dict[str, list[list[Key]]]()
+    by_class = "{class}" in template
+    for image_id in want.ids:
+        numbers = want.classes if want.classed else [None]
+        for group in [[number] for number in numbers] if by_class else [numbers]:
+            label = want.labels[group[0] or 0]
+            own = want.names[image_id] | {"id": volumes.get(image_id) or image_id, "class": label}
+            name = further_columns.filled(template, own)
+            pages.setdefault(name, []).append([(image_id, number) for number in group])
+            if len(pages[name]) > 1 and not volumes.get(image_id):
+                first = pages[name][0][0][0]
+                raise PipelineError(f"submission.image gives images {first} and {image_id} the same name, {name}.")
+    return [Member(name, keys, bool(volumes.get(keys[0][0][0]))) for name, keys in pages.items()]
+
+
+# --- writing ---------------------------------------------------------------------------------------------------------
+
+
+def write(path: Path, texts: Texts, want: Expected) -> int:
+    """Writes a zip of mask images and returns how many there are.
+
+    Raises:
+        PipelineError: an image was not predicted.
+    """
+    listed = members(want)
+    with zipfile.ZipFile(path, "w") as archive:
+        for one in listed:
+            planes = [_page(keys, texts, want) for keys in one.keys]
+            pixels = np.moveaxis(np.stack(planes), 0, want.axis) if one.volume else planes[0]
+            archive.writestr(member(one.name, zipfile.ZIP_STORED), encoded(one.name, pixels))
+    return len(listed)
+
+
+def encoded(name: str, pixels: np.ndarray) -> bytes:
+    """Returns a PNG, or a TIFF with deflate, of pixels (h, w) or, of a TIFF, (pages, h, w)."""
+    if name.lower().endswith(".png"):
+        return cv2.imencode(".png", pixels)[1].tobytes()
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, pixels, compression="zlib", photometric="minisblack", metadata=None, software=False)
+    return buffer.getvalue()
+
+
+def _page(keys: list[Key], texts: Texts, want: Expected) -> np.ndarray:
+    """A mask image, or one page of it (h, w)."""
+    if missing := next((key for key in keys if key not in texts), None):
+        raise PipelineError(f"test id {want.name(missing)} was not decoded: decode again.")
+    page = np.full(want.shapes[keys[0][0]], _background(want), _dtype(want))
+    for key in keys:
+        for text in texts[key]:
+            page[rle.decode(text, page.shape, want.convention) == 1] = _value(key, want)
+    return page
+
+
+def _value(key: Key, want: Expected) -> int:
+    return want.values[want.classes[0] if key[1] is None else key[1]]
+
+
+def _background(want: Expected) -> int:
+    """What pixels of no class hold: of class maps the value of the first class."""
+    is_class_map = 0 not in want.classes and "{class}" not in str(want.settings.image)
+    return want.values[0] if is_class_map else 0
+
+
+def _dtype(want: Expected) -> type[np.unsignedinteger]:
+    return np.uint8 if max(want.values) < 256 else np.uint16
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+def read(path: Path, want: Expected, faults: list[str]) -> Iterator[Found]:
+    """Yields the masks of a zip or a folder of mask images; what else lies there is added to `faults`.
+
+    Raises:
+        PipelineError: it is neither.
+    """
+    known = {one.name: one for one in members(want)}
+    with _Folder(path) as folder:
+        names = folder.names()
+        inside = {name.split("/")[0] for name in names}
+        if (
+            names
+            and not set(names) & set(known)
+            and len(inside) == 1
+            and {*known} & {name.split("/", 1)[-1] for name in names}
+        ):
+            faults.append(f"all mask images lie in the folder {inside.pop()}/; expected {next(iter(known))} at the top")
+            return
+        for name in names:
+            if name not in known:
+                faults.append(f"{name}: is the mask of no test image; expected names as {next(iter(known), '')}")
+        for name, one in known.items():
+            if name not in names:
+                continue
+            try:
+                pages = _pages(folder.read(name), one, want)
+            except ValueError as error:
+                yield from (Found(name, key, "", str(error)) for keys in one.keys for key in keys)
+                continue
+            for keys, page in zip(one.keys, pages, strict=True):
+                for key in keys:
+                    yield Found(name, key, rle.encode(page == _value(key, want), want.convention))
+
+
+class _Folder:
+    """The files of a folder or a zip."""
+
+    def __init__(self, path: Path) -> None:
+        if not path.exists():
+            raise PipelineError(f"{path} does not exist.")
+        try:
+            self.path, self.archive = path, None if path.is_dir() else zipfile.ZipFile(path)
+        except (OSError, zipfile.BadZipFile) as error:
+            raise PipelineError(f"{path} is neither a folder nor a zip of mask images: {first_line(error)}.") from None
+
+    def __enter__(self) -> "_Folder":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.archive:
+            self.archive.close()
+
+    def names(self) -> list[str]:
+        if self.archive:
+            found = [name for name in self.archive.namelist() if not name.endswith("/")]
+        else:
+            found = [one.relative_to(self.path).as_posix() for one in sorted(self.path.rglob("*")) if one.is_file()]
+        return [name for name in found if not {*name.split("/")} & {*IGNORED}]
+
+    def read(self, name: str) -> bytes:
+        """Raises ValueError where the file is damaged."""
+        try:
+            return self.archive.read(name) if self.archive else (self.path / name).read_bytes()
+        except (OSError, EOFError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+            raise ValueError(f"cannot be read: {first_line(error)}") from None
+
+
+def _pages(content: bytes, one: Member, want: Expected) -> np.ndarray:
+    """The pages (n, h, w) of a mask image; raises ValueError where it is not as it must be."""
+    pixels, shape = _decoded(content, one.name), want.shapes[one.keys[0][0][0]]
+    if pixels.dtype != _dtype(want):
+        raise ValueError(f"holds {pixels.dtype} pixels; expected {np.dtype(_dtype(want))}")
+    wanted = list(shape)
+    if one.volume:
+        wanted.insert(want.axis, len(one.keys))
+    if list(pixels.shape) != wanted:
+        turned = ", transposed?" if len(wanted) == 2 and list(pixels.shape) == wanted[::-1] else ""
+        expected = "×".join(map(str, wanted))
+        raise ValueError(f"is {'×'.join(map(str, pixels.shape))}; expected {expected}{turned}")
+    allowed = sorted({_background(want), *(_value(key, want) for keys in one.keys for key in keys)})
+    if strange := sorted(set(np.unique(pixels).tolist()) - set(allowed)):
+        listed = ", ".join(map(str, strange[:SHOWN])) + (", …" if len(strange) > SHOWN else "")
+        raise ValueError(f"holds the values {listed}; expected {', '.join(map(str, allowed))}")
+    return np.moveaxis(pixels, want.axis, 0) if one.volume else pixels[None]
+
+
+def _decoded(content: bytes, name: str) -> np.ndarray:
+    if name.lower().endswith(".png"):
+        found = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED) if content else None
+        if found is None:
+            raise ValueError("is no readable PNG")
+        return found
+    try:
+        return np.asarray(tifffile.imread(io.BytesIO(content)))
+    except Exception as error:  # tifffile raises what its codecs raise
+        raise ValueError(f"is no readable TIFF: {first_line(error)}") from None

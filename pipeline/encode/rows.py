@@ -1,0 +1,91 @@
+"""What the rows of a submission say, whatever kind of file it is."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from pipeline.core.config.submission_settings import file_of_name
+from pipeline.core.errors import PipelineError
+from pipeline.core.files import final_name
+from pipeline.decode.readers.columns import keys_of
+from pipeline.encode import cells, file_kinds, further_columns, mask_images
+from pipeline.encode.expected import Expected
+
+
+@dataclass(frozen=True)
+class Row:
+    """One mask or instance of a submission."""
+
+    number: int
+    where: str
+    """What a message calls it: `row 3`, or the name of a mask image."""
+    value: str
+    """What it writes for the image."""
+    image_id: str | None
+    label: str | None
+    text: str
+    """Run lengths, as they are written."""
+    fault: str = ""
+    """What keeps them from being read."""
+
+
+def read_frame(path: Path, want: Expected) -> pd.DataFrame:
+    """Returns the table of a submission, as file_kinds.read_rows.
+
+    Raises:
+        PipelineError: it cannot be read, or is of another kind than the competition's submissions.
+    """
+    if file_kinds.holds_images(path):
+        raise PipelineError(f"{path} holds mask images; the competition's submissions are tables (.{want.file}).")
+    is_json = file_of_name(final_name(path)) == "json"
+    if is_json != (want.file == "json"):
+        kind, other = ("COCO's results", "tables") if is_json else ("a table", "COCO's results (.json)")
+        raise PipelineError(f"{path} is {kind}; the competition's submissions are {other}.")
+    return file_kinds.read_rows(path)
+
+
+def rows_of(frame: pd.DataFrame, want: Expected) -> Iterator[Row]:
+    """Yields every mask and instance in a table; of a cell that names classes, an empty mask of each class that it has
+    no instance of."""
+    images = {text: image_id for image_id, text in want.written.items()}
+    values, texts = frame[want.settings.id].tolist(), frame[want.settings.rle].tolist()
+    for place, (number, (found, label)) in enumerate(
+        zip(frame.index + 2, keys_of(frame, want.settings, want.labels), strict=True)
+    ):
+        image_id = images.get(found, found) if found is not None else None
+        row = Row(int(number), f"row {number}", values[place], image_id, label, texts[place])
+        yield from _in_cell(row, want) if want.settings.cell else [row]
+
+
+def _in_cell(row: Row, want: Expected) -> Iterator[Row]:
+    instances = cells.split(row.text, want)
+    labels = [want.labels[number] for number in want.classes] if want.settings.classes_in_cell else [row.label]
+    if instances is None:
+        fault = f"{row.text[:40]!r} is not made as {want.settings.cell!r}"
+        yield from (_of(row, label, "", fault) for label in labels[:1])
+        return
+    for one in instances:
+        label = one.label if want.settings.classes_in_cell else row.label
+        fault = "" if one.score is None else further_columns.score_fault("the score", one.score)
+        if want.settings.classes_in_cell and label not in labels:
+            label, fault = labels[0], f"label {one.label!r} is no class ({', '.join(map(str, labels))})"
+        yield _of(row, label, one.text, fault)
+    named = {one.label if want.settings.classes_in_cell else row.label for one in instances}
+    yield from (
+        _of(row, label, want.convention.empty if instances else row.text) for label in labels if label not in named
+    )
+
+
+def _of(row: Row, label: str | None, text: str, fault: str = "") -> Row:
+    return Row(row.number, row.where, row.value, row.image_id, label, text, fault)
+
+
+def rows_of_images(path: Path, want: Expected, faults: list[str]) -> Iterator[Row]:
+    """Yields the masks of a zip or a folder of mask images; see mask_images.read."""
+    if path.exists() and not file_kinds.holds_images(path):
+        raise PipelineError(f"{path} is a table; the competition's submissions are zips or folders of mask images.")
+    for number, one in enumerate(mask_images.read(path, want, faults)):
+        label = None if one.key[1] is None else want.labels[one.key[1]]
+        yield Row(number, one.name, one.key[0], one.key[0], label, one.text, one.fault)

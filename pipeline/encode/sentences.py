@@ -1,0 +1,35 @@
+"""What those who look for faults in submissions share: how masks are handed on, and ends of sentences."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from pipeline.core.tables import unseen
+from pipeline.encode.expected import Expected
+from pipeline.masks import rle
+
+Measure = Callable[[str, int, np.ndarray], None]
+"""Takes the mask (h, w) uint8 of 0 and 1 of an image, or of a window of one, and a class, by id and number."""
+
+
+def meant_id(value: str, image_id: str, meant: str) -> str:
+    """Returns the end of a sentence about an id that is not in the test set: what does not show in its value, or what
+    to write where it is the name of a test image's file."""
+    if odd := unseen(value):
+        return f": it is written {odd}"
+    if meant == image_id:
+        return ""
+    if image_id.startswith(meant):
+        return f": write {meant}, without {image_id[len(meant) :]}"
+    return f": write {meant}"
+
+
+def no_mask(text: str, error: rle.RleError, want: Expected) -> str:
+    """Returns why a text is no mask."""
+    empty = f"the text {want.convention.empty!r}" if want.convention.empty else "an empty field"
+    return f"{text!r} is no mask; an empty one is {empty}" if rle.is_placeholder(text) else str(error)
+
+
+def not_canonical(text: str, again: str) -> str:
+    """Returns that a text should be written in another way."""
+    return f"is not in canonical form: {text[:40]!r} should be {again[:40]!r}"
