@@ -4,6 +4,7 @@ theirs, the pictures are ours."""
 import base64
 import json
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +36,8 @@ class Raw:
     groups: dict[str, str] = field(default_factory=dict)
     instances: dict[str, int] = field(default_factory=dict)
     """How many instances of all classes there are, where the files tell them apart."""
+    submitted: Counter[str] = field(default_factory=Counter)
+    """How many masks that are not empty a submission holds of each test image."""
 
     def path(self, name: str) -> Path:
         path = self.folder / name

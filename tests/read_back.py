@@ -87,6 +87,7 @@ def table(image: Any, rle: str, decode: Decode, label: Any = None, columns: str 
             for mask in decode(row[rle], found[name].shape[1:]):  # type: ignore[arg-type]
                 assert not (found[name][number] & mask).any()
                 found[name][number] |= mask
+                raw.submitted[name] += int(mask.any())
         assert seen <= raw.test.keys()
         return found
 
@@ -122,6 +123,7 @@ def arctic(path: Path, raw: Raw) -> Found:
         mask = coco.decode(one["segmentation"])
         assert not (found[numbers[one["image_id"]]][0] & mask).any()
         found[numbers[one["image_id"]]][0] |= mask
+        raw.submitted[numbers[one["image_id"]]] += 1
     return found
 
 
@@ -165,3 +167,7 @@ READERS: dict[str, Callable[[Path, Raw], Found]] = {
     "isic-2018": zipped("{id}_segmentation.png"),
 }  # fmt: skip
 """What reads the submission of each competition that has one."""
+OF_INSTANCES = {
+    "recodai-forgery", "hubmap-vasculature", "sartorius", "geoai-arctic", "airbus", "dsb2018", "imaterialist-2020",
+}  # fmt: skip
+"""Competitions whose submissions hold each instance by itself."""

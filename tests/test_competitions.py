@@ -4,13 +4,14 @@ given as predictions, come out as a file that is read back as these masks withou
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
 from imitations import RECENT, Raw
 from imitations_of_classics import CLASSICS
-from read_back import READERS
+from read_back import OF_INSTANCES, READERS
 
 from pipeline.bring import bring, encode
 from pipeline.core.config.competition import FOLDER
@@ -55,7 +56,10 @@ def test_raw_files_are_decoded_as_drawn(name: str, tmp_path: Path, monkeypatch: 
     if name in READERS:
         path = encode(fed_with_the_truth(raw, run))
         found = READERS[name](path, raw)
-        assert {image_id: np.array_equal(masks, raw.test[image_id]) for image_id, masks in found.items()} == dict.fromkeys(raw.test, True)
+        assert found.keys() == raw.test.keys()
+        assert [image_id for image_id, masks in found.items() if not np.array_equal(masks, raw.test[image_id])] == []
+        if name in OF_INSTANCES:
+            assert +raw.submitted == {image_id: regions for image_id, masks in raw.test.items() if (regions := count(masks))}
 
 
 def assert_decoded(name: str, raw: Raw, run: Run) -> None:
@@ -85,6 +89,11 @@ def fed_with_the_truth(raw: Raw, run: Run) -> Run:
         oof=255 * (np.stack(oof) == 1).astype(np.uint8), oof_ids=train["image_id"].tolist(),
         test=255 * np.stack(predicted), test_ids=test["image_id"].tolist(),
     )  # fmt: skip
+
+
+def count(masks: np.ndarray) -> int:
+    """How many connected regions masks (classes, h, w) have."""
+    return sum(cv2.connectedComponents(mask)[0] - 1 for mask in masks)
 
 
 def part_of(raw: Raw, row: Any) -> np.ndarray:
