@@ -72,7 +72,10 @@ def _rows(key: str, field: FieldInfo) -> Iterator[str]:
     default = "" if inner and field.default is not None else f"`{_default(field)}`"
     choices = _choices(field)
     meaning = " ".join(filter(None, [told, f"One of {choices}." if choices else ""]))
-    yield f"| `{key}` | {default} | {meaning.replace('|', '&#124;')} |"
+    if key == "metric_file":  # what `metric` says where it is a mapping
+        key = "metric"
+    else:
+        yield f"| `{key}` | {default} | {meaning.replace('|', '&#124;')} |"
     for name, one in inner.model_fields.items() if inner else ():
         yield from _rows(f"{key}.{name}", one)
 

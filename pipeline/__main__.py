@@ -387,9 +387,9 @@ def score(
     loaded, want = submission.expected_by_name(competition)
     value, rows = scoring.score(submission_path, truth, loaded, want)
     remark = f" ({loaded.remark})" if loaded.remark else ""
-    result = {"score": value, "rows": rows, "metric": loaded.metric}
+    result = {"score": value, "rows": rows, "metric": loaded.scored_by}
     result |= {"remark": loaded.remark} if remark else {}
-    typer.echo(json.dumps(result) if as_json else f"{loaded.metric} {value:.4f} over {rows} rows{remark}")
+    typer.echo(json.dumps(result) if as_json else f"{loaded.scored_by} {value:.4f} over {rows} rows{remark}")
 
 
 kaggle_commands.register(app)
@@ -446,6 +446,7 @@ def _preflight(opened: "Run", force: bool, decodes: bool) -> None:
     files are missing too, that is said first, and both at once."""
     from pipeline.core import driver
     from pipeline.decode.stage import raw_fault
+    from pipeline.predictions import published
     from pipeline.train.stage import guard, preflight
 
     waiting = [state for state in driver.states(opened, "train") if state.reasons and not state.kept]
@@ -454,6 +455,8 @@ def _preflight(opened: "Run", force: bool, decodes: bool) -> None:
     if not (waiting or force):
         return
     try:
+        if opened.competition.metric_file:
+            published.load(opened.competition)
         preflight(opened)
     except PipelineError as error:
         raw = raw_fault(opened) if decodes and driver.unfinished(opened, "decode") else ""

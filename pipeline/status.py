@@ -177,7 +177,8 @@ def verdict_lines(run: Run) -> Iterator[str]:
 def _interval(honest: dict[str, Any], result: dict[str, Any]) -> str:
     """What is known of how sure the honest score is."""
     ends = honest.get("interval_95", result.get("nested_interval_95"))
-    text = "95 % interval {:.4f} to {:.4f}".format(*ends) if ends else "interval not known: one group alone"
+    why = (result.get("published") or {}).get("draws_remark") or "one group alone"
+    text = "95 % interval {:.4f} to {:.4f}".format(*ends) if ends else f"interval not known: {why}"
     ends = [f"{end:.4f}" for end in result.get("nested_spread") or [0, 0]]
     if ends[0] != ends[1]:
         text += f"; {ends[0]} to {ends[1]} from one partition to another"

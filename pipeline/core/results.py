@@ -51,6 +51,13 @@ class Scored(Part):
     ensemble: dict[str, float] = {}
 
 
+def searched_by(result: dict[str, Any]) -> str:
+    """Returns the built-in metric that tuning went by, and that scores of single images and curves are of; where the
+    competition's own function gives the final scores, `metric` is that function's file."""
+    by: str = result.get("tuned_by", result)["metric"]
+    return by
+
+
 class Labelled(Part):
     """One of the numbers to expect, and what it is of."""
 

@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 import yaml
 
-from pipeline.core.config.competition import Competition, SplitSettings, load_competition
+from pipeline.core.config.competition import Competition, load_competition
+from pipeline.core.config.preparing import SplitSettings
 from pipeline.core.config.recipe import Recipe, load_recipe, recipe_file
 from pipeline.core.config.settings import override, validate
 from pipeline.core.config.submission_settings import ENDINGS

@@ -137,8 +137,11 @@ def scored_mask(row: Any, competition: Competition) -> np.ndarray:
 
 def scored_truth(row: Any, competition: Competition, metric: Metric) -> np.ndarray:
     """Returns what a metric needs of the truth: scored_mask, or the instances (C, h, w) int32 at the same size."""
-    if not metric.instances:
-        return scored_mask(row, competition)
+    return scored_instances(row, competition) if metric.instances else scored_mask(row, competition)
+
+
+def scored_instances(row: Any, competition: Competition) -> np.ndarray:
+    """Returns an image's true instances (C, h, w) int32, as true_instances does, at the size of scores."""
     labels = true_instances(row, competition.classes)
     height, width = competition.scored_shape((labels.shape[1], labels.shape[2]))
     if labels.shape[1:] == (height, width):

@@ -9,6 +9,7 @@ import pandas as pd
 from pipeline.core.config.competition import Competition
 from pipeline.core.errors import PipelineError
 from pipeline.decode import table
+from pipeline.encode import published_scores
 from pipeline.encode.class_maps import read_labels
 from pipeline.encode.expected import Expected, Key
 from pipeline.encode.rows import Row, read_frame, rows_of, rows_of_images
@@ -38,6 +39,8 @@ def score(
         PipelineError: a missing column, no rows, a repeated id, a truth id that the submission lacks or that no image
             has, a broken mask.
     """
+    if competition.metric_file:
+        return published_scores.score(path, truth, competition, want, only)
     if want.settings.format == "labels":
         return _score_labels(path, truth, competition, want, only)
     predictions, truths = _read(path, "the submission", want), _read(truth, "the truth", want)

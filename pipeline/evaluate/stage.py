@@ -13,6 +13,7 @@ The masks are those of the submission: nothing here was chosen on the test set.
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from pipeline.core.errors import PipelineError
 from pipeline.core.files import shown, write_json, write_png, writing
 from pipeline.core.freshness import Step
 from pipeline.core.lock import exclusive_lock
-from pipeline.core.results import read_submission, read_tuned
+from pipeline.core.results import read_submission, read_tuned, searched_by
 from pipeline.core.run import Run
 from pipeline.decode import table
 from pipeline.decode.readers.registry import reader_of
@@ -32,7 +33,9 @@ from pipeline.masks import metrics, overlaps, overlay
 from pipeline.masks.decision import decision_of, disjoint
 from pipeline.masks.geometry import IGNORE
 from pipeline.masks.scale import scale_of
-from pipeline.predictions import blends
+from pipeline.predictions import blends, published
+from pipeline.predictions import rows as submission_rows
+from pipeline.predictions.rows import Format
 
 NEEDS_TEST, READS_FOLDS = True, "test"
 OVERLAYS = 10
@@ -53,7 +56,10 @@ def steps(run: Run) -> list[Step]:
     settings: dict[str, Any] = {"metric": run.competition.metric, "reading": run.competition.remark}
     if run.competition.submission.size:
         settings["size"] = [*run.competition.submission.size, run.competition.submission.resize]
+    if run.competition.metric_file:
+        settings["metric_file"] = run.competition.metric_file.model_dump(mode="json")
     inputs = (run.record, run.postprocess, run.test_table, *blends.files(run, "test"))
+    inputs += tuple(filter(None, [published.file_of(run.competition)]))
     return [Step("evaluate", "evaluate", run.folder / "test.manifest.json", inputs, outputs, settings)]
 
 
@@ -65,6 +71,8 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
     """
     images = table.read_table(run.test_table)
     result, record = read_tuned(run), read_submission(run)
+    if run.competition.metric_file:  # beside it, the built-in metric that tuning went by
+        run = replace(run, competition=run.competition.model_copy(update={"metric": searched_by(result)}))
     blend, decision = blends.test(run, result), decision_of(result)
     place = {image_id: number for number, image_id in enumerate(blend.ids)}
     if missing := [image_id for image_id in images["image_id"] if image_id not in place]:
@@ -79,6 +87,7 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
         old.unlink()
 
     metric, units = metrics.metric_of(run.competition), table.units_of(images)
+    shape = Format(run.competition) if run.competition.metric_file else None
 
     def evaluate_one(index: int) -> dict[str, Any]:
         row = images.iloc[index]
@@ -93,7 +102,8 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
             write_png(folder / name, overlay.with_legend(picture, run.competition))
         figures = image_figures(probability, predicted, true, run.competition)
         truth = table.scored_truth(row, run.competition, metric) if metric.instances else true
-        return {"image_id": row["image_id"], "masks": (predicted, truth), **figures}
+        texts = shape and (shape.texts(predicted), shape.true_texts(row))
+        return {"image_id": row["image_id"], "masks": (predicted, truth), "texts": texts, **figures}
 
     def evaluate_batch(batch: np.ndarray) -> list[tuple[int, dict[str, Any]]]:
         rows = [evaluate_one(index) for index in batch.tolist()]
@@ -110,6 +120,8 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
         done = dict(pair for batch in results for pair in batch)
     rows = [done[index] for index in range(len(images))]
     summary = {"run": run.name, "remark": run.competition.remark, **summarise(rows, run.competition, units)}
+    if shape:
+        summary |= published_score(images, rows, units, run.competition, summary)
     flat = pd.DataFrame([{key: value for key, value in row.items() if np.isscalar(value)} for row in rows])
     with writing(run.folder / "test_scores.csv") as temporary:
         flat.to_csv(temporary, index=False)
@@ -117,6 +129,29 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
     _add_to_runs(run, summary, record)
     _print(run, summary)
     yield from waiting
+
+
+def published_score(
+    images: pd.DataFrame, rows: list[dict[str, Any]], units: np.ndarray, competition: Competition, by: dict[str, Any]
+) -> dict[str, Any]:
+    """Returns the score by the competition's published metric, under the names of the built-in one, and that one.
+
+    Args:
+        images: rows of test_images.parquet.
+        rows: of each of them, the `texts` of its predicted and its true masks.
+        units: their groups.
+        competition: its metric.
+        by: the summary by the built-in metric.
+
+    Raises:
+        PipelineError: the metric fails.
+    """
+    predicted, true = zip(*(row["texts"] for row in rows), strict=True)
+    solution = submission_rows.solution(images, true, units, competition).frame
+    submission = submission_rows.submission(images, predicted, units, competition).frame
+    score = published.load(competition).score(solution, submission)
+    built_in = {name: by[name] for name in ("metric", "score")}
+    return {"metric": competition.scored_by, "score": score, "tuned_by": built_in}
 
 
 def image_figures(

@@ -16,7 +16,7 @@ from pipeline.encode import submission
 from pipeline.encode.file_kinds import files_in
 from pipeline.encode.submission import Expected
 from pipeline.kaggle import sent
-from pipeline.masks.metrics import metric_of
+from pipeline.masks.metrics import final_metric
 
 FEWEST = 6
 """Submissions from which on a correlation says anything."""
@@ -80,7 +80,7 @@ def choose(rows: pd.DataFrame, competition: Competition, differ: Callable[[int, 
         competition: the competition.
         differ: from two places to the share of mask pixels that differ; None where a file is gone.
     """
-    sign = metric_of(competition).sign
+    sign = final_metric(competition).sign
     known = {place: value for place, text in enumerate(rows["estimate"]) if (value := sent.number(text)) is not None}
     usable = [place for place in known if rows["status"].iloc[place] != "error"]
     if not usable:

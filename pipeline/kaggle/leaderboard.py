@@ -19,7 +19,7 @@ from pipeline.core.files import read_record, writing
 from pipeline.encode import scoring
 from pipeline.encode.file_kinds import files_in, record_of, stem
 from pipeline.encode.submission import Expected
-from pipeline.masks.metrics import metric_of
+from pipeline.masks.metrics import final_metric
 from pipeline.report import charts, page
 
 
@@ -145,12 +145,12 @@ def leaderboard(
         rows.append({"name": stem(path), "public": public, "private": private, "estimate": _estimate(path)})
     if not rows:
         raise PipelineError(f"Of {len(paths)} files in {folder} none can be scored: {next(iter(unscored.values()))}")
-    sign = metric_of(competition).sign
+    sign = final_metric(competition).sign
     board = pd.DataFrame(rows)
     for name in ("public", "private"):
         board[f"{name}_rank"] = (-sign * board[name]).rank(method="min").astype(int)
     board = board.sort_values(["public_rank", "name"], ignore_index=True)
-    return Board(competition.name, competition.metric, sign, len(parts[0]), len(parts[1]), board, unscored)
+    return Board(competition.name, competition.scored_by, sign, len(parts[0]), len(parts[1]), board, unscored)
 
 
 def _estimate(path: Path) -> float:

@@ -1,4 +1,5 @@
-"""Scores of single objects: predicted and true instances are matched by their IoU at several thresholds.
+"""Scores of single objects: predicted and true instances are matched by their IoU at several thresholds, or by their F1
+in the pairs that are best altogether.
 
 Instances are label maps (h, w) int32: 0 is background, every other number an instance. Where a mask tells none apart,
 its connected regions (touching by side or corner) are its instances.
@@ -57,15 +58,53 @@ def matches(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
 
 
 def _matches(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
+    both, mine, theirs = _overlaps(predicted, true)
+    union = mine[:, None] + theirs - both
+    hits = (20 * both > union * STEPS[:, None, None]).sum((1, 2))
+    return np.concatenate([hits, both.shape[0] - hits, both.shape[1] - hits])
+
+
+def _overlaps(predicted: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The pixels that each predicted instance shares with each true one (P, T), and those of each (P,) and (T,)."""
     counted = true >= 0
     mine, theirs = predicted[counted], true[counted]
     shape = int(mine.max(initial=0)) + 1, int(theirs.max(initial=0)) + 1
     overlap = np.bincount(mine * shape[1] + theirs, minlength=shape[0] * shape[1]).reshape(shape)
-    areas = overlap.sum(1, keepdims=True), overlap.sum(0, keepdims=True)
-    objects = np.ix_(areas[0][1:, 0] > 0, areas[1][0, 1:] > 0)  # another instance may cover one, or ignored pixels
-    both, union = overlap[1:, 1:][objects], (areas[0] + areas[1] - overlap)[1:, 1:][objects]
-    hits = (20 * both > union * STEPS[:, None, None]).sum((1, 2))
-    return np.concatenate([hits, both.shape[0] - hits, both.shape[1] - hits])
+    areas = overlap.sum(1)[1:], overlap.sum(0)[1:]
+    objects = [area > 0 for area in areas]  # another instance may cover one, or ignored pixels
+    return overlap[1:, 1:][np.ix_(*objects)], areas[0][objects[0]], areas[1][objects[1]]
+
+
+def optimal_pairs(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
+    """Returns the sum of the pixel F1 (Dice) of the pairs of instances that make it largest, and the number of
+    predicted or of true instances, whichever is larger (2, C) float64.
+
+    Every instance is in one pair at most (Hungarian algorithm). Pixels that are ignored (-1 in the truth) belong to no
+    instance.
+
+    Args:
+        predicted: label maps (C, h, w) int32.
+        true: label maps (C, h, w) int32.
+    """
+    return np.stack([_optimal_pairs(*pair) for pair in zip(predicted, true, strict=True)], axis=1)
+
+
+def _optimal_pairs(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
+    from scipy.optimize import linear_sum_assignment  # a tenth of a second to import, for one metric
+
+    both, mine, theirs = _overlaps(predicted, true)
+    f1 = 2 * both / (mine[:, None] + theirs)
+    return np.array([f1[linear_sum_assignment(f1, maximize=True)].sum(), max(both.shape)])
+
+
+def instance_f1(paired: np.ndarray, instances: np.ndarray) -> np.ndarray:
+    """Returns the F1 of the best pairs, summed, by the number of predicted or true instances, whichever is larger; 1
+    where there is no instance: the oF1 of Recod.ai/LUC Scientific Image Forgery Detection.
+
+    So an image without instances scores 1 where none is predicted, else 0; elsewhere missed instances and instances too
+    many count 0 in the mean.
+    """
+    return np.where(instances == 0, 1.0, paired / np.where(instances == 0, 1.0, instances))
 
 
 def instance_precision(*counts: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ import numpy as np
 from pipeline.core.config.competition import Competition
 from pipeline.core.config.metric_text import Term, parse, written
 from pipeline.core.errors import PipelineError
-from pipeline.masks.instances import COUNTS, instance_f_beta, instance_precision, matches
+from pipeline.masks.instances import COUNTS, instance_f1, instance_f_beta, instance_precision, matches, optimal_pairs
 from pipeline.masks.metric import Metric, Sum
 from pipeline.masks.overlaps import dice, f_beta, iou, iou_precision, mean_iou
 from pipeline.masks.surfaces import hausdorff, hausdorff_counts, surface_counts, surface_dice
@@ -77,6 +77,15 @@ def metric_of(competition: Competition) -> Metric:
     return replace(metric, function=partial(metric.function, **reading))
 
 
+def final_metric(competition: Competition) -> Metric:
+    """Returns the metric of final scores: a built-in one; or of a published one its name and direction, and that it
+    scores whole data sets."""
+    metric, settings = metric_of(competition), competition.metric_file
+    if settings is None:
+        return metric
+    return replace(metric, name=competition.scored_by, unit="data_set", higher_is_better=settings.sign > 0)
+
+
 OF_MEASURE = ("tolerance", "percentile")
 """Settings of what is measured; the others are settings of the score."""
 OF_VOLUMES = ("surface_dice", "hausdorff")
@@ -92,6 +101,7 @@ METRICS: dict[str, Metric] = {
         Metric("iou_precision", iou_precision),
         replace(_INSTANCES, name="instance_precision", function=instance_precision),
         replace(_INSTANCES, name="instance_f_beta", function=instance_f_beta),
+        replace(_INSTANCES, name="instance_f1", function=instance_f1, measure=optimal_pairs, measures=2),
         Metric("surface_dice", surface_dice, counted="masks", measure=surface_counts, measures=4),
         Metric("hausdorff", hausdorff, counted="masks", measure=hausdorff_counts, measures=1),
         Metric("mean_iou", mean_iou, counted="confusion", unit="data_set"),

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.core.config.competition import Competition
+from pipeline.core.results import searched_by
 from pipeline.masks.overlay import CLASS_COLOURS, legend
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def threshold_curve(result: dict[str, Any]) -> "Figure":
     Args:
         result: postprocess.json of a competition whose classes have thresholds.
     """
-    return _sensitivity(*_figure("threshold, of 255", result["metric"]), result, "threshold")
+    return _sensitivity(*_figure("threshold, of 255", searched_by(result)), result, "threshold")
 
 
 def area_curve(result: dict[str, Any]) -> "Figure":
@@ -101,7 +102,7 @@ def area_curve(result: dict[str, Any]) -> "Figure":
     Args:
         result: postprocess.json of a competition whose classes have thresholds.
     """
-    figure, axes = _figure("minimum area, px", result["metric"])
+    figure, axes = _figure("minimum area, px", searched_by(result))
     axes.set_xscale("symlog", linthresh=10)
     _sensitivity(figure, axes, result, "min_area")
     axes.set_xlim(left=0)

@@ -24,7 +24,7 @@ from pipeline.core.config.settings import flatten
 from pipeline.core.driver import listed
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import root
-from pipeline.core.results import read_scored
+from pipeline.core.results import read_scored, searched_by
 from pipeline.core.trainings import Speed, read_training
 from pipeline.core.version import program
 from pipeline.core.written import if_sound
@@ -295,7 +295,12 @@ def _difference(first: Scored, scored: Scored) -> _Difference:
     remarks = _tuned_otherwise(first, scored)
     if scored.rows != first.rows:
         remarks = (f"score of {scored.rows} rows, difference of {first.rows} ones", *remarks)
-    metric = if_sound(named, first.result["metric"])
+    by = [searched_by(one.result) for one in (first, scored)]
+    if by[0] != by[1]:
+        return _Difference(remarks=(f"tuned by {by[1]}, and {first.name} by {by[0]}",))
+    if by[0] != first.result["metric"]:
+        remarks = (f"difference by {by[0]}", *remarks)
+    metric = if_sound(named, by[0])
     if metric is None or metric.unit == "data_set":
         return _pooled_difference(first, scored, len(common), same, remarks)
     differences = (common["score_here"] - common["score"]).to_numpy(np.float64)

@@ -12,7 +12,7 @@ from PIL import Image
 from pipeline.clean.outliers import count_findings
 from pipeline.core import files, freshness
 from pipeline.core.errors import PipelineError
-from pipeline.core.results import read_submission, read_test_scores, read_tuned
+from pipeline.core.results import read_submission, read_test_scores, read_tuned, searched_by
 from pipeline.core.run import Run, describe
 from pipeline.core.verdict import Reason, as_step, constants, gravest_first, judge, of_what, tuned
 from pipeline.core.written import if_sound
@@ -194,9 +194,10 @@ def scores(run: Run, rows: pd.DataFrame | None) -> Shown | None:
     """The score against the size of the mask, and by group."""
     if rows is None:
         return None
-    shown = [charts.score_by_area(rows, run.competition.metric)] if "true_area" in rows else []
+    metric = searched_by(read_tuned(run))
+    shown = [charts.score_by_area(rows, metric)] if "true_area" in rows else []
     if run.competition.group and rows["group"].nunique() > 1:
-        shown.append(charts.score_by_group(rows, run.competition.metric))
+        shown.append(charts.score_by_group(rows, metric))
     return {"charts": shown}
 
 

@@ -23,7 +23,7 @@ from rich.table import Table
 
 from pipeline.clean.duplicates import Pairs
 from pipeline.core import freshness
-from pipeline.core.config.competition import SplitSettings
+from pipeline.core.config.preparing import SplitSettings
 from pipeline.core.console import console, counting, say, track, warn
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import read_record, shown, write_json, writing
@@ -144,7 +144,7 @@ def _together(run: Run, images: pd.DataFrame) -> np.ndarray:
     extra = images[[name for name in images if name.startswith("extra_")]].fillna("")
     records = extra.rename(columns=lambda name: name.removeprefix("extra_")).to_dict("records")
     pairs = zip(images["image_id"], records, strict=True)
-    return np.array([set_of(run.competition, together, one, row, "split.together") for one, row in pairs], str)  # type: ignore[arg-type]
+    return np.array([set_of(run.competition, together, one, row, "split.together") for one, row in pairs], str)
 
 
 def _units(run: Run, split: Split) -> np.ndarray | None:

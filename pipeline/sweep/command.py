@@ -27,7 +27,7 @@ from pipeline.core.engine import Engine, Needs, Unit
 from pipeline.core.errors import PipelineError, first_line
 from pipeline.core.files import shown, write_text
 from pipeline.core.run import Run, check_name, open_run
-from pipeline.masks.metrics import metric_of
+from pipeline.masks.metrics import final_metric
 from pipeline.sweep.space import Space, combinations, described, of_recipe, parse, single_changes
 from pipeline.sweep.trial import Trial, run_trial
 
@@ -135,7 +135,7 @@ def sweep(request: Request, engine: Engine, check: Callable[[Run], None]) -> Res
     folds, folder = tuple(base.trained_folds()), base.competition_folder / name
     if (folder / "recipe.yaml").exists():
         raise PipelineError(f"{shown(folder)} is the folder of a run: give the sweep another --name.")
-    database, metric = folder / "sweep.db", metric_of(base.competition)
+    database, metric = folder / "sweep.db", final_metric(base.competition)
     direction = study.StudyDirection.MAXIMIZE if metric.sign > 0 else study.StudyDirection.MINIMIZE
     begun = study.begin(database, name, _definition(base, space, request), direction)
     prepared: set[Path] = set()
@@ -322,7 +322,7 @@ def _fault(job: _Sweep, trial: Trial, error: Exception) -> str:
 def _collect(job: _Sweep, base: Run) -> "Found":
     from pipeline.sweep import results
 
-    competition, metric = base.competition, metric_of(base.competition)
+    competition, metric = base.competition, final_metric(base.competition)
     return results.collect(job.trials.all(), job.space, competition.name, job.name, metric, job.folds)
 
 

@@ -154,12 +154,12 @@ def labelled(held: HeldOut, result: dict[str, Any]) -> dict[str, Any]:
             "score": result["score"],
             "interval_95": result["interval_95"],
         },
-        "submission": _submission(run, honest, result.get("averaging")),
+        "submission": submission(run, honest, result.get("averaging")),
     }
 
 
-def _submission(run: Run, honest: float, averaged: dict[str, Any] | None) -> dict[str, Any]:
-    """The bracket around the submission's score.
+def submission(run: Run, honest: float, averaged: dict[str, Any] | None) -> dict[str, Any]:
+    """Returns the bracket around the submission's score.
 
     With errors of models that are alike, averaging M of them takes (1 - 1/M) of the error away that an endless average
     would; two seeds measure that for their number.
@@ -188,7 +188,8 @@ def lines(result: dict[str, Any]) -> list[str]:
     texts = []
     for name, title in (("optimistic", "out-of-fold"), ("fold_model", "honest")):
         one = scores[name]
-        ends = " [{:.4f}, {:.4f}]".format(*one["interval_95"]) if one["interval_95"] else ", one group"
+        why = ", no interval" if result.get("published", {}).get("draws_remark") else ", one group"
+        ends = " [{:.4f}, {:.4f}]".format(*one["interval_95"]) if one["interval_95"] else why
         texts.append(f"{title:12} {one['score']:.4f}{ends}  {how}, {one['is']}")
     optimism = scores["fold_model"]["epoch_optimism"]
     choice = "not known" if optimism is None else f"{0 - optimism:.4f}"  # a 0 without a sign

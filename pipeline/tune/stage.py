@@ -17,7 +17,7 @@ estimate chooses everything again, steps, thresholds, weights of an ensemble and
 without the groups that it scores.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -36,11 +36,11 @@ from pipeline.core.verdict import to_json
 from pipeline.decode import table
 from pipeline.masks import statistics
 from pipeline.masks.bootstrap import interval, presence_weights, shares_of_empty
-from pipeline.masks.decision import Rules, described, in_words
+from pipeline.masks.decision import Rules, described
 from pipeline.masks.metric import Metric
 from pipeline.masks.metrics import metric_of
 from pipeline.masks.overlaps import class_iou, without_ignored
-from pipeline.predictions import blends, kept_views
+from pipeline.predictions import blends, kept_views, published
 from pipeline.split.folds import counted_rows, leak_remark
 from pipeline.tune import (
     blending,
@@ -49,9 +49,12 @@ from pipeline.tune import (
     constants,
     drawn_masks,
     estimate,
+    final_scores,
     histories,
     mask_rules,
+    nearest,
     reasons,
+    summary,
     suspects,
 )
 from pipeline.tune.class_biases import LabelProblem
@@ -59,7 +62,7 @@ from pipeline.tune.evidence import predicted_area
 from pipeline.tune.findings import Findings
 from pipeline.tune.held_out import HeldOut, Weighting, held_out
 from pipeline.tune.procedure import Chosen, Parts, choose_steps
-from pipeline.tune.selection import Fits, Nested, Tried, verdict
+from pipeline.tune.selection import Cells, Fits, Nested, Tried
 
 READS_FOLDS = "oof"
 SHARES = tuple(round(share / 10, 1) for share in range(1, 10))
@@ -81,6 +84,9 @@ class Tuned:
     views: dict[str, Any] | None
     """What was decided about test-time augmentation: see views.decide."""
     metric: Metric
+    parts: Parts
+    weightings: Mapping[Cells, Weighting]
+    """Chosen without each part."""
     rows: Rows
     """Under the decision."""
     nested: np.ndarray
@@ -93,13 +99,24 @@ class Tuned:
         """The median over partitions."""
         return float(self.metric.sign * np.median(self.chosen.nested.scores))
 
+    @property
+    def decided(self) -> final_scores.Decided:
+        """What a published metric scores."""
+        choice = self.chosen.choice
+        return final_scores.Decided(
+            self.held, self.counted, self.parts, self.weighting, choice.decision, choice.fits.problem.untuned,
+            self.chosen.without, self.weightings,
+        )  # fmt: skip
+
 
 def steps(run: Run) -> list[Step]:
     """Returns the one step of this stage."""
     inputs = (run.table, run.outliers, run.folds_file, run.audit, *blends.files(run, "oof"), *estimate.files(run))
-    inputs += histories.files(run)
+    inputs += (*histories.files(run), *filter(None, [published.file_of(run.competition)]))
     outputs = (run.postprocess, run.folder / "oof_scores.csv", run.suspects, run.mask_statistics)
     settings: dict[str, Any] = {"tune": run.recipe.tune.model_dump(mode="json"), "metric": run.competition.metric}
+    if run.competition.metric_file:
+        settings["metric_file"] = run.competition.metric_file.model_dump(mode="json")
     settings |= {"reading": run.remark, "never": list(run.never), "ensemble": run.recipe.ensemble}
     if run.competition.submission.size:
         settings["size"] = [*run.competition.submission.size, run.competition.submission.resize]
@@ -120,6 +137,9 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
         raise PipelineError(
             f"tune.rows is {run.recipe.tune.rows}, and none of the {len(held.images)} out-of-fold images is such a row."
         )
+    agreement = None
+    if run.competition.metric_file:
+        held, agreement = nearest.nearest(held, counted)
     tuned, special, suspected = choose(held, counted)
     true, predicted = special.pop("areas")
     result = _result(tuned) | special
@@ -136,6 +156,8 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
         len(suspected),
     )  # fmt: skip
     result["reasons"] = to_json(reasons.of(findings))
+    if agreement:
+        result = final_scores.replaced(tuned.decided, result, agreement)
     foreground = true if run.competition.kind != "multiclass" else true[:, 1:]
     rows = held.images.drop(columns="row").assign(true_area=foreground.sum(1), **scores, nested=nested)
     for path, rows_of in ((run.folder / "oof_scores.csv", rows), (run.suspects, suspected)):
@@ -143,7 +165,7 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
             rows_of.to_csv(temporary, index=False)
     statistics.save(run.mask_statistics, _mask_statistics(run))
     write_json(run.postprocess, result)
-    _print(run, result)
+    summary.say_result(run, result)
     if any(one["kind"] == "suspect labels" for one in result["reasons"]):
         say(f"  {len(suspected)} images whose mask may be wrong, the likeliest first → {shown(run.suspects)}")
     yield from waiting
@@ -189,7 +211,10 @@ def _masks(held: HeldOut, counted: np.ndarray) -> tuple[Tuned, dict[str, Any], p
     final: Any = fits[weightings[0]].problem
     decision = chosen.choice.decision
     rows, untuned = partial(final.counts, decision), partial(final.counts, final.untuned)
-    tuned = Tuned(held, counted, chosen, weightings[0], views, metric, rows, chosen.nested.rows, untuned)
+    of_parts = dict(zip(parts.left_out[1:], weightings[1:], strict=True))
+    tuned = Tuned(
+        held, counted, chosen, weightings[0], views, metric, parts, of_parts, rows, chosen.nested.rows, untuned
+    )
     evidence = final.evidence
     own = evidence.only(counted)
     scores = metric.by_class(final.measured(decision, counted)).mean(1)
@@ -242,7 +267,10 @@ def _labels(held: HeldOut, counted: np.ndarray) -> tuple[Tuned, dict[str, Any], 
     if fold_out:
         fold_out["score"] += metric.sign * shift
     chosen = replace(chosen, nested=nested)
-    tuned = Tuned(held, counted, chosen, weightings[0], views, metric, everything, nested.rows, untuned)
+    of_parts = dict(zip(parts.left_out[1:], weightings[1:], strict=True))
+    tuned = Tuned(
+        held, counted, chosen, weightings[0], views, metric, parts, of_parts, everything, nested.rows, untuned
+    )
     special = _described_labels(tuned, found[0][counted]) | {
         "areas": (found[0].sum(2), without_ignored(found[0], competition.ignored).sum(1))
     }
@@ -263,6 +291,7 @@ def _result(tuned: Tuned) -> dict[str, Any]:
         "metric": run.competition.metric,
         "remark": "; ".join(filter(None, [run.remark, leak_remark(run)])),
         "method": run.recipe.tune.method,
+        "search": tuned.metric.counted,
         "presence_prior": run.recipe.tune.presence_prior,
         "score": float(score(chosen.sum(0))),
         "interval_95": interval(chosen, score, groups[tuned.counted]),
@@ -356,35 +385,3 @@ def _readings(counts: np.ndarray, by_fold: dict[str, np.ndarray], competition: C
 def _named(values: np.ndarray, competition: Competition) -> dict[str, float | None]:
     pairs = zip(competition.classes, values, strict=True)
     return {name: None if np.isnan(value) else float(value) for name, value in pairs}
-
-
-# --- what a person reads ---------------------------------------------------------------------------------------------
-
-
-def _print(run: Run, result: dict[str, Any]) -> None:
-    remark = f" ({result['remark']})" if result["remark"] else ""
-    names = {"raw": "all but the broken images", "cleaned": "the images that clean left as they are"}
-    of = f"{result['images']} held-out images ({names[run.recipe.tune.rows]})"
-    say(f"  {result['metric']} of {of}{remark}:")
-    say(f"  untuned      {result['untuned']:.4f}  the same images, {_untuned_rule(run)}")
-    for text in estimate.lines(result):
-        say(f"  {text}")
-    for name, rows in result["rows"].items():
-        if rows["images"] not in (0, result["images"]):
-            of = f"{result['procedure']['ships']}, on {names[name]} ({rows['images']})"
-            say(f"  {result['metric']} {rows['score']:.4f}, {of}")
-    for step in result["steps"]:
-        ships = result["procedure"]["ships"] != "untuned"
-        text = f"{verdict(step, run.recipe.tune.confidence, ships):8} {step['step']:12}"
-        say(f"  {text} {step['gain']:+.4f} ± {step['standard_error']:.4f}")
-    if "bias" in result:
-        values = result["class_iou"].items()
-        say("  IoU: " + ", ".join(f"{name} {iou:.4f}" for name, iou in values if iou is not None))
-        say("  bias: " + ", ".join(f"{name} {bias:+.2f}" for name, bias in result["bias"].items()))
-    for name, rule in result.get("rules", {}).items():
-        say(f"  {name}: {in_words(rule)}")
-    say(f"  → {shown(run.postprocess)}")
-
-
-def _untuned_rule(run: Run) -> str:
-    return "the most probable class" if run.competition.kind == "multiclass" else "threshold 0.5"

@@ -215,6 +215,44 @@ def test_instances_by_hand() -> None:
     )
 
 
+def drawn_labels(instances: list[tuple[slice, slice]], shape: tuple[int, int] = (12, 14)) -> np.ndarray:
+    labels = np.zeros((1, *shape), np.int32)
+    for number, place in enumerate(instances, 1):
+        labels[0][place] = number
+    return labels
+
+
+@pytest.mark.parametrize(
+    ("predicted", "true", "expected"),
+    [
+        ([], [], 1.0),  # authentic, and said to be
+        ([np.s_[0:2, 0:5]], [], 0.0),  # authentic, and said to be forged
+        ([], [np.s_[0:2, 0:5]], 0.0),
+        ([np.s_[0:2, 0:5]], [np.s_[0:2, 0:5]], 1.0),
+        ([np.s_[0:2, 0:5]], [np.s_[0:2, 0:10]], 2 * 10 / 30),
+        ([np.s_[0:2, 0:5]], [np.s_[0:2, 0:5], np.s_[8:10, 0:5]], 0.5),  # one missed
+        ([np.s_[0:2, 0:5], np.s_[8:10, 0:5]], [np.s_[0:2, 0:5]], 0.5),  # one too many
+        ([np.s_[0:2, 0:5], np.s_[0:2, 5:9]], [np.s_[0:2, 0:5], np.s_[0:2, 7:12]], (1 + 2 * 4 / 18) / 2),
+    ],
+)
+def test_pairs_of_instances_by_hand(predicted: list, true: list, expected: float) -> None:
+    metric = named("instance_f1")
+    ((score,),) = metric.by_class(metric.measured([drawn_labels(predicted)], [drawn_labels(true)]))
+    assert score == pytest.approx(expected)
+
+
+def test_pairs_are_the_best_altogether() -> None:
+    """One predicted strip covers the whole of a small object and half of a large one: greedy pairs would be worse."""
+    true = drawn_labels([np.s_[0, 0:6], np.s_[0, 6:12]])
+    predicted = drawn_labels([np.s_[0, 2:9], np.s_[0, 0:2]])  # F1 with the first 8/13, with the second 6/13; 4/8 and 0
+    metric = named("instance_f1")
+    ((score,),) = metric.by_class(metric.measured([predicted], [true]))
+    assert score == pytest.approx((6 / 13 + 4 / 8) / 2)  # greedy: 8/13 and 0
+    pooled = named("instance_f1(over=data_set)")
+    measured = pooled.measured_all([predicted, true], [true, true], np.array(["a", "b"]))
+    assert pooled.score_of(measured) == pytest.approx((6 / 13 + 4 / 8 + 2) / 4)
+
+
 def test_masks_are_scored_by_their_regions_and_ignored_pixels_by_nothing() -> None:
     metric, mask = named("instance_precision"), np.zeros((1, 6, 8), np.uint8)
     mask[0, :2, :2] = mask[0, 2:4, 2:4] = mask[0, 4:, 6:] = 1  # the first two touch by a corner

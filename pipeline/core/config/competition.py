@@ -6,7 +6,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from pipeline.core.config.cleaning import CleanSettings
+from pipeline.core.config.metric_file import MetricFile, taken_apart
 from pipeline.core.config.metric_text import METRICS, parse, written
+from pipeline.core.config.preparing import DecodeSettings, SplitSettings
 from pipeline.core.config.raw_files import (
     REST,
     SEVERAL,
@@ -27,40 +29,6 @@ Kind = Literal["binary", "multilabel", "multiclass"]
 Orientation = Literal["upright", "stored"]
 WHOLE = "whole"
 """The group of the slices of a volume and of the windows of an image: what they are parts of."""
-
-
-class DecodeSettings(Settings):
-    """What decode does about faults in the raw files."""
-
-    on_error: Literal["stop", "drop"] = "stop"
-    """`drop` turns a faulty training image into a `broken` row of outliers.csv."""
-    on_test_error: Literal["stop", "blank"] = "stop"
-    """What a test image that is missing or cannot be read does: `blank` costs that image alone, which gets an empty
-    mask (or, of a multiclass competition, the commonest class), for a hidden test set that nobody can mend."""
-    uniform_masks: Literal["stop", "allow"] = "stop"
-    """What happens when no training image has a mask, or every mask covers its whole image, which mostly means that the
-    masks are misread; `allow` where it is so."""
-
-
-class SplitSettings(Settings):
-    """How a folds file is made."""
-
-    method: Literal["grouped", "random"] = "grouped"
-    """`grouped` keeps groups and near-duplicates in one fold; `random` does not: for comparison, or for a test set that
-    shares its sources with the training set."""
-    folds: int = Field(5, ge=2)
-    """How many parts."""
-    seed: int = 0
-    """The first seed to try."""
-    seeds: int = Field(10, ge=1)
-    """How many seeds to try; the best balanced split is kept."""
-    strata: int = Field(4, ge=1)
-    """Number of mask-area quantiles told apart among images with a mask (of their rarest class)."""
-    stratify: str | None = None
-    """A further column of the mask table whose values are spread over the folds."""
-    together: str | None = None
-    """What must stay in one fold where that is more than a `group`, e.g. all volumes of a patient: written as `group`
-    is. Scores over groups, and bootstraps, still go by `group`."""
 
 
 class Competition(Settings):
@@ -92,7 +60,10 @@ class Competition(Settings):
     """How an image counts whose group is blank, NA, NaN, null or none: as a fault, or as a group of its `own`."""
     metric: str = Field(json_schema_extra={"one_of": list(METRICS)})
     """What the competition scores by: a metric, with settings in brackets, or a weighted sum, e.g. `dice`,
-    `f_beta(beta=0.5, over=data_set)` or `0.5 * dice + 0.5 * iou`; docs/scores.md."""
+    `f_beta(beta=0.5, over=data_set)` or `0.5 * dice + 0.5 * iou`; docs/scores.md. Or a mapping with a
+    `file`: the competition's own metric as it is published."""
+    metric_file: MetricFile | None = None
+    """What `metric` says where it is a mapping; not a key of its own."""
     ignore_class: str | None = None
     """Multiclass: pixels whose truth is this class count in no loss and no score."""
     ignored_prediction: Literal["leave_out", "zero"] = "leave_out"
@@ -135,9 +106,10 @@ class Competition(Settings):
     def _complete_kind(cls, data: Any) -> Any:
         classes, usual = data.get("classes"), cls.model_fields["kind"].default
         if data.get("kind") is not None:
-            return data
+            return taken_apart(data, data["kind"])
         several = isinstance(classes, list | dict) and len(classes) > 1
-        return {**data, "kind": "multilabel" if several and usual == "binary" else usual}
+        kind = "multilabel" if several and usual == "binary" else usual
+        return taken_apart({**data, "kind": kind}, kind)
 
     @model_validator(mode="before")
     @classmethod
@@ -171,6 +143,12 @@ class Competition(Settings):
             raise ValueError(f"ignore_class is {self.ignore_class!r}; expected a class of a multiclass competition")
         check(self.submission, self.rle, self.kind, self.foreground, self.sample_submission)
         return self
+
+    @property
+    def scored_by(self) -> str:
+        """The metric of every final score, as messages name it: that of the competition's own file, or a built-in
+        one."""
+        return Path(self.metric_file.file).name if self.metric_file else self.metric
 
     @property
     def folder(self) -> str:
@@ -317,6 +295,8 @@ class RleCsv(Competition):
         if self.windows is not None:
             if self.volumes is not None or made.slices != [0] or made.first:
                 raise ValueError("windows cannot be cut of volumes, neighbouring slices, or arrays with channels first")
+            if self.metric_file:
+                raise ValueError("metric.file scores whole images, not windows of them: name a built-in metric")
             if self.shape is not None:
                 raise ValueError("shape would be that of windows, where images are cut into such: leave `shape` out")
             whole = self.submission.format == "rle" and self.submission.row != "instance" and not self.submission.cell

@@ -18,6 +18,7 @@ METRICS: dict[str, Literal["masks", "class maps"]] = {
     "iou_precision": "masks",
     "instance_precision": "masks",
     "instance_f_beta": "masks",
+    "instance_f1": "masks",
     "surface_dice": "masks",
     "hausdorff": "masks",
     "mean_iou": "class maps",
@@ -32,6 +33,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "iou_precision": ("over",),
     "instance_precision": ("over",),
     "instance_f_beta": ("beta", "over"),
+    "instance_f1": ("over",),
     "surface_dice": ("tolerance", "over"),
     "hausdorff": ("percentile", "over"),
 }

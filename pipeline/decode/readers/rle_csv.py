@@ -103,7 +103,7 @@ def _subset_items(competition: RleCsv, subset: SubsetName, folder: Path) -> List
         if image_id in files.paths:
             file = files.paths[image_id]
             rows, path = known.get(image_id, Rows()), relative_name(file, folder)
-            further_row, values = extras.get(image_id) or extras.get(places.mask_name(image_id), (None, {}))
+            further_row, values = extras.get(image_id) or extras.get(places.mask_name(image_id)) or (None, {})
             own = files.parts.get(places.mask_name(image_id), {})
             extra = {**own, **rows.extra, **values, **places.extra(image_id)}
             sources = MaskSources(files, masks, rows, annotated.get(image_id))

@@ -23,6 +23,7 @@ from pipeline.core.config.settings import find_yaml, merge, read_yaml
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import read_json, shown, write_json, write_text
 from pipeline.core.other_runs import find_run, runs_of
+from pipeline.core.results import read_tuned, searched_by
 from pipeline.core.run import Run, open_run, write_recipe
 
 UNNEEDED: dict[str, Any] = {"base": None, "quick": {}, "takes": None}
@@ -46,6 +47,8 @@ def write_project(run: Run, folder: Path, convert: Callable[[Path, Path], None] 
     """
     path = find_yaml(run.recipe.competition, COMPETITIONS, "competition")
     data = {"name": run.competition.name, **read_yaml(path)}
+    if run.competition.metric_file:  # nothing is scored there, and the file of a published metric does not travel
+        data["metric"] = searched_by(read_tuned(run))
     if takes_any_size(run):
         data.pop("shape", None)
     write_text(folder / "competition.yaml", yaml.safe_dump(merge(data, TOLERANT), sort_keys=False))

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pipeline.core.config.competition import SplitSettings
+from pipeline.core.config.preparing import SplitSettings
 from pipeline.decode.readers.columns import group_in
 from pipeline.new.guess.base import Files, Guess
 from pipeline.new.guess.tables import Named

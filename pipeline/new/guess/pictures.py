@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.core.config.competition import WHOLE, SplitSettings
+from pipeline.core.config.competition import WHOLE
+from pipeline.core.config.preparing import SplitSettings
 from pipeline.core.config.raw_images import MOST_CHANNELS
 from pipeline.decode.readers.files import evenly
 from pipeline.decode.value_range import SMALL, extremes, used_range

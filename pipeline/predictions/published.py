@@ -1,0 +1,279 @@
+"""Runs a competition's metric as it is published: a Python file with `score(solution, submission, row_id_column_name)`.
+
+Both tables have the same rows in the same order and are typed as pandas reads them from CSV, as on Kaggle. The file is
+code of somebody else: whatever it raises becomes one sentence with its file and line, and it may not print.
+"""
+
+import contextlib
+import inspect
+import io
+import sys
+import time
+import traceback
+import types
+import warnings
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pipeline.core.config.competition import Competition
+from pipeline.core.errors import PipelineError, first_line
+from pipeline.core.files import shown
+from pipeline.core.run import input_folder
+
+MODULE = "competition_metric"
+ON_KAGGLE = "kaggle_metric_utilities"
+"""A module that only the machines have on which Kaggle scores submissions."""
+FEWEST = 20
+"""Draws below which an interval is not given."""
+COPY = "-copy"
+"""What the ids of a group's rows get that stand in a resampled table for the second time, followed by a number."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """A metric's function, ready to be called."""
+
+    path: Path
+    function: Callable[..., Any]
+    name: str
+    """Of the function."""
+    row_id: str
+    arguments: dict[str, Any]
+    sign: int
+    """1 where higher is better, else -1."""
+
+    def score(self, solution: pd.DataFrame, submission: pd.DataFrame) -> float:
+        """Returns the score of all rows; the tables stay as they are.
+
+        Raises:
+            PipelineError: the function raises something, or returns no number.
+        """
+        for name, table in (("solution", solution), ("submission", submission)):
+            if self.row_id not in table:
+                raise PipelineError(
+                    f"metric.row_id is {self.row_id}, and the {name} has the columns {', '.join(table.columns)}."
+                )
+        with _quiet():
+            try:
+                value = self.function(solution.copy(), submission.copy(), self.row_id, **self.arguments)
+            except (Exception, SystemExit) as error:
+                raise PipelineError(_raised(self.path, self.name, error)) from None
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            number = float("nan")
+        if not np.isfinite(number):
+            raise PipelineError(
+                f"{shown(self.path)}: {self.name} returned {value!r:.60} for {len(solution)} rows; expected a number."
+            )
+        return number
+
+
+def file_of(competition: Competition) -> Path | None:
+    """Returns the file of a competition's published metric; None where its metric is a built-in one."""
+    return input_folder(competition) / competition.metric_file.file if competition.metric_file else None
+
+
+def load(competition: Competition) -> Published:
+    """Returns the function of a competition's published metric.
+
+    Raises:
+        PipelineError: no such file or function, an error in the file, a module that is not installed, or arguments that
+            the function does not take.
+    """
+    settings, path = competition.metric_file, file_of(competition)
+    assert settings is not None and path is not None  # the caller asks only then
+    if not path.is_file():
+        raise PipelineError(
+            f"{shown(path)} does not exist: put the competition's published metric there, or name a built-in one as "
+            f"`metric` in the YAML, e.g. `metric: {competition.metric}`."
+        )
+    module = types.ModuleType(MODULE)
+    module.__file__ = str(path)
+    with _quiet():
+        try:
+            code = compile(
+                path.read_text(encoding="utf-8"), str(path), "exec"
+            )  # an import would write bytecode beside it
+            sys.modules[MODULE] = module  # dataclasses and pickle look for it
+            exec(code, module.__dict__)
+        except (Exception, SystemExit) as error:
+            raise PipelineError(_raised(path, "", error)) from None
+    function = getattr(module, settings.function, None)
+    if not callable(function):
+        known = [name for name, one in vars(module).items() if inspect.isfunction(one) and one.__module__ == MODULE]
+        raise PipelineError(
+            f"{shown(path)} has no function `{settings.function}`; it has {', '.join(known) or 'none'}: name the one "
+            "that scores as `metric: {function: …}`."
+        )
+    row_id = settings.row_id or competition.submission.id
+    _check_signature(path, settings.function, function, row_id, settings.arguments)
+    return Published(path, function, settings.function, row_id, settings.arguments, settings.sign)
+
+
+def _check_signature(
+    path: Path, name: str, function: Callable[..., Any], row_id: str, arguments: dict[str, Any]
+) -> None:
+    signature = inspect.signature(function)
+    try:
+        signature.bind(None, None, row_id, **arguments)
+    except TypeError as error:
+        line = inspect.unwrap(function).__code__.co_firstlineno
+        raise PipelineError(
+            f"{shown(path)} line {line}: {name}{signature} cannot be called "
+            f"with (solution, submission, row_id_column_name{''.join(f', {key}=…' for key in arguments)}): "
+            f"{first_line(error)}. Give what it takes beside them as `metric: {{arguments: {{name: value}}}}`."
+        ) from None
+
+
+@contextlib.contextmanager
+def _quiet() -> Any:
+    """Whatever is printed or warned of goes nowhere."""
+    with (
+        warnings.catch_warnings(),
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+    ):
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _raised(path: Path, name: str, error: BaseException) -> str:
+    """One sentence about what a metric's file raised, with the line of the file that led to it."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    if isinstance(error, SyntaxError) and error.filename == str(path):
+        lines = [error.lineno]
+    where = f"{shown(path)} line {lines[-1]}" if lines else shown(path)
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        if error.name == ON_KAGGLE:
+            return (
+                f"{where} imports {ON_KAGGLE}, which exists only where Kaggle scores submissions: in a copy of the "
+                "file, write what it uses of that module."
+            )
+        return f"{where} imports {error.name}, which is not installed: install it, e.g. pip install {error.name}."
+    said = " ".join(str(error).split())
+    what = type(error).__name__ + (f": {said}" if said else "")
+    return f"{where}: {f'{name} raised ' if name else ''}{what[:400].rstrip('.')}."
+
+
+# --- tables of resampled groups --------------------------------------------------------------------------------------
+
+
+def typed(frame: pd.DataFrame) -> pd.DataFrame:
+    """Returns a table of texts as pandas reads it from CSV: numbers as numbers, empty fields as NaN."""
+    buffer = io.StringIO()
+    frame.to_csv(buffer, index=False)
+    buffer.seek(0)
+    return pd.read_csv(buffer)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A solution or a submission whose rows are of images, and these of groups."""
+
+    frame: pd.DataFrame
+    images: np.ndarray
+    """The image id (n,) of every row, as text."""
+    groups: np.ndarray
+    """Its group (n,), as text."""
+    named: tuple[str, ...]
+    """Columns whose texts hold the id or the group of the image; copies have other ones."""
+
+    def only(self, ids: Collection[str]) -> pd.DataFrame:
+        """Returns the rows of some images."""
+        return self.frame[np.isin(self.images, list(ids))].reset_index(drop=True)
+
+    def drawn(self, names: Sequence[str], times: np.ndarray) -> pd.DataFrame:
+        """Returns the rows of groups, each so many times (G,): from the second time on with other names of images and
+        groups, as other groups would have."""
+        places = {name: np.flatnonzero(self.groups == name) for name in names}
+        copies = [(places[name], copy) for name, count in zip(names, times, strict=True) for copy in range(count)]
+        rows = np.concatenate([rows for rows, _ in copies])
+        copy = np.repeat([copy for _, copy in copies], [len(rows) for rows, _ in copies])
+        found = self.frame.iloc[rows].reset_index(drop=True)
+        for column in {*self.named} & {*found.columns} if copy.any() else ():
+            pairs = zip(found[column].astype(str), self.images[rows], self.groups[rows], copy, strict=True)
+            found[column] = [
+                _renamed(text, one, group, number) if number else text for text, one, group, number in pairs
+            ]
+        return found
+
+
+def _renamed(text: str, image_id: str, group: str, number: int) -> str:
+    """A text in which the group of an image has another name, or where it does not occur, the image; without either,
+    the whole. Functions may take the group from the id, e.g. case1_day2 from case1_day2_slice_3."""
+    name = next((one for one in (group, image_id) if one and one in text), text)
+    return text.replace(name, f"{name}{COPY}{number}", 1)
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Scores of resampled groups."""
+
+    scores: np.ndarray
+    """(draws, submissions)."""
+    reason: str
+    """Why there are none, or few; empty where there are as many as were asked for."""
+
+    def interval(self, place: int) -> list[float] | None:
+        """Returns the 95 % interval of a submission's score; None without draws."""
+        if not len(self.scores):
+            return None
+        low, high = np.quantile(self.scores[:, place], [0.025, 0.975])
+        return [float(low), float(high)]
+
+
+def resampled(
+    published: Published,
+    solution: Table,
+    submissions: Callable[[int], Sequence[Table]],
+    draws: int,
+    seconds: float,
+    seed: int = 0,
+) -> Draws:
+    """Returns the scores of submissions to resampled groups, drawn whole and with replacement: as many draws as the
+    time allows.
+
+    Args:
+        published: the metric.
+        solution: the true masks.
+        submissions: from the number of a draw to the submissions that are scored in it, of the same images.
+        draws: how many, at most.
+        seconds: for all of them; nothing is drawn where there is no time for FEWEST draws.
+        seed: of the draws.
+    """
+    names, started = np.unique(solution.groups).tolist(), time.perf_counter()
+    first, groups = submissions(0), len(np.unique(solution.groups))
+    none = np.zeros((0, len(first)))
+
+    def scores(those: Sequence[Table], times: np.ndarray) -> list[float]:
+        truth = solution.drawn(names, times)
+        return [published.score(truth, one.drawn(names, times)) for one in those]
+
+    if groups < 2:
+        return Draws(none, "all images are of one group")
+    try:
+        (once,), (twice,) = (scores(first[:1], np.full(groups, count)) for count in (1, 2))
+    except PipelineError as error:
+        return Draws(none, f"it cannot score groups that are drawn twice ({str(error).rstrip('.')})")
+    if not np.isclose(once, twice, rtol=1e-6, atol=1e-9):
+        return Draws(none, f"every group twice has another score ({twice:.6g}) than every group once ({once:.6g})")
+    cost = (time.perf_counter() - started) / 3 * len(first)  # of three times the rows
+    possible = min(draws, int(seconds / max(cost, 1e-6)))
+    if possible < FEWEST:
+        return Draws(
+            none, f"{FEWEST} draws take {FEWEST * cost:.2g} s, and metric.seconds leaves {seconds:.2g} s for them"
+        )
+    random, found = np.random.default_rng(seed), list[list[float]]()
+    try:
+        while len(found) < possible and (len(found) < FEWEST or time.perf_counter() - started < 2 * seconds):
+            found.append(scores(submissions(len(found)), random.multinomial(groups, np.full(groups, 1 / groups))))
+    except PipelineError as error:
+        return Draws(none, f"it cannot score resampled groups ({str(error).rstrip('.')})")
+    few = f"metric.seconds allowed {len(found)} of {draws} draws" if len(found) < draws else ""
+    return Draws(np.array(found), few)

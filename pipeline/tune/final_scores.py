@@ -1,0 +1,257 @@
+"""Final scores by a competition's published metric: what was chosen by a built-in one, scored by the function itself.
+
+All images, each fold, the decisions chosen without each part (nested), empty masks, and resampled groups: as many
+calls as `metric.seconds` allows.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pipeline.core.console import say
+from pipeline.core.freshness import hash_file
+from pipeline.core.verdict import Level, Reason, from_json, to_json
+from pipeline.masks.decision import Decision
+from pipeline.predictions import published, rows
+from pipeline.predictions.published import Draws, Published, Table
+from pipeline.predictions.rows import Format, Texts
+from pipeline.split.folds import counted_rows
+from pipeline.tune import estimate, nearest
+from pipeline.tune.held_out import HeldOut, Weighting
+from pipeline.tune.nearest import Agreement
+from pipeline.tune.procedure import Parts
+from pipeline.tune.selection import Cells, Choice
+
+NEAR = 0.02
+"""How far tuning's metric may be from the published one, on average, before somebody should look."""
+DRAWS = 400
+"""Draws of groups, at most."""
+ON_PARTITIONS, ON_DRAWS = 0.25, 0.6
+"""Shares of the time for calls."""
+ERRORS = 2
+"""Standard errors by which a model must be better than empty masks."""
+BUILT_IN = (
+    *("metric", "score", "interval_95", "nested", "nested_spread", "nested_interval_95", "untuned"),
+    *("score_by_fold", "rows", "scores", "constants"),
+)
+"""What postprocess.json says by the built-in metric, kept under `tuned_by` where the published one takes its place."""
+
+
+@dataclass(frozen=True)
+class Decided:
+    """What tune chose, and how each part was decided without its images."""
+
+    held: HeldOut
+    counted: np.ndarray
+    """Positions (n,) of the images that count."""
+    parts: Parts
+    weighting: Weighting
+    decision: Decision
+    untuned: Decision
+    without: Mapping[Cells, Choice]
+    weightings: Mapping[Cells, Weighting]
+    """Chosen without each part."""
+
+
+@dataclass(frozen=True)
+class Submissions:
+    """The held-out images' rows under several decisions."""
+
+    solution: Table
+    tuned: Table
+    untuned: Table
+    empty: Table | None
+    """Empty masks; None where every pixel has a class."""
+    nested: list[Table]
+    """Of each partition, every image under the decision chosen without its part."""
+
+
+def replaced(decided: Decided, result: dict[str, Any], agreement: Agreement) -> dict[str, Any]:
+    """Returns what postprocess.json says, with the final scores by the published metric, those by the built-in one
+    under `tuned_by`, and reasons that follow; says what it is on the console.
+
+    Raises:
+        PipelineError: the published metric fails.
+    """
+    run = decided.held.run
+    function, settings = published.load(run.competition), run.competition.metric_file
+    assert settings is not None  # so that there is a function
+    partitions = int(
+        np.clip(ON_PARTITIONS * settings.seconds / max(agreement.seconds, 1e-6), 1, len(decided.parts.partitions))
+    )
+    made = _submissions(decided, partitions)
+    nested = [function.score(made.solution.frame, one.frame) for one in made.nested]
+    others = [made.tuned, *([made.empty] if made.empty else [])]
+    draws = published.resampled(
+        function,
+        made.solution,
+        lambda number: [made.nested[number % partitions], *others],
+        DRAWS,
+        ON_DRAWS * settings.seconds,
+    )
+    scores = _scores(function, made, decided, nested, draws)
+    told = {
+        **{"file": settings.file, "function": settings.function, "sha256": hash_file(function.path)},
+        **{"partitions": partitions, "draws": len(draws.scores), "draws_remark": draws.reason},
+        **asdict(agreement),
+    }
+    found = result | scores
+    found |= {
+        "metric": run.competition.scored_by,
+        "scores": _labelled(decided, result, scores),
+        "shares_of_empty": [],  # of scores of single images
+        "published": told,
+        "tuned_by": {key: result[key] for key in BUILT_IN},
+    }
+    reasons = [*from_json(result), *_reasons(decided, found, agreement, draws)]
+    _say(agreement, told, run.competition.scored_by)
+    return found | {"reasons": to_json(reasons)}
+
+
+def _scores(
+    function: Published, made: Submissions, decided: Decided, nested: list[float], draws: Draws
+) -> dict[str, Any]:
+    """The scores that take the place of those by the built-in metric."""
+    images = decided.held.images.iloc[decided.counted]
+    ids = images["image_id"].astype(str)
+    folds = images["fold"].to_numpy()
+
+    def score(table: Table, kept: np.ndarray | None = None) -> float:
+        if kept is None or kept.all():
+            return function.score(made.solution.frame, table.frame)
+        return function.score(made.solution.only(ids[kept]), table.only(ids[kept]))
+
+    sets = {name: counted_rows(images, name) for name in ("raw", "cleaned")}
+    return {
+        "score": score(made.tuned),
+        "interval_95": draws.interval(1),
+        "nested": float(np.median(nested)),
+        "nested_spread": [min(nested), max(nested)],
+        "nested_interval_95": draws.interval(0),
+        "untuned": score(made.untuned),
+        "score_by_fold": {str(fold): score(made.tuned, folds == fold) for fold in np.unique(folds)},
+        "rows": {
+            name: {"images": int(kept.sum()), "score": score(made.tuned, kept) if kept.any() else None}
+            for name, kept in sets.items()
+        },
+        "constants": {"all_empty": score(made.empty) if made.empty else None, "mean_mask": None},
+    }
+
+
+def _labelled(decided: Decided, result: dict[str, Any], scores: dict[str, Any]) -> dict[str, Any]:
+    """The three numbers; what choosing the epoch flatters is known by the built-in metric alone."""
+    fold_model, optimistic = (dict(result["scores"][name]) for name in ("fold_model", "optimistic"))
+    fold_model |= {"is": "one fold's model on images that chose nothing of its post-processing", "epoch_optimism": None,
+                   **{name: scores["nested"] for name in ("score", "nested")},
+                   "interval_95": scores["nested_interval_95"]}  # fmt: skip
+    optimistic |= {"score": scores["score"], "interval_95": scores["interval_95"]}
+    submission = estimate.submission(decided.held.run, scores["nested"], None)
+    return {"fold_model": fold_model, "optimistic": optimistic, "submission": submission}
+
+
+# --- rows ------------------------------------------------------------------------------------------------------------
+
+
+def _submissions(decided: Decided, partitions: int) -> Submissions:
+    """The rows of the images that count, of nested decisions by so many partitions."""
+    held, counted, competition = decided.held, decided.counted, decided.held.run.competition
+    images, groups = pd.DataFrame([held.rows[number] for number in counted]), nearest.groups_of(held, counted)
+    parts = [
+        {int(number): part for part in partition for number in counted if decided.parts.cells[number] in part}
+        for partition in decided.parts.partitions[:partitions]
+    ]
+    texts = _texts(decided, [{of[int(number)] for of in parts} for number in counted])
+
+    def of(chosen: list[Texts]) -> Table:
+        return rows.submission(images, chosen, groups, competition)
+
+    masks = competition.kind != "multiclass"
+    return Submissions(
+        nearest.solution_of(held, counted),
+        of([one["tuned"] for one in texts]),
+        of([one["untuned"] for one in texts]),
+        of([one["empty"] for one in texts]) if masks else None,
+        [of([one[own[int(number)]] for one, number in zip(texts, counted, strict=True)]) for own in parts],
+    )
+
+
+def _texts(decided: Decided, without: list[set[Cells]]) -> list[dict[Any, Texts]]:
+    """By image that counts, the texts of its rows: tuned, untuned, empty, and as decided without each of some parts."""
+    held, shape = decided.held, Format(decided.held.run.competition)
+    folds, places = held.images["fold"].to_numpy(), held.images["row"].to_numpy()
+    position = {int(number): place for place, number in enumerate(decided.counted)}
+    weightings = list(dict.fromkeys([decided.weighting, *decided.weightings.values()]))
+
+    def work(number: int, probabilities: list[np.ndarray], true: np.ndarray) -> dict[Any, Texts]:
+        wanted: dict[Any, tuple[Weighting, Decision]] = {
+            "tuned": (decided.weighting, decided.decision),
+            "untuned": (decided.weighting, decided.untuned),
+        }
+        wanted |= {
+            part: (decided.weightings[part], decided.without[part].decision) for part in without[position[number]]
+        }
+        known: dict[bytes, Texts] = {}
+        found: dict[Any, Texts] = {"empty": shape.texts(np.zeros_like(true))}
+        for key, (weighting, decision) in wanted.items():
+            blend = held.blends(weighting)[folds[number]]
+            masks = blend.decide(int(places[number]), probabilities[weightings.index(weighting)], decision)
+            drawn = masks.tobytes()
+            if drawn not in known:
+                known[drawn] = shape.texts(masks)
+            found[key] = known[drawn]
+        return found
+
+    return held.each(weightings, work, "write rows", decided.counted.tolist())
+
+
+# --- what follows ----------------------------------------------------------------------------------------------------
+
+
+def _reasons(decided: Decided, result: dict[str, Any], agreement: Agreement, draws: Draws) -> list[Reason]:
+    """By which metric tuning went; and whether the model is no better than empty masks."""
+    name, run = result["metric"], decided.held.run
+    difference = agreement.differences.get(agreement.tuned_by)
+    far = difference is None or difference > NEAR
+    apart = (
+        "it was not compared with it"
+        if difference is None
+        else f"{difference:.3f} apart on {agreement.probes} sets of masks"
+    )
+    which = "the nearest built-in metric" if agreement.chosen else "which the YAML names"
+    text = (
+        f"Final scores are those of {name}; tuning, charts and the other reasons go by {agreement.tuned_by}, {which} "
+    )
+    text += f"({apart})."
+    if far and difference is not None:
+        text += " Thresholds that suit one may not suit the other: `metric: {tune: …}` names another one."
+    if run.recipe.tune.presence_prior is not None:
+        text += " It takes no account of tune.presence_prior."
+    found = [Reason("check" if far and difference is not None else "note", "tuned by another metric", text)]
+    empty = result["constants"]["all_empty"]
+    if empty is None:
+        return found
+    sign = run.competition.metric_file.sign if run.competition.metric_file else 1
+    ahead = sign * (result["nested"] - empty)
+    noise = float((draws.scores[:, 0] - draws.scores[:, 2]).std()) if len(draws.scores) else 0.0
+    if ahead > ERRORS * noise:
+        return found
+    level: Level = "stop" if ahead <= noise else "check"
+    said = f" (standard error of the difference {noise:.3f})" if len(draws.scores) else ""
+    text = f"By {name} the honest score is {result['nested']:.3f}, and empty masks score {empty:.3f}{said}."
+    return [
+        Reason(level, "no better than a constant", text, f"tune by another metric: {run.command('--from', 'tune')}"),
+        *found,
+    ]
+
+
+def _say(agreement: Agreement, told: dict[str, Any], name: str) -> None:
+    """What scored, what was tuned by, and how often the function was called."""
+    listed = [f"{metric} {difference:.4f}" for metric, difference in list(agreement.differences.items())[:3]]
+    how = "the nearest built-in metric" if agreement.chosen else "as the YAML says"
+    say(f"  tuned by {agreement.tuned_by}, {how}; mean differences from {name}: {', '.join(listed) or 'not measured'}")
+    remark = f"; {told['draws_remark']}" if told["draws_remark"] else ""
+    calls = f"{told['partitions']} partitions, {told['draws']} draws of groups"
+    say(f"  {name} takes {agreement.seconds:.3g} s per call: {calls}{remark}")

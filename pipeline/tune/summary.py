@@ -1,0 +1,50 @@
+"""What tune says on the console of what it chose."""
+
+from typing import Any
+
+from pipeline.core.console import say
+from pipeline.core.files import shown
+from pipeline.core.run import Run
+from pipeline.masks.decision import in_words
+from pipeline.tune import estimate
+from pipeline.tune.drawn_masks import AREAS, THRESHOLDS
+from pipeline.tune.selection import verdict
+
+SEARCHED = {
+    "pixels": "every threshold and minimum area, exactly",
+    "masks": f"masks drawn at {len(THRESHOLDS)} thresholds and {len(AREAS)} areas, as the metric needs whole masks",
+    "confusion": "biases of the classes, on drawn pixels",
+}
+"""What is tried, by what the metric counts."""
+
+
+def say_result(run: Run, result: dict[str, Any]) -> None:
+    """Prints what was chosen, and what it is worth."""
+    remark = f" ({result['remark']})" if result["remark"] else ""
+    names = {"raw": "all but the broken images", "cleaned": "the images that clean left as they are"}
+    of = f"{result['images']} held-out images ({names[run.recipe.tune.rows]})"
+    say(f"  {result['metric']} of {of}{remark}:")
+    say(f"  untuned      {result['untuned']:.4f}  the same images, {_untuned_rule(run)}")
+    for text in estimate.lines(result):
+        say(f"  {text}")
+    for name, rows in result["rows"].items():
+        if rows["images"] not in (0, result["images"]):
+            of = f"{result['procedure']['ships']}, on {names[name]} ({rows['images']})"
+            say(f"  {result['metric']} {rows['score']:.4f}, {of}")
+    if result["method"] == "search":
+        say(f"  searched: {SEARCHED[result['search']]}")
+    for step in result["steps"]:
+        ships = result["procedure"]["ships"] != "untuned"
+        text = f"{verdict(step, run.recipe.tune.confidence, ships):8} {step['step']:12}"
+        say(f"  {text} {step['gain']:+.4f} ± {step['standard_error']:.4f}")
+    if "bias" in result:
+        values = result["class_iou"].items()
+        say("  IoU: " + ", ".join(f"{name} {iou:.4f}" for name, iou in values if iou is not None))
+        say("  bias: " + ", ".join(f"{name} {bias:+.2f}" for name, bias in result["bias"].items()))
+    for name, rule in result.get("rules", {}).items():
+        say(f"  {name}: {in_words(rule)}")
+    say(f"  → {shown(run.postprocess)}")
+
+
+def _untuned_rule(run: Run) -> str:
+    return "the most probable class" if run.competition.kind == "multiclass" else "threshold 0.5"
