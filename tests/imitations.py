@@ -62,8 +62,10 @@ class Raw:
         self.path(name).write_text("\n".join(map(json.dumps, values)))
 
 
-def drawn(number: int, parts: int = 1, shape: tuple[int, int] = SHAPE, colours: int = 1) -> tuple[Any, list[np.ndarray]]:
-    """A smooth picture (h, w) or (h, w, colours) uint8, and masks (h, w) uint8 of the ellipses on it, which lie apart."""
+def drawn(
+    number: int, parts: int = 1, shape: tuple[int, int] = SHAPE, colours: int = 1
+) -> tuple[Any, list[np.ndarray]]:
+    """A smooth picture (h, w) or (h, w, colours) uint8, and masks (h, w) of the ellipses on it, which lie apart."""
     rng = np.random.default_rng(number)
     coarse = rng.integers(0, 150, (5, 7, colours)).astype(np.uint8)
     picture = cv2.resize(coarse, shape[::-1], interpolation=cv2.INTER_CUBIC).reshape(*shape, colours)
@@ -138,7 +140,9 @@ def kelp(raw: Raw) -> None:
     for number, picture, masks in each(8):
         name = f"{'AX' if number < 6 else 'BE'}{number * 7919:06}"
         bands = np.stack([picture.astype(np.int16) * (60 + band) for band in range(5)], axis=2)
-        bands = np.concatenate([bands, masks[0][..., None], picture[..., None].astype(np.int16) * 3], axis=2, dtype=np.int16)
+        bands = np.concatenate(
+            [bands, masks[0][..., None], picture[..., None].astype(np.int16) * 3], axis=2, dtype=np.int16
+        )
         bands[:3, :3] = -32768
         part = "train" if number < 6 else "test"
         raw.write(f"{part}_satellite/{name}_satellite.tif", bands, photometric="minisblack", planarconfig="contig")
@@ -169,7 +173,11 @@ def contrails(raw: Raw) -> None:
             raw.images[name] = ((np.stack(own, axis=2) - 200) / np.float32(110)).clip(0, 1).astype(np.float16)
             raw.train[name] = union(masks)
     raw.json("train_metadata.json", [])
-    raw.csv("sample_submission.csv", "record_id,encoded_pixels", [(name, "1 1") for name in (*raw.test, "1002653297254493116")])
+    raw.csv(
+        "sample_submission.csv",
+        "record_id,encoded_pixels",
+        [(name, "1 1") for name in (*raw.test, "1002653297254493116")],
+    )
 
 
 def vesuvius_ink(raw: Raw) -> None:
@@ -242,7 +250,9 @@ def hubmap_hpa(raw: Raw) -> None:
         name = f"{10044 + number}"
         raw.write(f"train_images/{name}.tiff", picture)
         raw.json(f"train_annotations/{name}.json", [outline(mask) for mask in masks])
-        rows.append((name, ("lung", "kidney")[number % 2], "HPA", *SHAPE, 0.4, 4, rle.encode(union(masks)[0]), 40.0, "Male"))
+        rows.append(
+            (name, ("lung", "kidney")[number % 2], "HPA", *SHAPE, 0.4, 4, rle.encode(union(masks)[0]), 40.0, "Male")
+        )
         raw.train[name], raw.images[name] = union(masks), picture
     raw.csv("train.csv", columns, rows)
     raw.write("test_images/10078.tiff", drawn(30, 2, colours=3)[0])
@@ -253,7 +263,11 @@ def hubmap_hpa(raw: Raw) -> None:
 
 def uw_madison(raw: Raw) -> None:
     """Ids of parts of the path, three rows per slice; the hidden test set lies as the training set does."""
-    days, organs, rows = ((2, 1), (2, 4), (9, 0), (77, 3), (123, 20), (130, 0), (7, 1)), ("large_bowel", "small_bowel", "stomach"), []
+    days, organs, rows = (
+        ((2, 1), (2, 4), (9, 0), (77, 3), (123, 20), (130, 0), (7, 1)),
+        ("large_bowel", "small_bowel", "stomach"),
+        [],
+    )
     for day in days:
         for number, picture, masks in each(3, 3, first=10 * day[0] + day[1]):
             case, part = f"case{day[0]}", "test" if day[0] == 7 else "train"
@@ -276,7 +290,15 @@ def sartorius(raw: Raw) -> None:
     for number, picture, masks in each(8, 3):
         name, sample = f"{number * 977:012x}", f"shsy5y[diff]_E10-4_Vessel-714_Ph_{number // 2}"
         raw.write(f"train/{name}.png", picture)
-        more = (SHAPE[1], SHAPE[0], ("shsy5y", "cort")[number % 2], "11h30m00s", "2019-06-16", sample, "0 days 11:30:00")
+        more = (
+            SHAPE[1],
+            SHAPE[0],
+            ("shsy5y", "cort")[number % 2],
+            "11h30m00s",
+            "2019-06-16",
+            sample,
+            "0 days 11:30:00",
+        )
         rows += [(name, rle.encode(mask, ROWS), *more) for mask in masks]
         raw.train[name], raw.images[name] = union(masks), picture[..., None]
         raw.groups[name], raw.instances[name] = sample, 3
@@ -290,7 +312,7 @@ def sartorius(raw: Raw) -> None:
 
 
 def geoai_arctic(raw: Raw) -> None:
-    """Eight bands of several ranges in an .npz; COCO's compressed run lengths; numbers of the test images in a table."""
+    """Eight bands of several ranges in an .npz, COCO's compressed run lengths, a table of test images."""
     images, annotations = [], []
     low, high = np.array([(0, 255)] * 3 + [(-1, 1), (-100, 100), (0, 255), (0, 255), (-1, 1)], np.float32).T
     for number, picture, masks in each(9, 2):

@@ -26,7 +26,7 @@ def pairs(text: str, shape: tuple[int, int], order: str, first: int = 1) -> np.n
     flat = np.zeros(shape[0] * shape[1], np.uint8)
     numbers = [int(number) for number in text.split()]
     for start, length in zip(numbers[::2], numbers[1::2], strict=True):
-        assert 0 <= start - first and start - first + length <= flat.size
+        assert start >= first and start - first + length <= flat.size
         flat[start - first : start - first + length] += 1
     assert flat.max() <= 1
     return flat.reshape(shape, order=order)  # type: ignore[call-overload,no-any-return]

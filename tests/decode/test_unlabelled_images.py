@@ -52,7 +52,10 @@ def test_planes_are_instances_and_an_authentic_image_has_none(raw: Raw) -> None:
 @pytest.mark.parametrize(
     ("array", "said"),
     [
-        (np.zeros((2, 20, 16)), "mask is an array of shape (2, 20, 16); expected (16, 20) of its image, or (n, 16, 20)"),
+        (
+            np.zeros((2, 20, 16)),
+            "mask is an array of shape (2, 20, 16); expected (16, 20) of its image, or (n, 16, 20)",
+        ),
         (np.zeros(3), "mask is an array of shape (3,); expected (16, 20)"),
         (np.arange(320.0).reshape(SHAPE), "holds the values 1, 2, 3, 4, 5, 6 in one plane; expected 0 and one other"),
         (np.array(["a"]), "mask holds <U1; expected an array of numbers"),

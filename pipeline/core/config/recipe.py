@@ -252,8 +252,8 @@ def recipe_file(name: str) -> tuple[Path, dict[str, Any]]:
 
 
 def load_recipe(name: str, quick: bool = False, assignments: list[str] | None = None) -> Recipe:
-    """Returns the recipe with this name (pipeline/recipes/<name>.yaml) or at this path; or, of a competition's name, the
-    recipe `baseline` for it.
+    """Returns the recipe with this name (pipeline/recipes/<name>.yaml) or at this path; or `baseline` for the
+    competition with this name.
 
     Args:
         name: a name, or the path of a YAML file.
