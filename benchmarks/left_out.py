@@ -42,7 +42,7 @@ def truth_of(run: Run, decision: Rules, truth: Path) -> float:
     want = submission.expected(run.competition, run.input, run.competition_folder)
     images, result = want.images[want.images["subset"] == "test"], read_json(run.postprocess)
     chosen = result | {"rules": described(decision, run.competition.classes)}
-    texts, _ = encode._encode_all(run, images, want, blends.test(run, result), chosen)
+    texts, _, _ = encode._encode_all(run, images, want, blends.test(run, result), chosen)
     with TemporaryDirectory() as folder:
         path = Path(folder) / "submission.csv"
         submission.write(path, texts, want)

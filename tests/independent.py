@@ -1,4 +1,4 @@
-"""Reads and scores tables of run lengths without the package: what the text of a competition's page says, with NumPy."""
+"""Reads and scores tables of run lengths without the package, with NumPy alone, as the pages of competitions say."""
 
 import csv
 from collections.abc import Iterable
@@ -9,7 +9,9 @@ import numpy as np
 Masks = dict[tuple[str, ...], list[np.ndarray]]
 
 
-def mask_of(text: str, shape: tuple[int, int], order: str = "column", base: int = 1, relative: bool = False) -> np.ndarray:
+def mask_of(
+    text: str, shape: tuple[int, int], order: str = "column", base: int = 1, relative: bool = False
+) -> np.ndarray:
     """The mask (h, w) bool of pairs of start and length; a text without two numbers is an empty mask."""
     flat, end = np.zeros(shape[0] * shape[1], bool), 0
     numbers = [int(word) for word in text.split()] if len(text.split()) > 1 else []
@@ -23,7 +25,7 @@ def mask_of(text: str, shape: tuple[int, int], order: str = "column", base: int 
 def masks_in(
     path: Path, key: tuple[str, ...], column: str, shapes: dict[str, tuple[int, int]], **convention: object
 ) -> Masks:
-    """The masks of a CSV by the values of its key columns, one per row; `shapes` are by the first of them, up to `_`."""
+    """The masks of a CSV, one per row, by its key columns; `shapes` are by the first of them, up to its last `_`."""
     found: Masks = {}
     with path.open(newline="") as file:
         for row in csv.DictReader(file):

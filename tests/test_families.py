@@ -20,7 +20,7 @@ from pipeline.core.files import read_json
 from pipeline.core.run import Run, open_run
 from pipeline.decode import table
 from pipeline.encode import scoring, submission
-from pipeline.masks import overlaps
+from pipeline.masks import overlaps, rle
 from pipeline.masks.decision import decide, decision_of
 from pipeline.predictions import blends
 from pipeline.predictions.files import read_probabilities
@@ -285,7 +285,7 @@ def test_pets_are_scored_at_their_own_size_without_the_border(pets: Run) -> None
     found = []
     for (_, row), text in zip(images.iterrows(), rows["encoded_mask"], strict=True):
         true = table.true_mask(row, ["pet"])
-        predicted = submission.rle.decode(text, true.shape[1:], want.convention)
+        predicted = rle.decode(text, true.shape[1:], want.convention)
         counted = true[0] != 255
         assert 0 < (~counted).sum() < counted.sum()
         mine, theirs = predicted[counted] == 1, true[0][counted] == 1
@@ -367,7 +367,7 @@ def test_a_layout_from_a_yaml_alone(name: str, root: Path) -> None:
 def test_a_test_set_of_several_classes_is_evaluated(root: Path) -> None:
     layout = LAYOUTS["classes"](root / "input" / "known")
     rows = [
-        {"ImageId_ClassId": f"{name}_{number}", "EncodedPixels": submission.rle.encode(mask)}
+        {"ImageId_ClassId": f"{name}_{number}", "EncodedPixels": rle.encode(mask)}
         for name, masks in layout.test_masks.items()
         for number, mask in enumerate(masks, start=1)
     ]

@@ -22,7 +22,7 @@ from pipeline.core.config.settings import validate
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import read_json
 from pipeline.core.run import Run, open_run
-from pipeline.encode import submission
+from pipeline.encode import expected, texts, write_file
 from pipeline.masks import rle
 from pipeline.masks.metrics import final_metric, named
 from pipeline.predictions import published, rows
@@ -337,6 +337,9 @@ def test_a_slow_function_is_called_as_often_as_its_time_allows(monkeypatch: pyte
         {"submission": {"rows": "instance"}},
         {"classes": ["one", "two"], "columns": {"id": "id", "rle": "mask", "label": "class"}},
         {"classes": ["one", "two"], "columns": {"id": "id", "rle": "mask", "pattern": "{id}_{label}"}},
+        {"submission": {"cell": "{rle}"}, "rle": {"several": ";", "as_json": "list", "empty": "authentic"}},
+        {"classes": ["one", "two"], "submission": {"cell": "{class} {rle}"}},
+        {"submission": {"columns": {"height": "{height}", "Usage": "Public"}}},
     ],
 )  # fmt: skip
 def test_predicted_rows_are_those_of_the_submission(settings: dict[str, Any], tmp_path: Path) -> None:
@@ -344,11 +347,11 @@ def test_predicted_rows_are_those_of_the_submission(settings: dict[str, Any], tm
     masks = (np.random.default_rng(0).random((3, len(competition.classes), 6, 7)) < 0.3).astype(np.uint8)
     masks[1] = 0
     images = pd.DataFrame({"image_id": ["a", "b", "c"], "subset": "test", "height": 6, "width": 7})
-    want = submission.expected_of(competition, tmp_path, images)
+    want = expected.expected_of(competition, tmp_path, images)
     written: dict[Any, list[str]] = {}
     for name, own in zip(images["image_id"], masks, strict=True):
-        written |= submission.texts_of(name, own, want)
-    submission.write(tmp_path / "written.csv", written, want)
+        written |= texts.texts_of(name, own, want)
+    write_file.write(tmp_path / "written.csv", written, want)
     shape = rows.Format(competition)
     found = rows.submission(images, [shape.texts(one) for one in masks], np.array(["g"] * 3), competition)
     pd.testing.assert_frame_equal(found.frame[want.header], pd.read_csv(tmp_path / "written.csv"))
@@ -370,7 +373,11 @@ def test_the_solution_has_the_columns_that_the_yaml_makes(tmp_path: Path) -> Non
 
 
 def test_instances_share_a_cell_where_the_yaml_says_so(tmp_path: Path) -> None:
-    changed = SETTINGS | {"rle": {"several": ";", "as_json": "list", "empty": "authentic"}, "metric": "instance_f1"}
+    changed = SETTINGS | {
+        "submission": {"cell": "{rle}"},
+        "rle": {"several": ";", "as_json": "list", "empty": "authentic"},
+        "metric": "instance_f1",
+    }
     shape = rows.Format(validate(RleCsv, changed, "competition tiny"))
     mask = np.zeros((1, 4, 6), np.uint8)
     assert shape.texts(mask) == (("", "authentic"),)

@@ -18,7 +18,7 @@ import pyarrow.parquet
 
 from pipeline.core.config.submission_settings import ENDINGS, RESULTS, File, file_of_name
 from pipeline.core.errors import PipelineError, first_line
-from pipeline.core.files import final_name
+from pipeline.core.files import PARTIAL, final_name
 from pipeline.core.tables import as_packed, is_parquet, not_utf8, open_text
 from pipeline.decode.readers.files import read_table
 
@@ -90,7 +90,7 @@ def writing_table(path: Path, file: File, numbers: bool = False) -> Iterator[Tex
         ):
             yield text
     else:
-        source = path.with_name(f"{path.name}.csv")
+        source = path.with_name(f"{path.name}.csv{PARTIAL}")
         try:
             with source.open("w", encoding="utf-8", newline="") as text:
                 yield text

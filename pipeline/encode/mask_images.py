@@ -196,6 +196,8 @@ class _Folder:
 def _pages(content: bytes, one: Member, want: Expected) -> np.ndarray:
     """The pages (n, h, w) of a mask image; raises ValueError where it is not as it must be."""
     pixels, shape = _decoded(content, one.name), want.shapes[one.keys[0][0][0]]
+    if one.volume and len(one.keys) == 1 and pixels.ndim == 2:
+        pixels = np.expand_dims(pixels, want.axis)
     if pixels.dtype != _dtype(want):
         raise ValueError(f"holds {pixels.dtype} pixels; expected {np.dtype(_dtype(want))}")
     wanted = list(shape)

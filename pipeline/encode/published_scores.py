@@ -65,7 +65,8 @@ def _keys(frame: pd.DataFrame, name: str, want: Expected) -> list[Key]:
         raise PipelineError(f"{name} lacks the column {', '.join(missing)}; found {', '.join(frame.columns)}.")
     if frame.empty:
         raise PipelineError(f"{name} has no rows.")
-    return list(keys_of(frame, want.settings, want.labels))
+    images = {text: image_id for image_id, text in want.written.items()}
+    return [(images.get(str(one), one), label) for one, label in keys_of(frame, want.settings, want.labels)]
 
 
 def _completed(solution: pd.DataFrame, ids: list[str | None], competition: Competition, want: Expected) -> pd.DataFrame:

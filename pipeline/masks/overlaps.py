@@ -23,8 +23,8 @@ def dice(intersection: np.ndarray, predicted: np.ndarray, true: np.ndarray) -> n
 def iou_precision(intersection: np.ndarray, predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
     """Returns the share of the thresholds 0.50, 0.55, …, 0.95 that the IoU exceeds; 1 where both masks are empty.
 
-    The metric of TGS Salt Identification, one mask an image. Products of whole numbers are compared, which float64 holds
-    exactly, so no rounding decides.
+    The metric of TGS Salt Identification, one mask an image. Products of whole numbers are compared, which float64
+    holds exactly, so no rounding decides.
     """
     union = np.add(predicted, true, dtype=np.float64) - intersection
     hits = sum((20 * np.asarray(intersection, np.float64) > union * step).astype(np.int64) for step in range(10, 20))

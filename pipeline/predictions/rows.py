@@ -33,8 +33,8 @@ class Format:
 
     @property
     def of_instances(self) -> bool:
-        """Whether an instance has a row, or a part of a row, of its own."""
-        return self.competition.submission.row == "instance" or self.competition.rle.several is not None
+        """Whether an instance has a row, or a part of a cell, of its own."""
+        return self.competition.submission.row == "instance" or self.competition.submission.cell is not None
 
     def texts(self, masks: np.ndarray) -> Texts:
         """Returns the label and the text of every row of an image.
@@ -44,26 +44,33 @@ class Format:
                 maps (C, h, w) int32 of instances.
         """
         competition, labels = self.competition, class_labels(self.competition)
-        if competition.submission.format == "labels":
+        settings, empty = competition.submission, competition.rle.empty
+        if settings.format == "labels":
             values = np.where(masks == IGNORE, 0, masks).argmax(0).ravel().tolist()
             return (("", ",".join(labels[value] for value in values)),)
-        rows: list[tuple[str, str]] = []
+        found = {}
         for name in competition.foreground:
             number = competition.classes.index(name)
-            label = labels[number] if competition.submission.labelled else ""
-            rows += [(label, text) for text in self._class_texts(masks[number])]
-        return tuple(rows)
+            found[labels[number]] = self._class_texts(masks[number])
+        if settings.cell is None:
+            pairs = [(label, texts or [empty]) for label, texts in found.items()]
+        else:
+            cells = {
+                label: [_filled(settings.cell, {"class": label, "rle": text}) for text in texts]
+                for label, texts in found.items()
+            }
+            cells = cells if settings.labelled else {"": sum(cells.values(), [])}
+            separator = competition.rle.several or " "
+            pairs = [(label, [separator.join(texts) or empty]) for label, texts in cells.items()]
+        return tuple((label if settings.labelled else "", text) for label, texts in pairs for text in texts)
 
     def _class_texts(self, plane: np.ndarray) -> list[str]:
-        """The texts of the rows of one class."""
-        convention, several = rle.convention_of(self.competition.rle), self.competition.rle.several
+        """The run lengths of one class: of its mask, or of each of its instances."""
+        convention = rle.convention_of(self.competition.rle)
         if not self.of_instances:
             return [rle.encode((plane == 1).view(np.uint8), convention)]
         (regions,) = labelled(plane[None])
-        parts = [rle.encode((regions == one).view(np.uint8), convention) for one in np.unique(regions[regions > 0])]
-        if several is not None:
-            return [several.join(parts) or convention.empty]
-        return parts or [convention.empty]
+        return [rle.encode((regions == one).view(np.uint8), convention) for one in np.unique(regions[regions > 0])]
 
     def true_texts(self, row: Any) -> Texts:
         """Returns `texts` of the true masks of a row of decode's table, or of its instances where each has a row."""
@@ -82,7 +89,7 @@ def submission(images: pd.DataFrame, texts: Sequence[Texts], groups: np.ndarray,
     """
     places = np.repeat(np.arange(len(images)), [len(one) for one in texts])
     ids = images["image_id"].astype(str).to_numpy()
-    frame = typed(_texts_of(ids.tolist(), texts, competition))
+    frame = typed(_texts_of(_names_of(images, groups), texts, competition))
     return Table(frame, ids[places], groups.astype(str)[places], (_row_id(competition),))
 
 
@@ -103,12 +110,17 @@ def solution(images: pd.DataFrame, texts: Sequence[Texts], groups: np.ndarray, c
 
 def columns_of(images: pd.DataFrame, groups: np.ndarray, competition: Competition) -> dict[str, list[str]]:
     """Returns the columns of `metric: {solution: …}`, with a value for every image of decode's table."""
+    wanted = competition.metric_file.solution if competition.metric_file else {}
+    names = _names_of(images, groups)
+    return {column: [_filled(text, one) for one in names] for column, text in wanted.items()}
+
+
+def _names_of(images: pd.DataFrame, groups: np.ndarray) -> list[dict[str, Any]]:
+    """What templates may name of each image."""
     known = {str(name).removeprefix(EXTRA): images[name].tolist() for name in images if str(name).startswith(EXTRA)}
     known |= {name: images[name].tolist() for name in ("height", "width")}
-    known |= {"id": images["image_id"].tolist(), "group": groups.tolist()}
-    cells = [dict(zip(known, values, strict=True)) for values in zip(*known.values(), strict=True)]
-    wanted = competition.metric_file.solution if competition.metric_file else {}
-    return {column: [_filled(text, one) for one in cells] for column, text in wanted.items()}
+    known |= {"id": images["image_id"].astype(str).tolist(), "group": groups.tolist()}
+    return [dict(zip(known, values, strict=True)) for values in zip(*known.values(), strict=True)]
 
 
 def _row_id(competition: Competition) -> str:
@@ -123,15 +135,19 @@ def _filled(template: str, values: dict[str, Any]) -> str:
     return template
 
 
-def _texts_of(ids: list[str], texts: Sequence[Texts], competition: Competition) -> pd.DataFrame:
+def _texts_of(names: list[dict[str, Any]], texts: Sequence[Texts], competition: Competition) -> pd.DataFrame:
     """The rows of images, all cells as text, in the columns of a submission."""
     settings = competition.submission
     if settings.format == "labels":
-        cells = [[image_id, *text.split(",")] for image_id, ((_, text),) in zip(ids, texts, strict=True)]
+        cells = [[own["id"], *text.split(",")] for own, ((_, text),) in zip(names, texts, strict=True)]
         return pd.DataFrame(cells, columns=[settings.id, *map(str, range(len(cells[0]) - 1))])
+    further = {name: str(text) for name, text in settings.columns.items() if name not in (settings.rle, settings.label)}
+    only_label = class_labels(competition)[-1] if len(competition.foreground) == 1 else ""
     rows = []
-    for image_id, own in zip(ids, texts, strict=True):
-        for label, text in own:
-            row = {settings.id: key_text(settings, image_id, label) if settings.pattern else image_id}
-            rows.append(row | ({settings.label: label} if settings.label else {}) | {settings.rle: text})
+    for own, of_image in zip(names, texts, strict=True):
+        for label, text in of_image:
+            image_id = key_text(settings, own["id"], label) if settings.pattern else own["id"]
+            row = {settings.id: image_id} | ({settings.label: label} if settings.label else {}) | {settings.rle: text}
+            known = own | {"class": label or only_label}
+            rows.append(row | {name: _filled(template, known) for name, template in further.items()})
     return pd.DataFrame(rows)

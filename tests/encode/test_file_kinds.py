@@ -68,7 +68,9 @@ def test_class_maps_in_every_kind_of_file(kind: str, tmp_path: Path) -> None:
     settings["train"] = {"images": "train/{id}.png", "masks": "masks/{id}.png"}
     made, want = wanted(tmp_path, table, submission={"format": "labels", "file": kind}, **settings)
     labels = np.random.default_rng(0).integers(0, 3, (2, 3, 4))
-    masks = {name: (labels[number] == np.arange(3)[:, None, None]).astype(np.uint8) for number, name in enumerate(shapes)}
+    masks = {
+        name: (labels[number] == np.arange(3)[:, None, None]).astype(np.uint8) for number, name in enumerate(shapes)
+    }
     path = write(tmp_path / f"mine.{kind}", want, masks)
     assert submission.faults_of(path, want) == []
     assert scoring.score(path, path, made, want) == (1.0, 2)
@@ -104,7 +106,12 @@ def test_an_older_submission_of_another_kind_is_kept(tiny: Tiny) -> None:
     older.keep(run, freshness.hash_file(run.submission))
     older.rename_other_kinds(run)
     dated = "small.2026-01-02-030405"
-    assert sorted(path.name for path in folder.iterdir()) == [f"{dated}.csv", f"{dated}.json", "small.csv.gz", "small.json"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        f"{dated}.csv",
+        f"{dated}.json",
+        "small.csv.gz",
+        "small.json",
+    ]
     assert hashlib.sha256((folder / f"{dated}.csv").read_bytes()).hexdigest() == digest
     assert [file_kinds.stem(path) for path in file_kinds.files_in(folder)] == [dated, "small"]
     assert file_kinds.record_of(folder / f"{dated}.csv") == folder / f"{dated}.json"
@@ -146,7 +153,8 @@ def test_coco_results_are_what_pycocotools_reads(tmp_path: Path) -> None:
         ({"image_id": 5}, "row 1: id '5' with label '1' is not in the test set"),
         ({"category_id": 2}, "row 1: id '7' with label '2' is not in the test set"),
         ({"score": 1.5}, "row 1: id t1: score is '1.5'; expected a number from 0 to 1"),
-        ({"segmentation": {"size": [9, 9], "counts": "01"}}, "row 1: id t1 with label 1: its size is [9, 9], the image's [12, 17] (rows, columns)"),
+        ({"segmentation": {"size": [9, 9], "counts": "01"}},
+         "row 1: id t1 with label 1: its size is [9, 9], the image's [12, 17] (rows, columns)"),
     ],
 )  # fmt: skip
 def test_faults_of_coco_results(change: dict[str, object], fault: str, tmp_path: Path) -> None:

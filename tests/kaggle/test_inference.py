@@ -19,7 +19,8 @@ from pipeline.core.engine import OneByOne
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import read_json, root
 from pipeline.core.run import Run
-from pipeline.kaggle.bundle import build, hidden_set, inference, parquet, parts, project, scratch
+from pipeline.encode import file_kinds
+from pipeline.kaggle.bundle import build, hidden_set, inference, parts, project, scratch
 from pipeline.kaggle.bundle.inference import RERUN, infer
 
 PARTS: dict[str, Any] = {
@@ -141,7 +142,7 @@ def test_the_file_may_be_parquet(run: Run, tmp_path: Path) -> None:
     source.write_text("id,mask\n007,1 5\n010,\nNA,2 2\n")
     inference.publish(source, target, run.competition)
     assert pd.read_parquet(target)["id"].tolist() == ["007", "010", "NA"]
-    parquet.to_csv(target, again)
+    file_kinds.convert(target, again, "csv")
     assert again.read_bytes() == source.read_bytes()
     labels = run.competition.model_copy(
         update={"submission": run.competition.submission.model_copy(update={"format": "labels"})}
@@ -151,7 +152,7 @@ def test_the_file_may_be_parquet(run: Run, tmp_path: Path) -> None:
     assert pd.read_parquet(target).to_dict("list") == {"id": ["007", "010"], "0": [0, 1], "1": [2, 1]}
     target.write_bytes(b"PAR1")
     with pytest.raises(PipelineError, match="submission.parquet cannot be read as Parquet"):
-        parquet.to_csv(target, again)
+        file_kinds.convert(target, again, "csv")
 
 
 # --- the time --------------------------------------------------------------------------------------------------------

@@ -139,6 +139,12 @@ class Competition(Settings):
                 f"metric {self.metric} does not fit kind {self.kind}: "
                 f"{', '.join(of_maps)} is for multiclass, and only it"
             )
+        images = self.submission.format == "images" or self.submission.file == "json" or self.submission.scored
+        if self.metric_file and images:
+            raise ValueError(
+                "metric.file scores tables of run lengths without {score}, and no mask images or COCO's results: name "
+                "a built-in metric"
+            )
         if self.ignore_class is not None and (self.ignore_class not in self.classes or self.kind != "multiclass"):
             raise ValueError(f"ignore_class is {self.ignore_class!r}; expected a class of a multiclass competition")
         check(self.submission, self.rle, self.kind, self.foreground, self.sample_submission)
