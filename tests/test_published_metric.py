@@ -12,23 +12,27 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import SHAPE, TEST_IDS, Tiny
+from evidence import few_partitions, held_out_of, random_labels, run_of
 from typer.testing import CliRunner
 
 from pipeline import stages
 from pipeline.__main__ import app
 from pipeline.core import driver
-from pipeline.core.config.competition import Competition, RleCsv
+from pipeline.core.config.competition import Competition, RleCsv, load_competition
 from pipeline.core.config.settings import validate
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import read_json
 from pipeline.core.run import Run, open_run
 from pipeline.encode import expected, texts, write_file
+from pipeline.kaggle.bundle import project
 from pipeline.masks import rle
 from pipeline.masks.metrics import final_metric, named
+from pipeline.masks.statistics import blank
 from pipeline.predictions import published, rows
 from pipeline.predictions.published import Draws, Published, Table
 from pipeline.report.compare import compare
 from pipeline.tune import final_scores, nearest
+from pipeline.tune import stage as tune
 from pipeline.tune.held_out import held_out
 
 PIXELS = """
@@ -86,7 +90,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
         patch.setattr(final_scores, "DRAWS", 60)
         tiny, rng = Tiny(root), np.random.default_rng(1)
         (tiny.input / "metric.py").write_text(F_HALF)
-        tiny.settings |= {"metric": {"file": "metric.py", "seconds": 5}, "group": "patient"}
+        tiny.settings |= {"metric": {"file": "metric.py", "seconds": 10_000}, "group": "patient"}
         tiny.settings["test"] = {"images": "test/{id}.tif", "masks": "test.csv", "evaluate": True}
         truth = {name: np.roll(tiny.masks["a02"], 3 * number, 0) for number, name in enumerate(TEST_IDS)}
         listed = [{"id": name, "mask": rle.encode(mask), "patient": f"q{name}"} for name, mask in truth.items()]
@@ -150,6 +154,12 @@ def test_the_record_the_report_and_evaluate_say_it(finished: Run) -> None:
     assert (row.metric, row.score) == ("metric.py", result["score"])
 
 
+def test_a_bundle_names_the_built_in_metric(finished: Run, tmp_path: Path) -> None:
+    project.write_project(finished, tmp_path)
+    loaded = load_competition(str(tmp_path / "competition.yaml"))
+    assert (loaded.metric, loaded.metric_file) == (read_json(finished.postprocess)["tuned_by"]["metric"], None)
+
+
 def test_a_changed_file_is_tuned_and_evaluated_again(finished: Run) -> None:
     path = finished.input / "metric.py"
     for stage in ("tune", "evaluate"):
@@ -178,6 +188,38 @@ def test_tuning_goes_by_the_nearest_metric_or_by_what_the_yaml_names(
     assert (found.tuned_by, found.chosen, changed.run.competition.metric) == (expected, chosen, expected)
     assert (found.differences[expected] < 1e-9) == chosen
     assert found.probes == len(nearest.PROBES)
+
+
+LABELS = """
+import numpy as np
+
+
+def score(solution, submission, row_id_column_name):
+    true, predicted = (one.drop(columns=row_id_column_name).to_numpy() for one in (solution, submission))
+    pairs = [(true == label, predicted == label) for label in range(3)]
+    return np.mean([(a & b).sum() / max(1, (a | b).sum()) for a, b in pairs])
+"""
+
+
+def test_class_maps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The function counts ignored pixels, which it does not know of, as background."""
+    monkeypatch.setenv("PIPELINE_ROOT", str(tmp_path))
+    monkeypatch.setattr(final_scores, "DRAWS", 30)
+    few_partitions(monkeypatch, 2)
+    (tmp_path / "metric.py").write_text(LABELS)
+    told = {"kind": "multiclass", "classes": ["zero", "one", "two"], "submission": {"id": "id", "format": "labels"}}
+    run = run_of({**told, "metric": {"file": str(tmp_path / "metric.py"), "seconds": 10_000}})
+    images = random_labels(0, classes=3, number=12, shape=(12, 14))
+    held = held_out_of(images, run)
+    monkeypatch.setattr(tune, "held_out", lambda run: held)
+    monkeypatch.setattr(tune, "_mask_statistics", lambda run: blank(["thing"], False, []))
+    list(tune.execute(run, []))
+    result = read_json(run.postprocess)
+    assert (result["metric"], result["tuned_by"]["metric"], result["search"]) == ("metric.py", "mean_iou", "confusion")
+    assert result["published"]["draws"] == 30 and result["constants"]["all_empty"] is None
+    for name in ("score", "untuned", "nested"):
+        assert result[name] == pytest.approx(result["tuned_by"][name], abs=0.1)
+    assert result["nested_interval_95"][0] < result["nested"] < result["nested_interval_95"][1]
 
 
 # --- what cannot be --------------------------------------------------------------------------------------------------
@@ -254,6 +296,23 @@ def test_a_function_that_fails(body: str, metric: dict[str, Any], sentence: str,
 def test_settings_that_cannot_be(metric: dict[str, Any], sentence: str) -> None:
     with pytest.raises(PipelineError) as caught:
         validate(RleCsv, SETTINGS | {"metric": metric}, "competition tiny")
+    assert sentence in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"windows": {}}, "metric.file scores whole images, not windows"),
+        (
+            {"submission": {"columns": {"confidence": "{score}"}}},
+            "without {score}, and no mask images or COCO's results",
+        ),
+        ({"submission": {"format": "images", "image": "{id}.tif"}}, "name a built-in metric"),
+    ],
+)
+def test_submissions_that_no_function_scores(settings: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(PipelineError) as caught:
+        validate(RleCsv, SETTINGS | {"metric": {"file": "metric.py"}} | settings, "competition tiny")
     assert sentence in str(caught.value)
 
 
@@ -338,7 +397,8 @@ def test_a_slow_function_is_called_as_often_as_its_time_allows(monkeypatch: pyte
         {"classes": ["one", "two"], "columns": {"id": "id", "rle": "mask", "label": "class"}},
         {"classes": ["one", "two"], "columns": {"id": "id", "rle": "mask", "pattern": "{id}_{label}"}},
         {"submission": {"cell": "{rle}"}, "rle": {"several": ";", "as_json": "list", "empty": "authentic"}},
-        {"classes": ["one", "two"], "submission": {"cell": "{class} {rle}"}},
+        {"classes": ["one", "two"], "columns": {"id": "id", "rle": "mask", "label": "class"},
+         "submission": {"cell": "{class} {rle}"}, "rle": {"several": ";"}},
         {"submission": {"columns": {"height": "{height}", "Usage": "Public"}}},
     ],
 )  # fmt: skip

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -177,7 +178,8 @@ class _Check:
         """Finds what is wrong with the masks of an image."""
         want = self.want
         shape = want.shapes.get(image_id)
-        owner, seen = np.zeros(shape or 0, np.int32), list[Row]()
+        order: Literal["F", "C"] = "F" if want.convention.order == "column" else "C"  # as masks are decoded
+        owner, seen = np.zeros(shape or 0, np.int32, order), list[Row]()
         for key, rows in lines.items():
             if shape is None:
                 for row in rows:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from pipeline.core.config.competition import Competition, RleCsv, load_competition
+from pipeline.core.config.raw_files import values_of
 from pipeline.core.config.submission_settings import File, SubmissionSettings
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import root
@@ -67,6 +68,8 @@ class Expected:
     """By image id, what further columns and names of mask images may be made of."""
     values: tuple[int, ...] = ()
     """What mask images hold for each class."""
+    ignored: tuple[int, ...] = ()
+    """What true mask images hold for pixels that count in no score."""
     several: str = " "
     """What stands between the instances in one cell."""
     axis: int = 0
@@ -181,7 +184,8 @@ def expected_of(competition: Competition, input_folder: Path, images: pd.DataFra
     return Expected(
         images, competition.sample_submission, settings, header, keys, shapes, convention, labels, classes, further,
         written, {one.image_id: one for one in table.wholes_of(images[images["subset"] == "test"])},
-        competition.submission_file, needed, names, _values(competition), competition.rle.several or " ",
+        competition.submission_file, needed, names, _values(competition), _ignored(competition),
+        competition.rle.several or " ",
         _axis(competition),
     )  # fmt: skip
 
@@ -232,6 +236,11 @@ def _values(competition: Competition) -> tuple[int, ...]:
     raw = competition.values or []
     numbers = [one for one in raw if isinstance(one, int)]
     return tuple(numbers) if len(numbers) == len(competition.classes) else tuple(range(len(competition.classes)))
+
+
+def _ignored(competition: Competition) -> tuple[int, ...]:
+    given = competition.ignored_values if isinstance(competition, RleCsv) else ()
+    return tuple(one for value in given for one in values_of(value) if isinstance(one, int))
 
 
 def _axis(competition: Competition) -> int:

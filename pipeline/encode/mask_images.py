@@ -46,6 +46,8 @@ class Found:
     """Run lengths."""
     fault: str = ""
     """Why it cannot be read."""
+    ignored: str = ""
+    """Run lengths of the pixels that do not count, of a truth."""
 
 
 def members(want: Expected) -> list[Member]:
@@ -126,8 +128,9 @@ def _dtype(want: Expected) -> type[np.unsignedinteger]:
 # --- reading ---------------------------------------------------------------------------------------------------------
 
 
-def read(path: Path, want: Expected, faults: list[str]) -> Iterator[Found]:
-    """Yields the masks of a zip or a folder of mask images; what else lies there is added to `faults`.
+def read(path: Path, want: Expected, faults: list[str], truth: bool = False) -> Iterator[Found]:
+    """Yields the masks of a zip or a folder of mask images; what else lies there is added to `faults`. A truth may hold
+    the values of pixels that do not count.
 
     Raises:
         PipelineError: it is neither.
@@ -151,13 +154,14 @@ def read(path: Path, want: Expected, faults: list[str]) -> Iterator[Found]:
             if name not in names:
                 continue
             try:
-                pages = _pages(folder.read(name), one, want)
+                pages = _pages(folder.read(name), one, want, truth)
             except ValueError as error:
                 yield from (Found(name, key, "", str(error)) for keys in one.keys for key in keys)
                 continue
             for keys, page in zip(one.keys, pages, strict=True):
+                left_out = rle.encode(np.isin(page, want.ignored), want.convention) if truth else ""
                 for key in keys:
-                    yield Found(name, key, rle.encode(page == _value(key, want), want.convention))
+                    yield Found(name, key, rle.encode(page == _value(key, want), want.convention), "", left_out)
 
 
 class _Folder:
@@ -193,7 +197,7 @@ class _Folder:
             raise ValueError(f"cannot be read: {first_line(error)}") from None
 
 
-def _pages(content: bytes, one: Member, want: Expected) -> np.ndarray:
+def _pages(content: bytes, one: Member, want: Expected, truth: bool) -> np.ndarray:
     """The pages (n, h, w) of a mask image; raises ValueError where it is not as it must be."""
     pixels, shape = _decoded(content, one.name), want.shapes[one.keys[0][0][0]]
     if one.volume and len(one.keys) == 1 and pixels.ndim == 2:
@@ -207,10 +211,11 @@ def _pages(content: bytes, one: Member, want: Expected) -> np.ndarray:
         turned = ", transposed?" if len(wanted) == 2 and list(pixels.shape) == wanted[::-1] else ""
         expected = "×".join(map(str, wanted))
         raise ValueError(f"is {'×'.join(map(str, pixels.shape))}; expected {expected}{turned}")
-    allowed = sorted({_background(want), *(_value(key, want) for keys in one.keys for key in keys)})
-    if strange := sorted(set(np.unique(pixels).tolist()) - set(allowed)):
+    allowed = {_background(want), *(_value(key, want) for keys in one.keys for key in keys)}
+    allowed |= {*want.ignored} if truth else set()
+    if strange := sorted(set(np.unique(pixels).tolist()) - allowed):
         listed = ", ".join(map(str, strange[:SHOWN])) + (", …" if len(strange) > SHOWN else "")
-        raise ValueError(f"holds the values {listed}; expected {', '.join(map(str, allowed))}")
+        raise ValueError(f"holds the values {listed}; expected {', '.join(map(str, sorted(allowed)))}")
     return np.moveaxis(pixels, want.axis, 0) if one.volume else pixels[None]
 
 

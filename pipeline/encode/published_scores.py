@@ -9,7 +9,7 @@ import pandas as pd
 from pipeline.core.config.competition import Competition
 from pipeline.core.errors import PipelineError
 from pipeline.decode import table
-from pipeline.decode.readers.columns import keys_of
+from pipeline.decode.readers.columns import keys_of, units_by_id
 from pipeline.encode.expected import Expected
 from pipeline.encode.rows import read_frame
 from pipeline.predictions import published, rows
@@ -72,7 +72,7 @@ def _keys(frame: pd.DataFrame, name: str, want: Expected) -> list[Key]:
 def _completed(solution: pd.DataFrame, ids: list[str | None], competition: Competition, want: Expected) -> pd.DataFrame:
     """The solution with the columns of the YAML that it lacks."""
     images = table.submitted(want.images)
-    values = rows.columns_of(images, np.asarray(table.units_of(images)), competition)
+    values = rows.columns_of(images, np.array([*units_by_id(competition, images).values()]), competition)
     places = {image_id: place for place, image_id in enumerate(images["image_id"])}
     lacking = {name: cells for name, cells in values.items() if name not in solution}
     return solution.assign(**{name: [cells[places[one]] for one in ids] for name, cells in lacking.items()})

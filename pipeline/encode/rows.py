@@ -29,6 +29,8 @@ class Row:
     """Run lengths, as they are written."""
     fault: str = ""
     """What keeps them from being read."""
+    ignored: str = ""
+    """Run lengths of the pixels of a true mask image that do not count."""
 
 
 def read_frame(path: Path, want: Expected) -> pd.DataFrame:
@@ -82,10 +84,10 @@ def _of(row: Row, label: str | None, text: str, fault: str = "") -> Row:
     return Row(row.number, row.where, row.value, row.image_id, label, text, fault)
 
 
-def rows_of_images(path: Path, want: Expected, faults: list[str]) -> Iterator[Row]:
+def rows_of_images(path: Path, want: Expected, faults: list[str], truth: bool = False) -> Iterator[Row]:
     """Yields the masks of a zip or a folder of mask images; see mask_images.read."""
     if path.exists() and not file_kinds.holds_images(path):
         raise PipelineError(f"{path} is a table; the competition's submissions are zips or folders of mask images.")
-    for number, one in enumerate(mask_images.read(path, want, faults)):
+    for number, one in enumerate(mask_images.read(path, want, faults, truth)):
         label = None if one.key[1] is None else want.labels[one.key[1]]
-        yield Row(number, one.name, one.key[0], one.key[0], label, one.text, one.fault)
+        yield Row(number, one.name, one.key[0], one.key[0], label, one.text, one.fault, one.ignored)

@@ -1,6 +1,7 @@
 """What a submission scores against known masks, by the competition's metric."""
 
 from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -9,17 +10,31 @@ import pandas as pd
 from pipeline.core.config.competition import Competition
 from pipeline.core.errors import PipelineError
 from pipeline.decode import table
+from pipeline.decode.readers.columns import units_by_id
 from pipeline.encode import published_scores
 from pipeline.encode.class_maps import read_labels
 from pipeline.encode.expected import Expected, Key
 from pipeline.encode.rows import Row, read_frame, rows_of, rows_of_images
 from pipeline.masks import rle
+from pipeline.masks.geometry import IGNORE
 from pipeline.masks.instances import from_texts, regions_of
 from pipeline.masks.metrics import metric_of
 from pipeline.masks.overlaps import confusion
 
-Masks = dict[Key, tuple[str, list[str]]]
-"""Of every key of a submission or a truth, where it stands first, and its run lengths."""
+
+@dataclass
+class Known:
+    """What a submission or a truth holds of one key."""
+
+    where: str
+    """Its first row, or its mask image."""
+    texts: list[str]
+    """Run lengths."""
+    ignored: str = ""
+    """Run lengths of pixels that do not count."""
+
+
+Masks = dict[Key, Known]
 
 
 def score(
@@ -43,7 +58,7 @@ def score(
         return published_scores.score(path, truth, competition, want, only)
     if want.settings.format == "labels":
         return _score_labels(path, truth, competition, want, only)
-    predictions, truths = _read(path, "the submission", want), _read(truth, "the truth", want)
+    predictions, truths = _read(path, "the submission", want), _read(truth, "the truth", want, of_truth=True)
     if competition.kind == "multiclass":
         return _score_classes(predictions, truths, competition, want, only)
     scores, total = _scored(predictions, truths, competition, want, only)
@@ -54,7 +69,7 @@ def truth_ids(truth: Path, want: Expected) -> list[str]:
     """Returns the ids of the images whose masks a truth holds, each once; raises as score does."""
     if want.settings.format == "labels":
         return list(dict.fromkeys(image_id for _, image_id, _ in read_labels(truth, want)))
-    return list(dict.fromkeys(image_id for image_id, _ in _read(truth, "the truth", want)))
+    return list(dict.fromkeys(image_id for image_id, _ in _read(truth, "the truth", want, of_truth=True)))
 
 
 def row_scores(frame: pd.DataFrame, truth: pd.DataFrame, competition: Competition, want: Expected) -> pd.Series:
@@ -73,12 +88,12 @@ def _scored(
 ) -> tuple[pd.Series, float]:
     """The metric of every key of the truth, and of all together."""
     metric = metric_of(competition)
-    group_of = _groups(want)
+    groups = units_by_id(competition, table.submitted(want.images))
     keys, units, parts = [], [], []
     for key, masks in _pairs(predictions, truths, want, metric.instances, only):
         keys.append(want.name(key))
         # each class is scored alone, and the mean is over classes
-        units.append(str(key[1]) if metric.unit == "data_set" else f"{group_of[key[0]]}, {key[1]}")
+        units.append(str(key[1]) if metric.unit == "data_set" else f"{groups[key[0]]}, {key[1]}")
         parts.append(masks[:, None] if metric.together else metric.measured(*masks[:, None, None]))
     if not keys:
         return pd.Series(dtype=np.float64), float("nan")
@@ -108,20 +123,16 @@ def _score_classes(
     for key, masks in _pairs(predictions, truths, want, only=only):
         both = maps.setdefault(key[0], np.zeros(masks.shape, np.uint8))
         both[masks == 1] = want.classes[0] if key[1] is None else key[1]
+        both[masks == IGNORE] = IGNORE
     matrices = [confusion(both[0], both[1], len(competition.classes)) for both in maps.values()]
     return _score_matrices(dict(zip(maps, matrices, strict=True)), competition, want), len(maps)
 
 
 def _score_matrices(matrices: dict[str, np.ndarray], competition: Competition, want: Expected) -> float:
     """The competition's metric of confusion matrices by image id."""
-    group_of = _groups(want)
-    units = np.array([group_of[image_id] for image_id in matrices])
+    groups = units_by_id(competition, table.submitted(want.images))
+    units = np.array([groups[image_id] for image_id in matrices])
     return metric_of(competition).score_of(np.stack(list(matrices.values())), units)
-
-
-def _groups(want: Expected) -> dict[str, str]:
-    images = table.submitted(want.images)
-    return dict(zip(images["image_id"], table.units_of(images), strict=True))
 
 
 def _pairs(
@@ -133,36 +144,39 @@ def _pairs(
 ) -> Iterator[tuple[Key, np.ndarray]]:
     """Every key of the truth, with the predicted and the true mask (2, h, w); or label maps of their instances, which
     are the rows, or, where a row is no instance, connected regions."""
-    for key, (row, texts) in truths.items():
+    for key, known in truths.items():
         if only is not None and key[0] not in only:
             continue
         if key not in predictions or key[0] not in want.shapes:
             where = "the submission" if key not in predictions else "the competition's images"
-            raise PipelineError(f"truth {row}: id {want.name(key)} is not in {where}.")
+            raise PipelineError(f"truth {known.where}: id {want.name(key)} is not in {where}.")
         masks = []
-        for what, lines in (("submission", predictions[key][1]), (f"truth {row}", texts)):
+        for what, held in (("submission", predictions[key]), (f"truth {known.where}", known)):
             try:
-                masks.append(_drawn(lines, want, key[0], instances))
+                masks.append(_drawn(held, want, key[0], instances))
             except rle.RleError as error:
                 raise PipelineError(f"{what}: id {want.name(key)}: {error}.") from None
         yield key, np.stack(masks)
 
 
-def _drawn(texts: list[str], want: Expected, image_id: str, instances: bool) -> np.ndarray:
-    """The mask of run lengths, or the label map of its instances."""
+def _drawn(held: Known, want: Expected, image_id: str, instances: bool) -> np.ndarray:
+    """The mask of run lengths, with 255 where pixels do not count, or the label map of its instances, with -1 there."""
     shape = want.shapes[image_id]
     if instances and want.by_instance:
-        return from_texts(texts, shape, want.convention)
-    mask = np.max([rle.decode(text, shape, want.convention) for text in texts], axis=0)
-    return regions_of(mask) if instances else mask
+        return from_texts(held.texts, shape, want.convention)
+    mask = np.max([rle.decode(text, shape, want.convention) for text in held.texts], axis=0)
+    drawn = regions_of(mask) if instances else mask
+    if held.ignored:
+        drawn[rle.decode(held.ignored, shape, want.convention) == 1] = -1 if instances else IGNORE
+    return drawn
 
 
-def _read(path: Path, name: str, want: Expected) -> Masks:
+def _read(path: Path, name: str, want: Expected, of_truth: bool = False) -> Masks:
     """What a file of any kind holds."""
     if want.settings.format != "images":
         return _texts(read_frame(path, want), name, want)
     faults: list[str] = []
-    found = _by_key(rows_of_images(path, want, faults), name, want)
+    found = _by_key(rows_of_images(path, want, faults, of_truth), name, want)
     if faults:
         raise PipelineError(f"{name}: {faults[0]}.")
     return found
@@ -189,17 +203,17 @@ def _by_key(rows: Iterable[Row], name: str, want: Expected) -> Masks:
         key = row.image_id, None if row.label is None else numbers[row.label]
         if row.fault:
             raise PipelineError(f"{name} {row.where}: id {want.name(want.row_key(key))}: {row.fault}.")
-        first, texts = found.setdefault(key, (row.where, []))
-        if texts and want.settings.row != "instance" and first != row.where:
+        known = found.setdefault(key, Known(row.where, [], row.ignored))
+        if known.texts and want.settings.row != "instance" and known.where != row.where:
             raise PipelineError(f"{name} {row.where} repeats the id {want.name(want.row_key(key))}.")
-        texts.append(row.text)
+        known.texts.append(row.text)
     return found if want.needed == "keys" else _completed(found, want)
 
 
 def _completed(found: Masks, want: Expected) -> Masks:
     """With an empty mask for each class that an image has no row of: of all images, where none needs a row."""
     images = {image_id for image_id, _ in found} if want.needed == "images" else set(want.ids)
-    blank = ("nowhere", [want.convention.empty])
+    blank = Known("nowhere", [want.convention.empty])
     known = set(want.keys)
     strange = {key: masks for key, masks in found.items() if key not in known}
     return {key: found.get(key, blank) for key in want.keys if key[0] in images} | strange

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from pipeline.core.lock import exclusive_lock
 from pipeline.core.results import read_submission, read_tuned, searched_by
 from pipeline.core.run import Run
 from pipeline.decode import table
+from pipeline.decode.readers.columns import units_by_id
 from pipeline.decode.readers.registry import reader_of
 from pipeline.masks import metrics, overlaps, overlay
 from pipeline.masks.decision import decision_of, disjoint
@@ -74,19 +76,10 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
     if run.competition.metric_file:  # beside it, the built-in metric that tuning went by
         run = replace(run, competition=run.competition.model_copy(update={"metric": searched_by(result)}))
     blend, decision = blends.test(run, result), decision_of(result)
-    place = {image_id: number for number, image_id in enumerate(blend.ids)}
-    if missing := [image_id for image_id in images["image_id"] if image_id not in place]:
-        raise PipelineError(
-            f"{shown(blends.files(run, 'test')[0])} lacks {len(missing)} test images of {shown(run.test_table)}, for "
-            f"instance {missing[0]}; run the predict stage again."
-        )
+    place = _places(run, images, blend.ids)
     read = reader_of(run.competition).opener(run.competition, run.input)
-    folder = run.folder / "test_overlays"
-    folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob("*.png"):
-        old.unlink()
-
-    metric, units = metrics.metric_of(run.competition), table.units_of(images)
+    folder = _emptied(run.folder / "test_overlays")
+    metric, units = metrics.metric_of(run.competition), np.array([*units_by_id(run.competition, images).values()])
     shape = Format(run.competition) if run.competition.metric_file else None
 
     def evaluate_one(index: int) -> dict[str, Any]:
@@ -129,6 +122,25 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
     _add_to_runs(run, summary, record)
     _print(run, summary)
     yield from waiting
+
+
+def _emptied(folder: Path) -> Path:
+    """A folder without the pictures of an earlier run."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("*.png"):
+        old.unlink()
+    return folder
+
+
+def _places(run: Run, images: pd.DataFrame, ids: list[str]) -> dict[str, int]:
+    """The place of every test image among the predicted ones."""
+    place = {image_id: number for number, image_id in enumerate(ids)}
+    if missing := [image_id for image_id in images["image_id"] if image_id not in place]:
+        raise PipelineError(
+            f"{shown(blends.files(run, 'test')[0])} lacks {len(missing)} test images of {shown(run.test_table)}, for "
+            f"instance {missing[0]}; run the predict stage again."
+        )
+    return place
 
 
 def published_score(

@@ -130,7 +130,8 @@ def _payload(run: Run) -> bytes:
         for path in (*paths, home / "pyproject.toml"):
             _add(pack, path.relative_to(home).as_posix(), path.read_bytes())
         _add(pack, f"{run.name}.yaml", yaml.safe_dump(_recipe(run), sort_keys=False).encode())
-        competition = run.competition.model_dump(mode="json", exclude={"name"}, exclude_defaults=True)
+        # training goes by a built-in metric; the file of a published one does not travel
+        competition = run.competition.model_dump(mode="json", exclude={"name", "metric_file"}, exclude_defaults=True)
         competition["reader"] = run.competition.reader
         _add(pack, f"{run.competition.name}.yaml", yaml.safe_dump(competition, sort_keys=False).encode())
         if run.folds_file.exists():

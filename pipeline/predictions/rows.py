@@ -68,7 +68,8 @@ class Format:
         """The run lengths of one class: of its mask, or of each of its instances."""
         convention = rle.convention_of(self.competition.rle)
         if not self.of_instances:
-            return [rle.encode((plane == 1).view(np.uint8), convention)]
+            mask = plane == 1 if plane.dtype == np.uint8 else plane > 0
+            return [rle.encode(mask.view(np.uint8), convention)]
         (regions,) = labelled(plane[None])
         return [rle.encode((regions == one).view(np.uint8), convention) for one in np.unique(regions[regions > 0])]
 

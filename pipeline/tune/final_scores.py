@@ -14,7 +14,7 @@ import pandas as pd
 from pipeline.core.console import say
 from pipeline.core.freshness import hash_file
 from pipeline.core.verdict import Level, Reason, from_json, to_json
-from pipeline.masks.decision import Decision
+from pipeline.masks.decision import Decision, disjoint
 from pipeline.predictions import published, rows
 from pipeline.predictions.published import Draws, Published, Table
 from pipeline.predictions.rows import Format, Texts
@@ -183,6 +183,7 @@ def _texts(decided: Decided, without: list[set[Cells]]) -> list[dict[Any, Texts]
     held, shape = decided.held, Format(decided.held.run.competition)
     folds, places = held.images["fold"].to_numpy(), held.images["row"].to_numpy()
     position = {int(number): place for place, number in enumerate(decided.counted)}
+    overlap = held.run.competition.submission.overlap
     weightings = list(dict.fromkeys([decided.weighting, *decided.weightings.values()]))
 
     def work(number: int, probabilities: list[np.ndarray], true: np.ndarray) -> dict[Any, Texts]:
@@ -197,7 +198,8 @@ def _texts(decided: Decided, without: list[set[Cells]]) -> list[dict[Any, Texts]
         found: dict[Any, Texts] = {"empty": shape.texts(np.zeros_like(true))}
         for key, (weighting, decision) in wanted.items():
             blend = held.blends(weighting)[folds[number]]
-            masks = blend.decide(int(places[number]), probabilities[weightings.index(weighting)], decision)
+            probability = probabilities[weightings.index(weighting)]
+            masks = disjoint(blend.decide(int(places[number]), probability, decision), probability, overlap)
             drawn = masks.tobytes()
             if drawn not in known:
                 known[drawn] = shape.texts(masks)

@@ -17,6 +17,7 @@ from pycocotools import mask as coco
 from pipeline.core import freshness
 from pipeline.core.config.submission_settings import ENDINGS
 from pipeline.core.errors import PipelineError
+from pipeline.core.files import writing
 from pipeline.core.run import open_run
 from pipeline.encode import file_kinds, older, scoring, submission
 
@@ -89,6 +90,23 @@ def test_the_name_of_the_sample_submission_says_the_kind(tmp_path: Path) -> None
         assert want.file == kind and want.ids == list(SHAPES)
         assert submission.faults_of(tmp_path / name, want) == []
     assert competition(submission={"file": "zip"}, sample_submission="sample.parquet").submission_file == "zip"
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "json"])
+def test_a_write_that_fails_leaves_the_old_file(kind: str, tmp_path: Path) -> None:
+    _, want = wanted(tmp_path, classes={"thing": 1}, submission={"file": kind})
+    path = tmp_path / f"mine{ENDINGS[want.file]}"
+    path.write_bytes(b"old")
+    texts = {key: ["1 2"] for key in want.keys if key[0] != "t3"}
+    with pytest.raises(PipelineError, match="test id t3.* was not decoded"), writing(path) as temporary:
+        submission.write(temporary, texts, want)
+    with pytest.raises(KeyboardInterrupt), writing(path) as temporary:
+        if kind == "json":
+            raise KeyboardInterrupt
+        with file_kinds.writing_table(temporary, want.file) as file:
+            file.write("id,rle\n")
+            raise KeyboardInterrupt
+    assert path.read_bytes() == b"old" and [one.name for one in tmp_path.iterdir()] == [path.name]
 
 
 def test_an_older_submission_of_another_kind_is_kept(tiny: Tiny) -> None:

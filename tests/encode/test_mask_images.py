@@ -78,6 +78,25 @@ def test_scores_are_those_of_the_pixels(tmp_path: Path) -> None:
     assert "mask images are as the YAML has them" in sanity.format_note(want, made)[0].text
 
 
+def test_pixels_that_do_not_count_and_groups_of_test_images(tmp_path: Path) -> None:
+    """Vesuvius' surfaces: 2 is ignored in the truth, and in no submission; a volume is scored as a whole."""
+    shapes = {f"{volume}_{number}": (3, 4) for volume in "ab" for number in range(2)}
+    table = images(shapes, of_image=["a", "a", "b", "b"], extra_whole=["a", "a", "b", "b"])
+    settings = {"submission": {"format": "images", "image": "{id}.tif"}, "volumes": {}, "metric": "dice(over=group)"}
+    settings |= {
+        "train": {"images": "train/{id}.tif", "masks": "m/{id}.tif"},
+        "classes": {"surface": 1},
+        "ignore_value": 2,
+    }
+    made, want = wanted(tmp_path, table, **settings)
+    mine = {name: np.ones((1, 3, 4), np.uint8) for name in shapes}
+    truth = {"a.tif": np.ones((2, 3, 4), np.uint8), "b.tif": np.zeros((2, 3, 4), np.uint8)}
+    truth["a.tif"][1], truth["b.tif"][0, 0] = 2, 1
+    path, folder = write(tmp_path / "mine.zip", want, mine), folder_of(tmp_path / "truth", truth)
+    assert scoring.score(path, folder, made, want)[0] == pytest.approx((1 + 2 * 4 / (24 + 4)) / 2)
+    assert "a.tif: id a_0: holds the values 2; expected 0, 1" in submission.faults_of(folder, want)
+
+
 def test_class_maps_and_an_image_per_class(tmp_path: Path) -> None:
     labels = {name: np.random.default_rng(3).integers(0, 3, shape) for name, shape in SHAPES.items()}
     masks = {name: (one == np.arange(3)[:, None, None]).astype(np.uint8) for name, one in labels.items()}

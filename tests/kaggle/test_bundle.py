@@ -161,6 +161,7 @@ def test_damaged_weights_are_refused(split: Run) -> None:
     [
         ({"python": "twelve"}, "expected a version such as 3.12"),
         ({"target": "submission.txt"}, "ends with .csv or .parquet"),
+        ({"target": "submission.json"}, "submissions to tiny end with .csv"),
         ({"target": "out/submission.csv"}, "the name of a file, without a folder"),
         ({"user": "ada/x"}, "expected a name on Kaggle"),
         ({"limit": "soon"}, "expected a number and a unit, for instance 8.5h, 90min or 45s, or `none`"),

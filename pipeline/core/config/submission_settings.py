@@ -52,7 +52,7 @@ class SubmissionSettings(Columns):
     values: list[Annotated[int, Field(ge=0, le=65535)]] | None = None
     """Of `format: images`, what a mask image holds for each of `classes`; other pixels are 0. null: 1, and in class
     maps what the raw files hold."""
-    columns: dict[str, str | int | float] = {}
+    columns: dict[str, bool | str | int | float] = {}
     """Further columns, each a constant or made of `{id}`, `{height}`, `{width}` (of the image), `{group}`, `{class}`,
     `{score}` (the mean probability of the mask or instance, 0 to 1; 0 of an empty one) and the named parts or table
     columns of an image, e.g. `{height: "{height}", Usage: Public, confidence: "{score}"}`. They stand in the order of

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
@@ -12,6 +13,7 @@ from pipeline.core.errors import PipelineError
 from pipeline.core.tables import normal_form
 from pipeline.decode.readers.files import SUFFIXES
 from pipeline.decode.readers.names import ImageFiles, relative_name
+from pipeline.decode.table import units_of
 
 _FILE_ENDINGS = (*SUFFIXES, ".dcm", ".dicom", ".npy", ".npz", ".nii", ".nii.gz", ".svs")
 """Endings of image files, also of those that tables speak of and that were converted since."""
@@ -210,6 +212,18 @@ def set_of(competition: Competition, what: str, image_id: str, extra: dict[str, 
         if name not in extra:
             raise PipelineError(_no_column(competition, name, image_id, extra, key))
     return what.format(**{name: extra[name].strip() for name in names}) if names != [what] else extra[what].strip()
+
+
+def units_by_id(competition: Competition, images: pd.DataFrame) -> dict[str, str]:
+    """Returns the group of every image of a table, or its id where it is of none. Of a test image, of which decode
+    keeps none, it is what its path, its columns or its id say."""
+    found = dict(zip(images["image_id"], units_of(images), strict=True))
+    extras = [name for name in images.columns if name.startswith("extra_")]
+    for row in images[images["group"].eq("") & images["subset"].eq("test")].to_dict("records"):
+        with suppress(PipelineError):  # the files of a test set need not say it
+            extra = {name.removeprefix("extra_"): str(row[name]) for name in extras}
+            found[row["image_id"]] = group_of(competition, row["image_id"], extra) or row["image_id"]
+    return found
 
 
 def _no_column(competition: Competition, name: str, image_id: str, extra: dict[str, str], key: str) -> str:
