@@ -79,10 +79,10 @@ def examine() -> Iterator[str]:
     yield f"root {files.root()}, input {input_root()}"
     known = sorted(file.stem for file in competition.FOLDER.glob("*.yaml"))
     here = [name for name in known if input_folder(competition.load_competition(name)).is_dir()]
-    for name in known:
-        yield f"competition {name}: raw files {'found' if name in here else 'not there'}"
+    yield f"raw files found: {', '.join(here) or 'none'}"
+    yield f"raw files not there: {', '.join(name for name in known if name not in here) or 'none'}"
     recipes = sorted(file.stem for file in recipe.FOLDER.glob("*.yaml"))
-    possible = [name for name in recipes if recipe.load_recipe(name).competition in here]
+    possible = [*(name for name in recipes if recipe.load_recipe(name).competition in here), *here]
     ready = next((name for name in possible if name != "sample"), "sample")
     yield f"next: {program()} {'sample' if not here else f'run {ready} --quick'}"
 

@@ -9,9 +9,8 @@ import yaml
 
 from pipeline.core.config.competition import Competition, load_competition
 from pipeline.core.config.preparing import SplitSettings
-from pipeline.core.config.recipe import FOLDER as RECIPES
-from pipeline.core.config.recipe import Recipe, load_recipe
-from pipeline.core.config.settings import find_yaml, override, validate
+from pipeline.core.config.recipe import Recipe, load_recipe, recipe_file
+from pipeline.core.config.settings import override, validate
 from pipeline.core.config.submission_settings import ENDINGS
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import input_root, read_record, root, shown, write_text
@@ -313,7 +312,7 @@ def open_run(
         loaded, folder = _recipe_of_arrays(recipe, competition, oof, test, assignments or []), Path.cwd()
     else:
         loaded = load_recipe(recipe, quick, assignments)
-        folder = find_yaml(recipe, RECIPES, "recipe").absolute().parent
+        folder = recipe_file(recipe)[0].absolute().parent
     run_name = check_name(name or (f"{loaded.name}-quick" if quick else loaded.name))
     if loaded.arrays:
         loaded = _with_arrays(loaded, folder)

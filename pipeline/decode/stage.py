@@ -41,11 +41,13 @@ from pipeline.masks.geometry import geometry_of
 
 SHARED, READS_RAW = True, True
 FAULTS_SHOWN = 30
-IRRELEVANT_KEYS = {"clean", "split", "splits", "metric", "title", "kaggle", "ignored_prediction", "forbids_pretrained"}
+IRRELEVANT_KEYS = {
+    "baseline", "clean", "split", "splits", "metric", "title", "kaggle", "ignored_prediction", "forbids_pretrained",
+}  # fmt: skip
 """Keys of a competition that change nothing that decode writes."""
 OF_TEST = {"test", "sample_submission", "submission"}
 """Keys of a competition that change nothing that decode writes of training images."""
-DEFAULTS = {"decode": {"on_test_error": "stop"}}
+DEFAULTS = {"decode": {"on_test_error": "stop"}, "train": {"empty": []}, "test": {"empty": []}}
 """What earlier versions did."""
 
 

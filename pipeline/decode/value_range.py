@@ -97,7 +97,9 @@ def _told(rows: list[Row], subset: SubsetName) -> str:
 def _remedy(competition: Competition, rows: list[Row], subset: SubsetName) -> str:
     given = competition.reading["value_range"]
     if given is not None:
-        return f"`value_range: [{given[0]:g}, {given[1]:g}]` is not the range of their files, correct it"
+        pairs = [f"[{low:g}, {high:g}]" for low, high in (given if isinstance(given, list) else [given])]
+        shown = pairs[0] if isinstance(given, tuple) else f"[{', '.join(pairs)}]"
+        return f"`value_range: {shown}` is not the range of their files, correct it"
     own = _rows_of(rows, subset)
     dtype: np.dtype = np.dtype(str(own[0]["dtype"]))
     _, values = used_range(dtype, [row["low"] for row in own], [row["high"] for row in own])

@@ -30,11 +30,14 @@ from pipeline.core.files import read_record, shown, write_json, writing
 from pipeline.core.freshness import Reason, Step
 from pipeline.core.run import Run
 from pipeline.decode import table
+from pipeline.decode.readers.columns import set_of
 from pipeline.split import audit
 from pipeline.split.audit import Split
 from pipeline.split.folds import folds_setting, read_audit, read_folds, read_outliers, uses_of
 
 SHARED = True
+DEFAULTS = {"together": None}
+"""What earlier versions did."""
 ALIKE = 0.02
 """Folds whose largest deviation is below this are alike enough: no further seed is tried."""
 MOST_CLASSES = 8
@@ -50,10 +53,23 @@ def steps(run: Run) -> list[Step]:
     made, audited = run.folds_file.with_suffix(".manifest.json"), run.folds_file.with_suffix(".audit.manifest.json")
     return [
         Step(
-            "split", "split", made, (run.table, run.outliers), (run.folds_file,), settings, editable=(run.folds_file,)
+            "split",
+            "split",
+            made,
+            (run.table, run.outliers),
+            (run.folds_file,),
+            settings,
+            defaults=DEFAULTS,
+            editable=(run.folds_file,),
         ),
         Step(
-            "split", "audit", audited, (run.folds_file, run.table, run.outliers, *descriptors), (run.audit,), settings
+            "split",
+            "audit",
+            audited,
+            (run.folds_file, run.table, run.outliers, *descriptors),
+            (run.audit,),
+            settings,
+            defaults=DEFAULTS,
         ),
     ]
 
@@ -107,7 +123,7 @@ def _split(run: Run) -> int:
 
 def _material(run: Run, images: pd.DataFrame, found: pd.DataFrame) -> Split:
     """What is known about the training images; all in fold 0."""
-    group = images["group"].str.strip().to_numpy(str) if run.competition.group else np.full(len(images), "")
+    group = _together(run, images)
     cluster = audit.clusters_of(images["image_id"], found)
     return Split(
         image_ids=images["image_id"].to_numpy(object),
@@ -118,6 +134,17 @@ def _material(run: Run, images: pd.DataFrame, found: pd.DataFrame) -> Split:
         areas=images[[f"area_{name}" for name in run.competition.foreground]].to_numpy(np.int64),
         sizes=(images["height"] * images["width"]).to_numpy(np.int64),
     )
+
+
+def _together(run: Run, images: pd.DataFrame) -> np.ndarray:
+    """What must stay in one fold with each image (N,): its group, or what `split.together` says; "" for neither."""
+    together = run.split.together
+    if together is None:
+        return images["group"].str.strip().to_numpy(str) if run.competition.group else np.full(len(images), "")
+    extra = images[[name for name in images if name.startswith("extra_")]].fillna("")
+    records = extra.rename(columns=lambda name: name.removeprefix("extra_")).to_dict("records")
+    pairs = zip(images["image_id"], records, strict=True)
+    return np.array([set_of(run.competition, together, one, row, "split.together") for one, row in pairs], str)
 
 
 def _units(run: Run, split: Split) -> np.ndarray | None:

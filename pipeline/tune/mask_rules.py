@@ -292,7 +292,7 @@ class UnitTable:
         self, rows: np.ndarray, thresholds: np.ndarray, cells: np.ndarray, size: int, add: Add
     ) -> np.ndarray:
         """As ImageTable."""
-        total: np.ndarray | float = 0.0
+        total = np.zeros(np.shape(add(np.zeros(size))))
         for unit in np.unique(self.units[rows]):
             mine = self.units[rows] == unit
             sums = []
@@ -309,7 +309,7 @@ class UnitTable:
         _, number, sizes = np.unique(self.units[rows], return_inverse=True, return_counts=True)
         counts = (intersection, predicted, self.true[rows][:, None])
         whole = [pixels.astype(np.int64) for pixels in counts]
-        sums = [sums_by(self._weighed(rows, pixels), number, number.max() + 1) for pixels in whole]
+        sums = [sums_by(self._weighed(rows, pixels), number, len(sizes)) for pixels in whole]
         scores = self.metric(*sums)
         return self.metric.sign * (scores * sizes[:, None] if self.metric.weigh == "images" else scores).sum(0)
 

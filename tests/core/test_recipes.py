@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.core.config.competition import FOLDER as COMPETITIONS
 from pipeline.core.config.recipe import FOLDER, load_recipe
 from pipeline.core.errors import PipelineError
 from pipeline.core.run import open_run
@@ -32,6 +33,7 @@ def head(name: str) -> str:
 def test_the_reports_and_our_own_are_there() -> None:
     assert {*NAMES} == REPORTS | {
         "sample",
+        "baseline",
         "ultrasound-nerve",
         "tgs-salt",
         "tgs-salt-lite0",
@@ -108,3 +110,17 @@ def test_a_recipe_takes_from_its_base_what_it_does_not_say(tmp_path: Path, monke
 def test_a_fault_of_a_section_does_not_print_the_section() -> None:
     with pytest.raises(PipelineError, match=r"^recipe sample.yaml: train.snapshots is 2: it needs"):
         load_recipe("sample", assignments=["train.snapshots=2"])
+
+
+def test_a_competition_without_a_recipe_runs_the_baseline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIPELINE_ROOT", str(tmp_path))
+    run = open_run("kelp-wanted", assignments=["train.epochs=2"])
+    assert (run.name, run.recipe.competition, run.recipe.train.epochs) == ("kelp-wanted", "kelp-wanted", 2)
+    assert (run.recipe.image.channels, run.recipe.image.size) == (7, (352, 352))
+    own = tmp_path / "competitions" / "mine.yaml"
+    own.parent.mkdir()
+    own.write_text((COMPETITIONS / "kelp-wanted.yaml").read_text().replace("channels: 7, norm", "epochs: 7, norm"))
+    with pytest.raises(PipelineError, match="unknown key `image.epochs`"):
+        open_run("mine")
+    with pytest.raises(PipelineError, match="There is no recipe named `kelp-wantd`. Known:"):
+        open_run("kelp-wantd")

@@ -232,6 +232,16 @@ def pages(drawn: Drawn) -> None:
             drawn.masks[f"stack{number}_{page}"] = masks[page][None]
 
 
+def planes(drawn: Drawn) -> None:
+    """Forged regions: masks of one plane per instance."""
+    for number in range(6):
+        parts = [blob(10 * number + part) for part in range(1 + number % 3)]
+        image = noise(number, np.max(parts, axis=0)).astype(np.uint8)
+        drawn.png(f"images/case{number}.png", image)
+        drawn.npy(f"masks/case{number}.npy", np.stack(parts))
+        drawn.images[f"case{number}"], drawn.masks[f"case{number}"] = image[..., None], np.max(parts, axis=0)[None]
+
+
 LAYOUTS: dict[str, tuple[Callable[[Drawn], None], dict[str, Any]]] = {
     "contrails": (contrails, {
         "train": {"images": "train/{id}/band_{band}.npy", "masks": "train/{id}/human_pixel_masks.npy"},
@@ -261,6 +271,7 @@ LAYOUTS: dict[str, tuple[Callable[[Drawn], None], dict[str, Any]]] = {
         "channels": {"bands": [f"{band}" for band in range(12, 28)]}}),
     "kelp": (kelp, {"train": {"images": "train_satellite/{id}_satellite.tif", "masks": "train_kelp/{id}_kelp.tif"},
                     "test": {"images": "test_satellite/{id}_satellite.tif"}, "channels": 7}),
+    "planes": (planes, {"train": {"images": "images/{id}.png", "masks": "masks/{id}.npy", "instances": "planes"}}),
     "pages": (pages, {"train": {"images": "training/{id}.tif", "masks": "training_groundtruth/{id}.tif"},
                       "volumes": {}, "group": "whole"}),
 }  # fmt: skip

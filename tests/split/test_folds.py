@@ -395,3 +395,19 @@ def test_what_training_does_with_an_image(run: Run) -> None:
     own_folds(run, 4)
     assert drop_list(run) == (run.outliers,)
     assert read_folds(run)["use"].tolist() == use.tolist()
+
+
+def test_groups_that_belong_together_stay_in_one_fold(run: Run) -> None:
+    images = table.read_table(run.table)
+    sites = [{**row, "extra_site": f"s{int(row['group']) // 4}"} for row in images.to_dict("records")]
+    table.write_table(run.table, sites)  # type: ignore[arg-type]
+    joint = under(run, split={"folds": 3, "together": "site"})
+    driver.run_stage(joint, "split")
+    folds = pd.read_csv(joint.folds_file, dtype=str)
+    assert folds["group"].nunique() == 12
+    assert folds.groupby(folds["group"].astype(int) // 4)["fold"].nunique().max() == 1
+    assert read_audit(joint)["crossing_groups"]["count"] == 0
+    with pytest.raises(PipelineError, match=r"column `town` \(split.together\) is missing; found `site`"):
+        driver.run_stage(under(run, split={"folds": 3, "together": "town"}), "split")
+    with pytest.raises(PipelineError, match="id 0_0 does not fit `split.together: {group}-{rest}`"):
+        driver.run_stage(under(run, split={"folds": 3, "together": "{group}-{rest}"}), "split")

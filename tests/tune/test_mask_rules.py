@@ -445,8 +445,9 @@ def test_where_nothing_is_better_the_untuned_rule_stays(kind: str) -> None:
         truths = [np.ones_like(true) for true in truths]
     images = Images([true * values[kind] for true in truths], truths, np.full((9, 1), 0.3))
     if kind == "no images":
-        search = RuleSearch(images.evidence(((128,),)), 0, "dice", np.ones(9))
-        assert {getattr(search, step)(Rule(), np.zeros(0, np.int64)) for step in STEPS} == {Rule()}
+        for metric, steps in (("dice", STEPS), ("dice(over=data_set)", ("threshold", "area", "triplet", "components"))):
+            search = RuleSearch(images.evidence(((128,),)), 0, metric, np.ones(9))
+            assert {getattr(search, step)(Rule(), np.zeros(0, np.int64)) for step in steps} == {Rule()}
     else:
         assert set(after_every_step(images)) == {Rule()}
 

@@ -19,7 +19,7 @@ from pipeline.core.config.raw_files import (
     Value,
     values_of,
 )
-from pipeline.core.config.raw_images import MOST_CHANNELS, ChannelSettings, VolumeSettings, WindowSettings
+from pipeline.core.config.raw_images import MOST_CHANNELS, ChannelSettings, Range, VolumeSettings, WindowSettings
 from pipeline.core.config.settings import Settings, find_yaml, read_yaml, validate
 from pipeline.core.config.submission_settings import File, SubmissionSettings, check, completed, file_of
 from pipeline.core.errors import PipelineError
@@ -82,6 +82,8 @@ class Competition(Settings):
     """Further splits by name, written to folds/<competition>-<name>.csv for the recipes that ask for them."""
     kaggle: str | None = None
     """The competition's name in its Kaggle address."""
+    baseline: dict[str, Any] = {}
+    """What the recipe `baseline` says otherwise where `run` is given the name of this competition."""
 
     @model_validator(mode="before")
     @classmethod
@@ -227,9 +229,10 @@ def _labels_without_test(data: Any) -> Any:
     return data
 
 
-def _ascending(value: tuple[float, float] | None) -> tuple[float, float] | None:
-    if value is not None and not value[0] < value[1]:
-        raise ValueError(f"expected the lowest and the highest value, e.g. [0, 4095]; got {list(value)}")
+def _ascending(value: Any) -> Any:
+    for one in value if isinstance(value, list) else [value]:
+        if one is not None and not one[0] < one[1]:
+            raise ValueError(f"expected the lowest and the highest value, e.g. [0, 4095]; got {list(one)}")
     return value
 
 
@@ -255,11 +258,11 @@ class RleCsv(Competition):
     orientation: Orientation = "upright"
     """`upright` follows the EXIF orientation of images and mask images, as viewers do; `stored` leaves their pixels as
     they are stored, for masks that were drawn on those."""
-    value_range: tuple[float, float] | None = None
-    """The lowest and the highest value that images may hold, e.g. [0, 4095] of 12-bit pixels in 16-bit files; they are
-    scaled to the whole range of uint16 (of uint8, where files are that; to float16 from 0 to 1, where they are floats),
-    and what lies outside is clipped. null: images are uint8 or uint16 and use their range; of DICOM files, the window
-    that they name."""
+    value_range: Range | list[Range] | None = None
+    """The lowest and the highest value that images may hold, e.g. [0, 4095] of 12-bit pixels in 16-bit files, or a list
+    of such pairs, one per channel of a file; they are scaled to the whole range of uint16 (of uint8, where files are
+    that; to float16 from 0 to 1, where they are floats), and what lies outside is clipped. null: images are uint8 or
+    uint16 and use their range; of DICOM files, the window that they name."""
     ignore_value: Value | AnyOf | None = None
     """What mask images write for pixels that count in no loss and no score, `{any: [0, 255]}` for several values; of
     polygons, the label of such a region."""

@@ -36,3 +36,6 @@ class SplitSettings(Settings):
     """Number of mask-area quantiles told apart among images with a mask (of their rarest class)."""
     stratify: str | None = None
     """A further column of the mask table whose values are spread over the folds."""
+    together: str | None = None
+    """What must stay in one fold where that is more than a `group`, e.g. all volumes of a patient: written as `group`
+    is. Scores over groups, and bootstraps, still go by `group`."""

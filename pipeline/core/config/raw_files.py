@@ -1,6 +1,7 @@
 """What a competition's YAML may say of its raw files: where images and masks lie, and how tables write them."""
 
 import re
+from fnmatch import fnmatch
 from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -54,8 +55,9 @@ class Subset(Settings):
     threshold: int | None = Field(None, ge=1)
     """Mask images of one class per file: pixels of at least this value are the class, for masks saved as JPEG, whose
     values waver (128, mostly). null: all that are not 0, and a file has one other value alone."""
-    instances: bool = False
-    """Whether mask images number instances: every value but 0 is an object of its own."""
+    instances: bool | Literal["planes"] = False
+    """Whether mask images number instances: every value but 0 is an object of its own. `planes`: .npy masks of one
+    class are (n, rows, columns), one plane per instance, or (rows, columns) of one."""
     class_times: int | None = Field(None, ge=2)
     """Mask images whose values are `class_times` × class + number of the instance, as in Cityscapes' instanceIds
     (1000). A smaller value is a class without instances."""
@@ -67,6 +69,8 @@ class Subset(Settings):
     the names of the files."""
     exclude: list[str] = []
     """File name patterns that match `images` but are none, e.g. `*_mask.tif`."""
+    empty: list[str] = []
+    """Path patterns of images whose masks are empty, whatever mask files there are, e.g. `authentic/*`."""
     evaluate: bool = False
     """Of the test set: score the final masks against its `masks`."""
 
@@ -100,9 +104,17 @@ class Subset(Settings):
         if (self.instances or self.class_times or self.threshold) and not self.mask_files:
             key = "threshold" if self.threshold else "instances" if self.instances else "class_times"
             raise ValueError(f"{key} is for mask images; masks is {self.masks}")
+        if self.instances == "planes" and not str(self.masks).endswith(".npy"):
+            raise ValueError(f"instances: planes is for masks in .npy files; masks is {self.masks}")
+        if self.empty and not self.mask_files:
+            raise ValueError(f"empty is for mask images; masks is {self.masks}")
         if self.outlines is not None and not self.annotations:
             raise ValueError(f"outlines is for polygons; masks is {self.masks}")
         return self
+
+    def shows_nothing(self, path: str) -> bool:
+        """Returns whether the masks of an image at this path are empty, whatever mask files there are."""
+        return any(fnmatch(path, pattern) for pattern in self.empty)
 
     @property
     def annotations(self) -> str | None:
@@ -136,8 +148,9 @@ class Columns(Settings):
     rows: Literal["image", "class", "instance"] | None = None
     """What a row is: an image, an image and class, or one of several instances in an image. Default: an image, or an
     image and class where rows have a label."""
-    absent: Literal["fault", "empty"] = "fault"
-    """What an image without any row is."""
+    absent: Literal["fault", "empty", "leave_out"] = "fault"
+    """What an image without any row (or mask file, or annotation) is: a fault; one without a mask; or, in the training
+    set, none that is trained on, as nobody labelled it."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "Columns":

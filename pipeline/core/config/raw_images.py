@@ -5,6 +5,8 @@ from pydantic import Field, field_validator, model_validator
 from pipeline.core.config.settings import Settings
 
 MOST_CHANNELS = 32
+Range = tuple[float, float]
+"""The lowest and the highest value."""
 
 
 class ChannelSettings(Settings):

@@ -5,7 +5,8 @@ from typing import Any, Literal, get_args
 
 from pydantic import Field, field_validator, model_validator
 
-from pipeline.core.config.competition import LAYOUTS
+from pipeline.core.config.competition import FOLDER as COMPETITIONS
+from pipeline.core.config.competition import LAYOUTS, load_competition
 from pipeline.core.config.settings import Settings, find_yaml, merge, override, read_yaml, validate
 from pipeline.core.config.training import LossSettings, ModelSettings, TrainSettings
 from pipeline.core.errors import PipelineError
@@ -232,8 +233,27 @@ def _with_full_paths(data: dict[str, Any], folder: Path) -> dict[str, Any]:
     return data
 
 
+def recipe_file(name: str) -> tuple[Path, dict[str, Any]]:
+    """Returns the YAML of a recipe, and what is laid over it: nothing, or where no recipe has this name but a
+    competition has, the recipe `baseline` and what makes it one for that competition.
+
+    Raises:
+        PipelineError: there is neither.
+    """
+    try:
+        return find_yaml(name, FOLDER, "recipe"), {}
+    except PipelineError as error:
+        try:
+            find_yaml(name, COMPETITIONS, "competition")
+        except PipelineError:
+            raise error from None
+    more = load_competition(name).baseline
+    return FOLDER / "baseline.yaml", {**more, "name": name, "competition": name, "takes": None}
+
+
 def load_recipe(name: str, quick: bool = False, assignments: list[str] | None = None) -> Recipe:
-    """Returns the recipe with this name (pipeline/recipes/<name>.yaml) or at this path.
+    """Returns the recipe with this name (pipeline/recipes/<name>.yaml) or at this path; or `baseline` for the
+    competition with this name.
 
     Args:
         name: a name, or the path of a YAML file.
@@ -243,13 +263,13 @@ def load_recipe(name: str, quick: bool = False, assignments: list[str] | None = 
     Raises:
         PipelineError: no such file, an unknown key or a wrong value.
     """
-    path = find_yaml(name, FOLDER, "recipe")
+    path, changes = recipe_file(name)
     if any(one.partition("=")[0].strip() == "base" for one in assignments or []):
         raise PipelineError(
             f"--set base: the base of a recipe stands in its YAML; write a recipe with a `base` of its own, or run "
             f"that recipe instead of {path.stem}."
         )
-    data = override({"name": path.stem, **_read(path)}, assignments or [])
+    data = override(merge({"name": path.stem, **_read(path)}, changes), assignments or [])
     competition = str(data.get("competition", ""))
     if competition.endswith((".yaml", ".yml")):
         data["competition"] = str(path.absolute().parent / competition)  # beside the recipe, from wherever it is called

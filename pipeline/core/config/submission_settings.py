@@ -133,6 +133,8 @@ def completed(data: Any, usual: dict[str, Any]) -> Any:
     if not isinstance(given, dict) or not isinstance(columns, dict):
         return data
     usual = usual | columns
+    if usual.get("absent") == "leave_out":  # of training images alone
+        del usual["absent"]
     if given.get("file") == "json":
         usual = {**RESULTS, "rows": "instance", "overlap": "any"}
         given = given | {"columns": {"score": "{score}"} | (given.get("columns") or {})}

@@ -186,19 +186,32 @@ def group_of(competition: Competition, image_id: str, extra: dict[str, str]) -> 
     Raises:
         PipelineError: no such column, or an id that does not fit the pattern.
     """
-    group = competition.group
-    if group is None:
-        return None
-    if "{group}" in group:
-        found = group_in(group, image_id)
+    return None if competition.group is None else set_of(competition, competition.group, image_id, extra)
+
+
+def set_of(competition: Competition, what: str, image_id: str, extra: dict[str, str], key: str = "group") -> str:
+    """Returns the set that an image belongs to by a column, a text of columns or a pattern of the id with `{group}`.
+
+    Args:
+        competition: whose YAML says it.
+        what: the column, text or pattern.
+        image_id: the image's.
+        extra: the image's further columns.
+        key: of the YAML, for messages.
+
+    Raises:
+        PipelineError: no such column, or an id that does not fit the pattern.
+    """
+    if "{group}" in what:
+        found = group_in(what, image_id)
         if found is None:
-            raise PipelineError(f"competition {competition.name}: id {image_id} does not fit `group: {group}`.")
+            raise PipelineError(f"competition {competition.name}: id {image_id} does not fit `{key}: {what}`.")
         return found
-    names = names_in(group) or [group]
+    names = names_in(what) or [what]
     for name in names:
         if name not in extra:
-            raise PipelineError(_no_column(competition, name, image_id, extra))
-    return group.format(**{name: extra[name].strip() for name in names}) if names != [group] else extra[group].strip()
+            raise PipelineError(_no_column(competition, name, image_id, extra, key))
+    return what.format(**{name: extra[name].strip() for name in names}) if names != [what] else extra[what].strip()
 
 
 def units_by_id(competition: Competition, images: pd.DataFrame) -> dict[str, str]:
@@ -213,11 +226,11 @@ def units_by_id(competition: Competition, images: pd.DataFrame) -> dict[str, str
     return found
 
 
-def _no_column(competition: Competition, name: str, image_id: str, extra: dict[str, str]) -> str:
+def _no_column(competition: Competition, name: str, image_id: str, extra: dict[str, str], key: str) -> str:
     columns = ", ".join(f"`{one}`" for one in extra)
     if columns:
-        return f"competition {competition.name}: column `{name}` (group) is missing; found {columns}."
+        return f"competition {competition.name}: column `{name}` ({key}) is missing; found {columns}."
     return (
-        f"competition {competition.name}: nothing says the `{name}` (group) of image {image_id}, as it has no row or "
-        "the table no such column: correct `group`, or name a table of every image in `train: {table: …}`."
+        f"competition {competition.name}: nothing says the `{name}` ({key}) of image {image_id}, as it has no row or "
+        f"the table no such column: correct `{key}`, or name a table of every image in `train: {{table: …}}`."
     )

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.core.config.competition import Orientation
-from pipeline.core.config.raw_images import MOST_CHANNELS
+from pipeline.core.config.raw_images import MOST_CHANNELS, Range
 from pipeline.core.errors import PipelineError
 from pipeline.core.tables import as_packed, column_names, read_csv, read_header
 from pipeline.core.version import program
@@ -30,7 +30,7 @@ def read_image(
     path: Path,
     channels: int | None = None,
     orientation: Orientation = "upright",
-    value_range: tuple[float, float] | None = None,
+    value_range: Range | list[Range] | None = None,
     as_mask: bool = False,
     channels_first: bool = False,
     pick: tuple[int, ...] = (),
@@ -53,7 +53,7 @@ def read_image(
         channels: what the competition's YAML says.
         orientation: whether the EXIF orientation is followed, or pixels are left as they are stored.
         value_range: lowest and highest value, scaled to the range of uint8 files, to 0 to 1 of files of floats, or to
-            the range of uint16 for all others, which may then be of any number format.
+            the range of uint16 for all others, which may then be of any number format; or such a pair per channel.
         as_mask: whether transparency is kept as a fourth channel where there is one, that of grey files too, and
             whole numbers from 0 to 65535 are read in every number format.
         channels_first: whether arrays of three axes are (C, H, W).
@@ -68,7 +68,8 @@ def read_image(
     """
     if not path.exists():
         raise ValueError("does not exist")
-    wanted = Wanted(_check_size, as_mask, slice_number, axis, None if channels_first else box, value_range, key)
+    pair = value_range if isinstance(value_range, tuple) else None
+    wanted = Wanted(_check_size, as_mask, slice_number, axis, None if channels_first else box, pair, key)
     stored = registry.read_stored(path, wanted)
     image, turn = _cut(stored, path, channels_first, box), stored.orientation
     known = value_range or (None if as_mask else stored.value_range)
@@ -128,20 +129,22 @@ class OtherNumbers(ValueError):
     """Pixels that are neither uint8 nor uint16; `value_range` could make them that."""
 
 
-def scaled(image: np.ndarray, value_range: tuple[float, float], path: Path) -> np.ndarray:
-    """Returns pixels scaled from a range to that of uint8, where they are that, to 0 to 1 as float16, where they are
-    floats, or to that of uint16; what lies outside is clipped, which is noted in `remarks`.
+def scaled(image: np.ndarray, value_range: Range | list[Range], path: Path) -> np.ndarray:
+    """Returns pixels scaled from a range, or from one per channel, to that of uint8, where they are that, to 0 to 1 as
+    float16, where they are floats, or to that of uint16; what lies outside is clipped, which is noted in `remarks`.
 
     Raises:
-        ValueError: pixels that are no numbers.
+        ValueError: pixels that are no numbers, or another number of channels than of ranges.
     """
     if image.dtype.kind not in "uif" or not np.isfinite(image).all():
         raise ValueError(f"holds {'NaN or infinite' if image.dtype.kind == 'f' else image.dtype} pixels, no numbers")
-    low, high = value_range
-    if image.size and (image.min() < low or image.max() > high):
+    low, high = np.asarray(value_range, np.float64).T
+    if low.ndim and (image.ndim != 3 or image.shape[2] != len(low)):
+        raise ValueError(f"has shape {image.shape}; value_range gives {len(low)} ranges, one per channel")
+    if image.size and ((image < low).any() or (image > high).any()):
         remarks.note("clipped", path)
     dtype = np.uint8 if image.dtype == np.uint8 else np.uint16
-    shares = (image.astype(np.float32) - np.float32(low)) / np.float32(high - low)
+    shares = (image.astype(np.float32) - low.astype(np.float32)) / (high - low).astype(np.float32)
     if image.dtype.kind == "f":
         return shares.clip(0, 1).astype(np.float16)
     return np.rint(shares.clip(0, 1) * np.iinfo(dtype).max).astype(dtype)

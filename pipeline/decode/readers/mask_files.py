@@ -157,7 +157,11 @@ def told_of_files(
     if otherwise:
         text = f"{WORDS[subset]} image{'s end' if len(otherwise) > 1 else ' ends'} otherwise than `{settings.images}`"
         texts.append(f"{told(otherwise, folder, text)}: read too")
-    keys = Counter(mask_key(settings, image_id, files) for image_id in files.paths)
+    keys = Counter(
+        mask_key(settings, image_id, files)
+        for image_id, path in files.paths.items()
+        if not settings.shows_nothing(relative_name(path, folder))
+    )
     if masks.by_key and (shared := [name for name, count in keys.items() if count > 1]):
         first = shared[0].replace(BETWEEN, " ")
         text = f"mask files are those of several images, which have the same name but for its ending: {first}"

@@ -1,7 +1,7 @@
 """Reader for images in folders (TIFF, PNG, JPEG; 8 or 16 bit; grey, RGB or four channels) with masks as run lengths in
 a CSV - one row per image, an image and class, or an instance - as image files, or as polygons and COCO annotations."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -91,8 +91,11 @@ def _subset_items(competition: RleCsv, subset: SubsetName, folder: Path) -> List
     faults += _doubles(folder, files, subset)
     wanted, more = _wanted_ids(competition, subset, folder, files, known)
     faults = faults + more
+    if subset == "train" and competition.columns.absent == "leave_out":
+        wanted, more_texts = _labelled(settings, folder, wanted, files, places, named)
+        texts += more_texts
     tolerant = subset == "test" and competition.decode.on_test_error == "blank"
-    extras = further_columns(settings, folder, files.paths)
+    extras = further_columns(settings, folder, {**files.paths, **places.found.paths})
     group_file = _file_with(competition.group, settings, known, extras) if subset == "train" else None
     groupless: list[tuple[str, int | None]] = []
     items, without = [], 0
@@ -100,7 +103,7 @@ def _subset_items(competition: RleCsv, subset: SubsetName, folder: Path) -> List
         if image_id in files.paths:
             file = files.paths[image_id]
             rows, path = known.get(image_id, Rows()), relative_name(file, folder)
-            further_row, values = extras.get(image_id, (None, {}))
+            further_row, values = extras.get(image_id) or extras.get(places.mask_name(image_id)) or (None, {})
             own = files.parts.get(places.mask_name(image_id), {})
             extra = {**own, **rows.extra, **values, **places.extra(image_id)}
             sources = MaskSources(files, masks, rows, annotated.get(image_id))
@@ -109,8 +112,7 @@ def _subset_items(competition: RleCsv, subset: SubsetName, folder: Path) -> List
                 groupless.append((image_id, further_row if group_file == settings.table else rows.row))
             else:
                 group = group_of(competition, image_id, extra) if subset == "train" else None
-            by_file = settings.mask_files is not None
-            without += (mask_key(settings, places.mask_name(image_id), files) if by_file else image_id) not in named
+            without += not _has_masks(settings, image_id, files, places, named)
             try:
                 parts = list(places.parts(image_id, file))
             except ValueError as error:
@@ -164,6 +166,30 @@ def _wanted_ids(
     return sorted(files.paths, key=natural), []
 
 
+def _has_masks(
+    settings: Subset, image_id: str, files: ImageFiles, places: ImageSources, named: Collection[str]
+) -> bool:
+    """Whether an image is among those that have a row, a mask file or annotations, or are said to show nothing."""
+    if settings.shows_nothing(relative_name(files.paths[image_id], places.folder)):
+        return True
+    if settings.mask_files is None:
+        return image_id in named
+    return mask_key(settings, places.mask_name(image_id), files) in named
+
+
+def _labelled(
+    settings: Subset, folder: Path, wanted: list[str], files: ImageFiles, places: ImageSources, named: Collection[str]
+) -> tuple[list[str], list[str]]:
+    """The ids that somebody labelled, and what to tell of the others."""
+    there = [one for one in wanted if one not in files.paths or _has_masks(settings, one, files, places, named)]
+    count = len(files.paths) - len(set(there) & files.paths.keys())
+    if not count:
+        return there, []
+    first = next(one for one in files.paths if one not in there)
+    what = f"{count} training images have nothing in {settings.masks} and are left out"
+    return there, [f"{what}, {relative_name(files.paths[first], folder)} for instance"]
+
+
 def _doubles(folder: Path, files: ImageFiles, subset: SubsetName) -> Iterator[Fault]:
     """A fault for every file of an image that has one already."""
     for image_id, double in files.further:
@@ -186,12 +212,18 @@ def _masks_reader(
 ) -> Callable[[tuple[int, int]], Masks] | None:
     """What reads the masks of an image, or of a window of it: pixels that belong to another window are ignored."""
     image_id, source = image
+    if settings.shows_nothing(source.files[0]):
+        return partial(_no_masks, len(competition.classes))
     name = places.mask_name(image_id) if settings.mask_files else image_id
     axis = competition.volumes.axis if competition.volumes else None
     part = Part(places.mask_slice(image_id), axis, source.box, places.volume(image_id))
     size = source.size if source.box else None
     read = masks_reader(competition, settings, folder, name, sources, part, size)
     return read if read is None or source.box is None else partial(_of_core, read, source)
+
+
+def _no_masks(classes: int, shape: tuple[int, int]) -> Masks:
+    return Masks(np.zeros((classes, *shape), np.uint8), ((),) * classes)
 
 
 def _of_core(read: Callable[[tuple[int, int]], Masks], source: Source, shape: tuple[int, int]) -> Masks:

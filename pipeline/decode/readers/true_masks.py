@@ -9,12 +9,13 @@ import numpy as np
 
 from pipeline.core.config.competition import RleCsv
 from pipeline.core.config.raw_files import REST, THRESHOLD, AnyOf, Subset, Value, values_of
+from pipeline.decode.formats.numpy_arrays import load
 from pipeline.decode.readers.annotations.read import masks_of
 from pipeline.decode.readers.annotations.shapes import Annotated
 from pipeline.decode.readers.base import WHOLE, MaskFault, Masks, Part, counted, read_mask
 from pipeline.decode.readers.columns import class_labels
 from pipeline.decode.readers.mask_files import MaskFiles, mask_key
-from pipeline.decode.readers.names import ImageFiles, relative_name
+from pipeline.decode.readers.names import ImageFiles, as_on_disk, relative_name
 from pipeline.decode.readers.rows import Rows
 from pipeline.masks import rle
 from pipeline.masks.geometry import IGNORE
@@ -138,7 +139,9 @@ def _masks_of_files(
         names = [name for name in names if "*" not in name]
         drawn: list[np.ndarray] = []
         for name in names:
-            if settings.instances:
+            if settings.instances == "planes":
+                drawn += _planes(folder, name, shape, may_lack, part)
+            elif settings.instances:
                 drawn += _numbered(competition, folder, name, shape, may_lack, part)
             else:
                 drawn.append(_one_class(competition, folder, name, shape, may_lack, settings.threshold, part))
@@ -223,6 +226,31 @@ def _numbered(
         text = f"holds {len(numbers)} values; with `instances: true` each is an object of its own: is it a picture?"
         raise MaskFault(file, None, text)
     return [(codes == number).astype(np.uint8) for number in numbers]
+
+
+def _planes(folder: Path, file: str, shape: tuple[int, int], may_lack: bool, part: Part) -> list[np.ndarray]:
+    """The instances that an .npy holds as planes, each as a mask."""
+    path = as_on_disk(folder, file)
+    if not path.exists():
+        if may_lack:
+            return []
+        raise MaskFault(file, None, "mask does not exist")
+    try:
+        array = load(path, None)
+    except ValueError as error:
+        raise MaskFault(file, None, f"mask {error}") from None
+    planes = array.reshape(-1, *array.shape[-2:]) if array.ndim in (2, 3) else array
+    if part.box is not None and planes.ndim == 3:
+        top, left, bottom, right = part.box
+        planes = planes[:, top:bottom, left:right]
+    if planes.shape[1:] != shape:
+        expected = f"expected ({shape[0]}, {shape[1]}) of its image, or (n, {shape[0]}, {shape[1]}) of n instances"
+        raise MaskFault(file, None, f"mask is an array of shape {array.shape}; {expected}")
+    for plane in planes:
+        if len(values := np.setdiff1d(plane, 0)) > 1:
+            shown = ", ".join(f"{value:g}" for value in values[:6])
+            raise MaskFault(file, None, f"holds the values {shown} in one plane; expected 0 and one other")
+    return [(plane != 0).astype(np.uint8) for plane in planes]
 
 
 def _one_class(

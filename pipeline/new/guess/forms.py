@@ -151,7 +151,7 @@ def _values(path: Path, as_mask: bool, size: int, modified: int) -> np.ndarray:
         pixels = np.concatenate([_read(path, number, form.axis, alpha=as_mask).pixels for number in some])
     else:
         pixels = _read(path, alpha=as_mask).pixels
-        if form.first:
+        if form.first and pixels.ndim == 3:  # an axis of length 1 in front is left out
             pixels = np.concatenate(list(pixels)) if as_mask else np.moveaxis(pixels, 0, -1)
     pixels = pixels[..., None] if pixels.ndim == 2 else pixels
     if not as_mask or pixels.dtype in (np.uint8, np.uint16):

@@ -6,11 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipeline.core.config.raw_files import THRESHOLD, Value
+from pipeline.decode.readers.files import evenly
 from pipeline.decode.rle_checks import MaskRow
 from pipeline.new.guess.base import Files, Guess, image_size
 from pipeline.new.guess.class_names import Named, from_table, known_names
 from pipeline.new.guess.columns import placeholder_of, unsampled
 from pipeline.new.guess.find import Found
+from pipeline.new.guess.forms import form_of
 from pipeline.new.guess.masks import (
     classes_of_values,
     mask_values,
@@ -36,6 +38,10 @@ def of_mask_files(found: Found) -> list[Guess]:
     if "*" in Path(masks.pattern).name and not (found.sample and found.sample.table.pixels):
         text = "several mask files an image; where an image has one row, leave this out"
         guesses.append(Guess("submission.rows", "instance", "guess", text))
+    if _in_planes(found, masks):
+        text = "masks are arrays of several planes, (n, rows, columns): each is taken for an instance"
+        planes = [Guess(f"{subset}.instances", "planes", "guess", text) for subset in _with_masks(found)]
+        return [*guesses, *planes, one_class("mask files hold planes"), METRIC]
     if kind == "jpeg":
         text = "JPEG: values waver around black and white"
         guesses += [Guess(f"{subset}.threshold", THRESHOLD, "guess", text) for subset in _with_masks(found)]
@@ -75,6 +81,16 @@ def _as_beside(found: Found, masks: Files, guesses: list[Guess]) -> list[Guess]:
         for guess in guess_rle(rows, placeholder_of(found.sample, None), found.single[0].writing)
     ]
     return [*(guess for guess in guesses if not guess.key.startswith("rle.")), *told]
+
+
+def _in_planes(found: Found, masks: Files) -> bool:
+    """Returns whether masks are .npy files, some of them of several planes, and images are pictures."""
+    if any(path.suffix.lower() != ".npy" for path in masks.paths.values()):
+        return False
+    picture = form_of(next(iter(found.images.paths.values())))
+    forms = [form_of(path) for path in evenly(masks.paths.values(), 20)]
+    flat = picture is not None and picture.slices == 1
+    return flat and any(form is not None and form.first and form.slices > 1 for form in forms)
 
 
 def _with_masks(found: Found) -> list[str]:
