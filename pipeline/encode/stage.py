@@ -158,7 +158,7 @@ def _encode_all(
         image_id, *shape = image
         row = place[image_id]
         probability = blend.native(row, run.competition.scored_shape((shape[0], shape[1])))
-        masks = blend.decide(row, probability, decision)
+        masks = blend.objects(row, probability, decision)
         if image_id in blank:
             masks = constant_masks(masks.shape, usual)
         areas = [int(np.count_nonzero(mask)) for mask in masks]

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TextIO
 
-import cv2
 import numpy as np
 import pandas as pd
 
@@ -32,6 +31,7 @@ from pipeline.decode.readers.columns import (
 )
 from pipeline.decode.readers.files import read_table
 from pipeline.masks import rle
+from pipeline.masks.instances import regions_of
 
 Key = tuple[str, int | None]
 """An image id, and the number of a class where rows have a label."""
@@ -150,22 +150,25 @@ def expected_by_name(name: str) -> tuple[Competition, Expected]:
 
 
 def texts_of(image_id: str, masks: np.ndarray, want: Expected) -> dict[Key, list[str]]:
-    """Returns what the rows of an image hold, by key, from its masks (C, h, w) of 0 and 1."""
+    """Returns what the rows of an image hold, by key, from its masks (C, h, w) uint8 of 0 and 1, or from label maps
+    (C, h, w) int32 of its objects."""
     if want.settings.format == "labels":
         numbers = masks.argmax(0).ravel().tolist()
         return {(image_id, None): [",".join([want.labels[number] for number in numbers])]}
     texts = {}
     for number in want.classes:
-        parts = instances_of(masks[number]) if want.settings.row == "instance" else [masks[number]]
+        plane = masks[number]
+        parts = instances_of(plane) if want.settings.row == "instance" else [(plane > 0).view(np.uint8)]
         found = [rle.encode(part, want.convention) for part in parts]
         texts[image_id, number if want.settings.labelled else None] = found or [want.convention.empty]
     return texts
 
 
 def instances_of(mask: np.ndarray) -> list[np.ndarray]:
-    """Returns a mask (h, w) of 0 and 1 as one mask per connected region (touching by side or corner)."""
-    number, regions = cv2.connectedComponents(mask, connectivity=8)
-    return [(regions == region).astype(np.uint8) for region in range(1, number)]
+    """Returns a mask (h, w) uint8 of 0 and 1 as one mask per connected region (touching by side or corner), or a label
+    map (h, w) int32 as one mask per number."""
+    labels = regions_of(mask) if mask.dtype == np.uint8 else mask
+    return [(labels == number).astype(np.uint8) for number in range(1, labels.max(initial=0) + 1)]
 
 
 def write(path: Path, texts: dict[Key, list[str]], want: Expected) -> int:

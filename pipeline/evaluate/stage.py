@@ -85,14 +85,15 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
         true = table.scored_mask(row, run.competition)
         predicted_as = place[row["image_id"]]
         probability = blend.native(predicted_as, true.shape[1:])
-        predicted = blend.decide(predicted_as, probability, decision)
+        found = blend.objects(predicted_as, probability, decision)
+        predicted = (found > 0).view(np.uint8)
         if index < OVERLAYS:
             picture = overlay.drawn(read(row), true, predicted, run.competition)
             name = f"{index:02}_{row['image_id'].replace('/', '_')}.png"
             write_png(folder / name, overlay.with_legend(picture, run.competition))
         figures = image_figures(probability, predicted, true, run.competition)
         truth = table.scored_truth(row, run.competition, metric) if metric.instances else true
-        return {"image_id": row["image_id"], "masks": (predicted, truth), **figures}
+        return {"image_id": row["image_id"], "masks": (found if metric.instances else predicted, truth), **figures}
 
     def evaluate_batch(batch: np.ndarray) -> list[tuple[int, dict[str, Any]]]:
         rows = [evaluate_one(index) for index in batch.tolist()]

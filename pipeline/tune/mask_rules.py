@@ -48,8 +48,14 @@ FEWEST = 10
 HELD = np.array([0.01, 0.01, 0.01, 0.01, 0.0])
 """How strongly the coefficients of a presence are held at 0; not its intercept."""
 UNTUNED = Rule()
-STEPS = (("threshold",), ("area", "triplet", "presence", "expected", "rank"), ("components",))
-"""In this order; of the second, which say when a mask becomes empty, one at most, the plainest first."""
+STEPS = (
+    ("threshold",),
+    ("area", "triplet", "presence", "expected", "rank"),
+    ("watershed", "separator"),
+    ("components",),
+)
+"""In this order; of the second, which say when a mask becomes empty, and of the third, which separate objects, one at
+most, the plainest first."""
 COUNTED = 6
 """Thresholds at which connected regions are counted, at most."""
 
@@ -114,17 +120,26 @@ class MaskProblem:
         return self.metric.rows(self.measured(decision, rows), self.weights[rows], self.groups[rows])
 
 
-def steps_of(settings: TuneSettings, evidence: Evidence, metric: Metric, single: bool = True) -> list[list[str]]:
+def steps_of(
+    settings: TuneSettings,
+    evidence: Evidence,
+    metric: Metric,
+    single: bool = True,
+    separating: Sequence[str] = (),
+) -> list[list[str]]:
     """Returns the steps that a search tries, alternatives together: those of the settings that the evidence allows.
 
     Unless `single` models can be asked of a test image, `expected` and `rank` are not tried: they go by how sure a
     model is, and a mean of models is less sure than any, so that `expected` would empty masks that all of them agree
     on. They weigh the score of one image against that of another, so they need a metric that is a mean over images. Of
-    a metric that needs whole masks only the steps of drawn_masks.py are tried.
+    a metric that needs whole masks only the steps of drawn_masks.py are tried, `separating` among them.
     """
     lacking: set[str] = set() if evidence.presence is not None else {"presence"}
     wanted = set[str](settings.steps) - lacking - (set() if single and metric.by_image else {"expected", "rank"})
-    wanted &= {"threshold", "area", "components"} if metric.counted == "masks" else wanted
+    if metric.counted == "masks":
+        wanted &= {"threshold", "area", "components", *separating}
+    else:
+        wanted -= {"watershed", "separator"}
     found = [[one for one in group if one in wanted] for group in STEPS]
     return [group for group in found if group]
 

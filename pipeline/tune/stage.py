@@ -184,7 +184,8 @@ def _masks(held: HeldOut, counted: np.ndarray) -> tuple[Tuned, dict[str, Any], p
         for weighting, evidence in zip([*distinct, *singles], evidences, strict=True)
     }
     metric = metric_of(run.competition)
-    tried = mask_rules.steps_of(settings, evidences[0], metric, single=blends.knows_models(run))
+    separating = drawn_masks.separating(run)
+    tried = mask_rules.steps_of(settings, evidences[0], metric, blends.knows_models(run), separating)
     chosen = choose_steps(parts, [fits[weighting] for weighting in weightings], tried, settings)
     final: Any = fits[weightings[0]].problem
     decision = chosen.choice.decision

@@ -6,8 +6,9 @@ from typing import Any, Literal, get_args
 from pydantic import Field, field_validator, model_validator
 
 from pipeline.core.config.competition import LAYOUTS
+from pipeline.core.config.losses import LossSettings
 from pipeline.core.config.settings import Settings, find_yaml, merge, override, read_yaml, validate
-from pipeline.core.config.training import LossSettings, ModelSettings, TrainSettings
+from pipeline.core.config.training import ModelSettings, TrainSettings
 from pipeline.core.errors import PipelineError
 
 FOLDER = Path(__file__).parents[2] / "recipes"
@@ -73,7 +74,10 @@ class PredictSettings(Settings):
     """How much of a tile's side neighbouring tiles share, where `image.store` is larger than `image.size`."""
 
 
-TuneStep = Literal["threshold", "area", "triplet", "presence", "expected", "rank", "components", "bias", "never"]
+TuneStep = Literal[
+    "threshold", "area", "triplet", "presence", "expected", "rank", "watershed", "separator", "components", "bias",
+    "never",
+]  # fmt: skip
 
 
 class TuneSettings(Settings):
@@ -85,7 +89,9 @@ class TuneSettings(Settings):
     steps: list[TuneStep] = list(get_args(TuneStep))
     """What `search` may try, always in this order: the threshold; one of a minimum area, the triplet (an area at a
     higher threshold), the presence head's probability, the emptiness that pays in expectation, or that with a threshold
-    for each image (`rank`); connected components. Of a multiclass competition: one bias a class; never predicting a
+    for each image (`rank`); of a metric of instances, one way to separate touching objects: a `watershed` of the mask
+    by its shape or its probabilities, or of the `separator` that the network gives with `model.instances`; connected
+    components. Of a multiclass competition: one bias a class; never predicting a
     class."""
     confidence: float = Field(0.9, ge=0.5, lt=1)
     """A step is kept when at least this share of the bootstrap draws shows a gain; all of them together need 0.84, one
@@ -160,6 +166,15 @@ class Recipe(Settings):
             raise ValueError(
                 f"model.{frozen} is {getattr(model, frozen)}, and model.weights is none: random weights or statistics "
                 f"would stay; give weights (or train.start_from), or leave model.{frozen} out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _labels_of_masks_alone(self) -> "Recipe":
+        if self.train.pseudo and self.model.separates:
+            raise ValueError(
+                f"train.pseudo labels masks, and nothing that separates objects, while model.instances is "
+                f"{self.model.instances}: leave one of them out"
             )
         return self
 
