@@ -176,7 +176,9 @@ def main() -> None:
     for seed in options.seeds:
         folder = options.folder.resolve() / f"seed_{seed}"
         truth = draw(folder, seed)
-        print(f"seed {seed}: true masks", {name: round(value, 4) for name, value in ceilings(truth).items()}, flush=True)
+        print(
+            f"seed {seed}: true masks", {name: round(value, 4) for name, value in ceilings(truth).items()}, flush=True
+        )
         print("| way | test | nested | out of fold | untuned | seconds |")
         for way in WAYS:
             begun = time.perf_counter()

@@ -1,10 +1,9 @@
 """What separates touching objects of the training images, from the instances in their table: see model.instances.
 
-A step of its own, which reads no raw file: a recipe that asks for borders after one that does not decodes nothing anew.
+It reads no raw file: a recipe that asks for borders after one that does not decodes no image again.
 """
 
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,7 +11,6 @@ import pandas as pd
 from pipeline.core.console import say, track
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import require_space, shown, writing
-from pipeline.core.freshness import Step
 from pipeline.core.run import Run
 from pipeline.decode import table
 from pipeline.masks.geometry import geometry_of, instances_to_network
@@ -35,26 +33,14 @@ def check(run: Run) -> None:
         )
 
 
-def steps(run: Run) -> list[Step]:
-    """Returns the one step, or none where the recipe's network does not separate objects."""
-    if not run.recipe.trains or run.separators is None:
-        return []
-    instances, image = run.recipe.model.instances, run.recipe.image
-    settings: dict[str, Any] = {"instances": instances, "classes": run.competition.classes}
-    settings |= {"image": image.model_dump(mode="json", include={"fit", "border"}) | {"size": list(image.stored)}}
-    manifest, title = run.separators.with_suffix(".manifest.json"), f"decode the training {instances}s"
-    return [Step("decode", title, manifest, (run.table,), (run.separators,), settings, subset="train")]
-
-
 def write(run: Run) -> None:
     """Writes what the network learns of every training image beside the pixel arrays (N, classes, H, W) uint8; see
     masks/separators.py.
 
     Raises:
-        PipelineError: the raw files tell no instances apart; or as `check`.
+        PipelineError: the raw files tell no instances apart.
     """
-    check(run)
-    assert run.separators is not None  # there would be no step
+    assert run.separators is not None  # or there would be no step
     images, classes = table.read_table(run.table, "train"), run.competition.classes
     instances, geometry = run.recipe.model.instances, geometry_of(run.recipe.image)
     if not any(f"instances_{name}" in images for name in classes):

@@ -55,7 +55,8 @@ def steps(run: Run) -> list[Step]:
     at the recipe's geometry."""
     subsets = SUBSETS if run.competition.has_test else SUBSETS[:1]
     pixels = [_pixel_step(run, subset) for subset in subsets if run.recipe.trains]
-    return [_table_step(run, subset) for subset in subsets] + pixels + separators.steps(run)
+    apart = [_separator_step(run)] if run.recipe.trains and run.separators else []
+    return [_table_step(run, subset) for subset in subsets] + pixels + apart
 
 
 def _table_step(run: Run, subset: SubsetName) -> Step:
@@ -74,6 +75,19 @@ def _pixel_step(run: Run, subset: SubsetName) -> Step:
     settings = _settings(run, subset) | {"image": geometry}
     manifest, title = run.pixels / f"{subset}.manifest.json", f"decode the {WORDS[subset]} pixels"
     return Step("decode", title, manifest, inputs, outputs, settings, defaults=DEFAULTS, subset=subset)
+
+
+def _separator_step(run: Run) -> Step:
+    """What follows from the table of training images, and is stale when it is."""
+    assert run.separators  # or there would be no step
+    pixels, instances = _pixel_step(run, "train"), run.recipe.model.instances
+    return replace(
+        pixels,
+        title=f"decode the training {instances}s",
+        manifest=run.separators.with_suffix(".manifest.json"),
+        outputs=(run.separators,),
+        settings=pixels.settings | {"instances": instances},
+    )
 
 
 def _is_of_pixels(run: Run, step: Step) -> bool:
@@ -111,8 +125,8 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
     """Does the waiting steps: in one pass over the raw files of the subsets that they read, then what follows from the
     table."""
     separators.check(run)
-    apart = {step.title for step in separators.steps(run)}
-    of_raw, of_table = ([step for step in waiting if (step.title in apart) == of_table] for of_table in (False, True))
+    of_raw = [step for step in waiting if run.separators not in step.outputs]
+    of_table = [step for step in waiting if run.separators in step.outputs]
     yield from _read_raw(run, of_raw) if of_raw else ()
     for step in of_table:
         separators.write(run)

@@ -32,6 +32,7 @@ from pipeline.masks import metrics, overlaps, overlay
 from pipeline.masks.decision import decision_of
 from pipeline.masks.geometry import IGNORE
 from pipeline.masks.scale import scale_of
+from pipeline.masks.separation import with_gaps
 from pipeline.predictions import blends
 
 NEEDS_TEST, READS_FOLDS = True, "test"
@@ -88,7 +89,7 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
         found = blend.objects(predicted_as, probability, decision)
         predicted = (found > 0).view(np.uint8)
         if index < OVERLAYS:
-            picture = overlay.drawn(read(row), true, predicted, run.competition)
+            picture = overlay.drawn(read(row), true, with_gaps(found), run.competition)
             name = f"{index:02}_{row['image_id'].replace('/', '_')}.png"
             write_png(folder / name, overlay.with_legend(picture, run.competition))
         figures = image_figures(probability, predicted, true, run.competition)

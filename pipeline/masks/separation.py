@@ -37,10 +37,10 @@ WATERSHEDS: tuple[Separation, ...] = (
     *(Separation("probability", level) for level in (192, 224, 240)),
 )
 """What tune tries of any network, the plainest first."""
-_LEVELS = (64, 96, 128, 160, 192, 224)
+_LEVELS, _LEAST = (64, 96, 128, 160, 192, 224), (0, 32)
 SEPARATORS: dict[str, tuple[Separation, ...]] = {
-    "border": tuple(Separation("border", level, least) for least in (0, 16, 64) for level in _LEVELS),
-    "distance": tuple(Separation("distance", level, least) for least in (0, 16, 64) for level in _LEVELS),
+    "border": tuple(Separation("border", level, least) for least in _LEAST for level in _LEVELS),
+    "distance": tuple(Separation("distance", level, least) for least in _LEAST for level in _LEVELS),
 }
 """What tune tries of a network that gives borders or distances."""
 
@@ -70,6 +70,18 @@ def separated(
     if not inside.any():
         return regions
     return _flooded(regions, seeds, height, inside)
+
+
+def with_gaps(objects: np.ndarray) -> np.ndarray:
+    """Returns masks (C, h, w) uint8 of 0 and 1 to be drawn: of label maps without the pixels where one object touches a
+    later one; masks stay."""
+    if objects.dtype == np.uint8:
+        return objects
+    masks = (objects > 0).astype(np.uint8)
+    for axis in (1, 2):
+        here, next_to = np.moveaxis(objects, axis, 0)[:-1], np.moveaxis(objects, axis, 0)[1:]
+        np.moveaxis(masks, axis, 0)[:-1][(here != next_to) & (here > 0) & (next_to > 0)] = 0
+    return masks
 
 
 def in_words(separation: dict[str, str | int]) -> str:

@@ -2,8 +2,8 @@
 
 Scores of boundaries or instances have no table over thresholds: a mask must be drawn to be scored. So what is tried is
 a threshold, and a minimum area, of small grids; each candidate is drawn once for every image, and what the metric
-measures of it is kept. Of a metric of instances, so are the ways to separate touching objects, together with the
-threshold: one that is high to keep objects apart may fall once a watershed does that. The other steps of tune (triplet,
+measures of it is kept. Of a metric of instances, so are the ways to separate touching objects, and then the threshold
+again: one that is high to keep objects apart may fall once a watershed does that. The other steps of tune (triplet,
 presence, expected, rank) are not tried.
 """
 
@@ -30,8 +30,8 @@ THRESHOLDS = tuple(range(32, 256, 32))
 AREAS = (0, 16, 64, 256, 1024, 4096, 16384)
 """Minimum areas that are tried, in native pixels, up to the area that a tenth of the true masks stays below."""
 
-APART_AT = (64, 96, 128, 160)
-"""Thresholds that are tried with every way to separate objects, besides the decision's own."""
+APART = ("watershed", "separator")
+"""The steps that separate objects."""
 
 
 def separating(run: Run) -> list[str]:
@@ -43,7 +43,7 @@ def separating(run: Run) -> list[str]:
     windows = isinstance(run.competition, RleCsv) and run.competition.windows
     if not metric_of(run.competition).instances or windows:  # a window's edges cut objects
         return []
-    return ["watershed", "separator"] if separator_of(run) else ["watershed"]
+    return list(APART) if separator_of(run) else ["watershed"]
 
 
 class DrawnProblem:
@@ -91,14 +91,18 @@ class DrawnProblem:
         """What a step tries instead of a rule, the plainest first."""
         if step == "components":
             return [replace(rule, components=variant) for variant in (RegionRule(), *SHORTLIST)]
-        if step in ("watershed", "separator"):
-            found = WATERSHEDS if step == "watershed" else SEPARATORS[self._separator or "border"]
-            thresholds = dict.fromkeys((rule.threshold, *APART_AT))
-            return [rule, *(replace(rule, threshold=one, separation=way) for way in found for one in thresholds)]
+        if step in APART:
+            ways = WATERSHEDS if step == "watershed" else SEPARATORS[self._separator or "border"]
+            return [rule, *(replace(rule, separation=way) for way in ways)]
         areas = AREAS if step == "area" else (rule.min_area,)
         return [replace(rule, threshold=threshold, min_area=area) for area in areas for threshold in THRESHOLDS]
 
     def _fit(self, step: str, index: int, rule: Rule, rows: np.ndarray) -> Rule:
+        """The best candidate of a step for one class; of what separates objects, then at its best threshold."""
+        best = self._best(step, index, rule, rows)
+        return self._best("threshold", index, best, rows) if step in APART and best != rule else best
+
+    def _best(self, step: str, index: int, rule: Rule, rows: np.ndarray) -> Rule:
         true = self.evidence.true[rows, index]
         largest = np.quantile(true[true > 0], LARGEST_AREA) if true.any() else 0
         candidates = [one for one in self._candidates(step, rule) if step != "area" or one.min_area <= max(0, largest)]

@@ -20,6 +20,8 @@ from pipeline.masks.metric import Metric, sums_by
 from pipeline.masks.metrics import named
 from pipeline.masks.ranking import Rank
 from pipeline.masks.regions import SHORTLIST, RegionRule, shortlist_counts
+from pipeline.masks.separation import Separation
+from pipeline.masks.separators import Separator
 from pipeline.tune.calibration import Levels, calibrate
 from pipeline.tune.evidence import (
     Evidence,
@@ -144,10 +146,11 @@ def steps_of(
     return [group for group in found if group]
 
 
-def fixed(settings: TuneSettings, classes: int) -> Rules:
-    """Returns the rules that the settings tell."""
+def fixed(settings: TuneSettings, classes: int, separator: Separator | None = None) -> Rules:
+    """Returns the rules that the settings tell; what a network says that separates objects counts from a half on."""
+    apart = Separation(separator, LEVELS // 2) if separator else None
     threshold = max(1, round(settings.threshold * (LEVELS - 1)))
-    return Rules((replace(UNTUNED, threshold=threshold, min_area=settings.min_area),) * classes)
+    return Rules((replace(UNTUNED, threshold=threshold, min_area=settings.min_area, separation=apart),) * classes)
 
 
 def collect(held: HeldOut, weightings: Sequence[Weighting]) -> list[Evidence]:

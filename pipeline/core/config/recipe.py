@@ -85,7 +85,7 @@ class TuneSettings(Settings):
 
     method: Literal["search", "fixed"] = "search"
     """`search` tries the steps and keeps those that bring more than noise; `fixed` takes `threshold` and `min_area`
-    (multiclass: no biases) and test-time augmentation as they are told."""
+    (multiclass: no biases), test-time augmentation and model.instances (from 0.5 on) as they are told."""
     steps: list[TuneStep] = list(get_args(TuneStep))
     """What `search` may try, always in this order: the threshold; one of a minimum area, the triplet (an area at a
     higher threshold), the presence head's probability, the emptiness that pays in expectation, or that with a threshold

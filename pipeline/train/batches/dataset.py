@@ -103,8 +103,8 @@ class TrainDataset(Dataset):
     a side that is not larger stays whole.
 
     `targets` names the rows whose mean mask an image has in place of its own. Where one is the mean of several, or
-    anything else makes masks of more than 0 and 1, all masks are float32: a batch has one type. The planes of `separators`,
-    a file of what separates objects, follow those of the masks, and move with them.
+    anything else makes masks of more than 0 and 1, all masks are float32: a batch has one type. `separators` is a file
+    of what separates objects; its planes follow those of the masks, and move with them.
     """
 
     def __init__(
