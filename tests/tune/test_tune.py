@@ -43,6 +43,7 @@ from pipeline.split.folds import read_folds
 from pipeline.tune import blending, class_biases, estimate, mask_rules, procedure
 from pipeline.tune import stage as tune
 from pipeline.tune.class_biases import LabelProblem, draw_pixels, search
+from pipeline.tune.drawn_masks import APART
 from pipeline.tune.evidence import image_scores
 from pipeline.tune.held_out import HeldOut, Weighting
 from pipeline.tune.mask_rules import STEPS as GROUPS
@@ -51,7 +52,7 @@ from pipeline.tune.procedure import Parts
 from pipeline.tune.selection import PARTITIONS, Cells, Fits, partitions_of, verdict
 from pipeline.tune.stage import Tuned
 
-STEPS = [step for group in GROUPS for step in group]
+STEPS = [step for group in GROUPS for step in group if step not in APART]  # which are for metrics of instances
 
 
 @pytest.fixture(autouse=True)
