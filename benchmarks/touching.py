@@ -1,13 +1,13 @@
 """What separating touching objects brings: drawn nuclei that touch, as in Data Science Bowl 2018.
 
-    python -m benchmarks.touching FOLDER [--seeds 0 1] [--epochs 30]
+    python -m benchmarks.touching FOLDER [--seeds 0 1] [--epochs 30] [--ways border …]
 
 For every seed a competition is drawn (80 training and 40 test images of 128×128, one row of run lengths per nucleus),
 and small networks are trained on the same two folds: one for the masks alone, one that also learns borders, one that
 also learns distances. The first is tuned twice, by its connected regions alone and with a watershed of the mask. Every
 submission is scored against the known test nuclei (mean average precision over the IoU 0.5 to 0.95), out-of-fold and
 nested scores stand beside. First comes the ceiling: true masks as predictions, with and without true separators. For
-the first seed, `FOLDER/seed_<s>/pictures.png` shows images, true nuclei, connected regions and what was separated.
+every seed, `FOLDER/seed_<s>/pictures.png` shows images, true nuclei, and what was found in each way.
 """
 
 import argparse
@@ -147,7 +147,7 @@ def run(folder: Path, way: str, seed: int, epochs: int) -> dict[str, float]:
     return {"test": test, "nested": result["nested"], "out of fold": result["score"], "untuned": result["untuned"]}
 
 
-def show(folder: Path, truth: dict[str, np.ndarray], count: int = 4) -> None:
+def show(folder: Path, truth: dict[str, np.ndarray], ways: list[str], count: int = 4) -> None:
     """Writes pictures of test images: as they are, and the nuclei that are true, and found in each way."""
     random = np.random.default_rng(1)
     colours = random.integers(70, 256, (200, 3)).astype(np.uint8)
@@ -156,7 +156,7 @@ def show(folder: Path, truth: dict[str, np.ndarray], count: int = 4) -> None:
     for name, labels in list(truth.items())[:count]:
         image = cv2.imread(str(folder / "input" / "nuclei" / "test" / f"{name}.png"))
         row = [image, colours[labels]]
-        for way in WAYS:
+        for way in ways:
             table = pd.read_csv(folder / f"{way.replace(' ', '_')}.csv", keep_default_na=False)
             texts = table["EncodedPixels"][table["ImageId"] == name].tolist()
             row.append(colours[from_texts(texts, SHAPE)])
@@ -171,6 +171,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--ways", choices=WAYS, nargs="+", default=list(WAYS))
     options = parser.parse_args()
     print(date.today())
     for seed in options.seeds:
@@ -180,12 +181,12 @@ def main() -> None:
             f"seed {seed}: true masks", {name: round(value, 4) for name, value in ceilings(truth).items()}, flush=True
         )
         print("| way | test | nested | out of fold | untuned | seconds |")
-        for way in WAYS:
+        for way in options.ways:
             begun = time.perf_counter()
             scores = run(folder, way, seed, options.epochs)
             figures = " | ".join(f"{value:.4f}" for value in scores.values())
             print(f"| {way} | {figures} | {time.perf_counter() - begun:.0f} |", flush=True)
-        show(folder, truth)
+        show(folder, truth, options.ways)
 
 
 if __name__ == "__main__":

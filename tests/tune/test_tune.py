@@ -724,7 +724,7 @@ def test_everything_that_is_promised_is_written(tiny: Tiny, capsys: pytest.Captu
     assert result["scores"]["fold_model"]["nested"] == result["nested"]
     assert result["scores"]["optimistic"]["score"] == result["score"]
     rule = result["rules"]["thing"]
-    assert set(rule) == {"threshold", "min_area", "top", "presence", "rank", "components"}
+    assert set(rule) == {"threshold", "min_area", "top", "presence", "rank", "components", "separation"}
     assert f"thing: {in_words(rule)}" in capsys.readouterr().err
     assert result["score_by_fold"].keys() == {"0", "1", "2"}
     assert result["share_empty_true"] == 3 / 12
