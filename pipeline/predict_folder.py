@@ -194,9 +194,9 @@ def _write(run: FolderRun, target: Path, masks: Masks) -> None:
         for row, image in enumerate(images.itertuples()):
             shape = (int(image.height), int(image.width))
             scored = run.competition.scored_shape(shape)
-            planes = blend.decide(row, blend.native(row, scored), decision)
+            planes = blend.objects(row, blend.native(row, scored), decision)
             if masks == "png":
-                planes = masks_at(planes, shape, "nearest", run.competition.kind == "multiclass")
+                planes = masks_at((planes > 0).view(np.uint8), shape, "nearest", run.competition.kind == "multiclass")
                 write(str(image.image_id), planes)
             else:
                 texts |= submission.texts_of(str(image.image_id), planes, want)

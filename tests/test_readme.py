@@ -154,7 +154,8 @@ def test_the_network_of_ones_own_works_as_described(tmp_path: Path, monkeypatch:
 
 
 def test_every_named_setting_of_training_exists() -> None:
-    from pipeline.core.config.training import LossSettings, ModelSettings, TrainSettings
+    from pipeline.core.config.losses import LossSettings
+    from pipeline.core.config.training import ModelSettings, TrainSettings
 
     known = {*LossSettings.model_fields, *ModelSettings.model_fields, *TrainSettings.model_fields}
     for line in TRAIN.splitlines():

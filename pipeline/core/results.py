@@ -150,6 +150,14 @@ class Ranked(Part):
     folds: dict[str, Slope]
 
 
+class Apart(Part):
+    """How touching objects are told apart."""
+
+    source: str
+    level: int
+    min_seed: int
+
+
 class MaskRule(Part):
     """How the probabilities of a class become its mask."""
 
@@ -159,6 +167,7 @@ class MaskRule(Part):
     presence: Cut | None
     rank: Ranked | None = None
     components: dict[str, bool | int]
+    separation: Apart | None = None
 
 
 class MaskTotals(Part):

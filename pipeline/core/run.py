@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import yaml
 
-from pipeline.core.config.competition import Competition, load_competition
+from pipeline.core.config.competition import Competition, RleCsv, load_competition
 from pipeline.core.config.preparing import SplitSettings
 from pipeline.core.config.recipe import Recipe, load_recipe, recipe_file
 from pipeline.core.config.settings import override, validate
@@ -147,6 +147,17 @@ class Run:
         colour = {1: "grey", 3: "rgb", 4: "four"}.get(channels, f"{channels}_channels")
         border = "-constant" if image.fit == "pad" and image.border == "constant" else ""
         return self.competition_folder / f"pixels_{rows}x{columns}_{image.fit}{border}_{colour}"
+
+    @property
+    def separators(self) -> Path | None:
+        """What separates touching objects of the training images, beside their masks; None where nothing learns it."""
+        instances = self.recipe.model.instances
+        return None if instances == "none" else self.pixels / f"train_{instances}.npy"
+
+    @property
+    def planes(self) -> int:
+        """Planes of a prediction: one per class, and as many separators where the network gives them."""
+        return self.recipe.model.planes(len(self.competition.classes))
 
     def fold_folder(self, number: int | None, seed: int | None = None) -> Path:
         """Weights and history of one fold (None: of the final model), by default with the first seed."""
@@ -326,8 +337,23 @@ def open_run(
         weights, reason = loaded.model.weights, run.competition.forbids_pretrained
         if reason and weights != "none":
             raise PipelineError(f"model.weights is {weights}, but {reason}: set model.weights=none.")
-        loaded.loss.terms(run.competition.kind, loaded.model.presence)
+        loaded.loss.terms(run.competition.kind, loaded.model.presence, loaded.model.separates)
+        _check_instances(run)
     return run
+
+
+def _check_instances(run: Run) -> None:
+    """Checks that a competition is one whose touching objects can be separated, where the recipe asks for that."""
+    competition, instances = run.competition, run.recipe.model.instances
+    if instances == "none":
+        return
+    windows = isinstance(competition, RleCsv) and competition.windows
+    if competition.kind == "multiclass" or windows:
+        what = "cut into windows, whose edges cut objects" if windows else "one class per pixel (multiclass)"
+        raise PipelineError(
+            f"model.instances is {instances}, and the images of {competition.name} are {what}; expected masks of whole "
+            "images, binary or multilabel: set model.instances=none."
+        )
 
 
 def check_name(name: str) -> str:

@@ -8,6 +8,7 @@ writes  work/<competition>/images.parquet; histograms.npy, thumbnails.npy: what 
         work/<competition>/pixels_<H>x<W>_<fit>_<colour>/{train_images,train_masks,test_images}.npy
         images (N, H, W, C) uint8 or uint16; masks (N, classes, H, W) uint8: 0, 1, 255 = ignored, or of a multiclass
         competition (N, 1, H, W) uint8: class, 255 = ignored
+        and train_border.npy or train_distance.npy where model.instances asks for it (separators.py)
 
 Training and test images are steps of their own: a new test set decodes the test images alone, and needs no training
 image.
@@ -31,7 +32,7 @@ from pipeline.core.errors import PipelineError
 from pipeline.core.files import require_space, shown, writing
 from pipeline.core.freshness import Step
 from pipeline.core.run import Run
-from pipeline.decode import checks, descriptors, table
+from pipeline.decode import checks, descriptors, separators, table
 from pipeline.decode.images import Decoded, blank_one, decode_one, empty_row, first_type, usual
 from pipeline.decode.readers import remarks
 from pipeline.decode.readers.base import SUBSETS, WORDS, Fault, Item, Listing, SubsetName
@@ -55,9 +56,9 @@ def steps(run: Run) -> list[Step]:
     """Returns a table of the training and one of the test images, and, for a run that trains, the pixel arrays of each
     at the recipe's geometry."""
     subsets = SUBSETS if run.competition.has_test else SUBSETS[:1]
-    return [_table_step(run, subset) for subset in subsets] + [
-        _pixel_step(run, subset) for subset in subsets if run.recipe.trains
-    ]
+    pixels = [_pixel_step(run, subset) for subset in subsets if run.recipe.trains]
+    apart = [_separator_step(run)] if run.recipe.trains and run.separators else []
+    return [_table_step(run, subset) for subset in subsets] + pixels + apart
 
 
 def _table_step(run: Run, subset: SubsetName) -> Step:
@@ -76,6 +77,19 @@ def _pixel_step(run: Run, subset: SubsetName) -> Step:
     settings = _settings(run, subset) | {"image": geometry}
     manifest, title = run.pixels / f"{subset}.manifest.json", f"decode the {WORDS[subset]} pixels"
     return Step("decode", title, manifest, inputs, outputs, settings, defaults=DEFAULTS, subset=subset)
+
+
+def _separator_step(run: Run) -> Step:
+    """What follows from the table of training images, and is stale when it is."""
+    assert run.separators  # or there would be no step
+    pixels, instances = _pixel_step(run, "train"), run.recipe.model.instances
+    return replace(
+        pixels,
+        title=f"decode the training {instances}s",
+        manifest=run.separators.with_suffix(".manifest.json"),
+        outputs=(run.separators,),
+        settings=pixels.settings | {"instances": instances},
+    )
 
 
 def _is_of_pixels(run: Run, step: Step) -> bool:
@@ -110,7 +124,19 @@ def raw_fault(run: Run) -> str:
 
 
 def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
-    """Does the waiting steps in one pass over the raw files of the subsets that they read."""
+    """Does the waiting steps: in one pass over the raw files of the subsets that they read, then what follows from the
+    table."""
+    separators.check(run)
+    of_raw = [step for step in waiting if run.separators not in step.outputs]
+    of_table = [step for step in waiting if run.separators in step.outputs]
+    yield from _read_raw(run, of_raw) if of_raw else ()
+    for step in of_table:
+        separators.write(run)
+        yield step
+
+
+def _read_raw(run: Run, waiting: list[Step]) -> Iterator[Step]:
+    """Does steps that read raw files in one pass over those of their subsets."""
     subsets = [subset for subset in SUBSETS if any(step.subset == subset for step in waiting)]
     listing = reader_of(run.competition).list_items(run.competition, run.input, subsets)
     if "train" in subsets and not any(item.subset == "train" for item in listing.items):

@@ -158,7 +158,7 @@ def _encode_all(
         image_id, *shape = image
         row = place[image_id]
         probability = blend.native(row, run.competition.scored_shape((shape[0], shape[1])))
-        masks = disjoint(blend.decide(row, probability, decision), probability, run.competition.submission.overlap)
+        masks = disjoint(blend.objects(row, probability, decision), probability, run.competition.submission.overlap)
         if image_id in blank:
             masks = constant_masks(masks.shape, usual)
         areas = [int(np.count_nonzero(mask)) for mask in masks]

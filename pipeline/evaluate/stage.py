@@ -35,6 +35,7 @@ from pipeline.masks import metrics, overlaps, overlay
 from pipeline.masks.decision import decision_of, disjoint
 from pipeline.masks.geometry import IGNORE
 from pipeline.masks.scale import scale_of
+from pipeline.masks.separation import with_gaps
 from pipeline.predictions import blends, published
 from pipeline.predictions import rows as submission_rows
 from pipeline.predictions.rows import Format
@@ -88,15 +89,21 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
         predicted_as = place[row["image_id"]]
         probability = blend.native(predicted_as, true.shape[1:])
         overlap = run.competition.submission.overlap
-        predicted = disjoint(blend.decide(predicted_as, probability, decision), probability, overlap)
+        found = disjoint(blend.objects(predicted_as, probability, decision), probability, overlap)
+        predicted = (found > 0).view(np.uint8)
         if index < OVERLAYS:
-            picture = overlay.drawn(read(row), true, predicted, run.competition)
+            picture = overlay.drawn(read(row), true, with_gaps(found), run.competition)
             name = f"{index:02}_{row['image_id'].replace('/', '_')}.png"
             write_png(folder / name, overlay.with_legend(picture, run.competition))
         figures = image_figures(probability, predicted, true, run.competition)
         truth = table.scored_truth(row, run.competition, metric) if metric.instances else true
-        texts = shape and (shape.texts(predicted), shape.true_texts(row))
-        return {"image_id": row["image_id"], "masks": (predicted, truth), "texts": texts, **figures}
+        texts = shape and (shape.texts(found), shape.true_texts(row))
+        return {
+            "image_id": row["image_id"],
+            "masks": (found if metric.instances else predicted, truth),
+            "texts": texts,
+            **figures,
+        }
 
     def evaluate_batch(batch: np.ndarray) -> list[tuple[int, dict[str, Any]]]:
         rows = [evaluate_one(index) for index in batch.tolist()]

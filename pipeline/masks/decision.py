@@ -10,11 +10,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from pipeline.masks import regions
+from pipeline.masks import regions, separation
 from pipeline.masks.class_bias import labels
 from pipeline.masks.geometry import Geometry, to_native
 from pipeline.masks.ranking import Calibration, Rank
 from pipeline.masks.regions import RegionRule
+from pipeline.masks.separation import Separation, separated
 
 LEVELS = 256
 
@@ -104,6 +105,8 @@ class Rule:
     `threshold`."""
     components: RegionRule = RegionRule()
     """What of the mask stays, by its connected regions."""
+    separation: Separation | None = None
+    """How touching objects of what stays are told apart; None: the connected regions are the objects."""
 
     @property
     def level(self) -> int:
@@ -183,6 +186,29 @@ def disjoint(masks: np.ndarray, probability: np.ndarray, overlap: Literal["none"
     return np.where(best == np.arange(len(masks))[:, None, None], masks, 0).astype(masks.dtype)
 
 
+def separates(decision: Decision) -> bool:
+    """Returns whether a decision tells touching objects apart."""
+    return isinstance(decision, Rules) and any(rule.separation for rule in decision.rules)
+
+
+def objects(masks: np.ndarray, probability: np.ndarray, separator: np.ndarray | None, decision: Decision) -> np.ndarray:
+    """Returns the objects of masks that `decide` returned, as label maps (C, h, w) int32; where the decision separates
+    nothing the masks themselves, whose connected regions are the objects.
+
+    Args:
+        masks: (C, h, w) uint8 of 0 and 1.
+        probability: what they were decided from (C, h, w) uint8.
+        separator: what the network says of borders or distances (C, h, w) uint8; None where it says nothing.
+        decision: what tune chose.
+    """
+    if not separates(decision):
+        return masks
+    assert isinstance(decision, Rules)
+    separators = [None] * len(masks) if separator is None else list(separator)
+    each = zip(masks, probability, separators, decision.rules, strict=True)
+    return np.stack([separated(mask, plane, apart, rule.separation) for mask, plane, apart, rule in each])
+
+
 def asks_models(decision: Decision) -> bool:
     """Returns whether a decision needs the probabilities of each model."""
     return isinstance(decision, Rules) and any(rule.presence or rule.rank for rule in decision.rules)
@@ -214,6 +240,7 @@ def in_words(rule: dict[str, Any]) -> str:
     said = {"fill": "holes filled", "largest": "the largest region only"}
     said |= {"min_size": f"regions of at least {rule['components']['min_size']} px"}
     parts += [said[name] for name, value in rule["components"].items() if value]
+    parts += [separation.in_words(rule["separation"])] if rule.get("separation") else []
     return ", ".join(parts)
 
 
@@ -249,5 +276,6 @@ def _rule(found: dict[str, Any]) -> Rule:
     if rank:
         folds = {fold: Calibration(**one) for fold, one in rank["folds"].items()}
         rank = Rank(rank["metric"], Calibration(**rank["pooled"]), folds)
-    components = RegionRule(**found["components"])
-    return Rule(**found | {"presence": presence, "rank": rank, "components": components})
+    components, apart = RegionRule(**found["components"]), found.get("separation")
+    apart = Separation(**apart) if apart else None
+    return Rule(**found | {"presence": presence, "rank": rank, "components": components, "separation": apart})

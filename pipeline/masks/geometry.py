@@ -77,6 +77,15 @@ def labels_to_network(planes: np.ndarray, geometry: Geometry) -> np.ndarray:
     return labels[None]
 
 
+def instances_to_network(labels: np.ndarray, geometry: Geometry) -> np.ndarray:
+    """Returns label maps (C, h, w) int32 at network size (C, H, W): each pixel has the nearest one's number. A constant
+    border is ignored (-1)."""
+    if geometry.fit == "pad":
+        margins = _margins(labels.shape[1:], geometry.size)
+        return np.stack([with_border(plane, margins, geometry.border, -1) for plane in labels])
+    return np.stack([cv2.resize(plane, geometry.size[::-1], interpolation=cv2.INTER_NEAREST_EXACT) for plane in labels])
+
+
 def to_native(values: np.ndarray, geometry: Geometry, shape: tuple[int, int]) -> np.ndarray:
     """Returns float32 values (C, H, W) at network size as (C, h, w) at the image's own `shape`."""
     if geometry.fit == "pad":

@@ -14,11 +14,39 @@ from torch.utils.data import DataLoader, Dataset
 from pipeline.core.engine import cores
 from pipeline.core.run import Run
 from pipeline.masks.pixels import loaded
+from pipeline.masks.separators import Separator, learned
 from pipeline.networks.device import Compute
 
 
+class MasksAndSeparators:
+    """Masks and what separates their objects as one array (N, 2 · classes, H, W), of which parts are read: uint8, or
+    float32 where distances are learnt."""
+
+    def __init__(self, masks: np.ndarray, targets: np.ndarray, separator: Separator) -> None:
+        """Arrays (N, classes, H, W), as decode writes them."""
+        self.masks, self.targets, self.separator = masks, targets, separator
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        """Returns a part (…, 2 · classes, h, w) by a key that takes all classes."""
+        return np.concatenate([self.masks[key], learned(self.targets[key], self.separator)], axis=-3)
+
+
+Masks = np.ndarray | MasksAndSeparators
+
+
+def open_masks(folder: Path, separators: Path | None) -> Masks:
+    """Returns what is learnt of the training images, mapped from the files in a folder of pixel arrays: masks, and what
+    separates their objects where a file of that is given."""
+    masks = np.load(folder / "train_masks.npy", mmap_mode="r")
+    if separators is None:
+        return masks
+    separator: Separator = "border" if separators.stem == "train_border" else "distance"
+    return MasksAndSeparators(masks, np.load(separators, mmap_mode="r"), separator)
+
+
 class PlainDataset(Dataset):
-    """Images (C, H, W) as stored, with masks (classes, H, W) where there are any, by position."""
+    """Images (C, H, W) as stored, with masks (classes, H, W) where there are any, by position; where `separators`, a
+    file of what separates their objects, is given, its planes follow those of the masks."""
 
     def __init__(
         self,
@@ -27,9 +55,10 @@ class PlainDataset(Dataset):
         rows: np.ndarray,
         with_masks: bool,
         preprocess: Callable[[np.ndarray], np.ndarray] | None = None,
+        separators: Path | None = None,
     ) -> None:
         self.images = np.load(folder / f"{subset}_images.npy", mmap_mode="r")
-        self.masks = np.load(folder / f"{subset}_masks.npy", mmap_mode="r") if with_masks else None
+        self.masks = open_masks(folder, separators) if with_masks else None
         self.rows, self.preprocess = rows, preprocess
 
     def __len__(self) -> int:

@@ -41,7 +41,8 @@ class SegmentationNetwork(Module):
     normalize is `imagenet`, `unit` (pixels in [0, 1]), `image` (mean and standard deviation of each image, over its
     channels and pixels), or `dataset` or `encoder` (those that set_statistics gives; they are saved with the weights).
     With background_output the inner network gives [background, class], and the logit of the class is their difference.
-    Modules of `kept_in_evaluation` belong to the network, and never train.
+    Modules of `kept_in_evaluation` belong to the network, and never train. A presence head may count further outputs
+    than the `classes`; those are cut off.
     """
 
     mean: Tensor
@@ -55,12 +56,14 @@ class SegmentationNetwork(Module):
         largest_pixel: int,
         background_output: bool = False,
         kept_in_evaluation: Sequence[Module] = (),
+        classes: int | None = None,
     ) -> None:
         super().__init__()
         if normalize not in NORMALIZATIONS:
             raise ValueError(f"normalize is {normalize!r}; expected one of {', '.join(NORMALIZATIONS)}")
         self.network, self.normalize, self.largest_pixel = network, normalize, largest_pixel
         self.background_output, self.kept_in_evaluation = background_output, list(kept_in_evaluation)
+        self.classes = classes
         self.stride, self.smallest = stride(network), smallest(network)
         if normalize != "image":
             mean, std = _statistics(normalize, channels)
@@ -98,6 +101,7 @@ class SegmentationNetwork(Module):
         if self.background_output:
             output = _without_background(output)
         mask, presence, deep = output
+        presence = None if presence is None else presence[:, : self.classes]
         return Output(mask[:, :, :height, :width], presence, tuple(one[:, :, :height, :width] for one in deep))
 
     def _normalized(self, pixels: Tensor) -> Tensor:
@@ -112,8 +116,8 @@ def build(settings: ModelSettings, channels: int, classes: int, weights: Path | 
     """Returns the network of the settings; its encoder starts from `weights` where given, else from scratch.
 
     It takes float images (N, channels, H, W) whose sides are multiples of its `stride` and at least `smallest`, and
-    returns logits (N, classes, H, W), one class more with background_output; or (logits, presence), or an Output. What
-    `model.freeze` names has no gradients.
+    returns logits (N, classes, H, W), one class more with background_output, twice as many with model.instances; or
+    (logits, presence), or an Output. What `model.freeze` names has no gradients.
 
     Raises:
         PipelineError: an unknown architecture, encoder or option, weights that do not fit the encoder, or a network of
@@ -121,7 +125,7 @@ def build(settings: ModelSettings, channels: int, classes: int, weights: Path | 
     """
     if settings.background_output and classes != 1:
         raise PipelineError(f"model.background_output is for one class, and there are {classes}: set it to false.")
-    outputs = classes + settings.background_output
+    outputs = settings.planes(classes) + settings.background_output
     with _first_on_path(root()):
         # three channels first: pretrained files have them, and the first convolution is adapted afterwards
         network = _constructed(settings, channels if weights is None else 3, classes, outputs)
@@ -140,11 +144,11 @@ def build(settings: ModelSettings, channels: int, classes: int, weights: Path | 
 def build_network(run: Run, source: Path | None, dtype: np.dtype) -> SegmentationNetwork:
     """Returns the recipe's network for images of a type (uint8, uint16 or float16), its encoder started from
     `source`."""
-    image, model = run.recipe.image, run.recipe.model
-    inner = build(model, image.channels, len(run.competition.classes), source)
+    image, model, classes = run.recipe.image, run.recipe.model, len(run.competition.classes)
+    inner = build(model, image.channels, classes, source)
     largest, normalize = largest_of(dtype), image.normalize or "imagenet"
     still = kept_in_evaluation(encoder_of(inner), model)
-    return SegmentationNetwork(inner, image.channels, normalize, largest, model.background_output, still)
+    return SegmentationNetwork(inner, image.channels, normalize, largest, model.background_output, still, classes)
 
 
 def stride(network: Module) -> int:

@@ -9,8 +9,8 @@ class Output(NamedTuple):
     """What a network says about a batch."""
 
     mask: Tensor
-    """Logits (N, classes, H, W)."""
+    """Logits (N, classes, H, W); with model.instances (N, 2 · classes, H, W), those of the separators last."""
     presence: Tensor | None = None
     """Logits (N, classes): whether a class occurs in the image."""
     deep: tuple[Tensor, ...] = ()
-    """Further mask logits (N, classes, H, W), only while training."""
+    """Further logits of the masks' shape, only while training."""

@@ -171,8 +171,9 @@ class Predictor:
     def __call__(self, pixels: Tensor) -> tuple[list[Predicted], np.ndarray]:
         """Returns the mean over networks and views, then perhaps the plain one, and what is wrong.
 
-        Masks are (n, C, H, W), uint8 (p·255) or float16 of a multiclass competition; presence is (n, C) float32. The
-        last are flags (networks, n) bool: a network's probabilities of an image are no numbers.
+        Masks are (n, C, H, W), uint8 (p·255) or float16 of a multiclass competition, and with model.instances followed
+        by as many planes of separators. Presence is (n, C) float32. The last are flags (networks, n) bool: a network's
+        probabilities of an image are no numbers.
 
         Memory grows with the batch, and neither with the networks nor with the views: only sums are kept.
         """
@@ -287,8 +288,8 @@ def predict_into(
 
 
 def written_into(run: Run, wanted: Wanted) -> tuple[int, ...]:
-    """Returns the shape of a file of the predictions, (N, C, H, W)."""
-    return (len(wanted.ids), len(run.competition.classes), *run.recipe.image.stored)
+    """Returns the shape of a file of the predictions, (N, C, H, W); with model.instances (N, 2·C, H, W)."""
+    return (len(wanted.ids), run.planes, *run.recipe.image.stored)
 
 
 def mention(run: Run, wanted: Wanted) -> None:

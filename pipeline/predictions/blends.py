@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 
@@ -16,9 +16,10 @@ from pipeline.core.errors import PipelineError
 from pipeline.core.files import shown
 from pipeline.core.run import Run
 from pipeline.core.version import program
-from pipeline.masks.decision import Decision, asks_models, decide, native_probability
+from pipeline.masks.decision import Decision, asks_models, decide, native_probability, objects, separates
 from pipeline.masks.geometry import Geometry, geometry_of
 from pipeline.masks.scale import BYTES, Scale, scale_of
+from pipeline.masks.separators import Separator
 from pipeline.predictions import kept_views, neighbours
 from pipeline.predictions.files import read_predictions, stage_of
 
@@ -35,10 +36,23 @@ class RunPredictions:
     heads: tuple[np.ndarray, ...] | None
     """What the presence head of each model says (N, C) float32, 0 to 1; averaged over near-duplicates where the recipe
     asks for that."""
+    separators: tuple[np.ndarray, ...] | None = None
+    """What each model says of borders between objects or of distances to their edges, like `arrays`; see
+    model.instances."""
+
+    @classmethod
+    def of(
+        cls, planes: Sequence[np.ndarray], geometry: Geometry, heads: tuple[np.ndarray, ...] | None, classes: int
+    ) -> "RunPredictions":
+        """Returns predictions from planes (N, C or 2·C, H, W) a model: those of the classes, then perhaps as many of
+        separators."""
+        masks, others = (tuple(array[:, part] for array in planes) for part in (slice(classes), slice(classes, None)))
+        return cls(masks, geometry, heads, others if others[0].shape[1] else None)
 
     def only(self, model: int) -> "RunPredictions":
         """Returns the predictions of one of the models alone."""
-        return RunPredictions((self.arrays[model],), self.geometry, self.heads and (self.heads[model],))
+        heads, separators = (one and (one[model],) for one in (self.heads, self.separators))
+        return RunPredictions((self.arrays[model],), self.geometry, heads, separators)
 
 
 @dataclass(frozen=True)
@@ -68,6 +82,17 @@ class Blend:
         return np.sum([array * weight for (array, _), weight in zip(heads, weights, strict=True)], axis=0)
 
     @cached_property
+    def separator(self) -> "Blend | None":
+        """What the runs say that separate objects, as a blend of its own; None where none does."""
+        each = zip(self.by_run, self.weights, strict=True)
+        pairs = [(RunPredictions(one.separators, one.geometry, None), weight) for one, weight in each if one.separators]
+        if not pairs:
+            return None
+        total = sum(weight for _, weight in pairs)
+        weights = tuple(weight / total if total else 1 / len(pairs) for _, weight in pairs)
+        return Blend(self.ids, tuple(one for one, _ in pairs), weights, scale=self.scale)
+
+    @cached_property
     def models(self) -> tuple["Blend", ...]:
         """The folds' models one by one, where the probability is their mean; else this alone."""
         models = {len(one.arrays) for one in self.by_run}
@@ -86,6 +111,14 @@ class Blend:
         heads = [one.presence[row] for one in self.models if one.presence is not None]
         models = [one.native(row, probability.shape[1:]) for one in self.models]
         return decide(probability, decision, np.stack(heads) if heads else None, models, self.names)
+
+    def objects(self, row: int, probability: np.ndarray, decision: Decision) -> np.ndarray:
+        """Returns the objects (C, h, w) of an image, from its probability at its own shape: label maps int32 where the
+        decision separates them, else masks, whose regions they are; see decision.objects."""
+        masks = self.decide(row, probability, decision)
+        needed = separates(decision) and self.separator is not None
+        separator = self.separator.native(row, probability.shape[1:]) if needed and self.separator else None
+        return objects(masks, probability, separator, decision)
 
     def each(self, row: int, shape: tuple[int, int]) -> list[np.ndarray]:
         """Returns every source's probabilities (C, h, w) float32 of an image at its own shape (uint8: 0 to 255)."""
@@ -109,6 +142,23 @@ def knows_models(run: Run) -> bool:
     made elsewhere may be means already."""
     runs = other_runs.runs_of(run)
     return all(one.recipe.trains for one in runs) and len({len(one.test_folds()) for one in runs}) == 1
+
+
+def separator_of(run: Run) -> Separator | None:
+    """Returns what the predictions of a run, or of the runs that it averages, say to separate objects; None: nothing.
+
+    Raises:
+        PipelineError: some say borders and others distances, which have no mean.
+    """
+    said = {other.name: other.recipe.model.instances for other in other_runs.runs_of(run) if other.recipe.trains}
+    kinds = sorted({kind for kind in said.values() if kind != "none"})
+    if len(kinds) > 1:
+        named = ", ".join(f"{name}: {kind}" for name, kind in said.items())
+        raise PipelineError(
+            f"the runs of {run.name} differ in model.instances ({named}), and borders and distances have no mean: "
+            "average runs of one of them, beside runs with none."
+        )
+    return cast(Separator, kinds[0]) if kinds else None
 
 
 def files(run: Run, subset: Subset) -> tuple[Path, ...]:
@@ -193,7 +243,8 @@ def _blend(run: Run, paths: list[list[Path]], of_test: bool) -> Blend:
         if known and run.recipe.tune.presence_neighbours:
             averaged = neighbours.averaged(np.concatenate(known, axis=1), run, indices[0], of_test)
             known = np.split(averaged, len(known), axis=1)
-        by_run.append(RunPredictions(arrays, geometry_of(other.recipe.image), tuple(known) or None))
+        geometry, classes = geometry_of(other.recipe.image), len(run.competition.classes)
+        by_run.append(RunPredictions.of(arrays, geometry, tuple(known) or None, classes))
     return Blend(ids or [], tuple(by_run), weights_of(run), scale=scale_of(run.competition))
 
 

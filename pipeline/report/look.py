@@ -22,6 +22,7 @@ from pipeline.decode import table
 from pipeline.decode.readers.registry import reader_of
 from pipeline.masks import overlay
 from pipeline.masks.decision import decision_of
+from pipeline.masks.separation import with_gaps
 from pipeline.predictions import blends
 from pipeline.report import charts
 from pipeline.split.folds import read_audit, read_folds, read_outliers
@@ -150,7 +151,7 @@ def sheet(
 
 
 def _predictor(run: Run, subset: Subset) -> Callable[[str, tuple[int, int]], np.ndarray]:
-    """A function that decides on an image's masks (C, h, w)."""
+    """A function that decides on an image's masks (C, h, w), with a gap between objects that are told apart."""
     chosen = result(run)
     decision = decision_of(chosen)
 
@@ -167,7 +168,7 @@ def _predictor(run: Run, subset: Subset) -> Callable[[str, tuple[int, int]], np.
 
     def predict(image_id: str, shape: tuple[int, int]) -> np.ndarray:
         blend, place = blend_of(fold_of.get(image_id))
-        return blend.decide(place[image_id], blend.native(place[image_id], shape), decision)
+        return with_gaps(blend.objects(place[image_id], blend.native(place[image_id], shape), decision))
 
     return predict
 

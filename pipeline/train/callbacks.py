@@ -311,6 +311,7 @@ class Pictures(Callback):
             chosen, confidence = logits.argmax(0), logits.softmax(0).max(0).values
             planes = [masks[0].masked_fill(masks[0] == IGNORE, 0) * scale, confidence * 255, chosen * scale]
         else:
+            masks = masks[: len(logits)]  # not what separates their objects
             truth = ((masks == 1).any(0) * 1.0 + (masks == IGNORE).any(0) * 0.5).clamp(max=1)
             probability = logits.sigmoid().max(0).values
             planes = [truth * 255, probability * 255, (probability >= 0.5) * 255]

@@ -12,7 +12,8 @@ import torch
 from torch.nn import functional
 
 from pipeline.core.config.competition import Kind
-from pipeline.core.config.training import (
+from pipeline.core.config.losses import (
+    OF_OTHER_OUTPUTS,
     BceTerm,
     CrossEntropyTerm,
     DiceTerm,
@@ -20,6 +21,7 @@ from pipeline.core.config.training import (
     JaccardTerm,
     LossSettings,
     LovaszTerm,
+    SeparatorTerm,
     Term,
     TverskyTerm,
 )
@@ -32,7 +34,8 @@ MaskLoss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 class WeightedLoss(torch.nn.Module):
-    """The weighted sum of the losses that a recipe names, of each mask output and of the presence output.
+    """The weighted sum of the losses that a recipe names: of each mask output, of the presence output, and of what
+    separates objects (model.instances), whose planes follow those of the masks.
 
     Masks are (N, C, H, W) of 0, 1 and 255, uint8; or float32 with soft labels between 0 and 1 and 255, e.g. means of
     masks; or, of a multiclass competition, (N, 1, H, W) class maps with 255. With soft labels, bce, cross_entropy,
@@ -43,13 +46,20 @@ class WeightedLoss(torch.nn.Module):
         PipelineError: a setting that does not go with the competition's kind, the model, or another setting.
     """
 
-    def __init__(self, settings: LossSettings, kind: Kind = "binary", presence: bool = False) -> None:
+    def __init__(
+        self, settings: LossSettings, kind: Kind = "binary", presence: bool = False, instances: str = "none"
+    ) -> None:
         super().__init__()
-        terms = settings.terms(kind, presence)
+        self.separates = instances != "none"
+        terms = settings.terms(kind, presence, self.separates)
         self.weights = {name: term.weight for name, term in terms.items()}
         self.deep = settings.deep
         self.multiclass = kind == "multiclass"
-        self.losses = {name: _mask_loss(term, self.multiclass) for name, term in terms.items() if name != "presence"}
+        self.losses = {
+            name: _mask_loss(term, self.multiclass) for name, term in terms.items() if name not in OF_OTHER_OUTPUTS
+        }
+        term = terms.get("separator")
+        self.separator = _separator_loss(term, instances) if isinstance(term, SeparatorTerm) else None
 
     def forward(self, output: Output, masks: torch.Tensor) -> torch.Tensor:
         """Returns the loss of a batch, a float32 scalar.
@@ -64,11 +74,21 @@ class WeightedLoss(torch.nn.Module):
         if "presence" in self.weights:
             if output.presence is None:
                 raise PipelineError("loss.presence needs logits of presence, and the network's output has none.")
-            total = total + self.weights["presence"] * _presence(self.multiclass, output.presence.float(), masks)
+            truth = self._planes(masks)[0]
+            total = total + self.weights["presence"] * _presence(self.multiclass, output.presence.float(), truth)
         return total
+
+    def _planes(self, planes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Those of the masks, and those that separate their objects."""
+        classes = planes.shape[1] // (1 + self.separates)
+        return planes[:, :classes], planes[:, classes:]
 
     def _of_mask(self, logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
         logits, total = logits.float().masked_fill(masks == IGNORE, 0), logits.new_zeros((), dtype=torch.float32)
+        if self.separates:
+            (logits, separators), (masks, targets) = self._planes(logits), self._planes(masks)
+            if self.separator:
+                total = total + self.weights["separator"] * self.separator(separators, targets)
         for name, loss in self.losses.items():
             total = total + self.weights[name] * loss(logits, masks)
         return total
@@ -106,6 +126,17 @@ def _mask_loss(term: Term, multiclass: bool) -> MaskLoss:
                 raise PipelineError("loss.lovasz.kind=elu does not go with a multiclass competition: leave it out.")
             return partial(_lovasz, term, multiclass)
     raise TypeError(f"{type(term).__name__} is no loss of masks")
+
+
+def _separator_loss(term: SeparatorTerm, instances: str) -> MaskLoss:
+    """Returns the loss of borders or distances, float32 from 0 to 1."""
+    cross_entropy = partial(
+        _binary_cross_entropy, BceTerm(pos_weight=term.pos_weight if instances == "border" else 1.0)
+    )
+    if instances == "distance":
+        return cross_entropy
+    dice = _mask_loss(DiceTerm(), multiclass=False)
+    return lambda logits, targets: cross_entropy(logits, targets) + dice(logits, targets)
 
 
 # --- every pixel for itself ------------------------------------------------------------------------------------------

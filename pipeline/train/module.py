@@ -61,8 +61,10 @@ class SegmentationModule(LightningModule):
         self.network = network
         self.encoder_parameters, _ = split_parameters(network)
         self.recipe, self.competition, self.never = run.recipe, run.competition, list(run.never)
+        model = run.recipe.model
         self.metric, self.units = metrics.metric_of(run.competition), units
-        self.loss = WeightedLoss(run.recipe.loss, run.competition.kind, run.recipe.model.presence)
+        self.loss = WeightedLoss(run.recipe.loss, run.competition.kind, model.presence, model.instances)
+        self.classes = len(run.competition.classes)
         self.member, self.ids, self.curve, self.share = member, ids, curve, share
         self.epochs = epochs or run.recipe.train.epochs
         self.seed = seed_of(member)
@@ -131,7 +133,8 @@ class SegmentationModule(LightningModule):
         self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=size)
         # as a tensor of the CPU: a number would be sent to a GPU, and waited for
         self.log("learning_rate", torch.tensor(self._learning_rate()), on_step=False, on_epoch=True, batch_size=size)
-        self.train_counts.append(self._overlaps(output.mask.detach(), masks).sum(0))
+        logits, masks = output.mask.detach()[:, : self.classes], masks[:, : self.classes]
+        self.train_counts.append(self._overlaps(logits, masks).sum(0))
         return loss
 
     def optimizer_step(self, *arguments: Any, **options: Any) -> None:
@@ -175,8 +178,9 @@ class SegmentationModule(LightningModule):
         if not len(pixels):  # NoImages
             return
         output = predict_tiled(self.network, pixels, self.recipe.image.size, self.recipe.predict.overlap)
-        self.example = output.mask[:EXAMPLES].clone() if index == 0 else self.example  # not the whole batch
         loss = self.loss(output, self._without_ignored(masks))
+        output, masks = output._replace(mask=output.mask[:, : self.classes]), masks[:, : self.classes]
+        self.example = output.mask[:EXAMPLES].clone() if index == 0 else self.example  # not the whole batch
         if self.competition.kind == "multiclass":
             output.mask[:, self.never] = -torch.inf
         counts = self._overlaps(output.mask, masks).cpu().numpy().astype(np.int32)

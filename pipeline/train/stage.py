@@ -35,7 +35,7 @@ from pipeline.core.freshness import Reason, Step
 from pipeline.core.lock import exclusive_lock
 from pipeline.core.run import Member, Run, write_recipe
 from pipeline.core.units import StepRunner
-from pipeline.decode import table
+from pipeline.decode import separators, table
 from pipeline.decode.readers.files import read_table
 from pipeline.predictions.files import read_probabilities
 from pipeline.split.folds import drop_list, leak_remark, read_folds, read_outliers
@@ -71,6 +71,7 @@ def _step(run: Run, member: Member, settings: dict[str, Any]) -> Step:
         files.append(start)
     if member.fold is None:
         files += [run.fold_folder(fold, member.seed) / name for fold in run.trained_folds() for name in SUMMARIES]
+    files += [run.separators] if run.separators else []
     inputs = (run.folds_file, run.pixels / "train_images.npy", run.pixels / "train_masks.npy", *files)
     settings = settings | {"seed": member.seed}
     outputs = (*run.weights(member), *(folder / name for name in SUMMARIES))
@@ -164,7 +165,8 @@ def preflight(run: Run) -> None:
     Preprocess(run.recipe.image.preprocess)
     network = models.build(run.recipe.model, run.recipe.image.channels, len(run.competition.classes), source)
     optimization.build_optimizer(run.recipe.train, *split_parameters(network))
-    WeightedLoss(run.recipe.loss, run.competition.kind, run.recipe.model.presence)
+    WeightedLoss(run.recipe.loss, run.competition.kind, run.recipe.model.presence, run.recipe.model.instances)
+    separators.check(run)
     Mixer(run.recipe.train.mix, run.competition.kind, len(run.competition.classes), [0], np.zeros(1, int))
     fit.more_loggers(run, run.folder)
 

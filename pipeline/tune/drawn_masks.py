@@ -2,7 +2,9 @@
 
 Scores of boundaries or instances have no table over thresholds: a mask must be drawn to be scored. So what is tried is
 a threshold, and a minimum area, of small grids; each candidate is drawn once for every image, and what the metric
-measures of it is kept. The other steps of tune (triplet, presence, expected, components) are not tried.
+measures of it is kept. Of a metric of instances, so are the ways to separate touching objects, and then the threshold
+again: one that is high to keep objects apart may fall once a watershed does that. The other steps of tune (triplet,
+presence, expected, rank) are not tried.
 """
 
 from collections.abc import Iterable, Sequence
@@ -10,11 +12,15 @@ from dataclasses import replace
 
 import numpy as np
 
+from pipeline.core.config.competition import RleCsv
+from pipeline.core.run import Run
 from pipeline.masks.bootstrap import Score
-from pipeline.masks.decision import Rule, Rules, decide
+from pipeline.masks.decision import Rule, Rules, decide, objects
 from pipeline.masks.metric import Metric
 from pipeline.masks.metrics import metric_of
 from pipeline.masks.regions import SHORTLIST, RegionRule
+from pipeline.masks.separation import SEPARATORS, WATERSHEDS, Separation
+from pipeline.predictions.blends import separator_of
 from pipeline.tune.evidence import Evidence
 from pipeline.tune.held_out import HeldOut, Weighting
 from pipeline.tune.mask_rules import LARGEST_AREA, UNTUNED, MaskProblem, region_counter, with_regions
@@ -23,6 +29,21 @@ THRESHOLDS = tuple(range(32, 256, 32))
 """Thresholds that are tried, of 255."""
 AREAS = (0, 16, 64, 256, 1024, 4096, 16384)
 """Minimum areas that are tried, in native pixels, up to the area that a tenth of the true masks stays below."""
+
+APART = ("watershed", "separator")
+"""The steps that separate objects."""
+
+
+def separating(run: Run) -> list[str]:
+    """Returns the steps that separate touching objects of a run: those that its metric and its predictions allow.
+
+    Raises:
+        PipelineError: an ensemble's runs give borders and distances.
+    """
+    windows = isinstance(run.competition, RleCsv) and run.competition.windows
+    if not metric_of(run.competition).instances or windows:  # a window's edges cut objects
+        return []
+    return list(APART) if separator_of(run) else ["watershed"]
 
 
 class DrawnProblem:
@@ -35,6 +56,7 @@ class DrawnProblem:
         self.evidence, self.weights, self.groups = evidence, weights, held.images["group"].to_numpy()
         self.untuned = Rules((UNTUNED,) * evidence.true.shape[1])
         self._held, self._weighting = held, weighting
+        self._separator = separator_of(held.run)
         self._measured: dict[Rule, np.ndarray] = {}
 
     def prepare(self, step: str, decisions: Sequence[Rules]) -> None:
@@ -69,10 +91,18 @@ class DrawnProblem:
         """What a step tries instead of a rule, the plainest first."""
         if step == "components":
             return [replace(rule, components=variant) for variant in (RegionRule(), *SHORTLIST)]
+        if step in APART:
+            ways = WATERSHEDS if step == "watershed" else SEPARATORS[self._separator or "border"]
+            return [rule, *(replace(rule, separation=way) for way in ways)]
         areas = AREAS if step == "area" else (rule.min_area,)
         return [replace(rule, threshold=threshold, min_area=area) for area in areas for threshold in THRESHOLDS]
 
     def _fit(self, step: str, index: int, rule: Rule, rows: np.ndarray) -> Rule:
+        """The best candidate of a step for one class; of what separates objects, then at its best threshold."""
+        best = self._best(step, index, rule, rows)
+        return self._best("threshold", index, best, rows) if step in APART and best != rule else best
+
+    def _best(self, step: str, index: int, rule: Rule, rows: np.ndarray) -> Rule:
         true = self.evidence.true[rows, index]
         largest = np.quantile(true[true > 0], LARGEST_AREA) if true.any() else 0
         candidates = [one for one in self._candidates(step, rule) if step != "area" or one.min_area <= max(0, largest)]
@@ -95,21 +125,32 @@ class DrawnProblem:
         classes = self.evidence.true.shape[1]
 
         def measure(probabilities: Sequence[Sequence[np.ndarray]], true: Sequence[np.ndarray]) -> np.ndarray:
-            known: dict[tuple[int, RegionRule, bytes], np.ndarray] = {}
+            known: dict[tuple[int, RegionRule, Separation | None, bytes], np.ndarray] = {}
             counts = []
             for rule in missing:
-                masks = [decide(probability, Rules((rule,) * classes)) for probability in probabilities[0]]
+                rules = Rules((rule,) * classes)
+                masks = [decide(planes[:classes], rules) for planes in probabilities[0]]
                 # most minimum areas change nothing: only masks that became empty tell candidates apart
                 empty = np.array([mask.any((1, 2)) for mask in masks]).tobytes()
-                drawn = rule.threshold, rule.components, empty
+                drawn = rule.threshold, rule.components, rule.separation, empty
                 if drawn not in known:
-                    known[drawn] = self.metric.measured(masks, true)
+                    known[drawn] = self.metric.measured(
+                        [_objects(mask, planes, rules) for mask, planes in zip(masks, probabilities[0], strict=True)],
+                        true,
+                    )
                 counts.append(known[drawn])
             return np.stack(counts, axis=1)
 
         batches = self.metric.batches(self.groups)
-        measured = self._held.each_batch([self._weighting], batches, measure, "draw masks")
+        separators = any(rule.separation for rule in missing)
+        measured = self._held.each_batch([self._weighting], batches, measure, "draw masks", separators)
         self._measured |= {candidate: measured[:, place] for place, candidate in enumerate(missing)}
+
+
+def _objects(masks: np.ndarray, planes: np.ndarray, rules: Rules) -> np.ndarray:
+    """The objects of masks (C, h, w), from planes (C or 2·C, h, w) of probabilities and of what separates objects."""
+    classes = len(masks)
+    return objects(masks, planes[:classes], planes[classes:] if len(planes) > classes else None, rules)
 
 
 def problem_of(

@@ -89,13 +89,15 @@ class HeldOut:
         batches: Sequence[np.ndarray],
         work: Callable[[Sequence[Sequence[np.ndarray]], Sequence[np.ndarray]], np.ndarray],
         description: str,
+        separators: bool = False,
     ) -> np.ndarray:
         """Returns what `work` makes of the images of every batch (positions), by image (N, …).
 
         `work` is given, for each weighting, the probabilities of the batch's images, and their true masks (instances,
-        where the metric scores these); it returns an array with one row per image.
+        where the metric scores these); it returns an array with one row per image. With `separators`, the planes of
+        probabilities are followed by those that separate objects, where the runs have any.
         """
-        read = self._reader(weightings, metric_of(self.run.competition))
+        read = self._reader(weightings, metric_of(self.run.competition), separators)
 
         def one_batch(rows: np.ndarray) -> np.ndarray:
             probabilities, true = zip(*map(read, rows.tolist()), strict=True)
@@ -106,10 +108,10 @@ class HeldOut:
         return np.concatenate(results)[np.argsort(np.concatenate(batches))]
 
     def _reader(
-        self, weightings: Sequence[Weighting], metric: Metric | None = None
+        self, weightings: Sequence[Weighting], metric: Metric | None = None, separators: bool = False
     ) -> Callable[[int], tuple[list[np.ndarray], np.ndarray]]:
         """A function that reads an image by its number: its probabilities under each weighting, and its true masks, or
-        what the metric needs of them."""
+        what the metric needs of them. See each_batch."""
         blends = {weighting: self.blends(weighting) for weighting in weightings}
         folds, places = self.images["fold"].to_numpy(), self.images["row"].to_numpy()
 
@@ -122,7 +124,11 @@ class HeldOut:
                 blend = blends[weighting][folds[number]]
                 if (weighting.plain, weighting.model) not in each:
                     each[weighting.plain, weighting.model] = blend.each(int(places[number]), true.shape[1:])
-                probabilities.append(blend.weighted(each[weighting.plain, weighting.model], weighting.weights))
+                found = blend.weighted(each[weighting.plain, weighting.model], weighting.weights)
+                if separators and blend.separator:
+                    apart = blend.separator.native(int(places[number]), true.shape[1:])
+                    found = np.concatenate([found, apart])
+                probabilities.append(found)
             return probabilities, true
 
         return read

@@ -20,6 +20,8 @@ from pipeline.masks.metric import Metric, sums_by
 from pipeline.masks.metrics import named
 from pipeline.masks.ranking import Rank
 from pipeline.masks.regions import SHORTLIST, RegionRule, shortlist_counts
+from pipeline.masks.separation import Separation
+from pipeline.masks.separators import Separator
 from pipeline.tune.calibration import Levels, calibrate
 from pipeline.tune.evidence import (
     Evidence,
@@ -48,8 +50,14 @@ FEWEST = 10
 HELD = np.array([0.01, 0.01, 0.01, 0.01, 0.0])
 """How strongly the coefficients of a presence are held at 0; not its intercept."""
 UNTUNED = Rule()
-STEPS = (("threshold",), ("area", "triplet", "presence", "expected", "rank"), ("components",))
-"""In this order; of the second, which say when a mask becomes empty, one at most, the plainest first."""
+STEPS = (
+    ("threshold",),
+    ("area", "triplet", "presence", "expected", "rank"),
+    ("watershed", "separator"),
+    ("components",),
+)
+"""In this order; of the second, which say when a mask becomes empty, and of the third, which separate objects, one at
+most, the plainest first."""
 COUNTED = 6
 """Thresholds at which connected regions are counted, at most."""
 
@@ -114,25 +122,35 @@ class MaskProblem:
         return self.metric.rows(self.measured(decision, rows), self.weights[rows], self.groups[rows])
 
 
-def steps_of(settings: TuneSettings, evidence: Evidence, metric: Metric, single: bool = True) -> list[list[str]]:
+def steps_of(
+    settings: TuneSettings,
+    evidence: Evidence,
+    metric: Metric,
+    single: bool = True,
+    separating: Sequence[str] = (),
+) -> list[list[str]]:
     """Returns the steps that a search tries, alternatives together: those of the settings that the evidence allows.
 
     Unless `single` models can be asked of a test image, `expected` and `rank` are not tried: they go by how sure a
     model is, and a mean of models is less sure than any, so that `expected` would empty masks that all of them agree
     on. They weigh the score of one image against that of another, so they need a metric that is a mean over images. Of
-    a metric that needs whole masks only the steps of drawn_masks.py are tried.
+    a metric that needs whole masks only the steps of drawn_masks.py are tried, `separating` among them.
     """
     lacking: set[str] = set() if evidence.presence is not None else {"presence"}
     wanted = set[str](settings.steps) - lacking - (set() if single and metric.by_image else {"expected", "rank"})
-    wanted &= {"threshold", "area", "components"} if metric.counted == "masks" else wanted
+    if metric.counted == "masks":
+        wanted &= {"threshold", "area", "components", *separating}
+    else:
+        wanted -= {"watershed", "separator"}
     found = [[one for one in group if one in wanted] for group in STEPS]
     return [group for group in found if group]
 
 
-def fixed(settings: TuneSettings, classes: int) -> Rules:
-    """Returns the rules that the settings tell."""
+def fixed(settings: TuneSettings, classes: int, separator: Separator | None = None) -> Rules:
+    """Returns the rules that the settings tell; what a network says that separates objects counts from a half on."""
+    apart = Separation(separator, LEVELS // 2) if separator else None
     threshold = max(1, round(settings.threshold * (LEVELS - 1)))
-    return Rules((replace(UNTUNED, threshold=threshold, min_area=settings.min_area),) * classes)
+    return Rules((replace(UNTUNED, threshold=threshold, min_area=settings.min_area, separation=apart),) * classes)
 
 
 def collect(held: HeldOut, weightings: Sequence[Weighting]) -> list[Evidence]:

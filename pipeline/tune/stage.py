@@ -200,13 +200,15 @@ def _masks(held: HeldOut, counted: np.ndarray) -> tuple[Tuned, dict[str, Any], p
     evidences = mask_rules.collect(held, [*distinct, *singles])
     weights = np.ones(evidences[0].true.shape)
     weights[counted] = presence_weights(evidences[0].true[counted], settings.presence_prior)
-    start = mask_rules.fixed(settings, len(classes)) if settings.method == "fixed" else None
+    separating = drawn_masks.separating(run)
+    separator = blends.separator_of(run) if "separator" in separating else None
+    start = mask_rules.fixed(settings, len(classes), separator) if settings.method == "fixed" else None
     fits = {
         weighting: Fits(drawn_masks.problem_of(held, weighting, evidence, weights), counted, parts.cells, start)
         for weighting, evidence in zip([*distinct, *singles], evidences, strict=True)
     }
     metric = metric_of(run.competition)
-    tried = mask_rules.steps_of(settings, evidences[0], metric, single=blends.knows_models(run))
+    tried = mask_rules.steps_of(settings, evidences[0], metric, blends.knows_models(run), separating)
     chosen = choose_steps(parts, [fits[weighting] for weighting in weightings], tried, settings)
     final: Any = fits[weightings[0]].problem
     decision = chosen.choice.decision

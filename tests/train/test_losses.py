@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 
 from pipeline.core.config.competition import Kind
-from pipeline.core.config.training import LossSettings
+from pipeline.core.config.losses import LossSettings
 from pipeline.core.errors import PipelineError
 from pipeline.masks.geometry import IGNORE
 from pipeline.train.losses import WeightedLoss

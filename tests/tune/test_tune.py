@@ -43,6 +43,7 @@ from pipeline.split.folds import read_folds
 from pipeline.tune import blending, class_biases, estimate, mask_rules, procedure
 from pipeline.tune import stage as tune
 from pipeline.tune.class_biases import LabelProblem, draw_pixels, search
+from pipeline.tune.drawn_masks import APART
 from pipeline.tune.evidence import image_scores
 from pipeline.tune.held_out import HeldOut, Weighting
 from pipeline.tune.mask_rules import STEPS as GROUPS
@@ -51,7 +52,7 @@ from pipeline.tune.procedure import Parts
 from pipeline.tune.selection import PARTITIONS, Cells, Fits, partitions_of, verdict
 from pipeline.tune.stage import Tuned
 
-STEPS = [step for group in GROUPS for step in group]
+STEPS = [step for group in GROUPS for step in group if step not in APART]  # which are for metrics of instances
 
 
 @pytest.fixture(autouse=True)
@@ -723,7 +724,7 @@ def test_everything_that_is_promised_is_written(tiny: Tiny, capsys: pytest.Captu
     assert result["scores"]["fold_model"]["nested"] == result["nested"]
     assert result["scores"]["optimistic"]["score"] == result["score"]
     rule = result["rules"]["thing"]
-    assert set(rule) == {"threshold", "min_area", "top", "presence", "rank", "components"}
+    assert set(rule) == {"threshold", "min_area", "top", "presence", "rank", "components", "separation"}
     assert f"thing: {in_words(rule)}" in capsys.readouterr().err
     assert result["score_by_fold"].keys() == {"0", "1", "2"}
     assert result["share_empty_true"] == 3 / 12

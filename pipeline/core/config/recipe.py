@@ -7,8 +7,9 @@ from pydantic import Field, field_validator, model_validator
 
 from pipeline.core.config.competition import FOLDER as COMPETITIONS
 from pipeline.core.config.competition import LAYOUTS, load_competition
+from pipeline.core.config.losses import LossSettings
 from pipeline.core.config.settings import Settings, find_yaml, merge, override, read_yaml, validate
-from pipeline.core.config.training import LossSettings, ModelSettings, TrainSettings
+from pipeline.core.config.training import ModelSettings, TrainSettings
 from pipeline.core.errors import PipelineError
 
 FOLDER = Path(__file__).parents[2] / "recipes"
@@ -74,7 +75,10 @@ class PredictSettings(Settings):
     """How much of a tile's side neighbouring tiles share, where `image.store` is larger than `image.size`."""
 
 
-TuneStep = Literal["threshold", "area", "triplet", "presence", "expected", "rank", "components", "bias", "never"]
+TuneStep = Literal[
+    "threshold", "area", "triplet", "presence", "expected", "rank", "watershed", "separator", "components", "bias",
+    "never",
+]  # fmt: skip
 
 
 class TuneSettings(Settings):
@@ -82,11 +86,13 @@ class TuneSettings(Settings):
 
     method: Literal["search", "fixed"] = "search"
     """`search` tries the steps and keeps those that bring more than noise; `fixed` takes `threshold` and `min_area`
-    (multiclass: no biases) and test-time augmentation as they are told."""
+    (multiclass: no biases), test-time augmentation and model.instances (from 0.5 on) as they are told."""
     steps: list[TuneStep] = list(get_args(TuneStep))
     """What `search` may try, always in this order: the threshold; one of a minimum area, the triplet (an area at a
     higher threshold), the presence head's probability, the emptiness that pays in expectation, or that with a threshold
-    for each image (`rank`); connected components. Of a multiclass competition: one bias a class; never predicting a
+    for each image (`rank`); of a metric of instances, one way to separate touching objects: a `watershed` of the mask
+    by its shape or its probabilities, or of the `separator` that the network gives with `model.instances`; connected
+    components. Of a multiclass competition: one bias a class; never predicting a
     class."""
     confidence: float = Field(0.9, ge=0.5, lt=1)
     """A step is kept when at least this share of the bootstrap draws shows a gain; all of them together need 0.84, one
@@ -161,6 +167,15 @@ class Recipe(Settings):
             raise ValueError(
                 f"model.{frozen} is {getattr(model, frozen)}, and model.weights is none: random weights or statistics "
                 f"would stay; give weights (or train.start_from), or leave model.{frozen} out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _labels_of_masks_alone(self) -> "Recipe":
+        if self.train.pseudo and self.model.separates:
+            raise ValueError(
+                f"train.pseudo labels masks, and nothing that separates objects, while model.instances is "
+                f"{self.model.instances}: leave one of them out"
             )
         return self
 

@@ -29,7 +29,7 @@ def take(whole_run: Run, images: pd.DataFrame, note: Callable[[str], None]) -> R
         if len(whole) < len(steps):
             first = run.test_folds()[0]
             if not whole:
-                shape = (len(images), len(run.competition.classes), *run.recipe.image.stored)
+                shape = (len(images), run.planes, *run.recipe.image.stored)
                 path, dtype = run.predictions("test", first), scale_of(run.competition).dtype
                 path.parent.mkdir(parents=True, exist_ok=True)
                 answered &= salvage(path, shape, dtype, images["image_id"].tolist(), run.competition.classes)

@@ -46,7 +46,8 @@ class ImagePredictor:
     """Keeps what was laid out as long as this lives."""
 
     def masks(self, image: np.ndarray) -> np.ndarray:
-        """Returns the masks (C, h, w) uint8 of 0 and 1 of an image (h, w, channels) uint8 or uint16."""
+        """Returns the masks (C, h, w) uint8 of 0 and 1 of an image (h, w, channels) uint8 or uint16; where the
+        decision separates its objects, label maps int32 of them."""
         parts = []
         for run, predictors in self.networks:
             geometry, preprocess = geometry_of(run.recipe.image), preprocess_of(run)
@@ -54,14 +55,15 @@ class ImagePredictor:
             pixels = to_tensor(preprocess(fitted) if preprocess else fitted)[None]
             found = [predictor(pixels.to(predictor.compute.device))[0][0] for predictor in predictors]
             heads = tuple(presence for _, presence in found if presence is not None) or None
-            parts.append(blends.RunPredictions(tuple(mask for mask, _ in found), geometry, heads))
+            classes = len(self.run.competition.classes)
+            parts.append(blends.RunPredictions.of([mask for mask, _ in found], geometry, heads, classes))
         first = self.networks[0][0].test_folds()
         names = tuple(None if fold is None else str(fold) for fold in first)
         scale = scale_of(self.run.competition)
         blend = blends.Blend(["image"], tuple(parts), self.weights, True, scale, names)
         height, width = image.shape[:2]
         shape = self.run.competition.scored_shape((height, width))
-        return blend.decide(0, blend.native(0, shape), self.decision)
+        return blend.objects(0, blend.native(0, shape), self.decision)
 
     def texts(self, image_id: str, image: np.ndarray | None, shape: tuple[int, int] = (1, 1)) -> list[str]:
         """Returns what the rows of an image hold, in the order of the competition's classes.

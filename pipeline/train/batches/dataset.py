@@ -16,7 +16,7 @@ from pipeline.core.config.competition import Kind
 from pipeline.masks.geometry import IGNORE, with_border
 from pipeline.masks.pixels import loaded
 from pipeline.masks.scale import Scale
-from pipeline.networks.loader import make_loader, to_tensor
+from pipeline.networks.loader import MasksAndSeparators, make_loader, open_masks, to_tensor
 from pipeline.networks.transforms import Preprocess
 from pipeline.train.batches.augment import Augmentation
 from pipeline.train.batches.mix import Mixer, Pair
@@ -31,7 +31,7 @@ class Batch(NamedTuple):
     pixels: torch.Tensor
     """(N, C, H, W) uint8, int32 where the pixel arrays are uint16, or float32 where they are float16."""
     masks: torch.Tensor
-    """(N, classes, H, W) uint8 or float32."""
+    """(N, classes, H, W) uint8 or float32; with model.instances (N, 2 · classes, H, W), separators last."""
     rows: torch.Tensor
     """(N,) rows of the training table; -1 - row of a test image that another run has labelled."""
     weights: torch.Tensor
@@ -103,7 +103,8 @@ class TrainDataset(Dataset):
     a side that is not larger stays whole.
 
     `targets` names the rows whose mean mask an image has in place of its own. Where one is the mean of several, or
-    anything else makes masks of more than 0 and 1, all masks are float32: a batch has one type.
+    anything else makes masks of more than 0 and 1, all masks are float32: a batch has one type. `separators` is a file
+    of what separates objects; its planes follow those of the masks, and move with them.
     """
 
     def __init__(
@@ -120,10 +121,11 @@ class TrainDataset(Dataset):
         placing: Placing | None = None,
         mixer: Mixer | None = None,
         pseudo: PseudoLabels | None = None,
+        separators: Path | None = None,
     ) -> None:
-        self.folder = folder
+        self.folder, self.separators = folder, separators
         self.images = np.load(folder / "train_images.npy", mmap_mode="r")
-        self.masks = np.load(folder / "train_masks.npy", mmap_mode="r")
+        self.masks = open_masks(folder, separators)
         self.rows, self.augmentation, self.seed, self.crop, self.crops = rows, augmentation, seed, crop, crops
         self.targets, self.preprocess, self.placing, self.mixer = targets or {}, preprocess, placing, mixer
         self.pseudo = pseudo
@@ -132,6 +134,7 @@ class TrainDataset(Dataset):
             any(len(sources) > 1 for sources in self.targets.values())
             or bool(pseudo and pseudo.soft)
             or bool(mixer and mixer.soft)
+            or (isinstance(self.masks, MasksAndSeparators) and self.masks.separator == "distance")
         )
 
     @property

@@ -59,7 +59,7 @@ def loaders(
     train = TrainDataset(
         run.pixels, chosen.train, augmentation, sampling.seed_of(member), crop, crops, chosen.targets,
         preprocess=preprocess, placing=_placing(run, images), mixer=_mixer(run, presence),
-        pseudo=_pseudo(run, member, tests),
+        pseudo=_pseudo(run, member, tests), separators=run.separators,
     )  # fmt: skip
     first = int(chosen.train[0])
     part = (slice(image.size[0]), slice(image.size[1]))
@@ -75,7 +75,9 @@ def loaders(
     rows = share.held_out(chosen.valid, size)
     if not len(rows):
         return training, NoImages()
-    valid = loader.PlainDataset(run.pixels, "train", rows, with_masks=True, preprocess=preprocess)
+    valid = loader.PlainDataset(
+        run.pixels, "train", rows, with_masks=True, preprocess=preprocess, separators=run.separators
+    )
     if loader.fits(valid, compute.device):
         return training, loader.ResidentBatches(valid, size, compute.device)
     return training, loader.plain_loader(valid, size, workers)
@@ -115,7 +117,8 @@ def _pseudo(run: Run, member: Member, tests: pd.DataFrame) -> PseudoLabels | Non
     settings, paths = run.recipe.train.pseudo, other_runs.label_files(run, member)
     if settings is None:
         return None
-    sources = [read_probabilities(path)[0] for path in paths]
+    classes = len(run.competition.classes)
+    sources = [read_probabilities(path)[0][:, :classes] for path in paths]  # not what separates objects
     padded = run.recipe.image.fit == "pad" and run.recipe.image.border == "constant"
     boxes = _boxes(run, tests) if padded else None
     kind, scale = run.competition.kind, scale_of(run.competition)
@@ -147,7 +150,7 @@ def plain_batches(dataset: TrainDataset, batch_size: int, share: Share) -> DataL
     """Returns this device's part of batches of evenly spread training images, without augmentation, always the same."""
     plain = TrainDataset(
         dataset.folder, dataset.rows, Augmentation([]), dataset.seed, dataset.crop, dataset.crops,
-        preprocess=dataset.preprocess,
+        preprocess=dataset.preprocess, separators=dataset.separators,
     )  # fmt: skip
     positions = np.linspace(0, len(plain) - 1, min(STATISTICS_FROM, len(plain))).astype(int).tolist()
     keys: Any = [(0, position) for position in positions]
