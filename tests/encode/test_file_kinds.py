@@ -90,6 +90,8 @@ def test_the_name_of_the_sample_submission_says_the_kind(tmp_path: Path) -> None
         assert want.file == kind and want.ids == list(SHAPES)
         assert submission.faults_of(tmp_path / name, want) == []
     assert competition(submission={"file": "zip"}, sample_submission="sample.parquet").submission_file == "zip"
+    for name, kind in (("a.csv.zip", "csv"), ("a.zip", "zip"), ("a.csv", "csv"), ("a.txt", "csv")):
+        assert competition(sample_submission=name).submission_file == kind
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "json"])

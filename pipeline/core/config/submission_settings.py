@@ -178,4 +178,5 @@ def file_of(settings: SubmissionSettings, sample: str | None) -> File:
     """Returns the kind of file of a competition's submissions."""
     if settings.file or settings.format == "images":
         return settings.file or "zip"
-    return file_of_name(sample or "") or "csv"
+    name = (sample or "").lower().removesuffix(".csv.zip")  # Kaggle packs tables for the download alone
+    return file_of_name(name) or "csv"
