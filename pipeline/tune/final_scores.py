@@ -199,7 +199,7 @@ def _texts(decided: Decided, without: list[set[Cells]]) -> list[dict[Any, Texts]
         for key, (weighting, decision) in wanted.items():
             blend = held.blends(weighting)[folds[number]]
             probability = probabilities[weightings.index(weighting)]
-            masks = disjoint(blend.decide(int(places[number]), probability, decision), probability, overlap)
+            masks = disjoint(blend.objects(int(places[number]), probability, decision), probability, overlap)
             drawn = masks.tobytes()
             if drawn not in known:
                 known[drawn] = shape.texts(masks)
