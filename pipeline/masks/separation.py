@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 
 from pipeline.masks.instances import regions_of
+from pipeline.masks.separators import depth
 
 Source = Literal["shape", "probability", "border", "distance"]
 
@@ -98,7 +99,7 @@ def in_words(separation: dict[str, str | int]) -> str:
 
 def _height(mask: np.ndarray, probability: np.ndarray, separator: np.ndarray | None, source: Source) -> np.ndarray:
     if source == "shape":
-        return cv2.distanceTransform(mask, cv2.DIST_L2, cv2.DIST_MASK_5)
+        return depth(mask)
     if source == "probability":
         return probability
     assert separator is not None, f"a separation by {source} needs what the network says of it"

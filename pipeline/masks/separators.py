@@ -58,7 +58,14 @@ def distance_of(labels: np.ndarray) -> np.ndarray:
 
     found = np.zeros(labels.shape, np.uint8)
     for one in regionprops(np.maximum(labels, 0)):
-        padded = np.pad(one.image.astype(np.uint8), 1)
-        distance = cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
+        distance = depth(np.pad(one.image.astype(np.uint8), 1))[1:-1, 1:-1]
         found[one.slice][one.image] = np.rint(FULL * distance[one.image] / distance.max())
     return found
+
+
+def depth(mask: np.ndarray) -> np.ndarray:
+    """Returns the distance (h, w) float32, in pixels, of each pixel of a mask (h, w) uint8 of 0 and 1 to the nearest
+    pixel outside."""
+    distance = cv2.distanceTransform(mask, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    # OpenCV's last digit changes from call to call; squares are whole numbers
+    return np.sqrt(np.rint(distance.astype(np.float64) ** 2)).astype(np.float32)

@@ -6,13 +6,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from scipy import ndimage
 
 from benchmarks.touching import ceilings, nuclei
 from pipeline.masks.decision import Rule, Rules, decide, decision_of, described, in_words, objects
 from pipeline.masks.geometry import IGNORE, Geometry, instances_to_network
 from pipeline.masks.instances import regions_of
 from pipeline.masks.separation import SEPARATORS, WATERSHEDS, Separation, separated
-from pipeline.masks.separators import FULL, REACHES, border_of, distance_of, learned, targets_of
+from pipeline.masks.separators import FULL, REACHES, border_of, depth, distance_of, learned, targets_of
 
 SIDES = st.shared(st.tuples(st.integers(1, 14), st.integers(1, 14)), key="sides")
 PLANES = arrays.arrays(np.uint8, SIDES, elements=st.integers(0, 255))
@@ -163,3 +164,13 @@ def test_instances_at_network_size() -> None:
     padded = instances_to_network(labels, Geometry((48, 64), "pad", 1, "constant"))
     assert (padded[0, :4] == -1).all()
     np.testing.assert_array_equal(padded[:, 4:44, 2:62], labels)
+
+
+def test_distances_are_the_same_at_every_call() -> None:
+    """OpenCV's differ in their last digit, which would decide at a level or in rounding; scipy's are exact."""
+    random = np.random.default_rng(3)
+    for labels in (nuclei(random) for _ in range(12)):
+        mask = np.pad((labels > 0).astype(np.uint8), 1)
+        np.testing.assert_array_equal(depth(mask), ndimage.distance_transform_edt(mask).astype(np.float32))
+        first = distance_of(labels)
+        assert all(np.array_equal(distance_of(labels), first) for _ in range(4))
