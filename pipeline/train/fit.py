@@ -92,7 +92,7 @@ def _fit(
     history = callbacks.History(folder)
     watching: list[Any] = []
     if place.rank == 0:
-        progress = callbacks.ShowProgress(history, *show[:2], member.title, show[2])
+        progress = callbacks.ShowProgress(run, member, history, *show)
         watching = [history, progress, callbacks.Pictures(run.recipe.image.channels, network.largest_pixel)]
     averaging, in_time = _averaging(run, compute, train.dataset, share), callbacks.StopInTime()
     trainer = _trainer(run, member, compute, epochs, [*watching, *averaging, in_time], place)

@@ -27,7 +27,7 @@ import pandas as pd
 
 from pipeline.core import other_runs
 from pipeline.core.config.competition import Competition
-from pipeline.core.console import say
+from pipeline.core.console import console, say
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import shown, write_json, writing
 from pipeline.core.freshness import Step
@@ -62,6 +62,8 @@ from pipeline.tune.procedure import Chosen, Parts, choose_steps
 from pipeline.tune.selection import Fits, Nested, Tried, verdict
 
 READS_FOLDS = "oof"
+COLOURS = {"kept": "green", "refused": "dim", "outdone": "dim", "given up": "yellow"}
+"""Of what became of a step."""
 SHARES = tuple(round(share / 10, 1) for share in range(1, 10))
 
 
@@ -373,10 +375,13 @@ def _print(run: Run, result: dict[str, Any]) -> None:
         if rows["images"] not in (0, result["images"]):
             of = f"{result['procedure']['ships']}, on {names[name]} ({rows['images']})"
             say(f"  {result['metric']} {rows['score']:.4f}, {of}")
+    ships = result["procedure"]["ships"] != "untuned"
+    if result["steps"]:
+        console.print(f"[dim]  {'':8}  {'step':12}  gain on images that it was not fitted to ± standard error[/dim]")
     for step in result["steps"]:
-        ships = result["procedure"]["ships"] != "untuned"
-        text = f"{verdict(step, run.recipe.tune.confidence, ships):8} {step['step']:12}"
-        say(f"  {text} {step['gain']:+.4f} ± {step['standard_error']:.4f}")
+        word = verdict(step, run.recipe.tune.confidence, ships)
+        text = f"{step['step']:12}  {step['gain']:+.4f} ± {step['standard_error']:.4f}"
+        console.print(f"  [{COLOURS[word]}]{word:8}  {text}[/{COLOURS[word]}]")
     if "bias" in result:
         values = result["class_iou"].items()
         say("  IoU: " + ", ".join(f"{name} {iou:.4f}" for name, iou in values if iou is not None))
