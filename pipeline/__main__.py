@@ -93,7 +93,7 @@ def run(
     console.print(f"[bold]{escape(opened.name)}[/bold]: {' → '.join(chosen)}; artefacts in {escape(place)}/")
     events.emit(events.RunStarted(opened.name, opened.competition.name, list(chosen), place))
     if opened.recipe.takes and "train" in chosen:
-        say(f"  all of it, as the recipe stands, took {opened.recipe.takes}")
+        say(f"  time: {opened.recipe.takes} (measured, for the whole recipe)")
     ensure_sample(opened)
     interruption.work_began()
     stages.check_tuned(opened, *chosen)

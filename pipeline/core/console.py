@@ -1,11 +1,13 @@
 """Messages and progress for a person, on standard error; standard output belongs to results."""
 
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
@@ -60,12 +62,22 @@ def between_words(text: Text, target: Console) -> Text:
             lines.append(line)
             continue
         space = len(line.plain) - len(line.plain.lstrip())
-        body = line[space:]
         width = max(20, target.width - space - len(CONTINUED))
-        for number, part in enumerate(body.wrap(target, width, overflow="ignore")):
+        for number, part in enumerate(_parts(line[space:], width)):
             part.rstrip()
             lines.append(Text(" " * space + CONTINUED * (number > 0)) + part)
     return Text("\n").join(lines)
+
+
+def _parts(text: Text, width: int) -> Iterable[Text]:
+    """A text in parts of whole words; rich's own wrapping cuts words that are longer than a line."""
+    breaks, used = [], 0
+    for word in re.finditer(r"\S+\s*", text.plain):
+        if used and used + cell_len(word[0].rstrip()) > width:
+            breaks.append(word.start())
+            used = 0
+        used += cell_len(word[0])
+    return text.divide(breaks)
 
 
 def enable_verbose() -> None:

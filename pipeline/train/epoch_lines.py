@@ -24,8 +24,8 @@ def legend(run: Run) -> str:
     if settings.snapshots > 1:
         kept = f"the last epoch of each of {settings.snapshots} cycles"
     return (
-        f"  loss: of the training images, then of the held-out ones; {run.competition.metric}: of the held-out images "
-        f"that clean left as they are, untuned, at the network's size; * the best so far; kept: {kept}"
+        f"  loss: training images; held out, {run.competition.metric}: held-out images, untuned, at the network's "
+        f"size; * best so far; kept: {kept}"
     )
 
 

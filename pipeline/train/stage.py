@@ -152,7 +152,7 @@ def preflight(run: Run) -> None:
     with loading_torch():
         from pipeline.networks import device, models, weights
         from pipeline.networks.transforms import Preprocess
-        from pipeline.train import devices, fit, optimization
+        from pipeline.train import devices, optimization, trackers
         from pipeline.train.batches.augment import Augmentation
         from pipeline.train.batches.device_augment import device_augmentation
         from pipeline.train.batches.mix import Mixer
@@ -168,7 +168,7 @@ def preflight(run: Run) -> None:
     optimization.build_optimizer(run.recipe.train, *split_parameters(network))
     WeightedLoss(run.recipe.loss, run.competition.kind, run.recipe.model.presence)
     Mixer(run.recipe.train.mix, run.competition.kind, len(run.competition.classes), [0], np.zeros(1, int))
-    fit.more_loggers(run, run.folder)
+    trackers.trackers(run, run.folder)
 
 
 def execute(run: Run, waiting: list[Step], runner: StepRunner, force: bool = False) -> Iterator[Step]:

@@ -377,7 +377,7 @@ def _print(run: Run, result: dict[str, Any]) -> None:
             say(f"  {result['metric']} {rows['score']:.4f}, {of}")
     ships = result["procedure"]["ships"] != "untuned"
     if result["steps"]:
-        console.print(f"[dim]  {'':8}  {'step':12}  gain on images that it was not fitted to ± standard error[/dim]")
+        console.print(f"[dim]  {'':8}  {'step':12}  held-out gain ± standard error[/dim]")
     for step in result["steps"]:
         word = verdict(step, run.recipe.tune.confidence, ships)
         text = f"{step['step']:12}  {step['gain']:+.4f} ± {step['standard_error']:.4f}"

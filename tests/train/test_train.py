@@ -359,7 +359,7 @@ def test_tensorboard_has_curves_graph_and_pictures(tiny: Tiny) -> None:
     np.testing.assert_allclose([one.value for one in events.Scalars("train/dice")], rows["train/dice"], rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["mlflow", "wandb"])
+@pytest.mark.parametrize("name", ["mlflow", "wandb", "trackio"])
 def test_a_logger_that_is_not_installed(tiny: Tiny, name: str) -> None:
     run = prepare(tiny, {"train": {"folds": [0], "loggers": [name]}})
     with pytest.raises(PipelineError, match=f"asks for {name}, which is not installed: pip install {name}"):
