@@ -10,6 +10,7 @@ The same from Python, as the notebooks do it:
 """
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
     from pipeline.masks import overlay as plots
     from pipeline.notebook import ensure_sample, first_recipe, load_run, own_files, run_stage, run_to
     from pipeline.report import aloud, charts, look
+
+os.environ.setdefault(
+    "NO_ALBUMENTATIONS_UPDATE", "1"
+)  # or it asks the network for its newest version, and waits for it
 
 _PUBLIC = {
     "ensure_sample": "pipeline.notebook:ensure_sample",

@@ -5,6 +5,7 @@ Weights & Biases wandb/ in the folder of each training. Every training is one ru
 the recipe's settings.
 """
 
+import logging
 import os
 from contextlib import redirect_stdout
 from io import StringIO
@@ -59,12 +60,14 @@ def finish(loggers: list[Any]) -> None:
 
 
 def _mlflow(run: Run, title: str, folder: Path) -> Any:
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
     from lightning.pytorch.loggers import MLFlowLogger
 
     return MLFlowLogger(run.competition.name, title, tracking_uri=f"sqlite:///{run.competition_folder / 'mlflow.db'}")
 
 
 def _wandb(run: Run, title: str, folder: Path) -> Any:
+    os.environ.setdefault("WANDB_SILENT", "true")
     return WandbLogger(title, save_dir=folder, offline=True, project=run.competition.name)
 
 
