@@ -72,7 +72,7 @@ def between_words(text: Text, target: Console) -> Text:
 def _parts(text: Text, width: int) -> Iterable[Text]:
     """A text in parts of whole words; rich's own wrapping cuts words that are longer than a line."""
     breaks, used = [], 0
-    for word in re.finditer(r"\S+\s*", text.plain):
+    for word in re.finditer(r"(?:→ +)?\S+\s*", text.plain):
         if used and used + cell_len(word[0].rstrip()) > width:
             breaks.append(word.start())
             used = 0

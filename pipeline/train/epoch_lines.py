@@ -13,7 +13,7 @@ def header(run: Run) -> str:
     """Returns the names of the columns of `line`."""
     score = f"{run.competition.metric:>{_score_width(run)}}"
     return (
-        f"  {'':{_title_width(run)}}  {'epoch':>7}  {'loss':>7}  {'held out':>8}  {score}    {'took':>6}  {'left':>6}"
+        f"  {'':{_title_width(run)}}  {'epoch':>7}  {'loss':>6}  {'held out':>8}  {score}   {'took':>6}  {'left':>6}"
     )
 
 
@@ -46,12 +46,12 @@ def line(run: Run, title: str, epochs: int, row: dict[str, Any], best: bool, lef
         valid = f"{row['valid/loss']:8.4f}  {row['valid/score']:{width}.4f} {'*' if best else ' '}"
     ends = duration(left) if left > 0 else ""
     took = f"{row['seconds']:.1f} s"
-    text = f"  {title:{_title_width(run)}}  {epoch:>7}  {row['train/loss']:7.4f}  {valid}  {took:>6}  {ends:>6}"
+    text = f"  {title:{_title_width(run)}}  {epoch:>7}  {row['train/loss']:6.4f}  {valid} {took:>6}  {ends:>6}"
     return text.rstrip()
 
 
 def _score_width(run: Run) -> int:
-    return max(7, len(run.competition.metric))
+    return max(6, len(run.competition.metric))
 
 
 def _title_width(run: Run) -> int:
