@@ -314,8 +314,8 @@ def main() -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except SystemExit as ended:
-        if ended.code in interruption.EXIT_CODES:
-            _emit_error("interrupted", int(ended.code))
+        if ended.code in (*interruption.EXIT_CODES, kaggle_commands.UNFINISHED):
+            _emit_error("not finished: the same command goes on", int(ended.code))
         raise
     except Exception as error:
         _emit_error(f"{type(error).__name__}: {error}", 1)

@@ -136,7 +136,7 @@ class Error:
 
     message: str
     exit_code: int
-    """2: bad input; 3: the verdict is `do not submit`, with --strict; 4: the time of --time is up; 130 or 143: a
+    """2: bad input; 3: the verdict is `do not submit`, with --strict; 4: not finished yet; 130 or 143: a
     signal; 1: a fault of the program, whose traceback is on standard error."""
 
 

@@ -12,9 +12,7 @@ GONE_BY = {"loss": "the lowest held-out loss", "score": "the best score"}
 def header(run: Run) -> str:
     """Returns the names of the columns of `line`."""
     score = f"{run.competition.metric:>{_score_width(run)}}"
-    return (
-        f"  {'':{_title_width(run)}}  {'epoch':>7}  {'loss':>6}  {'held out':>8}  {score}   {'took':>6}  {'left':>6}"
-    )
+    return f"  {'':{_title_width(run)}}  {'epoch':>7}  {'loss':>6}  {'held out':>8}  {score}   {'took':>6}  {'left':>6}"
 
 
 def legend(run: Run) -> str:

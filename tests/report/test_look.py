@@ -50,7 +50,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "notebooks" / "sample.yaml").write_text(yaml.safe_dump(recipe))
     (folder / "pipeline").symlink_to(REPOSITORY / "pipeline")
     (folder / "notebooks" / "start.py").symlink_to(REPOSITORY / "notebooks" / "start.py")
-    short = 'SETTINGS = {\\"train.steps\\": 15, \\"model.encoder\\": \\"resnet18\\"}'
+    small = {"train.epochs": 1, "train.steps": 1, "image.size": [32, 48], "model.encoder": "resnet18"}
+    short = f"SETTINGS = {json.dumps(json.dumps(small))[1:-1]}"
     for path in NOTEBOOKS:
         text, own = path.read_text(), path.stem.startswith("07")
         before, after = ("SETTINGS = {}", short) if own else ('RECIPE = \\"sample\\"', 'RECIPE = \\"sample.yaml\\"')
