@@ -158,7 +158,7 @@ def labelled(label: str, text: str) -> Iterator[str]:
 
 def tell(run: Run) -> None:
     """Emits the events of what a run is worth and where its results lie; none before tune has run."""
-    judged = judge(run)
+    judged = if_sound(judge, run)
     if judged is None:
         return
     events.emit(_score(run, judged))

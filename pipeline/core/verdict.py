@@ -152,7 +152,7 @@ def step_lines(before: str, step: str) -> Iterator[str]:
     """
     if step.startswith(LOOK):
         name = step.removeprefix(LOOK)
-        yield f"{before}{LOOK}{link(root() / name, name)}"
+        yield f"{before}{LOOK}{link(root() / name, name) if (root() / name).exists() else escape(name)}"
         return
     if not results.is_terminal:
         yield escape(f"{before}{step}")
