@@ -50,7 +50,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "notebooks" / "sample.yaml").write_text(yaml.safe_dump(recipe))
     (folder / "pipeline").symlink_to(REPOSITORY / "pipeline")
     (folder / "notebooks" / "start.py").symlink_to(REPOSITORY / "notebooks" / "start.py")
-    small = {"train.epochs": 1, "train.steps": 1, "image.size": [32, 48], "model.encoder": "resnet18"}
+    small = {"train.epochs": 1, "train.steps": 1, "image.size": [32, 48], "model.architecture": "ConfigurableUnet",
+             "model.encoder": "plain", "model.options.channels": [4, 8]}  # fmt: skip
     changes = {
         'RECIPE = \\"sample\\"': 'RECIPE = \\"sample.yaml\\"',
         '\\"train.steps\\": 100': '\\"train.steps\\": 30',
