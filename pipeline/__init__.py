@@ -10,25 +10,36 @@ The same from Python, as the notebooks do it:
 """
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pipeline.core.run import Run
     from pipeline.masks import overlay as plots
-    from pipeline.notebook import ensure_sample, load_run, run_stage, run_to
-    from pipeline.report import charts, look
+    from pipeline.notebook import ensure_sample, first_recipe, load_run, own_files, run_stage, run_to
+    from pipeline.report import aloud, charts, look
+
+os.environ.setdefault(
+    "NO_ALBUMENTATIONS_UPDATE", "1"
+)  # or it asks the network for its newest version, and waits for it
 
 _PUBLIC = {
     "ensure_sample": "pipeline.notebook:ensure_sample",
+    "first_recipe": "pipeline.notebook:first_recipe",
     "load_run": "pipeline.notebook:load_run",
+    "own_files": "pipeline.notebook:own_files",
     "Run": "pipeline.core.run:Run",
     "run_stage": "pipeline.notebook:run_stage",
     "run_to": "pipeline.notebook:run_to",
     "look": "pipeline.report.look",
+    "aloud": "pipeline.report.aloud",
     "charts": "pipeline.report.charts",
     "plots": "pipeline.masks.overlay",
 }
-__all__ = ["Run", "charts", "ensure_sample", "load_run", "look", "plots", "run_stage", "run_to"]
+__all__ = [
+    "Run", "aloud", "charts", "ensure_sample", "first_recipe", "load_run", "look", "own_files", "plots", "run_stage",
+    "run_to",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

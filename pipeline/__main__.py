@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from pipeline import kaggle_commands
+from pipeline import completion, data_commands, kaggle_commands, running
 from pipeline.core import deadline, interruption
 from pipeline.core.errors import PipelineError
 from pipeline.core.launch import LOG_LEVEL, launched
 from pipeline.core.version import VERSION, program
-from pipeline.options import Assignments, HowOptions, RecipeName, RunOptions, WhereOptions, with_options
+from pipeline.options import HowOptions, RecipeName, RunOptions, WhereOptions, with_options
 from pipeline.stages import STAGE_HELP, STAGES
 
 if TYPE_CHECKING:
-    from pipeline.core.run import Run
+    pass
 
 ENGINE = ("engine", "ray_address")
 """Options of the commands that have something to run on an engine."""
@@ -42,11 +42,8 @@ app = typer.Typer(
     cls=Commands,
     help="Raw competition files in, a submission you can trust out.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-CompetitionName = Annotated[str, typer.Option("--competition", help="A competition's name, or the path of its YAML.")]
 
 
 def _show_version(asked: bool) -> None:
@@ -69,8 +66,12 @@ def _every_command(
 def run(
     recipe: RecipeName,
     options: RunOptions = RunOptions(),
-    first: Annotated[str, typer.Option("--from", metavar="STAGE", help="The first stage to run.")] = STAGES[0],
-    last: Annotated[str, typer.Option("--to", metavar="STAGE", help="The last stage to run.")] = STAGES[-1],
+    first: Annotated[
+        str, typer.Option("--from", metavar="STAGE", help="The first stage to run.", autocompletion=completion.stages)
+    ] = STAGES[0],
+    last: Annotated[
+        str, typer.Option("--to", metavar="STAGE", help="The last stage to run.", autocompletion=completion.stages)
+    ] = STAGES[-1],
     where: WhereOptions = WhereOptions(),
     how: HowOptions = HowOptions(),
 ) -> None:
@@ -78,21 +79,21 @@ def run(
     from rich.markup import escape
 
     from pipeline import stages
-    from pipeline.core import driver
+    from pipeline.core import driver, events
     from pipeline.core.console import console, say
     from pipeline.core.files import shown
     from pipeline.notebook import ensure_sample
-    from pipeline.status import summary
 
     opened = options.open(recipe)
-    chosen, final = _chosen(opened, first, last)
+    chosen, final = running.chosen_stages(opened, first, last)
     where.begin()
     engine = how.open_engine()
     started = time.perf_counter()
-    place = escape(shown(opened.folder))
-    console.print(f"[bold]{escape(opened.name)}[/bold]: {' → '.join(chosen)}; artefacts in {place}/")
+    place = shown(opened.folder)
+    console.print(f"[bold]{escape(opened.name)}[/bold]: {' → '.join(chosen)}; artefacts in {escape(place)}/")
+    events.emit(events.RunStarted(opened.name, opened.competition.name, list(chosen), place))
     if opened.recipe.takes and "train" in chosen:
-        say(f"  all of it, as the recipe stands, took {opened.recipe.takes}")
+        say(f"  time: {opened.recipe.takes} (measured, for the whole recipe)")
     ensure_sample(opened)
     interruption.work_began()
     stages.check_tuned(opened, *chosen)
@@ -100,7 +101,7 @@ def run(
     stages.warn_of_stale(opened, first)
     elsewhere = where.place is not None and "train" in chosen
     if "train" in chosen and not elsewhere:
-        _preflight(opened, how.force, "decode" in chosen)
+        running.check_training(opened, how.force, "decode" in chosen)
     for stage in chosen:
         deadline.check(stage)
         if elsewhere and stage == "train":
@@ -109,28 +110,7 @@ def run(
             driver.run_stage(opened, stage, how.force, engine=engine)
     if final != last:
         say("  no submission: there are no predictions of the test images (--test, or arrays.test in a recipe)")
-    for line in summary(opened, time.perf_counter() - started):
-        typer.echo(line)
-    _exit_strict(opened, how.strict)
-
-
-def _chosen(opened: "Run", first: str, last: str) -> tuple[tuple[str, ...], str]:
-    """Returns the stages from the first to the last, and which one really is the last."""
-    for stage in (first, last):
-        if stage not in STAGES:
-            raise PipelineError(f"there is no stage {stage!r}; the stages are {', '.join(STAGES)}.")
-    from pipeline import stages
-
-    arrays = opened.recipe.arrays
-    with_test = opened.competition.has_test
-    final = "tune" if with_test and arrays and not arrays.test and last == STAGES[-1] else last
-    chosen = STAGES[STAGES.index(first) : STAGES.index(final) + 1]
-    if chosen and not with_test:
-        stages.require_test_set(opened, last)
-        chosen = tuple(stage for stage in chosen if stage not in stages.ANSWER_FOR_TEST)
-    if not chosen:
-        raise PipelineError(f"--from {first} comes after --to {final}; the order is {', '.join(STAGES)}.")
-    return chosen, final
+    running.conclude(opened, how, time.perf_counter() - started, STAGES)
 
 
 def _stage_command(stage: str, without: Collection[str]) -> None:
@@ -139,11 +119,7 @@ def _stage_command(stage: str, without: Collection[str]) -> None:
     @app.command(stage, help=STAGE_HELP[stage])
     @with_options(without=without)
     def command(recipe: RecipeName, options: RunOptions = RunOptions(), how: HowOptions = HowOptions()) -> None:
-        opened = options.open(recipe)
-        _run_stage(opened, stage, how)
-        if stage == "encode":
-            _say_verdict(opened)
-            _exit_strict(opened, how.strict)
+        running.run_stage(options.open(recipe), stage, how)
 
 
 @app.command("predict", help=STAGE_HELP["predict"])
@@ -166,7 +142,7 @@ def predict(
     if images is None:
         if target or masks != "csv":
             raise PipelineError("--to and --masks go with --images FOLDER.")
-        _run_stage(options.open(recipe), "predict", how)
+        running.run_stage(options.open(recipe), "predict", how)
         return
     from pipeline.predict_folder import predict_folder
 
@@ -198,7 +174,7 @@ def report(
     """Write one page to look at."""
     if not compare_runs:
         for recipe in recipes:
-            _run_stage(options.open(recipe), "report", how)
+            running.run_stage(options.open(recipe), "report", how)
         return
     from pipeline.core.files import shown
     from pipeline.report import compare_page
@@ -226,7 +202,10 @@ def status(recipe: RecipeName, options: RunOptions = RunOptions()) -> None:
 
 @app.command()
 def compare(
-    names: Annotated[list[str], typer.Argument(metavar="RUN", help="Names of runs, or competition/name.")],
+    names: Annotated[
+        list[str],
+        typer.Argument(metavar="RUN", help="Names of runs, or competition/name.", autocompletion=completion.runs),
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
     """Set runs side by side: scores, differences to the first with their standard error, size and speed."""
@@ -247,7 +226,7 @@ def compare(
 
 
 @app.command()
-@with_options(without=("competition", "oof", "test", "strict", "force", "verify"))
+@with_options(without=("competition", "oof", "test", "strict", "force", "verify", "as_json"))
 def sweep(
     recipe: RecipeName,
     over: Annotated[
@@ -301,168 +280,9 @@ def liars_test(
     raise typer.Exit(0 if verdict.honest else 1)
 
 
-@app.command()
-def sample(
-    train: Annotated[int, typer.Option(help="Training images.")] = 240,
-    test: Annotated[int, typer.Option(help="Test images.")] = 120,
-    seed: Annotated[int, typer.Option(help="The same seed writes the same files.")] = 0,
-) -> None:
-    """Write the synthetic ultrasound competition to input/sample."""
-    from pipeline.core.console import counting, say
-    from pipeline.core.files import input_root, shown
-    from pipeline.new.sample import write_sample
-
-    folder = input_root() / "sample"
-    with counting("sample") as show:
-        write_sample(folder, train, test, seed, show)
-    say(f"sample: {train} training and {test} test images → {shown(folder)}")
-
-
-@app.command()
-def new(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="What to call the competition, e.g. my-cells.")],
-    folder: Annotated[Path, typer.Option("--from", metavar="FOLDER", help="The raw files, as downloaded.")],
-    target: Annotated[
-        Path | None, typer.Option("--to", metavar="FOLDER", help="Where to write competitions/ and recipes/.")
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite a competition and recipe of this name.")] = False,
-    assignments: Assignments = None,
-) -> None:
-    """Look at raw files and write a first competition YAML and recipe, with every guess marked."""
-    from pipeline.new.wizard import write_new
-
-    for line in write_new(name, folder, target, force, assignments or ()).lines():
-        typer.echo(line)
-
-
-@app.command()
-def check(
-    submission_path: Annotated[
-        Path, typer.Argument(metavar="SUBMISSION", help="A file of any kind, or a folder of mask images.")
-    ],
-    competition: CompetitionName,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Exit with 1 too where it is valid and the verdict is `do not submit`.")
-    ] = False,
-) -> None:
-    """Say whether a submission is valid: exit 0, or 1 with its faults and their rows; and where it looks wrong."""
-    from pipeline.core.verdict import lines, verdict_of
-    from pipeline.encode import sanity, submission
-
-    loaded, want = submission.expected_by_name(competition)
-    faults, reasons = sanity.examine(submission_path, want, loaded, certainty=True)
-    reasons = (
-        reasons
-        if faults
-        else [*submission.file_note(submission_path, want), *sanity.format_note(want, loaded), *reasons]
-    )
-    for fault in faults[:50]:
-        typer.echo(f"{submission_path}: {fault}")
-    if len(faults) > 50:
-        typer.echo(f"… and {len(faults) - 50} more")
-    verdict = verdict_of(reasons)
-    for line in [*lines(reasons), *([] if verdict == "fine" else [f"  verdict: {verdict}"])]:
-        typer.echo(line, err=True)
-    said = "1 fault" if len(faults) == 1 else f"{len(faults)} faults" if faults else "valid"
-    wrong = verdict == "do not submit"
-    said += f", but it looks wrong{' (--strict)' if strict else ''}" if wrong else ""
-    typer.echo(f"{submission_path}: {said}")
-    raise typer.Exit(1 if faults or (strict and wrong) else 0)
-
-
-@app.command()
-def score(
-    submission_path: Annotated[
-        Path, typer.Argument(metavar="SUBMISSION", help="A file of any kind, or a folder of mask images.")
-    ],
-    truth: Annotated[Path, typer.Argument(metavar="TRUTH", help="Known masks, in the submission's format.")],
-    competition: CompetitionName,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
-) -> None:
-    """Score a submission against known masks with the competition's metric."""
-    import json
-
-    from pipeline.encode import scoring, submission
-
-    loaded, want = submission.expected_by_name(competition)
-    value, rows = scoring.score(submission_path, truth, loaded, want)
-    remark = f" ({loaded.remark})" if loaded.remark else ""
-    result = {"score": value, "rows": rows, "metric": loaded.scored_by}
-    result |= {"remark": loaded.remark} if remark else {}
-    typer.echo(json.dumps(result) if as_json else f"{loaded.scored_by} {value:.4f} over {rows} rows{remark}")
-
-
+data_commands.register(app)
 kaggle_commands.register(app)
-
-
-@app.command()
-def doctor() -> None:
-    """Say which versions and device there are, what is missing, and the next command."""
-    from pipeline.status import examine
-
-    for line in examine():
-        typer.echo(line)
-
-
-def _run_stage(opened: "Run", stage: str, how: HowOptions) -> None:
-    """Runs one stage, with predictions made elsewhere what comes before it too."""
-
-    from pipeline import stages
-    from pipeline.core import driver
-
-    stages.require_test_set(opened, stage)
-    engine = how.open_engine()
-    interruption.work_began()
-    if opened.recipe.arrays:
-        stages.run_through(opened, stage, how.force, engine)
-    else:
-        stages.check_tuned(opened, stage)
-        stages.refresh_test(opened, stage)
-        stages.warn_of_stale(opened, stage)
-        if stage == "train":
-            _preflight(opened, how.force, decodes=False)
-        driver.run_stage(opened, stage, how.force, engine=engine)
-
-
-def _say_verdict(opened: "Run") -> None:
-    """Prints what a submission is worth, and why."""
-    from pipeline.status import verdict_lines
-
-    for line in verdict_lines(opened):
-        typer.echo(line)
-
-
-def _exit_strict(opened: "Run", strict: bool) -> None:
-    """Ends with exit code 3 where that was asked for, and the submission is not worth an upload."""
-    from pipeline.core.verdict import judge
-
-    judged = judge(opened) if strict else None
-    if judged and judged.verdict == "do not submit":
-        raise typer.Exit(3)
-
-
-def _preflight(opened: "Run", force: bool, decodes: bool) -> None:
-    """Finds what would stop training before anything else is done: other settings, and weights above all. Where raw
-    files are missing too, that is said first, and both at once."""
-    from pipeline.core import driver
-    from pipeline.decode.stage import raw_fault
-    from pipeline.predictions import published
-    from pipeline.train.stage import guard, preflight
-
-    waiting = [state for state in driver.states(opened, "train") if state.reasons and not state.kept]
-    if waiting and not force:
-        guard(opened, waiting, ("settings",))  # other inputs may yet turn out the same
-    if not (waiting or force):
-        return
-    try:
-        if opened.competition.metric_file:
-            published.load(opened.competition)
-        preflight(opened)
-    except PipelineError as error:
-        raw = raw_fault(opened) if decodes and driver.unfinished(opened, "decode") else ""
-        if not raw:
-            raise
-        raise PipelineError(f"{raw}\nBesides: {error}") from error
+app.command()(data_commands.doctor)
 
 
 @contextmanager
@@ -485,15 +305,36 @@ def main() -> None:
     try:
         with interruption.exit_codes(), _joined() as leads:
             if leads:
+                completion.require_command(sys.argv[1:])
                 app(prog_name=program())
     except deadline.TimeIsUp as error:
-        typer.echo(f"{error} What is finished is kept: {deadline.how_to_go_on()}", err=True)
-        sys.exit(kaggle_commands.UNFINISHED)
+        _fail(f"{error} What is finished is kept: {deadline.how_to_go_on()}", kaggle_commands.UNFINISHED)
     except PipelineError as error:
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(2)
+        _fail(f"error: {error}", 2)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except SystemExit as ended:
+        if ended.code in (*interruption.EXIT_CODES, kaggle_commands.UNFINISHED):
+            _emit_error("not finished: the same command goes on", int(ended.code))
+        raise
+    except Exception as error:
+        _emit_error(f"{type(error).__name__}: {error}", 1)
+        raise
+
+
+def _fail(message: str, exit_code: int) -> None:
+    """Ends the program with a message on standard error."""
+    _emit_error(message.removeprefix("error: "), exit_code)
+    typer.echo(message, err=True)
+    sys.exit(exit_code)
+
+
+def _emit_error(message: str, exit_code: int) -> None:
+    """Emits the event of an error where --json asked for events, without whose option their module is not loaded."""
+    if "pipeline.core.events" in sys.modules:
+        from pipeline.core import events
+
+        events.emit(events.Error(message, exit_code))
 
 
 if __name__ == "__main__":

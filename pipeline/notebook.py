@@ -19,7 +19,8 @@ HOME = Path(__file__).parents[1]
 def prepare() -> None:
     """Lets a notebook use the package wherever it runs: locally, on Kaggle or on Colab.
 
-    Results go to the working directory where the repository's folder cannot be written to, as an attached dataset's.
+    Where the repository's folder cannot be written to, as an attached dataset's, results go to the working directory,
+    or to Kaggle's.
 
     Raises:
         ImportError: something that the package needs is missing; the message is the line that installs it.
@@ -30,7 +31,8 @@ def prepare() -> None:
         asked = " ".join(f'"{line.split("#")[0].strip()}"' for line in missing)
         raise ImportError(f"run this in a cell of its own, then restart the kernel: %pip install -q {asked}")
     if project.exists() and not os.access(HOME, os.W_OK):
-        os.environ.setdefault("PIPELINE_ROOT", str(Path.cwd()))
+        places = (place for place in (Path.cwd(), Path("/kaggle/working")) if os.access(place, os.W_OK))
+        os.environ.setdefault("PIPELINE_ROOT", str(next(places, Path.cwd())))
     warnings.filterwarnings("ignore", message="IProgress not found")
     print(f"Python {sys.version.split()[0]}, the package in {HOME}")
 
@@ -77,3 +79,46 @@ def ensure_sample(run: "Run") -> None:
     with counting("sample") as show:
         write_sample(run.input, on_progress=show)
     say(f"sample: the synthetic competition, drawn → {shown(run.input)}")
+
+
+def own_files(folder: str | Path | None) -> Path:
+    """Returns the folder of somebody's own raw files; None: that of the sample, which is drawn if it is not there.
+
+    Raises:
+        PipelineError: there is no such folder.
+    """
+    from pipeline.core.errors import PipelineError
+
+    if folder is None:
+        run = load_run("sample")
+        ensure_sample(run)
+        return run.input
+    place = Path(folder).expanduser()
+    if not place.is_dir():
+        raise PipelineError(f"{place} is no folder; expected the folder of your raw files.")
+    return place
+
+
+def first_recipe(name: str, folder: Path, settings: Mapping[str, Any] | None = None) -> str:
+    """Returns the path of the recipe that `new` writes for a folder of raw files, under the root, and prints what it
+    has found; one that is there stays as it is.
+
+    Args:
+        name: of the competition and of its recipe.
+        folder: the raw files.
+        settings: of the competition, which files cannot tell, e.g. {"metric": "dice"}.
+
+    Raises:
+        PipelineError: see `write_new`.
+    """
+    from pipeline.core.config.settings import assignments_of
+    from pipeline.core.files import root, shown
+    from pipeline.new.wizard import write_new
+
+    recipe = root() / "recipes" / f"{name}.yaml"
+    if recipe.exists():
+        print(f"{shown(recipe)} is there already, and stays as it is: delete it to look at the folder anew")
+        return str(recipe)
+    written = write_new(name, folder, root(), assignments=assignments_of(settings or {}))
+    print(*written.lines(), sep="\n")
+    return str(written.recipe)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pipeline import completion
 from pipeline.core.errors import PipelineError
 from pipeline.core.launch import launched
 
@@ -34,6 +35,13 @@ def _enable_quiet(asked: bool) -> None:
         enable_quiet()
 
 
+def _enable_events(asked: bool) -> None:
+    if asked:
+        from pipeline.core.events import enable
+
+        enable()
+
+
 def _compare_contents(asked: bool) -> None:
     if asked:
         from pipeline.core.freshness import compare_contents
@@ -41,11 +49,25 @@ def _compare_contents(asked: bool) -> None:
         compare_contents()
 
 
-RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe's name, or the path of its YAML.")]
+RecipeName = Annotated[
+    str,
+    typer.Argument(
+        metavar="RECIPE", help="A recipe's name, or the path of its YAML.", autocompletion=completion.recipes
+    ),
+]
+CompetitionName = Annotated[
+    str,
+    typer.Option(
+        "--competition", help="A competition's name, or the path of its YAML.", autocompletion=completion.competitions
+    ),
+]
 Quick = Annotated[bool, typer.Option("--quick", help="The same pipeline in miniature, as the run <recipe>-quick.")]
 Name = Annotated[str | None, typer.Option("--name", help="Another name for the run and its artefacts.")]
 Assignments = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; repeatable.")
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Change a setting; repeatable.", autocompletion=completion.settings
+    ),
 ]
 Folds = Annotated[
     str | None, typer.Option("--folds", metavar="0,2", help="Only these folds: short for --set train.folds=[0,2].")
@@ -58,7 +80,12 @@ Oof = Annotated[
 ]
 Test = Annotated[str | None, typer.Option("--test", metavar="TEST.npy", help="With --oof: those of the test images.")]
 Where = Annotated[
-    str | None, typer.Option("--competition", help="With --oof: a competition's name, or the path of its YAML.")
+    str | None,
+    typer.Option(
+        "--competition",
+        help="With --oof: a competition's name, or the path of its YAML.",
+        autocompletion=completion.competitions,
+    ),
 ]
 Strict = Annotated[
     bool,
@@ -82,6 +109,15 @@ Silent = Annotated[
         callback=_enable_quiet,
         expose_value=False,
         help="Say nothing but results, warnings and errors.",
+    ),
+]
+AsJson = Annotated[
+    bool,
+    typer.Option(
+        "--json",
+        callback=_enable_events,
+        expose_value=False,
+        help="Print what happens as JSON, one object per line; messages go to standard error (docs/events.md).",
     ),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Do it again, even if it is up to date or throws training away.")]
@@ -155,7 +191,7 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class HowOptions:
-    """How stages are run. The last three take effect as they are read."""
+    """How stages are run. The last four take effect as they are read."""
 
     strict: Strict = False
     force: Force = False
@@ -163,6 +199,7 @@ class HowOptions:
     ray_address: RayAddress = None
     verbose: Verbose = False
     silent: Silent = False
+    as_json: AsJson = False
     verify: Verify = False
 
     def open_engine(self) -> "Engine":

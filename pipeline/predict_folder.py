@@ -22,7 +22,7 @@ import numpy as np
 from pipeline.core.config.competition import Competition, RleCsv
 from pipeline.core.config.raw_files import names_in
 from pipeline.core.config.submission_settings import SubmissionSettings
-from pipeline.core.console import progress_bar, say, track
+from pipeline.core.console import loading_torch, progress_bar, say, track
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import shown, writing
 from pipeline.core.other_runs import runs_of
@@ -165,7 +165,8 @@ def _decode(run: FolderRun, paths: dict[str, Path]) -> list[str]:
 
 
 def _predict(run: FolderRun, ids: list[str]) -> None:
-    from pipeline.networks.predictor import Wanted, predict_step
+    with loading_torch():
+        from pipeline.networks.predictor import Wanted, predict_step
 
     for other in runs_of(run):
         views = other.recipe.predict.tta

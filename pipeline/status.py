@@ -2,25 +2,25 @@
 
 import shlex
 from collections.abc import Iterator
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-import typer
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from pipeline import stages
-from pipeline.core import driver, files, freshness
+from pipeline.core import driver, events, files, freshness
 from pipeline.core.config import competition, recipe
-from pipeline.core.console import memory_text
+from pipeline.core.console import link, loading_torch, memory_text
 from pipeline.core.driver import State
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import input_root
 from pipeline.core.results import read_test_scores
 from pipeline.core.run import Run, input_folder
 from pipeline.core.trainings import history_of
-from pipeline.core.verdict import constants, judge, lines, next_steps, of_what, tuned, wrapped
+from pipeline.core.verdict import Judged, constants, judge, lines, next_steps, of_what, step_lines, tuned, wrapped
 from pipeline.core.version import program
 from pipeline.core.written import if_sound
 
@@ -69,7 +69,8 @@ def examine() -> Iterator[str]:
         yield f"kaggle {version('kaggle')}"
     except PackageNotFoundError:
         yield "kaggle not installed, which download and submit need: pip install 'kaggle>=2.2' six"
-    from pipeline.networks import device
+    with loading_torch():
+        from pipeline.networks import device
 
     try:
         compute = device.detect()
@@ -116,74 +117,103 @@ def _times(found: list[State]) -> tuple[str, str]:
 
 
 def summary(run: Run, seconds: float) -> Iterator[str]:
-    """Yields what a person wants to know when a run is done, line by line: the verdict and what it rests on, where the
-    results lie, and what is next.
+    """Yields what a person wants to know when a run is done, line by line in rich's markup: the verdict and what it
+    rests on, where the results lie, and what is next.
 
     Args:
         run: the run.
         seconds: how long it took.
     """
-    yield f"{run.name}: done in {seconds // 60:.0f} min {seconds % 60:.0f} s, {memory_text()}"
+    took = f"{seconds // 60:.0f} min {seconds % 60:.0f} s" if seconds >= 60 else f"{seconds:.0f} s"
+    yield f"[bold]{escape(run.name)}[/bold]: done in {took}, {memory_text()}"
     try:
         judged = judge(run)
     except PipelineError as error:  # a run that ends before tune reads nothing of an earlier one
-        yield from wrapped(f"verdict         not known: {error}", 2)
+        yield from map(escape, wrapped(f"verdict         not known: {error}", 2))
         return
     if judged is None:
         return
     yield from verdict_lines(run)
     if judged.submitted:
-        yield f"  submission      {files.shown(run.submission)}"
+        yield f"  submission      {link(run.submission, files.shown(run.submission))}"
     if not run.competition.has_test:
         yield "  submission      none: there is no test set (`test: null`); the honest score is what to expect"
     if run.report.exists():
-        yield f"  report          {files.shown(run.report)}"
+        yield f"  report          {link(run.report, files.shown(run.report))}"
     if judged.submitted and (test := if_sound(read_test_scores, run)):
         known = f"{test['images']} images with known truth{_remark(judged.result)}"
-        yield f"  test set        {test['metric']} {test['score']:.4f}  ({known})"
+        yield from labelled("test set", f"{test['metric']} {test['score']:.4f}  ({known})")
     following = next_steps(run, judged, _upload(run))
     for place, command in enumerate(following):
         after = "or as it is" if judged.submitted else "then"
-        yield f"  {after if place else 'next':16}{command}"
+        yield from step_lines(f"  {after if place else 'next':16}", command)
+
+
+def labelled(label: str, text: str) -> Iterator[str]:
+    """Yields a text behind its label, as lines in rich's markup."""
+    first, *more = wrapped(text, 18)
+    yield f"  {label:16}{escape(first.lstrip())}"
+    yield from map(escape, more)
+
+
+def tell(run: Run) -> None:
+    """Emits the events of what a run is worth and where its results lie; none before tune has run."""
+    judged = if_sound(judge, run)
+    if judged is None:
+        return
+    events.emit(_score(run, judged))
+    reasons = [asdict(reason) for reason in judged.reasons]
+    events.emit(events.Verdict(run.name, judged.verdict, judged.submitted, reasons))
+    paths = (run.submission, run.record, run.postprocess, run.report)
+    events.emit(events.Paths(run.name, *(files.shown(path) if path.exists() else None for path in paths)))
+
+
+def _score(run: Run, judged: Judged) -> events.Score:
+    result = judged.result
+    scores = result.get("scores", {})
+    honest, optimistic = scores.get("fold_model", {}), scores.get("optimistic", {})
+    return events.Score(
+        run.name, result["metric"], honest.get("score", result["nested"]),
+        honest.get("interval_95", result.get("nested_interval_95")), optimistic.get("score", result["score"]),
+        result["images"],
+    )  # fmt: skip
 
 
 def verdict_lines(run: Run) -> Iterator[str]:
-    """Yields what a run is worth, line by line: the verdict, the honest score before the optimistic one, beside them
-    what costs nothing, and the reasons with the commands that help; nothing before tune has run."""
+    """Yields what a run is worth, line by line in rich's markup: the verdict, the honest score before the
+    optimistic one, beside them what costs nothing, and the reasons with the commands that help; nothing before tune has
+    run."""
     judged = judge(run)
     if judged is None:
         return
-    result, metric = judged.result, judged.result["metric"]
+    result, metric, score = judged.result, judged.result["metric"], _score(run, judged)
     why = "there is no submission yet" if run.competition.has_test else "there is no test set"
     of = "" if judged.submitted else f"  (of the held-out images: {why})"
-    word = typer.style(judged.verdict.upper(), fg=COLOURS[judged.verdict], bold=True)
-    yield f"  verdict         {word}{of}"
-    scores = result.get("scores", {})
-    honest, optimistic = scores.get("fold_model", {}), scores.get("optimistic", {})
-    score = typer.style(f"{metric} {honest.get('score', result['nested']):.4f}", bold=True)
-    yield f"  honest          {score}  ({of_what(result)})"
-    yield from wrapped(f"{_interval(honest, result)}{_remark(result)}", 18)
-    parts = [f"optimistic {optimistic.get('score', result['score']):.4f}, of the images that it was tuned on"]
+    colour = COLOURS[judged.verdict]
+    yield f"  verdict         [bold {colour}]{judged.verdict.upper()}[/bold {colour}]{of}"
+    yield f"  honest          [bold]{metric} {score.honest:.4f}[/bold]  ({of_what(result)})"
+    yield from map(escape, wrapped(f"{_interval(score, result)}{_remark(result)}", 18))
+    parts = [f"optimistic {score.optimistic:.4f}, of the images that it was tuned on"]
     if not tuned(result):
         parts = ["nothing was tuned"]
     parts += [f"{what} {value:.4f}" for what, value in constants(result).items()]
-    yield f"  beside it       {'; '.join(parts)}"
+    yield from labelled("beside it", "; ".join(parts))
     for name, rows in result.get("rows", {}).items():
         if rows["images"] not in (0, result["images"]):
-            yield f"  {name + ' rows':15} {metric} {rows['score']:.4f}  ({rows['images']} images, optimistic)"
+            yield from labelled(f"{name} rows", f"{metric} {rows['score']:.4f}  ({rows['images']} images, optimistic)")
     yield from lines(judged.reasons, files.shown(run.report))
 
 
-def _interval(honest: dict[str, Any], result: dict[str, Any]) -> str:
+def _interval(score: events.Score, result: dict[str, Any]) -> str:
     """What is known of how sure the honest score is."""
-    ends = honest.get("interval_95", result.get("nested_interval_95"))
+    known = score.interval_95
     why = (result.get("published") or {}).get("draws_remark") or "one group alone"
-    text = "95 % interval {:.4f} to {:.4f}".format(*ends) if ends else f"interval not known: {why}"
+    text = "95 % interval {:.4f} to {:.4f}".format(*known) if known else f"interval not known: {why}"
     ends = [f"{end:.4f}" for end in result.get("nested_spread") or [0, 0]]
     if ends[0] != ends[1]:
         text += f"; {ends[0]} to {ends[1]} from one partition to another"
-    if honest.get("epoch_optimism"):
-        text += f"; less {honest['epoch_optimism']:.4f}, which choosing the epoch flatters"
+    if optimism := result.get("scores", {}).get("fold_model", {}).get("epoch_optimism"):
+        text += f"; less {optimism:.4f}, which choosing the epoch flatters"
     return text
 
 

@@ -9,10 +9,12 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from json_events import read_events
 
 from pipeline.masks import rle
 from pipeline.masks.metrics import METRICS
@@ -163,8 +165,9 @@ def test_a_killed_run_goes_on_to_the_same_weights(
     status = pipeline(root, "status", str(undisturbed.recipe)).stdout
     assert "fold 0 stopped after epoch" in " ".join(status.split())
 
-    resumed = pipeline(root, "run", str(undisturbed.recipe))
-    assert "going on from" in resumed.stderr
+    resumed = pipeline(root, "run", str(undisturbed.recipe), "--json")
+    assert "going on from" in resumed.stderr and "  verdict  " in resumed.stderr
+    check_events(read_events(resumed.stdout), root)
     for fold in ("fold_0", "fold_1"):
         here, there = (folder / fold for folder in (history.parent.parent, undisturbed.folder))
         hashes = [json.loads((one / "fold.json").read_text())["sha256"] for one in (here, there)]
@@ -174,6 +177,25 @@ def test_a_killed_run_goes_on_to_the_same_weights(
         assert not (here / "last.ckpt").exists()
     both = [(folder / "submissions" / "tiny.csv").read_bytes() for folder in (root, undisturbed.root)]
     assert both[0] == both[1]
+
+
+def check_events(found: list[dict[str, Any]], root: Path) -> None:
+    """Checks what a run says that goes on after decode, clean and split, in the middle of a fold."""
+    assert found[0]["event"] == "run_started" and found[0]["run"] == "tiny"
+    assert [event["event"] for event in found[-4:]] == ["score", "verdict", "paths", "run_finished"]
+    stages = {
+        name: [event["stage"] for event in found if event["event"] == name]
+        for name in ("stage_up_to_date", "stage_started", "stage_finished")
+    }
+    assert stages["stage_up_to_date"] == ["decode", "clean", "split", "evaluate"]
+    assert stages["stage_started"] == stages["stage_finished"]
+    assert stages["stage_started"] == ["train", "validate", "tune", "predict", "encode", "report"]
+    epochs = [event for event in found if event["event"] == "epoch"]
+    last = {event["fold"]: (event["epoch"], event["epochs"]) for event in epochs}
+    assert last.keys() == {0, 1} and all(end[0] <= end[1] == 4 for end in last.values())
+    assert all(0 <= event["score"] <= 1 and event["seconds"] > 0 for event in epochs)
+    paths = found[-2]
+    assert all((root / paths[name]).exists() for name in ("submission", "record", "postprocess", "report"))
 
 
 def test_nothing_runs_twice_and_tuning_never_trains(undisturbed: Finished) -> None:
@@ -192,7 +214,9 @@ def test_nothing_runs_twice_and_tuning_never_trains(undisturbed: Finished) -> No
 
 def test_finished_training_is_not_thrown_away(undisturbed: Finished) -> None:
     changed = ["--set", "train.learning_rate=0.01"]
-    stopped = undisturbed.pipeline("run", str(undisturbed.recipe), *changed, code=2).stderr
+    ended = undisturbed.pipeline("run", str(undisturbed.recipe), *changed, "--json", code=2)
+    error, stopped = read_events(ended.stdout)[-1], ended.stderr
+    assert (error["event"], error["exit_code"]) == ("error", 2) and stopped.endswith(f"error: {error['message']}\n")
     assert "train.learning_rate: 0.001 → 0.01" in stopped
     assert "--name NAME" in stopped and "--force" in stopped
     assert "Traceback" not in stopped

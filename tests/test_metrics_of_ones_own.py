@@ -253,7 +253,7 @@ def test_a_mean_over_groups_needs_groups(tiny: Tiny, monkeypatch: pytest.MonkeyP
 def test_an_unknown_metric_is_refused(tiny: Tiny) -> None:
     tiny.settings["metric"] = "dise"
     tiny.save()
-    with pytest.raises(PipelineError, match="there is no metric 'dise'; there are dice, iou"):
+    with pytest.raises(PipelineError, match="there is no metric `dise`; did you mean `dice`"):
         load_competition(str(tiny.competition_path))
 
 

@@ -14,16 +14,22 @@ from pipeline.stages import STAGE_HELP
 RUN = {"--quick", "--name", "--set"}
 ELSEWHERE = {"--folds", "--competition", "--oof", "--test"}
 HOW = {"--force", "--verbose", "-v", "--quiet", "-q", "--verify"}
+EVENTS = {"--json"}
 ENGINE = {"--engine", "--ray-address"}
 OPTIONS = {
-    "run": RUN | ELSEWHERE | HOW | ENGINE | {"--from", "--to", "--strict", "--time", "--on", "--accelerator", "--wait"},
-    **dict.fromkeys(("decode", "clean", "split"), RUN | HOW),
-    "train": RUN | HOW | ENGINE | {"--folds"},
-    **dict.fromkeys(("tune", "evaluate"), RUN | ELSEWHERE | HOW),
-    "validate": RUN | ELSEWHERE | HOW | ENGINE,
-    "predict": RUN | ELSEWHERE | HOW | ENGINE | {"--images", "--to", "--masks"},
-    "encode": RUN | ELSEWHERE | HOW | {"--strict"},
-    "report": RUN | ELSEWHERE | HOW | {"--compare"},
+    "run": RUN
+    | ELSEWHERE
+    | HOW
+    | EVENTS
+    | ENGINE
+    | {"--from", "--to", "--strict", "--time", "--on", "--accelerator", "--wait"},
+    **dict.fromkeys(("decode", "clean", "split"), RUN | HOW | EVENTS),
+    "train": RUN | HOW | EVENTS | ENGINE | {"--folds"},
+    **dict.fromkeys(("tune", "evaluate"), RUN | ELSEWHERE | HOW | EVENTS),
+    "validate": RUN | ELSEWHERE | HOW | EVENTS | ENGINE,
+    "predict": RUN | ELSEWHERE | HOW | EVENTS | ENGINE | {"--images", "--to", "--masks"},
+    "encode": RUN | ELSEWHERE | HOW | EVENTS | {"--strict"},
+    "report": RUN | ELSEWHERE | HOW | EVENTS | {"--compare"},
     "status": RUN | ELSEWHERE,
     "compare": {"--json"},
     "sweep": RUN | ENGINE | {"--over", "--trials", "--no-prune", "--folds", "--verbose", "-v", "--quiet", "-q"},

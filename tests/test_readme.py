@@ -14,10 +14,12 @@ import yaml
 
 from pipeline.__main__ import app
 from pipeline.clean.outliers import findings
+from pipeline.core import events
 from pipeline.core.config.cleaning import CleanSettings
 from pipeline.core.config.competition import RleCsv
 from pipeline.core.config.recipe import load_recipe
 from pipeline.core.config.settings import validate
+from pipeline.core.console import console
 
 REPOSITORY = Path(__file__).parents[1]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
@@ -43,7 +45,9 @@ def test_readme_has_commands() -> None:
 
 
 @pytest.mark.parametrize("words", commands(), ids=" ".join)
-def test_command_is_valid(words: list[str]) -> None:
+def test_command_is_valid(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console, "quiet", False)  # -q and --json take effect as they are read
+    monkeypatch.setattr(events, "_enabled", False)
     group = typer.main.get_command(app)
     command = group.commands[words[0]]  # type: ignore[attr-defined]
     context = command.make_context(words[0], words[1:])

@@ -8,6 +8,7 @@ import pytest
 import written
 from conftest import Tiny
 
+from pipeline.core.console import plain
 from pipeline.core.run import Run, open_run
 from pipeline.core.verdict import Reason, to_json
 from pipeline.status import summary
@@ -44,15 +45,15 @@ def told(run: Run, reasons: list[Reason], submitted: bool = True, **more: Any) -
         put(run.record, written.record_of(result, to_json(reasons)))
     else:
         put(run.postprocess, result | {"reasons": to_json(reasons)})
-    return [line.strip() for line in summary(run, 61)]
+    return [plain(line).strip() for line in summary(run, 61)]
 
 
 def test_a_fine_run_ends_with_an_upload(run: Run) -> None:
     found = told(run, [], constants={"all_empty": 0.5, "mean_mask": 0.2}, nested_spread=[0.81, 0.86])
     assert found[0].startswith("small: done in 1 min 1 s, ")
     assert found[1:] == [
-        "verdict         \x1b[32m\x1b[1mFINE\x1b[0m",
-        "honest          \x1b[1mdice 0.8300\x1b[0m  (on images that chose nothing)",
+        "verdict         FINE",
+        "honest          dice 0.8300  (on images that chose nothing)",
         "95 % interval 0.7900 to 0.8900; 0.8100 to 0.8600 from one partition to another; less 0.0100, which",
         "choosing the epoch flatters",
         "beside it       optimistic 0.9100, of the images that it was tuned on; an all-empty file 0.5000; "
@@ -67,7 +68,7 @@ def test_one_group_alone_without_constants_and_spread(run: Run) -> None:
     alone = {"score": 0.84, "interval_95": None}
     scores = RESULT["scores"] | {"fold_model": alone}
     found = told(run, [], nested_interval_95=None, scores=scores, remark="the folds leak")
-    assert "honest          \x1b[1mdice 0.8400\x1b[0m  (on images that chose nothing but perhaps the epoch)" in found
+    assert "honest          dice 0.8400  (on images that chose nothing but perhaps the epoch)" in found
     assert "interval not known: one group alone; the folds leak" in found
     assert "beside it       optimistic 0.9100, of the images that it was tuned on" in found
 

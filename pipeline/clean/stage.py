@@ -80,17 +80,19 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
             found, beyond = find(run, images)
             _remove_pictures(run, of_test=False)
             _draw(run, images, images, found, beyond)
-            what = "findings"
+            said = "1 finding" if len(found) == 1 else f"{len(found) or 'no'} findings"
         else:
             tests = table.read_table(run.test_table)
-            found, what = find_test_duplicates(run, images, tests), "training images that a test image looks like"
+            found, said = find_test_duplicates(run, images, tests), "no training image looks like a test image"
+            if len(found):
+                said = f"{len(found)} training image{' looks' if len(found) == 1 else 's look'} like a test image"
             _remove_pictures(run, of_test=True)
             _draw(run, images, tests, found, outliers.findings([]))
         (path,) = step.outputs
         with writing(path) as temporary:  # last: a list that is there without its manifest is somebody's own
             found.to_csv(temporary, index=False)
         _print(found)
-        say(f"  {len(found)} {what} → {shown(path)}{f', pictures → {pictures}/' if len(found) else ''}")
+        say(f"  {said} → {shown(path)}{f', pictures → {pictures}/' if len(found) else ''}")
         yield step
 
 

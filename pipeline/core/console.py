@@ -1,10 +1,13 @@
 """Messages and progress for a person, on standard error; standard output belongs to results."""
 
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from typing import TypeVar
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, TypeVar
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
@@ -16,13 +19,65 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 Element = TypeVar("Element")
 
+WIDTH = 120
+"""Characters of a line of text, where a terminal does not have fewer."""
+CONTINUED = "  "
+"""What the further lines of a wrapped text are indented by, beside what the first one is."""
+
+
+class WordConsole(Console):
+    """rich's console, which breaks what is longer than a terminal's line between words and indents the rest. A log
+    keeps its lines whole, however long."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Prints as rich does; see there."""
+        whole = len(objects) == 1 and isinstance(objects[0], str | Text) and "end" not in options
+        if whole and self.is_terminal:
+            markup = options.pop("markup", None)
+            text = objects[0] if isinstance(objects[0], Text) else self.render_str(objects[0], markup=markup)
+            objects = (between_words(text, self),)
+        super().print(*objects, **options)
+
+
 # a log has no width that rich could know of: wide enough for every table
-console = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True, width=None if sys.stderr.isatty() else 160)
+console = WordConsole(
+    stderr=True, highlight=False, emoji=False, soft_wrap=True, width=None if sys.stderr.isatty() else 160
+)
+results = WordConsole(highlight=False, emoji=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160)
+"""Prints on standard output."""
 
 _verbose = False
+
+
+def between_words(text: Text, target: Console) -> Text:
+    """Returns a text with line breaks between words, so that a console shows every line whole; words that are longer
+    than a line, paths for instance, stay whole. Further lines are indented as their first one, and a little more."""
+    lines = []
+    for line in text.split("\n", allow_blank=True):
+        if line.cell_len <= target.width:
+            lines.append(line)
+            continue
+        space = len(line.plain) - len(line.plain.lstrip())
+        width = max(20, target.width - space - len(CONTINUED))
+        for number, part in enumerate(_parts(line[space:], width)):
+            part.rstrip()
+            lines.append(Text(" " * space + CONTINUED * (number > 0)) + part)
+    return Text("\n").join(lines)
+
+
+def _parts(text: Text, width: int) -> Iterable[Text]:
+    """A text in parts of whole words; rich's own wrapping cuts words that are longer than a line."""
+    breaks, used = [], 0
+    for word in re.finditer(r"(?:→ +)?\S+\s*", text.plain):
+        if used and used + cell_len(word[0].rstrip()) > width:
+            breaks.append(word.start())
+            used = 0
+        used += cell_len(word[0])
+    return text.divide(breaks)
 
 
 def enable_verbose() -> None:
@@ -39,6 +94,44 @@ def enable_quiet() -> None:
 def say(text: str) -> None:
     """Prints a text as it stands: names of files and classes may hold what rich would read as markup."""
     console.print(text, markup=False)
+
+
+def say_markup(text: str) -> None:
+    """Prints a text that holds rich's markup."""
+    console.print(text)
+
+
+def show(text: str) -> None:
+    """Prints a line of a command's result, in rich's markup, on standard output."""
+    results.print(text)
+
+
+def plain(markup: str) -> str:
+    """Returns a text without rich's markup."""
+    return Text.from_markup(markup).plain
+
+
+def link(path: Path, text: str) -> str:
+    """Returns a text, in rich's markup, that a terminal which knows links opens as this file or folder."""
+    return f"[link={path.absolute().as_uri()}]{escape(text)}[/link]"
+
+
+def line_width() -> int:
+    """Returns how many characters a line of text on standard output may have."""
+    return min(WIDTH, results.width) if results.is_terminal else WIDTH
+
+
+@contextmanager
+def busy(what: str) -> Iterator[None]:
+    """Shows that something is under way whose end nobody knows: silent where standard error is no terminal."""
+    moves = console.is_terminal and not console.quiet
+    with console.status(escape(what)) if moves else nullcontext():
+        yield
+
+
+def loading_torch() -> Any:
+    """Returns a context in which torch is imported for the first time: something moves on a terminal meanwhile."""
+    return nullcontext() if "torch" in sys.modules else busy("loading PyTorch")
 
 
 def warn(text: str) -> None:

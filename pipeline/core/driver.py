@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from rich.markup import escape
 
-from pipeline.core import freshness, layout
+from pipeline.core import events, freshness, layout
 from pipeline.core.console import console, detail, warn
 from pipeline.core.engine import Engine, OneByOne
 from pipeline.core.errors import PipelineError
@@ -149,10 +149,14 @@ def run_stage(
     layout.take_over()
     opened = Stage(stage)
     shares = "runner" in opened.accepts and run.recipe.trains
+    started = time.perf_counter()
     with nullcontext() if shares else exclusive_lock(run.competition_folder if opened.shared else run.folder):
         waiting = _waiting(run, opened, force, mention, subset)
         if waiting:
             _execute(run, opened, waiting, force, (engine or OneByOne()) if shares else None)
+            events.emit(events.StageFinished(run.name, stage, round(time.perf_counter() - started, 3)))
+        elif mention:
+            events.emit(events.StageUpToDate(run.name, stage))
 
 
 def _waiting(
@@ -181,6 +185,7 @@ def _waiting(
     for state in waiting:
         detail(f"{state.step.title} runs: {'; '.join(reason.text for reason in state.reasons) or '--force'}")
     console.print(f"[bold]{stage.name}[/bold]{': ' if why else ''}{escape(why)}")
+    events.emit(events.StageStarted(run.name, stage.name, why))
     for manifest in (state.step.manifest for state in waiting):
         if manifest.is_dir():
             raise PipelineError(f"{shown(manifest)} is a folder, and {stage.name} writes a file there: move it away.")

@@ -14,6 +14,7 @@ from multiprocessing import connection
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+EXIT_CODES = tuple(128 + number for number in SIGNALS)
 GRACE = 10.0
 """Seconds within which an interrupted command must have cleaned up; what it has not ended by then is cut off."""
 REPEATED = 1.0

@@ -9,7 +9,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from pipeline.core.files import shown
+from rich.markup import escape
+
+from pipeline.core.console import line_width, link, results
+from pipeline.core.files import root, shown
 from pipeline.core.results import read_submission, read_tuned
 from pipeline.core.run import Run
 from pipeline.core.written import if_sound
@@ -19,8 +22,8 @@ Verdict = Literal["fine", "check first", "do not submit"]
 LEVELS: tuple[Level, ...] = ("stop", "check", "note")
 """The gravest first. `stop`: the submission is not worth an upload; `check`: somebody should look before it is;
 `note`: worth knowing, and no reason against it."""
-WIDTH = 120
-"""Characters of a line of text; commands are never broken."""
+LOOK = "look at "
+STYLES: dict[Level, str] = {"stop": "bold red", "check": "bold yellow", "note": "bold"}
 SHOWN = 6
 """Reasons that the console shows."""
 
@@ -120,7 +123,7 @@ def of_what(result: Mapping[str, Any]) -> str:
 
 
 def lines(reasons: Sequence[Reason], page: str = "", most: int = SHOWN) -> Iterator[str]:
-    """Yields reasons as a console shows them, each with the command that helps, the gravest first.
+    """Yields reasons as a console shows them, in rich's markup, each with the command that helps, the gravest first.
 
     Args:
         reasons: what was found.
@@ -130,24 +133,51 @@ def lines(reasons: Sequence[Reason], page: str = "", most: int = SHOWN) -> Itera
     said = set[str]()
     for reason in gravest_first(reasons)[:most]:
         text = "\n".join(wrapped(reason.text, 8))
-        yield from f"  {reason.level:6}{text[8:]}".splitlines()
+        level = f"[{STYLES[reason.level]}]{reason.level:6}[/{STYLES[reason.level]}]"
+        yield from f"  {level}{escape(text[8:])}".splitlines()
         if reason.command not in ("", page, *said):  # each once; the page is named below
-            yield f"        → {as_step(reason.command)}"
+            yield from step_lines("        → ", as_step(reason.command))
         said.add(reason.command)
     if len(reasons) > most:
-        yield f"        {len(reasons) - most} more{f' in {page}' if page else ''}"
+        yield f"        {len(reasons) - most} more{f' in {escape(page)}' if page else ''}"
+
+
+def step_lines(before: str, step: str) -> Iterator[str]:
+    """Yields a command, or what to look at, as lines in rich's markup: on a terminal a long command goes on after a
+    backslash, so that it can be copied whole, and a file is a link.
+
+    Args:
+        before: what comes before it in the line.
+        step: what `as_step` returned, or a command.
+    """
+    if step.startswith(LOOK):
+        name = step.removeprefix(LOOK)
+        yield f"{before}{LOOK}{link(root() / name, name) if (root() / name).exists() else escape(name)}"
+        return
+    if not results.is_terminal:
+        yield escape(f"{before}{step}")
+        return
+    width, space = line_width() - len(before) - len(" \\"), " " * len(before)
+    parts = textwrap.wrap(step, max(20, width), break_long_words=False, break_on_hyphens=False) or [step]
+    for number, part in enumerate(parts):
+        yield escape(f"{space if number else before}{part}") + (" \\" if number < len(parts) - 1 else "")
 
 
 def as_step(command: str) -> str:
     """Returns the command, or what to do with the file, that a reason names."""
-    return command if " " in command or not command else f"look at {command}"
+    return command if " " in command or not command else f"{LOOK}{command}"
 
 
 def wrapped(text: str, indent: int) -> list[str]:
     """Returns a text as lines that a console shows whole, indented by so many characters."""
     space = " " * indent
     return textwrap.wrap(
-        text, WIDTH, initial_indent=space, subsequent_indent=space, break_long_words=False, break_on_hyphens=False
+        text,
+        line_width(),
+        initial_indent=space,
+        subsequent_indent=space,
+        break_long_words=False,
+        break_on_hyphens=False,
     )
 
 

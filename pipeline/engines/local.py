@@ -16,6 +16,7 @@ from itertools import chain
 from multiprocessing import connection
 from typing import Any
 
+from pipeline.core import events
 from pipeline.core.console import console
 from pipeline.core.engine import IDLE, Advance, Needs, OneByOne, Outcome, Unit, cores, environment, worker_environment
 from pipeline.core.errors import PipelineError
@@ -151,7 +152,7 @@ def _listen(worker: _Worker, advance: Advance) -> None:
         while worker.inbox.poll():
             said = worker.inbox.recv()
             if isinstance(said, str):
-                console.print(said, end="", markup=False)
+                events.relay(said)
             elif isinstance(said, Exception):
                 worker.outcome = Outcome(worker.unit, error=said)
             elif isinstance(said, _Result):
@@ -180,6 +181,9 @@ class _Result:
 
 class WorkerReporter:
     """Stands in for the console's file too, and sends what it gets to the process that asks."""
+
+    relays = True
+    """Events go the same way."""
 
     def __init__(self, outbox: Any, threads: int) -> None:
         self.outbox, self.threads = outbox, threads

@@ -23,6 +23,7 @@ from typing import Any
 
 from rich.markup import escape
 
+from pipeline.core import events
 from pipeline.core.console import console, say, warn
 from pipeline.core.engine import IDLE, Advance, Needs, Outcome, Unit, worker_environment
 from pipeline.core.errors import PipelineError, first_line
@@ -150,7 +151,7 @@ class RayEngine:
             if key not in tasks:
                 continue
             if isinstance(said, str):
-                console.print(said, end="", markup=False)
+                events.relay(said)
             elif isinstance(said, _Began):
                 tasks[key].begins(said.host)
             else:
@@ -385,6 +386,9 @@ class _NotSeen(PipelineError):
 
 class _Reporter:
     """Stands in for the console's file too, and sends what it gets to the inbox."""
+
+    relays = True
+    """Events go the same way."""
 
     def __init__(self, send: Callable[[Any], Any], threads: int) -> None:
         self.send, self.threads = send, threads

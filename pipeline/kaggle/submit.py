@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core import freshness
-from pipeline.core.console import say
+from pipeline.core.console import plain, say
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import read_record, shown, write_json
 from pipeline.core.results import read_submission
@@ -102,7 +102,7 @@ def offer(run: Run, request: Request) -> Iterator[str]:
     words += ["-v", str(kernel.version), "-m", request.message]
     words += ["--file", kernel.file] if kernel.file != Kernel.file else []
     judged = _judged(run, kernel)
-    yield from lines(reasons_of_output(run, kernel))
+    yield from map(plain, lines(reasons_of_output(run, kernel)))
     if judged.verdict == "do not submit" and not request.force:
         raise PipelineError(
             f"The verdict on {kernel} is DO NOT SUBMIT: {judged.reasons[0].text} Nothing was submitted; "

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.core.console import loading_torch
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import shown
 from pipeline.core.freshness import Step
@@ -79,8 +80,9 @@ def execute(run: Run, waiting: list[Step], runner: StepRunner | None = None) -> 
     if run.recipe.arrays:
         yield from importing.execute(run, waiting)
         return
-    from pipeline.networks.predictor import Wanted
-    from pipeline.networks.shards import predict_steps
+    with loading_torch():
+        from pipeline.networks.predictor import Wanted
+        from pipeline.networks.shards import predict_steps
 
     assert runner is not None
     guard(run, waiting)  # which --force passes by

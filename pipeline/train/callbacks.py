@@ -18,12 +18,14 @@ from rich.progress import Progress
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
 
-from pipeline.core import deadline
-from pipeline.core.console import console, duration, say
+from pipeline.core import deadline, events
+from pipeline.core.console import console, say
 from pipeline.core.errors import PipelineError, first_line
 from pipeline.core.files import shown, write_json, writing
+from pipeline.core.run import Member, Run
 from pipeline.masks.geometry import IGNORE
 from pipeline.networks.device import Compute
+from pipeline.train import epoch_lines
 
 EXAMPLES, EXAMPLE_SIDE = 4, 192
 TAIL = 0.1
@@ -241,11 +243,13 @@ class StopInTime(Callback):
 
 
 class ShowProgress(Callback):
-    """A bar over all trainings, and a line an epoch with an upper bound of the time left."""
+    """A bar over all trainings, and a line per epoch, and its event, with an upper bound of the time left."""
 
-    def __init__(self, history: History, bar: Progress, task: Any, title: str, trainings_left: int) -> None:
-        self.history, self.bar, self.task = history, bar, task
-        self.title, self.trainings_left = title, trainings_left
+    def __init__(
+        self, run: Run, member: Member, history: History, bar: Progress, task: Any, trainings_left: int
+    ) -> None:
+        self.run, self.member, self.history = run, member, history
+        self.bar, self.task, self.trainings_left = bar, task, trainings_left
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Advances the bar by a share of this training."""
@@ -253,18 +257,16 @@ class ShowProgress(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prints the epoch's line."""
-        row, last = self.history.rows[-1], trainer.max_epochs or 0
-        epochs = last - trainer.current_epoch - 1 + last * self.trainings_left
-        valid = ""
-        if "valid/score" in row:
-            sign: Any = pl_module.metric.sign
-            best = sign * row["valid/score"] >= max(sign * other["valid/score"] for other in self.history.rows)
-            score = f"untuned score {row['valid/score']:.4f}{' *' if best else ''}"
-            valid = f"held out: loss {row['valid/loss']:.4f}, {score}  "
-        say(
-            f"  {self.title} epoch {trainer.current_epoch + 1}/{last}  loss {row['train/loss']:.4f}  {valid}"
-            f"{row['seconds']:.1f} s, about {duration(epochs * row['seconds'])} left"
-        )
+        row, last, member = self.history.rows[-1], trainer.max_epochs or 0, self.member
+        left = row["seconds"] * (last - trainer.current_epoch - 1 + last * self.trainings_left)
+        sign: Any = pl_module.metric.sign
+        scores = [sign * other["valid/score"] for other in self.history.rows if "valid/score" in other]
+        best = "valid/score" in row and scores[-1] >= max(scores)
+        say(epoch_lines.line(self.run, member.title, last, row, best, left))
+        events.emit(events.Epoch(
+            self.run.name, member.fold, member.seed, row["epoch"] + 1, last, row["train/loss"], row.get("valid/loss"),
+            row.get("valid/score"), best, round(row["seconds"], 3), round(left, 1),
+        ))  # fmt: skip
 
 
 class Pictures(Callback):

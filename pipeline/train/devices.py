@@ -26,6 +26,7 @@ from typing import Any
 import torch
 from torch import distributed
 
+from pipeline.core import events
 from pipeline.core.config.training import TrainSettings
 from pipeline.core.console import console, say
 from pipeline.core.errors import PipelineError
@@ -155,7 +156,7 @@ def _listen(processes: list[Any], queue: Any, progress: Any) -> None:
             if isinstance(said, Exception):
                 _wait_for_killed(processes)  # of which the others know only that it does not answer
                 raise said
-            console.print(said, end="", markup=False) if isinstance(said, str) else progress.advance(*said)
+            events.relay(said) if isinstance(said, str) else progress.advance(*said)
         _raise_for_killed(processes)
 
 
@@ -209,6 +210,9 @@ def _devices(compute: Compute) -> tuple[int, str]:
 
 class _Voice:
     """Stands in for the console's file and for the progress bar, and sends what they get to the first process."""
+
+    relays = True
+    """Events go the same way."""
 
     def __init__(self, queue: Any) -> None:
         self.queue = queue

@@ -23,7 +23,7 @@ from pipeline.masks.metrics import metric_of
 from pipeline.networks import models, normalization
 from pipeline.networks.device import Compute, explain_memory
 from pipeline.networks.weights import read_trained
-from pipeline.train import callbacks, collectives, devices
+from pipeline.train import callbacks, collectives, devices, trackers
 from pipeline.train.batches import loaders, sampling
 from pipeline.train.batches.dataset import TrainDataset
 from pipeline.train.batches.sharing import Share
@@ -92,47 +92,18 @@ def _fit(
     history = callbacks.History(folder)
     watching: list[Any] = []
     if place.rank == 0:
-        progress = callbacks.ShowProgress(history, *show[:2], member.title, show[2])
+        progress = callbacks.ShowProgress(run, member, history, *show)
         watching = [history, progress, callbacks.Pictures(run.recipe.image.channels, network.largest_pixel)]
     averaging, in_time = _averaging(run, compute, train.dataset, share), callbacks.StopInTime()
     trainer = _trainer(run, member, compute, epochs, [*watching, *averaging, in_time], place)
+    trackers.tell_settings(run, trainer.loggers[1:])
     _train(trainer, module, train, valid, folder / "last.ckpt")
-    for logger in trainer.loggers:
-        experiment: Any = getattr(logger, "experiment", None)
-        if hasattr(experiment, "finish"):  # or the next fold would write on in this one's W&B run
-            experiment.finish()
+    trackers.finish(trainer.loggers[1:])
     devices.leave(place)
     if in_time.stopped:
         raise deadline.stopped(member.title, in_time.epochs, epochs, in_time.longest)
     if place.rank == 0:
         finish(run, member, chosen, ids, train, history, source, compute, network)
-
-
-def more_loggers(run: Run, folder: Path) -> list[Any]:
-    """Returns the loggers that a recipe asks for besides TensorBoard; they write to files and ask no network.
-
-    Raises:
-        PipelineError: one is not installed.
-    """
-    found: list[Any] = []
-    for name in run.recipe.train.loggers:
-        try:
-            if name == "mlflow":
-                from lightning.pytorch.loggers import MLFlowLogger
-
-                uri = f"sqlite:///{run.competition_folder / 'mlflow.db'}"
-                found.append(MLFlowLogger(run.competition.name, f"{run.name}/{folder.name}", tracking_uri=uri))
-            else:
-                from lightning.pytorch.loggers import WandbLogger
-
-                title = f"{run.name}/{folder.name}"
-                found.append(WandbLogger(title, save_dir=folder, offline=True, project=run.competition.name))
-        except ModuleNotFoundError:
-            raise PipelineError(
-                f"train.loggers asks for {name}, which is not installed: pip install {name}, or leave it out "
-                "(TensorBoard is always written)."
-            ) from None
-    return found
 
 
 def _train(trainer: Trainer, module: SegmentationModule, train: Any, valid: Any, last: Path) -> None:
@@ -251,7 +222,7 @@ def _trainer(run: Run, member: Member, compute: Compute, epochs: int, watching: 
         max_epochs=epochs,
         accumulate_grad_batches=settings.accumulate,
         gradient_clip_val=settings.gradient_clip or None,
-        logger=[TensorBoardLogger(folder, name="", version="tensorboard"), *more_loggers(run, folder)],
+        logger=[TensorBoardLogger(folder, name="", version="tensorboard"), *trackers.trackers(run, folder)],
         # of torchrun and SLURM Lightning knows by itself
         plugins=[callbacks.AtomicCheckpointIO(), *([LightningEnvironment()] if place.spawned else [])],
         callbacks=[*watching, *_checkpointing(run, member, epochs)],

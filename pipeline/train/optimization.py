@@ -1,7 +1,6 @@
 """How the weights move: the optimiser by its name, and the learning rate's way through training."""
 
 import copy
-import difflib
 import inspect
 import math
 from typing import Any, Literal
@@ -14,7 +13,7 @@ from torch.optim import lr_scheduler as schedulers
 from torch.optim.lr_scheduler import LRScheduler
 
 from pipeline.core.config.training import ScheduleSettings, TrainSettings
-from pipeline.core.errors import PipelineError
+from pipeline.core.errors import PipelineError, did_you_mean
 
 LOOKAHEAD = "lookahead_"
 WARM_UP_START = 0.01
@@ -55,8 +54,9 @@ def _known_name(name: str) -> str:
     plain = [str(other) for other in list_optimizers()]
     known = [*plain, *(LOOKAHEAD + other for other in plain)]
     if name.lower() not in known:
-        near = difflib.get_close_matches(name.lower(), known) or ["adam", "adamw", "sgd", "radam", "lookahead_radam"]
-        raise PipelineError(f"train.optimizer is '{name}', which timm does not know; near are {', '.join(near)}.")
+        meant = did_you_mean(name.lower(), known, 3)
+        usual = " Common ones are adam, adamw, sgd, radam and lookahead_radam." if meant == "." else ""
+        raise PipelineError(f"train.optimizer is `{name}`, which timm does not know{meant}{usual}")
     if get_optimizer_info(name.lower().removeprefix(LOOKAHEAD)).second_order:
         raise PipelineError(f"train.optimizer {name} needs second derivatives, which are not computed; take another.")
     return name.lower()

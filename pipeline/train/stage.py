@@ -27,7 +27,7 @@ from rich.markup import escape
 
 from pipeline.core import freshness, other_runs
 from pipeline.core.config.recipe import Recipe
-from pipeline.core.console import Shares, progress_bar, say, warn
+from pipeline.core.console import Shares, console, loading_torch, progress_bar, say, warn
 from pipeline.core.engine import Needs, Reporter, Unit
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import root, shown
@@ -39,6 +39,7 @@ from pipeline.decode import separators, table
 from pipeline.decode.readers.files import read_table
 from pipeline.predictions.files import read_probabilities
 from pipeline.split.folds import drop_list, leak_remark, read_folds, read_outliers
+from pipeline.train import epoch_lines
 from pipeline.train.batches.targets import Chosen, assign_rows, mask_origins
 
 ACCEPTS = ("force", "runner")
@@ -149,14 +150,15 @@ def preflight(run: Run) -> None:
     _read_excluded(run)
     if run.competition.clean.contradictions.policy == "soft":
         _require_masks(run)
-    from pipeline.networks import device, models, weights
-    from pipeline.networks.transforms import Preprocess
-    from pipeline.train import devices, fit, optimization
-    from pipeline.train.batches.augment import Augmentation
-    from pipeline.train.batches.device_augment import device_augmentation
-    from pipeline.train.batches.mix import Mixer
-    from pipeline.train.losses import WeightedLoss
-    from pipeline.train.module import split_parameters
+    with loading_torch():
+        from pipeline.networks import device, models, weights
+        from pipeline.networks.transforms import Preprocess
+        from pipeline.train import devices, optimization, trackers
+        from pipeline.train.batches.augment import Augmentation
+        from pipeline.train.batches.device_augment import device_augmentation
+        from pipeline.train.batches.mix import Mixer
+        from pipeline.train.losses import WeightedLoss
+        from pipeline.train.module import split_parameters
 
     devices.check(run.recipe.train, device.detect(run.recipe.train.precision))
     source = None if run.recipe.train.start_from else weights.resolve(run.recipe.model)
@@ -168,12 +170,13 @@ def preflight(run: Run) -> None:
     WeightedLoss(run.recipe.loss, run.competition.kind, run.recipe.model.presence, run.recipe.model.instances)
     separators.check(run)
     Mixer(run.recipe.train.mix, run.competition.kind, len(run.competition.classes), [0], np.zeros(1, int))
-    fit.more_loggers(run, run.folder)
+    trackers.trackers(run, run.folder)
 
 
 def execute(run: Run, waiting: list[Step], runner: StepRunner, force: bool = False) -> Iterator[Step]:
     """Trains the members, as many at once as the engine has room for; `force` starts them anew."""
-    from pipeline.networks import device, normalization, weights
+    with loading_torch():
+        from pipeline.networks import device, normalization, weights
 
     # all before the first, so that a fault shows now and not after hours
     chosen = {step.title: rows_of(run, step.fold) for step in waiting}
@@ -193,10 +196,10 @@ def execute(run: Run, waiting: list[Step], runner: StepRunner, force: bool = Fal
         if start
         else f"encoder weights: {weights.describe(run.recipe.model, source)}"
     )
-    say("  held-out scores while training: of images that clean left as they are, untuned, at network size; * the best")
     if run.recipe.image.normalize == "encoder" and not start:
         say(f"  {normalization.describe(run.recipe.model)}")
     say(f"  {first}; results → {shown(run.folder)}/fold_*")
+    say(epoch_lines.legend(run))
     with exclusive_lock(run.folder):  # other processes of this run write it too
         write_recipe(run)
     if force:  # all at once, so that an interrupted --force goes on without it
@@ -206,6 +209,7 @@ def execute(run: Run, waiting: list[Step], runner: StepRunner, force: bool = Fal
     units = {step.title: Training(run, step, chosen[step.title], source) for step in waiting}
     folds = [step for step in waiting if step.fold is not None]
     final = [step for step in waiting if step.fold is None]  # which follows from the folds
+    console.print(f"[dim]{escape(epoch_lines.header(run))}[/dim]")
     with progress_bar() as bar:
         progress = Shares(bar, "train", dict.fromkeys(units, 1))
         for group, later in ((folds, len(final)), (final, 0)):

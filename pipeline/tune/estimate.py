@@ -192,8 +192,10 @@ def lines(result: dict[str, Any]) -> list[str]:
         ends = " [{:.4f}, {:.4f}]".format(*one["interval_95"]) if one["interval_95"] else why
         texts.append(f"{title:12} {one['score']:.4f}{ends}  {how}, {one['is']}")
     optimism = scores["fold_model"]["epoch_optimism"]
-    choice = "not known" if optimism is None else f"{0 - optimism:.4f}"  # a 0 without a sign
-    texts[-1] += f" (nested {result['nested']:.4f}, choice of epoch {choice})"
-    bounds = [scores["submission"][end] for end in ("from", "to")]
-    shown = " to ".join(f"{bound:.4f}" if bound is not None else "?" for bound in bounds)
+    if optimism is None:
+        texts[-1] += " (how much the choice of the epoch flatters is not known)"
+    elif optimism:
+        texts[-1] += f" (nested {result['nested']:.4f}, less {optimism:.4f} for the choice of the epoch)"
+    low, high = (scores["submission"][end] for end in ("from", "to"))
+    shown = "not known" if low is None else f"{low:.4f}{' or better' if high is None else f' to {high:.4f}'}"
     return [*texts, f"{'submission':12} {shown}  {scores['submission']['is']}"]

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pipeline.core.console import say
+from pipeline.core.console import console, say
 from pipeline.core.files import shown
 from pipeline.core.run import Run
 from pipeline.masks.decision import in_words
@@ -16,6 +16,8 @@ SEARCHED = {
     "confusion": "biases of the classes, on drawn pixels",
 }
 """What is tried, by what the metric counts."""
+COLOURS = {"kept": "green", "refused": "dim", "outdone": "dim", "given up": "yellow"}
+"""Of what became of a step."""
 
 
 def say_result(run: Run, result: dict[str, Any]) -> None:
@@ -33,10 +35,7 @@ def say_result(run: Run, result: dict[str, Any]) -> None:
             say(f"  {result['metric']} {rows['score']:.4f}, {of}")
     if result["method"] == "search":
         say(f"  searched: {SEARCHED[result['search']]}")
-    for step in result["steps"]:
-        ships = result["procedure"]["ships"] != "untuned"
-        text = f"{verdict(step, run.recipe.tune.confidence, ships):8} {step['step']:12}"
-        say(f"  {text} {step['gain']:+.4f} ± {step['standard_error']:.4f}")
+    _say_steps(run, result)
     if "bias" in result:
         values = result["class_iou"].items()
         say("  IoU: " + ", ".join(f"{name} {iou:.4f}" for name, iou in values if iou is not None))
@@ -44,6 +43,16 @@ def say_result(run: Run, result: dict[str, Any]) -> None:
     for name, rule in result.get("rules", {}).items():
         say(f"  {name}: {in_words(rule)}")
     say(f"  → {shown(run.postprocess)}")
+
+
+def _say_steps(run: Run, result: dict[str, Any]) -> None:
+    ships = result["procedure"]["ships"] != "untuned"
+    if result["steps"]:
+        console.print(f"[dim]  {'':8}  {'step':12}  held-out gain ± standard error[/dim]")
+    for step in result["steps"]:
+        word = verdict(step, run.recipe.tune.confidence, ships)
+        text = f"{step['step']:12}  {step['gain']:+.4f} ± {step['standard_error']:.4f}"
+        console.print(f"  [{COLOURS[word]}]{word:8}  {text}[/{COLOURS[word]}]")
 
 
 def _untuned_rule(run: Run) -> str:

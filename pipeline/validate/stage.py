@@ -21,6 +21,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from pipeline.core import other_runs
+from pipeline.core.console import loading_torch
 from pipeline.core.freshness import Step
 from pipeline.core.lock import exclusive_lock
 from pipeline.core.run import Run, write_recipe
@@ -58,8 +59,9 @@ def execute(run: Run, waiting: list[Step], runner: StepRunner | None = None) -> 
     if run.recipe.arrays:
         yield from importing.execute(run, waiting)
         return
-    from pipeline.networks.predictor import Wanted
-    from pipeline.networks.shards import predict_steps
+    with loading_torch():
+        from pipeline.networks.predictor import Wanted
+        from pipeline.networks.shards import predict_steps
 
     assert runner is not None
     other_runs.check_trained(run)

@@ -9,6 +9,7 @@ from conftest import Tiny
 from written import RESULT, record_of
 
 from pipeline.core import verdict
+from pipeline.core.console import plain
 from pipeline.core.run import Run, open_run
 from pipeline.core.verdict import Judged, Level, Reason
 
@@ -40,14 +41,15 @@ def test_the_gravest_reason_decides_and_stands_first() -> None:
 
 def test_reasons_on_a_console() -> None:
     long = Reason("check", "long", "word " * 60 + "end.", "a command " * 30)
-    shown = list(verdict.lines([long, reason("stop", 1, "go on")]))
+    shown = list(map(plain, verdict.lines([long, reason("stop", 1, "go on")])))
     assert shown[:3] == ["  stop  Sentence 1.", "        → go on", "  check " + ("word " * 22).rstrip()]
     assert all(len(line) <= 120 for line in shown[:-1]) and shown[-2] == "        " + "word " * 16 + "end."
     assert shown[-1] == "        → " + "a command " * 30  # a command can be copied as it stands
-    same = list(verdict.lines([reason("check", 1, "go on"), reason("check", 2, "go on"), reason("note", 3, "a.csv")]))
+    reasons = [reason("check", 1, "go on"), reason("check", 2, "go on"), reason("note", 3, "a.csv")]
+    same = list(map(plain, verdict.lines(reasons)))
     assert same == ["  check Sentence 1.", "        → go on", "  check Sentence 2.", "  note  Sentence 3.",
                     "        → look at a.csv"]  # fmt: skip
-    many = list(verdict.lines([reason("note", number) for number in range(8)], "the page"))
+    many = list(map(plain, verdict.lines([reason("note", number) for number in range(8)], "the page")))
     assert many[5:] == ["  note  Sentence 5.", "        2 more in the page"]
 
 

@@ -654,6 +654,7 @@ def test_group_column(tiny: Tiny) -> None:
         ({"train": {"epochs": 0}}, ["`train.epochs` is 0: input should be greater than or equal to 1."]),
         ({"train": 3}, ["`train` is 3: input should be a valid dictionary"]),
         ({"image": {"size": [32]}}, ["`image.size.1` is missing."]),
+        ({"train": {"schedule": {"name": "cosin"}}}, ["'cyclic' or 'constant'; did you mean `cosine`?"]),
         ({"image": {"fit": "crop"}}, ["`image.fit` is 'crop': input should be 'stretch' or 'pad'."]),
         ({"predict": {"tta": "spin"}}, ["`predict.tta` is 'spin': input should be 'none', 'hflip', 'flips' or 'd4'."]),
         ({"tune": {"steps": ["spin"]}}, ["`tune.steps.0` is 'spin': input should be 'threshold', 'area', 'triplet', "]),

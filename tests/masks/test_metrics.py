@@ -118,7 +118,7 @@ def test_a_sum_of_metrics() -> None:
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
-        ("dise", "there is no metric 'dise'; there are dice, iou"),
+        ("dise", "there is no metric `dise`; did you mean `dice`"),
         ("dice(over=data)", "metric dice: over is data; expected image, group, data_set"),
         ("dice(beta=2)", "metric dice has no setting 'beta'; it has over"),
         ("mean_iou(over=group)", "metric mean_iou has no setting 'over'; it has none"),

@@ -49,12 +49,20 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "notebooks").mkdir()
     (folder / "notebooks" / "sample.yaml").write_text(yaml.safe_dump(recipe))
     (folder / "pipeline").symlink_to(REPOSITORY / "pipeline")
+    (folder / "notebooks" / "start.py").symlink_to(REPOSITORY / "notebooks" / "start.py")
+    small = {"train.epochs": 1, "train.steps": 1, "image.size": [32, 48], "model.architecture": "ConfigurableUnet",
+             "model.encoder": "plain", "model.options.channels": [4, 8]}  # fmt: skip
+    changes = {
+        'RECIPE = \\"sample\\"': 'RECIPE = \\"sample.yaml\\"',
+        '\\"train.steps\\": 100': '\\"train.steps\\": 30',
+        "SETTINGS = {}": f"SETTINGS = {json.dumps(json.dumps(small))[1:-1]}",
+    }
     for path in NOTEBOOKS:
         text = path.read_text()
-        assert text.count('RECIPE = \\"sample\\"') == 1
-        (folder / "notebooks" / path.name).write_text(
-            text.replace('RECIPE = \\"sample\\"', 'RECIPE = \\"sample.yaml\\"')
-        )
+        assert sum(text.count(before) for before in changes) == (2 if path.stem[:2] in ("05", "06") else 1)
+        for before, after in changes.items():
+            text = text.replace(before, after)
+        (folder / "notebooks" / path.name).write_text(text)
     environment = {**os.environ, "PIPELINE_ROOT": str(folder), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "pytest", "--nbmake", "-n0", "-p", "no:cacheprovider"]
     names = [path.name for path in NOTEBOOKS]
@@ -68,6 +76,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_notebooks_run_and_leave_a_page_and_a_submission(root: Path) -> None:
     assert (root / "work" / "sample" / "notebooks" / "report.html").exists()
     assert (root / "submissions" / "notebooks.csv").exists()
+    assert (root / "submissions" / "my-data-quick.csv").exists()
     assert (root / "work" / "sample" / "one-fold" / "fold_0" / "fold.json").exists()
 
 
@@ -77,13 +86,14 @@ def test_notebook_is_short_and_has_no_outputs(path: Path) -> None:
     assert 5 <= len(cells) < 25
     assert cells[0].cell_type == "markdown" and cells[0].source.startswith("# ")
     assert cells[0].source.splitlines()[0].endswith("?") or path.stem.startswith("06")
+    assert len(cells[1].source.splitlines()) == 2
     for cell in cells:
         assert not cell.get("outputs") and cell.get("execution_count") is None
         assert not re.search(r"^(def|class) ", cell.source, re.M), "logic belongs into the package"
 
 
-def test_there_are_six() -> None:
-    assert len(NOTEBOOKS) == 6
+def test_there_are_seven() -> None:
+    assert len(NOTEBOOKS) == 7
 
 
 def test_the_first_cell_says_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,7 +77,7 @@ def test_a_fold_trains_on_all_but_the_dropped() -> None:
     found = chosen([1, 1, 1, 1, 1, 0, 1, 1])
     assert (found.train.tolist(), found.valid.tolist()) == ([0, 1, 2, 3, 4, 7], [5])
     assert as_lists(found.targets) == MADE_FROM
-    assert found.note == "6 images to train on (1 dropped, 0 excluded, 1 relabelled, 3 soft), 1 held out"
+    assert found.note == "6 images to train on (1 dropped, 1 relabelled, 3 soft), 1 held out"
 
 
 def test_nobody_is_held_against_a_doubtful_mask() -> None:
@@ -89,14 +89,14 @@ def test_no_held_out_mask_is_part_of_a_target() -> None:
     found = chosen([1, 0, 1, 0, 1, 1, 1, 0])
     assert (found.train.tolist(), found.valid.tolist()) == ([2, 4, 5], [1, 7])  # 0 has lost its partner
     assert as_lists(found.targets) == {2: [2, 4], 4: [2, 4]}
-    assert "0 relabelled, 2 soft, 1 left out for want of a partner), 2 held out" in found.note
+    assert "(1 dropped, 2 soft, 1 left out for want of a partner), 2 held out" in found.note
 
 
 def test_what_is_left_out_comes_in_by_no_other_image() -> None:
     found = chosen([1, 1, 1, 1, 1, 1, 0, 0], excluded="bdh")
     assert (found.train.tolist(), found.valid.tolist()) == ([2, 4, 5], [])
     assert as_lists(found.targets) == {2: [2, 4], 4: [2, 4]}
-    assert "(0 dropped, 2 excluded, 0 relabelled, 2 soft, 1 left out" in found.note
+    assert "(2 excluded, 2 soft, 1 left out" in found.note
     use = USE.copy()
     use[[1, 3]] = "relabel", "drop"
     assert as_lists(chosen([1] * 7 + [0], use=use).targets) == {2: [2, 4], 4: [2, 4]}

@@ -17,7 +17,6 @@ from safetensors.torch import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from trainings import hashes, named, prepare, summary, train
 
-from pipeline.__main__ import _preflight
 from pipeline.core import driver
 from pipeline.core.config.settings import merge
 from pipeline.core.config.training import ModelSettings
@@ -27,6 +26,7 @@ from pipeline.core.freshness import hash_file
 from pipeline.core.run import Member, Run, open_run
 from pipeline.masks.metrics import METRICS
 from pipeline.networks.models import SegmentationNetwork
+from pipeline.running import check_training
 from pipeline.train import callbacks, finish, fit
 from pipeline.train.batches import loaders
 from pipeline.train.batches.augment import Augmentation
@@ -359,7 +359,7 @@ def test_tensorboard_has_curves_graph_and_pictures(tiny: Tiny) -> None:
     np.testing.assert_allclose([one.value for one in events.Scalars("train/dice")], rows["train/dice"], rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["mlflow", "wandb"])
+@pytest.mark.parametrize("name", ["mlflow", "wandb", "trackio"])
 def test_a_logger_that_is_not_installed(tiny: Tiny, name: str) -> None:
     run = prepare(tiny, {"train": {"folds": [0], "loggers": [name]}})
     with pytest.raises(PipelineError, match=f"asks for {name}, which is not installed: pip install {name}"):
@@ -520,11 +520,11 @@ def test_raw_files_and_weights_that_are_missing_are_said_at_once(tiny: Tiny) -> 
     run = open_run(str(tiny.recipe_path), assignments=["model.weights=w.pth"])
     weights = "model.weights: w.pth does not exist; give a file, `imagenet` or `none`."
     with pytest.raises(PipelineError) as alone:
-        _preflight(run, force=False, decodes=True)
+        check_training(run, force=False, decodes=True)
     assert str(alone.value) == weights
     shutil.rmtree(tiny.input)
     with pytest.raises(PipelineError) as both:
-        _preflight(run, force=False, decodes=True)
+        check_training(run, force=False, decodes=True)
     raw, besides = str(both.value).splitlines()
     assert raw.startswith(f"{tiny.input} does not exist. Put the raw files of Tiny there")
     assert besides == f"Besides: {weights}"

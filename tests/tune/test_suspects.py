@@ -209,7 +209,7 @@ def test_where_lower_is_better_the_highest_is_the_suspect(monkeypatch: pytest.Mo
         ("", "folds/wrong.csv is not a readable CSV: No columns to parse from file."),
         ('image_id\na01\nx1\n""\nx2\nx3', "lists 4 ids that no training image has: 'x1' (row 3), '' (row 4), 'x2' ("),
         ("image_id\n" + "\n".join(TRAIN_IDS[4:]), "folds/wrong.csv (train.exclude): fold 0 has 0 images to train on ("),
-        ("image_id\n" + "\n".join(TRAIN_IDS[:4]), "0 excluded, 0 relabelled, 0 soft), 0 held out; expected one image"),
+        ("image_id\n" + "\n".join(TRAIN_IDS[:4]), "fold 0 has 8 images to train on, 0 held out; expected one image"),
     ],
 )
 def test_a_list_that_does_not_fit(tiny: Tiny, text: str, said: str) -> None:

@@ -11,6 +11,8 @@ import ast
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from pipeline.core.errors import did_you_mean
+
 METRICS: dict[str, Literal["masks", "class maps"]] = {
     "dice": "masks",
     "iou": "masks",
@@ -96,7 +98,7 @@ def _terms(node: ast.expr) -> list[Term]:
 
 def _known(name: str) -> str:
     if name not in METRICS:
-        raise ValueError(f"there is no metric {name!r}; there are {', '.join(METRICS)}")
+        raise ValueError(f"there is no metric `{name}`{did_you_mean(name, METRICS)} Known: {', '.join(METRICS)}")
     return name
 
 

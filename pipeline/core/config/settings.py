@@ -1,5 +1,6 @@
 """Strict settings read from YAML: an unknown key is an error that suggests the right one."""
 
+import re
 import typing
 from collections.abc import Mapping
 from pathlib import Path
@@ -132,7 +133,10 @@ def _explain(model: type[Settings], fault: Any) -> str:
     if fault["input"] is None and (one_of := _choices(model, fault["loc"])):
         return f"`{key}` is empty: write one of {', '.join(one_of)}."
     value = "empty" if fault["input"] is None else repr(fault["input"])
-    return f"`{key}` is {value}: {message[:1].lower()}{message[1:]}."
+    said = f"`{key}` is {value}: {message[:1].lower()}{message[1:]}"
+    if fault["type"] == "literal_error" and isinstance(fault["input"], str):
+        return said + did_you_mean(fault["input"], re.findall("'([^']+)'", fault["ctx"]["expected"]))
+    return f"{said}."
 
 
 def _choices(model: type[Settings], location: tuple[Any, ...]) -> list[str]:

@@ -215,8 +215,9 @@ class TrainSettings(Settings):
     num_nodes: int = Field(1, ge=1)
     """Machines that train one fold together, each with so many `devices`: start the command on all of them by torchrun
     or srun, in a folder that all of them see."""
-    loggers: list[Literal["mlflow", "wandb"]] = []
-    """Besides TensorBoard, each into local files under work/; they must be installed."""
+    loggers: list[Literal["mlflow", "wandb", "trackio"]] = []
+    """Besides TensorBoard, each into local files under work/: MLflow, Weights & Biases, Trackio. They must be
+    installed; none of them needs a network."""
 
     def planned_epochs(self, steps: int) -> int:
         """Returns the number of epochs of a training that makes so many steps in each."""

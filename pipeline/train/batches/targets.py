@@ -90,10 +90,11 @@ def assign_rows(fold: int | None, folds: pd.DataFrame, excluded: np.ndarray, mad
         "excluded": inside & excluded & (use != "drop"),
         "relabelled": changed & (use == "relabel"),
         "soft": changed & (use == "soft"),
-        **({"left out for want of a partner": lost} if lost.any() else {}),
+        "left out for want of a partner": lost,
     }
-    words = ", ".join(f"{which.sum()} {name}" for name, which in counts.items())
-    return Chosen(train, valid, targets, f"{len(train)} images to train on ({words}), {len(valid)} held out")
+    words = ", ".join(f"{which.sum()} {name}" for name, which in counts.items() if which.any())
+    learned = f"{len(train)} images to train on{f' ({words})' if words else ''}"
+    return Chosen(train, valid, targets, f"{learned}, {len(valid)} held out")
 
 
 def mean_mask(masks: np.ndarray) -> np.ndarray:
