@@ -4,7 +4,7 @@ The notebooks and the report use these; nothing here changes a file.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -122,13 +122,13 @@ def painter(run: Run, predicted: bool = False, subset: Subset = "train") -> Call
         subset: `train` under the true mask, or `test` under what is submitted.
     """
     rows = images(run, subset).set_index("image_id", drop=False)
-    read = reader_of(run.competition).opener(run.competition, run.input)
-    predict = _predictor(run, subset) if predicted or subset == "test" else None
+    read = opener(run)
+    predict = predictor(run, subset) if predicted or subset == "test" else None
 
     def paint(image_id: str) -> np.ndarray:
         row = rows.loc[image_id]
         image = read(row)
-        masks = predict(image_id, run.competition.scored_shape(image.shape[:2])) if predict else None
+        masks = predict(image_id, run.competition.scored_shape(image.shape[:2])).masks if predict else None
         true = table.scored_mask(row, run.competition) if subset == "train" else None
         return overlay.drawn(image, true, masks, run.competition)
 
@@ -149,8 +149,28 @@ def sheet(
     return Image.fromarray(overlay.contact_sheet(tiles, EACH, across))
 
 
-def _predictor(run: Run, subset: Subset) -> Callable[[str, tuple[int, int]], np.ndarray]:
-    """A function that decides on an image's masks (C, h, w)."""
+def opener(run: Run) -> Callable[[Any], np.ndarray]:
+    """Returns a function that reads the image (h, w, C) of a row of images.parquet from the raw files."""
+    return reader_of(run.competition).opener(run.competition, run.input)
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What a run says of an image, at the size at which it is scored."""
+
+    probability: np.ndarray
+    """(C, h, w) uint8 (p·255), or float32 of a multiclass image."""
+    masks: np.ndarray
+    """(C, h, w) uint8 of 0 and 1, as tuned."""
+
+
+def predictor(run: Run, subset: Subset) -> Callable[[str, tuple[int, int]], Predicted]:
+    """Returns a function that reads what a run predicts of an image, by its id and its rows × columns: held out, or of
+    a test image.
+
+    Raises:
+        PipelineError: tune has not run, or predictions are missing.
+    """
     chosen = result(run)
     decision = decision_of(chosen)
 
@@ -165,9 +185,10 @@ def _predictor(run: Run, subset: Subset) -> Callable[[str, tuple[int, int]], np.
 
     fold_of = scores(run).set_index("image_id")["fold"].to_dict() if subset == "train" else {}
 
-    def predict(image_id: str, shape: tuple[int, int]) -> np.ndarray:
+    def predict(image_id: str, shape: tuple[int, int]) -> Predicted:
         blend, place = blend_of(fold_of.get(image_id))
-        return blend.decide(place[image_id], blend.native(place[image_id], shape), decision)
+        probability = blend.native(place[image_id], shape)
+        return Predicted(probability, blend.decide(place[image_id], probability, decision))
 
     return predict
 
