@@ -39,7 +39,8 @@ def mask_areas(images: pd.DataFrame, competition: Competition) -> Chart:
     usual = 1.1 * float(np.quantile(together, 0.98)) if len(together) else end
     beyond = int((together > usual).sum()) if end > FAR * usual else 0
     end = usual if beyond else end
-    edges = np.linspace(0, end, BINS + 1)
+    start = float(together.min(initial=end))
+    edges = np.linspace(start if end / 4 < start < end else 0, end, BINS + 1)  # masks of much the same size
     middles = (edges[1:] + edges[:-1]) / 2
     series = [
         Series(

@@ -8,11 +8,12 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from pipeline.masks.overlay import BOTH_COLOUR, PREDICTED_COLOUR, TRUE_COLOUR
+
 LEVELS = 16
 """Of a probability in the page: the threshold moves in steps of 16 of 255."""
 ACROSS = 16
 """Stamps in a row of a sheet, which has as many rows."""
-TRUE_OUTLINE, PREDICTED_OUTLINE = (86, 180, 233), (255, 150, 40)
 GROUND = 128
 
 
@@ -49,34 +50,35 @@ def resized(picture: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 def stamp(
     picture: np.ndarray, true: np.ndarray | None, predicted: np.ndarray | None, cell: tuple[int, int]
 ) -> np.ndarray:
-    """Returns a small picture (h, w, 3) uint8 with the outlines of the true mask (blue, solid) and of the predicted one
-    (orange, dashed).
+    """Returns a small picture (h, w, 3) uint8: blue where only the true mask is, orange where only the predicted one
+    is, with a pale outline where both are. Areas, because a WebP file blurs the colour of a thin line.
 
     Args:
         picture: RGB (h, w, 3) uint8.
-        true: (h, w) bool; None: not known.
-        predicted: (h, w) bool; None: not known.
+        true: (h, w) bool; None: not to be shown.
+        predicted: (h, w) bool; None: not to be shown.
         cell: rows × columns of what is returned; a picture of another shape has a grey border.
     """
     scale = min(cell[0] / picture.shape[0], cell[1] / picture.shape[1])
     shape = tuple(max(1, min(most, round(side * scale))) for side, most in zip(picture.shape, cell, strict=False))
     small = cv2.resize(picture, shape[::-1], interpolation=cv2.INTER_AREA)
-    rows, columns = np.indices(shape[:2])
-    for mask, colour, dashed in ((true, TRUE_OUTLINE, False), (predicted, PREDICTED_OUTLINE, True)):
-        if mask is not None and mask.any():
-            edge = _outline(mask, small.shape[:2])
-            small[edge & ((rows + columns) % 4 < 2) if dashed else edge] = colour
+    none = np.zeros(small.shape[:2], bool)
+    truth, guess = (none if mask is None else _shrunk(mask, none.shape) for mask in (true, predicted))
+    for area, colour in ((truth & ~guess, TRUE_COLOUR), (guess & ~truth, PREDICTED_COLOUR)):
+        small[area] = 0.35 * small[area] + 0.65 * np.array(colour)
+    both = (truth & guess).astype(np.uint8)
+    edge = (both > 0) & (cv2.erode(both, np.ones((3, 3), np.uint8), borderValue=0) == 0)
+    small[edge] = 0.3 * small[edge] + 0.7 * np.array(BOTH_COLOUR)
     framed = np.full((*cell, 3), GROUND, np.uint8)
     top, left = (cell[0] - shape[0]) // 2, (cell[1] - shape[1]) // 2
     framed[top : top + shape[0], left : left + shape[1]] = small
     return framed
 
 
-def _outline(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """The border pixels (h, w) bool of a mask at this size; a mask that is too small for it keeps one pixel."""
-    part = cv2.resize(mask.astype(np.float32), shape[::-1], interpolation=cv2.INTER_AREA)
-    small = (part >= min(0.5, float(part.max()))).astype(np.uint8)
-    return (small > 0) & (cv2.erode(small, np.ones((3, 3), np.uint8), borderValue=0) == 0)
+def _shrunk(mask: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """A mask (h, w) bool at this size; one that is too small for it keeps its densest pixel."""
+    part = cv2.resize(mask.astype(np.float32), (shape[1], shape[0]), interpolation=cv2.INTER_AREA)
+    return (part > 0) & (part >= min(0.5, float(part.max())))
 
 
 def sheets(stamps: Sequence[np.ndarray], quality: int) -> list[str]:

@@ -14,7 +14,7 @@ from pipeline.masks import overlay
 from pipeline.report import look
 from pipeline.split.folds import read_outliers
 
-EACH_END = 6
+EACH_END = 4
 """Findings of each end of a reason's scores."""
 WIDTH = 220
 """Pixels across of one image."""
@@ -88,7 +88,8 @@ def _figure(
     joined = np.hstack(parts)
     text = caption(finding)
     address = overlay.to_data_address(joined, joined.shape[1])
-    return {"id": str(finding["image_id"]), "address": address, "alt": text, "caption": text}
+    pair = len(pictures) > 1
+    return {"id": str(finding["image_id"]), "address": address, "alt": text, "caption": text, "pair": pair}
 
 
 def _picture(run: Run, read: Callable[[Any], np.ndarray], row: pd.Series) -> np.ndarray:

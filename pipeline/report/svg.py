@@ -6,6 +6,7 @@ variables with a default, so that a page can have lighter ones on dark ground. T
 """
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -18,7 +19,7 @@ from pipeline.report.axes import Axis, linear, number
 WIDTH, HEIGHT = 420, 220
 """Units of a chart without its legend; a page shows about one pixel per unit."""
 FONT = 12
-LETTER = 6.4
+LETTER = 7.2
 """Mean width of a letter of this size: an estimate, on the safe side."""
 LEFT, RIGHT, TOP, BOTTOM = 52, 10, 12, 42
 """Room around the axes."""
@@ -139,7 +140,7 @@ class Dots:
     def svg(self) -> str:
         """Returns an <svg> element."""
         rows = [row for row in self.rows if np.isfinite(row.value)]
-        room = min(190, 14 + round(LETTER * max((len(row.name) for row in rows), default=0)))
+        room = min(190, 15 + math.ceil(LETTER * max((len(row.name) for row in rows), default=0)))
         ends = [end for row in rows for end in (row.value, row.low, row.high) if end is not None]
         values = np.array([*ends, *(one.value for one in self.marks)], np.float64)
         x = Axis.over(values, room, WIDTH - RIGHT, least=0.02, margin=0.04)
@@ -179,7 +180,8 @@ def _frame(
     for value in x.ticks(max(3, (WIDTH - left) // 70)):
         place = f"{x.at(value):.1f}"
         grid.append(f"M{place} {TOP}V{bottom}")
-        texts.append(f'<text x="{place}" y="{bottom + 16}" text-anchor="middle">{number(value)}</text>')
+        anchor = "end" if x.at(value) > WIDTH - RIGHT - 12 else "middle"  # else the last one is cut off
+        texts.append(f'<text x="{place}" y="{bottom + 16}" text-anchor="{anchor}">{number(value)}</text>')
     for value in y.ticks(5) if up else []:
         place = y.at(value)
         grid.append(f"M{left} {place:.1f}H{WIDTH - RIGHT}")

@@ -210,7 +210,7 @@ class Explorer {
   }
 
   row(number) {
-    const { columns } = this, row = make("tr", undefined, { tabindex: 0, "data-place": number }), percent = value => value === null ? "–" : value === 0 ? "none" : `${value < 0.01 ? "under 0.01" : round(value)} %`
+    const { columns } = this, row = make("tr", undefined, { tabindex: 0, "data-place": number }), percent = value => value === null ? "–" : value === 0 ? "none" : `${value < 0.01 ? "under 0.01" : value < 10 ? Number(value.toPrecision(2)) : Math.round(value)} %`
     const cell = (text, kind = "") => row.append(make("td", text, kind ? { class: kind } : {}))
     const score = columns.score[number] === null ? "–" : columns.score[number].toFixed(4)
     const picture = make("td", undefined, { class: "of-grid" })
@@ -375,7 +375,10 @@ class Viewer {
       if (!column || !inside(place - 1)) { context.moveTo(x, y); context.lineTo(x, y + zoom) }
       if (column === width - 1 || !inside(place + 1)) { context.moveTo(x + zoom, y); context.lineTo(x + zoom, y + zoom) }
     }
-    Object.assign(context, { strokeStyle: colour, lineWidth: Math.max(2, zoom / 2) })
+    const line = Math.max(2, zoom / 2)
+    Object.assign(context, { strokeStyle: "rgb(0 0 0 / .5)", lineWidth: line + 2 })
+    context.stroke()
+    Object.assign(context, { strokeStyle: this.mode === "probability" ? "white" : colour, lineWidth: line })
     context.stroke()
   }
 
@@ -398,7 +401,7 @@ class Viewer {
     }
     this.slider.value = this.level
     const scores = this.planes?.scores[this.chosen], of = this.data.classes.length > 1 ? ` of ${this.data.classes[this.chosen]}` : ""
-    output.textContent = `${16 * this.level} of 255 alone: ${this.data.measure}${of} ${scores ? scores[this.level].toFixed(4) : "–"}`
+    output.textContent = `${16 * this.level} of 255 and no other rule: ${this.data.measure}${of}, this image, ${scores ? scores[this.level].toFixed(4) : "–"}`
   }
 }
 
