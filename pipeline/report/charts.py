@@ -209,8 +209,8 @@ def score_by_group(scores: pd.DataFrame, metric: str, most: int = 24) -> Dots:
     rows = []
     for group, mean, size, spread in groups.head(most).itertuples():
         half = 1.96 * spread / size**0.5 if size > 1 and np.isfinite(spread) else None
-        ends = (None, None) if half is None else (mean - half, mean + half)
-        rows.append(Row(f"{group} ({size})", mean, *ends, number=0))
+        low, high = (None, None) if half is None else (mean - half, mean + half)
+        rows.append(Row(f"{group} ({size})", mean, low, high))
     which = f"The {len(rows)} lowest of {len(groups)} groups" if len(groups) > most else "Every group"
     mean = float(scores["score"].mean()) if len(scores) else float("nan")
     marks = [Mark(mean, "mean of all images", number=1)] if np.isfinite(mean) else []

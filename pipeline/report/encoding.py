@@ -1,4 +1,4 @@
-"""Pictures as text for a page: WebP for what is looked at, PNG of few levels for what the page's script computes with."""
+"""Pictures as text for a page: WebP for what is looked at, PNG of few levels for what its script computes with."""
 
 import base64
 import io
@@ -47,23 +47,20 @@ def resized(picture: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     return cv2.resize(picture, shape[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_NEAREST)
 
 
-def stamp(
-    picture: np.ndarray, true: np.ndarray | None, predicted: np.ndarray | None, cell: tuple[int, int]
-) -> np.ndarray:
+def stamp(picture: np.ndarray, true: np.ndarray, predicted: np.ndarray, cell: tuple[int, int]) -> np.ndarray:
     """Returns a small picture (h, w, 3) uint8: blue where only the true mask is, orange where only the predicted one
     is, with a pale outline where both are. Areas, because a WebP file blurs the colour of a thin line.
 
     Args:
         picture: RGB (h, w, 3) uint8.
-        true: (h, w) bool; None: not to be shown.
-        predicted: (h, w) bool; None: not to be shown.
+        true: (h, w) bool.
+        predicted: (h, w) bool.
         cell: rows × columns of what is returned; a picture of another shape has a grey border.
     """
     scale = min(cell[0] / picture.shape[0], cell[1] / picture.shape[1])
     shape = tuple(max(1, min(most, round(side * scale))) for side, most in zip(picture.shape, cell, strict=False))
     small = cv2.resize(picture, shape[::-1], interpolation=cv2.INTER_AREA)
-    none = np.zeros(small.shape[:2], bool)
-    truth, guess = (none if mask is None else _shrunk(mask, none.shape) for mask in (true, predicted))
+    truth, guess = (_shrunk(mask, small.shape[:2]) for mask in (true, predicted))
     for area, colour in ((truth & ~guess, TRUE_COLOUR), (guess & ~truth, PREDICTED_COLOUR)):
         small[area] = 0.35 * small[area] + 0.65 * np.array(colour)
     both = (truth & guess).astype(np.uint8)

@@ -78,14 +78,14 @@ def explorer(run: Run, rows: pd.DataFrame, named: Sequence[str] = ()) -> dict[st
         numbered = enumerate(ids)
         seen = list(track(pool.map(partial(_seen, read, run, cell), numbered), "report: images", len(ids)))
     listed = _suspects(run)
-    chosen = picks(ordered, metric, named, list(listed), run.recipe.train.seeds[0])
+    chosen = picks(ordered, named, list(listed), run.recipe.train.seeds[0])
     large = _enlarged(read, run, [(ids.index(one), one) for one in chosen])
     stamps = [one[0] for one in seen[:STAMPS]]
     quality = STAMP_QUALITY if len(stamps) <= FEWER else STAMP_QUALITY - 15
     return {
         "metric": run.competition.metric,
         "higher": metric.higher_is_better,
-        "measure": _measure(metric).name or "dice",
+        "measure": measure_of(metric).name or "dice",
         "classes": _classes(run),
         "colours": [f"rgb{overlay.legend(run.competition)[name] or (128, 128, 128)}" for name in _classes(run)],
         "thresholds": _thresholds(run),
@@ -124,14 +124,11 @@ def reader(run: Run, images: pd.DataFrame) -> Callable[[str], Image]:
     return image_of
 
 
-def picks(
-    ordered: pd.DataFrame, metric: Metric, named: Sequence[str], suspects: Sequence[str], seed: int
-) -> list[str]:
+def picks(ordered: pd.DataFrame, named: Sequence[str], suspects: Sequence[str], seed: int) -> list[str]:
     """Returns the images that are enlarged, each once: those that are named, suspects, the worst, and some at random.
 
     Args:
         ordered: rows of oof_scores.csv, the worst first.
-        metric: what the scores are.
         named: images that the reasons of the verdict name.
         suspects: images whose labels the networks contradict, the likeliest fault first.
         seed: of the draw.
@@ -190,10 +187,10 @@ def _seen(
     bits, predicted = errors_of(image.true, image.predicted, multiclass)
     if place >= STAMPS:
         return np.zeros((0, 0, 3), np.uint8), bits, predicted
-    true, guess = (image.true == 1).any(0), image.predicted.any(0)
-    if len(image.true) > 1:  # the outlines of many classes would cover a stamp: what is wrong is outlined
+    true, guess = (image.true[0] == 1), image.predicted[0] == 1
+    if len(image.true) > 1:  # many classes would cover a stamp: what is wrong is marked
         counted = (image.true != 255).all(0)
-        true, guess = None, ((image.true != image.predicted).any(0) & counted)
+        true, guess = np.zeros_like(true), (image.true != image.predicted).any(0) & counted
     return encoding.stamp(image.picture, true, guess, cell), bits, predicted
 
 
@@ -237,11 +234,9 @@ def _suspects(run: Run) -> dict[str, str]:
 # --- enlarged images -------------------------------------------------------------------------------------------------
 
 
-def _enlarged(
-    read: Callable[[str], Image], run: Run, chosen: Sequence[tuple[int, str]]
-) -> dict[int, dict[str, Any]]:
+def _enlarged(read: Callable[[str], Image], run: Run, chosen: Sequence[tuple[int, str]]) -> dict[int, dict[str, Any]]:
     """Enlarged images by their row, as large as the budget allows: the first ones tell what a picture takes."""
-    measure = _measure(metric_of(run.competition))
+    measure = measure_of(metric_of(run.competition))
     side = ENLARGED
     trial = [len(one["image"]) for one in (_large(read, measure, side, image_id) for _, image_id in chosen[:8]) if one]
     expected = float(np.mean(trial)) * len(chosen) if trial else 0.0
@@ -273,7 +268,7 @@ def _large(read: Callable[[str], Image], measure: Metric, side: int, image_id: s
         "probability": encoding.planes_png(levels.astype(np.uint8)),
         "shape": shape,
         "inner": inner,
-        "scores": [_by_level(*planes, measure) for planes in zip(image.probability, image.true, strict=True)],
+        "scores": [scores_by_level(*planes, measure) for planes in zip(image.probability, image.true, strict=True)],
     }
 
 
@@ -284,8 +279,14 @@ def _nearest(plane: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     return plane[np.minimum(rows, plane.shape[0] - 1)][:, np.minimum(columns, plane.shape[1] - 1)]
 
 
-def _by_level(probability: np.ndarray, true: np.ndarray, measure: Metric) -> list[float]:
-    """The score of one class at the thresholds 0, 16, 32, … of 255."""
+def scores_by_level(probability: np.ndarray, true: np.ndarray, measure: Metric) -> list[float]:
+    """Returns the score of one class of an image at the thresholds 0, 16, 32, … of 255, and no other rule.
+
+    Args:
+        probability: (h, w) uint8, p·255.
+        true: (h, w) uint8 of 0, 1 and 255 (ignored).
+        measure: a metric of one image that counts pixels.
+    """
     counted = true != 255
     levels, there = (probability // encoding.LEVELS)[counted], (true == 1)[counted]
     found, both = (
@@ -294,8 +295,8 @@ def _by_level(probability: np.ndarray, true: np.ndarray, measure: Metric) -> lis
     return [round(float(score), 4) for score in measure.function(both, found, np.full_like(found, there.sum()))]
 
 
-def _measure(metric: Metric) -> Metric:
-    """What the viewer scores an image by: the competition's metric where that is an overlap of one image, else Dice."""
+def measure_of(metric: Metric) -> Metric:
+    """Returns what the viewer scores an image by: the metric itself where it is an overlap of one image, else Dice."""
     return metric if metric.counted == "pixels" and metric.unit == "image" else METRICS["dice"]
 
 

@@ -29,8 +29,8 @@ def steps(run: Run) -> list[Step]:
         for member in run.members(fold)
     ]
     inputs = (
-        run.table, run.test_table, run.outliers, run.pairs_apart, run.test_duplicates, run.audit, *histories, run.postprocess,
-        run.folder / "oof_scores.csv", run.suspects, *blends.files(run, "oof"), run.record,
+        run.table, run.test_table, run.outliers, run.pairs_apart, run.test_duplicates, run.audit, *histories,
+        run.postprocess, run.folder / "oof_scores.csv", run.suspects, *blends.files(run, "oof"), run.record,
         run.folder / "test.json",
     )  # fmt: skip
     present = tuple(path for path in inputs if path.exists())

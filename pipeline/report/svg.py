@@ -7,7 +7,7 @@ variables with a default, so that a page can have lighter ones on dark ground. T
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from typing import Literal
@@ -90,7 +90,8 @@ class Chart:
         if self.diagonal:
             low, high = max(x.low, y.low), min(x.high, y.high)
             ends = [f"{x.at(value):.1f} {y.at(value):.1f}" for value in (low, high)]
-            parts.append(f'<path d="M{" L".join(ends)}" stroke="currentColor" stroke-opacity=".6" stroke-dasharray="6 4" fill="none"/>')
+            look = 'stroke="currentColor" stroke-opacity=".6" stroke-dasharray="6 4" fill="none"'
+            parts.append(f'<path d="M{" L".join(ends)}" {look}/>')
         parts += [_mark(one, x, y) for one in self.marks]
         parts += [_drawn(one, x, y) for one in shown]
         data = {"x": _for_script(x), "y": _for_script(y), "across": self.across, "up": self.up}
@@ -164,7 +165,7 @@ Drawing = Chart | Dots
 # --- parts -----------------------------------------------------------------------------------------------------------
 
 
-def _element(height: int, title: str, parts: list[str], data: dict[str, object]) -> str:
+def _element(height: int, title: str, parts: list[str], data: Mapping[str, object]) -> str:
     return (
         f'<svg class="chart" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" '
         f'role="img" aria-label="{escape(title)}" font-family="system-ui, sans-serif" font-size="{FONT}" '
@@ -183,10 +184,11 @@ def _frame(
         anchor = "end" if x.at(value) > WIDTH - RIGHT - 12 else "middle"  # else the last one is cut off
         texts.append(f'<text x="{place}" y="{bottom + 16}" text-anchor="{anchor}">{number(value)}</text>')
     for value in y.ticks(5) if up else []:
-        place = y.at(value)
-        grid.append(f"M{left} {place:.1f}H{WIDTH - RIGHT}")
-        texts.append(f'<text x="{left - 6}" y="{place + 4:.1f}" text-anchor="end">{number(value)}</text>')
-    texts.append(f'<text x="{(left + WIDTH - RIGHT) / 2}" y="{bottom + 34}" text-anchor="middle">{escape(across)}</text>')
+        height = y.at(value)
+        grid.append(f"M{left} {height:.1f}H{WIDTH - RIGHT}")
+        texts.append(f'<text x="{left - 6}" y="{height + 4:.1f}" text-anchor="end">{number(value)}</text>')
+    centre = (left + WIDTH - RIGHT) / 2
+    texts.append(f'<text x="{centre}" y="{bottom + 34}" text-anchor="middle">{escape(across)}</text>')
     if name:
         middle = (TOP + bottom) / 2
         texts.append(f'<text transform="translate(11 {middle}) rotate(-90)" text-anchor="middle">{escape(name)}</text>')
@@ -227,7 +229,8 @@ def _row(row: Row, x: Axis, y: float, room: int) -> str:
     interval, said = "", ""
     if row.low is not None and row.high is not None:
         low, high = x.at(row.low), x.at(row.high)
-        interval = _path(f"M{low:.1f} {y - 4:.1f}v8M{low:.1f} {y:.1f}H{high:.1f}M{high:.1f} {y - 4:.1f}v8", row.number, 2)
+        bar = f"M{low:.1f} {y - 4:.1f}v8M{low:.1f} {y:.1f}H{high:.1f}M{high:.1f} {y - 4:.1f}v8"
+        interval = _path(bar, row.number, 2)
         said = f", 95 % interval {row.low:.4f} to {row.high:.4f}"
     dot = f'<circle cx="{place:.1f}" cy="{y:.1f}" r="5" fill="{colour(row.number)}"/>'
     return (
