@@ -1,6 +1,6 @@
 """What the page's table and viewer show: every held-out image as a row and a stamp, and those that matter enlarged.
 
-One pass over all held-out images draws the stamps and tells what kind of error each is; a second one, over the few
+One pass over all held-out images draws the stamps and tells what kind of error each is; a second one, over the three
 hundred that are worst, suspected or drawn at random, keeps picture, masks and probabilities for the viewer.
 """
 
@@ -30,8 +30,8 @@ POOR = 0.7
 """Dice below which the overlap of two masks is poor."""
 STRAY = 0.01
 """Share of a multiclass image that a class must cover to be a false alarm, or missed: borders always stray."""
-WORST, SUSPECTS, RANDOM = 120, 120, 60
-"""Images that are enlarged."""
+WORST, SUSPECTS, RANDOM, LARGE = 120, 120, 60, 300
+"""Images that are enlarged, and how many of them together: more of the worst ones where the others are fewer."""
 STAMPS, SIDE = 6000, 64
 """Images that have a stamp, the worst ones where there are more; and its longer side in pixels."""
 STAMP_QUALITY, QUALITY, FEWER = 50, 72, 1500
@@ -125,7 +125,8 @@ def reader(run: Run, images: pd.DataFrame) -> Callable[[str], Image]:
 
 
 def picks(ordered: pd.DataFrame, named: Sequence[str], suspects: Sequence[str], seed: int) -> list[str]:
-    """Returns the images that are enlarged, each once: those that are named, suspects, the worst, and some at random.
+    """Returns the images that are enlarged, each once: those that are named, suspects, the worst, and some at random,
+    filled up with further ones of the worst.
 
     Args:
         ordered: rows of oof_scores.csv, the worst first.
@@ -137,7 +138,8 @@ def picks(ordered: pd.DataFrame, named: Sequence[str], suspects: Sequence[str], 
     there = set(ids)
     drawn = np.random.default_rng(seed).permutation(len(ids))[:RANDOM]
     wanted = [*named, *suspects[:SUSPECTS], *ids[:WORST], *(ids[place] for place in drawn)]
-    return [one for one in dict.fromkeys(wanted) if one in there]
+    chosen = dict.fromkeys(one for one in wanted if one in there)
+    return [*chosen, *(one for one in ids if one not in chosen)][: max(LARGE, len(chosen))]
 
 
 def errors_of(true: np.ndarray, predicted: np.ndarray, multiclass: bool) -> tuple[int, int]:

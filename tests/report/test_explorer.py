@@ -75,7 +75,7 @@ def test_what_is_enlarged() -> None:
     rows = pd.DataFrame({"image_id": [f"i{number}" for number in range(1000)]})
     chosen = explorer.picks(rows, ["i900", "gone"], ["i700"], seed=0)
     assert chosen[:3] == ["i900", "i700", "i0"] and len(chosen) == len(set(chosen))
-    assert explorer.WORST < len(chosen) <= explorer.WORST + explorer.RANDOM + 2
+    assert len(chosen) == explorer.LARGE and sum(int(one[1:]) > explorer.LARGE for one in chosen) > 20
     assert set(chosen) >= {f"i{number}" for number in range(explorer.WORST)}
 
 
