@@ -36,10 +36,10 @@ STAMPS, SIDE = 6000, 64
 """Images that have a stamp, the worst ones where there are more; and its longer side in pixels."""
 STAMP_QUALITY, QUALITY, FEWER = 50, 72, 1500
 """WebP qualities of stamps and of enlarged pictures; with more stamps than `FEWER` theirs is lower."""
-ENLARGED, BUDGET = 512, 5_500_000
+ENLARGED, BUDGET = 480, 5_000_000
 """Longer side of an enlarged picture in pixels, and base64 letters that all of them may take together."""
-PROBABILITY_PIXELS = 120_000
-"""Of all classes of an enlarged image together."""
+PROBABILITY = 250
+"""Square root of the pixels of probability of an enlarged image, of all classes together: networks say no more."""
 MISSING = (PipelineError, ValueError, KeyError, OSError)
 """Its raw file or its prediction was moved away."""
 
@@ -237,27 +237,29 @@ def _suspects(run: Run) -> dict[str, str]:
 
 
 def _enlarged(read: Callable[[str], Image], run: Run, chosen: Sequence[tuple[int, str]]) -> dict[int, dict[str, Any]]:
-    """Enlarged images by their row, as large as the budget allows: the first ones tell what a picture takes."""
+    """Enlarged images by their row, as large as the budget allows: a few of them tell what one takes."""
     measure = measure_of(metric_of(run.competition))
-    side = ENLARGED
-    trial = [len(one["image"]) for one in (_large(read, measure, side, image_id) for _, image_id in chosen[:8]) if one]
-    expected = float(np.mean(trial)) * len(chosen) if trial else 0.0
-    if expected > BUDGET:
-        side = max(160, round(side * (BUDGET / expected) ** 0.5))
+    trial = [_large(read, measure, 1.0, image_id) for _, image_id in chosen[:: max(1, len(chosen) // 8)]]
+    expected = len(chosen) * float(np.mean([_letters(one) for one in trial if one] or [0]))
+    scale = min(1.0, (BUDGET / max(1.0, expected)) ** 0.5)
     with ThreadPoolExecutor() as pool:
-        drawn = pool.map(lambda one: _large(read, measure, side, one[1]), chosen)
+        drawn = pool.map(lambda one: _large(read, measure, scale, one[1]), chosen)
         found = list(track(drawn, "report: enlarged", len(chosen)))
     return {place: one for (place, _), one in zip(chosen, found, strict=True) if one is not None}
 
 
-def _large(read: Callable[[str], Image], measure: Metric, side: int, image_id: str) -> dict[str, Any] | None:
+def _letters(large: dict[str, Any]) -> int:
+    return sum(len(large[name]) for name in ("image", "masks", "probability"))
+
+
+def _large(read: Callable[[str], Image], measure: Metric, scale: float, image_id: str) -> dict[str, Any] | None:
     """Picture, masks, probabilities, and the score of each class (C, 16) at every threshold alone."""
     try:
         image = read(image_id)
     except MISSING:
         return None
-    shape = encoding.within((image.picture.shape[0], image.picture.shape[1]), side)
-    room = (PROBABILITY_PIXELS / len(image.probability)) ** 0.5 / (shape[0] * shape[1]) ** 0.5
+    shape = encoding.within((image.picture.shape[0], image.picture.shape[1]), round(scale * ENLARGED))
+    room = scale * PROBABILITY / (len(image.probability) * shape[0] * shape[1]) ** 0.5
     inner = encoding.within(shape, max(16, int(max(shape) * min(1.0, room))))
     masks = np.stack([
         _nearest(np.where(true == 255, 4, true * 2 + predicted).astype(np.uint8), shape)

@@ -149,7 +149,7 @@ def test_a_hostile_id_stays_text(run: Run, tmp_path: Path) -> None:
     rows.to_csv(run.folder / "oof_scores.csv", index=False)
     page.write(tmp_path / "page.html", "report.html.jinja", **sections.everything(run))
     written_page = (tmp_path / "page.html").read_text(encoding="utf-8")
-    assert len(re.findall(r"<script\b", written_page)) == 2  # the data and the page's own
+    assert len(re.findall(r"<script\b", written_page)) == 3  # the data and the page's two
     assert HOSTILE not in written_page and html.escape(HOSTILE, quote=False)[:60] in written_page.replace(
         "&#34;", '"'
     ).replace("&#39;", "'")
