@@ -70,7 +70,6 @@ class Axis:
         if not self.log:
             return _linear_ticks(self.low, self.high, most)
         first, last = math.floor(math.log10(self.low)), math.ceil(math.log10(self.high))
-        decades = last - first
         for steps in (STEPS[:3], (1, 3), (1,)):
             found = [step * 10.0**power for power in range(first, last + 1) for step in steps]
             found = [value for value in found if self.low <= value <= self.high]
@@ -78,7 +77,7 @@ class Axis:
                 break
         else:
             found = found[:: -(-len(found) // most)]
-        if len(found) < 2 and decades:
+        if len(found) < 3:
             found = _linear_ticks(self.low, self.high, most)
         starts_at_zero = self.low < self.zero * 1.01
         return [0.0, *(one for one in found if one >= 1.4 * self.zero)] if starts_at_zero else found
