@@ -25,8 +25,9 @@ LEFT, RIGHT, TOP, BOTTOM = 52, 10, 12, 42
 """Room around the axes."""
 LINE = 18
 """Height of a line of the legend, and of a row of `Dots`."""
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#a8487f", "#56b4e9", "#8a6d00")
-"""Blue and orange first; all from or close to Okabe and Ito's palette, which colour-blind eyes tell apart."""
+COLOURS = ("#005f9e", "#d55e00", "#45a8e6", "#e09a00", "#444444", "#a8487f")
+"""Dark and light blue and orange, grey, purple: close to Okabe and Ito's palette, and apart in lightness too, as its green
+and purple are not for colour-blind eyes."""
 DASHES = ("", "7 3", "2 3")
 """One round of colours after the other: solid, dashed, dotted."""
 Shape = Literal["line", "points", "cloud", "bars"]
@@ -207,7 +208,7 @@ def _drawn(series: Series, x: Axis, y: Axis) -> str:
         bars = "".join(f"M{one - width / 2:.1f} {base:.1f}V{other:g}h{width:.1f}V{base:.1f}z" for one, other in pairs)
         shape = f'<path d="{bars}" fill="{colour(series.number)}" fill-opacity=".75"/>'
     elif series.shape == "cloud":
-        shape = _path(dots, series.number, 4, ' stroke-linecap="round" stroke-opacity=".45"')
+        shape = _path(dots, series.number, 4, ' stroke-linecap="round" stroke-opacity=".6"')
     elif series.shape == "points":
         shape = _path(dots, series.number, 8, ' stroke-linecap="round"')
     else:
