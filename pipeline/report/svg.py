@@ -26,8 +26,8 @@ LEFT, RIGHT, TOP, BOTTOM = 52, 10, 12, 42
 LINE = 18
 """Height of a line of the legend, and of a row of `Dots`."""
 COLOURS = ("#005f9e", "#d55e00", "#45a8e6", "#e09a00", "#444444", "#a8487f")
-"""Dark and light blue and orange, grey, purple: close to Okabe and Ito's palette, and apart in lightness too, as its green
-and purple are not for colour-blind eyes."""
+"""Dark and light blue and orange, grey, purple: apart in lightness too, as the green and purple of Okabe and Ito's
+palette are not for colour-blind eyes."""
 DASHES = ("", "7 3", "2 3")
 """One round of colours after the other: solid, dashed, dotted."""
 Shape = Literal["line", "points", "cloud", "bars"]
