@@ -12,6 +12,7 @@ import pandas as pd
 
 from pipeline.core.config.competition import Competition
 from pipeline.masks.bootstrap import bootstrap, mean_counts, mean_score
+from pipeline.masks.overlay import legend
 from pipeline.report.axes import share
 from pipeline.report.svg import Chart, Dots, Drawing, Mark, Row, Series
 
@@ -40,13 +41,14 @@ def mask_areas(images: pd.DataFrame, competition: Competition) -> Chart:
     beyond = int((together > usual).sum()) if end > FAR * usual else 0
     end = usual if beyond else end
     start = float(together.min(initial=end))
+    colours = legend(competition)  # those of the pictures
     edges = np.linspace(start if end / 4 < start < end else 0, end, BINS + 1)  # masks of much the same size
     middles = (edges[1:] + edges[:-1]) / 2
     series = [
         Series(
             f"{name}: {share(float((shares[name] == 0).mean()) if len(images) else 0)} empty",
             middles, np.histogram(np.minimum(values, end), edges)[0], "bars" if len(present) == 1 else "line",
-            number, key=name,
+            number, key=name, colour=f"rgb{colours[name]}" if len(present) > 1 else "",
         )
         for number, (name, values) in enumerate(present.items())
     ]  # fmt: skip

@@ -21,7 +21,7 @@ WIDTH, HEIGHT = 420, 220
 FONT = 12
 LETTER = 7.2
 """Mean width of a letter of this size: an estimate, on the safe side."""
-LEFT, RIGHT, TOP, BOTTOM = 52, 10, 12, 42
+LEFT, RIGHT, TOP, BOTTOM = 64, 10, 12, 42
 """Room around the axes."""
 LINE = 18
 """Height of a line of the legend, and of a row of `Dots`."""
@@ -51,6 +51,8 @@ class Series:
     """Whether the legend names it."""
     ids: Sequence[str] = ()
     """What each point is of, which the pointer shows."""
+    colour: str = ""
+    """A CSS colour instead of that of the number."""
 
 
 @dataclass(frozen=True)
@@ -199,6 +201,7 @@ def _frame(
 
 
 def _drawn(series: Series, x: Axis, y: Axis) -> str:
+    paint = series.colour or series.number
     across, up = np.round(x.places(series.x), 1), np.round(y.places(series.y), 1)
     pairs = list(zip(across.tolist(), up.tolist(), strict=True))
     dots = "".join(f"M{one:g} {other:g}h0" for one, other in pairs)
@@ -206,15 +209,15 @@ def _drawn(series: Series, x: Axis, y: Axis) -> str:
         width = max(1.0, abs(x.at(_step(series.x)) - x.at(0)) - 1)
         base = y.at(0)
         bars = "".join(f"M{one - width / 2:.1f} {base:.1f}V{other:g}h{width:.1f}V{base:.1f}z" for one, other in pairs)
-        shape = f'<path d="{bars}" fill="{colour(series.number)}" fill-opacity=".75"/>'
+        shape = f'<path d="{bars}" fill="{colour(paint)}" fill-opacity=".75"/>'
     elif series.shape == "cloud":
-        shape = _path(dots, series.number, 4, ' stroke-linecap="round" stroke-opacity=".6"')
+        shape = _path(dots, paint, 4, ' stroke-linecap="round" stroke-opacity=".6"')
     elif series.shape == "points":
-        shape = _path(dots, series.number, 8, ' stroke-linecap="round"')
+        shape = _path(dots, paint, 8, ' stroke-linecap="round"')
     else:
         line = "L".join(f"{one:g} {other:g}" for one, other in pairs)
         dash = ' stroke-dasharray="4 3" stroke-opacity=".7"' if series.dashed else _dash(series.number)
-        shape = _path(f"M{line}" if pairs else "", series.number, 2, dash + ' stroke-linejoin="round"')
+        shape = _path(f"M{line}" if pairs else "", paint, 2, dash + ' stroke-linejoin="round"')
     ids = f' data-ids="{escape(json.dumps(list(series.ids), ensure_ascii=False))}"' if len(series.ids) else ""
     return (
         f'<g class="series" data-name="{escape(series.name)}" data-key="{escape(series.key)}"{ids} '
@@ -267,20 +270,24 @@ def _legend(series: list[Series], marks: list[Mark], top: int = HEIGHT) -> tuple
 
 
 def _sample(series: Series) -> str:
+    paint = series.colour or series.number
     if series.shape == "bars":
-        return f'<path d="M2 -9h18v10h-18z" fill="{colour(series.number)}" fill-opacity=".75"/>'
+        return f'<path d="M2 -9h18v10h-18z" fill="{colour(paint)}" fill-opacity=".75"/>'
     if series.shape in ("cloud", "points"):
-        return _path("M11 -4h0", series.number, 7, ' stroke-linecap="round"')
+        return _path("M11 -4h0", paint, 7, ' stroke-linecap="round"')
     dash = ' stroke-dasharray="4 3"' if series.dashed else _dash(series.number)
-    return _path("M0 -4h22", series.number, 2, dash)
+    return _path("M0 -4h22", paint, 2, dash)
 
 
-def _path(d: str, colour_number: int, width: float, more: str = "") -> str:
+def _path(d: str, colour_number: int | str, width: float, more: str = "") -> str:
     return f'<path d="{d}" stroke="{colour(colour_number)}" stroke-width="{width:g}" fill="none"{more}/>'
 
 
-def colour(number: int) -> str:
-    """Returns the CSS colour of a number: a variable of the page, or where there is none the one for light ground."""
+def colour(number: int | str) -> str:
+    """Returns the CSS colour of a number: a variable of the page, or where there is none the one for light ground; a
+    colour as it is."""
+    if isinstance(number, str):
+        return number
     place = number % len(COLOURS)
     return f"var(--c{place}, {COLOURS[place]})"
 
@@ -295,7 +302,7 @@ def _finite(series: Series) -> Series:
     there = np.isfinite(x) & np.isfinite(y)
     ids = [one for one, kept in zip(series.ids, there, strict=True) if kept] if len(series.ids) else ()
     return Series(series.name, x[there], y[there], series.shape, series.number, series.dashed, series.key,
-                  series.listed, ids)  # fmt: skip
+                  series.listed, ids, series.colour)  # fmt: skip
 
 
 def _step(x: Sequence[float] | np.ndarray) -> float:

@@ -68,11 +68,16 @@ class Explorer {
     }
   }
 
+  keys(name) {  // numbers as they are, texts so that 10_2 comes before 10_11
+    this.known ||= {}
+    const text = value => typeof value === "string" ? value.toLowerCase().replace(/\d+/g, digits => digits.padStart(12, "0")) : value
+    return this.known[name] ||= this.columns[name].map(text)
+  }
+
   sort(name) {
     const values = this.columns[name], up = this.sorted === name ? !this.up : true, sign = up ? 1 : -1
     Object.assign(this, { sorted: name, up })
-    const text = new Intl.Collator("en", { numeric: true })
-    const compare = typeof values.find(one => one !== null) === "string" ? (a, b) => sign * text.compare(values[a], values[b]) : (a, b) => sign * (values[a] - values[b])
+    const keys = this.keys(name), compare = (a, b) => sign * (keys[a] < keys[b] ? -1 : keys[a] > keys[b] ? 1 : 0)
     const known = this.order.filter(one => values[one] !== null), rest = this.order.filter(one => values[one] === null)
     this.order = [...known.sort(compare), ...rest]
     for (const head of document.querySelectorAll("#explorer th[data-sort]")) {
@@ -166,6 +171,10 @@ class Viewer {
     if (this.data.classes.length > 1) this.picker.append(make("option", "all classes", { value: -1 }))
     this.data.classes.forEach((name, number) => this.picker.append(make("option", name, { value: number })))
     byId("class-picker").hidden = this.data.classes.length < 2
+    if (this.data.classes.length > 1) this.data.classes.forEach((name, number) => {
+      byId("viewer-legend").append(make("i", undefined, { class: "swatch", style: `background: ${this.data.colours[number]}` }), ` ${name} `)
+    })
+    byId("viewer-legend").append("solid outline: truth; dashed: prediction")
     this.listen()
   }
 
