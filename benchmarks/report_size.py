@@ -83,11 +83,11 @@ def write_run(images: int, groups: int) -> Run:
     for number in range(images):
         image, mask = draw(number)
         name = f"{number % groups + 1}_{number // groups + 1}"
-        path = f"train/{name}.tif"
-        cv2.imwrite(str(run.input / path), image)
+        file = f"train/{name}.tif"
+        cv2.imwrite(str(run.input / file), image)
         probabilities[number] = predict(mask, number)
         rows.append({
-            "image_id": name, "subset": "train", "path": path, "height": SHAPE[0], "width": SHAPE[1], "channels": 1,
+            "image_id": name, "subset": "train", "path": file, "height": SHAPE[0], "width": SHAPE[1], "channels": 1,
             "dtype": "uint8", "group": str(number % groups + 1), "fault": "", "ignore": "",
             "rle_nerve": rle.encode(mask), "area_nerve": int(mask.sum()),
         })  # fmt: skip

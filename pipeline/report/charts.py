@@ -208,10 +208,11 @@ def score_by_group(scores: pd.DataFrame, metric: str, most: int = 24) -> Dots:
         most: how many rows fit.
     """
     groups = scores.groupby("group")["score"].agg(["mean", "size", "std"]).sort_values("mean")
+    least, largest = scores["score"].min(), scores["score"].max()  # no interval leaves what scores can be
     rows = []
     for group, mean, size, spread in groups.head(most).itertuples():
         half = 1.96 * spread / size**0.5 if size > 1 and np.isfinite(spread) else None
-        low, high = (None, None) if half is None else (mean - half, mean + half)
+        low, high = (None, None) if half is None else (max(least, mean - half), min(largest, mean + half))
         rows.append(Row(f"{group} ({size})", mean, low, high))
     which = f"The {len(rows)} lowest of {len(groups)} groups" if len(groups) > most else "Every group"
     mean = float(scores["score"].mean()) if len(scores) else float("nan")
