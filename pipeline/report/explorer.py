@@ -18,6 +18,7 @@ from pipeline.core.errors import PipelineError
 from pipeline.core.run import Run
 from pipeline.decode import table
 from pipeline.masks import overlay
+from pipeline.masks.geometry import IGNORE
 from pipeline.masks.metric import Metric
 from pipeline.masks.metrics import METRICS, metric_of
 from pipeline.masks.overlaps import counts, dice
@@ -113,6 +114,8 @@ def reader(run: Run, images: pd.DataFrame) -> Callable[[str], Image]:
     def image_of(image_id: str) -> Image:
         row = images.loc[image_id]
         true = table.scored_mask(row, competition)
+        if competition.ignored is not None:  # its pixels count in no score
+            true[:, true[competition.ignored] == 1] = IGNORE
         shape = (true.shape[1], true.shape[2])
         predicted = predict(image_id, shape)
         probability = predicted.probability
@@ -191,7 +194,7 @@ def _seen(
         return np.zeros((0, 0, 3), np.uint8), bits, predicted
     true, guess = (image.true[0] == 1), image.predicted[0] == 1
     if len(image.true) > 1:  # many classes would cover a stamp: what is wrong is marked
-        counted = (image.true != 255).all(0)
+        counted = (image.true != IGNORE).all(0)
         true, guess = np.zeros_like(true), (image.true != image.predicted).any(0) & counted
     return encoding.stamp(image.picture, true, guess, cell), bits, predicted
 
@@ -262,7 +265,7 @@ def _large(read: Callable[[str], Image], measure: Metric, scale: float, image_id
     room = scale * PROBABILITY / (len(image.probability) * shape[0] * shape[1]) ** 0.5
     inner = encoding.within(shape, max(16, int(max(shape) * min(1.0, room))))
     masks = np.stack([
-        _nearest(np.where(true == 255, 4, true * 2 + predicted).astype(np.uint8), shape)
+        _nearest(np.where(true == IGNORE, 4, true * 2 + predicted).astype(np.uint8), shape)
         for true, predicted in zip(image.true, image.predicted, strict=True)
     ])  # fmt: skip
     levels = np.stack([encoding.resized(plane, inner) // encoding.LEVELS for plane in image.probability])
@@ -291,7 +294,7 @@ def scores_by_level(probability: np.ndarray, true: np.ndarray, measure: Metric) 
         true: (h, w) uint8 of 0, 1 and 255 (ignored).
         measure: a metric of one image that counts pixels.
     """
-    counted = true != 255
+    counted = true != IGNORE
     levels, there = (probability // encoding.LEVELS)[counted], (true == 1)[counted]
     found, both = (
         np.bincount(values, minlength=encoding.LEVELS)[::-1].cumsum()[::-1] for values in (levels, levels[there])

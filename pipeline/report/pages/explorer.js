@@ -133,7 +133,7 @@ class Explorer {
   draw() {
     const visible = this.shown.slice(0, this.limit), scores = this.shown.map(one => this.columns.score[one]).filter(one => one !== null)
     document.querySelector("#explorer tbody").replaceChildren(...visible.map(one => this.row(one)))
-    const mean = scores.length ? `, mean ${this.data.metric} of these images ${(scores.reduce((a, b) => a + b, 0) / scores.length).toFixed(4)}` : ""
+    const mean = scores.length ? `, mean of their scores ${(scores.reduce((a, b) => a + b, 0) / scores.length).toFixed(4)}` : ""
     byId("count").textContent = `${this.shown.length.toLocaleString("en")} of ${this.count.toLocaleString("en")} images${mean}; ${visible.length} shown`
     document.querySelector(".more").hidden = visible.length === this.shown.length
   }
