@@ -10,7 +10,7 @@ writes  work/<competition>/outliers.csv: image_id, reason, score, partner_id, no
         work/<competition>/test_duplicates.csv: the same columns, one row per training image that a test image looks
         like. No fold, model or score depends on it, so that a new test set changes none of them
         work/<competition>/outliers/<reason>.png: the first and the last findings by score, each beside its partner; of
-        duplicates also the nearest pairs beyond the bound, which are not taken for any
+        duplicates also the nearest pairs beyond the bound, which are not taken for any; these are listed in apart.csv
 
 Detectors and what their scores count: outliers.py. Their settings, and what follows from a finding: `clean` in the
 competition's YAML (core/config/cleaning.py). outliers.csv may be edited: everything after it goes by what it then says.
@@ -80,6 +80,8 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
             found, beyond = find(run, images)
             _remove_pictures(run, of_test=False)
             _draw(run, images, images, found, beyond)
+            with writing(run.pairs_apart) as temporary:
+                beyond.to_csv(temporary, index=False)
             said = "1 finding" if len(found) == 1 else f"{len(found) or 'no'} findings"
         else:
             tests = table.read_table(run.test_table)

@@ -104,6 +104,11 @@ class Run:
         return self.competition_folder / "outliers"
 
     @property
+    def pairs_apart(self) -> Path:
+        """The nearest pairs of images that are not taken for near-duplicates, in the columns of outliers.csv."""
+        return self.outlier_pictures / "apart.csv"
+
+    @property
     def test_duplicates(self) -> Path:
         """One row per training image that a test image looks like."""
         return self.competition_folder / "test_duplicates.csv"

@@ -125,7 +125,8 @@ def _payload(run: Run) -> bytes:
     assert home is not None
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:bz2") as pack:
-        paths = [path for path in sorted(PACKAGE.rglob("*")) if path.suffix in (".py", ".yaml", ".jinja")]
+        suffixes = (".py", ".yaml", ".jinja", ".css", ".js")
+        paths = [path for path in sorted(PACKAGE.rglob("*")) if path.suffix in suffixes]
         paths = [path for path in paths if "__pycache__" not in path.parts]
         for path in (*paths, home / "pyproject.toml"):
             _add(pack, path.relative_to(home).as_posix(), path.read_bytes())

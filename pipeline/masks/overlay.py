@@ -1,6 +1,7 @@
 """Pictures of images, masks and predictions."""
 
 import base64
+import textwrap
 
 import cv2
 import numpy as np
@@ -18,11 +19,16 @@ CLASS_COLOURS = [
     (0, 114, 178),
 ]
 WHITE = (255, 255, 255)
-TRUE_COLOUR, PREDICTED_COLOUR, BOTH_COLOUR = (0, 200, 0), (230, 30, 30), (250, 220, 0)
+TRUE_COLOUR, PREDICTED_COLOUR, BOTH_COLOUR = (40, 130, 255), (255, 140, 0), (235, 235, 235)
+"""Blue and orange, which differ for colour-blind eyes too, and nearly white, which neither can be taken for."""
+FRAME = (128, 128, 128)
+"""Around a picture on a sheet: a white one would vanish."""
+LETTERS, LINE = 0.5, 18
+"""Size of a sheet's captions, and the height of a line in pixels."""
 
 
 def overlay(image: np.ndarray, true: np.ndarray, predicted: np.ndarray, strength: float = 0.35) -> np.ndarray:
-    """Returns an RGB picture (h, w, 3) uint8: truth green, prediction red and dashed, both yellow.
+    """Returns an RGB picture (h, w, 3) uint8: truth blue, prediction orange and dashed, both pale.
 
     Args:
         image: (h, w, C) uint8, uint16 or float16.
@@ -106,14 +112,32 @@ def contact_sheet(tiles: list[tuple[list[np.ndarray], str]], each: int = 208, ac
     return np.vstack([np.hstack(drawn[start : start + columns]) for start in range(0, len(drawn), columns)])
 
 
+def scaled(picture: np.ndarray, width: int) -> np.ndarray:
+    """Returns an RGB picture made `width` pixels wide."""
+    height = max(1, round(picture.shape[0] * width / picture.shape[1]))
+    interpolation = cv2.INTER_LINEAR if width > picture.shape[1] else cv2.INTER_AREA
+    return cv2.resize(picture, (width, height), interpolation=interpolation)
+
+
 def _captioned(pictures: list[np.ndarray], caption: str, each: int, most: int) -> np.ndarray:
-    sized = [cv2.resize(one, (each, round(one.shape[0] * each / one.shape[1]))) for one in pictures]
-    tile = np.full((max(map(len, sized)) + 20, most * (each + 4), 3), 255, np.uint8)
+    sized = [cv2.rectangle(scaled(one, each), (0, 0), (each - 1, 10**6), FRAME) for one in pictures]
+    for one in sized:
+        one[-1] = FRAME
+    lines = _lines(caption.encode("ascii", "replace").decode(), most * (each + 4) - 4)
+    top = max(map(len, sized))
+    tile = np.full((top + LINE * len(lines) + 4, most * (each + 4), 3), 255, np.uint8)
     for number, one in enumerate(sized):
         tile[: len(one), number * (each + 4) : number * (each + 4) + each] = one
-    text = caption.encode("ascii", "replace").decode()
-    cv2.putText(tile, text, (2, len(tile) - 6), cv2.FONT_HERSHEY_SIMPLEX, 0.38, (0, 0, 0), 1, cv2.LINE_AA)
+    for number, text in enumerate(lines):
+        place = (2, top + LINE * (number + 1) - 4)
+        cv2.putText(tile, text, place, cv2.FONT_HERSHEY_SIMPLEX, LETTERS, (0, 0, 0), 1, cv2.LINE_AA)
     return tile
+
+
+def _lines(text: str, width: int) -> list[str]:
+    """A caption as lines of at most so many pixels, broken between words, and within a word that is longer."""
+    fits = max(1, width // max(1, cv2.getTextSize("n", cv2.FONT_HERSHEY_SIMPLEX, LETTERS, 1)[0][0]))
+    return textwrap.wrap(text, fits) or [""]
 
 
 def legend(competition: Competition) -> dict[str, tuple[int, int, int] | None]:
@@ -137,8 +161,6 @@ def to_rgb8(image: np.ndarray) -> np.ndarray:
 
 def to_data_address(picture: np.ndarray, width: int = 360) -> str:
     """Returns an RGB picture, made `width` pixels wide, as a JPEG inside a data: address for a page."""
-    height = round(picture.shape[0] * width / picture.shape[1])
-    enlarges = width > picture.shape[1]
-    sized = cv2.resize(picture, (width, height), interpolation=cv2.INTER_LINEAR if enlarges else cv2.INTER_AREA)
-    _, data = cv2.imencode(".jpg", cv2.cvtColor(sized, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 88])
+    sized = cv2.cvtColor(scaled(picture, width), cv2.COLOR_RGB2BGR)
+    _, data = cv2.imencode(".jpg", sized, [cv2.IMWRITE_JPEG_QUALITY, 88])
     return "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode()

@@ -1,272 +1,295 @@
 """Charts of the data, of training, of tuning and of scores.
 
-Each takes tables that a stage wrote and returns a matplotlib figure: a notebook shows it, a page holds its SVG.
-
-Lines have the text's colour and fills are told apart by colour-blind eyes, on light and on dark ground.
+Each takes tables that a stage wrote and returns a chart (svg.py): a notebook shows it, a page holds its SVG and adds
+the values under the pointer.
 """
 
-import io
-import re
-from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from pipeline.core.config.competition import Competition
 from pipeline.core.results import searched_by
-from pipeline.masks.overlay import CLASS_COLOURS, legend
+from pipeline.masks.bootstrap import bootstrap, mean_counts, mean_score
+from pipeline.masks.overlay import legend
+from pipeline.report.axes import share
+from pipeline.report.svg import Chart, Dots, Drawing, Mark, Row, Series
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-SIZE = (6.0, 2.8)
-"""Inches of a chart."""
 LEAST_SPAN = 0.02
 """Of the score's axis where it depends on what was tuned: nothing smaller matters, and it would look like a cliff."""
-ORDER = (6, 0, 2, 4, 3, 1)
-"""Of CLASS_COLOURS, the ones for lines: yellow would not be seen on white."""
+BINS = 30
+FAR = 2.0
+"""How many times the 98th percentile the largest mask must be for the histogram to end before it."""
 Trainings = dict[str, tuple[dict[str, Any], pd.DataFrame]]
 """What fold.json says, and the epochs of history.csv, by the title of a training."""
-STYLE: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "pipeline", "font.size": 9}
 
 
-def mask_areas(images: pd.DataFrame, competition: Competition) -> "Figure":
-    """How much of an image its masks cover, for images with a mask; the share of empty ones stands in the legend.
+def mask_areas(images: pd.DataFrame, competition: Competition) -> Chart:
+    """Returns how much of an image its masks cover, for images with a mask; the legend says how many have none.
 
     Args:
         images: the training rows of images.parquet.
         competition: its classes.
     """
-    figure, axes = _figure("share of the image, %", "images")
     pixels = images["height"] * images["width"]
-    shares = {name: (images[f"area_{name}"] / pixels).to_numpy() for name in competition.foreground}
-    labels = [_plain(f"{name}: {(share == 0).sum() / max(len(share), 1):.0%} empty") for name, share in shares.items()]
-    present = [100 * share[share > 0] for share in shares.values()]
-    several = len(present) > 1  # their fills would hide one another
-    colours = [_of_255(colour) for colour in legend(competition).values() if colour] if several else [_colour(0)]
-    kind: Literal["step", "stepfilled"] = "step" if several else "stepfilled"
-    ends = None if any(map(len, present)) else (0, 100)
-    axes.hist(present, bins=30, range=ends, histtype=kind, linewidth=1.5, label=labels, color=colours)
-    _legend(axes)
-    return figure
+    shares = {name: (100 * images[f"area_{name}"] / pixels).to_numpy(np.float64) for name in competition.foreground}
+    present = {name: values[values > 0] for name, values in shares.items()}
+    together = np.concatenate([*present.values(), np.zeros(0)])
+    end = float(together.max(initial=0)) or 100.0
+    usual = 1.1 * float(np.quantile(together, 0.98)) if len(together) else end
+    beyond = int((together > usual).sum()) if end > FAR * usual else 0
+    end = usual if beyond else end
+    start = float(together.min(initial=end))
+    colours = legend(competition)  # those of the pictures
+    edges = np.linspace(start if end / 4 < start < end else 0, end, BINS + 1)  # masks of much the same size
+    middles = (edges[1:] + edges[:-1]) / 2
+    series = [
+        Series(
+            f"{name}: {share(float((shares[name] == 0).mean()) if len(images) else 0)} empty",
+            middles, np.histogram(np.minimum(values, end), edges)[0], "bars" if len(present) == 1 else "line",
+            number, key=name, colour=f"rgb{colours[name]}" if len(present) > 1 else "",
+        )
+        for number, (name, values) in enumerate(present.items())
+    ]  # fmt: skip
+    more = f"; the last bar holds {beyond} larger ones too" if beyond else ""
+    empty = f"; {share(float((shares[competition.foreground[0]] == 0).mean()))} have none" if len(images) else ""
+    title = f"How much of an image its mask covers{empty if len(present) == 1 else ''}{more}."
+    return Chart(title, "share of the image, %", "images", series, from_zero=True)
 
 
-def image_sizes(images: pd.DataFrame) -> "Figure":
-    """Height against width; a point's area grows with the number of images of its size.
+def image_sizes(images: pd.DataFrame) -> Chart:
+    """Returns height against width, one point per size; the pointer shows how many images have it.
 
     Args:
         images: rows of images.parquet.
     """
-    figure, axes = _figure("width, px", "height, px")
+    series = []
     for number, (subset, rows) in enumerate(images.groupby("subset", sort=True)):
         sizes = rows.groupby(["width", "height"]).size().reset_index(name="count")
-        area = 12 + 200 * sizes["count"] / sizes["count"].max()
-        axes.scatter(sizes["width"], sizes["height"], area, color=_colour(number), alpha=0.5, label=subset)
-    axes.set_xlim(0, 1.1 * max([1, *images["width"]]))
-    axes.set_ylim(0, 1.1 * max([1, *images["height"]]))
-    if len(images):
-        for handle in axes.legend(frameon=False).legend_handles:
-            handle.set_sizes([40])  # type: ignore[union-attr]
-    return figure
+        ids = [f"{row.width}×{row.height} px: {row.count} images" for row in sizes.itertuples(index=False)]
+        series.append(Series(str(subset), sizes["width"], sizes["height"], "points", number, ids=ids))
+    return Chart("Sizes of the images.", "width, px", "height, px", series, from_zero=True)
 
 
-def loss_curves(trainings: Trainings) -> "Figure":
-    """The loss of every epoch: training dotted, held-out solid, a point where the weights were kept."""
-    figure, axes = _figure("epoch", "loss")
-    for number, (_, history) in enumerate(trainings.values()):
+def loss_curves(trainings: Trainings) -> Chart:
+    """Returns the loss of every epoch: training dashed, held-out solid, a point where the weights were kept."""
+    series = []
+    for number, (title, (_, history)) in enumerate(trainings.items()):
         if "train/loss" in history:
-            axes.plot(history["epoch"] + 1, history["train/loss"], ":", color=_colour(number))
-    return _epochs(figure, axes, trainings, "valid/loss")
+            series.append(_epochs(f"{title}, training", history, "train/loss", number, title, dashed=True))
+    title = "Loss of every epoch: training dashed, held out solid; a point where the weights were kept."
+    return Chart(title, "epoch", "loss", [*series, *_held_out(trainings, "valid/loss")])
 
 
-def score_curves(trainings: Trainings, metric: str) -> "Figure":
-    """The held-out score (`metric`) of every epoch, before tuning; a point where the weights were kept."""
-    figure, axes = _figure("epoch", f"{metric}, untuned")
-    return _epochs(figure, axes, trainings, "valid/score")
+def score_curves(trainings: Trainings, metric: str) -> Chart:
+    """Returns the held-out score (`metric`) of every epoch, before tuning; a point where the weights were kept."""
+    title = f"Held-out {metric} of every epoch, untuned; a point where the weights were kept."
+    return Chart(title, "epoch", f"{metric}, untuned", _held_out(trainings, "valid/score"))
 
 
-def threshold_curve(result: dict[str, Any]) -> "Figure":
-    """The out-of-fold score against the threshold, all else as tuned; a dashed line at what was chosen.
-
-    Args:
-        result: postprocess.json of a competition whose classes have thresholds.
-    """
-    return _sensitivity(*_figure("threshold, of 255", searched_by(result)), result, "threshold")
-
-
-def area_curve(result: dict[str, Any]) -> "Figure":
-    """The out-of-fold score against the minimum area, all else as tuned; a dashed line at what was chosen.
+def threshold_curve(result: Mapping[str, Any]) -> Chart:
+    """Returns the out-of-fold score against the threshold, all else as tuned; a dashed line at what was chosen.
 
     Args:
         result: postprocess.json of a competition whose classes have thresholds.
     """
-    figure, axes = _figure("minimum area, px", searched_by(result))
-    axes.set_xscale("symlog", linthresh=10)
-    _sensitivity(figure, axes, result, "min_area")
-    axes.set_xlim(left=0)
-    return figure
+    return _sensitivity({"": result}, "threshold", "threshold, of 255")
 
 
-def score_by_area(scores: pd.DataFrame, metric: str) -> "Figure":
-    """Every held-out image's score against the size of its true mask, their mean in ten equal parts, empty masks apart.
+def area_curve(result: Mapping[str, Any]) -> Chart:
+    """Returns the out-of-fold score against the minimum area, all else as tuned; a dashed line at what was chosen.
+
+    Args:
+        result: postprocess.json of a competition whose classes have thresholds.
+    """
+    return _sensitivity({"": result}, "min_area", "minimum area of a mask, px")
+
+
+def threshold_curves(results: Mapping[str, Mapping[str, Any]]) -> Chart:
+    """Returns the threshold curves of several runs over one another, by their names."""
+    return _sensitivity(results, "threshold", "threshold, of 255")
+
+
+def score_by_area(scores: pd.DataFrame, metric: str) -> Chart:
+    """Returns every held-out image's score against the size of its true mask, their mean in ten equal parts, and the
+    mean of the images without a mask.
 
     Args:
         scores: oof_scores.csv.
         metric: what the score is.
     """
-    figure, axes = _figure("true area, px", metric)
-    present = _with_mask(axes, scores)
-    axes.plot(present["true_area"], present["score"], ".", color=_colour(0), alpha=0.25)
-    axes.plot(*_tenths(present), color=_colour(1), label="mean of a tenth of the images")
+    present = scores[scores["true_area"] > 0]
+    ids = present["image_id"].astype(str).tolist() if "image_id" in present else ()
+    series = [
+        Series("one image", present["true_area"], present["score"], "cloud", 0, ids=ids),
+        Series("mean of a tenth of the images", *_tenths(present), number=1),
+    ]
     empty = scores.loc[scores["true_area"] == 0, "score"]
-    if len(empty):
-        axes.axhline(empty.mean(), color=_colour(2), linestyle="--", label=f"mean of {len(empty)} with an empty mask")
-    axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)  # points stand all over the axes
-    return figure
+    marks = [Mark(float(empty.mean()), f"mean of {len(empty):,} with an empty mask", False, 2)] if len(empty) else []
+    marks = [one for one in marks if np.isfinite(one.value)]
+    title = "Score of every held-out image by the size of its true mask: click a point to see the image."
+    return Chart(title, "true area, px", metric, series, marks, log=True)
 
 
-def scores_by_area(runs: dict[str, pd.DataFrame], metric: str) -> "Figure":
-    """The mean score of each tenth of the images that have a mask, by the size of the true mask, a line a run.
+def scores_by_area(runs: Mapping[str, pd.DataFrame], metric: str) -> Chart:
+    """Returns the mean score of each tenth of the images that have a mask, by the size of the true mask, one line per
+    run.
 
     Args:
         runs: oof_scores.csv of each run, by its name.
         metric: what the score is.
     """
-    figure, axes = _figure("true area, px", metric)
-    for number, (name, scores) in enumerate(runs.items()):
-        axes.plot(*_tenths(_with_mask(axes, scores)), ".-", color=_colour(number), label=_plain(name))
-    _legend(axes)
-    return figure
+    series = [
+        Series(name, *_tenths(scores[scores["true_area"] > 0]), number=number, key=name)
+        for number, (name, scores) in enumerate(runs.items())
+    ]
+    title = "Mean score of each tenth of the images, by the size of the true mask."
+    return Chart(title, "true area, px", metric, series, log=True)
 
 
-def intervals(found: dict[str, tuple[float, float, float]], metric: str) -> "Figure":
-    """Scores of runs with their intervals, the first run on top.
+def score_against(first: pd.DataFrame, other: pd.DataFrame, names: tuple[str, str], metric: str) -> Chart:
+    """Returns the score of each image that two runs have in common, one run's against the other's, with the line on
+    which both are the same.
+
+    Args:
+        first: oof_scores.csv of the one run.
+        other: that of the other.
+        names: of both runs.
+        metric: what the scores are.
+    """
+    both = first[["image_id", "score"]].merge(other[["image_id", "score"]], on="image_id", suffixes=("", "_other"))
+    better = int((both["score_other"] > both["score"]).sum())
+    worse = int((both["score_other"] < both["score"]).sum())
+    title = f"Image by image: {names[1]} is better on {better:,}, worse on {worse:,} of {len(both):,} images."
+    cloud = Series("one image", both["score"], both["score_other"], "cloud", 0, ids=both["image_id"].tolist())
+    return Chart(title, f"{metric}, {names[0]}", f"{metric}, {names[1]}", [cloud], diagonal=True)
+
+
+def intervals(found: Mapping[str, tuple[float, float, float]], metric: str) -> Dots:
+    """Returns scores of runs with their intervals, the first run on top.
 
     Args:
         found: score, and the ends of its interval, by the run's name.
         metric: what the score is.
     """
-    figure, axes = _figure(metric, "")
-    for number, (score, low, high) in enumerate(found.values()):
-        ends = [[max(0.0, score - low)], [max(0.0, high - score)]]  # a bootstrap's interval need not hold the score
-        axes.errorbar(score, -number, xerr=ends, fmt="o", capsize=3, color=_colour(number))
-    axes.set_yticks([-number for number in range(len(found))], [_plain(name) for name in found])
-    return figure
+    rows = [
+        Row(name, score, min(score, low), max(score, high), name, number)  # a bootstrap's interval need not hold it
+        for number, (name, (score, low, high)) in enumerate(found.items())
+    ]
+    return Dots("Out-of-fold scores with 95 % intervals.", metric, rows)
 
 
-def score_by_group(scores: pd.DataFrame, metric: str, most: int = 60) -> "Figure":
-    """The mean score of every group, the lowest first, at most `most`.
+def fold_scores(scores: pd.DataFrame, result: Mapping[str, Any], by_image: bool) -> Dots:
+    """Returns the tuned score of every fold with its 95 % interval (bootstrap over groups), and that of all of them.
+
+    Args:
+        scores: the counted rows of oof_scores.csv.
+        result: postprocess.json.
+        by_image: whether the score is a mean over images; else there are no intervals.
+    """
+    rows = []
+    for number, (fold, score) in enumerate(result["score_by_fold"].items()):
+        own = scores[scores["fold"] == int(fold)]
+        low, high = _interval(own) if by_image else (None, None)
+        rows.append(Row(f"fold {fold}", score, low, high, f"fold {fold}", number))
+    whole = result.get("score")
+    marks = [Mark(whole, "all folds together")] if whole is not None and len(rows) > 1 else []
+    what = "with 95 % intervals (groups drawn anew)" if by_image else "no mean over images, so without intervals"
+    return Dots(f"Tuned score of every fold, {what}.", result["metric"], rows, marks)
+
+
+def score_by_group(scores: pd.DataFrame, metric: str, most: int = 24) -> Dots:
+    """Returns the mean score of every group with a 95 % interval, the lowest first, at most `most`.
 
     Args:
         scores: oof_scores.csv.
         metric: what the score is.
-        most: how many bars fit.
+        most: how many rows fit.
     """
-    figure, axes = _figure("group (images)", f"mean {metric}")
-    means = scores.groupby("group")["score"].agg(["mean", "size"]).sort_values("mean").head(most)
-    axes.bar(range(len(means)), means["mean"], color=_colour(0))
-    axes.set_xticks(range(len(means)), [_plain(f"{group} ({size})") for group, size in means["size"].items()])
-    axes.tick_params("x", labelrotation=90, labelsize=7)
-    return figure
+    groups = scores.groupby("group")["score"].agg(["mean", "size", "std"]).sort_values("mean")
+    least, largest = scores["score"].min(), scores["score"].max()  # no interval leaves what scores can be
+    rows = []
+    for group, mean, size, spread in groups.head(most).itertuples():
+        half = 1.96 * spread / size**0.5 if size > 1 and np.isfinite(spread) else None
+        low, high = (None, None) if half is None else (max(least, mean - half), min(largest, mean + half))
+        rows.append(Row(f"{group} ({size})", mean, low, high))
+    which = f"The {len(rows)} lowest of {len(groups)} groups" if len(groups) > most else "Every group"
+    mean = float(scores["score"].mean()) if len(scores) else float("nan")
+    marks = [Mark(mean, "mean of all images", number=1)] if np.isfinite(mean) else []
+    return Dots(f"{which} (images) and its mean score, with 95 % intervals.", f"mean {metric}", rows, marks)
 
 
-def public_and_private(board: pd.DataFrame, metric: str) -> "Figure":
-    """The private score of every submission against its public one, with the line on which both are the same; larger
-    points are the leaders of either part.
+def public_and_private(board: pd.DataFrame, metric: str) -> Chart:
+    """Returns the private score of every submission against its public one, with the line on which both are the same;
+    the leaders of either part have colours of their own.
 
     Args:
         board: public, private, public_rank and private_rank of each submission.
         metric: what the scores are.
     """
-    figure, axes = _figure(f"public {metric}", f"private {metric}")
-    axes.plot(board["public"], board["private"], "o", color=_colour(0), alpha=0.5, markersize=4)
+    names = board["name"].astype(str).tolist() if "name" in board else ()
+    series = [Series("submissions", board["public"], board["private"], "cloud", 0, ids=names)]
     for number, (name, label) in enumerate((("public_rank", "leads in public"), ("private_rank", "best in private"))):
         first = board[board[name] == 1]
-        axes.plot(first["public"], first["private"], "o", color=_colour(number + 1), markersize=8, label=label)
-    axes.axline((board["public"].mean(),) * 2, slope=1, linestyle="--", linewidth=1, color=_colour(3))
-    _legend(axes)
-    return figure
+        series.append(Series(label, first["public"], first["private"], "points", number + 1))
+    title = "Private against public score of every submission; on the dashed line both are the same."
+    return Chart(title, f"public {metric}", f"private {metric}", series, diagonal=True)
 
 
-def to_svg(figure: "Figure") -> str:
-    """Returns a figure as an <svg> element whose lines and letters take the colour of the page's text; a notebook shows
-    a chart this way too."""
-    import matplotlib
-
-    with matplotlib.rc_context(STYLE), io.StringIO() as file:
-        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
-        text = file.getvalue()
-    element = text[text.index("<svg") :].replace("*{stroke-linejoin", "text{fill: currentColor} *{stroke-linejoin")
-    return re.sub(r"#000000|(?<=fill: )black", "currentColor", element)
+def to_svg(drawing: Drawing) -> str:
+    """Returns a chart as an <svg> element whose lines and letters take the colour of the page's text."""
+    return drawing.svg()
 
 
-def _figure(across: str, up: str) -> tuple["Figure", "Axes"]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(SIZE, layout="constrained")
-    figure._repr_svg_ = partial(to_svg, figure)  # type: ignore[attr-defined]
-    axes = figure.subplots()
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(alpha=0.25)
-    axes.set_xlabel(across)
-    axes.set_ylabel(up)
-    return figure, axes
+def _epochs(name: str, history: pd.DataFrame, column: str, number: int, key: str, dashed: bool = False) -> Series:
+    return Series(name, history["epoch"] + 1, history[column], "line", number, dashed, key, listed=not dashed)
 
 
-def _epochs(figure: "Figure", axes: "Axes", trainings: Trainings, name: str) -> "Figure":
-    """A line a training; the final model, which holds nothing out, has none."""
+def _held_out(trainings: Trainings, column: str) -> list[Series]:
+    """A line per training; the final model, which holds nothing out, has none."""
+    series = []
     for number, (title, (fold, history)) in enumerate(trainings.items()):
-        if name in history:
-            axes.plot(history["epoch"] + 1, history[name], color=_colour(number), label=title)
+        if column in history:
+            series.append(_epochs(title, history, column, number, title))
             kept = history[history["epoch"] == fold["best_epoch"]]
-            axes.plot(kept["epoch"] + 1, kept[name], "o", color=_colour(number))
-    _legend(axes)
-    return figure
+            label = f"{title}, kept"
+            series.append(Series(label, kept["epoch"] + 1, kept[column], "points", number, key=title, listed=False))
+    return series
 
 
-def _sensitivity(figure: "Figure", axes: "Axes", result: dict[str, Any], name: str) -> "Figure":
-    for number, (title, curves) in enumerate(result["curves"].items()):
-        if curves.get(name) and title in result["rules"]:
-            axes.plot(*np.array(curves[name], np.float64).T, color=_colour(number), label=_plain(title))
-            axes.axvline(result["rules"][title][name], color=_colour(number), linestyle="--", linewidth=1)
-    low, high = axes.get_ylim()
-    missing = max(0.0, LEAST_SPAN - (high - low)) / 2
-    axes.set_ylim(low - missing, high + missing)
-    if len(result["curves"]) > 1:
-        _legend(axes)
-    return figure
+def _sensitivity(results: Mapping[str, Mapping[str, Any]], name: str, across: str) -> Chart:
+    """Curves of one parameter, of one run or of several, and what was chosen."""
+    series: list[Series] = []
+    marks: list[Mark] = []
+    for run, result in results.items():
+        for title, curves in result.get("curves", {}).items():
+            if curves.get(name) and title in result["rules"]:
+                x, y = np.array(curves[name], np.float64).T
+                label = ", ".join(filter(None, (run, title if len(result["curves"]) > 1 or not run else "")))
+                number = len(marks)
+                series.append(Series(label, x, y, "line", number, key=run or title))
+                marks.append(Mark(float(result["rules"][title][name]), "", number=number))
+    if len(marks) == 1:
+        marks = [Mark(marks[0].value, f"chosen: {marks[0].value:,.0f}")]
+    title = f"Out-of-fold score by {across.split(',')[0]}, all else as chosen; a dashed line at what was chosen."
+    metric = searched_by(dict(next(iter(results.values())))) if results else ""
+    return Chart(title, across, metric, series, marks, log=name == "min_area", least_span=LEAST_SPAN)
 
 
-def _with_mask(axes: "Axes", scores: pd.DataFrame) -> pd.DataFrame:
-    """Returns the rows of images with a mask, and makes the axis of their areas logarithmic where there are any."""
-    present = scores[scores["true_area"] > 0]
-    if len(present):
-        axes.set_xscale("log")
-    return present
-
-
-def _legend(axes: "Axes") -> None:
-    """Adds a legend where there is something to name."""
-    if axes.get_legend_handles_labels()[1]:
-        axes.legend(frameon=False)
-
-
-def _plain(text: str) -> str:
-    """A name as matplotlib shows it as it is: between two dollar signs it would read a formula."""
-    return text.replace("$", r"\$")
-
-
-def _tenths(scores: pd.DataFrame) -> np.ndarray:
-    """Mean area and mean score (2, 10 or fewer) of ten equal parts of the images by their area."""
+def _tenths(scores: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Mean area and mean score (10 or fewer) of ten equal parts of the images by their area."""
     ordered = scores[["true_area", "score"]].sort_values("true_area").to_numpy(np.float64)
-    return np.array([part.mean(0) for part in np.array_split(ordered, 10) if len(part)]).reshape(-1, 2).T
+    found = np.array([part.mean(0) for part in np.array_split(ordered, 10) if len(part)]).reshape(-1, 2)
+    return found[:, 0], found[:, 1]
 
 
-def _colour(number: int) -> Any:
-    return _of_255(CLASS_COLOURS[ORDER[number % len(ORDER)]])
-
-
-def _of_255(colour: tuple[int, int, int]) -> Any:
-    return tuple(channel / 255 for channel in colour)
+def _interval(scores: pd.DataFrame) -> tuple[float, float] | tuple[None, None]:
+    """The 95 % interval of a mean over images, groups drawn whole; none of one group alone."""
+    values = scores["score"].to_numpy(np.float64)
+    if not np.isfinite(values).all() or scores["group"].nunique() < 2:
+        return None, None
+    draws = bootstrap(mean_counts(values), mean_score, scores["group"].astype(str).to_numpy(), draws=500)
+    low, high = np.quantile(draws, [0.025, 0.975])
+    return float(low), float(high)

@@ -16,6 +16,10 @@ from pipeline.core.trainings import history_of, read_training
 from pipeline.core.written import if_sound
 from pipeline.report import charts, compare, page
 from pipeline.report.compare import Scored
+from pipeline.report.svg import Drawing
+
+AGAINST = 4
+"""Runs that are drawn image by image against the first."""
 
 
 def write(names: list[str]) -> Path:
@@ -31,7 +35,7 @@ def write(names: list[str]) -> Path:
         competition: {
             "rows": [compare.cells(compare.row_of(runs[0], run)) for run in runs],
             "charts": _charts(runs),
-            "settings": differing({run.name: settings_of(run) for run in runs}),
+            "settings": differing({run.name: settings_of(run) | run.tuning for run in runs}),
             "names": [run.name for run in runs],
             "reports": {
                 run.name: f"{competition}/{run.name}/report.html"
@@ -43,7 +47,10 @@ def write(names: list[str]) -> Path:
     }
     path = root() / "work" / "comparison.html"
     columns, note = list(compare.COLUMNS), compare.NOTE
-    page.write(path, "comparison.html.jinja", title=", ".join(names), groups=groups, columns=columns, note=note)
+    page.write(
+        path, "comparison.html.jinja", title=", ".join(names), name="Comparison", groups=groups, columns=columns,
+        note=note, sections=[(competition, competition) for competition in groups],
+    )  # fmt: skip
     return path
 
 
@@ -61,23 +68,42 @@ def differing(settings: dict[str, dict[str, Any]]) -> dict[str, list[Any]]:
     return {key: found for key, found in values.items() if any(one != found[0] for one in found)}
 
 
-def _charts(runs: list[Scored]) -> list[Any]:
-    """Scores with their intervals, the epochs of every run's first fold, and scores by the size of the mask."""
+def _charts(runs: list[Scored]) -> list[Drawing]:
+    """Scores with their intervals; the epochs of every run's first fold, loss and score, over one another; threshold
+    curves; scores by the size of the mask; and the images of every run against those of the first."""
     metric = runs[0].result["metric"]
-    results = {run.name: run.result for run in runs}
+    alike = [run for run in runs if run.result["metric"] == metric]
     ends = {
-        name: (one["score"], *one["interval_95"])
-        for name, one in results.items()
-        if one.get("score") is not None and one.get("interval_95")
+        run.name: (run.result["score"], *run.result["interval_95"])
+        for run in alike
+        if run.result.get("score") is not None and run.result.get("interval_95")
     }
+    trainings = _trainings(runs)
+    curves = {run.name: run.result for run in alike if run.result.get("curves") and run.result.get("rules")}
+    images = {run.name: run.images for run in alike if run.images is not None and "true_area" in run.images}
+    drawn: list[Drawing] = [charts.intervals(ends, metric)] if ends else []
+    drawn += [charts.score_curves(trainings, metric), charts.loss_curves(trainings)] if trainings else []
+    drawn += [charts.threshold_curves(curves)] if curves else []
+    drawn += [charts.scores_by_area(images, metric)] if images else []
+    return drawn + _image_by_image(alike, metric)
+
+
+def _trainings(runs: list[Scored]) -> charts.Trainings:
+    """The summary and the epochs of every run's first fold, by the run's name."""
     finished = {run.name: sorted(run.folder.glob("fold_*/fold.json")) for run in runs}
     firsts = {name: files[0] for name, files in finished.items() if files}
-    trainings = {
+    return {
         name: (summary, history)
         for name, file in firsts.items()
         if (summary := if_sound(read_training, file)) and len(history := history_of(file.with_name("history.csv")))
     }
-    images = {run.name: run.images for run in runs if run.images is not None and "true_area" in run.images}
-    drawn = [charts.intervals(ends, metric)] if ends else []
-    drawn += [charts.score_curves(trainings, metric)] if trainings else []
-    return drawn + ([charts.scores_by_area(images, metric)] if images else [])
+
+
+def _image_by_image(runs: list[Scored], metric: str) -> list[Drawing]:
+    """Each run's images against the first run's, where they were trained on the same folds."""
+    first, *others = runs
+    return [
+        charts.score_against(first.images, other.images, (first.name, other.name), metric)
+        for other in others[:AGAINST]
+        if first.images is not None and other.images is not None and first.splits == other.splits
+    ]

@@ -4,7 +4,7 @@ The notebooks and the report use these; nothing here changes a file.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +14,7 @@ import pandas as pd
 
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import shown
-from pipeline.core.results import read_submission, read_tuned
+from pipeline.core.results import read_submission, read_tuned, searched_by
 from pipeline.core.run import Run
 from pipeline.core.trainings import history_of, read_training
 from pipeline.core.written import again, damaged, if_sound
@@ -22,6 +22,8 @@ from pipeline.decode import table
 from pipeline.decode.readers.registry import reader_of
 from pipeline.masks import overlay
 from pipeline.masks.decision import decision_of
+from pipeline.masks.metric import Metric
+from pipeline.masks.metrics import metric_of
 from pipeline.masks.separation import with_gaps
 from pipeline.predictions import blends
 from pipeline.report import charts
@@ -89,6 +91,13 @@ def result(run: Run) -> dict[str, Any]:
     return read_tuned(run)
 
 
+def metric(run: Run) -> Metric:
+    """Returns the built-in metric that scores of single images are of: the competition's, or the one that tuning went
+    by where the competition's own function gives the final scores."""
+    name = searched_by(read_tuned(run)) if run.postprocess.exists() else run.competition.metric
+    return metric_of(run.competition.model_copy(update={"metric": name}))
+
+
 def record(run: Run) -> dict[str, Any]:
     """Returns how the submission came about: its figures, the verdict and its reasons, and the score to expect."""
     _require(run.record, run, "encode")
@@ -123,13 +132,13 @@ def painter(run: Run, predicted: bool = False, subset: Subset = "train") -> Call
         subset: `train` under the true mask, or `test` under what is submitted.
     """
     rows = images(run, subset).set_index("image_id", drop=False)
-    read = reader_of(run.competition).opener(run.competition, run.input)
-    predict = _predictor(run, subset) if predicted or subset == "test" else None
+    read = opener(run)
+    predict = predictor(run, subset) if predicted or subset == "test" else None
 
     def paint(image_id: str) -> np.ndarray:
         row = rows.loc[image_id]
         image = read(row)
-        masks = predict(image_id, run.competition.scored_shape(image.shape[:2])) if predict else None
+        masks = predict(image_id, run.competition.scored_shape(image.shape[:2])).masks if predict else None
         true = table.scored_mask(row, run.competition) if subset == "train" else None
         return overlay.drawn(image, true, masks, run.competition)
 
@@ -150,8 +159,28 @@ def sheet(
     return Image.fromarray(overlay.contact_sheet(tiles, EACH, across))
 
 
-def _predictor(run: Run, subset: Subset) -> Callable[[str, tuple[int, int]], np.ndarray]:
-    """A function that decides on an image's masks (C, h, w), with a gap between objects that are told apart."""
+def opener(run: Run) -> Callable[[Any], np.ndarray]:
+    """Returns a function that reads the image (h, w, C) of a row of images.parquet from the raw files."""
+    return reader_of(run.competition).opener(run.competition, run.input)
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What a run says of an image, at the size at which it is scored."""
+
+    probability: np.ndarray
+    """(C, h, w) uint8 (p·255), or float32 of a multiclass image."""
+    masks: np.ndarray
+    """(C, h, w) uint8 of 0 and 1, as tuned, with a gap between objects that are told apart."""
+
+
+def predictor(run: Run, subset: Subset) -> Callable[[str, tuple[int, int]], Predicted]:
+    """Returns a function that reads what a run predicts of an image, by its id and its rows × columns: held out, or of
+    a test image.
+
+    Raises:
+        PipelineError: tune has not run, or predictions are missing.
+    """
     chosen = result(run)
     decision = decision_of(chosen)
 
@@ -166,9 +195,10 @@ def _predictor(run: Run, subset: Subset) -> Callable[[str, tuple[int, int]], np.
 
     fold_of = scores(run).set_index("image_id")["fold"].to_dict() if subset == "train" else {}
 
-    def predict(image_id: str, shape: tuple[int, int]) -> np.ndarray:
+    def predict(image_id: str, shape: tuple[int, int]) -> Predicted:
         blend, place = blend_of(fold_of.get(image_id))
-        return with_gaps(blend.objects(place[image_id], blend.native(place[image_id], shape), decision))
+        probability = blend.native(place[image_id], shape)
+        return Predicted(probability, with_gaps(blend.objects(place[image_id], probability, decision)))
 
     return predict
 

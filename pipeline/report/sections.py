@@ -1,16 +1,15 @@
 """What each section of the report shows, from the files that a stage wrote; None where that stage has not run."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import yaml
-from PIL import Image
 
 from pipeline.clean.outliers import count_findings
 from pipeline.core import files, freshness
+from pipeline.core.console import duration
 from pipeline.core.errors import PipelineError
 from pipeline.core.results import read_submission, read_test_scores, read_tuned, searched_by
 from pipeline.core.run import Run, describe
@@ -19,8 +18,9 @@ from pipeline.core.written import if_sound
 from pipeline.decode import table
 from pipeline.masks import overlay
 from pipeline.masks.decision import in_words
-from pipeline.masks.metrics import metric_of
-from pipeline.report import charts, look
+from pipeline.report import charts, explorer, findings, look
+from pipeline.report.axes import share
+from pipeline.report.svg import Drawing
 from pipeline.split.audit import QUARTILES
 from pipeline.split.folds import counted_rows, read_audit, read_outliers
 from pipeline.tune import selection
@@ -33,8 +33,49 @@ TEST_PICTURES = 8
 SUSPECTS = 8
 OF_EACH_REASON, OF_REASONS = 6, 30
 """Pictures of one reason, and of all, at most."""
-FINDINGS_WIDTH = 1100
-"""Pixels across of a picture of findings; the file beside it is larger."""
+
+SECTIONS = {
+    "data": "Data", "cleaning": "Cleaning", "folds": "Folds", "training": "Training", "tuning": "Tuning",
+    "scores": "Scores", "images": "Images", "predictions": "Examples", "submission": "Submission",
+    "settings": "Settings",
+}  # fmt: skip
+"""Places of the page that its bar links to."""
+
+
+def everything(run: Run) -> Shown:
+    """What the page needs, by the names that its template uses."""
+    trainings, rows = look.trainings(run), held_out(run)
+    judged = verdict(run)
+    named = [name for reason in (judged or {"reasons": []})["reasons"] for name in reason["images"]]
+    explored = explorer.explorer(run, rows, named) if rows is not None and run.postprocess.exists() else None
+    links = [(name, title) for name, title in SECTIONS.items() if name != "images" or explored]
+    return {
+        "title": run.name,
+        "run": run,
+        "sections": links,
+        "data": data(run),
+        "cleaning": cleaning(run),
+        "audit": split(run),
+        "learning": learning(run, trainings),
+        "tuning": tuning(run),
+        "scores": scores(run, rows),
+        "explorer": explored,
+        "predictions": predictions(run, rows),
+        "record": submission(run),
+        "test": test_set(run),
+        "exact": exact(run),
+        "verdict": judged,
+        "legend": {name: f"rgb{colour}" for name, colour in overlay.legend(run.competition).items() if colour},
+        "poor": explorer.POOR,
+        "random": explorer.RANDOM,
+        "percent": percent,
+        "error_text": explorer.in_words,
+    }
+
+
+def percent(value: float | None) -> str:
+    """Returns a value in per cent as a cell of the table of images."""
+    return "–" if value is None else share(value / 100)
 
 
 # --- the verdict -----------------------------------------------------------------------------------------------------
@@ -72,7 +113,9 @@ def _with_pictures(run: Run, reasons: list[Reason]) -> list[Shown]:
         pictures = _pictures(paint, {name: name for name in fresh}, "truth and prediction", 240) if paint else []
         drawn.update(fresh)
         command = "" if one.command == files.shown(run.report) else as_step(one.command)  # which is this page
-        shown.append({"level": one.level, "text": one.text, "command": command, "pictures": pictures})
+        shown.append({
+            "level": one.level, "text": one.text, "command": command, "pictures": pictures, "images": one.images,
+        })  # fmt: skip
     return shown
 
 
@@ -92,7 +135,10 @@ def data(run: Run) -> Shown | None:
     empty = order[order["total"] == 0].head(EMPTY)
     chosen = pd.concat([empty, evenly(order[order["total"] > 0], SHEET - len(empty))])
     shares = (chosen["total"] / (chosen["height"] * chosen["width"])).tolist()
-    captions = {name: f"{name}: {share:.0%}" for name, share in zip(chosen["image_id"], shares, strict=True)}
+    captions = {
+        name: f"{name}: {share(part) if part else 'no mask'}"
+        for name, part in zip(chosen["image_id"], shares, strict=True)
+    }
     groups = train.groupby("group").size().agg(["size", "min", "max"]).to_dict()
     return {
         "subsets": images["subset"].value_counts().to_dict(),
@@ -100,7 +146,8 @@ def data(run: Run) -> Shown | None:
         "more_sizes": max(0, len(sizes) - 3),
         "kinds": sorted(f"{dtype}, {channels} channel{'s' * (channels > 1)}" for dtype, channels in set(
             zip(train["dtype"], train["channels"].astype(int), strict=True))),
-        "empty": float((total == 0).mean()),
+        "train": len(train),
+        "empty_text": f"{share(float((total == 0).mean()) if len(train) else 0)} of the training masks are empty",
         "groups": groups if run.competition.group else None,
         "charts": drawn + ([charts.image_sizes(images)] if len(sizes) > 1 else []),
         "pictures": _pictures(look.painter(run), captions, "its true mask", 220),
@@ -113,14 +160,13 @@ def evenly(rows: pd.DataFrame, count: int) -> pd.DataFrame:
 
 
 def cleaning(run: Run) -> Shown | None:
-    """What was found, by reason, and the pictures that clean drew."""
+    """What was found, by reason, with pictures of the clearest and of the least clear findings."""
     if not run.outliers.exists():
         return None
-    files = sorted(run.outlier_pictures.glob("*.png")) if run.outlier_pictures.exists() else []
     lists = [read_outliers(run), *([look.test_duplicates(run)] if run.test_duplicates.exists() else [])]
     return {
-        "findings": [row for findings in lists for row in count_findings(findings)],
-        "pictures": [{"caption": path.stem.replace("_", " "), **_file(path, FINDINGS_WIDTH)} for path in files],
+        "findings": [row for listed in lists for row in count_findings(listed)],
+        "figures": findings.figures(run) if run.table.exists() else {},
     }
 
 
@@ -191,11 +237,16 @@ def held_out(run: Run) -> pd.DataFrame | None:
 
 
 def scores(run: Run, rows: pd.DataFrame | None) -> Shown | None:
-    """The score against the size of the mask, and by group."""
+    """The score of every fold, against the size of the mask, and by group."""
     if rows is None:
         return None
-    metric = searched_by(read_tuned(run))
-    shown = [charts.score_by_area(rows, metric)] if "true_area" in rows else []
+    metric, shown = run.competition.metric, list[Drawing]()
+    if run.postprocess.exists():
+        result, counted = read_tuned(run), rows[counted_rows(rows, run.recipe.tune.rows)]
+        metric = searched_by(result)
+        by_image = look.metric(run).by_image and "published" not in result
+        shown.append(charts.fold_scores(counted, result, by_image))
+    shown += [charts.score_by_area(rows, metric)] if "true_area" in rows else []
     if run.competition.group and rows["group"].nunique() > 1:
         shown.append(charts.score_by_group(rows, metric))
     return {"charts": shown}
@@ -209,8 +260,8 @@ def predictions(run: Run, rows: pd.DataFrame | None) -> Shown | None:
     paint, what = look.painter(run, predicted=True), "truth and prediction"
     kept = counted_rows(rows, run.recipe.tune.rows) & (rows["use"] != "drop").to_numpy()
     chosen = {
-        row["image_id"]: f"{row['kind']}: {row['image_id']}, fold {row['fold']}, {row['score']:.3f}"
-        for row in pick_examples(rows[kept], metric_of(run.competition).higher_is_better).to_dict("records")
+        row["image_id"]: f"{row['kind']}: {row['image_id']}, fold {row['fold']}, {row['score']:.4f}"
+        for row in pick_examples(rows[kept], look.metric(run).higher_is_better).to_dict("records")
     }
     listed = look.suspects(run).head(SUSPECTS) if run.suspects.exists() else pd.DataFrame()
     doubted = {
@@ -220,8 +271,8 @@ def predictions(run: Run, rows: pd.DataFrame | None) -> Shown | None:
 
 
 def pick_examples(scores: pd.DataFrame, higher_is_better: bool = True) -> pd.DataFrame:
-    """Returns up to twelve rows of oof_scores.csv with a `kind`: the best and the median with a mask, and the worst; an
-    image that is among the best is not among the worst too."""
+    """Returns up to twelve rows of oof_scores.csv with a `kind`: the best and the median with a mask, and the worst,
+    where they score less than the best; an image is of one kind only."""
     present = scores[scores["true_area"] > 0]
     pool = (present if len(present) >= 3 * OF_EACH_KIND else scores).sort_values(
         "score", ascending=not higher_is_better
@@ -232,6 +283,10 @@ def pick_examples(scores: pd.DataFrame, higher_is_better: bool = True) -> pd.Dat
         "median": pool.iloc[middle : middle + OF_EACH_KIND],
         "worst": scores.sort_values("score", ascending=higher_is_better).head(OF_EACH_KIND),
     }
+    if len(pool):
+        best = pool["score"].iat[0]
+        kinds["worst"] = kinds["worst"][kinds["worst"]["score"] != best]  # the last of equals is not the worst
+        kinds["median"] = kinds["median"][kinds["median"]["score"] != best]
     return pd.concat([rows.assign(kind=kind) for kind, rows in kinds.items()]).drop_duplicates("image_id")
 
 
@@ -263,7 +318,12 @@ def exact(run: Run) -> Shown:
     records = [record for path in sorted(places) if (record := freshness.read_manifest(path))]
     records = [record for record in records if record["stage"] != "report"]
     records.sort(key=lambda record: record["finished"])
+    seconds = sum(record["seconds"] for record in records)
+    training = sum(record["seconds"] for record in records if record["stage"] == "train")
     return {
+        "took": duration(seconds) if seconds else "",
+        "trained": duration(training) if training else "",
+        "finished": records[-1]["finished"] if records else "",
         "command": run.command(),
         "settings": yaml.safe_dump(describe(run), sort_keys=False, allow_unicode=True),
         "environment": freshness.environment(),
@@ -280,15 +340,8 @@ def _pictures(paint: Callable[[str], np.ndarray], captions: dict[str, str], what
     for image_id, caption in captions.items():
         try:
             picture = paint(image_id)
-        except (PipelineError, ValueError, KeyError):  # its raw file or its prediction was moved away
+        except (PipelineError, ValueError, KeyError, OSError):  # its raw file or its prediction was moved away
             continue
         address = overlay.to_data_address(picture, width)
-        found.append({"caption": caption, "address": address, "alt": f"image {image_id} with {what}"})
+        found.append({"id": image_id, "caption": caption, "address": address, "alt": f"image {image_id} with {what}"})
     return found
-
-
-def _file(path: Path, width: int) -> Shown:
-    """A PNG file, no wider than `width`."""
-    picture = np.array(Image.open(path).convert("RGB"))
-    address = overlay.to_data_address(picture, min(width, picture.shape[1]))
-    return {"address": address, "alt": path.stem.replace("_", " ")}

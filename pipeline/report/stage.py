@@ -3,7 +3,7 @@
     python -m pipeline report RECIPE
 
 reads   what every stage wrote, where it is there: work/<competition>/images.parquet, test_images.parquet, outliers.csv,
-        test_duplicates.csv, outliers/, folds/<competition>*.json,
+        test_duplicates.csv, outliers/apart.csv, folds/<competition>*.json,
         work/<competition>/<run>/fold_<k>/history.csv, postprocess.json, oof_scores.csv, suspects.csv, predictions/,
         submissions/<run>.csv and .json, input/<competition>/
 writes  work/<competition>/<run>/report.html
@@ -15,9 +15,8 @@ from pipeline.core.console import say
 from pipeline.core.files import shown
 from pipeline.core.freshness import Step
 from pipeline.core.run import Run
-from pipeline.masks import overlay
 from pipeline.predictions import blends
-from pipeline.report import look, page, sections
+from pipeline.report import page, sections
 
 NEEDS_TEST = True
 
@@ -30,8 +29,8 @@ def steps(run: Run) -> list[Step]:
         for member in run.members(fold)
     ]
     inputs = (
-        run.table, run.test_table, run.outliers, run.test_duplicates, run.audit, *histories, run.postprocess,
-        run.folder / "oof_scores.csv", run.suspects, *blends.files(run, "oof"), run.record,
+        run.table, run.test_table, run.outliers, run.pairs_apart, run.test_duplicates, run.audit, *histories,
+        run.postprocess, run.folder / "oof_scores.csv", run.suspects, *blends.files(run, "oof"), run.record,
         run.folder / "test.json",
     )  # fmt: skip
     present = tuple(path for path in inputs if path.exists())
@@ -42,24 +41,6 @@ def steps(run: Run) -> list[Step]:
 
 def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
     """Writes the page."""
-    trainings, held_out = look.trainings(run), sections.held_out(run)
-    page.write(
-        run.report,
-        "report.html.jinja",
-        title=run.name,
-        run=run,
-        data=sections.data(run),
-        cleaning=sections.cleaning(run),
-        audit=sections.split(run),
-        learning=sections.learning(run, trainings),
-        tuning=sections.tuning(run),
-        scores=sections.scores(run, held_out),
-        predictions=sections.predictions(run, held_out),
-        record=sections.submission(run),
-        test=sections.test_set(run),
-        exact=sections.exact(run),
-        verdict=sections.verdict(run),
-        legend={name: f"rgb{colour}" for name, colour in overlay.legend(run.competition).items() if colour},
-    )
+    page.write(run.report, "report.html.jinja", **sections.everything(run))
     say(f"  → {shown(run.report)}")
     yield from waiting

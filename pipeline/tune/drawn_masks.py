@@ -23,7 +23,14 @@ from pipeline.masks.separation import SEPARATORS, WATERSHEDS, Separation
 from pipeline.predictions.blends import separator_of
 from pipeline.tune.evidence import Evidence
 from pipeline.tune.held_out import HeldOut, Weighting
-from pipeline.tune.mask_rules import LARGEST_AREA, UNTUNED, MaskProblem, region_counter, with_regions
+from pipeline.tune.mask_rules import (
+    LARGEST_AREA,
+    UNTUNED,
+    MaskProblem,
+    farthest_area,
+    region_counter,
+    with_regions,
+)
 
 THRESHOLDS = tuple(range(32, 256, 32))
 """Thresholds that are tried, of 255."""
@@ -84,8 +91,9 @@ class DrawnProblem:
     def curve_values(self, rule: Rule) -> tuple[Sequence[int], Sequence[int]]:
         """Returns the thresholds and the minimum areas of a curve around a rule."""
         self._draw([replace(rule, threshold=threshold) for threshold in THRESHOLDS])
-        self._draw([replace(rule, min_area=area) for area in AREAS])
-        return THRESHOLDS, AREAS
+        areas = [area for area in AREAS if area <= farthest_area(rule, self.evidence.true)]
+        self._draw([replace(rule, min_area=area) for area in areas])
+        return THRESHOLDS, areas
 
     def _candidates(self, step: str, rule: Rule) -> list[Rule]:
         """What a step tries instead of a rule, the plainest first."""

@@ -80,6 +80,13 @@ class CurveProblem(Protocol):
 # --- the problem -----------------------------------------------------------------------------------------------------
 
 
+def farthest_area(rule: Rule, true: np.ndarray) -> float:
+    """Returns up to which minimum area a curve goes: past what was chosen, of masks or of regions, and as far as the
+    small ones of the true masks (N, C) pixels."""
+    small = float(np.quantile(true[true > 0], LARGEST_AREA)) if (true > 0).any() else 0.0
+    return max(64.0, 4.0 * rule.min_area, 4.0 * rule.components.min_size, small)
+
+
 class MaskProblem:
     """Rules of binary and multilabel masks, on the evidence of out-of-fold images."""
 
@@ -111,7 +118,8 @@ class MaskProblem:
 
     def curve_values(self, rule: Rule) -> tuple[Sequence[int], Sequence[int]]:
         """Returns the thresholds and the minimum areas of a curve around a rule."""
-        return range(8, LEVELS, 8), [int(area) for area in AREAS if area <= max(64, 4 * rule.min_area)]
+        areas = [int(area) for area in AREAS if area <= farthest_area(rule, self.evidence.true)]
+        return range(8, LEVELS, 8), areas
 
     def measured(self, decision: Rules, rows: np.ndarray) -> np.ndarray:
         """Returns the images' pixel counts (n, 3, C)."""

@@ -18,23 +18,51 @@ from pipeline.new.sample import write_sample
 REPOSITORY = Path(__file__).parents[2]
 NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
 SECTIONS = {
-    "data", "cleaning", "folds", "training", "tuning", "scores", "predictions", "submission", "settings",
+    "data", "cleaning", "folds", "training", "tuning", "scores", "images", "predictions", "submission", "settings",
 }  # fmt: skip
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 PROBE = """<script>
-addEventListener("load", () => {
+addEventListener("load", async () => {
   const images = [...document.images]
   const dark = matchMedia("(prefers-color-scheme: dark)").matches
   const charts = [...document.querySelectorAll(".charts svg")].map(one => one.getBoundingClientRect())
-  document.body.dataset.found = JSON.stringify({
+  const rows = () => [...document.querySelectorAll("#explorer tbody tr")]
+  const column = place => rows().map(row => row.children[place].textContent)
+  const found = {
     images: images.length, loaded: images.filter(one => one.naturalWidth > 0).length, dark: dark,
-    titles: [...document.querySelectorAll("h2[id]")].map(one => one.id),
+    titles: [...document.querySelectorAll("h2[id], h3[id]")].map(one => one.id),
     links: [...document.querySelectorAll("nav a")].map(one => one.hash.slice(1)),
     missing: document.querySelectorAll(".missing").length, named: images.filter(one => one.alt).length,
     charts: charts.filter(one => one.width > 100 && one.height > 50).length,
     letters: getComputedStyle(document.querySelector(".charts svg text")).fill,
+    small: [...document.querySelectorAll("body *")].filter(
+      one => one.textContent && parseFloat(getComputedStyle(one).fontSize) < 12).length,
     width: document.documentElement.scrollWidth, window: innerWidth,
-  })
+  }
+  if (rows().length) {
+    found.rows = rows().length
+    document.querySelector("th[data-sort=id] button").click()
+    found.ascending = column(1)
+    document.querySelector("th[data-sort=id] button").click()
+    found.descending = column(1)
+    const form = document.getElementById("filters")
+    form.fold.value = form.fold.options[1].value
+    form.dispatchEvent(new Event("input"))
+    found.folds = [...new Set(column(2))]
+    for (const _ of [1, 2]) document.querySelector("th[data-sort=size] button").click()
+    rows()[0].click()  // the largest mask
+    await new Promise(done => setTimeout(done, 400))
+    const viewer = document.getElementById("viewer"), canvas = viewer.querySelector("canvas")
+    const press = key => viewer.dispatchEvent(new KeyboardEvent("keydown", { key }))
+    const pictures = ["i", "t", "p", "b", "r"].map(key => { press(key); return canvas.toDataURL() })
+    Object.assign(found, { open: viewer.open, pictures: new Set(pictures).size })
+    press("]")
+    found.threshold = viewer.querySelector("output").textContent
+    const before = document.getElementById("viewer-title").textContent
+    press("ArrowRight")
+    found.moved = before !== document.getElementById("viewer-title").textContent
+  }
+  document.body.dataset.found = JSON.stringify(found)
 })
 </script>"""
 
@@ -145,10 +173,13 @@ def test_a_browser_shows_the_whole_report(root: Path, tmp_path: Path, width: int
     assert set(found["titles"]) == SECTIONS and set(found["links"]) == SECTIONS
     assert found["missing"] == 0
     assert found["images"] == found["loaded"] == found["named"] >= 40
-    assert found["charts"] >= 6
+    assert found["charts"] >= 6 and found["small"] == 0
     assert found["dark"] == dark
-    assert found["letters"] == ("rgb(255, 255, 255)" if dark else "rgb(0, 0, 0)")
+    assert found["letters"] == ("rgb(230, 232, 234)" if dark else "rgb(27, 29, 32)")
     assert found["width"] <= found["window"], "the page scrolls sideways"
+    assert found["rows"] >= 40 and found["descending"] == found["ascending"][::-1] and len(found["folds"]) == 1
+    assert found["open"] and found["moved"] and found["pictures"] >= 3
+    assert re.match(r"\d+ of 255 and no other rule: dice, this image, [01]\.\d{4}", found["threshold"])
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
@@ -161,4 +192,4 @@ def test_a_browser_shows_runs_side_by_side(root: Path, tmp_path: Path, monkeypat
     assert "<th>train.folds</th>" not in text  # which folds are trained is not how one is trained
     assert 'href="sample/notebooks/report.html"' in text and "one-fold/report.html" not in text  # it has none
     found = browse(page, tmp_path, 1200, False)
-    assert found["charts"] == 3 and found["images"] == 0
+    assert found["charts"] == 6 and found["images"] == 0

@@ -84,9 +84,10 @@ def test_a_wrong_order_of_magnitude_is_the_first_thing_on_the_page(run: Run, dra
         "nested_spread": [0.82, 0.86],
     })  # fmt: skip
     text = shown(run)
-    order = ["✗ Do not submit", "<b>0.8400</b>", "0.8000 to 0.9000", "0.8200 to 0.8600", "0.9100", "0.5300", "0.2000",
+    order = ['<nav aria-label="sections">', "✗ Do not submit", "<b>0.8400</b>", "0.8000 to 0.9000",
+             "0.8200 to 0.8600", "0.9100", "0.5300", "0.2000",
              "<b>Stop.</b> Masks are too large.", "<code>a command</code>", "2 of 9 masks are &lt;b&gt;missed",
-             "<img", '<nav aria-label="sections">']  # fmt: skip
+             "<img", '<h2 id="data">']  # fmt: skip
     places = [text.index(one) for one in order]
     assert places == sorted(places)
 
@@ -105,7 +106,8 @@ def shown(run: Run) -> str:
         run.folder / "page.html",
         dict.fromkeys(("data", "cleaning", "audit", "learning", "tuning", "scores")),
     )
-    values = nothing | dict.fromkeys(("predictions", "record", "test")) | {"exact": sections.exact(run), "legend": {}}
+    values = nothing | dict.fromkeys(("predictions", "record", "test", "explorer"))
+    values |= {"exact": sections.exact(run), "legend": {}}
     page.write(path, "report.html.jinja", title="x", run=run, verdict=sections.verdict(run), **values)
     return path.read_text(encoding="utf-8")
 
@@ -113,5 +115,7 @@ def shown(run: Run) -> str:
 def test_an_image_is_of_one_kind_only() -> None:
     scores = pd.DataFrame({"image_id": list("abcdef"), "true_area": [9] * 6, "score": [0.0] * 6})
     found = sections.pick_examples(scores)
-    assert found["image_id"].tolist() == list("abcde")  # all score the same: f is no worse than a
-    assert found["kind"].tolist() == sorted(found["kind"])  # best, median, worst
+    assert found["image_id"].tolist() == list("abcd")  # all score the same: none is the worst, or in the middle
+    found = sections.pick_examples(scores.assign(score=[1.0, 0.9, 0.8, 0.7, 0.6, 0.5]))
+    assert found["image_id"].tolist() == list("abcdef")
+    assert found["kind"].tolist() == ["best"] * 4 + ["median", "worst"]

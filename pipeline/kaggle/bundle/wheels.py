@@ -24,7 +24,7 @@ from pipeline.kaggle.bundle.image import OWN, TORCH, Package
 
 PLATFORMS = tuple(f"manylinux_2_{number}_x86_64" for number in range(35, 16, -1)) + ("manylinux2014_x86_64",)
 """Of Ubuntu 22.04 on x86-64, the image's; the newest first."""
-SUFFIXES = (".py", ".yaml", ".jinja", ".txt")
+SUFFIXES = (".py", ".yaml", ".jinja", ".css", ".js", ".txt")
 TIME = (1980, 1, 1, 0, 0, 0)
 
 

@@ -1,0 +1,318 @@
+"""What the page's table and viewer show: every held-out image as a row and a stamp, and those that matter enlarged.
+
+One pass over all held-out images draws the stamps and tells what kind of error each is; a second one, over the three
+hundred that are worst, suspected or drawn at random, keeps picture, masks and probabilities for the viewer.
+"""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pipeline.core.console import track
+from pipeline.core.errors import PipelineError
+from pipeline.core.run import Run
+from pipeline.decode import table
+from pipeline.masks import overlay
+from pipeline.masks.geometry import IGNORE
+from pipeline.masks.metric import Metric
+from pipeline.masks.metrics import METRICS
+from pipeline.masks.overlaps import counts, dice
+from pipeline.report import encoding, look
+from pipeline.split.folds import counted_rows
+
+ERRORS = ("false alarm", "missed", "poor overlap")
+"""Kinds of error, the first as bit 1, the second as bit 2, the third as bit 4."""
+POOR = 0.7
+"""Dice below which the overlap of two masks is poor."""
+STRAY = 0.01
+"""Share of a multiclass image that a class must cover to be a false alarm, or missed: borders always stray."""
+WORST, SUSPECTS, RANDOM, LARGE = 120, 120, 60, 300
+"""Images that are enlarged, and how many of them together: more of the worst ones where the others are fewer."""
+STAMPS, SIDE = 6000, 64
+"""Images that have a stamp, the worst ones where there are more; and its longer side in pixels."""
+STAMP_QUALITY, QUALITY, FEWER = 50, 72, 1500
+"""WebP qualities of stamps and of enlarged pictures; with more stamps than `FEWER` theirs is lower."""
+ENLARGED, BUDGET = 480, 5_000_000
+"""Longer side of an enlarged picture in pixels, and base64 letters that all of them may take together."""
+PROBABILITY = 250
+"""Square root of the pixels of probability of an enlarged image, of all classes together: networks say no more."""
+MISSING = (PipelineError, ValueError, KeyError, OSError)
+"""Its raw file or its prediction was moved away."""
+
+
+@dataclass(frozen=True)
+class Image:
+    """A held-out image, read: all at the size at which it is scored."""
+
+    picture: np.ndarray
+    """RGB (h, w, 3) uint8."""
+    true: np.ndarray
+    """(C, h, w) uint8: 0, 1, and 255 where ignored; of the classes that are looked at."""
+    predicted: np.ndarray
+    """(C, h, w) uint8 of 0 and 1."""
+    probability: np.ndarray
+    """(C, h, w) uint8, p·255."""
+
+
+def explorer(run: Run, rows: pd.DataFrame, named: Sequence[str] = ()) -> dict[str, Any] | None:
+    """Returns what the page's script reads: columns of the table, sheets of stamps, and enlarged images by row.
+
+    Args:
+        run: whose images.
+        rows: oof_scores.csv.
+        named: images that the reasons of the verdict name; they are enlarged too.
+    """
+    if not run.table.exists() or rows.empty:
+        return None
+    metric = look.metric(run)
+    ordered = _worst_first(rows, run, metric)
+    ids = ordered["image_id"].astype(str).tolist()
+    images = table.read_table(run.table, "train").set_index("image_id", drop=False)
+    read = reader(run, images)
+    cell = _cell(images)
+    with ThreadPoolExecutor() as pool:
+        numbered = enumerate(ids)
+        seen = list(track(pool.map(partial(_seen, read, run, cell), numbered), "report: images", len(ids)))
+    listed = _suspects(run)
+    chosen = picks(ordered, named, list(listed), run.recipe.train.seeds[0])
+    large = _enlarged(read, run, [(ids.index(one), one) for one in chosen])
+    stamps = [one[0] for one in seen[:STAMPS]]
+    quality = STAMP_QUALITY if len(stamps) <= FEWER else STAMP_QUALITY - 15
+    return {
+        "metric": metric.name,
+        "higher": metric.higher_is_better,
+        "measure": measure_of(metric).name or "dice",
+        "classes": _classes(run),
+        "colours": [f"rgb{overlay.legend(run.competition)[name] or (128, 128, 128)}" for name in _classes(run)],
+        "thresholds": _thresholds(run),
+        "grouped": bool(run.competition.group),
+        "errors": ERRORS,
+        "columns": _columns(ordered, images, [one[1:] for one in seen], listed),
+        "cell": cell[::-1],
+        "across": encoding.ACROSS,
+        "stamps": len(stamps),
+        "sheets": encoding.sheets(stamps, quality),
+        "large": large,
+    }
+
+
+def reader(run: Run, images: pd.DataFrame) -> Callable[[str], Image]:
+    """Returns a function that reads a held-out image by its id.
+
+    Args:
+        run: whose images.
+        images: rows of images.parquet by image_id.
+    """
+    read, predict, competition = look.opener(run), look.predictor(run, "train"), run.competition
+    places = [competition.classes.index(name) for name in _classes(run)]
+
+    def image_of(image_id: str) -> Image:
+        row = images.loc[image_id]
+        true = table.scored_mask(row, competition)
+        if competition.ignored is not None:  # its pixels count in no score
+            true[:, true[competition.ignored] == 1] = IGNORE
+        shape = (true.shape[1], true.shape[2])
+        predicted = predict(image_id, shape)
+        probability = predicted.probability
+        if probability.dtype != np.uint8:
+            probability = np.rint(np.clip(probability, 0, 1) * 255).astype(np.uint8)
+        picture = encoding.resized(overlay.to_rgb8(read(row)), shape)
+        return Image(picture, true[places], predicted.masks[places], probability[places])
+
+    return image_of
+
+
+def picks(ordered: pd.DataFrame, named: Sequence[str], suspects: Sequence[str], seed: int) -> list[str]:
+    """Returns the images that are enlarged, each once: those that are named, suspects, the worst, and some at random,
+    filled up with further ones of the worst.
+
+    Args:
+        ordered: rows of oof_scores.csv, the worst first.
+        named: images that the reasons of the verdict name.
+        suspects: images whose labels the networks contradict, the likeliest fault first.
+        seed: of the draw.
+    """
+    ids = ordered["image_id"].astype(str).tolist()
+    there = set(ids)
+    drawn = np.random.default_rng(seed).permutation(len(ids))[:RANDOM]
+    wanted = [*named, *suspects[:SUSPECTS], *ids[:WORST], *(ids[place] for place in drawn)]
+    chosen = dict.fromkeys(one for one in wanted if one in there)
+    return [*chosen, *(one for one in ids if one not in chosen)][: max(LARGE, len(chosen))]
+
+
+def errors_of(true: np.ndarray, predicted: np.ndarray, multiclass: bool) -> tuple[int, int]:
+    """Returns the kinds of error of an image as the bits of ERRORS, and the pixels that are predicted.
+
+    Args:
+        true: masks (C, h, w) uint8 of 0, 1 and 255 (ignored).
+        predicted: masks (C, h, w) uint8 of 0 and 1.
+        multiclass: whether classes share the pixels, so that a few stray pixels are no error of their own.
+    """
+    both, found, there = counts(predicted, true)
+    least = STRAY * true[0].size if multiclass else 0
+    alarm = (there == 0) & (found > least)
+    missed = (there > least) & (found == 0)
+    poor = (there > least) & (found > 0) & (dice(both, found, there) < POOR)
+    return int(alarm.any()) | int(missed.any()) << 1 | int(poor.any()) << 2, int(found.sum())
+
+
+def in_words(bits: int | None) -> str:
+    """Returns the kinds of error that the bits stand for."""
+    if bits is None:
+        return "not known"
+    return ", ".join(name for place, name in enumerate(ERRORS) if bits >> place & 1)
+
+
+# --- all images ------------------------------------------------------------------------------------------------------
+
+
+def _worst_first(rows: pd.DataFrame, run: Run, metric: Metric) -> pd.DataFrame:
+    """The rows from the worst score to the best, those that do not count at the end."""
+    counted = counted_rows(rows, run.recipe.tune.rows) & (rows["use"] != "drop").to_numpy()
+    keyed = rows.assign(_left=~counted, _worth=metric.sign * rows["score"])
+    ordered = keyed.sort_values(["_left", "_worth"], kind="stable", ignore_index=True, na_position="last")
+    return ordered.drop(columns=["_left", "_worth"])
+
+
+def _seen(
+    read: Callable[[str], Image], run: Run, cell: tuple[int, int], numbered: tuple[int, str]
+) -> tuple[np.ndarray, int | None, int | None]:
+    """A stamp, the bits of its errors, and the pixels that are predicted; None where that cannot be read."""
+    place, image_id = numbered
+    multiclass = run.competition.kind == "multiclass"
+    try:
+        image = read(image_id)
+    except MISSING:
+        return np.full((*cell, 3), encoding.GROUND, np.uint8), None, None
+    bits, predicted = errors_of(image.true, image.predicted, multiclass)
+    if place >= STAMPS:
+        return np.zeros((0, 0, 3), np.uint8), bits, predicted
+    true, guess = (image.true[0] == 1), image.predicted[0] == 1
+    if len(image.true) > 1:  # many classes would cover a stamp: what is wrong is marked
+        counted = (image.true != IGNORE).all(0)
+        true, guess = np.zeros_like(true), (image.true != image.predicted).any(0) & counted
+    return encoding.stamp(image.picture, true, guess, cell), bits, predicted
+
+
+def _cell(images: pd.DataFrame) -> tuple[int, int]:
+    """Rows × columns of a stamp: of the middle shape of all images."""
+    shape = float((images["height"] / images["width"]).median())
+    return max(24, min(SIDE, round(SIDE * shape))), max(24, min(SIDE, round(SIDE / shape)))
+
+
+def _columns(
+    rows: pd.DataFrame, images: pd.DataFrame, seen: Sequence[tuple[int | None, int | None]], listed: dict[str, str]
+) -> dict[str, list[Any]]:
+    known = images.reindex(rows["image_id"])
+    pixels = (known["height"] * known["width"]).to_numpy(np.float64)
+    predicted = np.array([np.nan if area is None else area for _, area in seen], np.float64)
+    ids = rows["image_id"].astype(str).tolist()
+    return {
+        "id": ids,
+        "fold": rows["fold"].tolist(),
+        "group": known["group"].fillna("").astype(str).tolist(),
+        "use": rows["use"].astype(str).tolist(),
+        "size": _rounded(100 * rows["true_area"].to_numpy(np.float64) / pixels),
+        "predicted": _rounded(100 * predicted / pixels),
+        "score": _rounded(rows["score"].to_numpy(np.float64)),
+        "error": [bits for bits, _ in seen],
+        "suspect": [listed.get(one, "") for one in ids],
+    }
+
+
+def _rounded(values: np.ndarray) -> list[float | None]:
+    return [round(float(value), 4) if np.isfinite(value) else None for value in values]
+
+
+def _suspects(run: Run) -> dict[str, str]:
+    """Why the mask of each suspected image may be wrong, the likeliest fault first."""
+    if not run.suspects.exists():
+        return {}
+    return {row["image_id"]: f"{row['reason']}; {row['note']}" for row in look.suspects(run).to_dict("records")}
+
+
+# --- enlarged images -------------------------------------------------------------------------------------------------
+
+
+def _enlarged(read: Callable[[str], Image], run: Run, chosen: Sequence[tuple[int, str]]) -> dict[int, dict[str, Any]]:
+    """Enlarged images by their row, as large as the budget allows: a few of them tell what one takes."""
+    measure = measure_of(look.metric(run))
+    trial = [_large(read, measure, 1.0, image_id) for _, image_id in chosen[:: max(1, len(chosen) // 8)]]
+    expected = len(chosen) * float(np.mean([_letters(one) for one in trial if one] or [0]))
+    scale = min(1.0, (BUDGET / max(1.0, expected)) ** 0.5)
+    with ThreadPoolExecutor() as pool:
+        drawn = pool.map(lambda one: _large(read, measure, scale, one[1]), chosen)
+        found = list(track(drawn, "report: enlarged", len(chosen)))
+    return {place: one for (place, _), one in zip(chosen, found, strict=True) if one is not None}
+
+
+def _letters(large: dict[str, Any]) -> int:
+    return sum(len(large[name]) for name in ("image", "masks", "probability"))
+
+
+def _large(read: Callable[[str], Image], measure: Metric, scale: float, image_id: str) -> dict[str, Any] | None:
+    """Picture, masks, probabilities, and the score of each class (C, 16) at every threshold alone."""
+    try:
+        image = read(image_id)
+    except MISSING:
+        return None
+    shape = encoding.within((image.picture.shape[0], image.picture.shape[1]), round(scale * ENLARGED))
+    room = scale * PROBABILITY / (len(image.probability) * shape[0] * shape[1]) ** 0.5
+    inner = encoding.within(shape, max(16, int(max(shape) * min(1.0, room))))
+    masks = np.stack([
+        _nearest(np.where(true == IGNORE, 4, true * 2 + predicted).astype(np.uint8), shape)
+        for true, predicted in zip(image.true, image.predicted, strict=True)
+    ])  # fmt: skip
+    levels = np.stack([encoding.resized(plane, inner) // encoding.LEVELS for plane in image.probability])
+    return {
+        "image": encoding.webp(encoding.resized(image.picture, shape), QUALITY),
+        "masks": encoding.planes_png(masks),
+        "probability": encoding.planes_png(levels.astype(np.uint8)),
+        "shape": shape,
+        "inner": inner,
+        "scores": [scores_by_level(*planes, measure) for planes in zip(image.probability, image.true, strict=True)],
+    }
+
+
+def _nearest(plane: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """A plane of labels at another size."""
+    rows = (np.arange(shape[0]) * plane.shape[0] + plane.shape[0] // 2) // shape[0]
+    columns = (np.arange(shape[1]) * plane.shape[1] + plane.shape[1] // 2) // shape[1]
+    return plane[np.minimum(rows, plane.shape[0] - 1)][:, np.minimum(columns, plane.shape[1] - 1)]
+
+
+def scores_by_level(probability: np.ndarray, true: np.ndarray, measure: Metric) -> list[float]:
+    """Returns the score of one class of an image at the thresholds 0, 16, 32, … of 255, and no other rule.
+
+    Args:
+        probability: (h, w) uint8, p·255.
+        true: (h, w) uint8 of 0, 1 and 255 (ignored).
+        measure: a metric of one image that counts pixels.
+    """
+    counted = true != IGNORE
+    levels, there = (probability // encoding.LEVELS)[counted], (true == 1)[counted]
+    found, both = (
+        np.bincount(values, minlength=encoding.LEVELS)[::-1].cumsum()[::-1] for values in (levels, levels[there])
+    )
+    return [round(float(score), 4) for score in measure.function(both, found, np.full_like(found, there.sum()))]
+
+
+def measure_of(metric: Metric) -> Metric:
+    """Returns what the viewer scores an image by: the metric itself where it is an overlap of one image, else Dice."""
+    return metric if metric.counted == "pixels" and metric.unit == "image" else METRICS["dice"]
+
+
+def _classes(run: Run) -> list[str]:
+    """The classes that are looked at: all but a background."""
+    return list(run.competition.foreground)
+
+
+def _thresholds(run: Run) -> list[int | None]:
+    """The threshold (of 255) of each class, as tuned; None of a multiclass competition."""
+    rules = look.result(run).get("rules", {})
+    return [rules[name]["threshold"] if name in rules else None for name in _classes(run)]
