@@ -144,7 +144,7 @@ def test_two_processes_of_one_run_at_once(tiny: Tiny) -> None:
     said = [process.communicate(timeout=300)[1] for process in started]
     assert [process.returncode for process in started] == [0, 0], said
     for fold in (0, 1):
-        assert sum(text.count(f"  fold {fold} epoch 2/2") for text in said) == 1
+        assert sum(text.count(f"  fold {fold}      2/2") for text in said) == 1
     assert "is being done by" in "".join(said)
     alone = train(named(run, "alone"), "validate", "tune", "predict", "encode")
     assert hashes(alone) == hashes(run)
