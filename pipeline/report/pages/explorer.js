@@ -174,7 +174,7 @@ class Viewer {
     if (this.data.classes.length > 1) this.data.classes.forEach((name, number) => {
       byId("viewer-legend").append(make("i", undefined, { class: "swatch", style: `background: ${this.data.colours[number]}` }), ` ${name} `)
     })
-    byId("viewer-legend").append("solid outline: truth; dashed: prediction")
+    byId("viewer-legend").append(make("span", "Solid outline: truth; dashed: prediction.", { class: "quiet" }))
     this.listen()
   }
 
@@ -301,7 +301,7 @@ class Viewer {
   say() {
     for (const button of this.dialog.querySelectorAll("[data-mode]")) button.setAttribute("aria-pressed", button.dataset.mode === this.mode)
     this.picker.value = this.chosen
-    const tuned = this.data.thresholds[Math.max(0, this.chosen)], output = this.dialog.querySelector("output")
+    const tuned = this.chosen < 0 ? null : this.data.thresholds[this.chosen], output = this.dialog.querySelector("output")
     if (this.level === null) {
       this.slider.value = Math.round((tuned ?? 128) / 16)
       output.textContent = tuned === null ? "as tuned" : `as tuned: ${tuned} of 255`
