@@ -30,7 +30,7 @@ addEventListener("load", async () => {
   const column = place => rows().map(row => row.children[place].textContent)
   const found = {
     images: images.length, loaded: images.filter(one => one.naturalWidth > 0).length, dark: dark,
-    titles: [...document.querySelectorAll("h2[id], h3[id]")].map(one => one.id),
+    titles: [...document.querySelectorAll("main > h2[id], main > h3[id]")].map(one => one.id),
     links: [...document.querySelectorAll("nav a")].map(one => one.hash.slice(1)),
     missing: document.querySelectorAll(".missing").length, named: images.filter(one => one.alt).length,
     charts: charts.filter(one => one.width > 100 && one.height > 50).length,
