@@ -23,12 +23,12 @@ from pipeline.core.config.settings import validate
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import read_json
 from pipeline.core.run import Run, open_run
-from pipeline.encode import expected, texts, write_file
+from pipeline.encode import submission
 from pipeline.kaggle.bundle import project
 from pipeline.masks import rle
 from pipeline.masks.metrics import final_metric, named
 from pipeline.masks.statistics import blank
-from pipeline.predictions import published, rows
+from pipeline.predictions import metric_tables, published
 from pipeline.predictions.published import Draws, Published, Table
 from pipeline.report.compare import compare
 from pipeline.tune import final_scores, nearest
@@ -288,7 +288,7 @@ def test_a_function_that_fails(body: str, metric: dict[str, Any], sentence: str,
     ("metric", "sentence"),
     [
         ({"file": "metric.py", "functoin": "x"}, "metric: unknown key `functoin`; did you mean `function`?"),
-        ({"file": "metric.py", "tune": "dise"}, "there is no metric 'dise'"),
+        ({"file": "metric.py", "tune": "dise"}, "there is no metric `dise`; did you mean `dice`?"),
         ({"file": "metric.py", "better": "best"}, "metric: `better` is 'best'"),
         ({"file": "metric.py", "tune": "mean_iou"}, "metric mean_iou does not fit kind binary"),
     ],
@@ -387,42 +387,69 @@ def test_a_slow_function_is_called_as_often_as_its_time_allows(monkeypatch: pyte
 
 # --- rows as encode writes them --------------------------------------------------------------------------------------
 
+INSTANCES_OF_CLASSES = {
+    "classes": ["one", "two"],
+    "columns": {"id": "id", "rle": "mask", "label": "class"},
+    "submission": {"rows": "instance"},
+}
+
 
 @pytest.mark.parametrize(
-    "settings",
+    ("settings", "sample"),
     [
-        {},
-        {"rle": {"order": "row", "base": 0, "empty": "-"}},
-        {"submission": {"rows": "instance"}},
-        {"classes": ["one", "two"], "columns": {"id": "id", "rle": "mask", "label": "class"}},
-        {"classes": ["one", "two"], "columns": {"id": "id", "rle": "mask", "pattern": "{id}_{label}"}},
-        {"submission": {"cell": "{rle}"}, "rle": {"several": ";", "as_json": "list", "empty": "authentic"}},
-        {"classes": ["one", "two"], "columns": {"id": "id", "rle": "mask", "label": "class"},
-         "submission": {"cell": "{class} {rle}"}, "rle": {"several": ";"}},
-        {"submission": {"columns": {"height": "{height}", "Usage": "Public"}}},
+        ({}, ""),
+        ({"rle": {"order": "row", "base": 0, "empty": "-"}}, ""),
+        ({"submission": {"rows": "instance"}}, ""),
+        ({"classes": ["one", "two"], "columns": {"id": "id", "rle": "mask", "label": "class"}}, ""),
+        ({"classes": ["one", "two"], "columns": {"id": "id", "rle": "mask", "pattern": "{id}_{label}"}}, ""),
+        ({"submission": {"cell": "{rle}"}, "rle": {"several": ";", "as_json": "list", "empty": "authentic"}}, ""),
+        ({"classes": ["one", "two"], "columns": {"id": "id", "rle": "mask", "label": "class"},
+          "submission": {"cell": "{class} {rle}"}, "rle": {"several": ";"}}, ""),
+        ({"submission": {"columns": {"height": "{height:04}", "Usage": "Public"}}}, ""),
+        ({"submission": {"columns": {"id": "{id}-{width}"}}}, ""),
+        (INSTANCES_OF_CLASSES, ""),
+        # a placeholder: every image has a row, and not every class
+        (INSTANCES_OF_CLASSES, "id,class,mask\na,one,\nb,one,\nc,one,\n"),
     ],
 )  # fmt: skip
-def test_predicted_rows_are_those_of_the_submission(settings: dict[str, Any], tmp_path: Path) -> None:
-    competition = validate(RleCsv, SETTINGS | {"metric": "dice"} | settings, "competition tiny")
+def test_published_metrics_see_what_encode_writes(settings: dict[str, Any], sample: str, tmp_path: Path) -> None:
+    settings = SETTINGS | {"metric": "dice"} | settings
+    if sample:
+        (tmp_path / "sample.csv").write_text(sample)
+        settings["sample_submission"] = str(tmp_path / "sample.csv")
+    competition = validate(RleCsv, settings, "competition tiny")
     masks = (np.random.default_rng(0).random((3, len(competition.classes), 6, 7)) < 0.3).astype(np.uint8)
-    masks[1] = 0
+    masks[1] = masks[2, :1] = 0
     images = pd.DataFrame({"image_id": ["a", "b", "c"], "subset": "test", "height": 6, "width": 7})
-    want = expected.expected_of(competition, tmp_path, images)
+    want = submission.expected_of(competition, tmp_path, images)
     written: dict[Any, list[str]] = {}
     for name, own in zip(images["image_id"], masks, strict=True):
-        written |= texts.texts_of(name, own, want)
-    write_file.write(tmp_path / "written.csv", written, want)
-    shape = rows.Format(competition)
-    found = rows.submission(images, [shape.texts(one) for one in masks], np.array(["g"] * 3), competition)
-    pd.testing.assert_frame_equal(found.frame[want.header], pd.read_csv(tmp_path / "written.csv"))
+        written |= submission.texts_of(name, own, want)
+    submission.write(tmp_path / "written.csv", written, want)
+    tables = metric_tables.metric_tables(images.assign(subset="train"), np.array(["g"] * 3), competition)
+    found = tables.submission(tables.texts(*pair) for pair in zip(images["image_id"], masks, strict=True))
+    pd.testing.assert_frame_equal(found.frame, pd.read_csv(tmp_path / "written.csv"))
+    assert all(text.startswith(one) for text, one in zip(found.frame["id"], found.images, strict=True))
+
+
+def test_class_maps_of_training_images_leave_ignored_pixels_to_the_background(tmp_path: Path) -> None:
+    told = {"kind": "multiclass", "classes": ["zero", "one"], "submission": {"id": "id", "format": "labels"}}
+    competition = run_of(told).competition
+    row = {"image_id": "a", "height": 1, "width": 3, "rle_zero": "1 1", "rle_one": "2 2", "ignore": "3 1"}
+    tables = metric_tables.metric_tables(pd.DataFrame([row]), np.array(["g"]), competition)
+    found = tables.submission([tables.true_texts(pd.Series(row))])
+    assert found.frame.to_dict("list") == {"id": ["a"], "0": [0], "1": [1], "2": [0]}
+
+
+IMAGES = pd.DataFrame(
+    {"image_id": ["a", "b"], "height": 6, "width": 7, "extra_patient": ["p", "q"], "extra_age": ["30", "40"]}
+)
 
 
 def test_the_solution_has_the_columns_that_the_yaml_makes(tmp_path: Path) -> None:
     competition = competition_of(tmp_path, F_HALF, solution={"shape": "[{height}, {width}]", "unit": "{group}/{age}"})
-    images = pd.DataFrame(
-        {"image_id": ["a", "b"], "height": 6, "width": 7, "extra_patient": ["p", "q"], "extra_age": ["30", "40"]}
-    )
-    found = rows.solution(images, [(("", "1 2"),), (("", ""),)], np.array(["p", "q"]), competition)
+    tables = metric_tables.metric_tables(IMAGES, np.array(["p", "q"]), competition)
+    found = tables.solution([{("a", None): ["1 2"]}, {("b", None): [""]}])
     assert found.frame.to_dict("list") == {
         **{"id": ["a", "b"], "mask": ["1 2", found.frame["mask"][1]], "patient": ["p", "q"], "age": [30, 40]},
         **{"shape": ["[6, 7]"] * 2, "unit": ["p/30", "q/40"]},
@@ -432,14 +459,23 @@ def test_the_solution_has_the_columns_that_the_yaml_makes(tmp_path: Path) -> Non
     assert twice["unit"].tolist() == ["p/30", "p-copy1/30"] and twice["id"].tolist() == ["a", "a-copy1"]
 
 
+@pytest.mark.parametrize("name", ["weight", "class"])
+def test_a_column_of_the_solution_that_cannot_be_made(name: str, tmp_path: Path) -> None:
+    competition = competition_of(tmp_path, F_HALF, solution={"unit": f"{{{name}}}"})
+    with pytest.raises(PipelineError) as caught:
+        metric_tables.columns_of(IMAGES, np.array(["p", "q"]), competition)
+    assert f"metric.solution.unit names {{{name}}}, which images do not have; they have {{age}}" in str(caught.value)
+
+
 def test_instances_share_a_cell_where_the_yaml_says_so(tmp_path: Path) -> None:
     changed = SETTINGS | {
         "submission": {"cell": "{rle}"},
         "rle": {"several": ";", "as_json": "list", "empty": "authentic"},
         "metric": "instance_f1",
     }
-    shape = rows.Format(validate(RleCsv, changed, "competition tiny"))
-    mask = np.zeros((1, 4, 6), np.uint8)
-    assert shape.texts(mask) == (("", "authentic"),)
-    mask[0, :2, 0] = mask[0, 3, 5] = 1
-    assert shape.texts(mask) == (("", "[1, 2];[24, 1]"),)
+    images = pd.DataFrame({"image_id": ["a", "b"], "height": 4, "width": 6})
+    tables = metric_tables.metric_tables(images, np.array(["g", "g"]), validate(RleCsv, changed, "competition tiny"))
+    masks = np.zeros((2, 1, 4, 6), np.uint8)
+    masks[1, 0, :2, 0] = masks[1, 0, 3, 5] = 1
+    found = tables.submission(tables.texts(*pair) for pair in zip("ab", masks, strict=True))
+    assert found.frame["mask"].tolist() == ["authentic", "[1, 2];[24, 1]"]

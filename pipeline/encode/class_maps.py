@@ -9,8 +9,8 @@ import numpy as np
 from pipeline.core.tables import check_separator, column_names, is_parquet, normal_form
 from pipeline.decode.readers.columns import image_finder
 from pipeline.encode import file_kinds
-from pipeline.encode.expected import Expected, Key
 from pipeline.encode.sentences import Measure, meant_id
+from pipeline.predictions.format.expected import Expected, Key
 
 
 def read_labels(path: Path, want: Expected) -> Iterator[tuple[int, str, np.ndarray | str]]:

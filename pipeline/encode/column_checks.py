@@ -4,8 +4,8 @@ import pandas as pd
 
 from pipeline.core.verdict import Reason
 from pipeline.decode.readers.columns import keys_of
-from pipeline.encode import further_columns
-from pipeline.encode.expected import Expected
+from pipeline.predictions.format import further_columns
+from pipeline.predictions.format.expected import Expected
 
 
 def faults_of(frame: pd.DataFrame, want: Expected) -> list[tuple[int, str]]:

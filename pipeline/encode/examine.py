@@ -13,10 +13,10 @@ from pipeline.core.tables import column_names
 from pipeline.core.verdict import Reason
 from pipeline.decode.readers.columns import image_finder
 from pipeline.encode import class_maps, column_checks, mask_images
-from pipeline.encode.expected import Expected, Key
 from pipeline.encode.rows import Row, read_frame, rows_of, rows_of_images
 from pipeline.encode.sentences import Measure, meant_id, no_mask, not_canonical
 from pipeline.masks import rle
+from pipeline.predictions.format.expected import Expected, Key
 
 Fault = tuple[int, str]
 """The number of a row, and a sentence that names it."""

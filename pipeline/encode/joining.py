@@ -12,12 +12,12 @@ from threading import Lock
 import numpy as np
 
 from pipeline.decode import table
-from pipeline.encode.expected import Expected, Texts
 from pipeline.masks import rle
 from pipeline.masks.decision import Decision
 from pipeline.masks.scale import Scale
 from pipeline.masks.windows import Box
 from pipeline.predictions.blends import Blend
+from pipeline.predictions.format.expected import Expected, Texts
 
 KEPT = 2**28
 """Bytes of probabilities at the images' own size that are kept for the windows that overlap."""

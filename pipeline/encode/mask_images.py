@@ -14,10 +14,10 @@ import numpy as np
 import tifffile
 
 from pipeline.core.errors import PipelineError, first_line
-from pipeline.encode import further_columns
-from pipeline.encode.expected import Expected, Key, Texts
 from pipeline.encode.file_kinds import member
 from pipeline.masks import rle
+from pipeline.predictions.format import further_columns
+from pipeline.predictions.format.expected import Expected, Key, Texts
 
 SHOWN = 5
 """Values and names that a message has at most."""

@@ -10,9 +10,9 @@ from pipeline.core.config.competition import Competition
 from pipeline.core.errors import PipelineError
 from pipeline.decode import table
 from pipeline.decode.readers.columns import keys_of, units_by_id
-from pipeline.encode.expected import Expected
 from pipeline.encode.rows import read_frame
-from pipeline.predictions import published, rows
+from pipeline.predictions import metric_tables, published
+from pipeline.predictions.format.expected import Expected
 
 Key = tuple[str | None, str | None]
 """The image id and the label of a row."""
@@ -32,7 +32,8 @@ def score(
         only: ids of images; no others are scored.
 
     Raises:
-        PipelineError: as encode.scoring.score does; or the metric fails.
+        PipelineError: as encode.scoring.score does; the metric fails; or `metric: {solution: …}` names a column that
+            images do not have.
     """
     solution, predicted = read_frame(truth, want), read_frame(path, want)
     true_keys, predicted_keys = _keys(solution, "the truth", want), _keys(predicted, "the submission", want)
@@ -72,7 +73,7 @@ def _keys(frame: pd.DataFrame, name: str, want: Expected) -> list[Key]:
 def _completed(solution: pd.DataFrame, ids: list[str | None], competition: Competition, want: Expected) -> pd.DataFrame:
     """The solution with the columns of the YAML that it lacks."""
     images = table.submitted(want.images)
-    values = rows.columns_of(images, np.array([*units_by_id(competition, images).values()]), competition)
+    values = metric_tables.columns_of(images, np.array([*units_by_id(competition, images).values()]), competition)
     places = {image_id: place for place, image_id in enumerate(images["image_id"])}
     lacking = {name: cells for name, cells in values.items() if name not in solution}
     return solution.assign(**{name: [cells[places[one]] for one in ids] for name, cells in lacking.items()})

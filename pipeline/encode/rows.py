@@ -10,8 +10,9 @@ from pipeline.core.config.submission_settings import file_of_name
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import final_name
 from pipeline.decode.readers.columns import keys_of
-from pipeline.encode import cells, file_kinds, further_columns, mask_images
-from pipeline.encode.expected import Expected
+from pipeline.encode import file_kinds, mask_images
+from pipeline.predictions.format import cells, further_columns
+from pipeline.predictions.format.expected import Expected
 
 
 @dataclass(frozen=True)

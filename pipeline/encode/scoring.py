@@ -13,13 +13,13 @@ from pipeline.decode import table
 from pipeline.decode.readers.columns import units_by_id
 from pipeline.encode import published_scores
 from pipeline.encode.class_maps import read_labels
-from pipeline.encode.expected import Expected, Key
 from pipeline.encode.rows import Row, read_frame, rows_of, rows_of_images
 from pipeline.masks import rle
 from pipeline.masks.geometry import IGNORE
 from pipeline.masks.instances import from_texts, regions_of
 from pipeline.masks.metrics import metric_of
 from pipeline.masks.overlaps import confusion
+from pipeline.predictions.format.expected import Expected, Key
 
 
 @dataclass

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import numpy as np
 
 from pipeline.core.tables import unseen
-from pipeline.encode.expected import Expected
 from pipeline.masks import rle
+from pipeline.predictions.format.expected import Expected
 
 Measure = Callable[[str, int, np.ndarray], None]
 """Takes the mask (h, w) uint8 of 0 and 1 of an image, or of a window of one, and a class, by id and number."""

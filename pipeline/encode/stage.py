@@ -35,11 +35,11 @@ from pipeline.core.trainings import read_training
 from pipeline.core.verdict import Reason, from_json, to_json, verdict_of
 from pipeline.decode import table
 from pipeline.encode import joining, older, sanity, shift, submission
-from pipeline.encode.expected import Expected
 from pipeline.masks.decision import Decision, decision_of, disjoint
 from pipeline.masks.scale import scale_of
 from pipeline.predictions import blends
 from pipeline.predictions.blends import Blend
+from pipeline.predictions.format.expected import Expected
 from pipeline.predictions.test_images import check_predicted, raw_test_files
 
 NEEDS_TEST, READS_FOLDS = True, "test"

@@ -1,23 +1,22 @@
 """Writes submissions, of any kind of file."""
 
-import csv
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from pipeline.core.config.competition import Competition
 from pipeline.core.config.submission_settings import File
 from pipeline.core.errors import PipelineError
-from pipeline.decode.readers.columns import key_text
 from pipeline.decode.readers.files import read_table
-from pipeline.encode import cells, further_columns, mask_images
-from pipeline.encode.expected import Expected, Key, Texts, expected_of
+from pipeline.encode import mask_images
 from pipeline.encode.file_kinds import writing_table
-from pipeline.encode.texts import Scores
+from pipeline.predictions.format import rows
+from pipeline.predictions.format.expected import Expected, Texts, expected_of
+from pipeline.predictions.format.rows import Row
+from pipeline.predictions.format.texts import Scores
 
 
 def write(path: Path, texts: Texts, want: Expected, scores: Scores | None = None) -> int:
@@ -34,78 +33,16 @@ def write(path: Path, texts: Texts, want: Expected, scores: Scores | None = None
     """
     if want.settings.format == "images":
         return mask_images.write(path, texts, want)
-    if want.settings.format == "labels":
-        return _write_labels(path, texts, want)
-    rows = _rows(texts, want, scores or {})
     if want.file == "json":
-        return _write_results(path, rows, want)
-    cells_of_rows = [[row[column] for column in want.header] for row in rows]
-    with writing_table(path, want.file) as file:
-        csv.writer(file, lineterminator="\n").writerows([want.header, *cells_of_rows])
-    return len(cells_of_rows)
+        return _write_results(path, (row for _, row in rows.rows_of(texts, want, scores)), want)
+    with writing_table(path, want.file, numbers=want.settings.format == "labels") as file:
+        return len(rows.write_csv(file, texts, want, scores))
 
 
-def _rows(texts: Texts, want: Expected, scores: Mapping[Key, list[float]]) -> Iterator[dict[str | None, str]]:
-    """Every row, by the names of its columns."""
-    grouped: dict[Key, list[Key]] = {}
-    for key in want.keys:
-        if key not in texts:
-            raise PipelineError(f"test id {want.name(key)} was not decoded: decode again.")
-        grouped.setdefault(want.row_key(key), []).append(key)
-    left = _left_out(texts, want)
-    for row_key, keys in grouped.items():
-        if want.settings.cell:
-            every = [score for key in keys for score in scores.get(key, _sure(texts[key], want))]
-            yield _row(row_key, keys[0], cells.joined(keys, texts, scores, want), every, want)
-        elif row_key not in left:
-            own = scores.get(row_key, _sure(texts[row_key], want))
-            for text, score in zip(texts[row_key], own, strict=True):
-                yield _row(row_key, row_key, text, [score], want)
-
-
-def _left_out(texts: Texts, want: Expected) -> set[Key]:
-    """Keys without instances that need no row: all of COCO's results, and of images that have others, where it is
-    enough that every image has a row."""
-    if want.needed == "keys":
-        return set()
-    empty = {key for key in want.keys if texts[key] == [want.convention.empty]}
-    if want.needed == "nothing":
-        return empty
-    filled = {key[0] for key in want.keys if key not in empty}
-    first = {key[0]: key for key in reversed(want.keys)}
-    return {key for key in empty if key[0] in filled or first[key[0]] != key}
-
-
-def _sure(texts: list[str], want: Expected) -> list[float]:
-    return [float(text != want.convention.empty) for text in texts]
-
-
-def _row(key: Key, first: Key, text: str, scores: list[float], want: Expected) -> dict[str | None, str]:
-    name = want.written.get(key[0], key[0])
-    label = "" if key[1] is None else want.labels[key[1]]
-    image_id = key_text(want.settings, name, label) if want.settings.pattern else name
-    row: dict[str | None, str] = dict(zip(want.copied, want.further.get(first, [""] * len(want.copied)), strict=True))
-    if want.made:
-        names: dict[str, Any] = {**want.names.get(key[0], {}), "class": label or want.only_label}
-        names["score"] = further_columns.score_text(scores)
-        row |= {column: further_columns.filled(template, names) for column, template in want.made.items()}
-    return row | {want.settings.label: label, want.settings.id: image_id, want.settings.rle: text}
-
-
-def _write_labels(path: Path, texts: Texts, want: Expected) -> int:
-    with writing_table(path, want.file, numbers=True) as file:
-        csv.writer(file, lineterminator="\n").writerow(want.header)
-        for key in want.keys:
-            if key not in texts:
-                raise PipelineError(f"test id {want.name(key)} was not decoded: decode again.")
-            file.write(f"{want.written.get(key[0], key[0])},{texts[key][0]}\n")
-    return len(want.keys)
-
-
-def _write_results(path: Path, rows: Iterator[dict[str | None, str]], want: Expected) -> int:
+def _write_results(path: Path, found: Iterator[Row], want: Expected) -> int:
     """Writes COCO's results, one entry per line."""
     entries = []
-    for row in rows:
+    for row in found:
         entry = {name: _number(row[name]) for name in want.header}
         entries.append(json.dumps(entry | {want.settings.rle: json.loads(row[want.settings.rle])}))
     path.write_text("[" + ",\n".join(entries) + "]\n", encoding="utf-8")

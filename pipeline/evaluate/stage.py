@@ -37,8 +37,7 @@ from pipeline.masks.geometry import IGNORE
 from pipeline.masks.scale import scale_of
 from pipeline.masks.separation import with_gaps
 from pipeline.predictions import blends, published
-from pipeline.predictions import rows as submission_rows
-from pipeline.predictions.rows import Format
+from pipeline.predictions.metric_tables import MetricTables, metric_tables
 
 NEEDS_TEST, READS_FOLDS = True, "test"
 OVERLAYS = 10
@@ -81,7 +80,7 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
     read = reader_of(run.competition).opener(run.competition, run.input)
     folder = _emptied(run.folder / "test_overlays")
     metric, units = metrics.metric_of(run.competition), np.array([*units_by_id(run.competition, images).values()])
-    shape = Format(run.competition) if run.competition.metric_file else None
+    tables = metric_tables(images, units, run.competition) if run.competition.metric_file else None
 
     def evaluate_one(index: int) -> dict[str, Any]:
         row = images.iloc[index]
@@ -97,7 +96,7 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
             write_png(folder / name, overlay.with_legend(picture, run.competition))
         figures = image_figures(probability, predicted, true, run.competition)
         truth = table.scored_truth(row, run.competition, metric) if metric.instances else true
-        texts = shape and (shape.texts(found), shape.true_texts(row))
+        texts = tables and (tables.texts(row["image_id"], found), tables.true_texts(row))
         return {
             "image_id": row["image_id"],
             "masks": (found if metric.instances else predicted, truth),
@@ -120,8 +119,8 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
         done = dict(pair for batch in results for pair in batch)
     rows = [done[index] for index in range(len(images))]
     summary = {"run": run.name, "remark": run.competition.remark, **summarise(rows, run.competition, units)}
-    if shape:
-        summary |= published_score(images, rows, units, run.competition, summary)
+    if tables:
+        summary |= published_score(tables, rows, summary)
     flat = pd.DataFrame([{key: value for key, value in row.items() if np.isscalar(value)} for row in rows])
     with writing(run.folder / "test_scores.csv") as temporary:
         flat.to_csv(temporary, index=False)
@@ -150,25 +149,20 @@ def _places(run: Run, images: pd.DataFrame, ids: list[str]) -> dict[str, int]:
     return place
 
 
-def published_score(
-    images: pd.DataFrame, rows: list[dict[str, Any]], units: np.ndarray, competition: Competition, by: dict[str, Any]
-) -> dict[str, Any]:
+def published_score(tables: MetricTables, rows: list[dict[str, Any]], by: dict[str, Any]) -> dict[str, Any]:
     """Returns the score by the competition's published metric, under the names of the built-in one, and that one.
 
     Args:
-        images: rows of test_images.parquet.
+        tables: makes rows of the test images.
         rows: of each of them, the `texts` of its predicted and its true masks.
-        units: their groups.
-        competition: its metric.
         by: the summary by the built-in metric.
 
     Raises:
         PipelineError: the metric fails.
     """
     predicted, true = zip(*(row["texts"] for row in rows), strict=True)
-    solution = submission_rows.solution(images, true, units, competition).frame
-    submission = submission_rows.submission(images, predicted, units, competition).frame
-    score = published.load(competition).score(solution, submission)
+    competition = tables.competition
+    score = published.load(competition).score(tables.solution(true).frame, tables.submission(predicted).frame)
     built_in = {name: by[name] for name in ("metric", "score")}
     return {"metric": competition.scored_by, "score": score, "tuned_by": built_in}
 

@@ -9,15 +9,15 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from pipeline.core.console import say
 from pipeline.core.freshness import hash_file
 from pipeline.core.verdict import Level, Reason, from_json, to_json
 from pipeline.masks.decision import Decision, disjoint
-from pipeline.predictions import published, rows
+from pipeline.predictions import published
+from pipeline.predictions.format.expected import Texts
+from pipeline.predictions.metric_tables import MetricTables
 from pipeline.predictions.published import Draws, Published, Table
-from pipeline.predictions.rows import Format, Texts
 from pipeline.split.folds import counted_rows
 from pipeline.tune import estimate, nearest
 from pipeline.tune.held_out import HeldOut, Weighting
@@ -157,20 +157,16 @@ def _labelled(decided: Decided, result: dict[str, Any], scores: dict[str, Any]) 
 
 def _submissions(decided: Decided, partitions: int) -> Submissions:
     """The rows of the images that count, of nested decisions by so many partitions."""
-    held, counted, competition = decided.held, decided.counted, decided.held.run.competition
-    images, groups = pd.DataFrame([held.rows[number] for number in counted]), nearest.groups_of(held, counted)
+    held, counted = decided.held, decided.counted
+    tables = nearest.tables_of(held, counted)
     parts = [
         {int(number): part for part in partition for number in counted if decided.parts.cells[number] in part}
         for partition in decided.parts.partitions[:partitions]
     ]
-    texts = _texts(decided, [{of[int(number)] for of in parts} for number in counted])
-
-    def of(chosen: list[Texts]) -> Table:
-        return rows.submission(images, chosen, groups, competition)
-
-    masks = competition.kind != "multiclass"
+    texts = _texts(decided, [{of[int(number)] for of in parts} for number in counted], tables)
+    of, masks = tables.submission, held.run.competition.kind != "multiclass"
     return Submissions(
-        nearest.solution_of(held, counted),
+        nearest.solution_of(tables),
         of([one["tuned"] for one in texts]),
         of([one["untuned"] for one in texts]),
         of([one["empty"] for one in texts]) if masks else None,
@@ -178,9 +174,9 @@ def _submissions(decided: Decided, partitions: int) -> Submissions:
     )
 
 
-def _texts(decided: Decided, without: list[set[Cells]]) -> list[dict[Any, Texts]]:
+def _texts(decided: Decided, without: list[set[Cells]], tables: MetricTables) -> list[dict[Any, Texts]]:
     """By image that counts, the texts of its rows: tuned, untuned, empty, and as decided without each of some parts."""
-    held, shape = decided.held, Format(decided.held.run.competition)
+    held = decided.held
     folds, places = held.images["fold"].to_numpy(), held.images["row"].to_numpy()
     position = {int(number): place for place, number in enumerate(decided.counted)}
     overlap = held.run.competition.submission.overlap
@@ -195,14 +191,15 @@ def _texts(decided: Decided, without: list[set[Cells]]) -> list[dict[Any, Texts]
             part: (decided.weightings[part], decided.without[part].decision) for part in without[position[number]]
         }
         known: dict[bytes, Texts] = {}
-        found: dict[Any, Texts] = {"empty": shape.texts(np.zeros_like(true))}
+        image_id = held.rows[number]["image_id"]
+        found: dict[Any, Texts] = {"empty": tables.texts(image_id, np.zeros_like(true))}
         for key, (weighting, decision) in wanted.items():
             blend = held.blends(weighting)[folds[number]]
             probability = probabilities[weightings.index(weighting)]
             masks = disjoint(blend.objects(int(places[number]), probability, decision), probability, overlap)
             drawn = masks.tobytes()
             if drawn not in known:
-                known[drawn] = shape.texts(masks)
+                known[drawn] = tables.texts(image_id, masks)
             found[key] = known[drawn]
         return found
 

@@ -11,15 +11,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from pipeline.core.config.competition import Competition
 from pipeline.core.other_runs import runs_of
 from pipeline.decode import table
 from pipeline.masks.decision import Biases, Decision, Rule, Rules
 from pipeline.masks.metric import Metric
 from pipeline.masks.metrics import metric_of
-from pipeline.predictions import blends, published, rows
+from pipeline.predictions import blends, published
+from pipeline.predictions.format.expected import Texts
+from pipeline.predictions.metric_tables import MetricTables, metric_tables
 from pipeline.predictions.published import Published, Table
-from pipeline.predictions.rows import Format, Texts
 from pipeline.tune.held_out import HeldOut, Weighting
 
 CANDIDATES = (
@@ -72,13 +72,12 @@ def nearest(held: HeldOut, counted: np.ndarray) -> tuple[HeldOut, Agreement]:
         texts = [*CANDIDATES, *(OVER_GROUPS if competition.group else ())]
     candidates = [metric_of(competition.model_copy(update={"metric": text})) for text in texts]
     alone = [one for one in candidates if len(one.batches(np.zeros(2))) > 1]  # not those of whole volumes
-    images, groups = pd.DataFrame([held.rows[number] for number in counted]), groups_of(held, counted)
-    measured, drawn = _probe(held, counted, alone)
-    true = solution_of(held, counted)
-    scores, places, seconds = _scored(function, true, images, drawn, groups, competition)
+    tables = tables_of(held, counted)
+    measured, drawn = _probe(held, counted, alone, tables)
+    scores, places, seconds = _scored(function, tables, drawn, settings.seconds)
     differences = {}
     for metric, counts in zip(alone, measured, strict=True):
-        found = np.array([metric.score_of(counts[:, place], groups) for place in places])
+        found = np.array([metric.score_of(counts[:, place], tables.groups) for place in places])
         expected = scores if function.sign == metric.sign else 1 - scores
         differences[metric.name] = float(np.abs(found - expected).mean())
     differences = dict(sorted(differences.items(), key=lambda pair: round(pair[1], 9)))
@@ -89,10 +88,10 @@ def nearest(held: HeldOut, counted: np.ndarray) -> tuple[HeldOut, Agreement]:
 
 
 def _probe(
-    held: HeldOut, counted: np.ndarray, candidates: Sequence[Metric]
+    held: HeldOut, counted: np.ndarray, candidates: Sequence[Metric], tables: MetricTables
 ) -> tuple[list[np.ndarray], list[tuple[Texts, ...]]]:
     """What the candidates count of the masks at every probe (n, P, …), and the texts of these masks, by image."""
-    competition, shape = held.run.competition, Format(held.run.competition)
+    competition = held.run.competition
     weighting = Weighting((False,) * len(runs_of(held.run)), blends.weights_of(held.run))
     decisions = _probes(held)
     folds, places = held.images["fold"].to_numpy(), held.images["row"].to_numpy()
@@ -109,7 +108,7 @@ def _probe(
             np.concatenate([one.measured([mask], [truth]) for mask in masks])
             for one, truth in zip(candidates, truths, strict=True)
         ]
-        return counts, tuple(shape.texts(mask) for mask in masks)
+        return counts, tuple(tables.texts(held.rows[number]["image_id"], mask) for mask in masks)
 
     counts, texts = zip(*held.each([weighting], work, "compare metrics", counted.tolist()), strict=True)
     return [np.stack(part) for part in zip(*counts, strict=True)], list(texts)
@@ -123,34 +122,29 @@ def _probes(held: HeldOut) -> list[Decision]:
 
 
 def _scored(
-    function: Published,
-    true: Table,
-    images: pd.DataFrame,
-    drawn: Sequence[tuple[Texts, ...]],
-    groups: np.ndarray,
-    competition: Competition,
+    function: Published, tables: MetricTables, drawn: Sequence[tuple[Texts, ...]], limit: float
 ) -> tuple[np.ndarray, list[int], float]:
-    """The published scores of some probes, as many as the time allows, which these are, and the seconds of a call."""
-    assert competition.metric_file is not None
-    number = len(drawn[0])
+    """The published scores of some probes, as many as a share of `limit` seconds allows, which these are, and the
+    seconds of a call."""
+    number, true = len(drawn[0]), solution_of(tables)
     found, started = dict[int, float](), time.perf_counter()
     for count, place in enumerate(sorted(range(number), key=lambda one: (one - number // 2) % number)):
         spent = time.perf_counter() - started
-        if count >= FEWEST_PROBES and spent + spent / count > SHARE * competition.metric_file.seconds:
+        if count >= FEWEST_PROBES and spent + spent / count > SHARE * limit:
             break
-        own = rows.submission(images, [texts[place] for texts in drawn], groups, competition)
+        own = tables.submission(texts[place] for texts in drawn)
         found[place] = function.score(true.frame, own.frame)
     seconds = (time.perf_counter() - started) / len(found)
     return np.array(list(found.values())), list(found), seconds
 
 
-def groups_of(held: HeldOut, counted: np.ndarray) -> np.ndarray:
-    """Returns the groups (n,), as text, of the images at `counted`."""
-    return held.images["group"].to_numpy()[counted].astype(str)
+def tables_of(held: HeldOut, counted: np.ndarray) -> MetricTables:
+    """Returns what makes the rows of the images at `counted` (positions)."""
+    images = pd.DataFrame([held.rows[number] for number in counted])
+    groups = held.images["group"].to_numpy()[counted].astype(str)
+    return metric_tables(images, groups, held.run.competition)
 
 
-def solution_of(held: HeldOut, counted: np.ndarray) -> Table:
-    """Returns the true rows of the images at `counted` (positions)."""
-    images, shape = [held.rows[number] for number in counted], Format(held.run.competition)
-    texts = [shape.true_texts(row) for row in images]
-    return rows.solution(pd.DataFrame(images), texts, groups_of(held, counted), held.run.competition)
+def solution_of(tables: MetricTables) -> Table:
+    """Returns the true rows of the images."""
+    return tables.solution(tables.true_texts(row) for _, row in tables.images.iterrows())

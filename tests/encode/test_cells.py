@@ -12,8 +12,9 @@ from kinds import SHAPES, competition, drawn, images, wanted, write
 from pycocotools import _mask as coco
 
 from pipeline.core.errors import PipelineError
-from pipeline.encode import cells, scoring, submission
+from pipeline.encode import scoring, submission
 from pipeline.masks import rle
+from pipeline.predictions.format import cells
 
 FORGERY = {"rle": {"as_json": "list", "several": ";", "empty": "authentic"}, "submission": {"cell": "{rle}"}}
 HPA: dict[str, Any] = {

@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from pipeline.encode import cells
-from pipeline.encode.expected import Expected, Key, Texts
 from pipeline.masks import rle
 from pipeline.masks.instances import regions_of
+from pipeline.predictions.format import cells
+from pipeline.predictions.format.expected import Expected, Key, Texts
 
 Scores = dict[Key, list[float]]
 """How sure each mask or instance of the texts is, 0 to 1."""

@@ -24,8 +24,8 @@ from pipeline.decode.readers.columns import (
     template_columns,
 )
 from pipeline.decode.readers.files import read_table
-from pipeline.encode import further_columns
 from pipeline.masks import rle
+from pipeline.predictions.format import further_columns
 
 Key = tuple[str, int | None]
 """An image id, and the number of a class where rows, cells or mask images are of one."""
@@ -160,7 +160,7 @@ def expected_of(competition: Competition, input_folder: Path, images: pd.DataFra
         raise PipelineError(f"competition {competition.name}: submission.id is {settings.id}; expected one column.")
     tests = whole[whole["subset"] == "test"]
     ids, labels = tests["image_id"].tolist(), class_labels(competition)
-    names = further_columns.names_of(tests, settings, complete)
+    names = further_columns.names_of(tests, further_columns.templates_of(settings), complete)
     written = {one: str(text) for one, text in further_columns.ids_of(settings, names).items() if text != one}
     sample = _sample(competition, input_folder, {text: one for one, text in written.items()})
     foreground = [competition.classes.index(one) for one in competition.foreground]

@@ -4,8 +4,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pipeline.encode import further_columns
-from pipeline.encode.expected import Expected, Key, Texts
+from pipeline.predictions.format import further_columns
+from pipeline.predictions.format.expected import Expected, Key, Texts
 
 
 @dataclass(frozen=True)

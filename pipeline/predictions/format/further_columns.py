@@ -1,7 +1,7 @@
 """Columns that a YAML names beside id, class and run lengths: constants, or made of what is known of an image."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import pandas as pd
@@ -11,34 +11,41 @@ from pipeline.core.errors import PipelineError
 
 Names = dict[str, str | int | float]
 """What a template may name: id, height, width, group, and the named parts and table columns of an image."""
-OF_A_ROW = ("class", "score")
+OF_A_ROW = ("class", "score", "rle")
 """What differs between the rows of an image."""
 EXTRA = "extra_"
 _FIELD = re.compile(r"{(\w+)(:[^{}]*)?}")
 
 
-def names_of(images: pd.DataFrame, settings: SubmissionSettings, complete: bool = True) -> dict[str, Names]:
-    """Returns by image id what templates may name; nothing where the YAML has no template.
+def templates_of(settings: SubmissionSettings) -> dict[str, str]:
+    """Returns the templates of a submission, by the keys of the YAML."""
+    templates = {f"submission.columns.{name}": str(one) for name, one in settings.columns.items()}
+    return templates | ({"submission.image": settings.image} if settings.image else {})
+
+
+def names_of(
+    images: pd.DataFrame, templates: Mapping[str, str], complete: bool = True, of_rows: Collection[str] = OF_A_ROW
+) -> dict[str, Names]:
+    """Returns by image id what templates may name; nothing where there are no templates.
 
     Args:
-        images: the test images, as a submission names them.
-        settings: the templates.
+        images: the images, as a submission names them.
+        templates: by the keys of the YAML.
         complete: whether a name that the table does not have is a fault; else it stands for nothing.
+        of_rows: names that each row has of its own.
 
     Raises:
         PipelineError: the table has no such column.
     """
-    templates = {f"columns.{name}": str(one) for name, one in settings.columns.items()}
-    templates |= {"image": settings.image} if settings.image else {}
     used = {name: key for key, text in templates.items() for name, _ in _FIELD.findall(text)}
     if not used:
         return {}
     extra = {column.removeprefix(EXTRA): column for column in images.columns if column.startswith(EXTRA)}
-    wanted = [name for name in used if name not in ("id", "height", "width", "group", "rle", *OF_A_ROW)]
-    known = sorted({"id", "height", "width", "group", *OF_A_ROW, *extra})
+    wanted = [name for name in used if name not in ("id", "height", "width", "group", *of_rows)]
+    known = sorted({"id", "height", "width", "group", *of_rows, *extra} - {"rle"})
     if complete and len(images) and (strange := [name for name in wanted if name not in extra]):
         raise PipelineError(
-            f"submission.{used[strange[0]]} names {{{strange[0]}}}, which images do not have; they have "
+            f"{used[strange[0]]} names {{{strange[0]}}}, which images do not have; they have "
             f"{', '.join(f'{{{name}}}' for name in known)}."
         )
     found: dict[str, Names] = {}
