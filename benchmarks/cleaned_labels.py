@@ -16,14 +16,14 @@ import yaml
 
 from benchmarks.leaking_folds import TEST_IMAGES, listed
 from benchmarks.sample_seeds import open_seed, run_seed, test_scores
-from pipeline.core.config import competition, recipe
+from pipeline.core.config import raw_layouts, recipe
 from pipeline.core.files import read_json
 from pipeline.core.run import open_run
 
 
 def write_variant(root: Path, policy: str) -> Path:
     """Returns the path of the recipe `sample` on the sample competition under another policy."""
-    data = yaml.safe_load((competition.FOLDER / "sample.yaml").read_text())
+    data = yaml.safe_load((raw_layouts.FOLDER / "sample.yaml").read_text())
     data |= {"input": "sample", "clean": {"contradictions": {"policy": policy}}}
     (root / f"sample-{policy}.yaml").write_text(yaml.safe_dump(data))
     settings = yaml.safe_load((recipe.FOLDER / "sample.yaml").read_text())

@@ -27,7 +27,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.core.config.competition import Competition, load_competition
+from pipeline.core.config.competition import Competition
+from pipeline.core.config.raw_layouts import load_competition
 from pipeline.masks.bootstrap import Score, epoch_optimism, group_sums, mean_counts, mean_score
 from pipeline.masks.metrics import metric_of
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import yaml
 
-from pipeline.core.config.competition import FOLDER
+from pipeline.core.config.raw_layouts import FOLDER
 from pipeline.core.driver import states
 from pipeline.core.files import read_json
 from pipeline.core.run import Run, open_run

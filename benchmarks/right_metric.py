@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from pipeline.core.config.competition import RleCsv
+from pipeline.core.config.raw_layouts import RleCsv
 from pipeline.core.config.recipe import Recipe
 from pipeline.core.config.settings import validate
 from pipeline.core.console import enable_quiet

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.core.config.competition import load_competition
+from pipeline.core.config.raw_layouts import load_competition
 from pipeline.core.config.recipe import ModelSettings, Recipe
 from pipeline.core.run import Member, Run
 from pipeline.networks import device, models

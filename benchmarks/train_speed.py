@@ -25,7 +25,7 @@ import pandas as pd
 import torch
 
 from benchmarks.baseline_notebook import Notebook, SegmentationDataset, make_loader
-from pipeline.core.config.competition import load_competition
+from pipeline.core.config.raw_layouts import load_competition
 from pipeline.core.config.recipe import ModelSettings, Recipe
 from pipeline.core.run import Member, Run
 from pipeline.masks import geometry, rle

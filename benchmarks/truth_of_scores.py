@@ -26,7 +26,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from pipeline.core.config.competition import load_competition
+from pipeline.core.config.raw_layouts import load_competition
 from pipeline.core.config.recipe import Recipe, TuneSettings
 from pipeline.core.config.settings import validate
 from pipeline.core.console import enable_quiet, track

@@ -39,7 +39,7 @@ import pandas as pd
 
 from benchmarks.duplicate_speed import UNIT
 from benchmarks.rle_speed import processor
-from pipeline.core.config.competition import load_competition
+from pipeline.core.config.raw_layouts import load_competition
 from pipeline.core.config.recipe import ImageSettings, Recipe
 from pipeline.core.run import Run
 from pipeline.decode import table

@@ -15,7 +15,8 @@ from pydantic.fields import FieldInfo
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from pipeline.core.config.competition import Arrays, Competition, NpzLabels, OxfordPet, RleCsv
+from pipeline.core.config.competition import Competition
+from pipeline.core.config.raw_layouts import Arrays, NpzLabels, OxfordPet, RleCsv
 from pipeline.core.config.recipe import Recipe
 from pipeline.core.config.settings import Settings
 

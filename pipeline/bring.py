@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline import stages
-from pipeline.core.config.competition import load_competition
+from pipeline.core.config.raw_layouts import load_competition
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import root, shown, writing
 from pipeline.core.results import read_tuned

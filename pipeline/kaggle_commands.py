@@ -46,7 +46,7 @@ def download(
     ],
 ) -> None:
     """Fetch a competition's raw files into input/: from Kaggle, or Oxford-IIIT Pet; unpack those that are packed."""
-    from pipeline.core.config.competition import FOLDER, load_competition
+    from pipeline.core.config.raw_layouts import FOLDER, load_competition
     from pipeline.core.config.settings import find_yaml
     from pipeline.core.files import input_root, shown
     from pipeline.core.run import input_folder

@@ -19,8 +19,9 @@ from typing import Literal
 import cv2
 import numpy as np
 
-from pipeline.core.config.competition import Competition, RleCsv
+from pipeline.core.config.competition import Competition
 from pipeline.core.config.raw_files import names_in
+from pipeline.core.config.raw_layouts import RleCsv
 from pipeline.core.config.submission_settings import SubmissionSettings
 from pipeline.core.console import loading_torch, progress_bar, say, track
 from pipeline.core.errors import PipelineError

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from pipeline import stages
 from pipeline.core import driver, events, files, freshness
-from pipeline.core.config import competition, recipe
+from pipeline.core.config import raw_layouts, recipe
 from pipeline.core.console import link, loading_torch, memory_text
 from pipeline.core.driver import State
 from pipeline.core.errors import PipelineError
@@ -78,8 +78,8 @@ def examine() -> Iterator[str]:
     except PipelineError as error:
         yield f"device: {error}"
     yield f"root {files.root()}, input {input_root()}"
-    known = sorted(file.stem for file in competition.FOLDER.glob("*.yaml"))
-    here = [name for name in known if input_folder(competition.load_competition(name)).is_dir()]
+    known = sorted(file.stem for file in raw_layouts.FOLDER.glob("*.yaml"))
+    here = [name for name in known if input_folder(raw_layouts.load_competition(name)).is_dir()]
     yield f"raw files found: {', '.join(here) or 'none'}"
     yield f"raw files not there: {', '.join(name for name in known if name not in here) or 'none'}"
     recipes = sorted(file.stem for file in recipe.FOLDER.glob("*.yaml"))

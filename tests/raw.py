@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from pipeline.core import driver
-from pipeline.core.config.competition import Competition, load_competition
+from pipeline.core.config.competition import Competition
+from pipeline.core.config.raw_layouts import load_competition
 from pipeline.core.errors import PipelineError
 from pipeline.core.run import Run, open_run
 from pipeline.decode.readers.base import Item, Listing, MaskFault

@@ -14,7 +14,7 @@ from imitations_of_classics import CLASSICS
 from read_back import OF_INSTANCES, READERS
 
 from pipeline.bring import bring, encode
-from pipeline.core.config.competition import FOLDER
+from pipeline.core.config.raw_layouts import FOLDER
 from pipeline.core.config.settings import merge
 from pipeline.core.driver import run_stage
 from pipeline.core.run import Run, open_run

@@ -14,7 +14,7 @@ from layouts import LAYOUTS
 
 from pipeline import stages
 from pipeline.core import driver
-from pipeline.core.config.competition import load_competition
+from pipeline.core.config.raw_layouts import load_competition
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import read_json
 from pipeline.core.run import Run, open_run

@@ -18,8 +18,8 @@ from conftest import SHAPE, TEST_IDS, Tiny
 
 from pipeline import stages
 from pipeline.core import driver
-from pipeline.core.config import competition
-from pipeline.core.config.competition import load_competition
+from pipeline.core.config import metric_text
+from pipeline.core.config.raw_layouts import load_competition
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import read_json
 from pipeline.core.run import Run, open_run
@@ -127,7 +127,7 @@ def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         patch.setenv("PIPELINE_ROOT", str(root))
         patch.setenv("PIPELINE_INPUT", str(root / "input"))
         patch.setitem(metrics.METRICS, case.metric.name, case.metric)
-        patch.setitem(competition.METRICS, case.metric.name, "masks")
+        patch.setitem(metric_text.METRICS, case.metric.name, "masks")
         tiny = Tiny(root)
         for name, mask in tiny.masks.items():  # something that can be learned in a few steps
             image = np.clip(tiny.images[name] // 3 + 120 * mask, 0, 255).astype(np.uint8)
@@ -242,7 +242,7 @@ def test_compare_and_the_report_show_it(finished: tuple[Case, Run]) -> None:
 
 def test_a_mean_over_groups_needs_groups(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(metrics.METRICS, "patient_dice", CASES["patient_dice"].metric)
-    monkeypatch.setitem(competition.METRICS, "patient_dice", "masks")
+    monkeypatch.setitem(metric_text.METRICS, "patient_dice", "masks")
     tiny.settings["metric"] = "patient_dice"
     tiny.save()
     loaded = load_competition(str(tiny.competition_path))

@@ -11,7 +11,7 @@ from predicted import RECIPE, with_weights
 from typer.testing import CliRunner
 
 from pipeline.__main__ import app
-from pipeline.core.config.competition import RleCsv
+from pipeline.core.config.raw_layouts import RleCsv
 from pipeline.predict_folder import _images_in
 
 

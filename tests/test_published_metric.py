@@ -18,7 +18,8 @@ from typer.testing import CliRunner
 from pipeline import stages
 from pipeline.__main__ import app
 from pipeline.core import driver
-from pipeline.core.config.competition import Competition, RleCsv, load_competition
+from pipeline.core.config.competition import Competition
+from pipeline.core.config.raw_layouts import RleCsv, load_competition
 from pipeline.core.config.settings import validate
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import read_json
@@ -433,7 +434,12 @@ def test_published_metrics_see_what_encode_writes(settings: dict[str, Any], samp
 
 
 def test_class_maps_of_training_images_leave_ignored_pixels_to_the_background(tmp_path: Path) -> None:
-    told = {"kind": "multiclass", "classes": ["zero", "one"], "submission": {"id": "id", "format": "labels"}}
+    told = {
+        "kind": "multiclass",
+        "classes": ["zero", "one"],
+        "metric": "mean_iou",
+        "submission": {"id": "id", "format": "labels"},
+    }
     competition = run_of(told).competition
     row = {"image_id": "a", "height": 1, "width": 3, "rle_zero": "1 1", "rle_one": "2 2", "ignore": "3 1"}
     tables = metric_tables.metric_tables(pd.DataFrame([row]), np.array(["g"]), competition)

@@ -16,7 +16,7 @@ from pipeline.__main__ import app
 from pipeline.clean.outliers import findings
 from pipeline.core import events
 from pipeline.core.config.cleaning import CleanSettings
-from pipeline.core.config.competition import RleCsv
+from pipeline.core.config.raw_layouts import RleCsv
 from pipeline.core.config.recipe import load_recipe
 from pipeline.core.config.settings import validate
 from pipeline.core.console import console

@@ -45,12 +45,12 @@ def test_imports_are_absolute_and_by_name(path: Path) -> None:
 
 
 def test_every_name_that_a_yaml_may_say_is_known_where_it_is_used() -> None:
-    from pipeline.core.config import competition
+    from pipeline.core.config import metric_text
     from pipeline.core.config.recipe import TuneStep
     from pipeline.masks.metrics import METRICS
     from pipeline.tune import class_biases, mask_rules
 
     kinds = {name: "class maps" if metric.counted == "confusion" else "masks" for name, metric in METRICS.items()}
-    assert kinds == competition.METRICS
+    assert kinds == metric_text.METRICS
     assert all(metric.name == name for name, metric in METRICS.items())
     assert set(get_args(TuneStep)) == {*chain(*mask_rules.STEPS), *class_biases.STEPS}

@@ -7,8 +7,9 @@ from typing import Any, Literal
 
 import yaml
 
-from pipeline.core.config.competition import Competition, RleCsv, load_competition
+from pipeline.core.config.competition import Competition
 from pipeline.core.config.preparing import SplitSettings
+from pipeline.core.config.raw_layouts import RleCsv, load_competition
 from pipeline.core.config.recipe import Recipe, load_recipe, recipe_file
 from pipeline.core.config.settings import override, validate
 from pipeline.core.config.submission_settings import ENDINGS

@@ -7,7 +7,8 @@ import re
 import unicodedata
 from typing import Any
 
-from pipeline.core.config.competition import Competition, RleCsv
+from pipeline.core.config.competition import Competition
+from pipeline.core.config.raw_layouts import RleCsv
 from pipeline.core.run import Run
 from pipeline.decode import rle_checks, value_range
 from pipeline.decode.images import Decoded

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.core.config.competition import Competition, RleCsv
+from pipeline.core.config.competition import Competition
+from pipeline.core.config.raw_layouts import RleCsv
 from pipeline.core.run import Run
 from pipeline.decode import descriptors, rle_checks
 from pipeline.decode.readers import remarks

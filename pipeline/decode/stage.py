@@ -25,7 +25,8 @@ import numpy as np
 import pandas as pd
 from rich.markup import escape
 
-from pipeline.core.config.competition import Competition, RleCsv
+from pipeline.core.config.competition import Competition
+from pipeline.core.config.raw_layouts import RleCsv
 from pipeline.core.console import say, track, warn
 from pipeline.core.engine import cores
 from pipeline.core.errors import PipelineError

@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.core.config.competition import Competition, RleCsv
+from pipeline.core.config.competition import Competition
+from pipeline.core.config.raw_layouts import RleCsv
 from pipeline.decode.readers.base import SUBSETS, WORDS, Fault, SubsetName
 from pipeline.masks.pixels import largest_of
 

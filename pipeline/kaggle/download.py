@@ -13,8 +13,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from pipeline.core.config.competition import FOLDER as COMPETITIONS
 from pipeline.core.config.competition import Competition
+from pipeline.core.config.raw_layouts import FOLDER as COMPETITIONS
 from pipeline.core.console import console, say
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import shown, writing

@@ -9,7 +9,8 @@ import pandas as pd
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.core.config.competition import LAYOUTS, Competition, load_competition
+from pipeline.core.config.competition import Competition
+from pipeline.core.config.raw_layouts import LAYOUTS, load_competition
 from pipeline.core.config.settings import read_yaml, validate
 from pipeline.core.console import warn
 from pipeline.core.errors import PipelineError

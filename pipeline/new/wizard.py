@@ -14,8 +14,9 @@ import cv2
 import numpy as np
 import yaml
 
-from pipeline.core.config import competition, recipe
-from pipeline.core.config.competition import LAYOUTS, Competition
+from pipeline.core.config import raw_layouts, recipe
+from pipeline.core.config.competition import Competition
+from pipeline.core.config.raw_layouts import LAYOUTS
 from pipeline.core.config.recipe import load_recipe
 from pipeline.core.config.settings import flatten, override, read_yaml, validate
 from pipeline.core.errors import PipelineError
@@ -114,7 +115,7 @@ def write_new(
 
 def _places(name: str, target: Path | None) -> tuple[Path, Path]:
     if target is None and repository():
-        return competition.FOLDER / f"{name}.yaml", recipe.FOLDER / f"{name}.yaml"
+        return raw_layouts.FOLDER / f"{name}.yaml", recipe.FOLDER / f"{name}.yaml"
     inside = root() if target is None else Path(os.path.abspath(target.expanduser()))
     return inside / "competitions" / f"{name}.yaml", inside / "recipes" / f"{name}.yaml"
 

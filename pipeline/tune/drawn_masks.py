@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from pipeline.core.config.competition import RleCsv
+from pipeline.core.config.raw_layouts import RleCsv
 from pipeline.core.run import Run
 from pipeline.masks.bootstrap import Score
 from pipeline.masks.decision import Rule, Rules, decide, objects

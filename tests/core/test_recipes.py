@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.core.config.competition import FOLDER as COMPETITIONS
+from pipeline.core.config.raw_layouts import FOLDER as COMPETITIONS
 from pipeline.core.config.recipe import FOLDER, load_recipe
 from pipeline.core.errors import PipelineError
 from pipeline.core.run import open_run

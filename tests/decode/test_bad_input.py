@@ -14,7 +14,7 @@ import yaml
 from conftest import SHAPE, TEST_IDS, TRAIN_IDS, Tiny, encoded
 from PIL import Image
 
-from pipeline.core.config.competition import load_competition
+from pipeline.core.config.raw_layouts import load_competition
 from pipeline.core.config.recipe import load_recipe
 from pipeline.core.errors import PipelineError
 from pipeline.core.run import open_run

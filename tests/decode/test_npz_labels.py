@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from raw import Raw
 
-from pipeline.core.config.competition import load_competition
+from pipeline.core.config.raw_layouts import load_competition
 from pipeline.core.errors import PipelineError
 from pipeline.decode import table
 from pipeline.decode.readers.registry import reader_of

@@ -17,7 +17,7 @@ from conftest import encoded
 from PIL import Image
 from raw import Raw
 
-from pipeline.core.config.competition import load_competition
+from pipeline.core.config.raw_layouts import load_competition
 from pipeline.core.errors import PipelineError
 from pipeline.decode import table
 from pipeline.decode.readers.registry import reader_of

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.core.config.competition import NpzLabels, RleCsv
+from pipeline.core.config.raw_layouts import NpzLabels, RleCsv
 from pipeline.core.errors import PipelineError
 from pipeline.encode import submission
 from pipeline.encode.stage import constant_masks, unanswered

@@ -21,7 +21,7 @@ from written import FOLD, RESULT
 from pipeline import bring
 from pipeline.__main__ import app
 from pipeline.core import driver
-from pipeline.core.config.competition import load_competition
+from pipeline.core.config.raw_layouts import load_competition
 from pipeline.core.config.recipe import ArraysSettings
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import read_json

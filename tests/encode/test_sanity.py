@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from layouts import drawn
 
-from pipeline.core.config.competition import RleCsv
+from pipeline.core.config.raw_layouts import RleCsv
 from pipeline.core.config.submission_settings import SubmissionSettings
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import input_root

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.core.config.competition import load_competition
+from pipeline.core.config.raw_layouts import load_competition
 from pipeline.kaggle import sent
 from pipeline.kaggle.choice import choose, correlation, correlations
 from pipeline.kaggle.listing import lines

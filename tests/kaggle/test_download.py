@@ -15,7 +15,7 @@ from kaggle_server import TOKEN, Kaggle, serve
 from typer.testing import CliRunner
 
 from pipeline.__main__ import app
-from pipeline.core.config.competition import load_competition
+from pipeline.core.config.raw_layouts import load_competition
 from pipeline.core.errors import PipelineError
 from pipeline.core.run import input_folder
 from pipeline.kaggle import archives, client

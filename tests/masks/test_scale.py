@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipeline.core.config.competition import load_competition
+from pipeline.core.config.raw_layouts import load_competition
 from pipeline.masks.scale import BYTES, HALVES, Scale, scale_of
 
 

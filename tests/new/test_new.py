@@ -16,7 +16,7 @@ from layouts import LAYOUTS, SHAPE, Layout, jpeg_rows
 from PIL import Image
 
 from pipeline.__main__ import main
-from pipeline.core.config.competition import load_competition
+from pipeline.core.config.raw_layouts import load_competition
 from pipeline.core.config.recipe import load_recipe
 from pipeline.core.config.settings import validate
 from pipeline.core.driver import run_stage
@@ -357,7 +357,7 @@ def test_beside_the_pipelines_own(root: Path, monkeypatch: pytest.MonkeyPatch) -
     things(root / "raw" / "test/{id}.png", range(10, 13))
     for name in ("x1", "x2"):
         write(root / "raw/train/{id}_mask.png", name, np.eye(20, 30))
-    monkeypatch.setattr("pipeline.core.config.competition.FOLDER", root / "competitions")
+    monkeypatch.setattr("pipeline.core.config.raw_layouts.FOLDER", root / "competitions")
     monkeypatch.setattr("pipeline.core.config.recipe.FOLDER", root / "recipes")
     monkeypatch.setenv("PIPELINE_INPUT", "/dev/null/input")
     written = write_new("small", root / "raw")

@@ -23,7 +23,7 @@ from pipeline import stages
 from pipeline.__main__ import app
 from pipeline.bring import bring, encode, tune
 from pipeline.core import driver, freshness
-from pipeline.core.config.competition import load_competition
+from pipeline.core.config.raw_layouts import load_competition
 from pipeline.core.config.recipe import Recipe
 from pipeline.core.config.settings import validate
 from pipeline.core.errors import PipelineError

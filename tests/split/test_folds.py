@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from pipeline.clean.outliers import COLUMNS
 from pipeline.core import driver
-from pipeline.core.config.competition import load_competition
 from pipeline.core.config.preparing import SplitSettings
+from pipeline.core.config.raw_layouts import load_competition
 from pipeline.core.config.recipe import Recipe
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import write_text

@@ -13,7 +13,7 @@ from evidence import Images, held_out_of, random_images, run_of
 from predicted import RECIPE, array, changed, go, named, reasons, run_of_test, split_run, with_weights
 
 from pipeline.core import driver, freshness
-from pipeline.core.config.competition import load_competition
+from pipeline.core.config.raw_layouts import load_competition
 from pipeline.core.config.recipe import TuneSettings
 from pipeline.core.config.settings import merge
 from pipeline.core.errors import PipelineError

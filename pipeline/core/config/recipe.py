@@ -5,9 +5,9 @@ from typing import Any, Literal, get_args
 
 from pydantic import Field, field_validator, model_validator
 
-from pipeline.core.config.competition import FOLDER as COMPETITIONS
-from pipeline.core.config.competition import LAYOUTS, load_competition
 from pipeline.core.config.losses import LossSettings
+from pipeline.core.config.raw_layouts import FOLDER as COMPETITIONS
+from pipeline.core.config.raw_layouts import LAYOUTS, load_competition
 from pipeline.core.config.settings import Settings, find_yaml, merge, override, read_yaml, validate
 from pipeline.core.config.training import ModelSettings, TrainSettings
 from pipeline.core.errors import PipelineError

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.core.config.competition import ArrayFiles, Arrays
+from pipeline.core.config.raw_layouts import ArrayFiles, Arrays
 from pipeline.core.errors import PipelineError
 from pipeline.decode.formats.numpy_arrays import load
 from pipeline.decode.readers.base import SUBSETS, Item, Listing, MaskFault, Masks, SubsetName, counted

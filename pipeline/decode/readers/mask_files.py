@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
 
-from pipeline.core.config.competition import RleCsv
 from pipeline.core.config.raw_files import Subset, names_in
+from pipeline.core.config.raw_layouts import RleCsv
 from pipeline.core.tables import normal_form
 from pipeline.decode.readers.base import WORDS, SubsetName
 from pipeline.decode.readers.columns import class_numbers

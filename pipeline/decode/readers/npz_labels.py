@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.core.config.competition import NpzLabels
+from pipeline.core.config.raw_layouts import NpzLabels
 from pipeline.core.errors import PipelineError
 from pipeline.core.version import program
 from pipeline.decode.readers.base import SUBSETS, Item, Listing, MaskFault, Masks, SubsetName, counted

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.core.config.competition import OxfordPet
+from pipeline.core.config.raw_layouts import OxfordPet
 from pipeline.core.errors import PipelineError
 from pipeline.core.tables import normal_form
 from pipeline.core.version import program

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.core.config.competition import RleCsv
 from pipeline.core.config.raw_files import Subset, names_in
+from pipeline.core.config.raw_layouts import RleCsv
 from pipeline.core.errors import PipelineError
 from pipeline.core.tables import read_header
 from pipeline.core.version import program

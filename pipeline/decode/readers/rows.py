@@ -7,8 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from pipeline.core.config.competition import RleCsv
 from pipeline.core.config.raw_files import Columns, Subset
+from pipeline.core.config.raw_layouts import RleCsv
 from pipeline.core.errors import PipelineError
 from pipeline.core.tables import normal_form, unseen
 from pipeline.decode.readers.base import Fault, SubsetName

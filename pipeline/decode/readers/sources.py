@@ -13,8 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.core.config.competition import WHOLE, RleCsv, Subset
+from pipeline.core.config.competition import WHOLE
+from pipeline.core.config.raw_files import Subset
 from pipeline.core.config.raw_images import ChannelSettings
+from pipeline.core.config.raw_layouts import RleCsv
 from pipeline.decode.formats.base import Size
 from pipeline.decode.formats.registry import measure
 from pipeline.decode.readers.base import Fault

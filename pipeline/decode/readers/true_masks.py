@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.core.config.competition import RleCsv
 from pipeline.core.config.raw_files import REST, THRESHOLD, AnyOf, Subset, Value, values_of
+from pipeline.core.config.raw_layouts import RleCsv
 from pipeline.decode.formats.numpy_arrays import load
 from pipeline.decode.readers.annotations.read import masks_of
 from pipeline.decode.readers.annotations.shapes import Annotated

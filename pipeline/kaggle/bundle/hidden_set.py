@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from pipeline.core.config.competition import RleCsv
 from pipeline.core.config.raw_files import names_in
+from pipeline.core.config.raw_layouts import RleCsv
 from pipeline.core.errors import PipelineError
 from pipeline.core.run import Run
 from pipeline.core.tables import is_parquet

@@ -17,8 +17,8 @@ from typing import Any
 
 import yaml
 
-from pipeline.core.config.competition import FOLDER as COMPETITIONS
-from pipeline.core.config.competition import load_competition
+from pipeline.core.config.raw_layouts import FOLDER as COMPETITIONS
+from pipeline.core.config.raw_layouts import load_competition
 from pipeline.core.config.settings import find_yaml, merge, read_yaml
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import read_json, shown, write_json, write_text

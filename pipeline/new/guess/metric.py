@@ -1,6 +1,6 @@
 """The metric, which raw files cannot tell."""
 
-from pipeline.core.config.competition import METRICS
+from pipeline.core.config.metric_text import METRICS
 from pipeline.new.guess.base import Guess
 
 _OF_MASKS = [name for name, of in METRICS.items() if of == "masks"]

@@ -7,8 +7,9 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from pipeline.core.config.competition import Competition, RleCsv, load_competition
+from pipeline.core.config.competition import Competition
 from pipeline.core.config.raw_files import values_of
+from pipeline.core.config.raw_layouts import RleCsv, load_competition
 from pipeline.core.config.submission_settings import File, SubmissionSettings
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import root

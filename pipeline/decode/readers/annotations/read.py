@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.core.config.competition import RleCsv
 from pipeline.core.config.raw_files import REST, Subset, values_of
+from pipeline.core.config.raw_layouts import RleCsv
 from pipeline.core.errors import PipelineError
 from pipeline.core.tables import normal_form
 from pipeline.decode.readers.annotations import coco, polygons
