@@ -34,6 +34,7 @@ from pipeline.core.console import console, counting, say
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import shown, write_png, writing
 from pipeline.core.freshness import Reason, Step
+from pipeline.core.intact import read_array
 from pipeline.core.run import Run
 from pipeline.decode import table
 from pipeline.decode.descriptors import block_grid
@@ -42,6 +43,8 @@ from pipeline.masks import overlay
 
 SHARED = True
 TEST_PICTURE = "test_duplicate.png"
+REASONS = ("broken", "duplicate", "identical_mask", "contradiction", "pixel_outlier")
+"""Of findings about training images, as their pictures are called."""
 FOR_TEST: Any = {"broken": True, "duplicates": True}
 """Settings of `clean` that decide about images that the test set has too."""
 PICTURES = 8
@@ -58,13 +61,15 @@ def steps(run: Run) -> list[Step]:
     settings: dict[str, Any] = {"clean": rules.model_dump(exclude={"duplicates": {"test"}})}
     settings |= {"group": run.competition.group, "foreground": run.competition.foreground}
     inputs = (run.table, run.histograms, run.thumbnails)
-    found = Step("clean", "clean", manifest, inputs, (run.outliers,), settings, editable=(run.outliers,))
+    pictures = tuple(run.outlier_pictures / f"{reason}.png" for reason in REASONS)
+    found = Step("clean", "clean", manifest, inputs, (run.outliers,), settings, also=pictures, editable=(run.outliers,))
     if not run.competition.has_test:
         return [found]
     manifest, settings = run.test_duplicates.with_suffix(".manifest.json"), rules.model_dump(include=FOR_TEST)
     both = (*inputs, run.test_table, run.test_histograms, run.test_thumbnails)
     outputs = (run.test_duplicates,)
-    return [found, Step("clean", "test duplicates", manifest, both, outputs, settings, subset="test")]
+    also = (run.outlier_pictures / TEST_PICTURE,)
+    return [found, Step("clean", "test duplicates", manifest, both, outputs, settings, also=also, subset="test")]
 
 
 def keeps(run: Run, step: Step, reasons: list[Reason]) -> bool:
@@ -129,7 +134,7 @@ def find(run: Run, everything: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame
 
 def _described(images: pd.DataFrame, *descriptors: Path) -> Described:
     rows = images.index.to_numpy()
-    arrays = (np.load(path, mmap_mode="r")[rows] for path in descriptors)
+    arrays = (read_array(path)[rows] for path in descriptors)
     return Described(images.reset_index(drop=True), *arrays)
 
 

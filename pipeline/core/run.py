@@ -5,14 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from pipeline.core.config.competition import Competition, SplitSettings, load_competition
 from pipeline.core.config.recipe import FOLDER as RECIPES
 from pipeline.core.config.recipe import Recipe, load_recipe
 from pipeline.core.config.settings import find_yaml, override, validate
 from pipeline.core.errors import PipelineError
-from pipeline.core.files import input_root, read_record, root, shown, write_text
+from pipeline.core.files import input_root, read_record, root, shown
 from pipeline.core.version import program
 
 
@@ -382,8 +380,3 @@ def _with_arrays(recipe: Recipe, folder: Path) -> Recipe:
 def describe(run: Run) -> dict[str, Any]:
     """Returns the resolved recipe and competition, for the record."""
     return {"recipe": run.recipe.model_dump(mode="json"), "competition": run.competition.model_dump(mode="json")}
-
-
-def write_recipe(run: Run) -> None:
-    """Writes the resolved recipe into the run's folder, where other runs find it."""
-    write_text(run.folder / "recipe.yaml", yaml.safe_dump(describe(run), sort_keys=False))

@@ -12,6 +12,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from pipeline.core.engine import cores
+from pipeline.core.intact import read_array
 from pipeline.core.run import Run
 from pipeline.masks.pixels import loaded
 from pipeline.networks.device import Compute
@@ -28,8 +29,8 @@ class PlainDataset(Dataset):
         with_masks: bool,
         preprocess: Callable[[np.ndarray], np.ndarray] | None = None,
     ) -> None:
-        self.images = np.load(folder / f"{subset}_images.npy", mmap_mode="r")
-        self.masks = np.load(folder / f"{subset}_masks.npy", mmap_mode="r") if with_masks else None
+        self.images = read_array(folder / f"{subset}_images.npy")
+        self.masks = read_array(folder / f"{subset}_masks.npy") if with_masks else None
         self.rows, self.preprocess = rows, preprocess
 
     def __len__(self) -> int:

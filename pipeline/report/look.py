@@ -17,7 +17,7 @@ from pipeline.core.files import shown
 from pipeline.core.results import read_submission, read_tuned
 from pipeline.core.run import Run
 from pipeline.core.trainings import history_of, read_training
-from pipeline.core.written import again, damaged, if_sound
+from pipeline.core.written import again, damaged
 from pipeline.decode import table
 from pipeline.decode.readers.registry import reader_of
 from pipeline.masks import overlay
@@ -70,15 +70,19 @@ def audit(run: Run) -> dict[str, Any]:
 
 
 def trainings(run: Run) -> charts.Trainings:
-    """Returns the summary (fold.json) and the epochs (history.csv, which may be missing or damaged: no rows) of every
-    training whose summary is there and sound, by its title."""
+    """Returns the summary (fold.json) and the epochs (history.json; no rows where it is missing) of every training that
+    has a summary, by its title.
+
+    Raises:
+        PipelineError: one of these files is damaged.
+    """
     of_folds: list[int | None] = [*run.trained_folds(), *([None] if run.recipe.train.final else [])]
     members = [member for fold in of_folds for member in run.members(fold)]
     folders = {member.title: run.fold_folder(member.fold, member.seed) for member in members}
     return {
-        title: (summary, history_of(folder / "history.csv"))
+        title: (read_training(folder / "fold.json"), history_of(folder / "history.json"))
         for title, folder in folders.items()
-        if (summary := if_sound(read_training, folder / "fold.json"))
+        if (folder / "fold.json").exists()
     }
 
 

@@ -33,13 +33,16 @@ from pipeline.core.errors import PipelineError
 from pipeline.core.files import root, shown
 from pipeline.core.freshness import Reason, Step
 from pipeline.core.lock import exclusive_lock
-from pipeline.core.run import Member, Run, write_recipe
+from pipeline.core.recorded import write_recipe
+from pipeline.core.run import Member, Run
 from pipeline.core.units import StepRunner
 from pipeline.decode import table
 from pipeline.decode.readers.files import read_table
 from pipeline.predictions.files import read_probabilities
 from pipeline.split.folds import drop_list, leak_remark, read_folds, read_outliers
 from pipeline.train.batches.targets import Chosen, assign_rows, mask_origins
+from pipeline.train.leftovers import has_weights, remove_unfinished, started
+from pipeline.train.leftovers import tidy as tidy  # the driver calls it
 
 ACCEPTS = ("force", "runner")
 PARTS = {"image", "model", "loss", "augment", "train"}
@@ -78,7 +81,7 @@ def _step(run: Run, member: Member, settings: dict[str, Any]) -> Step:
     defaults = Recipe(name="", competition="").model_dump(mode="json", include=PARTS)
     return Step(
         "train", title, folder / "manifest.json", inputs, outputs, settings, member.fold, member.seed, defaults,
-        sealed=run.weights(member),
+        also=(folder / "epochs.npz",), sealed=run.weights(member),
     )  # fmt: skip
 
 
@@ -110,7 +113,7 @@ def guard(run: Run, waiting: list[Any], kinds: tuple[str, ...] = ("settings", "i
         there = [path for path in state.step.outputs if path.exists()]
         if reasons[0].kind == "never":
             # with a mark, it was killed while it finished; with a manifest, another process finished it just now
-            marked = any(map(freshness.read_manifest, (_started(state.step), state.step.manifest)))
+            marked = any(map(freshness.read_manifest, (started(state.step), state.step.manifest)))
             if there and not marked:
                 raise PipelineError(
                     f"{folder} holds finished training, and {shown(state.step.manifest)}, which says what it was made "
@@ -118,7 +121,13 @@ def guard(run: Run, waiting: list[Any], kinds: tuple[str, ...] = ("settings", "i
                     "training away with `--force`."
                 )
             # a mark that was left before the first checkpoint is of no training that could be lost
-            reasons = freshness.stale(state.step, _started(state.step)) if _has_weights(state.step) else []
+            reasons = freshness.stale(state.step, started(state.step)) if has_weights(state.step) else []
+            if any(reason.kind == "never" for reason in reasons):
+                raise PipelineError(
+                    f"{folder} holds a training that is not finished, and {shown(started(state.step))}, which says "
+                    "what it was made from, is missing or damaged. Put it back, or throw the training away: delete the "
+                    "folder, or use `--force`, which trains all folds anew."
+                )
         elif any(path.exists() for path in state.step.sealed):  # weights that were deleted may be trained again
             damaged = [reason.text for reason in reasons if reason.kind in ("damaged", "output")]
             if damaged:
@@ -211,8 +220,7 @@ def execute(run: Run, waiting: list[Step], runner: StepRunner, force: bool = Fal
                 continue
             for step in _trained(group, units, later, runner, progress):
                 yield step
-                for path in [*step.manifest.parent.glob("*.ckpt"), _started(step)]:
-                    path.unlink(missing_ok=True)
+                remove_unfinished(step)
 
 
 def _trained(
@@ -229,7 +237,7 @@ def _trained(
 
     def units_of(step: Step) -> list[Unit]:
         nonlocal begun
-        freshness.record(step, 0, _started(step), inputs.of(step))
+        freshness.record(step, 0, started(step), inputs.of(step))
         after = (len(steps) - 1 - begun // at_once * at_once + later) // at_once  # rounds of trainings after this one's
         begun += 1
         return [Unit(step.title, _train, replace(trainings[step.title], after=after), needs)]
@@ -364,12 +372,3 @@ def _require_masks(run: Run) -> None:
             f"{run.competition.name} is multiclass: set it to relabel, drop_empty, drop_both or keep, and let no `use` "
             f"in {shown(run.folds_file)} be soft."
         )
-
-
-def _has_weights(step: Step) -> bool:
-    """Whether training left weights or a checkpoint."""
-    return any(path.exists() for path in step.sealed) or any(step.manifest.parent.glob("*.ckpt"))
-
-
-def _started(step: Step) -> Path:
-    return step.manifest.with_name("started.json")

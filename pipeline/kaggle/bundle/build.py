@@ -31,8 +31,9 @@ from pipeline.core.engine import Engine
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import read_json, shown, write_json, write_text, writing
 from pipeline.core.other_runs import runs_of
+from pipeline.core.recorded import write_recipe
 from pipeline.core.results import read_tuned
-from pipeline.core.run import Run, write_recipe
+from pipeline.core.run import Run
 from pipeline.core.trainings import Weights, read_training
 from pipeline.core.version import VERSION
 from pipeline.kaggle.bundle import half, image, notebook, project, script, wheels

@@ -23,7 +23,8 @@ from pipeline.core.config.settings import find_yaml, merge, read_yaml
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import read_json, shown, write_json, write_text
 from pipeline.core.other_runs import find_run, runs_of
-from pipeline.core.run import Run, open_run, write_recipe
+from pipeline.core.recorded import write_recipe
+from pipeline.core.run import Run, open_run
 
 UNNEEDED: dict[str, Any] = {"base": None, "quick": {}, "takes": None}
 """Settings of a recipe that say how it was written and trained."""
