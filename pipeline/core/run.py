@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.core.config.competition import Competition, SplitSettings, load_competition
+from pipeline.core.config.places import name_fault
 from pipeline.core.config.recipe import FOLDER as RECIPES
 from pipeline.core.config.recipe import Recipe, load_recipe
 from pipeline.core.config.settings import find_yaml, override, validate
@@ -333,8 +334,8 @@ def check_name(name: str) -> str:
     Raises:
         PipelineError: it is no plain file name.
     """
-    if not name or set(name) & set("/\\ ") or name.startswith("."):
-        raise PipelineError(f"--name {name!r}: expected a plain file name without spaces or slashes.")
+    if " " in name or name_fault(name):
+        raise PipelineError(f"--name {name[:130]!r}: expected a plain file name without spaces or slashes.")
     if name in ("outliers", "raw") or name.startswith("pixels_"):
         raise PipelineError(f"--name {name!r}: a folder of this name lies beside those of runs; choose another.")
     return name

@@ -13,7 +13,7 @@ from pipeline.core.files import shown, writing
 from pipeline.core.intact import damaged
 
 NUMBERS = (np.int64, np.float64, np.float32, np.int32)
-ARRAYS = [np.array(0).__reduce__()[0], np.ndarray, np.dtype, *(type(np.dtype(kind)) for kind in NUMBERS)]
+ARRAYS: list[Any] = [np.array(0).__reduce__()[0], np.ndarray, np.dtype, *(type(np.dtype(kind)) for kind in NUMBERS)]
 """What a pickle of arrays of numbers needs, which History keeps in a checkpoint, beyond what torch allows itself."""
 
 
