@@ -32,10 +32,11 @@ from pipeline.core import freshness
 from pipeline.core.config.cleaning import DuplicateSettings
 from pipeline.core.console import console, counting, say
 from pipeline.core.errors import PipelineError
-from pipeline.core.files import shown, write_png, writing
+from pipeline.core.files import shown, write_png
 from pipeline.core.freshness import Reason, Step
 from pipeline.core.intact import read_array
 from pipeline.core.run import Run
+from pipeline.core.tables import write_for_people
 from pipeline.decode import table
 from pipeline.decode.descriptors import block_grid
 from pipeline.decode.readers.registry import reader_of
@@ -92,8 +93,7 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
             _remove_pictures(run, of_test=True)
             _draw(run, images, tests, found, outliers.findings([]))
         (path,) = step.outputs
-        with writing(path) as temporary:  # last: a list that is there without its manifest is somebody's own
-            found.to_csv(temporary, index=False)
+        write_for_people(path, found)  # last: a list that is there without its manifest is somebody's own
         _print(found)
         say(f"  {len(found)} {what} → {shown(path)}{f', pictures → {pictures}/' if len(found) else ''}")
         yield step

@@ -75,11 +75,10 @@ def read_array(path: Path) -> "np.ndarray":
     """
     import numpy as np
 
-    with _explained(path):
+    with explained(path):
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     if not isinstance(array, np.ndarray):
         raise damaged(path, "it is not one array")
-    require_intact(path)
     return array
 
 
@@ -91,10 +90,8 @@ def read_arrays(path: Path, names: Iterable[str]) -> "tuple[np.ndarray, ...]":
     """
     import numpy as np
 
-    with _explained(path), np.load(path, allow_pickle=False) as content:
-        found = tuple(content[name] for name in names)
-    require_intact(path)
-    return found
+    with explained(path), np.load(path, allow_pickle=False) as content:
+        return tuple(content[name] for name in names)
 
 
 def read_parquet(path: Path, columns: list[str] | None = None) -> "pd.DataFrame":
@@ -105,10 +102,8 @@ def read_parquet(path: Path, columns: list[str] | None = None) -> "pd.DataFrame"
     """
     import pandas as pd
 
-    with _explained(path):
-        table = pd.read_parquet(path, columns=columns)
-    require_intact(path)
-    return table
+    with explained(path):
+        return pd.read_parquet(path, columns=columns)
 
 
 def read_texts(path: Path, needed: Iterable[str] = ()) -> "pd.DataFrame":
@@ -119,17 +114,17 @@ def read_texts(path: Path, needed: Iterable[str] = ()) -> "pd.DataFrame":
     """
     import pandas as pd
 
-    with _explained(path):
+    with explained(path):
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
     if lacking := [name for name in needed if name not in table]:
         raise damaged(path, f"it has no column {lacking[0]}")
-    require_intact(path)
     return table
 
 
 @contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    """Turns whatever a library says of a file into a sentence."""
+def explained(path: Path) -> Iterator[None]:
+    """Turns whatever a library says of a file into a sentence; a file that is not what a stage wrote is not opened."""
+    require_intact(path)
     try:
         yield
     except PipelineError:

@@ -1,21 +1,26 @@
 """CSV files of any origin: every value is read as text, and a row cut short or a repeated column is refused."""
 
 import csv
+import re
 import sys
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from pandas.io.common import get_handle
 
 from pipeline.core.errors import PipelineError
+from pipeline.core.files import writing
 
 SHOWN = 5
 """Rows that a message names."""
 SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 """What parts the columns of tables that are no comma-separated ones."""
+LARGEST_UNPACKED, MOST_TIMES = 2**27, 200
+"""A compressed table of more characters than this must not have so many times the bytes of its file."""
 CHARACTERS = {
     "\0": "a NUL character",
     "\t": "a tab",
@@ -42,7 +47,8 @@ def read_csv(path: Path, only: Iterable[str] | None = None, normal: bool = True)
     csv.field_size_limit(sys.maxsize)  # run lengths of a large mask exceed the default
     try:
         with get_handle(as_packed(path), "r", encoding="utf-8-sig", compression="infer") as opened:
-            lines = map(normal_form, opened.handle) if normal else opened.handle
+            unpacked = _limited(opened.handle, as_packed(path))
+            lines = map(normal_form, unpacked) if normal else unpacked
             return _table(path, _records(lines), None if only is None else set(only))
     except UnicodeDecodeError as error:
         raise not_utf8(path, error.object, error.start) from None
@@ -57,6 +63,22 @@ def as_packed(path: Path) -> Path:
     return packed if path.suffix == ".csv" and packed.exists() and not path.exists() else path
 
 
+def _limited(handle: Any, path: Path) -> Iterator[str]:
+    """Yields the lines of a table, of a compressed one while they stay in proportion to the file."""
+    if path.suffix.lower() == ".csv":
+        yield from handle
+        return
+    length, most = 0, max(LARGEST_UNPACKED, MOST_TIMES * path.stat().st_size)
+    while line := handle.readline(LARGEST_UNPACKED):
+        length += len(line)
+        if length > most or len(line) == LARGEST_UNPACKED:
+            raise ValueError(
+                f"unpacked it has more than {length / 2**20:.0f} million characters, and {path.stat().st_size} bytes "
+                "packed: it is damaged, or made to fill the memory"
+            )
+        yield line
+
+
 def normal_form(text: str) -> str:
     """Returns a text with composed characters (NFC): é may be one character or e and an accent, which look alike. Files
     that come from a Mac have the second form."""
@@ -67,7 +89,7 @@ def read_header(path: Path) -> list[str]:
     """Returns the names of a CSV's columns; raises as read_csv does."""
     try:
         with get_handle(as_packed(path), "r", encoding="utf-8-sig", compression="infer") as opened:
-            return _header(path, _records(map(normal_form, opened.handle)))
+            return _header(path, _records(map(normal_form, _limited(opened.handle, as_packed(path)))))
     except UnicodeDecodeError as error:
         raise not_utf8(path, error.object, error.start) from None
     except (ValueError, OSError, EOFError, csv.Error) as error:
@@ -196,3 +218,31 @@ def _table(path: Path, records: Iterator[tuple[int, list[str]]], only: set[str] 
     if rows and rows[-1] != len(rows) + 1:  # blank lines
         table.index = pd.Index([row - 2 for row in rows])
     return table
+
+
+# --- tables that a person opens in a spreadsheet ---------------------------------------------------------------------
+
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")
+_NUMBER = re.compile(r"[+-]?[0-9.,eE+-]*")
+
+
+def write_for_people(path: Path, table: pd.DataFrame) -> None:
+    """Writes a table as CSV, atomically. A text that a spreadsheet would run as a formula, an id that begins with = for
+    instance, gets an apostrophe in front, which `as_written` takes away."""
+    with writing(path) as temporary:
+        _each_text(table, _guarded).to_csv(temporary, index=False)
+
+
+def as_written(table: pd.DataFrame) -> pd.DataFrame:
+    """Returns a table that was read as text, as `write_for_people` was given it."""
+    return _each_text(table, lambda text: text[1:] if text.startswith("'") and _FORMULA.match(text) else text)
+
+
+def _guarded(text: str) -> str:
+    return f"'{text}" if _FORMULA.match(text) and not _NUMBER.fullmatch(text) else text
+
+
+def _each_text(table: pd.DataFrame, change: Callable[[str], str]) -> pd.DataFrame:
+    texts = [name for name in table if table[name].dtype.kind not in "biufcmM"]
+    changed = {name: table[name].map(lambda one: change(one) if isinstance(one, str) else one) for name in texts}
+    return table.assign(**changed) if changed else table

@@ -14,8 +14,10 @@ import pandas as pd
 
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import shown
+from pipeline.core.intact import require_intact
 from pipeline.core.results import read_submission, read_tuned
 from pipeline.core.run import Run
+from pipeline.core.tables import as_written
 from pipeline.core.trainings import history_of, read_training
 from pipeline.core.written import again, damaged
 from pipeline.decode import table
@@ -193,10 +195,12 @@ def read_written(path: Path, columns: Mapping[str, type], stage: str) -> pd.Data
         if lacking := [name for name in columns if name not in read]:
             raise damaged(path, f"it lacks the column {lacking[0]}", again(stage))
         numbers = [name for name in ("true_area", "untuned", *columns) if name in read and name not in texts]
-        read = read.assign(**{name: pd.to_numeric(read[name].replace("", np.nan)) for name in numbers})
-        return read.astype({name: held for name, held in columns.items() if held is int})
+        read = as_written(read).assign(**{name: pd.to_numeric(read[name].replace("", np.nan)) for name in numbers})
+        read = read.astype({name: held for name, held in columns.items() if held is int})
     except (OSError, ValueError):
         raise damaged(path, "it is not the table that the stage writes", again(stage)) from None
+    require_intact(path)
+    return read
 
 
 def _require(path: Any, run: Run, stage: str) -> None:

@@ -10,7 +10,7 @@ import yaml
 from PIL import Image
 
 from pipeline.clean.outliers import count_findings
-from pipeline.core import files, freshness
+from pipeline.core import files, freshness, intact
 from pipeline.core.errors import PipelineError
 from pipeline.core.results import read_submission, read_test_scores, read_tuned
 from pipeline.core.run import Run, describe
@@ -288,6 +288,7 @@ def _pictures(paint: Callable[[str], np.ndarray], captions: dict[str, str], what
 
 def _file(path: Path, width: int) -> Shown:
     """A PNG file, no wider than `width`."""
-    picture = np.array(Image.open(path).convert("RGB"))
+    with intact.explained(path):
+        picture = np.array(Image.open(path).convert("RGB"))
     address = overlay.to_data_address(picture, min(width, picture.shape[1]))
     return {"address": address, "alt": path.stem.replace("_", " ")}

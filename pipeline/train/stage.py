@@ -35,6 +35,7 @@ from pipeline.core.freshness import Reason, Step
 from pipeline.core.lock import exclusive_lock
 from pipeline.core.recorded import write_recipe
 from pipeline.core.run import Member, Run
+from pipeline.core.tables import as_written
 from pipeline.core.units import StepRunner
 from pipeline.decode import table
 from pipeline.decode.readers.files import read_table
@@ -166,6 +167,7 @@ def preflight(run: Run) -> None:
     from pipeline.train.losses import WeightedLoss
     from pipeline.train.module import split_parameters
 
+    _say_code(run)
     devices.check(run.recipe.train, device.detect(run.recipe.train.precision))
     source = None if run.recipe.train.start_from else weights.resolve(run.recipe.model)
     Augmentation(run.recipe.augment)
@@ -176,6 +178,19 @@ def preflight(run: Run) -> None:
     WeightedLoss(run.recipe.loss, run.competition.kind, run.recipe.model.presence)
     Mixer(run.recipe.train.mix, run.competition.kind, len(run.competition.classes), [0], np.zeros(1, int))
     fit.more_loggers(run, run.folder)
+
+
+def _say_code(run: Run) -> None:
+    """Says, before a run's first training, which code of somebody's own its recipe imports."""
+    module, colon, _ = run.recipe.model.architecture.partition(":")
+    if not colon or (run.folder / "recipe.yaml").exists():
+        return
+    file = root() / f"{module.replace('.', '/')}.py"
+    where = shown(file) if file.exists() else f"the installed package {module.partition('.')[0]}"
+    warn(
+        f"[yellow]model.architecture of this recipe runs code: {escape(where)}. It may do whatever you may: read it "
+        "where the recipe comes from somebody else.[/yellow]"
+    )
 
 
 def execute(run: Run, waiting: list[Step], runner: StepRunner, force: bool = False) -> Iterator[Step]:
@@ -346,7 +361,7 @@ def _read_excluded(run: Run) -> pd.DataFrame | None:
     path = exclude_file(run)
     if path is None:
         return None
-    table = read_table(path, [])
+    table = as_written(read_table(path, []))
     if "image_id" not in table:
         columns = ", ".join(f"`{column}`" for column in table)
         raise PipelineError(f"train.exclude: {run.recipe.train.exclude} has no column `image_id`; it has {columns}.")
