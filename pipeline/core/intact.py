@@ -29,11 +29,13 @@ def require_intact(path: Path, by_content: bool = False) -> None:
         by_content: compare its content, whatever its size and time.
 
     Raises:
-        PipelineError: it is not; the stage that makes it again is named.
+        PipelineError: it is not, or is missing; what makes it again is named.
     """
-    if not path.is_file():
+    if path.is_dir():
         return
     record = _maker_of(path)
+    if record and not path.exists():
+        raise PipelineError(f"{shown(path)}, which {record['stage']} wrote, is missing: {remedy(path)}.")
     if record and not freshness.is_as_written(path, record["outputs"], by_content):
         raise PipelineError(f"{shown(path)} is not what {record['stage']} wrote: {remedy(path)}.")
 

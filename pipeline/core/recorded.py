@@ -13,13 +13,13 @@ from pipeline.core.intact import damaged
 from pipeline.core.run import Run, describe
 from pipeline.core.version import program
 
-MARK = "# sha256 of the lines above: "
+MARK = "# sha256 of the lines below: "
 
 
 def write_recipe(run: Run) -> None:
     """Writes the resolved recipe into the run's folder, where other runs find it, unless it is there as it is."""
     body, path = yaml.safe_dump(describe(run), sort_keys=False), run.folder / "recipe.yaml"
-    text = f"{body}{MARK}{_hash(body)}\n"
+    text = f"{MARK}{_hash(body)}\n{body}"
     try:
         same = path.read_text(encoding="utf-8") == text
     except (OSError, UnicodeDecodeError):
@@ -39,8 +39,8 @@ def read_recipe(path: Path) -> dict[str, Any]:
         data = read_yaml(path)
     except PipelineError as error:
         raise damaged(path, str(error).removeprefix(f"{path} ").rstrip("."), remedy) from None
-    body, mark, digest = path.read_text(encoding="utf-8").rpartition(MARK)
-    if mark and digest.strip() != _hash(body):
+    first, _, body = path.read_text(encoding="utf-8").partition("\n")
+    if first.startswith("#") and first != f"{MARK}{_hash(body)}":  # earlier versions wrote no such line
         raise damaged(path, "it is not what was written", remedy)
     if not all(isinstance(data.get(key), dict) for key in ("recipe", "competition")):
         raise damaged(path, "it lacks the recipe or the competition", remedy)

@@ -75,6 +75,7 @@ def epochs_of(path: Path) -> list[dict[str, Any]]:
     try:
         rows = read_json(path)
     except FileNotFoundError:
+        require_intact(path)
         return []
     except (OSError, ValueError, RecursionError) as error:
         raise damaged(path, error, AGAIN) from None
