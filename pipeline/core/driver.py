@@ -162,7 +162,8 @@ def run_stage(
     with nullcontext() if shares else exclusive_lock(run.competition_folder if opened.shared else run.folder):
         waiting = _waiting(run, opened, force, mention, subset)
         if waiting:
-            with _damage_named(waiting):
+            written = [path for state in waiting for path in (*state.step.outputs, *state.step.also)]
+            with _damage_named(waiting), intact.in_work(written):
                 _execute(run, opened, waiting, force, (engine or OneByOne()) if shares else None)
 
 

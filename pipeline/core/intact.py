@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+_in_work = set[Path]()
+
+
 def require_intact(path: Path, by_content: bool = False) -> None:
     """Checks that a file is as the stage left it that wrote it; a file that no manifest lists is as it is.
 
@@ -31,13 +34,24 @@ def require_intact(path: Path, by_content: bool = False) -> None:
     Raises:
         PipelineError: it is not, or is missing; what makes it again is named.
     """
-    if path.is_dir():
+    if path.is_dir() or path in _in_work:
         return
     record = _maker_of(path)
     if record and not path.exists():
         raise PipelineError(f"{shown(path)}, which {record['stage']} wrote, is missing: {remedy(path)}.")
     if record and not freshness.is_as_written(path, record["outputs"], by_content):
         raise PipelineError(f"{shown(path)} is not what {record['stage']} wrote: {remedy(path)}.")
+
+
+@contextmanager
+def in_work(paths: Iterable[Path]) -> Iterator[None]:
+    """Lets files be as they are in the block, in which a stage writes them: an old manifest may still list them."""
+    added = set(paths) - _in_work
+    _in_work.update(added)
+    try:
+        yield
+    finally:
+        _in_work.difference_update(added)
 
 
 def changed(paths: Iterable[Path]) -> Iterator[PipelineError]:
@@ -134,7 +148,9 @@ def explained(path: Path) -> Iterator[None]:
     except FileNotFoundError:
         raise PipelineError(f"{shown(path)} does not exist: {remedy(path)}.") from None
     except MemoryError:
-        raise
+        if _maker_of(path):  # it is as it was written, and memory is short
+            raise
+        raise damaged(path, "it says that it holds more than the memory") from None
     except Exception as error:  # numpy, zipfile, zlib, pyarrow and pandas raise whatever they like on a damaged file
         raise damaged(path, error) from None
 

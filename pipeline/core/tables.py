@@ -223,7 +223,7 @@ def _table(path: Path, records: Iterator[tuple[int, list[str]]], only: set[str] 
 # --- tables that a person opens in a spreadsheet ---------------------------------------------------------------------
 
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")
-_NUMBER = re.compile(r"[+-]?[0-9.,eE+-]*")
+_NUMBER = re.compile(r"[+-]?[0-9]+([.,][0-9]+)?([eE][+-]?[0-9]+)?")
 
 
 def write_for_people(path: Path, table: pd.DataFrame) -> None:

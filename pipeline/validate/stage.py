@@ -17,6 +17,7 @@ an ensemble has none of its own.
 """
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 
 import numpy as np
 
@@ -80,7 +81,8 @@ def tidy(run: Run, finished: list[Step]) -> None:
     is damaged or missing."""
     remove_attempts(finished)
     if len(finished) == len(steps(run)) and run.folder.exists():
-        with exclusive_lock(run.folder):
+        # a run of predictions made elsewhere is this process's alone already
+        with exclusive_lock(run.folder) if run.recipe.trains else nullcontext():
             write_recipe(run)
 
 
