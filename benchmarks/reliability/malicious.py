@@ -2,17 +2,22 @@
 stand for gigabytes. None of it may run, be written outside of the root, or ask for memory."""
 
 import gzip
+import importlib
 import io
 import os
 import pickle
+import shutil
 import struct
+import time
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
 REPEATED = "\n".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12))
 YAML = {
@@ -158,3 +163,96 @@ def packed_table(megabytes: int) -> bytes:
         for _ in range(megabytes):
             file.write(b"0" * 2**20)
     return buffer.getvalue()
+
+
+# --- all of it, by the command line ----------------------------------------------------------------------------------
+
+Attack = tuple[str, str, Callable[[Path, Path], list[str]]]
+"""What kind it is, which one, and what prepares it in a finished root (the recipe's path is given too) and returns the
+command."""
+
+
+def attacks() -> Iterator[Attack]:
+    """Yields what somebody could try who sends files, recipes or names."""
+    for what, text in YAML.items():
+        yield "YAML", what, partial(_yaml, text=text)
+    for name in (name for name in NAMES if "\0" not in name and name):
+        yield "names", repr(name[:20]), partial(_named, name=name)
+        yield "names", f"folds {name[:20]!r}", partial(_competition, folds=name)
+    for pattern in PATHS:
+        yield "paths", repr(pattern), partial(_competition, images=pattern)
+    for file in ("predictions/oof_fold_0.npy", "fold_0/epochs.npz", "fold_0/last.safetensors", "postprocess.json"):
+        yield "code", file, partial(_planted_artefact, file=file)
+    yield "code", "last.ckpt", _planted_training
+    yield "memory", "PNG of 16384×16384", lambda root, recipe: _image(root, recipe, png(16384, 16384))
+    yield "memory", "PNG of 40000×40000", lambda root, recipe: _image(root, recipe, png_of(40_000, 40_000, b""))
+
+
+def run(place: Any, seed: int, until: float) -> Any:
+    """Tries all attacks once, three at least, until the time (of time.monotonic) is up; returns the Tally of them."""
+    warm = importlib.import_module("benchmarks.reliability.warm")
+    tally = warm.Tally("Malicious files", logs=place.folder / "faults")
+    for number, (kind, which, prepare) in enumerate(attacks()):
+        if number >= 3 and time.monotonic() > until:
+            break
+        root = place.fresh("malicious", finished=True)
+        command = prepare(root, place.recipe)
+        around = {*os.listdir(root.parent), f"{root.name}.log"}
+        ended = warm.command(command, root)
+        wrong = "code ran" if (root / "ran").exists() else ended.fault
+        if left := set(os.listdir(root.parent)) - around:
+            wrong = f"wrote outside of the root: {sorted(left)}"
+        if not wrong and ended.code != 2:
+            wrong = f"exit code {ended.code}"
+        tally.add(kind, "faulty" if wrong else "refused", f"{which}: {wrong}" if wrong else "", ended.text)
+    return tally
+
+
+def _written(path: Path, content: bytes) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return str(path)
+
+
+def _yaml(root: Path, recipe: Path, text: str) -> list[str]:
+    return ["run", _written(root / "evil.yaml", text.encode())]
+
+
+def _named(root: Path, recipe: Path, name: str) -> list[str]:
+    return ["run", str(recipe), f"--name={name}"]
+
+
+def _competition(root: Path, recipe: Path, folds: str | None = None, images: str | None = None) -> list[str]:
+    """The sample under another name, with a split or a pattern that leads out."""
+    source = Path(__file__).parents[2] / "pipeline" / "competitions" / "sample.yaml"
+    data = {**yaml.safe_load(source.read_text()), "name": "other", "input": "sample"}
+    settings = {**yaml.safe_load(recipe.read_text()), "competition": "c.yaml"}
+    if folds is not None:
+        data, settings = {**data, "splits": {folds: {"folds": 4}}}, {**settings, "folds": folds}
+    if images is not None:
+        data["train"] = {**data["train"], "images": images}
+    _written(root / "c.yaml", yaml.safe_dump(data).encode())
+    return ["run", _written(root / "e.yaml", yaml.safe_dump(settings).encode()), "--to", "split"]
+
+
+def _planted_artefact(root: Path, recipe: Path, file: str) -> list[str]:
+    """A pickle in the place of an artefact, for a stage alone, which cannot make it again."""
+    content = planted_array(root / "ran") if file.endswith(".npy") else planted_pickle(root / "ran")
+    _written(root / "work" / "sample" / recipe.stem / file, content)
+    return ["encode" if file == "postprocess.json" else "tune", str(recipe), "--force"]
+
+
+def _planted_training(root: Path, recipe: Path) -> list[str]:
+    """An unfinished fold whose checkpoint holds code."""
+    folder = root / "work" / "sample" / recipe.stem / "fold_0"
+    shutil.move(folder / "manifest.json", folder / "started.json")
+    for path in folder.glob("*.safetensors"):
+        path.unlink()
+    planted_checkpoint(folder / "last.ckpt", root / "ran")
+    return ["run", str(recipe)]
+
+
+def _image(root: Path, recipe: Path, content: bytes) -> list[str]:
+    """A folder of one image to predict."""
+    _written(root / "images" / "x.png", content)
+    return ["predict", str(recipe), "--images", str(root / "images")]
