@@ -167,6 +167,11 @@ def packed_table(megabytes: int) -> bytes:
 
 # --- all of it, by the command line ----------------------------------------------------------------------------------
 
+USED = (
+    ("tune", "predictions/oof_fold_0.npy"), ("validate", "fold_0/last.safetensors"), ("encode", "postprocess.json"),
+    ("encode", "mask_statistics.npz"), ("encode", "predictions/test_fold_0.npy"), ("split", "../images.parquet"),
+)  # fmt: skip
+"""Stages and files of a run that they read."""
 Attack = tuple[str, str, Callable[[Path, Path], list[str]]]
 """What kind it is, which one, and what prepares it in a finished root (the recipe's path is given too) and returns the
 command."""
@@ -181,8 +186,8 @@ def attacks() -> Iterator[Attack]:
         yield "names", f"folds {name[:20]!r}", partial(_competition, folds=name)
     for pattern in PATHS:
         yield "paths", repr(pattern), partial(_competition, images=pattern)
-    for file in ("predictions/oof_fold_0.npy", "fold_0/epochs.npz", "fold_0/last.safetensors", "postprocess.json"):
-        yield "code", file, partial(_planted_artefact, file=file)
+    for stage, file in USED:
+        yield "code", file, partial(_planted_artefact, stage=stage, file=file)
     yield "code", "last.ckpt", _planted_training
     yield "memory", "PNG of 16384×16384", lambda root, recipe: _image(root, recipe, png(16384, 16384))
     yield "memory", "PNG of 40000×40000", lambda root, recipe: _image(root, recipe, png_of(40_000, 40_000, b""))
@@ -235,11 +240,11 @@ def _competition(root: Path, recipe: Path, folds: str | None = None, images: str
     return ["run", _written(root / "e.yaml", yaml.safe_dump(settings).encode()), "--to", "split"]
 
 
-def _planted_artefact(root: Path, recipe: Path, file: str) -> list[str]:
+def _planted_artefact(root: Path, recipe: Path, stage: str, file: str) -> list[str]:
     """A pickle in the place of an artefact, for a stage alone, which cannot make it again."""
     content = planted_array(root / "ran") if file.endswith(".npy") else planted_pickle(root / "ran")
     _written(root / "work" / "sample" / recipe.stem / file, content)
-    return ["encode" if file == "postprocess.json" else "tune", str(recipe), "--force"]
+    return [stage, str(recipe), "--force"]
 
 
 def _planted_training(root: Path, recipe: Path) -> list[str]:
