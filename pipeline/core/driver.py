@@ -183,6 +183,8 @@ def _waiting(
         if mention:
             console.print(f"[dim]{stage.name}: up to date[/dim]")
         return []
+    if not stage.reads_raw:
+        _check_intact(stage, waiting)  # first: no other advice helps where an input is damaged
     if not force:
         stage.guard(run, waiting)
     if not stage.reads_raw:
@@ -261,14 +263,19 @@ def _damage_named(waiting: list[State]) -> Iterator[None]:
         raise
 
 
+def _check_intact(stage: Stage, waiting: list[State]) -> None:
+    """Checks that what a stage reads is as it was written, by content before hours of training."""
+    written = {path for state in waiting for path in state.step.outputs}
+    for path in dict.fromkeys(path for state in waiting for path in state.step.inputs if path not in written):
+        if path.exists():
+            intact.require_intact(path, by_content=stage.name == "train")
+
+
 def _check_inputs(run: Run, stage: Stage, waiting: list[State]) -> None:
-    """Checks that what a stage reads is there, and as it was written: by content before hours of training."""
     written = {path for state in waiting for path in state.step.outputs}  # by an earlier step of the same stage
     inputs = dict.fromkeys(path for state in waiting for path in state.step.inputs)
     missing = [path for path in inputs if not path.exists() and path not in written]
     if not missing:
-        for path in (path for path in inputs if path not in written):
-            intact.require_intact(path, by_content=stage.name == "train")
         return
     _offer_folds(run, stage, missing)
     if run.recipe.ensemble and run.folder not in missing[0].parents and missing[0].parent.name == "predictions":

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+ARTEFACTS = ("work/", "folds/", "submissions/")
+"""Where stages write, under the root."""
 _in_work = set[Path]()
 
 
@@ -161,6 +163,8 @@ def explained(path: Path) -> Iterator[None]:
 def _maker_of(path: Path) -> dict[str, Any] | None:
     """The manifest that lists a file among what its step wrote, but for what a person may edit; None without one."""
     name = shown(path)
+    if not name.startswith(ARTEFACTS):
+        return None
     for manifest in _manifests_of(path):
         try:
             stat = manifest.stat()

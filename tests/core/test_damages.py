@@ -153,9 +153,10 @@ def test_damaged_training_stops_and_is_not_replaced(run: Run, file: str) -> None
 ])  # fmt: skip
 def test_a_stage_alone_does_not_use_what_an_earlier_one_left_damaged(run: Run, stage: str, file: str) -> None:
     damage(run, file, "flipped")
-    with pytest.raises(PipelineError) as caught:
-        driver.run_stage(run, stage, force=True)
-    assert file in str(caught.value) and "--name" not in str(caught.value)
+    for force in (False, True):
+        with pytest.raises(PipelineError) as caught:
+            driver.run_stage(run, stage, force)
+        assert file in str(caught.value) and "--name" not in str(caught.value)
 
 
 def test_training_compares_its_pixels_by_content(run: Run) -> None:
