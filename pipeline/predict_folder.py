@@ -214,7 +214,9 @@ def _png_writer(run: Run, folder: Path) -> Callable[[str, np.ndarray], None]:
         if multiclass:
             pictures = {"": planes.argmax(0).astype(np.uint8)}
         elif len(classes) > 1:
-            pictures = {f".{name}": plane * np.uint8(255) for name, plane in zip(classes, planes, strict=True)}
+            pictures = {
+                f".{name.replace('/', '_')}": plane * np.uint8(255) for name, plane in zip(classes, planes, strict=True)
+            }
         for suffix, picture in pictures.items():
             path = folder / f"{image_id}{suffix}.png"
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -58,10 +58,15 @@ def writing(path: Path) -> Iterator[Path]:
             raise
         raise PipelineError(f"{shown(path)} could not be written: {error.strerror}. Nothing was changed.") from error
     finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary)
-        else:
-            temporary.unlink(missing_ok=True)
+        remove(temporary)
+
+
+def remove(path: Path) -> None:
+    """Removes a file, or a folder with all that is in it, where there is one."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def require_space(path: Path, needed: int, what: str) -> None:

@@ -121,7 +121,7 @@ class StepRunner:
             finish(step)
             done(step)
             yield step
-            _error_file(step).unlink(missing_ok=True)
+            error_file(step).unlink(missing_ok=True)
 
     @contextmanager
     def alone(self, steps: Sequence[Step]) -> Iterator[None]:
@@ -214,12 +214,12 @@ class StepRunner:
             say(f"  {error}")
             self._failed.setdefault(step.title, error)
             return
-        write_text(_error_file(step), "".join(traceback.format_exception(error)))
+        write_text(error_file(step), "".join(traceback.format_exception(error)))
         _forget(error)
         said = str(error) if isinstance(error, PipelineError) else f"{type(error).__name__}: {first_line(error)}"
         if len(self._began) > 1:  # the error of the only one ends the command, and is said then
             warn(f"[bold red]  {escape(outcome.unit.title)} failed:[/bold red] {escape(said)}; the others go on")
-        say(f"  traceback of {escape(outcome.unit.title)}: {shown(_error_file(step))}")
+        say(f"  traceback of {escape(outcome.unit.title)}: {shown(error_file(step))}")
         self._failed.setdefault(step.title, error)
 
     def _raise_failed(self) -> None:
@@ -240,8 +240,9 @@ class StepRunner:
             )
 
 
-def _error_file(step: Step) -> Path:
-    return step.manifest.with_name(step.manifest.name.replace("manifest.json", "error.txt"))
+def error_file(step: Step) -> Path:
+    """Returns where the traceback of a step that failed is kept."""
+    return step.manifest.with_name(f"{step.manifest.name.removesuffix('manifest.json')}error.txt")
 
 
 def _forget(error: BaseException | None) -> None:

@@ -31,6 +31,7 @@ from pipeline.core.engine import cores
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import require_space, shown, writing
 from pipeline.core.freshness import Step
+from pipeline.core.intact import read_parquet
 from pipeline.core.run import Run
 from pipeline.decode import checks, descriptors, separators, table
 from pipeline.decode.images import Decoded, blank_one, decode_one, empty_row, first_type, usual
@@ -196,7 +197,7 @@ def _decoded_before(run: Run, subsets: list[SubsetName]) -> pd.DataFrame | None:
     other = run.test_table if subsets == ["train"] else run.table
     if len(subsets) == len(SUBSETS) or not other.exists():
         return None
-    images = pd.read_parquet(other, columns=["image_id", "subset", "path", "dtype"])
+    images = read_parquet(other, ["image_id", "subset", "path", "dtype"])
     return images[(images["subset"] == "test") == (subsets == ["train"])]  # up to layout 2 one table held all images
 
 

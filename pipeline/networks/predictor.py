@@ -15,6 +15,7 @@ from pipeline.core.console import say
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import shown
 from pipeline.core.freshness import Step
+from pipeline.core.intact import read_array
 from pipeline.core.run import Member, Run
 from pipeline.core.trainings import Weights, read_training
 from pipeline.masks.scale import scale_of
@@ -323,7 +324,7 @@ def batches(
     Raises:
         PipelineError: weights are missing or of another network, or give something that is no number.
     """
-    dtype = np.load(run.pixels / f"{subset}_images.npy", mmap_mode="r").dtype
+    dtype = read_array(run.pixels / f"{subset}_images.npy").dtype
     predictor, paths = open_predictor(run, members, seen_as, plain, dtype)
     compute = predictor.compute
     dataset = loader.PlainDataset(run.pixels, subset, rows, with_masks=False, preprocess=preprocess_of(run))

@@ -7,7 +7,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from pipeline.core import freshness
+from pipeline.core import freshness, intact
 from pipeline.core.config.recipe import ModelSettings
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import shown
@@ -77,7 +77,8 @@ def read_trained(path: Path) -> dict[str, Any]:
             f"{shown(path)} is damaged or was replaced: its SHA-256 is none of those in {shown(summary)}. Put the file "
             "back, or train again with `--force`."
         )
-    return load_file(path)
+    with intact.explained(path):
+        return load_file(path)
 
 
 def _imagenet_source(encoder: str) -> dict[str, Any]:

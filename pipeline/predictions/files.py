@@ -25,6 +25,7 @@ import pandas as pd
 
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import require_space, shown, writing
+from pipeline.core.intact import damaged, read_array, read_texts
 
 Predicted = tuple[np.ndarray, np.ndarray | None]
 """Of a batch of images: probabilities (n, C, H, W), and how probable it is that a class occurs in the image (n, C), or
@@ -143,10 +144,12 @@ def read_probabilities(path: Path) -> tuple[np.ndarray, list[str]]:
 def _read(path: Path) -> tuple[np.ndarray, pd.DataFrame]:
     if not path.exists():
         raise PipelineError(f"{shown(path)} does not exist; run the {stage_of(path)} stage.")
-    array = np.load(path, mmap_mode="r")
-    index = pd.read_csv(path.with_suffix(".csv"), dtype=str, keep_default_na=False)
+    array, listed = read_array(path), path.with_suffix(".csv")
+    index = read_texts(listed, ["image_id"])
+    if array.ndim != 4:
+        raise damaged(path, f"it has {array.ndim} axes, and probabilities have four")
     if len(index) != len(array):
-        raise PipelineError(f"{shown(path)} has {len(array)} rows, its index {len(index)}; delete both.")
+        raise damaged(listed, f"it has {len(index)} rows, and {path.name} has {len(array)}")
     return array, index
 
 

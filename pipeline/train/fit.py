@@ -14,6 +14,7 @@ from pipeline.core import deadline, other_runs
 from pipeline.core.console import say
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import shown
+from pipeline.core.intact import read_array
 from pipeline.core.interruption import Interrupted
 from pipeline.core.launch import launched
 from pipeline.core.run import Member, Run
@@ -28,6 +29,7 @@ from pipeline.train.batches import loaders, sampling
 from pipeline.train.batches.dataset import TrainDataset
 from pipeline.train.batches.sharing import Share
 from pipeline.train.batches.targets import Chosen
+from pipeline.train.checkpoints import AtomicCheckpointIO
 from pipeline.train.devices import Place
 from pipeline.train.finish import finish
 from pipeline.train.module import SegmentationModule
@@ -67,7 +69,7 @@ def _fit(
     _silence_lightning()
     folder = run.fold_folder(member.fold, member.seed)
     torch.manual_seed(sampling.seed_of(member))
-    stored = np.load(run.pixels / "train_images.npy", mmap_mode="r")
+    stored = read_array(run.pixels / "train_images.npy")
     network = models.build_network(run, source, stored.dtype)
     if run.recipe.image.normalize == "encoder":
         _set_encoder_statistics(network, run)
@@ -116,7 +118,7 @@ def _train(trainer: Trainer, module: SegmentationModule, train: Any, valid: Any,
         say(f"  {module.member.title}: going on from {shown(last)}")
     resumed: Any = last if last.exists() else None
     try:
-        trainer.fit(module, train, valid, ckpt_path=resumed, weights_only=False)
+        trainer.fit(module, train, valid, ckpt_path=resumed, weights_only=True)
     except SystemExit as ended:
         if isinstance(ended, Interrupted):
             raise
@@ -224,7 +226,7 @@ def _trainer(run: Run, member: Member, compute: Compute, epochs: int, watching: 
         gradient_clip_val=settings.gradient_clip or None,
         logger=[TensorBoardLogger(folder, name="", version="tensorboard"), *trackers.trackers(run, folder)],
         # of torchrun and SLURM Lightning knows by itself
-        plugins=[callbacks.AtomicCheckpointIO(), *([LightningEnvironment()] if place.spawned else [])],
+        plugins=[AtomicCheckpointIO(), *([LightningEnvironment()] if place.spawned else [])],
         callbacks=[*watching, *_checkpointing(run, member, epochs)],
         enable_progress_bar=False,
         enable_model_summary=False,

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.decode.formats.base import OtherKind, Refused, Size, Stored, Wanted, along_axis, needs_extra
+from pipeline.decode.formats.limits import check_picture
 
 SUFFIXES = (".dcm", ".dicom")
 _RESCALED_BY_SEQUENCE = "ModalityLUTSequence"
@@ -37,6 +38,8 @@ def read(path: Path, wanted: Wanted) -> Stored:
             f"holds {frames} frames; set `volumes: {{}}` in the competition's YAML: every frame is an image then"
         )
     wanted.check_size((rows, columns))
+    samples, bits = int(data.get("SamplesPerPixel") or 1), int(data.get("BitsAllocated") or 8)
+    check_picture(frames * rows * columns * samples * bits // 8, path.stat().st_size)
     pixels = _pixels(data)
     if frames > 1:
         pixels = along_axis(pixels, wanted, 0)

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.decode.formats.base import OtherKind, Refused, Size, Stored, Wanted, along_axis, size_along
+from pipeline.decode.formats.limits import check_member
 
 SUFFIXES = (".npy", ".npz")
 
@@ -73,6 +74,7 @@ def _load(path: Path, key: str | None, size: int, modified: int) -> np.ndarray:
             if key is None or key not in names:
                 text = "which of them is the picture, nothing says" if key is None else f"none is called {key}"
                 raise Refused(f"holds the arrays {', '.join(names) or '(none)'}, and {text}")
+            check_member(path, key)
             array = content[key]
     except (Refused, OtherKind):
         raise

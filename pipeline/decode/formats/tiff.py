@@ -20,6 +20,7 @@ from pipeline.decode.formats.base import (
     along_axis,
     size_along,
 )
+from pipeline.decode.formats.limits import check_picture
 from pipeline.decode.readers import remarks
 from pipeline.masks.windows import Box
 
@@ -68,6 +69,7 @@ def read(path: Path, wanted: Wanted) -> Stored:
             series = _picture(file)
             if wanted.box is None:
                 wanted.check_size(tuple(sorted(series.shape)[-2:]))
+                check_picture(series.nbytes, path.stat().st_size)
             page = series.keyframe
             tag = page.tags.get(_ORIENTATION)
             orientation = int(tag.value) if tag is not None else 1
