@@ -42,8 +42,7 @@ def run(place: Place, seed: int, until: float) -> Tally:
     while chains < len(kinds) or time.monotonic() < until:
         kinds[chains % len(kinds)](place, rng, tally, expected, until)
         chains += 1
-    tally.notes.append(f"{tally.total()} disturbances in {chains} chains; each chain ended in the files of an undisturbed run "
-                       f"byte for byte, or is listed as a fault")  # fmt: skip
+    tally.notes.append(f"{tally.total() - chains} kills and signals in {chains} chains")
     return tally
 
 
@@ -125,9 +124,7 @@ def _by_signals(place: Place, rng: random.Random, tally: Tally, expected: dict[s
     _check_end(root, place, tally, expected, command(["run", place.recipe], root), "signal")
 
 
-def _check_end(
-    root: Path, place: Place, tally: Tally, expected: dict[str, str], ended: Ended, kind: str
-) -> None:
+def _check_end(root: Path, place: Place, tally: Tally, expected: dict[str, str], ended: Ended, kind: str) -> None:
     """Compares a chain that ended with the undisturbed run."""
     faults = [ended.fault] if ended.fault else []
     if other := differing(results(root), expected):

@@ -1,7 +1,7 @@
 """A warm process that forks one command at a time, so that no command pays for its imports.
 
-    prepare()                                  # imports everything, once, before the first fork
-    ended = command(["run", recipe], root)     # `python -m pipeline run …` in a fork; its exit code and what it said
+prepare()                                  # imports everything, once, before the first fork
+ended = command(["run", recipe], root)     # `python -m pipeline run …` in a fork; its exit code and what it said
 """
 
 import contextlib
@@ -35,7 +35,16 @@ RECIPE = {
     "tune": {"method": "fixed", "threshold": 0.45, "min_area": 0},
 }  # fmt: skip
 """A run of a few seconds that goes through every stage."""
-TIMED = ("manifest.json", "fold.json", "history.csv", "history.json", "report.html", "r.json", "layout.json", "hparams.yaml")
+TIMED = (
+    "manifest.json",
+    "fold.json",
+    "history.csv",
+    "history.json",
+    "report.html",
+    "r.json",
+    "layout.json",
+    "hparams.yaml",
+)
 """Ends of the names of files that hold times: no two runs write the same."""
 TEMPORARY = (".partial", ".ckpt", ".tmp", "started.json", ".shards", ".lease", "error.txt")
 """Ends of the names of files that a finished run leaves none of."""
@@ -149,7 +158,7 @@ def _import_all() -> None:
     import lightning.pytorch.loggers.tensorboard  # noqa: F401
     import scipy  # noqa: F401
     import torch
-    import torch.utils.tensorboard  # noqa: F401
+    import torch.utils.tensorboard
 
     import pipeline
 
@@ -261,7 +270,11 @@ def results(root: Path) -> dict[str, str]:
     found = {}
     for folder in ("folds", "submissions", "work"):
         for path in sorted((root / folder).rglob("*")):
-            if path.is_file() and not path.name.endswith((*TIMED, *TEMPORARY, ".lock")) and "tensorboard" not in str(path):
+            if (
+                path.is_file()
+                and not path.name.endswith((*TIMED, *TEMPORARY, ".lock"))
+                and "tensorboard" not in str(path)
+            ):
                 found[str(path.relative_to(root))] = hashlib.sha256(path.read_bytes()).hexdigest()
     return found
 

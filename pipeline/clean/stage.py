@@ -40,6 +40,7 @@ from pipeline.decode.descriptors import block_grid
 from pipeline.decode.readers.registry import reader_of
 from pipeline.masks import overlay
 
+LESS_MEMORY = "close other programs, or set clean.duplicates.search to false in the competition's YAML"
 SHARED = True
 TEST_PICTURE = "test_duplicate.png"
 FOR_TEST: Any = {"broken": True, "duplicates": True}

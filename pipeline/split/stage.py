@@ -34,6 +34,7 @@ from pipeline.split import audit
 from pipeline.split.audit import Split
 from pipeline.split.folds import folds_setting, read_audit, read_folds, read_outliers, uses_of
 
+LESS_MEMORY = "close other programs, or set clean.duplicates.search to false in the competition's YAML"
 SHARED = True
 ALIKE = 0.02
 """Folds whose largest deviation is below this are alike enough: no further seed is tried."""

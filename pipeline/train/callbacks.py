@@ -22,6 +22,7 @@ from pipeline.core import deadline
 from pipeline.core.console import console, duration, say
 from pipeline.core.errors import PipelineError, first_line
 from pipeline.core.files import shown, write_json, writing
+from pipeline.core.shortage import pass_on
 from pipeline.masks.geometry import IGNORE
 from pipeline.networks.device import Compute
 
@@ -46,6 +47,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             try:
                 torch.save(checkpoint, temporary)
             except RuntimeError as error:  # torch's own writer says it so
+                pass_on(error)
                 raise PipelineError(f"{shown(Path(path))} could not be written: {first_line(error)}.") from error
 
 

@@ -17,6 +17,7 @@ from pipeline.core.files import shown
 from pipeline.core.interruption import Interrupted
 from pipeline.core.launch import launched
 from pipeline.core.run import Member, Run
+from pipeline.core.shortage import pass_on
 from pipeline.core.trainings import Weights, epochs_of, read_training
 from pipeline.decode import table
 from pipeline.masks.metrics import metric_of
@@ -230,6 +231,7 @@ def _start(network: Any, path: Path) -> None:
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
+        pass_on(error)
         summary = " ".join(str(error).split())[:300]
         raise PipelineError(f"train.start_from: {shown(path)} does not fit this recipe's network: {summary}") from None
 

@@ -41,6 +41,7 @@ from pipeline.predictions.files import read_probabilities
 from pipeline.split.folds import drop_list, leak_remark, read_folds, read_outliers
 from pipeline.train.batches.targets import Chosen, assign_rows, mask_origins
 
+LESS_MEMORY = "set a smaller train.batch_size, train.workers, train.parallel or image.size"
 ACCEPTS = ("force", "runner")
 PARTS = {"image", "model", "loss", "augment", "train"}
 ELSEWHERE = ("folds", "workers", "parallel", "devices", "num_nodes", "seeds", "final", "loggers")

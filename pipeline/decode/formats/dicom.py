@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.core.shortage import pass_on
 from pipeline.decode.formats.base import OtherKind, Refused, Size, Stored, Wanted, along_axis, needs_extra
 
 SUFFIXES = (".dcm", ".dicom")
@@ -66,6 +67,7 @@ def _open(path: Path, header_alone: bool = False) -> Any:
     try:
         return pydicom.dcmread(path, stop_before_pixels=header_alone, force=path.suffix.lower() in SUFFIXES)
     except Exception as error:  # pydicom raises whatever it likes on a damaged file
+        pass_on(error)
         raise OtherKind(f"cannot be read, it is damaged or no DICOM file ({type(error).__name__}: {error})") from error
 
 
@@ -90,6 +92,7 @@ def _pixels(data: Any) -> np.ndarray:
         if interpretation.startswith("YBR") and data.file_meta.TransferSyntaxUID.is_compressed is False:
             pixels = convert_color_space(pixels, interpretation, "RGB")
     except Exception as error:
+        pass_on(error)
         missing = "handlers" in str(error) or "plugin" in str(error) or "missing dependencies" in str(error)
         if missing:
             name = getattr(data.file_meta.TransferSyntaxUID, "name", "compressed")

@@ -12,6 +12,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+from pipeline.core.shortage import pass_on
 from pipeline.decode.formats.base import Refused, Size, Stored, Wanted
 from pipeline.decode.readers import remarks
 
@@ -71,6 +72,7 @@ def read_data(path: Path, data: bytes, wanted: Wanted) -> Stored:
             with _plugin(data)(io.BytesIO(data)) as file:
                 image = np.array(file.convert("RGBA" if image.shape[-1] == 4 else "RGB"))
         except Exception as error:  # of which OpenCV read what was there
+            pass_on(error)
             raise ValueError(f"cannot be read whole, it is damaged or truncated ({type(error).__name__})") from error
     return Stored(image, orientation)
 
@@ -94,7 +96,8 @@ def _described(data: bytes) -> tuple[int, int]:
         return int(orientation), int(frames)
     except DecompressionBombError:  # only of WebP and GIF
         raise TooLarge("is larger than an image may be here") from None
-    except Exception:  # damaged remarks beside pixels that were read well
+    except Exception as error:  # damaged remarks beside pixels that were read well
+        pass_on(error)
         return 1, 1
 
 
