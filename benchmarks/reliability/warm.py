@@ -35,16 +35,7 @@ RECIPE = {
     "tune": {"method": "fixed", "threshold": 0.45, "min_area": 0},
 }  # fmt: skip
 """A run of a few seconds that goes through every stage."""
-TIMED = (
-    "manifest.json",
-    "fold.json",
-    "history.csv",
-    "history.json",
-    "report.html",
-    "r.json",
-    "layout.json",
-    "hparams.yaml",
-)
+TIMED = ("manifest.json", "fold.json", "history.csv", "history.json", "report.html", "r.json", "hparams.yaml")
 """Ends of the names of files that hold times: no two runs write the same."""
 TEMPORARY = (".partial", ".ckpt", ".tmp", "started.json", ".shards", ".lease", "error.txt")
 """Ends of the names of files that a finished run leaves none of."""
