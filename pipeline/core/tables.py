@@ -39,6 +39,7 @@ def read_csv(path: Path, only: Iterable[str] | None = None, normal: bool = True)
         PipelineError: not a CSV, not UTF-8, columns that are not separated by commas, a repeated column, or a row of
             more or fewer values than the header has columns.
     """
+    _refuse_folder(path)
     csv.field_size_limit(sys.maxsize)  # run lengths of a large mask exceed the default
     try:
         with get_handle(as_packed(path), "r", encoding="utf-8-sig", compression="infer") as opened:
@@ -48,6 +49,11 @@ def read_csv(path: Path, only: Iterable[str] | None = None, normal: bool = True)
         raise not_utf8(path, error.object, error.start) from None
     except (ValueError, OSError, EOFError, csv.Error) as error:
         raise PipelineError(f"{path} is not a readable CSV: {' '.join(str(error).split())}.") from None
+
+
+def _refuse_folder(path: Path) -> None:
+    if path.is_dir():
+        raise PipelineError(f"{path} is a folder; expected a CSV file.")
 
 
 def as_packed(path: Path) -> Path:
@@ -65,6 +71,7 @@ def normal_form(text: str) -> str:
 
 def read_header(path: Path) -> list[str]:
     """Returns the names of a CSV's columns; raises as read_csv does."""
+    _refuse_folder(path)
     try:
         with get_handle(as_packed(path), "r", encoding="utf-8-sig", compression="infer") as opened:
             return _header(path, _records(map(normal_form, opened.handle)))

@@ -33,6 +33,8 @@ from pipeline.decode.readers.columns import (
 from pipeline.decode.readers.files import read_table
 from pipeline.masks import rle
 
+COLUMNS_SHOWN = 10
+"""Further columns that a note names."""
 Key = tuple[str, int | None]
 """An image id, and the number of a class where rows have a label."""
 Measure = Callable[[str, int, np.ndarray], None]
@@ -294,12 +296,17 @@ def _compare_copied(frame: pd.DataFrame, want: Expected) -> list[Reason]:
         others.append(f"{column} in {len(differ)} of {len(frame)} rows ({example})")
     found = []
     if same:
-        text = f"Not predicted, but as they are in {want.sample}: {', '.join(same)}."
+        text = f"Not predicted, but as they are in {want.sample}: {_some(same)}."
         found.append(Reason("note", "further columns", text))
     if others:
-        text = f"Other values than in {want.sample}: {', '.join(others)}; nothing here can tell whether they are right."
+        text = f"Other values than in {want.sample}: {_some(others)}; nothing here can tell whether they are right."
         found.append(Reason("note", "further columns", text))
     return found
+
+
+def _some(texts: list[str]) -> str:
+    more = f" and {len(texts) - COLUMNS_SHOWN} more" if len(texts) > COLUMNS_SHOWN else ""
+    return f"{', '.join(texts[:COLUMNS_SHOWN])}{more}"
 
 
 def faults_of(path: Path, want: Expected) -> list[str]:

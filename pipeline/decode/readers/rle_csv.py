@@ -92,7 +92,7 @@ def _subset_items(competition: RleCsv, subset: SubsetName, folder: Path) -> List
     wanted, more = _wanted_ids(competition, subset, folder, files, known)
     faults = faults + more
     tolerant = subset == "test" and competition.decode.on_test_error == "blank"
-    extras = further_columns(settings, folder, files.paths)
+    extras = further_columns(competition, settings, folder, files.paths)
     group_file = _file_with(competition.group, settings, known, extras) if subset == "train" else None
     groupless: list[tuple[str, int | None]] = []
     items, without = [], 0
