@@ -113,6 +113,8 @@ def find(run: Run, everything: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame
     if settings.broken.action != "off":
         found.append(outliers.find_broken(images, settings.broken))
         images = images[~images["image_id"].isin(found[-1]["image_id"])]
+    if not len(images):  # all are broken: there is nothing to compare
+        return pd.concat(found, ignore_index=True), outliers.findings([])
     train, classes = _described(images, run.histograms, run.thumbnails), run.competition.foreground
     pairs, beyond = _pairs(run, train)
     found.append(outliers.find_duplicates(train.images, pairs))

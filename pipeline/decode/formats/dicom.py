@@ -55,7 +55,10 @@ def measure(path: Path, axis: int | None = None, volume: bool = False) -> Size:
     """Returns the size of a file and the spacing that it states."""
     data = _open(path, header_alone=True)
     spacing = [data.get("SpacingBetweenSlices") or data.get("SliceThickness") or 0, *(data.get("PixelSpacing") or [])]
-    text = " ".join(f"{float(value):g}" for value in spacing) if len(spacing) == 3 else ""
+    try:
+        text = " ".join(f"{float(value):g}" for value in spacing) if len(spacing) == 3 else ""
+    except (TypeError, ValueError):
+        text = ""
     return Size(*_shape(data), spacing=text)
 
 
@@ -72,7 +75,10 @@ def _open(path: Path, header_alone: bool = False) -> Any:
 
 
 def _shape(data: Any) -> tuple[int, int, int]:
-    return int(data.get("NumberOfFrames") or 1), int(data.get("Rows") or 0), int(data.get("Columns") or 0)
+    try:
+        return int(data.get("NumberOfFrames") or 1), int(data.get("Rows") or 0), int(data.get("Columns") or 0)
+    except (TypeError, ValueError) as error:
+        raise OtherKind(f"cannot be read, its header is damaged ({error})") from error
 
 
 def _pixels(data: Any) -> np.ndarray:

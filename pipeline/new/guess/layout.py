@@ -91,8 +91,8 @@ def _class_numbers(path: Path, labels: np.ndarray) -> list[int]:
     if wrong or not 0 < len(values) <= MOST_CLASSES:
         holds = f"{wrong[0]:g}" if wrong else f"{len(values)} values" if len(values) else f"{labels.dtype}"
         raise PipelineError(
-            f"{path}: training_set[:, 1], the class maps, holds {holds}; expected at most {MOST_CLASSES} whole numbers, "
-            "the classes: mend the file."
+            f"{path}: training_set[:, 1], the class maps, holds {holds}; expected at most {MOST_CLASSES} whole "
+            "numbers, the classes: mend the file."
         )
     return [int(value) for value in values]
 
