@@ -1,10 +1,10 @@
 """Feeds every reader, every YAML, the command line and tables bad input by the thousand.
 
 Right is a sentence (PipelineError, or what the reader documents), or an end without a traceback within 5 s of CPU and
-1 GiB of memory. The inputs are drawn by hypothesis from a seed; the groups and what they draw stand in `inputs`.
+1 GiB of memory. The inputs are drawn by hypothesis from a seed: the groups stand in `readers`, what they draw in
+`inputs`.
 """
 
-import collections
 import json
 import os
 import resource
@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.reliability import inputs
+from benchmarks.reliability import readers
 from benchmarks.reliability.inputs import Group
 from benchmarks.reliability.warm import NO_TRACEBACK, Place, Tally
 
@@ -31,27 +31,27 @@ BATCH = 50
 def run(place: Place, seed: int, until: float) -> Tally:
     """Feeds inputs, a batch of each group in turn, until the time (of time.monotonic) is up."""
     tally = Tally("Fuzzed", logs=place.folder / "faults")
-    groups = inputs.groups(place)
+    groups = readers.groups(place)
     known: set[tuple[str, ...]] = set()
-    batch = 0
+    batch, most = 0, 5 if until <= time.monotonic() else BATCH
     while batch == 0 or time.monotonic() < until:
         for group in groups:
             if batch and time.monotonic() > until:
                 break
-            _batch(place, group, seed + 1000 * batch, tally, known)
+            _batch(place, group, (seed + 1000 * batch, most), tally, known)
         batch += 1
     tally.notes.append(f"{tally.total()} inputs to {len(groups)} kinds of readers, {len(tally.faults)} distinct faults")
     return tally
 
 
-def _batch(place: Place, group: Group, seed: int, tally: Tally, known: set[tuple[str, ...]]) -> None:
-    """One fork that feeds inputs to a group, and what it says of each."""
+def _batch(place: Place, group: Group, drawn: tuple[int, int], tally: Tally, known: set[tuple[str, ...]]) -> None:
+    """One fork that feeds inputs to a group, from a seed and so many at most, and what it says of each."""
     ours, theirs = os.pipe()
     sys.stdout.flush()
     number = os.fork()
     if number == 0:
         os.close(ours)
-        _feed(place, group, seed, theirs)
+        _feed(place, group, *drawn, theirs)
     os.close(theirs)
     begun, buffer, last = "", b"", time.monotonic()
     with os.fdopen(ours, "rb", buffering=0) as pipe:
@@ -88,7 +88,7 @@ def _count(group: Group, said: dict[str, Any], tally: Tally, known: set[tuple[st
     tally.add(group.name, outcome, fault, text)
 
 
-def _feed(place: Place, group: Group, seed: int, pipe: int) -> None:
+def _feed(place: Place, group: Group, seed: int, most: int, pipe: int) -> None:
     """Feeds a batch and never returns; every input is announced before it is read."""
     from hypothesis import HealthCheck, Phase, given, settings
     from hypothesis import seed as seeded
@@ -114,7 +114,8 @@ def _feed(place: Place, group: Group, seed: int, pipe: int) -> None:
 
         @seeded(seed)
         @settings(
-            max_examples=group.batch or BATCH, database=None, deadline=None, phases=[Phase.generate],
+            max_examples=most if most < BATCH else group.batch or BATCH,
+            database=None, deadline=None, phases=[Phase.generate],
             suppress_health_check=list(HealthCheck),
         )  # fmt: skip
         @given(group.strategy)
@@ -125,10 +126,8 @@ def _feed(place: Place, group: Group, seed: int, pipe: int) -> None:
 
         one()
     except BaseException:
-        os.write(
-            pipe,
-            (json.dumps({"outcome": "harness", "at": "", "input": "", "text": traceback.format_exc()}) + "\n").encode(),
-        )
+        said = {"outcome": "harness", "at": "", "input": "", "text": traceback.format_exc()}
+        os.write(pipe, (json.dumps(said) + "\n").encode())
     finally:
         os._exit(0)
 
@@ -144,16 +143,17 @@ def _outcome(read: Callable[[], Any], documented: tuple[type[Exception], ...], l
     _peak(forget=True)
     before, held = os.times(), _peak()
     found: dict[str, Any] = {"at": ""}
+    right: tuple[type[Exception], ...] = (PipelineError, *documented)
     try:
         read()
         found["outcome"] = "read"
-    except (PipelineError, *documented) as error:
+    except right as error:
         found |= {"outcome": "refused", "text": str(error)[:300]}
     except SystemExit as end:
         sys.stdout.flush()
         sys.stderr.flush()
         text = log.read_text(encoding="utf-8", errors="replace")
-        outcome = {0: "read", None: "read", 1: "read", 3: "read"}.get(end.code, "refused")  # type: ignore[call-overload]
+        outcome = "read" if end.code in (0, None, 1, 3) else "refused"
         wrong = NO_TRACEBACK in text or (isinstance(end.code, int) and end.code not in (0, 1, 2, 3, 4))
         found |= {"outcome": f"exit {end.code}" if wrong else outcome, "text": text[-300:]}
     except BaseException as error:
@@ -183,6 +183,3 @@ def _place_of(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if "/pipeline/" in frame.filename and "site-packages" not in frame.filename]
     return f"{own[-1].filename.rpartition('/pipeline/')[2]}:{own[-1].lineno}" if own else ""
-
-
-Counts = collections.Counter[str]

@@ -37,9 +37,8 @@ def run(place: Place, seed: int, until: float) -> Tally:
     """Disturbs runs until the time (of time.monotonic) is up; one chain of each kind at least."""
     tally, rng = Tally("Kills", logs=place.folder / "faults"), random.Random(seed)
     expected = results(place.base)
-    kinds = (_at_random_moments, _at_file_operations, _by_signals)
-    chains = 0
-    while chains < len(kinds) or time.monotonic() < until:
+    kinds, chains = (_at_file_operations, _at_random_moments, _by_signals), 0
+    while chains < (2 if until <= time.monotonic() else len(kinds)) or time.monotonic() < until:
         kinds[chains % len(kinds)](place, rng, tally, expected, until)
         chains += 1
     tally.notes.append(f"{tally.total() - chains} kills and signals in {chains} chains")

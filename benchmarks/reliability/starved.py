@@ -27,6 +27,8 @@ BIND, REMOUNT, READ_ONLY, PRIVATE, RECURSIVE = 4096, 32, 1, 1 << 18, 1 << 14
 WRITTEN = ("work", "folds", "submissions", "work/sample", "work/sample/r", "work/sample/r/predictions",
            "work/sample/r/fold_0", "work/sample/outliers", "work/sample/pixels_32x64_stretch_grey")  # fmt: skip
 """Folders that a run writes into."""
+LEAST = 2
+"""Trials of a part whose time is up before it begins."""
 LIBC = ctypes.CDLL(None, use_errno=True)
 
 
@@ -35,6 +37,7 @@ def run(place: Place, seed: int, until: float) -> Tally:
     rng, tally = random.Random(seed), Tally("Starved", logs=place.folder / "faults")
     parts = [_folders, _memory, _full_disk, _full_late, _file_size, _network, _two_at_once]
     began, whole = time.monotonic(), max(0.0, until - time.monotonic())
+    parts = parts if whole else [_folders, _memory, _full_disk]
     for number, part in enumerate(parts, start=1):
         end = began + whole * number / len(parts)
         _add(tally, apart(lambda part=part, end=end: part(place, rng, end)))  # type: ignore[misc]
@@ -146,7 +149,7 @@ def _folders(place: Place, rng: random.Random, until: float) -> Tally:
     jobs = [(kind, name, words) for kind in kinds for name in WRITTEN for words in _commands(place, root)]
     rng.shuffle(jobs)
     for number, (kind, name, words) in enumerate(jobs):
-        if number >= 3 and time.monotonic() > until:
+        if number >= LEAST and time.monotonic() > until:
             break
         place.fresh("starved", finished=rng.random() < 0.7)
         folder, setup = root / name, None
@@ -177,7 +180,7 @@ def _folders(place: Place, rng: random.Random, until: float) -> Tally:
 def _memory(place: Place, rng: random.Random, until: float) -> Tally:
     """Less and less address space than a run needs."""
     tally, number = _tally(place), 0
-    while number < 3 or time.monotonic() < until:
+    while number < LEAST or time.monotonic() < until:
         number += 1
         more = int(2 ** rng.uniform(2, 9.5))
         fresh = rng.random() < 0.5
@@ -243,6 +246,8 @@ def _full_disk(place: Place, rng: random.Random, until: float) -> Tally:
             _note(tally, "full disk", f"{size} KiB", ended, f"left {left[:4]}" if left else "")
             if ended.code in (0, 3) or size > 100_000:
                 break
+            if time.monotonic() > until + 60:
+                size = 60_000  # enough
             size = int(size * rng.uniform(1.1, 2.2)) + 16
             _mount(b"tmpfs", str(disk).encode(), b"tmpfs", REMOUNT, f"size={size}k".encode())
         _with_room(tally, place, root, "full disk")

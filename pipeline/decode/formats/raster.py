@@ -51,7 +51,7 @@ def read_data(path: Path, data: bytes, wanted: Wanted) -> Stored:
     if wanted.slice is not None:
         raise Refused("is one picture; expected a volume of slices")
     # a file that is cut short would otherwise come with a grey lower half
-    if not _ends(data, path.suffix.lower()):
+    if not _ends(data, path.suffix.lower()) or not _chunks_fit(data):
         raise ValueError("cannot be read whole, it is damaged or truncated")
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
@@ -75,6 +75,16 @@ def read_data(path: Path, data: bytes, wanted: Wanted) -> Stored:
             pass_on(error)
             raise ValueError(f"cannot be read whole, it is damaged or truncated ({type(error).__name__})") from error
     return Stored(image, orientation)
+
+
+def _chunks_fit(data: bytes) -> bool:
+    """Whether every part of a PNG says a length that the file has: libpng takes memory for as much as it says."""
+    place = 8
+    while data.startswith(b"\x89PNG") and place + 8 <= len(data):
+        place += 12 + int.from_bytes(data[place : place + 4], "big")
+        if place > len(data):
+            return False
+    return True
 
 
 def _described(data: bytes) -> tuple[int, int]:
