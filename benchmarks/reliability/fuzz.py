@@ -33,7 +33,7 @@ def run(place: Place, seed: int, until: float) -> Tally:
     tally = Tally("Fuzzed", logs=place.folder / "faults")
     groups = readers.groups(place)
     known: set[tuple[str, ...]] = set()
-    batch, most = 0, 5 if until <= time.monotonic() else BATCH
+    batch, most = 0, 3 if until <= time.monotonic() else BATCH
     while batch == 0 or time.monotonic() < until:
         for group in groups:
             if batch and time.monotonic() > until:

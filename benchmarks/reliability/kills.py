@@ -38,7 +38,7 @@ def run(place: Place, seed: int, until: float) -> Tally:
     tally, rng = Tally("Kills", logs=place.folder / "faults"), random.Random(seed)
     expected = results(place.base)
     kinds, chains = (_at_file_operations, _at_random_moments, _by_signals), 0
-    while chains < (2 if until <= time.monotonic() else len(kinds)) or time.monotonic() < until:
+    while chains < (1 if until <= time.monotonic() else len(kinds)) or time.monotonic() < until:
         kinds[chains % len(kinds)](place, rng, tally, expected, until)
         chains += 1
     tally.notes.append(f"{tally.total() - chains} kills and signals in {chains} chains")
@@ -70,7 +70,7 @@ def _at_random_moments(place: Place, rng: random.Random, tally: Tally, expected:
 def _at_file_operations(place: Place, rng: random.Random, tally: Tally, expected: dict[str, str], until: float) -> None:
     root = place.fresh("killed")
     noted = place.folder / "killed.operation"
-    for _ in range(MOST if time.monotonic() < until else 2):
+    for _ in range(MOST if time.monotonic() < until else 3):
         noted.unlink(missing_ok=True)
         ended = command(["run", place.recipe], root, setup=bomb(rng.randint(2, rng.choice([6, 20, 80])), root, noted))
         if ended.code != -signal.SIGKILL:

@@ -37,7 +37,7 @@ def run(place: Place, seed: int, until: float) -> Tally:
     rng, tally = random.Random(seed), Tally("Starved", logs=place.folder / "faults")
     parts = [_folders, _memory, _full_disk, _full_late, _file_size, _network, _two_at_once]
     began, whole = time.monotonic(), max(0.0, until - time.monotonic())
-    parts = parts if whole else [_folders, _memory, _full_disk]
+    parts = parts if whole else [_folders, _full_disk]
     for number, part in enumerate(parts, start=1):
         end = began + whole * number / len(parts)
         _add(tally, apart(lambda part=part, end=end: part(place, rng, end)))  # type: ignore[misc]
@@ -246,7 +246,7 @@ def _full_disk(place: Place, rng: random.Random, until: float) -> Tally:
             _note(tally, "full disk", f"{size} KiB", ended, f"left {left[:4]}" if left else "")
             if ended.code in (0, 3) or size > 100_000:
                 break
-            if time.monotonic() > until + 60:
+            if time.monotonic() > until:
                 size = 60_000  # enough
             size = int(size * rng.uniform(1.1, 2.2)) + 16
             _mount(b"tmpfs", str(disk).encode(), b"tmpfs", REMOUNT, f"size={size}k".encode())

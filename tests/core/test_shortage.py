@@ -1,4 +1,4 @@
-"""A machine that lacks memory, room or rights is said in one sentence, in every stage, and nothing half-written stays."""
+"""A lack of memory, room or rights is said in one sentence, in every stage, and nothing half-written stays."""
 
 import errno
 import os
@@ -56,8 +56,8 @@ def test_what_is_no_shortage(error: Exception) -> None:
 
 
 @pytest.mark.parametrize(("error", "said"), [
-    (OSError(errno.ENOSPC, "No space left on device", "/a/b"), "/a/b could not be written: No space left on device. Make"),
-    (OSError(errno.EROFS, "Read-only file system", "/a/b"), "/a/b could not be written: Read-only file system. Set PIPELINE"),
+    (OSError(errno.ENOSPC, "No space left on device", "/a/b"), "/a/b could not be written: No space left on device."),
+    (OSError(errno.EROFS, "Read-only file system", "/a/b"), "/a/b could not be written: Read-only file system."),
     (PermissionError(errno.EACCES, "Permission denied", "/a/b"), "/a/b may not be read or written by this user"),
     (OSError(errno.ELOOP, "Too many levels of symbolic links", "/a/b"), "/a/b is a file, a folder or a link where"),
     (FileNotFoundError(errno.ENOENT, "No such file or directory", "/a/b"), "/a/b is not there"),
