@@ -68,7 +68,7 @@ def damaged(*files: bytes) -> SearchStrategy[bytes]:
         st.integers(0, 9999).map(lambda place: place / 10_000),
         st.one_of(st.binary(min_size=1, max_size=8), st.sampled_from(PIECES).map(lambda text: text.encode())),
     )
-    return st.builds(_apply, st.sampled_from(files), st.lists(edit, min_size=1, max_size=4))
+    return st.builds(_apply, st.sampled_from(files), st.lists(edit, max_size=4))
 
 
 def pieces(most: int = 8) -> SearchStrategy[str]:

@@ -85,7 +85,7 @@ def _medical(grey: np.ndarray) -> dict[str, list[bytes]]:
         import pydicom
     except ImportError:
         return {}
-    volume = nibabel.Nifti1Image(np.stack([grey] * 3, -1).astype(np.int16), np.eye(4))
+    volume = nibabel.Nifti1Image(grey.astype(np.int16), np.eye(4))
     meta = pydicom.dataset.FileMetaDataset()
     uid = pydicom.uid.UID
     meta.TransferSyntaxUID, meta.MediaStorageSOPClassUID = uid("1.2.840.10008.1.2.1"), uid("1.2.840.10008.5.1.4.1.1.2")
@@ -264,7 +264,8 @@ def _tables(folder: Path) -> list[Group]:
 
 def _labels(root: Path) -> list[Group]:
     rng, buffer = np.random.default_rng(0), io.BytesIO()
-    train, test = rng.integers(0, 2, (6, 2, 16, 16), np.uint8), rng.integers(0, 255, (3, 16, 16), np.uint8)
+    train, test = rng.integers(0, 256, (6, 2, 16, 16), np.uint8), rng.integers(0, 256, (3, 16, 16), np.uint8)
+    train[:, 1] %= 2
     np.savez(buffer, training_set=train, test_set=test)
     headers = [
         zip_of({"training_set.npy": npy(shape, kind), "test_set.npy": npy("(3, 16, 16)", "|u1")})
