@@ -108,7 +108,10 @@ def require_space(folder: Path, needed: int, what: str, smaller: str = "image.si
 
 
 def _size(count: int) -> str:
-    return f"{count / 2**30:.1f} GiB" if count >= 2**29 else f"{count / 2**20:.1f} MiB"
+    for unit, size in (("GiB", 2**30), ("MiB", 2**20)):
+        if 2 * count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count / 2**10:.1f} KiB"
 
 
 def allocate(path: Path, size: int) -> None:
