@@ -13,7 +13,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from pipeline.core import deadline, other_runs
 from pipeline.core.console import say
 from pipeline.core.errors import PipelineError
-from pipeline.core.files import shown
+from pipeline.core.files import require_space, shown
 from pipeline.core.interruption import Interrupted
 from pipeline.core.launch import launched
 from pipeline.core.run import Member, Run
@@ -93,6 +93,7 @@ def _fit(
     history = callbacks.History(folder)
     watching: list[Any] = []
     if place.rank == 0:
+        _require_space(run, member, network)
         progress = callbacks.ShowProgress(history, *show[:2], member.title, show[2])
         watching = [history, progress, callbacks.Pictures(run.recipe.image.channels, network.largest_pixel)]
     averaging, in_time = _averaging(run, compute, train.dataset, share), callbacks.StopInTime()
@@ -164,6 +165,22 @@ def _train(trainer: Trainer, module: SegmentationModule, train: Any, valid: Any,
 
 
 # --- before ----------------------------------------------------------------------------------------------------------
+
+
+def _require_space(run: Run, member: Member, network: Any) -> None:
+    """Checks that the disk holds what a training leaves, and its checkpoints until then: weights with the optimizer's
+    two moments, once in place and once being written, the best weights, and those that are kept.
+
+    Raises:
+        PipelineError: it does not.
+    """
+    weights, folder = (
+        sum(value.nbytes for value in network.state_dict().values()),
+        run.fold_folder(member.fold, member.seed),
+    )
+    there = sum(path.stat().st_size for path in folder.glob("*.ckpt"))
+    needed = weights * (2 * 3 + 1 + len(run.weights(member))) - there
+    require_space(folder, needed, f"checkpoints and weights of {member.title}", "network")
 
 
 def _silence_lightning() -> None:
