@@ -19,6 +19,8 @@ MEMORY_SIGNS = (
 DISK_SIGNS = ("no space left on device", "disk quota exceeded", "pytorchstreamwriter failed", "requested and")
 """How libraries say that a file could not be written: safetensors, torch, NumPy."""
 FULL = (errno.ENOSPC, errno.EDQUOT)
+OF_FILES = (*FULL, errno.EROFS, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.EIO)
+"""What is said of files alone, also by calls that do not name them."""
 ANY_MEMORY = "close other programs, or lower image.size"
 """What helps where nothing better is known."""
 
@@ -38,7 +40,8 @@ def out_of_memory(error: BaseException) -> bool:
 def disk_fault(error: BaseException) -> str:
     """Returns what the disk said, in the operating system's words; "" where an error is of something else."""
     if isinstance(error, OSError) and error.errno is not None:
-        return "" if error.errno == errno.ENOMEM else error.strerror or os.strerror(error.errno)
+        of_a_file = error.filename is not None or error.errno in OF_FILES  # networks raise OSError too
+        return error.strerror or os.strerror(error.errno) if of_a_file and error.errno != errno.ENOMEM else ""
     if isinstance(error, FileNotFoundError):  # pyarrow's holds nothing but the path
         return os.strerror(errno.ENOENT)
     if isinstance(error, PipelineError) or not isinstance(error, Exception):

@@ -46,7 +46,14 @@ def test_memory_whoever_asks_for_it(error: Exception) -> None:
 
 
 @pytest.mark.parametrize(
-    "error", [ValueError("memory"), PipelineError("out of memory"), OSError("no number"), KeyError(1)]
+    "error",
+    [
+        ValueError("memory"),
+        PipelineError("out of memory"),
+        OSError("no number"),
+        KeyError(1),
+        ConnectionRefusedError(errno.ECONNREFUSED, "x"),
+    ],
 )
 def test_what_is_no_shortage(error: Exception) -> None:
     assert not out_of_memory(error) and sentence(error) == ""
