@@ -19,7 +19,10 @@ MEMORY_SIGNS = (
 DISK_SIGNS = ("no space left on device", "disk quota exceeded", "pytorchstreamwriter failed", "requested and")
 """How libraries say that a file could not be written: safetensors, torch, NumPy."""
 FULL = (errno.ENOSPC, errno.EDQUOT)
-OF_FILES = (*FULL, errno.EROFS, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.EIO)
+OF_FILES = (
+    *FULL, errno.EROFS, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.EIO, errno.EACCES, errno.EISDIR, errno.ENOTDIR,
+    errno.ELOOP, errno.ENAMETOOLONG,
+)  # fmt: skip
 """What is said of files alone, also by calls that do not name them."""
 ANY_MEMORY = "close other programs, or lower image.size"
 """What helps where nothing better is known."""

@@ -118,6 +118,14 @@ def test_writers_with_words_of_their_own(tmp_path: Path, said: str) -> None:
     assert [one.name for one in tmp_path.iterdir()] == ["file"] and path.read_text() == "before"
 
 
+def test_a_writer_that_names_no_file(tmp_path: Path) -> None:
+    with (
+        pytest.raises(PipelineError, match="table could not be written: Permission denied"),
+        writing(tmp_path / "table"),
+    ):
+        raise PermissionError(errno.EACCES, "Permission denied")  # pyarrow's
+
+
 @pytest.mark.parametrize("kind", ["a file", "a link to nowhere"])
 def test_misplaced_folders(tmp_path: Path, kind: str) -> None:
     place = tmp_path / "work"
