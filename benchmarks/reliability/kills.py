@@ -38,21 +38,23 @@ def run(place: Place, seed: int, until: float) -> Tally:
     tally, rng = Tally("Kills", logs=place.folder / "faults"), random.Random(seed)
     expected = results(place.base)
     kinds, chains = (_at_file_operations, _at_random_moments, _by_signals), 0
+    usual = 4.0 if until <= time.monotonic() else command(["run", place.recipe], place.fresh("killed")).seconds
     while chains < (1 if until <= time.monotonic() else len(kinds)) or time.monotonic() < until:
-        kinds[chains % len(kinds)](place, rng, tally, expected, until)
+        kinds[chains % len(kinds)](place, rng, tally, expected, until, usual)
         chains += 1
     tally.notes.append(f"{tally.total() - chains} kills and signals in {chains} chains")
     return tally
 
 
-def _at_random_moments(place: Place, rng: random.Random, tally: Tally, expected: dict[str, str], until: float) -> None:
+def _at_random_moments(
+    place: Place, rng: random.Random, tally: Tally, expected: dict[str, str], until: float, usual: float
+) -> None:
     root = place.fresh("killed")
     log = place.folder / "killed.log"
-    usual = 4.0
     for _ in range(MOST if time.monotonic() < until else 2):
         began = time.monotonic()
         number = spawn(["run", place.recipe], root, log)
-        limit = began + rng.uniform(0.02, usual)
+        limit = began + rng.uniform(0.02, 0.8 * usual)
         while time.monotonic() < limit:
             ended, status = os.waitpid(number, os.WNOHANG)
             if ended:
@@ -67,7 +69,9 @@ def _at_random_moments(place: Place, rng: random.Random, tally: Tally, expected:
     _check_end(root, place, tally, expected, command(["run", place.recipe], root), "random moment")
 
 
-def _at_file_operations(place: Place, rng: random.Random, tally: Tally, expected: dict[str, str], until: float) -> None:
+def _at_file_operations(
+    place: Place, rng: random.Random, tally: Tally, expected: dict[str, str], until: float, usual: float
+) -> None:
     root = place.fresh("killed")
     noted = place.folder / "killed.operation"
     for _ in range(MOST if time.monotonic() < until else 3):
@@ -98,13 +102,15 @@ def bomb(which: int, root: Path, noted: Path) -> Callable[[], None]:
     return lambda: sys.addaudithook(hook)
 
 
-def _by_signals(place: Place, rng: random.Random, tally: Tally, expected: dict[str, str], until: float) -> None:
+def _by_signals(
+    place: Place, rng: random.Random, tally: Tally, expected: dict[str, str], until: float, usual: float
+) -> None:
     root = place.fresh("killed")
     log = place.folder / "killed.log"
     for _ in range(6 if time.monotonic() < until else 1):
         sent = rng.choice([signal.SIGINT, signal.SIGTERM])
         number = spawn(["run", place.recipe], root, log)
-        end = time.monotonic() + rng.uniform(0.3, 3.0)
+        end = time.monotonic() + rng.uniform(0.3, 0.8 * usual)
         code: int | None = None
         while time.monotonic() < end and code is None:
             ended, status = os.waitpid(number, os.WNOHANG)

@@ -53,7 +53,7 @@ def read_csv(path: Path, only: Iterable[str] | None = None, normal: bool = True)
 
 def _refuse_folder(path: Path) -> None:
     if path.is_dir():
-        raise PipelineError(f"{path} is a folder; expected a CSV file.")
+        raise PipelineError(f"{path} is not a readable CSV: it is a folder.")
 
 
 def as_packed(path: Path) -> Path:
