@@ -74,7 +74,7 @@ def _at_file_operations(
 ) -> None:
     root = place.fresh("killed")
     noted = place.folder / "killed.operation"
-    for _ in range(MOST if time.monotonic() < until else 3):
+    for _ in range(MOST if time.monotonic() < until else 2):
         noted.unlink(missing_ok=True)
         ended = command(["run", place.recipe], root, setup=bomb(rng.randint(2, rng.choice([6, 20, 80])), root, noted))
         if ended.code != -signal.SIGKILL:

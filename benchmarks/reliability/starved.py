@@ -37,7 +37,7 @@ def run(place: Place, seed: int, until: float) -> Tally:
     rng, tally = random.Random(seed), Tally("Starved", logs=place.folder / "faults")
     parts = [_folders, _memory, _full_disk, _full_late, _file_size, _network, _two_at_once]
     began, whole = time.monotonic(), max(0.0, until - time.monotonic())
-    parts = parts if whole else [_folders, _full_disk]
+    parts = parts if whole else [_folders]
     for number, part in enumerate(parts, start=1):
         end = began + whole * number / len(parts)
         _add(tally, apart(lambda part=part, end=end: part(place, rng, end)))  # type: ignore[misc]
