@@ -37,7 +37,7 @@ def run(place: Place, seed: int, until: float) -> Tally:
     rng, tally = random.Random(seed), Tally("Starved", logs=place.folder / "faults")
     parts = [_folders, _memory, _full_disk, _full_late, _file_size, _network, _two_at_once]
     began, whole = time.monotonic(), max(0.0, until - time.monotonic())
-    parts = parts if whole else [_folders]
+    parts = parts if whole else [_folders, _small_disk]
     for number, part in enumerate(parts, start=1):
         end = began + whole * number / len(parts)
         _add(tally, apart(lambda part=part, end=end: part(place, rng, end)))  # type: ignore[misc]
@@ -230,6 +230,18 @@ def _tmpfs(target: Path, size: int) -> Path:
     _mount(b"tmpfs", str(target).encode(), b"tmpfs", 0, f"size={size}k".encode())
     (target / "root").mkdir()
     return target / "root"
+
+
+def _small_disk(place: Place, rng: random.Random, until: float) -> Tally:
+    """A disk on which the arrays of decode have no room: it must say so, and not be killed while it fills them."""
+    tally, disk = _tally(place), place.folder / "disk"
+    for size in (rng.randint(120, 200), 4000):
+        root = _tmpfs(disk, size)
+        (root / "input").symlink_to(place.base / "input")
+        ended = command(["decode", place.recipe], root, seconds=90)
+        _note(tally, "small disk", f"{size} KiB", ended, *[f"left {name}" for name in _left(root)[:1]])
+    LIBC.umount2(str(disk).encode(), 2)
+    return tally
 
 
 def _full_disk(place: Place, rng: random.Random, until: float) -> Tally:
