@@ -42,6 +42,7 @@ from pipeline.decode.descriptors import block_grid
 from pipeline.decode.readers.registry import reader_of
 from pipeline.masks import overlay
 
+LESS_MEMORY = "close other programs, or set clean.duplicates.search to false in the competition's YAML"
 SHARED = True
 TEST_PICTURE = "test_duplicate.png"
 REASONS = ("broken", "duplicate", "identical_mask", "contradiction", "pixel_outlier")
@@ -121,6 +122,8 @@ def find(run: Run, everything: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame
     if settings.broken.action != "off":
         found.append(outliers.find_broken(images, settings.broken))
         images = images[~images["image_id"].isin(found[-1]["image_id"])]
+    if not len(images):  # all are broken: there is nothing to compare
+        return pd.concat(found, ignore_index=True), outliers.findings([])
     train, classes = _described(images, run.histograms, run.thumbnails), run.competition.foreground
     pairs, beyond = _pairs(run, train)
     found.append(outliers.find_duplicates(train.images, pairs))

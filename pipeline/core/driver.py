@@ -24,6 +24,7 @@ from pipeline.core.freshness import Reason, Step
 from pipeline.core.lock import exclusive_lock
 from pipeline.core.other_runs import check_ensemble, runs_of
 from pipeline.core.run import Run
+from pipeline.core.shortage import ANY_MEMORY, explained
 from pipeline.core.units import StepRunner, error_file
 from pipeline.core.version import program
 
@@ -67,6 +68,11 @@ class Stage:
         """ACCEPTS: what its `execute` takes beside the run and the steps: `force`; `runner`, a StepRunner, where its
         steps do not depend on each other."""
         return getattr(self.module, "ACCEPTS", ())
+
+    @property
+    def less_memory(self) -> str:
+        """LESS_MEMORY: what to set where memory runs out in the stage."""
+        return getattr(self.module, "LESS_MEMORY", ANY_MEMORY)
 
     @property
     def may_keep(self) -> bool:
@@ -153,14 +159,17 @@ def run_stage(
     processes may take some of them; every other stage is one process's at a time.
 
     Raises:
-        PipelineError: bad input, or finished work that would be thrown away.
+        PipelineError: bad input, finished work that would be thrown away, or a machine that lacks memory, room on the
+            disk or the right to write.
     """
     require_test(run, stage)
-    layout.take_over()
     opened = Stage(stage)
+    with explained(stage, opened.less_memory):
+        layout.take_over()
     shares = "runner" in opened.accepts and run.recipe.trains
     started = time.perf_counter()
-    with nullcontext() if shares else exclusive_lock(run.competition_folder if opened.shared else run.folder):
+    folder = run.competition_folder if opened.shared else run.folder
+    with explained(stage, opened.less_memory), nullcontext() if shares else exclusive_lock(folder):
         waiting = _waiting(run, opened, force, mention, subset)
         if waiting:
             written = [path for state in waiting for path in (*state.step.outputs, *state.step.also)]

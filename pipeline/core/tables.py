@@ -46,6 +46,7 @@ def read_csv(path: Path, only: Iterable[str] | None = None, normal: bool = True)
         PipelineError: not a CSV, not UTF-8, columns that are not separated by commas, a repeated column, or a row of
             more or fewer values than the header has columns.
     """
+    _refuse_folder(path)
     csv.field_size_limit(sys.maxsize)  # run lengths of a large mask exceed the default
     if is_parquet(path):
         return _read_parquet(path, None if only is None else set(only), normal)
@@ -84,6 +85,11 @@ def _read_parquet(path: Path, only: set[str] | None, normal: bool) -> pd.DataFra
     return texts.map(normal_form) if normal else texts
 
 
+def _refuse_folder(path: Path) -> None:
+    if path.is_dir():
+        raise PipelineError(f"{path} is not a readable CSV: it is a folder.")
+
+
 def as_packed(path: Path) -> Path:
     """Returns the path of a table, or of the .zip of it alone that lies in its place, as Kaggle mounts some:
     train.csv.zip; it is read as it lies."""
@@ -115,6 +121,7 @@ def normal_form(text: str) -> str:
 
 def read_header(path: Path) -> list[str]:
     """Returns the names of a CSV's columns; raises as read_csv does."""
+    _refuse_folder(path)
     if is_parquet(path):
         return list(_read_parquet(path, None, normal=True))
     try:

@@ -17,6 +17,7 @@ from pipeline.core.files import shown
 from pipeline.core.freshness import Step
 from pipeline.core.intact import read_array
 from pipeline.core.run import Member, Run
+from pipeline.core.shortage import pass_on
 from pipeline.core.trainings import Weights, read_training
 from pipeline.masks.scale import scale_of
 from pipeline.networks import device, loader
@@ -49,6 +50,7 @@ def load(run: Run, path: Path, compute: Compute, dtype: np.dtype) -> Module:
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
+        pass_on(error)
         summary = " ".join(str(error).split())[:300]
         raise PipelineError(
             f"{shown(path)} does not fit this recipe's network: {summary}; where `model` or `image` changed since it "

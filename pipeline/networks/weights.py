@@ -11,6 +11,7 @@ from pipeline.core import freshness, intact
 from pipeline.core.config.recipe import ModelSettings
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import shown
+from pipeline.core.shortage import pass_on
 from pipeline.core.trainings import Weights, read_training
 
 SECONDS_TO_ANSWER = 10
@@ -173,6 +174,7 @@ def _downloaded(source: dict[str, Any], encoder: str) -> Path:
     try:
         return Path(hf_hub_download(**source))
     except Exception as error:
+        pass_on(error)
         what = f"The download of ImageNet weights for {encoder} broke off ({error})"
         raise PipelineError(_ways_on(what, encoder)) from None
 

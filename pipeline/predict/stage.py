@@ -32,6 +32,7 @@ from pipeline.predictions import importing, kept_views
 from pipeline.predictions.steps import prediction_step, remove_attempts, remove_unfinished
 from pipeline.predictions.test_images import check_decoded, raw_test_files
 
+LESS_MEMORY = "set a smaller predict.batch_size, train.workers or image.size"
 ACCEPTS = ("runner",)
 READS_FOLDS = "weights"
 

@@ -36,6 +36,7 @@ from pipeline.split import audit
 from pipeline.split.audit import Split
 from pipeline.split.folds import folds_setting, read_audit, read_folds, read_outliers, uses_of
 
+LESS_MEMORY = "close other programs, or set clean.duplicates.search to false in the competition's YAML"
 SHARED = True
 DEFAULTS = {"together": None}
 """What earlier versions did."""

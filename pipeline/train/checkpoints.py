@@ -11,6 +11,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from pipeline.core.errors import PipelineError, first_line
 from pipeline.core.files import shown, writing
 from pipeline.core.intact import damaged
+from pipeline.core.shortage import pass_on
 
 NUMBERS = (np.int64, np.float64, np.float32, np.int32)
 ARRAYS: list[Any] = [np.array(0).__reduce__()[0], np.ndarray, np.dtype, *(type(np.dtype(kind)) for kind in NUMBERS)]
@@ -31,6 +32,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             try:
                 torch.save(checkpoint, temporary)
             except RuntimeError as error:  # torch's own writer says it so
+                pass_on(error)
                 raise PipelineError(f"{shown(Path(path))} could not be written: {first_line(error)}.") from error
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:

@@ -46,6 +46,7 @@ from pipeline.train.batches.targets import Chosen, assign_rows, mask_origins
 from pipeline.train.leftovers import has_weights, remove_unfinished, started
 from pipeline.train.leftovers import tidy as tidy  # the driver calls it
 
+LESS_MEMORY = "set a smaller train.batch_size, train.workers, train.parallel or image.size"
 ACCEPTS = ("force", "runner")
 PARTS = {"image", "model", "loss", "augment", "train"}
 ELSEWHERE = ("folds", "workers", "parallel", "devices", "num_nodes", "seeds", "final", "loggers")

@@ -65,6 +65,7 @@ from pipeline.tune.held_out import HeldOut, Weighting, held_out
 from pipeline.tune.procedure import Chosen, Parts, choose_steps
 from pipeline.tune.selection import Cells, Fits, Nested, Tried
 
+LESS_MEMORY = "set a smaller image.size or image.store, whose probabilities are tuned on, or predict.tta=none"
 READS_FOLDS = "oof"
 SHARES = tuple(round(share / 10, 1) for share in range(1, 10))
 

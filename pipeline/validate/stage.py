@@ -32,6 +32,7 @@ from pipeline.predictions import importing
 from pipeline.predictions.steps import prediction_step, remove_attempts, remove_unfinished
 from pipeline.split.folds import read_folds
 
+LESS_MEMORY = "set a smaller predict.batch_size, train.workers or image.size"
 ACCEPTS = ("runner",)
 READS_FOLDS = "weights"
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.core.shortage import pass_on
 from pipeline.decode.formats.base import OtherKind, Refused, Size, Stored, Wanted, along_axis, needs_extra, size_along
 
 SUFFIXES = (".nii", ".nii.gz")
@@ -92,4 +93,5 @@ def _open(path: Path) -> Any:
     try:
         return nibabel.load(path)
     except Exception as error:
+        pass_on(error)
         raise OtherKind(f"cannot be read, it is damaged or no NIfTI ({type(error).__name__}: {error})") from error

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.core.shortage import pass_on
 from pipeline.decode.formats.base import OtherKind, Refused, Size, Stored, Wanted, along_axis, size_along
 from pipeline.decode.formats.limits import check_member
 
@@ -55,6 +56,7 @@ def _mapped(path: Path) -> np.ndarray:
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except Exception as error:  # numpy raises whatever it likes on a damaged file
+        pass_on(error)
         raise _damaged(error) from error
     if not isinstance(array, np.ndarray):
         raise OtherKind("is an .npz that is called .npy: rename it")
@@ -79,6 +81,7 @@ def _load(path: Path, key: str | None, size: int, modified: int) -> np.ndarray:
     except (Refused, OtherKind):
         raise
     except Exception as error:
+        pass_on(error)
         raise _damaged(error) from error
     array.setflags(write=False)
     return array

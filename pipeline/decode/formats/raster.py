@@ -15,6 +15,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+from pipeline.core.shortage import pass_on
 from pipeline.decode.formats.base import Refused, Size, Stored, Wanted
 from pipeline.decode.formats.limits import check_picture
 from pipeline.decode.readers import remarks
@@ -57,7 +58,7 @@ def read_data(path: Path, data: bytes, wanted: Wanted) -> Stored:
         wanted.check_size(shape[:2])
         check_picture(shape[0] * shape[1] * shape[2], len(data))
     # a file that is cut short would otherwise come with a grey lower half
-    if not _ends(data, path.suffix.lower()):
+    if not _ends(data, path.suffix.lower()) or not _chunks_fit(data):
         raise ValueError("cannot be read whole, it is damaged or truncated")
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
@@ -79,6 +80,7 @@ def read_data(path: Path, data: bytes, wanted: Wanted) -> Stored:
             with _plugin(data)(io.BytesIO(data)) as file:
                 image = np.array(file.convert("RGBA" if image.shape[-1] == 4 else "RGB"))
         except Exception as error:  # of which OpenCV read what was there
+            pass_on(error)
             raise ValueError(f"cannot be read whole, it is damaged or truncated ({type(error).__name__})") from error
     return Stored(image, orientation)
 
@@ -113,6 +115,16 @@ def _declared_by_jpeg(data: bytes) -> tuple[int, int, int] | None:
     return None
 
 
+def _chunks_fit(data: bytes) -> bool:
+    """Whether every part of a PNG says a length that the file has: libpng takes memory for as much as it says."""
+    place = 8
+    while data.startswith(b"\x89PNG") and place + 8 <= len(data):
+        place += 12 + int.from_bytes(data[place : place + 4], "big")
+        if place > len(data):
+            return False
+    return True
+
+
 def _described(data: bytes) -> tuple[int, int]:
     """The EXIF orientation and the number of frames of a file; Pillow reads them where a mark says that there may be
     one or the other."""
@@ -132,7 +144,8 @@ def _described(data: bytes) -> tuple[int, int]:
         return int(orientation), int(frames)
     except DecompressionBombError:  # only of WebP and GIF
         raise TooLarge("is larger than an image may be here") from None
-    except Exception:  # damaged remarks beside pixels that were read well
+    except Exception as error:  # damaged remarks beside pixels that were read well
+        pass_on(error)
         return 1, 1
 
 

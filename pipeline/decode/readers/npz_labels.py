@@ -13,6 +13,7 @@ import numpy as np
 
 from pipeline.core.config.competition import NpzLabels
 from pipeline.core.errors import PipelineError
+from pipeline.core.shortage import pass_on
 from pipeline.core.version import program
 from pipeline.decode.formats.base import OtherKind, Refused
 from pipeline.decode.formats.limits import check_member
@@ -181,6 +182,7 @@ def _load(path: Path) -> tuple[dict[str, np.ndarray], str]:
     except (OtherKind, Refused) as error:
         raise PipelineError(f"{path} {error}; get the file again.") from None
     except Exception as error:  # numpy, zipfile and zlib raise whatever they like on a damaged file
+        pass_on(error)
         if "Object arrays" in str(error):
             raise PipelineError(f"{path} holds pickled objects; save it again as plain arrays: {LAYOUT}.") from None
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
