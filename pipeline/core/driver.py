@@ -24,7 +24,7 @@ from pipeline.core.freshness import Reason, Step
 from pipeline.core.lock import exclusive_lock
 from pipeline.core.other_runs import check_ensemble, runs_of
 from pipeline.core.run import Run
-from pipeline.core.shortage import ANY_MEMORY, explained
+from pipeline.core.shortage import ANY_MEMORY, explained, sentence
 from pipeline.core.units import StepRunner, error_file
 from pipeline.core.version import program
 
@@ -271,6 +271,8 @@ def _damage_named(waiting: list[State]) -> Iterator[None]:
     except PipelineError:
         raise
     except Exception as error:
+        if sentence(error):  # what the machine lacks is no damage
+            raise
         inputs = dict.fromkeys(path for state in waiting for path in state.step.inputs)
         for fault in intact.changed(inputs):
             raise PipelineError(f"{fault} ({type(error).__name__}: {first_line(error)})") from error
