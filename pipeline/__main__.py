@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from pipeline import completion, data_commands, kaggle_commands, running
-from pipeline.core import deadline, interruption
+from pipeline.core import deadline, interruption, shortage
 from pipeline.core.errors import PipelineError
 from pipeline.core.launch import LOG_LEVEL, launched
 from pipeline.core.version import VERSION, program
@@ -303,7 +303,8 @@ def main() -> None:
     """Runs the command line; a PipelineError becomes one message and exit code 2, the end of `--time`
     exit code 4, a signal 128 plus its number."""
     try:
-        with interruption.exit_codes(), _joined() as leads:
+        shortage.quiet_threads()
+        with interruption.exit_codes(), shortage.explained(), _joined() as leads:
             if leads:
                 completion.require_command(sys.argv[1:])
                 app(prog_name=program())

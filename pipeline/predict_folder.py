@@ -9,6 +9,7 @@ writes  OUT: a CSV as the competition's submissions are, or PNG masks, one per i
 The same functions as for the test images, in a folder that is removed at the end: the run's own files stay as they are.
 """
 
+import math
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
@@ -25,7 +26,7 @@ from pipeline.core.config.raw_layouts import RleCsv
 from pipeline.core.config.submission_settings import SubmissionSettings
 from pipeline.core.console import loading_torch, progress_bar, say, track
 from pipeline.core.errors import PipelineError
-from pipeline.core.files import shown, writing
+from pipeline.core.files import new_array, require_space, shown, writing
 from pipeline.core.other_runs import runs_of
 from pipeline.core.results import read_tuned
 from pipeline.core.run import Member, Run
@@ -154,7 +155,8 @@ def _decode(run: FolderRun, paths: dict[str, Path]) -> list[str]:
             if other.pixels not in arrays:
                 other.pixels.mkdir(parents=True, exist_ok=True)
                 file, shape = other.pixels / "test_images.npy", (len(paths), *fitted.shape)
-                arrays[other.pixels] = np.lib.format.open_memmap(file, "w+", fitted.dtype, shape)
+                require_space(other.pixels, math.prod(shape) * fitted.itemsize, f"the arrays of {len(paths)} images")
+                arrays[other.pixels] = new_array(file, shape, fitted.dtype)
             array = arrays[other.pixels]
             if array.dtype != fitted.dtype:
                 raise PipelineError(f"{path} is {fitted.dtype}, and the first image is {array.dtype}: convert one.")
@@ -215,7 +217,9 @@ def _png_writer(run: Run, folder: Path) -> Callable[[str, np.ndarray], None]:
         if multiclass:
             pictures = {"": planes.argmax(0).astype(np.uint8)}
         elif len(classes) > 1:
-            pictures = {f".{name}": plane * np.uint8(255) for name, plane in zip(classes, planes, strict=True)}
+            pictures = {
+                f".{name.replace('/', '_')}": plane * np.uint8(255) for name, plane in zip(classes, planes, strict=True)
+            }
         for suffix, picture in pictures.items():
             path = folder / f"{image_id}{suffix}.png"
             path.parent.mkdir(parents=True, exist_ok=True)

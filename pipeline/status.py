@@ -19,7 +19,7 @@ from pipeline.core.errors import PipelineError
 from pipeline.core.files import input_root
 from pipeline.core.results import read_test_scores
 from pipeline.core.run import Run, input_folder
-from pipeline.core.trainings import history_of
+from pipeline.core.trainings import epochs_of
 from pipeline.core.verdict import Judged, constants, judge, lines, next_steps, of_what, step_lines, tuned, wrapped
 from pipeline.core.version import program
 from pipeline.core.written import if_sound
@@ -101,11 +101,13 @@ def _unfinished(run: Run, todo: list[State]) -> list[str]:
     texts = []
     for state in todo:
         if state.step.stage == "train":
-            history = state.step.manifest.with_name("history.csv")
+            history = state.step.manifest.with_name("history.json")
             if history.with_name("last.ckpt").exists() and history.exists():
-                texts.append(
-                    f"{state.step.title.removeprefix('train ')} stopped after epoch {len(history_of(history))}"
+                epochs = if_sound(epochs_of, history)
+                after = (
+                    "an epoch that a damaged history.json does not tell" if epochs is None else f"epoch {len(epochs)}"
                 )
+                texts.append(f"{state.step.title.removeprefix('train ')} stopped after {after}")
     return texts
 
 

@@ -7,7 +7,8 @@ import predicted
 
 from pipeline.core import freshness
 from pipeline.core.files import write_json
-from pipeline.core.run import Run, write_recipe
+from pipeline.core.recorded import write_recipe
+from pipeline.core.run import Run
 
 TRAINED: dict[str, Any] = {
     "best_epoch": 1,

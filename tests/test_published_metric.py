@@ -413,16 +413,20 @@ INSTANCES_OF_CLASSES = {
         (INSTANCES_OF_CLASSES, "id,class,mask\na,one,\nb,one,\nc,one,\n"),
     ],
 )  # fmt: skip
-def test_published_metrics_see_what_encode_writes(settings: dict[str, Any], sample: str, tmp_path: Path) -> None:
+def test_published_metrics_see_what_encode_writes(
+    settings: dict[str, Any], sample: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PIPELINE_INPUT", str(tmp_path))
     settings = SETTINGS | {"metric": "dice"} | settings
     if sample:
-        (tmp_path / "sample.csv").write_text(sample)
-        settings["sample_submission"] = str(tmp_path / "sample.csv")
+        (tmp_path / "tiny").mkdir()
+        (tmp_path / "tiny" / "sample.csv").write_text(sample)
+        settings["sample_submission"] = "sample.csv"
     competition = validate(RleCsv, settings, "competition tiny")
     masks = (np.random.default_rng(0).random((3, len(competition.classes), 6, 7)) < 0.3).astype(np.uint8)
     masks[1] = masks[2, :1] = 0
     images = pd.DataFrame({"image_id": ["a", "b", "c"], "subset": "test", "height": 6, "width": 7})
-    want = submission.expected_of(competition, tmp_path, images)
+    want = submission.expected_of(competition, tmp_path / "tiny", images)
     written: dict[Any, list[str]] = {}
     for name, own in zip(images["image_id"], masks, strict=True):
         written |= submission.texts_of(name, own, want)

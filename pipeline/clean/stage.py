@@ -32,16 +32,21 @@ from pipeline.core import freshness
 from pipeline.core.config.cleaning import DuplicateSettings
 from pipeline.core.console import console, counting, say
 from pipeline.core.errors import PipelineError
-from pipeline.core.files import shown, write_png, writing
+from pipeline.core.files import shown, write_png
 from pipeline.core.freshness import Reason, Step
+from pipeline.core.intact import read_array
 from pipeline.core.run import Run
+from pipeline.core.tables import write_for_people
 from pipeline.decode import table
 from pipeline.decode.descriptors import block_grid
 from pipeline.decode.readers.registry import reader_of
 from pipeline.masks import overlay
 
+LESS_MEMORY = "close other programs, or set clean.duplicates.search to false in the competition's YAML"
 SHARED = True
 TEST_PICTURE = "test_duplicate.png"
+REASONS = ("broken", "duplicate", "identical_mask", "contradiction", "pixel_outlier")
+"""Of findings about training images, as their pictures are called."""
 FOR_TEST: Any = {"broken": True, "duplicates": True}
 """Settings of `clean` that decide about images that the test set has too."""
 PICTURES = 8
@@ -58,13 +63,16 @@ def steps(run: Run) -> list[Step]:
     settings: dict[str, Any] = {"clean": rules.model_dump(exclude={"duplicates": {"test"}})}
     settings |= {"group": run.competition.group, "foreground": run.competition.foreground}
     inputs = (run.table, run.histograms, run.thumbnails)
-    found = Step("clean", "clean", manifest, inputs, (run.outliers,), settings, editable=(run.outliers,))
+    pictures = tuple(run.outlier_pictures / f"{reason}.png" for reason in REASONS)
+    also = (*pictures, run.pairs_apart)
+    found = Step("clean", "clean", manifest, inputs, (run.outliers,), settings, also=also, editable=(run.outliers,))
     if not run.competition.has_test:
         return [found]
     manifest, settings = run.test_duplicates.with_suffix(".manifest.json"), rules.model_dump(include=FOR_TEST)
     both = (*inputs, run.test_table, run.test_histograms, run.test_thumbnails)
     outputs = (run.test_duplicates,)
-    return [found, Step("clean", "test duplicates", manifest, both, outputs, settings, subset="test")]
+    also = (run.outlier_pictures / TEST_PICTURE,)
+    return [found, Step("clean", "test duplicates", manifest, both, outputs, settings, also=also, subset="test")]
 
 
 def keeps(run: Run, step: Step, reasons: list[Reason]) -> bool:
@@ -80,8 +88,7 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
             found, beyond = find(run, images)
             _remove_pictures(run, of_test=False)
             _draw(run, images, images, found, beyond)
-            with writing(run.pairs_apart) as temporary:
-                beyond.to_csv(temporary, index=False)
+            write_for_people(run.pairs_apart, beyond)
             said = "1 finding" if len(found) == 1 else f"{len(found) or 'no'} findings"
         else:
             tests = table.read_table(run.test_table)
@@ -91,8 +98,7 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
             _remove_pictures(run, of_test=True)
             _draw(run, images, tests, found, outliers.findings([]))
         (path,) = step.outputs
-        with writing(path) as temporary:  # last: a list that is there without its manifest is somebody's own
-            found.to_csv(temporary, index=False)
+        write_for_people(path, found)  # last: a list that is there without its manifest is somebody's own
         _print(found)
         say(f"  {said} → {shown(path)}{f', pictures → {pictures}/' if len(found) else ''}")
         yield step
@@ -116,6 +122,8 @@ def find(run: Run, everything: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame
     if settings.broken.action != "off":
         found.append(outliers.find_broken(images, settings.broken))
         images = images[~images["image_id"].isin(found[-1]["image_id"])]
+    if not len(images):  # all are broken: there is nothing to compare
+        return pd.concat(found, ignore_index=True), outliers.findings([])
     train, classes = _described(images, run.histograms, run.thumbnails), run.competition.foreground
     pairs, beyond = _pairs(run, train)
     found.append(outliers.find_duplicates(train.images, pairs))
@@ -133,7 +141,7 @@ def find(run: Run, everything: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame
 
 def _described(images: pd.DataFrame, *descriptors: Path) -> Described:
     rows = images.index.to_numpy()
-    arrays = (np.load(path, mmap_mode="r")[rows] for path in descriptors)
+    arrays = (read_array(path)[rows] for path in descriptors)
     return Described(images.reset_index(drop=True), *arrays)
 
 

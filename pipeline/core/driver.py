@@ -7,24 +7,25 @@ given and yields each when its outputs are in place. `Stage` says what else it m
 
 import importlib
 import time
-from collections.abc import Generator
-from contextlib import nullcontext
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from rich.markup import escape
 
-from pipeline.core import events, freshness, layout
+from pipeline.core import events, freshness, intact, layout
 from pipeline.core.console import console, detail, warn
 from pipeline.core.engine import Engine, OneByOne
-from pipeline.core.errors import PipelineError
-from pipeline.core.files import shown
+from pipeline.core.errors import PipelineError, first_line
+from pipeline.core.files import remove, shown
 from pipeline.core.freshness import Reason, Step
 from pipeline.core.lock import exclusive_lock
 from pipeline.core.other_runs import check_ensemble, runs_of
 from pipeline.core.run import Run
-from pipeline.core.units import StepRunner
+from pipeline.core.shortage import ANY_MEMORY, explained, sentence
+from pipeline.core.units import StepRunner, error_file
 from pipeline.core.version import program
 
 
@@ -69,6 +70,11 @@ class Stage:
         return getattr(self.module, "ACCEPTS", ())
 
     @property
+    def less_memory(self) -> str:
+        """LESS_MEMORY: what to set where memory runs out in the stage."""
+        return getattr(self.module, "LESS_MEMORY", ANY_MEMORY)
+
+    @property
     def may_keep(self) -> bool:
         """Whether the module has `keeps(run, step, reasons)`: whether outputs stay although something changed."""
         return hasattr(self.module, "keeps")
@@ -76,6 +82,16 @@ class Stage:
     def keeps(self, run: Run, step: Step, reasons: list[Reason]) -> bool:
         """Returns whether a step's outputs stay although something changed."""
         return bool(reasons) and self.may_keep and self.module.keeps(run, step, reasons)
+
+    def tidy(self, run: Run, finished: list[Step]) -> None:
+        """Puts in order what lies beside the outputs of finished steps: temporary files of a process that was killed,
+        and, where the module has `tidy(run, finished)`, what else the stage keeps there."""
+        for step in finished:
+            error_file(step).unlink(missing_ok=True)
+            for path in (*step.outputs, *step.also, step.manifest):
+                remove(path.with_name(f".{path.name}.partial"))
+        if hasattr(self.module, "tidy"):
+            self.module.tidy(run, finished)
 
     def guard(self, run: Run, waiting: list["State"]) -> None:
         """Stops before work would be lost, where the module has `guard(run, waiting)`."""
@@ -143,17 +159,22 @@ def run_stage(
     processes may take some of them; every other stage is one process's at a time.
 
     Raises:
-        PipelineError: bad input, or finished work that would be thrown away.
+        PipelineError: bad input, finished work that would be thrown away, or a machine that lacks memory, room on the
+            disk or the right to write.
     """
     require_test(run, stage)
-    layout.take_over()
     opened = Stage(stage)
+    with explained(stage, opened.less_memory):
+        layout.take_over()
     shares = "runner" in opened.accepts and run.recipe.trains
     started = time.perf_counter()
-    with nullcontext() if shares else exclusive_lock(run.competition_folder if opened.shared else run.folder):
+    folder = run.competition_folder if opened.shared else run.folder
+    with explained(stage, opened.less_memory), nullcontext() if shares else exclusive_lock(folder):
         waiting = _waiting(run, opened, force, mention, subset)
         if waiting:
-            _execute(run, opened, waiting, force, (engine or OneByOne()) if shares else None)
+            written = [path for state in waiting for path in (*state.step.outputs, *state.step.also)]
+            with _damage_named(waiting), intact.in_work(written):
+                _execute(run, opened, waiting, force, (engine or OneByOne()) if shares else None)
             events.emit(events.StageFinished(run.name, stage, round(time.perf_counter() - started, 3)))
         elif mention:
             events.emit(events.StageUpToDate(run.name, stage))
@@ -166,17 +187,17 @@ def _waiting(
     found = states(run, stage.name, subset)
     if not found:  # evaluate, where no truth is known; train and predict, where nothing is trained
         return []
-    waiting = []
-    for state in found:
-        if force or (state.reasons and not state.kept):
-            waiting.append(state)
-        elif state.kept:
-            why = "; ".join(reason.text for reason in state.reasons)
-            warn(f"[yellow]{escape(state.step.title)}: kept although {escape(why)} (--force does it again)[/yellow]")
+    waiting = [state for state in found if force or (state.reasons and not state.kept)]
+    resting = [state for state in found if state not in waiting]
+    for state in resting:
+        _say_kept(state)
+    stage.tidy(run, [state.step for state in resting])
     if not waiting:
         if mention:
             console.print(f"[dim]{stage.name}: up to date[/dim]")
         return []
+    if not stage.reads_raw:
+        _check_intact(stage, waiting)  # first: no other advice helps where an input is damaged
     if not force:
         stage.guard(run, waiting)
     if not stage.reads_raw:
@@ -190,6 +211,20 @@ def _waiting(
         if manifest.is_dir():
             raise PipelineError(f"{shown(manifest)} is a folder, and {stage.name} writes a file there: move it away.")
     return waiting
+
+
+def _say_kept(state: State) -> None:
+    """Says why the outputs of a step stay although something changed, or which of them a person edited."""
+    step = state.step
+    if state.kept:
+        why = escape("; ".join(reason.text for reason in state.reasons))
+        warn(f"[yellow]{escape(step.title)}: kept although {why} (--force does it again)[/yellow]")
+    for path in (path for path in step.editable if freshness.is_user_edited(step, path)):
+        if freshness.read_manifest(step.manifest):
+            what = f"was changed since {step.stage} wrote it: it is used as it is, and made anew once it is deleted"
+        else:
+            what = f"is used as your own: no {step.manifest.name} says that {step.stage} wrote it"
+        console.print(f"[dim]{escape(shown(path))} {what}[/dim]")
 
 
 def _execute(run: Run, stage: Stage, waiting: list[State], force: bool, engine: Engine | None) -> None:
@@ -226,6 +261,30 @@ def _execute(run: Run, stage: Stage, waiting: list[State], force: bool, engine: 
             done.close()
         if runner:
             runner.close()
+
+
+@contextmanager
+def _damage_named(waiting: list[State]) -> Iterator[None]:
+    """Where steps fail and one of their inputs is not what a stage wrote, names that file."""
+    try:
+        yield
+    except PipelineError:
+        raise
+    except Exception as error:
+        if sentence(error):  # what the machine lacks is no damage
+            raise
+        inputs = dict.fromkeys(path for state in waiting for path in state.step.inputs)
+        for fault in intact.changed(inputs):
+            raise PipelineError(f"{fault} ({type(error).__name__}: {first_line(error)})") from error
+        raise
+
+
+def _check_intact(stage: Stage, waiting: list[State]) -> None:
+    """Checks that what a stage reads is as it was written, by content before hours of training."""
+    written = {path for state in waiting for path in state.step.outputs}
+    for path in dict.fromkeys(path for state in waiting for path in state.step.inputs if path not in written):
+        if path.exists():
+            intact.require_intact(path, by_content=stage.name == "train")
 
 
 def _check_inputs(run: Run, stage: Stage, waiting: list[State]) -> None:

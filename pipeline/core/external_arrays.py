@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.core.errors import PipelineError
+from pipeline.core.shortage import pass_on
 from pipeline.core.tables import read_csv
 
 if TYPE_CHECKING:
@@ -29,7 +30,8 @@ def open_array(path: Path) -> np.ndarray:
         )
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError) as error:
+    except Exception as error:  # numpy raises whatever it likes on a damaged header
+        pass_on(error)
         raise PipelineError(
             f"{path} is not a .npy that can be mapped: {error}; write it with numpy.save, all images of one size."
         ) from None

@@ -42,6 +42,8 @@ class Step:
     seed: int = 0
     defaults: dict[str, Any] = field(default_factory=dict)
     """What settings were before they could be set: a manifest that does not know one was made with this."""
+    also: tuple[Path, ...] = ()
+    """Further outputs, any of which the step may leave out."""
     editable: tuple[Path, ...] = ()
     """Outputs that a person may edit: they are not compared with what the step wrote."""
     sealed: tuple[Path, ...] = ()
@@ -77,16 +79,23 @@ def stale(step: Step, manifest: Path | None = None) -> list[Reason]:
 
 def _output_reasons(step: Step, written: dict[str, Any]) -> list[Reason]:
     reasons = []
-    for output in step.outputs:
+    for output in (*step.outputs, *(path for path in step.also if shown(path) in written)):
         name = shown(output)
         if not output.is_file():
             reasons.append(Reason("output", f"{name} is missing"))
-        elif output not in step.editable and not _is_as_written(output, written, by_content=output in step.sealed):
+        elif output not in step.editable and not is_as_written(output, written, by_content=output in step.sealed):
             reasons.append(Reason("damaged", f"{name} is not what {step.stage} wrote"))
     return reasons
 
 
-def _is_as_written(output: Path, written: dict[str, Any], by_content: bool) -> bool:
+def is_as_written(output: Path, written: dict[str, Any], by_content: bool) -> bool:
+    """Returns whether a file is as the outputs of a manifest say.
+
+    Args:
+        output: the file.
+        written: the manifest's outputs.
+        by_content: compare its content, whatever its size and time.
+    """
     name, entry = _fingerprint_one(output, {} if by_content else written, root())
     return written.get(name, {}).get("hash") == entry["hash"]
 
@@ -105,12 +114,14 @@ def _code_reasons(step: Step, record: dict[str, Any]) -> list[Reason]:
 
 
 def read_manifest(path: Path) -> dict[str, Any] | None:
-    """Returns what a manifest says; None where there is none, or one that is damaged."""
+    """Returns what a manifest says; None where there is none, or one that is damaged: its seal, which earlier versions
+    did not write, is that of its content."""
     try:
         record = read_json(path)
         hashes = [entry["hash"] for part in ("inputs", "outputs") for entry in record[part].values()]
         sound = all(isinstance(value, str) for value in (*hashes, *record["code"].values(), record["finished"]))
         sound = sound and isinstance(record["settings"], dict) and isinstance(record["seconds"], int | float)
+        sound = sound and record.get("seal") in (None, _seal(record))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return record if sound else None
@@ -127,7 +138,7 @@ def is_user_edited(step: Step, path: Path) -> bool:
 def record(step: Step, seconds: float, manifest: Path | None = None, inputs: dict[str, Any] | None = None) -> None:
     """Writes the manifest that makes a step up to date; `inputs` is the fingerprint of what it read, by default of what
     lies there now."""
-    write_json(manifest or step.manifest, {
+    _write(manifest or step.manifest, {
         "stage": step.stage,
         "title": step.title,
         "version": VERSION,
@@ -136,7 +147,8 @@ def record(step: Step, seconds: float, manifest: Path | None = None, inputs: dic
         "settings": step.settings,
         "code": code(step.stage),
         "source": _source(code(step.stage)),
-        "outputs": fingerprint(step.outputs, {}),
+        "outputs": fingerprint((*step.outputs, *step.also), {}),
+        "editable": list(map(shown, step.editable)),
         "inputs": fingerprint(step.inputs, {}) if inputs is None else inputs,
     })  # fmt: skip
 
@@ -147,7 +159,17 @@ def rewrote(manifest: Path, output: Path) -> None:
     found = read_manifest(manifest)
     if found is not None:
         found["outputs"] |= fingerprint((output,), {})
-        write_json(manifest, found)
+        _write(manifest, found)
+
+
+def _write(manifest: Path, content: dict[str, Any]) -> None:
+    write_json(manifest, content | {"seal": _seal(content)})
+
+
+def _seal(content: dict[str, Any]) -> str:
+    """A hash of what a manifest holds besides."""
+    text = json.dumps({key: value for key, value in content.items() if key != "seal"}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 class Inputs:
@@ -169,7 +191,7 @@ class Inputs:
 
     def wrote(self, step: Step) -> None:
         """Notes that the outputs of a step were written since the stage began, by this process or another."""
-        self.written |= {shown(output) for output in step.outputs}
+        self.written |= {shown(output) for output in (*step.outputs, *step.also)}
 
 
 def known_inputs(step: Step) -> dict[str, Any]:

@@ -17,6 +17,8 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 EXIT_CODES = tuple(128 + number for number in SIGNALS)
 GRACE = 10.0
 """Seconds within which an interrupted command must have cleaned up; what it has not ended by then is cut off."""
+MOMENT = 0.02
+"""Seconds after which an interruption that a destructor has lost is raised again."""
 REPEATED = 1.0
 """Seconds in which further signals count as the same: `timeout` and schedulers signal a process and its group."""
 
@@ -56,6 +58,7 @@ def exit_codes() -> Iterator[None]:
     if hasattr(signal, "setitimer"):  # after the handlers that are registered later: Python takes its own away then
         atexit.register(signal.setitimer, signal.ITIMER_REAL, 0)
     before = [signal.signal(number, _interrupt) for number in SIGNALS]
+    unraisable, sys.unraisablehook = sys.unraisablehook, _raise_again
     try:
         yield
     except BaseException:
@@ -67,6 +70,7 @@ def exit_codes() -> Iterator[None]:
         raise
     finally:
         if _received is None:
+            sys.unraisablehook = unraisable
             for number, handler in zip(SIGNALS, before, strict=True):
                 signal.signal(number, handler)
 
@@ -143,10 +147,24 @@ def _interrupt(number: int, _frame: FrameType | None) -> None:
             _end_now(number)
         return
     _received, _received_at = number, time.monotonic()
-    if hasattr(signal, "setitimer"):  # the exception is lost if it is raised in a destructor; a thread pool may be busy
+    _raise(number)
+
+
+def _raise(number: int) -> None:
+    if hasattr(signal, "setitimer"):  # a thread pool may be busy
         signal.signal(signal.SIGALRM, lambda *_: _end_now(number))
         signal.setitimer(signal.ITIMER_REAL, GRACE)
     raise Interrupted(number)
+
+
+def _raise_again(unraisable: "sys.UnraisableHookArgs") -> None:
+    """Raises an interruption that a destructor has lost once more, when the destructor is done."""
+    if not isinstance(unraisable.exc_value, Interrupted) or _received is None:
+        sys.__unraisablehook__(unraisable)
+    elif hasattr(signal, "setitimer"):
+        number = _received
+        signal.signal(signal.SIGALRM, lambda *_: _raise(number))
+        signal.setitimer(signal.ITIMER_REAL, MOMENT)
 
 
 def _end_now(number: int) -> None:

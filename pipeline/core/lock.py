@@ -16,7 +16,7 @@ from rich.markup import escape
 
 from pipeline.core.console import duration, say, warn
 from pipeline.core.errors import PipelineError
-from pipeline.core.files import shown, write_text
+from pipeline.core.files import make_folder, shown, write_text
 
 RENEWED = 15.0
 """Seconds after which the holder of a step renews its lease."""
@@ -33,7 +33,7 @@ def exclusive_lock(folder: Path) -> Iterator[None]:
     Raises:
         PipelineError: the folder cannot be made.
     """
-    _make(folder)
+    make_folder(folder)
     lock = FileLock(folder / ".lock")
     try:
         lock.acquire(blocking=False)
@@ -46,15 +46,6 @@ def exclusive_lock(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except FileExistsError as error:
-        raise PipelineError(f"{shown(folder)} is a file, and a folder belongs there: move it away.") from error
-    except OSError as error:
-        raise PipelineError(f"{shown(folder)} could not be made: {error.strerror}.") from error
 
 
 # --- a step, which another process may take instead -------------------------------------------------------------------
@@ -106,7 +97,7 @@ class StepLock:
         Raises:
             PipelineError: the folder of the lock cannot be made, or a folder lies where the lock belongs.
         """
-        _make(self.path.parent)
+        make_folder(self.path.parent)
         for path in (self.path, self.lease):
             if path.is_dir():
                 raise PipelineError(f"{shown(path)} is a folder, and the lock of a step belongs there: remove it.")

@@ -8,13 +8,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import yaml
-
 from pipeline.core import freshness
 from pipeline.core.config.recipe import Recipe
 from pipeline.core.config.settings import validate
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import root, shown
+from pipeline.core.recorded import read_recipe
 from pipeline.core.run import Member, Run
 from pipeline.core.version import program
 
@@ -35,8 +34,7 @@ def find_run(run: Run, name: str, setting: str) -> Run:
             f"{setting} is {name}, and there is no {shown(folder)}; train it first ({program()} run {name}). "
             f"Trained so far: {', '.join(one for one in known if one != run.name) or 'nothing'}."
         )
-    data = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))["recipe"]
-    recipe = validate(Recipe, data, shown(folder / "recipe.yaml"))
+    recipe = validate(Recipe, read_recipe(folder / "recipe.yaml")["recipe"], shown(folder / "recipe.yaml"))
     numbers = [path.parent.name.removeprefix("fold_") for path in folder.glob("fold_*/manifest.json")]
     trained = sorted(int(number) for number in numbers if number.isdecimal())
     if recipe.trains and trained:

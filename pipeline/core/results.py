@@ -8,8 +8,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from pipeline.core.intact import damaged
 from pipeline.core.run import Run
-from pipeline.core.written import Part, again, damaged, read_checked
+from pipeline.core.written import Part, again, read_checked
 
 Interval = Annotated[list[float], Field(min_length=2, max_length=2)] | None
 """Its two ends; None of one group alone."""

@@ -5,16 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from pipeline.core.config.competition import Competition
+from pipeline.core.config.places import name_fault
 from pipeline.core.config.preparing import SplitSettings
 from pipeline.core.config.raw_layouts import RleCsv, load_competition
 from pipeline.core.config.recipe import Recipe, load_recipe, recipe_file
 from pipeline.core.config.settings import override, validate
 from pipeline.core.config.submission_settings import ENDINGS
 from pipeline.core.errors import PipelineError
-from pipeline.core.files import input_root, read_record, root, shown, write_text
+from pipeline.core.files import input_root, read_record, root, shown
 from pipeline.core.version import program
 
 
@@ -368,8 +367,8 @@ def check_name(name: str) -> str:
     Raises:
         PipelineError: it is no plain file name.
     """
-    if not name or set(name) & set("/\\ ") or name.startswith("."):
-        raise PipelineError(f"--name {name!r}: expected a plain file name without spaces or slashes.")
+    if " " in name or name_fault(name):
+        raise PipelineError(f"--name {name[:130]!r}: expected a plain file name without spaces or slashes.")
     if name in ("outliers", "raw") or name.startswith("pixels_"):
         raise PipelineError(f"--name {name!r}: a folder of this name lies beside those of runs; choose another.")
     return name
@@ -415,8 +414,3 @@ def _with_arrays(recipe: Recipe, folder: Path) -> Recipe:
 def describe(run: Run) -> dict[str, Any]:
     """Returns the resolved recipe and competition, for the record."""
     return {"recipe": run.recipe.model_dump(mode="json"), "competition": run.competition.model_dump(mode="json")}
-
-
-def write_recipe(run: Run) -> None:
-    """Writes the resolved recipe into the run's folder, where other runs find it."""
-    write_text(run.folder / "recipe.yaml", yaml.safe_dump(describe(run), sort_keys=False))

@@ -1,23 +1,27 @@
 """CSV files of any origin: every value is read as text, and a row cut short or a repeated column is refused."""
 
 import csv
+import re
 import sys
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from pandas.io.common import get_handle, infer_compression
 
 from pipeline.core.errors import PipelineError
-from pipeline.core.files import final_name
+from pipeline.core.files import final_name, writing
 
 SHOWN = 5
 """Rows that a message names."""
 SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 """What parts the columns of tables that are no comma-separated ones."""
+LARGEST_UNPACKED, MOST_TIMES = 2**27, 200
+"""A compressed table of more characters than this must not have so many times the bytes of its file."""
 CHARACTERS = {
     "\0": "a NUL character",
     "\t": "a tab",
@@ -42,6 +46,7 @@ def read_csv(path: Path, only: Iterable[str] | None = None, normal: bool = True)
         PipelineError: not a CSV, not UTF-8, columns that are not separated by commas, a repeated column, or a row of
             more or fewer values than the header has columns.
     """
+    _refuse_folder(path)
     csv.field_size_limit(sys.maxsize)  # run lengths of a large mask exceed the default
     if is_parquet(path):
         return _read_parquet(path, None if only is None else set(only), normal)
@@ -61,7 +66,7 @@ def open_text(path: Path) -> Iterator[Iterator[str]]:
     packed = as_packed(path)
     compression = infer_compression(final_name(packed), "infer")
     with get_handle(packed, "r", encoding="utf-8-sig", compression=compression) as opened:
-        yield iter(opened.handle)
+        yield _limited(opened.handle, packed)
 
 
 def is_parquet(path: Path) -> bool:
@@ -80,11 +85,32 @@ def _read_parquet(path: Path, only: set[str] | None, normal: bool) -> pd.DataFra
     return texts.map(normal_form) if normal else texts
 
 
+def _refuse_folder(path: Path) -> None:
+    if path.is_dir():
+        raise PipelineError(f"{path} is not a readable CSV: it is a folder.")
+
+
 def as_packed(path: Path) -> Path:
     """Returns the path of a table, or of the .zip of it alone that lies in its place, as Kaggle mounts some:
     train.csv.zip; it is read as it lies."""
     packed = path.with_name(f"{path.name}.zip")
     return packed if path.suffix == ".csv" and packed.exists() and not path.exists() else path
+
+
+def _limited(handle: Any, path: Path) -> Iterator[str]:
+    """Yields the lines of a table, of a compressed one while they stay in proportion to the file."""
+    if path.suffix.lower() == ".csv":
+        yield from handle
+        return
+    length, most = 0, max(LARGEST_UNPACKED, MOST_TIMES * path.stat().st_size)
+    while line := handle.readline(LARGEST_UNPACKED):
+        length += len(line)
+        if length > most or len(line) == LARGEST_UNPACKED:
+            raise ValueError(
+                f"unpacked it has more than {length / 2**20:.0f} million characters, and {path.stat().st_size} bytes "
+                "packed: it is damaged, or made to fill the memory"
+            )
+        yield line
 
 
 def normal_form(text: str) -> str:
@@ -95,6 +121,7 @@ def normal_form(text: str) -> str:
 
 def read_header(path: Path) -> list[str]:
     """Returns the names of a CSV's columns; raises as read_csv does."""
+    _refuse_folder(path)
     if is_parquet(path):
         return list(_read_parquet(path, None, normal=True))
     try:
@@ -228,3 +255,31 @@ def _table(path: Path, records: Iterator[tuple[int, list[str]]], only: set[str] 
     if rows and rows[-1] != len(rows) + 1:  # blank lines
         table.index = pd.Index([row - 2 for row in rows])
     return table
+
+
+# --- tables that a person opens in a spreadsheet ---------------------------------------------------------------------
+
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")
+_NUMBER = re.compile(r"[+-]?[0-9]+([.,][0-9]+)?([eE][+-]?[0-9]+)?")
+
+
+def write_for_people(path: Path, table: pd.DataFrame) -> None:
+    """Writes a table as CSV, atomically. A text that a spreadsheet would run as a formula, an id that begins with = for
+    instance, gets an apostrophe in front, which `as_written` takes away."""
+    with writing(path) as temporary:
+        _each_text(table, _guarded).to_csv(temporary, index=False)
+
+
+def as_written(table: pd.DataFrame) -> pd.DataFrame:
+    """Returns a table that was read as text, as `write_for_people` was given it."""
+    return _each_text(table, lambda text: text[1:] if text.startswith("'") and _FORMULA.match(text) else text)
+
+
+def _guarded(text: str) -> str:
+    return f"'{text}" if _FORMULA.match(text) and not _NUMBER.fullmatch(text) else text
+
+
+def _each_text(table: pd.DataFrame, change: Callable[[str], str]) -> pd.DataFrame:
+    texts = [name for name in table if table[name].dtype.kind not in "biufcmM"]
+    changed = {name: table[name].map(lambda one: change(one) if isinstance(one, str) else one) for name in texts}
+    return table.assign(**changed) if changed else table

@@ -1,16 +1,18 @@
-"""What training leaves beside its weights: which keys fold.json must have, and the epochs of history.json and .csv."""
+"""What training leaves beside its weights: which keys fold.json must have, and the epochs of history.json."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.core.files import read_json
+from pipeline.core.intact import damaged, require_intact
 from pipeline.core.written import Part, read_checked
 
 if TYPE_CHECKING:
     import pandas as pd
 
+AGAIN = "put the file back, or train again with --force"
 MEASURED = ("epoch", "train/loss", "train/dice", "valid/loss", "valid/dice", "valid/score", "learning_rate")
-"""Columns of history.csv that are numbers, those that a report shows among them."""
+"""Keys of its rows that are numbers, those that a report shows among them."""
 
 
 class Weights(Part):
@@ -61,25 +63,36 @@ def read_training(path: Path, what: type[Part] = Training) -> dict[str, Any]:
     Raises:
         PipelineError: it is missing or damaged.
     """
-    return read_checked(path, what, "put the file back, or train again with --force")
+    return read_checked(path, what, AGAIN)
 
 
 def epochs_of(path: Path) -> list[dict[str, Any]]:
-    """Returns the rows of history.json, one per epoch; none where it is missing or damaged."""
+    """Returns the rows of history.json, one per epoch; none where it is missing.
+
+    Raises:
+        PipelineError: it is damaged.
+    """
     try:
         rows = read_json(path)
-    except (OSError, ValueError):
+    except FileNotFoundError:
+        require_intact(path)
         return []
-    return rows if isinstance(rows, list) and all(isinstance(row, dict) for row in rows) else []
+    except (OSError, ValueError, RecursionError) as error:
+        raise damaged(path, error, AGAIN) from None
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise damaged(path, "it is not a list of epochs", AGAIN)
+    require_intact(path)
+    return rows
 
 
 def history_of(path: Path) -> "pd.DataFrame":
-    """Returns the numbers of history.csv, one row per epoch; none where it is missing or damaged."""
+    """Returns the numbers of history.json, one row per epoch; none where it is missing.
+
+    Raises:
+        PipelineError: it is damaged.
+    """
     import pandas as pd  # slow to import
 
-    try:
-        table = pd.read_csv(path)
-    except (OSError, ValueError):
-        table = pd.DataFrame()
+    table = pd.DataFrame(epochs_of(path))
     table = table[[name for name in MEASURED if name in table]].apply(pd.to_numeric, errors="coerce")
     return table.dropna(subset="epoch") if "epoch" in table else pd.DataFrame()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rich.markup import escape
 
+from pipeline.core import shortage
 from pipeline.core.console import say, warn
 from pipeline.core.deadline import TimeIsUp
 from pipeline.core.engine import Advance, Engine, Needs, Outcome, Unit
@@ -121,7 +122,7 @@ class StepRunner:
             finish(step)
             done(step)
             yield step
-            _error_file(step).unlink(missing_ok=True)
+            error_file(step).unlink(missing_ok=True)
 
     @contextmanager
     def alone(self, steps: Sequence[Step]) -> Iterator[None]:
@@ -214,12 +215,18 @@ class StepRunner:
             say(f"  {error}")
             self._failed.setdefault(step.title, error)
             return
-        write_text(_error_file(step), "".join(traceback.format_exception(error)))
+        short = shortage.sentence(error)
+        if not short:  # the machine's own limits need no traceback
+            with suppress(PipelineError):  # which says no more than the error
+                write_text(error_file(step), "".join(traceback.format_exception(error)))
         _forget(error)
-        said = str(error) if isinstance(error, PipelineError) else f"{type(error).__name__}: {first_line(error)}"
+        said = short or (
+            str(error) if isinstance(error, PipelineError) else f"{type(error).__name__}: {first_line(error)}"
+        )
         if len(self._began) > 1:  # the error of the only one ends the command, and is said then
             warn(f"[bold red]  {escape(outcome.unit.title)} failed:[/bold red] {escape(said)}; the others go on")
-        say(f"  traceback of {escape(outcome.unit.title)}: {shown(_error_file(step))}")
+        if error_file(step).exists():
+            say(f"  traceback of {escape(outcome.unit.title)}: {shown(error_file(step))}")
         self._failed.setdefault(step.title, error)
 
     def _raise_failed(self) -> None:
@@ -240,8 +247,9 @@ class StepRunner:
             )
 
 
-def _error_file(step: Step) -> Path:
-    return step.manifest.with_name(step.manifest.name.replace("manifest.json", "error.txt"))
+def error_file(step: Step) -> Path:
+    """Returns where the traceback of a step that failed is kept."""
+    return step.manifest.with_name(f"{step.manifest.name.removesuffix('manifest.json')}error.txt")
 
 
 def _forget(error: BaseException | None) -> None:

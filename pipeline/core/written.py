@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import read_json, shown
+from pipeline.core.intact import damaged, require_intact
 
 Found = TypeVar("Found")
 
@@ -39,6 +40,7 @@ def read_checked(path: Path, model: type[Part], remedy: str) -> dict[str, Any]:
         raise PipelineError(f"{shown(path)} cannot be read ({error.strerror}): {remedy}.") from None
     except (ValueError, RecursionError):
         raise damaged(path, "it is not JSON", remedy) from None
+    require_intact(path)
     return content
 
 
@@ -53,11 +55,6 @@ def if_sound(read: Callable[..., Found], *arguments: Any) -> Found | None:
 def again(stage: str) -> str:
     """Returns what to do about a file that a stage wrote."""
     return f"put the file back, or run the {stage} stage again with --force"
-
-
-def damaged(path: Path, fault: str, remedy: str) -> PipelineError:
-    """Returns the error that says what is wrong with a file, and what to do."""
-    return PipelineError(f"{shown(path)} is damaged ({fault}): {remedy}.")
 
 
 def _fault(error: ValidationError, content: Any) -> str:

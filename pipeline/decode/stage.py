@@ -14,6 +14,7 @@ Training and test images are steps of their own: a new test set decodes the test
 image.
 """
 
+import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -30,8 +31,9 @@ from pipeline.core.config.raw_layouts import RleCsv
 from pipeline.core.console import say, track, warn
 from pipeline.core.engine import cores
 from pipeline.core.errors import PipelineError
-from pipeline.core.files import require_space, shown, writing
+from pipeline.core.files import new_array, require_space, shown, writing
 from pipeline.core.freshness import Step
+from pipeline.core.intact import read_parquet
 from pipeline.core.run import Run
 from pipeline.decode import checks, descriptors, separators, table
 from pipeline.decode.images import Decoded, blank_one, decode_one, empty_row, first_type, usual
@@ -42,6 +44,9 @@ from pipeline.decode.readers.registry import reader_of
 from pipeline.masks.geometry import geometry_of
 
 SHARED, READS_RAW = True, True
+LESS_MEMORY = (
+    "set a smaller image.size or image.store; of large images, cut windows (`windows` in the competition's YAML)"
+)
 FAULTS_SHOWN = 30
 IRRELEVANT_KEYS = {
     "baseline", "clean", "split", "splits", "metric", "title", "kaggle", "ignored_prediction", "forbids_pretrained",
@@ -49,6 +54,8 @@ IRRELEVANT_KEYS = {
 """Keys of a competition that change nothing that decode writes."""
 OF_TEST = {"test", "sample_submission", "submission"}
 """Keys of a competition that change nothing that decode writes of training images."""
+NewArray = tuple[Path, tuple[int, ...], np.dtype]
+"""Where an array will lie, its shape and its type."""
 DEFAULTS = {"decode": {"on_test_error": "stop"}, "train": {"empty": []}, "test": {"empty": []}}
 """What earlier versions did."""
 
@@ -149,8 +156,7 @@ def _read_raw(run: Run, waiting: list[Step]) -> Iterator[Step]:
     dtype = _pixel_type(run.competition, listing.items, known)
     tables = [step.subset for step in waiting if not _is_of_pixels(run, step)]
     with ExitStack() as stack:
-        arrays = _open_pixels(run, waiting, listing, dtype, stack)
-        arrays |= _open_descriptors(run, waiting, listing, stack)
+        arrays = _open_arrays(run, waiting, listing, dtype, stack)
         decoded = _decode_all(run, listing.items, arrays, dtype)
         faults = listing.faults + [fault for one in decoded for fault in one.faults]
         faults += checks.find_faults(run, decoded)
@@ -197,7 +203,7 @@ def _decoded_before(run: Run, subsets: list[SubsetName]) -> pd.DataFrame | None:
     other = run.test_table if subsets == ["train"] else run.table
     if len(subsets) == len(SUBSETS) or not other.exists():
         return None
-    images = pd.read_parquet(other, columns=["image_id", "subset", "path", "dtype"])
+    images = read_parquet(other, ["image_id", "subset", "path", "dtype"])
     return images[(images["subset"] == "test") == (subsets == ["train"])]  # up to layout 2 one table held all images
 
 
@@ -217,41 +223,43 @@ def _clashes(competition: Competition, items: list[Item], known: pd.DataFrame | 
     return faults
 
 
-def _open_pixels(
+def _open_arrays(
     run: Run, waiting: list[Step], listing: Listing, dtype: np.dtype, stack: ExitStack
 ) -> dict[str, np.memmap]:
-    geometry, shapes = geometry_of(run.recipe.image), {}
+    """The arrays that are filled, with room for all of them on the disk before the first image is read."""
+    arrays = _pixel_arrays(run, waiting, listing, dtype) | _descriptor_arrays(run, waiting, listing)
+    needed = sum(math.prod(shape) * kind.itemsize for _, shape, kind in arrays.values())
+    rows, columns = run.recipe.image.stored
+    require_space(run.competition_folder, needed, f"pixel arrays at {rows}×{columns} and descriptors of all images")
+    return {
+        name: new_array(stack.enter_context(writing(path)), shape, kind) for name, (path, shape, kind) in arrays.items()
+    }
+
+
+def _pixel_arrays(run: Run, waiting: list[Step], listing: Listing, dtype: np.dtype) -> dict[str, NewArray]:
+    geometry, arrays = geometry_of(run.recipe.image), dict[str, NewArray]()
     planes = 1 if run.competition.kind == "multiclass" else len(run.competition.classes)
     for step in (step for step in waiting if _is_of_pixels(run, step)):
         count = sum(item.subset == step.subset for item in listing.items)
         images, *masks = step.outputs
-        shapes[images] = (count, *geometry.size, geometry.channels), dtype
-        shapes |= {path: ((count, planes, *geometry.size), np.dtype(np.uint8)) for path in masks}
-    needed = sum(int(np.prod(shape)) * kind.itemsize for shape, kind in shapes.values())
-    require_space(run.pixels, needed, f"pixel arrays at {geometry.size[0]}×{geometry.size[1]}")
-    return {path.stem: _open(stack, path, *shape) for path, shape in shapes.items()}
+        arrays[images.stem] = images, (count, *geometry.size, geometry.channels), dtype
+        arrays |= {path.stem: (path, (count, planes, *geometry.size), np.dtype(np.uint8)) for path in masks}
+    return arrays
 
 
-def _open_descriptors(run: Run, waiting: list[Step], listing: Listing, stack: ExitStack) -> dict[str, np.memmap]:
-    arrays: dict[str, np.memmap] = {}
+def _descriptor_arrays(run: Run, waiting: list[Step], listing: Listing) -> dict[str, NewArray]:
+    arrays: dict[str, NewArray] = {}
     length = int(np.prod(descriptors.block_grid(run.competition.shape))) * descriptors.BINS
     for step in (step for step in waiting if not _is_of_pixels(run, step)):
         ids = {item.image_id for item in listing.items if item.subset == step.subset}
         if step.subset == "train":  # whose table also has a row for each image that is missing or has no mask
             ids |= {fault.image_id for fault in listing.faults if fault.image_id is not None}
         _, histograms, thumbnails = step.outputs
-        require_space(histograms, len(ids) * length, "block histograms")
-        side = descriptors.SIDE**2
         arrays |= {
-            f"{step.subset}_histogram": _open(stack, histograms, (len(ids), length), np.dtype(np.uint8)),
-            f"{step.subset}_thumbnail": _open(stack, thumbnails, (len(ids), side), np.dtype(np.float16)),
+            f"{step.subset}_histogram": (histograms, (len(ids), length), np.dtype(np.uint8)),
+            f"{step.subset}_thumbnail": (thumbnails, (len(ids), descriptors.SIDE**2), np.dtype(np.float16)),
         }
     return arrays
-
-
-def _open(stack: ExitStack, path: Path, shape: tuple[int, ...], dtype: np.dtype) -> np.memmap:
-    temporary = stack.enter_context(writing(path))
-    return np.lib.format.open_memmap(temporary, mode="w+", dtype=dtype, shape=shape)
 
 
 def _pixel_type(competition: Competition, items: list[Item], known: pd.DataFrame | None) -> np.dtype:

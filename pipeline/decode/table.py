@@ -23,6 +23,7 @@ import pandas as pd
 from pipeline.core.config.competition import Competition
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import shown, writing
+from pipeline.core.intact import read_parquet
 from pipeline.masks import rle
 from pipeline.masks.geometry import IGNORE, label_map, masks_at
 from pipeline.masks.instances import from_texts, labelled
@@ -40,8 +41,12 @@ def write_table(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def read_table(path: Path, subset: str | None = None) -> pd.DataFrame:
-    """Returns a table, or one subset of it with rows numbered as in the pixel arrays."""
-    table = pd.read_parquet(path)
+    """Returns a table, or one subset of it with rows numbered as in the pixel arrays.
+
+    Raises:
+        PipelineError: the file is missing or damaged.
+    """
+    table = read_parquet(path)
     return table if subset is None else table[table["subset"] == subset].reset_index(drop=True)
 
 

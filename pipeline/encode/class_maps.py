@@ -18,7 +18,8 @@ def read_labels(path: Path, want: Expected) -> Iterator[tuple[int, str, np.ndarr
 
     Line by line: a table of a million rows × 8192 columns would not fit into memory as text.
     """
-    values, pixels = _class_of_value(want), len(want.header) - 1
+    values, pixels = np.array([int(label) for label in want.labels]), len(want.header) - 1
+    order = np.argsort(values)
     lines = file_kinds.lines_of(path)
     next(lines, "")
     for row, line in enumerate(lines, start=1 if is_parquet(path) else 2):
@@ -35,21 +36,24 @@ def read_labels(path: Path, want: Expected) -> Iterator[tuple[int, str, np.ndarr
         if len(numbers) != pixels:
             yield row, image_id, f"has {len(numbers)} pixels; expected {pixels}"
             continue
-        inside = (numbers >= 0) & (numbers < len(values))
-        labels = values[np.where(inside, numbers, 0)]
-        unknown = ~inside | (labels < 0)
+        labels, unknown = _classes_of(numbers, values, order)
         if unknown.any():
             yield row, image_id, f"{numbers[unknown][0]} is no class ({', '.join(want.labels)})"
             continue
         yield row, image_id, labels.astype(np.uint8)
 
 
-def _class_of_value(want: Expected) -> np.ndarray:
-    """The class number of every value that a file may hold, -1 where there is none."""
-    values = [int(label) for label in want.labels]
-    table_of = np.full(max(values) + 1, -1)
-    table_of[values] = np.arange(len(values))
-    return table_of
+def _classes_of(numbers: np.ndarray, values: np.ndarray, order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The class number of each number of a file, and which of these are no class's.
+
+    Args:
+        numbers: of the file (pixels,).
+        values: of the classes (C,).
+        order: what sorts them.
+    """
+    place = np.searchsorted(values, numbers, sorter=order).clip(max=len(values) - 1)
+    labels = order[place]
+    return labels, values[labels] != numbers
 
 
 def faults_of(path: Path, want: Expected, measure: Measure | None) -> tuple[list[str], dict[Key, str] | None]:

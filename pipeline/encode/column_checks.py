@@ -7,6 +7,9 @@ from pipeline.decode.readers.columns import keys_of
 from pipeline.predictions.format import further_columns
 from pipeline.predictions.format.expected import Expected
 
+COLUMNS_SHOWN = 10
+"""Further columns that a note names."""
+
 
 def faults_of(frame: pd.DataFrame, want: Expected) -> list[tuple[int, str]]:
     """Returns number and fault of every row that has something wrong in the columns that the YAML names."""
@@ -51,9 +54,14 @@ def notes_on(frame: pd.DataFrame, want: Expected) -> list[Reason]:
         others.append(f"{column} in {len(differ)} of {len(frame)} rows ({example})")
     found = []
     if same:
-        text = f"Not predicted, but as they are in {want.sample}: {', '.join(same)}."
+        text = f"Not predicted, but as they are in {want.sample}: {_some(same)}."
         found.append(Reason("note", "further columns", text))
     if others:
-        text = f"Other values than in {want.sample}: {', '.join(others)}; nothing here can tell whether they are right."
+        text = f"Other values than in {want.sample}: {_some(others)}; nothing here can tell whether they are right."
         found.append(Reason("note", "further columns", text))
     return found
+
+
+def _some(texts: list[str]) -> str:
+    more = f" and {len(texts) - COLUMNS_SHOWN} more" if len(texts) > COLUMNS_SHOWN else ""
+    return f"{', '.join(texts[:COLUMNS_SHOWN])}{more}"

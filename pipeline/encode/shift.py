@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.core.errors import PipelineError
+from pipeline.core.intact import read_array
 from pipeline.core.run import Run
 from pipeline.core.verdict import Reason
 from pipeline.decode import table
@@ -117,8 +118,8 @@ def _read(images: Path, histograms: Path, thumbnails: Path, subset: str, groups:
         groups = groups_of(rows, rows[["image_id"]])
     sound = np.flatnonzero((rows["fault"] == "").to_numpy())
     chosen = np.sort(np.random.default_rng(0).permutation(sound)[:MOST])
-    blocks = np.load(histograms, mmap_mode="r")[chosen]
-    small = np.load(thumbnails, mmap_mode="r")[chosen].astype(np.float32).reshape(-1, SIDE, SIDE)
+    blocks = read_array(histograms)[chosen]
+    small = read_array(thumbnails)[chosen].astype(np.float32).reshape(-1, SIDE, SIDE)
     figures, coarse = _figures(rows.iloc[chosen]), _coarse(small)
     ids = rows["image_id"].to_numpy(str)[chosen]
     return Descriptors(ids, groups[chosen], figures, coarse, _features(figures, blocks, coarse))

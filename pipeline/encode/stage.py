@@ -43,6 +43,7 @@ from pipeline.predictions.format.expected import Expected
 from pipeline.predictions.test_images import check_predicted, raw_test_files
 
 NEEDS_TEST, READS_FOLDS = True, "test"
+LESS_MEMORY = "set a smaller image.size or image.store, whose probabilities are encoded"
 WINDOWS_AT_ONCE = 2
 """Windows of a large image that are decided side by side: each takes some 20 bytes per pixel and class."""
 EXPECT = ("metric", "remark", "score", "interval_95", "nested", "untuned", "scores")

@@ -21,6 +21,7 @@ from pipeline.core.console import console
 from pipeline.core.engine import IDLE, Advance, Needs, OneByOne, Outcome, Unit, cores, environment, worker_environment
 from pipeline.core.errors import PipelineError
 from pipeline.core.interruption import end_with_parent, end_worker_quietly, held_back, of_worker
+from pipeline.core.shortage import WorkerKilled
 
 DEVICES = "CUDA_VISIBLE_DEVICES"
 
@@ -163,11 +164,10 @@ def _listen(worker: _Worker, advance: Advance) -> None:
         return
 
 
-def _killed(worker: _Worker) -> PipelineError:
-    return PipelineError(
+def _killed(worker: _Worker) -> WorkerKilled:
+    return WorkerKilled(
         f"{worker.unit.title}: its process ended with code {worker.process.exitcode} (-9: it was killed, most likely "
-        "for want of memory: lower train.parallel, 1 is one after another); the same command goes on from the last "
-        "finished epoch."
+        "for want of memory)"
     )
 
 

@@ -23,11 +23,13 @@ import pandas as pd
 from pipeline.core.config.competition import Competition
 from pipeline.core.console import say, track
 from pipeline.core.errors import PipelineError
-from pipeline.core.files import shown, write_json, write_png, writing
+from pipeline.core.files import shown, write_json, write_png
 from pipeline.core.freshness import Step
+from pipeline.core.intact import read_texts
 from pipeline.core.lock import exclusive_lock
 from pipeline.core.results import read_submission, read_tuned, searched_by
 from pipeline.core.run import Run
+from pipeline.core.tables import as_written, write_for_people
 from pipeline.decode import table
 from pipeline.decode.readers.columns import units_by_id
 from pipeline.decode.readers.registry import reader_of
@@ -122,8 +124,7 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
     if tables:
         summary |= published_score(tables, rows, summary)
     flat = pd.DataFrame([{key: value for key, value in row.items() if np.isscalar(value)} for row in rows])
-    with writing(run.folder / "test_scores.csv") as temporary:
-        flat.to_csv(temporary, index=False)
+    write_for_people(run.folder / "test_scores.csv", flat)
     write_json(run.folder / "test.json", summary)
     _add_to_runs(run, summary, record)
     _print(run, summary)
@@ -248,9 +249,8 @@ def _add_to_runs(run: Run, summary: dict[str, Any], record: dict[str, Any]) -> N
     row |= {"size": f"{image.size[0]}x{image.size[1]}", "folds": len(record["folds"])}
     row |= {"seconds": sum(fold["seconds"] for fold in record["folds"].values()), "submission": record["sha256"]}
     with exclusive_lock(run.competition_folder):  # other runs add theirs
-        before = pd.read_csv(path) if path.exists() else pd.DataFrame()
-        with writing(path) as temporary:
-            pd.concat([before, pd.DataFrame([row])]).to_csv(temporary, index=False)
+        before = as_written(read_texts(path)) if path.exists() else pd.DataFrame()
+        write_for_people(path, pd.concat([before, pd.DataFrame([row])]))
 
 
 def _print(run: Run, summary: dict[str, Any]) -> None:

@@ -11,10 +11,11 @@ from rich.text import Text
 
 from pipeline.core.config.competition import Competition
 from pipeline.core.config.raw_layouts import LAYOUTS, load_competition
-from pipeline.core.config.settings import read_yaml, validate
+from pipeline.core.config.settings import validate
 from pipeline.core.console import warn
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import root
+from pipeline.core.recorded import read_recipe
 from pipeline.core.run import input_folder
 from pipeline.core.written import if_sound
 from pipeline.encode import submission
@@ -36,7 +37,7 @@ def competition_of(rows: pd.DataFrame) -> Competition:
     for run in dict.fromkeys(rows["run"]) if competition is None else ():
         path = folder / run / "recipe.yaml"
         if path.exists():
-            data = read_yaml(path)["competition"]
+            data = read_recipe(path)["competition"]
             competition = validate(LAYOUTS[data["reader"]], data, f"{run}/recipe.yaml")
             break
     return competition or load_competition(name)

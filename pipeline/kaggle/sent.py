@@ -3,7 +3,6 @@
 The scores stand in submissions/<run>.json too, under `kaggle`.
 """
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,9 @@ import pandas as pd
 
 from pipeline.core import freshness
 from pipeline.core.errors import PipelineError
-from pipeline.core.files import read_record, root, shown, write_json, writing
+from pipeline.core.files import read_record, root, shown, write_json
 from pipeline.core.lock import exclusive_lock
+from pipeline.core.tables import as_written, write_for_people
 
 COLUMNS = (
     "sent", "competition", "run", "what", "message", "ref", "status", "public", "private", "metric", "estimate", "low",
@@ -42,7 +42,7 @@ def read(competition: str | None = None) -> pd.DataFrame:
     if not path.exists():
         return pd.DataFrame(columns=list(COLUMNS), dtype=str)
     try:
-        rows = pd.read_csv(path, dtype=str, keep_default_na=False)
+        rows = as_written(pd.read_csv(path, dtype=str, keep_default_na=False))
     except (ValueError, OSError) as error:
         raise PipelineError(f"{shown(path)} cannot be read ({' '.join(str(error).split())}): mend it.") from None
     lacking = [name for name in COLUMNS if name not in rows]
@@ -103,8 +103,7 @@ def number(text: str) -> float | None:
 
 
 def _write(rows: pd.DataFrame) -> None:
-    with writing(log_file()) as temporary:
-        rows.to_csv(temporary, index=False, quoting=csv.QUOTE_MINIMAL)
+    write_for_people(log_file(), rows)
 
 
 def _texts(row: dict[str, Any]) -> dict[str, str]:

@@ -7,6 +7,7 @@ import torch
 
 from pipeline.core.config.recipe import Recipe
 from pipeline.core.errors import PipelineError, first_line
+from pipeline.core.shortage import out_of_memory
 
 
 @dataclass(frozen=True)
@@ -75,8 +76,7 @@ def explain_memory(error: RuntimeError, recipe: Recipe, predicting: bool) -> Non
             "a loader process died, most likely for want of shared memory: start the container with --shm-size=8g, or "
             "set train.workers lower (0: none)."
         ) from None
-    signs = ("out of memory", "can't allocate memory", "alloc_failed")
-    if isinstance(error, torch.OutOfMemoryError) or any(sign in text for sign in signs):
+    if out_of_memory(error):
         size = recipe.predict.batch_size if predicting else recipe.train.batch_size
         smaller = max(1, size // 2)
         if predicting:

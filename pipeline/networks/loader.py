@@ -12,6 +12,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from pipeline.core.engine import cores
+from pipeline.core.intact import read_array
 from pipeline.core.run import Run
 from pipeline.masks.pixels import loaded
 from pipeline.masks.separators import Separator, learned
@@ -37,11 +38,11 @@ Masks = np.ndarray | MasksAndSeparators
 def open_masks(folder: Path, separators: Path | None) -> Masks:
     """Returns what is learnt of the training images, mapped from the files in a folder of pixel arrays: masks, and what
     separates their objects where a file of that is given."""
-    masks = np.load(folder / "train_masks.npy", mmap_mode="r")
+    masks = read_array(folder / "train_masks.npy")
     if separators is None:
         return masks
     separator: Separator = "border" if separators.stem == "train_border" else "distance"
-    return MasksAndSeparators(masks, np.load(separators, mmap_mode="r"), separator)
+    return MasksAndSeparators(masks, read_array(separators), separator)
 
 
 class PlainDataset(Dataset):
@@ -57,7 +58,7 @@ class PlainDataset(Dataset):
         preprocess: Callable[[np.ndarray], np.ndarray] | None = None,
         separators: Path | None = None,
     ) -> None:
-        self.images = np.load(folder / f"{subset}_images.npy", mmap_mode="r")
+        self.images = read_array(folder / f"{subset}_images.npy")
         self.masks = open_masks(folder, separators) if with_masks else None
         self.rows, self.preprocess = rows, preprocess
 

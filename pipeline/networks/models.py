@@ -21,6 +21,7 @@ from pipeline.core.config.training import ModelSettings
 from pipeline.core.errors import PipelineError, did_you_mean, first_line
 from pipeline.core.files import root
 from pipeline.core.run import Run
+from pipeline.core.shortage import pass_on
 from pipeline.masks.pixels import largest_of
 from pipeline.networks.encoders import any_size, load_encoder, set_in_channels
 from pipeline.networks.freezing import freeze, kept_in_evaluation
@@ -246,6 +247,7 @@ def _smp_network(settings: ModelSettings, channels: int, classes: int, outputs: 
     try:
         return any_size(partial(architecture, settings.encoder, encoder_weights=None, **given), settings.encoder)
     except Exception as error:  # smp and timm raise many types
+        pass_on(error)
         if "Wrong encoder name" in str(error):  # and then all names there are
             meant = did_you_mean(settings.encoder, smp.encoders.get_encoder_names(), 3)
             raise PipelineError(
@@ -315,6 +317,7 @@ def _own_network(settings: ModelSettings, channels: int, outputs: int) -> Module
     try:
         return architecture(channels, outputs, **settings.options)
     except Exception as error:  # it is anybody's code
+        pass_on(error)
         raise PipelineError(
             f"model.architecture: {name}({channels}, {outputs}) failed: {type(error).__name__}: {first_line(error)}"
         ) from error
@@ -326,6 +329,7 @@ def _own_class(name: str) -> type[Module]:
     try:
         module = importlib.import_module(module_name)
     except Exception as error:  # it is anybody's code
+        pass_on(error)
         raise PipelineError(
             f"model.architecture: the module of {name} cannot be imported, with {root()} first on the path: "
             f"{type(error).__name__}: {first_line(error)}"
@@ -344,6 +348,7 @@ def _check(network: Module, settings: ModelSettings, channels: int, classes: int
         with torch.no_grad():
             output = _as_output(network.eval()(torch.zeros(shape)))
     except Exception as error:  # it is anybody's code
+        pass_on(error)
         encoder = "" if ":" in name else f" with encoder {settings.encoder}"
         raise PipelineError(
             f"model: {name}{encoder} failed on an image of shape {shape}, and it must take any size: "

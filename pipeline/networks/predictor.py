@@ -15,7 +15,9 @@ from pipeline.core.console import say
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import shown
 from pipeline.core.freshness import Step
+from pipeline.core.intact import read_array
 from pipeline.core.run import Member, Run
+from pipeline.core.shortage import pass_on
 from pipeline.core.trainings import Weights, read_training
 from pipeline.masks.scale import scale_of
 from pipeline.networks import device, loader
@@ -48,6 +50,7 @@ def load(run: Run, path: Path, compute: Compute, dtype: np.dtype) -> Module:
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
+        pass_on(error)
         summary = " ".join(str(error).split())[:300]
         raise PipelineError(
             f"{shown(path)} does not fit this recipe's network: {summary}; where `model` or `image` changed since it "
@@ -323,7 +326,7 @@ def batches(
     Raises:
         PipelineError: weights are missing or of another network, or give something that is no number.
     """
-    dtype = np.load(run.pixels / f"{subset}_images.npy", mmap_mode="r").dtype
+    dtype = read_array(run.pixels / f"{subset}_images.npy").dtype
     predictor, paths = open_predictor(run, members, seen_as, plain, dtype)
     compute = predictor.compute
     dataset = loader.PlainDataset(run.pixels, subset, rows, with_masks=False, preprocess=preprocess_of(run))

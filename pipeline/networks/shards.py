@@ -9,13 +9,21 @@ from pathlib import Path
 
 from pipeline.core.console import Shares, progress_bar
 from pipeline.core.engine import Needs, Reporter, Unit
+from pipeline.core.files import require_space
 from pipeline.core.freshness import Step
 from pipeline.core.run import Run
 from pipeline.core.units import StepRunner
 from pipeline.masks.scale import scale_of
 from pipeline.networks import device
 from pipeline.networks.predictor import Wanted, mention, predict_into, written_into
-from pipeline.predictions.files import Predicted, begin, read_predictions, shards_folder, write_resumable
+from pipeline.predictions.files import (
+    Predicted,
+    begin,
+    partial_folder,
+    read_predictions,
+    shards_folder,
+    write_resumable,
+)
 from pipeline.predictions.steps import fingerprint
 
 NEEDS = Needs()
@@ -58,6 +66,7 @@ def predict_steps(run: Run, jobs: Sequence[Wanted], runner: StepRunner, descript
         for title, cut in cuts.items()
         for name, (start, stop) in zip(titles[title], cut, strict=True)
     }
+    _require_space(run, jobs, cuts)
     with progress_bar() as bar:
         progress = Shares(bar, description, sizes, beside=runner.at_once(NEEDS, len(sizes)) > 1)
 
@@ -76,6 +85,22 @@ def predict_steps(run: Run, jobs: Sequence[Wanted], runner: StepRunner, descript
         steps, most = [job.step for job in jobs], max(map(len, cuts.values()), default=1)
         with closing(runner.run(steps, units_of, progress.advance, done, merged, most)) as finished:  # type: ignore[type-var]
             yield from finished
+
+
+def _require_space(run: Run, jobs: Sequence[Wanted], cuts: dict[str, list[tuple[int, int]]]) -> None:
+    """Checks that the disk holds the files of all steps, and beside one that is put together its parts.
+
+    Raises:
+        PipelineError: it does not.
+    """
+    itemsize = scale_of(run.competition).dtype.itemsize
+    sizes = {job.step.title: math.prod(written_into(run, job)) * itemsize * len(job.paths) for job in jobs}
+    needed = sum(sizes.values()) + max((size for title, size in sizes.items() if len(cuts[title]) > 1), default=0)
+    for job in jobs:  # what an interrupted attempt left
+        for folder in (partial_folder(job.paths[0]), shards_folder(job.paths[0])):
+            needed -= sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    if jobs:
+        require_space(jobs[0].paths[0].parent, needed, f"probabilities of {sum(len(job.ids) for job in jobs)} images")
 
 
 def _cuts(run: Run, job: Wanted, runner: StepRunner, steps: int) -> list[tuple[int, int]]:

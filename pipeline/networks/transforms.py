@@ -14,6 +14,7 @@ from albumentations.core.transforms_interface import BaseTransformInitSchema, Ba
 from pydantic import BaseModel, Field, ValidationError
 
 from pipeline.core.errors import PipelineError, did_you_mean
+from pipeline.core.shortage import pass_on
 from pipeline.masks.geometry import IGNORE
 
 Entries = list[dict[str, dict[str, Any]]]
@@ -128,6 +129,7 @@ def try_transform(transform: Transform, data: dict[str, np.ndarray], where: str)
         try:
             result = transform(force_apply=True, **{name: array.copy() for name, array in data.items()})
         except Exception as error:  # whatever a transform raises
+            pass_on(error)
             raise PipelineError(f"{kind}: {' '.join(str(error).split())[:200]}") from None
         for name, before in data.items():
             after = result[name]

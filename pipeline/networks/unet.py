@@ -16,6 +16,7 @@ from torch.nn import Identity, Module, ModuleList, Sequential, functional
 
 from pipeline.core.config.settings import Settings
 from pipeline.core.errors import PipelineError
+from pipeline.core.shortage import pass_on
 from pipeline.networks.encoders import any_size
 from pipeline.networks.output import Output
 
@@ -247,6 +248,7 @@ def _encoder(name: str, in_channels: int, options: UnetOptions) -> tuple[Module,
     try:
         encoder: Any = any_size(partial(smp.encoders.get_encoder, name, in_channels=in_channels), name)
     except Exception as error:  # smp and timm raise many types
+        pass_on(error)
         raise PipelineError(f"model: ConfigurableUnet with encoder {name}: {error}") from None
     channels = list(encoder.out_channels)
     # the features of full size are the image itself, except those of VGG

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import BatchNorm2d, Module
 
 from pipeline.core.errors import PipelineError, first_line
+from pipeline.core.shortage import pass_on
 from pipeline.networks import torchvision_files
 from pipeline.networks.known_encoders import KNOWN
 
@@ -68,6 +69,7 @@ def read_state(path: Path) -> State:
     try:
         state: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
     except Exception as error:  # damaged files raise many types
+        pass_on(error)
         raise PipelineError(f"{path} holds no readable weights: {first_line(error)}") from None
     while isinstance(state, dict) and (inner := next((key for key in WRAPPERS if key in state), None)):
         if isinstance(state[inner], Tensor):

@@ -7,10 +7,11 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from pipeline.core import freshness
+from pipeline.core import freshness, intact
 from pipeline.core.config.recipe import ModelSettings
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import shown
+from pipeline.core.shortage import pass_on
 from pipeline.core.trainings import Weights, read_training
 
 SECONDS_TO_ANSWER = 10
@@ -77,7 +78,8 @@ def read_trained(path: Path) -> dict[str, Any]:
             f"{shown(path)} is damaged or was replaced: its SHA-256 is none of those in {shown(summary)}. Put the file "
             "back, or train again with `--force`."
         )
-    return load_file(path)
+    with intact.explained(path):
+        return load_file(path)
 
 
 def _imagenet_source(encoder: str) -> dict[str, Any]:
@@ -172,6 +174,7 @@ def _downloaded(source: dict[str, Any], encoder: str) -> Path:
     try:
         return Path(hf_hub_download(**source))
     except Exception as error:
+        pass_on(error)
         what = f"The download of ImageNet weights for {encoder} broke off ({error})"
         raise PipelineError(_ways_on(what, encoder)) from None
 

@@ -24,13 +24,15 @@ from pipeline.core.errors import PipelineError
 from pipeline.core.files import shown
 from pipeline.core.freshness import Step
 from pipeline.core.lock import exclusive_lock
-from pipeline.core.run import Member, Run, write_recipe
+from pipeline.core.recorded import write_recipe
+from pipeline.core.run import Member, Run
 from pipeline.core.units import StepRunner
 from pipeline.decode import table
 from pipeline.predictions import importing, kept_views
-from pipeline.predictions.steps import prediction_step, remove_unfinished
+from pipeline.predictions.steps import prediction_step, remove_attempts, remove_unfinished
 from pipeline.predictions.test_images import check_decoded, raw_test_files
 
+LESS_MEMORY = "set a smaller predict.batch_size, train.workers or image.size"
 ACCEPTS = ("runner",)
 READS_FOLDS = "weights"
 
@@ -68,6 +70,11 @@ def guard(run: Run, waiting: Sequence[Any]) -> None:
         f"predict reads {shown(run.postprocess)}, where tune says whether test-time augmentation is kept, and it "
         f"{lacks}; `{run.command('--to', 'predict')}` makes what comes before."
     )
+
+
+def tidy(run: Run, finished: list[Step]) -> None:
+    """Removes what a killed process left beside finished predictions."""
+    remove_attempts(finished)
 
 
 def execute(run: Run, waiting: list[Step], runner: StepRunner | None = None) -> Iterator[Step]:

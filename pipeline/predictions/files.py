@@ -24,7 +24,8 @@ import numpy as np
 import pandas as pd
 
 from pipeline.core.errors import PipelineError
-from pipeline.core.files import require_space, shown, writing
+from pipeline.core.files import allocate_ahead, make_folder, new_array, require_space, shown, writing
+from pipeline.core.intact import damaged, read_array, read_texts
 
 Predicted = tuple[np.ndarray, np.ndarray | None]
 """Of a batch of images: probabilities (n, C, H, W), and how probable it is that a class occurs in the image (n, C), or
@@ -84,7 +85,7 @@ def write_resumable(
     done = min(rows.count() for rows in (*arrays, *heads))
     done -= done % batch_size if done < len(ids) else 0
     needed = (len(ids) - done) * sum(rows.row_bytes for rows in (*arrays, *heads))
-    require_space(paths[0], needed, f"probabilities of {len(ids) - done} images")
+    require_space(folder, needed, f"probabilities of {len(ids) - done} images")
     advance(done)
     with ExitStack() as stack:
         with _explained(paths[0]):
@@ -143,10 +144,12 @@ def read_probabilities(path: Path) -> tuple[np.ndarray, list[str]]:
 def _read(path: Path) -> tuple[np.ndarray, pd.DataFrame]:
     if not path.exists():
         raise PipelineError(f"{shown(path)} does not exist; run the {stage_of(path)} stage.")
-    array = np.load(path, mmap_mode="r")
-    index = pd.read_csv(path.with_suffix(".csv"), dtype=str, keep_default_na=False)
+    array, listed = read_array(path), path.with_suffix(".csv")
+    index = read_texts(listed, ["image_id"])
+    if array.ndim != 4:
+        raise damaged(path, f"it has {array.ndim} axes, and probabilities have four")
     if len(index) != len(array):
-        raise PipelineError(f"{shown(path)} has {len(array)} rows, its index {len(index)}; delete both.")
+        raise damaged(listed, f"it has {len(index)} rows, and {path.name} has {len(array)}")
     return array, index
 
 
@@ -172,7 +175,7 @@ def salvage(path: Path, shape: tuple[int, ...], dtype: np.dtype, ids: list[str],
         for folder in shards_folder(path).glob(f".{path.stem}_from_*.partial")
     }
     with writing(path) as temporary:
-        array = np.lib.format.open_memmap(temporary, "w+", dtype, shape)
+        array = new_array(temporary, shape, dtype)
         for start, part in parts.items():
             rows, heads = _predicted_rows(part, shape, dtype, classes)
             stop = start + len(rows)
@@ -240,6 +243,7 @@ class _Rows:
         file.write(self._header())
         file.truncate(len(self._header()) + rows * self.row_bytes)
         file.seek(0, os.SEEK_END)
+        allocate_ahead(file.fileno(), len(self._header()) + self.shape[0] * self.row_bytes)
         return file
 
     def _header(self) -> bytes:
@@ -256,7 +260,7 @@ def begin(folder: Path, fingerprint: str) -> None:
         return
     if folder.exists():
         shutil.rmtree(folder)
-    folder.mkdir(parents=True)
+    make_folder(folder)
     note.write_text(fingerprint, encoding="utf-8")
 
 

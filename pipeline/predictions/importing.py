@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import yaml
 from rich.markup import escape
 
 from pipeline.core import external_arrays, freshness
@@ -23,7 +22,8 @@ from pipeline.core.console import progress_bar, say, warn
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import shown, write_json
 from pipeline.core.freshness import Step
-from pipeline.core.run import Run, write_recipe
+from pipeline.core.recorded import read_recipe, write_recipe
+from pipeline.core.run import Run
 from pipeline.decode import table
 from pipeline.masks.scale import scale_of
 from pipeline.predictions.external import WORDS, ExternalPredictions, check_values, converted, open_external
@@ -107,7 +107,7 @@ def refuse_trained(folder: Path) -> None:
         PipelineError: it does.
     """
     recipe = folder / "recipe.yaml"
-    if recipe.exists() and not yaml.safe_load(recipe.read_text(encoding="utf-8"))["recipe"].get("arrays"):
+    if recipe.exists() and not read_recipe(recipe)["recipe"].get("arrays"):
         raise PipelineError(f"{shown(folder)} holds a run that was trained; give your predictions another name.")
 
 

@@ -6,6 +6,7 @@ import pandas as pd
 from pipeline.clean.duplicates import near_pairs
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import shown
+from pipeline.core.intact import read_array
 from pipeline.core.run import Run
 from pipeline.decode import table
 
@@ -28,7 +29,7 @@ def averaged(presence: np.ndarray, run: Run, ids: list[str], of_test: bool) -> n
             f"{shown(listed)} does not list image {ids[int(np.argmin(rows))]}, which was predicted; put its file "
             "back and decode again, or predict again without it."
         )
-    histograms, thumbnails = (np.load(path, mmap_mode="r")[rows] for path in paths)
+    histograms, thumbnails = (read_array(path)[rows] for path in paths)
     pairs = near_pairs(histograms, thumbnails, run.competition.clean.duplicates)
     total, count = presence.astype(np.float64), np.ones((len(presence), 1))
     for one, other in ((pairs.left, pairs.right), (pairs.right, pairs.left)):

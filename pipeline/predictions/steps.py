@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 from pipeline.core import freshness
+from pipeline.core.files import remove
 from pipeline.core.freshness import Step
 from pipeline.core.run import Member, Run
 from pipeline.predictions.files import partial_folder, shards_folder
@@ -41,6 +42,13 @@ def remove_unfinished(folder: Path, subset: str, steps: list[Step]) -> None:
     for path in [*folder.glob(f".{subset}_*.partial"), *folder.glob(f".{subset}_*.shards")]:
         if path.is_dir() and path not in expected:
             shutil.rmtree(path)
+
+
+def remove_attempts(finished: list[Step]) -> None:
+    """Removes unfinished files of steps that are done: of an attempt that was killed when its results were in place."""
+    for path in (path for step in finished for path in step.outputs):
+        for place in (partial_folder(path), shards_folder(path)):
+            remove(place)
 
 
 def fingerprint(run: Run, step: Step) -> str:

@@ -215,8 +215,7 @@ def _how_to_get(wanted: str, known: dict[str, list[Path]], near: bool) -> str:
 def _read(folder: Path) -> Scored:
     scores = folder / "oof_scores.csv"
     images = look.read_written(scores, COMPARED, "tune") if scores.exists() else None
-    summaries = [if_sound(read_training, file, Speed) for file in sorted(folder.glob("*/fold.json"))]
-    members = tuple(summary for summary in summaries if summary is not None)
+    members = tuple(read_training(file, Speed) for file in sorted(folder.glob("*/fold.json")))
     result = read_scored(folder)
     # only of folds that are scored: another fold's folder may be left from before; an ensemble's are its runs'
     patterns = [f"fold_{fold}{seed}/manifest.json" for fold in result.get("score_by_fold", {}) for seed in SEEDS]

@@ -13,7 +13,6 @@ from pipeline.core import freshness
 from pipeline.core.config.settings import flatten
 from pipeline.core.files import root
 from pipeline.core.trainings import history_of, read_training
-from pipeline.core.written import if_sound
 from pipeline.report import charts, compare, page
 from pipeline.report.compare import Scored
 from pipeline.report.svg import Drawing
@@ -93,9 +92,9 @@ def _trainings(runs: list[Scored]) -> charts.Trainings:
     finished = {run.name: sorted(run.folder.glob("fold_*/fold.json")) for run in runs}
     firsts = {name: files[0] for name, files in finished.items() if files}
     return {
-        name: (summary, history)
+        name: (read_training(file), history)
         for name, file in firsts.items()
-        if (summary := if_sound(read_training, file)) and len(history := history_of(file.with_name("history.csv")))
+        if len(history := history_of(file.with_name("history.json")))
     }
 
 

@@ -14,10 +14,12 @@ import pandas as pd
 
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import shown
+from pipeline.core.intact import require_intact
 from pipeline.core.results import read_submission, read_tuned, searched_by
 from pipeline.core.run import Run
+from pipeline.core.tables import as_written
 from pipeline.core.trainings import history_of, read_training
-from pipeline.core.written import again, damaged, if_sound
+from pipeline.core.written import again, damaged
 from pipeline.decode import table
 from pipeline.decode.readers.registry import reader_of
 from pipeline.masks import overlay
@@ -73,15 +75,19 @@ def audit(run: Run) -> dict[str, Any]:
 
 
 def trainings(run: Run) -> charts.Trainings:
-    """Returns the summary (fold.json) and the epochs (history.csv, which may be missing or damaged: no rows) of every
-    training whose summary is there and sound, by its title."""
+    """Returns the summary (fold.json) and the epochs (history.json; no rows where it is missing) of every training that
+    has a summary, by its title.
+
+    Raises:
+        PipelineError: one of these files is damaged.
+    """
     of_folds: list[int | None] = [*run.trained_folds(), *([None] if run.recipe.train.final else [])]
     members = [member for fold in of_folds for member in run.members(fold)]
     folders = {member.title: run.fold_folder(member.fold, member.seed) for member in members}
     return {
-        title: (summary, history_of(folder / "history.csv"))
+        title: (read_training(folder / "fold.json"), history_of(folder / "history.json"))
         for title, folder in folders.items()
-        if (summary := if_sound(read_training, folder / "fold.json"))
+        if (folder / "fold.json").exists()
     }
 
 
@@ -220,10 +226,12 @@ def read_written(path: Path, columns: Mapping[str, type], stage: str) -> pd.Data
         if lacking := [name for name in columns if name not in read]:
             raise damaged(path, f"it lacks the column {lacking[0]}", again(stage))
         numbers = [name for name in ("true_area", "untuned", *columns) if name in read and name not in texts]
-        read = read.assign(**{name: pd.to_numeric(read[name].replace("", np.nan)) for name in numbers})
-        return read.astype({name: held for name, held in columns.items() if held is int})
+        read = as_written(read).assign(**{name: pd.to_numeric(read[name].replace("", np.nan)) for name in numbers})
+        read = read.astype({name: held for name, held in columns.items() if held is int})
     except (OSError, ValueError):
         raise damaged(path, "it is not the table that the stage writes", again(stage)) from None
+    require_intact(path)
+    return read
 
 
 def _require(path: Any, run: Run, stage: str) -> None:

@@ -14,7 +14,6 @@ from pipeline.core.errors import PipelineError
 from pipeline.core.results import read_submission, read_test_scores, read_tuned, searched_by
 from pipeline.core.run import Run, describe
 from pipeline.core.verdict import Reason, as_step, constants, gravest_first, judge, of_what, tuned
-from pipeline.core.written import if_sound
 from pipeline.decode import table
 from pipeline.masks import overlay
 from pipeline.masks.decision import in_words
@@ -295,7 +294,7 @@ def pick_examples(scores: pd.DataFrame, higher_is_better: bool = True) -> pd.Dat
 
 def submission(run: Run) -> Shown | None:
     """What the submission looks like beside the training masks, the warnings about it, and some of its masks."""
-    record = if_sound(read_submission, run)
+    record = read_submission(run) if run.record.exists() else None
     if record is None or not run.test_table.exists():
         return None
     chosen = evenly(look.images(run, "test"), TEST_PICTURES)["image_id"]
@@ -305,7 +304,7 @@ def submission(run: Run) -> Shown | None:
 
 def test_set(run: Run) -> Shown | None:
     """The scores of a test set with known truth."""
-    return if_sound(read_test_scores, run)
+    return read_test_scores(run) if (run.folder / "test.json").exists() else None
 
 
 def exact(run: Run) -> Shown:

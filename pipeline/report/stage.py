@@ -24,7 +24,7 @@ NEEDS_TEST = True
 def steps(run: Run) -> list[Step]:
     """Returns the one step of this stage; it reads what is there."""
     histories = [
-        run.fold_folder(member.fold, member.seed) / "history.csv"
+        run.fold_folder(member.fold, member.seed) / "history.json"
         for fold in run.trained_folds()
         for member in run.members(fold)
     ]

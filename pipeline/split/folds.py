@@ -14,6 +14,7 @@ from pydantic import Field
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import shown
 from pipeline.core.run import Run
+from pipeline.core.tables import as_written
 from pipeline.core.written import Part, read_checked
 from pipeline.decode import table
 from pipeline.decode.readers.files import read_table as read_csv
@@ -46,7 +47,7 @@ def read_outliers(run: Run) -> pd.DataFrame:
     Raises:
         PipelineError: somebody edited it, and a column is missing or an action is none.
     """
-    found = read_csv(run.outliers, [])
+    found = as_written(read_csv(run.outliers, []))
     missing = [name for name in ("image_id", "reason", "partner_id", "action") if name not in found]
     if missing:
         raise PipelineError(f"{shown(run.outliers)} lacks {', '.join(missing)}; found {', '.join(found.columns)}.")

@@ -28,6 +28,7 @@ from pipeline.core.console import console, counting, say, track, warn
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import read_record, shown, write_json, writing
 from pipeline.core.freshness import Reason, Step
+from pipeline.core.intact import read_array
 from pipeline.core.run import Run
 from pipeline.decode import table
 from pipeline.decode.readers.columns import set_of
@@ -35,6 +36,7 @@ from pipeline.split import audit
 from pipeline.split.audit import Split
 from pipeline.split.folds import folds_setting, read_audit, read_folds, read_outliers, uses_of
 
+LESS_MEMORY = "close other programs, or set clean.duplicates.search to false in the competition's YAML"
 SHARED = True
 DEFAULTS = {"together": None}
 """What earlier versions did."""
@@ -85,7 +87,7 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
     split, audited = steps(run)
     own = freshness.is_user_edited(split, run.folds_file)
     seed = None if own else read_record(run.audit).get("seed")
-    if split in waiting or not (own or run.audit.exists()):  # killed between the two: the same folds again
+    if split in waiting or not (own or read_record(run.audit)):  # killed between the two: the same folds again
         seed = _split(run)
         yield split
     _audit(run, seed)
@@ -279,7 +281,7 @@ def _audit(run: Run, seed: int | None) -> None:
 
 def _leaking(run: Run, split: Split, train: np.ndarray, found: pd.DataFrame) -> Pairs:
     broken = np.isin(split.image_ids, found["image_id"][found["reason"] == "broken"])
-    histograms, thumbnails = (np.load(path, mmap_mode="r")[train] for path in (run.histograms, run.thumbnails))
+    histograms, thumbnails = (read_array(path)[train] for path in (run.histograms, run.thumbnails))
     with counting("near-duplicates") as show:
         return audit.leaking_pairs(split.fold, histograms, thumbnails, broken, run.competition.clean.duplicates, show)
 

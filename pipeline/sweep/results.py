@@ -19,7 +19,8 @@ from pipeline.core.config.recipe import load_recipe
 from pipeline.core.config.settings import flatten, override
 from pipeline.core.console import duration
 from pipeline.core.driver import listed
-from pipeline.core.files import shown, write_text, writing
+from pipeline.core.files import shown, write_text
+from pipeline.core.tables import write_for_people
 from pipeline.core.version import program
 from pipeline.core.written import if_sound
 from pipeline.masks.metric import Metric
@@ -263,8 +264,7 @@ def write_table(path: Path, rows: list[Row]) -> None:
         }
         for row in rows
     ]
-    with writing(path) as temporary:
-        pd.DataFrame(table).to_csv(temporary, index=False)
+    write_for_people(path, pd.DataFrame(table))
 
 
 def write_recipe(path: Path, head: list[str], origin: Origin, settings: dict[str, str]) -> None:

@@ -13,15 +13,13 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, WeightAveraging
 from lightning.pytorch.callbacks import EarlyStopping as LightningEarlyStopping
 from lightning.pytorch.callbacks import ModelCheckpoint as LightningModelCheckpoint
-from lightning.pytorch.plugins.io import TorchCheckpointIO
 from rich.progress import Progress
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
 
 from pipeline.core import deadline, events
 from pipeline.core.console import console, say
-from pipeline.core.errors import PipelineError, first_line
-from pipeline.core.files import shown, write_json, writing
+from pipeline.core.files import write_json, write_text
 from pipeline.core.run import Member, Run
 from pipeline.masks.geometry import IGNORE
 from pipeline.networks.device import Compute
@@ -32,23 +30,6 @@ TAIL = 0.1
 """The last share of the steps whose weights `train.keep: average` averages."""
 PATHS = ("best_model_path", "kth_best_model_path", "last_model_path")
 """Which files Lightning's checkpoint callback remembers."""
-
-
-class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes checkpoints beside their place and renames them: Lightning's own go through the system's temporary folder,
-    which on another disk means a copy that a kill can cut short."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Writes a checkpoint whole or not at all.
-
-        Raises:
-            PipelineError: it cannot be written, on a full disk for instance; the one before stays.
-        """
-        with writing(Path(path)) as temporary:
-            try:
-                torch.save(checkpoint, temporary)
-            except RuntimeError as error:  # torch's own writer says it so
-                raise PipelineError(f"{shown(Path(path))} could not be written: {first_line(error)}.") from error
 
 
 class ModelCheckpoint(LightningModelCheckpoint):
@@ -210,8 +191,7 @@ class History(Callback):
             self.counts.append(np.asarray(pl_module.epoch_counts))
         row |= {"train_seconds": self.trained, "seconds": time.perf_counter() - self.started}
         self.rows.append(row)
-        with writing(self.folder / "history.csv") as temporary:
-            pd.DataFrame(self.rows).to_csv(temporary, index=False)
+        write_text(self.folder / "history.csv", pd.DataFrame(self.rows).to_csv(index=False))
         write_json(self.folder / "history.json", self.rows)
 
 

@@ -17,6 +17,7 @@ from pipeline.networks import models
 from pipeline.networks.device import Compute
 from pipeline.train import callbacks
 from pipeline.train.batches.targets import Chosen
+from pipeline.train.checkpoints import read_checkpoint
 
 
 def finish(
@@ -98,7 +99,7 @@ def warn_batchnorm_gap(row: dict[str, Any], title: str) -> None:
 
 def write_weights(checkpoint: Path, path: Path) -> None:
     """Writes the network's weights in a checkpoint as safetensors, on the CPU."""
-    state = torch.load(checkpoint, "cpu", weights_only=False)["state_dict"]
+    state = read_checkpoint(checkpoint)["state_dict"]
     prefix = "network."
     with writing(path) as temporary:
         save_file({
@@ -115,5 +116,5 @@ def _kept(run: Run, member: Member, rows: list[dict[str, Any]]) -> list[tuple[st
     if member.fold is None or settings.keep != "best":
         return [("last.ckpt", rows[-1])]
     # not the best row: a GPU may repeat an epoch after a kill with another score
-    best = torch.load(run.fold_folder(member.fold, member.seed) / "best.ckpt", "cpu", weights_only=False)
+    best = read_checkpoint(run.fold_folder(member.fold, member.seed) / "best.ckpt")
     return [("best.ckpt", rows[best["epoch"]])]

@@ -13,10 +13,12 @@ from lightning.pytorch.strategies import DDPStrategy
 from pipeline.core import deadline, other_runs
 from pipeline.core.console import say
 from pipeline.core.errors import PipelineError
-from pipeline.core.files import shown
+from pipeline.core.files import require_space, shown
+from pipeline.core.intact import read_array
 from pipeline.core.interruption import Interrupted
 from pipeline.core.launch import launched
 from pipeline.core.run import Member, Run
+from pipeline.core.shortage import pass_on
 from pipeline.core.trainings import Weights, epochs_of, read_training
 from pipeline.decode import table
 from pipeline.masks.metrics import metric_of
@@ -28,6 +30,7 @@ from pipeline.train.batches import loaders, sampling
 from pipeline.train.batches.dataset import TrainDataset
 from pipeline.train.batches.sharing import Share
 from pipeline.train.batches.targets import Chosen
+from pipeline.train.checkpoints import AtomicCheckpointIO
 from pipeline.train.devices import Place
 from pipeline.train.finish import finish
 from pipeline.train.module import SegmentationModule
@@ -67,7 +70,7 @@ def _fit(
     _silence_lightning()
     folder = run.fold_folder(member.fold, member.seed)
     torch.manual_seed(sampling.seed_of(member))
-    stored = np.load(run.pixels / "train_images.npy", mmap_mode="r")
+    stored = read_array(run.pixels / "train_images.npy")
     network = models.build_network(run, source, stored.dtype)
     if run.recipe.image.normalize == "encoder":
         _set_encoder_statistics(network, run)
@@ -92,6 +95,7 @@ def _fit(
     history = callbacks.History(folder)
     watching: list[Any] = []
     if place.rank == 0:
+        _require_space(run, member, network)
         progress = callbacks.ShowProgress(run, member, history, *show)
         watching = [history, progress, callbacks.Pictures(run.recipe.image.channels, network.largest_pixel)]
     averaging, in_time = _averaging(run, compute, train.dataset, share), callbacks.StopInTime()
@@ -116,7 +120,7 @@ def _train(trainer: Trainer, module: SegmentationModule, train: Any, valid: Any,
         say(f"  {module.member.title}: going on from {shown(last)}")
     resumed: Any = last if last.exists() else None
     try:
-        trainer.fit(module, train, valid, ckpt_path=resumed, weights_only=False)
+        trainer.fit(module, train, valid, ckpt_path=resumed, weights_only=True)
     except SystemExit as ended:
         if isinstance(ended, Interrupted):
             raise
@@ -134,6 +138,22 @@ def _train(trainer: Trainer, module: SegmentationModule, train: Any, valid: Any,
 
 
 # --- before ----------------------------------------------------------------------------------------------------------
+
+
+def _require_space(run: Run, member: Member, network: Any) -> None:
+    """Checks that the disk holds what a training leaves, and its checkpoints until then: weights with the optimizer's
+    two moments, once in place and once being written, the best weights, and those that are kept.
+
+    Raises:
+        PipelineError: it does not.
+    """
+    weights, folder = (
+        sum(value.nbytes for value in network.state_dict().values()),
+        run.fold_folder(member.fold, member.seed),
+    )
+    there = sum(path.stat().st_size for path in folder.glob("*.ckpt"))
+    needed = weights * (2 * 3 + 1 + len(run.weights(member))) - there
+    require_space(folder, needed, f"checkpoints and weights of {member.title}", "network")
 
 
 def _silence_lightning() -> None:
@@ -201,6 +221,7 @@ def _start(network: Any, path: Path) -> None:
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
+        pass_on(error)
         summary = " ".join(str(error).split())[:300]
         raise PipelineError(f"train.start_from: {shown(path)} does not fit this recipe's network: {summary}") from None
 
@@ -224,7 +245,7 @@ def _trainer(run: Run, member: Member, compute: Compute, epochs: int, watching: 
         gradient_clip_val=settings.gradient_clip or None,
         logger=[TensorBoardLogger(folder, name="", version="tensorboard"), *trackers.trackers(run, folder)],
         # of torchrun and SLURM Lightning knows by itself
-        plugins=[callbacks.AtomicCheckpointIO(), *([LightningEnvironment()] if place.spawned else [])],
+        plugins=[AtomicCheckpointIO(), *([LightningEnvironment()] if place.spawned else [])],
         callbacks=[*watching, *_checkpointing(run, member, epochs)],
         enable_progress_bar=False,
         enable_model_summary=False,

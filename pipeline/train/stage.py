@@ -33,7 +33,9 @@ from pipeline.core.errors import PipelineError
 from pipeline.core.files import root, shown
 from pipeline.core.freshness import Reason, Step
 from pipeline.core.lock import exclusive_lock
-from pipeline.core.run import Member, Run, write_recipe
+from pipeline.core.recorded import write_recipe
+from pipeline.core.run import Member, Run
+from pipeline.core.tables import as_written
 from pipeline.core.units import StepRunner
 from pipeline.decode import separators, table
 from pipeline.decode.readers.files import read_table
@@ -41,7 +43,10 @@ from pipeline.predictions.files import read_probabilities
 from pipeline.split.folds import drop_list, leak_remark, read_folds, read_outliers
 from pipeline.train import epoch_lines
 from pipeline.train.batches.targets import Chosen, assign_rows, mask_origins
+from pipeline.train.leftovers import has_weights, remove_unfinished, started
+from pipeline.train.leftovers import tidy as tidy  # the driver calls it
 
+LESS_MEMORY = "set a smaller train.batch_size, train.workers, train.parallel or image.size"
 ACCEPTS = ("force", "runner")
 PARTS = {"image", "model", "loss", "augment", "train"}
 ELSEWHERE = ("folds", "workers", "parallel", "devices", "num_nodes", "seeds", "final", "loggers")
@@ -80,7 +85,7 @@ def _step(run: Run, member: Member, settings: dict[str, Any]) -> Step:
     defaults = Recipe(name="", competition="").model_dump(mode="json", include=PARTS)
     return Step(
         "train", title, folder / "manifest.json", inputs, outputs, settings, member.fold, member.seed, defaults,
-        sealed=run.weights(member),
+        also=(folder / "epochs.npz",), sealed=run.weights(member),
     )  # fmt: skip
 
 
@@ -112,7 +117,7 @@ def guard(run: Run, waiting: list[Any], kinds: tuple[str, ...] = ("settings", "i
         there = [path for path in state.step.outputs if path.exists()]
         if reasons[0].kind == "never":
             # with a mark, it was killed while it finished; with a manifest, another process finished it just now
-            marked = any(map(freshness.read_manifest, (_started(state.step), state.step.manifest)))
+            marked = any(map(freshness.read_manifest, (started(state.step), state.step.manifest)))
             if there and not marked:
                 raise PipelineError(
                     f"{folder} holds finished training, and {shown(state.step.manifest)}, which says what it was made "
@@ -120,7 +125,13 @@ def guard(run: Run, waiting: list[Any], kinds: tuple[str, ...] = ("settings", "i
                     "training away with `--force`."
                 )
             # a mark that was left before the first checkpoint is of no training that could be lost
-            reasons = freshness.stale(state.step, _started(state.step)) if _has_weights(state.step) else []
+            reasons = freshness.stale(state.step, started(state.step)) if has_weights(state.step) else []
+            if any(reason.kind == "never" for reason in reasons):
+                raise PipelineError(
+                    f"{folder} holds a training that is not finished, and {shown(started(state.step))}, which says "
+                    "what it was made from, is missing or damaged. Put it back, or throw the training away: delete the "
+                    "folder, or use `--force`, which trains all folds anew."
+                )
         elif any(path.exists() for path in state.step.sealed):  # weights that were deleted may be trained again
             damaged = [reason.text for reason in reasons if reason.kind in ("damaged", "output")]
             if damaged:
@@ -160,6 +171,7 @@ def preflight(run: Run) -> None:
         from pipeline.train.losses import WeightedLoss
         from pipeline.train.module import split_parameters
 
+    _say_code(run)
     devices.check(run.recipe.train, device.detect(run.recipe.train.precision))
     source = None if run.recipe.train.start_from else weights.resolve(run.recipe.model)
     Augmentation(run.recipe.augment)
@@ -171,6 +183,19 @@ def preflight(run: Run) -> None:
     separators.check(run)
     Mixer(run.recipe.train.mix, run.competition.kind, len(run.competition.classes), [0], np.zeros(1, int))
     trackers.trackers(run, run.folder)
+
+
+def _say_code(run: Run) -> None:
+    """Says, before a run's first training, which code of somebody's own its recipe imports."""
+    module, colon, _ = run.recipe.model.architecture.partition(":")
+    if not colon or (run.folder / "recipe.yaml").exists():
+        return
+    file = root() / f"{module.replace('.', '/')}.py"
+    where = shown(file) if file.exists() else f"the installed package {module.partition('.')[0]}"
+    warn(
+        f"[yellow]model.architecture of this recipe runs code: {escape(where)}. It may do whatever you may: read it "
+        "where the recipe comes from somebody else.[/yellow]"
+    )
 
 
 def execute(run: Run, waiting: list[Step], runner: StepRunner, force: bool = False) -> Iterator[Step]:
@@ -217,8 +242,7 @@ def execute(run: Run, waiting: list[Step], runner: StepRunner, force: bool = Fal
                 continue
             for step in _trained(group, units, later, runner, progress):
                 yield step
-                for path in [*step.manifest.parent.glob("*.ckpt"), _started(step)]:
-                    path.unlink(missing_ok=True)
+                remove_unfinished(step)
 
 
 def _trained(
@@ -235,7 +259,7 @@ def _trained(
 
     def units_of(step: Step) -> list[Unit]:
         nonlocal begun
-        freshness.record(step, 0, _started(step), inputs.of(step))
+        freshness.record(step, 0, started(step), inputs.of(step))
         after = (len(steps) - 1 - begun // at_once * at_once + later) // at_once  # rounds of trainings after this one's
         begun += 1
         return [Unit(step.title, _train, replace(trainings[step.title], after=after), needs)]
@@ -344,7 +368,7 @@ def _read_excluded(run: Run) -> pd.DataFrame | None:
     path = exclude_file(run)
     if path is None:
         return None
-    table = read_table(path, [])
+    table = as_written(read_table(path, []))
     if "image_id" not in table:
         columns = ", ".join(f"`{column}`" for column in table)
         raise PipelineError(f"train.exclude: {run.recipe.train.exclude} has no column `image_id`; it has {columns}.")
@@ -370,12 +394,3 @@ def _require_masks(run: Run) -> None:
             f"{run.competition.name} is multiclass: set it to relabel, drop_empty, drop_both or keep, and let no `use` "
             f"in {shown(run.folds_file)} be soft."
         )
-
-
-def _has_weights(step: Step) -> bool:
-    """Whether training left weights or a checkpoint."""
-    return any(path.exists() for path in step.sealed) or any(step.manifest.parent.glob("*.ckpt"))
-
-
-def _started(step: Step) -> Path:
-    return step.manifest.with_name("started.json")

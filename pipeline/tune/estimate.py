@@ -11,6 +11,7 @@ import numpy as np
 
 from pipeline.core import other_runs
 from pipeline.core.config.training import TrainSettings
+from pipeline.core.intact import read_arrays
 from pipeline.core.run import Run
 from pipeline.masks.bootstrap import FEWEST_GROUPS, epoch_optimism, gain
 from pipeline.masks.metric import Metric
@@ -54,8 +55,8 @@ def epoch_selection_bias(held: HeldOut) -> float | None:
     groups = dict(zip(held.images["image_id"], held.images["group"], strict=True))
     found = []
     for path in paths:
-        with np.load(path) as data:
-            counts, ids = data["counts"], data["image_id"].astype(str)
+        counts, names = read_arrays(path, ("counts", "image_id"))
+        ids = names.astype(str)
         counted = np.array([image_id in groups for image_id in ids])
         own = np.array([groups[image_id] for image_id in ids[counted]])
         if len(np.unique(own)) < FEWEST_GROUPS:

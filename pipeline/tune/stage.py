@@ -29,9 +29,10 @@ from pipeline.core import other_runs
 from pipeline.core.config.competition import Competition
 from pipeline.core.console import say
 from pipeline.core.errors import PipelineError
-from pipeline.core.files import shown, write_json, writing
+from pipeline.core.files import shown, write_json
 from pipeline.core.freshness import Step
 from pipeline.core.run import Run
+from pipeline.core.tables import write_for_people
 from pipeline.core.verdict import to_json
 from pipeline.decode import table
 from pipeline.masks import statistics
@@ -64,6 +65,7 @@ from pipeline.tune.held_out import HeldOut, Weighting, held_out
 from pipeline.tune.procedure import Chosen, Parts, choose_steps
 from pipeline.tune.selection import Cells, Fits, Nested, Tried
 
+LESS_MEMORY = "set a smaller image.size or image.store, whose probabilities are tuned on, or predict.tta=none"
 READS_FOLDS = "oof"
 SHARES = tuple(round(share / 10, 1) for share in range(1, 10))
 
@@ -161,8 +163,7 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
     foreground = true if run.competition.kind != "multiclass" else true[:, 1:]
     rows = held.images.drop(columns="row").assign(true_area=foreground.sum(1), **scores, nested=nested)
     for path, rows_of in ((run.folder / "oof_scores.csv", rows), (run.suspects, suspected)):
-        with writing(path) as temporary:
-            rows_of.to_csv(temporary, index=False)
+        write_for_people(path, rows_of)
     statistics.save(run.mask_statistics, _mask_statistics(run))
     write_json(run.postprocess, result)
     summary.say_result(run, result)

@@ -17,6 +17,7 @@ an ensemble has none of its own.
 """
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 
 import numpy as np
 
@@ -24,12 +25,14 @@ from pipeline.core import other_runs
 from pipeline.core.console import loading_torch
 from pipeline.core.freshness import Step
 from pipeline.core.lock import exclusive_lock
-from pipeline.core.run import Run, write_recipe
+from pipeline.core.recorded import write_recipe
+from pipeline.core.run import Run
 from pipeline.core.units import StepRunner
 from pipeline.predictions import importing
-from pipeline.predictions.steps import prediction_step, remove_unfinished
+from pipeline.predictions.steps import prediction_step, remove_attempts, remove_unfinished
 from pipeline.split.folds import read_folds
 
+LESS_MEMORY = "set a smaller predict.batch_size, train.workers or image.size"
 ACCEPTS = ("runner",)
 READS_FOLDS = "weights"
 
@@ -74,6 +77,16 @@ def execute(run: Run, waiting: list[Step], runner: StepRunner | None = None) -> 
     yield from predict_steps(run, jobs, runner, "validate")
     with exclusive_lock(run.folder):  # other processes of this run write it too
         write_recipe(run)  # other runs ask it how these predictions came about
+
+
+def tidy(run: Run, finished: list[Step]) -> None:
+    """Removes what a killed process left beside finished predictions; and writes the run's recipe.yaml again where it
+    is damaged or missing."""
+    remove_attempts(finished)
+    if len(finished) == len(steps(run)) and run.folder.exists():
+        # a run of predictions made elsewhere is this process's alone already
+        with exclusive_lock(run.folder) if run.recipe.trains else nullcontext():
+            write_recipe(run)
 
 
 def _remove_left_over(run: Run) -> None:

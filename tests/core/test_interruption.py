@@ -67,6 +67,28 @@ def test_python_that_shuts_down_slowly_changes_no_exit_code() -> None:
     assert subprocess.run([sys.executable, "-c", SLOW_END], cwd=REPOSITORY, capture_output=True).returncode == 143
 
 
+LOST = """
+import os, signal, time
+from pipeline.core import interruption
+
+class Last:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0)
+
+with interruption.exit_codes():
+    last = Last()
+    del last
+    time.sleep(60)
+"""
+
+
+def test_an_interruption_that_a_destructor_loses_is_raised_again() -> None:
+    began = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", LOST], cwd=REPOSITORY, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (143, "interrupted\n") and time.monotonic() - began < 30
+
+
 def send(number: int) -> None:
     os.kill(os.getpid(), number)
 

@@ -114,13 +114,16 @@ def test_the_end_of_a_run_says_that_the_verdict_is_not_known(run: Run) -> None:
 @pytest.mark.parametrize("content", ["", "{", "{}", "[1]", "null", "text"])
 def test_epochs_of_a_damaged_history(tmp_path: Path, content: str) -> None:
     put(tmp_path / "history.json", content)
-    put(tmp_path / "history.csv", content)
-    assert epochs_of(tmp_path / "history.json") == [] and len(history_of(tmp_path / "history.csv")) == 0
-    assert epochs_of(tmp_path / "none.json") == [] and len(history_of(tmp_path / "none.csv")) == 0
+    for read in (epochs_of, history_of):
+        with pytest.raises(PipelineError, match=r"history.json is damaged .* train again with --force"):
+            read(tmp_path / "history.json")
+    assert epochs_of(tmp_path / "none.json") == [] and len(history_of(tmp_path / "none.json")) == 0
 
 
 def test_a_history_has_numbers_alone(tmp_path: Path) -> None:
-    put(tmp_path / "history.csv", "epoch,valid/loss,collapsed\n0,1.5,\nx,2,\n1,y,empty\n")
-    found = history_of(tmp_path / "history.csv")
+    rows = [("0", 1.5, ""), ("x", 2, ""), (1, "y", "empty")]
+    table = [dict(zip(("epoch", "valid/loss", "collapsed"), row, strict=True)) for row in rows]
+    put(tmp_path / "history.json", json.dumps(table))
+    found = history_of(tmp_path / "history.json")
     assert list(found) == ["epoch", "valid/loss"] and found["epoch"].tolist() == [0, 1]
     assert found["valid/loss"].isna().tolist() == [False, True]

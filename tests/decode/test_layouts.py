@@ -349,5 +349,6 @@ def test_more_than_the_disk_holds(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -
     usage = type(shutil.disk_usage("/"))(100, 99, 1)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     message = tiny.fails()
-    assert message.startswith("pixel arrays at 32×32 take 0.0 GiB, and the disk of work/tiny has 0.0 GiB free")
+    assert message.startswith("pixel arrays at 32×32 and descriptors of all images take ")
+    assert " KiB, and the disk of work/tiny has 0.0 KiB free: " in message
     assert "make room, or set a smaller image.size or image.store." in message

@@ -16,7 +16,8 @@ from pipeline.__main__ import app
 from pipeline.core import freshness
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import write_json
-from pipeline.core.run import Run, open_run, write_recipe
+from pipeline.core.recorded import write_recipe
+from pipeline.core.run import Run, open_run
 from pipeline.core.verdict import Reason, to_json
 from pipeline.encode import sanity
 from pipeline.kaggle import sent

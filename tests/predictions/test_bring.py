@@ -28,7 +28,8 @@ from pipeline.core.config.recipe import Recipe
 from pipeline.core.config.settings import validate
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import read_json, write_json, write_text
-from pipeline.core.run import Run, describe, open_run, write_recipe
+from pipeline.core.recorded import write_recipe
+from pipeline.core.run import Run, describe, open_run
 from pipeline.masks import rle
 from pipeline.new.sample import write_sample
 from pipeline.predictions import blends, external

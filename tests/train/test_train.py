@@ -27,7 +27,7 @@ from pipeline.core.run import Member, Run, open_run
 from pipeline.masks.metrics import METRICS
 from pipeline.networks.models import SegmentationNetwork
 from pipeline.running import check_training
-from pipeline.train import callbacks, finish, fit
+from pipeline.train import callbacks, checkpoints, finish, fit
 from pipeline.train.batches import loaders
 from pipeline.train.batches.augment import Augmentation
 from pipeline.train.batches.dataset import Batch, TrainDataset
@@ -199,7 +199,7 @@ def test_a_checkpoint_that_cannot_be_written_is_a_sentence(tmp_path: Path, monke
     (tmp_path / "last.ckpt").write_text("before")
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(PipelineError, match="last.ckpt could not be written: .* failed writing file"):
-        callbacks.AtomicCheckpointIO().save_checkpoint({}, tmp_path / "last.ckpt")
+        checkpoints.AtomicCheckpointIO().save_checkpoint({}, tmp_path / "last.ckpt")
     assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
     assert (tmp_path / "last.ckpt").read_text() == "before"
 

@@ -12,7 +12,8 @@ from evidence import held_out_of, random_images, random_labels, run_of
 
 from pipeline.core.files import read_json, write_json
 from pipeline.core.other_runs import find_run
-from pipeline.core.run import Run, write_recipe
+from pipeline.core.recorded import write_recipe
+from pipeline.core.run import Run
 from pipeline.core.verdict import Reason, from_json, verdict_of
 from pipeline.masks import metrics
 from pipeline.masks.bootstrap import gain, mean_counts, mean_score

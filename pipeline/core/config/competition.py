@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 from pipeline.core.config.cleaning import CleanSettings
 from pipeline.core.config.metric_file import MetricFile, taken_apart
 from pipeline.core.config.metric_text import METRICS, parse, written
+from pipeline.core.config.places import InsidePath, PlainName, Side
 from pipeline.core.config.preparing import DecodeSettings, SplitSettings
 from pipeline.core.config.raw_files import (
     AnyOf,
@@ -27,13 +28,13 @@ WHOLE = "whole"
 class Competition(Settings):
     """What every competition's YAML may say, whatever its raw layout."""
 
-    name: str
+    name: PlainName
     """The YAML's file name."""
     title: str
     """What people call it."""
     reader: str
     """What reads its raw files: `rle_csv`, `npz_labels`, `arrays` or `oxford_pet`."""
-    input: str | None = None
+    input: InsidePath | None = None
     """The folder in input/; default: the name, or where there is none of that name, `kaggle`."""
     classes: list[str] = Field(min_length=1)
     """Their names; or a mapping from each name to what the raw files write for it: a number, a text, [red, green,
@@ -43,7 +44,7 @@ class Competition(Settings):
     kind: Kind = "binary"
     """`binary`, `multilabel` (classes may overlap: one mask each) or `multiclass` (every pixel has one of the classes,
     the first of which is the background). Left out, one class is binary and several may overlap."""
-    shape: tuple[int, int] | None = None
+    shape: tuple[Side, Side] | None = None
     """Rows × columns of every image, where the competition promises one."""
     group: str | None = None
     """What must stay in one fold, e.g. the patient: a column of the mask table (or of `train.table`), or a named part
@@ -65,15 +66,15 @@ class Competition(Settings):
     forbids_pretrained: str | None = None
     """Why encoder weights other than `none` are refused, where the rules say so."""
     rle: RleSettings = RleSettings()
-    sample_submission: str | None = None
+    sample_submission: InsidePath | None = None
     """The file whose columns and ids a submission must have; null: those of `submission`, and the test images' ids."""
     submission: SubmissionSettings = SubmissionSettings()
     decode: DecodeSettings = DecodeSettings()
     clean: CleanSettings = CleanSettings()
     split: SplitSettings = SplitSettings()
-    splits: dict[str, SplitSettings] = {}
+    splits: dict[PlainName, SplitSettings] = {}
     """Further splits by name, written to folds/<competition>-<name>.csv for the recipes that ask for them."""
-    kaggle: str | None = None
+    kaggle: PlainName | None = None
     """The competition's name in its Kaggle address."""
     baseline: dict[str, Any] = {}
     """What the recipe `baseline` says otherwise where `run` is given the name of this competition."""
@@ -89,6 +90,8 @@ class Competition(Settings):
         for name, value in classes.items():
             colour = isinstance(value, list | tuple) and [type(part) for part in value] == [int, int, int]
             several = isinstance(value, dict) and value.keys() == {"any"}
+            if isinstance(value, int) and not -(2**31) <= value < 2**32:
+                raise ValueError(f"class {name} is {value}; no file of class maps holds a number of that size")
             if not colour and not several and not isinstance(value, int | str):
                 expected = "a number, a text, [red, green, blue], or {any: [7, 8]} for several values"
                 raise ValueError(f"class {name} is {value!r}; expected {expected}")

@@ -2,13 +2,16 @@
 
 import re
 from fnmatch import fnmatch
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from pipeline.core.config.places import InsidePath
 from pipeline.core.config.settings import Settings
 
-Value = int | str | tuple[int, int, int]
+Code = Annotated[int, Field(ge=-(2**31), lt=2**32)]
+"""A number of a class map: no file of images holds another."""
+Value = Code | str | tuple[Code, Code, Code]
 ANNOTATIONS = (".json", ".jsonl", ".ndjson", ".geojson")
 """Endings of files of polygons or of COCO's annotations."""
 THRESHOLD = 128
@@ -38,17 +41,17 @@ def values_of(value: Value | AnyOf) -> tuple[Value, ...]:
 class Subset(Settings):
     """The files of the training or the test set, relative to the competition's input folder."""
 
-    images: str
+    images: InsidePath
     """Path of an image with `{id}` where its id stands, e.g. `train/images/{id}.png` or `{id}/images/{id}.png`; or with
     named parts that `id` is made of, e.g. `train/{case}/{case}_{day}/scans/slice_{slice}_*.png`. A part takes as little
     as it can, and `*` is any text, also as the name of a folder. Parts are further columns, to group or stratify by."""
     id: str | None = None
     """What an id is made of where `images` has named parts, e.g. `{case}_{day}_slice_{slice}`. Default for the test
     set: as for the training set."""
-    listed_in: str | None = None
+    listed_in: InsidePath | None = None
     """A text file, one id or file name per line, or a CSV whose first column holds them: only these images belong to
     the subset."""
-    masks: str | None = None
+    masks: InsidePath | None = None
     """A CSV; or the path of mask images: with `{id}`, `{stem}` (the id without its extension) or the named parts of
     `images`, `{class}` where every class has a file of its own, and `*` where every instance has one; or a file of
     polygons or COCO annotations (.json, .jsonl, .geojson), of all images or, with `{id}` in its name, of one."""
@@ -64,7 +67,7 @@ class Subset(Settings):
     outlines: bool | None = None
     """Polygons: whether pixels under the outline belong to the mask, as OpenCV and labelme draw (points are centres of
     pixels), or not, as COCO draws (points are corners). null: as the format is usually read."""
-    table: str | None = None
+    table: InsidePath | None = None
     """A CSV with one row per image, for further columns (to group or stratify by). Its first column holds the ids or
     the names of the files."""
     exclude: list[str] = []

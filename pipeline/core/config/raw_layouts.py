@@ -7,6 +7,7 @@ from pydantic import Field, field_validator, model_validator
 
 from pipeline.core.config.competition import WHOLE, Competition, Orientation
 from pipeline.core.config.metric_text import METRICS, parse
+from pipeline.core.config.places import InsidePath
 from pipeline.core.config.raw_files import REST, SEVERAL, AnyOf, Columns, Subset, Value, values_of
 from pipeline.core.config.raw_images import MOST_CHANNELS, ChannelSettings, Range, VolumeSettings, WindowSettings
 from pipeline.core.config.settings import Settings, find_yaml, read_yaml, validate
@@ -208,7 +209,7 @@ class NpzLabels(Competition):
     """One .npz: `training_set` (N, 2, H, W), images and class maps, and `test_set` (M, H, W)."""
 
     reader: Literal["npz_labels"] = "npz_labels"
-    file: str
+    file: InsidePath
     """The .npz."""
     ignore_value: int | None = None
     """What class maps write for pixels that count in no loss and no score."""
@@ -230,12 +231,12 @@ class NpzLabels(Competition):
 class ArrayFiles(Settings):
     """The files of the training or the test set, relative to the competition's input folder."""
 
-    images: str
+    images: InsidePath
     """An .npy (N, rows, columns) or (N, rows, columns, channels), or an array of an .npz, e.g. `data.npz:X_train`. The
     id of an image is its row number."""
-    masks: str | None = None
+    masks: InsidePath | None = None
     """The same of masks: (N, rows, columns) of class numbers, or with one plane per class as the last axis."""
-    table: str | None = None
+    table: InsidePath | None = None
     """A CSV with a row per image, in their order, for further columns (to group or stratify by)."""
     evaluate: bool = False
     """Of the test set: score the final masks against its `masks`."""

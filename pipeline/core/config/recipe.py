@@ -6,6 +6,7 @@ from typing import Any, Literal, get_args
 from pydantic import Field, field_validator, model_validator
 
 from pipeline.core.config.losses import LossSettings
+from pipeline.core.config.places import PlainName, Side
 from pipeline.core.config.raw_layouts import FOLDER as COMPETITIONS
 from pipeline.core.config.raw_layouts import LAYOUTS, load_competition
 from pipeline.core.config.settings import Settings, find_yaml, merge, override, read_yaml, validate
@@ -20,9 +21,9 @@ OF_THE_FILE = ("base", "quick", "name")
 class ImageSettings(Settings):
     """What the network sees."""
 
-    size: tuple[int, int] = (128, 128)
+    size: tuple[Side, Side] = (128, 128)
     """Rows × columns."""
-    store: tuple[int, int] | None = None
+    store: tuple[Side, Side] | None = None
     """Rows × columns that images are stored at, where they are larger than what the network sees: training draws random
     crops of `size`, prediction blends overlapping tiles of it. null stores them at `size`."""
     fit: Literal["stretch", "pad"] = "stretch"
@@ -131,7 +132,7 @@ class Recipe(Settings):
     base: str | None = None
     """Another recipe, by its name or the path of its YAML, relative to this recipe's: what this recipe does not say is
     as it stands there, but for `name` and `takes`."""
-    folds: str | None = None
+    folds: PlainName | None = None
     """Another split than folds/<competition>.csv: folds/<competition>-<name>.csv."""
     image: ImageSettings = ImageSettings()
     model: ModelSettings = ModelSettings()
@@ -141,7 +142,7 @@ class Recipe(Settings):
     train: TrainSettings = TrainSettings()
     predict: PredictSettings = PredictSettings()
     tune: TuneSettings = TuneSettings()
-    ensemble: dict[str, float | None] = {}
+    ensemble: dict[PlainName, float | None] = {}
     """Instead of training: other runs on the same folds whose predictions are averaged, each with its weight; where all
     are null, the weights are fitted to the out-of-fold predictions."""
     arrays: ArraysSettings | None = None

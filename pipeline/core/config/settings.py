@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from pipeline.core.config.yaml_text import UnreasonableYaml, parse_yaml
 from pipeline.core.errors import PipelineError, did_you_mean
 from pipeline.core.files import root
 
@@ -28,7 +29,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         PipelineError: no such file, not YAML, or not a mapping.
     """
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = parse_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise PipelineError(f"{path} does not exist.") from None
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
@@ -83,7 +84,9 @@ def override(data: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
         if not equals or not key:
             raise PipelineError(f"--set {assignment}: expected key=value, for instance train.epochs=3.")
         try:
-            value = yaml.safe_load(text)
+            value = parse_yaml(text)
+        except UnreasonableYaml as error:
+            raise PipelineError(f"--set {assignment[:80]}: {error}.") from None
         except yaml.YAMLError:
             raise PipelineError(f"--set {assignment}: `{text}` is not a YAML value.") from None
         for part in reversed(key.split(".")):

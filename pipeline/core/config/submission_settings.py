@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from pipeline.core.config.places import Side
 from pipeline.core.config.raw_files import SEVERAL, Columns, RleSettings, names_in
 
 File = Literal["csv", "csv.gz", "parquet", "zip", "json"]
@@ -39,7 +40,7 @@ class SubmissionSettings(Columns):
     """The kind of file: `csv`, `csv.gz`, `parquet` (columns of text), `zip` (of a CSV, or of mask images), or `json`,
     COCO's results: one entry per instance with `image_id`, `category_id`, `segmentation` and `score`. null: what the
     name of the sample submission ends with, else `csv`, of mask images `zip`."""
-    size: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = None
+    size: tuple[Side, Side] | None = None
     """Rows × columns of submitted masks, where it is another size than the images': masks are predicted, tuned and
     scored at this size. null: each at its image's own size."""
     resize: Literal["area", "nearest"] = "area"

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from pipeline.core.config.places import PlainName
 from pipeline.core.config.settings import Settings
 
 
@@ -121,7 +122,7 @@ class MixSettings(Settings):
 class PseudoSettings(Settings):
     """Test images, labelled by another run; fold k learns only what that run's fold k says."""
 
-    recipe: str
+    recipe: PlainName
     """The run that labels: a recipe's name, or what --name gave it."""
     weight: float = Field(1.0, gt=0)
     """Of a labelled test image in the loss, beside 1 of a training image."""
@@ -190,7 +191,7 @@ class TrainSettings(Settings):
     final: bool = False
     """After the folds, one more model on all images, for as many epochs as the folds' weights had on average, with
     their mean learning rates. It alone predicts the test images, and nothing out-of-fold measures it."""
-    start_from: str | None = None
+    start_from: PlainName | None = None
     """A run on the same folds: fold k starts from its fold k."""
     pseudo: PseudoSettings | None = None
     sampler: SamplerSettings = SamplerSettings()

@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.core.shortage import pass_on
 from pipeline.decode.formats.base import OtherKind, Refused, Size, Stored, Wanted, along_axis, needs_extra
+from pipeline.decode.formats.limits import check_picture
 
 SUFFIXES = (".dcm", ".dicom")
 _RESCALED_BY_SEQUENCE = "ModalityLUTSequence"
@@ -37,6 +39,8 @@ def read(path: Path, wanted: Wanted) -> Stored:
             f"holds {frames} frames; set `volumes: {{}}` in the competition's YAML: every frame is an image then"
         )
     wanted.check_size((rows, columns))
+    samples, bits = int(data.get("SamplesPerPixel") or 1), int(data.get("BitsAllocated") or 8)
+    check_picture(frames * rows * columns * samples * bits // 8, path.stat().st_size)
     pixels = _pixels(data)
     if frames > 1:
         pixels = along_axis(pixels, wanted, 0)
@@ -54,7 +58,10 @@ def measure(path: Path, axis: int | None = None, volume: bool = False) -> Size:
     """Returns the size of a file and the spacing that it states."""
     data = _open(path, header_alone=True)
     spacing = [data.get("SpacingBetweenSlices") or data.get("SliceThickness") or 0, *(data.get("PixelSpacing") or [])]
-    text = " ".join(f"{float(value):g}" for value in spacing) if len(spacing) == 3 else ""
+    try:
+        text = " ".join(f"{float(value):g}" for value in spacing) if len(spacing) == 3 else ""
+    except (TypeError, ValueError):
+        text = ""
     return Size(*_shape(data), spacing=text)
 
 
@@ -66,11 +73,15 @@ def _open(path: Path, header_alone: bool = False) -> Any:
     try:
         return pydicom.dcmread(path, stop_before_pixels=header_alone, force=path.suffix.lower() in SUFFIXES)
     except Exception as error:  # pydicom raises whatever it likes on a damaged file
+        pass_on(error)
         raise OtherKind(f"cannot be read, it is damaged or no DICOM file ({type(error).__name__}: {error})") from error
 
 
 def _shape(data: Any) -> tuple[int, int, int]:
-    return int(data.get("NumberOfFrames") or 1), int(data.get("Rows") or 0), int(data.get("Columns") or 0)
+    try:
+        return int(data.get("NumberOfFrames") or 1), int(data.get("Rows") or 0), int(data.get("Columns") or 0)
+    except (TypeError, ValueError) as error:
+        raise OtherKind(f"cannot be read, its header is damaged ({error})") from error
 
 
 def _pixels(data: Any) -> np.ndarray:
@@ -90,6 +101,7 @@ def _pixels(data: Any) -> np.ndarray:
         if interpretation.startswith("YBR") and data.file_meta.TransferSyntaxUID.is_compressed is False:
             pixels = convert_color_space(pixels, interpretation, "RGB")
     except Exception as error:
+        pass_on(error)
         missing = "handlers" in str(error) or "plugin" in str(error) or "missing dependencies" in str(error)
         if missing:
             name = getattr(data.file_meta.TransferSyntaxUID, "name", "compressed")

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.core.shortage import pass_on
 from pipeline.decode.formats.base import OtherKind, Refused, Size, Stored, Wanted, along_axis, needs_extra, size_along
 
 SUFFIXES = (".nii", ".nii.gz")
@@ -28,17 +29,23 @@ def read(path: Path, wanted: Wanted) -> Stored:
     image = _open(path)
     try:
         proxy: Any = image.dataobj
+        lengths = [int(length) for length in proxy.shape]
+        if min(lengths, default=0) < 1:
+            raise Refused(f"says that its shape is {'×'.join(map(str, lengths))}: it is damaged")
         if wanted.slice is None:
-            array = np.squeeze(np.asanyarray(proxy))
+            long = [length for length in lengths if length > 1]
+            wanted.check_size(tuple(long))
+            array = np.asanyarray(proxy).squeeze() if len(long) <= 2 else np.zeros(0)
             if array.ndim != 2:
                 raise Refused(
-                    f"is a volume of {'×'.join(map(str, array.shape))}; set `volumes: {{}}` in the competition's YAML: "
+                    f"is a volume of {'×'.join(map(str, long))}; set `volumes: {{}}` in the competition's YAML: "
                     "every slice is an image then"
                 )
         else:
             if path.suffix.lower() == ".gz":
                 _check_end(path, path.stat().st_mtime_ns)
             axis = 2 if wanted.axis is None else wanted.axis
+            wanted.check_size(tuple(length for number, length in enumerate(lengths[:3]) if number != axis))
             along_axis(np.broadcast_to(np.uint8(0), proxy.shape), wanted, 2)  # whether there is such a slice
             array = np.asanyarray(proxy[(slice(None),) * axis + (wanted.slice,)])
             array = array.reshape([length for number, length in enumerate(array.shape) if number < 2 or length > 1])
@@ -86,4 +93,5 @@ def _open(path: Path) -> Any:
     try:
         return nibabel.load(path)
     except Exception as error:
+        pass_on(error)
         raise OtherKind(f"cannot be read, it is damaged or no NIfTI ({type(error).__name__}: {error})") from error

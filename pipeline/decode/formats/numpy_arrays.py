@@ -5,7 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.core.shortage import pass_on
 from pipeline.decode.formats.base import OtherKind, Refused, Size, Stored, Wanted, along_axis, size_along
+from pipeline.decode.formats.limits import check_member
 
 SUFFIXES = (".npy", ".npz")
 
@@ -54,6 +56,7 @@ def _mapped(path: Path) -> np.ndarray:
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except Exception as error:  # numpy raises whatever it likes on a damaged file
+        pass_on(error)
         raise _damaged(error) from error
     if not isinstance(array, np.ndarray):
         raise OtherKind("is an .npz that is called .npy: rename it")
@@ -73,10 +76,12 @@ def _load(path: Path, key: str | None, size: int, modified: int) -> np.ndarray:
             if key is None or key not in names:
                 text = "which of them is the picture, nothing says" if key is None else f"none is called {key}"
                 raise Refused(f"holds the arrays {', '.join(names) or '(none)'}, and {text}")
+            check_member(path, key)
             array = content[key]
     except (Refused, OtherKind):
         raise
     except Exception as error:
+        pass_on(error)
         raise _damaged(error) from error
     array.setflags(write=False)
     return array

@@ -1,10 +1,13 @@
 """PNG, JPEG, BMP, WebP, GIF and whatever else OpenCV reads; Pillow reads what they say of themselves."""
 
 import io
+import struct
+import warnings
 from pathlib import Path
 
 import cv2
 import numpy as np
+from PIL import Image
 from PIL.GifImagePlugin import GifImageFile
 from PIL.Image import DecompressionBombError
 from PIL.ImageFile import ImageFile
@@ -12,7 +15,9 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+from pipeline.core.shortage import pass_on
 from pipeline.decode.formats.base import Refused, Size, Stored, Wanted
+from pipeline.decode.formats.limits import check_picture
 from pipeline.decode.readers import remarks
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif")
@@ -49,8 +54,11 @@ def read_data(path: Path, data: bytes, wanted: Wanted) -> Stored:
     """
     if wanted.slice is not None:
         raise Refused("is one picture; expected a volume of slices")
+    if shape := _declared(data):
+        wanted.check_size(shape[:2])
+        check_picture(shape[0] * shape[1] * shape[2], len(data))
     # a file that is cut short would otherwise come with a grey lower half
-    if not _ends(data, path.suffix.lower()):
+    if not _ends(data, path.suffix.lower()) or not _chunks_fit(data):
         raise ValueError("cannot be read whole, it is damaged or truncated")
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
@@ -62,7 +70,8 @@ def read_data(path: Path, data: bytes, wanted: Wanted) -> Stored:
         raise ValueError("is not an image that can be read")
     wanted.check_size(image.shape)
     if image.ndim == 3:
-        image = cv2.cvtColor(image, cv2.COLOR_BGRA2RGBA if image.shape[2] == 4 else cv2.COLOR_BGR2RGB)
+        code = cv2.COLOR_BGRA2RGBA if image.shape[2] == 4 else cv2.COLOR_BGR2RGB
+        cv2.cvtColor(image, code, dst=image)  # in its place: a large picture is not held twice
     orientation, frames = _described(data)
     if frames > 1:
         remarks.note("frames", path)
@@ -71,8 +80,49 @@ def read_data(path: Path, data: bytes, wanted: Wanted) -> Stored:
             with _plugin(data)(io.BytesIO(data)) as file:
                 image = np.array(file.convert("RGBA" if image.shape[-1] == 4 else "RGB"))
         except Exception as error:  # of which OpenCV read what was there
+            pass_on(error)
             raise ValueError(f"cannot be read whole, it is damaged or truncated ({type(error).__name__})") from error
     return Stored(image, orientation)
+
+
+def _declared(data: bytes) -> tuple[int, int, int] | None:
+    """Rows, columns and bytes per pixel that the beginning of a file states; None where it states none that is
+    understood."""
+    try:
+        if data.startswith(b"\x89PNG"):
+            columns, rows, depth, colour = struct.unpack_from(">IIBB", data, 16)
+            return rows, columns, _PNG_CHANNELS.get(colour, 4) * (2 if depth == 16 else 1)
+        if data.startswith(b"\xff\xd8"):
+            return _declared_by_jpeg(data)
+        if data.startswith((b"BM", b"GIF8", b"RIFF", b"P4", b"P5", b"P6", b"\0\0\0\x0cjP")):
+            with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data)) as file:
+                return file.height, file.width, 4
+    except DecompressionBombError:
+        raise TooLarge("is larger than an image may be here") from None
+    except (OSError, ValueError, SyntaxError, struct.error, IndexError):  # which OpenCV says in its own way
+        return None
+    return None
+
+
+def _declared_by_jpeg(data: bytes) -> tuple[int, int, int] | None:
+    place = 2
+    while place + 10 <= len(data):
+        mark, length = data[place + 1], int.from_bytes(data[place + 2 : place + 4], "big")
+        if mark in _JPEG_FRAMES:
+            rows, columns, channels = struct.unpack_from(">HHB", data, place + 5)
+            return rows, columns, channels
+        place += 1 if mark == 0xFF else 2 + length
+    return None
+
+
+def _chunks_fit(data: bytes) -> bool:
+    """Whether every part of a PNG says a length that the file has: libpng takes memory for as much as it says."""
+    place = 8
+    while data.startswith(b"\x89PNG") and place + 8 <= len(data):
+        place += 12 + int.from_bytes(data[place : place + 4], "big")
+        if place > len(data):
+            return False
+    return True
 
 
 def _described(data: bytes) -> tuple[int, int]:
@@ -94,7 +144,8 @@ def _described(data: bytes) -> tuple[int, int]:
         return int(orientation), int(frames)
     except DecompressionBombError:  # only of WebP and GIF
         raise TooLarge("is larger than an image may be here") from None
-    except Exception:  # damaged remarks beside pixels that were read well
+    except Exception as error:  # damaged remarks beside pixels that were read well
+        pass_on(error)
         return 1, 1
 
 
@@ -116,6 +167,8 @@ def _png_describes(data: bytes) -> bool:
 
 
 _ORIENTATION = 0x0112
+_PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 4, 6: 4}
+_JPEG_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 _HEAD = 2**18
 _PNG_TEXTS = (b"Raw profile type ", b"XML:com.adobe.xmp")
 _JPEG_MARKS = (b"Exif\0\0", b"iff:Orientation")

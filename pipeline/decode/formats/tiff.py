@@ -11,6 +11,7 @@ import tifffile
 from PIL import Image, ImageOps
 from PIL.TiffImagePlugin import TiffImageFile
 
+from pipeline.core.shortage import pass_on
 from pipeline.decode.formats.base import (
     OtherKind,
     Refused,
@@ -20,6 +21,7 @@ from pipeline.decode.formats.base import (
     along_axis,
     size_along,
 )
+from pipeline.decode.formats.limits import check_picture
 from pipeline.decode.readers import remarks
 from pipeline.masks.windows import Box
 
@@ -68,6 +70,7 @@ def read(path: Path, wanted: Wanted) -> Stored:
             series = _picture(file)
             if wanted.box is None:
                 wanted.check_size(tuple(sorted(series.shape)[-2:]))
+                check_picture(series.nbytes, path.stat().st_size)
             page = series.keyframe
             tag = page.tags.get(_ORIENTATION)
             orientation = int(tag.value) if tag is not None else 1
@@ -81,6 +84,7 @@ def read(path: Path, wanted: Wanted) -> Stored:
     except Refused:
         raise
     except Exception as error:  # tifffile and its codecs raise whatever they like on a damaged file
+        pass_on(error)
         kind = OtherKind if _is_something_else(path) else ValueError
         raise kind(f"cannot be read, it is damaged or truncated ({type(error).__name__}: {error})") from error
     if through_pillow:
@@ -101,6 +105,7 @@ def measure(path: Path, axis: int | None = None, volume: bool = False) -> Size:
     except Refused:
         raise
     except Exception as error:
+        pass_on(error)
         raise ValueError(f"cannot be read, it is damaged or truncated ({type(error).__name__}: {error})") from error
 
 
@@ -305,6 +310,7 @@ def _read_with_pillow(path: Path, page: tifffile.TiffPage) -> np.ndarray:
     except Image.DecompressionBombError:
         raise Refused("is too large to be converted from its colours to RGB here: save it as RGB") from None
     except Exception as error:  # an encoding of the pixels that Pillow does not know, or a damaged file
+        pass_on(error)
         raise ValueError(
             f"is a {page.bitspersample}-bit {name} TIFF that cannot be converted to RGB, or damaged "
             f"({type(error).__name__}): save it as 8-bit RGB"

@@ -13,7 +13,10 @@ import numpy as np
 
 from pipeline.core.config.raw_layouts import NpzLabels
 from pipeline.core.errors import PipelineError
+from pipeline.core.shortage import pass_on
 from pipeline.core.version import program
+from pipeline.decode.formats.base import OtherKind, Refused
+from pipeline.decode.formats.limits import check_member
 from pipeline.decode.readers.base import SUBSETS, Item, Listing, MaskFault, Masks, SubsetName, counted
 from pipeline.decode.readers.columns import group_of
 from pipeline.decode.readers.files import scaled
@@ -171,10 +174,15 @@ def _load(path: Path) -> tuple[dict[str, np.ndarray], str]:
                     "these names."
                 )
             names = ", ".join(content.files)
+            for key in (key for key in KEYS if key in content.files):
+                check_member(path, key)
             arrays = {key: np.asarray(content[key]) for key in KEYS if key in content.files}
     except PipelineError:
         raise
+    except (OtherKind, Refused) as error:
+        raise PipelineError(f"{path} {error}; get the file again.") from None
     except Exception as error:  # numpy, zipfile and zlib raise whatever they like on a damaged file
+        pass_on(error)
         if "Object arrays" in str(error):
             raise PipelineError(f"{path} holds pickled objects; save it again as plain arrays: {LAYOUT}.") from None
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"

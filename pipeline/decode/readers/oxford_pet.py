@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.core.config.places import name_fault
 from pipeline.core.config.raw_layouts import OxfordPet
 from pipeline.core.errors import PipelineError
 from pipeline.core.tables import normal_form
@@ -106,7 +107,7 @@ def _read_list(folder: Path, file: str) -> list[tuple[int, str, dict[str, str]]]
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         name, *numbers = line.split()
-        if len(numbers) != 3 or not all(number.isdecimal() for number in numbers):
+        if len(numbers) != 3 or not all(number.isdecimal() for number in numbers) or name_fault(name):
             raise PipelineError(
                 f"{folder / file} row {row} is {line.strip()!r}; expected a name and three numbers (class, species, "
                 "breed), e.g. `Abyssinian_1 1 1 1`: correct the line."

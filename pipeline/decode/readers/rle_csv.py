@@ -95,7 +95,7 @@ def _subset_items(competition: RleCsv, subset: SubsetName, folder: Path) -> List
         wanted, more_texts = _labelled(settings, folder, wanted, files, places, named)
         texts += more_texts
     tolerant = subset == "test" and competition.decode.on_test_error == "blank"
-    extras = further_columns(settings, folder, {**files.paths, **places.found.paths})
+    extras = further_columns(competition, settings, folder, {**files.paths, **places.found.paths})
     group_file = _file_with(competition.group, settings, known, extras) if subset == "train" else None
     groupless: list[tuple[str, int | None]] = []
     items, without = [], 0

@@ -1,14 +1,17 @@
 """What tables say of images: the rows of masks, of a sample submission and of further columns, and their faults."""
 
+import json
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from rich.markup import escape
 
 from pipeline.core.config.raw_files import Columns, Subset
 from pipeline.core.config.raw_layouts import RleCsv
+from pipeline.core.console import warn
 from pipeline.core.errors import PipelineError
 from pipeline.core.tables import normal_form, unseen
 from pipeline.decode.readers.base import Fault, SubsetName
@@ -23,6 +26,9 @@ from pipeline.decode.readers.columns import (
 )
 from pipeline.decode.readers.files import natural, read_table
 from pipeline.decode.readers.names import ImageFiles, as_on_disk
+
+MOST_FURTHER = 200
+"""Further columns of a table that are kept without being named in the YAML."""
 
 
 @dataclass
@@ -55,6 +61,7 @@ def read_rows(
     found: dict[str, Rows] = {}
     seen: dict[tuple[str, str | None], int] = {}
     texts, further = table[columns.rle].tolist(), table.drop(columns=[columns.rle, *_plain_keys(columns)])
+    further = limited(further, competition, path)
     extra: list[Any] = further.to_dict("records")
     keys, find = keys_of(table, columns, numbers), image_finder(files.all_ids)
     for place, (row, (written, label)) in enumerate(zip(table.index + 2, keys, strict=True)):
@@ -119,12 +126,28 @@ def sample_ids(competition: RleCsv, folder: Path, files: ImageFiles) -> tuple[li
     return list(ids), faults
 
 
+def limited(further: pd.DataFrame, competition: RleCsv, path: Path) -> pd.DataFrame:
+    """Returns the further columns of a table that are kept with its images: all, or of a very wide table those that the
+    YAML names and the first MOST_FURTHER; says how many are left out."""
+    if further.shape[1] <= MOST_FURTHER:
+        return further
+    yaml = json.dumps(competition.model_dump(mode="json"), ensure_ascii=False)
+    kept = [name for place, name in enumerate(further.columns) if place < MOST_FURTHER or name in yaml]
+    warn(
+        f"  [yellow]{escape(path.name)} has {further.shape[1]:,} columns beside ids and masks: {len(kept):,} are kept, "
+        "the first and those that the competition's YAML names[/yellow]"
+    )
+    return further[kept]
+
+
 def _plain_keys(columns: Columns) -> list[str]:
     """The key columns that say nothing more than the id and the label; those of a template may be groups."""
     return [name for name in (columns.id, columns.label) if name and template_columns(name) == [name]]
 
 
-def further_columns(settings: Subset, folder: Path, files: Collection[str]) -> dict[str, tuple[int, dict[str, str]]]:
+def further_columns(
+    competition: RleCsv, settings: Subset, folder: Path, files: Collection[str]
+) -> dict[str, tuple[int, dict[str, str]]]:
     """Returns row and values of the further table by image id; nothing where there is none.
 
     Raises:
@@ -144,7 +167,7 @@ def further_columns(settings: Subset, folder: Path, files: Collection[str]) -> d
             f"{settings.table} row {row}: id {image_id} stands in row {first} already, with other values "
             f"({len(doubtful)} such row{'s' if len(doubtful) > 1 else ''}): an image has one row, remove the others."
         )
-    records: list[Any] = table.iloc[:, 1:].to_dict("records")
+    records: list[Any] = limited(table.iloc[:, 1:], competition, folder / settings.table).to_dict("records")
     return dict(zip(ids, zip(table.index + 2, records, strict=True), strict=True))
 
 

@@ -30,12 +30,14 @@ from pipeline.core.config.submission_settings import ENDINGS, file_of_name
 from pipeline.core.console import say, warn
 from pipeline.core.engine import Engine
 from pipeline.core.errors import PipelineError
-from pipeline.core.files import read_json, shown, write_json, write_text, writing
+from pipeline.core.files import shown, write_json, write_text, writing
 from pipeline.core.other_runs import runs_of
+from pipeline.core.recorded import write_recipe
 from pipeline.core.results import read_tuned
-from pipeline.core.run import Run, write_recipe
+from pipeline.core.run import Run
 from pipeline.core.trainings import Weights, read_training
 from pipeline.core.version import VERSION
+from pipeline.core.written import Part, read_checked
 from pipeline.kaggle.bundle import half, image, notebook, project, script, wheels
 
 MOST_PACKAGES = 5
@@ -340,5 +342,4 @@ def read_about(run: Run) -> dict[str, Any]:
     path = folder_of(run) / "dataset" / "bundle.json"
     if not path.exists():
         raise PipelineError(f"{shown(path)} does not exist: write the bundle first.")
-    found: dict[str, Any] = read_json(path)
-    return found
+    return read_checked(path, Part, "write the bundle again")

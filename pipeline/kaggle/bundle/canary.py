@@ -15,6 +15,7 @@ import numpy as np
 
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import writing
+from pipeline.core.intact import read_array
 from pipeline.core.run import Run
 from pipeline.masks.scale import scale_of
 from pipeline.networks.predictor import batches
@@ -85,7 +86,7 @@ def predict(run: Run, images: np.ndarray) -> np.ndarray:
 def _images(run: Run, pixel_type: str) -> np.ndarray:
     """Test images at the size of the pixel arrays, evenly chosen, or noise of several scales."""
     path = run.pixels / "test_images.npy"
-    if path.exists() and len(array := np.load(path, mmap_mode="r")) and str(array.dtype) == pixel_type:
+    if path.exists() and len(array := read_array(path)) and str(array.dtype) == pixel_type:
         rows = np.unique(np.linspace(0, len(array) - 1, IMAGES).astype(int))
         return np.array(array[rows])
     random, (height, width) = np.random.default_rng(0), run.recipe.image.stored

@@ -22,9 +22,11 @@ from pipeline.core.config.raw_layouts import load_competition
 from pipeline.core.config.settings import find_yaml, merge, read_yaml
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import read_json, shown, write_json, write_text
+from pipeline.core.intact import require_intact
 from pipeline.core.other_runs import find_run, runs_of
+from pipeline.core.recorded import write_recipe
 from pipeline.core.results import read_tuned, searched_by
-from pipeline.core.run import Run, open_run, write_recipe
+from pipeline.core.run import Run, open_run
 
 UNNEEDED: dict[str, Any] = {"base": None, "quick": {}, "takes": None}
 """Settings of a recipe that say how it was written and trained."""
@@ -92,6 +94,7 @@ def _write_member(source: Path, target: Path, weights: tuple[Path, ...], convert
 def _copy(source: Path, target: Path) -> None:
     if not source.exists():
         raise PipelineError(f"{shown(source)} does not exist: finish the run before it is bundled.")
+    require_intact(source)
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy2(source, target)
 

@@ -29,6 +29,8 @@ MOST_MEASURED = 4000
 
 ANY_FOLDER = ", and `predict --images` predicts any folder"
 """What is said of images that are files, and not slices, windows, or made of several files."""
+MOST_CLASSES = 256
+"""Values that class maps may hold."""
 MOST_DAMAGED = 5
 """Rows with damaged run lengths that are named each."""
 
@@ -66,7 +68,7 @@ def _npz_labels(folder: Path, path: Path, title: str) -> Draft | None:
         return None
     if training.ndim != 4 or training.shape[1] != 2:
         return None
-    values = [int(value) for value in np.unique(training[:, 1])]
+    values = _class_numbers(path, training[:, 1])
     rows, columns = training.shape[2:]
     name = path.relative_to(folder).as_posix()
     guesses = [
@@ -80,6 +82,19 @@ def _npz_labels(folder: Path, path: Path, title: str) -> Draft | None:
         MEAN_IOU,
     ]  # fmt: skip
     return Draft(guesses, (rows, columns), 1)
+
+
+def _class_numbers(path: Path, labels: np.ndarray) -> list[int]:
+    """The values of class maps (N, H, W), if they are few whole numbers."""
+    values = np.unique(labels) if labels.dtype.kind in "biuf" else np.empty(0)
+    wrong = [value for value in values if not np.isfinite(value) or value != np.round(value)]
+    if wrong or not 0 < len(values) <= MOST_CLASSES:
+        holds = f"{wrong[0]:g}" if wrong else f"{len(values)} values" if len(values) else f"{labels.dtype}"
+        raise PipelineError(
+            f"{path}: training_set[:, 1], the class maps, holds {holds}; expected at most {MOST_CLASSES} whole "
+            "numbers, the classes: mend the file."
+        )
+    return [int(value) for value in values]
 
 
 def _oxford_pet(folder: Path, title: str) -> Draft:

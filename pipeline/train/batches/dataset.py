@@ -13,6 +13,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from pipeline.core.config.competition import Kind
+from pipeline.core.intact import read_array
 from pipeline.masks.geometry import IGNORE, with_border
 from pipeline.masks.pixels import loaded
 from pipeline.masks.scale import Scale
@@ -124,12 +125,12 @@ class TrainDataset(Dataset):
         separators: Path | None = None,
     ) -> None:
         self.folder, self.separators = folder, separators
-        self.images = np.load(folder / "train_images.npy", mmap_mode="r")
+        self.images = read_array(folder / "train_images.npy")
         self.masks = open_masks(folder, separators)
         self.rows, self.augmentation, self.seed, self.crop, self.crops = rows, augmentation, seed, crop, crops
         self.targets, self.preprocess, self.placing, self.mixer = targets or {}, preprocess, placing, mixer
         self.pseudo = pseudo
-        self.test_images = np.load(folder / "test_images.npy", mmap_mode="r") if pseudo else None
+        self.test_images = read_array(folder / "test_images.npy") if pseudo else None
         self.soft = (
             any(len(sources) > 1 for sources in self.targets.values())
             or bool(pseudo and pseudo.soft)

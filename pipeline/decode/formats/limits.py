@@ -1,0 +1,64 @@
+"""What a file says of its size, checked before memory is asked for: a few bytes can stand for gigabytes."""
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.decode.formats.base import OtherKind, Refused
+
+LARGEST, MOST_TIMES = 2**29, 500
+"""A picture of more bytes than this must not be so many times as large as its file: no picture that shows something is
+compressed as well as that."""
+SHARE = 0.8
+"""Of the memory that is free, what one array may take."""
+
+
+def check_picture(pixel_bytes: int, file_bytes: int) -> None:
+    """Checks that a picture is not absurdly larger than the file it comes from.
+
+    Raises:
+        Refused: it is.
+    """
+    if pixel_bytes > LARGEST and pixel_bytes > MOST_TIMES * file_bytes:
+        raise Refused(
+            f"says that it holds {pixel_bytes / 2**30:.1f} GiB of pixels, {pixel_bytes // max(1, file_bytes)} times "
+            "the size of the file: it is damaged, or made to fill the memory"
+        )
+
+
+def check_member(path: Path, key: str) -> None:
+    """Checks that an array in an .npz is as large as its header says, and fits into memory.
+
+    Raises:
+        OtherKind: it is not as large.
+        Refused: it does not fit.
+    """
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+        name = f"{key}.npy" if f"{key}.npy" in names else key
+        if name not in names:
+            return
+        stored = archive.getinfo(name).file_size
+        with archive.open(name) as file:
+            version = np.lib.format.read_magic(file)
+            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            shape, _, dtype = read(file)
+    needed = dtype.itemsize
+    for length in shape:
+        needed *= length
+    if min(shape, default=0) < 0 or needed > stored:
+        text = "×".join(map(str, shape))
+        raise OtherKind(f"is damaged: {key} says that its shape is {text}, and holds {stored} bytes")
+    if needed > (free := SHARE * free_memory()):
+        raise Refused(f"holds {key} of {needed / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB of memory may be taken")
+
+
+def free_memory() -> float:
+    """Returns how many bytes of memory are free; infinitely many where the system does not say."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            known = dict(line.split(":", 1) for line in file)
+        return 1024.0 * int(known["MemAvailable"].split()[0])
+    except (OSError, KeyError, ValueError):
+        return float("inf")

@@ -1,0 +1,68 @@
+"""Checkpoints of unfinished trainings: written atomically, and read without running code that was put into them."""
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from pipeline.core.errors import PipelineError, first_line
+from pipeline.core.files import shown, writing
+from pipeline.core.intact import damaged
+from pipeline.core.shortage import pass_on
+
+NUMBERS = (np.int64, np.float64, np.float32, np.int32)
+ARRAYS: list[Any] = [np.array(0).__reduce__()[0], np.ndarray, np.dtype, *(type(np.dtype(kind)) for kind in NUMBERS)]
+"""What a pickle of arrays of numbers needs, which History keeps in a checkpoint, beyond what torch allows itself."""
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes checkpoints beside their place and renames them: Lightning's own go through the system's temporary folder,
+    which on another disk means a copy that a kill can cut short."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Writes a checkpoint whole or not at all.
+
+        Raises:
+            PipelineError: it cannot be written, on a full disk for instance; the one before stays.
+        """
+        with writing(Path(path)) as temporary:
+            try:
+                torch.save(checkpoint, temporary)
+            except RuntimeError as error:  # torch's own writer says it so
+                pass_on(error)
+                raise PipelineError(f"{shown(Path(path))} could not be written: {first_line(error)}.") from error
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        """Returns a checkpoint; raises as read_checkpoint does."""
+        return read_checkpoint(Path(path), map_location or "cpu")
+
+
+def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
+    """Returns a checkpoint of Lightning: tensors, numbers and texts alone.
+
+    torch checks no checksums; a checkpoint is a zip archive, which has them.
+
+    Raises:
+        PipelineError: the file is damaged, or holds objects that only running code could make.
+    """
+    remedy = f"put the file back, or delete the folder {shown(path.parent)} to train it anew"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if broken := archive.testzip():
+                raise damaged(path, f"the checksum of {broken} is wrong", remedy)
+        with torch.serialization.safe_globals(ARRAYS):
+            content = torch.load(path, map_location, weights_only=True)
+    except PipelineError:
+        raise
+    except (MemoryError, torch.cuda.OutOfMemoryError):
+        raise
+    except Exception as error:  # zipfile, zlib, pickle and torch raise whatever they like on a damaged file
+        unsafe = "Unsupported global" in str(error) or "Unsupported class" in str(error) or "GLOBAL" in str(error)
+        fault = "it holds objects other than numbers and texts, which are not loaded" if unsafe else error
+        raise damaged(path, fault, remedy) from None
+    if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
+        raise damaged(path, "it is no checkpoint of a training", remedy)
+    return content
