@@ -30,7 +30,7 @@ from pipeline.masks.geometry import geometry_of
 from pipeline.masks.metrics import metric_of
 from pipeline.masks.scale import scale_of
 from pipeline.predictions.blends import Blend, RunPredictions
-from pipeline.tune import drawn_masks, mask_rules
+from pipeline.tune import drawn_masks, mask_rules, rule_search
 from pipeline.tune.held_out import HeldOut, Weighting
 from pipeline.tune.procedure import Parts, choose_steps
 from pipeline.tune.selection import Fits
@@ -150,7 +150,7 @@ def main() -> None:
         for metric in asked.metric:
             held = held_out_of(drawn, metric)
             by_metric = tuned(held, half)
-            untuned = replace(by_dice, rules=(mask_rules.UNTUNED,))
+            untuned = replace(by_dice, rules=(rule_search.UNTUNED,))
             found[metric].append([scored(held, one, other) for one in (untuned, by_dice, by_metric)])
     seconds = time.perf_counter() - started
     print(f"{date.today()}, {asked.draws} draws of {asked.images} images, half tuned on, {seconds:.0f} s")

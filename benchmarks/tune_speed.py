@@ -50,8 +50,9 @@ from pipeline.predictions.blends import Blend, RunPredictions
 from pipeline.tune import mask_rules
 from pipeline.tune.evidence import Evidence, histogram_counts, image_scores
 from pipeline.tune.held_out import HeldOut, Weighting
-from pipeline.tune.mask_rules import AREAS, MaskProblem, RuleSearch
+from pipeline.tune.mask_rules import MaskProblem
 from pipeline.tune.procedure import Parts
+from pipeline.tune.rule_search import AREAS, RuleSearch
 from pipeline.tune.selection import Fits, Nested
 
 NATIVE, NETWORK = (420, 580), (224, 320)

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from pipeline.core.arrays_recipe import recipe_of_arrays, with_arrays
 from pipeline.core.config.competition import Competition
 from pipeline.core.config.places import name_fault
 from pipeline.core.config.preparing import SplitSettings
 from pipeline.core.config.raw_layouts import RleCsv, load_competition
 from pipeline.core.config.recipe import Recipe, load_recipe, recipe_file
-from pipeline.core.config.settings import override, validate
 from pipeline.core.config.submission_settings import ENDINGS
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import input_root, read_record, root, shown
@@ -325,13 +325,13 @@ def open_run(
             "these itself (competition, arrays)."
         )
     if oof is not None:
-        loaded, folder = _recipe_of_arrays(recipe, competition, oof, test, assignments or []), Path.cwd()
+        loaded, folder = recipe_of_arrays(recipe, competition, oof, test, assignments or []), Path.cwd()
     else:
         loaded = load_recipe(recipe, quick, assignments)
         folder = recipe_file(recipe)[0].absolute().parent
     run_name = check_name(name or (f"{loaded.name}-quick" if quick else loaded.name))
     if loaded.arrays:
-        loaded = _with_arrays(loaded, folder)
+        loaded = with_arrays(loaded, folder)
     given = {"--name": name, "--competition": competition, "--oof": oof, "--test": test}
     words = [recipe, *["--quick"] * quick, *[word for pair in given.items() if pair[1] for word in pair if word]]
     words += [word for one in assignments or [] for word in ("--set", one)]
@@ -384,31 +384,6 @@ def _check_submission(run: Run) -> None:
             f"{shown(run.submission)} is a submission to {of}, and {run.name} is a run of {run.competition.name}: give "
             "this run another --name."
         )
-
-
-def _recipe_of_arrays(name: str, competition: str | None, oof: str, test: str | None, assignments: list[str]) -> Recipe:
-    """The default recipe, with predictions made elsewhere."""
-    if competition is None:
-        raise PipelineError("--oof needs --competition: its name, or the path of its YAML.")
-    if name.endswith((".yaml", ".yml")):
-        raise PipelineError(
-            f"{name} is a recipe: set `arrays: {{oof: …}}` in it, or give --oof with a plain name for the run."
-        )
-    if competition.endswith((".yaml", ".yml")):
-        competition = str(Path(competition).absolute())
-    data = {"name": name, "competition": competition, "arrays": {"oof": oof, "test": test}}
-    return validate(Recipe, override(data, assignments), f"run {name}")
-
-
-def _with_arrays(recipe: Recipe, folder: Path) -> Recipe:
-    """The recipe with full paths of its arrays, and the size of their images."""
-    from pipeline.core.external_arrays import image_size
-
-    assert recipe.arrays
-    paths = {key: str(folder / Path(path).expanduser()) for key, path in recipe.arrays.model_dump().items() if path}
-    arrays = recipe.arrays.model_copy(update=paths)
-    image = recipe.image.model_copy(update={"size": image_size(arrays), "store": None})
-    return recipe.model_copy(update={"arrays": arrays, "image": image})
 
 
 def describe(run: Run) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -28,7 +28,8 @@ from pipeline.core.console import console, say, warn
 from pipeline.core.engine import IDLE, Advance, Needs, Outcome, Unit, worker_environment
 from pipeline.core.errors import PipelineError, first_line
 from pipeline.core.files import PACKAGE, root
-from pipeline.engines.local import portable
+from pipeline.engines.ray_room import divided, in_words, machines_there
+from pipeline.engines.ray_worker import Began, Inbox, NotSeen, do
 
 RETRIES = 3
 """How often a unit begins again whose worker was lost. Bad input and faults of the program do not count as that."""
@@ -36,8 +37,6 @@ CONNECT = 5.0
 """Seconds in which a cluster must answer."""
 STORE = 100 * 2**20
 """Bytes of the object store of a cluster that is started here: units send little."""
-ASIDE = 0.5
-"""Seconds for which a unit gathers its progress before it tells it."""
 PASSED_ON = ("PIPELINE_INPUT", "PIPELINE_UNTIL", "PYTHONPATH")
 INSTALL = "pip install 'ray>=2.50', or, in a clone, pip install '.[ray]'"
 
@@ -67,7 +66,7 @@ class RayEngine:
             PipelineError: no machine of the cluster has what one of them needs.
         """
         self._connect()
-        return max(1, min(count, _plan(_machines(), needs).at_once))
+        return max(1, min(count, divided(machines_there(), needs).at_once))
 
     def run(self, units: Iterable[Unit | None], advance: Advance, count: int | None = None) -> Iterator[Outcome]:
         """Yields every unit when it ended; see Engine."""
@@ -122,24 +121,24 @@ class RayEngine:
                 except Exception as error:  # Ray raises plain ones too
                     raise PipelineError(_not_joined(self.address, first_line(error))) from error
             board = f", dashboard http://{context.dashboard_url}" if context.dashboard_url else ""
-            say(f"Ray: {_told(_machines())}{board}")
+            say(f"Ray: {in_words(machines_there())}{board}")
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         actor: Any = ray.remote(num_cpus=0, scheduling_strategy=here)  # type: ignore[call-overload]
-        self._inbox = actor(_Inbox).remote()
+        self._inbox = actor(Inbox).remote()
 
     def _start(self, task: "_Task", token: Path) -> Any:
         """Starts a unit somewhere and returns its reference."""
         import ray
 
         unit = task.unit
-        plan = _plan(_machines(), unit.needs)
+        plan = divided(machines_there(), unit.needs)
         environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
         environment |= {"PIPELINE_ROOT": str(root()), **worker_environment(plan.threads, plan.cores)}
         options: dict[str, Any] = {"num_cpus": plan.cores, "num_gpus": plan.gpus, "max_retries": RETRIES}
         options |= {"runtime_env": {"env_vars": environment}, "name": unit.title}
         remote: Any = ray.remote(**options)
         said = task.key, self._inbox, plan.threads, str(token), console.quiet
-        return remote(_do).remote(unit.work, unit.argument, *said)
+        return remote(do).remote(unit.work, unit.argument, *said)
 
     def _listen(self, running: dict[Any, "_Task"], advance: Advance) -> None:
         """Shows what the units have said since the last time."""
@@ -152,7 +151,7 @@ class RayEngine:
                 continue
             if isinstance(said, str):
                 events.relay(said)
-            elif isinstance(said, _Began):
+            elif isinstance(said, Began):
                 tasks[key].begins(said.host)
             else:
                 advance(*said)
@@ -184,7 +183,7 @@ def _has_room(running: dict[Any, _Task]) -> bool:
     if not running:
         return True
     try:
-        return len(running) < _plan(_machines(), next(iter(running.values())).unit.needs).at_once
+        return len(running) < divided(machines_there(), next(iter(running.values())).unit.needs).at_once
     except PipelineError:
         return False
 
@@ -211,81 +210,12 @@ def _outcome(task: _Task, reference: Any) -> Outcome:
             f"({first_line(failed)}); the same command goes on from the last finished epoch."
         )
         return Outcome(task.unit, error=error)
-    if isinstance(error, _NotSeen):
+    if isinstance(error, NotSeen):
         raise PipelineError(str(error))
     return Outcome(task.unit, result, error)
 
 
-# --- what the cluster has --------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Machine:
-    name: str
-    cpus: int
-    gpus: int
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """What each unit gets, and how many the cluster has room for."""
-
-    at_once: int
-    gpus: float
-    cores: int
-    threads: int
-
-
-def _machines() -> list[_Machine]:
-    import ray
-
-    def machine(node: dict[str, Any]) -> _Machine:
-        has = node["Resources"]
-        return _Machine(node["NodeManagerHostname"], int(has.get("CPU", 0)), int(has.get("GPU", 0)))
-
-    return [machine(node) for node in ray.nodes() if node["Alive"]]
-
-
-def _plan(machines: list[_Machine], needs: Needs) -> _Plan:
-    """Divides the cluster among units with these needs.
-
-    With GPUs a unit gets its part of a machine's cores; without, as many as torch's threads, those of the process that
-    asks (divided by per_gpu), or those of the smallest machine.
-
-    Raises:
-        PipelineError: no machine has what a unit needs.
-    """
-    with_gpus = [machine for machine in machines if machine.gpus]
-    if with_gpus:
-        rooms = [machine.gpus // needs.gpus * needs.per_gpu for machine in with_gpus]
-        shares = [machine.cpus // room for machine, room in zip(with_gpus, rooms, strict=True) if room]
-        cores = max(1, min(shares, default=1))
-        gpus = needs.gpus / needs.per_gpu if needs.gpus == 1 else float(needs.gpus)
-        asked = f"{needs.gpus} GPU{'s' * (needs.gpus > 1)}"
-    else:
-        import torch
-
-        cores = max(1, torch.get_num_threads() // needs.per_gpu)
-        cores = needs.threads or min([cores, *(machine.cpus for machine in machines if machine.cpus)])
-        rooms = [machine.cpus // cores for machine in machines]
-        gpus, asked = 0.0, f"{cores} core{'s' * (cores > 1)}"
-    at_once = sum(rooms)
-    if not at_once:
-        raise PipelineError(
-            f"a unit asks for {asked} of one machine, and none of the cluster's has that: {_told(machines)}."
-        )
-    return _Plan(at_once, gpus, cores, needs.threads or cores)
-
-
-def _told(machines: list[_Machine]) -> str:
-    """What the cluster has, for a person."""
-    parts = [
-        f"{machine.name} with {machine.cpus} core{'s' * (machine.cpus != 1)} and {machine.gpus or 'no'} "
-        f"GPU{'s' * (machine.gpus != 1)}"
-        for machine in machines
-    ]
-    shown_parts = [*parts[:4], f"{len(parts) - 4} more"] if len(parts) > 4 else parts
-    return ", ".join(shown_parts)
+# --- joining a cluster -----------------------------------------------------------------------------------------------
 
 
 def _check_answers(address: str) -> None:
@@ -354,94 +284,3 @@ def _token() -> Iterator[Path]:
         yield path
     finally:
         path.unlink(missing_ok=True)
-
-
-# --- on the workers --------------------------------------------------------------------------------------------------
-
-
-class _Inbox:
-    """What units say, until the process that asks for them takes it: an actor beside that process."""
-
-    def __init__(self) -> None:
-        self.said: list[Any] = []
-
-    def put(self, key: str, said: Any) -> None:
-        """Keeps what a unit says."""
-        self.said.append((key, said))
-
-    def take(self) -> list[Any]:
-        """Returns what was said since the last time."""
-        said, self.said = self.said, []
-        return said
-
-
-@dataclass(frozen=True)
-class _Began:
-    host: str
-
-
-class _NotSeen(PipelineError):
-    """A worker does not see the folder."""
-
-
-class _Reporter:
-    """Stands in for the console's file too, and sends what it gets to the inbox."""
-
-    relays = True
-    """Events go the same way."""
-
-    def __init__(self, send: Callable[[Any], Any], threads: int) -> None:
-        self.send, self.threads = send, threads
-        self.shares: dict[str, float] = {}
-        self.told = 0.0
-
-    def write(self, text: str) -> int:
-        """Sends text to be shown."""
-        self.send(text)
-        return len(text)
-
-    def flush(self) -> None:
-        """Nothing is kept back."""
-
-    def advance(self, title: str, share: float) -> None:
-        """Sends which further share of a unit is done, from time to time."""
-        self.shares[title] = self.shares.get(title, 0.0) + share
-        if time.monotonic() - self.told > ASIDE:
-            self.tell()
-
-    def tell(self) -> None:
-        """Sends the progress that it has gathered."""
-        for title, share in self.shares.items():
-            self.send((title, share))
-        self.shares.clear()
-        self.told = time.monotonic()
-
-
-def _do(
-    work: Any, argument: Any, key: str, inbox: Any, threads: int, token: str, quiet: bool
-) -> tuple[Any, Exception | None]:
-    """Runs a unit; returns its result, or its error, which Ray thus does not take for a lost worker's."""
-    import ray
-
-    def send(said: Any) -> Any:
-        return inbox.put.remote(key, said)
-
-    host = socket.gethostname()
-    send(_Began(host))
-    if not Path(token).exists():
-        folder = Path(token).parents[1]
-        return None, _NotSeen(
-            f"the worker on {host} does not see the files in {folder}: put the pipeline's folder (PIPELINE_ROOT) where "
-            "all machines of the cluster see it at the same path."
-        )
-    reporter = _Reporter(send, threads)
-    before = console.file, console.quiet
-    console.file, console.quiet = reporter, quiet  # type: ignore[assignment]
-    try:
-        return work(argument, reporter), None
-    except Exception as error:
-        return None, portable(error)
-    finally:
-        console.file, console.quiet = before
-        reporter.tell()
-        ray.get(send(""))  # all that it said is there before it ends

@@ -23,14 +23,8 @@ from pipeline.masks.separation import SEPARATORS, WATERSHEDS, Separation
 from pipeline.predictions.blends import separator_of
 from pipeline.tune.evidence import Evidence
 from pipeline.tune.held_out import HeldOut, Weighting
-from pipeline.tune.mask_rules import (
-    LARGEST_AREA,
-    UNTUNED,
-    MaskProblem,
-    farthest_area,
-    region_counter,
-    with_regions,
-)
+from pipeline.tune.mask_rules import MaskProblem, farthest_area, region_counter, with_regions
+from pipeline.tune.rule_search import LARGEST_AREA, UNTUNED
 
 THRESHOLDS = tuple(range(32, 256, 32))
 """Thresholds that are tried, of 255."""
@@ -69,14 +63,18 @@ class DrawnProblem:
     def prepare(self, step: str, decisions: Sequence[Rules]) -> None:
         """Draws the candidates of a step."""
         rules = dict.fromkeys(rule for decision in decisions for rule in decision.rules)
-        if step == "components":  # each of many decisions has its own candidates: the commonest thresholds alone
-            self.evidence = with_regions(self.evidence, decisions, region_counter(self._held, self._weighting))
         self._draw(one for rule in rules for one in self._candidates(step, rule))
 
     def fit(self, step: str, decision: Rules, rows: np.ndarray, final: bool) -> Rules:
         """Returns the decision with the best candidate of a step for every class; of equal ones the one with the
         smallest area, then the fewest changes of its regions, then the threshold nearest 0.5."""
         return Rules(tuple(self._fit(step, index, rule, rows) for index, rule in enumerate(decision.rules)))
+
+    def evidence_of(self, decision: Rules) -> Evidence:
+        """Returns the evidence, with connected regions counted at the thresholds of a decision that cleans masks."""
+        if all(rule.components == RegionRule() for rule in decision.rules):
+            return self.evidence
+        return with_regions(self.evidence, [decision], region_counter(self._held, self._weighting))
 
     def measured(self, decision: Rules, rows: np.ndarray) -> np.ndarray:
         """Returns what the metric measures of the images' masks (n, K, C)."""

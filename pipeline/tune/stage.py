@@ -218,7 +218,7 @@ def _masks(held: HeldOut, counted: np.ndarray) -> tuple[Tuned, dict[str, Any], p
     tuned = Tuned(
         held, counted, chosen, weightings[0], views, metric, parts, of_parts, rows, chosen.nested.rows, untuned
     )
-    evidence = final.evidence
+    evidence = final.evidence_of(decision)
     own = evidence.only(counted)
     scores = metric.by_class(final.measured(decision, counted)).mean(1)
     special = {

@@ -18,7 +18,9 @@ from pipeline.core.engine import Needs, Unit
 from pipeline.core.errors import PipelineError
 from pipeline.core.run import Run
 from pipeline.engines import ray as engine
-from pipeline.engines.ray import RayEngine, _Machine, _plan
+from pipeline.engines.ray import RayEngine
+from pipeline.engines.ray_room import Machine, Plan, divided
+from pipeline.engines.ray_worker import do
 from pipeline.options import HowOptions
 
 STAGES = ("train", "validate", "tune", "predict", "encode")
@@ -29,7 +31,7 @@ ray_is_here = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason
 
 
 def test_a_worker_that_does_not_see_the_folder(tmp_path: Path) -> None:
-    result, error = engine._do(look, 0, "key", Silent(), 1, str(tmp_path / "elsewhere" / "work" / ".seen"), False)
+    result, error = do(look, 0, "key", Silent(), 1, str(tmp_path / "elsewhere" / "work" / ".seen"), False)
     assert result is None and isinstance(error, PipelineError)
     assert f"does not see the files in {tmp_path / 'elsewhere'}: put the pipeline's folder (PIPELINE_ROOT)" in str(
         error
@@ -37,15 +39,15 @@ def test_a_worker_that_does_not_see_the_folder(tmp_path: Path) -> None:
 
 
 def test_what_each_unit_gets() -> None:
-    two, four = _Machine("a", 8, 2), _Machine("b", 32, 4)
-    assert _plan([two, four, _Machine("head", 4, 0)], Needs()) == engine._Plan(6, 1.0, 4, 4)
-    assert _plan([two], Needs(per_gpu=2)) == engine._Plan(4, 0.5, 2, 2)
-    assert _plan([two, four], Needs(gpus=4)) == engine._Plan(1, 4.0, 32, 32)
-    assert _plan([_Machine("a", 8, 0)], Needs(threads=3)) == engine._Plan(2, 0.0, 3, 3)
+    two, four = Machine("a", 8, 2), Machine("b", 32, 4)
+    assert divided([two, four, Machine("head", 4, 0)], Needs()) == Plan(6, 1.0, 4, 4)
+    assert divided([two], Needs(per_gpu=2)) == Plan(4, 0.5, 2, 2)
+    assert divided([two, four], Needs(gpus=4)) == Plan(1, 4.0, 32, 32)
+    assert divided([Machine("a", 8, 0)], Needs(threads=3)) == Plan(2, 0.0, 3, 3)
     with pytest.raises(
         PipelineError, match="asks for 4 GPUs of one machine, and none .* that: a with 8 cores and 2 GPUs"
     ):
-        _plan([two], Needs(gpus=4))
+        divided([two], Needs(gpus=4))
 
 
 @ray_is_here

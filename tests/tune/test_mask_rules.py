@@ -19,7 +19,7 @@ from pipeline.masks.ranking import Calibration, Rank
 from pipeline.masks.regions import SHORTLIST, RegionRule
 from pipeline.tune.calibration import Levels, calibrate
 from pipeline.tune.evidence import Evidence, histogram_counts, image_scores, keeps, predicted_area
-from pipeline.tune.mask_rules import AREAS, CUTS, RuleSearch
+from pipeline.tune.rule_search import AREAS, CUTS, RuleSearch
 
 # --- counts ----------------------------------------------------------------------------------------------------------
 

@@ -12,8 +12,9 @@ from pipeline.core.config.recipe import TuneSettings
 from pipeline.masks.bootstrap import Score, mean_counts, mean_score
 from pipeline.masks.decision import Presence, Rule, Rules
 from pipeline.masks.regions import SHORTLIST, shortlist_counts
-from pipeline.tune.mask_rules import COUNTED, CountRegions, MaskProblem, RuleSearch
+from pipeline.tune.mask_rules import COUNTED, CountRegions, MaskProblem
 from pipeline.tune.procedure import ONE_ERROR, Chosen, Parts, choose_steps
+from pipeline.tune.rule_search import RuleSearch
 from pipeline.tune.selection import (
     CELLS,
     PARTITIONS,

@@ -13,7 +13,8 @@ from pipeline.masks.decision import Presence, Rule, Rules
 from pipeline.masks.metric import Metric
 from pipeline.masks.metrics import METRICS
 from pipeline.masks.overlaps import counts, dice, iou_precision
-from pipeline.tune.mask_rules import AREAS, CUTS, MaskProblem, RuleSearch, steps_of
+from pipeline.tune.mask_rules import MaskProblem, steps_of
+from pipeline.tune.rule_search import AREAS, CUTS, RuleSearch
 from pipeline.tune.selection import Choice, Fits, deal, partitions_of, select
 
 METRICS_HERE = {
