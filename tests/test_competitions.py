@@ -24,6 +24,8 @@ from pipeline.decode.readers.registry import reader_of
 IMITATIONS = RECENT | CLASSICS
 ELSEWHERE = {"sample", "tgs-salt", "ultrasound-nerve", "mars-terrain", "oxford-pet", "oxford-pet-foreground"}
 """Competitions with a recipe of their own, whose raw files other tests draw."""
+TOUCHING = {"dsb2018", "sartorius", "airbus", "hubmap-vasculature"}
+"""Those whose recipe learns to separate touching objects."""
 SMALL: dict[str, Any] = {"clean": {"duplicates": {"search": False}}, "split": {"seeds": 1}}
 """What saves time, and is tested elsewhere."""
 
@@ -39,9 +41,10 @@ def opened(name: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Raw,
     path = root / f"{name}.yaml"
     settings = merge({**settings, "shape": None}, merge(SMALL, changes))
     path.write_text(yaml.safe_dump(settings, sort_keys=False))
-    channels = open_run(name).recipe.image.channels
+    baseline = open_run(name).recipe
     (root / "recipe.yaml").write_text(yaml.safe_dump({
-        "competition": str(path), "image": {"size": [32, 32], "channels": channels}}))  # fmt: skip
+        "competition": str(path), "image": {"size": [32, 32], "channels": baseline.image.channels},
+        "model": {"instances": baseline.model.instances}}))  # fmt: skip
     return raw, open_run(str(root / "recipe.yaml"))
 
 
@@ -67,6 +70,7 @@ def test_from_raw_files_to_a_submission(name: str, tmp_path: Path, monkeypatch: 
 def assert_decoded(name: str, raw: Raw, run: Run) -> None:
     for stage in ("decode", "clean", "split"):
         run_stage(run, stage)
+    assert (run.separators is not None) == (name in TOUCHING)
     images = table.read_table(run.table)
     read = reader_of(run.competition).opener(run.competition, run.input)
     assert not images["fault"].any()

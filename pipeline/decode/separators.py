@@ -50,7 +50,7 @@ def write(run: Run) -> None:
             "`instances: true` beside it): set model.instances=none."
         )
     shape = (len(images), len(classes), *geometry.size)
-    require_space(run.separators, int(np.prod(shape)), f"{instances}s of {len(images)} images")
+    require_space(run.separators.parent, int(np.prod(shape)), f"{instances}s of {len(images)} images")
 
     def draw(row: pd.Series) -> np.ndarray:
         labels = instances_to_network(table.true_instances(row, classes), geometry)
