@@ -99,12 +99,8 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
         figures = image_figures(probability, predicted, true, run.competition)
         truth = table.scored_truth(row, run.competition, metric) if metric.instances else true
         texts = tables and (tables.texts(row["image_id"], found), tables.true_texts(row))
-        return {
-            "image_id": row["image_id"],
-            "masks": (found if metric.instances else predicted, truth),
-            "texts": texts,
-            **figures,
-        }
+        masks = found if metric.instances else predicted, truth
+        return {"image_id": row["image_id"], "masks": masks, "texts": texts, **figures}
 
     def evaluate_batch(batch: np.ndarray) -> list[tuple[int, dict[str, Any]]]:
         rows = [evaluate_one(index) for index in batch.tolist()]
@@ -123,12 +119,17 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
     summary = {"run": run.name, "remark": run.competition.remark, **summarise(rows, run.competition, units)}
     if tables:
         summary |= published_score(tables, rows, summary)
-    flat = pd.DataFrame([{key: value for key, value in row.items() if np.isscalar(value)} for row in rows])
-    write_for_people(run.folder / "test_scores.csv", flat)
-    write_json(run.folder / "test.json", summary)
+    _write(run, rows, summary)
     _add_to_runs(run, summary, record)
     _print(run, summary)
     yield from waiting
+
+
+def _write(run: Run, rows: list[dict[str, Any]], summary: dict[str, Any]) -> None:
+    """The table of single images, and the summary."""
+    flat = pd.DataFrame([{key: value for key, value in row.items() if np.isscalar(value)} for row in rows])
+    write_for_people(run.folder / "test_scores.csv", flat)
+    write_json(run.folder / "test.json", summary)
 
 
 def _emptied(folder: Path) -> Path:

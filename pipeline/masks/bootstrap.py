@@ -5,6 +5,7 @@ confusion matrices (a mean IoU). So counts (N, …), one entry an image, and a f
 are all that is needed; groups of images are always drawn whole.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -34,7 +35,7 @@ class Gain:
 
 def mean_counts(scores: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
     """Returns counts (N, 2) of which `mean_score` is the (weighted) mean of scores (N,) or (N, C), weights alike."""
-    scores = scores.reshape(len(scores), -1)
+    scores = scores.reshape(len(scores), math.prod(scores.shape[1:]))
     weights = np.ones_like(scores) if weights is None else weights.reshape(scores.shape)
     return np.stack([(scores * weights).sum(1), weights.sum(1)], axis=1)
 

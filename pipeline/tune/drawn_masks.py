@@ -104,7 +104,10 @@ class DrawnProblem:
         return [replace(rule, threshold=threshold, min_area=area) for area in areas for threshold in THRESHOLDS]
 
     def _fit(self, step: str, index: int, rule: Rule, rows: np.ndarray) -> Rule:
-        """The best candidate of a step for one class; of what separates objects, then at its best threshold."""
+        """The best candidate of a step for one class; of what separates objects, then at its best threshold. Without
+        images the rule stays."""
+        if not len(rows):
+            return rule
         best = self._best(step, index, rule, rows)
         return self._best("threshold", index, best, rows) if step in APART and best != rule else best
 

@@ -12,6 +12,19 @@ from pipeline.tune.held_out import Weighting
 from pipeline.tune.mask_rules import COUNTED, collect, summary
 
 
+def test_without_images_nothing_is_chosen() -> None:
+    """One held-out image leaves none to choose by when it is left out."""
+    images = random_images(3, number=1, head=False, shape=(18, 20))
+    held, weighting = held_out_of(images, run_of({"metric": "instance_f_beta"})), Weighting((False,), (1.0,))
+    (evidence,) = collect(held, [weighting])
+    problem = problem_of(held, weighting, evidence, np.ones((1, 1)))
+    none = np.zeros(0, np.int64)
+    for step in ("threshold", "area", "watershed", "components"):
+        problem.prepare(step, [problem.untuned])
+        assert problem.fit(step, problem.untuned, none, False) == problem.untuned
+    assert len(problem.counts(problem.untuned, none)) == 0
+
+
 def test_regions_of_any_decision_are_counted_however_many_thresholds_were_tried() -> None:
     images = random_images(3, head=False, ignored=False, shape=(18, 20))
     held = held_out_of(images, run_of({"metric": "instance_precision"}))

@@ -77,8 +77,7 @@ def read_image(
         image = scaled(image, known, path)
     if as_mask and image.dtype not in (np.uint8, np.uint16):
         image = _whole_numbers(image)
-    if image.dtype not in (np.uint8, np.uint16, np.float16) or (image.dtype == np.float16 and known is None):
-        raise OtherNumbers(f"holds {image.dtype} pixels{_range_of(image)}; expected uint8 or uint16")
+    _check_numbers(image, known is not None)
     image = image[..., None] if image.ndim == 2 else image
     if pick:
         image, channels = _picked(image, pick), len(pick)
@@ -86,6 +85,12 @@ def read_image(
     if turn in _TURNS and orientation == "upright":
         image = np.ascontiguousarray(_TURNS[turn](image))
     return image if as_mask or channels is not None and image.shape[2] == channels else image[..., :3]
+
+
+def _check_numbers(image: np.ndarray, scaled_to_range: bool) -> None:
+    usual = image.dtype in (np.uint8, np.uint16) or (image.dtype == np.float16 and scaled_to_range)
+    if not usual:
+        raise OtherNumbers(f"holds {image.dtype} pixels{_range_of(image)}; expected uint8 or uint16")
 
 
 def _cut(stored: Stored, path: Path, channels_first: bool, box: Box | None) -> np.ndarray:

@@ -78,9 +78,9 @@ def _subset_items(competition: RleCsv, subset: SubsetName, folder: Path) -> List
     files, faults = _find_images(settings, places, folder)
     masks = find_mask_files(competition, settings, folder, files) if settings.mask_files else MaskFiles()
     faults = faults + places.expand(files)  # after mask files, which go by the names of volumes
-    table, known = settings.mask_table, dict[str, Rows]()
-    if table:
-        known, more = read_rows(competition, subset, folder / table, files)
+    known = dict[str, Rows]()
+    if settings.mask_table:
+        known, more = read_rows(competition, subset, folder / settings.mask_table, files)
         faults = faults + more
     annotated: dict[str, Annotated] = {}
     texts: list[str] = []
@@ -118,8 +118,8 @@ def _subset_items(competition: RleCsv, subset: SubsetName, folder: Path) -> List
             except ValueError as error:
                 if tolerant:
                     items.append(Item(image_id, subset, path, partial(_unreadable, str(error))))
-                    continue
-                faults.append(Fault(path, None, str(error), image_id if subset == "train" else None))
+                else:
+                    faults.append(Fault(path, None, str(error), image_id if subset == "train" else None))
                 continue
             for part_id, source in parts:
                 read = partial(read_source, source, folder, competition)
@@ -130,13 +130,21 @@ def _subset_items(competition: RleCsv, subset: SubsetName, folder: Path) -> List
             items.append(Item(image_id, subset, path, partial(_unreadable, f"no file fits {settings.images}")))
     faults += _without_group(competition, group_file or "", groupless)
     texts += told_of_files(competition, subset, folder, places.found if competition.volumes else files, masks)
-    if subset == "train" and without and competition.columns.absent == "empty":
-        what = f"row in {table}" if table else "mask file" if settings.mask_files else "annotations"
-        texts.append(f"{without} of {len(wanted)} training images have no {what} and count as without a mask")
+    texts += _told_of_unmasked(competition, subset, without, len(wanted))
     if tolerant:
         texts += [str(fault) for fault in faults[:FAULTS_TOLD]]
         faults = []
     return Listing(items, faults, texts)
+
+
+def _told_of_unmasked(competition: RleCsv, subset: SubsetName, without: int, count: int) -> list[str]:
+    """What is said of training images without a mask, where they count as empty."""
+    if subset != "train" or not without or competition.columns.absent != "empty":
+        return []
+    settings = competition.train
+    files = "mask file" if settings.mask_files else "annotations"
+    what = f"row in {settings.mask_table}" if settings.mask_table else files
+    return [f"{without} of {count} training images have no {what} and count as without a mask"]
 
 
 def _find_images(settings: Subset, places: ImageSources, folder: Path) -> tuple[ImageFiles, list[Fault]]:
