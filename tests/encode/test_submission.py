@@ -11,8 +11,8 @@ import pytest
 import typer
 from conftest import SHAPE, TEST_IDS, TRAIN_IDS, Tiny
 
-from pipeline import data_commands as command_line
-from pipeline.core.config.raw_layouts import load_competition
+from pipeline import data_commands
+from pipeline.core.config.competition import load_competition
 from pipeline.core.errors import PipelineError
 from pipeline.encode import sanity, scoring, submission
 from pipeline.masks import rle
@@ -38,7 +38,7 @@ def check(decoded: Tiny, capsys: pytest.CaptureFixture[str]) -> Callable[[str], 
         path.write_text(content)
         capsys.readouterr()
         with pytest.raises(typer.Exit) as ended:
-            command_line.check(path, str(decoded.competition_path))
+            data_commands.check(path, str(decoded.competition_path))
         lines = capsys.readouterr().out.splitlines()
         return ended.value.exit_code, [line.removeprefix(f"{path}: ") for line in lines]
 
@@ -62,7 +62,7 @@ def score(decoded: Tiny, capsys: pytest.CaptureFixture[str]) -> Callable[..., An
         decoded.save()
         paths = [write(decoded.root / name, rows) for name, rows in (("mine.csv", submission), ("truth.csv", truth))]
         capsys.readouterr()
-        command_line.score(*paths, str(decoded.competition_path), as_json=True)
+        data_commands.score(*paths, str(decoded.competition_path), as_json=True)
         return json.loads(capsys.readouterr().out)
 
     return run
@@ -149,13 +149,13 @@ def test_another_convention(decoded: Tiny, check: Callable[..., Any]) -> None:
 def test_check_without_the_file_or_the_table(decoded: Tiny) -> None:
     path, competition = decoded.root / "mine.csv", str(decoded.competition_path)
     with pytest.raises(PipelineError) as caught:
-        command_line.check(path, competition)
+        data_commands.check(path, competition)
     assert str(caught.value) == f"{path} does not exist."
     write(path, VALID)
     for name in ("images.parquet", "test_images.parquet"):
         (decoded.root / "work" / "tiny" / name).unlink()
     with pytest.raises(PipelineError, match=r"^work/tiny/images\.parquet does not exist; run the decode stage"):
-        command_line.check(path, competition)
+        data_commands.check(path, competition)
 
 
 # --- score -----------------------------------------------------------------------------------------------------------
@@ -213,7 +213,7 @@ def test_truth_may_have_further_columns(decoded: Tiny, capsys: pytest.CaptureFix
     path, truth = write(decoded.root / "mine.csv", VALID), decoded.root / "truth.csv"
     pd.DataFrame({"fold": [0, 1], "mask": ["3 4", ""], "id": ["t1", "t2"], "note": "x"}).to_csv(truth, index=False)
     capsys.readouterr()
-    command_line.score(path, truth, str(decoded.competition_path))
+    data_commands.score(path, truth, str(decoded.competition_path))
     assert capsys.readouterr().out == "dice 0.7500 over 2 rows\n"
 
 
@@ -248,7 +248,7 @@ def test_score_of_bad_tables(decoded: Tiny, submission: str, truth: str, words: 
     for path, content in zip(paths, (submission, truth), strict=True):
         path.write_text(content)
     with pytest.raises(PipelineError) as caught:
-        command_line.score(*paths, str(decoded.competition_path))
+        data_commands.score(*paths, str(decoded.competition_path))
     assert str(caught.value) == words
 
 
