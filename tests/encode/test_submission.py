@@ -12,7 +12,7 @@ import typer
 from conftest import SHAPE, TEST_IDS, TRAIN_IDS, Tiny
 
 from pipeline import data_commands
-from pipeline.core.config.competition import load_competition
+from pipeline.core.config.raw_layouts import load_competition
 from pipeline.core.errors import PipelineError
 from pipeline.encode import sanity, scoring, submission
 from pipeline.masks import rle

@@ -82,15 +82,13 @@ def _subset_items(competition: RleCsv, subset: SubsetName, folder: Path) -> List
     if settings.mask_table:
         known, more = read_rows(competition, subset, folder / settings.mask_table, files)
         faults = faults + more
-    annotated: dict[str, Annotated] = {}
-    texts: list[str] = []
+    annotated, texts = dict[str, Annotated](), list[str]()
     if settings.annotations:
         annotated, more, texts = read_annotations(competition, subset, folder, files)
         faults = faults + more
     named = masks.names() if settings.mask_files else {*known, *annotated}
-    faults += _doubles(folder, files, subset)
     wanted, more = _wanted_ids(competition, subset, folder, files, known)
-    faults = faults + more
+    faults = [*faults, *_doubles(folder, files, subset), *more]
     if subset == "train" and competition.columns.absent == "leave_out":
         wanted, more_texts = _labelled(settings, folder, wanted, files, places, named)
         texts += more_texts
@@ -126,15 +124,13 @@ def _subset_items(competition: RleCsv, subset: SubsetName, folder: Path) -> List
                 read_masks = _masks_reader(competition, settings, folder, (image_id, source), places, sources)
                 items.append(Item(part_id, subset, path, read, read_masks, group, extra, source.columns()))
         elif tolerant:
-            path = settings.images.replace("{id}", image_id)
-            items.append(Item(image_id, subset, path, partial(_unreadable, f"no file fits {settings.images}")))
+            lacking = partial(_unreadable, f"no file fits {settings.images}")
+            items.append(Item(image_id, subset, settings.images.replace("{id}", image_id), lacking))
     faults += _without_group(competition, group_file or "", groupless)
     texts += told_of_files(competition, subset, folder, places.found if competition.volumes else files, masks)
     texts += _told_of_unmasked(competition, subset, without, len(wanted))
-    if tolerant:
-        texts += [str(fault) for fault in faults[:FAULTS_TOLD]]
-        faults = []
-    return Listing(items, faults, texts)
+    told = [str(fault) for fault in faults[:FAULTS_TOLD]] if tolerant else []
+    return Listing(items, [] if tolerant else faults, texts + told)
 
 
 def _told_of_unmasked(competition: RleCsv, subset: SubsetName, without: int, count: int) -> list[str]:
