@@ -272,6 +272,9 @@ def test_a_file_that_cannot_be_used(code: str | None, metric: dict[str, Any], se
         ("raise SystemExit(3)", {}, "line 6: score raised SystemExit: 3."),
         ("return float('nan')", {}, "metric.py: score returned nan for 2 rows; expected a number."),
         ("return None", {}, "score returned None for 2 rows; expected a number."),
+        ("return True", {}, "score returned True for 2 rows; expected a number."),
+        ("return '0.5'", {}, "score returned '0.5' for 2 rows; expected a number."),
+        ("return 10**400", {}, "for 2 rows; expected a number."),
         ("return 1", {"row_id": "row"}, "metric.row_id is row, and the solution has the columns id, mask."),
     ],
 )  # fmt: skip
@@ -288,7 +291,7 @@ def test_a_function_that_fails(body: str, metric: dict[str, Any], sentence: str,
     ("metric", "sentence"),
     [
         ({"file": "metric.py", "functoin": "x"}, "metric: unknown key `functoin`; did you mean `function`?"),
-        ({"file": "metric.py", "tune": "dise"}, "there is no metric 'dise'"),
+        ({"file": "metric.py", "tune": "dise"}, "there is no metric `dise`"),
         ({"file": "metric.py", "better": "best"}, "metric: `better` is 'best'"),
         ({"file": "metric.py", "tune": "mean_iou"}, "metric mean_iou does not fit kind binary"),
     ],
