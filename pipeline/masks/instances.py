@@ -67,7 +67,10 @@ def labelled(masks: np.ndarray) -> np.ndarray:
 
 
 def mask_of(labels: np.ndarray) -> np.ndarray:
-    """Returns masks (C, h, w) uint8 of 0, 1 and 255 (ignored) of label maps (C, h, w) or layers of them (C, L, h, w)."""
+    """Returns masks (C, h, w) uint8 of 0, 1 and 255 (ignored) of label maps (C, h, w) or layers of them (C, L, h, w);
+    what are masks stay."""
+    if labels.dtype == np.uint8:
+        return labels
     layers = labels.reshape(len(labels), -1, *labels.shape[-2:])
     return np.where((layers < 0).any(1), IGNORE, (layers > 0).any(1)).astype(np.uint8)
 
