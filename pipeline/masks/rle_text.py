@@ -143,7 +143,7 @@ def _counts(text: str, convention: Convention) -> np.ndarray:
     if convention.as_json:
         given = _json(text)
         if convention.as_json == "coco" and not isinstance(given, dict):
-            raise RleError(f"the JSON is {shortened(given)}; expected {{\"size\": [rows, columns], \"counts\": …}}")
+            raise RleError(f'the JSON is {shortened(given)}; expected {{"size": [rows, columns], "counts": …}}')
         if isinstance(given, dict):
             given = given.get("counts")
     if isinstance(given, list):
