@@ -151,7 +151,8 @@ def _pairs(
             where = "the submission" if key not in predictions else "the competition's images"
             raise PipelineError(f"truth {known.where}: id {want.name(key)} is not in {where}.")
         masks = []
-        for what, held in ((f"submission {predictions[key].where}", predictions[key]), (f"truth {known.where}", known)):
+        predicted = predictions[key]
+        for what, held in ((f"submission {predicted.where}", predicted), (f"truth {known.where}", known)):
             try:
                 masks.append(_drawn(held, want, key[0], instances))
             except rle.RleError as error:

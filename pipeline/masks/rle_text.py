@@ -86,8 +86,8 @@ def write_pairs(values: np.ndarray, convention: Convention) -> str:
 
 
 def spelled(text: str, convention: Convention) -> str:
-    """Returns a text as this convention writes the same JSON, or packs the same counts: no reader sees spaces in JSON or
-    the level of compression. A text that is neither stays."""
+    """Returns a text as this convention writes the same JSON, or packs the same counts: no reader sees spaces in JSON
+    or the level of compression. A text that is neither stays."""
     try:
         if convention.format == "coco_zlib":
             return _packed(_unpacked(text.strip()))
