@@ -142,7 +142,7 @@ def _pairs(
     instances: bool = False,
     only: Collection[str] | None = None,
 ) -> Iterator[tuple[Key, np.ndarray]]:
-    """Every key of the truth, with the predicted and the true mask (2, h, w); or their instances in layers (2, L, h, w),
+    """Every key of the truth, with the predicted and true mask (2, h, w); or their instances in layers (2, L, h, w),
     which are the rows, or, where a row is no instance, connected regions."""
     for key, known in truths.items():
         if only is not None and key[0] not in only:
