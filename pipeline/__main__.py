@@ -104,6 +104,8 @@ def run(
         running.check_training(opened, how.force, "decode" in chosen)
     for stage in chosen:
         deadline.check(stage)
+        if stage == "train" and "encode" in chosen:
+            running.check_submission(opened)
         if elsewhere and stage == "train":
             kaggle_commands.train_there(opened, where, how.force)
         else:

@@ -101,3 +101,19 @@ def check_training(opened: "Run", force: bool, decodes: bool) -> None:
         if not raw:
             raise
         raise PipelineError(f"{raw}\nBesides: {error}") from error
+
+
+def check_submission(opened: "Run") -> None:
+    """Finds what would stop encode before hours of training: columns, ids and names that the test images do not have.
+
+    Raises:
+        PipelineError: no submission can be written as the competition's YAML says.
+    """
+    from pipeline.core import driver
+    from pipeline.encode import mask_images, submission
+
+    if opened.recipe.arrays or not driver.unfinished(opened, "train"):
+        return
+    want = submission.expected(opened.competition, opened.input, opened.competition_folder)
+    if want.settings.format == "images":
+        mask_images.members(want)

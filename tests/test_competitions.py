@@ -17,9 +17,11 @@ from pipeline.bring import bring, encode
 from pipeline.core.config.raw_layouts import FOLDER
 from pipeline.core.config.settings import merge
 from pipeline.core.driver import run_stage
+from pipeline.core.errors import PipelineError
 from pipeline.core.run import Run, open_run
 from pipeline.decode import table
 from pipeline.decode.readers.registry import reader_of
+from pipeline.running import check_submission
 
 IMITATIONS = RECENT | CLASSICS
 ELSEWHERE = {"sample", "tgs-salt", "ultrasound-nerve", "mars-terrain", "oxford-pet", "oxford-pet-foreground"}
@@ -65,6 +67,16 @@ def test_from_raw_files_to_a_submission(name: str, tmp_path: Path, monkeypatch: 
         if name in OF_INSTANCES:
             regions = {image_id: count(masks) for image_id, masks in raw.test.items()}
             assert +raw.submitted == {image_id: number for image_id, number in regions.items() if number}
+
+
+def test_what_would_stop_encode_is_said_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    raw, run = opened("geoai-arctic", tmp_path, monkeypatch)
+    manifest = raw.folder / "metadata" / "test_manifest.csv"
+    pd.read_csv(manifest).drop(columns="image_id").to_csv(manifest, index=False)
+    for stage in ("decode", "clean", "split"):
+        run_stage(run, stage)
+    with pytest.raises(PipelineError, match="submission.columns.image_id names {image_id}, which images do not have"):
+        check_submission(run)
 
 
 def assert_decoded(name: str, raw: Raw, run: Run) -> None:

@@ -273,6 +273,9 @@ def test_a_file_that_cannot_be_used(code: str | None, metric: dict[str, Any], se
         ("raise SystemExit(3)", {}, "line 6: score raised SystemExit: 3."),
         ("return float('nan')", {}, "metric.py: score returned nan for 2 rows; expected a number."),
         ("return None", {}, "score returned None for 2 rows; expected a number."),
+        ("return True", {}, "score returned True for 2 rows; expected a number."),
+        ("return '0.5'", {}, "score returned '0.5' for 2 rows; expected a number."),
+        ("return 10**400", {}, "for 2 rows; expected a number."),
         ("return 1", {"row_id": "row"}, "metric.row_id is row, and the solution has the columns id, mask."),
     ],
 )  # fmt: skip

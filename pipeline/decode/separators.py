@@ -28,8 +28,8 @@ def check(run: Run) -> None:
     if run.recipe.trains and instances != "none" and not metric_of(competition).instances:
         raise PipelineError(
             f"model.instances is {instances}, and the metric of {competition.name}, {competition.metric}, tells no "
-            "instances apart, so that tune could choose nothing by it; expected instance_precision or instance_f_beta, "
-            "alone or in a sum: set model.instances=none."
+            "instances apart, so that tune could choose nothing by it; expected instance_precision, "
+            "instance_f_beta or instance_f1, alone or in a sum: set model.instances=none."
         )
 
 

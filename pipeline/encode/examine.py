@@ -15,7 +15,7 @@ from pipeline.decode.readers.columns import image_finder
 from pipeline.encode import class_maps, column_checks, mask_images
 from pipeline.encode.rows import Row, read_frame, rows_of, rows_of_images
 from pipeline.encode.sentences import Measure, meant_id, no_mask, not_canonical
-from pipeline.masks import rle
+from pipeline.masks import rle, rle_text
 from pipeline.predictions.format.expected import Expected, Key
 
 Fault = tuple[int, str]
@@ -203,7 +203,8 @@ class _Check:
         some_empty = any(_is_empty(row.text, want) for row in rows) and len(rows) > 1
         for row in rows:
             fault, mask = self._decoded(row, owner.shape)
-            if not fault and (first := texts.setdefault(row.text, row)) is not row:
+            text = rle_text.spelled(row.text, want.convention)
+            if not fault and (first := texts.setdefault(text, row)) is not row:
                 fault = f"is the same as {first.where}"
             elif not fault and some_empty and not mask.any():
                 fault = "an empty mask stands beside other instances"
@@ -228,7 +229,7 @@ class _Check:
             mask = rle.decode(row.text, size, want.convention)
         except rle.RleError as error:
             return no_mask(row.text, error, want), np.zeros(0, np.uint8)
-        return not_canonical(row.text, again) if again != row.text else "", mask
+        return not_canonical(row.text, again) if again != rle_text.spelled(row.text, want.convention) else "", mask
 
     def _look_at_windows(self, key: Key, row: Row) -> None:
         """As _look_at, of an image whose mask is never made as a whole: its windows are measured one by one."""
@@ -238,7 +239,7 @@ class _Check:
         except rle.RleError as error:
             self._fault(row, f"id {want.name(key)}: {no_mask(row.text, error, want)}")
             return
-        if again != row.text:
+        if again != rle_text.spelled(row.text, want.convention):
             self._fault(row, f"id {want.name(key)}: {not_canonical(row.text, again)}")
         elif self.measure:
             runs, number = rle.parse(row.text, want.convention), want.classes[0] if key[1] is None else key[1]

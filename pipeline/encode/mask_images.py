@@ -5,6 +5,7 @@ Of volumes it is one TIFF with a page per slice.
 
 import io
 import zipfile
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,7 +148,9 @@ def read(path: Path, want: Expected, faults: list[str], truth: bool = False) -> 
         ):
             faults.append(f"all mask images lie in the folder {inside.pop()}/; expected {next(iter(known))} at the top")
             return
-        for name in names:
+        for name in [name for name, count in Counter(names).items() if count > 1]:
+            faults.append(f"{name}: stands {names.count(name)} times in the zip")
+        for name in dict.fromkeys(names):
             if name not in known:
                 faults.append(f"{name}: is the mask of no test image; expected names as {next(iter(known), '')}")
         for name, one in known.items():

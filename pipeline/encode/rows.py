@@ -66,7 +66,8 @@ def _in_cell(row: Row, want: Expected) -> Iterator[Row]:
     instances = cells.split(row.text, want)
     labels = [want.labels[number] for number in want.classes] if want.settings.classes_in_cell else [row.label]
     if instances is None:
-        fault = f"{row.text[:40]!r} is not made as {want.settings.cell!r}"
+        between = "spaces" if want.several.isspace() else repr(want.several)
+        fault = f"{row.text[:40]!r} is not made as {want.settings.cell!r}, with {between} between instances"
         yield from (_of(row, label, "", fault) for label in labels[:1])
         return
     for one in instances:

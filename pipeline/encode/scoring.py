@@ -16,7 +16,7 @@ from pipeline.encode.class_maps import read_labels
 from pipeline.encode.rows import Row, read_frame, rows_of, rows_of_images
 from pipeline.masks import rle
 from pipeline.masks.geometry import IGNORE
-from pipeline.masks.instances import from_texts, regions_of
+from pipeline.masks.instances import layers_from_texts, regions_of
 from pipeline.masks.metrics import metric_of
 from pipeline.masks.overlaps import confusion
 from pipeline.predictions.format.expected import Expected, Key
@@ -142,8 +142,8 @@ def _pairs(
     instances: bool = False,
     only: Collection[str] | None = None,
 ) -> Iterator[tuple[Key, np.ndarray]]:
-    """Every key of the truth, with the predicted and the true mask (2, h, w); or label maps of their instances, which
-    are the rows, or, where a row is no instance, connected regions."""
+    """Every key of the truth, with the predicted and true mask (2, h, w); or their instances in layers (2, L, h, w),
+    which are the rows, or, where a row is no instance, connected regions."""
     for key, known in truths.items():
         if only is not None and key[0] not in only:
             continue
@@ -151,24 +151,32 @@ def _pairs(
             where = "the submission" if key not in predictions else "the competition's images"
             raise PipelineError(f"truth {known.where}: id {want.name(key)} is not in {where}.")
         masks = []
-        for what, held in (("submission", predictions[key]), (f"truth {known.where}", known)):
+        predicted = predictions[key]
+        for what, held in ((f"submission {predicted.where}", predicted), (f"truth {known.where}", known)):
             try:
                 masks.append(_drawn(held, want, key[0], instances))
             except rle.RleError as error:
                 raise PipelineError(f"{what}: id {want.name(key)}: {error}.") from None
-        yield key, np.stack(masks)
+        yield key, _stacked(masks) if instances else np.stack(masks)
 
 
 def _drawn(held: Known, want: Expected, image_id: str, instances: bool) -> np.ndarray:
-    """The mask of run lengths, with 255 where pixels do not count, or the label map of its instances, with -1 there."""
+    """The mask (h, w) of run lengths, with 255 where pixels do not count, or its instances in layers (L, h, w), with -1
+    there."""
     shape = want.shapes[image_id]
     if instances and want.by_instance:
-        return from_texts(held.texts, shape, want.convention)
+        return layers_from_texts(held.texts, shape, want.convention)
     mask = np.max([rle.decode(text, shape, want.convention) for text in held.texts], axis=0)
     drawn = regions_of(mask) if instances else mask
     if held.ignored:
         drawn[rle.decode(held.ignored, shape, want.convention) == 1] = -1 if instances else IGNORE
-    return drawn
+    return drawn[None] if instances else drawn
+
+
+def _stacked(layers: list[np.ndarray]) -> np.ndarray:
+    """Instances in layers (L, h, w) as one array; further layers are empty, or ignored where the first one is."""
+    most = max(map(len, layers))
+    return np.stack([np.concatenate([one, np.minimum(one[:1], 0).repeat(most - len(one), 0)]) for one in layers])
 
 
 def _read(path: Path, name: str, want: Expected, of_truth: bool = False) -> Masks:

@@ -27,7 +27,8 @@ def meant_id(value: str, image_id: str, meant: str) -> str:
 def no_mask(text: str, error: rle.RleError, want: Expected) -> str:
     """Returns why a text is no mask."""
     empty = f"the text {want.convention.empty!r}" if want.convention.empty else "an empty field"
-    return f"{text!r} is no mask; an empty one is {empty}" if rle.is_placeholder(text) else str(error)
+    is_meant = text.strip().lower() == want.convention.empty.strip().lower()
+    return f"{text!r} is no mask; an empty one is {empty}" if is_meant or rle.is_placeholder(text) else str(error)
 
 
 def not_canonical(text: str, again: str) -> str:

@@ -12,8 +12,8 @@ import numpy as np
 
 from pipeline.core.errors import PipelineError
 from pipeline.masks.bootstrap import mean_counts, mean_score
-from pipeline.masks.geometry import IGNORE, label_map
-from pipeline.masks.instances import labelled
+from pipeline.masks.geometry import label_map
+from pipeline.masks.instances import labelled, mask_of
 from pipeline.masks.overlaps import confusion, counts
 
 Unit = Literal["image", "group", "data_set"]
@@ -211,8 +211,9 @@ class Sum(Metric):
 
     def measured(self, predicted: Sequence[np.ndarray], true: Sequence[np.ndarray]) -> np.ndarray:
         """As Metric."""
-        masks = [np.where(one < 0, IGNORE, one > 0).astype(np.uint8) for one in true] if self.instances else true
-        drawn = [(one > 0).astype(np.uint8) for one in predicted] if self.instances else predicted
+        masks, drawn = true, predicted
+        if self.instances:
+            masks, drawn = ([mask_of(one) for one in given] for given in (true, predicted))
         pairs = [(predicted, true) if metric.instances else (drawn, masks) for _, metric in self.terms]
         return np.concatenate(
             [metric.measured(*pair) for (_, metric), pair in zip(self.terms, pairs, strict=True)], axis=1

@@ -85,6 +85,17 @@ def write_pairs(values: np.ndarray, convention: Convention) -> str:
     return (pair * len(values) % numbers).removesuffix(convention.run_separator)
 
 
+def spelled(text: str, convention: Convention) -> str:
+    """Returns a text as this convention writes the same JSON, or packs the same counts: no reader sees spaces in JSON
+    or the level of compression. A text that is neither stays."""
+    try:
+        if convention.format == "coco_zlib":
+            return _packed(_unpacked(text.strip()))
+        return json.dumps(json.loads(text)) if convention.as_json else text
+    except (ValueError, RecursionError):
+        return text
+
+
 def _escaped(text: str) -> str:
     return text.replace("%", "%%")
 
@@ -131,6 +142,8 @@ def _counts(text: str, convention: Convention) -> np.ndarray:
     given: Any = text.strip()
     if convention.as_json:
         given = _json(text)
+        if convention.as_json == "coco" and not isinstance(given, dict):
+            raise RleError(f'the JSON is {shortened(given)}; expected {{"size": [rows, columns], "counts": …}}')
         if isinstance(given, dict):
             given = given.get("counts")
     if isinstance(given, list):
@@ -183,12 +196,16 @@ def write_counts(counts: np.ndarray, shape: tuple[int, int], convention: Convent
     if convention.format != "counts":
         numbers = compress(counts)
     if convention.format == "coco_zlib":
-        return base64.b64encode(zlib.compress(numbers.encode(), zlib.Z_BEST_COMPRESSION)).decode()
+        return _packed(numbers)
     if convention.as_json == "coco":
         return json.dumps({"size": list(shape), "counts": numbers})
     if convention.as_json == "list":
         return json.dumps(numbers)
     return numbers if isinstance(numbers, str) else convention.separator.join(map(str, numbers))
+
+
+def _packed(text: str) -> str:
+    return base64.b64encode(zlib.compress(text.encode(), zlib.Z_BEST_COMPRESSION)).decode()
 
 
 def _unpacked(text: str) -> str:

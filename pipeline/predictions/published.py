@@ -64,8 +64,8 @@ class Published:
             except (Exception, SystemExit) as error:
                 raise PipelineError(_raised(self.path, self.name, error)) from None
         try:
-            number = float(value)
-        except (TypeError, ValueError):
+            number = float("nan") if isinstance(value, str | bytes | bool | np.bool_) else float(value)
+        except (TypeError, ValueError, OverflowError):
             number = float("nan")
         if not np.isfinite(number):
             raise PipelineError(
@@ -119,13 +119,17 @@ def load(competition: Competition) -> Published:
 def _check_signature(
     path: Path, name: str, function: Callable[..., Any], row_id: str, arguments: dict[str, Any]
 ) -> None:
-    signature = inspect.signature(function)
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # of a few builtins: calling it says what is wrong
+        return
     try:
         signature.bind(None, None, row_id, **arguments)
     except TypeError as error:
-        line = inspect.unwrap(function).__code__.co_firstlineno
+        code = getattr(inspect.unwrap(function), "__code__", None)  # a class or a partial function has none
+        where = f"{shown(path)} line {code.co_firstlineno}" if code else shown(path)
         raise PipelineError(
-            f"{shown(path)} line {line}: {name}{signature} cannot be called "
+            f"{where}: {name}{signature} cannot be called "
             f"with (solution, submission, row_id_column_name{''.join(f', {key}=…' for key in arguments)}): "
             f"{first_line(error)}. Give what it takes beside them as `metric: {{arguments: {{name: value}}}}`."
         ) from None
@@ -133,8 +137,9 @@ def _check_signature(
 
 @contextlib.contextmanager
 def _quiet() -> Any:
-    """Whatever is printed or warned of goes nowhere."""
+    """Whatever is printed or warned of goes nowhere, and the working folder stays."""
     with (
+        contextlib.chdir(Path.cwd()),
         warnings.catch_warnings(),
         contextlib.redirect_stdout(io.StringIO()),
         contextlib.redirect_stderr(io.StringIO()),

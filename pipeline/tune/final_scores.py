@@ -252,5 +252,6 @@ def _say(agreement: Agreement, told: dict[str, Any], name: str) -> None:
     how = "the nearest built-in metric" if agreement.chosen else "as the YAML says"
     say(f"  tuned by {agreement.tuned_by}, {how}; mean differences from {name}: {', '.join(listed) or 'not measured'}")
     remark = f"; {told['draws_remark']}" if told["draws_remark"] else ""
-    calls = f"{told['partitions']} partitions, {told['draws']} draws of groups"
+    plural = "" if told["partitions"] == 1 else "s"
+    calls = f"{told['partitions']} partition{plural}, {told['draws']} draws of groups"
     say(f"  {name} takes {agreement.seconds:.3g} s per call: {calls}{remark}")

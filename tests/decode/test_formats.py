@@ -142,6 +142,9 @@ def test_one_file_per_band(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
     (raw.folder / "test" / "r4" / "band_08.npy").unlink()
     with pytest.raises(ValueError, match="test/r4/band_08.npy does not exist"):
         raw.item("r4").read_image()
+    save(raw.folder / "train" / "r9" / "band_08.npy", images[0, "08"])
+    (fault,) = raw.listing().faults
+    assert (str(fault), fault.image_id) == ("train/r9/band_08.npy: there is no file of band 11 beside it", "r9")
     raw.settings["channels"] = 2
     with pytest.raises(PipelineError, match=r"`channels: {bands: \[…\]}` names them"):
         raw.competition()

@@ -58,6 +58,7 @@ def test_planes_are_instances_and_an_authentic_image_has_none(raw: Raw) -> None:
         ),
         (np.zeros(3), "mask is an array of shape (3,); expected (16, 20)"),
         (np.arange(320.0).reshape(SHAPE), "holds the values 1, 2, 3, 4, 5, 6 in one plane; expected 0 and one other"),
+        (np.full(SHAPE, np.nan), "mask holds float64 pixels that are no whole numbers; expected 0 and 1"),
         (np.array(["a"]), "mask holds <U1; expected an array of numbers"),
     ],
 )

@@ -1,6 +1,8 @@
 """Several instances in one cell: what competitions' own code reads of it, and what `check` says."""
 
+import base64
 import json
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +59,9 @@ def test_forgeries_are_lists_of_run_lengths_or_authentic(tmp_path: Path) -> None
         ("", "row 2: id t1: is not in canonical form: '' should be 'authentic'"),
         ("[1, 2];[1, 2]", "row 2: id t1: is the same as row 2"),
         ("[1, 3];[3, 2]", "row 2: id t1: shares 1 pixel with another mask of the image"),
-        ("[1, 3];", "row 2: id t1: '[1, 3];' is not made as '{rle}'"),
+        ("[1, 3];", "row 2: id t1: '[1, 3];' is not made as '{rle}', with ';' between instances"),
         ("[1, 3] [5, 1]", "row 2: id t1: '[1, 3] [5, 1]' is no JSON, which `as_json` in `rle` says it is"),
+        ("Authentic", "row 2: id t1: 'Authentic' is no mask; an empty one is the text 'authentic'"),
         ("[1, 3];[]", "row 2: id t1: is not in canonical form: '[]' should be 'authentic'"),
     ],
 )
@@ -248,3 +251,31 @@ def test_how_sure_a_mask_is() -> None:
     assert submission.scores_of("t3", masks["t3"], np.zeros((1, 5, 5), np.uint8), want) == {("t3", None): [0.0]}
     labels = masks["t1"].astype(np.int32) * 2
     assert [rle.area(one) for one in submission.texts_of("t1", labels, want)["t1", None]] == [21]
+
+
+def test_instances_that_share_pixels_are_scored_whole(tmp_path: Path) -> None:
+    """The truth is 1 to 3 and 100 to 103; of 1 to 3 and 2 to 4 the first one is true, and each has all its pixels."""
+    made, want = wanted(tmp_path, **FORGERY, metric="instance_f1")
+    found, paths = {}, [tmp_path / "true.csv", tmp_path / "mine.csv"]
+    for cell in ("[1, 3];[2, 3]", "[2, 3];[1, 3]", "[1, 3];[1, 3]"):
+        for path, text in zip(paths, ("[1, 3];[100, 4]", cell), strict=True):
+            pd.DataFrame({"id": ["t1", "t2", "t3"], "rle": [text, *["authentic"] * 2]}).to_csv(path, index=False)
+        found[cell] = [scoring.score(*one, made, want)[0] * 3 - 2 for one in (paths, paths[::-1])]
+    assert found == {cell: pytest.approx([0.5, 0.5]) for cell in found}
+    made, want = wanted(tmp_path, **FORGERY, metric="instance_f_beta")
+    assert scoring.score(*paths, made, want)[0] * 3 - 2 == pytest.approx(0.5)  # one hit, not two
+
+
+@pytest.mark.parametrize(
+    ("convention", "text"),
+    [
+        ({"as_json": "list"}, "[[1,3]]"),
+        ({"as_json": "list"}, "[1,3]"),
+        ({"as_json": "pairs"}, "[[1,3], [10,2]]"),
+        ({"format": "coco_zlib"}, base64.b64encode(zlib.compress(b"03Y6", 1)).decode()),
+    ],
+)
+def test_other_spellings_of_the_same_text_are_no_fault(convention: dict[str, Any], text: str, tmp_path: Path) -> None:
+    _, want = wanted(tmp_path, rle=convention)
+    pd.DataFrame({"id": ["t1", "t2", "t3"], "rle": [text, "", ""]}).to_csv(tmp_path / "x.csv", index=False)
+    assert len(submission.faults_of(tmp_path / "x.csv", want)) == ("[[" in text and convention["as_json"] == "list")

@@ -179,6 +179,9 @@ def test_missing_further_and_damaged_members(tmp_path: Path) -> None:
         "all mask images lie in the folder masks/; expected t1_kelp.tif at the top",
         "3 of 3 mask images are missing: t1_kelp.tif, t2_kelp.tif, t3_kelp.tif",
     ]
+    with zipfile.ZipFile(tmp_path / "mine.zip", "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):
+        archive.writestr("t2_kelp.tif", mask_images.encoded("t2_kelp.tif", 1 - good["t2_kelp.tif"]))
+    assert submission.faults_of(tmp_path / "mine.zip", want) == ["t2_kelp.tif: stands 2 times in the zip"]
 
 
 @pytest.mark.parametrize(

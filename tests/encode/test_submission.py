@@ -222,7 +222,7 @@ def test_truth_may_have_further_columns(decoded: Tiny, capsys: pytest.CaptureFix
     [
         ({"t1": ""}, {"t1": "", "t2": "1 1"}, "truth row 3: id t2 is not in the submission."),
         (VALID | {"z": ""}, {"z": ""}, "truth row 2: id z is not in the competition's images."),
-        (VALID | {"t3": "1 2 3"}, {"t3": ""}, "submission: id t3: the number of values, 3, is odd"),
+        (VALID | {"t3": "1 2 3"}, {"t3": ""}, "submission row 4: id t3: the number of values, 3, is odd"),
         (VALID, {"t3": "2400 2"}, "truth row 2: id t3: run 1 (start 2400, length 2) ends at pixel 2401, past the end"),
         (VALID, {}, "the truth has no rows."),
         ({}, VALID, "the submission has no rows."),

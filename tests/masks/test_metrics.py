@@ -126,6 +126,9 @@ def test_a_sum_of_metrics() -> None:
         ("dice +", "is not a metric; expected for instance dice"),
         ("dice - iou", "`dice - iou` is not a metric"),
         ("0 * dice", "expected a weight above 0"),
+        ("1e400 * dice", "expected a weight above 0"),
+        ("f_beta(beta=1e400)", "expected a number above 0"),
+        ("f_beta(beta=1, beta=2)", "`f_beta(beta=1, beta=2)` sets something twice"),
         ("dice + mean_iou", "adds metrics of masks and of class maps"),
         ("__import__('os')", "is not a metric; expected for instance dice"),
     ],
@@ -139,6 +142,7 @@ def test_a_sum_over_different_units() -> None:
     """Of two volumes of two slices, two classes: the terms' own scores, weighed."""
     rng = np.random.default_rng(0)
     predicted, true = rng.integers(0, 2, (2, 4, 2, 8, 9)).astype(np.uint8)
+    true[..., :2] = IGNORE
     groups = np.array(["a", "a", "b", "b"])
     parts = ("dice", "hausdorff(over=group)", "instance_precision", "iou(over=data_set)")
     weights = (0.4, 0.6, 1.5, 2)

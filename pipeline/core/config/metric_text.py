@@ -9,6 +9,7 @@ What a name means is in masks/metrics.py; here stands what may be written.
 
 import ast
 from dataclasses import dataclass
+from math import inf
 from typing import Any, Literal
 
 from pipeline.core.errors import did_you_mean
@@ -73,7 +74,7 @@ def parse(text: str) -> tuple[Term, ...]:
 
 def written(terms: tuple[Term, ...]) -> str:
     """Returns the one text that these terms are always written as."""
-    if len(terms) == 1:
+    if len(terms) == 1 and terms[0].weight == 1:
         return str(terms[0])
     return " + ".join(f"{term.weight:g} * {term}" for term in terms)
 
@@ -84,13 +85,15 @@ def _terms(node: ast.expr) -> list[Term]:
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
         number, other = (node.left, node.right) if isinstance(node.left, ast.Constant) else (node.right, node.left)
         weight = number.value if isinstance(number, ast.Constant) else None
-        if not isinstance(weight, int | float) or isinstance(weight, bool) or weight <= 0:
+        if not isinstance(weight, int | float) or isinstance(weight, bool) or not 0 < weight < inf:
             raise ValueError(f"`{ast.unparse(node)}`: expected a weight above 0, times a metric")
         return [Term(term.name, term.settings, weight * term.weight) for term in _terms(other)]
     if isinstance(node, ast.Name):
         return [Term(_known(node.id))]
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.args:
         name = _known(node.func.id)
+        if len({one.arg for one in node.keywords}) < len(node.keywords):
+            raise ValueError(f"`{ast.unparse(node)}` sets something twice")
         given = {str(one.arg): _value(name, str(one.arg), one.value) for one in node.keywords}
         return [Term(name, tuple((key, given[key]) for key in SETTINGS.get(name, ()) if key in given))]
     raise ValueError(f"`{ast.unparse(node)}` is not a metric; expected {EXAMPLE}")
@@ -112,7 +115,8 @@ def _value(name: str, key: str, node: ast.expr) -> Any:
         if value not in OVER:
             raise ValueError(f"metric {name}: over is {ast.unparse(node)}; expected {', '.join(OVER)}")
         return value
-    if not isinstance(value, int | float) or isinstance(value, bool) or value < 0 or (value == 0 and key == "beta"):
+    least = 1e-6 if key == "beta" else 0
+    if not isinstance(value, int | float) or isinstance(value, bool) or not least <= value < inf:
         raise ValueError(f"metric {name}: {key} is {ast.unparse(node)}; expected a number above 0")
     if key == "percentile" and not 0 < value <= 100:
         raise ValueError(f"metric {name}: percentile is {value}; expected a number from 1 to 100")

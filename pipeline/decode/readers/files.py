@@ -162,7 +162,7 @@ def _whole_numbers(image: np.ndarray) -> np.ndarray:
     if not numbers or float(image.min()) < 0 or float(image.max()) > highest or (image % 1).any():
         raise OtherNumbers(
             f"holds {image.dtype} pixels{_range_of(image)}; expected uint8 or uint16, or whole numbers from 0 to "
-            f"{highest}: save it as uint8"
+            f"{highest}: save it as uint8 or uint16"
         )
     return image.astype(np.uint8 if image.max() <= np.iinfo(np.uint8).max else np.uint16)
 

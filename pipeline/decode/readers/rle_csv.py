@@ -76,6 +76,8 @@ def _subset_items(competition: RleCsv, subset: SubsetName, folder: Path) -> List
     settings: Subset = getattr(competition, subset)
     places = ImageSources(competition, settings, folder)
     files, faults = _find_images(settings, places, folder)
+    if places.channels.bands and not settings.listed_in:
+        faults += _without_first_band(settings, subset, places, folder, files)
     masks = find_mask_files(competition, settings, folder, files) if settings.mask_files else MaskFiles()
     faults = faults + places.expand(files)  # after mask files, which go by the names of volumes
     known = dict[str, Rows]()
@@ -153,6 +155,24 @@ def _find_images(settings: Subset, places: ImageSources, folder: Path) -> tuple[
     if bands:
         files.bands = {band for path in files.paths.values() for band in places.bands(path)}
     return files, faults
+
+
+def _without_first_band(
+    settings: Subset, subset: SubsetName, places: ImageSources, folder: Path, files: ImageFiles
+) -> list[Fault]:
+    """The images that have a file of another band and none of the first, by which images are found."""
+    first, *others = places.channels.bands
+    lacking = dict[str, Path]()
+    for band in others:
+        found = find_images(settings.images.replace("{band}", band), folder, settings.exclude, settings.id)
+        lacking = {one: path for one, path in found.paths.items() if one not in files.all_ids} | lacking
+    return [
+        Fault(
+            relative_name(path, folder), None, f"there is no file of band {first} beside it",
+            image_id if subset == "train" else None,
+        )
+        for image_id, path in lacking.items()
+    ]  # fmt: skip
 
 
 def _wanted_ids(

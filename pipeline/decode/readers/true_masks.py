@@ -246,6 +246,8 @@ def _planes(folder: Path, file: str, shape: tuple[int, int], may_lack: bool, par
     if planes.shape[1:] != shape:
         expected = f"expected ({shape[0]}, {shape[1]}) of its image, or (n, {shape[0]}, {shape[1]}) of n instances"
         raise MaskFault(file, None, f"mask is an array of shape {array.shape}; {expected}")
+    if array.dtype.kind == "f" and (array % 1 != 0).any():  # NaN and infinite, too
+        raise MaskFault(file, None, f"mask holds {array.dtype} pixels that are no whole numbers; expected 0 and 1")
     for plane in planes:
         if len(values := np.setdiff1d(plane, 0)) > 1:
             shown = ", ".join(f"{value:g}" for value in values[:6])
