@@ -104,10 +104,11 @@ def check_training(opened: "Run", force: bool, decodes: bool) -> None:
 
 
 def check_submission(opened: "Run") -> None:
-    """Finds what would stop encode before hours of training: columns, ids and names that the test images do not have.
+    """Finds before hours of training what would stop later stages: columns, ids and names that the test images do not
+    have, and a published metric that cannot score the true masks.
 
     Raises:
-        PipelineError: no submission can be written as the competition's YAML says.
+        PipelineError: no submission can be written as the competition's YAML says, or the metric fails.
     """
     from pipeline.core import driver
     from pipeline.encode import mask_images, submission
@@ -117,3 +118,18 @@ def check_submission(opened: "Run") -> None:
     want = submission.expected(opened.competition, opened.input, opened.competition_folder)
     if want.settings.format == "images":
         mask_images.members(want)
+    if opened.competition.metric_file:
+        _try_published(opened)
+
+
+def _try_published(opened: "Run") -> None:
+    """Scores the true masks of the training images by the competition's published metric."""
+    from pipeline.decode import table
+    from pipeline.predictions import published, rows
+
+    images = table.read_table(opened.table)
+    images = images[images["fault"] == ""]
+    form, groups = rows.Format(opened.competition), images.get("group", images["image_id"]).astype(str).to_numpy()
+    texts = [form.true_texts(row) for _, row in images.iterrows()]
+    solution, perfect = (make(images, texts, groups, opened.competition) for make in (rows.solution, rows.submission))
+    published.load(opened.competition).score(solution.frame, perfect.frame)
