@@ -178,7 +178,8 @@ def test_tune_scores_the_masks_that_it_draws(finished: tuple[Case, Run]) -> None
     (views, *steps) = result["steps"]
     assert views["step"] == "test-time augmentation hflip"
     whole = case.metric.counted == "masks"
-    tried = ["threshold", "area", "components"] if whole else ["threshold", "area", "triplet", "components"]
+    apart = ["watershed"] if case.metric.instances else []
+    tried = ["threshold", "area", *apart, "components"] if whole else ["threshold", "area", "triplet", "components"]
     assert [step["step"] for step in steps] == tried
     assert result["curves"]["thing"]["threshold"] and result["curves"]["thing"]["min_area"]
     rows = pd.read_csv(run.folder / "oof_scores.csv", dtype={"group": str})
