@@ -17,8 +17,10 @@ from importlib.util import find_spec
 from threading import Timer
 from typing import TYPE_CHECKING, Any
 
+from rich.markup import escape
+
 from pipeline.core import driver, freshness
-from pipeline.core.console import say
+from pipeline.core.console import say, show
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import shown
 from pipeline.core.run import Run
@@ -54,7 +56,7 @@ def review(run: Run, port: int, browser: bool) -> None:
         token, number = secrets.token_urlsafe(24), listener.getsockname()[1]
         address = f"http://{LOOPBACK}:{number}/{token}/"
         server = _server(run, token, number)
-        say(f"review: {address}")
+        show(f"review: {address}")
         say(f"  Each decision is written at once to {shown(run.outliers)}; Ctrl-C ends the review.")
         if browser:
             opening = Timer(SOON, _open, [address])
@@ -133,6 +135,6 @@ def _open(address: str) -> None:
 def _conclude(run: Run) -> None:
     found = decisions.read(run)
     count = len(decisions.decided(found))
-    say(f"\nreview: {count} image{'' if count == 1 else 's'} decided, in {shown(run.outliers)}")
+    show(f"\nreview: {count} image{'' if count == 1 else 's'} decided, in {escape(shown(run.outliers))}")
     after = following.command(run, found)
-    say(f"  next  {after}" if after else "  Training would see the same images as before: nothing is to be done.")
+    show(f"  next  {escape(after)}" if after else "  Training would see the same images as before.")

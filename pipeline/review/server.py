@@ -113,7 +113,8 @@ class _Review:
         self.pictures = Pictures(run, self.listing.images)
 
     def page(self, _request: Request) -> Response:
-        return HTMLResponse(page.render("review.html.jinja", FOLDER, title=self.run.name, run=self.run, policy=POLICY))
+        title = f"Review of {self.run.name}"
+        return HTMLResponse(page.render("review.html.jinja", FOLDER, title=title, run=self.run, policy=POLICY))
 
     def report(self, _request: Request) -> Response:
         if not self.run.report.exists():
@@ -151,13 +152,13 @@ class _Review:
 
     def _decide(self, asked: dict[str, Any]) -> dict[str, Any]:
         _, items = self.listing.read()
-        item, place, action = items.get(str(asked.get("key"))), asked.get("place"), asked.get("action")
+        item, place, action = items.get(str(asked.get("key"))), int(asked.get("place") == 1), str(asked.get("action"))
         if item is None:
             raise PipelineError("This finding is no longer in the list: reload the page.")
-        if place not in range(len(item.images)) or action not in self.listing.actions(item):
+        if place >= len(item.images) or action not in self.listing.actions(item):
             allowed = ", ".join(self.listing.actions(item))
             raise PipelineError(f"{action!r} cannot be decided here; expected {allowed} about one of its images.")
-        decision = item.decision(place, str(action))
+        decision = item.decision(place, action)
         decisions.change(self.run, lambda found: decisions.decide(found, decision))
         return {"decided": decision.image_id}
 

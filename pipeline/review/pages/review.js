@@ -126,7 +126,7 @@ class Review {
     byId("text").textContent = item.text
     if (this.key !== item.key) {
       this.key = item.key
-      if (item.reason === "suspected label") this.shown.add("prediction")
+      if (item.reason === "suspected label") this.shown.add("prediction").add("probability")
       byId("pair").classList.toggle("single", item.images.length === 1)
       byId("pair").replaceChildren(...item.images.map((image, at) => this.figure(image, at)))
       this.layers()
