@@ -53,6 +53,8 @@ class Listing:
         self.images = table.read_table(run.table, "train").reset_index(drop=True)
         self.numbers = {str(one): number for number, one in enumerate(self.images["image_id"])}
         self.faulty = set(self.images["image_id"][self.images["fault"] != ""])
+        scored = (run.folder / "oof_scores.csv").exists()
+        self.predicted = set(look.scores(run)["image_id"]) if scored and run.postprocess.exists() else set[str]()
         self.empty = set(self.images["image_id"][table.total_area(self.images, run.competition.foreground) == 0])
 
     def read(self) -> tuple[pd.DataFrame, dict[str, Item]]:
@@ -80,14 +82,18 @@ class Listing:
         use = dict(zip(ids, uses_of(found, ids), strict=True))
         done, alone = decisions.decided(found), decisions.without_partner(found)
         lent = found[found["action"] == "relabel"].drop_duplicates("image_id").set_index("image_id")["partner_id"]
+        images = {
+            one: {
+                "id": one, "number": self.numbers.get(one), "empty": one in self.empty,
+                "predicted": one in self.predicted, "use": use[one], "learns": str(lent.get(one, "")),
+                "decided": one in done, "alone": one in alone,
+            }
+            for one in use
+        }  # fmt: skip
         return [
             {
                 "key": item.key, "reason": item.reason, "text": item.text, "actions": self.actions(item),
-                "images": [
-                    {"id": one, "number": self.numbers.get(one), "use": use[one], "decided": one in done,
-                     "alone": one in alone, "empty": one in self.empty, "learns": str(lent.get(one, ""))}
-                    for one in item.images
-                ],
+                "images": [images[one] for one in item.images],
             }
             for item in items
         ]  # fmt: skip

@@ -100,6 +100,7 @@ def test_the_next_run_trains_on_what_was_decided(tiny: Tiny, run: Run) -> None:
     place = {name: number for number, name in enumerate(TRAIN_IDS)}
     assert place["a12"] not in chosen.train and {place["a02"], place["a06"]} & {*chosen.train, *chosen.valid}
     assert np.array_equal(chosen.targets[place["a02"]], [place["a01"]])
+    assert following.command(run, decisions.read(run)) == ""  # the next training sees it
 
 
 def test_finished_training_stays_beside_the_next_one(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,7 +78,8 @@ class Review {
   async step(by) {
     byId("said").textContent = ""
     this.place = Math.max(0, Math.min((this.loaded?.total ?? 1) - 1, this.place + by))
-    await this.load()
+    if (this.item) this.draw()
+    else await this.load()
   }
 
   async decide(action, second, button) {
@@ -86,8 +87,8 @@ class Review {
     if (!item?.images[at] || !item.actions.includes(action)) return
     await this.ask("decide", { key: item.key, place: at, action })
     byId("said").textContent = ""
-    if (second || button) await this.load()
-    else await this.step(1)
+    if (!second && !button) this.place = Math.min(this.loaded.total - 1, this.place + 1)
+    await this.load()
   }
 
   async undo() {
@@ -135,7 +136,7 @@ class Review {
   }
 
   figure(image, at) {
-    const figure = make("figure", undefined, { "data-number": image.number }), stack = make("div", undefined, { class: "stack", tabindex: 0 }), inner = make("div", undefined, { class: "inner" })
+    const figure = make("figure", undefined, { "data-number": image.number, "data-predicted": image.predicted }), stack = make("div", undefined, { class: "stack", tabindex: 0 }), inner = make("div", undefined, { class: "inner" })
     const picture = make("img", undefined, { class: "image", alt: `image ${image.id}`, src: `image/${image.number}` })
     picture.addEventListener("error", () => this.lack(figure, "image", "the image cannot be read"))
     inner.append(picture)
@@ -151,8 +152,10 @@ class Review {
 
   layers() {  // a layer is asked for when it is shown for the first time
     for (const figure of byId("pair").children) for (const name of Object.values(LAYERS)) {
+      const known = name === "truth" || figure.dataset.predicted === "true"
       let layer = figure.querySelector(`.layer.${name}`)
-      if (!layer && this.shown.has(name)) {
+      if (!known && this.shown.has(name)) this.lack(figure, name, `there is no held-out ${name} of this image`)
+      if (known && !layer && this.shown.has(name)) {
         layer = make("img", undefined, { class: `layer ${name}`, alt: name, src: `${name}/${figure.dataset.number}` })
         layer.addEventListener("error", () => { layer.hidden = true; layer.dataset.lost = ""; this.lack(figure, name, `there is no ${name} of this image`) })
         figure.querySelector(".inner").append(layer)
@@ -196,7 +199,7 @@ class Review {
       })
       row.append(make("td", start + number + 1), make("td", item.reason), make("td", item.images.map(image => image.id).join(", ")), make("td", said.join("; ") || "–"))
       if (start + number === this.place) row.setAttribute("aria-current", "true")
-      row.addEventListener("click", () => this.then(() => { this.place = start + number; scrollTo(0, 0); return this.load() }))
+      row.addEventListener("click", () => this.then(() => { scrollTo(0, 0); return this.step(start + number - this.place) }))
       return row
     }))
   }
