@@ -186,6 +186,20 @@ def report(
 
 @app.command()
 @with_options()
+def review(
+    recipe: RecipeName,
+    options: RunOptions = RunOptions(),
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Of this machine alone; 0: a free one.")] = 0,
+    no_browser: Annotated[bool, typer.Option("--no-browser", help="Print the address and open no browser.")] = False,
+) -> None:
+    """Go through findings and suspected labels in a browser; each decision is written at once."""
+    from pipeline.review.command import review as serve
+
+    serve(options.open(recipe), port, not no_browser)
+
+
+@app.command()
+@with_options()
 def status(recipe: RecipeName, options: RunOptions = RunOptions()) -> None:
     """Show which stages are up to date, which is next, and the command for it."""
     from rich.console import Console

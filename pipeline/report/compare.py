@@ -45,7 +45,7 @@ COLUMNS = {
     "nested": "right", "parameters": "right", "images/s": "right", "training": "right", "remarks": "left",
 }  # fmt: skip
 
-COMPARED = {"image_id": str, "group": str, "use": str, "score": float}
+COMPARED = {"image_id": str, "fold": int, "group": str, "use": str, "score": float}
 """Columns of oof_scores.csv that two runs are compared by, and what they hold."""
 TUNING = {"tune": "tune", "predict.tta": "tta"}
 """Settings of a recipe that tune went by, and what its manifest calls them."""
@@ -89,7 +89,7 @@ class Scored:
     result: dict[str, Any]
     """What postprocess.json holds."""
     images: pd.DataFrame | None
-    """What oof_scores.csv holds: image_id, group, use, score; None where there is none."""
+    """What oof_scores.csv holds: image_id, fold, group, use, score; None where there is none."""
     members: tuple[dict[str, Any], ...]
     """The fold.json of every network."""
     splits: frozenset[str]
@@ -282,7 +282,7 @@ def _difference(first: Scored, scored: Scored) -> _Difference:
         return _Difference(remarks=("other metric",))
     if not first.splits or not scored.splits:
         return _Difference(remarks=("folds unknown",))
-    if scored.splits != first.splits:
+    if not same_folds(first, scored):
         return _Difference(remarks=("other folds",))
     if first.images is None or scored.images is None:
         return _Difference(remarks=("no scores by image",))
@@ -311,6 +311,18 @@ def _difference(first: Scored, scored: Scored) -> _Difference:
     alone = ("one group: no standard error",) if error is None else ()
     several = () if same else (f"{len(common)} common image{'s' if len(common) > 1 else ''}",)
     return _Difference(value, error, len(common), (*several, *alone, *remarks))
+
+
+def same_folds(first: Scored, scored: Scored) -> bool:
+    """Returns whether two runs hold out the same images together: by one folds file, or by two that differ in what
+    training makes of the images (`use`, as a review decides it), and not in their folds."""
+    if first.splits == scored.splits:
+        return True
+    if len(first.splits) != 1 or len(scored.splits) != 1 or first.images is None or scored.images is None:
+        return False
+    held_out = [one.groupby("fold")["image_id"].agg(frozenset).to_dict() for one in (first.images, scored.images)]
+    common = held_out[0].keys() & held_out[1].keys()
+    return bool(common) and all(held_out[0][fold] == held_out[1][fold] for fold in common)
 
 
 def _tuned_otherwise(first: Scored, scored: Scored) -> tuple[str, ...]:

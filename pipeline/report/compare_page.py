@@ -14,7 +14,7 @@ from pipeline.core.config.settings import flatten
 from pipeline.core.files import root
 from pipeline.core.trainings import history_of, read_training
 from pipeline.report import charts, compare, page
-from pipeline.report.compare import Scored
+from pipeline.report.compare import Scored, same_folds
 from pipeline.report.svg import Drawing
 
 AGAINST = 4
@@ -104,5 +104,5 @@ def _image_by_image(runs: list[Scored], metric: str) -> list[Drawing]:
     return [
         charts.score_against(first.images, other.images, (first.name, other.name), metric)
         for other in others[:AGAINST]
-        if first.images is not None and other.images is not None and first.splits == other.splits
+        if first.images is not None and other.images is not None and same_folds(first, other)
     ]

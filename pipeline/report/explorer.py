@@ -41,6 +41,8 @@ ENLARGED, BUDGET = 480, 5_000_000
 """Longer side of an enlarged picture in pixels, and base64 letters that all of them may take together."""
 PROBABILITY = 250
 """Square root of the pixels of probability of an enlarged image, of all classes together: networks say no more."""
+LOSSLESS, FULL = 101, 4096
+"""WebP quality of an image at full size, and its longer side at most: what a browser draws in a second."""
 MISSING = (PipelineError, ValueError, KeyError, OSError)
 """Its raw file or its prediction was moved away."""
 
@@ -242,11 +244,11 @@ def _suspects(run: Run) -> dict[str, str]:
 def _enlarged(read: Callable[[str], Image], run: Run, chosen: Sequence[tuple[int, str]]) -> dict[int, dict[str, Any]]:
     """Enlarged images by their row, as large as the budget allows: a few of them tell what one takes."""
     measure = measure_of(look.metric(run))
-    trial = [_large(read, measure, 1.0, image_id) for _, image_id in chosen[:: max(1, len(chosen) // 8)]]
+    trial = [enlarged(read, measure, image_id) for _, image_id in chosen[:: max(1, len(chosen) // 8)]]
     expected = len(chosen) * float(np.mean([_letters(one) for one in trial if one] or [0]))
     scale = min(1.0, (BUDGET / max(1.0, expected)) ** 0.5)
     with ThreadPoolExecutor() as pool:
-        drawn = pool.map(lambda one: _large(read, measure, scale, one[1]), chosen)
+        drawn = pool.map(lambda one: enlarged(read, measure, one[1], scale), chosen)
         found = list(track(drawn, "report: enlarged", len(chosen)))
     return {place: one for (place, _), one in zip(chosen, found, strict=True) if one is not None}
 
@@ -255,14 +257,25 @@ def _letters(large: dict[str, Any]) -> int:
     return sum(len(large[name]) for name in ("image", "masks", "probability"))
 
 
-def _large(read: Callable[[str], Image], measure: Metric, scale: float, image_id: str) -> dict[str, Any] | None:
-    """Picture, masks, probabilities, and the score of each class (C, 16) at every threshold alone."""
+def enlarged(
+    read: Callable[[str], Image], measure: Metric, image_id: str, scale: float | None = 1.0
+) -> dict[str, Any] | None:
+    """Returns what the viewer draws of an image: picture, masks, probabilities, and the score of each class (C, 16) at
+    every threshold alone; None where it cannot be read.
+
+    Args:
+        read: see `reader`.
+        measure: see `measure_of`.
+        image_id: of a held-out image.
+        scale: of the size in a page, 1 or less; None: the image's own size, every pixel as it is.
+    """
     try:
         image = read(image_id)
     except MISSING:
         return None
-    shape = encoding.within((image.picture.shape[0], image.picture.shape[1]), round(scale * ENLARGED))
-    room = scale * PROBABILITY / (len(image.probability) * shape[0] * shape[1]) ** 0.5
+    height, width = image.picture.shape[:2]
+    shape = encoding.within((height, width), FULL if scale is None else round(scale * ENLARGED))
+    room = 1.0 if scale is None else scale * PROBABILITY / (len(image.probability) * shape[0] * shape[1]) ** 0.5
     inner = encoding.within(shape, max(16, int(max(shape) * min(1.0, room))))
     masks = np.stack([
         _nearest(np.where(true == IGNORE, 4, true * 2 + predicted).astype(np.uint8), shape)
@@ -270,7 +283,7 @@ def _large(read: Callable[[str], Image], measure: Metric, scale: float, image_id
     ])  # fmt: skip
     levels = np.stack([encoding.resized(plane, inner) // encoding.LEVELS for plane in image.probability])
     return {
-        "image": encoding.webp(encoding.resized(image.picture, shape), QUALITY),
+        "image": encoding.webp(encoding.resized(image.picture, shape), LOSSLESS if scale is None else QUALITY),
         "masks": encoding.planes_png(masks),
         "probability": encoding.planes_png(levels.astype(np.uint8)),
         "shape": shape,

@@ -21,7 +21,7 @@ WIDTH = 220
 GAP = 4
 ACTIONS = {
     "drop": "left out of training", "keep": "kept", "relabel": "trained with the partner's mask",
-    "soft": "trained with less weight", "apart": "not taken for duplicates",
+    "soft": "trained with the mean of both masks", "apart": "not taken for duplicates",
 }  # fmt: skip
 """What follows from a finding, in words; `apart` is of the nearest pairs beyond the bound."""
 SCORES = {
@@ -66,11 +66,16 @@ def caption(finding: dict[str, Any]) -> str:
     """Returns a finding as a sentence: the images, what was found, and what follows."""
     partner = str(finding["partner_id"] or "")
     names = f"{finding['image_id']} and {partner}" if partner else str(finding["image_id"])
+    action = ACTIONS.get(str(finding["action"]), str(finding["action"]))
+    return f"{names}: {'; '.join([*details(finding), action])}."
+
+
+def details(finding: dict[str, Any]) -> list[str]:
+    """Returns what was found, and what its score says; what says nothing is left out."""
     score = float(finding["score"]) if str(finding["score"]) else 0.0
     counted = SCORES.get(str(finding["reason"]), "")
-    said = [str(finding["note"] or ""), counted.format(score) if counted and (score or partner) else ""]
-    action = ACTIONS.get(str(finding["action"]), str(finding["action"]))
-    return f"{names}: {'; '.join(filter(None, [*said, action]))}."
+    text = counted.format(score) if counted and (score or finding["partner_id"]) else ""
+    return [one for one in (str(finding["note"] or ""), text) if one]
 
 
 def _figure(

@@ -69,6 +69,11 @@ def put(path: Path, data: Any) -> None:
     path.write_text(json.dumps(data))
 
 
+def elsewhere(table: pd.DataFrame) -> pd.DataFrame:
+    """The same rows, each in another fold."""
+    return table.assign(fold=(table["fold"] + 1) % 3)
+
+
 def second(*names: str) -> Row:
     return compare(list(names))[1]
 
@@ -155,13 +160,21 @@ def test_common_images_of_other_trained_folds(work: Path) -> None:
 
 def test_other_folds_are_never_compared(work: Path) -> None:
     write(work, "cells/first", scores(FIRST))
-    write(work, "cells/other", scores(BETTER), split="bbb", remark="folds leak: 1 group stands in two folds")
+    write(work, "cells/other", elsewhere(scores(BETTER)), "bbb", remark="folds leak: 1 group stands in two folds")
     row = second("first", "other")
     assert (row.difference, row.standard_error) == (None, None)
     assert row.remarks == ("other folds", "folds leak: 1 group stands in two folds")
     for manifest in (work / "cells" / "other").glob("*/manifest.json"):
         manifest.unlink()
     assert second("first", "other").remarks[0] == "folds unknown"
+
+
+def test_folds_files_that_differ_in_what_is_trained_on_are_compared(work: Path) -> None:
+    """As after a review: `use` is another, the folds are the same."""
+    write(work, "cells/first", scores(FIRST))
+    write(work, "cells/reviewed", scores(BETTER), split="bbb")
+    row = second("first", "reviewed")
+    assert row.difference == pytest.approx((BETTER - FIRST).mean()) and row.remarks == ()
 
 
 def test_a_fold_left_from_before_counts_for_nothing(work: Path) -> None:

@@ -213,20 +213,25 @@ class Viewer {
   }
 
   step(by) {
-    const known = this.explorer.shown.filter(one => this.data.large[one])
+    const known = this.explorer.shown.filter(one => globalThis.fullSize || this.data.large[one])
     if (!known.length) return
     const now = known.indexOf(this.number)
     this.show(known[now < 0 ? 0 : (now + by + known.length) % known.length])
   }
 
   async show(number) {
-    const { columns } = this.data, large = this.data.large[number]
+    const { columns } = this.data
     Object.assign(this, { number, level: null, planes: null })
     if (!this.dialog.open) this.dialog.showModal()
     byId("viewer-title").textContent = columns.id[number]
     const facts = [`fold ${columns.fold[number]}`, columns.group[number] && `group ${columns.group[number]}`, this.explorer.error(number), columns.suspect[number]]
     byId("viewer-text").textContent = [columns.score[number] === null ? "" : `${this.data.metric} ${columns.score[number].toFixed(4)} as tuned`, ...facts].filter(Boolean).join(" · ")
     this.dialog.querySelector(".stamp")?.remove()
+    let large = this.data.large[number]
+    if (globalThis.fullSize) {  // `review` serves every image at its own size
+      large = await fullSize(columns.id[number]) ?? large
+      if (this.number !== number) return
+    }
     for (const part of [this.canvas, this.dialog.querySelector(".tools")]) part.hidden = !large
     if (!large) {
       this.canvas.after(this.explorer.stamp(number, 4))
