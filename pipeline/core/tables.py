@@ -46,7 +46,7 @@ def read_csv(path: Path, only: Iterable[str] | None = None, normal: bool = True)
         PipelineError: not a CSV, not UTF-8, columns that are not separated by commas, a repeated column, or a row of
             more or fewer values than the header has columns.
     """
-    _refuse_folder(path)
+    _require_file(path)
     csv.field_size_limit(sys.maxsize)  # run lengths of a large mask exceed the default
     if is_parquet(path):
         return _read_parquet(path, None if only is None else set(only), normal)
@@ -85,9 +85,11 @@ def _read_parquet(path: Path, only: set[str] | None, normal: bool) -> pd.DataFra
     return texts.map(normal_form) if normal else texts
 
 
-def _refuse_folder(path: Path) -> None:
+def _require_file(path: Path) -> None:
     if path.is_dir():
         raise PipelineError(f"{path} is not a readable CSV: it is a folder.")
+    if path.exists() and not path.is_file() and not str(path).startswith("/dev/"):  # a shell's <(…) lies there
+        raise PipelineError(f"{path} is not a readable CSV: it is a pipe or a device.")
 
 
 def as_packed(path: Path) -> Path:
@@ -121,7 +123,7 @@ def normal_form(text: str) -> str:
 
 def read_header(path: Path) -> list[str]:
     """Returns the names of a CSV's columns; raises as read_csv does."""
-    _refuse_folder(path)
+    _require_file(path)
     if is_parquet(path):
         return list(_read_parquet(path, None, normal=True))
     try:

@@ -68,6 +68,8 @@ def read_image(
     """
     if not path.exists():
         raise ValueError("does not exist")
+    if not path.is_file():
+        raise ValueError("is no file")
     pair = value_range if isinstance(value_range, tuple) else None
     wanted = Wanted(_check_size, as_mask, slice_number, axis, None if channels_first else box, pair, key)
     stored = registry.read_stored(path, wanted)
