@@ -41,7 +41,8 @@ def read(path: Path, wanted: Wanted) -> Stored:
         if wanted.slice is None:
             long = [length for length in lengths if length > 1]
             wanted.check_size(tuple(long))
-            check_picture(math.prod(lengths) * VALUE, path.stat().st_size)
+            if len(long) <= 2:
+                check_picture(math.prod(lengths) * VALUE, path.stat().st_size)
             array = np.asanyarray(proxy).squeeze() if len(long) <= 2 else np.zeros(0)
             if array.ndim != 2:
                 raise Refused(
@@ -49,12 +50,11 @@ def read(path: Path, wanted: Wanted) -> Stored:
                     "every slice is an image then"
                 )
         else:
-            if path.suffix.lower() == ".gz":
-                stored = math.prod(lengths) * proxy.dtype.itemsize
-                check_picture(stored, path.stat().st_size)
-                _check_end(path, path.stat().st_mtime_ns, stored + int(proxy.offset))
             axis = 2 if wanted.axis is None else wanted.axis
             wanted.check_size(tuple(length for number, length in enumerate(lengths[:3]) if number != axis))
+            if path.suffix.lower() == ".gz":
+                needed = math.prod(lengths) * proxy.dtype.itemsize + min(int(proxy.offset), MOST_BEYOND)
+                _check_end(path, path.stat().st_mtime_ns, needed)
             along_axis(np.broadcast_to(np.uint8(0), proxy.shape), wanted, 2)  # whether there is such a slice
             array = np.asanyarray(proxy[(slice(None),) * axis + (wanted.slice,)])
             array = array.reshape([length for number, length in enumerate(array.shape) if number < 2 or length > 1])
