@@ -16,6 +16,8 @@ from pandas.io.common import get_handle, infer_compression
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import final_name, writing
 
+MOST_COLUMNS = 300_000
+"""Columns that are kept of a table: class maps of 512×512 pixels have 262,145."""
 SHOWN = 5
 """Rows that a message names."""
 SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
@@ -236,6 +238,8 @@ def _table(path: Path, records: Iterator[tuple[int, list[str]]], only: set[str] 
     header = _header(path, records)
     places = [place for place, name in enumerate(header) if only is None or normal_form(name) in only]
     everything = len(places) == len(header)
+    if len(places) > MOST_COLUMNS:
+        raise ValueError(f"it has {len(places)} columns, and {MOST_COLUMNS} are the most that are read")
     rows: list[int] = []
     values: list[list[str]] = []
     faulty: list[str] = []

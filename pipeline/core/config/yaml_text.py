@@ -12,7 +12,7 @@ LONGEST = 2**19
 """Characters of a file; PyYAML reads about 10,000 lines of settings from as many in a second or two."""
 DEEPEST = 40
 """Levels of nesting."""
-MOST = 50_000
+MOST = 20_000
 """Values, those that an anchor repeats counted as often as they are repeated."""
 DIGITS = {":int": 20, ":float": 40}
 """Characters of a number. Whole numbers that are longer can be chosen so that a mapping of them takes minutes."""
