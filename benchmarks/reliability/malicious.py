@@ -32,6 +32,11 @@ YAML = {
     "a hexadecimal number": f"a: 0x{'f' * 400_000}\n",
     "a number to the base of 60": "a: " + ":".join(["59"] * 30_000) + "\n",
     "a very long text": f"a: {'x ' * 400_000}\n",
+    "a tag of another kind": "a: !!bool maybe\n",
+    "a number without digits": "a: !!int ''\n",
+    "a character that is none": 'a: "\\UFFFFFFFF"\n',
+    "values without anchors": f"a: [{'1,' * 200_000}]\n",
+    "keys of one hash": "{" + ", ".join(f"{n * (2**61 - 1)}: 1" for n in range(9, 12_000)) + "}\n",
     "a tag that makes an object": "a: !!python/object/apply:os.system ['true']\n",
 }
 """Texts of YAML, by what is wrong with them."""

@@ -11,13 +11,14 @@ import pickle
 import random
 import resource
 import shutil
+import signal
 import sys
 import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.reliability.warm import Ended, Place, Tally, command, differing, leftovers, results
+from benchmarks.reliability.warm import NO_TRACEBACK, Ended, Place, Tally, command, differing, leftovers, results
 from pipeline.stages import STAGES
 
 USER, MOUNT, NETWORK = 0x10000000, 0x00020000, 0x40000000
@@ -27,6 +28,8 @@ BIND, REMOUNT, READ_ONLY, PRIVATE, RECURSIVE = 4096, 32, 1, 1 << 18, 1 << 14
 WRITTEN = ("work", "folds", "submissions", "work/sample", "work/sample/r", "work/sample/r/predictions",
            "work/sample/r/fold_0", "work/sample/outliers", "work/sample/pixels_32x64_stretch_grey")  # fmt: skip
 """Folders that a run writes into."""
+CRASHES = (-signal.SIGABRT, -signal.SIGSEGV)
+"""How native code ends that cannot allocate memory: Rust's aborts, others write to nowhere."""
 LEAST = 2
 """Trials of a part whose time is up before it begins."""
 LIBC = ctypes.CDLL(None, use_errno=True)
@@ -193,6 +196,10 @@ def _memory(place: Place, rng: random.Random, until: float) -> Tally:
             resource.setrlimit(resource.RLIMIT_AS, (most, most))
 
         ended = command(words, root, setup=limit, seconds=90)
+        if ended.code in CRASHES and NO_TRACEBACK not in ended.text:  # no code of this project runs any more
+            tally.add("memory", "a library crashed")
+            _with_room(tally, place, root, "memory")
+            continue
         end, refused = ended.text[-300:], ended.outcome == "refused"
         advised = any(word in ended.text for word in ("--set", "lower", "smaller", "close other programs"))
         advice = f"no advice: {end}" if refused and not advised else ""

@@ -1,9 +1,11 @@
 """The folders that everything lies in, and how files are written: atomically, under a temporary name and renamed."""
 
+import errno
 import json
 import math
 import os
 import shutil
+import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -208,6 +210,18 @@ def read_record(path: Path) -> dict[str, Any]:
     return data if isinstance(data, dict) else {}
 
 
+def require_regular(path: Path) -> None:
+    """Checks that what is there is a file or a folder: pipes and devices are read without an end.
+
+    Raises:
+        OSError: it is something else, or is not there.
+    """
+    mode = path.stat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise OSError(errno.EINVAL, "it is a pipe or a device, and a file is expected", str(path))
+
+
 def read_json(path: Path) -> Any:
     """Returns a JSON file's content."""
+    require_regular(path)
     return json.loads(path.read_text(encoding="utf-8"))

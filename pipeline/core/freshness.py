@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.core.config.settings import flatten
-from pipeline.core.files import PACKAGE, read_json, root, shown, write_json
+from pipeline.core.files import PACKAGE, read_json, require_regular, root, shown, write_json
 from pipeline.core.version import VERSION
 
 NAMED = 4
@@ -216,6 +216,7 @@ def hash_file(path: Path) -> str:
 @cache
 def _hash(path: Path, _size: int, _modified: int) -> str:
     """A file's hash, computed once while its size and time hold."""
+    require_regular(path)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

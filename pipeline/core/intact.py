@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.core import freshness
 from pipeline.core.errors import PipelineError, first_line
-from pipeline.core.files import root, shown
+from pipeline.core.files import require_regular, root, shown
 from pipeline.core.version import program
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def require_intact(path: Path, by_content: bool = False) -> None:
     record = _maker_of(path)
     if record and not path.exists():
         raise PipelineError(f"{shown(path)}, which {record['stage']} wrote, is missing: {remedy(path)}.")
-    if record and not freshness.is_as_written(path, record["outputs"], by_content):
+    if record and not (path.is_file() and freshness.is_as_written(path, record["outputs"], by_content)):
         raise PipelineError(f"{shown(path)} is not what {record['stage']} wrote: {remedy(path)}.")
 
 
@@ -144,6 +144,7 @@ def explained(path: Path) -> Iterator[None]:
     """Turns whatever a library says of a file into a sentence; a file that is not what a stage wrote is not opened."""
     require_intact(path)
     try:
+        require_regular(path)
         yield
     except PipelineError:
         raise

@@ -16,6 +16,8 @@ from pandas.io.common import get_handle, infer_compression
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import final_name, writing
 
+MOST_COLUMNS = 300_000
+"""Columns that are kept of a table: class maps of 512×512 pixels have 262,145."""
 SHOWN = 5
 """Rows that a message names."""
 SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
@@ -46,7 +48,7 @@ def read_csv(path: Path, only: Iterable[str] | None = None, normal: bool = True)
         PipelineError: not a CSV, not UTF-8, columns that are not separated by commas, a repeated column, or a row of
             more or fewer values than the header has columns.
     """
-    _refuse_folder(path)
+    _require_file(path)
     csv.field_size_limit(sys.maxsize)  # run lengths of a large mask exceed the default
     if is_parquet(path):
         return _read_parquet(path, None if only is None else set(only), normal)
@@ -85,9 +87,11 @@ def _read_parquet(path: Path, only: set[str] | None, normal: bool) -> pd.DataFra
     return texts.map(normal_form) if normal else texts
 
 
-def _refuse_folder(path: Path) -> None:
+def _require_file(path: Path) -> None:
     if path.is_dir():
         raise PipelineError(f"{path} is not a readable CSV: it is a folder.")
+    if path.exists() and not path.is_file() and not str(path).startswith("/dev/"):  # a shell's <(…) lies there
+        raise PipelineError(f"{path} is not a readable CSV: it is a pipe or a device.")
 
 
 def as_packed(path: Path) -> Path:
@@ -121,7 +125,7 @@ def normal_form(text: str) -> str:
 
 def read_header(path: Path) -> list[str]:
     """Returns the names of a CSV's columns; raises as read_csv does."""
-    _refuse_folder(path)
+    _require_file(path)
     if is_parquet(path):
         return list(_read_parquet(path, None, normal=True))
     try:
@@ -234,6 +238,8 @@ def _table(path: Path, records: Iterator[tuple[int, list[str]]], only: set[str] 
     header = _header(path, records)
     places = [place for place, name in enumerate(header) if only is None or normal_form(name) in only]
     everything = len(places) == len(header)
+    if len(places) > MOST_COLUMNS:
+        raise ValueError(f"it has {len(places)} columns, and {MOST_COLUMNS} are the most that are read")
     rows: list[int] = []
     values: list[list[str]] = []
     faulty: list[str] = []

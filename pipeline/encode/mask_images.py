@@ -4,6 +4,7 @@ Of volumes it is one TIFF with a page per slice.
 """
 
 import io
+import math
 import zipfile
 from collections import Counter
 from collections.abc import Iterator
@@ -15,6 +16,10 @@ import numpy as np
 import tifffile
 
 from pipeline.core.errors import PipelineError, first_line
+from pipeline.decode.formats.base import Refused
+from pipeline.decode.formats.limits import check_picture
+from pipeline.decode.formats.raster import declared
+from pipeline.decode.formats.tiff import check_pages
 from pipeline.encode.file_kinds import member
 from pipeline.masks import rle
 from pipeline.predictions.format import further_columns
@@ -195,6 +200,9 @@ class _Folder:
     def read(self, name: str) -> bytes:
         """Raises ValueError where the file is damaged."""
         try:
+            if self.archive:
+                member = self.archive.getinfo(name)
+                check_picture(member.file_size, member.compress_size)
             return self.archive.read(name) if self.archive else (self.path / name).read_bytes()
         except (OSError, EOFError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
             raise ValueError(f"cannot be read: {first_line(error)}") from None
@@ -224,11 +232,18 @@ def _pages(content: bytes, one: Member, want: Expected, truth: bool) -> np.ndarr
 
 def _decoded(content: bytes, name: str) -> np.ndarray:
     if name.lower().endswith(".png"):
+        if shape := declared(content):
+            check_picture(math.prod(shape), len(content))
         found = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED) if content else None
         if found is None:
             raise ValueError("is no readable PNG")
         return found
     try:
-        return np.asarray(tifffile.imread(io.BytesIO(content)))
+        with tifffile.TiffFile(io.BytesIO(content)) as file:
+            check_pages(file)
+            check_picture(file.series[0].nbytes, len(content))
+            return np.asarray(file.asarray())
+    except Refused:
+        raise
     except Exception as error:  # tifffile raises what its codecs raise
         raise ValueError(f"is no readable TIFF: {first_line(error)}") from None

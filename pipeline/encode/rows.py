@@ -41,7 +41,8 @@ def read_frame(path: Path, want: Expected) -> pd.DataFrame:
         PipelineError: it cannot be read, or is of another kind than the competition's submissions.
     """
     if file_kinds.holds_images(path):
-        raise PipelineError(f"{path} holds mask images; the competition's submissions are tables (.{want.file}).")
+        kind = "is a folder" if path.is_dir() else "is an archive without a table"
+        raise PipelineError(f"{path} {kind}; the competition's submissions are tables (.{want.file}).")
     is_json = file_of_name(final_name(path)) == "json"
     if is_json != (want.file == "json"):
         kind, other = ("COCO's results", "tables") if is_json else ("a table", "COCO's results (.json)")

@@ -1,5 +1,6 @@
 """Unpacking archives of competitions: nothing leaves the target folder, and nothing of a damaged archive is kept."""
 
+import os
 import shutil
 import stat
 import zipfile
@@ -11,6 +12,8 @@ from pipeline.core.errors import PipelineError
 from pipeline.core.files import shown
 
 CHUNK = 2**20
+LONGEST_NAME, DEEPEST = 255, 40
+"""Bytes of the name of a file or a folder, as disks allow them, and folders inside each other."""
 _DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
 
 
@@ -38,7 +41,7 @@ def unpack(archive: Path, target: Path, inner: bool = True) -> int:
     count = _unpack_one(archive, target)
     if not count:
         raise RefusedArchive(f"{archive.name} holds no file.")
-    for path in sorted(target.rglob("*.zip")) if inner else []:
+    for path in sorted(path for path in target.rglob("*.zip") if path.is_file()) if inner else []:
         count += _unpack_one(path, place_of(path)) - 1
         path.unlink()
     return count
@@ -84,6 +87,8 @@ def _unpack_one(archive: Path, target: Path) -> int:
             members = [member for member in opened.infolist() if not member.is_dir()]
             for member in members:
                 _check(member, archive)
+            if target.is_symlink():
+                raise RefusedArchive(f"{archive.name}: {target.name} lies there already; nothing of it is unpacked.")
             check_space(target, sum(member.file_size for member in members), f"the files in {archive.name}")
             with progress_bar() as bar:
                 for member in bar.track(members, description=f"unpack {archive.name}"):
@@ -93,6 +98,10 @@ def _unpack_one(archive: Path, target: Path) -> int:
                         shutil.copyfileobj(source, file, CHUNK)
     except _DAMAGED as error:
         raise _damaged(archive, error) from None
+    except (FileExistsError, NotADirectoryError, IsADirectoryError):
+        raise RefusedArchive(
+            f"{archive.name}: the member {_shortened(member.filename)!r} is a file and a folder at once."
+        ) from None
     return len(members)
 
 
@@ -100,14 +109,25 @@ def _check(member: zipfile.ZipInfo, archive: Path) -> None:
     path = PurePosixPath(member.filename.replace("\\", "/"))
     kind = stat.S_IFMT(member.external_attr >> 16)
     fault = ""
-    if path.is_absolute() or ".." in path.parts or (path.parts and ":" in path.parts[0]):
+    if not path.parts:
+        fault = "has no name"
+    elif max(len(os.fsencode(part)) for part in path.parts) > LONGEST_NAME or len(path.parts) > DEEPEST:
+        fault = "has a name that no disk holds"
+    elif path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
         fault = "would lie outside of the folder"
     elif kind not in (0, stat.S_IFREG):
         fault = "is a link or a device"
     elif member.flag_bits & 1:
         fault = "is encrypted"
     if fault:
-        raise RefusedArchive(f"{archive.name}: the member {member.filename!r} {fault}; nothing of it is unpacked.")
+        raise RefusedArchive(
+            f"{archive.name}: the member {_shortened(member.filename)!r} {fault}; nothing of it is unpacked."
+        )
+
+
+def _shortened(name: str) -> str:
+    """Returns a name as a message has it."""
+    return name if len(name) <= 80 else f"{name[:80]}…"
 
 
 def _damaged(archive: Path, error: Exception) -> DamagedArchive:

@@ -125,10 +125,14 @@ def unpack_there(name: str, folder: Path) -> Path:
         if temporary.exists():
             shutil.rmtree(temporary)
         temporary.mkdir(parents=True)
-        for path in sorted(folder.iterdir()):
+        for path in sorted(folder.iterdir(), key=lambda path: (path.suffix == ".zip", path)):
             if path.suffix == ".zip":
                 try:
-                    archives.unpack(path, temporary / archives.place_of(path).relative_to(folder))
+                    place = archives.place_of(path)
+                    if (there := place if place != folder else path.with_suffix("")).exists():
+                        say(f"  {path.name} is not unpacked: {there.name} lies beside it, and is used")
+                        continue
+                    archives.unpack(path, temporary / place.relative_to(folder))
                 except archives.DamagedArchive as error:
                     raise PipelineError(f"{error} in {shown(folder)}: put a sound one there.") from None
                 except archives.RefusedArchive as error:

@@ -204,9 +204,7 @@ def rooted(tiny: Tiny) -> Iterator[CliRunner]:
 def test_check_of_a_folder(tiny: Tiny, rooted: CliRunner) -> None:
     tiny.run("decode")
     result = rooted.invoke(app, ["check", str(tiny.root), "--competition", str(tiny.competition_path)])
-    assert isinstance(result.exception, PipelineError) and "is not a readable CSV: it is a folder" in str(
-        result.exception
-    )
+    assert isinstance(result.exception, PipelineError) and "is a folder; the competition's" in str(result.exception)
 
 
 def test_room_that_a_file_will_grow_to(tmp_path: Path) -> None:

@@ -1,16 +1,21 @@
 """Images and arrays that say they are larger than memory are refused before it is asked for."""
 
+import gzip
+import os
 import struct
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import tifffile
 from conftest import encoded
 
 from benchmarks.reliability import malicious
 from pipeline.core.errors import PipelineError
-from pipeline.core.intact import read_array, read_arrays
+from pipeline.core.files import read_json
+from pipeline.core.intact import read_array, read_arrays, read_parquet
+from pipeline.core.tables import read_csv
 from pipeline.decode.formats import limits
 from pipeline.decode.readers.files import read_image
 
@@ -83,3 +88,50 @@ def test_arrays_run_no_code(name: str, tmp_path: Path) -> None:
         with pytest.raises(PipelineError):
             read_array(tmp_path / name)
     assert not mark.exists()
+
+
+def test_an_ome_header_of_a_billion_pages(tmp_path: Path) -> None:
+    pixels = '<Pixels ID="P:0" DimensionOrder="XYZCT" Type="uint8" SizeX="8" SizeY="8" SizeZ="%d" SizeC="1" SizeT="1">'
+    ome = f'<OME xmlns="http://x/OME/2016-06"><Image ID="I:0">{pixels % 10**9}<TiffData/></Pixels></Image></OME>'
+    path = tmp_path / "x.tif"
+    tifffile.imwrite(path, np.ones((8, 8), np.uint8), description=f'<?xml version="1.0"?>{ome}', metadata=None)
+    with pytest.raises(ValueError, match="says that it holds 1000000000 pages"):
+        read_image(path)
+
+
+def test_a_compressed_volume_that_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("nibabel")
+    from pipeline.decode.formats import nifti
+
+    monkeypatch.setattr(nifti, "MOST_BEYOND", 100)
+    path = tmp_path / "x.nii.gz"
+    path.write_bytes(gzip.compress(gzip.decompress(malicious.nifti_of((4, 4, 2))) + bytes(2**16)))
+    with pytest.raises(ValueError, match="goes on after"):
+        read_image(path, slice_number=0)
+
+
+def test_an_npz_of_nothing_but_zeros(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "LARGEST", 2**20)
+    np.savez_compressed(tmp_path / "x.npz", x=np.zeros((2**12, 2**12), np.uint8))
+    with pytest.raises(ValueError, match="made to fill the memory"):
+        read_image(tmp_path / "x.npz")
+
+
+def test_pipes_and_devices_are_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.png")
+    (tmp_path / "x.csv").symlink_to("/dev/zero")
+    with pytest.raises(ValueError, match="is no file"):
+        read_image(tmp_path / "x.png")
+    with pytest.raises(PipelineError, match="a pipe or a device"):
+        read_csv(tmp_path / "x.csv")
+    for read in (read_array, read_parquet):
+        with pytest.raises(PipelineError, match="a pipe or a device"):
+            read(tmp_path / "x.csv")
+    with pytest.raises(OSError, match="a pipe or a device"):
+        read_json(tmp_path / "x.png")
+
+
+def test_an_array_without_pixels(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.zeros((0, 9), np.uint8))
+    with pytest.raises(ValueError, match="holds no pixels: its shape is 0×9"):
+        read_image(tmp_path / "x.npy")

@@ -222,3 +222,20 @@ def test_tables_are_read_as_they_lie(tiny: Tiny) -> None:
     tiny.save()
     tiny.run("decode")
     assert run.table.read_bytes() == images
+
+
+def test_raw_files_beside_their_archive_stay(tiny: Tiny) -> None:
+    """What is unpacked already is linked to: the archive must not be unpacked through the link."""
+    (tiny.input / "train.zip").write_bytes(packed({"train/new.png": b"new", "train/a.png": b"other"}))
+    (tiny.input / "more.zip").write_bytes(packed({"x.txt": b"x"}))
+    before = files_in(tiny.input)
+    raw = download(load_competition(str(tiny.competition_path)), tiny.input)
+    assert files_in(tiny.input) == before
+    assert (raw / "more" / "x.txt").read_bytes() == b"x" and not (raw / "train" / "new.png").exists()
+
+
+@pytest.mark.parametrize("names", [("a", "a/b"), ("a/b", "a"), (".",), ("x" * 300,), ("a/" * 3000 + "x",)])
+def test_names_that_no_disk_holds_are_refused(tmp_path: Path, names: tuple[str, ...]) -> None:
+    (tmp_path / "a.zip").write_bytes(packed(dict.fromkeys(names, b"x")))
+    with pytest.raises(archives.RefusedArchive):
+        archives.unpack(tmp_path / "a.zip", tmp_path / "unpacked")

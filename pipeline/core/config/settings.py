@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.core.config.yaml_text import UnreasonableYaml, parse_yaml
 from pipeline.core.errors import PipelineError, did_you_mean
-from pipeline.core.files import root
+from pipeline.core.files import require_regular, root
 
 SettingsType = TypeVar("SettingsType", bound="Settings")
 
@@ -29,6 +29,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         PipelineError: no such file, not YAML, or not a mapping.
     """
     try:
+        require_regular(path)
         data = parse_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise PipelineError(f"{path} does not exist.") from None

@@ -12,10 +12,10 @@ LONGEST = 2**19
 """Characters of a file; PyYAML reads about 10,000 lines of settings from as many in a second or two."""
 DEEPEST = 40
 """Levels of nesting."""
-MOST = 50_000
+MOST = 20_000
 """Values, those that an anchor repeats counted as often as they are repeated."""
-DIGITS = 40
-"""Characters of a number."""
+DIGITS = {":int": 20, ":float": 40}
+"""Characters of a number. Whole numbers that are longer can be chosen so that a mapping of them takes minutes."""
 
 
 class UnreasonableYaml(yaml.YAMLError):
@@ -37,8 +37,10 @@ def parse_yaml(text: str) -> Any:
             return None
         _expanded(node, {})
         return loader.construct_document(node)
-    except ValueError as error:  # a date or a number that is none
-        raise UnreasonableYaml(str(error)) from None
+    except (yaml.YAMLError, MemoryError):
+        raise
+    except Exception as error:  # PyYAML raises whatever it likes on a date, number or character that is none
+        raise UnreasonableYaml(f"a value cannot be read ({type(error).__name__}: {error})") from None
     finally:
         loader.dispose()
 
@@ -48,17 +50,22 @@ class _Loader(yaml.SafeLoader):
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
-        self._depth = 0
+        self._depth = self._values = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         """Returns the next node of the document."""
         self._depth += 1
+        self._values += 1
         if self._depth > DEEPEST:
             raise UnreasonableYaml(f"it is nested more than {DEEPEST} levels deep")
+        if self._values > MOST:
+            raise UnreasonableYaml(f"it holds more than {MOST} values")
         node = super().compose_node(parent, index)
         self._depth -= 1
-        if isinstance(node, yaml.ScalarNode) and node.tag.endswith((":int", ":float")) and len(node.value) > DIGITS:
-            raise UnreasonableYaml(f"{node.value[:DIGITS]}… is a number of {len(node.value)} digits")
+        if isinstance(node, yaml.ScalarNode):
+            most = next((most for tag, most in DIGITS.items() if node.tag.endswith(tag)), LONGEST)
+            if len(node.value) > most:
+                raise UnreasonableYaml(f"{node.value[:most]}… is a number of {len(node.value)} digits")
         return node
 
 

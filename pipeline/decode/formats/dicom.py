@@ -4,6 +4,7 @@ Compressed pixels need what pydicom needs for them: Pillow for JPEG and JPEG 200
 rest; both belong to the extra `medical`.
 """
 
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,10 @@ from pipeline.decode.formats.base import OtherKind, Refused, Size, Stored, Wante
 from pipeline.decode.formats.limits import check_picture
 
 SUFFIXES = (".dcm", ".dicom")
+_DEFLATED, _HEAD = b"1.2.840.10008.1.2.1.99", 2**12
+"""The transfer syntax of deflated files, and in how many bytes at the start it stands."""
+_BEFORE_LENGTH = 144
+"""Bytes up to what the file's own group, whose length stands there, holds besides."""
 _RESCALED_BY_SEQUENCE = "ModalityLUTSequence"
 
 
@@ -71,10 +76,29 @@ def _open(path: Path, header_alone: bool = False) -> Any:
     except ImportError as error:
         raise needs_extra("pydicom", f"{path.name}, a DICOM file,", error) from None
     try:
+        _check_deflated(path)
         return pydicom.dcmread(path, stop_before_pixels=header_alone, force=path.suffix.lower() in SUFFIXES)
+    except Refused:
+        raise
     except Exception as error:  # pydicom raises whatever it likes on a damaged file
         pass_on(error)
         raise OtherKind(f"cannot be read, it is damaged or no DICOM file ({type(error).__name__}: {error})") from error
+
+
+def _check_deflated(path: Path) -> None:
+    """Raises Refused where a deflated file is far larger than it looks: pydicom inflates all of it at once."""
+    with path.open("rb") as file:
+        if _DEFLATED not in file.read(_HEAD):
+            return
+    from pydicom.filereader import read_file_meta_info
+
+    length = read_file_meta_info(path).FileMetaInformationGroupLength
+    inflating, count = zlib.decompressobj(-zlib.MAX_WBITS), 0
+    with path.open("rb") as file:
+        file.seek(_BEFORE_LENGTH + length)
+        while data := inflating.unconsumed_tail or file.read(2**16):
+            count += len(inflating.decompress(data, 2**22))
+            check_picture(count, path.stat().st_size)
 
 
 def _shape(data: Any) -> tuple[int, int, int]:

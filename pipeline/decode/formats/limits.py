@@ -10,6 +10,8 @@ from pipeline.decode.formats.base import OtherKind, Refused
 LARGEST, MOST_TIMES = 2**29, 500
 """A picture of more bytes than this must not be so many times as large as its file: no picture that shows something is
 compressed as well as that."""
+LONGEST_HEADER = 2**20
+"""Bytes of the header of an .npy."""
 SHARE = 0.8
 """Of the memory that is free, what one array may take."""
 
@@ -39,8 +41,10 @@ def check_member(path: Path, key: str) -> None:
         name = f"{key}.npy" if f"{key}.npy" in names else key
         if name not in names:
             return
-        stored = archive.getinfo(name).file_size
+        stored, packed = archive.getinfo(name).file_size, archive.getinfo(name).compress_size
         with archive.open(name) as file:
+            if int.from_bytes(file.peek(12)[8:12], "little") > LONGEST_HEADER and file.peek(12)[6:7] != b"\1":
+                raise OtherKind(f"is damaged: the header of {key} is longer than any")
             version = np.lib.format.read_magic(file)
             read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             shape, _, dtype = read(file)
@@ -50,6 +54,7 @@ def check_member(path: Path, key: str) -> None:
     if min(shape, default=0) < 0 or needed > stored:
         text = "×".join(map(str, shape))
         raise OtherKind(f"is damaged: {key} says that its shape is {text}, and holds {stored} bytes")
+    check_picture(needed, packed)
     if needed > (free := SHARE * free_memory()):
         raise Refused(f"holds {key} of {needed / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB of memory may be taken")
 

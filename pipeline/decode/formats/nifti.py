@@ -1,6 +1,7 @@
 """NIfTI volumes (.nii, .nii.gz), by nibabel: of one that is not compressed, the wanted slice alone is read."""
 
 import gzip
+import math
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,13 @@ import numpy as np
 
 from pipeline.core.shortage import pass_on
 from pipeline.decode.formats.base import OtherKind, Refused, Size, Stored, Wanted, along_axis, needs_extra, size_along
+from pipeline.decode.formats.limits import check_picture
 
 SUFFIXES = (".nii", ".nii.gz")
+VALUE = 8
+"""Bytes of a value that the header scales."""
+MOST_BEYOND = 2**26
+"""Bytes that may follow those of the volume."""
 
 
 def starts(head: bytes) -> bool:
@@ -35,6 +41,8 @@ def read(path: Path, wanted: Wanted) -> Stored:
         if wanted.slice is None:
             long = [length for length in lengths if length > 1]
             wanted.check_size(tuple(long))
+            if len(long) <= 2:
+                check_picture(math.prod(lengths) * VALUE, path.stat().st_size)
             array = np.asanyarray(proxy).squeeze() if len(long) <= 2 else np.zeros(0)
             if array.ndim != 2:
                 raise Refused(
@@ -42,10 +50,11 @@ def read(path: Path, wanted: Wanted) -> Stored:
                     "every slice is an image then"
                 )
         else:
-            if path.suffix.lower() == ".gz":
-                _check_end(path, path.stat().st_mtime_ns)
             axis = 2 if wanted.axis is None else wanted.axis
             wanted.check_size(tuple(length for number, length in enumerate(lengths[:3]) if number != axis))
+            if path.suffix.lower() == ".gz":
+                needed = math.prod(lengths) * proxy.dtype.itemsize + min(int(proxy.offset), MOST_BEYOND)
+                _check_end(path, path.stat().st_mtime_ns, needed)
             along_axis(np.broadcast_to(np.uint8(0), proxy.shape), wanted, 2)  # whether there is such a slice
             array = np.asanyarray(proxy[(slice(None),) * axis + (wanted.slice,)])
             array = array.reshape([length for number, length in enumerate(array.shape) if number < 2 or length > 1])
@@ -78,11 +87,13 @@ def _directions(image: Any) -> str:
 
 
 @lru_cache(maxsize=64)
-def _check_end(path: Path, modified: int) -> None:
-    """Raises an error of gzip or zlib where a compressed file ends early: slices before its end could be read."""
+def _check_end(path: Path, modified: int, needed: int) -> None:
+    """Raises an error of gzip or zlib where a compressed file ends early: slices before its end could be read; and
+    Refused where it goes on long after the bytes that it needs."""
     with gzip.open(path) as file:
         while file.read(2**22):
-            pass
+            if file.tell() > needed + MOST_BEYOND:
+                raise Refused(f"goes on after the {needed} bytes of its volume: it is damaged, or made to take long")
 
 
 def _open(path: Path) -> Any:

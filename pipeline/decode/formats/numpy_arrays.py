@@ -75,7 +75,8 @@ def _load(path: Path, key: str | None, size: int, modified: int) -> np.ndarray:
                 key = names[0]
             if key is None or key not in names:
                 text = "which of them is the picture, nothing says" if key is None else f"none is called {key}"
-                raise Refused(f"holds the arrays {', '.join(names) or '(none)'}, and {text}")
+                listed = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+                raise Refused(f"holds the arrays {listed or '(none)'}, and {text}")
             check_member(path, key)
             array = content[key]
     except (Refused, OtherKind):

@@ -54,7 +54,7 @@ def read_data(path: Path, data: bytes, wanted: Wanted) -> Stored:
     """
     if wanted.slice is not None:
         raise Refused("is one picture; expected a volume of slices")
-    if shape := _declared(data):
+    if shape := declared(data):
         wanted.check_size(shape[:2])
         check_picture(shape[0] * shape[1] * shape[2], len(data))
     # a file that is cut short would otherwise come with a grey lower half
@@ -85,7 +85,7 @@ def read_data(path: Path, data: bytes, wanted: Wanted) -> Stored:
     return Stored(image, orientation)
 
 
-def _declared(data: bytes) -> tuple[int, int, int] | None:
+def declared(data: bytes) -> tuple[int, int, int] | None:
     """Rows, columns and bytes per pixel that the beginning of a file states; None where it states none that is
     understood."""
     try:

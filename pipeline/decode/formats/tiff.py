@@ -4,6 +4,8 @@ docs/decode.md has the table of what is read.
 """
 
 import io
+import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +48,8 @@ _HEADS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 SUFFIXES = (".tif", ".tiff")
 LARGEST_SEGMENT = 2**28
 """Values of a compressed strip or tile, which is decoded as a whole."""
+MOST_PAGES = 100_000
+"""Pages of a file, also those that it only says it has."""
 
 
 def starts(head: bytes) -> bool:
@@ -65,6 +69,7 @@ def read(path: Path, wanted: Wanted) -> Stored:
     """
     try:
         with tifffile.TiffFile(path) as file:
+            check_pages(file)
             if wanted.slice is not None:
                 return _slice_of(file, path, wanted)
             series = _picture(file)
@@ -98,6 +103,7 @@ def measure(path: Path, axis: int | None = None, volume: bool = False) -> Size:
     """Returns the size of a TIFF, of which the tags alone are read."""
     try:
         with tifffile.TiffFile(path) as file:
+            check_pages(file)
             if volume:
                 return _size_of_volume(file, axis)
             page = _picture(file).keyframe
@@ -227,6 +233,22 @@ def _is_something_else(path: Path) -> bool:
             return not starts(file.read(4))
     except OSError:
         return False
+
+
+def check_pages(file: tifffile.TiffFile) -> None:
+    """Checks that a file has no more pages than can be meant, before tifffile makes a list of them.
+
+    Raises:
+        Refused: it has, or its OME header says so.
+    """
+    count = len(file.pages)
+    for pixels in re.findall(r"<[^<>]*\bPixels\b[^<>]*>", (file.ome_metadata or "") if file.is_ome else ""):
+        count = max(count, math.prod(map(int, re.findall(r"\bSize[ZCT]\s*=\s*[\"']\s*([0-9]{1,15})", pixels))))
+    if file.is_ome:
+        places = re.findall(r"\b(?:IFD|PlaneCount|First[ZCT])\s*=\s*[\"']\s*([0-9]{1,15})", file.ome_metadata or "")
+        count = max([count, *map(int, places)])
+    if count > MOST_PAGES:
+        raise Refused(f"says that it holds {count} pages, and {MOST_PAGES} are the most that are read")
 
 
 def _picture(file: tifffile.TiffFile) -> tifffile.TiffPageSeries:

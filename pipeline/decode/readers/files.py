@@ -68,9 +68,13 @@ def read_image(
     """
     if not path.exists():
         raise ValueError("does not exist")
+    if not path.is_file():
+        raise ValueError("is no file")
     pair = value_range if isinstance(value_range, tuple) else None
     wanted = Wanted(_check_size, as_mask, slice_number, axis, None if channels_first else box, pair, key)
     stored = registry.read_stored(path, wanted)
+    if not stored.pixels.size:
+        raise ValueError(f"holds no pixels: its shape is {'×'.join(map(str, stored.pixels.shape))}")
     image, turn = _cut(stored, path, channels_first, box), stored.orientation
     known = value_range or (None if as_mask else stored.value_range)
     if known is not None:

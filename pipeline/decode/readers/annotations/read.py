@@ -11,6 +11,7 @@ import numpy as np
 from pipeline.core.config.raw_files import REST, Subset, values_of
 from pipeline.core.config.raw_layouts import RleCsv
 from pipeline.core.errors import PipelineError
+from pipeline.core.files import require_regular
 from pipeline.core.tables import normal_form
 from pipeline.decode.readers.annotations import coco, polygons
 from pipeline.decode.readers.annotations.shapes import Annotated, Box, Region, mask_of
@@ -64,6 +65,7 @@ def read_file(path: Path, file: str) -> list[Annotated]:
 def _values(path: Path, file: str) -> Iterator[tuple[int | None, Any]]:
     """The JSON values of a file: of its rows where it is one of JSON lines, else the one that it holds."""
     try:
+        require_regular(path)
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise PipelineError(f"{path} does not exist; `masks` in the competition's YAML names it.") from None
