@@ -125,11 +125,13 @@ def check_submission(opened: "Run") -> None:
 def _try_published(opened: "Run") -> None:
     """Scores the true masks of the training images by the competition's published metric."""
     from pipeline.decode import table
-    from pipeline.predictions import published, rows
+    from pipeline.predictions import published
+    from pipeline.predictions.metric_tables import metric_tables
 
     images = table.read_table(opened.table)
     images = images[images["fault"] == ""]
-    form, groups = rows.Format(opened.competition), images.get("group", images["image_id"]).astype(str).to_numpy()
-    texts = [form.true_texts(row) for _, row in images.iterrows()]
-    solution, perfect = (make(images, texts, groups, opened.competition) for make in (rows.solution, rows.submission))
+    groups = images.get("group", images["image_id"]).astype(str).to_numpy()
+    tables = metric_tables(images, groups, opened.competition)
+    texts = [tables.true_texts(row) for _, row in images.iterrows()]
+    solution, perfect = tables.solution(texts), tables.submission(texts)
     published.load(opened.competition).score(solution.frame, perfect.frame)
