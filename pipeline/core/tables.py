@@ -78,6 +78,7 @@ def is_parquet(path: Path) -> bool:
 
 def _read_parquet(path: Path, only: set[str] | None, normal: bool) -> pd.DataFrame:
     try:
+        _limit_parquet(path)
         table = pd.read_parquet(path)
     except (OSError, ValueError) as error:
         raise PipelineError(f"{path.name} cannot be read as Parquet: {' '.join(str(error).split())}.") from None
@@ -85,6 +86,24 @@ def _read_parquet(path: Path, only: set[str] | None, normal: bool) -> pd.DataFra
     texts = table.astype(object).where(table.notna(), "").astype(str)
     texts.columns, texts.index = list(map(str, table.columns)), pd.RangeIndex(-1, len(table) - 1)
     return texts.map(normal_form) if normal else texts
+
+
+def _limit_parquet(path: Path) -> None:
+    """Raises ValueError where a Parquet file unpacks to far more than its size: text that repeats is stored once."""
+    from pyarrow import parquet
+
+    with parquet.ParquetFile(path) as file:
+        about, most = file.metadata, max(LARGEST_UNPACKED, MOST_TIMES * path.stat().st_size)
+        stated = sum(about.row_group(number).total_byte_size for number in range(about.num_row_groups))
+        batches = file.iter_batches(2**14) if stated <= most else ()
+        length = max(stated, about.num_rows * about.num_columns)
+        for batch in batches:
+            stated += batch.nbytes
+            length = max(length, stated)
+            if length > most:
+                break
+    if length > most:
+        raise ValueError("unpacked it is far larger than the file: it is damaged, or made to fill the memory")
 
 
 def _require_file(path: Path) -> None:

@@ -43,8 +43,10 @@ def check_member(path: Path, key: str) -> None:
             return
         stored, packed = archive.getinfo(name).file_size, archive.getinfo(name).compress_size
         with archive.open(name) as file:
-            if int.from_bytes(file.peek(12)[8:12], "little") > LONGEST_HEADER and file.peek(12)[6:7] != b"\1":
+            head = file.read(12)  # of version 1, two bytes of length
+            if head[6:7] != b"\1" and int.from_bytes(head[8:12], "little") > LONGEST_HEADER:
                 raise OtherKind(f"is damaged: the header of {key} is longer than any")
+        with archive.open(name) as file:
             version = np.lib.format.read_magic(file)
             read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             shape, _, dtype = read(file)
