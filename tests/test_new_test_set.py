@@ -176,7 +176,11 @@ def test_tune_repairs_what_it_writes_and_no_folder_is_predicted_without(tiny: Ti
         run.postprocess.write_text(content)
         with pytest.raises(PipelineError, match="postprocess.json is damaged"):
             predict_folder(run, tiny.input / "test", tiny.root / "masks.csv")
-        (run.fold_folder(0) / "history.json").write_text(content)  # the train stage judges it; tune does without
+        history, whole = run.fold_folder(0) / "history.json", (run.fold_folder(0) / "history.json").read_bytes()
+        history.write_text(content)
+        with pytest.raises(PipelineError, match="history.json is not what train wrote"):
+            driver.run_stage(run, "tune")
+        history.write_bytes(whole)
         driver.run_stage(run, "tune")
         assert read_tuned(run)["metric"] == "dice"
 
@@ -186,7 +190,9 @@ def test_damaged_files_beside_weights_and_submission(tiny: Tiny) -> None:
     fold, whole = run.fold_folder(0) / "fold.json", (run.fold_folder(0) / "fold.json").read_text()
     for content in ("{", "{}"):
         fold.write_text(content)
-        with pytest.raises(PipelineError, match=r"fold_0/fold.json is damaged .*: put the file back, or train again"):
+        with pytest.raises(
+            PipelineError, match="fold_0/fold.json is not what train wrote: put the file back, or train again"
+        ):
             driver.run_stage(run, "encode", force=True)
         fold.write_text(whole)
         run.record.write_text(content)

@@ -17,11 +17,12 @@ from predicted import named as named_
 from predicted import outputs, split_run, with_weights
 from trainings import hashes, named, prepare, summary, train
 
-from pipeline.core import driver
+from pipeline.core import driver, freshness
 from pipeline.core.engine import Needs, Outcome, Unit
 from pipeline.core.errors import PipelineError
 from pipeline.engines import local
 from pipeline.engines.local import LocalEngine
+from pipeline.train.leftovers import started
 
 
 def units(work: Any, count: int, **needs: int) -> list[Unit]:
@@ -158,7 +159,9 @@ def test_a_training_that_fails(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -
     run = prepare(tiny, {"train": {"parallel": 2, "folds": [0, 1], "epochs": 1}})
     damaged = run.fold_folder(0) / "last.ckpt"
     damaged.parent.mkdir(parents=True)
-    damaged.write_bytes(b"no checkpoint")
+    torch.save({"state_dict": {}}, damaged)  # which torch reads, and Lightning cannot go on from
+    step = next(state.step for state in driver.states(run, "train") if state.step.fold == 0)
+    freshness.record(step, 0, started(step))
     with pytest.raises(Exception) as caught:
         train(run)
     said, error = capsys.readouterr().err, run.fold_folder(0) / "error.txt"

@@ -86,7 +86,7 @@ def test_without_a_gain_test_images_are_predicted_plain(run: Run, capsys: pytest
     found = read_json(run.postprocess)
     assert not found["tta"]["kept"]
     said = capsys.readouterr().err
-    step = f"refused  test-time augmentation hflip {found['tta']['gain']:+.4f} ± {found['tta']['standard_error']:.4f}"
+    step = f"refused   test-time augmentation hflip  {found['tta']['gain']:+.4f} ± {found['tta']['standard_error']:.4f}"
     assert step in said and "predict fold 0: 4 images → " in said
     plain = go(with_weights(named(run, f"{run.name}_none", predict={"tta": "none"})))
     for fold in (0, 1):

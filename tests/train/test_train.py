@@ -463,7 +463,7 @@ def test_one_image_a_group_needs_groups(tiny: Tiny) -> None:
 def test_nothing_of_a_wrong_recipe_is_trained(tiny: Tiny) -> None:
     run = prepare(tiny)
     for change, message in (
-        ({"train": {"optimizer": "adamm"}}, "train.optimizer is 'adamm'"),
+        ({"train": {"optimizer": "adamm"}}, "train.optimizer is `adamm`"),
         ({"loss": {"cross_entropy": {"class_weights": [1, 2, 3]}}}, "loss.cross_entropy.class_weights"),
         ({"train": {"mix": {"cutmix": 0.8, "mixup": 0.8}}}, "train.mix"),
     ):

@@ -43,5 +43,6 @@ def take(whole_run: Run, images: pd.DataFrame, note: Callable[[str], None]) -> R
         images.loc[late, "fault"] = images.loc[late, "path"] + ": the time was up before it was predicted"
         with writing(whole_run.test_table) as temporary:
             images.to_parquet(temporary, index=False)
+        freshness.rewrote(whole_run.test_table.with_suffix(".manifest.json"), whole_run.test_table)
         note(f"{int(late.sum())} of {len(images)} test images were not reached and get the usual answer.")
     return project.opened(whole_run.name, root())
