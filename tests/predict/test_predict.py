@@ -99,7 +99,7 @@ def test_without_a_gain_test_images_are_predicted_plain(run: Run, capsys: pytest
     go(fixed)
     assert read_json(run.postprocess)["tta"]["kept"]
     said = capsys.readouterr().err
-    assert "kept     test-time augmentation hflip" in said
+    assert "kept      test-time augmentation hflip" in said
     assert "predict fold 0: 4 images, test-time augmentation hflip → " in said
     assert newer(run, before) == TEST_FILES
     assert not np.array_equal(array(run.predictions("test", 0)), array(plain.predictions("test", 0)))
