@@ -30,6 +30,7 @@ OPTIONS = {
     "predict": RUN | ELSEWHERE | HOW | EVENTS | ENGINE | {"--images", "--to", "--masks"},
     "encode": RUN | ELSEWHERE | HOW | EVENTS | {"--strict"},
     "report": RUN | ELSEWHERE | HOW | EVENTS | {"--compare"},
+    "review": RUN | ELSEWHERE | {"--port", "--no-browser"},
     "status": RUN | ELSEWHERE,
     "compare": {"--json"},
     "sweep": RUN | ENGINE | {"--over", "--trials", "--no-prune", "--folds", "--verbose", "-v", "--quiet", "-q"},

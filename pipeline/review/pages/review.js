@@ -117,7 +117,7 @@ class Review {
     byId("reason").value = this.reason
     byId("progress").textContent = loaded.total ? `${loaded.total - loaded.open} of ${loaded.total} decided` : ""
     byId("place").textContent = loaded.total ? `${this.place + 1} of ${loaded.total}` : ""
-    byId("command").textContent = loaded.command || "nothing would change yet"
+    byId("command").textContent = loaded.command || "nothing that this training has not seen"
     byId("item").hidden = !item
     byId("nothing").hidden = Boolean(item)
     history.replaceState(null, "", `#${encodeURIComponent(`${this.reason}/${this.place}`)}`)
