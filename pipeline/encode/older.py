@@ -14,12 +14,12 @@ from pipeline.encode.file_kinds import record_of
 
 
 def keep(run: Run, digest: str) -> None:
-    """Gives an older submission of a run and its record a second, dated name, unless it has this hash.
+    """Gives an older submission of a run and its record a second, dated name, unless it has this hash or is empty.
 
     They stay under the first name too, until the new ones are renamed over them: a kill in between loses nothing.
     """
     for path in _kinds(run):
-        if not path.exists() or (before := freshness.hash_file(path)) == digest:
+        if not path.exists() or not path.stat().st_size or (before := freshness.hash_file(path)) == digest:
             continue
         record = read_record(run.record)
         own = record.get("sha256") == before and isinstance(record.get("made"), str)  # or of another file, or damaged

@@ -566,3 +566,12 @@ def test_another_order_is_a_remark_and_no_fault(ready: Tiny) -> None:
     text = "Rows stand in another order than in sample.csv: row 3 is t3, there it is t2."
     assert submission.examine(path, want) == ([], [Reason("note", "row order", text)])
     assert submission.examine(path, replace(want, sample=None)) == ([], [])
+
+
+def test_an_empty_older_submission_is_not_kept(ready: Tiny) -> None:
+    run = ready.run("encode")
+    content = run.submission.read_bytes()
+    run.submission.write_bytes(b"")
+    ready.run("encode")
+    assert run.submission.read_bytes() == content
+    assert submissions(ready) == ["small.csv", "small.json"]
