@@ -88,7 +88,7 @@ def iou_precision(prediction: np.ndarray, truth: np.ndarray) -> float:
     return float((iou > np.arange(0.5, 1.0, 0.05)).mean())
 
 
-def main() -> None:
+def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path)
     parser.add_argument("folds", type=Path)
@@ -96,7 +96,11 @@ def main() -> None:
     parser.add_argument("--fold", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=1800)
     parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = _options()
     started = time.perf_counter()
     options.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(options.seed)

@@ -47,7 +47,9 @@ def run(place: Place, seed: int, until: float) -> Tally:
 
 
 def _batch(place: Place, group: Group, drawn: tuple[int, int], tally: Tally, known: set[tuple[str, ...]]) -> None:
-    """One fork that feeds inputs to a group, from a seed and so many at most, and what it says of each."""
+    """Feeds inputs to one group of readers in a forked process, and tallies what it reports of each.
+
+    `drawn` is the seed, and how many inputs there are at most."""
     ours, theirs = os.pipe()
     sys.stdout.flush()
     number = os.fork()

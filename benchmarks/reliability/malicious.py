@@ -1,4 +1,4 @@
-"""Files and names that somebody may send who means harm: code in checkpoints, paths that lead out, and a few bytes that
+"""Malicious files and names: code in checkpoints, paths that lead out of the root, and a few bytes that
 stand for gigabytes. None of it may run, be written outside of the root, or ask for memory."""
 
 import gzip
@@ -85,7 +85,7 @@ class _Planted:
 
 
 def planted_pickle(mark: Path) -> bytes:
-    """Returns a pickle that makes the folder `mark` when somebody loads it."""
+    """Returns a pickle that makes the folder `mark` when it is loaded."""
     return pickle.dumps(_Planted(mark))
 
 
@@ -183,7 +183,7 @@ command."""
 
 
 def attacks() -> Iterator[Attack]:
-    """Yields what somebody could try who sends files, recipes or names."""
+    """Yields attacks by means of files, recipes or names."""
     for what, text in YAML.items():
         yield "YAML", what, partial(_yaml, text=text)
     for name in (name for name in NAMES if "\0" not in name and name):
@@ -246,7 +246,7 @@ def _competition(root: Path, recipe: Path, folds: str | None = None, images: str
 
 
 def _planted_artefact(root: Path, recipe: Path, stage: str, file: str) -> list[str]:
-    """A pickle in the place of an artefact, for a stage alone, which cannot make it again."""
+    """Puts a pickle in the place of an artefact; returns the command of the one stage that reads it."""
     content = planted_array(root / "ran") if file.endswith(".npy") else planted_pickle(root / "ran")
     _written(root / "work" / "sample" / recipe.stem / file, content)
     return [stage, str(recipe), "--force"]

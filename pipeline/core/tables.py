@@ -81,11 +81,25 @@ def _read_parquet(path: Path, only: set[str] | None, normal: bool) -> pd.DataFra
         _limit_parquet(path)
         table = pd.read_parquet(path)
     except (OSError, ValueError) as error:
-        raise PipelineError(f"{path.name} cannot be read as Parquet: {' '.join(str(error).split())}.") from None
+        raise _no_parquet(path, error) from None
     table = table[[name for name in table.columns if only is None or normal_form(str(name)) in only]]
     texts = table.astype(object).where(table.notna(), "").astype(str)
     texts.columns, texts.index = list(map(str, table.columns)), pd.RangeIndex(-1, len(table) - 1)
     return texts.map(normal_form) if normal else texts
+
+
+def _parquet_header(path: Path) -> list[str]:
+    """The names of the columns; no row is read for them."""
+    from pyarrow import parquet
+
+    try:
+        return [str(name) for name in parquet.read_schema(path).empty_table().to_pandas().columns]
+    except (OSError, ValueError) as error:
+        raise _no_parquet(path, error) from None
+
+
+def _no_parquet(path: Path, error: Exception) -> PipelineError:
+    return PipelineError(f"{path.name} cannot be read as Parquet: {' '.join(str(error).split())}.")
 
 
 def _limit_parquet(path: Path) -> None:
@@ -146,7 +160,7 @@ def read_header(path: Path) -> list[str]:
     """Returns the names of a CSV's columns; raises as read_csv does."""
     _require_file(path)
     if is_parquet(path):
-        return list(_read_parquet(path, None, normal=True))
+        return _parquet_header(path)
     try:
         with open_text(path) as opened:
             return _header(path, _records(map(normal_form, opened)))

@@ -38,7 +38,7 @@ SOON = 0.3
 
 
 def review(run: Run, port: int, browser: bool) -> None:
-    """Serves the pages until somebody presses Ctrl-C, then says the command that comes next.
+    """Serves the pages until Ctrl-C is pressed, then says the command that comes next.
 
     Args:
         run: whose findings and suspects.
@@ -103,7 +103,7 @@ def _ended_by_interrupt(server: Any) -> Iterator[None]:
 
 
 def _check_folds(run: Run) -> None:
-    """Checks that training will see the decisions: a folds file of somebody's own with a column `use` hides them."""
+    """Checks that training will see the decisions: a folds file of the user's own with a column `use` hides them."""
     (split, *_) = driver.Stage("split").module.steps(run)
     if freshness.is_user_edited(split, run.folds_file) and "use" in read_header(run.folds_file):
         raise PipelineError(

@@ -107,7 +107,7 @@ def undo(found: pd.DataFrame) -> tuple[pd.DataFrame, str]:
 
 
 def decided(found: pd.DataFrame) -> set[str]:
-    """Returns the images about which somebody has decided."""
+    """Returns the images that were decided in a review."""
     return set(found["image_id"][[bool(_entries(text)) for text in found[HISTORY]]])
 
 

@@ -76,12 +76,7 @@ def read_image(
     if not stored.pixels.size:
         raise ValueError(f"holds no pixels: its shape is {'×'.join(map(str, stored.pixels.shape))}")
     image, turn = _cut(stored, path, channels_first, box), stored.orientation
-    known = value_range or (None if as_mask else stored.value_range)
-    if known is not None:
-        image = scaled(image, known, path)
-    if as_mask and image.dtype not in (np.uint8, np.uint16):
-        image = _whole_numbers(image)
-    _check_numbers(image, known is not None)
+    image = _in_range(image, value_range or (None if as_mask else stored.value_range), path, as_mask)
     image = image[..., None] if image.ndim == 2 else image
     if pick:
         image, channels = _picked(image, pick), len(pick)
@@ -89,6 +84,16 @@ def read_image(
     if turn in _TURNS and orientation == "upright":
         image = np.ascontiguousarray(_TURNS[turn](image))
     return image if as_mask or channels is not None and image.shape[2] == channels else image[..., :3]
+
+
+def _in_range(image: np.ndarray, known: Range | list[Range] | None, path: Path, as_mask: bool) -> np.ndarray:
+    """The pixels scaled to a known range, or whole numbers of a mask; raises ValueError where they are neither."""
+    if known is not None:
+        image = scaled(image, known, path)
+    if as_mask and image.dtype not in (np.uint8, np.uint16):
+        image = _whole_numbers(image)
+    _check_numbers(image, known is not None)
+    return image
 
 
 def _check_numbers(image: np.ndarray, scaled_to_range: bool) -> None:

@@ -126,13 +126,17 @@ def _subset_items(competition: RleCsv, subset: SubsetName, folder: Path) -> List
                 read_masks = _masks_reader(competition, settings, folder, (image_id, source), places, sources)
                 items.append(Item(part_id, subset, path, read, read_masks, group, extra, source.columns()))
         elif tolerant:
-            lacking = partial(_unreadable, f"no file fits {settings.images}")
-            items.append(Item(image_id, subset, settings.images.replace("{id}", image_id), lacking))
+            items.append(_item_without_file(image_id, subset, settings))
     faults += _without_group(competition, group_file or "", groupless)
     texts += told_of_files(competition, subset, folder, places.found if competition.volumes else files, masks)
     texts += _told_of_unmasked(competition, subset, without, len(wanted))
     told = [str(fault) for fault in faults[:FAULTS_TOLD]] if tolerant else []
     return Listing(items, [] if tolerant else faults, texts + told)
+
+
+def _item_without_file(image_id: str, subset: SubsetName, settings: Subset) -> Item:
+    unreadable = partial(_unreadable, f"no file fits {settings.images}")
+    return Item(image_id, subset, settings.images.replace("{id}", image_id), unreadable)
 
 
 def _told_of_unmasked(competition: RleCsv, subset: SubsetName, without: int, count: int) -> list[str]:
