@@ -1,16 +1,22 @@
-"""Writes docs/settings.md, every setting of recipes and competitions with its default and meaning, from the models.
+"""Writes docs/settings.md, every setting of recipes and competitions with its default, an example and its meaning.
 
 python docs/settings.py
+
+All but the examples comes from the models that check the settings; the examples stand in docs/settings_examples.yaml.
 """
 
 import json
+import re
+import shlex
 import sys
 import types
 import typing
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import yaml
 from pydantic.fields import FieldInfo
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -18,33 +24,51 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from pipeline.core.config.competition import Competition
 from pipeline.core.config.raw_layouts import Arrays, NpzLabels, OxfordPet, RleCsv
 from pipeline.core.config.recipe import Recipe
-from pipeline.core.config.settings import Settings
+from pipeline.core.config.settings import Settings, merge
 
 PAGE = Path(__file__).with_suffix(".md")
+EXAMPLES = Path(__file__).with_name("settings_examples.yaml")
 HEAD = """# Settings
 
-Written by `python docs/settings.py` from the models that check them; an unknown key is an error that suggests the right
-one. A recipe's key goes on the command line as `--set train.epochs=3`, or into its YAML as `train: {epochs: 3}`. The
-keys from "The competition" on stand in the competition's YAML, and no command changes them (`new … --set` writes them).
+Every setting, its default, an example and its meaning. `python docs/settings.py` writes this page from the models that
+check the settings; an unknown key is an error that suggests the nearest known one.
+
+- A setting of the **recipe** goes on the command line, `--set train.epochs=20`, or into the recipe's YAML,
+  `train: {epochs: 20}`. Quote a value that holds spaces, brackets or braces: `--set 'train.folds=[0]'`.
+- A setting of the **competition** (from [The competition](#the-competition-decode-encode) on) stands in the
+  competition's YAML. No command changes it; `python -m pipeline new NAME --from FOLDER --set KEY=VALUE` writes it into
+  the first YAML.
+
+`null` means: none, or decided by the pipeline as the text says. What depends on a changed setting runs again, and
+nothing else does.
 """
 PARTS = {
-    "The recipe": (Recipe, ("competition", "base", "folds", "ensemble", "arrays", "takes", "quick"), ""),
-    "Images on their way in (decode, train)": (Recipe, ("image", "augment"), ""),
-    "The network (train)": (Recipe, ("model",), ""),
-    "Losses (train)": (Recipe, ("loss",), ""),
-    "Training (train)": (Recipe, ("train",), ""),
-    "Prediction (validate, predict)": (Recipe, ("predict",), ""),
-    "Post-processing (tune)": (Recipe, ("tune",), ""),
-    "The competition (decode, encode)": (Competition, (), "clean split splits"),
-    "What is wrong with the data (clean)": (Competition, ("clean",), ""),
-    "Folds (split)": (Competition, ("split", "splits"), ""),
-    "Reader `rle_csv`": (RleCsv, (), "competition"),
-    "Reader `npz_labels`": (NpzLabels, (), "competition"),
-    "Reader `arrays`": (Arrays, (), "competition"),
-    "Reader `oxford_pet`": (OxfordPet, (), "competition"),
+    "The recipe": (Recipe, ("competition", "base", "folds", "ensemble", "arrays", "takes", "quick"), "recipe"),
+    "Images (decode, train)": (Recipe, ("image", "augment"), "recipe"),
+    "The network (train)": (Recipe, ("model",), "recipe"),
+    "Losses (train)": (Recipe, ("loss",), "recipe"),
+    "Training (train)": (Recipe, ("train",), "recipe"),
+    "Prediction (validate, predict)": (Recipe, ("predict",), "recipe"),
+    "Post-processing (tune)": (Recipe, ("tune",), "recipe"),
+    "The competition (decode, encode)": (
+        Competition,
+        tuple(name for name in Competition.model_fields if name not in ("name", "clean", "split", "splits")),
+        "rle_csv",
+    ),
+    "Cleaning (clean)": (Competition, ("clean",), "rle_csv"),
+    "Folds (split)": (Competition, ("split", "splits"), "rle_csv"),
+    "Reader rle_csv": (RleCsv, (), "rle_csv"),
+    "Reader npz_labels": (NpzLabels, (), "npz_labels"),
+    "Reader arrays": (Arrays, (), "arrays"),
+    "Reader oxford_pet": (OxfordPet, (), "oxford_pet"),
 }
-"""Of each part: its model, the fields it has (all where none is named), and those it leaves out, `competition` for the
-fields that every competition has."""
+"""Of each part: its model, its fields (of a reader, those that not every competition has), and what its examples are
+examples of: a recipe, or a competition with this reader."""
+
+OF_THE_FILE = {"competition", "base", "takes", "quick"}
+"""Settings of a recipe that only its YAML can say."""
+HIDDEN = "train.evaluate"
+"""A key of test sets, which a training set may not have."""
 
 
 def main() -> None:
@@ -54,45 +78,111 @@ def main() -> None:
 
 def page() -> str:
     """Returns the page."""
-    return HEAD + "".join(f"\n## {title}\n\n{_table(*part)}" for title, part in PARTS.items())
+    return HEAD + "".join(f"\n## {title}\n\n{_part(title, *part)}" for title, part in PARTS.items())
 
 
-def _table(model: type[Settings], chosen: tuple[str, ...], without: str) -> str:
-    left_out = set(without.split())
-    if "competition" in left_out:
-        left_out = set(Competition.model_fields)
-    names = [name for name in chosen or model.model_fields if name not in left_out and name != "name"]
-    lines = [line for name in names for line in _rows(name, model.model_fields[name])]
-    return "| setting | default | what it is |\n|---|---|---|\n" + "".join(f"{line}\n" for line in lines)
+def keys(title: str) -> list[tuple[str, FieldInfo]]:
+    """Returns the dotted keys of a part and their fields, those included that hold others."""
+    model, chosen, _ = PARTS[title]
+    names = chosen or tuple(name for name in model.model_fields if name not in Competition.model_fields)
+    found = [pair for name in names for pair in _keys(name, model.model_fields[name])]
+    return [(key, field) for key, field in found if key != HIDDEN]
 
 
-def _rows(key: str, field: FieldInfo) -> Iterator[str]:
-    """The row of a field, and those of the settings in it."""
+def example(key: str, of: str) -> dict[str, Any] | None:
+    """Returns the example of a setting, with what it needs beside it, by dotted keys; None of a setting that holds
+    others.
+
+    Args:
+        key: the setting, e.g. `train.epochs`.
+        of: what it belongs to: `recipe`, or a reader.
+    """
+    known = _examples()
+    values, needs = known.get(of, {}), known["needs"].get(of, {})
+    named = key if key in values else key.replace("test.", "train.", 1) if key.startswith("test.") else key
+    if named not in values:
+        return None
+    needed = needs.get(key, {})
+    return {shown_key(one): value for one, value in {**needed, key: values[named]}.items()}
+
+
+def nested(flat: dict[str, Any]) -> dict[str, Any]:
+    """Returns settings by dotted keys as the mappings that a YAML holds."""
+    data: dict[str, Any] = {}
+    for key, value in flat.items():
+        for part in reversed(key.split(".")):
+            value = {part: value}
+        data = merge(data, value)
+    return data
+
+
+def shown_key(key: str) -> str:
+    """Returns a key as it stands in a YAML: `metric` may be a mapping, which the models hold as `metric_file`."""
+    return key.replace("metric_file.", "metric.")
+
+
+@cache
+def _examples() -> dict[str, Any]:
+    return yaml.safe_load(EXAMPLES.read_text(encoding="utf-8"))
+
+
+def _keys(key: str, field: FieldInfo) -> Iterator[tuple[str, FieldInfo]]:
+    if key != "metric_file":
+        yield key, field
     inner = _inner(field.annotation)
-    told = " ".join((field.description or (inner and inner.__doc__) or "").split())
-    default = "" if inner and field.default is not None else f"`{_default(field)}`"
+    for name, own in inner.model_fields.items() if inner else ():
+        yield from _keys(f"{key}.{name}", own)
+
+
+def _part(title: str, model: type[Settings], chosen: tuple[str, ...], of: str) -> str:
+    prefix = f"{of}: " if title.startswith("Reader") else ""  # two readers may have a key of the same name
+    return "\n".join(_entry(key, field, of, prefix) for key, field in keys(title))
+
+
+def _entry(key: str, field: FieldInfo, of: str, prefix: str) -> str:
+    """The text of one setting."""
+    inner = _inner(field.annotation)
+    text = " ".join((field.description or (inner and inner.__doc__) or "").split())
     choices = _choices(field)
-    meaning = " ".join(filter(None, [told, f"One of {choices}." if choices else ""]))
-    if key == "metric_file":  # what `metric` says where it is a mapping
-        key = "metric"
-    else:
-        yield f"| `{key}` | {default} | {meaning.replace('|', '&#124;')} |"
-    for name, one in inner.model_fields.items() if inner else ():
-        yield from _rows(f"{key}.{name}", one)
+    lines = [_escaped(" ".join(filter(None, [text, f"One of {choices}." if choices else ""])))]
+    default = "" if inner and field.default is not None and not field.is_required() else _default(field)
+    given = example(key, of)
+    facts = [f"Default: {default}" if default else "", f"Example: {_written(given, of)}" if given else ""]
+    if any(facts):
+        lines.append(" · ".join(filter(None, facts)))
+    return f"### {prefix}{shown_key(key)}\n\n" + "\n\n".join(lines) + "\n"
+
+
+def _written(given: dict[str, Any], of: str) -> str:
+    """An example as it is typed: on the command line, or in a competition's YAML."""
+    if of == "recipe" and not OF_THE_FILE & given.keys():
+        pairs = [f"{key}={_flow(value)}" for key, value in given.items()]
+        return f"`{' '.join(f'--set {shlex.quote(pair)}' for pair in pairs)}`"
+    return ", ".join(f"`{_flow({key: value})[1:-1]}`" for key, value in nested(given).items())
+
+
+def _escaped(text: str) -> str:
+    """A text in which no <name> outside of code is taken for HTML."""
+    return "".join(part if part.startswith("`") else part.replace("<", "&lt;") for part in re.split(r"(`[^`]*`)", text))
+
+
+def _flow(value: Any) -> str:
+    text = yaml.safe_dump(value, default_flow_style=True, width=9999, sort_keys=False, allow_unicode=True)
+    return text.removesuffix("...\n").strip()
 
 
 def _inner(annotation: Any) -> type[Settings] | None:
     """The settings that a field holds, if it holds some."""
-    if isinstance(annotation, type) and issubclass(annotation, Settings):
-        return annotation
-    found = [one for one in _members(annotation) if isinstance(one, type) and issubclass(one, Settings)]
-    return found[0] if found else None
+    options = (annotation, *_members(annotation))
+    return next((one for one in options if isinstance(one, type) and issubclass(one, Settings)), None)
 
 
 def _choices(field: FieldInfo) -> str:
     annotation, extra = field.annotation, field.json_schema_extra
-    texts = [one for one in (annotation, *_members(annotation)) if typing.get_origin(one) is typing.Literal]
-    values = extra["one_of"] if isinstance(extra, dict) else [value for one in texts for value in typing.get_args(one)]
+    literals = [one for one in (annotation, *_members(annotation)) if typing.get_origin(one) is typing.Literal]
+    values: Any = [value for one in literals for value in typing.get_args(one)]
+    if isinstance(extra, dict):
+        values = extra["one_of"]
     return ", ".join(f"`{value}`" for value in values)
 
 
@@ -103,9 +193,10 @@ def _members(annotation: Any) -> tuple[Any, ...]:
 
 def _default(field: FieldInfo) -> str:
     if field.is_required():
-        return "required"
+        return "none, it is required"
     value = field.get_default(call_default_factory=True)
-    return value or '""' if isinstance(value, str) else json.dumps(value, default=str)
+    text = value or '""' if isinstance(value, str) else json.dumps(value, default=str)
+    return f"`{text}`" if text.strip() else "a space"
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""What `python docs/build.py` consists of."""
