@@ -40,13 +40,17 @@ def build() -> list[str]:
     if shutil.which("zensical", path=str(Path(sys.executable).parent)) is None:
         return ['Zensical, which builds the site, is not installed: pip install -e ".[docs]"']
     staged = REPOSITORY / "build" / "docs"
-    staging.stage(REPOSITORY, CONFIGURATION, staged, SITE)
+    staging.stage(REPOSITORY, CONFIGURATION, staged)
     command = [str(Path(sys.executable).parent / "zensical"), "build", "--clean", "--strict"]
     done = subprocess.run(command, cwd=staged, capture_output=True, text=True)
     if done.returncode:
-        return [f"Zensical refuses the pages in {staged}:\n{done.stdout}{done.stderr}"]
-    offline.finish(SITE)
-    return links.site_faults(SITE)
+        return [f"Zensical refuses the pages in {staged}:\n{done.stdout or done.stderr}"]
+    offline.finish(staged / "site")
+    if faults := links.site_faults(staged / "site"):
+        return faults
+    shutil.rmtree(SITE, ignore_errors=True)
+    (staged / "site").rename(SITE)
+    return []
 
 
 def main() -> None:

@@ -3,12 +3,12 @@
 import html
 import os
 import re
-from collections import Counter
 from functools import cache
 from pathlib import Path
 from urllib.parse import unquote
 
 from builder import staging
+from builder.anchors import headings, without_code
 
 LINK = re.compile(r"!?\[(?:[^\[\]]|\[[^\]]*\])*\]\(([^)\s]+)(?:\s+\"[^\"]*\")?\)")
 LOADED = re.compile(r'<(?:script|img|iframe|source)[^>]*\ssrc="(?:https?:)?//|<link[^>]*rel="(?:stylesheet|preconnect)'
@@ -19,12 +19,6 @@ LOADED = re.compile(r'<(?:script|img|iframe|source)[^>]*\ssrc="(?:https?:)?//|<l
 def faults(repository: Path) -> list[str]:
     """Returns a sentence for each link of a page to a file or a heading that does not exist."""
     return [fault for page in staging.pages(repository) for fault in _faults_of(repository, page)]
-
-
-def headings(text: str) -> dict[str, int]:
-    """Returns the anchors of a page's headings, as GitHub and the site make them, and how often each occurs."""
-    titles = re.findall(r"^#{1,6} +(.+?) *#*$", _without_code(text), re.M)
-    return Counter(_slug(title) for title in titles)
 
 
 def site_faults(site: Path) -> list[str]:
@@ -53,7 +47,7 @@ def site_faults(site: Path) -> list[str]:
 def _faults_of(repository: Path, page: str) -> list[str]:
     text = (repository / page).read_text(encoding="utf-8")
     found = []
-    for target in LINK.findall(_without_code(text)):
+    for target in LINK.findall(without_code(text)):
         path, _, anchor = target.partition("#")
         if re.match(r"[a-z]+:", path):
             continue
@@ -72,14 +66,3 @@ def _faults_of(repository: Path, page: str) -> list[str]:
 @cache
 def _ids(page: Path) -> frozenset[str]:
     return frozenset(html.unescape(one) for one in re.findall(r'\s(?:id|name)="([^"]+)"', page.read_text("utf-8")))
-
-
-def _without_code(text: str) -> str:
-    text = re.sub(r"^(`{3,}).*?^\1`*$", "", text, flags=re.M | re.S)
-    return re.sub(r"^<!--.*?-->$", "", text, flags=re.M | re.S)
-
-
-def _slug(title: str) -> str:
-    """The anchor of a heading: its text in lower case without punctuation, with hyphens for spaces."""
-    shown = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", title.replace("\\", ""))
-    return re.sub(r"[^\w\- ]", "", html.unescape(shown).lower()).strip().replace(" ", "-")

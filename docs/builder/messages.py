@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from builder.anchors import slug
 from builder.templates import Scope, literal, template
 
 PLACE = "<!-- here the site lists every message -->"
@@ -101,7 +102,7 @@ class Remedy:
     @property
     def anchor(self) -> str:
         """The anchor of the heading, as GitHub and the site make it."""
-        return re.sub(r"[^\w\- ]", "", self.pattern.lower()).strip().replace(" ", "-")
+        return slug(self.pattern)
 
 
 def collect(repository: Path) -> list[Message]:

@@ -42,17 +42,15 @@ def outside_navigation(repository: Path, configuration: Path) -> list[str]:
     return missing + [f"`nav` of docs/builder/zensical.toml names {page}, which does not exist." for page in absent]
 
 
-def stage(repository: Path, configuration: Path, folder: Path, site: Path) -> None:
+def stage(repository: Path, configuration: Path, folder: Path) -> None:
     """Writes into a folder, which is emptied first, what the generator reads.
 
     Args:
         repository: the root of the repository.
         configuration: the generator's, whose paths are filled in.
-        folder: where to.
-        site: where the generator will write the site.
+        folder: where to; the generator writes the site into its folder `site`.
     """
     shutil.rmtree(folder, ignore_errors=True)
-    shutil.rmtree(site, ignore_errors=True)
     target = folder / "pages"
     shown: set[str] = set()
     for page in pages(repository):
@@ -68,8 +66,8 @@ def stage(repository: Path, configuration: Path, folder: Path, site: Path) -> No
         page = target / _page_of(path, repository)
         if not page.exists():
             _write(page, _rewrite(_view(repository / path, repository), f"{path}/_", repository, shown))
-    text = configuration.read_text(encoding="utf-8").replace("SITE", site.as_posix())
-    _write(folder / "zensical.toml", text.replace("REPOSITORY", repository.as_posix()))
+    text = configuration.read_text(encoding="utf-8").replace("REPOSITORY", repository.as_posix())
+    _write(folder / "zensical.toml", text)
 
 
 def _named(entries: list[object]) -> list[str]:
