@@ -97,7 +97,7 @@ def example(key: str, of: str) -> dict[str, Any] | None:
         key: the setting, e.g. `train.epochs`.
         of: what it belongs to: `recipe`, or a reader.
     """
-    known = _examples()
+    known = examples()
     values, needs = known.get(of, {}), known["needs"].get(of, {})
     named = key if key in values else key.replace("test.", "train.", 1) if key.startswith("test.") else key
     if named not in values:
@@ -122,15 +122,16 @@ def shown_key(key: str) -> str:
 
 
 @cache
-def _examples() -> dict[str, Any]:
+def examples() -> dict[str, Any]:
+    """Returns what docs/settings_examples.yaml holds."""
     return yaml.safe_load(EXAMPLES.read_text(encoding="utf-8"))
 
 
 def _keys(key: str, field: FieldInfo) -> Iterator[tuple[str, FieldInfo]]:
     if key != "metric_file":
         yield key, field
-    inner = _inner(field.annotation)
-    for name, own in inner.model_fields.items() if inner else ():
+    held = inner(field.annotation)
+    for name, own in held.model_fields.items() if held else ():
         yield from _keys(f"{key}.{name}", own)
 
 
@@ -141,11 +142,11 @@ def _part(title: str, model: type[Settings], chosen: tuple[str, ...], of: str) -
 
 def _entry(key: str, field: FieldInfo, of: str, prefix: str) -> str:
     """The text of one setting."""
-    inner = _inner(field.annotation)
-    text = " ".join((field.description or (inner and inner.__doc__) or "").split())
+    held = inner(field.annotation)
+    text = " ".join((field.description or (held and held.__doc__) or "").split())
     choices = _choices(field)
     lines = [_escaped(" ".join(filter(None, [text, f"One of {choices}." if choices else ""])))]
-    default = "" if inner and field.default is not None and not field.is_required() else _default(field)
+    default = "" if held and field.default is not None and not field.is_required() else _default(field)
     given = example(key, of)
     facts = [f"Default: {default}" if default else "", f"Example: {_written(given, of)}" if given else ""]
     if any(facts):
@@ -171,8 +172,8 @@ def _flow(value: Any) -> str:
     return text.removesuffix("...\n").strip()
 
 
-def _inner(annotation: Any) -> type[Settings] | None:
-    """The settings that a field holds, if it holds some."""
+def inner(annotation: Any) -> type[Settings] | None:
+    """Returns the settings that a field holds, if it holds some."""
     options = (annotation, *_members(annotation))
     return next((one for one in options if isinstance(one, type) and issubclass(one, Settings)), None)
 
