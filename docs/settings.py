@@ -144,8 +144,8 @@ def _entry(key: str, field: FieldInfo, of: str, prefix: str) -> str:
     """The text of one setting."""
     held = inner(field.annotation)
     text = " ".join((field.description or (held and held.__doc__) or "").split())
-    choices = _choices(field)
-    lines = [_escaped(" ".join(filter(None, [text, f"One of {choices}." if choices else ""])))]
+    values = choices(field)
+    lines = [_escaped(" ".join(filter(None, [text, f"One of {values}." if values else ""])))]
     default = "" if held and field.default is not None and not field.is_required() else _default(field)
     given = example(key, of)
     facts = [f"Default: {default}" if default else "", f"Example: {_written(given, of)}" if given else ""]
@@ -178,7 +178,8 @@ def inner(annotation: Any) -> type[Settings] | None:
     return next((one for one in options if isinstance(one, type) and issubclass(one, Settings)), None)
 
 
-def _choices(field: FieldInfo) -> str:
+def choices(field: FieldInfo) -> str:
+    """Returns the values that a field may have, where they are few; "" otherwise."""
     annotation, extra = field.annotation, field.json_schema_extra
     literals = [one for one in (annotation, *_members(annotation)) if typing.get_origin(one) is typing.Literal]
     values: Any = [value for one in literals for value in typing.get_args(one)]
