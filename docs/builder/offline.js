@@ -1,27 +1,30 @@
-// A browser starts no worker of a page that was opened as a file. The search runs in one: here, in a frame instead.
+// A browser starts no worker for a page that was opened as a file. The search runs in one: here, in a frame instead.
 if (location.protocol === "file:") {
   window.Worker = class {
     constructor(address) {
-      this.waiting = [];
+      this.waiting = []; // what is sent before the script is loaded
       this.onmessage = this.onerror = null;
       this.frame = document.createElement("iframe");
       this.frame.hidden = true;
       document.body.append(this.frame);
       const inside = this.frame.contentWindow;
-      inside.postMessage = (data) => setTimeout(() => this.onmessage && this.onmessage({ data }));
+      inside.postMessage = (message) => {
+        const data = structuredClone(message); // as between a page and a worker, neither sees the other's objects
+        setTimeout(() => this.onmessage && this.onmessage({ data }));
+      };
       const script = inside.document.createElement("script");
       script.src = address;
       script.onload = () => {
-        const waiting = this.waiting;
+        this.waiting.forEach((data) => inside.onmessage({ data }));
         this.waiting = null;
-        waiting.forEach((data) => this.postMessage(data));
       };
       script.onerror = (event) => this.onerror && this.onerror(event);
       inside.document.body.append(script);
     }
-    postMessage(data) {
+    postMessage(message) {
+      const data = structuredClone(message);
       if (this.waiting) this.waiting.push(data);
-      else this.frame.contentWindow.onmessage({ data });
+      else setTimeout(() => this.frame.contentWindow && this.frame.contentWindow.onmessage({ data }));
     }
     terminate() {
       this.frame.remove();
