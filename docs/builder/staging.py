@@ -16,8 +16,8 @@ from builder import messages
 PAGES = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "benchmarks/RESULTS.md", "docs/**/*.md", "input/README.md")
 """The pages of the site, as patterns relative to the repository; one that does not exist is left out."""
 ASSETS = ("docs/**/*.jpg", "docs/**/*.png", "docs/**/*.svg", "docs/**/*.gif")
-UNLISTED = ("docs/teach/", "input/")
-"""Folders whose pages others link to and the navigation does not name one by one."""
+UNLISTED = ("docs/teach/", "input/", "CONTRIBUTING.md")
+"""Pages that others link to and that the navigation need not name, by the beginnings of their paths."""
 LINK = re.compile(r"(?<!!)(\[(?:[^\[\]]|\[[^\]]*\])*\]\()([^)\s]+)(\))")
 LANGUAGES = {".py": "python", ".yaml": "yaml", ".yml": "yaml", ".toml": "toml", ".sh": "bash", ".ipynb": "json"}
 HIDDEN = "---\nsearch:\n  exclude: true\n---\n\n"
