@@ -164,3 +164,26 @@ def test_a_link_to_code_leads_to_a_page_that_shows_it(tmp_path: Path) -> None:
     assert (pages / "docs" / "page.md").read_text() == expected
     assert "x = 1" in (pages / "pipeline" / "some.py.md").read_text()
     assert "[some.py](some.py.md)" in (pages / "pipeline" / "files.md").read_text()
+
+
+def test_a_built_site_is_checked(tmp_path: Path) -> None:
+    from builder import links, offline
+
+    script = '<script src="https://example.org/a.js" type="text/javascript"></script>'
+    (tmp_path / "a.html").write_text(
+        f'{script}<a href="b.html#there"></a><a href="b.html#not"></a><a href="c.html"></a>'
+    )
+    (tmp_path / "b.html").write_text('<h2 id="there"></h2><a href="https://example.org"></a>')
+    said = [fault.split(",")[0] for fault in links.site_faults(tmp_path)]
+    expected = ["a.html links to b.html#not", "a.html links to c.html"]
+    assert said == ["a.html loads something from a server; the site must work without a network.", *expected]
+    offline.finish(tmp_path)
+    assert [fault.split(",")[0] for fault in links.site_faults(tmp_path)] == expected
+
+
+@pytest.mark.slow
+def test_the_site_builds() -> None:
+    pytest.importorskip("zensical")
+    import build
+
+    assert build.build() == []
