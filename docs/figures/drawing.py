@@ -51,7 +51,7 @@ def diagram(size: tuple[float, float] = SMALL) -> tuple[Figure, Axes]:
 def save(figure: Figure, name: str) -> None:
     """Writes docs/figures/<name>.png with a palette of 128 colours, and closes the figure."""
     path = FOLDER / f"{name}.png"
-    figure.savefig(path, dpi=DPI, metadata={"Software": None})
+    figure.savefig(path, dpi=DPI, bbox_inches="tight", pad_inches=0.08, metadata={"Software": None})
     plt.close(figure)
     with Image.open(path) as image:
         image.convert("RGB").quantize(128, dither=Image.Dither.NONE).save(path, optimize=True)

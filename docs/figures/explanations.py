@@ -123,7 +123,7 @@ def nested() -> None:
             0.6,
             0.2,
         )
-    axes[0].set(xlim=(-6, 14), ylim=(-1.6, 6), title="one partition into fifths, of twenty")
+    axes[0].set(xlim=(-6, 14), ylim=(-1.6, 6), title="one of twenty partitions into fifths")
     axes[0].set_aspect("auto")
     axes[0].set_axis_off()
     axes[0].text(-3, -0.8, "grey groups choose the rule, blue groups score it", va="center")
@@ -136,7 +136,7 @@ def nested() -> None:
     axes[1].set(
         xscale="log",
         xlabel="held-out images",
-        ylabel="score less the truth",
+        ylabel="score minus the truth",
         title=f"a drawn example: the best of {rules} rules, {draws} draws",
     )
     axes[1].set_xticks(sizes, [str(size) for size in sizes])
@@ -174,6 +174,7 @@ def calibration() -> None:
         xlabel="probability that it says",
         ylabel="share of pixels in the mask",
         ylim=(-0.25, 1.02),
+        yticks=[0, 0.5, 1],
         title="what two networks mean by 0.5",
     )
     axes[1].set(xlabel="threshold", ylabel="Dice", title="no one threshold suits both")
