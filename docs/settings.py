@@ -67,6 +67,7 @@ examples of: a recipe, or a competition with this reader."""
 
 OF_THE_FILE = {"competition", "base", "takes", "quick"}
 """Settings of a recipe that only its YAML can say."""
+NOTHING = object()
 HIDDEN = "train.evaluate"
 """A key of test sets, which a training set may not have."""
 
@@ -89,21 +90,24 @@ def keys(title: str) -> list[tuple[str, FieldInfo]]:
     return [(key, field) for key, field in found if key != HIDDEN]
 
 
-def example(key: str, of: str) -> dict[str, Any] | None:
-    """Returns the example of a setting, with what it needs beside it, by dotted keys; None of a setting that holds
-    others.
+def example(key: str, field: FieldInfo, of: str) -> dict[str, Any] | None:
+    """Returns the example of a setting, with what it needs beside it, by dotted keys; None for a setting that holds
+    others, and where no value is known.
 
     Args:
         key: the setting, e.g. `train.epochs`.
+        field: its field. Without an example in the file, the example is the opposite of a switch, another one of a few
+            values, or else the default.
         of: what it belongs to: `recipe`, or a reader.
     """
     known = examples()
     values, needs = known.get(of, {}), known["needs"].get(of, {})
     named = key if key in values else key.replace("test.", "train.", 1) if key.startswith("test.") else key
-    if named not in values:
+    value = values[named] if named in values else _derived(field)
+    if value is NOTHING or inner(field.annotation):
         return None
     needed = needs.get(key, {})
-    return {shown_key(one): value for one, value in {**needed, key: values[named]}.items()}
+    return {shown_key(one): value for one, value in {**needed, key: value}.items()}
 
 
 def nested(flat: dict[str, Any]) -> dict[str, Any]:
@@ -147,7 +151,7 @@ def _entry(key: str, field: FieldInfo, of: str, prefix: str) -> str:
     values = choices(field)
     lines = [_escaped(" ".join(filter(None, [text, f"One of {values}." if values else ""])))]
     default = "" if held and field.default is not None and not field.is_required() else _default(field)
-    given = example(key, of)
+    given = example(key, field, of)
     facts = [f"Default: {default}" if default else "", f"Example: {_written(given, of)}" if given else ""]
     if any(facts):
         lines.append(" · ".join(filter(None, facts)))
@@ -172,6 +176,15 @@ def _flow(value: Any) -> str:
     return text.removesuffix("...\n").strip()
 
 
+def _derived(field: FieldInfo) -> Any:
+    """A value that a setting may have; NOTHING where the type and the default do not show one."""
+    default = field.default
+    if isinstance(default, bool):
+        return not default
+    others = [value for value in _values(field) if value != default]
+    return others[0] if others else NOTHING if field.is_required() or default in (None, "", [], {}) else default
+
+
 def inner(annotation: Any) -> type[Settings] | None:
     """Returns the settings that a field holds, if it holds some."""
     options = (annotation, *_members(annotation))
@@ -180,12 +193,15 @@ def inner(annotation: Any) -> type[Settings] | None:
 
 def choices(field: FieldInfo) -> str:
     """Returns the values that a field may have, where they are few; "" otherwise."""
+    return ", ".join(f"`{value}`" for value in _values(field))
+
+
+def _values(field: FieldInfo) -> list[Any]:
     annotation, extra = field.annotation, field.json_schema_extra
     literals = [one for one in (annotation, *_members(annotation)) if typing.get_origin(one) is typing.Literal]
-    values: Any = [value for one in literals for value in typing.get_args(one)]
     if isinstance(extra, dict):
-        values = extra["one_of"]
-    return ", ".join(f"`{value}`" for value in values)
+        return list(typing.cast(list[Any], extra["one_of"]))
+    return [value for one in literals for value in typing.get_args(one)]
 
 
 def _members(annotation: Any) -> tuple[Any, ...]:

@@ -82,7 +82,7 @@ def test_every_setting_has_a_text_an_anchor_of_its_own_and_a_valid_example(setti
         for key, field in settings.keys(title):
             holds_others = settings.inner(field.annotation) is not None
             assert field.description or holds_others or settings.choices(field), f"{key}: say what it is"
-            example = settings.example(key, of)
+            example = settings.example(key, field, of)
             assert (example is None) == holds_others, f"{key}: give an example in docs/settings_examples.yaml"
             if example:
                 validate(LAYOUTS.get(of, Recipe), merge(base, settings.nested(example)), f"the example of {key}")
