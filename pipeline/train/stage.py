@@ -8,6 +8,7 @@ reads   folds/<competition>.csv, work/<competition>/pixels_…/train_{images,mas
         test_duplicates.csv
 writes  work/<competition>/<run>/fold_<k>/last.safetensors (or average, best, snapshot_<n>), history.csv and .json,
         epochs.npz (every held-out image's pixel counts after every epoch), fold.json, tensorboard/
+        work/<competition>/<run>/model.txt: the layers of the network
         and, while the fold is unfinished, last.ckpt, best.ckpt, started.json
         further seeds in fold_<k>_seed_<s>/, a final model on all images in final/
 
@@ -202,6 +203,7 @@ def execute(run: Run, waiting: list[Step], runner: StepRunner, force: bool = Fal
     """Trains the members, as many at once as the engine has room for; `force` starts them anew."""
     with loading_torch():
         from pipeline.networks import device, normalization, weights
+        from pipeline.train.summary import write_summary
 
     # all before the first, so that a fault shows now and not after hours
     chosen = {step.title: rows_of(run, step.fold) for step in waiting}
@@ -224,6 +226,7 @@ def execute(run: Run, waiting: list[Step], runner: StepRunner, force: bool = Fal
     if run.recipe.image.normalize == "encoder" and not start:
         say(f"  {normalization.describe(run.recipe.model)}")
     say(f"  {first}; results → {shown(run.folder)}/fold_*")
+    say(f"  {write_summary(run)}")
     say(epoch_lines.legend(run))
     with exclusive_lock(run.folder):  # other processes of this run write it too
         write_recipe(run)
