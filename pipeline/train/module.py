@@ -43,7 +43,8 @@ class HeldOut(NamedTuple):
 
 
 class SegmentationModule(LightningModule):
-    """Trains a network on batches; logs loss, Dice and IoU of both sets, the competition's score, and the learning rate.
+    """Trains a network on batches; logs loss, Dice and IoU of both sets, the competition's score, and the learning
+    rate.
 
     valid/score is the competition's metric at the size of the pixel arrays, untuned (threshold 0.5, or the most
     probable class): good enough to choose an epoch by. The score that counts is computed by `tune`, at native size.
@@ -144,7 +145,7 @@ class SegmentationModule(LightningModule):
             self.schedule.step_batch()
 
     def on_train_batch_end(self, outputs: Any, batch: Any, index: int) -> None:
-        """Logs Dice and IoU of all training pixels of the epoch, as the network saw them: augmented, with dropout on."""
+        """Logs Dice and IoU of all training pixels of the epoch, as the network saw them: augmented, dropout on."""
         if index == self.trainer.num_training_batches - 1:
             counts = torch.stack(self.train_counts).sum(0).cpu().numpy()
             pooled = {"dice": _pooled_dice(counts, self.competition), "iou": _pooled_iou(counts, self.competition)}
@@ -277,8 +278,8 @@ class SegmentationModule(LightningModule):
         return total / share
 
     def _without_ignored(self, masks: torch.Tensor) -> torch.Tensor:
-        """Masks whose ignored class is marked as ignored pixels."""
-        ignored = self.competition.ignored
+        """Masks whose ignored class is marked as ignored pixels, unless it is learned."""
+        ignored = None if self.recipe.loss.learn_ignored_class else self.competition.ignored
         return masks if ignored is None else masks.masked_fill(masks == ignored, IGNORE)
 
     def _learning_rate(self) -> float:

@@ -165,11 +165,10 @@ def preflight(run: Run) -> None:
     with loading_torch():
         from pipeline.networks import device, models, weights
         from pipeline.networks.transforms import Preprocess
-        from pipeline.train import devices, optimization, trackers
+        from pipeline.train import devices, losses, optimization, trackers
         from pipeline.train.batches.augment import Augmentation
         from pipeline.train.batches.device_augment import device_augmentation
         from pipeline.train.batches.mix import Mixer
-        from pipeline.train.losses import WeightedLoss
         from pipeline.train.module import split_parameters
 
     _say_code(run)
@@ -180,7 +179,7 @@ def preflight(run: Run) -> None:
     Preprocess(run.recipe.image.preprocess)
     network = models.build(run.recipe.model, run.recipe.image.channels, len(run.competition.classes), source)
     optimization.build_optimizer(run.recipe.train, *split_parameters(network))
-    WeightedLoss(run.recipe.loss, run.competition.kind, run.recipe.model.presence, run.recipe.model.instances)
+    losses.check(run)
     separators.check(run)
     Mixer(run.recipe.train.mix, run.competition.kind, len(run.competition.classes), [0], np.zeros(1, int))
     trackers.trackers(run, run.folder)
