@@ -18,7 +18,8 @@ class _Example(LightningModule):
 
     def __init__(self, network: torch.nn.Module, shape: tuple[int, ...] | None) -> None:
         super().__init__()
-        self.network = network.to("meta")
+        self.network = network
+        self.to("meta")
         self.example_input_array = None if shape is None else torch.zeros(shape, device="meta")
 
     def forward(self, pixels: torch.Tensor) -> Any:
