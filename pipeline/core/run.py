@@ -231,11 +231,6 @@ class Run:
         return root() / "submissions" / f"{self.name}.json"
 
     @property
-    def network_summary(self) -> Path:
-        """The layers of the run's network, as text."""
-        return self.folder / "model.txt"
-
-    @property
     def report(self) -> Path:
         """One page to look at."""
         return self.folder / "report.html"

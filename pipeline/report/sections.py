@@ -209,12 +209,11 @@ def learning(run: Run, trainings: charts.Trainings) -> Shown | None:
         drawn = [charts.loss_curves(trainings), charts.score_curves(trainings, run.competition.metric)]
     if any("train/iou" in history for history in histories):  # earlier versions did not measure it
         drawn.append(charts.iou_curves(trainings))
-    layers = run.network_summary
     return {
         "charts": drawn,
         "trainings": {title: fold for title, (fold, _) in trainings.items()},
         "figures": {title: kept_figures(fold, history) for title, (fold, history) in trainings.items()},
-        "network": layers.read_text(encoding="utf-8", errors="replace") if layers.exists() else "",
+        "network": look.network(run),
     }
 
 

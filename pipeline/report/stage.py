@@ -4,7 +4,7 @@
 
 reads   what every stage wrote, where it is there: work/<competition>/images.parquet, test_images.parquet, outliers.csv,
         test_duplicates.csv, outliers/apart.csv, folds/<competition>*.json,
-        work/<competition>/<run>/model.txt, fold_<k>/history.csv, postprocess.json, oof_scores.csv, suspects.csv,
+        work/<competition>/<run>/fold_<k>/history.csv and model.txt, postprocess.json, oof_scores.csv, suspects.csv,
         predictions/,
         submissions/<run>.csv and .json, input/<competition>/
 writes  work/<competition>/<run>/report.html
@@ -32,7 +32,7 @@ def steps(run: Run) -> list[Step]:
     inputs = (
         run.table, run.test_table, run.outliers, run.pairs_apart, run.test_duplicates, run.audit, *histories,
         run.postprocess, run.folder / "oof_scores.csv", run.suspects, *blends.files(run, "oof"), run.record,
-        run.folder / "test.json", run.network_summary,
+        run.folder / "test.json",
     )  # fmt: skip
     present = tuple(path for path in inputs if path.exists())
     return [

@@ -7,8 +7,8 @@ reads   folds/<competition>.csv, work/<competition>/pixels_…/train_{images,mas
         train.pseudo name of another run, the latter with pixels_…/test_images.npy, test_images.parquet and
         test_duplicates.csv
 writes  work/<competition>/<run>/fold_<k>/last.safetensors (or average, best, snapshot_<n>), history.csv and .json,
-        epochs.npz (every held-out image's pixel counts after every epoch), fold.json, tensorboard/
-        work/<competition>/<run>/model.txt: the layers of the network
+        epochs.npz (every held-out image's pixel counts after every epoch), fold.json, model.txt (the layers of the
+        network), tensorboard/
         and, while the fold is unfinished, last.ckpt, best.ckpt, started.json
         further seeds in fold_<k>_seed_<s>/, a final model on all images in final/
 
@@ -86,7 +86,7 @@ def _step(run: Run, member: Member, settings: dict[str, Any]) -> Step:
     defaults = Recipe(name="", competition="").model_dump(mode="json", include=PARTS)
     return Step(
         "train", title, folder / "manifest.json", inputs, outputs, settings, member.fold, member.seed, defaults,
-        also=(folder / "epochs.npz",), sealed=run.weights(member),
+        also=(folder / "epochs.npz", folder / "model.txt"), sealed=run.weights(member),
     )  # fmt: skip
 
 
@@ -225,7 +225,6 @@ def execute(run: Run, waiting: list[Step], runner: StepRunner, force: bool = Fal
     if run.recipe.image.normalize == "encoder" and not start:
         say(f"  {normalization.describe(run.recipe.model)}")
     say(f"  {first}; results → {shown(run.folder)}/fold_*")
-    say(f"  {write_summary(run)}")
     say(epoch_lines.legend(run))
     with exclusive_lock(run.folder):  # other processes of this run write it too
         write_recipe(run)
@@ -233,6 +232,7 @@ def execute(run: Run, waiting: list[Step], runner: StepRunner, force: bool = Fal
         with runner.alone(waiting):
             for step in waiting:
                 shutil.rmtree(step.manifest.parent, ignore_errors=True)
+    say(f"  {write_summary(run, [step.manifest.parent for step in waiting])}")
     units = {step.title: Training(run, step, chosen[step.title], source) for step in waiting}
     folds = [step for step in waiting if step.fold is not None]
     final = [step for step in waiting if step.fold is None]  # which follows from the folds

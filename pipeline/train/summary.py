@@ -1,5 +1,7 @@
 """A table of the layers of a network: output shapes, parameters, operations, and the size of its weights."""
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,6 +12,8 @@ from pipeline.core.files import shown, write_text
 from pipeline.core.intact import read_array
 from pipeline.core.run import Run
 from pipeline.networks import models
+
+FILE = "model.txt"
 
 
 class _Example(LightningModule):
@@ -27,8 +31,8 @@ class _Example(LightningModule):
         return self.network(pixels)
 
 
-def write_summary(run: Run) -> str:
-    """Writes the layers of the recipe's network to model.txt of the run's folder and returns one line about it.
+def write_summary(run: Run, folders: Sequence[Path]) -> str:
+    """Writes the layers of the recipe's network to model.txt in each of the folders, and returns one line about it.
 
     Lightning's summary, and not the package torchinfo: it is installed anyway, and torchinfo's last release is of
     May 2023.
@@ -48,5 +52,7 @@ def write_summary(run: Run) -> str:
         f"float32){operations}"
     )
     layers = "\n".join(row.rstrip() for row in str(summary).splitlines())
-    write_text(run.network_summary, f"{text}\n\n{layers}\n")
-    return f"network: {text}; all layers: {shown(run.network_summary)}"
+    paths = [folder / FILE for folder in folders]
+    for path in paths:
+        write_text(path, f"{text}\n\n{layers}\n")
+    return f"network: {text}; all layers: {shown(paths[0])}"

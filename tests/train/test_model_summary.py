@@ -7,19 +7,22 @@ from conftest import Tiny
 from trainings import prepare
 
 from pipeline.networks import models
+from pipeline.report import look
 from pipeline.train.summary import write_summary
 
 
 def test_the_layers_of_a_network(tiny: Tiny) -> None:
     run = prepare(tiny, {"image": {"size": [48, 64]}})
-    line = write_summary(run)
+    folders = [run.fold_folder(fold) for fold in (0, 1)]
+    line = write_summary(run, folders)
     network = models.build(run.recipe.model, 1, 1, None)
     count = sum(one.numel() for one in network.parameters())
     assert line.startswith(
         f"network: ConfigurableUnet, encoder plain: {count:,} parameters ({4e-6 * count:.1f} MB in float32), "
     )
-    assert " GFLOPs per 48×64 image; all layers: " in line and line.endswith("/model.txt")
-    text = run.network_summary.read_text(encoding="utf-8")
+    assert " GFLOPs per 48×64 image; all layers: " in line and line.endswith("/fold_0/model.txt")
+    text, other = ((folder / "model.txt").read_text(encoding="utf-8") for folder in folders)
+    assert text == other == look.network(run)
     assert text.startswith(line.removeprefix("network: ").partition(";")[0])
     rows = [row.split("|") for row in text.splitlines() if "network.network.encoder.levels.2.0" in row]
     assert [cell.strip() for cell in rows[0][2:4]] == ["Conv2d", "2.3 K"]
@@ -40,5 +43,5 @@ class Peeks(torch.nn.Module):
 def test_a_network_that_needs_values_has_no_operations(tiny: Tiny) -> None:
     run = prepare(tiny)
     model = run.recipe.model.model_copy(update={"architecture": f"{__name__}:Peeks", "options": {}})
-    line = write_summary(replace(run, recipe=run.recipe.model_copy(update={"model": model})))
+    line = write_summary(replace(run, recipe=run.recipe.model_copy(update={"model": model})), [run.folder])
     assert line.startswith(f"network: {__name__}:Peeks: 2 parameters (0.0 MB in float32); all layers: ")
