@@ -190,8 +190,11 @@ def _trained(runs: dict[int, Run], folds: Sequence[int]) -> tuple[dict[str, floa
 
 
 def frame(lines: Sequence[Line]) -> pd.DataFrame:
-    """Returns a table of texts, one row per variant; columns of nothing are left out."""
+    """Returns a table of texts, one row per variant. Columns of nothing are left out, and `tuned` where nothing was
+    tuned."""
     scored = list(dict.fromkeys(what for line in lines for what in line.scores))
+    if all(line.scores.get("tuned") == line.scores.get("untuned") for line in lines) and "untuned" in scored:
+        scored = [what for what in scored if what != "tuned"]
     rows = []
     for number, line in enumerate(lines):
         cells = {"variant": line.variant, "seeds": str(line.seeds)}

@@ -113,6 +113,11 @@ def test_a_table_as_markdown() -> None:
     ]
 
 
+def test_a_table_says_nothing_twice() -> None:
+    lines = [Line(name, 1, dict.fromkeys(("untuned", "tuned"), (0.5, 0.1))) for name in "ab"]
+    assert list(variant_tables.frame(lines)) == ["variant", "seeds", "untuned", "untuned: difference"]
+
+
 def test_a_table_as_latex() -> None:
     text = variant_tables.latex(variant_tables.frame(LINES), "50 % of it", "tab:x")
     rules = [line for line in text.splitlines() if line.startswith((r"\toprule", r"\midrule", r"\bottomrule"))]
