@@ -42,7 +42,7 @@ def write_summary(run: Run, folders: Sequence[Path]) -> str:
     network = models.build_network(run, None, dtype)
     try:
         summary = ModelSummary(_Example(network, (1, run.recipe.image.channels, height, width)), max_depth=-1)
-        operations = f", {summary.total_flops / 1e9:.1f} GFLOPs per {height}×{width} image"
+        operations = f", {summary.total_flops / 1e9:.3g} GFLOPs per {height}×{width} image"
     except Exception:  # a network of your own may need values, which `meta` tensors do not have
         network = models.build_network(run, None, dtype)
         summary, operations = ModelSummary(_Example(network, None), max_depth=-1), ""
