@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from benchmarks.variants import Counts, difference
+from benchmarks.variant_tables import Counts, difference
 from pipeline.core.files import read_json
 from pipeline.masks.bootstrap import mean_counts, mean_score
 
@@ -39,7 +39,12 @@ def main() -> None:
     print("| ours | score | notebook | difference ± standard error [95 %] |\n|---|---|---|---|")
     for name, column in (("untuned", "untuned"), ("tuned", "score")):
         here, there = (
-            Counts(mean_counts(common[one].to_numpy()), common["group"].to_numpy(), mean_score)
+            Counts(
+                mean_counts(common[one].to_numpy()),
+                common["group"].to_numpy(),
+                mean_score,
+                common["image_id"].to_numpy(),
+            )
             for one in (column, "notebook")
         )
         print(f"| {name} | {here.mean:.4f} | {there.mean:.4f} | {difference(there, here)} |")

@@ -1,13 +1,15 @@
 """What does each setting bring? Variants of a recipe, trained on the same images and seeds, compared in pairs.
 
-    python -m benchmarks.variants benchmarks/experiments/tgs-salt.yaml [--only NAME…] [--jobs 2] [--table]
+    python -m benchmarks.variants benchmarks/experiments/tgs-salt.yaml [--only NAME…] [--jobs 2] [--table] [--full]
+                                  [--markdown FILE] [--latex FILE]
 
 The YAML says which recipe, which folds are held out, how many training images there are, which seeds, what is set for
-all (`set`), and each variant's own settings (`variants`; `recipe` among them takes another recipe). Each variant and
-seed is a run of the pipeline, decode to tune, under work/; finished ones are not run again, interrupted ones go on.
-Differences are to the first variant, on the same held-out images, of the same seed, ± standard error with the 95 %
-bootstrap interval, groups drawn whole. `--jobs` trains several at once, with as many fewer threads each: their scores
-are as good, their speeds are not.
+all (`set`, and `reduced`, which --full leaves out), and each variant's own settings (`variants`; `recipe` among them
+takes another recipe). Each variant and seed is a run of the pipeline, decode to tune, under work/; finished ones are
+not run again, interrupted ones go on. Differences are to the first variant, on the same held-out images, of the same
+seed, ± standard error with the 95 % bootstrap interval, groups drawn whole. `--markdown` and `--latex` write the mean
+over seeds (variant_tables.py). `--jobs` trains several at once, with as many fewer threads each: their scores are as
+good, their speeds are not.
 """
 
 import argparse
@@ -16,26 +18,21 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from datetime import date
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import pandas as pd
-import yaml
 
-from pipeline.core.config.settings import assignments_of
-from pipeline.core.files import read_json, root, writing
+from benchmarks import variant_tables
+from benchmarks.variant_tables import difference, read
+from pipeline.core.config.settings import assignments_of, read_yaml
+from pipeline.core.errors import PipelineError
+from pipeline.core.files import read_json, root, write_text, writing
 from pipeline.core.run import Run, open_run
 from pipeline.evaluate.stage import wanted
-from pipeline.masks.bootstrap import Score, bootstrap, mean_counts, mean_score
-from pipeline.masks.decision import Biases, decision_of
-from pipeline.masks.metrics import metric_of
-from pipeline.predictions import blends
-from pipeline.split.folds import counted_rows, read_folds
-from pipeline.tune import class_biases
-from pipeline.tune.held_out import Weighting, held_out
+from pipeline.split.folds import read_folds
 
 
 @dataclass(frozen=True)
@@ -52,13 +49,28 @@ class Experiment:
     """Training images beside one fold, drawn once for all variants and seeds; None: all of the other folds."""
     present: bool = False
     """Score only images that have a mask."""
+    name: str = ""
+    """How the names of its runs begin; by default with the recipe's."""
+    title: str = ""
+    """What its tables are of."""
+    reduced: dict[str, Any] = field(default_factory=dict)
+    """Set besides `set`, so that two CPU cores can do it; `--full` leaves it and `images` out."""
+    full: bool = False
+
+    @property
+    def used_images(self) -> int | None:
+        """`images`, unless nothing is reduced."""
+        return None if self.full else self.images
 
     def trial(self, name: str, seed: int) -> "Trial":
-        """Returns one training; a variant's settings come last."""
+        """Returns one training; a variant's settings come last, and among them those of its own `reduced`."""
         own = dict(self.variants[name])
-        settings = {**self.set, "train.folds": list(self.folds), "train.seeds": [seed], **own}
+        own_reduced = own.pop("reduced", {})
+        reduced, own_reduced = ({}, {}) if self.full else (self.reduced, own_reduced)
+        settings = {**self.set, **reduced, "train.folds": list(self.folds), "train.seeds": [seed], **own, **own_reduced}
         recipe = settings.pop("recipe", self.recipe)
-        return Trial(f"{recipe}--{name.replace(' ', '-')}--{self.images or 'all'}-{seed}", recipe, settings)
+        size = "full" if self.full else self.images or "all"
+        return Trial(f"{self.name or recipe}--{name.replace(' ', '-')}--{size}-{seed}", recipe, settings)
 
 
 @dataclass(frozen=True)
@@ -79,20 +91,6 @@ class Trial:
         return open_run(self.recipe, assignments=self.assignments, name=self.name)
 
 
-class Counts(NamedTuple):
-    """What the score of some images is a function of."""
-
-    values: np.ndarray
-    """(N, …), one entry an image; `score` takes the sum."""
-    groups: np.ndarray
-    score: Score
-
-    @property
-    def mean(self) -> float:
-        """The score of all."""
-        return float(self.score(self.values.sum(0)))
-
-
 def write_excluded(run: Run, fold: int, images: int) -> str:
     """Leaves all but so many of a fold's training images out; returns the list's path for `train.exclude`."""
     folds = read_folds(run)
@@ -104,52 +102,42 @@ def write_excluded(run: Run, fold: int, images: int) -> str:
     return str(path.relative_to(root()))
 
 
-def train(trial: Trial, threads: int) -> int:
-    """Runs the pipeline for a trial, with a log beside the run's folder, and returns its exit code."""
+def exclude(experiment: Experiment) -> str:
+    """Returns `train.exclude` of an experiment with fewer images; makes the folds first where there are none.
+
+    Raises:
+        PipelineError: the folds could not be made, or several are held out.
+    """
+    trial = experiment.trial(next(iter(experiment.variants)), experiment.seeds[0])
+    run = trial.open()
+    if not run.folds_file.exists() and launch(trial, "split"):
+        raise PipelineError(f"{run.folds_file.name} could not be made: see {log_of(trial)}.")
+    if len(experiment.folds) != 1 or experiment.images is None:
+        raise PipelineError("`images` needs one entry in `folds`.")
+    return write_excluded(run, experiment.folds[0], experiment.images)
+
+
+def launch(trial: Trial, last: str, threads: int = 1) -> int:
+    """Runs the pipeline for a trial up to the stage `last`, with a log, and returns its exit code."""
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     options = [part for one in trial.assignments for part in ("--set", one)]
-    last = "evaluate" if wanted(trial.open().competition) else "tune"
     command = [sys.executable, "-m", "pipeline", "run", trial.recipe, "--name", trial.name, "--to", last, *options]
-    log = root() / "work" / f"{trial.name}.log"
-    with log.open("w", encoding="utf-8") as file:
-        code = subprocess.run(command, env=environment, stdout=file, stderr=subprocess.STDOUT, check=False).returncode
-    print(f"{trial.name}: {'done' if code == 0 else f'exit code {code}, see {log}'}", file=sys.stderr, flush=True)
+    log_of(trial).parent.mkdir(parents=True, exist_ok=True)
+    with log_of(trial).open("w", encoding="utf-8") as file:
+        return subprocess.run(command, env=environment, stdout=file, stderr=subprocess.STDOUT, check=False).returncode
+
+
+def log_of(trial: Trial) -> Path:
+    """Returns what a trial's run prints."""
+    return root() / "work" / f"{trial.name}.log"
+
+
+def train(trial: Trial, threads: int) -> int:
+    """Runs the pipeline for a trial, and returns its exit code."""
+    code = launch(trial, "evaluate" if wanted(trial.open().competition) else "tune", threads)
+    said = "done" if code == 0 else f"exit code {code}, see {log_of(trial)}"
+    print(f"{trial.name}: {said}", file=sys.stderr, flush=True)
     return code
-
-
-def read(run: Run, present: bool) -> dict[str, Counts]:
-    """Returns the counts of a finished run's held-out images, or those with a mask, and of a test set with truth."""
-    found = _labels(run) if run.competition.kind == "multiclass" else _masks(run, present)
-    if (run.folder / "test_scores.csv").exists():
-        test = pd.read_csv(run.folder / "test_scores.csv", keep_default_na=False)
-        found["test set"] = Counts(mean_counts(test[run.competition.metric].to_numpy()), test["image_id"], mean_score)
-    return found
-
-
-def _masks(run: Run, present: bool) -> dict[str, Counts]:
-    rows = pd.read_csv(run.folder / "oof_scores.csv", dtype={"group": str}, keep_default_na=False)
-    rows = rows[counted_rows(rows, run.recipe.tune.rows) & ((rows["true_area"] > 0) | (not present))]
-    groups = rows["group"].to_numpy()
-    columns = {"untuned": "untuned", "tuned": "score"}
-    return {name: Counts(mean_counts(rows[one].to_numpy()), groups, mean_score) for name, one in columns.items()}
-
-
-def _labels(run: Run) -> dict[str, Counts]:
-    held = held_out(run)
-    mix = Weighting(blends.plain_of(run), blends.weights_of(run))
-    untuned, tuned = Biases((0.0,) * len(run.competition.classes), run.never), decision_of(read_json(run.postprocess))
-    assert isinstance(tuned, Biases)
-    both = class_biases.confusions(held, [mix, mix], [[untuned, tuned]] * len(held.rows))
-    counted = counted_rows(held.images, run.recipe.tune.rows)
-    groups, score = held.images["group"].to_numpy()[counted], metric_of(run.competition).score
-    return {name: Counts(one[counted], groups, score) for name, one in zip(("untuned", "tuned"), both, strict=True)}
-
-
-def difference(first: Counts, other: Counts) -> str:
-    """Returns how much higher the score of `other` is than that of `first`, of the same images."""
-    draws = np.subtract(*(bootstrap(one.values, one.score, one.groups) for one in (other, first)))
-    low, high = np.quantile(draws, [0.025, 0.975])
-    return f"{other.mean - first.mean:+.4f} ± {draws.std():.4f} [{low:+.4f}, {high:+.4f}]"
 
 
 def table(experiment: Experiment, names: list[str]) -> Iterator[str]:
@@ -181,33 +169,82 @@ def table(experiment: Experiment, names: list[str]) -> Iterator[str]:
             yield f"| {' | '.join(cells)} |"
 
 
+def tables(experiment: Experiment, names: list[str]) -> tuple[str, str]:
+    """Returns the finished trials averaged over seeds, as Markdown and as LaTeX."""
+    opened = {
+        name: {
+            seed: run for seed in experiment.seeds if (run := experiment.trial(name, seed).open()).postprocess.exists()
+        }
+        for name in dict.fromkeys([next(iter(experiment.variants)), *names])
+    }
+    first = next(iter(opened.values()))
+    lines = [variant_tables.line_of(name, runs, first, experiment.folds, experiment.present)
+             for name, runs in opened.items() if runs]  # fmt: skip
+    rows, metric = variant_tables.frame(lines), experiment.trial(next(iter(opened)), 0).open().competition.metric
+    caption = (
+        f"{experiment.title or experiment.recipe}: {metric}, mean ± standard deviation over seeds; differences to the "
+        "first row ± standard error."
+    )
+    label = f"tab:{experiment.name or experiment.recipe}"
+    return f"{caption}\n\n{variant_tables.markdown(rows)}", variant_tables.latex(rows, caption, label)
+
+
+def load(path: Path, full: bool = False) -> Experiment:
+    """Returns what an experiment's YAML says.
+
+    Args:
+        path: the YAML.
+        full: leave `reduced` out; the runs then have names of their own.
+
+    Raises:
+        PipelineError: the file is no mapping, or has a key that Experiment does not have or lacks one.
+    """
+    data = read_yaml(path)
+    known = {one.name: one for one in fields(Experiment)}
+    needed = {name for name, one in known.items() if one.default is MISSING and one.default_factory is MISSING}
+    if wrong := [*(data.keys() - known.keys()), *(needed - data.keys())]:
+        raise PipelineError(f"{path.name}: `{wrong[0]}` is unknown or missing; an experiment has {', '.join(known)}.")
+    return replace(Experiment(**data), full=full)
+
+
 def main() -> None:
-    """Trains what is missing and prints the table."""
+    """Trains what is missing, prints the table of all trials, and writes those over seeds."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("experiment", type=Path)
     parser.add_argument("--only", nargs="+", help="names of variants")
     parser.add_argument("--seeds", type=int, nargs="+", help="instead of the YAML's")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--table", action="store_true", help="train nothing")
+    parser.add_argument("--full", action="store_true", help="without what the YAML reduces for two CPU cores")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table over seeds there")
+    parser.add_argument("--latex", type=Path, metavar="FILE", help="the same, for the package booktabs")
     options = parser.parse_args()
-    experiment = Experiment(**yaml.safe_load(options.experiment.read_text(encoding="utf-8")))
+    experiment = load(options.experiment, options.full)
     experiment = replace(experiment, seeds=options.seeds or experiment.seeds)
-    if experiment.images:
-        run = open_run(experiment.recipe, assignments=[])
-        (fold,) = experiment.folds
-        excluded = write_excluded(run, fold, experiment.images)
-        experiment = replace(experiment, set=experiment.set | {"train.exclude": excluded})
     names = options.only or list(experiment.variants)
+    if unknown := [name for name in names if name not in experiment.variants]:
+        parser.error(f"--only {unknown[0]}: {options.experiment.name} has {', '.join(experiment.variants)}")
+    if experiment.images and not experiment.full:
+        experiment = replace(experiment, set=experiment.set | {"train.exclude": exclude(experiment)})
     trials = [experiment.trial(name, seed) for seed in experiment.seeds for name in names]
     if not options.table:
         threads = max(1, len(os.sched_getaffinity(0)) // options.jobs)
         with ThreadPoolExecutor(options.jobs) as pool:
             list(pool.map(train, trials, [threads] * len(trials)))
-    held_out_folds = ", ".join(map(str, experiment.folds))
-    print(f"{date.today()}, {experiment.recipe}, fold {held_out_folds}, {experiment.images or 'all'} training images")
+    held_out_folds, images = ", ".join(map(str, experiment.folds)), experiment.used_images or "all"
+    print(f"{date.today()}, {experiment.recipe}, fold {held_out_folds}, {images} training images")
     for line in table(experiment, names):
         print(line, flush=True)
+    if options.markdown or options.latex:
+        for path, text in zip((options.markdown, options.latex), tables(experiment, names), strict=True):
+            if path:
+                write_text(path, text)
+                print(f"{path} written", file=sys.stderr)
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except PipelineError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)

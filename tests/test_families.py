@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,21 +10,25 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import yaml
 from layouts import LAYOUTS
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from pipeline import stages
 from pipeline.core import driver, freshness
 from pipeline.core.config.raw_layouts import load_competition
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import read_json
-from pipeline.core.run import Run, open_run
+from pipeline.core.run import Member, Run, open_run
 from pipeline.decode import table
 from pipeline.encode import scoring, submission
 from pipeline.masks import overlaps, rle
 from pipeline.masks.decision import decide, decision_of
 from pipeline.predictions import blends
 from pipeline.predictions.files import read_probabilities
+from pipeline.train import losses
+from pipeline.train.module import SegmentationModule
 
 SMALL = {
     "image": {"size": [32, 64], "channels": 1},
@@ -231,6 +236,18 @@ def test_score_of_class_maps_in_both_readings(mars: Run, tmp_path: Path) -> None
     assert scoring.score(mine, truth, other, want)[0] == pytest.approx((1 + 0.5) / 2)
 
 
+def test_an_ignored_class_may_be_learned(mars: Run, root: Path) -> None:
+    mask = torch.tensor([[[[0, 1, 255]]]])
+    for learned, expected in ((False, [255, 1, 255]), (True, [0, 1, 255])):
+        run = open_run(str(root / "mars-recipe.yaml"), assignments=[f"loss.learn_ignored_class={learned}"])
+        losses.check(run)
+        module = SegmentationModule(torch.nn.Identity(), run, Member(0, 0), ([], []))
+        assert module._without_ignored(mask).flatten().tolist() == expected
+    other = replace(run, competition=run.competition.model_copy(update={"ignore_class": None}))
+    with pytest.raises(PipelineError, match="learn_ignored_class is true, and competition mars has no `ignore_class`"):
+        losses.check(other)
+
+
 def test_pretrained_weights_and_unknown_classes_are_refused(mars: Run, root: Path) -> None:
     recipe = str(root / "mars-recipe.yaml")
     with pytest.raises(PipelineError, match=r"^model.weights is imagenet, but the rules forbid it: set model.weights="):
@@ -308,6 +325,16 @@ def test_an_evaluation_leaves_overlays_and_a_row_a_run(pets: Run) -> None:
     overlays = sorted((pets.folder / "test_overlays").glob("*.png"))
     assert len(overlays) == 10
     assert overlays[0].name == "00_cat_18.png"
+    events = EventAccumulator(str(pets.folder / "test_tensorboard"), {"images": 0, "scalars": 0}).Reload()
+    summary = read_json(pets.folder / "test.json")
+    for name in ("dice", "iou", "loss"):
+        (mean,) = events.Scalars(f"test/over_images/{name}_mean")
+        assert mean.value == pytest.approx(summary["over_images"][name]["mean"])
+        assert len(events.Scalars(f"test/batches/{name}")) == 2
+    pictures = events.Images("test/image_truth_probability_mask")
+    assert [one.step for one in pictures] == list(range(10))
+    height, width = cv2.imread(str(overlays[0])).shape[:2]
+    assert (pictures[0].height, pictures[0].width) == (height, 4 * width)
     driver.run_stage(pets, "evaluate", force=True)
     runs = pd.read_csv(pets.competition_folder / "runs.csv")
     assert runs["run"].tolist() == ["pets-recipe"] * 2

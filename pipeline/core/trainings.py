@@ -11,8 +11,11 @@ if TYPE_CHECKING:
     import pandas as pd
 
 AGAIN = "put the file back, or train again with --force"
-MEASURED = ("epoch", "train/loss", "train/dice", "valid/loss", "valid/dice", "valid/score", "learning_rate")
-"""Keys of its rows that are numbers, those that a report shows among them."""
+MEASURED = (
+    "epoch", "train/loss", "train/dice", "train/iou", "valid/loss", "valid/dice", "valid/iou", "valid/score",
+    "learning_rate",
+)  # fmt: skip
+"""Columns of history.json that hold numbers. Trainings of earlier versions lack the two of IoU."""
 
 
 class Weights(Part):

@@ -4,10 +4,10 @@
 
 reads   work/<competition>/<run>/predictions/test_fold_<k>.npy, postprocess.json, submissions/<run>.json,
         work/<competition>/test_images.parquet, input/<competition>/
-writes  work/<competition>/<run>/test.json (summary), test_scores.csv (one row per image), test_overlays/*.png
-        and a row of work/<competition>/runs.csv
+writes  work/<competition>/<run>/test.json (summary), test_scores.csv (one row per image), test_overlays/*.png,
+        test_tensorboard/ (loss, Dice, IoU and pictures), and a row of work/<competition>/runs.csv
 
-The masks are those of the submission: nothing here was chosen on the test set.
+The masks are those of the submission: nothing here was chosen on the test set, and nothing is chosen on it afterwards.
 """
 
 import time
@@ -33,6 +33,7 @@ from pipeline.core.tables import as_written, write_for_people
 from pipeline.decode import table
 from pipeline.decode.readers.columns import units_by_id
 from pipeline.decode.readers.registry import reader_of
+from pipeline.evaluate import tensorboard
 from pipeline.masks import metrics, overlaps, overlay
 from pipeline.masks.decision import decision_of, disjoint
 from pipeline.masks.geometry import IGNORE
@@ -43,6 +44,7 @@ from pipeline.predictions.metric_tables import MetricTables, metric_tables
 
 NEEDS_TEST, READS_FOLDS = True, "test"
 OVERLAYS = 10
+EVENTS = f"test_tensorboard/{tensorboard.FILE}"
 BATCH = 8
 """Images a batch, of the batch-wise figures that reports on Oxford-IIIT Pet give."""
 
@@ -64,7 +66,8 @@ def steps(run: Run) -> list[Step]:
         settings["metric_file"] = run.competition.metric_file.model_dump(mode="json")
     inputs = (run.record, run.postprocess, run.test_table, *blends.files(run, "test"))
     inputs += tuple(filter(None, [published.file_of(run.competition)]))
-    return [Step("evaluate", "evaluate", run.folder / "test.manifest.json", inputs, outputs, settings)]
+    also = (run.folder / EVENTS,)
+    return [Step("evaluate", "evaluate", run.folder / "test.manifest.json", inputs, outputs, settings, also=also)]
 
 
 def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
@@ -83,6 +86,7 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
     folder = _emptied(run.folder / "test_overlays")
     metric, units = metrics.metric_of(run.competition), np.array([*units_by_id(run.competition, images).values()])
     tables = metric_tables(images, units, run.competition) if run.competition.metric_file else None
+    pictures: dict[int, np.ndarray] = {}
 
     def evaluate_one(index: int) -> dict[str, Any]:
         row = images.iloc[index]
@@ -93,9 +97,11 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
         found = disjoint(blend.objects(predicted_as, probability, decision), probability, overlap)
         predicted = (found > 0).view(np.uint8)
         if index < OVERLAYS:
-            picture = overlay.drawn(read(row), true, with_gaps(found), run.competition)
+            image = read(row)
+            picture = overlay.drawn(image, true, with_gaps(found), run.competition)
             name = f"{index:02}_{row['image_id'].replace('/', '_')}.png"
             write_png(folder / name, overlay.with_legend(picture, run.competition))
+            pictures[index] = tensorboard.panels(image, true, probability, predicted, run.competition)
         figures = image_figures(probability, predicted, true, run.competition)
         truth = table.scored_truth(row, run.competition, metric) if metric.instances else true
         texts = tables and (tables.texts(row["image_id"], found), tables.true_texts(row))
@@ -120,6 +126,8 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
     if tables:
         summary |= published_score(tables, rows, summary)
     _write(run, rows, summary)
+    shown_pictures = [pictures[index] for index in sorted(pictures)]
+    tensorboard.write(run.folder / EVENTS, summary, batch_figures(rows), shown_pictures)
     _add_to_runs(run, summary, record)
     _print(run, summary)
     yield from waiting
@@ -205,17 +213,13 @@ def cross_entropy(probability: np.ndarray, true: np.ndarray, competition: Compet
 
 
 def summarise(rows: list[dict[str, Any]], competition: Competition, units: np.ndarray) -> dict[str, Any]:
-    """Returns mean and standard deviation over images and over batches of eight (in list order, the last may be
-    smaller; Dice and IoU of a batch are those of all its pixels together), and the figures of all pixels together."""
+    """Returns mean and standard deviation over images and over batches (batch_figures), and the figures of all pixels
+    together."""
     names = list(dict.fromkeys([competition.metric, "dice", "iou", "loss"]))
     counts = np.stack([row["counts"] for row in rows])
     summary: dict[str, Any] = {"images": len(rows), "metric": competition.metric}
     summary["over_images"] = {name: _spread([row[name] for row in rows]) for name in names}
-    groups = [slice(start, start + BATCH) for start in range(0, len(rows), BATCH)]
-    batches = {"dice": [overlaps.dice(*counts[group].sum(0)).mean() for group in groups]}
-    batches["iou"] = [overlaps.iou(*counts[group].sum(0)).mean() for group in groups]
-    batches["loss"] = [np.mean([row["loss"] for row in rows[group]]) for group in groups]
-    summary[f"over_batches_of_{BATCH}"] = {name: _spread(values) for name, values in batches.items()}
+    summary[f"over_batches_of_{BATCH}"] = {name: _spread(values) for name, values in batch_figures(rows).items()}
     summary["data_set_iou"] = float(overlaps.iou(*counts.sum(0)).mean())
     metric = metrics.metric_of(competition)
     summary["score"] = (
@@ -229,6 +233,18 @@ def summarise(rows: list[dict[str, Any]], competition: Competition, units: np.nd
         pairs = zip(competition.classes, values, strict=True)
         summary["class_iou"] = {name: None if np.isnan(value) else float(value) for name, value in pairs}
     return summary
+
+
+def batch_figures(rows: list[dict[str, Any]]) -> dict[str, list[float]]:
+    """Returns Dice, IoU and loss of every batch of eight images, in list order; the last may be smaller. Dice and IoU
+    are those of all pixels of the batch together."""
+    groups = [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)]
+    counts = [np.sum([row["counts"] for row in group], axis=0) for group in groups]
+    return {
+        "dice": [float(overlaps.dice(*total).mean()) for total in counts],
+        "iou": [float(overlaps.iou(*total).mean()) for total in counts],
+        "loss": [float(np.mean([row["loss"] for row in group])) for group in groups],
+    }
 
 
 def _spread(values: list[Any]) -> dict[str, float]:
@@ -261,5 +277,5 @@ def _print(run: Run, summary: dict[str, Any]) -> None:
         parts = [f"{name} {s['mean']:.4f} ± {s['standard_deviation']:.4f}" for name, s in summary[where].items()]
         say(f"  mean ± standard deviation over {what}: {', '.join(parts)}")
     say(f"  data-set IoU {summary['data_set_iou']:.4f} → {shown(run.folder / 'test.json')}")
-    say(f"  {OVERLAYS} overlays → {shown(run.folder)}/test_overlays/, all runs → "
+    say(f"  {OVERLAYS} overlays → {shown(run.folder)}/test_overlays/ and test_tensorboard/, all runs → "
                   f"{shown(run.competition_folder / 'runs.csv')}")  # fmt: skip

@@ -73,14 +73,39 @@ def image_sizes(images: pd.DataFrame) -> Chart:
     return Chart("Sizes of the images.", "width, px", "height, px", series, from_zero=True)
 
 
+def mean_pixel_values(images: pd.DataFrame) -> Chart:
+    """Returns the distribution of the mean pixel value of an image, in the training and in the test set.
+
+    Args:
+        images: rows of images.parquet and of test_images.parquet.
+    """
+    means = {str(name): rows["mean"].to_numpy(np.float64) for name, rows in images.groupby("subset", sort=False)}
+    together = np.concatenate([*means.values(), np.zeros(0)])
+    edges = np.histogram_bin_edges(together, BINS) if len(together) else np.linspace(0, 1, BINS + 1)
+    middles = (edges[1:] + edges[:-1]) / 2
+    series = [
+        Series(name, middles, 100 * np.histogram(values, edges)[0] / len(values), "line" if len(means) > 1 else "bars",
+               number)
+        for number, (name, values) in enumerate(means.items())
+    ]  # fmt: skip
+    title = "Mean pixel value of the images: what share of each set has it."
+    return Chart(title, "mean pixel value", "share of the images, %", series, from_zero=True)
+
+
 def loss_curves(trainings: Trainings) -> Chart:
     """Returns the loss of every epoch: training dashed, held-out solid, a point where the weights were kept."""
-    series = []
-    for number, (title, (_, history)) in enumerate(trainings.items()):
-        if "train/loss" in history:
-            series.append(_epochs(f"{title}, training", history, "train/loss", number, title, dashed=True))
     title = "Loss of every epoch: training dashed, held out solid; a point where the weights were kept."
-    return Chart(title, "epoch", "loss", [*series, *_held_out(trainings, "valid/loss")])
+    return Chart(title, "epoch", "loss", _both_sets(trainings, "loss"))
+
+
+def iou_curves(trainings: Trainings) -> Chart:
+    """Returns the IoU of every epoch: training dashed, held-out solid, a point where the weights were kept; no curves
+    of trainings that did not measure it."""
+    title = (
+        "IoU of every epoch, at 0.5: training (augmented, dropout on, all pixels together) dashed; held out solid; a "
+        "point where the weights were kept."
+    )
+    return Chart(title, "epoch", "IoU", _both_sets(trainings, "iou"))
 
 
 def score_curves(trainings: Trainings, metric: str) -> Chart:
@@ -245,6 +270,17 @@ def to_svg(drawing: Drawing) -> str:
 
 def _epochs(name: str, history: pd.DataFrame, column: str, number: int, key: str, dashed: bool = False) -> Series:
     return Series(name, history["epoch"] + 1, history[column], "line", number, dashed, key, listed=not dashed)
+
+
+def _both_sets(trainings: Trainings, figure: str) -> list[Series]:
+    """A dashed line per training of the figure of the training images, and a solid one of the held-out images."""
+    column = f"train/{figure}"
+    training = [
+        _epochs(f"{title}, training", history, column, number, title, dashed=True)
+        for number, (title, (_, history)) in enumerate(trainings.items())
+        if column in history
+    ]
+    return [*training, *_held_out(trainings, f"valid/{figure}")]
 
 
 def _held_out(trainings: Trainings, column: str) -> list[Series]:

@@ -68,8 +68,8 @@ def differing(settings: dict[str, dict[str, Any]]) -> dict[str, list[Any]]:
 
 
 def _charts(runs: list[Scored]) -> list[Drawing]:
-    """Scores with their intervals; the epochs of every run's first fold, loss and score, over one another; threshold
-    curves; scores by the size of the mask; and the images of every run against those of the first."""
+    """Scores with their intervals; the epochs of every run's first fold, loss, score and IoU, over one another;
+    threshold curves; scores by the size of the mask; and the images of every run against those of the first."""
     metric = runs[0].result["metric"]
     alike = [run for run in runs if run.result["metric"] == metric]
     ends = {
@@ -82,6 +82,7 @@ def _charts(runs: list[Scored]) -> list[Drawing]:
     images = {run.name: run.images for run in alike if run.images is not None and "true_area" in run.images}
     drawn: list[Drawing] = [charts.intervals(ends, metric)] if ends else []
     drawn += [charts.score_curves(trainings, metric), charts.loss_curves(trainings)] if trainings else []
+    drawn += [charts.iou_curves(trainings)] if any("train/iou" in history for _, history in trainings.values()) else []
     drawn += [charts.threshold_curves(curves)] if curves else []
     drawn += [charts.scores_by_area(images, metric)] if images else []
     return drawn + _image_by_image(alike, metric)

@@ -14,7 +14,7 @@ import pandas as pd
 
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import shown
-from pipeline.core.intact import require_intact
+from pipeline.core.intact import explained, require_intact
 from pipeline.core.results import read_submission, read_tuned, searched_by
 from pipeline.core.run import Run
 from pipeline.core.tables import as_written
@@ -89,6 +89,20 @@ def trainings(run: Run) -> charts.Trainings:
         for title, folder in folders.items()
         if (folder / "fold.json").exists()
     }
+
+
+def network(run: Run) -> str:
+    """Returns the layers of the run's network as text; "" where no training has written them.
+
+    Raises:
+        PipelineError: the file is damaged.
+    """
+    folders = [run.fold_folder(one.fold, one.seed) for fold in run.trained_folds() for one in run.members(fold)]
+    for path in (folder / "model.txt" for folder in folders):
+        if path.exists():
+            with explained(path):
+                return path.read_text(encoding="utf-8")
+    return ""
 
 
 def result(run: Run) -> dict[str, Any]:

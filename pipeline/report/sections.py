@@ -148,7 +148,8 @@ def data(run: Run) -> Shown | None:
         "train": len(train),
         "empty_text": f"{share(float((total == 0).mean()) if len(train) else 0)} of the training masks are empty",
         "groups": groups if run.competition.group else None,
-        "charts": drawn + ([charts.image_sizes(images)] if len(sizes) > 1 else []),
+        "charts": [*drawn, charts.mean_pixel_values(images[images["fault"] == ""]),
+                   *([charts.image_sizes(images)] if len(sizes) > 1 else [])],
         "pictures": _pictures(look.painter(run), captions, "its true mask", 220),
     }  # fmt: skip
 
@@ -202,11 +203,27 @@ def learning(run: Run, trainings: charts.Trainings) -> Shown | None:
     """The curves of all trainings, of which history.csv tells them, and a row each."""
     if not trainings:
         return None
-    told = any(len(history) for _, history in trainings.values())
+    histories = [history for _, history in trainings.values()]
+    drawn: list[Drawing] = []
+    if any(map(len, histories)):
+        drawn = [charts.loss_curves(trainings), charts.score_curves(trainings, run.competition.metric)]
+    if any("train/iou" in history for history in histories):  # earlier versions did not measure it
+        drawn.append(charts.iou_curves(trainings))
     return {
-        "charts": [charts.loss_curves(trainings), charts.score_curves(trainings, run.competition.metric)] * told,
+        "charts": drawn,
         "trainings": {title: fold for title, (fold, _) in trainings.items()},
+        "figures": {title: kept_figures(fold, history) for title, (fold, history) in trainings.items()},
+        "network": look.network(run),
     }
+
+
+def kept_figures(fold: dict[str, Any], history: pd.DataFrame) -> dict[str, float]:
+    """Returns what was measured after the epoch whose weights were kept, by the columns of history.csv; nothing that
+    is missing there."""
+    if "epoch" not in history:
+        return {}
+    row = history[history["epoch"] == fold["best_epoch"]].head(1)
+    return {name: float(row[name].iat[0]) for name in row if row[name].notna().all()} if len(row) else {}
 
 
 # --- tuning and scores -----------------------------------------------------------------------------------------------

@@ -4,7 +4,8 @@
 
 reads   what every stage wrote, where it is there: work/<competition>/images.parquet, test_images.parquet, outliers.csv,
         test_duplicates.csv, outliers/apart.csv, folds/<competition>*.json,
-        work/<competition>/<run>/fold_<k>/history.csv, postprocess.json, oof_scores.csv, suspects.csv, predictions/,
+        work/<competition>/<run>/fold_<k>/history.csv and model.txt, postprocess.json, oof_scores.csv, suspects.csv,
+        predictions/,
         submissions/<run>.csv and .json, input/<competition>/
 writes  work/<competition>/<run>/report.html
 """

@@ -21,6 +21,7 @@ from pipeline.core import deadline, events
 from pipeline.core.console import console, say
 from pipeline.core.files import write_json, write_text
 from pipeline.core.run import Member, Run
+from pipeline.core.trainings import MEASURED
 from pipeline.masks.geometry import IGNORE
 from pipeline.networks.device import Compute
 from pipeline.train import epoch_lines
@@ -182,7 +183,7 @@ class History(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Adds the epoch's row and writes the files."""
-        names = ("train/loss", "train/dice", "valid/loss", "valid/dice", "valid/score", "learning_rate")
+        names = MEASURED[1:]
         found = {name: float(value) for name, value in trainer.callback_metrics.items() if name in names}
         row: dict[str, Any] = {"epoch": trainer.current_epoch}
         row |= {name: found[name] for name in names if name in found}

@@ -26,11 +26,26 @@ from pipeline.core.config.losses import (
     TverskyTerm,
 )
 from pipeline.core.errors import PipelineError
+from pipeline.core.run import Run
 from pipeline.masks.geometry import IGNORE
 from pipeline.networks.output import Output
 
 MaskLoss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """From logits (N, C, H, W) float32, 0 where the mask is 255, and masks to a scalar."""
+
+
+def check(run: Run) -> None:
+    """Checks the losses of a recipe against its competition and its network.
+
+    Raises:
+        PipelineError: they do not go together.
+    """
+    recipe, competition = run.recipe, run.competition
+    WeightedLoss(recipe.loss, competition.kind, recipe.model.presence, recipe.model.instances)
+    if recipe.loss.learn_ignored_class and competition.ignored is None:
+        raise PipelineError(
+            f"loss.learn_ignored_class is true, and competition {competition.name} has no `ignore_class`: leave it out."
+        )
 
 
 class WeightedLoss(torch.nn.Module):

@@ -43,7 +43,8 @@ class HeldOut(NamedTuple):
 
 
 class SegmentationModule(LightningModule):
-    """Trains a network on batches; logs loss and Dice of both sets, the competition's score, and the learning rate.
+    """Trains a network on batches; logs loss, Dice and IoU of both sets, the competition's score, and the learning
+    rate.
 
     valid/score is the competition's metric at the size of the pixel arrays, untuned (threshold 0.5, or the most
     probable class): good enough to choose an epoch by. The score that counts is computed by `tune`, at native size.
@@ -134,7 +135,7 @@ class SegmentationModule(LightningModule):
         # as a tensor of the CPU: a number would be sent to a GPU, and waited for
         self.log("learning_rate", torch.tensor(self._learning_rate()), on_step=False, on_epoch=True, batch_size=size)
         logits, masks = output.mask.detach()[:, : self.classes], masks[:, : self.classes]
-        self.train_counts.append(self._overlaps(logits, masks).sum(0))
+        self.train_counts.append(self._overlaps(self._without_never(logits), masks).sum(0))
         return loss
 
     def optimizer_step(self, *arguments: Any, **options: Any) -> None:
@@ -144,10 +145,12 @@ class SegmentationModule(LightningModule):
             self.schedule.step_batch()
 
     def on_train_batch_end(self, outputs: Any, batch: Any, index: int) -> None:
-        """Logs the Dice of all training pixels of the epoch, as the network saw them."""
+        """Logs Dice and IoU of all training pixels of the epoch, as the network saw them: augmented, dropout on."""
         if index == self.trainer.num_training_batches - 1:
             counts = torch.stack(self.train_counts).sum(0).cpu().numpy()
-            self.log("train/dice", _pooled_dice(counts, self.competition), on_step=False, on_epoch=True)
+            pooled = {"dice": _pooled_dice(counts, self.competition), "iou": _pooled_iou(counts, self.competition)}
+            for name, value in pooled.items():
+                self.log(f"train/{name}", value, on_step=False, on_epoch=True)
             self.train_counts.clear()
 
     def on_train_epoch_end(self) -> None:
@@ -181,8 +184,7 @@ class SegmentationModule(LightningModule):
         loss = self.loss(output, self._without_ignored(masks))
         output, masks = output._replace(mask=output.mask[:, : self.classes]), masks[:, : self.classes]
         self.example = output.mask[:EXAMPLES].clone() if index == 0 else self.example  # not the whole batch
-        if self.competition.kind == "multiclass":
-            output.mask[:, self.never] = -torch.inf
+        output = output._replace(mask=self._without_never(output.mask))
         counts = self._overlaps(output.mask, masks).cpu().numpy().astype(np.int32)
         drawn: list[tuple[np.ndarray, np.ndarray]] = []
         if self.metric.counted == "masks":
@@ -215,6 +217,7 @@ class SegmentationModule(LightningModule):
             "smooth_loss": float(np.mean(self.losses)),
             "score": self.metric.score_of(measured, self.units),
             "dice": _dice(counts, self.competition),
+            "iou": _iou(counts, self.competition),
         }
 
     def _measured_masks(self, drawn: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
@@ -256,6 +259,12 @@ class SegmentationModule(LightningModule):
         pixels = functional.avg_pool2d(batch.pixels.float(), 3, 2, 1, count_include_pad=False)
         return batch._replace(pixels=pixels, masks=batch.masks[..., ::2, ::2])
 
+    def _without_never(self, logits: torch.Tensor) -> torch.Tensor:
+        """Logits (N, C, H, W) of which no class of predict.never is the largest."""
+        if not self.never:
+            return logits
+        return logits.index_fill(1, torch.tensor(self.never, device=logits.device), -torch.inf)
+
     def _weighted(self, output: Output, masks: torch.Tensor, batch: Batch) -> torch.Tensor:
         """The loss; with labelled test images, the mean of theirs and the others', each by number and weight."""
         if self.recipe.train.pseudo is None:
@@ -269,8 +278,8 @@ class SegmentationModule(LightningModule):
         return total / share
 
     def _without_ignored(self, masks: torch.Tensor) -> torch.Tensor:
-        """Masks whose ignored class is marked as ignored pixels."""
-        ignored = self.competition.ignored
+        """Masks whose ignored class is marked as ignored pixels, unless it is learned."""
+        ignored = None if self.recipe.loss.learn_ignored_class else self.competition.ignored
         return masks if ignored is None else masks.masked_fill(masks == ignored, IGNORE)
 
     def _learning_rate(self) -> float:
@@ -325,6 +334,20 @@ def _pooled_dice(counts: np.ndarray, competition: Any) -> float:
         planes = np.diagonal(counted), counted.sum(0), counted.sum(1)
         return float(overlaps.dice(*planes)[competition.counted].mean())
     return float(overlaps.dice(*counts).mean())
+
+
+def _iou(counts: np.ndarray, competition: Any) -> float:
+    """The mean over images of the IoU of counts (N, 3, C); that of all pixels of confusion matrices (N, C, C)."""
+    if competition.kind == "multiclass":
+        return _pooled_iou(counts.sum(0), competition)
+    return float(overlaps.iou(*counts.swapaxes(0, 1)).mean())
+
+
+def _pooled_iou(counts: np.ndarray, competition: Any) -> float:
+    """The mean over classes of the IoU of all pixels, from counts (3, C) or a confusion matrix (C, C)."""
+    if competition.kind == "multiclass":
+        return float(overlaps.mean_iou(counts, competition.ignored))
+    return float(overlaps.iou(*counts).mean())
 
 
 def _empty_and_full(logits: torch.Tensor, masks: torch.Tensor) -> tuple[bool, bool]:

@@ -7,7 +7,8 @@ reads   folds/<competition>.csv, work/<competition>/pixels_…/train_{images,mas
         train.pseudo name of another run, the latter with pixels_…/test_images.npy, test_images.parquet and
         test_duplicates.csv
 writes  work/<competition>/<run>/fold_<k>/last.safetensors (or average, best, snapshot_<n>), history.csv and .json,
-        epochs.npz (every held-out image's pixel counts after every epoch), fold.json, tensorboard/
+        epochs.npz (every held-out image's pixel counts after every epoch), fold.json, model.txt (the layers of the
+        network), tensorboard/
         and, while the fold is unfinished, last.ckpt, best.ckpt, started.json
         further seeds in fold_<k>_seed_<s>/, a final model on all images in final/
 
@@ -85,7 +86,7 @@ def _step(run: Run, member: Member, settings: dict[str, Any]) -> Step:
     defaults = Recipe(name="", competition="").model_dump(mode="json", include=PARTS)
     return Step(
         "train", title, folder / "manifest.json", inputs, outputs, settings, member.fold, member.seed, defaults,
-        also=(folder / "epochs.npz",), sealed=run.weights(member),
+        also=(folder / "epochs.npz", folder / "model.txt"), sealed=run.weights(member),
     )  # fmt: skip
 
 
@@ -164,11 +165,10 @@ def preflight(run: Run) -> None:
     with loading_torch():
         from pipeline.networks import device, models, weights
         from pipeline.networks.transforms import Preprocess
-        from pipeline.train import devices, optimization, trackers
+        from pipeline.train import devices, losses, optimization, trackers
         from pipeline.train.batches.augment import Augmentation
         from pipeline.train.batches.device_augment import device_augmentation
         from pipeline.train.batches.mix import Mixer
-        from pipeline.train.losses import WeightedLoss
         from pipeline.train.module import split_parameters
 
     _say_code(run)
@@ -179,7 +179,7 @@ def preflight(run: Run) -> None:
     Preprocess(run.recipe.image.preprocess)
     network = models.build(run.recipe.model, run.recipe.image.channels, len(run.competition.classes), source)
     optimization.build_optimizer(run.recipe.train, *split_parameters(network))
-    WeightedLoss(run.recipe.loss, run.competition.kind, run.recipe.model.presence, run.recipe.model.instances)
+    losses.check(run)
     separators.check(run)
     Mixer(run.recipe.train.mix, run.competition.kind, len(run.competition.classes), [0], np.zeros(1, int))
     trackers.trackers(run, run.folder)
@@ -202,6 +202,7 @@ def execute(run: Run, waiting: list[Step], runner: StepRunner, force: bool = Fal
     """Trains the members, as many at once as the engine has room for; `force` starts them anew."""
     with loading_torch():
         from pipeline.networks import device, normalization, weights
+        from pipeline.train.summary import write_summary
 
     # all before the first, so that a fault shows now and not after hours
     chosen = {step.title: rows_of(run, step.fold) for step in waiting}
@@ -231,6 +232,7 @@ def execute(run: Run, waiting: list[Step], runner: StepRunner, force: bool = Fal
         with runner.alone(waiting):
             for step in waiting:
                 shutil.rmtree(step.manifest.parent, ignore_errors=True)
+    say(f"  {write_summary(run, [step.manifest.parent for step in waiting])}")
     units = {step.title: Training(run, step, chosen[step.title], source) for step in waiting}
     folds = [step for step in waiting if step.fold is not None]
     final = [step for step in waiting if step.fold is None]  # which follows from the folds

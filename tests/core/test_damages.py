@@ -32,6 +32,7 @@ FILES = {
     f"{WORK}/test_duplicates.csv": "clean", f"{WORK}/outliers/contradiction.png": "clean",
     "folds/tiny.audit.json": "split", f"{RUN}/fold_0/last.safetensors": "train", f"{RUN}/fold_0/fold.json": "train",
     f"{RUN}/fold_0/history.json": "train", f"{RUN}/fold_0/epochs.npz": "train", f"{RUN}/fold_0/manifest.json": "train",
+    f"{RUN}/fold_0/model.txt": "train",
     f"{RUN}/predictions/oof_fold_0.npy": "validate", f"{RUN}/predictions/oof_fold_0.csv": "validate",
     f"{RUN}/postprocess.json": "tune", f"{RUN}/oof_scores.csv": "tune", f"{RUN}/suspects.csv": "tune",
     f"{RUN}/mask_statistics.npz": "tune", f"{RUN}/postprocess.manifest.json": "tune",

@@ -19,6 +19,9 @@ SCORES = pd.DataFrame({"true_area": [0, 0, 4, 40, 400], "score": [1.0, 0.0, 0.2,
 HISTORY = pd.DataFrame({"epoch": [0, 1, 2], "train/loss": [3.0, 2, 1], "valid/loss": [3.0, 1, 2],
                         "valid/score": [0.1, 0.3, 0.2]})  # fmt: skip
 TRAININGS = {"fold 0": ({"best_epoch": 1}, HISTORY)}
+MEASURED = {
+    "fold 0": ({"best_epoch": 1}, HISTORY.assign(**{"train/iou": [0.2, 0.5, 0.7], "valid/iou": [0.1, 0.4, 0.3]}))
+}
 RESULT = {
     "metric": "dice",
     "curves": {"nerve": {"threshold": [[10, 0.5], [20, 0.7]], "min_area": [[0, 0.6], [50, 0.7]]}},
@@ -36,7 +39,9 @@ def drawn() -> dict[str, Any]:
     return {
         "mask_areas": charts.mask_areas(images, competition(["nerve"])),
         "image_sizes": charts.image_sizes(images),
+        "mean_pixel_values": charts.mean_pixel_values(images.assign(mean=[3.0, 5.0])),
         "loss_curves": charts.loss_curves(TRAININGS),
+        "iou_curves": charts.iou_curves(MEASURED),
         "score_curves": charts.score_curves(TRAININGS, "dice"),
         "threshold_curve": charts.threshold_curve(RESULT),
         "area_curve": charts.area_curve(RESULT),
@@ -70,6 +75,24 @@ def test_the_kept_epoch_and_the_chosen_threshold_are_marked() -> None:
     assert (list(kept.x), list(kept.y)) == ([2], [0.3])
     (mark,) = charts.threshold_curve(RESULT).marks
     assert (mark.value, mark.name, mark.vertical) == (20, "chosen: 20", True)
+
+
+def test_iou_of_both_sets_and_of_none_in_earlier_trainings() -> None:
+    training, held_out, kept = charts.iou_curves(MEASURED).series
+    assert (training.dashed, list(training.y)) == (True, [0.2, 0.5, 0.7])
+    assert (list(held_out.y), list(kept.x), list(kept.y)) == ([0.1, 0.4, 0.3], [2], [0.4])
+    assert not charts.iou_curves(TRAININGS).series
+
+
+def test_the_share_of_each_set_by_its_mean_pixel_value() -> None:
+    images = pd.DataFrame({"subset": ["train"] * 4 + ["test"] * 2, "mean": [10.0, 10, 10, 40, 40, 40]})
+    both = charts.mean_pixel_values(images).series
+    assert [(one.name, one.shape, one.y[0], one.y[-1]) for one in both] == [
+        ("train", "line", 75, 25), ("test", "line", 0, 100)
+    ]  # fmt: skip
+    (alone,) = charts.mean_pixel_values(images.assign(mean=7.0).head(4)).series  # all alike, and no test set
+    assert alone.shape == "bars" and alone.y.max() == 100
+    assert not charts.mean_pixel_values(images.head(0)).series
 
 
 def test_a_score_that_hardly_changes_looks_flat() -> None:

@@ -195,4 +195,4 @@ def test_a_browser_shows_runs_side_by_side(root: Path, tmp_path: Path, monkeypat
     assert "<th>train.folds</th>" not in text  # which folds are trained is not how one is trained
     assert 'href="sample/notebooks/report.html"' in text and "one-fold/report.html" not in text  # it has none
     found = browse(page, tmp_path, 1200, False)
-    assert found["charts"] == 6 and found["images"] == 0
+    assert found["charts"] == 7 and found["images"] == 0

@@ -20,6 +20,7 @@ from trainings import named, prepare, summary, train
 from pipeline.core.config.training import TrainSettings
 from pipeline.core.errors import PipelineError
 from pipeline.core.launch import Launched, launched
+from pipeline.core.trainings import MEASURED
 from pipeline.networks.device import Compute
 from pipeline.train import collectives, devices
 from pipeline.train.batches.sampling import EpochSampler
@@ -106,8 +107,7 @@ def _check_alike(one: Path, other: Path) -> None:
     assert len(ids) == len(set(ids)) == 4
     assert epochs[0]["counts"].shape == epochs[1]["counts"].shape
     np.testing.assert_allclose(epochs[0]["counts"], epochs[1]["counts"], atol=3)  # pixels
-    columns = ["epoch", "train/loss", "train/dice", "valid/loss", "valid/dice", "valid/score", "learning_rate"]
-    rows = [pd.read_csv(folder / "history.csv")[columns] for folder in (one, other)]
+    rows = [pd.read_csv(folder / "history.csv")[list(MEASURED)] for folder in (one, other)]
     pd.testing.assert_frame_equal(*rows, rtol=1e-3)
 
 

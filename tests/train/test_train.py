@@ -24,10 +24,11 @@ from pipeline.core.errors import PipelineError
 from pipeline.core.files import read_json, write_text
 from pipeline.core.freshness import hash_file
 from pipeline.core.run import Member, Run, open_run
+from pipeline.core.trainings import MEASURED
 from pipeline.masks.metrics import METRICS
 from pipeline.networks.models import SegmentationNetwork
 from pipeline.running import check_training
-from pipeline.train import callbacks, checkpoints, finish, fit
+from pipeline.train import callbacks, checkpoints, finish, fit, module
 from pipeline.train.batches import loaders
 from pipeline.train.batches.augment import Augmentation
 from pipeline.train.batches.dataset import Batch, TrainDataset
@@ -341,16 +342,51 @@ def test_every_epoch_of_every_held_out_image_is_kept(tiny: Tiny) -> None:
     )
     scores = METRICS["dice"](*stored["counts"].transpose(2, 0, 1, 3).astype(np.int64)).mean((1, 2))
     np.testing.assert_allclose(scores, rows["valid/score"], rtol=1e-6)
+    overlaps = METRICS["iou"](*stored["counts"].transpose(2, 0, 1, 3).astype(np.int64)).mean((1, 2))
+    np.testing.assert_allclose(overlaps, rows["valid/iou"], rtol=1e-6)
     assert json.loads((run.fold_folder(0) / "history.json").read_text())[2]["valid/score"] == pytest.approx(scores[2])
     assert summary(run)["images_per_second"] > 0
     assert 0.1 < summary(run)["memory_gib"] < 100 and summary(run)["gpu_memory_gib"] is None
+
+
+def test_iou_of_all_pixels() -> None:
+    binary = SimpleNamespace(kind="binary")
+    assert module._pooled_iou(np.array([[6], [8], [10]]), binary) == 6 / 12
+    matrix = np.array([[50, 5, 0], [9, 6, 2], [9, 0, 4]])  # rows are true classes
+    assert module._pooled_iou(matrix, SimpleNamespace(kind="multiclass", ignored=None)) == pytest.approx(
+        np.mean([50 / 73, 6 / 22, 4 / 15])
+    )
+    # true pixels of class 0 are left out, and predictions of it are misses
+    assert module._pooled_iou(matrix, SimpleNamespace(kind="multiclass", ignored=0)) == pytest.approx(
+        np.mean([6 / 17, 4 / 15])
+    )
+    counts = np.array([[[0], [0], [0]], [[1], [2], [2]]])
+    assert module._iou(counts, binary) == pytest.approx((1 + 1 / 3) / 2)
+
+
+def test_an_earlier_version_s_unfinished_training_goes_on(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stops(self: Any, trainer: Any, network: Any) -> None:
+        for row in self.history.rows:  # as it was before IoU was measured
+            row.pop("train/iou", None), row.pop("valid/iou", None)
+        if trainer.current_epoch == 1:
+            raise KeyboardInterrupt
+
+    run = prepare(tiny, {"train": {"folds": [0], "epochs": 3}})
+    with monkeypatch.context() as patch:
+        patch.setattr(callbacks.ShowProgress, "on_train_epoch_end", stops)
+        with pytest.raises(KeyboardInterrupt):
+            train(run)
+    train(run)
+    rows = pd.read_csv(run.fold_folder(0) / "history.csv")
+    assert rows["valid/iou"].notna().tolist() == [False, True, True]  # the second was interrupted, and came again
+    assert rows["valid/score"].notna().all() and rows["epoch"].tolist() == [0, 1, 2]
 
 
 def test_tensorboard_has_curves_graph_and_pictures(tiny: Tiny) -> None:
     run = train(prepare(tiny, {"train": {"folds": [0]}}))
     events = EventAccumulator(str(run.fold_folder(0) / "tensorboard"), {"images": 0, "scalars": 0}).Reload()
     tags = events.Tags()
-    for name in ("train/loss", "train/dice", "valid/loss", "valid/dice", "valid/score", "learning_rate"):
+    for name in MEASURED[1:]:
         assert len(events.Scalars(name)) == 2, name
     assert len(events.Images("valid/image_truth_probability_mask")) == 2
     assert events.Images("valid/image_truth_probability_mask")[0].width == 4 * 32

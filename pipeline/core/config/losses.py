@@ -94,6 +94,8 @@ class SeparatorTerm(Term):
     """border: weight of border pixels, which are few, in the cross-entropy."""
 
 
+OF_NO_LOSS = {"deep", "learn_ignored_class"}
+"""Settings of LossSettings that are no losses."""
 OF_OTHER_OUTPUTS = {"presence", "separator"}
 """Losses that are of no mask."""
 
@@ -112,6 +114,9 @@ class LossSettings(Settings):
     separator: SeparatorTerm | None = None
     deep: float = Field(0.4, ge=0)
     """Weight of the mean loss of the further outputs that deep supervision adds."""
+    learn_ignored_class: bool = False
+    """Whether pixels of the competition's `ignore_class` count in the loss. They count in no score either way; for
+    comparison, as a network that has learned the class also predicts it (unless `predict.never` names it)."""
 
     def terms(self, kind: str, presence: bool = False, separates: bool = False) -> dict[str, Term]:
         """Returns the losses of a competition of this kind that weigh more than 0, by name.
@@ -119,7 +124,7 @@ class LossSettings(Settings):
         Raises:
             PipelineError: none is left, or one that does not go with the kind or the model.
         """
-        names = [name for name in type(self).model_fields if name != "deep"]
+        names = [name for name in type(self).model_fields if name not in OF_NO_LOSS]
         named: dict[str, Term | None] = {name: getattr(self, name) for name in names}
         masks = [name for name, term in named.items() if term and name not in OF_OTHER_OUTPUTS]
         if not masks:
