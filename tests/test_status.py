@@ -56,7 +56,8 @@ def test_a_fine_run_ends_with_an_upload(run: Run) -> None:
         "honest          dice 0.8300  (on images that chose nothing)",
         "95 % interval 0.7900 to 0.8900; 0.8100 to 0.8600 over the partitions tried; 0.0100 subtracted for",
         "choosing the epoch on the scored fold",
-        "compare         optimistic 0.9100, on the images used for tuning; an all-empty file 0.5000; the mean mask 0.2000",
+        "compare         optimistic 0.9100, on the images used for tuning; an all-empty file 0.5000; "
+        "the mean mask 0.2000",
         "cleaned rows    dice 0.9500  (10 images, optimistic)",
         "submission      submissions/small.csv",
         f"next            python -m pipeline submit {run.options[0]} -m small",
