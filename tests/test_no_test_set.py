@@ -73,7 +73,7 @@ def test_any_folder_is_predicted(tiny: Tiny, tmp_path: Path) -> None:
 
 def test_submit_and_score_say_that_there_is_no_test_set(tiny: Tiny) -> None:
     code, told = command(tiny, "submit")
-    assert code == 2 and "has no test set (`test: null`), and so no submission" in told
+    assert code == 2 and "has no test set (`test: null`), so there is no submission" in told
     some = tiny.root / "some.csv"
     result = CliRunner().invoke(app, ["score", str(some), str(some), "--competition", str(tiny.competition_path)])
     assert "has no test set (`test: null`), and so no submissions" in str(result.exception)
