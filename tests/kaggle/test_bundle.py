@@ -108,7 +108,7 @@ def test_the_script_says_what_is_wrong_with_the_bundle(run: Run, tmp_path: Path,
     said = {
         "none is attached": "No bundle is attached: choose Add Input",
         "other version": "does not belong to this notebook: bundle.json has SHA-256",
-        "file missing": "last.safetensors is missing: upload the bundle again, with `--dir-mode zip`",
+        "file missing": "last.safetensors is missing: upload the bundle again with `--dir-mode zip`",
         "file damaged": "last.safetensors is damaged: its SHA-256 is not the one in bundle.json",
         "other Python": "is for Python 2.7, but this notebook runs Python 3",
     }
@@ -161,7 +161,7 @@ def test_damaged_weights_are_refused(split: Run) -> None:
     [
         ({"python": "twelve"}, "expected a version such as 3.12"),
         ({"target": "submission.txt"}, "ends in .csv, .parquet"),
-        ({"target": "submission.json"}, "submissions to tiny end with .csv"),
+        ({"target": "submission.json"}, "submissions to tiny must end in .csv"),
         ({"target": "out/submission.csv"}, "a file name without a folder"),
         ({"user": "ada/x"}, "expected a user name as in Kaggle"),
         ({"limit": "soon"}, "expected a number and a unit, for instance 8.5h, 90min or 45s, or `none`"),

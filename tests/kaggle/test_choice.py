@@ -67,6 +67,6 @@ def test_the_lines_that_a_person_reads(tmp_path: Path, monkeypatch: pytest.Monke
     table["public"], table["sha256"] = ["0.2", "0.1", "0.3", "0.4", "0.6", "0.5"], list("abcdef")
     table["sent"], table["competition"] = "2026-11-29 10:00:00.000", "tgs-salt"
     first, second, last = lines(table, SALT)
-    assert first == "estimate and public score: correlation 0.89 (95 % 0.26 to 0.99) of 6 submissions"
+    assert first == "estimate and public score: correlation 0.89 (95 % 0.26 to 0.99) over 6 submissions"
     assert second.startswith("select run5 of 2026-11-29 10:00 and run4 of 2026-11-29 10:00: run5 has the best honest")
     assert last == "This choice does not use public scores, which cover only a part of the test images."

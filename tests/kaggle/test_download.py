@@ -121,7 +121,9 @@ def test_refusals_are_sentences(kaggle: Kaggle, tmp_path: Path, method: str, sta
 
 def test_rules_come_first(kaggle: Kaggle, tmp_path: Path) -> None:
     kaggle.entered = False
-    assert "open https://www.kaggle.com/competitions/tiny-cup/rules, join" in refused(tmp_path / "input" / "tgs-salt")
+    assert "join the competition at https://www.kaggle.com/competitions/tiny-cup/rules" in refused(
+        tmp_path / "input" / "tgs-salt"
+    )
     assert not kaggle.calls("DownloadDataFiles")
 
 

@@ -89,7 +89,7 @@ def test_a_kernel_that_fails_shows_its_log(kaggle: Kaggle, bundle: Path, tmp_pat
 
 
 def test_what_is_checked_of_a_commit_run(kaggle: Kaggle, bundle: Path, tmp_path: Path) -> None:
-    with pytest.raises(PipelineError, match="wrote no submission.csv"):
+    with pytest.raises(PipelineError, match="did not write submission.csv"):
         push(bundle, "first", tmp_path / "out")
     kaggle.kernel_files = {"submission.csv": b"x"}
     with pytest.raises(PipelineError, match="that is not valid: row 2: no mask"):

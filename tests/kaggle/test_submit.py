@@ -110,7 +110,7 @@ def test_a_doubtful_one_is_asked_about(submit: Submitting) -> None:
     submit.encoded(CHECK)
     message = submit.refused()
     assert message.startswith("The verdict on small is CHECK FIRST: Patient p3 scores 0.2.")
-    assert message.endswith("There is no terminal to ask on: add --yes")
+    assert message.endswith("There is no terminal to ask on: add --yes to agree.")
     assert submit("--yes").exit_code == 0
     again = submit()
     assert "The same file was already submitted on " in str(again.exception) and len(submit.kaggle.submissions) == 1
@@ -159,7 +159,7 @@ def test_a_token_that_expires_while_the_score_is_awaited(submit: Submitting) -> 
     submit.kaggle.fails["GetSubmission"] = 401, "expired"
     message = str(submit("--wait", "5s").exception)
     assert message.startswith("Could not ask for the score: Kaggle rejects the token (401)")
-    assert "The submission was sent (its number is 700); `python -m pipeline submissions tiny` shows" in message
+    assert "The submission was sent (its number is 700); `python -m pipeline submissions tiny` will show" in message
     assert sent.read()["status"].tolist() == ["pending"]
 
 
@@ -191,13 +191,13 @@ def test_a_kernel_of_a_code_competition(submit: Submitting) -> None:
     wanted = {"kernelOwner": USER, "kernelSlug": "bundle", "kernelVersion": 3, "fileName": "submission.csv"}
     assert {name: call[name] for name in wanted} == wanted
     assert sent.read()["what"].tolist() == [f"{USER}/bundle/3"]
-    assert "go together" in str(submit("-k", "bundle").exception)
+    assert "must be given together" in str(submit("-k", "bundle").exception)
 
 
 def test_a_kernel_that_ran_is_offered(submit: Submitting, monkeypatch: pytest.MonkeyPatch) -> None:
     request = Request("offline", Kernel(f"{USER}/bundle", 3))
     (said,) = offer(submit.run, request)
-    assert said.startswith("not submitted: `python -m pipeline submit ")
+    assert said.startswith("not submitted; `python -m pipeline submit ")
     assert said.endswith(f" -k {USER}/bundle -v 3 -m offline` does it") and not submit.kaggle.submissions
     assert "submitted ada/bundle/3 to tiny-cup" in list(offer(submit.run, replace(request, yes=True)))
 
@@ -231,7 +231,7 @@ def test_a_bundle_is_pushed_and_offered(submit: Submitting, capsys: Any) -> None
     submit.kaggle.kernel_files = {"submission.csv": submit.run.submission.read_bytes()}
     said = list(push_bundle(submit.run, folder, Request("offline")))
     assert said[0].startswith("the commit run of ada/small-inference, version 4, wrote a valid submission.csv: work/")
-    assert said[-1].startswith("not submitted: ") and "-k ada/small-inference -v 4" in said[-1]
+    assert said[-1].startswith("not submitted; ") and "-k ada/small-inference -v 4" in said[-1]
     assert submit.kaggle.calls("SaveKernel")[1]["datasetDataSources"] == ["ada/small-bundle"]
     assert "submitted ada/small-inference/5 to tiny-cup" in list(
         push_bundle(submit.run, folder, Request("offline", yes=True))
@@ -250,7 +250,7 @@ def test_the_list_fetches_scores_and_says_what_to_select(submit: Submitting) -> 
         submit.kaggle.submissions[-1] |= {"status": "COMPLETE", "publicScore": str(public)}
     rows = sent.read("tiny")
     assert rows["public"].tolist() == ["0.71", "0.75", "0.6", ""]  # the last was not asked for yet
-    assert "Nothing was submitted to other yet" in str(CliRunner().invoke(app, ["submissions", "other"]).exception)
+    assert "Nothing has been submitted to other yet" in str(CliRunner().invoke(app, ["submissions", "other"]).exception)
     write_recipe(submit.run)  # where the competition's YAML is found that lies somewhere else
     done = CliRunner().invoke(app, ["submissions"])
     assert done.exit_code == 0, done.exception

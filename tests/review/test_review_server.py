@@ -190,7 +190,7 @@ def test_ctrl_c_ends_with_the_next_command(
     command.review(run, 0, browser=True)
     assert answered == [{"decided": "a01"}] and signal.getsignal(signal.SIGINT) is before
     said = capsys.readouterr().out
-    assert "http://127.0.0.1:" in said and "1 image decided" in said and "next  python -m pipeline run " in said
+    assert "http://127.0.0.1:" in said and "decisions on 1 image in" in said and "next  python -m pipeline run " in said
     assert actions(run)["a01", "contradiction"] == "drop"
 
 
