@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# Style, types, import contracts and tests:  ./run_tests.sh [options of pytest]     e.g.  ./run_tests.sh -k folds -x
+# Style, types, import contracts and tests:  ./run_tests.sh [pytest options]     for example  ./run_tests.sh -k folds -x
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 source pipeline/environment.sh --dev
 
-# All of them always run: whoever waits for the tests wants to see every failure, not the first kind.
+# All checks always run, so that one call shows every failure.
 failed=
 "$PYTHON" -m ruff check . || failed="ruff"
 "$PYTHON" -m mypy pipeline benchmarks || failed="$failed mypy"
 "$PYTHON" -c "from importlinter.cli import lint_imports_command as lint; lint()" --no-logo --no-cache || failed="$failed imports"
-# before pytest, so that its summary stays the last line
-[[ -z $failed ]] || echo "run_tests: failed so far: $failed (the exit code says so whatever pytest says)" >&2
+# printed before pytest runs, so that pytest's summary stays the last line
+[[ -z $failed ]] || echo "run_tests: failed so far: $failed (the exit code will be nonzero even if pytest passes)" >&2
 
-# two processes of one thread each: many tests keep one core busy; `-n 0` runs them in this one, for a debugger
+# two processes with one thread each; `-n 0` runs the tests in a single process, for a debugger
 "$PYTHON" -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@" || exit $?
 [[ -z $failed ]]

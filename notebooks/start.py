@@ -1,4 +1,4 @@
-"""Finds the package, which lies beside this folder, and says what is missing: the first cell of every notebook."""
+"""Makes the package importable and reports missing requirements. The first code cell of every notebook runs it."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The command line. Nothing heavy is imported before a command needs it, so `--help` and `status` start at once."""
+"""The command line. Heavy packages are imported only by the commands that need them, so `--help` starts at once."""
 
 import os
 import sys
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
     pass
 
 ENGINE = ("engine", "ray_address")
-"""Options of the commands that have something to run on an engine."""
+"""Options that only commands with work for an engine have."""
 NO_TEST = "--test TEST.npy, or arrays.test in a recipe"
 
 
 class Commands(TyperGroup):
-    """The commands, whose EOFError stays an error: Typer would take it for an answer that nobody gave ("Aborted.")."""
+    """The group of all commands. An EOFError is raised as a RuntimeError: Typer would only print "Aborted."."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Runs the command that was asked for."""
+        """Runs the command that the arguments name."""
         try:
             return super().invoke(ctx)
         except EOFError as error:
@@ -67,15 +67,15 @@ def run(
     recipe: RecipeName,
     options: RunOptions = RunOptions(),
     first: Annotated[
-        str, typer.Option("--from", metavar="STAGE", help="The first stage to run.", autocompletion=completion.stages)
+        str, typer.Option("--from", metavar="STAGE", help="First stage to run.", autocompletion=completion.stages)
     ] = STAGES[0],
     last: Annotated[
-        str, typer.Option("--to", metavar="STAGE", help="The last stage to run.", autocompletion=completion.stages)
+        str, typer.Option("--to", metavar="STAGE", help="Last stage to run.", autocompletion=completion.stages)
     ] = STAGES[-1],
     where: WhereOptions = WhereOptions(),
     how: HowOptions = HowOptions(),
 ) -> None:
-    """Run every stage that is not up to date, from raw files to the submission and its report."""
+    """Run every stage that is not up to date, from the raw files to the submission and its report."""
     from rich.markup import escape
 
     from pipeline import stages
@@ -93,7 +93,7 @@ def run(
     console.print(f"[bold]{escape(opened.name)}[/bold]: {' → '.join(chosen)}; artefacts in {escape(place)}/")
     events.emit(events.RunStarted(opened.name, opened.competition.name, list(chosen), place))
     if opened.recipe.takes and "train" in chosen:
-        say(f"  time: {opened.recipe.takes} (measured, for the whole recipe)")
+        say(f"  time: {opened.recipe.takes} (measured for the whole recipe)")
     ensure_sample(opened)
     interruption.work_began()
     stages.check_tuned(opened, *chosen)
@@ -111,12 +111,12 @@ def run(
         else:
             driver.run_stage(opened, stage, how.force, engine=engine)
     if final != last:
-        say("  no submission: there are no predictions of the test images (--test, or arrays.test in a recipe)")
+        say("  no submission: predictions for the test images are missing (give --test, or arrays.test in the recipe)")
     running.conclude(opened, how, time.perf_counter() - started, STAGES)
 
 
 def _stage_command(stage: str, without: Collection[str]) -> None:
-    """Adds the command of a stage, without the options that it has no use for."""
+    """Adds the command of one stage, without the options named in `without`."""
 
     @app.command(stage, help=STAGE_HELP[stage])
     @with_options(without=without)
@@ -129,21 +129,23 @@ def _stage_command(stage: str, without: Collection[str]) -> None:
 def predict(
     recipe: RecipeName,
     images: Annotated[
-        Path | None, typer.Option("--images", metavar="FOLDER", help="Predict these images instead, of any size.")
+        Path | None,
+        typer.Option("--images", metavar="FOLDER", help="Predict the images in this folder (any size) instead."),
     ] = None,
     target: Annotated[
-        Path | None, typer.Option("--to", metavar="OUT", help="With --images: the CSV, or the folder of PNG masks.")
+        Path | None,
+        typer.Option("--to", metavar="OUT", help="With --images: the CSV file or the folder of PNG masks to write."),
     ] = None,
-    masks: Annotated[str, typer.Option("--masks", metavar="csv|png", help="With --images: what to write.")] = "csv",
+    masks: Annotated[str, typer.Option("--masks", metavar="csv|png", help="With --images: the output format.")] = "csv",
     options: RunOptions = RunOptions(),
     how: HowOptions = HowOptions(),
 ) -> None:
-    """Predict the test images, as tune chose."""
+    """Predict the test images with the models and views that tune chose."""
     if masks not in ("csv", "png"):
         raise PipelineError(f"--masks {masks}: expected csv or png.")
     if images is None:
         if target or masks != "csv":
-            raise PipelineError("--to and --masks go with --images FOLDER.")
+            raise PipelineError("--to and --masks can only be used together with --images FOLDER.")
         running.run_stage(options.open(recipe), "predict", how)
         return
     from pipeline.predict_folder import predict_folder
@@ -152,7 +154,7 @@ def predict(
     predict_folder(options.open(recipe), images, target, "png" if masks == "png" else "csv")
 
 
-for _stage in (one for one in STAGES[:-1] if one != "predict"):
+for _stage in (stage for stage in STAGES[:-1] if stage != "predict"):
     _without: tuple[str, ...] = (
         ("competition", "oof", "test") if _stage in ("decode", "clean", "split", "train") else ()
     )
@@ -165,15 +167,15 @@ for _stage in (one for one in STAGES[:-1] if one != "predict"):
 @with_options(without=("strict", *ENGINE))
 def report(
     recipes: Annotated[
-        list[str], typer.Argument(metavar="RECIPE…", help="Recipes' names, or the paths of their YAML.")
+        list[str], typer.Argument(metavar="RECIPE…", help="Names of recipes, or paths of their YAML files.")
     ],
     compare_runs: Annotated[
-        bool, typer.Option("--compare", help="One page on which these runs, by their names, stand side by side.")
+        bool, typer.Option("--compare", help="Write one page that compares these runs (given by their names).")
     ] = False,
     options: RunOptions = RunOptions(),
     how: HowOptions = HowOptions(),
 ) -> None:
-    """Write one page to look at."""
+    """Write the HTML report of a run."""
     if not compare_runs:
         for recipe in recipes:
             running.run_stage(options.open(recipe), "report", how)
@@ -189,10 +191,12 @@ def report(
 def review(
     recipe: RecipeName,
     options: RunOptions = RunOptions(),
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Of this machine alone; 0: a free one.")] = 0,
-    no_browser: Annotated[bool, typer.Option("--no-browser", help="Print the address and open no browser.")] = False,
+    port: Annotated[
+        int, typer.Option("--port", min=0, max=65535, help="Port, reachable from this machine only; 0: any free port.")
+    ] = 0,
+    no_browser: Annotated[bool, typer.Option("--no-browser", help="Print the address, do not open a browser.")] = False,
 ) -> None:
-    """Go through findings and suspected labels in a browser; each decision is written at once."""
+    """Decide on findings and suspected labels in a browser. Each decision is saved at once."""
     from pipeline.review.command import review as serve
 
     serve(options.open(recipe), port, not no_browser)
@@ -201,19 +205,19 @@ def review(
 @app.command()
 @with_options()
 def status(recipe: RecipeName, options: RunOptions = RunOptions()) -> None:
-    """Show which stages are up to date, which is next, and the command for it."""
+    """Show which stages are up to date, which stage is next, and the command that runs it."""
     from rich.console import Console
 
     from pipeline.core import driver
     from pipeline.status import status_table
 
     opened = options.open(recipe)
-    shown_table, following = status_table(opened)
-    Console(width=None if sys.stdout.isatty() else 160, emoji=False).print(shown_table)
-    said = f"next: {opened.command()}" if following else "everything is up to date"
-    if following and driver.Stage(following).needs_test and opened.recipe.arrays and not opened.recipe.arrays.test:
-        said = f"{following} and what follows need predictions of the test images: {NO_TEST}"
-    Console(soft_wrap=True, emoji=False).print(said, highlight=False, markup=False)
+    table, next_stage = status_table(opened)
+    Console(width=None if sys.stdout.isatty() else 160, emoji=False).print(table)
+    message = f"next: {opened.command()}" if next_stage else "everything is up to date"
+    if next_stage and driver.Stage(next_stage).needs_test and opened.recipe.arrays and not opened.recipe.arrays.test:
+        message = f"{next_stage} and later stages need predictions for the test images: {NO_TEST}"
+    Console(soft_wrap=True, emoji=False).print(message, highlight=False, markup=False)
 
 
 @app.command()
@@ -224,7 +228,7 @@ def compare(
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
-    """Set runs side by side: scores, differences to the first with their standard error, size and speed."""
+    """Compare runs: scores, paired differences from the first run with standard errors, model size and speed."""
     import json
     from dataclasses import asdict
 
@@ -247,18 +251,18 @@ def sweep(
     recipe: RecipeName,
     over: Annotated[
         list[str] | None,
-        typer.Option("--over", metavar="KEY=A,B,C", help="Values to try, or a range KEY=LOW..HIGH[:log]; repeatable."),
+        typer.Option("--over", metavar="KEY=A,B,C", help="Values to try, or a range: KEY=LOW..HIGH[:log]. Repeatable."),
     ] = None,
     trials: Annotated[
-        int | None, typer.Option("--trials", min=1, help="Try so many, sampled (TPE), and not every combination.")
+        int | None, typer.Option("--trials", min=1, help="Sample this many trials (TPE) instead of all combinations.")
     ] = None,
     no_prune: Annotated[
-        bool, typer.Option("--no-prune", help="Let every trial go through all folds, however low its score.")
+        bool, typer.Option("--no-prune", help="Run every trial on all folds, even when its score is low.")
     ] = False,
     options: RunOptions = RunOptions(),
     how: HowOptions = HowOptions(),
 ) -> None:
-    """Try settings on the same folds: a table, the winner as a recipe, and by how much that choice flatters itself."""
+    """Try many settings on the same folds: a table, the best as a recipe, and the optimism of that choice."""
     from rich.console import Console
 
     from pipeline.notebook import ensure_sample
@@ -284,9 +288,12 @@ def sweep(
 def liars_test(
     recipe: RecipeName,
     options: RunOptions = RunOptions(),
-    permutations: Annotated[int, typer.Option("--permutations", min=1, help="How often masks are permuted.")] = 5,
+    permutations: Annotated[int, typer.Option("--permutations", min=1, help="Number of random permutations.")] = 5,
 ) -> None:
-    """Permute the masks of the held-out images: exit 0 if tune's estimate falls to a constant answer's, else 1."""
+    """Check tune's estimate on randomly permuted masks.
+
+    Exit code 0 if the estimate falls to the score of a constant prediction, as it must; 1 if it does not.
+    """
     from pipeline.tune import liars
     from pipeline.tune.stage import estimated
 
@@ -303,8 +310,8 @@ app.command()(data_commands.doctor)
 
 @contextmanager
 def _joined() -> Iterator[bool]:
-    """Gives whether this process runs the command; where torchrun or SLURM started several, the first one does, and the
-    others have trained beside it."""
+    """Yields True in the process that runs the command. Under torchrun or SLURM that is the first process; the others
+    only take part in its training."""
     if launched() is None:
         yield True
         return
@@ -316,8 +323,11 @@ def _joined() -> Iterator[bool]:
 
 
 def main() -> None:
-    """Runs the command line; a PipelineError becomes one message and exit code 2, the end of `--time`
-    exit code 4, a signal 128 plus its number."""
+    """Runs the command line.
+
+    Exit codes: 2 after a PipelineError, whose message is printed; 4 when the time of `--time` is over; 128 plus the
+    signal's number after a signal.
+    """
     try:
         shortage.quiet_threads()
         with interruption.exit_codes(), shortage.explained(), _joined() as leads:
@@ -325,14 +335,14 @@ def main() -> None:
                 completion.require_command(sys.argv[1:])
                 app(prog_name=program())
     except deadline.TimeIsUp as error:
-        _fail(f"{error} What is finished is kept: {deadline.how_to_go_on()}", kaggle_commands.UNFINISHED)
+        _fail(f"{error} Finished work is kept: {deadline.how_to_go_on()}", kaggle_commands.UNFINISHED)
     except PipelineError as error:
         _fail(f"error: {error}", 2)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except SystemExit as ended:
         if ended.code in (*interruption.EXIT_CODES, kaggle_commands.UNFINISHED):
-            _emit_error("not finished: the same command goes on", int(ended.code))
+            _emit_error("not finished: run the same command again to continue", int(ended.code))
         raise
     except Exception as error:
         _emit_error(f"{type(error).__name__}: {error}", 1)
@@ -340,14 +350,14 @@ def main() -> None:
 
 
 def _fail(message: str, exit_code: int) -> None:
-    """Ends the program with a message on standard error."""
+    """Prints a message on standard error and exits with `exit_code`."""
     _emit_error(message.removeprefix("error: "), exit_code)
     typer.echo(message, err=True)
     sys.exit(exit_code)
 
 
 def _emit_error(message: str, exit_code: int) -> None:
-    """Emits the event of an error where --json asked for events, without whose option their module is not loaded."""
+    """Emits an error event if `--json` was given: only then has the events module been imported."""
     if "pipeline.core.events" in sys.modules:
         from pipeline.core import events
 

@@ -1,4 +1,4 @@
-"""Predictions made elsewhere, from Python: `bring` makes a run of them, `tune` and `encode` go on from there.
+"""External predictions, from Python: `bring` makes a run of them, `tune` and `encode` continue from there.
 
     run = bring("mine", competition="my.yaml", oof=oof, oof_ids=ids, test=test, test_ids=test_ids)
     tune(run)
@@ -35,21 +35,21 @@ def bring(
     test_ids: Sequence[str] = (),
     assignments: list[str] | None = None,
 ) -> Run:
-    """Returns the run of predictions made elsewhere, which are written to work/<competition>/<name>/arrays/.
+    """Returns the run of external predictions, which it writes to work/<competition>/<name>/arrays/.
 
     Args:
-        name: the run's.
-        competition: its name, or the path of its YAML.
-        oof: probabilities of training images by models that had not seen them, (N, H, W) or (N, C, H, W) of any size,
-            float from 0 to 1 or uint8 from 0 to 255.
-        oof_ids: the image of each row.
-        folds: the fold of each row; None: those of folds/<competition>.csv.
-        test: the same of all test images; None: there is no submission to make.
-        test_ids: the image of each of its rows.
+        name: name of the run.
+        competition: name of the competition, or path of its YAML file.
+        oof: out-of-fold probabilities of the training images, predicted by models that were not trained on them,
+            (N, H, W) or (N, C, H, W) of any size, float from 0 to 1 or uint8 from 0 to 255.
+        oof_ids: image id of each row of `oof`.
+        folds: fold of each row of `oof`; None: the folds in folds/<competition>.csv.
+        test: probabilities of all test images, in the same format; None: no submission can be written.
+        test_ids: image id of each row of `test`.
         assignments: settings, as with --set, for instance "tune.method=fixed".
 
     Raises:
-        PipelineError: a name or a setting that is none. The predictions are checked when they are used.
+        PipelineError: an invalid name or setting. The predictions are checked when they are used.
     """
     folder = root() / "work" / load_competition(competition).name / check_name(name) / "arrays"
     refuse_trained(folder.parent)
@@ -60,24 +60,24 @@ def bring(
 
 
 def tune(run: Run) -> dict[str, Any]:
-    """Returns what postprocess.json holds: the decision that was chosen, and its scores. Runs what comes before.
+    """Returns the content of postprocess.json: the chosen decision rule and its scores. Runs earlier stages first.
 
     Raises:
-        PipelineError: predictions that do not fit the competition.
+        PipelineError: the predictions do not fit the competition.
     """
     stages.run_through(run, "tune")
     return read_tuned(run)
 
 
 def encode(run: Run, strict: bool = False) -> Path:
-    """Returns the path of the submission, which is valid. Runs what comes before.
+    """Returns the path of the submission, which has been checked. Runs earlier stages first.
 
     Args:
-        run: what `bring` or `open_run` returned.
-        strict: raise where the verdict is *do not submit*; the submission is written all the same.
+        run: the run that `bring` or `open_run` returned.
+        strict: whether to raise if the verdict is *do not submit*. The submission is written in any case.
 
     Raises:
-        PipelineError: predictions that do not fit the competition, or none of the test images.
+        PipelineError: the predictions do not fit the competition, or there are none for the test images.
     """
     stages.run_through(run, "encode")
     judged = judge(run)

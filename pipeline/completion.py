@@ -1,7 +1,7 @@
-"""What a shell offers after the Tab key: names of recipes, competitions, stages, runs and settings.
+"""Shell completion: the names of recipes, competitions, stages, runs and settings that the Tab key offers.
 
-Typer calls these functions in a process of their own for every Tab; nothing heavy is imported, and what cannot be read
-is not offered.
+Every Tab starts a new process that calls one of these functions. They therefore import no heavy package, and skip
+files that cannot be read.
 """
 
 from collections.abc import Iterator
@@ -15,53 +15,53 @@ from pipeline.stages import STAGES
 
 
 def require_command(arguments: list[str]) -> None:
-    """Checks that a shell can complete the command that was called, where that is what was asked for.
+    """Checks, if the arguments ask for shell completion, that the shell can complete this command.
 
     Raises:
-        PipelineError: it is `python -m pipeline`: a shell completes `python` itself.
+        PipelineError: the command is `python -m pipeline`, for which the shell would complete `python`.
     """
-    asked = next((one for one in arguments if one in ("--install-completion", "--show-completion")), None)
-    if asked and program() != "segpipe":
+    option = next((word for word in arguments if word in ("--install-completion", "--show-completion")), None)
+    if option and program() != "segpipe":
         raise PipelineError(
-            f"A shell completes commands of one word, and this is `{program()}`: `pip install -e .` gives you the "
-            f"command `segpipe`; then `segpipe {asked}`."
+            f"A shell can only complete commands that are one word, not `{program()}`: `pip install -e .` installs the "
+            f"command `segpipe`; then run `segpipe {option}`."
         )
 
 
 def recipes(incomplete: str) -> list[str]:
-    """Returns the names of recipes that begin so."""
+    """Returns the names of recipes that begin with `incomplete`."""
     return _names("recipes", incomplete)
 
 
 def competitions(incomplete: str) -> list[str]:
-    """Returns the names of competitions that begin so."""
+    """Returns the names of competitions that begin with `incomplete`."""
     return _names("competitions", incomplete)
 
 
 def stages(incomplete: str) -> list[str]:
-    """Returns the names of stages that begin so."""
+    """Returns the names of stages that begin with `incomplete`."""
     return [stage for stage in STAGES if stage.startswith(incomplete)]
 
 
 def runs(incomplete: str) -> list[str]:
-    """Returns the names of runs with scores that begin so."""
+    """Returns the names of runs that have scores and begin with `incomplete`."""
     from pipeline.core.files import root
 
-    found: set[str] = set()
+    names: set[str] = set()
     with suppress(OSError):
-        found = {file.parent.name for file in (root() / "work").glob("*/*/postprocess.json")}
-    return sorted(name for name in found if name.startswith(incomplete))
+        names = {file.parent.name for file in (root() / "work").glob("*/*/postprocess.json")}
+    return sorted(name for name in names if name.startswith(incomplete))
 
 
 def settings(incomplete: str) -> list[str]:
-    """Returns the settings of recipes that begin so, each with the `=` that comes before its value."""
+    """Returns the recipe settings that begin with `incomplete`, each followed by `=`."""
     from pipeline.core.config.recipe import Recipe
 
     return [f"{key}=" for key in _keys(Recipe) if key.startswith(incomplete)]
 
 
 def _keys(model: Any, prefix: str = "") -> Iterator[str]:
-    """The dotted keys of settings, section by section."""
+    """The dotted keys of all settings of a model."""
     for name, field in model.model_fields.items():
         if isinstance(field.annotation, type) and hasattr(field.annotation, "model_fields"):
             yield from _keys(field.annotation, f"{prefix}{name}.")
@@ -70,11 +70,11 @@ def _keys(model: Any, prefix: str = "") -> Iterator[str]:
 
 
 def _names(folder: str, incomplete: str) -> list[str]:
-    """The stems of the YAML files of the package, and of the folder of the same name under the root."""
+    """The names of the YAML files in a folder of the package and in the folder of the same name under the root."""
     from pipeline.core.files import root
 
-    found: set[str] = set()
+    names: set[str] = set()
     with suppress(OSError):
         places = (Path(__file__).parent / folder, root() / folder)
-        found = {file.stem for place in places for file in place.glob("*.yaml")}
-    return sorted(name for name in found if name.startswith(incomplete))
+        names = {file.stem for place in places for file in place.glob("*.yaml")}
+    return sorted(name for name in names if name.startswith(incomplete))

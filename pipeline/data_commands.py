@@ -1,4 +1,4 @@
-"""The commands about raw files and finished submissions: the sample, a first YAML, checks and scores; and `doctor`."""
+"""The commands for raw files and submissions: `sample`, `new`, `check` and `score`; and `doctor`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -8,20 +8,20 @@ import typer
 from pipeline.options import Assignments, CompetitionName
 
 SubmissionPath = Annotated[
-    Path, typer.Argument(metavar="SUBMISSION", help="A file of any kind, or a folder of mask images.")
+    Path, typer.Argument(metavar="SUBMISSION", help="Submission file of any format, or folder of mask images.")
 ]
 
 
 def register(app: typer.Typer) -> None:
-    """Adds the commands about files."""
+    """Adds these commands to the command line."""
     for command in (sample, new, check, score):
         app.command()(command)
 
 
 def sample(
-    train: Annotated[int, typer.Option(help="Training images.")] = 240,
-    test: Annotated[int, typer.Option(help="Test images.")] = 120,
-    seed: Annotated[int, typer.Option(help="The same seed writes the same files.")] = 0,
+    train: Annotated[int, typer.Option(help="Number of training images.")] = 240,
+    test: Annotated[int, typer.Option(help="Number of test images.")] = 120,
+    seed: Annotated[int, typer.Option(help="Random seed. The same seed writes the same files.")] = 0,
 ) -> None:
     """Write the synthetic ultrasound competition to input/sample."""
     from pipeline.core.console import counting, say
@@ -35,15 +35,18 @@ def sample(
 
 
 def new(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="What to call the competition, e.g. my-cells.")],
-    folder: Annotated[Path, typer.Option("--from", metavar="FOLDER", help="The raw files, as downloaded.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name for the competition, for example my-cells.")],
+    folder: Annotated[Path, typer.Option("--from", metavar="FOLDER", help="Folder of the raw files, as downloaded.")],
     target: Annotated[
-        Path | None, typer.Option("--to", metavar="FOLDER", help="Where to write competitions/ and recipes/.")
+        Path | None,
+        typer.Option("--to", metavar="FOLDER", help="Folder in which competitions/ and recipes/ are written."),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite a competition and recipe of this name.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Overwrite an existing competition and recipe of this name.")
+    ] = False,
     assignments: Assignments = None,
 ) -> None:
-    """Look at raw files and write a first competition YAML and recipe, with every guess marked."""
+    """Examine raw files and write a first competition YAML and recipe in which every guess is marked."""
     from pipeline.new.wizard import write_new
 
     for line in write_new(name, folder, target, force, assignments or ()).lines():
@@ -54,10 +57,14 @@ def check(
     submission_path: SubmissionPath,
     competition: CompetitionName,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Exit with 1 too where it is valid and the verdict is `do not submit`.")
+        bool,
+        typer.Option("--strict", help="Also exit with code 1 if the file is valid but the verdict is `do not submit`."),
     ] = False,
 ) -> None:
-    """Say whether a submission is valid: exit 0, or 1 with its faults and their rows; and where it looks wrong."""
+    """Check whether a submission is valid and looks plausible.
+
+    Exit code 0 if it is valid; 1 otherwise, with its faults listed with their rows.
+    """
     from pipeline.core.console import warn
     from pipeline.core.verdict import lines, verdict_of
     from pipeline.encode import sanity, submission
@@ -73,20 +80,20 @@ def check(
     verdict = verdict_of(reasons)
     for line in [*lines(reasons), *([] if verdict == "fine" else [f"  verdict: {verdict}"])]:
         warn(line)
-    said = "1 fault" if len(faults) == 1 else f"{len(faults)} faults" if faults else "valid"
+    conclusion = "1 fault" if len(faults) == 1 else f"{len(faults)} faults" if faults else "valid"
     wrong = verdict == "do not submit"
-    said += f", but it looks wrong{' (--strict)' if strict else ''}" if wrong else ""
-    typer.echo(f"{submission_path}: {said}")
+    conclusion += f", but it looks wrong{' (--strict)' if strict else ''}" if wrong else ""
+    typer.echo(f"{submission_path}: {conclusion}")
     raise typer.Exit(1 if faults or (strict and wrong) else 0)
 
 
 def score(
     submission_path: SubmissionPath,
-    truth: Annotated[Path, typer.Argument(metavar="TRUTH", help="Known masks, in the submission's format.")],
+    truth: Annotated[Path, typer.Argument(metavar="TRUTH", help="True masks, in the format of a submission.")],
     competition: CompetitionName,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
-    """Score a submission against known masks with the competition's metric."""
+    """Score a submission against the true masks with the competition's metric."""
     import json
 
     from pipeline.encode import scoring, submission
@@ -100,7 +107,7 @@ def score(
 
 
 def doctor() -> None:
-    """Say which versions and device there are, what is missing, and the next command."""
+    """Print versions, device and precision with the reason, missing packages and data, and the next command."""
     from pipeline.status import examine
 
     for line in examine():

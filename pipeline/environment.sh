@@ -1,14 +1,14 @@
-# Sourced by run_all.sh and run_tests.sh from the repository's folder: sets PYTHON to a Python that has what
-# pyproject.toml asks for. `source pipeline/environment.sh --dev` asks for the test tools too; any other word does not
-# (say one all the same: without it, bash hands on the caller's own arguments).
+# Sourced by run_all.sh and run_tests.sh from the repository's folder. Sets PYTHON to a Python that satisfies the
+# requirements in pyproject.toml. `source pipeline/environment.sh --dev` includes the test tools; any other argument does
+# not. Always pass an argument: without one, bash passes the arguments of the calling script.
 #
-# An active environment is used as it is, and its torch is never replaced: whoever made it chose a torch that fits
-# their driver (Kaggle and Colab are such places). Everyone else gets .venv, exactly as requirements.lock has it.
+# An active environment is used: missing packages are added, but its torch is never replaced, because that torch was
+# chosen to fit the GPU driver (for example on Kaggle and Colab). Without one, .venv is made from requirements.lock.
 
 STAMP=.venv/installed-from
 DEV=
 [[ ${1:-} != --dev ]] || DEV=--dev
-# gigabytes take long: whoever watches gets progress bars, a log file does not
+# The download takes long: show progress bars in a terminal, but not in a log file.
 QUIET=--quiet
 [[ ! -t 2 ]] || QUIET=
 
@@ -21,8 +21,8 @@ stop() {
 
 is_recent() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
 
-# -P: no file of pipeline/ may shadow the standard library. DEV and QUIET stand without quotes, so that they vanish
-# when empty.
+# -P: files of pipeline/ must not shadow modules of the standard library. DEV and QUIET are not quoted, so that they
+# disappear when they are empty.
 check() { "$PYTHON" -P pipeline/requirements_check.py pyproject.toml $DEV "$@"; }
 
 is_notebook_service() { [[ -n ${KAGGLE_KERNEL_RUN_TYPE:-}${COLAB_RELEASE_TAG:-} ]]; }
@@ -43,7 +43,7 @@ find_base_python() {
     local name
     for name in python3 python3.13 python3.12 python3.11; do
         if is_recent "$name"; then
-            # the program behind a shim: shims change what they mean with the folder
+            # the real program behind a shim (pyenv, asdf): a shim may start another Python in another folder
             BASE=$("$name" -c 'import sys; print(sys.executable)')
             return
         fi
@@ -51,7 +51,7 @@ find_base_python() {
     stop "no Python 3.11 or later on PATH (looked for python3, python3.13, python3.12, python3.11): please install one"
 }
 
-# uv makes 20 seconds of what takes pip minutes, so it is worth a try even where it is not installed.
+# uv installs in 20 seconds what takes pip minutes, so try to install uv if it is missing.
 find_uv() {
     UV=uv
     "$UV" --version >/dev/null 2>&1 && return
@@ -61,29 +61,29 @@ find_uv() {
     UV=
 }
 
-# Adds what is missing to an environment that somebody else made.
+# Adds missing packages to an existing environment.
 complete_environment() {
     local missing old
     missing=$(check) && return
-    # requirements_check.py prints nothing but requirements; without any it has failed itself, and said why
+    # requirements_check.py prints only requirements. If it printed none, it failed and has printed the error.
     [[ -n $missing ]] || exit 1
     old=$(grep -E '^torch(vision)?[^A-Za-z0-9-].*is installed' <<<"$missing" || true)
     old=${old//  # /, but }
-    [[ -z $old ]] || stop "it takes ${old//$'\n'/, and }, and the torch of an active environment is never replaced:" \
-        "upgrade it yourself, or deactivate the environment and get .venv"
+    [[ -z $old ]] || stop "the pipeline needs ${old//$'\n'/, and }. The torch of an active environment is never replaced:" \
+        "upgrade it yourself, or deactivate the environment to use .venv"
 
-    say "adding to $PYTHON (a torch that is there stays as it is): $(sed 's/ *#.*//' <<<"$missing" | tr '\n' ' ')"
+    say "adding to $PYTHON (an installed torch is not replaced): $(sed 's/ *#.*//' <<<"$missing" | tr '\n' ' ')"
     ADDED=$(mktemp -d)
     echo "$missing" >"$ADDED/missing.txt"
     check --torch-constraints >"$ADDED/constraints.txt"
     set -- install $QUIET -c "$ADDED/constraints.txt" -r "$ADDED/missing.txt"
     if "$PYTHON" -m pip --version >/dev/null 2>&1; then
-        "$PYTHON" -m pip "$@" >&2 || stop "pip could not add them (see above)"
+        "$PYTHON" -m pip "$@" >&2 || stop "pip could not install them (see above)"
     else
         find_base_python
         find_uv "$BASE"
-        [[ -n $UV ]] || stop "this environment has no pip and there is no uv: please add one of them"
-        "$UV" pip "$@" --python "$PYTHON" || stop "uv could not add them (see above)"
+        [[ -n $UV ]] || stop "this environment has no pip, and uv is not installed: please install one of them"
+        "$UV" pip "$@" --python "$PYTHON" || stop "uv could not install them (see above)"
     fi
     rm -rf "$ADDED"
 }
@@ -100,12 +100,12 @@ install_lock() {
         start_venv
         "$UV" venv --quiet --allow-existing --python "$BASE" .venv &&
             "$UV" pip sync $QUIET --require-hashes --python "$PYTHON" requirements.lock && return
-        # uv does not read pip's settings (index, certificates), so pip may well succeed
-        say "uv did not manage it, trying pip"
+        # uv does not read pip's settings (index, certificates), so pip may succeed where uv fails
+        say "uv failed (see above), trying pip"
     fi
     start_venv
     "$BASE" -m venv .venv || stop "$BASE -m venv failed (see above)"
-    # --no-deps: the lock is complete, there is nothing left to resolve
+    # --no-deps: the lock file is complete, so there are no dependencies to resolve
     "$PYTHON" -m pip install $QUIET --no-deps --require-hashes -r requirements.lock >&2 || stop "pip failed (see above)"
 }
 
@@ -117,19 +117,19 @@ use_repository_venv() {
     if [[ -x $PYTHON && $installed == "$lock" ]]; then
         return
     elif [[ -e .venv && -z $installed ]]; then
-        # made by hand: not to be thrown away unasked
-        is_recent "$PYTHON" || stop "there is a .venv without a working Python 3.11 or later: please remove it"
+        # made by the user: never delete it without asking
+        is_recent "$PYTHON" || stop ".venv has no working Python 3.11 or later: please remove the folder .venv"
         complete_environment
         return
     fi
 
     find_base_python
-    say "making .venv from requirements.lock (about 6 GB, 20 s with uv, a few minutes with pip, and the download)"
-    # uv and pip swallow Ctrl-C and merely fail, after which this script would go on
+    say "making .venv from requirements.lock (about 6 GB; 20 s with uv or a few minutes with pip, plus the download)"
+    # uv and pip only fail on Ctrl-C, and this script would continue
     trap 'exit 130' INT TERM
     install_lock
     trap - INT TERM
-    # last, so that an interrupted installation is noticed and made anew
+    # written last, so that an interrupted installation is detected and repeated
     echo "$lock" >"$STAMP"
     say "ready"
 }
@@ -141,7 +141,7 @@ elif ! is_recent "$PYTHON"; then
     say "$PYTHON is missing or older than Python 3.11: using .venv instead"
     use_repository_venv
 elif is_conda_base && ! is_notebook_service && ! check >/dev/null; then
-    say "conda's base environment lacks packages and is no place to add them: using .venv instead"
+    say "conda's base environment lacks packages, and none are added to it: using .venv instead"
     use_repository_venv
 else
     complete_environment

@@ -1,4 +1,4 @@
-"""The commands about Kaggle: raw files, submissions and their scores, sessions, bundles, a local leaderboard."""
+"""The commands for Kaggle: raw files, submissions and their scores, sessions, bundles, a local leaderboard."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from pipeline.core.run import Run
 
 UNFINISHED = 4
-"""The exit code of a command that stopped early, as it was told to; the same command goes on."""
+"""Exit code of a command that stopped early as requested; running the same command again continues."""
 
 
 def register(app: typer.Typer) -> None:
-    """Adds the commands."""
+    """Adds these commands to the command line."""
     app.command()(download)
     app.command()(with_options()(submit))
     app.command()(submissions)
@@ -30,7 +30,11 @@ def register(app: typer.Typer) -> None:
 
 
 def train_there(opened: "Run", where: WhereOptions, force: bool) -> None:
-    """Trains on Kaggle instead of here; ends the command where what that leaves is not here yet."""
+    """Trains on Kaggle instead of this machine.
+
+    Raises:
+        Exit: with code UNFINISHED, if the trained weights have not been downloaded yet.
+    """
     from pipeline.core.deadline import limit_of
     from pipeline.kaggle import remote
 
@@ -42,10 +46,11 @@ def train_there(opened: "Run", where: WhereOptions, force: bool) -> None:
 
 def download(
     competition: Annotated[
-        str, typer.Argument(metavar="COMPETITION", help="A competition here, or the last part of its Kaggle address.")
+        str,
+        typer.Argument(metavar="COMPETITION", help="Name of a competition, or the last part of its address on Kaggle."),
     ],
 ) -> None:
-    """Fetch a competition's raw files into input/: from Kaggle, or Oxford-IIIT Pet; unpack those that are packed."""
+    """Download a competition's raw files to input/ and unpack archives. Sources: Kaggle, and Oxford-IIIT Pet's site."""
     from pipeline.core.config.raw_layouts import FOLDER, load_competition
     from pipeline.core.config.settings import find_yaml
     from pipeline.core.files import input_root, shown
@@ -65,25 +70,31 @@ def download(
 
 def submit(
     recipe: RecipeName,
-    message: Annotated[str, typer.Option("--message", "-m", help="What is new; default: the run's name.")] = "",
+    message: Annotated[
+        str, typer.Option("--message", "-m", help="Description of the submission; default: the run's name.")
+    ] = "",
     kernel: Annotated[
         str | None,
-        typer.Option("--kernel", "-k", metavar="OWNER/KERNEL", help="Submit this kernel's output: code competitions."),
+        typer.Option(
+            "--kernel", "-k", metavar="OWNER/KERNEL", help="Submit the output of this notebook (code competitions)."
+        ),
     ] = None,
-    version: Annotated[int | None, typer.Option("--kernel-version", "-v", help="With -k: which version.")] = None,
-    file: Annotated[str, typer.Option("--file", help="With -k: the file that the kernel writes.")] = "submission.csv",
-    yes: Annotated[bool, typer.Option("--yes", help="Submit a doubtful file without being asked.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Submit although the verdict is `do not submit`.")] = False,
+    version: Annotated[
+        int | None, typer.Option("--kernel-version", "-v", help="With -k: version of the notebook.")
+    ] = None,
+    file: Annotated[str, typer.Option("--file", help="With -k: the file that the notebook writes.")] = "submission.csv",
+    yes: Annotated[bool, typer.Option("--yes", help="Submit a doubtful file without asking.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Submit even if the verdict is `do not submit`.")] = False,
     wait: Wait = None,
     options: RunOptions = RunOptions(),
 ) -> None:
-    """Check a run's submission, upload it to Kaggle, and write its score beside the estimate."""
+    """Check a run's submission, upload it to Kaggle, and record its score next to the estimate."""
     from pipeline.kaggle.submit import Kernel, Request, submit
 
     if (kernel is None) != (version is None) or (kernel or "/").count("/") != 1:
-        raise PipelineError("-k OWNER/KERNEL and -v VERSION go together.")
+        raise PipelineError("-k OWNER/KERNEL and -v VERSION must be given together.")
     if version is not None and version < 1:
-        raise PipelineError(f"-v {version}: expected the number of a kernel's version, 1 or more.")
+        raise PipelineError(f"-v {version}: expected the version number of the notebook, 1 or more.")
     opened = options.open(recipe)
     chosen = None if kernel is None or version is None else Kernel(kernel, version, file)
     request = Request(message or opened.name, chosen, yes, force, waiting(wait))
@@ -93,10 +104,11 @@ def submit(
 
 def submissions(
     competition: Annotated[
-        str | None, typer.Argument(metavar="[COMPETITION]", help="Default: every competition that was submitted to.")
+        str | None,
+        typer.Argument(metavar="[COMPETITION]", help="Name of a competition; default: all with submissions."),
     ] = None,
 ) -> None:
-    """List what was submitted, with its estimate and scores, and say which two to select."""
+    """List the submissions to Kaggle with estimates and scores, and recommend which two to select."""
     import sys
 
     from rich.console import Console
@@ -107,7 +119,7 @@ def submissions(
     names = list(dict.fromkeys(everything["competition"])) if competition is None else [competition]
     if competition is not None and competition not in set(everything["competition"]) or not names:
         raise PipelineError(
-            f"Nothing was submitted{f' to {competition}' if competition else ''} yet: `submit` does it."
+            f"Nothing has been submitted{f' to {competition}' if competition else ''} yet; `submit` uploads a file."
         )
     competitions = [listing.competition_of(sent.read(name)) for name in names]
     listing.refresh(competitions)
@@ -119,14 +131,14 @@ def submissions(
 
 
 def leaderboard(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Submissions, of any kind of file.")],
-    truth: Annotated[Path, typer.Argument(metavar="TRUTH", help="Known masks, in the submission's format.")],
-    competition: Annotated[str, typer.Option("--competition", help="A competition's name, or the path of its YAML.")],
-    public: Annotated[float, typer.Option("--public", help="The share of the images that is public.")] = 0.3,
-    seed: Annotated[int, typer.Option("--seed", help="Another one draws another public part.")] = 0,
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of submission files of any format.")],
+    truth: Annotated[Path, typer.Argument(metavar="TRUTH", help="True masks, in the format of a submission.")],
+    competition: Annotated[str, typer.Option("--competition", help="Name of a competition, or path of its YAML file.")],
+    public: Annotated[float, typer.Option("--public", help="Share of the images in the public part.")] = 0.3,
+    seed: Annotated[int, typer.Option("--seed", help="Random seed that draws the public part.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
-    """Score a folder of submissions on a public and a private part: a table and a page with the shake-up."""
+    """Score a folder of submissions on a public and a private part, and write a table and a page with both ranks."""
     from pipeline.core.files import root, shown
     from pipeline.encode.submission import expected_by_name
     from pipeline.kaggle.leaderboard import leaderboard, lines, write
@@ -142,58 +154,68 @@ def leaderboard(
 
 
 def save(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Of the private dataset, with or without its owner.")],
-    message: Annotated[str, typer.Option("--message", "-m", help="What the version is called.")] = "session",
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="Name of the private dataset, with or without its owner.")
+    ],
+    message: Annotated[str, typer.Option("--message", "-m", help="Description of this version.")] = "session",
 ) -> None:
-    """Save work/, folds/ and submissions/ as a private Kaggle dataset, for the next session."""
+    """Save work/, folds/ and submissions/ as a private Kaggle dataset for the next session."""
     from pipeline.kaggle import session
 
     typer.echo(session.save(name, message))
 
 
 def restore(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Of the dataset that `save` made; attached or not.")],
-    force: Annotated[bool, typer.Option("--force", help="Replace files that are there.")] = False,
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="Name of the dataset that `save` made; it need not be attached.")
+    ],
+    force: Annotated[bool, typer.Option("--force", help="Overwrite existing files.")] = False,
 ) -> None:
-    """Put back what `save` saved."""
+    """Restore the files that `save` saved."""
     from pipeline.kaggle import session
 
     typer.echo(session.restore(name, force))
 
 
 def bundle(
-    recipes: Annotated[list[str], typer.Argument(metavar="RECIPE…", help="One run, or several: an ensemble of them.")],
-    python: Annotated[str, typer.Option("--python", help="The notebook's version of Python.")] = "3.12",
+    recipes: Annotated[list[str], typer.Argument(metavar="RECIPE…", help="One run, or several runs as an ensemble.")],
+    python: Annotated[str, typer.Option("--python", help="Python version of the notebook.")] = "3.12",
     wheel_folder: Annotated[
         Path | None,
-        typer.Option("--wheels", metavar="FOLDER", help="Take wheels from here instead of downloading them."),
+        typer.Option("--wheels", metavar="FOLDER", help="Use the wheels in this folder instead of downloading them."),
     ] = None,
-    limit: Annotated[str, typer.Option("--time", metavar="8.5h", help="What the notebook keeps to; none: any.")] = "8h",
+    limit: Annotated[
+        str, typer.Option("--time", metavar="8.5h", help="Time limit that the notebook keeps to; none: no limit.")
+    ] = "8h",
     output: Annotated[
         str | None,
-        typer.Option("--output", help="The notebook's file; default: submission, of the competition's kind."),
+        typer.Option(
+            "--output", help="File that the notebook writes; default: submission.<format of the competition>."
+        ),
     ] = None,
-    user: Annotated[str, typer.Option("--user", help="Your name on Kaggle, for the metadata.")] = "USERNAME",
-    half: Annotated[bool, typer.Option("--half", help="Store weights in fp16, and measure what that changes.")] = False,
+    user: Annotated[str, typer.Option("--user", help="Your user name on Kaggle, for the metadata.")] = "USERNAME",
+    half: Annotated[
+        bool, typer.Option("--half", help="Store weights in fp16, and measure how the predictions change.")
+    ] = False,
     rehearse: Annotated[
-        bool, typer.Option("--rehearse", help="Run it here afterwards as Kaggle would, on several test sets.")
+        bool, typer.Option("--rehearse", help="Afterwards, run the bundle here as Kaggle would, on several test sets.")
     ] = False,
     push: Annotated[
-        bool, typer.Option("--push", help="Upload it, wait for the notebook's commit run, check it, offer to submit.")
+        bool, typer.Option("--push", help="Upload the bundle, wait for its run on Kaggle, check it, offer to submit.")
     ] = False,
-    message: Annotated[str, typer.Option("--message", "-m", help="With --push: what the submission is called.")] = "",
-    yes: Annotated[bool, typer.Option("--yes", help="With --push: submit without being asked.")] = False,
+    message: Annotated[str, typer.Option("--message", "-m", help="With --push: description of the submission.")] = "",
+    yes: Annotated[bool, typer.Option("--yes", help="With --push: submit without asking.")] = False,
     options: RunOptions = RunOptions(),
     how: HowOptions = HowOptions(),
 ) -> None:
-    """Pack a finished run for an offline code competition: weights, wheels and the notebook that predicts."""
+    """Pack a finished run for an offline code competition: weights, wheels and a notebook that predicts."""
     from pipeline.core.files import shown
     from pipeline.kaggle.bundle import build, rehearsal
     from pipeline.kaggle.push_bundle import push_bundle
     from pipeline.kaggle.submit import Request, slug_of
 
-    wanted = build.Options(python, wheel_folder, limit, output, user, half, how.force)
-    build.check_options(wanted)
+    build_options = build.Options(python, wheel_folder, limit, output, user, half, how.force)
+    build.check_options(build_options)
     alone = len(recipes) == 1
     if not alone and options.name:
         options, name = replace(options, name=None), options.name
@@ -204,7 +226,7 @@ def bundle(
         slug_of(runs[0])
     engine = how.open_engine()
     opened = runs[0] if alone else build.combined(runs, name, engine)
-    typer.echo(shown(build.write_bundle(opened, wanted, engine)))
+    typer.echo(shown(build.write_bundle(opened, build_options, engine)))
     if rehearse:
         rehearsal.rehearse(opened)
     if push:
@@ -213,24 +235,24 @@ def bundle(
 
 
 def infer(
-    folder: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The folder with bundle.json.")],
-    target: Annotated[Path, typer.Option("--to", help="The file to write; its name says its kind.")] = Path(
+    folder: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder that contains bundle.json.")],
+    target: Annotated[Path, typer.Option("--to", help="File to write; its suffix selects the format.")] = Path(
         "submission.csv"
     ),
     limit: Annotated[
         str | None,
-        typer.Option("--time", metavar="8.5h", help="How long it may take; none: any. Default: the bundle's."),
+        typer.Option("--time", metavar="8.5h", help="Time limit; none: no limit. Default: the bundle's."),
     ] = None,
     started: Annotated[float | None, typer.Option("--started", hidden=True)] = None,
 ) -> None:
-    """Predict the test set that is here now by a bundle; the bundle's notebook calls it."""
+    """Predict the current test set with a bundle. The bundle's notebook calls this command."""
     from pipeline.kaggle.bundle import inference
 
     inference.infer(folder, target, limit, started)
 
 
 def infer_part(part: str, folder: Path) -> None:
-    """Do a part of an inference that needs a network; `infer` calls it."""
+    """Run one part of an inference that needs a neural network. `infer` calls this command."""
     from pipeline.kaggle.bundle import parts
 
     parts.run_part(part, folder, HowOptions().open_engine())

@@ -1,4 +1,4 @@
-"""What notebooks need beside the package; `prepare` comes before anything that must be installed is imported."""
+"""Helpers for notebooks. `prepare` can be called before the package's requirements are installed."""
 
 import os
 import sys
@@ -17,19 +17,19 @@ HOME = Path(__file__).parents[1]
 
 
 def prepare() -> None:
-    """Lets a notebook use the package wherever it runs: locally, on Kaggle or on Colab.
+    """Prepares a notebook to use the package, on this machine, on Kaggle or on Colab.
 
-    Where the repository's folder cannot be written to, as an attached dataset's, results go to the working directory,
-    or to Kaggle's.
+    If the repository's folder is read-only (for example an attached Kaggle dataset), results go to the working
+    directory, or to /kaggle/working.
 
     Raises:
-        ImportError: something that the package needs is missing; the message is the line that installs it.
+        ImportError: a requirement of the package is missing; the message gives the line that installs it.
     """
-    project = HOME / "pyproject.toml"  # an installed package has none: pip has seen to its requirements
-    wanted = requirements_check.read_requirements(project, dev=False) if project.exists() else []
-    if missing := requirements_check.unsatisfied(wanted):
-        asked = " ".join(f'"{line.split("#")[0].strip()}"' for line in missing)
-        raise ImportError(f"run this in a cell of its own, then restart the kernel: %pip install -q {asked}")
+    project = HOME / "pyproject.toml"  # an installed package has none: pip has installed its requirements
+    requirements = requirements_check.read_requirements(project, dev=False) if project.exists() else []
+    if missing := requirements_check.unsatisfied(requirements):
+        packages = " ".join(f'"{line.split("#")[0].strip()}"' for line in missing)
+        raise ImportError(f"run this in a separate cell, then restart the kernel: %pip install -q {packages}")
     if project.exists() and not os.access(HOME, os.W_OK):
         places = (place for place in (Path.cwd(), Path("/kaggle/working")) if os.access(place, os.W_OK))
         os.environ.setdefault("PIPELINE_ROOT", str(next(places, Path.cwd())))
@@ -40,10 +40,16 @@ def prepare() -> None:
 def load_run(
     recipe: str, settings: Mapping[str, Any] | None = None, name: str | None = None, quick: bool = False
 ) -> "Run":
-    """Returns the run of a recipe with settings changed, e.g. {"train.epochs": 3}; see open_run.
+    """Returns the run of a recipe.
+
+    Args:
+        recipe: name of a recipe, or path of its YAML file.
+        settings: settings to change, for example {"train.epochs": 3}.
+        name: name of the run; None: the recipe's.
+        quick: whether to open the small version of the run.
 
     Raises:
-        PipelineError: a wrong setting.
+        PipelineError: the recipe or a setting is invalid.
     """
     from pipeline.core.config.settings import assignments_of
     from pipeline.core.run import open_run
@@ -52,7 +58,10 @@ def load_run(
 
 
 def run_stage(run: "Run", stage: str, force: bool = False, engine: "Engine | None" = None) -> None:
-    """Runs the steps of one stage that are not up to date; see driver.run_stage. By default every GPU here is used."""
+    """Runs the steps of one stage that are not up to date; see `driver.run_stage`.
+
+    The default engine uses every GPU of this machine.
+    """
     from pipeline.core import driver
     from pipeline.engines.local import LocalEngine
 
@@ -60,8 +69,10 @@ def run_stage(run: "Run", stage: str, force: bool = False, engine: "Engine | Non
 
 
 def run_to(run: "Run", stage: str, force: bool = False, engine: "Engine | None" = None) -> None:
-    """Runs what comes before a stage, as far as it is not up to date, and the stage. By default every GPU here is
-    used."""
+    """Runs a stage, and before it every earlier stage that is not up to date.
+
+    The default engine uses every GPU of this machine.
+    """
     from pipeline.engines.local import LocalEngine
     from pipeline.stages import run_through
 
@@ -69,7 +80,7 @@ def run_to(run: "Run", stage: str, force: bool = False, engine: "Engine | None" 
 
 
 def ensure_sample(run: "Run") -> None:
-    """Writes the raw files of a run of the sample competition, if they are not there; does nothing for any other."""
+    """Writes the raw files of the sample competition if they are missing. Does nothing for other competitions."""
     if run.competition.name != "sample" or run.input.exists():
         return
     from pipeline.core.console import counting, say
@@ -82,10 +93,10 @@ def ensure_sample(run: "Run") -> None:
 
 
 def own_files(folder: str | Path | None) -> Path:
-    """Returns the folder of somebody's own raw files; None: that of the sample, which is drawn if it is not there.
+    """Returns the path of a folder of raw files; for None, the sample's, which is drawn if it is missing.
 
     Raises:
-        PipelineError: there is no such folder.
+        PipelineError: the folder does not exist.
     """
     from pipeline.core.errors import PipelineError
 
@@ -95,18 +106,19 @@ def own_files(folder: str | Path | None) -> Path:
         return run.input
     place = Path(folder).expanduser()
     if not place.is_dir():
-        raise PipelineError(f"{place} is no folder; expected the folder of your raw files.")
+        raise PipelineError(f"{place} is not a folder; expected the folder of your raw files.")
     return place
 
 
 def first_recipe(name: str, folder: Path, settings: Mapping[str, Any] | None = None) -> str:
-    """Returns the path of the recipe that `new` writes for a folder of raw files, under the root, and prints what it
-    has found; one that is there stays as it is.
+    """Returns the path of the recipe that `new` writes for a folder of raw files, and prints what `new` found.
+
+    An existing recipe of this name is left as it is.
 
     Args:
-        name: of the competition and of its recipe.
-        folder: the raw files.
-        settings: of the competition, which files cannot tell, e.g. {"metric": "dice"}.
+        name: name of the competition and of its recipe.
+        folder: folder of the raw files.
+        settings: settings of the competition that the files cannot tell, for example {"metric": "dice"}.
 
     Raises:
         PipelineError: see `write_new`.
@@ -117,7 +129,7 @@ def first_recipe(name: str, folder: Path, settings: Mapping[str, Any] | None = N
 
     recipe = root() / "recipes" / f"{name}.yaml"
     if recipe.exists():
-        print(f"{shown(recipe)} is there already, and stays as it is: delete it to look at the folder anew")
+        print(f"{shown(recipe)} exists and is used as it is; delete it to have the folder examined again")
         return str(recipe)
     written = write_new(name, folder, root(), assignments=assignments_of(settings or {}))
     print(*written.lines(), sep="\n")

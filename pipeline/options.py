@@ -1,6 +1,7 @@
-"""The options that several commands share, each declared once.
+"""Command-line options that several commands share, each declared once.
 
-A command takes `options: RunOptions` and `how: HowOptions`; `with_options` shows their fields to Typer as options.
+A command takes parameters such as `options: RunOptions` and `how: HowOptions`. The decorator `with_options` turns the
+fields of these classes into Typer options.
 """
 
 import inspect
@@ -21,29 +22,29 @@ if TYPE_CHECKING:
     from pipeline.core.run import Run
 
 
-def _enable_verbose(asked: bool) -> None:
-    if asked:
+def _enable_verbose(enabled: bool) -> None:
+    if enabled:
         from pipeline.core.console import enable_verbose
 
         enable_verbose()
 
 
-def _enable_quiet(asked: bool) -> None:
-    if asked:
+def _enable_quiet(enabled: bool) -> None:
+    if enabled:
         from pipeline.core.console import enable_quiet
 
         enable_quiet()
 
 
-def _enable_events(asked: bool) -> None:
-    if asked:
+def _enable_events(enabled: bool) -> None:
+    if enabled:
         from pipeline.core.events import enable
 
         enable()
 
 
-def _compare_contents(asked: bool) -> None:
-    if asked:
+def _compare_contents(enabled: bool) -> None:
+    if enabled:
         from pipeline.core.freshness import compare_contents
 
         compare_contents()
@@ -52,44 +53,50 @@ def _compare_contents(asked: bool) -> None:
 RecipeName = Annotated[
     str,
     typer.Argument(
-        metavar="RECIPE", help="A recipe's name, or the path of its YAML.", autocompletion=completion.recipes
+        metavar="RECIPE", help="Name of a recipe, or path of its YAML file.", autocompletion=completion.recipes
     ),
 ]
 CompetitionName = Annotated[
     str,
     typer.Option(
-        "--competition", help="A competition's name, or the path of its YAML.", autocompletion=completion.competitions
+        "--competition",
+        help="Name of a competition, or path of its YAML file.",
+        autocompletion=completion.competitions,
     ),
 ]
-Quick = Annotated[bool, typer.Option("--quick", help="The same pipeline in miniature, as the run <recipe>-quick.")]
-Name = Annotated[str | None, typer.Option("--name", help="Another name for the run and its artefacts.")]
+Quick = Annotated[
+    bool, typer.Option("--quick", help="A small version of the run (fewer epochs and folds), named <recipe>-quick.")
+]
+Name = Annotated[str | None, typer.Option("--name", help="Name of the run and its artefacts; default: the recipe's.")]
 Assignments = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", metavar="KEY=VALUE", help="Change a setting; repeatable.", autocompletion=completion.settings
+        "--set", metavar="KEY=VALUE", help="Change one setting. Repeatable.", autocompletion=completion.settings
     ),
 ]
 Folds = Annotated[
-    str | None, typer.Option("--folds", metavar="0,2", help="Only these folds: short for --set train.folds=[0,2].")
+    str | None, typer.Option("--folds", metavar="0,2", help="Train only these folds: --set train.folds=[0,2].")
 ]
 Oof = Annotated[
     str | None,
     typer.Option(
-        "--oof", metavar="OOF.npy", help="Out-of-fold predictions made elsewhere; RECIPE is then only a name."
+        "--oof", metavar="OOF.npy", help="External out-of-fold predictions. RECIPE is then only the run's name."
     ),
 ]
-Test = Annotated[str | None, typer.Option("--test", metavar="TEST.npy", help="With --oof: those of the test images.")]
+Test = Annotated[
+    str | None, typer.Option("--test", metavar="TEST.npy", help="With --oof: external predictions for the test images.")
+]
 Where = Annotated[
     str | None,
     typer.Option(
         "--competition",
-        help="With --oof: a competition's name, or the path of its YAML.",
+        help="With --oof: name of the competition, or path of its YAML file.",
         autocompletion=completion.competitions,
     ),
 ]
 Strict = Annotated[
     bool,
-    typer.Option("--strict", help="Exit with 3 where the verdict is `do not submit`; all is written all the same."),
+    typer.Option("--strict", help="Exit with code 3 if the verdict is `do not submit`. All files are still written."),
 ]
 Verbose = Annotated[
     bool,
@@ -98,7 +105,7 @@ Verbose = Annotated[
         "-v",
         callback=_enable_verbose,
         expose_value=False,
-        help="Say why, how long and with how much memory.",
+        help="Also print why each step runs, how long it takes and how much memory it uses.",
     ),
 ]
 Silent = Annotated[
@@ -108,7 +115,7 @@ Silent = Annotated[
         "-q",
         callback=_enable_quiet,
         expose_value=False,
-        help="Say nothing but results, warnings and errors.",
+        help="Print only results, warnings and errors.",
     ),
 ]
 AsJson = Annotated[
@@ -117,46 +124,55 @@ AsJson = Annotated[
         "--json",
         callback=_enable_events,
         expose_value=False,
-        help="Print what happens as JSON, one object per line; messages go to standard error (docs/events.md).",
+        help="Print events as JSON, one object per line; messages go to standard error (docs/events.md).",
     ),
 ]
-Force = Annotated[bool, typer.Option("--force", help="Do it again, even if it is up to date or throws training away.")]
+Force = Annotated[
+    bool, typer.Option("--force", help="Run again even if up to date, and even if finished training is overwritten.")
+]
 Verify = Annotated[
     bool,
     typer.Option(
         "--verify",
         callback=_compare_contents,
         expose_value=False,
-        help="Compare artefacts by content, not only by size and time.",
+        help="Compare files by their content, not only by size and modification time.",
     ),
 ]
 
 Limit = Annotated[
     str | None,
     typer.Option(
-        "--time", metavar="8.5h", help="Stop between two epochs or stages before that much time is over; none: never."
+        "--time",
+        metavar="8.5h",
+        help="Stop between two epochs or stages before this much time has passed; none: never.",
     ),
 ]
-Place = Annotated[str | None, typer.Option("--on", metavar="kaggle", help="Train on Kaggle's GPUs, then go on here.")]
+Place = Annotated[
+    str | None, typer.Option("--on", metavar="kaggle", help="Train on Kaggle's GPUs, then continue on this machine.")
+]
 Accelerator = Annotated[
-    str, typer.Option("--accelerator", help="With --on kaggle: its name of the GPU; this one is two T4s.")
+    str, typer.Option("--accelerator", help="With --on kaggle: Kaggle's name of the GPU; the default is two T4s.")
 ]
 Wait = Annotated[
     str | None,
-    typer.Option("--wait", metavar="30m", help="Wait so long for Kaggle; default: a while on a terminal, else not."),
+    typer.Option(
+        "--wait", metavar="30m", help="How long to wait for Kaggle; default: a while in a terminal, else not at all."
+    ),
 ]
 
 EngineName = Annotated[
-    str, typer.Option("--engine", metavar="local|ray", help="Where folds are trained and images predicted.")
+    str, typer.Option("--engine", metavar="local|ray", help="Where to train and predict: this machine or Ray.")
 ]
 RayAddress = Annotated[
-    str | None, typer.Option("--ray-address", metavar="HOST:PORT", help="With --engine ray: a cluster that is running.")
+    str | None,
+    typer.Option("--ray-address", metavar="HOST:PORT", help="With --engine ray: address of a running cluster."),
 ]
 
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Which run of a recipe is meant."""
+    """Options that select a run of a recipe."""
 
     quick: Quick = False
     name: Name = None
@@ -170,7 +186,7 @@ class RunOptions:
         """Returns the run of a recipe that these options describe.
 
         Raises:
-            PipelineError: an option, the recipe or its competition is wrong.
+            PipelineError: an option, the recipe or its competition is invalid.
         """
         from pipeline.core.run import open_run
 
@@ -178,20 +194,22 @@ class RunOptions:
 
     @property
     def changes(self) -> list[str]:
-        """What is changed of the recipe, `key=value` each.
+        """The changes to the recipe's settings, one `key=value` each.
 
         Raises:
-            PipelineError: --folds is wrong.
+            PipelineError: --folds is not a list of numbers.
         """
         if self.folds is not None and not re.fullmatch(r"\d+(,\d+)*", self.folds):
-            raise PipelineError(f"--folds {self.folds}: expected numbers and commas, for instance --folds 0,2.")
+            raise PipelineError(
+                f"--folds {self.folds}: expected numbers separated by commas, for instance --folds 0,2."
+            )
         chosen = [] if self.folds is None else [f"train.folds=[{self.folds}]"]
         return [*(self.assignments or []), *chosen]
 
 
 @dataclass(frozen=True)
 class HowOptions:
-    """How stages are run. The last four take effect as they are read."""
+    """Options that say how stages are run. The last four take effect while the command line is parsed."""
 
     strict: Strict = False
     force: Force = False
@@ -203,10 +221,10 @@ class HowOptions:
     verify: Verify = False
 
     def open_engine(self) -> "Engine":
-        """Returns the engine that was asked for.
+        """Returns the engine that the options name.
 
         Raises:
-            PipelineError: there is none of this name, or it cannot be had.
+            PipelineError: no engine has this name, or it cannot be started.
         """
         if self.engine not in ("local", "ray"):
             raise PipelineError(f"--engine {self.engine}: expected local or ray.")
@@ -215,12 +233,14 @@ class HowOptions:
             from pipeline.engines.local import LocalEngine
 
             if self.ray_address is not None:
-                raise PipelineError("--ray-address goes with --engine ray.")
+                raise PipelineError("--ray-address can only be used together with --engine ray.")
             return OneByOne() if launched() else LocalEngine()  # torchrun's processes train one fold together
         if others := launched():
-            raise PipelineError(f"--engine ray does not go together with {others.by}: start the command alone.")
+            raise PipelineError(f"--engine ray cannot be used under {others.by}: start the command without it.")
         if self.ray_address == "":
-            raise PipelineError("--ray-address is empty: expected HOST:PORT, or leave it out to start a cluster here.")
+            raise PipelineError(
+                "--ray-address is empty: expected HOST:PORT; leave the option out to start a cluster on this machine."
+            )
         from pipeline.engines.ray import RayEngine
 
         return RayEngine(self.ray_address)
@@ -228,7 +248,7 @@ class HowOptions:
 
 @dataclass(frozen=True)
 class WhereOptions:
-    """Where a run trains, and for how long it works."""
+    """Options that say where a run trains, and for how long."""
 
     limit: Limit = None
     place: Place = None
@@ -236,34 +256,34 @@ class WhereOptions:
     wait: Wait = None
 
     def begin(self) -> None:
-        """Starts the clock of `--time`, where everything runs here.
+        """Starts the clock of `--time` if everything runs on this machine.
 
         Raises:
-            PipelineError: an option is wrong.
+            PipelineError: an option is invalid.
         """
         from pipeline.core import deadline
 
         if self.place not in (None, "kaggle"):
-            raise PipelineError(f"--on {self.place}: expected kaggle; without it everything runs here.")
+            raise PipelineError(f"--on {self.place}: expected kaggle; without --on everything runs on this machine.")
         seconds = None if self.limit is None else deadline.limit_of(self.limit)
         if seconds is not None and self.place is None:
             deadline.set_limit(seconds)
 
     @property
     def patience(self) -> float | None:
-        """What `--wait` says, in seconds.
+        """The value of `--wait` in seconds; None if it is not given.
 
         Raises:
-            PipelineError: it is no length of time.
+            PipelineError: the value is not a length of time.
         """
         return waiting(self.wait)
 
 
 def waiting(wait: str | None) -> float | None:
-    """Returns what `--wait` says in seconds; None where it is not given.
+    """Returns the value of `--wait` in seconds; None if it is not given.
 
     Raises:
-        PipelineError: it is no length of time.
+        PipelineError: the value is not a length of time.
     """
     from pipeline.core.deadline import seconds_of
 
@@ -271,10 +291,10 @@ def waiting(wait: str | None) -> float | None:
 
 
 def with_options(*, without: Collection[str] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Returns a decorator that shows a command to Typer with every field of its options classes as an option.
+    """Returns a decorator that gives a command one Typer option per field of its options classes.
 
     Args:
-        without: fields that are no options of this command and keep their defaults.
+        without: names of fields that this command does not offer; they keep their defaults.
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
@@ -300,7 +320,7 @@ def _is_group(parameter: inspect.Parameter) -> bool:
 
 
 def _options(parameter: inspect.Parameter) -> list[inspect.Parameter]:
-    """What Typer makes options of: a parameter itself, or the fields of its class."""
+    """The Typer options of a parameter: the parameter itself, or one per field of its options class."""
     if not _is_group(parameter):
         return [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)]
     return [

@@ -1,12 +1,12 @@
-"""Predicts a folder of images outside the competition, by the models and the decision of a finished run.
+"""Predicts a folder of images outside the competition, with the models and the decision rule of a finished run.
 
     python -m pipeline predict RECIPE --images FOLDER [--to OUT] [--masks png]
 
 reads   FOLDER; work/<competition>/<run>/fold_<k>/last.safetensors, fold.json, postprocess.json
-writes  OUT: a CSV as the competition's submissions are, or PNG masks, one per image (of a multilabel competition one
-        per image and class): 0 and 255, or the class numbers of a multiclass competition
+writes  OUT: a CSV in the format of the competition's submissions, or PNG masks: one per image with 0 and 255
+        (multilabel: one per image and class; multiclass: one per image with the class numbers)
 
-The same functions as for the test images, in a folder that is removed at the end: the run's own files stay as they are.
+It calls the same functions as for the test images, in a temporary folder: the run's own files do not change.
 """
 
 import math
@@ -44,7 +44,7 @@ Masks = Literal["csv", "png"]
 
 @dataclass(frozen=True)
 class FolderRun(Run):
-    """A run whose test images lie elsewhere: its weights and decisions are the run's own, what it writes is not."""
+    """A run with other test images: it reads the weights and decisions of the run, and writes to a temporary folder."""
 
     scratch: Path = Path()
 
@@ -66,35 +66,36 @@ class FolderRun(Run):
 
 
 def predict_folder(run: Run, folder: Path, target: Path | None = None, masks: Masks = "csv") -> Path:
-    """Returns the CSV, or the folder of PNG masks, that it writes for every image under a folder.
+    """Writes the predictions of every image under a folder, and returns the path of the CSV or of the folder of masks.
 
     Args:
         run: a finished run.
-        folder: image files of any size; an image's id is what `train.id` makes of its path, where that is set and the
-            files lie as the training images do, else its path in there without the ending.
-        target: what to write, by default <folder>-<run>.csv or <folder>-<run>/ in the working directory.
-        masks: what to write.
+        folder: folder of image files of any size. An image's id is built from its path by the setting `train.id`, if
+            that is set and the files are laid out like the training images; otherwise it is the path within the folder
+            without the file's suffix.
+        target: path to write; by default <folder>-<run>.csv or <folder>-<run>/ in the working directory.
+        masks: output format.
 
     Raises:
-        PipelineError: no image, images that cannot be read or are of another type than those of training, a run that is
-            not finished or has no models, or `target` exists.
+        PipelineError: there is no image, an image cannot be read or has another type than the training images, the run
+            is not finished or has no models, or `target` exists.
     """
     target = target or Path.cwd() / f"{folder.resolve().name}-{run.name}{'.csv' if masks == 'csv' else ''}"
     if target.exists():
-        raise PipelineError(f"{target} exists; name another with --to.")
+        raise PipelineError(f"{target} exists already; give another path with --to.")
     if not run.postprocess.exists():
         raise PipelineError(f"{shown(run.postprocess)} does not exist; finish the run first: {run.command()}.")
     if not run.competition.images_are_files:
         raise PipelineError(
-            f"{folder}: only images of one file each are predicted from a folder; those of competition "
-            f"{run.competition.name} are made of several files, of slices or of windows: put them into its test set, "
-            f"and `{run.command('--from', 'decode')}`."
+            f"{folder}: only images that are one file each can be predicted from a folder. The images of competition "
+            f"{run.competition.name} consist of several files, slices or windows: put them into its test set, and run "
+            f"`{run.command('--from', 'decode')}`."
         )
-    read_tuned(run)  # before hours of predicting
+    read_tuned(run)  # a damaged postprocess.json is reported before the long prediction
     with tempfile.TemporaryDirectory() as scratch:
         sample = {"sample_submission": None, "submission": _table_of(run.competition)}
         elsewhere = FolderRun(**{field.name: getattr(run, field.name) for field in fields(run)}, scratch=Path(scratch))
-        tune = run.recipe.tune.model_copy(update={"presence_neighbours": False})  # images of a folder are no video
+        tune = run.recipe.tune.model_copy(update={"presence_neighbours": False})  # the images are not frames of a video
         elsewhere = replace(
             elsewhere,
             recipe=run.recipe.model_copy(update={"tune": tune}),
@@ -108,8 +109,8 @@ def predict_folder(run: Run, folder: Path, target: Path | None = None, masks: Ma
 
 
 def _table_of(competition: Competition) -> SubmissionSettings:
-    """The competition's submissions as a CSV without further columns, which need not be known of any images: where they
-    are no tables, with columns id, class (of several) and rle."""
+    """The submission format to use: the competition's, without columns that are not known for other images. Where the
+    competition asks for images or JSON, a CSV with the columns id, class (if there are several) and rle."""
     settings = competition.submission
     if settings.format == "images" or settings.file == "json":
         label = "class" if len(competition.foreground) > 1 else None
@@ -118,8 +119,11 @@ def _table_of(competition: Competition) -> SubmissionSettings:
 
 
 def _images_in(folder: Path, competition: Competition) -> dict[str, Path]:
-    """The image files under a folder by id, in natural order: as `train.id` makes ids of paths, where all files lie as
-    the training images do, perhaps without the outer folders; else by their path."""
+    """The image files under a folder by id, in natural order.
+
+    If all files are laid out like the training images (outer folders may be missing), `train.id` builds the ids;
+    otherwise an id is the file's path.
+    """
     found: dict[str, Path] = {}
     paths = [path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")]
     if isinstance(competition, RleCsv) and competition.train.id:
@@ -130,18 +134,18 @@ def _images_in(folder: Path, competition: Competition) -> dict[str, Path]:
                 break
             named = find_images(tail, folder, train.exclude, train.id)
             if named.paths and {*named.paths.values()} == {*paths} and not named.further:
-                return {one: named.paths[one] for one in sorted(named.paths, key=natural)}
+                return {image_id: named.paths[image_id] for image_id in sorted(named.paths, key=natural)}
     for path in sorted(paths, key=lambda path: natural(path.as_posix())):
         image_id = path.relative_to(folder).with_suffix("").as_posix()
         if found.setdefault(image_id, path) != path:
-            raise PipelineError(f"{path} and {found[image_id].name} have the same name: rename one of them.")
+            raise PipelineError(f"{path} and {found[image_id].name} have the same id, {image_id}: rename one of them.")
     if not found:
-        raise PipelineError(f"{folder} holds no image; expected files that end with {', '.join(SUFFIXES)}.")
+        raise PipelineError(f"{folder} holds no image; expected files that end in {', '.join(SUFFIXES)}.")
     return found
 
 
 def _decode(run: FolderRun, paths: dict[str, Path]) -> list[str]:
-    """Writes the table and the arrays of all geometries that are needed, and returns the ids."""
+    """Writes the table of images and one pixel array per network size, and returns the ids."""
     rows, arrays = [], {}
     for number, (image_id, path) in enumerate(track(paths.items(), "decode", len(paths))):
         try:
@@ -159,7 +163,9 @@ def _decode(run: FolderRun, paths: dict[str, Path]) -> list[str]:
                 arrays[other.pixels] = new_array(file, shape, fitted.dtype)
             array = arrays[other.pixels]
             if array.dtype != fitted.dtype:
-                raise PipelineError(f"{path} is {fitted.dtype}, and the first image is {array.dtype}: convert one.")
+                raise PipelineError(
+                    f"{path} has dtype {fitted.dtype}, but the first image has {array.dtype}: convert one of them."
+                )
             array[number] = fitted
     for array in arrays.values():
         array.flush()
@@ -174,7 +180,9 @@ def _predict(run: FolderRun, ids: list[str]) -> None:
     for other in runs_of(run):
         views = other.recipe.predict.tta
         if not other.recipe.trains or (views != "none" and kept_views.decided_views(other) is None):
-            raise PipelineError(f"{other.name} has no models, or tune has not decided on predict.tta={views} yet.")
+            raise PipelineError(
+                f"{other.name} has no models, or tune has not yet decided on predict.tta={views}: finish the run first."
+            )
         with progress_bar() as bar:
             task = bar.add_task("predict", total=len(ids) * len(other.test_folds()))
             advance = partial(bar.advance, task)
@@ -186,12 +194,12 @@ def _predict(run: FolderRun, ids: list[str]) -> None:
 
 
 def _write(run: FolderRun, target: Path, masks: Masks) -> None:
-    """Decides on the masks of every image, as encode does, and writes them."""
+    """Applies the run's decision rule to every image, as encode does, and writes the masks."""
     result, images = read_tuned(run), table.read_table(run.test_table)
     blend, decision = blends.test(run, result), decision_of(result)
     want = submission.expected(run.competition, run.input, run.scratch)
     if masks == "csv" and want.settings.format == "labels" and len(images[["height", "width"]].drop_duplicates()) > 1:
-        raise PipelineError("a CSV with a column per pixel needs images of one size; write PNG masks: --masks png.")
+        raise PipelineError("A CSV with one column per pixel needs images of one size; write PNG masks: --masks png.")
     texts: submission.Texts = {}
     with writing(target) as temporary:
         write = _png_writer(run, temporary)
@@ -209,7 +217,7 @@ def _write(run: FolderRun, target: Path, masks: Masks) -> None:
 
 
 def _png_writer(run: Run, folder: Path) -> Callable[[str, np.ndarray], None]:
-    """A function that writes the masks (C, h, w) of an image into a folder."""
+    """A function that writes the masks (C, H, W) of an image into a folder."""
     classes, multiclass = run.competition.classes, run.competition.kind == "multiclass"
 
     def write(image_id: str, planes: np.ndarray) -> None:

@@ -1,6 +1,6 @@
-"""Which of pyproject.toml's requirements does the running Python not satisfy?
+"""Lists the requirements of pyproject.toml that the running Python does not satisfy.
 
-Run by path and with the standard library only, because it decides whether anything else can be imported:
+It is run as a script and imports only the standard library, because it runs before anything else can be imported:
 
     python pipeline/requirements_check.py pyproject.toml [--dev]              what is unsatisfied, exit code 1 if any
     python pipeline/requirements_check.py pyproject.toml --torch-constraints  constraints that keep the installed torch
@@ -15,23 +15,23 @@ from importlib.metadata import PackageNotFoundError, distributions, version
 from pathlib import Path
 from typing import Any
 
-# torch and what is built for exactly that torch
+# torch, and packages that are built for exactly one version of torch
 TORCH_FAMILY = re.compile(r"torch|torchvision|torchaudio|torchtext|triton|pytorch-triton.*|triton-.*|nvidia-.*|cuda-.*")
 
-# Each provides the module cv2, and two of them in one environment overwrite each other's files.
+# Each of these provides the module cv2. Two of them in one environment overwrite each other's files.
 SAME_MODULE = {
     "opencv-python-headless": ["opencv-python", "opencv-contrib-python", "opencv-contrib-python-headless"],
 }
 
 
 def read_requirements(pyproject: Path, dev: bool) -> list[str]:
-    """The requirements of a pyproject.toml, with those of its extra `dev` on demand."""
+    """Returns the requirements in a pyproject.toml, with those of its extra `dev` if `dev` is true."""
     project = tomllib.loads(pyproject.read_text())["project"]
     return project["dependencies"] + (project["optional-dependencies"]["dev"] if dev else [])
 
 
 def requirement_parser() -> Any | None:
-    """The class Requirement of `packaging`, or of pip's own copy, or None where there is neither."""
+    """Returns the class Requirement of `packaging` or of pip's own copy; None if neither is installed."""
     for module in ("packaging.requirements", "pip._vendor.packaging.requirements"):
         try:
             return importlib.import_module(module).Requirement
@@ -41,17 +41,17 @@ def requirement_parser() -> Any | None:
 
 
 def leading_name(requirement: str) -> str:
-    """The normalised name of the package that a requirement is about."""
+    """Returns the normalised package name of a requirement."""
     return re.sub(r"[-_.]+", "-", re.split(r"[^A-Za-z0-9._-]", requirement, maxsplit=1)[0]).lower()
 
 
 def is_torch_family(requirement: str) -> bool:
-    """Whether a package is torch or built for exactly one torch."""
+    """Returns whether a package is torch or is built for exactly one version of torch."""
     return TORCH_FAMILY.fullmatch(leading_name(requirement)) is not None
 
 
 def installed_version(name: str) -> str | None:
-    """The version of an installed distribution, None if it is not installed."""
+    """Returns the version of an installed distribution; None if it is not installed."""
     try:
         return version(name)
     except PackageNotFoundError:
@@ -59,9 +59,9 @@ def installed_version(name: str) -> str | None:
 
 
 def unsatisfied(requirements: list[str]) -> list[str]:
-    """The requirements this environment lacks, as lines of a pip requirements file."""
+    """Returns the requirements that this environment does not satisfy, as lines of a pip requirements file."""
     parse = requirement_parser()
-    if parse is None:  # lightning needs packaging: without it nearly everything is missing
+    if parse is None:  # lightning requires packaging: without packaging nearly everything is missing
         return [line for line in requirements if not (is_torch_family(line) and installed_version(leading_name(line)))]
     missing = []
     for line in requirements:
@@ -79,10 +79,10 @@ def unsatisfied(requirements: list[str]) -> list[str]:
 
 
 def torch_constraints(requirements: list[str]) -> list[str]:
-    """Lines of a pip constraints file that let pip add packages, but not replace torch.
+    """Returns the lines of a pip constraints file with which pip can add packages but not replace an installed torch.
 
-    Nothing where torch is not installed. Also limits the opencv packages that another one stands in for: they are
-    not asked for, so without this line albumentations would pull in the newest.
+    The file also limits opencv-python-headless when another opencv package is installed in its place: otherwise
+    albumentations would install the newest version.
     """
     lines = [line for line in requirements if leading_name(line) in SAME_MODULE]
     if installed_version("torch") is not None:
@@ -92,10 +92,10 @@ def torch_constraints(requirements: list[str]) -> list[str]:
 
 
 def main() -> int:
-    """The command line."""
+    """Runs the command line and returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pyproject", type=Path)
-    parser.add_argument("--dev", action="store_true", help="the test tools as well")
+    parser.add_argument("--dev", action="store_true", help="include the test tools")
     parser.add_argument("--torch-constraints", action="store_true", help="print constraints and exit with 0")
     arguments = parser.parse_args()
     requirements = read_requirements(arguments.pyproject, arguments.dev)

@@ -1,6 +1,6 @@
-"""What `run` and the commands of the stages share: which stages run, what is checked before, and what is said after.
+"""Code that `run` and the commands of single stages share: which stages run, checks before and messages after.
 
-Nothing heavy is imported before a function needs it: the command line starts with this module.
+Heavy packages are imported inside the functions that need them, because the command line imports this module.
 """
 
 import time
@@ -18,11 +18,17 @@ if TYPE_CHECKING:
 
 
 def chosen_stages(opened: "Run", first: str, last: str) -> tuple[tuple[str, ...], str]:
-    """Returns the stages from the first to the last, and which one really is the last."""
+    """Returns the stages to run, and the last of them.
+
+    Without predictions for the test images, a run of all stages ends with tune.
+
+    Raises:
+        PipelineError: a name that is not a stage, `first` after `last`, or a stage that needs a missing test set.
+    """
     for stage in (first, last):
         if stage not in STAGES:
-            meant = did_you_mean(stage, STAGES)
-            raise PipelineError(f"there is no stage `{stage}`{meant} The stages are {', '.join(STAGES)}.")
+            suggestion = did_you_mean(stage, STAGES)
+            raise PipelineError(f"there is no stage `{stage}`{suggestion} The stages are {', '.join(STAGES)}.")
     from pipeline import stages
 
     arrays = opened.recipe.arrays
@@ -38,7 +44,7 @@ def chosen_stages(opened: "Run", first: str, last: str) -> tuple[tuple[str, ...]
 
 
 def run_stage(opened: "Run", stage: str, how: HowOptions) -> None:
-    """Runs one stage, with predictions made elsewhere what comes before it too."""
+    """Runs one stage. In a run of external predictions, the stages before it run too."""
     from pipeline import stages
     from pipeline.core import driver, events
     from pipeline.core.files import shown
@@ -60,8 +66,11 @@ def run_stage(opened: "Run", stage: str, how: HowOptions) -> None:
 
 
 def conclude(opened: "Run", how: HowOptions, seconds: float, chosen: tuple[str, ...]) -> None:
-    """Says what a run is worth, after encode alone or a whole run; ends with exit code 3 where --strict asked for that
-    and the submission is not worth an upload."""
+    """Prints the summary after a whole run, or the verdict after encode alone.
+
+    Raises:
+        Exit: with code 3, if `--strict` was given and the verdict is `do not submit`.
+    """
     from pipeline.core import events
     from pipeline.core.console import say_markup, show
     from pipeline.core.verdict import judge
@@ -80,8 +89,11 @@ def conclude(opened: "Run", how: HowOptions, seconds: float, chosen: tuple[str, 
 
 
 def check_training(opened: "Run", force: bool, decodes: bool) -> None:
-    """Finds what would stop training before anything else is done: other settings, and weights above all. Where raw
-    files are missing too, that is said first, and both at once."""
+    """Checks, before anything runs, whether training could start: changed settings, missing pretrained weights.
+
+    Raises:
+        PipelineError: training would stop. If raw files are missing too, the message names them first.
+    """
     from pipeline.core import driver
     from pipeline.decode.stage import raw_fault
     from pipeline.predictions import published
@@ -89,7 +101,7 @@ def check_training(opened: "Run", force: bool, decodes: bool) -> None:
 
     waiting = [state for state in driver.states(opened, "train") if state.reasons and not state.kept]
     if waiting and not force:
-        guard(opened, waiting, ("settings",))  # other inputs may yet turn out the same
+        guard(opened, waiting, ("settings",))  # changed inputs may turn out the same once earlier stages have run
     if not (waiting or force):
         return
     try:
@@ -100,15 +112,17 @@ def check_training(opened: "Run", force: bool, decodes: bool) -> None:
         raw = raw_fault(opened) if decodes and driver.unfinished(opened, "decode") else ""
         if not raw:
             raise
-        raise PipelineError(f"{raw}\nBesides: {error}") from error
+        raise PipelineError(f"{raw}\nAlso: {error}") from error
 
 
 def check_submission(opened: "Run") -> None:
-    """Finds before hours of training what would stop later stages: columns, ids and names that the test images do not
-    have, and a published metric that cannot score the true masks.
+    """Checks before training whether a submission can be written and the metric can be computed.
+
+    It looks for columns, ids and names that the test images do not have, and scores the true masks with a published
+    metric.
 
     Raises:
-        PipelineError: no submission can be written as the competition's YAML says, or the metric fails.
+        PipelineError: the submission that the competition's YAML describes cannot be written, or the metric fails.
     """
     from pipeline.core import driver
     from pipeline.encode import mask_images, submission
@@ -123,7 +137,7 @@ def check_submission(opened: "Run") -> None:
 
 
 def _try_published(opened: "Run") -> None:
-    """Scores the true masks of the training images by the competition's published metric."""
+    """Scores the true masks of the training images with the competition's published metric."""
     from pipeline.decode import table
     from pipeline.predictions import published
     from pipeline.predictions.metric_tables import metric_tables

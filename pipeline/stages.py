@@ -1,6 +1,6 @@
-"""The stages, in the order in which data flows: the one table of them, and what needs their order.
+"""The table of stages, in the order in which data flows, and the functions that depend on this order.
 
-Nothing heavy is imported before a function needs it: the command line starts with this table.
+Heavy packages are imported inside the functions that need them, because the command line imports this module.
 """
 
 from typing import TYPE_CHECKING
@@ -11,42 +11,42 @@ if TYPE_CHECKING:
 
 STAGE_HELP = {
     "decode": "Read and check every raw image and mask.",
-    "clean": "List what is wrong with the images and their masks.",
-    "split": "Split the training images into folds, and audit them.",
-    "train": "Train one model per fold; an interrupted fold goes on.",
-    "validate": "Predict the images that each fold holds out.",
-    "tune": "Choose views, thresholds and areas on the held-out predictions.",
-    "predict": "Predict the test images, as tune chose.",
+    "clean": "List faults of the images and masks: duplicates, outliers, contradictions.",
+    "split": "Split the training images into folds and audit the split for leaks.",
+    "train": "Train one model per fold. An interrupted fold continues.",
+    "validate": "Predict the held-out images of each fold.",
+    "tune": "Choose views, thresholds and minimum areas on the held-out predictions.",
+    "predict": "Predict the test images with the models and views that tune chose.",
     "encode": "Write and check the submission.",
-    "evaluate": "Score a test set whose truth is known.",
-    "report": "Write one page to look at.",
+    "evaluate": "Score the predictions of a test set whose true masks are known.",
+    "report": "Write the HTML report of a run.",
 }
-"""Each stage, pipeline/<stage>/stage.py, and its line in `--help`."""
+"""Each stage (its code is pipeline/<stage>/stage.py) and its line in `--help`."""
 STAGES = tuple(STAGE_HELP)
 ANSWER_FOR_TEST = ("predict", "encode", "evaluate")
-"""Stages whose result must be of the test images that lie there now."""
+"""Stages whose result must always belong to the current test images."""
 AFTER_TUNE = STAGES[STAGES.index("tune") + 1 :]
-"""Stages that use, or show, what tune chose."""
+"""Stages that use or show the choices of tune."""
 
 
 def require_test_set(run: "Run", *chosen: str) -> None:
-    """Checks that the competition has a test set where stages that answer for it were asked for.
+    """Checks that the competition has a test set if one of the chosen stages needs it.
 
     Raises:
-        PipelineError: it has none.
+        PipelineError: the competition has no test set.
     """
     from pipeline.core.errors import PipelineError
 
-    if not run.competition.has_test and (asked := [stage for stage in chosen if stage in ANSWER_FOR_TEST]):
-        folder = f"`{run.predict_command()}` predicts any images, or " if run.predicts_folders else ""
+    if not run.competition.has_test and (needing := [stage for stage in chosen if stage in ANSWER_FOR_TEST]):
+        folder = f", or predict any folder of images: `{run.predict_command()}`" if run.predicts_folders else ""
         raise PipelineError(
-            f"{asked[0]} needs a test set, and the competition {run.competition.name} has none (`test: null`): "
-            f"{folder}name a test set in the YAML."
+            f"{needing[0]} needs a test set, but the competition {run.competition.name} has none (`test: null`). "
+            f"Name a test set in the YAML{folder}."
         )
 
 
 def run_through(run: "Run", stage: str, force: bool = False, engine: "Engine | None" = None) -> None:
-    """Runs what comes before a stage, as far as it is not up to date, and the stage, as run_stage does."""
+    """Runs a stage, and before it every earlier stage that is not up to date; see `driver.run_stage`."""
     from pipeline.core.driver import require_test, run_stage
 
     require_test_set(run, stage)
@@ -57,8 +57,10 @@ def run_through(run: "Run", stage: str, force: bool = False, engine: "Engine | N
 
 
 def refresh_test(run: "Run", *chosen: str) -> None:
-    """Decodes the test images again where a raw test file changed, before stages that answer for them, without decode,
-    run. Nothing but the raw test files is needed."""
+    """Decodes the test images again if a raw test file has changed.
+
+    Needed when stages that must belong to the current test images run without decode. It reads only the raw test files.
+    """
     from pipeline.core.driver import run_stage
 
     if "decode" not in chosen and not run.recipe.arrays and {*ANSWER_FOR_TEST} & {*chosen}:
@@ -66,7 +68,7 @@ def refresh_test(run: "Run", *chosen: str) -> None:
 
 
 def check_tuned(run: "Run", *chosen: str) -> None:
-    """Stops before stages that use what tune chose, without tune, run: predict would take its time first.
+    """Checks postprocess.json before stages that need it run without tune, so that a long predict does not start first.
 
     Raises:
         PipelineError: postprocess.json is damaged.
@@ -78,7 +80,7 @@ def check_tuned(run: "Run", *chosen: str) -> None:
 
 
 def warn_of_stale(run: "Run", first: str) -> None:
-    """Warns of every stage before `first` that is not up to date: a run from there uses what it left all the same."""
+    """Warns of every stage before `first` that is not up to date, because its old results are used."""
     from rich.markup import escape
 
     from pipeline.core.console import warn
@@ -92,8 +94,8 @@ def warn_of_stale(run: "Run", first: str) -> None:
             waiting = [state for state in unfinished(run, stage) if stage == "decode" or state.step.subset != "test"]
             reasons = dict.fromkeys(reason.text for state in waiting for reason in state.reasons)
         except PipelineError as error:
-            if str(error) not in errors:  # what is wrong with the run as a whole is wrong at every stage
-                warn(f"[yellow]whether {stage} is up to date cannot be told: {escape(str(error))}[/yellow]")
+            if str(error) not in errors:  # a fault of the whole run shows at every stage: warn once
+                warn(f"[yellow]cannot tell whether {stage} is up to date: {escape(str(error))}[/yellow]")
             errors.add(str(error))
             continue
         if waiting and all(reason.kind == "never" for state in waiting for reason in state.reasons):
@@ -101,8 +103,11 @@ def warn_of_stale(run: "Run", first: str) -> None:
         elif reasons:
             why = escape("; ".join(list(reasons)[:4]))
             warn(
-                f"[yellow]{stage} is not up to date ({why}): this starts at {first} and uses what {stage} left; a "
-                "whole run brings it up to date[/yellow]"
+                f"[yellow]{stage} is not up to date ({why}). This run starts at {first} and uses the old results of "
+                f"{stage}; a run without --from brings them up to date[/yellow]"
             )
     if missing:
-        warn(f"[yellow]not run yet, before {first}: {', '.join(missing)}; a whole run begins with them[/yellow]")
+        warn(
+            f"[yellow]stages before {first} that have not run yet: {', '.join(missing)}; a run without --from runs "
+            "them[/yellow]"
+        )

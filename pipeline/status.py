@@ -1,4 +1,4 @@
-"""What is up to date, what is next, and whether this machine is ready."""
+"""The status of a run (stages, summary, next command), and the check of this machine (`doctor`)."""
 
 import shlex
 from collections.abc import Iterator
@@ -28,38 +28,38 @@ PACKAGES = [
     "torch", "torchvision", "lightning", "segmentation-models-pytorch", "albumentations", "opencv-python-headless",
 ]  # fmt: skip
 
-NOTHING = {"evaluate": "nothing to do: the YAML names no truth of the test images"}
+NOTHING = {"evaluate": "nothing to do: the YAML names no true masks of the test images"}
 NO_TEST_SET = "nothing to do: the competition has no test set (`test: null`)"
-"""What to say of stages that have no work in a run; those that predictions made elsewhere replace are left out."""
+"""Texts for stages without work in a run. Stages that external predictions replace are not listed at all."""
 
 COLOURS = {"fine": "green", "check first": "yellow", "do not submit": "red"}
 
 
 def status_table(run: Run) -> tuple[Table, str | None]:
-    """Returns a table with a row a stage, and the first stage that must run (None: all are up to date)."""
-    shown = Table(title=Text(f"{run.name} ({files.shown(run.folder)})"), title_justify="left")
+    """Returns a table with one row per stage, and the first stage that must run (None: all are up to date)."""
+    table = Table(title=Text(f"{run.name} ({files.shown(run.folder)})"), title_justify="left")
     for column in ("stage", "state", "finished", "seconds"):
-        shown.add_column(column, justify="right" if column == "seconds" else "left")
-    following: str | None = None
+        table.add_column(column, justify="right" if column == "seconds" else "left")
+    next_stage: str | None = None
     for stage in stages.STAGES:
-        found = driver.states(run, stage)
-        if not found:
+        states = driver.states(run, stage)
+        if not states:
             if stage in stages.ANSWER_FOR_TEST and not run.competition.has_test:
-                shown.add_row(stage, NO_TEST_SET, "", "")
+                table.add_row(stage, NO_TEST_SET, "", "")
             elif stage in NOTHING:
-                shown.add_row(stage, NOTHING[stage], "", "")
+                table.add_row(stage, NOTHING[stage], "", "")
             continue
-        todo = [state for state in found if state.reasons and not state.kept]
-        text = _describe(run, found, todo)
-        if following and not todo:
-            text += f" so far; {following} comes before it"
-        shown.add_row(stage, escape(text), *_times(found))
-        following = following or (stage if todo else None)
-    return shown, following
+        todo = [state for state in states if state.reasons and not state.kept]
+        text = _describe(run, states, todo)
+        if next_stage and not todo:
+            text += f" so far; {next_stage} runs before it"
+        table.add_row(stage, escape(text), *_times(states))
+        next_stage = next_stage or (stage if todo else None)
+    return table, next_stage
 
 
 def examine() -> Iterator[str]:
-    """Yields lines about versions, device, data and the next command."""
+    """Yields lines of text about versions, device, data and the next command."""
     for name in PACKAGES:
         try:
             yield f"{name} {version(name)}"
@@ -68,7 +68,7 @@ def examine() -> Iterator[str]:
     try:
         yield f"kaggle {version('kaggle')}"
     except PackageNotFoundError:
-        yield "kaggle not installed, which download and submit need: pip install 'kaggle>=2.2' six"
+        yield "kaggle not installed (needed by download and submit): pip install 'kaggle>=2.2' six"
     with loading_torch():
         from pipeline.networks import device
 
@@ -81,19 +81,19 @@ def examine() -> Iterator[str]:
     known = sorted(file.stem for file in raw_layouts.FOLDER.glob("*.yaml"))
     here = [name for name in known if input_folder(raw_layouts.load_competition(name)).is_dir()]
     yield f"raw files found: {', '.join(here) or 'none'}"
-    yield f"raw files not there: {', '.join(name for name in known if name not in here) or 'none'}"
+    yield f"raw files missing: {', '.join(name for name in known if name not in here) or 'none'}"
     recipes = sorted(file.stem for file in recipe.FOLDER.glob("*.yaml"))
     possible = [*(name for name in recipes if recipe.load_recipe(name).competition in here), *here]
     ready = next((name for name in possible if name != "sample"), "sample")
     yield f"next: {program()} {'sample' if not here else f'run {ready} --quick'}"
 
 
-def _describe(run: Run, found: list[State], todo: list[State]) -> str:
+def _describe(run: Run, states: list[State], todo: list[State]) -> str:
     if not todo:
-        kept = [reason.text for state in found if state.kept for reason in state.reasons]
+        kept = [reason.text for state in states if state.kept for reason in state.reasons]
         return "up to date" + (f" (kept although {'; '.join(dict.fromkeys(kept))})" if kept else "")
     reasons = dict.fromkeys(reason.text for state in todo for reason in state.reasons)
-    count = f"{len(found) - len(todo)} of {len(found)} done; " if len(found) > 1 else ""
+    count = f"{len(states) - len(todo)} of {len(states)} done; " if len(states) > 1 else ""
     return count + "; ".join([*list(reasons)[:3], *_unfinished(run, todo)])
 
 
@@ -104,33 +104,31 @@ def _unfinished(run: Run, todo: list[State]) -> list[str]:
             history = state.step.manifest.with_name("history.json")
             if history.with_name("last.ckpt").exists() and history.exists():
                 epochs = if_sound(epochs_of, history)
-                after = (
-                    "an epoch that a damaged history.json does not tell" if epochs is None else f"epoch {len(epochs)}"
-                )
+                after = "an unknown epoch (history.json is damaged)" if epochs is None else f"epoch {len(epochs)}"
                 texts.append(f"{state.step.title.removeprefix('train ')} stopped after {after}")
     return texts
 
 
-def _times(found: list[State]) -> tuple[str, str]:
-    records = list(filter(None, (freshness.read_manifest(state.step.manifest) for state in found)))
+def _times(states: list[State]) -> tuple[str, str]:
+    records = list(filter(None, (freshness.read_manifest(state.step.manifest) for state in states)))
     if not records:
         return "", ""
     return max(record["finished"] for record in records), f"{sum(record['seconds'] for record in records):.1f}"
 
 
 def summary(run: Run, seconds: float) -> Iterator[str]:
-    """Yields what a person wants to know when a run is done, line by line in rich's markup: the verdict and what it
-    rests on, where the results lie, and what is next.
+    """Yields the lines, in rich's markup, that are printed when a run is done: the verdict with its reasons, where the
+    results are, and the next command.
 
     Args:
         run: the run.
-        seconds: how long it took.
+        seconds: how long the run took.
     """
     took = f"{seconds // 60:.0f} min {seconds % 60:.0f} s" if seconds >= 60 else f"{seconds:.0f} s"
     yield f"[bold]{escape(run.name)}[/bold]: done in {took}, {memory_text()}"
     try:
         judged = judge(run)
-    except PipelineError as error:  # a run that ends before tune reads nothing of an earlier one
+    except PipelineError as error:  # the results of an earlier run are damaged, and this run ended before tune
         yield from map(escape, wrapped(f"verdict         not known: {error}", 2))
         return
     if judged is None:
@@ -139,27 +137,27 @@ def summary(run: Run, seconds: float) -> Iterator[str]:
     if judged.submitted:
         yield f"  submission      {link(run.submission, files.shown(run.submission))}"
     if not run.competition.has_test:
-        yield "  submission      none: there is no test set (`test: null`); the honest score is what to expect"
+        yield "  submission      none: there is no test set (`test: null`); expect the honest score on new images"
     if run.report.exists():
         yield f"  report          {link(run.report, files.shown(run.report))}"
     if judged.submitted and (test := if_sound(read_test_scores, run)):
-        known = f"{test['images']} images with known truth{_remark(judged.result)}"
-        yield from labelled("test set", f"{test['metric']} {test['score']:.4f}  ({known})")
-    following = next_steps(run, judged, _upload(run))
-    for place, command in enumerate(following):
+        images = f"{test['images']} images with known masks{_remark(judged.result)}"
+        yield from labelled("test set", f"{test['metric']} {test['score']:.4f}  ({images})")
+    commands = next_steps(run, judged, _upload(run))
+    for position, command in enumerate(commands):
         after = "or as it is" if judged.submitted else "then"
-        yield from step_lines(f"  {after if place else 'next':16}", command)
+        yield from step_lines(f"  {after if position else 'next':16}", command)
 
 
 def labelled(label: str, text: str) -> Iterator[str]:
-    """Yields a text behind its label, as lines in rich's markup."""
+    """Yields a label and its text as lines in rich's markup."""
     first, *more = wrapped(text, 18)
     yield f"  {label:16}{escape(first.lstrip())}"
     yield from map(escape, more)
 
 
 def tell(run: Run) -> None:
-    """Emits the events of what a run is worth and where its results lie; none before tune has run."""
+    """Emits the events of a run's scores, verdict and paths; none before tune has run."""
     judged = if_sound(judge, run)
     if judged is None:
         return
@@ -182,24 +180,26 @@ def _score(run: Run, judged: Judged) -> events.Score:
 
 
 def verdict_lines(run: Run) -> Iterator[str]:
-    """Yields what a run is worth, line by line in rich's markup: the verdict, the honest score before the
-    optimistic one, beside them what costs nothing, and the reasons with the commands that help; nothing before tune has
-    run."""
+    """Yields the verdict on a run as lines in rich's markup; nothing before tune has run.
+
+    The lines are the verdict, the honest score, the optimistic score and the scores of constant predictions beside it,
+    and the reasons with the commands that help.
+    """
     judged = judge(run)
     if judged is None:
         return
     result, metric, score = judged.result, judged.result["metric"], _score(run, judged)
     why = "there is no submission yet" if run.competition.has_test else "there is no test set"
-    of = "" if judged.submitted else f"  (of the held-out images: {why})"
+    basis = "" if judged.submitted else f"  (of the held-out images: {why})"
     colour = COLOURS[judged.verdict]
-    yield f"  verdict         [bold {colour}]{judged.verdict.upper()}[/bold {colour}]{of}"
+    yield f"  verdict         [bold {colour}]{judged.verdict.upper()}[/bold {colour}]{basis}"
     yield f"  honest          [bold]{metric} {score.honest:.4f}[/bold]  ({of_what(result)})"
     yield from map(escape, wrapped(f"{_interval(score, result)}{_remark(result)}", 18))
-    parts = [f"optimistic {score.optimistic:.4f}, of the images that it was tuned on"]
+    parts = [f"optimistic {score.optimistic:.4f}, on the images used for tuning"]
     if not tuned(result):
         parts = ["nothing was tuned"]
-    parts += [f"{what} {value:.4f}" for what, value in constants(result).items()]
-    yield from labelled("beside it", "; ".join(parts))
+    parts += [f"{prediction} {value:.4f}" for prediction, value in constants(result).items()]
+    yield from labelled("compare", "; ".join(parts))
     for name, rows in result.get("rows", {}).items():
         if rows["images"] not in (0, result["images"]):
             yield from labelled(f"{name} rows", f"{metric} {rows['score']:.4f}  ({rows['images']} images, optimistic)")
@@ -207,15 +207,15 @@ def verdict_lines(run: Run) -> Iterator[str]:
 
 
 def _interval(score: events.Score, result: dict[str, Any]) -> str:
-    """What is known of how sure the honest score is."""
-    known = score.interval_95
-    why = (result.get("published") or {}).get("draws_remark") or "one group alone"
-    text = "95 % interval {:.4f} to {:.4f}".format(*known) if known else f"interval not known: {why}"
+    """The text about the uncertainty of the honest score."""
+    interval = score.interval_95
+    why = (result.get("published") or {}).get("draws_remark") or "only one group"
+    text = "95 % interval {:.4f} to {:.4f}".format(*interval) if interval else f"interval unknown: {why}"
     ends = [f"{end:.4f}" for end in result.get("nested_spread") or [0, 0]]
     if ends[0] != ends[1]:
-        text += f"; {ends[0]} to {ends[1]} from one partition to another"
+        text += f"; {ends[0]} to {ends[1]} over the partitions tried"
     if optimism := result.get("scores", {}).get("fold_model", {}).get("epoch_optimism"):
-        text += f"; less {optimism:.4f}, which choosing the epoch flatters"
+        text += f"; {optimism:.4f} subtracted for choosing the epoch on the scored fold"
     return text
 
 
@@ -224,7 +224,7 @@ def _remark(result: dict[str, Any]) -> str:
 
 
 def _upload(run: Run) -> str:
-    """The command that uploads the submission; of the sample competition, the one that scores it."""
+    """The command that uploads the submission; for the sample competition, the command that scores it."""
     slug, path = run.competition.kaggle, files.shown(run.submission)
     if run.competition.name == "sample":
         return f"{program()} score {path} {files.shown(run.input)}/truth.csv --competition sample"

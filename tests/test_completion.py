@@ -52,7 +52,7 @@ def test_the_functions_offer_all_where_nothing_is_typed() -> None:
 
 def test_a_shell_cannot_complete_a_module_of_python(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["pipeline/__main__.py"])
-    with pytest.raises(PipelineError, match="`segpipe`; then `segpipe --install-completion`"):
+    with pytest.raises(PipelineError, match="`segpipe`; then run `segpipe --install-completion`"):
         completion.require_command(["--install-completion"])
     completion.require_command(["run", "sample"])
     monkeypatch.setattr("sys.argv", ["/usr/bin/segpipe"])

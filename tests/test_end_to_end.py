@@ -106,7 +106,7 @@ def test_the_report_names_the_command_that_made_it(undisturbed: Finished) -> Non
     page = (undisturbed.folder.parent / "other" / "report.html").read_text()
     command = f"python -m pipeline run {undisturbed.recipe} --name other --set tune.method=fixed"
     assert f"<pre>{command}</pre>" in page
-    assert f"Not yet: <code>{command} --to train</code>" in page
+    assert f"This stage has not run yet: <code>{command} --to train</code>" in page
     assert "The data" in page and "<figcaption>best: " not in page
 
 

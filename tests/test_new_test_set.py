@@ -304,5 +304,5 @@ def test_a_folder_outside_the_competition(tiny: Tiny, masks: str) -> None:
         assert {name: picture.shape for name, picture in pictures.items() if picture is not None} == expected
         np.testing.assert_array_equal(pictures["t2"], 255 * rle.decode(submitted["t2"], (40, 60)))
     assert hashes(tiny) == before
-    with pytest.raises(PipelineError, match="exists; name another with --to"):
+    with pytest.raises(PipelineError, match="exists already; give another path with --to"):
         predict_folder(run, folder, target)

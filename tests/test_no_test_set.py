@@ -43,9 +43,9 @@ def test_a_run_ends_with_the_report(tiny: Tiny) -> None:
     code, told = command(tiny, "run", "--from", "validate")
     assert code == 0
     assert "(of the held-out images: there is no test set)" in told
-    assert "submission      none: there is no test set (`test: null`); the honest score is what to expect" in told
+    assert "submission      none: there is no test set (`test: null`); expect the honest score on new images" in told
     page = (tiny.root / "work/tiny/small/report.html").read_text()
-    assert "There is none: the competition has no test set." in page
+    assert "There is no submission: the competition has no test set." in page
     assert not (tiny.root / "submissions").exists() and not (tiny.root / "work/tiny/test_images.parquet").exists()
     code, told = command(tiny, "status")
     assert told.count("the competition has no test set") == 3
@@ -56,8 +56,9 @@ def test_stages_of_test_images(tiny: Tiny, stage: str) -> None:
     for arguments in ((stage,), ("run", "--to", stage)):
         code, told = command(tiny, *arguments)
         assert code == 2
-        assert told.startswith(f"{stage} needs a test set, and the competition tiny has none (`test: null`): `")
-        assert "--images FOLDER` predicts any images, or name a test set in the YAML." in told
+        assert told.startswith(f"{stage} needs a test set, but the competition tiny has none (`test: null`). ")
+        assert "Name a test set in the YAML, or predict any folder of images: `" in told
+        assert "--images FOLDER`." in told
 
 
 def test_any_folder_is_predicted(tiny: Tiny, tmp_path: Path) -> None:
@@ -72,7 +73,7 @@ def test_any_folder_is_predicted(tiny: Tiny, tmp_path: Path) -> None:
 
 def test_submit_and_score_say_that_there_is_no_test_set(tiny: Tiny) -> None:
     code, told = command(tiny, "submit")
-    assert code == 2 and "has no test set (`test: null`), and so no submission" in told
+    assert code == 2 and "has no test set (`test: null`), so there is no submission" in told
     some = tiny.root / "some.csv"
     result = CliRunner().invoke(app, ["score", str(some), str(some), "--competition", str(tiny.competition_path)])
     assert "has no test set (`test: null`), and so no submissions" in str(result.exception)

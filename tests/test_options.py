@@ -77,7 +77,7 @@ def test_the_line_of_a_stage_is_the_tables() -> None:
 def test_options_make_a_run() -> None:
     run = RunOptions(name="other", assignments=["train.epochs=3"], folds="0,2").open("sample")
     assert (run.name, run.recipe.train.epochs, run.recipe.train.folds) == ("other", 3, [0, 2])
-    with pytest.raises(PipelineError, match="--folds x: expected numbers and commas"):
+    with pytest.raises(PipelineError, match="--folds x: expected numbers separated by commas"):
         RunOptions(folds="x").open("sample")
 
 

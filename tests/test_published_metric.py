@@ -138,7 +138,7 @@ def test_the_record_the_report_and_evaluate_say_it(finished: Run) -> None:
     expected = read_json(finished.record)["expect"]
     assert (expected["metric"], expected["score"]) == ("metric.py", result["score"])
     page = finished.report.read_text(encoding="utf-8")
-    assert "metric.py is the competition's own function" in page and "Mean differences of scores" in page
+    assert "metric.py is the competition's own function" in page and "Mean score differences" in page
     assert test["metric"] == "metric.py" and test["tuned_by"]["metric"] == result["tuned_by"]["metric"]
     assert test["score"] == pytest.approx(test["tuned_by"]["score"], rel=1e-12)
     words = [

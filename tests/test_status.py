@@ -54,9 +54,9 @@ def test_a_fine_run_ends_with_an_upload(run: Run) -> None:
     assert found[1:] == [
         "verdict         FINE",
         "honest          dice 0.8300  (on images that chose nothing)",
-        "95 % interval 0.7900 to 0.8900; 0.8100 to 0.8600 from one partition to another; less 0.0100, which",
-        "choosing the epoch flatters",
-        "beside it       optimistic 0.9100, of the images that it was tuned on; an all-empty file 0.5000; "
+        "95 % interval 0.7900 to 0.8900; 0.8100 to 0.8600 over the partitions tried; 0.0100 subtracted for",
+        "choosing the epoch on the scored fold",
+        "compare         optimistic 0.9100, on the images used for tuning; an all-empty file 0.5000; "
         "the mean mask 0.2000",
         "cleaned rows    dice 0.9500  (10 images, optimistic)",
         "submission      submissions/small.csv",
@@ -69,8 +69,8 @@ def test_one_group_alone_without_constants_and_spread(run: Run) -> None:
     scores = RESULT["scores"] | {"fold_model": alone}
     found = told(run, [], nested_interval_95=None, scores=scores, remark="the folds leak")
     assert "honest          dice 0.8400  (on images that chose nothing but perhaps the epoch)" in found
-    assert "interval not known: one group alone; the folds leak" in found
-    assert "beside it       optimistic 0.9100, of the images that it was tuned on" in found
+    assert "interval unknown: only one group; the folds leak" in found
+    assert "compare         optimistic 0.9100, on the images used for tuning" in found
 
 
 def test_an_upload_comes_after_the_look_or_not_at_all(run: Run) -> None:

@@ -1,4 +1,4 @@
-"""Unpacking archives of competitions: nothing leaves the target folder, and nothing of a damaged archive is kept."""
+"""Unpacks archives of competitions safely: no file is written outside the target folder, and damage is detected."""
 
 import os
 import shutil
@@ -13,34 +13,37 @@ from pipeline.core.files import shown
 
 CHUNK = 2**20
 LONGEST_NAME, DEEPEST = 255, 40
-"""Bytes of the name of a file or a folder, as disks allow them, and folders inside each other."""
+"""Maximum length of a file or folder name in bytes, and maximum number of nested folders."""
 _DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
 
 
 class DamagedArchive(PipelineError):
-    """An archive that cannot be read whole."""
+    """Raised for an archive that cannot be read completely."""
 
 
 class RefusedArchive(PipelineError):
-    """An archive that is sound and not unpacked: it has no file, or a member that is not allowed."""
+    """Raised for an intact archive that is not unpacked: it is empty, or has a member that is not allowed."""
 
 
 def unpack(archive: Path, target: Path, inner: bool = True) -> int:
-    """Unpacks a .zip into a folder, with `inner` the .zip files in it too, each beside itself; returns the number of
-    files.
+    """Unpacks a .zip file into a folder, and returns the number of files.
 
-    An archive inside, such as train.zip, becomes the folder train/, unless all that it holds lies in such a folder
-    already, or is one file of that name (train.csv.zip).
+    An inner archive such as train.zip becomes the folder train/, unless all of its members are already in a folder of
+    that name, or its only member is a file of that name (train.csv.zip).
+
+    Args:
+        archive: the .zip file.
+        target: folder to unpack into.
+        inner: whether to unpack .zip files inside the archive too.
 
     Raises:
         DamagedArchive: the archive is damaged.
-        RefusedArchive: a member would lie outside of the folder, is a link or encrypted; or there is no file.
-        PipelineError: the disk is too small. What was unpacked so far stays in `target`, which is the caller's to throw
-            away.
+        RefusedArchive: a member would be written outside the folder, is a link or encrypted; or there is no file.
+        PipelineError: the disk is too small. Files unpacked so far stay in `target`; the caller must remove them.
     """
     count = _unpack_one(archive, target)
     if not count:
-        raise RefusedArchive(f"{archive.name} holds no file.")
+        raise RefusedArchive(f"{archive.name} contains no files.")
     for path in sorted(path for path in target.rglob("*.zip") if path.is_file()) if inner else []:
         count += _unpack_one(path, place_of(path)) - 1
         path.unlink()
@@ -48,28 +51,35 @@ def unpack(archive: Path, target: Path, inner: bool = True) -> int:
 
 
 def place_of(archive: Path) -> Path:
-    """Returns the folder that an archive belongs into: its own folder where all of its members lie in a folder, or are
-    a file, of the archive's name; else a folder of that name.
+    """Returns the folder into which an archive is unpacked.
+
+    This is the archive's own folder if all of its members are in a folder, or are a file, of the archive's name;
+    otherwise it is a new folder of that name.
 
     Raises:
-        DamagedArchive: it cannot be read.
+        DamagedArchive: the archive cannot be read.
     """
     tops = {PurePosixPath(name).parts[0] for name in _names(archive)}
     return archive.parent if tops <= {archive.stem, "__MACOSX"} else archive.with_suffix("")
 
 
-def check_space(folder: Path, needed: int, what: str) -> None:
-    """Checks that the disk of a folder holds so many bytes more.
+def check_space(folder: Path, needed: int, content: str) -> None:
+    """Checks that the disk of a folder has enough free space.
+
+    Args:
+        folder: the folder, which need not exist yet.
+        needed: required space in bytes.
+        content: the files that need the space, for the error message.
 
     Raises:
-        PipelineError: it does not.
+        PipelineError: there is too little space.
     """
-    there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-    free = shutil.disk_usage(there).free
+    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    free = shutil.disk_usage(existing).free
     if needed > free:
         raise PipelineError(
-            f"{what} take {needed / 2**30:.1f} GiB, and the disk of {shown(folder)} has {free / 2**30:.1f} GiB free: "
-            "make room, or put input/ on another disk (PIPELINE_INPUT)."
+            f"{content} need {needed / 2**30:.1f} GiB, but the disk of {shown(folder)} has only {free / 2**30:.1f} GiB "
+            "free: make room, or put input/ on another disk (PIPELINE_INPUT)."
         )
 
 
@@ -88,7 +98,7 @@ def _unpack_one(archive: Path, target: Path) -> int:
             for member in members:
                 _check(member, archive)
             if target.is_symlink():
-                raise RefusedArchive(f"{archive.name}: {target.name} lies there already; nothing of it is unpacked.")
+                raise RefusedArchive(f"{archive.name}: {target.name} exists already as a link; nothing was unpacked.")
             check_space(target, sum(member.file_size for member in members), f"the files in {archive.name}")
             with progress_bar() as bar:
                 for member in bar.track(members, description=f"unpack {archive.name}"):
@@ -100,7 +110,7 @@ def _unpack_one(archive: Path, target: Path) -> int:
         raise _damaged(archive, error) from None
     except (FileExistsError, NotADirectoryError, IsADirectoryError):
         raise RefusedArchive(
-            f"{archive.name}: the member {_shortened(member.filename)!r} is a file and a folder at once."
+            f"{archive.name}: the member {_shortened(member.filename)!r} is both a file and a folder."
         ) from None
     return len(members)
 
@@ -112,21 +122,21 @@ def _check(member: zipfile.ZipInfo, archive: Path) -> None:
     if not path.parts:
         fault = "has no name"
     elif max(len(os.fsencode(part)) for part in path.parts) > LONGEST_NAME or len(path.parts) > DEEPEST:
-        fault = "has a name that no disk holds"
+        fault = "has a name that is too long"
     elif path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
-        fault = "would lie outside of the folder"
+        fault = "would be written outside the folder"
     elif kind not in (0, stat.S_IFREG):
         fault = "is a link or a device"
     elif member.flag_bits & 1:
         fault = "is encrypted"
     if fault:
         raise RefusedArchive(
-            f"{archive.name}: the member {_shortened(member.filename)!r} {fault}; nothing of it is unpacked."
+            f"{archive.name}: the member {_shortened(member.filename)!r} {fault}; nothing was unpacked."
         )
 
 
 def _shortened(name: str) -> str:
-    """Returns a name as a message has it."""
+    """The name of a member, shortened for a message."""
     return name if len(name) <= 80 else f"{name[:80]}…"
 
 

@@ -1,4 +1,4 @@
-"""What submitted scores say: how well the estimate foretells them, and which two submissions to select at the end."""
+"""Evaluates submitted scores: their correlation with the estimates, and the two submissions to select at the end."""
 
 import math
 from collections.abc import Callable
@@ -19,13 +19,13 @@ from pipeline.kaggle import sent
 from pipeline.masks.metrics import final_metric
 
 FEWEST = 6
-"""Submissions from which on a correlation says anything."""
+"""Minimum number of submissions for a correlation."""
 NORMAL_95 = 1.959964
 
 
 @dataclass(frozen=True)
 class Correlation:
-    """How the estimate goes with a score of the leaderboard."""
+    """The correlation of estimates with leaderboard scores, with its 95 % interval and the number of submissions."""
 
     r: float
     low: float
@@ -34,8 +34,10 @@ class Correlation:
 
 
 def correlation(estimates: np.ndarray, scores: np.ndarray) -> Correlation | None:
-    """Returns Pearson's correlation of estimates (N,) and scores (N,) with its 95 % interval (Fisher's z); None of
-    fewer than FEWEST, or where one of them does not vary."""
+    """Returns Pearson's correlation of estimates (N,) and scores (N,) with its 95 % interval (Fisher's z).
+
+    Returns None for fewer than FEWEST submissions, or if the estimates or the scores are all equal.
+    """
     count = len(estimates)
     if count < FEWEST or np.ptp(estimates) == 0 or np.ptp(scores) == 0:
         return None
@@ -45,12 +47,12 @@ def correlation(estimates: np.ndarray, scores: np.ndarray) -> Correlation | None
 
 
 def correlations(rows: pd.DataFrame) -> dict[str, Correlation]:
-    """Returns the correlations of the estimate with the public and the private score, of those that can be told.
+    """Returns the correlations of the estimate with the public and the private score, as far as they can be computed.
 
     Args:
-        rows: of the log, of one competition.
+        rows: the rows of the log for one competition.
     """
-    told = {}
+    results = {}
     for name in ("public", "private"):
         pairs = [
             (sent.number(estimate), sent.number(score))
@@ -58,13 +60,13 @@ def correlations(rows: pd.DataFrame) -> dict[str, Correlation]:
         ]
         known = np.array([pair for pair in pairs if None not in pair], np.float64).reshape(-1, 2)
         if result := correlation(known[:, 0], known[:, 1]):
-            told[name] = result
-    return told
+            results[name] = result
+    return results
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Which two submissions to select, by their place in the rows, and why."""
+    """The two submissions to select, by their row numbers, and the reason."""
 
     first: int
     second: int | None
@@ -72,56 +74,64 @@ class Choice:
 
 
 def choose(rows: pd.DataFrame, competition: Competition, differ: Callable[[int, int], float | None]) -> Choice | None:
-    """Returns which two to select: the best honest estimate, and of those within a standard error of it the one whose
-    masks differ most; None where nothing has an estimate. The public score decides nothing.
+    """Returns the two submissions to select; None if no submission has an estimate.
+
+    The first is the one with the best honest estimate. The second is the one whose masks differ most from the first,
+    among those whose estimates are within one standard error of the best. Public scores are not used.
 
     Args:
-        rows: of the log, of this competition, the best of several rows of one file kept.
+        rows: the rows of the log for this competition, with one row per file.
         competition: the competition.
-        differ: from two places to the share of mask pixels that differ; None where a file is gone.
+        differ: a function that returns, for two row numbers, the share of mask pixels that differ; None if a file is
+            missing.
     """
     sign = final_metric(competition).sign
-    known = {place: value for place, text in enumerate(rows["estimate"]) if (value := sent.number(text)) is not None}
-    usable = [place for place in known if rows["status"].iloc[place] != "error"]
+    known = {row: value for row, text in enumerate(rows["estimate"]) if (value := sent.number(text)) is not None}
+    usable = [row for row in known if rows["status"].iloc[row] != "error"]
     if not usable:
         return None
-    first, *others = sorted(usable, key=lambda place: -sign * known[place])
+    first, *others = sorted(usable, key=lambda row: -sign * known[row])
     ends = [sent.number(rows[name].iloc[first]) for name in ("low", "high")]
     error = (ends[1] - ends[0]) / (2 * NORMAL_95) if ends[0] is not None and ends[1] is not None else 0.0
     best = f"{rows['run'].iloc[first]} has the best honest estimate ({known[first]:.4f})"
     if not others:
         return Choice(first, None, f"{best}; it is the only one")
-    near = [place for place in others if sign * (known[first] - known[place]) <= error]
+    near = [row for row in others if sign * (known[first] - known[row]) <= error]
     if not near:
         second = others[0]
-        why = f"{rows['run'].iloc[second]} the second best ({known[second]:.4f}); none lies within a standard error"
+        why = f"{rows['run'].iloc[second]} the second best ({known[second]:.4f}); none is within one standard error"
         return Choice(first, second, f"{best}, {why} ({error:.4f}) of the best")
-    differences = {place: share for place in near if (share := differ(first, place)) is not None}
+    differences = {row: share for row in near if (share := differ(first, row)) is not None}
     if not differences:
         second = near[0]
-        why = f"is second ({known[second]:.4f}); how much the masks differ is not known, as files are gone"
+        why = f"is second ({known[second]:.4f}); the masks cannot be compared because files are missing"
         return Choice(first, second, f"{best}, {rows['run'].iloc[second]} {why}")
-    second = max(differences, key=lambda place: differences[place])
+    second = max(differences, key=lambda row: differences[row])
     why = (
-        f"of the {len(near)} within a standard error ({error:.4f}) of it, {rows['run'].iloc[second]} "
+        f"of the {len(near)} within one standard error ({error:.4f}) of it, {rows['run'].iloc[second]} "
         f"({known[second]:.4f}) differs most: in {differences[second]:.1%} of the mask pixels"
     )
     return Choice(first, second, f"{best}; {why}")
 
 
 class Files:
-    """The submitted files that are still here, by their hash, and how much two of them differ."""
+    """The submitted files that still exist, by their hash, for pairwise comparison."""
 
     def __init__(self, rows: pd.DataFrame, want: Expected | None) -> None:
-        """Takes rows of the log, and what a submission must hold (None: it is not known here)."""
+        """Finds the files of a log's rows.
+
+        Args:
+            rows: rows of the log.
+            want: the expected content of a submission; None if it is unknown.
+        """
         self.rows, self.want = rows, want
         paths = files_in(root() / "submissions")
         self.paths = {freshness.hash_file(path): path for path in paths if path != sent.log_file()}
         self._masks: dict[Path, dict[Any, np.ndarray]] = {}
 
     def differ(self, first: int, second: int) -> float | None:
-        """Returns the share of the pixels in either mask that are not in both; None where a file is gone."""
-        paths = [self.paths.get(self.rows["sha256"].iloc[place]) for place in (first, second)]
+        """Returns the share of the pixels in either mask that are not in both; None if a file is missing."""
+        paths = [self.paths.get(self.rows["sha256"].iloc[row]) for row in (first, second)]
         if self.want is None or paths[0] is None or paths[1] is None:
             return None
         first_masks, second_masks = (self._read(path) for path in paths if path)
@@ -133,7 +143,7 @@ class Files:
         return 1 - both / either if either else 0.0
 
     def _read(self, path: Path) -> dict[Any, np.ndarray]:
-        """The masks of a file that are not empty, eight pixels a byte, by image id and class."""
+        """The non-empty masks of a file, packed to eight pixels per byte, by image id and class."""
         assert self.want is not None
         if path not in self._masks:
             masks: dict[Any, np.ndarray] = {}

@@ -1,5 +1,6 @@
-"""The connection to Kaggle, by its official client package `kaggle` (the extra `kaggle`), whose errors become
-sentences. The package is imported late, as importing it logs in.
+"""The connection to Kaggle through its official client package `kaggle` (the extra `kaggle`).
+
+Errors of the client become one clear sentence. The package is imported late, because importing it logs in.
 """
 
 import builtins
@@ -25,20 +26,20 @@ LOG_IN = (
     "`kaggle auth login`"
 )
 TIMEOUT = (10.0, 120.0)
-"""Seconds that a connection, and each answer, may take."""
+"""Time limits in seconds for connecting, and for each answer."""
 RETRIES = 3
-"""How often a download, or an upload, that broke off is taken up again by the same command."""
+"""How often one command resumes an interrupted download or upload."""
 UPLOAD_TIMEOUT = (10.0, 60.0)
-"""As TIMEOUT, of an upload."""
+"""Like TIMEOUT, for uploads."""
 POLL = 10.0
-"""Seconds between two questions about something that Kaggle works on."""
+"""Seconds between two requests for the status of something that Kaggle is working on."""
 
 
 def connect() -> Any:
     """Returns Kaggle's client (a `kaggle.api.kaggle_api_extended.KaggleApi`), logged in.
 
     Raises:
-        PipelineError: the package is not installed, there is no token, Kaggle does not accept it, or there is no
+        PipelineError: the package is not installed, there is no token, Kaggle rejects the token, or there is no
             network.
     """
     api = _client_class()()
@@ -58,15 +59,15 @@ def user_of(api: Any) -> str:
 
 @contextmanager
 def explained(doing: str, competition: str | None = None, after: str = "") -> Iterator[None]:
-    """Turns what the client raises into one sentence and what to do; what it prints goes to standard error.
+    """Turns exceptions of the client into one sentence with a remedy. The client's output goes to standard error.
 
     Args:
-        doing: what was tried, as the end of `could not …`.
-        competition: its name on Kaggle, for the pages to open.
-        after: what to know or to do besides, a sentence; e.g. that a submission was sent already.
+        doing: the attempted action, as the end of the sentence `Could not …`.
+        competition: name of the competition on Kaggle, for the pages to open.
+        after: a sentence to add, for example that a submission was already sent.
 
     Raises:
-        PipelineError: one of the errors below.
+        PipelineError: the client raised an exception.
     """
     import requests
 
@@ -79,40 +80,40 @@ def explained(doing: str, competition: str | None = None, after: str = "") -> It
     except requests.HTTPError as error:
         raise failed(_http_reason(error, competition)) from None
     except requests.exceptions.ChunkedEncodingError:
-        raise failed("the connection to Kaggle broke off; try again") from None
+        raise failed("the connection to Kaggle was interrupted; try again") from None
     except (requests.ConnectionError, requests.Timeout):
-        raise failed("there is no connection to Kaggle; try again with a network") from None
+        raise failed("there is no connection to Kaggle; check the network and try again") from None
     except requests.RequestException as error:
         raise failed(f"the answer cannot be read ({type(error).__name__}); try again") from None
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise failed("the disk is full; make room, and the same command goes on") from None
+            raise failed("the disk is full; make room, and run the same command again to continue") from None
         raise failed(f"{error.strerror or first_line(error)}") from None
-    except (ValueError, KeyError) as error:  # how the client says what it does not accept
+    except (ValueError, KeyError) as error:  # the client raises these for values that it rejects
         raise failed(first_line(error).rstrip(".")) from None
     except SystemExit:
         raise failed(f"the client gave up; {LOG_IN}") from None
 
 
 def status_of(error: Exception) -> int | None:
-    """Returns the HTTP status of an error of the client, where it has one."""
+    """Returns the HTTP status of an error of the client; None if it has none."""
     response = getattr(error, "response", None)
     return None if response is None else int(response.status_code)
 
 
 def wait_for(ask: Callable[[], Found | None], what: str, seconds: float, poll: float | None = None) -> Found | None:
-    """Returns the first answer that is not None, asking again and again; None when the time is over.
+    """Calls `ask` repeatedly and returns its first result that is not None; None when the time is over.
 
     Args:
-        ask: the question.
-        what: what is waited for, for a person.
-        seconds: how long.
-        poll: seconds between two questions.
+        ask: function to call.
+        what: the thing to wait for, as shown on the console.
+        seconds: maximum time to wait.
+        poll: seconds between two calls.
     """
     ends = time.monotonic() + seconds
     interactive = console.is_terminal and not console.quiet
     if not interactive:
-        say(f"  waiting for {what}, {duration(seconds)} at most")
+        say(f"  waiting for {what}, at most {duration(seconds)}")
     with console.status(f"waiting for {what}") if interactive else nullcontext():
         while True:
             if (answer := ask()) is not None:
@@ -123,15 +124,19 @@ def wait_for(ask: Callable[[], Found | None], what: str, seconds: float, poll: f
 
 
 def confirm(question: str, yes: bool) -> bool:
-    """Returns whether a person agrees; asks on a terminal alone.
+    """Returns whether the user agrees. The question is only asked on a terminal.
+
+    Args:
+        question: the question.
+        yes: whether the user has already agreed.
 
     Raises:
-        PipelineError: nobody can be asked.
+        PipelineError: there is no terminal.
     """
     if yes:
         return True
     if not sys.stdin.isatty():
-        raise PipelineError(f"{question} Nobody can be asked here: add --yes.")
+        raise PipelineError(f"{question} There is no terminal to ask on: add --yes to agree.")
     import typer
 
     return bool(typer.confirm(question))
@@ -142,8 +147,8 @@ def confirm(question: str, yes: bool) -> bool:
 
 @contextmanager
 def _stdin_stays_open() -> Iterator[None]:
-    """Replaces the builtin exit(), which closes standard input before it raises SystemExit, by sys.exit: the client
-    calls it, and a person must be able to answer questions afterwards."""
+    """Replaces the builtin exit(), which the client calls, by sys.exit(). The builtin closes standard input, and the
+    user could then not answer later questions."""
     before = getattr(builtins, "exit", None)  # `python -S` has none
     builtins.exit = sys.exit  # type: ignore[assignment]
     try:
@@ -156,8 +161,7 @@ def _stdin_stays_open() -> Iterator[None]:
 
 
 def _patient(timeout: tuple[float, float]) -> type:
-    """A class of connections with time limits, which takes nothing up again by itself: the client's own ten silent
-    attempts take minutes."""
+    """A class of HTTP adapters with time limits and without retries: the client's ten silent retries take minutes."""
     from requests.adapters import HTTPAdapter
 
     class Patient(HTTPAdapter):
@@ -172,10 +176,10 @@ def _patient(timeout: tuple[float, float]) -> type:
 
 @cache
 def _client_class() -> type:
-    """The client of the installed package, with time limits, silent about new versions, and never telling what it
-    sends: that holds the token."""
+    """The client class of the installed package, with time limits, without notices of new versions, and without logging
+    of requests, which contain the token."""
     try:
-        # importing it asks Kaggle about the token, without a time limit: it finds an empty one
+        # importing the package checks the token at Kaggle without a time limit: let it find an empty token
         empty = environment({"KAGGLE_API_TOKEN": os.devnull})
         with empty, redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()), _stdin_stays_open():
             from kaggle.api import kaggle_api_extended as extended
@@ -183,7 +187,7 @@ def _client_class() -> type:
             from kagglesdk import KaggleClient
     except ModuleNotFoundError as error:
         raise PipelineError(f"Kaggle's client is not installed ({error.name} is missing): {INSTALL}.") from None
-    except SystemExit:  # of older versions, without a token
+    except SystemExit:  # raised by older versions without a token
         raise PipelineError(_no_login()) from None
     patient, extended.HTTPAdapter = _patient(TIMEOUT), _patient(UPLOAD_TIMEOUT)
     broken_off: dict[str, int] = {}
@@ -196,13 +200,13 @@ def _client_class() -> type:
             if result == extended.ResumableUploadResult.INCOMPLETE:
                 name, attempts = os.path.basename(path), broken_off.get(path, 0) + 1
                 broken_off[path] = attempts
-                say(f"  the upload of {name} broke off")
-                if attempts == RETRIES:  # the client would go on as if the file were there
-                    raise PipelineError(f"The upload of {name} broke off {RETRIES} times: try again later.")
+                say(f"  the upload of {name} was interrupted")
+                if attempts == RETRIES:  # the client would continue as if the file had been uploaded
+                    raise PipelineError(f"The upload of {name} was interrupted {RETRIES} times: try again later.")
             return result
 
         def build_kaggle_client(self) -> Any:
-            # no environment: that of KAGGLE_API_ENVIRONMENT, by default Kaggle's
+            # without the argument `environment`, KAGGLE_API_ENVIRONMENT selects the server; the default is Kaggle
             known = self.config_values.get
             names = (self.CONFIG_NAME_USER, self.CONFIG_NAME_KEY, self.CONFIG_NAME_TOKEN)
             user, key, token = map(known, names)
@@ -215,43 +219,43 @@ def _client_class() -> type:
             return client
 
         def download_file(self, *arguments: Any, **options: Any) -> Any:
-            # the client tries again after every error, a full disk among them, and waits twice as long each time
+            # the client retries after every error, even a full disk, and doubles the waiting time each time
             return super().download_file(*arguments, **{"max_retries": RETRIES} | options)
 
     return Client
 
 
 def _no_login() -> str:
-    """What to do where the client found no way to log in."""
+    """The error message for a failed login."""
     from kagglesdk import get_access_token_from_env
 
     if get_access_token_from_env()[0]:
-        return f"Kaggle does not accept the token that is set here (it is wrong, or has expired): {LOG_IN}."
-    return f"There is no Kaggle token here: {LOG_IN}."
+        return f"Kaggle rejects the token that is set here (it is wrong or has expired): {LOG_IN}."
+    return f"No Kaggle token was found: {LOG_IN}."
 
 
 def _http_reason(error: Any, competition: str | None) -> str:
-    """The sentence for an HTTP error."""
+    """The error message for an HTTP error."""
     status, message = status_of(error), _message(error)
     page = f"https://www.kaggle.com/competitions/{competition}"
     if status == 401:
-        return f"Kaggle does not accept the token (401): it is wrong, or has expired; {LOG_IN}"
+        return f"Kaggle rejects the token (401): it is wrong or has expired; {LOG_IN}"
     if status == 403 and competition:
-        return f"Kaggle refuses (403{message}): accept the rules at {page}/rules, where the account may take part"
+        return f"Kaggle denies access (403{message}): join the competition and accept its rules at {page}/rules"
     if status == 403:
-        return f"Kaggle refuses (403{message}): the account that is logged in has no access to it"
+        return f"Kaggle denies access (403{message}): your account has no permission for it"
     if status == 404:
-        where = f"; look at {page}, whose last part is the name" if competition else ""
-        return f"Kaggle does not know it (404{message}){where}"
+        where = f"; check the name, which is the last part of the address {page}" if competition else ""
+        return f"Kaggle does not find it (404{message}){where}"
     if status == 429:
-        return "Kaggle asks to wait (429, too many requests); try again in some minutes"
+        return "Kaggle received too many requests (429); try again in a few minutes"
     if status is not None and status >= 500:
-        return f"Kaggle has a fault of its own ({status}{message}); try again later"
-    return f"Kaggle answers {status}{message}"
+        return f"Kaggle reports an internal error ({status}{message}); try again later"
+    return f"Kaggle answers with status {status}{message}"
 
 
 def _message(error: Any) -> str:
-    """What Kaggle itself says of an error, shortened; without the address, which may be a signed one."""
+    """Kaggle's own text for an error, shortened, and without the address, which may contain a signature."""
     try:
         text = " ".join(str(error.response.json()["message"]).split())
     except (ValueError, KeyError, TypeError, AttributeError):

@@ -1,6 +1,6 @@
-"""Gets the raw files of a competition into input/: from Kaggle, or the Oxford-IIIT Pet data, which needs no account.
+"""Downloads the raw files of a competition to input/: from Kaggle, or the Oxford-IIIT Pet data, which needs no account.
 
-Where a folder holds raw files that are still packed, as Kaggle mounts some in a notebook, they are unpacked beside it.
+If the folder contains archives instead, as Kaggle mounts some in a notebook, they are unpacked into work/.
 """
 
 import http.client
@@ -24,27 +24,28 @@ from pipeline.kaggle.client import connect, explained
 
 FOLDERS = ("images", "annotations")
 PAGES = 50
-"""Pages of a competition's list of files that are read for its size."""
+"""Maximum number of pages of a competition's file list that are read to compute its size."""
 
 
 def download(competition: Competition, folder: Path) -> Path:
-    """Puts the raw files of a competition into `folder`, all of them or none, and returns where they are.
+    """Downloads the raw files of a competition into `folder` atomically, and returns the folder that contains them.
 
-    An interrupted download goes on. Where the folder holds archives, they are unpacked instead, into work/.
+    An interrupted download continues. If the folder contains archives, they are unpacked into work/ instead.
 
     Raises:
-        PipelineError: the folder holds raw files already, or the files cannot be had; the ways on are said.
+        PipelineError: the folder contains raw files already, or the files cannot be downloaded; the message says what
+            to do.
     """
     if packed(folder):
         return unpack_there(competition.name, folder)
     if competition.reader != "oxford_pet" and not competition.kaggle:
         raise PipelineError(
-            f"competition {competition.name}: its YAML does not say what it is called on Kaggle (`kaggle: …`); put the "
-            f"files of {competition.title} into {folder}."
+            f"competition {competition.name}: its YAML does not give its name on Kaggle (`kaggle: …`); add it, or put "
+            f"the files of {competition.title} into {folder}."
         )
-    target = folder.resolve()  # an empty folder that is a link stays one
+    target = folder.resolve()  # a link to an empty folder stays a link
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
-        raise PipelineError(f"{folder} is not empty; nothing was downloaded: move it away, or use what is there.")
+        raise PipelineError(f"{folder} is not empty, so nothing was downloaded: use these files, or move them away.")
     if competition.reader == "oxford_pet":
         _download_pets(competition, folder, target)
     else:
@@ -53,40 +54,43 @@ def download(competition: Competition, folder: Path) -> Path:
 
 
 def download_new(slug: str, folder: Path) -> Path:
-    """Downloads a Kaggle competition that has no YAML here yet, and returns where its files are; raises as download
-    does, or where the name is none."""
+    """Downloads the files of a Kaggle competition that has no YAML here yet, and returns their folder.
+
+    Raises:
+        PipelineError: as `download`, or the name is not valid.
+    """
     if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", slug):
         known = sorted(path.stem for path in COMPETITIONS.glob("*.yaml"))
         raise PipelineError(
-            f"{slug!r} is neither a competition here ({', '.join(known)}) nor the last part of a Kaggle address "
-            "(small letters, digits and hyphens)."
+            f"{slug!r} is neither a known competition ({', '.join(known)}) nor the last part of an address on Kaggle "
+            "(lower-case letters, digits and hyphens)."
         )
     if folder.is_dir() and any(folder.iterdir()):
-        raise PipelineError(f"{folder} is not empty; nothing was downloaded: move it away, or use what is there.")
+        raise PipelineError(f"{folder} is not empty, so nothing was downloaded: use these files, or move them away.")
     download_from_kaggle(slug, folder.resolve())
     return folder
 
 
 def download_from_kaggle(slug: str, target: Path) -> None:
-    """Downloads and unpacks all files of a Kaggle competition into a folder that is not there yet, or is empty.
+    """Downloads and unpacks all files of a Kaggle competition into a folder that does not exist yet or is empty.
 
     Args:
-        slug: the competition's name in its address.
+        slug: name of the competition in its address on Kaggle.
         target: the folder.
 
     Raises:
-        PipelineError: no token, rules that are not accepted, no such competition, no network, too small a disk, or a
-            damaged archive.
+        PipelineError: there is no token, the rules are not accepted, the competition does not exist, there is no
+            network, the disk is too small, or the archive is damaged.
     """
     api = connect()
     with explained(f"download {slug}", slug):
         _check_access(api, slug)
         size = _size_of(api, slug)
     archives.check_space(target, 2 * size, f"the archive of {slug} and its files")
-    kept = target.with_name(f".{target.name}.download")  # what an interrupted download goes on from
+    kept = target.with_name(f".{target.name}.download")  # an interrupted download continues from this folder
     kept.mkdir(parents=True, exist_ok=True)
     say(f"  {slug}: {size / 2**30:.2f} GiB")
-    with explained(f"download {slug}", slug, "The same command goes on from what is there."):
+    with explained(f"download {slug}", slug, "Run the same command again to continue the download."):
         api.competition_download_files(slug, path=str(kept), quiet=console.quiet or not sys.stderr.isatty())
     (archive,) = (path for path in kept.iterdir() if path.stem == slug and path.suffix != ".kaggle-partial")
     with writing(target) as temporary:
@@ -100,7 +104,7 @@ def download_from_kaggle(slug: str, target: Path) -> None:
             raise PipelineError(f"{error}, and was deleted: run the same command again.") from None
         except archives.RefusedArchive as error:
             raise PipelineError(
-                f"{error} It stays as {shown(archive)}: look at it, or delete it to have it downloaded again."
+                f"{error} The archive is kept as {shown(archive)}: look at it, or delete it to download it again."
             ) from None
         if target.is_dir():
             target.rmdir()
@@ -109,16 +113,17 @@ def download_from_kaggle(slug: str, target: Path) -> None:
 
 
 def packed(folder: Path) -> list[Path]:
-    """Returns the archives in a folder of raw files."""
+    """Returns the .zip files in a folder of raw files."""
     return sorted(folder.glob("*.zip")) if folder.is_dir() else []
 
 
 def unpack_there(name: str, folder: Path) -> Path:
-    """Unpacks the archives in a folder of raw files, which may be read-only, into work/<name>/raw, with links to
-    whatever else lies there; from then on the raw files are read from that folder.
+    """Unpacks the archives in a folder of raw files, which may be read-only, into work/<name>/raw; returns that path.
+
+    All other files of the folder are linked there. From then on the raw files are read from that folder.
 
     Raises:
-        PipelineError: an archive is damaged or unsafe, or the disk too small; nothing is left then.
+        PipelineError: an archive is damaged or unsafe, or the disk is too small; then nothing is left behind.
     """
     target = unpacked_folder(name)
     with writing(target) as temporary:
@@ -129,14 +134,14 @@ def unpack_there(name: str, folder: Path) -> Path:
             if path.suffix == ".zip":
                 try:
                     place = archives.place_of(path)
-                    if (there := place if place != folder else path.with_suffix("")).exists():
-                        say(f"  {path.name} is not unpacked: {there.name} lies beside it, and is used")
+                    if (existing := place if place != folder else path.with_suffix("")).exists():
+                        say(f"  {path.name} is not unpacked: {existing.name} exists next to it and is used")
                         continue
                     archives.unpack(path, temporary / place.relative_to(folder))
                 except archives.DamagedArchive as error:
-                    raise PipelineError(f"{error} in {shown(folder)}: put a sound one there.") from None
+                    raise PipelineError(f"{error} in {shown(folder)}: replace it with an intact one.") from None
                 except archives.RefusedArchive as error:
-                    raise PipelineError(f"{error} Put another one in the place of {shown(path)}.") from None
+                    raise PipelineError(f"{error} Replace {shown(path)} with another archive.") from None
             else:
                 (temporary / path.name).symlink_to(path.absolute())
         if target.exists():
@@ -151,10 +156,10 @@ def _take(file: Path, folder: Path) -> int:
 
 
 def _check_access(api: Any, slug: str) -> None:
-    """Checks that the competition exists and its rules are accepted.
+    """Checks that the competition exists and that its rules are accepted.
 
     Raises:
-        PipelineError: they are not.
+        PipelineError: the rules are not accepted.
     """
     from kagglesdk.competitions.types.competition_api_service import ApiGetCompetitionRequest
 
@@ -164,13 +169,13 @@ def _check_access(api: Any, slug: str) -> None:
         answer = kaggle.competitions.competition_api_client.get_competition(request)
     if not answer.user_has_entered:
         raise PipelineError(
-            f"The rules of {slug} are not accepted yet: open https://www.kaggle.com/competitions/{slug}/rules, join "
-            "the competition there, and run the same command again."
+            f"You have not accepted the rules of {slug} yet: join the competition at "
+            f"https://www.kaggle.com/competitions/{slug}/rules, and run the same command again."
         )
 
 
 def _size_of(api: Any, slug: str) -> int:
-    """The bytes of a competition's files."""
+    """The total size of a competition's files in bytes."""
     total, page = 0, None
     for _ in range(PAGES):
         answer = api.competition_list_files(slug, page_token=page, page_size=200)
@@ -189,13 +194,13 @@ def _download_pets(competition: Competition, folder: Path, target: Path) -> None
         target.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as temporary:
             _fetch_pets(Path(temporary), target)
-    # the network, a wrong checksum, an archive that is none
+    # no network, a wrong checksum, or a file that is not an archive
     except (OSError, RuntimeError, http.client.HTTPException, tarfile.TarError, EOFError, zlib.error) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise PipelineError(
-            f"{competition.title} could not be downloaded ({reason}): try again with a network, or put the files there "
-            "by hand - the documentation of torchvision.datasets.OxfordIIITPet leads to the two archives, "
-            f"images.tar.gz and annotations.tar.gz; unpack both in {folder}."
+            f"{competition.title} could not be downloaded ({reason}): check the network and try again, or get the two "
+            "archives images.tar.gz and annotations.tar.gz by hand (see the documentation of "
+            f"torchvision.datasets.OxfordIIITPet) and unpack both in {folder}."
         ) from None
 
 

@@ -1,4 +1,4 @@
-"""A local leaderboard: a folder of submissions scored on a public and on a private part of a known truth.
+"""A local leaderboard: scores a folder of submissions on a public and a private part of the true masks.
 
     python -m pipeline leaderboard FOLDER TRUTH --competition NAME --public 0.3
 
@@ -33,23 +33,23 @@ class Board:
     public_images: int
     private_images: int
     rows: pd.DataFrame
-    """name, public, private, public_rank, private_rank, estimate (NaN where unknown); the best public score first."""
+    """Columns name, public, private, public_rank, private_rank, estimate (NaN if unknown); best public score first."""
     unscored: dict[str, str]
-    """Files that could not be scored, and why."""
+    """Files that could not be scored, with the reason."""
 
     @property
     def shake_up(self) -> float:
-        """The mean change of rank as a share of the number of submissions, as it is told of competitions."""
+        """The mean change of rank between both parts, as a share of the number of submissions."""
         moved = (self.rows["public_rank"] - self.rows["private_rank"]).abs()
         return float(moved.mean() / len(self.rows))
 
     def chosen(self, column: str) -> pd.Series | None:
-        """Returns the row that is best by a column; None where nothing has a value there."""
+        """Returns the row with the best value in a column; None if the column is empty."""
         known = self.rows.dropna(subset=[column])
         return None if known.empty else known.loc[(self.sign * known[column]).idxmax()]
 
     def sentences(self) -> list[str]:
-        """Returns what the two parts say together."""
+        """Returns sentences that compare the public with the private ranking."""
         best, public = self.chosen("private"), self.chosen("public")
         assert best is not None and public is not None
         gap = _beside(self.sign * (public["private"] - public["public"]))
@@ -77,27 +77,26 @@ class Board:
         honest = self.chosen("estimate")
         if honest is not None:
             sentences.insert(1, (
-                f"By the estimates alone, which saw no test image, {honest['name']} would have been chosen: "
+                f"By the estimates alone, which use no test image, {honest['name']} would have been chosen: "
                 f"{honest['private']:.4f} in private, number {honest['private_rank']}."
             ))  # fmt: skip
         return sentences
 
 
 def _beside(difference: float) -> str:
-    """Says how a score compares with another: by a difference that is positive where it is better."""
+    """The comparison of two scores in words, given a difference that is positive if the first score is better."""
     if f"{abs(difference):.4f}" == "0.0000":
         return "as good as"
     return f"{abs(difference):.4f} {'better' if difference > 0 else 'worse'} than"
 
 
 def split(ids: list[str], share: float, seed: int = 0) -> tuple[list[str], list[str]]:
-    """Returns the ids of the public and of the private part, the same for the same ids, share and seed, whatever their
-    order.
+    """Returns the ids of the public part and of the private part. The result does not depend on the order of `ids`.
 
     Args:
-        ids: of all images.
-        share: of them that is public, between 0 and 1.
-        seed: another one draws another split.
+        ids: ids of all images.
+        share: share of the images in the public part, between 0 and 1.
+        seed: seed of the random split.
 
     Raises:
         PipelineError: a part would be empty.
@@ -107,7 +106,7 @@ def split(ids: list[str], share: float, seed: int = 0) -> tuple[list[str], list[
     if not 0 < count < len(ids):
         raise PipelineError(
             f"--public {share}: {count} of {len(ids)} images would be public; expected a share between 0 and 1 that "
-            "leaves an image in each part."
+            "leaves at least one image in each part."
         )
     return ordered[:count], ordered[count:]
 
@@ -115,24 +114,24 @@ def split(ids: list[str], share: float, seed: int = 0) -> tuple[list[str], list[
 def leaderboard(
     folder: Path, truth: Path, competition: Competition, want: Expected, share: float, seed: int = 0
 ) -> Board:
-    """Returns the submissions in a folder, of whatever kind of file, with their scores on both parts.
+    """Returns the submissions in a folder with their scores on both parts.
 
     Args:
-        folder: the submissions; the .json beside one says its estimate, where encode wrote it.
-        truth: known masks, in the submission's format.
-        competition: its metric.
-        want: what a submission must hold.
-        share: of the images that is public.
-        seed: of the split.
+        folder: folder of submissions of any file format. A .json file that encode wrote next to one gives its estimate.
+        truth: true masks, in the format of a submission.
+        competition: the competition, for its metric.
+        want: the expected content of a submission.
+        share: share of the images in the public part.
+        seed: seed of the random split.
 
     Raises:
-        PipelineError: no file there can be scored.
+        PipelineError: no file in the folder can be scored.
     """
     if not folder.is_dir():
-        raise PipelineError(f"{folder} is no folder; expected a folder of submissions.")
+        raise PipelineError(f"{folder} is not a folder; expected a folder of submissions.")
     paths = [path for path in files_in(folder) if path.resolve() != truth.resolve() and path.name != "log.csv"]
     if not paths:
-        raise PipelineError(f"{folder} holds no .csv; expected a folder of submissions.")
+        raise PipelineError(f"{folder} contains no submission; expected files such as .csv or .parquet.")
     parts = [set(part) for part in split(scoring.truth_ids(truth, want), share, seed)]
     rows: list[dict[str, Any]] = []
     unscored: dict[str, str] = {}
@@ -144,7 +143,9 @@ def leaderboard(
             continue
         rows.append({"name": stem(path), "public": public, "private": private, "estimate": _estimate(path)})
     if not rows:
-        raise PipelineError(f"Of {len(paths)} files in {folder} none can be scored: {next(iter(unscored.values()))}")
+        raise PipelineError(
+            f"None of the {len(paths)} files in {folder} can be scored: {next(iter(unscored.values()))}"
+        )
     sign = final_metric(competition).sign
     board = pd.DataFrame(rows)
     for name in ("public", "private"):
@@ -154,7 +155,7 @@ def leaderboard(
 
 
 def _estimate(path: Path) -> float:
-    """The honest score that a submission's record foretells; NaN without one."""
+    """The honest score in a submission's record; NaN without one."""
     expected = read_record(record_of(path)).get("expect")
     try:
         return float(expected["scores"]["fold_model"]["score"])  # type: ignore[index]
@@ -163,7 +164,7 @@ def _estimate(path: Path) -> float:
 
 
 def write(board: Board, folder: Path) -> list[Path]:
-    """Writes the board as a table and as a page into a folder, and returns both."""
+    """Writes the board as a table and as an HTML page into a folder, and returns both paths."""
     table, html = folder / "leaderboard.csv", folder / "leaderboard.html"
     with writing(table) as temporary:
         board.rows.to_csv(temporary, index=False, float_format="%.6f")
@@ -177,7 +178,7 @@ def write(board: Board, folder: Path) -> list[Path]:
 
 
 def cells(row: dict[str, Any]) -> list[str]:
-    """Returns a row of the board as text: both ranks, name, both scores, the estimate, and the change of rank."""
+    """Returns the texts of a row: both ranks, name, both scores, estimate and change of rank."""
     moved = row["public_rank"] - row["private_rank"]
     estimate = "–" if pd.isna(row["estimate"]) else f"{row['estimate']:.4f}"
     ranks = [str(row["public_rank"]), str(row["private_rank"])]
@@ -192,7 +193,7 @@ def cells(row: dict[str, Any]) -> list[str]:
 
 
 def lines(board: Board, most: int = 20) -> list[str]:
-    """Returns the board as lines of text, the first `most` submissions, and what it says."""
+    """Returns the board as lines of text: a table of the first `most` submissions, and the sentences about it."""
     title = f"{board.competition}, {board.metric}: {board.public_images} images public, {board.private_images} private"
     width = max(len(name) for name in board.rows["name"])
     text = [title, f"public private  {'name':{width}}  public  private  estimate  moved"]

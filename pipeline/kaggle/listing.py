@@ -1,4 +1,4 @@
-"""Lists what was submitted, with what was expected of it, and says which two submissions to select.
+"""Lists the submissions with their estimates and scores, and recommends which two to select.
 
 python -m pipeline submissions [COMPETITION]
 """
@@ -25,11 +25,10 @@ from pipeline.kaggle.submit import settle
 
 
 def competition_of(rows: pd.DataFrame) -> Competition:
-    """Returns the competition that rows of the log are of: by its name, or, where its YAML lies elsewhere, as a run has
-    it.
+    """Returns the competition of rows of the log: by its name, or, if its YAML is elsewhere, from a run's recipe.
 
     Raises:
-        PipelineError: neither is there.
+        PipelineError: the competition is found in neither way.
     """
     name = rows["competition"].iloc[0]
     competition = if_sound(load_competition, name)
@@ -44,7 +43,7 @@ def competition_of(rows: pd.DataFrame) -> Competition:
 
 
 def refresh(competitions: list[Competition]) -> None:
-    """Asks Kaggle for the scores of what was sent to these competitions; without Kaggle, says why they are old."""
+    """Updates the log with the scores that Kaggle reports; warns if Kaggle cannot be reached."""
     try:
         api = connect()
         for competition in competitions:
@@ -53,49 +52,49 @@ def refresh(competitions: list[Competition]) -> None:
     except PipelineError as error:
         from rich.markup import escape
 
-        warn(f"[yellow]scores as they were known before: {escape(str(error))}[/yellow]")
+        warn(f"[yellow]the scores below may be out of date: {escape(str(error))}[/yellow]")
 
 
 def table_of(rows: pd.DataFrame) -> Table:
     """Returns the rows of the log as a table, the latest last."""
-    shown = Table(title=Text(f"submissions to {rows['competition'].iloc[0]}"), title_justify="left")
+    table = Table(title=Text(f"submissions to {rows['competition'].iloc[0]}"), title_justify="left")
     columns = ("sent (UTC)", "run", "estimate", "95 %", "optimistic", "public", "private", "verdict", "message")
     for column in columns:
-        shown.add_column(column, justify="right" if column in columns[2:7] else "left")
+        table.add_column(column, justify="right" if column in columns[2:7] else "left")
     for row in rows.to_dict("records"):
         interval = f"{_digits(row['low'])}–{_digits(row['high'])}" if row["low"] else "–"
         state = row["public"] or {"sending": "arrived?", "complete": "–"}.get(row["status"], row["status"])
         cells = [row["sent"][:16], row["run"], _digits(row["estimate"]), interval, _digits(row["optimistic"]), state]
-        shown.add_row(*map(Text, [*cells, row["private"] or "–", row["verdict"], row["message"] or row["error"]]))
-    return shown
+        table.add_row(*map(Text, [*cells, row["private"] or "–", row["verdict"], row["message"] or row["error"]]))
+    return table
 
 
 def lines(rows: pd.DataFrame, competition: Competition) -> Iterator[str]:
-    """Yields what the scores of one competition say, line by line.
+    """Yields lines of text: the correlations of estimates and scores, and the two submissions to select.
 
     Args:
-        rows: of the log.
+        rows: the rows of the log for this competition.
         competition: the competition.
     """
     known = choice.correlations(rows)
     scored = int((rows["public"] != "").sum())
     for name, result in known.items():
         interval = f"95 % {result.low:.2f} to {result.high:.2f}"
-        yield f"estimate and {name} score: correlation {result.r:.2f} ({interval}) of {result.count} submissions"
+        yield f"estimate and {name} score: correlation {result.r:.2f} ({interval}) over {result.count} submissions"
     if not known:
-        yield f"estimate and public score: a correlation is told from {choice.FEWEST} on; {scored} scored so far"
+        yield f"estimate and public score: a correlation needs {choice.FEWEST} scored submissions; {scored} so far"
     distinct = rows.drop_duplicates("sha256", keep="last").reset_index(drop=True)
     folder = root() / "work" / competition.name
     want = if_sound(submission.expected, competition, input_folder(competition), folder)
     chosen = choice.choose(distinct, competition, choice.Files(distinct, want).differ)
     if chosen:
         names = [
-            f"{distinct['run'].iloc[place]} of {distinct['sent'].iloc[place][:16]}"
-            for place in (chosen.first, chosen.second)
-            if place is not None
+            f"{distinct['run'].iloc[row]} of {distinct['sent'].iloc[row][:16]}"
+            for row in (chosen.first, chosen.second)
+            if row is not None
         ]
         yield f"select {' and '.join(names)}: {chosen.why}."
-        yield "The public score, which is of a part of the test images, chose nothing here."
+        yield "This choice does not use public scores, which cover only a part of the test images."
 
 
 def _digits(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Pushes a dataset and a kernel to Kaggle and waits for its run: for `bundle --push`, `save` and `run --on kaggle`."""
+"""Pushes datasets and kernels to Kaggle and waits for their runs (`bundle --push`, `save` and `run --on kaggle`)."""
 
 import json
 import re
@@ -14,27 +14,27 @@ from pipeline.kaggle.client import connect, explained, status_of, user_of, wait_
 
 DATASET, KERNEL = "dataset-metadata.json", "kernel-metadata.json"
 OWNERS = ("", "USER", "USERNAME", "INSERT_USERNAME", "INSERT_OWNER")
-"""What stands for the account in metadata that was written before anybody logged in."""
+"""Placeholders for the account in metadata that was written without a login."""
 READY = 1800.0
-"""Seconds that a dataset's version may take to be ready."""
+"""Maximum time in seconds until a dataset version is ready."""
 COMMIT = 3600.0
-"""Seconds that a commit run may take; on the few images of a public placeholder it takes minutes."""
+"""Maximum time in seconds of a commit run; on the few public test images it takes minutes."""
 NOTE = "note: "
-"""What a bundle's inference puts before what must not be overlooked, in its log."""
+"""Prefix of important lines in the log of a bundle's inference."""
 LOG_LINES = 40
-"""Lines of the log of a kernel that failed, which are shown."""
+"""Number of lines shown from the log of a failed kernel."""
 
 
 @dataclass(frozen=True)
 class Pushed:
-    """A kernel's version that ran."""
+    """A version of a kernel that has run."""
 
     kernel: str
     """owner/kernel."""
     version: int
     url: str
     output: Path
-    """The file that it wrote, downloaded."""
+    """The downloaded output file."""
     dataset: str
     dataset_version: int
 
@@ -43,24 +43,23 @@ def push(
     folder: Path, notes: str, output: Path, *, file: str = "submission.csv",
     faults: Callable[[Path], list[str]] | None = None, wait: float = COMMIT,
 ) -> Pushed:  # fmt: skip
-    """Pushes a bundle: a dataset version, which is waited for, then a kernel version, whose commit run is waited for
-    and whose file is checked. Nothing is submitted, and nobody is asked: `submit.offer` does that. It waits without a
-    terminal too, as a kernel must not be pushed before its dataset is ready.
+    """Pushes a dataset version and then a kernel version, waits for the kernel's commit run, and checks its output.
 
-    A kernel that is pushed before the dataset's version is ready would run with the old weights.
+    It waits for the dataset even without a terminal: a kernel that is pushed before the dataset version is ready would
+    run with the old weights. Nothing is submitted; see `submit.offer`.
 
     Args:
-        folder: the bundle, with dataset-metadata.json and kernel-metadata.json, in itself or in its folders dataset/
-            and kernel/; an owner that is a placeholder (OWNERS) becomes the account that is logged in.
-        notes: what the versions are called.
-        output: the folder into which the file and the log are downloaded.
-        file: the name of what the kernel writes.
-        faults: says what is wrong with that file; default: nothing but its absence is.
-        wait: seconds that the commit run may take.
+        folder: the bundle, with dataset-metadata.json and kernel-metadata.json, either in the folder itself or in its
+            folders dataset/ and kernel/. A placeholder for the owner (OWNERS) is replaced by the user's account.
+        notes: description of the versions.
+        output: folder into which the output file and the log are downloaded.
+        file: name of the file that the kernel writes.
+        faults: function that returns the faults of this file; default: the file only has to exist.
+        wait: maximum time in seconds for the commit run.
 
     Raises:
-        PipelineError: the folder is no bundle, Kaggle does not take it, the kernel fails (its log is shown), or its
-            file is missing or has faults. The same command does it again.
+        PipelineError: the folder is not a bundle, Kaggle rejects it, the kernel fails (its log is shown), or its output
+            file is missing or has faults.
     """
     of_dataset, of_kernel = (inner if (inner := folder / part).is_dir() else folder for part in ("dataset", "kernel"))
     api = connect()
@@ -80,27 +79,26 @@ def push(
 
 
 def push_dataset(api: Any, folder: Path, notes: str) -> tuple[str, int]:
-    """Uploads a folder as a new dataset, or as a new version of it, waits until that is ready, and returns its name and
-    number.
+    """Uploads a folder as a new dataset or a new version of it, waits until it is ready; returns its name and version.
 
     Args:
         api: the client.
-        folder: the files, with dataset-metadata.json; folders in it are uploaded as archives, which Kaggle unpacks.
-        notes: what the version is called.
+        folder: the files, with dataset-metadata.json. Inner folders are uploaded as archives, which Kaggle unpacks.
+        notes: description of the version.
 
     Raises:
-        PipelineError: Kaggle does not take it, or is not done in time.
+        PipelineError: Kaggle rejects the dataset, or is not ready in time.
     """
     name = str(_metadata(folder, DATASET)["id"])
     before = _dataset_state(api, name)
     quiet = not console.is_terminal or console.quiet
-    with explained(f"upload the dataset {name}", after="The same command goes on with what is left."):
+    with explained(f"upload the dataset {name}", after="Run the same command again to continue the upload."):
         if before is None:
             answer = api.dataset_create_new(str(folder), quiet=quiet, dir_mode="zip")
         else:
             answer = api.dataset_create_version(str(folder), notes, quiet=quiet, dir_mode="zip")
         if answer.status == "error" or answer.error:
-            raise PipelineError(f"Kaggle does not take the dataset {name}: {answer.error or answer.status}.")
+            raise PipelineError(f"Kaggle rejects the dataset {name}: {answer.error or answer.status}.")
     last = before["current_version_number"] if before else 0
 
     def ask() -> dict[str, Any] | None:
@@ -120,14 +118,14 @@ def push_dataset(api: Any, folder: Path, notes: str) -> tuple[str, int]:
 
 
 def _dataset_state(api: Any, name: str) -> dict[str, Any] | None:
-    """The status and the number of a dataset's present version; None where there is no such dataset."""
+    """The status and number of a dataset's current version; None if the dataset does not exist."""
     import requests
 
     with explained(f"ask about the dataset {name}"):
         try:
             state: dict[str, Any] = json.loads(api.dataset_status(name, format="json"))
         except requests.HTTPError as error:
-            if status_of(error) in (403, 404):  # of another's, or of none
+            if status_of(error) in (403, 404):  # the dataset does not exist, or belongs to another user
                 return None
             raise
     return state
@@ -137,29 +135,30 @@ def _dataset_state(api: Any, name: str) -> dict[str, Any] | None:
 
 
 def push_kernel(api: Any, folder: Path, seconds: float | None = None) -> tuple[str, int, str]:
-    """Pushes a kernel's new version, which runs at once; returns its name (owner/kernel), number and address.
+    """Pushes a new version of a kernel, which starts at once; returns its name (owner/kernel), version and address.
 
     Args:
         api: the client.
-        folder: the kernel's file, with kernel-metadata.json.
-        seconds: how long it may run; None: as long as Kaggle lets it.
+        folder: folder of the kernel's file, with kernel-metadata.json.
+        seconds: maximum run time; None: Kaggle's limit.
 
     Raises:
-        PipelineError: Kaggle does not take it, or does not know a dataset or competition that it names.
+        PipelineError: Kaggle rejects the kernel, or does not know a dataset or competition that it names.
     """
     metadata = _metadata(folder, KERNEL)
     with explained(f"push the kernel {metadata['id']}"):
         answer = api.kernels_push(str(folder), timeout=None if seconds is None else str(int(seconds)))
     if answer.error:
-        raise PipelineError(f"Kaggle does not take the kernel {metadata['id']}: {answer.error.rstrip('.')}.")
+        raise PipelineError(f"Kaggle rejects the kernel {metadata['id']}: {answer.error.rstrip('.')}.")
     kinds = ("dataset", "competition", "kernel", "model")
     unknown = [source for kind in kinds for source in getattr(answer, f"invalid_{kind}_sources") or []]
     if unknown:
         raise PipelineError(
-            f"The kernel {metadata['id']} was pushed without {', '.join(unknown)}, which Kaggle does not know or the "
-            "account has no access to: accept the competition's rules, or push the dataset, and run the command again."
+            f"The kernel {metadata['id']} was pushed without {', '.join(unknown)}, which does not exist on Kaggle or "
+            "which your account cannot access: accept the competition's rules or push the dataset, and run the command "
+            "again."
         )
-    # its name follows from its title, whatever the metadata says
+    # Kaggle derives the name from the title, not from the id in the metadata
     parts = [part for part in (answer.ref or "").split("/") if part]
     kernel = "/".join(parts[-2:]) if len(parts) >= 2 else str(metadata["id"])
     say(f"  kernel {kernel}, version {answer.version_number}: pushed; {answer.url}")
@@ -167,23 +166,23 @@ def push_kernel(api: Any, folder: Path, seconds: float | None = None) -> tuple[s
 
 
 def await_kernel(api: Any, kernel: str, version: int, seconds: float, follow: bool = False) -> None:
-    """Waits until a kernel's version has run.
+    """Waits until a version of a kernel has run.
 
     Args:
         api: the client.
         kernel: owner/kernel.
-        version: its number.
-        seconds: how long.
-        follow: whether its log is shown as it grows.
+        version: version number.
+        seconds: maximum time to wait.
+        follow: whether to show the log while the kernel is running.
 
     Raises:
-        PipelineError: it failed (its log is shown), was cancelled, or is not done in time.
+        PipelineError: the kernel failed (its log is shown), was cancelled, or did not finish in time.
     """
     shown_lines = 0
 
     def ask() -> Any:
         nonlocal shown_lines
-        with explained(f"ask about the kernel {kernel}", after="It goes on running on Kaggle."):
+        with explained(f"ask about the kernel {kernel}", after="The kernel keeps running on Kaggle."):
             answer = api.kernels_status(f"{kernel}/{version}")
         if follow and answer.status.name != "QUEUED":
             shown_lines += _show_new(api, kernel, version, shown_lines)
@@ -192,7 +191,7 @@ def await_kernel(api: Any, kernel: str, version: int, seconds: float, follow: bo
     answer = wait_for(ask, f"the kernel {kernel}", seconds)
     if answer is None:
         raise PipelineError(
-            f"The kernel {kernel} is not done yet: look at https://www.kaggle.com/code/{kernel}; it goes on running."
+            f"The kernel {kernel} has not finished yet and keeps running: look at https://www.kaggle.com/code/{kernel}."
         )
     if answer.status.name != "COMPLETE":
         if not follow:
@@ -203,10 +202,10 @@ def await_kernel(api: Any, kernel: str, version: int, seconds: float, follow: bo
 
 
 def _show_new(api: Any, kernel: str, version: int, seen: int) -> int:
-    """Shows what is new in a log, and returns how many lines that are."""
+    """Shows the new lines of a log, and returns their number."""
     try:
         lines = log_of(api, kernel, version)[seen:]
-    except PipelineError:  # there is none yet
+    except PipelineError:  # there is no log yet
         return 0
     for line in lines:
         say(f"    {line}")
@@ -214,26 +213,26 @@ def _show_new(api: Any, kernel: str, version: int, seen: int) -> int:
 
 
 def log_of(api: Any, kernel: str, version: int) -> list[str]:
-    """Returns the lines of a kernel's log so far, standard output and error together.
+    """Returns the lines of a kernel's log so far, from standard output and standard error.
 
     Raises:
-        PipelineError: Kaggle does not give it.
+        PipelineError: the log cannot be downloaded.
     """
     with explained(f"read the log of {kernel}"):
         text = api.kernels_logs(f"{kernel}/{version}")
     try:
         events = json.loads(text)
         text = "".join(str(event.get("data", "")) for event in events)
-    except (ValueError, AttributeError, TypeError):  # it is text already
+    except (ValueError, AttributeError, TypeError):  # the log is plain text
         pass
     return [line.rstrip() for line in text.splitlines() if line.strip()]
 
 
 def fetch_output(api: Any, kernel: str, version: int, target: Path, names: list[str]) -> list[Path]:
-    """Downloads files of these names from a kernel's output into a folder, and returns them in this order.
+    """Downloads the named files from a kernel's output into a folder, and returns their paths in this order.
 
     Raises:
-        PipelineError: one is not there.
+        PipelineError: a file is missing.
     """
     pattern = "^(" + "|".join(map(re.escape, names)) + ")$"
     with explained(f"download the output of {kernel}"):
@@ -243,13 +242,13 @@ def fetch_output(api: Any, kernel: str, version: int, target: Path, names: list[
         for line in log_of(api, kernel, version)[-LOG_LINES:]:
             say(f"    {line}")
         raise PipelineError(
-            f"The kernel {kernel}, version {version}, wrote no {', '.join(missing)}: see its log above."
+            f"The kernel {kernel}, version {version}, did not write {', '.join(missing)}: see its log above."
         )
     return [target / name for name in names]
 
 
 def _telling(lines: list[str]) -> Iterator[str]:
-    """The lines of a bundle's log in which it says what it checked."""
+    """The lines of a bundle's log about its notes and checks."""
     return (line for line in lines if re.search(rf"^\s*{NOTE}|canary|sha256|bundle", line, re.IGNORECASE))
 
 
@@ -260,7 +259,7 @@ def _metadata(folder: Path, name: str) -> dict[str, Any]:
     try:
         metadata = read_json(folder / name)
         if not isinstance(metadata, dict) or not re.fullmatch(r"[^/]+/[^/]+", str(metadata["id"])):
-            raise ValueError("it has no id, owner/name")
+            raise ValueError("it has no id of the form owner/name")
     except FileNotFoundError:
         raise PipelineError(f"{shown(folder)} has no {name}: `bundle` writes it.") from None
     except (ValueError, KeyError, OSError) as error:
@@ -269,7 +268,7 @@ def _metadata(folder: Path, name: str) -> dict[str, Any]:
 
 
 def _fill_in_owner(files: Iterable[Path], user: str) -> None:
-    """Lets the metadata of a bundle name the account that is logged in, where a placeholder stands."""
+    """Replaces placeholders for the owner in a bundle's metadata by the user's account."""
 
     def named(name: str) -> str:
         owner, _, rest = name.partition("/")
@@ -282,6 +281,6 @@ def _fill_in_owner(files: Iterable[Path], user: str) -> None:
             if "dataset_sources" in metadata:
                 changed["dataset_sources"] = [named(source) for source in metadata["dataset_sources"]]
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            continue  # _metadata says what is wrong
+            continue  # _metadata raises the error
         if changed != metadata:
             write_json(file, changed)

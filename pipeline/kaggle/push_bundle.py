@@ -1,4 +1,4 @@
-"""Pushes a run's bundle to Kaggle, and offers its kernel for submission: `bundle --push`."""
+"""Pushes a run's bundle to Kaggle and offers to submit its output: `bundle --push`."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,16 +14,18 @@ from pipeline.kaggle.submit import Kernel, Request, keep_reasons, offer, slug_of
 
 
 def push_bundle(run: Run, folder: Path, request: Request) -> Iterator[str]:
-    """Pushes the dataset and the kernel of a bundle, checks what the commit run wrote, and asks whether to submit it;
-    yields what a person should know, line by line.
+    """Pushes the dataset and the kernel of a bundle, checks the output of the commit run, and offers to submit it.
 
     Args:
-        run: whose bundle it is.
-        folder: the bundle.
-        request: the message, and what has been agreed to; its `wait` is for the commit run too.
+        run: the bundled run.
+        folder: folder of the bundle.
+        request: message and options of the submission; its `wait` also limits the commit run.
+
+    Yields:
+        Lines of text for the user.
 
     Raises:
-        PipelineError: as `push` and `submit` do.
+        PipelineError: as `push` and `submit`.
     """
     slug_of(run)
     about = read_record(folder / "dataset" / "bundle.json") or read_record(folder / "bundle.json")
@@ -45,11 +47,10 @@ def push_bundle(run: Run, folder: Path, request: Request) -> Iterator[str]:
 
 
 def examine(run: Run, path: Path) -> tuple[list[str], list[Reason]]:
-    """Returns the faults of a file for a run's test set, and where it has none, what is odd in it, as encode would find
-    it.
+    """Returns the faults of a submission file and, if it has none, the reasons why it looks wrong, as encode does.
 
     Raises:
-        PipelineError: it cannot be read.
+        PipelineError: the file cannot be read.
     """
     want = submission.expected(run.competition, run.input, run.competition_folder)
     result = read_tuned(run)

@@ -1,6 +1,6 @@
-"""What was submitted to Kaggle, one row each in submissions/log.csv, and beside every score what was expected of it.
+"""The log of submissions to Kaggle, submissions/log.csv: one row per submission, with its estimate and its scores.
 
-The scores stand in submissions/<run>.json too, under `kaggle`.
+The scores are also written to submissions/<run>.json, under `kaggle`.
 """
 
 from collections.abc import Sequence
@@ -19,12 +19,12 @@ COLUMNS = (
     "sent", "competition", "run", "what", "message", "ref", "status", "public", "private", "metric", "estimate", "low",
     "high", "optimistic", "verdict", "sha256", "error",
 )  # fmt: skip
-"""`what` is a file, or owner/kernel/version; `estimate` the honest score before, `low` to `high` its 95 % interval;
-`status` one of `sending`, `pending`, `complete`, `error`."""
+"""Columns of the log. `what` is a file, or owner/kernel/version. `estimate` is the honest score at the time of sending,
+`low` to `high` is its 95 % interval. `status` is one of `sending`, `pending`, `complete`, `error`."""
 KERNEL = "kernel "
-"""What stands before the name of a kernel where the hash of a file would."""
+"""Prefix of a kernel's name in the column `sha256`, which otherwise holds the hash of a file."""
 KEPT = ("sent", "what", "message", "ref", "status", "public", "private", "error")
-"""What the record of a run says of each."""
+"""Columns that are copied to the record of a run."""
 
 
 def log_file() -> Path:
@@ -33,10 +33,10 @@ def log_file() -> Path:
 
 
 def read(competition: str | None = None) -> pd.DataFrame:
-    """Returns the rows of the log, every value as text, an empty one as ""; those of one competition, where named.
+    """Returns the rows of the log, all or those of one competition, with every value as text.
 
     Raises:
-        PipelineError: it is no such log.
+        PipelineError: the file is not a valid log.
     """
     path = log_file()
     if not path.exists():
@@ -44,10 +44,12 @@ def read(competition: str | None = None) -> pd.DataFrame:
     try:
         rows = as_written(pd.read_csv(path, dtype=str, keep_default_na=False))
     except (ValueError, OSError) as error:
-        raise PipelineError(f"{shown(path)} cannot be read ({' '.join(str(error).split())}): mend it.") from None
+        raise PipelineError(
+            f"{shown(path)} cannot be read ({' '.join(str(error).split())}): repair it, or move it away."
+        ) from None
     lacking = [name for name in COLUMNS if name not in rows]
     if lacking:
-        raise PipelineError(f"{shown(path)} lacks the column {', '.join(lacking)}: put the file back, or move it away.")
+        raise PipelineError(f"{shown(path)} lacks the columns {', '.join(lacking)}: restore the file, or move it away.")
     return rows if competition is None else rows[rows["competition"] == competition].reset_index(drop=True)
 
 
@@ -58,7 +60,7 @@ def add(row: dict[str, Any]) -> None:
 
 
 def update(sent: str, run: str, values: dict[str, Any]) -> None:
-    """Changes the row of what a run sent at that time."""
+    """Changes values in the row of a submission, which is identified by its time and its run."""
     with exclusive_lock(log_file().parent):
         rows = read()
         chosen = (rows["sent"] == sent) & (rows["run"] == run)
@@ -68,15 +70,17 @@ def update(sent: str, run: str, values: dict[str, Any]) -> None:
 
 
 def remove(digest: str) -> None:
-    """Removes the rows of attempts to send something that did not arrive."""
+    """Removes the rows of attempts to send a file (or kernel) that did not reach Kaggle."""
     with exclusive_lock(log_file().parent):
         rows = read()
         _write(rows[(rows["sha256"] != digest) | (rows["status"] != "sending")])
 
 
 def record(competition: str, run: str) -> None:
-    """Writes what the log knows of a run's present submission, and of its kernels, into submissions/<run>.json; the
-    step that wrote it stays up to date."""
+    """Copies the log's rows of a run's current submission, and of its kernels, to submissions/<run>.json.
+
+    The step that wrote this file stays up to date.
+    """
     path = log_file().with_name(f"{run}.json")
     content = read_record(path)
     if not content:
@@ -95,7 +99,7 @@ def _of_record(row: dict[str, str]) -> dict[str, Any]:
 
 
 def number(text: str) -> float | None:
-    """Returns a number of the log; None where there is none."""
+    """Returns the number in a text of the log; None if the text is not a number."""
     try:
         return float(text)
     except ValueError:
@@ -115,5 +119,5 @@ def _text(value: Any) -> str:
 
 
 def of_file(rows: pd.DataFrame, digests: Sequence[str]) -> pd.DataFrame:
-    """Returns the rows of files with one of these hashes."""
+    """Returns the rows whose file has one of these hashes."""
     return rows[rows["sha256"].isin(list(digests))]

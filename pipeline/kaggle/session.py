@@ -1,9 +1,9 @@
-"""Saves what a session has made as a private dataset, and puts it back in the next session.
+"""Saves the results of a Kaggle session as a private dataset, and restores them in the next session.
 
-    python -m pipeline save NAME        work/, folds/ and submissions/, without what decode makes again in minutes
-    python -m pipeline restore NAME     from the attached dataset, or downloaded
+    python -m pipeline save NAME        work/, folds/ and submissions/, without files that decode makes again in minutes
+    python -m pipeline restore NAME     from the attached dataset, or by download
 
-A Kaggle session ends after 9 or 12 hours and its folder with it; `run` goes on from what is put back.
+A Kaggle session ends after 9 or 12 hours, and its folder is deleted. `run` continues from the restored files.
 """
 
 import re
@@ -20,22 +20,22 @@ from pipeline.kaggle.push import DATASET, push_dataset
 
 FOLDERS = ("work", "folds", "submissions")
 PACK = "session.segpipe"
-"""A .zip by another name: Kaggle would unpack a .zip into a folder that can only be read."""
+"""A .zip file with another suffix: Kaggle would unpack a .zip into a read-only folder."""
 LEFT_OUT = re.compile(
     r"work/[^/]+/(pixels_[^/]+|raw|outliers)/|/\.locks/|\.lock$|\.partial(/|$)|/tensorboard/|/kaggle/|work/[^/]+/[^/]+/bundle/"
 )
-"""What is made again from the raw files, or of use to nobody."""
+"""Files that are not saved: those made again from the raw files, locks, logs and bundles."""
 
 
 def save(name: str, message: str) -> str:
-    """Uploads what this session has made as a version of a private dataset; returns what to do next.
+    """Uploads the results of this session as a version of a private dataset; returns a sentence with the next step.
 
     Args:
-        name: of the dataset, with or without its owner.
-        message: what the version is called.
+        name: name of the dataset, with or without its owner.
+        message: description of the version.
 
     Raises:
-        PipelineError: there is nothing to save, the name is none, or Kaggle does not take it.
+        PipelineError: there is nothing to save, the name is invalid, or Kaggle rejects the dataset.
     """
     _check_name(name)
     files = session_files()
@@ -51,19 +51,20 @@ def save(name: str, message: str) -> str:
         write_json(folder / DATASET, {"title": title, "id": full, "licenses": [{"name": "other"}]})
         _, version = push_dataset(api, folder, message)
     return (
-        f"saved {len(files)} files as {full}, version {version}: attach it to the next session, and `restore {title}`"
+        f"saved {len(files)} files as {full}, version {version}: attach it to the next session and run "
+        f"`restore {title}` there"
     )
 
 
 def restore(name: str, force: bool = False) -> str:
-    """Puts back what `save` saved; returns what to do next.
+    """Restores the files that `save` saved; returns a sentence with the next step.
 
     Args:
-        name: of the dataset, with or without its owner; an attached one is found in input/.
-        force: whether files that are there are replaced.
+        name: name of the dataset, with or without its owner. An attached dataset is found in input/.
+        force: whether to overwrite existing files.
 
     Raises:
-        PipelineError: there is no such dataset, it is damaged, or files that are there would be replaced.
+        PipelineError: the dataset does not exist, it is damaged, or existing files would be overwritten.
     """
     slug = _check_name(name)
     places = (input_root() / slug, *sorted(input_root().glob(f"datasets/*/{slug}")))
@@ -78,22 +79,22 @@ def restore(name: str, force: bool = False) -> str:
             api.dataset_download_file(full, PACK, path=temporary, quiet=quiet)
         files = [path for path in Path(temporary).iterdir() if path.name in (PACK, f"{PACK}.zip")]
         if not files:
-            raise PipelineError(f"The dataset {full} holds no {PACK}: `save` did not make it.")
-        if files[0].name != PACK:  # Kaggle wraps large files
+            raise PipelineError(f"The dataset {full} contains no {PACK}: it was not made by `save`.")
+        if files[0].name != PACK:  # Kaggle sends large files as .zip
             archives.unpack(files[0], Path(temporary) / "inner")
             files = [Path(temporary) / "inner" / PACK]
         return _unpack(files[0], force)
 
 
 def session_files() -> list[Path]:
-    """Returns the files that a next session goes on from."""
+    """Returns the files from which a next session can continue."""
     base = root()
     paths = [path for name in FOLDERS for path in sorted((base / name).rglob("*")) if path.is_file()]
     return [path for path in paths if not LEFT_OUT.search(path.relative_to(base).as_posix())]
 
 
 def pack(files: list[Path], target: Path) -> None:
-    """Writes files into a .zip by their paths under the root."""
+    """Writes files into a .zip file with their paths relative to the root."""
     with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED, strict_timestamps=False) as opened, progress_bar() as bar:
         for path in bar.track(files, description="pack"):
             opened.write(path, path.relative_to(root()).as_posix())
@@ -105,34 +106,36 @@ def _unpack(archive: Path, force: bool) -> str:
             names = opened.namelist()
     except (zipfile.BadZipFile, OSError) as error:
         raise PipelineError(f"{archive} is damaged ({error}): save it again.") from None
-    strange = [name for name in names if PurePosixPath(name).parts[:1] not in [(one,) for one in FOLDERS]]
+    strange = [name for name in names if PurePosixPath(name).parts[:1] not in [(folder,) for folder in FOLDERS]]
     if strange:
-        raise PipelineError(f"{archive} holds {strange[0]!r}, which is no file of a session; nothing was put back.")
-    there = [name for name in names if (root() / name).exists()]
-    if there and not force:
         raise PipelineError(
-            f"{len(there)} of {len(names)} files are there already ({there[0]} for instance); nothing was put back: "
-            "--force replaces them."
+            f"{archive} contains {strange[0]!r}, which does not belong to a session; nothing was restored."
+        )
+    existing = [name for name in names if (root() / name).exists()]
+    if existing and not force:
+        raise PipelineError(
+            f"{len(existing)} of {len(names)} files exist already (for instance {existing[0]}); nothing was restored: "
+            "--force overwrites them."
         )
     with TemporaryDirectory(prefix=".segpipe-restore-", dir=_made(root())) as temporary:
         try:
             count = archives.unpack(archive, Path(temporary), inner=False)
         except archives.DamagedArchive as error:
-            raise PipelineError(f"{error}: save it again; nothing was put back.") from None
+            raise PipelineError(f"{error}: save it again; nothing was restored.") from None
         for name in names:
             target = root() / name
             target.parent.mkdir(parents=True, exist_ok=True)
             (Path(temporary) / name).replace(target)
     say(f"  {count} files → {shown(root()) if shown(root()) != '.' else root()}")
-    return f"put back {count} files: the same `run` goes on from them"
+    return f"restored {count} files: the same `run` command continues from them"
 
 
 def _check_name(name: str) -> str:
-    """Returns the last part of a dataset's name, if it is one."""
+    """The last part of a dataset's name, after checking the name."""
     if not re.fullmatch(r"([\w-]+/)?[a-z0-9-]{6,50}", name):
         raise PipelineError(
-            f"{name!r} is no name of a dataset: expected 6 to 50 small letters, digits and hyphens, perhaps after an "
-            "owner and a slash."
+            f"{name!r} is not a valid name of a dataset: expected 6 to 50 lower-case letters, digits and hyphens, "
+            "optionally after an owner and a slash."
         )
     return name.rpartition("/")[2]
 

@@ -1,4 +1,4 @@
-"""Submits a run's file, or a kernel's output, to Kaggle: checked before, asked where it is doubtful, scored after.
+"""Submits a run's file or a kernel's output to Kaggle: checks it first, asks if it is doubtful, and records its score.
 
     python -m pipeline submit RECIPE -m "what is new"
     python -m pipeline submit RECIPE -k OWNER/KERNEL -v VERSION     for a code competition
@@ -29,17 +29,17 @@ from pipeline.kaggle import sent
 from pipeline.kaggle.client import confirm, connect, explained, status_of, wait_for
 
 PATIENCE = 1800.0
-"""Seconds that a score is waited for on a terminal; elsewhere nobody waits unless told to."""
+"""Seconds to wait for a score in a terminal; without a terminal, only `--wait` makes the command wait."""
 FAULTS_SHOWN = 5
 CLOCKS = timedelta(minutes=10)
-"""By how much the clock of this machine may be ahead of Kaggle's."""
+"""How far the clock of this machine may be ahead of Kaggle's."""
 PAGES = 50
-"""Pages of a list of submissions that are read at most."""
+"""Maximum number of pages of the list of submissions to read."""
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """A kernel's version whose output is submitted."""
+    """The version of a kernel whose output is submitted."""
 
     name: str
     """owner/kernel."""
@@ -52,29 +52,32 @@ class Kernel:
 
 @dataclass(frozen=True)
 class Request:
-    """What is to be submitted, and what has been agreed to."""
+    """The options of a submission."""
 
     message: str
     kernel: Kernel | None = None
     yes: bool = False
-    """Doubts are not asked about."""
+    """Whether to submit a doubtful file without asking."""
     force: bool = False
-    """A verdict of *do not submit* does not stop it."""
+    """Whether to submit even if the verdict is *do not submit*."""
     wait: float | None = None
-    """Seconds to wait for the score; None: PATIENCE on a terminal, else not at all."""
+    """Seconds to wait for the score; None: PATIENCE in a terminal, otherwise not at all."""
 
 
 def submit(run: Run, request: Request) -> Iterator[str]:
-    """Submits, and yields what a person should know, line by line.
+    """Submits a run's file or a kernel's output.
+
+    Yields:
+        Lines of text for the user.
 
     Raises:
-        PipelineError: the file is missing, invalid or older than the run; the verdict is *do not submit*; nobody agreed
-            to a doubtful one; or Kaggle does not take it. What was sent stands in the log whatever comes after.
+        PipelineError: the file is missing, invalid or older than the run; the verdict is *do not submit*; the user did
+            not agree to a doubtful file; or Kaggle rejects it. The log has everything that was sent, even after errors.
     """
     if not run.competition.has_test:
         raise PipelineError(
-            f"the competition {run.competition.name} has no test set (`test: null`), and so no submission: name a "
-            "test set in its YAML."
+            f"the competition {run.competition.name} has no test set (`test: null`), so there is no submission: name "
+            "a test set in its YAML."
         )
     slug = slug_of(run)
     judged = _judged(run, request.kernel)
@@ -83,8 +86,11 @@ def submit(run: Run, request: Request) -> Iterator[str]:
         yield "nothing was submitted"
         return
     api = connect()
-    if digest in settle(api, run.competition.name, slug):  # by an attempt that was killed
-        yield f"it was sent already: `{program()} submissions {run.competition.name}` shows it; nothing was submitted"
+    if digest in settle(api, run.competition.name, slug):  # sent by a command that was killed
+        yield (
+            f"an earlier command has already sent it, so nothing was submitted; `{program()} submissions "
+            f"{run.competition.name}` shows it"
+        )
         return
     _check_limit(api, slug)
     sent.remove(digest)
@@ -94,8 +100,16 @@ def submit(run: Run, request: Request) -> Iterator[str]:
 
 
 def offer(run: Run, request: Request) -> Iterator[str]:
-    """Asks whether a kernel that ran should be submitted, and does it; says how where nobody can be asked. Yields and
-    raises as submit."""
+    """Asks whether to submit the output of a kernel that has run, and submits it.
+
+    Without a terminal, it gives the command that submits it.
+
+    Yields:
+        Lines of text for the user.
+
+    Raises:
+        PipelineError: as `submit`.
+    """
     assert request.kernel is not None
     slug, kernel = slug_of(run), request.kernel
     words = [*program().split(), "submit", *(run.options or (run.recipe.name,)), "-k", kernel.name]
@@ -106,10 +120,10 @@ def offer(run: Run, request: Request) -> Iterator[str]:
     if judged.verdict == "do not submit" and not request.force:
         raise PipelineError(
             f"The verdict on {kernel} is DO NOT SUBMIT: {judged.reasons[0].text} Nothing was submitted; "
-            f"`{shlex.join([*words, '--force'])}` submits it all the same."
+            f"`{shlex.join([*words, '--force'])}` submits it anyway."
         )
     if not request.yes and not sys.stdin.isatty():
-        yield f"not submitted: `{shlex.join(words)}` does it"
+        yield f"not submitted; `{shlex.join(words)}` submits it"
     elif not confirm(f"Submit {kernel} to {slug}?", request.yes):
         yield "nothing was submitted"
     else:
@@ -117,26 +131,26 @@ def offer(run: Run, request: Request) -> Iterator[str]:
 
 
 def slug_of(run: Run) -> str:
-    """Returns what the run's competition is called on Kaggle.
+    """Returns the name of the run's competition on Kaggle.
 
     Raises:
-        PipelineError: its YAML does not say.
+        PipelineError: the competition's YAML does not give it.
     """
     if run.competition.kaggle is None:
         raise PipelineError(
-            f"competition {run.competition.name}: its YAML does not say what it is called on Kaggle (`kaggle: …`, the "
-            "last part of its address)."
+            f"competition {run.competition.name}: its YAML does not give its name on Kaggle (`kaggle: …`, the last "
+            "part of its address)."
         )
     return run.competition.kaggle
 
 
 def keep_reasons(run: Run, kernel: Kernel, reasons: list[Reason]) -> None:
-    """Keeps what was found in the file that a kernel's version wrote; `submit` counts it among the run's reasons."""
+    """Stores the reasons found in the output of a kernel's version; `submit` adds them to the run's reasons."""
     write_json(_output_file(run), {"kernel": str(kernel), "reasons": to_json(reasons)})
 
 
 def reasons_of_output(run: Run, kernel: Kernel) -> list[Reason]:
-    """Returns what was found in the file that a kernel's version wrote; nothing where it was not looked at."""
+    """Returns the stored reasons for the output of a kernel's version; none if the output was not examined."""
     content = read_record(_output_file(run))
     return from_json(content) if content.get("kernel") == str(kernel) else []
 
@@ -155,33 +169,34 @@ def _judged(run: Run, kernel: Kernel | None) -> Judged:
     if kernel is not None:
         judged = replace(judged, reasons=gravest_first([*judged.reasons, *reasons_of_output(run, kernel)]))
     elif not judged.submitted:
-        there = "does not belong to what tune chose last" if run.submission.exists() else "does not exist"
-        raise PipelineError(f"{shown(run.submission)} {there}: `{run.command('--from', 'predict')}` writes it.")
+        state = "is older than the last tuning" if run.submission.exists() else "does not exist"
+        raise PipelineError(f"{shown(run.submission)} {state}: `{run.command('--from', 'predict')}` writes it.")
     return judged
 
 
 def _check_file(run: Run, judged: Judged) -> str:
-    """Returns the hash of the file, if it is what encode wrote, and valid."""
+    """The hash of the submission file, after checking that it is valid and unchanged since encode wrote it."""
     digest = freshness.hash_file(run.submission)
     if read_submission(run)["sha256"] != digest:
         raise PipelineError(
-            f"{shown(run.submission)} is not what encode wrote: `{run.command('--from', 'encode')}` writes it again."
+            f"{shown(run.submission)} was changed after encode wrote it: `{run.command('--from', 'encode')}` writes it "
+            "again."
         )
     want = submission.expected(run.competition, run.input, run.competition_folder)
     if faults := submission.faults_of(run.submission, want):
         more = f"; and {len(faults) - FAULTS_SHOWN} more" if len(faults) > FAULTS_SHOWN else ""
         raise PipelineError(
-            f"{shown(run.submission)} is not valid, nothing was submitted: {'; '.join(faults[:FAULTS_SHOWN])}{more}. "
+            f"{shown(run.submission)} is invalid, and nothing was submitted: {'; '.join(faults[:FAULTS_SHOWN])}{more}. "
             f"`{program()} check {shown(run.submission)} --competition {run.competition.name}` lists all faults."
         )
     return digest
 
 
 def _agreed(run: Run, judged: Judged, request: Request, digest: str) -> bool:
-    """Whether it may be submitted; asks where that is doubtful."""
+    """Whether the file may be submitted; asks the user if it is doubtful."""
     grave = [reason.text for reason in judged.reasons if reason.level != "note"]
     if judged.verdict == "do not submit" and not request.force:
-        raise PipelineError(f"The verdict on {run.name} is DO NOT SUBMIT: {grave[0]} --force submits it all the same.")
+        raise PipelineError(f"The verdict on {run.name} is DO NOT SUBMIT: {grave[0]} --force submits it anyway.")
     doubts = []
     if judged.verdict == "check first":
         doubts.append(f"The verdict on {run.name} is CHECK FIRST: {' '.join(grave[:2])}")
@@ -189,8 +204,9 @@ def _agreed(run: Run, judged: Judged, request: Request, digest: str) -> bool:
     before = before[before["status"] != "error"]
     if len(before) and not (before["status"] == "sending").all():
         row = before.iloc[-1]
-        doubts.append(f"The same was submitted on {row['sent']} (public score {row['public'] or 'not known yet'}).")
-    return not doubts or confirm(f"{' '.join(doubts)} Submit it all the same?", request.yes)
+        score = row["public"] or "not known yet"
+        doubts.append(f"The same file was already submitted on {row['sent']} (public score {score}).")
+    return not doubts or confirm(f"{' '.join(doubts)} Submit it anyway?", request.yes)
 
 
 def _check_limit(api: Any, slug: str) -> None:
@@ -205,15 +221,18 @@ def _check_limit(api: Any, slug: str) -> None:
                 raise
             return  # Kaggle will say so itself
     if limits.num_allowed_now == 0 and limits.num_today + limits.num_total > 0:
-        when = "in all" if limits.limited_by_total else "today (a new day begins at midnight UTC)"
-        raise PipelineError(f"No submission to {slug} is left {when}; nothing was submitted.")
+        when = "in total" if limits.limited_by_total else "for today (a new day begins at midnight UTC)"
+        raise PipelineError(f"No submissions to {slug} are left {when}; nothing was submitted.")
 
 
 # --- sending ---------------------------------------------------------------------------------------------------------
 
 
 def _send(api: Any, run: Run, judged: Judged, request: Request, digest: str) -> str:
-    """Sends it, and returns the time by which the log knows it. A row is there before, so that a kill loses nothing."""
+    """Sends the submission and returns the time that identifies it in the log.
+
+    The row is added to the log first, so that a kill loses nothing.
+    """
     slug, when = slug_of(run), datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
     what = str(request.kernel) if request.kernel else shown(run.submission)
     sent.add({
@@ -233,14 +252,14 @@ def _send(api: Any, run: Run, judged: Judged, request: Request, digest: str) -> 
     except PipelineError as error:
         if lost:
             raise PipelineError(
-                f"{error} The submission may have arrived all the same: `{program()} submissions "
-                f"{run.competition.name}` finds out, and the same command does so before it sends again."
+                f"{error} The submission may still have arrived: `{program()} submissions {run.competition.name}` "
+                "checks this, and so does the same command before it sends again."
             ) from None
         sent.remove(digest)
         raise PipelineError(f"{error} Nothing was submitted.") from None
     if answer.message == api.COMPETITION_SUBMIT_UPLOAD_FAILED_MESSAGE:
         sent.remove(digest)
-        raise PipelineError(f"The upload of {what} was cut short; nothing was submitted: run the same command again.")
+        raise PipelineError(f"The upload of {what} was incomplete; nothing was submitted: run the same command again.")
     sent.update(when, run.name, {"ref": answer.ref or None, "status": "pending"})
     sent.record(run.competition.name, run.name)
     return when
@@ -248,7 +267,7 @@ def _send(api: Any, run: Run, judged: Judged, request: Request, digest: str) -> 
 
 @contextmanager
 def _noticing_lost_answers(lost: list[Exception]) -> Iterator[None]:
-    """Adds an error to the list that leaves open whether Kaggle got the request: no answer, or a fault of its own."""
+    """Collects errors after which Kaggle may or may not have received the request: no answer, or a server error."""
     import requests
 
     try:
@@ -261,7 +280,7 @@ def _noticing_lost_answers(lost: list[Exception]) -> Iterator[None]:
 
 
 def _expected(run: Run, judged: Judged) -> dict[str, Any]:
-    """What the log says of the scores to expect."""
+    """The columns of the log with the scores to expect."""
     scores = judged.result.get("scores", {})
     honest, optimistic = scores.get("fold_model", {}), scores.get("optimistic", {})
     low, high = honest.get("interval_95") or judged.result.get("nested_interval_95") or (None, None)
@@ -275,8 +294,10 @@ def _expected(run: Run, judged: Judged) -> dict[str, Any]:
 
 
 def settle(api: Any, competition: str, slug: str) -> set[str]:
-    """Brings the log up to date with what Kaggle knows of a competition, and returns the hashes of what turned out to
-    have arrived, though the command that sent it was killed.
+    """Updates the log with Kaggle's list of submissions to a competition.
+
+    Returns:
+        The hashes of submissions that have arrived although the command that sent them was killed.
 
     Raises:
         PipelineError: Kaggle does not answer.
@@ -293,9 +314,8 @@ def settle(api: Any, competition: str, slug: str) -> set[str]:
             earliest = str(datetime.fromisoformat(row["sent"]) - CLOCKS)[:19]
             arrived = [answer for answer in arrived if str(answer.date).replace("T", " ")[:19] >= earliest]
             if not row["sha256"].startswith(sent.KERNEL):
-                arrived = [
-                    one for one in arrived if (one.file_name or Path(row["what"]).name) == Path(row["what"]).name
-                ]
+                name = Path(row["what"]).name
+                arrived = [answer for answer in arrived if (answer.file_name or name) == name]
             if not arrived:
                 continue
             row["ref"] = str(arrived[0].ref)
@@ -303,13 +323,13 @@ def settle(api: Any, competition: str, slug: str) -> set[str]:
             late.add(row["sha256"])
         if row["ref"] in by_ref:
             sent.update(row["sent"], row["run"], {"ref": row["ref"], **_told(by_ref[row["ref"]])})
-    for name in dict.fromkeys(rows["run"]):
-        sent.record(competition, name)
+    for run_name in dict.fromkeys(rows["run"]):
+        sent.record(competition, run_name)
     return late
 
 
 def _submissions(api: Any, slug: str) -> dict[str, Any]:
-    """All submissions to a competition, by their number."""
+    """All submissions to a competition, by Kaggle's number of the submission."""
     known: dict[str, Any] = {}
     for page in range(1, PAGES + 1):
         answer = api.competition_submissions(slug, page_number=page, page_size=100)
@@ -321,7 +341,7 @@ def _submissions(api: Any, slug: str) -> dict[str, Any]:
 
 
 def _told(answer: Any) -> dict[str, Any]:
-    """What Kaggle says of a submission, as the log has it."""
+    """Kaggle's answer about a submission, as columns of the log."""
     return {
         "status": answer.status.name.lower(),
         "public": answer.public_score or None,
@@ -334,7 +354,7 @@ def _told(answer: Any) -> dict[str, Any]:
 
 
 def _await_score(api: Any, run: Run, when: str, request: Request) -> Iterator[str]:
-    later = f"`{program()} submissions {run.competition.name}` shows its score later"
+    later = f"`{program()} submissions {run.competition.name}` will show its score"
     seconds = request.wait if request.wait is not None else PATIENCE if sys.stderr.isatty() else 0.0
     rows = sent.read()
     (row,) = rows[(rows["sent"] == when) & (rows["run"] == run.name)].to_dict("records")
@@ -350,7 +370,7 @@ def _await_score(api: Any, run: Run, when: str, request: Request) -> Iterator[st
             try:
                 answer = api.get_submission(int(row["ref"]))
             except requests.HTTPError as error:
-                if status_of(error) == 404:  # not there yet
+                if status_of(error) == 404:  # Kaggle does not list it yet
                     return None
                 raise
         return None if answer.status.name == "PENDING" else answer
@@ -363,7 +383,7 @@ def _await_score(api: Any, run: Run, when: str, request: Request) -> Iterator[st
     sent.update(when, run.name, told)
     sent.record(run.competition.name, run.name)
     if told["status"] == "error":
-        raise PipelineError(f"Kaggle could not score the submission: {told['error'] or 'it does not say why'}.")
+        raise PipelineError(f"Kaggle could not score the submission: {told['error'] or 'no reason given'}.")
     interval = f", 95 % {float(row['low']):.4f} to {float(row['high']):.4f}" if row["low"] and row["high"] else ""
     yield f"public score {told['public'] or 'not published'}; estimated {float(row['estimate']):.4f}{interval}"
     if told["private"]:

@@ -1,4 +1,4 @@
-"""The kernel that trains a run on Kaggle, as one script that holds the package, the recipe and the folds."""
+"""The kernel that trains a run on Kaggle: one script that contains the package, the recipe and the folds."""
 
 import base64
 import io
@@ -17,11 +17,11 @@ from pipeline.core.run import Run
 from pipeline.core.version import VERSION
 
 _TIME = 10**9
-"""Of all files in a kernel, in seconds since the epoch."""
+"""Modification time of all files in a kernel, in seconds since 1970."""
 OUTPUT = "trained.segpipe"
-"""What the kernel leaves: a .zip by another name."""
+"""The kernel's output file: a .zip file with another suffix."""
 LARGEST = 1_000_000
-"""Characters of a kernel's source that are certain to be taken."""
+"""Maximum number of characters of a kernel's source."""
 SCRIPT = '''\
 """Trains {run} of segmentation-pipeline {version}; written by `python -m pipeline run … --on kaggle`."""
 import base64, io, os, subprocess, sys, tarfile, zipfile
@@ -33,7 +33,7 @@ tarfile.open(fileobj=io.BytesIO(base64.b64decode(PAYLOAD))).extractall(home, fil
 root = home / "root"
 os.environ |= {{"PIPELINE_ROOT": str(root), "PYTHONPATH": str(home)}}
 given = Path(os.environ.setdefault("PIPELINE_INPUT", "/kaggle/input"))
-for place in ("{state}", "datasets/*/{state}"):  # what an earlier session left
+for place in ("{state}", "datasets/*/{state}"):  # results of an earlier session
     for pack in given.glob(place + "/{output}"):
         zipfile.ZipFile(pack).extractall(root)
 
@@ -51,22 +51,22 @@ with zipfile.ZipFile(output / "{output}", "w", zipfile.ZIP_STORED, strict_timest
         if path.is_file() and "tensorboard" not in path.parts and not path.name.endswith((".lock", ".partial")):
             pack.write(path, path.relative_to(root).as_posix())
 if code == 4:
-    print("the time is up: what is finished is kept, and training goes on from there", flush=True)
+    print("the time is up: finished work is kept, and training can continue from there", flush=True)
 elif code:
     sys.exit(f"training ended with exit code {{code}}: see above")
 '''
 
 
 def write_kernel(run: Run, folder: Path, user: str, accelerator: str, time: str, datasets: Sequence[str] = ()) -> None:
-    """Writes a kernel that trains a run and predicts the images its folds hold out: train.py, kernel-metadata.json.
+    """Writes a kernel that trains a run and predicts its held-out images: train.py and kernel-metadata.json.
 
     Args:
-        run: the run; its folds, and nothing of its images, are taken along.
-        folder: where to.
-        user: the account.
-        accelerator: Kaggle's name of the GPU, e.g. NvidiaTeslaT4 (two of them).
-        time: what `--time` gets there.
-        datasets: that are attached, owner/name: what an earlier session left.
+        run: the run. Its folds are included, its images are not.
+        folder: folder to write to.
+        user: account on Kaggle.
+        accelerator: Kaggle's name of the GPU, for example NvidiaTeslaT4 (two T4s).
+        time: value of `--time` in the kernel.
+        datasets: datasets to attach (owner/name), with the results of an earlier session.
 
     Raises:
         PipelineError: the run needs files of this machine, or the package is installed without its repository.
@@ -79,7 +79,7 @@ def write_kernel(run: Run, folder: Path, user: str, accelerator: str, time: str,
     first, _, rest = body.partition("\n")
     text = f'{first}\nPAYLOAD = "{base64.b64encode(_payload(run)).decode()}"\n{rest}'
     if len(text) > LARGEST:
-        raise PipelineError(f"The kernel would have {len(text)} characters, and Kaggle takes {LARGEST}.")
+        raise PipelineError(f"The kernel would have {len(text)} characters, but Kaggle accepts at most {LARGEST}.")
     write_text(folder / "train.py", text)
     name = kernel_name(run)
     write_json(folder / "kernel-metadata.json", {
@@ -91,12 +91,12 @@ def write_kernel(run: Run, folder: Path, user: str, accelerator: str, time: str,
 
 
 def kernel_name(run: Run) -> str:
-    """Returns the last part of the kernel's address: small letters, digits and hyphens, 50 at most."""
+    """Returns the last part of the kernel's address: at most 50 lower-case letters, digits and hyphens."""
     return re.sub(r"[^a-z0-9]+", "-", f"train {run.competition.name} {run.name}".lower()).strip("-")[:50].strip("-")
 
 
 def state_name(run: Run) -> str:
-    """Returns the last part of the address of the dataset that a training goes on from."""
+    """Returns the last part of the address of the dataset from which a training continues."""
     return f"{kernel_name(run)[:40].strip('-')}-state"
 
 
@@ -104,7 +104,7 @@ def _check_portable(run: Run) -> None:
     recipe = run.recipe
     if repository() is None:
         raise PipelineError(
-            "--on kaggle takes the repository along: run it from a clone, not from an installed package."
+            "--on kaggle uploads the repository's code: run it from a clone, not from an installed package."
         )
     settings: dict[str, Any] = {"train.start_from": recipe.train.start_from, "train.exclude": recipe.train.exclude}
     settings |= {"train.pseudo": recipe.train.pseudo, "arrays": recipe.arrays, "ensemble": recipe.ensemble or None}
@@ -114,13 +114,13 @@ def _check_portable(run: Run) -> None:
         settings["model.architecture"] = recipe.model.architecture
     if named := [key for key, value in settings.items() if value is not None]:
         raise PipelineError(
-            f"--on kaggle trains what the recipe and the competition's files alone make, and {named[0]} names "
-            "something of this machine: train it here, or leave that out."
+            f"--on kaggle can only use the recipe and the competition's files, but {named[0]} refers to files of this "
+            "machine: train here, or remove that setting."
         )
 
 
 def _payload(run: Run) -> bytes:
-    """A .tar.bz2 of the package, the recipe and competition as they are resolved, and the folds."""
+    """A .tar.bz2 archive of the package, the resolved recipe and competition, and the folds."""
     home = repository()
     assert home is not None
     buffer = io.BytesIO()
@@ -131,7 +131,7 @@ def _payload(run: Run) -> bytes:
         for path in (*paths, home / "pyproject.toml"):
             _add(pack, path.relative_to(home).as_posix(), path.read_bytes())
         _add(pack, f"{run.name}.yaml", yaml.safe_dump(_recipe(run), sort_keys=False).encode())
-        # training goes by a built-in metric; the file of a published one does not travel
+        # training uses a built-in metric, so the file of a published metric is not included
         competition = run.competition.model_dump(mode="json", exclude={"name", "metric_file"}, exclude_defaults=True)
         competition["reader"] = run.competition.reader
         _add(pack, f"{run.competition.name}.yaml", yaml.safe_dump(competition, sort_keys=False).encode())
@@ -141,14 +141,14 @@ def _payload(run: Run) -> bytes:
 
 
 def _add(pack: tarfile.TarFile, name: str, content: bytes) -> None:
-    """Adds a file without its time: the same files make the same kernel, by which it is known again."""
+    """Adds a file with a fixed time, so that the same files give the same kernel, which is then recognised."""
     entry = tarfile.TarInfo(name)
     entry.size, entry.mtime = len(content), _TIME
     pack.addfile(entry, io.BytesIO(content))
 
 
 def _recipe(run: Run) -> dict[str, Any]:
-    """The resolved recipe, which needs no other file but the competition's."""
+    """The resolved recipe, which needs no other file than the competition's."""
     skipped = {"name", "base", "quick", "takes"} & Recipe.model_fields.keys()
     data = run.recipe.model_dump(mode="json", exclude=skipped, exclude_defaults=True)
     return data | {"competition": f"{run.competition.name}.yaml"}

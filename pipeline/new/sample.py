@@ -1,8 +1,8 @@
-"""A synthetic ultrasound competition, written in the layout of Kaggle's Ultrasound Nerve Segmentation.
+"""Draws the synthetic sample competition, in the layout of Kaggle's Ultrasound Nerve Segmentation.
 
-Every pixel follows from the seed: a subject is a tissue map, a sweep is a smooth path of the probe over it, and a frame
-is one stop on that path. Annotation mistakes and broken frames are planted at known places, so that the stages that
-look for them can be judged.
+Every pixel is determined by the seed. A subject is a tissue map, a sweep is a smooth path of the probe over it, and a
+frame is one position on that path. Labelling errors and broken frames are planted at known places, so that the stages
+that search for them can be evaluated.
 """
 
 import shutil
@@ -33,21 +33,21 @@ REACH = 1.5  # the square spans -1.5 to 1.5 radii of the target
 
 @dataclass(frozen=True)
 class Frame:
-    """One image to be made; `key` is its own within its part of the data and seeds its noise."""
+    """One image to draw."""
 
     subject: int
     sweep: int
-    time: float  # of the stop on the path of the sweep, 0 to about 1
-    strength: float  # of the target: 0 absent, 1 fully there
-    key: int
+    time: float  # position on the path of the sweep, 0 to about 1
+    strength: float  # visibility of the target: 0 absent, 1 fully visible
+    key: int  # unique within the training or the test images; seeds the noise
     kind: str = ""  # "", "contradiction" or one of BROKEN_KINDS
     partner: int = -1  # key of the frame that a contradiction repeats
-    number: int = 0  # the img in the file name
+    number: int = 0  # the number `img` in the file name
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What all frames of a subject share, as float32 maps."""
+    """The maps that all frames of a subject share, float32."""
 
     tissue: np.ndarray  # log brightness, TISSUE pixels
     target: np.ndarray  # (*TISSUE, 2): radius, which is 1 on the outline and less inside; log brightness
@@ -68,16 +68,22 @@ class Sweep:
 def write_sample(
     folder: Path, train: int = 240, test: int = 120, seed: int = 0, on_progress: Progress | None = None
 ) -> None:
-    """Write the sample competition to `folder`, replacing an earlier sample there.
+    """Writes the sample competition (8-bit TIFF images, 420×580) to a folder, replacing an earlier sample.
 
-    `train` and `test` count images (8-bit TIFF, 420 x 580); the same seed gives the same bytes. `on_progress` gets the
-    frames written so far and their total. Raises PipelineError when a count is too small (train < 20, test < 5) or when
-    `folder` holds something else.
+    Args:
+        folder: folder to write.
+        train: number of training images, at least 20.
+        test: number of test images, at least 5.
+        seed: random seed; the same seed gives the same bytes.
+        on_progress: function that is called with the number of frames written so far and their total number.
+
+    Raises:
+        PipelineError: a number is too small, or the folder exists and is not an earlier sample.
     """
     if train < 20 or test < 5:
         raise PipelineError(f"A sample needs at least 20 training and 5 test images, but got {train} and {test}.")
     if folder.exists() and not (folder / "planted.csv").is_file():
-        raise PipelineError(f"{folder} is not an earlier sample (it has no planted.csv): move it away or name another.")
+        raise PipelineError(f"{folder} is not an earlier sample (it has no planted.csv): move it away.")
     unfinished = folder.parent / f".{folder.name}.partial"
     shutil.rmtree(unfinished, ignore_errors=True)
     (unfinished / "train").mkdir(parents=True)
@@ -94,7 +100,7 @@ def write_sample(
 
 
 def plan_frames(train: int, test: int, seed: int) -> tuple[list[Frame], list[Frame]]:
-    """Decide what the training and the test frames show; no subject is in both, and numbers are shuffled."""
+    """Returns the planned training and test frames. No subject is in both; the numbers in file names are shuffled."""
     train_subjects = min(max(train // 20, 8), train // 5)
     test_subjects = min(max(test // 20, 2), test // 5)
     train_frames = _plan_part(train, range(1, train_subjects + 1), seed)
@@ -113,7 +119,7 @@ def _number(frames: list[Frame], seed: int, by_subject: bool) -> list[Frame]:
 
 
 def _plan_part(count: int, subjects: range, seed: int) -> list[Frame]:
-    """Plan `count` frames: sweeps first, then contradictions of frames with a target, then broken frames."""
+    """Plans `count` frames: sweeps first, then contradictions of frames with a target, then broken frames."""
     rng = np.random.default_rng([seed, 1, subjects.start])
     contradictions = max(1, round(CONTRADICTION_SHARE * count))
     broken = max(1, round(BROKEN_SHARE * count))
@@ -122,7 +128,7 @@ def _plan_part(count: int, subjects: range, seed: int) -> list[Frame]:
     frames: list[Frame] = []
     for subject, length in zip(subjects, _split(in_sweeps, len(subjects)), strict=True):
         for sweep, stops in enumerate(_split(length, int(rng.integers(2, 4)) if length >= 9 else 2)):
-            # Rounding is owed to the next sweep, so that the share holds for the whole.
+            # Rounding errors are carried over to the next sweep, so that the overall share is right.
             owed = share * (len(frames) + stops) - sum(frame.strength > 0 for frame in frames)
             strengths = _plan_strengths(stops, int(np.clip(round(owed), 0, stops)), rng)
             for index, strength in enumerate(strengths):
@@ -140,7 +146,7 @@ def _split(total: int, parts: int) -> list[int]:
 
 
 def _plan_strengths(stops: int, shown: int, rng: np.random.Generator) -> list[float]:
-    """The target's strength at each stop: there for `shown` stops on end, fainter where it comes and goes."""
+    """The target's strength at each position: visible at `shown` consecutive positions, fainter at both ends."""
     before = int(rng.integers(0, stops - shown + 1))
     after = stops - shown - before
     run = [1.0] * shown
@@ -151,7 +157,7 @@ def _plan_strengths(stops: int, shown: int, rng: np.random.Generator) -> list[fl
 
 def _noise(rng: np.random.Generator, shape: tuple[int, int], across: float, down: float) -> np.ndarray:
     """Unit-variance float32 noise of `shape`, smooth over `across` columns and `down` rows (standard deviations)."""
-    # Smooth noise holds no detail, so it is made small and enlarged: far cheaper than a wide blur.
+    # Smooth noise has no detail, so it is drawn small and enlarged, which is much cheaper than a wide blur.
     step_across, step_down = max(1, int(across // 3)), max(1, int(down // 3))
     small = (shape[0] // step_down + 8, shape[1] // step_across + 8)
     field: np.ndarray = rng.standard_normal(small, dtype=np.float32)
@@ -171,7 +177,7 @@ def _step(distance: np.ndarray) -> np.ndarray:
 
 
 def make_subject(seed: int, number: int) -> Subject:
-    """Make the tissue, the target and the shading of one subject."""
+    """Returns the tissue, the target and the shading of one subject."""
     rng = np.random.default_rng([seed, 4, number])
     tissue = _make_tissue(rng)
     return Subject(tissue, _make_target(rng), _make_shade(rng))
@@ -179,7 +185,7 @@ def make_subject(seed: int, number: int) -> Subject:
 
 def _make_tissue(rng: np.random.Generator) -> np.ndarray:
     columns, rows = _grid(TISSUE)
-    # Layers lie flat under the skin and bend more the deeper they are.
+    # Layers are flat under the skin and bend more with depth.
     depth = np.clip((rows - MARGIN - 12) / 130, 0.03, 1)
     slope = rng.uniform(-0.12, 0.12) * (columns - TISSUE[1] / 2)
     bend = depth * (slope + 17 * _noise(rng, TISSUE, 100, 60) + 7 * _noise(rng, TISSUE, 36, 24))
@@ -194,7 +200,7 @@ def _make_tissue(rng: np.random.Generator) -> np.ndarray:
 
 
 def _make_layers(rng: np.random.Generator) -> np.ndarray:
-    """Flat layers of differing brightness, parted by bright, broken fascia lines."""
+    """Flat layers of different brightness, separated by bright, broken fascia lines."""
     rows = np.arange(TISSUE[0], dtype=np.float32)[:, None]
     layers = np.zeros(TISSUE, np.float32)
     edge, level = MARGIN + 4.0, 0.3
@@ -217,7 +223,7 @@ def _make_streaks(rng: np.random.Generator) -> np.ndarray:
 
 
 def _add_vessel(tissue: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A dark, even ellipse without rim or honeycomb: what the target must not be mistaken for."""
+    """Adds a dark, uniform ellipse without the target's rim and mesh: a distractor that resembles the target."""
     columns, rows = _grid(TISSUE)
     column, row = rng.uniform(MARGIN + 40, MARGIN + COLUMNS - 40), rng.uniform(MARGIN + 110, MARGIN + ROWS - 60)
     wide, high = rng.uniform(22, 52), rng.uniform(15, 30)
@@ -227,7 +233,7 @@ def _add_vessel(tissue: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _make_target(rng: np.random.Generator) -> np.ndarray:
-    """A nerve, float32 (*TISSUE, 2), radius and log brightness: dark cells in a bright mesh, within a bright rim."""
+    """A nerve, float32 (*TISSUE, 2) with radius and log brightness: dark cells in a bright mesh with a bright rim."""
     shape = (PATCH, PATCH)
     x, y = (REACH * (2 * place / (PATCH - 1) - 1) for place in _grid(shape))
     wobble = sum(rng.normal(0, 0.05) * np.cos(n * np.arctan2(y, x) + rng.uniform(0, 2 * np.pi)) for n in (2, 3))
@@ -239,7 +245,7 @@ def _make_target(rng: np.random.Generator) -> np.ndarray:
     nearest = np.partition(np.hypot(x[..., None] - cells[:, 0], y[..., None] - cells[:, 1]), 1, axis=2)
     mesh = np.exp(-(((nearest[..., 1] - nearest[..., 0]) / 0.17) ** 2)) * (0.9 + 0.25 * _noise(rng, shape, 12, 12))
     rim = np.exp(-(((radius - 0.89) / 0.11) ** 2)) * (1.4 + 0.2 * _noise(rng, shape, 20, 20))
-    ground = -0.6 - 0.5 * _step((radius - 1.02) * 60)  # a dark sheath sets it off from its surroundings
+    ground = -0.6 - 0.5 * _step((radius - 1.02) * 60)  # a dark sheath separates it from the surrounding tissue
     texture = ground + 1.9 * np.maximum(mesh * (radius < 1), rim) + 0.12 * _noise(rng, shape, 3, 3)
     area, aspect, angle = np.exp(rng.uniform(8.4, 9.15)), rng.uniform(1.15, 1.8), rng.uniform(-1.2, 1.2)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
@@ -261,7 +267,7 @@ def _make_shade(rng: np.random.Generator) -> np.ndarray:
 
 
 def make_sweep(seed: int, subject: int, number: int) -> Sweep:
-    """Make the path and the speckle of one sweep of a subject."""
+    """Returns the path and the speckle of one sweep of a subject."""
     rng = np.random.default_rng([seed, 5, subject, number])
     return Sweep(
         start=rng.uniform((-20, -10), (20, 4)),
@@ -273,7 +279,7 @@ def make_sweep(seed: int, subject: int, number: int) -> Sweep:
 
 
 def render(frame: Frame, subject: Subject, sweep: Sweep, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Image (0-255) and true mask (0 or 255) of a frame, both uint8 (ROWS, COLUMNS)."""
+    """Returns the image (0 to 255) and the true mask (0 or 255) of a frame, both uint8 (ROWS, COLUMNS)."""
     rng = np.random.default_rng([seed, 6, frame.subject, frame.key])
     mask = np.zeros((ROWS, COLUMNS), np.uint8)
     if frame.kind == "constant":
@@ -294,30 +300,31 @@ def render(frame: Frame, subject: Subject, sweep: Sweep, seed: int) -> tuple[np.
 
 
 def _speckle(frame: Frame, sweep: Sweep) -> np.ndarray:
-    """Log of the speckle amplitude, float32 (ROWS, COLUMNS): it moves with the tissue and renews itself on the way."""
+    """Log of the speckle amplitude, float32 (ROWS, COLUMNS). It moves with the tissue and changes along the path."""
     phase = 0.45 * np.pi * frame.time + (0.03 if frame.kind == "contradiction" else 0)
     column, row = np.round(MARGIN + sweep.start + frame.time * sweep.travel).astype(int)
     fields = sweep.speckle[:, row : row + ROWS, column : column + COLUMNS]
     mixed = np.float32(np.cos(phase)) * fields[:2] + np.float32(np.sin(phase)) * fields[2:]
-    # Sound resolves depth more finely than width, so the grains lie flat.
+    # Ultrasound has a finer resolution in depth than in width, so the grains are flat.
     real, imaginary = (cv2.GaussianBlur(field, (0, 0), 2.4, sigmaY=1.1) for field in mixed)
     return np.log(np.hypot(real, imaginary) * 5.5 + np.float32(0.35))
 
 
 def _expose(brightness: np.ndarray, frame: Frame, gain: float, rng: np.random.Generator) -> np.ndarray:
     total = np.float32(gain + rng.normal(0, 0.015) + {"dark": -3.2, "bright": 3.2}.get(frame.kind, 0))
-    # A soft floor: a scanner compresses faint echoes rather than cutting them off.
+    # A soft floor: a scanner compresses faint echoes instead of cutting them off.
     grey = 10 + 42 * np.log(1 + np.exp(2 * (brightness + total) + np.float32(1.7)))
     return np.clip(np.round(grey + rng.standard_normal(grey.shape, dtype=np.float32)), 0, 255).astype(np.uint8)
 
 
 def _write_frames(root: Path, frames: list[Frame], is_test: bool, seed: int) -> Iterator[dict[str, object]]:
-    """Write the TIFFs of a part and yield a table row for each frame, subject by subject."""
+    """Writes the TIFF files of the training or test images, and yields one table row per frame."""
     with ThreadPoolExecutor() as pool:
         for number in sorted({frame.subject for frame in frames}):
-            own = [frame for frame in frames if frame.subject == number]
-            sweeps = {sweep: make_sweep(seed, number, sweep) for sweep in {frame.sweep for frame in own}}
-            yield from pool.map(partial(_write_frame, root, make_subject(seed, number), sweeps, is_test, seed), own)
+            of_subject = [frame for frame in frames if frame.subject == number]
+            sweeps = {sweep: make_sweep(seed, number, sweep) for sweep in {frame.sweep for frame in of_subject}}
+            draw = partial(_write_frame, root, make_subject(seed, number), sweeps, is_test, seed)
+            yield from pool.map(draw, of_subject)
 
 
 def _write_frame(

@@ -1,4 +1,4 @@
-"""What decode would refuse of raw files, found on some of them before anything is run."""
+"""Tries to decode some of the raw files, to find faults before any stage runs."""
 
 import re
 from dataclasses import dataclass
@@ -14,28 +14,28 @@ from pipeline.decode.readers.files import evenly
 from pipeline.masks.geometry import geometry_of
 
 LOOKED_AT: dict[SubsetName, int] = {"train": 60, "test": 20}
-"""How many images of a subset are read; all, where there are no more."""
+"""Maximum number of images per subset that are read."""
 OF_WINDOWS = 4
-"""Windows of huge images are large: a quarter as many are read."""
+"""Divides this number for windows of huge images, which take longer to read."""
 KINDS_SHOWN = 5
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What decode would say, as far as some images show it."""
+    """The result of decoding some images."""
 
     faults: list[str]
-    """What it would refuse, one sentence per kind of fault."""
+    """Faults at which decode would stop, one sentence per kind."""
     remarks: list[str]
-    """What a person should know."""
+    """Further information for the user."""
 
 
 def try_some(run: Run, listing: Listing) -> Trial:
-    """Returns the faults and remarks of a listing, and of some images and masks of it.
+    """Returns the faults and remarks of a listing, and of some of its images and masks.
 
     Args:
-        run: whose competition and geometry count.
-        listing: every image of the competition.
+        run: a run with the competition and the geometry to use.
+        listing: all images of the competition.
     """
     chosen = {name: [item for item in listing.items if item.subset == name] for name in SUBSETS}
     shares = {
@@ -45,10 +45,10 @@ def try_some(run: Run, listing: Listing) -> Trial:
     remarks.forget()
     dtype = first_type(item for items in some.values() for item in items)
     decoded = {name: [_decoded(item, run, dtype) for item in items] for name, items in some.items()}
-    faults = [*listing.faults, *(fault for ones in decoded.values() for one in ones for fault in one.faults)]
+    faults = [*listing.faults, *(fault for images in decoded.values() for image in images for fault in image.faults)]
     if len(decoded["train"]) == len(chosen["train"]):
-        faults += checks.find_faults(run, decoded["train"])  # what all masks say together
-    partly, folder = some != chosen, run.input  # found anew at every call
+        faults += checks.find_faults(run, decoded["train"])  # faults that show only in all masks together
+    partly, folder = some != chosen, run.input  # run.input searches the disk at every call: keep it
     paths = {folder / item.path for item in listing.items}
     settled = checks.orientation_settled(run, decoded["train"])
     told = remarks.sentences(paths, run.competition.reads_upright, settled)
@@ -62,7 +62,7 @@ def _decoded(item: Item, run: Run, dtype: np.dtype) -> Decoded:
 
 
 def _by_kind(faults: list[Fault], where: str) -> list[str]:
-    """The first fault of each kind, with the number of those that differ in names and numbers alone."""
+    """The first fault of each kind, with the number of faults that differ from it only in names and numbers."""
     kinds: dict[str, list[Fault]] = {}
     for fault in faults:
         text = fault.message.replace(str(fault.image_id), "") if fault.image_id else fault.message

@@ -1,4 +1,4 @@
-"""A first competition YAML and recipe for a folder of raw files, with what is sure, guessed and left to fill in."""
+"""Writes a first competition YAML and recipe for a folder of raw files; each setting is sure, guessed or to fill in."""
 
 import json
 import os
@@ -32,36 +32,36 @@ from pipeline.new.guess.layout import look
 from pipeline.new.trial import Trial, try_some
 
 STRIDE, ROWS, LONGEST = 32, 128, 256
-"""Of a first recipe: what sides must be multiples of, rows where the image has as many, and the longest side."""
+"""Image size of a first recipe: sides are multiples of STRIDE, with at most ROWS rows, and no side over LONGEST."""
 CROP = (256, 256)
-"""Rows × columns that the network sees of a window of a huge image."""
+"""Rows and columns of the crop of a window that the network gets, for huge images."""
 SHOWN, ACROSS, WIDTH = 12, 4, 320
-"""Of the contact sheet: images, images in a row, and the width of an image in pixels."""
-CERTAINTIES = {"sure": "sure", "guess": "guessed", "FILL IN": "left to fill in"}
+"""The contact sheet: number of images, images per row, and width of an image in pixels."""
+CERTAINTIES = {"sure": "sure", "guess": "guessed", "FILL IN": "to fill in"}
 
 
 @dataclass(frozen=True)
 class Written:
-    """What a first look has left behind."""
+    """The results of `new`."""
 
     draft: Draft
     competition: Path
     recipe: Path
     link: str
-    """What became of the folder in input/, a sentence; blank when it lay there already."""
+    """A sentence about the link in input/; "" if the folder is there already."""
     sheet: str
-    """Where the contact sheet is, or why there is none."""
+    """The path of the contact sheet, or why there is none."""
     trial: Trial
-    """What decode would refuse, and what else it would say."""
+    """Faults and remarks from decoding some images."""
     following: list[str]
     """The next commands."""
 
     def lines(self) -> list[str]:
-        """Returns what to tell: settings by how certain they are, then files and the next commands."""
+        """Returns the lines to print: settings ordered by certainty, then files and the next commands."""
         lines = []
         for certainty, title in CERTAINTIES.items():
-            own = [guess for guess in self.draft.guesses if guess.certainty == certainty]
-            lines += [title, *(f"  {_told(guess)}" for guess in own)] if own else []
+            guesses = [guess for guess in self.draft.guesses if guess.certainty == certainty]
+            lines += [title, *(f"  {_told(guess)}" for guess in guesses)] if guesses else []
         lines.append(f"written     {shown(self.competition)}, {shown(self.recipe)}")
         lines += [f"raw files   {self.link}"] if self.link else []
         lines.append(f"look at     {self.sheet}")
@@ -77,26 +77,28 @@ class Written:
 def write_new(
     name: str, folder: Path, target: Path | None = None, force: bool = False, assignments: Sequence[str] = ()
 ) -> Written:
-    """Returns what was written for the raw files in a folder: a competition, a recipe, a link in input/ and a picture.
+    """Writes a competition, a recipe, a link in input/ and a picture for the raw files in a folder.
 
     Args:
-        name: of the competition and of its recipe.
-        folder: the raw files; they are only read.
-        target: the folder of competitions/ and recipes/; by default the package's own, or, where it is installed, the
-            root.
-        force: overwrite what is there.
-        assignments: `key=value` with dotted keys, instead of what would be guessed or left to fill in.
+        name: name of the competition and of its recipe.
+        folder: folder of the raw files, which are only read.
+        target: folder in which competitions/ and recipes/ are written. Default: the package's own folders in a clone,
+            the root for an installed package.
+        force: whether to overwrite existing files.
+        assignments: settings as `key=value` with dotted keys, which replace guesses.
 
     Raises:
-        PipelineError: a name that is none, a file that is there already, nothing to go by in the folder, or an unknown
-            key or wrong value among the assignments.
+        PipelineError: the name is invalid, a file exists already, the folder is not understood, or an assignment has an
+            unknown key or an invalid value.
     """
     if not re.fullmatch(r"[a-z0-9_][a-z0-9._-]*", name):
-        raise PipelineError(f"{name!r} is no name for a competition; expected a-z, 0-9, `.`, `_`, `-`, e.g. my-cells.")
+        raise PipelineError(
+            f"{name!r} is not a valid name of a competition; expected a-z, 0-9, `.`, `_`, `-`, for example my-cells."
+        )
     written, recipe_path = _places(name, target)
     for path in (written, recipe_path):
         if path.exists() and not force:
-            raise PipelineError(f"{shown(path)} exists already; take another name, or overwrite it with --force.")
+            raise PipelineError(f"{shown(path)} exists already; choose another name, or overwrite it with --force.")
     folder = Path(os.path.abspath(folder.expanduser()))
     _check_link(name, folder)
     draft = _given(look(folder, name), assignments)
@@ -106,10 +108,12 @@ def write_new(
     write_text(written, _competition_text(name, draft))
     write_text(recipe_path, _recipe_text(name, draft, inside=target is None))
     sheet, trial = _tried(name, written, recipe_path, folder)
-    own = name if target is None else quote(shown(recipe_path))
-    run = f"{program()} run {own} --quick"
-    if trial.faults:  # a run would end with them
-        run = f"correct that in {shown(written)} or in the raw files; `{program()} decode {own}` lists all faults"
+    recipe_name = name if target is None else quote(shown(recipe_path))
+    run = f"{program()} run {recipe_name} --quick"
+    if trial.faults:  # a run would stop at them
+        run = (
+            f"correct this in {shown(written)} or in the raw files; `{program()} decode {recipe_name}` lists all faults"
+        )
     return Written(draft, written, recipe_path, link, sheet, trial, _following(draft, written, run))
 
 
@@ -126,11 +130,11 @@ def _places(name: str, target: Path | None) -> tuple[Path, Path]:
 def _check_link(name: str, folder: Path) -> None:
     place = input_root() / name
     if os.path.lexists(place) and place.resolve() != folder.resolve():
-        raise PipelineError(f"{shown(place)} is there already and is not {folder}; take another name, or move it away.")
+        raise PipelineError(f"{shown(place)} exists already and is not {folder}; choose another name, or move it away.")
 
 
 def _link(name: str, folder: Path) -> str:
-    """Makes the raw files known in input/ and returns what was done; blank when they are there."""
+    """Links the raw files into input/ and returns a sentence about it; "" if they are there already."""
     place = input_root() / name
     if os.path.lexists(place):
         return ""
@@ -138,7 +142,7 @@ def _link(name: str, folder: Path) -> str:
         place.parent.mkdir(parents=True, exist_ok=True)
         place.symlink_to(folder)
     except OSError as error:
-        return f"could not be linked ({error.strerror}); make it so: ln -s {quote(str(folder))} {quote(str(place))}"
+        return f"could not be linked ({error.strerror}); run: ln -s {quote(str(folder))} {quote(str(place))}"
     return f"{shown(place)} is now a link to {folder}"
 
 
@@ -146,14 +150,17 @@ def _link(name: str, folder: Path) -> str:
 
 
 def _competition_text(name: str, draft: Draft) -> str:
-    """The YAML, every key with its certainty and evidence behind it."""
-    lines = [f"# A first look by `python -m pipeline new {name}`: check the guesses, fill in what is marked FILL IN."]
+    """The YAML, with the certainty and the evidence of every setting as a comment."""
+    lines = [
+        f"# Written by `python -m pipeline new {name}`: check every guess, and fill in the settings marked FILL IN."
+    ]
     lines += [f"# {' '.join(note.split())}" for note in draft.notes]
-    order = {parent: place for place, parent in reversed([*enumerate(one.key.split(".")[0] for one in draft.guesses)])}
+    parents = [guess.key.split(".")[0] for guess in draft.guesses]
+    order = {parent: position for position, parent in reversed([*enumerate(parents)])}
     guesses = sorted(draft.guesses, key=lambda guess: order[guess.key.split(".")[0]])
-    for parent, own in groupby(guesses, key=lambda guess: guess.key.rpartition(".")[0]):
+    for parent, of_parent in groupby(guesses, key=lambda guess: guess.key.rpartition(".")[0]):
         lines += [f"{parent}:"] if parent else []
-        for guess in own:
+        for guess in of_parent:
             value = "" if guess.certainty == "FILL IN" else _flow(guess.value)
             setting = f"{'  ' if parent else ''}{guess.key.rpartition('.')[2]}: {value}"
             lines.append(f"{setting:<42}  # {guess.certainty}: {' '.join(guess.evidence.split())}")
@@ -161,9 +168,9 @@ def _competition_text(name: str, draft: Draft) -> str:
 
 
 def _flow(value: Any) -> str:
-    """A value in one line of YAML, texts in double quotes where they need any."""
+    """A value as one line of YAML; texts get double quotes only if they need them."""
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{_flow(key)}: {_flow(own)}" for key, own in value.items()) + "}"
+        return "{" + ", ".join(f"{_flow(key)}: {_flow(inner)}" for key, inner in value.items()) + "}"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(_flow, value)) + "]"
     if isinstance(value, str):
@@ -185,7 +192,7 @@ def _recipe_text(name: str, draft: Draft, inside: bool) -> str:
         for side in (draft.store or size, tuple(side // 2 for side in draft.store or size))
     )
     return f"""# A first recipe by `python -m pipeline new {name}`: from scratch, small enough for a CPU, not measured.
-# Where the rules allow them, ImageNet weights (`weights: imagenet`, or a file) help more than any other setting.
+# If the rules allow them, ImageNet weights (`weights: imagenet`, or a file) usually help more than any other setting.
 competition: {name if inside else f"../competitions/{name}.yaml"}
 image: {{size: [{size[0]}, {size[1]}],{store} fit: stretch, channels: {draft.channels}}}
 model: {{architecture: Unet, encoder: resnet34, weights: none}}
@@ -193,7 +200,7 @@ augment:
   - HorizontalFlip: {{p: 0.5}}
 train:
   epochs: 20
-  steps: 600             # more epochs where there are few images
+  steps: 600             # at least this many steps: more epochs if there are few images
   batch_size: 8
 quick:
   image: {{size: [{quick[0]}, {quick[1]}]{quick_store.rstrip(",").replace(" store", ", store")}}}
@@ -202,7 +209,7 @@ quick:
 
 
 def network_size(size: tuple[int, int]) -> tuple[int, int]:
-    """Returns rows × columns for a network, multiples of 32 near the proportions of images of this size."""
+    """Returns rows and columns for a network: multiples of 32 that roughly keep the aspect ratio of images."""
     rows = min(ROWS, -(-size[0] // STRIDE) * STRIDE)
     columns = max(STRIDE, round(rows * size[1] / size[0] / STRIDE) * STRIDE)
     if columns <= LONGEST:
@@ -219,33 +226,39 @@ def _following(draft: Draft, written: Path, run: str) -> list[str]:
 
 
 def open_competition(path: Path) -> Competition:
-    """Returns a competition just written, with something harmless where it is left to fill in.
+    """Returns a competition that was just written, with harmless values for settings that are still to fill in.
 
     Raises:
-        PipelineError: it is not valid.
+        PipelineError: the competition is invalid.
     """
     return check_settings(path.stem, read_yaml(path))
 
 
 def check_settings(name: str, data: dict[str, Any]) -> Competition:
-    """Returns settings as a competition, with something harmless where they are left to fill in; raises likewise."""
+    """Returns the competition of settings, with harmless values for settings that are still to fill in.
+
+    Raises:
+        PipelineError: a setting is invalid.
+    """
     stand_in = {"metric": "dice", "border": "background"}
     data = data | {key: value for key, value in stand_in.items() if key in data and data[key] is None}
     return validate(LAYOUTS[data["reader"]], {"name": name, **data}, f"competition {name}.yaml")
 
 
 def _given(draft: Draft, assignments: Sequence[str]) -> Draft:
-    """The draft with settings given on the command line in place of its own."""
+    """The draft with the settings that were given on the command line."""
     given = flatten(override({}, list(assignments)))
-    own = [guess for guess in draft.guesses if not any(f"{key}.".startswith(f"{guess.key}.") for key in given)]
-    if given.get("orientation") == "stored":  # the shape that was seen is that of upright images
-        own = [guess for guess in own if guess.key != "shape"]
-    return replace(draft, guesses=[*own, *(Guess(key, value, "sure", "as given") for key, value in given.items())])
+    kept = [guess for guess in draft.guesses if not any(f"{key}.".startswith(f"{guess.key}.") for key in given)]
+    if given.get("orientation") == "stored":  # the guessed shape is that of images turned upright
+        kept = [guess for guess in kept if guess.key != "shape"]
+    return replace(draft, guesses=[*kept, *(Guess(key, value, "sure", "as given") for key, value in given.items())])
 
 
 def _tried(name: str, written: Path, recipe_path: Path, folder: Path) -> tuple[str, Trial]:
-    """Draws training images with their masks, as the YAML says to read them, and returns where they are, and what
-    decode would say of some images."""
+    """Draws training images with their masks as the YAML reads them, and tries to decode some images.
+
+    Returns the text about the picture, and the result of the trial.
+    """
     path = root() / "work" / name / "new.png"
     try:
         opened = open_competition(written)
@@ -254,21 +267,21 @@ def _tried(name: str, written: Path, recipe_path: Path, folder: Path) -> tuple[s
         trial = try_some(run, listing)
         tiles = [([_picture(item, masks, opened)], item.image_id) for item, masks in chosen(listing.items)]
     except PipelineError as error:
-        return "no picture, as the files cannot be listed", Trial([str(error)], [])
+        return "no picture, because the files cannot be listed", Trial([str(error)], [])
     if not tiles:
         why = "no training image and mask can be read"
-        unknown = [f"{why}: does {shown(written)} say what these files are?"]
+        unknown = [f"{why}: check whether {shown(written)} describes these files correctly."]
         return f"no picture, because {why}", replace(trial, faults=trial.faults or unknown)
     write_png(path, with_legend(contact_sheet(tiles, WIDTH, ACROSS), opened))
     return f"{shown(path)}: {len(tiles)} training images as this YAML reads them", trial
 
 
 def chosen(items: list[Item]) -> list[tuple[Item, Masks]]:
-    """Returns up to 12 training images with their masks, those that show something first."""
+    """Returns up to 12 training images with their masks; images with a partial mask come first."""
     found: list[tuple[Item, Masks]] = []
     windows = any("of_box" in item.place for item in items[:1])
     some = evenly([item for item in items if item.subset == "train"], (3 if windows else 20) * SHOWN)
-    for item in [item for start in range(20) for item in some[start::20]]:  # the first few come from everywhere
+    for item in [item for start in range(20) for item in some[start::20]]:  # spread the first ones over all images
         try:
             shape = item.read_image().shape
             masks = item.read_masks((shape[0], shape[1])) if item.read_masks else None

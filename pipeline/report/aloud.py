@@ -1,37 +1,40 @@
-"""Results in sentences, for notebooks and whoever reads them aloud."""
+"""Results as sentences, for notebooks."""
 
 from collections.abc import Mapping
 from typing import Any
 
 
 def tuning(result: Mapping[str, Any]) -> str:
-    """Returns whether tuning paid, in plain words and with the figures behind it.
+    """Returns sentences that say whether tuning improved the score, and by how much.
 
     Args:
-        result: what postprocess.json holds (`look.result`).
+        result: the content of postprocess.json (see `look.result`).
     """
     metric, untuned, nested, tuned = (result[key] for key in ("metric", "untuned", "nested", "score"))
     procedure, steps = result.get("procedure") or {}, result.get("steps") or []
     kept = _listed([step["step"] for step in steps if step["kept"]])
     if procedure.get("ships") == "fixed":
-        return f"Nothing was tuned: the settings fix the decision, and {metric} is {tuned:.4f}."
+        return f"Nothing was tuned: the settings fix the decision rule, and {metric} is {tuned:.4f}."
     if procedure.get("ships") == "untuned":
-        text = f"Tuning does not pay here. The untuned decision is used, and {metric} is {untuned:.4f}."
+        text = f"Tuning does not help here. The untuned decision rule is used, and {metric} is {untuned:.4f}."
         if procedure.get("gain") is None:
             return text
         return (
-            f"{text} Of {len(steps)} steps that were tried, none helped by more than noise on images that it was not "
-            f"fitted to: all together changed {metric} by {_signed(procedure)}."
+            f"{text} {len(steps)} steps were tried. On images that they were not fitted to, none of them improved "
+            f"the score by more than noise: together they changed {metric} by {_signed(procedure)}."
         )
-    text = f"Tuning pays here. On images that chose nothing, {metric} is {untuned:.4f} before and {nested:.4f} after"
+    text = (
+        f"Tuning helps here. On images that were not used for tuning, {metric} is {untuned:.4f} before and "
+        f"{nested:.4f} after"
+    )
     if procedure.get("gain") is not None:
         text += f", a change of {_signed(procedure)}"
-    refused = _listed([step["step"] for step in steps if not step["kept"]])
-    text += f". Kept: {kept}{f'; tried and not kept: {refused}' if refused else ''}."
+    rejected = _listed([step["step"] for step in steps if not step["kept"]])
+    text += f". Kept: {kept}{f'; tried and not kept: {rejected}' if rejected else ''}."
     if tuned != nested:
         text += (
-            f" The images that everything was chosen on say {tuned:.4f}: believe the {nested:.4f}, for a choice "
-            "flatters the images that it was made on."
+            f" On the images used for tuning, {metric} is {tuned:.4f}. That score is optimistic: trust {nested:.4f}, "
+            "the nested estimate."
         )
     return text
 

@@ -1,4 +1,4 @@
-"""Axes of charts: from values to places, ticks at round values, and numbers as people write them."""
+"""Axes of charts: the mapping from values to positions, ticks at round values, and the formatting of numbers."""
 
 import math
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ STEPS = (1, 2, 5, 10)
 
 @dataclass(frozen=True)
 class Axis:
-    """Maps values between `low` and `high` to places between `start` and `end`."""
+    """Maps values between `low` and `high` to positions between `start` and `end`."""
 
     low: float
     high: float
@@ -19,23 +19,23 @@ class Axis:
     end: float
     log: bool = False
     zero: float = 1.0
-    """The value at whose place 0 stands on a logarithmic axis."""
+    """On a logarithmic axis, the value at whose position 0 is drawn."""
 
     @classmethod
     def over(
         cls, values: np.ndarray, start: float, end: float, log: bool = False, least: float = 0.0,
         margin: float = 0.02, floor: bool = False,
     ) -> "Axis":  # fmt: skip
-        """Returns an axis that holds all values.
+        """Returns an axis that covers all values.
 
         Args:
-            values: (n,); those that are not finite are left out.
-            start: place of the lowest value.
-            end: place of the highest value.
-            log: whether it is logarithmic.
-            least: the least difference between its ends.
-            margin: what is added at both ends, as a part of the difference.
-            floor: whether nothing is added at the lower end.
+            values: (n,); values that are not finite are ignored.
+            start: position of the lowest value.
+            end: position of the highest value.
+            log: whether the axis is logarithmic.
+            least: minimum difference between the two ends of the axis.
+            margin: room to add at both ends, as a fraction of the difference.
+            floor: whether the lower end gets no room.
         """
         values = np.asarray(values, np.float64)
         values = values[np.isfinite(values)]
@@ -53,52 +53,52 @@ class Axis:
         return cls(low - (0 if floor else room), high + max(room, 0.04 * (high - low) if floor else 0), start, end)
 
     def places(self, values: object) -> np.ndarray:
-        """Returns the places (n,) of values (n,)."""
-        found = np.asarray(values, np.float64)
+        """Returns the positions (n,) of values (n,)."""
+        scaled = np.asarray(values, np.float64)
         low, high = self.low, self.high
         if self.log:
-            found = np.log10(np.maximum(found, self.zero))
+            scaled = np.log10(np.maximum(scaled, self.zero))
             low, high = math.log10(low), math.log10(high)
-        return self.start + (found - low) / (high - low) * (self.end - self.start)
+        return self.start + (scaled - low) / (high - low) * (self.end - self.start)
 
     def at(self, value: float) -> float:
-        """Returns the place of a value."""
+        """Returns the position of a value."""
         return float(self.places(np.array([value]))[0])
 
     def ticks(self, most: int) -> list[float]:
-        """Returns at most about so many round values, ascending."""
+        """Returns about `most` round values or fewer, in ascending order."""
         if not self.log:
             return _linear_ticks(self.low, self.high, most)
         first, last = math.floor(math.log10(self.low)), math.ceil(math.log10(self.high))
         for steps in (STEPS[:3], (1, 3), (1,)):
-            found = [step * 10.0**power for power in range(first, last + 1) for step in steps]
-            found = [value for value in found if self.low <= value <= self.high]
-            if len(found) <= most:
+            ticks = [step * 10.0**power for power in range(first, last + 1) for step in steps]
+            ticks = [value for value in ticks if self.low <= value <= self.high]
+            if len(ticks) <= most:
                 break
         else:
-            found = found[:: -(-len(found) // most)]
-        if len(found) < 3:
-            found = _linear_ticks(self.low, self.high, most)
+            ticks = ticks[:: -(-len(ticks) // most)]
+        if len(ticks) < 3:
+            ticks = _linear_ticks(self.low, self.high, most)
         starts_at_zero = self.low < self.zero * 1.01
-        return [0.0, *(one for one in found if one >= 1.4 * self.zero)] if starts_at_zero else found
+        return [0.0, *(value for value in ticks if value >= 1.4 * self.zero)] if starts_at_zero else ticks
 
 
 def linear(low: float, high: float, start: float, end: float) -> Axis:
-    """Returns an axis between two values as they are, which may descend."""
+    """Returns an axis between exactly two values; `low` may be larger than `high`."""
     return Axis(low, high, start, end)
 
 
 def _linear_ticks(low: float, high: float, most: int) -> list[float]:
     rough = (high - low) / max(1, most)
     power = 10.0 ** math.floor(math.log10(rough))
-    step = next(one * power for one in STEPS if one * power >= rough * 0.999)
+    step = next(factor * power for factor in STEPS if factor * power >= rough * 0.999)
     return [
-        round(place * step, 12) for place in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)
+        round(index * step, 12) for index in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)
     ]
 
 
 def number(value: float) -> str:
-    """Returns a number as a tick or caption shows it: 0.025, 12, 5,000, 2.5 M."""
+    """Returns a number formatted for a tick or caption: 0.025, 12, 5,000, 2.5 M."""
     size = abs(value)
     if size >= 1e6:
         return f"{value / 1e6:,.4g} M"
@@ -110,7 +110,7 @@ def number(value: float) -> str:
 
 
 def share(part: float) -> str:
-    """Returns a share of the whole in per cent, so that little is not shown as nothing: `none`, `0.04 %`, `12 %`."""
+    """Returns a fraction as a percentage in which small values are not rounded to 0: `none`, `0.04 %`, `12 %`."""
     if part <= 0:
         return "none"
     percent = 100 * part

@@ -1,7 +1,7 @@
 """Charts of the data, of training, of tuning and of scores.
 
-Each takes tables that a stage wrote and returns a chart (svg.py): a notebook shows it, a page holds its SVG and adds
-the values under the pointer.
+Each function takes tables that a stage wrote and returns a chart (see svg.py). A notebook displays the chart; an HTML
+page embeds its SVG and shows the values under the mouse pointer.
 """
 
 from collections.abc import Mapping
@@ -18,20 +18,20 @@ from pipeline.report.axes import share
 from pipeline.report.svg import Chart, Dots, Drawing, Mark, Row, Series
 
 LEAST_SPAN = 0.02
-"""Of the score's axis where it depends on what was tuned: nothing smaller matters, and it would look like a cliff."""
+"""Minimum length of the score axis in sensitivity curves: smaller differences are unimportant and should look small."""
 BINS = 30
 FAR = 2.0
-"""How many times the 98th percentile the largest mask must be for the histogram to end before it."""
+"""The histogram of mask areas is cut off if the largest mask exceeds the 98th percentile by more than this factor."""
 Trainings = dict[str, tuple[dict[str, Any], pd.DataFrame]]
-"""What fold.json says, and the epochs of history.csv, by the title of a training."""
+"""The content of fold.json and the epochs of history.csv of each training, by its title."""
 
 
 def mask_areas(images: pd.DataFrame, competition: Competition) -> Chart:
-    """Returns how much of an image its masks cover, for images with a mask; the legend says how many have none.
+    """Returns a histogram of the share of the image that a mask covers; the legend gives the share of empty masks.
 
     Args:
         images: the training rows of images.parquet.
-        competition: its classes.
+        competition: the competition, for its classes.
     """
     pixels = images["height"] * images["width"]
     shares = {name: (100 * images[f"area_{name}"] / pixels).to_numpy(np.float64) for name in competition.foreground}
@@ -42,8 +42,8 @@ def mask_areas(images: pd.DataFrame, competition: Competition) -> Chart:
     beyond = int((together > usual).sum()) if end > FAR * usual else 0
     end = usual if beyond else end
     start = float(together.min(initial=end))
-    colours = legend(competition)  # those of the pictures
-    edges = np.linspace(start if end / 4 < start < end else 0, end, BINS + 1)  # masks of much the same size
+    colours = legend(competition)  # the same colours as in the pictures
+    edges = np.linspace(start if end / 4 < start < end else 0, end, BINS + 1)  # not from 0 if sizes are all similar
     middles = (edges[1:] + edges[:-1]) / 2
     series = [
         Series(
@@ -53,14 +53,14 @@ def mask_areas(images: pd.DataFrame, competition: Competition) -> Chart:
         )
         for number, (name, values) in enumerate(present.items())
     ]  # fmt: skip
-    more = f"; the last bar holds {beyond} larger ones too" if beyond else ""
-    empty = f"; {share(float((shares[competition.foreground[0]] == 0).mean()))} have none" if len(images) else ""
-    title = f"How much of an image its mask covers{empty if len(present) == 1 else ''}{more}."
+    more = f"; the last bar includes {beyond} larger masks" if beyond else ""
+    empty = f"; {share(float((shares[competition.foreground[0]] == 0).mean()))} are empty" if len(images) else ""
+    title = f"Share of the image that a mask covers{empty if len(present) == 1 else ''}{more}."
     return Chart(title, "share of the image, %", "images", series, from_zero=True)
 
 
 def image_sizes(images: pd.DataFrame) -> Chart:
-    """Returns height against width, one point per size; the pointer shows how many images have it.
+    """Returns a chart of height against width with one point per image size.
 
     Args:
         images: rows of images.parquet.
@@ -93,29 +93,28 @@ def mean_pixel_values(images: pd.DataFrame) -> Chart:
 
 
 def loss_curves(trainings: Trainings) -> Chart:
-    """Returns the loss of every epoch: training dashed, held-out solid, a point where the weights were kept."""
-    title = "Loss of every epoch: training dashed, held out solid; a point where the weights were kept."
+    """Returns the loss per epoch: training dashed, held-out solid, with a point at the epoch of the kept weights."""
+    title = "Loss per epoch: training images dashed, held-out images solid; the point marks the kept weights."
     return Chart(title, "epoch", "loss", _both_sets(trainings, "loss"))
 
 
 def iou_curves(trainings: Trainings) -> Chart:
-    """Returns the IoU of every epoch: training dashed, held-out solid, a point where the weights were kept; no curves
-    of trainings that did not measure it."""
+    """Returns the IoU per epoch, with the same lines and point; trainings that did not measure it have no curves."""
     title = (
-        "IoU of every epoch, at 0.5: training (augmented, dropout on, all pixels together) dashed; held out solid; a "
-        "point where the weights were kept."
+        "IoU per epoch, at 0.5: training images (augmented, dropout on, all pixels together) dashed, held-out images "
+        "solid; the point marks the kept weights."
     )
     return Chart(title, "epoch", "IoU", _both_sets(trainings, "iou"))
 
 
 def score_curves(trainings: Trainings, metric: str) -> Chart:
-    """Returns the held-out score (`metric`) of every epoch, before tuning; a point where the weights were kept."""
-    title = f"Held-out {metric} of every epoch, untuned; a point where the weights were kept."
+    """Returns the untuned held-out score per epoch, with a point at the epoch whose weights were kept."""
+    title = f"Held-out {metric} per epoch, untuned; the point marks the kept weights."
     return Chart(title, "epoch", f"{metric}, untuned", _held_out(trainings, "valid/score"))
 
 
 def threshold_curve(result: Mapping[str, Any]) -> Chart:
-    """Returns the out-of-fold score against the threshold, all else as tuned; a dashed line at what was chosen.
+    """Returns the out-of-fold score against the threshold, other parameters as tuned; dashed line: the chosen value.
 
     Args:
         result: postprocess.json of a competition whose classes have thresholds.
@@ -124,7 +123,7 @@ def threshold_curve(result: Mapping[str, Any]) -> Chart:
 
 
 def area_curve(result: Mapping[str, Any]) -> Chart:
-    """Returns the out-of-fold score against the minimum area, all else as tuned; a dashed line at what was chosen.
+    """Returns the out-of-fold score against the minimum area, other parameters as tuned; dashed line: the chosen area.
 
     Args:
         result: postprocess.json of a competition whose classes have thresholds.
@@ -133,108 +132,111 @@ def area_curve(result: Mapping[str, Any]) -> Chart:
 
 
 def threshold_curves(results: Mapping[str, Mapping[str, Any]]) -> Chart:
-    """Returns the threshold curves of several runs over one another, by their names."""
+    """Returns the threshold curves of several runs in one chart.
+
+    Args:
+        results: postprocess.json of each run, by its name.
+    """
     return _sensitivity(results, "threshold", "threshold, of 255")
 
 
 def score_by_area(scores: pd.DataFrame, metric: str) -> Chart:
-    """Returns every held-out image's score against the size of its true mask, their mean in ten equal parts, and the
-    mean of the images without a mask.
+    """Returns the score of every held-out image against the area of its true mask.
+
+    Lines show the mean score in ten area groups of equally many images, and the mean of the images with an empty mask.
 
     Args:
         scores: oof_scores.csv.
-        metric: what the score is.
+        metric: name of the metric.
     """
     present = scores[scores["true_area"] > 0]
     ids = present["image_id"].astype(str).tolist() if "image_id" in present else ()
     series = [
         Series("one image", present["true_area"], present["score"], "cloud", 0, ids=ids),
-        Series("mean of a tenth of the images", *_tenths(present), number=1),
+        Series("mean of 10 % of the images", *_tenths(present), number=1),
     ]
     empty = scores.loc[scores["true_area"] == 0, "score"]
     marks = [Mark(float(empty.mean()), f"mean of {len(empty):,} with an empty mask", False, 2)] if len(empty) else []
-    marks = [one for one in marks if np.isfinite(one.value)]
-    title = "Score of every held-out image by the size of its true mask: click a point to see the image."
+    marks = [mark for mark in marks if np.isfinite(mark.value)]
+    title = "Score of every held-out image by the area of its true mask. Click a point to see the image."
     return Chart(title, "true area, px", metric, series, marks, log=True)
 
 
 def scores_by_area(runs: Mapping[str, pd.DataFrame], metric: str) -> Chart:
-    """Returns the mean score of each tenth of the images that have a mask, by the size of the true mask, one line per
-    run.
+    """Returns the mean score in ten groups of images by the area of the true mask, one line per run.
 
     Args:
         runs: oof_scores.csv of each run, by its name.
-        metric: what the score is.
+        metric: name of the metric.
     """
     series = [
         Series(name, *_tenths(scores[scores["true_area"] > 0]), number=number, key=name)
         for number, (name, scores) in enumerate(runs.items())
     ]
-    title = "Mean score of each tenth of the images, by the size of the true mask."
+    title = "Mean score by the area of the true mask, in ten groups of equally many images."
     return Chart(title, "true area, px", metric, series, log=True)
 
 
 def score_against(first: pd.DataFrame, other: pd.DataFrame, names: tuple[str, str], metric: str) -> Chart:
-    """Returns the score of each image that two runs have in common, one run's against the other's, with the line on
-    which both are the same.
+    """Returns the scores of two runs on their common images, one against the other, with the line of equal scores.
 
     Args:
-        first: oof_scores.csv of the one run.
-        other: that of the other.
-        names: of both runs.
-        metric: what the scores are.
+        first: oof_scores.csv of the first run.
+        other: oof_scores.csv of the other run.
+        names: names of both runs.
+        metric: name of the metric.
     """
     both = first[["image_id", "score"]].merge(other[["image_id", "score"]], on="image_id", suffixes=("", "_other"))
     better = int((both["score_other"] > both["score"]).sum())
     worse = int((both["score_other"] < both["score"]).sum())
-    title = f"Image by image: {names[1]} is better on {better:,}, worse on {worse:,} of {len(both):,} images."
+    title = f"Score per image: of {len(both):,} images, {names[1]} is better on {better:,} and worse on {worse:,}."
     cloud = Series("one image", both["score"], both["score_other"], "cloud", 0, ids=both["image_id"].tolist())
     return Chart(title, f"{metric}, {names[0]}", f"{metric}, {names[1]}", [cloud], diagonal=True)
 
 
 def intervals(found: Mapping[str, tuple[float, float, float]], metric: str) -> Dots:
-    """Returns scores of runs with their intervals, the first run on top.
+    """Returns the scores of several runs with their intervals, the first run on top.
 
     Args:
-        found: score, and the ends of its interval, by the run's name.
-        metric: what the score is.
+        found: score and the two ends of its interval, by the run's name.
+        metric: name of the metric.
     """
     rows = [
-        Row(name, score, min(score, low), max(score, high), name, number)  # a bootstrap's interval need not hold it
+        Row(name, score, min(score, low), max(score, high), name, number)  # a bootstrap interval may miss the score
         for number, (name, (score, low, high)) in enumerate(found.items())
     ]
     return Dots("Out-of-fold scores with 95 % intervals.", metric, rows)
 
 
 def fold_scores(scores: pd.DataFrame, result: Mapping[str, Any], by_image: bool) -> Dots:
-    """Returns the tuned score of every fold with its 95 % interval (bootstrap over groups), and that of all of them.
+    """Returns the tuned score per fold with its 95 % interval (bootstrap over groups), and the score of all folds.
 
     Args:
-        scores: the counted rows of oof_scores.csv.
+        scores: the rows of oof_scores.csv that count in the score.
         result: postprocess.json.
-        by_image: whether the score is a mean over images; else there are no intervals.
+        by_image: whether the score is a mean over images; otherwise no intervals are drawn.
     """
     rows = []
     for number, (fold, score) in enumerate(result["score_by_fold"].items()):
-        own = scores[scores["fold"] == int(fold)]
-        low, high = _interval(own) if by_image else (None, None)
+        rows_of_fold = scores[scores["fold"] == int(fold)]
+        low, high = _interval(rows_of_fold) if by_image else (None, None)
         rows.append(Row(f"fold {fold}", score, low, high, f"fold {fold}", number))
     whole = result.get("score")
     marks = [Mark(whole, "all folds together")] if whole is not None and len(rows) > 1 else []
-    what = "with 95 % intervals (groups drawn anew)" if by_image else "no mean over images, so without intervals"
-    return Dots(f"Tuned score of every fold, {what}.", result["metric"], rows, marks)
+    note = "with 95 % intervals (bootstrap over groups)" if by_image else "without intervals: it is no mean over images"
+    return Dots(f"Tuned score per fold, {note}.", result["metric"], rows, marks)
 
 
 def score_by_group(scores: pd.DataFrame, metric: str, most: int = 24) -> Dots:
-    """Returns the mean score of every group with a 95 % interval, the lowest first, at most `most`.
+    """Returns the mean score per group with a 95 % interval, the lowest first.
 
     Args:
         scores: oof_scores.csv.
-        metric: what the score is.
-        most: how many rows fit.
+        metric: name of the metric.
+        most: maximum number of groups to draw.
     """
     groups = scores.groupby("group")["score"].agg(["mean", "size", "std"]).sort_values("mean")
-    least, largest = scores["score"].min(), scores["score"].max()  # no interval leaves what scores can be
+    least, largest = scores["score"].min(), scores["score"].max()  # an interval must stay within the possible scores
     rows = []
     for group, mean, size, spread in groups.head(most).itertuples():
         half = 1.96 * spread / size**0.5 if size > 1 and np.isfinite(spread) else None
@@ -243,28 +245,29 @@ def score_by_group(scores: pd.DataFrame, metric: str, most: int = 24) -> Dots:
     which = f"The {len(rows)} lowest of {len(groups)} groups" if len(groups) > most else "Every group"
     mean = float(scores["score"].mean()) if len(scores) else float("nan")
     marks = [Mark(mean, "mean of all images", number=1)] if np.isfinite(mean) else []
-    return Dots(f"{which} (images) and its mean score, with 95 % intervals.", f"mean {metric}", rows, marks)
+    return Dots(f"{which} (with its images): mean score with 95 % interval.", f"mean {metric}", rows, marks)
 
 
 def public_and_private(board: pd.DataFrame, metric: str) -> Chart:
-    """Returns the private score of every submission against its public one, with the line on which both are the same;
-    the leaders of either part have colours of their own.
+    """Returns the private score of every submission against its public score, with the line of equal scores.
+
+    The best submission of each part has its own colour.
 
     Args:
-        board: public, private, public_rank and private_rank of each submission.
-        metric: what the scores are.
+        board: columns public, private, public_rank and private_rank, one row per submission.
+        metric: name of the metric.
     """
     names = board["name"].astype(str).tolist() if "name" in board else ()
     series = [Series("submissions", board["public"], board["private"], "cloud", 0, ids=names)]
-    for number, (name, label) in enumerate((("public_rank", "leads in public"), ("private_rank", "best in private"))):
+    for number, (name, label) in enumerate((("public_rank", "public winner"), ("private_rank", "private winner"))):
         first = board[board[name] == 1]
         series.append(Series(label, first["public"], first["private"], "points", number + 1))
-    title = "Private against public score of every submission; on the dashed line both are the same."
+    title = "Private against public score of every submission; the dashed line marks equal scores."
     return Chart(title, f"public {metric}", f"private {metric}", series, diagonal=True)
 
 
 def to_svg(drawing: Drawing) -> str:
-    """Returns a chart as an <svg> element whose lines and letters take the colour of the page's text."""
+    """Returns a chart as an <svg> element; its axes and letters have the colour of the page's text."""
     return drawing.svg()
 
 
@@ -284,7 +287,7 @@ def _both_sets(trainings: Trainings, figure: str) -> list[Series]:
 
 
 def _held_out(trainings: Trainings, column: str) -> list[Series]:
-    """A line per training; the final model, which holds nothing out, has none."""
+    """One line per training. The final model has none, because it holds no images out."""
     series = []
     for number, (title, (fold, history)) in enumerate(trainings.items()):
         if column in history:
@@ -296,7 +299,7 @@ def _held_out(trainings: Trainings, column: str) -> list[Series]:
 
 
 def _sensitivity(results: Mapping[str, Mapping[str, Any]], name: str, across: str) -> Chart:
-    """Curves of one parameter, of one run or of several, and what was chosen."""
+    """The score against one parameter, for one run or several, with a line at the chosen value."""
     series: list[Series] = []
     marks: list[Mark] = []
     for run, result in results.items():
@@ -309,20 +312,22 @@ def _sensitivity(results: Mapping[str, Mapping[str, Any]], name: str, across: st
                 marks.append(Mark(float(result["rules"][title][name]), "", number=number))
     if len(marks) == 1:
         marks = [Mark(marks[0].value, f"chosen: {marks[0].value:,.0f}")]
-    title = f"Out-of-fold score by {across.split(',')[0]}, all else as chosen; a dashed line at what was chosen."
+    title = (
+        f"Out-of-fold score by {across.split(',')[0]}, other parameters as chosen; the dashed line marks the choice."
+    )
     metric = searched_by(dict(next(iter(results.values())))) if results else ""
     return Chart(title, across, metric, series, marks, log=name == "min_area", least_span=LEAST_SPAN)
 
 
 def _tenths(scores: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """Mean area and mean score (10 or fewer) of ten equal parts of the images by their area."""
+    """The mean area and mean score of up to ten groups of equally many images, ordered by area."""
     ordered = scores[["true_area", "score"]].sort_values("true_area").to_numpy(np.float64)
-    found = np.array([part.mean(0) for part in np.array_split(ordered, 10) if len(part)]).reshape(-1, 2)
-    return found[:, 0], found[:, 1]
+    means = np.array([part.mean(0) for part in np.array_split(ordered, 10) if len(part)]).reshape(-1, 2)
+    return means[:, 0], means[:, 1]
 
 
 def _interval(scores: pd.DataFrame) -> tuple[float, float] | tuple[None, None]:
-    """The 95 % interval of a mean over images, groups drawn whole; none of one group alone."""
+    """The 95 % interval of a mean over images by a bootstrap over groups; none for a single group."""
     values = scores["score"].to_numpy(np.float64)
     if not np.isfinite(values).all() or scores["group"].nunique() < 2:
         return None, None

@@ -1,8 +1,8 @@
-"""One page on which runs stand side by side.
+"""Writes an HTML page that compares runs.
 
     python -m pipeline report RUN… --compare
 
-reads   what `compare` reads, and work/<competition>/<run>/fold_<k>/history.csv
+reads   the files that `compare` reads, and work/<competition>/<run>/fold_<k>/history.csv
 writes  work/comparison.html
 """
 
@@ -18,17 +18,17 @@ from pipeline.report.compare import Scored, same_folds
 from pipeline.report.svg import Drawing
 
 AGAINST = 4
-"""Runs that are drawn image by image against the first."""
+"""Maximum number of runs whose scores per image are drawn against the first run's."""
 
 
 def write(names: list[str]) -> Path:
     """Writes the page and returns its path.
 
     Args:
-        names: runs, as `compare` takes them.
+        names: names of the runs; see `compare.compare`.
 
     Raises:
-        PipelineError: no such run has scores, or several have.
+        PipelineError: a name matches no run with scores, or several.
     """
     groups = {
         competition: {
@@ -54,38 +54,42 @@ def write(names: list[str]) -> Path:
 
 
 def settings_of(run: Scored) -> dict[str, Any]:
-    """Returns what a run's first network was trained with, by dotted keys; nothing where none was trained."""
+    """Returns the settings that a run's first network was trained with, by dotted keys; empty if none was trained."""
     manifests = sorted(run.folder.glob("fold_*/manifest.json"))
     record = freshness.read_manifest(manifests[0]) if manifests else None
     return flatten(record["settings"]) if record else {}
 
 
 def differing(settings: dict[str, dict[str, Any]]) -> dict[str, list[Any]]:
-    """Returns the settings that are not the same in all runs, each with its value in every run (None: not set)."""
-    keys = dict.fromkeys(key for one in settings.values() for key in one)
-    values = {key: [one.get(key) for one in settings.values()] for key in keys}
-    return {key: found for key, found in values.items() if any(one != found[0] for one in found)}
+    """Returns the settings that differ between runs, each with its value in every run (None: not set).
+
+    Args:
+        settings: settings by dotted keys of each run, by its name.
+    """
+    keys = dict.fromkeys(key for of_run in settings.values() for key in of_run)
+    by_key = {key: [of_run.get(key) for of_run in settings.values()] for key in keys}
+    return {key: values for key, values in by_key.items() if any(value != values[0] for value in values)}
 
 
 def _charts(runs: list[Scored]) -> list[Drawing]:
-    """Scores with their intervals; the epochs of every run's first fold, loss, score and IoU, over one another;
-    threshold curves; scores by the size of the mask; and the images of every run against those of the first."""
+    """The charts of the page: scores with intervals, score, loss and IoU per epoch of each run's first fold, threshold
+    curves, scores by mask area, and the scores per image of each run against the first run's."""
     metric = runs[0].result["metric"]
-    alike = [run for run in runs if run.result["metric"] == metric]
+    same_metric = [run for run in runs if run.result["metric"] == metric]
     ends = {
         run.name: (run.result["score"], *run.result["interval_95"])
-        for run in alike
+        for run in same_metric
         if run.result.get("score") is not None and run.result.get("interval_95")
     }
     trainings = _trainings(runs)
-    curves = {run.name: run.result for run in alike if run.result.get("curves") and run.result.get("rules")}
-    images = {run.name: run.images for run in alike if run.images is not None and "true_area" in run.images}
+    curves = {run.name: run.result for run in same_metric if run.result.get("curves") and run.result.get("rules")}
+    images = {run.name: run.images for run in same_metric if run.images is not None and "true_area" in run.images}
     drawn: list[Drawing] = [charts.intervals(ends, metric)] if ends else []
     drawn += [charts.score_curves(trainings, metric), charts.loss_curves(trainings)] if trainings else []
     drawn += [charts.iou_curves(trainings)] if any("train/iou" in history for _, history in trainings.values()) else []
     drawn += [charts.threshold_curves(curves)] if curves else []
     drawn += [charts.scores_by_area(images, metric)] if images else []
-    return drawn + _image_by_image(alike, metric)
+    return drawn + _image_by_image(same_metric, metric)
 
 
 def _trainings(runs: list[Scored]) -> charts.Trainings:
@@ -100,7 +104,7 @@ def _trainings(runs: list[Scored]) -> charts.Trainings:
 
 
 def _image_by_image(runs: list[Scored], metric: str) -> list[Drawing]:
-    """Each run's images against the first run's, where they were trained on the same folds."""
+    """The scores per image of each run against the first run's, for runs that were trained on the same folds."""
     first, *others = runs
     return [
         charts.score_against(first.images, other.images, (first.name, other.name), metric)

@@ -1,4 +1,4 @@
-"""Pictures as text for a page: WebP for what is looked at, PNG of few levels for what its script computes with."""
+"""Pictures encoded as text for an HTML page: WebP for display, PNG with 16 levels for values that the script reads."""
 
 import base64
 import io
@@ -11,21 +11,23 @@ from PIL import Image
 from pipeline.masks.overlay import BOTH_COLOUR, PREDICTED_COLOUR, TRUE_COLOUR
 
 LEVELS = 16
-"""Of a probability in the page: the threshold moves in steps of 16 of 255."""
+"""Number of levels of a probability in the page: the threshold moves in steps of 16 (of 255)."""
 ACROSS = 16
-"""Stamps in a row of a sheet, which has as many rows."""
+"""Number of stamps (thumbnails) in each row and each column of a sheet."""
 GROUND = 128
 
 
 def webp(picture: np.ndarray, quality: int) -> str:
-    """Returns an RGB picture (h, w, 3) uint8 as base64 of a WebP file."""
+    """Returns an RGB picture (H, W, 3) uint8 as a base64-encoded WebP file."""
     _, data = cv2.imencode(".webp", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_WEBP_QUALITY, quality])
     return base64.b64encode(data.tobytes()).decode()
 
 
 def planes_png(planes: np.ndarray) -> str:
-    """Returns planes (C, h, w) uint8 of values 0 to 15, stacked from top to bottom, as base64 of a PNG of four bits per
-    pixel; a grey of 17 times the value."""
+    """Returns planes (C, H, W) uint8 of values 0 to 15 as a base64-encoded PNG with four bits per pixel.
+
+    The planes are stacked from top to bottom; the grey value is 17 times the value.
+    """
     stacked = Image.fromarray(np.ascontiguousarray(planes.reshape(-1, planes.shape[2])), "P")
     stacked.putpalette([17 * level for level in range(LEVELS) for _ in range(3)])
     buffer = io.BytesIO()
@@ -34,13 +36,13 @@ def planes_png(planes: np.ndarray) -> str:
 
 
 def within(shape: tuple[int, int], side: int) -> tuple[int, int]:
-    """Returns rows × columns made smaller, never larger, so that neither is more than `side`."""
+    """Returns a shape (rows, columns) scaled down, never up, so that neither side is longer than `side`."""
     scale = min(1.0, side / max(shape))
     return max(1, round(shape[0] * scale)), max(1, round(shape[1] * scale))
 
 
 def resized(picture: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Returns a picture or plane at another size: means of pixels where it is smaller, else their own values."""
+    """Returns a picture or plane at another size: area interpolation when shrinking, nearest neighbour otherwise."""
     if picture.shape[:2] == shape:
         return picture
     shrinks = shape[0] <= picture.shape[0] and shape[1] <= picture.shape[1]
@@ -48,14 +50,16 @@ def resized(picture: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
 
 def stamp(picture: np.ndarray, true: np.ndarray, predicted: np.ndarray, cell: tuple[int, int]) -> np.ndarray:
-    """Returns a small picture (h, w, 3) uint8: blue where only the true mask is, orange where only the predicted one
-    is, with a pale outline where both are. Areas, because a WebP file blurs the colour of a thin line.
+    """Returns a thumbnail (H, W, 3) uint8 of an image with its masks.
+
+    Pixels only in the true mask are blue, pixels only in the predicted mask are orange, and the intersection has a pale
+    outline. Areas are filled because WebP compression blurs the colour of thin lines.
 
     Args:
-        picture: RGB (h, w, 3) uint8.
-        true: (h, w) bool.
-        predicted: (h, w) bool.
-        cell: rows × columns of what is returned; a picture of another shape has a grey border.
+        picture: RGB (H, W, 3) uint8.
+        true: true mask, (H, W) bool.
+        predicted: predicted mask, (H, W) bool.
+        cell: rows and columns of the thumbnail; a picture with another aspect ratio gets a grey border.
     """
     scale = min(cell[0] / picture.shape[0], cell[1] / picture.shape[1])
     shape = tuple(max(1, min(most, round(side * scale))) for side, most in zip(picture.shape, cell, strict=False))
@@ -73,13 +77,13 @@ def stamp(picture: np.ndarray, true: np.ndarray, predicted: np.ndarray, cell: tu
 
 
 def _shrunk(mask: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """A mask (h, w) bool at this size; one that is too small for it keeps its densest pixel."""
+    """A mask (H, W) bool scaled down; a mask too small for that keeps the pixel that it covers most."""
     part = cv2.resize(mask.astype(np.float32), (shape[1], shape[0]), interpolation=cv2.INTER_AREA)
     return (part > 0) & (part >= min(0.5, float(part.max())))
 
 
 def sheets(stamps: Sequence[np.ndarray], quality: int) -> list[str]:
-    """Returns stamps (h, w, 3) of one size as sheets of ACROSS × ACROSS, row by row, each as base64 of a WebP file."""
+    """Returns stamps (H, W, 3) of one size as sheets of ACROSS × ACROSS stamps, each a base64-encoded WebP file."""
     found = []
     for start in range(0, len(stamps), ACROSS**2):
         part = list(stamps[start : start + ACROSS**2])

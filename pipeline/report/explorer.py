@@ -1,7 +1,8 @@
-"""What the page's table and viewer show: every held-out image as a row and a stamp, and those that matter enlarged.
+"""Prepares the data of the report's image table and viewer: all held-out images, the most important ones enlarged.
 
-One pass over all held-out images draws the stamps and tells what kind of error each is; a second one, over the three
-hundred that are worst, suspected or drawn at random, keeps picture, masks and probabilities for the viewer.
+A first pass over all held-out images draws their stamps (thumbnails) and classifies their errors. A second pass keeps
+picture, masks and probabilities of about three hundred images for the viewer: the worst ones, those with a suspected
+label, and a random sample.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,46 +27,47 @@ from pipeline.report import encoding, look
 from pipeline.split.folds import counted_rows
 
 ERRORS = ("false alarm", "missed", "poor overlap")
-"""Kinds of error, the first as bit 1, the second as bit 2, the third as bit 4."""
+"""Kinds of error, stored as the bits 1, 2 and 4."""
 POOR = 0.7
 """Dice below which the overlap of two masks is poor."""
 STRAY = 0.01
-"""Share of a multiclass image that a class must cover to be a false alarm, or missed: borders always stray."""
+"""Share of a multiclass image that a class must cover to count as a false alarm or as missed: a few pixels at the
+borders between classes are always wrong."""
 WORST, SUSPECTS, RANDOM, LARGE = 120, 120, 60, 300
-"""Images that are enlarged, and how many of them together: more of the worst ones where the others are fewer."""
+"""Numbers of enlarged images of each kind, and in total. If a kind has fewer images, more of the worst are enlarged."""
 STAMPS, SIDE = 6000, 64
-"""Images that have a stamp, the worst ones where there are more; and its longer side in pixels."""
+"""Maximum number of images with a stamp (the worst ones), and the longer side of a stamp in pixels."""
 STAMP_QUALITY, QUALITY, FEWER = 50, 72, 1500
-"""WebP qualities of stamps and of enlarged pictures; with more stamps than `FEWER` theirs is lower."""
+"""WebP qualities of stamps and of enlarged pictures. With more than `FEWER` stamps, their quality is reduced."""
 ENLARGED, BUDGET = 480, 5_000_000
-"""Longer side of an enlarged picture in pixels, and base64 letters that all of them may take together."""
+"""Longer side of an enlarged picture in pixels, and the maximum number of base64 characters of all enlarged images."""
 PROBABILITY = 250
-"""Square root of the pixels of probability of an enlarged image, of all classes together: networks say no more."""
+"""Square root of the number of stored probabilities per enlarged image, all classes together."""
 LOSSLESS, FULL = 101, 4096
-"""WebP quality of an image at full size, and its longer side at most: what a browser draws in a second."""
+"""WebP quality (lossless) and maximum longer side of an image at full size, which a browser draws within a second."""
 MISSING = (PipelineError, ValueError, KeyError, OSError)
-"""Its raw file or its prediction was moved away."""
+"""Errors raised when a raw file or a prediction was moved away."""
 
 
 @dataclass(frozen=True)
 class Image:
-    """A held-out image, read: all at the size at which it is scored."""
+    """A held-out image with its masks, at the size at which it is scored; C counts the foreground classes."""
 
     picture: np.ndarray
-    """RGB (h, w, 3) uint8."""
+    """RGB (H, W, 3) uint8."""
     true: np.ndarray
-    """(C, h, w) uint8: 0, 1, and 255 where ignored; of the classes that are looked at."""
+    """(C, H, W) uint8: 0, 1, and 255 for ignored pixels."""
     predicted: np.ndarray
-    """(C, h, w) uint8 of 0 and 1."""
+    """(C, H, W) uint8 of 0 and 1."""
     probability: np.ndarray
-    """(C, h, w) uint8, p·255."""
+    """(C, H, W) uint8, p·255."""
 
 
 def explorer(run: Run, rows: pd.DataFrame, named: Sequence[str] = ()) -> dict[str, Any] | None:
-    """Returns what the page's script reads: columns of the table, sheets of stamps, and enlarged images by row.
+    """Returns the data for the page's script: columns of the table, sheets of stamps, and enlarged images by row.
 
     Args:
-        run: whose images.
+        run: the run.
         rows: oof_scores.csv.
         named: images that the reasons of the verdict name; they are enlarged too.
     """
@@ -82,8 +84,8 @@ def explorer(run: Run, rows: pd.DataFrame, named: Sequence[str] = ()) -> dict[st
         seen = list(track(pool.map(partial(_seen, read, run, cell), numbered), "report: images", len(ids)))
     listed = _suspects(run)
     chosen = picks(ordered, named, list(listed), run.recipe.train.seeds[0])
-    large = _enlarged(read, run, [(ids.index(one), one) for one in chosen])
-    stamps = [one[0] for one in seen[:STAMPS]]
+    large = _enlarged(read, run, [(ids.index(image_id), image_id) for image_id in chosen])
+    stamps = [drawn[0] for drawn in seen[:STAMPS]]
     quality = STAMP_QUALITY if len(stamps) <= FEWER else STAMP_QUALITY - 15
     return {
         "metric": metric.name,
@@ -94,7 +96,7 @@ def explorer(run: Run, rows: pd.DataFrame, named: Sequence[str] = ()) -> dict[st
         "thresholds": _thresholds(run),
         "grouped": bool(run.competition.group),
         "errors": ERRORS,
-        "columns": _columns(ordered, images, [one[1:] for one in seen], listed),
+        "columns": _columns(ordered, images, [drawn[1:] for drawn in seen], listed),
         "cell": cell[::-1],
         "across": encoding.ACROSS,
         "stamps": len(stamps),
@@ -107,7 +109,7 @@ def reader(run: Run, images: pd.DataFrame) -> Callable[[str], Image]:
     """Returns a function that reads a held-out image by its id.
 
     Args:
-        run: whose images.
+        run: the run.
         images: rows of images.parquet by image_id.
     """
     read, predict, competition = look.opener(run), look.predictor(run, "train"), run.competition
@@ -116,7 +118,7 @@ def reader(run: Run, images: pd.DataFrame) -> Callable[[str], Image]:
     def image_of(image_id: str) -> Image:
         row = images.loc[image_id]
         true = table.scored_mask(row, competition)
-        if competition.ignored is not None:  # its pixels count in no score
+        if competition.ignored is not None:  # pixels of the ignored class count in no score
             true[:, true[competition.ignored] == 1] = IGNORE
         shape = (true.shape[1], true.shape[2])
         predicted = predict(image_id, shape)
@@ -130,51 +132,51 @@ def reader(run: Run, images: pd.DataFrame) -> Callable[[str], Image]:
 
 
 def picks(ordered: pd.DataFrame, named: Sequence[str], suspects: Sequence[str], seed: int) -> list[str]:
-    """Returns the images that are enlarged, each once: those that are named, suspects, the worst, and some at random,
-    filled up with further ones of the worst.
+    """Returns the ids of the images to enlarge, without repeats: named images, suspects, the worst, a random sample,
+    and then the next worst until LARGE is reached.
 
     Args:
         ordered: rows of oof_scores.csv, the worst first.
         named: images that the reasons of the verdict name.
-        suspects: images whose labels the networks contradict, the likeliest fault first.
-        seed: of the draw.
+        suspects: images whose labels the networks contradict, the most likely labelling error first.
+        seed: seed of the random sample.
     """
     ids = ordered["image_id"].astype(str).tolist()
-    there = set(ids)
+    known = set(ids)
     drawn = np.random.default_rng(seed).permutation(len(ids))[:RANDOM]
-    wanted = [*named, *suspects[:SUSPECTS], *ids[:WORST], *(ids[place] for place in drawn)]
-    chosen = dict.fromkeys(one for one in wanted if one in there)
-    return [*chosen, *(one for one in ids if one not in chosen)][: max(LARGE, len(chosen))]
+    wanted = [*named, *suspects[:SUSPECTS], *ids[:WORST], *(ids[row] for row in drawn)]
+    chosen = dict.fromkeys(image_id for image_id in wanted if image_id in known)
+    return [*chosen, *(image_id for image_id in ids if image_id not in chosen)][: max(LARGE, len(chosen))]
 
 
 def errors_of(true: np.ndarray, predicted: np.ndarray, multiclass: bool) -> tuple[int, int]:
-    """Returns the kinds of error of an image as the bits of ERRORS, and the pixels that are predicted.
+    """Returns the kinds of error of an image as bits (see ERRORS), and the number of predicted pixels.
 
     Args:
-        true: masks (C, h, w) uint8 of 0, 1 and 255 (ignored).
-        predicted: masks (C, h, w) uint8 of 0 and 1.
-        multiclass: whether classes share the pixels, so that a few stray pixels are no error of their own.
+        true: masks (C, H, W) uint8 of 0, 1 and 255 (ignored).
+        predicted: masks (C, H, W) uint8 of 0 and 1.
+        multiclass: whether every pixel has one class; then a few wrong pixels do not count as an error.
     """
-    both, found, there = counts(predicted, true)
+    both, predicted_area, true_area = counts(predicted, true)
     least = STRAY * true[0].size if multiclass else 0
-    alarm = (there == 0) & (found > least)
-    missed = (there > least) & (found == 0)
-    poor = (there > least) & (found > 0) & (dice(both, found, there) < POOR)
-    return int(alarm.any()) | int(missed.any()) << 1 | int(poor.any()) << 2, int(found.sum())
+    alarm = (true_area == 0) & (predicted_area > least)
+    missed = (true_area > least) & (predicted_area == 0)
+    poor = (true_area > least) & (predicted_area > 0) & (dice(both, predicted_area, true_area) < POOR)
+    return int(alarm.any()) | int(missed.any()) << 1 | int(poor.any()) << 2, int(predicted_area.sum())
 
 
 def in_words(bits: int | None) -> str:
-    """Returns the kinds of error that the bits stand for."""
+    """Returns the kinds of error that the bits stand for, as text."""
     if bits is None:
-        return "not known"
-    return ", ".join(name for place, name in enumerate(ERRORS) if bits >> place & 1)
+        return "unknown"
+    return ", ".join(name for bit, name in enumerate(ERRORS) if bits >> bit & 1)
 
 
 # --- all images ------------------------------------------------------------------------------------------------------
 
 
 def _worst_first(rows: pd.DataFrame, run: Run, metric: Metric) -> pd.DataFrame:
-    """The rows from the worst score to the best, those that do not count at the end."""
+    """The rows from the worst score to the best; rows that do not count in the score come last."""
     counted = counted_rows(rows, run.recipe.tune.rows) & (rows["use"] != "drop").to_numpy()
     keyed = rows.assign(_left=~counted, _worth=metric.sign * rows["score"])
     ordered = keyed.sort_values(["_left", "_worth"], kind="stable", ignore_index=True, na_position="last")
@@ -184,25 +186,25 @@ def _worst_first(rows: pd.DataFrame, run: Run, metric: Metric) -> pd.DataFrame:
 def _seen(
     read: Callable[[str], Image], run: Run, cell: tuple[int, int], numbered: tuple[int, str]
 ) -> tuple[np.ndarray, int | None, int | None]:
-    """A stamp, the bits of its errors, and the pixels that are predicted; None where that cannot be read."""
-    place, image_id = numbered
+    """The stamp of an image, the bits of its errors and the number of predicted pixels; None if it cannot be read."""
+    position, image_id = numbered
     multiclass = run.competition.kind == "multiclass"
     try:
         image = read(image_id)
     except MISSING:
         return np.full((*cell, 3), encoding.GROUND, np.uint8), None, None
     bits, predicted = errors_of(image.true, image.predicted, multiclass)
-    if place >= STAMPS:
+    if position >= STAMPS:
         return np.zeros((0, 0, 3), np.uint8), bits, predicted
     true, guess = (image.true[0] == 1), image.predicted[0] == 1
-    if len(image.true) > 1:  # many classes would cover a stamp: what is wrong is marked
+    if len(image.true) > 1:  # the masks of all classes would cover the stamp: mark only the errors
         counted = (image.true != IGNORE).all(0)
         true, guess = np.zeros_like(true), (image.true != image.predicted).any(0) & counted
     return encoding.stamp(image.picture, true, guess, cell), bits, predicted
 
 
 def _cell(images: pd.DataFrame) -> tuple[int, int]:
-    """Rows × columns of a stamp: of the middle shape of all images."""
+    """Rows and columns of a stamp, in the median aspect ratio of all images."""
     shape = float((images["height"] / images["width"]).median())
     return max(24, min(SIDE, round(SIDE * shape))), max(24, min(SIDE, round(SIDE / shape)))
 
@@ -223,7 +225,7 @@ def _columns(
         "predicted": _rounded(100 * predicted / pixels),
         "score": _rounded(rows["score"].to_numpy(np.float64)),
         "error": [bits for bits, _ in seen],
-        "suspect": [listed.get(one, "") for one in ids],
+        "suspect": [listed.get(image_id, "") for image_id in ids],
     }
 
 
@@ -232,7 +234,7 @@ def _rounded(values: np.ndarray) -> list[float | None]:
 
 
 def _suspects(run: Run) -> dict[str, str]:
-    """Why the mask of each suspected image may be wrong, the likeliest fault first."""
+    """The reason why the label of each suspected image may be wrong, the most likely error first."""
     if not run.suspects.exists():
         return {}
     return {row["image_id"]: f"{row['reason']}; {row['note']}" for row in look.suspects(run).to_dict("records")}
@@ -242,15 +244,15 @@ def _suspects(run: Run) -> dict[str, str]:
 
 
 def _enlarged(read: Callable[[str], Image], run: Run, chosen: Sequence[tuple[int, str]]) -> dict[int, dict[str, Any]]:
-    """Enlarged images by their row, as large as the budget allows: a few of them tell what one takes."""
+    """The enlarged images by their row. A few of them are encoded first to choose a scale that fits the budget."""
     measure = measure_of(look.metric(run))
     trial = [enlarged(read, measure, image_id) for _, image_id in chosen[:: max(1, len(chosen) // 8)]]
-    expected = len(chosen) * float(np.mean([_letters(one) for one in trial if one] or [0]))
+    expected = len(chosen) * float(np.mean([_letters(large) for large in trial if large] or [0]))
     scale = min(1.0, (BUDGET / max(1.0, expected)) ** 0.5)
     with ThreadPoolExecutor() as pool:
-        drawn = pool.map(lambda one: enlarged(read, measure, one[1], scale), chosen)
-        found = list(track(drawn, "report: enlarged", len(chosen)))
-    return {place: one for (place, _), one in zip(chosen, found, strict=True) if one is not None}
+        drawn = pool.map(lambda numbered: enlarged(read, measure, numbered[1], scale), chosen)
+        images = list(track(drawn, "report: enlarged", len(chosen)))
+    return {row: large for (row, _), large in zip(chosen, images, strict=True) if large is not None}
 
 
 def _letters(large: dict[str, Any]) -> int:
@@ -260,14 +262,15 @@ def _letters(large: dict[str, Any]) -> int:
 def enlarged(
     read: Callable[[str], Image], measure: Metric, image_id: str, scale: float | None = 1.0
 ) -> dict[str, Any] | None:
-    """Returns what the viewer draws of an image: picture, masks, probabilities, and the score of each class (C, 16) at
-    every threshold alone; None where it cannot be read.
+    """Returns the data that the viewer needs of an image; None if it cannot be read.
+
+    The data are picture, masks, probabilities, and the score of each class at 16 thresholds, without other rules.
 
     Args:
         read: see `reader`.
         measure: see `measure_of`.
-        image_id: of a held-out image.
-        scale: of the size in a page, 1 or less; None: the image's own size, every pixel as it is.
+        image_id: id of a held-out image.
+        scale: factor on the size in the page, 1 or less; None: the original size of the image.
     """
     try:
         image = read(image_id)
@@ -293,39 +296,39 @@ def enlarged(
 
 
 def _nearest(plane: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """A plane of labels at another size."""
+    """A plane of labels at another size (nearest neighbour)."""
     rows = (np.arange(shape[0]) * plane.shape[0] + plane.shape[0] // 2) // shape[0]
     columns = (np.arange(shape[1]) * plane.shape[1] + plane.shape[1] // 2) // shape[1]
     return plane[np.minimum(rows, plane.shape[0] - 1)][:, np.minimum(columns, plane.shape[1] - 1)]
 
 
 def scores_by_level(probability: np.ndarray, true: np.ndarray, measure: Metric) -> list[float]:
-    """Returns the score of one class of an image at the thresholds 0, 16, 32, … of 255, and no other rule.
+    """Returns the score of one class of an image at the thresholds 0, 16, 32, … of 255, without other rules.
 
     Args:
-        probability: (h, w) uint8, p·255.
-        true: (h, w) uint8 of 0, 1 and 255 (ignored).
-        measure: a metric of one image that counts pixels.
+        probability: (H, W) uint8, p·255.
+        true: (H, W) uint8 of 0, 1 and 255 (ignored).
+        measure: a metric per image that counts pixels.
     """
     counted = true != IGNORE
-    levels, there = (probability // encoding.LEVELS)[counted], (true == 1)[counted]
-    found, both = (
-        np.bincount(values, minlength=encoding.LEVELS)[::-1].cumsum()[::-1] for values in (levels, levels[there])
+    levels, inside = (probability // encoding.LEVELS)[counted], (true == 1)[counted]
+    areas, both = (
+        np.bincount(values, minlength=encoding.LEVELS)[::-1].cumsum()[::-1] for values in (levels, levels[inside])
     )
-    return [round(float(score), 4) for score in measure.function(both, found, np.full_like(found, there.sum()))]
+    return [round(float(score), 4) for score in measure.function(both, areas, np.full_like(areas, inside.sum()))]
 
 
 def measure_of(metric: Metric) -> Metric:
-    """Returns what the viewer scores an image by: the metric itself where it is an overlap of one image, else Dice."""
+    """Returns the metric that the viewer uses: the run's own if it measures the overlap per image, otherwise Dice."""
     return metric if metric.counted == "pixels" and metric.unit == "image" else METRICS["dice"]
 
 
 def _classes(run: Run) -> list[str]:
-    """The classes that are looked at: all but a background."""
+    """The classes that are shown: all except the background."""
     return list(run.competition.foreground)
 
 
 def _thresholds(run: Run) -> list[int | None]:
-    """The threshold (of 255) of each class, as tuned; None of a multiclass competition."""
+    """The tuned threshold (of 255) of each class; None in a multiclass competition."""
     rules = look.result(run).get("rules", {})
     return [rules[name]["threshold"] if name in rules else None for name in _classes(run)]

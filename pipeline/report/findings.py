@@ -1,5 +1,5 @@
-"""What clean found, as pictures with captions: the clearest and the least clear findings of every reason, each image
-beside its partner under their true masks."""
+"""Pictures of the findings of clean: for every reason the clearest and the least clear ones, each image next to its
+partner, with their true masks and a caption."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,25 +15,25 @@ from pipeline.report import look
 from pipeline.split.folds import read_outliers
 
 EACH_END = 4
-"""Findings of each end of a reason's scores."""
+"""Number of findings with the highest scores, and with the lowest scores, per reason."""
 WIDTH = 220
-"""Pixels across of one image."""
+"""Width of one image in pixels."""
 GAP = 4
 ACTIONS = {
     "drop": "left out of training", "keep": "kept", "relabel": "trained with the partner's mask",
-    "soft": "trained with the mean of both masks", "apart": "not taken for duplicates",
+    "soft": "trained with the mean of both masks", "apart": "not treated as duplicates",
 }  # fmt: skip
-"""What follows from a finding, in words; `apart` is of the nearest pairs beyond the bound."""
+"""The consequence of a finding, in words; `apart` marks the closest pairs beyond the distance limit."""
 SCORES = {
     "broken": "{:.1f} robust standard deviations from the others",
     "pixel outlier": "{:.1f} robust standard deviations from the others",
     "duplicate": "distance {:.5f}", "contradiction": "distance {:.5f}", "test duplicate": "distance {:.5f}",
 }  # fmt: skip
-"""What a score counts, by reason; 0 of a broken image says nothing."""
+"""The meaning of the score, by reason. The score 0 of a broken image has no meaning."""
 
 
 def figures(run: Run) -> dict[str, list[dict[str, Any]]]:
-    """Returns figures by reason: id, address, alt and caption; of the images whose files are still there."""
+    """Returns figures (id, address, alt and caption) by reason, for images whose files still exist."""
     images = table.read_table(run.table).drop_duplicates("image_id").set_index("image_id", drop=False)
     lists = [(read_outliers(run), images)]
     if run.pairs_apart.exists():
@@ -42,17 +42,17 @@ def figures(run: Run) -> dict[str, list[dict[str, Any]]]:
         tests = table.read_table(run.test_table).drop_duplicates("image_id").set_index("image_id", drop=False)
         lists.append((look.test_duplicates(run), tests))
     read = look.opener(run)
-    found: dict[str, list[dict[str, Any]]] = {}
+    by_reason: dict[str, list[dict[str, Any]]] = {}
     for listed, partners in lists:
         for reason, rows in listed.groupby("reason", sort=False):
             for row in ends(rows).to_dict("records"):
                 figure = _figure(run, read, row, images, partners)
-                found.setdefault(str(reason), []).extend([figure] if figure else [])
-    return {reason: shown for reason, shown in found.items() if shown}
+                by_reason.setdefault(str(reason), []).extend([figure] if figure else [])
+    return {reason: drawn for reason, drawn in by_reason.items() if drawn}
 
 
 def ends(rows: pd.DataFrame) -> pd.DataFrame:
-    """Returns the first and the last findings of a reason by their scores, a pair only once."""
+    """Returns the findings of a reason with the lowest and the highest scores; each pair appears once."""
     ordered = rows.assign(_score=pd.to_numeric(rows["score"], errors="coerce")).sort_values("_score", kind="stable")
     pairs = ordered[["image_id", "partner_id"]].agg(frozenset, axis=1) if len(ordered) else pd.Series(dtype=object)
     alone = (ordered["partner_id"].astype(str) == "").to_numpy()
@@ -63,7 +63,7 @@ def ends(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def caption(finding: dict[str, Any]) -> str:
-    """Returns a finding as a sentence: the images, what was found, and what follows."""
+    """Returns a finding as a sentence: the images, the details, and the consequence."""
     partner = str(finding["partner_id"] or "")
     names = f"{finding['image_id']} and {partner}" if partner else str(finding["image_id"])
     action = ACTIONS.get(str(finding["action"]), str(finding["action"]))
@@ -71,25 +71,25 @@ def caption(finding: dict[str, Any]) -> str:
 
 
 def details(finding: dict[str, Any]) -> list[str]:
-    """Returns what was found, and what its score says; what says nothing is left out."""
+    """Returns the note of a finding and the meaning of its score; empty texts are left out."""
     score = float(finding["score"]) if str(finding["score"]) else 0.0
     counted = SCORES.get(str(finding["reason"]), "")
     text = counted.format(score) if counted and (score or finding["partner_id"]) else ""
-    return [one for one in (str(finding["note"] or ""), text) if one]
+    return [detail for detail in (str(finding["note"] or ""), text) if detail]
 
 
 def _figure(
     run: Run, read: Callable[[Any], np.ndarray], finding: dict[str, Any], images: pd.DataFrame, partners: pd.DataFrame
 ) -> dict[str, Any] | None:
-    """One figure; None where an image cannot be read."""
+    """One figure; None if an image cannot be read."""
     sides = [(str(finding["image_id"]), images), (str(finding["partner_id"] or ""), partners)]
     try:
         pictures = [_picture(run, read, listed.loc[name]) for name, listed in sides if name]
     except (PipelineError, ValueError, KeyError, OSError):
         return None
-    parts = [one for picture in pictures for one in (np.full((len(picture), GAP, 3), 128, np.uint8), picture)][1:]
+    parts = [part for picture in pictures for part in (np.full((len(picture), GAP, 3), 128, np.uint8), picture)][1:]
     height = max(map(len, parts))
-    parts = [np.pad(one, ((0, height - len(one)), (0, 0), (0, 0)), constant_values=128) for one in parts]
+    parts = [np.pad(part, ((0, height - len(part)), (0, 0), (0, 0)), constant_values=128) for part in parts]
     joined = np.hstack(parts)
     text = caption(finding)
     address = overlay.to_data_address(joined, joined.shape[1])
@@ -98,7 +98,7 @@ def _figure(
 
 
 def _picture(run: Run, read: Callable[[Any], np.ndarray], row: pd.Series) -> np.ndarray:
-    """An image under its true masks, of the width of a figure."""
+    """An image with its true masks, scaled to the width of a figure."""
     image = read(row)
     masks = None if row["fault"] else table.true_mask(row, run.competition.classes)
     picture = overlay.drawn(image, masks, None, run.competition)

@@ -1,6 +1,6 @@
-"""What a person looks at: the tables that stages wrote, and pictures of images, masks and predictions.
+"""Reads the tables that stages wrote, and draws images with masks and predictions, for notebooks and the report.
 
-The notebooks and the report use these; nothing here changes a file.
+Nothing in this module changes a file.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -33,15 +33,15 @@ from pipeline.split.folds import read_audit, read_folds, read_outliers
 
 Subset = Literal["train", "test"]
 EACH = 208
-"""Pixels across of one picture on a sheet."""
+"""Width of one picture on a sheet, in pixels."""
 FINDING = {"image_id": str, "reason": str, "partner_id": str, "action": str}
 SUSPECT = {"image_id": str, "reason": str, "note": str}
 SCORE = {"image_id": str, "fold": int, "group": str, "use": str, "true_area": int, "score": float}
-"""Columns that these tables must have, and what they hold."""
+"""Columns that these tables must have, and their types."""
 
 
 def images(run: Run, subset: str | None = None) -> pd.DataFrame:
-    """Returns one row per image (decode/table.py lists the columns), of all or of one subset: train or test."""
+    """Returns one row per image, of all images or of one subset (train or test); decode/table.py lists the columns."""
     if subset is None:
         _require(run.table, run, "decode")
         return table.read_tables(run.competition_folder)
@@ -51,32 +51,33 @@ def images(run: Run, subset: str | None = None) -> pd.DataFrame:
 
 
 def findings(run: Run) -> pd.DataFrame:
-    """Returns one row a finding of clean: image_id, reason, score, partner_id, action, note."""
+    """Returns one row per finding of clean: image_id, reason, score, partner_id, action, note."""
     _require(run.outliers, run, "clean")
     return read_outliers(run)
 
 
 def test_duplicates(run: Run) -> pd.DataFrame:
-    """Returns one row per training image that a test image looks like, in the columns of `findings`."""
+    """Returns one row per training image that is a near-duplicate of a test image, with the columns of `findings`."""
     _require(run.test_duplicates, run, "clean")
     return read_written(run.test_duplicates, FINDING, "clean")
 
 
 def folds(run: Run) -> pd.DataFrame:
-    """Returns one row a training image: image_id, fold, use, group."""
+    """Returns one row per training image: image_id, fold, use, group."""
     _require(run.folds_file, run, "split")
     return read_folds(run)
 
 
 def audit(run: Run) -> dict[str, Any]:
-    """Returns what the folds are like: a row a fold, and whether they leak."""
+    """Returns the audit of the split: one row per fold, and whether the folds leak."""
     _require(run.audit, run, "split")
     return read_audit(run)
 
 
 def trainings(run: Run) -> charts.Trainings:
-    """Returns the summary (fold.json) and the epochs (history.json; no rows where it is missing) of every training that
-    has a summary, by its title.
+    """Returns the summary (fold.json) and the epochs (history.json) of every finished training, by its title.
+
+    If history.json is missing, the table of epochs is empty.
 
     Raises:
         PipelineError: one of these files is damaged.
@@ -106,34 +107,36 @@ def network(run: Run) -> str:
 
 
 def result(run: Run) -> dict[str, Any]:
-    """Returns what tune chose, and what it is worth (postprocess.json)."""
+    """Returns the choices of tune and their scores (postprocess.json)."""
     _require(run.postprocess, run, "tune")
     return read_tuned(run)
 
 
 def metric(run: Run) -> Metric:
-    """Returns the built-in metric that scores of single images are of: the competition's, or the one that tuning went
-    by where the competition's own function gives the final scores."""
+    """Returns the built-in metric that scores single images: the competition's metric, or, if the competition brings
+    its own function for the final score, the metric used in tuning."""
     name = searched_by(read_tuned(run)) if run.postprocess.exists() else run.competition.metric
     return metric_of(run.competition.model_copy(update={"metric": name}))
 
 
 def record(run: Run) -> dict[str, Any]:
-    """Returns how the submission came about: its figures, the verdict and its reasons, and the score to expect."""
+    """Returns the record of the submission: its statistics, the verdict with its reasons, and the score to expect."""
     _require(run.record, run, "encode")
     return read_submission(run)
 
 
 def scores(run: Run) -> pd.DataFrame:
-    """Returns one row a held-out image: image_id, fold, group, use, true_area, score, untuned."""
+    """Returns one row per held-out image: image_id, fold, group, use, true_area, score, untuned."""
     path = run.folder / "oof_scores.csv"
     _require(path, run, "tune")
     return read_written(path, SCORE, "tune")
 
 
 def suspects(run: Run) -> pd.DataFrame:
-    """Returns one row per image whose mask the networks contradict, the likeliest fault first; none of the images that
-    clean has dropped."""
+    """Returns one row per image whose label the networks contradict, the most likely labelling error first.
+
+    Images that clean dropped are left out.
+    """
     _require(run.suspects, run, "tune")
     listed = read_written(run.suspects, SUSPECT, "tune")
     rows = scores(run)
@@ -144,12 +147,12 @@ def suspects(run: Run) -> pd.DataFrame:
 
 
 def painter(run: Run, predicted: bool = False, subset: Subset = "train") -> Callable[[str], np.ndarray]:
-    """Returns a function that draws an image (h, w, 3) uint8 by its id.
+    """Returns a function that draws an image with its masks, given the image's id, as (H, W, 3) uint8.
 
     Args:
-        run: whose images.
-        predicted: under its held-out prediction, as tuned, beside the true mask.
-        subset: `train` under the true mask, or `test` under what is submitted.
+        run: the run.
+        predicted: whether to draw the tuned held-out prediction as well as the true mask.
+        subset: `train` draws training images with their true masks, `test` draws test images with the submitted masks.
     """
     rows = images(run, subset).set_index("image_id", drop=False)
     read = opener(run)
@@ -168,8 +171,15 @@ def painter(run: Run, predicted: bool = False, subset: Subset = "train") -> Call
 def sheet(
     run: Run, image_ids: Iterable[str], predicted: bool = False, subset: Subset = "train", across: int = 6
 ) -> Any:
-    """Returns a PIL image of several images, drawn as `painter` does, which a notebook shows as it is; blank without
-    any."""
+    """Returns a PIL image of several images drawn by `painter`, for display in a notebook; blank without images.
+
+    Args:
+        run: the run.
+        image_ids: ids of the images.
+        predicted: whether to draw the held-out predictions as well.
+        subset: train or test.
+        across: number of images per row.
+    """
     from PIL import Image
 
     paint = painter(run, predicted, subset)
@@ -180,23 +190,24 @@ def sheet(
 
 
 def opener(run: Run) -> Callable[[Any], np.ndarray]:
-    """Returns a function that reads the image (h, w, C) of a row of images.parquet from the raw files."""
+    """Returns a function that reads an image (H, W, C) from the raw files, given its row of images.parquet."""
     return reader_of(run.competition).opener(run.competition, run.input)
 
 
 @dataclass(frozen=True)
 class Predicted:
-    """What a run says of an image, at the size at which it is scored."""
+    """The prediction of a run for one image, at the size at which it is scored."""
 
     probability: np.ndarray
-    """(C, h, w) uint8 (p·255), or float32 of a multiclass image."""
+    """(C, H, W) uint8 (p·255); float32 for multiclass."""
     masks: np.ndarray
-    """(C, h, w) uint8 of 0 and 1, as tuned, with a gap between objects that are told apart."""
+    """(C, H, W) uint8 of 0 and 1, by the tuned rule, with a gap between separated objects."""
 
 
 def predictor(run: Run, subset: Subset) -> Callable[[str, tuple[int, int]], Predicted]:
-    """Returns a function that reads what a run predicts of an image, by its id and its rows × columns: held out, or of
-    a test image.
+    """Returns a function that reads the prediction for an image, given its id and its shape (rows, columns).
+
+    Training images are predicted by the models of the fold that held them out.
 
     Raises:
         PipelineError: tune has not run, or predictions are missing.
@@ -216,29 +227,29 @@ def predictor(run: Run, subset: Subset) -> Callable[[str, tuple[int, int]], Pred
     fold_of = scores(run).set_index("image_id")["fold"].to_dict() if subset == "train" else {}
 
     def predict(image_id: str, shape: tuple[int, int]) -> Predicted:
-        blend, place = blend_of(fold_of.get(image_id))
-        probability = blend.native(place[image_id], shape)
-        return Predicted(probability, with_gaps(blend.objects(place[image_id], probability, decision)))
+        blend, row_of = blend_of(fold_of.get(image_id))
+        probability = blend.native(row_of[image_id], shape)
+        return Predicted(probability, with_gaps(blend.objects(row_of[image_id], probability, decision)))
 
     return predict
 
 
 def read_written(path: Path, columns: Mapping[str, type], stage: str) -> pd.DataFrame:
-    """Returns a CSV that a stage wrote, an empty field as "".
+    """Returns a CSV that a stage wrote; empty fields are "".
 
     Args:
         path: the file.
-        columns: those that it must have, and what they hold.
-        stage: which stage wrote it.
+        columns: columns that it must have, with their types.
+        stage: the stage that wrote it.
 
     Raises:
-        PipelineError: it is damaged.
+        PipelineError: the file is damaged.
     """
     try:
         texts = {name: str for name, held in columns.items() if held is str}
         read = pd.read_csv(path, dtype=texts, keep_default_na=False)  # an id may be "NA"
         if lacking := [name for name in columns if name not in read]:
-            raise damaged(path, f"it lacks the column {lacking[0]}", again(stage))
+            raise damaged(path, f"the column {lacking[0]} is missing", again(stage))
         numbers = [name for name in ("true_area", "untuned", *columns) if name in read and name not in texts]
         read = as_written(read).assign(**{name: pd.to_numeric(read[name].replace("", np.nan)) for name in numbers})
         read = read.astype({name: held for name, held in columns.items() if held is int})

@@ -1,4 +1,4 @@
-"""Pages to look at: one HTML file each, which needs nothing else."""
+"""Renders self-contained HTML pages from the templates in pages/."""
 
 import json
 from pathlib import Path
@@ -12,28 +12,30 @@ from pipeline.report import charts
 
 TEMPLATES = Path(__file__).with_name("pages")
 POLICY = "default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
-"""What a page may load: nothing but what is in it."""
+"""Content security policy: a page may load nothing from outside itself."""
 
 
 def write(path: Path, template: str, **values: Any) -> None:
     """Writes a page atomically; see `render`.
 
     Args:
-        path: the page.
-        template: a file of pages/.
-        values: what the template names.
+        path: file to write.
+        template: name of a template in pages/.
+        values: the template's variables.
     """
     write_text(path, render(template, **values))
 
 
 def render(template: str, folder: Path = TEMPLATES, **values: Any) -> str:
-    """Returns the text of a page.
+    """Returns the HTML of a page.
+
+    Templates can use the filter `svg`, which draws a chart, and the filter `data`, which writes JSON for the page's
+    script.
 
     Args:
-        template: a file of `folder`.
-        folder: where it lies; it may extend the templates of pages/.
-        values: what the template names, among them `title`; a chart is drawn by the filter `svg`, and the filter `data`
-            makes JSON of what the page's script reads.
+        template: name of a template in `folder`.
+        folder: folder of the template, which may extend templates in pages/.
+        values: the template's variables; `title` is required.
     """
     loader = jinja2.FileSystemLoader([folder, TEMPLATES])
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
@@ -43,12 +45,12 @@ def render(template: str, folder: Path = TEMPLATES, **values: Any) -> str:
 
 
 def asset(name: str, folder: Path = TEMPLATES) -> str:
-    """Returns the text of a style sheet or script of a folder, or else of pages/."""
+    """Returns the text of a style sheet or script in a folder, or in pages/ if the folder does not have it."""
     path = folder / name
     return (path if path.exists() else TEMPLATES / name).read_text(encoding="utf-8")
 
 
 def script_data(value: Any) -> str:
-    """Returns JSON that may stand inside a <script> element: nothing in it can end the element."""
+    """Returns JSON that is safe inside a <script> element: it cannot close the element."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")

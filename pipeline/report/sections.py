@@ -1,4 +1,4 @@
-"""What each section of the report shows, from the files that a stage wrote; None where that stage has not run."""
+"""Collects the content of each section of the report from the files that a stage wrote; None if it has not run."""
 
 from collections.abc import Callable
 from typing import Any
@@ -27,22 +27,22 @@ from pipeline.tune import selection
 Shown = dict[str, Any]
 OF_EACH_KIND = 4
 SHEET, EMPTY = 24, 4
-"""Pictures of the data, and how many of them, at most, have an empty mask."""
+"""Number of pictures of the data, and the maximum number of them with an empty mask."""
 TEST_PICTURES = 8
 SUSPECTS = 8
 OF_EACH_REASON, OF_REASONS = 6, 30
-"""Pictures of one reason, and of all, at most."""
+"""Maximum number of pictures of one reason of the verdict, and of all reasons."""
 
 SECTIONS = {
     "data": "Data", "cleaning": "Cleaning", "folds": "Folds", "training": "Training", "tuning": "Tuning",
     "scores": "Scores", "images": "Images", "predictions": "Examples", "submission": "Submission",
     "settings": "Settings",
 }  # fmt: skip
-"""Places of the page that its bar links to."""
+"""Sections that the page's navigation bar links to."""
 
 
 def everything(run: Run) -> Shown:
-    """What the page needs, by the names that its template uses."""
+    """Returns the variables of the report's template."""
     trainings, rows = look.trainings(run), held_out(run)
     judged = verdict(run)
     named = [name for reason in (judged or {"reasons": []})["reasons"] for name in reason["images"]]
@@ -73,7 +73,7 @@ def everything(run: Run) -> Shown:
 
 
 def percent(value: float | None) -> str:
-    """Returns a value in per cent as a cell of the table of images."""
+    """Returns a percentage formatted for the table of images."""
     return "–" if value is None else share(value / 100)
 
 
@@ -81,7 +81,7 @@ def percent(value: float | None) -> str:
 
 
 def verdict(run: Run) -> Shown | None:
-    """What the run is worth: the verdict, the honest score, what stands beside it, and the reasons with pictures."""
+    """Returns the verdict, the honest score, the scores to compare it with, and the reasons with pictures."""
     judged = judge(run)
     if judged is None:
         return None
@@ -103,17 +103,18 @@ def verdict(run: Run) -> Shown | None:
 
 
 def _with_pictures(run: Run, reasons: list[Reason]) -> list[Shown]:
-    """Reasons as a page shows them, with pictures of the first images that they name, each image once: truth and
-    held-out prediction."""
-    names = any(one.images for one in reasons) and run.table.exists() and (run.folder / "oof_scores.csv").exists()
+    """The reasons of the verdict with pictures (true mask and held-out prediction) of the first images that each names.
+    Each image is drawn once."""
+    names = any(reason.images for reason in reasons) and run.table.exists() and (run.folder / "oof_scores.csv").exists()
     paint, drawn, shown = look.painter(run, predicted=True) if names else None, set[str](), []
-    for one in reasons:
-        fresh = [name for name in one.images if name not in drawn][: min(OF_REASONS - len(drawn), OF_EACH_REASON)]
-        pictures = _pictures(paint, {name: name for name in fresh}, "truth and prediction", 240) if paint else []
+    for reason in reasons:
+        fresh = [name for name in reason.images if name not in drawn][: min(OF_REASONS - len(drawn), OF_EACH_REASON)]
+        pictures = _pictures(paint, {name: name for name in fresh}, "true mask and prediction", 240) if paint else []
         drawn.update(fresh)
-        command = "" if one.command == files.shown(run.report) else as_step(one.command)  # which is this page
+        this_page = reason.command == files.shown(run.report)
         shown.append({
-            "level": one.level, "text": one.text, "command": command, "pictures": pictures, "images": one.images,
+            "level": reason.level, "text": reason.text, "command": "" if this_page else as_step(reason.command),
+            "pictures": pictures, "images": reason.images,
         })  # fmt: skip
     return shown
 
@@ -122,7 +123,7 @@ def _with_pictures(run: Run, reasons: list[Reason]) -> list[Shown]:
 
 
 def data(run: Run) -> Shown | None:
-    """Numbers, charts of areas and sizes, and images from the smallest mask to the largest."""
+    """Returns numbers, charts of areas and sizes, and images from the smallest mask to the largest."""
     if not run.table.exists():
         return None
     images = table.read_tables(run.competition_folder)
@@ -155,12 +156,12 @@ def data(run: Run) -> Shown | None:
 
 
 def evenly(rows: pd.DataFrame, count: int) -> pd.DataFrame:
-    """Returns `count` rows from the first to the last, evenly spaced; all of them where there are not so many."""
+    """Returns `count` evenly spaced rows including the first and the last; all rows if there are fewer."""
     return rows.iloc[np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int))]
 
 
 def cleaning(run: Run) -> Shown | None:
-    """What was found, by reason, with pictures of the clearest and of the least clear findings."""
+    """Returns the findings of clean by reason, with pictures of the clearest and the least clear ones."""
     if not run.outliers.exists():
         return None
     lists = [read_outliers(run), *([look.test_duplicates(run)] if run.test_duplicates.exists() else [])]
@@ -171,7 +172,7 @@ def cleaning(run: Run) -> Shown | None:
 
 
 def split(run: Run) -> Shown | None:
-    """The audit, its table in words."""
+    """Returns the audit of the split, with readable column names and formatted values."""
     if not run.audit.exists():
         return None
     audit = read_audit(run)
@@ -182,13 +183,13 @@ def split(run: Run) -> Shown | None:
 
 
 def _in_words(key: str) -> str:
-    """A column of the audit as a heading: shares are in per cent."""
-    what, _, name = key.partition("_")
+    """The heading of a column of the audit."""
+    unit, _, name = key.partition("_")
     words = {"images": "images with", "pixels": "pixels of"}
     if key == "components":
         return "groups or sets of duplicates"
-    if name and what in words:
-        return f"{words[what]} {name}"
+    if name and unit in words:
+        return f"{words[unit]} {name}"
     return QUARTILES.get(key, key.replace("_", " "))
 
 
@@ -200,7 +201,7 @@ def _figure(value: Any) -> str:
 
 
 def learning(run: Run, trainings: charts.Trainings) -> Shown | None:
-    """The curves of all trainings, of which history.csv tells them, and a row each."""
+    """Returns the curves of all trainings with a history, and the summary of each training."""
     if not trainings:
         return None
     histories = [history for _, history in trainings.values()]
@@ -230,7 +231,7 @@ def kept_figures(fold: dict[str, Any], history: pd.DataFrame) -> dict[str, float
 
 
 def tuning(run: Run) -> Shown | None:
-    """What was chosen, how sensitive the score is to it, and what was tried."""
+    """Returns the tuned rules, the sensitivity of the score to them, and the steps that were tried."""
     if not run.postprocess.exists():
         return None
     result = read_tuned(run)
@@ -248,12 +249,12 @@ def tuning(run: Run) -> Shown | None:
 
 
 def held_out(run: Run) -> pd.DataFrame | None:
-    """The scores of the held-out images, which two sections show."""
+    """Returns the scores of the held-out images; None before tune has run."""
     return look.scores(run) if (run.folder / "oof_scores.csv").exists() else None
 
 
 def scores(run: Run, rows: pd.DataFrame | None) -> Shown | None:
-    """The score of every fold, against the size of the mask, and by group."""
+    """Returns charts of the score per fold, by mask area and by group."""
     if rows is None:
         return None
     metric, shown = run.competition.metric, list[Drawing]()
@@ -269,11 +270,13 @@ def scores(run: Run, rows: pd.DataFrame | None) -> Shown | None:
 
 
 def predictions(run: Run, rows: pd.DataFrame | None) -> Shown | None:
-    """Held-out predictions: the best, the median and the worst; and those whose label the network contradicts; none of
-    those that clean has dropped."""
+    """Returns pictures of held-out predictions: the best, median and worst ones, and those with a suspected label.
+
+    Images that clean dropped are left out.
+    """
     if rows is None or not run.table.exists():
         return None
-    paint, what = look.painter(run, predicted=True), "truth and prediction"
+    paint, content = look.painter(run, predicted=True), "true mask and prediction"
     kept = counted_rows(rows, run.recipe.tune.rows) & (rows["use"] != "drop").to_numpy()
     chosen = {
         row["image_id"]: f"{row['kind']}: {row['image_id']}, fold {row['fold']}, {row['score']:.4f}"
@@ -283,12 +286,15 @@ def predictions(run: Run, rows: pd.DataFrame | None) -> Shown | None:
     doubted = {
         row["image_id"]: f"{row['image_id']}: {row['reason']}; {row['note']}" for row in listed.to_dict("records")
     }
-    return {"pictures": _pictures(paint, chosen, what), "suspects": _pictures(paint, doubted, what)}
+    return {"pictures": _pictures(paint, chosen, content), "suspects": _pictures(paint, doubted, content)}
 
 
 def pick_examples(scores: pd.DataFrame, higher_is_better: bool = True) -> pd.DataFrame:
-    """Returns up to twelve rows of oof_scores.csv with a `kind`: the best and the median with a mask, and the worst,
-    where they score less than the best; an image is of one kind only."""
+    """Returns up to twelve rows of oof_scores.csv with a column `kind`: best, median or worst.
+
+    The best and the median rows are images with a mask. Median and worst rows score lower than the best one. No image
+    is listed twice.
+    """
     present = scores[scores["true_area"] > 0]
     pool = (present if len(present) >= 3 * OF_EACH_KIND else scores).sort_values(
         "score", ascending=not higher_is_better
@@ -301,31 +307,32 @@ def pick_examples(scores: pd.DataFrame, higher_is_better: bool = True) -> pd.Dat
     }
     if len(pool):
         best = pool["score"].iat[0]
-        kinds["worst"] = kinds["worst"][kinds["worst"]["score"] != best]  # the last of equals is not the worst
+        kinds["worst"] = kinds["worst"][kinds["worst"]["score"] != best]  # with equal scores, none is the worst
         kinds["median"] = kinds["median"][kinds["median"]["score"] != best]
     return pd.concat([rows.assign(kind=kind) for kind, rows in kinds.items()]).drop_duplicates("image_id")
 
 
-# --- the submission, and how it came about ---------------------------------------------------------------------------
+# --- the submission, and the record of the run -----------------------------------------------------------------------
 
 
 def submission(run: Run) -> Shown | None:
-    """What the submission looks like beside the training masks, the warnings about it, and some of its masks."""
+    """Returns the record of the submission and pictures of some of its masks."""
     record = read_submission(run) if run.record.exists() else None
     if record is None or not run.test_table.exists():
         return None
     chosen = evenly(look.images(run, "test"), TEST_PICTURES)["image_id"]
-    pictures = _pictures(look.painter(run, subset="test"), {one: one for one in chosen}, "what is submitted", 220)
+    captions = {image_id: image_id for image_id in chosen}
+    pictures = _pictures(look.painter(run, subset="test"), captions, "the submitted mask", 220)
     return {**record, "pictures": pictures}
 
 
 def test_set(run: Run) -> Shown | None:
-    """The scores of a test set with known truth."""
+    """Returns the scores of a test set whose true masks are known."""
     return read_test_scores(run) if (run.folder / "test.json").exists() else None
 
 
 def exact(run: Run) -> Shown:
-    """The settings, the versions, and how long every step took, in the order in which they finished."""
+    """Returns the command, the settings, the versions, and the duration of every step in the order of finishing."""
     places = [
         *run.competition_folder.glob("*.manifest.json"), *run.pixels.glob("*.manifest.json"),
         *(file.with_suffix(".manifest.json") for file in (run.folds_file, run.audit)),
@@ -350,14 +357,17 @@ def exact(run: Run) -> Shown:
 # --- pictures --------------------------------------------------------------------------------------------------------
 
 
-def _pictures(paint: Callable[[str], np.ndarray], captions: dict[str, str], what: str, width: int = 360) -> list[Shown]:
-    """Pictures of images by their ids, each with a caption; of those whose files are still there."""
-    found = []
+def _pictures(
+    paint: Callable[[str], np.ndarray], captions: dict[str, str], content: str, width: int = 360
+) -> list[Shown]:
+    """Pictures of images with captions (by image id), for images whose files still exist."""
+    pictures = []
     for image_id, caption in captions.items():
         try:
             picture = paint(image_id)
-        except (PipelineError, ValueError, KeyError, OSError):  # its raw file or its prediction was moved away
+        except (PipelineError, ValueError, KeyError, OSError):  # the raw file or the prediction was moved away
             continue
         address = overlay.to_data_address(picture, width)
-        found.append({"id": image_id, "caption": caption, "address": address, "alt": f"image {image_id} with {what}"})
-    return found
+        alt = f"image {image_id} with {content}"
+        pictures.append({"id": image_id, "caption": caption, "address": address, "alt": alt})
+    return pictures

@@ -1,8 +1,8 @@
-"""One page to look at, with a section a stage; a section whose stage has not run says so.
+"""Writes the HTML report of a run, with one section per stage. A section says so if its stage has not run.
 
     python -m pipeline report RECIPE
 
-reads   what every stage wrote, where it is there: work/<competition>/images.parquet, test_images.parquet, outliers.csv,
+reads   the files that stages have written so far: work/<competition>/images.parquet, test_images.parquet, outliers.csv,
         test_duplicates.csv, outliers/apart.csv, folds/<competition>*.json,
         work/<competition>/<run>/fold_<k>/history.csv and model.txt, postprocess.json, oof_scores.csv, suspects.csv,
         predictions/,
@@ -23,7 +23,7 @@ NEEDS_TEST = True
 
 
 def steps(run: Run) -> list[Step]:
-    """Returns the one step of this stage; it reads what is there."""
+    """Returns the single step of this stage. Its inputs are the files that exist."""
     histories = [
         run.fold_folder(member.fold, member.seed) / "history.json"
         for fold in run.trained_folds()
@@ -41,7 +41,7 @@ def steps(run: Run) -> list[Step]:
 
 
 def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
-    """Writes the page."""
+    """Writes the report."""
     page.write(run.report, "report.html.jinja", **sections.everything(run))
     say(f"  → {shown(run.report)}")
     yield from waiting

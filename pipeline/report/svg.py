@@ -1,8 +1,7 @@
-"""Charts as SVG that needs nothing else: readable as it is, in print and in a notebook; the page's script adds the
-values under the pointer.
+"""Charts as self-contained SVG, for notebooks, print and HTML pages, whose script adds the values under the pointer.
 
-A `Chart` holds lines, points or bars over two axes; `Dots` holds one row per name, with intervals. Colours are CSS
-variables with a default, so that a page can have lighter ones on dark ground. Text has the page's colour.
+A `Chart` draws lines, points or bars over two axes. `Dots` draws one row per name, with intervals. Colours are CSS
+variables with a default, so that a page can use lighter ones on a dark background. Text has the page's colour.
 """
 
 import json
@@ -17,47 +16,47 @@ import numpy as np
 from pipeline.report.axes import Axis, linear, number
 
 WIDTH, HEIGHT = 420, 220
-"""Units of a chart without its legend; a page shows about one pixel per unit."""
+"""Size of a chart without its legend, in SVG units (about one pixel each on a page)."""
 FONT = 12
 LETTER = 7.2
-"""Mean width of a letter of this size: an estimate, on the safe side."""
+"""Estimated mean width of a letter of this font size, rather too large than too small."""
 LEFT, RIGHT, TOP, BOTTOM = 64, 10, 12, 42
 """Room around the axes."""
 LINE = 18
 """Height of a line of the legend, and of a row of `Dots`."""
 COLOURS = ("#005f9e", "#d55e00", "#45a8e6", "#e09a00", "#444444", "#a8487f")
-"""Dark and light blue and orange, grey, purple: apart in lightness too, as the green and purple of Okabe and Ito's
-palette are not for colour-blind eyes."""
+"""Dark and light blue and orange, grey and purple. They also differ in lightness, so that colour-blind readers can tell
+them apart (unlike the green and purple of Okabe and Ito's palette)."""
 DASHES = ("", "7 3", "2 3")
-"""One round of colours after the other: solid, dashed, dotted."""
+"""Line styles for successive rounds through the colours: solid, dashed, dotted."""
 Shape = Literal["line", "points", "cloud", "bars"]
 
 
 @dataclass(frozen=True)
 class Series:
-    """Values that belong together."""
+    """One series of values: a line, points or bars."""
 
     name: str
     x: Sequence[float] | np.ndarray
     y: Sequence[float] | np.ndarray
     shape: Shape = "line"
-    """`cloud`: many faint points; `bars`: x are the middles of bars from 0 to y."""
+    """`cloud`: many faint points; `bars`: bars from 0 to y, centred at x."""
     number: int = 0
-    """Of the colour, and of the dash once the colours are used up."""
+    """Selects the colour, and the line style once the colours are used up."""
     dashed: bool = False
     key: str = ""
-    """Series of the same key are highlighted together, in all charts of a page."""
+    """Series with the same key are highlighted together in all charts of a page."""
     listed: bool = True
-    """Whether the legend names it."""
+    """Whether the legend lists the series."""
     ids: Sequence[str] = ()
-    """What each point is of, which the pointer shows."""
+    """A name per point, shown under the pointer."""
     colour: str = ""
-    """A CSS colour instead of that of the number."""
+    """A CSS colour that replaces the one selected by `number`."""
 
 
 @dataclass(frozen=True)
 class Mark:
-    """A dashed line across the axes at one value."""
+    """A dashed line across the chart at one value."""
 
     value: float
     name: str
@@ -70,47 +69,48 @@ class Chart:
     """Series over two axes."""
 
     title: str
-    """One sentence: what the chart shows."""
+    """One sentence that says what the chart shows."""
     across: str
     up: str
     series: Sequence[Series] = ()
     marks: Sequence[Mark] = ()
     log: bool = False
-    """Whether the horizontal axis is logarithmic; 0 then stands at its left end."""
+    """Whether the horizontal axis is logarithmic; then 0 is drawn at its left end."""
     least_span: float = 0.0
-    """Of the vertical axis: a smaller difference looks flat."""
+    """Minimum length of the vertical axis, so that smaller differences look small."""
     diagonal: bool = False
-    """Whether a line shows where both values are equal."""
+    """Whether to draw the line on which both values are equal."""
     from_zero: bool = False
 
     def svg(self) -> str:
         """Returns an <svg> element."""
-        shown = [_finite(one) for one in self.series]
+        shown = [_finite(series) for series in self.series]
         x, y = self._axes(shown)
-        entries = [one for one in shown if one.listed and one.name] if len(shown) + len(self.marks) > 1 else []
-        legend, lines = _legend(entries, [one for one in self.marks if one.name])
+        entries = [series for series in shown if series.listed and series.name]
+        entries = entries if len(shown) + len(self.marks) > 1 else []
+        legend, lines = _legend(entries, [mark for mark in self.marks if mark.name])
         parts = [_frame(x, y, self.across, self.up)]
         if self.diagonal:
             low, high = max(x.low, y.low), min(x.high, y.high)
             ends = [f"{x.at(value):.1f} {y.at(value):.1f}" for value in (low, high)]
             look = 'stroke="currentColor" stroke-opacity=".6" stroke-dasharray="6 4" fill="none"'
             parts.append(f'<path d="M{" L".join(ends)}" {look}/>')
-        parts += [_mark(one, x, y) for one in self.marks]
-        parts += [_drawn(one, x, y) for one in shown]
+        parts += [_mark(mark, x, y) for mark in self.marks]
+        parts += [_drawn(series, x, y) for series in shown]
         data = {"x": _for_script(x), "y": _for_script(y), "across": self.across, "up": self.up}
         return _element(HEIGHT + lines * LINE, self.title, parts + [legend], data)
 
     def _repr_svg_(self) -> str:
-        """How a notebook shows it."""
+        """Lets a notebook display the chart."""
         return self.svg()
 
     def _axes(self, shown: list[Series]) -> tuple[Axis, Axis]:
-        across = [one.value for one in self.marks if one.vertical]
-        up = [one.value for one in self.marks if not one.vertical]
-        bars = [one for one in shown if one.shape == "bars"]
-        xs = np.concatenate([*(one.x for one in shown), across, np.zeros(0)]).astype(np.float64)
-        ys = np.concatenate([*(one.y for one in shown), up, [0.0] if bars or self.from_zero else []])
-        half = max((_step(one.x) / 2 for one in bars), default=0.0)
+        across = [mark.value for mark in self.marks if mark.vertical]
+        up = [mark.value for mark in self.marks if not mark.vertical]
+        bars = [series for series in shown if series.shape == "bars"]
+        xs = np.concatenate([*(series.x for series in shown), across, np.zeros(0)]).astype(np.float64)
+        ys = np.concatenate([*(series.y for series in shown), up, [0.0] if bars or self.from_zero else []])
+        half = max((_step(series.x) / 2 for series in bars), default=0.0)
         if half and len(xs):
             xs = np.array([xs.min() - half, xs.max() + half])
         if self.diagonal:
@@ -122,7 +122,7 @@ class Chart:
 
 @dataclass(frozen=True)
 class Row:
-    """A value with its interval, where it has one."""
+    """A value, with its interval if it has one."""
 
     name: str
     value: float
@@ -134,7 +134,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Dots:
-    """One dot per name, the first on top, with a bar from the lower to the upper end of its interval."""
+    """A chart with one row per name, the first on top: a dot at the value and a bar over its interval."""
 
     title: str
     across: str
@@ -146,19 +146,19 @@ class Dots:
         rows = [row for row in self.rows if np.isfinite(row.value)]
         room = min(190, 15 + math.ceil(LETTER * max((len(row.name) for row in rows), default=0)))
         ends = [end for row in rows for end in (row.value, row.low, row.high) if end is not None]
-        values = np.array([*ends, *(one.value for one in self.marks)], np.float64)
+        values = np.array([*ends, *(mark.value for mark in self.marks)], np.float64)
         x = Axis.over(values, room, WIDTH - RIGHT, least=0.02, margin=0.04)
         bottom = TOP + LINE * max(1, len(rows))
         y = linear(len(rows) - 0.5, -0.5, bottom, TOP)
-        legend, lines = _legend([], [one for one in self.marks if one.name], bottom + BOTTOM)
+        legend, lines = _legend([], [mark for mark in self.marks if mark.name], bottom + BOTTOM)
         parts = [_frame(x, y, self.across, "", bottom, room, up=False)]
-        parts += [_mark(one, x, y) for one in self.marks]
-        parts += [_row(row, x, y.at(place), room) for place, row in enumerate(rows)]
+        parts += [_mark(mark, x, y) for mark in self.marks]
+        parts += [_row(row, x, y.at(index), room) for index, row in enumerate(rows)]
         data = {"x": _for_script(x), "y": _for_script(y), "across": self.across, "up": ""}
         return _element(bottom + BOTTOM + lines * LINE, self.title, parts + [legend], data)
 
     def _repr_svg_(self) -> str:
-        """How a notebook shows it."""
+        """Lets a notebook display the chart."""
         return self.svg()
 
 
@@ -179,12 +179,12 @@ def _element(height: int, title: str, parts: list[str], data: Mapping[str, objec
 def _frame(
     x: Axis, y: Axis, across: str, name: str, bottom: int = HEIGHT - BOTTOM, left: int = LEFT, up: bool = True
 ) -> str:
-    """Grid, ticks and names of the axes."""
+    """The grid, the ticks and the names of the axes."""
     grid, texts = [], []
     for value in x.ticks(max(3, (WIDTH - left) // 70)):
         place = f"{x.at(value):.1f}"
         grid.append(f"M{place} {TOP}V{bottom}")
-        anchor = "end" if x.at(value) > WIDTH - RIGHT - 12 else "middle"  # else the last one is cut off
+        anchor = "end" if x.at(value) > WIDTH - RIGHT - 12 else "middle"  # centred, the last label would be cut off
         texts.append(f'<text x="{place}" y="{bottom + 16}" text-anchor="{anchor}">{number(value)}</text>')
     for value in y.ticks(5) if up else []:
         height = y.at(value)
@@ -230,15 +230,15 @@ def _row(row: Row, x: Axis, y: float, room: int) -> str:
     place, most = x.at(row.value), int((room - 14) / LETTER)
     text = row.name if len(row.name) <= most else row.name[: most - 1] + "…"
     name = f'<text x="{room - 8}" y="{y + 4:.1f}" text-anchor="end">{escape(text)}</text>'
-    interval, said = "", ""
+    interval, caption = "", ""
     if row.low is not None and row.high is not None:
         low, high = x.at(row.low), x.at(row.high)
         bar = f"M{low:.1f} {y - 4:.1f}v8M{low:.1f} {y:.1f}H{high:.1f}M{high:.1f} {y - 4:.1f}v8"
         interval = _path(bar, row.number, 2)
-        said = f", 95 % interval {row.low:.4f} to {row.high:.4f}"
+        caption = f", 95 % interval {row.low:.4f} to {row.high:.4f}"
     dot = f'<circle cx="{place:.1f}" cy="{y:.1f}" r="5" fill="{colour(row.number)}"/>'
     return (
-        f'<g class="series" data-name="{escape(row.name + said)}" data-key="{escape(row.key)}" '
+        f'<g class="series" data-name="{escape(row.name + caption)}" data-key="{escape(row.key)}" '
         f'data-x="{row.value:.5g}" data-y="" data-place="{y:.1f}">{name}{interval}{dot}</g>'
     )
 
@@ -252,9 +252,9 @@ def _mark(mark: Mark, x: Axis, y: Axis) -> str:
 
 
 def _legend(series: list[Series], marks: list[Mark], top: int = HEIGHT) -> tuple[str, int]:
-    """Entries below the axes, as many in a row as fit, and the number of rows: nothing is cut off."""
-    entries = [(one.name, _sample(one), one.key) for one in series]
-    entries += [(one.name, _path("M0 -4h22", one.number, 1.5, ' stroke-dasharray="6 4"'), "") for one in marks]
+    """The legend below the axes, with as many entries per row as fit, and its number of rows."""
+    entries = [(entry.name, _sample(entry), entry.key) for entry in series]
+    entries += [(mark.name, _path("M0 -4h22", mark.number, 1.5, ' stroke-dasharray="6 4"'), "") for mark in marks]
     parts, column, line = [], 0.0, 0
     for name, sample, key in entries:
         most = int((WIDTH - 34) / LETTER)
@@ -284,8 +284,8 @@ def _path(d: str, colour_number: int | str, width: float, more: str = "") -> str
 
 
 def colour(number: int | str) -> str:
-    """Returns the CSS colour of a number: a variable of the page, or where there is none the one for light ground; a
-    colour as it is."""
+    """Returns the CSS colour for a number: a variable of the page, with the colour on a light background as default. A
+    colour given as text is returned unchanged."""
     if isinstance(number, str):
         return number
     place = number % len(COLOURS)
@@ -299,9 +299,9 @@ def _dash(number: int) -> str:
 
 def _finite(series: Series) -> Series:
     x, y = np.asarray(series.x, np.float64), np.asarray(series.y, np.float64)
-    there = np.isfinite(x) & np.isfinite(y)
-    ids = [one for one, kept in zip(series.ids, there, strict=True) if kept] if len(series.ids) else ()
-    return Series(series.name, x[there], y[there], series.shape, series.number, series.dashed, series.key,
+    finite = np.isfinite(x) & np.isfinite(y)
+    ids = [name for name, kept in zip(series.ids, finite, strict=True) if kept] if len(series.ids) else ()
+    return Series(series.name, x[finite], y[finite], series.shape, series.number, series.dashed, series.key,
                   series.listed, ids, series.colour)  # fmt: skip
 
 
@@ -314,5 +314,5 @@ def _listed(values: Sequence[float] | np.ndarray) -> str:
 
 
 def _for_script(axis: Axis) -> list[float]:
-    """The values and places of both ends, and what 0 stands at on a logarithmic axis (else 0)."""
+    """The values and positions of both ends of an axis, and the value at whose position 0 is drawn (linear axis: 0)."""
     return [axis.low, axis.high, axis.start, axis.end, axis.zero if axis.log else 0]

@@ -1,10 +1,10 @@
-"""Goes through findings and suspected labels in a browser, and writes what is decided.
+"""Lets a person decide on findings and suspected labels in a browser, and saves the decisions.
 
     python -m pipeline review RECIPE
 
 reads   work/<competition>/images.parquet, outliers.csv, work/<competition>/<run>/suspects.csv, oof_scores.csv,
         predictions/ and report.html; input/<competition>/
-writes  work/<competition>/outliers.csv, at every decision
+writes  work/<competition>/outliers.csv, after every decision
 """
 
 import secrets
@@ -34,30 +34,30 @@ if TYPE_CHECKING:
 INSTALL = "pip install starlette uvicorn, or, in a clone, pip install '.[review]'"
 LOOPBACK = "127.0.0.1"
 SOON = 0.3
-"""Seconds after which the browser opens: the server answers by then, or a moment later."""
+"""Seconds until the browser opens; by then the server usually answers."""
 
 
 def review(run: Run, port: int, browser: bool) -> None:
-    """Serves the pages until Ctrl-C is pressed, then says the command that comes next.
+    """Serves the review pages until Ctrl-C is pressed, then prints the next command.
 
     Args:
-        run: whose findings and suspects.
-        port: on this machine alone; 0 takes a free one.
-        browser: whether to open the page.
+        run: the run whose findings and suspected labels are reviewed.
+        port: port, reachable from this machine only; 0 takes any free port.
+        browser: whether to open the page in a browser.
 
     Raises:
-        PipelineError: a package is missing, clean has not run, decisions would have no effect, or the port is taken.
+        PipelineError: a package is missing, clean has not run, decisions would have no effect, or the port is in use.
     """
     if lacking := [name for name in ("starlette", "uvicorn") if find_spec(name) is None]:
-        raise PipelineError(f"review needs {' and '.join(lacking)}, which is not installed: {INSTALL}.")
-    look.findings(run)  # else it says what makes them
+        raise PipelineError(f"review needs {' and '.join(lacking)}, not installed here: {INSTALL}.")
+    look.findings(run)  # raises an error with the command to run if clean has not run
     _check_folds(run)
     with _listening(port) as listener:
         token, number = secrets.token_urlsafe(24), listener.getsockname()[1]
         address = f"http://{LOOPBACK}:{number}/{token}/"
         server = _server(run, token, number)
         show(f"review: {address}")
-        say(f"  Each decision is written at once to {shown(run.outliers)}; Ctrl-C ends the review.")
+        say(f"  Each decision is saved at once in {shown(run.outliers)}; Ctrl-C ends the review.")
         if browser:
             opening = Timer(SOON, _open, [address])
             opening.daemon = True
@@ -81,7 +81,7 @@ def _server(run: Run, token: str, port: int) -> "uvicorn.Server":
     class Server(uvicorn.Server):
         @contextmanager
         def capture_signals(self) -> Iterator[None]:
-            """Leaves signals to the command line, which uvicorn would send again when it has ended."""
+            """Leaves signals to the command line: uvicorn would raise them again at its end."""
             yield
 
     return Server(config)
@@ -89,10 +89,10 @@ def _server(run: Run, token: str, port: int) -> "uvicorn.Server":
 
 @contextmanager
 def _ended_by_interrupt(server: Any) -> Iterator[None]:
-    """Lets Ctrl-C end a server in peace: that is how a review ends."""
+    """Lets Ctrl-C shut a server down cleanly: this is the normal end of a review."""
 
     def end(_number: int, _frame: Any) -> None:
-        server.force_exit = server.should_exit  # a second one does not wait
+        server.force_exit = server.should_exit  # a second Ctrl-C does not wait for open requests
         server.should_exit = True
 
     before = signal.signal(signal.SIGINT, end)
@@ -103,12 +103,12 @@ def _ended_by_interrupt(server: Any) -> Iterator[None]:
 
 
 def _check_folds(run: Run) -> None:
-    """Checks that training will see the decisions: a folds file of the user's own with a column `use` hides them."""
+    """Checks that training will use the decisions: the column `use` of a user's own folds file would override them."""
     (split, *_) = driver.Stage("split").module.steps(run)
     if freshness.is_user_edited(split, run.folds_file) and "use" in read_header(run.folds_file):
         raise PipelineError(
-            f"{shown(run.folds_file)} is your own, and its column `use` says what is trained, whatever is decided "
-            "here: remove that column, so that outliers.csv says it."
+            f"{shown(run.folds_file)} is your own file, and its column `use` overrides all decisions of a review: "
+            "remove that column, so that the actions in outliers.csv are used."
         )
 
 
@@ -121,8 +121,8 @@ def _listening(port: int) -> socket.socket:
     except (OSError, OverflowError) as error:
         listener.close()
         raise PipelineError(
-            f"--port {port} cannot be had ({getattr(error, 'strerror', None) or error}): choose another, or leave it "
-            "out to take a free one."
+            f"--port {port} cannot be used ({getattr(error, 'strerror', None) or error}): choose another port, or "
+            "leave the option out to take a free one."
         ) from None
     return listener
 
@@ -133,8 +133,8 @@ def _open(address: str) -> None:
 
 
 def _conclude(run: Run) -> None:
-    found = decisions.read(run)
-    count = len(decisions.decided(found))
-    show(f"\nreview: {count} image{'' if count == 1 else 's'} decided, in {escape(shown(run.outliers))}")
-    after = following.command(run, found)
-    show(f"  next  {escape(after)}" if after else "  Training would see the same images as before.")
+    outliers = decisions.read(run)
+    count = len(decisions.decided(outliers))
+    show(f"\nreview: decisions on {count} image{'' if count == 1 else 's'} in {escape(shown(run.outliers))}")
+    next_command = following.command(run, outliers)
+    show(f"  next  {escape(next_command)}" if next_command else "  Training would use the same data as before.")

@@ -1,7 +1,8 @@
-"""What a person decides about an image, written into outliers.csv: training goes by the actions that stand there.
+"""Decisions of a review, stored in outliers.csv, whose actions training follows.
 
-A column `review` beside each action keeps what it was before: `keep@3 drop@7` says that the third decision found it at
-`keep` and the seventh at `drop`, so that decisions can be undone, the last one first, by another process too.
+The column `review` keeps the earlier actions of a row. `keep@3 drop@7` means that the action was `keep` before the
+third decision and `drop` before the seventh. Decisions can therefore be undone, the last one first, also by another
+process.
 """
 
 import re
@@ -18,16 +19,16 @@ from pipeline.core.tables import write_for_people
 from pipeline.split.folds import read_outliers, uses_of
 
 HISTORY = "review"
-"""The column of outliers.csv with what actions were before; empty where nobody decided."""
+"""The column of outliers.csv with the earlier actions of a row; empty without a decision."""
 ADDED = "new"
-"""What a row was before a decision added it: nothing."""
+"""Stands for the earlier action of a row that a decision added."""
 PATIENCE = 5.0
-"""Seconds to wait for another process that writes in the competition's folder."""
+"""Seconds to wait for another process that writes to the competition's folder."""
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What becomes of an image, because of one finding about it."""
+    """The action for an image, decided on one finding about it."""
 
     image_id: str
     reason: str
@@ -36,28 +37,32 @@ class Decision:
     """drop, keep, relabel or soft."""
     score: str = ""
     note: str = ""
-    """The score and the note of the row, where outliers.csv has none of this finding yet."""
+    """Score and note of the finding, for a new row if outliers.csv does not list the finding yet."""
 
 
 def read(run: Run) -> pd.DataFrame:
-    """Returns outliers.csv with every value as text and the column of decisions; raises as read_outliers does."""
-    found = read_outliers(run)
-    return found if HISTORY in found else found.assign(**{HISTORY: ""})
+    """Returns outliers.csv with every value as text, including the column of decisions.
+
+    Raises:
+        PipelineError: see `read_outliers`.
+    """
+    outliers = read_outliers(run)
+    return outliers if HISTORY in outliers else outliers.assign(**{HISTORY: ""})
 
 
 def change(run: Run, edit: Callable[[pd.DataFrame], pd.DataFrame]) -> pd.DataFrame:
-    """Reads outliers.csv, lets `edit` change it, writes it atomically and returns it; nobody else writes meanwhile.
+    """Changes outliers.csv with the function `edit` and returns it. A lock keeps other processes from writing.
 
     Raises:
-        PipelineError: another process works in the competition's folder, or `edit` refuses.
+        PipelineError: another process holds the lock of the competition's folder, or `edit` raises.
     """
     lock = FileLock(run.competition_folder / ".lock")
     try:
         lock.acquire(timeout=PATIENCE)
     except Timeout:
         raise PipelineError(
-            f"Nothing was written: another process works in {shown(run.competition_folder)}; decide again when it is "
-            "done."
+            f"Nothing was saved: another process is working in {shown(run.competition_folder)}; decide again when it "
+            "has finished."
         ) from None
     except (OSError, NotImplementedError):  # a network drive without locks
         pass
@@ -70,10 +75,11 @@ def change(run: Run, edit: Callable[[pd.DataFrame], pd.DataFrame]) -> pd.DataFra
 
 
 def decide(found: pd.DataFrame, decision: Decision) -> pd.DataFrame:
-    """Returns outliers.csv with a decision: all findings about the image are kept but this one, which gets the action.
+    """Returns outliers.csv with a decision: its finding gets the action, all other findings about the image get `keep`.
 
     Raises:
-        PipelineError: the image is to learn another's mask, and that one is left out or learns another's itself.
+        PipelineError: the image shall be trained with its partner's mask, but the partner is left out of training or is
+            itself trained with another image's mask.
     """
     _check_partner(found, decision)
     number = _last(found) + 1
@@ -92,22 +98,22 @@ def decide(found: pd.DataFrame, decision: Decision) -> pd.DataFrame:
 
 
 def undo(found: pd.DataFrame) -> tuple[pd.DataFrame, str]:
-    """Returns outliers.csv without the last decision, and which image that was about; "" where nobody has decided."""
+    """Returns outliers.csv without the last decision, and the id of its image; "" if there is no decision."""
     number = _last(found)
     entries = [_entries(text) for text in found[HISTORY]]
-    places = [place for place, one in enumerate(entries) if one and one[-1][1] == number]
-    if not places:
+    rows = [row for row, history in enumerate(entries) if history and history[-1][1] == number]
+    if not rows:
         return found, ""
-    changed, image_id = found.copy(), str(found["image_id"].iloc[places[0]])
-    for place in places:
-        *rest, (action, _) = entries[place]
-        changed.iloc[place, changed.columns.get_loc("action")] = action
-        changed.iloc[place, changed.columns.get_loc(HISTORY)] = " ".join(f"{one}@{when}" for one, when in rest)
+    changed, image_id = found.copy(), str(found["image_id"].iloc[rows[0]])
+    for row in rows:
+        *rest, (action, _) = entries[row]
+        changed.iloc[row, changed.columns.get_loc("action")] = action
+        changed.iloc[row, changed.columns.get_loc(HISTORY)] = " ".join(f"{before}@{when}" for before, when in rest)
     return changed[changed["action"] != ADDED].reset_index(drop=True), image_id
 
 
 def decided(found: pd.DataFrame) -> set[str]:
-    """Returns the images that were decided in a review."""
+    """Returns the ids of the images with a decision."""
     return set(found["image_id"][[bool(_entries(text)) for text in found[HISTORY]]])
 
 
@@ -117,11 +123,11 @@ def is_added(history: str) -> bool:
 
 
 def without_partner(found: pd.DataFrame) -> set[str]:
-    """Returns the images that training leaves out because the image whose mask they are to learn is left out, or learns
-    another's mask itself."""
+    """Returns the ids of the images that training leaves out although they shall get their partner's mask: the partner
+    is left out too, or is itself trained with another image's mask."""
     rows = found[found["action"] == "relabel"]
-    lent = ~_uses(found, rows["partner_id"]).isin(["drop", "relabel"]).to_numpy()
-    return set(rows["image_id"]) - set(rows["image_id"][lent])
+    available = ~_uses(found, rows["partner_id"]).isin(["drop", "relabel"]).to_numpy()
+    return set(rows["image_id"]) - set(rows["image_id"][available])
 
 
 def _check_partner(found: pd.DataFrame, decision: Decision) -> None:
@@ -129,10 +135,10 @@ def _check_partner(found: pd.DataFrame, decision: Decision) -> None:
         return
     use = _uses(found, pd.Series([decision.partner_id])).iloc[0]
     if use in ("drop", "relabel"):
-        what = "is left out of training" if use == "drop" else "learns another image's mask itself"
+        state = "is left out of training" if use == "drop" else "is itself trained with another image's mask"
         raise PipelineError(
-            f"{decision.partner_id} {what}, so {decision.image_id} cannot learn its mask; keep {decision.partner_id} "
-            "first."
+            f"{decision.partner_id} {state}, so {decision.image_id} cannot be trained with its mask: decide to keep "
+            f"{decision.partner_id} first."
         )
 
 
@@ -141,10 +147,10 @@ def _uses(found: pd.DataFrame, image_ids: pd.Series) -> pd.Series:
 
 
 def _last(found: pd.DataFrame) -> int:
-    """The number of the last decision; 0 where there is none."""
+    """The number of the last decision; 0 without decisions."""
     return max((number for text in found[HISTORY] for _, number in _entries(text)), default=0)
 
 
 def _entries(history: str) -> list[tuple[str, int]]:
-    """What an action was before each decision, and the decision's number."""
+    """The action before each decision, with the number of the decision."""
     return [(action, int(number)) for action, number in re.findall(r"(\w+)@(\d{1,9})", history)]

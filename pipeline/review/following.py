@@ -1,4 +1,4 @@
-"""What follows from decisions: the command that trains on them."""
+"""The command that trains on the decisions of a review."""
 
 import re
 import shlex
@@ -14,10 +14,13 @@ from pipeline.split.folds import read_folds, uses_of
 
 
 def command(run: Run, found: pd.DataFrame) -> str:
-    """Returns the command that trains on what outliers.csv (`found`) says; "" where a training of this run has seen the
-    same, or will.
+    """Returns the command that trains with the actions in outliers.csv; "" if this run was, or will be, trained so.
 
-    A run that has trained stays as it is: the next one is named after it and stands beside it.
+    A finished training is not changed: the command trains a new run, whose name is derived from this one's.
+
+    Args:
+        run: the reviewed run.
+        found: the content of outliers.csv.
     """
     if run.folds_file.exists() and run.table.exists():
         folds = read_folds(run)
@@ -27,22 +30,22 @@ def command(run: Run, found: pd.DataFrame) -> str:
         return run.command()
     words = list(run.options or (run.recipe.name,))
     if "--name" in words:
-        place = words.index("--name")
-        del words[place : place + 2]
+        position = words.index("--name")
+        del words[position : position + 2]
     return shlex.join([*program().split(), "run", *words, "--name", _name(run)])
 
 
 def _is_trained_on(run: Run) -> bool:
-    """Whether no training of the run read other lists than those that are there now."""
+    """Whether every finished training of the run used the current lists."""
     try:
         states = driver.states(run, "train")
-    except PipelineError:  # what is wrong with its settings is said when it runs
+    except PipelineError:  # a fault of the settings is reported when the command runs
         return False
     return not any(reason.kind == "input" for state in states for reason in state.reasons)
 
 
 def _name(run: Run) -> str:
-    """A name that no run has yet."""
+    """The first free name of the form <run>-reviewed or <run>-reviewed-<number>."""
     base = re.sub(r"-reviewed(-\d+)?$", "", run.name) + "-reviewed"
     names = (base, *(f"{base}-{number}" for number in range(2, 1000)))
     return next(name for name in names if not (run.competition_folder / name).exists())

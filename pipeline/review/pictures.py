@@ -1,4 +1,4 @@
-"""Images at their own size as PNG files, and layers that lie over them: truth, prediction, probability."""
+"""Images at their original size as PNG files, and the layers over them: true mask, prediction, probability."""
 
 import io
 from collections.abc import Callable
@@ -19,16 +19,16 @@ from pipeline.report import explorer, look
 Layer = Literal["truth", "prediction", "probability"]
 LAYERS: tuple[Layer, ...] = ("truth", "prediction", "probability")
 FILL, LINE = 70, 255
-"""How opaque the inside and the outline of a mask are, 0 to 255."""
+"""Opacity of the inside and of the outline of a mask, 0 to 255."""
 STRONGEST = 200
-"""How opaque a probability of 1 is."""
+"""Opacity of a probability of 1."""
 
 
 class Pictures:
-    """Draws the training images of a run, one at a time, as they are asked for."""
+    """Draws the training images of a run on request."""
 
     def __init__(self, run: Run, images: pd.DataFrame) -> None:
-        """Takes the rows of images.parquet, numbered from 0."""
+        """Creates the painter of a run from the rows of images.parquet, numbered from 0."""
         self.run, self.images = run, images
         self.read = look.opener(run)
         self.names = run.competition.foreground
@@ -42,15 +42,15 @@ class Pictures:
 
     @cached_property
     def predict(self) -> Callable[[str, tuple[int, int]], look.Predicted]:
-        """Reads what a run predicts of an image; see `look.predictor`."""
+        """The function that reads the prediction for an image; see `look.predictor`."""
         return look.predictor(self.run, "train")
 
     def image(self, number: int) -> bytes:
-        """Returns an image at its own size."""
+        """Returns an image at its original size as a PNG file."""
         return _png(overlay.to_rgb8(self.read(self.images.loc[number])))
 
-    def layer(self, number: int, what: Layer) -> bytes:
-        """Returns a transparent layer, of the size at which an image is scored.
+    def layer(self, number: int, name: Layer) -> bytes:
+        """Returns a transparent layer as a PNG file, at the size at which the image is scored.
 
         Raises:
             PipelineError: tune has not run, or predictions are missing.
@@ -58,10 +58,10 @@ class Pictures:
         """
         row = self.images.loc[number]
         true = table.scored_mask(row, self.run.competition)
-        if what == "truth":
+        if name == "truth":
             return _png(outlined(true[self.places] == 1, self.colours["truth"], ignored=true[0] == IGNORE))
         predicted = self.predict(str(row["image_id"]), (true.shape[1], true.shape[2]))
-        if what == "prediction":
+        if name == "prediction":
             return _png(outlined(predicted.masks[self.places] == 1, self.colours["prediction"], dashed=True))
         return _png(heat(predicted.probability[self.places], self.colours["prediction"]))
 
@@ -72,20 +72,20 @@ class Pictures:
         return lambda image_id: explorer.enlarged(read, measure, image_id, scale=None)
 
     def enlarged(self, image_id: str) -> dict[str, Any] | None:
-        """Returns what the report's viewer draws, at full size; None where it cannot be read."""
+        """Returns the data of an image for the report's viewer, at full size; None if it cannot be read."""
         return self._enlarge(image_id)
 
 
 def outlined(
     masks: np.ndarray, colours: list[Any], dashed: bool = False, ignored: np.ndarray | None = None
 ) -> np.ndarray:
-    """Returns masks (C, h, w) bool as a layer (h, w, 4) uint8: each in its colour, pale inside, with an outline.
+    """Returns masks (C, H, W) bool as a layer (H, W, 4) uint8: each in its colour, pale inside, with an outline.
 
     Args:
-        masks: what is drawn.
-        colours: of the masks.
-        dashed: whether the outline has gaps.
-        ignored: pixels (h, w) bool that are ignored, which are grey.
+        masks: the masks to draw.
+        colours: one colour per mask.
+        dashed: whether the outline is dashed.
+        ignored: ignored pixels (H, W) bool, drawn in grey.
     """
     drawn = np.zeros((*masks.shape[1:], 4), np.uint8)
     if ignored is not None:
@@ -104,8 +104,10 @@ def outlined(
 
 
 def heat(probability: np.ndarray, colours: list[Any]) -> np.ndarray:
-    """Returns probabilities (C, h, w), uint8 (p·255) or float, as a layer (h, w, 4) uint8: the most probable class in
-    its colour, the more opaque the more probable."""
+    """Returns probabilities (C, H, W), uint8 (p·255) or float, as a layer (H, W, 4) uint8.
+
+    Each pixel has the colour of its most probable class, and its opacity grows with the probability.
+    """
     if probability.dtype != np.uint8:
         probability = np.rint(np.clip(probability, 0, 1) * 255).astype(np.uint8)
     strength = probability.max(0).astype(np.uint16) * STRONGEST // 255

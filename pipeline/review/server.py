@@ -1,7 +1,7 @@
-"""What `review` serves: the pages, images one by one, and two requests that change outliers.csv.
+"""The web server of `review`: the pages, the images, and two requests that change outliers.csv.
 
-Whoever asks must know the token, which is the first part of every address; must ask for this server by its own name, so
-that no other name can be pointed at it; and must not be another site's page.
+A request is accepted only if it knows the token (the first part of every address), addresses the server by its own name
+(which prevents DNS rebinding), and does not come from a page of another site.
 """
 
 import secrets
@@ -29,9 +29,9 @@ from pipeline.review.pictures import LAYERS, Pictures
 
 FOLDER = Path(__file__).with_name("pages")
 PAGE = 50
-"""Items that a page loads at a time."""
+"""Number of items that the page loads at a time."""
 LARGEST_REQUEST = 10_000
-"""Bytes of a decision at most."""
+"""Maximum size of a request that sends a decision, in bytes."""
 POLICY = (
     "default-src 'none'; connect-src 'self'; img-src 'self' data: blob:; style-src 'unsafe-inline'; "
     "script-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
@@ -48,18 +48,24 @@ globalThis.fullSize = async id => {
 }
 </script>
 """
-"""Lets the report's viewer ask for an image at its own size."""
+"""Script that lets the report's viewer request an image at its original size."""
 
 
 class Guard:
-    """Lets through only who knows the token, by the server's own name, and from its own pages."""
+    """Accepts only requests with the token, to the server's own name, and from its own pages."""
 
     def __init__(self, app: ASGIApp, token: str, hosts: frozenset[str]) -> None:
-        """Takes what it guards, the token, and the names with the port, such as 127.0.0.1:8000."""
+        """Creates a guard.
+
+        Args:
+            app: the application to protect.
+            token: the secret first part of every address.
+            hosts: names of the server with its port, such as 127.0.0.1:8000.
+        """
         self.app, self.token, self.hosts = app, token.encode(), hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers a request, or refuses it."""
+        """Answers a request or refuses it."""
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -73,23 +79,23 @@ class Guard:
         await app(scope, receive, send_with_headers)
 
     def refusal(self, scope: Scope) -> str:
-        """Returns why a request is refused; "" where it is not."""
+        """Returns the reason why a request is refused; "" if it is accepted."""
         headers = Headers(scope=scope)
         origins = {f"http://{host}" for host in self.hosts}
         if headers.get("host", "") not in self.hosts:
-            return "Refused: this server answers by the name 127.0.0.1 alone."
+            return "Refused: address this server as 127.0.0.1 or localhost."
         if headers.get("origin") not in (None, *origins):
-            return "Refused: a page of another origin asks."
+            return "Refused: the request comes from a page of another origin."
         if headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
-            return "Refused: a page of another site asks."
+            return "Refused: the request comes from a page of another site."
         given = scope["path"].removeprefix("/").partition("/")[0].encode(errors="replace")
         if not secrets.compare_digest(given, self.token):
-            return "Refused: open the address that `review` printed, with its token."
+            return "Refused: open the complete address that `review` printed, including its token."
         return ""
 
 
 def application(run: Run, token: str, hosts: frozenset[str]) -> ASGIApp:
-    """Returns what a server runs to review a run; every address begins with the token."""
+    """Returns the web application that reviews a run. Every address begins with the token."""
     review = _Review(run)
     routes = [
         Route("/", review.page), Route("/report", review.report), Route("/enlarged", review.enlarged),
@@ -118,7 +124,7 @@ class _Review:
 
     def report(self, _request: Request) -> Response:
         if not self.run.report.exists():
-            raise PipelineError(f"There is no report yet: `{self.run.command()}` makes it.")
+            raise PipelineError(f"There is no report yet: `{self.run.command()}` writes it.")
         text = self.run.report.read_text(encoding="utf-8").replace(page.POLICY, POLICY, 1)
         return HTMLResponse(text.replace("</html>", f"{FULL_SIZE}</html>"))
 
@@ -129,17 +135,17 @@ class _Review:
         return JSONResponse(self.told(found, items, request.query_params.get("reason", ""), _start(request)))
 
     def told(self, found: pd.DataFrame, items: dict[str, Item], reason: str, start: int) -> dict[str, Any]:
-        """A page of the list, and how far one has come."""
+        """A page of the list of items, and the number of decisions so far."""
         done, reasons = decisions.decided(found), dict[str, list[int]]()
         for item in items.values():
             count = reasons.setdefault(item.reason, [0, 0])
             count[0] += 1
             count[1] += is_open(item, done)
         listed = [item for item in items.values() if reason in ("", item.reason)]
-        still = [place for place, item in enumerate(listed) if is_open(item, done)]
+        undecided = [position for position, item in enumerate(listed) if is_open(item, done)]
         return {
-            "reasons": reasons, "start": start, "total": len(listed), "open": len(still), "page": PAGE,
-            "next_open": next((place for place in still if place >= start), still[0] if still else None),
+            "reasons": reasons, "start": start, "total": len(listed), "open": len(undecided), "page": PAGE,
+            "next_open": next((at for at in undecided if at >= start), undecided[0] if undecided else None),
             "items": self.listing.shown(found, listed[start : start + PAGE]),
             "command": following.command(self.run, found),
         }  # fmt: skip
@@ -157,7 +163,7 @@ class _Review:
             raise PipelineError("This finding is no longer in the list: reload the page.")
         if place >= len(item.images) or action not in self.listing.actions(item):
             allowed = ", ".join(self.listing.actions(item))
-            raise PipelineError(f"{action!r} cannot be decided here; expected {allowed} about one of its images.")
+            raise PipelineError(f"{action!r} is not possible for this finding; expected {allowed}.")
         decision = item.decision(place, action)
         decisions.change(self.run, lambda found: decisions.decide(found, decision))
         return {"decided": decision.image_id}
@@ -198,8 +204,8 @@ class _Review:
         try:
             return Response(draw(number), media_type="image/png")
         except MISSING as error:
-            said = str(error) if isinstance(error, PipelineError) else "there is no held-out prediction of this image"
-            return PlainTextResponse(said, 404)
+            known = isinstance(error, PipelineError)
+            return PlainTextResponse(str(error) if known else "there is no held-out prediction for this image", 404)
 
     def enlarged(self, request: Request) -> Response:
         image_id = request.query_params.get("id", "")
@@ -213,7 +219,7 @@ def _start(request: Request) -> int:
 
 
 async def _json(request: Request) -> dict[str, Any]:
-    """The object that a request holds, by which it changes something."""
+    """The JSON object in the body of a request."""
     length = request.headers.get("content-length", "")
     if not length.isdecimal() or int(length) > LARGEST_REQUEST:
         raise HTTPException(413)

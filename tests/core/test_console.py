@@ -50,7 +50,7 @@ def rows_of(table: Table) -> dict[str, str]:
 
 def test_status_lists_every_stage_of_the_chain(tiny: Tiny) -> None:
     rows = rows_of(status_table(tiny.run())[0])
-    assert rows["evaluate"] == "nothing to do: the YAML names no truth of the test images"
+    assert rows["evaluate"] == "nothing to do: the YAML names no true masks of the test images"
     folder: Path = tiny.input / "truth.csv"
     folder.write_text("id,mask\nt1,\n")
     tiny.settings["test"] |= {"masks": "truth.csv", "evaluate": True}

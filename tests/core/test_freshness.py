@@ -565,7 +565,7 @@ def test_a_run_from_a_later_stage_says_what_is_not_up_to_date(
     (root / "a.in").write_text("changed")
     stages.warn_of_stale(run, "split")
     said = capsys.readouterr().err
-    assert "decode is not up to date (a.in changed): this starts at split" in said
+    assert "decode is not up to date (a.in changed). This run starts at split" in said
     assert "clean is not up to date" in said
 
 

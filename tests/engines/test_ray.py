@@ -85,7 +85,7 @@ def test_without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_engines_by_name() -> None:
     with pytest.raises(PipelineError, match="--engine dask: expected local or ray"):
         HowOptions(engine="dask").open_engine()
-    with pytest.raises(PipelineError, match="--ray-address goes with --engine ray"):
+    with pytest.raises(PipelineError, match="--ray-address can only be used together with --engine ray"):
         HowOptions(ray_address="auto").open_engine()
 
 

@@ -107,10 +107,10 @@ def test_the_script_says_what_is_wrong_with_the_bundle(run: Run, tmp_path: Path,
     digest = freshness.hash_file(bundle / "bundle.json")
     said = {
         "none is attached": "No bundle is attached: choose Add Input",
-        "other version": "is not the one of this notebook: bundle.json has SHA-256",
-        "file missing": "last.safetensors is missing: upload the bundle again, with `--dir-mode zip`",
+        "other version": "does not belong to this notebook: bundle.json has SHA-256",
+        "file missing": "last.safetensors is missing: upload the bundle again with `--dir-mode zip`",
         "file damaged": "last.safetensors is damaged: its SHA-256 is not the one in bundle.json",
-        "other Python": "is for Python 2.7, and this notebook runs Python 3",
+        "other Python": "is for Python 2.7, but this notebook runs Python 3",
     }
     if wanted == "none is attached":
         (bundle / "bundle.json").unlink()
@@ -132,7 +132,7 @@ def test_the_script_says_what_is_wrong_with_the_bundle(run: Run, tmp_path: Path,
 
 def test_training_must_have_ended(split: Run) -> None:
     run = predicted.named(split, "untrained")
-    with pytest.raises(PipelineError, match=r"last.safetensors does not exist: training of untrained has not ended"):
+    with pytest.raises(PipelineError, match=r"last.safetensors does not exist: training of untrained is not finished"):
         write(run)
     finished.with_summaries(predicted.with_weights(run))
     with pytest.raises(PipelineError, match=r"postprocess.json does not exist: `.* --to tune` makes it"):
@@ -160,10 +160,10 @@ def test_damaged_weights_are_refused(split: Run) -> None:
     ("option", "said"),
     [
         ({"python": "twelve"}, "expected a version such as 3.12"),
-        ({"target": "submission.txt"}, "ends with .csv or .parquet"),
-        ({"target": "submission.json"}, "submissions to tiny end with .csv"),
-        ({"target": "out/submission.csv"}, "the name of a file, without a folder"),
-        ({"user": "ada/x"}, "expected a name on Kaggle"),
+        ({"target": "submission.txt"}, "ends in .csv, .parquet"),
+        ({"target": "submission.json"}, "submissions to tiny must end in .csv"),
+        ({"target": "out/submission.csv"}, "a file name without a folder"),
+        ({"user": "ada/x"}, "expected a user name as in Kaggle"),
         ({"limit": "soon"}, "expected a number and a unit, for instance 8.5h, 90min or 45s, or `none`"),
     ],
 )

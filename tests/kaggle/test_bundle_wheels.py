@@ -96,7 +96,9 @@ def test_what_a_wheel_is_for_is_said_as_the_script_reads_it(monkeypatch: pytest.
 
 def test_a_wheel_for_another_python_is_refused(tmp_path: Path) -> None:
     source = finished.wheel_folder(tmp_path / "wheels", ("imagecodecs", "2026.3.6", "cp311-cp311-linux_x86_64"))
-    with pytest.raises(PipelineError, match=r"imagecodecs-2026.3.6-cp311.* is not for Python 3.12 on Linux x86-64"):
+    with pytest.raises(
+        PipelineError, match=r"imagecodecs-2026.3.6-cp311.* does not suit the bundle's Python 3.12 on Linux x86-64"
+    ):
         wheels.gather([CODECS], tmp_path, "3.12", source, THERE)
 
 
@@ -114,7 +116,7 @@ def test_a_missing_a_wrong_and_a_damaged_wheel_are_refused(tmp_path: Path, monke
     with pytest.raises(PipelineError, match="is damaged or another file: its SHA-256 is not in requirements.lock"):
         wheels.gather([CODECS], tmp_path, "3.12", source, THERE)
     path.rename(source / "imagecodecs-2025.1-py3-none-any.whl")
-    with pytest.raises(PipelineError, match=r"is version 2025.1, and requirements.lock pins 2026.3.6"):
+    with pytest.raises(PipelineError, match=r"is version 2025.1, but requirements.lock pins 2026.3.6"):
         wheels.gather([CODECS], tmp_path, "3.12", source, THERE)
 
 

@@ -53,9 +53,9 @@ def test_the_best_estimate_and_the_most_different_one_near_it() -> None:
 
 def test_other_choices() -> None:
     far = choose(rows([0.8, 0.7]), SALT, lambda *_: 0.5)
-    assert far is not None and far.second == 1 and "none lies within a standard error (0.0100)" in far.why
+    assert far is not None and far.second == 1 and "none is within one standard error (0.0100)" in far.why
     gone = choose(rows([0.8, 0.799]), SALT, lambda *_: None)
-    assert gone is not None and gone.second == 1 and "files are gone" in gone.why
+    assert gone is not None and gone.second == 1 and "files are missing" in gone.why
     alone = choose(rows([0.8]), SALT, lambda *_: None)
     assert alone is not None and alone.second is None
     assert choose(rows([]), SALT, lambda *_: None) is None
@@ -67,6 +67,6 @@ def test_the_lines_that_a_person_reads(tmp_path: Path, monkeypatch: pytest.Monke
     table["public"], table["sha256"] = ["0.2", "0.1", "0.3", "0.4", "0.6", "0.5"], list("abcdef")
     table["sent"], table["competition"] = "2026-11-29 10:00:00.000", "tgs-salt"
     first, second, last = lines(table, SALT)
-    assert first == "estimate and public score: correlation 0.89 (95 % 0.26 to 0.99) of 6 submissions"
+    assert first == "estimate and public score: correlation 0.89 (95 % 0.26 to 0.99) over 6 submissions"
     assert second.startswith("select run5 of 2026-11-29 10:00 and run4 of 2026-11-29 10:00: run5 has the best honest")
-    assert last == "The public score, which is of a part of the test images, chose nothing here."
+    assert last == "This choice does not use public scores, which cover only a part of the test images."

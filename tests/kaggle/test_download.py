@@ -75,14 +75,17 @@ def test_everything_arrives_unpacked(kaggle: Kaggle, tmp_path: Path) -> None:
     assert f"new {SLUG} --from input/{SLUG}" in done.output
     assert TOKEN not in done.output
     again = CliRunner().invoke(app, ["download", SLUG])
-    assert "is not empty; nothing was downloaded" in str(again.exception)
+    assert "is not empty, so nothing was downloaded" in str(again.exception)
 
 
 def test_a_download_that_broke_off_goes_on(kaggle: Kaggle, tmp_path: Path) -> None:
     folder = tmp_path / "input" / "tgs-salt"
     kaggle.files[SLUG] = packed({"large.bin": bytes(3 * 2**20)})
     kaggle.cut = 3 * 2**19
-    assert "the connection to Kaggle broke off" in (said := refused(folder)) and "goes on from what is there" in said
+    assert (
+        "the connection to Kaggle was interrupted" in (said := refused(folder))
+        and "Run the same command again to continue the download" in said
+    )
     assert (tmp_path / "input" / ".tgs-salt.download" / f"{SLUG}.zip").stat().st_size == 2**20
     kaggle.cut, before = None, len(kaggle.ranges)
     competition = load_competition("tgs-salt").model_copy(update={"kaggle": SLUG})
@@ -94,19 +97,19 @@ def test_a_download_that_broke_off_goes_on(kaggle: Kaggle, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("method", "status", "said"),
     [
-        ("GetCompetition", 401, "does not accept the token (401): it is wrong, or has expired"),
-        ("DownloadDataFiles", 401, "does not accept the token (401)"),
+        ("GetCompetition", 401, "rejects the token (401): it is wrong or has expired"),
+        ("DownloadDataFiles", 401, "rejects the token (401)"),
         (
             "DownloadDataFiles",
             403,
-            "(403: some reason): accept the rules at https://www.kaggle.com/competitions/tiny-cup/rules",
+            "(403: some reason): join the competition and accept its rules at https://www.kaggle.com/competitions/tiny-cup/rules",
         ),
         (
             "GetCompetition",
             404,
-            "does not know it (404: some reason); look at https://www.kaggle.com/competitions/tiny-cup",
+            "does not find it (404: some reason); check the name, which is the last part of the address https://www.kaggle.com/competitions/tiny-cup",
         ),
-        ("ListDataFiles", 500, "has a fault of its own (500: some reason); try again later"),
+        ("ListDataFiles", 500, "reports an internal error (500: some reason); try again later"),
         ("ListDataFiles", 429, "too many requests"),
     ],
 )
@@ -118,22 +121,24 @@ def test_refusals_are_sentences(kaggle: Kaggle, tmp_path: Path, method: str, sta
 
 def test_rules_come_first(kaggle: Kaggle, tmp_path: Path) -> None:
     kaggle.entered = False
-    assert "open https://www.kaggle.com/competitions/tiny-cup/rules, join" in refused(tmp_path / "input" / "tgs-salt")
+    assert "join the competition at https://www.kaggle.com/competitions/tiny-cup/rules" in refused(
+        tmp_path / "input" / "tgs-salt"
+    )
     assert not kaggle.calls("DownloadDataFiles")
 
 
 def test_no_token_a_wrong_one_and_no_network(kaggle: Kaggle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "input" / "tgs-salt"
     kaggle.token = "another"
-    assert refused(folder).startswith("Kaggle does not accept the token that is set here")
+    assert refused(folder).startswith("Kaggle rejects the token that is set here")
     monkeypatch.delenv("KAGGLE_API_TOKEN")
-    assert refused(folder).startswith("There is no Kaggle token here: make a token at https://www.kaggle.com/settings")
+    assert refused(folder).startswith("No Kaggle token was found: make a token at https://www.kaggle.com/settings")
     monkeypatch.setenv("KAGGLE_API_TOKEN", TOKEN)
     from kagglesdk import kaggle_env
 
     monkeypatch.setitem(kaggle_env._env_to_endpoint, kaggle_env.KaggleEnv.TEST, "http://127.0.0.1:1")
     assert refused(folder) == (
-        "Could not log in to Kaggle: there is no connection to Kaggle; try again with a network."
+        "Could not log in to Kaggle: there is no connection to Kaggle; check the network and try again."
     )
 
 
@@ -151,7 +156,9 @@ def test_a_full_disk(kaggle: Kaggle, tmp_path: Path, monkeypatch: pytest.MonkeyP
     client._client_class()
     monkeypatch.setattr(sys.modules["kaggle.api.kaggle_api_extended"], "open", full, raising=False)
     message = refused(tmp_path / "input" / "tgs-salt")
-    assert message.startswith("Could not download tiny-cup: the disk is full; make room, and the same command goes on.")
+    assert message.startswith(
+        "Could not download tiny-cup: the disk is full; make room, and run the same command again to continue."
+    )
 
 
 def test_a_small_disk(kaggle: Kaggle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,19 +180,20 @@ def test_a_damaged_archive_is_thrown_away(kaggle: Kaggle, tmp_path: Path) -> Non
 @pytest.mark.parametrize("name", ["../out.txt", "/tmp/out.txt", "a/../../out.txt", "C:/out.txt", "..\\out.txt"])
 def test_nothing_leaves_the_folder(tmp_path: Path, name: str) -> None:
     (tmp_path / "a.zip").write_bytes(packed({"fine.txt": "", name: "out"}))
-    with pytest.raises(PipelineError, match="would lie outside of the folder"):
+    with pytest.raises(PipelineError, match="would be written outside the folder"):
         archives.unpack(tmp_path / "a.zip", tmp_path / "to" / "here")
     assert not list(tmp_path.rglob("*.txt")) and not Path("/tmp/out.txt").exists()
 
 
 @pytest.mark.parametrize(
-    ("files", "said"), [({"../out.txt": "out"}, "would lie outside of the folder"), ({}, "tiny-cup.zip holds no file.")]
+    ("files", "said"),
+    [({"../out.txt": "out"}, "would be written outside the folder"), ({}, "tiny-cup.zip contains no files.")],
 )
 def test_a_refused_archive_is_named(kaggle: Kaggle, tmp_path: Path, files: dict[str, Any], said: str) -> None:
     kaggle.files[SLUG] = packed(files)
     folder = tmp_path / "input" / "tgs-salt"
     message = refused(folder)
-    assert said in message and ".tgs-salt.download/tiny-cup.zip: look at it, or delete it to have it" in message
+    assert said in message and ".tgs-salt.download/tiny-cup.zip: look at it, or delete it to download" in message
     assert not folder.exists()
 
 

@@ -201,7 +201,7 @@ def test_whole_folds_are_used_when_the_time_is_up(run: Run, tmp_path: Path, monk
     monkeypatch.setattr(inference, "_run_part", run_part)
     lines, record = predict(run, tmp_path)
     assert len(lines) == 5 and all(line.split(",")[1] for line in lines[1:])
-    assert "finished: 1 of 2 folds are predicted; the submission is of these." in record["notes"]
+    assert "finished: 1 of 2 folds are predicted; the submission uses these." in record["notes"]
 
 
 # --- what goes wrong -------------------------------------------------------------------------------------------------
@@ -273,7 +273,7 @@ def test_bundles_that_lack_something_are_refused(run: Run, tmp_path: Path) -> No
         path.write_bytes(path.read_bytes()[:200])
         with pytest.raises(PipelineError, match="canary.npz is missing or damaged: write the bundle again"):
             infer(copy, tmp_path / "submission.csv")
-    with pytest.raises(PipelineError, match=r"expected a name that ends with .csv or .parquet"):
+    with pytest.raises(PipelineError, match=r"expected a name that ends in .csv, .parquet"):
         infer(copy, tmp_path / "submission.txt")
 
 
@@ -303,10 +303,10 @@ def test_a_first_image_that_is_broken_does_not_spoil_the_timing(
 def test_what_keeps_the_networks_from_predicting_is_said(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inference, "_run_part", lambda *_: "exit code 1, as said above")
+    monkeypatch.setattr(inference, "_run_part", lambda *_: "exit code 1, see the error above")
     with pytest.raises(PipelineError) as raised:
         predict(run, tmp_path)
-    assert str(raised.value) == "the canary could not be predicted (exit code 1, as said above)."
+    assert str(raised.value) == "the canary could not be predicted (exit code 1, see the error above)."
 
 
 def test_folders_of_killed_inferences_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

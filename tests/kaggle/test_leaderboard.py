@@ -28,7 +28,9 @@ def test_the_split_is_the_same_for_the_same_ids() -> None:
     assert split(ids[::-1], 0.3) == (public, private)
     assert set(split(ids, 0.3, seed=1)[0]) != set(public)
     for share in (0.0, 1.0, 0.001, -1):
-        with pytest.raises(PipelineError, match="expected a share between 0 and 1 that leaves an image in each part"):
+        with pytest.raises(
+            PipelineError, match="expected a share between 0 and 1 that leaves at least one image in each part"
+        ):
             split(ids, share)
 
 
@@ -51,7 +53,7 @@ def test_the_public_leader_is_not_the_best(tiny: Tiny) -> None:
     assert board["private_rank"].to_dict() == {"perfect": 1, "tuned-on-public": 3, "honest": 1}
     assert np.isnan(board.loc["perfect", "estimate"]) and board.loc["honest", "estimate"] == 0.9
     assert "broken: not scored: the submission lacks the column mask; found id." in done.output
-    assert "By the estimates alone, which saw no test image, honest would have been chosen: 1.0000" in done.output
+    assert "By the estimates alone, which use no test image, honest would have been chosen: 1.0000" in done.output
     page = (tiny.root / "work" / "tiny" / "leaderboard.html").read_text()
     assert "<svg" in page and "Shake-up" in page and "<script src" not in page and 'src="http' not in page
     as_json = CliRunner().invoke(app, [*arguments, "--public", "0.5", "--json"])
@@ -90,7 +92,7 @@ def test_an_empty_folder(tiny: Tiny) -> None:
     write(tiny.root / "truth.csv", MASKS)
     arguments = ["leaderboard", str(tiny.input / "test"), str(tiny.root / "truth.csv"), "--competition"]
     done = CliRunner().invoke(app, [*arguments, str(tiny.competition_path)])
-    assert "holds no .csv; expected a folder of submissions" in str(done.exception)
+    assert "contains no submission; expected files such as .csv" in str(done.exception)
     arguments[1] = str(tiny.root / "nowhere")
     done = CliRunner().invoke(app, [*arguments, str(tiny.competition_path)])
-    assert "nowhere is no folder; expected a folder of submissions" in str(done.exception)
+    assert "nowhere is not a folder; expected a folder of submissions" in str(done.exception)

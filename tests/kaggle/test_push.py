@@ -89,16 +89,16 @@ def test_a_kernel_that_fails_shows_its_log(kaggle: Kaggle, bundle: Path, tmp_pat
 
 
 def test_what_is_checked_of_a_commit_run(kaggle: Kaggle, bundle: Path, tmp_path: Path) -> None:
-    with pytest.raises(PipelineError, match="wrote no submission.csv"):
+    with pytest.raises(PipelineError, match="did not write submission.csv"):
         push(bundle, "first", tmp_path / "out")
     kaggle.kernel_files = {"submission.csv": b"x"}
     with pytest.raises(PipelineError, match="that is not valid: row 2: no mask"):
         push(bundle, "first", tmp_path / "out", faults=lambda path: ["row 2: no mask"])
     kaggle.invalid = {"invalidCompetitionSources": ["tiny-cup"]}
-    with pytest.raises(PipelineError, match="pushed without tiny-cup, which Kaggle does not know"):
+    with pytest.raises(PipelineError, match="pushed without tiny-cup, which does not exist on Kaggle"):
         push(bundle, "first", tmp_path / "out")
     kaggle.invalid = {"error": "Notebook is too large."}
-    with pytest.raises(PipelineError, match="does not take the kernel ada/tiny-inference: Notebook is too large."):
+    with pytest.raises(PipelineError, match="rejects the kernel ada/tiny-inference: Notebook is too large."):
         push(bundle, "first", tmp_path / "out")
 
 
@@ -116,9 +116,9 @@ def test_an_upload_whose_connection_is_cut_ends_with_a_sentence(
     kaggle: Kaggle, bundle: Path, tmp_path: Path, capsys: Any
 ) -> None:
     kaggle.upload_status = 0
-    with pytest.raises(PipelineError, match="broke off 3 times: try again later"):
+    with pytest.raises(PipelineError, match="was interrupted 3 times: try again later"):
         push(bundle, "first", tmp_path / "out")
-    assert capsys.readouterr().err.count("weights.zip broke off") == 3 and not kaggle.datasets
+    assert capsys.readouterr().err.count("weights.zip was interrupted") == 3 and not kaggle.datasets
 
 
 def test_the_client_leaves_standard_input_open(tmp_path: Path) -> None:
@@ -151,11 +151,11 @@ def test_a_session_is_saved_and_put_back(kaggle: Kaggle, tiny: Tiny, monkeypatch
     names = zipfile.ZipFile(io.BytesIO(content)).namelist()
     assert "work/tiny/small/fold_0/last.ckpt" in names and "folds/tiny.csv" in names
     assert not [name for name in names if "pixels_" in name or "/bundle/" in name or name.endswith(".lock")]
-    with pytest.raises(PipelineError, match="are there already .* --force replaces them"):
+    with pytest.raises(PipelineError, match="exist already .* --force overwrites them"):
         session.restore("tiny-session")
     other = tiny.root / "next"
     monkeypatch.setenv("PIPELINE_ROOT", str(other))
-    assert f"put back {len(names)} files" in session.restore(f"{USER}/tiny-session")
+    assert f"restored {len(names)} files" in session.restore(f"{USER}/tiny-session")
     assert (other / "work/tiny/small/fold_0/last.ckpt").read_bytes() == b"an epoch"
     assert not [path for path in other.iterdir() if path.name.startswith(".")]
 
@@ -169,7 +169,7 @@ def test_an_attached_session_needs_no_network(tiny: Tiny, monkeypatch: pytest.Mo
     assert (tiny.root / "next" / "work" / "tiny" / "images.parquet").exists()
     with zipfile.ZipFile(tiny.root / "input" / "tiny-session" / session.PACK, "a") as opened:
         opened.writestr("../evil.txt", "")
-    with pytest.raises(PipelineError, match="which is no file of a session; nothing was put back"):
+    with pytest.raises(PipelineError, match="which does not belong to a session; nothing was restored"):
         session.restore("tiny-session", force=True)
 
 
@@ -242,7 +242,9 @@ def test_a_training_goes_on_in_the_next_session(kaggle: Kaggle, ready: Run, tmp_
 def test_training_of_this_machine_stays(kaggle: Kaggle, ready: Run) -> None:
     ready.fold_folder(0).mkdir(parents=True)
     (ready.fold_folder(0) / "last.ckpt").write_bytes(b"")
-    with pytest.raises(PipelineError, match="holds training of this machine: train on Kaggle beside it with `--name"):
+    with pytest.raises(
+        PipelineError, match="contains training done on this machine: train another run on Kaggle with `--name"
+    ):
         remote.train(ready, "8h", "NvidiaTeslaT4", None, False)
 
 
@@ -263,7 +265,7 @@ def test_what_lies_on_this_machine_is_not_taken_along(ready: Run, tmp_path: Path
 
     model = ready.recipe.model.model_copy(update={"weights": "/data/resnet34.safetensors"})
     other = replace(ready, recipe=ready.recipe.model_copy(update={"model": model}))
-    with pytest.raises(PipelineError, match="and model.weights names something of this machine"):
+    with pytest.raises(PipelineError, match="but model.weights refers to files of this machine"):
         write_kernel(other, tmp_path, USER, "NvidiaTeslaT4", "8h")
 
 

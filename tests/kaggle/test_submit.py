@@ -90,7 +90,7 @@ def test_a_fine_file_is_sent_and_its_score_written(submit: Submitting) -> None:
 
 def test_without_a_terminal_nobody_waits(submit: Submitting) -> None:
     done = submit()
-    assert done.exit_code == 0 and "submissions tiny` shows its score later" in done.output
+    assert done.exit_code == 0 and "submissions tiny` will show its score" in done.output
     assert not submit.kaggle.calls("GetSubmission")
     assert sent.read()["status"].tolist() == ["pending"]
     assert submit.record["kaggle"][0]["public"] is None
@@ -99,9 +99,9 @@ def test_without_a_terminal_nobody_waits(submit: Submitting) -> None:
 def test_an_invalid_file_is_refused(submit: Submitting) -> None:
     submit.encoded(first="9999 5")
     message = submit.refused("--yes", "--force")
-    assert "is not valid, nothing was submitted: row 2" in message
+    assert "is invalid, and nothing was submitted: row 2" in message
     submit.run.submission.write_text("id,mask\n")
-    assert "is not what encode wrote" in submit.refused("--yes", "--force")
+    assert "was changed after encode wrote it" in submit.refused("--yes", "--force")
     submit.run.submission.unlink()
     assert "does not exist: `python -m pipeline run" in submit.refused("--yes", "--force")
 
@@ -110,10 +110,10 @@ def test_a_doubtful_one_is_asked_about(submit: Submitting) -> None:
     submit.encoded(CHECK)
     message = submit.refused()
     assert message.startswith("The verdict on small is CHECK FIRST: Patient p3 scores 0.2.")
-    assert message.endswith("Nobody can be asked here: add --yes.")
+    assert message.endswith("There is no terminal to ask on: add --yes to agree.")
     assert submit("--yes").exit_code == 0
     again = submit()
-    assert "The same was submitted on " in str(again.exception) and len(submit.kaggle.submissions) == 1
+    assert "The same file was already submitted on " in str(again.exception) and len(submit.kaggle.submissions) == 1
 
 
 def test_do_not_submit_needs_force(submit: Submitting) -> None:
@@ -124,11 +124,14 @@ def test_do_not_submit_needs_force(submit: Submitting) -> None:
 
 def test_an_upload_that_is_cut_short_submits_nothing(submit: Submitting) -> None:
     submit.kaggle.upload_status = 400
-    assert "was cut short; nothing was submitted" in submit.refused()
+    assert "was incomplete; nothing was submitted" in submit.refused()
     assert sent.read().empty
     submit.kaggle.fails["CreateSubmission"], submit.kaggle.upload_status = (403, "Submissions are over"), 200
     message = submit.refused()
-    assert "(403: Submissions are over): accept the rules" in message and "Nothing was submitted." in message
+    assert (
+        "(403: Submissions are over): join the competition and accept its rules" in message
+        and "Nothing was submitted." in message
+    )
     assert sent.read().empty
 
 
@@ -139,24 +142,24 @@ def test_a_lost_answer_is_settled_before_it_is_sent_again(submit: Submitting, ar
     else:
         submit.kaggle.fails["CreateSubmission"] = 503, "busy"
     message = str(submit("-m", "mine").exception)
-    assert "The submission may have arrived all the same: `python -m pipeline submissions tiny` finds out" in message
+    assert "The submission may still have arrived: `python -m pipeline submissions tiny` checks this" in message
     assert "othing was submitted" not in message and sent.read()["status"].tolist() == ["sending"]
     submit.kaggle.loses.clear()
     submit.kaggle.fails.clear()
-    assert ("it was sent already" in submit("-m", "mine").output) is arrives
+    assert ("has already sent it, so nothing was submitted" in submit("-m", "mine").output) is arrives
     assert len(submit.kaggle.submissions) == 1 and sent.read()["status"].tolist() == ["pending"]
 
 
 def test_no_submission_is_left_today(submit: Submitting) -> None:
     submit.kaggle.allowed = 0
-    assert "No submission to tiny-cup is left today" in submit.refused()
+    assert "No submissions to tiny-cup are left for today" in submit.refused()
 
 
 def test_a_token_that_expires_while_the_score_is_awaited(submit: Submitting) -> None:
     submit.kaggle.fails["GetSubmission"] = 401, "expired"
     message = str(submit("--wait", "5s").exception)
-    assert message.startswith("Could not ask for the score: Kaggle does not accept the token (401)")
-    assert "The submission was sent (its number is 700); `python -m pipeline submissions tiny` shows" in message
+    assert message.startswith("Could not ask for the score: Kaggle rejects the token (401)")
+    assert "The submission was sent (its number is 700); `python -m pipeline submissions tiny` will show" in message
     assert sent.read()["status"].tolist() == ["pending"]
 
 
@@ -172,7 +175,7 @@ def test_a_kill_between_sending_and_writing_is_noticed(submit: Submitting) -> No
     submit("-m", "mine")
     sent.update(sent.read()["sent"][0], "small", {"ref": None, "status": "sending"})
     done = submit("-m", "mine")
-    assert "it was sent already" in done.output and len(submit.kaggle.submissions) == 1
+    assert "has already sent it, so nothing was submitted" in done.output and len(submit.kaggle.submissions) == 1
     assert sent.read()["ref"].tolist() == ["700"]
     submit.kaggle.submissions.clear()
     sent.update(sent.read()["sent"][0], "small", {"ref": None, "status": "sending"})
@@ -188,13 +191,13 @@ def test_a_kernel_of_a_code_competition(submit: Submitting) -> None:
     wanted = {"kernelOwner": USER, "kernelSlug": "bundle", "kernelVersion": 3, "fileName": "submission.csv"}
     assert {name: call[name] for name in wanted} == wanted
     assert sent.read()["what"].tolist() == [f"{USER}/bundle/3"]
-    assert "go together" in str(submit("-k", "bundle").exception)
+    assert "must be given together" in str(submit("-k", "bundle").exception)
 
 
 def test_a_kernel_that_ran_is_offered(submit: Submitting, monkeypatch: pytest.MonkeyPatch) -> None:
     request = Request("offline", Kernel(f"{USER}/bundle", 3))
     (said,) = offer(submit.run, request)
-    assert said.startswith("not submitted: `python -m pipeline submit ")
+    assert said.startswith("not submitted; `python -m pipeline submit ")
     assert said.endswith(f" -k {USER}/bundle -v 3 -m offline` does it") and not submit.kaggle.submissions
     assert "submitted ada/bundle/3 to tiny-cup" in list(offer(submit.run, replace(request, yes=True)))
 
@@ -228,7 +231,7 @@ def test_a_bundle_is_pushed_and_offered(submit: Submitting, capsys: Any) -> None
     submit.kaggle.kernel_files = {"submission.csv": submit.run.submission.read_bytes()}
     said = list(push_bundle(submit.run, folder, Request("offline")))
     assert said[0].startswith("the commit run of ada/small-inference, version 4, wrote a valid submission.csv: work/")
-    assert said[-1].startswith("not submitted: ") and "-k ada/small-inference -v 4" in said[-1]
+    assert said[-1].startswith("not submitted; ") and "-k ada/small-inference -v 4" in said[-1]
     assert submit.kaggle.calls("SaveKernel")[1]["datasetDataSources"] == ["ada/small-bundle"]
     assert "submitted ada/small-inference/5 to tiny-cup" in list(
         push_bundle(submit.run, folder, Request("offline", yes=True))
@@ -247,13 +250,13 @@ def test_the_list_fetches_scores_and_says_what_to_select(submit: Submitting) -> 
         submit.kaggle.submissions[-1] |= {"status": "COMPLETE", "publicScore": str(public)}
     rows = sent.read("tiny")
     assert rows["public"].tolist() == ["0.71", "0.75", "0.6", ""]  # the last was not asked for yet
-    assert "Nothing was submitted to other yet" in str(CliRunner().invoke(app, ["submissions", "other"]).exception)
+    assert "Nothing has been submitted to other yet" in str(CliRunner().invoke(app, ["submissions", "other"]).exception)
     write_recipe(submit.run)  # where the competition's YAML is found that lies somewhere else
     done = CliRunner().invoke(app, ["submissions"])
     assert done.exit_code == 0, done.exception
-    assert "estimate and public score: a correlation is told from 6 on; 4 scored so far" in done.output
+    assert "estimate and public score: a correlation needs 6 scored submissions; 4 so far" in done.output
     (said,) = (line for line in done.output.splitlines() if line.startswith("select small of "))
-    assert "has the best honest estimate (0.7000); of the 2 within a standard error (0.0204) of it, " in said
+    assert "has the best honest estimate (0.7000); of the 2 within one standard error (0.0204) of it, " in said
     assert "small (0.6900) differs most: in " in said and "number 3" in done.output
     assert sent.read("tiny")["public"].tolist() == ["0.71", "0.75", "0.6", "0.9"]
 
@@ -273,5 +276,5 @@ def test_the_competition_must_be_known_to_kaggle(tiny: Tiny) -> None:
     opened = open_run(str(tiny.recipe_path))
     from pipeline.kaggle.submit import slug_of
 
-    with pytest.raises(Exception, match="does not say what it is called on Kaggle"):
+    with pytest.raises(Exception, match="does not give its name on Kaggle"):
         slug_of(opened)

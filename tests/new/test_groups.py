@@ -46,7 +46,7 @@ def test_parts_of_ids(pattern: str) -> None:
     found = {group_of(competition, one, {}) for one in images}
     assert len(found) == count and None not in found
     assert f"; {count} for {len(images)} images" in group.evidence
-    assert f"{images[0]} is of group {group_of(competition, images[0], {})} for instance" in group.evidence
+    assert f"for instance, {images[0]} is in group {group_of(competition, images[0], {})}" in group.evidence
     assert [guess.value for guess in folds] == [count] * (count < 5)
     assert " " in pattern or group.value == pattern
 

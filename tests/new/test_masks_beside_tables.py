@@ -168,8 +168,8 @@ def boxes(folder: Path) -> None:
         (semicolons, "separated by semicolons"),
         (utf16, "it is UTF-16"),
         (zeros, "`id` of train.csv holds '0000', and images are called 0"),
-        (header_only, "train.csv has a header and no rows"),
-        (boxes, "boxes, no outlines"),
+        (header_only, "train.csv has a header but no rows"),
+        (boxes, "boxes without outlines"),
     ],
 )
 def test_why_a_file_holds_no_masks(spoil: Callable[[Path], None], words: str, tmp_path: Path) -> None:

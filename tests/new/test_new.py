@@ -100,7 +100,7 @@ def test_printed(root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     arguments = ("new", "cells", "--from", root / "downloads", "--to", root / "own")
     assert command(monkeypatch, *arguments) == 0
     told = capsys.readouterr().out
-    groups = re.search(r"(?s)^sure\n(.*)^guessed\n(.*)^left to fill in\n(.*)^written", told, re.M)
+    groups = re.search(r"(?s)^sure\n(.*)^guessed\n(.*)^to fill in\n(.*)^written", told, re.M)
     assert groups
     sure, guessed, left = groups.groups()
     assert "  rle.order row: 10 of 10 masks are smoother so" in sure
@@ -277,7 +277,7 @@ def test_a_further_table_that_lacks_an_image(root: Path) -> None:
         "group subject: by its name; images without a row: 1, add them, or set `group_missing: own`; 5 for 11" in text
     )
     assert re.search(r"wrong +people.csv: image x11 without a row has no `subject`", text)
-    assert "sample_submission null: sample_submission.csv names no test image: 'a' is none, for instance" in text
+    assert "sample_submission null: sample_submission.csv names no test image; for instance, 'a' is not one" in text
 
 
 def stack(path: Path) -> None:
@@ -328,7 +328,7 @@ def test_what_decode_refuses_is_told_first(file: str, spoil: Any, words: str, ro
     written = write_new("small", root / "raw", root / "own", assignments=given)
     (fault,) = written.trial.faults
     assert fault.startswith(f"{file}: {words}")
-    assert "".join(written.following).startswith("correct that in ")
+    assert "".join(written.following).startswith("correct this in ")
     with pytest.raises(PipelineError, match=re.escape(fault[:100])):
         run_stage(open_run(str(written.recipe)), "decode")
 
@@ -364,7 +364,7 @@ def test_beside_the_pipelines_own(root: Path, monkeypatch: pytest.MonkeyPatch) -
     assert written.competition == root / "competitions/small.yaml"
     assert load_recipe("small").competition == "small"
     assert written.following[-1] == "python -m pipeline run small --quick"
-    assert written.link.endswith(f"make it so: ln -s {root}/raw /dev/null/input/small")
+    assert written.link.endswith(f"run: ln -s {root}/raw /dev/null/input/small")
 
 
 # --- bad input -------------------------------------------------------------------------------------------------------
@@ -393,10 +393,10 @@ def packed(folder: Path) -> None:
 
 
 BAD = {
-    "packed": (packed, f"holds no images ({', '.join(SUFFIXES)}); train.zip there: unzip what is still packed."),
-    "no folder": (lambda folder: None, "is no folder; give the folder of the raw files with --from."),
-    "empty": (lambda folder: folder.mkdir(), "holds no images"),
-    "no images": (no_images, f"holds no images ({', '.join(SUFFIXES)})"),
+    "packed": (packed, f"contains no images ({', '.join(SUFFIXES)}); train.zip there: unzip what is still packed."),
+    "no folder": (lambda folder: None, "is not a folder; give the folder of the raw files with --from."),
+    "empty": (lambda folder: folder.mkdir(), "contains no images"),
+    "no images": (no_images, f"contains no images ({', '.join(SUFFIXES)})"),
     "no masks": (images_only, "test/{id}.png (1), train/{id}.png (2), but no masks"),
     "no runs": (no_runs, "(no column of train.csv holds any)"),
 }
@@ -421,13 +421,13 @@ def test_a_run_is_not_advised_where_there_are_faults(root: Path) -> None:
     assert any(re.match("wrong +.*no.csv does not exist", line) for line in lines)
     assert not any(" run " in line for line in lines)
     assert re.fullmatch(
-        r"next +correct that in .*faulty.yaml or in the raw files; `.* decode .*` lists all faults", lines[-1]
+        r"next +correct this in .*faulty.yaml or in the raw files; `.* decode .*` lists all faults", lines[-1]
     )
 
 
 @pytest.mark.parametrize("name", ["Cells", "-cells", ".cells", "a/b", ""])
 def test_bad_name(name: str, root: Path) -> None:
-    with pytest.raises(PipelineError, match="is no name for a competition"):
+    with pytest.raises(PipelineError, match="is not a valid name of a competition"):
         write_new(name, root, root / "own")
 
 
@@ -448,7 +448,7 @@ def test_given_settings(root: Path) -> None:
 
 def test_other_folder_in_input(root: Path) -> None:
     (root / "input" / "cells").mkdir(parents=True)
-    with pytest.raises(PipelineError, match="is there already and is not"):
+    with pytest.raises(PipelineError, match="exists already and is not"):
         write_new("cells", root / "raw", root / "own")
 
 

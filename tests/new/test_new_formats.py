@@ -380,4 +380,6 @@ def test_submissions_of_another_size_are_noticed(root: Path) -> None:
         drawn.csv("sample_submission.csv", "id,predicted", [("ddd", f"5 10 {2 * end} 7")])
 
     _, found = written(root, layout, "metric=dice")
-    assert any("a run of ddd ends at pixel 264006, and the image has 300×440" in note for note in found.draft.notes)
+    assert any(
+        "a run of ddd ends at pixel 264006, but the image has only 300×440" in note for note in found.draft.notes
+    )

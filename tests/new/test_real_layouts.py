@@ -238,7 +238,7 @@ def test_decoded_as_drawn(name: str, root: Path) -> None:
 def test_what_is_not_used_is_said(root: Path) -> None:
     raw, found = written(root, kvasir)
     (note,) = found.draft.notes
-    assert note == "not used: boxes.json: no annotations that are known here: a mapping with 1 keys, cju1"
+    assert note == "not used: boxes.json: no known format of annotations: a mapping with 1 keys, cju1"
     assert f"# {note}\n" in found.competition.read_text() and any(note in line for line in found.lines())
     raw.table("odd.csv", "a,b", [(1, 2)])
     raw.table("short.csv", "a,b", [(1, 2)])

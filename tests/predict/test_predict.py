@@ -186,7 +186,7 @@ def test_what_is_said_where_tune_must_decide_again(run: Run, capsys: pytest.Capt
     capsys.readouterr()
     stages.warn_of_stale(other, "predict")
     said = " ".join(capsys.readouterr().err.split())
-    assert "tune is not up to date (tune.presence_prior: None → 0.3): this starts at predict and uses what tune" in said
+    assert "tune is not up to date (tune.presence_prior: None → 0.3). This run starts at predict and uses" in said
     assert "validate is not up to date" not in said
     table, _ = status_table(other)
     states = dict(zip(*(list(column.cells) for column in table.columns[:2]), strict=True))

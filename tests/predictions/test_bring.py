@@ -140,7 +140,7 @@ def test_run_and_status(sample: Sample) -> None:
     run = open_run("third", competition="my.yaml", oof="oof.npy")
     assert run.postprocess.exists() and not run.submission.exists()
     told = call("status", *brought)
-    assert "train" not in told and "encode and what follows need predictions of the test images" in told
+    assert "train" not in told and "encode and later stages need predictions for the test images" in told
     told = call("status", *brought, "--test", "test.npy")
     following = "python -m pipeline run third --competition my.yaml --oof oof.npy --test test.npy"
     assert f"next: {following}\n" in told
@@ -414,7 +414,7 @@ def test_options_that_do_not_go_together(ready: Tiny, monkeypatch: pytest.Monkey
     assert "oof.csv does not exist; write it beside oof.npy" in refused("tune", "mine", *given, "--oof", "oof.npy")
     pd.DataFrame({"image_id": TRAIN_IDS}).to_csv("oof.csv", index=False)
     assert "encode needs predictions of the test images" in refused("encode", "mine", *given, "--oof", "oof.npy")
-    assert "--folds 1-2: expected numbers and commas" in refused("status", ready.recipe_path, "--folds", "1-2")
+    assert "--folds 1-2: expected numbers separated by commas" in refused("status", ready.recipe_path, "--folds", "1-2")
 
 
 def test_folds_are_short_for_a_setting(ready: Tiny) -> None:

@@ -1,4 +1,4 @@
-"""Whether tuning paid is said in words, whichever way it went."""
+"""Sentences that say whether tuning improved the score."""
 
 from typing import Any
 
@@ -20,22 +20,22 @@ def result(ships: str | None, steps: list[dict[str, Any]], **procedure: float) -
     [
         (
             result("tuned", STEPS, **GAIN),
-            "Tuning pays here. On images that chose nothing, dice is 0.6332 before and 0.7927 after, a change of "
-            "+0.1595 (standard error 0.0861). Kept: threshold and area; tried and not kept: rank. The images that "
-            "everything was chosen on say 0.8179: believe the 0.7927, for a choice flatters the images that it was "
-            "made on.",
+            "Tuning helps here. On images that were not used for tuning, dice is 0.6332 before and 0.7927 after, a "
+            "change of +0.1595 (standard error 0.0861). Kept: threshold and area; tried and not kept: rank. On the "
+            "images used for tuning, dice is 0.8179. That score is optimistic: trust 0.7927, the nested estimate.",
         ),
         (
             result("untuned", [step | {"kept": False} for step in STEPS], gain=-0.0034, standard_error=0.0021),
-            "Tuning does not pay here. The untuned decision is used, and dice is 0.6332. Of 3 steps that were tried, "
-            "none helped by more than noise on images that it was not fitted to: all together changed dice by -0.0034 "
-            "(standard error 0.0021).",
+            "Tuning does not help here. The untuned decision rule is used, and dice is 0.6332. 3 steps were tried. On "
+            "images that they were not fitted to, none of them improved the score by more than noise: together they "
+            "changed dice by -0.0034 (standard error 0.0021).",
         ),
-        (result("untuned", []), "Tuning does not pay here. The untuned decision is used, and dice is 0.6332."),
-        (result("fixed", []), "Nothing was tuned: the settings fix the decision, and dice is 0.8179."),
+        (result("untuned", []), "Tuning does not help here. The untuned decision rule is used, and dice is 0.6332."),
+        (result("fixed", []), "Nothing was tuned: the settings fix the decision rule, and dice is 0.8179."),
         (
             result(None, STEPS[:1]) | {"nested": 0.8179},
-            "Tuning pays here. On images that chose nothing, dice is 0.6332 before and 0.8179 after. Kept: threshold.",
+            "Tuning helps here. On images that were not used for tuning, dice is 0.6332 before and 0.8179 after. Kept: "
+            "threshold.",
         ),
     ],
 )

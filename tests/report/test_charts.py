@@ -154,7 +154,7 @@ def test_one_large_mask_does_not_empty_the_histogram() -> None:
     images = pd.DataFrame({"height": 100, "width": 100, "area_nerve": areas})
     chart = charts.mask_areas(images, competition(["nerve"]))
     (bars,) = chart.series
-    assert max(bars.x) < 4 and sum(bars.y) == 101 and "the last bar holds" in chart.title
+    assert max(bars.x) < 4 and sum(bars.y) == 101 and "the last bar includes" in chart.title
 
 
 def test_hostile_names_are_escaped() -> None:

@@ -97,7 +97,7 @@ def cells(row: Row) -> list[str]:
 def test_an_ensemble_stands_on_the_folds_of_its_runs(work: Path) -> None:
     for name, split in (("first", "aaa"), ("second", "aaa"), ("third", "bbb")):
         write(work, f"cells/{name}", scores(FIRST), split)
-    for other, remarks in (("second", ()), ("third", ("other folds",))):
+    for other, remarks in (("second", ()), ("third", ("different folds",))):
         both = write(work, "cells/both", scores(BETTER), ensemble={"first": 0.5, other: 0.5})
         for folder in both.glob("fold_*"):
             shutil.rmtree(folder)
@@ -145,7 +145,7 @@ def test_only_counted_rows_are_compared(work: Path) -> None:
         assert row.difference == pytest.approx((BETTER - FIRST)[10:].mean())
         assert row.common_images == IMAGES - 10
     assert rows[1].remarks == ()
-    assert rows[2].remarks == ("score of raw rows, difference of cleaned ones",)
+    assert rows[2].remarks == ("score on raw rows, difference on cleaned rows",)
 
 
 def test_common_images_of_other_trained_folds(work: Path) -> None:
@@ -163,7 +163,7 @@ def test_other_folds_are_never_compared(work: Path) -> None:
     write(work, "cells/other", elsewhere(scores(BETTER)), "bbb", remark="folds leak: 1 group stands in two folds")
     row = second("first", "other")
     assert (row.difference, row.standard_error) == (None, None)
-    assert row.remarks == ("other folds", "folds leak: 1 group stands in two folds")
+    assert row.remarks == ("different folds", "folds leak: 1 group stands in two folds")
     for manifest in (work / "cells" / "other").glob("*/manifest.json"):
         manifest.unlink()
     assert second("first", "other").remarks[0] == "folds unknown"
@@ -183,7 +183,7 @@ def test_a_fold_left_from_before_counts_for_nothing(work: Path) -> None:
     put(folder / "fold_7" / "manifest.json", MANIFEST | {"inputs": {"folds/cells.csv": {"hash": "old"}}})
     assert second("first", "other").remarks == ()
     put(folder / "fold_1_seed_4" / "manifest.json", MANIFEST | {"inputs": {"folds/cells.csv": {"hash": "old"}}})
-    assert second("first", "other").remarks == ("other folds",)
+    assert second("first", "other").remarks == ("different folds",)
 
 
 def test_a_pooled_score_has_no_standard_error(work: Path) -> None:
@@ -194,13 +194,13 @@ def test_a_pooled_score_has_no_standard_error(work: Path) -> None:
     _, same, fewer = compare(["first", "same", "fewer"])
     assert same.difference == pytest.approx(0.05)
     assert (same.standard_error, same.remarks) == (None, ("pooled: no standard error",))
-    assert (fewer.difference, fewer.remarks) == (None, ("pooled over other images (20 common)",))
+    assert (fewer.difference, fewer.remarks) == (None, ("pooled over different images (20 common)",))
 
 
 def test_another_metric_is_not_compared(work: Path) -> None:
     write(work, "cells/first", scores(FIRST))
     write(work, "cells/other", scores(BETTER), metric="iou")
-    assert second("first", "other").remarks == ("other metric",)
+    assert second("first", "other").remarks == ("different metric",)
 
 
 # --- rows and cells --------------------------------------------------------------------------------------------------
@@ -235,7 +235,7 @@ def test_missing_fields_are_dashes(work: Path) -> None:
     put(folder / "postprocess.json", {"metric": "dice", "score": 0.5, "score_by_fold": {"0": 0.5, "2": 0.5}})
     first, row = compare(["first", "old"])
     assert (first.parameters, first.seconds, first.accelerator) == (None, None, None)
-    assert row.remarks == ("no scores by image",)
+    assert row.remarks == ("no scores per image",)
     assert cells(row)[2:9] == ["0 and 2", "0.5000", *"–––––"]
 
 
@@ -243,7 +243,9 @@ def test_missing_fields_are_dashes(work: Path) -> None:
 
 
 def test_names(work: Path) -> None:
-    with pytest.raises(PipelineError, match=r"`small` has scores and there is no recipe small; no run has any yet\.$"):
+    with pytest.raises(
+        PipelineError, match=r"`small` has scores, and there is no recipe small; no run has scores yet\.$"
+    ):
         compare(["small"])
     with pytest.raises(PipelineError, match="no run `sample` has scores: `python -m pipeline run sample` makes them"):
         compare(["sample"])
@@ -252,7 +254,7 @@ def test_names(work: Path) -> None:
     write(work, "cells/small-quick", scores(FIRST))
     write(work, "salt/small", scores(FIRST))
     write(work, "cells/small", scores(BETTER))
-    with pytest.raises(PipelineError, match="2 competitions: say cells/small or salt/small"):
+    with pytest.raises(PipelineError, match="2 competitions have a run `small`: give cells/small or salt/small"):
         compare(["small"])
     assert [row.competition for row in compare(["salt/small", "cells/small"])] == ["salt", "cells"]
     with pytest.raises(PipelineError, match=r"did you mean small-quick\?$"):

@@ -182,7 +182,7 @@ def test_a_browser_shows_the_whole_report(root: Path, tmp_path: Path, width: int
     assert found["width"] <= found["window"], "the page scrolls sideways"
     assert found["rows"] >= 20 and found["descending"] == found["ascending"][::-1] and len(found["folds"]) == 1
     assert found["open"] and found["moved"] and found["pictures"] >= 3
-    assert re.match(r"\d+ of 255 and no other rule: dice, this image, [01]\.\d{4}", found["threshold"])
+    assert re.match(r"\d+ of 255, without other rules: dice of this image [01]\.\d{4}", found["threshold"])
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")

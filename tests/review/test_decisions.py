@@ -58,10 +58,10 @@ def test_decisions_are_undone_from_the_last_to_the_first(run: Run) -> None:
 def test_a_mask_that_is_not_trained_on_cannot_be_learned(run: Run) -> None:
     decide(run, "a02", "contradiction", "a01", "drop")
     for action in ("relabel", "soft"):
-        with pytest.raises(PipelineError, match="a02 is left out of training, so a01 cannot learn its mask"):
+        with pytest.raises(PipelineError, match="a02 is left out of training, so a01 cannot be trained with its mask"):
             decide(run, "a01", "contradiction", "a02", action)
     found = decide(run, "a03", "duplicate", "a04", "relabel")
-    with pytest.raises(PipelineError, match="a03 learns another image's mask itself"):
+    with pytest.raises(PipelineError, match="a03 is itself trained with another image's mask"):
         decide(run, "a04", "duplicate", "a03", "relabel")
     assert decisions.without_partner(found) == set()
     assert decisions.without_partner(decide(run, "a04", "duplicate", "a03", "drop")) == {"a03"}
@@ -79,7 +79,7 @@ def test_another_process_that_works_there_is_waited_for_and_named(run: Run, monk
     before = run.outliers.read_bytes()
     with (
         FileLock(run.competition_folder / ".lock"),
-        pytest.raises(PipelineError, match="Nothing was written: another process works in work/tiny"),
+        pytest.raises(PipelineError, match="Nothing was saved: another process is working in work/tiny"),
     ):
         decide(run, "a01", "contradiction", "a02", "drop")
     assert run.outliers.read_bytes() == before

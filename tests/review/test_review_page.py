@@ -129,10 +129,12 @@ def test_a_person_decides_reloads_and_undoes(run: Run, visit: Visit, address: st
     assert seen["sizes"] == ["60x40"] * 4  # the image and its three layers
     assert seen["reloaded"] == ["pixel outlier: a06", "3 of 5 decided"]
     assert seen["undone"] == ["suspected label: a12", "2 of 5 decided", "–"]
-    assert seen["said"] == "Undone: the last decision about a12."
+    assert seen["said"] == "Undone: the last decision on a12."
     assert seen["refused"][1] == "2 of 5 decided"  # a suspect has no partner whose mask it could share
     assert seen["clicked"] == seen["start"]
-    assert seen["caption"] == "a01, empty mask. Decided: trained as it is."  # a02 learns its mask, so it cannot be soft
+    assert (
+        seen["caption"] == "a01, empty mask. Decided: trained with its own mask."
+    )  # a02 learns its mask, so it cannot be soft
     assert seen["width"][0] <= seen["width"][1]
     found = pd.read_csv(run.outliers, dtype=str, keep_default_na=False)
     actions = {(row.image_id, row.reason): row.action for row in found.itertuples()}

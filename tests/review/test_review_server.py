@@ -190,7 +190,7 @@ def test_ctrl_c_ends_with_the_next_command(
     command.review(run, 0, browser=True)
     assert answered == [{"decided": "a01"}] and signal.getsignal(signal.SIGINT) is before
     said = capsys.readouterr().out
-    assert "http://127.0.0.1:" in said and "1 image decided" in said and "next  python -m pipeline run " in said
+    assert "http://127.0.0.1:" in said and "decisions on 1 image in" in said and "next  python -m pipeline run " in said
     assert actions(run)["a01", "contradiction"] == "drop"
 
 
@@ -199,11 +199,13 @@ def test_what_stands_in_the_way_is_said_in_a_sentence(run: Run, monkeypatch: pyt
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(PipelineError, match=f"--port {port} cannot be had"):
+        with pytest.raises(PipelineError, match=f"--port {port} cannot be used"):
             command.review(run, port, browser=False)
     run.folds_file.parent.mkdir(exist_ok=True)
     run.folds_file.write_text("image_id,fold,use\na01,0,train\n")
-    with pytest.raises(PipelineError, match="folds/tiny.csv is your own, and its column `use` says what is trained"):
+    with pytest.raises(
+        PipelineError, match="folds/tiny.csv is your own file, and its column `use` overrides all decisions"
+    ):
         command.review(run, 0, browser=False)
     monkeypatch.setattr(command, "find_spec", lambda name: None)
     with pytest.raises(PipelineError, match="review needs starlette and uvicorn.*pip install"):

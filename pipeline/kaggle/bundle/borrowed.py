@@ -1,5 +1,5 @@
-"""An environment like the notebook's, as far as the packages of this one allow: it borrows those that Kaggle's image
-has, by links, and has no other. The versions are this environment's."""
+"""An environment like that of a Kaggle notebook, for rehearsals. It links the packages that Kaggle's image has from
+this environment, in the versions installed here, and has no other packages."""
 
 import os
 import shutil
@@ -17,8 +17,8 @@ from pipeline.core.files import write_text
 from pipeline.kaggle.bundle.image import TORCH, packages
 
 NOT_BORROWED = {"pip", "setuptools", "wheel"}
-"""The environment has its own pip."""
-BLOCKED = '''"""Lets no socket reach another machine."""
+"""Packages that are not linked: the environment has its own."""
+BLOCKED = '''"""Blocks all connections to other machines."""
 import socket
 
 
@@ -34,13 +34,16 @@ socket.getaddrinfo = socket.create_connection = _refuse
 def make_environment(
     folder: Path, more: Collection[str] = (), less: Collection[str] = ()
 ) -> tuple[Path, list[str], list[str]]:
-    """Returns the Python of a new environment, which packages of the image it borrows, and which others these need in
-    the versions that are here.
+    """Creates an environment.
 
     Args:
-        folder: where it is made.
-        more: packages beyond the image's that are borrowed too.
-        less: packages of the image that are not.
+        folder: folder of the environment.
+        more: packages to link in addition to the image's.
+        less: packages of the image that are not linked.
+
+    Returns:
+        The path of its Python, the linked packages of the image, and further packages that those need in the versions
+        installed here.
     """
     venv.EnvBuilder(with_pip=True, symlinks=True).create(folder)
     site = next((folder / "lib").glob("python3*/site-packages"))
@@ -63,24 +66,24 @@ def _name(distribution: metadata.Distribution) -> str:
 
 
 def _needed(names: Iterable[str], installed: Mapping[str, metadata.Distribution]) -> list[str]:
-    """The further packages that these depend on, directly or not."""
+    """The further packages that these packages depend on, directly or indirectly."""
     known, waiting = set(names), list(names)
     first = set(known)
     while waiting:
-        for one in map(Requirement, installed[waiting.pop()].requires or ()):
-            name = str(canonicalize_name(one.name))
-            if name in installed and name not in known and (one.marker is None or one.marker.evaluate({"extra": ""})):
+        for needed in map(Requirement, installed[waiting.pop()].requires or ()):
+            name = str(canonicalize_name(needed.name))
+            applies = needed.marker is None or needed.marker.evaluate({"extra": ""})
+            if name in installed and name not in known and applies:
                 known.add(name)
                 waiting.append(name)
     return sorted(known - first - NOT_BORROWED)
 
 
 def without_network(folder: Path) -> tuple[list[str], dict[str, str], str]:
-    """Returns what to put before a command, and which environment variables to give it, so that it has no network; and
-    how that is done.
+    """Returns how to run a command without a network: words to put before it, environment variables, and a description.
 
     Args:
-        folder: an empty one, for a file that blocks sockets where the system makes no network namespaces.
+        folder: an empty folder, for a file that blocks sockets if the system has no network namespaces.
     """
     if shutil.which("unshare"):
         wanted = ["unshare", "--net"] if os.geteuid() == 0 else ["unshare", "--map-root-user", "--net"]
@@ -91,5 +94,5 @@ def without_network(folder: Path) -> tuple[list[str], dict[str, str], str]:
 
 
 def running() -> str:
-    """Returns the running version of Python, e.g. 3.11."""
+    """Returns the version of the running Python, for example 3.11."""
     return f"{sys.version_info.major}.{sys.version_info.minor}"

@@ -1,4 +1,4 @@
-"""What is left out where the time is short: views first, then seeds, then folds."""
+"""Plans an inference for the available time: if it is too short, views are left out first, then seeds, then folds."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -6,38 +6,38 @@ from dataclasses import dataclass, replace
 from pipeline.core.console import duration
 
 VIEWS = {"none": 1, "hflip": 2, "flips": 4, "d4": 8}
-"""How many views of an image each test-time augmentation has."""
+"""Number of views per image of each test-time augmentation."""
 SURE = 1.15
-"""Predictions are planned to take this much longer than measured on the first images."""
+"""Safety factor on the prediction time that was measured on the first images."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """What one run of the bundle predicts with."""
+    """The models and views with which one run of the bundle predicts."""
 
     name: str
     views: str
-    """Test-time augmentation, as in predict.tta, that tune kept."""
+    """The test-time augmentation that tune kept, as in predict.tta."""
     seeds: int
     folds: int
     networks: int = 1
-    """Snapshots of each training."""
+    """Number of snapshots per training."""
     seconds: float = 0.0
-    """Of one network, one view, one image, on one device."""
+    """Seconds per network, view and image on one device."""
 
     @property
     def per_image(self) -> float:
-        """Seconds on one device."""
+        """Seconds per image on one device."""
         return self.seconds * VIEWS[self.views] * self.seeds * self.folds * self.networks
 
 
 def needed(works: Sequence[Work], images: int, devices: int) -> float:
-    """Returns how many seconds predicting so many images takes."""
+    """Returns the planned time in seconds for predicting a number of images on a number of devices."""
     return SURE * images * sum(work.per_image for work in works) / max(1, devices)
 
 
 def reductions(works: Sequence[Work]) -> Iterator[list[Work]]:
-    """Yields the work as it is, then with less and less of it: fewer views, then fewer seeds, then fewer folds."""
+    """Yields the full work, and then less and less work: fewer views, then fewer seeds, then fewer folds."""
     now = list(works)
     yield now
     for views in reversed(list(VIEWS)[:-1]):
@@ -52,13 +52,13 @@ def reductions(works: Sequence[Work]) -> Iterator[list[Work]]:
 
 
 def plan(works: Sequence[Work], images: int, devices: int, available: float) -> tuple[list[Work], str]:
-    """Returns the most work that can be done in time, and what is left out, as a sentence; empty where nothing is.
+    """Returns the most work that fits into the available time, and a sentence about what is left out ("" if nothing).
 
     Args:
-        works: what each run would predict with.
-        images: how many there are.
-        devices: how many predict at once.
-        available: seconds that predicting may take.
+        works: the full work of each run.
+        images: number of images.
+        devices: number of devices that predict in parallel.
+        available: available time in seconds.
     """
     chosen = list(works)
     for chosen in reductions(works):
@@ -67,13 +67,13 @@ def plan(works: Sequence[Work], images: int, devices: int, available: float) -> 
     short = needed(chosen, images, devices) > available
     if list(works) == chosen and not short:
         return chosen, ""
-    full, left = (duration(needed(one, images, devices)) for one in (works, chosen))
-    parts = [said for before, after in zip(works, chosen, strict=True) if (said := _difference(before, after))]
-    reduced = "; ".join(parts) or "nothing can be left out"
-    text = f"all of it would take {full}, and {duration(max(0.0, available))} are left: {reduced}"
+    full, reduced = (duration(needed(each, images, devices)) for each in (works, chosen))
+    parts = [text for before, after in zip(works, chosen, strict=True) if (text := _difference(before, after))]
+    changes = "; ".join(parts) or "nothing can be left out"
+    text = f"all of it would take {full}, and {duration(max(0.0, available))} are left: {changes}"
     if short:
-        return chosen, f"{text}; even so it takes {left}: images that are not reached in time get the usual answer"
-    return chosen, f"{text}; so it takes {left}"
+        return chosen, f"{text}; it still takes {reduced}: images that are not reached in time get the usual answer"
+    return chosen, f"{text}; so it takes {reduced}"
 
 
 def _difference(before: Work, after: Work) -> str:

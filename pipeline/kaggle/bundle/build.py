@@ -1,13 +1,13 @@
-"""Writes a bundle: everything that a notebook without a network needs to predict a hidden test set.
+"""Writes a bundle: all files that a notebook without a network needs to predict a hidden test set.
 
     python -m pipeline bundle RECIPE…
 
 reads   of each run: weights, fold.json, postprocess.json, mask_statistics.npz; requirements.lock; and for the canary
-        work/<competition>/pixels_…/test_images.npy, where it is there
+        work/<competition>/pixels_…/test_images.npy, if it exists
 writes  work/<competition>/<run>/bundle/dataset/   bundle.json, dataset-metadata.json, competition.yaml, runs/, wheels/
         work/<competition>/<run>/bundle/kernel/    inference.ipynb, inference.py, server.py, kernel-metadata.json
 
-No training image is in it, and never torch. The old bundle stays until the new one is whole.
+A bundle contains no training images and never torch. The old bundle is replaced when the new one is complete.
 """
 
 import hashlib
@@ -41,48 +41,48 @@ from pipeline.core.written import Part, read_checked
 from pipeline.kaggle.bundle import half, image, notebook, project, script, wheels
 
 MOST_PACKAGES = 5
-"""Packages that a bundle may add to the image, its own among them."""
+"""Maximum number of packages that a bundle may add to the image, including this package."""
 EXPECT = ("metric", "score", "interval_95", "nested", "nested_interval_95")
 TITLE = 50
-"""Characters of a dataset's title and of a kernel's, at most."""
+"""Maximum number of characters of the title of a dataset or kernel."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """How a bundle is written."""
+    """Options of a bundle."""
 
     python: str = image.PYTHON
     wheels: Path | None = None
-    """A folder to take wheels from; None: they are downloaded."""
+    """Folder of wheels to use; None: wheels are downloaded."""
     limit: str = "8h"
-    """The time that the notebook keeps to; `none`: any."""
+    """Time limit of the notebook; `none`: no limit."""
     target: str | None = None
-    """The name of the file that the notebook writes; None: `submission`, of the competition's kind."""
+    """Name of the file that the notebook writes; None: `submission` with the suffix of the competition's format."""
     user: str = "USERNAME"
-    """Of Kaggle, in the metadata."""
+    """User name on Kaggle, for the metadata."""
     half: bool = False
     """Whether weights are stored in fp16."""
     force: bool = False
-    """Whether a run is bundled whose steps are not up to date."""
+    """Whether to bundle a run whose steps are not up to date."""
 
 
 def folder_of(run: Run) -> Path:
-    """Returns where a run's bundle lies."""
+    """Returns the folder of a run's bundle."""
     return run.folder / "bundle"
 
 
 def write_bundle(run: Run, options: Options, engine: Engine | None = None) -> Path:
-    """Returns the folder of a run's bundle, written anew.
+    """Writes a run's bundle and returns its folder.
 
     Raises:
-        PipelineError: the run is not finished, or its code or data changed since; weights are missing or damaged;
-            wheels cannot be had; nothing is written then.
+        PipelineError: the run is not finished, or its code or data have changed since; weights are missing or damaged;
+            or wheels are not available. Then nothing is written.
     """
     check_options(options)
     if not run.competition.has_test:
         raise PipelineError(
-            f"{run.competition.name} has no test set (`test: null`), and a bundle answers for one: say in its "
-            "YAML where test images lie."
+            f"{run.competition.name} has no test set (`test: null`), but a bundle predicts one: name the test images "
+            "in its YAML."
         )
     check_finished(run, options.force)
     options = replace(options, target=options.target or f"submission{_ending(run)}")
@@ -109,16 +109,16 @@ def write_bundle(run: Run, options: Options, engine: Engine | None = None) -> Pa
 
 
 def combined(runs: Sequence[Run], name: str | None, engine: Engine | None) -> Run:
-    """Returns the run that averages several runs with weights that are fitted to their out-of-fold predictions; tune
-    runs for it where it has not.
+    """Returns the ensemble of several runs, with weights fitted to their out-of-fold predictions; runs tune if needed.
 
     Raises:
-        PipelineError: the runs are not of one competition, or are not finished.
+        PipelineError: the runs belong to different competitions, or are not finished.
     """
     competitions = {run.competition.name for run in runs}
     if len(competitions) > 1:
         raise PipelineError(
-            f"the recipes are of several competitions ({', '.join(sorted(competitions))}): give those of one."
+            f"the recipes belong to several competitions ({', '.join(sorted(competitions))}): give recipes of one "
+            "competition."
         )
     for run in runs:
         check_finished(run)
@@ -138,24 +138,25 @@ def combined(runs: Sequence[Run], name: str | None, engine: Engine | None) -> Ru
 
 
 def check_finished(run: Run, force: bool = False) -> None:
-    """Checks that a run can be bundled: trained, tuned, and by the code and the data that are here now.
+    """Checks that a run can be bundled: trained and tuned with the current code and data.
 
     Raises:
-        PipelineError: it is not.
+        PipelineError: the run cannot be bundled.
     """
     if run.recipe.arrays:
-        raise PipelineError(f"{run.name} has predictions made elsewhere and no networks: there is nothing to bundle.")
+        raise PipelineError(f"{run.name} has external predictions and no networks: there is nothing to bundle.")
     for other in runs_of(run):
-        for path in (path for fold in other.test_folds() for one in other.members(fold) for path in other.weights(one)):
+        members = [member for fold in other.test_folds() for member in other.members(fold)]
+        for path in (path for member in members for path in other.weights(member)):
             if not path.exists():
                 raise PipelineError(
-                    f"{shown(path)} does not exist: training of {other.name} has not ended; "
-                    f"`{other.command()}` goes on."
+                    f"{shown(path)} does not exist: training of {other.name} is not finished; "
+                    f"`{other.command()}` continues it."
                 )
             if freshness.hash_file(path) not in read_training(path.with_name("fold.json"), Weights)["sha256"]:
                 raise PipelineError(
-                    f"{shown(path)} is damaged or was replaced: its SHA-256 is none of those in fold.json. Put the "
-                    "file back, or train again with `--force`."
+                    f"{shown(path)} is damaged or was replaced: its SHA-256 is not in fold.json. Restore the file, or "
+                    "train again with `--force`."
                 )
     for one in {other.name: other for other in (*runs_of(run), run)}.values():
         if not one.postprocess.exists():
@@ -175,25 +176,25 @@ def check_finished(run: Run, force: bool = False) -> None:
 
 
 def check_options(options: Options) -> None:
-    """Checks how a bundle is to be written.
+    """Checks the options of a bundle.
 
     Raises:
-        PipelineError: an option is wrong.
+        PipelineError: an option is invalid.
     """
     if not re.fullmatch(r"3\.\d+", options.python):
         raise PipelineError(f"--python {options.python}: expected a version such as 3.12.")
     if options.target and not (re.fullmatch(r"[\w-][\w.-]*", options.target) and file_of_name(options.target)):
         raise PipelineError(
-            f"--output {options.target}: expected the name of a file, without a folder, that ends with .csv or "
-            ".parquet, .csv.gz, .zip or .json."
+            f"--output {options.target}: expected a file name without a folder that ends in .csv, .parquet, .csv.gz, "
+            ".zip or .json."
         )
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", options.user):
         raise PipelineError(
-            f"--user {options.user!r}: expected a name on Kaggle as addresses have it: letters, digits and hyphens."
+            f"--user {options.user!r}: expected a user name as in Kaggle's addresses: letters, digits and hyphens."
         )
     deadline.limit_of(options.limit)
     if options.wheels and not options.wheels.is_dir():
-        raise PipelineError(f"--wheels {options.wheels}: there is no such folder.")
+        raise PipelineError(f"--wheels {options.wheels}: this folder does not exist.")
 
 
 def _ending(run: Run) -> str:
@@ -202,13 +203,13 @@ def _ending(run: Run) -> str:
 
 
 def _check_kind(run: Run, name: str) -> None:
-    """Checks that a submission can be a file of this name."""
+    """Checks that the file name has a suffix that the competition accepts."""
     file, images = run.competition.submission_file, run.competition.submission.format == "images"
     if file_of_name(name) != file and (images or "json" in (file, file_of_name(name))):
-        raise PipelineError(f"--output {name}: submissions to {run.competition.name} end with {_ending(run)}.")
+        raise PipelineError(f"--output {name}: submissions to {run.competition.name} must end in {_ending(run)}.")
 
 
-# --- what is in it ---------------------------------------------------------------------------------------------------
+# --- the content -----------------------------------------------------------------------------------------------------
 
 
 def _write_canaries(run: Run, dataset: Path) -> None:
@@ -220,33 +221,33 @@ def _write_canaries(run: Run, dataset: Path) -> None:
 
 
 def _write_wheels(run: Run, folder: Path, options: Options) -> list[dict[str, Any]]:
-    """Writes the wheels and returns what bundle.json says of them."""
+    """Writes the wheels and returns their entries for bundle.json."""
     folder.mkdir()
-    there = image.packages()
-    wanted = image.lacking(image.requirements(runs_of(run)), there)
-    if len(wanted) + 1 > MOST_PACKAGES:
+    available = image.packages()
+    missing = image.lacking(image.requirements(runs_of(run)), available)
+    if len(missing) + 1 > MOST_PACKAGES:
         raise PipelineError(
-            f"the image lacks {len(wanted)} packages ({', '.join(one.name for one in wanted)}), and a bundle may add "
-            f"{MOST_PACKAGES - 1} beside its own."
+            f"Kaggle's image lacks {len(missing)} packages ({', '.join(package.name for package in missing)}), but a "
+            f"bundle may add at most {MOST_PACKAGES - 1} packages besides its own."
         )
-    paths = [wheels.write_own(folder), *wheels.gather(wanted, folder, options.python, options.wheels, there)]
+    paths = [wheels.write_own(folder), *wheels.gather(missing, folder, options.python, options.wheels, available)]
     named = {path: parse_wheel_filename(path.name) for path in paths}
     versions = {str(name): str(number) for name, number, _, _ in named.values()}
     for path in paths:
-        for text in wheels.conflicts(path, there, versions):
+        for text in wheels.conflicts(path, available, versions):
             warn(f"[yellow]{escape(text)}[/yellow]")
     return [
         {
             "name": str(name), "version": str(number), "wheel": path.name, "sha256": freshness.hash_file(path),
             "python": wheels.python_of(tags, options.python),
-            "instead_of": next((one.why for one in wanted if one.name == name), "nothing"),
+            "instead_of": next((package.why for package in missing if package.name == name), "nothing"),
         }
         for path, (name, number, _, tags) in named.items()
     ]  # fmt: skip
 
 
 def _about(run: Run, dataset: Path, packages: list[dict[str, Any]], options: Options) -> dict[str, Any]:
-    """What bundle.json says."""
+    """The content of bundle.json."""
     result = read_tuned(run)
     files = [path for path in sorted(dataset.rglob("*")) if path.is_file()]
     hashes = {path.relative_to(dataset).as_posix(): freshness.hash_file(path) for path in files}
@@ -280,7 +281,7 @@ def _about(run: Run, dataset: Path, packages: list[dict[str, Any]], options: Opt
 
 
 def slug(text: str) -> str:
-    """Returns a name as Kaggle writes it in addresses."""
+    """Returns a name in the form of Kaggle's addresses."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:TITLE].rstrip("-")
 
 
@@ -330,11 +331,14 @@ def _say(target: Path, about: dict[str, Any]) -> None:
     )
     if not all(script.fits(one["python"]) for one in packages):
         running = f"{sys.version_info.major}.{sys.version_info.minor}"
-        say(f"  wheels for Python {about['python']} were chosen by their tags and not installed: {running} runs here")
+        say(
+            f"  the wheels for Python {about['python']} were chosen by their tags; installing them was not tested, "
+            f"because Python {running} is running here"
+        )
 
 
 def read_about(run: Run) -> dict[str, Any]:
-    """Returns bundle.json of a run's bundle.
+    """Returns the content of bundle.json of a run's bundle.
 
     Raises:
         PipelineError: there is no bundle.

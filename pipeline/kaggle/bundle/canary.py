@@ -1,7 +1,7 @@
-"""A few images with the probabilities that the bundled networks gave when the bundle was written.
+"""The canary: a few images with the probabilities that the networks predicted when the bundle was written.
 
-Another version of timm, of OpenCV or of torch, or another number format, can change predictions without an error. The
-notebook predicts these images first and compares.
+Another version of timm, OpenCV or torch, or another number format, can change predictions without an error. The
+notebook therefore predicts these images first and compares the probabilities.
 """
 
 import tempfile
@@ -26,24 +26,24 @@ IMAGES = 20
 
 @dataclass(frozen=True)
 class CanaryRun(Run):
-    """A run whose test images are these."""
+    """A run whose test images are those of the canary."""
 
     place: Path = Path()
 
     @property
     def pixels(self) -> Path:
-        """Where test_images.npy lies."""
+        """The folder of test_images.npy."""
         return self.place
 
 
 def write(run: Run, path: Path, pixel_type: str, used: Run | None = None) -> None:
-    """Writes images and what a run predicts of them: test images where decode has read some, or else noise.
+    """Writes images and a run's predictions for them. The images are test images if decode has read some, else noise.
 
     Args:
-        run: whose networks predict.
-        path: the .npz.
-        pixel_type: uint8 or uint16, what the networks were trained on.
-        used: the run as the bundle holds it, where its weights are not the same ones.
+        run: the run whose networks predict.
+        path: the .npz file to write.
+        pixel_type: uint8 or uint16, the type of the training images.
+        used: the run as stored in the bundle, if its weights differ (fp16).
     """
     images = _images(run, pixel_type)
     with writing(path) as temporary, temporary.open("wb") as file:
@@ -51,7 +51,7 @@ def write(run: Run, path: Path, pixel_type: str, used: Run | None = None) -> Non
 
 
 def difference(run: Run, path: Path) -> float:
-    """Returns by how much a run's predictions differ on average, from 0 to 1, from those that were written.
+    """Returns the mean absolute difference (0 to 1) between a run's predictions and the stored ones.
 
     Raises:
         PipelineError: the file is damaged, or the networks cannot predict.
@@ -66,8 +66,10 @@ def difference(run: Run, path: Path) -> float:
 
 
 def predict(run: Run, images: np.ndarray) -> np.ndarray:
-    """Returns the mean probabilities (N, C, H, W) of images (N, H, W, channels) as stored ones, without test-time
-    augmentation, over all folds and seeds."""
+    """Returns the probabilities (N, C, H, W), in their storage format, of images (N, H, W, channels).
+
+    They are the mean over all folds and seeds, without test-time augmentation.
+    """
     sums = None
     with tempfile.TemporaryDirectory() as folder:
         np.save(Path(folder) / "test_images.npy", images)
@@ -84,7 +86,7 @@ def predict(run: Run, images: np.ndarray) -> np.ndarray:
 
 
 def _images(run: Run, pixel_type: str) -> np.ndarray:
-    """Test images at the size of the pixel arrays, evenly chosen, or noise of several scales."""
+    """Evenly chosen test images at network size, or noise of several scales."""
     path = run.pixels / "test_images.npy"
     if path.exists() and len(array := read_array(path)) and str(array.dtype) == pixel_type:
         rows = np.unique(np.linspace(0, len(array) - 1, IMAGES).astype(int))

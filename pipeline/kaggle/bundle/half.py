@@ -1,4 +1,4 @@
-"""What fp16 weights change: the stages validate and tune once more, with them, in a folder that is removed."""
+"""Measures the effect of fp16 weights: runs validate and tune again with them, in a temporary folder."""
 
 import os
 import tempfile
@@ -19,7 +19,7 @@ COMPARED = ("score", "nested")
 
 
 def convert(source: Path, target: Path) -> None:
-    """Writes weights with every fp32 tensor in fp16."""
+    """Copies weights, with every fp32 tensor converted to fp16."""
     import torch
     from safetensors.torch import load_file, save_file
 
@@ -29,21 +29,21 @@ def convert(source: Path, target: Path) -> None:
 
 
 def measure(run: Run, dataset: Path, engine: Engine | None) -> dict[str, Any]:
-    """Returns the out-of-fold scores with the weights of a bundle beside those with the run's own.
+    """Returns the out-of-fold scores with the run's fp32 weights and with the bundle's fp16 weights.
 
     Args:
-        run: the run, which has its training images here.
-        dataset: the bundle's files.
-        engine: predicts.
+        run: the run, whose training images are on this machine.
+        dataset: folder of the bundle's files.
+        engine: the engine that predicts.
 
     Raises:
-        PipelineError: the training images' pixel arrays are not here.
+        PipelineError: the pixel arrays of the training images are missing.
     """
     for one in runs_of(run):
         if one.recipe.trains and not (one.pixels / "train_images.npy").exists():
             raise PipelineError(
-                f"{shown(one.pixels)}/train_images.npy does not exist, and what fp16 weights change is measured on the "
-                f"training images: `{one.command('--to', 'split')}` makes it."
+                f"{shown(one.pixels)}/train_images.npy does not exist, but the effect of fp16 weights is measured on "
+                f"the training images: `{one.command('--to', 'split')}` makes it."
             )
     own, source, here = (
         read_tuned(run),
@@ -51,7 +51,7 @@ def measure(run: Run, dataset: Path, engine: Engine | None) -> dict[str, Any]:
         {name: os.environ.get(name) for name in ("PIPELINE_ROOT", "PIPELINE_INPUT")},
     )
     os.environ["PIPELINE_INPUT"] = str(input_root())
-    say("  validate and tune once more, with fp16 weights")
+    say("  running validate and tune again with fp16 weights")
     quiet, console.quiet = console.quiet, True
     try:
         with tempfile.TemporaryDirectory(prefix="half-") as folder:
@@ -70,12 +70,12 @@ def measure(run: Run, dataset: Path, engine: Engine | None) -> dict[str, Any]:
             os.environ.pop(name, None)
             if value is not None:
                 os.environ[name] = value
-    own = own.get("tuned_by", own)  # a bundle scores by a built-in metric
+    own = own.get("tuned_by", own)  # a bundle is scored with a built-in metric
     return {key: {"fp32": own[key], "fp16": found[key]} for key in COMPARED}
 
 
 def _link_training(source: Path, there: Path, run: Run) -> None:
-    """Links what the stages read of the training images."""
+    """Links the files of the training images that the stages read."""
     (there / "folds").symlink_to(source / "folds")
     for path in (source / "work" / run.competition.name).iterdir():
         target = there / "work" / run.competition.name / path.name

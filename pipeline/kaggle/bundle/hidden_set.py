@@ -1,5 +1,5 @@
-"""Test sets as a code competition may put in the place of the public one: none, one image, or other ids, another count,
-other sizes, and an image that cannot be read."""
+"""Writes test sets that a code competition may use in place of the public one: without images, with one image, or with
+other ids, another number of images, other sizes and an unreadable image."""
 
 import shutil
 from dataclasses import dataclass
@@ -21,14 +21,14 @@ from pipeline.decode.readers.registry import reader_of
 from pipeline.kaggle.bundle import project
 
 MOST = 12
-"""Images of a hidden set."""
+"""Maximum number of images in a hidden set."""
 SIZE = (13, 7)
-"""By how many rows and columns its images are larger, where the submission allows several sizes."""
+"""Rows and columns by which its images are enlarged, if the submission allows several sizes."""
 
 
 @dataclass(frozen=True)
 class HiddenSet:
-    """A test set that was written."""
+    """The images of a hidden test set."""
 
     ids: list[str]
     broken: list[str]
@@ -36,7 +36,7 @@ class HiddenSet:
 
 
 def why_not(run: Run) -> str:
-    """Returns why no other test set can be made of a competition's files; empty where it can."""
+    """Returns the reason why no hidden test set can be made from a competition's files; "" if it can."""
     competition = run.competition
     if not isinstance(competition, RleCsv) or competition.test is None:
         return "its test images are not one file per id"
@@ -49,18 +49,19 @@ def why_not(run: Run) -> str:
 
 
 def write_hidden(run: Run, folder: Path, count: int | None) -> HiddenSet:
-    """Writes a test set into a folder that stands for the competition's.
+    """Writes a hidden test set in the layout of the competition.
 
     Args:
-        run: whose competition it is of.
-        folder: where.
-        count: the first so many public images as they are; None: other ids, count and sizes, and one broken image.
+        run: a run of the competition.
+        folder: folder to write to, in place of the competition's input folder.
+        count: number of unchanged public images to copy; None: images with other ids, count and sizes, one of them
+            broken.
 
     Raises:
-        PipelineError: the competition's files are of a kind that none can be made of.
+        PipelineError: no hidden test set can be made from the competition's files.
     """
     if reason := why_not(run):
-        raise PipelineError(f"no hidden test set can be made of {run.competition.name}: {reason}.")
+        raise PipelineError(f"no hidden test set can be made for {run.competition.name}: {reason}.")
     competition = run.competition
     assert isinstance(competition, RleCsv) and competition.sample_submission and competition.test
     items = reader_of(competition).list_items(competition, run.input, ["test"]).items
@@ -80,11 +81,11 @@ def write_hidden(run: Run, folder: Path, count: int | None) -> HiddenSet:
             _write_image(item, target, resize=project.takes_any_size(run))
     sample: pd.DataFrame = read_table(run.input / competition.sample_submission, [], section="submission")
     keys = [image_id or "" for image_id, _ in keys_of(sample, competition.submission, class_numbers(competition))]
-    kept = sample[[one in names for one in keys]].copy()
+    kept = sample[[key in names for key in keys]].copy()
     column = competition.submission.id
     kept[column] = [
-        value.replace(one, names[one])
-        for value, one in zip(kept[column], filter(names.__contains__, keys), strict=True)
+        value.replace(key, names[key])
+        for value, key in zip(kept[column], filter(names.__contains__, keys), strict=True)
     ]
     path = folder / competition.sample_submission
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -99,7 +100,7 @@ def write_hidden(run: Run, folder: Path, count: int | None) -> HiddenSet:
 
 
 def _other(image_id: str, known: set[str]) -> str:
-    """Another id of the same kind of characters."""
+    """A new id made of the same kind of characters."""
     other = f"{image_id}7"
     while other in known:
         other += "7"

@@ -1,4 +1,4 @@
-"""The packages of Kaggle's notebook image, and which of those that prediction needs it lacks."""
+"""The packages of Kaggle's notebook image, and the packages needed for prediction that it lacks."""
 
 import re
 import tomllib
@@ -17,14 +17,14 @@ from pipeline.core.run import Run
 
 LIST = Path(__file__).with_name("kaggle_image.txt")
 DATE = "2026-08-12"
-"""Of the image that the list describes."""
+"""Date of the image that the list describes."""
 PYTHON = "3.12"
 OWN = "segmentation-pipeline"
 OF_TRAINING = {"lightning", "scikit-learn", "tensorboard", "matplotlib", "jinja2", "albumentations"}
-"""Requirements of the package that prediction does without; albumentations only where a recipe has image.preprocess."""
+"""Requirements that prediction does not need; albumentations is needed if a recipe sets image.preprocess."""
 SAME_MODULE = {"opencv-python-headless": ("opencv-python", "opencv-contrib-python")}
 TORCH = re.compile(r"torch|torchvision|triton|nvidia-.*|cuda-.*")
-"""torch and what is built for it: never a part of a bundle."""
+"""torch and packages that are built for one version of it: never part of a bundle."""
 
 
 @dataclass(frozen=True)
@@ -33,13 +33,13 @@ class Package:
 
     name: str
     needs: str
-    """The version that the package asks for, e.g. `>=0.6`."""
+    """The required version, for example `>=0.6`."""
     why: str
-    """What the image has instead."""
+    """The package that the image has instead."""
 
 
 def packages() -> dict[str, str | None]:
-    """Returns the version of every package of the image by its normalised name; None where the list says none."""
+    """Returns the version of every package of the image, by normalised name; None if the list gives no version."""
     found: dict[str, str | None] = {}
     for line in LIST.read_text(encoding="utf-8").splitlines():
         if line and not line.startswith("#"):
@@ -49,10 +49,10 @@ def packages() -> dict[str, str | None]:
 
 
 def requirements(runs: list[Run]) -> list[Requirement]:
-    """Returns what predicting these runs needs beside Python, torch among it.
+    """Returns the requirements for predicting with these runs, including torch.
 
     Raises:
-        PipelineError: the package does not say what it needs.
+        PipelineError: the requirements of the package cannot be read.
     """
     source = repository()
     if source:
@@ -62,25 +62,31 @@ def requirements(runs: list[Run]) -> list[Requirement]:
         try:
             lines = [line for line in metadata.requires(OWN) or [] if "extra ==" not in line]
         except metadata.PackageNotFoundError:
-            raise PipelineError(f"{OWN} is not installed and has no pyproject.toml: use its repository.") from None
+            raise PipelineError(f"{OWN} is neither installed nor run from its repository: use one of them.") from None
     unneeded = OF_TRAINING - ({"albumentations"} if any(run.recipe.image.preprocess for run in runs) else set())
-    return [one for one in map(Requirement, lines) if canonicalize_name(one.name) not in unneeded]
+    return [each for each in map(Requirement, lines) if canonicalize_name(each.name) not in unneeded]
 
 
 def lacking(wanted: list[Requirement], there: Mapping[str, str | None]) -> list[Package]:
-    """Returns the packages that an image with these does not have in a version that is wanted; torch is taken as it is.
+    """Returns the required packages that an image does not have in a suitable version.
+
+    Args:
+        wanted: the requirements.
+        there: versions of the image's packages, by name.
 
     Raises:
-        PipelineError: a version of torch is wanted that the image does not have.
+        PipelineError: the image's version of torch is not suitable.
     """
-    found = []
-    for one in wanted:
-        name = str(canonicalize_name(one.name))
+    missing = []
+    for requirement in wanted:
+        name = str(canonicalize_name(requirement.name))
         known = next((other for other in (name, *SAME_MODULE.get(name, ())) if other in there), None)
         number = there[known] if known else None
-        if known and (number is None or one.specifier.contains(Version(number).base_version, prereleases=True)):
+        if known and (number is None or requirement.specifier.contains(Version(number).base_version, prereleases=True)):
             continue
         if TORCH.fullmatch(name):
-            raise PipelineError(f"the image has {name} {number}, and {one} is needed; torch is never replaced.")
-        found.append(Package(name, str(one.specifier), f"{known} {number}" if known else "nothing"))
-    return found
+            raise PipelineError(
+                f"Kaggle's image has {name} {number}, but {requirement} is needed, and torch is never replaced."
+            )
+        missing.append(Package(name, str(requirement.specifier), f"{known} {number}" if known else "nothing"))
+    return missing

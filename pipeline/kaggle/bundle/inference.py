@@ -1,14 +1,14 @@
-"""Predicts the test set of a code competition by a bundle, and writes the file that is submitted.
+"""Predicts the test set of a code competition with a bundle, and writes the submission file.
 
     python -m pipeline infer BUNDLE [--time 8h] [--to submission.csv]
 
 reads   BUNDLE, as build.py writes it; the competition's input folder, under /kaggle/input or $PIPELINE_INPUT
-writes  submission.csv (or another kind of file), and inference.json beside it: what was used and how long it took
+writes  submission.csv (or another file format), and next to it inference.json: models, notes and times
 
-A thin layer around the stages decode, predict and encode, which do the work as ever. What it adds: a valid file with
-the same answer for every image is there before anything else is done; the networks are checked against the canary; the
-plan keeps to the time; what a process that failed or was stopped has predicted is used; and where the hidden test set
-is scored (KAGGLE_IS_COMPETITION_RERUN), nothing is raised once there is a file.
+The stages decode, predict and encode do the work. This module adds: a valid file with the same answer for every image
+is written first; the networks are checked with the canary; the work is planned to fit the time limit; predictions of a
+process that failed or was stopped are used; and while the hidden test set is scored (KAGGLE_IS_COMPETITION_RERUN), no
+error is raised once the file exists.
 """
 
 import os
@@ -47,43 +47,43 @@ from pipeline.masks.scale import scale_of
 from pipeline.predictions import blends, kept_views
 
 RERUN = "KAGGLE_IS_COMPETITION_RERUN"
-"""Kaggle sets it where the hidden test set is scored."""
+"""Environment variable that Kaggle sets while it scores the hidden test set."""
 KAGGLE_INPUT = Path("/kaggle/input")
 LIMIT = 2 / 255
-"""The largest mean difference of the canary's probabilities."""
+"""Largest allowed mean difference of the canary's probabilities."""
 TIME_UP, NO_TIME = "the time was up", "no time is left"
 GRACE = 15.0
-"""Seconds that a part has to end when its time is up."""
+"""Seconds that a process gets to end when its time is up."""
 PROBED = 4
-"""Images that encoding is timed on."""
+"""Number of images on which encoding is timed."""
 FIXED, RESERVE = 10.0, 3.0
-"""Encoding and checking the file are planned to take so many seconds, and so many times what encoding was measured to
-take."""
+"""Time planned for encoding and checking the file: a fixed number of seconds, plus a multiple of the measured encoding
+time."""
 
 
 @dataclass
 class Inference:
-    """One inference, and what is to be said of it."""
+    """The state of one inference, with its notes and times."""
 
     bundle: Path
     target: Path
     run: Run
     deadline: float | None
-    """Of time.time(); None: there is no limit."""
+    """End of the available time, as time.time(); None: no limit."""
     notes: list[str] = field(default_factory=list)
     encoding: float | None = None
-    """Seconds that are kept for it, once they are measured."""
+    """Seconds reserved for encoding; None until measured."""
     times: dict[str, float] = field(default_factory=dict)
-    """Seconds of each part."""
+    """Seconds spent in each part."""
     began: float = field(default_factory=time.time)
 
     def left(self) -> float:
-        """Returns how many seconds are left."""
+        """Returns the remaining time in seconds."""
         return float("inf") if self.deadline is None else self.deadline - time.time()
 
     @contextmanager
     def timed(self, part: str) -> Iterator[None]:
-        """Adds the time of the block to a part's."""
+        """Adds the duration of the with-block to the time of a part."""
         began = time.perf_counter()
         try:
             yield
@@ -91,26 +91,26 @@ class Inference:
             self.times[part] = round(self.times.get(part, 0.0) + time.perf_counter() - began, 2)
 
     def note(self, text: str) -> None:
-        """Says something that must not be overlooked, and keeps it for inference.json."""
+        """Prints an important note, and stores it for inference.json."""
         self.notes.append(text)
         warn(f"[yellow]{NOTE}{escape(text)}[/yellow]")
 
 
 def infer(bundle: Path, target: Path, limit: str | None = None, started: float | None = None) -> None:
-    """Writes the submission for the test images that lie in the competition's input folder now.
+    """Writes the submission for the test images that are now in the competition's input folder.
 
     Args:
         bundle: the folder with bundle.json.
-        target: the file to write, whose name says its kind.
-        limit: the time that it may take, e.g. 8h; by default the bundle's; `none`: any.
-        started: when that time began, in seconds since 1970; by default now.
+        target: the file to write; its suffix selects the format.
+        limit: time limit, for example 8h; `none`: no limit; default: the bundle's.
+        started: start of this time, in seconds since 1970; default: now.
 
     Raises:
-        PipelineError: the bundle is none, the competition's data are not there; and, but where the hidden test set is
-            scored, whatever else keeps the networks from predicting.
+        PipelineError: the bundle is invalid, or the competition's data are missing. Unless the hidden test set is being
+            scored, also if the networks cannot predict.
     """
     if file_of_name(target.name) is None:
-        raise PipelineError(f"--to {target}: expected a name that ends with .csv or .parquet, .csv.gz, .zip or .json.")
+        raise PipelineError(f"--to {target}: expected a name that ends in .csv, .parquet, .csv.gz, .zip or .json.")
     about = read_record(bundle / "bundle.json")
     if about.get("format") != 1:
         raise PipelineError(
@@ -118,7 +118,7 @@ def infer(bundle: Path, target: Path, limit: str | None = None, started: float |
         )
     needed = [bundle / name for name in about["files"] if not name.startswith("wheels/")]
     if lacking := next((path for path in needed if not path.exists()), None):
-        raise PipelineError(f"{lacking} is missing: upload the bundle again, with `--dir-mode zip`, or write it anew.")
+        raise PipelineError(f"{lacking} is missing: upload the bundle again with `--dir-mode zip`, or write it again.")
     limit = limit or about.get("time")
     seconds = None if limit is None else deadline.limit_of(str(limit))
     until = None if seconds is None else (started or time.time()) + seconds
@@ -187,8 +187,7 @@ def _write_first(one: Inference) -> int:
 
 
 def publish(path: Path, target: Path, competition: Competition) -> None:
-    """Puts a submission in its place under its final name, atomically; a table becomes the kind of file that the name
-    says."""
+    """Copies a submission to its final path, atomically, and converts it to the file format of that name."""
     file = file_of_name(target.name)
     with writing(target) as temporary:
         if file == file_of_name(path.name) or file is None:
@@ -231,7 +230,7 @@ def _predict(one: Inference, images: pd.DataFrame) -> None:
 
 
 def _again(one: Inference, images: pd.DataFrame) -> None:
-    """Predicts once more what a process that failed has left, in fp32 and smaller batches."""
+    """Predicts again the images that a failed process has not predicted, in fp32 and in smaller batches."""
     for other in project.predicting(one.run):
         smaller = max(1, other.recipe.predict.batch_size // 4)
         project.change(other, train={"precision": "32"}, predict={"batch_size": smaller})
@@ -242,11 +241,11 @@ def _again(one: Inference, images: pd.DataFrame) -> None:
 
 
 def _run_part(one: Inference, part: str, seconds: float = float("inf")) -> str:
-    """Runs a part in a process of its own; returns why it did not end well, empty where it did."""
+    """Runs a part in a separate process; returns the reason why it failed, "" if it succeeded."""
     folder = root()
-    asked = {"run": one.run.name, "bundle": str(one.bundle.resolve()), "timed": one.deadline is not None}
-    asked |= {"process": os.getpid()}
-    write_json(folder / "asked.json", asked)
+    request = {"run": one.run.name, "bundle": str(one.bundle.resolve()), "timed": one.deadline is not None}
+    request |= {"process": os.getpid()}
+    write_json(folder / "asked.json", request)
     if seconds <= 0:
         return NO_TIME
     fault = folder / project.FAULT
@@ -265,9 +264,7 @@ def _run_part(one: Inference, part: str, seconds: float = float("inf")) -> str:
         return ""
     if said := read_record(fault).get("said"):
         return str(said).rstrip(".")
-    return (
-        f"killed by signal {-code}, most likely for want of memory" if code < 0 else f"exit code {code}, as said above"
-    )
+    return f"killed by signal {-code}, probably out of memory" if code < 0 else f"exit code {code}, see the error above"
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
@@ -280,8 +277,7 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
 
 
 def _check_canary(one: Inference) -> None:
-    """Compares what the networks give here with what they gave where the bundle was written; fp32 is tried where they
-    differ.
+    """Compares the predictions for the canary with those stored in the bundle. If they differ, fp32 is tried.
 
     Raises:
         PipelineError: they differ in fp32 too.
@@ -303,7 +299,7 @@ def _check_canary(one: Inference) -> None:
                 return
             text = f"predictions differ by {255 * largest:.1f}/255 on average from the bundle's; at most 2 are allowed"
             differ = True
-        certain = precision or (root() / project.FAULT).exists()  # what a part says itself is no matter of precision
+        certain = precision or (root() / project.FAULT).exists()  # a reported fault does not depend on the precision
         one.note(f"{text}{'' if certain else '; trying fp32'}")
         if certain:
             break
@@ -311,14 +307,14 @@ def _check_canary(one: Inference) -> None:
         return
     if differ:
         raise PipelineError(
-            f"{text}, in fp32 too: a package of this image is not the one that the bundle was made with. Compare "
-            "versions in bundle.json and pin the image, or write the bundle again."
+            f"{text}, in fp32 too: a package of this image has another version than when the bundle was written. "
+            "Compare the versions in bundle.json and pin the image, or write the bundle again."
         )
     raise PipelineError(f"{text}.")
 
 
 def _keep_to_time(one: Inference, images: pd.DataFrame) -> None:
-    """Leaves out views, seeds and folds where there is too little time for all of them."""
+    """Leaves out views, seeds and folds if there is not enough time for all of them."""
     found, runs = read_record(root() / "probe.json"), project.predicting(one.run)
     if not found.get("seconds"):
         return
@@ -331,7 +327,7 @@ def _keep_to_time(one: Inference, images: pd.DataFrame) -> None:
     ]  # fmt: skip
     rates = ", ".join(f"{1 / max(work.seconds, 1e-9):.3g} images/s ({work.name})" for work in works)
     say(f"speed: {rates} per network and view, {found['devices']} at once")
-    start = one.times.get("probe", 0.0)  # a process that begins, at most
+    start = one.times.get("probe", 0.0)  # upper bound of the time to start a process
     available = one.left() - _encoding(one, images) - start
     chosen, text = budget.plan(works, len(images), found["devices"], available)
     if not text:
@@ -347,7 +343,7 @@ def _keep_to_time(one: Inference, images: pd.DataFrame) -> None:
 
 
 def _encoding(one: Inference, images: pd.DataFrame) -> float:
-    """Returns how many seconds are kept for encoding, measured once, on masks of half an image each."""
+    """The time in seconds reserved for encoding, measured once on masks that cover half of the image."""
     if one.deadline is None:
         return 0.0
     if one.encoding is None:
@@ -357,7 +353,7 @@ def _encoding(one: Inference, images: pd.DataFrame) -> float:
 
 
 def _seconds_to_encode(run: Run, some: pd.DataFrame) -> float:
-    """Seconds per image; the first one, for which code is loaded, does not count where there are more."""
+    """Seconds per image to encode. The first image, which loads code, is not counted if there are more."""
     parts, scale = [], scale_of(run.competition)
     for other in project.predicting(run):
         height, width = other.recipe.image.stored
@@ -380,7 +376,7 @@ def _seconds_to_encode(run: Run, some: pd.DataFrame) -> float:
 
 
 def _write_record(one: Inference, about: dict[str, Any]) -> None:
-    """Writes inference.json, but never at the price of the submission."""
+    """Writes inference.json. A failure is only reported, because the submission is already written."""
     seconds = round(time.time() - one.began, 1)
     record = {
         "bundle": {key: about.get(key) for key in ("run", "made", "commit", "expect")},

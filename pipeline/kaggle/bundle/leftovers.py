@@ -1,4 +1,4 @@
-"""What an inference uses of predictions that did not come to their end: the time was up, or a process was killed."""
+"""Uses incomplete predictions of an inference whose time was up or whose process was killed."""
 
 from collections.abc import Callable
 
@@ -14,13 +14,15 @@ from pipeline.predictions.files import salvage
 
 
 def take(whole_run: Run, images: pd.DataFrame, note: Callable[[str], None]) -> Run:
-    """Returns the run that makes the submission, of the folds that every run has predicted; where a run has no whole
-    fold, its first one counts as far as it came, and the other images get the usual answer.
+    """Returns the run that makes the submission from the folds that were completely predicted.
+
+    If a run has no complete fold, its first fold is used as far as it was predicted, and the other images get the usual
+    answer.
 
     Args:
-        whole_run: the run that was to make the submission.
+        whole_run: the run with all folds.
         images: the table of test images.
-        note: is told what is missing.
+        note: function that is called with a text about missing predictions.
     """
     answered = np.ones(len(images), bool)
     for run in project.predicting(whole_run):
@@ -34,7 +36,7 @@ def take(whole_run: Run, images: pd.DataFrame, note: Callable[[str], None]) -> R
                 path.parent.mkdir(parents=True, exist_ok=True)
                 answered &= salvage(path, shape, dtype, images["image_id"].tolist(), run.competition.classes)
                 freshness.record(steps[first], 0.0)
-            used = "the submission is of these" if whole else "the first one counts as far as it came"
+            used = "the submission uses these" if whole else "the first one is used as far as it was predicted"
             note(f"{run.name}: {len(whole)} of {len(steps)} folds are predicted; {used}.")
             if not run.recipe.train.final:
                 project.change(run, train={"folds": [fold for fold in whole if fold is not None] or [first]})

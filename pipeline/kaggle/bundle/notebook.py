@@ -1,4 +1,4 @@
-"""The inference script and the notebook, both from script.py, whose `# %%` lines are the borders of cells."""
+"""Makes the inference script and the notebook from script.py, in which `# %%` lines separate the cells."""
 
 import json
 import re
@@ -10,7 +10,7 @@ SERVER = Path(__file__).with_name("server_template.txt")
 
 
 def script_text(settings: dict[str, str]) -> str:
-    """Returns the script with constants at its head set, e.g. {"TARGET": "submission.parquet"}."""
+    """Returns the script with constants set, for example {"TARGET": "submission.parquet"}."""
     text = SOURCE.read_text(encoding="utf-8")
     for name, value in settings.items():
         text, count = re.subn(rf'^{name} = "[^"\n]*"', f"{name} = {json.dumps(value)}", text, flags=re.MULTILINE)
@@ -19,14 +19,13 @@ def script_text(settings: dict[str, str]) -> str:
 
 
 def server_text(settings: dict[str, str]) -> str:
-    """Returns a template of a script that answers an inference server's gateway; it finds, checks and installs the
-    bundle as the script does."""
+    """Returns a template of a script for an inference server, which finds, checks and installs the bundle as well."""
     head, _, _ = script_text(settings).partition("\n# %%\ndef main")
     return head.rstrip("\n") + SERVER.read_text(encoding="utf-8")
 
 
 def notebook_text(settings: dict[str, str]) -> str:
-    """Returns the same as a notebook."""
+    """Returns the script as a notebook."""
     cells: list[dict[str, Any]] = []
     for part in re.split(r"^# %%", script_text(settings), flags=re.MULTILINE)[1:]:
         kind, _, body = part.partition("\n")

@@ -1,11 +1,11 @@
-"""The parts of an inference that use a network, each in a process of its own: one that is killed, or runs out of
-memory, leaves the rest as it is.
+"""The parts of an inference that use a neural network. Each runs in a separate process, so that a process that is
+killed or runs out of memory does not affect the rest.
 
     python -m pipeline infer-part probe|predict ROOT
 
 reads   ROOT, as project.lay_out makes it, and ROOT/asked.json
-writes  ROOT/probe.json: what the canary shows, and the speed where it is asked for; or the test predictions;
-        ROOT/fault.json: why it could not
+writes  ROOT/probe.json: the canary's differences and, if requested, the speed; or the test predictions; and after an
+        error ROOT/fault.json with its message
 """
 
 import time
@@ -27,14 +27,14 @@ from pipeline.networks import device
 
 PARTS = ("probe", "predict")
 BATCHES = 6
-"""Batches that the speed is measured on, after a first one."""
+"""Number of batches on which the speed is measured, after a first batch that is not counted."""
 
 
 def run_part(part: str, root: Path, engine: Engine) -> None:
-    """Does one part of an inference.
+    """Runs one part of an inference.
 
     Raises:
-        PipelineError: as predict, or there is no such part.
+        PipelineError: there is no such part, or as in predict.
     """
     if part not in PARTS:
         raise PipelineError(f"there is no part {part!r}; the parts are {', '.join(PARTS)}.")
@@ -71,8 +71,8 @@ def _probe(runs: list[Run], bundle: Path, engine: Engine, timed: bool) -> dict[s
 
 
 def usable(run: Run) -> Run:
-    """Returns a run in the number format that its recipe asks for; in the fastest one that this machine has where it
-    lacks that: bf16 on some GPUs, fp16 on a CPU."""
+    """Returns a run with a precision that this machine supports: the recipe's, or, if it is missing (bf16 on some GPUs,
+    fp16 on a CPU), the fastest one."""
     asked, gpu = run.recipe.train.precision, torch.cuda.is_available()
     lacking = asked == "bf16" and gpu and not torch.cuda.is_bf16_supported(including_emulation=False)
     if not lacking and not (asked == "16" and not gpu):
@@ -82,7 +82,7 @@ def usable(run: Run) -> Run:
 
 
 def speed(run: Run) -> float:
-    """Returns the seconds that one network takes for one view of one test image, measured on the first ones."""
+    """Returns the time in seconds per network, view and image, measured on the first test images."""
     from pipeline.networks.predictor import batches
     from pipeline.networks.views import views
 
@@ -93,7 +93,7 @@ def speed(run: Run) -> float:
     found = batches(run, members, views("none"), False, "test", np.arange(len(ids)), ids)
     images, began = 0, time.perf_counter()
     for number, ((mask, _),) in enumerate(found):
-        if number == 0 and len(ids) > size:  # the first one waits for kernels to be chosen
+        if number == 0 and len(ids) > size:  # the first batch includes the selection of CUDA kernels
             began = time.perf_counter()
             continue
         images += len(mask)
@@ -101,8 +101,8 @@ def speed(run: Run) -> float:
 
 
 def _predict(runs: list[Run], engine: Engine) -> None:
-    """Predicts with the first fold of every run, then with the second, and so on: whatever is done when the time is up
-    makes a submission."""
+    """Predicts with the first fold of every run, then with the second, and so on, so that complete folds exist when the
+    time is up."""
     most = max(len(run.test_folds()) for run in runs)
     for count in range(1, most + 1):
         for run in runs:

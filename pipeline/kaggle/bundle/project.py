@@ -1,10 +1,10 @@
-"""The small project that a bundle carries: what predict and encode need of a run, laid out anew in any folder.
+"""The project inside a bundle: the files of a run that predict and encode need, which can be laid out in any folder.
 
 <bundle>/competition.yaml                         the competition
-<bundle>/runs/<run>/recipe.yaml                   the resolved recipe, of an ensemble each run's
+<bundle>/runs/<run>/recipe.yaml                   the resolved recipe (for an ensemble, also those of its runs)
                     postprocess.json, mask_statistics.npz
                     fold_<k>/<weights>.safetensors, fold.json
-                    canary.npz                    images and what the run predicts of them
+                    canary.npz                    images and the run's predictions for them
 """
 
 import json
@@ -29,27 +29,27 @@ from pipeline.core.results import read_tuned, searched_by
 from pipeline.core.run import Run, open_run
 
 UNNEEDED: dict[str, Any] = {"base": None, "quick": {}, "takes": None}
-"""Settings of a recipe that say how it was written and trained."""
+"""Settings of a recipe that prediction does not need, with the values that replace them."""
 FAULT = "fault.json"
-"""Where a part of an inference says, in the root, why it failed."""
+"""File in the root with the error message of a part of an inference."""
 TOLERANT = {"decode": {"on_test_error": "blank"}}
-"""A broken image of the hidden test set costs that image alone."""
+"""Settings with which a broken image of the hidden test set affects only that image."""
 
 
 def write_project(run: Run, folder: Path, convert: Callable[[Path, Path], None] | None = None) -> None:
-    """Writes what predicting with a run needs into a folder.
+    """Writes the files that are needed to predict with a run into a folder.
 
     Args:
-        run: a run whose tune is done; of an ensemble, what its runs need is written too.
-        folder: where.
-        convert: writes weights, from and to a file, instead of copying them.
+        run: a tuned run; for an ensemble, the files of its runs are written too.
+        folder: folder to write to.
+        convert: function that converts weights from one file to another; None: weights are copied.
 
     Raises:
-        PipelineError: weights, or what training says of them, are missing.
+        PipelineError: weights or their fold.json are missing.
     """
     path = find_yaml(run.recipe.competition, COMPETITIONS, "competition")
     data = {"name": run.competition.name, **read_yaml(path)}
-    if run.competition.metric_file:  # nothing is scored there, and the file of a published metric does not travel
+    if run.competition.metric_file:  # a bundle scores nothing, so the file of a published metric is not included
         data["metric"] = searched_by(read_tuned(run))
     if takes_any_size(run):
         data.pop("shape", None)
@@ -71,8 +71,11 @@ def write_project(run: Run, folder: Path, convert: Callable[[Path, Path], None] 
 
 
 def takes_any_size(run: Run) -> bool:
-    """Returns whether test images of another size than `shape` are predicted as they are, and not left out: unless rows
-    are class maps, which have so many columns, or near-duplicates are compared, which depends on it."""
+    """Returns whether test images of other sizes than `shape` can be predicted.
+
+    They cannot if the rows of a submission are class maps, whose number of columns is fixed, or if tune uses
+    neighbouring images, which requires images of one size.
+    """
     return run.competition.submission.format != "labels" and not run.recipe.tune.presence_neighbours
 
 
@@ -93,23 +96,23 @@ def _write_member(source: Path, target: Path, weights: tuple[Path, ...], convert
 
 def _copy(source: Path, target: Path) -> None:
     if not source.exists():
-        raise PipelineError(f"{shown(source)} does not exist: finish the run before it is bundled.")
+        raise PipelineError(f"{shown(source)} does not exist: finish the run before you bundle it.")
     require_intact(source)
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy2(source, target)
 
 
-# --- laid out ---------------------------------------------------------------------------------------------------------
+# --- laying it out ----------------------------------------------------------------------------------------------------
 
 
 def lay_out(bundle: Path, name: str, root: Path) -> Run:
-    """Returns a run of a bundle, in a root that is made of it: weights are linked, all else is copied.
+    """Lays a bundle out in a folder, and returns the run that makes the submission. Weights are linked, not copied.
 
-    PIPELINE_ROOT of this process and of those it starts is that root from here on.
+    It sets PIPELINE_ROOT to that folder, for this process and the processes that it starts.
 
     Args:
         bundle: the folder with bundle.json.
-        name: the run that makes the submission.
+        name: name of the run.
         root: an empty folder.
     """
     os.environ["PIPELINE_ROOT"] = str(root)
@@ -132,13 +135,15 @@ def lay_out(bundle: Path, name: str, root: Path) -> Run:
 
 
 def opened(name: str, root: Path) -> Run:
-    """Returns a run that was laid out."""
+    """Returns a run from a folder in which a bundle was laid out."""
     return open_run(str(root / "recipes" / f"{name}.yaml"))
 
 
 def change(run: Run, **sections: dict[str, Any]) -> None:
-    """Changes settings of a run that was laid out, e.g. train={"folds": [0]}; other test-time augmentation counts as
-    what tune decided on."""
+    """Changes settings of a run that was laid out, for example train={"folds": [0]}.
+
+    A new test-time augmentation is also written to postprocess.json, as if tune had chosen it.
+    """
     path = run.competition_folder.parents[1] / "recipes" / f"{run.name}.yaml"
     write_text(path, yaml.safe_dump(merge(read_yaml(path), sections), sort_keys=False))
     views = sections.get("predict", {}).get("tta")

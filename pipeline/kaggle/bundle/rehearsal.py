@@ -1,5 +1,5 @@
-"""Rehearses a bundle here as Kaggle would run it: with the packages of its image and no network, on the public test
-set, on none, on one image, and on a hidden set.
+"""Rehearses a bundle as Kaggle would run it: with the packages of Kaggle's image and without a network, on the public
+test set, on an empty one, on a single image, and on a hidden test set.
 
     python -m pipeline bundle RECIPE --rehearse
 
@@ -36,19 +36,19 @@ KEPT = (
     "TMPDIR",
     "LD_LIBRARY_PATH",
 )
-"""Environment variables that a rehearsal sees."""
+"""Environment variables that are passed to a rehearsal."""
 
 
 @dataclass(frozen=True)
 class Rehearsed:
-    """How one test set went."""
+    """The result on one test set."""
 
     name: str
     images: int | None
-    """None: all public ones."""
+    """Number of images; None: all public ones."""
     seconds: float
     installed: float
-    """Seconds that installing took."""
+    """Seconds spent on installing packages."""
     said: str
 
 
@@ -56,15 +56,16 @@ TEST_SETS = ("same", "none", "one", "hidden")
 
 
 def rehearse(run: Run, names: tuple[str, ...] = TEST_SETS, without: tuple[str, ...] = ()) -> list[Rehearsed]:
-    """Returns how a run's bundle went on every test set; a fault of one of them is raised.
+    """Runs the bundle of a run on every test set, and returns the results.
 
     Args:
-        run: whose bundle has been written.
-        names: the test sets: the public one, no image, one image, and a hidden set.
-        without: packages of the image that must not be needed.
+        run: the bundled run.
+        names: the test sets: `same` (the public one), `none` (no image), `one` (one image) and `hidden`.
+        without: packages of the image that the bundle must not need.
 
     Raises:
-        PipelineError: there is no bundle, the notebook failed, wrote no valid file, or other bytes than encode.
+        PipelineError: there is no bundle, or the notebook failed, wrote an invalid file, or wrote another file than
+            encode.
     """
     about, bundle = build.read_about(run), build.folder_of(run)
     if "same" in names:
@@ -79,15 +80,13 @@ def rehearse(run: Run, names: tuple[str, ...] = TEST_SETS, without: tuple[str, .
         python, packages, needed = borrowed.make_environment(folder / "environment", misfits, without)
         prefix, variables, how = borrowed.without_network(folder / "blocked")
         if misfits:
-            say(
-                f"  borrowed, because the bundle's wheels are not for Python {borrowed.running()}: {', '.join(misfits)}"
-            )
+            say(f"  linked, because the bundle's wheels are not for Python {borrowed.running()}: {', '.join(misfits)}")
         if needed:
-            say(f"  borrowed, because the versions here need them: {', '.join(needed)}")
-        say(f"  {len(packages)} packages of the image are borrowed, all others are missing; {how}")
+            say(f"  linked, because the versions installed here need them: {', '.join(needed)}")
+        say(f"  {len(packages)} packages of Kaggle's image are linked, all others are missing; {how}")
         for name in names:
             one = _rehearse_one(run, bundle, folder / name, [*prefix, str(python)], variables, name)
-            say(f"  {name}: {one.said}, {one.seconds:.1f} s, {one.installed:.1f} s of it to install")
+            say(f"  {name}: {one.said}, {one.seconds:.1f} s, of which {one.installed:.1f} s to install packages")
             found.append(one)
     write_json(bundle / "rehearsal.json", {
         "made": time.strftime("%Y-%m-%d %H:%M:%S"),
@@ -104,7 +103,7 @@ def rehearse(run: Run, names: tuple[str, ...] = TEST_SETS, without: tuple[str, .
 def _check_encoded(run: Run) -> None:
     if not run.submission.exists() or driver.unfinished(run, "encode"):
         raise PipelineError(
-            f"{shown(run.submission)} is missing or not up to date, and the notebook's file is compared with it: "
+            f"{shown(run.submission)}, with which the notebook's file is compared, is missing or not up to date: "
             f"`{run.command('--from', 'predict')}` makes it."
         )
 
@@ -147,19 +146,19 @@ def _rehearse_one(
 
 
 def _examined(run: Run, path: Path, hidden: hidden_set.HiddenSet | None) -> str:
-    """What is right with a file.
+    """A text about a file that passed the checks.
 
     Raises:
-        PipelineError: it is not what it should be.
+        PipelineError: the file is wrong.
     """
     if hidden is None:
         return _beside_encode(path, run, build.read_about(run)["weights"] == "fp16")
     settings, empty = run.competition.submission, rle.convention_of(run.competition.rle).empty
     rows = read_table(path, [], hint="")
     ids = [image_id for image_id, _ in keys_of(rows, settings, class_numbers(run.competition))]
-    lacking = [one for one in hidden.ids if one not in ids]
+    lacking = [image_id for image_id in hidden.ids if image_id not in ids]
     if lacking:
-        raise PipelineError(f"the notebook's file lacks rows of {', '.join(lacking[:5])}.")
+        raise PipelineError(f"the notebook's file has no rows for {', '.join(lacking[:5])}.")
     if settings.format == "rle":
         pairs = zip(ids, rows[settings.rle], strict=True)
         wrong = [image_id for image_id, text in pairs if image_id in hidden.broken and text != empty]
@@ -170,23 +169,23 @@ def _examined(run: Run, path: Path, hidden: hidden_set.HiddenSet | None) -> str:
 
 
 def _beside_encode(path: Path, run: Run, half: bool) -> str:
-    """What a file is beside the one that encode wrote.
+    """A text that compares a file with the one that encode wrote.
 
     Raises:
-        PipelineError: it is another one, and weights are not in fp16.
+        PipelineError: the files differ although the weights are not in fp16.
     """
     if path.read_bytes() == run.submission.read_bytes():
         return "the same bytes as encode"
     images = run.competition.submission.format == "images"
     here, there = ([] if images else list(file_kinds.lines_of(file)) for file in (path, run.submission))
     if not images and here == there:
-        return "another kind of file than encode's, with the same rows"
+        return "another file format than encode's, with the same rows"
     if not half:
-        raise PipelineError(f"the notebook wrote another submission than encode, {shown(run.submission)}.")
+        raise PipelineError(f"the notebook's submission differs from that of encode, {shown(run.submission)}.")
     if images:
         return "with fp16 weights, other bytes than encode"
-    same = sum(one == other for one, other in zip(here, there, strict=False))
-    return f"with fp16 weights, {same} of {len(there)} lines are those of encode"
+    same = sum(line == other for line, other in zip(here, there, strict=False))
+    return f"with fp16 weights, {same} of {len(there)} lines are the same as encode's"
 
 
 def _hashes(folder: Path) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The folder that an inference works in, which is removed at its end, or where it was killed, by the next inference."""
+"""The temporary folder of an inference. It is removed at its end or, if it was killed, by the next inference."""
 
 import os
 import shutil
@@ -12,14 +12,14 @@ from filelock import FileLock, Timeout
 
 PREFIX = "bundle-"
 IN_USE = ".in-use"
-"""The file in such a folder whose lock ends with the process that works there."""
+"""A file in the folder; the process that uses the folder holds its lock."""
 YOUNG = 60.0
-"""Seconds in which a folder may be just about to be locked."""
+"""Minimum age in seconds of a folder to remove: a younger one may not be locked yet."""
 
 
 @contextmanager
 def scratch() -> Iterator[Path]:
-    """A folder for all that is derived; PIPELINE_ROOT, which is set in it, is afterwards what it was before."""
+    """Yields a temporary folder, and restores PIPELINE_ROOT, which may be changed inside the with-block, at its end."""
     remove_abandoned()
     before = os.environ.get("PIPELINE_ROOT")
     with tempfile.TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True) as folder:

@@ -1,12 +1,12 @@
-"""Answers for one image at a time, for competitions whose gateway asks an inference server.
+"""Predicts one image at a time, for competitions that require an inference server.
 
     from pipeline.kaggle.bundle.serving import open_bundle
 
     predictor = open_bundle(Path("/kaggle/input/my-bundle"))
     texts = predictor.texts("image id", image)       # one run-length text per row of the submission
 
-The decision is the one that encode makes; probabilities are those of batches of one image, which differ from larger
-batches in their last digits.
+The decision rule is the same as in encode. Images are predicted in batches of one, whose probabilities differ from
+those of larger batches in the last digits.
 """
 
 import tempfile
@@ -34,20 +34,22 @@ from pipeline.predictions import blends, kept_views
 
 @dataclass(frozen=True)
 class ImagePredictor:
-    """The networks of a bundle, all of them in memory, and its decision."""
+    """All networks of a bundle, in memory, with its decision rule."""
 
     run: Run
     networks: list[tuple[Run, list[Predictor]]]
-    """Of every run that predicts, a predictor for each fold."""
+    """Each run that predicts, with one predictor per fold."""
     weights: tuple[float, ...]
     decision: Decision
     usual: int | None
     scratch: Any
-    """Keeps what was laid out as long as this lives."""
+    """The temporary folder of the bundle's files, which is removed together with this object."""
 
     def masks(self, image: np.ndarray) -> np.ndarray:
-        """Returns the masks (C, h, w) uint8 of 0 and 1 of an image (h, w, channels) uint8 or uint16; where the
-        decision separates its objects, label maps int32 of them."""
+        """Returns the masks (C, H, W) uint8 of 0 and 1 of an image (H, W, channels) uint8 or uint16.
+
+        If the decision rule separates touching objects, label maps (C, H, W) int32 are returned instead.
+        """
         parts = []
         for run, predictors in self.networks:
             geometry, preprocess = geometry_of(run.recipe.image), preprocess_of(run)
@@ -66,12 +68,12 @@ class ImagePredictor:
         return blend.objects(0, blend.native(0, shape), self.decision)
 
     def texts(self, image_id: str, image: np.ndarray | None, shape: tuple[int, int] = (1, 1)) -> list[str]:
-        """Returns what the rows of an image hold, in the order of the competition's classes.
+        """Returns the texts of an image's rows in the submission, in the order of the competition's classes.
 
         Args:
-            image_id: its id, for messages alone.
-            image: its pixels (h, w, channels); None where it cannot be read: the usual answer is returned.
-            shape: of an image that cannot be read, where rows are class maps.
+            image_id: id of the image, for messages.
+            image: pixels (H, W, channels); None for an image that cannot be read, which gets the usual answer.
+            shape: rows and columns of an image that cannot be read, needed if rows are class maps.
         """
         competition = self.run.competition
         masks = self.masks(image) if image is not None else self._usual(shape)
@@ -89,7 +91,7 @@ def open_bundle(bundle: Path) -> ImagePredictor:
     """Returns the networks of a bundle, ready to predict.
 
     Raises:
-        PipelineError: it is no bundle, or its weights are missing or damaged.
+        PipelineError: the folder is not a bundle, or its weights are missing or damaged.
     """
     about = read_record(bundle / "bundle.json")
     if about.get("format") != 1:

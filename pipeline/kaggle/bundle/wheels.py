@@ -1,4 +1,4 @@
-"""The wheels of a bundle: the package's own, and those of packages that Kaggle's image lacks, by the lock file."""
+"""The wheels of a bundle: this package's, and those of packages that Kaggle's image lacks, pinned by the lock file."""
 
 import base64
 import hashlib
@@ -23,14 +23,14 @@ from pipeline.core.version import VERSION
 from pipeline.kaggle.bundle.image import OWN, TORCH, Package
 
 PLATFORMS = tuple(f"manylinux_2_{number}_x86_64" for number in range(35, 16, -1)) + ("manylinux2014_x86_64",)
-"""Of Ubuntu 22.04 on x86-64, the image's; the newest first."""
+"""Platform tags of Kaggle's image (Ubuntu 22.04 on x86-64), the newest first."""
 SUFFIXES = (".py", ".yaml", ".jinja", ".css", ".js", ".txt")
 TIME = (1980, 1, 1, 0, 0, 0)
 
 
 @dataclass(frozen=True)
 class Locked:
-    """A line of the lock file."""
+    """A pinned package in the lock file."""
 
     name: str
     version: str
@@ -38,9 +38,9 @@ class Locked:
 
 
 def write_own(folder: Path) -> Path:
-    """Returns the package as a wheel, written into a folder: the same files give the same bytes.
+    """Writes this package as a wheel into a folder and returns its path. The same files give the same bytes.
 
-    No build tool and no network is needed: the package is pure Python.
+    The package is pure Python, so this needs neither a build tool nor a network.
     """
     files = {path.relative_to(PACKAGE.parent).as_posix(): path.read_bytes() for path in _package_files()}
     info = f"{OWN.replace('-', '_')}-{VERSION}.dist-info"
@@ -73,8 +73,11 @@ def _digest(content: bytes) -> str:
 
 
 def read_lock(text: str, python: str) -> dict[str, list[Locked]]:
-    """Returns what a lock file pins, by normalised names: for a version of Python such as 3.12 on Linux first, then
-    what it pins for others, which a wheel for several versions may be good for."""
+    """Returns the pinned packages of a lock file, by normalised name.
+
+    Entries for the given version of Python (such as 3.12) on Linux come first, then those for others: their wheels may
+    suit several versions.
+    """
     environment = {"python_version": python, "python_full_version": f"{python}.0", "sys_platform": "linux"}
     environment |= {"platform_system": "Linux", "platform_machine": "x86_64", "os_name": "posix"}
     found: dict[str, list[Locked]] = {}
@@ -82,17 +85,17 @@ def read_lock(text: str, python: str) -> dict[str, list[Locked]]:
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         pinned, *hashes = line.split(" --hash=")
-        one = Requirement(pinned.strip())
-        name = str(canonicalize_name(one.name))
-        number = next(iter(one.specifier)).version
+        requirement = Requirement(pinned.strip())
+        name = str(canonicalize_name(requirement.name))
+        number = next(iter(requirement.specifier)).version
         locked = Locked(name, number, tuple(value.strip().split()[0] for value in hashes))
-        place = 0 if one.marker is None or one.marker.evaluate(environment) else len(found.get(name, []))
-        found.setdefault(name, []).insert(place, locked)
+        applies = requirement.marker is None or requirement.marker.evaluate(environment)
+        found.setdefault(name, []).insert(0 if applies else len(found.get(name, [])), locked)
     return found
 
 
 def lock(python: str) -> dict[str, list[Locked]]:
-    """Returns what the repository's lock file pins; nothing where the package is installed and has none."""
+    """Returns the pinned packages of the repository's lock file; empty if the package runs without its repository."""
     source = repository()
     return read_lock((source / "requirements.lock").read_text(encoding="utf-8"), python) if source else {}
 
@@ -103,17 +106,17 @@ def lock(python: str) -> dict[str, list[Locked]]:
 def gather(
     wanted: Iterable[Package], folder: Path, python: str, source: Path | None, there: Mapping[str, str | None]
 ) -> list[Path]:
-    """Returns the wheels of packages, copied from a folder of wheels or downloaded, checked against the lock file.
+    """Copies or downloads the wheels of packages, checks them against the lock file, and returns their paths.
 
     Args:
         wanted: the packages.
-        folder: where they go.
-        python: the version of Python that they are for.
-        source: a folder of wheels; None downloads them with pip.
-        there: versions by the names of the image's packages, which a wheel should go with.
+        folder: folder to write to.
+        python: version of Python that the wheels must suit.
+        source: folder of wheels; None: they are downloaded with pip.
+        there: versions of the image's packages, by name, with which the wheels should be compatible.
 
     Raises:
-        PipelineError: one is missing, is for another Python or platform, or is not what the lock file pins.
+        PipelineError: a wheel is missing, is for another Python or platform, or differs from the lock file.
     """
     pinned = lock(python)
     return [
@@ -135,11 +138,11 @@ def _copied(package: Package, folder: Path, python: str, source: Path, locked: l
 def _downloaded(
     package: Package, folder: Path, python: str, locked: list[Locked], there: Mapping[str, str | None]
 ) -> Path:
-    """A wheel that the lock file pins: the first one that goes with the image, or else the first."""
+    """The first pinned wheel that is compatible with the image; if there is none, the first pinned wheel."""
     if not locked:
         raise PipelineError(
-            f"requirements.lock does not pin {package.name}, which Kaggle's image lacks: give a folder with its wheel, "
-            "--wheels FOLDER."
+            f"requirements.lock does not pin {package.name}, which Kaggle's image lacks: give a folder with its wheel "
+            "(--wheels FOLDER)."
         )
     first = _download(locked[0], folder, python)
     if not conflicts(first, there, {}):
@@ -147,7 +150,7 @@ def _downloaded(
     for other in locked[1:]:
         try:
             path = _download(other, folder, python)
-        except PipelineError:  # it has no wheel for this Python
+        except PipelineError:  # there is no wheel for this Python
             continue
         if not conflicts(path, there, {}):
             first.unlink()
@@ -157,7 +160,7 @@ def _downloaded(
 
 
 def _choose(package: Package, source: Path, python: str) -> Path:
-    """The newest wheel of a package in a folder that fits."""
+    """The newest suitable wheel of a package in a folder."""
     named: list[tuple[Version, Path]] = []
     others: list[tuple[Version, Path]] = []
     for path in sorted(source.glob("*.whl")):
@@ -170,22 +173,22 @@ def _choose(package: Package, source: Path, python: str) -> Path:
     if not named:
         if others:
             raise PipelineError(
-                f"{others[-1][1].name} is not for Python {python} on Linux x86-64, which the bundle is for: put the "
-                f"wheel of {package.name} for it into {source}, or choose another --python."
+                f"{others[-1][1].name} does not suit the bundle's Python {python} on Linux x86-64: put a suitable "
+                f"wheel of {package.name} into {source}, or choose another --python."
             )
         raise PipelineError(f"{source} has no wheel of {package.name}, which Kaggle's image lacks.")
     return max(named)[1]
 
 
 def fits(tags: Iterable[Tag], python: str) -> bool:
-    """Returns whether a wheel with these tags can be installed with a CPython, such as 3.12, on the image."""
+    """Returns whether a wheel with these tags can be installed in Kaggle's image with a version of CPython (3.12)."""
     version = tuple(int(part) for part in python.split("."))[:2]
     known = {*cpython_tags(version, platforms=PLATFORMS), *compatible_tags(version, platforms=[*PLATFORMS, "any"])}
     return any(tag in known for tag in tags)
 
 
 def python_of(tags: Iterable[Tag], python: str) -> str:
-    """Returns which Python a wheel is for, as script.fits reads it: any, one version, or all from one on."""
+    """Returns the Python that a wheel suits, in the form that script.fits reads: any, one version, or a minimum."""
     listed = list(tags)
     if all(tag.abi == "none" and tag.platform == "any" for tag in listed):
         return "any"
@@ -194,9 +197,9 @@ def python_of(tags: Iterable[Tag], python: str) -> str:
 
 
 def _download(locked: Locked, folder: Path, python: str) -> Path:
-    """Downloads a wheel with pip, which knows the index that is set up here; pip itself checks the hashes."""
+    """Downloads a wheel with pip, which uses the configured package index and checks the hashes."""
     wanted = folder / "wanted.txt"
-    hashes = " ".join(f"--hash={one}" for one in locked.hashes)
+    hashes = " ".join(f"--hash={digest}" for digest in locked.hashes)
     wanted.write_text(f"{locked.name}=={locked.version} {hashes}\n", encoding="utf-8")
     arguments = ["download", "--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:"]
     arguments += ["--require-hashes", "--python-version", python, "--implementation", "cp", "-d", str(folder)]
@@ -212,15 +215,15 @@ def _download(locked: Locked, folder: Path, python: str) -> Path:
         )
         raise PipelineError(
             f"pip could not download {locked.name} {locked.version} for Python {python} "
-            f"({said.removeprefix('ERROR: ')}). Try again with a network, or give a folder with the "
-            "wheel, --wheels FOLDER."
+            f"({said.removeprefix('ERROR: ')}). Check the network and try again, or give a folder with the wheel "
+            "(--wheels FOLDER)."
         )
     name = locked.name.replace("-", "_")
     return next(path for path in folder.glob("*.whl") if path.name.lower().startswith(f"{name}-{locked.version}-"))
 
 
 def pip() -> list[str]:
-    """Returns the command that runs pip: this environment's, or one that uv brings along.
+    """Returns the command that runs pip: that of this environment, or pip run by uv.
 
     Raises:
         PipelineError: there is neither.
@@ -230,29 +233,29 @@ def pip() -> list[str]:
     uv = shutil.which("uv") or shutil.which("uv", path=str(Path(sys.prefix).parent / ".venv-tools" / "bin"))
     if uv:
         return [uv, "tool", "run", "--quiet", "pip"]
-    raise PipelineError("pip is not installed here: install it, or give the wheels, --wheels FOLDER.")
+    raise PipelineError("pip is not installed here: install it, or give a folder of wheels (--wheels FOLDER).")
 
 
 def _check_lock(path: Path, locked: list[Locked]) -> None:
     _, number, _, _ = parse_wheel_filename(path.name)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    same = [one for one in locked if Version(one.version) == number]
+    same = [entry for entry in locked if Version(entry.version) == number]
     if not same:
-        pinned = " or ".join(one.version for one in locked)
+        pinned = " or ".join(entry.version for entry in locked)
         raise PipelineError(
-            f"{path.name} is version {number}, and requirements.lock pins {pinned}: put that wheel into the folder."
+            f"{path.name} is version {number}, but requirements.lock pins {pinned}: put that wheel into the folder."
         )
-    if not any(f"sha256:{digest}" in one.hashes for one in same):
+    if not any(f"sha256:{digest}" in entry.hashes for entry in same):
         raise PipelineError(f"{path.name} is damaged or another file: its SHA-256 is not in requirements.lock.")
 
 
 def conflicts(path: Path, there: Mapping[str, str | None], wheels: Mapping[str, str]) -> list[str]:
-    """Returns which requirements of a wheel an image with these packages, and other wheels, do not meet.
+    """Returns texts about the requirements of a wheel that neither the image's packages nor the bundle's satisfy.
 
     Args:
         path: the wheel.
-        there: versions by the names of the image's packages.
-        wheels: versions by the names of the bundle's own.
+        there: versions of the image's packages, by name.
+        wheels: versions of the bundle's wheels, by name.
     """
     with zipfile.ZipFile(path) as archive:
         name = next(name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
@@ -271,5 +274,5 @@ def conflicts(path: Path, there: Mapping[str, str | None], wheels: Mapping[str, 
 
 
 def described(path: Path) -> str:
-    """Returns a wheel and its size, for a person."""
+    """Returns the path and size of a wheel as text."""
     return f"{shown(path)} ({path.stat().st_size / 2**20:.1f} MiB)"

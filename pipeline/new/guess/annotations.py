@@ -1,4 +1,4 @@
-"""JSON files among the raw files: which are annotations, of which images, and with which labels."""
+"""Finds annotations among JSON files: their format, the images they describe, and their labels."""
 
 import json
 import re
@@ -18,46 +18,46 @@ from pipeline.decode.readers.names import ImageFiles
 from pipeline.new.guess.base import Files, Guess
 
 LARGEST = 2**30
-"""Bytes of a JSON file that is looked into."""
+"""Maximum size in bytes of a JSON file that is read."""
 SAMPLED = 100
-"""Files of one image each that are looked into."""
+"""Maximum number of files that are read if there is one file per image."""
 
 
 @dataclass(frozen=True)
 class Annotations:
-    """A file of annotations, or files of one image each, and the images that they are of."""
+    """Annotations in one file, or in one file per image, with the images that they describe."""
 
     pattern: str
     images: Files
     labels: dict[str, int]
-    """With how many regions each has."""
+    """Number of regions per label."""
     format: str
     count: int
-    """Images that have annotations."""
+    """Number of images with annotations."""
     among: int
-    """Images that were compared with them."""
+    """Number of images that were compared with the annotations."""
     outlined: int = 0
-    """Of COCO's polygons, how many that were looked at have the area that they have with their outlines alone."""
+    """Number of sampled COCO polygons whose stated area is reached only if their outline belongs to them."""
     others: tuple[str, ...] = ()
     """Further annotations of the same images."""
 
 
 @dataclass(frozen=True)
 class Json:
-    """What was found among the JSON files."""
+    """The JSON files among the raw files, by kind."""
 
     single: dict[str, list[Annotated]]
-    """Of files that speak of several images, by path."""
+    """Annotations in files that describe several images, by path."""
     groups: dict[str, dict[str, Path]]
-    """Files of one image each: pattern, and paths by the name of their file."""
+    """Files that describe one image each: their paths by file name, for each pattern."""
     formats: dict[str, str]
-    """Of each, the format."""
+    """Format of each file or pattern."""
     unread: dict[str, str]
-    """Other JSON files, or patterns of them, with the reason why they are not read."""
+    """Other JSON files, or patterns of them, with the reason why they are not used."""
 
 
 def look_into(folder: Path, paths: Iterable[Path]) -> Json:
-    """Returns what JSON files hold; those of one folder with many are looked into by a sample."""
+    """Returns the JSON files by kind. In folders with many files, only a sample is read."""
     by_place: dict[Path, list[Path]] = defaultdict(list)
     for path in paths:
         if path.suffix.lower() in ANNOTATIONS:
@@ -86,10 +86,10 @@ def _look_into_one(found: Json, folder: Path, path: Path) -> None:
         first = json.loads(next((line for line in text.splitlines() if line.strip()), "null") if rows else text)
         form = format_of(first)
         if form is None:
-            found.unread[name] = f"no annotations that are known here: {_shape(first)}"
+            found.unread[name] = f"no known format of annotations: {_shape(first)}"
             return
         if form == "COCO" and _boxes_alone(first):
-            found.unread[name] = "it has boxes, no outlines: nothing says which pixels are the object's"
+            found.unread[name] = "it has boxes without outlines, which do not tell the pixels of an object"
             return
         annotated = read_file(path, name)
     except (PipelineError, ValueError, OSError, RecursionError) as error:
@@ -106,10 +106,10 @@ def _look_into_one(found: Json, folder: Path, path: Path) -> None:
 
 
 def _boxes_alone(coco: Any) -> bool:
-    """Whether annotations of COCO have boxes, and none of them an outline or a mask."""
-    own = coco.get("annotations") if isinstance(coco, dict) else coco
-    known = [one for one in own if isinstance(one, dict)] if isinstance(own, list) else []
-    return any(one.get("bbox") for one in known) and not any(one.get("segmentation") for one in known)
+    """Whether COCO annotations have boxes, and none of them has an outline or a mask."""
+    entries = coco.get("annotations") if isinstance(coco, dict) else coco
+    known = [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
+    return any(entry.get("bbox") for entry in known) and not any(entry.get("segmentation") for entry in known)
 
 
 def _look_into_many(found: Json, place: str, files: list[Path]) -> None:
@@ -126,7 +126,7 @@ def _look_into_many(found: Json, place: str, files: list[Path]) -> None:
         example = example or _shape(data)
         formats.update([form] if form else [])
     if not formats:
-        found.unread[pattern] = f"no annotations that are known here: {example or 'no JSON'}"
+        found.unread[pattern] = f"no known format of annotations: {example or 'no JSON'}"
         return
     found.groups[pattern] = {path.stem: path for path in files if path.suffix == suffix}
     found.formats[pattern] = formats.most_common(1)[0][0]
@@ -143,7 +143,7 @@ def _shape(data: object) -> str:
 
 
 def of_images(found: Json, images: list[Files], folder: Path) -> list[Annotations]:
-    """Returns the annotations that speak of each group of images, of each the fullest."""
+    """Returns, for each group of images, the annotations that describe most of them."""
     chosen = []
     for files in images:
         candidates = [_single(name, found, files, folder) for name in found.single]
@@ -166,8 +166,8 @@ def _single(name: str, found: Json, files: Files, folder: Path) -> Annotations |
 
 
 def _outlined(annotated: list[Annotated]) -> int:
-    """How many polygons have the area that the file gives them when their outlines belong to them; 0 where some have it
-    when drawn as COCO draws."""
+    """The number of sampled polygons whose stated area is reached only if their outline belongs to them; 0 if some have
+    that area when drawn as COCO draws."""
     pairs = [(region, one.size) for one in annotated if one.size for region in one.regions if region.area]
     areas = [
         (region.area, *(int(mask_of(region, size, outlines).sum()) for outlines in (True, False)))
@@ -180,7 +180,7 @@ def _outlined(annotated: list[Annotated]) -> int:
 
 
 def _group(pattern: str, found: Json, files: Files) -> Iterator[Annotations]:
-    """The annotations in files of one image each, whose names are those of images with something before or behind."""
+    """Annotations in files that describe one image each, and whose names contain the name of the image."""
     if files.id or "*" in files.pattern:
         return
     paths, some = found.groups[pattern], evenly(files.paths, 20)
@@ -200,19 +200,19 @@ def _group(pattern: str, found: Json, files: Files) -> Iterator[Annotations]:
 
 
 def guesses(train: Annotations, test: Annotations | None, labelled: bool) -> list[Guess]:
-    """Returns the settings of annotations: classes, and what images without annotations are.
+    """Returns the settings for annotations: classes, and the meaning of images without annotations.
 
     Args:
-        train: those of the training images.
-        test: those of the test images, where there are any.
-        labelled: whether a submission can say which class a mask is of.
+        train: annotations of the training images.
+        test: annotations of the test images, if any.
+        labelled: whether a submission names the class of a mask.
     """
     found = []
     absent = train.among - train.count
     if absent:
         found.append(Guess("columns.absent", "empty", "guess", f"{absent} images have no annotations"))
     if train.outlined:
-        text = f"{train.outlined} of the polygons looked at have the area that `area` gives only with their outlines"
+        text = f"{train.outlined} of the sampled polygons have the stated `area` only if their outline belongs to them"
         found += [Guess(f"{one}.outlines", True, "sure", text) for one in ("train", *(["test"] if test else []))]
     labels = sorted({*train.labels, *(test.labels if test else {})}, key=lambda one: (-train.labels.get(one, 0), one))
     if not labels:
@@ -222,9 +222,7 @@ def guesses(train: Annotations, test: Annotations | None, labelled: bool) -> lis
     text = f"all labels of the annotations, with their regions: {shown}{', …' if len(labels) > 6 else ''}"
     if len(labels) > 1 and not labelled:
         labels = labels[:1]
-        why = (
-            "the sample submission names no class, so one label is taken, the most frequent: is it the one that counts?"
-        )
+        why = "the sample submission names no class, so only the most frequent label is used: is it the right one?"
         text = f"{text}; {why}"
         found.append(Guess("other_labels", "leave_out", "guess", "regions of other labels are left out"))
         found.append(Guess("classes", labels, "guess", text))

@@ -1,4 +1,4 @@
-"""Images of several files: bands such as band_08.npy and band_09.npy, and files that have one mask together."""
+"""Images that consist of several files: bands such as band_08.npy and band_09.npy, and files that share one mask."""
 
 import re
 from collections import defaultdict
@@ -14,15 +14,15 @@ _COLOUR = re.compile(
     r"(?P<head>.*[_-])(?P<band>red|green|blue|yellow|nir|swir\d?|vv|vh|t1|t1ce|t1gd|t1c|t1n|t2|t2w|t2f|flair|adc|dwi)",
     re.IGNORECASE,
 )
-"""Names of files that are one band of an image."""
+"""Names of files that hold one band of an image."""
 _NUMBERED = re.compile(r"(.+)[_-](\d{1,4})")
 _COLOURS = {"red": 0, "green": 1, "blue": 2}
 MIDDLE = 16
-"""Of more files of an image than there may be channels, those in the middle that are taken."""
+"""Number of files, from the middle, that are used if an image has more files than channels are allowed."""
 
 
 def with_bands(groups: list[Files]) -> list[Files]:
-    """Returns files by pattern, those that differ in the name of a band alone as one: `{id}/band_{band}.npy`."""
+    """Returns files by pattern; files that differ only in the name of a band become one: `{id}/band_{band}.npy`."""
     alike: dict[str, list[tuple[str, Files]]] = defaultdict(list)
     for files in groups:
         head, ending = split_ending(files.pattern)
@@ -43,8 +43,10 @@ def with_bands(groups: list[Files]) -> list[Files]:
 
 
 def several_to_a_mask(images: Files, masks: Files) -> Files | None:
-    """Returns images of several files each, where there is one mask for all of them: `{id}_{band}.nii.gz` for a mask
-    `{id}.nii.gz`, or `{id}/layers/{band}.tif` for a mask `{id}/labels.png`; None where there are none."""
+    """Returns images that consist of several files with one common mask; None if there are none.
+
+    Examples are `{id}_{band}.nii.gz` with a mask `{id}.nii.gz`, and `{id}/layers/{band}.tif` with `{id}/labels.png`.
+    """
     if masks.id or images.bands or "*" in images.pattern or len(images.paths) <= len(masks.paths):
         return None
     named = images.pattern.rsplit("/", 1)[-1]
@@ -75,7 +77,7 @@ def _joined(
     keys: dict[str, tuple[str, str]],
     pattern: str,
 ) -> Files | None:
-    """The images by id and band, where every mask's image has the same bands, at least two of them."""
+    """The images by id and band, if the images of all masks have the same bands, at least two."""
     if len(keys) < len(images.paths):
         return None
     by_id: dict[str, dict[str, str]] = defaultdict(dict)
@@ -93,7 +95,7 @@ def _joined(
 
 
 def middle(bands: list[str]) -> tuple[str, ...]:
-    """Returns bands, those in the middle where there are more than there may be channels."""
+    """Returns the bands; if there are more than channels are allowed, those in the middle."""
     if len(bands) <= MOST_CHANNELS:
         return tuple(bands)
     start = (len(bands) - MIDDLE) // 2

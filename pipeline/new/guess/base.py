@@ -1,4 +1,4 @@
-"""What raw files seem to be: guesses with their evidence, and the image files that they rest on."""
+"""Common types of the guesses about raw files, and functions that read sizes and channels of image files."""
 
 import os
 import re
@@ -28,7 +28,7 @@ class Guess:
     """One setting of a competition's YAML, how certain it is and why."""
 
     key: str
-    """Dotted, e.g. `rle.order`."""
+    """Dotted key, for example `rle.order`."""
     value: Any
     certainty: Certainty
     evidence: str
@@ -36,16 +36,16 @@ class Guess:
 
 @dataclass(frozen=True)
 class Draft:
-    """All settings of a competition, and what its recipe must know of the images."""
+    """All settings of a competition, and the properties of its images that a recipe needs."""
 
     guesses: list[Guess]
     size: tuple[int, int]
-    """Rows × columns of a middling image."""
+    """Rows and columns of a typical image (median)."""
     channels: int
     store: tuple[int, int] | None = None
-    """Rows × columns that windows of huge images are stored at."""
+    """Rows and columns at which windows of huge images are stored."""
     notes: tuple[str, ...] = ()
-    """What else a person should know, such as files that are not used."""
+    """Further information for the user, such as files that are not used."""
 
     def settings(self) -> dict[str, Any]:
         """Returns the guesses as nested mappings, in their order."""
@@ -61,22 +61,22 @@ class Draft:
 
 @dataclass(frozen=True)
 class Files:
-    """Image files whose paths differ in an id only."""
+    """Image files whose paths differ only in an id."""
 
     pattern: str
-    """Relative to the folder of raw files, e.g. `train/{id}.png`."""
+    """Pattern of the paths relative to the folder of raw files, for example `train/{id}.png`."""
     paths: dict[str, Path]
-    """By id; any one of them where the pattern holds `*`."""
+    """Path by id; if the pattern contains `*`, one of the matching paths."""
     exclude: tuple[str, ...] = ()
-    """File name patterns that match but are not among them."""
+    """Patterns of file names that match `pattern` but do not belong to the group."""
     id: str | None = None
-    """What ids are made of, where the pattern has named parts instead of `{id}`."""
+    """Template of the ids, if the pattern has named parts instead of `{id}`."""
     parts: dict[str, dict[str, str]] = field(default_factory=dict)
-    """By id, the named parts of the path beside the id."""
+    """Named parts of the path besides the id, by id."""
     bands: tuple[str, ...] = ()
-    """What `{band}` of the pattern stands for, where an image is one file per band; `paths` has those of the first."""
+    """Values of `{band}` in the pattern, if an image has one file per band; `paths` then has the files of the first."""
     all_bands: int = 0
-    """How many there are, where these are some of them."""
+    """Number of all bands, if `bands` is only a part of them."""
 
     @property
     def parts_named(self) -> tuple[str, ...]:
@@ -85,43 +85,44 @@ class Files:
 
     @cached_property
     def is_test(self) -> bool:
-        """Whether the path says that they are test images."""
+        """Whether the path marks these files as test images."""
         return bool(_TEST.search(self.pattern))
 
     @property
     def is_validation(self) -> bool:
-        """Whether the path says that they are images to validate on."""
+        """Whether the path marks these files as validation images."""
         return bool(_VALIDATION.search(self.pattern))
 
 
 def walk(folder: Path) -> Iterator[Path]:
-    """Yields the files in a folder and in the folders in it, in order, hidden ones left out."""
+    """Yields all files under a folder in sorted order, without hidden ones."""
     for parent, folders, names in os.walk(folder, followlinks=True):
         folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
         yield from (Path(parent, name) for name in sorted(names) if not name.startswith("."))
 
 
 def other_files(paths: Iterable[Path]) -> str:
-    """Returns the end of a sentence about a folder without images: what it holds instead; "" with tables alone."""
+    """Returns the end of an error message about a folder without images: the other files in it; "" if only tables."""
     endings = Counter(path.suffix.lower() for path in paths if path.suffix.lower() not in ("", ".csv"))
     shown = ", ".join(f"{ending} ({count})" for ending, count in endings.most_common(3))
-    return f"; it holds {shown}: save images and masks as PNG or TIFF first" if endings else ""
+    return f"; it contains {shown}: save images and masks as PNG or TIFF first" if endings else ""
 
 
-# --- what the files hold ---------------------------------------------------------------------------------------------
+# --- sizes and channels ----------------------------------------------------------------------------------------------
 
 
 def image_size(path: Path) -> tuple[int, int] | None:
-    """Returns rows × columns of an image, from its head alone where it can; None where it cannot be read."""
+    """Returns rows and columns of an image, from the file's header if possible; None if it cannot be read."""
     if not is_plain(path) and path.suffix.lower() not in (".tif", ".tiff"):
         return size_of(path)
     try:
-        with catch_warnings(action="ignore"), Image.open(path) as image:  # decode says what is odd
-            described = image.format != "PNG" or _PNG_TEXTS & {str(key) for key in image.info}  # else Pillow reads on
+        with catch_warnings(action="ignore"), Image.open(path) as image:  # decode reports oddities
+            # without such a text, getexif() would read the whole PNG
+            described = image.format != "PNG" or _PNG_TEXTS & {str(key) for key in image.info}
             swapped = described and image.getexif().get(_ORIENTATION, 1) >= 5
             if not swapped and not (image.format == "TIFF" and image.getexif().get(_SUBFILE_TYPE, 0)):  # a thumbnail
                 return image.height, image.width
-    except Exception:  # Pillow knows no 16-bit colours, and damaged files raise whatever they like
+    except Exception:  # Pillow cannot read 16-bit colours, and damaged files raise exceptions of any type
         pass
     try:
         if not is_plain(path) and (form := form_of(path)) is not None and (form.slices > 1 or form.is_huge):
@@ -130,12 +131,12 @@ def image_size(path: Path) -> tuple[int, int] | None:
         return rows, columns
     except OtherNumbers:
         return size_of(path)
-    except ValueError:  # decode says what is wrong with it
+    except ValueError:  # decode reports the fault
         return size_of(path) if not is_plain(path) else None
 
 
 def channels_of(paths: Iterable[Path]) -> int:
-    """Returns 3 where one of some images has colours, else 1, also for grey images that are stored as RGB."""
+    """Returns 3 if one of the sampled images has colours, otherwise 1 (also for grey images stored as RGB)."""
     for path in evenly(paths, 20):
         try:
             image = values_of(path)

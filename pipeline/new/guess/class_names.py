@@ -1,4 +1,4 @@
-"""What the values of class maps are called: in a table among the raw files, or in data sets that everybody knows."""
+"""Finds names for the values of class maps: in a table or JSON file among the raw files, or of well-known data sets."""
 
 import json
 import re
@@ -41,9 +41,9 @@ _CITYSCAPES = {
     "caravan": 29, "trailer": 30, "train": 31, "motorcycle": 32, "bicycle": 33,
 }  # fmt: skip
 _NOT_SCORED = (0, 1, 2, 3, 4, 5, 6, 9, 10, 14, 15, 16, 18, 29, 30)
-"""Cityscapes' classes that its evaluation ignores."""
+"""Classes of Cityscapes that its evaluation ignores."""
 LARGEST = 2**20
-"""Bytes of a JSON file that may hold names."""
+"""Maximum size in bytes of a JSON file that is searched for names."""
 _NAME = re.compile(r"name|class|label|category|object", re.IGNORECASE)
 _VALUE = re.compile(
     r"(class_?|label_?|category_?|pixel_?)?(value|id|index|number|code|label|idx|key|train_?id)", re.IGNORECASE
@@ -57,15 +57,15 @@ class Named:
 
     names: dict[Value, str]
     source: str
-    """Where they stand."""
+    """The file or data set that gives the names."""
     ignored: tuple[Value, ...] = ()
-    """Values that count nowhere."""
+    """Values of ignored pixels."""
     complete: bool = False
-    """Whether all of them are classes, also those that no looked at file holds."""
+    """Whether all names are classes, even those whose value occurs in no sampled file."""
 
 
 def _plain(colour: tuple[int, int, int]) -> Value:
-    """A colour as class maps are looked at: a grey one is one number."""
+    """A colour as a value of a class map: a grey colour becomes one number."""
     return colour[0] if len(set(colour)) == 1 else colour
 
 
@@ -80,7 +80,7 @@ def voc_colour(number: int) -> tuple[int, int, int]:
 
 
 def from_table(name: str, frame: pd.DataFrame) -> Named | None:
-    """Returns the names that a table gives to values or colours, such as a class_dict.csv; None of another table."""
+    """Returns the names that a table such as class_dict.csv gives to values or colours; None for other tables."""
     columns = {str(column).strip(): str(column) for column in frame.columns}
     names = [column for column in columns if _NAME.search(column)]
     texts = [column for column in names if not frame[columns[column]].str.fullmatch(r"[\d.\s,]*").any()]
@@ -112,12 +112,13 @@ def from_table(name: str, frame: pd.DataFrame) -> Named | None:
 
 
 def from_json(folder: Path, names: Iterable[str]) -> Named | None:
-    """Returns the names that a JSON file's `labels` gives to values, such as nnU-Net's dataset.json, either way round;
-    None where there are none.
+    """Returns the names that `labels` in a JSON file gives to values, as in nnU-Net's dataset.json; None without any.
+
+    Both directions are read: names by value, and values by name.
 
     Args:
-        folder: that of the raw files.
-        names: JSON files in it that are no annotations.
+        folder: folder of the raw files.
+        names: JSON files in it that are not annotations.
     """
     for name in names:
         path = folder / name
@@ -141,7 +142,7 @@ def from_json(folder: Path, names: Iterable[str]) -> Named | None:
 
 
 def known_names(pattern: str, values: Collection[Value]) -> Named | None:
-    """Returns the names that Cityscapes and PASCAL VOC give to the values of mask files at such a path."""
+    """Returns the names of Cityscapes or PASCAL VOC, if the path pattern and the values of mask files match theirs."""
     if pattern.rsplit(".", 1)[0].endswith(("_labelIds", "_instanceIds")) and set(values) <= set(_CITYSCAPES.values()):
         names: dict[Value, str] = {number: name for name, number in _CITYSCAPES.items() if number not in _NOT_SCORED}
         return Named(names, "Cityscapes (its trainable classes)", _NOT_SCORED)

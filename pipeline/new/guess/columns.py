@@ -1,4 +1,4 @@
-"""The settings of a table's columns, of masks and of a sample submission."""
+"""Guesses the settings for the columns of a table of masks and of a sample submission."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -9,12 +9,17 @@ from pipeline.new.guess.tables import Named
 
 
 def under(parent: str, guesses: Iterable[Guess]) -> list[Guess]:
-    """Returns guesses at keys of a section."""
+    """Returns guesses with their keys moved into a section."""
     return [replace(guess, key=f"{parent}.{guess.key}") for guess in guesses]
 
 
 def columns_of(named: Named, usual: str | None = None) -> dict[str, Guess]:
-    """Returns the settings of a table's columns, by name; without run lengths, `usual` or what is left is theirs."""
+    """Returns the settings for a table's columns, by name.
+
+    Args:
+        named: the table.
+        usual: the column of run lengths to expect, if no column contains run lengths; otherwise the last free column.
+    """
     table, key, rows = named.table, named.key, named.rows
     rest = [str(column) for column in table.frame.columns if column not in (*key.columns, rows.label)]
     lengths = table.rle or (usual if usual in rest else rest[-1] if rest else "")
@@ -34,7 +39,7 @@ def columns_of(named: Named, usual: str | None = None) -> dict[str, Guess]:
 
 
 def differing(columns: dict[str, Guess], sample: Named, usual: str | None) -> list[Guess]:
-    """Returns what the sample submission has otherwise than the table of masks."""
+    """Returns the settings in which the sample submission differs from the table of masks."""
     own = columns_of(sample, usual)
     if sample.table.pixels:
         text = f"{sample.table.name} has {sample.table.pixels} columns 0, 1, 2, …"
@@ -51,20 +56,20 @@ def differing(columns: dict[str, Guess], sample: Named, usual: str | None) -> li
 
 
 def placeholder_of(sample: Named | None, usual: str | None) -> str:
-    """Returns what the sample submission writes for a mask in all of its rows."""
+    """Returns the text that the sample submission has for the mask in all of its rows; "" if the texts differ."""
     column = "" if sample is None else columns_of(sample, usual)["rle"].value
     written = set(sample.table.frame[column].str.strip()) if sample and column else set()
     return written.pop() if len(written) == 1 else ""
 
 
 def unsampled(found: Found) -> list[Guess]:
-    """Returns what a submission looks like where masks are in files or annotations."""
+    """Returns the settings of a submission if the masks are image files or annotations."""
     several = found.annotations and len(found.annotations.labels) > 1
     if not found.sample:
         text = "no sample submission shows what it looks like"
         return [Guess("submission.label", "class", "guess", text)] if several and found.test else []
     guesses = differing({}, found.sample, None)
     if not found.sample.table.pixels:
-        guesses.append(Guess("rle.order", "column", "guess", "nothing shows how run lengths are written"))
-        guesses.append(Guess("rle.base", 1, "guess", "nothing shows it"))
+        guesses.append(Guess("rle.order", "column", "guess", "no file shows how run lengths are written"))
+        guesses.append(Guess("rle.base", 1, "guess", "no file shows it"))
     return guesses

@@ -1,4 +1,4 @@
-"""Which of the raw files are training images, masks, test images and tables, and what is left over."""
+"""Finds training images, masks, test images and tables among the raw files, and lists the files that are not used."""
 
 import re
 from collections import Counter, defaultdict
@@ -28,14 +28,14 @@ _SWAPS = (
     ("Train", "Test"), ("TRAIN", "TEST"), ("Tr/", "Ts/"), ("training", "validation"), ("train", "valid"),
     ("train", "val"), ("train", "validation"), ("Train", "Val"), ("Training", "Validation"), ("train", "dev"),
 )  # fmt: skip
-"""What training files say in their paths, and what test or validation files say in its place."""
+"""Words in the paths of training files, each with the word that replaces it in paths of test or validation files."""
 NOTED = 8
-"""Leftovers of one kind that are named each."""
+"""Maximum number of unused files of one kind that are named."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """The files that a competition of images in folders is made of: masks are in a table, in files or annotations."""
+    """The files of a competition with images in folders. Masks are in a table, in image files or in annotations."""
 
     images: Files
     test: Files | None
@@ -43,39 +43,39 @@ class Found:
     mask_files: MaskFiles | None
     annotations: Annotations | None
     beside: Files | None
-    """Masks that lie beside the training images."""
+    """Masks in the same folder as the training images."""
     sample: Named | None
     further: Named | None
-    """A table of one row a training image, without masks."""
+    """A table with one row per training image, without masks."""
     unread: Table | None
-    """What is called a sample submission, but does not name the test images."""
+    """A table that is named like a sample submission but does not list the test images."""
     truth: str | None = None
-    """Masks of the test images: a pattern, or a file of annotations."""
+    """True masks of the test images: a pattern, or a file of annotations."""
     of_test: Annotations | None = None
     lists: Lists = field(default_factory=Lists)
     names: tuple[Table, ...] = ()
-    """Tables that may name the values of class maps."""
+    """Tables that may give names to the values of class maps."""
     single: tuple[Table, ...] = ()
-    """Tables of run lengths that lie beside each image and have its own rows alone."""
+    """Tables of run lengths that each describe only the image next to them."""
     named: ClassNames | None = None
-    """Names of values in a JSON file."""
+    """Names of values from a JSON file."""
     notes: tuple[str, ...] = ()
-    """What is there and not used."""
+    """Sentences about files that are not used."""
     rivals: tuple[str, ...] = ()
-    """Patterns of other pictures that could be the training images."""
+    """Patterns of other pictures that could also be the training images."""
 
 
 def find(folder: Path, paths: list[Path]) -> Found:
-    """Tells training images, test images, masks and tables apart.
+    """Returns the training images, test images, masks and tables among the raw files.
 
     Raises:
-        PipelineError: something is missing.
+        PipelineError: there are no images or no masks.
     """
     apart = [masks_beside(files) for files in image_groups(folder, paths)]
     groups, beside = [images for images, _ in apart], [masks for _, masks in apart if masks]
     if not groups:
         hint = packed(folder, known=False) or other_files(paths) or "; give the folder of the raw files with --from"
-        raise PipelineError(f"{folder} holds no images ({', '.join(SUFFIXES)}){hint}.")
+        raise PipelineError(f"{folder} contains no images ({', '.join(SUFFIXES)}){hint}.")
     tables, table_notes = read_tables(folder, paths)
     full = [one for one in tables if not one.frame.empty]
     sample = _sample(full, [*groups, *by_name(groups)])
@@ -123,13 +123,13 @@ def find(folder: Path, paths: list[Path]) -> Found:
 
 
 def _is_rival(files: Files, images: Files) -> bool:
-    """Whether pictures lie beside the training images, and are named neither test nor validation images."""
+    """Whether files are pictures in the same top folder as the training images, and not test or validation images."""
     place = images.pattern.split("/", 1)[0]
     return not files.is_test and not files.is_validation and files.pattern.startswith(f"{place}/") and pictures(files)
 
 
 def _rivals_of_table(images: Files, others: list[Files], test: Files | None) -> Iterator[str]:
-    """Other pictures that the rows of a table could be of, where no test images lie like those that were taken."""
+    """Other pictures that a table could describe, if no test images confirm the choice by a similar path."""
     if test is not None and place_of(test.pattern) == place_of(images.pattern):
         return
     for files in others:
@@ -143,7 +143,7 @@ def _share_files(one: Files, other: Files) -> bool:
 
 
 def _are_masks(files: Files, masks: MaskFiles | None) -> bool:
-    """Whether files are masks, perhaps of one of several classes, whose names they share."""
+    """Whether files are the masks, or the masks of another class with the same names."""
     if masks is None:
         return False
     same_names = files.paths.keys() == masks.masks.paths.keys() and not files.is_test
@@ -154,7 +154,7 @@ def _are_masks(files: Files, masks: MaskFiles | None) -> bool:
 
 
 def _sample(tables: list[Table], groups: list[Files]) -> Named | None:
-    """The sample submission, by its name, or by the same mask in every row of test images."""
+    """The sample submission: found by its name, or as a table of test images with the same mask in every row."""
     groups = [files for files in groups if pictures(files)] or groups
     tests = [files for files in groups if files.is_test]
     constant = [table for table in tables if table.rle and table.frame[table.rle].nunique() == 1]
@@ -166,8 +166,7 @@ def _sample(tables: list[Table], groups: list[Files]) -> Named | None:
 
 
 def _likeliest(training: list[Files], tests: list[Files]) -> list[Files]:
-    """What may be training images, without what holds masks where there are pictures too, and first of all what lies
-    where test images lie."""
+    """The groups that may be training images: pictures rather than masks, first those with a path like test images."""
     shown = [files for files in training if kind_of(files) is None and pictures(files)] or training
     places = {place_of(files.pattern) for files in [*tests, *by_name(tests)]}
     return sorted(shown, key=lambda files: place_of(files.pattern) not in places)
@@ -176,14 +175,15 @@ def _likeliest(training: list[Files], tests: list[Files]) -> list[Files]:
 def _mask_table(
     tables: list[Table], groups: list[Files], tests: list[Files], folder: Path
 ) -> tuple[Named | None, list[Files]]:
-    """The table of run lengths whose rows name most training images, and the groups of images, one of which may have
-    got the ids of that table.
+    """The table of run lengths whose rows name most training images, and the groups of images.
+
+    One of the groups may get new ids, built from parts of its paths as the table writes them.
 
     Args:
-        tables: those that are no sample submission.
-        groups: images that are not named by the sample submission.
-        tests: images that are test images by the sample submission or by their path.
-        folder: of the raw files.
+        tables: tables except the sample submission.
+        groups: images that the sample submission does not name.
+        tests: test images according to the sample submission or their path.
+        folder: folder of the raw files.
     """
     known = [*groups, *by_name(groups)]
     training = [files for files in known if not files.is_test] or known
@@ -206,7 +206,7 @@ def _mask_table(
 
 
 def _of_several_files(named: Named, groups: list[Files], tests: list[Files]) -> Named:
-    """A table whose images are several files each, where test images are and nothing lies there as one file each."""
+    """The table, with images that consist of several files each if that is how the test images are stored."""
     places = {place_of(files.pattern) for files in tests if pictures(files)}
     if not places or place_of(named.key.files.pattern) in places:
         return named
@@ -219,14 +219,13 @@ def _of_several_files(named: Named, groups: list[Files], tests: list[Files]) -> 
 
 
 def _of_all_images(tables: list[Table]) -> list[Table]:
-    """The tables but for those that lie beside each image and have its own rows alone."""
+    """The tables without those that describe only the image next to them."""
     alike = Counter((Path(table.name).name, tuple(table.frame.columns)) for table in tables)
     return [one for one in tables if alike[Path(one.name).name, tuple(one.frame.columns)] == 1]
 
 
 def _further(tables: list[Table], images: Files) -> Named | None:
-    """A table whose first column has the ids of training images, or the names of their files, with one row for most of
-    them."""
+    """A table without masks whose first column has ids or file names of most training images."""
     for table in tables:
         if table.rle or table.pixels or table.is_sample or len(table.frame.columns) < 2:
             continue
@@ -242,14 +241,14 @@ def _further(tables: list[Table], images: Files) -> Named | None:
 
 
 def _annotated(found: Json, groups: list[Files], folder: Path) -> Annotations | None:
-    """The annotations of the training images: of those that no path calls test or validation images, the most."""
+    """The annotations of the training images: those of most images, except test and validation images."""
     candidates = annotations.of_images(found, groups, folder)
     training = [one for one in candidates if not one.images.is_test and not one.images.is_validation]
     return max(training or candidates, key=lambda one: one.count, default=None)
 
 
 def _test_of(groups: list[Files], images: Files, folder: Path) -> Files | None:
-    """The test images, whose path differs from that of the training images in saying so; None where there are none."""
+    """The test images, whose path is that of the training images with another word; None if there are none."""
     pictures = [files for files in groups if "*" not in files.pattern]
     by_pattern = {files.pattern: files for files in pictures}
     whole = images.pattern
@@ -268,12 +267,12 @@ def _test_of(groups: list[Files], images: Files, folder: Path) -> Files | None:
 
 
 def _shape(pattern: str) -> str:
-    """The name of a file in a pattern, whatever its parts are called and however it ends."""
+    """The file name in a pattern without the names of its parts and without its suffix."""
     return re.sub(r"{\w+}", "{}", split_ending(pattern.rsplit("/", 1)[-1])[0])
 
 
 def _swapped(pattern: str, old: str, new: str) -> str:
-    """A pattern with other words, outside the names of parts."""
+    """A pattern in which a word is replaced, except inside the names of parts."""
     parts = re.split(r"({\w+})", pattern)
     return "".join(part if part.startswith("{") else part.replace(old, new) for part in parts)
 
@@ -281,7 +280,7 @@ def _swapped(pattern: str, old: str, new: str) -> str:
 def _truth(
     test: Files, masks: MaskFiles | None, annotated: Annotations | None, groups: list[Files], found: Json, folder: Path
 ) -> tuple[str | None, Annotations | None]:
-    """The masks of the test images, where there are any that look like those of training."""
+    """The true masks of the test images, if there are any like those of the training images."""
     if annotated:
         of_test = next(iter(annotations.of_images(found, [test], folder)), None)
         sound = of_test and of_test.pattern != annotated.pattern and set(of_test.labels) <= set(annotated.labels)
@@ -305,16 +304,16 @@ def _truth(
 
 
 def _why_not(groups: list[Files], tables: list[Table], notes: list[str]) -> str:
-    """What is wrong with each of the CSVs that hold no masks of the images, a continuation."""
+    """The end of an error message: why each CSV contains no masks of the images."""
     told = [note.removeprefix("not used: ").removesuffix(".") for note in notes if note.startswith("not used: ")]
     known = [name for files in groups for name in list(files.paths)[:1]]
     for table in tables:
         if table.is_sample:
             continue
         if table.frame.empty:
-            told.append(f"{table.name} has a header and no rows")
+            told.append(f"{table.name} has a header but no rows")
         elif not table.rle:
-            told.append(f"no column of {table.name} holds any")
+            told.append(f"no column of {table.name} contains any")
         else:
             column = next((one for one in table.frame.columns if one != table.rle), None)
             if column is not None:
@@ -339,7 +338,7 @@ def _no_masks(folder: Path, groups: list[Files], csvs: tuple[list[Table], list[s
 
 
 def _left_over(found: Found, groups: Iterable[Files], tables: list[Table], jsons: Json) -> Iterator[str]:
-    """A sentence on each kind of file that is not used."""
+    """Yields a sentence about each kind of file that is not used."""
     used = [found.images, *([found.test] if found.test else []), *([found.beside] if found.beside else [])]
     used += [found.mask_files.masks] if found.mask_files else []
     taken = {path for files in used for path in files.paths.values()}
@@ -348,10 +347,13 @@ def _left_over(found: Found, groups: Iterable[Files], tables: list[Table], jsons
         others.pop(found.truth, None)
         others = {key: files for key, files in others.items() if _like(found.truth, key) is False}
     if found.test is None and (tests := [one for one in others.values() if one.is_test]):
-        yield f"images that fit {tests[0].pattern} are called test images, but their paths are unlike those of training"
+        yield (
+            f"images that match {tests[0].pattern} look like test images by name, but their paths differ from those of "
+            "the training images"
+        )
     if others:
         names = [f"{pattern} ({len(files.paths)})" for pattern, files in others.items()]
-        yield f"not used: images that fit {_several(names)}"
+        yield f"not used: images that match {_several(names)}"
     named = {one.table.name for one in (found.table, found.sample, found.further) if one}
     named |= {found.unread.name} if found.unread else set()
     alike: dict[tuple[str, str], list[Table]] = defaultdict(list)
@@ -376,7 +378,7 @@ def _left_over(found: Found, groups: Iterable[Files], tables: list[Table], jsons
 
 
 def _like(pattern: str, other: str) -> bool:
-    """Whether two patterns fit the same files, whatever their ids."""
+    """Whether two patterns match the same files, whatever their ids."""
     return re.sub(r"{\w+}[^/]*", "*", pattern) == re.sub(r"{\w+}[^/]*", "*", other)
 
 

@@ -1,4 +1,4 @@
-"""What files of every format hold: one picture, channels, slices of a volume, and values of whatever number format."""
+"""Examines the content of image files of any format: a picture, channels, slices of a volume, and the number format."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,48 +14,48 @@ from pipeline.decode.readers.files import evenly, read_image
 from pipeline.masks.windows import Box
 
 HUGE = 6000 * 6000
-"""Pixels from which images are cut into windows."""
+"""Number of pixels above which images are cut into windows."""
 SLICES = 6
-"""Slices of a volume that are looked at."""
+"""Number of slices of a volume that are examined."""
 LOOKED_AT = 4 * 1024 * 1024
-"""Pixels of a picture that are looked at, evenly spread ones of a larger one."""
+"""Maximum number of pixels of a picture that are examined; of a larger one, evenly spaced pixels."""
 MOST_CHANNELS = 32
 VOLUMES = 8
-"""Volumes that are looked at."""
+"""Maximum number of volumes that are examined."""
 _BOX = 2048
 
 
 @dataclass(frozen=True)
 class Form:
-    """How a file holds its pictures."""
+    """The content of an image file."""
 
     rows: int
     columns: int
     channels: int
-    """Of the last axis, or of the first where `first` is true."""
+    """Length of the last axis; of the first axis if `first` is true."""
     dtype: np.dtype
     slices: int = 1
-    """Pictures in the file."""
+    """Number of slices in the file."""
     axis: int | None = None
-    """Along which axis slices lie, where it is not the usual one of the format."""
+    """Axis of the slices, if it is not the usual one of the format."""
     first: bool = False
-    """Whether the axes are channels × rows × columns, or slices × rows × columns: which of them, masks tell."""
+    """Whether the axes are channels × rows × columns or slices × rows × columns; the masks tell which of the two."""
     window: tuple[float, float] | None = None
-    """The values that the file itself calls black and white."""
+    """The values that the file itself declares as black and white."""
 
     @property
     def is_huge(self) -> bool:
-        """Whether a picture is too large to be read as a whole."""
+        """Whether a picture is too large to be processed as a whole."""
         return self.rows * self.columns > HUGE
 
 
 def is_plain(path: Path) -> bool:
-    """Returns whether a file's format holds single pictures of 8 or 16 bits alone: PNG, JPEG and the like."""
+    """Returns whether a file's format can only contain one picture of 8 or 16 bits, such as PNG or JPEG."""
     return BY_SUFFIX.get(suffix_of(path), raster) is raster
 
 
 def form_of(path: Path) -> Form | None:
-    """Returns what a file holds; None where it cannot be read.
+    """Returns the content of a file; None if it cannot be read.
 
     Raises:
         PipelineError: its format needs a package that is not installed.
@@ -66,7 +66,7 @@ def form_of(path: Path) -> Form | None:
 
 @lru_cache(maxsize=512)
 def _form(path: Path, size: int, modified: int) -> Form | None:
-    """What a file holds; size and time of change are there to notice that it has become another one."""
+    """The content of a file. Its size and modification time are part of the cache key."""
     try:
         if suffix_of(path) in numpy_arrays.SUFFIXES:
             array = numpy_arrays.load(path, None)
@@ -90,7 +90,7 @@ def _form(path: Path, size: int, modified: int) -> Form | None:
 
 
 def of_shape(shape: tuple[int, ...], dtype: np.dtype) -> Form | None:
-    """Returns what an array of this shape holds; None of one that is no picture and no volume."""
+    """Returns the content of an array of this shape; None if it is neither a picture nor a volume."""
     while len(shape) > 3 and shape[0] == 1:
         shape = shape[1:]
     if len(shape) == 2:
@@ -108,7 +108,7 @@ def of_shape(shape: tuple[int, ...], dtype: np.dtype) -> Form | None:
 
 
 def size_of(path: Path) -> tuple[int, int] | None:
-    """Returns rows × columns of a picture of a file, of which the head alone is read; None where it cannot be read."""
+    """Returns rows and columns of a file's picture, from its header; None if it cannot be read."""
     try:
         if suffix_of(path) in numpy_arrays.SUFFIXES:
             array = numpy_arrays.load(path, None)
@@ -121,11 +121,13 @@ def size_of(path: Path) -> tuple[int, int] | None:
 
 
 def values_of(path: Path, as_mask: bool = False) -> np.ndarray:
-    """Returns values (h, w, C) of a file, to judge what they are: of a volume some slices one below the other, of a
-    huge image its middle or some rows and columns, in the numbers of the file. Those of masks are whole numbers.
+    """Returns sampled values (H, W, C) of a file in its own number format; those of masks are whole numbers.
+
+    Of a volume, some slices are stacked along the rows. Of a huge image, the middle or some rows and columns are
+    returned.
 
     Raises:
-        ValueError: it cannot be read, or is a mask with other values.
+        ValueError: the file cannot be read, or is a mask with values that are not whole numbers from 0 to 65535.
         PipelineError: its format needs a package that is not installed.
     """
     try:
@@ -143,7 +145,7 @@ def _values(path: Path, as_mask: bool, size: int, modified: int) -> np.ndarray:
         return image[::step, ::step]
     form = form_of(path)
     if form is None:
-        return read_image(path, as_mask=as_mask)  # whose sentence says why
+        return read_image(path, as_mask=as_mask)  # raises the error
     if form.is_huge and form.slices == 1:
         pixels = _read(path, box=_middle(Size(1, form.rows, form.columns)), alpha=as_mask).pixels
     elif form.slices > 1 and not form.first:
@@ -166,7 +168,7 @@ def _values(path: Path, as_mask: bool, size: int, modified: int) -> np.ndarray:
 
 
 def some_of(paths: Iterable[Path], count: int) -> list[Path]:
-    """Returns up to `count` files at even distances, fewer of volumes, which take long to read."""
+    """Returns up to `count` evenly spaced files, fewer if they are volumes, which take long to read."""
     known = list(paths)
     volumes = bool(known) and not is_plain(known[0]) and (form := form_of(known[0])) is not None and form.slices > 1
     return evenly(known, min(count, VOLUMES) if volumes else count)
@@ -182,7 +184,7 @@ def _read(
 
 
 def _middle(size: Size) -> Box:
-    """A window in the middle of a picture."""
+    """The window in the middle of a picture."""
     top, left = max(0, (size.rows - _BOX) // 2), max(0, (size.columns - _BOX) // 2)
     return top, left, min(size.rows, top + _BOX), min(size.columns, left + _BOX)
 

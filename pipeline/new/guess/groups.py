@@ -1,4 +1,4 @@
-"""Which images seem to hang together, as those of one patient: a column of a table, or a part of their ids."""
+"""Guesses which images belong to one group, such as a patient: by a column of a table, or by a part of their ids."""
 
 import re
 from collections.abc import Iterator
@@ -14,48 +14,49 @@ _COLUMNS = (
     re.compile(r"study|exam|video|volume|specimen|slide|wsi|group", re.IGNORECASE),
     re.compile(r"site|hospital|cent(er|re)|location", re.IGNORECASE),
 )
-"""Names of columns that are groups, the likeliest first."""
+"""Names of columns that are groups, the most likely first."""
 _SIDE = re.compile(r"(image_?)?(height|width)", re.IGNORECASE)
 _LIKELY = (
     re.compile("patient|pat|pt|p|case|subject|subj|sub|person|participant|donor|individual|animal|mouse"),
     re.compile("study|exam|volume|vol|scan|series|video|vid|slide|wsi|specimen|sequence|seq"),
     re.compile("site|hospital|center|centre|clinic|city|region|farm|field|scene|location|group"),
 )
-"""Names of parts of ids that are groups, the likeliest first."""
+"""Names of parts of ids that are groups, the most likely first."""
 _UNLIKELY = re.compile(
     "frame|slice|tile|patch|crop|x|y|z|t|row|col|column|view|aug|time|day|date|week|month|year|page|layer|channel|band|"
     "class|label|mask|rot|flip|scale"
 )
-"""Names of parts that tell the images of a group apart."""
+"""Names of parts that distinguish the images of one group."""
 _SEPARATORS = ("[-_ /:]+", "_+", "-+", "/+", " +", ":+")
 _LETTERS_DIGITS = re.compile(r"[^\W\d_]+\d+")
 _HEAD = re.compile(r"[A-Za-z]+(?=[-_ ]?\d)|[a-z]+(?=[-_ ]?[A-Z]\b)", re.ASCII)
-"""The word that a name such as site3 or siteA begins with."""
+"""The word at the beginning of a name such as site3 or siteA."""
 _YEAR = re.compile(r"(19|20)\d\d")
 _UUID = re.compile(r"[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}(\.\w+)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Group:
-    """A value of `group`, how many groups it makes, and why."""
+    """A value of the setting `group`, with the number of groups and the evidence."""
 
     value: str
     count: int
     evidence: str
     table: str | None = None
-    """The further table that it is a column of."""
+    """The table that has this column, if it is not the table of masks."""
 
 
 def guess_group(
     masks: Named | None, further: Named | None, images: list[str], files: Files | None = None
 ) -> list[Guess]:
-    """Returns `group`, with `train.table` where a further table has something to say, and `split.folds` for few groups.
+    """Returns the guess for `group`, for `train.table` if there is a further table, and for `split.folds` if there are
+    few groups.
 
     Args:
         masks: the table of masks, if there is one.
-        further: a table with one row per image, likewise.
+        further: a further table with one row per image, if there is one.
         images: ids of the training images.
-        files: the training images, whose paths may have parts.
+        files: the training images, whose paths may have named parts.
     """
     in_ids = sorted(parts_of_ids(images), key=lambda one: one.order)
     group = _by_template(masks, images) or _by_column(masks, images) or _by_column(further, images)
@@ -86,7 +87,8 @@ def _clearly_fewer(groups: int, images: int) -> bool:
 
 
 def _by_part(files: Files) -> Group | None:
-    """A part of the paths that is a group by its name or by what its values begin with, or because it names folders."""
+    """The part of the paths that is a group, according to its name, the word its values begin with, or because it names
+    folders."""
     found: list[tuple[int, Group]] = []
     for name in files.parts_named:
         values = {own.get(name, "") for own in files.parts.values()}
@@ -117,7 +119,7 @@ def _by_template(masks: Named | None, images: list[str]) -> Group | None:
 
 
 def _by_column(named: Named | None, images: list[str]) -> Group | None:
-    """A column that is a group by its name; in a further table (without run lengths) a few images may have no row."""
+    """A column that is a group according to its name. In a table without run lengths, some images may have no row."""
     absent = len(set(images) - set(named.key.ids)) if named else 0
     if named is None or (absent and named.table.rle):
         return None
@@ -129,7 +131,7 @@ def _by_column(named: Named | None, images: list[str]) -> Group | None:
 
 
 def _repeated(named: Named | None) -> dict[str, int]:
-    """Columns that repeat their values, with the number of these."""
+    """Columns with repeated values, with the number of different values."""
     if named is None:
         return {}
     used = (*named.key.columns, named.table.rle, named.rows.label)
@@ -146,26 +148,26 @@ class IdPart:
     """A part of the ids that may be a group."""
 
     pattern: str
-    """A value of `group`."""
+    """The value of the setting `group`."""
     count: int
-    """How many groups it makes."""
+    """Number of groups."""
     order: tuple[int, int]
-    """Smaller where it is likelier."""
+    """Sort key: smaller is more likely."""
     example: tuple[str, str]
     """An id and its group."""
 
     def group(self) -> Group:
-        """Returns it as a guess."""
+        """Returns this part as a guess."""
         image_id, group = self.example
-        return Group(self.pattern, self.count, f"a part of the ids, {image_id} is of group {group} for instance")
+        return Group(self.pattern, self.count, f"a part of the ids; for instance, {image_id} is in group {group}")
 
 
 def parts_of_ids(images: list[str]) -> Iterator[IdPart]:
-    """Yields the parts of ids that several images share, such as case123 of case123_day20_slice_0001.
+    """Yields the parts of ids that several images share, such as case123 in case123_day20_slice_0001.
 
-    All ids must have the same separators, at least in front. A part with the name of a group (case, patient, …) comes
-    first, then the first with a number that stands for one beginning of an id alone; one that numbers slices, tiles or
-    days is none. The pattern of each is read back with `group_in`.
+    All ids must have the same separators, at least at their beginning. Parts with the name of a group (case, patient)
+    come first, then numbered parts that determine the beginning of the id. Parts that number slices, tiles or days are
+    not groups. Every pattern is checked with `group_in`.
     """
     if len(images) < 2 or any(_UUID.fullmatch(one) for one in images):
         return
@@ -177,7 +179,7 @@ def parts_of_ids(images: list[str]) -> Iterator[IdPart]:
 
 
 def _taken_apart(images: list[str]) -> Iterator[tuple[list[list[str]], list[str]]]:
-    """Ids as parts, as many of each, and what stands between them."""
+    """Yields the ids split into equally many parts, and the separators between the parts."""
     for separator in _SEPARATORS:
         expression = re.compile(f"({separator})")
         pieces = [expression.split(one) for one in images]
@@ -207,7 +209,7 @@ def _part(images: list[str], ids: list[list[str]], between: list[str], place: in
 
 
 def _rank(ids: list[list[str]], place: int) -> int | None:
-    """The rank of a part's name among those of groups, the last where it has none; None of a part that is no group."""
+    """The rank of a part's name among names of groups, the last rank for other names; None if it cannot be a group."""
     name = _name(ids, place)
     if _UNLIKELY.fullmatch(name):
         return None
@@ -215,7 +217,7 @@ def _rank(ids: list[list[str]], place: int) -> int | None:
 
 
 def _name(ids: list[list[str]], place: int) -> str:
-    """The letters in front of a part's number, or the constant part in front of it, in small letters; "" of others."""
+    """The name of a part in lower case: the letters before its number, or the constant part before it; "" otherwise."""
     heads = {match[0].casefold() for one in ids if (match := re.match(r"[^\W\d_]+(?=\d|[A-Z]$)", one[place]))}
     if len(heads) == 1:
         return heads.pop()
@@ -224,7 +226,7 @@ def _name(ids: list[list[str]], place: int) -> str:
 
 
 def _pattern(ids: list[list[str]], between: list[str], group: int) -> str | None:
-    """The pattern of the ids with `{group}` for a part; None where ids hold braces."""
+    """The pattern of the ids with `{group}` in place of a part; None if ids contain braces."""
     if any(set("{}") & set("".join(one)) for one in ids):
         return None
     texts, used = [], {"group"}
@@ -245,14 +247,14 @@ def _pattern(ids: list[list[str]], between: list[str], group: int) -> str | None
 
 
 def _offer(in_ids: list[IdPart], images: list[str]) -> str:
-    """How to write a group that is a part of the ids, where they have several; a continuation."""
+    """The end of a sentence: how to set `group` to a part of the ids; "" if they have no parts."""
     if in_ids:
         best = in_ids[0]
         image_id, group = best.example
-        return f"; were `{group}` of `{image_id}` one, it would be `group: {best.pattern!r}` ({best.count} groups)"
+        return f"; if `{group}` of `{image_id}` is a group, set `group: {best.pattern!r}` ({best.count} groups)"
     for ids, between in _taken_apart(images):
         place = next((place for place in range(len(between)) if len({one[place] for one in ids}) > 1), None)
         pattern = None if place is None or _UUID.fullmatch(images[0]) else _pattern(ids, between, place)
         if pattern and place is not None:
-            return f"; were `{ids[0][place]}` of `{images[0]}` one, it would be `group: {pattern!r}`"
+            return f"; if `{ids[0][place]}` of `{images[0]}` is a group, set `group: {pattern!r}`"
     return ""

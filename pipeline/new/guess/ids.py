@@ -1,4 +1,4 @@
-"""Ids that are put together from parts of a path, found by comparing a table's ids with the paths of images."""
+"""Finds ids that are built from parts of a path, by comparing the ids in a table with the paths of images."""
 
 import re
 from collections import defaultdict
@@ -12,20 +12,21 @@ from pipeline.new.guess.base import Files
 from pipeline.new.guess.paths import part_name
 
 SAMPLED = 12
-"""Ids of a table whose paths are looked for."""
+"""Number of ids of a table that are compared with paths."""
 _TOKENS = re.compile(r"[^/_\- :]+|[/_\- :]")
 Token = tuple[int, str]
-"""A token of a path: its place, and its text."""
+"""A token of a path: its position and its text."""
 
 
 def fit_ids(files: Files, ids: Sequence[str], folder: Path) -> Files | None:
-    """Returns image files with the ids that a table gives them, which are put together from parts of their paths, as
-    case123_day20_slice_0001 of `train/case123/case123_day20/scans/slice_0001_266_266.png`; None where they are not.
+    """Returns image files with ids built from parts of their paths as a table writes them; None if that is impossible.
+
+    For example, `train/case123/case123_day20/scans/slice_0001_266_266.png` gets the id case123_day20_slice_0001.
 
     Args:
-        files: images, whatever their ids.
-        ids: those of a table.
-        folder: that of the raw files.
+        files: the images, with any ids.
+        ids: ids in the table.
+        folder: folder of the raw files.
     """
     names = {path: normal_form(path.relative_to(folder).with_suffix("").as_posix()) for path in files.paths.values()}
     tokens = {path: _TOKENS.findall(name) for path, name in names.items()}
@@ -52,7 +53,7 @@ def fit_ids(files: Files, ids: Sequence[str], folder: Path) -> Files | None:
 
 
 def _template(own: list[str], wanted: list[str], alike: list[list[str]]) -> tuple[str, str] | None:
-    """The pattern of a path and the template of an id, by the tokens of both; None where they do not go together."""
+    """The pattern of a path and the template of an id, from the tokens of both; None if they do not match."""
     changing = {place for place in range(0, len(own), 2) if len({one[place] for one in alike}) > 1}
     places: list[int | None] = []
     last = -2
@@ -87,13 +88,13 @@ def _template(own: list[str], wanted: list[str], alike: list[list[str]]) -> tupl
     )
     pattern, last = "".join(pieces), max(place for place in named)
     head = "".join(pieces[: last + 1])
-    if "*" in pattern[len(head) :] and "/" not in pattern[len(head) :]:  # what follows may be other in other files
+    if "*" in pattern[len(head) :] and "/" not in pattern[len(head) :]:  # the rest may differ in other files
         pattern = f"{head}{own[last + 1]}*"
     return re.sub(r"\*([_\- :]\*)+", "*", pattern), template
 
 
 def _renamed(files: Files, pattern: str, template: str, names: dict[Path, str], suffix: str) -> Files:
-    """The files that fit a pattern, by the ids that the template gives them."""
+    """The files that match a pattern, with ids built by the template."""
     expression = pattern_expression(pattern)
     paths: dict[str, Path] = {}
     parts: dict[str, dict[str, str]] = {}

@@ -1,4 +1,4 @@
-"""What a folder of raw files seems to be: which reader it is for, and every setting of a competition's YAML."""
+"""Guesses the layout of a folder of raw files: the reader, and every setting of a competition's YAML."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -25,24 +25,24 @@ from pipeline.new.guess.rle import PAIRS, damaged_rows, guess_rle, other_size
 from pipeline.new.guess.tables import Named, Table
 
 MOST_MEASURED = 4000
-"""Files of formats whose heads take long to read, such as DICOM, that are measured."""
+"""Maximum number of files whose size is read, for formats whose headers take long to read, such as DICOM."""
 
 ANY_FOLDER = ", and `predict --images` predicts any folder"
-"""What is said of images that are files, and not slices, windows, or made of several files."""
+"""Added for images that are one file each (not slices, windows or several files)."""
 MOST_CLASSES = 256
-"""Values that class maps may hold."""
+"""Maximum number of different values in class maps."""
 MOST_DAMAGED = 5
-"""Rows with damaged run lengths that are named each."""
+"""Maximum number of rows with damaged run lengths that are named."""
 
 
 def look(folder: Path, title: str) -> Draft:
-    """Returns settings for the raw files in a folder, each with its evidence.
+    """Returns the settings for the raw files in a folder, each with its evidence.
 
     Raises:
-        PipelineError: no such folder, or no images, masks or test images in it.
+        PipelineError: the folder does not exist, or has no images or masks.
     """
     if not folder.is_dir():
-        raise PipelineError(f"{folder} is no folder; give the folder of the raw files with --from.")
+        raise PipelineError(f"{folder} is not a folder; give the folder of the raw files with --from.")
     for path in sorted([*folder.glob("*.npz"), *folder.glob("*/*.npz")]):
         draft = _npz_labels(folder, path, title)
         if draft:
@@ -58,7 +58,7 @@ def _head(title: str, reader: str, evidence: str) -> list[Guess]:
 
 
 def _npz_labels(folder: Path, path: Path, title: str) -> Draft | None:
-    """The draft of an .npz with training_set and test_set; None of another one."""
+    """The draft for an .npz file with training_set and test_set; None for other files."""
     try:
         with np.load(path, allow_pickle=False) as content:
             if not {"training_set", "test_set"} <= set(content.files):
@@ -73,26 +73,26 @@ def _npz_labels(folder: Path, path: Path, title: str) -> Draft | None:
     name = path.relative_to(folder).as_posix()
     guesses = [
         *_head(title, "npz_labels", f"training_set {training.shape} and test_set {test.shape}"),
-        Guess("file", name, "sure", "the one that holds them"),
-        Guess("kind", "multiclass", "sure", "one class map an image"),
+        Guess("file", name, "sure", "the file that contains them"),
+        Guess("kind", "multiclass", "sure", "one class map per image"),
         Guess("classes", {f"class_{value}": value for value in values}, "guess",
-              "all values of the class maps; the first is the background, the names are yours"),
+              "all values of the class maps; the first is the background; choose the names"),
         Guess("shape", [rows, columns], "sure", f"all {len(training) + len(test)} images"),
-        Guess("group", None, "guess", "the images have nothing but numbers"),
+        Guess("group", None, "guess", "the images have only numbers as ids"),
         MEAN_IOU,
     ]  # fmt: skip
     return Draft(guesses, (rows, columns), 1)
 
 
 def _class_numbers(path: Path, labels: np.ndarray) -> list[int]:
-    """The values of class maps (N, H, W), if they are few whole numbers."""
+    """The values of class maps (N, H, W), after checking that they are few whole numbers."""
     values = np.unique(labels) if labels.dtype.kind in "biuf" else np.empty(0)
     wrong = [value for value in values if not np.isfinite(value) or value != np.round(value)]
     if wrong or not 0 < len(values) <= MOST_CLASSES:
         holds = f"{wrong[0]:g}" if wrong else f"{len(values)} values" if len(values) else f"{labels.dtype}"
         raise PipelineError(
-            f"{path}: training_set[:, 1], the class maps, holds {holds}; expected at most {MOST_CLASSES} whole "
-            "numbers, the classes: mend the file."
+            f"{path}: the class maps training_set[:, 1] contain {holds}; expected at most {MOST_CLASSES} whole numbers "
+            "(the classes): correct the file."
         )
     return [int(value) for value in values]
 
@@ -100,23 +100,23 @@ def _class_numbers(path: Path, labels: np.ndarray) -> list[int]:
 def _oxford_pet(folder: Path, title: str) -> Draft:
     images = sorted((folder / "images").glob("*.jpg"))
     if not images:
-        raise PipelineError(f"{folder / 'images'} holds no .jpg, although annotations/trimaps is there.")
+        raise PipelineError(f"{folder / 'images'} contains no .jpg files, although annotations/trimaps exists.")
     shape, size = _shape(_sizes(images))
     trimaps = mask_values(sorted((folder / "annotations" / "trimaps").glob("*.png")), 50)
     shown = ", ".join(map(str, sorted(trimaps, key=str))) if trimaps else "no few values"
     guesses = [
         *_head(title, "oxford_pet", f"images and annotations/trimaps, which hold {shown}"),
-        Guess("border", None, "FILL IN", "foreground, background or ignore: what 3 counts as; it changes every score"),
-        Guess("classes", ["pet"], "guess", "1 of the trimaps; the name is yours"),
+        Guess("border", None, "FILL IN", "foreground, background or ignore: the meaning of 3; it changes every score"),
+        Guess("classes", ["pet"], "guess", "the value 1 of the trimaps; choose the name"),
         shape,
-        Guess("group", None, "guess", "the layout has none"),
+        Guess("group", None, "guess", "this layout has no groups"),
         Guess("metric", "dice", "guess", "or iou"),
     ]
     return Draft(guesses, size, channels_of(images))
 
 
 def _sizes(paths: list[Path]) -> dict[Path, tuple[int, int]]:
-    """Rows × columns of the images that can be read."""
+    """Rows and columns of the images that can be read."""
     some = paths if not paths or is_plain(paths[0]) else evenly(paths, MOST_MEASURED)
     sizes = {path: size for path in some if (size := image_size(path)) is not None}
     if not sizes:
@@ -125,12 +125,12 @@ def _sizes(paths: list[Path]) -> dict[Path, tuple[int, int]]:
             why = ""
         except ValueError as error:
             why = f": it {error}"
-        raise PipelineError(f"None of {len(paths)} images can be read, {paths[0]} for instance{why}.")
+        raise PipelineError(f"None of {len(paths)} images can be read, for instance {paths[0]}{why}.")
     return sizes
 
 
 def _shape(sizes: dict[Path, tuple[int, int]]) -> tuple[Guess, tuple[int, int]]:
-    """The size that all images share, if they do, and a middling one."""
+    """The guess for `shape` (the common size of all images, if there is one), and a typical size."""
     different = set(sizes.values())
     if len(different) == 1:
         (size,) = different
@@ -168,7 +168,7 @@ def _images_in_folders(folder: Path, paths: list[Path], title: str) -> Draft:
     group = guess_group(found.table, found.further, list(found.images.paths), found.images)
     of_files = found.mask_files.masks if found.mask_files else None
     reading = reading_of(found.images, of_files, sizes.values())
-    by_id = reading.size is not None  # ids of windows' images are what they were, those of slices are not
+    by_id = reading.size is not None  # images cut into windows keep their ids, slices of volumes get new ones
     known = [one for one in group if one.key == "group" and one.value and (by_id or "{group}" not in one.value)]
     if reading.group and not known:
         group = [one for one in group if one.key not in ("group", "split.folds")] + reading.group
@@ -187,27 +187,27 @@ def _images_in_folders(folder: Path, paths: list[Path], title: str) -> Draft:
 
 
 def _joined_rows(masks: list[Guess]) -> list[Guess]:
-    """The settings of masks for images that are cut into windows, whose submission has one mask per image."""
+    """The settings of masks for images that are cut into windows: a submission has one mask per image."""
     rows = [one for one in masks if one.key in ("columns.rows", "submission.rows") and one.value == "instance"]
     kept = [one for one in masks if one.key != "submission.rows"]
-    text = "windows are joined to one mask per image; as rows of instances they could not be"
+    text = "windows are joined to one mask per image; instances across windows cannot be joined"
     return [*kept, *([Guess("submission.rows", "image", "guess", text)] if rows else [])]
 
 
 def _placeholder_note(found: Found) -> Iterator[str]:
-    """That the sample submission shows nothing of its masks."""
+    """Yields a note if the sample submission only has a placeholder for masks."""
     sample = found.sample
     text = placeholder_of(sample, found.table.table.rle if found.table else None)
     if sample and text and not sample.table.pixels and PAIRS.fullmatch(text):
         yield (
-            f"{sample.table.name} writes {text!r} in every row, a placeholder: nothing shows at which size, in which "
-            "order and how a submission's masks are written; they are taken to be like the training masks, so "
-            "read the competition's page (another size is `submission: {size: [rows, columns]}`)"
+            f"{sample.table.name} has the placeholder {text!r} in every row, which shows neither size nor order nor "
+            "format of a submission's masks. They are assumed to be like the training masks: check the competition's "
+            "page (set another size as `submission: {size: [rows, columns]}`)"
         )
 
 
 def _beyond_images(found: Found, sizes: dict[Path, tuple[int, int]]) -> Iterator[str]:
-    """That runs of the sample submission end behind the last pixel of their image, as those of another size do."""
+    """Yields a note if runs of the sample submission end outside their image, so that it must have another size."""
     sample = found.sample
     if not sample or not sample.table.rle or not sample.table.writing.is_pairs or not found.test:
         return
@@ -219,9 +219,9 @@ def _beyond_images(found: Found, sizes: dict[Path, tuple[int, int]]) -> Iterator
         (height, width), end = sizes[path], int(runs[-1].sum()) - 1
         if end > height * width:
             yield (
-                f"{sample.table.name}: a run of {name} ends at pixel {end}, and the image has {height}×{width}, "
-                f"{height * width}: submissions are of another size than the images; the competition's page "
-                "says which: set it as `submission: {{size: [rows, columns]}}`"
+                f"{sample.table.name}: a run of {name} ends at pixel {end}, but the image has only {height}×{width} = "
+                f"{height * width} pixels: submissions have another size than the images. Set the size given on the "
+                "competition's page as `submission: {{size: [rows, columns]}}`"
             )
             return
 
@@ -238,7 +238,7 @@ def _subsets(found: Found) -> list[Guess]:
         text += f"; {', '.join(found.rivals[:2])} could be meant too" if found.rivals else ""
         doubtful = bool(found.rivals)
         if kind_of(images) or not pictures(images):
-            doubtful, text = True, f"{text}; they have few values, as masks have: are they the images?"
+            doubtful, text = True, f"{text}; they have few values, like masks: check that they are the images"
         guesses.append(Guess("train.images", images.pattern, "guess" if doubtful else table.certainty, text))
         guesses.append(Guess("train.masks", table.table.name, table.certainty, f"run lengths in `{table.table.rle}`"))
     if files:
@@ -246,11 +246,11 @@ def _subsets(found: Found) -> list[Guess]:
         text = f"{len(files.masks.paths)} files named like images, with few values{others}"
         if files.alike:
             places = ", ".join(Path(pattern).parent.as_posix() for pattern in files.alike[:3])
-            text += f"; those in {places} are empty or nearly the same for every image, a field of view perhaps, and "
-            text += "are taken for no class"
+            text += f"; those in {places} are empty or nearly the same for every image (perhaps a field of view) and "
+            text += "are not used as a class"
         certain: Certainty = "guess" if files.classes or files.others or files.alike else "sure"
         count += f"; {', '.join(found.rivals[:2])} could be meant too" if found.rivals else ""
-        text_of_images = f"{count}, which the masks are named like"
+        text_of_images = f"{count} with the names of the masks"
         guesses.append(Guess("train.images", images.pattern, "guess" if found.rivals else "sure", text_of_images))
         guesses.append(Guess("train.masks", files.masks.pattern, certain, text))
     if annotated:
@@ -260,27 +260,27 @@ def _subsets(found: Found) -> list[Guess]:
         guesses.append(Guess("train.masks", annotated.pattern, "guess" if annotated.others else "sure", text))
     if images.id:
         example = next(iter(images.paths))
-        guesses.insert(1, Guess("train.id", images.id, "sure" if table else "guess", f"made of the path: {example}"))
+        guesses.insert(1, Guess("train.id", images.id, "sure" if table else "guess", f"built from the path: {example}"))
     if found.lists.train:
-        text = f"it names {found.lists.counts[0]} of them"
+        text = f"it lists {found.lists.counts[0]} of the images"
         guesses.append(Guess("train.listed_in", found.lists.train, "guess", text))
     if images.exclude:
-        guesses.append(Guess("train.exclude", list(images.exclude), "sure", "the masks beside the images"))
+        guesses.append(Guess("train.exclude", list(images.exclude), "sure", "the masks in the same folder"))
     return [*guesses, *_test(found), *_sample_guesses(found)]
 
 
 def _test(found: Found) -> list[Guess]:
-    """The settings of the test set, or that there is none."""
+    """The settings of the test set; `test: null` if there is none."""
     test, sample, lists = found.test, found.sample, found.lists
     if lists.test:
         guesses = [Guess("test.images", found.images.pattern, "guess", "in the same place as the training images")]
-        guesses.append(Guess("test.listed_in", lists.test, "guess", f"it names {lists.counts[1]} of them"))
+        guesses.append(Guess("test.listed_in", lists.test, "guess", f"it lists {lists.counts[1]} of the images"))
         if found.mask_files and not found.mask_files.classes:
-            guesses.append(Guess("test.masks", found.mask_files.masks.pattern, "guess", "their masks lie there too"))
+            guesses.append(Guess("test.masks", found.mask_files.masks.pattern, "guess", "their masks are there too"))
             guesses.append(Guess("test.evaluate", True, "guess", "scored once, at the end"))
         return guesses
     if test is None:
-        text = f"no images are called test images; a run ends with the report{ANY_FOLDER}"
+        text = f"no images look like test images by name; a run ends with the report{ANY_FOLDER}"
         return [Guess("test", None, "guess", text)]
     text = (
         f"{len(test.paths)} images; {sample.hits} among them" if sample else f"{len(test.paths)} images, by their path"
@@ -293,7 +293,7 @@ def _test(found: Found) -> list[Guess]:
         )
         guesses.append(Guess("test.evaluate", True, "guess", "scored once, at the end"))
     if test.exclude:
-        guesses.append(Guess("test.exclude", list(test.exclude), "sure", "the masks beside the images"))
+        guesses.append(Guess("test.exclude", list(test.exclude), "sure", "the masks in the same folder"))
     return guesses
 
 
@@ -302,7 +302,7 @@ def _sample_guesses(found: Found) -> list[Guess]:
     if sample:
         return [Guess("sample_submission", sample.table.name, sample.certainty, "its ids are test images")]
     if unread is None:
-        text = "there is none: submissions get the columns of `submission`, and run lengths as `rle` says"
+        text = "there is none: submissions get the columns set in `submission`, and run lengths as set in `rle`"
         return [Guess("sample_submission", None, "guess", text)]
     if unread.frame.empty:
         text = f"{unread.name} has no rows, only the columns {', '.join(map(str, unread.frame.columns))}"
@@ -312,7 +312,7 @@ def _sample_guesses(found: Found) -> list[Guess]:
 
 
 def _unknown_ids(found: Found, unread: Table) -> str:
-    """That a sample submission names images that are not there."""
+    """The evidence that a sample submission names images that do not exist."""
     known = found.test.paths if found.test else {}
     named = max(
         (unread.frame[column].tolist() for column in unread.frame), key=lambda ids: sum(one in known for one in ids)
@@ -320,15 +320,15 @@ def _unknown_ids(found: Found, unread: Table) -> str:
     there = sum(one in known for one in named)
     example = next((one for one in named if one not in known), "")
     if not there:
-        return f"{unread.name} names no test image: {named[0]!r} is none, for instance"
+        return f"{unread.name} names no test image; for instance, {named[0]!r} is not one"
     return (
-        f"{unread.name} names {len(named)} images, of which {len(named) - there} are no test images here, {example!r} "
-        f"for instance: set it to {unread.name} once they are there"
+        f"{unread.name} names {len(named)} images, of which {len(named) - there} (for instance {example!r}) are not "
+        f"among the test images here: set it to {unread.name} when they are"
     )
 
 
 def _header_only(found: Found, unread: Table) -> list[Guess]:
-    """The columns of a submission, where the sample has no rows but columns like those of the table of masks."""
+    """The columns of a submission, if the sample has no rows, but has columns like those of the table of masks."""
     columns = list(map(str, unread.frame.columns))
     if not unread.frame.empty or found.table is None:
         return []
@@ -337,7 +337,7 @@ def _header_only(found: Found, unread: Table) -> list[Guess]:
     rest = [column for column in columns if column not in known]
     if not set(known) <= set(columns) or len(rest) != 1 or rest[0] == own["rle"].value:
         return []
-    return [Guess("submission.rle", rest[0], "guess", f"the column of {unread.name} that is left")]
+    return [Guess("submission.rle", rest[0], "guess", f"the remaining column of {unread.name}")]
 
 
 def _of_table(found: Found, masks: Named, rows: list[MaskRow]) -> list[Guess]:
@@ -360,7 +360,7 @@ def _of_table(found: Found, masks: Named, rows: list[MaskRow]) -> list[Guess]:
 
 
 def _damaged(masks: Named, guesses: list[Guess]) -> Iterator[str]:
-    """A sentence on the rows of the table of masks that decode refuses, of all rows, not of some."""
+    """Yields a sentence about the rows of the table of masks that decode would reject; all rows are checked."""
     values = {guess.key.removeprefix("rle."): guess.value for guess in guesses if guess.key.startswith("rle.")}
     assert masks.table.rle
     faults = list(damaged_rows(masks.table.frame, masks.table.rle, Convention(**values)))
@@ -370,7 +370,7 @@ def _damaged(masks: Named, guesses: list[Guess]) -> Iterator[str]:
 
 
 def _mask_rows(found: Found, masks: Named, sizes: dict[Path, tuple[int, int]]) -> list[MaskRow]:
-    """Every row of the table of masks whose image can be read."""
+    """The rows of the table of masks whose images can be read."""
     beside = found.beside.paths if found.beside and masks.rows.kind == "image" else {}
     texts = masks.table.frame[masks.table.rle]
     return [

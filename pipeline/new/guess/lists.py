@@ -1,4 +1,4 @@
-"""Text files that say which images belong to the training and which to the test set, as those of PASCAL VOC."""
+"""Finds text files that list the training and the test images, as those of PASCAL VOC."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from pipeline.new.guess.base import Files
 
 _TRAIN, _TEST = ("trainval", "train", "training"), ("test", "testing", "val", "valid", "validation")
 LARGEST = 2**26
-"""Bytes of a text file that is looked into."""
+"""Maximum size in bytes of a text file that is read."""
 
 
 @dataclass(frozen=True)
@@ -22,12 +22,12 @@ class Lists:
 
     @property
     def files(self) -> set[str]:
-        """Their names."""
+        """The names of the files."""
         return {one for one in (self.train, self.test) if one}
 
 
 def find_lists(folder: Path, paths: Iterable[Path], images: Files) -> Lists:
-    """Returns the lists of training and of test images, where both name images of one group and share none."""
+    """Returns the lists of training and test images, if both list images of the same group and have none in common."""
     if images.id or "*" in images.pattern:
         return Lists()
     found: dict[Path, dict[str, set[str]]] = {}
@@ -48,7 +48,7 @@ def find_lists(folder: Path, paths: Iterable[Path], images: Files) -> Lists:
 
 
 def _named(path: Path, images: Files) -> set[str]:
-    """The images that the lines of a file name; empty where most of them name none."""
+    """The images that the lines of a file name; empty if more than a tenth of the lines name none."""
     try:
         lines = [line.split()[0] for line in normal_form(path.read_text("utf-8-sig")).splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError):

@@ -1,4 +1,4 @@
-"""Which image files are masks, which images they belong to, and the classes that values or labels tell."""
+"""Finds mask files, the images they belong to, and the classes given by their values or by labels."""
 
 import os
 import re
@@ -22,45 +22,45 @@ from pipeline.new.guess.forms import form_of, is_plain, some_of, values_of
 from pipeline.new.guess.paths import without_ending
 
 SOME_INSTANCES = 30
-"""Instances of a file whose regions are counted."""
+"""Maximum number of instances per file whose regions are counted."""
 SOME_ALIKE, MOSTLY_ALIKE = 10, 0.9
-"""Mask files that are compared with each other, and the share of their pixels that those of a field of view have in
-common."""
+"""Number of mask files that are compared with each other, and the share of common pixels from which on they are taken
+for a field of view."""
 MOST_FLAT = 8
-"""Values of files that are no pictures."""
+"""Maximum number of different values in files that are not pictures."""
 MOST_VALUES = 64
-"""A mask image holds at most this many grey values or colours; a photograph holds more."""
+"""Maximum number of grey values or colours in a mask file; a photograph has more."""
 
 
 _NUMBERED = re.compile(r"(.+[A-Za-z])[_-]?\d+")
-"""Names of further masks of an image, behind that of its first one."""
+"""Names of further masks of an image: the name of its first mask with a number."""
 Kind = Literal["binary", "jpeg", "classes", "colours", "instances"]
 _RANK: dict[Kind, int] = {"classes": 0, "binary": 1, "jpeg": 2, "colours": 3, "instances": 4}
-"""Which is read where one mask is there in several forms."""
+"""Order of preference if a mask exists in several forms."""
 
 
 @dataclass(frozen=True)
 class MaskFiles:
-    """Training images, and the mask images of the same names."""
+    """Training images, and the mask files with the same names."""
 
     images: Files
     masks: Files
     classes: tuple[str, ...] = ()
-    """What stands for `{class}` in the pattern of the masks, where every class has files of its own."""
+    """Values of `{class}` in the pattern of the masks, if every class has separate files."""
     kind: Kind = "binary"
-    """What the files are."""
+    """Kind of the mask files."""
     others: tuple[str, ...] = ()
-    """Patterns of further files that show the same masks otherwise."""
+    """Patterns of further files with the same masks in another form."""
     alike: tuple[str, ...] = ()
-    """Patterns of further files that are empty, or nearly the same, for every image: no class, but a field of view."""
+    """Patterns of further files that are empty or nearly the same for every image: fields of view, not classes."""
 
 
 def find_mask_files(groups: list[Files], beside: list[Files]) -> MaskFiles | None:
-    """Returns the images that have mask images, most of them by number; None where none have.
+    """Returns the images with mask files; of several candidates, those with most masks. None if there are no masks.
 
     Args:
-        groups: images and masks, whichever they are.
-        beside: masks that lie beside their images.
+        groups: groups of images and masks, not yet told apart.
+        beside: masks in the same folder as their images.
     """
     few = {id(files): kind for files in [*beside, *groups] if (kind := kind_of(files))}
     best: list[MaskFiles] = []
@@ -74,7 +74,9 @@ def find_mask_files(groups: list[Files], beside: list[Files]) -> MaskFiles | Non
         candidates = [one for one in [*beside, *groups] if id(one) in few and (images.is_test or not one.is_test)]
         fitted = [(masks_of(masks, images), masks) for masks in candidates]
         found = [(MaskFiles(*pair, kind=few[id(masks)]), masks) for pair, masks in fitted if pair]
-        given = [pair for pair, masks in found if not _in_test(masks, places)]  # what test images come with is no truth
+        given = [
+            pair for pair, masks in found if not _in_test(masks, places)
+        ]  # files of test images are not true masks
         found_here = given or [pair for pair, _ in found]
         ranked = sum(len(pair.masks.paths) for pair in found_here), _in_test(images, places) and pictures(images)
         if found_here and ranked > rank:
@@ -90,7 +92,7 @@ def find_mask_files(groups: list[Files], beside: list[Files]) -> MaskFiles | Non
 
 
 def _alike_everywhere(pair: MaskFiles) -> bool:
-    """Whether black and white files are empty for all images, or have nearly the same pixels in all of one size."""
+    """Whether black-and-white files are empty for all images, or nearly the same for all images of one size."""
     if pair.kind not in ("binary", "jpeg"):
         return False
     by_size: dict[tuple[int, ...], list[np.ndarray]] = {}
@@ -108,7 +110,7 @@ def _alike_everywhere(pair: MaskFiles) -> bool:
 
 
 def place_of(name: str) -> str:
-    """Returns a path, or a part of one, without the words that say which part of the data set it is of."""
+    """Returns a path, or a part of it, without words such as `train` or `test`."""
     return re.sub(r"train(ing)?|test(ing)?|(?<=images|labels)t[rs]", "", name, flags=re.IGNORECASE)
 
 
@@ -119,19 +121,19 @@ def _places(files: Files) -> set[str]:
 
 
 def _in_test(files: Files, places: set[str]) -> bool:
-    """Whether test images have such files too: of the same name, or in a folder of the same name."""
+    """Whether test images have such files too, with the same name or in a folder of the same name."""
     fixed = [part for part in files.pattern.split("/") if "{" not in part and "*" not in part]
     return bool(fixed) and place_of(fixed[-1]) in places
 
 
 def _readable(files: Files) -> bool:
-    """Whether files that are no plain pictures hold some that can be read."""
+    """Whether some of the files can be read."""
     return any(is_plain(path) or form_of(path) for path in evenly(files.paths.values(), 3))
 
 
 def masks_of(masks: Files, images: Files) -> tuple[Files, Files] | None:
-    """Returns the images, perhaps with shorter ids, and mask files by these ids, e.g. `train_masks/{id}_mask.png`; None
-    where most of the masks' names do not hold those of images."""
+    """Returns the images, perhaps with shorter ids, and the mask files by these ids, for example
+    `train_masks/{id}_mask.png`; None if the names of the masks do not contain the names of images."""
     if "*" in masks.pattern:
         found = {name: path for name, path in masks.paths.items() if name in images.paths}
         fits = len(found) >= 0.9 * len(masks.paths)
@@ -155,7 +157,7 @@ def masks_of(masks: Files, images: Files) -> tuple[Files, Files] | None:
 
 
 def _around(masks: Files, known: Files) -> Files | None:
-    """Mask files by the ids of images, whose names have the same text before and behind the id; None of others."""
+    """Mask files by image id, if their names have the same text before and after the id; None otherwise."""
     example = max(masks.paths, key=len)
     inside = max((name for name in known.paths if name in example), key=len, default=None)
     if inside is None:
@@ -169,14 +171,14 @@ def _around(masks: Files, known: Files) -> Files | None:
 
 
 def _with_parts_of(pattern: str, images: Files) -> str:
-    """The pattern of masks with `*` for parts that the path of images does not have."""
+    """The pattern of masks, with `*` for parts that the path of images does not have."""
     known = {*names_in(images.pattern), "id", "class"}
     return re.sub(r"{(\w+)}", lambda match: match[0] if match[1] in known else "*", pattern)
 
 
 def _by_class(found: list[MaskFiles]) -> MaskFiles | None:
-    """Mask files that differ in one part of their path, as those of several classes, each black and white; folders may
-    differ too where the names of the files do."""
+    """Black-and-white mask files of several classes, whose patterns differ in one part (the class). Folders may differ
+    too, if the names of the files do."""
     if len(found) < 2 or any(pair.kind not in ("binary", "jpeg") for pair in found):
         return None
     patterns = [pair.masks.pattern for pair in found]
@@ -196,8 +198,7 @@ def _by_class(found: list[MaskFiles]) -> MaskFiles | None:
 
 
 def kind_of(files: Files) -> Kind | None:
-    """Returns what masks files are, as some of them show: black and white, class maps of grey values or of colours,
-    instance maps, or black and white as JPEG; None of pictures."""
+    """Returns the kind of mask files, judged by some of them; None for pictures."""
     paths = list(files.paths.values())
     if black_and_white(paths, 20):
         return "jpeg"
@@ -216,14 +217,14 @@ def kind_of(files: Files) -> Kind | None:
 
 
 def pictures(files: Files) -> bool:
-    """Returns whether files are pictures, as some of them show by their many values."""
+    """Returns whether files are pictures, judged by the number of different values in some of them."""
     values = mask_values(files.paths.values(), 5)
     return values is None or len(values) > MOST_FLAT
 
 
 def numbers_instances(paths: Iterable[Path], count: int = 20) -> bool:
-    """Returns whether each of up to `count` files holds 0, 1, 2, … up to a number of its own, nearly all of them the
-    values of a single region: the numbers of instances."""
+    """Returns whether files number instances: each of up to `count` files has the values 0, 1, 2, … up to a number that
+    varies, and nearly every value marks a single region."""
     highest: list[int] = []
     regions = values = 0
     for path in some_of(paths, count):
@@ -246,8 +247,7 @@ def numbers_instances(paths: Iterable[Path], count: int = 20) -> bool:
 
 
 def single_regions(paths: Iterable[Path], count: int = 10) -> bool:
-    """Returns whether nearly every value of each of up to `count` files is that of a single region, as an instance's
-    is."""
+    """Returns whether nearly every value in up to `count` files marks a single region, as the number of an instance."""
     regions = values = 0
     for path in some_of(paths, count):
         try:
@@ -264,7 +264,7 @@ def single_regions(paths: Iterable[Path], count: int = 10) -> bool:
 
 
 def mask_values(paths: Iterable[Path], count: int = 200) -> Counter[Value] | None:
-    """Returns how many pixels hold each grey value or (red, green, blue) in up to `count` files; None of no masks."""
+    """Returns the number of pixels per grey value or (red, green, blue) in up to `count` files; None if not masks."""
     found: Counter[Value] = Counter()
     for path in some_of(paths, count):
         try:
@@ -282,13 +282,12 @@ def mask_values(paths: Iterable[Path], count: int = 200) -> Counter[Value] | Non
 
 
 def never_both(paths: Iterable[Path], count: int = 200) -> bool:
-    """Returns whether each of up to `count` files holds at most one value beside 0, although several write different
-    ones."""
+    """Returns whether each of up to `count` files has at most one value besides 0."""
     return all(len((mask_values([path]) or Counter()).keys() - {0}) <= 1 for path in evenly(paths, count))
 
 
 def black_and_white(paths: Iterable[Path], count: int = 200) -> bool:
-    """Returns whether up to `count` files are JPEGs of black and white: nearly all of their values near 0 or 255."""
+    """Returns whether up to `count` files are black-and-white JPEGs: nearly all of their values are near 0 or 255."""
     chosen, near, white, values = some_of(paths, count), 0, 0, 0
     for path in chosen:
         if path.suffix.lower() not in (".jpg", ".jpeg"):
@@ -304,24 +303,24 @@ def black_and_white(paths: Iterable[Path], count: int = 200) -> bool:
 
 
 def one_class(evidence: str) -> Guess:
-    """Returns the guess at a lone class."""
-    return Guess("classes", ["object"], "guess", f"{evidence}; the name is yours")
+    """Returns the guess for a single class."""
+    return Guess("classes", ["object"], "guess", f"{evidence}; choose the name")
 
 
 def classes_of_labels(labels: list[str]) -> Guess:
-    """Returns the classes that labels of a table name: as they are, or `class_1: 1` where they are no words."""
+    """Returns the classes for the labels in a table: the labels themselves, or `class_1: 1` if they are not words."""
     if all(re.fullmatch(r"[A-Za-z][\w -]*", label) for label in labels):
         return Guess("classes", labels, "sure", "all labels of the rows")
     named = {f"class_{label}": int(label) if re.fullmatch(r"0|[1-9]\d*", label) else label for label in labels}
-    return Guess("classes", named, "guess", "all labels of the rows; the names are yours")
+    return Guess("classes", named, "guess", "all labels of the rows; choose the names")
 
 
 def classes_of_values(values: Counter[Value], named: Named | None = None) -> list[Guess]:
-    """Returns `classes` by the values of mask images; with `kind` and perhaps `ignore_value` for several.
+    """Returns the guess for `classes` from the values of mask files; with several also `kind` and `ignore_value`.
 
     Args:
-        values: with their numbers of pixels.
-        named: the names that a table gives to values.
+        values: the values with their numbers of pixels.
+        named: names of the values, if known.
     """
     if len(values) < 2 or (len(values) == 2 and 0 in values):
         name = next((named.names[value] for value in values if value and value in named.names), "") if named else ""
@@ -336,7 +335,7 @@ def classes_of_values(values: Counter[Value], named: Named | None = None) -> lis
     names = {"background": background}
     for number, value in enumerate(others[: len(others) - len(ignored)], start=1):
         names[f"class_{value if isinstance(value, int) else number}"] = value
-    source = "the names are yours"
+    source = "choose the names"
     if named and all(value in named.names for value in values if value not in (background, *ignored, *named.ignored)):
         seen = [*named.names] if named.complete else sorted([background, *others], key=_order)
         known = {value: named.names[value] for value in seen if value in named.names}
@@ -352,7 +351,7 @@ def classes_of_values(values: Counter[Value], named: Named | None = None) -> lis
     odd = "255 after small numbers is often no class"
     why = f"these count nowhere by {named.source}" if named and named.ignored else odd
     return [
-        Guess("kind", "multiclass", "guess", "one value a pixel; multilabel, without background, scores each alone"),
+        Guess("kind", "multiclass", "guess", "one value per pixel; multilabel, without background, scores each class"),
         Guess("classes", names, "guess", text),
         *_ignore(ignored, why),
     ]

@@ -1,4 +1,4 @@
-"""The settings of mask images: their classes, their instances, and how a submission looks beside them."""
+"""Guesses the settings for mask files: their classes, their instances, and the format of a submission."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -27,7 +27,7 @@ from pipeline.new.guess.tables import find_key
 
 
 def of_mask_files(found: Found) -> list[Guess]:
-    """Returns classes of mask images, and the columns of a submission."""
+    """Returns the classes of mask files, and the columns of a submission."""
     assert found.mask_files
     masks, kind = found.mask_files.masks, found.mask_files.kind
     guesses = []
@@ -36,7 +36,7 @@ def of_mask_files(found: Found) -> list[Guess]:
         guesses.append(Guess("columns.absent", "empty", "guess", f"{absent} images have no mask file"))
     guesses += _as_beside(found, masks, unsampled(found))
     if "*" in Path(masks.pattern).name and not (found.sample and found.sample.table.pixels):
-        text = "several mask files an image; where an image has one row, leave this out"
+        text = "several mask files per image; remove this if a submission has one row per image"
         guesses.append(Guess("submission.rows", "instance", "guess", text))
     if _in_planes(found, masks):
         text = "masks are arrays of several planes, (n, rows, columns): each is taken for an instance"
@@ -63,7 +63,7 @@ def of_mask_files(found: Found) -> list[Guess]:
 
 
 def _as_beside(found: Found, masks: Files, guesses: list[Guess]) -> list[Guess]:
-    """The settings of a submission, run lengths as tables beside the mask files write the same masks."""
+    """The settings of a submission, with run lengths as in tables that contain the same masks as the mask files."""
     if not found.single or not any(guess.key == "rle.order" for guess in guesses):
         return guesses
     rows = []
@@ -84,7 +84,7 @@ def _as_beside(found: Found, masks: Files, guesses: list[Guess]) -> list[Guess]:
 
 
 def _in_planes(found: Found, masks: Files) -> bool:
-    """Returns whether masks are .npy files, some of them of several planes, and images are pictures."""
+    """Whether masks are .npy files, some of them with several planes, while images are pictures."""
     if any(path.suffix.lower() != ".npy" for path in masks.paths.values()):
         return False
     picture = form_of(next(iter(found.images.paths.values())))
@@ -98,7 +98,7 @@ def _with_masks(found: Found) -> list[str]:
 
 
 def _of_instances(found: Found, masks: Files) -> list[Guess]:
-    """Settings of mask images that number instances, or hold 1000 × class + number as Cityscapes' do."""
+    """The settings of mask files that number instances, or contain 1000 × class + number as in Cityscapes."""
     values = mask_values(masks.paths.values()) or mask_values(masks.paths.values(), 20)
     if numbers_instances(masks.paths.values()):
         text = "each file holds 0, 1, 2, … up to a number of its own, each a single region"
@@ -120,13 +120,13 @@ def _of_instances(found: Found, masks: Files) -> list[Guess]:
 
 
 def _labels_of_submission(found: Found) -> list[Guess]:
-    """The column that names classes in a submission, where no sample shows it."""
+    """The column of class names in a submission, if there is no sample submission."""
     text = "no sample submission shows what it looks like"
     return [Guess("submission.label", "class", "guess", text)] if found.test and not found.sample else []
 
 
 def _class_times_1000(values: Iterable[Value]) -> bool:
-    """Whether values are class numbers, or from 1000 on those of a class and an instance, numbered from its first."""
+    """Whether values are class numbers or, from 1000 on, 1000 × class + number of the instance."""
     numbers = {value for value in values if isinstance(value, int)}
     instances = {value for value in numbers if value >= 1000}
     first = [min(value % 1000 for value in instances if value // 1000 == one) for one in {v // 1000 for v in instances}]
@@ -138,7 +138,7 @@ def _class_times_1000(values: Iterable[Value]) -> bool:
 
 
 def _names_of(found: Found, values: Counter[Value]) -> Named | None:
-    """What the values of class maps are called, by a table among the raw files or by what everybody knows."""
+    """The names of the values of class maps, from a table or JSON file, or of a well-known data set."""
     if found.named and all(value in (*found.named.names, *found.named.ignored) for value in values):
         return found.named
     for table in found.names:

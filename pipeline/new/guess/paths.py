@@ -1,4 +1,4 @@
-"""Image files by pattern: which parts of their paths change from image to image, and which say what the files are."""
+"""Groups image files by path pattern: finds the parts of paths that vary per image, and those that name the content."""
 
 import os
 import re
@@ -14,7 +14,7 @@ from pipeline.new.guess.bands import BAND, with_bands
 from pipeline.new.guess.base import Files
 
 MOST_KINDS = 40
-"""Different names of files in a folder per image; more are images."""
+"""Maximum number of different file names in folders that each belong to one image; more names are images."""
 _RESERVED = {"id", "stem", "class", "group", "label"}
 _WITH_ENDING = re.compile(r"(.+)([_-][A-Za-z]+)")
 _KIND = re.compile(r"(.+?)((?:[_.-][A-Za-z]+\d*[A-Za-z]*)+)")
@@ -25,38 +25,38 @@ _ROLE = re.compile(
     r"inputs?|outputs?|data|dataset|rgb|depth|raw|public|private|extra|images?(tr|ts)|labels?(tr|ts)|x|y)(?=$|[^a-z])",
     re.IGNORECASE,
 )
-"""Names of folders that say what is in them, and not of which image it is."""
+"""Names of folders that describe their content, and not the image that it belongs to."""
 
 
 @dataclass
 class _Folder:
-    """A folder: its image files by suffix, and the folders in it by name."""
+    """A folder, with its image files by suffix and its subfolders by name."""
 
     name: str = ""
     files: dict[str, list[Path]] = field(default_factory=lambda: defaultdict(list))
     folders: "dict[str, _Folder]" = field(default_factory=dict)
 
     def stems(self) -> set[str]:
-        """The names, without endings, of all images in it."""
+        """The names, without suffixes, of all images under this folder."""
         own = {stem_of(path) for paths in self.files.values() for path in paths}
         return own.union(*(folder.stems() for folder in self.folders.values()))
 
 
 Node = tuple[_Folder, dict[str, str]]
-"""A folder, and the values of the parts of its path."""
+"""A folder, with the values of the named parts of its path."""
 
 
 def image_groups(folder: Path, paths: Iterable[Path]) -> list[Files]:
-    """Returns image files by pattern, e.g. `train/{id}.png`, `{id}/images/{id}.png` or `train/{city}/{id}.png`.
+    """Returns image files by pattern, such as `train/{id}.png`, `{id}/images/{id}.png` or `train/{city}/{id}.png`.
 
     Args:
-        folder: that of the raw files.
+        folder: folder of the raw files.
         paths: all files in it.
     """
     images = [path for path in paths if ending_of(path.name).lower() in SUFFIXES]
     start = len(folder.parts)
     own = {part for path in images for part in path.parts[start:-1] if part == stem_of(path)}
-    own = own if len(own) > 1 else set()  # a lone folder of an image's name is chance
+    own = own if len(own) > 1 else set()  # a single folder with the name of an image is a coincidence
     found: dict[str, dict[str, Path]] = {}
     tree = _Folder()
     for path in images:
@@ -77,7 +77,7 @@ def image_groups(folder: Path, paths: Iterable[Path]) -> list[Files]:
 
 
 def stem_of(path: Path) -> str:
-    """Returns the name of a file without its ending; `.nii.gz` is one."""
+    """Returns the name of a file without its suffix; `.nii.gz` is one suffix."""
     return path.name.removesuffix(ending_of(path.name))
 
 
@@ -85,7 +85,7 @@ def stem_of(path: Path) -> str:
 
 
 def _expand(nodes: list[Node], place: list[str]) -> Iterator[Files]:
-    """The files of folders that are alike but for the parts of their paths, and of the folders in them."""
+    """Yields the files of folders with the same structure, and of their subfolders."""
     suffixes = dict.fromkeys(suffix for folder, _ in nodes for suffix in folder.files)
     for suffix in suffixes:
         yield from _files_of(nodes, place, suffix)
@@ -105,7 +105,7 @@ def _expand(nodes: list[Node], place: list[str]) -> Iterator[Files]:
 
 
 def _changing(folders: list[_Folder], parent: str) -> set[str]:
-    """Names of folders that stand for images or for what images are of, as those of patients and cities do."""
+    """Names of folders that vary with the images, such as those of patients or cities."""
     some = [folder for folder in folders if not _ROLE.search(folder.name)]
     if len(some) < 2:
         return set()
@@ -122,7 +122,8 @@ def _changing(folders: list[_Folder], parent: str) -> set[str]:
 
 
 def _named(nodes: list[Node], place: list[str]) -> tuple[list[Node], list[str]]:
-    """Folders whose names change, with a name for that part; `case1_day2` in `case1` gives `{case}_{day}`."""
+    """Folders with varying names, and the path with a name for this part: `case1_day2` in `case1` becomes
+    `{case}_{day}`."""
     before = next((name for name in reversed(nodes[0][1])), None)
     inside = before is not None and all(
         folder.name.startswith(parts[before]) and len(folder.name) > len(parts[before]) for folder, parts in nodes
@@ -140,7 +141,7 @@ def _named(nodes: list[Node], place: list[str]) -> tuple[list[Node], list[str]]:
 
 
 def part_name(values: list[str], used: set[str], usual: str = "folder") -> str:
-    """Returns a name for a part of paths: the letters in front of its numbers, such as `case` of case123."""
+    """Returns a name for a part of paths: the letters before its numbers, such as `case` for case123."""
     heads = {match[1] if (match := re.match(r"([A-Za-z]+)[_-]?\d", value)) else "" for value in values}
     head = heads.pop().lower() if len(heads) == 1 else ""
     name = head if head and head not in _RESERVED else usual
@@ -148,7 +149,7 @@ def part_name(values: list[str], used: set[str], usual: str = "folder") -> str:
 
 
 def _files_of(nodes: list[Node], place: list[str], suffix: str) -> Iterator[Files]:
-    """The files of one ending in folders that are alike."""
+    """Yields the files with one suffix in folders of the same structure."""
     files = [(path, parts) for folder, parts in nodes for path in folder.files.get(suffix, [])]
     head, names = "".join(f"{part}/" for part in place), list(nodes[0][1])
     if not names:
@@ -172,7 +173,7 @@ def _files_of(nodes: list[Node], place: list[str], suffix: str) -> Iterator[File
 
 
 def _by_parts(pattern: str, files: list[tuple[Path, dict[str, str]]], names: list[str]) -> Files:
-    """Files whose ids are made of the fewest parts that tell them apart, the last ones first."""
+    """Files with ids built from the fewest parts that distinguish them, preferring the last parts of the path."""
     for first in reversed(range(len(names))):
         if len({tuple(parts[name] for name in names[first:]) for _, parts in files}) == len(files):
             break
@@ -191,7 +192,7 @@ def _by_parts(pattern: str, files: list[tuple[Path, dict[str, str]]], names: lis
 
 
 def _kinds(files: Files) -> list[Files]:
-    """The files by the ends of their names, where several of them stand for one image each: `{id}_color` and
+    """The files grouped by the end of their names, if there are several files per image: `{id}_color` and
     `{id}_labelIds`."""
     if files.id or not files.pattern.rsplit("/", 1)[-1].startswith("{id}"):
         return [files]
@@ -211,8 +212,8 @@ def _kinds(files: Files) -> list[Files]:
 
 
 def without_ending(files: Files) -> Iterator[Files]:
-    """Yields the files with ids that lack what all of them end with, such as `_leftImg8bit` or `_0000`, the shortest
-    ending first."""
+    """Yields the files with shorter ids, without a common ending such as `_leftImg8bit` or `_0000`; the shortest ending
+    comes first."""
     if files.id or not files.pattern.rsplit("/", 1)[-1].startswith("{id}") or len(files.paths) < 2:
         return
     names = list(files.paths)
@@ -227,7 +228,7 @@ def without_ending(files: Files) -> Iterator[Files]:
 
 
 def _across_endings(groups: list[Files]) -> list[Files]:
-    """The groups, where files of one place that differ in their endings alone are one, as decode reads them."""
+    """The groups, with files of one folder that differ only in their suffix merged, as decode reads them."""
     merged: list[Files] = []
     for files in sorted(groups, key=lambda one: (-len(one.paths), split_ending(one.pattern)[1].isupper())):
         head, ending = split_ending(files.pattern)
@@ -242,7 +243,7 @@ def _across_endings(groups: list[Files]) -> list[Files]:
 
 
 def _belong_to(files: Files, others: Files) -> bool:
-    """Whether files have the names of others, or longer ones, as masks and depth maps beside images do."""
+    """Whether files have the same names as others or longer ones, as masks and depth maps next to images do."""
     names = [match[1] for name in files.paths if (match := _WITH_ENDING.fullmatch(name))]
     if any(name in others.paths for name in [*files.paths, *names]):
         return True
@@ -251,8 +252,10 @@ def _belong_to(files: Files, others: Files) -> bool:
 
 
 def masks_beside(files: Files) -> tuple[Files, Files | None]:
-    """Returns the images without the masks beside them, and those masks: `X_mask.tif` is one where `X.tif` exists, and
-    so is `X_mask_1.tif`."""
+    """Returns the images without the masks in the same folder, and these masks (None if there are none).
+
+    `X_mask.tif` and `X_mask_1.tif` are masks if `X.tif` exists.
+    """
     matches = {name: match for name in files.paths if (match := _WITH_ENDING.fullmatch(name))}
     endings = Counter(match[2] for match in matches.values() if match[1] in files.paths)
     if files.id or not endings or endings.most_common(1)[0][1] < 2 or "*" in files.pattern:
@@ -270,7 +273,7 @@ def masks_beside(files: Files) -> tuple[Files, Files | None]:
 
 
 def by_name(groups: list[Files]) -> list[Files]:
-    """Returns the files of plain folders once more, with names such as `x.png` for ids: the pattern is `train/{id}`."""
+    """Returns the files of plain folders with their complete names, such as `x.png`, as ids (`train/{id}`)."""
     found: dict[str, Files] = {}
     for files in groups:
         head, suffix = files.pattern.rsplit("/", 1)[0] if "/" in files.pattern else "", Path(files.pattern).suffix

@@ -1,4 +1,4 @@
-"""How image files are read: channels, slices of volumes, windows of huge images, and the range of their values."""
+"""Guesses how image files are read: channels, slices of volumes, windows of huge images, and the range of values."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,31 +17,31 @@ from pipeline.new.guess.base import Files, Guess, channels_of
 from pipeline.new.guess.forms import Form, form_of, some_of, values_of
 
 WINDOW, STORED = (2048, 2048), (512, 512)
-"""Rows × columns of a window of a huge image, and what it is stored at."""
+"""Rows and columns of a window of a huge image, and the size at which it is stored."""
 FEW_OUTSIDE = 2.0
-"""Up to how many times the range of nearly all values that of all values is scaled from."""
+"""The range of all values is used if it exceeds the range of nearly all values by at most this factor."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How the files of a competition are read."""
+    """The settings for reading the files of a competition."""
 
     guesses: list[Guess]
     channels: int
-    """Of the images that come out."""
+    """Number of channels of the resulting images."""
     size: tuple[int, int] | None = None
-    """Rows × columns that take the place of the images' own: those of windows."""
+    """Rows and columns of windows, which replace the size of the images."""
     group: list[Guess] | None = None
-    """What takes the place of the guess at a group."""
+    """Guesses that replace those about groups."""
 
 
 def reading_of(images: Files, masks: Files | None, sizes: Iterable[tuple[int, int]]) -> Reading:
-    """Returns how images are read.
+    """Returns the settings for reading images.
 
     Args:
         images: the training images.
-        masks: their mask files, if they have such.
-        sizes: rows × columns of all images.
+        masks: their mask files, if there are any.
+        sizes: rows and columns of all images.
     """
     form = _common(images)
     if form is None:
@@ -54,26 +54,26 @@ def reading_of(images: Files, masks: Files | None, sizes: Iterable[tuple[int, in
         return Reading([*guesses, _volumes(form, mask)], count, group=_whole(images, "the volume"))
     largest = max((rows * columns for rows, columns in sizes), default=0)
     if largest > forms.HUGE:
-        evidence = f"up to {largest / 1e6:.0f} million pixels an image; a window is an image of its own"
+        evidence = f"up to {largest / 1e6:.0f} million pixels per image; each window becomes a separate image"
         windows = Guess("windows", {"size": list(WINDOW)}, "guess", evidence)
         return Reading([*guesses, windows], count, WINDOW, _whole(images, "the image"))
     return Reading(guesses, count)
 
 
 def _common(files: Files) -> Form | None:
-    """What files hold, as the first that can be read shows."""
+    """The content of files, judged by the first that can be read."""
     some = some_of(files.paths.values(), 5)
     return next((form for path in some if (form := form_of(path))), None)
 
 
 def _same_slices(form: Form, mask: Form | None) -> bool:
-    """Whether masks of a few layers go with them one by one."""
+    """Whether images and masks have the same few slices."""
     return mask is not None and mask.first and mask.slices == form.slices
 
 
 def _volumes(form: Form, mask: Form | None) -> Guess:
     settings = {} if form.axis is None else {"axis": form.axis}
-    text = f"{form.slices} slices of {form.rows}×{form.columns} in a file, each an image"
+    text = f"{form.slices} slices of {form.rows}×{form.columns} per file, each an image"
     if mask is not None and mask.slices == form.slices:
         return Guess("volumes", settings, "sure", f"{text}; masks have as many")
     other = f"masks have {mask.slices}" if mask else "nothing shows whether masks have as many"
@@ -82,7 +82,7 @@ def _volumes(form: Form, mask: Form | None) -> Guess:
 
 
 def _whole(images: Files, what: str) -> list[Guess]:
-    """The group of slices or windows: what they are of."""
+    """The guess for groups of slices or windows: the volume or image that they are part of."""
     count = len(images.paths)
     if count == 1:
         text = f"there is one training image: its parts are in all folds, and scores say nothing of others than {what}"
@@ -104,7 +104,7 @@ def _channels(images: Files, form: Form, volume: bool) -> tuple[list[Guess], int
     if images.bands:
         settings["bands"] = list(images.bands)
         more = f", the middle of {images.all_bands}" * (images.all_bands > len(images.bands))
-        told.append(f"{len(images.bands)} files an image{more}")
+        told.append(f"{len(images.bands)} files per image{more}")
     if form.first and not volume:
         settings["first"] = True
         told.append(f"arrays are {form.channels}×{form.rows}×{form.columns}")
@@ -113,8 +113,8 @@ def _channels(images: Files, form: Form, volume: bool) -> tuple[list[Guess], int
     if own * files > MOST_CHANNELS:
         picked = _picked(own, 1 if files > 1 else MOST_CHANNELS)
         settings["pick"] = picked
-        told.append(f"each holds {own} channels, {own * files} in all, and there may be {MOST_CHANNELS}: the "
-                    "middle is taken, which need not be what the mask was drawn on")  # fmt: skip
+        told.append(f"each holds {own} channels, {own * files} in all, but at most {MOST_CHANNELS} are allowed: the "
+                    "middle ones are used, on which the mask need not have been drawn")  # fmt: skip
         own = len(picked)
     elif settings and not colours:
         settings["pick"] = list(range(own))
@@ -132,7 +132,7 @@ def _is_array(images: Files) -> bool:
 
 
 def _picked(count: int, most: int) -> list[int]:
-    """Channels in the middle; of several times, the middle one."""
+    """The indices of the channels in the middle."""
     start = (count - most + 1) // 2
     return list(range(start, start + most))
 
@@ -141,7 +141,7 @@ def _picked(count: int, most: int) -> list[int]:
 
 
 def _value_range(images: Files, form: Form) -> list[Guess]:
-    """The range of values, where images use a small part of what their files could hold, or are other numbers."""
+    """The range of values, if images use only a small part of their number format, or are not 8 or 16 bits."""
     if form.window is not None:
         return []
     lows: list[float] = []
@@ -166,7 +166,7 @@ def _value_range(images: Files, form: Form) -> list[Guess]:
 
 
 def _files_of_bands(images: Files) -> list[Path]:
-    """Some files, of every band some."""
+    """A sample of the files, with some of every band."""
     if not images.bands:
         return some_of(images.paths.values(), 50)
     some = some_of(images.paths.values(), 20)
@@ -184,13 +184,13 @@ def _files_of_bands(images: Files) -> list[Path]:
 
 
 def range_of(types: set[np.dtype], lows: list[float], highs: list[float], ends: tuple[float, float]) -> list[Guess]:
-    """Returns `value_range` for values of these number formats; nothing where none is needed.
+    """Returns the guess for `value_range`; nothing if none is needed.
 
     Args:
-        types: the number formats.
-        lows: of each image, the value below which one in a thousand lies.
-        highs: of each image, the value above which one in a thousand lies.
-        ends: the lowest and the highest value of all.
+        types: number formats of the images.
+        lows: the 0.1 % quantile of each image's values.
+        highs: the 99.9 % quantile of each image's values.
+        ends: the lowest and the highest value of all images.
     """
     dtype = np.dtype(max(types, key=lambda one: np.dtype(one).itemsize))
     low, high = min(lows), max(highs)

@@ -1,8 +1,8 @@
-"""Which run-length convention a table of masks follows, judged by the masks themselves, their files and the images.
+"""Guesses the run-length convention of a table of masks from the masks themselves, mask files and images.
 
-A wrong offset leaves the image, a wrong order tears masks to shreds, a wrong base pushes those at an edge over it. On
-square images the wrong order is the mirror of the right one and as smooth: there the image must tell, by the edges in
-it that follow the outline of the mask.
+With wrong offsets, masks leave the image. With a wrong order, they break into pieces. With a wrong base, masks at an
+edge extend beyond it. On square images, the wrong order gives the mirrored mask, which is equally smooth: there the
+image decides, by its edges along the outline of the mask.
 """
 
 import re
@@ -37,15 +37,15 @@ from pipeline.new.guess.base import Guess
 
 PAIRS = re.compile(r"\s*\d+\s+\d+(\s+\d+\s+\d+)*\s*")
 MOST_FITTED = 2000
-"""Masks that are tried with relative starts first, where all fit with absolute ones."""
+"""If all masks fit with absolute starts, number of masks that are tried with relative starts first."""
 LEAST_SIZED, TORN = 5, 0.6
-"""Masks that it takes to see that they are of smaller images, and to which share their outlines then fall."""
+"""Minimum number of masks to detect that they belong to smaller images, and the ratio of outline lengths for that."""
 STEP = 0.01
-"""Share of a side by which the starts of neighbouring runs may differ from it."""
+"""Tolerance of the distance between neighbouring runs, as a share of the side."""
 LEAST_STEPS, SURE_STEPS = 10, 200
-"""Pairs of runs side by side that it takes to guess the order, and to be sure of it."""
+"""Number of neighbouring runs needed to guess the order, and to be sure of it."""
 WEAK_Z = 2.0
-"""Standard errors from which the edges of the images make an order a guess."""
+"""z value from which on the edges in the images decide the order as a guess."""
 _OFFSETS: tuple[Literal["absolute", "relative"], ...] = ("absolute", "relative")
 _ORDERS: tuple[Literal["column", "row"], ...] = ("column", "row")
 _BASES: tuple[Literal[0, 1], ...] = (1, 0)
@@ -54,12 +54,12 @@ Fit = tuple[Literal["absolute", "relative"], Literal[0, 1]]
 
 
 def guess_rle(rows: list[MaskRow], placeholder: str = "", writing: Convention = Convention()) -> list[Guess]:
-    """Returns `rle.order`, `rle.base`, `rle.empty` and, where it must be said, `rle.offsets`.
+    """Returns the guesses for `rle.order`, `rle.base` and `rle.empty`, and for `rle.offsets` if it is not the default.
 
     Args:
-        rows: every row of the table whose image is known.
-        placeholder: what the sample submission writes in every row.
-        writing: how the numbers are written.
+        rows: all rows of the table whose image is known.
+        placeholder: the text that the sample submission has in every row.
+        writing: format of the numbers.
     """
     empty = guess_empty([row.text for row in rows], placeholder, writing)
     full = [row for row in rows if row.text.strip() not in ("", empty.value)]
@@ -70,7 +70,7 @@ def guess_rle(rows: list[MaskRow], placeholder: str = "", writing: Convention = 
     if full and not small:
         candidates, more = _by_steps(full, candidates)
         verdicts |= more
-    # of an image that is stored turned, a smooth mirrored mask may be that of the stored pixels
+    # for an image that is stored rotated, a smooth mirrored mask may belong to the stored pixels
     straight = [row for row in small if not remarks.has("turned", row.image)]
     for aspect in ("offsets", "order", "base"):
         candidates, more = by_outline(straight if aspect == "order" else small, candidates, aspect)
@@ -96,7 +96,7 @@ def guess_rle(rows: list[MaskRow], placeholder: str = "", writing: Convention = 
 
 
 def guess_empty(texts: list[str], placeholder: str = "", writing: Convention = Convention()) -> Guess:
-    """Returns the text of an empty mask: one that is no mask, a lone first pixel that comes again and again, or ""."""
+    """Returns the guess for the text of an empty mask: a text that is not a mask, a frequent single pixel, or ""."""
     counts = Counter(text.strip() for text in texts)
     odd = {
         text: count
@@ -119,12 +119,12 @@ def guess_empty(texts: list[str], placeholder: str = "", writing: Convention = C
 
 
 def is_damaged(text: str, count: int, writing: Convention = Convention()) -> bool:
-    """Returns whether a text that is no mask is run lengths with a mistake in them, not the text of an empty mask.
+    """Returns whether a text that is not a valid mask is damaged run lengths, and not the text of an empty mask.
 
     Args:
-        text: without spaces around it.
-        count: how many rows hold it.
-        writing: how the numbers are written.
+        text: the text, without surrounding spaces.
+        count: number of rows with this text.
+        writing: format of the numbers.
     """
     if count > 1 or is_placeholder(text) or _is_mask(text, writing):
         return False
@@ -135,7 +135,7 @@ def is_damaged(text: str, count: int, writing: Convention = Convention()) -> boo
 
 
 def damaged_rows(frame: pd.DataFrame, column: str, convention: Convention) -> Iterator[str]:
-    """Yields what is wrong with each row whose text is no mask by this convention: `row 7: …`."""
+    """Yields the fault of each row whose text is not a mask in this convention: `row 7: …`."""
     for row, text in zip(frame.index + 2, frame[column], strict=True):
         try:
             parse(text, convention)
@@ -155,11 +155,11 @@ def _is_mask(text: str, writing: Convention) -> bool:
 
 
 def _by_fit(rows: list[MaskRow], written: Convention) -> tuple[list[Convention], dict[str, Verdict]]:
-    """The conventions in which most masks lie inside their image, and what that alone decides.
+    """The conventions in which most masks fit into their image, and the verdicts that follow from this alone.
 
     Args:
         rows: masks that are not empty.
-        written: how the numbers are written, and an empty mask.
+        written: format of the numbers, and the text of an empty mask.
     """
     if not written.is_pairs:
         return [replace(written, order=order) for order in _ORDERS], {}
@@ -191,8 +191,8 @@ def _by_fit(rows: list[MaskRow], written: Convention) -> tuple[list[Convention],
 
 
 def _by_steps(rows: list[MaskRow], candidates: list[Convention]) -> tuple[list[Convention], dict[str, Verdict]]:
-    """The order in which runs that follow each other lie side by side: the distance of their starts is the length of a
-    column, or of a row. Nothing of the image is decoded."""
+    """The order in which successive runs are neighbours: their starts are then one column, or one row, apart. It needs
+    no decoded image."""
     counts = dict.fromkeys(_ORDERS, 0)
     for row in rows:
         runs = parsed(row.text, replace(candidates[0], base=0))
@@ -213,18 +213,17 @@ def _by_steps(rows: list[MaskRow], candidates: list[Convention]) -> tuple[list[C
 
 
 def _inside(row: MaskRow, convention: Convention) -> bool:
-    """Whether a mask lies inside its image."""
+    """Whether a mask fits into its image."""
     runs = parsed(row.text, convention)
     return runs is not None and (not len(runs) or int(runs[-1].sum()) <= row.shape[0] * row.shape[1])
 
 
 def other_size(rows: list[MaskRow], guesses: list[Guess]) -> str | None:
-    """Returns a sentence where masks look like those of images some times smaller than theirs: they end early, and are
-    torn at the images' own size.
+    """Returns a sentence if the masks seem to belong to smaller images: they end early, and are broken at full size.
 
     Args:
-        rows: masks, of images of one size.
-        guesses: the convention that was found.
+        rows: masks of images of one size.
+        guesses: the guessed convention.
     """
     values = {guess.key.removeprefix("rle."): guess.value for guess in guesses if guess.key.startswith("rle.")}
     convention = Convention(**values)
@@ -259,7 +258,7 @@ def other_size(rows: list[MaskRow], guesses: list[Guess]) -> str | None:
 
 
 def _by_mask_files(rows: list[MaskRow], candidates: list[Convention]) -> tuple[list[Convention], dict[str, Verdict]]:
-    """The one convention in which the masks equal their files, if there is one."""
+    """The only convention in which the masks equal their mask files, if there is one."""
     equal = Counter[Convention]()
     chosen = [row for row in affordable(rows) if row.mask]
     for row in chosen:
@@ -283,7 +282,7 @@ def _equals(one: np.ndarray | None, other: np.ndarray) -> bool:
 
 
 def _by_image(rows: list[MaskRow], candidates: list[Convention]) -> tuple[list[Convention], dict[str, Verdict]]:
-    """The order in which outlines run along edges of the image, told apart on square images."""
+    """The order in which the outlines of masks follow edges in the image, which decides on square images."""
     if len({one.order for one in candidates}) == 1:
         return candidates, {}
     by_column = next(one for one in candidates if one.order == "column")

@@ -1,4 +1,4 @@
-"""Stacked arrays, as courses hand them out: X_train.npy, y_train.npy and X_test.npy, or the same in one .npz."""
+"""Guesses the settings for stacked arrays, as used in courses: X_train.npy, y_train.npy and X_test.npy, or one .npz."""
 
 import re
 import zipfile
@@ -23,7 +23,7 @@ from pipeline.new.guess.pictures import range_of
 from pipeline.new.guess.tables import Key, Named, Rows, Table, read_rows, read_tables
 
 MOST_FILES, SAMPLED = 20, 100
-"""More array files than that are one an image; rows of an array that are looked at."""
+"""With more array files than this, each file is one image; and the number of rows of an array that are examined."""
 _WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+|\d+")
 _IMAGES = {"x", "image", "images", "img", "imgs", "data", "inputs", "input", "pictures", "scans", "features"}
 _MASKS = {
@@ -45,22 +45,22 @@ _TEST, _VALIDATION = {"test", "testing", "ts"}, {"val", "valid", "validation", "
 
 @dataclass(frozen=True)
 class Stack:
-    """An array of the raw files, of which the first axis counts images."""
+    """An array in the raw files whose first axis counts images."""
 
     name: str
-    """As the YAML names it: `X_train.npy`, or `data.npz:X_train`."""
+    """The name in the YAML: `X_train.npy`, or `data.npz:X_train`."""
     shape: tuple[int, ...]
     dtype: np.dtype
 
     @property
     def words(self) -> set[str]:
-        """The words of its name, without those of folders."""
+        """The words in its name, without those of folders."""
         own = self.name.rpartition(":")[2].rpartition("/")[2].removesuffix(".npy")
         return {word.lower() for word in _WORDS.findall(own)} | {word.lower() for word in own.split("_")}
 
     @property
     def part(self) -> str:
-        """`test`, `validation`, or `train` where its name says neither."""
+        """`test`, `validation`, or `train` if its name contains neither word."""
         return "test" if self.words & _TEST else "validation" if self.words & _VALIDATION else "train"
 
     @property
@@ -76,7 +76,7 @@ class Stack:
 
 
 def stacks_in(folder: Path, paths: Iterable[Path]) -> list[Stack]:
-    """Returns the arrays of .npy and .npz, by their heads alone; nothing where there are as many as images."""
+    """Returns the arrays in .npy and .npz files, from their headers; nothing if there is one file per image."""
     files = [path for path in paths if path.suffix.lower() in (".npy", ".npz")]
     if len(files) > MOST_FILES:
         return []
@@ -98,14 +98,14 @@ def stacks_in(folder: Path, paths: Iterable[Path]) -> list[Stack]:
 
 
 def told(folder: Path, paths: Iterable[Path]) -> str:
-    """Returns the end of a sentence about arrays none of which are images and masks; "" where there are none."""
+    """Returns the end of an error message about arrays that are not understood; "" if there are no arrays."""
     stacks = stacks_in(folder, paths)
     if not stacks:
         return ""
     shown = ", ".join(one.told for one in stacks[:4]) + f" and {len(stacks) - 4} more" * (len(stacks) > 4)
     return (
-        f"; the arrays are {shown}: of arrays that hold all images, masks are as many, of the same rows and columns, "
-        "with few values; of arrays of one image each, images and masks are files of their own"
+        f"; the arrays are {shown}. Arrays of all images need an array of as many masks, with the same rows and "
+        "columns and few values. Arrays of single images need separate files for images and masks"
     )
 
 
@@ -118,7 +118,7 @@ def _head(file: Any) -> tuple[tuple[int, ...], np.dtype]:
 
 
 def draft_of(folder: Path, paths: list[Path], title: str) -> Draft | None:
-    """Returns the settings for stacked arrays; None where there are no images and masks that belong together."""
+    """Returns the settings for stacked arrays; None if no arrays of images and masks match each other."""
     stacks = stacks_in(folder, paths)
     pair = _pair([one for one in stacks if one.part == "train"], folder)
     if pair is None:
@@ -138,7 +138,7 @@ def draft_of(folder: Path, paths: list[Path], title: str) -> Draft | None:
         Guess("train.masks", masks.name, certain, f"{masks.told}: as many, of the same rows and columns"),  # type: ignore[arg-type]
     ]
     if test is None:
-        text = "no array is called that of test images and has their shape; a run ends with the report"
+        text = "no array has the name and the shape of test images; a run ends with the report"
         guesses.append(Guess("test", None, "guess", text))
     else:
         guesses.append(Guess("test.images", test.name, "sure", test.told))
@@ -164,7 +164,7 @@ def draft_of(folder: Path, paths: list[Path], title: str) -> Draft | None:
 
 
 def _pair(stacks: list[Stack], folder: Path) -> tuple[Stack, Stack] | None:
-    """Images and masks: by their names, and where names say nothing, by their values."""
+    """The arrays of images and masks, found by their names, shapes and values."""
     pairs = [(one, other) for one in stacks for other in stacks if one is not other and _mask_of(other, one)]
     pairs = [(one, other) for one, other in pairs if not one.words & _MASKS and not other.words & _IMAGES]
     pairs = [(one, other) for one, other in pairs if one.words & _IMAGES or other.words & _MASKS]
@@ -178,7 +178,7 @@ def _is_first(images: Stack) -> bool:
 
 
 def _mask_of(masks: Stack, images: Stack) -> bool:
-    """Whether an array may hold the masks of images, by its shape."""
+    """Whether an array may contain the masks of images, judged by its shape."""
     if len(images.shape) not in (3, 4) or len(masks.shape) not in (3, 4) or masks.shape[0] != images.shape[0]:
         return False
     sides = images.shape[2:] if _is_first(images) else images.shape[1:3]
@@ -202,7 +202,7 @@ def _few_values(masks: Stack, folder: Path) -> bool:
 
 
 def _pixels(images: Stack, folder: Path, first: bool) -> tuple[list[Guess], int]:
-    """Channels and range of values, and how many channels there are for a network."""
+    """The guesses for channels and range of values, and the number of channels for a network."""
     some = images.rows(folder, 50)
     count = 1 if some.ndim == 3 else some.shape[1 if first else 3]
     guesses = [Guess("channels_first", True, "sure", "the shape of the images")] if first else []
@@ -222,7 +222,7 @@ def _pixels(images: Stack, folder: Path, first: bool) -> tuple[list[Guess], int]
 
 
 def _classes(masks: Stack, folder: Path, first: bool) -> list[Guess]:
-    """Classes by the planes or the values of masks."""
+    """The classes, from the planes or the values of masks."""
     some = masks.rows(folder)
     planes = some.shape[1 if first else 3] if some.ndim == 4 else 1
     values, counts = np.unique(some, return_counts=True)
@@ -230,10 +230,10 @@ def _classes(masks: Stack, folder: Path, first: bool) -> list[Guess]:
         by_plane = np.moveaxis(some, 1, -1) if first else some
         whole = bool((by_plane.sum(axis=-1) == 1).all())
         names = (["background"] if whole else []) + [f"class_{number}" for number in range(1, planes + (not whole))]
-        what = "one of which each pixel has; the first is taken for the background" if whole else "which overlap"
-        text = f"{planes} planes, {what}"
+        relation = "exactly one per pixel; the first is assumed to be the background" if whole else "which overlap"
+        text = f"{planes} planes, {relation}"
         kind = "multiclass" if whole else "multilabel"
-        return [Guess("kind", kind, "guess", text), Guess("classes", names, "guess", "the names are yours"),
+        return [Guess("kind", kind, "guess", text), Guess("classes", names, "guess", "choose the names"),
                 MEAN_IOU if whole else METRIC]  # fmt: skip
     found: dict[Value, int] = {int(value): int(count) for value, count in zip(values, counts, strict=True)}
     if len([value for value in found if value]) == 1:
@@ -245,7 +245,7 @@ def _classes(masks: Stack, folder: Path, first: bool) -> list[Guess]:
 def _of_tables(
     folder: Path, tables: list[Table], images: Stack, test: Stack | None
 ) -> tuple[tuple[set[str], list[Guess]], list[Guess]]:
-    """Names of the tables that are used and the guess at a group; and the settings of a sample submission."""
+    """The names of the used tables with the guess for a group, and the settings of a sample submission."""
     ids = [str(row) for row in range(images.shape[0])]
     rows_of_test = {str(row): folder / test.name for row in range(test.shape[0])} if test else {}
     sample = next(
@@ -260,8 +260,8 @@ def _of_tables(
         )
         guesses += differing({}, sample, None)
         if not sample.table.pixels:
-            guesses += under("rle", [Guess("order", "column", "guess", "nothing shows how run lengths are written"),
-                                     Guess("base", 1, "guess", "nothing shows it")])  # fmt: skip
+            guesses += under("rle", [Guess("order", "column", "guess", "no file shows how run lengths are written"),
+                                     Guess("base", 1, "guess", "no file shows it")])  # fmt: skip
     else:
         guesses.append(
             Guess("sample_submission", None, "guess", "no table is a sample submission with rows of test images")
@@ -279,7 +279,7 @@ def _of_tables(
 def _unused(
     folder: Path, paths: list[Path], stacks: list[Stack], taken: list[Stack | None], tables: list[Table], used: set[str]
 ) -> list[str]:
-    """A sentence on each kind of file that is not used."""
+    """Sentences about the files that are not used."""
     names = {one.name for one in taken if one}
     notes = [f"not used: the array {one.told}" for one in stacks if one.name not in names]
     for table in tables:

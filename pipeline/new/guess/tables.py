@@ -1,4 +1,4 @@
-"""What the tables among raw files seem to say: which image and class a row speaks of, where its run lengths stand."""
+"""Guesses the meaning of tables among the raw files: the image and class of a row, and the column of run lengths."""
 
 import re
 from collections import Counter
@@ -23,42 +23,42 @@ from pipeline.new.guess.writing import writing_of
 
 SEPARATORS = ("_", "-", " ", ":")
 MOST_COLUMNS, MOST_LABELS, MOST_TABLES = 50, 60, 50
-"""A table of more columns is one of labels a pixel; more different labels are something else, and so are more tables in
-one folder."""
+"""Limits: a table with more columns has one column per pixel; a column with more different values is not a class; and a
+folder with more tables is skipped."""
 ALIKE = 20
-"""CSVs of one name in many folders that are read."""
+"""Maximum number of CSVs that are read if many folders have a CSV of the same name."""
 SAMPLED = 1000
-"""Rows of a table that a reading is tried on first."""
+"""Number of rows on which a reading of a table is tried first."""
 _CLASS_NAME = re.compile(r"class|label|categor", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Table:
-    """A CSV of the raw files, every value as text."""
+    """A CSV file of the raw files, with every value as text."""
 
     name: str
-    """Relative to the folder of raw files."""
+    """Path relative to the folder of raw files."""
     frame: pd.DataFrame
     rle: str | None
-    """The column of run lengths."""
+    """The column of run lengths; None if there is none."""
     pixels: int = 0
-    """How many further columns it has, numbered 0, 1, 2, …: one a pixel."""
+    """Number of further columns named 0, 1, 2, …, one per pixel."""
     writing: Convention = Convention()
-    """How the numbers of its run lengths are written; the rest of the convention is not known yet."""
+    """Format of the numbers of its run lengths; the rest of the convention is not known yet."""
 
     @property
     def is_sample(self) -> bool:
-        """Whether its name says that it is a sample submission."""
+        """Whether it is named like a sample submission."""
         name = self.name.lower()
         return "sample" in name and "subm" in name
 
 
 @dataclass(frozen=True)
 class Key:
-    """How the rows of a table name images."""
+    """The way in which the rows of a table name images."""
 
     id: str
-    """A column, or a template over columns."""
+    """A column, or a template of several columns."""
     pattern: str | None
     files: Files
     ids: list[str]
@@ -66,37 +66,37 @@ class Key:
 
     @cached_property
     def share(self) -> float:
-        """Of the rows, how many name an image that exists."""
+        """The share of the rows that name an existing image."""
         return sum(one in self.files.paths for one in self.ids) / max(len(self.ids), 1)
 
     @property
     def rank(self) -> tuple[float, int]:
-        """What the best reading has most of: images named, and the fewer labels for it."""
+        """Sort key of readings: the share of named images, then fewer labels."""
         return self.share, -len(set(self.labels or []))
 
     @property
     def columns(self) -> list[str]:
-        """The columns that the id is made of."""
+        """The columns from which the id is built."""
         return template_columns(self.id)
 
 
 @dataclass(frozen=True)
 class Rows:
-    """What one row of a table is."""
+    """The meaning of one row of a table."""
 
     kind: Literal["image", "class", "instance"]
     label: str | None
-    """The column that names its class."""
+    """The column with the class of the row."""
     labels: list[str]
-    """All values of it, or of the label within the id."""
+    """All values of this column, or of the label inside the id."""
     evidence: str
     until: str | None = None
-    """The text at which a label ends."""
+    """The separator at which a label ends."""
 
 
 @dataclass(frozen=True)
 class Named:
-    """A table and how its rows name images."""
+    """A table, with the way in which its rows name images."""
 
     table: Table
     key: Key
@@ -104,19 +104,19 @@ class Named:
 
     @property
     def certainty(self) -> Certainty:
-        """Sure where every row names an image."""
+        """`sure` if every row names an image."""
         return "sure" if self.key.share == 1 else "guess"
 
     @property
     def hits(self) -> str:
-        """How many rows name an image, the beginning of a sentence."""
+        """The beginning of a sentence about the share of rows that name an image."""
         if self.key.share == 1:
             return f"every id of {self.table.name} is"
         return f"{100 * self.key.share:.1f} % of the ids of {self.table.name} are"
 
 
 def read_tables(folder: Path, paths: Iterable[Path]) -> tuple[list[Table], list[str]]:
-    """Returns the CSVs among the files of a folder, those without rows too, and a sentence on each that is left out."""
+    """Returns the CSVs among the files (also those without rows), and sentences about CSVs that are left out."""
     files = sorted((path for path in paths if path.suffix.lower() == ".csv"), key=lambda path: natural(str(path)))
     places = Counter(path.parent for path in files)
     crowded = {place: count for place, count in places.items() if count > MOST_TABLES}
@@ -145,9 +145,10 @@ def read_tables(folder: Path, paths: Iterable[Path]) -> tuple[list[Table], list[
 
 
 def rle_column(frame: pd.DataFrame) -> tuple[str | None, Convention]:
-    """Returns the column whose values are run lengths, the longest one, and how they are written; None without any.
+    """Returns the column of run lengths and the format of its numbers; None without any.
 
-    Blanks do not count, nor does one text that stands for an empty mask.
+    Of several such columns, the one with the longest texts is returned. Blank texts, and one text for empty masks, are
+    ignored.
     """
     lengths: dict[str, float] = {}
     writings: dict[str, Convention] = {}
@@ -169,17 +170,20 @@ def rle_column(frame: pd.DataFrame) -> tuple[str | None, Convention]:
 
 
 def read_rows(table: Table, groups: list[Files], by_file: bool = False) -> Named | None:
-    """Returns how the rows of a table name images of one of the groups; None when they name none. `by_file`: rows may
-    also name the images' files."""
+    """Returns a table with the way in which its rows name images; None if they name none.
+
+    Args:
+        table: the table.
+        groups: groups of images.
+        by_file: whether rows may also contain the names of image files.
+    """
     key = find_key(table, groups, by_file)
     return Named(table, key, rows_of(table, key)) if key else None
 
 
 def find_key(table: Table, groups: list[Files], by_file: bool = False) -> Key | None:
-    """Returns the reading of a table's rows that names most images of one of the groups, with the fewest labels.
-
-    None when nothing fits.
-    """
+    """Returns the reading of a table's rows that names most images of a group, with the fewest labels; None if no
+    reading names any image."""
     frame = table.frame.drop(columns=[table.rle] if table.rle else [])
     some = frame.iloc[evenly(range(len(frame)), SAMPLED)]
     best: Key | None = None
@@ -187,7 +191,7 @@ def find_key(table: Table, groups: list[Files], by_file: bool = False) -> Key | 
         for files in groups:
             for reading in readings(frame):
                 if len(some) < len(frame) and not reading(some, files).share:
-                    continue  # it names none of many rows
+                    continue  # none of the sampled rows names an image
                 key = reading(frame, files)
                 if key.share and (best is None or key.rank > best.rank):
                     best = key
@@ -197,7 +201,7 @@ def find_key(table: Table, groups: list[Files], by_file: bool = False) -> Key | 
 
 
 Reading = Callable[[pd.DataFrame, Files], Key]
-"""How rows of a table may name images."""
+"""A way in which the rows of a table may name images."""
 
 
 def _plain(frame: pd.DataFrame) -> Iterator[Reading]:
@@ -257,9 +261,9 @@ def _joined(first: str, second: str, separator: str, rows: pd.DataFrame, files: 
 
 
 def rows_of(table: Table, key: Key) -> Rows:
-    """Returns what a row of a table is: an image, an image and class, or an instance."""
+    """Returns the meaning of a table's rows: one per image, one per image and class, or one per instance."""
     twice = table.frame.duplicated()
-    if twice.any() and not twice.all():  # what stands there twice is a mistake that decode tells
+    if twice.any() and not twice.all():  # repeated rows are faults, which decode reports
         once = [not again for again in twice]
         ids, labels = [list(compress(own, once)) if own else own for own in (key.ids, key.labels)]
         return rows_of(replace(table, frame=table.frame[~twice]), replace(key, ids=ids or [], labels=labels))
@@ -286,7 +290,7 @@ def rows_of(table: Table, key: Key) -> Rows:
 
 
 def _heads(labels: list[str]) -> tuple[list[str], str | None]:
-    """Labels without what follows their class, such as the attributes of 6_18_73; and what parts them, if anything."""
+    """Labels without the text after the class, such as the attributes in 6_18_73; and the separator, if any."""
     if len(set(labels)) <= 2 or not all(re.fullmatch(r"\d+(_\d+)*", label) for label in set(labels)):
         return labels, None
     heads = [label.split("_", 1)[0] for label in labels]
@@ -298,8 +302,7 @@ def _unique(ids: list[str], labels: list[str]) -> bool:
 
 
 def _tells_apart(ids: list[str], labels: list[str]) -> bool:
-    """Whether labels tell the rows of an image apart, and are not the numbers of its instances: 1 to however many there
-    are."""
+    """Whether labels distinguish the rows of an image and are not just numbers of its instances (1 to n)."""
     if len(set(ids)) == len(ids) or not _unique(ids, labels) or len(set(labels)) > len(ids) / 2:
         return False
     by_image: dict[str, list[str]] = {}

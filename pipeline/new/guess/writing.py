@@ -1,4 +1,4 @@
-"""How the numbers of a column of run lengths are written: separators, JSON, COCO's counts."""
+"""Guesses the format of the numbers in a column of run lengths: separators, JSON, COCO's counts."""
 
 import json
 import re
@@ -13,21 +13,21 @@ from pipeline.masks.rle import Convention, RleError, parse
 from pipeline.new.guess.rle import PAIRS
 
 SAMPLED = 50
-"""Texts from which the way of writing is read."""
+"""Number of texts from which the format is guessed."""
 _NUMBERS = re.compile(r"\d+(?: *[ ,;:|] *\d+)+")
 _SPACED = r"\d+(\s+\d+)+"
 LEAST = 6
-"""Numbers that some mask must have: a box has four, a time of day three."""
+"""Minimum count of numbers in the longest mask: a box has four numbers, a time of day three."""
 _PACKED = re.compile(r"e[AFJN][A-Za-z0-9+/]{6,}={0,2}")
 _COCO, _ODD = re.compile(r"[0-o]{3,}"), re.compile(r"[:-@\[-`]")
-"""COCO's compressed counts, and characters that most of them hold and ids do not."""
+"""COCO's compressed counts, and characters that most of them contain but ids do not."""
 
 
 def writing_of(texts: pd.Series) -> tuple[Convention, pd.Series] | None:
-    """Returns how the texts of a column are written as run lengths, and which of them are so; None of other texts.
+    """Returns the format of a column of run lengths, and which of its texts have it; None for other columns.
 
     Args:
-        texts: values that are not blank, without spaces around them.
+        texts: values that are not blank, without surrounding spaces.
     """
     pairs = texts.str.fullmatch(PAIRS.pattern).astype(bool)
     if pairs.any():
@@ -53,7 +53,7 @@ def writing_of(texts: pd.Series) -> tuple[Convention, pd.Series] | None:
 
 
 def _fits(text: str, convention: Convention) -> bool:
-    """Whether a text is a mask, of whatever base and offsets."""
+    """Whether a text is a mask with any base and offsets."""
     if not convention.is_pairs:
         return _parses(text, convention)
     starts = replace(convention, base=0)
@@ -69,7 +69,7 @@ def _parses(text: str, convention: Convention) -> bool:
 
 
 def _writing(text: str) -> Convention | None:
-    """How one text seems to be written."""
+    """The format of one text; None if it is not a mask."""
     if text[:1] in "[{":
         return _of_json(text)
     if _PACKED.fullmatch(text) and _parses(text, Convention(format="coco_zlib")):

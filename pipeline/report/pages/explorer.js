@@ -24,7 +24,7 @@ class Explorer {
 
   error(number) {
     const bits = this.columns.error[number]
-    if (bits === null) return "not known"
+    if (bits === null) return "unknown"
     const found = this.data.errors.filter((_, bit) => bits >> bit & 1)
     const notes = [this.columns.suspect[number] && "label suspected", this.columns.use[number] === "drop" && "left out by clean"]
     return [...found, ...notes].filter(Boolean).join(", ")
@@ -68,7 +68,7 @@ class Explorer {
     }
   }
 
-  keys(name) {  // numbers as they are, texts so that 10_2 comes before 10_11
+  keys(name) {  // sort keys: numbers unchanged, texts in natural order (10_2 before 10_11)
     this.known ||= {}
     const text = value => typeof value === "string" ? value.toLowerCase().replace(/\d+/g, digits => digits.padStart(12, "0")) : value
     return this.known[name] ||= this.columns[name].map(text)
@@ -133,7 +133,7 @@ class Explorer {
   draw() {
     const visible = this.shown.slice(0, this.limit), scores = this.shown.map(one => this.columns.score[one]).filter(one => one !== null)
     document.querySelector("#explorer tbody").replaceChildren(...visible.map(one => this.row(one)))
-    const mean = scores.length ? `, mean of their scores ${(scores.reduce((a, b) => a + b, 0) / scores.length).toFixed(4)}` : ""
+    const mean = scores.length ? `, mean score ${(scores.reduce((a, b) => a + b, 0) / scores.length).toFixed(4)}` : ""
     byId("count").textContent = `${this.shown.length.toLocaleString("en")} of ${this.count.toLocaleString("en")} images${mean}; ${visible.length} shown`
     document.querySelector(".more").hidden = visible.length === this.shown.length
   }
@@ -174,7 +174,7 @@ class Viewer {
     if (this.data.classes.length > 1) this.data.classes.forEach((name, number) => {
       byId("viewer-legend").append(make("i", undefined, { class: "swatch", style: `background: ${this.data.colours[number]}` }), ` ${name} `)
     })
-    byId("viewer-legend").append(make("span", "Solid outline: truth; dashed: prediction.", { class: "quiet" }))
+    byId("viewer-legend").append(make("span", "Solid outline: true mask. Dashed outline: prediction.", { class: "quiet" }))
     this.listen()
   }
 
@@ -228,14 +228,14 @@ class Viewer {
     byId("viewer-text").textContent = [columns.score[number] === null ? "" : `${this.data.metric} ${columns.score[number].toFixed(4)} as tuned`, ...facts].filter(Boolean).join(" · ")
     this.dialog.querySelector(".stamp")?.remove()
     let large = this.data.large[number]
-    if (globalThis.fullSize) {  // `review` serves every image at its own size
+    if (globalThis.fullSize) {  // `review` serves every image at its original size
       large = await fullSize(columns.id[number]) ?? large
       if (this.number !== number) return
     }
     for (const part of [this.canvas, this.dialog.querySelector(".tools")]) part.hidden = !large
     if (!large) {
       this.canvas.after(this.explorer.stamp(number, 4))
-      byId("viewer-text").textContent += " · only a stamp of this image is kept in the page"
+      byId("viewer-text").textContent += " · this page has only a thumbnail of this image"
       return
     }
     const parts = await Promise.all([decoded(large.image, "webp"), values(large.masks), values(large.probability)])
@@ -314,7 +314,7 @@ class Viewer {
     }
     this.slider.value = this.level
     const scores = this.planes?.scores[this.chosen], of = this.data.classes.length > 1 ? ` of ${this.data.classes[this.chosen]}` : ""
-    output.textContent = `${16 * this.level} of 255 and no other rule: ${this.data.measure}${of}, this image, ${scores ? scores[this.level].toFixed(4) : "–"}`
+    output.textContent = `${16 * this.level} of 255, without other rules: ${this.data.measure}${of} of this image ${scores ? scores[this.level].toFixed(4) : "–"}`
   }
 }
 

@@ -8,7 +8,7 @@ const make = (name, text, attributes = {}) => {
 }
 const round = value => Number(value) === 0 ? "0" : Math.abs(value) >= 1000 ? Math.round(value).toLocaleString("en") : String(+Number(value).toPrecision(4))
 
-// --- light and dark, and where in the page one is -----------------------------------------------------------------
+// --- light and dark theme, and the current section in the navigation bar ------------------------------------------
 
 function theme() {
   const button = byId("theme"), kept = () => { try { return localStorage.getItem("theme") } catch { return null } }
@@ -33,7 +33,7 @@ function navigation() {
   for (const id of links.keys()) if (byId(id)) watch.observe(byId(id))
 }
 
-// --- charts: values under the pointer, and series of one name together ---------------------------------------------
+// --- charts: values under the pointer, and highlighting of series with the same key --------------------------------
 
 const numbers = text => text ? text.split(" ").map(Number) : []
 const place = (value, [low, high, start, end, zero]) => {
@@ -100,7 +100,7 @@ function interactive(svg) {
   svg.addEventListener("click", event => { const point = nearest(event); if (point?.id) explorer?.open(point.id) })
 }
 
-let explorer  // of a report with held-out images: explorer.js
+let explorer  // set by explorer.js in a report with held-out images
 theme()
 navigation()
 document.querySelectorAll("svg.chart").forEach(interactive)

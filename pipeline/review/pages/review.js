@@ -3,15 +3,15 @@ const ACTIONS = { k: "keep", d: "drop", r: "relabel", s: "soft" }
 const LAYERS = { t: "truth", p: "prediction", h: "probability" }
 
 const label = (action, other) => ({
-  keep: "Keep", drop: "Drop", relabel: other?.empty ? "Empty mask, as the other" : "Mask of the other", soft: "Mean of both masks",
+  keep: "Keep", drop: "Drop", relabel: other?.empty ? "Empty mask, like the other image" : "Mask of the other image", soft: "Mean of both masks",
 }[action])
 
-// what is decided about an image, which may learn the mask of one that is not beside it here
+// the current action for an image; its mask may come from an image that this finding does not show
 const holds = (image, other) => consequence(image.use === "train" ? "keep" : image.use, image.learns && image.learns !== other?.id ? { id: image.learns } : other)
 
 const consequence = (action, other) => ({
-  keep: "trained as it is", drop: "left out of training",
-  relabel: `trained with the mask of ${other?.id ?? "another"}${other?.empty ? ", which is empty" : ""}`, soft: "trained with the mean of both masks",
+  keep: "trained with its own mask", drop: "left out of training",
+  relabel: `trained with the mask of ${other?.id ?? "another image"}${other?.empty ? ", which is empty" : ""}`, soft: "trained with the mean of both masks",
 }[action])
 
 class Review {
@@ -34,12 +34,12 @@ class Review {
     document.addEventListener("visibilitychange", () => { if (!document.hidden) this.then(() => this.load()) })
   }
 
-  // one after another, so that quick keys are decided in their order
+  // actions run one after another, so that keys pressed quickly take effect in their order
   then(act) { this.waiting = this.waiting.then(act).catch(error => this.say(error)); return this.waiting }
 
   say(error) {
     const lost = error instanceof TypeError
-    byId("said").textContent = lost ? "The server does not answer. What was decided is kept; start `review` again." : error?.message ?? error ?? ""
+    byId("said").textContent = lost ? "The server does not answer. All decisions so far are saved; start `review` again." : error?.message ?? error ?? ""
   }
 
   async ask(path, body) {
@@ -99,7 +99,7 @@ class Review {
       this.place = this.loaded.start + this.loaded.items.findIndex(item => item.images.some(image => image.id === undone))
     }
     await this.load()
-    byId("said").textContent = `Undone: the last decision about ${undone}.`
+    byId("said").textContent = `Undone: the last decision on ${undone}.`
   }
 
   toggle(name) {
@@ -107,7 +107,7 @@ class Review {
     this.layers()
   }
 
-  // --- what is seen ---
+  // --- drawing ---
 
   draw() {
     const { loaded, item } = this, all = Object.values(loaded.reasons)
@@ -117,7 +117,7 @@ class Review {
     byId("reason").value = this.reason
     byId("progress").textContent = loaded.total ? `${loaded.total - loaded.open} of ${loaded.total} decided` : ""
     byId("place").textContent = loaded.total ? `${this.place + 1} of ${loaded.total}` : ""
-    byId("command").textContent = loaded.command || "nothing that this training has not seen"
+    byId("command").textContent = loaded.command || "none: this run already uses these decisions"
     byId("item").hidden = !item
     byId("nothing").hidden = Boolean(item)
     history.replaceState(null, "", `#${encodeURIComponent(`${this.reason}/${this.place}`)}`)
@@ -150,14 +150,14 @@ class Review {
     if (text) figure.querySelector(".stack").append(make("p", text, { class: "lack", "data-of": name }))
   }
 
-  layers() {  // a layer is asked for when it is shown for the first time
+  layers() {  // a layer is loaded when it is shown for the first time
     for (const figure of byId("pair").children) for (const name of Object.values(LAYERS)) {
       const known = name === "truth" || figure.dataset.predicted === "true"
       let layer = figure.querySelector(`.layer.${name}`)
-      if (!known && this.shown.has(name)) this.lack(figure, name, `there is no held-out ${name} of this image`)
+      if (!known && this.shown.has(name)) this.lack(figure, name, `there is no held-out ${name} for this image`)
       if (known && !layer && this.shown.has(name)) {
         layer = make("img", undefined, { class: `layer ${name}`, alt: name, src: `${name}/${figure.dataset.number}` })
-        layer.addEventListener("error", () => { layer.hidden = true; layer.dataset.lost = ""; this.lack(figure, name, `there is no ${name} of this image`) })
+        layer.addEventListener("error", () => { layer.hidden = true; layer.dataset.lost = ""; this.lack(figure, name, `there is no ${name} for this image`) })
         figure.querySelector(".inner").append(layer)
       }
       if (layer) layer.hidden = !this.shown.has(name) || "lost" in layer.dataset
@@ -175,8 +175,8 @@ class Review {
 
   decisions(image, at) {
     const { item } = this, figure = byId("pair").children[at], other = item.images[1 - at]
-    const now = image.use === "train" ? "keep" : image.use, state = image.decided ? "Decided" : "Not decided; now"
-    const lost = image.alone ? "; but the other is left out or learns another mask, so this one is left out too" : ""
+    const now = image.use === "train" ? "keep" : image.use, state = image.decided ? "Decided" : "No decision yet; currently"
+    const lost = image.alone ? "; but the other image is left out or trained with another mask, so this image is left out too" : ""
     figure.querySelector("figcaption").textContent = `${image.id}${image.empty ? ", empty mask" : ""}. ${state}: ${holds(image, other)}${lost}.`
     figure.querySelector(".decisions").replaceChildren(...item.actions.map(action => {
       const key = Object.keys(ACTIONS).find(one => ACTIONS[one] === action)
