@@ -226,11 +226,11 @@ def test_columns_of_the_sample_stay_but_for_those_that_are_named(tmp_path: Path)
     assert want.copied == ["Usage"] and want.header == ["id", "Usage", "rle", "score"]
     frame = pd.read_csv(write(tmp_path / "mine.csv", want, drawn()), dtype=str, keep_default_na=False)
     assert frame["Usage"].tolist() == ["a", "b", "c"] and frame["score"].tolist() == ["1.0", "1.0", "0.0"]
-    with pytest.raises(PipelineError, match="submission.columns names sure, and sample.csv has id, Usage, rle, score"):
+    with pytest.raises(PipelineError, match="submission.columns names sure, but sample.csv has id, Usage, rle, score"):
         wanted(tmp_path, sample_submission="sample.csv", submission={"columns": {"sure": "{score}"}})
-    with pytest.raises(PipelineError, match="submission.columns.x names {site}, which images do not have"):
+    with pytest.raises(PipelineError, match="submission.columns.x names {site}, which the images do not have"):
         wanted(tmp_path, submission={"columns": {"x": "{site}"}})
-    with pytest.raises(PipelineError, match="calls images t1 and t3 both 'a'"):
+    with pytest.raises(PipelineError, match="gives images t1 and t3 the same id, 'a'"):
         wanted(tmp_path, images(extra_name=["a", "b", "a"]), submission={"columns": {"id": "{name}"}})
 
 

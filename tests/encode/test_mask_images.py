@@ -207,7 +207,7 @@ def test_names_must_tell_images_apart(tmp_path: Path) -> None:
     with pytest.raises(PipelineError, match=r"submission.image gives images t1 and t3 the same name, a.tif"):
         mask_images.members(want)
     with pytest.raises(
-        PipelineError, match=r"submission.image names {cas}, which images do not have; they have {class}"
+        PipelineError, match=r"submission.image names {cas}, which the images do not have; they have {class}"
     ):
         wanted(tmp_path, submission={"format": "images", "image": "{cas}.tif"})
     with pytest.raises(ValueError, match="classes may overlap"):

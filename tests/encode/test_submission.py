@@ -420,5 +420,5 @@ def test_rows_of_a_sample_submission_decide(tiny: Tiny) -> None:
     masks = {name: np.ones((3, *SHAPE), np.uint8) for name in TEST_IDS}
     assert list(written(tiny.root / "mine.csv", want, masks).columns) == ["image", "class", "mask"]
     pd.DataFrame([*rows, {"image": "t1", "class": "dent", "mask": ""}]).to_csv(tiny.input / "sample.csv", index=False)
-    with pytest.raises(Exception, match="row 10: 't1' names no id and class of the YAML"):
+    with pytest.raises(Exception, match="row 10: 't1' does not name an id and a class of the YAML"):
         submission.expected(run.competition, run.input, run.competition_folder)
