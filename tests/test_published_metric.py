@@ -253,7 +253,7 @@ def competition_of(folder: Path, code: str | None, **metric: Any) -> Competition
         ("import no_such_thing\n", {}, "line 1 imports no_such_thing, which is not installed"),
         ("def points(a, b, c):\n    return 1\n", {}, "has no function `score`; it has points: name the"),
         ("def score(solution):\n    return 1\n", {}, "line 1: score(solution) cannot be called with (solution"),
-        ("def score(a, b, c, tolerance):\n    return 1\n", {}, "missing a required argument: 'tolerance'. Give its other"),
+        ("def score(a, b, c, tolerance):\n    return 1\n", {}, "a required argument: 'tolerance'. Give its other"),
         ("def score(a, b, c):\n    return 1\n", {"arguments": {"k": 1}}, "unexpected keyword argument 'k'"),
     ],
 )  # fmt: skip

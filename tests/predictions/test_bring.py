@@ -313,14 +313,14 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "last": ({"oof": lambda a: a[..., None]}, "the classes are the last axis"),
     "flat": ({"oof": lambda a: a[0]}, r"oof.npy holds shape 20×30; expected probabilities"),
     "transposed": ({"oof": lambda a: np.zeros((12, 60, 40), np.float32)}, "60×40 .*it looks transposed"),
-    "fewer ids": ({"oof_ids": TRAIN_IDS[:-1]}, "oof.csv has 11 ids, and oof.npy 12 images"),
+    "fewer ids": ({"oof_ids": TRAIN_IDS[:-1]}, "oof.csv has 11 ids, and oof.npy has 12 images"),
     "repeated": ({"oof_ids": ["a02", *TRAIN_IDS[1:]]}, r"oof.csv repeats 1 id, 'a02' \(row 3\)"),
-    "unknown": ({"oof_ids": ["b1", "b2", *TRAIN_IDS[2:]]}, r"2 ids, 'b1' \(row 2\), .*valid ids look like 'a01', 'a02'"),
+    "unknown": ({"oof_ids": ["b1", "b2", *TRAIN_IDS[2:]]}, r"2 ids, 'b1' \(row 2\), .*ids look like 'a01', 'a02'"),
     "other set": ({"oof_ids": [*TEST_IDS, *TRAIN_IDS[4:]]}, "that no training image has; they belong to the other set"),
     "fold": ({"folds": [*[0] * 11, "x"]}, r"oof.csv row 13: fold is 'x'; expected 0, 1, 2"),
     "test size": ({"test": np.zeros((4, 9, 9), np.uint8), "test_ids": TEST_IDS}, "give both the same rows × columns"),
     "test ids": ({"test": np.zeros((3, 20, 30), np.uint8), "test_ids": TEST_IDS[1:]}, "lacks 1 of 4 test images.* t1"),
-    "test again": ({"test": np.zeros((4, 20, 30), np.uint8), "test_ids": TRAIN_IDS[:4]}, "that no test image has; they belong"),
+    "test again": ({"test": np.zeros((4, 20, 30), np.uint8), "test_ids": TRAIN_IDS[:4]}, "that no test image has; they"),
 }  # fmt: skip
 
 
