@@ -266,7 +266,7 @@ def test_a_test_image_with_the_id_of_a_training_image_or_of_another_type(tiny: T
     assert "image is uint16, the first image of the competition is uint8" in tiny.refused("decode")
     (tiny.root / "work" / "tiny" / "images.parquet").unlink()  # nothing but the weights says what they know
     driver.run_stage(opened(tiny), "decode", subset="test")
-    with pytest.raises(PipelineError, match=r"was trained on uint8 images, and those to predict are uint16"):
+    with pytest.raises(PipelineError, match=r"was trained on uint8 images, but those to predict are uint16"):
         driver.run_stage(opened(tiny), "predict")
 
 

@@ -320,7 +320,7 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "fold": ({"folds": [*[0] * 11, "x"]}, r"oof.csv row 13: fold is 'x'; expected 0, 1, 2"),
     "test size": ({"test": np.zeros((4, 9, 9), np.uint8), "test_ids": TEST_IDS}, "give both the same rows × columns"),
     "test ids": ({"test": np.zeros((3, 20, 30), np.uint8), "test_ids": TEST_IDS[1:]}, "lacks 1 of 4 test images.* t1"),
-    "test again": ({"test": np.zeros((4, 20, 30), np.uint8), "test_ids": TRAIN_IDS[:4]}, "that no test image has; they"),
+    "test again": ({"test": np.zeros((4, 20, 30), np.uint8), "test_ids": TRAIN_IDS[:4]}, "that no test image has;"),
 }  # fmt: skip
 
 

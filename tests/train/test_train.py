@@ -518,7 +518,7 @@ def test_a_moving_average_forgets_the_weights_of_the_start() -> None:
 
 def test_raw_files_and_weights_that_are_missing_are_said_at_once(tiny: Tiny) -> None:
     run = open_run(str(tiny.recipe_path), assignments=["model.weights=w.pth"])
-    weights = "model.weights: w.pth does not exist; give a file, `imagenet` or `none`."
+    weights = "model.weights: w.pth does not exist; expected a file, `imagenet` or `none`."
     with pytest.raises(PipelineError) as alone:
         check_training(run, force=False, decodes=True)
     assert str(alone.value) == weights

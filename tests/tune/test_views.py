@@ -307,6 +307,6 @@ def test_the_runs_of_an_ensemble_decide_on_their_views(run: Run) -> None:
     driver.run_stage(fixed, "tune")
     assert [step["kept"] for step in read_json(fixed.postprocess)["steps"]] == [True, True]
     # the second run's test images were predicted plain, and are not any more what its tune has decided on
-    message = rf"_fold_0.npy was predicted with test-time augmentation none, but tune of {names[1]} has since chosen hflip"
+    message = rf"predicted with test-time augmentation none, but tune of {names[1]} has since chosen hflip"
     with pytest.raises(PipelineError, match=message):
         blends.test(fixed, read_json(fixed.postprocess))
