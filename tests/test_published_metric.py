@@ -276,7 +276,7 @@ def test_a_file_that_cannot_be_used(code: str | None, metric: dict[str, Any], se
         ("return True", {}, "score returned True for 2 rows; expected a number."),
         ("return '0.5'", {}, "score returned '0.5' for 2 rows; expected a number."),
         ("return 10**400", {}, "for 2 rows; expected a number."),
-        ("return 1", {"row_id": "row"}, "metric.row_id is row, and the solution has the columns id, mask."),
+        ("return 1", {"row_id": "row"}, "metric.row_id is row, but the solution has the columns id, mask."),
     ],
 )  # fmt: skip
 def test_a_function_that_fails(body: str, metric: dict[str, Any], sentence: str, tmp_path: Path) -> None:

@@ -156,7 +156,7 @@ def test_a_node_that_dies(alone: Run, cluster: Any, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(Shares, "advance", dies)
     run = on_ray(alone, "dies", cluster)
     said = capsys.readouterr().err
-    assert "is lost; it goes on from what it had written" in said and "going on from work/" in said
+    assert "is lost; it goes on from what it had written" in said and "resuming from work/" in said
     assert hashes(run) == hashes(alone)
     assert run.submission.read_bytes() == alone.submission.read_bytes()
 

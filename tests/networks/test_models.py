@@ -362,7 +362,7 @@ def test_a_network_of_ones_own(own: str) -> None:
         ("{}:Net", {"options": {"fault": "forward"}}, r"failed on an image of shape \(1, 1, 64, 64\).*no way"),
         ("{}:Net", {"options": {"fault": "size"}}, r"returned shape \(1, 1, 32, 64\).*expected .*\(1, 1, 64, 64\)"),
         ("{}:Net", {"options": {"fault": "type"}}, "returned <class 'dict'> for an image"),
-        ("{}:Net", {"presence": True}, "model.presence is True, and .* returned none as presence"),
+        ("{}:Net", {"presence": True}, "model.presence is True, but .* returned none as presence"),
         ("{}:Net", {"dropout": 0.5}, "model.dropout is 0.5, .*set model.dropout=0"),
     ],
 )

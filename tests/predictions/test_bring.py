@@ -397,7 +397,7 @@ def test_the_name_of_a_trained_run_is_refused(ready: Tiny) -> None:
         imported(ready, trained.name)
     assert not (trained.folder / "arrays").exists()
     brought = open_run(str(ready.recipe_path), name="mine")  # and the other way round
-    with pytest.raises(PipelineError, match="holds training made differently"):
+    with pytest.raises(PipelineError, match="holds training with other inputs or settings"):
         driver.run_stage(brought, "train")
 
 

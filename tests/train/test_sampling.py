@@ -81,7 +81,7 @@ def test_groups_that_are_all_alike_lose_nothing() -> None:
 
 
 def test_fewer_groups_than_a_batch() -> None:
-    with pytest.raises(PipelineError, match="a batch has 4 images, and there are 2 groups .*set train.batch_size"):
+    with pytest.raises(PipelineError, match="a batch has 4 images, but there are only 2 groups .*set train.batch_size"):
         EpochSampler(10, 0, groups=np.arange(10) % 2, batch_size=4)
 
 

@@ -456,7 +456,7 @@ def test_a_fold_that_collapses_says_so(tiny: Tiny, level: float, word: str, caps
 
 def test_one_image_a_group_needs_groups(tiny: Tiny) -> None:
     run = prepare(tiny, {"train": {"folds": [0], "sampler": {"one_per_group": True}}})
-    with pytest.raises(PipelineError, match="one_per_group needs groups, and the images have none"):
+    with pytest.raises(PipelineError, match="one_per_group needs groups, but the images have none"):
         train(run)
 
 
@@ -547,5 +547,5 @@ def test_a_run_that_starts_from_another_normalises_as_that_one_did(tmp_path: Pat
     assert started("encoder", "encoder").mean.flatten().tolist() == [1.0] * 3
     assert started("imagenet", "encoder", mean=[3.0] * 3, std=[4.0] * 3).mean.flatten().tolist() == [3.0] * 3
     assert started("image", "encoder").mean.flatten().tolist() == [5.0] * 3  # which has none to take over
-    with pytest.raises(PipelineError, match="has a mean and a deviation of its own.*set image.normalize=encoder"):
+    with pytest.raises(PipelineError, match="contains its own mean and deviation.*set image.normalize=encoder"):
         started("encoder", "imagenet")
