@@ -64,7 +64,7 @@ def test_places() -> None:
     assert places(["0", "1"], per_gpu=2) == ["0", "1", "0", "1"]
     assert places(["0", "1", "2", "3", "4"], gpus=2) == ["0,1", "2,3"]
     assert places([], gpus=2, per_gpu=3) == [None] * 3
-    with pytest.raises(PipelineError, match=r"asks for 2 GPUs, and 1 GPU is there \(7\): set train.devices to 1"):
+    with pytest.raises(PipelineError, match=r"needs 2 GPUs, but only 1 GPU is visible \(7\): set train.devices to 1"):
         places(["7"], gpus=2)
 
 
