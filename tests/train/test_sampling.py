@@ -49,7 +49,7 @@ def test_share_of_positive_images(share: float) -> None:
 
 def test_share_of_positive_images_needs_both_kinds() -> None:
     every = np.ones((4, 1), bool)
-    with pytest.raises(PipelineError, match="of 4 training images 4 have a mask"):
+    with pytest.raises(PipelineError, match="4 of 4 training images have a mask"):
         weights_of(SamplerSettings(positive_share=0.5), every, every[:, 0])
 
 

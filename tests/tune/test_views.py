@@ -175,7 +175,7 @@ def test_no_image_counts(run: Run) -> None:
     kept = run.folds_file.read_bytes()
     try:
         folds.assign(use="drop").to_csv(run.folds_file, index=False)
-        with pytest.raises(PipelineError, match="tune.rows is cleaned, and none of the 8 out-of-fold images is such"):
+        with pytest.raises(PipelineError, match="tune.rows is cleaned, but none of the 8 out-of-fold images is such"):
             driver.run_stage(run, "tune")
     finally:
         run.folds_file.write_bytes(kept)
