@@ -75,7 +75,9 @@ def test_what_would_stop_encode_is_said_before_training(tmp_path: Path, monkeypa
     pd.read_csv(manifest).drop(columns="image_id").to_csv(manifest, index=False)
     for stage in ("decode", "clean", "split"):
         run_stage(run, stage)
-    with pytest.raises(PipelineError, match="submission.columns.image_id names {image_id}, which images do not have"):
+    with pytest.raises(
+        PipelineError, match="submission.columns.image_id names {image_id}, which the images do not have"
+    ):
         check_submission(run)
 
 

@@ -166,7 +166,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(
     assert "fold 0 stopped after epoch" in " ".join(status.split())
 
     resumed = pipeline(root, "run", str(undisturbed.recipe), "--json")
-    assert "going on from" in resumed.stderr and "  verdict  " in resumed.stderr
+    assert "resuming from" in resumed.stderr and "  verdict  " in resumed.stderr
     check_events(read_events(resumed.stdout), root)
     for fold in ("fold_0", "fold_1"):
         here, there = (folder / fold for folder in (history.parent.parent, undisturbed.folder))

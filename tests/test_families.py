@@ -175,7 +175,7 @@ def test_rare_classes_are_spread_over_the_folds(mars: Run) -> None:
 @pytest.mark.parametrize(
     ("row", "fault"),
     [
-        ("0," + ",".join(["4"] * 1500), "row 8: id 0 stands in row 2 already"),
+        ("0," + ",".join(["4"] * 1500), "row 8: id 0 is already in row 2"),
         ("9," + ",".join(["1"] * 1500), "row 8: id '9' is not in the test set"),
     ],
 )
@@ -203,11 +203,11 @@ def test_class_maps_that_are_not_there_or_no_text(mars: Run, tmp_path: Path) -> 
     ("values", "fault"),
     [
         (["1"] * 1499, "row 2: id 0: has 1499 pixels; expected 1500"),
-        (["7"] + ["1"] * 1499, "row 2: id 0: 7 is no class (0, 1, 2, 3)"),
-        (["-1"] + ["1"] * 1499, "row 2: id 0: -1 is no class (0, 1, 2, 3)"),
+        (["7"] + ["1"] * 1499, "row 2: id 0: 7 is not a class (0, 1, 2, 3)"),
+        (["-1"] + ["1"] * 1499, "row 2: id 0: -1 is not a class (0, 1, 2, 3)"),
         (["1.5"] + ["1"] * 1499, "row 2: id 0: '1.5' is not a whole number"),
         (["--1"] + ["1"] * 1499, "row 2: id 0: '--1' is not a whole number"),
-        (["9" * 23] + ["1"] * 1499, f"row 2: id 0: '{'9' * 23}' is no class"),
+        (["9" * 23] + ["1"] * 1499, f"row 2: id 0: '{'9' * 23}' is not a class"),
     ],
 )
 def test_check_of_pixels(mars: Run, tmp_path: Path, values: list[str], fault: str) -> None:

@@ -219,9 +219,9 @@ def test_swapped_images_of_equal_ids_are_predicted_anew(tiny: Tiny, has_sample: 
     contents = first.read_bytes(), second.read_bytes()
     for path, content in zip((second, first), contents, strict=True):
         path.write_bytes(content)
-    with pytest.raises(PipelineError, match=r"raw test images changed since .*test_images.npy was made \(.*t2.tif"):
+    with pytest.raises(PipelineError, match=r"raw test images changed after .*test_images.npy was made \(.*t2.tif"):
         driver.run_stage(run, "predict")
-    with pytest.raises(PipelineError, match=r"raw test images changed since .*test_fold_0.npy was predicted"):
+    with pytest.raises(PipelineError, match=r"raw test images changed after .*test_fold_0.npy was predicted"):
         driver.run_stage(run, "encode")
     driver.run_stage(run, "decode", subset="test")
     for path in paths:
@@ -266,7 +266,7 @@ def test_a_test_image_with_the_id_of_a_training_image_or_of_another_type(tiny: T
     assert "image is uint16, the first image of the competition is uint8" in tiny.refused("decode")
     (tiny.root / "work" / "tiny" / "images.parquet").unlink()  # nothing but the weights says what they know
     driver.run_stage(opened(tiny), "decode", subset="test")
-    with pytest.raises(PipelineError, match=r"was trained on uint8 images, and those to predict are uint16"):
+    with pytest.raises(PipelineError, match=r"was trained on uint8 images, but those to predict are uint16"):
         driver.run_stage(opened(tiny), "predict")
 
 

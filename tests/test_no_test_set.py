@@ -68,7 +68,7 @@ def test_any_folder_is_predicted(tiny: Tiny, tmp_path: Path) -> None:
     assert code == 0
     assert pd.read_csv(tmp_path / "new.csv")["id"].tolist() == ["t1", "t2", "t3", "t4"]
     result = CliRunner().invoke(app, ["check", str(tmp_path / "new.csv"), "--competition", str(tiny.competition_path)])
-    assert str(result.exception).startswith("the competition tiny has no test set (`test: null`), and so no ")
+    assert str(result.exception).startswith("the competition tiny has no test set (`test: null`) and therefore no ")
 
 
 def test_submit_and_score_say_that_there_is_no_test_set(tiny: Tiny) -> None:
@@ -76,7 +76,7 @@ def test_submit_and_score_say_that_there_is_no_test_set(tiny: Tiny) -> None:
     assert code == 2 and "has no test set (`test: null`), so there is no submission" in told
     some = tiny.root / "some.csv"
     result = CliRunner().invoke(app, ["score", str(some), str(some), "--competition", str(tiny.competition_path)])
-    assert "has no test set (`test: null`), and so no submissions" in str(result.exception)
+    assert "has no test set (`test: null`) and therefore no submissions" in str(result.exception)
 
 
 def test_ids_of_a_folder_are_made_as_those_of_training(tmp_path: Path) -> None:

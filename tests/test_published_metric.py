@@ -249,11 +249,11 @@ def competition_of(folder: Path, code: str | None, **metric: Any) -> Competition
         (None, {}, "metric.py does not exist: put the competition's published metric there"),
         ("def score(:\n", {}, "metric.py line 1: SyntaxError: invalid syntax"),
         ("x = 1\ny = x / 0\n", {}, "metric.py line 2: ZeroDivisionError: division by zero"),
-        ("import kaggle_metric_utilities\n", {}, "imports kaggle_metric_utilities, which exists only where Kaggle"),
+        ("import kaggle_metric_utilities\n", {}, "imports kaggle_metric_utilities, which exists only on Kaggle's"),
         ("import no_such_thing\n", {}, "line 1 imports no_such_thing, which is not installed"),
         ("def points(a, b, c):\n    return 1\n", {}, "has no function `score`; it has points: name the"),
         ("def score(solution):\n    return 1\n", {}, "line 1: score(solution) cannot be called with (solution"),
-        ("def score(a, b, c, tolerance):\n    return 1\n", {}, "missing a required argument: 'tolerance'. Give what"),
+        ("def score(a, b, c, tolerance):\n    return 1\n", {}, "a required argument: 'tolerance'. Give its other"),
         ("def score(a, b, c):\n    return 1\n", {"arguments": {"k": 1}}, "unexpected keyword argument 'k'"),
     ],
 )  # fmt: skip
@@ -276,7 +276,7 @@ def test_a_file_that_cannot_be_used(code: str | None, metric: dict[str, Any], se
         ("return True", {}, "score returned True for 2 rows; expected a number."),
         ("return '0.5'", {}, "score returned '0.5' for 2 rows; expected a number."),
         ("return 10**400", {}, "for 2 rows; expected a number."),
-        ("return 1", {"row_id": "row"}, "metric.row_id is row, and the solution has the columns id, mask."),
+        ("return 1", {"row_id": "row"}, "metric.row_id is row, but the solution has the columns id, mask."),
     ],
 )  # fmt: skip
 def test_a_function_that_fails(body: str, metric: dict[str, Any], sentence: str, tmp_path: Path) -> None:
@@ -369,9 +369,12 @@ def test_no_interval_where_rows_of_other_ids_score_otherwise() -> None:
             raise ValueError("strange id")
         return 1.0
 
-    assert "every group twice has another score (36) than every group once (18)" in drawn(first).reason
-    assert "it cannot score groups that are drawn twice" in drawn(known).reason and "strange id" in drawn(known).reason
-    assert drawn(by_id, groups=1).reason == "all images are of one group"
+    assert "with every group twice the score is 36, with every group once 18" in drawn(first).reason
+    assert (
+        "the metric cannot score groups that are drawn twice" in drawn(known).reason
+        and "strange id" in drawn(known).reason
+    )
+    assert drawn(by_id, groups=1).reason == "all images belong to one group"
     assert drawn(by_id, groups=1).interval(0) is None
 
 
@@ -477,7 +480,9 @@ def test_a_column_of_the_solution_that_cannot_be_made(name: str, tmp_path: Path)
     competition = competition_of(tmp_path, F_HALF, solution={"unit": f"{{{name}}}"})
     with pytest.raises(PipelineError) as caught:
         metric_tables.columns_of(IMAGES, np.array(["p", "q"]), competition)
-    assert f"metric.solution.unit names {{{name}}}, which images do not have; they have {{age}}" in str(caught.value)
+    assert f"metric.solution.unit names {{{name}}}, which the images do not have; they have {{age}}" in str(
+        caught.value
+    )
 
 
 def test_instances_share_a_cell_where_the_yaml_says_so(tmp_path: Path) -> None:

@@ -275,5 +275,5 @@ def test_ensembles_average_what_separates(split: tuple[Tiny, Run], monkeypatch: 
     assert [blends.separator_of(run) for run in runs] == [None, "border", "distance"]
     monkeypatch.setattr(blends.other_runs, "runs_of", lambda run: runs if run.name == "all" else runs[:2])
     assert blends.separator_of(named(split[1], "some")) == "border"
-    with pytest.raises(PipelineError, match="none: none, border: border, distance: distance.*have no mean"):
+    with pytest.raises(PipelineError, match="none: none, border: border, distance: distance.*cannot be averaged"):
         blends.separator_of(named(split[1], "all"))

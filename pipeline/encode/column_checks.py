@@ -1,4 +1,4 @@
-"""Looks at the columns of a submission that are not predicted."""
+"""Checks the columns of a submission that are not predicted."""
 
 import pandas as pd
 
@@ -8,14 +8,14 @@ from pipeline.predictions.format import further_columns
 from pipeline.predictions.format.expected import Expected
 
 COLUMNS_SHOWN = 10
-"""Further columns that a note names."""
+"""The largest number of further columns that a note names."""
 
 
 def faults_of(frame: pd.DataFrame, want: Expected) -> list[tuple[int, str]]:
-    """Returns number and fault of every row that has something wrong in the columns that the YAML names."""
+    """Returns the number and the fault of every row with a wrong value in the columns that the YAML names."""
     if not want.made:
         return []
-    found = []
+    faults = []
     images, known = {text: image_id for image_id, text in want.written.items()}, set(want.ids)
     keys = zip(frame.index + 2, keys_of(frame, want.settings, want.labels), strict=True)
     columns = {name: frame[name].tolist() for name in want.made}
@@ -26,13 +26,13 @@ def faults_of(frame: pd.DataFrame, want: Expected) -> list[tuple[int, str]]:
         names = {**want.names.get(image_id, {}), "class": label or want.only_label}
         for name, template in want.made.items():
             if fault := further_columns.fault(name, template, columns[name][place], names):
-                found.append((int(number), f"row {number}: id {image_id}: {fault}"))
-    return found
+                faults.append((int(number), f"row {number}: id {image_id}: {fault}"))
+    return faults
 
 
 def notes_on(frame: pd.DataFrame, want: Expected) -> list[Reason]:
-    """Returns which of the columns that are neither predicted nor named by the YAML hold what the sample submission
-    holds, by id, and which do not."""
+    """Returns notes on the columns that are neither predicted nor named by the YAML: which of them equal those of the
+    sample submission, by id, and which differ."""
     numbers = {label: number for number, label in enumerate(want.labels)}
     images = {text: image_id for image_id, text in want.written.items()}
     keys = [
@@ -50,16 +50,16 @@ def notes_on(frame: pd.DataFrame, want: Expected) -> list[Reason]:
             same.append(column)
             continue
         row = differ[0]
-        example = f"row {frame.index[row] + 2} has {values[row][:40]!r}, there it is {wanted[row][:40]!r}"
+        example = f"row {frame.index[row] + 2} has {values[row][:40]!r}, the sample {wanted[row][:40]!r}"
         others.append(f"{column} in {len(differ)} of {len(frame)} rows ({example})")
-    found = []
+    notes = []
     if same:
-        text = f"Not predicted, but as they are in {want.sample}: {_some(same)}."
-        found.append(Reason("note", "further columns", text))
+        text = f"Not predicted, but equal to {want.sample}: {_some(same)}."
+        notes.append(Reason("note", "further columns", text))
     if others:
-        text = f"Other values than in {want.sample}: {_some(others)}; nothing here can tell whether they are right."
-        found.append(Reason("note", "further columns", text))
-    return found
+        text = f"Values that differ from {want.sample}: {_some(others)}. Whether they are right cannot be checked."
+        notes.append(Reason("note", "further columns", text))
+    return notes
 
 
 def _some(texts: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""Finds what is wrong with a submission: its columns, ids, masks, and instances that share pixels."""
+"""Finds the faults of a submission: in its columns, ids and masks, and instances that share pixels."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -23,18 +23,19 @@ Fault = tuple[int, str]
 
 
 def examine(path: Path, want: Expected, measure: Measure | None = None) -> tuple[list[str], list[Reason]]:
-    """Returns every fault of a submission, each naming its row or mask image (none: it is valid), and notes on it.
+    """Returns every fault of a submission, each naming its row or mask image, and notes; without faults it is valid.
 
-    Another order of rows than the sample submission's is a note: Kaggle matches rows by their ids. So is what it holds
-    in the columns of the sample that are not predicted.
+    A different order of rows than in the sample submission is a note, because Kaggle matches rows by their ids. Values
+    in columns that are not predicted are described in a note too.
 
     Args:
         path: the submission, a file of any kind or a folder of mask images.
         want: what it must hold.
-        measure: is given every sound mask, the instances of an image as one, so that nothing is decoded twice.
+        measure: called with every valid mask, with all instances of an image as one mask, so that nothing is decoded
+            twice.
 
     Raises:
-        PipelineError: there is none, or it is of another kind.
+        PipelineError: the file does not exist, or is of another kind.
     """
     notes: list[Reason] = []
     if want.settings.format == "labels":
@@ -62,11 +63,10 @@ def faults_of(path: Path, want: Expected) -> list[str]:
 
 
 def file_note(path: Path, want: Expected) -> list[Reason]:
-    """Returns that a file is of another kind than the competition's submissions, where it is."""
-    found = file_of_name(path.name)
-    if found == want.file or path.is_dir():
+    """Returns a note if a file is of another kind than the competition's submissions."""
+    if file_of_name(path.name) == want.file or path.is_dir():
         return []
-    text = f"The competition takes {ENDINGS[want.file]}, and this is {path.name}: it was read all the same."
+    text = f"The competition takes {ENDINGS[want.file]}, but this is {path.name}. It was read nevertheless."
     return [Reason("note", "kind of file", text, "submission.file in the competition's YAML")]
 
 
@@ -74,23 +74,24 @@ def file_note(path: Path, want: Expected) -> list[Reason]:
 
 
 def _missing(rows: dict[Key, str], want: Expected) -> list[str]:
-    """Which rows or mask images are missing."""
+    """Returns a fault that lists missing rows or mask images."""
     if want.needed == "nothing":
         return []
     if want.settings.format == "images":
-        names = {one.name: {key for page in one.keys for key in page} for one in mask_images.members(want)}
+        members = mask_images.members(want)
+        names = {member.name: {key for page in member.keys for key in page} for member in members}
         missing = [name for name, keys in names.items() if not keys & rows.keys()]
         return _listed(missing, len(names), "mask images")
     if want.needed == "images":
-        there = {image_id for image_id, _ in rows}
-        return _listed([one for one in want.ids if one not in there], len(want.ids), "test ids")
-    there_keys = {want.row_key(key) for key in rows}
+        present = {image_id for image_id, _ in rows}
+        return _listed([image_id for image_id in want.ids if image_id not in present], len(want.ids), "test ids")
+    present_keys = {want.row_key(key) for key in rows}
     needed = dict.fromkeys(map(want.row_key, want.keys))
-    return _listed([want.name(key) for key in needed if key not in there_keys], len(needed), "test ids")
+    return _listed([want.name(key) for key in needed if key not in present_keys], len(needed), "test ids")
 
 
-def _listed(missing: list[str], count: int, what: str) -> list[str]:
-    return [f"{len(missing)} of {count} {what} are missing: {', '.join(missing[:5])}"] if missing else []
+def _listed(missing: list[str], count: int, kind: str) -> list[str]:
+    return [f"{len(missing)} of {count} {kind} are missing: {', '.join(missing[:5])}"] if missing else []
 
 
 def _order(rows: dict[Key, str], want: Expected) -> list[Reason]:
@@ -99,12 +100,12 @@ def _order(rows: dict[Key, str], want: Expected) -> list[Reason]:
     if moved is None or want.sample is None or want.needed != "keys":
         return []
     key, where, wanted = moved
-    difference = f"{where} is {want.name(key)}, there it is {want.name(wanted)}"
-    return [Reason("note", "row order", f"Rows stand in another order than in {want.sample}: {difference}.")]
+    difference = f"{where} is {want.name(key)}, in the sample it is {want.name(wanted)}"
+    return [Reason("note", "row order", f"Rows are in another order than in {want.sample}: {difference}.")]
 
 
 def _without_rows(rows: dict[Key, str], want: Expected) -> list[Reason]:
-    """Says which classes of images have no row, where that means that there is nothing of them."""
+    """Returns a note on classes of images without a row, if this counts as an empty mask."""
     missing = [key for key in want.keys if key not in rows]
     if want.needed != "images" or not missing:
         return []
@@ -118,24 +119,24 @@ def _without_rows(rows: dict[Key, str], want: Expected) -> list[Reason]:
 def _faults_of_table(
     frame: pd.DataFrame, want: Expected, measure: Measure | None
 ) -> tuple[list[str], dict[Key, str] | None]:
-    """Faults in the order of their rows, and the first row of every key; None: the columns are others."""
+    """Returns the faults in the order of their rows, and the first row of every key; None if the columns are wrong."""
     wrong = set(frame.columns) != set(want.header) if want.file == "json" else list(frame.columns) != want.header
     if wrong:
-        of = f" as in {want.sample}" if want.copied else ""
-        wanted = f"{', '.join(want.header)}, in this order{of}"
+        as_sample = f" as in {want.sample}" if want.copied else ""
+        wanted = f"{', '.join(want.header)}, in this order{as_sample}"
         return [f"columns are {column_names(frame.columns)}; expected {wanted}"], None
     return _Check(want, measure).run(rows_of(frame, want), column_checks.faults_of(frame, want))
 
 
 @dataclass
 class _Check:
-    """Looks at every mask of a submission."""
+    """Checks every mask of a submission."""
 
     want: Expected
     measure: Measure | None
     faults: list[Fault] = field(default_factory=list)
     first: dict[Key, str] = field(default_factory=dict)
-    """Where the first row of every key stands."""
+    """The first row of every key, as messages name it."""
 
     def run(self, rows: Iterable[Row], faults: Iterable[Fault] = ()) -> tuple[list[str], dict[Key, str]]:
         """Returns the faults in the order of rows, and the first row of every key."""
@@ -145,7 +146,7 @@ class _Check:
             together.setdefault(key[0], []).append(key)
         for image_id, keys in together.items():
             self._look_at(image_id, {key: lines[key] for key in keys})
-        every = sorted([*self.faults, *faults], key=lambda one: one[0])
+        every = sorted([*self.faults, *faults], key=lambda fault: fault[0])
         return [text for _, text in every], self.first
 
     def _by_key(self, rows: Iterable[Row]) -> dict[Key, list[Row]]:
@@ -162,7 +163,7 @@ class _Check:
                 continue
             first = self.first.setdefault(key, row.where)
             if first != row.where and want.settings.row != "instance":
-                self._fault(row, f"id {want.name(want.row_key(key))} stands in {first} already")
+                self._fault(row, f"id {want.name(want.row_key(key))} is already in {first}")
             elif row.fault:
                 self._fault(row, f"id {want.name(want.row_key(key))}: {row.fault}")
             else:
@@ -171,11 +172,11 @@ class _Check:
 
     def _fault(self, row: Row, text: str) -> None:
         fault = (row.number, f"{row.where}: {text}")
-        if fault not in self.faults[-1:]:  # a cell and a class map are looked at once for each class
+        if fault not in self.faults[-1:]:  # a cell or a class map is checked once for each class
             self.faults.append(fault)
 
     def _look_at(self, image_id: str, lines: dict[Key, list[Row]]) -> None:
-        """Finds what is wrong with the masks of an image."""
+        """Checks the masks of an image."""
         want = self.want
         shape = want.shapes.get(image_id)
         order: Literal["F", "C"] = "F" if want.convention.order == "column" else "C"  # as masks are decoded
@@ -195,8 +196,8 @@ class _Check:
                 self.measure(image_id, want.classes[0] if key[1] is None else key[1], covered)
 
     def _covered(self, key: Key, rows: list[Row], owner: np.ndarray, seen: list[Row]) -> np.ndarray | None:
-        """The sound masks of a key as one. `owner` (h, w) has for each pixel the number in `seen`, from 1, of the row
-        that has it."""
+        """Returns the valid masks of a key as one mask. `owner` (h, w) holds for each pixel the number, from 1, of its
+        row in `seen`."""
         want, covered = self.want, None
         texts: dict[str, Row] = {}
         apart = want.settings.overlap == "none" or (want.by_instance and want.settings.overlap == "classes")
@@ -207,7 +208,7 @@ class _Check:
             if not fault and (first := texts.setdefault(text, row)) is not row:
                 fault = f"is the same as {first.where}"
             elif not fault and some_empty and not mask.any():
-                fault = "an empty mask stands beside other instances"
+                fault = "it is an empty mask, but the image has other instances"
             elif not fault and apart and (other := int((owner * mask).max(initial=0))):
                 pixels = np.count_nonzero((owner == other) & (mask == 1))
                 fault = f"shares {pixels} pixel{'' if pixels == 1 else 's'} with {_other(row, seen[other - 1])}"
@@ -221,10 +222,10 @@ class _Check:
         return covered
 
     def _decoded(self, row: Row, shape: tuple[int, ...]) -> tuple[str, np.ndarray]:
-        """What is wrong with a mask, and the mask."""
+        """Returns the fault of a mask, "" if it has none, and the mask."""
         want, size = self.want, (shape[0], shape[1])
         try:
-            # what encoding the decoded mask again would give
+            # the text that encoding the decoded mask again would give
             again = rle.convert(row.text, size, want.convention, want.convention)
             mask = rle.decode(row.text, size, want.convention)
         except rle.RleError as error:
@@ -232,7 +233,8 @@ class _Check:
         return not_canonical(row.text, again) if again != rle_text.spelled(row.text, want.convention) else "", mask
 
     def _look_at_windows(self, key: Key, row: Row) -> None:
-        """As _look_at, of an image whose mask is never made as a whole: its windows are measured one by one."""
+        """Checks the mask of an image that was cut into windows; each window is measured, and the whole mask is never
+        in memory."""
         want, whole = self.want, self.want.windows[key[0]]
         try:
             again = rle.convert(row.text, whole.shape, want.convention, want.convention)

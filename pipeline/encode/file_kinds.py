@@ -1,4 +1,5 @@
-"""Kinds of files that submissions come in: tables as CSV, packed or not, Parquet, COCO's results, and mask images."""
+"""The kinds of files of submissions: tables as CSV (optionally compressed) or Parquet, COCO results, and mask
+images."""
 
 import csv
 import gzip
@@ -23,41 +24,41 @@ from pipeline.core.tables import as_packed, is_parquet, not_utf8, open_text
 from pipeline.decode.readers.files import read_table
 
 MEMBER = "submission.csv"
-"""What the table in a zip is called."""
+"""The name of the table in a zip."""
 EPOCH = (1980, 1, 1, 0, 0, 0)
-"""When every file in a zip was made, so that the same content has the same bytes."""
+"""The modification time of every file in a zip, so that the same content gives the same bytes."""
 AT_ONCE = 64
-"""Rows of a Parquet file of class maps that are in memory together."""
+"""The number of rows of a Parquet file of class maps that are in memory at a time."""
 BLOCK = 2**26
-"""Bytes of a CSV that become Parquet at once; more than a row has."""
+"""The number of bytes of a CSV that are converted to Parquet at a time; longer than any row."""
 
 
 def files_in(folder: Path) -> list[Path]:
-    """Returns the submissions in a folder, by name; records and hidden files are none."""
+    """Returns the submissions in a folder, sorted by name, without records and hidden files."""
     endings = tuple(ENDINGS.values())
     return [path for path in sorted(folder.glob("*")) if path.name.lower().endswith(endings) and path.name[0] != "."]
 
 
 def stem(path: Path) -> str:
     """Returns the name of a submission's file without its ending."""
-    ending = next((one for one in ENDINGS.values() if path.name.lower().endswith(one)), path.suffix)
+    ending = next((known for known in ENDINGS.values() if path.name.lower().endswith(known)), path.suffix)
     return path.name[: len(path.name) - len(ending)]
 
 
 def record_of(path: Path) -> Path:
-    """Returns where the record of a submission lies: <name>.json."""
+    """Returns the path of the record of a submission, <name>.json."""
     return path.with_name(f"{stem(path)}.json")
 
 
 def holds_images(path: Path) -> bool:
-    """Returns whether a submission is a folder, or a zip of something else than one table."""
+    """Returns whether a submission consists of mask images: a folder, or a zip without a CSV."""
     if path.is_dir() or not final_name(path).lower().endswith(".zip") or not path.exists():
         return path.is_dir()
     try:
         with zipfile.ZipFile(path) as archive:
             return not any(name.lower().endswith(".csv") for name in archive.namelist())
     except (OSError, zipfile.BadZipFile) as error:
-        raise PipelineError(f"{path} is no zip archive: {first_line(error)}.") from None
+        raise PipelineError(f"{path} is not a zip archive: {first_line(error)}.") from None
 
 
 # --- writing ---------------------------------------------------------------------------------------------------------
@@ -65,12 +66,12 @@ def holds_images(path: Path) -> bool:
 
 @contextmanager
 def writing_table(path: Path, file: File, numbers: bool = False) -> Iterator[TextIO]:
-    """Gives a file that takes a CSV, and becomes a file of a kind; the same text gives the same bytes.
+    """Yields a text file to write a CSV to, which becomes a file of the given kind; the same text gives the same bytes.
 
     Args:
-        path: where; it is written as it goes, so it should be a temporary one.
-        file: the kind.
-        numbers: of Parquet, whether all columns but the first hold numbers; else all hold text.
+        path: the file to write. It is written in place, so it should be a temporary file.
+        file: the kind of file.
+        numbers: for Parquet, whether all columns except the first hold numbers; otherwise all hold text.
     """
     if file == "csv":
         with path.open("w", encoding="utf-8", newline="") as text:
@@ -100,23 +101,23 @@ def writing_table(path: Path, file: File, numbers: bool = False) -> Iterator[Tex
 
 
 def member(name: str, compression: int = zipfile.ZIP_DEFLATED) -> zipfile.ZipInfo:
-    """Returns a file in a zip."""
-    found = zipfile.ZipInfo(name, EPOCH)
-    found.compress_type, found.external_attr = compression, 0o644 << 16
-    return found
+    """Returns the entry for a file in a zip, with fixed time and permissions."""
+    entry = zipfile.ZipInfo(name, EPOCH)
+    entry.compress_type, entry.external_attr = compression, 0o644 << 16
+    return entry
 
 
 def convert(source: Path, target: Path, file: File, numbers: bool = False) -> None:
     """Writes a table as a file of another kind, with the same texts.
 
     Args:
-        source: the table, whose kind its name's ending says.
-        target: where.
+        source: the table; the ending of its name tells its kind.
+        target: the file to write.
         file: the kind of the target.
         numbers: see writing_table.
 
     Raises:
-        PipelineError: it cannot be read.
+        PipelineError: the table cannot be read.
     """
     with writing_table(target, file, numbers) as text:
         for line in lines_of(source):
@@ -142,11 +143,12 @@ def _to_parquet(source: Path, target: Path, numbers: bool) -> None:
 
 
 def read_rows(path: Path) -> pd.DataFrame:
-    """Returns the table of a submission with every value as text; an index + 2 is the row of a CSV, counted from 1 with
-    the header, or of another file, counted from 1.
+    """Returns the table of a submission with every value as text.
+
+    Index + 2 is the number of the row in the file: counted from 1 with the header in a CSV, counted from 1 in others.
 
     Raises:
-        PipelineError: there is none, or it cannot be read.
+        PipelineError: the file does not exist or cannot be read.
     """
     if file_of_name(final_name(path)) == "json":
         return _read_results(path)
@@ -154,10 +156,10 @@ def read_rows(path: Path) -> pd.DataFrame:
 
 
 def lines_of(path: Path) -> Iterator[str]:
-    """Yields the lines of a table as a CSV has them, one by one: not all of them may fit into memory.
+    """Yields the lines of a table as CSV, one by one, because the whole table may not fit into memory.
 
     Raises:
-        PipelineError: it does not exist, cannot be read, or is no text.
+        PipelineError: the file does not exist, cannot be read, or is not text.
     """
     if is_parquet(path):
         yield from _lines_of_parquet(path)
@@ -193,23 +195,23 @@ def _texts(batch: Any) -> list[list[str]]:
 
 
 def _read_results(path: Path) -> pd.DataFrame:
-    """COCO's results as a table of image_id, category_id, segmentation (as JSON) and score."""
+    """Returns COCO results as a table of image_id, category_id, segmentation (as JSON) and score."""
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise PipelineError(f"{path} does not exist.") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise PipelineError(f"{path} is no readable JSON: {first_line(error)}.") from None
-    if not isinstance(entries, list) or not all(isinstance(one, dict) for one in entries):
+        raise PipelineError(f"{path} is not readable JSON: {first_line(error)}.") from None
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise PipelineError(
-            f"{path} is no list of results; expected [{{image_id, category_id, segmentation, score}}, …]."
+            f"{path} is not a list of results; expected [{{image_id, category_id, segmentation, score}}, …]."
         )
-    columns = list(dict.fromkeys([*RESULTS.values(), "score", *(key for one in entries for key in one)]))
+    columns = list(dict.fromkeys([*RESULTS.values(), "score", *(key for entry in entries for key in entry)]))
     rows = []
-    for number, one in enumerate(entries, start=1):
-        if lacking := [name for name in columns[:4] if name not in one]:
+    for number, entry in enumerate(entries, start=1):
+        if lacking := [name for name in columns[:4] if name not in entry]:
             raise PipelineError(f"{path}: entry {number} lacks {', '.join(lacking)}.")
-        if isinstance(mask := one["segmentation"], dict):  # in this order, as run lengths are written
-            one = one | {"segmentation": {name: mask[name] for name in sorted(mask, reverse=True)}}
-        rows.append([value if isinstance(value, str) else json.dumps(value) for value in map(one.get, columns)])
+        if isinstance(mask := entry["segmentation"], dict):  # sorted in the order in which run lengths are written
+            entry = entry | {"segmentation": {name: mask[name] for name in sorted(mask, reverse=True)}}
+        rows.append([value if isinstance(value, str) else json.dumps(value) for value in map(entry.get, columns)])
     return pd.DataFrame(rows, columns=columns, dtype=str, index=pd.RangeIndex(-1, len(rows) - 1))

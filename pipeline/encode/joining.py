@@ -1,7 +1,7 @@
-"""Masks of large images, put together from what is predicted of their windows, one strip of windows after the other.
+"""Joins the masks of large images from the predictions of their windows, one strip of windows after another.
 
-No array ever has the size of an image: a strip is one column of windows where pixels are numbered down the columns,
-else one row of them, and its runs follow those of the strip before.
+No array has the size of an image. A strip is one column of windows if pixels are numbered down the columns, else one
+row of windows, and its runs follow those of the previous strip.
 """
 
 from collections import OrderedDict
@@ -20,7 +20,7 @@ from pipeline.predictions.blends import Blend
 from pipeline.predictions.format.expected import Expected, Texts
 
 KEPT = 2**28
-"""Bytes of probabilities at the images' own size that are kept for the windows that overlap."""
+"""The number of bytes of probabilities that are cached for overlapping windows."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,9 @@ class Joined:
     """The mask of a whole image."""
 
     runs: list[np.ndarray]
-    """Of each class (n, 2) int64, 0-based, in the order in which the competition numbers pixels; some touch."""
+    """Runs of each class (n, 2) int64, 0-based, in the competition's order of pixels; consecutive runs may touch."""
     areas: np.ndarray
-    """Pixels (windows, C) int64 of what belongs to each window."""
+    """Mask pixels (windows, C) int64 in the core of each window."""
     highest: list[float]
     """The highest probability in each window."""
 
@@ -40,16 +40,16 @@ def join(
 ) -> Joined:
     """Returns the mask of an image from its windows.
 
-    Where windows overlap, probabilities are averaged, with weights that fall towards the edges of a window. The
-    decision is made window by window, as tune made it, and each pixel is taken from the window that it belongs to.
+    Where windows overlap, probabilities are averaged with weights that fall towards the edges of a window. The decision
+    is made window by window, as in tune, and each pixel is taken from the window to whose core it belongs.
 
     Args:
         whole: the image.
-        rows: of each window's id, its row in the predictions.
+        rows: the row of each window in the predictions, by the window's id.
         blend: the predictions.
-        decision: what tune chose.
+        decision: the decision that tune chose.
         order: `column` or `row`.
-        pool: runs the windows of a strip.
+        pool: runs the windows of a strip in parallel.
     """
     probabilities = _Windows(whole, rows, blend)
     axis = 1 if order == "column" else 0
@@ -73,24 +73,24 @@ def join(
             areas[number] = masks.sum((1, 2), dtype=np.int64)
         assert strip is not None
         begin = first * (height if axis else width)
-        found = [rle.runs_of(plane, "column" if axis else "row") for plane in strip]
-        runs.append([own + [begin, 0] for own in found])
-    return Joined([np.concatenate(own) for own in zip(*runs, strict=True)], np.stack(areas), highest)
+        in_strip = [rle.runs_of(plane, "column" if axis else "row") for plane in strip]
+        runs.append([of_class + [begin, 0] for of_class in in_strip])
+    return Joined([np.concatenate(of_class) for of_class in zip(*runs, strict=True)], np.stack(areas), highest)
 
 
 def _decide(
-    whole: table.Whole, number: int, rows: dict[str, int], blend: Blend, decision: Decision, found: "_Windows"
+    whole: table.Whole, number: int, rows: dict[str, int], blend: Blend, decision: Decision, windows: "_Windows"
 ) -> tuple[np.ndarray, float]:
-    """The masks (C, h, w) of the pixels that belong to a window, and its highest probability."""
+    """Returns the masks (C, h, w) of the core of a window, and its highest probability."""
     box, core = whole.boxes[number], whole.cores[number]
-    probability = found.blended(number)
+    probability = windows.blended(number)
     masks = blend.decide(rows[whole.ids[number]], probability, decision)
     inside = slice(core[0] - box[0], core[2] - box[0]), slice(core[1] - box[1], core[3] - box[1])
     return masks[:, *inside], float(probability.max())
 
 
 class _Windows:
-    """Probabilities of the windows of an image at its own size; those that were asked for last are kept."""
+    """Probabilities of the windows of an image at its own size, with a cache of the last ones used."""
 
     def __init__(self, whole: table.Whole, rows: dict[str, int], blend: Blend) -> None:
         self.whole, self.rows, self.blend = whole, rows, blend
@@ -98,21 +98,21 @@ class _Windows:
         self._lock = Lock()
 
     def blended(self, number: int) -> np.ndarray:
-        """Returns the probabilities (C, h, w) of a window as decisions read them, averaged with its neighbours'."""
+        """Returns the probabilities (C, h, w) of a window, averaged with those of overlapping windows."""
         box, own = self.whole.boxes[number], self._own(number)
-        near = [other for other, one in enumerate(self.whole.boxes) if other != number and _common(box, one)]
+        near = [other for other, its_box in enumerate(self.whole.boxes) if other != number and _common(box, its_box)]
         if not near:
             return own
         weight = _weights(box, self.whole)
         total, weights = own * weight, weight.copy()
         for other in near:
-            there = self.whole.boxes[other]
-            top, left, bottom, right = _common(box, there) or box
+            other_box = self.whole.boxes[other]
+            top, left, bottom, right = _common(box, other_box) or box
             here = slice(top - box[0], bottom - box[0]), slice(left - box[1], right - box[1])
-            part = slice(top - there[0], bottom - there[0]), slice(left - there[1], right - there[1])
-            its = _weights(there, self.whole)[part]
-            total[:, *here] += self._own(other)[:, *part] * its
-            weights[here] += its
+            part = slice(top - other_box[0], bottom - other_box[0]), slice(left - other_box[1], right - other_box[1])
+            other_weight = _weights(other_box, self.whole)[part]
+            total[:, *here] += self._own(other)[:, *part] * other_weight
+            weights[here] += other_weight
         scale: Scale = self.blend.scale
         return scale.native(total / weights)
 
@@ -122,22 +122,23 @@ class _Windows:
                 self._kept.move_to_end(number)
                 return self._kept[number]
         top, left, bottom, right = self.whole.boxes[number]
-        found = self.blend.native(self.rows[self.whole.ids[number]], (bottom - top, right - left))
+        probability = self.blend.native(self.rows[self.whole.ids[number]], (bottom - top, right - left))
         with self._lock:
-            self._kept[number] = found
-            while len(self._kept) > 1 and sum(one.nbytes for one in self._kept.values()) > KEPT:
+            self._kept[number] = probability
+            while len(self._kept) > 1 and sum(array.nbytes for array in self._kept.values()) > KEPT:
                 self._kept.popitem(last=False)
-        return found
+        return probability
 
 
-def _common(one: Box, other: Box) -> Box | None:
-    """The part that two boxes have in common; None where they have none."""
-    top, left, bottom, right = (*map(max, one[:2], other[:2]), *map(min, one[2:], other[2:]))
+def _common(first: Box, second: Box) -> Box | None:
+    """Returns the intersection of two boxes; None if they do not overlap."""
+    top, left, bottom, right = (*map(max, first[:2], second[:2]), *map(min, first[2:], second[2:]))
     return (top, left, bottom, right) if top < bottom and left < right else None
 
 
 def _weights(box: Box, whole: table.Whole) -> np.ndarray:
-    """Weights (h, w) float32 of a window: they fall towards its edges, but not towards the image's."""
+    """Returns the weights (h, w) float32 of a window: they fall towards its edges, except at the border of the
+    image."""
     sides = []
     for axis in (0, 1):
         first, behind, length = box[axis], box[axis + 2], whole.shape[axis]
@@ -149,7 +150,7 @@ def _weights(box: Box, whole: table.Whole) -> np.ndarray:
 
 
 def texts_of(image_id: str, joined: Joined, want: Expected) -> Texts:
-    """Returns what the rows of an image hold, by key; see texts.texts_of."""
+    """Returns the texts of an image's rows, by key; see texts.texts_of."""
     return {
         (image_id, number if want.classed else None): [
             rle.write(joined.runs[number], want.shapes[image_id], want.convention)

@@ -1,9 +1,9 @@
-"""How runs of submitted masks follow each other, beside those of training masks: few show a wrong order, size or base.
+"""Detects a wrong order, size or base of run lengths from the distances of runs, compared with training masks.
 
-In a mask of one piece, each run begins about one line after the run before it: one column later if pixels are numbered
-down the columns, one row later if along the rows. Masks written in the other order, or at another size, keep the
-distance of the lines they were written with. A mask that touches the border has runs that end with
-a line; shifted by one pixel, they reach one pixel into the next.
+In a mask with a single region, each run begins about one line after the previous run: one column later if pixels are
+numbered down the columns, one row later if they are numbered along the rows. Masks that were written in the other order
+or at another size keep the distance of their original lines. A mask that touches the border has runs that end with a
+line; if the mask is shifted by one pixel, they reach one pixel into the next line.
 """
 
 from collections.abc import Iterator
@@ -16,27 +16,27 @@ from pipeline.encode.submission import Expected
 from pipeline.masks import rle
 
 LEAST_RUNS = 4
-"""Runs of a mask, below which it says nothing."""
+"""The smallest number of runs for which a mask is used."""
 AT_BORDER = 2
-"""Runs at the border, from which on a mask says something of the base."""
+"""The smallest number of runs at the border for which a mask tells something about the base."""
 NEAR = 0.06
-"""How far, as a share, the distance of runs may be from the length of a line."""
+"""The relative difference that the distance of runs may have from the length of a line."""
 EVEN = 0.6
-"""The share of runs at the usual distance, from which on that may be the length of a line of another size."""
+"""The share of runs that must have the usual distance for this to count as the length of a line of another size."""
 PLAIN = 0.7
-"""The share of training masks that must show their order for submitted ones to be judged."""
+"""The share of training masks that must show their order for submitted masks to be judged."""
 CHANCE, DOUBT = 0.001, 0.05
-"""The chance of as many masks of another order among right ones, below which it is a fault, or a doubt."""
+"""If correct masks show as many of another order with a probability below these values, it is a fault or a doubt."""
 FEW = 3
-"""Fewer wrong masks than half of all are a doubt from this many on,"""
+"""The smallest number of wrong masks that is a doubt if they are less than half of all,"""
 CHANCE_OF_FEW = 0.01
-"""where chance gives as many less often than this,"""
+"""the largest probability that chance gives as many,"""
 SHARE_OF_FEW, TIMES_OF_FEW = 0.1, 3
-"""and where they are this share of the masks, and this many times the share of training masks that look so, too."""
+"""the smallest share of the masks that they must be, and how many times the share among training masks."""
 EXAMPLES = 3
-"""Images that a message names."""
+"""The number of images that a message names."""
 MOST = 300
-"""Masks of either set that are looked at."""
+"""The largest number of masks of either set that are used."""
 ALL, SOME = "Masks", "Some masks"
 WORDS = {"column": "down the columns", "row": "along the rows"}
 OTHER = {"column": "row", "row": "column"}
@@ -44,25 +44,25 @@ OTHER = {"column": "row", "row": "column"}
 
 @dataclass
 class Lines:
-    """The distances of runs, of the masks that were taken."""
+    """The distances of runs in masks."""
 
     order: str
-    """How the competition numbers pixels: `column` or `row`."""
+    """The competition's order of pixels: `column` or `row`."""
     distances: list[tuple[float, int, int]] = field(default_factory=list)
-    """Of each mask: the usual distance of runs, the length of a line of its image, and that of the other order's."""
+    """For each mask: the usual distance of its runs, the length of a line of its image, and that in the other order."""
     names: list[str] = field(default_factory=list)
-    """The image of each of them."""
+    """The image of each mask."""
     even: list[bool] = field(default_factory=list)
-    """Whether most of its runs are at that distance, which they are not in masks of many pieces."""
+    """Whether most runs of each mask have the usual distance, which is not so in masks with many regions."""
     sharp: int = 0
-    """Masks whose runs end or begin with a line."""
+    """The number of masks whose runs begin or end with a line."""
     leaking: int = 0
-    """Masks whose runs reach by one pixel into another line."""
+    """The number of masks whose runs reach one pixel into another line."""
     leaking_names: list[str] = field(default_factory=list)
-    """The images of those."""
+    """The images of the leaking masks."""
 
     def add(self, mask: np.ndarray, name: str = "") -> None:
-        """Takes a mask (h, w) of 0 and 1, and the name of its image, as long as there are few."""
+        """Adds a mask (h, w) of 0 and 1 with the name of its image, up to MOST masks."""
         if len(self.distances) >= MOST:
             return
         lines = mask.T if self.order == "column" else mask
@@ -81,60 +81,62 @@ class Lines:
             usual = float(np.median(distances))
             self.distances.append((usual, line, lines.shape[0]))
             self.names.append(name)
-            self.even.append(bool(np.mean([_near(one, usual) for one in distances]) >= EVEN))
+            self.even.append(bool(np.mean([_near(distance, usual) for distance in distances]) >= EVEN))
 
     @property
     def own(self) -> int:
-        """How many masks have runs that follow each other by lines of their image."""
+        """The number of masks whose runs have the distance of a line of their image."""
         return sum(_near(distance, line) for distance, line, _ in self.distances)
 
     @property
     def other(self) -> list[str]:
-        """The images of those whose runs follow each other by lines of the other order, and not of their own."""
+        """The images of the masks whose runs have the distance of a line of the other order and not of their own."""
         measured = zip(self.distances, self.names, strict=True)
-        return [name for (one, line, other), name in measured if _near(one, other) and not _near(one, line)]
+        return [name for (usual, line, other), name in measured if _near(usual, other) and not _near(usual, line)]
 
     @property
     def tell_order(self) -> int:
-        """How many are of images on which both orders differ."""
+        """The number of masks on images for which the two orders have different lines."""
         return sum(not _near(line, other) for _, line, other in self.distances)
 
 
 def of_training(want: Expected) -> Lines:
-    """Returns the lines of the true masks, of the training rows of the table of images."""
-    found = Lines(want.convention.order)
+    """Returns the lines of the true masks of training images."""
+    lines = Lines(want.convention.order)
     for mask in _true_masks(want):
-        found.add(mask)
-        if len(found.distances) >= MOST:
+        lines.add(mask)
+        if len(lines.distances) >= MOST:
             break
-    return found
+    return lines
 
 
 def find_reasons(test: Lines, training: Lines) -> list[Reason]:
-    """Returns that masks are written in the other order, at another size or with another first pixel than the training
-    masks, and how sure that is; nothing where the training masks do not show it themselves, or where it may be chance.
+    """Returns a reason if masks are written in another order, at another size or with another first pixel than the
+    training masks.
+
+    There is none if the training masks do not show these properties themselves, or if it may be chance.
     """
     return (_order_or_size(test, training) if _plain(training) else []) or _base(test, training)
 
 
 def certainty(test: Lines, training: Lines) -> str:
-    """Returns as a sentence what the masks of a submission say of its order, size and base."""
+    """Returns a sentence on what the masks of a submission tell about its order, size and base."""
     count, edges = len(test.distances), test.sharp + test.leaking
-    base = "base cannot be told: no mask touches the border where runs end"
+    base = "base cannot be determined: no mask touches the border where runs end"
     if edges:
         base = (
-            f"base: the runs of {test.sharp} of {edges} masks at the border end with a line of their image, as they do "
-            "where the base is right"
+            f"base: in {test.sharp} of {edges} masks at the border, runs end with a line of the image, as they do if "
+            "the base is right"
         )
     if not count or not _plain(training):
-        why = "no submitted mask has enough runs" if not count else "training masks are not of single pieces"
-        return f"Order and size cannot be told from the masks: {why}; {base}."
+        why = "no submitted mask has enough runs" if not count else "training masks do not have a single region"
+        return f"Order and size cannot be determined from the masks: {why}; {base}."
     fits = (
-        f"the runs of {test.own} of {count} masks fit, as they follow each other by a line of their image, and those "
-        f"of {training.own} of {len(training.distances)} training masks"
+        f"in {test.own} of {count} masks, runs have the distance of a line of the image, as in {training.own} of "
+        f"{len(training.distances)} training masks"
     )
     if not test.tell_order:
-        return f"Size: {fits}; in square images runs do not show their order; {base}."
+        return f"Size: {fits}; in square images, runs do not show their order; {base}."
     return f"Order and size: {fits}; {base}."
 
 
@@ -144,23 +146,23 @@ def _plain(training: Lines) -> bool:
 
 def _order_or_size(test: Lines, training: Lines) -> list[Reason]:
     count, known = len(test.distances), len(training.distances)
-    found = []
+    reasons = []
     if judged := _more_than_chance(test.other, count, len(training.other), known):
         text = (
-            f"{judged.masks} look transposed: their runs follow each other as if pixels were numbered "
+            f"{judged.masks} look transposed: the distances of their runs are as if pixels were numbered "
             f"{WORDS[OTHER[test.order]]} and not {WORDS[test.order]} ({judged.sure})."
         )
-        found.append(Reason(judged.level, "transposed masks", text, judged.remedy("rle.order")))
+        reasons.append(Reason(judged.level, "transposed masks", text, judged.remedy("rle.order")))
     strange = known - training.own - len(training.other)
     length, names = _of_one_length(test)
     if judged := _more_than_chance(names, count, strange, known):
         text = (
-            f"{judged.masks} look as if written at another size: their runs follow each other as in images of "
-            f"{length:.0f} {'rows' if test.order == 'column' else 'columns'} ({judged.sure}); resize masks to their "
-            "images' own size before they are encoded."
+            f"{judged.masks} look as if written at another size: the distances of their runs are those of images of "
+            f"{length:.0f} {'rows' if test.order == 'column' else 'columns'} ({judged.sure}); resize masks to the "
+            "size of their images before they are encoded."
         )
-        found.append(Reason(judged.level, "size of masks' images", text))
-    return gravest_first(found)[:1]
+        reasons.append(Reason(judged.level, "size of masks' images", text))
+    return gravest_first(reasons)[:1]
 
 
 def _base(test: Lines, training: Lines) -> list[Reason]:
@@ -169,36 +171,36 @@ def _base(test: Lines, training: Lines) -> list[Reason]:
     if not judged:
         return []
     text = (
-        f"{judged.masks} look shifted by one pixel: at the border their runs go on by one pixel on the other side, as "
-        f"where the first pixel has another number ({judged.sure}, of masks at the border)."
+        f"{judged.masks} look shifted by one pixel: at the border their runs continue by one pixel on the other side, "
+        f"as where the first pixel has another number ({judged.sure}, of masks at the border)."
     )
     return [Reason(judged.level, "shifted masks", text, judged.remedy("rle.base"))]
 
 
 @dataclass
 class _Judged:
-    """What so many wrong masks mean."""
+    """The meaning of a number of wrong masks."""
 
     level: Level
     masks: str
-    """The beginning of the sentence: all masks, or some."""
+    """The beginning of the sentence, for all masks or for some."""
     sure: str
 
     def remedy(self, setting: str) -> str:
-        """Returns where to correct it: a setting where it is all masks."""
+        """Returns the place to correct it: a setting, if all masks are wrong."""
         return f"{setting} in the competition's YAML" if self.masks == ALL else ""
 
 
 def _more_than_chance(wrong: list[str], count: int, usual: int, known: int) -> _Judged | None:
-    """How grave wrong masks, of these images, are among `count`, and how sure that is; None where it may be chance.
+    """Returns how serious it is that some of `count` masks look wrong; None if it may be chance.
 
     Args:
-        wrong: their images.
-        count: the masks that were looked at.
-        usual: how many of the training masks look so.
-        known: the training masks that were looked at.
+        wrong: the images of the masks that look wrong.
+        count: the number of masks that were checked.
+        usual: the number of training masks that look wrong in the same way.
+        known: the number of training masks that were checked.
     """
-    from scipy.special import bdtrc  # scipy.stats has the same, and takes half a second to import
+    from scipy.special import bdtrc  # scipy.stats has the same function but takes half a second to import
 
     share, number = (usual + 1) / (known + 2), len(wrong)
     chance = float(bdtrc(number - 1, count, share)) if number else 1.0
@@ -226,13 +228,14 @@ def _near(distance: float, line: float) -> bool:
 
 
 def _of_one_length(test: Lines) -> tuple[float, list[str]]:
-    """The distance of runs, in pixels, that is that of neither order's lines and that most such masks have, and their
-    images."""
+    """Returns the most usual distance of runs, in pixels, among masks whose distance fits neither order, and the images
+    of the masks with this distance."""
     measured = zip(test.distances, test.names, test.even, strict=True)
     strange = [
-        (one, name)
-        for (one, line, other), name, even in measured
-        if even and not _near(one, line) and not _near(one, other)
+        (distance, name)
+        for (distance, line, other), name, even in measured
+        if even and not _near(distance, line) and not _near(distance, other)
     ]
-    usual = float(np.median([one for one, _ in strange])) if strange else 0.0
-    return usual, [name for one, name in strange if _near(one, usual)] if usual >= 2 * LEAST_RUNS else []
+    usual = float(np.median([distance for distance, _ in strange])) if strange else 0.0
+    names = [name for distance, name in strange if _near(distance, usual)]
+    return usual, names if usual >= 2 * LEAST_RUNS else []

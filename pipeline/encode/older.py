@@ -1,4 +1,4 @@
-"""Older submissions of a run are kept, under the time at which they were made."""
+"""Keeps older submissions of a run under a name with the time at which they were made."""
 
 import os
 import shutil
@@ -16,19 +16,20 @@ from pipeline.encode.file_kinds import record_of
 def keep(run: Run, digest: str) -> None:
     """Gives an older submission of a run and its record a second, dated name, unless it has this hash or is empty.
 
-    They stay under the first name too, until the new ones are renamed over them: a kill in between loses nothing.
+    Both also keep the first name until the new files are renamed over them, so that a kill in between loses nothing.
     """
     for path in _kinds(run):
         if not path.exists() or not path.stat().st_size or (before := freshness.hash_file(path)) == digest:
             continue
         record = read_record(run.record)
-        own = record.get("sha256") == before and isinstance(record.get("made"), str)  # or of another file, or damaged
+        # otherwise the record belongs to another file or is damaged
+        own = record.get("sha256") == before and isinstance(record.get("made"), str)
         modified = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(path.stat().st_mtime))
         stamp = (record["made"] if own else modified).replace(" ", "-").replace(":", "")
         ending = path.name.removeprefix(run.name)
         dated = path.with_name(f"{run.name}.{stamp}{ending}")
         for number in count(2):
-            if not dated.exists() or freshness.hash_file(dated) == before:  # of an attempt that was killed
+            if not dated.exists() or freshness.hash_file(dated) == before:  # made by an attempt that was killed
                 break
             dated = path.with_name(f"{run.name}.{stamp}-{number}{ending}")
         _second_name(path, dated)
@@ -37,19 +38,19 @@ def keep(run: Run, digest: str) -> None:
 
 
 def rename_other_kinds(run: Run) -> None:
-    """Leaves older submissions of other kinds their dated name alone, which `keep` has given them."""
+    """Removes the first name of older submissions of other kinds; `keep` has given them a dated name."""
     for path in _kinds(run):
         if path != run.submission:
             path.unlink(missing_ok=True)
 
 
 def _kinds(run: Run) -> list[Path]:
-    """Where a submission of the run lies, of whatever kind it is."""
+    """Returns the paths that a submission of the run may have, one per kind of file."""
     return [run.record.with_name(f"{run.name}{ending}") for ending in ENDINGS.values()]
 
 
 def _second_name(path: Path, name: Path) -> None:
-    """Makes a file known by another name too; a file that is there already stays."""
+    """Links or copies a file to another name, unless a file with this name exists."""
     if name.exists():
         return
     try:

@@ -1,4 +1,4 @@
-"""What a submission scores against known masks by the competition's published metric."""
+"""Scores a submission against known masks with the competition's published metric."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -21,18 +21,20 @@ Key = tuple[str | None, str | None]
 def score(
     path: Path, truth: Path, competition: Competition, want: Expected, only: Collection[str] | None = None
 ) -> tuple[float, int]:
-    """Returns the published metric of a submission over the rows of `truth`, and their number (of images, where a row
-    is an instance). The solution has the columns of the truth, and those of `metric: {solution: …}` that it lacks.
+    """Returns the published metric of a submission over the rows of `truth`, and their number.
+
+    If rows are instances, the number is that of images. The solution has the columns of the truth and those of
+    `metric: {solution: …}` that the truth lacks.
 
     Args:
         path: the submission.
         truth: known masks, in the submission's format; it may have further columns.
-        competition: its metric.
+        competition: the competition, for its metric.
         want: what a submission must hold.
-        only: ids of images; no others are scored.
+        only: the ids of the images to score; None scores all.
 
     Raises:
-        PipelineError: as encode.scoring.score does; the metric fails; or `metric: {solution: …}` names a column that
+        PipelineError: as encode.scoring.score; or the metric fails; or `metric: {solution: …}` names a column that
             images do not have.
     """
     solution, predicted = read_frame(truth, want), read_frame(path, want)
@@ -53,27 +55,27 @@ def score(
             raise PipelineError(f"truth row {solution.index[place] + 2}: id {named} is not in {where}.")
     keys = list(dict.fromkeys(true_keys[place] for place in kept))
     solution = _completed(solution.iloc[kept], [true_keys[place][0] for place in kept], competition, want)
-    # both tables have their rows in the order of the truth, as on Kaggle
+    # the rows of both tables are in the order of the truth, as on Kaggle
     predicted = predicted.iloc[[place for key in keys for place in places[key]]]
     value = published.load(competition).score(published.typed(solution), published.typed(predicted))
     return value, len(keys)
 
 
 def _keys(frame: pd.DataFrame, name: str, want: Expected) -> list[Key]:
-    """The image id and label of every row."""
+    """Returns the image id and label of every row."""
     missing = [column for column in want.header if column in want.predicted and column not in frame.columns]
     if missing:
         raise PipelineError(f"{name} lacks the column {', '.join(missing)}; found {', '.join(frame.columns)}.")
     if frame.empty:
         raise PipelineError(f"{name} has no rows.")
     images = {text: image_id for image_id, text in want.written.items()}
-    return [(images.get(str(one), one), label) for one, label in keys_of(frame, want.settings, want.labels)]
+    return [(images.get(str(name), name), label) for name, label in keys_of(frame, want.settings, want.labels)]
 
 
 def _completed(solution: pd.DataFrame, ids: list[str | None], competition: Competition, want: Expected) -> pd.DataFrame:
-    """The solution with the columns of the YAML that it lacks."""
+    """Returns the solution with the columns of the YAML that it lacks."""
     images = table.submitted(want.images)
     values = metric_tables.columns_of(images, np.array([*units_by_id(competition, images).values()]), competition)
     places = {image_id: place for place, image_id in enumerate(images["image_id"])}
     lacking = {name: cells for name, cells in values.items() if name not in solution}
-    return solution.assign(**{name: [cells[places[one]] for one in ids] for name, cells in lacking.items()})
+    return solution.assign(**{name: [cells[places[image_id]] for image_id in ids] for name, cells in lacking.items()})

@@ -1,4 +1,4 @@
-"""What the rows of a submission say, whatever kind of file it is."""
+"""Reads the rows of a submission of any kind of file."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,24 +21,24 @@ class Row:
 
     number: int
     where: str
-    """What a message calls it: `row 3`, or the name of a mask image."""
+    """Its name in messages: `row 3`, or the name of a mask image."""
     value: str
-    """What it writes for the image."""
+    """The text in the id column."""
     image_id: str | None
     label: str | None
     text: str
-    """Run lengths, as they are written."""
+    """The run lengths as they are written."""
     fault: str = ""
-    """What keeps them from being read."""
+    """Why the run lengths cannot be read; "" if they can."""
     ignored: str = ""
-    """Run lengths of the pixels of a true mask image that do not count."""
+    """In a true mask image, the run lengths of the pixels that do not count."""
 
 
 def read_frame(path: Path, want: Expected) -> pd.DataFrame:
-    """Returns the table of a submission, as file_kinds.read_rows.
+    """Returns the table of a submission; see file_kinds.read_rows.
 
     Raises:
-        PipelineError: it cannot be read, or is of another kind than the competition's submissions.
+        PipelineError: the file cannot be read, or is of another kind than the competition's submissions.
     """
     if file_kinds.holds_images(path):
         kind = "is a folder" if path.is_dir() else "is an archive without a table"
@@ -51,14 +51,14 @@ def read_frame(path: Path, want: Expected) -> pd.DataFrame:
 
 
 def rows_of(frame: pd.DataFrame, want: Expected) -> Iterator[Row]:
-    """Yields every mask and instance in a table; of a cell that names classes, an empty mask of each class that it has
-    no instance of."""
+    """Yields every mask and instance in a table. For a cell that names classes, it also yields an empty mask of each
+    class of which the cell has no instance."""
     images = {text: image_id for image_id, text in want.written.items()}
     values, texts = frame[want.settings.id].tolist(), frame[want.settings.rle].tolist()
-    for place, (number, (found, label)) in enumerate(
+    for place, (number, (name, label)) in enumerate(
         zip(frame.index + 2, keys_of(frame, want.settings, want.labels), strict=True)
     ):
-        image_id = images.get(found, found) if found is not None else None
+        image_id = images.get(name, name) if name is not None else None
         row = Row(int(number), f"row {number}", values[place], image_id, label, texts[place])
         yield from _in_cell(row, want) if want.settings.cell else [row]
 
@@ -68,16 +68,16 @@ def _in_cell(row: Row, want: Expected) -> Iterator[Row]:
     labels = [want.labels[number] for number in want.classes] if want.settings.classes_in_cell else [row.label]
     if instances is None:
         between = "spaces" if want.several.isspace() else repr(want.several)
-        fault = f"{row.text[:40]!r} is not made as {want.settings.cell!r}, with {between} between instances"
+        fault = f"{row.text[:40]!r} does not have the form {want.settings.cell!r}, with {between} between instances"
         yield from (_of(row, label, "", fault) for label in labels[:1])
         return
-    for one in instances:
-        label = one.label if want.settings.classes_in_cell else row.label
-        fault = "" if one.score is None else further_columns.score_fault("the score", one.score)
+    for instance in instances:
+        label = instance.label if want.settings.classes_in_cell else row.label
+        fault = "" if instance.score is None else further_columns.score_fault("the score", instance.score)
         if want.settings.classes_in_cell and label not in labels:
-            label, fault = labels[0], f"label {one.label!r} is no class ({', '.join(map(str, labels))})"
-        yield _of(row, label, one.text, fault)
-    named = {one.label if want.settings.classes_in_cell else row.label for one in instances}
+            label, fault = labels[0], f"label {instance.label!r} is not a class ({', '.join(map(str, labels))})"
+        yield _of(row, label, instance.text, fault)
+    named = {instance.label if want.settings.classes_in_cell else row.label for instance in instances}
     yield from (
         _of(row, label, want.convention.empty if instances else row.text) for label in labels if label not in named
     )
@@ -91,6 +91,6 @@ def rows_of_images(path: Path, want: Expected, faults: list[str], truth: bool = 
     """Yields the masks of a zip or a folder of mask images; see mask_images.read."""
     if path.exists() and not file_kinds.holds_images(path):
         raise PipelineError(f"{path} is a table; the competition's submissions are zips or folders of mask images.")
-    for number, one in enumerate(mask_images.read(path, want, faults, truth)):
-        label = None if one.key[1] is None else want.labels[one.key[1]]
-        yield Row(number, one.name, one.key[0], one.key[0], label, one.text, one.fault, one.ignored)
+    for number, mask in enumerate(mask_images.read(path, want, faults, truth)):
+        label = None if mask.key[1] is None else want.labels[mask.key[1]]
+        yield Row(number, mask.name, mask.key[0], mask.key[0], label, mask.text, mask.fault, mask.ignored)

@@ -1,4 +1,4 @@
-"""What a submission scores against known masks, by the competition's metric."""
+"""Scores a submission against known masks with the competition's metric."""
 
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
@@ -24,14 +24,14 @@ from pipeline.predictions.format.expected import Expected, Key
 
 @dataclass
 class Known:
-    """What a submission or a truth holds of one key."""
+    """The content of a submission or a truth for one key."""
 
     where: str
-    """Its first row, or its mask image."""
+    """The first row or the mask image of the key, for messages."""
     texts: list[str]
     """Run lengths."""
     ignored: str = ""
-    """Run lengths of pixels that do not count."""
+    """Run lengths of the pixels that do not count."""
 
 
 Masks = dict[Key, Known]
@@ -40,19 +40,20 @@ Masks = dict[Key, Known]
 def score(
     path: Path, truth: Path, competition: Competition, want: Expected, only: Collection[str] | None = None
 ) -> tuple[float, int]:
-    """Returns the competition's metric of a submission over the rows of `truth` (submission format, some or all rows),
-    and the number of rows (of images, where a row is an instance).
+    """Returns the competition's metric of a submission over the rows of `truth`, and the number of these rows.
+
+    If rows are instances, the number is that of images.
 
     Args:
         path: the submission.
-        truth: known masks, in the submission's format.
-        competition: its metric.
+        truth: known masks in the submission's format, for some or all of its rows.
+        competition: the competition, for its metric.
         want: what a submission must hold.
-        only: ids of images; no others are scored.
+        only: the ids of the images to score; None scores all.
 
     Raises:
-        PipelineError: a missing column, no rows, a repeated id, a truth id that the submission lacks or that no image
-            has, a broken mask.
+        PipelineError: a column is missing, there are no rows, an id is repeated, an id of the truth is missing in the
+            submission or among the images, or a mask cannot be decoded.
     """
     if competition.metric_file:
         return published_scores.score(path, truth, competition, want, only)
@@ -66,15 +67,17 @@ def score(
 
 
 def truth_ids(truth: Path, want: Expected) -> list[str]:
-    """Returns the ids of the images whose masks a truth holds, each once; raises as score does."""
+    """Returns the ids of the images in a truth, without repetitions; raises as score does."""
     if want.settings.format == "labels":
         return list(dict.fromkeys(image_id for _, image_id, _ in read_labels(truth, want)))
     return list(dict.fromkeys(image_id for image_id, _ in _read(truth, "the truth", want, of_truth=True)))
 
 
 def row_scores(frame: pd.DataFrame, truth: pd.DataFrame, competition: Competition, want: Expected) -> pd.Series:
-    """Returns the competition's metric of every key of `truth`, by image id (and class); raises as score does. Where
-    masks of a group are measured together, it is that of the group."""
+    """Returns the competition's metric of every key of `truth`, by image id (and class); raises as score does.
+
+    If the masks of a group are measured together, it is the metric of the group.
+    """
     predictions, truths = _texts(frame, "the submission", want), _texts(truth, "the truth", want)
     return _scored(predictions, truths, competition, want)[0]
 
@@ -86,13 +89,13 @@ def _scored(
     want: Expected,
     only: Collection[str] | None = None,
 ) -> tuple[pd.Series, float]:
-    """The metric of every key of the truth, and of all together."""
+    """Returns the metric of every key of the truth, and of all together."""
     metric = metric_of(competition)
     groups = units_by_id(competition, table.submitted(want.images))
     keys, units, parts = [], [], []
     for key, masks in _pairs(predictions, truths, want, metric.instances, only):
         keys.append(want.name(key))
-        # each class is scored alone, and the mean is over classes
+        # classes are scored separately, and their scores are averaged
         units.append(str(key[1]) if metric.unit == "data_set" else f"{groups[key[0]]}, {key[1]}")
         parts.append(masks[:, None] if metric.together else metric.measured(*masks[:, None, None]))
     if not keys:
@@ -118,7 +121,7 @@ def _score_classes(
     want: Expected,
     only: Collection[str] | None,
 ) -> tuple[float, int]:
-    """As _score_labels, where rows are the classes of an image; pixels of none are background."""
+    """Returns the same as _score_labels for rows that hold one class of an image; pixels of no class are background."""
     maps: dict[str, np.ndarray] = {}
     for key, masks in _pairs(predictions, truths, want, only=only):
         both = maps.setdefault(key[0], np.zeros(masks.shape, np.uint8))
@@ -129,7 +132,7 @@ def _score_classes(
 
 
 def _score_matrices(matrices: dict[str, np.ndarray], competition: Competition, want: Expected) -> float:
-    """The competition's metric of confusion matrices by image id."""
+    """Returns the competition's metric of confusion matrices, given by image id."""
     groups = units_by_id(competition, table.submitted(want.images))
     units = np.array([groups[image_id] for image_id in matrices])
     return metric_of(competition).score_of(np.stack(list(matrices.values())), units)
@@ -142,8 +145,8 @@ def _pairs(
     instances: bool = False,
     only: Collection[str] | None = None,
 ) -> Iterator[tuple[Key, np.ndarray]]:
-    """Every key of the truth, with the predicted and true mask (2, h, w); or their instances in layers (2, L, h, w),
-    which are the rows, or, where a row is no instance, connected regions."""
+    """Yields every key of the truth with the predicted and true mask (2, h, w), or with their instances in layers
+    (2, L, h, w). Instances are the rows, or the regions of a mask if rows are not instances."""
     for key, known in truths.items():
         if only is not None and key[0] not in only:
             continue
@@ -152,46 +155,46 @@ def _pairs(
             raise PipelineError(f"truth {known.where}: id {want.name(key)} is not in {where}.")
         masks = []
         predicted = predictions[key]
-        for what, held in ((f"submission {predicted.where}", predicted), (f"truth {known.where}", known)):
+        for where, content in ((f"submission {predicted.where}", predicted), (f"truth {known.where}", known)):
             try:
-                masks.append(_drawn(held, want, key[0], instances))
+                masks.append(_drawn(content, want, key[0], instances))
             except rle.RleError as error:
-                raise PipelineError(f"{what}: id {want.name(key)}: {error}.") from None
+                raise PipelineError(f"{where}: id {want.name(key)}: {error}.") from None
         yield key, _stacked(masks) if instances else np.stack(masks)
 
 
-def _drawn(held: Known, want: Expected, image_id: str, instances: bool) -> np.ndarray:
-    """The mask (h, w) of run lengths, with 255 where pixels do not count, or its instances in layers (L, h, w), with -1
-    there."""
+def _drawn(content: Known, want: Expected, image_id: str, instances: bool) -> np.ndarray:
+    """Returns the mask (h, w) of run lengths, with 255 for ignored pixels; or its instances in layers (L, h, w), with
+    -1 for ignored pixels."""
     shape = want.shapes[image_id]
     if instances and want.by_instance:
-        return layers_from_texts(held.texts, shape, want.convention)
-    mask = np.max([rle.decode(text, shape, want.convention) for text in held.texts], axis=0)
+        return layers_from_texts(content.texts, shape, want.convention)
+    mask = np.max([rle.decode(text, shape, want.convention) for text in content.texts], axis=0)
     drawn = regions_of(mask) if instances else mask
-    if held.ignored:
-        drawn[rle.decode(held.ignored, shape, want.convention) == 1] = -1 if instances else IGNORE
+    if content.ignored:
+        drawn[rle.decode(content.ignored, shape, want.convention) == 1] = -1 if instances else IGNORE
     return drawn[None] if instances else drawn
 
 
 def _stacked(layers: list[np.ndarray]) -> np.ndarray:
-    """Instances in layers (L, h, w) as one array; further layers are empty, or ignored where the first one is."""
+    """Returns instances in layers (L, h, w) as one array; added layers are empty and ignored where the first one is."""
     most = max(map(len, layers))
-    return np.stack([np.concatenate([one, np.minimum(one[:1], 0).repeat(most - len(one), 0)]) for one in layers])
+    return np.stack([np.concatenate([part, np.minimum(part[:1], 0).repeat(most - len(part), 0)]) for part in layers])
 
 
 def _read(path: Path, name: str, want: Expected, of_truth: bool = False) -> Masks:
-    """What a file of any kind holds."""
+    """Returns the masks of a file of any kind."""
     if want.settings.format != "images":
         return _texts(read_frame(path, want), name, want)
     faults: list[str] = []
-    found = _by_key(rows_of_images(path, want, faults, of_truth), name, want)
+    masks = _by_key(rows_of_images(path, want, faults, of_truth), name, want)
     if faults:
         raise PipelineError(f"{name}: {faults[0]}.")
-    return found
+    return masks
 
 
 def _texts(frame: pd.DataFrame, name: str, want: Expected) -> Masks:
-    """What a table holds."""
+    """Returns the masks of a table."""
     missing = [column for column in want.header if column in want.predicted and column not in frame.columns]
     if missing:
         raise PipelineError(f"{name} lacks the column {', '.join(missing)}; found {', '.join(frame.columns)}.")
@@ -202,29 +205,30 @@ def _texts(frame: pd.DataFrame, name: str, want: Expected) -> Masks:
 
 def _by_key(rows: Iterable[Row], name: str, want: Expected) -> Masks:
     numbers = {label: number for number, label in enumerate(want.labels)}
-    found: Masks = {}
+    masks: Masks = {}
     for row in rows:
         if row.image_id is None or (row.label is not None and row.label not in numbers):
             raise PipelineError(
-                f"{name} {row.where}: {row.value!r} (label {row.label}) names no id and class of the competition."
+                f"{name} {row.where}: {row.value!r} (label {row.label}) does not name an id and a class of the "
+                "competition."
             )
         key = row.image_id, None if row.label is None else numbers[row.label]
         if row.fault:
             raise PipelineError(f"{name} {row.where}: id {want.name(want.row_key(key))}: {row.fault}.")
-        known = found.setdefault(key, Known(row.where, [], row.ignored))
+        known = masks.setdefault(key, Known(row.where, [], row.ignored))
         if known.texts and want.settings.row != "instance" and known.where != row.where:
             raise PipelineError(f"{name} {row.where} repeats the id {want.name(want.row_key(key))}.")
         known.texts.append(row.text)
-    return found if want.needed == "keys" else _completed(found, want)
+    return masks if want.needed == "keys" else _completed(masks, want)
 
 
-def _completed(found: Masks, want: Expected) -> Masks:
-    """With an empty mask for each class that an image has no row of: of all images, where none needs a row."""
-    images = {image_id for image_id, _ in found} if want.needed == "images" else set(want.ids)
+def _completed(submitted: Masks, want: Expected) -> Masks:
+    """Returns the masks with an empty mask added for each class without a row, in all images if none needs a row."""
+    images = {image_id for image_id, _ in submitted} if want.needed == "images" else set(want.ids)
     blank = Known("nowhere", [want.convention.empty])
     known = set(want.keys)
-    strange = {key: masks for key, masks in found.items() if key not in known}
-    return {key: found.get(key, blank) for key in want.keys if key[0] in images} | strange
+    strange = {key: masks for key, masks in submitted.items() if key not in known}
+    return {key: submitted.get(key, blank) for key in want.keys if key[0] in images} | strange
 
 
 def _score_labels(

@@ -1,14 +1,13 @@
-"""Turns test probabilities into the submission, by the decision that tune chose, and checks it.
+"""Turns test probabilities into the submission with the decision that tune chose, and checks it.
 
     python -m pipeline encode RECIPE [--strict]
 
-reads   work/<competition>/<run>/predictions/test_fold_<k>.npy (of an ensemble: those of its runs), postprocess.json,
-        mask_statistics.npz, fold_<k>/fold.json, work/<competition>/test_images.parquet, the sample submission; and
-        which raw test images there are, so that predictions of others are never submitted; and what decode took of
-        the training images to compare the test images with, where it is there (a bundle has none of it)
-writes  submissions/<run>.csv (or another kind of file, as the competition has it), and submissions/<run>.json: how it
-        came about, the verdict and its reasons; an older pair that differs is kept as submissions/<run>.<when it was
-        made>.csv and .json
+reads   work/<competition>/<run>/predictions/test_fold_<k>.npy (for an ensemble, those of its runs), postprocess.json,
+        mask_statistics.npz, fold_<k>/fold.json, work/<competition>/test_images.parquet, the sample submission; the
+        names of the raw test images, so that predictions of other images are never submitted; and, if they exist (a
+        bundle has none), decode's descriptors of the training images, to compare the test images with
+writes  submissions/<run>.csv (or the competition's kind of file), and submissions/<run>.json: how the submission was
+        made, the verdict and its reasons; an older pair that differs is kept as submissions/<run>.<time>.csv and .json
 """
 
 import hashlib
@@ -45,13 +44,14 @@ from pipeline.predictions.test_images import check_predicted, raw_test_files
 NEEDS_TEST, READS_FOLDS = True, "test"
 LESS_MEMORY = "set a smaller image.size or image.store, whose probabilities are encoded"
 WINDOWS_AT_ONCE = 2
-"""Windows of a large image that are decided side by side: each takes some 20 bytes per pixel and class."""
+"""The number of windows of a large image that are decided in parallel; each takes about 20 bytes per pixel and
+class."""
 EXPECT = ("metric", "remark", "score", "interval_95", "nested", "untuned", "scores")
-"""What postprocess.json says of the score to expect."""
+"""The keys of postprocess.json that describe the expected score."""
 
 
 def steps(run: Run) -> list[Step]:
-    """Returns the one step of this stage; none without a test set."""
+    """Returns the step of this stage; none without a test set."""
     if not run.competition.has_test:
         return []
     name = run.competition.sample_submission
@@ -71,8 +71,8 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
     """Writes the submission and its record, whatever the verdict is.
 
     Raises:
-        PipelineError: predictions, test images and sample submission do not fit together, or what was made is no valid
-            submission; nothing is written then.
+        PipelineError: predictions, test images and sample submission do not match, or the result is not a valid
+            submission. Nothing is written then.
     """
     want = submission.expected(run.competition, run.input, run.competition_folder)
     result = read_tuned(run)
@@ -83,7 +83,7 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
     check_predicted(run)
     texts, scores, test = _encode_all(run, images, want, blend, result)
     unlike = [*_unanswered_reasons(blank, len(images)), *shift.find_reasons(run)]
-    # the record lies ready before the submission is renamed into its place, and follows it
+    # both are complete before the submission is renamed into place, and then the record
     with writing(run.record) as record, writing(run.submission) as temporary:
         rows = submission.write(temporary, texts, want, scores)
         never = [run.competition.classes[number] for number in result.get("never", [])]
@@ -93,33 +93,33 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
             raise PipelineError(f"the submission would not be valid, nothing was written: {'; '.join(faults[:5])}.")
         reasons = [*from_json(result), *sanity.format_note(want, run.competition), *odd, *unlike]
         digest = freshness.hash_file(temporary)
-        said = {"verdict": verdict_of(reasons), "reasons": to_json(reasons), "warnings": sanity.warnings_of(odd)}
-        write_json(record, _record(run, result, digest, test, said, rows))
+        verdict = {"verdict": verdict_of(reasons), "reasons": to_json(reasons), "warnings": sanity.warnings_of(odd)}
+        write_json(record, _record(run, result, digest, test, verdict, rows))
         older.keep(run, digest)
     older.rename_other_kinds(run)
     _print(test, result)
-    what = "rows" if want.settings.format != "images" else "mask images"
-    _print_verdict(f"{rows} {what}, valid → {shown(run.submission)}", reasons)
+    parts = "rows" if want.settings.format != "images" else "mask images"
+    _print_verdict(f"{rows} {parts}, valid → {shown(run.submission)}", reasons)
     yield from waiting
 
 
 def _check_images(run: Run, images: pd.DataFrame, want: Expected, predicted: list[str]) -> None:
-    """Checks that test images, predictions and sample submission are of one another.
+    """Checks that test images, predictions and sample submission contain the same images.
 
     Raises:
-        PipelineError: they are not.
+        PipelineError: they do not.
     """
     if len(images) and not (images["height"] * images["width"]).any():
         raise PipelineError(
-            f"none of the {len(images)} test images can be read ({images['fault'].iloc[0]}): put sound ones in their "
-            "place. Nothing was written."
+            f"none of the {len(images)} test images can be read ({images['fault'].iloc[0]}): replace them by valid "
+            "ones. Nothing was written."
         )
     listed, table_name, folder = images["image_id"].tolist(), shown(run.test_table), run.input
     whole = table.submitted(images)["image_id"].tolist()
     predictions = shown(blends.files(run, "test")[0])
     blank = unanswered(images)
     paths = zip(listed, images["path"], strict=True)
-    gone = [one for one, path in paths if one not in blank and not (folder / path).exists()]
+    gone = [image_id for image_id, path in paths if image_id not in blank and not (folder / path).exists()]
     faults = (
         (
             _without(predicted, listed),
@@ -133,7 +133,7 @@ def _check_images(run: Run, images: pd.DataFrame, want: Expected, predicted: lis
         (_without(listed, predicted), f"of {table_name}, which {predictions} lacks; run the predict stage again"),
         (
             gone,
-            f"vanished from {shown(folder)} since decode; put the image files back, or decode again without them",
+            f"disappeared from {shown(folder)} after decode; put the image files back, or decode again without them",
         ),
     )
     for ids, sentence in faults:
@@ -144,14 +144,16 @@ def _check_images(run: Run, images: pd.DataFrame, want: Expected, predicted: lis
 
 def _without(ids: list[str], others: list[str]) -> list[str]:
     known = set(others)
-    return [one for one in ids if one not in known]
+    return [image_id for image_id in ids if image_id not in known]
 
 
 def _encode_all(
     run: Run, images: pd.DataFrame, want: Expected, blend: Blend, result: dict[str, Any]
 ) -> tuple[submission.Texts, submission.Scores, dict[str, Any]]:
-    """What the rows hold, how sure they are, and what the masks look like as a whole; image by image, so that
-    probabilities at native size never lie in memory together."""
+    """Returns the texts of the rows, their confidences, and statistics of all masks.
+
+    Images are processed one by one, so that only few probabilities at native size are in memory.
+    """
     decision, blank, usual = decision_of(result), unanswered(images), submission.usual_class(result)
     place = {image_id: row for row, image_id in enumerate(blend.ids)}
 
@@ -171,22 +173,21 @@ def _encode_all(
     with ThreadPoolExecutor() as pool:
         tasks = zip(images["image_id"], images["height"].tolist(), images["width"].tolist(), strict=True)
         encoded = list(track(pool.map(encode_one, tasks), "encode", len(images)))
-    texts = {key: text for own, *_ in encoded for key, text in own.items()}
-    scores = {key: known for _, own, *_ in encoded for key, known in own.items()}
+    texts = {key: text for of_image, *_ in encoded for key, text in of_image.items()}
+    scores = {key: known for _, of_image, *_ in encoded for key, known in of_image.items()}
     shapes = zip(images["height"].tolist(), images["width"].tolist(), strict=True)
-    highest, pixels = [one for *_, one in encoded], np.prod([*map(run.competition.scored_shape, shapes)], axis=1)
+    highest, pixels = [value for *_, value in encoded], np.prod([*map(run.competition.scored_shape, shapes)], axis=1)
     return texts, scores, _summary(np.array([areas for _, _, areas, _ in encoded]), highest, pixels, run)
 
 
 def unanswered(images: pd.DataFrame) -> dict[str, str]:
-    """Returns why test images have no prediction of their own, by their ids: what decode says of those that could not
-    be read."""
+    """Returns the test images without a prediction, by id, with the fault for which decode could not read them."""
     faulty = images[images["fault"] != ""]
     return dict(zip(faulty["image_id"], faulty["fault"], strict=True))
 
 
 def constant_masks(shape: tuple[int, ...], usual: int | None) -> np.ndarray:
-    """Returns masks (C, h, w) uint8 that say the same everywhere: nothing, or the class of this number."""
+    """Returns constant masks (C, h, w) uint8: empty ones, or the class with this number everywhere."""
     masks = np.zeros(shape, np.uint8)
     if usual is not None:
         masks[usual] = 1
@@ -198,8 +199,8 @@ def _unanswered_reasons(blank: dict[str, str], count: int) -> list[Reason]:
         return []
     examples = "; ".join(list(blank.values())[:3])
     text = (
-        f"{len(blank)} of {count} test images have no prediction and got the usual answer (an empty mask, or the "
-        f"commonest class): {examples}."
+        f"{len(blank)} of {count} test images have no prediction and got the usual answer (an empty mask, or the most "
+        f"frequent class): {examples}."
     )
     return [Reason("check", "test images without prediction", text)]
 
@@ -207,8 +208,8 @@ def _unanswered_reasons(blank: dict[str, str], count: int) -> list[Reason]:
 def _join_all(
     run: Run, images: pd.DataFrame, want: Expected, blend: Blend, decision: Decision
 ) -> tuple[submission.Texts, submission.Scores, dict[str, Any]]:
-    """As _encode_all, of images that were cut into windows: one image after the other; the figures are of windows, as
-    those of held-out images are."""
+    """Returns the same as _encode_all for images that were cut into windows. The statistics are over windows, like
+    those of held-out images."""
     place = {image_id: row for row, image_id in enumerate(blend.ids)}
     texts: submission.Texts = {}
     areas, highest, pixels = [], [], []
@@ -223,8 +224,14 @@ def _join_all(
 
 
 def _summary(areas: np.ndarray, highest: list[float], pixels: np.ndarray, run: Run) -> dict[str, Any]:
-    """What the predicted masks look like as a whole; areas (N, C) in pixels of `pixels` (N,), and the highest
-    probability of each."""
+    """Returns statistics of all predicted masks.
+
+    Args:
+        areas: the mask pixels of each image and class (N, C).
+        highest: the highest probability in each image.
+        pixels: the number of pixels of each image (N,).
+        run: the run.
+    """
     if run.competition.kind == "multiclass":
         shares = areas.sum(0) / pixels.sum()
         return {"class_share": dict(zip(run.competition.classes, map(float, shares), strict=True))}
@@ -242,9 +249,9 @@ def _summary(areas: np.ndarray, highest: list[float], pixels: np.ndarray, run: R
 
 
 def _record(
-    run: Run, result: dict[str, Any], digest: str, test: dict[str, Any], said: dict[str, Any], rows: int
+    run: Run, result: dict[str, Any], digest: str, test: dict[str, Any], verdict: dict[str, Any], rows: int
 ) -> dict[str, Any]:
-    """What the record holds; `said` is the verdict, its reasons, and the warnings of the test masks."""
+    """Returns the record; `verdict` holds the verdict, its reasons, and the warnings about the test masks."""
     others = () if run.recipe.trains else blends.files(run, "test")
     return {
         "run": run.name,
@@ -253,7 +260,7 @@ def _record(
         "rows": rows,
         "expect": {key: result[key] for key in EXPECT},
         "test": test,
-        **said,
+        **verdict,
         **_sent(run, digest),
         "postprocess": result,
         "folds": {name: _training(path) for name, path in _trainings(run).items()},
@@ -265,13 +272,14 @@ def _record(
 
 
 def _sent(run: Run, digest: str) -> dict[str, Any]:
-    """What an earlier record says of uploads of the same file, and of their scores."""
+    """Returns the uploads of the same file, with their scores, from an earlier record."""
     before = read_record(run.record)
     return {"kaggle": before["kaggle"]} if before.get("sha256") == digest and "kaggle" in before else {}
 
 
 def _trainings(run: Run) -> dict[str, Path]:
-    """The fold.json of every training, by its folder's name without `fold_`; none where nothing is trained."""
+    """Returns the fold.json of every training, by the name of its folder without `fold_`; none if nothing is
+    trained."""
     if not run.recipe.trains:
         return {}
     folds = dict.fromkeys([*run.trained_folds(), *run.test_folds()])
@@ -280,7 +288,7 @@ def _trainings(run: Run) -> dict[str, Path]:
 
 
 def _training(path: Path) -> dict[str, Any]:
-    """What the record says of one training: the hashes of its weights among it, and of the code that trained them."""
+    """Returns the entry of one training in the record, with hashes of its weights and of the code that trained them."""
     fold, manifest = read_training(path), freshness.read_manifest(path.with_name("manifest.json"))
     kept = ("best_epoch", "best_score", "epochs", "seconds", "weights", "compute", "sha256")
     code = _digest(manifest["code"]) if manifest else None
@@ -288,7 +296,7 @@ def _training(path: Path) -> dict[str, Any]:
 
 
 def _digest(code: dict[str, str]) -> str:
-    """One hash of the hashes of several files."""
+    """Returns one hash over the hashes of several files."""
     return hashlib.sha256(json.dumps(code, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -296,7 +304,7 @@ def _digest(code: dict[str, str]) -> str:
 
 
 def _print(test: dict[str, Any], result: dict[str, Any]) -> None:
-    """The test masks beside the predicted and the true ones of held-out images."""
+    """Prints statistics of the test masks beside those of the predicted and the true masks of held-out images."""
     held_out = result["oof"]
     if "class_share" in test:
         parts = [
@@ -314,11 +322,12 @@ def _print(test: dict[str, Any], result: dict[str, Any]) -> None:
 
 
 def _print_verdict(written: str, reasons: list[Reason]) -> None:
-    """What was written, and what it is worth: of what kind the reasons against it are; the command says more."""
+    """Prints what was written, the verdict, and the kinds of reasons against it; the command prints the full
+    reasons."""
     verdict = verdict_of(reasons)
     if verdict == "fine":
         say(f"  {written}; {verdict}")
         return
-    kinds = dict.fromkeys(one.kind for level in ("stop", "check") for one in reasons if one.level == level)
+    kinds = dict.fromkeys(reason.kind for level in ("stop", "check") for reason in reasons if reason.level == level)
     colour = "bold red" if verdict == "do not submit" else "yellow"
     warn(f"  {escape(written)}; [{colour}]{verdict}: {escape(', '.join(kinds))}[/{colour}]")

@@ -1,8 +1,8 @@
-"""The file to upload: what it must look like, how it is written, and whether one is valid.
+"""The public functions on submissions: their format, how they are written, and whether they are valid.
 
-What other rooms need of it; each part has a module of its own. What a submission must hold, and what its rows hold, is
-in predictions/format/, as published metrics take the same rows; writing (write_file.py, mask_images.py) and looking for
-faults (examine.py) are here.
+The functions are in separate modules. The format of a submission and of its rows is in predictions/format/, because
+published metrics take the same rows. Writing (write_file.py, mask_images.py) and checking (examine.py) are in this
+room.
 """
 
 from pipeline.encode.examine import examine as examine

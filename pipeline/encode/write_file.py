@@ -1,4 +1,4 @@
-"""Writes submissions, of any kind of file."""
+"""Writes submissions of any kind of file."""
 
 import json
 from collections.abc import Iterator
@@ -23,10 +23,10 @@ def write(path: Path, texts: Texts, want: Expected, scores: Scores | None = None
     """Writes a submission and returns its number of rows, or of mask images.
 
     Args:
-        path: where; the file is written as it goes, so it should be a temporary one.
-        texts: what texts_of returned of every image.
+        path: the file to write. It is written in place, so it should be a temporary file.
+        texts: the merged results of texts_of for all images.
         want: the kind of file (`want.file`), its columns and rows.
-        scores: what scores_of returned of every image; without them a mask is sure (1), and an empty one 0.
+        scores: the merged results of scores_of for all images; without them a mask has confidence 1, an empty one 0.
 
     Raises:
         PipelineError: an id of the sample submission was not predicted.
@@ -39,10 +39,10 @@ def write(path: Path, texts: Texts, want: Expected, scores: Scores | None = None
         return len(rows.write_csv(file, texts, want, scores))
 
 
-def _write_results(path: Path, found: Iterator[Row], want: Expected) -> int:
-    """Writes COCO's results, one entry per line."""
+def _write_results(path: Path, of_submission: Iterator[Row], want: Expected) -> int:
+    """Writes COCO results, one entry per line."""
     entries = []
-    for row in found:
+    for row in of_submission:
         entry = {name: _number(row[name]) for name in want.header}
         entries.append(json.dumps(entry | {want.settings.rle: json.loads(row[want.settings.rle])}))
     path.write_text("[" + ",\n".join(entries) + "]\n", encoding="utf-8")
@@ -50,7 +50,7 @@ def _write_results(path: Path, found: Iterator[Row], want: Expected) -> int:
 
 
 def _number(text: str) -> str | int | float:
-    """A value as JSON has it: a number where the text is one that reads the same again."""
+    """Returns the value of a text for JSON: a number if it is written exactly like the text, else the text."""
     for kind in (int, float):
         try:
             if str(kind(text)) == text:
@@ -68,23 +68,23 @@ def write_constant(
     usual: int | None,
     file: File | None = None,
 ) -> int:
-    """Writes a submission with the same answer for every image, before any of them is read; returns its number of rows.
+    """Writes a submission with the same answer for every image, without reading any image; returns its number of rows.
 
     Args:
-        path: where.
-        competition: its format.
-        input_folder: where its sample submission lies, which says what rows there are.
-        ids: of the test images, which count where there is no sample submission.
-        usual: the number of the class that every pixel has; None: masks are empty.
-        file: the kind of file; None: the competition's.
+        path: the file to write.
+        competition: the competition, for its format.
+        input_folder: the folder of its sample submission, which lists the rows.
+        ids: the ids of the test images, which are used if there is no sample submission.
+        usual: the number of the class that every pixel gets; None writes empty masks.
+        file: the kind of file; None is the competition's.
 
     Raises:
-        PipelineError: the sample submission cannot be read; or rows are class maps, and there is none, so that the
-            images' size is not known; or they are mask images.
+        PipelineError: the sample submission cannot be read; or rows are class maps and there is no sample submission,
+            so that the size of the images is not known; or the submission consists of mask images.
     """
     if competition.submission.format == "images":
         raise PipelineError(
-            f"competition {competition.name}: mask images have the size of images, which are not read yet."
+            f"competition {competition.name}: mask images need the size of the images, which have not been read yet."
         )
     images = pd.DataFrame({"image_id": ids, "subset": "test", "height": 0, "width": 0})
     want = expected_of(competition, input_folder, images, complete=False)
@@ -93,7 +93,8 @@ def write_constant(
         return write(path, {key: [want.convention.empty] for key in want.keys}, want)
     if want.sample is None:
         raise PipelineError(
-            f"competition {competition.name} has no sample submission: it says how many pixels a row has."
+            f"competition {competition.name} has no sample submission, which is needed for the number of pixels per "
+            "row."
         )
     header = read_table(input_folder / want.sample, [want.settings.id]).columns.tolist()
     text = ",".join([want.labels[usual or 0]] * (len(header) - 1))

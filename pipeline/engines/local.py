@@ -1,7 +1,7 @@
-"""The engine of this machine: as many units at once as its GPUs have room for, each in a process of its own.
+"""The engine for this machine: runs as many units in parallel as its GPUs allow, each in its own process.
 
-A single unit at a time, on a CPU or on one GPU, runs in the process that asks: nothing is started anew, and a debugger
-finds it. Processes are spawned, also from a notebook, and end with the process that started them.
+If only one unit runs at a time, on a CPU or on one GPU, it runs in the calling process. No process is started, and a
+debugger can reach it. Worker processes are spawned, also from a notebook, and end with the process that started them.
 """
 
 import multiprocessing
@@ -27,7 +27,7 @@ DEVICES = "CUDA_VISIBLE_DEVICES"
 
 
 def gpus() -> list[str]:
-    """Returns the names by which CUDA_VISIBLE_DEVICES calls the GPUs that this process sees: numbers, or UUIDs."""
+    """Returns the names of the visible GPUs as in CUDA_VISIBLE_DEVICES: numbers or UUIDs."""
     import torch
 
     count = torch.cuda.device_count()
@@ -39,7 +39,7 @@ class LocalEngine:
     """Runs units on this machine."""
 
     def at_once(self, needs: Needs, count: int) -> int:
-        """Returns how many of `count` units run at once: those that the GPUs, or the CPU, have room for.
+        """Returns how many of `count` units run in parallel on the GPUs, or on the CPU if there are none.
 
         Raises:
             PipelineError: a unit needs more GPUs than there are.
@@ -47,7 +47,7 @@ class LocalEngine:
         return max(1, min(len(_places(needs)), count))
 
     def run(self, units: Iterable[Unit | None], advance: Advance, count: int | None = None) -> Iterator[Outcome]:
-        """Yields every unit when it ended; see Engine."""
+        """Yields the outcome of every unit when it has ended; see Engine."""
         waiting = iter(units)
         first = _first(waiting)
         if first is None:
@@ -56,11 +56,11 @@ class LocalEngine:
         if len(places) == 1:
             yield from OneByOne().run(chain([first], waiting), advance)
             return
-        yield from _run_beside(chain([first], waiting), places, advance)
+        yield from _run_parallel(chain([first], waiting), places, advance)
 
 
 def _first(units: Iterator[Unit | None]) -> Unit | None:
-    """The first unit that can begin; None where there is none at all."""
+    """Returns the first unit that can start; None if there is no unit."""
     for unit in units:
         if unit is not None:
             return unit
@@ -69,22 +69,24 @@ def _first(units: Iterator[Unit | None]) -> Unit | None:
 
 
 def _places(needs: Needs) -> list[str | None]:
-    """The GPUs of each unit that has room at once, as CUDA_VISIBLE_DEVICES lists them; None each on a CPU. Those that
-    come first share no GPU."""
+    """Returns one entry per unit that can run in parallel: its GPUs as in CUDA_VISIBLE_DEVICES, or None on a CPU.
+
+    GPUs are shared only after every GPU is used.
+    """
     names = gpus()
     if not names:
         return [None] * needs.per_gpu
     groups = [names[start : start + needs.gpus] for start in range(0, len(names) - needs.gpus + 1, needs.gpus)]
     if not groups:
-        there = "1 GPU is" if len(names) == 1 else f"{len(names)} GPUs are"
+        available = "1 GPU is" if len(names) == 1 else f"{len(names)} GPUs are"
         raise PipelineError(
-            f"a training asks for {needs.gpus} GPUs, and {there} there ({', '.join(names)}): set train.devices to "
-            f"{len(names)}, or make more visible with {DEVICES}."
+            f"a training needs {needs.gpus} GPUs, but only {available} visible ({', '.join(names)}): set train.devices "
+            f"to {len(names)}, or make more visible with {DEVICES}."
         )
     return [",".join(group) for _ in range(needs.per_gpu) for group in groups]
 
 
-# --- in the process that asks ----------------------------------------------------------------------------------------
+# --- in the calling process ------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -95,11 +97,11 @@ class _Worker:
     place: str | None
     process: Any
     inbox: Any
-    """What it says: text to show, (title, share), and in the end an Outcome without its unit."""
+    """The pipe of its messages: text to show, (title, share), and at the end a _Result or an error."""
     outcome: Outcome | None = None
 
 
-def _run_beside(units: Iterable[Unit | None], places: list[str | None], advance: Advance) -> Iterator[Outcome]:
+def _run_parallel(units: Iterable[Unit | None], places: list[str | None], advance: Advance) -> Iterator[Outcome]:
     import torch
 
     waiting, free, running = iter(units), list(places), list[_Worker]()
@@ -107,17 +109,17 @@ def _run_beside(units: Iterable[Unit | None], places: list[str | None], advance:
     more = True
     try:
         while True:
-            asked = True
-            while more and free and asked:
+            ready = True
+            while more and free and ready:
                 unit = next(waiting, _END)
-                more, asked = unit is not _END, unit is not None
+                more, ready = unit is not _END, unit is not None
                 if isinstance(unit, Unit):
                     running.append(_start(unit, free.pop(0), threads, share))
             if not running and not more:
                 return
             connection.wait([worker.process.sentinel for worker in running], IDLE) if running else time.sleep(IDLE)
             ended = [worker for worker in running if worker.process.exitcode is not None]
-            for worker in running:  # after the line above: all that those which ended have said is there
+            for worker in running:  # after the line above, so that all messages of ended processes have arrived
                 _listen(worker, advance)
             for worker in ended:
                 if interruption := of_worker(worker.process.exitcode):
@@ -136,8 +138,8 @@ _END: Any = object()
 
 
 def _start(unit: Unit, place: str | None, threads: int, share: int) -> _Worker:
-    context = multiprocessing.get_context("spawn")  # a fork after CUDA or OpenMP have started does not work
-    inbox, outbox = context.Pipe(duplex=False)  # one each: who is killed while it speaks keeps no other from speaking
+    context = multiprocessing.get_context("spawn")  # forking does not work after CUDA or OpenMP have started
+    inbox, outbox = context.Pipe(duplex=False)  # one per process, so that a killed process cannot block the others
     threads = unit.needs.threads or threads
     variables = worker_environment(threads, share) | ({} if place is None else {DEVICES: place})
     process = context.Process(target=_do, args=(unit.work, unit.argument, outbox, threads, console.quiet))
@@ -148,30 +150,30 @@ def _start(unit: Unit, place: str | None, threads: int, share: int) -> _Worker:
 
 
 def _listen(worker: _Worker, advance: Advance) -> None:
-    """Shows what a process has said since the last time."""
+    """Handles the messages that a process has sent since the last call."""
     try:
         while worker.inbox.poll():
-            said = worker.inbox.recv()
-            if isinstance(said, str):
-                events.relay(said)
-            elif isinstance(said, Exception):
-                worker.outcome = Outcome(worker.unit, error=said)
-            elif isinstance(said, _Result):
-                worker.outcome = Outcome(worker.unit, said.value)
+            message = worker.inbox.recv()
+            if isinstance(message, str):
+                events.relay(message)
+            elif isinstance(message, Exception):
+                worker.outcome = Outcome(worker.unit, error=message)
+            elif isinstance(message, _Result):
+                worker.outcome = Outcome(worker.unit, message.value)
             else:
-                advance(*said)
-    except (EOFError, OSError):  # it ended, perhaps in the middle of a word
+                advance(*message)
+    except (EOFError, OSError):  # the process ended, perhaps while sending a message
         return
 
 
 def _killed(worker: _Worker) -> WorkerKilled:
     return WorkerKilled(
         f"{worker.unit.title}: its process ended with code {worker.process.exitcode} (-9: it was killed, most likely "
-        "for want of memory)"
+        "because memory ran out)"
     )
 
 
-# --- in such a process -----------------------------------------------------------------------------------------------
+# --- in a worker process ---------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -180,14 +182,14 @@ class _Result:
 
 
 class WorkerReporter:
-    """Stands in for the console's file too, and sends what it gets to the process that asks."""
+    """The reporter of a unit, which also replaces the console's file; it sends everything to the calling process."""
 
     relays = True
-    """Events go the same way."""
+    """Whether events are sent the same way."""
 
     def __init__(self, outbox: Any, threads: int) -> None:
         self.outbox, self.threads = outbox, threads
-        self._one = threading.Lock()
+        self._lock = threading.Lock()
 
     def write(self, text: str) -> int:
         """Sends text to be shown."""
@@ -195,16 +197,16 @@ class WorkerReporter:
         return len(text)
 
     def flush(self) -> None:
-        """Nothing is kept back."""
+        """Does nothing, because text is sent immediately."""
 
     def advance(self, title: str, share: float) -> None:
-        """Sends which further share of a unit is done."""
+        """Sends the share of a unit that was done since the last call."""
         self.send((title, share))
 
-    def send(self, what: Any) -> None:
-        """Sends something, whole."""
-        with self._one:
-            self.outbox.send(what)
+    def send(self, message: Any) -> None:
+        """Sends one message; threads do not interleave."""
+        with self._lock:
+            self.outbox.send(message)
 
 
 def _do(work: Any, argument: Any, outbox: Any, threads: int, quiet: bool) -> None:
@@ -219,12 +221,12 @@ def _do(work: Any, argument: Any, outbox: Any, threads: int, quiet: bool) -> Non
 
 
 def portable(error: Exception) -> Exception:
-    """Returns an error as another process can take it, its traceback as a note."""
-    error.add_note(traceback.format_exc())  # shown with an error that is nobody's bad input
+    """Returns an error that can be sent to another process, with its traceback as a note."""
+    error.add_note(traceback.format_exc())  # shown for errors other than PipelineError
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:
-        told = RuntimeError(f"{type(error).__name__}: {error}")
-        told.add_note(traceback.format_exc())
-        return told
+        described = RuntimeError(f"{type(error).__name__}: {error}")
+        described.add_note(traceback.format_exc())
+        return described
     return error

@@ -1,8 +1,8 @@
-"""The engine of a Ray cluster, one that is running or one that is started on this machine: units are Ray tasks.
+"""The engine for a Ray cluster, either a running one or one that is started on this machine. Units are Ray tasks.
 
-The workers get this process's code (Ray copies the package to them) and work in its folder, PIPELINE_ROOT, which all
-machines must see at the same path. A unit whose worker or machine is lost begins again elsewhere, and goes on from what
-it had written.
+The workers get the code of this process (Ray copies the package to them) and work in its folder, PIPELINE_ROOT, which
+all machines must see at the same path. If a worker or machine is lost, its unit starts again on another one and resumes
+from the files that it had written.
 """
 
 import importlib.util
@@ -32,11 +32,11 @@ from pipeline.engines.ray_room import divided, in_words, machines_there
 from pipeline.engines.ray_worker import Began, Inbox, NotSeen, do
 
 RETRIES = 3
-"""How often a unit begins again whose worker was lost. Bad input and faults of the program do not count as that."""
+"""How often a unit is restarted after its worker was lost. Units that fail with an error are not restarted."""
 CONNECT = 5.0
 """Seconds in which a cluster must answer."""
 STORE = 100 * 2**20
-"""Bytes of the object store of a cluster that is started here: units send little."""
+"""Bytes of the object store of a cluster that is started here; units send little data."""
 PASSED_ON = ("PIPELINE_INPUT", "PIPELINE_UNTIL", "PYTHONPATH")
 INSTALL = "pip install 'ray>=2.50', or, in a clone, pip install '.[ray]'"
 
@@ -45,7 +45,7 @@ class RayEngine:
     """Runs units on a Ray cluster."""
 
     def __init__(self, address: str | None = None) -> None:
-        """Takes the address of a running cluster, host:port or auto; None starts one here when the first unit begins.
+        """Takes the address of a running cluster, host:port or auto; None starts one here before the first unit.
 
         Raises:
             PipelineError: Ray is not installed, or there is no cluster at the address.
@@ -60,16 +60,16 @@ class RayEngine:
             self._connect()
 
     def at_once(self, needs: Needs, count: int) -> int:
-        """Returns how many of `count` units with these needs the cluster has room for at once.
+        """Returns how many of `count` units with these needs the cluster can run in parallel.
 
         Raises:
-            PipelineError: no machine of the cluster has what one of them needs.
+            PipelineError: no machine of the cluster meets the needs of a unit.
         """
         self._connect()
         return max(1, min(count, divided(machines_there(), needs).at_once))
 
     def run(self, units: Iterable[Unit | None], advance: Advance, count: int | None = None) -> Iterator[Outcome]:
-        """Yields every unit when it ended; see Engine."""
+        """Yields the outcome of every unit when it has ended; see Engine."""
         self._connect()
         with _token() as token:
             yield from self._run(iter(units), advance, token)
@@ -81,10 +81,10 @@ class RayEngine:
         more = True
         try:
             while True:
-                asked = True
-                while more and asked and _has_room(running):
+                waiting = True
+                while more and waiting and _has_room(running):
                     unit = next(units, _END)
-                    more, asked = unit is not _END, unit is not None
+                    more, waiting = unit is not _END, unit is not None
                     if isinstance(unit, Unit):
                         task = _Task(unit)
                         running[self._start(task, token)] = task
@@ -94,7 +94,7 @@ class RayEngine:
                     time.sleep(IDLE)
                     continue
                 ready = ray.wait(list(running), timeout=IDLE)[0]
-                self._listen(running, advance)  # after the line above: all that those which ended have said is there
+                self._listen(running, advance)  # after the line above, so that all messages of ended units have arrived
                 for reference in ready:
                     yield _outcome(running.pop(reference), reference)
         finally:
@@ -118,7 +118,7 @@ class RayEngine:
             with _own_signals():
                 try:
                     context = ray.init(**options, runtime_env=runtime, log_to_driver=False, logging_level=logging.ERROR)
-                except Exception as error:  # Ray raises plain ones too
+                except Exception as error:  # Ray raises many types
                     raise PipelineError(_not_joined(self.address, first_line(error))) from error
             board = f", dashboard http://{context.dashboard_url}" if context.dashboard_url else ""
             say(f"Ray: {in_words(machines_there())}{board}")
@@ -127,7 +127,7 @@ class RayEngine:
         self._inbox = actor(Inbox).remote()
 
     def _start(self, task: "_Task", token: Path) -> Any:
-        """Starts a unit somewhere and returns its reference."""
+        """Starts a unit on the cluster and returns its reference."""
         import ray
 
         unit = task.unit
@@ -137,24 +137,24 @@ class RayEngine:
         options: dict[str, Any] = {"num_cpus": plan.cores, "num_gpus": plan.gpus, "max_retries": RETRIES}
         options |= {"runtime_env": {"env_vars": environment}, "name": unit.title}
         remote: Any = ray.remote(**options)
-        said = task.key, self._inbox, plan.threads, str(token), console.quiet
-        return remote(do).remote(unit.work, unit.argument, *said)
+        settings = task.key, self._inbox, plan.threads, str(token), console.quiet
+        return remote(do).remote(unit.work, unit.argument, *settings)
 
     def _listen(self, running: dict[Any, "_Task"], advance: Advance) -> None:
-        """Shows what the units have said since the last time."""
+        """Handles the messages that the units have sent since the last call."""
         import ray
 
         assert self._inbox is not None
         tasks = {task.key: task for task in running.values()}
-        for key, said in ray.get(self._inbox.take.remote()):
+        for key, message in ray.get(self._inbox.take.remote()):
             if key not in tasks:
                 continue
-            if isinstance(said, str):
-                events.relay(said)
-            elif isinstance(said, Began):
-                tasks[key].begins(said.host)
+            if isinstance(message, str):
+                events.relay(message)
+            elif isinstance(message, Began):
+                tasks[key].begins(message.host)
             else:
-                advance(*said)
+                advance(*message)
 
 
 @dataclass
@@ -166,12 +166,12 @@ class _Task:
     hosts: list[str] = field(default_factory=list)
 
     def begins(self, host: str) -> None:
-        """Notes where the unit begins; says so where it is not for the first time."""
+        """Records the host on which the unit starts; warns if it is not the first start."""
         self.hosts.append(host)
         if len(self.hosts) > 1:
             warn(
-                f"[yellow]  {escape(self.unit.title)}: its worker on {escape(self.hosts[-2])} is lost; it goes on from "
-                f"what it had written, on {escape(host)}[/yellow]"
+                f"[yellow]  {escape(self.unit.title)}: its worker on {escape(self.hosts[-2])} was lost; it resumes "
+                f"from its last files on {escape(host)}[/yellow]"
             )
 
 
@@ -179,7 +179,7 @@ _END: Any = object()
 
 
 def _has_room(running: dict[Any, _Task]) -> bool:
-    """Whether the cluster, as it is now, has room for one more; a lost machine's units wait for room themselves."""
+    """Returns whether the cluster currently has room for another unit. Units of a lost machine wait inside Ray."""
     if not running:
         return True
     try:
@@ -189,25 +189,25 @@ def _has_room(running: dict[Any, _Task]) -> bool:
 
 
 def _outcome(task: _Task, reference: Any) -> Outcome:
-    """What became of a unit.
+    """Returns the outcome of a unit.
 
     Raises:
-        PipelineError: a worker does not see the folder that all must share: no other unit can do better.
+        PipelineError: a worker does not see the shared folder, so that all other units would fail too.
     """
     import ray
     from ray.exceptions import RayError, RayTaskError, RuntimeEnvSetupError
 
     try:
         result, error = ray.get(reference)
-    except RayTaskError as failed:  # before the unit's own code: a package that a worker lacks
-        error = PipelineError(f"{task.unit.title} could not begin on a worker: {first_line(failed.cause)}.")
+    except RayTaskError as failed:  # raised before the unit's own code, e.g. if a worker lacks a package
+        error = PipelineError(f"{task.unit.title} could not start on a worker: {first_line(failed.cause)}.")
         return Outcome(task.unit, error=error)
     except RuntimeEnvSetupError as failed:
-        raise PipelineError(f"Ray could not bring the package to its workers: {first_line(failed)}.") from None
+        raise PipelineError(f"Ray could not copy the package to its workers: {first_line(failed)}.") from None
     except RayError as failed:
         error = PipelineError(
             f"{task.unit.title}: its worker was lost {RETRIES + 1} times, on {', '.join(dict.fromkeys(task.hosts))} "
-            f"({first_line(failed)}); the same command goes on from the last finished epoch."
+            f"({first_line(failed)}); the same command resumes from the last finished epoch."
         )
         return Outcome(task.unit, error=error)
     if isinstance(error, NotSeen):
@@ -221,8 +221,8 @@ def _outcome(task: _Task, reference: Any) -> Outcome:
 def _check_answers(address: str) -> None:
     if address.startswith("ray://"):
         raise PipelineError(
-            f"--ray-address {address} is the address of Ray's client server: expected that of the head itself, "
-            "HOST:PORT as `ray start --head` prints it (port 6379 by default), from a machine of the cluster."
+            f"--ray-address {address} is the address of Ray's client server; expected the address of the head itself, "
+            "HOST:PORT as `ray start --head` prints it (port 6379 by default), on a machine of the cluster."
         )
     form = re.fullmatch(r"(?P<host>[^\s/:]+|\[[0-9a-fA-F:]+\]):(?P<port>\d+)", address)
     if form is None or not 0 < int(form["port"]) < 2**16:
@@ -230,14 +230,14 @@ def _check_answers(address: str) -> None:
     try:
         with socket.create_connection((form["host"].strip("[]"), int(form["port"])), CONNECT) as connected:
             if os.environ.get("RAY_USE_TLS") != "1" and not _speaks_grpc(connected):
-                raise PipelineError(_no_cluster(address, "another kind of service has this port"))
+                raise PipelineError(_no_cluster(address, "another service uses this port"))
     except OSError as error:
         raise PipelineError(_no_cluster(address, error.strerror or str(error))) from None
 
 
 def _speaks_grpc(connected: socket.socket) -> bool:
-    """Whether what answers speaks gRPC, as Ray's head does: Ray itself would try for minutes to find out."""
-    settings = b"\0\0\0\x04\0\0\0\0\0"  # an empty SETTINGS frame, which HTTP/2 asks for on both sides
+    """Returns whether the server speaks gRPC, as Ray's head does. Ray itself would try for minutes."""
+    settings = b"\0\0\0\x04\0\0\0\0\0"  # an empty SETTINGS frame, which HTTP/2 requires from both sides
     connected.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + settings)
     connected.settimeout(CONNECT)
     return connected.recv(9)[3:4] == b"\x04"
@@ -249,8 +249,8 @@ def _not_joined(address: str | None, why: str) -> str:
     if address == "auto":
         return _no_cluster(address, "none runs on this machine")
     return (
-        f"--ray-address {address}: something answers there, and Ray could not join it ({why.rstrip('.')}). Expected "
-        f"the head of a cluster of the same Python and the same Ray, here {version('ray')}; where it asks for a token, "
+        f"--ray-address {address}: a server answers there, but Ray could not join it ({why.rstrip('.')}). Expected the "
+        f"head of a cluster with the same versions of Python and Ray (here {version('ray')}). If it requires a token, "
         "set RAY_AUTH_MODE=token, with the token of its head (`ray get-auth-token`)."
     )
 
@@ -258,13 +258,13 @@ def _not_joined(address: str | None, why: str) -> str:
 def _no_cluster(address: str, why: str) -> str:
     return (
         f"--ray-address {address}: no Ray cluster answers there ({why.rstrip('.')}). Start one with `ray start --head` "
-        "and give the address that it prints, or leave --ray-address out: a cluster is started here."
+        "and give the address that it prints, or omit --ray-address to start a cluster on this machine."
     )
 
 
 @contextmanager
 def _own_signals() -> Iterator[None]:
-    """Keeps what the command does at SIGINT and SIGTERM, for which Ray has an answer of its own."""
+    """Restores the command's handlers of SIGINT and SIGTERM, which Ray replaces with its own."""
     main = threading.current_thread() is threading.main_thread()
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -276,7 +276,7 @@ def _own_signals() -> Iterator[None]:
 
 @contextmanager
 def _token() -> Iterator[Path]:
-    """Gives a file that a worker sees if it sees the folder in which it shall work."""
+    """Yields a temporary file by which a worker can check that it sees the shared folder."""
     path = root() / "work" / f".seen-by-workers-{uuid.uuid4().hex}"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch()

@@ -1,4 +1,4 @@
-"""What the machines of a Ray cluster have, and how it is divided among units."""
+"""The resources of the machines of a Ray cluster, and how they are divided among units."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +9,7 @@ from pipeline.core.errors import PipelineError
 
 @dataclass(frozen=True)
 class Machine:
-    """What one machine has."""
+    """The resources of one machine."""
 
     name: str
     cpus: int
@@ -18,7 +18,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class Plan:
-    """What each unit gets, and how many the cluster has room for."""
+    """The resources per unit, and the number of units that the cluster can run in parallel."""
 
     at_once: int
     gpus: float
@@ -40,11 +40,11 @@ def machines_there() -> list[Machine]:
 def divided(machines: list[Machine], needs: Needs) -> Plan:
     """Returns how the cluster is divided among units with these needs.
 
-    With GPUs a unit gets its part of a machine's cores; without, as many as torch's threads, those of the process that
-    asks (divided by per_gpu), or those of the smallest machine.
+    With GPUs, a unit gets its share of a machine's cores. Without GPUs, it gets as many cores as it needs threads, or
+    else the threads of torch in the calling process divided by per_gpu, but at most those of the smallest machine.
 
     Raises:
-        PipelineError: no machine has what a unit needs.
+        PipelineError: no machine meets the needs of a unit.
     """
     with_gpus = [machine for machine in machines if machine.gpus]
     if with_gpus:
@@ -52,24 +52,24 @@ def divided(machines: list[Machine], needs: Needs) -> Plan:
         shares = [machine.cpus // room for machine, room in zip(with_gpus, rooms, strict=True) if room]
         cores = max(1, min(shares, default=1))
         gpus = needs.gpus / needs.per_gpu if needs.gpus == 1 else float(needs.gpus)
-        asked = f"{needs.gpus} GPU{'s' * (needs.gpus > 1)}"
+        wanted = f"{needs.gpus} GPU{'s' * (needs.gpus > 1)}"
     else:
         import torch
 
         cores = max(1, torch.get_num_threads() // needs.per_gpu)
         cores = needs.threads or min([cores, *(machine.cpus for machine in machines if machine.cpus)])
         rooms = [machine.cpus // cores for machine in machines]
-        gpus, asked = 0.0, f"{cores} core{'s' * (cores > 1)}"
+        gpus, wanted = 0.0, f"{cores} core{'s' * (cores > 1)}"
     at_once = sum(rooms)
     if not at_once:
         raise PipelineError(
-            f"a unit asks for {asked} of one machine, and none of the cluster's has that: {in_words(machines)}."
+            f"a unit needs {wanted} on one machine, but no machine of the cluster has that: {in_words(machines)}."
         )
     return Plan(at_once, gpus, cores, needs.threads or cores)
 
 
 def in_words(machines: list[Machine]) -> str:
-    """Returns what the cluster has, for a person."""
+    """Returns a description of the cluster's machines for messages."""
     parts = [
         f"{machine.name} with {machine.cpus} core{'s' * (machine.cpus != 1)} and {machine.gpus or 'no'} "
         f"GPU{'s' * (machine.gpus != 1)}"

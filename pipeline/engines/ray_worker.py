@@ -1,4 +1,4 @@
-"""What runs on the workers of a Ray cluster, and how they tell what they do."""
+"""The code that runs on the workers of a Ray cluster, and how they report to the calling process."""
 
 import socket
 import time
@@ -12,41 +12,41 @@ from pipeline.core.errors import PipelineError
 from pipeline.engines.local import portable
 
 ASIDE = 0.5
-"""Seconds for which a unit gathers its progress before it tells it."""
+"""Seconds for which a unit accumulates its progress before it sends it."""
 
 
 class Inbox:
-    """What units say, until the process that asks for them takes it: an actor beside that process."""
+    """The messages of units until the calling process takes them; an actor on the machine of that process."""
 
     def __init__(self) -> None:
-        self.said: list[Any] = []
+        self.messages: list[Any] = []
 
-    def put(self, key: str, said: Any) -> None:
-        """Keeps what a unit says."""
-        self.said.append((key, said))
+    def put(self, key: str, message: Any) -> None:
+        """Stores a message of a unit."""
+        self.messages.append((key, message))
 
     def take(self) -> list[Any]:
-        """Returns what was said since the last time."""
-        said, self.said = self.said, []
-        return said
+        """Returns the messages since the last call."""
+        messages, self.messages = self.messages, []
+        return messages
 
 
 @dataclass(frozen=True)
 class Began:
-    """A unit begins on this host."""
+    """The message that a unit starts on this host."""
 
     host: str
 
 
 class NotSeen(PipelineError):
-    """A worker does not see the folder."""
+    """A worker does not see the shared folder."""
 
 
 class Reporter:
-    """Stands in for the console's file too, and sends what it gets to the inbox."""
+    """The reporter of a unit, which also replaces the console's file; it sends everything to the inbox."""
 
     relays = True
-    """Events go the same way."""
+    """Whether events are sent the same way."""
 
     def __init__(self, send: Callable[[Any], Any], threads: int) -> None:
         self.send, self.threads = send, threads
@@ -59,16 +59,16 @@ class Reporter:
         return len(text)
 
     def flush(self) -> None:
-        """Nothing is kept back."""
+        """Does nothing, because text is sent immediately."""
 
     def advance(self, title: str, share: float) -> None:
-        """Sends which further share of a unit is done, from time to time."""
+        """Accumulates the share of a unit that was done, and sends it from time to time."""
         self.shares[title] = self.shares.get(title, 0.0) + share
         if time.monotonic() - self.told > ASIDE:
             self.tell()
 
     def tell(self) -> None:
-        """Sends the progress that it has gathered."""
+        """Sends the accumulated progress."""
         for title, share in self.shares.items():
             self.send((title, share))
         self.shares.clear()
@@ -78,19 +78,19 @@ class Reporter:
 def do(
     work: Any, argument: Any, key: str, inbox: Any, threads: int, token: str, quiet: bool
 ) -> tuple[Any, Exception | None]:
-    """Runs a unit; returns its result, or its error, which Ray thus does not take for a lost worker's."""
+    """Runs a unit and returns its result and its error. The error is returned so that Ray does not restart the unit."""
     import ray
 
-    def send(said: Any) -> Any:
-        return inbox.put.remote(key, said)
+    def send(message: Any) -> Any:
+        return inbox.put.remote(key, message)
 
     host = socket.gethostname()
     send(Began(host))
     if not Path(token).exists():
         folder = Path(token).parents[1]
         return None, NotSeen(
-            f"the worker on {host} does not see the files in {folder}: put the pipeline's folder (PIPELINE_ROOT) where "
-            "all machines of the cluster see it at the same path."
+            f"the worker on {host} does not see the files in {folder}: put the pipeline's folder (PIPELINE_ROOT) on a "
+            "file system that all machines of the cluster see at the same path."
         )
     reporter = Reporter(send, threads)
     before = console.file, console.quiet
@@ -102,4 +102,4 @@ def do(
     finally:
         console.file, console.quiet = before
         reporter.tell()
-        ray.get(send(""))  # all that it said is there before it ends
+        ray.get(send(""))  # waits until all messages have arrived

@@ -1,4 +1,4 @@
-"""Scores the final masks of a test set whose truth is known; without one, there is nothing to do.
+"""Scores the final masks of a test set with known true masks; without known masks, this stage does nothing.
 
     python -m pipeline evaluate RECIPE
 
@@ -7,7 +7,7 @@ reads   work/<competition>/<run>/predictions/test_fold_<k>.npy, postprocess.json
 writes  work/<competition>/<run>/test.json (summary), test_scores.csv (one row per image), test_overlays/*.png,
         test_tensorboard/ (loss, Dice, IoU and pictures), and a row of work/<competition>/runs.csv
 
-The masks are those of the submission: nothing here was chosen on the test set, and nothing is chosen on it afterwards.
+The masks are those of the submission. No decision is made on the test set, here or afterwards.
 """
 
 import time
@@ -46,16 +46,16 @@ NEEDS_TEST, READS_FOLDS = True, "test"
 OVERLAYS = 10
 EVENTS = f"test_tensorboard/{tensorboard.FILE}"
 BATCH = 8
-"""Images a batch, of the batch-wise figures that reports on Oxford-IIIT Pet give."""
+"""Images per batch, for the figures per batch that reports on Oxford-IIIT Pet give."""
 
 
 def wanted(competition: Competition) -> bool:
-    """Returns whether the competition's YAML says that its test set has a truth to score against."""
+    """Returns whether, according to its YAML, the competition's test set has known masks to score against."""
     return bool(getattr(getattr(competition, "test", None), "evaluate", False))
 
 
 def steps(run: Run) -> list[Step]:
-    """Returns the one step of this stage, or none."""
+    """Returns the step of this stage; none if the test set has no known masks."""
     if not wanted(run.competition):
         return []
     outputs = (run.folder / "test.json", run.folder / "test_scores.csv")
@@ -74,11 +74,11 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
     """Scores every test image, writes the summary and the overlays, and adds a row to runs.csv.
 
     Raises:
-        PipelineError: predictions of a test image are missing, or what tune or encode wrote is damaged.
+        PipelineError: predictions of a test image are missing, or a file that tune or encode wrote is damaged.
     """
     images = table.read_table(run.test_table)
     result, record = read_tuned(run), read_submission(run)
-    if run.competition.metric_file:  # beside it, the built-in metric that tuning went by
+    if run.competition.metric_file:  # also score with the built-in metric that was used for tuning
         run = replace(run, competition=run.competition.model_copy(update={"metric": searched_by(result)}))
     blend, decision = blends.test(run, result), decision_of(result)
     place = _places(run, images, blend.ids)
@@ -94,18 +94,18 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
         predicted_as = place[row["image_id"]]
         probability = blend.native(predicted_as, true.shape[1:])
         overlap = run.competition.submission.overlap
-        found = disjoint(blend.objects(predicted_as, probability, decision), probability, overlap)
-        predicted = (found > 0).view(np.uint8)
+        objects = disjoint(blend.objects(predicted_as, probability, decision), probability, overlap)
+        predicted = (objects > 0).view(np.uint8)
         if index < OVERLAYS:
             image = read(row)
-            picture = overlay.drawn(image, true, with_gaps(found), run.competition)
+            picture = overlay.drawn(image, true, with_gaps(objects), run.competition)
             name = f"{index:02}_{row['image_id'].replace('/', '_')}.png"
             write_png(folder / name, overlay.with_legend(picture, run.competition))
             pictures[index] = tensorboard.panels(image, true, probability, predicted, run.competition)
         figures = image_figures(probability, predicted, true, run.competition)
         truth = table.scored_truth(row, run.competition, metric) if metric.instances else true
-        texts = tables and (tables.texts(row["image_id"], found), tables.true_texts(row))
-        masks = found if metric.instances else predicted, truth
+        texts = tables and (tables.texts(row["image_id"], objects), tables.true_texts(row))
+        masks = objects if metric.instances else predicted, truth
         return {"image_id": row["image_id"], "masks": masks, "texts": texts, **figures}
 
     def evaluate_batch(batch: np.ndarray) -> list[tuple[int, dict[str, Any]]]:
@@ -134,14 +134,14 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
 
 
 def _write(run: Run, rows: list[dict[str, Any]], summary: dict[str, Any]) -> None:
-    """The table of single images, and the summary."""
+    """Writes the table of single images and the summary."""
     flat = pd.DataFrame([{key: value for key, value in row.items() if np.isscalar(value)} for row in rows])
     write_for_people(run.folder / "test_scores.csv", flat)
     write_json(run.folder / "test.json", summary)
 
 
 def _emptied(folder: Path) -> Path:
-    """A folder without the pictures of an earlier run."""
+    """Returns the folder after making it and removing the pictures of an earlier run."""
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("*.png"):
         old.unlink()
@@ -149,7 +149,7 @@ def _emptied(folder: Path) -> Path:
 
 
 def _places(run: Run, images: pd.DataFrame, ids: list[str]) -> dict[str, int]:
-    """The place of every test image among the predicted ones."""
+    """Returns the position of every test image among the predicted ones."""
     place = {image_id: number for number, image_id in enumerate(ids)}
     if missing := [image_id for image_id in images["image_id"] if image_id not in place]:
         raise PipelineError(
@@ -160,11 +160,11 @@ def _places(run: Run, images: pd.DataFrame, ids: list[str]) -> dict[str, int]:
 
 
 def published_score(tables: MetricTables, rows: list[dict[str, Any]], by: dict[str, Any]) -> dict[str, Any]:
-    """Returns the score by the competition's published metric, under the names of the built-in one, and that one.
+    """Returns the score by the published metric as `metric` and `score`, and the built-in metric's as `tuned_by`.
 
     Args:
-        tables: makes rows of the test images.
-        rows: of each of them, the `texts` of its predicted and its true masks.
+        tables: makes the tables of the test images.
+        rows: one dict per image, with the `texts` of its predicted and its true masks.
         by: the summary by the built-in metric.
 
     Raises:
@@ -180,13 +180,13 @@ def published_score(tables: MetricTables, rows: list[dict[str, Any]], by: dict[s
 def image_figures(
     probability: np.ndarray, predicted: np.ndarray, true: np.ndarray, competition: Competition
 ) -> dict[str, Any]:
-    """Returns an image's figures, at its own size: dice, iou, loss, and the counts that data-set figures need.
+    """Returns dice, iou and loss of an image at its own size, and the pixel counts for figures over the data set.
 
     Args:
         probability: (C, h, w) uint8 (p·255) or, multiclass, float32.
         predicted: masks (C, h, w) of 0 and 1.
         true: masks (C, h, w) of 0, 1 and 255 (ignored).
-        competition: its kind.
+        competition: the competition, for its kind.
     """
     counts = np.stack(overlaps.counts(predicted, true))
     figures = {"dice": overlaps.dice(*counts).mean(), "iou": overlaps.iou(*counts).mean(), "counts": counts}
@@ -198,8 +198,10 @@ def image_figures(
 
 
 def cross_entropy(probability: np.ndarray, true: np.ndarray, competition: Competition) -> float:
-    """Returns the mean cross-entropy of the pixels that count, in nats: of the averaged, resized probabilities, whose
-    smallest step (1/255 where they are uint8) bounds it."""
+    """Returns the mean cross-entropy over the pixels that count, in nats.
+
+    It is computed from the averaged, resized probabilities, so their resolution (1/255 if they are uint8) bounds it.
+    """
     valid = true[0] != IGNORE
     if not valid.any():
         return 0.0
@@ -213,8 +215,8 @@ def cross_entropy(probability: np.ndarray, true: np.ndarray, competition: Compet
 
 
 def summarise(rows: list[dict[str, Any]], competition: Competition, units: np.ndarray) -> dict[str, Any]:
-    """Returns mean and standard deviation over images and over batches (batch_figures), and the figures of all pixels
-    together."""
+    """Returns mean and standard deviation over images and over batches (see batch_figures), and figures over all
+    pixels."""
     names = list(dict.fromkeys([competition.metric, "dice", "iou", "loss"]))
     counts = np.stack([row["counts"] for row in rows])
     summary: dict[str, Any] = {"images": len(rows), "metric": competition.metric}
@@ -265,7 +267,7 @@ def _add_to_runs(run: Run, summary: dict[str, Any], record: dict[str, Any]) -> N
     row |= {"architecture": model.architecture, "encoder": model.encoder, "weights": model.weights}
     row |= {"size": f"{image.size[0]}x{image.size[1]}", "folds": len(record["folds"])}
     row |= {"seconds": sum(fold["seconds"] for fold in record["folds"].values()), "submission": record["sha256"]}
-    with exclusive_lock(run.competition_folder):  # other runs add theirs
+    with exclusive_lock(run.competition_folder):  # other runs add rows too
         before = as_written(read_texts(path)) if path.exists() else pd.DataFrame()
         write_for_people(path, pd.concat([before, pd.DataFrame([row])]))
 
@@ -273,9 +275,9 @@ def _add_to_runs(run: Run, summary: dict[str, Any], record: dict[str, Any]) -> N
 def _print(run: Run, summary: dict[str, Any]) -> None:
     remark = f" ({summary['remark']})" if summary["remark"] else ""
     say(f"  test {summary['metric']} {summary['score']:.4f} over {summary['images']} images{remark}")
-    for where, what in (("over_images", "images"), (f"over_batches_of_{BATCH}", f"batches of {BATCH}")):
+    for where, units in (("over_images", "images"), (f"over_batches_of_{BATCH}", f"batches of {BATCH}")):
         parts = [f"{name} {s['mean']:.4f} ± {s['standard_deviation']:.4f}" for name, s in summary[where].items()]
-        say(f"  mean ± standard deviation over {what}: {', '.join(parts)}")
+        say(f"  mean ± standard deviation over {units}: {', '.join(parts)}")
     say(f"  data-set IoU {summary['data_set_iou']:.4f} → {shown(run.folder / 'test.json')}")
     say(f"  {OVERLAYS} overlays → {shown(run.folder)}/test_overlays/ and test_tensorboard/, all runs → "
                   f"{shown(run.competition_folder / 'runs.csv')}")  # fmt: skip

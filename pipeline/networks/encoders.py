@@ -1,4 +1,4 @@
-"""Encoders of any input size and number of channels, and their weights from a file."""
+"""Adapts encoders to any input size and number of channels, and loads their weights from a file."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +14,8 @@ from pipeline.networks.weight_files import difference, match, norm_remark, paddi
 
 
 def any_size(construct: Callable[..., Module], encoder: str) -> Module:
-    """Returns construct(), with `dynamic_img_size` where a timm encoder has it: vision transformers otherwise take
-    images of one size only."""
+    """Returns construct(), with `dynamic_img_size=True` if a timm encoder has this option. Without it, vision
+    transformers accept images of only one size."""
     if encoder.startswith("tu-"):
         try:
             return construct(dynamic_img_size=True)
@@ -26,8 +26,8 @@ def any_size(construct: Callable[..., Module], encoder: str) -> Module:
 
 
 def load_encoder(encoder: Module, path: Path, name: str = "") -> None:
-    """Loads an encoder's weights from .safetensors or a PyTorch state dict of timm, torchvision or
-    segmentation-models-pytorch; every tensor of the encoder must be there.
+    """Loads an encoder's weights from a .safetensors file or a PyTorch state dict of timm, torchvision or
+    segmentation-models-pytorch. The file must hold every tensor of the encoder.
 
     Args:
         encoder: the encoder.
@@ -35,18 +35,18 @@ def load_encoder(encoder: Module, path: Path, name: str = "") -> None:
         name: the encoder's name in model.encoder.
 
     Raises:
-        PipelineError: not a readable state dict, or its tensors are not this encoder's.
+        PipelineError: the file is not a readable state dict, or its tensors do not fit this encoder.
     """
     state = read_state(path)
-    found = match(state, encoder)
-    if not found.fits:
+    matched = match(state, encoder)
+    if not matched.fits:
         which = f"{name} ({type(encoder).__name__})" if name else type(encoder).__name__
-        why = difference(found, state, encoder, name)
+        why = difference(matched, state, encoder, name)
         raise PipelineError(f"{path} does not fit the encoder {which}: {why}")
-    encoder.load_state_dict(found.state)
-    if found.in_order:
+    encoder.load_state_dict(matched.state)
+    if matched.in_order:
         console.print(
-            f"[dim]model.weights: the names in {escape(path.name)} are another library's; all tensors were matched by "
+            f"[dim]model.weights: {escape(path.name)} uses the names of another library; all tensors were matched by "
             "their order and shapes[/dim]"
         )
     for remark in (padding_remark(state, encoder, name), norm_remark(state, encoder)):
@@ -55,10 +55,10 @@ def load_encoder(encoder: Module, path: Path, name: str = "") -> None:
 
 
 def set_in_channels(encoder: Any, channels: int) -> None:
-    """Adapts the first convolution of an encoder of three channels to another number."""
+    """Adapts the first convolution of an encoder with three input channels to another number of channels."""
     if channels == 3:
         return
     if hasattr(encoder, "set_in_channels"):
         encoder.set_in_channels(channels, pretrained=True)
-    else:  # timm's
+    else:  # an encoder of timm
         patch_first_conv(encoder, channels, pretrained=True)

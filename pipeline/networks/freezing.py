@@ -1,4 +1,4 @@
-"""Parts of an encoder that do not learn: its stem and first stages, and its BatchNorm statistics."""
+"""Freezes parts of an encoder: its stem and first stages, and its BatchNorm statistics."""
 
 from typing import Any
 
@@ -12,12 +12,12 @@ from pipeline.core.errors import PipelineError
 
 
 def freeze(encoder: Module | None, settings: ModelSettings, image: Tensor) -> None:
-    """Takes the gradients from the parameters that `model.freeze` names.
+    """Sets `requires_grad` to false for the parameters that `model.freeze` names.
 
     Args:
-        encoder: the network's, None where it has none.
-        settings: with `freeze` and `freeze_norm`.
-        image: normalised (1, channels, H, W), of a size that the encoder takes.
+        encoder: the encoder of the network; None if it has none.
+        settings: the model settings, for `freeze` and `freeze_norm`.
+        image: a normalised image (1, channels, H, W) of a size that the encoder accepts.
 
     Raises:
         PipelineError: there is no encoder, no such stage, or no BatchNorm.
@@ -26,28 +26,28 @@ def freeze(encoder: Module | None, settings: ModelSettings, image: Tensor) -> No
         return
     if encoder is None:
         name = "model.freeze" if settings.freeze != "none" else "model.freeze_norm"
-        raise PipelineError(f"{name} is set, and {settings.architecture} has no `encoder`: leave it out.")
+        raise PipelineError(f"{name} is set, but {settings.architecture} has no `encoder`: remove the setting.")
     if settings.freeze_norm and not _norms(encoder):
         raise PipelineError(
-            f"model.freeze_norm is true, and encoder {settings.encoder} has no BatchNorm: leave it out."
+            f"model.freeze_norm is true, but encoder {settings.encoder} has no BatchNorm: remove the setting."
         )
     for parameter in _chosen(encoder, settings, image):
         parameter.requires_grad_(False)
 
 
 def kept_in_evaluation(encoder: Module | None, settings: ModelSettings) -> list[Module]:
-    """Returns the modules of a frozen encoder that stay in evaluation while the network trains: those whose parameters
-    `freeze` has all frozen, and with `model.freeze_norm` every BatchNorm."""
+    """Returns the modules of an encoder that stay in evaluation mode while the network trains: modules of which
+    `freeze` has frozen every parameter, and with `model.freeze_norm` every BatchNorm."""
     if encoder is None or (settings.freeze == "none" and not settings.freeze_norm):
         return []
     return [*_frozen(encoder), *(_norms(encoder) if settings.freeze_norm else [])]
 
 
 def stages_of(encoder: Module, image: Tensor) -> list[list[Parameter]]:
-    """Returns the parameters that each size of an encoder's features adds, the largest first: its stem, its stages.
+    """Returns the parameters of an encoder's stem and of each stage, one list per feature size, the largest size first.
 
-    A feature's stage is what it is computed from and no larger feature is, which the graph of autograd knows whatever
-    the encoder calls its parts.
+    A parameter belongs to the largest feature that is computed from it. This is read from the graph of autograd, so it
+    does not depend on the names of the encoder's parts.
 
     Raises:
         PipelineError: the encoder does not return a list of features.
@@ -64,13 +64,13 @@ def stages_of(encoder: Module, image: Tensor) -> list[list[Parameter]]:
     if not isinstance(features, list | tuple) or not all(isinstance(feature, Tensor) for feature in features):
         raise PipelineError(
             f"model.freeze: {type(encoder).__name__} returns {type(features).__name__}; expected a list of features, "
-            "the largest first. Freeze all of it, or none."
+            "the largest first. Set model.freeze to all or none."
         )
-    own, known, stages = {id(parameter) for parameter in encoder.parameters()}, set[int](), []
+    of_encoder, known, stages = {id(parameter) for parameter in encoder.parameters()}, set[int](), []
     for feature in features:
-        added = [parameter for parameter in _behind(feature) if id(parameter) in own - known]
+        added = [parameter for parameter in _behind(feature) if id(parameter) in of_encoder - known]
         known |= {id(parameter) for parameter in added}
-        if added:  # the image itself, and features that other sizes share, add none
+        if added:  # the image itself and repeated features add no parameters
             stages.append(added)
     return stages
 
@@ -82,15 +82,15 @@ def _chosen(encoder: Module, settings: ModelSettings, image: Tensor) -> list[Par
     count = 1 if settings.freeze == "stem" else int(settings.freeze) + 1
     if count > len(stages):
         raise PipelineError(
-            f"model.freeze is {settings.freeze}, and encoder {settings.encoder} has a stem and {len(stages) - 1} "
+            f"model.freeze is {settings.freeze}, but encoder {settings.encoder} has a stem and {len(stages) - 1} "
             f"stages: expected none, stem, a number from 1 to {len(stages) - 1}, or all."
         )
     return [parameter for stage in stages[:count] for parameter in stage]
 
 
 def _behind(feature: Tensor) -> list[Parameter]:
-    """The parameters that a tensor was computed from."""
-    found: list[Parameter] = []
+    """Returns the parameters from which a tensor was computed."""
+    parameters: list[Parameter] = []
     seen: set[Any] = set()
     waiting: list[Any] = [feature.grad_fn]
     while waiting:
@@ -99,13 +99,13 @@ def _behind(feature: Tensor) -> list[Parameter]:
             continue
         seen.add(node)
         if hasattr(node, "variable"):
-            found.append(node.variable)
-        waiting += [before for before, _ in node.next_functions]
-    return found
+            parameters.append(node.variable)
+        waiting += [previous for previous, _ in node.next_functions]
+    return parameters
 
 
 def _frozen(module: Module) -> list[Module]:
-    """The outermost modules that have parameters, none of which learns."""
+    """Returns the outermost modules whose parameters are all frozen; modules without parameters are left out."""
     parameters = list(module.parameters())
     if parameters and not any(parameter.requires_grad for parameter in parameters):
         return [module]

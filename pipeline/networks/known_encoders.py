@@ -1,4 +1,4 @@
-"""Encoders that a file of another network is compared with, so that it can be named."""
+"""Known encoders with which a file of weights is compared, to name the network it belongs to."""
 
 KNOWN: dict[str, tuple[int, tuple[int, ...]]] = {
     "resnet18": (4, (64, 64, 3, 3)),
@@ -93,5 +93,6 @@ KNOWN: dict[str, tuple[int, tuple[int, ...]]] = {
     "tu-swin_small_patch4_window7_224": (18, (1536, 384)),
     "tu-swin_base_patch4_window7_224": (18, (2048, 512)),
 }
-"""For each encoder, by its name in model.encoder: how often its most frequent shape occurs among tensors of two or more
-dimensions, and that shape. An encoder whose shape is rarer in a file need not be built: it cannot fit."""
+"""For each encoder, by its name in model.encoder: its most frequent shape among tensors of two or more dimensions,
+preceded by the number of tensors of that shape. If a file has fewer tensors of this shape, the encoder cannot fit and
+is not built."""

@@ -1,4 +1,4 @@
-"""Batches of plain images from the memory-mapped pixel arrays, and how many processes make batches."""
+"""Batches of unaugmented images from the memory-mapped pixel arrays, and the number of loader processes."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -20,15 +20,15 @@ from pipeline.networks.device import Compute
 
 
 class MasksAndSeparators:
-    """Masks and what separates their objects as one array (N, 2 · classes, H, W), of which parts are read: uint8, or
-    float32 where distances are learnt."""
+    """Masks and separators of their objects, read like one array (N, 2 · classes, H, W): uint8, or float32 if the
+    separators are distances."""
 
     def __init__(self, masks: np.ndarray, targets: np.ndarray, separator: Separator) -> None:
-        """Arrays (N, classes, H, W), as decode writes them."""
+        """Takes masks and separators as arrays (N, classes, H, W), as decode writes them."""
         self.masks, self.targets, self.separator = masks, targets, separator
 
     def __getitem__(self, key: Any) -> np.ndarray:
-        """Returns a part (…, 2 · classes, h, w) by a key that takes all classes."""
+        """Returns a part (…, 2 · classes, h, w); the key must not select classes."""
         return np.concatenate([self.masks[key], learned(self.targets[key], self.separator)], axis=-3)
 
 
@@ -36,8 +36,8 @@ Masks = np.ndarray | MasksAndSeparators
 
 
 def open_masks(folder: Path, separators: Path | None) -> Masks:
-    """Returns what is learnt of the training images, mapped from the files in a folder of pixel arrays: masks, and what
-    separates their objects where a file of that is given."""
+    """Returns the training targets, memory-mapped from the files in a folder of pixel arrays: the masks, with the
+    separators of their objects if a file of these is given."""
     masks = read_array(folder / "train_masks.npy")
     if separators is None:
         return masks
@@ -46,8 +46,10 @@ def open_masks(folder: Path, separators: Path | None) -> Masks:
 
 
 class PlainDataset(Dataset):
-    """Images (C, H, W) as stored, with masks (classes, H, W) where there are any, by position; where `separators`, a
-    file of what separates their objects, is given, its planes follow those of the masks."""
+    """Images (C, H, W) as stored, optionally with masks (classes, H, W), by position.
+
+    If `separators`, the file with the separators of the objects, is given, its planes follow those of the masks.
+    """
 
     def __init__(
         self,
@@ -73,14 +75,14 @@ class PlainDataset(Dataset):
 
 
 class ResidentBatches:
-    """Batches in order, of images that stay on the device: nothing is read or sent again in the next epoch."""
+    """Batches in order, from images that stay on the device, so that no epoch but the first reads or transfers them."""
 
     def __init__(self, dataset: PlainDataset, batch_size: int, device: torch.device) -> None:
         shape = (len(dataset),)
-        self.tensors = [torch.empty(shape + one.shape, dtype=one.dtype, device=device) for one in dataset[0]]
+        self.tensors = [torch.empty(shape + item.shape, dtype=item.dtype, device=device) for item in dataset[0]]
         for position in range(len(dataset)):
-            for tensor, one in zip(self.tensors, dataset[position], strict=True):
-                tensor[position] = one
+            for tensor, item in zip(self.tensors, dataset[position], strict=True):
+                tensor[position] = item
         self.batch_size = batch_size
 
     def __len__(self) -> int:
@@ -91,7 +93,7 @@ class ResidentBatches:
 
 
 def fits(dataset: PlainDataset, device: torch.device) -> bool:
-    """Returns whether a GPU holds all images and masks in a quarter of the memory that it has free."""
+    """Returns whether all images and masks fit into a quarter of the GPU's free memory."""
     if device.type != "cuda" or not len(dataset):
         return False
     needed = len(dataset) * sum(tensor.nbytes for tensor in dataset[0])
@@ -99,12 +101,12 @@ def fits(dataset: PlainDataset, device: torch.device) -> bool:
 
 
 def plain_loader(dataset: PlainDataset, batch_size: int, workers: int) -> DataLoader:
-    """Returns batches in order."""
+    """Returns a loader of batches in order."""
     return make_loader(dataset, batch_size, workers)
 
 
 def loader_workers(run: Run, compute: Compute) -> int:
-    """Returns the recipe's number of loader processes; by default none on a CPU, which is busy with the network."""
+    """Returns the recipe's number of loader processes; by default 0 on a CPU, because the network uses its cores."""
     if run.recipe.train.workers is not None:
         return run.recipe.train.workers
     if compute.accelerator == "cpu":
@@ -113,9 +115,9 @@ def loader_workers(run: Run, compute: Compute) -> int:
 
 
 def make_loader(dataset: Dataset, batch_size: int, workers: int, **options: object) -> DataLoader:
-    """Returns batches of a dataset, made by `workers` processes; further options are those of DataLoader."""
+    """Returns a loader of a dataset with `workers` processes; further options are those of DataLoader."""
     pin = torch.cuda.is_available()
-    # Python's default on Linux until 3.14: the others start slowly
+    # Python's default on Linux before 3.14; other start methods are slow
     context = "fork" if workers and sys.platform == "linux" else None
     return DataLoader(
         dataset, batch_size, num_workers=workers, pin_memory=pin, persistent_workers=workers > 0,
@@ -124,7 +126,7 @@ def make_loader(dataset: Dataset, batch_size: int, workers: int, **options: obje
 
 
 def _reopened(array: np.memmap) -> tuple[Any, ...]:
-    """How a file of pixels goes to a process that is not forked: opened there anew, not sent whole."""
+    """Returns how to pickle a pixel array for a process that is not forked: the process opens the file itself."""
     whole = isinstance(array.base, mmap)
     return (np.load, (array.filename, "r")) if whole else np.asarray(array).__reduce__()  # type: ignore[return-value]
 
@@ -133,7 +135,7 @@ ForkingPickler.register(np.memmap, _reopened)
 
 
 def to_tensor(image: np.ndarray) -> torch.Tensor:
-    """Returns an image (H, W, C) as a tensor (C, H, W) uint8, int32 of uint16, or float32."""
+    """Returns an image (H, W, C) as a tensor (C, H, W) of the same dtype, except that uint16 becomes int32."""
     # uint16 tensors support few operations and cannot be pinned by older versions; int32 holds the same values
     array = image.astype(np.int32) if image.dtype == np.uint16 else image
     return torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1)))

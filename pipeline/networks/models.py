@@ -1,4 +1,4 @@
-"""Networks by name, or a user's own, for any image size."""
+"""Builds networks by name, or from a user's own class, for any image size."""
 
 import importlib
 import inspect
@@ -37,13 +37,19 @@ CHECKED_SIZE = 64
 
 
 class SegmentationNetwork(Module):
-    """Raw pixels (N, C, H, W) of any integer type and any size in, an Output of that size out.
+    """A network from raw pixels (N, C, H, W) of any integer dtype and any size to an Output of the same size.
 
-    normalize is `imagenet`, `unit` (pixels in [0, 1]), `image` (mean and standard deviation of each image, over its
-    channels and pixels), or `dataset` or `encoder` (those that set_statistics gives; they are saved with the weights).
-    With background_output the inner network gives [background, class], and the logit of the class is their difference.
-    Modules of `kept_in_evaluation` belong to the network, and never train. A presence head may count further outputs
-    than the `classes`; those are cut off.
+    Args:
+        network: the inner network, on normalised images.
+        channels: the number of channels of the images.
+        normalize: `imagenet`, `unit` (pixels in [0, 1]), `image` (mean and standard deviation of each image, over its
+            channels and pixels), or `dataset` or `encoder` (mean and deviation from set_statistics, which are saved
+            with the weights).
+        largest_pixel: the largest value of the images' dtype.
+        background_output: whether the inner network returns [background, class]. The logit of the class is then their
+            difference.
+        kept_in_evaluation: modules of the network that stay in evaluation mode while it trains.
+        classes: the number of classes. Further outputs of a presence head are dropped.
     """
 
     mean: Tensor
@@ -68,15 +74,16 @@ class SegmentationNetwork(Module):
         self.stride, self.smallest = stride(network), smallest(network)
         if normalize != "image":
             mean, std = _statistics(normalize, channels)
-            # only what training found belongs to the weights
+            # only values found by training are saved with the weights
             persistent = normalize in LEARNED
             self.register_buffer("mean", mean.view(1, -1, 1, 1) * largest_pixel, persistent)
             self.register_buffer("std", std.view(1, -1, 1, 1) * largest_pixel, persistent)
 
     def set_statistics(self, mean: list[float], std: list[float]) -> None:
-        """Sets the mean and standard deviation of each channel, in units of raw pixels; a deviation of 0 counts as 1.
+        """Sets the mean and standard deviation of each channel, in units of raw pixels; a deviation of 0 becomes 1.
 
-        Raises ValueError when normalize is neither `dataset` nor `encoder`, or there are not as many as channels.
+        Raises:
+            ValueError: normalize is neither `dataset` nor `encoder`, or there is not one value per channel.
         """
         if self.normalize not in LEARNED or not len(mean) == len(std) == self.mean.numel():
             raise ValueError(f"normalize is {self.normalize}; got {len(mean)} means and {len(std)} deviations")
@@ -84,14 +91,14 @@ class SegmentationNetwork(Module):
         self.std.copy_(torch.tensor([value or 1.0 for value in std]).view_as(self.std))
 
     def train(self, mode: bool = True) -> "SegmentationNetwork":
-        """Returns itself in training or evaluation; what is frozen stays in evaluation."""
+        """Sets training or evaluation mode and returns the network; frozen modules stay in evaluation mode."""
         super().train(mode)
         for module in self.kept_in_evaluation:
             module.eval()
         return self
 
     def forward(self, pixels: Tensor) -> Output:
-        """Returns the outputs at the size of the input; the network itself sees it padded to its stride."""
+        """Returns the outputs at the size of the input. The inner network sees the input padded to its stride."""
         images = self._normalized(pixels.float())
         height, width = images.shape[2:]
         bottom = _padded(height, self.stride, self.smallest) - height
@@ -103,32 +110,33 @@ class SegmentationNetwork(Module):
             output = _without_background(output)
         mask, presence, deep = output
         presence = None if presence is None else presence[:, : self.classes]
-        return Output(mask[:, :, :height, :width], presence, tuple(one[:, :, :height, :width] for one in deep))
+        return Output(mask[:, :, :height, :width], presence, tuple(mask[:, :, :height, :width] for mask in deep))
 
     def _normalized(self, pixels: Tensor) -> Tensor:
         if self.normalize != "image":
             return (pixels - self.mean) / self.std
         std, mean = torch.std_mean(pixels, (1, 2, 3), correction=0, keepdim=True)
-        # images of one value become 0
+        # the added term turns images with a single value into 0 instead of NaN
         return (pixels - mean) / (std + 1e-6 * self.largest_pixel)
 
 
 def build(settings: ModelSettings, channels: int, classes: int, weights: Path | None) -> Module:
-    """Returns the network of the settings; its encoder starts from `weights` where given, else from scratch.
+    """Returns the network of the settings. Its encoder starts from `weights` if given, else from scratch.
 
-    It takes float images (N, channels, H, W) whose sides are multiples of its `stride` and at least `smallest`, and
-    returns logits (N, classes, H, W), one class more with background_output, twice as many with model.instances; or
-    (logits, presence), or an Output. What `model.freeze` names has no gradients.
+    The network takes float images (N, channels, H, W) whose sides are multiples of its `stride` and at least
+    `smallest`. It returns logits (N, classes, H, W), or (logits, presence), or an Output. There is one more plane of
+    logits with background_output, and twice as many with model.instances. Parameters that `model.freeze` names do not
+    require gradients.
 
     Raises:
-        PipelineError: an unknown architecture, encoder or option, weights that do not fit the encoder, or a network of
-            one's own that cannot be imported or does not return what it should, or nothing to freeze.
+        PipelineError: an unknown architecture, encoder or option; weights that do not fit the encoder; a user's class
+            that cannot be imported or returns something else than expected; or nothing to freeze.
     """
     if settings.background_output and classes != 1:
-        raise PipelineError(f"model.background_output is for one class, and there are {classes}: set it to false.")
+        raise PipelineError(f"model.background_output is for one class, but there are {classes}: set it to false.")
     outputs = settings.planes(classes) + settings.background_output
     with _first_on_path(root()):
-        # three channels first: pretrained files have them, and the first convolution is adapted afterwards
+        # pretrained files have three channels; the first convolution is adapted after loading
         network = _constructed(settings, channels if weights is None else 3, classes, outputs)
         if weights is not None:
             encoder = _encoder_for_weights(network, settings)
@@ -143,44 +151,47 @@ def build(settings: ModelSettings, channels: int, classes: int, weights: Path | 
 
 
 def build_network(run: Run, source: Path | None, dtype: np.dtype) -> SegmentationNetwork:
-    """Returns the recipe's network for images of a type (uint8, uint16 or float16), its encoder started from
-    `source`."""
+    """Returns the recipe's network for images of a dtype (uint8, uint16 or float16).
+
+    The encoder starts from the weights in `source`, or from scratch if it is None.
+    """
     image, model, classes = run.recipe.image, run.recipe.model, len(run.competition.classes)
     inner = build(model, image.channels, classes, source)
     largest, normalize = largest_of(dtype), image.normalize or "imagenet"
-    still = kept_in_evaluation(encoder_of(inner), model)
-    return SegmentationNetwork(inner, image.channels, normalize, largest, model.background_output, still, classes)
+    fixed = kept_in_evaluation(encoder_of(inner), model)
+    return SegmentationNetwork(inner, image.channels, normalize, largest, model.background_output, fixed, classes)
 
 
 def stride(network: Module) -> int:
-    """Returns what both sides of the images must be a multiple of.
+    """Returns the number of which both sides of the images must be a multiple.
 
-    It is 32 for all but vision transformers whose patches do not go into 32, and smp's Unet with fewer than five
-    stages, which need no more than they halve: padding 112×112 to 128×128 would cost a quarter of the time.
+    It is 32, with two exceptions. Vision transformers whose patch size does not divide 32 need a common multiple. smp's
+    Unet with fewer than five stages needs only its own stride, and padding 112×112 to 128×128 would cost a quarter of
+    the time.
     """
-    own = getattr(encoder_of(network), "output_stride", None)
-    if not isinstance(own, int):
+    of_encoder = getattr(encoder_of(network), "output_stride", None)
+    if not isinstance(of_encoder, int):
         return STRIDE
-    return own if isinstance(network, smp.Unet) and STRIDE % own == 0 else math.lcm(STRIDE, own)
+    return of_encoder if isinstance(network, smp.Unet) and STRIDE % of_encoder == 0 else math.lcm(STRIDE, of_encoder)
 
 
 def smallest(network: Module) -> int:
-    """Returns how long both sides of the images must be at least.
+    """Returns the minimum length of both sides of the images.
 
-    PAN halves its deepest features three times more.
+    PAN halves its deepest features three more times.
     """
     return 8 * network.encoder.output_stride if isinstance(network, smp.PAN) else 1
 
 
 def encoder_of(network: Module) -> Module | None:
-    """Returns the `encoder` of a network, or of the one inside a SegmentationNetwork; None where it has none."""
+    """Returns the `encoder` of a network or of the network inside a SegmentationNetwork; None if it has none."""
     inner = network.network if isinstance(network, SegmentationNetwork) else network
     encoder = getattr(inner, "encoder", None)
     return encoder if isinstance(encoder, Module) else None
 
 
 def encoder_parameters(network: Module) -> list[Parameter]:
-    """Returns the parameters of `encoder_of`; an empty list where there is no encoder."""
+    """Returns the parameters of the encoder; an empty list if there is no encoder."""
     encoder = encoder_of(network)
     return [] if encoder is None else list(encoder.parameters())
 
@@ -194,10 +205,10 @@ def parameter_count(network: Module) -> int:
 
 
 def _statistics(normalize: str, channels: int) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation (channels,) of pixels in [0, 1]."""
+    """Returns mean and standard deviation (channels,) of pixels in [0, 1]."""
     if normalize == "unit":
         return torch.zeros(channels), torch.ones(channels)
-    if normalize in LEARNED:  # whoever forgets set_statistics shall notice
+    if normalize in LEARNED:  # NaN shows that set_statistics was not called
         return torch.full((channels,), torch.nan), torch.full((channels,), torch.nan)
     return Statistics().of_channels(channels)
 
@@ -214,9 +225,9 @@ def _as_output(value: Any) -> Output:
 
 def _without_background(output: Output) -> Output:
     mask, presence, deep = output
-    # a presence head may count the background too, which is everywhere
+    # a presence head may have an output for the background, which is present in every image
     presence = None if presence is None else presence[:, -1:]
-    return Output(mask[:, 1:] - mask[:, :1], presence, tuple(one[:, 1:] - one[:, :1] for one in deep))
+    return Output(mask[:, 1:] - mask[:, :1], presence, tuple(logits[:, 1:] - logits[:, :1] for logits in deep))
 
 
 # --- construction ----------------------------------------------------------------------------------------------------
@@ -226,8 +237,8 @@ def _constructed(settings: ModelSettings, channels: int, classes: int, outputs: 
     if ":" in settings.architecture:
         return _own_network(settings, channels, outputs)
     if settings.architecture == "ConfigurableUnet":
-        own = {"encoder", "in_channels", "classes", "presence"}
-        known = [name for name in inspect.signature(ConfigurableUnet).parameters if name not in own]
+        from_settings = {"encoder", "in_channels", "classes", "presence"}
+        known = [name for name in inspect.signature(ConfigurableUnet).parameters if name not in from_settings]
         _check_options(settings, known, "ConfigurableUnet", "")
         return ConfigurableUnet(settings.encoder, channels, outputs, presence=settings.presence, **settings.options)
     return _smp_network(settings, channels, classes, outputs)
@@ -238,9 +249,9 @@ def _smp_network(settings: ModelSettings, channels: int, classes: int, outputs: 
     if not _is_model(architecture):
         meant = did_you_mean(settings.architecture, [name for name in dir(smp) if _is_model(getattr(smp, name))])
         raise PipelineError(f"model.architecture: segmentation-models-pytorch has no `{settings.architecture}`{meant}")
-    ours = {"self", "kwargs", "encoder_name", "encoder_weights", "in_channels", "classes", "activation", "aux_params"}
-    known = [name for name in inspect.signature(architecture).parameters if name not in ours]
-    _check_options(settings, known, f"smp.{settings.architecture}", " (it would swallow it)")
+    own = {"self", "kwargs", "encoder_name", "encoder_weights", "in_channels", "classes", "activation", "aux_params"}
+    known = [name for name in inspect.signature(architecture).parameters if name not in own]
+    _check_options(settings, known, f"smp.{settings.architecture}", " (smp would silently ignore it)")
     given = {"in_channels": channels, "classes": outputs, **settings.options}
     if settings.presence:
         given["aux_params"] = {"classes": classes, "dropout": 0.0}
@@ -248,7 +259,7 @@ def _smp_network(settings: ModelSettings, channels: int, classes: int, outputs: 
         return any_size(partial(architecture, settings.encoder, encoder_weights=None, **given), settings.encoder)
     except Exception as error:  # smp and timm raise many types
         pass_on(error)
-        if "Wrong encoder name" in str(error):  # and then all names there are
+        if "Wrong encoder name" in str(error):  # the message goes on with all names
             meant = did_you_mean(settings.encoder, smp.encoders.get_encoder_names(), 3)
             raise PipelineError(
                 f"model.encoder: segmentation-models-pytorch has no `{settings.encoder}`{meant}"
@@ -271,18 +282,18 @@ def _encoder_for_weights(network: Module, settings: ModelSettings) -> Module:
     if encoder is None or (settings.architecture == "ConfigurableUnet" and settings.encoder == "plain"):
         name = "encoder plain" if encoder is not None else f"{settings.architecture}, which has no `encoder`,"
         raise PipelineError(
-            f"model.weights is {settings.weights}, but {name} has none to load: weights are for encoders of "
-            "segmentation-models-pytorch; set model.weights=none."
+            f"model.weights is {settings.weights}, but {name} cannot load weights: only encoders of "
+            "segmentation-models-pytorch can; set model.weights=none."
         )
     return encoder
 
 
 def _add_dropout(network: Any, settings: ModelSettings) -> None:
-    """Puts a dropout in front of the head; the names of the weights stay, so that any run may start from another."""
+    """Adds dropout before the head. The names of the weights do not change, so that a run may start from any other."""
     if ":" in settings.architecture:
         raise PipelineError(
-            f"model.dropout is {settings.dropout}, and where it belongs in {settings.architecture} is not known: put "
-            "it into the class, with a setting in model.options, and set model.dropout=0."
+            f"model.dropout is {settings.dropout}, but the place for it in {settings.architecture} is not known: add "
+            "dropout in the class, with an option in model.options, and set model.dropout=0."
         )
     kind = torch.nn.Dropout2d if settings.dropout_kind == "spatial" else torch.nn.Dropout
     head = network.segmentation_head
@@ -296,7 +307,7 @@ def _add_dropout(network: Any, settings: ModelSettings) -> None:
 
 @contextmanager
 def _first_on_path(folder: Path) -> Iterator[None]:
-    """Lets modules be imported from a folder before any other."""
+    """Puts a folder first on Python's module search path."""
     before = list(sys.path)
     sys.path.insert(0, str(folder))
     try:
@@ -316,7 +327,7 @@ def _own_network(settings: ModelSettings, channels: int, outputs: int) -> Module
         ) from None
     try:
         return architecture(channels, outputs, **settings.options)
-    except Exception as error:  # it is anybody's code
+    except Exception as error:  # a user's code may raise anything
         pass_on(error)
         raise PipelineError(
             f"model.architecture: {name}({channels}, {outputs}) failed: {type(error).__name__}: {first_line(error)}"
@@ -328,30 +339,30 @@ def _own_class(name: str) -> type[Module]:
     importlib.invalidate_caches()
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:  # it is anybody's code
+    except Exception as error:  # a user's code may raise anything
         pass_on(error)
         raise PipelineError(
             f"model.architecture: the module of {name} cannot be imported, with {root()} first on the path: "
             f"{type(error).__name__}: {first_line(error)}"
         ) from error
-    found = getattr(module, class_name, None)
-    if not inspect.isclass(found) or not issubclass(found, Module):
+    network_class = getattr(module, class_name, None)
+    if not inspect.isclass(network_class) or not issubclass(network_class, Module):
         raise PipelineError(f"model.architecture: {module_name} has no torch.nn.Module named `{class_name}`.")
-    return found
+    return network_class
 
 
 def _check(network: Module, settings: ModelSettings, channels: int, classes: int, outputs: int) -> None:
-    """One forward pass, so that a network that gives the wrong thing is found before anything is trained."""
+    """Checks the outputs of one forward pass, so that a wrong network is found before anything is trained."""
     size = _padded(CHECKED_SIZE, stride(network), smallest(network))
     name, shape, training = settings.architecture, (1, channels, size, size), network.training
     try:
         with torch.no_grad():
             output = _as_output(network.eval()(torch.zeros(shape)))
-    except Exception as error:  # it is anybody's code
+    except Exception as error:  # a user's code may raise anything
         pass_on(error)
         encoder = "" if ":" in name else f" with encoder {settings.encoder}"
         raise PipelineError(
-            f"model: {name}{encoder} failed on an image of shape {shape}, and it must take any size: "
+            f"model: {name}{encoder} failed on an image of shape {shape}, but it must accept any size: "
             f"{type(error).__name__}: {first_line(error)}"
         ) from error
     finally:
@@ -367,8 +378,8 @@ def _check(network: Module, settings: ModelSettings, channels: int, classes: int
         return
     if not isinstance(presence, Tensor) or presence.shape not in ((1, classes), (1, outputs)):
         raise PipelineError(
-            f"model.presence is {settings.presence}, and {name} returned {_described(presence)} as presence; expected "
-            f"(logits, presence), presence of shape {(1, classes)}."
+            f"model.presence is {settings.presence}, but {name} returned {_described(presence)} as presence; expected "
+            f"(logits, presence) with presence of shape {(1, classes)}."
         )
 
 

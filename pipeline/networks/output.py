@@ -1,4 +1,4 @@
-"""What networks give, and losses and predictions take."""
+"""The output of networks, which losses and predictions use."""
 
 from typing import NamedTuple
 
@@ -6,11 +6,11 @@ from torch import Tensor
 
 
 class Output(NamedTuple):
-    """What a network says about a batch."""
+    """The outputs of a network for a batch."""
 
     mask: Tensor
-    """Logits (N, classes, H, W); with model.instances (N, 2 · classes, H, W), those of the separators last."""
+    """Logits (N, classes, H, W); with model.instances (N, 2 · classes, H, W), the separators last."""
     presence: Tensor | None = None
-    """Logits (N, classes): whether a class occurs in the image."""
+    """Logits (N, classes) that a class is present in the image."""
     deep: tuple[Tensor, ...] = ()
-    """Further logits of the masks' shape, only while training."""
+    """Further logits of the masks' shape for deep supervision, only in training."""

@@ -1,4 +1,4 @@
-"""Trained networks as predictions are made with them: fast, over several views of an image, averaged."""
+"""Predicts with trained networks: prepares them for speed and averages them over several views of an image."""
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
@@ -32,17 +32,17 @@ from pipeline.predictions.steps import fingerprint
 
 PROBED_SIZE = 64
 CLOSE = 1e-3
-"""How far logits may be off, relative and absolute, for a fused network to be the same one: fp32 gives some 1e-5."""
+"""The relative and absolute tolerance for the logits of a fused network; with fp32 they differ by about 1e-5."""
 
 
 # --- one network -----------------------------------------------------------------------------------------------------
 
 
 def load(run: Run, path: Path, compute: Compute, dtype: np.dtype) -> Module:
-    """Returns the network with these weights, ready to predict images of a type, uint8 or uint16, on the device.
+    """Returns the network with these weights, ready to predict images of a dtype, uint8 or uint16, on the device.
 
     Raises:
-        PipelineError: there are no weights, they are damaged, or of another network, or learned from another type.
+        PipelineError: the weights are missing or damaged, belong to another network, or were trained on another dtype.
     """
     state = read_trained(path)
     _check_type(path, dtype)
@@ -53,27 +53,27 @@ def load(run: Run, path: Path, compute: Compute, dtype: np.dtype) -> Module:
         pass_on(error)
         summary = " ".join(str(error).split())[:300]
         raise PipelineError(
-            f"{shown(path)} does not fit this recipe's network: {summary}; where `model` or `image` changed since it "
-            "was trained, change them back, or train beside it with --name NAME."
+            f"{shown(path)} does not fit this recipe's network: {summary}. If `model` or `image` changed after "
+            "training, restore them, or train another run with --name NAME."
         ) from None
     return ready(network, run.recipe.image.channels, compute)
 
 
 def _check_type(path: Path, dtype: np.dtype) -> None:
-    """Checks that images are of the type that a training knows, where its fold.json says that."""
+    """Checks that images have the dtype of the training images, if fold.json records it."""
     summary = path.with_name("fold.json")
     trained = read_training(summary, Weights).get("pixels", {}).get("type") if summary.exists() else None
     if trained not in (None, str(dtype)):
         raise PipelineError(
-            f"{shown(path)} was trained on {trained} images, and those to predict are {dtype}: convert the image files."
+            f"{shown(path)} was trained on {trained} images, but those to predict are {dtype}: convert the image files."
         )
 
 
 def ready(network: Module, channels: int, compute: Compute) -> Module:
-    """Returns the network on the device, changed so that it is faster and predicts the same up to rounding.
+    """Returns the network on the device, optimised for speed; its predictions are the same up to rounding.
 
-    BatchNorm is folded into the convolutions before it; weights are cast to the type that autocast would cast them to
-    at every call, unless the network has parts that autocast leaves alone.
+    BatchNorm is folded into the preceding convolutions. Weights are cast once to the dtype to which autocast would cast
+    them at every call, unless the network then fails because some of its parts are not subject to autocast.
     """
     fuse(network.eval(), channels)
     network = network.to(compute.device).to(memory_format=torch.channels_last)
@@ -85,23 +85,23 @@ def ready(network: Module, channels: int, compute: Compute) -> Module:
         return network
     cast = copy.deepcopy(network)
     for module in cast.modules():
-        # not of their subclasses, which may do more with a weight than autocast knows of
+        # not subclasses, which may use their weights in ways that autocast does not cover
         if type(module) in (Conv2d, ConvTranspose2d, Linear):
             module.to(dtype)
     try:
         with torch.no_grad(), compute.autocast():
             cast(torch.zeros((2, channels, PROBED_SIZE, PROBED_SIZE), dtype=torch.uint8, device=compute.device))
-    except RuntimeError:  # whatever else is wrong shows when it predicts
+    except RuntimeError:  # any other fault appears again in prediction
         return network
     return cast
 
 
 @torch.no_grad()
 def fuse(network: Module, channels: int) -> list[tuple[str, str]]:
-    """Folds every BatchNorm2d that follows a convolution into it; returns the names of what was folded.
+    """Folds every BatchNorm2d into the convolution before it, and returns the names of the folded pairs.
 
-    Which follows which is seen while the network, in evaluation, predicts two images of noise. If it predicts something
-    else afterwards, because a convolution is used otherwise too, it stays as it was.
+    The pairs are found while the network, in evaluation mode, predicts two images of noise. If its predictions differ
+    after folding, for instance because the output of a convolution is also used elsewhere, the network is restored.
     """
     random = torch.Generator().manual_seed(0)
     noise = torch.randint(0, 256, (2, channels, PROBED_SIZE, PROBED_SIZE), generator=random)
@@ -119,7 +119,7 @@ def fuse(network: Module, channels: int) -> list[tuple[str, str]]:
 
 
 def _followed(network: Module, pixels: Tensor) -> tuple[list[tuple[str, str]], Output]:
-    """The names of convolutions and of the BatchNorm2d that takes their output, and the network's output."""
+    """Returns the names of convolutions with the BatchNorm2d that takes their output, and the network's output."""
     made: dict[int, tuple[str, Tensor]] = {}
     pairs: dict[tuple[str, str], None] = {}
     handles = []
@@ -127,7 +127,7 @@ def _followed(network: Module, pixels: Tensor) -> tuple[list[tuple[str, str]], O
         if type(module) is Conv2d:
 
             def note(_: Module, inputs: tuple[Tensor, ...], output: Tensor, name: str = name) -> None:
-                made[id(output)] = name, output  # it is kept, so that its id stays its own
+                made[id(output)] = name, output  # a kept tensor's id is not reused
 
             handles.append(module.register_forward_hook(note))
         elif type(module) is BatchNorm2d:
@@ -145,40 +145,40 @@ def _followed(network: Module, pixels: Tensor) -> tuple[list[tuple[str, str]], O
     return list(pairs), output
 
 
-def _close(one: Output, other: Output) -> bool:
-    pairs = [(one.mask, other.mask)]
-    if one.presence is not None and other.presence is not None:
-        pairs.append((one.presence, other.presence))
+def _close(before: Output, after: Output) -> bool:
+    pairs = [(before.mask, after.mask)]
+    if before.presence is not None and after.presence is not None:
+        pairs.append((before.presence, after.presence))
     return all(torch.allclose(*pair, rtol=CLOSE, atol=CLOSE) for pair in pairs)
 
 
-# --- several, over several views -------------------------------------------------------------------------------------
+# --- several networks and views --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Predictor:
-    """Networks whose probabilities are averaged, and how they see an image."""
+    """Networks whose probabilities are averaged, with the views and tiles in which they see an image."""
 
     networks: Sequence[Module]
     compute: Compute
     views: Sequence[View]
-    """The image as it is comes first."""
+    """The test-time augmentation; the unchanged image comes first."""
     size: tuple[int, int]
-    """Rows × columns that a network sees at once."""
+    """The tile that a network sees at once, rows × columns."""
     overlap: float
     never: tuple[int, ...] | None
-    """Multiclass: the classes that are never predicted. None: every class for itself."""
+    """For multiclass competitions, the classes that are never predicted; None if classes are independent."""
     plain: bool = False
-    """Whether the mean over the image as it is alone is wanted too; it costs nothing."""
+    """Whether to return the mean over the unchanged image too, which needs no further forward pass."""
 
     def __call__(self, pixels: Tensor) -> tuple[list[Predicted], np.ndarray]:
-        """Returns the mean over networks and views, then perhaps the plain one, and what is wrong.
+        """Returns the mean over networks and views, followed by the plain mean if `plain` is set, and flags of faults.
 
-        Masks are (n, C, H, W), uint8 (p·255) or float16 of a multiclass competition, and with model.instances followed
-        by as many planes of separators. Presence is (n, C) float32. The last are flags (networks, n) bool: a network's
-        probabilities of an image are no numbers.
+        Masks are (n, C, H, W), uint8 (p·255) or float16 for a multiclass competition; with model.instances they are
+        followed by as many planes of separators. Presence is (n, C) float32. The flags (networks, n) bool are true
+        where a network's probabilities for an image are not finite.
 
-        Memory grows with the batch, and neither with the networks nor with the views: only sums are kept.
+        Memory grows with the batch but not with the number of networks or views, because only sums are kept.
         """
         everything, plain, wrong = _Sum(), _Sum(), []
         with torch.inference_mode(), self.compute.autocast():
@@ -193,19 +193,21 @@ class Predictor:
                         plain.add(mask, presence)
                 wrong.append(torch.stack(bad).any(0))
             flags = torch.stack(wrong).cpu().numpy()
-            return [one.predicted(self.never is not None) for one in (everything, plain)[: 1 + self.plain]], flags
+            return [total.predicted(self.never is not None) for total in (everything, plain)[: 1 + self.plain]], flags
 
     def _probabilities(self, network: Module, pixels: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
         output = predict_tiled(network, pixels, size, self.overlap)
         presence = None if output.presence is None else output.presence.sigmoid()
         if self.never is None:
             return output.mask.sigmoid(), presence
-        output.mask[:, list(self.never)] = -torch.inf  # before the softmax, so that the others keep their precision
+        output.mask[
+            :, list(self.never)
+        ] = -torch.inf  # before the softmax, so that the other classes keep their precision
         return output.mask.softmax(1), presence
 
 
 class _Sum:
-    """Probabilities, added up."""
+    """A sum of probabilities."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -219,7 +221,7 @@ class _Sum:
             self.presence = presence if self.presence is None else self.presence + presence
 
     def predicted(self, multiclass: bool) -> Predicted:
-        assert self.mask is not None  # there is always a first view of a first network
+        assert self.mask is not None  # there is at least one network with one view
         mean = self.mask / self.count
         mask = mean.half() if multiclass else (mean * 255).round().to(torch.uint8)
         presence = None if self.presence is None else (self.presence / self.count).cpu().numpy()
@@ -231,18 +233,18 @@ class _Sum:
 
 @dataclass(frozen=True)
 class Wanted:
-    """Images of a run that a step predicts, and by which networks."""
+    """The images of a run that a step predicts, and the members that predict them."""
 
     step: Step
-    """What `prediction_step` returned; with two files of probabilities the second is the plain prediction."""
+    """The step from `prediction_step`. If it has two files of probabilities, the second is the plain prediction."""
     members: list[Member]
-    """Whose networks."""
+    """The members whose networks predict."""
     subset: str
     """train or test."""
     rows: np.ndarray
     """The images (N,), as positions in the pixel arrays of the subset."""
     ids: list[str]
-    """Their names."""
+    """The ids of the images."""
 
     @property
     def paths(self) -> tuple[Path, ...]:
@@ -250,7 +252,7 @@ class Wanted:
         return tuple(path for path in self.step.outputs if path.suffix == ".npy")
 
     def cut(self, start: int, stop: int) -> "Wanted":
-        """Returns the same of some of the images."""
+        """Returns the same for the images from `start` to `stop`."""
         return replace(self, rows=self.rows[start:stop], ids=self.ids[start:stop])
 
 
@@ -263,25 +265,25 @@ def predict_step(run: Run, wanted: Wanted, advance: Callable[[int], None]) -> No
 def predict_into(
     run: Run, wanted: Wanted, paths: Sequence[Path], title: str, advance: Callable[[int], None], known_by: str
 ) -> None:
-    """Predicts images of a run into files, going on where an attempt with the same fingerprint was interrupted.
+    """Predicts images of a run into files; resumes an interrupted attempt with the same fingerprint.
 
     Args:
         run: the run.
         wanted: the images.
         paths: the files of probabilities, as many as the step has.
-        title: what messages call it.
-        advance: is told how many images were predicted since the last time.
-        known_by: the fingerprint: what the result follows from.
+        title: the name of the step in messages.
+        advance: called with the number of images that were predicted since the last call.
+        known_by: the fingerprint, which identifies everything that the result depends on.
 
     Raises:
-        PipelineError: weights are missing, damaged or of another network, give something that is no number, or the disk
-            is full.
+        PipelineError: weights are missing, damaged or of another network, their probabilities are not finite, or the
+            disk is full.
     """
     rows, ids = wanted.rows, wanted.ids
 
     def predict(first: int) -> Iterator[list[Predicted]]:
         if first:
-            say(f"  {title}: going on after {first} of {len(ids)} images")
+            say(f"  {title}: resuming after {first} of {len(ids)} images")
         seen_as = views(wanted.step.settings["tta"])
         return batches(run, wanted.members, seen_as, len(paths) > 1, wanted.subset, rows[first:], ids[first:])
 
@@ -291,16 +293,16 @@ def predict_into(
 
 
 def written_into(run: Run, wanted: Wanted) -> tuple[int, ...]:
-    """Returns the shape of a file of the predictions, (N, C, H, W); with model.instances (N, 2·C, H, W)."""
+    """Returns the shape of one prediction file, (N, C, H, W); with model.instances (N, 2·C, H, W)."""
     return (len(wanted.ids), run.planes, *run.recipe.image.stored)
 
 
 def mention(run: Run, wanted: Wanted) -> None:
-    """Says what was predicted, and how."""
+    """Prints a line on what was predicted, and how."""
     models, tta = sum(len(run.weights(member)) for member in wanted.members), wanted.step.settings["tta"]
     notes = [f"mean of {models} models"] * (models > 1) + [f"test-time augmentation {tta}"] * (tta != "none")
-    said = ", ".join([f"{len(wanted.ids)} images", *notes])
-    say(f"  {wanted.step.title}: {said} → {shown(wanted.paths[0])}")
+    summary = ", ".join([f"{len(wanted.ids)} images", *notes])
+    say(f"  {wanted.step.title}: {summary} → {shown(wanted.paths[0])}")
 
 
 def batches(
@@ -312,19 +314,19 @@ def batches(
     rows: np.ndarray,
     ids: Sequence[str],
 ) -> Iterator[list[Predicted]]:
-    """Yields what the networks of some members, all their snapshots, predict on average of images of a run.
+    """Yields, batch by batch, the mean prediction over the networks of some members with all their snapshots.
 
     Args:
         run: the run.
-        members: whose networks.
+        members: the members whose networks predict.
         seen_as: the views of each image; see Predictor.
-        plain: whether each batch also has the mean over the first view alone.
+        plain: whether each batch also has the mean over the first view only.
         subset: train or test.
         rows: the images, as positions in the pixel arrays of the subset.
-        ids: their names.
+        ids: the ids of the images.
 
     Raises:
-        PipelineError: weights are missing or of another network, or give something that is no number.
+        PipelineError: weights are missing or of another network, or their probabilities are not finite.
     """
     dtype = read_array(run.pixels / f"{subset}_images.npy").dtype
     predictor, paths = open_predictor(run, members, seen_as, plain, dtype)
@@ -334,13 +336,13 @@ def batches(
     try:
         workers = loader.loader_workers(run, compute)
         for (pixels,) in loader.plain_loader(dataset, run.recipe.predict.batch_size, workers):
-            found, wrong = predictor(pixels.to(compute.device, non_blocking=True))
+            predicted, wrong = predictor(pixels.to(compute.device, non_blocking=True))
             if wrong.any():
                 network, image = np.argwhere(wrong)[0]
                 member, path = paths[network]
                 raise PipelineError(_not_numbers(member, path, ids[done + image]))
             done += len(pixels)
-            yield found
+            yield predicted
     except RuntimeError as error:
         device.explain_memory(error, run.recipe, predicting=True)
         raise
@@ -349,8 +351,8 @@ def batches(
 def open_predictor(
     run: Run, members: Sequence[Member], seen_as: Sequence[View], plain: bool, dtype: np.dtype
 ) -> tuple[Predictor, list[tuple[Member, Path]]]:
-    """Returns the networks of some members, all their snapshots, ready to predict images of a type, and whose each is
-    and of which file; see `batches`."""
+    """Returns a predictor with the networks of some members, including all snapshots, and the member and file of each
+    network; see `batches`."""
     compute = device.detect(run.recipe.train.precision)
     paths = [(member, path) for member in members for path in run.weights(member)]
     networks = [load(run, path, compute, dtype) for _, path in paths]
@@ -360,7 +362,7 @@ def open_predictor(
 
 
 def preprocess_of(run: Run) -> Callable[[np.ndarray], np.ndarray] | None:
-    """Returns the recipe's image.preprocess, which alone makes predicting need albumentations; None without."""
+    """Returns the recipe's image.preprocess, or None without it. Prediction imports albumentations only for this."""
     if not run.recipe.image.preprocess:
         return None
     from pipeline.networks.transforms import Preprocess
@@ -371,6 +373,6 @@ def preprocess_of(run: Run) -> Callable[[np.ndarray], np.ndarray] | None:
 def _not_numbers(member: Member, path: Path, image_id: str) -> str:
     fold = "the final model" if member.fold is None else f"fold {member.fold}"
     return (
-        f"{fold}, seed {member.seed} ({shown(path)}) gives probabilities of image {image_id} that are no numbers, so "
-        "nothing was written; train it again with a smaller train.learning_rate or train.precision=32."
+        f"{fold}, seed {member.seed} ({shown(path)}) predicts NaN or infinite values for image {image_id}. Nothing was "
+        "written; train it again with a smaller train.learning_rate or train.precision=32."
     )

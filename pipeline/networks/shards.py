@@ -1,4 +1,4 @@
-"""Predictions as units of work: one per step, or several, each of some images, where steps are fewer than GPUs."""
+"""Splits predictions into units of work: one per step, or several parts per step if there are fewer steps than GPUs."""
 
 import math
 import shutil
@@ -28,12 +28,12 @@ from pipeline.predictions.steps import fingerprint
 
 NEEDS = Needs()
 MANY = 10**6
-"""More units than any engine runs at once."""
+"""A number of units that is larger than any engine runs at once."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """What one unit predicts: some of the images of a step, or all of them."""
+    """The images that one unit predicts: some of the images of a step, or all of them."""
 
     run: Run
     wanted: Wanted
@@ -51,12 +51,12 @@ def predict_steps(run: Run, jobs: Sequence[Wanted], runner: StepRunner, descript
 
     Args:
         run: the run.
-        jobs: what is to be predicted for each step.
+        jobs: the images to predict, one job per step.
         runner: runs the steps.
-        description: what the progress bar says.
+        description: the text of the progress bar.
 
     Raises:
-        PipelineError: as predictor.predict_into; the other steps are done.
+        PipelineError: as predictor.predict_into, after the other steps are done.
     """
     cuts = {job.step.title: _cuts(run, job, runner, len(jobs)) for job in jobs}
     titles = {title: [_title(title, number, cut) for number in range(len(cut))] for title, cut in cuts.items()}
@@ -88,7 +88,7 @@ def predict_steps(run: Run, jobs: Sequence[Wanted], runner: StepRunner, descript
 
 
 def _require_space(run: Run, jobs: Sequence[Wanted], cuts: dict[str, list[tuple[int, int]]]) -> None:
-    """Checks that the disk holds the files of all steps, and beside one that is put together its parts.
+    """Checks that the disk has space for the files of all steps, and for the parts of one step while they are merged.
 
     Raises:
         PipelineError: it does not.
@@ -96,7 +96,7 @@ def _require_space(run: Run, jobs: Sequence[Wanted], cuts: dict[str, list[tuple[
     itemsize = scale_of(run.competition).dtype.itemsize
     sizes = {job.step.title: math.prod(written_into(run, job)) * itemsize * len(job.paths) for job in jobs}
     needed = sum(sizes.values()) + max((size for title, size in sizes.items() if len(cuts[title]) > 1), default=0)
-    for job in jobs:  # what an interrupted attempt left
+    for job in jobs:  # minus the files of an interrupted attempt
         for folder in (partial_folder(job.paths[0]), shards_folder(job.paths[0])):
             needed -= sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     if jobs:
@@ -104,7 +104,8 @@ def _require_space(run: Run, jobs: Sequence[Wanted], cuts: dict[str, list[tuple[
 
 
 def _cuts(run: Run, job: Wanted, runner: StepRunner, steps: int) -> list[tuple[int, int]]:
-    """Where the images of a step are cut: at whole batches, so that every batch is the one of an uncut step."""
+    """Returns the parts of a step as (start, stop), cut between batches, so that the batches equal those of an uncut
+    step."""
     size = run.recipe.predict.batch_size
     batches = math.ceil(len(job.ids) / size)
     parts = max(1, min(batches, math.ceil(runner.at_once(NEEDS, MANY) / steps)))
@@ -117,7 +118,7 @@ def _title(title: str, number: int, cuts: Sequence[tuple[int, int]]) -> str:
 
 
 def _parts(run: Run, job: Wanted, titles: Sequence[str], cuts: Sequence[tuple[int, int]]) -> list[Part]:
-    """The parts of a step; the files of those that an interrupted attempt left stay where they are of the same."""
+    """Returns the parts of a step. The files of an interrupted attempt are kept if it had the same fingerprint."""
     text, folder = fingerprint(run, job.step), shards_folder(job.paths[0])
     if len(cuts) == 1:
         return [Part(run, job, job.step.title, *cuts[0], job.paths, text, True)]
@@ -150,7 +151,7 @@ def _predict(part: Part, reporter: Reporter) -> None:
 
 
 def _merge(run: Run, job: Wanted, cuts: Sequence[tuple[int, int]]) -> None:
-    """Puts the parts of a step together, byte for byte as if it had been one."""
+    """Merges the parts of a step; the files are byte-identical to those of an uncut step."""
     size, classes = run.recipe.predict.batch_size, run.competition.classes
 
     def batches(_: int) -> Iterator[list[Predicted]]:

@@ -1,4 +1,4 @@
-"""Predictions of images larger than what the network sees: overlapping tiles, blended smoothly."""
+"""Predicts images that are larger than the network's input, with overlapping tiles that are blended smoothly."""
 
 from collections.abc import Callable
 
@@ -11,7 +11,7 @@ from pipeline.networks.output import Output
 def window(tile: tuple[int, int], overlap: float) -> torch.Tensor:
     """Returns the weights (H, W) float32 of a tile's pixels: 1 inside, falling towards the edges over the overlap.
 
-    They are above 0 everywhere, so that a pixel seen by one tile alone gets that tile's value.
+    They are above 0 everywhere, so that a pixel in only one tile gets the value of that tile.
     """
     rows, columns = (_falloff(length, overlap) for length in tile)
     return rows[:, None] * columns
@@ -23,9 +23,9 @@ def predict_tiled(
 ) -> Output:
     """Returns logits of the masks (N, classes, H, W) and of presence (N, classes), float32, of pixels (N, C, H, W).
 
-    The network sees tiles of at most `size`, rows × columns, and never more than N at once; a side that is not longer
-    than the tile is seen whole. Where tiles overlap, the logits are their weighted mean; a class is as present in an
-    image as in the tile where it is most. Without gradients.
+    The network sees tiles of at most `size`, rows × columns, and at most N tiles at once. A side that is not longer
+    than the tile is not cut. Where tiles overlap, their logits are averaged with weights. The presence of a class in an
+    image is the maximum over its tiles. No gradients are computed.
     """
     height, width = pixels.shape[2:]
     tile = min(height, size[0]), min(width, size[1])
@@ -40,18 +40,18 @@ def predict_tiled(
             output = network(pixels[:, :, rows, columns])
             logits = output.mask.float()
             if output.presence is not None:
-                found = output.presence.float()
-                presence = found if presence is None else torch.maximum(presence, found)
+                in_tile = output.presence.float()
+                presence = in_tile if presence is None else torch.maximum(presence, in_tile)
             if sums is None:
                 sums = logits.new_zeros((*logits.shape[:2], height, width))
             sums[:, :, rows, columns] += logits * weight
             weights[rows, columns] += weight
-    assert sums is not None  # there is always a first tile
+    assert sums is not None  # there is at least one tile
     return Output(sums.div_(weights), presence)
 
 
 def _falloff(length: int, overlap: float) -> torch.Tensor:
-    # beyond half of the tile the two slopes would cut each other off, and leave a kink in the middle
+    # slopes longer than half of the tile would meet in the middle and leave a kink
     slope = max(length * min(overlap, 0.5), 1)
     nearest = torch.arange(length)
     nearest = torch.minimum(nearest, nearest.flip(0)) + 0.5

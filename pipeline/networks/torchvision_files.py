@@ -1,6 +1,7 @@
-"""Files of torchvision: its names of tensors in timm's words, and what its networks compute otherwise.
+"""Weight files of torchvision: translates its tensor names to timm's, and accounts for differences in its networks.
 
-A translation stands here only if features of torchvision's network and of timm's encoder were compared and were equal.
+A translation is included here only if the features of torchvision's network and of timm's encoder were compared and
+were equal.
 """
 
 import re
@@ -12,7 +13,7 @@ from torch.nn import BatchNorm2d, Module
 State = dict[str, Tensor]
 
 TRUNK = re.compile(r"(^|\.)(features|layers)\.\d+\.")
-"""What names of the trunk begin with in networks that are matched in order; a classifier's do not."""
+"""The start of the names of trunk tensors in networks that are matched by order. Names of classifiers do not match."""
 KINDS = ("weight", "bias", "running_mean", "running_var")
 NORM_EPS = 1e-3
 """The eps of BatchNorm in torchvision's MobileNetV3, EfficientNet-B5 to B7 and EfficientNetV2; elsewhere 1e-5."""
@@ -33,42 +34,46 @@ WITHOUT_ENCODER = {
     "stage2.0.branch1.": "a ShuffleNetV2",
     "inception3a.branch1.": "a GoogLeNet",
 }
-"""Parts of names in those networks of torchvision whose files no encoder takes."""
+"""Parts of tensor names in networks of torchvision for which there is no encoder, with a name for each network."""
 
 
 def in_timms_words(state: State) -> State:
-    """Returns the tensors of a file under timm's names if it is a ConvNeXt, Swin transformer (v1) or RegNet of
-    torchvision; of any other file as they are."""
+    """Returns the tensors of a file under timm's names if it is torchvision's ConvNeXt, Swin transformer (v1) or
+    RegNet. Tensors of any other file keep their names."""
     translate = _translation(state)
     return {translate(name): _as_timm(name, tensor) for name, tensor in state.items()} if translate else state
 
 
 def in_definition_order(state: State) -> State:
-    """Returns the tensors in the order in which torchvision's network computes with them, its classifier last; files
-    of safetensors are sorted by name, 10 before 2. Tensors of other libraries stay in the order of the file."""
+    """Returns the tensors in the order in which torchvision's network uses them, the classifier last.
+
+    In safetensors files they are sorted by name, with 10 before 2. Tensors of other libraries stay in the order of the
+    file.
+    """
     return dict(sorted(state.items(), key=lambda entry: _place(entry[0])))
 
 
 def without_encoder(state: State) -> str | None:
-    """Returns what a file of torchvision is that belongs to no encoder, with its article, or None."""
-    return next((what for part, what in WITHOUT_ENCODER.items() if any(part in name for name in state)), None)
+    """Returns the kind of network, with its article, if a file of torchvision belongs to no encoder, else None."""
+    return next((kind for part, kind in WITHOUT_ENCODER.items() if any(part in name for name in state)), None)
 
 
 def norm_eps(state: State) -> float:
-    """Returns the eps of BatchNorm in a MobileNet or EfficientNet of torchvision, which files do not say."""
+    """Returns the eps of BatchNorm in torchvision's MobileNet or EfficientNet, which weight files do not contain."""
     fused = any(FUSED.search(name) and tensor.shape[1] > 1 for name, tensor in state.items())
     large = any(LAST.search(name) and len(tensor) >= 2048 for name, tensor in state.items())
     return NORM_EPS if fused or large or any(MOBILENET_V3.search(name) for name in state) else 1e-5
 
 
 def with_eps(state: State, encoder: Module, eps: float) -> State:
-    """Returns the tensors for an encoder whose BatchNorm has a smaller eps than the network that learned them: running
-    variances grow by the difference, so that features in evaluation are the same.
+    """Returns the tensors adapted to an encoder whose BatchNorm has a smaller eps than the network they come from.
+
+    The difference is added to the running variances, so that the features in evaluation are the same.
 
     Args:
         state: tensors by the encoder's names.
         encoder: the encoder.
-        eps: the eps of the network that learned them.
+        eps: the eps of the network in which the tensors were trained.
     """
     layers = {f"{name}.running_var": layer for name, layer in encoder.named_modules() if isinstance(layer, BatchNorm2d)}
     more = {name: eps - layer.eps for name, layer in layers.items() if layer.eps < eps}

@@ -1,4 +1,4 @@
-"""albumentations by name, with its settings checked and its draws made reproducible."""
+"""Builds albumentations transforms by name, with checked settings and reproducible random draws."""
 
 import inspect
 import random
@@ -22,18 +22,19 @@ Transform: TypeAlias = BasicTransform | BaseCompose
 
 GROUPS = ("OneOf", "SomeOf", "RandomOrder", "Sequential")
 TRIES = 4
-"""Draws that a transform is tried with: half of those of RandomRotate90 keep the size of any image."""
+"""The number of random draws with which a transform is tried. More than one, because RandomRotate90 keeps the size of
+any image in half of its draws."""
 
 
 class Bilateral(ImageOnlyTransform):
-    """Smooths what is alike and keeps edges (Tomasi and Manduchi 1998); albumentations has no such filter.
+    """Bilateral filter, which smooths similar pixels and keeps edges (Tomasi and Manduchi 1998).
 
-    For uint8, uint16 and float32 images of 1 or 3 channels. `sigma_color` is in units of an 8-bit image, whatever the
-    image's dtype.
+    It is not part of albumentations. It takes uint8, uint16 and float32 images of 1 or 3 channels. `sigma_color` is in
+    units of an 8-bit image, whatever the image's dtype.
     """
 
     class InitSchema(BaseTransformInitSchema):
-        """What albumentations checks the settings against."""
+        """The schema with which albumentations checks the settings."""
 
         diameter: int = Field(ge=1)
         sigma_color: float = Field(gt=0)
@@ -46,9 +47,9 @@ class Bilateral(ImageOnlyTransform):
     def apply(self, img: np.ndarray, *args: Any, **params: Any) -> np.ndarray:
         """Returns the image (H, W, C) filtered, same shape and dtype."""
         span = {np.dtype(np.uint16): 257.0, np.dtype(np.float32): 1 / 255}.get(img.dtype, 1.0)
-        # OpenCV filters no uint16, and cuts off the fractions of uint8; float32 holds the values of both
-        found = cv2.bilateralFilter(img.astype(np.float32), self.diameter, self.sigma_color * span, self.sigma_space)
-        rounded = found if img.dtype == np.float32 else np.rint(found)
+        # OpenCV does not filter uint16 and truncates uint8 results; float32 holds the values of both
+        smooth = cv2.bilateralFilter(img.astype(np.float32), self.diameter, self.sigma_color * span, self.sigma_space)
+        rounded = smooth if img.dtype == np.float32 else np.rint(smooth)
         return rounded.astype(img.dtype, copy=False).reshape(img.shape)
 
 
@@ -56,20 +57,20 @@ OWN = {"Bilateral": Bilateral}
 
 
 class Preprocess:
-    """The transforms that every image goes through, in training and prediction, each image by the same draw."""
+    """The transforms that are applied to every image in training and prediction, always with the same random draw."""
 
     def __init__(self, settings: Entries) -> None:
-        """Builds the transforms; each is always applied, whatever its p.
+        """Builds the transforms. Each is always applied, whatever its p.
 
         Raises:
-            PipelineError: as build_all, and a transform that may move pixels, or a group that draws.
+            PipelineError: as build_all; or a transform that may move pixels, or a group.
         """
         self.transforms = build_all(settings, "image.preprocess")
         for transform in self.transforms:
             if not isinstance(transform, ImageOnlyTransform):
                 raise PipelineError(
-                    f"image.preprocess: {type(transform).__name__} is not allowed: only transforms that leave every "
-                    "pixel where it is, one after the other and without groups."
+                    f"image.preprocess: {type(transform).__name__} is not allowed: expected a plain list of transforms "
+                    "that do not move pixels, without groups."
                 )
             transform.p = 1.0
 
@@ -99,16 +100,16 @@ class _GroupSettings(BaseModel):
 
 
 def seed_all(transforms: Iterable[Transform], seed: int) -> None:
-    """Lets the transforms draw what belongs to a seed, all from one generator."""
-    # one generator for all: set_random_seed gives each transform the same numbers, and two with the same p would only
-    # ever come together
+    """Seeds all transforms with one shared random generator."""
+    # set_random_seed would give every transform the same numbers, and two transforms with the same p would always be
+    # applied together
     numbers, choices = np.random.default_rng(seed), random.Random(seed)
     for transform in transforms:
         transform.set_random_state(numbers, choices)
 
 
 def leaves(transforms: Iterable[Transform]) -> Iterator[BasicTransform]:
-    """Yields the transforms that are no groups, those inside of groups too."""
+    """Yields all transforms that are not groups, including those inside groups."""
     for transform in transforms:
         if isinstance(transform, BaseCompose):
             yield from leaves(transform)
@@ -117,10 +118,10 @@ def leaves(transforms: Iterable[Transform]) -> Iterator[BasicTransform]:
 
 
 def try_transform(transform: Transform, data: dict[str, np.ndarray], where: str) -> None:
-    """Applies a transform to an image and, where there are any, masks of 0, 1 and 255.
+    """Applies a transform to an image and, if given, masks of 0, 1 and 255, to check that it works.
 
     Raises:
-        PipelineError: it does not work on them, changes a size or dtype, or blends masks.
+        PipelineError: the transform fails, changes a size or dtype, or interpolates masks.
     """
     image = data["image"]
     kind = f"{where}: {type(transform).__name__} does not work on {image.dtype} images of {image.shape[2]} channels"
@@ -128,23 +129,23 @@ def try_transform(transform: Transform, data: dict[str, np.ndarray], where: str)
         seed_all([transform], seed)
         try:
             result = transform(force_apply=True, **{name: array.copy() for name, array in data.items()})
-        except Exception as error:  # whatever a transform raises
+        except Exception as error:  # a transform may raise anything
             pass_on(error)
             raise PipelineError(f"{kind}: {' '.join(str(error).split())[:200]}") from None
         for name, before in data.items():
             after = result[name]
             if (after.shape, after.dtype) != (before.shape, before.dtype):
-                made, of = (f"{array.dtype} {tuple(array.shape)}" for array in (after, before))
-                raise PipelineError(f"{kind}: it makes {made} of {of}.")
+                result_kind, source_kind = (f"{array.dtype} {tuple(array.shape)}" for array in (after, before))
+                raise PipelineError(f"{kind}: it turns {source_kind} into {result_kind}.")
             if name == "masks" and not np.isin(after, (0, 1, IGNORE)).all():
-                raise PipelineError(f"{kind}: it blends their masks; leave mask_interpolation out.")
+                raise PipelineError(f"{kind}: it interpolates their masks; remove mask_interpolation.")
 
 
 def build_all(entries: Any, where: str) -> list[Transform]:
-    """Returns the transforms of a recipe's list; `where` is its key, for messages.
+    """Returns the transforms of a recipe's list; `where` is the key of the list, for messages.
 
     Raises:
-        PipelineError: an unknown transform, an unknown setting, or a value that albumentations refuses.
+        PipelineError: an unknown transform, an unknown setting, or a value that albumentations does not accept.
     """
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise PipelineError(f"{where}: expected a list of `Name: {{setting: value}}`, not {entries!r}.")
@@ -165,28 +166,28 @@ def _build(name: str, arguments: Any, where: str) -> Transform:
         if name in GROUPS:
             _GroupSettings.model_validate(values)
         with warnings.catch_warnings():
-            # of some values albumentations takes others, with no more than a warning
+            # albumentations replaces some invalid values by others and only warns
             warnings.filterwarnings("error", message=".*(adjusted|will be set to)", category=UserWarning)
             return kind(**values)
     except (ValueError, TypeError, UserWarning) as error:
-        raise PipelineError(f"{where}: {name} refuses its settings: {_reason(error, values)}") from None
+        raise PipelineError(f"{where}: {name} does not accept its settings: {_reason(error, values)}") from None
 
 
 def _named(name: str, where: str) -> type[Transform]:
-    found: Any = OWN.get(name) or getattr(albumentations, str(name), None)
-    if name in GROUPS or _is_transform(found):
-        return found
+    transform: Any = OWN.get(name) or getattr(albumentations, str(name), None)
+    if name in GROUPS or _is_transform(transform):
+        return transform
     known = [*OWN, *GROUPS, *(other for other in dir(albumentations) if _is_transform(getattr(albumentations, other)))]
     raise PipelineError(f"{where}: albumentations has no transform named `{name}`{did_you_mean(str(name), known)}")
 
 
-def _is_transform(found: Any) -> bool:
-    return inspect.isclass(found) and issubclass(found, BasicTransform)
+def _is_transform(value: Any) -> bool:
+    return inspect.isclass(value) and issubclass(value, BasicTransform)
 
 
 def _members(name: str, entries: Any, where: str) -> list[Transform]:
     members = build_all(entries, f"{where}: {name}.transforms")
-    # OneOf divides each p by their sum
+    # OneOf divides each p by the sum of all
     if not members or (name == "OneOf" and not any(member.p for member in members)):
         raise PipelineError(f"{where}: {name} needs transforms with a p above 0.")
     return members
@@ -197,9 +198,9 @@ def _reason(error: Exception, values: dict[str, Any]) -> str:
     if not isinstance(cause, ValidationError):
         return " ".join(str(error).split())
     parts: dict[str, list[str]] = {}
-    for one in cause.errors():
-        field = str(one["loc"][0]) if one["loc"] else ""
+    for fault in cause.errors():
+        field = str(fault["loc"][0]) if fault["loc"] else ""
         name = f"{field}={values[field]!r}: " if field in values else f"{field}: " if field else ""
-        parts.setdefault(name, []).append(one["msg"].removeprefix("Value error, ").rstrip("."))
-    # of a value that may be of several types, each type has its complaint
+        parts.setdefault(name, []).append(fault["msg"].removeprefix("Value error, ").rstrip("."))
+    # if a value may have several types, pydantic reports one error per type
     return "; ".join(name + ", or ".join(dict.fromkeys(messages)) for name, messages in parts.items()) + "."

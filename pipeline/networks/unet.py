@@ -1,4 +1,4 @@
-"""One small U-Net decoder with many options, on a plain encoder or any of segmentation-models-pytorch and timm."""
+"""A small, configurable U-Net decoder, on a plain encoder or any of segmentation-models-pytorch and timm."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -25,46 +25,50 @@ USUAL_CHANNELS = [256, 128, 64, 32, 16]
 
 
 class UnetOptions(Settings):
-    """What `model.options` may say about a ConfigurableUnet."""
+    """The settings that `model.options` may hold for a ConfigurableUnet."""
 
     channels: list[PositiveInt] | None = Field(None, min_length=2)
-    """Encoder `plain`: channels of each level, the bottleneck last, so that there is one pooling less than levels;
-    null: 64, 128, 256, 512, 1024."""
+    """For encoder `plain`: the channels of each level, the bottleneck last. There is one pooling between two levels.
+    null is 64, 128, 256, 512, 1024."""
     decoder_channels: list[PositiveInt] | None = None
-    """One a decoder block, the deepest first; null: the mirror of a plain encoder's, else 256, 128, 64, 32, 16."""
+    """The channels of each decoder block, the deepest first. null mirrors the channels of a plain encoder, and is
+    256, 128, 64, 32, 16 for any other."""
     skips: bool | list[bool] = True
-    """Whether a decoder block gets the encoder's features of its size; or one a decoder block, the deepest first."""
+    """Whether decoder blocks get the encoder's features of their size. A list has one value per decoder block, the
+    deepest first."""
     upsampling: Literal["nearest", "bilinear", "transposed"] = "nearest"
-    """`transposed` is a learned 2×2 convolution of stride 2, to the channels of the block; the others keep those they
-    get."""
+    """`transposed` is a learned 2×2 convolution of stride 2 to the channels of the block. The others keep the number of
+    channels."""
     norm: Literal["batch", "none", "group", "instance"] = "batch"
-    """Of the plain encoder and the decoder, after each 3×3 convolution, which has a bias only with `none`; groups are
-    of 16 channels."""
+    """The normalisation after each 3×3 convolution of the plain encoder and the decoder. Convolutions have a bias only
+    with `none`. Groups have 16 channels."""
     attention: Literal["none", "scse", "cbam"] = "none"
-    """At the end of each decoder block: Roy et al. 2018, Woo et al. 2018."""
+    """The attention at the end of each decoder block: `scse` (Roy et al. 2018) or `cbam` (Woo et al. 2018)."""
     attention_reduction: PositiveInt = 16
-    """By how much the attention's hidden layer is narrower than the block."""
+    """The factor by which the hidden layer of the attention is narrower than the block."""
     center_channels: int = Field(0, ge=0)
-    """Above 0: a 3×3 convolution of the bottleneck to so many channels, concatenated with the bottleneck, and one
-    decoder block without upsampling to decoder_channels[0]."""
+    """If above 0: a 3×3 convolution of the bottleneck to this number of channels is concatenated with the bottleneck,
+    and one decoder block without upsampling reduces both to decoder_channels[0]."""
     dropout: float = Field(0.0, ge=0, lt=1)
-    """Share of values, or of channels, that are dropped in front of the first convolution of each decoder block."""
+    """The probability of dropping a value (or a channel) before the first convolution of each decoder block."""
     dropout_kind: Literal["element", "spatial"] = "element"
-    """`spatial` drops whole channels."""
+    """`element` drops single values, `spatial` whole channels."""
     hypercolumn: bool = False
-    """The head sees the outputs of all decoder blocks, at full size, instead of the last one alone."""
+    """Whether the head sees the outputs of all decoder blocks at full size, instead of only the last one."""
     deep_supervision: bool = False
-    """In training, each decoder block but the last gives a mask too (`loss.deep`)."""
+    """Whether, in training, each decoder block except the last predicts a mask too (`loss.deep`)."""
     stem_pool: bool = True
-    """false: no pooling in the stem of a ResNet-like encoder. Its features are twice as large, and there is one decoder
-    block less: the features before the pool have the size of those after it, and are not used as a skip."""
+    """false removes the pooling in the stem of a ResNet-like encoder. Its features are then twice as large, and there
+    is one decoder block fewer: the features before and after the pool have the same size, and only the latter are
+    used."""
 
 
 class ConfigurableUnet(Module):
-    """Normalised images (N, in_channels, H, W), both sides multiples of 32 (or 2 to the poolings), to an Output.
+    """A U-Net from normalised images (N, in_channels, H, W) to an Output.
 
-    The options are described in UnetOptions. presence adds a linear layer on the mean of the bottleneck.
-    Ronneberger et al. 2015; convolutions keep the size, as is usual since.
+    Both sides of the images must be multiples of 32, or of 2 to the power of the number of poolings. The options are
+    described in UnetOptions. `presence` adds a linear layer on the mean of the bottleneck. The architecture is that of
+    Ronneberger et al. 2015, except that convolutions are padded and keep the size.
     """
 
     def __init__(
@@ -110,7 +114,7 @@ class ConfigurableUnet(Module):
         self._initialize()
 
     def forward(self, images: Tensor) -> Output:
-        """Returns mask logits (N, classes, H, W), and what presence and deep_supervision add."""
+        """Returns mask logits (N, classes, H, W), with the outputs that presence and deep_supervision add."""
         features = self.encoder(images)[self.first_level :]
         x, skips = self.center(features[-1]), features[-2::-1]
         outputs = []
@@ -127,7 +131,7 @@ class ConfigurableUnet(Module):
         return Output(self.segmentation_head(x), presence, deep)
 
     def _initialize(self) -> None:
-        """He's initialisation, without which a deep network without normalisation hardly starts to learn."""
+        """Applies He initialisation; without it, a deep network without normalisation hardly starts to learn."""
         for module in (
             self.center,
             self.blocks,
@@ -140,20 +144,20 @@ class ConfigurableUnet(Module):
 
 
 class PlainEncoder(Module):
-    """Two 3×3 convolutions a level, with 2×2 max-pooling between the levels; features (N, C, H, W) of all levels."""
+    """An encoder with two 3×3 convolutions per level and 2×2 max-pooling between the levels."""
 
     def __init__(self, in_channels: int, channels: Sequence[int], norm: str) -> None:
         super().__init__()
         self.out_channels = list(channels)
         below = [in_channels, *channels[:-1]]
         self.levels = ModuleList(
-            Sequential(*_convolution(one, other, norm), *_convolution(other, other, norm))
-            for one, other in zip(below, channels, strict=True)
+            Sequential(*_convolution(before, after, norm), *_convolution(after, after, norm))
+            for before, after in zip(below, channels, strict=True)
         )
         self.output_stride = 2 ** (len(channels) - 1)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Returns the features of all levels, the largest first."""
+        """Returns the features (N, C, H, W) of all levels, the largest first."""
         features: list[Tensor] = []
         for level in self.levels:
             x = level(functional.max_pool2d(x, 2) if features else x)
@@ -162,7 +166,7 @@ class PlainEncoder(Module):
 
 
 class DecoderBlock(Module):
-    """Upsampling by 2, concatenation with a skip, dropout, two convolutions, attention."""
+    """A decoder block: upsampling by 2, concatenation with the skip, dropout, two convolutions, attention."""
 
     def __init__(self, below: int, skip: int, channels: int, options: UnetOptions) -> None:
         super().__init__()
@@ -175,13 +179,13 @@ class DecoderBlock(Module):
         self.convolutions = _block(below + skip, channels, options)
 
     def forward(self, below: Tensor, skip: Tensor | None) -> Tensor:
-        """Returns features (N, channels, H, W) of twice the size of `below`, which is that of `skip`."""
+        """Returns features (N, channels, H, W) with twice the size of `below`; `skip` has this size too."""
         x = self.upsample(below)
         return self.convolutions(x if skip is None else torch.cat([skip, x], 1))
 
 
 class Center(Module):
-    """The bottleneck beside a narrower convolution of itself, through one decoder block without upsampling."""
+    """A decoder block without upsampling on the bottleneck concatenated with a narrower convolution of it."""
 
     def __init__(self, below: int, channels: int, options: UnetOptions) -> None:
         super().__init__()
@@ -208,7 +212,7 @@ NORMS: dict[str, Callable[[int], Module]] = {
 
 
 def _convolution(below: int, channels: int, norm: str) -> list[Module]:
-    # a normalisation shifts by itself
+    # normalisation layers have their own shift, so no bias is needed
     layers: list[Module] = [torch.nn.Conv2d(below, channels, 3, padding=1, bias=norm == "none")]
     if norm != "none":
         layers.append(NORMS[norm](channels))
@@ -229,21 +233,22 @@ def _block(below: int, channels: int, options: UnetOptions) -> Module:
 
 
 def _encoder(name: str, in_channels: int, options: UnetOptions) -> tuple[Module, int, list[int], bool]:
-    """An encoder, which of its features is the first one used, the channels of those, and whether it has full size.
+    """Returns an encoder, the index of its first feature that is used, the channels of the used features, and whether
+    the first one has full size.
 
     Raises:
-        PipelineError: an unknown encoder, or an option that it does not have.
+        PipelineError: an unknown encoder, or an option that it does not support.
     """
     if name == "plain":
         if not options.stem_pool:
             raise PipelineError(
-                "model.options.stem_pool is false, and encoder plain has no pool in its stem: leave it out."
+                "model.options.stem_pool is false, but encoder plain has no pool in its stem: remove the setting."
             )
         channels = options.channels or PLAIN_CHANNELS
         return PlainEncoder(in_channels, channels, options.norm), 0, channels, True
     if options.channels is not None:
         raise PipelineError(
-            f"model.options.channels is for encoder plain; {name} has channels of its own: leave it out."
+            f"model.options.channels is only for encoder plain; the channels of {name} are fixed: remove the setting."
         )
     try:
         encoder: Any = any_size(partial(smp.encoders.get_encoder, name, in_channels=in_channels), name)
@@ -251,7 +256,7 @@ def _encoder(name: str, in_channels: int, options: UnetOptions) -> tuple[Module,
         pass_on(error)
         raise PipelineError(f"model: ConfigurableUnet with encoder {name}: {error}") from None
     channels = list(encoder.out_channels)
-    # the features of full size are the image itself, except those of VGG
+    # the features of full size are the image itself, except for VGG
     first = int(channels[0] == in_channels)
     if not options.stem_pool:
         _remove_stem_pool(encoder, name)
@@ -260,11 +265,11 @@ def _encoder(name: str, in_channels: int, options: UnetOptions) -> tuple[Module,
 
 
 def _remove_stem_pool(encoder: Any, name: str) -> None:
-    owner = encoder if hasattr(encoder, "maxpool") else getattr(encoder, "model", None)  # timm's
+    owner = encoder if hasattr(encoder, "maxpool") else getattr(encoder, "model", None)  # encoders of timm
     if not isinstance(getattr(owner, "maxpool", None), Module):
         raise PipelineError(
-            f"model.options.stem_pool is false, and encoder {name} has no pool in its stem (`maxpool`): leave it out, "
-            "or take an encoder that has, such as resnet34."
+            f"model.options.stem_pool is false, but encoder {name} has no pool in its stem (`maxpool`): remove the "
+            "setting, or use an encoder with such a pool, e.g. resnet34."
         )
     owner.maxpool = Identity()  # type: ignore[union-attr]
 
@@ -285,28 +290,29 @@ def _decoder_channels(options: UnetOptions, blocks: int, usual: list[int]) -> li
     widths = options.decoder_channels or usual
     if len(widths) != blocks:
         raise PipelineError(
-            f"model.options.decoder_channels is {widths}; expected one number a decoder block, the deepest first, and "
-            f"there are {blocks}."
+            f"model.options.decoder_channels is {widths}; expected {blocks} numbers, one per decoder block, the "
+            "deepest first."
         )
     if options.attention != "none" and options.attention_reduction > min(widths):
         raise PipelineError(
             f"model.options.attention_reduction is {options.attention_reduction}; expected at most {min(widths)}, the "
-            "channels of the narrowest decoder block."
+            "number of channels of the narrowest decoder block."
         )
     return widths
 
 
 def _skips(options: UnetOptions, available: list[int]) -> list[bool]:
-    """Which decoder blocks get a skip; `available` holds the channels of each block's, 0 where there is none."""
+    """Returns which decoder blocks get a skip. `available` holds the channels of each block's skip, 0 if it has
+    none."""
     if isinstance(options.skips, bool):
         return [options.skips and channels > 0 for channels in available]
     if len(options.skips) != len(available):
         raise PipelineError(
-            f"model.options.skips is {options.skips}; expected one a decoder block, and there are {len(available)}."
+            f"model.options.skips is {options.skips}; expected {len(available)} values, one per decoder block."
         )
     for number, (wanted, channels) in enumerate(zip(options.skips, available, strict=True), 1):
         if wanted and not channels:
             raise PipelineError(
-                f"model.options.skips is {options.skips}, and for decoder block {number} the encoder has no features."
+                f"model.options.skips is {options.skips}, but the encoder has no features for decoder block {number}."
             )
     return options.skips

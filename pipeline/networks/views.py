@@ -1,4 +1,4 @@
-"""Views of an image for test-time augmentation, and the way back from each."""
+"""Views of an image for test-time augmentation, and their inverses."""
 
 from dataclasses import dataclass
 
@@ -10,33 +10,33 @@ FLIPS: dict[str, tuple[tuple[int, ...], ...]] = {
     "flips": ((), (3,), (2,), (2, 3)),
     "d4": ((), (3,), (2,), (2, 3)),
 }
-"""The axes of (N, C, H, W) that each view mirrors; both are a turn by 180°."""
+"""The axes of (N, C, H, W) that each view mirrors. Mirroring both is a rotation by 180°."""
 
 
 @dataclass(frozen=True)
 class View:
-    """One symmetry of the rectangle or, with `transposed`, of the square: pixels move, and no value changes."""
+    """A symmetry of the rectangle or, with `transposed`, of the square. Pixels move but their values do not change."""
 
     axes: tuple[int, ...] = ()
-    """Those that are mirrored, first."""
+    """The axes that are mirrored, before transposing."""
     transposed: bool = False
-    """Whether rows and columns then change places; with one axis mirrored, that is a turn by 90°."""
+    """Whether rows and columns are then exchanged. Together with one mirrored axis, this is a rotation by 90°."""
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Returns pixels (N, C, H, W) as the network shall see them, (N, C, W, H) where transposed."""
+        """Returns the pixels (N, C, H, W) of the view; (N, C, W, H) if transposed."""
         flipped = pixels.flip(self.axes)
         return flipped.mT if self.transposed else flipped
 
     def inverse(self, seen: torch.Tensor) -> torch.Tensor:
-        """Returns what forward made, or a network of that, in the place of the image's own pixels."""
+        """Returns a view, or a network's output for it, moved back to the positions of the original pixels."""
         return (seen.mT if self.transposed else seen).flip(self.axes)
 
     def size(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Returns rows × columns of the image as rows × columns of the view."""
+        """Returns the size of the view, rows × columns, from that of the image."""
         return size[::-1] if self.transposed else size
 
 
 def views(name: str) -> tuple[View, ...]:
-    """Returns the views of `predict.tta`, the image as it is first: 1 for none, 2 for hflip, 4 for flips, 8 for d4."""
-    found = tuple(View(axes) for axes in FLIPS[name])
-    return (*found, *(View(view.axes, transposed=True) for view in found)) if name == "d4" else found
+    """Returns the views of `predict.tta`, the unchanged image first: 1 for none, 2 for hflip, 4 for flips, 8 for d4."""
+    mirrored = tuple(View(axes) for axes in FLIPS[name])
+    return (*mirrored, *(View(view.axes, transposed=True) for view in mirrored)) if name == "d4" else mirrored

@@ -1,17 +1,17 @@
-"""Predicts the test images, by the mean of every fold's models, with the views that tune kept.
+"""Predicts the test images with the mean over each fold's models, with the views that tune kept.
 
     python -m pipeline predict RECIPE
 
 reads   work/<competition>/<run>/fold_<k>/last.safetensors (of all seeds, all snapshots), postprocess.json;
-        work/<competition>/pixels_…/test_images.npy, test_images.parquet; and which raw test images there are, so that
-        an array of others is never predicted. No training image, table or fold
-writes  work/<competition>/<run>/predictions/test_fold_<k>.npy, or test_final.npy of a final model, the mean over seeds:
-        probabilities (N, classes, H, W) at the size of the pixel arrays, uint8 (p·255), or float16 of a multiclass
-        competition; beside each a .csv of its image ids, and the probabilities of presence where the model has such a
-        head
+        work/<competition>/pixels_…/test_images.npy, test_images.parquet; and the names of the raw test images, so that
+        an array of other images is never predicted. No training images, tables or folds are read
+writes  work/<competition>/<run>/predictions/test_fold_<k>.npy, or test_final.npy for a final model, the mean over
+        seeds: probabilities (N, classes, H, W) at the size of the pixel arrays, uint8 (p·255), or float16 for a
+        multiclass competition; beside each a .csv of its image ids, with presence probabilities if the model has a
+        presence head
 
-Test-time augmentation is paid for only where tune kept it. An interrupted file goes on after its last batch. External
-predictions are checked and taken over instead (importing.py); an ensemble has none of its own.
+Test-time augmentation is only computed if tune kept it. An interrupted file is resumed after its last batch. External
+predictions are checked and imported instead (importing.py). An ensemble has no predictions of its own.
 """
 
 from collections.abc import Iterator, Sequence
@@ -38,37 +38,38 @@ READS_FOLDS = "weights"
 
 
 def steps(run: Run) -> list[Step]:
-    """Returns one step per fold, or one for the final model; the import of external predictions; none for an ensemble,
-    or without a test set."""
+    """Returns one step per fold, or one for the final model, or the import of external predictions.
+
+    There is no step for an ensemble or without a test set.
+    """
     if run.recipe.arrays:
         return importing.test_steps(run)
     if not run.recipe.trains or not run.competition.has_test:
         return []
-    views, found = kept_views.views_of(run), []
+    views, planned = kept_views.views_of(run), []
     for fold in run.test_folds():
         path, title = run.predictions("test", fold), f"predict {Member(fold, 0).title}"
         raw = raw_test_files(run)
-        found.append(prediction_step(run, "predict", title, "test", run.members(fold), [path], views, *raw))
-    return found
+        planned.append(prediction_step(run, "predict", title, "test", run.members(fold), [path], views, *raw))
+    return planned
 
 
 def guard(run: Run, waiting: Sequence[Any]) -> None:
-    """Stops before anything is predicted from an array of earlier test images, or with views that tune has not decided
-    on.
+    """Checks that the pixel array holds the current test images, and that tune has decided on the views.
 
     Raises:
-        PipelineError: a raw test file changed since decode; postprocess.json does not exist, or says nothing of these
-            views.
+        PipelineError: a raw test file changed after decode; or postprocess.json does not exist or has no decision on
+            these views.
     """
     if run.recipe.trains:
         check_decoded(run)
     views = run.recipe.predict.tta
     if not run.recipe.trains or views == "none" or kept_views.decided_views(run) is not None:
         return
-    lacks = f"says nothing of predict.tta={views}" if run.postprocess.exists() else "does not exist"
+    lacks = f"has no decision on predict.tta={views}" if run.postprocess.exists() else "does not exist"
     raise PipelineError(
-        f"predict reads {shown(run.postprocess)}, where tune says whether test-time augmentation is kept, and it "
-        f"{lacks}; `{run.command('--to', 'predict')}` makes what comes before."
+        f"predict needs tune's decision on test-time augmentation, but {shown(run.postprocess)} {lacks}; "
+        f"run `{run.command('--to', 'predict')}`."
     )
 
 
@@ -78,11 +79,11 @@ def tidy(run: Run, finished: list[Step]) -> None:
 
 
 def execute(run: Run, waiting: list[Step], runner: StepRunner | None = None) -> Iterator[Step]:
-    """Predicts the test images by the models that are waiting.
+    """Predicts the test images with the models of the waiting steps.
 
     Raises:
-        PipelineError: weights are missing, damaged, do not fit or give no numbers; tune has not decided on test-time
-            augmentation yet; or the disk is full.
+        PipelineError: weights are missing, damaged, do not fit or predict values that are not finite; tune has not
+            decided on test-time augmentation yet; or the disk is full.
     """
     if run.recipe.arrays:
         yield from importing.execute(run, waiting)
@@ -92,10 +93,10 @@ def execute(run: Run, waiting: list[Step], runner: StepRunner | None = None) -> 
         from pipeline.networks.shards import predict_steps
 
     assert runner is not None
-    guard(run, waiting)  # which --force passes by
+    guard(run, waiting)  # again, because --force skips it
     remove_unfinished(run.predictions("test", 0).parent, "test", steps(run))
     ids = table.read_table(run.test_table)["image_id"].tolist()
     jobs = [Wanted(step, run.members(step.fold), "test", np.arange(len(ids)), ids) for step in waiting]
     yield from predict_steps(run, jobs, runner, "predict")
-    with exclusive_lock(run.folder):  # other processes of this run write it too
-        write_recipe(run)  # other runs ask it how these predictions came about
+    with exclusive_lock(run.folder):  # other processes of this run write the same file
+        write_recipe(run)  # other runs read there how these predictions were made

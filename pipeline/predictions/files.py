@@ -1,13 +1,14 @@
-"""Files of predicted probabilities: an array (N, C, H, W) at the size of the pixel arrays, and its image ids beside it.
+"""Files of predicted probabilities: an array (N, C, H, W) at the size of the pixel arrays, and a CSV of its image ids.
 
-uint8 (p·255) for binary and multilabel competitions, where it costs nothing measurable; float16 for multiclass ones,
-where uint8 would change which class is the largest and erase rare ones.
+The dtype is uint8 (p·255) for binary and multilabel competitions, where the rounding has no measurable effect. It is
+float16 for multiclass competitions, where uint8 would change which class is the largest and erase rare classes.
 
-They are written batch by batch, so that memory does not grow with the number of images, into a folder .<name>.partial
-beside them, and put in place when they are whole. How far an interrupted attempt came follows from the sizes of its
-files; the same attempt goes on after its last whole batch.
+Files are written batch by batch, so memory does not grow with the number of images. They are written into a folder
+.<name>.partial beside their destination and moved when they are complete. The sizes of the partial files tell how far
+an interrupted attempt came, and the same attempt resumes after its last complete batch.
 
-Apart from the stages validate and predict, so that those which only read them do not depend on the network's code.
+This module is separate from the stages validate and predict, so that stages which only read predictions do not depend
+on the code of the network.
 """
 
 import io
@@ -28,8 +29,8 @@ from pipeline.core.files import allocate_ahead, make_folder, new_array, require_
 from pipeline.core.intact import damaged, read_array, read_texts
 
 Predicted = tuple[np.ndarray, np.ndarray | None]
-"""Of a batch of images: probabilities (n, C, H, W), and how probable it is that a class occurs in the image (n, C), or
-None where the network has no such head."""
+"""Predictions of a batch of images: mask probabilities (n, C, H, W), and the probabilities (n, C) that each class is
+present in the image, or None if the network has no presence head."""
 
 
 def write_probabilities(
@@ -41,11 +42,11 @@ def write_probabilities(
     classes: list[str],
     advance: Callable[[int], None],
 ) -> None:
-    """Writes probabilities batch by batch into one array file, and the ids of its rows beside it.
+    """Writes probabilities batch by batch into one array file, and the ids of its rows into a CSV beside it.
 
-    See write_resumable; this always begins anew.
+    See write_resumable; this function always starts from the first image.
     """
-    write_resumable([path], shape, dtype, lambda _: ([one] for one in batches), ids, classes, advance)
+    write_resumable([path], shape, dtype, lambda _: ([batch] for batch in batches), ids, classes, advance)
 
 
 def write_resumable(
@@ -59,23 +60,27 @@ def write_resumable(
     fingerprint: str = "",
     batch_size: int = 1,
 ) -> None:
-    """Writes probabilities batch by batch into array files, and the ids of their rows, and presence_<class> where the
-    network says it, into a .csv beside each; goes on where an attempt with the same fingerprint was interrupted.
+    """Writes probabilities batch by batch into array files, and a CSV with the ids of their rows beside each.
+
+    The CSV has columns presence_<class> if the network has a presence head. Resumes an interrupted attempt with the
+    same fingerprint.
 
     Args:
         paths: the files; all hold the same images.
-        shape: of each array, (N, C, H, W).
-        dtype: of each array.
-        predict: from the first image that is wanted to batches of it and all that follow, each with one element a file.
-        ids: of the images (N,).
-        classes: their names.
-        advance: told how many images are done more, those of an earlier attempt at once.
-        fingerprint: what the result follows from; "" begins anew.
-        batch_size: how many images a batch holds, so that an interrupted attempt goes on with the same batches.
+        shape: the shape (N, C, H, W) of each array.
+        dtype: the dtype of each array.
+        predict: takes the position of the first image to predict; yields batches of this image and all later ones. A
+            batch has one element per file.
+        ids: the N image ids.
+        classes: the names of the classes.
+        advance: called with the number of images done since the last call; the images of an earlier attempt are
+            reported in the first call.
+        fingerprint: identifies everything that the result depends on; "" starts from the first image.
+        batch_size: the number of images per batch, so that a resumed attempt predicts the same batches.
 
     Raises:
-        PipelineError: the disk is or becomes full: finished files stay as they were, and what is done is kept. Or
-            `predict` raises it, and nothing is kept.
+        PipelineError: the disk is full or becomes full; then finished files are unchanged and the work done is kept.
+            If `predict` raises the error, nothing is kept.
     """
     folder = partial_folder(paths[0])
     arrays = [_Rows(folder / path.name, shape, dtype) for path in paths]
@@ -102,18 +107,18 @@ def write_resumable(
     with _explained(paths[0]):
         for rows, head in zip(arrays, heads, strict=True):
             _index(ids, classes, np.load(head.path)).to_csv(rows.path.with_suffix(".csv"), index=False)
-        for path in (file for one in paths for file in (one, one.with_suffix(".csv"))):
+        for path in (file for final in paths for file in (final, final.with_suffix(".csv"))):
             os.replace(folder / path.name, path)
     shutil.rmtree(folder)
 
 
 def partial_folder(path: Path) -> Path:
-    """Returns where the files of an unfinished attempt at writing a file lie."""
+    """Returns the folder that holds the files of an unfinished attempt at writing `path`."""
     return path.with_name(f".{path.stem}.partial")
 
 
 def shards_folder(path: Path) -> Path:
-    """Returns where parts of a file, each predicted for itself, lie until they are put together."""
+    """Returns the folder that holds separately predicted parts of a file until they are merged."""
     return path.with_name(f".{path.stem}.shards")
 
 
@@ -123,8 +128,8 @@ def stage_of(path: Path) -> str:
 
 
 def read_predictions(path: Path, classes: list[str]) -> tuple[np.ndarray, list[str], np.ndarray | None]:
-    """Returns the probabilities (N, C, H, W) uint8 or float16, mapped from the file, the image ids of their rows, and
-    what the presence head says (N, C) float32, 0 to 1; None where the network has no such head.
+    """Returns the probabilities (N, C, H, W) uint8 or float16, memory-mapped, the N image ids, and the output of the
+    presence head (N, C) float32 from 0 to 1, or None if the network has no presence head.
 
     Raises:
         PipelineError: the file is missing, or its index has another number of rows.
@@ -136,7 +141,7 @@ def read_predictions(path: Path, classes: list[str]) -> tuple[np.ndarray, list[s
 
 
 def read_probabilities(path: Path) -> tuple[np.ndarray, list[str]]:
-    """Returns the probabilities and the image ids alone, as read_predictions does."""
+    """Returns the probabilities and the image ids as read_predictions does, without the presence head."""
     array, index = _read(path)
     return array, index["image_id"].tolist()
 
@@ -154,15 +159,16 @@ def _read(path: Path) -> tuple[np.ndarray, pd.DataFrame]:
 
 
 def salvage(path: Path, shape: tuple[int, ...], dtype: np.dtype, ids: list[str], classes: list[str]) -> np.ndarray:
-    """Writes a file of what an interrupted attempt has predicted of it, and zeros for all other images; returns which
-    images (N,) bool are predicted.
+    """Writes a file from what an interrupted attempt had predicted, with zeros for all other images.
+
+    Returns a bool array (N,) that is true for the images that were predicted.
 
     Args:
         path: the file.
-        shape: of the array, (N, C, H, W).
-        dtype: of the array.
-        ids: of the images (N,).
-        classes: their names.
+        shape: the shape (N, C, H, W) of the array.
+        dtype: the dtype of the array.
+        ids: the N image ids.
+        classes: the names of the classes.
     """
     done, presence = np.zeros(len(ids), bool), np.full((len(ids), len(classes)), np.nan, np.float32)
     parts = {0: path} | {
@@ -190,7 +196,7 @@ def salvage(path: Path, shape: tuple[int, ...], dtype: np.dtype, ids: list[str],
 def _predicted_rows(
     path: Path, shape: tuple[int, ...], dtype: np.dtype, classes: list[str]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The rows of a file, be it finished or not, and what the presence head says of them, NaN without one."""
+    """Returns the rows of a finished or unfinished file, and the presence head's output for them, NaN without one."""
     if path.with_suffix(".csv").exists():
         array, _, presence = read_predictions(path, classes)
         return array, np.full((len(array), len(classes)), np.nan) if presence is None else presence
@@ -203,7 +209,7 @@ def _predicted_rows(
 
 
 def _whole_rows(path: Path) -> np.ndarray | None:
-    """The whole rows of a .npy file that is being written; None where there is none."""
+    """Returns the complete rows of a .npy file that is still being written; None if there are none."""
     if not path.exists():
         return None
     with path.open("rb") as file:
@@ -222,7 +228,7 @@ def _whole_rows(path: Path) -> np.ndarray | None:
 
 @dataclass(frozen=True)
 class _Rows:
-    """A .npy file that grows by rows; its header tells of the whole array from the beginning."""
+    """A .npy file that grows row by row. Its header describes the complete array from the start."""
 
     path: Path
     shape: tuple[int, ...]
@@ -233,12 +239,12 @@ class _Rows:
         return math.prod(self.shape[1:]) * self.dtype.itemsize
 
     def count(self) -> int:
-        """Returns how many whole rows there are."""
+        """Returns the number of complete rows."""
         written = self.path.stat().st_size if self.path.exists() else 0
         return max(0, written - len(self._header())) // self.row_bytes
 
     def open(self, rows: int) -> BinaryIO:
-        """Returns the file with its first rows alone, to write on after them."""
+        """Returns the file cut to its first `rows` rows, positioned at its end for writing."""
         file = self.path.open("r+b" if rows else "wb")
         file.write(self._header())
         file.truncate(len(self._header()) + rows * self.row_bytes)
@@ -254,7 +260,8 @@ class _Rows:
 
 
 def begin(folder: Path, fingerprint: str) -> None:
-    """Makes the folder of an attempt anew, unless it is the same one's; "" is never the same."""
+    """Makes the folder of an attempt empty, unless it belongs to an attempt with the same fingerprint. The fingerprint
+    "" never matches."""
     note = folder / "fingerprint"
     if fingerprint and note.exists() and note.read_text(encoding="utf-8") == fingerprint:
         return
@@ -265,7 +272,7 @@ def begin(folder: Path, fingerprint: str) -> None:
 
 
 def _or_nothing(batches: Iterable[Sequence[Predicted]], folder: Path) -> Iterator[Sequence[Predicted]]:
-    """Yields the batches; where they cannot be had, there is nothing to go on with."""
+    """Yields the batches; if computing one fails, the folder is removed and there is nothing to resume."""
     try:
         yield from batches
     except PipelineError:
@@ -275,13 +282,13 @@ def _or_nothing(batches: Iterable[Sequence[Predicted]], folder: Path) -> Iterato
 
 @contextmanager
 def _explained(path: Path) -> Iterator[None]:
-    """Turns what the disk says into a sentence."""
+    """Turns an OSError into a PipelineError."""
     try:
         yield
     except OSError as error:
         raise PipelineError(
-            f"{shown(path)} could not be written: {error.strerror}. What was there before is unchanged; make room and "
-            "run it again, and it goes on where it stopped."
+            f"{shown(path)} could not be written: {error.strerror}. Earlier files are unchanged. Free some disk space "
+            "and run the same command again; it resumes where it stopped."
         ) from error
 
 

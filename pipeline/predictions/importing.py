@@ -1,12 +1,13 @@
-"""External predictions become files as validate and predict write them for trained models.
+"""Imports external predictions into the files that validate and predict write for trained models.
 
     python -m pipeline encode NAME --competition my.yaml --oof oof.npy --test test.npy
 
 reads   oof.npy and test.npy, and the .csv beside each (core/external_arrays.py); work/<competition>/images.parquet,
         test_images.parquet, folds/<competition>.csv
 writes  work/<competition>/<run>/predictions/oof_fold_<k>.npy, test_final.npy: probabilities (N, classes, H, W), uint8,
-        or float16 of a multiclass competition; beside each a .csv of its image ids; brought.json: what came
-        work/<competition>/<run>/recipe.yaml, fold_<k>/manifest.json: for runs that take this one into an ensemble
+        or float16 for a multiclass competition; beside each a .csv of its image ids; brought.json: a record of the
+        import
+        work/<competition>/<run>/recipe.yaml, fold_<k>/manifest.json: for runs that use this one in an ensemble
 """
 
 from collections.abc import Iterator
@@ -32,27 +33,28 @@ from pipeline.split.folds import groups_of, read_folds
 
 
 def oof_steps(run: Run) -> list[Step]:
-    """Returns the import of the out-of-fold predictions, the step of validate."""
+    """Returns the step of validate, which imports the out-of-fold predictions."""
     assert run.recipe.arrays
-    # whichever train.folds asks for
+    # all folds of the array, whatever train.folds is
     known = external_arrays.folds_of(Path(run.recipe.arrays.oof), run.folds_file, run.split.folds)
     oof = [run.predictions("oof", fold) for fold in known]
     return [_step(run, "validate", "oof", run.recipe.arrays.oof, oof, (run.table, run.folds_file))]
 
 
 def test_steps(run: Run) -> list[Step]:
-    """Returns the import of the test predictions, the step of predict, where there are any."""
+    """Returns the step of predict, which imports the test predictions; no step if there are none."""
     assert run.recipe.arrays
     test = run.recipe.arrays.test
     return [_step(run, "predict", "test", test, [run.predictions("test", None)], (run.test_table,))] if test else []
 
 
 def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
-    """Checks all that is waiting, and then writes it. That the test array fits is checked by validate already, before
-    tune works on the other one.
+    """Checks the arrays of all waiting steps, then writes their files, and yields each finished step.
+
+    The ids and shape of the test array are checked in validate too, before tune spends time on the other array.
 
     Raises:
-        PipelineError: ids, shapes or values that do not fit; what was there before stays.
+        PipelineError: ids, shapes or values do not fit; earlier files are unchanged.
     """
     refuse_trained(run.folder)
     images, classes, work = table.read_tables(run.competition_folder), run.competition.classes, []
@@ -101,30 +103,30 @@ def _is_test(step: Step) -> bool:
 
 
 def refuse_trained(folder: Path) -> None:
-    """Checks that a run's folder does not hold training.
+    """Checks that a run's folder does not hold a trained run.
 
     Raises:
-        PipelineError: it does.
+        PipelineError: it holds one.
     """
     recipe = folder / "recipe.yaml"
     if recipe.exists() and not read_recipe(recipe)["recipe"].get("arrays"):
-        raise PipelineError(f"{shown(folder)} holds a run that was trained; give your predictions another name.")
+        raise PipelineError(f"{shown(folder)} holds a trained run; give your predictions another name.")
 
 
 def _check_presence(run: Run, external: ExternalPredictions) -> None:
-    """Checks that both files say how probable it is that a class occurs, or neither does."""
+    """Checks that either both indices have the presence columns, or neither has."""
     assert run.recipe.arrays
     column = f"presence_{run.competition.classes[0]}"
     for other in filter(None, (run.recipe.arrays.oof, run.recipe.arrays.test)):
         if (column in external.index) != (column in external_arrays.read_index(Path(other))):
             raise PipelineError(
-                f"of {external.path.with_suffix('.csv')} and {Path(other).with_suffix('.csv')} one has {column} and "
-                "one has not; give it in both, or in neither."
+                f"only one of {external.path.with_suffix('.csv')} and {Path(other).with_suffix('.csv')} has {column}; "
+                "give it in both or in neither."
             )
 
 
 def _folds_of(run: Run, external: ExternalPredictions) -> np.ndarray:
-    """The fold of each row of the index (N,) int64."""
+    """Returns the fold of each row of the index, (N,) int64."""
     if "fold" in external.index:
         return external.index["fold"].to_numpy()
     return read_folds(run).set_index("image_id")["fold"].loc[external.index["image_id"]].to_numpy()
@@ -141,17 +143,20 @@ def _batches(
 
 
 def _record(run: Run, step: Step, external: ExternalPredictions, folds: np.ndarray, images: pd.DataFrame) -> None:
-    """Writes what is known about the folds, for the remark and for ensembles, and removes those of an earlier array."""
+    """Records the folds of the array, for the note about leaks and for ensembles, and removes files of folds that only
+    an earlier array had."""
     numbers, split = sorted(set(folds.tolist())), read_folds(run).set_index("image_id", drop=False)
     ids, index = external.index["image_id"], external.path.with_suffix(".csv")
     same = bool((split["fold"].loc[ids].to_numpy() == folds).all())
     groups = pd.Series(groups_of(images[images["subset"] == "train"], split), split.index).loc[ids].to_numpy()
     apart = 0 if same else int((pd.Series(folds).groupby(groups).nunique() > 1).sum())
     leaks = (
-        f"the folds of {index.name} leak: {apart} groups or sets of near-duplicates stand in several" if apart else ""
+        f"the folds of {index.name} leak: {apart} groups or sets of near-duplicates are split over several folds"
+        if apart
+        else ""
     )
     if leaks:
-        warn(f"  [yellow]{escape(leaks)}: every score here flatters[/yellow]")
+        warn(f"  [yellow]{escape(leaks)}: all scores are too optimistic[/yellow]")
     used = shown(run.folds_file) if same else str(index)
     write_json(run.brought, {
         "file": str(external.path), "images": len(ids), "of": external.images, "folds": numbers, "folds_of": used,
@@ -163,8 +168,8 @@ def _record(run: Run, step: Step, external: ExternalPredictions, folds: np.ndarr
     for old in run.folder.glob("fold_*/manifest.json"):
         old.unlink()
     for fold in numbers:
-        own = replace(step, inputs=(run.folds_file,) if same else (), outputs=(run.predictions("oof", fold),))
-        freshness.record(own, 0, run.fold_folder(fold) / "manifest.json")
+        of_fold = replace(step, inputs=(run.folds_file,) if same else (), outputs=(run.predictions("oof", fold),))
+        freshness.record(of_fold, 0, run.fold_folder(fold) / "manifest.json")
 
 
 def _print(run: Run, external: ExternalPredictions, subset: str) -> None:

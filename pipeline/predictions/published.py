@@ -1,7 +1,7 @@
-"""Runs a competition's metric as it is published: a Python file with `score(solution, submission, row_id_column_name)`.
+"""Runs a competition's published metric, a Python file with `score(solution, submission, row_id_column_name)`.
 
-Both tables have the same rows in the same order and are typed as pandas reads them from CSV, as on Kaggle. The file is
-code of somebody else: whatever it raises becomes one sentence with its file and line, and it may not print.
+Both tables have the same rows in the same order, with dtypes as pandas reads them from CSV, as on Kaggle. The file is
+foreign code: any exception becomes one sentence with file and line, and its output is suppressed.
 """
 
 import contextlib
@@ -27,11 +27,11 @@ from pipeline.core.run import input_folder
 
 MODULE = "competition_metric"
 ON_KAGGLE = "kaggle_metric_utilities"
-"""A module that only the machines have on which Kaggle scores submissions."""
+"""A module that exists only on the machines on which Kaggle scores submissions."""
 FEWEST = 20
-"""Draws below which an interval is not given."""
+"""The smallest number of draws for which an interval is given."""
 COPY = "-copy"
-"""What the ids of a group's rows get that stand in a resampled table for the second time, followed by a number."""
+"""A suffix, followed by a number, for the ids of a group that occurs more than once in a resampled table."""
 
 
 @dataclass(frozen=True)
@@ -41,22 +41,22 @@ class Published:
     path: Path
     function: Callable[..., Any]
     name: str
-    """Of the function."""
+    """The name of the function."""
     row_id: str
     arguments: dict[str, Any]
     sign: int
     """1 where higher is better, else -1."""
 
     def score(self, solution: pd.DataFrame, submission: pd.DataFrame) -> float:
-        """Returns the score of all rows; the tables stay as they are.
+        """Returns the score of all rows. The tables are not changed.
 
         Raises:
-            PipelineError: the function raises something, or returns no number.
+            PipelineError: the function raises an exception or does not return a finite number.
         """
         for name, table in (("solution", solution), ("submission", submission)):
             if self.row_id not in table:
                 raise PipelineError(
-                    f"metric.row_id is {self.row_id}, and the {name} has the columns {', '.join(table.columns)}."
+                    f"metric.row_id is {self.row_id}, but the {name} has the columns {', '.join(table.columns)}."
                 )
         with _quiet():
             try:
@@ -75,7 +75,7 @@ class Published:
 
 
 def file_of(competition: Competition) -> Path | None:
-    """Returns the file of a competition's published metric; None where its metric is a built-in one."""
+    """Returns the file of a competition's published metric; None if its metric is a built-in one."""
     return input_folder(competition) / competition.metric_file.file if competition.metric_file else None
 
 
@@ -87,29 +87,28 @@ def load(competition: Competition) -> Published:
             the function does not take.
     """
     settings, path = competition.metric_file, file_of(competition)
-    assert settings is not None and path is not None  # the caller asks only then
+    assert settings is not None and path is not None  # callers check that the metric is a published one
     if not path.is_file():
         raise PipelineError(
-            f"{shown(path)} does not exist: put the competition's published metric there, or name a built-in one as "
-            f"`metric` in the YAML, e.g. `metric: {competition.metric}`."
+            f"{shown(path)} does not exist: put the competition's published metric there, or name a built-in metric in "
+            f"the YAML, e.g. `metric: {competition.metric}`."
         )
     module = types.ModuleType(MODULE)
     module.__file__ = str(path)
     with _quiet():
         try:
-            code = compile(
-                path.read_text(encoding="utf-8"), str(path), "exec"
-            )  # an import would write bytecode beside it
-            sys.modules[MODULE] = module  # dataclasses and pickle look for it
+            # compiled here, because an import would write bytecode beside the file
+            code = compile(path.read_text(encoding="utf-8"), str(path), "exec")
+            sys.modules[MODULE] = module  # dataclasses and pickle look the module up
             exec(code, module.__dict__)
         except (Exception, SystemExit) as error:
             raise PipelineError(_raised(path, "", error)) from None
     function = getattr(module, settings.function, None)
     if not callable(function):
-        known = [name for name, one in vars(module).items() if inspect.isfunction(one) and one.__module__ == MODULE]
+        known = [name for name, item in vars(module).items() if inspect.isfunction(item) and item.__module__ == MODULE]
         raise PipelineError(
-            f"{shown(path)} has no function `{settings.function}`; it has {', '.join(known) or 'none'}: name the one "
-            "that scores as `metric: {function: …}`."
+            f"{shown(path)} has no function `{settings.function}`; it has {', '.join(known) or 'none'}: name the "
+            "scoring function in `metric: {function: …}`."
         )
     row_id = settings.row_id or competition.submission.id
     _check_signature(path, settings.function, function, row_id, settings.arguments)
@@ -121,7 +120,7 @@ def _check_signature(
 ) -> None:
     try:
         signature = inspect.signature(function)
-    except (TypeError, ValueError):  # of a few builtins: calling it says what is wrong
+    except (TypeError, ValueError):  # some builtins have no signature; a wrong call fails later
         return
     try:
         signature.bind(None, None, row_id, **arguments)
@@ -131,13 +130,13 @@ def _check_signature(
         raise PipelineError(
             f"{where}: {name}{signature} cannot be called "
             f"with (solution, submission, row_id_column_name{''.join(f', {key}=…' for key in arguments)}): "
-            f"{first_line(error)}. Give what it takes beside them as `metric: {{arguments: {{name: value}}}}`."
+            f"{first_line(error)}. Give its other arguments as `metric: {{arguments: {{name: value}}}}`."
         ) from None
 
 
 @contextlib.contextmanager
 def _quiet() -> Any:
-    """Whatever is printed or warned of goes nowhere, and the working folder stays."""
+    """Suppresses printed output and warnings, and restores the working folder."""
     with (
         contextlib.chdir(Path.cwd()),
         warnings.catch_warnings(),
@@ -149,7 +148,7 @@ def _quiet() -> Any:
 
 
 def _raised(path: Path, name: str, error: BaseException) -> str:
-    """One sentence about what a metric's file raised, with the line of the file that led to it."""
+    """Returns one sentence about an exception from a metric's file, with the line of the file that led to it."""
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
     if isinstance(error, SyntaxError) and error.filename == str(path):
         lines = [error.lineno]
@@ -157,20 +156,20 @@ def _raised(path: Path, name: str, error: BaseException) -> str:
     if isinstance(error, ModuleNotFoundError) and error.name:
         if error.name == ON_KAGGLE:
             return (
-                f"{where} imports {ON_KAGGLE}, which exists only where Kaggle scores submissions: in a copy of the "
-                "file, write what it uses of that module."
+                f"{where} imports {ON_KAGGLE}, which exists only on Kaggle's scoring machines: copy the file and "
+                "replace what it uses from that module by your own code."
             )
         return f"{where} imports {error.name}, which is not installed: install it, e.g. pip install {error.name}."
-    said = " ".join(str(error).split())
-    what = type(error).__name__ + (f": {said}" if said else "")
-    return f"{where}: {f'{name} raised ' if name else ''}{what[:400].rstrip('.')}."
+    message = " ".join(str(error).split())
+    description = type(error).__name__ + (f": {message}" if message else "")
+    return f"{where}: {f'{name} raised ' if name else ''}{description[:400].rstrip('.')}."
 
 
 # --- tables of resampled groups --------------------------------------------------------------------------------------
 
 
 def typed(frame: pd.DataFrame) -> pd.DataFrame:
-    """Returns a table of texts as pandas reads it from CSV: numbers as numbers, empty fields as NaN."""
+    """Returns a table of texts as pandas would read it from CSV: numeric texts as numbers, empty ones as NaN."""
     buffer = io.StringIO()
     frame.to_csv(buffer, index=False)
     buffer.seek(0)
@@ -179,40 +178,45 @@ def typed(frame: pd.DataFrame) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Table:
-    """A solution or a submission whose rows are of images, and these of groups."""
+    """A solution or a submission with the image and the group of each row."""
 
     frame: pd.DataFrame
     images: np.ndarray
     """The image id (n,) of every row, as text."""
     groups: np.ndarray
-    """Its group (n,), as text."""
+    """The group (n,) of every row, as text."""
     named: tuple[str, ...]
-    """Columns whose texts hold the id or the group of the image; copies have other ones."""
+    """Columns whose texts contain the id or the group of the image. Copies of a row get new names in them."""
 
     def only(self, ids: Collection[str]) -> pd.DataFrame:
         """Returns the rows of some images."""
         return self.frame[np.isin(self.images, list(ids))].reset_index(drop=True)
 
     def drawn(self, names: Sequence[str], times: np.ndarray) -> pd.DataFrame:
-        """Returns the rows of groups, each so many times (G,): from the second time on with other names of images and
-        groups, as other groups would have."""
+        """Returns the rows of the groups `names`, each repeated `times` (G,) times.
+
+        From the second time on, the images and groups get new names, so that the metric sees different groups.
+        """
         places = {name: np.flatnonzero(self.groups == name) for name in names}
         copies = [(places[name], copy) for name, count in zip(names, times, strict=True) for copy in range(count)]
         rows = np.concatenate([rows for rows, _ in copies])
         copy = np.repeat([copy for _, copy in copies], [len(rows) for rows, _ in copies])
-        found = self.frame.iloc[rows].reset_index(drop=True)
-        for column in {*self.named} & {*found.columns} if copy.any() else ():
-            pairs = zip(found[column].astype(str), self.images[rows], self.groups[rows], copy, strict=True)
-            found[column] = [
-                _renamed(text, one, group, number) if number else text for text, one, group, number in pairs
+        frame = self.frame.iloc[rows].reset_index(drop=True)
+        for column in {*self.named} & {*frame.columns} if copy.any() else ():
+            cells = zip(frame[column].astype(str), self.images[rows], self.groups[rows], copy, strict=True)
+            frame[column] = [
+                _renamed(text, image_id, group, number) if number else text for text, image_id, group, number in cells
             ]
-        return found
+        return frame
 
 
 def _renamed(text: str, image_id: str, group: str, number: int) -> str:
-    """A text in which the group of an image has another name, or where it does not occur, the image; without either,
-    the whole. Functions may take the group from the id, e.g. case1_day2 from case1_day2_slice_3."""
-    name = next((one for one in (group, image_id) if one and one in text), text)
+    """Returns a text with the group of an image renamed, or with the image renamed if the text does not contain the
+    group, or with a suffix if it contains neither.
+
+    Metrics may derive the group from the id, e.g. case1_day2 from case1_day2_slice_3.
+    """
+    name = next((candidate for candidate in (group, image_id) if candidate and candidate in text), text)
     return text.replace(name, f"{name}{COPY}{number}", 1)
 
 
@@ -223,10 +227,10 @@ class Draws:
     scores: np.ndarray
     """(draws, submissions)."""
     reason: str
-    """Why there are none, or few; empty where there are as many as were asked for."""
+    """Why there are no draws or fewer than requested; empty if there are as many as requested."""
 
     def interval(self, place: int) -> list[float] | None:
-        """Returns the 95 % interval of a submission's score; None without draws."""
+        """Returns the 95 % interval of the score of the submission at a position; None without draws."""
         if not len(self.scores):
             return None
         low, high = np.quantile(self.scores[:, place], [0.025, 0.975])
@@ -241,44 +245,45 @@ def resampled(
     seconds: float,
     seed: int = 0,
 ) -> Draws:
-    """Returns the scores of submissions to resampled groups, drawn whole and with replacement: as many draws as the
-    time allows.
+    """Returns the scores of submissions on resampled groups, for a bootstrap interval.
+
+    Whole groups are drawn with replacement, as often as the time allows.
 
     Args:
         published: the metric.
         solution: the true masks.
-        submissions: from the number of a draw to the submissions that are scored in it, of the same images.
-        draws: how many, at most.
-        seconds: for all of them; nothing is drawn where there is no time for FEWEST draws.
-        seed: of the draws.
+        submissions: takes the number of a draw and returns the submissions to score in it, all for the same images.
+        draws: the largest number of draws.
+        seconds: the time for all draws. If it does not suffice for FEWEST draws, nothing is drawn.
+        seed: the seed of the draws.
     """
     names, started = np.unique(solution.groups).tolist(), time.perf_counter()
     first, groups = submissions(0), len(np.unique(solution.groups))
     none = np.zeros((0, len(first)))
 
-    def scores(those: Sequence[Table], times: np.ndarray) -> list[float]:
+    def scores(tables: Sequence[Table], times: np.ndarray) -> list[float]:
         truth = solution.drawn(names, times)
-        return [published.score(truth, one.drawn(names, times)) for one in those]
+        return [published.score(truth, table.drawn(names, times)) for table in tables]
 
     if groups < 2:
-        return Draws(none, "all images are of one group")
+        return Draws(none, "all images belong to one group")
     try:
         (once,), (twice,) = (scores(first[:1], np.full(groups, count)) for count in (1, 2))
     except PipelineError as error:
-        return Draws(none, f"it cannot score groups that are drawn twice ({str(error).rstrip('.')})")
+        return Draws(none, f"the metric cannot score groups that are drawn twice ({str(error).rstrip('.')})")
     if not np.isclose(once, twice, rtol=1e-6, atol=1e-9):
-        return Draws(none, f"every group twice has another score ({twice:.6g}) than every group once ({once:.6g})")
-    cost = (time.perf_counter() - started) / 3 * len(first)  # of three times the rows
+        return Draws(none, f"with every group twice the score is {twice:.6g}, with every group once {once:.6g}")
+    cost = (time.perf_counter() - started) / 3 * len(first)  # the two calls scored three times the rows
     possible = min(draws, int(seconds / max(cost, 1e-6)))
     if possible < FEWEST:
         return Draws(
             none, f"{FEWEST} draws take {FEWEST * cost:.2g} s, and metric.seconds leaves {seconds:.2g} s for them"
         )
-    random, found = np.random.default_rng(seed), list[list[float]]()
+    random, results = np.random.default_rng(seed), list[list[float]]()
     try:
-        while len(found) < possible and (len(found) < FEWEST or time.perf_counter() - started < 2 * seconds):
-            found.append(scores(submissions(len(found)), random.multinomial(groups, np.full(groups, 1 / groups))))
+        while len(results) < possible and (len(results) < FEWEST or time.perf_counter() - started < 2 * seconds):
+            results.append(scores(submissions(len(results)), random.multinomial(groups, np.full(groups, 1 / groups))))
     except PipelineError as error:
-        return Draws(none, f"it cannot score resampled groups ({str(error).rstrip('.')})")
-    few = f"metric.seconds allowed {len(found)} of {draws} draws" if len(found) < draws else ""
-    return Draws(np.array(found), few)
+        return Draws(none, f"the metric cannot score resampled groups ({str(error).rstrip('.')})")
+    few = f"metric.seconds allowed {len(results)} of {draws} draws" if len(results) < draws else ""
+    return Draws(np.array(results), few)

@@ -1,4 +1,4 @@
-"""What the stages validate and predict share: a step that predicts images of a run with some of its trained models."""
+"""The step that validate and predict share: it predicts images of a run with some of its trained models."""
 
 import json
 import shutil
@@ -14,16 +14,16 @@ from pipeline.predictions.files import partial_folder, shards_folder
 def prediction_step(
     run: Run, stage: str, title: str, subset: str, members: list[Member], paths: list[Path], views: str, *more: Path
 ) -> Step:
-    """Returns the step of a stage that predicts images by the mean of some members' models.
+    """Returns the step of a stage that predicts images with the mean over the models of some members.
 
     Args:
         run: the run.
         stage: validate or predict.
-        title: what messages call the step.
-        subset: train or test: which pixel arrays the images lie in.
-        members: the trainings whose models predict.
-        paths: the files of probabilities; a .csv of image ids lies beside each.
-        views: test-time augmentation, as in `predict.tta`.
+        title: the name of the step in messages.
+        subset: train or test, the pixel arrays that hold the images.
+        members: the trained members whose models predict.
+        paths: the files of probabilities; a .csv of image ids is written beside each.
+        views: the test-time augmentation, as in `predict.tta`.
         more: further files that the step reads.
     """
     settings = {"tta": views, "overlap": run.recipe.predict.overlap, "never": list(run.never)}
@@ -37,7 +37,7 @@ def prediction_step(
 
 
 def remove_unfinished(folder: Path, subset: str, steps: list[Step]) -> None:
-    """Removes unfinished files of a subset, oof or test, that belong to none of these steps but to other settings."""
+    """Removes unfinished files of a subset (oof or test) that belong to other settings than those of these steps."""
     expected = {place(step.outputs[0]) for step in steps for place in (partial_folder, shards_folder)}
     for path in [*folder.glob(f".{subset}_*.partial"), *folder.glob(f".{subset}_*.shards")]:
         if path.is_dir() and path not in expected:
@@ -45,14 +45,17 @@ def remove_unfinished(folder: Path, subset: str, steps: list[Step]) -> None:
 
 
 def remove_attempts(finished: list[Step]) -> None:
-    """Removes unfinished files of steps that are done: of an attempt that was killed when its results were in place."""
+    """Removes unfinished files of finished steps: an attempt may be killed just after its results were in place."""
     for path in (path for step in finished for path in step.outputs):
         for place in (partial_folder(path), shards_folder(path)):
             remove(place)
 
 
 def fingerprint(run: Run, step: Step) -> str:
-    """Returns what the predictions of a step follow from: an interrupted file goes on only where this is the same."""
+    """Returns a text that identifies everything the predictions of a step depend on.
+
+    An interrupted file is resumed only if this text is unchanged.
+    """
     now = freshness.fingerprint(step.inputs, freshness.known_inputs(step))
     inputs = {name: entry["hash"] for name, entry in now.items()}
     return json.dumps([step.settings, run.recipe.predict.batch_size, inputs, freshness.code(step.stage)], indent=1)

@@ -1,7 +1,7 @@
-"""Are test predictions of the raw test images that lie there now? What predict and encode ask before they go on.
+"""Checks that test predictions were made from the current raw test images, before predict and encode continue.
 
-Raw test files are inputs of both stages: after a test image was changed, swapped, added or removed, neither is up to
-date, and neither answers with what was made of the old ones.
+Raw test files are inputs of both stages. After a test image was changed, swapped, added or removed, neither stage is up
+to date, and results from the old images are not used.
 """
 
 from pathlib import Path
@@ -17,18 +17,20 @@ from pipeline.decode.readers.registry import reader_of
 
 
 def raw_test_files(run: Run) -> tuple[Path, ...]:
-    """Returns the raw files and folders that the test images of a run's competition are read from; not the sample
-    submission, which says which of them count and in which order, as test_images.parquet does."""
+    """Returns the raw files and folders from which the test images of a run's competition are read.
+
+    The sample submission is left out: it only selects and orders the images, as test_images.parquet does.
+    """
     sample = as_packed(run.input / (run.competition.sample_submission or ""))
     raw = reader_of(run.competition).raw_files(run.competition, run.input, "test")
     return tuple(path for path in raw if path != sample)
 
 
 def check_decoded(run: Run) -> None:
-    """Checks that the pixel array of the test images was made from the raw files that lie there now.
+    """Checks that the pixel array of the test images was made from the current raw files.
 
     Raises:
-        PipelineError: a raw test file was changed, added or removed since.
+        PipelineError: a raw test file was changed, added or removed after decode.
     """
     manifest = run.pixels / "test.manifest.json"
     if record := freshness.read_manifest(manifest):
@@ -36,25 +38,26 @@ def check_decoded(run: Run) -> None:
 
 
 def check_predicted(run: Run) -> None:
-    """Checks that the test predictions of a run, or of the runs of an ensemble, are of the raw files that lie there
-    now. Predictions that were made elsewhere are taken as they are.
+    """Checks that the test predictions of a run, or of the runs of an ensemble, were made from the current raw files.
+
+    External predictions are not checked.
 
     Raises:
-        PipelineError: a raw test file was changed, added or removed since, or predict was interrupted.
+        PipelineError: a raw test file was changed, added or removed after predict, or predict was interrupted.
     """
     for other in runs_of(run):
         for path in (other.predictions("test", fold) for fold in other.test_folds() if other.recipe.trains):
             manifest = path.with_suffix(".manifest.json")
             record = freshness.read_manifest(manifest)
-            if record is None:  # the file beside it may be of earlier test images
+            if record is None:  # the predictions may be of earlier test images
                 raise PipelineError(
                     f"predict was interrupted: {shown(manifest)} is missing or damaged; "
-                    f"`{other.command('--from', 'predict')}` goes on."
+                    f"run `{other.command('--from', 'predict')}` to continue."
                 )
             _check(other, record, f"{shown(path)} was predicted")
 
 
-def _check(run: Run, record: dict[str, Any], what: str) -> None:
+def _check(run: Run, record: dict[str, Any], made: str) -> None:
     raw, before = raw_test_files(run), record["inputs"]
     now = freshness.fingerprint(raw, before)
     known = {name for name in before if name in now or _lies_in(name, raw)}
@@ -64,11 +67,11 @@ def _check(run: Run, record: dict[str, Any], what: str) -> None:
     if changed:
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
         raise PipelineError(
-            f"the raw test images changed since {what} ({', '.join(changed[:3])}{more}): "
-            f"`{run.command('--from', 'predict')}` predicts them as they are now."
+            f"the raw test images changed after {made} ({', '.join(changed[:3])}{more}): "
+            f"run `{run.command('--from', 'predict')}` to predict the current ones."
         )
 
 
 def _lies_in(name: str, raw: tuple[Path, ...]) -> bool:
-    """Whether a file, as a manifest names it, is one of these files or lies in one of these folders."""
+    """Returns whether a file, named as in a manifest, is one of these files or is inside one of these folders."""
     return any(name == shown(path) or name.startswith(f"{shown(path)}/") for path in raw)

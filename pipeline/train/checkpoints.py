@@ -1,4 +1,4 @@
-"""Checkpoints of unfinished trainings: written atomically, and read without running code that was put into them."""
+"""Checkpoints of unfinished trainings: written atomically, and read without running any code that they contain."""
 
 import zipfile
 from pathlib import Path
@@ -15,23 +15,26 @@ from pipeline.core.shortage import pass_on
 
 NUMBERS = (np.int64, np.float64, np.float32, np.int32)
 ARRAYS: list[Any] = [np.array(0).__reduce__()[0], np.ndarray, np.dtype, *(type(np.dtype(kind)) for kind in NUMBERS)]
-"""What a pickle of arrays of numbers needs, which History keeps in a checkpoint, beyond what torch allows itself."""
+"""The types that torch must allow, beyond its defaults, to load the arrays that History keeps in a checkpoint."""
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes checkpoints beside their place and renames them: Lightning's own go through the system's temporary folder,
-    which on another disk means a copy that a kill can cut short."""
+    """Writes checkpoints to a temporary file in the same folder and renames it.
+
+    Lightning uses the system's temporary folder. If that is on another disk, the file is copied, and a kill may leave
+    an incomplete copy.
+    """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Writes a checkpoint whole or not at all.
+        """Writes a checkpoint atomically.
 
         Raises:
-            PipelineError: it cannot be written, on a full disk for instance; the one before stays.
+            PipelineError: it cannot be written, for instance on a full disk; the previous checkpoint is unchanged.
         """
         with writing(Path(path)) as temporary:
             try:
                 torch.save(checkpoint, temporary)
-            except RuntimeError as error:  # torch's own writer says it so
+            except RuntimeError as error:  # torch raises this for errors of the file system
                 pass_on(error)
                 raise PipelineError(f"{shown(Path(path))} could not be written: {first_line(error)}.") from error
 
@@ -41,14 +44,14 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
-    """Returns a checkpoint of Lightning: tensors, numbers and texts alone.
+    """Returns a checkpoint of Lightning, which may hold only tensors, numbers and texts.
 
-    torch checks no checksums; a checkpoint is a zip archive, which has them.
+    The checksums of the file, a zip archive, are checked here, because torch does not check them.
 
     Raises:
-        PipelineError: the file is damaged, or holds objects that only running code could make.
+        PipelineError: the file is damaged, or holds objects that could only be loaded by running code.
     """
-    remedy = f"put the file back, or delete the folder {shown(path.parent)} to train it anew"
+    remedy = f"restore the file, or delete the folder {shown(path.parent)} to train again"
     try:
         with zipfile.ZipFile(path) as archive:
             if broken := archive.testzip():
@@ -59,10 +62,10 @@ def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
         raise
     except (MemoryError, torch.cuda.OutOfMemoryError):
         raise
-    except Exception as error:  # zipfile, zlib, pickle and torch raise whatever they like on a damaged file
+    except Exception as error:  # zipfile, zlib, pickle and torch raise many types on a damaged file
         unsafe = "Unsupported global" in str(error) or "Unsupported class" in str(error) or "GLOBAL" in str(error)
         fault = "it holds objects other than numbers and texts, which are not loaded" if unsafe else error
         raise damaged(path, fault, remedy) from None
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
-        raise damaged(path, "it is no checkpoint of a training", remedy)
+        raise damaged(path, "it is not a checkpoint of a training", remedy)
     return content

@@ -1,8 +1,9 @@
-"""What the devices of one training tell each other, beside the gradients that DDP averages.
+"""Communication between the devices of one training, in addition to the gradients that DDP averages.
 
-Losses see the images of all devices, as one batch in its order, and BatchNorm takes the statistics of that batch: so a
-step is what it would be on one device, whatever the loss (the Dice of a batch is not the mean over parts of it, nor is
-a mean over valid pixels), and also where one device has an image more than another.
+Losses see the images of all devices as one batch in its original order, and BatchNorm uses the statistics of that
+batch. A step is therefore the same as on a single device for every loss, also if one device has one image more than
+another. Averaging losses over devices would not suffice: the Dice of a batch is not the mean over its parts, and
+neither is a mean over valid pixels.
 """
 
 from typing import Any
@@ -21,10 +22,10 @@ from pipeline.train.batches.sharing import Share
 
 
 def whole(tensor: Tensor, share: Share) -> Tensor:
-    """Returns the tensors (n, …) of all devices as one (share.batch, …), of any type and in the order of the batch.
+    """Returns the tensors (n, …) of all devices as one tensor (share.batch, …) in the order of the batch, of any dtype.
 
-    Gradients go back to each device's own part, times the number of devices: DDP takes their mean, and every device
-    computes the same loss of the whole batch.
+    Each device receives the gradient of its own part, multiplied by the number of devices. DDP then averages the
+    gradients, while every device computes the loss of the whole batch.
     """
     return tensor if share.devices == 1 else _Gather.apply(tensor, share)
 
@@ -32,7 +33,7 @@ def whole(tensor: Tensor, share: Share) -> Tensor:
 def whole_output(output: Output, share: Share) -> Output:
     """Returns a network's output for the whole batch."""
     presence = None if output.presence is None else whole(output.presence, share)
-    return Output(whole(output.mask, share), presence, tuple(whole(one, share) for one in output.deep))
+    return Output(whole(output.mask, share), presence, tuple(whole(logits, share) for logits in output.deep))
 
 
 class _Gather(torch.autograd.Function):
@@ -48,32 +49,32 @@ class _Gather(torch.autograd.Function):
 
 def _gathered(tensor: Tensor, share: Share) -> Tensor:
     sizes = share.sizes
-    padded = tensor.new_zeros((sizes[0], *tensor.shape[1:]))  # the largest: all send as much
+    padded = tensor.new_zeros((sizes[0], *tensor.shape[1:]))  # every device must send the same size
     padded[: len(tensor)] = tensor
-    sent = padded.flatten().view(torch.uint8)  # gloo does not know every type
+    sent = padded.flatten().view(torch.uint8)  # gloo does not support every dtype
     parts = [torch.empty_like(sent) for _ in sizes]
     distributed.all_gather(parts, sent)
-    found = [part.view(tensor.dtype).view(padded.shape)[:size] for part, size in zip(parts, sizes, strict=True)]
-    return torch.cat(found)
+    received = [part.view(tensor.dtype).view(padded.shape)[:size] for part, size in zip(parts, sizes, strict=True)]
+    return torch.cat(received)
 
 
-# --- what is not computed with ---------------------------------------------------------------------------------------
+# --- objects ---------------------------------------------------------------------------------------------------------
 
 
 def in_turn(mine: list[Any], share: Share) -> list[Any] | None:
-    """Returns, on the first device, what all have of the batches of Share.held_out, in the order of the batches; None
-    on the others."""
+    """Returns, on the first device, the objects that all devices have for the batches of Share.held_out, in the order
+    of the batches; None on the other devices."""
     if share.devices == 1:
         return mine
-    found: list[Any] | None = [None] * share.devices if share.rank == 0 else None
-    distributed.gather_object(mine, found)
-    if found is None:
+    lists: list[Any] | None = [None] * share.devices if share.rank == 0 else None
+    distributed.gather_object(mine, lists)
+    if lists is None:
         return None
-    return [one[turn] for turn in range(len(found[0])) for one in found if turn < len(one)]
+    return [of_device[turn] for turn in range(len(lists[0])) for of_device in lists if turn < len(of_device)]
 
 
 def from_first(value: Any, share: Share) -> Any:
-    """Returns the first device's value on all."""
+    """Returns the value of the first device on all devices."""
     if share.devices == 1:
         return value
     values = [value]
@@ -85,13 +86,13 @@ def from_first(value: Any, share: Share) -> Any:
 
 
 def synchronize_norms(network: Module, on_cpu: bool) -> None:
-    """Lets every BatchNorm of a network take its statistics from the images of all devices.
+    """Makes every BatchNorm of a network compute its statistics over the images of all devices.
 
-    The layers stay the same objects with the same weights, as a network may keep a list of some. Lightning's
-    `sync_batchnorm` would drop the activation of timm's BatchNormAct2d.
+    The layers are changed in place, because a network may keep references to them. Lightning's `sync_batchnorm` is not
+    used, because it drops the activation of timm's BatchNormAct2d.
 
     Raises:
-        PipelineError: a BatchNorm of a type that is not torch's or timm's.
+        PipelineError: a BatchNorm has a type that is neither torch's nor timm's.
     """
     for name, module in network.named_modules():
         if not isinstance(module, _BatchNorm):
@@ -100,15 +101,15 @@ def synchronize_norms(network: Module, on_cpu: bool) -> None:
         kind: Any = SYNCHRONIZED.get(type(layer))
         if kind is None:
             raise PipelineError(
-                f"train.devices: {name} of the network is a {type(layer).__name__}, whose statistics cannot be taken "
-                "over all devices; expected torch's BatchNorm or timm's BatchNormAct2d: set train.devices=1."
+                f"train.devices: {name} of the network is a {type(layer).__name__}, whose statistics cannot be "
+                "computed over all devices; expected torch's BatchNorm or timm's BatchNormAct2d: set train.devices=1."
             )
         layer.__class__ = kind[on_cpu]
         layer.process_group = None
 
 
 class _SynchronizedOnCpu(_BatchNorm):
-    """torch's SyncBatchNorm computes on GPUs alone, and DDP refuses it elsewhere."""
+    """A synchronized BatchNorm for CPUs; torch's SyncBatchNorm supports only GPUs."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Returns a batch (n, C, …) normalised by the statistics of all devices."""
@@ -130,7 +131,7 @@ class _SynchronizedOnCpu(_BatchNorm):
         return normalised.to(input.dtype)
 
     def _check_input_dim(self, input: Tensor) -> None:
-        """Any number of axes will do."""
+        """Accepts any number of axes."""
 
     def _remember(self, mean: Tensor, variance: Tensor) -> None:
         if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
@@ -142,10 +143,10 @@ class _SynchronizedOnCpu(_BatchNorm):
 
 
 class _SynchronizedActOnCpu(_SynchronizedOnCpu):
-    """With timm's drop and activation."""
+    """_SynchronizedOnCpu with timm's drop and activation."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """Returns a batch (n, C, …) normalised by the statistics of all devices, activated."""
+        """Returns a batch (n, C, …) normalised by the statistics of all devices, then activated."""
         layer: Any = self
         return layer.act(layer.drop(super().forward(input)))
 
@@ -154,11 +155,11 @@ SYNCHRONIZED: dict[type, tuple[type, type]] = {
     BatchNormAct2d: (SyncBatchNormAct, _SynchronizedActOnCpu),
     **{kind: (SyncBatchNorm, _SynchronizedOnCpu) for kind in (BatchNorm1d, BatchNorm2d, BatchNorm3d)},
 }
-"""On a GPU and on a CPU."""
+"""The synchronized types of each BatchNorm, for a GPU and for a CPU."""
 
 
 class _Sum(torch.autograd.Function):
-    """The sum over all devices, in both directions."""
+    """The sum over all devices, in the forward and the backward pass."""
 
     @staticmethod
     def forward(context: Any, tensor: Tensor) -> Tensor:
@@ -170,9 +171,9 @@ class _Sum(torch.autograd.Function):
 
 
 def _summed(tensor: Tensor) -> Tensor:
-    found = tensor.contiguous().clone()
-    distributed.all_reduce(found)
-    return found
+    total = tensor.contiguous().clone()
+    distributed.all_reduce(total)
+    return total
 
 
 def _column(values: Tensor, like: Tensor) -> Tensor:

@@ -1,12 +1,12 @@
-"""One training on several devices: one process per device, which Lightning's DDP joins to one training.
+"""One training on several devices: one process per device, connected by Lightning's DDP.
 
-From a plain command, or inside a worker process, the processes are spawned here: Lightning's own ways do not fit.
-Its `ddp` starts the command line again, once per device, which would decode and split again and wait for the lock of
-this run; `ddp_spawn` and `ddp_notebook` send the whole Trainer to other processes and back, with its progress bar. As
-torchrun does, this process trains nothing itself: it passes on what the first device says, and when one process ends
-it ends the others, even where they wait for it inside NCCL.
+From a plain command or inside a worker process, the processes are spawned here, because Lightning's own strategies do
+not fit. `ddp` starts the command line again for each device, which would decode and split again and wait for the lock
+of this run. `ddp_spawn` and `ddp_notebook` send the whole Trainer with its progress bar to other processes and back. As
+with torchrun, the spawning process does not train itself. It relays the output of the first device, and when one
+process ends, it ends the others, even if they are waiting inside NCCL.
 
-Where torchrun or SLURM started the command on all devices, its first process is the command, and the others only take
+If torchrun or SLURM started the command on all devices, its first process runs the command, and the others only take
 part in its trainings.
 """
 
@@ -35,71 +35,72 @@ from pipeline.core.launch import LOG_LEVEL, Launched, launched
 from pipeline.networks.device import Compute
 
 LISTEN = 0.2
-"""Seconds between two looks at what the processes say."""
+"""Seconds between two checks for messages of the processes."""
 SETTLE = 2.0
-"""Seconds in which a process that was killed has ended, after another one has lost its connection to it."""
+"""Seconds to wait until a killed process is known to have ended, after another process lost its connection to it."""
 PATIENCE = timedelta(days=30)
 """How long the other processes of torchrun wait for the next training, e.g. while images are decoded."""
 
 Show = tuple[Any, Any, int]
-"""Progress bar, its task, and how many trainings come after this one."""
+"""The progress bar, its task, and the number of trainings that come after this one."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Which process of a training this is; by default the only one."""
+    """The number of this process within a training; by default there is only one process."""
 
     rank: int = 0
     devices: int = 1
-    """On all machines."""
+    """The number of devices on all machines."""
     spawned: bool = False
-    """Whether this module started it."""
+    """Whether this module started the process."""
 
 
 Work = Callable[..., None]
-"""A function of a module: takes a job's arguments, then Show and Place."""
+"""A module-level function that takes the arguments of a job, then Show and Place."""
 
 
 def check(settings: TrainSettings, compute: Compute) -> None:
-    """Checks that there are as many devices, and as many processes, as the recipe asks for.
+    """Checks that there are as many devices and processes as the recipe requires.
 
     Raises:
-        PipelineError: what was asked for, what is there, and what to do.
+        PipelineError: there are fewer devices, or another number of processes.
     """
-    asked, others = settings.devices * settings.num_nodes, launched()
+    required, others = settings.devices * settings.num_nodes, launched()
     settings_text = f"train.devices is {settings.devices} and train.num_nodes {settings.num_nodes}"
-    if others and others.processes != asked:
+    if others and others.processes != required:
         raise PipelineError(
-            f"{others.by} started {others.processes} processes, and {settings_text}, which makes {asked}: set "
-            "train.devices to the processes per machine and train.num_nodes to the machines."
+            f"{others.by} started {others.processes} processes, but {settings_text}, which requires {required}: set "
+            "train.devices to the number of processes per machine and train.num_nodes to the number of machines."
         )
     if others and settings.parallel > 1:
         raise PipelineError(
-            f"train.parallel is {settings.parallel}, and {others.by} has started a process for each device, all of "
-            "which train one fold together: set train.parallel=1."
+            f"train.parallel is {settings.parallel}, but {others.by} has started one process per device, and all of "
+            "them train one fold together: set train.parallel=1."
         )
     if settings.num_nodes > 1 and not others:
         raise PipelineError(
-            f"{settings_text}, and this command was started alone: start it on every machine, by srun "
-            f"--ntasks-per-node={settings.devices}, or by torchrun --nnodes={settings.num_nodes} "
-            f"--nproc-per-node={settings.devices} … -m pipeline, with one folder that all of them see."
+            f"{settings_text}, but this command was started on one machine only: start it on every machine with srun "
+            f"--ntasks-per-node={settings.devices} or torchrun --nnodes={settings.num_nodes} "
+            f"--nproc-per-node={settings.devices} … -m pipeline, in a folder that all machines share."
         )
-    there, what = _devices(compute)
-    if settings.devices > there:
+    available, kind = _devices(compute)
+    if settings.devices > available:
         raise PipelineError(
-            f"train.devices is {settings.devices}, and this machine has {there} {what}{'s' * (there != 1)}: set it to "
-            f"{there} at most."
+            f"train.devices is {settings.devices}, but this machine has {available} {kind}{'s' * (available != 1)}: "
+            f"set it to at most {available}."
         )
 
 
 def everywhere(work: Work, job: tuple[Any, ...], show: Show, settings: TrainSettings, compute: Compute) -> None:
-    """Calls `work(*job, show, place)` in one process per device, and returns when all have ended.
+    """Calls `work(*job, show, place)` in one process per device, and returns when all processes have ended.
 
-    Only the first process shows progress, and what it prints is printed here.
+    Only the first process shows progress, and its output is printed here.
 
     Raises:
-        PipelineError: of the first process that fails, or one was killed; all have ended then.
-        Interrupted: one got SIGINT or SIGTERM, as if this process had got it (in a notebook KeyboardInterrupt).
+        PipelineError: a process failed or was killed; all processes have ended.
+        Interrupted: a process received SIGINT or SIGTERM, which is treated as if this process had received it (in a
+            notebook, KeyboardInterrupt).
     """
     global _training
     check(settings, compute)
@@ -109,8 +110,8 @@ def everywhere(work: Work, job: tuple[Any, ...], show: Show, settings: TrainSett
         return
     if not distributed.is_initialized():
         raise PipelineError(
-            "training in a worker process does not go together with torchrun or SLURM, which have started a process "
-            "for each device: train one fold after the other."
+            "training in a worker process cannot be combined with torchrun or SLURM, which have started one process "
+            "per device: train the folds one after another."
         )
     _announce((work, job, devices))
     _training = True
@@ -118,13 +119,13 @@ def everywhere(work: Work, job: tuple[Any, ...], show: Show, settings: TrainSett
     _training = False
 
 
-# --- processes that are started here ---------------------------------------------------------------------------------
+# --- spawning processes ----------------------------------------------------------------------------------------------
 
 
 def _spawn(work: Work, job: tuple[Any, ...], show: Show, devices: int, compute: Compute) -> None:
-    context = multiprocessing.get_context("spawn")  # a fork after CUDA or OpenMP have started does not work
+    context = multiprocessing.get_context("spawn")  # forking does not work after CUDA or OpenMP have started
     queue = context.SimpleQueue()
-    say(f"  starting {devices} processes, one for each device, which train this fold together")
+    say(f"  starting {devices} processes, one per device, which train this fold together")
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "NODE_RANK": "0"}
     threads = max(1, torch.get_num_threads() // devices)
     processes: list[Any] = []
@@ -144,19 +145,19 @@ def _spawn(work: Work, job: tuple[Any, ...], show: Show, devices: int, compute: 
 
 
 def _listen(processes: list[Any], queue: Any, progress: Any) -> None:
-    """Passes on what the processes say, until all have ended well."""
+    """Relays the messages of the processes until all have ended without an error."""
     running = processes
     while running:
         connection.wait([process.sentinel for process in running], LISTEN)
         running = [process for process in processes if process.exitcode is None]
-        while not queue.empty():  # after the line above: all that those which ended have said is in it
-            said = queue.get()
-            if isinstance(said, PipelineError):
-                raise said
-            if isinstance(said, Exception):
-                _wait_for_killed(processes)  # of which the others know only that it does not answer
-                raise said
-            events.relay(said) if isinstance(said, str) else progress.advance(*said)
+        while not queue.empty():  # after the line above, so that the queue holds all messages of ended processes
+            message = queue.get()
+            if isinstance(message, PipelineError):
+                raise message
+            if isinstance(message, Exception):
+                _wait_for_killed(processes)  # the others only see that a killed process does not answer
+                raise message
+            events.relay(message) if isinstance(message, str) else progress.advance(*message)
         _raise_for_killed(processes)
 
 
@@ -174,14 +175,14 @@ def _raise_for_killed(processes: list[Any]) -> None:
         if process.exitcode:
             raise PipelineError(
                 f"the process of device {rank + 1} of {len(processes)} ended with code {process.exitcode} (-9: it was "
-                "killed, most likely for want of memory: lower train.batch_size or train.workers); the same command "
-                "goes on from the last finished epoch."
+                "killed, most likely because memory ran out: lower train.batch_size or train.workers); the same "
+                "command resumes from the last finished epoch."
             )
 
 
 @contextmanager
 def _quiet_torch() -> Iterator[None]:
-    """Lets torch's own code say nothing but errors in processes that are started."""
+    """Makes torch log only errors in processes that are started in this context."""
     before = os.environ.get(LOG_LEVEL)
     os.environ.setdefault(LOG_LEVEL, "ERROR")
     yield
@@ -190,13 +191,13 @@ def _quiet_torch() -> Iterator[None]:
 
 
 def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
 
 
 def _devices(compute: Compute) -> tuple[int, str]:
-    """How many devices this machine has, and what they are."""
+    """Returns the number of devices of this machine, and their kind."""
     if compute.accelerator == "cuda":
         return torch.cuda.device_count(), "GPU"
     if compute.accelerator == "mps":
@@ -205,14 +206,14 @@ def _devices(compute: Compute) -> tuple[int, str]:
     return cores, "CPU core"
 
 
-# --- in such a process -----------------------------------------------------------------------------------------------
+# --- inside a spawned process ----------------------------------------------------------------------------------------
 
 
-class _Voice:
-    """Stands in for the console's file and for the progress bar, and sends what they get to the first process."""
+class _Relay:
+    """Replaces the console's file and the progress bar, and sends their input to the spawning process."""
 
     relays = True
-    """Events go the same way."""
+    """Whether events are sent the same way."""
 
     def __init__(self, queue: Any) -> None:
         self.queue = queue
@@ -234,77 +235,82 @@ def _take_part(
 ) -> None:  # fmt: skip
     end_worker_quietly()
     end_with_parent()
-    voice = _Voice(queue)
-    console.file, console.quiet = voice, quiet or place.rank > 0  # type: ignore[assignment]
+    relay = _Relay(queue)
+    console.file, console.quiet = relay, quiet or place.rank > 0  # type: ignore[assignment]
     os.environ.update(address, LOCAL_RANK=str(place.rank))
     if sys.platform == "linux":
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # a machine's own name may lead nowhere
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # the machine's own name may not resolve
     torch.set_num_threads(threads)
     if accelerator == "cuda":
-        torch.cuda.set_device(place.rank)  # which `cuda` without a number means from here on
+        torch.cuda.set_device(place.rank)  # from here on, `cuda` without a number is this device
     try:
-        work(*job, (voice, *shown), place)
+        work(*job, (relay, *shown), place)
     except Exception as error:
-        error.add_note(traceback.format_exc())  # shown with an error that is nobody's bad input
+        error.add_note(traceback.format_exc())  # shown for errors other than PipelineError
         queue.put(error)
 
 
 def leave(place: Place) -> None:
-    """Ends what a training's processes have in common, in all of them at about the same time, where they were started
-    for this training alone."""
+    """Destroys the process group if the processes were started for this training only.
+
+    All processes of the training call it at about the same time.
+    """
     if place.spawned:
         distributed.destroy_process_group()
 
 
-# --- processes that torchrun or SLURM have started -------------------------------------------------------------------
+# --- processes started by torchrun or SLURM --------------------------------------------------------------------------
 
 
 @contextmanager
 def joined() -> Iterator[bool]:
-    """Joins the processes that torchrun or SLURM have started, and gives whether this is the first, which runs the
-    command. The others take part in its trainings, and get here when it has ended."""
-    here = launched()
-    assert here is not None
-    _connect(here)
-    if here.rank:
+    """Connects the processes that torchrun or SLURM started, and yields whether this is the first process.
+
+    The first process runs the command. The others take part in its trainings, and the body of their `with` statement
+    starts when the command has ended.
+    """
+    process = launched()
+    assert process is not None
+    _connect(process)
+    if process.rank:
         console.quiet = True
         while (announced := _announce(None)) is not None:
             work, job, devices = announced
-            work(*job, (None, None, 0), Place(here.rank, devices))
+            work(*job, (None, None, 0), Place(process.rank, devices))
         yield False
         return
     try:
         yield True
     finally:
-        if not _training:  # else they wait for this one elsewhere, and torchrun or SLURM ends them
-            with suppress(RuntimeError):  # they were interrupted too
+        if not _training:  # otherwise the others are inside a training, and torchrun or SLURM ends them
+            with suppress(RuntimeError):  # the others were interrupted too
                 _announce(None)
                 distributed.destroy_process_group()
 
 
 _waiting_room: Any = None
-"""A group of all processes in which the next training is waited for."""
+"""The process group in which all processes wait for the next training."""
 _training = False
-"""Whether the others take part in one."""
+"""Whether the other processes are taking part in a training."""
 
 
-def _connect(here: Launched) -> None:
+def _connect(process: Launched) -> None:
     global _waiting_room
-    if here.by == "SLURM":
+    if process.by == "SLURM":
         from lightning.fabric.plugins.environments import SLURMEnvironment
 
         slurm = SLURMEnvironment()  # knows the first machine and a port
         os.environ.update(MASTER_ADDR=slurm.main_address, MASTER_PORT=str(slurm.main_port))
-        os.environ.update(RANK=str(here.rank), WORLD_SIZE=str(here.processes))
+        os.environ.update(RANK=str(process.rank), WORLD_SIZE=str(process.processes))
     gpu = torch.cuda.is_available()
-    if gpu and here.local_rank < torch.cuda.device_count():  # `check` says where there are too few
-        torch.cuda.set_device(here.local_rank)
+    if gpu and process.local_rank < torch.cuda.device_count():  # `check` reports if there are too few
+        torch.cuda.set_device(process.local_rank)
     distributed.init_process_group("nccl" if gpu else "gloo")
     _waiting_room = distributed.new_group(backend="gloo", timeout=PATIENCE)
 
 
 def _announce(training: Any) -> Any:
-    """Tells the other processes of a training, or None for the end; on the others, returns what the first tells."""
+    """Sends a training, or None at the end, from the first process to the others, and returns it on all."""
     values = [training]
     distributed.broadcast_object_list(values, group=_waiting_room)
     return values[0]

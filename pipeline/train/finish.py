@@ -1,4 +1,4 @@
-"""What a training leaves once its last epoch is done."""
+"""Writes the results of a training after its last epoch."""
 
 import time
 from pathlib import Path
@@ -24,17 +24,17 @@ def finish(
     run: Run, member: Member, chosen: Chosen, ids: list[str], train: Any, history: callbacks.History,
     source: Path | None, compute: Compute, network: Any,
 ) -> None:  # fmt: skip
-    """Writes the weights that a training keeps, every epoch's counts, and fold.json.
+    """Writes the kept weights of a training, the pixel counts of every epoch, and fold.json.
 
     Args:
         run: the run.
-        member: which of its trainings.
-        chosen: its images.
+        member: the trained member.
+        chosen: the images of the fold.
         ids: the ids of all training images.
-        train: its loader.
-        history: its epochs.
-        source: the file that the encoder's first weights were from.
-        compute: where and in which number format it ran.
+        train: the training loader.
+        history: the epochs.
+        source: the file of the encoder's initial weights, if any.
+        compute: the device and number format.
         network: the network.
     """
     folder, rows = run.fold_folder(member.fold, member.seed), history.rows
@@ -49,8 +49,8 @@ def finish(
     if collapsed := last.get("collapsed"):
         console.print(
             f"[bold red]  WARNING: {escape(member.title)} COLLAPSED, EVERY HELD-OUT IMAGE IS PREDICTED "
-            f"{escape(collapsed.upper())}: do not submit this; try a smaller learning rate, another loss, or look "
-            "at the masks.[/bold red]"
+            f"{escape(collapsed.upper())}: do not submit this; try a smaller learning rate or another loss, and check "
+            "the masks.[/bold red]"
         )
     warn_batchnorm_gap(rows[-1], member.title)
     images, seconds = len(rows) * len(train) * run.recipe.train.batch_size, sum(row["train_seconds"] for row in rows)
@@ -79,26 +79,27 @@ def finish(
 
 
 def _pixels(run: Run, dataset: Any, network: Any) -> dict[str, Any]:
-    """What pixels the network knows, and how it normalises them: `mean` and `std` of each channel, in raw pixels."""
-    image, known = run.recipe.image, {}
+    """Returns the dtype of the training pixels and their normalisation: `mean` and `std` per channel, in raw pixels."""
+    image, statistics = run.recipe.image, {}
     if image.normalize != "image":
-        known = {name: getattr(network, name).flatten().tolist() for name in ("mean", "std")}
-    return {"type": str(dataset.images.dtype), "channels": image.channels, "normalize": image.normalize, **known}
+        statistics = {name: getattr(network, name).flatten().tolist() for name in ("mean", "std")}
+    return {"type": str(dataset.images.dtype), "channels": image.channels, "normalize": image.normalize, **statistics}
 
 
 def warn_batchnorm_gap(row: dict[str, Any], title: str) -> None:
-    """Says where the network finds in training what it finds in no held-out image."""
+    """Warns if the Dice of held-out images is far below that of training images, a sign of lagging BatchNorm."""
     train, valid = row.get("train/dice", 0.0), row.get("valid/dice", 1.0)
     if train > 0.2 and valid < train / 4:
         console.print(
-            f"[bold red]  WARNING: {escape(title)}: in its last epoch Dice is {train:.2f} in training and {valid:.2f} "
-            "held out. Where the fold is like the others, BatchNorm's running statistics lag: train longer, or take an "
-            "encoder whose statistics follow faster (timm-efficientnet-b1, not efficientnet-b1).[/bold red]"
+            f"[bold red]  WARNING: {escape(title)}: in the last epoch, Dice is {train:.2f} on training images and "
+            f"{valid:.2f} on held-out images. If the fold is like the others, BatchNorm's running statistics lag: "
+            "train longer, or use an encoder whose statistics adapt faster (timm-efficientnet-b1 instead of "
+            "efficientnet-b1).[/bold red]"
         )
 
 
 def write_weights(checkpoint: Path, path: Path) -> None:
-    """Writes the network's weights in a checkpoint as safetensors, on the CPU."""
+    """Writes the network's weights from a checkpoint to a safetensors file."""
     state = read_checkpoint(checkpoint)["state_dict"]
     prefix = "network."
     with writing(path) as temporary:
@@ -108,13 +109,13 @@ def write_weights(checkpoint: Path, path: Path) -> None:
 
 
 def _kept(run: Run, member: Member, rows: list[dict[str, Any]]) -> list[tuple[str, dict[str, Any]]]:
-    """The checkpoint behind each of the weights that are kept, and the row of its epoch."""
+    """Returns the checkpoint of each file of weights that is kept, and the row of its epoch."""
     settings = run.recipe.train
     if member.fold is not None and settings.snapshots > 1:
         cycle = settings.epochs // settings.snapshots
         return [(f"snapshot_{epoch}.ckpt", rows[epoch]) for epoch in range(cycle - 1, settings.epochs, cycle)]
     if member.fold is None or settings.keep != "best":
         return [("last.ckpt", rows[-1])]
-    # not the best row: a GPU may repeat an epoch after a kill with another score
+    # the best row is not used, because a GPU may repeat an epoch after a kill with a different score
     best = read_checkpoint(run.fold_folder(member.fold, member.seed) / "best.ckpt")
     return [("best.ckpt", rows[best["epoch"]])]

@@ -1,4 +1,4 @@
-"""One training from its first epoch to the weights that are kept, by Lightning."""
+"""One training with Lightning, from the first epoch to the kept weights."""
 
 from pathlib import Path
 from typing import Any
@@ -39,20 +39,20 @@ from pipeline.train.module import SegmentationModule
 def fit(
     run: Run, member: Member, chosen: Chosen, source: Path | None, compute: Compute, show: tuple[Any, Any, int]
 ) -> None:
-    """Trains one member, going on from its last checkpoint, and leaves its weights, history and summary.
+    """Trains one member, resuming from its last checkpoint, and writes its weights, history and summary.
 
     Args:
         run: the run.
-        member: which of its trainings.
-        chosen: the images.
-        source: the encoder's first weights.
-        compute: where and in which number format.
-        show: progress bar, its task, and how many trainings come after this one.
+        member: the member to train.
+        chosen: the images of the fold.
+        source: the file of the encoder's initial weights, or None.
+        compute: the device and number format.
+        show: the progress bar, its task, and the number of trainings that come after this one.
 
     Raises:
-        PipelineError: the loss is no number, memory runs out, there are too few devices, or settings that only the data
-            can show to be wrong.
-        TimeIsUp: the time of `--time` is up; the same call goes on from the last finished epoch.
+        PipelineError: the loss is not finite, memory runs out, there are too few devices, or a setting does not suit
+            the data.
+        TimeIsUp: the time of `--time` is up; the same call resumes from the last finished epoch.
     """
     deadline.check(member.title)
     job, settings = (run, member, chosen, source, compute), run.recipe.train
@@ -66,7 +66,7 @@ def _fit(
     run: Run, member: Member, chosen: Chosen, source: Path | None, compute: Compute, show: tuple[Any, Any, int],
     place: Place,
 ) -> None:  # fmt: skip
-    """Trains on one of the devices of a training, the first of which writes and shows."""
+    """Trains on one of the devices of a training. Only the first device writes files and shows progress."""
     _silence_lightning()
     folder = run.fold_folder(member.fold, member.seed)
     torch.manual_seed(sampling.seed_of(member))
@@ -80,8 +80,8 @@ def _fit(
     tests = table.read_table(run.test_table) if run.recipe.train.pseudo else images[:0]
     train, valid = loaders.loaders(run, member, chosen, images, tests, compute, place.rank, place.devices)
     share = train.batch_sampler.share
-    whole = run.recipe.train.planned_epochs(-(-len(train) // run.recipe.train.accumulate))
-    epochs, curve = _plan(run, member, whole)
+    planned = run.recipe.train.planned_epochs(-(-len(train) // run.recipe.train.accumulate))
+    epochs, curve = _plan(run, member, planned)
     if run.recipe.image.normalize == "dataset":
         network.set_statistics(*loaders.statistics(train.dataset))
     if place.devices > 1:
@@ -91,15 +91,15 @@ def _fit(
         network.compile()
     ids = images["image_id"].tolist()
     units = table.units_of(images)[chosen.valid]
-    module = SegmentationModule(network, run, member, (ids, tests["image_id"].tolist()), curve, units, whole, share)
+    module = SegmentationModule(network, run, member, (ids, tests["image_id"].tolist()), curve, units, planned, share)
     history = callbacks.History(folder)
-    watching: list[Any] = []
+    observers: list[Any] = []
     if place.rank == 0:
         _require_space(run, member, network)
         progress = callbacks.ShowProgress(run, member, history, *show)
-        watching = [history, progress, callbacks.Pictures(run.recipe.image.channels, network.largest_pixel)]
+        observers = [history, progress, callbacks.Pictures(run.recipe.image.channels, network.largest_pixel)]
     averaging, in_time = _averaging(run, compute, train.dataset, share), callbacks.StopInTime()
-    trainer = _trainer(run, member, compute, epochs, [*watching, *averaging, in_time], place)
+    trainer = _trainer(run, member, compute, epochs, [*observers, *averaging, in_time], place)
     trackers.tell_settings(run, trainer.loggers[1:])
     _train(trainer, module, train, valid, folder / "last.ckpt")
     trackers.finish(trainer.loggers[1:])
@@ -111,20 +111,20 @@ def _fit(
 
 
 def _train(trainer: Trainer, module: SegmentationModule, train: Any, valid: Any, last: Path) -> None:
-    """Trains to the end, from the checkpoint `last` if it exists; explains what Lightning and torch raise.
+    """Trains to the end, from the checkpoint `last` if it exists; explains errors of Lightning and torch.
 
     Raises:
         PipelineError: as `fit`.
     """
     if last.exists():
-        say(f"  {module.member.title}: going on from {shown(last)}")
+        say(f"  {module.member.title}: resuming from {shown(last)}")
     resumed: Any = last if last.exists() else None
     try:
         trainer.fit(module, train, valid, ckpt_path=resumed, weights_only=True)
     except SystemExit as ended:
         if isinstance(ended, Interrupted):
             raise
-        raise KeyboardInterrupt from None  # which Lightning made this of, in a notebook
+        raise KeyboardInterrupt from None  # in a notebook, Lightning turns it into SystemExit
     except RuntimeError as error:
         explain_memory(error, module.recipe, module.validating)
         raise
@@ -132,32 +132,34 @@ def _train(trainer: Trainer, module: SegmentationModule, train: Any, valid: Any,
         if "more than 1 value per channel" not in str(error):
             raise
         raise PipelineError(
-            f"{module.recipe.model.architecture} normalises over the images of a batch and cannot learn from one "
-            "alone: set train.batch_size to 2 or more, and train on as many images."
+            f"{module.recipe.model.architecture} normalises over the images of a batch and cannot learn from a batch "
+            "of one image: set train.batch_size to 2 or more, and train on at least as many images."
         ) from error
 
 
-# --- before ----------------------------------------------------------------------------------------------------------
+# --- preparation -----------------------------------------------------------------------------------------------------
 
 
 def _require_space(run: Run, member: Member, network: Any) -> None:
-    """Checks that the disk holds what a training leaves, and its checkpoints until then: weights with the optimizer's
-    two moments, once in place and once being written, the best weights, and those that are kept.
+    """Checks that the disk has space for the checkpoints and weights of a training.
+
+    These are two checkpoints (one in place, one being written) of weights with the optimizer's two moments, the best
+    weights, and the kept weights.
 
     Raises:
-        PipelineError: it does not.
+        PipelineError: the space is not sufficient.
     """
     weights, folder = (
         sum(value.nbytes for value in network.state_dict().values()),
         run.fold_folder(member.fold, member.seed),
     )
-    there = sum(path.stat().st_size for path in folder.glob("*.ckpt"))
-    needed = weights * (2 * 3 + 1 + len(run.weights(member))) - there
+    existing = sum(path.stat().st_size for path in folder.glob("*.ckpt"))
+    needed = weights * (2 * 3 + 1 + len(run.weights(member))) - existing
     require_space(folder, needed, f"checkpoints and weights of {member.title}", "network")
 
 
 def _silence_lightning() -> None:
-    """Lightning's advice does not fit here (logging intervals, other products); its errors still come through."""
+    """Suppresses Lightning's hints, which do not apply here (logging intervals, other products), but not its errors."""
     import logging
     import warnings
 
@@ -167,52 +169,51 @@ def _silence_lightning() -> None:
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
 
 
-def _plan(run: Run, member: Member, whole: int) -> tuple[int, list[float] | None]:
-    """How many epochs, of `whole` at most for a fold, and, for the final model, the learning rate of each as a multiple
-    of the recipe's.
+def _plan(run: Run, member: Member, planned: int) -> tuple[int, list[float] | None]:
+    """Returns the number of epochs and, for the final model, the learning rate of each as a multiple of the recipe's.
 
-    It trains for as long as the folds did until the weights that they kept, on average, and repeats the mean of their
-    learning rates.
+    A fold trains for the planned number of epochs. The final model trains for the mean number of epochs after which the
+    folds kept their weights, and follows the mean of their learning rates.
     """
     if member.fold is not None:
-        if whole > run.recipe.train.epochs:
-            say(f"  {member.title}: {whole} epochs, for the {run.recipe.train.steps} steps of train.steps")
-        return whole, None
+        if planned > run.recipe.train.epochs:
+            say(f"  {member.title}: {planned} epochs, for the {run.recipe.train.steps} steps of train.steps")
+        return planned, None
     folders = [run.fold_folder(fold, member.seed) for fold in run.trained_folds()]
     kept = [read_training(folder / "fold.json")["best_epoch"] + 1 for folder in folders]
     epochs = max(1, round(float(np.mean(kept))))
     histories = [epochs_of(folder / "history.json") for folder in folders]
     rates = [[row["learning_rate"] for row in rows if "learning_rate" in row] for rows in histories]
-    for folder, found, count in zip(folders, rates, kept, strict=True):
-        if len(found) < count:
+    for folder, of_fold, count in zip(folders, rates, kept, strict=True):
+        if len(of_fold) < count:
             raise PipelineError(
-                f"{shown(folder / 'history.json')} is damaged ({len(found)} learning rates, and epoch {count} was "
-                "kept): put the file back, or train again with --force."
+                f"{shown(folder / 'history.json')} is damaged ({len(of_fold)} learning rates, but epoch {count} was "
+                "kept): restore the file, or train again with --force."
             )
     base = run.recipe.train.learning_rate
-    curve = [float(np.mean([one[epoch] for one in rates if epoch < len(one)])) / base for epoch in range(epochs)]
-    say(f"  final: {epochs} epochs, the mean of the folds' {', '.join(map(str, kept))}")
+    curve = [float(np.mean([rate[epoch] for rate in rates if epoch < len(rate)])) / base for epoch in range(epochs)]
+    say(f"  final: {epochs} epochs, the mean over the folds ({', '.join(map(str, kept))})")
     return epochs, curve
 
 
 def _set_encoder_statistics(network: Any, run: Run) -> None:
-    """Sets what the encoder's weights expect, in raw pixels."""
-    found = normalization.statistics_of(run.recipe.model).of_channels(run.recipe.image.channels)
-    mean, std = ((values * network.largest_pixel).tolist() for values in found)
+    """Sets the mean and deviation that the encoder's weights expect, in units of raw pixels."""
+    expected = normalization.statistics_of(run.recipe.model).of_channels(run.recipe.image.channels)
+    mean, std = ((values * network.largest_pixel).tolist() for values in expected)
     network.set_statistics(mean, std)
 
 
 def _start(network: Any, path: Path) -> None:
-    """Takes over another run's weights, and with `normalize: encoder` how that run normalised its pixels.
+    """Loads the weights of another run and, with `normalize: encoder`, its normalisation of the pixels.
 
     Raises:
-        PipelineError: they are of another network, or know only pixels that are normalised otherwise.
+        PipelineError: the weights belong to another network or to another normalisation.
     """
     state, own = read_trained(path), network.state_dict()
     if "mean" in state and "mean" not in own:
         raise PipelineError(
-            f"train.start_from: {shown(path)} has a mean and a deviation of its own, and image.normalize is "
-            f"{network.normalize}: set image.normalize=encoder, which takes them over."
+            f"train.start_from: {shown(path)} contains its own mean and deviation, but image.normalize is "
+            f"{network.normalize}: set image.normalize=encoder, which uses them."
         )
     if network.normalize == "encoder" and "mean" not in state:
         pixels = read_training(path.with_name("fold.json"), Weights).get("pixels", {})
@@ -226,12 +227,12 @@ def _start(network: Any, path: Path) -> None:
         raise PipelineError(f"train.start_from: {shown(path)} does not fit this recipe's network: {summary}") from None
 
 
-def _trainer(run: Run, member: Member, compute: Compute, epochs: int, watching: list[Any], place: Place) -> Trainer:
+def _trainer(run: Run, member: Member, compute: Compute, epochs: int, observers: list[Any], place: Place) -> Trainer:
     settings, folder = run.recipe.train, run.fold_folder(member.fold, member.seed)
     strategy: Any = "auto"
     if place.devices > 1:
-        # as on one device, parts of a network may have no gradient, in the epochs of freeze_encoder or always. Buffers
-        # are the same everywhere, and would be sent in validation too, where not all predict as many batches
+        # parts of a network may have no gradient, always or in the epochs of freeze_encoder. Buffers are the same on
+        # all devices, and sending them would fail in validation, where devices have different numbers of batches
         strategy = DDPStrategy(find_unused_parameters=True, broadcast_buffers=False)
     return Trainer(
         accelerator=compute.accelerator,
@@ -244,9 +245,9 @@ def _trainer(run: Run, member: Member, compute: Compute, epochs: int, watching: 
         accumulate_grad_batches=settings.accumulate,
         gradient_clip_val=settings.gradient_clip or None,
         logger=[TensorBoardLogger(folder, name="", version="tensorboard"), *trackers.trackers(run, folder)],
-        # of torchrun and SLURM Lightning knows by itself
+        # Lightning detects torchrun and SLURM by itself
         plugins=[AtomicCheckpointIO(), *([LightningEnvironment()] if place.spawned else [])],
-        callbacks=[*watching, *_checkpointing(run, member, epochs)],
+        callbacks=[*observers, *_checkpointing(run, member, epochs)],
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
@@ -255,7 +256,7 @@ def _trainer(run: Run, member: Member, compute: Compute, epochs: int, watching: 
 
 
 def _averaging(run: Run, compute: Compute, dataset: TrainDataset, share: Share) -> list[Any]:
-    """The callback that averages weights, where the recipe asks for one."""
+    """Returns the callback that averages weights, if the recipe asks for one."""
     settings = run.recipe.train
     if settings.ema:
         return [callbacks.MovingAverage(settings.ema, compute.device)]
@@ -269,15 +270,16 @@ def _checkpointing(run: Run, member: Member, epochs: int) -> list[Any]:
     best = "max" if metric_of(run.competition).higher_is_better else "min"
     monitor, mode = ("valid/score", best) if settings.monitor == "score" else ("valid/smooth_loss", "min")
     common: dict[str, Any] = {"dirpath": run.fold_folder(member.fold, member.seed), "enable_version_counter": False}
-    # a checkpoint of weights only holds the current ones: Lightning puts their moving average into whole ones alone
+    # Lightning stores the moving average only in full checkpoints; one of weights only would hold the current weights
     weights_only = settings.ema is None
-    # every epoch, after everything else of that epoch: what a killed run goes on from
+    # written after everything else of an epoch; a killed run resumes from it
     last = callbacks.ModelCheckpoint(filename="last", save_on_train_epoch_end=True, **common)
     if member.fold is None:
         return [last]
     if settings.snapshots > 1:
         cycle = settings.epochs // settings.snapshots
-        # Lightning tells checkpoint callbacks apart by their settings: a mode, which nothing asks for, for cycles of 1
+        # Lightning identifies checkpoint callbacks by their settings; the unused mode makes this one differ from `last`
+        # if a cycle has one epoch
         every: dict[str, Any] = {
             "every_n_epochs": cycle,
             "save_top_k": -1,
@@ -291,10 +293,10 @@ def _checkpointing(run: Run, member: Member, epochs: int) -> list[Any]:
     best_kept = callbacks.ModelCheckpoint(
         filename="best", monitor=monitor, mode=mode, save_weights_only=weights_only, **common
     )
-    found: list[Any] = [best_kept] if settings.keep == "best" else []
+    checkpointing: list[Any] = [best_kept] if settings.keep == "best" else []
     if settings.early_stopping:
-        # a held-out loss that is no number counts as one that is no better; a training loss that is none stops the fold
+        # a held-out loss that is not finite counts as no improvement; such a training loss stops the fold
         patience, first = settings.early_stopping, round(settings.half_size * epochs)
         stopping: dict[str, Any] = {"monitor": monitor, "mode": mode, "patience": patience, "check_finite": False}
-        found.insert(0, callbacks.EarlyStopping(first, **stopping))
-    return [*found, last]
+        checkpointing.insert(0, callbacks.EarlyStopping(first, **stopping))
+    return [*checkpointing, last]

@@ -1,5 +1,4 @@
-"""What a training keeps while it is unfinished, which goes when it is done: checkpoints, the mark of what it was made
-from, temporary files."""
+"""Files of an unfinished training that are removed when it is done: checkpoints, started.json and temporary files."""
 
 from pathlib import Path
 
@@ -13,25 +12,25 @@ from pipeline.core.written import if_sound
 
 
 def started(step: Step) -> Path:
-    """Returns the mark of an unfinished training: a manifest of what it is made from."""
+    """Returns the path of started.json, the manifest of the inputs of an unfinished training."""
     return step.manifest.with_name("started.json")
 
 
 def has_weights(step: Step) -> bool:
-    """Returns whether training left weights or a checkpoint."""
+    """Returns whether the folder of a training contains weights or a checkpoint."""
     return any(path.exists() for path in step.sealed) or any(step.manifest.parent.glob("*.ckpt"))
 
 
 def remove_unfinished(step: Step) -> None:
-    """Removes the checkpoints of a training that is done, and its mark after them: they are known by it."""
+    """Removes the checkpoints of a finished training, and then started.json, which identifies them."""
     folder = step.manifest.parent
     for path in [*folder.glob("*.ckpt"), *folder.glob(".*.partial"), started(step)]:
         path.unlink(missing_ok=True)
 
 
 def tidy(run: Run, finished: list[Step]) -> None:
-    """Removes what a killed process left of trainings that were finished, and writes history.csv again where it is not
-    what history.json says."""
+    """Removes what a killed process left of finished trainings, and rewrites history.csv if it differs from
+    history.json."""
     for step in finished:
         remove_unfinished(step)
         table = step.manifest.with_name("history.csv")

@@ -1,7 +1,7 @@
-"""Sums of losses by name. Ignored pixels (255) change none of them, nor do classes or images that are ignored whole.
+"""Weighted sums of losses by name. Ignored pixels (255) and completely ignored classes or images do not affect them.
 
-All logits are set to 0 where the mask is 255 before any loss sees them, so that no gradient reaches them; every loss
-then leaves those pixels out of its sums and counts. A batch of ignored pixels alone has loss 0.
+All logits are set to 0 where the mask is 255 before any loss is computed, so that they get no gradient. Every loss then
+leaves these pixels out of its sums and counts. A batch in which all pixels are ignored has loss 0.
 """
 
 from collections.abc import Callable
@@ -31,7 +31,7 @@ from pipeline.masks.geometry import IGNORE
 from pipeline.networks.output import Output
 
 MaskLoss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""From logits (N, C, H, W) float32, 0 where the mask is 255, and masks to a scalar."""
+"""A function of logits (N, C, H, W) float32, which are 0 where the mask is 255, and masks. It returns a scalar."""
 
 
 def check(run: Run) -> None:
@@ -49,16 +49,18 @@ def check(run: Run) -> None:
 
 
 class WeightedLoss(torch.nn.Module):
-    """The weighted sum of the losses that a recipe names: of each mask output, of the presence output, and of what
-    separates objects (model.instances), whose planes follow those of the masks.
+    """The weighted sum of the losses that a recipe names.
 
-    Masks are (N, C, H, W) of 0, 1 and 255, uint8; or float32 with soft labels between 0 and 1 and 255, e.g. means of
-    masks; or, of a multiclass competition, (N, 1, H, W) class maps with 255. With soft labels, bce, cross_entropy,
-    dice, jaccard, tversky and focal are least where the prediction is the label itself; lovasz, presence and
-    dice.positives_only take 0.5 and more as foreground.
+    It covers every mask output, the presence output, and the separators of objects (model.instances), whose planes
+    follow those of the masks.
+
+    Masks are (N, C, H, W) uint8 with 0, 1 and 255. With soft labels they are float32 with values from 0 to 1, and 255.
+    In a multiclass competition they are class maps (N, 1, H, W) with 255. With soft labels, bce, cross_entropy, dice,
+    jaccard, tversky and focal are minimal if the prediction equals the label; lovasz, presence and dice.positives_only
+    treat 0.5 and more as foreground.
 
     Raises:
-        PipelineError: a setting that does not go with the competition's kind, the model, or another setting.
+        PipelineError: a setting does not suit the competition's kind, the model, or another setting.
     """
 
     def __init__(
@@ -80,21 +82,21 @@ class WeightedLoss(torch.nn.Module):
         """Returns the loss of a batch, a float32 scalar.
 
         Raises:
-            PipelineError: the network has no presence output, and loss.presence needs one; or loss.cross_entropy
-                .class_weights are not one a class.
+            PipelineError: loss.presence is set but the network has no presence output; or
+                loss.cross_entropy.class_weights has not one value per class.
         """
         total = self._of_mask(output.mask, masks)
         if output.deep and self.deep:
             total = total + self.deep * torch.stack([self._of_mask(logits, masks) for logits in output.deep]).mean()
         if "presence" in self.weights:
             if output.presence is None:
-                raise PipelineError("loss.presence needs logits of presence, and the network's output has none.")
+                raise PipelineError("loss.presence needs logits of presence, but the network returns none.")
             truth = self._planes(masks)[0]
             total = total + self.weights["presence"] * _presence(self.multiclass, output.presence.float(), truth)
         return total
 
     def _planes(self, planes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Those of the masks, and those that separate their objects."""
+        """Returns the planes of the masks and those of the separators."""
         classes = planes.shape[1] // (1 + self.separates)
         return planes[:, :classes], planes[:, classes:]
 
@@ -113,7 +115,7 @@ def _mask_loss(term: Term, multiclass: bool) -> MaskLoss:
     """Returns the loss that a term describes.
 
     Raises:
-        PipelineError: settings that do not go together.
+        PipelineError: settings cannot be combined.
     """
     mode = "multiclass" if multiclass else "multilabel"
     match term:
@@ -126,7 +128,7 @@ def _mask_loss(term: Term, multiclass: bool) -> MaskLoss:
         case DiceTerm(per_image=True):
             return partial(_image_dice, term, multiclass)
         case DiceTerm(positives_only=True):
-            raise PipelineError("loss.dice.positives_only chooses among images: set loss.dice.per_image=true too.")
+            raise PipelineError("loss.dice.positives_only selects images: set loss.dice.per_image=true too.")
         case DiceTerm():
             return partial(_of_batch, multiclass, smp.losses.DiceLoss(mode, ignore_index=IGNORE))
         case JaccardTerm():
@@ -138,9 +140,9 @@ def _mask_loss(term: Term, multiclass: bool) -> MaskLoss:
             return partial(_softmax_focal if multiclass else _binary_focal, term)
         case LovaszTerm():
             if multiclass and term.kind == "elu":
-                raise PipelineError("loss.lovasz.kind=elu does not go with a multiclass competition: leave it out.")
+                raise PipelineError("loss.lovasz.kind=elu cannot be used in a multiclass competition: remove it.")
             return partial(_lovasz, term, multiclass)
-    raise TypeError(f"{type(term).__name__} is no loss of masks")
+    raise TypeError(f"{type(term).__name__} is not a loss of masks")
 
 
 def _separator_loss(term: SeparatorTerm, instances: str) -> MaskLoss:
@@ -154,9 +156,9 @@ def _separator_loss(term: SeparatorTerm, instances: str) -> MaskLoss:
     return lambda logits, targets: cross_entropy(logits, targets) + dice(logits, targets)
 
 
-# --- every pixel for itself ------------------------------------------------------------------------------------------
-# smp's SoftBCEWithLogitsLoss and SoftCrossEntropyLoss divide by the ignored pixels too; its FocalLoss fails on
-# multilabel masks with 255, is NaN without a valid pixel, and takes classes that exclude each other one by one.
+# --- losses per pixel ------------------------------------------------------------------------------------------------
+# smp's SoftBCEWithLogitsLoss and SoftCrossEntropyLoss count ignored pixels in their mean. Its FocalLoss fails on
+# multilabel masks with 255, is NaN without a valid pixel, and treats mutually exclusive classes as independent.
 
 
 def _binary_cross_entropy(term: BceTerm, logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
@@ -169,7 +171,7 @@ def _binary_cross_entropy(term: BceTerm, logits: torch.Tensor, masks: torch.Tens
 
 
 def _two_class_cross_entropy(term: CrossEntropyTerm, logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy over background and class, whose logits are 0 and the given one; divided as in torch."""
+    """Cross-entropy over background, with logit 0, and class, with the given logit; normalised as in torch."""
     background, foreground = term.class_weights or (1.0, 1.0)
     target, valid = _labels(masks)
     smooth = target * (1 - term.smoothing) + term.smoothing / 2
@@ -181,7 +183,7 @@ def _two_class_cross_entropy(term: CrossEntropyTerm, logits: torch.Tensor, masks
 def _softmax_cross_entropy(term: CrossEntropyTerm, logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
     _require_weights(term, logits.shape[1])
     labels, weights = masks[:, 0].long(), logits.new_tensor(term.class_weights) if term.class_weights else None
-    # not reduction="mean": that of a batch without a valid pixel is NaN
+    # reduction="mean" would be NaN for a batch without a valid pixel
     losses = functional.cross_entropy(
         logits, labels, weights, ignore_index=IGNORE, reduction="sum", label_smoothing=term.smoothing
     )
@@ -193,8 +195,8 @@ def _require_weights(term: CrossEntropyTerm, classes: int) -> None:
     weights = term.class_weights
     if weights is not None and (len(weights) != classes or min(weights) < 0):
         raise PipelineError(
-            f"loss.cross_entropy.class_weights is {weights}; expected {classes} numbers of at least 0, one for each "
-            "class and the first for the background."
+            f"loss.cross_entropy.class_weights is {weights}; expected {classes} numbers of at least 0, one per class, "
+            "the background first."
         )
 
 
@@ -218,54 +220,55 @@ def _softmax_focal(term: FocalTerm, logits: torch.Tensor, masks: torch.Tensor) -
 
 
 def _focus(distance: torch.Tensor, gamma: float) -> torch.Tensor:
-    # with gamma below 1 the gradient at 0 is infinite, and NaN once it meets the gradient of a saturated sigmoid
+    # with gamma below 1 the gradient at 0 is infinite, and NaN if multiplied by that of a saturated sigmoid
     return distance.abs().clamp(min=1e-8) ** gamma
 
 
-# --- regions ---------------------------------------------------------------------------------------------------------
+# --- losses of overlap -----------------------------------------------------------------------------------------------
 
 
 class _Tversky(smp.losses.TverskyLoss):
-    """smp's, with the exponent on each class (Abraham & Khan 2019), and no NaN where the loss of a class is 0."""
+    """smp's Tversky loss with the exponent applied per class (Abraham & Khan 2019), without NaN if a class has loss
+    0."""
 
     def aggregate_loss(self, loss: torch.Tensor) -> torch.Tensor:
         """Returns the mean over the classes of their losses (C,) to the power of gamma."""
-        # smp raises the mean to it, whose gradient at 0 is NaN below 1; rounding makes losses of nearly 0 negative
+        # smp applies gamma to the mean; below 1 its gradient at 0 is NaN, and rounding may make small losses negative
         wrong = loss > 1e-7
         return (torch.where(wrong, loss, 1.0) ** self.gamma * wrong).mean()
 
 
 def _of_batch(multiclass: bool, loss: torch.nn.Module, logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
-    """A loss of smp: the mean over the classes, those without foreground counting 0."""
+    """Returns a loss of smp: the mean over the classes, in which classes without foreground count as 0."""
     if multiclass:
         return loss(logits, masks[:, 0].long())
-    # smp counts classes without a valid pixel in that mean too
+    # smp's mean includes classes without a valid pixel
     labelled = (masks != IGNORE).any(3).any(2).any(0).sum().clamp(min=1)
     return loss(logits, masks.float()) * (masks.shape[1] / labelled)
 
 
 def _image_dice(term: DiceTerm, multiclass: bool, logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
-    """The mean of 1 - Dice over images and classes with a valid pixel, or with positives_only those with foreground.
+    """Returns the mean of 1 - Dice over images and classes with a valid pixel, or with foreground for positives_only.
 
-    A class that is absent from an image of a multiclass competition counts as an empty mask does.
+    In a multiclass competition, a class that is absent from an image counts as an empty mask.
     """
     truth, valid = _foreground(multiclass, logits, masks), (masks != IGNORE).expand_as(logits).flatten(2)
     target = (truth.float() if multiclass else _labels(masks)[0]).flatten(2)
     share = (logits.softmax(1) if multiclass else logits.sigmoid()).flatten(2) * valid
-    # of soft labels the sum of products is not largest where both are alike; of 0 and 1 it is this same sum
+    # for soft labels, a sum of products would not be maximal if both are equal; for 0 and 1 the two sums are the same
     overlap = torch.minimum(share, target).sum(2)
     losses = 1 - (2 * overlap + 1) / (share.sum(2) + target.sum(2) + 1)
     return _mean(losses, truth.flatten(2).any(2) if term.positives_only else valid.any(2))
 
 
 def _lovasz(term: LovaszTerm, multiclass: bool, logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
-    """Lovász hinge or softmax (Berman et al. 2018): the mean over classes, then over images.
+    """Returns the Lovász hinge or softmax loss (Berman et al. 2018): the mean over classes, then over images.
 
-    A class counts in images (per_image) or batches that have a valid pixel of its mask; in multiclass competitions,
-    as in the paper, where it occurs.
+    A class counts in images (per_image) or batches in which its mask has a valid pixel; in multiclass competitions, as
+    in the paper, in those where it occurs.
 
-    smp's counts ignored images in the mean, is no scalar for ignored multiclass images, and takes the classes of a
-    multilabel competition for one.
+    smp's loss is not used: its mean includes ignored images, it returns no scalar for ignored multiclass images, and it
+    treats the classes of a multilabel competition as one.
     """
     truth, valid = _foreground(multiclass, logits, masks), (masks != IGNORE).expand_as(logits)
     if multiclass:
@@ -283,45 +286,47 @@ def _lovasz(term: LovaszTerm, multiclass: bool, logits: torch.Tensor, masks: tor
 
 
 def _lovasz_weights(errors: torch.Tensor, truth: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-    """The weight of each error: what 1 - IoU grows by when its pixel is wrong too, after all with larger errors.
+    """Returns the weight of each error: the increase of 1 - IoU if its pixel is wrong in addition to all pixels with
+    larger errors.
 
-    All are (N, C, P); weights of ignored pixels are 0.
+    All tensors are (N, C, P). The weights of ignored pixels are 0.
     """
     order = errors.argsort(2, descending=True)
-    found, passed = (each.gather(2, order).cumsum(2) for each in (truth, ~truth & valid))
-    loss = (found + passed) / (found[..., -1:] + passed).clamp(min=1)
+    missed, false = (each.gather(2, order).cumsum(2) for each in (truth, ~truth & valid))
+    loss = (missed + false) / (missed[..., -1:] + false).clamp(min=1)
     steps = torch.diff(loss, dim=2, prepend=torch.zeros_like(loss[..., :1]))
     return torch.zeros_like(errors).scatter(2, order, steps)
 
 
-# --- whole images ----------------------------------------------------------------------------------------------------
+# --- losses per image ------------------------------------------------------------------------------------------------
 
 
 def _presence(multiclass: bool, logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
-    """BCE of logits (N, C) against whether a class occurs among the valid pixels of an image, if it has any."""
+    """Returns the binary cross-entropy of logits (N, C) that a class occurs among the valid pixels of an image. Images
+    without a valid pixel do not count."""
     truth = _foreground(multiclass, logits, masks).flatten(2).any(2).float()
     losses = functional.binary_cross_entropy_with_logits(logits, truth, reduction="none")
     return _mean(losses, (masks != IGNORE).flatten(2).any(2).expand_as(logits))
 
 
-# --- all of them -----------------------------------------------------------------------------------------------------
+# --- common parts ----------------------------------------------------------------------------------------------------
 
 
 def _labels(masks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The masks with 0 instead of 255, and 1 for valid pixels; both float32."""
+    """Returns the masks with 0 instead of 255, and a map with 1 for valid pixels; both float32."""
     valid = (masks != IGNORE).float()
     return masks.float() * valid, valid
 
 
 def _foreground(multiclass: bool, logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
-    """Whether a valid pixel is of the class, (N, C, H, W) bool."""
+    """Returns which pixels are valid and belong to each class, (N, C, H, W) bool."""
     if multiclass:
         return masks == torch.arange(logits.shape[1], device=masks.device)[:, None, None]
     return (masks >= 0.5) & (masks != IGNORE)
 
 
 def _mean(values: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
-    """The mean of what counts; 0 where nothing does."""
+    """Returns the mean of the values that count; 0 if none does."""
     counted = counted.float()
     return (values * counted).sum() / counted.sum().clamp(min=1)
 

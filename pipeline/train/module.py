@@ -1,4 +1,5 @@
-"""One fold's training: loss, optimiser, schedule, and the competition's own metric on the held-out fold."""
+"""The Lightning module of one training: loss, optimiser, schedule, and the competition's metric on the held-out
+fold."""
 
 from typing import Any, NamedTuple
 
@@ -24,22 +25,23 @@ from pipeline.train.losses import WeightedLoss
 from pipeline.train.optimization import Schedule, build_optimizer
 
 CHECKED = 50
-"""So many losses of a GPU are looked at together: it is waited for each time."""
+"""The number of losses on a GPU that are checked together, because each check waits for the GPU."""
 SMOOTHED = 3
-"""Over how many epochs `train.monitor: loss` averages the validation loss."""
+"""The number of epochs over which `train.monitor: loss` averages the validation loss."""
 
 
 class HeldOut(NamedTuple):
-    """What is known of one batch of held-out images."""
+    """The results of one batch of held-out images."""
 
     loss: Any
     counts: np.ndarray
-    """Pixel counts of every image, int32: SegmentationModule._overlaps."""
+    """Pixel counts of every image, int32; see SegmentationModule._overlaps."""
     drawn: list[tuple[np.ndarray, np.ndarray]]
-    """Predicted and true masks, where the metric needs whole masks."""
+    """Predicted and true masks, if the metric needs whole masks."""
     empty: bool
+    """Whether no pixel is predicted as foreground."""
     full: bool
-    """Whether nothing is predicted, or everything."""
+    """Whether every pixel is predicted as foreground, or all as the same class."""
 
 
 class SegmentationModule(LightningModule):
@@ -47,7 +49,7 @@ class SegmentationModule(LightningModule):
     rate.
 
     valid/score is the competition's metric at the size of the pixel arrays, untuned (threshold 0.5, or the most
-    probable class): good enough to choose an epoch by. The score that counts is computed by `tune`, at native size.
+    probable class). This is sufficient to choose an epoch; `tune` computes the final score at native size.
     """
 
     def __init__(
@@ -55,9 +57,18 @@ class SegmentationModule(LightningModule):
         curve: list[float] | None = None, units: np.ndarray | None = None, epochs: int | None = None,
         share: Share = Share(),
     ) -> None:  # fmt: skip
-        """Takes the ids of the training and of the test table, for messages, the learning rates to replay, the groups
-        (N,) of the held-out images, the epochs of a whole training (None: those of the recipe), and which part of each
-        batch this device has."""
+        """Prepares the training of a network.
+
+        Args:
+            network: the network.
+            run: the run.
+            member: the member to train.
+            ids: the ids of the training table and of the test table, for messages.
+            curve: the learning rates to replay, as multiples of the recipe's; None uses the schedule.
+            units: the scored unit of each held-out image (N,), for metrics over groups of images.
+            epochs: the number of epochs of a complete training; None is that of the recipe.
+            share: this device's part of each batch.
+        """
         super().__init__()
         self.network = network
         self.encoder_parameters, _ = split_parameters(network)
@@ -73,22 +84,22 @@ class SegmentationModule(LightningModule):
         self.schedule: Schedule | None = None
         self.schedule_state: dict[str, Any] | None = None
         self.unchecked: list[tuple[torch.Tensor, torch.Tensor, int]] = []
-        """Loss, rows and number of batches that may yet turn out to have a loss that is no number."""
+        """The loss, rows and number of each batch whose loss has not been checked yet."""
         self.validating = False
         """Whether held-out images are being predicted."""
         self.train_counts: list[torch.Tensor] = []
         self.held_out: list[HeldOut] = []
-        """This epoch's held-out batches so far."""
+        """The held-out batches of this epoch so far."""
         self.losses: list[float] = []
         """The validation losses of the last epochs."""
         self.epoch_counts, self.collapsed = np.zeros((0,), np.int32), ""
         self.example: torch.Tensor | None = None
-        """Logits of the epoch's first held-out batch."""
+        """The logits of the first images of the epoch's first held-out batch."""
 
     # --- training ---
 
     def configure_optimizers(self) -> Any:
-        """Returns the optimiser; the schedule is stepped by this module, so that it is exact when resumed."""
+        """Returns the optimiser. This module steps the schedule itself, so that a resumed run has the same rates."""
         settings, epochs = self.recipe.train, self.trainer.max_epochs or 1
         optimizer = build_optimizer(settings, *split_parameters(self.network))
         steps = int(self.trainer.estimated_stepping_batches) // epochs
@@ -96,31 +107,33 @@ class SegmentationModule(LightningModule):
         return optimizer
 
     def on_train_start(self) -> None:
-        """Takes up the schedule of an interrupted run."""
+        """Restores the schedule of an interrupted run."""
         if self.schedule_state and self.schedule:
             self.schedule.load_state_dict(self.schedule_state)
 
     def on_train_epoch_start(self) -> None:
-        """Freezes what learns of the encoder in the epochs of train.freeze_encoder, and lets it learn afterwards."""
+        """Freezes the encoder in the first train.freeze_encoder epochs, and unfreezes it afterwards."""
         encoder, frozen = encoder_of(self.network), self.current_epoch < self.recipe.train.freeze_encoder
         if encoder is not None and self.recipe.train.freeze_encoder:
             for parameter in self.encoder_parameters:
                 parameter.requires_grad_(not frozen)
-            self.network.train()  # which knows what stays in evaluation all along
+            self.network.train()  # modules that always stay in evaluation mode are not changed by this
             if frozen:
                 encoder.eval()
 
     def on_train_batch_start(self, batch: Batch, index: int) -> None:
-        """Seeds what the network itself draws (dropout), on each device otherwise: loaders draw from the same
-        generator, and in a resumed run at other times."""
+        """Seeds the network's own draws (dropout) for each batch and device.
+
+        Loaders use the same generator, in a resumed run at other times, so its state cannot be relied on.
+        """
         rank = (8, self.share.rank) if self.share.rank else ()
         torch.manual_seed(derive_seed(self.seed, self.current_epoch, index, *rank))
 
     def training_step(self, batch: Batch, index: int) -> torch.Tensor:
-        """Returns the loss of a batch: of all of it, on every device.
+        """Returns the loss of the whole batch, which is the same on every device.
 
         Raises:
-            PipelineError: it is no number, or that of one of the batches before it on a GPU.
+            PipelineError: the loss of this batch is not finite, or on a GPU that of a recent batch.
         """
         batch = self._downscaled(self._augmented(batch, index))
         output = whole_output(self.network(batch.pixels), self.share)
@@ -132,7 +145,7 @@ class SegmentationModule(LightningModule):
         self._check(loss, batch, index)
         size = len(masks)
         self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=size)
-        # as a tensor of the CPU: a number would be sent to a GPU, and waited for
+        # a tensor on the CPU, because Lightning would send a number to the GPU and wait for it
         self.log("learning_rate", torch.tensor(self._learning_rate()), on_step=False, on_epoch=True, batch_size=size)
         logits, masks = output.mask.detach()[:, : self.classes], masks[:, : self.classes]
         self.train_counts.append(self._overlaps(self._without_never(logits), masks).sum(0))
@@ -145,7 +158,7 @@ class SegmentationModule(LightningModule):
             self.schedule.step_batch()
 
     def on_train_batch_end(self, outputs: Any, batch: Any, index: int) -> None:
-        """Logs Dice and IoU of all training pixels of the epoch, as the network saw them: augmented, dropout on."""
+        """Logs Dice and IoU over all training pixels of the epoch, as the network saw them: augmented, dropout on."""
         if index == self.trainer.num_training_batches - 1:
             counts = torch.stack(self.train_counts).sum(0).cpu().numpy()
             pooled = {"dice": _pooled_dice(counts, self.competition), "iou": _pooled_iou(counts, self.competition)}
@@ -166,24 +179,25 @@ class SegmentationModule(LightningModule):
         checkpoint["losses"] = self.losses
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keeps the schedule until the optimiser is there, and takes up the last validation losses."""
+        """Keeps the state of the schedule until the optimiser exists, and restores the last validation losses."""
         self.schedule_state, self.losses = checkpoint["schedule"], list(checkpoint.get("losses", []))
 
     # --- validation ---
 
     def on_validation_epoch_start(self) -> None:
-        """Notes that the epoch's training is over."""
+        """Records that the training part of the epoch is over."""
         self.validating = True
 
     def validation_step(self, batch: tuple[torch.Tensor, torch.Tensor], index: int) -> None:
-        """Adds what the end of the epoch needs to know of a batch."""
+        """Stores the results of a batch for the end of the epoch."""
         pixels, masks = batch
         if not len(pixels):  # NoImages
             return
         output = predict_tiled(self.network, pixels, self.recipe.image.size, self.recipe.predict.overlap)
         loss = self.loss(output, self._without_ignored(masks))
         output, masks = output._replace(mask=output.mask[:, : self.classes]), masks[:, : self.classes]
-        self.example = output.mask[:EXAMPLES].clone() if index == 0 else self.example  # not the whole batch
+        if index == 0:
+            self.example = output.mask[:EXAMPLES].clone()  # a copy, so that the whole batch is freed
         output = output._replace(mask=self._without_never(output.mask))
         counts = self._overlaps(output.mask, masks).cpu().numpy().astype(np.int32)
         drawn: list[tuple[np.ndarray, np.ndarray]] = []
@@ -193,27 +207,27 @@ class SegmentationModule(LightningModule):
         self.held_out.append(HeldOut(loss, counts, drawn, *_empty_and_full(output.mask, masks)))
 
     def on_validation_epoch_end(self) -> None:
-        """Logs the loss and the metric over the whole fold, and keeps every image's counts."""
+        """Logs the loss and the metric over the whole fold, and keeps the counts of every image."""
         self.validating = False
-        mine = [one._replace(loss=float(one.loss)) for one in self.held_out]
+        mine = [batch._replace(loss=float(batch.loss)) for batch in self.held_out]
         self.held_out.clear()
         batches = in_turn(mine, self.share)
         measured = from_first(None if batches is None else self._measured(batches), self.share)
         self.log_dict({f"valid/{name}": value for name, value in measured.items()})
 
     def _measured(self, batches: list[HeldOut]) -> dict[str, float]:
-        """Returns what all held-out batches give together, and keeps every image's counts."""
-        self.epoch_counts = np.concatenate([one.counts for one in batches])
+        """Returns the loss and scores over all held-out batches, and keeps the counts of every image."""
+        self.epoch_counts = np.concatenate([batch.counts for batch in batches])
         measured = counts = self.epoch_counts.astype(np.int64)
         if self.metric.counted == "masks":
-            measured = self.epoch_counts = self._measured_masks([pair for one in batches for pair in one.drawn])
-        empty, full = (all(getattr(one, name) for one in batches) for name in ("empty", "full"))
+            measured = self.epoch_counts = self._measured_masks([pair for batch in batches for pair in batch.drawn])
+        empty, full = (all(getattr(batch, name) for batch in batches) for name in ("empty", "full"))
         self.collapsed = "empty" if empty else "full" if full else ""
-        loss = float(np.average([one.loss for one in batches], weights=[len(one.counts) for one in batches]))
+        loss = float(np.average([batch.loss for batch in batches], weights=[len(batch.counts) for batch in batches]))
         self.losses = [*self.losses, loss][-SMOOTHED:]
         return {
             "loss": loss,
-            # what one epoch's BatchNorm statistics or a few hard images do to its loss chooses nothing
+            # averaged, so that the BatchNorm statistics of one epoch or a few hard images do not decide the choice
             "smooth_loss": float(np.mean(self.losses)),
             "score": self.metric.score_of(measured, self.units),
             "dice": _dice(counts, self.competition),
@@ -221,17 +235,17 @@ class SegmentationModule(LightningModule):
         }
 
     def _measured_masks(self, drawn: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-        """What the metric measures of the held-out masks (N, …), predicted and true."""
+        """Returns what the metric measures on the predicted and true held-out masks, (N, …)."""
         units = np.arange(len(drawn)) if self.units is None else self.units
         predicted, true = zip(*drawn, strict=True)
         return self.metric.measured_all(predicted, true, units)
 
     def _overlaps(self, logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
-        """Pixel counts of every image: (N, 3, C) intersection, predicted and true; or (N, C, C) confusion."""
+        """Returns pixel counts of every image: intersection, predicted and true (N, 3, C), or confusion (N, C, C)."""
         valid = masks != IGNORE
         if self.competition.kind == "multiclass":
             classes = len(self.competition.classes)
-            bins = classes**2 + 1  # the last for ignored pixels
+            bins = classes**2 + 1  # the last bin is for ignored pixels
             pairs = (masks[:, 0].long() * classes + logits.argmax(1)).masked_fill(~valid[:, 0], bins - 1)
             pairs += bins * torch.arange(len(pairs), device=pairs.device).view(-1, 1, 1)
             counts = torch.bincount(pairs.flatten(), minlength=bins * len(pairs)).view(-1, bins)
@@ -243,17 +257,17 @@ class SegmentationModule(LightningModule):
     # --- details ---
 
     def _augmented(self, batch: Batch, index: int) -> Batch:
-        """The batch by the draws of its epoch and number, where the loader has not augmented it."""
+        """Returns the batch, augmented with the draws of its epoch and number if the loader has not augmented it."""
         if self.augmentation is None:
             return batch
-        seed = derive_seed(self.seed, self.current_epoch, index, 7)  # 1 to 6 are the loader's
-        # the draws are those of all images of the batch, one after another
+        seed = derive_seed(self.seed, self.current_epoch, index, 7)  # 1 to 6 are used by the loader
+        # every device makes the draws for all images of the batch
         pixels, masks = self.augmentation(whole(batch.pixels, self.share), whole(batch.masks, self.share), seed)
         part = self.share.part if self.share.devices > 1 else slice(None)
         return batch._replace(pixels=pixels[part], masks=masks[part])
 
     def _downscaled(self, batch: Batch) -> Batch:
-        """The batch at half the size, in the epochs of train.half_size: means around every second pixel."""
+        """Returns the batch at half the size in the epochs of train.half_size: means around every second pixel."""
         if self.current_epoch >= round(self.recipe.train.half_size * self.epochs):
             return batch
         pixels = functional.avg_pool2d(batch.pixels.float(), 3, 2, 1, count_include_pad=False)
@@ -266,7 +280,8 @@ class SegmentationModule(LightningModule):
         return logits.index_fill(1, torch.tensor(self.never, device=logits.device), -torch.inf)
 
     def _weighted(self, output: Output, masks: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """The loss; with labelled test images, the mean of theirs and the others', each by number and weight."""
+        """Returns the loss. With pseudo-labelled test images, it is the mean of their loss and that of the others,
+        weighted by the sums of the weights."""
         if self.recipe.train.pseudo is None:
             return self.loss(output, masks)
         other = batch.rows < 0
@@ -278,7 +293,7 @@ class SegmentationModule(LightningModule):
         return total / share
 
     def _without_ignored(self, masks: torch.Tensor) -> torch.Tensor:
-        """Masks whose ignored class is marked as ignored pixels, unless it is learned."""
+        """Returns masks in which the pixels of the ignored class are marked as ignored, unless the class is learned."""
         ignored = None if self.recipe.loss.learn_ignored_class else self.competition.ignored
         return masks if ignored is None else masks.masked_fill(masks == ignored, IGNORE)
 
@@ -286,11 +301,12 @@ class SegmentationModule(LightningModule):
         return self.schedule.learning_rate() if self.schedule else 0.0
 
     def _check(self, loss: torch.Tensor, batch: Batch, index: int) -> None:
-        """Stops at a loss that is no number: at once on a CPU, within CHECKED batches and the epoch on a GPU."""
+        """Raises if a loss is not finite: immediately on a CPU; after at most CHECKED batches, or the epoch, on a
+        GPU."""
         self.unchecked.append((loss.detach(), batch.rows, index))
         last = index == self.trainer.num_training_batches - 1
         if loss.device.type == "cpu" or last or len(self.unchecked) == CHECKED:
-            finite = torch.isfinite(torch.stack([one for one, _, _ in self.unchecked])).tolist()
+            finite = torch.isfinite(torch.stack([loss for loss, _, _ in self.unchecked])).tolist()
             if not all(finite):
                 self._stop(*self.unchecked[finite.index(False)])
             self.unchecked.clear()
@@ -301,14 +317,14 @@ class SegmentationModule(LightningModule):
         more = f" and {len(names) - 8} more" if len(names) > 8 else ""
         raise PipelineError(
             f"{self.member.title}: the loss is {float(loss.detach())} in epoch {self.current_epoch + 1}, batch "
-            f"{index + 1}, at learning rate {self._learning_rate():.2e}, on the images {', '.join(names[:8])}{more}. "
+            f"{index + 1}, at learning rate {self._learning_rate():.2e}, with the images {', '.join(names[:8])}{more}. "
             "Try a smaller train.learning_rate, train.gradient_clip=1, a longer train.schedule.warm_up, or "
             "train.precision=32."
         )
 
 
 def split_parameters(network: torch.nn.Module) -> tuple[list[torch.nn.Parameter], list[torch.nn.Parameter]]:
-    """Returns the encoder's parameters that learn (none where there is no encoder), and the others that do."""
+    """Returns the trainable parameters of the encoder (none if there is no encoder), and the other trainable ones."""
     inside = {id(parameter) for parameter in encoder_parameters(network)}
     learning = [parameter for parameter in network.parameters() if parameter.requires_grad]
     encoder = [parameter for parameter in learning if id(parameter) in inside]
@@ -317,18 +333,19 @@ def split_parameters(network: torch.nn.Module) -> tuple[list[torch.nn.Parameter]
 
 def _only(output: Output, which: torch.Tensor) -> Output:
     presence = None if output.presence is None else output.presence[which]
-    return Output(output.mask[which], presence, tuple(one[which] for one in output.deep))
+    return Output(output.mask[which], presence, tuple(logits[which] for logits in output.deep))
 
 
 def _dice(counts: np.ndarray, competition: Any) -> float:
-    """The mean over images of the Dice of counts (N, 3, C); that of all pixels of confusion matrices (N, C, C)."""
+    """Returns the mean Dice over images from counts (N, 3, C), or the Dice over all pixels from confusion matrices
+    (N, C, C)."""
     if competition.kind == "multiclass":
         return _pooled_dice(counts.sum(0), competition)
     return float(overlaps.dice(*counts.swapaxes(0, 1)).mean())
 
 
 def _pooled_dice(counts: np.ndarray, competition: Any) -> float:
-    """The mean over classes of the Dice of all pixels, from counts (3, C) or a confusion matrix (C, C)."""
+    """Returns the mean over classes of the Dice over all pixels, from counts (3, C) or a confusion matrix (C, C)."""
     if competition.kind == "multiclass":
         counted = overlaps.without_ignored(counts, competition.ignored)
         planes = np.diagonal(counted), counted.sum(0), counted.sum(1)
@@ -351,11 +368,12 @@ def _pooled_iou(counts: np.ndarray, competition: Any) -> float:
 
 
 def _empty_and_full(logits: torch.Tensor, masks: torch.Tensor) -> tuple[bool, bool]:
-    """Whether nothing is predicted, or everything as one and the same class, where pixels count and are not all so."""
+    """Returns whether all valid pixels are predicted as background, and whether all are predicted as the same class;
+    false if this is correct."""
     valid = masks != IGNORE
     if logits.shape[1] != masks.shape[1]:  # class maps
-        found = logits.argmax(1)[valid[:, 0]]
-        return False, bool(len(found) and (found == found[0]).all() and (masks[valid] != found[0]).any())
+        labels = logits.argmax(1)[valid[:, 0]]
+        return False, bool(len(labels) and (labels == labels[0]).all() and (masks[valid] != labels[0]).any())
     positive = logits > 0
     empty = not bool((positive & valid).any()) and bool((masks == 1).any())
     return empty, bool((positive | ~valid).all()) and bool((masks == 0).any())

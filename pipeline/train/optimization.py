@@ -1,4 +1,4 @@
-"""How the weights move: the optimiser by its name, and the learning rate's way through training."""
+"""The optimiser by name, and the schedule of the learning rate."""
 
 import copy
 import inspect
@@ -17,17 +17,18 @@ from pipeline.core.errors import PipelineError, did_you_mean
 
 LOOKAHEAD = "lookahead_"
 WARM_UP_START = 0.01
-"""The share of the learning rate that a warm-up starts from."""
+"""The share of the learning rate at the start of a warm-up."""
 
 
 def build_optimizer(settings: TrainSettings, encoder: list[Parameter], rest: list[Parameter]) -> Optimizer:
-    """Returns timm's optimiser of this name over all these parameters, each with weight decay.
+    """Returns timm's optimiser of this name over all these parameters, all with weight decay.
 
-    It has one parameter group, or two where the encoder has a learning rate of its own: the rest first, the encoder
-    second. `lookahead_<name>` is timm's Lookahead around another optimiser (Zhang et al. 2019, arXiv 1907.08610).
+    It has one parameter group, or two if the encoder has its own learning rate: first the rest, then the encoder.
+    `lookahead_<name>` is timm's Lookahead around another optimiser (Zhang et al. 2019, arXiv 1907.08610).
 
     Raises:
-        PipelineError: an unknown name or setting, a value the optimiser refuses, or no encoder to give a rate to.
+        PipelineError: an unknown name or setting, a value that the optimiser does not accept, or a learning rate for an
+            encoder that does not exist.
     """
     name = _known_name(settings.optimizer)
     try:
@@ -39,17 +40,18 @@ def build_optimizer(settings: TrainSettings, encoder: list[Parameter], rest: lis
             weight_decay=settings.weight_decay,
             **_fused(settings, name) | settings.optimizer_options,
         )
-    # AssertionError and ImportError: those of apex and bitsandbytes without CUDA or the package
+    # apex and bitsandbytes raise AssertionError and ImportError without CUDA or the package
     except (AssertionError, ImportError, TypeError, ValueError) as error:
         options = f" with train.optimizer_options {settings.optimizer_options}" if settings.optimizer_options else ""
         raise PipelineError(f"train.optimizer {name}{options} cannot be built: {error}") from error
 
 
 def _known_name(name: str) -> str:
-    """Returns the name as timm knows it; timm itself would take `any_thing_adam` for adam.
+    """Returns the name as timm knows it. It is checked here, because timm would accept `any_thing_adam` as adam.
 
     Raises:
-        PipelineError: timm does not know it, or it needs second derivatives, which training does not compute.
+        PipelineError: timm does not know the name, or the optimiser needs second derivatives, which training does not
+            compute.
     """
     plain = [str(other) for other in list_optimizers()]
     known = [*plain, *(LOOKAHEAD + other for other in plain)]
@@ -58,12 +60,12 @@ def _known_name(name: str) -> str:
         usual = " Common ones are adam, adamw, sgd, radam and lookahead_radam." if meant == "." else ""
         raise PipelineError(f"train.optimizer is `{name}`, which timm does not know{meant}{usual}")
     if get_optimizer_info(name.lower().removeprefix(LOOKAHEAD)).second_order:
-        raise PipelineError(f"train.optimizer {name} needs second derivatives, which are not computed; take another.")
+        raise PipelineError(f"train.optimizer {name} needs second derivatives, which are not computed; use another.")
     return name.lower()
 
 
 def _check_options(name: str, options: dict[str, Any]) -> None:
-    """Raises PipelineError for settings that the optimiser does not have, or that have a place of their own."""
+    """Raises PipelineError for settings that the optimiser does not have or that are set elsewhere in the recipe."""
     optimizer = get_optimizer_class(name.removeprefix(LOOKAHEAD), bind_defaults=False)
     elsewhere = {"params", "lr", "weight_decay"}
     real = [option for option in inspect.signature(optimizer).parameters if option not in elsewhere]
@@ -76,10 +78,10 @@ def _check_options(name: str, options: dict[str, Any]) -> None:
 
 
 def _fused(settings: TrainSettings, name: str) -> dict[str, bool]:
-    """Returns the setting of torch's optimisers that updates all weights in one pass, where they have it everywhere:
-    Adagrad had it for CPUs alone until 2026.
+    """Returns the option of torch's optimisers that updates all weights in one pass, if they have it on all devices.
 
-    Not with train.gradient_clip: float16 scales gradients back in that pass, when they can no longer be clipped.
+    Adagrad is left out, because it had the option only for CPUs until 2026. It is not used with train.gradient_clip:
+    with float16, gradients are unscaled in this pass, and it is then too late to clip them.
     """
     optimizer = get_optimizer_class(name.removeprefix(LOOKAHEAD), bind_defaults=False)
     has = optimizer in (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
@@ -87,25 +89,26 @@ def _fused(settings: TrainSettings, name: str) -> dict[str, bool]:
 
 
 def _groups(settings: TrainSettings, encoder: list[Parameter], rest: list[Parameter]) -> list[dict[str, Any]]:
-    """Returns the parameter groups: all in one, or the rest and the encoder.
+    """Returns the parameter groups: one for all parameters, or one for the rest and one for the encoder.
 
     Raises:
-        PipelineError: a learning rate for the encoder of a network that has none, or whose encoder is frozen.
+        PipelineError: a learning rate is set for the encoder, but there is no encoder or it is frozen.
     """
     rate = settings.rate_of_encoder
     if rate is None:
         return [{"params": [*rest, *encoder]}]
     if not encoder:
         name = "encoder_learning_rate" + ("_factor" if settings.encoder_learning_rate_factor is not None else "")
-        raise PipelineError(f"train.{name} is set, but the network has no encoder that learns; leave it out.")
+        raise PipelineError(f"train.{name} is set, but the network has no trainable encoder; remove the setting.")
     return [{"params": rest}, {"params": encoder, "lr": rate}]
 
 
 class Schedule:
-    """The learning rates of all parameter groups: what each started with, times one multiplier.
+    """The learning rates of all parameter groups: the initial rate of each, times one common multiplier.
 
-    torch's scheduler moves the multiplier, which is the learning rate of an optimiser that trains nothing. So every
-    group has the same shape, also where torch knows one `eta_min` for all; and any optimiser will do, wrapped or not.
+    torch's scheduler changes the multiplier, which is the learning rate of a dummy optimiser. The rates of all groups
+    are therefore proportional, although torch has only one `eta_min` for all groups, and any optimiser can be used,
+    wrapped or not.
     """
 
     def __init__(
@@ -121,11 +124,11 @@ class Schedule:
 
         Args:
             settings: the schedule.
-            optimizer: with the full learning rate in every group.
-            epochs: of the whole training.
-            steps_per_epoch: the optimiser's steps in an epoch.
-            snapshots: restarts: so many equal cycles.
-            curve: multipliers, one an epoch, that are followed instead of the schedule and its warm-up; the last stays.
+            optimizer: the optimiser, with the full learning rate in every group.
+            epochs: the number of epochs of the training.
+            steps_per_epoch: the number of steps of the optimiser per epoch.
+            snapshots: the number of equal cycles, for the schedule restarts.
+            curve: multipliers, one per epoch, that replace the schedule and its warm-up; the last one is kept.
 
         Raises:
             PipelineError: the warm-up leaves no step for the schedule.
@@ -137,13 +140,13 @@ class Schedule:
             raise PipelineError(
                 f"train.schedule.warm_up is {settings.warm_up:g} epochs, but training has {epochs}: it must be shorter."
             )
-        # torch's own key, which optimisers save: an optimiser that was reloaded before keeps its full rate
+        # torch's own key, which optimisers save, so that a reloaded optimiser keeps its full rate
         self.full = [group.setdefault("initial_lr", group["lr"]) for group in optimizer.param_groups]
         self.steps = 0
         self._begin()
 
     def step_batch(self) -> None:
-        """Moves on by a step of the optimiser; the last step's learning rate stays, however often it is called."""
+        """Advances by one step of the optimiser; after the last step, the learning rate does not change."""
         self.steps += 1
         if self.steps == self.warm_up:
             self._begin()
@@ -151,7 +154,7 @@ class Schedule:
             self._step()
 
     def step_epoch(self, loss: float, score: float) -> None:
-        """Moves on by an epoch, of which these are the validation loss and the metric."""
+        """Advances by one epoch with this validation loss and score."""
         if self.steps < self.warm_up or not self._by_epoch():
             return
         if isinstance(self.scheduler, schedulers.ReduceLROnPlateau):
@@ -160,36 +163,36 @@ class Schedule:
             self._step()
 
     def learning_rate(self) -> float:
-        """Returns the learning rate of everything but an encoder that has its own."""
+        """Returns the learning rate of all parameters, except those of an encoder with its own rate."""
         return float(self.optimizer.param_groups[0]["lr"])
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns what load_state_dict needs to go on with exactly the same learning rates."""
+        """Returns the state that load_state_dict needs to continue with exactly the same learning rates."""
         state = {"steps": self.steps, "multiplier": self._multiplier(), "scheduler": self.scheduler.state_dict()}
         return copy.deepcopy(state)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes up a schedule of the same settings, and sets its learning rates."""
+        """Restores the state of a schedule with the same settings, and sets the learning rates."""
         self.steps = state["steps"]
         self._begin()
-        # a copy: some of torch's schedulers take things out of what they load
+        # a copy, because some of torch's schedulers modify the state that they load
         self.scheduler.load_state_dict(copy.deepcopy(state["scheduler"]))
         self.unit.param_groups[0]["lr"] = state["multiplier"]
         self._apply()
 
     def _by_epoch(self) -> bool:
-        """Whether epochs move it, after the warm-up, and not batches."""
+        """Returns whether the schedule advances per epoch instead of per batch after the warm-up."""
         return self.curve is not None or self.settings.name == "plateau"
 
     def _begin(self) -> None:
-        """Starts the scheduler that this step belongs to, at the full learning rate."""
+        """Starts the scheduler for the current step, at the full learning rate."""
         self.unit: Optimizer = SGD([Parameter(torch.zeros(()))], lr=1.0)
         self.scheduler = self._scheduler()
         self._apply()
 
     def _step(self, *metric: Any) -> None:
-        """Moves the multiplier on."""
-        # does nothing, but torch warns of a scheduler that is stepped before its optimiser
+        """Advances the multiplier."""
+        # has no effect, but torch warns if a scheduler is stepped before its optimiser
         self.unit.step()
         self.scheduler.step(*metric)
         self._apply()
@@ -204,7 +207,7 @@ class Schedule:
         return float(self.unit.param_groups[0]["lr"])
 
     def _scheduler(self) -> LRScheduler:
-        """Returns torch's scheduler for this step: the curve's, the warm-up's, or the schedule's own."""
+        """Returns torch's scheduler for this step: for the curve, the warm-up, or the schedule."""
         if self.curve is not None:
             curve = self.curve
             return schedulers.LambdaLR(self.unit, lambda epoch: curve[min(epoch, len(curve) - 1)])
@@ -221,44 +224,47 @@ class Schedule:
         return builders[self.settings.name]()
 
     def _constant(self) -> LRScheduler:
-        """Returns a multiplier of 1."""
+        """Returns a scheduler that keeps the multiplier at 1."""
         return schedulers.LambdaLR(self.unit, lambda step: 1.0)
 
     def _plateau(self) -> LRScheduler:
-        """Returns the schedule that waits for something better."""
+        """Returns a scheduler that lowers the rate when the monitored value stops improving."""
         mode: Literal["min", "max"] = "min" if self.settings.monitor == "loss" else "max"
         factor, patience = self.settings.factor, self.settings.patience
         return schedulers.ReduceLROnPlateau(self.unit, mode=mode, factor=factor, patience=patience)
 
     def _cosine(self) -> LRScheduler:
-        """Returns half a cosine, whose end is the last step's learning rate (Loshchilov and Hutter 2017)."""
+        """Returns half a cosine that reaches the floor at the last step (Loshchilov and Hutter 2017)."""
         last = max(1, self.total - self.warm_up - 1)
         return schedulers.CosineAnnealingLR(self.unit, T_max=last, eta_min=self.settings.floor)
 
     def _restarts(self) -> LRScheduler:
-        """Returns cosines that start again (Loshchilov and Hutter 2017); with snapshots, equal ones (Huang et al.)."""
+        """Returns cosines with restarts (Loshchilov and Hutter 2017); with snapshots, of equal length (Huang et
+        al.)."""
         cycle, growth, floor = self._cycle(), self.settings.growth, self.settings.floor
-        found = schedulers.CosineAnnealingWarmRestarts(self.unit, T_0=cycle, T_mult=growth, eta_min=floor)
+        scheduler = schedulers.CosineAnnealingWarmRestarts(self.unit, T_0=cycle, T_mult=growth, eta_min=floor)
         if self.snapshots > 1 and self.warm_up:
-            # cycles must end where epochs do, as models are kept there: the warm-up is a part of the first one
-            found.step(self.warm_up)
-        return found
+            # models are kept at the end of cycles, which must be the end of epochs: the warm-up is part of the first
+            # cycle
+            scheduler.step(self.warm_up)
+        return scheduler
 
     def _cyclic(self) -> LRScheduler:
-        """Returns triangles between floor and full rate (Smith 2017)."""
-        # no momentum goes with it, here and in one_cycle: many optimisers have none, or another meaning of it
+        """Returns triangles between the floor and the full rate (Smith 2017)."""
+        # momentum is not cycled, here and in one_cycle: many optimisers have none, or define it differently
         half, floor = self._cycle() / 2, self.settings.floor
-        # mypy: torch's annotation says int, its code takes floats
+        # torch's annotation is int, but its code accepts floats
         return schedulers.CyclicLR(self.unit, floor, 1.0, step_size_up=half, cycle_momentum=False)  # type: ignore[arg-type]
 
     def _one_cycle(self) -> LRScheduler:
-        """Returns a rise from 1/25, or the floor, and a fall to the floor; without one, to torch's own end.
+        """Returns a rise from 1/25 (or the floor, if higher) and a fall to the floor (without a floor, to torch's
+        default).
 
-        Smith and Topin 2018, arXiv 1708.07120; as in torch and fastai along cosines.
+        This is the one-cycle policy of Smith and Topin 2018, arXiv 1708.07120, along cosines as in torch and fastai.
         """
         steps, rise, floor = self.total - self.warm_up, self.settings.rise, self.settings.floor
         if rise * steps == 1:
-            # torch divides by zero when the rise is over at the first step
+            # torch divides by zero if the rise ends at the first step
             rise *= 0.999
         start = min(25.0, 1 / floor) if floor > 0 else 25.0
         end = 1 / (start * floor) if floor > 0 else 1e4
@@ -267,10 +273,10 @@ class Schedule:
         )
 
     def _cycle(self) -> int:
-        """Returns the steps of the first cycle, at least 2: a shorter one has no shape."""
+        """Returns the number of steps of the first cycle, which is at least 2."""
         if self.snapshots > 1:
             return self.total // self.snapshots
         quarter = max(self.steps_per_epoch, (self.total - self.warm_up) / 4)
         steps = quarter if self.settings.cycle is None else self.settings.cycle * self.steps_per_epoch
-        # up, so that no new cycle begins in the last few steps; the rounding first, for 0.1 * 30 = 3.0000000000000004
+        # rounded up, so that no new cycle begins in the last few steps; after removing float errors as in 0.1 * 30
         return max(2, math.ceil(round(steps, 6)))

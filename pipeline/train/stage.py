@@ -1,18 +1,19 @@
-"""Trains one model a fold and seed, with early stopping, and goes on where it was interrupted.
+"""Trains one model per fold and seed, with optional early stopping, and resumes interrupted trainings.
 
     python -m pipeline train RECIPE
 
 reads   folds/<competition>.csv, work/<competition>/pixels_…/train_{images,masks}.npy, the file of train.exclude; and
-        work/<competition>/outliers.csv where the folds file does not say all, and what train.start_from and
-        train.pseudo name of another run, the latter with pixels_…/test_images.npy, test_images.parquet and
+        work/<competition>/outliers.csv if images are to be relabelled; for train.start_from the weights of another run;
+        for train.pseudo the predictions of another run, pixels_…/test_images.npy, test_images.parquet and
         test_duplicates.csv
 writes  work/<competition>/<run>/fold_<k>/last.safetensors (or average, best, snapshot_<n>), history.csv and .json,
-        epochs.npz (every held-out image's pixel counts after every epoch), fold.json, model.txt (the layers of the
+        epochs.npz (pixel counts of every held-out image after every epoch), fold.json, model.txt (the layers of the
         network), tensorboard/
         and, while the fold is unfinished, last.ckpt, best.ckpt, started.json
-        further seeds in fold_<k>_seed_<s>/, a final model on all images in final/
+        further seeds are in fold_<k>_seed_<s>/, a final model on all images in final/
 
-Finished training is never thrown away unasked: other settings or other data stop with a sentence; other code is said.
+Finished training is never overwritten without `--force`: if settings or data have changed, the stage stops with an
+error. If only the code has changed, it prints a note and keeps the weights.
 """
 
 import gc
@@ -51,13 +52,15 @@ LESS_MEMORY = "set a smaller train.batch_size, train.workers, train.parallel or 
 ACCEPTS = ("force", "runner")
 PARTS = {"image", "model", "loss", "augment", "train"}
 ELSEWHERE = ("folds", "workers", "parallel", "devices", "num_nodes", "seeds", "final", "loggers")
-"""Settings of train that decide which models there are, or nothing about them."""
+"""Settings of train that do not change the result of a single training."""
 SUMMARIES = ("fold.json", "history.json")
 
 
 def steps(run: Run) -> list[Step]:
-    """Returns one step a fold and seed, and one a seed for a final model; none for predictions made elsewhere and for
-    ensembles."""
+    """Returns one step per fold and seed, and one per seed for a final model.
+
+    External predictions and ensembles have none.
+    """
     if not run.recipe.trains:
         return []
     settings = run.recipe.model_dump(mode="json", include=PARTS)
@@ -91,7 +94,7 @@ def _step(run: Run, member: Member, settings: dict[str, Any]) -> Step:
 
 
 def _own_files(run: Run) -> list[Path]:
-    """Files of somebody's own that training reads: encoder weights, images to exclude, a network's module."""
+    """Returns the user's own files that training reads: encoder weights, excluded images, and a network's module."""
     weights, files = run.recipe.model.weights, []
     if weights not in ("none", "imagenet") and not run.recipe.train.start_from:
         files.append(Path(weights).expanduser())
@@ -102,59 +105,59 @@ def _own_files(run: Run) -> list[Path]:
 
 
 def keeps(run: Run, step: Step, reasons: list[Reason]) -> bool:
-    """Whether a finished fold stays: it does when nothing but the code changed."""
+    """Returns whether a finished fold is kept, which is the case if only the code has changed."""
     return all(reason.kind == "code" for reason in reasons)
 
 
 def guard(run: Run, waiting: list[Any], kinds: tuple[str, ...] = ("settings", "input")) -> None:
-    """Stops before training that exists, finished or not, would be thrown away for reasons of these kinds, or because
+    """Prevents that an existing training, finished or not, is overwritten because of changes of these kinds or because
     it is damaged.
 
     Raises:
-        PipelineError: what changed, and the two ways on.
+        PipelineError: there is such a training; the message says what changed and what to do.
     """
     for state in waiting:
         reasons, folder = state.reasons, shown(state.step.manifest.parent)
-        there = [path for path in state.step.outputs if path.exists()]
+        existing = [path for path in state.step.outputs if path.exists()]
         if reasons[0].kind == "never":
-            # with a mark, it was killed while it finished; with a manifest, another process finished it just now
-            marked = any(map(freshness.read_manifest, (started(state.step), state.step.manifest)))
-            if there and not marked:
+            # started.json: killed while it finished. A manifest: another process has just finished it
+            known = any(map(freshness.read_manifest, (started(state.step), state.step.manifest)))
+            if existing and not known:
                 raise PipelineError(
-                    f"{folder} holds finished training, and {shown(state.step.manifest)}, which says what it was made "
-                    "from, is missing or damaged. Put it back, train beside it with `--name NAME`, or throw the "
-                    "training away with `--force`."
+                    f"{folder} holds finished training, but {shown(state.step.manifest)}, which records its inputs and "
+                    "settings, is missing or damaged. Restore this file, train another run with `--name NAME`, or "
+                    "overwrite the training with `--force`."
                 )
-            # a mark that was left before the first checkpoint is of no training that could be lost
+            # without a checkpoint there is no training that could be lost
             reasons = freshness.stale(state.step, started(state.step)) if has_weights(state.step) else []
             if any(reason.kind == "never" for reason in reasons):
                 raise PipelineError(
-                    f"{folder} holds a training that is not finished, and {shown(started(state.step))}, which says "
-                    "what it was made from, is missing or damaged. Put it back, or throw the training away: delete the "
-                    "folder, or use `--force`, which trains all folds anew."
+                    f"{folder} holds an unfinished training, but {shown(started(state.step))}, which records its "
+                    "inputs and settings, is missing or damaged. Restore this file, or discard the training: delete "
+                    "the folder, or use `--force`, which trains all folds again."
                 )
         elif any(path.exists() for path in state.step.sealed):  # weights that were deleted may be trained again
             damaged = [reason.text for reason in reasons if reason.kind in ("damaged", "output")]
             if damaged:
                 raise PipelineError(
-                    f"{folder} holds finished training that is damaged: {'; '.join(damaged)}. Put the file back, train "
-                    "beside it with `--name NAME`, or train it again with `--force`."
+                    f"{folder} holds finished training that is damaged: {'; '.join(damaged)}. Restore the file, train "
+                    "another run with `--name NAME`, or train again with `--force`."
                 )
         changed = [reason.text for reason in reasons if reason.kind in kinds]
         if changed:
             raise PipelineError(
-                f"{folder} holds training made differently ({'; '.join(changed[:4])}). "
-                "Keep it and train beside it with `--name NAME`, or throw it away with `--force`."
+                f"{folder} holds training with other inputs or settings ({'; '.join(changed[:4])}). "
+                "Keep it and train another run with `--name NAME`, or overwrite it with `--force`."
             )
 
 
 def preflight(run: Run) -> None:
-    """Builds what training needs and throws it away, so that wrong names and missing weights are found before decode.
+    """Builds everything that training needs once, so that wrong names and missing weights are found before decode.
 
     Raises:
-        PipelineError: weights that cannot be had or do not fit, an unknown architecture, encoder or augmentation, a
-            precision that the device does not train in, too few devices, a list of images to exclude that is missing
-            or is none.
+        PipelineError: weights are not available or do not fit; an architecture, encoder or augmentation is unknown; the
+            device does not support the precision; there are too few devices; the file of train.exclude is missing or
+            invalid.
     """
     if not run.recipe.trains:
         return
@@ -171,7 +174,7 @@ def preflight(run: Run) -> None:
         from pipeline.train.batches.mix import Mixer
         from pipeline.train.module import split_parameters
 
-    _say_code(run)
+    _warn_of_code(run)
     devices.check(run.recipe.train, device.detect(run.recipe.train.precision))
     source = None if run.recipe.train.start_from else weights.resolve(run.recipe.model)
     Augmentation(run.recipe.augment)
@@ -185,26 +188,26 @@ def preflight(run: Run) -> None:
     trackers.trackers(run, run.folder)
 
 
-def _say_code(run: Run) -> None:
-    """Says, before a run's first training, which code of somebody's own its recipe imports."""
+def _warn_of_code(run: Run) -> None:
+    """Warns, before a run's first training, which code outside of the pipeline its recipe imports."""
     module, colon, _ = run.recipe.model.architecture.partition(":")
     if not colon or (run.folder / "recipe.yaml").exists():
         return
     file = root() / f"{module.replace('.', '/')}.py"
     where = shown(file) if file.exists() else f"the installed package {module.partition('.')[0]}"
     warn(
-        f"[yellow]model.architecture of this recipe runs code: {escape(where)}. It may do whatever you may: read it "
-        "where the recipe comes from somebody else.[/yellow]"
+        f"[yellow]model.architecture of this recipe runs code: {escape(where)}. It has all of your permissions: read "
+        "it first if the recipe comes from another person.[/yellow]"
     )
 
 
 def execute(run: Run, waiting: list[Step], runner: StepRunner, force: bool = False) -> Iterator[Step]:
-    """Trains the members, as many at once as the engine has room for; `force` starts them anew."""
+    """Trains the members, as many in parallel as the engine allows; `force` starts from scratch."""
     with loading_torch():
         from pipeline.networks import device, normalization, weights
         from pipeline.train.summary import write_summary
 
-    # all before the first, so that a fault shows now and not after hours
+    # checked for all members before the first training, so that a fault shows now and not after hours
     chosen = {step.title: rows_of(run, step.fold) for step in waiting}
     for title, rows in chosen.items():
         say(f"  {title.removeprefix('train ')}: {rows.note}")
@@ -212,13 +215,13 @@ def execute(run: Run, waiting: list[Step], runner: StepRunner, force: bool = Fal
         _check_labels(run, other_runs.label_files(run, Member(step.fold, step.seed)))
     _mention_test_duplicates(run)
     if remark := leak_remark(run):
-        warn(f"  [yellow]{escape(remark)}: every score here flatters[/yellow]")
+        warn(f"  [yellow]{escape(remark)}: all scores are too optimistic[/yellow]")
     compute = device.detect(run.recipe.train.precision)
     say(f"  {compute.accelerator}, {compute.precision}, channels_last: {compute.reason}")
     start = run.recipe.train.start_from
     source = None if start else weights.resolve(run.recipe.model)
     first = (
-        f"weights: {start}'s, fold by fold"
+        f"weights: those of {start}, fold by fold"
         if start
         else f"encoder weights: {weights.describe(run.recipe.model, source)}"
     )
@@ -226,16 +229,16 @@ def execute(run: Run, waiting: list[Step], runner: StepRunner, force: bool = Fal
         say(f"  {normalization.describe(run.recipe.model)}")
     say(f"  {first}; results → {shown(run.folder)}/fold_*")
     say(epoch_lines.legend(run))
-    with exclusive_lock(run.folder):  # other processes of this run write it too
+    with exclusive_lock(run.folder):  # other processes of this run write the same file
         write_recipe(run)
-    if force:  # all at once, so that an interrupted --force goes on without it
+    if force:  # removed before the first training, so that an interrupted run can be resumed without --force
         with runner.alone(waiting):
             for step in waiting:
                 shutil.rmtree(step.manifest.parent, ignore_errors=True)
     say(f"  {write_summary(run, [step.manifest.parent for step in waiting])}")
     units = {step.title: Training(run, step, chosen[step.title], source) for step in waiting}
     folds = [step for step in waiting if step.fold is not None]
-    final = [step for step in waiting if step.fold is None]  # which follows from the folds
+    final = [step for step in waiting if step.fold is None]  # depends on the folds
     console.print(f"[dim]{escape(epoch_lines.header(run))}[/dim]")
     with progress_bar() as bar:
         progress = Shares(bar, "train", dict.fromkeys(units, 1))
@@ -256,13 +259,13 @@ def _trained(
     at_once, inputs = runner.at_once(needs, len(steps)), freshness.Inputs(steps)
     progress.beside = at_once > 1
     if at_once > 1:
-        say(f"  {at_once} trainings at once")
+        say(f"  {at_once} trainings in parallel")
     begun = 0
 
     def units_of(step: Step) -> list[Unit]:
         nonlocal begun
         freshness.record(step, 0, started(step), inputs.of(step))
-        after = (len(steps) - 1 - begun // at_once * at_once + later) // at_once  # rounds of trainings after this one's
+        after = (len(steps) - 1 - begun // at_once * at_once + later) // at_once  # later rounds of trainings
         begun += 1
         return [Unit(step.title, _train, replace(trainings[step.title], after=after), needs)]
 
@@ -270,22 +273,22 @@ def _trained(
 
 
 def _check_labels(run: Run, paths: list[Path]) -> None:
-    """Checks that predictions are of the test images as they are now.
+    """Checks that predictions belong to the current test images.
 
     Raises:
-        PipelineError: they are of others.
+        PipelineError: they belong to others.
     """
     ids = table.read_table(run.test_table)["image_id"].tolist() if paths else []
     for path in paths:
         if read_probabilities(path)[1] != ids:
             raise PipelineError(
-                f"{shown(path)} does not hold the test images of {shown(run.test_table)}; run the predict stage of "
+                f"{shown(path)} holds other images than {shown(run.test_table)}; run the predict stage of "
                 f"{path.parent.parent.name} again."
             )
 
 
 def _mention_test_duplicates(run: Run) -> None:
-    """Says how many training images look like a test image, where test images are learned from another run's labels."""
+    """Prints how many training images look like a test image, if the recipe uses pseudo-labels."""
     if run.recipe.train.pseudo is None or not run.test_duplicates.exists():
         return
     if count := len(read_table(run.test_duplicates, ["image_id"])):
@@ -295,35 +298,37 @@ def _mention_test_duplicates(run: Run) -> None:
 
 @dataclass(frozen=True)
 class Training:
-    """What one training takes."""
+    """The arguments of one training."""
 
     run: Run
     step: Step
     chosen: Chosen
     source: Path | None
-    """The encoder's first weights."""
+    """The file of the encoder's initial weights."""
     after: int = 0
-    """How many rounds of trainings come after this one's, for the time left."""
+    """The number of rounds of trainings that follow, for the estimate of the time left."""
 
 
-def _train(one: Training, reporter: Reporter) -> None:
+def _train(training: Training, reporter: Reporter) -> None:
     from pipeline.networks import device, weights
     from pipeline.train import fit
 
     device.use_threads(reporter.threads)
-    compute, source = device.detect(one.run.recipe.train.precision), one.source  # another machine may have others
+    # detected again, because this may be another machine
+    compute, source = device.detect(training.run.recipe.train.precision), training.source
     if source and not source.exists():
-        source = weights.resolve(one.run.recipe.model)
-    member = Member(one.step.fold, one.step.seed)
-    fit.fit(one.run, member, one.chosen, source, compute, (reporter, one.step.title, one.after))
-    gc.collect()  # cycles keep its held-out images on the GPU
+        source = weights.resolve(training.run.recipe.model)
+    member = Member(training.step.fold, training.step.seed)
+    fit.fit(training.run, member, training.chosen, source, compute, (reporter, training.step.title, training.after))
+    gc.collect()  # reference cycles keep held-out images on the GPU
 
 
 def rows_of(run: Run, fold: int | None) -> Chosen:
-    """Returns the images that a fold trains on and is held against, and what they learn; all of them without a fold.
+    """Returns the training and held-out images of a fold with their targets; without a fold, all are training images.
 
     Raises:
-        PipelineError: none of either, or a list of images to exclude or to train otherwise that does not fit.
+        PipelineError: there are no training or no held-out images, or the file of train.exclude or outliers.csv does
+            not match the folds.
     """
     folds, listed = read_folds(run), _read_excluded(run)
     excluded = np.zeros(len(folds), bool) if listed is None else _find_excluded(run, listed, folds["image_id"])
@@ -337,17 +342,17 @@ def rows_of(run: Run, fold: int | None) -> Chosen:
     if not len(chosen.train) or not (fold is None or len(chosen.valid)):
         also = f" and {run.recipe.train.exclude} (train.exclude)" if excluded.any() else ""
         raise PipelineError(
-            f"{shown(run.folds_file)}{also}: fold {fold} has {chosen.note}; expected one image of each at least: list "
-            "fewer to leave out, or correct the folds."
+            f"{shown(run.folds_file)}{also}: fold {fold} has {chosen.note}; expected at least one image of each: "
+            "exclude fewer images, or correct the folds."
         )
     return chosen
 
 
 def exclude_file(run: Run) -> Path | None:
-    """Returns the path of the file that `train.exclude` names; None where it names none.
+    """Returns the path of the file that `train.exclude` names; None if it is not set.
 
     Raises:
-        PipelineError: it does not exist, or it is this run's own list of suspects, which follows from its training.
+        PipelineError: the file does not exist, or it is this run's own list of suspects, which depends on its training.
     """
     name = run.recipe.train.exclude
     if not name:
@@ -355,18 +360,18 @@ def exclude_file(run: Run) -> Path | None:
     path = root() / Path(name).expanduser()
     if path.resolve() == run.suspects.resolve():
         raise PipelineError(
-            f"train.exclude is {shown(run.suspects)}, which this run's own training leads to: copy it (e.g. to "
-            "folds/), or train the second round beside the first with `--name NAME`."
+            f"train.exclude is {shown(run.suspects)}, which is a result of this run's own training: copy it (e.g. to "
+            "folds/), or train the second round as another run with `--name NAME`."
         )
     if not path.is_file():
         raise PipelineError(
-            f"train.exclude is {name}, and there is no file {shown(path)}; expected a CSV with a column image_id."
+            f"train.exclude is {name}, but there is no file {shown(path)}; expected a CSV with a column image_id."
         )
     return path
 
 
 def _read_excluded(run: Run) -> pd.DataFrame | None:
-    """The table that `train.exclude` names, every value as text."""
+    """Returns the table that `train.exclude` names, with every value as text."""
     path = exclude_file(run)
     if path is None:
         return None
@@ -378,7 +383,7 @@ def _read_excluded(run: Run) -> pd.DataFrame | None:
 
 
 def _find_excluded(run: Run, listed: pd.DataFrame, image_ids: pd.Series) -> np.ndarray:
-    """Whether each training image is listed (N,) bool."""
+    """Returns whether each training image is listed, (N,) bool."""
     unknown = listed["image_id"][~listed["image_id"].isin(image_ids)]
     if len(unknown):
         some = ", ".join(f"{value!r} (row {row + 2})" for row, value in unknown.head(3).items())
@@ -392,7 +397,7 @@ def _find_excluded(run: Run, listed: pd.DataFrame, image_ids: pd.Series) -> np.n
 def _require_masks(run: Run) -> None:
     if run.competition.kind == "multiclass":
         raise PipelineError(
-            "`clean.contradictions.policy: soft` needs masks of 0 and 1, which have a mean; "
-            f"{run.competition.name} is multiclass: set it to relabel, drop_empty, drop_both or keep, and let no `use` "
-            f"in {shown(run.folds_file)} be soft."
+            "`clean.contradictions.policy: soft` needs masks of 0 and 1, which can be averaged, but "
+            f"{run.competition.name} is multiclass: set it to relabel, drop_empty, drop_both or keep, and replace "
+            f"every `use` in {shown(run.folds_file)} that is soft."
         )

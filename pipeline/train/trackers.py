@@ -1,8 +1,8 @@
-"""Experiment trackers that a recipe asks for besides TensorBoard: MLflow, Weights & Biases, Trackio.
+"""Experiment trackers that a recipe may use in addition to TensorBoard: MLflow, Weights & Biases, Trackio.
 
-Each writes local files and asks no network: MLflow work/<competition>/mlflow.db, Trackio work/<competition>/trackio/,
-Weights & Biases wandb/ in the folder of each training. Every training is one run of the tracker, <run>/fold_<k>, with
-the recipe's settings.
+Each writes local files without using the network: MLflow work/<competition>/mlflow.db, Trackio
+work/<competition>/trackio/, Weights & Biases wandb/ in the folder of each training. Every training is one run of the
+tracker, <run>/fold_<k>, with the recipe's settings.
 """
 
 import logging
@@ -20,40 +20,41 @@ from pipeline.core.errors import PipelineError
 from pipeline.core.run import Run
 
 SETTINGS = {"image", "model", "loss", "augment", "train", "predict"}
-"""Parts of a recipe that a tracker is told."""
+"""The parts of a recipe that trackers record."""
 
 
 def trackers(run: Run, folder: Path) -> list[Any]:
-    """Returns Lightning's loggers of the trackers that `train.loggers` names; none of them has written anything yet.
+    """Returns Lightning's loggers for the trackers that `train.loggers` names, before they write anything.
 
     Args:
         run: the run.
-        folder: that of the training, which gives it its name.
+        folder: the folder of the training, whose name the tracker uses.
 
     Raises:
-        PipelineError: one is not installed.
+        PipelineError: a tracker is not installed.
     """
-    found = []
+    loggers = []
     for name in run.recipe.train.loggers:
         try:
-            found.append(_TRACKERS[name](run, f"{run.name}/{folder.name}", folder))
+            loggers.append(_TRACKERS[name](run, f"{run.name}/{folder.name}", folder))
         except ModuleNotFoundError:
             raise PipelineError(
-                f"train.loggers asks for {name}, which is not installed: pip install {name}, or leave it out "
+                f"train.loggers names {name}, which is not installed: pip install {name}, or remove it "
                 "(TensorBoard is always written)."
             ) from None
-    return found
+    return loggers
 
 
 def tell_settings(run: Run, loggers: list[Any]) -> None:
-    """Tells trackers the settings of a run, so that its trainings can be compared there."""
+    """Sends the settings of a run to the trackers, so that trainings can be compared there."""
     settings = flatten(run.recipe.model_dump(mode="json", include=SETTINGS))
     for logger in loggers:
         logger.log_hyperparams({key: value if value is not None else "null" for key, value in settings.items()})
 
 
 def finish(loggers: list[Any]) -> None:
-    """Ends the runs that Lightning leaves open, Weights & Biases': the next training would write on in this one's."""
+    """Ends runs of Weights & Biases, which Lightning leaves open; the next training would otherwise continue in
+    them."""
     for logger in loggers:
         if isinstance(logger, WandbLogger):
             logger.experiment.finish()
@@ -79,10 +80,10 @@ _TRACKERS = {"mlflow": _mlflow, "wandb": _wandb, "trackio": _trackio}
 
 
 class TrackioLogger(Logger):
-    """Trackio behind Lightning's interface of loggers, which Lightning has none for."""
+    """A Lightning logger for Trackio, for which Lightning has none."""
 
     def __init__(self, project: str, title: str, folder: Path) -> None:
-        """Takes what the project and its run are called, and the folder that holds the database.
+        """Takes the names of the project and the run, and the folder of the database.
 
         Raises:
             ModuleNotFoundError: Trackio is not installed.
@@ -97,19 +98,19 @@ class TrackioLogger(Logger):
 
     @property
     def name(self) -> str:
-        """The project."""
+        """The name of the project."""
         return self._project
 
     @property
     def version(self) -> str:
-        """The run."""
+        """The name of the run."""
         return self._title
 
     @property
     def experiment(self) -> Any:
-        """Trackio's run, which begins when it is first asked for."""
+        """Trackio's run, which starts when it is first used."""
         if self._run is None:
-            with redirect_stdout(StringIO()):  # standard output belongs to results
+            with redirect_stdout(StringIO()):  # standard output is only for results
                 self._run = self._trackio.init(
                     self._project, self._title, config=self._settings, resume="allow", embed=False
                 )
@@ -117,17 +118,17 @@ class TrackioLogger(Logger):
 
     @rank_zero_only
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """Takes the settings that the run begins with."""
+        """Stores the settings with which the run starts."""
         self._settings |= dict(params)
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Writes the figures of a step."""
+        """Writes the metrics of a step."""
         self.experiment.log(metrics, step=step)
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Ends the run, once all that it was told is in the database."""
+        """Ends the run after everything is written to the database."""
         if self._run is not None:
             self._run = None
             with redirect_stdout(StringIO()):

@@ -1,4 +1,5 @@
-"""How several predictions of an image become one: with or without test-time augmentation, and the weights of runs.
+"""Chooses how several predictions of an image are combined: whether test-time augmentation is used, and the weights of
+the runs of an ensemble.
 
 Both are chosen on out-of-fold images, so the nested estimate chooses them again without the images that it scores.
 """
@@ -19,9 +20,15 @@ TWENTIETHS = 20
 
 
 def choose_weightings(held: HeldOut, row_sets: Sequence[np.ndarray]) -> tuple[list[Weighting], dict[str, Any] | None]:
-    """Returns the weighting that each of several sets of images (positions) chooses, and what the first set, which
-    decides, says of test-time augmentation: see views.decide. None without it, and for an ensemble, whose runs have
-    decided."""
+    """Returns the weighting chosen on each of several sets of images, and the decision on test-time augmentation.
+
+    The decision (see views.decide) is made on the first set. It is None without test-time augmentation and for an
+    ensemble, whose runs have made their own decisions.
+
+    Args:
+        held: the held-out images.
+        row_sets: the positions of each set of images.
+    """
     run, runs = held.run, other_runs.runs_of(held.run)
     fixed, decided = run.recipe.tune.method == "fixed", None
     measured: list[views.Measured | None] = [None] * len(runs)
@@ -29,9 +36,9 @@ def choose_weightings(held: HeldOut, row_sets: Sequence[np.ndarray]) -> tuple[li
         measured = views.count(held)
     if measured[0] is not None and not run.recipe.ensemble:
         decided = views.decide(held, measured[0], row_sets[0])
-    told = blends.plain_of(run) if decided is None else (not decided["kept"],)
+    plain_views = blends.plain_of(run) if decided is None else (not decided["kept"],)
     if fixed:
-        return [Weighting(told, blends.weights_of(run))] * len(row_sets), decided
+        return [Weighting(plain_views, blends.weights_of(run))] * len(row_sets), decided
     chosen = [
         tuple(
             counts is not None and not views.keeps(held, other, counts, rows)
@@ -41,13 +48,14 @@ def choose_weightings(held: HeldOut, row_sets: Sequence[np.ndarray]) -> tuple[li
     ]
     weights = [blends.weights_of(run)] * len(row_sets)
     if None in run.recipe.ensemble.values():
-        products = _products(held, Weighting(told, weights[0]))
+        products = _products(held, Weighting(plain_views, weights[0]))
         weights = [_fit(*(part[rows].sum(0) for part in products)) for rows in row_sets]
-    return [Weighting(plain, own) for plain, own in zip([told, *chosen], weights, strict=True)], decided
+    return [Weighting(*pair) for pair in zip([plain_views, *chosen], weights, strict=True)], decided
 
 
 def _products(held: HeldOut, weighting: Weighting) -> tuple[np.ndarray, np.ndarray]:
-    """For every image, the mean products of the sources' probabilities (N, S, S), and with the truth (N, S)."""
+    """Returns, for every image, the mean products of the runs' probabilities with each other (N, S, S) and with the
+    true mask (N, S)."""
     scale = scale_of(held.run.competition)
     ignored = held.run.competition.ignored
     alone = [Weighting(weighting.plain, tuple(map(float, row))) for row in np.eye(len(weighting.weights))]
@@ -56,26 +64,26 @@ def _products(held: HeldOut, weighting: Weighting) -> tuple[np.ndarray, np.ndarr
         counted = true != IGNORE
         if ignored is not None:
             counted = counted & (true[ignored] != 1)
-        values = np.stack([one[counted] / float(scale.largest) for one in probabilities])
+        values = np.stack([probability[counted] / float(scale.largest) for probability in probabilities])
         pixels = max(1, values.shape[1])
         return values @ values.T / pixels, values @ true[counted] / pixels
 
-    found = held.each(alone, products, "ensemble weights")
-    return tuple(np.stack(part) for part in zip(*found, strict=True))  # type: ignore[return-value]
+    by_image = held.each(alone, products, "ensemble weights")
+    return tuple(np.stack(part) for part in zip(*by_image, strict=True))  # type: ignore[return-value]
 
 
 def _fit(products: np.ndarray, with_truth: np.ndarray) -> tuple[float, ...]:
-    """The weights, 0 or more with sum 1, whose mean of probabilities has the least squared error, in twentieths: they
-    are hardly known better, and the nested estimate reads the images anew for every weighting that differs.
+    """Returns the weights, non-negative with sum 1, for which the mean of probabilities has the smallest squared error.
 
-    Stacking (Breiman 1996): the error needs only the products of the sources with each other (S, S) and with the truth
-    (S,), summed over images.
+    They are rounded to twentieths, because they are hardly known more exactly, and because the nested estimate reads
+    the images again for every different weighting. This is stacking (Breiman 1996): the error needs only the products
+    of the runs with each other (S, S) and with the true mask (S,), summed over images.
     """
     from scipy.optimize import nnls
 
-    if not np.trace(products):  # no images, or nothing predicted
+    if not np.trace(products):  # no images, or all probabilities are 0
         return (1 / len(products),) * len(products)
-    scale = 1e3 * np.sqrt(np.trace(products))  # a heavy row that asks for the sum of 1
+    scale = 1e3 * np.sqrt(np.trace(products))  # the weight of an extra row that enforces the sum 1
     lower = np.linalg.cholesky(products + 1e-9 * np.trace(products) * np.eye(len(products)))
     system = np.vstack([lower.T, np.full(len(products), scale)])
     weights, _ = nnls(system, np.append(np.linalg.solve(lower, with_truth), scale))

@@ -1,8 +1,8 @@
-"""What answers score that look at no image: empty masks, and the mean training mask. A model must beat the better one.
+"""Scores of constant answers, which use no image: empty masks and the mean training mask. A model must beat the better.
 
-Both are scored on the same images as the model, by the competition's own metric, so that the difference can be taken
-image by image. The mean mask was averaged over these images and cut where it scores best on them, which flatters it a
-little: that is the safe side for a number that has to be beaten.
+Both are scored on the same images as the model with the competition's metric, so that differences can be computed per
+image. The mean mask is averaged over these images and cut at the threshold that is best on them, so its score is
+slightly optimistic. This is the safe side for a score that has to be beaten.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,9 +25,9 @@ from pipeline.tune.held_out import HeldOut
 SIDE = 64
 """Rows and columns of the mean mask."""
 CUTS = np.arange(8, LEVELS, 8)
-"""Thresholds that the mean mask is cut at, of 255 at its highest place."""
+"""The thresholds that are tried for the mean mask, which is scaled so that its maximum is 255."""
 DRAWN_CUTS = np.arange(32, LEVELS, 64)
-"""The same of a metric that needs whole masks, each of which is drawn."""
+"""The same for a metric that needs whole masks, each of which must be drawn."""
 
 
 @dataclass(frozen=True)
@@ -35,26 +35,26 @@ class Constant:
     """An answer that is the same for all images."""
 
     name: str
-    """As a sentence names it."""
+    """Its name in messages."""
     score: float
     rows: np.ndarray
-    """What the metric's score takes the sum of, one row per image (n, …)."""
+    """The counts that the metric's score sums over images, one row per image (n, …)."""
 
 
 @dataclass(frozen=True)
 class Constants:
-    """The constant answers to the same images."""
+    """The constant answers for the same images."""
 
     metric: Metric
     all_empty: Constant | None
-    """No pixel is predicted; None where every pixel has a class."""
+    """Empty masks; None if every pixel must have a class."""
     mean_mask: Constant
 
     @property
     def best(self) -> Constant:
-        """The one that scores better."""
-        known = [one for one in (self.all_empty, self.mean_mask) if one is not None]
-        return max(known, key=lambda one: self.metric.sign * one.score)
+        """The answer that scores better."""
+        known = [constant for constant in (self.all_empty, self.mean_mask) if constant is not None]
+        return max(known, key=lambda constant: self.metric.sign * constant.score)
 
     def described(self) -> dict[str, float | None]:
         """Returns the scores as postprocess.json holds them."""
@@ -63,7 +63,7 @@ class Constants:
 
 
 def measure(held: HeldOut, counted: np.ndarray) -> Constants:
-    """Returns the constant answers to the images at `counted` (positions)."""
+    """Returns the constant answers for the images at the positions `counted`."""
     mean = _mean_masks(held, counted)
     if held.run.competition.kind == "multiclass":
         return _labels(held, counted, mean)
@@ -73,9 +73,9 @@ def measure(held: HeldOut, counted: np.ndarray) -> Constants:
 
 
 def _mean_masks(held: HeldOut, counted: np.ndarray) -> np.ndarray:
-    """The mean of the images' masks (C, 64, 64) float64, from 0 to 1."""
+    """Returns the mean of the images' masks (C, 64, 64) float64, from 0 to 1."""
     total = np.zeros((len(held.run.competition.classes), SIDE, SIDE), np.int64)
-    lock = Lock()  # a sum of whole numbers: its order changes nothing
+    lock = Lock()  # a sum of integers does not depend on the order of threads
 
     def add(number: int, probabilities: list[np.ndarray], true: np.ndarray) -> None:
         small = [_resized((plane == 1) * np.uint8(255), (SIDE, SIDE), cv2.INTER_AREA) for plane in true]
@@ -91,7 +91,7 @@ def _resized(plane: np.ndarray, shape: tuple[int, int], how: int) -> np.ndarray:
 
 
 def _heights(mean: np.ndarray) -> Callable[[tuple[int, int]], np.ndarray]:
-    """The function that gives the mean mask (C, h, w) uint8 of images of a shape, 255 at each class's highest place."""
+    """Returns a function that gives the mean mask (C, h, w) uint8 for a shape, scaled to a maximum of 255 per class."""
     scaled = (mean / np.maximum(mean.max((1, 2), keepdims=True), 1e-9) * (LEVELS - 1)).astype(np.float32)
 
     @lru_cache(maxsize=4)
@@ -126,8 +126,8 @@ def _drawn(held: HeldOut, counted: np.ndarray, mean: np.ndarray) -> Constants:
     sub = HeldOut(held.run, held.images.iloc[counted], [held.rows[number] for number in counted])
 
     def draw(probabilities: Sequence[Sequence[np.ndarray]], true: Sequence[np.ndarray]) -> np.ndarray:
-        drawn = [[(heights(one.shape[1:]) >= cut).astype(np.uint8) for one in true] for cut in DRAWN_CUTS]
-        empty = [np.zeros(one.shape, np.uint8) for one in true]
+        drawn = [[(heights(mask.shape[1:]) >= cut).astype(np.uint8) for mask in true] for cut in DRAWN_CUTS]
+        empty = [np.zeros(mask.shape, np.uint8) for mask in true]
         return np.stack([metric.measured(masks, true) for masks in (empty, *drawn)], axis=1)
 
     batches = metric.batches(sub.images["group"].to_numpy())
@@ -135,8 +135,8 @@ def _drawn(held: HeldOut, counted: np.ndarray, mean: np.ndarray) -> Constants:
 
 
 def _best_cuts(held: HeldOut, counted: np.ndarray, measured: np.ndarray, true_at: int | None = None) -> Constants:
-    """The answers, from counts (n, 1 + cuts, K, C), the first those of empty masks; `true_at` is where K has the area
-    of the true mask."""
+    """Returns the answers from counts (n, 1 + cuts, K, C), of which the first are those of empty masks. `true_at` is
+    the position of the true area along K."""
     metric, groups = metric_of(held.run.competition), held.images["group"].to_numpy()[counted]
     area = measured[:, 0, true_at] if true_at is not None else _areas(held, counted)
     weights = presence_weights(area, held.run.recipe.tune.presence_prior)
@@ -146,9 +146,9 @@ def _best_cuts(held: HeldOut, counted: np.ndarray, measured: np.ndarray, true_at
 
     best = []
     for place in range(measured.shape[-1]):
-        own = slice(place, place + 1)
-        worth = [metric.objective(rows(one[..., own], own).sum(0)) for one in measured.swapaxes(0, 1)[1:]]
-        best.append(1 + int(np.argmax(worth)))
+        of_class = slice(place, place + 1)
+        scores = [metric.objective(rows(cut[..., of_class], of_class).sum(0)) for cut in measured.swapaxes(0, 1)[1:]]
+        best.append(1 + int(np.argmax(scores)))
     mean_mask = np.stack([measured[:, cut, :, place] for place, cut in enumerate(best)], axis=-1)
     return Constants(
         metric,
@@ -158,7 +158,7 @@ def _best_cuts(held: HeldOut, counted: np.ndarray, measured: np.ndarray, true_at
 
 
 def _areas(held: HeldOut, counted: np.ndarray) -> np.ndarray:
-    """Whether the images have each class (n, C)."""
+    """Returns 1 for the classes that each image has, else 0, (n, C)."""
     classes = held.run.competition.classes
     return np.array([[int(bool(held.rows[number][f"rle_{name}"])) for name in classes] for number in counted])
 
@@ -169,8 +169,8 @@ def _areas(held: HeldOut, counted: np.ndarray) -> np.ndarray:
 def _labels(held: HeldOut, counted: np.ndarray, mean: np.ndarray) -> Constants:
     competition, metric = held.run.competition, metric_of(held.run.competition)
     classes = range(len(competition.classes))
-    allowed = [one for one in classes if one not in held.run.never]
-    of_places = [allowed, [one for one in allowed if one != competition.ignored] or allowed]
+    allowed = [number for number in classes if number not in held.run.never]
+    of_places = [allowed, [number for number in allowed if number != competition.ignored] or allowed]
 
     def count(number: int, probabilities: list[np.ndarray], masks: np.ndarray) -> np.ndarray:
         true = table.true_labels(masks)
@@ -180,14 +180,14 @@ def _labels(held: HeldOut, counted: np.ndarray, mean: np.ndarray) -> Constants:
 
     measured = np.stack(held.each([], count, "constants", counted.tolist()))
     groups = held.images["group"].to_numpy()[counted]
-    answers = [metric.rows(one, units=groups) for one in measured.swapaxes(0, 1)]
+    answers = [metric.rows(matrices, units=groups) for matrices in measured.swapaxes(0, 1)]
     best = max(range(len(answers)), key=lambda place: float(metric.objective(answers[place].sum(0))))
-    names = ["the commonest class at each place"] * len(of_places)
-    names += [f"{competition.classes[one]} everywhere" for one in allowed]
+    names = ["the most frequent class of each position"] * len(of_places)
+    names += [f"{competition.classes[number]} everywhere" for number in allowed]
     return Constants(metric, None, _constant(names[best], metric, answers[best]))
 
 
 def _commonest(mean: np.ndarray, among: list[int], shape: tuple[int, int]) -> np.ndarray:
-    """The commonest of some classes at each place (h, w) uint8."""
-    found = np.array(among, np.uint8)[mean[among].argmax(0)]
-    return _resized(found, shape, cv2.INTER_NEAREST)
+    """Returns the most frequent of some classes at each position, (h, w) uint8."""
+    numbers = np.array(among, np.uint8)[mean[among].argmax(0)]
+    return _resized(numbers, shape, cv2.INTER_NEAREST)

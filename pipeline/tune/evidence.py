@@ -1,8 +1,8 @@
-"""Out-of-fold images as pixel counts under all 256 thresholds, and what a decision scores on these.
+"""Reduces out-of-fold images to pixel counts at all 256 thresholds, and scores decisions on these counts.
 
-Every image is reduced to two histograms over the 256 probabilities: all of its pixels, and those of its true mask. From
-their cumulative sums the metric of every threshold follows exactly, so no search touches a pixel again. Connected
-regions need the pixels: they are counted at a few thresholds (masks/regions.py).
+Every image is reduced to two histograms over the 256 levels of probability: of all its pixels, and of the pixels of its
+true mask. Their cumulative sums give the exact metric at every threshold, so no search reads a pixel again. Regions
+depend on the pixels themselves; they are counted at a few thresholds (masks/regions.py).
 """
 
 from collections.abc import Sequence
@@ -22,37 +22,37 @@ from pipeline.masks.regions import SHORTLIST, RegionRule
 
 @dataclass(frozen=True)
 class Regions:
-    """Pixel counts of masks cleaned by each of the SHORTLIST, at a few thresholds."""
+    """Pixel counts of masks cleaned by each of the V rules in SHORTLIST, at a few thresholds."""
 
     thresholds: tuple[tuple[int, ...], ...]
-    """One list a class, ascending, all of one length T."""
+    """One list per class, ascending, all with the same length T."""
     predicted: np.ndarray
-    """Pixels that are not ignored (N, C, T, V) int32."""
+    """Predicted pixels that are not ignored (N, C, T, V) int32."""
     intersection: np.ndarray
-    """Those of them inside the true mask (N, C, T, V) int32."""
+    """Predicted pixels inside the true mask (N, C, T, V) int32."""
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """Out-of-fold images, reduced to pixel counts under every threshold."""
+    """Out-of-fold images, reduced to pixel counts at every threshold."""
 
     images: pd.DataFrame
-    """image_id, fold, group, use, one row per image."""
+    """Columns image_id, fold, group and use, with one row per image."""
     area: np.ndarray
-    """Pixels with probability >= t, ignored ones too: what a minimum area is held against (N, C, 256) int32."""
+    """Pixels with probability >= t, including ignored ones, for comparison with minimum areas (N, C, 256) int32."""
     predicted: np.ndarray
-    """Those of them that are not ignored (N, C, 256) int32."""
+    """The same without ignored pixels (N, C, 256) int32."""
     intersection: np.ndarray
-    """Those of them inside the true mask (N, C, 256) int32."""
+    """Pixels with probability >= t inside the true mask (N, C, 256) int32."""
     true: np.ndarray
     """Pixels of the true mask (N, C) int64."""
     presence: np.ndarray | None = None
-    """What the presence head says (N, C), 0 to 1."""
+    """The output of the presence head (N, C), from 0 to 1."""
     regions: Regions | None = None
-    """Once they were counted."""
+    """Counts of regions, once they were made."""
 
     def only(self, rows: np.ndarray) -> "Evidence":
-        """Returns the evidence of the images at `rows`: positions, or (N,) bool."""
+        """Returns the evidence of the images at `rows`, given as positions or as (N,) bool."""
         counts = (self.area[rows], self.predicted[rows], self.intersection[rows], self.true[rows])
         regions, presence = self.regions, self.presence
         if regions is not None:
@@ -62,7 +62,7 @@ class Evidence:
 
     @property
     def heads(self) -> np.ndarray:
-        """What the presence head says (N, C), or one half where there is none."""
+        """The output of the presence head (N, C), or 0.5 if there is none."""
         return np.full(self.true.shape, 0.5) if self.presence is None else self.presence
 
     @cached_property
@@ -71,7 +71,7 @@ class Evidence:
         return (self.area > 0).sum(-1) - 1
 
 
-# --- what a decision does --------------------------------------------------------------------------------------------
+# --- effects of a decision -------------------------------------------------------------------------------------------
 
 
 def image_counts(evidence: Evidence, decision: Rules) -> np.ndarray:
@@ -85,19 +85,19 @@ def image_counts(evidence: Evidence, decision: Rules) -> np.ndarray:
 
 
 def image_scores(evidence: Evidence, decision: Rules, metric: str) -> np.ndarray:
-    """Returns the metric of every image and class (N, C) under a decision, each image alone."""
+    """Returns the metric of every single image and class (N, C) under a decision."""
     return named(metric).by_class(image_counts(evidence, decision))
 
 
 def predicted_area(evidence: Evidence, decision: Rules) -> np.ndarray:
-    """Returns the pixels (N, C) int64 of the decision's masks, ignored ones left out."""
+    """Returns the pixels (N, C) int64 of the decision's masks, without ignored ones."""
     areas = [_drawn(evidence, index, rule)[0] * keeps(evidence, index, rule)
              for index, rule in enumerate(decision.rules)]  # fmt: skip
     return np.stack(areas, axis=1).astype(np.int64)
 
 
 def keeps(evidence: Evidence, index: int, rule: Rule) -> np.ndarray:
-    """Returns which images' masks (N,) bool of class `index` a rule does not make empty."""
+    """Returns for which images (N,) bool a rule does not empty the mask of class `index`."""
     keep = evidence.area[:, index, rule.level] >= rule.min_area
     if rule.presence:
         keep &= rule.presence.keeps(features_at(evidence, index, rule.threshold))
@@ -112,7 +112,7 @@ def features_at(evidence: Evidence, index: int, threshold: int) -> np.ndarray:
 
 
 def rank_levels(evidence: Evidence, index: int, rank: Rank) -> np.ndarray:
-    """Returns the threshold (N,) of each image's mask of class `index` that is best in expectation; see Rank."""
+    """Returns the threshold (N,) of class `index` with the best expected score in each image; see Rank."""
     levels, folds = np.zeros(len(evidence.true), np.int64), evidence.images["fold"].to_numpy()
     for fold in np.unique(folds):
         rows = folds == fold
@@ -124,13 +124,13 @@ def rank_levels(evidence: Evidence, index: int, rank: Rank) -> np.ndarray:
 
 
 def _drawn(evidence: Evidence, index: int, rule: Rule) -> tuple[np.ndarray, np.ndarray]:
-    """Predicted and intersection pixels (N,) of masks that are kept."""
+    """Returns the predicted and intersection pixels (N,) of a rule's masks, before any are emptied."""
     if rule.rank:
         places = np.arange(len(evidence.true)), index, rank_levels(evidence, index, rule.rank)
         return evidence.predicted[places], evidence.intersection[places]
     if rule.components == RegionRule():
         return evidence.predicted[:, index, rule.threshold], evidence.intersection[:, index, rule.threshold]
-    assert evidence.regions is not None  # a rule with components was chosen on them
+    assert evidence.regions is not None  # a rule with components was chosen on counted regions
     place = evidence.regions.thresholds[index].index(rule.threshold), SHORTLIST.index(rule.components)
     return evidence.regions.predicted[:, index, *place], evidence.regions.intersection[:, index, *place]
 
@@ -139,10 +139,11 @@ def _drawn(evidence: Evidence, index: int, rule: Rule) -> tuple[np.ndarray, np.n
 
 
 def histogram_counts(probability: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Returns the area, predicted and intersection pixels (C, 256) of every threshold, and the true pixels (C,).
+    """Returns area, predicted and intersection pixels (C, 256) at every threshold, and true pixels (C,); see Evidence.
 
-    `probability` (C, h, w) uint8; `true` (C, h, w) uint8 of 0, 1 and 255 (ignored).
-    See Evidence.
+    Args:
+        probability: (C, h, w) uint8.
+        true: (C, h, w) uint8 of 0, 1 and 255 (ignored).
     """
     everything = _at_least([_histogram(plane) for plane in probability])
     counted = everything
@@ -153,22 +154,22 @@ def histogram_counts(probability: np.ndarray, true: np.ndarray) -> tuple[np.ndar
 
 
 def _at_least(histograms: Sequence[np.ndarray]) -> np.ndarray:
-    """Pixels (C, 256) int32 with probability >= t."""
+    """Returns the pixels (C, 256) int32 with probability >= t."""
     return np.cumsum(np.stack(histograms)[:, ::-1], axis=1)[:, ::-1].astype(np.int32)
 
 
 def _histogram(plane: np.ndarray) -> np.ndarray:
-    """The histogram (256,) int64 of a plane (h, w) uint8."""
-    # OpenCV skips most of the background where the plane is its own mask; it returns float32, exact up to 2**24 pixels
+    """Returns the histogram (256,) int64 of a plane (h, w) uint8."""
+    # with the plane as its own mask, OpenCV skips the background; its float32 counts are exact up to 2**24 pixels
     rows = max(1, 2**24 // plane.shape[1])
     strips = [plane[top : top + rows] for top in range(0, len(plane), rows)]
-    found = [cv2.calcHist([strip], [0], strip, [LEVELS], [0, LEVELS]) for strip in strips]
-    histogram = np.sum(found, axis=0, dtype=np.int64).ravel()
+    counts = [cv2.calcHist([strip], [0], strip, [LEVELS], [0, LEVELS]) for strip in strips]
+    histogram = np.sum(counts, axis=0, dtype=np.int64).ravel()
     histogram[0] = plane.size - histogram.sum()
     return histogram
 
 
 def _histograms(probability: np.ndarray, where: np.ndarray) -> list[np.ndarray]:
-    """Those (256,) of the pixels at `where` (C, h, w) bool."""
-    # decoded run lengths lie in memory column by column
-    return [np.bincount(plane.T[own.T], minlength=LEVELS) for plane, own in zip(probability, where, strict=True)]
+    """Returns the histograms (256,) of the pixels at `where` (C, h, w) bool."""
+    # transposed, because decoded run lengths are in memory column by column
+    return [np.bincount(plane.T[inside.T], minlength=LEVELS) for plane, inside in zip(probability, where, strict=True)]

@@ -1,7 +1,7 @@
-"""Final scores by a competition's published metric: what was chosen by a built-in one, scored by the function itself.
+"""Final scores with a competition's published metric, for decisions that were chosen with a built-in metric.
 
-All images, each fold, the decisions chosen without each part (nested), empty masks, and resampled groups: as many
-calls as `metric.seconds` allows.
+The published function scores all images, each fold, the decisions chosen without each part (nested), empty masks, and
+resampled groups, with as many calls as `metric.seconds` allows.
 """
 
 from collections.abc import Mapping
@@ -26,23 +26,23 @@ from pipeline.tune.procedure import Parts
 from pipeline.tune.selection import Cells, Choice
 
 NEAR = 0.02
-"""How far tuning's metric may be from the published one, on average, before somebody should look."""
+"""The mean difference between the tuning metric and the published one above which the user should check it."""
 DRAWS = 400
-"""Draws of groups, at most."""
+"""The largest number of draws of groups."""
 ON_PARTITIONS, ON_DRAWS = 0.25, 0.6
-"""Shares of the time for calls."""
+"""The shares of the time for calls that partitions and draws get."""
 ERRORS = 2
-"""Standard errors by which a model must be better than empty masks."""
+"""The number of standard errors by which a model must be better than empty masks."""
 BUILT_IN = (
     *("metric", "score", "interval_95", "nested", "nested_spread", "nested_interval_95", "untuned"),
     *("score_by_fold", "rows", "scores", "constants"),
 )
-"""What postprocess.json says by the built-in metric, kept under `tuned_by` where the published one takes its place."""
+"""The keys of postprocess.json whose values by the built-in metric move to `tuned_by`."""
 
 
 @dataclass(frozen=True)
 class Decided:
-    """What tune chose, and how each part was decided without its images."""
+    """The decision that tune chose, and the decisions chosen without each part."""
 
     held: HeldOut
     counted: np.ndarray
@@ -53,37 +53,38 @@ class Decided:
     untuned: Decision
     without: Mapping[Cells, Choice]
     weightings: Mapping[Cells, Weighting]
-    """Chosen without each part."""
+    """The weightings chosen without each part."""
 
 
 @dataclass(frozen=True)
 class Submissions:
-    """The held-out images' rows under several decisions."""
+    """Submissions of the held-out images under several decisions."""
 
     solution: Table
     tuned: Table
     untuned: Table
     empty: Table | None
-    """Empty masks; None where every pixel has a class."""
+    """Empty masks; None if every pixel must have a class."""
     nested: list[Table]
-    """Of each partition, every image under the decision chosen without its part."""
+    """One table per partition, with every image under the decision chosen without its part."""
 
 
 def replaced(decided: Decided, result: dict[str, Any], agreement: Agreement) -> dict[str, Any]:
-    """Returns what postprocess.json says, with the final scores by the published metric, those by the built-in one
-    under `tuned_by`, and reasons that follow; says what it is on the console.
+    """Returns postprocess.json with the final scores by the published metric, and prints a summary.
+
+    The scores by the built-in metric move to `tuned_by`, and reasons about the two metrics are added.
 
     Raises:
         PipelineError: the published metric fails.
     """
     run = decided.held.run
     function, settings = published.load(run.competition), run.competition.metric_file
-    assert settings is not None  # so that there is a function
+    assert settings is not None  # callers check that the metric is a published one
     partitions = int(
         np.clip(ON_PARTITIONS * settings.seconds / max(agreement.seconds, 1e-6), 1, len(decided.parts.partitions))
     )
     made = _submissions(decided, partitions)
-    nested = [function.score(made.solution.frame, one.frame) for one in made.nested]
+    nested = [function.score(made.solution.frame, table.frame) for table in made.nested]
     others = [made.tuned, *([made.empty] if made.empty else [])]
     draws = published.resampled(
         function,
@@ -93,28 +94,28 @@ def replaced(decided: Decided, result: dict[str, Any], agreement: Agreement) -> 
         ON_DRAWS * settings.seconds,
     )
     scores = _scores(function, made, decided, nested, draws)
-    told = {
+    details = {
         **{"file": settings.file, "function": settings.function, "sha256": hash_file(function.path)},
         **{"partitions": partitions, "draws": len(draws.scores), "draws_remark": draws.reason},
         **asdict(agreement),
     }
-    found = result | scores
-    found |= {
+    replaced_result = result | scores
+    replaced_result |= {
         "metric": run.competition.scored_by,
         "scores": _labelled(decided, result, scores),
-        "shares_of_empty": [],  # of scores of single images
-        "published": told,
+        "shares_of_empty": [],  # needs scores of single images
+        "published": details,
         "tuned_by": {key: result[key] for key in BUILT_IN},
     }
-    reasons = [*from_json(result), *_reasons(decided, found, agreement, draws)]
-    _say(agreement, told, run.competition.scored_by)
-    return found | {"reasons": to_json(reasons)}
+    reasons = [*from_json(result), *_reasons(decided, replaced_result, agreement, draws)]
+    _print(agreement, details, run.competition.scored_by)
+    return replaced_result | {"reasons": to_json(reasons)}
 
 
 def _scores(
     function: Published, made: Submissions, decided: Decided, nested: list[float], draws: Draws
 ) -> dict[str, Any]:
-    """The scores that take the place of those by the built-in metric."""
+    """Returns the scores that replace those by the built-in metric."""
     images = decided.held.images.iloc[decided.counted]
     ids = images["image_id"].astype(str)
     folds = images["fold"].to_numpy()
@@ -142,9 +143,10 @@ def _scores(
 
 
 def _labelled(decided: Decided, result: dict[str, Any], scores: dict[str, Any]) -> dict[str, Any]:
-    """The three numbers; what choosing the epoch flatters is known by the built-in metric alone."""
+    """Returns the three scores. The optimism of choosing the epoch is only known for the built-in metric."""
     fold_model, optimistic = (dict(result["scores"][name]) for name in ("fold_model", "optimistic"))
-    fold_model |= {"is": "one fold's model on images that chose nothing of its post-processing", "epoch_optimism": None,
+    fold_model |= {"is": "one fold's model on images that were not used to choose its post-processing",
+                   "epoch_optimism": None,
                    **{name: scores["nested"] for name in ("score", "nested")},
                    "interval_95": scores["nested_interval_95"]}  # fmt: skip
     optimistic |= {"score": scores["score"], "interval_95": scores["interval_95"]}
@@ -156,7 +158,7 @@ def _labelled(decided: Decided, result: dict[str, Any], scores: dict[str, Any]) 
 
 
 def _submissions(decided: Decided, partitions: int) -> Submissions:
-    """The rows of the images that count, of nested decisions by so many partitions."""
+    """Returns the submissions of the images that count, with nested decisions for this number of partitions."""
     held, counted = decided.held, decided.counted
     tables = nearest.tables_of(held, counted)
     parts = [
@@ -167,15 +169,18 @@ def _submissions(decided: Decided, partitions: int) -> Submissions:
     of, masks = tables.submission, held.run.competition.kind != "multiclass"
     return Submissions(
         nearest.solution_of(tables),
-        of([one["tuned"] for one in texts]),
-        of([one["untuned"] for one in texts]),
-        of([one["empty"] for one in texts]) if masks else None,
-        [of([one[own[int(number)]] for one, number in zip(texts, counted, strict=True)]) for own in parts],
+        of([of_image["tuned"] for of_image in texts]),
+        of([of_image["untuned"] for of_image in texts]),
+        of([of_image["empty"] for of_image in texts]) if masks else None,
+        [
+            of([of_image[part_of[int(number)]] for of_image, number in zip(texts, counted, strict=True)])
+            for part_of in parts
+        ],
     )
 
 
 def _texts(decided: Decided, without: list[set[Cells]], tables: MetricTables) -> list[dict[Any, Texts]]:
-    """By image that counts, the texts of its rows: tuned, untuned, empty, and as decided without each of some parts."""
+    """Returns the texts of each image that counts: tuned, untuned, empty, and as decided without each of its parts."""
     held = decided.held
     folds, places = held.images["fold"].to_numpy(), held.images["row"].to_numpy()
     position = {int(number): place for place, number in enumerate(decided.counted)}
@@ -192,7 +197,7 @@ def _texts(decided: Decided, without: list[set[Cells]], tables: MetricTables) ->
         }
         known: dict[bytes, Texts] = {}
         image_id = held.rows[number]["image_id"]
-        found: dict[Any, Texts] = {"empty": tables.texts(image_id, np.zeros_like(true))}
+        texts: dict[Any, Texts] = {"empty": tables.texts(image_id, np.zeros_like(true))}
         for key, (weighting, decision) in wanted.items():
             blend = held.blends(weighting)[folds[number]]
             probability = probabilities[weightings.index(weighting)]
@@ -200,58 +205,57 @@ def _texts(decided: Decided, without: list[set[Cells]], tables: MetricTables) ->
             drawn = masks.tobytes()
             if drawn not in known:
                 known[drawn] = tables.texts(image_id, masks)
-            found[key] = known[drawn]
-        return found
+            texts[key] = known[drawn]
+        return texts
 
     return held.each(weightings, work, "write rows", decided.counted.tolist())
 
 
-# --- what follows ----------------------------------------------------------------------------------------------------
+# --- reasons and messages --------------------------------------------------------------------------------------------
 
 
 def _reasons(decided: Decided, result: dict[str, Any], agreement: Agreement, draws: Draws) -> list[Reason]:
-    """By which metric tuning went; and whether the model is no better than empty masks."""
+    """Returns a reason about the metric that was used for tuning, and one if the model is no better than empty
+    masks."""
     name, run = result["metric"], decided.held.run
     difference = agreement.differences.get(agreement.tuned_by)
     far = difference is None or difference > NEAR
     apart = (
-        "it was not compared with it"
+        "not compared"
         if difference is None
-        else f"{difference:.3f} apart on {agreement.probes} sets of masks"
+        else f"mean difference {difference:.3f} on {agreement.probes} sets of masks"
     )
-    which = "the nearest built-in metric" if agreement.chosen else "which the YAML names"
-    text = (
-        f"Final scores are those of {name}; tuning, charts and the other reasons go by {agreement.tuned_by}, {which} "
-    )
+    which = "the most similar built-in metric" if agreement.chosen else "which the YAML names"
+    text = f"Final scores are those of {name}; tuning, charts and the other reasons use {agreement.tuned_by}, {which} "
     text += f"({apart})."
     if far and difference is not None:
-        text += " Thresholds that suit one may not suit the other: `metric: {tune: …}` names another one."
+        text += " Thresholds that suit one may not suit the other: choose another one with `metric: {tune: …}`."
     if run.recipe.tune.presence_prior is not None:
-        text += " It takes no account of tune.presence_prior."
-    found = [Reason("check" if far and difference is not None else "note", "tuned by another metric", text)]
+        text += " It ignores tune.presence_prior."
+    reasons = [Reason("check" if far and difference is not None else "note", "tuned by another metric", text)]
     empty = result["constants"]["all_empty"]
     if empty is None:
-        return found
+        return reasons
     sign = run.competition.metric_file.sign if run.competition.metric_file else 1
     ahead = sign * (result["nested"] - empty)
     noise = float((draws.scores[:, 0] - draws.scores[:, 2]).std()) if len(draws.scores) else 0.0
     if ahead > ERRORS * noise:
-        return found
+        return reasons
     level: Level = "stop" if ahead <= noise else "check"
-    said = f" (standard error of the difference {noise:.3f})" if len(draws.scores) else ""
-    text = f"By {name} the honest score is {result['nested']:.3f}, and empty masks score {empty:.3f}{said}."
+    error = f" (standard error of the difference {noise:.3f})" if len(draws.scores) else ""
+    text = f"By {name} the honest score is {result['nested']:.3f}, and empty masks score {empty:.3f}{error}."
     return [
         Reason(level, "no better than a constant", text, f"tune by another metric: {run.command('--from', 'tune')}"),
-        *found,
+        *reasons,
     ]
 
 
-def _say(agreement: Agreement, told: dict[str, Any], name: str) -> None:
-    """What scored, what was tuned by, and how often the function was called."""
+def _print(agreement: Agreement, details: dict[str, Any], name: str) -> None:
+    """Prints the metric that was used for tuning, and how often the published function was called."""
     listed = [f"{metric} {difference:.4f}" for metric, difference in list(agreement.differences.items())[:3]]
-    how = "the nearest built-in metric" if agreement.chosen else "as the YAML says"
+    how = "the most similar built-in metric" if agreement.chosen else "as the YAML says"
     say(f"  tuned by {agreement.tuned_by}, {how}; mean differences from {name}: {', '.join(listed) or 'not measured'}")
-    remark = f"; {told['draws_remark']}" if told["draws_remark"] else ""
-    plural = "" if told["partitions"] == 1 else "s"
-    calls = f"{told['partitions']} partition{plural}, {told['draws']} draws of groups"
+    remark = f"; {details['draws_remark']}" if details["draws_remark"] else ""
+    plural = "" if details["partitions"] == 1 else "s"
+    calls = f"{details['partitions']} partition{plural}, {details['draws']} draws of groups"
     say(f"  {name} takes {agreement.seconds:.3g} s per call: {calls}{remark}")

@@ -1,4 +1,4 @@
-"""What tune knows about its held-out images once everything is chosen: the material that reasons are made from."""
+"""The findings of tune on its held-out images after all choices, from which the reasons are made."""
 
 import re
 from dataclasses import dataclass, replace
@@ -17,26 +17,26 @@ from pipeline.tune.held_out import HeldOut
 
 @dataclass(frozen=True)
 class Findings:
-    """A run's held-out images (N), what was predicted of them, and what postprocess.json says."""
+    """The N held-out images of a run, the predictions for them, and the content of postprocess.json."""
 
     held: HeldOut
     counted: np.ndarray
     """Positions (n,) of the images that count, ascending."""
     result: dict[str, Any]
-    """postprocess.json as it is so far; any key may be missing."""
+    """The content of postprocess.json so far; any key may be missing."""
     scores: np.ndarray
-    """The metric of every image alone (N,) under the decision."""
+    """The metric of every single image (N,) under the decision."""
     true: np.ndarray
     """Pixels of the true masks (N, C)."""
     predicted: np.ndarray
-    """Pixels of the masks under the decision (N, C), ignored ones left out."""
+    """Pixels of the masks under the decision (N, C), without ignored ones."""
     rows: np.ndarray
-    """What the metric's score takes the sum of (n, …), of the images that count, under the decision."""
+    """The counts that the metric's score sums over the images that count (n, …), under the decision."""
     nested: np.ndarray | None
-    """The same under decisions that were chosen without the image; None where it is not known image by image."""
+    """The same under decisions that were chosen without the image; None if it is not known per image."""
     constants: Constants
     suspects: int = 0
-    """How many labels the networks contradict."""
+    """The number of labels that the networks contradict."""
 
     @property
     def run(self) -> Run:
@@ -50,20 +50,20 @@ class Findings:
 
     @property
     def groups(self) -> np.ndarray:
-        """What is drawn together with each image that counts (n,); the images where all are of one group."""
+        """The group of each image that counts (n,); if all belong to one group, each image is its own group."""
         images = self.held.images.iloc[self.counted]
         several = images["group"].nunique() > 1
         return images["group" if several else "image_id"].astype(str).to_numpy()
 
     @cached_property
     def trusted(self) -> np.ndarray:
-        """Positions of the images that count and that clean has not dropped: their masks are believed."""
+        """Positions of the images that count and that clean has not dropped, whose masks are trusted."""
         dropped = (self.held.images["use"] == "drop").to_numpy()[self.counted]
         return self.counted[~dropped]
 
     @property
     def honest(self) -> float | None:
-        """The score of one fold's model on images that chose nothing; None where nothing says it."""
+        """The score of one fold's model on images that were not used for any choice; None if it is not known."""
         score = self.result.get("scores", {}).get("fold_model", {}).get("score")
         return self.result.get("nested") if score is None else score
 
@@ -73,21 +73,22 @@ class Findings:
 
     @property
     def how(self) -> str:
-        """Whether the masks are `tuned` or, where that ships, `untuned`."""
+        """`tuned`, or `untuned` if the untuned decision is used."""
         return (self.result.get("procedure") or {}).get("ships", "tuned")
 
     @property
     def pictures(self) -> str:
-        """The page that shows the images; of predictions without those of a test set, which have none, the table."""
+        """The report, which shows the images; external predictions without a test set have no report, only the
+        table."""
         arrays = self.run.recipe.arrays
         return shown(self.run.folder / "oof_scores.csv" if arrays and not arrays.test else self.run.report)
 
 
 def longer(run: Run, epochs: int) -> str:
-    """Returns the command that trains longer: the whole recipe after a miniature run, else so many epochs (and twice
-    the steps that the recipe asks for)."""
-    own = any(word == "--name" or word.startswith("train.epochs=") for word in run.options)
-    if "--quick" in run.options and not own:
+    """Returns the command that trains longer: the full recipe after a --quick run, else this number of epochs and twice
+    the recipe's steps."""
+    changed = any(word == "--name" or word.startswith("train.epochs=") for word in run.options)
+    if "--quick" in run.options and not changed:
         words = tuple(word for word in run.options if word != "--quick")
         return replace(run, options=words).command()
     steps = run.recipe.train.steps
@@ -95,26 +96,27 @@ def longer(run: Run, epochs: int) -> str:
 
 
 def trained_again(run: Run, suffix: str, *assignments: str) -> str:
-    """Returns the command that trains a run with other settings under a name of its own."""
-    keys = {"--set " + one.partition("=")[0] for one in assignments} | {"--name"}
+    """Returns the command that trains a run with other settings under a new name."""
+    keys = {"--set " + assignment.partition("=")[0] for assignment in assignments} | {"--name"}
     kept = list(run.options[:1] or (run.recipe.name,))
     rest = iter(run.options[1:])
     for word in rest:
         words = [word] if word == "--quick" else [word, next(rest, "")]
         key = word if word == "--name" else " ".join(words).partition("=")[0]
         kept += [] if key in keys else words
-    changes = [word for one in assignments for word in ("--set", one)]
+    changes = [word for assignment in assignments for word in ("--set", assignment)]
     return replace(run, options=tuple(kept)).command(*changes, "--name", _numbered(run.name, suffix))
 
 
 def _numbered(name: str, suffix: str) -> str:
-    """Returns a run's name with a suffix, which is numbered where the name has it: x-longer, x-longer-2, x-longer-3."""
+    """Returns the name of a run with a suffix, numbered if the name has the suffix: x-longer, x-longer-2,
+    x-longer-3."""
     before = re.fullmatch(rf"(.*-{suffix})(?:-(\d+))?", name)
     return f"{before[1]}-{int(before[2] or 1) + 1}" if before else f"{name}-{suffix}"
 
 
 def named(names: list[str]) -> str:
-    """Returns a list as a sentence holds it: a, b and c; of more than six, the first five and how many more."""
+    """Returns a list for a sentence: a, b and c. Of more than six names, only the first five are listed."""
     if len(names) > 6:
         names = [*names[:5], f"{len(names) - 5} more"]
     return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))

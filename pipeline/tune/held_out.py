@@ -1,4 +1,4 @@
-"""The out-of-fold images that tune chooses on, read one after the other, with their true masks at native size."""
+"""Reads the out-of-fold images that tune works on, one by one, with their true masks at native size."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,24 +24,24 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Weighting:
-    """How the predictions of several runs, or one, become one."""
+    """How the predictions of one or several runs are combined."""
 
     plain: tuple[bool, ...]
-    """For each source, whether without test-time augmentation."""
+    """For each run, whether its predictions without test-time augmentation are used."""
     weights: tuple[float, ...]
     model: int | None = None
-    """One of a fold's models (its seed's place) alone; None: their mean."""
+    """The position of the seed whose models are used; None uses the mean over seeds."""
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """All out-of-fold images of a run but the broken ones."""
+    """All out-of-fold images of a run except broken ones."""
 
     run: Run
     images: pd.DataFrame
-    """image_id, fold, group (what is drawn together), use, and row: the image's place in the files of its fold."""
+    """Columns image_id, fold, group, use, and row, the position of the image in the files of its fold."""
     rows: list[pd.Series]
-    """Their rows of images.parquet."""
+    """The row of each image in images.parquet."""
     opened: dict[tuple[bool, ...], dict[int, Blend]] = field(default_factory=dict)
 
     def blends(self, weighting: Weighting) -> dict[int, Blend]:
@@ -49,18 +49,18 @@ class HeldOut:
         if weighting.plain not in self.opened:
             folds = self.images["fold"].unique().tolist()
             self.opened[weighting.plain] = {fold: out_of_fold(self.run, fold, weighting.plain) for fold in folds}
-        found = {
+        by_fold = {
             fold: replace(blend, weights=weighting.weights) for fold, blend in self.opened[weighting.plain].items()
         }
         if weighting.model is None:
-            return found
+            return by_fold
         return {
-            fold: replace(blend, by_run=tuple(one.only(weighting.model) for one in blend.by_run))
-            for fold, blend in found.items()
+            fold: replace(blend, by_run=tuple(predictions.only(weighting.model) for predictions in blend.by_run))
+            for fold, blend in by_fold.items()
         }
 
     def presence(self, weighting: Weighting) -> np.ndarray | None:
-        """Returns what the presence head says (N, C); None where there is none."""
+        """Returns the output of the presence head (N, C); None if there is none."""
         heads = {fold: blend.presence for fold, blend in self.blends(weighting).items()}
         if any(head is None for head in heads.values()):
             return None
@@ -74,10 +74,11 @@ class HeldOut:
         description: str,
         numbers: Sequence[int] | None = None,
     ) -> list[Result]:
-        """Returns what `work` makes of every image, in order: of its number, its probabilities (C, h, w) under each of
-        the weightings, and its true masks (C, h, w) uint8 of 0, 1 and 255 (ignored).
+        """Returns the results of `work` for all images, or for those at the positions `numbers`, in order.
 
-        Reads image by image in threads, so that memory does not grow with their number.
+        `work` takes the number of an image, its probabilities (C, h, w) under each of the weightings, and its true
+        masks (C, h, w) uint8 of 0, 1 and 255 (ignored). Images are read one by one in threads, so memory does not grow
+        with their number.
         """
         read, wanted = self._reader(weightings), range(len(self.rows)) if numbers is None else numbers
         with ThreadPoolExecutor() as pool:
@@ -91,11 +92,11 @@ class HeldOut:
         description: str,
         separators: bool = False,
     ) -> np.ndarray:
-        """Returns what `work` makes of the images of every batch (positions), by image (N, …).
+        """Returns the results of `work` on batches of images (positions), in the order of the images (N, …).
 
-        `work` is given, for each weighting, the probabilities of the batch's images, and their true masks (instances,
-        where the metric scores these); it returns an array with one row per image. With `separators`, the planes of
-        probabilities are followed by those that separate objects, where the runs have any.
+        `work` takes, for each weighting, the probabilities of the batch's images, and their true masks (or instances,
+        if the metric scores these). It returns an array with one row per image. With `separators`, the planes of
+        probabilities are followed by those of the separators, if the runs have any.
         """
         read = self._reader(weightings, metric_of(self.run.competition), separators)
 
@@ -110,8 +111,8 @@ class HeldOut:
     def _reader(
         self, weightings: Sequence[Weighting], metric: Metric | None = None, separators: bool = False
     ) -> Callable[[int], tuple[list[np.ndarray], np.ndarray]]:
-        """A function that reads an image by its number: its probabilities under each weighting, and its true masks, or
-        what the metric needs of them. See each_batch."""
+        """Returns a function that reads the probabilities of an image under each weighting and its true masks, or the
+        instances that the metric needs; see each_batch."""
         blends = {weighting: self.blends(weighting) for weighting in weightings}
         folds, places = self.images["fold"].to_numpy(), self.images["row"].to_numpy()
 
@@ -124,11 +125,11 @@ class HeldOut:
                 blend = blends[weighting][folds[number]]
                 if (weighting.plain, weighting.model) not in each:
                     each[weighting.plain, weighting.model] = blend.each(int(places[number]), true.shape[1:])
-                found = blend.weighted(each[weighting.plain, weighting.model], weighting.weights)
+                planes = blend.weighted(each[weighting.plain, weighting.model], weighting.weights)
                 if separators and blend.separator:
                     apart = blend.separator.native(int(places[number]), true.shape[1:])
-                    found = np.concatenate([found, apart])
-                probabilities.append(found)
+                    planes = np.concatenate([planes, apart])
+                probabilities.append(planes)
             return probabilities, true
 
         return read
@@ -138,29 +139,29 @@ def held_out(run: Run) -> HeldOut:
     """Returns the out-of-fold images of a run.
 
     Raises:
-        PipelineError: predictions are missing or of other images than the folds file lists.
+        PipelineError: predictions are missing, or belong to images that the folds file does not list.
     """
     images = table.read_table(run.table, "train")
     split = read_folds(run)
     groups = pd.Series(groups_of(images, split), index=split["image_id"])
     use, by_id = split.set_index("image_id")["use"], images.set_index("image_id", drop=False)
     broken = set(read_outliers(run).query("reason == 'broken' and action == 'drop'")["image_id"])
-    found = []
+    entries = []
     for fold in run.trained_folds():
         ids = out_of_fold(run, fold, [False] * len(runs_of(run))).ids
         unknown = [image_id for image_id in ids if image_id not in use.index]
         if unknown:
             raise PipelineError(
-                f"fold {fold} predicts {len(unknown)} images that {shown(run.folds_file)} does not list, for instance "
+                f"fold {fold} has predictions of {len(unknown)} images that are not in {shown(run.folds_file)}, e.g. "
                 f"{unknown[0]}; run the validate stage again."
             )
         for row, image_id in enumerate(ids):
             if image_id not in broken:
-                own = {"image_id": image_id, "fold": fold, "group": groups[image_id], "use": use[image_id], "row": row}
-                found.append(own)
-    if not found:
+                entry = {"image_id": image_id, "fold": fold, "group": groups[image_id]}
+                entries.append(entry | {"use": use[image_id], "row": row})
+    if not entries:
         raise PipelineError(
-            f"none of the images of {shown(run.folds_file)} was predicted; run the validate stage again."
+            f"there are no predictions of the images in {shown(run.folds_file)}; run the validate stage again."
         )
-    listed = pd.DataFrame(found)
+    listed = pd.DataFrame(entries)
     return HeldOut(run, listed, [by_id.loc[image_id] for image_id in listed["image_id"]])

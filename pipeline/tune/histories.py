@@ -1,4 +1,4 @@
-"""Folds that kept the wrong epoch, by the held-out loss of every epoch that training wrote down."""
+"""Finds folds that kept the wrong epoch, from the held-out loss after every epoch of training."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,20 +13,20 @@ from pipeline.core.verdict import Level, Reason
 from pipeline.tune.findings import longer, named, trained_again
 
 FALLING = 0.2
-"""By how much of itself the loss must fall over the last three epochs, without a rise, to count as still falling."""
+"""The share by which the loss must fall over the last three epochs, without a rise, to count as still falling."""
 MUCH = 0.02
-"""And by how much of what it fell since the first epoch: a fall from 0.006 to 0.004 is no reason to train longer."""
+"""The share of the total fall that this must also be: a fall from 0.006 to 0.004 is no reason to train longer."""
 EARLY = 1.5
-"""How many times the lowest later loss that of the kept epoch is where the epoch was kept too early."""
+"""The epoch was kept too early if its loss is more than this many times the lowest later loss."""
 LATE = 1.1
-"""How many times the lowest earlier loss that of the kept epoch is where the epoch was kept too late."""
+"""The epoch was kept too late if its loss is more than this many times the lowest earlier loss."""
 GRAVE = 1.5
-"""How many times its minimum the averaged loss of weights of the end must be for somebody to look first: it often rises
-by less while masks still get better, as a network that is sure of itself pays more for the few pixels it has wrong."""
+"""The ratio of the averaged final loss to its minimum above which the user should check it. Smaller increases are
+common while masks still improve, because a confident network pays more for its few wrong pixels."""
 LONG_AFTER = 3
-"""How many epochs after the lowest loss is long after it, for an epoch that was chosen."""
+"""The number of epochs after the lowest loss from which on a chosen epoch counts as late."""
 WINDOW = 3
-"""Over how many epochs the loss is averaged for weights of the end, which nothing chose."""
+"""The number of epochs over which the loss is averaged if the last weights were kept."""
 
 
 @dataclass(frozen=True)
@@ -36,24 +36,24 @@ class History:
     run: Run
     title: str
     loss: np.ndarray
-    """After every epoch (E,)."""
+    """The loss after every epoch (E,)."""
     kept: int
     """The epoch whose weights were kept, counted from 0."""
 
     @property
     def smooth(self) -> np.ndarray:
-        """The median of every loss and its neighbours (E,): one bad epoch says nothing."""
+        """The median of every loss and its neighbours (E,), so that a single bad epoch has no effect."""
         padded = np.pad(self.loss, 1, mode="edge")
         return np.median(np.stack([padded[:-2], padded[1:-1], padded[2:]]), axis=0)
 
     @property
     def means(self) -> np.ndarray:
-        """The means over three epochs (E - 2,)."""
+        """The moving averages over three epochs (E - 2,)."""
         return np.convolve(self.loss, np.full(WINDOW, 1 / WINDOW), "valid")
 
     @property
     def of_the_end(self) -> bool:
-        """Whether the last weights were kept, or their average, and none were chosen."""
+        """Whether the last weights or their average were kept, so that no epoch was chosen."""
         return self.run.recipe.train.keep != "best"
 
     @property
@@ -67,13 +67,16 @@ class History:
 
     @property
     def kept_early(self) -> bool:
-        """Whether the loss fell to far less after the kept epoch."""
+        """Whether the loss fell much further after the kept epoch."""
         return bool(self.smooth[self.kept] > EARLY * self.smooth[self.kept :].min())
 
     @property
     def kept_late(self) -> bool:
-        """Whether the kept epoch has a higher loss than an earlier one: of a chosen epoch, long before it; of the end,
-        as means over three epochs, of which there must be two."""
+        """Whether the kept epoch has a higher loss than an earlier one.
+
+        For a chosen epoch, the earlier one must be several epochs before. For the last weights, moving averages over
+        three epochs are compared.
+        """
         if self.of_the_end:
             return len(self.loss) > WINDOW and bool(self.means[-1] > LATE * self.means.min())
         lowest = int(self.smooth.argmin())
@@ -81,24 +84,28 @@ class History:
 
 
 def files(run: Run) -> tuple[Path, ...]:
-    """Returns the histories and summaries of the folds' trainings, those there are."""
+    """Returns the existing histories and summaries of the folds' trainings."""
     return tuple(path for folder, _, _ in _folders(run) for path in _pair(folder) if path.exists())
 
 
 def reasons(run: Run) -> list[Reason]:
-    """Returns what the histories of the folds' trainings say."""
-    known = [history for folder, one, title in _folders(run) if (history := _read(folder, one, title))]
+    """Returns the reasons from the histories of the folds' trainings."""
+    known = [history for folder, other, title in _folders(run) if (history := _read(folder, other, title))]
     return [*_early(known), *_falling(known), *_late(known)]
 
 
 def _folders(run: Run) -> list[tuple[Path, Run, str]]:
     runs = other_runs.runs_of(run)
     return [
-        (one.fold_folder(fold, member.seed), one, member.title if len(runs) == 1 else f"{one.name} {member.title}")
-        for one in runs
-        if one.recipe.train.snapshots == 1
+        (
+            other.fold_folder(fold, member.seed),
+            other,
+            member.title if len(runs) == 1 else f"{other.name} {member.title}",
+        )
+        for other in runs
+        if other.recipe.train.snapshots == 1
         for fold in run.trained_folds()
-        for member in one.members(fold)
+        for member in other.members(fold)
     ]
 
 
@@ -109,57 +116,64 @@ def _pair(folder: Path) -> tuple[Path, Path]:
 def _read(folder: Path, run: Run, title: str) -> History | None:
     history, summary = _pair(folder)
     losses, kept = [row.get("valid/loss") for row in epochs_of(history)], read_record(summary).get("best_epoch")
-    loss = np.array([one if isinstance(one, int | float) else np.nan for one in losses], np.float64)
+    loss = np.array([value if isinstance(value, int | float) else np.nan for value in losses], np.float64)
     if not np.isfinite(loss).all() or not isinstance(kept, int) or not 0 <= kept < len(loss):
         return None
     return History(run, title, loss, kept)
 
 
 def _early(known: list[History]) -> list[Reason]:
-    found = [one for one in known if one.kept_early]
-    if not found:
+    early = [history for history in known if history.kept_early]
+    if not early:
         return []
-    said = [f"{one.title} kept epoch {one.kept + 1} (held-out loss {one.loss[one.kept]:.3f}), and epoch "
-            f"{one.kept + int(one.loss[one.kept :].argmin()) + 1} had {one.loss[one.kept :].min():.3f}"
-            for one in found]  # fmt: skip
-    run = found[0].run
+    details = [f"{one.title} kept epoch {one.kept + 1} (held-out loss {one.loss[one.kept]:.3f}), but epoch "
+               f"{one.kept + int(one.loss[one.kept :].argmin()) + 1} had {one.loss[one.kept :].min():.3f}"
+               for one in early]  # fmt: skip
+    run = early[0].run
     command = trained_again(run, "loss", "train.monitor=loss")
     if run.recipe.train.monitor == "loss":
         command = longer(run, run.recipe.train.epochs)
-    return [Reason("check", "stopped too early", f"The weights are of too early an epoch: {named(said)}.", command)]
+    text = f"The kept weights are from an epoch that is too early: {named(details)}."
+    return [Reason("check", "stopped too early", text, command)]
 
 
 def _falling(known: list[History]) -> list[Reason]:
-    found = [one for one in known if one.still_falling]
-    if not found:
+    falling = [history for history in known if history.still_falling]
+    if not falling:
         return []
-    said = [f"{one.title} ({one.loss[-4]:.3f} to {one.loss[-1]:.3f} in the last three of {len(one.loss)} epochs)"
-            for one in found]  # fmt: skip
-    text = f"Training ended while the held-out loss was still falling: {named(said)}."
-    run = found[0].run
-    level: Level = "note" if "--quick" in run.options else "check"  # which ends early on purpose
-    return [Reason(level, "stopped too early", text, longer(run, 2 * len(found[0].loss)))]
+    details = [f"{one.title} ({one.loss[-4]:.3f} to {one.loss[-1]:.3f} in the last three of {len(one.loss)} epochs)"
+               for one in falling]  # fmt: skip
+    text = f"Training ended while the held-out loss was still falling: {named(details)}."
+    run = falling[0].run
+    level: Level = "note" if "--quick" in run.options else "check"  # --quick ends early on purpose
+    return [Reason(level, "stopped too early", text, longer(run, 2 * len(falling[0].loss)))]
 
 
 def _late(known: list[History]) -> list[Reason]:
-    found = [one for one in known if one.kept_late]
-    if not found:
+    late = [history for history in known if history.kept_late]
+    if not late:
         return []
-    run = found[0].run
+    run = late[0].run
     command = trained_again(run, "loss", "train.monitor=loss", "train.keep=best")
-    if not found[0].of_the_end and run.recipe.train.monitor == "loss":
-        command = trained_again(run, "shorter", f"train.epochs={int(found[0].smooth.argmin()) + 1}")
-    how = "The held-out loss rose before the end" if found[0].of_the_end else "The weights are of too late an epoch"
-    text = f"{how}: {named(list(map(_said_late, found)))}."
-    mild = all(one.of_the_end and one.means[-1] <= GRAVE * one.means.min() for one in found)
+    if not late[0].of_the_end and run.recipe.train.monitor == "loss":
+        command = trained_again(run, "shorter", f"train.epochs={int(late[0].smooth.argmin()) + 1}")
+    how = "The held-out loss rose before the end"
+    if not late[0].of_the_end:
+        how = "The kept weights are from an epoch that is too late"
+    text = f"{how}: {named(list(map(_late_detail, late)))}."
+    mild = all(history.of_the_end and history.means[-1] <= GRAVE * history.means.min() for history in late)
     return [Reason("note" if mild else "check", "trained too long", text, command)]
 
 
-def _said_late(one: History) -> str:
-    if not one.of_the_end:
-        lowest = int(one.loss[: one.kept].argmin())
-        return (f"{one.title} kept epoch {one.kept + 1} (held-out loss {one.loss[one.kept]:.3f}), and the lowest was "
-                f"{one.loss[lowest]:.3f} in epoch {lowest + 1}")  # fmt: skip
-    lowest = int(one.means.argmin())
-    return (f"in {one.title} it was {one.means[-1]:.3f} over the last {WINDOW} epochs, and "
-            f"{one.means[lowest]:.3f} over epochs {lowest + 1} to {lowest + WINDOW}")  # fmt: skip
+def _late_detail(history: History) -> str:
+    if not history.of_the_end:
+        lowest = int(history.loss[: history.kept].argmin())
+        return (
+            f"{history.title} kept epoch {history.kept + 1} (held-out loss {history.loss[history.kept]:.3f}), but the "
+            f"lowest was {history.loss[lowest]:.3f} in epoch {lowest + 1}"
+        )
+    lowest = int(history.means.argmin())
+    return (
+        f"in {history.title} it was {history.means[-1]:.3f} over the last {WINDOW} epochs, but "
+        f"{history.means[lowest]:.3f} over epochs {lowest + 1} to {lowest + WINDOW}"
+    )

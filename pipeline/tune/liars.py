@@ -1,9 +1,9 @@
-"""Permutes the masks of held-out images, so that nothing is left to find, and lets tune estimate a score once more.
+"""Permutes the masks of held-out images, so that predictions carry no information, and repeats tune's estimate.
 
     python -m pipeline liars-test RECIPE
 
-An honest estimate then falls to what the best constant answer scores, or below it. One that stays above it has seen the
-masks that it is measured on. Nothing is written.
+An honest estimate then falls to the score of the best constant answer, or below it. An estimate that stays above has
+used the masks that it is measured on. Nothing is written.
 """
 
 from collections.abc import Callable, Iterator
@@ -25,33 +25,34 @@ from pipeline.tune import constants
 from pipeline.tune.held_out import HeldOut, held_out
 
 Estimated = Callable[[HeldOut, np.ndarray], dict[str, Any]]
-"""From held-out images and the positions of those that count to `score`, `nested` and `nested_interval_95`."""
+"""Takes held-out images and the positions of those that count; returns `score`, `nested` and `nested_interval_95`."""
 
 
 ERRORS = 3.0
-"""So many standard errors, which few permutations tell roughly, are noise."""
+"""The number of standard errors that counts as noise; few permutations estimate the standard error only roughly."""
 SMALL = 0.01
-"""So is a difference of less."""
+"""The difference below which everything counts as noise."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What tune says of some masks."""
+    """The scores that tune estimates with some masks."""
 
     out_of_fold: float
     nested: float
     noise: float
-    """Standard error of `nested`, 0 where it is not known."""
+    """The standard error of `nested`, 0 if it is not known."""
     constant: float
     """The score of the best constant answer."""
     constant_noise: float
+    """The standard error of `constant`."""
     name: str
-    """Of that answer."""
+    """The name of the best constant answer."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """The real masks beside permuted ones."""
+    """The estimates with the real masks and with permuted ones."""
 
     metric: str
     sign: int
@@ -60,40 +61,42 @@ class Verdict:
 
     @property
     def ahead(self) -> float:
-        """How much better the estimate on permuted masks is than the best constant answer, on average."""
-        return self.sign * float(np.mean([one.nested - one.constant for one in self.permuted]))
+        """The mean lead of the estimate with permuted masks over the best constant answer; above 0 is better."""
+        return self.sign * float(np.mean([answer.nested - answer.constant for answer in self.permuted]))
 
     @property
     def noise(self) -> float:
-        """The standard error of that: from the spread over permutations, or, of fewer than three, from intervals."""
+        """The standard error of `ahead`, from the spread over permutations, or from intervals if there are fewer than
+        three."""
         if len(self.permuted) < 3:
-            return float(np.mean([np.hypot(one.noise, one.constant_noise) for one in self.permuted]))
-        differences = [one.nested - one.constant for one in self.permuted]
+            return float(np.mean([np.hypot(answer.noise, answer.constant_noise) for answer in self.permuted]))
+        differences = [answer.nested - answer.constant for answer in self.permuted]
         return float(np.std(differences, ddof=1)) / len(differences) ** 0.5
 
     @property
     def honest(self) -> bool:
-        """Whether the estimate falls to the constant answer's, within noise."""
+        """Whether the estimate falls to the constant answer's score, within noise."""
         return self.ahead <= max(ERRORS * self.noise, SMALL)
 
     def lines(self) -> Iterator[str]:
-        """Yields a table and a sentence for a person."""
+        """Yields the lines of a table and a sentence for the console."""
         yield f"{self.metric:24} {'out-of-fold':>22} {'nested':>22}  best constant"
         for title, answers in (("your masks", [self.real]), (f"permuted, {len(self.permuted)} times", self.permuted)):
-            cells = [_mean(getattr(one, name) for one in answers) for name in ("out_of_fold", "nested", "constant")]
+            columns = ("out_of_fold", "nested", "constant")
+            cells = [_mean(getattr(answer, column) for answer in answers) for column in columns]
             yield f"{title:24} {cells[0]:>22} {cells[1]:>22}  {cells[2]} ({', '.join(_names(answers))})"
         real = self.real.nested - self.real.constant
         if self.sign * real <= ERRORS * float(np.hypot(self.real.noise, self.real.constant_noise)):
-            yield (f"This says nothing yet: the estimate of your own masks is not better than the best constant answer "
-                   f"either (difference {real:+.4f}), so that there is nothing that could fall.")  # fmt: skip
+            yield (f"The test is not conclusive: the estimate with your own masks is not better than the best constant "
+                   f"answer either (difference {real:+.4f}), so it cannot fall.")  # fmt: skip
             return
         compared = f"difference {self.sign * self.ahead:+.4f}, standard error"
         if self.honest:
             yield (f"The estimate is honest here: on permuted masks it falls to the best constant answer ({compared} "
                    f"{self.noise:.4f}).")  # fmt: skip
         else:
-            yield (f"Do not believe the estimate: on permuted masks it stays better than the best constant answer "
-                   f"({compared} {self.noise:.4f}), which no prediction can earn there.")  # fmt: skip
+            yield (f"Do not trust the estimate: on permuted masks it stays better than the best constant answer "
+                   f"({compared} {self.noise:.4f}), which no prediction can achieve there.")  # fmt: skip
 
 
 def _mean(values: Iterator[float]) -> str:
@@ -103,26 +106,26 @@ def _mean(values: Iterator[float]) -> str:
 
 
 def _names(answers: list[Answer]) -> list[str]:
-    return list(dict.fromkeys(one.name for one in answers))
+    return list(dict.fromkeys(answer.name for answer in answers))
 
 
 def liars_test(run: Run, estimated: Estimated, permutations: int) -> Verdict:
-    """Returns what tune estimates of a run's own masks, and of their permutations.
+    """Returns tune's estimates with the real masks of a run and with permutations of them.
 
     Args:
         run: the run, whose held-out images are predicted.
-        estimated: tune's choosing and its estimate.
-        permutations: how many, at least 1.
+        estimated: makes tune's choices and returns its estimates.
+        permutations: the number of permutations, at least 1.
 
     Raises:
-        PipelineError: there is one held-out image only, or no prediction.
+        PipelineError: there is only one held-out image, or there are no predictions.
     """
     held = held_out(run)
     counted = np.flatnonzero(counted_rows(held.images, run.recipe.tune.rows))
     if len(counted) < 2 or permutations < 1:
         raise PipelineError(
-            f"liars-test needs at least two held-out images and one permutation; it has {len(counted)} images and "
-            f"--permutations {permutations}."
+            f"liars-test needs at least two held-out images and one permutation, but there are {len(counted)} images "
+            f"and --permutations is {permutations}."
         )
     metric = metric_of(run.competition)
     say(f"  your masks: {len(counted)} held-out images")
@@ -144,7 +147,7 @@ def _answer(held: HeldOut, counted: np.ndarray, estimated: Estimated) -> Answer:
 
 
 def _error(ends: Any) -> float:
-    """The standard error behind a 95 % interval; 0 without one."""
+    """Returns the standard error from a 95 % interval; 0 without one."""
     return (ends[1] - ends[0]) / (2 * 1.96) if ends else 0.0
 
 
@@ -152,8 +155,7 @@ def _error(ends: Any) -> float:
 
 
 def _permuted(held: HeldOut, counted: np.ndarray, seed: int) -> HeldOut:
-    """The same images, of which each that counts has the masks of another one, of another group where that is
-    possible."""
+    """Returns the images with the masks of those that count exchanged, between different groups if possible."""
     groups = held.images["group"].astype(str).to_numpy()[counted]
     donors = counted[permutation(groups, seed)]
     rows = list(held.rows)
@@ -163,14 +165,16 @@ def _permuted(held: HeldOut, counted: np.ndarray, seed: int) -> HeldOut:
 
 
 def permutation(groups: np.ndarray, seed: int) -> np.ndarray:
-    """Returns for every image (n,) the place of another one, each once: of another group, unless one group holds more
+    """Returns a permutation (n,) that gives every image another one, from another group unless one group holds more
     than half of the images."""
     rng = np.random.default_rng([seed, len(groups)])
     names, number = np.unique(groups, return_inverse=True)
     largest = int(np.bincount(number).max())
-    order = np.lexsort((rng.random(len(groups)), rng.permutation(len(names))[number]))  # groups whole, in any order
+    order = np.lexsort(
+        (rng.random(len(groups)), rng.permutation(len(names))[number])
+    )  # by group, the groups in random order
     last = len(groups) - largest
-    # a step of the largest group's size leaves every group, and so does the way back
+    # a shift by at least the size of the largest group, in both directions, leaves every group
     step = int(rng.integers(largest, last + 1)) if largest <= last else max(1, len(groups) // 2)
     donors = np.empty(len(groups), np.int64)
     donors[order] = np.roll(order, -step)
@@ -178,9 +182,9 @@ def permutation(groups: np.ndarray, seed: int) -> np.ndarray:
 
 
 def _with_masks(row: pd.Series, donor: pd.Series, classes: list[str]) -> pd.Series:
-    """A row of images.parquet with the masks of another one, resized to its own size."""
+    """Returns a row of images.parquet with the masks of another row, resized to the size of the image."""
     changed = row.copy()
-    for name in ["ignore", *(f"rle_{one}" for one in classes)]:
+    for name in ["ignore", *(f"rle_{class_name}" for class_name in classes)]:
         changed[name] = _resized(donor[name], _shape(donor), _shape(row))
     return changed
 

@@ -1,8 +1,8 @@
-"""Rules of binary and multilabel masks, chosen on out-of-fold evidence, as a problem for selection.py.
+"""Rules for binary and multilabel masks, chosen on out-of-fold evidence, as a problem for selection.py.
 
-The metric of every threshold follows exactly from an image's counts, and from these the metric of every minimum area,
-so the search over all thresholds and areas touches no pixel again. Connected regions are counted at a few thresholds,
-the shortlist (masks/regions.py).
+The counts of an image give the exact metric at every threshold and for every minimum area, so the search over all
+thresholds and areas reads no pixel again. Regions are counted at a few thresholds for the rules in the shortlist
+(masks/regions.py).
 """
 
 from collections.abc import Callable, Sequence
@@ -30,22 +30,22 @@ STEPS = (
     ("watershed", "separator"),
     ("components",),
 )
-"""In this order; of the second, which say when a mask becomes empty, and of the third, which separate objects, one at
-most, the plainest first."""
+"""The steps in order. The steps of a group are alternatives, the plainest first: those of the second group decide when
+a mask becomes empty, and those of the third separate objects."""
 COUNTED = 6
-"""Thresholds at which connected regions are counted, at most."""
+"""The largest number of thresholds at which regions are counted."""
 
 CountRegions = Callable[[Sequence[Sequence[int]]], tuple[np.ndarray, np.ndarray]]
-"""From thresholds, a list a class, to predicted and intersection pixels (N, C, T, V); see Regions."""
+"""Takes thresholds, one list per class; returns predicted and intersection pixels (N, C, T, V); see Regions."""
 
 
 class CurveProblem(Protocol):
-    """A problem whose score is drawn around a decision."""
+    """A problem that can be scored around a decision, for curves."""
 
     metric: Metric
 
     def counts(self, decision: Rules, rows: np.ndarray) -> np.ndarray:
-        """Returns what the metric's score takes the sum of, one row per image (n, …)."""
+        """Returns the counts that the metric's score sums over images, one row per image (n, …)."""
 
     def curve_values(self, rule: Rule) -> tuple[Sequence[int], Sequence[int]]:
         """Returns the thresholds and the minimum areas of a curve around a rule."""
@@ -55,18 +55,19 @@ class CurveProblem(Protocol):
 
 
 def farthest_area(rule: Rule, true: np.ndarray) -> float:
-    """Returns up to which minimum area a curve goes: past what was chosen, of masks or of regions, and as far as the
-    small ones of the true masks (N, C) pixels."""
+    """Returns the largest minimum area of a curve: beyond the chosen areas of masks and regions, and up to the small
+    ones among the true masks (N, C), in pixels."""
     small = float(np.quantile(true[true > 0], LARGEST_AREA)) if (true > 0).any() else 0.0
     return max(64.0, 4.0 * rule.min_area, 4.0 * rule.components.min_size, small)
 
 
 class MaskProblem:
-    """Rules of binary and multilabel masks, on the evidence of out-of-fold images."""
+    """The choice of rules for binary and multilabel masks, on the evidence of out-of-fold images."""
 
     def __init__(self, evidence: Evidence, metric: str, weights: np.ndarray, count_regions: CountRegions,
                  groups: np.ndarray | None = None) -> None:  # fmt: skip
-        """Weights (N, C) and groups (N,) of the images; `count_regions` passes over the pixels once."""
+        """Takes the evidence, and the weights (N, C) and groups (N,) of the images; `count_regions` reads all
+        pixels."""
         self.metric = named(metric)
         self.score: Score = self.metric.objective
         self.evidence, self.weights, self._count_regions = evidence, weights, count_regions
@@ -78,7 +79,7 @@ class MaskProblem:
         ]
 
     def prepare(self, step: str, decisions: Sequence[Rules]) -> None:
-        """Counts connected regions at the thresholds of the decisions, before `components`."""
+        """Counts regions at the thresholds of the decisions, for the step `components`."""
         if step != "components":
             return
         self.evidence = with_regions(self.evidence, decisions, self._count_regions)
@@ -86,7 +87,7 @@ class MaskProblem:
             search.evidence = self.evidence
 
     def fit(self, step: str, decision: Rules, rows: np.ndarray, final: bool) -> Rules:
-        """Returns the decision with the step taken for every class."""
+        """Returns the decision with the step applied to every class."""
         pairs = zip(self._searches, decision.rules, strict=True)
         return Rules(tuple(getattr(search, step)(rule, rows) for search, rule in pairs))
 
@@ -96,7 +97,7 @@ class MaskProblem:
         return range(8, LEVELS, 8), areas
 
     def evidence_of(self, decision: Rules) -> Evidence:
-        """Returns the evidence, with connected regions at the thresholds of a decision that was chosen on it."""
+        """Returns the evidence, which contains the regions at the thresholds of a decision that was chosen on it."""
         return self.evidence
 
     def measured(self, decision: Rules, rows: np.ndarray) -> np.ndarray:
@@ -104,7 +105,7 @@ class MaskProblem:
         return image_counts(self.evidence.only(rows), decision)
 
     def counts(self, decision: Rules, rows: np.ndarray) -> np.ndarray:
-        """Returns what the metric's score takes the sum of, one row per image (n, …)."""
+        """Returns the counts that the metric's score sums over images, one row per image (n, …)."""
         return self.metric.rows(self.measured(decision, rows), self.weights[rows], self.groups[rows])
 
 
@@ -115,12 +116,12 @@ def steps_of(
     single: bool = True,
     separating: Sequence[str] = (),
 ) -> list[list[str]]:
-    """Returns the steps that a search tries, alternatives together: those of the settings that the evidence allows.
+    """Returns the steps of the settings that a search can try, as groups of alternatives.
 
-    Unless `single` models can be asked of a test image, `expected` and `rank` are not tried: they go by how sure a
-    model is, and a mean of models is less sure than any, so that `expected` would empty masks that all of them agree
-    on. They weigh the score of one image against that of another, so they need a metric that is a mean over images. Of
-    a metric that needs whole masks only the steps of drawn_masks.py are tried, `separating` among them.
+    `expected` and `rank` depend on the confidence of a model. A mean of models is less confident than each of them, and
+    `expected` would empty masks on which all models agree, so both steps are tried only if the `single` models of test
+    images are known. They also compare scores of different images, so they need a metric that is a mean over images.
+    With a metric that needs whole masks, only the steps of drawn_masks.py are tried, including `separating`.
     """
     lacking: set[str] = set() if evidence.presence is not None else {"presence"}
     wanted = set[str](settings.steps) - lacking - (set() if single and metric.by_image else {"expected", "rank"})
@@ -128,12 +129,13 @@ def steps_of(
         wanted &= {"threshold", "area", "components", *separating}
     else:
         wanted -= {"watershed", "separator"}
-    found = [[one for one in group if one in wanted] for group in STEPS]
-    return [group for group in found if group]
+    groups = [[step for step in group if step in wanted] for group in STEPS]
+    return [group for group in groups if group]
 
 
 def fixed(settings: TuneSettings, classes: int, separator: Separator | None = None) -> Rules:
-    """Returns the rules that the settings tell; what a network says that separates objects counts from a half on."""
+    """Returns the fixed rules of the settings. Separators, if the network predicts them, are used with threshold
+    0.5."""
     apart = Separation(separator, LEVELS // 2) if separator else None
     threshold = max(1, round(settings.threshold * (LEVELS - 1)))
     return Rules((replace(UNTUNED, threshold=threshold, min_area=settings.min_area, separation=apart),) * classes)
@@ -145,36 +147,36 @@ def collect(held: HeldOut, weightings: Sequence[Weighting]) -> list[Evidence]:
     evidences = [_uncounted(held, weighting, images) for weighting in weightings]
 
     def count(number: int, probabilities: list[np.ndarray], true: np.ndarray) -> None:
-        # into its place at once: lists of small arrays would take as much memory again
-        for evidence, one in zip(evidences, probabilities, strict=True):
+        # written into place directly, because lists of small arrays would double the memory
+        for evidence, planes in zip(evidences, probabilities, strict=True):
             tables = evidence.area, evidence.predicted, evidence.intersection, evidence.true
-            for counts, own in zip(tables, histogram_counts(one, true), strict=True):
-                counts[number] = own
+            for counts, of_image in zip(tables, histogram_counts(planes, true), strict=True):
+                counts[number] = of_image
 
     held.each(weightings, count, "tune")
     return evidences
 
 
 def _uncounted(held: HeldOut, weighting: Weighting, images: pd.DataFrame) -> Evidence:
-    """Evidence whose counts are still to be written."""
+    """Returns evidence with uninitialised counts."""
     shape = len(held.rows), len(held.run.competition.classes)
     area, predicted, intersection = (np.empty((*shape, LEVELS), np.int32) for _ in range(3))
     return Evidence(images, area, predicted, intersection, np.empty(shape, np.int64), held.presence(weighting))
 
 
 def curves(problem: CurveProblem, decision: Rules, rows: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
-    """Returns how the score of the images at `rows` falls around the decision: by class and parameter, [value, score].
+    """Returns the score of the images at `rows` around the decision, as [value, score] by class and parameter.
 
-    One parameter of one class moves, everything else stays. Regions are counted at few thresholds, so they are left out
-    of the threshold's curve.
+    One parameter of one class is varied at a time. The rules for regions are left out of the threshold's curve, because
+    regions are counted at few thresholds.
     """
 
     def curve(place: int, moved: Sequence[Rule], values: Sequence[int]) -> list[list[float]]:
-        found = []
+        points = []
         for rule, value in zip(moved, values, strict=True):
-            rules = tuple(rule if other == place else one for other, one in enumerate(decision.rules))
-            found.append([value, float(problem.metric.score(problem.counts(Rules(rules), rows).sum(0)))])
-        return found
+            rules = tuple(rule if other == place else unchanged for other, unchanged in enumerate(decision.rules))
+            points.append([value, float(problem.metric.score(problem.counts(Rules(rules), rows).sum(0)))])
+        return points
 
     result = {}
     for place, (name, rule) in enumerate(zip(classes, decision.rules, strict=True)):
@@ -187,39 +189,39 @@ def curves(problem: CurveProblem, decision: Rules, rows: np.ndarray, classes: Se
 
 
 def summary(evidence: Evidence, decision: Rules) -> dict[str, float]:
-    """Returns what the predicted masks look like as a whole: share of images without any, mean area in pixels, and the
-    mean of the images' highest probabilities, 0 to 1."""
+    """Returns statistics of the predicted masks: the share of images with an empty mask, the mean area in pixels, and
+    the mean of the highest probability of each image, from 0 to 1."""
     areas = predicted_area(evidence, decision).sum(1)
     highest = evidence.highest.max(1).mean() / (LEVELS - 1)
     return {"share_empty": float((areas == 0).mean()), "mean_area": float(areas.mean()), "highest": float(highest)}
 
 
 def region_counter(held: HeldOut, weighting: Weighting) -> CountRegions:
-    """Returns the function that counts connected regions of all images under a weighting."""
+    """Returns a function that counts the regions of all images under a weighting."""
 
     def count_regions(thresholds: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
         def count(number: int, probabilities: list[np.ndarray], true: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             return shortlist_counts(probabilities[0], true, thresholds)
 
-        found = held.each([weighting], count, "count regions")
-        predicted, intersection = zip(*found, strict=True)
+        counts = held.each([weighting], count, "count regions")
+        predicted, intersection = zip(*counts, strict=True)
         return np.stack(predicted), np.stack(intersection)
 
     return count_regions
 
 
 def with_regions(evidence: Evidence, decisions: Sequence[Rules], count_regions: CountRegions) -> Evidence:
-    """Returns the evidence with connected regions counted at the thresholds of the decisions, some of them where they
-    are many."""
+    """Returns the evidence with regions counted at the thresholds of the decisions, or at some of them if there are too
+    many."""
     classes = range(evidence.true.shape[1])
     chosen = [_shortlist([decision.rules[index].threshold for decision in decisions]) for index in classes]
     length = max(map(len, chosen))
-    thresholds = tuple(_lengthened(one, length) for one in chosen)
+    thresholds = tuple(_lengthened(of_class, length) for of_class in chosen)
     return replace(evidence, regions=Regions(thresholds, *count_regions(thresholds)))
 
 
 def _shortlist(thresholds: list[int]) -> list[int]:
-    """The first, and of the others those spread evenly over their order, ascending."""
+    """Returns at most COUNTED thresholds, ascending: the first one, and others spread evenly over the sorted list."""
     distinct = sorted(set(thresholds))
     if len(distinct) > COUNTED:
         places = np.linspace(0, len(distinct) - 1, COUNTED - 1).round().astype(int)
@@ -228,6 +230,6 @@ def _shortlist(thresholds: list[int]) -> list[int]:
 
 
 def _lengthened(thresholds: list[int], length: int) -> tuple[int, ...]:
-    """As many thresholds as every class has, with further ones where a class has fewer."""
+    """Returns `length` thresholds: the given ones, filled up with others."""
     spare = (level for level in range(1, LEVELS) if level not in thresholds)
     return tuple(sorted([*thresholds, *(next(spare) for _ in range(length - len(thresholds)))]))

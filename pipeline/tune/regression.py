@@ -1,26 +1,27 @@
-"""Regressions that are fitted by the hundred, on few numbers each: scikit-learn's take ten times as long to set up.
+"""Small regressions that are fitted hundreds of times, for which scikit-learn's overhead is ten times as large.
 
-Their tests hold them against scikit-learn's.
+The tests compare them with scikit-learn.
 """
 
 import numpy as np
 
 STEPS, SMALLEST = 50, 1e-8
-"""Newton steps at most, and the least one."""
+"""The largest number of Newton steps, and the smallest step."""
 
 
 def logistic(
     design: np.ndarray, successes: np.ndarray, trials: np.ndarray, ridge: np.ndarray, towards: np.ndarray | None = None
 ) -> np.ndarray:
-    """Returns the coefficients (k,) of a logistic regression, by Newton's method, its steps halved until the
-    loss falls.
+    """Returns the coefficients (k,) of a logistic regression, by Newton's method with halved steps until the loss
+    falls.
 
     Args:
-        design: what the logit is a weighted sum of (n, k).
-        successes: how many of the trials succeeded (n,), any weights.
-        trials: (n,).
-        ridge: how strongly each coefficient is held (k,): half of ridge · (coefficient - towards)² joins the log loss.
-        towards: (k,), by default 0.
+        design: the design matrix (n, k).
+        successes: the weight of the successes (n,).
+        trials: the total weight (n,).
+        ridge: the strength of the penalty of each coefficient (k,): ridge · (coefficient - towards)² / 2 is added to
+            the log loss.
+        towards: the values to which coefficients are pulled (k,), by default 0.
     """
     towards = np.zeros(design.shape[1]) if towards is None else towards
 
@@ -29,25 +30,25 @@ def logistic(
         misfit = (trials * np.logaddexp(0, logit) - successes * logit).sum()
         return float(misfit + (ridge * (coefficients - towards) ** 2).sum() / 2)
 
-    found, reached = towards.copy(), loss(towards)
+    estimate, lowest_loss = towards.copy(), loss(towards)
     for _ in range(STEPS):
-        p = sigmoid(design @ found)
-        gradient = design.T @ (trials * p - successes) + ridge * (found - towards)
+        p = sigmoid(design @ estimate)
+        gradient = design.T @ (trials * p - successes) + ridge * (estimate - towards)
         curvature = (design * (trials * p * (1 - p))[:, None]).T @ design + np.diag(ridge)
         step = np.linalg.lstsq(curvature, gradient, rcond=None)[0]
-        while (after := loss(found - step)) > reached and np.abs(step).max() > SMALLEST:
-            step = step / 2  # far from the optimum a whole step may overshoot
-        if after >= reached:
+        while (after := loss(estimate - step)) > lowest_loss and np.abs(step).max() > SMALLEST:
+            step = step / 2  # far from the optimum, a full step may overshoot
+        if after >= lowest_loss:
             break
-        found, reached = found - step, after
+        estimate, lowest_loss = estimate - step, after
         if np.abs(step).max() < SMALLEST:
             break
-    return found
+    return estimate
 
 
 def linear(design: np.ndarray, values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Returns the coefficients (k,) of the weighted least squares of values (n,) on a design (n, k); of equally good
-    ones the shortest."""
+    """Returns the coefficients (k,) of a weighted least-squares fit of values (n,) on a design (n, k); the solution
+    with the smallest norm if there are several."""
     root = np.sqrt(weights)
     return np.linalg.lstsq(design * root[:, None], values * root, rcond=None)[0]
 

@@ -1,16 +1,17 @@
-"""Which post-processing steps earn their place, and what the decision is worth on images that chose none of it.
+"""Forward selection of post-processing steps, with a nested cross-validation estimate.
 
-The networks whose held-out predictions are tuned on are those that predict the test images; what is new there are
-groups (patients, videos), not networks. So what is left out are groups within every fold, a fifth at a time, over many
-partitions into fifths; a whole fold left out would take the only network away that judged its images.
+The networks whose held-out predictions are used for tuning also predict the test images. Only the groups (patients,
+videos) of the test images are new, not the networks. Therefore groups within every fold are left out, a fifth at a
+time, over many partitions into fifths. Leaving out a whole fold would also leave out the only network that predicted
+it.
 
-A step is judged on groups that it was not fitted to, and kept if it beats the decision so far, fitted in the same way,
-by more than noise; of alternatives within one standard error of the best the plainest is taken (the
-one-standard-error rule of Breiman et al. 1984, by paired differences). The nested estimate repeats all of it, the
-choice of steps included, without each fifth in turn.
+A step is judged on groups that it was not fitted to. It is kept if it is better than the previous decision, fitted in
+the same way, by more than noise. Of alternatives within one standard error of the best, the plainest is taken (the
+one-standard-error rule of Breiman et al. 1984, with paired differences). The nested estimate repeats the whole
+procedure, including the choice of steps, without each fifth in turn.
 
-The groups of every fold are dealt into ten cells, and a fifth is two of them. So there are 45 fifths that can be left
-out, 210 pairs of them, and whatever was fitted without the same cells before is looked up.
+The groups of every fold are dealt into ten cells, and a fifth consists of two cells. There are 45 fifths and 210 pairs
+of fifths that can be left out. Fits without the same cells are cached.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -23,48 +24,51 @@ import numpy as np
 from pipeline.masks.bootstrap import Gain, Score, gain
 
 CELLS = 10
-"""Cells that groups are dealt into."""
+"""The number of cells into which groups are dealt."""
 PARTS = 5
-"""Parts of a partition of all cells."""
+"""The number of parts of a partition of all cells."""
 PARTITIONS = 20
-"""Partitions that the final decision is judged and estimated by."""
+"""The number of partitions with which the final decision is judged and estimated."""
 INNER = 2
-"""Partitions that steps are judged by without a part, in the nested estimate."""
+"""The number of partitions with which steps are judged inside the nested estimate."""
 TRIES = 50
-"""Draws of a partition, at most, until none of its parts is a whole fold."""
+"""The largest number of random partitions that are tried until no part is a whole fold."""
 
 Cells = frozenset[int]
 Partition = list[Cells]
-"""Disjoint sets of cells that hold all images together."""
+"""Disjoint sets of cells that together contain all images."""
 Path = tuple[str, ...]
-"""Steps that were kept, in order."""
+"""The steps that were kept, in order."""
 
 
 class Problem(Protocol):
-    """What is tuned: how decisions are fitted to images and what they score."""
+    """A tuning problem, which defines how decisions are fitted to images and scored."""
 
     score: Score
     untuned: Any
 
     def prepare(self, step: str, decisions: Sequence[Any]) -> None:
-        """Counts what a step needs before it is fitted, given the decisions that it may be fitted to."""
+        """Counts what a step needs before it is fitted, given the decisions to which it may be added."""
 
     def fit(self, step: str, decision: Any, rows: np.ndarray, final: bool) -> Any:
-        """Returns the decision with one step more, chosen on the images at `rows`; the same where nothing is better.
+        """Returns the decision with one more step, chosen on the images at `rows`; the same decision if none is better.
 
-        `final`: the decision is to be used, and not only to judge the step.
+        `final` tells whether the decision will be used, and not only judged.
         """
 
     def counts(self, decision: Any, rows: np.ndarray) -> np.ndarray:
-        """Returns, for the images at `rows` (n, …), what `score` takes the sum of."""
+        """Returns the counts of the images at `rows` (n, …) that `score` sums."""
 
 
-# --- what is left out ------------------------------------------------------------------------------------------------
+# --- parts to leave out ----------------------------------------------------------------------------------------------
 
 
 def deal(folds: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """Returns the cell (N,) int64 of every image, from its fold and group: the groups of each fold are dealt in random
-    order, going on from fold to fold, so that cells have equally many groups, from as many folds as there are."""
+    """Returns the cell (N,) int64 of every image, from its fold and group.
+
+    The groups of each fold are dealt in random order, continuing from fold to fold. Cells therefore have equal numbers
+    of groups, from as many folds as possible.
+    """
     cells = np.zeros(len(folds), np.int64)
     if not len(folds):
         return cells
@@ -72,35 +76,35 @@ def deal(folds: np.ndarray, groups: np.ndarray) -> np.ndarray:
     random, dealt = np.random.default_rng(0), 0
     number = np.full(group.max() + 1, -1)
     for fold in np.unique(folds):
-        own = np.unique(group[folds == fold])
-        own = own[number[own] < 0]  # a group in several folds, as random folds have it, is dealt once
-        number[random.permutation(own)] = dealt + np.arange(len(own))
-        dealt += len(own)
+        of_fold = np.unique(group[folds == fold])
+        of_fold = of_fold[number[of_fold] < 0]  # with random folds, a group may be in several folds; it is dealt once
+        number[random.permutation(of_fold)] = dealt + np.arange(len(of_fold))
+        dealt += len(of_fold)
     return number[group] % CELLS
 
 
 def partitions_of(
     cells: np.ndarray, folds: np.ndarray, without: Cells = Cells(), count: int = PARTITIONS
 ) -> list[Partition]:
-    """Returns random partitions of the cells that are not in `without` into parts of a fifth of all cells, of one cell
-    at least. As far as it can be avoided, no part, with `without`, holds all images of a fold.
+    """Returns random partitions of the cells that are not in `without` into parts of a fifth of all cells, but at least
+    one cell. If possible, no part together with `without` contains all images of a fold.
 
     Args:
-        cells: cells (n,) of the images.
-        folds: their folds (n,).
-        without: cells that are left out already.
-        count: how many partitions; one where cells are left out one by one.
+        cells: the cells of the images (n,).
+        folds: the folds of the images (n,).
+        without: the cells that are already left out.
+        count: the number of partitions; there is only one if parts are single cells.
     """
     all_cells = np.unique(cells).tolist()
     remaining = [cell for cell in all_cells if cell not in without]
     parts = ceil(len(remaining) / max(1, round(len(all_cells) / PARTS)))
     of_folds = [set(cells[folds == fold].tolist()) for fold in np.unique(folds)]
     random = np.random.default_rng([len(remaining), *sorted(without)])
-    found: list[Partition] = []
+    partitions: list[Partition] = []
     for _ in range(count if len(remaining) > parts else 1):
         tries = (_partition(random.permutation(remaining), parts) for _ in range(TRIES))
-        found.append(_first_or_least(tries, lambda one: _whole_folds(one, without, of_folds)))
-    return found
+        partitions.append(_first_or_least(tries, lambda partition: _whole_folds(partition, without, of_folds)))
+    return partitions
 
 
 def _partition(cells: np.ndarray, parts: int) -> Partition:
@@ -108,32 +112,38 @@ def _partition(cells: np.ndarray, parts: int) -> Partition:
 
 
 def _whole_folds(partition: Partition, without: Cells, of_folds: Sequence[set[int]]) -> int:
-    """How often a part, with what is left out already, takes a fold away that has more than one cell."""
+    """Returns how many times a part, together with `without`, contains a whole fold of more than one cell."""
     return sum(len(fold) > 1 and fold <= part | without for part in partition for fold in of_folds)
 
 
 def _first_or_least(tries: Iterable[Partition], faults: Callable[[Partition], int]) -> Partition:
-    """The first without faults, else the one with the fewest."""
+    """Returns the first partition without faults, else the one with the fewest."""
     best, least = None, 0
-    for one in tries:
-        found = faults(one)
-        if best is None or found < least:
-            best, least = one, found
-        if not found:
+    for partition in tries:
+        count = faults(partition)
+        if best is None or count < least:
+            best, least = partition, count
+        if not count:
             break
     assert best is not None  # TRIES is above 0
     return best
 
 
-# --- fits, each made once --------------------------------------------------------------------------------------------
+# --- cached fits -----------------------------------------------------------------------------------------------------
 
 
 class Fits:
-    """The decisions of a problem along any path of steps, fitted without any cells; each is fitted once."""
+    """The decisions of a problem for paths of steps, each fitted without some cells, with a cache."""
 
     def __init__(self, problem: Problem, rows: np.ndarray, cells: np.ndarray, start: Any = None) -> None:
-        """Positions (n,) of the images that are chosen on, in ascending order; cells (N,) of all images; the decision
-        that paths start from, by default the untuned one."""
+        """Takes a problem and the images to choose on.
+
+        Args:
+            problem: the problem.
+            rows: the positions of the images (n,), in ascending order.
+            cells: the cells of all images (N,).
+            start: the decision from which paths start, by default the untuned one.
+        """
         self.problem, self.rows, self._cells = problem, rows, cells[rows]
         self.start = problem.untuned if start is None else start
         self._inside: dict[Cells, np.ndarray] = {}
@@ -164,7 +174,7 @@ class Fits:
         return self._decisions[key]
 
     def counts(self, path: Path, without: Cells, part: Cells) -> np.ndarray:
-        """Returns what the score takes the sum of, of the images in `part`, under the decision fitted outside
+        """Returns the counts that the score sums for the images in `part`, under the decision fitted outside
         `without`."""
         key = path, without, part
         if key not in self._counts:
@@ -172,8 +182,8 @@ class Fits:
         return self._counts[key]
 
     def averaged(self, path: Path, without: Cells, partitions: Sequence[Partition]) -> np.ndarray:
-        """Returns the counts of every image outside `without`, in the order of their positions, under the decisions
-        fitted without its part: their mean over partitions."""
+        """Returns the counts of every image outside `without`, in the order of positions, under the decisions fitted
+        without its part, averaged over partitions."""
         rows = self.outside(without)
         total: np.ndarray | None = None
         for part in (part for partition in partitions for part in partition):
@@ -196,18 +206,18 @@ class Tried:
     kept: bool
     gain: Gain
     decision: Any
-    """What it would have made of the decision before it."""
+    """The decision with this step added."""
 
 
 @dataclass
 class Choice:
-    """The steps chosen on the images outside some cells, one after the other."""
+    """The steps chosen on the images outside some cells, one after another."""
 
     fits: Fits
     groups: np.ndarray
-    """Of all images (N,)."""
+    """The groups of all images (N,)."""
     partitions: list[Partition]
-    """Of the cells that are not left out: what steps are judged by."""
+    """Partitions of the cells that are not left out, with which steps are judged."""
     without: Cells = Cells()
     path: Path = ()
     tried: list[Tried] = field(default_factory=list)
@@ -218,8 +228,11 @@ class Choice:
         return self.fits.decision(self.path, self.without)
 
     def consider(self, alternatives: Sequence[str], confidence: float) -> None:
-        """Fits steps that exclude each other, judges each against the decision so far, and keeps one or none: of those
-        within one standard error of the best the first, if it is better than the decision so far by more than noise."""
+        """Fits alternative steps, compares each with the decision so far, and keeps one or none.
+
+        Of the steps within one standard error of the best, the first is kept if it is better than the decision so far
+        by more than noise.
+        """
         paths = {step: (*self.path, step) for step in alternatives}
         fitted = {step: self.fits.decision(path, self.without) for step, path in paths.items()}
         changes = [step for step in alternatives if fitted[step] != self.decision]
@@ -233,17 +246,17 @@ class Choice:
             self.path = paths[kept]
 
     def decisions(self) -> list[Any]:
-        """Returns the decision so far, and those that judge it."""
+        """Returns the decision so far, and the decisions without each part that judge it."""
         parts = {part for partition in self.partitions for part in partition}
         return [self.decision, *(self.fits.decision(self.path, self.without | part) for part in parts)]
 
     def _plainest(self, after: dict[str, np.ndarray], gains: dict[str, Gain], confidence: float) -> str | None:
-        """The first of the alternatives that beats the decision so far, and that the best does not beat by more than
-        one standard error."""
+        """Returns the first alternative that is better than the decision so far and is within one standard error of the
+        best."""
         best = max(gains, key=lambda step: gains[step].value, default=None)
-        for step, found in gains.items():
-            if found.value > 0 and found.confidence >= confidence:
-                ahead = self._gain(after[step], after[best]) if best else found
+        for step, improvement in gains.items():
+            if improvement.value > 0 and improvement.confidence >= confidence:
+                ahead = self._gain(after[step], after[best]) if best else improvement
                 if ahead.value <= ahead.standard_error:
                     return step
         return None
@@ -258,14 +271,15 @@ class Choice:
 def select(
     choices: Sequence[Choice], steps: Sequence[Sequence[str]], confidence: float, advance: Callable[[], None]
 ) -> None:
-    """Takes all choices through all steps, one after the other, so that what a step needs is counted once.
+    """Considers all steps for all choices, step by step, so that the counts that a step needs are made once.
 
-    Each element of `steps` lists the alternatives of which one at most is kept, the plainest first.
+    Each element of `steps` lists alternatives, the plainest first, of which at most one is kept.
     """
     for alternatives in steps:
         problems = {id(choice.fits.problem): choice.fits.problem for choice in choices}
         for key, problem in problems.items():
-            decisions = [one for choice in choices if id(choice.fits.problem) == key for one in choice.decisions()]
+            of_problem = [choice for choice in choices if id(choice.fits.problem) == key]
+            decisions = [decision for choice in of_problem for decision in choice.decisions()]
             for step in alternatives:
                 problem.prepare(step, decisions)
         for choice in choices:
@@ -274,8 +288,10 @@ def select(
 
 
 def verdict(step: dict[str, Any], confidence: float, ships: bool = True) -> str:
-    """Returns what became of a step of postprocess.json: kept; refused; outdone, where an alternative was better or as
-    good and plainer; or given up, where what was kept does not ship, as all of it together is not better than nothing.
+    """Returns the outcome of a step of postprocess.json.
+
+    It is `kept`; `refused`; `outdone` if an alternative was better, or plainer and about as good; or `given up` if all
+    steps together are not better than the untuned decision.
     """
     if step["kept"]:
         return "kept"
@@ -283,17 +299,17 @@ def verdict(step: dict[str, Any], confidence: float, ships: bool = True) -> str:
     return "refused" if not better else "outdone" if ships else "given up"
 
 
-# --- what the chosen steps are worth ---------------------------------------------------------------------------------
+# --- nested estimate -------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Nested:
-    """What decisions chosen without an image are worth on it, over several partitions."""
+    """The nested estimate: every image is scored under decisions chosen without it, over several partitions."""
 
     rows: np.ndarray
-    """What the score takes the sum of, one row per image (n, …): the mean over partitions."""
+    """The counts that the score sums, one row per image (n, …), averaged over partitions."""
     scores: np.ndarray
-    """The problem's score of each partition."""
+    """The problem's score for each partition."""
 
     @classmethod
     def of(cls, choices: Mapping[Cells, Choice], partitions: Sequence[Partition]) -> "Nested":
@@ -302,11 +318,11 @@ class Nested:
         total: np.ndarray | None = None
         scores = []
         for partition in partitions:
-            own = [choices[part] for part in partition]
-            counts = [choice.fits.counts(choice.path, part, part) for choice, part in zip(own, partition, strict=True)]
+            pairs = [(choices[part], part) for part in partition]
+            counts = [choice.fits.counts(choice.path, part, part) for choice, part in pairs]
             total = np.zeros((len(first.rows), *counts[0].shape[1:])) if total is None else total
             for part, rows in zip(partition, counts, strict=True):
                 total[np.searchsorted(first.rows, first.inside(part))] += rows
             scores.append(first.problem.score(np.concatenate(counts).sum(0)))
-        assert total is not None  # there is a partition
+        assert total is not None  # there is at least one partition
         return cls(total / len(partitions), np.array(scores))

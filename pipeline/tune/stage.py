@@ -1,20 +1,20 @@
-"""Chooses on the out-of-fold predictions, at native size, how probabilities become masks, and what that may bring.
+"""Chooses how probabilities become masks, on the out-of-fold predictions at native size, and estimates the score.
 
     python -m pipeline tune RECIPE
 
 reads   work/<competition>/<run>/predictions/oof_fold_<k>.npy, fold_<k>/epochs.npz, work/<competition>/images.parquet,
         outliers.csv, folds/<competition>.csv and its audit
 writes  work/<competition>/<run>/postprocess.json (decision, steps tried, scores, curves), oof_scores.csv (one row per
-        image: its score with the decision, without it, and, nested, by decisions that did not see it), suspects.csv,
-        mask_statistics.npz (what the training masks look like, for encode's guards: some hundred bytes per mask, too
-        much for a JSON that a person reads)
+        image: its score with the decision, untuned, and nested, that is with decisions chosen without it),
+        suspects.csv, mask_statistics.npz (statistics of the training masks for encode's guards; some hundred bytes per
+        mask, too much for a readable JSON)
 
-The score is that of all images but the broken ones, as the test set is not cleaned either; beside it stands that of the
-images clean left as they are. `tune.rows: cleaned` turns the two around.
+The score is over all images except broken ones, because the test set is not cleaned either. The score over the images
+that clean left unchanged is given too. `tune.rows: cleaned` exchanges the two.
 
-A step stays only if it brings more than noise, and all of them only if together they do (selection.py); the nested
-estimate chooses everything again, steps, thresholds, weights of an ensemble and test-time augmentation included,
-without the groups that it scores.
+A step is kept only if it gains more than noise, and the kept steps are used only if together they do (selection.py).
+The nested estimate repeats all choices without the groups that it scores: steps, thresholds, weights of an ensemble and
+test-time augmentation.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -71,39 +71,39 @@ SHARES = tuple(round(share / 10, 1) for share in range(1, 10))
 
 
 Rows = Callable[[np.ndarray], np.ndarray]
-"""From positions of images (n,) to what the metric's score takes the sum of, one row per image (n, …)."""
+"""Takes positions of images (n,); returns the counts that the metric's score sums, one row per image (n, …)."""
 
 
 @dataclass(frozen=True)
 class Tuned:
-    """What was chosen, and what `metric.score` takes the sum of, image by image."""
+    """The choices of tune, and the counts per image that `metric.score` sums."""
 
     held: HeldOut
     counted: np.ndarray
-    """Positions of the images that were chosen on, in ascending order."""
+    """The positions of the images on which choices were made, in ascending order."""
     chosen: Chosen
     weighting: Weighting
     views: dict[str, Any] | None
-    """What was decided about test-time augmentation: see views.decide."""
+    """The decision on test-time augmentation; see views.decide."""
     metric: Metric
     parts: Parts
     weightings: Mapping[Cells, Weighting]
-    """Chosen without each part."""
+    """The weightings chosen without each part."""
     rows: Rows
-    """Under the decision."""
+    """Counts under the decision."""
     nested: np.ndarray
-    """Of the images at `counted`, under decisions chosen without the image (n, …)."""
+    """Counts of the images at `counted`, under decisions chosen without the image (n, …)."""
     untuned: Rows
-    """Under the untuned decision."""
+    """Counts under the untuned decision."""
 
     @property
     def nested_score(self) -> float:
-        """The median over partitions."""
+        """The nested score, as the median over partitions."""
         return float(self.metric.sign * np.median(self.chosen.nested.scores))
 
     @property
     def decided(self) -> final_scores.Decided:
-        """What a published metric scores."""
+        """The decisions that a published metric scores."""
         choice = self.chosen.choice
         return final_scores.Decided(
             self.held, self.counted, self.parts, self.weighting, choice.decision, choice.fits.problem.untuned,
@@ -112,7 +112,7 @@ class Tuned:
 
 
 def steps(run: Run) -> list[Step]:
-    """Returns the one step of this stage."""
+    """Returns the step of this stage."""
     inputs = (run.table, run.outliers, run.folds_file, run.audit, *blends.files(run, "oof"), *estimate.files(run))
     inputs += (*histories.files(run), *filter(None, [published.file_of(run.competition)]))
     outputs = (run.postprocess, run.folder / "oof_scores.csv", run.suspects, run.mask_statistics)
@@ -125,19 +125,19 @@ def steps(run: Run) -> list[Step]:
     if run.recipe.tune.presence_neighbours:
         settings["duplicates"] = run.competition.clean.duplicates.model_dump(mode="json")
     settings["tta"] = run.recipe.predict.tta
-    if run.recipe.ensemble:  # whose runs have decided on their views
+    if run.recipe.ensemble:  # the runs have made their own decisions on views
         settings["tta"] = {other.name: kept_views.views_of(other) for other in other_runs.runs_of(run)}
     manifest = run.folder / "postprocess.manifest.json"
     return [Step("tune", "tune", manifest, inputs, outputs, settings)]
 
 
 def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
-    """Searches, estimates, and writes the files."""
+    """Makes all choices, estimates the scores, and writes the files."""
     held = held_out(run)
     counted = np.flatnonzero(counted_rows(held.images, run.recipe.tune.rows))
     if not len(counted):
         raise PipelineError(
-            f"tune.rows is {run.recipe.tune.rows}, and none of the {len(held.images)} out-of-fold images is such a row."
+            f"tune.rows is {run.recipe.tune.rows}, but none of the {len(held.images)} out-of-fold images is such a row."
         )
     agreement = None
     if run.competition.metric_file:
@@ -167,18 +167,18 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
     statistics.save(run.mask_statistics, _mask_statistics(run))
     write_json(run.postprocess, result)
     summary.say_result(run, result)
-    if any(one["kind"] == "suspect labels" for one in result["reasons"]):
-        say(f"  {len(suspected)} images whose mask may be wrong, the likeliest first → {shown(run.suspects)}")
+    if any(reason["kind"] == "suspect labels" for reason in result["reasons"]):
+        say(f"  {len(suspected)} images whose mask may be wrong, the most likely first → {shown(run.suspects)}")
     yield from waiting
 
 
 def estimated(held: HeldOut, counted: np.ndarray) -> dict[str, Any]:
-    """Returns the scores that postprocess.json would hold of these images, and writes nothing."""
+    """Returns the scores of these images as in postprocess.json, without writing anything."""
     return _result(choose(held, counted)[0])
 
 
 def _mask_statistics(run: Run) -> statistics.Statistics:
-    """What the masks of all training images look like, class by class."""
+    """Returns statistics of the masks of all training images, by class."""
     classes, exclusive = run.competition.classes, run.competition.kind == "multiclass"
     return statistics.of_table(table.read_table(run.table, "train"), classes, exclusive)
 
@@ -187,13 +187,13 @@ def _mask_statistics(run: Run) -> statistics.Statistics:
 
 
 def choose(held: HeldOut, counted: np.ndarray) -> tuple[Tuned, dict[str, Any], pd.DataFrame]:
-    """Returns what is chosen on the images at `counted` (positions, ascending), what else postprocess.json says of it,
-    with the pixels (N, C) of true and predicted masks under `areas`, and the suspects."""
+    """Returns the choices made on the images at the positions `counted` (ascending), further entries of
+    postprocess.json, and the suspects. The entry `areas` holds the pixels (N, C) of true and predicted masks."""
     return (_labels if held.run.competition.kind == "multiclass" else _masks)(held, counted)
 
 
 def _masks(held: HeldOut, counted: np.ndarray) -> tuple[Tuned, dict[str, Any], pd.DataFrame]:
-    """What was chosen of a binary or multilabel competition, what else postprocess.json says, and the suspects."""
+    """Returns the same as `choose` for a binary or multilabel competition."""
     run, parts = held.run, Parts.of(held, counted)
     settings, classes = run.recipe.tune, run.competition.classes
     weightings, views = blending.choose_weightings(held, parts.row_sets())
@@ -219,20 +219,20 @@ def _masks(held: HeldOut, counted: np.ndarray) -> tuple[Tuned, dict[str, Any], p
         held, counted, chosen, weightings[0], views, metric, parts, of_parts, rows, chosen.nested.rows, untuned
     )
     evidence = final.evidence_of(decision)
-    own = evidence.only(counted)
+    selected = evidence.only(counted)
     scores = metric.by_class(final.measured(decision, counted)).mean(1)
     special = {
         "rules": described(decision, classes),
         "curves": mask_rules.curves(final, decision, counted, classes),
-        "share_empty_true": float((own.true.sum(1) == 0).mean()),
-        "mean_true_area": float(own.true.sum(1).mean()),
-        "oof": mask_rules.summary(own, decision),
-        "shares_of_empty": shares_of_empty(scores, own.true.sum(1) == 0, SHARES) if metric.by_image else [],
-        "calibration": calibration.by_fold(own, classes),
+        "share_empty_true": float((selected.true.sum(1) == 0).mean()),
+        "mean_true_area": float(selected.true.sum(1).mean()),
+        "oof": mask_rules.summary(selected, decision),
+        "shares_of_empty": shares_of_empty(scores, selected.true.sum(1) == 0, SHARES) if metric.by_image else [],
+        "calibration": calibration.by_fold(selected, classes),
         "fold_out": estimate.fold_out(chosen.choice, metric, chosen.nested.rows, parts.folds),
     }
     if singles:
-        # a single model's thresholds are not those that regions of the average were counted at
+        # regions were counted at the thresholds of the average, not at those of single models
         steps = [group for group in tried if "components" not in group]
         left_out = parts.partitions[0] * len(singles)
         lone = [fits[single] for single in singles for _ in parts.partitions[0]]
@@ -244,7 +244,7 @@ def _masks(held: HeldOut, counted: np.ndarray) -> tuple[Tuned, dict[str, Any], p
 
 
 def _labels(held: HeldOut, counted: np.ndarray) -> tuple[Tuned, dict[str, Any], pd.DataFrame]:
-    """The same of a multiclass competition."""
+    """Returns the same as `choose` for a multiclass competition."""
     run, parts = held.run, Parts.of(held, counted)
     competition, settings = run.competition, run.recipe.tune
     weightings, views = blending.choose_weightings(held, parts.row_sets())
@@ -255,14 +255,17 @@ def _labels(held: HeldOut, counted: np.ndarray) -> tuple[Tuned, dict[str, Any], 
         weighting: Fits(LabelProblem(*pixels, len(held.rows), competition, run.never, groups), counted, parts.cells)
         for weighting, pixels in drawn
     }
-    tried = [[one] for one in class_biases.STEPS if one in settings.steps]
+    tried = [[step] for step in class_biases.STEPS if step in settings.steps]
     chosen = choose_steps(parts, [fits[weighting] for weighting in weightings], tried, settings)
     final, decision = fits[weightings[0]].problem, chosen.choice.decision
-    found = class_biases.confusions(held, [weightings[0]] * 2, [[decision, final.untuned]] * len(held.rows))
-    everything, untuned = (
-        lambda rows, matrices=matrices: metric.rows(matrices[rows], units=groups[rows]) for matrices in found
+    matrices_of_decisions = class_biases.confusions(
+        held, [weightings[0]] * 2, [[decision, final.untuned]] * len(held.rows)
     )
-    # nested decisions are counted on drawn pixels: what they cost there is taken from the counts of all pixels
+    everything, untuned = (
+        lambda rows, matrices=matrices: metric.rows(matrices[rows], units=groups[rows])
+        for matrices in matrices_of_decisions
+    )
+    # nested decisions are counted on drawn pixels; their difference from the decision is added to the full counts
     whole, some = everything(counted), final.counts(decision, counted)
     shift = float(metric.objective(whole.sum(0)) - metric.objective(some.sum(0)))
     nested = Nested(whole + chosen.nested.rows - some, chosen.nested.scores + shift)
@@ -274,18 +277,21 @@ def _labels(held: HeldOut, counted: np.ndarray) -> tuple[Tuned, dict[str, Any], 
     tuned = Tuned(
         held, counted, chosen, weightings[0], views, metric, parts, of_parts, everything, nested.rows, untuned
     )
-    special = _described_labels(tuned, found[0][counted]) | {
-        "areas": (found[0].sum(2), without_ignored(found[0], competition.ignored).sum(1))
+    special = _described_labels(tuned, matrices_of_decisions[0][counted]) | {
+        "areas": (
+            matrices_of_decisions[0].sum(2),
+            without_ignored(matrices_of_decisions[0], competition.ignored).sum(1),
+        )
     }
     special["fold_out"] = fold_out
-    return tuned, special, suspects.of_labels(held.images, found[0], competition)
+    return tuned, special, suspects.of_labels(held.images, matrices_of_decisions[0], competition)
 
 
-# --- what postprocess.json says --------------------------------------------------------------------------------------
+# --- entries of postprocess.json -------------------------------------------------------------------------------------
 
 
 def _result(tuned: Tuned) -> dict[str, Any]:
-    """The scores, the steps and the ensemble's weights."""
+    """Returns the scores, the steps and the weights of the ensemble."""
     run, images, score = tuned.held.run, tuned.held.images, tuned.metric.score
     chosen, partitions = tuned.rows(tuned.counted), tuned.metric.sign * tuned.chosen.nested.scores
     folds, groups = images["fold"].to_numpy(), images["group"].to_numpy()
@@ -314,7 +320,7 @@ def _result(tuned: Tuned) -> dict[str, Any]:
             for name, kept in sets.items()
         },
         "images": len(chosen),
-        "steps": [*_views(run, tuned.views), *(_step(one, run) for one in tuned.chosen.choice.tried)],
+        "steps": [*_views(run, tuned.views), *(_step(tried, run) for tried in tuned.chosen.choice.tried)],
         "procedure": {
             "ships": "tuned" if tuned.chosen.choice.path else "untuned" if search else "fixed",
             "gain": tuned.chosen.gain.value,
@@ -329,7 +335,7 @@ def _result(tuned: Tuned) -> dict[str, Any]:
 
 
 def _views(run: Run, decided: dict[str, Any] | None) -> list[dict[str, Any]]:
-    """Test-time augmentation as a step: what was decided here, or by the runs of an ensemble."""
+    """Returns test-time augmentation as a step, as decided here or by the runs of an ensemble."""
     records = [decided]
     if run.recipe.ensemble:
         records = list(map(kept_views.decided_views, other_runs.runs_of(run)))
@@ -342,15 +348,16 @@ def _views(run: Run, decided: dict[str, Any] | None) -> list[dict[str, Any]]:
 
 
 def _step(tried: Tried, run: Run) -> dict[str, Any]:
-    found = {"step": tried.step, "kept": tried.kept, "gain": tried.gain.value,
+    entry = {"step": tried.step, "kept": tried.kept, "gain": tried.gain.value,
              "standard_error": tried.gain.standard_error, "confidence": tried.gain.confidence}  # fmt: skip
     if isinstance(tried.decision, Rules):
-        return found | {"rules": described(tried.decision, run.competition.classes)}
-    return found | {"bias": tried.decision.bias, "never": tried.decision.never}
+        return entry | {"rules": described(tried.decision, run.competition.classes)}
+    return entry | {"bias": tried.decision.bias, "never": tried.decision.never}
 
 
 def _described_labels(tuned: Tuned, chosen: np.ndarray) -> dict[str, Any]:
-    """What postprocess.json says of a multiclass competition only; `chosen` are matrices of the images that count."""
+    """Returns the entries only for multiclass competitions; `chosen` are confusion matrices of the images that
+    count."""
     competition = tuned.held.run.competition
     folds = tuned.held.images["fold"].to_numpy()[tuned.counted]
     by_fold = {str(fold): chosen[folds == fold].sum(0) for fold in np.unique(folds)}
@@ -369,7 +376,7 @@ def _described_labels(tuned: Tuned, chosen: np.ndarray) -> dict[str, Any]:
 
 
 def _readings(counts: np.ndarray, by_fold: dict[str, np.ndarray], competition: Competition) -> dict[str, Any]:
-    """The metric of all pixels in both readings of a predicted ignored class, over all images and by fold."""
+    """Returns the metric over all pixels in both readings of a predicted ignored class, over all images and by fold."""
     if competition.ignored is None:
         return {}
     readings = {

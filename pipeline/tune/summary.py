@@ -1,4 +1,4 @@
-"""What tune says on the console of what it chose."""
+"""Prints the choices of tune and their scores on the console."""
 
 from typing import Any
 
@@ -15,15 +15,15 @@ SEARCHED = {
     "masks": f"masks drawn at {len(THRESHOLDS)} thresholds and {len(AREAS)} areas, as the metric needs whole masks",
     "confusion": "biases of the classes, on drawn pixels",
 }
-"""What is tried, by what the metric counts."""
+"""A description of the search for each kind of counts of a metric."""
 COLOURS = {"kept": "green", "refused": "dim", "outdone": "dim", "given up": "yellow"}
-"""Of what became of a step."""
+"""The colour of each outcome of a step."""
 
 
 def say_result(run: Run, result: dict[str, Any]) -> None:
-    """Prints what was chosen, and what it is worth."""
+    """Prints the choices and their scores."""
     remark = f" ({result['remark']})" if result["remark"] else ""
-    names = {"raw": "all but the broken images", "cleaned": "the images that clean left as they are"}
+    names = {"raw": "all images except broken ones", "cleaned": "the images that clean left unchanged"}
     of = f"{result['images']} held-out images ({names[run.recipe.tune.rows]})"
     say(f"  {result['metric']} of {of}{remark}:")
     say(f"  untuned      {result['untuned']:.4f}  the same images, {_untuned_rule(run)}")

@@ -1,7 +1,7 @@
-"""Images whose out-of-fold prediction disagrees most with their mask: one of the two is wrong, so look at them first.
+"""Lists the images whose out-of-fold prediction disagrees most with their mask, because one of the two is wrong.
 
-Pure functions from what tune counted to rows, the highest score first, from 0.5 on, without the images that clean has
-dropped. A list may be copied, shortened to the images whose mask is wrong, and named in `train.exclude`.
+The functions turn the counts of tune into rows, the highest score first, down to 0.5. Images that clean has dropped are
+left out. A copy of the list, reduced to the images whose mask is wrong, can be used as `train.exclude`.
 """
 
 from typing import Any
@@ -16,18 +16,18 @@ from pipeline.masks.overlaps import dice
 from pipeline.tune.evidence import Evidence, predicted_area
 
 LOWEST = 0.5
-"""The score from which an image is listed."""
+"""The smallest score of a listed image."""
 HALF = LEVELS // 2
 """Probability 0.5."""
 
 
 def of_masks(evidence: Evidence, decision: Rules, classes: list[str]) -> pd.DataFrame:
     """Returns the suspects of a binary or multilabel competition: image_id, reason, score, fold, true_area,
-    predicted_area, best_dice (NaN where the mask is empty) and note.
+    predicted_area, best_dice (NaN if the mask is empty) and note.
 
-    The score of an image with a mask is 1 - the Dice of the best threshold, its mean over the classes in the image.
-    That of an image without one is the area predicted with 0.5 or more, weighted by probability, as a part of the
-    median mask's; 1 at most.
+    The score of an image with a mask is 1 minus the Dice at the best threshold, averaged over the classes in the image.
+    The score of an image without a mask is the area predicted with at least 0.5, weighted by probability, relative to
+    the median area of masks, and at most 1.
     """
     present, typical, best = evidence.true > 0, _typical_areas(evidence.true), _best_dice(evidence)
     expected, predicted = _confident_area(evidence) / typical, predicted_area(evidence, decision)
@@ -35,16 +35,16 @@ def of_masks(evidence: Evidence, decision: Rules, classes: list[str]) -> pd.Data
     mean = np.where(present, best, 0).sum(1) / np.maximum(present.sum(1), 1)
     reasons, notes = [], []
     for index in range(len(masked)):
-        true, found = evidence.true[index], evidence.predicted[index, :, HALF]
+        true, at_half = evidence.true[index], evidence.predicted[index, :, HALF]
         if masked[index]:
             worst = int(np.argmin(np.where(present[index], best[index], np.inf)))
-            reasons.append(_reason(found[present[index]], mean[index]))
+            reasons.append(_reason(at_half[present[index]], mean[index]))
             shown = f"{true[worst]:,} px true, {predicted[index, worst]:,} px predicted"
             note = f"{shown}, Dice {best[index, worst]:.2f} at the best threshold"
         else:
             worst = int(np.argmax(expected[index]))
             reasons.append("predicted where empty")
-            note = f"{found[worst]:,} px at 0.5 or more, true masks have {typical[worst]:,.0f} px (median)"
+            note = f"{at_half[worst]:,} px at 0.5 or more, true masks have {typical[worst]:,.0f} px (median)"
         notes.append(f"{classes[worst]}: {note}" if len(classes) > 1 else note)
     return _ranked(evidence.images, "best_dice", {
         "reason": reasons,
@@ -60,13 +60,13 @@ def of_labels(images: pd.DataFrame, counts: np.ndarray, competition: Competition
     """Returns the suspects of a multiclass competition: image_id, reason, score, fold, true_area, predicted_area,
     the competition's metric and note.
 
-    The score is 1 - the competition's metric of the image alone, or the metric itself, 1 at most, where lower is
-    better. An image whose pixels are all ignored has none.
+    The score is 1 minus the competition's metric of the image, or the metric itself, at most 1, if lower is better.
+    An image whose pixels are all ignored has the score 0.
 
     Args:
         images: image_id, fold and use, one row per image.
-        counts: confusion matrices (N, C, C) int64, rows are true classes.
-        competition: gives the metric and the classes; the areas are those of all but the first.
+        counts: confusion matrices (N, C, C) int64, whose rows are true classes.
+        competition: the competition, for its metric and classes; areas are those of all classes but the first.
     """
     counted = counts.copy()
     if competition.ignored is not None:
@@ -85,22 +85,22 @@ def of_labels(images: pd.DataFrame, counts: np.ndarray, competition: Competition
 
 
 def _ranked(images: pd.DataFrame, measure: str, values: dict[str, Any]) -> pd.DataFrame:
-    """The images with these values whose score is high enough, the highest first; none that clean has dropped."""
-    found = images[["image_id", "fold"]].reset_index(drop=True).assign(**values).round({"score": 4, measure: 4})
+    """Returns the images with these values whose score is high enough, the highest first, without dropped images."""
+    table = images[["image_id", "fold"]].reset_index(drop=True).assign(**values).round({"score": 4, measure: 4})
     if "use" in images:
-        found = found[(images["use"] != "drop").to_numpy()]
-    found = found[found["score"] >= LOWEST].sort_values("score", ascending=False, kind="stable", ignore_index=True)
+        table = table[(images["use"] != "drop").to_numpy()]
+    table = table[table["score"] >= LOWEST].sort_values("score", ascending=False, kind="stable", ignore_index=True)
     columns = ["image_id", "reason", "score", "fold", "true_area", "predicted_area", measure, "note"]
-    return found[columns]
+    return table[columns]
 
 
 def _typical_areas(true: np.ndarray) -> np.ndarray:
-    """The median area (C,) float64 of the masks of each class that are not empty; 1 where all are."""
+    """Returns the median area (C,) float64 of the non-empty masks of each class; 1 if all are empty."""
     return np.array([np.median(column[column > 0]) if column.any() else 1.0 for column in true.T])
 
 
 def _best_dice(evidence: Evidence) -> np.ndarray:
-    """The Dice (N, C) float64 of the threshold that suits each image best, of those above 0."""
+    """Returns the Dice (N, C) float64 at the best threshold above 0 of each image."""
     planes = (
         dice(evidence.intersection[:, index, 1:], evidence.predicted[:, index, 1:], evidence.true[:, index, None])
         for index in range(evidence.true.shape[1])
@@ -109,15 +109,16 @@ def _best_dice(evidence: Evidence) -> np.ndarray:
 
 
 def _confident_area(evidence: Evidence) -> np.ndarray:
-    """The sum (N, C) float64 of the probabilities that are 0.5 or more."""
+    """Returns the sum (N, C) float64 of the probabilities that are at least 0.5."""
     at_least = evidence.predicted[:, :, HALF:]
     pixels = at_least - np.pad(at_least[:, :, 1:], ((0, 0), (0, 0), (0, 1)))
     return pixels @ np.arange(HALF, LEVELS) / (LEVELS - 1)
 
 
-def _reason(found: np.ndarray, best: float) -> str:
-    """Why an image with a mask is a suspect, from the pixels at 0.5 or more of the classes in it, and the best Dice."""
-    if not found.any():
+def _reason(predicted: np.ndarray, best: float) -> str:
+    """Returns why an image with a mask is a suspect, from the pixels with at least 0.5 of its classes and the best
+    Dice."""
+    if not predicted.any():
         return "predicted empty"
     return "predicted elsewhere" if best < 0.1 else "poor overlap"
 

@@ -1,7 +1,7 @@
-"""Test-time augmentation: what it brings on the held-out images, before it is paid for on the test images.
+"""Measures the gain of test-time augmentation on the held-out images, before it costs time on the test images.
 
-Every held-out image is scored at native size, plain and as the mean over the views, each at the threshold that suits it
-best: averaged probabilities are less confident, and a fixed 0.5 would penalise them.
+Every held-out image is scored at native size, plain and as the mean over the views, each at its own best threshold.
+Averaged probabilities are less confident, so a fixed threshold of 0.5 would put them at a disadvantage.
 """
 
 from collections.abc import Sequence
@@ -24,26 +24,26 @@ from pipeline.tune.evidence import histogram_counts
 from pipeline.tune.held_out import HeldOut, Weighting
 
 THRESHOLDS = np.arange(16, 256, 16)
-"""Thresholds that are tried, of 255."""
+"""The thresholds that are tried, out of 255."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Counts of held-out images at each of the THRESHOLDS; of a multiclass competition untuned."""
+    """Counts of held-out images at each of the THRESHOLDS; untuned for a multiclass competition."""
 
     plain: np.ndarray
-    """(N, T, …), what the competition's metric counts of an image; multiclass (N, 1, C, C), rows are true classes."""
+    """The counts of the competition's metric (N, T, …); for multiclass (N, 1, C, C), whose rows are true classes."""
     tta: np.ndarray
-    """The same of the mean over the views."""
+    """The same for the mean over the views."""
 
 
 def count(held: HeldOut) -> list[Measured | None]:
-    """Returns the counts of every held-out image for each run that is averaged; None for one without views."""
+    """Returns the counts of every held-out image for each run that is averaged; None for a run without views."""
     runs = other_runs.runs_of(held.run)
     places = [place for place, other in enumerate(runs) if other.recipe.predict.tta != "none"]
-    found: list[Measured | None] = [None] * len(runs)
+    measured: list[Measured | None] = [None] * len(runs)
     if not places:
-        return found
+        return measured
     alone = np.eye(len(runs))
     both = [tuple(plain and place in places for place in range(len(runs))) for plain in (True, False)]
     weightings = [Weighting(plain, tuple(map(float, alone[place]))) for place in places for plain in both]
@@ -55,12 +55,12 @@ def count(held: HeldOut) -> list[Measured | None]:
     batches = metric.batches(held.images["group"].to_numpy())
     counts = held.each_batch(weightings, batches, count_batch, "test-time augmentation")
     for number, place in enumerate(places):
-        found[place] = Measured(counts[:, 2 * number], counts[:, 2 * number + 1])
-    return found
+        measured[place] = Measured(counts[:, 2 * number], counts[:, 2 * number + 1])
+    return measured
 
 
 def _count(run: Run, metric: Metric, probabilities: Sequence[np.ndarray], true: Sequence[np.ndarray]) -> np.ndarray:
-    """The counts (n, T, …) of a batch of images."""
+    """Returns the counts (n, T, …) of a batch of images."""
     if metric.counted == "confusion":
         classes = len(run.competition.classes)
         predicted = [labels(probability, [0.0] * classes, run.never) for probability in probabilities]
@@ -73,7 +73,7 @@ def _count(run: Run, metric: Metric, probabilities: Sequence[np.ndarray], true: 
 
 
 def _pixel_counts(probability: np.ndarray, true: np.ndarray) -> np.ndarray:
-    """Those (T, 3, C) int64 of one image, from its histograms."""
+    """Returns the counts (T, 3, C) int64 of one image, from its histograms."""
     _, predicted, intersection, total = histogram_counts(probability, true)
     some = (intersection[:, THRESHOLDS].T, predicted[:, THRESHOLDS].T, np.tile(total, (len(THRESHOLDS), 1)))
     return np.stack(some, axis=1).astype(np.int64)
@@ -82,31 +82,31 @@ def _pixel_counts(probability: np.ndarray, true: np.ndarray) -> np.ndarray:
 def measure(
     plain: np.ndarray, tta: np.ndarray, groups: np.ndarray, competition: Competition, settings: TuneSettings
 ) -> tuple[Gain, bool]:
-    """Returns what test-time augmentation brings on these images, and whether it is kept.
+    """Returns the gain of test-time augmentation on these images, and whether it is kept.
 
-    It is where tune is `fixed`, or where at least the share `tune.confidence` of the bootstrap draws shows a gain.
+    It is kept if tune.method is `fixed`, or if at least the share `tune.confidence` of bootstrap draws shows a gain.
 
     Args:
-        plain: counts (N, T, …), at the thresholds of Measured.
+        plain: counts (N, T, …), as in Measured.
         tta: the same with test-time augmentation.
-        groups: (N,) what is drawn together.
-        competition: gives the metric.
-        settings: how tune chooses.
+        groups: the group of each image (N,).
+        competition: the competition, for its metric.
+        settings: the settings of tune.
     """
     metric = metric_of(competition)
-    # the size of a true mask is known where pixels are counted
+    # the size of true masks is only known if pixels are counted
     weights = presence_weights(plain[:, 0, 2], settings.presence_prior) if metric.counted == "pixels" else None
     plain, tta = (
         np.stack([metric.rows(measured, weights, groups) for measured in counts.swapaxes(0, 1)], axis=1)
         for counts in (plain, tta)
     )
     before, after = (rows[:, int(np.argmax(metric.objective(rows.sum(0))))] for rows in (plain, tta))
-    found = gain(before, after, metric.objective, groups)
-    return found, settings.method == "fixed" or found.confidence >= settings.confidence
+    improvement = gain(before, after, metric.objective, groups)
+    return improvement, settings.method == "fixed" or improvement.confidence >= settings.confidence
 
 
 def keeps(held: HeldOut, other: Run, measured: Measured, rows: np.ndarray) -> bool:
-    """Returns whether the views of a run that is averaged are kept on the evidence of the images at `rows`."""
+    """Returns whether the views of a run in an ensemble are kept, judged on the images at `rows`."""
     if not len(rows):
         return False
     groups = held.images["group"].to_numpy()[rows]
@@ -114,11 +114,15 @@ def keeps(held: HeldOut, other: Run, measured: Measured, rows: np.ndarray) -> bo
 
 
 def decide(held: HeldOut, measured: Measured, rows: np.ndarray) -> dict[str, Any]:
-    """Returns what postprocess.json says of a run's views: whether they are kept, and what they bring on the images at
-    `rows`, with its standard error and the share of bootstrap draws in which they are better."""
+    """Returns the entry of postprocess.json on a run's views: whether they are kept, and their gain on the images at
+    `rows` with its standard error and the share of bootstrap draws in which they are better."""
     run, groups = held.run, held.images["group"].to_numpy()[rows]
-    found, kept = measure(measured.plain[rows], measured.tta[rows], groups, run.competition, run.recipe.tune)
+    improvement, kept = measure(measured.plain[rows], measured.tta[rows], groups, run.competition, run.recipe.tune)
     return {
-        "views": run.recipe.predict.tta, "kept": kept, "gain": found.value, "standard_error": found.standard_error,
-        "confidence": found.confidence, "images": len(rows),
-    }  # fmt: skip
+        "views": run.recipe.predict.tta,
+        "kept": kept,
+        "gain": improvement.value,
+        "standard_error": improvement.standard_error,
+        "confidence": improvement.confidence,
+        "images": len(rows),
+    }

@@ -1,8 +1,8 @@
-"""Groups and folds whose held-out images score far below the others, by images whose masks clean believes.
+"""Finds groups and folds whose held-out images score far below the others, among images whose masks clean kept.
 
-Many groups are looked at, and some are always low by chance: a group is named only where its mean lies below that of
-the rest by more than its noise, all comparisons considered, by an amount that matters, and outside the spread of the
-groups. A fold is compared without the weak groups in it, groups counting as one image each.
+Among many groups, some always score low by chance. A group is named only if its mean is below that of the others by
+more than noise (corrected for the number of comparisons), by an amount that matters, and outside the spread of the
+groups. A fold is compared without its weak groups, and each group counts as one image.
 """
 
 from dataclasses import dataclass
@@ -13,20 +13,20 @@ from pipeline.core.verdict import Reason
 from pipeline.tune.findings import Findings, named
 
 FEWEST = 5
-"""Images of a group, at least."""
+"""The smallest number of images of a group."""
 MATERIAL = 0.1
-"""How far below the others is far, of a score from 0 to 1; of an error, a quarter of the typical one."""
+"""The difference that matters, for a score from 0 to 1; for an error, a quarter of the typical value."""
 CHANCE = 0.01
-"""The chance of naming a group, or a fold, where none is weak."""
+"""The probability of naming a group, or a fold, if none is weak."""
 SPREADS = 2.5
-"""How many robust standard deviations of the groups' means below their median a weak group lies."""
+"""A weak group is this many robust standard deviations of the groups' means below their median."""
 SHOWN = 12
-"""Images that are listed."""
+"""The number of images that are listed."""
 
 
 @dataclass(frozen=True)
 class _Weak:
-    """A group or fold and its images' positions."""
+    """A weak group or fold, with the positions of its images."""
 
     name: str
     positions: np.ndarray
@@ -37,25 +37,25 @@ class _Weak:
 def reasons(findings: Findings) -> list[Reason]:
     """Returns the weak groups and folds, the weakest first."""
     positions = findings.trusted
-    positions = positions[np.isfinite(findings.scores[positions])]  # not those of no weight
+    positions = positions[np.isfinite(findings.scores[positions])]  # without images of weight 0
     if findings.run.competition.kind == "multiclass":
-        positions = positions[findings.true[positions].sum(1) > 0]  # not those that are ignored altogether
+        positions = positions[findings.true[positions].sum(1) > 0]  # without completely ignored images
     groups = _not_whole_folds(findings, _weak_groups(findings, positions))
-    inside = np.concatenate([np.zeros(0, np.int64), *(one.positions for one in groups)])
+    inside = np.concatenate([np.zeros(0, np.int64), *(group.positions for group in groups)])
     folds = _weak_folds(findings, positions[~np.isin(positions, inside)])
     return [*_reason(findings, "group", groups), *_reason(findings, "fold", folds)]
 
 
-def _reason(findings: Findings, what: str, weak: list[_Weak]) -> list[Reason]:
+def _reason(findings: Findings, kind: str, weak: list[_Weak]) -> list[Reason]:
     if not weak:
         return []
-    said = named([f"{one.name} ({one.score:.2f}, {len(one.positions)} images)" for one in weak])
-    subject = f"{what.capitalize()} {said} scores" if len(weak) == 1 else f"{what.capitalize()}s {said} score"
+    names = named([f"{part.name} ({part.score:.2f}, {len(part.positions)} images)" for part in weak])
+    subject = f"{kind.capitalize()} {names} scores" if len(weak) == 1 else f"{kind.capitalize()}s {names} score"
     text = f"{subject} far worse than the other held-out images that clean kept ({weak[0].others:.2f}), {findings.how}."
-    positions = np.concatenate([one.positions for one in weak])
+    positions = np.concatenate([part.positions for part in weak])
     values = findings.metric.sign * findings.scores[positions]
     worst = positions[np.argsort(values, kind="stable")][:SHOWN]
-    return [Reason("check", f"weak {what}", text, findings.pictures, findings.ids(worst))]
+    return [Reason("check", f"weak {kind}", text, findings.pictures, findings.ids(worst))]
 
 
 def _material(findings: Findings, typical: float) -> float:
@@ -63,41 +63,41 @@ def _material(findings: Findings, typical: float) -> float:
 
 
 def _weak_groups(findings: Findings, positions: np.ndarray) -> list[_Weak]:
-    """The groups of enough images that are weak."""
+    """Returns the weak groups among those with enough images."""
     from scipy.special import stdtr
 
     names = findings.held.images["group"].astype(str).to_numpy()[positions]
     values = findings.metric.sign * findings.scores[positions]
     members = [np.flatnonzero(names == name) for name in np.unique(names)]
-    members = [own for own in members if len(own) >= FEWEST and len(values) - len(own) >= FEWEST]
+    members = [of_group for of_group in members if len(of_group) >= FEWEST and len(values) - len(of_group) >= FEWEST]
     if len(members) < 2:
         return []
-    means = np.array([values[own].mean() for own in members])
-    least = values.std() / 2  # a few images may agree by chance
-    errors = np.array([max(values[own].std(ddof=1), least) / len(own) ** 0.5 for own in members])
+    means = np.array([values[of_group].mean() for of_group in members])
+    least = values.std() / 2  # few images may have equal scores by chance
+    errors = np.array([max(values[of_group].std(ddof=1), least) / len(of_group) ** 0.5 for of_group in members])
     median = float(np.median(means))
     spread = max(1.4826 * float(np.median(np.abs(means - median))), float(np.median(errors)), 1e-9)
-    found = []
-    for own, mean, error in zip(members, means, errors, strict=True):
-        rest = float(np.delete(values, own).mean())
-        chance = stdtr(len(own) - 1, (mean - rest) / max(error, 1e-9)) * len(members)
+    weak = []
+    for of_group, mean, error in zip(members, means, errors, strict=True):
+        rest = float(np.delete(values, of_group).mean())
+        chance = stdtr(len(of_group) - 1, (mean - rest) / max(error, 1e-9)) * len(members)
         if rest - mean > _material(findings, rest) and chance < CHANCE and median - mean > SPREADS * spread:
             sign = findings.metric.sign
-            found.append(_Weak(names[own[0]], positions[own], sign * mean, sign * rest))
-    return sorted(found, key=lambda one: findings.metric.sign * one.score)
+            weak.append(_Weak(names[of_group[0]], positions[of_group], sign * mean, sign * rest))
+    return sorted(weak, key=lambda group: findings.metric.sign * group.score)
 
 
 def _not_whole_folds(findings: Findings, weak: list[_Weak]) -> list[_Weak]:
-    """The weak groups but for those of folds most of whose groups are weak: there the fold is what is weak."""
+    """Returns the weak groups without those of folds in which most groups are weak, because there the fold is weak."""
     images = findings.held.images.iloc[findings.trusted]
     groups = images.groupby("fold")["group"].nunique()
-    folds = [int(findings.held.images["fold"].iloc[one.positions[0]]) for one in weak]
+    folds = [int(findings.held.images["fold"].iloc[group.positions[0]]) for group in weak]
     whole = {fold for fold in folds if groups[fold] > 1 and 2 * folds.count(fold) > groups[fold]}
-    return [one for one, fold in zip(weak, folds, strict=True) if fold not in whole]
+    return [group for group, fold in zip(weak, folds, strict=True) if fold not in whole]
 
 
 def _weak_folds(findings: Findings, positions: np.ndarray) -> list[_Weak]:
-    """The folds whose groups score below those of the other folds."""
+    """Returns the folds whose groups score below those of the other folds."""
     from scipy.special import stdtr
 
     images = findings.held.images.iloc[positions]
@@ -106,7 +106,7 @@ def _weak_folds(findings: Findings, positions: np.ndarray) -> list[_Weak]:
     pairs = np.array([f"{fold} {name}" for fold, name in zip(folds, names, strict=True)])
     _, first, number = np.unique(pairs, return_index=True, return_inverse=True)
     means, fold_of = np.bincount(number, values) / np.bincount(number), folds[first]
-    different, found = np.unique(fold_of), []
+    different, weak = np.unique(fold_of), []
     for fold in different:
         mine, rest = means[fold_of == fold], means[fold_of != fold]
         freedom = len(means) - 2
@@ -116,6 +116,6 @@ def _weak_folds(findings: Findings, positions: np.ndarray) -> list[_Weak]:
         error = max((pooled * (1 / len(mine) + 1 / len(rest))) ** 0.5, 1e-9)
         chance = stdtr(freedom, (mine.mean() - rest.mean()) / error) * len(different)
         if rest.mean() - mine.mean() > _material(findings, rest.mean()) and chance < CHANCE:
-            own, sign = positions[folds == fold], findings.metric.sign
-            found.append(_Weak(str(fold), own, sign * mine.mean(), sign * rest.mean()))
-    return sorted(found, key=lambda one: findings.metric.sign * one.score)
+            in_fold, sign = positions[folds == fold], findings.metric.sign
+            weak.append(_Weak(str(fold), in_fold, sign * mine.mean(), sign * rest.mean()))
+    return sorted(weak, key=lambda fold: findings.metric.sign * fold.score)

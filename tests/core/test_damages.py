@@ -208,7 +208,9 @@ def test_an_unfinished_training_without_its_mark_stops(run: Run) -> None:
     for content in (None, "{", '{"stage": "train"}'):
         if content:
             (folder / "started.json").write_text(content)
-        with pytest.raises(PipelineError, match=r"started.json, which says what it was made from, is missing or dam"):
+        with pytest.raises(
+            PipelineError, match=r"started.json, which records its inputs and settings, is missing or dam"
+        ):
             driver.run_stage(run, "train")
 
 

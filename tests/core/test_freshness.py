@@ -730,7 +730,7 @@ def test_finished_training_without_its_record_stops(name: str, executed: list[An
         driver.run_stage(run, "train")
     (run.fold_folder(0) / "manifest.json").unlink()
     (run.fold_folder(0) / "started.json").touch()  # of no training that was under way
-    with pytest.raises(PipelineError, match=r"fold_0 holds finished training, and .*manifest\.json"):
+    with pytest.raises(PipelineError, match=r"fold_0 holds finished training, but .*manifest\.json"):
         driver.run_stage(run, "train")
     assert executed == []
 
@@ -740,7 +740,9 @@ def test_finished_training_without_its_manifest_stops(damage: Any, executed: lis
     run = open_run("sample", assignments=["train.folds=[0]"])
     pretend_trained(run, finished=True)
     damage(run.fold_folder(0) / "manifest.json")
-    with pytest.raises(PipelineError, match=r"fold_0/manifest\.json, which says what it was made from, is missing or"):
+    with pytest.raises(
+        PipelineError, match=r"fold_0/manifest\.json, which records its inputs and settings, is missing or"
+    ):
         driver.run_stage(run, "train")
     assert executed == []
 

@@ -59,9 +59,9 @@ def test_forgeries_are_lists_of_run_lengths_or_authentic(tmp_path: Path) -> None
         ("", "row 2: id t1: is not in canonical form: '' should be 'authentic'"),
         ("[1, 2];[1, 2]", "row 2: id t1: is the same as row 2"),
         ("[1, 3];[3, 2]", "row 2: id t1: shares 1 pixel with another mask of the image"),
-        ("[1, 3];", "row 2: id t1: '[1, 3];' is not made as '{rle}', with ';' between instances"),
+        ("[1, 3];", "row 2: id t1: '[1, 3];' does not have the form '{rle}', with ';' between instances"),
         ("[1, 3] [5, 1]", "row 2: id t1: '[1, 3] [5, 1]' is no JSON, which `as_json` in `rle` says it is"),
-        ("Authentic", "row 2: id t1: 'Authentic' is no mask; an empty one is the text 'authentic'"),
+        ("Authentic", "row 2: id t1: 'Authentic' is not a mask; an empty mask is the text 'authentic'"),
         ("[1, 3];[]", "row 2: id t1: is not in canonical form: '[]' should be 'authentic'"),
     ],
 )
@@ -101,11 +101,11 @@ def test_cells_of_class_score_and_mask(tmp_path: Path) -> None:
     assert submission.examine(path, want) == ([], [])
     assert scoring.score(path, path, made, want) == (1.0, 6)
     for old, new, fault in (
-        ("0 0.901961", "3 0.901961", "row 2: id t1: label '3' is no class (0, 6)"),
+        ("0 0.901961", "3 0.901961", "row 2: id t1: label '3' is not a class (0, 6)"),
         ("0 0.901961", "0 91", "row 2: id t1: the score is '91'; expected a number from 0 to 1"),
-        ("0 0.901961", "0", "is not made as '{class} {score} {rle}'"),
+        ("0 0.901961", "0", "does not have the form '{class} {score} {rle}'"),
         ("t1,17,12", "t1,12,17", "row 2: id t1: ImageWidth is '12'; expected '17'"),
-        ("t2,9,20", "t1,9,20", "row 3: id t1 stands in row 2 already"),
+        ("t2,9,20", "t1,9,20", "row 3: id t1 is already in row 2"),
     ):
         (tmp_path / "bad.csv").write_text(path.read_text().replace(old, new, 1))
         assert fault in submission.faults_of(tmp_path / "bad.csv", want)[0], new
@@ -178,7 +178,7 @@ def test_instance_rows_of_an_image_need_no_row_of_every_class(tmp_path: Path) ->
     assert submission.faults_of(path, want) == [
         "row 3: id t1 with label 23: shares 2 pixels with row 2, another mask of the image",
         "row 4: id t1 with label 23: is the same as row 3",
-        "row 6: id t1 with label 0: an empty mask stands beside other instances",
+        "row 6: id t1 with label 0: it is an empty mask, but the image has other instances",
         "row 8: id t2 with label 0: shares 1 pixel with row 7, another mask of the image",
     ]
     for overlap, count in (("classes", 3), ("any", 2)):
@@ -226,11 +226,11 @@ def test_columns_of_the_sample_stay_but_for_those_that_are_named(tmp_path: Path)
     assert want.copied == ["Usage"] and want.header == ["id", "Usage", "rle", "score"]
     frame = pd.read_csv(write(tmp_path / "mine.csv", want, drawn()), dtype=str, keep_default_na=False)
     assert frame["Usage"].tolist() == ["a", "b", "c"] and frame["score"].tolist() == ["1.0", "1.0", "0.0"]
-    with pytest.raises(PipelineError, match="submission.columns names sure, and sample.csv has id, Usage, rle, score"):
+    with pytest.raises(PipelineError, match="submission.columns names sure, but sample.csv has id, Usage, rle, score"):
         wanted(tmp_path, sample_submission="sample.csv", submission={"columns": {"sure": "{score}"}})
-    with pytest.raises(PipelineError, match="submission.columns.x names {site}, which images do not have"):
+    with pytest.raises(PipelineError, match="submission.columns.x names {site}, which the images do not have"):
         wanted(tmp_path, submission={"columns": {"x": "{site}"}})
-    with pytest.raises(PipelineError, match="calls images t1 and t3 both 'a'"):
+    with pytest.raises(PipelineError, match="gives images t1 and t3 the same id, 'a'"):
         wanted(tmp_path, images(extra_name=["a", "b", "a"]), submission={"columns": {"id": "{name}"}})
 
 

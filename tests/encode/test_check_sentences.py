@@ -75,7 +75,7 @@ def test_what_pandas_writes_for_an_empty_mask(tiny: Tiny, empty: str, said: str)
     tiny.save()
     path = tiny.root / "mine.csv"
     path.write_text(VALID.replace("t2,", "t2,nan"))
-    assert submission.faults_of(path, wanted(tiny)) == [f"row 3: id t2: 'nan' is no mask; an empty one is {said}"]
+    assert submission.faults_of(path, wanted(tiny)) == [f"row 3: id t2: 'nan' is not a mask; an empty mask is {said}"]
 
 
 def test_columns_that_are_not_predicted_are_compared_by_id(tiny: Tiny) -> None:
@@ -90,16 +90,16 @@ def test_columns_that_are_not_predicted_are_compared_by_id(tiny: Tiny) -> None:
         assert faults == [] and {one.level for one in found} == {"note"}
         return [one.text for one in found]
 
-    same = "Not predicted, but as they are in sample.csv: ClassId, Attributes."
+    same = "Not predicted, but equal to sample.csv: ClassId, Attributes."
     assert notes(sample) == [same]
     assert notes(sample[::-1])[1:] == [same]  # by id, in any order of rows
     assert notes(sample.assign(ClassId=list("0923"))) == [
-        "Not predicted, but as they are in sample.csv: Attributes.",
-        "Other values than in sample.csv: ClassId in 1 of 4 rows (row 3 has '9', there it is '1'); nothing here can "
+        "Not predicted, but equal to sample.csv: Attributes.",
+        "Values that differ from sample.csv: ClassId in 1 of 4 rows (row 3 has '9', the sample '1'). nothing here can "
         "tell whether they are right.",
     ]
     (other,) = notes(sample.assign(ClassId="9", Attributes="z"))
     assert other.startswith(
-        "Other values than in sample.csv: ClassId in 4 of 4 rows (row 2 has '9', there it is '0'), "
+        "Values that differ from sample.csv: ClassId in 4 of 4 rows (row 2 has '9', the sample '0'), "
     )
     assert "Attributes in 4 of 4 rows" in other

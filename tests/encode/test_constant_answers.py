@@ -52,7 +52,7 @@ def test_a_file_of_class_maps_has_the_usual_class_everywhere(tmp_path: Path) -> 
     (tmp_path / "sample.csv").write_text("id,0,1,2\n0,0,0,0\n1,0,0,0\n")
     submission.write_constant(tmp_path / "out.csv", competition, tmp_path, [], 1)
     assert (tmp_path / "out.csv").read_text() == "id,0,1,2\n0,1,1,1\n1,1,1,1\n"
-    with pytest.raises(PipelineError, match="it says how many pixels a row has"):
+    with pytest.raises(PipelineError, match="which is needed for the number of pixels per row"):
         submission.write_constant(tmp_path / "out.csv", NpzLabels.model_validate(LABELS), tmp_path, ["0"], 1)
 
 

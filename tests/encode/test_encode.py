@@ -258,7 +258,7 @@ def test_a_test_image_whose_file_vanished(ready: Tiny) -> None:
     ready.run("encode")
     ready.path("t3").unlink()
     put(open_run(str(ready.recipe_path)).postprocess, RESULT | {"score": 0.9})
-    refused(ready, "1 test id (t3) vanished from input/tiny since decode; put the image files back")
+    refused(ready, "1 test id (t3) disappeared from input/tiny after decode; put the image files back")
 
 
 def test_a_table_of_test_images_that_decode_did_not_write(ready: Tiny) -> None:
@@ -309,7 +309,7 @@ def test_a_disk_that_fills_up(ready: Tiny, monkeypatch: pytest.MonkeyPatch, what
 
 # --- the verdict -----------------------------------------------------------------------------------------------------
 
-EMPTY = "All masks are empty: 4 of 4 test images; of the training images 25 %."
+EMPTY = "All masks are empty: 4 of 4 test images, compared with 25 % of the training images."
 WEAK = Reason("check", "weak group", "Patient p3 scores 0.2.", "look at it", ["a07"])
 
 
@@ -377,7 +377,8 @@ def test_check_says_what_looks_wrong_and_with_strict_fails(ready: Tiny) -> None:
     done = call("check", path, *options)
     assert (done.exit_code, done.stdout) == (0, f"{path}: valid, but it looks wrong\n")
     assert done.stderr.startswith(
-        "  stop  All masks are full: 4 of 4 test images are filled; of the training images 0 %.\n        → "
+        "  stop  All masks are full: 4 of 4 test images are filled, compared with 0 % of the training images.\n"
+        "        → "
     )
     assert done.stderr.endswith("\n  verdict: do not submit\n")
     done = call("check", path, *options, "--strict")
@@ -388,7 +389,7 @@ def test_the_format_is_the_yaml_s_word_without_a_sample_submission(ready: Tiny) 
     ready.settings["sample_submission"] = None
     ready.save()
     run = ready.run("decode", "encode")
-    text = "No sample submission shows the format: columns (id, mask) and run lengths are as the YAML has them."
+    text = "There is no sample submission that shows the format: columns (id, mask) and run lengths follow the YAML."
     record = json.loads(run.record.read_text())
     assert [one["level"] for one in record["reasons"] if one["text"] == text] == ["note"]
     done = call("check", run.submission, "--competition", str(ready.competition_path))
@@ -563,7 +564,7 @@ def test_another_order_is_a_remark_and_no_fault(ready: Tiny) -> None:
     assert submission.examine(run.submission, want) == ([], [])
     path = ready.root / "mine.csv"
     pd.read_csv(run.submission, dtype=str, keep_default_na=False).iloc[[0, 2, 1, 3]].to_csv(path, index=False)
-    text = "Rows stand in another order than in sample.csv: row 3 is t3, there it is t2."
+    text = "Rows are in another order than in sample.csv: row 3 is t3, in the sample it is t2."
     assert submission.examine(path, want) == ([], [Reason("note", "row order", text)])
     assert submission.examine(path, replace(want, sample=None)) == ([], [])
 

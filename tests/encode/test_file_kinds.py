@@ -194,11 +194,11 @@ def test_faults_of_coco_results(change: dict[str, object], fault: str, tmp_path:
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("x.json", "{}", "is no list of results"),
+        ("x.json", "{}", "is not a list of results"),
         ("x.json", "[{}]", "entry 1 lacks image_id, category_id, segmentation, score"),
-        ("x.json", "[", "is no readable JSON"),
+        ("x.json", "[", "is not readable JSON"),
         ("x.csv", "id,rle\n", "is a table; the competition's submissions are COCO's results"),
-        ("x.zip", "no", "is no zip archive"),
+        ("x.zip", "no", "is not a zip archive"),
     ],
 )
 def test_files_that_are_no_results(name: str, content: str, said: str, tmp_path: Path) -> None:

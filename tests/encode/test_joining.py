@@ -134,7 +134,7 @@ def test_a_submission_of_windows_is_checked(tiny: Tiny, decided: int) -> None:
         "row 2: id t1: run 1 (start 2390, length 20) ends at pixel 2409, past the end of a 40×60 image (2400 pixels) "
         "by 9",
         "row 3: id t2: is not in canonical form: '5 1 6 2' should be '5 3'",
-        "row 4: id t3: 'nan' is no mask; an empty one is an empty field",
+        "row 4: id t3: 'nan' is not a mask; an empty mask is an empty field",
     ]
 
 

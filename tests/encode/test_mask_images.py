@@ -75,7 +75,7 @@ def test_scores_are_those_of_the_pixels(tmp_path: Path) -> None:
     both = sum(int((mine[name] & truth[name]).sum()) for name in SHAPES)
     every = sum(int(mine[name].sum() + truth[name].sum()) for name in SHAPES)
     assert (score, rows) == (2 * both / every, 3)
-    assert "mask images are as the YAML has them" in sanity.format_note(want, made)[0].text
+    assert "mask images follow the YAML" in sanity.format_note(want, made)[0].text
 
 
 def test_pixels_that_do_not_count_and_groups_of_test_images(tmp_path: Path) -> None:
@@ -169,19 +169,19 @@ def test_missing_further_and_damaged_members(tmp_path: Path) -> None:
     (folder / "t1_kelp.tif").write_bytes(b"II*\0")
     (folder / ".DS_Store").write_bytes(b"")
     faults = submission.faults_of(folder, want)
-    assert faults[0] == "deep/t3_kelp.tif: is the mask of no test image; expected names as t1_kelp.tif"
-    assert faults[1].startswith("t1_kelp.tif: id t1: is no readable TIFF: ")
+    assert faults[0] == "deep/t3_kelp.tif: no test image has this mask image; expected names like t1_kelp.tif"
+    assert faults[1].startswith("t1_kelp.tif: id t1: is not a readable TIFF: ")
     assert faults[2:] == ["1 of 3 mask images are missing: t3_kelp.tif"]
     with zipfile.ZipFile(tmp_path / "deep.zip", "w") as archive:
         for name, pixels in good.items():
             archive.writestr(f"masks/{name}", mask_images.encoded(name, pixels))
     assert submission.faults_of(tmp_path / "deep.zip", want) == [
-        "all mask images lie in the folder masks/; expected t1_kelp.tif at the top",
+        "all mask images are in the folder masks/; expected t1_kelp.tif at the top",
         "3 of 3 mask images are missing: t1_kelp.tif, t2_kelp.tif, t3_kelp.tif",
     ]
     with zipfile.ZipFile(tmp_path / "mine.zip", "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):
         archive.writestr("t2_kelp.tif", mask_images.encoded("t2_kelp.tif", 1 - good["t2_kelp.tif"]))
-    assert submission.faults_of(tmp_path / "mine.zip", want) == ["t2_kelp.tif: stands 2 times in the zip"]
+    assert submission.faults_of(tmp_path / "mine.zip", want) == ["t2_kelp.tif: is 2 times in the zip"]
 
 
 @pytest.mark.parametrize(
@@ -207,7 +207,7 @@ def test_names_must_tell_images_apart(tmp_path: Path) -> None:
     with pytest.raises(PipelineError, match=r"submission.image gives images t1 and t3 the same name, a.tif"):
         mask_images.members(want)
     with pytest.raises(
-        PipelineError, match=r"submission.image names {cas}, which images do not have; they have {class}"
+        PipelineError, match=r"submission.image names {cas}, which the images do not have; they have {class}"
     ):
         wanted(tmp_path, submission={"format": "images", "image": "{cas}.tif"})
     with pytest.raises(ValueError, match="classes may overlap"):

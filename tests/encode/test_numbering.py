@@ -50,7 +50,7 @@ def test_six_masks_in_the_other_order(order: str) -> None:
     test = [ellipse(100 + seed) for seed in range(6)]
     training = lines(TRAINING, order)
     assert find_reasons(lines(test, order), training) == []
-    assert certainty(lines(test, order), training).startswith("Order and size: the runs of 6 of 6 masks fit")
+    assert certainty(lines(test, order), training).startswith("Order and size: in 6 of 6 masks, runs have the distance")
     (reason,) = find_reasons(lines([renumbered(mask, order) for mask in test], order), training)
     assert (reason.level, reason.kind) == ("stop", "transposed masks")
     assert "6 of 6 masks, 0 of 18 training masks; by chance less than once in" in reason.text
@@ -64,21 +64,21 @@ def test_one_mask_is_a_doubt_at_most() -> None:
 def test_six_masks_at_half_the_size() -> None:
     (reason,) = find_reasons(lines([smaller(ellipse(100 + seed)) for seed in range(6)]), lines(TRAINING))
     assert (reason.level, reason.kind) == ("stop", "size of masks' images")
-    assert "as in images of 24 rows" in reason.text or "as in images of 25 rows" in reason.text
+    assert "those of images of 24 rows" in reason.text or "those of images of 25 rows" in reason.text
 
 
 def test_square_images_say_nothing_of_the_order() -> None:
     square = [ellipse(seed, (64, 64)) for seed in range(18)]
     test = lines([mask.T for mask in square[:6]])
     assert find_reasons(test, lines(square)) == []
-    assert "in square images runs do not show their order" in certainty(test, lines(square))
+    assert "in square images, runs do not show their order" in certainty(test, lines(square))
 
 
 def test_masks_of_many_pieces_say_nothing() -> None:
     random = np.random.default_rng(0)
     noise = [(random.random(SHAPE) < 0.2).astype(np.uint8) for _ in range(12)]
     assert find_reasons(lines(noise[:6]), lines(noise)) == []
-    assert certainty(lines(noise[:6]), lines(noise)).startswith("Order and size cannot be told from the masks")
+    assert certainty(lines(noise[:6]), lines(noise)).startswith("Order and size cannot be determined from the masks")
 
 
 def at_border(seed: int) -> np.ndarray:
@@ -105,8 +105,7 @@ def test_masks_shifted_by_a_pixel(shift: int) -> None:
     test = [at_border(100 + seed) for seed in range(6)]
     training = lines([at_border(seed) for seed in range(18)])
     assert certainty(lines(test), training).endswith(
-        "base: the runs of 6 of 6 masks at the border end with a line of their image, as they do where the base is "
-        "right."
+        "base: in 6 of 6 masks at the border, runs end with a line of the image, as they do if the base is right."
     )
     moved = [np.roll(mask.ravel(order="F"), shift).reshape(mask.shape, order="F") for mask in test]
     (reason,) = find_reasons(lines(moved), training)
@@ -162,5 +161,5 @@ def test_masks_in_the_middle_say_nothing_of_the_base() -> None:
     middle = np.zeros(SHAPE, np.uint8)
     middle[10:20, 10:20] = 1
     assert certainty(lines([middle]), lines(TRAINING)).endswith(
-        "base cannot be told: no mask touches the border where runs end."
+        "base cannot be determined: no mask touches the border where runs end."
     )

@@ -67,8 +67,8 @@ def unit_transposed(mask: np.ndarray) -> np.ndarray:
 FAILURES: dict[str, tuple[Callable[[np.ndarray], np.ndarray], str, str]] = {
     "transposed": (unit_transposed, "transposed masks", "Masks look transposed: with "),
     "row order": (row_order, "transposed masks", "Masks look transposed: with "),
-    "all full": (np.ones_like, "full masks", "All masks are full: 150 of 150 test images are filled; "),
-    "all empty": (np.zeros_like, "all masks empty", "All masks are empty: 150 of 150 test images; "),
+    "all full": (np.ones_like, "full masks", "All masks are full: 150 of 150 test images are filled, "),
+    "all empty": (np.zeros_like, "all masks empty", "All masks are empty: 150 of 150 test images, "),
     "inverted": (lambda mask: 1 - mask, "full masks", "Many masks are full: "),
     "eroded": (lambda mask: cv2.erode(mask, np.ones((5, 5), np.uint8)), "size of masks",
                "The test masks are too small, by "),
@@ -97,7 +97,7 @@ def test_one_mask_for_all_images() -> None:
     mask = max(masks, key=np.sum)
     found = find_reasons(statistics([mask] * 150), true)
     assert found[-1].text.startswith(
-        "Many images have the same mask: 150 of 150 non-empty masks are equal; in training"
+        "Many images have the same mask: 150 of 150 non-empty masks are equal, compared with"
     )
     assert kinds(found) == ["share of empty masks", "size of masks", "the same mask for many images"]
     assert verdict_of(found) == "do not submit"
@@ -108,11 +108,11 @@ def test_one_mask_for_all_images() -> None:
 def test_numbers_stand_in_the_sentences() -> None:
     full = statistics([np.ones((20, 20), np.uint8)] * 8)
     true = statistics([np.zeros((20, 20), np.uint8)] * 3 + [np.eye(20, dtype=np.uint8)] * 9)
-    said = "All masks are full: 8 of 8 test images are filled; of the training images 0 %."
+    said = "All masks are full: 8 of 8 test images are filled, compared with 0 % of the training images."
     assert texts(find_reasons(full, true)) == [said]
     none = statistics([np.zeros((20, 20), np.uint8)] * 8)
     (found,) = find_reasons(none, true)
-    assert found.text == "All masks are empty: 8 of 8 test images; of the training images 25 %."
+    assert found.text == "All masks are empty: 8 of 8 test images, compared with 25 % of the training images."
     assert found.level == "stop"
     rare = statistics([np.zeros((20, 20), np.uint8)] * 11 + [np.eye(20, dtype=np.uint8)])
     assert [one.level for one in find_reasons(none, rare)] == ["check"]  # eight empty masks may be chance
@@ -151,8 +151,8 @@ def test_tgs_salt_raises_no_alarm_and_shows_planted_failures() -> None:
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-@pytest.mark.parametrize(("centre", "axes", "words"), [((0.7, 0.3), (0.1, 0.1), "they lie where"),
-                                                       ((0.5, 0.5), (0.25, 0.1), "they are elongated as")])  # fmt: skip
+@pytest.mark.parametrize(("centre", "axes", "words"), [((0.7, 0.3), (0.1, 0.1), "they are where"),
+                                                       ((0.5, 0.5), (0.25, 0.1), "they are elongated")])  # fmt: skip
 def test_place_and_shape_each_tell_alone(
     shape: tuple[int, int], centre: tuple[float, float], axes: tuple[float, float], words: str
 ) -> None:

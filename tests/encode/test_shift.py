@@ -66,10 +66,10 @@ def test_images_that_differ_in_one_corner_are_told_where() -> None:
     training, test = images(10, 12, 0), images(8, 12, 1, known=False)
     corner = np.arange(16) == 15
     assert shift._place(training.coarse, test.coarse + corner) == (
-        "they are brighter beside their other parts at the bottom, right"
+        "relative to the rest of the image, they are brighter at the bottom, right"
     )
     assert shift._place(training.coarse, test.coarse - np.roll(corner, 7)) == (
-        "they are darker beside their other parts at the upper middle, centre right"
+        "relative to the rest of the image, they are darker at the upper middle, centre right"
     )
 
 

@@ -119,7 +119,7 @@ def test_one_fault(check: Callable[..., Any], change: dict[str, Any], fault: str
 
 
 def test_repeated_id(check: Callable[..., Any]) -> None:
-    assert check(text(VALID) + "t2,1 1\n") == (1, ["row 6: id t2 stands in row 3 already", "1 fault"])
+    assert check(text(VALID) + "t2,1 1\n") == (1, ["row 6: id t2 is already in row 3", "1 fault"])
 
 
 def test_all_faults_at_once(check: Callable[..., Any]) -> None:
@@ -336,7 +336,7 @@ def test_every_column_of_the_sample_submission_counts(tiny: Tiny) -> None:
     assert frame["Attributes"].tolist() == [f"{name}, 2" for name in TEST_IDS] and set(frame["ClassId"]) == {"7"}
     faults, reasons = sanity.examine(mine, want, run.competition)
     assert not faults
-    assert "Not predicted, but as they are in sample.csv: ClassId, Attributes." in [one.text for one in reasons]
+    assert "Not predicted, but equal to sample.csv: ClassId, Attributes." in [one.text for one in reasons]
     assert scoring.score(mine, mine, run.competition, want)[1] == len(TEST_IDS)
     for columns in (["ImageId", "EncodedPixels", "ClassId"], ["EncodedPixels", "ImageId", "ClassId", "Attributes"]):
         frame[columns].to_csv(mine, index=False)
@@ -378,7 +378,7 @@ def test_a_sample_submission_without_some_classes(tiny: Tiny) -> None:
     written(tiny.root / "mine.csv", want, {name: np.ones((3, *SHAPE), np.uint8) for name in TEST_IDS})
     _, found = sanity.examine(tiny.root / "mine.csv", want, run.competition)
     assert found[0].level == "check" and found[0].kind == "classes without rows"
-    assert found[0].text.startswith("The submission has no row of rim, spot, because sample.csv has none; ")
+    assert found[0].text.startswith("The submission has no row of rim, spot, because sample.csv has none. ")
     pd.DataFrame(rows).replace("t1_thing", "t1_0").to_csv(tiny.input / "sample.csv", index=False)
     assert "sample.csv row 2: label '0' is no class of the YAML (thing, rim, spot); where the file" in tiny.refused(
         "decode"
@@ -399,7 +399,7 @@ def test_submission_of_instances(tiny: Tiny) -> None:
     frame.to_csv(tiny.root / "mine.csv", index=False)
     assert submission.faults_of(tiny.root / "mine.csv", want) == [
         "row 3: id t1: is the same as row 2",
-        "row 4: id t1: an empty mask stands beside other instances",
+        "row 4: id t1: it is an empty mask, but the image has other instances",
         "1 of 4 test ids are missing: t2",
     ]
     merged = wanted(tiny, {"submission": {"rows": "image"}})
@@ -420,5 +420,5 @@ def test_rows_of_a_sample_submission_decide(tiny: Tiny) -> None:
     masks = {name: np.ones((3, *SHAPE), np.uint8) for name in TEST_IDS}
     assert list(written(tiny.root / "mine.csv", want, masks).columns) == ["image", "class", "mask"]
     pd.DataFrame([*rows, {"image": "t1", "class": "dent", "mask": ""}]).to_csv(tiny.input / "sample.csv", index=False)
-    with pytest.raises(Exception, match="row 10: 't1' names no id and class of the YAML"):
+    with pytest.raises(Exception, match="row 10: 't1' does not name an id and a class of the YAML"):
         submission.expected(run.competition, run.input, run.competition_folder)

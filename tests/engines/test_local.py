@@ -64,7 +64,7 @@ def test_places() -> None:
     assert places(["0", "1"], per_gpu=2) == ["0", "1", "0", "1"]
     assert places(["0", "1", "2", "3", "4"], gpus=2) == ["0,1", "2,3"]
     assert places([], gpus=2, per_gpu=3) == [None] * 3
-    with pytest.raises(PipelineError, match=r"asks for 2 GPUs, and 1 GPU is there \(7\): set train.devices to 1"):
+    with pytest.raises(PipelineError, match=r"needs 2 GPUs, but only 1 GPU is visible \(7\): set train.devices to 1"):
         places(["7"], gpus=2)
 
 
@@ -119,7 +119,7 @@ def test_the_same_weights_as_one_after_another(tiny: Tiny, capsys: pytest.Captur
     assert summary(beside)["epochs"] == 2
     assert not list(beside.folder.rglob("*.ckpt"))
     said = capsys.readouterr().err
-    assert "2 trainings at once" in said
+    assert "2 trainings in parallel" in said
     lines = [line for line in said.splitlines() if " 2/2 " in line]
     assert sorted(" ".join(line.split()[:2]) for line in lines[:3]) == ["fold 0", "fold 1", "fold 2"]
     train(named(run, "beside", {"train": {"parallel": 3}}))  # how many at once makes no training stale

@@ -44,9 +44,7 @@ def test_what_each_unit_gets() -> None:
     assert divided([two], Needs(per_gpu=2)) == Plan(4, 0.5, 2, 2)
     assert divided([two, four], Needs(gpus=4)) == Plan(1, 4.0, 32, 32)
     assert divided([Machine("a", 8, 0)], Needs(threads=3)) == Plan(2, 0.0, 3, 3)
-    with pytest.raises(
-        PipelineError, match="asks for 4 GPUs of one machine, and none .* that: a with 8 cores and 2 GPUs"
-    ):
+    with pytest.raises(PipelineError, match="needs 4 GPUs on one machine, but no .* that: a with 8 cores and 2 GPUs"):
         divided([two], Needs(gpus=4))
 
 
@@ -69,7 +67,7 @@ def test_an_address_without_a_cluster(address: str, said: str) -> None:
 def test_an_address_of_another_service() -> None:
     with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
         Thread(target=server.serve_forever, daemon=True).start()
-        with pytest.raises(PipelineError, match="another kind of service has this port"):
+        with pytest.raises(PipelineError, match="another service uses this port"):
             RayEngine(f"127.0.0.1:{server.server_port}")
         server.shutdown()
 
@@ -137,7 +135,7 @@ def test_what_a_unit_sees_and_says(alone: Run, cluster: Any, capsys: pytest.Capt
     assert str(errors[0]) == "bad input" and errors[3] is None
     assert isinstance(errors[2], KeyError) and "in fail" in errors[2].__notes__[0]
     with pytest.raises(
-        PipelineError, match=r"asks for 2 cores of one machine, and none of the cluster's has that: \S+ w"
+        PipelineError, match=r"needs 2 cores on one machine, but no machine of the cluster has that: \S+ w"
     ):
         made.at_once(Needs(threads=2), 1)
 
@@ -156,7 +154,7 @@ def test_a_node_that_dies(alone: Run, cluster: Any, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(Shares, "advance", dies)
     run = on_ray(alone, "dies", cluster)
     said = capsys.readouterr().err
-    assert "is lost; it goes on from what it had written" in said and "going on from work/" in said
+    assert "was lost; it resumes from its last files" in said and "resuming from work/" in said
     assert hashes(run) == hashes(alone)
     assert run.submission.read_bytes() == alone.submission.read_bytes()
 

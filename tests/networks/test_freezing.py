@@ -136,5 +136,5 @@ def test_the_encoders_learning_rate_as_a_factor() -> None:
     settings = TrainSettings(learning_rate=2e-3, encoder_learning_rate_factor=0.3)
     rates = [group["lr"] for group in build_optimizer(settings, encoder, rest).param_groups]
     assert rates == pytest.approx([2e-3, 6e-4])
-    with pytest.raises(PipelineError, match="train.encoder_learning_rate_factor is set, .* no encoder that learns"):
+    with pytest.raises(PipelineError, match="train.encoder_learning_rate_factor is set, .* no trainable encoder"):
         build_optimizer(settings, [], rest)

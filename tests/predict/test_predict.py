@@ -30,7 +30,7 @@ from pipeline import stages
 from pipeline.core import driver, freshness
 from pipeline.core.config.settings import merge
 from pipeline.core.errors import PipelineError
-from pipeline.core.files import read_json
+from pipeline.core.files import read_json, shown
 from pipeline.core.run import Run
 from pipeline.predict import stage as predict
 from pipeline.predictions import importing
@@ -153,9 +153,9 @@ def test_other_views_predict_again(run: Run) -> None:
 def test_views_that_tune_has_not_decided_on_stop(run: Run, force: bool) -> None:
     with pytest.raises(PipelineError) as caught:
         driver.run_stage(run, "predict", force)
-    command = f"`{run.command('--to', 'predict')}` makes what comes before."
-    asked = f"{run.name}/postprocess.json, where tune says whether test-time augmentation is kept, and it "
-    assert str(caught.value).endswith(f"{asked}does not exist; {command}")
+    command = f"run `{run.command('--to', 'predict')}`."
+    file = f"predict needs tune's decision on test-time augmentation, but {shown(run.postprocess)}"
+    assert str(caught.value).endswith(f"{file} does not exist; {command}")
     assert times(run) == {}
     plain = changed(run, predict={"tta": "none"})
     driver.run_stage(plain, "predict", force)  # asks nobody
@@ -163,7 +163,7 @@ def test_views_that_tune_has_not_decided_on_stop(run: Run, force: bool) -> None:
 
     go(run)
     before, d4 = times(run), changed(run, predict={"tta": "d4"})
-    with pytest.raises(PipelineError, match="test-time augmentation is kept, and it says nothing of predict.tta=d4; "):
+    with pytest.raises(PipelineError, match="postprocess.json has no decision on predict.tta=d4; "):
         driver.run_stage(d4, "predict", force)
     assert newer(run, before) == set()
 
@@ -173,7 +173,7 @@ def test_a_lost_decision_costs_no_predictions(run: Run) -> None:
     run = go(changed(run, tune=SEARCH))
     before = times(run)
     run.postprocess.unlink()
-    with pytest.raises(PipelineError, match="postprocess.json, where tune says"):
+    with pytest.raises(PipelineError, match="predict needs tune's decision on test-time augmentation"):
         go(run, "predict")
     go(run)
     assert newer(run, before) == set()

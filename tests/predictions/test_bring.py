@@ -264,7 +264,7 @@ def test_folds_of_ones_own(ready: Tiny) -> None:
     run = imported(ready, folds=own)
     assert run.trained_folds() == [0, 1]
     assert read(run, "oof", 1)[1] == TRAIN_IDS[1::2]
-    assert "the folds of oof.csv leak: 6 groups or sets of near-duplicates stand in several" in run.remark
+    assert "the folds of oof.csv leak: 6 groups or sets of near-duplicates are split over several folds" in run.remark
     split = read_folds(run)["fold"].tolist()
     assert "leak" not in imported(ready, folds=split).remark
 
@@ -300,25 +300,25 @@ def with_value(array: np.ndarray, value: float) -> np.ndarray:
 
 
 FAULTS: dict[str, tuple[dict[str, Any], str]] = {
-    "logits": ({"oof": lambda a: np.log(a + 0.01) - np.log(1.01 - a)}, r"looks like logits: apply a sigmoid"),
+    "logits": ({"oof": lambda a: np.log(a + 0.01) - np.log(1.01 - a)}, r"these look like logits: apply a sigmoid"),
     "255": ({"oof": lambda a: a * 255}, r"image 0 \(a01\) holds values .* divide by 255"),
     "nan": ({"oof": lambda a: with_value(a, np.nan)}, r"oof.npy image 3 \(a04\) holds NaN"),
     "inf": ({"oof": lambda a: with_value(a, np.inf)}, r"image 3 \(a04\) holds values from .* to inf"),
-    "uint8 masks": ({"oof": lambda a: (a > 0.5).astype(np.uint8)}, "holds 0 and 1 only.*multiply by 255"),
+    "uint8 masks": ({"oof": lambda a: (a > 0.5).astype(np.uint8)}, "holds only 0 and 1.*multiply by 255"),
     "bool": ({"oof": lambda a: a > 0.5}, r"holds bool; expected floats.*astype\(numpy.uint8\) \* 255"),
     "int": ({"oof": lambda a: np.rint(a * 255).astype(np.int64)}, "holds int64; expected floats from 0 to 1"),
     "classes": ({"oof": lambda a: np.stack([a, a], 1)}, "oof.npy is 12×2×20×30; expected images × 1 × rows × columns"),
-    "last": ({"oof": lambda a: a[..., None]}, "the classes come last"),
+    "last": ({"oof": lambda a: a[..., None]}, "the classes are the last axis"),
     "flat": ({"oof": lambda a: a[0]}, r"oof.npy holds shape 20×30; expected probabilities"),
     "transposed": ({"oof": lambda a: np.zeros((12, 60, 40), np.float32)}, "60×40 .*it looks transposed"),
-    "fewer ids": ({"oof_ids": TRAIN_IDS[:-1]}, "oof.csv has 11 ids, and oof.npy 12 images"),
+    "fewer ids": ({"oof_ids": TRAIN_IDS[:-1]}, "oof.csv has 11 ids, and oof.npy has 12 images"),
     "repeated": ({"oof_ids": ["a02", *TRAIN_IDS[1:]]}, r"oof.csv repeats 1 id, 'a02' \(row 3\)"),
-    "unknown": ({"oof_ids": ["b1", "b2", *TRAIN_IDS[2:]]}, r"2 ids, 'b1' \(row 2\), .*ids are such as 'a01', 'a02'"),
-    "other set": ({"oof_ids": [*TEST_IDS, *TRAIN_IDS[4:]]}, "of no training image; they are of the other set"),
+    "unknown": ({"oof_ids": ["b1", "b2", *TRAIN_IDS[2:]]}, r"2 ids, 'b1' \(row 2\), .*ids look like 'a01', 'a02'"),
+    "other set": ({"oof_ids": [*TEST_IDS, *TRAIN_IDS[4:]]}, "that no training image has; they belong to the other set"),
     "fold": ({"folds": [*[0] * 11, "x"]}, r"oof.csv row 13: fold is 'x'; expected 0, 1, 2"),
     "test size": ({"test": np.zeros((4, 9, 9), np.uint8), "test_ids": TEST_IDS}, "give both the same rows × columns"),
     "test ids": ({"test": np.zeros((3, 20, 30), np.uint8), "test_ids": TEST_IDS[1:]}, "lacks 1 of 4 test images.* t1"),
-    "test again": ({"test": np.zeros((4, 20, 30), np.uint8), "test_ids": TRAIN_IDS[:4]}, "of no test image; they are"),
+    "test again": ({"test": np.zeros((4, 20, 30), np.uint8), "test_ids": TRAIN_IDS[:4]}, "that no test image has;"),
 }  # fmt: skip
 
 
@@ -352,7 +352,7 @@ def test_presence_in_one_file_only(ready: Tiny) -> None:
     oof, test = predictions(ready)
     run = imported(ready, test=test, test_ids=TEST_IDS)
     file = run.folder / "arrays" / "oof.csv"
-    for values, words in ((0.5, "one has presence_thing and one has not"), (1.5, "row 2: presence_thing is '1.5'")):
+    for values, words in ((0.5, "oof.csv and .*test.csv has presence_thing"), (1.5, "row 2: presence_thing is '1.5'")):
         pd.read_csv(file).assign(presence_thing=values).to_csv(file, index=False)
         with pytest.raises(PipelineError, match=words):
             import_arrays(run)
@@ -391,11 +391,11 @@ def test_the_name_of_a_trained_run_is_refused(ready: Tiny) -> None:
     imported(ready)
     trained = ready.run("decode")
     write_text(trained.folder / "recipe.yaml", yaml.safe_dump(describe(trained)))
-    with pytest.raises(PipelineError, match="small holds a run that was trained; give your predictions another name"):
+    with pytest.raises(PipelineError, match="small holds a trained run; give your predictions another name"):
         imported(ready, trained.name)
     assert not (trained.folder / "arrays").exists()
     brought = open_run(str(ready.recipe_path), name="mine")  # and the other way round
-    with pytest.raises(PipelineError, match="holds training made differently"):
+    with pytest.raises(PipelineError, match="holds training with other inputs or settings"):
         driver.run_stage(brought, "train")
 
 

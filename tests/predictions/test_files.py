@@ -83,7 +83,9 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.M
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
     try:
-        with pytest.raises(PipelineError, match="test_fold_0.npy could not be written: File too large. What was there"):
+        with pytest.raises(
+            PipelineError, match="test_fold_0.npy could not be written: File too large. Earlier files are"
+        ):
             write(8, "second")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

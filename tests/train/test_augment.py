@@ -120,9 +120,9 @@ def test_what_the_recipes_use_works(channels: int) -> None:
     [
         ({"CLAHE": {"p": 0.1}}, np.uint16, 1, "CLAHE does not work on uint16 images of 1 channels: "),
         ({"ColorJitter": {}}, np.uint8, 4, "ColorJitter does not work on uint8 images of 4 channels: "),
-        ({"RandomGamma": {}}, np.uint16, 1, r"it makes float64 \(12, 16, 1\) of uint16 \(12, 16, 1\)"),
-        ({"RandomRotate90": {}}, np.uint8, 1, r"it makes uint8 \(16, 12, 1\) of uint8 \(12, 16, 1\)"),
-        ({"Affine": {"mask_interpolation": 1, "rotate": [-20, 20]}}, np.uint8, 1, "it blends their masks"),
+        ({"RandomGamma": {}}, np.uint16, 1, r"it turns uint16 \(12, 16, 1\) into float64 \(12, 16, 1\)"),
+        ({"RandomRotate90": {}}, np.uint8, 1, r"it turns uint8 \(12, 16, 1\) into uint8 \(16, 12, 1\)"),
+        ({"Affine": {"mask_interpolation": 1, "rotate": [-20, 20]}}, np.uint8, 1, "it interpolates their masks"),
         ({"OneOf": {"transforms": [{"Blur": {}}, {"CLAHE": {}}]}}, np.uint16, 1, "augment: CLAHE does not work"),
     ],
 )
@@ -197,19 +197,22 @@ def test_no_transforms_change_nothing() -> None:
         ([{"np": {}}], "albumentations has no transform named `np`"),
         ([{"HorizontalFlip": {"probability": 1}}], "HorizontalFlip has no setting probability; it has p"),
         ([{"RandomBrightnessContrast": {"limit": 1, "p": 1}}], "has no setting limit; it has brightness_limit"),
-        ([{"HorizontalFlip": {"p": 2}}], "HorizontalFlip refuses its settings: .*less than or equal to 1"),
-        ([{"HorizontalFlip": {"p": "often"}}], "HorizontalFlip refuses its settings: .*often"),
+        ([{"HorizontalFlip": {"p": 2}}], "HorizontalFlip does not accept its settings: .*less than or equal to 1"),
+        ([{"HorizontalFlip": {"p": "often"}}], "HorizontalFlip does not accept its settings: .*often"),
         ([{"HorizontalFlip": 0.5}], "expected settings of HorizontalFlip as `{setting: value}`, not 0.5"),
-        ([{"Affine": {"shear": {"x": "a"}}}], r"Affine refuses its settings: shear={'x': 'a'}: [^\n]*\.$"),
-        ([{"Resize": {"height": 3}}], "Resize refuses its settings: width: Field required"),
-        ([{"MedianBlur": {"blur_limit": [3, 1]}}], "MedianBlur refuses its settings: .*not allowed"),
+        ([{"Affine": {"shear": {"x": "a"}}}], r"Affine does not accept its settings: shear={'x': 'a'}: [^\n]*\.$"),
+        ([{"Resize": {"height": 3}}], "Resize does not accept its settings: width: Field required"),
+        ([{"MedianBlur": {"blur_limit": [3, 1]}}], "MedianBlur does not accept its settings: .*not allowed"),
         ([{"OneOf": {}}], "OneOf.transforms: expected a list"),
         ([{"OneOf": {"transforms": ["Blur"]}}], "OneOf.transforms: expected a list of `Name: {setting: value}`"),
         ([{"OneOf": {"transforms": [{"Blurr": {}}]}}], "OneOf.transforms: albumentations has no transform .*`Blurr`"),
         ([{"OneOf": {"transforms": [{"Blur": {"p": 0}}]}}], "OneOf needs transforms with a p above 0"),
         ([{"OneOf": {"transforms": [{"Blur": {}}], "n": 1}}], "OneOf has no setting n; it has transforms, p"),
-        ([{"OneOf": {"transforms": [{"Blur": {}}], "p": 2}}], "OneOf refuses its settings: p=2: .*equal to 1"),
-        ([{"SomeOf": {"transforms": [{"Blur": {}}], "n": 2}}], "SomeOf refuses its settings: .*greater than number"),
+        ([{"OneOf": {"transforms": [{"Blur": {}}], "p": 2}}], "OneOf does not accept its settings: p=2: .*equal to 1"),
+        (
+            [{"SomeOf": {"transforms": [{"Blur": {}}], "n": 2}}],
+            "SomeOf does not accept its settings: .*greater than number",
+        ),
     ],
 )
 def test_wrong_transforms_are_named(settings: list[dict[str, dict[str, Any]]], message: str) -> None:
@@ -222,9 +225,13 @@ def test_wrong_transforms_are_named(settings: list[dict[str, dict[str, Any]]], m
     [
         ({"Rotate": {}}, np.uint8, "image.preprocess: Rotate is not allowed"),
         ({"OneOf": {"transforms": [{"Blur": {}}]}}, np.uint8, "image.preprocess: OneOf is not allowed"),
-        ({"Bilateral": {"diameter": 0}}, np.uint8, "image.preprocess: Bilateral refuses its settings: diameter=0"),
+        (
+            {"Bilateral": {"diameter": 0}},
+            np.uint8,
+            "image.preprocess: Bilateral does not accept its settings: diameter=0",
+        ),
         ({"CLAHE": {}}, np.uint16, "image.preprocess: CLAHE does not work on uint16 images of 1 channels"),
-        ({"Normalize": {"mean": [0.5], "std": [0.5]}}, np.uint8, "Normalize does not work .* it makes float32"),
+        ({"Normalize": {"mean": [0.5], "std": [0.5]}}, np.uint8, "Normalize does not work .* into float32"),
     ],
 )
 def test_wrong_preprocessing_is_named(entry: dict[str, Any], dtype: type, message: str) -> None:

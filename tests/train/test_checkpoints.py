@@ -47,7 +47,7 @@ def test_a_damaged_checkpoint_is_named(path: Path, how: str) -> None:
         torch.save([1, 2], path)
     else:
         path.write_bytes(changed[how])
-    with pytest.raises(PipelineError, match=r"last.ckpt is damaged .*: put the file back, or delete the folder"):
+    with pytest.raises(PipelineError, match=r"last.ckpt is damaged .*: restore the file, or delete the folder"):
         read_checkpoint(path)
 
 

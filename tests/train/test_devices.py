@@ -78,14 +78,14 @@ def test_two_processes_train_as_one_and_go_on_after_one_was_killed(
 
     with monkeypatch.context() as patched:
         patched.setattr(SegmentationModule, "on_train_epoch_start", dies)
-        with pytest.raises(PipelineError, match=r"device 2 of 2 ended with code -9 .*the same command goes on"):
+        with pytest.raises(PipelineError, match=r"device 2 of 2 ended with code -9 .*the same command resumes"):
             train(shared)
     assert not multiprocessing.active_children()
     assert len(pd.read_csv(shared.fold_folder(0) / "history.csv")) == 2
     capsys.readouterr()
     train(shared)
     said = capsys.readouterr().err
-    assert said.count("going on from") == said.count(" 3/3 ") == 1
+    assert said.count("resuming from") == said.count(" 3/3 ") == 1
     train(run)
     _check_alike(run.fold_folder(0), shared.fold_folder(0))
     assert summary(run).keys() == summary(shared).keys()
@@ -137,10 +137,14 @@ def test_processes_are_spawned_and_the_first_is_heard(tmp_path: Path, capsys: py
 @pytest.mark.parametrize(
     ("settings", "by", "words"),
     [
-        ({"devices": 3}, None, "train.devices is 3, and this machine has 2 GPUs: set it to 2 at most"),
-        ({"devices": 2, "num_nodes": 2}, None, "this command was started alone: start it on every machine, by srun"),
-        ({"devices": 2}, ("torchrun", 4), "torchrun started 4 processes, and train.devices is 2 .* which makes 2"),
-        ({"devices": 2, "parallel": 2}, ("SLURM", 2), "SLURM has started a process for each device, .*parallel=1"),
+        ({"devices": 3}, None, "train.devices is 3, but this machine has 2 GPUs: set it to at most 2"),
+        (
+            {"devices": 2, "num_nodes": 2},
+            None,
+            "this command was started on one machine only: start it on every machine with srun",
+        ),
+        ({"devices": 2}, ("torchrun", 4), "torchrun started 4 processes, but train.devices is 2 .* which requires 2"),
+        ({"devices": 2, "parallel": 2}, ("SLURM", 2), "SLURM has started one process per device, .*parallel=1"),
     ],
 )
 def test_more_than_there_is(
@@ -153,7 +157,7 @@ def test_more_than_there_is(
 
 
 def test_more_devices_than_images_of_a_batch() -> None:
-    with pytest.raises(PipelineError, match="4 devices .* share batches of 3 images .*; expected one image or more"):
+    with pytest.raises(PipelineError, match="4 devices .* share batches of 3 images .*; expected at least one image"):
         Share(0, 4, batch=3)
 
 

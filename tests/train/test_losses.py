@@ -381,7 +381,7 @@ def test_presence_needs_its_output() -> None:
     ("kind", "settings", "message"),
     [
         ("binary", {"dice": {"positives_only": True}}, "loss.dice.positives_only .* set loss.dice.per_image=true"),
-        ("multiclass", ELU[0], "loss.lovasz.kind=elu does not go with a multiclass"),
+        ("multiclass", ELU[0], "loss.lovasz.kind=elu cannot be used in a multiclass"),
         ("binary", cross_entropy(1, 2, 3)[1], r"class_weights is \[1.0, 2.0, 3.0\]; expected 2 numbers"),
         ("multiclass", cross_entropy(1, 2)[1], r"loss.cross_entropy.class_weights is \[1.0, 2.0\]; expected 3"),
         ("multiclass", cross_entropy(1, 2, -1)[1], "expected 3 numbers of at least 0"),

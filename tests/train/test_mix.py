@@ -163,7 +163,7 @@ def test_the_mix_may_be_certain_or_absent() -> None:
 @pytest.mark.parametrize(
     ("settings", "kind", "classes", "donors", "message"),
     [
-        (MixSettings(cutmix=0.6, mixup=0.5), "binary", [], NONE, r"train\.mix: .* add up to 1\.1; expected at most 1"),
+        (MixSettings(cutmix=0.6, mixup=0.5), "binary", [], NONE, r"train\.mix: .* sum to 1\.1; expected at most 1"),
         (MixSettings(mixup=0.1), "multiclass", [], NONE, r"train\.mix\.mixup: .*use cutmix"),
         (MixSettings(paste=0.1), "multilabel", [1, 2], NONE, r"train\.mix\.paste: .*the classes 1, 2\."),
         (MixSettings(paste=0.1), "multilabel", [5], np.arange(2), r"expected classes from 0 to 4, not \[5\]"),

@@ -106,7 +106,7 @@ def test_encoder_group_is_the_second() -> None:
     assert [group["lr"] for group in built(model).param_groups] == [0.01]
     rest, encoder = built(model, encoder_learning_rate=0.001).param_groups
     assert (rest["lr"], len(rest["params"]), encoder["lr"], len(encoder["params"])) == (0.01, 4, 0.001, 2)
-    with pytest.raises(PipelineError, match="no encoder"):
+    with pytest.raises(PipelineError, match="no trainable encoder"):
         build_optimizer(TrainSettings(encoder_learning_rate=0.1), [], list(model.parameters()))
 
 

@@ -49,7 +49,7 @@ def test_share_of_positive_images(share: float) -> None:
 
 def test_share_of_positive_images_needs_both_kinds() -> None:
     every = np.ones((4, 1), bool)
-    with pytest.raises(PipelineError, match="of 4 training images 4 have a mask"):
+    with pytest.raises(PipelineError, match="4 of 4 training images have a mask"):
         weights_of(SamplerSettings(positive_share=0.5), every, every[:, 0])
 
 
@@ -81,7 +81,7 @@ def test_groups_that_are_all_alike_lose_nothing() -> None:
 
 
 def test_fewer_groups_than_a_batch() -> None:
-    with pytest.raises(PipelineError, match="a batch has 4 images, and there are 2 groups .*set train.batch_size"):
+    with pytest.raises(PipelineError, match="a batch has 4 images, but there are only 2 groups .*set train.batch_size"):
         EpochSampler(10, 0, groups=np.arange(10) % 2, batch_size=4)
 
 

@@ -89,7 +89,7 @@ def test_no_held_out_mask_is_part_of_a_target() -> None:
     found = chosen([1, 0, 1, 0, 1, 1, 1, 0])
     assert (found.train.tolist(), found.valid.tolist()) == ([2, 4, 5], [1, 7])  # 0 has lost its partner
     assert as_lists(found.targets) == {2: [2, 4], 4: [2, 4]}
-    assert "(1 dropped, 2 soft, 1 left out for want of a partner), 2 held out" in found.note
+    assert "(1 dropped, 2 soft, 1 left out because no partner is available), 2 held out" in found.note
 
 
 def test_what_is_left_out_comes_in_by_no_other_image() -> None:

@@ -398,7 +398,7 @@ def test_tensorboard_has_curves_graph_and_pictures(tiny: Tiny) -> None:
 @pytest.mark.parametrize("name", ["mlflow", "wandb", "trackio"])
 def test_a_logger_that_is_not_installed(tiny: Tiny, name: str) -> None:
     run = prepare(tiny, {"train": {"folds": [0], "loggers": [name]}})
-    with pytest.raises(PipelineError, match=f"asks for {name}, which is not installed: pip install {name}"):
+    with pytest.raises(PipelineError, match=f"names {name}, which is not installed: pip install {name}"):
         train(run)
 
 
@@ -408,7 +408,7 @@ def test_a_logger_that_is_not_installed(tiny: Tiny, name: str) -> None:
 def test_a_loss_that_is_no_number_stops_the_fold(tiny: Tiny) -> None:
     change = {"optimizer": "momentum", "learning_rate": 1e30, "epochs": 3, "schedule": {"name": "constant"}}
     run = prepare(tiny, {"train": {"folds": [0], **change}})
-    expected = r"fold 0: the loss is (nan|inf) in epoch \d, batch \d, at learning rate 1.00e\+30, on the images a\d\d, "
+    expected = r"fold 0: the loss is (nan|inf) in epoch \d, batch \d, at learning rate 1.00e\+30, with the images a\d\d, "
     with pytest.raises(PipelineError, match=expected):
         train(run)
     assert not (run.fold_folder(0) / "manifest.json").exists()
@@ -492,7 +492,7 @@ def test_a_fold_that_collapses_says_so(tiny: Tiny, level: float, word: str, caps
 
 def test_one_image_a_group_needs_groups(tiny: Tiny) -> None:
     run = prepare(tiny, {"train": {"folds": [0], "sampler": {"one_per_group": True}}})
-    with pytest.raises(PipelineError, match="one_per_group needs groups, and the images have none"):
+    with pytest.raises(PipelineError, match="one_per_group needs groups, but the images have none"):
         train(run)
 
 
@@ -554,7 +554,7 @@ def test_a_moving_average_forgets_the_weights_of_the_start() -> None:
 
 def test_raw_files_and_weights_that_are_missing_are_said_at_once(tiny: Tiny) -> None:
     run = open_run(str(tiny.recipe_path), assignments=["model.weights=w.pth"])
-    weights = "model.weights: w.pth does not exist; give a file, `imagenet` or `none`."
+    weights = "model.weights: w.pth does not exist; expected a file, `imagenet` or `none`."
     with pytest.raises(PipelineError) as alone:
         check_training(run, force=False, decodes=True)
     assert str(alone.value) == weights
@@ -583,5 +583,5 @@ def test_a_run_that_starts_from_another_normalises_as_that_one_did(tmp_path: Pat
     assert started("encoder", "encoder").mean.flatten().tolist() == [1.0] * 3
     assert started("imagenet", "encoder", mean=[3.0] * 3, std=[4.0] * 3).mean.flatten().tolist() == [3.0] * 3
     assert started("image", "encoder").mean.flatten().tolist() == [5.0] * 3  # which has none to take over
-    with pytest.raises(PipelineError, match="has a mean and a deviation of its own.*set image.normalize=encoder"):
+    with pytest.raises(PipelineError, match="contains its own mean and deviation.*set image.normalize=encoder"):
         started("encoder", "imagenet")

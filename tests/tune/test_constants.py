@@ -133,7 +133,7 @@ def test_class_maps_take_the_commonest_class_or_one_everywhere(never: list[str])
     frequency = np.mean([true == 1 for true in images.truths], axis=0)
     by_place = score(np.array(allowed)[frequency[allowed].argmax(0)])
     assert found.mean_mask.score == pytest.approx(max(everywhere, by_place), abs=0.02)
-    assert by_place > everywhere and found.mean_mask.name == "the commonest class at each place"
+    assert by_place > everywhere and found.mean_mask.name == "the most frequent class of each position"
 
 
 def test_several_classes_are_cut_apart() -> None:

@@ -70,7 +70,7 @@ def test_an_estimate_that_stays_above_the_constant_answer_is_not_believed() -> N
     lie = liars.Verdict("dice", 1, real, [answer(0.58 + noise) for noise in (-0.01, 0.0, 0.02)])
     assert fair.honest and not lie.honest
     assert "The estimate is honest here" in list(fair.lines())[-1]
-    assert "Do not believe the estimate" in list(lie.lines())[-1] and "+0.0833" in list(lie.lines())[-1]
+    assert "Do not trust the estimate" in list(lie.lines())[-1] and "+0.0833" in list(lie.lines())[-1]
     lower = liars.Verdict("error", -1, answer(0.1), [answer(0.42 + noise) for noise in (-0.01, 0.0, 0.02)])
     assert not lower.honest  # an error below that of the best constant answer
     assert liars.Verdict("error", -1, answer(0.1), [answer(0.58) for _ in range(3)]).honest

@@ -313,7 +313,7 @@ def test_a_lucky_early_epoch_is_named() -> None:
     losses = [1.3, 1.08, 1.0, 0.6, 0.3, 0.14, 0.15]
     (reason,) = trained(losses, 1, monitor="score", keep="best")
     assert (reason.level, reason.kind) == ("check", "stopped too early")
-    assert "fold 0 kept epoch 2 (held-out loss 1.080), and epoch 6 had 0.140" in reason.text
+    assert "fold 0 kept epoch 2 (held-out loss 1.080), but epoch 6 had 0.140" in reason.text
     assert reason.command.endswith("run x --set train.monitor=loss --name x-loss")
     assert trained(losses, 5, monitor="score", keep="best") == []
 
@@ -346,7 +346,7 @@ def test_weights_of_the_end_whose_smoothed_loss_rose_are_named(keep: str) -> Non
     assert (reason.level, reason.kind) == ("note", "trained too long")
     assert trained([1.0, 0.5, 0.2, 0.19, 0.21, 0.3, 0.32, 0.34], 7, keep=keep)[0].level == "check"
     assert reason.text == (
-        "The held-out loss rose before the end: in fold 0 it was 0.230 over the last 3 epochs, and 0.200 over epochs 3 "
+        "The held-out loss rose before the end: in fold 0 it was 0.230 over the last 3 epochs, but 0.200 over epochs 3 "
         "to 5."
     )
     assert "train.monitor=loss --set train.keep=best" in reason.command

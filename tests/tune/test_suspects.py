@@ -209,7 +209,10 @@ def test_where_lower_is_better_the_highest_is_the_suspect(monkeypatch: pytest.Mo
         ("", "folds/wrong.csv is not a readable CSV: No columns to parse from file."),
         ('image_id\na01\nx1\n""\nx2\nx3', "lists 4 ids that no training image has: 'x1' (row 3), '' (row 4), 'x2' ("),
         ("image_id\n" + "\n".join(TRAIN_IDS[4:]), "folds/wrong.csv (train.exclude): fold 0 has 0 images to train on ("),
-        ("image_id\n" + "\n".join(TRAIN_IDS[:4]), "fold 0 has 8 images to train on, 0 held out; expected one image"),
+        (
+            "image_id\n" + "\n".join(TRAIN_IDS[:4]),
+            "fold 0 has 8 images to train on, 0 held out; expected at least one image",
+        ),
     ],
 )
 def test_a_list_that_does_not_fit(tiny: Tiny, text: str, said: str) -> None:
@@ -232,10 +235,10 @@ def test_lists_that_are_refused_before_anything_is_done(tiny: Tiny) -> None:
         return str(caught.value)
 
     own = open_run(str(tiny.recipe_path)).suspects
-    assert "train.exclude is gone.csv, and there is no file gone.csv; expected a CSV" in refused("gone.csv")
+    assert "train.exclude is gone.csv, but there is no file gone.csv; expected a CSV" in refused("gone.csv")
     write_text(own, "image_id\n")
     for path in (own, own.relative_to(tiny.root), own.parent / ".." / own.parent.name / own.name):
-        assert "which this run's own training leads to: copy it" in refused(str(path))
+        assert "which is a result of this run's own training: copy it" in refused(str(path))
     second = open_run(str(tiny.recipe_path), name="second", assignments=[f"train.exclude={own}"])
     assert own in steps(second)[0].inputs
     own.write_text("id\n")

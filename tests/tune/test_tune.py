@@ -303,7 +303,7 @@ def test_one_trained_fold_is_left_out_in_groups(monkeypatch: pytest.MonkeyPatch)
     assert result_of[1]["untuned"] < result_of[1]["nested"] <= result_of[1]["score"]
     assert result_of[1]["nested_interval_95"] is None
     (few,) = (one for one in result_of[1]["reasons"] if one["kind"] == "few groups")
-    assert "only 1 group" in few["text"] and "which flatters" in few["text"]
+    assert "only 1 group" in few["text"] and "too optimistically" in few["text"]
 
 
 @pytest.mark.parametrize(("gain", "ships"), [(Gain(0.01, 0.01, 0.8), "untuned"), (Gain(-0.01, 0.01, 0.0), "untuned"),
@@ -819,7 +819,7 @@ def test_rows_that_do_not_count_choose_nothing(monkeypatch: pytest.MonkeyPatch) 
     assert first["rows"]["raw"]["score"] != second["rows"]["raw"]["score"]
     held.images["use"] = "drop"
     with pytest.raises(
-        PipelineError, match="tune.rows is cleaned, and none of the 40 out-of-fold images is such a row"
+        PipelineError, match="tune.rows is cleaned, but none of the 40 out-of-fold images is such a row"
     ):
         tuned(held, monkeypatch)
 

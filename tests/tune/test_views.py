@@ -175,7 +175,7 @@ def test_no_image_counts(run: Run) -> None:
     kept = run.folds_file.read_bytes()
     try:
         folds.assign(use="drop").to_csv(run.folds_file, index=False)
-        with pytest.raises(PipelineError, match="tune.rows is cleaned, and none of the 8 out-of-fold images is such"):
+        with pytest.raises(PipelineError, match="tune.rows is cleaned, but none of the 8 out-of-fold images is such"):
             driver.run_stage(run, "tune")
     finally:
         run.folds_file.write_bytes(kept)
@@ -307,6 +307,6 @@ def test_the_runs_of_an_ensemble_decide_on_their_views(run: Run) -> None:
     driver.run_stage(fixed, "tune")
     assert [step["kept"] for step in read_json(fixed.postprocess)["steps"]] == [True, True]
     # the second run's test images were predicted plain, and are not any more what its tune has decided on
-    message = rf"test_fold_0.npy was predicted with test-time augmentation none, and {names[1]} has decided on hflip"
+    message = rf"predicted with test-time augmentation none, but tune of {names[1]} has since chosen hflip"
     with pytest.raises(PipelineError, match=message):
         blends.test(fixed, read_json(fixed.postprocess))

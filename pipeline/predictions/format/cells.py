@@ -10,32 +10,33 @@ from pipeline.predictions.format.expected import Expected, Key, Texts
 
 @dataclass(frozen=True)
 class Instance:
-    """What a cell says of one instance."""
+    """One instance as it is written in a cell."""
 
     text: str
-    """Run lengths."""
+    """Its run lengths."""
     label: str | None = None
-    """Of its class, where the cell says it."""
+    """The label of its class, if the cell holds one."""
     score: str | None = None
-    """How sure it is, where the cell says it."""
+    """Its confidence, if the cell holds one."""
 
 
 def joined(keys: list[Key], texts: Texts, scores: Mapping[Key, list[float]], want: Expected) -> str:
     """Returns a cell with all instances of these keys, or the text of an empty mask."""
     assert want.settings.cell is not None
-    found = []
+    instances = []
     for key in keys:
-        own = texts[key]
-        for text, score in zip(own, scores.get(key, [1.0] * len(own)), strict=True):
+        masks = texts[key]
+        for text, score in zip(masks, scores.get(key, [1.0] * len(masks)), strict=True):
             if text != want.convention.empty:
                 label = "" if key[1] is None else want.labels[key[1]]
                 names = {"class": label, "score": further_columns.score_text([score]), "rle": text}
-                found.append(further_columns.filled(want.settings.cell, names))
-    return want.several.join(found) or want.convention.empty
+                instances.append(further_columns.filled(want.settings.cell, names))
+    return want.several.join(instances) or want.convention.empty
 
 
 def split(cell: str, want: Expected) -> list[Instance] | None:
-    """Returns the instances of a cell, none of an empty one; None where it is not made as `submission.cell` says."""
+    """Returns the instances of a cell, an empty list for an empty cell, or None if the cell does not have the format of
+    `submission.cell`."""
     if not cell.strip() or cell.strip() == want.convention.empty.strip():
         return []
     template, blank = want.settings.cell or "{rle}", want.several.isspace()

@@ -1,4 +1,4 @@
-"""Columns that a YAML names beside id, class and run lengths: constants, or made of what is known of an image."""
+"""Further columns that a YAML names besides id, class and run lengths: constants, or templates filled per image."""
 
 import re
 from collections.abc import Collection, Iterable, Mapping
@@ -10,29 +10,29 @@ from pipeline.core.config.submission_settings import SubmissionSettings
 from pipeline.core.errors import PipelineError
 
 Names = dict[str, str | int | float]
-"""What a template may name: id, height, width, group, and the named parts and table columns of an image."""
+"""The names that a template may use: id, height, width, group, and the named parts and table columns of an image."""
 OF_A_ROW = ("class", "score", "rle")
-"""What differs between the rows of an image."""
+"""The names whose values differ between the rows of one image."""
 EXTRA = "extra_"
 _FIELD = re.compile(r"{(\w+)(:[^{}]*)?}")
 
 
 def templates_of(settings: SubmissionSettings) -> dict[str, str]:
-    """Returns the templates of a submission, by the keys of the YAML."""
-    templates = {f"submission.columns.{name}": str(one) for name, one in settings.columns.items()}
+    """Returns the templates of a submission, by their keys in the YAML."""
+    templates = {f"submission.columns.{name}": str(template) for name, template in settings.columns.items()}
     return templates | ({"submission.image": settings.image} if settings.image else {})
 
 
 def names_of(
     images: pd.DataFrame, templates: Mapping[str, str], complete: bool = True, of_rows: Collection[str] = OF_A_ROW
 ) -> dict[str, Names]:
-    """Returns by image id what templates may name; nothing where there are no templates.
+    """Returns, for each image id, the values of the names that templates use; an empty dict if templates use none.
 
     Args:
         images: the images, as a submission names them.
-        templates: by the keys of the YAML.
-        complete: whether a name that the table does not have is a fault; else it stands for nothing.
-        of_rows: names that each row has of its own.
+        templates: the templates, by their keys in the YAML.
+        complete: whether a name that the table does not have is an error. If not, its value is empty.
+        of_rows: names whose values belong to a row instead of an image.
 
     Raises:
         PipelineError: the table has no such column.
@@ -45,40 +45,40 @@ def names_of(
     known = sorted({"id", "height", "width", "group", *of_rows, *extra} - {"rle"})
     if complete and len(images) and (strange := [name for name in wanted if name not in extra]):
         raise PipelineError(
-            f"{used[strange[0]]} names {{{strange[0]}}}, which images do not have; they have "
+            f"{used[strange[0]]} names {{{strange[0]}}}, which the images do not have; they have "
             f"{', '.join(f'{{{name}}}' for name in known)}."
         )
-    found: dict[str, Names] = {}
+    by_image: dict[str, Names] = {}
     for row in images.to_dict("records"):
-        own: Names = {name: str(row.get(extra.get(name, ""), "")) for name in wanted}
-        own |= {"id": str(row["image_id"]), "height": int(row["height"]), "width": int(row["width"])}
-        found[str(row["image_id"])] = own | {"group": str(row.get("group") or "")}
-    return found
+        values: Names = {name: str(row.get(extra.get(name, ""), "")) for name in wanted}
+        values |= {"id": str(row["image_id"]), "height": int(row["height"]), "width": int(row["width"])}
+        by_image[str(row["image_id"])] = values | {"group": str(row.get("group") or "")}
+    return by_image
 
 
 def ids_of(settings: SubmissionSettings, names: Mapping[str, Names]) -> dict[str, str]:
-    """Returns by image id what a submission calls the image, where the YAML makes that of other parts.
+    """Returns, for each image id, the id that a submission writes, if the YAML has a template for it.
 
     Raises:
-        PipelineError: two images would be called the same.
+        PipelineError: two images would get the same id.
     """
     template = settings.columns.get(settings.id)
     if template is None:
         return {}
-    found: dict[str, str] = {}
+    written: dict[str, str] = {}
     first: dict[str, str] = {}
-    for image_id, own in names.items():
-        found[image_id] = name = filled(str(template), own)
+    for image_id, values in names.items():
+        written[image_id] = name = filled(str(template), values)
         if first.setdefault(name, image_id) != image_id:
-            raise PipelineError(f"submission.columns calls images {first[name]} and {image_id} both {name!r}.")
-    return found
+            raise PipelineError(f"submission.columns gives images {first[name]} and {image_id} the same id, {name!r}.")
+    return written
 
 
 def filled(template: str, names: Mapping[str, Any]) -> str:
-    """Returns a template with the values of its names.
+    """Returns a template with its names replaced by their values.
 
     Raises:
-        PipelineError: it asks for a format that a value does not have.
+        PipelineError: a format specification does not suit its value.
     """
     try:
         return _FIELD.sub(lambda match: match[0].format(**names), template)
@@ -87,7 +87,7 @@ def filled(template: str, names: Mapping[str, Any]) -> str:
 
 
 def fault(name: str, template: str, value: str, names: Mapping[str, Any]) -> str:
-    """Returns what is wrong with the value of a further column; "" where nothing is."""
+    """Returns a description of what is wrong with the value of a further column; "" if it is correct."""
     if not re.search(r"{score\b", template):
         wanted = filled(template, names)
         return "" if _same(value, wanted) else f"{name} is {value[:40]!r}; expected {wanted[:40]!r}"
@@ -97,16 +97,16 @@ def fault(name: str, template: str, value: str, names: Mapping[str, Any]) -> str
 
 
 def score_fault(name: str, value: str) -> str:
-    """Returns what is wrong with a value that says how sure a mask is."""
+    """Returns a description of what is wrong with the confidence of a mask; "" if it is correct."""
     try:
-        sound = 0 <= float(value) <= 1
+        valid = 0 <= float(value) <= 1
     except ValueError:
-        sound = False
-    return "" if sound else f"{name} is {value[:40]!r}; expected a number from 0 to 1"
+        valid = False
+    return "" if valid else f"{name} is {value[:40]!r}; expected a number from 0 to 1"
 
 
 def score_text(scores: Iterable[float]) -> float:
-    """Returns how sure a row with these masks is, with six digits: as the surest of them."""
+    """Returns the confidence of a row with these masks, the highest of theirs, rounded to six digits."""
     return round(max(scores, default=0.0), 6)
 
 

@@ -1,4 +1,4 @@
-"""The rows of a submission, from the masks of its images: the only code that writes them."""
+"""Writes the rows of a submission from the masks of its images. No other code writes them."""
 
 import csv
 from collections.abc import Iterator, Mapping
@@ -12,20 +12,20 @@ from pipeline.predictions.format.expected import Expected, Key, Texts
 Row = dict[str | None, str]
 """The cells of a row, by the names of its columns."""
 Known = Mapping[Key, list[float]]
-"""How sure masks and instances are, as texts.scores_of says."""
+"""The confidence of masks and instances, as texts.scores_of returns it."""
 
 
 def write_csv(file: TextIO, texts: Texts, want: Expected, scores: Known | None = None) -> list[str]:
     """Writes the header and all rows as CSV, and returns the image id of every row.
 
     Args:
-        file: where.
-        texts: what texts_of returned of every image.
+        file: the file to write to.
+        texts: the merged results of texts_of for all images.
         want: the columns and rows.
         scores: as for rows_of.
 
     Raises:
-        PipelineError: masks of a key are missing; then a part may have been written.
+        PipelineError: the masks of a key are missing; a part of the file may have been written.
     """
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(want.header)
@@ -45,26 +45,26 @@ def rows_of(texts: Texts, want: Expected, scores: Known | None = None) -> Iterat
     """Yields every row of a table of run lengths, with the id of its image.
 
     Args:
-        texts: what texts_of returned of every image.
+        texts: the merged results of texts_of for all images.
         want: the columns and rows.
-        scores: what scores_of returned of every image; without them a mask is sure (1), and an empty one 0.
+        scores: the merged results of scores_of for all images; without them a mask has confidence 1, an empty one 0.
 
     Raises:
-        PipelineError: masks of a key are missing.
+        PipelineError: the masks of a key are missing.
     """
     grouped: dict[Key, list[Key]] = {}
     known = scores or {}
     for key in want.keys:
         _check_known(key, texts, want)
         grouped.setdefault(want.row_key(key), []).append(key)
-    left = _left_out(texts, want)
+    omitted = _left_out(texts, want)
     for row_key, keys in grouped.items():
         if want.settings.cell:
             every = [score for key in keys for score in known.get(key, _sure(texts[key], want))]
             yield row_key[0], _row(row_key, keys[0], cells.joined(keys, texts, known, want), every, want)
-        elif row_key not in left:
-            own = known.get(row_key, _sure(texts[row_key], want))
-            for text, score in zip(texts[row_key], own, strict=True):
+        elif row_key not in omitted:
+            confidences = known.get(row_key, _sure(texts[row_key], want))
+            for text, score in zip(texts[row_key], confidences, strict=True):
                 yield row_key[0], _row(row_key, row_key, text, [score], want)
 
 
@@ -74,8 +74,11 @@ def _check_known(key: Key, texts: Texts, want: Expected) -> None:
 
 
 def _left_out(texts: Texts, want: Expected) -> set[Key]:
-    """Keys without instances that need no row: all of COCO's results, and of images that have others, where it is
-    enough that every image has a row."""
+    """Returns the keys without instances that need no row.
+
+    In COCO results these are all such keys. Where every image needs a row, these are the keys of images that have
+    another row.
+    """
     if want.needed == "keys":
         return set()
     empty = {key for key in want.keys if texts[key] == [want.convention.empty]}

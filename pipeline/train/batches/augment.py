@@ -1,4 +1,4 @@
-"""The augmentation of training images by albumentations, with its draws made reproducible."""
+"""Augments training images with albumentations, with reproducible random draws."""
 
 import albumentations
 import numpy as np
@@ -8,26 +8,27 @@ from pipeline.networks.transforms import Entries, build_all, leaves, seed_all, t
 
 
 class Augmentation:
-    """A recipe's transforms, applied to an image and its masks together.
+    """The transforms of a recipe, applied to an image and its masks together.
 
-    Masks are uint8, or float32 (soft labels), with 255 for ignored pixels; they move by nearest neighbour, so that
-    their values never blend. What a rotation moves in from outside is background, 0, unless the transform's `fill_mask`
-    says otherwise (255: ignored), and black in the image. CoarseDropout leaves masks alone unless it has a `fill_mask`.
+    Masks are uint8, or float32 for soft labels, with 255 for ignored pixels. They are resampled with nearest neighbour,
+    so that their values never mix. Pixels that a rotation brings in from outside are black in the image and background
+    (0) in the masks, unless the transform has another `fill_mask` (255 is ignored). CoarseDropout does not change masks
+    unless it has a `fill_mask`.
     """
 
     def __init__(self, settings: Entries) -> None:
-        """Builds the transforms; OneOf, SomeOf, RandomOrder and Sequential hold further ones as `transforms`.
+        """Builds the transforms. The groups OneOf, SomeOf, RandomOrder and Sequential hold others as `transforms`.
 
         Raises:
-            PipelineError: an unknown transform, an unknown setting, or a value that albumentations refuses.
+            PipelineError: an unknown transform, an unknown setting, or a value that albumentations does not accept.
         """
         transforms = build_all(settings, "augment")
         self.compose = albumentations.Compose(transforms) if transforms else None
 
     def __call__(self, image: np.ndarray, masks: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the image (H, W, C) and masks (C, H, W) transformed by the draw that belongs to `seed`.
+        """Returns the image (H, W, C) and masks (C, H, W), transformed with random draws that `seed` determines.
 
-        albumentations repeats its draws in every worker and epoch unless it is seeded for every sample.
+        albumentations is seeded for every sample, because otherwise it repeats its draws in every worker and epoch.
         """
         if self.compose is None:
             return image, masks
@@ -36,12 +37,13 @@ class Augmentation:
         return result["image"], result["masks"]
 
     def check(self, image: np.ndarray, masks: np.ndarray) -> None:
-        """Applies every transform to an image (H, W, C) and to masks (C, H, W) of this dtype that hold 0, 1 and 255.
+        """Applies every transform to an image (H, W, C) and to masks of the shape and dtype of `masks` with 0, 1 and
+        255.
 
-        Many transforms refuse uint16 or four channels.
+        Many transforms fail for uint16 or four channels.
 
         Raises:
-            PipelineError: a transform does not work on such an image, changes its size or dtype, or blends masks.
+            PipelineError: a transform fails on such an image, changes its size or dtype, or interpolates masks.
         """
         striped = np.resize(np.array([0, 1, IGNORE], masks.dtype), masks.shape)
         for transform in leaves(self.compose or []):

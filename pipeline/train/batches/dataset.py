@@ -1,7 +1,7 @@
 """Batches of augmented training images from the memory-mapped pixel arrays.
 
-Every random draw derives from (seed, fold, epoch, sample), never from the state of a generator, so a resumed run draws
-what an undisturbed one would have drawn, with any number of workers.
+Every random draw is derived from (seed, fold, epoch, sample) and never from the state of a generator. A resumed run
+therefore makes the same draws as an uninterrupted one, with any number of workers.
 """
 
 from dataclasses import dataclass
@@ -27,40 +27,42 @@ from pipeline.train.batches.targets import mean_mask
 
 
 class Batch(NamedTuple):
-    """Training images with what they learn."""
+    """Training images with their targets."""
 
     pixels: torch.Tensor
-    """(N, C, H, W) uint8, int32 where the pixel arrays are uint16, or float32 where they are float16."""
+    """(N, C, H, W) uint8; int32 if the pixel arrays are uint16, float32 if they are float16."""
     masks: torch.Tensor
     """(N, classes, H, W) uint8 or float32; with model.instances (N, 2 · classes, H, W), separators last."""
     rows: torch.Tensor
-    """(N,) rows of the training table; -1 - row of a test image that another run has labelled."""
+    """(N,) rows of the training table; for a test image with pseudo-labels, -1 - row of the test table."""
     weights: torch.Tensor
-    """(N,) float32, what each counts in the loss."""
+    """(N,) float32 weights of the images in the loss."""
 
 
 @dataclass(frozen=True)
 class PseudoLabels:
-    """Test images and what another run says about them: the same fold of it, or, for a final model, all of them."""
+    """Test images with the predictions of another run: those of its same fold or, for a final model, of all folds."""
 
     predictions: list[np.ndarray]
-    """Each (N, C, H, W), in the competition's scale; their mean counts."""
+    """Arrays (N, C, H, W) in the competition's scale, which are averaged."""
     weight: float
     min_confidence: float
     kind: Kind
     scale: Scale
     boxes: np.ndarray | None = None
-    """(N, 4) int64, where the images lie: top, left, height, width; what lies around is ignored. None: all counts."""
+    """(N, 4) int64, the positions of the images: top, left, height, width. Pixels outside are ignored. None if all
+    pixels count."""
 
     @property
     def soft(self) -> bool:
-        """Whether the labels are probabilities: a multiclass pixel has one class or none."""
+        """Whether the labels are probabilities; in a multiclass competition a pixel has one class or is ignored."""
         return self.kind != "multiclass"
 
     def masks(self, row: int, part: tuple[slice, slice]) -> np.ndarray:
-        """Returns labels (C, h, w) float32, or (1, h, w) uint8 of a multiclass competition; 255 where unsure."""
+        """Returns labels (C, h, w) float32, or (1, h, w) uint8 for a multiclass competition; 255 where the confidence
+        is below `min_confidence`."""
         values = np.asarray(
-            np.mean([one[(row, slice(None), *part)] for one in self.predictions], axis=0, dtype=np.float32)
+            np.mean([array[(row, slice(None), *part)] for array in self.predictions], axis=0, dtype=np.float32)
         )
         values = self.scale.probability(values)
         if self.soft:
@@ -79,14 +81,14 @@ class PseudoLabels:
 
 @dataclass(frozen=True)
 class Placing:
-    """Where images lie in the pixel arrays, so that training can move them: `image.position: random`."""
+    """The positions of images in the padded pixel arrays, so that training can move them: `image.position: random`."""
 
     boxes: np.ndarray
-    """(N, 4) int64 of every row: top, left, height, width."""
+    """(N, 4) int64, one box per row of the table: top, left, height, width."""
     border: str
 
     def move(self, image: np.ndarray, masks: np.ndarray, row: int, seed: int) -> Pair:
-        """Returns the image and its masks with the border of `image.fit: pad` at another place."""
+        """Returns the image and its masks at a random position inside the border of `image.fit: pad`."""
         (top, left, height, width), shape = self.boxes[row].tolist(), image.shape[:2]
         generator = np.random.default_rng(seed)
         spare = np.array([shape[0] - height, shape[1] - width])
@@ -98,14 +100,15 @@ class Placing:
 
 
 class TrainDataset(Dataset):
-    """Augmented images with their masks, by (epoch, position): those of `rows`, then all test images with a label.
+    """Augmented images with their masks, by (epoch, position): the images of `rows`, then all pseudo-labelled test
+    images.
 
-    With a `crop`, rows × columns, each is a random part of that size, and an epoch holds `crops` parts of every image;
-    a side that is not larger stays whole.
+    With a `crop`, rows × columns, each sample is a random part of that size, and an epoch has `crops` parts per image.
+    A side that is not longer than the crop is not cut.
 
-    `targets` names the rows whose mean mask an image has in place of its own. Where one is the mean of several, or
-    anything else makes masks of more than 0 and 1, all masks are float32: a batch has one type. `separators` is a file
-    of what separates objects; its planes follow those of the masks, and move with them.
+    `targets` gives the rows whose mean mask replaces an image's own. If a target is the mean of several masks, or if
+    masks get values other than 0 and 1 in another way, all masks are float32, because a batch has one dtype.
+    `separators` is the file with the separators of objects; its planes follow those of the masks and move with them.
     """
 
     def __init__(
@@ -140,7 +143,7 @@ class TrainDataset(Dataset):
 
     @property
     def samples(self) -> np.ndarray:
-        """Of every position of an epoch (M,) int64: its row, or -1 - row of a test image."""
+        """The row of each position of an epoch (M,) int64; -1 - row for a test image."""
         tests = np.arange(0 if self.test_images is None else len(self.test_images))
         return np.tile(np.concatenate([self.rows, -1 - tests]), self.crops)
 
@@ -152,7 +155,7 @@ class TrainDataset(Dataset):
         epoch, position = key
         repeat, index = divmod(position, len(self) // self.crops)
         row = int(self.rows[index]) if index < len(self.rows) else len(self.rows) - 1 - index
-        # the draw belongs to the image and not to its place, so that leaving another out does not change it
+        # the draw depends on the image and not on its position, so that excluding another image does not change it
         draw = (self.seed, epoch, row if row >= 0 else 2**30 - row, *((2, repeat) if repeat else ()))
         image, masks = self._augmented(row, draw)
         if self.mixer:
@@ -162,16 +165,16 @@ class TrainDataset(Dataset):
                 image, masks = self.mixer.apply(chosen[0], (image, masks), other, derive_seed(*draw, 5))
         weight = self.pseudo.weight if self.pseudo and row < 0 else 1.0
         masks = masks.astype(np.float32, copy=False) if self.soft else masks
-        learned = torch.from_numpy(np.ascontiguousarray(masks))
-        return Batch(to_tensor(image), learned, torch.tensor(row), torch.tensor(weight))
+        target = torch.from_numpy(np.ascontiguousarray(masks))
+        return Batch(to_tensor(image), target, torch.tensor(row), torch.tensor(weight))
 
     def _augmented(self, row: int, draw: tuple[int, ...]) -> Pair:
         part = self._part(derive_seed(*draw, 1))
         source, number = (self.images, row) if row >= 0 else (self.test_images, -1 - row)
         assert source is not None
-        if self.preprocess:  # what it makes of a pixel may depend on the whole image
+        if self.preprocess:  # the result for a pixel may depend on the whole image
             image = self.preprocess(loaded(source[number]))[part]
-        else:  # cut before it is copied, so that of a large image only the crop is read from disk
+        else:  # cropped before copying, so that only the crop of a large image is read from disk
             image = loaded(source[(number, *part)])
         masks = self._masks(row, *part) if row >= 0 or not self.pseudo else self.pseudo.masks(number, part)
         if self.placing and row >= 0:
@@ -179,12 +182,12 @@ class TrainDataset(Dataset):
         return self.augmentation(image, masks, derive_seed(*draw))
 
     def _masks(self, row: int, rows: slice, columns: slice) -> np.ndarray:
-        """Returns what the network learns of this part of an image (C, h, w)."""
+        """Returns the target masks (C, h, w) of a part of an image."""
         parts = np.stack([self.masks[source, :, rows, columns] for source in self.targets.get(row, [row])])
         return mean_mask(parts) if len(parts) > 1 else parts[0]
 
     def _part(self, seed: int) -> tuple[slice, slice]:
-        """Returns the rows and columns of the crop that belongs to a seed."""
+        """Returns the rows and columns of the random crop that a seed determines."""
         if self.crop is None:
             return slice(None), slice(None)
         generator = np.random.default_rng(seed)
@@ -196,15 +199,16 @@ class TrainDataset(Dataset):
 def train_loader(
     dataset: TrainDataset, batch_size: int, workers: int, sampler: Any = None, rank: int = 0, devices: int = 1
 ) -> DataLoader:
-    """Returns shuffled batches; an incomplete last batch is left out unless it is the only one.
+    """Returns a loader of shuffled batches; an incomplete last batch is dropped unless it is the only one.
 
     Args:
         dataset: the images.
-        batch_size: images of a batch, on all devices together.
-        workers: processes that load.
-        sampler: the order of an epoch, EpochSampler (by default without weights and groups) or a list of what it gives.
-        rank: which of the devices this is; it gets its part of each batch, which `batch_sampler.share` describes.
-        devices: how many there are.
+        batch_size: the number of images per batch, on all devices together.
+        workers: the number of loader processes.
+        sampler: the order of an epoch: an EpochSampler (by default without weights and groups), or a list of the pairs
+            that one yields.
+        rank: the number of this device, which gets its part of each batch; see `batch_sampler.share`.
+        devices: the number of devices.
 
     Raises:
         PipelineError: a batch has fewer images than there are devices.

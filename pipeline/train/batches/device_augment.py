@@ -1,12 +1,12 @@
-"""A recipe's albumentations on whole batches, where the network is: `train.augment_on: device`.
+"""Applies a recipe's albumentations to whole batches on the device of the network: `train.augment_on: device`.
 
-albumentations draws, torch computes. Whether a transform is applied to an image, and by which angle, factor or box, is
-drawn by the objects that the loader would use, and so has their distribution; the pixels of all images of a batch are
-computed together, one transform after the other, each time rounded or cut off as albumentations does it. The values of
-noise are torch's.
+albumentations makes the random draws, and torch computes the pixels. The objects that the loader would use draw whether
+a transform is applied to an image, and with which angle, factor or box, so the distribution is the same. The pixels of
+all images of a batch are computed together, one transform after another, and are rounded or clipped after each
+transform as albumentations does. Only the values of noise are drawn by torch.
 
-kornia's transforms draw otherwise (noise of one deviation, shifts by parts of a pixel, all from torch's common
-generator); with albumentations' draws, torch's own grid_sample is what would be left of it.
+kornia is not used, because its transforms draw differently (one deviation of noise, shifts by fractions of a pixel, all
+from torch's global generator). With albumentations' draws, it would only add a wrapper around torch's grid_sample.
 """
 
 import random
@@ -26,7 +26,7 @@ from pipeline.networks.transforms import Entries
 from pipeline.train.batches.augment import Augmentation
 
 Draws = Sequence[dict[str, Any]]
-"""What is drawn for each of the images (n) that a transform is applied to."""
+"""The drawn parameters of a transform, one dict per image that it is applied to."""
 Moved = tuple[Tensor, Tensor]
 """Pixels (n, C, H, W) and masks (n, classes, H, W)."""
 
@@ -40,7 +40,7 @@ SYMMETRIES: dict[str, Callable[[Tensor], Tensor]] = {
     "t": lambda planes: planes.transpose(2, 3),
     "hvt": lambda planes: planes.flip((2, 3)).transpose(2, 3),
 }
-"""Those of a square by albumentations' names, of planes (n, C, H, W)."""
+"""The symmetries of a square by albumentations' names, as functions of planes (n, C, H, W)."""
 QUARTERS = ("e", "r90", "r180", "r270")
 BORDERS = {
     cv2.BORDER_CONSTANT: "zeros",
@@ -52,16 +52,16 @@ INTERPOLATIONS = {cv2.INTER_NEAREST: "nearest", cv2.INTER_LINEAR: "bilinear"}
 
 
 class DeviceAugmentation:
-    """A recipe's transforms, applied to a batch of images and their masks together.
+    """The transforms of a recipe, applied to a batch of images and their masks together.
 
-    Masks move by nearest neighbour; what a rotation moves in from outside is as with `pipeline.augment.Augmentation`.
+    Masks are resampled with nearest neighbour. Pixels from outside are filled as in `Augmentation`.
     """
 
     def __init__(self, settings: Entries, size: tuple[int, int]) -> None:
-        """Takes the recipe's `augment`, and the rows × columns of its images.
+        """Takes the recipe's `augment` and the size of its images, rows × columns.
 
         Raises:
-            PipelineError: as Augmentation, and a transform, or a setting of one, that has no equal on the device.
+            PipelineError: as Augmentation; or a transform, or one of its settings, is not implemented for the device.
         """
         self.compose = Augmentation(settings).compose
         self.transforms: list[Any] = list(self.compose.transforms) if self.compose else []
@@ -70,17 +70,17 @@ class DeviceAugmentation:
             missing = EQUALS[name].missing(transform, size) if name in EQUALS else ""
             if name not in EQUALS or missing:
                 raise PipelineError(
-                    f"augment: train.augment_on is device, where {name}{missing and f' with {missing}'} has no equal; "
-                    f"expected some of {', '.join(EQUALS)}, or set train.augment_on=loader."
+                    f"augment: {name}{missing and f' with {missing}'} is not implemented for train.augment_on=device; "
+                    f"expected only {', '.join(EQUALS)}, or set train.augment_on=loader."
                 )
 
     def __call__(self, pixels: Tensor, masks: Tensor, seed: int) -> Moved:
-        """Returns a batch's pixels and masks, same shapes and dtypes, transformed by the draws that belong to `seed`.
+        """Returns a batch's pixels and masks, same shapes and dtypes, transformed with draws that `seed` determines.
 
         Args:
             pixels: (N, C, H, W) uint8, int32 that holds uint16, or float32 from 0 to 1.
             masks: (N, classes, H, W) uint8 or float32 on the same device, 255 for ignored pixels.
-            seed: decides all draws; those of the images follow one another.
+            seed: determines all draws, made for one image after another.
         """
         draws = self.draw(len(pixels), (*pixels.shape[2:], pixels.shape[1]), seed)
         generator = torch.Generator(pixels.device).manual_seed(seed)
@@ -90,7 +90,8 @@ class DeviceAugmentation:
         return pixels, masks
 
     def draw(self, count: int, shape: tuple[int, ...], seed: int) -> list[list[dict[str, Any] | None]]:
-        """Returns what albumentations draws, a list a transform, for `count` images (H, W, C); None: not applied."""
+        """Returns albumentations' draws for `count` images of a shape (H, W, C): one list per transform, with one entry
+        per image, which is None if the transform is not applied."""
         if self.compose is None:
             return []
         self.compose.set_random_state(np.random.default_rng(seed), random.Random(seed))
@@ -99,7 +100,7 @@ class DeviceAugmentation:
 
 
 def device_augmentation(recipe: Recipe) -> DeviceAugmentation | None:
-    """Returns what a recipe applies to batches; None where the loader does it.
+    """Returns the augmentation that a recipe applies on the device; None if the loader applies it.
 
     Raises:
         PipelineError: as DeviceAugmentation.
@@ -122,7 +123,7 @@ def _draw(transform: Any, shape: tuple[int, ...]) -> dict[str, Any] | None:
 
 
 def _draw_contrast(transform: Any) -> dict[str, Any]:
-    # albumentations' function, whose order this is, needs the image
+    # in the order of albumentations' own function, which is not called because it needs the image
     uniform = transform.py_random.uniform
     return {"alpha": 1 + uniform(*transform.contrast_limit), "beta": uniform(*transform.brightness_limit)}
 
@@ -138,13 +139,13 @@ def _draw_noise(transform: Any) -> dict[str, Any]:
 def _apply(
     transform: Any, drawn: Sequence[dict[str, Any] | None], pixels: Tensor, masks: Tensor, generator: torch.Generator
 ) -> Moved:
-    draws = [one for one in drawn if one is not None]
+    draws = [draw for draw in drawn if draw is not None]
     apply = EQUALS[type(transform).__name__].apply
     if not draws:
         return pixels, masks
     if len(draws) == len(drawn):
         return apply(transform, draws, pixels, masks, generator)
-    index = _sent([number for number, one in enumerate(drawn) if one is not None], pixels)
+    index = _sent([number for number, draw in enumerate(drawn) if draw is not None], pixels)
     before = masks[index]
     changed, moved = apply(transform, draws, pixels[index], before, generator)
     return pixels.index_copy(0, index, changed), masks if moved is before else masks.index_copy(0, index, moved)
@@ -152,18 +153,18 @@ def _apply(
 
 def _turn(transform: Any, draws: Draws, pixels: Tensor, masks: Tensor, generator: torch.Generator) -> Moved:
     fixed = {"HorizontalFlip": "h", "VerticalFlip": "v", "Transpose": "t"}.get(type(transform).__name__)
-    elements = [fixed or one.get("group_element") or QUARTERS[one["factor"]] for one in draws]
+    elements = [fixed or draw.get("group_element") or QUARTERS[draw["factor"]] for draw in draws]
     for element in sorted(set(elements)):
         turned = SYMMETRIES[element]
         if len(set(elements)) == 1:
             return turned(pixels), turned(masks)
-        index = _sent([number for number, one in enumerate(elements) if one == element], pixels)
+        index = _sent([number for number, other in enumerate(elements) if other == element], pixels)
         pixels, masks = (planes.index_copy(0, index, turned(planes[index])) for planes in (pixels, masks))
     return pixels, masks
 
 
 def _warp(transform: Any, draws: Draws, pixels: Tensor, masks: Tensor, generator: torch.Generator) -> Moved:
-    inverse = np.linalg.inv([one["matrix"] for one in draws])
+    inverse = np.linalg.inv([draw["matrix"] for draw in draws])
     border, mode = transform.border_mode, INTERPOLATIONS[transform.interpolation]
     grid = _grid(_sent(inverse, pixels), pixels.shape[2:], border == cv2.BORDER_REFLECT_101)
     changed = _sample(pixels, grid, mode, border, transform.fill)
@@ -195,12 +196,12 @@ def _add_noise(transform: Any, draws: Draws, pixels: Tensor, masks: Tensor, gene
 
 
 def _blur(transform: Any, draws: Draws, pixels: Tensor, masks: Tensor, generator: torch.Generator) -> Moved:
-    longest = max(len(one["kernel"]) for one in draws)
-    kernels = _sent([np.pad(one["kernel"], (longest - len(one["kernel"])) // 2) for one in draws], pixels)
+    longest = max(len(draw["kernel"]) for draw in draws)
+    kernels = _sent([np.pad(draw["kernel"], (longest - len(draw["kernel"])) // 2) for draw in draws], pixels)
     values = pixels.float()
     for dimension in (2, 3):
         half, length = longest // 2, values.shape[dimension]
-        # mirrored any number of times, as OpenCV does it
+        # mirrored as often as needed, as in OpenCV
         place = torch.arange(-half, length + half, device=pixels.device).remainder(max(2 * length - 2, 1))
         padded = values.index_select(dimension, place.minimum(2 * length - 2 - place))
         taps = (kernels[:, tap].view(-1, 1, 1, 1) * padded.narrow(dimension, tap, length) for tap in range(longest))
@@ -209,8 +210,8 @@ def _blur(transform: Any, draws: Draws, pixels: Tensor, masks: Tensor, generator
 
 
 def _drop(transform: Any, draws: Draws, pixels: Tensor, masks: Tensor, generator: torch.Generator) -> Moved:
-    most = max(len(one["holes"]) for one in draws)
-    boxes = _sent([np.pad(one["holes"], ((0, most - len(one["holes"])), (0, 0))) for one in draws], pixels)
+    most = max(len(draw["holes"]) for draw in draws)
+    boxes = _sent([np.pad(draw["holes"], ((0, most - len(draw["holes"])), (0, 0))) for draw in draws], pixels)
     left, top, right, bottom = boxes.unsqueeze(3).unbind(2)  # (n, holes, 1)
     rows, columns = (torch.arange(side, device=pixels.device) for side in pixels.shape[2:])
     down, across = (rows >= top) & (rows < bottom), (columns >= left) & (columns < right)
@@ -221,13 +222,13 @@ def _drop(transform: Any, draws: Draws, pixels: Tensor, masks: Tensor, generator
 
 
 class Equal(NamedTuple):
-    """How a transform of albumentations is computed on the device."""
+    """The implementation of a transform of albumentations on the device."""
 
     apply: Callable[[Any, Draws, Tensor, Tensor, torch.Generator], Moved]
     missing: Callable[[Any, tuple[int, int]], str] = lambda transform, size: ""
-    """Says which of its settings cannot be had, for images of rows × columns; "" where all can."""
+    """Returns a setting that is not implemented for images of a size, rows × columns; "" if all are."""
     draw: Callable[[Any], dict[str, Any]] | None = None
-    """In place of albumentations' own."""
+    """Makes the draws in place of albumentations' own function."""
 
 
 def _missing_turn(transform: Any, size: tuple[int, int]) -> str:
@@ -278,7 +279,7 @@ EQUALS = {
 
 
 def _sent(values: Any, like: Tensor) -> Tensor:
-    """Numbers on the device of `like`, fractions as float32; a GPU is not waited for."""
+    """Returns numbers as a tensor on the device of `like`, floats as float32, without waiting for a GPU."""
     array = np.asarray(values)
     tensor = torch.from_numpy(array.astype(np.float32) if array.dtype.kind == "f" else array)
     pinned = tensor.pin_memory() if like.device.type == "cuda" else tensor
@@ -286,8 +287,8 @@ def _sent(values: Any, like: Tensor) -> Tensor:
 
 
 def _column(draws: Draws, name: str, like: Tensor) -> Tensor:
-    """A drawn number of every image (n, 1, 1, 1) float32."""
-    return _sent([float(one[name]) for one in draws], like).view(-1, 1, 1, 1)
+    """Returns a drawn number of each image as (n, 1, 1, 1) float32."""
+    return _sent([float(draw[name]) for draw in draws], like).view(-1, 1, 1, 1)
 
 
 def _largest(pixels: Tensor) -> int:
@@ -299,27 +300,27 @@ def _rounded(values: Tensor, like: Tensor) -> Tensor:
 
 
 def _whole(values: Tensor, like: Tensor) -> Tensor:
-    """Values cut to the range, and to whole numbers where pixels are such, as albumentations does it."""
+    """Returns values clipped to the range of the pixels and cast to their dtype, as albumentations does."""
     return values.clamp(0, _largest(like)).to(like.dtype)
 
 
 def _grid(inverse: Tensor, size: Sequence[int], corners: bool) -> Tensor:
-    """Where matrices (n, 3, 3) take each pixel from: x and y (n, H, W, 2) in grid_sample's units."""
+    """Returns the source of each pixel under matrices (n, 3, 3): x and y (n, H, W, 2) in grid_sample's units."""
     rows, columns = (torch.arange(side, device=inverse.device, dtype=torch.float32) for side in size)
-    found = []
+    coordinates = []
     for axis, side in enumerate(reversed(size)):
         across, down, start = inverse[:, axis, :, None, None].unbind(1)  # each (n, 1, 1)
-        # no matrix product: a GPU may round its factors to eleven bits
+        # not a matrix product, for which a GPU may round the factors to eleven bits
         place = across * columns + down * rows.unsqueeze(1) + start
-        found.append(2 * place / max(side - 1, 1) - 1 if corners else (2 * place + 1) / side - 1)
-    return torch.stack(found, 3)
+        coordinates.append(2 * place / max(side - 1, 1) - 1 if corners else (2 * place + 1) / side - 1)
+    return torch.stack(coordinates, 3)
 
 
 def _sample(planes: Tensor, grid: Tensor, mode: str, border: int, fill: float) -> Tensor:
-    """Planes (n, C, H, W) looked up at a grid (n, H, W, 2), float32."""
+    """Returns planes (n, C, H, W) sampled at a grid (n, H, W, 2), as float32."""
     corners = border == cv2.BORDER_REFLECT_101
-    found = functional.grid_sample(planes.float(), grid, mode, BORDERS[border], corners)
+    sampled = functional.grid_sample(planes.float(), grid, mode, BORDERS[border], corners)
     if border == cv2.BORDER_CONSTANT and fill:
         inside = functional.grid_sample(torch.ones_like(planes[:, :1], dtype=torch.float32), grid, mode, "zeros", False)
-        found += fill * (1 - inside)
-    return found
+        sampled += fill * (1 - inside)
+    return sampled

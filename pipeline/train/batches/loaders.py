@@ -1,4 +1,4 @@
-"""The batches of one training, and of the images that it is held against."""
+"""Builds the loaders of one training: its training batches and its held-out batches."""
 
 from typing import Any
 
@@ -24,29 +24,28 @@ from pipeline.train.batches.sharing import NoImages, Share
 from pipeline.train.batches.targets import Chosen
 
 STATISTICS_FROM = 512
-"""Of how many training images `image.normalize: dataset` takes mean and deviation, and `train.keep: average` the
-statistics of BatchNorm."""
+"""The number of training images from which `image.normalize: dataset` computes mean and deviation, and
+`train.keep: average` the statistics of BatchNorm."""
 
 
 def loaders(
     run: Run, member: Member, chosen: Chosen, images: pd.DataFrame, tests: pd.DataFrame, compute: Compute,
     rank: int = 0, devices: int = 1,
 ) -> tuple[Any, Any]:  # fmt: skip
-    """Returns a device's part of the batches to train on and, with a fold, of its held-out batches.
+    """Returns a device's part of the training batches and, with a fold, of the held-out batches.
 
     Args:
         run: the run.
-        member: which of its trainings.
-        chosen: the images.
+        member: the member to train.
+        chosen: the images of the fold.
         images: the table of training images.
-        tests: that of test images, where the recipe learns from them.
-        compute: where the network runs.
-        rank: the number of the device.
-        devices: how many there are.
+        tests: the table of test images, if the recipe uses pseudo-labels.
+        compute: the device and number format.
+        rank: the number of this device.
+        devices: the number of devices.
 
     Raises:
-        PipelineError: augmentation or preprocessing that does not fit the images, or settings that only the data can
-            show to be wrong.
+        PipelineError: augmentation or preprocessing does not suit the images, or a setting does not suit the data.
     """
     settings, image = run.recipe.train, run.recipe.image
     workers = loader.loader_workers(run, compute)
@@ -63,10 +62,10 @@ def loaders(
     )  # fmt: skip
     first = int(chosen.train[0])
     part = (slice(image.size[0]), slice(image.size[1]))
-    one = loaded(train.images[(first, *part)])
+    example = loaded(train.images[(first, *part)])
     if preprocess:
         preprocess.check(loaded(train.images[first]))
-    augmentation.check(one, np.array(train.masks[(first, slice(None), *part)]))
+    augmentation.check(example, np.array(train.masks[(first, slice(None), *part)]))
     sampler = _sampler(run, train, images, presence)
     training = train_loader(train, settings.batch_size, workers, sampler, rank, devices)
     if member.fold is None:
@@ -90,7 +89,7 @@ def _placing(run: Run, images: Any) -> Placing | None:
 
 
 def _boxes(run: Run, images: Any) -> np.ndarray:
-    """Where each image of a table lies in the pixel arrays (N, 4): top, left, height, width."""
+    """Returns the position of each image of a table in the pixel arrays (N, 4): top, left, height, width."""
     shapes = images[["height", "width"]].astype(int).itertuples(index=False)
     return np.array([box_of((height, width), geometry_of(run.recipe.image)) for height, width in shapes])
 
@@ -100,15 +99,16 @@ def _mixer(run: Run, presence: np.ndarray) -> Mixer | None:
     if not (settings.cutmix or settings.mixup or settings.paste):
         return None
     counted = competition.counted
-    wanted = [competition.classes.index(one) if one in competition.classes else one for one in settings.paste_classes]
-    wrong = [one for one in wanted if one not in counted]
+    names = competition.classes
+    wanted = [names.index(given) if given in names else given for given in settings.paste_classes]
+    wrong = [number for number in wanted if number not in counted]
     if wrong:
         raise PipelineError(
             f"train.mix.paste_classes names {', '.join(map(str, wrong))}; expected some of "
-            f"{', '.join(competition.classes[one] for one in counted)}, by name or number (0 is the first)."
+            f"{', '.join(names[number] for number in counted)}, by name or number (0 is the first)."
         )
-    occurring = sorted((int(presence[:, one].sum()), one) for one in counted if presence[:, one].any())
-    classes = [int(one) for one in wanted] or [one for _, one in occurring[:1]]
+    occurring = sorted((int(presence[:, number].sum()), number) for number in counted if presence[:, number].any())
+    classes = [int(number) for number in wanted] or [number for _, number in occurring[:1]]
     donors = np.flatnonzero(presence[:, classes].any(1))
     return Mixer(settings, competition.kind, len(competition.classes), classes, donors)
 
@@ -118,7 +118,7 @@ def _pseudo(run: Run, member: Member, tests: pd.DataFrame) -> PseudoLabels | Non
     if settings is None:
         return None
     classes = len(run.competition.classes)
-    sources = [read_probabilities(path)[0][:, :classes] for path in paths]  # not what separates objects
+    sources = [read_probabilities(path)[0][:, :classes] for path in paths]  # without the separators
     padded = run.recipe.image.fit == "pad" and run.recipe.image.border == "constant"
     boxes = _boxes(run, tests) if padded else None
     kind, scale = run.competition.kind, scale_of(run.competition)
@@ -126,20 +126,20 @@ def _pseudo(run: Run, member: Member, tests: pd.DataFrame) -> PseudoLabels | Non
 
 
 def _sampler(run: Run, train: TrainDataset, images: Any, presence: np.ndarray) -> sampling.EpochSampler:
-    """The order of an epoch; test images with a label count as one that every draw may hold, each its own group."""
+    """Returns the order of an epoch. Pseudo-labelled test images have an average weight and each is its own group."""
     settings, competition = run.recipe.train.sampler, run.competition
     samples = train.samples
     positive = np.asarray(presence[:, -len(competition.foreground) :].any(1))
-    found = sampling.weights_of(settings, presence[:, competition.counted], positive)
+    of_images = sampling.weights_of(settings, presence[:, competition.counted], positive)
     weights = groups = None
-    if found is not None:
+    if of_images is not None:
         labelled = np.ones((samples < 0).sum() // train.crops)
-        weights = np.tile(np.concatenate([found / found.mean(), labelled]), train.crops)
+        weights = np.tile(np.concatenate([of_images / of_images.mean(), labelled]), train.crops)
     if settings.one_per_group:
         if not images["group"].astype(bool).any():
             raise PipelineError(
-                "train.sampler.one_per_group needs groups, and the images have none: set `group` in the competition's "
-                "YAML, or leave it out."
+                "train.sampler.one_per_group needs groups, but the images have none: set `group` in the competition's "
+                "YAML, or remove the setting."
             )
         names = images["group"].to_numpy().astype(str)
         groups = np.array([names[row] if row >= 0 else f"test {row}" for row in samples])
@@ -147,7 +147,7 @@ def _sampler(run: Run, train: TrainDataset, images: Any, presence: np.ndarray) -
 
 
 def plain_batches(dataset: TrainDataset, batch_size: int, share: Share) -> DataLoader:
-    """Returns this device's part of batches of evenly spread training images, without augmentation, always the same."""
+    """Returns this device's part of a fixed set of batches of evenly spread training images, without augmentation."""
     plain = TrainDataset(
         dataset.folder, dataset.rows, Augmentation([]), dataset.seed, dataset.crop, dataset.crops,
         preprocess=dataset.preprocess, separators=dataset.separators,
@@ -158,7 +158,7 @@ def plain_batches(dataset: TrainDataset, batch_size: int, share: Share) -> DataL
 
 
 def statistics(dataset: Any) -> tuple[list[float], list[float]]:
-    """Returns mean and standard deviation (C,) of training pixels, of evenly spread images, after preprocessing."""
+    """Returns mean and standard deviation (C,) of the pixels of evenly spread training images after preprocessing."""
     rows = dataset.rows[np.linspace(0, len(dataset.rows) - 1, min(STATISTICS_FROM, len(dataset.rows))).astype(int)]
     count, total, squares = 0, np.zeros(()), np.zeros(())
     for row in rows:

@@ -1,7 +1,7 @@
-"""Two training images made one: CutMix, mixup, and the pixels of a rare class pasted from one into the other.
+"""Mixes two training images: CutMix, mixup, and pasting the pixels of a rare class from one image into the other.
 
-Images are (H, W, C) uint8 or uint16, masks (C, H, W) uint8 or float32 of the same height and width, with 255 for
-ignored pixels. Of two dtypes of masks the result has the wider one. No array is modified in place.
+Images are (H, W, C) uint8 or uint16; masks are (C, H, W) uint8 or float32 of the same height and width, with 255 for
+ignored pixels. If the masks have different dtypes, the result has the wider one. No array is modified in place.
 """
 
 from collections.abc import Sequence
@@ -25,16 +25,16 @@ def cutmix(
     alpha: float,
     random: np.random.Generator,
 ) -> Pair:
-    """Returns the image and its masks with a rectangle of the other at the same place (Yun et al. 2019).
+    """Returns the image and its masks with a rectangle of the other image at the same position (Yun et al. 2019).
 
-    The rectangle has the image's proportions and a share of its area drawn from Beta(alpha, alpha); it lies around any
-    pixel, and what of it is outside the image is cut off. Each pixel keeps its own label: no labels are weighted.
+    The rectangle has the image's proportions, and its share of the area is drawn from Beta(alpha, alpha). Its centre is
+    a random pixel, and parts outside the image are cut off. Each pixel keeps its own label; labels are not weighted.
     """
     side = np.sqrt(random.beta(alpha, alpha))
     size = np.array(image.shape[:2])
     centre, half = random.integers(size), size * side / 2
     top, left = np.maximum(np.rint(centre - half), 0).astype(int)
-    bottom, right = np.rint(centre + half).astype(int)  # a slice ends at the border by itself
+    bottom, right = np.rint(centre + half).astype(int)  # slices end at the border
     box = (slice(top, bottom), slice(left, right))
     image, masks = image.copy(), _copy_masks(masks, other_masks)
     image[box], masks[:, *box] = other[box], other_masks[:, *box]
@@ -49,10 +49,10 @@ def mixup(
     alpha: float,
     random: np.random.Generator,
 ) -> Pair:
-    """Returns the weighted mean of two images, rounded, and that of their masks, float32 (Zhang et al. 2018).
+    """Returns the weighted mean of two images, rounded, and of their masks, as float32 (Zhang et al. 2018).
 
-    The weight is drawn from Beta(alpha, alpha). A pixel that either mask ignores is ignored. Masks are 0, 1 or between;
-    of class maps no mean can be made.
+    The weight is drawn from Beta(alpha, alpha). A pixel that either mask ignores is ignored. Masks hold values from 0
+    to 1; class maps cannot be averaged.
     """
     weight = random.beta(alpha, alpha)
     mean = weight * image + (1 - weight) * other
@@ -63,9 +63,9 @@ def mixup(
 
 
 def pixels_of(masks: np.ndarray, number: int, kind: str) -> np.ndarray:
-    """Returns which pixels (H, W) bool have the class with this number: a class map's value, or a plane's index.
+    """Returns which pixels (H, W) bool have a class, given by its value in class maps or by the index of its plane.
 
-    Of soft masks, those that have it with at least 0.5.
+    In soft masks these are the pixels with at least 0.5.
     """
     if kind == "multiclass":
         return masks[0] == number
@@ -80,10 +80,10 @@ def paste(
     chosen: np.ndarray,
     random: np.random.Generator,
 ) -> Pair:
-    """Returns the image and its masks with the other's `chosen` pixels (H, W) bool, moved together.
+    """Returns the image and its masks with the `chosen` pixels (H, W) bool of the other image, shifted together.
 
-    Any shift that keeps all of them inside the image is as likely as any other. A pasted pixel brings its label in all
-    planes. Without a chosen pixel, returns what it was given.
+    The shift is uniform over all that keep the pixels inside the image. A pasted pixel brings its labels of all planes.
+    If no pixel is chosen, the image and masks are returned unchanged.
     """
     rows, columns = np.nonzero(chosen)
     if len(rows) == 0:
@@ -97,7 +97,7 @@ def paste(
 
 
 class Mixer:
-    """Draws which images are mixed, how and with which others, and mixes them; a seed decides each draw."""
+    """Decides which images are mixed, how and with which others, and mixes them. A seed determines each decision."""
 
     def __init__(
         self, settings: MixSettings, kind: str, classes: int, paste_classes: Sequence[int], donors: np.ndarray
@@ -107,37 +107,38 @@ class Mixer:
         Args:
             settings: the recipe's `train.mix`.
             kind: binary, multilabel or multiclass.
-            classes: how many there are, background of a multiclass competition included.
-            paste_classes: numbers of the classes whose pixels are pasted.
-            donors: positions in the dataset (N,) of images that hold any of these classes.
+            classes: the number of classes, including the background of a multiclass competition.
+            paste_classes: the numbers of the classes whose pixels are pasted.
+            donors: positions in the dataset (N,) of the images that contain any of these classes.
 
         Raises:
-            PipelineError: probabilities with a sum above 1, mixup of class maps, no class with such a number, or
-                nothing to paste.
+            PipelineError: the probabilities sum to more than 1, mixup is set for class maps, a class does not exist, or
+                there is nothing to paste.
         """
         self.settings, self.kind, self.paste_classes, self.donors = settings, kind, list(paste_classes), donors
         self.bounds = np.cumsum([getattr(settings, name) for name in NAMES])
         if self.bounds[-1] > 1 + 1e-9:
             raise PipelineError(
-                f"train.mix: an image is mixed in one way at most, and the probabilities of {', '.join(NAMES)} add up "
-                f"to {self.bounds[-1]:g}; expected at most 1."
+                f"train.mix: an image is mixed in at most one way, but the probabilities of {', '.join(NAMES)} sum to "
+                f"{self.bounds[-1]:g}; expected at most 1."
             )
         if settings.mixup > 0 and kind == "multiclass":
-            raise PipelineError("train.mix.mixup: classes have no mean in a multiclass competition; use cutmix.")
+            raise PipelineError("train.mix.mixup: the class maps of a multiclass competition have no mean; use cutmix.")
         if settings.paste > 0:
             self._check_paste(classes)
 
     @property
     def soft(self) -> bool:
-        """Whether some masks become soft; all masks of a run must then be float32."""
+        """Whether mixing makes masks soft, in which case all masks must be float32."""
         return self.settings.mixup > 0
 
     def partner(self, seed: int, count: int) -> tuple[str, int] | None:
-        """Returns how to mix the image that the seed belongs to and the position of the other one; None: not at all.
+        """Returns how to mix an image and the position of the other image; None if it is not mixed.
 
         Args:
-            seed: decides the draw.
-            count: how many images the dataset holds; of them, `paste` takes a donor. It may be the image itself.
+            seed: determines the draw.
+            count: the number of images in the dataset. `paste` draws from the donors only. The other image may be the
+                image itself.
         """
         random = np.random.default_rng(seed)
         drawn = int(np.searchsorted(self.bounds, random.random(), side="right"))
@@ -147,19 +148,20 @@ class Mixer:
         return name, int(random.choice(self.donors) if name == "paste" else random.integers(count))
 
     def apply(self, name: str, first: Pair, second: Pair, seed: int) -> Pair:
-        """Returns the first image and its masks mixed with the second's, by a name and a seed of `partner`.
+        """Returns the first image and its masks, mixed with the second in the way that `partner` returned.
 
-        `paste` pastes one class, any that the second image holds; if it holds none, as a crop may, nothing changes.
+        `paste` pastes one random class among those that the second image contains. If it contains none, as is possible
+        for a crop, nothing changes.
         """
-        random = np.random.default_rng((seed, 1))  # other numbers than those that drew the name
+        random = np.random.default_rng((seed, 1))  # other random numbers than those of `partner`
         if name == "paste":
             return paste(*first, *second, self._chosen(second[1], random), random)
         return (cutmix if name == "cutmix" else mixup)(*first, *second, self.settings.alpha, random)
 
     def _chosen(self, masks: np.ndarray, random: np.random.Generator) -> np.ndarray:
-        found = [pixels_of(masks, number, self.kind) for number in self.paste_classes]
-        held = [pixels for pixels in found if pixels.any()]
-        return held[random.integers(len(held))] if held else found[0]
+        planes = [pixels_of(masks, number, self.kind) for number in self.paste_classes]
+        held = [pixels for pixels in planes if pixels.any()]
+        return held[random.integers(len(held))] if held else planes[0]
 
     def _check_paste(self, classes: int) -> None:
         wrong = [number for number in self.paste_classes if not 0 <= number < classes]
@@ -167,7 +169,7 @@ class Mixer:
             raise PipelineError(f"train.mix.paste_classes: expected classes from 0 to {classes - 1}, not {wrong}.")
         if len(self.donors) == 0:
             named = ", ".join(str(number) for number in self.paste_classes)
-            raise PipelineError(f"train.mix.paste: no training image of the fold holds a pixel of the classes {named}.")
+            raise PipelineError(f"train.mix.paste: no training image of the fold has a pixel of the classes {named}.")
 
 
 def _copy_masks(masks: np.ndarray, other_masks: np.ndarray) -> np.ndarray:

@@ -1,8 +1,8 @@
-"""Which images a fold trains on, and the masks they learn: their own, their partner's, or a mean mask.
+"""Chooses the images that a fold trains on, and their target masks: their own, a partner's, or a mean mask.
 
-A mask that contradicts those of the image's near-duplicates is replaced in training alone: `relabel` takes the mask of
-the partner that outliers.csv names, `soft` the mean over all images that its rows connect. Nobody is scored on such an
-image while training, and no held-out mask is part of a target.
+A mask that contradicts those of the image's near-duplicates is replaced, only in training. `relabel` takes the mask of
+the partner that outliers.csv names; `soft` takes the mean over all images that its rows connect. Such images are not
+part of the score during training, and no held-out mask is part of a target.
 """
 
 from dataclasses import dataclass
@@ -17,28 +17,28 @@ from pipeline.masks.geometry import IGNORE
 
 @dataclass(frozen=True)
 class Chosen:
-    """What one fold trains on and is held against, as rows of the training table."""
+    """The training and held-out images of one fold, as rows of the training table."""
 
     train: np.ndarray
-    """(M,) int64, ascending."""
+    """Training images (M,) int64, ascending."""
     valid: np.ndarray
     """Held-out images (K,) int64, ascending."""
     targets: dict[int, np.ndarray]
-    """Rows of `train` that do not learn their own mask, and the rows whose mean mask they learn."""
+    """For each row of `train` whose target is not its own mask, the rows whose mean mask is the target."""
     note: str
-    """The numbers of images, in words."""
+    """A description of the numbers of images, for the console."""
 
 
 def mask_origins(found: pd.DataFrame, image_ids: pd.Series, use: np.ndarray) -> dict[int, list[int]]:
-    """Returns the rows whose masks may make the target of each row to relabel or to soften.
+    """Returns, for each row with the use relabel or soft, the rows whose masks may form its target.
 
-    Of an image to relabel they are its partners in the order of outliers.csv; of a soft one, all that are connected to
-    it, itself too, in ascending order.
+    For relabel these are its partners in the order of outliers.csv. For soft these are all images connected to it,
+    including itself, in ascending order.
 
     Args:
-        found: outliers.csv.
-        image_ids: of the training table (N,).
-        use: what training does with each image (N,): train, drop, relabel or soft.
+        found: the table of outliers.csv.
+        image_ids: the ids of the training table (N,).
+        use: the use of each image in training (N,): train, drop, relabel or soft.
 
     Raises:
         PipelineError: outliers.csv names no partner for such an image.
@@ -51,34 +51,34 @@ def mask_origins(found: pd.DataFrame, image_ids: pd.Series, use: np.ndarray) -> 
     alone = [row for row, rows in made_from.items() if not set(rows) - {row}]
     if alone:
         raise PipelineError(
-            f"{len(alone)} images are to be trained on other masks than their own, and outliers.csv has no row of them "
-            f"with this action and a training image as partner_id: {_some(image_ids, use, alone)}; change their `use` "
-            "in the folds file to train or drop, or add the rows to outliers.csv."
+            f"{len(alone)} images have the use relabel or soft, but outliers.csv has no row for them with this action "
+            f"and a training image as partner_id: {_some(image_ids, use, alone)}; change their `use` in the folds file "
+            "to train or drop, or add the rows to outliers.csv."
         )
     return made_from
 
 
 def restrict(made_from: dict[int, list[int]], available: np.ndarray, use: np.ndarray) -> dict[int, np.ndarray]:
-    """Returns the rows whose mean mask is the target of each row, of those that are `available` (N,) bool.
+    """Returns, for each row, the `available` (N,) bool rows whose mean mask is its target.
 
-    One partner for an image to relabel, the first; a row of which no source is left is not in the result.
+    For relabel this is only the first available partner. Rows without an available source are left out.
     """
-    left = {row: [source for source in rows if available[source]] for row, rows in made_from.items()}
-    return {row: np.array(rows[:1] if use[row] == "relabel" else rows) for row, rows in left.items() if rows}
+    usable = {row: [source for source in rows if available[source]] for row, rows in made_from.items()}
+    return {row: np.array(rows[:1] if use[row] == "relabel" else rows) for row, rows in usable.items() if rows}
 
 
 def assign_rows(fold: int | None, folds: pd.DataFrame, excluded: np.ndarray, made_from: dict[int, list[int]]) -> Chosen:
-    """Returns what a fold trains on.
+    """Returns the training and held-out images of a fold, with their targets.
 
     Args:
-        fold: the held-out fold; None holds nothing out.
-        folds: the split in the order of the training table: fold and use.
-        excluded: images to leave out besides the dropped ones (N,) bool.
-        made_from: see `mask_origins`.
+        fold: the held-out fold; None if nothing is held out.
+        folds: the split in the order of the training table, with the columns fold and use.
+        excluded: images to leave out in addition to the dropped ones (N,) bool.
+        made_from: the result of `mask_origins`.
     """
     use, inside = folds["use"].to_numpy(), (folds["fold"] != fold).to_numpy()
     kept = ~excluded & (use != "drop")
-    # what is held out or left out may not come in by another image's target, and a doubtful mask is no better elsewhere
+    # held-out and excluded masks may not enter through another image's target, nor may masks that are to be relabelled
     targets = restrict(made_from, inside & kept & (use != "relabel"), use)
     targets = {row: rows for row, rows in targets.items() if inside[row] and kept[row]}
     changed = np.isin(np.arange(len(use)), list(targets))
@@ -90,11 +90,11 @@ def assign_rows(fold: int | None, folds: pd.DataFrame, excluded: np.ndarray, mad
         "excluded": inside & excluded & (use != "drop"),
         "relabelled": changed & (use == "relabel"),
         "soft": changed & (use == "soft"),
-        "left out for want of a partner": lost,
+        "left out because no partner is available": lost,
     }
     words = ", ".join(f"{which.sum()} {name}" for name, which in counts.items() if which.any())
-    learned = f"{len(train)} images to train on{f' ({words})' if words else ''}"
-    return Chosen(train, valid, targets, f"{learned}, {len(valid)} held out")
+    training = f"{len(train)} images to train on{f' ({words})' if words else ''}"
+    return Chosen(train, valid, targets, f"{training}, {len(valid)} held out")
 
 
 def mean_mask(masks: np.ndarray) -> np.ndarray:
@@ -104,7 +104,8 @@ def mean_mask(masks: np.ndarray) -> np.ndarray:
 
 
 def _pairs(found: pd.DataFrame, image_ids: pd.Series) -> np.ndarray:
-    """The rows (P, 2) int64 of both images of each finding; findings about others than training images are left out."""
+    """Returns the rows (P, 2) int64 of both images of each finding, without findings about other than training
+    images."""
     index = pd.Index(image_ids)
     pairs = np.stack([index.get_indexer(found[name]) for name in ("image_id", "partner_id")], axis=1)
     return pairs[(pairs >= 0).all(1)].astype(np.int64)
