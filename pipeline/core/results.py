@@ -12,10 +12,20 @@ from pipeline.core.intact import damaged
 from pipeline.core.run import Run
 from pipeline.core.written import Part, again, read_checked
 
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=0, lt=2**53)]
+AtLeastZero = Annotated[float, Field(ge=0)]
+Level = Annotated[int, Field(ge=1, le=255)]
+"""A probability of 255 that a pixel must reach."""
+Factor = Annotated[float, Field(ge=-1e6, le=1e6)]
+"""A coefficient of a logit."""
 Interval = Annotated[list[float], Field(min_length=2, max_length=2)] | None
 """Its two ends; None of one group alone."""
-Shares = dict[str, float | None]
+Shares = dict[str, Share | None]
 """A figure of each class; None where no pixel tells it."""
+Point = Annotated[list[float], Field(min_length=2, max_length=2)]
+"""A place on a curve, and its score."""
 
 
 # --- postprocess.json ------------------------------------------------------------------------------------------------
@@ -24,7 +34,7 @@ Shares = dict[str, float | None]
 class Rows(Part):
     """The score of some images."""
 
-    images: int
+    images: Count
     score: float | None
 
 
@@ -48,8 +58,8 @@ class Scored(Part):
     nested: float | None = None
     score_by_fold: dict[str, float] = {}
     rows: dict[str, Rows] = {}
-    images: int | None = None
-    ensemble: dict[str, float] = {}
+    images: Count | None = None
+    ensemble: dict[str, Share] = {}
 
 
 def searched_by(result: dict[str, Any]) -> str:
@@ -70,7 +80,7 @@ class Labelled(Part):
 class FoldModel(Labelled):
     """The honest one."""
 
-    epoch_optimism: float | None = None
+    epoch_optimism: AtLeastZero | None = None
 
 
 class Bracket(Part):
@@ -78,7 +88,7 @@ class Bracket(Part):
 
     lower: float | None = Field(alias="from")
     upper: float | None = Field(alias="to")
-    models: int
+    models: Count
 
 
 class Scores(Part):
@@ -95,8 +105,8 @@ class Tried(Part):
     step: str
     kept: bool
     gain: float
-    standard_error: float
-    confidence: float
+    standard_error: AtLeastZero
+    confidence: Share
 
 
 class Views(Part):
@@ -105,8 +115,24 @@ class Views(Part):
     views: str
     kept: bool
     gain: float
-    standard_error: float
-    confidence: float
+    standard_error: AtLeastZero
+    confidence: Share
+
+
+class Procedure(Part):
+    """What the search as a whole is worth."""
+
+    ships: Literal["tuned", "untuned", "fixed"]
+    gain: float
+    standard_error: AtLeastZero
+
+
+class FoldOut(Part):
+    """What the chosen steps are worth where they are fitted to the other folds."""
+
+    score: float
+    difference: float
+    standard_error: AtLeastZero
 
 
 class Tuned(Scored):
@@ -121,71 +147,103 @@ class Tuned(Scored):
     untuned: float
     score_by_fold: dict[str, float]
     rows: dict[str, Rows]
-    images: int
+    images: Count
     steps: list[Tried]
+    procedure: Procedure | None = None
+    fold_out: FoldOut | None = None
+    presence_prior: Share | None = None
     scores: Scores
     constants: dict[str, float | None] | None = None
     reasons: list[Said] = []
     tta: Views | None = None
 
 
+class Weighed(Part):
+    """A weighted sum of what is known about a mask, as decision.Linear."""
+
+    head: Factor
+    area: Factor
+    highest: Factor
+    confidence: Factor
+    intercept: Factor
+
+
 class Cut(Part):
     """From which probability of presence on a mask stays."""
 
-    probability: dict[str, float]
-    cut: float | None
-    worth: dict[str, float] | None
+    probability: Weighed
+    cut: Share | None
+    worth: Weighed | None
 
 
-class Slope(Part):
+class Calibrated(Part):
     """How one fold's probabilities are calibrated."""
 
-    slope: float
+    slope: Annotated[float, Field(gt=0, le=1e6)]
+    intercept: Factor
+
+
+class FoldCalibration(Calibrated):
+    """The same, with what it rests on."""
+
+    images: Count
+    own_slope: float
+    standard_error: AtLeastZero | None
 
 
 class Ranked(Part):
     """How each image's own best threshold is found."""
 
     metric: str
-    pooled: Slope
-    folds: dict[str, Slope]
+    pooled: Calibrated
+    folds: dict[str, Calibrated]
 
 
 class Apart(Part):
     """How touching objects are told apart."""
 
-    source: str
-    level: int
-    min_seed: int
+    source: Literal["shape", "probability", "border", "distance"]
+    level: Count
+    min_seed: Count
+
+
+class Regions(Part):
+    """What of a mask stays, by its connected regions."""
+
+    fill: bool
+    largest: bool
+    min_size: Count
 
 
 class MaskRule(Part):
     """How the probabilities of a class become its mask."""
 
-    threshold: int
-    min_area: int
-    top: int | None
+    threshold: Level
+    min_area: Count
+    top: Level | None
     presence: Cut | None
     rank: Ranked | None = None
-    components: dict[str, bool | int]
+    components: Regions
     separation: Apart | None = None
 
 
 class MaskTotals(Part):
     """What the predicted masks look like as a whole."""
 
-    share_empty: float
-    mean_area: float
-    highest: float
+    share_empty: Share
+    mean_area: AtLeastZero
+    highest: Share
 
 
 class TunedMasks(Tuned):
     """What tune leaves of a binary or multilabel competition."""
 
     rules: dict[str, MaskRule]
-    curves: dict[str, dict[str, list[list[float]]]] = {}
-    share_empty_true: float
-    mean_true_area: float
+    curves: dict[str, dict[str, list[Point]]] = {}
+    shares_of_empty: list[Annotated[tuple[Share, float | None], Field(strict=False)]] = []
+    calibration: dict[str, dict[str, FoldCalibration]] = {}
+    share_empty_true: Share
+    mean_true_area: AtLeastZero
     oof: MaskTotals
 
 
@@ -198,8 +256,8 @@ class LabelTotals(Part):
 class TunedLabels(Tuned):
     """What tune leaves of a multiclass competition."""
 
-    bias: dict[str, float]
-    never: list[int]
+    bias: dict[str, Annotated[float, Field(ge=-80, le=80)]]
+    never: list[Count]
     readings: dict[str, dict[str, float]]
     class_iou: Shares
     class_iou_by_fold: dict[str, Shares]
@@ -222,7 +280,16 @@ def read_tuned(run: Run) -> dict[str, Any]:
         raise damaged(run.postprocess, fault, again("tune"))
     if lacking:
         raise damaged(run.postprocess, f"ensemble lacks {', '.join(lacking)}", again("tune"))
+    if multiclass and (fault := _fault_of_never(result["never"], len(classes))):
+        raise damaged(run.postprocess, fault, again("tune"))
     return result
+
+
+def _fault_of_never(never: list[int], classes: int) -> str:
+    """What is wrong with the numbers of the classes that are never predicted; "" where nothing is."""
+    if max(never, default=0) >= classes:
+        return f"never: there are {classes} classes, numbered from 0, not {max(never)}"
+    return "never: it names every class" if len(set(never)) == classes else ""
 
 
 def read_scored(folder: Path) -> dict[str, Any]:
@@ -247,15 +314,15 @@ class Expected(Part):
 class Timed(Part):
     """A training of a submission."""
 
-    seconds: float
+    seconds: AtLeastZero
 
 
 class Submission(Part):
     """How a submission came about."""
 
     made: str
-    sha256: str
-    rows: int
+    sha256: Sha256
+    rows: Count
     expect: Expected
     postprocess: dict[str, Any]
     folds: dict[str, Timed]
@@ -278,7 +345,7 @@ class Spread(Part):
     """A figure of images or batches."""
 
     mean: float
-    standard_deviation: float
+    standard_deviation: AtLeastZero
 
 
 class TestScores(Part):
@@ -286,7 +353,7 @@ class TestScores(Part):
 
     __test__ = False  # pytest would collect it
 
-    images: int
+    images: Count
     metric: str
     score: float
     data_set_iou: float

@@ -31,6 +31,11 @@ ANY_MEMORY = "close other programs, or lower image.size"
 class WorkerKilled(MemoryError):
     """A worker process was killed from outside, most likely for want of memory."""
 
+    @classmethod
+    def of(cls, process: str, code: int | None) -> "WorkerKilled":
+        """Returns the error of a process, named in words, that ended with a code."""
+        return cls(f"{process} ended with code {code} (-9: it was killed, most likely for want of memory)")
+
 
 def out_of_memory(error: BaseException) -> bool:
     """Returns whether an error says that there is not enough memory, whichever library raised it."""

@@ -18,9 +18,9 @@ Found = TypeVar("Found")
 
 
 class Part(BaseModel):
-    """A JSON object that has these keys, and may have more."""
+    """A JSON object that has these keys, and may have more. No number is infinite or NaN."""
 
-    model_config = ConfigDict(extra="allow", strict=True)
+    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
 
 
 def read_checked(path: Path, model: type[Part], remedy: str) -> dict[str, Any]:
