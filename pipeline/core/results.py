@@ -12,7 +12,6 @@ from pipeline.core.intact import damaged
 from pipeline.core.run import Run
 from pipeline.core.written import Part, again, read_checked
 
-Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0, lt=2**53)]
 AtLeastZero = Annotated[float, Field(ge=0)]
@@ -321,7 +320,7 @@ class Submission(Part):
     """How a submission came about."""
 
     made: str
-    sha256: Sha256
+    sha256: str
     rows: Count
     expect: Expected
     postprocess: dict[str, Any]
