@@ -10,7 +10,7 @@ from pydantic import Field
 
 from pipeline.core.intact import damaged
 from pipeline.core.run import Run
-from pipeline.core.written import Part, again, read_checked
+from pipeline.core.written import Exact, Part, again, read_checked
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0, lt=2**53)]
@@ -19,6 +19,7 @@ Level = Annotated[int, Field(ge=1, le=255)]
 """A probability of 255 that a pixel must reach."""
 Factor = Annotated[float, Field(ge=-1e6, le=1e6)]
 """A coefficient of a logit."""
+Slope = Annotated[float, Field(gt=0, le=1e6)]
 Interval = Annotated[list[float], Field(min_length=2, max_length=2)] | None
 """Its two ends; None of one group alone."""
 Shares = dict[str, Share | None]
@@ -47,6 +48,12 @@ class Said(Part):
     images: list[str] = []
 
 
+class Named(Part):
+    """What the built-in metric says, where a published one gives the final scores."""
+
+    metric: str
+
+
 class Scored(Part):
     """What two runs are compared by; a run of an earlier version may lack some of it."""
 
@@ -59,6 +66,8 @@ class Scored(Part):
     rows: dict[str, Rows] = {}
     images: Count | None = None
     ensemble: dict[str, Share] = {}
+    published: dict[str, Any] = {}
+    tuned_by: Named = Named(metric="")
 
 
 def searched_by(result: dict[str, Any]) -> str:
@@ -157,7 +166,7 @@ class Tuned(Scored):
     tta: Views | None = None
 
 
-class Weighed(Part):
+class Weighed(Exact):
     """A weighted sum of what is known about a mask, as decision.Linear."""
 
     head: Factor
@@ -167,7 +176,7 @@ class Weighed(Part):
     intercept: Factor
 
 
-class Cut(Part):
+class Cut(Exact):
     """From which probability of presence on a mask stays."""
 
     probability: Weighed
@@ -175,22 +184,24 @@ class Cut(Part):
     worth: Weighed | None
 
 
-class Calibrated(Part):
+class Calibrated(Exact):
     """How one fold's probabilities are calibrated."""
 
-    slope: Annotated[float, Field(gt=0, le=1e6)]
+    slope: Slope
     intercept: Factor
 
 
-class FoldCalibration(Calibrated):
+class FoldCalibration(Part):
     """The same, with what it rests on."""
 
+    slope: Slope
+    intercept: Factor
     images: Count
     own_slope: float
     standard_error: AtLeastZero | None
 
 
-class Ranked(Part):
+class Ranked(Exact):
     """How each image's own best threshold is found."""
 
     metric: str
@@ -198,7 +209,7 @@ class Ranked(Part):
     folds: dict[str, Calibrated]
 
 
-class Apart(Part):
+class Apart(Exact):
     """How touching objects are told apart."""
 
     source: Literal["shape", "probability", "border", "distance"]
@@ -206,7 +217,7 @@ class Apart(Part):
     min_seed: Count
 
 
-class Regions(Part):
+class Regions(Exact):
     """What of a mask stays, by its connected regions."""
 
     fill: bool
@@ -214,7 +225,7 @@ class Regions(Part):
     min_size: Count
 
 
-class MaskRule(Part):
+class MaskRule(Exact):
     """How the probabilities of a class become its mask."""
 
     threshold: Level

@@ -23,6 +23,12 @@ class Part(BaseModel):
     model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
 
 
+class Exact(Part):
+    """A JSON object that has these keys and no others."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
 def read_checked(path: Path, model: type[Part], remedy: str) -> dict[str, Any]:
     """Returns the JSON object in a file, as it stands there, if it has what a model asks for.
 
@@ -65,4 +71,6 @@ def _fault(error: ValidationError, content: Any) -> str:
     key = ".".join(map(str, first["loc"]))
     if first["type"] == "missing":
         return f"it lacks {key}"
+    if first["type"] == "extra_forbidden":
+        return f"{key} is not known"
     return f"{key}: {first['msg'][0].lower()}{first['msg'][1:]}, not {str(first['input'])[:40]!r}"
