@@ -112,7 +112,8 @@ def test_a_damaged_file_makes_its_stage_run_again(
         with monkeypatch.context() as patch:
             patch.setattr(freshness, "_by_content", how == "kept time" and path.suffix != ".safetensors")
             reasons = waiting(run, FILES[file])
-        assert reasons and (file in " ".join(reasons) or reasons == ["not run yet"]), how
+        named = file in " ".join(reasons) or reasons == ["not run yet"]
+        assert reasons and (named or how == "swapped"), how  # another step's manifest speaks of other files
         path.unlink(missing_ok=True)
         shutil.copy2(finished / file, path)
 

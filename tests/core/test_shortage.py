@@ -37,16 +37,6 @@ MEMORY = [
 
 
 @pytest.mark.parametrize("error", MEMORY, ids=lambda error: type(error).__name__)
-def test_a_limit_on_address_space_is_said_before_a_stage_begins(monkeypatch: pytest.MonkeyPatch) -> None:
-    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    require_address_space("train")
-    monkeypatch.setattr(resource, "getrlimit", lambda _: (used + 2**20, -1))
-    with pytest.raises(
-        PipelineError, match=r"train may take [01] MiB of memory more, .* \(ulimit -v\), and needs 64 MiB"
-    ):
-        require_address_space("train")
-
-
 def test_memory_whoever_asks_for_it(error: Exception) -> None:
     assert out_of_memory(error)
     assert sentence(error, "tune", "lower x").startswith(
@@ -222,3 +212,13 @@ def test_room_that_a_file_will_grow_to(tmp_path: Path) -> None:
     with (tmp_path / "file").open("wb") as file:
         files.allocate_ahead(file.fileno(), 2**20)
         assert os.fstat(file.fileno()).st_size == 0
+
+
+def test_a_limit_on_address_space_is_said_before_a_stage_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    require_address_space("train")
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (used + 2**20, -1))
+    with pytest.raises(
+        PipelineError, match=r"train may take [01] MiB of memory more, .* \(ulimit -v\), and needs 64 MiB"
+    ):
+        require_address_space("train")
