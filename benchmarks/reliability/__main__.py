@@ -41,7 +41,7 @@ def main() -> None:
     if asked.brief:
         parts = [name for name in parts if name in BRIEF]
     with tempfile.TemporaryDirectory() as scratch:
-        place = Place((asked.folder or Path(scratch)).absolute())
+        place = Place((asked.folder or Path(scratch)).absolute(), asked.brief)
         prepare(place)
         share = 0 if asked.brief else asked.minutes * 60 / len(parts)
         tallies = {name: _run(name, place, asked.seed, share) for name in parts}

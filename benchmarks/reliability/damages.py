@@ -16,8 +16,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-HOWS = ("emptied", "cut", "flipped", "kept time", "garbage", "other content", "deleted")
-"""Kinds of damage. `kept time`: a flipped byte under an unchanged size and modification time."""
+HOWS = (
+    *("emptied", "cut", "flipped", "kept time", "garbage", "other content", "deleted"),
+    *("swapped", "forbidden", "a link to itself"),
+)
+"""Kinds of damage. `kept time`: a flipped byte under an unchanged size and modification time; `swapped`: the content of
+another file of the run with the same ending, of the same size where there is one; `forbidden`: nobody may read it."""
 NOT_JUDGED = (".lock", ".partial")
 """Endings of files that hold nothing."""
 
@@ -61,12 +65,28 @@ def apply(root: Path, damage: Damage) -> None:
     """Damages a file."""
     path = root / damage.file
     stat, draw = path.stat(), random.Random(f"{damage.seed} {damage.file} {damage.how}")
-    if damage.how == "deleted":
+    if damage.how in ("deleted", "a link to itself"):
         path.unlink()
+        if damage.how != "deleted":
+            path.symlink_to(path.name)
+        return
+    if damage.how == "forbidden":
+        path.chmod(0)
+        return
+    if damage.how == "swapped":
+        path.write_bytes(_of_another(root, damage.file))
         return
     path.write_bytes(_damaged(path, damage.how, draw))
     if damage.how == "kept time":
         os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+def _of_another(root: Path, file: str) -> bytes:
+    """The content of a file with the same ending, the nearest in size that has another content."""
+    own = (root / file).read_bytes()
+    others = [root / name for name in artefacts(root) if Path(name).suffix == Path(file).suffix and name != file]
+    contents = [content for content in (path.read_bytes() for path in others) if content != own]
+    return min(contents, key=lambda content: abs(len(content) - len(own)), default=b"")
 
 
 def _damaged(path: Path, how: str, draw: random.Random) -> bytes:
@@ -132,6 +152,8 @@ def fault(damage: Damage, returned: int | None, said: str, before: bytes | None,
         return "" if "error: " in said and named else "refused, and the file is not named"
     if returned:
         return f"exit code {returned}"
+    if damage.how == "forbidden" or before is None:  # what is up to date is not read again
+        return ""
     own = any(name in said for name in _of_a_persons_own(damage.file))
     return "silent: the damaged file is still there" if after == before and not own else ""
 

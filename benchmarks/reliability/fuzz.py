@@ -32,6 +32,7 @@ def run(place: Place, seed: int, until: float) -> Tally:
     """Feeds inputs, a batch of each group in turn, until the time (of time.monotonic) is up."""
     tally = Tally("Fuzzed", logs=place.folder / "faults")
     groups = readers.groups(place)
+    _warm_up()
     if until <= time.monotonic():
         groups = groups[seed % 3 :: 3]
     known: set[tuple[str, ...]] = set()
@@ -44,6 +45,20 @@ def run(place: Place, seed: int, until: float) -> Tally:
         batch += 1
     tally.notes.append(f"{tally.total()} inputs to {len(groups)} kinds of readers, {len(tally.faults)} distinct faults")
     return tally
+
+
+def _warm_up() -> None:
+    """Lets hypothesis load here, once, what it would load in every fork."""
+    from hypothesis import HealthCheck, Phase, given, settings
+    from hypothesis import strategies as st
+
+    @settings(max_examples=2, database=None, deadline=None, phases=[Phase.generate],
+              suppress_health_check=list(HealthCheck))  # fmt: skip
+    @given(st.text(max_size=6), st.binary(max_size=8), st.floats())
+    def one(text: str, data: bytes, number: float) -> None:
+        pass
+
+    one()
 
 
 def _batch(place: Place, group: Group, drawn: tuple[int, int], tally: Tally, known: set[tuple[str, ...]]) -> None:

@@ -38,7 +38,7 @@ def run(place: Place, seed: int, until: float) -> Tally:
     tally, rng = Tally("Kills", logs=place.folder / "faults"), random.Random(seed)
     expected = results(place.base)
     kinds, chains = (_at_file_operations, _at_random_moments, _by_signals), 0
-    usual = 4.0 if until <= time.monotonic() else command(["run", place.recipe], place.fresh("killed")).seconds
+    usual = 4.0 if until <= time.monotonic() else command(place.run, place.fresh("killed")).seconds
     while chains < (1 if until <= time.monotonic() else len(kinds)) or time.monotonic() < until:
         kinds[chains % len(kinds)](place, rng, tally, expected, until, usual)
         chains += 1
@@ -53,7 +53,7 @@ def _at_random_moments(
     log = place.folder / "killed.log"
     for _ in range(MOST if time.monotonic() < until else 2):
         began = time.monotonic()
-        number = spawn(["run", place.recipe], root, log)
+        number = spawn(place.run, root, log)
         limit = began + rng.uniform(0.02, 0.8 * usual)
         while time.monotonic() < limit:
             ended, status = os.waitpid(number, os.WNOHANG)
@@ -66,7 +66,7 @@ def _at_random_moments(
         kill(number)
         tally.add("killed at a random moment", f"in {_stage(text)}", f"traceback before a kill: {text[-400:]}"
                   if NO_TRACEBACK in text else "")  # fmt: skip
-    _check_end(root, place, tally, expected, command(["run", place.recipe], root), "random moment")
+    _check_end(root, place, tally, expected, command(place.run, root), "random moment")
 
 
 def _at_file_operations(
@@ -76,13 +76,13 @@ def _at_file_operations(
     noted = place.folder / "killed.operation"
     for _ in range(MOST if time.monotonic() < until else 2):
         noted.unlink(missing_ok=True)
-        ended = command(["run", place.recipe], root, setup=bomb(rng.randint(2, rng.choice([6, 20, 80])), root, noted))
+        ended = command(place.run, root, setup=bomb(rng.randint(2, rng.choice([6, 20, 80])), root, noted))
         if ended.code != -signal.SIGKILL:
             _check_end(root, place, tally, expected, ended, "file operation")
             return
         operation = noted.read_text().partition(" ")[0]
         tally.add("killed at a file operation", operation)
-    _check_end(root, place, tally, expected, command(["run", place.recipe], root), "file operation")
+    _check_end(root, place, tally, expected, command(place.run, root), "file operation")
 
 
 def bomb(which: int, root: Path, noted: Path) -> Callable[[], None]:
@@ -109,7 +109,7 @@ def _by_signals(
     log = place.folder / "killed.log"
     for _ in range(6 if time.monotonic() < until else 1):
         sent = rng.choice([signal.SIGINT, signal.SIGTERM])
-        number = spawn(["run", place.recipe], root, log)
+        number = spawn(place.run, root, log)
         end = time.monotonic() + rng.uniform(0.3, 0.8 * usual)
         code: int | None = None
         while time.monotonic() < end and code is None:
@@ -126,7 +126,7 @@ def _by_signals(
         early = began and code in (-sent, 1, 130)
         fault = f"{sent.name}: exit {code}: {text[-400:]}" if wrong and not early else ""
         tally.add(f"interrupted by {sent.name}", f"in {_stage(text)}", fault, text)
-    _check_end(root, place, tally, expected, command(["run", place.recipe], root), "signal")
+    _check_end(root, place, tally, expected, command(place.run, root), "signal")
 
 
 def _check_end(root: Path, place: Place, tally: Tally, expected: dict[str, str], ended: Ended, kind: str) -> None:
@@ -134,7 +134,7 @@ def _check_end(root: Path, place: Place, tally: Tally, expected: dict[str, str],
     faults = [ended.fault] if ended.fault else []
     if other := differing(results(root), expected):
         faults.append(f"differs from an undisturbed run: {', '.join(other[:5])}")
-    again = command(["run", place.recipe], root)  # removes what a kill left behind at the very end, and does no more
+    again = command(place.run, root)  # removes what a kill left behind at the very end, and does no more
     if again.code or "up to date" not in again.text or "\ntrain\n" in again.text:
         faults.append(f"ran again: {again.text[-300:]}")
     if left := leftovers(root):

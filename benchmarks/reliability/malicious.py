@@ -1,9 +1,11 @@
 """Malicious files and names: code in checkpoints, paths that lead out of the root, and a few bytes that
 stand for gigabytes. None of it may run, be written outside of the root, or ask for memory."""
 
+import bz2
 import gzip
 import importlib
 import io
+import lzma
 import os
 import pickle
 import shutil
@@ -160,13 +162,14 @@ def zip_that_leads_out() -> bytes:
     return buffer.getvalue()
 
 
-def packed_table(megabytes: int) -> bytes:
-    """Returns a .csv.gz with one very long line of zeros."""
+def packed_table(megabytes: int, opened: Callable[..., Any] = gzip.open, part: bytes = b"0") -> bytes:
+    """Returns a table that is compressed by gzip, bz2 or lzma, whose `open` is given: by default one very long line of
+    zeros, or a part that repeats."""
     buffer = io.BytesIO()
-    with gzip.open(buffer, "wb") as file:
+    with opened(buffer, "wb") as file:
         file.write(b"id,rle\n")
         for _ in range(megabytes):
-            file.write(b"0" * 2**20)
+            file.write(part * (2**20 // len(part)))
     return buffer.getvalue()
 
 
@@ -195,6 +198,9 @@ def attacks() -> Iterator[Attack]:
         yield "code", file, partial(_planted_artefact, stage=stage, file=file)
     yield "code", "last.ckpt", _planted_training
     yield "memory", "PNG of 16384×16384", lambda root, recipe: _image(root, recipe, png(16384, 16384))
+    for ending, opened in (("gz", gzip.open), ("bz2", bz2.open), ("xz", lzma.open)):
+        for what, part in (("a line", b"0"), ("rows of nothing", b",\n")):
+            yield "memory", f"{ending} of {what}", partial(_table, ending=ending, opened=opened, part=part)
     yield "memory", "PNG of 40000×40000", lambda root, recipe: _image(root, recipe, png_of(40_000, 40_000, b""))
 
 
@@ -266,3 +272,9 @@ def _image(root: Path, recipe: Path, content: bytes) -> list[str]:
     """A folder of one image to predict."""
     _written(root / "images" / "x.png", content)
     return ["predict", str(recipe), "--images", str(root / "images")]
+
+
+def _table(root: Path, recipe: Path, ending: str, opened: Callable[..., Any], part: bytes) -> list[str]:
+    """A submission of a few KiB that unpacks to 256 MiB."""
+    path = _written(root / f"s.csv.{ending}", packed_table(256, opened, part))
+    return ["check", path, "--competition", "sample"]

@@ -1,7 +1,10 @@
 """The readers that are fed, each with the inputs that it gets: image files, texts, YAMLs, tables, commands."""
 
+import bz2
+import gzip
 import io
 import json
+import lzma
 import os
 import shutil
 import sys
@@ -151,10 +154,19 @@ def _texts(folder: Path) -> list[Group]:
     def over(text: str) -> None:
         space.parse([text], known)
 
+    def packed(value: tuple[str, bytes]) -> None:
+        path = folder / f"table.csv{value[0]}"
+        path.write_bytes(value[1])
+        read_csv(path)
+
     texts = st.tuples(pieces(), st.sampled_from(conventions))
+    every = [(".gz", gzip.compress(TABLE)), (".bz2", bz2.compress(TABLE)), (".xz", lzma.compress(TABLE)),
+             (".zip", zip_of({"table.csv": TABLE})), (".zst", TABLE), (".tar", TABLE)]  # fmt: skip
+    compressed = st.one_of([st.tuples(st.just(ending), damaged(data)) for ending, data in every])
     return [
         Group("run lengths", texts, decode, documented=(rle.RleError,), batch=400),
         Group("CSV", damaged(TABLE, TABLE.decode().encode("utf-16"), b"\xef\xbb\xbf" + TABLE), table, batch=200),
+        Group("compressed CSV", compressed, packed, batch=200),
         Group("--over", pieces().map(lambda text: f"train.epochs={text}"), over, batch=100),
     ]
 
@@ -251,15 +263,22 @@ def _tables(folder: Path) -> list[Group]:
     listed = header + b"".join(b"a%d,%d\n" % (number, number % 2) for number in range(5))
     used = b"image_id,fold,group,use\n" + b"".join(b"a%d,%d,p,train\n" % (number, number % 2) for number in range(5))
     found = b"image_id,reason,score,partner_id,action,note\na0,duplicate,0.5,a1,keep,x\na2,broken,1,,drop,y\n"
+    listings = found, found.replace(b",", b";"), b"\xef\xbb\xbf" + found, _without(found)
     keys = [key for key in keys_of(RleCsv) if key != "name"]
     return [
         Group("table of masks", damaged(TABLE), table, batch=20),
         Group("sample submission", damaged(SAMPLE), sample, batch=20),
         Group("competition that is read", changed(COMPETITION, keys), competition, batch=20),
         Group("folds file", damaged(listed, used), folds, batch=15),
-        Group("outliers.csv", damaged(found), findings, batch=15),
+        Group("outliers.csv", damaged(*listings), findings, batch=15),
         *_labels(folder / "labels"), *_annotations(folder / "annotated"),
     ]  # fmt: skip
+
+
+def _without(table: bytes) -> bytes:
+    """A table without its third column."""
+    rows = (line.split(b",") for line in table.splitlines())
+    return b"".join(b",".join([*row[:2], *row[3:]]) + b"\n" for row in rows)
 
 
 def _labels(root: Path) -> list[Group]:

@@ -137,7 +137,7 @@ def _read_only(path: Path) -> Callable[[], None]:
     return setup
 
 
-def _with_few_rights() -> None:
+def with_few_rights() -> None:
     """Takes from this process what lets root write everywhere: all capabilities."""
     header = (ctypes.c_uint32 * 2)(0x20080522, 0)
     if LIBC.capset(header, (ctypes.c_uint32 * 6)()) != 0:
@@ -169,7 +169,7 @@ def _folders(place: Place, rng: random.Random, until: float) -> Tally:
             setup = _read_only(folder)
         if kind == "forbidden":
             folder.chmod(rng.choice([0o555, 0o000]))
-            setup = _with_few_rights
+            setup = with_few_rights
         ended = command(words, root, setup=setup, seconds=60)
         if kind == "forbidden":
             folder.chmod(0o755)
@@ -201,7 +201,9 @@ def _memory(place: Place, rng: random.Random, until: float) -> Tally:
             _with_room(tally, place, root, "memory")
             continue
         end, refused = ended.text[-300:], ended.outcome == "refused"
-        advised = any(word in ended.text for word in ("--set", "lower", "smaller", "close other programs"))
+        advised = any(
+            word in ended.text for word in ("--set", "lower", "smaller", "close other programs", "raise the limit")
+        )
         advice = f"no advice: {end}" if refused and not advised else ""
         blamed = f"blames the network: {end}" if "does not fit this recipe's network" in ended.text else ""
         wrong = [f"left {left[:4]}" for left in [_left(root)] if left]

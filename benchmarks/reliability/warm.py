@@ -46,6 +46,13 @@ class Place:
     """Where a harness works: a folder with `recipe.yaml`, and `base/`, the root of a finished, undisturbed run."""
 
     folder: Path
+    brief: bool = False
+    """Whether the undisturbed run ends before its report, which nothing is compared with."""
+
+    @property
+    def run(self) -> list[str | Path]:
+        """The command of the undisturbed run."""
+        return ["run", self.recipe, *(["--to", "encode"] if self.brief else [])]
 
     @property
     def recipe(self) -> Path:
@@ -136,7 +143,7 @@ def prepare(place: Place, train: int = 24, test: int = 12) -> None:
     if not (place.base / "submissions" / "r.csv").exists():
         shutil.rmtree(place.base, ignore_errors=True)
         place.base.mkdir(parents=True)
-        for words in (["sample", "--train", str(train), "--test", str(test)], ["run", str(place.recipe)]):
+        for words in (["sample", "--train", str(train), "--test", str(test)], place.run):
             ended = command(words, place.base)
             if ended.code:
                 raise RuntimeError(f"the undisturbed run failed:\n{ended.text}")

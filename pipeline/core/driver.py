@@ -24,7 +24,7 @@ from pipeline.core.freshness import Reason, Step
 from pipeline.core.lock import exclusive_lock
 from pipeline.core.other_runs import check_ensemble, runs_of
 from pipeline.core.run import Run
-from pipeline.core.shortage import ANY_MEMORY, explained, sentence
+from pipeline.core.shortage import ANY_MEMORY, explained, require_address_space, sentence
 from pipeline.core.units import StepRunner, error_file
 from pipeline.core.version import program
 
@@ -173,6 +173,7 @@ def run_stage(
     with explained(stage, opened.less_memory), nullcontext() if shares else exclusive_lock(folder):
         waiting = _waiting(run, opened, force, mention, subset)
         if waiting:
+            require_address_space(stage)
             written = [path for state in waiting for path in (*state.step.outputs, *state.step.also)]
             with _damage_named(waiting), intact.in_work(written):
                 _execute(run, opened, waiting, force, (engine or OneByOne()) if shares else None)

@@ -10,12 +10,22 @@ from pydantic import Field
 
 from pipeline.core.intact import damaged
 from pipeline.core.run import Run
-from pipeline.core.written import Part, again, read_checked
+from pipeline.core.written import Exact, Part, again, read_checked
 
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=0, lt=2**53)]
+AtLeastZero = Annotated[float, Field(ge=0)]
+Level = Annotated[int, Field(ge=1, le=255)]
+"""A probability of 255 that a pixel must reach."""
+Factor = Annotated[float, Field(ge=-1e6, le=1e6)]
+"""A coefficient of a logit."""
+Slope = Annotated[float, Field(gt=0, le=1e6)]
 Interval = Annotated[list[float], Field(min_length=2, max_length=2)] | None
 """Its two ends; None of one group alone."""
-Shares = dict[str, float | None]
+Shares = dict[str, Share | None]
 """A figure of each class; None where no pixel tells it."""
+Point = Annotated[list[float], Field(min_length=2, max_length=2)]
+"""A place on a curve, and its score."""
 
 
 # --- postprocess.json ------------------------------------------------------------------------------------------------
@@ -24,7 +34,7 @@ Shares = dict[str, float | None]
 class Rows(Part):
     """The score of some images."""
 
-    images: int
+    images: Count
     score: float | None
 
 
@@ -38,6 +48,12 @@ class Said(Part):
     images: list[str] = []
 
 
+class Named(Part):
+    """What the built-in metric says, where a published one gives the final scores."""
+
+    metric: str
+
+
 class Scored(Part):
     """What two runs are compared by; a run of an earlier version may lack some of it."""
 
@@ -48,8 +64,10 @@ class Scored(Part):
     nested: float | None = None
     score_by_fold: dict[str, float] = {}
     rows: dict[str, Rows] = {}
-    images: int | None = None
-    ensemble: dict[str, float] = {}
+    images: Count | None = None
+    ensemble: dict[str, Share] = {}
+    published: dict[str, Any] = {}
+    tuned_by: Named = Named(metric="")
 
 
 def searched_by(result: dict[str, Any]) -> str:
@@ -70,7 +88,7 @@ class Labelled(Part):
 class FoldModel(Labelled):
     """The honest one."""
 
-    epoch_optimism: float | None = None
+    epoch_optimism: AtLeastZero | None = None
 
 
 class Bracket(Part):
@@ -78,7 +96,7 @@ class Bracket(Part):
 
     lower: float | None = Field(alias="from")
     upper: float | None = Field(alias="to")
-    models: int
+    models: Count
 
 
 class Scores(Part):
@@ -95,8 +113,8 @@ class Tried(Part):
     step: str
     kept: bool
     gain: float
-    standard_error: float
-    confidence: float
+    standard_error: AtLeastZero
+    confidence: Share
 
 
 class Views(Part):
@@ -105,8 +123,24 @@ class Views(Part):
     views: str
     kept: bool
     gain: float
-    standard_error: float
-    confidence: float
+    standard_error: AtLeastZero
+    confidence: Share
+
+
+class Procedure(Part):
+    """What the search as a whole is worth."""
+
+    ships: Literal["tuned", "untuned", "fixed"]
+    gain: float
+    standard_error: AtLeastZero
+
+
+class FoldOut(Part):
+    """What the chosen steps are worth where they are fitted to the other folds."""
+
+    score: float
+    difference: float
+    standard_error: AtLeastZero
 
 
 class Tuned(Scored):
@@ -121,71 +155,105 @@ class Tuned(Scored):
     untuned: float
     score_by_fold: dict[str, float]
     rows: dict[str, Rows]
-    images: int
+    images: Count
     steps: list[Tried]
+    procedure: Procedure | None = None
+    fold_out: FoldOut | None = None
+    presence_prior: Share | None = None
     scores: Scores
     constants: dict[str, float | None] | None = None
     reasons: list[Said] = []
     tta: Views | None = None
 
 
-class Cut(Part):
+class Weighed(Exact):
+    """A weighted sum of what is known about a mask, as decision.Linear."""
+
+    head: Factor
+    area: Factor
+    highest: Factor
+    confidence: Factor
+    intercept: Factor
+
+
+class Cut(Exact):
     """From which probability of presence on a mask stays."""
 
-    probability: dict[str, float]
-    cut: float | None
-    worth: dict[str, float] | None
+    probability: Weighed
+    cut: Share | None
+    worth: Weighed | None
 
 
-class Slope(Part):
+class Calibrated(Exact):
     """How one fold's probabilities are calibrated."""
 
-    slope: float
+    slope: Slope
+    intercept: Factor
 
 
-class Ranked(Part):
+class FoldCalibration(Part):
+    """The same, with what it rests on."""
+
+    slope: Slope
+    intercept: Factor
+    images: Count
+    own_slope: float
+    standard_error: AtLeastZero | None
+
+
+class Ranked(Exact):
     """How each image's own best threshold is found."""
 
     metric: str
-    pooled: Slope
-    folds: dict[str, Slope]
+    pooled: Calibrated
+    folds: dict[str, Calibrated]
 
 
-class Apart(Part):
+class Apart(Exact):
     """How touching objects are told apart."""
 
-    source: str
-    level: int
-    min_seed: int
+    source: Literal["shape", "probability", "border", "distance"]
+    level: Count
+    min_seed: Count
 
 
-class MaskRule(Part):
+class Regions(Exact):
+    """What of a mask stays, by its connected regions."""
+
+    fill: bool
+    largest: bool
+    min_size: Count
+
+
+class MaskRule(Exact):
     """How the probabilities of a class become its mask."""
 
-    threshold: int
-    min_area: int
-    top: int | None
+    threshold: Level
+    min_area: Count
+    top: Level | None
     presence: Cut | None
     rank: Ranked | None = None
-    components: dict[str, bool | int]
+    components: Regions
     separation: Apart | None = None
 
 
 class MaskTotals(Part):
     """What the predicted masks look like as a whole."""
 
-    share_empty: float
-    mean_area: float
-    highest: float
+    share_empty: Share
+    mean_area: AtLeastZero
+    highest: Share
 
 
 class TunedMasks(Tuned):
     """What tune leaves of a binary or multilabel competition."""
 
     rules: dict[str, MaskRule]
-    curves: dict[str, dict[str, list[list[float]]]] = {}
-    share_empty_true: float
-    mean_true_area: float
+    curves: dict[str, dict[str, list[Point]]] = {}
+    shares_of_empty: list[Annotated[tuple[Share, float | None], Field(strict=False)]] = []
+    calibration: dict[str, dict[str, FoldCalibration]] = {}
+    share_empty_true: Share
+    mean_true_area: AtLeastZero
     oof: MaskTotals
 
 
@@ -198,8 +266,8 @@ class LabelTotals(Part):
 class TunedLabels(Tuned):
     """What tune leaves of a multiclass competition."""
 
-    bias: dict[str, float]
-    never: list[int]
+    bias: dict[str, Annotated[float, Field(ge=-80, le=80)]]
+    never: list[Count]
     readings: dict[str, dict[str, float]]
     class_iou: Shares
     class_iou_by_fold: dict[str, Shares]
@@ -222,7 +290,16 @@ def read_tuned(run: Run) -> dict[str, Any]:
         raise damaged(run.postprocess, fault, again("tune"))
     if lacking:
         raise damaged(run.postprocess, f"ensemble lacks {', '.join(lacking)}", again("tune"))
+    if multiclass and (fault := _fault_of_never(result["never"], len(classes))):
+        raise damaged(run.postprocess, fault, again("tune"))
     return result
+
+
+def _fault_of_never(never: list[int], classes: int) -> str:
+    """What is wrong with the numbers of the classes that are never predicted; "" where nothing is."""
+    if max(never, default=0) >= classes:
+        return f"never: there are {classes} classes, numbered from 0, not {max(never)}"
+    return "never: it names every class" if len(set(never)) == classes else ""
 
 
 def read_scored(folder: Path) -> dict[str, Any]:
@@ -247,7 +324,7 @@ class Expected(Part):
 class Timed(Part):
     """A training of a submission."""
 
-    seconds: float
+    seconds: AtLeastZero
 
 
 class Submission(Part):
@@ -255,7 +332,7 @@ class Submission(Part):
 
     made: str
     sha256: str
-    rows: int
+    rows: Count
     expect: Expected
     postprocess: dict[str, Any]
     folds: dict[str, Timed]
@@ -278,7 +355,7 @@ class Spread(Part):
     """A figure of images or batches."""
 
     mean: float
-    standard_deviation: float
+    standard_deviation: AtLeastZero
 
 
 class TestScores(Part):
@@ -286,7 +363,7 @@ class TestScores(Part):
 
     __test__ = False  # pytest would collect it
 
-    images: int
+    images: Count
     metric: str
     score: float
     data_set_iou: float

@@ -24,12 +24,19 @@ OF_FILES = (
     errno.ELOOP, errno.ENAMETOOLONG,
 )  # fmt: skip
 """What is said of files alone, also by calls that do not name them."""
+LEAST_ADDRESS_SPACE = 64 * 2**20
+"""Bytes that a limited process must have left before a stage begins."""
 ANY_MEMORY = "close other programs, or lower image.size"
 """What helps where nothing better is known."""
 
 
 class WorkerKilled(MemoryError):
     """A worker process was killed from outside, most likely for want of memory."""
+
+    @classmethod
+    def of(cls, process: str, code: int | None) -> "WorkerKilled":
+        """Returns the error of a process, named in words, that ended with a code."""
+        return cls(f"{process} ended with code {code} (-9: it was killed, most likely for want of memory)")
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -80,6 +87,27 @@ def sentence(error: BaseException, what: str = "", lower: str = ANY_MEMORY) -> s
         return ""
     path = _path(error)
     return f"{path or 'a file'} {_disk_sentence(error, said)}" if path or isinstance(error, OSError) else ""
+
+
+def require_address_space(what: str) -> None:
+    """Checks that a limit on this process's address space leaves enough for native code, which crashes where it cannot
+    allocate; does nothing without such a limit (ulimit -v).
+
+    Raises:
+        PipelineError: it does not.
+    """
+    try:
+        import resource  # of Unix alone
+
+        limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+        used = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
+    except (ImportError, OSError, ValueError):
+        return
+    if limit != resource.RLIM_INFINITY and limit - used < LEAST_ADDRESS_SPACE:
+        raise PipelineError(
+            f"{what} may take {max(0, limit - used) / 2**20:.0f} MiB of memory more, by the limit of this process "
+            f"(ulimit -v), and needs {LEAST_ADDRESS_SPACE / 2**20:.0f} MiB at least: raise the limit."
+        )
 
 
 @contextmanager

@@ -3,10 +3,14 @@
 import csv
 import re
 import sys
+import tarfile
 import unicodedata
+import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from lzma import LZMAError
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +22,17 @@ from pipeline.core.files import final_name, writing
 
 MOST_COLUMNS = 300_000
 """Columns that are kept of a table: class maps of 512×512 pixels have 262,145."""
-SHOWN = 5
-"""Rows that a message names."""
+MOST_ROWS = 4_000_000
+"""Rows of a table: competitions have had up to three million."""
+SHOWN, NAMES_SHOWN = 5, 30
+"""Rows and columns that a message names."""
+UNREADABLE = (
+    *(ValueError, OSError, EOFError, csv.Error, zlib.error, LZMAError, zipfile.BadZipFile, tarfile.TarError),
+    *(RuntimeError, ImportError),
+)
+"""What is raised by a table that is damaged, or compressed in a way that cannot be read here."""
+NO_PARQUET = (OSError, ValueError, TypeError, LookupError, NotImplementedError)
+"""What pyarrow and pandas raise of a damaged Parquet file, or of one that holds no table."""
 SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 """What parts the columns of tables that are no comma-separated ones."""
 LARGEST_UNPACKED, MOST_TIMES = 2**27, 200
@@ -58,8 +71,8 @@ def read_csv(path: Path, only: Iterable[str] | None = None, normal: bool = True)
             return _table(path, _records(lines), None if only is None else set(only))
     except UnicodeDecodeError as error:
         raise not_utf8(path, error.object, error.start) from None
-    except (ValueError, OSError, EOFError, csv.Error) as error:
-        raise PipelineError(f"{path} is not a readable CSV: {' '.join(str(error).split())}.") from None
+    except UNREADABLE as error:
+        raise not_readable(path, error) from None
 
 
 @contextmanager
@@ -71,6 +84,11 @@ def open_text(path: Path) -> Iterator[Iterator[str]]:
         yield _limited(opened.handle, packed)
 
 
+def not_readable(path: Path, error: Exception) -> PipelineError:
+    """Returns the error of a table that raises one of UNREADABLE."""
+    return PipelineError(f"{path} is not a readable CSV: {' '.join(str(error).split()).rstrip('.')}.")
+
+
 def is_parquet(path: Path) -> bool:
     """Returns whether a table is a Parquet file, by its name."""
     return final_name(path).lower().endswith(".parquet")
@@ -80,10 +98,10 @@ def _read_parquet(path: Path, only: set[str] | None, normal: bool) -> pd.DataFra
     try:
         _limit_parquet(path)
         table = pd.read_parquet(path)
-    except (OSError, ValueError) as error:
-        raise _no_parquet(path, error) from None
-    table = table[[name for name in table.columns if only is None or normal_form(str(name)) in only]]
-    texts = table.astype(object).where(table.notna(), "").astype(str)
+        table = table[[name for name in table.columns if only is None or normal_form(str(name)) in only]]
+        texts = table.astype(object).where(table.notna(), "").astype(str)
+    except NO_PARQUET as error:
+        raise no_parquet(path, error) from None
     texts.columns, texts.index = list(map(str, table.columns)), pd.RangeIndex(-1, len(table) - 1)
     return texts.map(normal_form) if normal else texts
 
@@ -94,11 +112,12 @@ def _parquet_header(path: Path) -> list[str]:
 
     try:
         return [str(name) for name in parquet.read_schema(path).empty_table().to_pandas().columns]
-    except (OSError, ValueError) as error:
-        raise _no_parquet(path, error) from None
+    except NO_PARQUET as error:
+        raise no_parquet(path, error) from None
 
 
-def _no_parquet(path: Path, error: Exception) -> PipelineError:
+def no_parquet(path: Path, error: Exception) -> PipelineError:
+    """Returns the error of a table that raises one of NO_PARQUET."""
     return PipelineError(f"{path.name} cannot be read as Parquet: {' '.join(str(error).split())}.")
 
 
@@ -108,6 +127,7 @@ def _limit_parquet(path: Path) -> None:
 
     with parquet.ParquetFile(path) as file:
         about, most = file.metadata, max(LARGEST_UNPACKED, MOST_TIMES * path.stat().st_size)
+        _limit_rows(about.num_rows)
         stated = sum(about.row_group(number).total_byte_size for number in range(about.num_row_groups))
         batches = file.iter_batches(2**14) if stated <= most else ()
         length = max(stated, about.num_rows * about.num_columns)
@@ -118,6 +138,11 @@ def _limit_parquet(path: Path) -> None:
                 break
     if length > most:
         raise ValueError("unpacked it is far larger than the file: it is damaged, or made to fill the memory")
+
+
+def _limit_rows(count: int) -> None:
+    if count > MOST_ROWS:
+        raise ValueError(f"it has more than {MOST_ROWS:,} rows, the most that are read")
 
 
 def _require_file(path: Path) -> None:
@@ -166,8 +191,8 @@ def read_header(path: Path) -> list[str]:
             return _header(path, _records(map(normal_form, opened)))
     except UnicodeDecodeError as error:
         raise not_utf8(path, error.object, error.start) from None
-    except (ValueError, OSError, EOFError, csv.Error) as error:
-        raise PipelineError(f"{path} is not a readable CSV: {' '.join(str(error).split())}.") from None
+    except UNREADABLE as error:
+        raise not_readable(path, error) from None
 
 
 def not_utf8(path: Path, content: bytes, place: int) -> PipelineError:
@@ -231,9 +256,11 @@ def unseen(text: str) -> str:
 
 def column_names(columns: Iterable[str], mark: str = "") -> str:
     """Returns names of columns one after another, between marks; those with characters that do not show are quoted, and
-    the characters said."""
-    names = ((str(name), unseen(str(name))) for name in columns)
-    return ", ".join(f"{name!r} ({odd})" if odd else f"{mark}{name}{mark}" for name, odd in names)
+    the characters said. Of more than NAMES_SHOWN the first are named."""
+    every = list(map(str, columns))
+    names = ((name, unseen(name)) for name in every[:NAMES_SHOWN])
+    more = f", … ({len(every)} columns)" if len(every) > NAMES_SHOWN else ""
+    return ", ".join(f"{name!r} ({odd})" if odd else f"{mark}{name}{mark}" for name, odd in names) + more
 
 
 def _records(lines: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
@@ -282,6 +309,8 @@ def _table(path: Path, records: Iterator[tuple[int, list[str]]], only: set[str] 
             faulty.append(f"row {row} has {len(record)} ({start[:30]}{'…' if len(start) > 30 else ''})")
             continue
         rows.append(row)
+        if len(rows) > MOST_ROWS:
+            _limit_rows(len(rows))
         values.append(record if everything else [record[place] for place in places])
     if faulty:
         more = f" and {len(faulty) - SHOWN} more rows" if len(faulty) > SHOWN else ""

@@ -1,7 +1,9 @@
 """What training leaves beside its weights: which keys fold.json must have, and the epochs of history.json."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
 
 from pipeline.core.files import read_json
 from pipeline.core.intact import damaged, require_intact
@@ -10,6 +12,7 @@ from pipeline.core.written import Part, read_checked
 if TYPE_CHECKING:
     import pandas as pd
 
+AtLeastZero = Annotated[float, Field(ge=0)]
 AGAIN = "put the file back, or train again with --force"
 MEASURED = (
     "epoch", "train/loss", "train/dice", "train/iou", "valid/loss", "valid/dice", "valid/iou", "valid/score",
@@ -42,11 +45,11 @@ class Compute(Part):
 class Training(Weights):
     """What the train stage says of a training."""
 
-    best_epoch: int
+    best_epoch: Annotated[int, Field(ge=0)]
     best_score: float | None
-    epochs: int
-    seconds: float
-    images_per_second: float
+    epochs: Annotated[int, Field(ge=1)]
+    seconds: AtLeastZero
+    images_per_second: AtLeastZero
     weights: Encoder
     compute: Compute
 
@@ -54,9 +57,9 @@ class Training(Weights):
 class Speed(Part):
     """What a training cost, of which an earlier version may have said less."""
 
-    parameters: int | None = None
-    images_per_second: float | None = None
-    seconds: float | None = None
+    parameters: Annotated[int, Field(ge=0)] | None = None
+    images_per_second: AtLeastZero | None = None
+    seconds: AtLeastZero | None = None
     compute: dict[str, Any] | None = None
 
 

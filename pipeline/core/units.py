@@ -224,7 +224,8 @@ class StepRunner:
             str(error) if isinstance(error, PipelineError) else f"{type(error).__name__}: {first_line(error)}"
         )
         if len(self._began) > 1:  # the error of the only one ends the command, and is said then
-            warn(f"[bold red]  {escape(outcome.unit.title)} failed:[/bold red] {escape(said)}; the others go on")
+            title, said = escape(outcome.unit.title), escape(said.rstrip("."))
+            warn(f"[bold red]  {title} failed:[/bold red] {said}; the others go on")
         if error_file(step).exists():
             say(f"  traceback of {escape(outcome.unit.title)}: {shown(error_file(step))}")
         self._failed.setdefault(step.title, error)

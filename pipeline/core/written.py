@@ -18,9 +18,15 @@ Found = TypeVar("Found")
 
 
 class Part(BaseModel):
-    """A JSON object that has these keys, and may have more."""
+    """A JSON object that has these keys, and may have more. No number is infinite or NaN."""
 
-    model_config = ConfigDict(extra="allow", strict=True)
+    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
+
+
+class Exact(Part):
+    """A JSON object that has these keys and no others."""
+
+    model_config = ConfigDict(extra="forbid")
 
 
 def read_checked(path: Path, model: type[Part], remedy: str) -> dict[str, Any]:
@@ -65,4 +71,6 @@ def _fault(error: ValidationError, content: Any) -> str:
     key = ".".join(map(str, first["loc"]))
     if first["type"] == "missing":
         return f"it lacks {key}"
+    if first["type"] == "extra_forbidden":
+        return f"{key} is not known"
     return f"{key}: {first['msg'][0].lower()}{first['msg'][1:]}, not {str(first['input'])[:40]!r}"

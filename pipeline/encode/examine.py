@@ -123,7 +123,7 @@ def _faults_of_table(
     wrong = set(frame.columns) != set(want.header) if want.file == "json" else list(frame.columns) != want.header
     if wrong:
         as_sample = f" as in {want.sample}" if want.copied else ""
-        wanted = f"{', '.join(want.header)}, in this order{as_sample}"
+        wanted = f"{column_names(want.header)}, in this order{as_sample}"
         return [f"columns are {column_names(frame.columns)}; expected {wanted}"], None
     return _Check(want, measure).run(rows_of(frame, want), column_checks.faults_of(frame, want))
 

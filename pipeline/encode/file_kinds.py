@@ -20,7 +20,16 @@ import pyarrow.parquet
 from pipeline.core.config.submission_settings import ENDINGS, RESULTS, File, file_of_name
 from pipeline.core.errors import PipelineError, first_line
 from pipeline.core.files import PARTIAL, final_name
-from pipeline.core.tables import as_packed, is_parquet, not_utf8, open_text
+from pipeline.core.tables import (
+    NO_PARQUET,
+    UNREADABLE,
+    as_packed,
+    is_parquet,
+    no_parquet,
+    not_readable,
+    not_utf8,
+    open_text,
+)
 from pipeline.decode.readers.files import read_table
 
 MEMBER = "submission.csv"
@@ -171,15 +180,15 @@ def lines_of(path: Path) -> Iterator[str]:
             yield from file
     except UnicodeDecodeError as error:
         raise not_utf8(path, error.object, error.start) from None
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
-        raise PipelineError(f"{path} is not a readable CSV: {first_line(error)}.") from None
+    except UNREADABLE as error:
+        raise not_readable(path, error) from None
 
 
 def _lines_of_parquet(path: Path) -> Iterator[str]:
     try:
         file = pa.parquet.ParquetFile(path)
-    except (OSError, ValueError) as error:
-        raise PipelineError(f"{path.name} cannot be read as Parquet: {first_line(error)}.") from None
+    except NO_PARQUET as error:
+        raise no_parquet(path, error) from None
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     rows = (row for batch in file.iter_batches(AT_ONCE) for row in zip(*_texts(batch), strict=True))

@@ -8,6 +8,7 @@ import pandas as pd
 
 from pipeline.core.config.competition import Competition
 from pipeline.core.errors import PipelineError
+from pipeline.core.tables import column_names
 from pipeline.decode import table
 from pipeline.decode.readers.columns import keys_of, units_by_id
 from pipeline.encode.rows import read_frame
@@ -65,7 +66,7 @@ def _keys(frame: pd.DataFrame, name: str, want: Expected) -> list[Key]:
     """Returns the image id and label of every row."""
     missing = [column for column in want.header if column in want.predicted and column not in frame.columns]
     if missing:
-        raise PipelineError(f"{name} lacks the column {', '.join(missing)}; found {', '.join(frame.columns)}.")
+        raise PipelineError(f"{name} lacks the column {', '.join(missing)}; found {column_names(frame.columns)}.")
     if frame.empty:
         raise PipelineError(f"{name} has no rows.")
     images = {text: image_id for image_id, text in want.written.items()}

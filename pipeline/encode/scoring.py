@@ -9,6 +9,7 @@ import pandas as pd
 
 from pipeline.core.config.competition import Competition
 from pipeline.core.errors import PipelineError
+from pipeline.core.tables import column_names
 from pipeline.decode import table
 from pipeline.decode.readers.columns import units_by_id
 from pipeline.encode import published_scores
@@ -197,7 +198,7 @@ def _texts(frame: pd.DataFrame, name: str, want: Expected) -> Masks:
     """Returns the masks of a table."""
     missing = [column for column in want.header if column in want.predicted and column not in frame.columns]
     if missing:
-        raise PipelineError(f"{name} lacks the column {', '.join(missing)}; found {', '.join(frame.columns)}.")
+        raise PipelineError(f"{name} lacks the column {', '.join(missing)}; found {column_names(frame.columns)}.")
     if frame.empty and want.needed != "nothing":
         raise PipelineError(f"{name} has no rows.")
     return _by_key(rows_of(frame, want), name, want)

@@ -167,10 +167,7 @@ def _listen(worker: _Worker, advance: Advance) -> None:
 
 
 def _killed(worker: _Worker) -> WorkerKilled:
-    return WorkerKilled(
-        f"{worker.unit.title}: its process ended with code {worker.process.exitcode} (-9: it was killed, most likely "
-        "because memory ran out)"
-    )
+    return WorkerKilled.of(f"{worker.unit.title}: its process", worker.process.exitcode)
 
 
 # --- in a worker process ---------------------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ from pipeline.core.console import console, say, warn
 from pipeline.core.engine import IDLE, Advance, Needs, Outcome, Unit, worker_environment
 from pipeline.core.errors import PipelineError, first_line
 from pipeline.core.files import PACKAGE, root
+from pipeline.core.shortage import WorkerKilled
 from pipeline.engines.ray_room import divided, in_words, machines_there
 from pipeline.engines.ray_worker import Began, Inbox, NotSeen, do
 
@@ -205,11 +206,11 @@ def _outcome(task: _Task, reference: Any) -> Outcome:
     except RuntimeEnvSetupError as failed:
         raise PipelineError(f"Ray could not copy the package to its workers: {first_line(failed)}.") from None
     except RayError as failed:
-        error = PipelineError(
-            f"{task.unit.title}: its worker was lost {RETRIES + 1} times, on {', '.join(dict.fromkeys(task.hosts))} "
-            f"({first_line(failed)}); the same command resumes from the last finished epoch."
+        lost = WorkerKilled(
+            f"{task.unit.title}: its process was lost {RETRIES + 1} times, on {', '.join(dict.fromkeys(task.hosts))} "
+            f"({first_line(failed).rstrip('.')}; it was killed, most likely for want of memory, or its machine was)"
         )
-        return Outcome(task.unit, error=error)
+        return Outcome(task.unit, error=lost)
     if isinstance(error, NotSeen):
         raise PipelineError(str(error))
     return Outcome(task.unit, result, error)

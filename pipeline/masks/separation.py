@@ -13,6 +13,7 @@ from typing import Literal
 import cv2
 import numpy as np
 
+from pipeline.core.errors import PipelineError
 from pipeline.masks.instances import regions_of
 from pipeline.masks.separators import depth
 
@@ -102,7 +103,11 @@ def _height(mask: np.ndarray, probability: np.ndarray, separator: np.ndarray | N
         return depth(mask)
     if source == "probability":
         return probability
-    assert separator is not None, f"a separation by {source} needs what the network says of it"
+    if separator is None:
+        raise PipelineError(
+            f"objects are to be separated by {source}, which this run's networks do not predict: run the tune stage "
+            "again with --force."
+        )
     return np.uint8(255) - separator if source == "border" else separator
 
 

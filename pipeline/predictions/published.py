@@ -24,6 +24,7 @@ from pipeline.core.config.competition import Competition
 from pipeline.core.errors import PipelineError, first_line
 from pipeline.core.files import shown
 from pipeline.core.run import input_folder
+from pipeline.core.tables import column_names
 
 MODULE = "competition_metric"
 ON_KAGGLE = "kaggle_metric_utilities"
@@ -56,7 +57,7 @@ class Published:
         for name, table in (("solution", solution), ("submission", submission)):
             if self.row_id not in table:
                 raise PipelineError(
-                    f"metric.row_id is {self.row_id}, but the {name} has the columns {', '.join(table.columns)}."
+                    f"metric.row_id is {self.row_id}, but the {name} has the columns {column_names(table.columns)}."
                 )
         with _quiet():
             try:

@@ -14,7 +14,7 @@ from pydantic import Field
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import shown
 from pipeline.core.run import Run
-from pipeline.core.tables import as_written
+from pipeline.core.tables import as_written, column_names
 from pipeline.core.written import Part, read_checked
 from pipeline.decode import table
 from pipeline.decode.readers.files import read_table as read_csv
@@ -42,23 +42,31 @@ class Audit(Part):
 
 
 def read_outliers(run: Run) -> pd.DataFrame:
-    """Returns outliers.csv with every value as text.
+    """Returns outliers.csv with every value as text; of a list that somebody wrote, score and note may be left out.
 
     Raises:
-        PipelineError: somebody edited it, and a column is missing or an action is none.
+        PipelineError: somebody edited it, and a column is missing, an action is none, a score is no number, or an id is
+            that of no training image.
     """
     found = as_written(read_csv(run.outliers, []))
     missing = [name for name in ("image_id", "reason", "partner_id", "action") if name not in found]
     if missing:
-        raise PipelineError(f"{shown(run.outliers)} lacks {', '.join(missing)}; found {', '.join(found.columns)}.")
+        raise PipelineError(f"{shown(run.outliers)} lacks {', '.join(missing)}; found {column_names(found.columns)}.")
     actions = ("keep", *ACTIONS)
-    bad = found.index[~found["action"].isin(actions)]
-    if len(bad):
-        value = found["action"][bad[0]]
-        raise PipelineError(
-            f"{shown(run.outliers)} row {bad[0] + 2}: action is {value!r}; expected {', '.join(actions)}."
-        )
+    _check_cells(run, found, "action", found["action"].isin(actions), ", ".join(actions))
+    found = found.assign(**{name: "" for name in ("score", "note") if name not in found})
+    numbers = pd.to_numeric(found["score"], errors="coerce").abs() < np.inf
+    _check_cells(run, found, "score", numbers | (found["score"] == ""), "a number, or nothing")
+    known = table.read_table(run.table, "train")["image_id"]
+    _check_cells(run, found, "image_id", found["image_id"].isin(known), "the id of a training image")
     return found
+
+
+def _check_cells(run: Run, found: pd.DataFrame, column: str, good: pd.Series, expected: str) -> None:
+    bad = found.index[~good]
+    if len(bad):
+        value = found[column][bad[0]]
+        raise PipelineError(f"{shown(run.outliers)} row {bad[0] + 2}: {column} is {value[:60]!r}; expected {expected}.")
 
 
 def uses_of(found: pd.DataFrame, image_ids: pd.Series) -> np.ndarray:
@@ -79,7 +87,7 @@ def read_folds(run: Run) -> pd.DataFrame:
     folds = read_csv(run.folds_file, [])
     missing = [name for name in ("image_id", "fold") if name not in folds.columns]
     if missing:
-        raise PipelineError(f"{shown(run.folds_file)} lacks {', '.join(missing)}; found {', '.join(folds.columns)}.")
+        raise PipelineError(f"{shown(run.folds_file)} lacks {', '.join(missing)}; found {column_names(folds.columns)}.")
     images = table.read_table(run.table, "train")[["image_id", "group"]]
     _check_ids(run, set(images["image_id"]), folds["image_id"])
     _check_values(run, folds, "fold", folds["fold"].str.fullmatch("[0-9]{1,9}"), "0, 1, 2, …")
@@ -147,11 +155,19 @@ def folds_setting(run: Run, count: int) -> str:
 def _check_ids(run: Run, here: set[str], listed: pd.Series) -> None:
     there, repeated = set(listed), sorted(set(listed[listed.duplicated()]))
     unknown, unlisted = there - here, here - there
-    if unknown or unlisted or repeated:
+    faults = [
+        f"{words}: {', '.join(sorted(ids)[:3])}{f', … ({len(ids)} in all)' if len(ids) > 3 else ''}"
+        for words, ids in (
+            ("ids of no training image", unknown),
+            ("training images without a row", unlisted),
+            ("ids with more than one row", repeated),
+        )
+        if ids
+    ]
+    if faults:
         raise PipelineError(
-            f"{shown(run.folds_file)} does not fit the images: {len(unknown)} unknown ids {sorted(unknown)[:3]}, "
-            f"{len(unlisted)} images missing {sorted(unlisted)[:3]}, {len(repeated)} ids repeated {repeated[:3]}; "
-            "correct it, or delete it to have it made anew."
+            f"{shown(run.folds_file)} does not fit the images; {'; '.join(faults)}. Correct it, or delete it to have "
+            "it made anew."
         )
 
 

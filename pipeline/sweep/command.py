@@ -132,10 +132,19 @@ def sweep(request: Request, engine: Engine, check: Callable[[Run], None]) -> Res
     name = check_name(request.name or f"{base.name}-sweep")
     space = parse(list(request.over), of_recipe(base))
     tried = _checked(request, space, check)
-    folds, folder = tuple(base.trained_folds()), base.competition_folder / name
+    folder = base.competition_folder / name
     if (folder / "recipe.yaml").exists():
         raise PipelineError(f"{shown(folder)} is the folder of a run: give the sweep another --name.")
-    database, metric = folder / "sweep.db", final_metric(base.competition)
+    database = folder / "sweep.db"
+    with study.explained(database):
+        return _swept(request, engine, base, tried, space, database)
+
+
+def _swept(request: Request, engine: Engine, base: Run, tried: list[Run], space: Space, database: Path) -> Result:
+    """Runs the trials that are missing, and writes what was found; raises as `sweep` does."""
+    from pipeline.sweep import study
+
+    metric, name, folds = final_metric(base.competition), database.parent.name, tuple(base.trained_folds())
     direction = study.StudyDirection.MAXIMIZE if metric.sign > 0 else study.StudyDirection.MINIMIZE
     begun = study.begin(database, name, _definition(base, space, request), direction)
     prepared: set[Path] = set()

@@ -6,10 +6,11 @@ number; so is one that failed, when the command is run again.
 """
 
 import platform
+import sqlite3
 import threading
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,8 @@ HEARTBEAT = 15
 """Seconds between two heartbeats."""
 GRACE = 120
 """Seconds without one after which a process on another machine counts as dead."""
+PATIENCE = 100
+"""Seconds to wait for another process that writes."""
 DRAWS = 50
 """How often a combination is drawn again where it has been tried."""
 
@@ -108,21 +111,58 @@ def open_storage(path: Path) -> RDBStorage:
         PipelineError: the file is no database of Optuna, or of another version of it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    _check_whole(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that heartbeats are experimental
             return RDBStorage(
                 f"sqlite:///{path}",
-                engine_kwargs={"connect_args": {"timeout": 100}},
+                engine_kwargs={"connect_args": {"timeout": PATIENCE}},
                 heartbeat_interval=HEARTBEAT,
                 grace_period=GRACE,
             )
     except (sqlalchemy.exc.SQLAlchemyError, RuntimeError) as error:
-        said = " ".join(str(getattr(error, "orig", error)).split())
-        raise PipelineError(
-            f"{shown(path)} is not a database that this version of Optuna reads ({said}): move it away, and the sweep "
-            "begins anew; with the same settings, trials that are trained are not trained again."
-        ) from None
+        raise _unread(path, error) from None
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turns what Optuna and SQLite raise of a database that is damaged or locked into one sentence.
+
+    Raises:
+        PipelineError: one of them did.
+    """
+    try:
+        yield
+    except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.OptunaError) as error:
+        raise _unread(path, error) from error
+
+
+def _check_whole(path: Path) -> None:
+    """Raises PipelineError where SQLite finds its pages damaged: it would use those that it can read."""
+    if not path.exists():
+        return
+    try:
+        with closing(sqlite3.connect(path, timeout=PATIENCE)) as connection:
+            said = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+    except sqlite3.Error as error:
+        raise _unread(path, error) from None
+    if said != "ok":
+        raise _unread(path, ValueError(said))
+
+
+def _unread(path: Path, error: Exception) -> PipelineError:
+    cause = error.__cause__ if isinstance(error, optuna.exceptions.StorageInternalError) else error
+    said = " ".join(str(getattr(cause, "orig", cause)).split())
+    if "locked" in said or "readonly" in said:
+        return PipelineError(
+            f"{shown(path)} cannot be written ({said}): close the program that holds it, or change its permissions; "
+            "the same command goes on from there."
+        )
+    return PipelineError(
+        f"{shown(path)} is not a database that this version of Optuna reads ({said}): move it away, and the sweep "
+        "begins anew; with the same settings, trials that are trained are not trained again."
+    )
 
 
 def begin(path: Path, name: str, definition: dict[str, Any], direction: StudyDirection) -> optuna.Study:

@@ -32,6 +32,7 @@ from pipeline.core.console import console, say
 from pipeline.core.errors import PipelineError
 from pipeline.core.interruption import end_with_parent, end_worker_quietly, held_back, of_worker
 from pipeline.core.launch import LOG_LEVEL, Launched, launched
+from pipeline.core.shortage import WorkerKilled, sentence
 from pipeline.networks.device import Compute
 
 LISTEN = 0.2
@@ -173,11 +174,8 @@ def _raise_for_killed(processes: list[Any]) -> None:
         if interruption := of_worker(process.exitcode or 0):
             raise interruption
         if process.exitcode:
-            raise PipelineError(
-                f"the process of device {rank + 1} of {len(processes)} ended with code {process.exitcode} (-9: it was "
-                "killed, most likely because memory ran out: lower train.batch_size or train.workers); the same "
-                "command resumes from the last finished epoch."
-            )
+            killed = WorkerKilled.of(f"the process of device {rank + 1} of {len(processes)}", process.exitcode)
+            raise PipelineError(sentence(killed, lower="lower train.batch_size or train.workers"))
 
 
 @contextmanager

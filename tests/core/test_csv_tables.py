@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from pipeline.core import external_arrays
+from pipeline.core import external_arrays, tables
 from pipeline.core.errors import PipelineError
 from pipeline.core.tables import read_csv, read_header, unseen
 
@@ -106,3 +106,32 @@ def test_the_ids_of_an_array_keep_their_places_and_rows(tmp_path: Path) -> None:
     written(tmp_path, "image_id,fold\na,0\n\nb,x\n")
     with pytest.raises(PipelineError, match="row 4: fold is 'x'"):
         external_arrays.read_index(tmp_path / "table.npy")
+
+
+@pytest.mark.parametrize("ending", ["gz", "bz2", "xz", "zst", "zip", "tar", "tar.gz"])
+def test_a_damaged_compressed_table_is_named(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"table.csv.{ending}"
+    sound = gzip.compress(b"id,rle\n" + b"a,1 2\n" * 99)
+    for content in (b"", b"no archive" * 99, sound[:40] + b"\xff\xff" + sound[42:], sound[:-9]):
+        path.write_bytes(content)
+        assert f"table.csv.{ending} is not a readable CSV: " in fault(path)
+
+
+def test_a_parquet_file_of_bytes_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "table.parquet"
+    pd.DataFrame({"id": ["a"], "rle": [b"\xff"]}).to_parquet(path)
+    assert "table.parquet cannot be read as Parquet: " in fault(path)
+
+
+def test_too_many_rows_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "MOST_ROWS", 3)
+    path = tmp_path / "table.parquet"
+    pd.DataFrame({"id": list("abcd")}).to_parquet(path)
+    for one in (path, written(tmp_path, "id,rle\n" + ",\n" * 4)):
+        assert "it has more than 3 rows, the most that are read." in fault(one)
+    assert len(read_csv(written(tmp_path, "id,rle\n" + ",\n" * 3))) == 3
+
+
+def test_of_many_columns_the_first_are_named() -> None:
+    assert tables.column_names(map(str, range(99))).endswith(", 28, 29, … (99 columns)")
+    assert tables.column_names(["a", "b"], "`") == "`a`, `b`"

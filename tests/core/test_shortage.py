@@ -2,6 +2,7 @@
 
 import errno
 import os
+import resource
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +20,7 @@ from pipeline.core import driver, files, shortage
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import make_folder, new_array, require_space, write_text, writing
 from pipeline.core.run import open_run
-from pipeline.core.shortage import WorkerKilled, explained, out_of_memory, pass_on, sentence
+from pipeline.core.shortage import WorkerKilled, explained, out_of_memory, pass_on, require_address_space, sentence
 from pipeline.networks.weight_files import read_state
 from pipeline.stages import STAGES
 
@@ -211,3 +212,13 @@ def test_room_that_a_file_will_grow_to(tmp_path: Path) -> None:
     with (tmp_path / "file").open("wb") as file:
         files.allocate_ahead(file.fileno(), 2**20)
         assert os.fstat(file.fileno()).st_size == 0
+
+
+def test_a_limit_on_address_space_is_said_before_a_stage_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    require_address_space("train")
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (used + 2**20, -1))
+    with pytest.raises(
+        PipelineError, match=r"train may take [01] MiB of memory more, .* \(ulimit -v\), and needs 64 MiB"
+    ):
+        require_address_space("train")

@@ -44,7 +44,7 @@ def test_sound_files_are_returned_as_they_are(run: Run) -> None:
     assert read_submission(run) == written.record_of(written.RESULT, [])
     put(run.folder / "fold.json", written.FOLD)
     assert read_training(run.folder / "fold.json") == written.FOLD
-    alone = {"interval_95": None, "nested_interval_95": None, "score": float("nan")}
+    alone = {"interval_95": None, "nested_interval_95": None}
     put(run.postprocess, written.RESULT | alone)
     assert read_tuned(run)["interval_95"] is None
 
@@ -58,6 +58,29 @@ def test_what_is_no_object(run: Run, content: str, fault: str) -> None:
     said = f"work/tiny/small/postprocess.json is damaged ({fault}): put the file back, or run the tune stage again"
     assert refused(run, content) == f"{said} with --force."
     assert if_sound(read_tuned, run) is None
+
+
+RULE = written.RESULT["rules"]["thing"]
+
+
+@pytest.mark.parametrize(("change", "fault"), [
+    ({"score": float("nan")}, "score: input should be a finite number, not 'nan'"),
+    ({"nested": float("inf")}, "nested: input should be a finite number"),
+    ({"images": -1}, "images: input should be greater than or equal to 0, not '-1'"),
+    ({"shares_of_empty": [[-1, 0.5]]}, "shares_of_empty.0.0: input should be greater than or equal to 0"),
+    ({"calibration": {"thing": {"0": {"slope": 1e30, "intercept": 0.0, "images": 3, "own_slope": 1.0,
+                                      "standard_error": None}}}}, "calibration.thing.0.slope: input should be less"),
+    ({"rules": {"thing": RULE | {"threshold": 0}}}, "rules.thing.threshold: input should be greater than or equal"),
+    ({"rules": {"thing": RULE | {"min_area": -5}}}, "rules.thing.min_area: input should be greater than or equal to 0"),
+    ({"rules": {"thing": RULE | {"separation": {"source": "x", "level": 1, "min_seed": 0}}}}, "separation.source: "),
+])  # fmt: skip
+def test_values_out_of_range(run: Run, change: dict[str, Any], fault: str) -> None:
+    assert fault in refused(run, written.RESULT | change)
+
+
+def test_a_rule_that_is_edited_within_its_range_is_used(run: Run) -> None:
+    put(run.postprocess, written.RESULT | {"rules": {"thing": RULE | {"threshold": 99, "min_area": 40}}})
+    assert read_tuned(run)["rules"]["thing"]["threshold"] == 99
 
 
 def keys(part: Mapping[str, Any], before: str = "") -> list[str]:

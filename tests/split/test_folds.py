@@ -1,5 +1,6 @@
 """The split: groups and near-duplicates stay together, folds are alike, and the file says what training may use."""
 
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from pipeline.core.files import write_text
 from pipeline.core.run import Run, open_run
 from pipeline.decode import table
 from pipeline.split.audit import Split, balance, deviations, whole
-from pipeline.split.folds import drop_list, leak_remark, read_audit, read_folds
+from pipeline.split.folds import drop_list, leak_remark, read_audit, read_folds, read_outliers
 from pipeline.split.stage import assign, best_balanced, steps, strata
 
 
@@ -213,9 +214,9 @@ def test_another_split_must_exist() -> None:
     ("change", "message"),
     [
         (lambda folds: folds.drop(columns="fold"), r"folds/sample\.csv lacks fold; found image_id, group"),
-        (lambda folds: folds.iloc[1:], r"0 unknown ids \[\], 1 images missing \['0_0'\]"),
-        (lambda folds: folds.replace("0_0", "9_9x"), r"1 unknown ids \['9_9x'\], 1 images missing \['0_0'\]"),
-        (lambda folds: pd.concat([folds, folds.iloc[:1]]), r"does not fit the images: .* 1 ids repeated \['0_0'\]"),
+        (lambda folds: folds.iloc[1:], "images; training images without a row: 0_0. Correct"),
+        (lambda folds: folds.replace("0_0", "9_9x"), "of no training image: 9_9x; training images without a row: 0_0"),
+        (lambda folds: pd.concat([folds, folds.iloc[:1]]), "does not fit the images; ids with more than one row: 0_0"),
         (lambda folds: folds.assign(fold=["-1", *folds["fold"][1:]]), "row 2: fold is '-1'; expected 0, 1, 2"),
         (lambda folds: folds.assign(fold=[*folds["fold"][:-1], "1.5"]), "row 121: fold is '1.5'"),
         (lambda folds: folds.assign(fold="0"), r"sample\.csv has one fold only \(0\); expected at least two"),
@@ -411,3 +412,20 @@ def test_groups_that_belong_together_stay_in_one_fold(run: Run) -> None:
         driver.run_stage(under(run, split={"folds": 3, "together": "town"}), "split")
     with pytest.raises(PipelineError, match="id 0_0 does not fit `split.together: {group}-{rest}`"):
         driver.run_stage(under(run, split={"folds": 3, "together": "{group}-{rest}"}), "split")
+
+
+@pytest.mark.parametrize(("row", "fault"), [
+    ("1_1,broken,oops,,drop,", "row 2: score is 'oops'; expected a number, or nothing."),
+    ("1_1,broken,inf,,drop,", "row 2: score is 'inf'; expected a number, or nothing."),
+    ("9_8,broken,1,,drop,", "row 2: image_id is '9_8'; expected the id of a training image."),
+    ("1_1,broken,1,,Drop,", "row 2: action is 'Drop'; expected keep, drop, relabel, soft."),
+])  # fmt: skip
+def test_an_edited_list_of_findings_is_checked(run: Run, row: str, fault: str) -> None:
+    run.outliers.write_text(f"{','.join(COLUMNS)}\n{row}\n")
+    with pytest.raises(PipelineError, match=re.escape(f"outliers.csv {fault}")):
+        read_outliers(run)
+
+
+def test_score_and_note_of_a_finding_may_be_left_out(run: Run) -> None:
+    run.outliers.write_text("image_id,reason,partner_id,action\n1_1,broken,,drop\n")
+    assert read_outliers(run)[["score", "note"]].to_numpy().tolist() == [["", ""]]

@@ -1,7 +1,9 @@
 """A sweep of tiny runs: the grid, killed and resumed, pruned, joined, the winner's recipe, and bad input."""
 
 import re
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -296,6 +298,29 @@ def test_a_sweep_whose_recipe_changed_is_refused(sweeper: Sweeper, stages: Stage
     assert "folds/tiny.csv was" in refused(sweeper, over)
     (result.folder / "sweep.db").write_text("no database")
     assert "sweep.db is not a database" in refused(sweeper, over)
+
+
+def test_a_damaged_database_is_named(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    database = tiny.root / "work" / "tiny" / "sweep" / "sweep.db"
+
+    def begin() -> None:
+        with study.explained(database):
+            begun = study.begin(database, "sweep", {"train.epochs": 7}, study.StudyDirection.MAXIMIZE)
+            begun.enqueue_trial({"train.epochs": len(begun.get_trials())})
+
+    begin()
+    sound = database.read_bytes()
+    for damaged in (sound[: len(sound) // 2], sound[:4096] + bytes(len(sound) - 4096), sound[:8192] + b"x" * 40_000):
+        database.write_bytes(damaged)
+        with pytest.raises(PipelineError, match=r"sweep\.db is not a database that this version of Optuna reads \("):
+            begin()
+    database.write_bytes(sound)
+    monkeypatch.setattr(study, "PATIENCE", 0.1)
+    with closing(sqlite3.connect(database, isolation_level=None)) as connection:
+        connection.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(PipelineError, match=r"cannot be written \(database is locked\): close the program"):
+            begin()
+    begin()
 
 
 def test_lower_is_better_and_scores_of_all_pixels() -> None:
