@@ -122,7 +122,10 @@ def leaderboard(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Submissions, of any kind of file.")],
     truth: Annotated[Path, typer.Argument(metavar="TRUTH", help="Known masks, in the submission's format.")],
     competition: Annotated[str, typer.Option("--competition", help="A competition's name, or the path of its YAML.")],
-    public: Annotated[float, typer.Option("--public", help="The share of the images that is public.")] = 0.3,
+    public: Annotated[
+        float | None,
+        typer.Option("--public", help="The share of the images that is public; default: TRUTH's column Usage, or 0.3."),
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Another one draws another public part.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:

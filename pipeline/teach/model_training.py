@@ -227,7 +227,8 @@ def check_overfit(learner: Learner, deadline: float) -> Result:
         return Result("eight images", "pass", f"Learned by heart: Dice {best:.2f} after {taken}.")
     if learner.steps < DECIDED:
         return Result(
-            "eight images", "fail", f"Not decided: the time was over after {taken}, at Dice {best:.2f} ({training:.2f} in training).",
+            "eight images", "fail",
+            f"Not decided: the time was over after {taken}, at Dice {best:.2f} ({training:.2f} in training).",
             f"Give more time than {duration(left)} (--minutes), or a smaller --size.",
         )  # fmt: skip
     if training >= ENOUGH:

@@ -184,7 +184,9 @@ def test_softmax_of_two_classes(folder: Path) -> None:
     assert "That looks like a softmax inside the network." in row(report, "logits")
 
 
-def test_the_command(folder: Path) -> None:
+def test_the_command(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model_training, "GOAL", 0.5)
+    monkeypatch.setattr(model_training, "ENOUGH", 0.5)
     (folder / "command_net.py").write_text(SOUND)
     arguments = ["check-model", "command_net:Net", "--size", "32x64", "--channels", "3"]
     done = CliRunner().invoke(app, [*arguments, "--json"])
