@@ -21,7 +21,6 @@ from pipeline.masks.metrics import metric_of
 from pipeline.masks.overlaps import confusion
 from pipeline.predictions.format.expected import Expected, Key
 
-
 USAGE, PARTS = "Usage", ("Public", "Private")
 """The column in which Kaggle's solutions say what a row is used for, and its values."""
 

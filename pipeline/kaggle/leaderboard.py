@@ -25,7 +25,6 @@ from pipeline.encode.submission import Expected
 from pipeline.masks.metrics import final_metric
 from pipeline.report import charts, page
 
-
 PUBLIC = 0.3
 """The share of the images that is public, where nothing else is said."""
 

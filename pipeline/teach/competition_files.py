@@ -59,9 +59,11 @@ class Made:
         return len(self.labels) > 1
 
     @property
-    def row_labels(self) -> list[str]:
-        """The classes that have rows."""
-        return self.labels[1:] if self.kind == "multiclass" else self.labels
+    def row_labels(self) -> dict[str, int]:
+        """What row ids call the classes that have rows, and their numbers; those of class maps go by number."""
+        if self.kind == "multiclass":
+            return {str(number): number for number in range(1, len(self.labels))}
+        return {label: number for number, label in enumerate(self.labels)}
 
     @property
     def suffix(self) -> str:
@@ -109,10 +111,9 @@ def solution(examples: Sequence[Example], plan: Plan, made: Made) -> pd.DataFram
     rows: list[dict[str, Any]] = []
     for place in sorted(np.flatnonzero(plan.test).tolist(), key=lambda place: plan.ids[place]):
         example, usage = examples[place], plan.usage[place]
-        texts = dict(zip(made.labels, example.texts, strict=True))
-        for name, label in zip(row_ids(plan.ids[place], made), made.row_labels, strict=True):
+        for name, number in zip(row_ids(plan.ids[place], made), made.row_labels.values(), strict=True):
             size = {"height": example.shape[0], "width": example.shape[1]}
-            rows.append({"id": name, "rle": texts[label], **size, "Usage": usage})
+            rows.append({"id": name, "rle": example.texts[number], **size, "Usage": usage})
     return pd.DataFrame(rows)
 
 
@@ -212,7 +213,6 @@ def competition_yaml(made: Made) -> str:
     if made.masks == "csv":
         data |= {"columns": columns}
     else:
-        # rows of a submission write the names of classes, where mask images hold numbers
         data |= {"submission": columns}
     data |= {"rle": {"order": "column", "base": 1, "empty": ""}}
     data |= {"classes": _classes(made)} | ({"kind": made.kind} if made.kind == "multiclass" else {})
@@ -250,7 +250,11 @@ def recipe_yaml(made: Made) -> str:
     return f"""# A first recipe for {made.name}: from scratch, small enough for a CPU, not measured.
 competition: ../competitions/{made.name}.yaml
 image: {{size: [{height}, {width}], fit: stretch, channels: {made.channels}}}
-model: {{architecture: Unet, encoder: resnet18, weights: none}}
+model:
+  architecture: Unet
+  encoder: resnet18
+  weights: none
+  options: {{encoder_depth: 4, decoder_channels: [64, 32, 16, 8]}}
 augment:
   - HorizontalFlip: {{p: 0.5}}
 train:
@@ -267,8 +271,8 @@ quick:
 
 
 def files_in(folder: Path) -> list[Path]:
-    """Returns the files of a folder by their paths, in order."""
-    return sorted(path for path in folder.rglob("*") if path.is_file())
+    """Returns the files of a folder in the order of their paths."""
+    return sorted((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.as_posix())
 
 
 def even_times(folder: Path) -> None:

@@ -21,12 +21,13 @@ FORMULAS = {
     ),
 }
 WORDS = {
-    "dice": "Dice coefficient, 2 * both / (predicted + true) in pixels; 1 where both masks are empty, 0 where one is",
-    "iou": "intersection over union; 1 where both masks are empty, 0 where one is",
-    "f_beta": "F-beta score of the pixels; 1 where both masks are empty, 0 where one is",
-    "iou_precision": "share of the thresholds 0.50, 0.55, ..., 0.95 that the intersection over union exceeds; 1 where "
-    "both masks are empty",
-    "mean_iou": "mean over classes, background included, of the intersection over union of all pixels together",
+    "dice": "the Dice coefficient, 2 * both / (predicted + true) in pixels; 1 where both masks are empty, 0 where "
+    "one is",
+    "iou": "the intersection over union; 1 where both masks are empty, 0 where one is",
+    "f_beta": "the F-beta score of the pixels; 1 where both masks are empty, 0 where one is",
+    "iou_precision": "the share of the thresholds 0.50, 0.55, ..., 0.95 that the intersection over union exceeds; 1 "
+    "where both masks are empty",
+    "mean_iou": "the mean over classes, background included, of the intersection over union of all pixels together",
 }
 
 
@@ -60,7 +61,11 @@ def sentence(term: Term) -> str:
     settings = dict(term.settings)
     if term.name == "mean_iou":
         return WORDS["mean_iou"]
-    over = "of all pixels of a class together, the mean over classes" if _pooled(term) else "the mean over rows"
+    over = (
+        "computed of all pixels of a class together, and averaged over classes"
+        if _pooled(term)
+        else "averaged over all rows"
+    )
     beta = f", beta = {settings.get('beta', 1.0):g}" if term.name == "f_beta" else ""
     return f"{WORDS[term.name]}{beta}; {over}"
 

@@ -103,23 +103,23 @@ def _chosen(clusters: np.ndarray, present: np.ndarray, share: float, rng: np.ran
             f"{key} {share:g}: all {count} images must stay together, as they are of one group or near-duplicates of "
             "each other: give more groups, or --keep-apart to split near-duplicates."
         )
-    best, least = np.zeros(count, bool), np.inf
+    showing = np.stack([present[clusters == number].sum(0) for number in numbers])  # (sets, classes)
+    best, least = np.zeros(len(numbers), bool), np.inf
     for _ in range(DRAWS):
-        order = rng.permutation(len(numbers))
-        taken, total = [], 0
-        for place in order:
+        taken = np.zeros(len(numbers), bool)
+        total = 0
+        for place in rng.permutation(len(numbers)).tolist():
             if abs(total + sizes[place] - wanted) < abs(total - wanted):
-                taken.append(numbers[place])
+                taken[place] = True
                 total += int(sizes[place])
-        chosen = np.isin(clusters, taken)
-        if not chosen.any() or chosen.all():
+        if not 0 < total < count:
             continue
-        difference = np.abs(present[chosen].mean(0) - present[~chosen].mean(0)).mean()
-        if (worth := abs(total - wanted) / count + difference) < least:
-            best, least = chosen, worth
+        inside, outside = showing[taken].sum(0) / total, showing[~taken].sum(0) / (count - total)
+        if (worth := abs(total - wanted) / count + np.abs(inside - outside).mean()) < least:
+            best, least = taken, worth
     if not best.any():  # every set is larger than twice the share
-        best = clusters == numbers[sizes.argmin()]
-    return best
+        best[sizes.argmin()] = True
+    return np.isin(clusters, numbers[best])
 
 
 def _drawn_ids(count: int, rng: np.random.Generator) -> list[str]:

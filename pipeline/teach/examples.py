@@ -1,7 +1,7 @@
 """The labelled images of a source, read for a competition that is to be made of them."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -119,12 +119,12 @@ def telling_properties(examples: Sequence[Example]) -> list[str]:
     empty = np.array([not example.present.any() for example in examples])
     chance = max(empty.mean(), 1 - empty.mean())
     sentences = []
-    properties = {
+    properties: dict[str, list[Hashable]] = {
         "size": [example.shape[:2] for example in examples],
         "number of channels": [example.shape[2] for example in examples],
     }
     for name, values in properties.items():
-        places: dict[object, list[int]] = defaultdict(list)
+        places: dict[Hashable, list[int]] = defaultdict(list)
         for place, value in enumerate(values):
             places[value].append(place)
         if len(places) > len(examples) / 4:  # nearly every image has its own

@@ -12,12 +12,13 @@ import secrets
 import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import numpy as np
 
 from pipeline.core.errors import PipelineError
-from pipeline.core.files import shown, write_json, write_png
+from pipeline.core.files import input_root, shown, write_json, write_png
 from pipeline.core.version import program
 from pipeline.teach import competition_files as files
 from pipeline.teach.competition_metric import check_metric, metric_text
@@ -68,16 +69,16 @@ class Written:
         competition = students / "competitions" / f"{self.name}.yaml"
         recipe = students / "recipes" / f"{self.name}.yaml"
         return [
-            f"students  {shown(self.archive)}, {self.archive.stat().st_size / 1e6:.1f} MB: {counts['train']} training "
-            f"and {counts['test']} test images; unpacked in {shown(students)}",
-            f"teacher   {shown(teacher / 'solution.csv')} and key.csv: {counts['public']} test images are public, "
+            f"students  {self.archive}, {self.archive.stat().st_size / 1e6:.1f} MB: {counts['train']} training and "
+            f"{counts['test']} test images; unpacked in {students}",
+            f"teacher   {teacher / 'solution.csv'} and key.csv: {counts['public']} test images are public, "
             f"{counts['private']} private. Give none of it away.",
-            f"look at   {shown(students / 'DATA.md')} and {shown(picture_path(students))}",
+            f"look at   {students / 'DATA.md'} and {picture_path(students)}",
             *(f"note      {remark}" for remark in self.remarks),
-            f"next      ln -s {students.absolute()} input/{self.name}",
-            f"          {program()} run {shown(recipe)} --quick",
-            f"          {program()} leaderboard SUBMISSIONS {shown(teacher / 'solution.csv')} --competition "
-            f"{shown(competition)}",
+            f"next      ln -s {quote(str(students.absolute()))} {quote(shown(input_root() / self.name))}",
+            f"          {program()} run {quote(str(recipe))} --quick",
+            f"          {program()} leaderboard SUBMISSIONS {quote(str(teacher / 'solution.csv'))} "
+            f"--competition {quote(str(competition))}",
         ]
 
 
@@ -169,7 +170,9 @@ def _write(request: Request, examples: list[Example], planned: Plan, made: files
         teacher.mkdir()
         files.write_students(students, examples, planned, made)
         labelled = made.labelled
-        (students / "metric.py").write_text(metric_text(made.title, made.metric, made.row_labels, labelled), "utf-8")
+        (students / "metric.py").write_text(
+            metric_text(made.title, made.metric, list(made.row_labels), labelled), "utf-8"
+        )
         (students / "DATA.md").write_text(data_page(examples, planned, made), "utf-8")
         write_png(picture_path(students), data_picture(examples, planned, made))
         files.even_times(students)
