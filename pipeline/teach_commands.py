@@ -76,7 +76,7 @@ def make_competition(
         ),
     ],
     name: Annotated[str | None, typer.Option("--name", help="Another name of the competition.")] = None,
-    title: Annotated[str | None, typer.Option("--title", help="What people call it.")] = None,
+    title: Annotated[str | None, typer.Option("--title", help="What people call it; default: its name.")] = None,
     test: Annotated[float, typer.Option("--test", help="The share of the images that is test.")] = 0.3,
     public: Annotated[float, typer.Option("--public", help="The share of the test images that is public.")] = 0.3,
     group: Annotated[

@@ -106,7 +106,7 @@ def make_competition(source: Source, request: Request) -> Written:
     shapes = {example.shape[:2] for example in examples}
     training_sets = len(np.unique(planned.clusters[~planned.test]))
     made = files.Made(
-        name, request.title or competition.title, files.plain_labels(competition), competition.kind, masks, metric,
+        name, request.title or _title(name), files.plain_labels(competition), competition.kind, masks, metric,
         files.channels_of(examples), shapes.pop() if len(shapes) == 1 else None, max(2, min(5, training_sets)),
         any(planned.groups),
     )  # fmt: skip
@@ -132,6 +132,11 @@ def _checked_name(request: Request) -> str:
     if folder.exists() and not request.force:
         raise PipelineError(f"{folder} is there already; name another folder, or make it anew with --force.")
     return name
+
+
+def _title(name: str) -> str:
+    """A title that says nothing of the source."""
+    return name.replace("-", " ").replace("_", " ").capitalize()
 
 
 def _record(request: Request, seed: int, source: Source, planned: Plan) -> dict[str, Any]:
