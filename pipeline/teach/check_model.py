@@ -128,7 +128,7 @@ def check_model(request: Request) -> Report:
         text = io.StringIO()
         with contextlib.redirect_stdout(text):
             network = construct(request.model, request.channels, request.classes)
-        probe = Probe(network, request.channels, request.classes)
+        probe = Probe(network, request.channels, request.classes, ":" in request.model.architecture)
         probe.printed = text.getvalue()
         results = _results(probe, request)
     return Report(request.model.architecture, results, time.monotonic() - started)
@@ -177,7 +177,7 @@ def _trained(probe: Probe, images: Tensor, masks: Tensor, request: Request) -> l
     if not learner.steps:
         why = "No step of training succeeded."
         return [*results, *(Result(name, "not run", why) for name in ("batch norm", "eight images"))]
-    results.append(checks.check_norm(probe.network, before))
+    results.append(checks.check_norm(probe, before))
     return [*results, training.check_overfit(learner, deadline)]
 
 

@@ -263,7 +263,7 @@ train:
   batch_size: 8
 quick:
   image: {{size: {quick}}}
-  train: {{epochs: 3, steps: 300, folds: [0]}}
+  train: {{epochs: 3, steps: 300, folds: [0, 1]}}
 """
 
 

@@ -104,10 +104,10 @@ def make_competition(source: Source, request: Request) -> Written:
     planned = plan(examples, request.test, request.public, seed, duplicates)
     masks = request.masks or ("png" if multiclass else "csv")
     shapes = {example.shape[:2] for example in examples}
-    training_sets = len(np.unique(planned.clusters[~planned.test]))
+    training_sets = len(np.unique(planned.clusters[~planned.test]))  # two per fold, so that none stands alone
     made = files.Made(
         name, request.title or _title(name), files.plain_labels(competition), competition.kind, masks, metric,
-        files.channels_of(examples), shapes.pop() if len(shapes) == 1 else None, max(2, min(5, training_sets)),
+        files.channels_of(examples), shapes.pop() if len(shapes) == 1 else None, max(2, min(5, training_sets // 2)),
         any(planned.groups),
     )  # fmt: skip
     record = _record(request, seed, source, planned)

@@ -53,11 +53,12 @@ class Probe:
         network: the network.
         channels: of its images.
         classes: of its logits.
+        own: whether it is a class of the user's own, and no published architecture.
         printed: what it has printed so far.
     """
 
-    def __init__(self, network: Module, channels: int, classes: int) -> None:
-        self.network, self.channels, self.classes = network, channels, classes
+    def __init__(self, network: Module, channels: int, classes: int, own: bool = True) -> None:
+        self.network, self.channels, self.classes, self.own = network, channels, classes, own
         self.printed = ""
 
     def output(self, images: Tensor) -> Output:

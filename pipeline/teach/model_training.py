@@ -16,11 +16,12 @@ from pipeline.core.console import duration, progress_bar
 from pipeline.core.shortage import pass_on
 from pipeline.networks.output import Output
 from pipeline.teach.model_checks import listed
-from pipeline.teach.model_probe import Probe, Result, UnusableOutput, described
+from pipeline.teach.model_probe import Probe, Result, Status, UnusableOutput, described
 from pipeline.train.losses import WeightedLoss
 
-FIRST_STEPS = 5
-"""Steps whose gradients are looked at: layers that start at zero let no gradient through in the first one."""
+FIRST_STEPS, FEWEST_STEPS = 5, 3
+"""Steps whose gradients are looked at, and how many of them are taken whatever the time: layers that start at zero let
+no gradient through in the first one."""
 ENOUGH, GOAL = 0.9, 0.95
 """The least Dice on the eight images that passes, and the one at which training stops."""
 MOST_STEPS, DECIDED = 600, 100
@@ -28,6 +29,9 @@ MOST_STEPS, DECIDED = 600, 100
 LEARNING_RATE, WARM_UP = 2e-3, 10
 """The learning rate of Adam, and the steps in which it rises to it."""
 EVALUATED_EVERY = 10
+DRAWN = 8
+"""How often the network is asked with drawn weights: by chance, a logit of its own would have one sign in 1 of 128."""
+LAST = "End with the last convolution: losses, thresholds and test-time averages of the pipeline expect logits."
 
 
 class NoLearning(Exception):
@@ -115,10 +119,10 @@ def check_gradients(learner: Learner, deadline: float) -> Result:
 
     Args:
         learner: before its first step.
-        deadline: by time.monotonic(); at least one step is taken.
+        deadline: by time.monotonic(); three steps are taken in any case.
     """
     try:
-        while learner.steps < FIRST_STEPS and (not learner.steps or time.monotonic() < deadline):
+        while learner.steps < FIRST_STEPS and (learner.steps < FEWEST_STEPS or time.monotonic() < deadline):
             learner.step()
     except UnusableOutput as problem:
         return Result("gradients", "fail", problem.reason, problem.remedy)
@@ -145,15 +149,17 @@ def _told_gradients(learner: Learner) -> Result:
             "gradients", "fail", f"The gradient of {listed(broken)} is not finite.",
             "Look for a logarithm, root or division of zero, or an exponential of large values, in forward.",
         )  # fmt: skip
+    # a published architecture may have layers that it does not use; in one's own class that is a mistake
+    status: Status = "fail" if learner.probe.own else "note"
     if missing:
         return Result(
-            "gradients", "fail", f"No gradient reaches {listed(missing)}.",
+            "gradients", status, f"No gradient reaches {listed(missing)}.",
             "Is the layer called in forward, and its result used? A detach(), .data or torch.no_grad() cuts it off. "
             "Remove layers that nothing uses.",
         )  # fmt: skip
     if dead:
         return Result(
-            "gradients", "fail", f"The gradient of {listed(dead)} is exactly zero.",
+            "gradients", status, f"The gradient of {listed(dead)} is exactly zero.",
             "The layer's result never matters: a ReLU whose input is always negative (dead: check the initialisation "
             "and the bias before it), or a factor of zero behind it.",
         )  # fmt: skip
@@ -165,38 +171,66 @@ def _weight_of(bias: str) -> str:
 
 
 def check_range(learner: Learner) -> Result:
-    """Returns whether the outputs are logits: numbers of both signs without bounds."""
+    """Returns whether the outputs are logits: numbers of both signs without bounds.
+
+    Bounds show in the outputs of other weights, too, so that the network is asked with some that are drawn.
+    """
     probe = learner.probe
     probe.network.eval()
     try:
-        outputs = [probe.logits(factor * learner.images) for factor in (1, -1, 100, -100)]
+        values = torch.stack([probe.logits(factor * learner.images) for factor in (1, -1, 100, -100)]).float()
+        drawn = _of_drawn_weights(probe, learner.images[:2])
     except UnusableOutput as problem:
         return Result("logits", "fail", problem.reason, problem.remedy)
-    values = torch.stack(outputs).float()
-    low, high = float(values.min()), float(values.max())
-    found = f"Outputs lie between {float(outputs[0].min()):.3g} and {float(outputs[0].max()):.3g}."
-    remedy = "End with the last convolution: losses, thresholds and test-time averages of the pipeline expect logits."
+    found = f"Outputs lie between {float(values[0].min()):.3g} and {float(values[0].max()):.3g}."
     if not torch.isfinite(values).all():
         return Result("logits", "fail", "Outputs are not finite for large inputs.", "Normalise inside, or bound exp().")
-    if values.shape[2] == 1 and low == high == 1:
-        reason = "Every output is 1: a softmax over a single channel."
-        return Result("logits", "fail", reason, remedy)
+    if values.shape[2] == 1 and bool((values == 1).all()):
+        return Result("logits", "fail", "Every output is 1: a softmax over a single channel.", LAST)
     if float((values - values[:, :1]).abs().max()) == 0:
         return Result("logits", "fail", f"{found} They are the same for every image.", "Use the input in forward.")
-    sums = values.sum(2)
-    if low >= 0 and high <= 1:
-        softmax = values.shape[2] > 1 and bool((sums - 1).abs().max() < 1e-3)
-        name = "softmax" if softmax else "sigmoid"
-        return Result("logits", "fail", f"{found} That looks like a {name} inside the network.", remedy)
-    if low >= 0:
-        return Result("logits", "fail", f"{found} None is negative, as behind a ReLU.", remedy)
-    if low >= -1 and high <= 1 and max(-low, high) > 0.999:
-        return Result("logits", "fail", f"{found} That looks like a tanh at the end.", remedy)
+    kind = _bounded(values, torch.cat([values.flatten(), drawn]))
+    if kind:
+        return Result("logits", "fail", f"{found} {kind}", LAST)
     if values.shape[2] > 1 and float(values.logsumexp(2).abs().max()) < 1e-3:
         return Result(
-            "logits", "note", f"{found} That looks like a log_softmax.", f"It only suits exclusive classes. {remedy}"
+            "logits", "note", f"{found} That looks like a log_softmax.", f"It only suits exclusive classes. {LAST}"
         )
     return Result("logits", "pass", f"{found} No sigmoid, softmax or ReLU at the end.")
+
+
+def _bounded(values: Tensor, every: Tensor) -> str:
+    """What bounds the outputs, a sentence; "" where nothing does.
+
+    Args:
+        values: outputs (…, images, classes, rows, columns).
+        every: these and those of other weights.
+    """
+    low, high = float(every.min()), float(every.max())
+    if low >= 0 and high <= 1:
+        softmax = values.shape[2] > 1 and bool((values.sum(2) - 1).abs().max() < 1e-3)
+        return f"That looks like a {'softmax' if softmax else 'sigmoid'} inside the network."
+    if low >= 0:
+        return "None is negative, whatever the weights, as behind a ReLU."
+    return "That looks like a tanh at the end." if low >= -1 and high <= 1 and max(-low, high) > 0.999 else ""
+
+
+def _of_drawn_weights(probe: Probe, images: Tensor) -> Tensor:
+    """The finite outputs, flat, of the network with weights that are drawn, of both signs; its own come back."""
+    kept = [parameter.detach().clone() for parameter in probe.network.parameters()]
+    outputs = []
+    try:
+        for _ in range(DRAWN):
+            with torch.no_grad():
+                for parameter, own in zip(probe.network.parameters(), kept, strict=True):
+                    parameter.copy_(2 * (own.abs().max() + 0.1) * torch.randn_like(own))
+            outputs.append(probe.logits(images).float().flatten())
+    finally:
+        with torch.no_grad():
+            for parameter, own in zip(probe.network.parameters(), kept, strict=True):
+                parameter.copy_(own)
+    values = torch.cat(outputs)
+    return values[torch.isfinite(values)]
 
 
 def check_overfit(learner: Learner, deadline: float) -> Result:

@@ -81,7 +81,7 @@ WRONG = {
 FOUND = {
     "softmax": ("logits", "Every output is 1: a softmax over a single channel"),
     "sigmoid": ("logits", "a sigmoid inside the network"),
-    "relu": ("logits", "None is negative, as behind a ReLU"),
+    "relu": ("logits", "None is negative, whatever the weights, as behind a ReLU"),
     "tanh": ("logits", "a tanh at the end"),
     "channels": ("shapes", r"shape \(1, 7, 32, 32\) for images \(1, 1, 32, 32\).*must have `classes` = 1 output"),
     "squeezed": ("shapes", r"shape \(1, 32, 32\).*Keep all four axes"),
@@ -185,18 +185,18 @@ def test_softmax_of_two_classes(folder: Path) -> None:
 
 
 def test_the_command(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model_training, "GOAL", 0.5)
-    monkeypatch.setattr(model_training, "ENOUGH", 0.5)
     (folder / "command_net.py").write_text(SOUND)
     arguments = ["check-model", "command_net:Net", "--size", "32x64", "--channels", "3"]
-    done = CliRunner().invoke(app, [*arguments, "--json"])
-    found = json.loads(done.stdout)
-    assert done.exit_code == 0 and found["passed"] and found["network"] == "command_net:Net"
-    assert len(found["checks"]) == 10 and {"check", "status", "found", "remedy"} == set(found["checks"][0])
     failed = CliRunner().invoke(app, [*arguments, "--minutes", "0.0001"])
     assert failed.exit_code == 1
     assert re.search("eight images +│ FAIL", failed.stdout) and "Not decided" in failed.stdout
     assert "command_net:Net fails: eight images." in failed.stdout
+    monkeypatch.setattr(model_training, "GOAL", 0.1)
+    monkeypatch.setattr(model_training, "ENOUGH", 0.1)
+    done = CliRunner().invoke(app, [*arguments, "--json"])
+    found = json.loads(done.stdout)
+    assert done.exit_code == 0 and found["passed"] and found["network"] == "command_net:Net"
+    assert len(found["checks"]) == 10 and {"check", "status", "found", "remedy"} == set(found["checks"][0])
 
 
 @pytest.mark.parametrize(
