@@ -20,7 +20,8 @@ def data_page(examples: Sequence[Example], plan: Plan, made: Made) -> str:
     """Returns the text of DATA.md. What it counts, it counts of training images alone."""
     training = [place for place in range(len(examples)) if not plan.test[place]]
     shapes = sorted({example.shape[:2] for example in examples})
-    classes = [_class_row(number, made, examples, training) for number in range(len(made.labels))]
+    areas = np.stack([examples[place].planes().mean((1, 2)) for place in training])  # shares (images, classes)
+    classes = [_class_row(number, made, areas[:, number]) for number in range(len(made.labels))]
     test_ids = sorted(plan.ids[place] for place in np.flatnonzero(plan.test))
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(PAGES), trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
@@ -39,10 +40,9 @@ def _shown(example: Example, made: Made) -> np.ndarray:
     return example.present[1:] if made.kind == "multiclass" else example.present
 
 
-def _class_row(number: int, made: Made, examples: Sequence[Example], training: list[int]) -> tuple[str, str, str]:
+def _class_row(number: int, made: Made, areas: np.ndarray) -> tuple[str, str, str]:
     """A class with its share of training images and of their pixels."""
     label = made.labels[number]
-    areas = np.array([examples[place].planes()[number].mean() for place in training])
     name = f"{number}: {label}" if made.kind == "multiclass" else label
     return name, f"{(areas > 0).mean():.0%}", f"{areas.mean():.1%}"
 

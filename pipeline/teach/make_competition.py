@@ -124,7 +124,9 @@ def _checked_name(request: Request) -> str:
         raise PipelineError(
             f"{name!r} is no name for a competition; expected a-z, 0-9, `.`, `_`, `-`: give one with --name."
         )
-    folder = request.folder
+    folder, before = request.folder, _beside(request.folder)[1]
+    if before.exists() and not folder.exists():  # killed between two renames
+        before.rename(folder.absolute())
     if folder.is_dir() and not any(folder.iterdir()):
         return name
     if folder.exists() and not (folder / files.TEACHER / RECORD).is_file():
@@ -164,10 +166,16 @@ def _told_shares(request: Request, counts: dict[str, int]) -> list[str]:
     ]
 
 
+def _beside(folder: Path) -> tuple[Path, Path]:
+    """Where a competition is written, and where the one before it waits, until both have changed places."""
+    target = folder.absolute()
+    return target.with_name(f".{target.name}.partial"), target.with_name(f".{target.name}.before.partial")
+
+
 def _write(request: Request, examples: list[Example], planned: Plan, made: files.Made, record: dict[str, Any]) -> None:
     """Writes everything beside the folder, then moves it there."""
     target = request.folder.absolute()
-    unfinished = target.with_name(f".{target.name}.partial")
+    unfinished, before = _beside(request.folder)
     shutil.rmtree(unfinished, ignore_errors=True)
     students, teacher = unfinished / files.STUDENTS, unfinished / files.TEACHER
     try:
@@ -185,8 +193,10 @@ def _write(request: Request, examples: list[Example], planned: Plan, made: files
         files.solution(examples, planned, made).to_csv(teacher / "solution.csv", index=False, lineterminator="\n")
         files.key(examples, planned).to_csv(teacher / "key.csv", index=False, lineterminator="\n")
         write_json(teacher / RECORD, record)
-        shutil.rmtree(target, ignore_errors=True)
+        if target.exists():
+            target.rename(before)
         unfinished.rename(target)
+        shutil.rmtree(before, ignore_errors=True)
     except OSError as error:
         raise PipelineError(f"{target} could not be written: {error.strerror}. Nothing was changed.") from error
     finally:

@@ -376,6 +376,34 @@ def test_a_folder_of_images_and_masks(tiny: Tiny) -> None:
     decoded(folder, tiny)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "channels", "suffix"), [(np.uint16, 1, "png"), (np.uint8, 4, "npy"), (float, 2, "npy")]
+)
+def test_other_images(dtype: type, channels: int, suffix: str, tiny: Tiny) -> None:
+    """16 bits, many channels, and floats, which become 16 bits."""
+    rng = np.random.default_rng(2)
+    images = rng.random((16, 20, 30, channels))
+    images = (images * np.iinfo(dtype).max).astype(dtype) if dtype is not float else images.astype(np.float32)
+    masks = np.stack([random_masks(rng, 1)[0] for _ in images])
+    np.save(tiny.input / "x.npy", images)
+    np.save(tiny.input / "y.npy", masks)
+    settings = {"title": "Arrays", "reader": "arrays", "train": {"images": "x.npy", "masks": "y.npy"}, "test": None}
+    settings |= {"classes": ["cell"], "metric": "dice", "channels": channels, "input": "tiny"}
+    settings |= {"value_range": [0, 1]} if dtype is float else {}
+    source = tiny.root / "arrays.yaml"
+    source.write_text(yaml.safe_dump(settings))
+    folder = made(tiny, source=source)
+    decoded(folder, tiny)
+    key = pd.read_csv(folder / "teacher" / "key.csv", dtype=str, keep_default_na=False)
+    row = key.iloc[0]
+    path = folder / "students" / row["subset"] / f"{row['id']}.{suffix}"
+    stored = np.load(path) if suffix == "npy" else cv2.imread(str(path), cv2.IMREAD_UNCHANGED)[..., None]
+    expected = images[int(row["source_id"])]
+    expected = np.rint(expected.astype(np.float16).astype(float) * 65535) if dtype is float else expected
+    assert stored.dtype == (np.uint8 if dtype is np.uint8 else np.uint16)
+    assert (stored == expected).all()
+
+
 def test_several_classes_that_overlap(tiny: Tiny) -> None:
     tiny.settings |= {"classes": ["big cell", "small/cell"], "columns": {"id": "id", "label": "class", "rle": "mask"}}
     rows = [{**row, "class": name} for row in tiny.rows for name in tiny.settings["classes"]]
@@ -420,5 +448,7 @@ def test_it_is_made_anew_and_whole_or_not_at_all(tiny: Tiny, monkeypatch: pytest
         patch.setattr(make_competition.files, "write_archive", full)
         assert "could not be written: No space left on device. Nothing was changed." in refused(tiny, "--force")
     assert (folder / "course.zip").read_bytes() == before
+    folder.rename(tiny.root / ".course.before.partial")  # as a kill between two renames leaves it
+    assert "is there already" in refused(tiny) and (folder / "course.zip").read_bytes() == before
     made(tiny, "--seed", "2", "--force")
-    assert (folder / "course.zip").read_bytes() != before
+    assert (folder / "course.zip").read_bytes() != before and not list(tiny.root.glob(".*.partial"))
