@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from pipeline import completion, data_commands, kaggle_commands, running
+from pipeline import completion, data_commands, kaggle_commands, running, teach_commands
 from pipeline.core import deadline, interruption, shortage
 from pipeline.core.errors import PipelineError
 from pipeline.core.launch import LOG_LEVEL, launched
@@ -305,6 +305,7 @@ def liars_test(
 
 data_commands.register(app)
 kaggle_commands.register(app)
+teach_commands.register(app)
 app.command()(data_commands.doctor)
 
 

@@ -134,7 +134,10 @@ def leaderboard(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of submission files of any format.")],
     truth: Annotated[Path, typer.Argument(metavar="TRUTH", help="True masks, in the format of a submission.")],
     competition: Annotated[str, typer.Option("--competition", help="Name of a competition, or path of its YAML file.")],
-    public: Annotated[float, typer.Option("--public", help="Share of the images in the public part.")] = 0.3,
+    public: Annotated[
+        float | None,
+        typer.Option("--public", help="Share of the images in the public part; default: TRUTH's column Usage, or 0.3."),
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Random seed that draws the public part.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:

@@ -11,7 +11,7 @@ from pipeline.core.config.competition import Competition
 from pipeline.core.errors import PipelineError
 from pipeline.core.tables import column_names
 from pipeline.decode import table
-from pipeline.decode.readers.columns import units_by_id
+from pipeline.decode.readers.columns import keys_of, units_by_id
 from pipeline.encode import published_scores
 from pipeline.encode.class_maps import read_labels
 from pipeline.encode.rows import Row, read_frame, rows_of, rows_of_images
@@ -21,6 +21,9 @@ from pipeline.masks.instances import layers_from_texts, regions_of
 from pipeline.masks.metrics import metric_of
 from pipeline.masks.overlaps import confusion
 from pipeline.predictions.format.expected import Expected, Key
+
+USAGE, PARTS = "Usage", ("Public", "Private")
+"""The column in which Kaggle's solutions say what a row is used for, and its values."""
 
 
 @dataclass
@@ -72,6 +75,32 @@ def truth_ids(truth: Path, want: Expected) -> list[str]:
     if want.settings.format == "labels":
         return list(dict.fromkeys(image_id for _, image_id, _ in read_labels(truth, want)))
     return list(dict.fromkeys(image_id for image_id, _ in _read(truth, "the truth", want, of_truth=True)))
+
+
+def truth_usage(truth: Path, want: Expected) -> dict[str, str] | None:
+    """Returns which part of the leaderboard each image of a truth belongs to, by Kaggle's column `Usage`: Public or
+    Private, images that are Ignored left out; None where a truth has no such column.
+
+    Raises:
+        PipelineError: the column holds something else, an image has rows of both parts, or a part has no image.
+    """
+    if want.settings.format != "rle":
+        return None
+    frame = read_frame(truth, want)
+    if USAGE not in frame:
+        return None
+    found: dict[str, str] = {}
+    images = {text: image_id for image_id, text in want.written.items()}
+    keys = keys_of(frame, want.settings, want.labels)
+    for row, (name, _), text in zip(frame.index + 2, keys, frame[USAGE], strict=True):
+        image_id, part = images.get(str(name), str(name)), text.strip().capitalize()
+        if part not in (*PARTS, "Ignored"):
+            raise PipelineError(f"{truth} row {row}: {USAGE} is {text!r}; expected Public, Private or Ignored.")
+        if found.setdefault(image_id, part) != part:
+            raise PipelineError(f"{truth} row {row}: image {image_id} is {part} here and {found[image_id]} before.")
+    if missing := [part for part in PARTS if part not in found.values()]:
+        raise PipelineError(f"{truth}: no image is {missing[0]} in the column {USAGE}; expected some of both parts.")
+    return {image_id: part for image_id, part in found.items() if part in PARTS}
 
 
 def row_scores(frame: pd.DataFrame, truth: pd.DataFrame, competition: Competition, want: Expected) -> pd.Series:

@@ -2,6 +2,9 @@
 
     python -m pipeline leaderboard FOLDER TRUTH --competition NAME --public 0.3
 
+Where TRUTH has Kaggle's column `Usage`, as the solution.csv of `make-competition`, it says which images are public and
+which private.
+
 writes  work/<competition>/leaderboard.csv and .html
 """
 
@@ -21,6 +24,9 @@ from pipeline.encode.file_kinds import files_in, record_of, stem
 from pipeline.encode.submission import Expected
 from pipeline.masks.metrics import final_metric
 from pipeline.report import charts, page
+
+PUBLIC = 0.3
+"""The share of the images that is public, where nothing else is said."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +118,7 @@ def split(ids: list[str], share: float, seed: int = 0) -> tuple[list[str], list[
 
 
 def leaderboard(
-    folder: Path, truth: Path, competition: Competition, want: Expected, share: float, seed: int = 0
+    folder: Path, truth: Path, competition: Competition, want: Expected, share: float | None = None, seed: int = 0
 ) -> Board:
     """Returns the submissions in a folder with their scores on both parts.
 
@@ -121,18 +127,20 @@ def leaderboard(
         truth: true masks, in the format of a submission.
         competition: the competition, for its metric.
         want: the expected content of a submission.
-        share: share of the images in the public part.
-        seed: seed of the random split.
+        share: share of the images in the public part; None: the column `Usage` of the truth decides, or PUBLIC if there
+            is no such column.
+        seed: seed of the random split, if there is no such column.
 
     Raises:
-        PipelineError: no file in the folder can be scored.
+        PipelineError: no file in the folder can be scored, `share` is given although the truth has a column `Usage`, or
+            that column holds another value than Public, Private and Ignored.
     """
     if not folder.is_dir():
         raise PipelineError(f"{folder} is not a folder; expected a folder of submissions.")
     paths = [path for path in files_in(folder) if path.resolve() != truth.resolve() and path.name != "log.csv"]
     if not paths:
         raise PipelineError(f"{folder} contains no submission; expected files such as .csv or .parquet.")
-    parts = [set(part) for part in split(scoring.truth_ids(truth, want), share, seed)]
+    parts = _parts(truth, want, share, seed)
     rows: list[dict[str, Any]] = []
     unscored: dict[str, str] = {}
     for path in track(paths, "score", len(paths)):
@@ -152,6 +160,21 @@ def leaderboard(
         board[f"{name}_rank"] = (-sign * board[name]).rank(method="min").astype(int)
     board = board.sort_values(["public_rank", "name"], ignore_index=True)
     return Board(competition.name, competition.scored_by, sign, len(parts[0]), len(parts[1]), board, unscored)
+
+
+def _parts(truth: Path, want: Expected, share: float | None, seed: int) -> tuple[set[str], set[str]]:
+    """The ids of the public and of the private images."""
+    usage = scoring.truth_usage(truth, want)
+    if usage is None:
+        public, private = split(scoring.truth_ids(truth, want), PUBLIC if share is None else share, seed)
+        return set(public), set(private)
+    if share is not None:
+        raise PipelineError(
+            f"--public {share:g}: the column {scoring.USAGE} of {truth} says already which images are public; leave "
+            "--public out."
+        )
+    parts = [{one for one, part in usage.items() if part == name} for name in scoring.PARTS]
+    return parts[0], parts[1]
 
 
 def _estimate(path: Path) -> float:

@@ -101,11 +101,11 @@ class SegmentationNetwork(Module):
         """Returns the outputs at the size of the input. The inner network sees the input padded to its stride."""
         images = self._normalized(pixels.float())
         height, width = images.shape[2:]
-        bottom = _padded(height, self.stride, self.smallest) - height
-        right = _padded(width, self.stride, self.smallest) - width
+        bottom = padded(height, self.stride, self.smallest) - height
+        right = padded(width, self.stride, self.smallest) - width
         if bottom or right:
             images = functional.pad(images, (0, right, 0, bottom), mode="replicate")
-        output = _as_output(self.network(images.contiguous(memory_format=torch.channels_last)))
+        output = as_output(self.network(images.contiguous(memory_format=torch.channels_last)))
         if self.background_output:
             output = _without_background(output)
         mask, presence, deep = output
@@ -145,8 +145,21 @@ def build(settings: ModelSettings, channels: int, classes: int, weights: Path | 
         if settings.dropout:
             _add_dropout(network, settings)
         _check(network, settings, channels, classes, outputs)
-    size = _padded(CHECKED_SIZE, stride(network), smallest(network))
+    size = padded(CHECKED_SIZE, stride(network), smallest(network))
     freeze(encoder_of(network), settings, torch.zeros((1, channels, size, size)))
+    return network
+
+
+def construct(settings: ModelSettings, channels: int, classes: int) -> Module:
+    """Returns the network of the settings, from scratch, before any image has gone through it.
+
+    Raises:
+        PipelineError: as `build`, but nothing is known yet of what the network returns.
+    """
+    with _first_on_path(root()):
+        network = _constructed(settings, channels, classes, settings.planes(classes) + settings.background_output)
+        if settings.dropout:
+            _add_dropout(network, settings)
     return network
 
 
@@ -213,11 +226,13 @@ def _statistics(normalize: str, channels: int) -> tuple[Tensor, Tensor]:
     return Statistics().of_channels(channels)
 
 
-def _padded(length: int, stride: int, smallest: int) -> int:
+def padded(length: int, stride: int, smallest: int) -> int:
+    """Returns the side that an image of this side is padded to before a network sees it."""
     return -(-max(length, smallest) // stride) * stride
 
 
-def _as_output(value: Any) -> Output:
+def as_output(value: Any) -> Output:
+    """Returns what a network returned as an Output: logits, (logits, presence), or an Output."""
     if isinstance(value, Output):
         return value
     return Output(*value) if isinstance(value, tuple | list) else Output(value)
@@ -353,11 +368,11 @@ def _own_class(name: str) -> type[Module]:
 
 def _check(network: Module, settings: ModelSettings, channels: int, classes: int, outputs: int) -> None:
     """Checks the outputs of one forward pass, so that a wrong network is found before anything is trained."""
-    size = _padded(CHECKED_SIZE, stride(network), smallest(network))
+    size = padded(CHECKED_SIZE, stride(network), smallest(network))
     name, shape, training = settings.architecture, (1, channels, size, size), network.training
     try:
         with torch.no_grad():
-            output = _as_output(network.eval()(torch.zeros(shape)))
+            output = as_output(network.eval()(torch.zeros(shape)))
     except Exception as error:  # a user's code may raise anything
         pass_on(error)
         encoder = "" if ":" in name else f" with encoder {settings.encoder}"

@@ -234,6 +234,20 @@ def open_competition(path: Path) -> Competition:
     return check_settings(path.stem, read_yaml(path))
 
 
+def competition_of(name: str, folder: Path, assignments: Sequence[str] = ()) -> Competition:
+    """Returns how the raw files in a folder are read, as far as it can be guessed; nothing is written.
+
+    Args:
+        name: of the competition.
+        folder: the raw files.
+        assignments: `key=value` with dotted keys, instead of what would be guessed.
+
+    Raises:
+        PipelineError: as write_new.
+    """
+    return check_settings(name, _given(look(folder, name), assignments).settings())
+
+
 def check_settings(name: str, data: dict[str, Any]) -> Competition:
     """Returns the competition of settings, with harmless values for settings that are still to fill in.
 

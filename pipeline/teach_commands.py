@@ -1,0 +1,127 @@
+"""The commands for courses: a network checked before it is trained, and a competition made of images and masks."""
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipeline.core.errors import PipelineError
+from pipeline.options import Assignments
+
+if TYPE_CHECKING:
+    from pipeline.teach.examples import Source
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands."""
+    app.command("check-model")(check_model)
+    app.command("make-competition")(make_competition)
+
+
+def check_model(
+    name: Annotated[
+        str,
+        typer.Argument(metavar="NETWORK", help="module:Class, or an architecture of segmentation-models-pytorch."),
+    ],
+    size: Annotated[str, typer.Option("--size", metavar="ROWSxCOLUMNS", help="Of the images, or one side.")] = "64",
+    channels: Annotated[int, typer.Option("--channels", help="Of the images.")] = 1,
+    classes: Annotated[int, typer.Option("--classes", help="Channels of the logits.")] = 1,
+    encoder: Annotated[str, typer.Option("--encoder", help="Of an architecture by its name.")] = "resnet18",
+    options: Annotated[
+        list[str] | None,
+        typer.Option("--option", metavar="KEY=VALUE", help="An argument of the class; repeatable."),
+    ] = None,
+    minutes: Annotated[float, typer.Option("--minutes", help="For training on eight drawn images.")] = 1.0,
+    seed: Annotated[int, typer.Option("--seed", help="Of the weights and the drawn images.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+) -> None:
+    """Check a network before it is trained: shapes, parameters, gradients, logits, and whether it can learn."""
+    import json
+    import sys
+
+    from rich.console import Console
+
+    from pipeline.core.console import loading_torch
+
+    rows_columns = _size_of(size)
+    with loading_torch():
+        from pipeline.teach import check_model as checking
+    settings = checking.model_settings(name, encoder, options or [])
+    report = checking.check_model(checking.Request(settings, rows_columns, channels, classes, minutes, seed))
+    if as_json:
+        typer.echo(json.dumps(report.as_json(), ensure_ascii=False))
+    else:
+        Console(width=None if sys.stdout.isatty() else 120, emoji=False).print(report.table())
+        typer.echo(report.last_line())
+    raise typer.Exit(0 if report.passed else 1)
+
+
+def _size_of(text: str) -> tuple[int, int]:
+    """Rows and columns of `96` or `96x128`."""
+    if not re.fullmatch(r"\d{1,5}([x×]\d{1,5})?", text):
+        raise PipelineError(f"--size {text}: expected one side or ROWSxCOLUMNS, for instance 128 or 96x128.")
+    sides = [int(part) for part in re.split("[x×]", text)]
+    return sides[0], sides[-1]
+
+
+def make_competition(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where to make it; its name is the competition's.")],
+    source: Annotated[
+        str,
+        typer.Option(
+            "--from",
+            metavar="SOURCE",
+            help="A folder of images and masks; a competition's name, or the path of its YAML; or sample.",
+        ),
+    ],
+    name: Annotated[str | None, typer.Option("--name", help="Another name of the competition.")] = None,
+    title: Annotated[str | None, typer.Option("--title", help="What people call it; default: its name.")] = None,
+    test: Annotated[float, typer.Option("--test", help="The share of the images that is test.")] = 0.3,
+    public: Annotated[float, typer.Option("--public", help="The share of the test images that is public.")] = 0.3,
+    group: Annotated[
+        str | None, typer.Option("--group", help="What stays on one side: a column, or a pattern of the id.")
+    ] = None,
+    metric: Annotated[str | None, typer.Option("--metric", help="For instance dice; default: the source's.")] = None,
+    masks: Annotated[
+        str | None, typer.Option("--masks", metavar="csv|png", help="Training masks as run lengths, or as images.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", help="Of the split and the ids; default: drawn, and kept for the teacher.")
+    ] = None,
+    keep_apart: Annotated[
+        bool, typer.Option("--keep-apart", help="Let near-duplicates stand in training and test.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace what was made there before.")] = False,
+    assignments: Assignments = None,
+) -> None:
+    """Make a competition as Kaggle stores it of images and masks: files for students, and the teacher's solution."""
+    from pipeline.teach.make_competition import Request, make_competition, with_settings
+
+    found = with_settings(_source(source, assignments or []), group)
+    request = Request(folder, name, title, test, public, seed, metric, masks, not keep_apart, force)
+    for line in make_competition(found, request).lines():
+        typer.echo(line)
+
+
+def _source(text: str, assignments: list[str]) -> "Source":
+    """The raw files that are meant, and how they are read."""
+    from pipeline.core.config.raw_layouts import load_competition
+    from pipeline.core.run import input_folder
+    from pipeline.new.wizard import competition_of
+    from pipeline.notebook import ensure_sample, load_run
+    from pipeline.teach.examples import Source
+
+    folder = Path(text).expanduser()
+    if folder.is_dir():
+        place = folder.absolute()
+        name = re.sub(r"[^a-z0-9._-]", "-", place.name.lower()).strip("-._") or "source"
+        return Source(competition_of(name, place, assignments), place)
+    if "/" in text and not text.endswith((".yaml", ".yml")):
+        raise PipelineError(f"{text} is no folder; expected a folder of images and masks, or a competition.")
+    if assignments:
+        raise PipelineError("--set goes with --from FOLDER; the YAML of a competition says how its files are read.")
+    if text == "sample":
+        ensure_sample(load_run("sample"))
+    competition = load_competition(text)
+    return Source(competition, input_folder(competition))

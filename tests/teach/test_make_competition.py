@@ -1,0 +1,454 @@
+"""`make-competition`: what it writes, that nothing of it gives the test masks away, and that scores agree."""
+
+import json
+import re
+import zipfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from conftest import TRAIN_IDS, Tiny, encoded
+from typer.testing import CliRunner
+
+from pipeline.__main__ import app
+from pipeline.core import driver
+from pipeline.core.config.raw_layouts import load_competition
+from pipeline.core.errors import PipelineError
+from pipeline.core.run import open_run
+from pipeline.encode import scoring
+from pipeline.encode.submission import expected_by_name
+from pipeline.masks import rle
+from pipeline.teach import competition_files, make_competition
+from pipeline.teach.competition_files import Made, write_students
+from pipeline.teach.competition_metric import check_metric, metric_text
+from pipeline.teach.competition_page import data_page, data_picture
+from pipeline.teach.competition_split import Plan, plan, together
+from pipeline.teach.examples import Example, Source, read_examples, telling_properties
+
+
+def made(tiny: Tiny, *options: str, source: str | Path | None = None, name: str = "course") -> Path:
+    """The folder of a competition that the command made of the tiny one, or of another source."""
+    arguments = ["make-competition", str(tiny.root / name), "--from", str(source or tiny.competition_path), *options]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.exception
+    return tiny.root / name
+
+
+def refused(tiny: Tiny, *options: str, source: str | Path | None = None, name: str = "course") -> str:
+    """The message of a command that fails and leaves nothing."""
+    arguments = ["make-competition", str(tiny.root / name), "--from", str(source or tiny.competition_path), *options]
+    done = CliRunner().invoke(app, arguments)
+    assert isinstance(done.exception, PipelineError), done.output
+    assert not list(tiny.root.glob(".*.partial"))
+    return str(done.exception)
+
+
+def grouped(tiny: Tiny) -> None:
+    """Gives the tiny competition its patients as groups, and each the looks of its own."""
+    tiny.settings["group"] = "patient"
+    tiny.save()
+
+
+def decoded(folder: Path, tiny: Tiny, name: str = "course") -> str:
+    """The path of the YAML of a made competition whose images were decoded."""
+    (tiny.root / "input" / name).symlink_to(folder / "students")
+    run = open_run(str(folder / "students" / "recipes" / f"{name}.yaml"))
+    driver.run_stage(run, "decode")
+    return str(folder / "students" / "competitions" / f"{name}.yaml")
+
+
+def test_what_is_written(tiny: Tiny) -> None:
+    grouped(tiny)
+    folder = made(tiny, "--seed", "3")
+    key = pd.read_csv(folder / "teacher" / "key.csv", dtype=str, keep_default_na=False)
+    assert sorted(key["source_id"]) == TRAIN_IDS and key["id"].str.fullmatch("[bcdfghjkmnpqrstvwxz]{8}").all()
+    sides = key.groupby("source_group")[["subset", "Usage"]].nunique()
+    assert (sides == 1).all(axis=None) and set(key["Usage"]) == {"", "Public", "Private"}
+    students = folder / "students"
+    for row in key.itertuples():
+        stored = cv2.imread(str(students / str(row.subset) / f"{row.id}.png"), cv2.IMREAD_UNCHANGED)
+        assert (stored == tiny.images[str(row.source_id)]).all()
+    train = pd.read_csv(students / "train.csv", keep_default_na=False).set_index("id")["rle"]
+    solution = pd.read_csv(folder / "teacher" / "solution.csv", keep_default_na=False).set_index("id")
+    for row in key.itertuples():
+        text = train[row.id] if row.subset == "train" else solution["rle"][row.id]
+        assert (rle.decode(text, (40, 60)) == tiny.masks[str(row.source_id)]).all()
+    assert list(solution.columns) == ["rle", "height", "width", "Usage"]
+    sample = pd.read_csv(students / "sample_submission.csv")
+    assert sample["id"].tolist() == solution.index.tolist() == sorted(solution.index) and set(sample["rle"]) == {"1 1"}
+    settings = load_competition(str(students / "competitions" / "course.yaml"))
+    assert (settings.group, settings.shape, settings.metric, settings.classes) == ("group", (40, 60), "dice", ["thing"])
+    page = (students / "DATA.md").read_text()
+    assert "![Training images with their true masks](data.png)" in page and "images are of" in page
+    assert cv2.imread(str(students / "data.png")).shape[1] > 500
+
+
+def test_the_metric_and_the_leaderboard_agree(tiny: Tiny) -> None:
+    folder = made(tiny, "--seed", "1", "--test", "0.5", "--public", "0.4")
+    path = decoded(folder, tiny)
+    truth = folder / "teacher" / "solution.csv"
+    submissions = tiny.root / "subs"
+    submissions.mkdir()
+    solution = pd.read_csv(truth, keep_default_na=False)
+    solution[["id", "rle"]].to_csv(submissions / "perfect.csv", index=False)
+    shifted = [rle.encode(np.roll(rle.decode(text, (40, 60)), 3, 1)) for text in solution["rle"]]
+    solution[["id"]].assign(rle=shifted).to_csv(submissions / "shifted.csv", index=False)
+    done = CliRunner().invoke(app, ["leaderboard", str(submissions), str(truth), "--competition", path])
+    assert done.exit_code == 0, done.exception
+    board = pd.read_csv(tiny.root / "work" / "course" / "leaderboard.csv").set_index("name")
+    assert board.loc["perfect", ["public", "private"]].tolist() == [1, 1]
+    parts = {name: solution["Usage"].eq(name.capitalize()) for name in ("public", "private")}
+    space: dict[str, Any] = {}
+    exec((folder / "students" / "metric.py").read_text(), space)
+    predicted = pd.read_csv(submissions / "shifted.csv")
+    true = pd.read_csv(truth)
+    for name, chosen in parts.items():
+        assert 0 < chosen.sum() < len(chosen) and f"{chosen.sum()} images public" in done.output or name == "private"
+        score = space["score"](true[chosen], predicted[chosen], "id")
+        assert score == pytest.approx(board.loc["shifted", name], abs=1e-6) and 0 < score < 1
+    again = CliRunner().invoke(
+        app, ["leaderboard", str(submissions), str(truth), "--competition", path, "--public", "0.3"]
+    )
+    assert "the column Usage of" in str(again.exception) and "leave --public out" in str(again.exception)
+    solution.assign(Usage=["Public"] * (len(solution) - 1) + ["Secret"]).to_csv(tiny.root / "odd.csv", index=False)
+    wrong = CliRunner().invoke(
+        app, ["leaderboard", str(submissions), str(tiny.root / "odd.csv"), "--competition", path]
+    )
+    assert f"row {len(solution) + 1}: Usage is 'Secret'; expected Public, Private or Ignored" in str(wrong.exception)
+
+
+def random_masks(rng: np.random.Generator, classes: int) -> np.ndarray:
+    """Masks (classes, 20, 30) of which no two overlap, and some are empty."""
+    numbers = rng.integers(0, classes + 1, (4, 5)).repeat(5, 0).repeat(6, 1)
+    numbers[rng.random(numbers.shape) < 0.2] = 0
+    return np.stack([numbers == number + 1 for number in range(classes)]).astype(np.uint8)
+
+
+def folder_of_masks(tiny: Tiny, classes: int, several: bool) -> Path:
+    """A folder of sixteen images with mask images: class maps, or of one class."""
+    folder, rng = tiny.root / "raw", np.random.default_rng(0)
+    for number in range(16):
+        masks = random_masks(rng, classes)
+        image = rng.integers(0, 256, (20, 30, 3), np.uint8)
+        mask = sum((plane * (place + 1) for place, plane in enumerate(masks)), np.zeros((20, 30), np.uint8))
+        mask = mask if several else 255 * masks[0]
+        for kind, pixels in (("images", image), ("masks", mask.astype(np.uint8))):
+            (folder / kind).mkdir(parents=True, exist_ok=True)
+            (folder / kind / f"scan{number}.png").write_bytes(encoded(pixels, "png"))
+    return folder
+
+
+@pytest.mark.parametrize(
+    "metric", ["dice", "iou", "iou_precision", "f_beta(beta=2)", "dice(over=data_set)", "mean_iou"]
+)
+def test_metric_py_is_the_built_in_metric(metric: str, tiny: Tiny) -> None:
+    maps = metric == "mean_iou"
+    tiny.settings |= {"train": {"images": "images/{id}.png", "masks": "masks/{id}.png"}, "test": None, "metric": metric}
+    tiny.settings |= {"classes": {"ground": 0, "cell": 1, "nerve cell": 2} if maps else ["cell"], "shape": None}
+    tiny.settings |= {"kind": "multiclass"} if maps else {}
+    for name in ("sample_submission", "columns"):
+        del tiny.settings[name]
+    tiny.save()
+    folder_of_masks(tiny, 2, maps).rename(tiny.root / "input" / "raw")
+    tiny.settings["input"] = "raw"
+    tiny.save()
+    folder = made(tiny, "--seed", "1", "--masks", "png" if maps or metric == "iou" else "csv")
+    path = decoded(folder, tiny)
+    competition, want = expected_by_name(path)
+    truth = folder / "teacher" / "solution.csv"
+    solution = pd.read_csv(truth, keep_default_na=False)
+    if maps:
+        assert solution["id"].str.contains("_[12]$").all()
+    texts = [rle.encode(np.roll(rle.decode(text, (20, 30)), 1, 1)) for text in solution["rle"]]
+    submission = tiny.root / "s.csv"
+    solution[["id"]].assign(rle=texts).to_csv(submission, index=False)
+    built_in, _ = scoring.score(submission, truth, competition, want)
+    data = yaml.safe_load(Path(path).read_text())
+    data["metric"] = {"file": "metric.py", "tune": metric, "solution": {"height": "{height}", "width": "{width}"}}
+    other = Path(path).with_name("course.yaml")
+    other.write_text(yaml.safe_dump(data))
+    competition, want = expected_by_name(str(other))
+    published, _ = scoring.score(submission, truth, competition, want)
+    assert published == pytest.approx(built_in, abs=1e-12) and 0 < built_in < 1
+
+
+def test_metric_py_refuses(tiny: Tiny) -> None:
+    space: dict[str, Any] = {}
+    exec(metric_text("Cells", check_metric("dice", False), ["cell"], False), space)
+    solution = pd.DataFrame({"id": ["a", "b"], "rle": ["1 2", None], "height": 2, "width": 3})
+    for rows, message in (
+        ({"id": ["a"], "rle": ["1 2"]}, "The ids differ .* for instance b"),
+        ({"id": ["a", "c"], "rle": ["1 2", ""]}, "The ids differ"),
+        ({"id": ["a", "a"], "rle": ["1 2", ""]}, "The id a is repeated"),
+        ({"id": ["a", "b"], "mask": ["1 2", ""]}, "needs the columns id and rle"),
+        ({"id": ["a", "b"], "rle": ["1 x", ""]}, "mask of a holds something else than whole numbers"),
+        ({"id": ["a", "b"], "rle": ["1 2 3", ""]}, "mask of a is no list"),
+        ({"id": ["a", "b"], "rle": ["0 2", ""]}, "mask of a is no list"),
+        ({"id": ["a", "b"], "rle": ["1 7", ""]}, "mask of a is no list .* between 1 and 6"),
+        ({"id": ["a", "b"], "rle": ["6 2", ""]}, "end behind pixel 6"),
+        ({"id": ["a", "b"], "rle": ["1 3 2 1", ""]}, "The runs of a overlap"),
+        ({"id": ["a", "b"], "rle": [f"1 {2**62} {2**62} {2**62}", ""]}, "mask of a is no list"),
+    ):
+        with pytest.raises(space["ParticipantVisibleError"], match=message):
+            space["score"](solution, pd.DataFrame(rows), "id")
+    assert space["score"](solution, pd.DataFrame({"id": ["b", "a"], "rle": [None, "1 2"]}), "id") == 1
+
+
+# --- what students could find out ------------------------------------------------------------------------------------
+
+
+def parts(tiny: Tiny, masks: str = "csv") -> tuple[list[Example], Plan, Made]:
+    """The tiny competition, read and planned."""
+    source = Source(load_competition(str(tiny.competition_path)), tiny.input)
+    examples = read_examples(source)
+    planned = plan(examples, 0.4, 0.5, 7, source.competition.clean.duplicates)
+    dice = check_metric("dice", False)
+    return examples, planned, Made("course", "Course", ["thing"], "binary", masks, dice, 1, (40, 60), 3, True)
+
+
+def students_zip(folder: Path, examples: Sequence[Example], planned: Plan, like: Made) -> bytes:
+    """The archive that students get."""
+    students = folder / "students"
+    students.mkdir(parents=True)
+    write_students(students, examples, planned, like)
+    (students / "DATA.md").write_text(data_page(examples, planned, like))
+    cv2.imwrite(str(students / "data.png"), data_picture(examples, planned, like))
+    competition_files.even_times(students)
+    competition_files.write_archive(folder / "s.zip", students)
+    return (folder / "s.zip").read_bytes()
+
+
+@pytest.mark.parametrize("masks", ["csv", "png"])
+def test_nothing_that_students_get_depends_on_the_test_masks(masks: str, tiny: Tiny) -> None:
+    """Byte for byte: neither on masks, nor on names, groups, paths and order of the test images in the source."""
+    grouped(tiny)
+    examples, planned, like = parts(tiny, masks)
+    rng = np.random.default_rng(0)
+    other = []
+    for place, (example, test) in enumerate(zip(examples, planned.test, strict=True)):
+        if test:
+            item = replace(example.item, image_id=f"x{place}", path=f"elsewhere/{place}.tif", group=f"q{place}")
+            text = rle.encode(rng.integers(0, 2, (40, 60))) if not example.texts[0] else ""
+            example = replace(example, item=item, texts=(text,))
+        other.append(example)
+    first = students_zip(tiny.root / "one", examples, planned, like)
+    order = rng.permutation(len(examples))
+    shuffled = Plan(
+        [planned.ids[place] for place in order], planned.test[order], planned.public[order], planned.clusters[order],
+        [planned.groups[place] for place in order],
+    )  # fmt: skip
+    assert first == students_zip(tiny.root / "two", other, planned, like)
+    assert first == students_zip(tiny.root / "three", [other[place] for place in order], shuffled, like)
+    public = replace(planned, public=planned.test & ~planned.public)
+    assert first == students_zip(tiny.root / "four", examples, public, like)
+
+
+def test_files_carry_no_further_data(tiny: Tiny) -> None:
+    grouped(tiny)
+    folder = made(tiny)
+    students = folder / "students"
+    assert len({path.stat().st_mtime for path in [students, *students.rglob("*")]}) == 1
+    with zipfile.ZipFile(folder / "course.zip") as archive:
+        entries = archive.infolist()
+        assert [entry.filename for entry in entries] == sorted(entry.filename for entry in entries)
+        assert len({(entry.date_time, entry.external_attr, entry.comment, entry.extra) for entry in entries}) == 1
+        content = {entry.filename: archive.read(entry) for entry in entries}
+    assert set(content) == {path.relative_to(students).as_posix() for path in students.rglob("*") if path.is_file()}
+    assert not any("solution" in name or "teacher" in name or "key" in name for name in content)
+    for name, data in content.items():
+        if name.endswith(".png"):  # pixels alone: no time, text, EXIF or profile
+            assert png_chunks(data) == {b"IHDR", b"IDAT", b"IEND"}
+        else:
+            text = data.decode()
+            seed = json.loads((folder / "teacher" / "made.json").read_text())["seed"]
+            assert str(seed) not in text and str(tiny.root) not in text and "Usage" not in text
+            assert not re.search(r"\b(a\d\d|p\d)\b", text), name  # ids and patients of the source
+    key = pd.read_csv(folder / "teacher" / "key.csv", dtype=str)
+    tests = set(key["id"][key["subset"] == "test"])
+    table = content["train.csv"].decode()
+    assert not any(name in table for name in tests)
+    sample = pd.read_csv(students / "sample_submission.csv")
+    assert set(sample["id"]) == tests
+
+
+def png_chunks(data: bytes) -> set[bytes]:
+    """The names of the chunks of a PNG."""
+    found, place = set(), 8
+    while place < len(data):
+        length = int.from_bytes(data[place : place + 4], "big")
+        found.add(data[place + 4 : place + 8])
+        place += 12 + length
+    return found
+
+
+def test_ids_say_nothing(tiny: Tiny) -> None:
+    """Neither subset, order nor mask: they are drawn before anything is known of the images but their number."""
+    examples, planned, _ = parts(tiny)
+    swapped = [replace(example, texts=("1 5",)) for example in examples]
+    assert plan(swapped, 0.4, 0.5, 7, None).ids != sorted(planned.ids)
+    many = [examples[number % 12] for number in range(600)]
+    drawn = plan(many, 0.5, 0.5, 11, None)
+    ranks = np.argsort(np.argsort(drawn.ids))
+    for values in (np.arange(600), drawn.test, drawn.public, [bool(one.texts[0]) for one in many]):
+        assert abs(np.corrcoef(ranks, np.asarray(values, float))[0, 1]) < 0.15
+    assert len(set(drawn.ids)) == 600
+
+
+def test_files_are_stored_alike(tiny: Tiny) -> None:
+    """An RGB image among grey ones: both subsets have three channels, of one type."""
+    colour = np.random.default_rng(5).integers(0, 256, (40, 60, 3), np.uint8)
+    tiny.path("a02").write_bytes(encoded(colour))
+    folder = made(tiny)
+    shapes = {cv2.imread(str(path), cv2.IMREAD_UNCHANGED).shape for path in (folder / "students").glob("t*/*.png")}
+    assert shapes == {(40, 60, 3)}
+    assert load_competition(str(folder / "students" / "competitions" / "course.yaml")).metric == "dice"
+
+
+def test_what_the_source_gives_away(tiny: Tiny) -> None:
+    examples, _, _ = parts(tiny)
+    assert telling_properties(examples) == []
+    small = [replace(one, shape=(20, 20, 1)) if not one.texts[0] else one for one in examples]
+    (told,) = telling_properties(small)
+    assert told.startswith("The size of an image says in 100% of cases whether its mask is empty (chance: 75%)")
+
+
+# --- splits ----------------------------------------------------------------------------------------------------------
+
+
+def test_near_duplicates_stay_on_one_side(tiny: Tiny) -> None:
+    grouped(tiny)
+    tiny.path("a05").write_bytes(encoded(np.clip(tiny.images["a01"].astype(int) + 1, 0, 255).astype(np.uint8)))
+    source = Source(load_competition(str(tiny.competition_path)), tiny.input)
+    examples = read_examples(source)
+    settings = source.competition.clean.duplicates
+    names = [one.item.image_id for one in examples]
+    alone, joined = together(examples, None), together(examples, settings)
+    first, copy, same_patient = (names.index(name) for name in ("a01", "a05", "a06"))
+    assert alone[first] != alone[copy] == alone[same_patient] and joined[first] == joined[copy] == joined[same_patient]
+    for seed in range(20):
+        planned = plan(examples, 0.4, 0.5, seed, settings)
+        assert len({(planned.test[place], planned.public[place]) for place in (first, copy, same_patient)}) == 1
+
+
+def test_shares_and_seeds(tiny: Tiny) -> None:
+    first, again = made(tiny, "--seed", "4", name="one"), made(tiny, "--seed", "4", "--name", "one", name="two")
+    assert (first / "one.zip").read_bytes() == (again / "one.zip").read_bytes()
+    third, fourth = made(tiny, name="three"), made(tiny, name="four")
+    seeds = [json.loads((folder / "teacher" / "made.json").read_text())["seed"] for folder in (third, fourth)]
+    assert seeds[0] != seeds[1]
+    counts = json.loads((first / "teacher" / "made.json").read_text())["counts"]
+    assert counts == {"train": 8, "test": 4, "public": 1, "private": 3, "sets": 12}
+    key = pd.read_csv(first / "teacher" / "key.csv", keep_default_na=False)
+    empty = key["source_id"].map({name: not mask.any() for name, mask in tiny.masks.items()})
+    assert empty[key["subset"] == "test"].sum() == 1  # of three empty masks among twelve
+
+
+def test_few_groups(tiny: Tiny) -> None:
+    for place, row in enumerate(tiny.rows):
+        row["patient"] = "p0" if place < 6 else "p1"
+    grouped(tiny)
+    assert "--public 0.3: all 6 images must stay together" in refused(tiny)
+    for place, row in enumerate(tiny.rows):
+        row["patient"] = f"p{place // 4}"
+    tiny.save()
+    assert "--public 0.3: all 4 images must stay together" in refused(tiny)
+    tiny.settings["group"] = None
+    tiny.save()
+    folder = made(tiny, "--group", "age", name="by-age")
+    assert "group" in pd.read_csv(folder / "students" / "train.csv")
+
+
+# --- sources and faults ----------------------------------------------------------------------------------------------
+
+
+def test_a_folder_of_images_and_masks(tiny: Tiny) -> None:
+    folder = made(tiny, "--set", "metric=iou", "--masks", "png", source=folder_of_masks(tiny, 1, False))
+    students = folder / "students"
+    settings = load_competition(str(students / "competitions" / "course.yaml"))
+    assert settings.metric == "iou" and not (students / "train.csv").exists()
+    assert len(list((students / "train_masks").glob("*.png"))) == len(list((students / "train").glob("*.png"))) == 11
+    decoded(folder, tiny)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "channels", "suffix"), [(np.uint16, 1, "png"), (np.uint8, 4, "npy"), (float, 2, "npy")]
+)
+def test_other_images(dtype: type, channels: int, suffix: str, tiny: Tiny) -> None:
+    """16 bits, many channels, and floats, which become 16 bits."""
+    rng = np.random.default_rng(2)
+    images = rng.random((16, 20, 30, channels))
+    images = (images * np.iinfo(dtype).max).astype(dtype) if dtype is not float else images.astype(np.float32)
+    masks = np.stack([random_masks(rng, 1)[0] for _ in images])
+    np.save(tiny.input / "x.npy", images)
+    np.save(tiny.input / "y.npy", masks)
+    settings = {"title": "Arrays", "reader": "arrays", "train": {"images": "x.npy", "masks": "y.npy"}, "test": None}
+    settings |= {"classes": ["cell"], "metric": "dice", "channels": channels, "input": "tiny"}
+    settings |= {"value_range": [0, 1]} if dtype is float else {}
+    source = tiny.root / "arrays.yaml"
+    source.write_text(yaml.safe_dump(settings))
+    folder = made(tiny, source=source)
+    decoded(folder, tiny)
+    key = pd.read_csv(folder / "teacher" / "key.csv", dtype=str, keep_default_na=False)
+    row = key.iloc[0]
+    path = folder / "students" / row["subset"] / f"{row['id']}.{suffix}"
+    stored = np.load(path) if suffix == "npy" else cv2.imread(str(path), cv2.IMREAD_UNCHANGED)[..., None]
+    expected = images[int(row["source_id"])]
+    expected = np.rint(expected.astype(np.float16).astype(float) * 65535) if dtype is float else expected
+    assert stored.dtype == (np.uint8 if dtype is np.uint8 else np.uint16)
+    assert (stored == expected).all()
+
+
+def test_several_classes_that_overlap(tiny: Tiny) -> None:
+    tiny.settings |= {"classes": ["big cell", "small/cell"], "columns": {"id": "id", "label": "class", "rle": "mask"}}
+    rows = [{**row, "class": name} for row in tiny.rows for name in tiny.settings["classes"]]
+    tiny.rows = [{**row, "mask": "" if row["class"] == "small/cell" else row["mask"]} for row in rows]
+    del tiny.settings["sample_submission"]
+    tiny.save()
+    folder = made(tiny)
+    solution = pd.read_csv(folder / "teacher" / "solution.csv", keep_default_na=False)
+    assert solution["id"].str.fullmatch("[a-z]{8}_(big-cell|small-cell)").all() and len(solution) == 8
+    path = decoded(folder, tiny)
+    competition, want = expected_by_name(path)
+    solution[["id", "rle"]].to_csv(tiny.root / "s.csv", index=False)
+    assert scoring.score(tiny.root / "s.csv", folder / "teacher" / "solution.csv", competition, want) == (1.0, 8)
+
+
+def test_bad_input(tiny: Tiny) -> None:
+    assert "nowhere/raw is no folder; expected a folder of images" in refused(tiny, source="nowhere/raw")
+    assert "There is no competition named `tinyy`" in refused(tiny, source="tinyy")
+    assert "--set goes with --from FOLDER" in refused(tiny, "--set", "metric=dice")
+    assert "--metric hausdorff: metric.py can hold dice, iou" in refused(tiny, "--metric", "hausdorff")
+    assert "--metric dise: there is no metric `dise`" in refused(tiny, "--metric", "dise")
+    assert "--masks tiff: expected csv or png" in refused(tiny, "--masks", "tiff")
+    assert "--test 1: expected a share between 0 and 1" in refused(tiny, "--test", "1")
+    assert "'My Course' is no name for a competition" in refused(tiny, name="My Course")
+    assert "--seed -1: expected 0 or more" in refused(tiny, "--seed", "-1")
+    tiny.path("a03").write_bytes(b"II*\x00")
+    assert "a03.tif" in refused(tiny)
+    tiny.path("a03").unlink()
+    assert "a03" in refused(tiny) and not (tiny.root / "course").exists()
+    assert "holds something else than a competition made before" in refused(tiny, name="input")
+
+
+def test_it_is_made_anew_and_whole_or_not_at_all(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = made(tiny, "--seed", "1")
+    before = (folder / "course.zip").read_bytes()
+    assert "is there already; name another folder, or make it anew with --force" in refused(tiny)
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(make_competition.files, "write_archive", full)
+        assert "could not be written: No space left on device. Nothing was changed." in refused(tiny, "--force")
+    assert (folder / "course.zip").read_bytes() == before
+    folder.rename(tiny.root / ".course.before.partial")  # as a kill between two renames leaves it
+    assert "is there already" in refused(tiny) and (folder / "course.zip").read_bytes() == before
+    made(tiny, "--seed", "2", "--force")
+    assert (folder / "course.zip").read_bytes() != before and not list(tiny.root.glob(".*.partial"))
