@@ -239,7 +239,7 @@ def test_pretrained_weights_and_unknown_classes_are_refused(mars: Run, root: Pat
         PipelineError, match=r"predict.never is \['lava'\]; expected some classes .*: ground, soil, sand"
     ):
         open_run(recipe, assignments=["predict.never=[lava]"])
-    with pytest.raises(PipelineError, match="mean_iou is for multiclass"):
+    with pytest.raises(PipelineError, match="multiclass competitions need mean_iou"):
         load_competition(str(write_changed(root, "dice", {**MARS, "metric": "dice"})))
 
 

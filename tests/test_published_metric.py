@@ -309,7 +309,7 @@ def test_settings_that_cannot_be(metric: dict[str, Any], sentence: str) -> None:
         ({"windows": {}}, "metric.file scores whole images, not windows"),
         (
             {"submission": {"columns": {"confidence": "{score}"}}},
-            "without {score}, and no mask images or COCO's results",
+            "without {score}, not mask images or COCO results",
         ),
         ({"submission": {"format": "images", "image": "{id}.tif"}}, "name a built-in metric"),
     ],

@@ -1,6 +1,7 @@
-"""What tune, encode and evaluate leave: which keys postprocess.json, the submission's record and test.json must have.
+"""The result files of tune, encode and evaluate: the keys that postprocess.json, the submission's record and test.json
+must have.
 
-Apart from trainings.py, so that predictions do not depend on what these files say.
+This is a separate module from trainings.py, so that the code of the prediction stages does not depend on it.
 """
 
 from pathlib import Path
@@ -13,23 +14,23 @@ from pipeline.core.run import Run
 from pipeline.core.written import Part, again, read_checked
 
 Interval = Annotated[list[float], Field(min_length=2, max_length=2)] | None
-"""Its two ends; None of one group alone."""
+"""The lower and upper end of an interval; None if there is only one group."""
 Shares = dict[str, float | None]
-"""A figure of each class; None where no pixel tells it."""
+"""A value per class; None for classes without any pixel."""
 
 
 # --- postprocess.json ------------------------------------------------------------------------------------------------
 
 
 class Rows(Part):
-    """The score of some images."""
+    """The score of a set of images."""
 
     images: int
     score: float | None
 
 
 class Said(Part):
-    """A reason, as verdict.Reason."""
+    """A reason of the verdict, with the fields of verdict.Reason."""
 
     level: Literal["stop", "check", "note"]
     kind: str
@@ -39,7 +40,7 @@ class Said(Part):
 
 
 class Scored(Part):
-    """What two runs are compared by; a run of an earlier version may lack some of it."""
+    """The values by which runs are compared. Runs of earlier versions may lack some of them."""
 
     metric: str
     remark: str = ""
@@ -53,14 +54,14 @@ class Scored(Part):
 
 
 def searched_by(result: dict[str, Any]) -> str:
-    """Returns the built-in metric that tuning went by, and that scores of single images and curves are of; where the
-    competition's own function gives the final scores, `metric` is that function's file."""
+    """Returns the built-in metric that tuning used. Scores of single images and curves use it too. If the competition's
+    own function computes the final scores, `metric` is the file of that function instead."""
     by: str = result.get("tuned_by", result)["metric"]
     return by
 
 
 class Labelled(Part):
-    """One of the numbers to expect, and what it is of."""
+    """A score, and a text that says which images and predictions it belongs to."""
 
     what: str = Field("", alias="is")
     score: float
@@ -68,13 +69,13 @@ class Labelled(Part):
 
 
 class FoldModel(Labelled):
-    """The honest one."""
+    """The score of one fold's model on images that were used for no choice."""
 
     epoch_optimism: float | None = None
 
 
 class Bracket(Part):
-    """The bracket around the submission's score."""
+    """The range in which the submission's score is expected."""
 
     lower: float | None = Field(alias="from")
     upper: float | None = Field(alias="to")
@@ -82,7 +83,7 @@ class Bracket(Part):
 
 
 class Scores(Part):
-    """The three numbers to expect."""
+    """The three kinds of scores: of one fold's model, optimistic, and of the submission."""
 
     fold_model: FoldModel
     optimistic: Labelled
@@ -90,7 +91,7 @@ class Scores(Part):
 
 
 class Tried(Part):
-    """A step of post-processing that was tried."""
+    """A post-processing step that was tried."""
 
     step: str
     kept: bool
@@ -100,7 +101,7 @@ class Tried(Part):
 
 
 class Views(Part):
-    """What was decided about test-time augmentation."""
+    """The decision about test-time augmentation."""
 
     views: str
     kept: bool
@@ -110,7 +111,7 @@ class Views(Part):
 
 
 class Tuned(Scored):
-    """What tune leaves of any competition."""
+    """The content of postprocess.json for all kinds of competitions."""
 
     remark: str
     score: float
@@ -130,7 +131,7 @@ class Tuned(Scored):
 
 
 class Cut(Part):
-    """From which probability of presence on a mask stays."""
+    """The minimum probability of presence for a mask to be kept."""
 
     probability: dict[str, float]
     cut: float | None
@@ -138,13 +139,13 @@ class Cut(Part):
 
 
 class Slope(Part):
-    """How one fold's probabilities are calibrated."""
+    """The calibration of one fold's probabilities."""
 
     slope: float
 
 
 class Ranked(Part):
-    """How each image's own best threshold is found."""
+    """The rule that finds the best threshold for each image."""
 
     metric: str
     pooled: Slope
@@ -152,7 +153,7 @@ class Ranked(Part):
 
 
 class Apart(Part):
-    """How touching objects are told apart."""
+    """The rule that separates touching objects."""
 
     source: str
     level: int
@@ -160,7 +161,7 @@ class Apart(Part):
 
 
 class MaskRule(Part):
-    """How the probabilities of a class become its mask."""
+    """The rules that turn the probabilities of a class into its mask."""
 
     threshold: int
     min_area: int
@@ -172,7 +173,7 @@ class MaskRule(Part):
 
 
 class MaskTotals(Part):
-    """What the predicted masks look like as a whole."""
+    """Statistics over all predicted masks."""
 
     share_empty: float
     mean_area: float
@@ -180,7 +181,7 @@ class MaskTotals(Part):
 
 
 class TunedMasks(Tuned):
-    """What tune leaves of a binary or multilabel competition."""
+    """The content of postprocess.json for binary and multilabel competitions."""
 
     rules: dict[str, MaskRule]
     curves: dict[str, dict[str, list[list[float]]]] = {}
@@ -190,13 +191,13 @@ class TunedMasks(Tuned):
 
 
 class LabelTotals(Part):
-    """What the predicted class maps look like as a whole."""
+    """Statistics over all predicted class maps."""
 
     class_share: Shares
 
 
 class TunedLabels(Tuned):
-    """What tune leaves of a multiclass competition."""
+    """The content of postprocess.json for multiclass competitions."""
 
     bias: dict[str, float]
     never: list[int]
@@ -208,17 +209,17 @@ class TunedLabels(Tuned):
 
 
 def read_tuned(run: Run) -> dict[str, Any]:
-    """Returns what tune chose, and what it is worth: the content of postprocess.json.
+    """Returns the content of postprocess.json: what tune chose, and its scores.
 
     Raises:
-        PipelineError: it is damaged, or of other classes.
+        PipelineError: the file is damaged, or belongs to other classes.
     """
     multiclass = run.competition.kind == "multiclass"
     result = read_checked(run.postprocess, TunedLabels if multiclass else TunedMasks, again("tune"))
-    named, classes = list(result["bias" if multiclass else "rules"]), run.competition.classes
+    found_classes, classes = list(result["bias" if multiclass else "rules"]), run.competition.classes
     lacking = [name for name in run.recipe.ensemble if "ensemble" in result and name not in result["ensemble"]]
-    if named != classes:
-        fault = f"it is of the classes {', '.join(named)}, and the competition has {', '.join(classes)}"
+    if found_classes != classes:
+        fault = f"it has the classes {', '.join(found_classes)}, and the competition has {', '.join(classes)}"
         raise damaged(run.postprocess, fault, again("tune"))
     if lacking:
         raise damaged(run.postprocess, f"ensemble lacks {', '.join(lacking)}", again("tune"))
@@ -226,10 +227,10 @@ def read_tuned(run: Run) -> dict[str, Any]:
 
 
 def read_scored(folder: Path) -> dict[str, Any]:
-    """Returns what postprocess.json says of a run that others are compared with, by the run's folder.
+    """Returns the content of postprocess.json in the folder of a run that is compared with others.
 
     Raises:
-        PipelineError: it is damaged.
+        PipelineError: the file is missing or damaged.
     """
     return read_checked(folder / "postprocess.json", Scored, again("tune"))
 
@@ -245,13 +246,13 @@ class Expected(Part):
 
 
 class Timed(Part):
-    """A training of a submission."""
+    """The duration of one training that a submission is made from."""
 
     seconds: float
 
 
 class Submission(Part):
-    """How a submission came about."""
+    """The record of a submission: how it was made."""
 
     made: str
     sha256: str
@@ -263,26 +264,26 @@ class Submission(Part):
 
 
 class MaskSubmission(Submission):
-    """Of a binary or multilabel competition."""
+    """The record of a submission to a binary or multilabel competition."""
 
     test: MaskTotals
 
 
 class LabelSubmission(Submission):
-    """Of a multiclass competition."""
+    """The record of a submission to a multiclass competition."""
 
     test: LabelTotals
 
 
 class Spread(Part):
-    """A figure of images or batches."""
+    """Mean and standard deviation of a value over images or batches."""
 
     mean: float
     standard_deviation: float
 
 
 class TestScores(Part):
-    """The scores of a test set with known truth."""
+    """The scores on a test set with known masks."""
 
     __test__ = False  # pytest would collect it
 
@@ -295,19 +296,19 @@ class TestScores(Part):
 
 
 def read_submission(run: Run) -> dict[str, Any]:
-    """Returns how the submission came about: the content of submissions/<run>.json.
+    """Returns the record of a run's submission: the content of submissions/<run>.json.
 
     Raises:
-        PipelineError: it is missing or damaged.
+        PipelineError: the file is missing or damaged.
     """
-    what = LabelSubmission if run.competition.kind == "multiclass" else MaskSubmission
-    return read_checked(run.record, what, again("encode"))
+    model = LabelSubmission if run.competition.kind == "multiclass" else MaskSubmission
+    return read_checked(run.record, model, again("encode"))
 
 
 def read_test_scores(run: Run) -> dict[str, Any]:
-    """Returns what evaluate says of the test set: the content of test.json.
+    """Returns the scores of evaluate on the test set: the content of test.json.
 
     Raises:
-        PipelineError: it is missing or damaged.
+        PipelineError: the file is missing or damaged.
     """
     return read_checked(run.folder / "test.json", TestScores, again("evaluate"))

@@ -18,7 +18,7 @@ def test_separators_and_encodings(tiny: Tiny, name: str) -> None:
     sound = (tiny.input / name).read_text()
     for separator, word in ((";", "semicolons"), ("\t", "tabs")):
         message = said(tiny, name, sound.replace(",", separator))
-        assert f"{name}: its columns look separated by {word}, as its header is 'id" in message
+        assert f"{name}: its columns seem to be separated by {word}, because its header is 'id" in message
         assert message.endswith("save it with commas.")
     assert said(tiny, name, sound, "utf-16").endswith("it is UTF-16; save it as UTF-8.")
     assert "save it as UTF-8" in said(tiny, name, sound.replace("id", "\xedd", 1), "latin-1")

@@ -127,8 +127,8 @@ def test_a_sample_submission_names_no_classes(tmp_path: Path) -> None:
     [
         ({"cell": "{score}"}, "expected {rle}, or e.g."),
         ({"cell": "{rle} {rle}"}, "expected {rle}, or e.g."),
-        ({"cell": "{rle}"}, "say with rle.several what stands between"),
-        ({"cell": "{class} {rle}", "label": "class"}, "classes stand in the cell and in `label`"),
+        ({"cell": "{rle}"}, "set rle.several to the separator between"),
+        ({"cell": "{class} {rle}", "label": "class"}, "the class is both in cell and in `label`"),
     ],
 )
 def test_settings_that_do_not_fit(settings: dict[str, Any], said: str) -> None:
