@@ -1,4 +1,4 @@
-"""How the numbers of run lengths are written: separators, JSON, COCO's counts and COCO's compressed text of them."""
+"""Reading and writing the numbers of run lengths: separators, JSON, COCO's counts and COCO's compressed counts."""
 
 import base64
 import binascii
@@ -14,29 +14,29 @@ Format = Literal["pairs", "counts", "coco", "coco_zlib"]
 Json = Literal["list", "pairs", "coco"]
 _LARGEST_NUMBER = 2**62
 _LARGEST_TEXT = 2**28
-"""Characters of an unpacked text: more are no mask."""
+"""Maximum number of characters of an unpacked text."""
 _FIRST, _BITS = 48, 5
-"""COCO's text: the character of 0, and how many bits of a count a character holds."""
+"""COCO's compressed counts: the code of the character for 0, and the number of bits per character."""
 
 
 class RleError(ValueError):
-    """A run-length text that does not describe a mask; the message is one sentence that quotes the values."""
+    """Raised for a run-length text that does not describe a mask. The message is one sentence that quotes the
+    values."""
 
 
 @dataclass(frozen=True)
 class Convention:
-    """How a competition writes run-length text.
+    """A competition's convention for run-length text.
 
-    order: "column" numbers the pixels down each column in turn, "row" along each row in turn.
-    base: the number of the first pixel.
-    empty: the text of a mask without foreground. The one mask whose runs give that same text, with base 1 and "1 1" the
-        first pixel alone, cannot be told from a mask without foreground and reads as one.
-    offsets: "absolute" starts are pixel numbers; of "relative" ones only the first is, and every further start is the
-        gap from the end of the run before, 0 where they touch.
-    format: "pairs" of start and length; "counts" of pixels outside and inside the mask in turn; "coco", COCO's
-        compressed text of these counts; "coco_zlib", that text compressed with zlib, in base64.
-    separator: what stands between two numbers.
-    run_separator: what stands between two runs; None: the separator.
+    order: whether pixels are numbered column by column ("column") or row by row ("row"). base: the number of the first
+    pixel. empty: the text of an empty mask. A mask whose runs give the same text (with base 1 and "1 1", the first
+    pixel alone)
+        cannot be distinguished from an empty mask and is read as empty. offsets: with "absolute", starts are pixel
+            numbers. With "relative", only the first start is a pixel number, and each further start is the gap from the
+            end of the run before, 0 if the runs touch. format: "pairs" of start and length; "counts" of pixels
+            alternately outside and inside the mask; "coco", COCO's compressed text of these counts; "coco_zlib", this
+            text compressed with zlib and encoded in base64. separator: the separator between two numbers.
+            run_separator: the separator between two runs; None: `separator`.
     as_json: "list" is [1, 3, 10, 5], "pairs" is [[1, 3], [10, 5]], "coco" is {"size": [rows, columns], "counts": …}.
     """
 
@@ -59,10 +59,10 @@ class Convention:
 
 
 def plain(text: str, convention: Convention) -> str:
-    """Returns pairs as numbers with spaces between them.
+    """Returns a text of pairs as numbers separated by spaces.
 
     Raises:
-        RleError: JSON that is no list of numbers or of pairs.
+        RleError: the text is JSON, but not a list of numbers or of pairs.
     """
     if convention.as_json:
         return " ".join(map(str, _numbers(_json(text))))
@@ -79,15 +79,15 @@ def write_pairs(values: np.ndarray, convention: Convention) -> str:
         return json.dumps(numbers)
     numbers = tuple(values.ravel().tolist())
     if convention.run_separator is None:
-        # One format of all values takes half the time of joining them one by one.
+        # formatting all values at once takes half the time of joining them one by one
         return (f"%d{_escaped(convention.separator)}" * len(numbers) % numbers).removesuffix(convention.separator)
     pair = f"%d{_escaped(convention.separator)}%d{_escaped(convention.run_separator)}"
     return (pair * len(values) % numbers).removesuffix(convention.run_separator)
 
 
 def spelled(text: str, convention: Convention) -> str:
-    """Returns a text as this convention writes the same JSON, or packs the same counts: no reader sees spaces in JSON
-    or the level of compression. A text that is neither stays."""
+    """Returns a text in canonical form, so that texts can be compared: JSON with standard spacing, or counts compressed
+    at the standard level. Other texts are returned unchanged."""
     try:
         if convention.format == "coco_zlib":
             return _packed(_unpacked(text.strip()))
@@ -104,37 +104,37 @@ def _json(text: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
-        raise RleError(f"{shortened(text)} is no JSON, which `as_json` in `rle` says it is") from None
+        raise RleError(f"{shortened(text)} is not JSON, and `rle: as_json` requires JSON") from None
 
 
 def _numbers(value: Any) -> list[int]:
-    """The whole numbers of a list, or of a list of pairs."""
+    """Returns the integers in a list of numbers or of pairs."""
     if not isinstance(value, list):
         raise RleError(f"the JSON is {shortened(value)}; expected a list of numbers or of pairs")
-    found: list[int] = []
-    for one in value:
-        for number in one if isinstance(one, list) else [one]:
+    numbers: list[int] = []
+    for entry in value:
+        for number in entry if isinstance(entry, list) else [entry]:
             if isinstance(number, bool) or not isinstance(number, int | float) or not abs(number) < _LARGEST_NUMBER:
-                raise RleError(f"the JSON list holds {shortened(number)}, no number of pixels")
+                raise RleError(f"the JSON list holds {shortened(number)}, which is not a number of pixels")
             if number != int(number):
-                raise RleError(f"the JSON list holds {shortened(number)}, no whole number")
-            found.append(int(number))
-    return found
+                raise RleError(f"the JSON list holds {shortened(number)}, which is not an integer")
+            numbers.append(int(number))
+    return numbers
 
 
 # --- counts ----------------------------------------------------------------------------------------------------------
 
 
 def counts_of(text: str, convention: Convention) -> np.ndarray:
-    """Returns the pixels outside and inside a mask in turn (n,) int64.
+    """Returns the numbers of pixels alternately outside and inside a mask (n,) int64.
 
     Raises:
-        RleError: the text holds something else, or a count below 0.
+        RleError: the text holds something other than counts, or a negative count.
     """
     counts = _counts(text, convention)
     if len(counts) and (counts.min() < 0 or counts.max() > 2**48):
         wrong = int(counts.min()) if counts.min() < 0 else int(counts.max())
-        raise RleError(f"count {int(np.argmax(counts == wrong)) + 1} is {wrong}, no number of pixels")
+        raise RleError(f"count {int(np.argmax(counts == wrong)) + 1} is {wrong}, which is not a number of pixels")
     return counts
 
 
@@ -157,16 +157,16 @@ def _counts(text: str, convention: Convention) -> np.ndarray:
     words = given.replace(convention.separator, " ").split()
     wrong = next((word for word in words if not word.isdecimal() or len(word) > 18), None)
     if wrong is not None:
-        raise RleError(f"{shortened(wrong)} is no count of pixels")
+        raise RleError(f"{shortened(wrong)} is not a number of pixels")
     return np.array(words, dtype=np.int64)
 
 
 def check_shape(text: str, shape: tuple[int, int], convention: Convention) -> None:
-    """Raises RleError where counts are not those of an image of this shape (rows, columns)."""
+    """Raises RleError if the counts do not add up to an image of this shape (rows, columns), or name another size."""
     if convention.as_json == "coco":
         size = _json(text).get("size")
         if size is not None and size != list(shape):
-            raise RleError(f"its size is {size}, the image's {list(shape)} (rows, columns)")
+            raise RleError(f"its size is {size}, and that of the image {list(shape)} (rows, columns)")
     total = int(counts_of(text, convention).sum())
     if total != shape[0] * shape[1]:
         image = f"a {shape[0]}×{shape[1]} image has {shape[0] * shape[1]} pixels"
@@ -181,7 +181,7 @@ def runs_of_counts(counts: np.ndarray) -> np.ndarray:
 
 
 def counts_of_runs(runs: np.ndarray, pixels: int) -> np.ndarray:
-    """Returns the counts of runs (n, 2) of 0-based starts and lengths that do not touch, in an image of so many
+    """Returns the counts for runs (n, 2), 0-based starts and lengths, that do not touch, in an image with `pixels`
     pixels."""
     edges = np.concatenate([[0], runs.ravel(), [0]])
     edges[2:-1:2] += edges[1:-1:2]
@@ -191,7 +191,7 @@ def counts_of_runs(runs: np.ndarray, pixels: int) -> np.ndarray:
 
 
 def write_counts(counts: np.ndarray, shape: tuple[int, int], convention: Convention) -> str:
-    """Returns counts as text."""
+    """Returns the text of counts in a convention."""
     numbers: Any = counts.tolist()
     if convention.format != "counts":
         numbers = compress(counts)
