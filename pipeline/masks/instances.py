@@ -114,13 +114,13 @@ def _overlaps(predicted: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, np.n
     predicted (P,) and true (T,) instances."""
     predicted, true = (labels.reshape(-1, *labels.shape[-2:]) for labels in (predicted, true))
     counted = (true >= 0).all(0)
-    mine, theirs = predicted[:, counted], true[:, counted]
-    shape = int(mine.max(initial=0)) + 1, int(theirs.max(initial=0)) + 1
+    predicted_pixels, true_pixels = predicted[:, counted], true[:, counted]
+    shape = int(predicted_pixels.max(initial=0)) + 1, int(true_pixels.max(initial=0)) + 1
     overlap = np.zeros(shape, np.int64)
-    for first, second in product(mine, theirs):
+    for first, second in product(predicted_pixels, true_pixels):
         overlap += np.bincount(first * shape[1] + second, minlength=shape[0] * shape[1]).reshape(shape)
     # a number occurs in one layer, and is counted once per layer of the other array
-    areas = overlap.sum(1)[1:] // len(theirs), overlap.sum(0)[1:] // len(mine)
+    areas = overlap.sum(1)[1:] // len(true_pixels), overlap.sum(0)[1:] // len(predicted_pixels)
     objects = [area > 0 for area in areas]  # an instance may be covered by another one, or by ignored pixels
     return overlap[1:, 1:][np.ix_(*objects)], areas[0][objects[0]], areas[1][objects[1]]
 

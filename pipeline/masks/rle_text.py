@@ -117,7 +117,7 @@ def _numbers(value: Any) -> list[int]:
             if isinstance(number, bool) or not isinstance(number, int | float) or not abs(number) < _LARGEST_NUMBER:
                 raise RleError(f"the JSON list holds {shortened(number)}, which is not a number of pixels")
             if number != int(number):
-                raise RleError(f"the JSON list holds {shortened(number)}, which is not an integer")
+                raise RleError(f"the JSON list holds {shortened(number)}, which is not a whole number")
             numbers.append(int(number))
     return numbers
 
@@ -211,27 +211,29 @@ def _packed(text: str) -> str:
 def _unpacked(text: str) -> str:
     try:
         unpacker = zlib.decompressobj()
-        found = unpacker.decompress(base64.b64decode(text, validate=True), _LARGEST_TEXT)
+        unpacked = unpacker.decompress(base64.b64decode(text, validate=True), _LARGEST_TEXT)
         if unpacker.unconsumed_tail or not unpacker.eof:
-            raise RleError(f"{shortened(text)} does not end, or unpacks to more than a mask needs")
-        return found.decode("ascii")
+            raise RleError(f"{shortened(text)} is incomplete, or unpacks to more characters than any mask needs")
+        return unpacked.decode("ascii")
     except (binascii.Error, zlib.error, UnicodeDecodeError, ValueError) as error:
         if isinstance(error, RleError):
             raise
-        raise RleError(f"{shortened(text)} is no base64 of zlib-compressed counts ({error})") from None
+        raise RleError(f"{shortened(text)} is not base64 of zlib-compressed counts ({error})") from None
 
 
 def decompress(text: str) -> np.ndarray:
-    """Returns the counts (n,) int64 of COCO's compressed text (rleFrString of its maskApi.c): five bits a character,
-    the lowest first; from the fourth on, each count is the difference to the one before the last.
+    """Returns the counts (n,) int64 of COCO's compressed text (rleFrString of its maskApi.c).
+
+    Each character holds five bits, the lowest first. From the fourth on, each count is stored as the difference from
+    the count two places before.
 
     Raises:
-        RleError: a character that cannot be there, or a text that is cut short.
+        RleError: the text has an invalid character, or is cut short.
     """
     codes = np.frombuffer(text.encode("utf-8"), np.uint8).astype(np.int64) - _FIRST
     if len(codes) and (codes.min() < 0 or codes.max() > 63):
         wrong = text[int(np.argmax((codes < 0) | (codes > 63)))] if text.isascii() else text
-        raise RleError(f"{shortened(wrong)} is no character of COCO's compressed counts")
+        raise RleError(f"{shortened(wrong)} is not a character of COCO's compressed counts")
     if not len(codes):
         return np.zeros(0, np.int64)
     last = (codes & 32) == 0
@@ -241,9 +243,9 @@ def decompress(text: str) -> np.ndarray:
     starts = np.concatenate([[0], ends[:-1] + 1])
     lengths = ends - starts + 1
     if lengths.max() > 10:
-        raise RleError("COCO's compressed counts hold a number beyond the pixels of any image")
-    place = np.arange(len(codes)) - np.repeat(starts, lengths)
-    values = np.add.reduceat((codes & 31) << (_BITS * place), starts)
+        raise RleError("COCO's compressed counts hold a number that is too large for any image")
+    position = np.arange(len(codes)) - np.repeat(starts, lengths)
+    values = np.add.reduceat((codes & 31) << (_BITS * position), starts)
     negative = (codes[ends] & 16) != 0
     values[negative] -= np.int64(1) << (_BITS * lengths[negative])
     values[1::2] = np.cumsum(values[1::2])

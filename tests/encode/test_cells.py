@@ -60,7 +60,7 @@ def test_forgeries_are_lists_of_run_lengths_or_authentic(tmp_path: Path) -> None
         ("[1, 2];[1, 2]", "row 2: id t1: is the same as row 2"),
         ("[1, 3];[3, 2]", "row 2: id t1: shares 1 pixel with another mask of the image"),
         ("[1, 3];", "row 2: id t1: '[1, 3];' is not made as '{rle}', with ';' between instances"),
-        ("[1, 3] [5, 1]", "row 2: id t1: '[1, 3] [5, 1]' is no JSON, which `as_json` in `rle` says it is"),
+        ("[1, 3] [5, 1]", "row 2: id t1: '[1, 3] [5, 1]' is not JSON, and `rle: as_json` requires JSON"),
         ("Authentic", "row 2: id t1: 'Authentic' is no mask; an empty one is the text 'authentic'"),
         ("[1, 3];[]", "row 2: id t1: is not in canonical form: '[]' should be 'authentic'"),
     ],

@@ -111,7 +111,7 @@ def test_a_sum_of_metrics() -> None:
     assert (pooled.unit, pooled.counted) == ("data_set", "pixels")
     measured = np.array([[[3], [5], [4]], [[0], [2], [0]]])
     assert pooled.score_of(measured) == pytest.approx(0.5 * 6 / 11 + 0.5 * 3 / 8)
-    with pytest.raises(PipelineError, match="distances do not add up"):
+    with pytest.raises(PipelineError, match="distances cannot be summed"):
         named("dice + hausdorff(over=data_set)")
 
 
