@@ -91,7 +91,7 @@ class _Regions:
     sizes: np.ndarray
     """The number of pixels of each region (L,). Entry 0 stands for no region and is 0."""
 
-    def kept(self, rule: RegionRule) -> np.ndarray:
+    def stay(self, rule: RegionRule) -> np.ndarray:
         """Returns which regions the rule keeps (L,) bool."""
         kept = self.sizes >= rule.min_size
         if rule.largest:

@@ -73,7 +73,11 @@ REFUSED = [
     ("eJy", {"format": "coco_zlib"}, "is not base64 of zlib-compressed counts"),
     ("[1,2", {"as_json": "list"}, "is not JSON, and `rle: as_json` requires JSON"),
     ("[1.5, 2]", {"as_json": "list"}, "the JSON list holds 1.5, which is not a whole number"),
-    ('{"size": [1, 4], "counts": [4]}', {"format": "counts", "as_json": "coco"}, r"its size is \[1, 4\], the image's"),
+    (
+        '{"size": [1, 4], "counts": [4]}',
+        {"format": "counts", "as_json": "coco"},
+        r"its size is \[1, 4\], and that of the image",
+    ),
     ("1,2,3", {"separator": ","}, "the number of values, 3, is odd"),
 ]
 
