@@ -321,7 +321,7 @@ def test_an_evaluation_leaves_overlays_and_a_row_a_run(pets: Run) -> None:
 def test_a_split_by_name(pets: Run) -> None:
     assert pets.folds_file.name == "pets-half.csv"
     assert pd.read_csv(pets.folds_file)["fold"].value_counts().tolist() == [9, 9]
-    with pytest.raises(PipelineError, match="describe it in the competition's YAML: `splits: {third: "):
+    with pytest.raises(PipelineError, match="define the split in the competition's YAML: `splits: {third: "):
         run = open_run(str(Path(pets.recipe.competition).parent / "pets-recipe.yaml"), assignments=["folds=third"])
         driver.run_stage(run, "split")
 

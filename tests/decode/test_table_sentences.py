@@ -39,8 +39,8 @@ def test_what_may_stand_for_an_empty_mask_names_the_setting(tiny: Tiny) -> None:
         row["mask"] = row["mask"] or "NaN"
     tiny.save()
     assert (
-        "train.csv row 2: mask of image a01: value 1 is 'NaN', not a whole number; if this text stands for an empty mask, set "
-        '`rle: {empty: "NaN"}`'
+        "train.csv row 2: mask of image a01: value 1 is 'NaN', not a whole number; if this text stands for an empty "
+        'mask, set `rle: {empty: "NaN"}`'
     ) in tiny.fails()
     tiny.settings["rle"] = {"empty": "NaN"}
     tiny.save()

@@ -318,7 +318,7 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "unknown": ({"oof_ids": ["b1", "b2", *TRAIN_IDS[2:]]}, r"2 ids, 'b1' \(row 2\), .*ids are such as 'a01', 'a02'"),
     "other set": ({"oof_ids": [*TEST_IDS, *TRAIN_IDS[4:]]}, "of no training image; they are of the other set"),
     "fold": ({"folds": [*[0] * 11, "x"]}, r"oof.csv row 13: fold is 'x'; expected 0, 1, 2"),
-    "test size": ({"test": np.zeros((4, 9, 9), np.uint8), "test_ids": TEST_IDS}, "both must have the same rows × columns"),
+    "test size": ({"test": np.zeros((4, 9, 9), np.uint8), "test_ids": TEST_IDS}, "both must have the same rows"),
     "test ids": ({"test": np.zeros((3, 20, 30), np.uint8), "test_ids": TEST_IDS[1:]}, "lacks 1 of 4 test images.* t1"),
     "test again": ({"test": np.zeros((4, 20, 30), np.uint8), "test_ids": TRAIN_IDS[:4]}, "of no test image; they are"),
 }  # fmt: skip

