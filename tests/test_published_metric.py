@@ -311,7 +311,7 @@ def test_settings_that_cannot_be(metric: dict[str, Any], sentence: str) -> None:
             {"submission": {"columns": {"confidence": "{score}"}}},
             "without {score}, not mask images or COCO results",
         ),
-        ({"submission": {"format": "images", "image": "{id}.tif"}}, "name a built-in metric"),
+        ({"submission": {"format": "images", "image": "{id}.tif"}}, "use a built-in metric"),
     ],
 )
 def test_submissions_that_no_function_scores(settings: dict[str, Any], sentence: str) -> None:

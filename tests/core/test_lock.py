@@ -30,7 +30,7 @@ def test_a_second_process_waits_until_the_first_is_gone(tmp_path: Path) -> None:
         assert first.stdout and first.stdout.readline() == "in\n"
         with start() as second:
             assert second.stderr and second.stdout
-            assert second.stderr.readline() == "another process works in work; waiting until it is done\n"
+            assert second.stderr.readline() == "another process is working in work; waiting until it is done\n"
             first.kill()
             assert second.stdout.readline() == "in\n"
             second.kill()

@@ -180,8 +180,8 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ),
     ({"images": "{a}/{b}.png", "id": "{a}_{c}"}, "id is {a}_{c}; expected parts of images: {a}, {b}"),
     ({"images": "{class}/{id}.png"}, "{class} is reserved and cannot be a part of images: give the part another name"),
-    ({"images": "{1}/{id}.png"}, "{1} is no name of a part"),
-    ({"images": "{id}.png", "masks": "{town}/{id}.png"}, "masks holds {town}, which is no part of images"),
+    ({"images": "{1}/{id}.png"}, "{1} is not a valid name of a part"),
+    ({"images": "{id}.png", "masks": "{town}/{id}.png"}, "masks holds {town}, which is not a part of images"),
     (
         {"images": "{id}.png", "masks": "m.csv", "instances": True},
         "instances can only be used with mask images; masks is m.csv",

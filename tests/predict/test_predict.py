@@ -153,7 +153,7 @@ def test_other_views_predict_again(run: Run) -> None:
 def test_views_that_tune_has_not_decided_on_stop(run: Run, force: bool) -> None:
     with pytest.raises(PipelineError) as caught:
         driver.run_stage(run, "predict", force)
-    command = f"`{run.command('--to', 'predict')}` makes what comes before."
+    command = f"`{run.command('--to', 'predict')}` runs the stages that write it."
     asked = f"{run.name}/postprocess.json, where tune says whether test-time augmentation is kept, and it "
     assert str(caught.value).endswith(f"{asked}does not exist; {command}")
     assert times(run) == {}

@@ -548,7 +548,7 @@ def test_members_that_cannot_be_averaged(ready: Tiny) -> None:
 def test_other_folds_are_never_averaged(ready: Tiny) -> None:
     trained(ready, "small", 0)
     imported(ready, "mine", folds=[number // 4 for number in range(12)])
-    with pytest.raises(PipelineError, match="mine, which was trained on other folds"):
+    with pytest.raises(PipelineError, match="mine, which was not trained on the folds"):
         driver.states(ensemble(ready, small=1, mine=1), "tune")
 
 

@@ -265,7 +265,7 @@ def test_weights_that_have_seen_the_images_held_out_now_do_not_predict(tiny: Tin
     ("change", "message"),
     [
         ({"start_from": "nobody"}, "train.start_from is nobody, and there is no .*Trained so far: small"),
-        ({"pseudo": {"recipe": "nobody"}}, "train.pseudo.recipe is nobody, and there is no "),
+        ({"pseudo": {"recipe": "nobody"}}, "train.pseudo.recipe is nobody, and "),
         ({"pseudo": {"recipe": "pupil"}}, "which is this run itself"),
         ({"pseudo": {"recipe": "small"}}, "test_fold_0.npy does not exist; finish that run first"),
     ],
