@@ -264,7 +264,7 @@ def test_weights_that_have_seen_the_images_held_out_now_do_not_predict(tiny: Tin
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"start_from": "nobody"}, "train.start_from is nobody, and there is no .*Trained so far: small"),
+        ({"start_from": "nobody"}, "train.start_from is nobody, and .*Trained so far: small"),
         ({"pseudo": {"recipe": "nobody"}}, "train.pseudo.recipe is nobody, and "),
         ({"pseudo": {"recipe": "pupil"}}, "which is this run itself"),
         ({"pseudo": {"recipe": "small"}}, "test_fold_0.npy does not exist; finish that run first"),
