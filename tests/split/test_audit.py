@@ -173,7 +173,7 @@ def test_near_duplicates_in_two_folds_are_found_from_the_descriptors_alone() -> 
     said = audit(split_of(fold.tolist()), np.full(10, "train"), ["a"], pairs)
     assert said["leaking_pairs"]["count"] == 2
     assert said["leaking_pairs"]["closest"][0] == ["i5", "i7", 0.0, 1.0]
-    assert said["leak_remark"] == "folds leak: 2 near-duplicate pairs stand in two folds"
+    assert said["leak_remark"] == "folds leak: 2 near-duplicate pairs are in two folds"
 
 
 def pairs_of(*rows: tuple[int, int]) -> Pairs:
@@ -186,7 +186,7 @@ def test_the_remark_counts_what_leaks() -> None:
     split = split_of([0, 1, 0, 1, 0, 0], group=group, cluster=cluster)
     said = audit(split, np.full(6, "train"), ["a"], pairs_of((1, 2)))
     assert said["leak_remark"] == (
-        "folds leak: 2 groups, 1 duplicate cluster and 1 near-duplicate pair stand in two folds"
+        "folds leak: 2 groups, 1 duplicate cluster and 1 near-duplicate pair are in two folds"
     )
     assert said["crossing_groups"] == {"count": 2, "examples": ["p", "q"]}
     assert said["crossing_clusters"] == {"count": 1, "examples": [["i1", "i2"]]}

@@ -187,7 +187,7 @@ def test_a_folds_file_of_your_own_is_kept_and_audited(run: Run) -> None:
     run = under(run, split={"folds": 5})
     driver.run_stage(run, "split")
     assert read_audit(run)["crossing_groups"]["count"] == 12
-    assert leak_remark(run) == "folds leak: 12 groups stand in two folds"
+    assert leak_remark(run) == "folds leak: 12 groups are in two folds"
 
 
 def test_an_edited_folds_file_is_kept_although_the_images_changed(run: Run) -> None:
@@ -290,7 +290,7 @@ def test_a_random_split_ignores_them_and_the_audit_says_so(run: Run, capsys: pyt
     assert audit["leaks"]
     assert audit["leaking_pairs"]["count"] >= 3 * crossing  # of four, one elsewhere makes three pairs
     remark = (
-        f"{crossing} duplicate clusters and {audit['leaking_pairs']['count']} near-duplicate pairs stand in two folds"
+        f"{crossing} duplicate clusters and {audit['leaking_pairs']['count']} near-duplicate pairs are in two folds"
     )
     assert leak_remark(run) == f"folds leak: {remark}"
     left, right, *_ = audit["leaking_pairs"]["closest"][0]
@@ -379,7 +379,7 @@ def test_too_few_components_for_the_folds(run: Run) -> None:
 def test_a_file_with_more_folds_than_are_trained(run: Run) -> None:
     own_folds(run, 6)
     driver.run_stage(run, "split")
-    expected = "folds/sample.csv has 6 folds, of which 4 are trained unless you set `split: {folds: 6}`"
+    expected = "folds/sample.csv has 6 folds, of which only 4 are trained unless you set `split: {folds: 6}`"
     assert read_audit(run)["warnings"][-1].startswith(expected)
 
 
