@@ -127,7 +127,7 @@ def _turned_hint(run: Run) -> str:
     upright = run.competition.reads_upright
     remedy, verb = ("if masks are", "set") if upright else ("unless masks are", "remove")
     return (
-        f"; the image is stored turned or mirrored (EXIF orientation): {remedy} of the pixels as stored, {verb} "
+        f"; the image is stored turned or mirrored (EXIF orientation): {remedy} drawn on the pixels as stored, {verb} "
         "`orientation: stored` in the competition's YAML"
     )
 

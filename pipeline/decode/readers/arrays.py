@@ -83,7 +83,7 @@ def _open(folder: Path, name: str) -> np.ndarray:
     try:
         array = load(path, key or None)
     except ValueError as error:
-        hint = f": name one, `{file}:NAME`" if "nothing says" in str(error) else ""
+        hint = f": name one, `{file}:NAME`" if "it is not known which" in str(error) else ""
         raise PipelineError(f"{path} {error}{hint}.") from None
     if array.ndim < 3 or not len(array):
         raise PipelineError(
