@@ -88,7 +88,7 @@ def test_run_ends_with_a_valid_submission(undisturbed: Finished) -> None:
     report = (undisturbed.folder / "report.html").read_text()
     assert len(re.findall("<figcaption>(?:best|median|worst): ", report)) >= 10  # one may be the worst and the median
     assert "<td>contradiction</td><td>drop</td>" in report
-    assert "No group, cluster or near-duplicate stands in two folds." in report
+    assert "No group, cluster or near-duplicate pair is in two folds." in report
     assert not list(undisturbed.root.rglob("*.partial"))
 
 

@@ -256,7 +256,7 @@ def test_pretrained_weights_and_unknown_classes_are_refused(mars: Run, root: Pat
         PipelineError, match=r"predict.never is \['lava'\]; expected some classes .*: ground, soil, sand"
     ):
         open_run(recipe, assignments=["predict.never=[lava]"])
-    with pytest.raises(PipelineError, match="mean_iou is for multiclass"):
+    with pytest.raises(PipelineError, match="multiclass competitions need mean_iou"):
         load_competition(str(write_changed(root, "dice", {**MARS, "metric": "dice"})))
 
 
@@ -348,7 +348,7 @@ def test_an_evaluation_leaves_overlays_and_a_row_a_run(pets: Run) -> None:
 def test_a_split_by_name(pets: Run) -> None:
     assert pets.folds_file.name == "pets-half.csv"
     assert pd.read_csv(pets.folds_file)["fold"].value_counts().tolist() == [9, 9]
-    with pytest.raises(PipelineError, match="describe it in the competition's YAML: `splits: {third: "):
+    with pytest.raises(PipelineError, match="define the split in the competition's YAML: `splits: {third: "):
         run = open_run(str(Path(pets.recipe.competition).parent / "pets-recipe.yaml"), assignments=["folds=third"])
         driver.run_stage(run, "split")
 

@@ -247,7 +247,7 @@ def test_a_mean_over_groups_needs_groups(tiny: Tiny, monkeypatch: pytest.MonkeyP
     tiny.settings["metric"] = "patient_dice"
     tiny.save()
     loaded = load_competition(str(tiny.competition_path))
-    with pytest.raises(PipelineError, match="patient_dice is a mean over groups: .* which column is the `group`"):
+    with pytest.raises(PipelineError, match="patient_dice is a mean over groups: set `group`"):
         metrics.metric_of(loaded)
 
 
@@ -261,8 +261,8 @@ def test_an_unknown_metric_is_refused(tiny: Tiny) -> None:
 @pytest.mark.parametrize(
     ("settings", "fault"),
     [
-        ({"counted": "masks"}, "`measure` belongs to"),
-        ({"measure": volume_counts}, "`measure` belongs to"),
+        ({"counted": "masks"}, "`measure` must be given exactly if"),
+        ({"measure": volume_counts}, "`measure` must be given exactly if"),
         ({"together": True}, "`together` needs"),
     ],
 )
@@ -273,7 +273,7 @@ def test_parts_of_a_metric_that_do_not_go_together(settings: dict[str, Any], fau
 
 def test_images_measured_together_are_of_one_size() -> None:
     masks = [np.zeros((1, 4, 4), np.uint8), np.zeros((1, 4, 5), np.uint8)]
-    with pytest.raises(PipelineError, match="all images of a group together; they differ in size"):
+    with pytest.raises(PipelineError, match="all images of a group together, and images of one group differ in size"):
         CASES["volume_error"].metric.measured(masks, masks)
 
 

@@ -166,7 +166,7 @@ def test_what_tune_chose_is_damaged(tiny: Tiny, command: str) -> None:
         found = CliRunner().invoke(app, [name, str(tiny.recipe_path), *more]).exception
         assert isinstance(found, PipelineError), (content, found)
         assert str(found).startswith("work/tiny/small/postprocess.json is damaged (it ")
-        assert str(found).endswith("): put the file back, or run the tune stage again with --force.")
+        assert str(found).endswith("): restore the file, or run the tune stage again with --force.")
 
 
 def test_tune_repairs_what_it_writes_and_no_folder_is_predicted_without(tiny: Tiny) -> None:

@@ -309,9 +309,9 @@ def test_settings_that_cannot_be(metric: dict[str, Any], sentence: str) -> None:
         ({"windows": {}}, "metric.file scores whole images, not windows"),
         (
             {"submission": {"columns": {"confidence": "{score}"}}},
-            "without {score}, and no mask images or COCO's results",
+            "without {score}, not mask images or COCO results",
         ),
-        ({"submission": {"format": "images", "image": "{id}.tif"}}, "name a built-in metric"),
+        ({"submission": {"format": "images", "image": "{id}.tif"}}, "use a built-in metric"),
     ],
 )
 def test_submissions_that_no_function_scores(settings: dict[str, Any], sentence: str) -> None:

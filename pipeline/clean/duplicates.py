@@ -1,12 +1,12 @@
-"""Which images look nearly the same, by the descriptors of pipeline.descriptors, and which of them belong together.
+"""Search for near-duplicate images by the descriptors of decode/descriptors.py, and clusters of them.
 
-Two images are near-duplicates when the histograms of their blocks are close, as in the best-known public code for the
-nerve competition (github.com/raghakot/ultrasound-nerve-segmentation), and their thumbnails correlate: histograms alone
-take any two dark images for the same.
+Two images are near-duplicates if the histograms of their blocks are close, as in the best-known public code for the
+nerve competition (github.com/raghakot/ultrasound-nerve-segmentation), and if their thumbnails correlate. Without the
+second condition, any two dark images would be near-duplicates.
 
-The search compares every image with every other, a block of each at a time. Matrix products in float32 rule out what is
-clearly far; what is left is computed in float64, where sums of products of uint8, or of float16 below 1, are exact. So
-the pairs do not depend on blocks, threads or processor, and two equal images have distance 0.
+The search compares all images with each other, in blocks. Matrix products in float32 exclude pairs that are clearly too
+far apart. The remaining pairs are computed in float64, in which sums of products of uint8, or of float16 below 1, are
+exact. The result therefore does not depend on blocks, threads or processor, and equal images have distance 0.
 """
 
 from collections.abc import Callable, Iterator
@@ -22,24 +22,24 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_array  # slow to import, seldom needed
 
 BLOCK = 1024
-"""Images that are compared with as many others at a time: with the longest histograms, well below 1 GiB."""
+"""Number of images per block. Comparing two blocks takes well below 1 GiB, even with the longest histograms."""
 MOST_PAIRS = 10_000_000
-"""As many take 0.3 GB; more would mean that the settings call nearly everything a duplicate."""
+"""Maximum number of pairs, which take 0.3 GB. With more, the settings make nearly all images near-duplicates."""
 
 _MARGIN = 1e-4
-"""More than float32 can be wrong by in the cosine of two vectors of 10,240 values."""
+"""A bound on the float32 error of the cosine of two vectors of 10,240 values."""
 _SPARSE = 1 / 32
-"""Up to this share of a block, computing pairs one by one is faster than the product of the matrices."""
+"""Up to this share of the pairs of two blocks, computing them one by one is faster than a matrix product."""
 _PART = 16
-"""Pairs that are computed at a time: their histograms stay in the processor's cache."""
+"""Number of pairs that are computed at a time, so that their histograms fit into the processor's cache."""
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Two images each, by their rows, and how alike they are; every array (P,)."""
+    """Pairs of images, given by their rows, and how similar they are. All arrays have the shape (P,)."""
 
     left: np.ndarray  # int64
-    right: np.ndarray  # int64; after a search of one set, larger than left
+    right: np.ndarray  # int64; larger than left if both images are of the same set
     distance: np.ndarray  # float32, cosine distance of the block histograms
     correlation: np.ndarray  # float32, of the thumbnails
 
@@ -47,7 +47,7 @@ class Pairs:
         return len(self.left)
 
     def only(self, which: np.ndarray) -> "Pairs":
-        """Returns some of the pairs, by their positions or by a mask (P,) bool."""
+        """Returns some of the pairs, selected by index or by a mask (P,) bool."""
         return Pairs(self.left[which], self.right[which], self.distance[which], self.correlation[which])
 
 
@@ -61,11 +61,11 @@ def near_pairs(
     """Returns all pairs of images that are near-duplicates, sorted by left, then right.
 
     Args:
-        histograms: (N, D) uint8, also a memmap.
-        thumbnails: (N, 256) float16; zeros, for an image of one colour, correlate with nothing.
-        settings: how near and how correlated.
-        groups: (N,) names; if given, both images of a pair have one group.
-        on_progress: gets the number of images done, and of all.
+        histograms: block histograms (N, D) uint8; may be a memmap.
+        thumbnails: thumbnails (N, 256) float16. Zeros, the thumbnail of a constant image, correlate with no other.
+        settings: maximum distance and minimum correlation.
+        groups: names of groups (N,). If given, only images of the same group are compared.
+        on_progress: called with the number of finished images and the number of all images.
 
     Raises:
         PipelineError: there are more than 10,000,000 pairs.
@@ -81,7 +81,8 @@ def cross_pairs(
     other_thumbnails: np.ndarray,
     settings: DuplicateSettings,
 ) -> Pairs:
-    """Returns all pairs of an image (left) and one of another set (right) that are near-duplicates, sorted.
+    """Returns all pairs of near-duplicates between one set of images (left) and another (right), sorted by left, then
+    right.
 
     Raises:
         PipelineError: there are more than 10,000,000 pairs.
@@ -94,13 +95,14 @@ def cross_pairs(
     )
 
 
-# --- what belongs together -------------------------------------------------------------------------------------------
+# --- clusters --------------------------------------------------------------------------------------------------------
 
 
 def connected_groups(count: int, left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Returns the number of the cluster that each of `count` rows is in (count,) int64, under edges left - right.
+    """Returns the number of the cluster of each of `count` rows (count,) int64, where edges connect the rows `left` and
+    `right`.
 
-    Clusters are numbered from 0 in the order of their first rows; a row without an edge is a cluster of its own.
+    Clusters are numbered from 0 in the order of their first rows. A row without an edge is a separate cluster.
     """
     if not count:
         return np.zeros(0, np.int64)
@@ -112,9 +114,10 @@ def connected_groups(count: int, left: np.ndarray, right: np.ndarray) -> np.ndar
 
 
 def forest(count: int, pairs: Pairs) -> np.ndarray:
-    """Returns the positions (K,) int64, ascending, of the fewest and nearest pairs that hold the clusters together.
+    """Returns the indices (K,) int64, ascending, of the fewest and nearest pairs that connect the clusters.
 
-    A minimum spanning forest: n - 1 pairs for a cluster of n rows. Of equal distances lower rows come first.
+    This is a minimum spanning forest, with n - 1 pairs for a cluster of n rows. Among equal distances, lower rows come
+    first.
     """
     if not len(pairs):
         return np.zeros(0, np.int64)
@@ -122,7 +125,7 @@ def forest(count: int, pairs: Pairs) -> np.ndarray:
 
     low, high = np.minimum(pairs.left, pairs.right), np.maximum(pairs.left, pairs.right)
     order = np.lexsort((high, low, pairs.distance))
-    # ranks for weights: scipy takes a weight of 0 for no edge, sums those of repeated edges, and may break ties anyhow
+    # weights are ranks, because scipy treats a weight of 0 as no edge, adds repeated edges and breaks ties arbitrarily
     _, ranks = np.unique(low[order].astype(np.int64) * count + high[order], return_index=True)
     kept = order[ranks]
     tree = minimum_spanning_tree(_graph(count, low[kept], high[kept], ranks + 1.0))
@@ -130,13 +133,14 @@ def forest(count: int, pairs: Pairs) -> np.ndarray:
 
 
 def orient(count: int, left: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns child and parent rows (K,) int64 of a forest's edges; the root of each tree is its first row.
+    """Returns the child and parent rows (K,) int64 of the edges of a forest. The root of each tree is its first row.
 
-    Every other row of a tree is a child once, in ascending order; its parent is its neighbour on the way to the root.
+    Each other row of a tree occurs once as a child, in ascending order. Its parent is its neighbour on the way to the
+    root.
     """
     from scipy.sparse.csgraph import breadth_first_order
 
-    # one more row, joined to the first row of every tree, lets one search reach all of them
+    # an additional row that is connected to the first row of each tree lets one search reach all trees
     first = np.unique(connected_groups(count, left, right), return_index=True)[1]
     top = np.full(len(first), count)
     graph = _graph(count + 1, np.concatenate([left, top]), np.concatenate([right, first]))
@@ -157,20 +161,21 @@ def _graph(count: int, left: np.ndarray, right: np.ndarray, weights: np.ndarray 
 
 @dataclass(frozen=True)
 class _Vectors:
-    """Rows to take cosines of, and their squared lengths: 1 for a row of zeros, so that its cosine is 0."""
+    """Vectors for cosines, and their squared lengths. The squared length of a zero vector is set to 1, so that its
+    cosine is 0."""
 
     values: np.ndarray  # (N, D) uint8 or float16
     squares: np.ndarray  # (N,) float64
 
     @classmethod
     def of(cls, values: np.ndarray) -> "_Vectors":
-        """Returns these rows with their squared lengths."""
+        """Returns vectors with their squared lengths."""
         parts = (values[start : start + _PART] for start in range(0, len(values), _PART))
         squares = np.concatenate([np.zeros(0), *(_products(part, part) for part in parts)])
         return cls(values, np.where(squares > 0, squares, 1))
 
     def at(self, rows: np.ndarray) -> "_Vectors":
-        """Returns some of the rows."""
+        """Returns the vectors of these rows."""
         return _Vectors(self.values[rows], self.squares[rows])
 
 
@@ -186,7 +191,7 @@ class _Images:
 
 
 def _members(count: int, groups: np.ndarray | None) -> list[np.ndarray]:
-    """The rows of each group, ascending; of all images where there are no groups."""
+    """Returns the rows of each group, ascending; without groups, all rows as one group."""
     if groups is None or not count:
         return [np.arange(count)]
     _, number = np.unique(np.asarray(groups).astype(str), return_inverse=True)
@@ -204,7 +209,7 @@ def _search(
     settings: DuplicateSettings,
     on_progress: Callable[[int, int], None] | None,
 ) -> Iterator[Pairs]:
-    """The near-duplicates of each block of images among itself and those that come after it."""
+    """Yields the near-duplicates between each block of images and itself or a later block."""
     count, done = sum(map(len, members)), 0
     for rows in members:
         for start in range(0, len(rows), BLOCK):
@@ -224,11 +229,12 @@ def _compare(
     candidates: np.ndarray,
     settings: DuplicateSettings,
 ) -> Pairs:
-    """The near-duplicates among the candidates (L, R) bool, which it changes: pairs of rows `left` and `right`."""
+    """Returns the near-duplicates among the candidates (L, R) bool, which are pairs of the rows `left` and `right`.
+    `candidates` is modified."""
     if settings.correlation > -1:
         candidates &= _may_reach(settings.correlation, images.thumbnails.at(left), others.thumbnails.at(right))
-    some, others_some = candidates.any(1), candidates.any(0)
-    left, right, candidates = left[some], right[others_some], candidates[np.ix_(some, others_some)]
+    used, others_used = candidates.any(1), candidates.any(0)
+    left, right, candidates = left[used], right[others_used], candidates[np.ix_(used, others_used)]
     histograms, other_histograms = images.histograms.at(left), others.histograms.at(right)
     if np.count_nonzero(candidates) > _SPARSE * candidates.size:
         candidates &= _may_reach(1 - settings.distance, histograms, other_histograms)
@@ -242,43 +248,43 @@ def _compare(
 
 
 def _may_reach(bound: float, left: _Vectors, right: _Vectors) -> np.ndarray:
-    """Whether the cosine of each two rows may be `bound` or more (L, R) bool: sure where it is False."""
+    """Returns whether the cosine of each pair may reach `bound` (L, R) bool. False is certain; True is not."""
     products = left.values.astype(np.float32) @ right.values.astype(np.float32).T
     lengths = [np.sqrt(part.squares).astype(np.float32) for part in (left, right)]
     return products >= np.float32(bound - _MARGIN) * lengths[0][:, None] * lengths[1]
 
 
 def _cosines(left: _Vectors, right: _Vectors, which: np.ndarray) -> np.ndarray:
-    """The cosines (P,) float64 of the pairs that `which` (L, R) bool holds, row by row."""
+    """Returns the cosines (P,) float64 of the pairs selected by `which` (L, R) bool, row by row."""
     row, column = np.nonzero(which)
     if len(row) > _SPARSE * which.size:
         products = (left.values.astype(np.float64) @ right.values.astype(np.float64).T)[which]
     else:
         parts = (slice(start, start + _PART) for start in range(0, len(row), _PART))
-        found = (_products(left.values[row[part]], right.values[column[part]]) for part in parts)
-        products = np.concatenate([np.zeros(0), *found])
-    # the root of a square is exact, so a row's cosine with itself is 1
+        products_of_parts = (_products(left.values[row[part]], right.values[column[part]]) for part in parts)
+        products = np.concatenate([np.zeros(0), *products_of_parts])
+    # the square root of a square is exact, so the cosine of a row with itself is 1
     return np.clip(products / np.sqrt(left.squares[row] * right.squares[column]), -1, 1)
 
 
 def _products(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """The product of each row with its partner (P,) float64."""
+    """Returns the scalar product of each row with its partner (P,) float64."""
     return np.einsum("ij,ij->i", left.astype(np.float64), right.astype(np.float64))
 
 
 def _collected(parts: Iterator[Pairs]) -> Pairs:
-    """All parts in one, sorted by left, then right."""
+    """Returns all parts as one, sorted by left, then right."""
     nothing, number = np.zeros(0, np.float32), 0
-    found = [Pairs(nothing.astype(np.int64), nothing.astype(np.int64), nothing, nothing)]
+    kept = [Pairs(nothing.astype(np.int64), nothing.astype(np.int64), nothing, nothing)]
     for part in parts:
         number += len(part)
         if number > MOST_PAIRS:
             raise PipelineError(
-                f"More than {MOST_PAIRS:,} pairs of images look alike; lower clean.duplicates.distance or raise "
-                "clean.duplicates.correlation in the competition's YAML."
+                f"More than {MOST_PAIRS:,} pairs of images count as near-duplicates; lower clean.duplicates.distance "
+                "or raise clean.duplicates.correlation in the competition's YAML."
             )
         if len(part):
-            found.append(part)
-    columns = ([getattr(part, name) for part in found] for name in ("left", "right", "distance", "correlation"))
+            kept.append(part)
+    columns = ([getattr(part, name) for part in kept] for name in ("left", "right", "distance", "correlation"))
     pairs = Pairs(*(np.concatenate(column) for column in columns))
     return pairs.only(np.lexsort((pairs.right, pairs.left)))

@@ -1,14 +1,14 @@
-"""Detectors of what is wrong with training images: pure functions from tables and arrays to findings.
+"""Detectors of problems with training images: pure functions from tables and arrays to findings.
 
-A finding is one row: image_id, reason, score, partner_id, action, note. What `score` counts depends on the reason:
+A finding is one row: image_id, reason, score, partner_id, action, note. The meaning of `score` depends on the reason:
 
-    broken           robust standard deviations from the other images; 0 where no such distance is needed
-    identical mask   images that share the mask
-    duplicate        cosine distance of the block histograms; each row joins an image to the nearest one of its cluster
-                     on the way to the cluster's first image, so that the rows of a cluster hold it together
-    contradiction    cosine distance of the block histograms: the smaller, the surer
-    pixel outlier    robust standard deviations from the other images, of whichever statistic is farthest
-    test duplicate   cosine distance to the image of the test set
+    broken           robust standard deviations from the other images; 0 if the finding does not depend on them
+    identical mask   number of images with this mask
+    duplicate        cosine distance of the block histograms; each row connects an image with its nearest neighbour on
+                     the way to the first image of its cluster, so that the rows of a cluster connect all of its images
+    contradiction    cosine distance of the block histograms; the smaller it is, the more certain is the contradiction
+    pixel outlier    robust standard deviations from the other images, for the statistic with the largest distance
+    test duplicate   cosine distance of the block histograms from the image of the test set
 """
 
 from collections.abc import Iterator, Sequence
@@ -32,16 +32,16 @@ from pipeline.masks.pixels import largest_of
 
 COLUMNS = ["image_id", "reason", "score", "partner_id", "action", "note"]
 ENOUGH = 20
-"""Images from which on it can be said what is unusual among them."""
+"""Minimum number of images for finding unusual ones among them."""
 
 
 def findings(rows: Sequence[tuple[str, str, float, str, str, str]]) -> pd.DataFrame:
-    """Returns findings in the order of COLUMNS as a table."""
+    """Returns a table of findings, whose values are in the order of COLUMNS."""
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def count_findings(found: pd.DataFrame) -> list[dict[str, Any]]:
-    """Returns reason, action, number of images and an example for every kind of finding."""
+    """Returns reason, action, number of images and an example for each kind of finding."""
     counts = found.groupby(["reason", "action"], sort=False, as_index=False)
     return counts.agg(images=("image_id", "nunique"), example=("note", "first")).to_dict("records")
 
@@ -50,7 +50,7 @@ def count_findings(found: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def find_faulty(images: pd.DataFrame) -> pd.DataFrame:
-    """Returns a finding for every image that decode could not use: unreadable, of the wrong size, without a mask."""
+    """Returns a finding for each image that decode could not use: unreadable, of the wrong size, or without a mask."""
     faulty = images[images["fault"] != ""]
     return findings([
         (image_id, "broken", 0.0, "", "drop", fault)
@@ -59,7 +59,8 @@ def find_faulty(images: pd.DataFrame) -> pd.DataFrame:
 
 
 def find_broken(images: pd.DataFrame, settings: BrokenSettings) -> pd.DataFrame:
-    """Returns a finding for every image (training rows of the table) that shows nothing."""
+    """Returns a finding for each image without content: constant, nearly black, nearly white, or noise. `images` are
+    training rows of the table."""
     top = images["dtype"].map(lambda name: largest_of(name) if name else 1).to_numpy()
     share, smoothness = images["mean"].to_numpy() / top, images["smoothness"].to_numpy()
     constant = (images["minimum"] == images["maximum"]).to_numpy()
@@ -76,15 +77,16 @@ def find_broken(images: pd.DataFrame, settings: BrokenSettings) -> pd.DataFrame:
         image, kind = images.iloc[number], str(kinds[number])
         notes = {"constant": f"every pixel is {image['minimum']}"}
         notes |= {"noise": f"neighbouring pixels correlate {image['smoothness']:.2f}"}
-        note = notes.get(kind, f"mean {image['mean']:.1f}, the middle image has {middle:.1f}")
+        note = notes.get(kind, f"mean {image['mean']:.1f}, the median is {middle:.1f}")
         z = {"constant": 0.0, "noise": smooth_z[number]}.get(kind, mean_z[number])
         rows.append((image["image_id"], "broken", round(abs(float(z)), 2), "", settings.action, f"{kind}: {note}"))
     return findings(rows)
 
 
 def find_pixel_outliers(images: pd.DataFrame, settings: PixelOutlierSettings) -> pd.DataFrame:
-    """Returns a finding for every image (training rows that are not broken) with unusual statistics: a robust z-score
-    of mean, contrast or entropy, or the anomaly score of an isolation forest over all three (Liu, Ting, Zhou 2008)."""
+    """Returns a finding for each image with unusual statistics: by the robust z-scores of mean, contrast and entropy,
+    or by the anomaly score of an isolation forest over all three (Liu, Ting, Zhou 2008). `images` are training rows
+    that are not broken."""
     names = {"mean": "mean", "standard_deviation": "contrast", "entropy": "entropy"}
     if len(images) < ENOUGH:
         return findings([])
@@ -95,15 +97,16 @@ def find_pixel_outliers(images: pd.DataFrame, settings: PixelOutlierSettings) ->
     for number in np.flatnonzero((np.abs(scores).max(1) >= settings.z) | (anomaly >= (settings.isolation or 2))):
         farthest = int(np.abs(scores[number]).argmax())
         name, middle = list(names.values())[farthest], np.median(values[:, farthest])
-        note = f"{name} {values[number, farthest]:.2f}, the middle image has {middle:.2f}"
+        note = f"{name} {values[number, farthest]:.2f}, the median is {middle:.2f}"
         score = round(float(np.abs(scores[number]).max()), 2)
         rows.append((images["image_id"].iat[number], "pixel outlier", score, "", settings.action, note))
     return findings(rows)
 
 
 def robust_z(values: np.ndarray, counted: np.ndarray) -> np.ndarray:
-    """Returns how many robust standard deviations (1.4826 × the median absolute deviation) each value (N,) lies from
-    the median of those that `counted` (N,) bool names; a spread below a hundredth of the median is taken as that."""
+    """Returns the distance of each value (N,) from the median in robust standard deviations (1.4826 × the median
+    absolute deviation). Median and deviation are those of the values selected by `counted` (N,) bool. The deviation is
+    at least a hundredth of the median."""
     if not counted.any():
         return np.zeros(len(values))
     middle = np.median(values[counted])
@@ -117,11 +120,11 @@ def _anomaly(scores: np.ndarray) -> np.ndarray:
     return -IsolationForest(n_estimators=200, random_state=0).fit(scores).score_samples(scores)
 
 
-# --- images beside images --------------------------------------------------------------------------------------------
+# --- pairs of images -------------------------------------------------------------------------------------------------
 
 
 def exact_pairs(images: pd.DataFrame) -> Pairs:
-    """Returns every image (rows of the table) with the first one of the same pixels."""
+    """Returns the pairs of each image (rows of the table) and the first image with the same pixels."""
     _, first, number = np.unique(images["pixel_hash"].to_numpy(str), return_index=True, return_inverse=True)
     left, right = first[number], np.arange(len(images))
     again = left != right
@@ -130,7 +133,8 @@ def exact_pairs(images: pd.DataFrame) -> Pairs:
 
 
 def find_duplicates(images: pd.DataFrame, pairs: Pairs) -> pd.DataFrame:
-    """Returns the findings that hold every cluster of near-duplicates together (images: training rows, 0 … N - 1)."""
+    """Returns the findings that connect the images of each cluster of near-duplicates. `images` are training rows,
+    numbered from 0."""
     chosen = pairs.only(forest(len(images), pairs))
     parts = connected_groups(len(images), chosen.left, chosen.right)
     size = np.bincount(parts, minlength=1)[parts]
@@ -142,16 +146,17 @@ def find_duplicates(images: pd.DataFrame, pairs: Pairs) -> pd.DataFrame:
         )
     }
     ids, hashes, rows = images["image_id"].to_numpy(), images["pixel_hash"].to_numpy(), []
-    for one, other in zip(child, parent, strict=True):
-        distance, correlation = near[frozenset((int(one), int(other)))]
-        how = "the same pixels" if hashes[one] == hashes[other] else f"thumbnails correlate {correlation:.3f}"
-        note = f"{how}; cluster of {size[one]} images"
-        rows.append((ids[one], "duplicate", round(distance, 5), ids[other], "keep", note))
+    for row, partner in zip(child, parent, strict=True):
+        distance, correlation = near[frozenset((int(row), int(partner)))]
+        how = "the same pixels" if hashes[row] == hashes[partner] else f"thumbnails correlate {correlation:.3f}"
+        note = f"{how}; cluster of {size[row]} images"
+        rows.append((ids[row], "duplicate", round(distance, 5), ids[partner], "keep", note))
     return findings(rows)
 
 
 def find_test_duplicates(train: pd.DataFrame, test: pd.DataFrame, pairs: Pairs) -> pd.DataFrame:
-    """Returns a finding for every training image with a near-duplicate in the test set, naming the nearest."""
+    """Returns a finding for each training image with a near-duplicate in the test set. The partner is the nearest
+    one."""
     nearest = (
         pd.DataFrame(vars(pairs)).sort_values("distance", kind="stable").drop_duplicates("left").sort_values("left")
     )
@@ -165,16 +170,16 @@ def find_test_duplicates(train: pd.DataFrame, test: pd.DataFrame, pairs: Pairs) 
 def find_identical_masks(
     images: pd.DataFrame, clusters: np.ndarray, classes: list[str], settings: IdenticalMaskSettings
 ) -> pd.DataFrame:
-    """Returns a finding for every image that has its mask in common with images that are no near-duplicates of it.
+    """Returns a finding for each image whose mask is identical to that of an image that is not its near-duplicate.
 
-    A mask that is empty, or one class all over, says nothing and is left out. Those who made the Mars data copied one
-    mask to all pictures that do not belong: no likeness of the images would have found every one of them.
+    Masks that are empty, or that have one class everywhere, are left out. In the Mars data, for instance, one mask was
+    copied to all pictures that do not belong there, and comparing the images would not have found all of them.
 
     Args:
         images: training rows of the table.
         clusters: number of the duplicate cluster of each image (N,).
-        classes: the foreground's.
-        settings: how many images make it a reason to drop them.
+        classes: the foreground classes.
+        settings: the minimum number of such images for dropping them.
     """
     areas = images[[f"area_{name}" for name in classes]].to_numpy()
     pixels = (images["height"] * images["width"]).to_numpy()
@@ -187,7 +192,7 @@ def find_identical_masks(
         if different < 2:
             continue
         action = settings.action if different >= settings.images else "keep"
-        note = f"the mask of {len(members)} images, {different} of them no near-duplicates"
+        note = f"the same mask on {len(members)} images, {different} of which are not near-duplicates of each other"
         for member in members:
             partner = next(other for other in members if clusters[other] != clusters[member])
             ids = images["image_id"].iat[member], images["image_id"].iat[partner]
@@ -202,27 +207,27 @@ def find_contradictions(
     images: pd.DataFrame, histograms: np.ndarray, pairs: Pairs, classes: list[str], settings: ContradictionSettings,
     grid: tuple[int, int],
 ) -> pd.DataFrame:  # fmt: skip
-    """Returns a finding for every image whose mask disagrees with a near-duplicate's, with the nearest such partner.
+    """Returns a finding for each image whose mask contradicts that of a near-duplicate, with the nearest such partner.
 
-    After raghakot's cleaning of the nerve data, where an image without a mask is dropped when one that looks the same
-    has a mask. Here the blocks under the mask must look the same too: as the probe moves on, a nerve comes into view
-    while the rest of the picture stays, and there both masks are right.
+    This follows raghakot's cleaning of the nerve data, in which an image with an empty mask is dropped if a
+    near-duplicate has a mask. Here the blocks under the mask must be similar too. When the probe moves, a nerve can
+    come into view while the rest of the picture hardly changes, and then both masks are right.
 
     Args:
         images: training rows of the table.
         histograms: block histograms of these images (N, D) uint8.
         pairs: near-duplicates among them.
-        classes: the foreground's.
-        settings: what a contradiction is, and what follows.
+        classes: the foreground classes.
+        settings: what counts as a contradiction, and what training does with it.
         grid: rows × columns of blocks.
     """
     rows: dict[str, tuple[str, str, float, str, str, str]] = {}
     area = images[[f"area_{name}" for name in classes]].sum(axis=1).to_numpy()
-    for one, other, distance in _disagreeing(images, histograms, pairs, classes, settings, grid):
-        empty_first, full = (one, other) if area[one] <= area[other] else (other, one)
-        empty = area[empty_first] == 0
-        for image, partner in ((empty_first, full), (full, empty_first)):
-            action = _action(settings.policy, empty, image == empty_first)
+    for row, partner_row, distance in _disagreeing(images, histograms, pairs, classes, settings, grid):
+        smaller, larger = (row, partner_row) if area[row] <= area[partner_row] else (partner_row, row)
+        empty = area[smaller] == 0
+        for image, partner in ((smaller, larger), (larger, smaller)):
+            action = _action(settings.policy, empty, image == smaller)
             if action is None:
                 continue
             ids = images["image_id"].iat[image], images["image_id"].iat[partner]
@@ -232,7 +237,7 @@ def find_contradictions(
 
 
 def _action(policy: str, one_is_empty: bool, is_smaller: bool) -> str | None:
-    """What happens to one of two contradicting images; None: nothing, and it is not listed."""
+    """Returns what training does with one of two contradicting images; None: nothing, and it is not listed."""
     if policy in ("drop_both", "soft"):
         return policy.removesuffix("_both")
     if not is_smaller:
@@ -244,7 +249,7 @@ def _disagreeing(
     images: pd.DataFrame, histograms: np.ndarray, pairs: Pairs, classes: list[str], settings: ContradictionSettings,
     grid: tuple[int, int],
 ) -> Iterator[tuple[int, int, float]]:  # fmt: skip
-    """Contradicting pairs and their distance, nearest first."""
+    """Yields contradicting pairs with their distance, the nearest first."""
     columns = [f"rle_{name}" for name in classes]
     texts = images[columns].to_numpy()
 
@@ -254,28 +259,29 @@ def _disagreeing(
         return np.stack([rle.decode(text, shape) for text in texts[row]]) == 1
 
     for position in track(np.argsort(pairs.distance, kind="stable"), "contradictions", len(pairs)):
-        one, other = int(pairs.left[position]), int(pairs.right[position])
-        if (texts[one] == texts[other]).all():
+        row_left, row_right = int(pairs.left[position]), int(pairs.right[position])
+        if (texts[row_left] == texts[row_right]).all():
             continue
-        first, second = masks(one), masks(other)
+        first, second = masks(row_left), masks(row_right)
         if first.shape != second.shape or overlap(first, second) >= settings.dice:
             continue
         if settings.under_mask is not None:
             under = (first | second).any(0)
-            if local_distance(histograms[one], histograms[other], under, grid) > settings.under_mask:
+            if local_distance(histograms[row_left], histograms[row_right], under, grid) > settings.under_mask:
                 continue
-        yield one, other, float(pairs.distance[position])
+        yield row_left, row_right, float(pairs.distance[position])
 
 
 def overlap(one: np.ndarray, other: np.ndarray) -> float:
-    """Returns the Dice of two sets of masks (C, h, w) bool, all classes together; 0 when one alone is empty."""
+    """Returns the Dice of two sets of masks (C, h, w) bool over all classes together; 0 if only one is empty, 1 if both
+    are."""
     total = int(one.sum()) + int(other.sum())
     return 2 * int((one & other).sum()) / total if total else 1.0
 
 
 def local_distance(one: np.ndarray, other: np.ndarray, mask: np.ndarray, grid: tuple[int, int]) -> float:
-    """Returns the cosine distance of two images' block histograms (D,) in the blocks that a mask (h, w) bool covers
-    best: at least half as much as it does any block."""
+    """Returns the cosine distance of two images' block histograms (D,) in the blocks that a mask (h, w) bool covers at
+    least half as much as the block that it covers most."""
     blocks = block_numbers(mask.shape, grid).ravel()
     count = grid[0] * grid[1]
     share = np.bincount(blocks, mask.ravel(), count) / np.maximum(np.bincount(blocks, minlength=count), 1)

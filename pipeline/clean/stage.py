@@ -1,19 +1,20 @@
-"""Lists what is wrong with the training images and their masks. Raw files are never touched.
+"""Lists problems of the training images and their masks. Raw files are never changed.
 
     python -m pipeline clean RECIPE
 
 reads   work/<competition>/images.parquet, histograms.npy, thumbnails.npy; input/<competition>/ for the pictures
-        and, for the images that training and test set share, test_images.parquet, test_histograms.npy and
-        test_thumbnails.npy
+        and, for near-duplicates in the test set, test_images.parquet, test_histograms.npy and test_thumbnails.npy
 writes  work/<competition>/outliers.csv: image_id, reason, score, partner_id, note, and
         action (drop | relabel | soft | keep)
-        work/<competition>/test_duplicates.csv: the same columns, one row per training image that a test image looks
-        like. No fold, model or score depends on it, so that a new test set changes none of them
-        work/<competition>/outliers/<reason>.png: the first and the last findings by score, each beside its partner; of
-        duplicates also the nearest pairs beyond the bound, which are not taken for any; these are listed in apart.csv
+        work/<competition>/test_duplicates.csv: the same columns, one row per training image with a near-duplicate in
+        the test set. No fold, model or score depends on this file, so that a new test set does not change them
+        work/<competition>/outliers/<reason>.png: the findings with the lowest and the highest scores, each beside its
+        partner; for duplicates also the most similar pairs that do not count as near-duplicates, which are listed in
+        outliers/apart.csv
 
-Detectors and what their scores count: outliers.py. Their settings, and what follows from a finding: `clean` in the
-competition's YAML (core/config/cleaning.py). outliers.csv may be edited: everything after it goes by what it then says.
+outliers.py has the detectors and the meaning of their scores. Their settings, and what training does with a finding,
+are under `clean` in the competition's YAML (core/config/cleaning.py). You may edit outliers.csv: all later stages use
+the edited file.
 """
 
 from collections.abc import Callable, Iterator
@@ -46,18 +47,18 @@ LESS_MEMORY = "close other programs, or set clean.duplicates.search to false in 
 SHARED = True
 TEST_PICTURE = "test_duplicate.png"
 REASONS = ("broken", "duplicate", "identical_mask", "contradiction", "pixel_outlier")
-"""Of findings about training images, as their pictures are called."""
+"""The reasons of findings about training images, as file names of their pictures."""
 FOR_TEST: Any = {"broken": True, "duplicates": True}
-"""Settings of `clean` that decide about images that the test set has too."""
+"""The settings of `clean` for near-duplicates in the test set."""
 PICTURES = 8
-"""Findings of each end of a reason's scores that a picture shows."""
+"""Number of findings with the lowest scores, and with the highest scores, that the picture of a reason shows."""
 BEYOND = 2.0
-"""Up to how many times the largest distance of near-duplicates pairs are searched for, to be shown."""
+"""Pairs that are too far apart for near-duplicates are shown up to this multiple of the maximum distance."""
 
 
 def steps(run: Run) -> list[Step]:
-    """Returns the steps of this stage: the findings about the training images, and where there is a test set those that
-    it has too."""
+    """Returns the steps of this stage: the findings about training images and, if there is a test set, the training
+    images with a near-duplicate in it."""
     rules = run.competition.clean
     manifest = run.competition_folder / "outliers.manifest.json"
     settings: dict[str, Any] = {"clean": rules.model_dump(exclude={"duplicates": {"test"}})}
@@ -65,48 +66,53 @@ def steps(run: Run) -> list[Step]:
     inputs = (run.table, run.histograms, run.thumbnails)
     pictures = tuple(run.outlier_pictures / f"{reason}.png" for reason in REASONS)
     also = (*pictures, run.pairs_apart)
-    found = Step("clean", "clean", manifest, inputs, (run.outliers,), settings, also=also, editable=(run.outliers,))
+    training_step = Step(
+        "clean", "clean", manifest, inputs, (run.outliers,), settings, also=also, editable=(run.outliers,)
+    )
     if not run.competition.has_test:
-        return [found]
+        return [training_step]
     manifest, settings = run.test_duplicates.with_suffix(".manifest.json"), rules.model_dump(include=FOR_TEST)
     both = (*inputs, run.test_table, run.test_histograms, run.test_thumbnails)
     outputs = (run.test_duplicates,)
     also = (run.outlier_pictures / TEST_PICTURE,)
-    return [found, Step("clean", "test duplicates", manifest, both, outputs, settings, also=also, subset="test")]
+    return [
+        training_step,
+        Step("clean", "test duplicates", manifest, both, outputs, settings, also=also, subset="test"),
+    ]
 
 
 def keeps(run: Run, step: Step, reasons: list[Reason]) -> bool:
-    """Whether outliers.csv stays: it does when somebody edited it."""
+    """Returns whether the outputs are kept: outliers.csv is kept if the user edited it."""
     return freshness.is_user_edited(step, run.outliers)
 
 
 def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
-    """Writes the lists and the pictures, and prints the counts by reason."""
+    """Writes the lists and the pictures, and prints the number of findings per reason."""
     images, pictures = table.read_table(run.table), shown(run.outlier_pictures)
     for step in waiting:
         if run.outliers in step.outputs:
-            found, beyond = find(run, images)
+            listed, beyond = find(run, images)
             _remove_pictures(run, of_test=False)
-            _draw(run, images, images, found, beyond)
+            _draw(run, images, images, listed, beyond)
             write_for_people(run.pairs_apart, beyond)
-            said = "1 finding" if len(found) == 1 else f"{len(found) or 'no'} findings"
+            summary = "1 finding" if len(listed) == 1 else f"{len(listed) or 'no'} findings"
         else:
             tests = table.read_table(run.test_table)
-            found, said = find_test_duplicates(run, images, tests), "no training image looks like a test image"
-            if len(found):
-                said = f"{len(found)} training image{' looks' if len(found) == 1 else 's look'} like a test image"
+            listed, summary = find_test_duplicates(run, images, tests), "no training image looks like a test image"
+            if len(listed):
+                summary = f"{len(listed)} training image{' looks' if len(listed) == 1 else 's look'} like a test image"
             _remove_pictures(run, of_test=True)
-            _draw(run, images, tests, found, outliers.findings([]))
+            _draw(run, images, tests, listed, outliers.findings([]))
         (path,) = step.outputs
-        write_for_people(path, found, freshness.writing_editable if path in step.editable else writing)
-        _print(found)
-        say(f"  {said} → {shown(path)}{f', pictures → {pictures}/' if len(found) else ''}")
+        write_for_people(path, listed, freshness.writing_editable if path in step.editable else writing)
+        _print(listed)
+        say(f"  {summary} → {shown(path)}{f', pictures → {pictures}/' if len(listed) else ''}")
         yield step
 
 
 @dataclass(frozen=True)
 class Described:
-    """Rows of the table, numbered from 0, and what they are compared by."""
+    """Rows of the table, numbered from 0, with the descriptors by which they are compared."""
 
     images: pd.DataFrame
     histograms: np.ndarray  # (N, D) uint8
@@ -114,15 +120,18 @@ class Described:
 
 
 def find(run: Run, everything: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Returns the findings of all detectors that are switched on about the images of the training table, the broken
-    ones left out of all others; and, in the same columns, the nearest pairs that are not taken for near-duplicates."""
+    """Returns the findings of all enabled detectors, and the most similar pairs that do not count as near-duplicates.
+
+    Both tables have the same columns. Broken images are left out by all other detectors. `everything` is the table of
+    training images.
+    """
     settings = run.competition.clean
     found = [outliers.find_faulty(everything)]
     images = everything[(everything["subset"] == "train") & (everything["fault"] == "")]
     if settings.broken.action != "off":
         found.append(outliers.find_broken(images, settings.broken))
         images = images[~images["image_id"].isin(found[-1]["image_id"])]
-    if not len(images):  # all are broken: there is nothing to compare
+    if not len(images):  # all images are broken, so there is nothing to compare
         return pd.concat(found, ignore_index=True), outliers.findings([])
     train, classes = _described(images, run.histograms, run.thumbnails), run.competition.foreground
     pairs, beyond = _pairs(run, train)
@@ -136,7 +145,7 @@ def find(run: Run, everything: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame
         ))  # fmt: skip
     if settings.pixel_outliers.action != "off":
         found.append(outliers.find_pixel_outliers(train.images, settings.pixel_outliers))
-    return pd.concat([one for one in found if len(one)] or found[:1], ignore_index=True), beyond
+    return pd.concat([table for table in found if len(table)] or found[:1], ignore_index=True), beyond
 
 
 def _described(images: pd.DataFrame, *descriptors: Path) -> Described:
@@ -146,14 +155,15 @@ def _described(images: pd.DataFrame, *descriptors: Path) -> Described:
 
 
 def _pairs(run: Run, train: Described) -> tuple[Pairs, pd.DataFrame]:
-    """Near-duplicates and images of the same pixels, none where the search is switched off; and, as findings, the
-    nearest pairs beyond the bound, for a person who wants to know whether it is right."""
+    """Returns the pairs of near-duplicates and of images with the same pixels (none if the search is switched off) and,
+    as findings, the most similar pairs beyond the maximum distance, by which the user can judge whether it is right."""
     settings, exact = run.competition.clean.duplicates, outliers.exact_pairs(train.images)
     if not settings.search:
         return exact.only(np.zeros(len(exact), bool)), outliers.findings([])
     try:
         found = _search(run, train, settings.model_copy(update={"distance": min(2.0, BEYOND * settings.distance)}))
-    except PipelineError:  # too many pairs for a picture may still be few enough within the bound
+    except PipelineError:
+        # too many pairs within the larger distance; within the maximum distance there may be few enough
         found = _search(run, train, settings)
     near, beyond = (
         found.only(which) for which in (found.distance < settings.distance, found.distance >= settings.distance)
@@ -175,7 +185,7 @@ def _search(run: Run, train: Described, settings: DuplicateSettings) -> Pairs:
 
 
 def find_test_duplicates(run: Run, images: pd.DataFrame, tests: pd.DataFrame) -> pd.DataFrame:
-    """Returns a finding for every training image, the broken ones left out, that a test image looks like; none where
+    """Returns a finding for each training image that is not broken and has a near-duplicate in the test set; none if
     the search is switched off. `images` and `tests` are the two tables of decode."""
     settings = run.competition.clean
     if not (settings.duplicates.search and settings.duplicates.test):
@@ -189,11 +199,11 @@ def find_test_duplicates(run: Run, images: pd.DataFrame, tests: pd.DataFrame) ->
     return outliers.find_test_duplicates(train.images, test.images, pairs)
 
 
-# --- what a person sees ----------------------------------------------------------------------------------------------
+# --- output for the user ---------------------------------------------------------------------------------------------
 
 
 def _print(found: pd.DataFrame) -> None:
-    shown_table = Table("reason", "action", "images", "for instance", box=None, padding=(0, 2))
+    shown_table = Table("reason", "action", "images", "example", box=None, padding=(0, 2))
     for row in outliers.count_findings(found):
         shown_table.add_row(*(Text(str(value)) for value in row.values()))
     if len(found):
@@ -201,15 +211,15 @@ def _print(found: pd.DataFrame) -> None:
 
 
 def _remove_pictures(run: Run, of_test: bool) -> None:
-    """Removes the pictures of earlier findings: of the test images, or all others."""
+    """Removes the pictures of earlier findings: those about the test set, or all others."""
     for path in run.outlier_pictures.glob("*.png"):
         if (path.name == TEST_PICTURE) == of_test:
             path.unlink()
 
 
 def _draw(run: Run, images: pd.DataFrame, partners: pd.DataFrame, found: pd.DataFrame, beyond: pd.DataFrame) -> None:
-    """Draws the ends of every reason's list; an image that cannot be read has no picture. `partners`: the table that
-    partners are in, of which an id may be in `images` too, for another image."""
+    """Draws the findings with the lowest and the highest scores of each reason. Images that cannot be read are left
+    out. `partners` is the table of the partner images; its ids may occur in `images` too, for other images."""
     listed = [rows.drop_duplicates("image_id").set_index("image_id", drop=False) for rows in (images, partners)]
     of_test = partners is not images
     read = reader_of(run.competition).opener(run.competition, run.input)
@@ -234,15 +244,15 @@ def _draw(run: Run, images: pd.DataFrame, partners: pd.DataFrame, found: pd.Data
 
 
 def _seen(findings: pd.DataFrame) -> pd.Series:
-    """Whether an earlier row has the same two images, the other way round."""
+    """Returns whether an earlier row has the same two images in the opposite order."""
     pairs = zip(findings["image_id"], findings["partner_id"], strict=True)
     return pd.Series(list(map(frozenset, pairs)), findings.index, dtype=object).duplicated()
 
 
 def _tile(finding: tuple, picture: Callable[[str, int], np.ndarray]) -> tuple[list[np.ndarray], str] | None:
-    ids = [one for one in (finding.image_id, finding.partner_id) if one]  # type: ignore[attr-defined]
+    ids = [image_id for image_id in (finding.image_id, finding.partner_id) if image_id]  # type: ignore[attr-defined]
     try:
         caption = f"{' | '.join(ids)}  {finding.score:g}  {finding.action}"  # type: ignore[attr-defined]
-        return [picture(one, place) for place, one in enumerate(ids)], caption
+        return [picture(image_id, place) for place, image_id in enumerate(ids)], caption
     except (ValueError, OSError, KeyError):
         return None

@@ -1,4 +1,4 @@
-"""Recipes of runs whose predictions were made elsewhere."""
+"""Recipes of runs that use external predictions."""
 
 from pathlib import Path
 
@@ -8,16 +8,17 @@ from pipeline.core.errors import PipelineError
 
 
 def recipe_of_arrays(name: str, competition: str | None, oof: str, test: str | None, assignments: list[str]) -> Recipe:
-    """Returns the default recipe, with predictions made elsewhere; see run.open_run.
+    """Returns the default recipe with external predictions; see run.open_run.
 
     Raises:
-        PipelineError: no competition, a name that is a recipe's path, or a wrong setting.
+        PipelineError: there is no competition, `name` is the path of a recipe, or a setting is wrong.
     """
     if competition is None:
-        raise PipelineError("--oof needs --competition: its name, or the path of its YAML.")
+        raise PipelineError("--oof needs --competition: the name of a competition, or the path of its YAML.")
     if name.endswith((".yaml", ".yml")):
         raise PipelineError(
-            f"{name} is a recipe: set `arrays: {{oof: …}}` in it, or give --oof with a plain name for the run."
+            f"{name} is the path of a recipe: set `arrays: {{oof: …}}` in it, or use --oof with a plain name for the "
+            "run."
         )
     if competition.endswith((".yaml", ".yml")):
         competition = str(Path(competition).absolute())
@@ -26,14 +27,14 @@ def recipe_of_arrays(name: str, competition: str | None, oof: str, test: str | N
 
 
 def with_arrays(recipe: Recipe, folder: Path) -> Recipe:
-    """Returns the recipe with full paths of its arrays, and the size of their images.
+    """Returns the recipe with full paths of its arrays, and with the arrays' rows × columns as image size.
 
     Args:
-        recipe: one with arrays.
-        folder: what their paths are relative to.
+        recipe: a recipe with `arrays`.
+        folder: the folder that the paths are relative to.
 
     Raises:
-        PipelineError: an array is missing or is none.
+        PipelineError: a file is missing or does not hold an array of probabilities.
     """
     from pipeline.core.external_arrays import image_size
 

@@ -1,8 +1,9 @@
-"""Runs a stage: those of its steps that are not up to date. Which stages there are, in which order, says stages.py.
+"""Runs the steps of a stage that are not up to date. stages.py lists the stages and their order.
 
-A stage is the module `stage` of a room, and talks to others only through the files that it lists at its head. It has
-`steps(run)`, its units of work with what each reads and writes, and `execute(run, steps)`, which does the ones it is
-given and yields each when its outputs are in place. `Stage` says what else it may have.
+A stage is the module `stage` of a room. Stages exchange data only through files, which the head of each stage lists.
+The module has `steps(run)`, which returns its units of work with the files that each reads and writes, and
+`execute(run, steps)`, which does the given steps and yields each one when its outputs are in place. `Stage` documents
+the optional members.
 """
 
 import importlib
@@ -30,7 +31,7 @@ from pipeline.core.version import program
 
 
 class Stage:
-    """A stage's module, and what it declares beside `steps` and `execute`."""
+    """The module of a stage, and its optional members besides `steps` and `execute`."""
 
     def __init__(self, name: str) -> None:
         """Imports the module of the stage `name`."""
@@ -39,53 +40,54 @@ class Stage:
 
     @property
     def shared(self) -> bool:
-        """SHARED: whether all runs of a competition share the stage's files."""
+        """SHARED: whether all runs of a competition share the files of the stage."""
         return getattr(self.module, "SHARED", False)
 
     @property
     def needs_test(self) -> bool:
-        """NEEDS_TEST: whether the stage cannot do without predictions of the test images."""
+        """NEEDS_TEST: whether the stage needs predictions of the test images."""
         return getattr(self.module, "NEEDS_TEST", False)
 
     @property
     def reads_raw(self) -> bool:
-        """READS_RAW: whether the stage reads raw files, and lists what is missing of them itself."""
+        """READS_RAW: whether the stage reads raw files, and reports missing ones itself."""
         return getattr(self.module, "READS_RAW", False)
 
     @property
     def reads_folds(self) -> Literal["weights", "oof", "test", None]:
-        """READS_FOLDS: what the stage reads of every fold: its weights, out-of-fold or test predictions."""
+        """READS_FOLDS: what the stage reads for each fold: weights, out-of-fold predictions or test predictions."""
         return getattr(self.module, "READS_FOLDS", None)
 
     @property
     def needs_oof(self) -> bool:
-        """Whether an ensemble's runs must have out-of-fold predictions here: tune reads them, and what is shared comes
-        before it. From predict on, nothing of the training images is needed."""
+        """Whether the runs of an ensemble must have out-of-fold predictions at this stage. tune reads them, and shared
+        stages come before tune. From predict on, nothing that belongs to the training images is needed."""
         return self.reads_folds == "oof" or self.shared
 
     @property
     def accepts(self) -> tuple[str, ...]:
-        """ACCEPTS: what its `execute` takes beside the run and the steps: `force`; `runner`, a StepRunner, where its
-        steps do not depend on each other."""
+        """ACCEPTS: the further arguments of `execute`: `force`, and `runner`, a StepRunner, if the steps do not depend
+        on each other."""
         return getattr(self.module, "ACCEPTS", ())
 
     @property
     def less_memory(self) -> str:
-        """LESS_MEMORY: what to set where memory runs out in the stage."""
+        """LESS_MEMORY: the advice for the case that the stage runs out of memory."""
         return getattr(self.module, "LESS_MEMORY", ANY_MEMORY)
 
     @property
     def may_keep(self) -> bool:
-        """Whether the module has `keeps(run, step, reasons)`: whether outputs stay although something changed."""
+        """Whether the module has `keeps(run, step, reasons)`, which decides whether outputs are kept although something
+        changed."""
         return hasattr(self.module, "keeps")
 
     def keeps(self, run: Run, step: Step, reasons: list[Reason]) -> bool:
-        """Returns whether a step's outputs stay although something changed."""
+        """Returns whether the outputs of a step are kept although something changed."""
         return bool(reasons) and self.may_keep and self.module.keeps(run, step, reasons)
 
     def tidy(self, run: Run, finished: list[Step]) -> None:
-        """Puts in order what lies beside the outputs of finished steps: temporary files of a process that was killed,
-        and, where the module has `tidy(run, finished)`, what else the stage keeps there."""
+        """Removes leftovers beside the outputs of finished steps: temporary files of killed processes, and whatever
+        `tidy(run, finished)` of the module removes, if it has that function."""
         for step in finished:
             error_file(step).unlink(missing_ok=True)
             freshness.remove_notes(step)
@@ -95,14 +97,15 @@ class Stage:
             self.module.tidy(run, finished)
 
     def guard(self, run: Run, waiting: list["State"]) -> None:
-        """Stops before work would be lost, where the module has `guard(run, waiting)`."""
+        """Stops before finished work would be lost, if the module has `guard(run, waiting)`."""
         if hasattr(self.module, "guard"):
             self.module.guard(run, waiting)
 
 
 @dataclass(frozen=True)
 class State:
-    """One step and why it must run; no reasons: up to date. `kept`: its outputs stay although something changed."""
+    """A step, and the reasons why it must run; without reasons it is up to date. `kept`: whether its outputs are kept
+    although something changed."""
 
     step: Step
     reasons: list[Reason]
@@ -110,12 +113,12 @@ class State:
 
 
 def states(run: Run, stage: str, subset: Literal["train", "test"] | None = None) -> list[State]:
-    """Returns the state of every step of a stage; with a `subset`, of the steps of these images alone.
+    """Returns the state of each step of a stage; with a `subset`, only of the steps for these images.
 
     Raises:
-        PipelineError: a run of an ensemble is not there, or lacks predictions.
+        PipelineError: a run of the ensemble does not exist, or lacks predictions.
     """
-    opened, found = Stage(stage), []
+    opened, result = Stage(stage), []
     if run.recipe.ensemble and opened.needs_oof and subset != "test":
         check_ensemble(run)
     layout.check()
@@ -123,20 +126,20 @@ def states(run: Run, stage: str, subset: Literal["train", "test"] | None = None)
         if subset not in (None, step.subset):
             continue
         reasons = freshness.stale(step)
-        found.append(State(step, reasons, opened.keeps(run, step, reasons)))
-    return found
+        result.append(State(step, reasons, opened.keeps(run, step, reasons)))
+    return result
 
 
 def unfinished(run: Run, stage: str) -> list[State]:
-    """Returns the states of the steps of a stage that are not up to date and do not stay as they are."""
+    """Returns the states of the steps that must run: they are not up to date, and their outputs are not kept."""
     return [state for state in states(run, stage) if state.reasons and not state.kept]
 
 
 def require_test(run: Run, stage: str) -> None:
-    """Checks that there are predictions of the test images where a stage needs them.
+    """Checks that there are predictions of the test images if a stage needs them.
 
     Raises:
-        PipelineError: predictions made elsewhere are of the training images only.
+        PipelineError: there are external predictions of the training images only.
     """
     if Stage(stage).needs_test and run.recipe.arrays and not run.recipe.arrays.test and run.competition.has_test:
         raise PipelineError(
@@ -155,28 +158,35 @@ def run_stage(
 ) -> None:
     """Runs the steps of a stage that are not up to date (all of them with `force`) and records each.
 
-    Without `mention` nothing is said of a stage that is up to date. With a `subset`, the steps of these images alone.
-    Steps that do not depend on each other run on the `engine`, by default one after another in this process, and other
-    processes may take some of them; every other stage is one process's at a time.
+    Steps that do not depend on each other run on the `engine`, and other processes may do some of them at the same
+    time. All other stages are locked, so that one process at a time runs them.
+
+    Args:
+        run: the run.
+        stage: the stage's name.
+        force: whether steps that are up to date run too.
+        mention: whether a message is printed for a stage that is up to date.
+        subset: runs only the steps for these images; None: all steps.
+        engine: where steps run; None: one after another in this process.
 
     Raises:
-        PipelineError: bad input, finished work that would be thrown away, or a machine that lacks memory, room on the
-            disk or the right to write.
+        PipelineError: the input is bad, finished work would be lost, or the machine lacks memory, disk space or write
+            permission.
     """
     require_test(run, stage)
     opened = Stage(stage)
     with explained(stage, opened.less_memory):
         layout.take_over()
-    shares = "runner" in opened.accepts and run.recipe.trains
+    in_steps = "runner" in opened.accepts and run.recipe.trains
     started = time.perf_counter()
     folder = run.competition_folder if opened.shared else run.folder
-    with explained(stage, opened.less_memory), nullcontext() if shares else exclusive_lock(folder):
+    with explained(stage, opened.less_memory), nullcontext() if in_steps else exclusive_lock(folder):
         waiting = _waiting(run, opened, force, mention, subset)
         if waiting:
             require_address_space(stage)
             written = [path for state in waiting for path in (*state.step.outputs, *state.step.also)]
             with _damage_named(waiting), intact.in_work(written):
-                _execute(run, opened, waiting, force, (engine or OneByOne()) if shares else None)
+                _execute(run, opened, waiting, force, (engine or OneByOne()) if in_steps else None)
             events.emit(events.StageFinished(run.name, stage, round(time.perf_counter() - started, 3)))
         elif mention:
             events.emit(events.StageUpToDate(run.name, stage))
@@ -185,52 +195,54 @@ def run_stage(
 def _waiting(
     run: Run, stage: Stage, force: bool, mention: bool, subset: Literal["train", "test"] | None
 ) -> list[State]:
-    """Returns the states of the steps that are to be done, after what can be checked before."""
-    found = states(run, stage.name, subset)
-    if not found:  # evaluate, where no truth is known; train and predict, where nothing is trained
+    """Returns the states of the steps that must run, after all checks that are possible before the work starts."""
+    all_states = states(run, stage.name, subset)
+    if not all_states:  # evaluate without known truth; train and predict without training
         return []
-    waiting = [state for state in found if force or (state.reasons and not state.kept)]
-    resting = [state for state in found if state not in waiting]
-    for state in resting:
+    waiting = [state for state in all_states if force or (state.reasons and not state.kept)]
+    finished = [state for state in all_states if state not in waiting]
+    for state in finished:
         _say_kept(state)
-    stage.tidy(run, [state.step for state in resting])
+    stage.tidy(run, [state.step for state in finished])
     if not waiting:
         if mention:
             console.print(f"[dim]{stage.name}: up to date[/dim]")
         return []
     if not stage.reads_raw:
-        _check_intact(stage, waiting)  # first: no other advice helps where an input is damaged
+        _check_intact(stage, waiting)  # first, because no other advice helps if an input is damaged
     if not force:
         stage.guard(run, waiting)
     if not stage.reads_raw:
         _check_inputs(run, stage, waiting)
-    why = _why(waiting, force)
+    summary = _why(waiting, force)
     for state in waiting:
         detail(f"{state.step.title} runs: {'; '.join(reason.text for reason in state.reasons) or '--force'}")
-    console.print(f"[bold]{stage.name}[/bold]{': ' if why else ''}{escape(why)}")
-    events.emit(events.StageStarted(run.name, stage.name, why))
+    console.print(f"[bold]{stage.name}[/bold]{': ' if summary else ''}{escape(summary)}")
+    events.emit(events.StageStarted(run.name, stage.name, summary))
     for manifest in (state.step.manifest for state in waiting):
         if manifest.is_dir():
-            raise PipelineError(f"{shown(manifest)} is a folder, and {stage.name} writes a file there: move it away.")
+            raise PipelineError(
+                f"{shown(manifest)} is a folder, and {stage.name} writes a file of this name: move the folder away."
+            )
     return waiting
 
 
 def _say_kept(state: State) -> None:
-    """Says why the outputs of a step stay although something changed, or which of them a person edited."""
+    """Prints why the outputs of a step are kept although something changed, and which outputs the user edited."""
     step = state.step
     if state.kept:
         why = escape("; ".join(reason.text for reason in state.reasons))
-        warn(f"[yellow]{escape(step.title)}: kept although {why} (--force does it again)[/yellow]")
+        warn(f"[yellow]{escape(step.title)}: kept although {why} (--force runs it again)[/yellow]")
     for path in (path for path in step.editable if freshness.is_user_edited(step, path)):
         if freshness.read_manifest(step.manifest):
-            what = f"was changed since {step.stage} wrote it: it is used as it is, and made anew once it is deleted"
+            what = f"was edited after {step.stage} wrote it, and is used as it is; delete it to have it written again"
         else:
-            what = f"is used as your own: no {step.manifest.name} says that {step.stage} wrote it"
+            what = f"is used as your own file: {step.stage} did not write it (there is no {step.manifest.name})"
         console.print(f"[dim]{escape(shown(path))} {what}[/dim]")
 
 
 def _execute(run: Run, stage: Stage, waiting: list[State], force: bool, engine: Engine | None) -> None:
-    """Does the steps, those of a stage whose steps do not depend on each other on an engine, and records each."""
+    """Runs the steps and records each one in its manifest. With an engine, independent steps run on it."""
     started = time.perf_counter()
     steps = [state.step for state in waiting]
     arguments: dict[str, Any] = {"force": True} if force and "force" in stage.accepts else {}
@@ -244,7 +256,7 @@ def _execute(run: Run, stage: Stage, waiting: list[State], force: bool, engine: 
 
         runner = StepRunner(engine, run.folder / ".locks", steps, inputs, finished, stage.may_keep)
         arguments["runner"] = runner
-    elif not stage.may_keep:  # half of new outputs, after a kill, are not what the old manifest says
+    elif not stage.may_keep:  # after a kill, the old manifest would not describe the half-written outputs
         for step in steps:
             step.manifest.unlink(missing_ok=True)
     done = stage.module.execute(run, steps, **arguments)
@@ -259,7 +271,7 @@ def _execute(run: Run, stage: Stage, waiting: list[State], force: bool, engine: 
             if runner:
                 runner.release(step)
     finally:
-        if isinstance(done, Generator):  # whatever is said of an error still holds it: its processes end now
+        if isinstance(done, Generator):  # an error may still refer to the generator: end its worker processes now
             done.close()
         if runner:
             runner.close()
@@ -267,13 +279,13 @@ def _execute(run: Run, stage: Stage, waiting: list[State], force: bool, engine: 
 
 @contextmanager
 def _damage_named(waiting: list[State]) -> Iterator[None]:
-    """Where steps fail and one of their inputs is not what a stage wrote, names that file."""
+    """If steps fail and one of their inputs is not what a stage wrote, raises an error that names this file."""
     try:
         yield
     except PipelineError:
         raise
     except Exception as error:
-        if sentence(error):  # what the machine lacks is no damage
+        if sentence(error):  # a shortage of memory or disk space is not damage
             raise
         inputs = dict.fromkeys(path for state in waiting for path in state.step.inputs)
         for fault in intact.changed(inputs):
@@ -282,7 +294,7 @@ def _damage_named(waiting: list[State]) -> Iterator[None]:
 
 
 def _check_intact(stage: Stage, waiting: list[State]) -> None:
-    """Checks that what a stage reads is as it was written, by content before hours of training."""
+    """Checks that the inputs of a stage are as they were written. Before training, their contents are compared."""
     written = {path for state in waiting for path in state.step.outputs}
     for path in dict.fromkeys(path for state in waiting for path in state.step.inputs if path not in written):
         if path.exists():
@@ -299,45 +311,45 @@ def _check_inputs(run: Run, stage: Stage, waiting: list[State]) -> None:
     if run.recipe.ensemble and run.folder not in missing[0].parents and missing[0].parent.name == "predictions":
         name = missing[0].parent.parent.name
         raise PipelineError(
-            f"{stage.name} reads {shown(missing[0])} of the ensemble's run {name}, which does not exist; "
+            f"{stage.name} reads {shown(missing[0])} of the run {name} in the ensemble, and the file does not exist; "
             f"finish that run first: {program()} run {name}."
         )
     raise PipelineError(
-        f"{stage.name} reads {shown(missing[0])}, which does not exist; "
-        f"`{run.command('--to', stage.name)}` makes what comes before."
+        f"{stage.name} reads {shown(missing[0])}, which does not exist; `{run.command('--to', stage.name)}` runs the "
+        "stages that write it."
     )
 
 
 def _offer_folds(run: Run, stage: Stage, missing: list[Path]) -> None:
-    """Stops with the folds that are there, where some folds, and nothing else, lack what a stage reads."""
+    """Raises an error that suggests --folds if files are missing only for some of the folds."""
     if stage.reads_folds is None:
         return
-    paths_of = _paths_by_fold(run, stage.reads_folds)
-    lacking = [fold for fold, paths in paths_of.items() if any({path, path.parent} & paths for path in missing)]
-    there = [fold for fold in paths_of if fold not in lacking]
-    known = set().union(*paths_of.values())
-    if lacking and there and all({path, path.parent} & known for path in missing):
+    paths_by_fold = _paths_by_fold(run, stage.reads_folds)
+    lacking = [fold for fold, paths in paths_by_fold.items() if any({path, path.parent} & paths for path in missing)]
+    complete = [fold for fold in paths_by_fold if fold not in lacking]
+    known = set().union(*paths_by_fold.values())
+    if lacking and complete and all({path, path.parent} & known for path in missing):
         what = {"weights": "weights", "oof": "predictions", "test": "test predictions"}[stage.reads_folds]
         raise PipelineError(
-            f"{stage.name} reads the {what} of folds {listed(list(paths_of))}, and those of {listed(lacking)} are "
-            f"missing: train and predict them, or go on with --folds {','.join(map(str, there))}."
+            f"{stage.name} reads the {what} of folds {listed(list(paths_by_fold))}, and those of {listed(lacking)} are "
+            f"missing: train and predict them, or continue with --folds {','.join(map(str, complete))}."
         )
 
 
 def _paths_by_fold(run: Run, what: Literal["weights", "oof", "test"]) -> dict[int, set[Path]]:
-    """What a stage reads of every fold: files, or the folders that hold them."""
-    found: dict[int, set[Path]] = {}
+    """Returns what a stage reads for each fold: files, or the folders that hold them."""
+    paths_of: dict[int, set[Path]] = {}
     for fold in run.trained_folds():
         paths = []
         for other in runs_of(run):
             paths += [other.fold_folder(fold, member.seed) for member in other.members(fold)]
             paths += [other.predictions("test", fold)] if what == "test" else other.oof_predictions(fold)
-        found[fold] = {file for path in paths for file in (path, path.with_suffix(".csv"))}
-    return found
+        paths_of[fold] = {file for path in paths for file in (path, path.with_suffix(".csv"))}
+    return paths_of
 
 
 def listed(folds: list[int]) -> str:
-    """Returns numbers of folds as a person reads them: 0–4, 3 and 4, or 0, 2 and 3."""
+    """Returns a list of folds as a text: `0–4`, `3 and 4`, or `0, 2 and 3`."""
     if len(folds) > 2 and folds == list(range(folds[0], folds[-1] + 1)):
         return f"{folds[0]}–{folds[-1]}"
     return " and ".join(filter(None, [", ".join(map(str, folds[:-1])), str(folds[-1])]))

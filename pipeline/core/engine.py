@@ -1,7 +1,7 @@
-"""What runs units of work that do not depend on each other: trainings, shards of predictions, runs of a sweep.
+"""The interface of engines, which run independent units of work: trainings, shards of predictions, runs of a sweep.
 
-Implementations stand in the room `engines`; the command line chooses one and passes it in. Without one, `OneByOne` runs
-the units in this process.
+The room `engines` holds the implementations. The command line chooses one and passes it in. Without one, `OneByOne`
+runs the units one after another in this process.
 """
 
 import os
@@ -12,83 +12,87 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 Advance = Callable[[str, float], None]
-"""Is told the title of a unit and which further share of it is done."""
+"""A callback that receives the title of a unit and the share of it, from 0 to 1, that was done since the last call."""
 IDLE = 0.2
-"""Seconds until an engine asks again for a unit where none could begin."""
+"""Seconds until an engine asks again for a unit when none can start."""
 
 
 @dataclass(frozen=True)
 class Needs:
-    """What a unit takes while it runs."""
+    """The resources that a unit occupies while it runs."""
 
     gpus: int = 1
-    """How many GPUs it uses where there are any; on a machine without, it takes the CPU."""
+    """Number of GPUs that the unit uses. On a machine without a GPU it uses the CPU."""
     per_gpu: int = 1
-    """How many such units share a GPU, or the CPU of a machine without one (`train.parallel`)."""
+    """Number of such units that share one GPU, or the CPU of a machine without a GPU (`train.parallel`)."""
     threads: int | None = None
-    """torch's threads; None: those of the process that asks, divided among the units that run at once."""
+    """Number of torch's threads. None: the threads of the calling process, divided among the units that run at the same
+    time."""
 
 
 class Reporter(Protocol):
-    """What a unit tells the process that asked for it; what it prints on the console goes there too."""
+    """Through which a unit reports to the calling process. What the unit prints on the console is sent there too."""
 
     threads: int | None
-    """How many threads the unit gives torch, so that its result does not depend on the engine; None: as they are."""
+    """Number of threads that the unit sets for torch, so that its result does not depend on the engine. None:
+    unchanged."""
 
     def advance(self, title: str, share: float) -> None:
-        """A further share of the unit is done."""
+        """Reports that a further share of the unit, from 0 to 1, is done."""
 
 
 @dataclass(frozen=True)
 class Unit:
-    """One piece of work, which can be killed at any moment and run again, here or elsewhere."""
+    """One piece of work. It can be killed at any moment and run again, on this machine or another."""
 
     title: str
     work: Callable[[Any, Reporter], Any]
-    """A function of a module, so that other processes and machines find it."""
+    """A function at module level, so that other processes and machines can import it."""
     argument: Any
-    """What it takes: small, and can be pickled. Large data lie in files."""
+    """The argument of `work`. It must be small and picklable; large data are passed in files."""
     needs: Needs = Needs()
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A unit that ended."""
+    """The result of a unit that has ended."""
 
     unit: Unit
     result: Any = None
     error: Exception | None = None
-    """Why it failed; the others go on. With a note that is its traceback where it failed in another process."""
+    """Why the unit failed, or None. Other units are not affected. If it failed in another process, the error has the
+    traceback as a note."""
 
 
 class Engine(Protocol):
-    """Where units run."""
+    """Runs units of work."""
 
     def at_once(self, needs: Needs, count: int) -> int:
-        """Returns how many of `count` units with these needs run at once.
+        """Returns how many of `count` units with these needs run at the same time.
 
         Raises:
-            PipelineError: there is less than one of them needs.
+            PipelineError: the machine has fewer resources than one unit needs.
         """
 
     def run(self, units: Iterable[Unit | None], advance: Advance, count: int | None = None) -> Iterator[Outcome]:
-        """Yields every unit when it ended, in the order in which they end.
+        """Yields the outcome of each unit, in the order in which units end.
 
         Args:
-            units: all with the same needs. One is asked for when it can begin; None instead of one: there is none that
-                may begin now, ask again.
-            advance: is told what the reporters are told.
-            count: how many there are at most; None: as many as there is room for.
+            units: units with the same needs. The next one is requested when it can start. None in place of a unit means
+                that no unit may start now, and the engine must ask again later.
+            advance: receives the progress that units report.
+            count: maximum number of units; None: as many as can run at the same time.
 
         Raises:
-            PipelineError: there is less than a unit needs.
-            Interrupted: a worker process got SIGINT or SIGTERM, as if this one had got it.
+            PipelineError: the machine has fewer resources than one unit needs.
+            Interrupted: a worker process received SIGINT or SIGTERM. This is handled as if this process had received
+                it.
         """
 
 
 @dataclass
 class Here:
-    """The reporter of a unit that runs in the process that asks."""
+    """The reporter of a unit that runs in the calling process."""
 
     advance: Advance
     threads: int | None = None
@@ -102,7 +106,7 @@ class OneByOne:
         return 1
 
     def run(self, units: Iterable[Unit | None], advance: Advance, count: int | None = None) -> Iterator[Outcome]:
-        """Yields every unit when it ended; see Engine."""
+        """Yields the outcome of each unit; see Engine."""
         for unit in units:
             if unit is None:
                 time.sleep(IDLE)
@@ -114,13 +118,14 @@ class OneByOne:
             yield outcome
 
 
-# --- what a unit has of its machine ----------------------------------------------------------------------------------
+# --- the resources of a unit's machine -------------------------------------------------------------------------------
 
 _CORES = "PIPELINE_CORES"
 
 
 def cores() -> int:
-    """Returns how many cores this process may keep busy: those that it may run on, or a worker process's share."""
+    """Returns the number of CPU cores that this process may use: those available to it, or its share as a worker
+    process."""
     share = os.environ.get(_CORES, "")
     if share.isdigit() and int(share):
         return int(share)
@@ -128,13 +133,14 @@ def cores() -> int:
 
 
 def worker_environment(threads: int, share: int) -> dict[str, str]:
-    """Returns the environment variables of a process that runs a unit with so many of torch's threads and cores."""
+    """Returns the environment variables of a worker process that uses `threads` of torch's threads and `share`
+    cores."""
     return {"OMP_NUM_THREADS": str(max(1, threads)), _CORES: str(max(1, share))}
 
 
 @contextmanager
 def environment(variables: dict[str, str]) -> Iterator[None]:
-    """Sets environment variables for the processes that are started in the block."""
+    """Sets environment variables for processes that are started in the block."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:

@@ -1,8 +1,8 @@
-"""What a run tells a script with `--json`: one JSON object per line on standard output, in the order in which things
-happen. docs/events.md lists the events; names and fields stay as they are, and further ones may come.
+"""The events that `--json` prints for scripts: one JSON object per line on standard output, in order of time.
+docs/events.md lists them. Their names and fields do not change; new ones may be added.
 
-An event is one of the classes below. `emit` writes it where `--json` asked for it, and does nothing else. A worker
-process sends its events along with what it prints on the console (`relay` is where they arrive).
+An event is one of the classes below. `emit` writes it if `--json` is set, and otherwise does nothing. A worker process
+sends its events together with its console output, and `relay` receives them in the calling process.
 """
 
 import json
@@ -14,36 +14,36 @@ from typing import Any
 from pipeline.core.console import console
 
 MARK = "\x1e"
-"""The record separator, which comes before an event among the text that a worker process sends (as in RFC 7464)."""
+"""The record separator (as in RFC 7464), which marks an event in the text that a worker process sends."""
 
 _enabled = False
 
 
 @dataclass(frozen=True)
 class RunStarted:
-    """A command begins to work on a run."""
+    """A command starts to work on a run."""
 
     run: str
     competition: str
     stages: list[str]
-    """The stages that were asked for, in their order."""
+    """The requested stages, in their order."""
     folder: str
-    """Where the run's artefacts lie, relative to the root where they lie in it."""
+    """The folder of the run's artefacts, relative to the root if it lies there."""
 
 
 @dataclass(frozen=True)
 class StageStarted:
-    """A stage has something to do."""
+    """A stage starts, because at least one of its steps must run."""
 
     run: str
     stage: str
     why: str
-    """Why it runs; empty where it never ran before."""
+    """Why the stage runs; empty if it has never run before."""
 
 
 @dataclass(frozen=True)
 class StageFinished:
-    """All that a stage had to do is done."""
+    """A stage has finished all steps that had to run."""
 
     run: str
     stage: str
@@ -52,7 +52,7 @@ class StageFinished:
 
 @dataclass(frozen=True)
 class StageUpToDate:
-    """A stage has nothing to do: nothing changed since it ran, or it has no work in this run."""
+    """A stage has nothing to do: nothing has changed since it ran, or it has no steps in this run."""
 
     run: str
     stage: str
@@ -64,35 +64,36 @@ class Epoch:
 
     run: str
     fold: int | None
-    """null: the model that is trained on all images."""
+    """null for the final model, which is trained on all images."""
     seed: int
     epoch: int
-    """From 1 on."""
+    """Number of the epoch, from 1."""
     epochs: int
     train_loss: float
     valid_loss: float | None
-    """Of the held-out images; null where none are held out."""
+    """The loss on the held-out images; null if no images are held out."""
     score: float | None
-    """The competition's metric of the held-out images, untuned, at the network's size; null where none are held out."""
+    """The competition's metric on the held-out images, without tuning, at the network's size; null if no images are
+    held out."""
     best: bool
     """Whether the score is the best of this training so far."""
     seconds: float
     seconds_left: float
-    """Until this training and those after it are done, if none stops early."""
+    """Estimated seconds until this training and those after it are done, if none stops early."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """What a run's held-out images say."""
+    """The scores of a run on its held-out images."""
 
     run: str
     metric: str
     honest: float
-    """Of images that chose nothing: what to expect."""
+    """The score to expect: measured on images that were used for no choice."""
     interval_95: list[float] | None
-    """Of the honest score; null where it is not known."""
+    """The 95 % interval of `honest`; null if it is not known."""
     optimistic: float
-    """Of the images that everything was tuned on."""
+    """The score on the same images on which everything was tuned."""
     images: int
 
 
@@ -102,29 +103,30 @@ class Verdict:
 
     run: str
     verdict: str
-    """fine, check first or do not submit."""
+    """`fine`, `check first` or `do not submit`."""
     submitted: bool
-    """Whether there is a submission that this is said of; else it is said of the held-out images alone."""
+    """Whether the verdict includes a submission; otherwise it is based on the held-out images only."""
     reasons: list[dict[str, Any]]
-    """The gravest first: `level` (stop, check or note), `kind`, `text`, `command`, `images`."""
+    """The reasons, the most serious first, each with `level` (stop, check or note), `kind`, `text`, `command` and
+    `images`."""
 
 
 @dataclass(frozen=True)
 class Paths:
-    """Where the results lie, as they are shown; null for what is not there."""
+    """The paths of the results, as messages show them; null for files that do not exist."""
 
     run: str
     submission: str | None
     record: str | None
-    """The submission's .json: how it came about and what to expect of it."""
+    """The submission's .json file, which records how it was made and which score to expect."""
     postprocess: str | None
-    """What tune chose, with every score."""
+    """The file with everything that tune chose, and with all scores."""
     report: str | None
 
 
 @dataclass(frozen=True)
 class RunFinished:
-    """The command has done what it was asked for."""
+    """The command has finished successfully."""
 
     run: str
     seconds: float
@@ -132,12 +134,12 @@ class RunFinished:
 
 @dataclass(frozen=True)
 class Error:
-    """The command ends without having done what it was asked for; always the last event."""
+    """The command ends without success. This is always the last event."""
 
     message: str
     exit_code: int
-    """2: bad input; 3: the verdict is `do not submit`, with --strict; 4: not finished yet; 130 or 143: a
-    signal; 1: a fault of the program, whose traceback is on standard error."""
+    """2: bad input. 3: the verdict is `do not submit`, with --strict. 4: not finished yet. 130 or 143: ended by a
+    signal. 1: an error in the program, whose traceback is on standard error."""
 
 
 Event = (
@@ -155,40 +157,41 @@ NAMES: dict[type[Event], str] = {
     RunFinished: "run_finished",
     Error: "error",
 }
-"""What the field `event` holds."""
+"""The value of the field `event` for each class."""
 
 
 def enable() -> None:
-    """Lets `emit` write events on standard output, from here on."""
+    """Makes `emit` write events on standard output."""
     global _enabled
     _enabled = True
 
 
 def enabled() -> bool:
-    """Returns whether standard output holds events, and nothing else may be printed there."""
+    """Returns whether events are written on standard output, so that nothing else may be printed there."""
     return _enabled
 
 
 def emit(event: Event) -> None:
-    """Writes an event as one line, or sends it to the process that asked for this one's work."""
+    """Writes an event as one line, or sends it to the calling process from a worker process."""
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
     _send(json.dumps({"event": NAMES[type(event)], "time": now, **asdict(event)}, ensure_ascii=False) + "\n")
 
 
-def relay(said: str) -> None:
-    """Shows what a worker process has printed on its console, and writes what is an event among it."""
-    if said.startswith(MARK):
-        _send(said.removeprefix(MARK))
-    elif said.endswith("\n"):
-        console.print(said[:-1], markup=False)
+def relay(text: str) -> None:
+    """Prints the console output of a worker process, and emits the events in it."""
+    if text.startswith(MARK):
+        _send(text.removeprefix(MARK))
+    elif text.endswith("\n"):
+        console.print(text[:-1], markup=False)
     else:
-        console.print(said, end="", markup=False)
+        console.print(text, end="", markup=False)
 
 
 def _send(line: str) -> None:
-    if getattr(console.file, "relays", False):  # this is a worker process
+    if getattr(console.file, "relays", False):  # in a worker process
         console.file.write(MARK + line)
     elif _enabled:
-        stream = getattr(sys.stdout, "rich_proxied_file", sys.stdout)  # a progress bar stands in for it meanwhile
+        # the real stream, if a progress bar has replaced it
+        stream = getattr(sys.stdout, "rich_proxied_file", sys.stdout)
         stream.write(line)
         stream.flush()

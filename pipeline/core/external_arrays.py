@@ -1,7 +1,7 @@
-"""Arrays of predictions made elsewhere, as they lie on disk: a .npy, and beside it a .csv of the same name with a row
-an image: image_id, and perhaps fold and presence_<class>.
+"""Reading of external predictions: a .npy file, and beside it a .csv file of the same name with one row per image and
+the columns image_id and optionally fold and presence_<class>.
 
-Apart from importing.py, because where a run's files lie depends on them.
+This is a separate module from importing.py, because the paths of a run depend on it.
 """
 
 from pathlib import Path
@@ -19,21 +19,23 @@ if TYPE_CHECKING:
 
 
 def open_array(path: Path) -> np.ndarray:
-    """Returns an array (N, C, H, W), mapped from the file; C is 1 where the file has no class axis.
+    """Returns a memory-mapped array (N, C, H, W); C is 1 if the array in the file has no class axis.
 
     Raises:
-        PipelineError: no such file, not a .npy, or an array of another kind or shape.
+        PipelineError: the file does not exist, is not a .npy file, or has another dtype or number of dimensions.
     """
     if not path.is_file():
         raise PipelineError(
-            f"{path} does not exist; expected predictions, a .npy, and their image ids, a .csv, beside it."
+            f"{path} does not exist; expected a .npy file of predictions, and beside it a .csv file with their image "
+            "ids."
         )
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except Exception as error:  # numpy raises whatever it likes on a damaged header
+    except Exception as error:  # numpy raises errors of many types for a damaged header
         pass_on(error)
         raise PipelineError(
-            f"{path} is not a .npy that can be mapped: {error}; write it with numpy.save, all images of one size."
+            f"{path} is not a .npy file that can be memory-mapped: {error}; write it with numpy.save, with all images "
+            "of one size."
         ) from None
     if not isinstance(array, np.ndarray) or array.ndim not in (3, 4) or 0 in array.shape:
         shape = "several arrays" if not isinstance(array, np.ndarray) else f"shape {_sizes(array.shape)}"
@@ -41,37 +43,39 @@ def open_array(path: Path) -> np.ndarray:
             f"{path} holds {shape}; expected probabilities (images, rows, columns) or (images, classes, rows, columns)."
         )
     if array.dtype != np.uint8 and array.dtype.kind != "f":
-        hint = "; of masks of 0 and 1 write mask.astype(numpy.uint8) * 255" if array.dtype.kind in "bi" else ""
+        hint = "; for masks of 0 and 1 save mask.astype(numpy.uint8) * 255" if array.dtype.kind in "bi" else ""
         raise PipelineError(f"{path} holds {array.dtype}; expected floats from 0 to 1, or uint8 from 0 to 255{hint}.")
     return array[:, None] if array.ndim == 3 else array
 
 
 def image_size(arrays: "ArraysSettings") -> tuple[int, int]:
-    """Returns the rows × columns of the arrays, from their headers.
+    """Returns the rows × columns of the images in the arrays.
 
     Raises:
-        PipelineError: a file is missing or is none, or the two are of different size.
+        PipelineError: a file is missing or is not an array of predictions, or the two have images of different sizes.
     """
     paths = [Path(path) for path in (arrays.oof, arrays.test) if path]
     sizes = [open_array(path).shape[2:] for path in paths]
     if len(set(sizes)) > 1:
         first, second = (f"{path} is {_sizes(size)}" for path, size in zip(paths, sizes, strict=True))
-        raise PipelineError(f"{first}, and {second}: give both the same rows × columns.")
+        raise PipelineError(f"{first}, and {second}: both must have the same rows × columns.")
     for path in paths:
         if not path.with_suffix(".csv").is_file():
             raise PipelineError(
-                f"{path.with_suffix('.csv')} does not exist; write it beside {path.name}: a column image_id, a row an "
-                "image, in the array's order."
+                f"{path.with_suffix('.csv')} does not exist; write it beside {path.name}, with a column image_id and "
+                "one row per image, in the order of the array."
             )
     return sizes[0][0], sizes[0][1]
 
 
 def read_index(path: Path) -> pd.DataFrame:
-    """Returns the .csv beside an array, in its order: image_id (text), fold (int) and presence_<class> where they are,
-    and file_row, the row of the file.
+    """Returns the table in the .csv file beside an array, one row per image in the order of the array.
+
+    Its columns are image_id (text), fold (int) and presence_<class> if the file has them, and file_row, the number of
+    the row in the file.
 
     Raises:
-        PipelineError: not a CSV, no column image_id, or a fold that is none.
+        PipelineError: the file is not a CSV file, has no column image_id, or has a value of fold that is not a number.
     """
     file = path.with_suffix(".csv")
     index = read_csv(file)
@@ -82,24 +86,27 @@ def read_index(path: Path) -> pd.DataFrame:
         if len(bad):
             value = index["fold"][bad[0]]
             raise PipelineError(
-                f"{file} row {bad[0] + 2}: fold is {value!r}; expected 0, 1, 2, … in every row, or no column."
+                f"{file} row {bad[0] + 2}: fold is {value!r}; expected 0, 1, 2, … in every row, or no column fold."
             )
         index["fold"] = index["fold"].astype(int)
     return index.assign(file_row=index.index + 2).reset_index(drop=True)
 
 
 def folds_of(oof: Path, split_file: Path, count: int) -> list[int]:
-    """Returns the folds that out-of-fold predictions made elsewhere are of: those their .csv says, or else those that
-    the split puts its images into; before there is a split, all `count` that it will have."""
+    """Returns the folds of external out-of-fold predictions.
+
+    These are the folds in their .csv file or, if it has none, the folds of their images in the split. Before the split
+    exists, these are all `count` folds that it will have.
+    """
     index = read_index(oof)
     if "fold" in index:
         return sorted(set(index["fold"].tolist()))
     if not split_file.exists():
         return list(range(count))
     split = read_csv(split_file)
-    known = {"image_id", "fold"} <= set(split) and split["fold"].str.fullmatch("[0-9]{1,9}").all()
-    found = split["fold"][split["image_id"].isin(index["image_id"])].astype(int) if known else pd.Series(dtype=int)
-    return sorted(set(found.tolist())) or list(range(count))
+    readable = {"image_id", "fold"} <= set(split) and split["fold"].str.fullmatch("[0-9]{1,9}").all()
+    folds = split["fold"][split["image_id"].isin(index["image_id"])].astype(int) if readable else pd.Series(dtype=int)
+    return sorted(set(folds.tolist())) or list(range(count))
 
 
 def _sizes(shape: tuple[int, ...]) -> str:

@@ -1,4 +1,4 @@
-"""The folders that everything lies in, and how files are written: atomically, under a temporary name and renamed."""
+"""The project's folders, and atomic writes: a file is written under a temporary name and then renamed."""
 
 import errno
 import json
@@ -23,58 +23,62 @@ PARTIAL = ".partial"
 
 
 def repository() -> Path | None:
-    """Returns the repository that the package lies in; None where it is installed."""
+    """Returns the repository that contains the package; None if the package is installed."""
     return PACKAGE.parent if (PACKAGE.parent / "run_all.sh").is_file() else None
 
 
 def root() -> Path:
-    """Returns the folder of input/, folds/, submissions/ and work/: $PIPELINE_ROOT, or the repository, or, where the
-    package is installed, the working directory."""
+    """Returns the folder that holds input/, folds/, submissions/ and work/: $PIPELINE_ROOT if it is set, else the
+    repository, or the working directory if the package is installed."""
     return Path(os.environ.get("PIPELINE_ROOT") or repository() or Path.cwd()).expanduser().resolve()
 
 
 def input_root() -> Path:
-    """Returns the folder of raw competition files ($PIPELINE_INPUT, default: input/ under the root)."""
+    """Returns the folder of raw competition files: $PIPELINE_INPUT if it is set, else input/ under the root."""
     return Path(os.environ.get("PIPELINE_INPUT") or root() / "input").expanduser().absolute()
 
 
 def shown(path: Path, base: Path | None = None) -> str:
-    """Returns a path as a person wants to read it: relative to the root where it lies inside. `base`: what `root`
-    returned, for those who ask for thousands of paths."""
+    """Returns a path as messages show it: relative to the root if it lies there.
+
+    Args:
+        path: the path.
+        base: the result of `root`, for callers that show thousands of paths; None: computed here.
+    """
     text, folder = str(path), str(base or root())  # comparing texts is faster than comparing paths
     return "." if text == folder else text.removeprefix(folder + os.sep)
 
 
 def final_name(path: Path) -> str:
-    """Returns the name of a file, of a temporary one that `writing` gave the name that it is to have."""
+    """Returns the name of a file; for a temporary file of `writing`, the name that it will be renamed to."""
     return path.name.removeprefix(".").removesuffix(PARTIAL) if path.name.endswith(PARTIAL) else path.name
 
 
 def make_folder(path: Path) -> None:
-    """Makes a folder and those that it lies in.
+    """Creates a folder and its parent folders.
 
     Raises:
-        PipelineError: a file or a link to nowhere lies in its place, or it may not be made there.
+        PipelineError: a file or a broken link is in the way, or the folder cannot be created there.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
-        wrong = next((place for place in (path, *path.parents) if place.is_symlink() or place.exists()), path)
-        kind = "a link to nowhere" if wrong.is_symlink() and not wrong.exists() else "a file"
-        raise PipelineError(f"{shown(wrong)} is {kind}, and a folder belongs there: move it away.") from error
+        obstacle = next((place for place in (path, *path.parents) if place.is_symlink() or place.exists()), path)
+        kind = "a broken link" if obstacle.is_symlink() and not obstacle.exists() else "a file"
+        raise PipelineError(f"{shown(obstacle)} is {kind}, and a folder is needed there: move it away.") from error
     except OSError as error:
         raise PipelineError(
-            f"the folder {shown(path)} could not be made: {error.strerror}. Give this user the right to write there, "
+            f"the folder {shown(path)} could not be created: {error.strerror}. Give this user write permission there, "
             "or set PIPELINE_ROOT to another folder."
         ) from error
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[Path]:
-    """Gives a temporary path beside `path` and renames it to `path` when the block ends without an error.
+    """Yields a temporary path beside `path`, and renames it to `path` when the block ends without an error.
 
     Raises:
-        PipelineError: it cannot be written; what was there before stays.
+        PipelineError: the file cannot be written. An earlier file at `path` is unchanged.
     """
     make_folder(path.parent)
     temporary = path.with_name(f".{path.name}{PARTIAL}")
@@ -82,17 +86,17 @@ def writing(path: Path) -> Iterator[Path]:
         yield temporary
         os.replace(temporary, path)
     except Exception as error:
-        said = "" if isinstance(error, FileNotFoundError) else disk_fault(error)
-        if not said:
+        fault = "" if isinstance(error, FileNotFoundError) else disk_fault(error)
+        if not fault:
             raise
-        raise PipelineError(f"{shown(path)} could not be written: {said}. Nothing was changed.") from error
+        raise PipelineError(f"{shown(path)} could not be written: {fault}. Nothing was changed.") from error
     finally:
-        with suppress(OSError):  # what cannot be removed could not be written either
+        with suppress(OSError):  # if the temporary file cannot be removed, it could not be written either
             remove(temporary)
 
 
 def remove(path: Path) -> None:
-    """Removes a file, or a folder with all that is in it, where there is one."""
+    """Removes a file, or a folder with its content, if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -100,23 +104,23 @@ def remove(path: Path) -> None:
 
 
 def require_space(folder: Path, needed: int, what: str, smaller: str = "image.size or image.store") -> None:
-    """Checks that the disk holds `needed` bytes more, before work begins that would fail at its end.
+    """Checks that the disk has `needed` bytes free, before long work starts that would fail at its end.
 
     Args:
-        folder: where they will lie.
-        needed: bytes.
-        what: takes them, in the plural.
-        smaller: the settings that need less.
+        folder: where the files will be written.
+        needed: number of bytes.
+        what: what the files are, in the plural, for the message.
+        smaller: the settings to lower, for the message.
 
     Raises:
-        PipelineError: it does not.
+        PipelineError: the disk does not have that much free space.
     """
     make_folder(folder)
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise PipelineError(
-            f"{what} take {_size(needed)}, and the disk of {shown(folder)} has {_size(free)} free: make room, or set "
-            f"a smaller {smaller}."
+            f"{what} take {_size(needed)}, and the disk of {shown(folder)} has {_size(free)} free: free some space, or "
+            f"set a smaller {smaller}."
         )
 
 
@@ -128,8 +132,8 @@ def _size(count: int) -> str:
 
 
 def allocate(path: Path, size: int) -> None:
-    """Gives a file all of its bytes on the disk: one that is mapped and has holes kills the process (SIGBUS) when the
-    disk is full.
+    """Allocates all bytes of a file on the disk. Without this, writing to a memory-mapped sparse file kills the process
+    (SIGBUS) when the disk is full.
 
     Raises:
         OSError: the disk is full.
@@ -139,17 +143,18 @@ def allocate(path: Path, size: int) -> None:
             os.posix_fallocate(file.fileno(), 0, size)
             return
         file.seek(0, os.SEEK_END)  # macOS
-        while (rest := size - file.tell()) > 0:
-            file.write(bytes(min(rest, 2**24)))
+        while (missing := size - file.tell()) > 0:
+            file.write(bytes(min(missing, 2**24)))
 
 
 KEEP_SIZE = 1
-"""Of Linux's fallocate: bytes beyond the end of a file, whose size stays."""
+"""The flag FALLOC_FL_KEEP_SIZE of Linux's fallocate: bytes are allocated beyond the end of the file, and its size does
+not change."""
 
 
 def allocate_ahead(descriptor: int, size: int) -> None:
-    """Gives an open file the room that it will grow to, and leaves its size: what tells how far an attempt came. Does
-    nothing where the system has no such call.
+    """Allocates the disk space that an open file will grow to. The file's size does not change, because it tells how
+    far an attempt came. Does nothing on systems other than Linux.
 
     Raises:
         OSError: the disk is full.
@@ -166,34 +171,34 @@ def allocate_ahead(descriptor: int, size: int) -> None:
 
 
 def new_array(path: Path, shape: tuple[int, ...], dtype: "np.dtype") -> "np.memmap":
-    """Returns a new .npy file, mapped to be written, whose bytes are all allocated on the disk.
+    """Returns a new .npy file, memory-mapped for writing, with all bytes allocated on the disk.
 
     Raises:
-        OSError: it cannot be written, or the disk is full.
+        OSError: the file cannot be written, or the disk is full.
     """
     import numpy as np  # slow to import, and the command line starts with this module
 
     with path.open("wb") as file:
-        described = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(file, described)
+        header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
         size = file.tell() + math.prod(shape) * np.dtype(dtype).itemsize
     allocate(path, size)
     return np.lib.format.open_memmap(path, "r+")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a text file whole or not at all."""
+    """Writes a text file atomically."""
     with writing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Writes a JSON file whole or not at all."""
+    """Writes a JSON file atomically."""
     write_text(path, json.dumps(data, indent=1, ensure_ascii=False) + "\n")
 
 
 def write_png(path: Path, picture: "np.ndarray") -> None:
-    """Writes an RGB picture (h, w, 3) uint8 as a PNG, atomically."""
+    """Writes an RGB picture (h, w, 3) uint8 as a PNG file atomically."""
     import cv2  # slow to import, and the command line starts with this module
 
     with writing(path) as temporary:
@@ -201,8 +206,8 @@ def write_png(path: Path, picture: "np.ndarray") -> None:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """Returns the mapping in a JSON file that a stage wrote; an empty one where the file is missing or damaged, which
-    the stage's manifest tells, so that the stage runs again."""
+    """Returns the mapping in a JSON file that a stage wrote; an empty one if the file is missing or damaged. The
+    stage's manifest then makes the stage run again."""
     try:
         data = read_json(path)
     except (OSError, ValueError):
@@ -211,17 +216,17 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def require_regular(path: Path) -> None:
-    """Checks that what is there is a file or a folder: pipes and devices are read without an end.
+    """Checks that a path is a file or a folder. Reading a pipe or a device might never end.
 
     Raises:
-        OSError: it is something else, or is not there.
+        OSError: the path does not exist, or is something else.
     """
     mode = path.stat().st_mode
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-        raise OSError(errno.EINVAL, "it is a pipe or a device, and a file is expected", str(path))
+        raise OSError(errno.EINVAL, "it is a pipe or a device; expected a file", str(path))
 
 
 def read_json(path: Path) -> Any:
-    """Returns a JSON file's content."""
+    """Returns the content of a JSON file."""
     require_regular(path)
     return json.loads(path.read_text(encoding="utf-8"))

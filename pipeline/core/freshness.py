@@ -1,8 +1,8 @@
-"""Is a step up to date?
+"""Whether a step is up to date.
 
-A step's manifest, written last, lists what went in (content hashes, settings, code) and what came out. The step is up
-to date while all of that still holds: same inputs, settings and code, and outputs that are as the step left them.
-Contents are compared where a file's size or modification time changed, with `compare_contents` always.
+The manifest of a step is written last. It lists the inputs (content hashes), the settings, the code and the outputs.
+The step is up to date as long as inputs, settings and code are the same, and the outputs are as the step wrote them.
+The content of a file is compared if its size or modification time has changed; after `compare_contents`, always.
 """
 
 import ast
@@ -24,46 +24,53 @@ from pipeline.core.files import PACKAGE, read_json, require_regular, root, shown
 from pipeline.core.version import VERSION
 
 NAMED = 4
-"""How many changed modules a reason names."""
+"""Maximum number of changed modules that a reason names."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """One unit of work of a stage: what it reads, what it writes, and what else decides its result."""
+    """One unit of work of a stage: the files that it reads and writes, and the settings that determine its result."""
 
     stage: str
     title: str
     manifest: Path
     inputs: tuple[Path, ...]
-    """Files, or folders that stand for all files in them."""
+    """Files, or folders, which stand for all files in them."""
     outputs: tuple[Path, ...]
     """Files."""
     settings: dict[str, Any]
     fold: int | None = None
     seed: int = 0
     defaults: dict[str, Any] = field(default_factory=dict)
-    """What settings were before they could be set: a manifest that does not know one was made with this."""
+    """The values of settings before they existed. A manifest that lacks a setting was made with this value."""
     also: tuple[Path, ...] = ()
-    """Further outputs, any of which the step may leave out."""
+    """Optional outputs."""
     editable: tuple[Path, ...] = ()
-    """Outputs that a person may edit: they are not compared with what the step wrote."""
+    """Outputs that the user may edit. They are not compared with what the step wrote."""
     sealed: tuple[Path, ...] = ()
-    """Outputs that are compared by content whatever their size and time: trained weights."""
+    """Outputs whose content is always compared, even if size and time are unchanged: trained weights."""
     subset: Literal["train", "test"] | None = None
-    """Of a step of decode, the images that it reads; `test` too of a step that nothing before predict waits for."""
+    """For steps of decode, the images that they read. `test` is also used for other steps on which no stage before
+    predict depends."""
 
 
 @dataclass(frozen=True)
 class Reason:
-    """Why a step is not up to date."""
+    """A reason why a step is not up to date."""
 
     kind: Literal["never", "output", "damaged", "input", "settings", "code"]
-    """`output`: one is missing; `damaged`: one is there and is not what the step wrote."""
+    """`never`: the step has not run. `output`: an output is missing. `damaged`: an output is not what the step wrote.
+    `input`, `settings`, `code`: one of these has changed."""
     text: str
 
 
 def stale(step: Step, manifest: Path | None = None) -> list[Reason]:
-    """Returns why a step must run (an empty list: it is up to date), by its own or by another manifest."""
+    """Returns the reasons why a step must run; an empty list if it is up to date.
+
+    Args:
+        step: the step.
+        manifest: the manifest to compare with; None: the step's own.
+    """
     path = manifest or step.manifest
     record = read_manifest(path)
     if record is None:
@@ -90,19 +97,19 @@ def _output_reasons(step: Step, written: dict[str, Any]) -> list[Reason]:
 
 
 def is_as_written(output: Path, written: dict[str, Any], by_content: bool) -> bool:
-    """Returns whether a file is as the outputs of a manifest say.
+    """Returns whether a file is unchanged since a manifest recorded it.
 
     Args:
         output: the file.
-        written: the manifest's outputs.
-        by_content: compare its content, whatever its size and time.
+        written: the outputs in the manifest.
+        by_content: whether the content is compared even if size and time are unchanged.
     """
     name, entry = _fingerprint_one(output, {} if by_content else written, root())
     return written.get(name, {}).get("hash") == entry["hash"]
 
 
 def _code_reasons(step: Step, record: dict[str, Any]) -> list[Reason]:
-    if record.get("source") == _source(record["code"]):  # not a byte of it changed: no syntax tree is needed
+    if record.get("source") == _source(record["code"]):  # no byte has changed, so no syntax tree needs to be compared
         return []
     changed = _differing(record["code"], code(step.stage))
     if not changed:
@@ -115,8 +122,8 @@ def _code_reasons(step: Step, record: dict[str, Any]) -> list[Reason]:
 
 
 def read_manifest(path: Path) -> dict[str, Any] | None:
-    """Returns what a manifest says; None where there is none, or one that is damaged: its seal, which earlier versions
-    did not write, is that of its content."""
+    """Returns the content of a manifest; None if it does not exist or is damaged. The seal in a manifest must match its
+    content; earlier versions did not write a seal."""
     try:
         record = read_json(path)
         hashes = [entry["hash"] for part in ("inputs", "outputs") for entry in record[part].values()]
@@ -154,8 +161,14 @@ def writing_editable(path: Path) -> Iterator[Path]:
 
 
 def record(step: Step, seconds: float, manifest: Path | None = None, inputs: dict[str, Any] | None = None) -> None:
-    """Writes the manifest that makes a step up to date; `inputs` is the fingerprint of what it read, by default of what
-    lies there now."""
+    """Writes the manifest that makes a step up to date.
+
+    Args:
+        step: the finished step.
+        seconds: how long it took.
+        manifest: where to write; None: the step's own path.
+        inputs: fingerprint of the inputs that the step read; None: computed from the files now.
+    """
     _write(manifest or step.manifest, {
         "stage": step.stage,
         "title": step.title,
@@ -179,12 +192,12 @@ def remove_notes(step: Step) -> None:
 
 
 def rewrote(manifest: Path, output: Path) -> None:
-    """Notes in a step's manifest that one of its outputs was added to since, so that the step stays up to date; does
-    nothing where there is no manifest."""
-    found = read_manifest(manifest)
-    if found is not None:
-        found["outputs"] |= fingerprint((output,), {})
-        _write(manifest, found)
+    """Records in a manifest that one of its outputs was extended later, so that the step stays up to date. Does nothing
+    if there is no manifest."""
+    content = read_manifest(manifest)
+    if content is not None:
+        content["outputs"] |= fingerprint((output,), {})
+        _write(manifest, content)
 
 
 def _write(manifest: Path, content: dict[str, Any]) -> None:
@@ -192,14 +205,14 @@ def _write(manifest: Path, content: dict[str, Any]) -> None:
 
 
 def _seal(content: dict[str, Any]) -> str:
-    """A hash of what a manifest holds besides."""
+    """Returns a hash of a manifest's content without the seal itself."""
     text = json.dumps({key: value for key, value in content.items() if key != "seal"}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 class Inputs:
-    """What the inputs of steps are as a stage begins to read them: a file that changes while the stage works is not
-    what its results were made from."""
+    """The fingerprints of the inputs of steps at the time when a stage starts. If a file changes while the stage runs,
+    the results were not made from the changed file."""
 
     def __init__(self, steps: Iterable[Step]) -> None:
         self.began: dict[Path, dict[str, Any]] = {}
@@ -208,24 +221,30 @@ class Inputs:
         self.written: set[str] = set()
 
     def of(self, step: Step) -> dict[str, Any]:
-        """Returns the fingerprint of a finished step's inputs: as the stage began, or as earlier steps left them."""
+        """Returns the fingerprint of a finished step's inputs: as they were when the stage started, or as earlier steps
+        of the stage wrote them."""
         began = self.began.get(step.manifest, {})
         now = fingerprint(step.inputs, began)
         self.wrote(step)
         return now | {name: entry for name, entry in began.items() if name not in self.written}
 
     def wrote(self, step: Step) -> None:
-        """Notes that the outputs of a step were written since the stage began, by this process or another."""
+        """Notes that the outputs of a step were written after the stage started, by this process or another."""
         self.written |= {shown(output) for output in (*step.outputs, *step.also)}
 
 
 def known_inputs(step: Step) -> dict[str, Any]:
-    """Returns the fingerprint of a step's inputs as its manifest has it; empty without one."""
+    """Returns the fingerprint of a step's inputs in its manifest; empty without a manifest."""
     return (read_manifest(step.manifest) or {}).get("inputs", {})
 
 
 def fingerprint(paths: tuple[Path, ...], known: dict[str, Any]) -> dict[str, Any]:
-    """Returns size, modification time and content hash of every file; hashes in `known` hold while size and time do."""
+    """Returns the size, modification time and content hash of each file, by its path.
+
+    Args:
+        paths: files, or folders, which stand for all files in them.
+        known: an earlier fingerprint. Its hashes are used for files with unchanged size and time.
+    """
     files = [file for path in paths for file in (_files_in(path) if path.is_dir() else [path]) if file.exists()]
     base = root()
     with ThreadPoolExecutor() as pool:
@@ -240,7 +259,7 @@ def hash_file(path: Path) -> str:
 
 @cache
 def _hash(path: Path, _size: int, _modified: int) -> str:
-    """A file's hash, computed once while its size and time hold."""
+    """Returns the hash of a file, computed once as long as its size and time do not change."""
     require_regular(path)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -248,11 +267,12 @@ def _hash(path: Path, _size: int, _modified: int) -> str:
 
 @cache
 def code(stage: str) -> dict[str, str]:
-    """Returns a hash of every module of the package that a stage imports, directly or not, by relative path.
+    """Returns a hash of each module of the package that a stage imports, directly or indirectly, by relative path.
 
-    What is hashed is the syntax tree without comments and docstrings, so that only a change of code counts. Imports
-    inside functions count, relative ones too, and so does the `__init__.py` of every package on the way. The root's
-    counts only where a name is imported from it that is no module: then all that it hands on does.
+    The hash is that of the syntax tree without comments and docstrings, so that only changes of the code count. Imports
+    inside functions and relative imports are followed, and the `__init__.py` of each package on the way is included.
+    That of the root package is only included if a name is imported from it that is not a module; then everything that
+    it imports is included too.
     """
     hashes: dict[str, str] = {}
     waiting = _files_of(f"pipeline.{stage}.stage")
@@ -266,23 +286,23 @@ def code(stage: str) -> dict[str, str]:
 
 
 def environment() -> dict[str, str | None]:
-    """Returns the versions that shape a result; None of what is not installed, as training's packages in a notebook
-    that only predicts."""
+    """Returns the versions of the packages that affect results; None for packages that are not installed, such as those
+    for training in a notebook that only predicts."""
     from importlib.metadata import PackageNotFoundError, version
 
-    found: dict[str, str | None] = {}
+    versions: dict[str, str | None] = {}
     names = ["torch", "lightning", "segmentation-models-pytorch", "albumentations", "opencv-python-headless", "numpy"]
     for name in names:
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
-            found[name] = None
-    return found
+            versions[name] = None
+    return versions
 
 
 def checkout() -> dict[str, Any]:
-    """Returns the commit that the package is checked out at, and whether its files differ from it; None where it is
-    not."""
+    """Returns the commit of the package's git repository, and whether files of the package were modified; None for both
+    if the package is not in a git repository."""
 
     def git(*arguments: str) -> str | None:
         command = ["git", "-C", str(PACKAGE), *arguments]
@@ -292,14 +312,15 @@ def checkout() -> dict[str, Any]:
             return None
         return done.stdout.strip() if done.returncode == 0 else None
 
-    if git("ls-files", "--error-unmatch", "__init__.py") is None:  # installed, perhaps inside somebody's own checkout
+    if git("ls-files", "--error-unmatch", "__init__.py") is None:  # installed, perhaps inside another repository
         return {"commit": None, "modified": None}
     changes = git("status", "--porcelain", "--untracked-files=no", "--", ".")
     return {"commit": git("rev-parse", "HEAD"), "modified": None if changes is None else bool(changes)}
 
 
 def _source(names: Iterable[str]) -> str:
-    """One hash of the bytes of modules, by relative path; of those that are gone, of their names alone."""
+    """Returns one hash over the bytes of modules, given by relative path. Of modules that no longer exist, only the
+    names are hashed."""
     digests = [(name, _bytes_hash(PACKAGE / name)) for name in sorted(names)]
     return hashlib.sha256(repr(digests).encode()).hexdigest()[:16]
 
@@ -311,9 +332,10 @@ def _bytes_hash(file: Path) -> str:
 
 @cache
 def _hash_and_imports(file: Path) -> tuple[str, tuple[str, ...]]:
-    """The hash of a module's syntax tree, and the dotted names of what it imports from the package."""
+    """Returns the hash of a module's syntax tree, and the dotted names that it imports from the package."""
     tree = ast.parse(file.read_bytes())
-    inside = file.relative_to(PACKAGE.parent).with_suffix("").parts  # a package's __init__ counts as a module of it
+    # the __init__ of a package counts as one of its modules
+    inside = file.relative_to(PACKAGE.parent).with_suffix("").parts
     names: list[str] = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -327,7 +349,8 @@ def _hash_and_imports(file: Path) -> tuple[str, tuple[str, ...]]:
 
 
 def _without_comments(node: Any) -> Any:
-    """A syntax tree as nested tuples, without docstrings and empty fields, in which versions of Python differ."""
+    """Returns a syntax tree as nested tuples, without docstrings, and without empty fields, which differ between Python
+    versions."""
     if isinstance(node, list):
         return [_without_comments(entry) for entry in node if not _is_docstring(entry)]
     if not isinstance(node, ast.AST):
@@ -341,7 +364,7 @@ def _is_docstring(node: Any) -> bool:
 
 
 def _files_of(name: str) -> list[Path]:
-    """The files behind a dotted name: its module, and the `__init__.py` of every package on the way."""
+    """Returns the files of a dotted name: its module, and the `__init__.py` of each package on the way."""
     parts = name.split(".")[1:]
     files: list[Path] = []
     folder = PACKAGE
@@ -358,22 +381,22 @@ def _files_of(name: str) -> list[Path]:
 
 
 def _files_in(folder: Path) -> list[Path]:
-    found: list[str] = []
+    paths: list[str] = []
     seen = set()
     for place, folders, names in os.walk(folder, followlinks=True):
-        if (real := os.path.realpath(place)) in seen:  # a link to what lies around it
+        if (real := os.path.realpath(place)) in seen:  # a link to a folder that contains it
             folders.clear()
             continue
         seen.add(real)
-        found += [os.path.join(place, name) for name in names if not name.startswith(".")]
-    return [Path(file) for file in sorted(found) if os.path.isfile(file)]
+        paths += [os.path.join(place, name) for name in names if not name.startswith(".")]
+    return [Path(file) for file in sorted(paths) if os.path.isfile(file)]
 
 
 _by_content = False
 
 
 def compare_contents() -> None:
-    """From here on files are compared by content, whatever their size and time."""
+    """Makes all further comparisons of files use their content, even if size and time are unchanged."""
     global _by_content
     _by_content = True
 

@@ -1,8 +1,8 @@
-"""Whether a file is as the stage left it that wrote it, and how files of arrays and tables are read.
+"""Checks that artefacts are as their stage wrote them, and reading of arrays and tables with this check.
 
-Every reader of an artefact asks this, so that a damaged file is named by whoever comes upon it first, with what makes
-it again: never a traceback, never silent use. Manifests say what was written; size and time tell whether a file
-changed, and its content where they differ, or always with `--verify`.
+All code that reads artefacts uses this module. The first reader of a damaged file raises an error that names the file
+and the command that rebuilds it, so that there is neither a traceback nor silent use. A file is compared with the
+manifest of its stage: by size and time, and by content if these differ, or always with `--verify`.
 """
 
 from collections.abc import Iterable, Iterator
@@ -22,19 +22,19 @@ if TYPE_CHECKING:
 
 
 ARTEFACTS = ("work/", "folds/", "submissions/")
-"""Where stages write, under the root."""
+"""The folders under the root into which stages write."""
 _in_work = set[Path]()
 
 
 def require_intact(path: Path, by_content: bool = False) -> None:
-    """Checks that a file is as the stage left it that wrote it; a file that no manifest lists is as it is.
+    """Checks that a file is as its stage wrote it. Files that no manifest lists are not checked.
 
     Args:
         path: the file.
-        by_content: compare its content, whatever its size and time.
+        by_content: whether the content is compared even if size and time are unchanged.
 
     Raises:
-        PipelineError: it is not, or is missing; what makes it again is named.
+        PipelineError: the file was changed or is missing. The message says how to rebuild it.
     """
     if path.is_dir() or path in _in_work:
         return
@@ -47,7 +47,7 @@ def require_intact(path: Path, by_content: bool = False) -> None:
 
 @contextmanager
 def in_work(paths: Iterable[Path]) -> Iterator[None]:
-    """Lets files be as they are in the block, in which a stage writes them: an old manifest may still list them."""
+    """Disables the check for files that a stage writes in the block, because an old manifest may still list them."""
     added = set(paths) - _in_work
     _in_work.update(added)
     try:
@@ -57,7 +57,7 @@ def in_work(paths: Iterable[Path]) -> Iterator[None]:
 
 
 def changed(paths: Iterable[Path]) -> Iterator[PipelineError]:
-    """Yields an error for each of these files, or files in these folders, whose content is not what a stage wrote."""
+    """Yields an error for each file whose content is not what a stage wrote. `paths` are files, or folders of files."""
     for path in paths:
         for file in path.glob("*") if path.is_dir() else [path]:
             try:
@@ -67,17 +67,23 @@ def changed(paths: Iterable[Path]) -> Iterator[PipelineError]:
 
 
 def remedy(path: Path) -> str:
-    """Returns what makes a damaged file again."""
+    """Returns the advice how to rebuild a damaged file."""
     record = _maker_of(path)
     if record is None:
-        return f"put the file back, or delete it and make it again with `{program()} run RECIPE`"
+        return f"restore the file, or delete it and rebuild it with `{program()} run RECIPE`"
     if record["stage"] == "train":
-        return "put the file back, or train again with `--force`"
-    return f"put the file back, or make it again: {program()} run RECIPE, or {record['stage']} with --force"
+        return "restore the file, or train again with `--force`"
+    return f"restore the file, or rebuild it: {program()} run RECIPE, or {record['stage']} with --force"
 
 
 def damaged(path: Path, error: Exception | str, what_to_do: str = "") -> PipelineError:
-    """Returns the error that says what is wrong with a file, and what to do, by default what makes it again."""
+    """Returns the error for a damaged file.
+
+    Args:
+        path: the file.
+        error: what is wrong with it.
+        what_to_do: the advice; by default how to rebuild the file.
+    """
     fault = error if isinstance(error, str) else " ".join(first_line(error).split())[:120]
     return PipelineError(f"{shown(path)} is damaged ({fault}): {what_to_do or remedy(path)}.")
 
@@ -101,7 +107,7 @@ def read_array(path: Path) -> "np.ndarray":
 
 
 def read_arrays(path: Path, names: Iterable[str]) -> "tuple[np.ndarray, ...]":
-    """Returns some arrays of a .npz file that a stage wrote.
+    """Returns the arrays with these names from a .npz file that a stage wrote.
 
     Raises:
         PipelineError: the file is missing or damaged.
@@ -113,7 +119,7 @@ def read_arrays(path: Path, names: Iterable[str]) -> "tuple[np.ndarray, ...]":
 
 
 def read_parquet(path: Path, columns: list[str] | None = None) -> "pd.DataFrame":
-    """Returns a table that a stage wrote as parquet, or some of its columns.
+    """Returns a table, or some of its columns, from a Parquet file that a stage wrote.
 
     Raises:
         PipelineError: the file is missing or damaged.
@@ -125,7 +131,7 @@ def read_parquet(path: Path, columns: list[str] | None = None) -> "pd.DataFrame"
 
 
 def read_texts(path: Path, needed: Iterable[str] = ()) -> "pd.DataFrame":
-    """Returns a CSV that a stage wrote, every value as text.
+    """Returns the table in a CSV file that a stage wrote, with all values as text.
 
     Raises:
         PipelineError: the file is missing or damaged, or lacks a column.
@@ -141,7 +147,11 @@ def read_texts(path: Path, needed: Iterable[str] = ()) -> "pd.DataFrame":
 
 @contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """Turns whatever a library says of a file into a sentence; a file that is not what a stage wrote is not opened."""
+    """Checks a file with `require_intact`, and turns errors of the libraries that read it into a PipelineError.
+
+    Raises:
+        PipelineError: the file is missing or damaged.
+    """
     require_intact(path)
     try:
         require_regular(path)
@@ -151,25 +161,25 @@ def explained(path: Path) -> Iterator[None]:
     except FileNotFoundError:
         raise PipelineError(f"{shown(path)} does not exist: {remedy(path)}.") from None
     except MemoryError:
-        if _maker_of(path):  # it is as it was written, and memory is short
+        if _maker_of(path):  # the file is as it was written, so memory is really short
             raise
-        raise damaged(path, "it says that it holds more than the memory") from None
-    except Exception as error:  # numpy, zipfile, zlib, pyarrow and pandas raise whatever they like on a damaged file
+        raise damaged(path, "its header says that it is larger than the memory") from None
+    except Exception as error:  # numpy, zipfile, zlib, pyarrow and pandas raise errors of many types
         raise damaged(path, error) from None
 
 
-# --- who wrote it ----------------------------------------------------------------------------------------------------
+# --- the manifest of a file ------------------------------------------------------------------------------------------
 
 
 def _maker_of(path: Path) -> dict[str, Any] | None:
-    """The manifest that lists a file among what its step wrote, but for what a person may edit; None without one."""
+    """Returns the manifest that lists a file as an output that the user may not edit; None if there is none."""
     name = shown(path)
     if not name.startswith(ARTEFACTS):
         return None
     for manifest in _manifests_of(path):
         try:
             stat = manifest.stat()
-        except FileNotFoundError:  # another process begins the step anew
+        except FileNotFoundError:  # another process is starting the step again
             continue
         record = _sealed(manifest, stat.st_size, stat.st_mtime_ns)
         if record and name in record["outputs"] and name not in record["editable"]:
@@ -178,7 +188,7 @@ def _maker_of(path: Path) -> dict[str, Any] | None:
 
 
 def _manifests_of(path: Path) -> Iterator[Path]:
-    """The manifests that a file may be listed in: they lie beside it, but for those of submissions and of pictures."""
+    """Yields the manifests that may list a file. They lie beside it, except those of submissions and of pictures."""
     yield from path.parent.glob("*manifest.json")
     if path.parent == root() / "submissions":
         yield from (root() / "work").glob(f"*/{path.stem}/submission.manifest.json")
@@ -188,8 +198,8 @@ def _manifests_of(path: Path) -> Iterator[Path]:
 
 @lru_cache(maxsize=512)
 def _sealed(manifest: Path, _size: int, _modified: int) -> dict[str, Any] | None:
-    """The stage, outputs and editable outputs of a manifest that this version wrote; None of an earlier one, which did
-    not say what may be edited."""
+    """Returns the stage, outputs and editable outputs of a manifest; None for manifests of earlier versions, which did
+    not say which outputs may be edited."""
     record = freshness.read_manifest(manifest)
     if record is None or "seal" not in record:
         return None

@@ -1,5 +1,5 @@
-"""SIGINT and SIGTERM end a command, or a worker process of it, with exit code 130 or 143: a scheduler must not take an
-interrupted run for a finished one."""
+"""Handling of SIGINT and SIGTERM. They end a command or a worker process with exit code 130 or 143, so that a scheduler
+can distinguish interrupted runs from finished ones."""
 
 import atexit
 import multiprocessing
@@ -16,14 +16,15 @@ from types import FrameType
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 EXIT_CODES = tuple(128 + number for number in SIGNALS)
 GRACE = 10.0
-"""Seconds within which an interrupted command must have cleaned up; what it has not ended by then is cut off."""
+"""Seconds that an interrupted command has for cleaning up. After that the process is ended."""
 MOMENT = 0.02
-"""Seconds after which an interruption that a destructor has lost is raised again."""
+"""Seconds after which an interruption is raised again that got lost in a destructor."""
 REPEATED = 1.0
-"""Seconds in which further signals count as the same: `timeout` and schedulers signal a process and its group."""
+"""Seconds during which further signals count as the same one. `timeout` and schedulers signal both a process and its
+group."""
 
 WATCHED = 0.5
-"""Seconds between two looks at whether the process that started this one is still there."""
+"""Seconds between two checks whether the parent process is still alive."""
 
 _received: int | None = None
 _received_at = 0.0
@@ -31,31 +32,32 @@ _work_began = False
 
 
 class Interrupted(SystemExit):
-    """This process got a signal; its exit code is 128 plus the signal's number."""
+    """Raised when this process receives a signal. The exit code is 128 plus the number of the signal."""
 
     def __init__(self, number: int) -> None:
         super().__init__(128 + number)
 
 
 def work_began() -> None:
-    """Lets an interrupted command say that it can be continued."""
+    """Notes that work has started, so that the message of an interruption says how to continue."""
     global _work_began
     _work_began = True
 
 
 @contextmanager
 def exit_codes() -> Iterator[None]:
-    """Ends a command that gets SIGINT or SIGTERM with exit code 130 or 143 and one line on standard error.
+    """Ends a command that receives SIGINT or SIGTERM with exit code 130 or 143 and one line on standard error.
 
-    The signal raises Interrupted wherever the main thread is. What becomes of that on its way (a worker process that
-    died of the same signal can raise an error of its own) does not change the exit code.
+    The signal raises Interrupted in the main thread, wherever it is. If another error replaces Interrupted on the way,
+    for instance one about a worker process that died of the same signal, the exit code is the same.
     """
     global _received, _work_began
-    if threading.current_thread() is not threading.main_thread():  # which alone may handle signals
+    if threading.current_thread() is not threading.main_thread():  # only the main thread can handle signals
         yield
         return
     _received, _work_began = None, False
-    if hasattr(signal, "setitimer"):  # after the handlers that are registered later: Python takes its own away then
+    if hasattr(signal, "setitimer"):
+        # runs after handlers that are registered later, when Python removes its own signal handler
         atexit.register(signal.setitimer, signal.ITIMER_REAL, 0)
     before = [signal.signal(number, _interrupt) for number in SIGNALS]
     unraisable, sys.unraisablehook = sys.unraisablehook, _raise_again
@@ -63,7 +65,7 @@ def exit_codes() -> Iterator[None]:
         yield
     except BaseException:
         if _received is not None:
-            for number in SIGNALS:  # one that comes again while Python shuts down must not end it by the signal
+            for number in SIGNALS:  # a second signal during shutdown must not change the exit code
                 signal.signal(number, signal.SIG_IGN)
             _say_interrupted()
             raise SystemExit(128 + _received) from None
@@ -76,9 +78,9 @@ def exit_codes() -> Iterator[None]:
 
 
 def of_worker(exit_code: int) -> BaseException | None:
-    """Returns what a process raises whose worker ended with this exit code; None if no signal interrupted the worker.
+    """Returns the exception to raise for a worker that ended with this exit code; None if no signal interrupted it.
 
-    Outside the command line, in a notebook, that is a KeyboardInterrupt.
+    Outside the command line, for instance in a notebook, this is a KeyboardInterrupt.
     """
     global _received
     number = next((number for number in SIGNALS if exit_code in (-number, 128 + number)), None)
@@ -92,7 +94,8 @@ def of_worker(exit_code: int) -> BaseException | None:
 
 @contextmanager
 def held_back() -> Iterator[None]:
-    """Holds SIGINT and SIGTERM back while a worker process is started; it inherits that until `end_worker_quietly`."""
+    """Blocks SIGINT and SIGTERM while a worker process is started. The worker inherits this until
+    `end_worker_quietly`."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
@@ -104,7 +107,8 @@ def held_back() -> Iterator[None]:
 
 
 def end_worker_quietly() -> None:
-    """Lets SIGINT and SIGTERM end this worker process at once, without a traceback: all that it writes is atomic."""
+    """Makes SIGINT and SIGTERM end this worker process at once and without a traceback. This is safe because all of its
+    writes are atomic."""
     for number in SIGNALS:
         signal.signal(number, lambda number, _: os._exit(128 + number))
     if hasattr(signal, "pthread_sigmask"):
@@ -112,8 +116,8 @@ def end_worker_quietly() -> None:
 
 
 def end_with_parent() -> None:
-    """Lets this worker process end with the one that started it: a command that was killed leaves nothing behind that
-    writes where the next one writes."""
+    """Makes this worker process end together with its parent process. After a command was killed, no worker may go on
+    writing files that the next command writes too."""
     parent = multiprocessing.parent_process()
     assert parent is not None
 
@@ -125,10 +129,10 @@ def end_with_parent() -> None:
 
 
 def end_with_process(number: int) -> None:
-    """Lets this process, a command of its own, end with the one that started it.
+    """Makes this process, which runs a command, end together with its parent process.
 
     Args:
-        number: the process that started it; another parent shows that it has ended.
+        number: process id of the parent. A different parent id means that the parent has ended.
     """
 
     def wait() -> None:
@@ -136,14 +140,14 @@ def end_with_process(number: int) -> None:
             time.sleep(WATCHED)
         os._exit(1)
 
-    if os.name == "posix":  # elsewhere the number of the parent stays when it ends
+    if os.name == "posix":  # on other systems the parent id does not change when the parent ends
         threading.Thread(target=wait, daemon=True).start()
 
 
 def _interrupt(number: int, _frame: FrameType | None) -> None:
     global _received, _received_at
     if _received is not None:
-        if time.monotonic() - _received_at > REPEATED:  # somebody does not want to wait
+        if time.monotonic() - _received_at > REPEATED:  # a second signal after a while: the user does not want to wait
             _end_now(number)
         return
     _received, _received_at = number, time.monotonic()
@@ -151,14 +155,14 @@ def _interrupt(number: int, _frame: FrameType | None) -> None:
 
 
 def _raise(number: int) -> None:
-    if hasattr(signal, "setitimer"):  # a thread pool may be busy
+    if hasattr(signal, "setitimer"):  # a busy thread pool may delay the end
         signal.signal(signal.SIGALRM, lambda *_: _end_now(number))
         signal.setitimer(signal.ITIMER_REAL, GRACE)
     raise Interrupted(number)
 
 
 def _raise_again(unraisable: "sys.UnraisableHookArgs") -> None:
-    """Raises an interruption that a destructor has lost once more, when the destructor is done."""
+    """Raises an interruption again that got lost in a destructor, after the destructor has ended."""
     if not isinstance(unraisable.exc_value, Interrupted) or _received is None:
         sys.__unraisablehook__(unraisable)
     elif hasattr(signal, "setitimer"):
@@ -173,6 +177,6 @@ def _end_now(number: int) -> None:
 
 
 def _say_interrupted() -> None:
-    going_on = ": the same command goes on where it stopped" if _work_began else ""
-    with suppress(OSError):  # nobody reads any more
-        print(f"interrupted{going_on}", file=sys.stderr, flush=True)
+    advice = ": the same command continues where it stopped" if _work_began else ""
+    with suppress(OSError):  # standard error may be closed
+        print(f"interrupted{advice}", file=sys.stderr, flush=True)

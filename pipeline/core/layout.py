@@ -1,4 +1,4 @@
-"""The number of the layout of work/, by which a later version knows what lies there."""
+"""The version number of the layout of work/, by which later versions recognise how files are arranged there."""
 
 from pathlib import Path
 
@@ -11,23 +11,23 @@ from pipeline.core.freshness import read_manifest
 from pipeline.core.lock import exclusive_lock
 
 LAYOUT = 3
-"""Raised when files of an earlier version no longer lie where they are expected."""
+"""Increased whenever files of an earlier version are no longer where this version expects them."""
 
 
 def check() -> None:
-    """Checks that work/ is laid out as this version, or an earlier one that it knows, lays it out.
+    """Checks that work/ has the layout of this version, or of an earlier version that it can take over.
 
     Raises:
-        PipelineError: a later version made it, or its number cannot be read.
+        PipelineError: a later version made work/, or its layout number cannot be read.
     """
     _number()
 
 
 def take_over() -> None:
-    """Gives work/ the number of this version's layout, and says so where an earlier version made it.
+    """Converts work/ to the layout of this version, and prints a message if an earlier version made it.
 
-    Version 0.1.0 wrote no number. Up to layout 2 one table held training and test images, and one manifest stood for
-    the pixel arrays of both. Training finds its files where they were and is kept; every other stage runs once more.
+    Version 0.1.0 wrote no layout number. Up to layout 2, training and test images shared one table and one manifest of
+    pixel arrays. Finished training is kept, because its files have not moved. All other stages run once more.
     """
     if _number() == LAYOUT:
         return
@@ -37,24 +37,25 @@ def take_over() -> None:
 
 def _take_over() -> None:
     number = _number()
-    if number == LAYOUT:  # another process was faster
+    if number == LAYOUT:  # another process has done it
         return
-    for manifest in _layout_file().parent.glob("*/pixels_*/manifest.json"):  # now train.manifest.json and test.…
+    for manifest in _layout_file().parent.glob("*/pixels_*/manifest.json"):
+        # replaced by train.manifest.json and test.manifest.json
         manifest.unlink()
     write_json(_layout_file(), {"layout": LAYOUT})
     if number is not None:
         by = "version 0.1.0" if number == 1 else "an earlier version"
         console.print(
-            f"[yellow]{escape(shown(root() / 'work'))}/ was made by {by} and is taken over: finished training is kept, "
-            "the other stages run once more[/yellow]"
+            f"[yellow]{escape(shown(root() / 'work'))}/ was made by {by} and is converted: finished training is kept, "
+            "and all other stages run once more[/yellow]"
         )
 
 
 def _number() -> int | None:
-    """The number of the layout of work/; None where nothing of an earlier version lies there.
+    """Returns the layout number of work/; None if no earlier version has written there.
 
     Raises:
-        PipelineError: a later version made it, or its number cannot be read.
+        PipelineError: a later version made work/, or its layout number cannot be read.
     """
     file = _layout_file()
     if not file.exists():
@@ -66,8 +67,8 @@ def _number() -> int | None:
             raise ValueError
     except (OSError, ValueError, KeyError, TypeError):
         raise PipelineError(
-            f'{shown(file)} cannot be read; expected {{"layout": {LAYOUT}}}. Write that if this version made '
-            f"{shown(file.parent)}/, or move the folder away."
+            f'{shown(file)} cannot be read; expected {{"layout": {LAYOUT}}}. Write this content if this version made '
+            f"{shown(file.parent)}/; otherwise move the folder away."
         ) from None
     if number > LAYOUT:
         raise PipelineError(

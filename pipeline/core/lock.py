@@ -1,4 +1,4 @@
-"""One process at a time where several would write the same files: on one machine, or on several that share a folder."""
+"""Locks that keep several processes from writing the same files, on one machine or on several that share a folder."""
 
 import json
 import os
@@ -19,28 +19,29 @@ from pipeline.core.errors import PipelineError
 from pipeline.core.files import make_folder, shown, write_text
 
 RENEWED = 15.0
-"""Seconds after which the holder of a step renews its lease."""
+"""Seconds between two renewals of a lease by its holder."""
 STALE = 60.0
-"""Seconds after which a lease that was not renewed counts as a dead machine's."""
+"""Seconds without renewal after which the machine that holds a lease is considered dead."""
 TOKEN = uuid.uuid4().hex
-"""What this process calls itself: numbers of processes are taken again, in containers too."""
+"""Identifies this process. Process ids are not unique: they are reused, and repeat across containers."""
 
 
 @contextmanager
 def exclusive_lock(folder: Path) -> Iterator[None]:
-    """Lets one process at a time work in a folder; a second waits and says so. The lock ends with its process.
+    """Lets one process at a time work in a folder. A second process says so and waits. The lock is released when its
+    process ends.
 
     Raises:
-        PipelineError: the folder cannot be made.
+        PipelineError: the folder cannot be created.
     """
     make_folder(folder)
     lock = FileLock(folder / ".lock")
     try:
         lock.acquire(blocking=False)
     except Timeout:
-        say(f"another process works in {shown(folder)}; waiting until it is done")
+        say(f"another process is working in {shown(folder)}; waiting until it is done")
         lock.acquire()
-    except (OSError, NotImplementedError):  # a network drive without locks, or a folder that can only be read
+    except (OSError, NotImplementedError):  # a network drive without locks, or a read-only folder
         pass
     try:
         yield
@@ -48,7 +49,7 @@ def exclusive_lock(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-# --- a step, which another process may take instead -------------------------------------------------------------------
+# --- the lock of one step ---------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,8 @@ class Holder:
     host: str
     process: int
     machine: str
-    """The same for all containers of a machine, whose locks know each other."""
+    """Id of the machine, which is the same for all of its containers. Locks of the operating system work across
+    them."""
     token: str
 
     def __str__(self) -> str:
@@ -76,15 +78,21 @@ def _machine() -> str:
 
 
 class StepLock:
-    """The lock of one step, which does not wait.
+    """The lock of one step. Acquiring it never waits.
 
-    A lock of the operating system, which ends with its process, and beside it a lease: a small file that says who holds
-    it and is renewed every RENEWED seconds. By the lease alone a shared folder without locks works, and by it a lock is
-    recognised that a file server still keeps for a dead machine. Ages are told by the clock of the file system.
+    It consists of a lock of the operating system, which is released when its process ends, and a lease: a small file
+    that names the holder and is renewed every RENEWED seconds. The lease makes shared folders without locks usable, and
+    shows when a file server still keeps the lock of a dead machine. The age of a lease is measured by the clock of the
+    file system.
     """
 
     def __init__(self, path: Path, title: str) -> None:
-        """Takes the lock file, beside which the lease lies, and what messages call the step."""
+        """Creates the lock, without acquiring it.
+
+        Args:
+            path: the lock file; the lease is written beside it.
+            title: the step's name in messages.
+        """
         self.path, self.title = path, title
         self.lease = path.with_suffix(".lease")
         self._lock = FileLock(path)
@@ -92,15 +100,17 @@ class StepLock:
         self._leased = False
 
     def acquire(self) -> Holder | None:
-        """Takes the lock where it is free; returns who has it where it is not, else None.
+        """Acquires the lock if it is free and returns None; otherwise returns its holder.
 
         Raises:
-            PipelineError: the folder of the lock cannot be made, or a folder lies where the lock belongs.
+            PipelineError: the lock's folder cannot be created, or a folder has the name of the lock file.
         """
         make_folder(self.path.parent)
         for path in (self.path, self.lease):
             if path.is_dir():
-                raise PipelineError(f"{shown(path)} is a folder, and the lock of a step belongs there: remove it.")
+                raise PipelineError(
+                    f"{shown(path)} is a folder, and the lock file of a step is needed there: remove it."
+                )
         try:
             self._lock.acquire(blocking=False)
         except Timeout:
@@ -109,7 +119,7 @@ class StepLock:
             return self._without_locks()
         holder, age = self._read()
         if holder and holder.machine != _machine():
-            if age < STALE:  # the folder's locks do not reach from machine to machine, or it died just now
+            if age < STALE:  # locks do not work across machines here, or the machine died just now
                 self._lock.release()
                 return holder
             self._say_dead(holder, age)
@@ -118,23 +128,24 @@ class StepLock:
         return None
 
     def is_held(self) -> bool:
-        """Returns whether the lock is still this process's: another machine takes it over where this one did not renew
-        its lease for too long."""
+        """Returns whether this process still holds the lock. Another machine takes it over if the lease was not renewed
+        for too long."""
         holder, _ = self._read()
         return not self._leased or (holder is not None and holder.token in (TOKEN, UNKNOWN.token))
 
     def release(self) -> None:
-        """Gives the lock back."""
+        """Releases the lock."""
         self._ended.set()
         holder, _ = self._read()
         if holder and holder.token == TOKEN:
             self.lease.unlink(missing_ok=True)
         self._lock.release()
 
-    # --- where the operating system's lock does not tell all ---
+    # --- cases that the operating system's lock does not cover ---
 
     def _of_a_dead_machine(self) -> Holder | None:
-        """Takes the lock over where the server keeps it for a machine that is gone; on this one, its process lives."""
+        """Takes over a lock that a file server keeps for a dead machine. On this machine, the process that holds it is
+        alive."""
         holder, age = self._read()
         if holder is None:
             return UNKNOWN
@@ -160,25 +171,26 @@ class StepLock:
                 file.write(_described())
         except FileExistsError:
             return self._read()[0]
-        except OSError:  # a folder that can only be read
+        except OSError:  # a read-only folder
             return None
         self._keep_renewing()
         return None
 
     def _take_lease(self) -> bool:
-        """Removes a dead machine's lease; False where another process was faster."""
-        gone = self.lease.with_name(f".{uuid.uuid4().hex}")
+        """Removes the lease of a dead machine. Returns False if another process was faster."""
+        removed = self.lease.with_name(f".{uuid.uuid4().hex}")
         try:
-            os.rename(self.lease, gone)
+            os.rename(self.lease, removed)
         except OSError:
             return False
-        gone.unlink(missing_ok=True)
+        removed.unlink(missing_ok=True)
         return True
 
     def _read(self) -> tuple[Holder | None, float]:
-        """Who holds the lease, and how many seconds ago it was renewed."""
+        """Returns the holder of the lease, and the seconds since it was renewed."""
         try:
-            with self.lease.open(encoding="utf-8") as file:  # opened: a network drive looks at the server again
+            # opening the file makes a network drive ask its server again
+            with self.lease.open(encoding="utf-8") as file:
                 text, renewed = file.read(), os.fstat(file.fileno()).st_mtime
         except FileNotFoundError:
             return None, 0.0
@@ -186,12 +198,12 @@ class StepLock:
             return UNKNOWN, 0.0
         try:
             holder = Holder(**json.loads(text))
-        except (ValueError, TypeError):  # it is being written
+        except (ValueError, TypeError):  # the lease is being written
             holder = UNKNOWN
         return holder, 0.0 if holder.token == TOKEN else self._now() - renewed
 
     def _now(self) -> float:
-        """The time by the file system's own clock."""
+        """Returns the time by the clock of the file system, in seconds since the epoch."""
         probe = self.lease.with_name(f".{uuid.uuid4().hex}")
         try:
             probe.touch()
@@ -213,14 +225,14 @@ class StepLock:
 
     def _say_dead(self, holder: Holder, age: float) -> None:
         warn(
-            f"[yellow]  {escape(self.title)}: {escape(str(holder))}, has not answered for {duration(age)} and is taken "
-            "for dead; going on from what it left[/yellow]"
+            f"[yellow]  {escape(self.title)}: {escape(str(holder))}, has not answered for {duration(age)} and is "
+            "considered dead; continuing from what it finished[/yellow]"
         )
 
 
 def look_again(folder: Path) -> None:
-    """Lets this machine see what others have written into a folder: a network drive remembers for a while which files
-    were not there, until something changes in the folder."""
+    """Makes files visible that other machines have written into a folder. A network drive caches for a while which
+    files do not exist, until something changes in the folder."""
     probe = folder / f".{uuid.uuid4().hex}"
     with suppress(OSError):
         probe.touch()

@@ -1,7 +1,7 @@
-"""Other runs that one builds on: whose weights it starts from, whose labels of test images it takes, or whose
-predictions it averages.
+"""Runs that depend on other runs: on their weights as a start, on their predictions as pseudo-labels, or on their
+predictions for an ensemble.
 
-Fold k may know only what the other run's fold k knows: both held the same images out, and nothing about them comes in.
+Fold k may only use the other run's fold k. Both held out the same images, so that no information about them leaks.
 """
 
 from collections.abc import Sequence
@@ -19,50 +19,53 @@ from pipeline.core.version import program
 
 
 def find_run(run: Run, name: str, setting: str) -> Run:
-    """Returns another run of the same competition, with the recipe that it was trained by, and of all folds that it
-    trained, be it one after the other with --folds.
+    """Returns another run of the same competition, with the recipe that it was trained with and with all folds that it
+    has trained, even if these were trained one by one with --folds.
 
     Raises:
-        PipelineError: there is none, or it is this run itself.
+        PipelineError: there is no such run, or it is this run itself.
     """
     folder = run.competition_folder / name
     if name == run.name:
-        raise PipelineError(f"{setting} is {name}, which is this run itself; train it under another --name.")
+        raise PipelineError(f"{setting} is {name}, which is this run itself; give this run another --name.")
     if not (folder / "recipe.yaml").exists():
         known = sorted(path.parent.name for path in run.competition_folder.glob("*/recipe.yaml"))
         raise PipelineError(
-            f"{setting} is {name}, and there is no {shown(folder)}; train it first ({program()} run {name}). "
-            f"Trained so far: {', '.join(one for one in known if one != run.name) or 'nothing'}."
+            f"{setting} is {name}, and {shown(folder)} does not exist; train that run first ({program()} run {name}). "
+            f"Trained so far: {', '.join(other for other in known if other != run.name) or 'nothing'}."
         )
     recipe = validate(Recipe, read_recipe(folder / "recipe.yaml")["recipe"], shown(folder / "recipe.yaml"))
     numbers = [path.parent.name.removeprefix("fold_") for path in folder.glob("fold_*/manifest.json")]
     trained = sorted(int(number) for number in numbers if number.isdecimal())
     if recipe.trains and trained:
         recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"folds": trained})})
-    return replace(run, recipe=recipe, name=name, options=())  # this run's command line trains another recipe
+    return replace(run, recipe=recipe, name=name, options=())  # this run's command line belongs to another recipe
 
 
 def runs_of(run: Run) -> list[Run]:
-    """Returns the runs whose predictions a run averages: itself, or those of its ensemble.
+    """Returns the runs whose predictions a run averages: the runs of its ensemble, or the run itself.
 
     Raises:
-        PipelineError: one of them is not there, or was trained on other folds.
+        PipelineError: a run of the ensemble does not exist, or was trained on other folds.
     """
     if not run.recipe.ensemble:
         return [run]
     others = [find_run(run, name, "ensemble") for name in run.recipe.ensemble]
-    if run.folds_file.exists():  # which nothing after tune needs
+    if run.folds_file.exists():  # stages after tune do not need the file
         for other in others:
             check_folds(run, other, "ensemble", run.trained_folds())
     return others
 
 
 def start_weights(run: Run, member: Member) -> Path | None:
-    """Returns the weights that a training starts from, by `train.start_from`: the same fold's, the same seed's where
-    the other run has it, the last of several snapshots; None where it starts anew.
+    """Returns the weights from which a training starts (`train.start_from`); None if it does not start from another
+    run.
+
+    These are the weights of the same fold, of the same seed if the other run has it, and of the last of several
+    snapshots.
 
     Raises:
-        PipelineError: the other run or its fold is not there, or its folds are others.
+        PipelineError: the other run or its fold does not exist, or was trained on other folds.
     """
     name = run.recipe.train.start_from
     if name is None:
@@ -75,26 +78,28 @@ def start_weights(run: Run, member: Member) -> Path | None:
 
 
 def label_files(run: Run, member: Member) -> list[Path]:
-    """Returns the test predictions that a training learns, by `train.pseudo`: those of the same fold, and of all folds
-    for the final model, which holds nothing out; none without it.
+    """Returns the files of test predictions that a training uses as pseudo-labels (`train.pseudo`).
+
+    These are the predictions of the same fold; for the final model, which holds out no images, those of all folds.
+    Without `train.pseudo` the list is empty.
 
     Raises:
-        PipelineError: the other run or its fold is not there, or its folds or its pixel arrays are others.
+        PipelineError: the other run or its fold does not exist, or has other folds or other pixel arrays.
     """
     settings = run.recipe.train.pseudo
     if settings is None:
         return []
     other = find_run(run, settings.recipe, "train.pseudo.recipe")
-    mine, theirs = (one.pixels for one in (run, other))
-    if mine != theirs:
+    own_pixels, other_pixels = (each.pixels for each in (run, other))
+    if own_pixels != other_pixels:
         raise PipelineError(
-            f"train.pseudo.recipe is {other.name}, whose images are {theirs.name} and not {mine.name}: both runs need "
-            "the same image size (image.store where it is set), fit, border and channels."
+            f"train.pseudo.recipe is {other.name}, whose images are {other_pixels.name} and not {own_pixels.name}: "
+            "both runs need the same image.size (or image.store, if set), image.fit, image.border and image.channels."
         )
     if other.recipe.train.final and member.fold is not None:
         raise PipelineError(
-            f"train.pseudo.recipe is {other.name}, whose test predictions are by its final model, which has seen the "
-            "images that every fold holds out: train that run without train.final."
+            f"train.pseudo.recipe is {other.name}, whose test predictions come from its final model, which was trained "
+            "on the images that the folds hold out: train that run without train.final."
         )
     folds = other.test_folds() if member.fold is None else [member.fold]
     for fold in folds:
@@ -103,7 +108,7 @@ def label_files(run: Run, member: Member) -> list[Path]:
 
 
 def _same_fold(run: Run, other: Run, member: Member, path: Path, setting: str) -> None:
-    """Checks that a file of another run is there, and that its fold held the same images out."""
+    """Checks that a file of another run exists, and that its fold held out the same images."""
     if not path.exists():
         raise PipelineError(
             f"{setting} is {other.name}, and {shown(path)} does not exist; finish that run first: "
@@ -114,10 +119,10 @@ def _same_fold(run: Run, other: Run, member: Member, path: Path, setting: str) -
 
 
 def check_folds(run: Run, other: Run, setting: str, folds: Sequence[int]) -> None:
-    """Checks that folds of another run held the same images out.
+    """Checks that folds of another run held out the same images.
 
     Raises:
-        PipelineError: it was trained on other folds.
+        PipelineError: the other run was trained on other folds.
     """
     now = (
         freshness.hash_file(run.folds_file) if other.folds_file == run.folds_file and run.folds_file.exists() else None
@@ -127,16 +132,17 @@ def check_folds(run: Run, other: Run, setting: str, folds: Sequence[int]) -> Non
         used = manifest["inputs"].get(shown(other.folds_file), {}).get("hash")
         if now is None or used != now:
             raise PipelineError(
-                f"{setting} is {other.name}, which was trained on other folds than {shown(run.folds_file)} holds now: "
-                f"its fold {fold} has seen images that this fold {fold} holds out. Train it again on these folds."
+                f"{setting} is {other.name}, which was not trained on the folds that are now in "
+                f"{shown(run.folds_file)}: its fold {fold} has seen images that fold {fold} of this run holds out. "
+                "Train that run again on these folds."
             )
 
 
 def check_trained(run: Run) -> None:
-    """Checks that what a run trained held the images out that its folds file holds out now.
+    """Checks that the trained models of a run held out the same images as its folds file does now.
 
     Raises:
-        PipelineError: the folds file has changed since.
+        PipelineError: the folds file has changed since training.
     """
     now = freshness.hash_file(run.folds_file)
     for member in (member for fold in run.trained_folds() for member in run.members(fold)):
@@ -145,37 +151,39 @@ def check_trained(run: Run) -> None:
         used = record["inputs"].get(shown(run.folds_file), {}).get("hash") if record else now
         if used != now:
             raise PipelineError(
-                f"{shown(folder)} was trained on other folds than {shown(run.folds_file)} holds now: it has seen "
-                "images that would count as held out. Put the old folds back, or train anew: "
+                f"{shown(folder)} was not trained on the folds that are now in {shown(run.folds_file)}: it has seen "
+                "images that would count as held out. Restore the old folds, or train a new run: "
                 f"{run.command('--name', 'NAME')}"
             )
 
 
 def check_ensemble(run: Run) -> None:
-    """Checks that the runs of an ensemble are there, and have out-of-fold predictions of its folds.
+    """Checks that the runs of an ensemble exist and have out-of-fold predictions for its folds.
 
     Raises:
-        PipelineError: one is not, is of another competition, or lacks folds; these are named.
+        PipelineError: a run does not exist, belongs to another competition, or lacks predictions of some folds.
     """
     missing = {name: _missing_folds(run, name) for name in run.recipe.ensemble}
     for name, folds in missing.items():
         if folds:
-            there = [fold for fold in run.trained_folds() if all(fold not in one for one in missing.values())]
-            rest = f", or go on with --folds {','.join(map(str, there))}" if there else ""
+            complete = [
+                fold for fold in run.trained_folds() if all(fold not in lacking for lacking in missing.values())
+            ]
+            alternative = f", or continue with --folds {','.join(map(str, complete))}" if complete else ""
             what = f"fold{'s' if len(folds) > 1 else ''} {', '.join(map(str, folds))}"
             raise PipelineError(
                 f"ensemble names {name}, which has no out-of-fold predictions of {what}: finish that run first "
-                f"({program()} run {name}){rest}."
+                f"({program()} run {name}){alternative}."
             )
 
 
 def _missing_folds(run: Run, name: str) -> list[int]:
-    """The folds of which a run of the ensemble has no predictions, or does not say what they are."""
-    found = [path.parent.parent.name for path in (root() / "work").glob(f"*/{name}/recipe.yaml")]
-    if found and run.competition.name not in found:
+    """Returns the folds for which a run of the ensemble lacks predictions or the manifest of their training."""
+    competitions = [path.parent.parent.name for path in (root() / "work").glob(f"*/{name}/recipe.yaml")]
+    if competitions and run.competition.name not in competitions:
         raise PipelineError(
-            f"ensemble names {name}, which is a run of {found[0]}, and {run.name} is one of {run.competition.name}: "
-            "only runs of one competition can be averaged."
+            f"ensemble names {name}, which is a run of {competitions[0]}, and {run.name} is a run of "
+            f"{run.competition.name}: only runs of the same competition can be averaged."
         )
     other = find_run(run, name, "ensemble")
     needed = {

@@ -1,4 +1,4 @@
-"""The resolved recipe of a run, recipe.yaml in its folder, by which other runs know how its files came about."""
+"""The resolved recipe of a run. It is written to recipe.yaml in the run's folder, where other runs read it."""
 
 import hashlib
 from pathlib import Path
@@ -17,7 +17,7 @@ MARK = "# sha256 of the lines below: "
 
 
 def write_recipe(run: Run) -> None:
-    """Writes the resolved recipe into the run's folder, where other runs find it, unless it is there as it is."""
+    """Writes the resolved recipe into the run's folder, unless it is there already and unchanged."""
     body, path = yaml.safe_dump(describe(run), sort_keys=False), run.folder / "recipe.yaml"
     text = f"{MARK}{_hash(body)}\n{body}"
     try:
@@ -29,19 +29,19 @@ def write_recipe(run: Run) -> None:
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
-    """Returns the resolved recipe and competition of a run, as `describe` gives them.
+    """Returns the resolved recipe and competition of a run, in the form of `describe`.
 
     Raises:
         PipelineError: the file is missing or damaged.
     """
-    remedy = f"put the file back, or run `{program()} run {path.parent.name}` again, which writes it"
+    remedy = f"restore the file, or run `{program()} run {path.parent.name}` again, which writes it"
     try:
         data = read_yaml(path)
     except PipelineError as error:
         raise damaged(path, str(error).removeprefix(f"{path} ").rstrip("."), remedy) from None
     first, _, body = path.read_text(encoding="utf-8").partition("\n")
-    if first.startswith("#") and first != f"{MARK}{_hash(body)}":  # earlier versions wrote no such line
-        raise damaged(path, "it is not what was written", remedy)
+    if first.startswith("#") and first != f"{MARK}{_hash(body)}":  # earlier versions did not write the hash
+        raise damaged(path, "its content has changed since it was written", remedy)
     if not all(isinstance(data.get(key), dict) for key in ("recipe", "competition")):
         raise damaged(path, "it lacks the recipe or the competition", remedy)
     return data

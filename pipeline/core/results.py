@@ -1,6 +1,7 @@
-"""What tune, encode and evaluate leave: which keys postprocess.json, the submission's record and test.json must have.
+"""The result files of tune, encode and evaluate: the keys that postprocess.json, the submission's record and test.json
+must have.
 
-Apart from trainings.py, so that predictions do not depend on what these files say.
+This is a separate module from trainings.py, so that the code of the prediction stages does not depend on it.
 """
 
 from pathlib import Path
@@ -16,30 +17,30 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0, lt=2**53)]
 AtLeastZero = Annotated[float, Field(ge=0)]
 Level = Annotated[int, Field(ge=1, le=255)]
-"""A probability of 255 that a pixel must reach."""
+"""A threshold: the probability, from 1 to 255, that a pixel must reach."""
 Factor = Annotated[float, Field(ge=-1e6, le=1e6)]
 """A coefficient of a logit."""
 Slope = Annotated[float, Field(gt=0, le=1e6)]
 Interval = Annotated[list[float], Field(min_length=2, max_length=2)] | None
-"""Its two ends; None of one group alone."""
+"""The lower and upper end of an interval; None if there is only one group."""
 Shares = dict[str, Share | None]
-"""A figure of each class; None where no pixel tells it."""
+"""A value per class; None for classes without any pixel."""
 Point = Annotated[list[float], Field(min_length=2, max_length=2)]
-"""A place on a curve, and its score."""
+"""A point of a curve: a position and its score."""
 
 
 # --- postprocess.json ------------------------------------------------------------------------------------------------
 
 
 class Rows(Part):
-    """The score of some images."""
+    """The score of a set of images."""
 
     images: Count
     score: float | None
 
 
 class Said(Part):
-    """A reason, as verdict.Reason."""
+    """A reason of the verdict, with the fields of verdict.Reason."""
 
     level: Literal["stop", "check", "note"]
     kind: str
@@ -49,13 +50,13 @@ class Said(Part):
 
 
 class Named(Part):
-    """What the built-in metric says, where a published one gives the final scores."""
+    """The scores by the built-in metric, if a published one gives the final scores."""
 
     metric: str
 
 
 class Scored(Part):
-    """What two runs are compared by; a run of an earlier version may lack some of it."""
+    """The values by which runs are compared. Runs of earlier versions may lack some of them."""
 
     metric: str
     remark: str = ""
@@ -71,14 +72,14 @@ class Scored(Part):
 
 
 def searched_by(result: dict[str, Any]) -> str:
-    """Returns the built-in metric that tuning went by, and that scores of single images and curves are of; where the
-    competition's own function gives the final scores, `metric` is that function's file."""
+    """Returns the built-in metric that tuning used. Scores of single images and curves use it too. If the competition's
+    own function computes the final scores, `metric` is the file of that function instead."""
     by: str = result.get("tuned_by", result)["metric"]
     return by
 
 
 class Labelled(Part):
-    """One of the numbers to expect, and what it is of."""
+    """A score, and a text that says which images and predictions it belongs to."""
 
     what: str = Field("", alias="is")
     score: float
@@ -86,13 +87,13 @@ class Labelled(Part):
 
 
 class FoldModel(Labelled):
-    """The honest one."""
+    """The score of one fold's model on images that were used for no choice."""
 
     epoch_optimism: AtLeastZero | None = None
 
 
 class Bracket(Part):
-    """The bracket around the submission's score."""
+    """The range in which the submission's score is expected."""
 
     lower: float | None = Field(alias="from")
     upper: float | None = Field(alias="to")
@@ -100,7 +101,7 @@ class Bracket(Part):
 
 
 class Scores(Part):
-    """The three numbers to expect."""
+    """The three kinds of scores: of one fold's model, optimistic, and of the submission."""
 
     fold_model: FoldModel
     optimistic: Labelled
@@ -108,7 +109,7 @@ class Scores(Part):
 
 
 class Tried(Part):
-    """A step of post-processing that was tried."""
+    """A post-processing step that was tried."""
 
     step: str
     kept: bool
@@ -118,7 +119,7 @@ class Tried(Part):
 
 
 class Views(Part):
-    """What was decided about test-time augmentation."""
+    """The decision about test-time augmentation."""
 
     views: str
     kept: bool
@@ -144,7 +145,7 @@ class FoldOut(Part):
 
 
 class Tuned(Scored):
-    """What tune leaves of any competition."""
+    """The content of postprocess.json for all kinds of competitions."""
 
     remark: str
     score: float
@@ -167,7 +168,7 @@ class Tuned(Scored):
 
 
 class Weighed(Exact):
-    """A weighted sum of what is known about a mask, as decision.Linear."""
+    """A weighted sum of the features of a mask, as decision.Linear."""
 
     head: Factor
     area: Factor
@@ -177,7 +178,7 @@ class Weighed(Exact):
 
 
 class Cut(Exact):
-    """From which probability of presence on a mask stays."""
+    """The minimum probability of presence for a mask to be kept."""
 
     probability: Weighed
     cut: Share | None
@@ -185,14 +186,14 @@ class Cut(Exact):
 
 
 class Calibrated(Exact):
-    """How one fold's probabilities are calibrated."""
+    """The calibration of one fold's probabilities."""
 
     slope: Slope
     intercept: Factor
 
 
 class FoldCalibration(Part):
-    """The same, with what it rests on."""
+    """The calibration of one fold's probabilities, with the figures that it was fitted from."""
 
     slope: Slope
     intercept: Factor
@@ -202,7 +203,7 @@ class FoldCalibration(Part):
 
 
 class Ranked(Exact):
-    """How each image's own best threshold is found."""
+    """The rule that finds the best threshold for each image."""
 
     metric: str
     pooled: Calibrated
@@ -210,7 +211,7 @@ class Ranked(Exact):
 
 
 class Apart(Exact):
-    """How touching objects are told apart."""
+    """The rule that separates touching objects."""
 
     source: Literal["shape", "probability", "border", "distance"]
     level: Count
@@ -218,7 +219,7 @@ class Apart(Exact):
 
 
 class Regions(Exact):
-    """What of a mask stays, by its connected regions."""
+    """The rule that removes or fills connected regions of a mask."""
 
     fill: bool
     largest: bool
@@ -226,7 +227,7 @@ class Regions(Exact):
 
 
 class MaskRule(Exact):
-    """How the probabilities of a class become its mask."""
+    """The rules that turn the probabilities of a class into its mask."""
 
     threshold: Level
     min_area: Count
@@ -238,7 +239,7 @@ class MaskRule(Exact):
 
 
 class MaskTotals(Part):
-    """What the predicted masks look like as a whole."""
+    """Statistics over all predicted masks."""
 
     share_empty: Share
     mean_area: AtLeastZero
@@ -246,7 +247,7 @@ class MaskTotals(Part):
 
 
 class TunedMasks(Tuned):
-    """What tune leaves of a binary or multilabel competition."""
+    """The content of postprocess.json for binary and multilabel competitions."""
 
     rules: dict[str, MaskRule]
     curves: dict[str, dict[str, list[Point]]] = {}
@@ -258,13 +259,13 @@ class TunedMasks(Tuned):
 
 
 class LabelTotals(Part):
-    """What the predicted class maps look like as a whole."""
+    """Statistics over all predicted class maps."""
 
     class_share: Shares
 
 
 class TunedLabels(Tuned):
-    """What tune leaves of a multiclass competition."""
+    """The content of postprocess.json for multiclass competitions."""
 
     bias: dict[str, Annotated[float, Field(ge=-80, le=80)]]
     never: list[Count]
@@ -276,17 +277,17 @@ class TunedLabels(Tuned):
 
 
 def read_tuned(run: Run) -> dict[str, Any]:
-    """Returns what tune chose, and what it is worth: the content of postprocess.json.
+    """Returns the content of postprocess.json: what tune chose, and its scores.
 
     Raises:
-        PipelineError: it is damaged, or of other classes.
+        PipelineError: the file is damaged, or belongs to other classes.
     """
     multiclass = run.competition.kind == "multiclass"
     result = read_checked(run.postprocess, TunedLabels if multiclass else TunedMasks, again("tune"))
-    named, classes = list(result["bias" if multiclass else "rules"]), run.competition.classes
+    found_classes, classes = list(result["bias" if multiclass else "rules"]), run.competition.classes
     lacking = [name for name in run.recipe.ensemble if "ensemble" in result and name not in result["ensemble"]]
-    if named != classes:
-        fault = f"it is of the classes {', '.join(named)}, and the competition has {', '.join(classes)}"
+    if found_classes != classes:
+        fault = f"it has the classes {', '.join(found_classes)}, and the competition has {', '.join(classes)}"
         raise damaged(run.postprocess, fault, again("tune"))
     if lacking:
         raise damaged(run.postprocess, f"ensemble lacks {', '.join(lacking)}", again("tune"))
@@ -296,17 +297,17 @@ def read_tuned(run: Run) -> dict[str, Any]:
 
 
 def _fault_of_never(never: list[int], classes: int) -> str:
-    """What is wrong with the numbers of the classes that are never predicted; "" where nothing is."""
+    """Returns what is wrong with the numbers of the classes that are never predicted, or ""."""
     if max(never, default=0) >= classes:
         return f"never: there are {classes} classes, numbered from 0, not {max(never)}"
     return "never: it names every class" if len(set(never)) == classes else ""
 
 
 def read_scored(folder: Path) -> dict[str, Any]:
-    """Returns what postprocess.json says of a run that others are compared with, by the run's folder.
+    """Returns the content of postprocess.json in the folder of a run that is compared with others.
 
     Raises:
-        PipelineError: it is damaged.
+        PipelineError: the file is missing or damaged.
     """
     return read_checked(folder / "postprocess.json", Scored, again("tune"))
 
@@ -322,13 +323,13 @@ class Expected(Part):
 
 
 class Timed(Part):
-    """A training of a submission."""
+    """The duration of one training that a submission is made from."""
 
     seconds: AtLeastZero
 
 
 class Submission(Part):
-    """How a submission came about."""
+    """The record of a submission: how it was made."""
 
     made: str
     sha256: str
@@ -340,26 +341,26 @@ class Submission(Part):
 
 
 class MaskSubmission(Submission):
-    """Of a binary or multilabel competition."""
+    """The record of a submission to a binary or multilabel competition."""
 
     test: MaskTotals
 
 
 class LabelSubmission(Submission):
-    """Of a multiclass competition."""
+    """The record of a submission to a multiclass competition."""
 
     test: LabelTotals
 
 
 class Spread(Part):
-    """A figure of images or batches."""
+    """Mean and standard deviation of a value over images or batches."""
 
     mean: float
     standard_deviation: AtLeastZero
 
 
 class TestScores(Part):
-    """The scores of a test set with known truth."""
+    """The scores on a test set with known masks."""
 
     __test__ = False  # pytest would collect it
 
@@ -372,19 +373,19 @@ class TestScores(Part):
 
 
 def read_submission(run: Run) -> dict[str, Any]:
-    """Returns how the submission came about: the content of submissions/<run>.json.
+    """Returns the record of a run's submission: the content of submissions/<run>.json.
 
     Raises:
-        PipelineError: it is missing or damaged.
+        PipelineError: the file is missing or damaged.
     """
-    what = LabelSubmission if run.competition.kind == "multiclass" else MaskSubmission
-    return read_checked(run.record, what, again("encode"))
+    model = LabelSubmission if run.competition.kind == "multiclass" else MaskSubmission
+    return read_checked(run.record, model, again("encode"))
 
 
 def read_test_scores(run: Run) -> dict[str, Any]:
-    """Returns what evaluate says of the test set: the content of test.json.
+    """Returns the scores of evaluate on the test set: the content of test.json.
 
     Raises:
-        PipelineError: it is missing or damaged.
+        PipelineError: the file is missing or damaged.
     """
     return read_checked(run.folder / "test.json", TestScores, again("evaluate"))

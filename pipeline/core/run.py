@@ -1,4 +1,4 @@
-"""A run: a recipe under a name, and where every file that it reads and writes lies."""
+"""A run: a recipe under a name, and the paths of all files that it reads and writes."""
 
 import shlex
 from dataclasses import dataclass
@@ -18,12 +18,12 @@ from pipeline.core.version import program
 
 
 def input_folder(competition: Competition) -> Path:
-    """Returns the folder of a competition's raw files: what was unpacked of them into work/, or its own in input/, or
-    else one of its name on Kaggle, as Kaggle mounts it under /kaggle/input."""
-    own, on_kaggle = input_root() / competition.folder, competition.kaggle
+    """Returns the folder of a competition's raw files: the folder in work/ with its unpacked archives, else its folder
+    in input/, else a folder named as on Kaggle, which is how Kaggle mounts it under /kaggle/input."""
+    in_input, on_kaggle = input_root() / competition.folder, competition.kaggle
     mounted = [input_root() / on_kaggle, input_root() / "competitions" / on_kaggle] if on_kaggle else []
-    folders = (unpacked_folder(competition.name), own, *mounted)
-    return next((folder for folder in folders if folder.is_dir()), own)
+    folders = (unpacked_folder(competition.name), in_input, *mounted)
+    return next((folder for folder in folders if folder.is_dir()), in_input)
 
 
 def unpacked_folder(name: str) -> Path:
@@ -33,84 +33,86 @@ def unpacked_folder(name: str) -> Path:
 
 @dataclass(frozen=True)
 class Member:
-    """One training: a fold held out, or none (the final model on all images), with one seed."""
+    """One trained model: the fold that it holds out, or None for the final model on all images, and its seed."""
 
     fold: int | None
     seed: int
 
     @property
     def title(self) -> str:
-        """What messages call it."""
+        """The name of the member in messages."""
         seed = f" seed {self.seed}" if self.seed else ""
         return ("final" if self.fold is None else f"fold {self.fold}") + seed
 
 
 @dataclass(frozen=True)
 class Run:
-    """A recipe under a run name, and the place of everything it reads and writes."""
+    """A recipe under a run name, and the paths of everything that the run reads and writes."""
 
     recipe: Recipe
     competition: Competition
     name: str
     options: tuple[str, ...] = ()
-    """What a command line says to open it: the recipe, and what is changed of it."""
+    """The arguments of the command line that open this run: the recipe and the options that change it."""
 
     def command(self, *more: str) -> str:
-        """Returns the command line that runs it, with further options."""
+        """Returns the command line of this run, with the options `more` added."""
         return shlex.join([*program().split(), "run", *(self.options or (self.recipe.name,)), *more])
 
     @property
     def predicts_folders(self) -> bool:
-        """Whether it has models that predict any folder of images: of one file each, and not made elsewhere."""
+        """Whether the run can predict any folder of images: its images are single files, and its predictions are not
+        external."""
         return self.competition.images_are_files and self.recipe.arrays is None
 
     def predict_command(self) -> str:
-        """Returns the command line that predicts any folder of images by this run."""
+        """Returns the command line that predicts any folder of images with this run."""
         return shlex.join([*program().split(), "predict", *(self.options or (self.recipe.name,)), "--images", "FOLDER"])
 
     @property
     def input(self) -> Path:
-        """Raw files of the competition."""
+        """The folder of the competition's raw files."""
         return input_folder(self.competition)
 
     @property
     def competition_folder(self) -> Path:
-        """Artefacts that all recipes of the competition share."""
+        """The folder of the artefacts that all runs of the competition share."""
         return root() / "work" / self.competition.name
 
     @property
     def folder(self) -> Path:
-        """Artefacts of this run."""
+        """The folder of the artefacts of this run."""
         return self.competition_folder / self.name
 
     @property
     def table(self) -> Path:
-        """One row per training image."""
+        """The table with one row per training image."""
         return self.competition_folder / "images.parquet"
 
     @property
     def test_table(self) -> Path:
-        """One row per test image."""
+        """The table with one row per test image."""
         return self.competition_folder / "test_images.parquet"
 
     @property
     def outliers(self) -> Path:
-        """One row a finding."""
+        """The table of clean, with one row per finding."""
         return self.competition_folder / "outliers.csv"
 
     @property
     def outlier_pictures(self) -> Path:
-        """Pictures of the findings."""
+        """The folder of pictures of the findings."""
         return self.competition_folder / "outliers"
 
     @property
     def pairs_apart(self) -> Path:
-        """The nearest pairs of images that are not taken for near-duplicates, in the columns of outliers.csv."""
+        """The table of the most similar pairs of images that do not count as near-duplicates, with the columns of
+        outliers.csv."""
         return self.outlier_pictures / "apart.csv"
 
     @property
     def test_duplicates(self) -> Path:
-        """One row per training image that a test image looks like."""
+        """The table with one row per training image that has a near-duplicate in the test set."""
         return self.competition_folder / "test_duplicates.csv"
 
     @property
@@ -135,18 +137,18 @@ class Run:
 
     @property
     def folds_file(self) -> Path:
-        """The split this run trains on."""
+        """The table of the folds that this run trains on."""
         suffix = f"-{self.recipe.folds}" if self.recipe.folds else ""
         return root() / "folds" / f"{self.competition.name}{suffix}.csv"
 
     @property
     def audit(self) -> Path:
-        """What the split is like, and whether it leaks."""
+        """The audit of the split: its balance, and whether it leaks."""
         return self.folds_file.with_suffix(".audit.json")
 
     @property
     def pixels(self) -> Path:
-        """Pixel arrays at network size, shared by all recipes with the same geometry."""
+        """The folder of pixel arrays, shared by all recipes with the same image size, fit, border and channels."""
         image = self.recipe.image
         (rows, columns), channels = image.stored, image.channels
         colour = {1: "grey", 3: "rgb", 4: "four"}.get(channels, f"{channels}_channels")
@@ -155,22 +157,25 @@ class Run:
 
     @property
     def separators(self) -> Path | None:
-        """What separates touching objects of the training images, beside their masks; None where nothing learns it."""
+        """The array of separators between touching objects in the training images; None if the network does not learn
+        them."""
         instances = self.recipe.model.instances
         return None if instances == "none" else self.pixels / f"train_{instances}.npy"
 
     @property
     def planes(self) -> int:
-        """Planes of a prediction: one per class, and as many separators where the network gives them."""
+        """Number of planes of a prediction: one per class, and one more per class if the network predicts
+        separators."""
         return self.recipe.model.planes(len(self.competition.classes))
 
     def fold_folder(self, number: int | None, seed: int | None = None) -> Path:
-        """Weights and history of one fold (None: of the final model), by default with the first seed."""
+        """Returns the folder with the weights and history of one fold (None: of the final model), by default for the
+        first seed."""
         suffix = "" if seed in (None, self.recipe.train.seeds[0]) else f"_seed_{seed}"
         return self.folder / (("final" if number is None else f"fold_{number}") + suffix)
 
     def weights(self, member: Member) -> tuple[Path, ...]:
-        """The weights that one training leaves: several with snapshots."""
+        """Returns the files of weights that one training writes: several with snapshots, otherwise one."""
         train, folder = self.recipe.train, self.fold_folder(member.fold, member.seed)
         if member.fold is None:
             return (folder / "last.safetensors",)
@@ -179,77 +184,78 @@ class Run:
         return (folder / f"{train.keep}.safetensors",)
 
     def members(self, fold: int | None) -> list[Member]:
-        """Returns the trainings of a fold (None: the final ones), whose predictions are averaged; none where a run does
-        not train."""
+        """Returns the members of a fold (None: the final models), whose predictions are averaged; an empty list if the
+        run does not train."""
         return [Member(fold, seed) for seed in self.recipe.train.seeds] if self.recipe.trains else []
 
     def predictions(
         self, subset: Literal["oof", "test"], fold: int | None, seed: int | None = None, plain: bool = False
     ) -> Path:
-        """Probabilities (N, C, H, W); the row order is in the .csv beside it.
+        """Returns the file of probabilities (N, C, H, W). The .csv file beside it holds the order of the images.
 
-        Of the test images one file a fold (None: the final model), the mean over its seeds. Of the images that a fold
-        holds out one file a fold and seed, by default the first, and a second one without test-time augmentation.
+        For test images there is one file per fold (None: of the final model) with the mean over its seeds. For the
+        images that a fold holds out there is one file per fold and seed, by default the first seed, and with `plain`
+        the one without test-time augmentation.
         """
         suffix = "" if seed in (None, self.recipe.train.seeds[0]) else f"_seed_{seed}"
         name = f"{subset}_final" if fold is None else f"{subset}_fold_{fold}"
         return self.folder / "predictions" / f"{name}{suffix}{'_plain' if plain else ''}.npy"
 
     def oof_predictions(self, fold: int, plain: bool = False) -> list[Path]:
-        """Returns the files of the images that a fold holds out, one a seed; they are averaged."""
+        """Returns the files of out-of-fold predictions of a fold, one per seed, which are averaged."""
         seeds = self.recipe.train.seeds if self.recipe.trains else [None]
         return [self.predictions("oof", fold, seed, plain) for seed in seeds]
 
     def test_folds(self) -> list[int | None]:
-        """Returns the folds whose test predictions are averaged: all that are trained, or the final model alone, as
-        whose the predictions count that were made elsewhere."""
+        """Returns the folds whose test predictions are averaged: all trained folds, or [None] for the final model.
+        External predictions are treated like those of a final model."""
         return [None] if self.recipe.train.final or self.recipe.arrays else list(self.trained_folds())
 
     @property
     def postprocess(self) -> Path:
-        """Tuned thresholds and areas, with their scores."""
+        """The result of tune: post-processing rules and their scores."""
         return self.folder / "postprocess.json"
 
     @property
     def mask_statistics(self) -> Path:
-        """What the training masks look like, beside which encode holds those of a submission."""
+        """Statistics of the training masks, with which encode compares the masks of a submission."""
         return self.folder / "mask_statistics.npz"
 
     @property
     def suspects(self) -> Path:
-        """Images whose out-of-fold prediction disagrees most with their mask."""
+        """The table of images whose out-of-fold prediction disagrees most with their mask."""
         return self.folder / "suspects.csv"
 
     @property
     def submission(self) -> Path:
-        """The file to upload."""
+        """The submission, the file to upload."""
         return root() / "submissions" / f"{self.name}{ENDINGS[self.competition.submission_file]}"
 
     @property
     def record(self) -> Path:
-        """How the submission came about."""
+        """The record of how the submission was made."""
         return root() / "submissions" / f"{self.name}.json"
 
     @property
     def report(self) -> Path:
-        """One page to look at."""
+        """The report, an HTML page."""
         return self.folder / "report.html"
 
     @property
     def split(self) -> SplitSettings:
-        """How this run's folds file is made."""
+        """The settings by which this run's folds are made."""
         return self.competition.splits.get(self.recipe.folds or "", self.competition.split)
 
     @property
     def never(self) -> tuple[int, ...]:
-        """Numbers of the classes that this run does not predict.
+        """The numbers of the classes that this run never predicts.
 
         Raises:
-            PipelineError: a class that the competition does not have.
+            PipelineError: `predict.never` names an unknown class or all classes, or the competition is not multiclass.
         """
         classes = self.competition.classes
-        numbers = [classes.index(one) if one in classes else one for one in self.recipe.predict.never]
-        wrong = [one for one in numbers if not isinstance(one, int) or not 0 <= one < len(classes)]
+        numbers = [classes.index(given) if given in classes else given for given in self.recipe.predict.never]
+        wrong = [number for number in numbers if not isinstance(number, int) or not 0 <= number < len(classes)]
         if wrong or (numbers and self.competition.kind != "multiclass") or len(set(numbers)) == len(classes):
             raise PipelineError(
                 f"predict.never is {self.recipe.predict.never}; expected some classes of a multiclass competition, by "
@@ -259,30 +265,33 @@ class Run:
 
     @property
     def remark(self) -> str:
-        """What must be said beside every score."""
-        said, arrays = [self.competition.remark], self.recipe.arrays
+        """A text that must accompany each score of the run, because the score depends on it."""
+        remarks, arrays = [self.competition.remark], self.recipe.arrays
         if self.recipe.trains and self.recipe.train.final:
-            said.append(
-                "the submission is by a final model on all images, which has no out-of-fold score: these are the folds'"
+            remarks.append(
+                "the submission is made by a final model on all images, which has no out-of-fold score: these scores "
+                "are those of the folds"
             )
         if arrays:
-            said.append(f"predictions brought from {Path(arrays.oof).name}")
+            remarks.append(f"external predictions from {Path(arrays.oof).name}")
             if self.brought.exists():
-                unknown = f"whether their models knew these images is not known: {shown(self.brought)} is damaged"
-                said.append(read_record(self.brought).get("leak_remark", unknown))
-        return "; ".join(filter(None, said))
+                unknown = (
+                    f"whether their models were trained on these images is not known: {shown(self.brought)} is damaged"
+                )
+                remarks.append(read_record(self.brought).get("leak_remark", unknown))
+        return "; ".join(filter(None, remarks))
 
     @property
     def brought(self) -> Path:
-        """What is known about predictions that were made elsewhere."""
+        """The record of external predictions."""
         return self.folder / "predictions" / "brought.json"
 
     def trained_folds(self) -> list[int]:
-        """Returns the numbers of the folds this run has out-of-fold predictions of: those it trains, or those of the
-        predictions that were made elsewhere.
+        """Returns the folds for which this run has out-of-fold predictions: those that it trains, or those of its
+        external predictions.
 
         Raises:
-            PipelineError: `train.folds` asks for others, or for none.
+            PipelineError: `train.folds` is empty or contains other folds.
         """
         if self.recipe.arrays:
             from pipeline.core import external_arrays
@@ -311,18 +320,18 @@ def open_run(
     oof: str | None = None,
     test: str | None = None,
 ) -> Run:
-    """Returns the run of a recipe: named after it, `<recipe>-quick`, or `name`.
+    """Returns the run of a recipe. Its name is `name`, or by default the recipe's name, with `-quick` added if `quick`.
 
-    With `oof` no recipe is read: `recipe` is the run's name, and the default recipe takes predictions made elsewhere,
-    from these .npy files, relative to the working directory.
+    With `oof` no recipe is read: `recipe` is the name of the run, and the default recipe uses the external predictions
+    in the .npy files `oof` and `test`, whose paths are relative to the working directory.
 
     Raises:
-        PipelineError: a wrong setting, or an array that is missing or is none.
+        PipelineError: a setting is wrong, or an array of predictions is missing or invalid.
     """
     if oof is None and (competition or test):
         raise PipelineError(
-            f"{'--test' if test else '--competition'} goes with --oof, for predictions made elsewhere; a recipe says "
-            "these itself (competition, arrays)."
+            f"{'--test' if test else '--competition'} can only be used with --oof, for external predictions; in a "
+            "recipe, set competition and arrays instead."
         )
     if oof is not None:
         loaded, folder = recipe_of_arrays(recipe, competition, oof, test, assignments or []), Path.cwd()
@@ -334,10 +343,10 @@ def open_run(
         loaded = with_arrays(loaded, folder)
     given = {"--name": name, "--competition": competition, "--oof": oof, "--test": test}
     words = [recipe, *["--quick"] * quick, *[word for pair in given.items() if pair[1] for word in pair if word]]
-    words += [word for one in assignments or [] for word in ("--set", one)]
+    words += [word for assignment in assignments or [] for word in ("--set", assignment)]
     run = Run(loaded, load_competition(loaded.competition), run_name, tuple(words))
     _check_submission(run)
-    _ = run.never  # an unknown class shows now
+    _ = run.never  # raises an error now if a class is unknown
     if loaded.trains:
         weights, reason = loaded.model.weights, run.competition.forbids_pretrained
         if reason and weights != "none":
@@ -348,35 +357,39 @@ def open_run(
 
 
 def _check_instances(run: Run) -> None:
-    """Checks that a competition is one whose touching objects can be separated, where the recipe asks for that."""
+    """Checks that touching objects can be separated in this competition, if the recipe asks for it."""
     competition, instances = run.competition, run.recipe.model.instances
     if instances == "none":
         return
     windows = isinstance(competition, RleCsv) and competition.windows
     if competition.kind == "multiclass" or windows:
-        what = "cut into windows, whose edges cut objects" if windows else "one class per pixel (multiclass)"
+        what = (
+            "cut into windows, whose edges cut objects" if windows else "labelled with one class per pixel (multiclass)"
+        )
         raise PipelineError(
-            f"model.instances is {instances}, and the images of {competition.name} are {what}; expected masks of whole "
-            "images, binary or multilabel: set model.instances=none."
+            f"model.instances is {instances}, and the images of {competition.name} are {what}; separators need binary "
+            "or multilabel masks of whole images: set model.instances=none."
         )
 
 
 def check_name(name: str) -> str:
-    """Returns a run's name, if it is one.
+    """Returns the name of a run unchanged if it is valid.
 
     Raises:
-        PipelineError: it is no plain file name.
+        PipelineError: the name is not a plain file name, or is reserved.
     """
     if " " in name or name_fault(name):
         raise PipelineError(f"--name {name[:130]!r}: expected a plain file name without spaces or slashes.")
     if name in ("outliers", "raw") or name.startswith("pixels_"):
-        raise PipelineError(f"--name {name!r}: a folder of this name lies beside those of runs; choose another.")
+        raise PipelineError(
+            f"--name {name!r}: this name is reserved, because the pipeline uses it for a folder beside those of runs; "
+            "choose another name."
+        )
     return name
 
 
 def _check_submission(run: Run) -> None:
-    """Checks that the submission of this name is not one to another competition, which the run would take for its
-    own."""
+    """Checks that an existing submission of this name does not belong to another competition."""
     competition = read_record(run.record).get("competition")
     of = competition.get("name") if isinstance(competition, dict) else None
     if of not in (None, run.competition.name):
@@ -387,5 +400,5 @@ def _check_submission(run: Run) -> None:
 
 
 def describe(run: Run) -> dict[str, Any]:
-    """Returns the resolved recipe and competition, for the record."""
+    """Returns the resolved recipe and competition as they are recorded."""
     return {"recipe": run.recipe.model_dump(mode="json"), "competition": run.competition.model_dump(mode="json")}

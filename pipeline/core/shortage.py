@@ -1,4 +1,4 @@
-"""What a machine may lack: memory, room on a disk, the right to write. Each is said in one sentence."""
+"""Clear messages for errors of the machine: too little memory, a full disk, missing write permission."""
 
 import errno
 import os
@@ -15,89 +15,90 @@ MEMORY_SIGNS = (
     "bad_alloc", "bad alloc", "could not create a primitive", "insufficient memory", "malloc of size",
     "can't start new thread", "realloc of size",
 )  # fmt: skip
-"""How libraries say that there is no memory: torch, NumPy, OpenCV, pyarrow, Python's threads."""
+"""Parts of the messages with which libraries report a lack of memory: torch, NumPy, OpenCV, pyarrow, Python's
+threads."""
 DISK_SIGNS = ("no space left on device", "disk quota exceeded", "pytorchstreamwriter failed", "requested and")
-"""How libraries say that a file could not be written: safetensors, torch, NumPy."""
+"""Parts of the messages with which libraries report that a file could not be written: safetensors, torch, NumPy."""
 FULL = (errno.ENOSPC, errno.EDQUOT)
 OF_FILES = (
     *FULL, errno.EROFS, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.EIO, errno.EACCES, errno.EISDIR, errno.ENOTDIR,
     errno.ELOOP, errno.ENAMETOOLONG,
 )  # fmt: skip
-"""What is said of files alone, also by calls that do not name them."""
+"""Error numbers that concern only files, even if the error does not name a file."""
 LEAST_ADDRESS_SPACE = 64 * 2**20
-"""Bytes that a limited process must have left before a stage begins."""
+"""Bytes that must be left to a process with a limit before a stage starts."""
 ANY_MEMORY = "close other programs, or lower image.size"
-"""What helps where nothing better is known."""
+"""The advice if a stage has no better one."""
 
 
 class WorkerKilled(MemoryError):
-    """A worker process was killed from outside, most likely for want of memory."""
+    """Raised when a worker process was killed from outside, most likely because memory ran out."""
 
     @classmethod
     def of(cls, process: str, code: int | None) -> "WorkerKilled":
         """Returns the error of a process, named in words, that ended with a code."""
-        return cls(f"{process} ended with code {code} (-9: it was killed, most likely for want of memory)")
+        return cls(f"{process} ended with code {code} (-9: it was killed, most likely because memory ran out)")
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Returns whether an error says that there is not enough memory, whichever library raised it."""
+    """Returns whether an error means that memory ran out, regardless of the library that raised it."""
     if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
         return True
-    # torch's errors of the CPU are RuntimeError, its own type of the GPU is a subclass; OpenCV's and Arrow's are others
+    # torch raises RuntimeError on the CPU and a subclass of it on a GPU; OpenCV and Arrow have their own types
     return not isinstance(error, PipelineError | OSError) and _has(error, MEMORY_SIGNS)
 
 
 def disk_fault(error: BaseException) -> str:
-    """Returns what the disk said, in the operating system's words; "" where an error is of something else."""
+    """Returns the operating system's message for an error of the disk or a file; "" for all other errors."""
     if isinstance(error, OSError) and error.errno is not None:
-        of_a_file = error.filename is not None or error.errno in OF_FILES  # networks raise OSError too
+        of_a_file = error.filename is not None or error.errno in OF_FILES  # network functions raise OSError too
         return error.strerror or os.strerror(error.errno) if of_a_file and error.errno != errno.ENOMEM else ""
-    if isinstance(error, FileNotFoundError):  # pyarrow's holds nothing but the path
+    if isinstance(error, FileNotFoundError):  # pyarrow's error holds only the path
         return os.strerror(errno.ENOENT)
     if isinstance(error, PipelineError) or not isinstance(error, Exception):
         return ""
-    if number := re.search(r"\(os error ([0-9]+)\)", str(error)):  # Rust's: safetensors
+    if number := re.search(r"\(os error ([0-9]+)\)", str(error)):  # errors of Rust code: safetensors
         return os.strerror(int(number[1]))
     return os.strerror(errno.ENOSPC) if _has(error, DISK_SIGNS) else ""
 
 
 def pass_on(error: BaseException) -> None:
-    """Raises an error again that says that memory or the disk failed: nobody may take it for a fault of what was being
-    read or built."""
+    """Raises an error again if memory ran out or the disk is full, so that it is not mistaken for a fault of the data
+    that was being read."""
     if out_of_memory(error) or (isinstance(error, OSError) and error.errno in (*FULL, errno.EMFILE, errno.ENFILE)):
         raise error
 
 
 def sentence(error: BaseException, what: str = "", lower: str = ANY_MEMORY) -> str:
-    """Returns the sentence about what the machine lacks; "" where an error is of something else.
+    """Returns the message for an error of the machine (memory, disk, permissions); "" for all other errors.
 
     Args:
-        error: what was raised.
-        what: was being done, a stage for instance; "" leaves it out.
-        lower: the settings that need less memory when they are lowered.
+        error: the error that was raised.
+        what: what was being done, e.g. the name of a stage; "" leaves it out.
+        lower: the advice how to use less memory.
     """
     if isinstance(error, PipelineError):
         return ""
     during = f" during {what}" if what else ""
     if isinstance(error, WorkerKilled):
-        return f"{error}; {lower}. The same command goes on from what is finished."
+        return f"{error}; {lower}. The same command continues from what is finished."
     if out_of_memory(error):
-        return f"memory ran out{during}: {lower}. What is finished is kept, and the same command goes on from there."
-    if not (said := disk_fault(error)):
+        return f"memory ran out{during}: {lower}. What is finished is kept, and the same command continues from there."
+    if not (fault := disk_fault(error)):
         return ""
     path = _path(error)
-    return f"{path or 'a file'} {_disk_sentence(error, said)}" if path or isinstance(error, OSError) else ""
+    return f"{path or 'a file'} {_disk_sentence(error, fault)}" if path or isinstance(error, OSError) else ""
 
 
 def require_address_space(what: str) -> None:
-    """Checks that a limit on this process's address space leaves enough for native code, which crashes where it cannot
-    allocate; does nothing without such a limit (ulimit -v).
+    """Checks that a limit on the address space of this process leaves enough memory. Native code crashes if it cannot
+    allocate. Without such a limit (ulimit -v) nothing is checked.
 
     Raises:
-        PipelineError: it does not.
+        PipelineError: the limit is too low.
     """
     try:
-        import resource  # of Unix alone
+        import resource  # only on Unix
 
         limit, _ = resource.getrlimit(resource.RLIMIT_AS)
         used = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
@@ -105,31 +106,31 @@ def require_address_space(what: str) -> None:
         return
     if limit != resource.RLIM_INFINITY and limit - used < LEAST_ADDRESS_SPACE:
         raise PipelineError(
-            f"{what} may take {max(0, limit - used) / 2**20:.0f} MiB of memory more, by the limit of this process "
-            f"(ulimit -v), and needs {LEAST_ADDRESS_SPACE / 2**20:.0f} MiB at least: raise the limit."
+            f"{what} needs at least {LEAST_ADDRESS_SPACE / 2**20:.0f} MiB of memory, and the limit of this process "
+            f"(ulimit -v) leaves {max(0, limit - used) / 2**20:.0f} MiB: raise the limit."
         )
 
 
 @contextmanager
 def explained(what: str = "", lower: str = ANY_MEMORY) -> Iterator[None]:
-    """Turns what is raised inside into one sentence where it says what the machine lacks; see `sentence`.
+    """Turns errors of the machine in the block into a PipelineError; see `sentence`.
 
     Raises:
-        PipelineError: memory ran out, or a file could not be written or read.
+        PipelineError: memory ran out, or a file could not be read or written.
     """
     try:
         yield
-    except BrokenPipeError:  # nobody reads what is printed
+    except BrokenPipeError:  # the reader of the output has ended
         raise
     except Exception as error:
-        if not (said := sentence(error, what, lower)):
+        if not (message := sentence(error, what, lower)):
             raise
-        raise PipelineError(said) from error
+        raise PipelineError(message) from error
 
 
 def quiet_threads() -> None:
-    """Lets threads that die of a full disk or for want of memory print no traceback: the main thread hears of it and
-    says so."""
+    """Suppresses the traceback of threads that fail because the disk is full or memory ran out. The main thread gets
+    the error too and reports it."""
     before = threading.excepthook
 
     def hook(raised: threading.ExceptHookArgs) -> None:
@@ -140,22 +141,25 @@ def quiet_threads() -> None:
     threading.excepthook = hook
 
 
-def _disk_sentence(error: BaseException, said: str) -> str:
+def _disk_sentence(error: BaseException, fault: str) -> str:
     number = error.errno if isinstance(error, OSError) else errno.ENOSPC
     number = errno.ENOENT if isinstance(error, FileNotFoundError) else number
     if number in FULL:
-        return f"could not be written: {said}. Make room; what is finished is kept, and the same command goes on."
+        return (
+            f"could not be written: {fault}. Free some space; what is finished is kept, and the same command continues "
+            "from there."
+        )
     if number == errno.EROFS:
-        return f"could not be written: {said}. Set PIPELINE_ROOT to a folder that can be written, or mount it so."
+        return f"could not be written: {fault}. Set PIPELINE_ROOT to a writable folder, or mount this one writable."
     if number in (errno.EACCES, errno.EPERM):
-        return f"may not be read or written by this user: {said}. Change its permissions or its owner."
+        return f"may not be read or written by this user: {fault}. Change its permissions or its owner."
     if number in (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ELOOP):
-        return f"is a file, a folder or a link where another kind belongs: {said}. Move it away."
+        return f"is a file, a folder or a link where another of these is expected: {fault}. Move it away."
     if number in (errno.EMFILE, errno.ENFILE):
-        return f"could not be opened: {said}. Raise the limit (ulimit -n), or lower train.workers."
+        return f"could not be opened: {fault}. Raise the limit (ulimit -n), or lower train.workers."
     if number == errno.ENOENT:
-        return f"is not there ({said}): put it back, or run the stage that makes it."
-    return f"could not be read or written: {said}."
+        return f"does not exist ({fault}): restore it, or run the stage that writes it."
+    return f"could not be read or written: {fault}."
 
 
 def _path(error: BaseException) -> str:

@@ -1,4 +1,5 @@
-"""What training leaves beside its weights: which keys fold.json must have, and the epochs of history.json."""
+"""The result files of training beside its weights: the keys that fold.json must have, and the epochs in
+history.json."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,37 +14,37 @@ if TYPE_CHECKING:
     import pandas as pd
 
 AtLeastZero = Annotated[float, Field(ge=0)]
-AGAIN = "put the file back, or train again with --force"
+AGAIN = "restore the file, or train again with --force"
 MEASURED = (
     "epoch", "train/loss", "train/dice", "train/iou", "valid/loss", "valid/dice", "valid/iou", "valid/score",
     "learning_rate",
 )  # fmt: skip
-"""Columns of history.json that hold numbers. Trainings of earlier versions lack the two of IoU."""
+"""The keys of history.json that are numbers. Trainings of earlier versions have no IoU."""
 
 
 class Weights(Part):
-    """What is known of weights."""
+    """What fold.json says about the weights."""
 
     sha256: list[str]
     pixels: dict[str, Any] = {}
 
 
 class Encoder(Part):
-    """The encoder's first weights."""
+    """The initial weights of the encoder."""
 
     asked: str
     file: str | None = None
 
 
 class Compute(Part):
-    """What trained."""
+    """The device and precision of training."""
 
     accelerator: str
     precision: str
 
 
 class Training(Weights):
-    """What the train stage says of a training."""
+    """The summary of a training in fold.json."""
 
     best_epoch: Annotated[int, Field(ge=0)]
     best_score: float | None
@@ -55,7 +56,7 @@ class Training(Weights):
 
 
 class Speed(Part):
-    """What a training cost, of which an earlier version may have said less."""
+    """The cost of a training. Earlier versions wrote fewer of these keys."""
 
     parameters: Annotated[int, Field(ge=0)] | None = None
     images_per_second: AtLeastZero | None = None
@@ -64,19 +65,19 @@ class Speed(Part):
 
 
 def read_training(path: Path, what: type[Part] = Training) -> dict[str, Any]:
-    """Returns the summary of a training, fold.json, of which `what` is needed.
+    """Returns the summary of a training: the content of fold.json, checked by the model `what`.
 
     Raises:
-        PipelineError: it is missing or damaged.
+        PipelineError: the file is missing or damaged.
     """
     return read_checked(path, what, AGAIN)
 
 
 def epochs_of(path: Path) -> list[dict[str, Any]]:
-    """Returns the rows of history.json, one per epoch; none where it is missing.
+    """Returns the rows of history.json, one per epoch; an empty list if the file is missing.
 
     Raises:
-        PipelineError: it is damaged.
+        PipelineError: the file is damaged.
     """
     try:
         rows = read_json(path)
@@ -92,10 +93,10 @@ def epochs_of(path: Path) -> list[dict[str, Any]]:
 
 
 def history_of(path: Path) -> "pd.DataFrame":
-    """Returns the numbers of history.json, one row per epoch; none where it is missing.
+    """Returns the numbers in history.json, one row per epoch; an empty table if the file is missing.
 
     Raises:
-        PipelineError: it is damaged.
+        PipelineError: the file is damaged.
     """
     import pandas as pd  # slow to import
 

@@ -1,4 +1,4 @@
-"""The steps of a stage as units of work: which of them this process does, beside others, and what failed."""
+"""Runs the steps of a stage as units of work, possibly shared with other processes, and reports failures."""
 
 import inspect
 import time
@@ -19,14 +19,15 @@ from pipeline.core.freshness import Inputs, Step
 from pipeline.core.lock import Holder, StepLock, look_again
 
 AGAIN = 1.0
-"""Seconds until a step that another process works on is looked at again."""
+"""Seconds until a step is checked again that another process is working on."""
 
 
 class StepRunner:
-    """Runs steps of a stage on an engine, each under its own lock, so that several processes share a run's steps.
+    """Runs steps of a stage on an engine. Each step has its own lock, so that several processes can share the steps of
+    a run.
 
-    A step that another process works on is left to it; when all others are done, it is waited for, and done here where
-    the other process left it unfinished.
+    A step that another process is working on is skipped at first. When all other steps are done, this process waits for
+    it, and runs it if the other process ends without finishing it.
     """
 
     def __init__(
@@ -38,15 +39,15 @@ class StepRunner:
         finished: Callable[[Step], bool],
         keeps_old: bool,
     ) -> None:
-        """Takes the steps that are to be done, as they are now.
+        """Notes the current state of the steps that must run.
 
         Args:
-            engine: where their units run.
-            locks: the folder of their locks.
-            steps: the steps.
-            inputs: of these steps; is told of outputs that another process wrote.
-            finished: whether what another process left of a step is good.
-            keeps_old: whether the manifest of old outputs stays until the step is done again.
+            engine: the engine that runs the units of the steps.
+            locks: the folder of lock files.
+            steps: the steps that must run.
+            inputs: the inputs of these steps. It is notified of outputs that another process wrote.
+            finished: returns whether the outputs of a step that another process has left are complete and up to date.
+            keeps_old: whether the manifest of old outputs is kept until the step has run again.
         """
         self.engine, self.locks, self.inputs = engine, locks, inputs
         self.finished, self.keeps_old = finished, keeps_old
@@ -56,7 +57,7 @@ class StepRunner:
         self._elsewhere = set[str]()
 
     def at_once(self, needs: Needs, count: int) -> int:
-        """Returns how many of `count` units with these needs run at once; see Engine."""
+        """Returns how many of `count` units with these needs run at the same time; see Engine."""
         return self.engine.at_once(needs, count)
 
     def run(
@@ -68,34 +69,35 @@ class StepRunner:
         finish: Callable[[Step], None] = lambda step: None,
         shards: int = 1,
     ) -> Iterator[Step]:
-        """Yields each step that was done here when its units have ended and `finish` has put their results in place.
+        """Yields each step that this process has done, after its units have ended and `finish` has stored their
+        results.
 
         Args:
-            steps: some of those that are to be done.
-            units_of: is called with a step when it begins; returns its units, one at least.
-            advance: see Engine.
-            done: is told of each step that is done, here or by another process.
-            finish: is called with a step whose units ended well.
-            shards: how many units a step has at most.
+            steps: some of the steps that must run.
+            units_of: called with a step when it starts; returns its units, at least one.
+            advance: receives the progress of units; see Engine.
+            done: called with each step that is done, in this process or another.
+            finish: called with each step whose units have all ended without an error.
+            shards: maximum number of units per step.
 
         Raises:
-            PipelineError: bad input of some steps; the others are done.
+            PipelineError: some steps failed because of bad input. All other steps are done.
         """
-        of: dict[int, Step] = {}
+        step_of: dict[int, Step] = {}
         left: dict[str, int] = {}
 
         def units() -> Iterator[Unit | None]:
             for step in self._free(steps, done):
-                found = units_of(step) if step else [None]
+                step_units = units_of(step) if step else [None]
                 if step:
-                    left[step.title] = len(found)
-                for unit in found:
+                    left[step.title] = len(step_units)
+                for unit in step_units:
                     if unit and step:
-                        of[id(unit)] = step
+                        step_of[id(unit)] = step
                     yield unit
 
         with closing(self.engine.run(units(), advance, len(steps) * shards)) as outcomes:  # type: ignore[type-var]
-            yield from self._completed(outcomes, of, left, finish, done)
+            yield from self._completed(outcomes, step_of, left, finish, done)
         if any(left.get(step.title, 1) for step in steps if step.title not in self._elsewhere):
             raise RuntimeError("the engine ended before its units did")
         self._raise_failed()
@@ -103,14 +105,14 @@ class StepRunner:
     def _completed(
         self,
         outcomes: Iterator[Outcome],
-        of: dict[int, Step],
+        step_of: dict[int, Step],
         left: dict[str, int],
         finish: Callable[[Step], None],
         done: Callable[[Step], None],
     ) -> Iterator[Step]:
-        """Yields the steps all of whose units ended well."""
+        """Yields each step after all of its units have ended without an error."""
         for outcome in outcomes:
-            step = of[id(outcome.unit)]
+            step = step_of[id(outcome.unit)]
             left[step.title] -= 1
             if outcome.error:
                 self._note(step, outcome)
@@ -126,7 +128,7 @@ class StepRunner:
 
     @contextmanager
     def alone(self, steps: Sequence[Step]) -> Iterator[None]:
-        """Keeps other processes from these steps, and waits for those that they work on."""
+        """Locks these steps for the block. Waits first for other processes that are working on them."""
         for step in steps:
             while holder := self._take(step):
                 self._say_held(step, holder)
@@ -138,24 +140,24 @@ class StepRunner:
                 self.release(step)
 
     def check_held(self, step: Step) -> None:
-        """Checks that a step that was done here is still this process's.
+        """Checks that this process still holds the lock of a step that it has done.
 
         Raises:
-            PipelineError: another machine took it over.
+            PipelineError: another machine has taken over the step.
         """
         if step.title in self._held and not self._held[step.title].is_held():
             raise PipelineError(
-                f"{step.title}: another machine took it over, because this one did not answer for a minute; the same "
-                "command goes on with what is left."
+                f"{step.title}: another machine took over this step, because this machine did not answer for a minute; "
+                "the same command continues with the remaining steps."
             )
 
     def release(self, step: Step) -> None:
-        """Leaves a step to other processes."""
+        """Releases the lock of a step."""
         if lock := self._held.pop(step.title, None):
             lock.release()
 
     def close(self) -> None:
-        """Leaves all steps to other processes."""
+        """Releases the locks of all steps."""
         for lock in self._held.values():
             lock.release()
         self._held.clear()
@@ -163,16 +165,17 @@ class StepRunner:
     # --- which steps are free ---
 
     def _free(self, steps: Sequence[Step], done: Callable[[Step], None]) -> Iterator[Step | None]:
-        """Yields the steps that are free, locked; None while all that is left is other processes' work."""
-        waiting, looked = list(steps), dict[str, float]()
+        """Locks and yields the steps that no other process is working on; yields None while all remaining steps are in
+        work elsewhere."""
+        waiting, checked = list(steps), dict[str, float]()
         while waiting:
             for step in waiting:
-                if time.monotonic() - looked.get(step.title, -AGAIN) < AGAIN:
+                if time.monotonic() - checked.get(step.title, -AGAIN) < AGAIN:
                     continue
                 if holder := self._take(step):
-                    if step.title not in looked:
+                    if step.title not in checked:
                         self._say_held(step, holder)
-                    looked[step.title] = time.monotonic()
+                    checked[step.title] = time.monotonic()
                     continue
                 waiting.remove(step)
                 if self._finished_elsewhere(step):
@@ -182,7 +185,7 @@ class StepRunner:
                     self.release(step)
                     done(step)
                 else:
-                    if not self.keeps_old:  # half of new outputs, after a kill, are not what the old manifest says
+                    if not self.keeps_old:  # after a kill, the old manifest would not describe the half-written outputs
                         step.manifest.unlink(missing_ok=True)
                     yield step
                 break
@@ -205,33 +208,37 @@ class StepRunner:
     def _say_held(step: Step, holder: Holder) -> None:
         say(f"  {step.title} is being done by {holder}")
 
-    # --- what failed ---
+    # --- failures ---
 
     def _note(self, step: Step, outcome: Outcome) -> None:
-        """Says that a unit failed, and keeps its traceback."""
+        """Reports that a unit failed, and stores its traceback."""
         error = outcome.error
         assert error is not None
         if isinstance(error, TimeIsUp):
             say(f"  {error}")
             self._failed.setdefault(step.title, error)
             return
-        short = shortage.sentence(error)
-        if not short:  # the machine's own limits need no traceback
-            with suppress(PipelineError):  # which says no more than the error
+        shortage_text = shortage.sentence(error)
+        if not shortage_text:  # errors of the machine, such as a full disk, need no traceback
+            with suppress(PipelineError):  # the error itself is more important
                 write_text(error_file(step), "".join(traceback.format_exception(error)))
         _forget(error)
-        said = short or (
+        message = shortage_text or (
             str(error) if isinstance(error, PipelineError) else f"{type(error).__name__}: {first_line(error)}"
         )
-        if len(self._began) > 1:  # the error of the only one ends the command, and is said then
-            title, said = escape(outcome.unit.title), escape(said.rstrip("."))
-            warn(f"[bold red]  {title} failed:[/bold red] {said}; the others go on")
+        if len(self._began) > 1:  # if there is only one step, its error ends the command and is printed then
+            title, text = escape(outcome.unit.title), escape(message.rstrip("."))
+            warn(f"[bold red]  {title} failed:[/bold red] {text}; the other steps continue")
         if error_file(step).exists():
             say(f"  traceback of {escape(outcome.unit.title)}: {shown(error_file(step))}")
         self._failed.setdefault(step.title, error)
 
     def _raise_failed(self) -> None:
-        """Raises what failed: a fault of the program before bad input; what is wrong with all steps as it is."""
+        """Raises the error of failed steps, if there are any.
+
+        An error in the program has priority over bad input. If all steps failed with the same error, it is raised
+        unchanged; otherwise one error lists all failed steps.
+        """
         errors = list(self._failed.values())
         if errors and all(isinstance(error, TimeIsUp) for error in errors):
             raise TimeIsUp("The time of --time is up.")
@@ -244,21 +251,24 @@ class StepRunner:
             lines = [f"  {title}: {str(error).removeprefix(f'{title}: ')}" for title, error in self._failed.items()]
             raise PipelineError(
                 "\n".join([f"{len(lines)} of {len(self._began)} steps failed:", *lines])
-                + "\nThe same command does these again, each from where it stopped, and keeps the others."
+                + "\nThe same command runs these steps again, each from where it stopped, and keeps the others."
             )
 
 
 def error_file(step: Step) -> Path:
-    """Returns where the traceback of a step that failed is kept."""
+    """Returns the path of the traceback of a failed step."""
     return step.manifest.with_name(f"{step.manifest.name.removesuffix('manifest.json')}error.txt")
 
 
 def _forget(error: BaseException | None) -> None:
-    """Lets go of what an error's frames hold, a network on the GPU for instance: the others need the room."""
+    """Frees the objects in the frames of an error, such as a network on the GPU, because the other units need the
+    memory."""
     while error:
         for frame, _ in traceback.walk_tb(error.__traceback__):
-            if not frame.f_code.co_flags & inspect.CO_GENERATOR:  # the engine's own, which would end
-                with suppress(RuntimeError):  # it is still at work
+            if (
+                not frame.f_code.co_flags & inspect.CO_GENERATOR
+            ):  # the engine's own generators, which clearing would end
+                with suppress(RuntimeError):  # the frame is still running
                     frame.clear()
         error = error.__cause__ or error.__context__
 

@@ -1,7 +1,7 @@
-"""The verdict on a run: whether its submission can be trusted as it is, and the reasons, each one sentence.
+"""The verdict on a run: whether its submission can be trusted, and the reasons, each in one sentence.
 
-tune writes the reasons that the held-out images give into postprocess.json; encode adds those of the test set and
-writes all of them, with the verdict, into submissions/<run>.json.
+tune writes the reasons that it finds on the held-out images into postprocess.json. encode adds those that it finds on
+the test images, and writes all reasons and the verdict into submissions/<run>.json.
 """
 
 import textwrap
@@ -20,31 +20,31 @@ from pipeline.core.written import if_sound
 Level = Literal["stop", "check", "note"]
 Verdict = Literal["fine", "check first", "do not submit"]
 LEVELS: tuple[Level, ...] = ("stop", "check", "note")
-"""The gravest first. `stop`: the submission is not worth an upload; `check`: somebody should look before it is;
-`note`: worth knowing, and no reason against it."""
+"""The levels of reasons, the most serious first. `stop`: the submission should not be uploaded. `check`: look at this
+before you upload it. `note`: worth knowing, but no reason against the submission."""
 LOOK = "look at "
 STYLES: dict[Level, str] = {"stop": "bold red", "check": "bold yellow", "note": "bold"}
 SHOWN = 6
-"""Reasons that the console shows."""
+"""Maximum number of reasons that the console shows."""
 
 
 @dataclass(frozen=True)
 class Reason:
-    """Something that was found about a run."""
+    """A finding about a run that the verdict is based on."""
 
     level: Level
     kind: str
-    """A short, fixed name, e.g. `weak group`; what programs and tests look for."""
+    """A short, fixed name for programs and tests, e.g. `weak group`."""
     text: str
-    """One sentence with the figures, ending in a full stop."""
+    """One sentence with the values, ending in a full stop."""
     command: str = ""
-    """The command, or the file to open, that helps; empty where there is none."""
+    """The command that helps, or the file to open; empty if there is none."""
     images: list[str] = field(default_factory=list)
-    """Ids of training images that show it, the clearest first."""
+    """Ids of training images that show the finding, the clearest first."""
 
 
 def verdict_of(reasons: Iterable[Reason]) -> Verdict:
-    """Returns what the gravest of the reasons amounts to."""
+    """Returns the verdict that follows from the most serious reason."""
     levels = {reason.level for reason in reasons}
     if "stop" in levels:
         return "do not submit"
@@ -52,45 +52,47 @@ def verdict_of(reasons: Iterable[Reason]) -> Verdict:
 
 
 def gravest_first(reasons: Iterable[Reason]) -> list[Reason]:
-    """Returns reasons in the order in which a person should read them; those of one level stay in theirs."""
-    return sorted(reasons, key=lambda one: LEVELS.index(one.level))
+    """Returns reasons sorted by level, the most serious first. Reasons of the same level keep their order."""
+    return sorted(reasons, key=lambda reason: LEVELS.index(reason.level))
 
 
 def to_json(reasons: Iterable[Reason]) -> list[dict[str, Any]]:
-    """Returns reasons as JSON holds them, the gravest first."""
+    """Returns reasons as JSON objects, the most serious first."""
     return [asdict(reason) for reason in gravest_first(reasons)]
 
 
 def from_json(content: Mapping[str, Any]) -> list[Reason]:
-    """Returns the reasons that `to_json` wrote into postprocess.json or a submission's record; of a file that is older
-    than reasons, that they are not known."""
+    """Returns the reasons in postprocess.json or in a submission's record. A file of an earlier version without reasons
+    gives one reason that says so."""
     if "reasons" not in content:
-        text = "What speaks for or against this run was not written by the version that tuned it: tune again."
+        text = "The version that tuned this run did not record the reasons of the verdict: run tune again."
         return [Reason("check", "not known", text)]
-    return [Reason(**one) for one in content["reasons"]]
+    return [Reason(**fields) for fields in content["reasons"]]
 
 
 @dataclass(frozen=True)
 class Judged:
-    """What is known of a run so far."""
+    """What is known about a run so far."""
 
     reasons: list[Reason]
-    """The gravest first."""
+    """The reasons, the most serious first."""
     result: dict[str, Any]
-    """What postprocess.json holds."""
+    """The content of postprocess.json."""
     submitted: bool
-    """Whether the reasons are those of a submission, of which the test images are a part; or of held-out images
-    alone."""
+    """Whether the reasons include those that encode found on the test images; otherwise they are based on the held-out
+    images only."""
 
     @property
     def verdict(self) -> Verdict:
-        """What the reasons amount to."""
+        """The verdict that follows from the reasons."""
         return verdict_of(self.reasons)
 
 
 def judge(run: Run) -> Judged | None:
-    """Returns what is known of a run: of its submission, or where tune has run since, or encode has not, of the
-    held-out images; None where tune has not run.
+    """Returns what is known about a run; None if tune has not run.
+
+    The reasons are those of the submission. If there is none, or if tune has run again since, they are those of the
+    held-out images.
 
     Raises:
         PipelineError: postprocess.json is damaged.
@@ -104,51 +106,54 @@ def judge(run: Run) -> Judged | None:
 
 
 def constants(result: Mapping[str, Any]) -> dict[str, float]:
-    """Returns what costs nothing scores, as postprocess.json says it: the same answer for every image, by its name."""
-    found, names = result.get("constants") or {}, {"all_empty": "an all-empty file", "mean_mask": "the mean mask"}
-    if found.get("all_empty") is None and "class_iou" in result:
-        names["mean_mask"] = "the commonest class at every place"
-    return {name: found[key] for key, name in names.items() if found.get(key) is not None}
+    """Returns the scores of trivial submissions in postprocess.json, which predict the same mask for all images, by the
+    name of the prediction."""
+    scores, names = result.get("constants") or {}, {"all_empty": "an all-empty file", "mean_mask": "the mean mask"}
+    if scores.get("all_empty") is None and "class_iou" in result:
+        names["mean_mask"] = "the most frequent class at each pixel"
+    return {name: scores[key] for key, name in names.items() if scores.get(key) is not None}
 
 
 def tuned(result: Mapping[str, Any]) -> bool:
-    """Returns whether a tuned decision ships, so that the optimistic score says something of its own."""
+    """Returns whether the submission uses the tuned rules. Otherwise the optimistic score carries no further
+    information."""
     return (result.get("procedure") or {}).get("ships", "tuned") == "tuned"
 
 
 def of_what(result: Mapping[str, Any]) -> str:
-    """Returns what the honest score is of, in words."""
+    """Returns a text that says on which images the honest score was measured."""
     known = (result.get("scores") or {}).get("fold_model", {}).get("epoch_optimism") is not None
     return "on images that chose nothing" if known else "on images that chose nothing but perhaps the epoch"
 
 
 def lines(reasons: Sequence[Reason], page: str = "", most: int = SHOWN) -> Iterator[str]:
-    """Yields reasons as a console shows them, in rich's markup, each with the command that helps, the gravest first.
+    """Yields the lines in which a console shows reasons, in rich's markup, the most serious first, each with the
+    command that helps.
 
     Args:
-        reasons: what was found.
-        page: where the others can be read.
-        most: how many are shown.
+        reasons: the reasons.
+        page: the page with all reasons.
+        most: maximum number of reasons to show.
     """
-    said = set[str]()
+    shown_commands = set[str]()
     for reason in gravest_first(reasons)[:most]:
         text = "\n".join(wrapped(reason.text, 8))
         level = f"[{STYLES[reason.level]}]{reason.level:6}[/{STYLES[reason.level]}]"
         yield from f"  {level}{escape(text[8:])}".splitlines()
-        if reason.command not in ("", page, *said):  # each once; the page is named below
+        if reason.command not in ("", page, *shown_commands):  # each command once; the page is named below
             yield from step_lines("        → ", as_step(reason.command))
-        said.add(reason.command)
+        shown_commands.add(reason.command)
     if len(reasons) > most:
         yield f"        {len(reasons) - most} more{f' in {escape(page)}' if page else ''}"
 
 
 def step_lines(before: str, step: str) -> Iterator[str]:
-    """Yields a command, or what to look at, as lines in rich's markup: on a terminal a long command goes on after a
-    backslash, so that it can be copied whole, and a file is a link.
+    """Yields the lines of a command or of a file to look at, in rich's markup. On a terminal, a long command is
+    continued after a backslash, so that it can be copied as a whole, and a file is a link.
 
     Args:
-        before: what comes before it in the line.
-        step: what `as_step` returned, or a command.
+        before: the text before the step in the first line.
+        step: the result of `as_step`, or a command.
     """
     if step.startswith(LOOK):
         name = step.removeprefix(LOOK)
@@ -164,12 +169,12 @@ def step_lines(before: str, step: str) -> Iterator[str]:
 
 
 def as_step(command: str) -> str:
-    """Returns the command, or what to do with the file, that a reason names."""
+    """Returns the step for the command of a reason: the command itself, or `look at …` for a file."""
     return command if " " in command or not command else f"{LOOK}{command}"
 
 
 def wrapped(text: str, indent: int) -> list[str]:
-    """Returns a text as lines that a console shows whole, indented by so many characters."""
+    """Returns the lines of a text, wrapped to the console's width and indented by `indent` characters."""
     space = " " * indent
     return textwrap.wrap(
         text,
@@ -182,16 +187,16 @@ def wrapped(text: str, indent: int) -> list[str]:
 
 
 def next_steps(run: Run, judged: Judged, upload: str) -> list[str]:
-    """Returns the commands that a person should run next, in their order: the upload of a submission only where it is
-    worth one.
+    """Returns the commands that the user should run next, in order. The upload is only included if the verdict allows
+    it.
 
     Args:
-        run: whose verdict it is.
-        judged: what is known of it.
-        upload: the command that uploads the submission, or scores it.
+        run: the run.
+        judged: what is known about the run.
+        upload: the command that uploads or scores the submission.
     """
-    grave = [one for one in judged.reasons if one.level != "note"]
-    first = as_step(next((one.command for one in grave if one.command), shown(run.report)))
+    serious = [reason for reason in judged.reasons if reason.level != "note"]
+    first = as_step(next((reason.command for reason in serious if reason.command), shown(run.report)))
     if judged.verdict == "do not submit":
         return [first]
     arrays = run.recipe.arrays
@@ -199,5 +204,5 @@ def next_steps(run: Run, judged: Judged, upload: str) -> list[str]:
     if not run.competition.has_test:
         after = run.predict_command() if run.predicts_folders else as_step(shown(run.report))
     elif arrays and not arrays.test:
-        after = "the same with --test TEST.npy, the predictions of the test images"
-    return list(dict.fromkeys([first, after])) if grave else [after]
+        after = "the same command with --test TEST.npy, the predictions of the test images"
+    return list(dict.fromkeys([first, after])) if serious else [after]

@@ -1,4 +1,4 @@
-"""The version of the package, which artefacts say that they were made by, and what the program is called by."""
+"""The version of the package, which is recorded in artefacts, and the name of the program in messages."""
 
 import sys
 from pathlib import Path
@@ -7,5 +7,5 @@ VERSION = "0.2.0"
 
 
 def program() -> str:
-    """Returns how a person calls the program, for the commands that messages suggest."""
+    """Returns how the user called the program, for the commands that messages suggest."""
     return "segpipe" if Path(sys.argv[0]).stem == "segpipe" else "python -m pipeline"

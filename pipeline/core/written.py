@@ -1,6 +1,6 @@
-"""How JSON files that stages write are read by others: checked, so that a damaged one is said in a sentence.
+"""Checked reading of JSON files that other stages wrote. A damaged file raises a clear error.
 
-The stage that writes a file judges it by its manifest, and repairs it.
+The stage that writes a file checks it by its manifest, and writes it again if necessary.
 """
 
 import json
@@ -18,22 +18,23 @@ Found = TypeVar("Found")
 
 
 class Part(BaseModel):
-    """A JSON object that has these keys, and may have more. No number is infinite or NaN."""
+    """Base class of checked JSON objects. An object must have the declared keys and may have more. Numbers are
+    finite."""
 
     model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
 
 
 class Exact(Part):
-    """A JSON object that has these keys and no others."""
+    """Base class of checked JSON objects that have the declared keys and no others."""
 
     model_config = ConfigDict(extra="forbid")
 
 
 def read_checked(path: Path, model: type[Part], remedy: str) -> dict[str, Any]:
-    """Returns the JSON object in a file, as it stands there, if it has what a model asks for.
+    """Returns the JSON object in a file unchanged, after validating it with `model`.
 
     Raises:
-        PipelineError: it does not, or there is no such file; `remedy` is what to do.
+        PipelineError: the file is missing or damaged, or does not fit the model. The message ends in `remedy`.
     """
     try:
         content = read_json(path)
@@ -51,7 +52,8 @@ def read_checked(path: Path, model: type[Part], remedy: str) -> dict[str, Any]:
 
 
 def if_sound(read: Callable[..., Found], *arguments: Any) -> Found | None:
-    """Returns what a reader returns; None where it finds the file missing or damaged."""
+    """Returns the result of `read(*arguments)`; None if it raises PipelineError because the file is missing or
+    damaged."""
     try:
         return read(*arguments)
     except PipelineError:
@@ -59,12 +61,12 @@ def if_sound(read: Callable[..., Found], *arguments: Any) -> Found | None:
 
 
 def again(stage: str) -> str:
-    """Returns what to do about a file that a stage wrote."""
-    return f"put the file back, or run the {stage} stage again with --force"
+    """Returns the advice for a damaged file that a stage wrote."""
+    return f"restore the file, or run the {stage} stage again with --force"
 
 
 def _fault(error: ValidationError, content: Any) -> str:
-    """The first fault in words."""
+    """Returns the first fault as a text."""
     if not isinstance(content, dict):
         return f"it holds {json.dumps(content)[:40]}, and not an object {{…}}"
     first = error.errors()[0]

@@ -1,9 +1,9 @@
-"""What tells whether two images look the same, and whether one shows anything at all: taken once, from native pixels.
+"""Descriptors of images, by which near-duplicates and images without content are found. They are computed once, from
+the original pixels.
 
-- Block histograms: the grey values of every block of about 20×20 pixels in ten bins, the descriptor by which the
-  best-known public code for the nerve competition finds contradictory frames
-  (github.com/raghakot/ultrasound-nerve-segmentation).
-- Thumbnails: 16×16 means, standardised, so that the product of two is their correlation.
+- Block histograms: histograms with ten bins of the grey values in blocks of about 20×20 pixels. The best-known public
+  code for the nerve competition finds contradictory frames by them (github.com/raghakot/ultrasound-nerve-segmentation).
+- Thumbnails: 16×16 means, standardised so that the scalar product of two thumbnails is their correlation.
 """
 
 import cv2
@@ -13,8 +13,8 @@ BLOCK, MOST_BLOCKS, BINS, SIDE = 20, 32, 10, 16
 
 
 def block_grid(shape: tuple[int, int] | None) -> tuple[int, int]:
-    """Returns rows × columns of blocks for images of a shape: about 20 pixels each, larger ones where there would be
-    more than 32 a side; 16 × 16 for any size where the competition promises no shape."""
+    """Returns the rows × columns of blocks for images of a shape. Blocks have about 20×20 pixels, or more if there
+    would be more than 32 blocks per side. Without a fixed shape there are 16×16 blocks."""
     if shape is None:
         return SIDE, SIDE
     rows, columns = (min(MOST_BLOCKS, max(1, round(side / BLOCK))) for side in shape)
@@ -24,8 +24,8 @@ def block_grid(shape: tuple[int, int] | None) -> tuple[int, int]:
 def grey(image: np.ndarray) -> np.ndarray:
     """Returns an image (h, w, C) as grey values (h, w) float32 in [0, 1].
 
-    uint8 is taken as it is; of uint16, which seldom fills its range, the range between the image's first and last
-    hundredth of pixels.
+    uint8 values are divided by 255. Other values, which seldom use their whole range, are scaled between the 1st and
+    the 99th percentile of the image.
     """
     mean = image.mean(axis=2, dtype=np.float32)
     if image.dtype == np.uint8:
@@ -35,13 +35,14 @@ def grey(image: np.ndarray) -> np.ndarray:
 
 
 def block_numbers(shape: tuple[int, int], grid: tuple[int, int]) -> np.ndarray:
-    """Returns the number of the block that each pixel of an image (h, w) belongs to, row by row (h, w) int64."""
+    """Returns the number of each pixel's block (h, w) int64 for an image (h, w). Blocks are numbered row by row."""
     rows, columns = (np.arange(side) * blocks // side for side, blocks in zip(shape, grid, strict=True))
     return rows[:, None] * grid[1] + columns
 
 
 def block_histograms(values: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
-    """Returns the share of a block's pixels in each bin, in 255ths (blocks · 10,) uint8, of grey values (h, w)."""
+    """Returns the block histograms (blocks · 10,) uint8 of grey values (h, w): the share of each block's pixels per
+    bin, in 255ths."""
     blocks = block_numbers(values.shape[:2], grid)
     count = grid[0] * grid[1]
     bins = np.minimum((values * BINS).astype(np.int64), BINS - 1)
@@ -50,7 +51,8 @@ def block_histograms(values: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
 
 
 def thumbnail(values: np.ndarray) -> np.ndarray:
-    """Returns grey values (h, w) as 16×16 means with mean 0 and length 1 (256,) float16; zeros where all are equal."""
+    """Returns the thumbnail (256,) float16 of grey values (h, w): 16×16 means, shifted to mean 0 and scaled to length
+    1; zeros for constant images."""
     small = cv2.resize(values, (SIDE, SIDE), interpolation=cv2.INTER_AREA).ravel()
     small = small - small.mean()
     length = float(np.linalg.norm(small))
@@ -58,15 +60,15 @@ def thumbnail(values: np.ndarray) -> np.ndarray:
 
 
 def entropy(values: np.ndarray) -> float:
-    """Returns the entropy in bits of grey values (h, w) in 256 bins: 0 for one colour, 8 for uniform noise."""
+    """Returns the entropy in bits of grey values (h, w) in 256 bins: 0 for a constant image, 8 for uniform noise."""
     share = np.bincount((values * 255).astype(np.int64).ravel(), minlength=256) / values.size
     share = share[share > 0]
     return float(-(share * np.log2(share)).sum())
 
 
 def smoothness(values: np.ndarray) -> float:
-    """Returns how much neighbouring grey values (h, w) correlate, along rows or columns, whichever is more: about 0 for
-    noise, 1 for a smooth picture or one of a single colour."""
+    """Returns the correlation of neighbouring grey values (h, w), the larger one of that along rows and that along
+    columns: about 0 for noise, and 1 for smooth or constant images."""
     centred = values - values.mean()
     variance = float((centred**2).mean())
     if variance < 1e-8:

@@ -1,4 +1,4 @@
-"""One image and its masks, read and checked: its row of the table, its pixels at network size, its faults."""
+"""Reading and checking of one image and its masks: its row in the table, its pixels at network size, and its faults."""
 
 import hashlib
 from collections import Counter
@@ -24,18 +24,19 @@ _RANGE_HINT = ": `value_range: [lowest, highest]` in the competition's YAML scal
 
 @dataclass(frozen=True)
 class Decoded:
-    """One image read and checked: its table row, its arrays where it has them, its faults."""
+    """The result of reading one image: its row in the table, its arrays if it could be read, and its faults."""
 
     row: dict[str, Any]
     arrays: dict[str, np.ndarray]
-    """By name, which begins with train_ or test_: images and masks at network size, histograms, thumbnails."""
+    """Arrays by name, which starts with train_ or test_: image and masks at network size, histograms, thumbnail."""
     outlines: list[tuple[float, float]]
-    """Length of each mask's outline, as it is and as the same text reads in the other order."""
+    """For each mask, the length of its outline, and of the outline that the same text gives in the other pixel
+    order."""
     faults: list[Fault]
 
 
 def first_type(items: Iterable[Item]) -> np.dtype:
-    """Returns the type of the first image that can be read; uint8 where none can."""
+    """Returns the dtype of the first image that can be read; uint8 if none can."""
     for item in items:
         try:
             return item.read_image().dtype
@@ -45,13 +46,13 @@ def first_type(items: Iterable[Item]) -> np.dtype:
 
 
 def decode_one(item: Item, run: Run, geometry: Geometry, dtype: np.dtype) -> Decoded:
-    """Returns an image and its masks as arrays at network size, with its row; or what is wrong with it.
+    """Returns an image and its masks as arrays at network size and its row, or its faults.
 
     Args:
         item: the image.
-        run: whose competition and geometry count.
-        geometry: how images and masks come to network size.
-        dtype: what the images of the competition are.
+        run: the run, for its competition and raw files.
+        geometry: how images and masks are fitted to network size.
+        dtype: the dtype that all images of the competition must have.
     """
     competition = run.competition
     row = empty_row(item.image_id, item.subset, competition) | {"path": item.path, **item.place}
@@ -83,18 +84,18 @@ def decode_one(item: Item, run: Run, geometry: Geometry, dtype: np.dtype) -> Dec
 
 
 def blank_one(item: Item, run: Run, geometry: Geometry, shape: tuple[int, ...], dtype: np.dtype) -> Decoded:
-    """Returns a black image in the place of one that cannot be read, of this shape (H, W, C) and type; `fault` of its
-    row stays empty."""
+    """Returns a black image of this shape (H, W, C) and dtype as a substitute for an image that cannot be read. The
+    column `fault` of its row is empty."""
     return decode_one(replace(item, read_image=lambda: np.zeros(shape, dtype)), run, geometry, dtype)
 
 
 def usual(items: Iterable[Item], competition: Competition, most: int = 20) -> tuple[tuple[int, ...], np.dtype] | None:
-    """Returns the commonest shape (H, W, C) and type of the first images that can be read; None where none can.
+    """Returns the most frequent shape (H, W, C) and dtype of the first images that can be read; None if none can.
 
     Args:
         items: the images.
-        competition: its `shape` is the images' where it is given.
-        most: how many images are read.
+        competition: the competition, whose `shape` is used if it is set.
+        most: maximum number of images to read.
     """
     kinds: Counter[tuple[tuple[int, ...], np.dtype]] = Counter()
     for item in items:
@@ -126,7 +127,7 @@ def _turned_hint(run: Run) -> str:
     upright = run.competition.reads_upright
     remedy, verb = ("if masks are", "set") if upright else ("unless masks are", "remove")
     return (
-        f"; the image is stored turned or mirrored (EXIF orientation): {remedy} of the pixels as stored, {verb} "
+        f"; the image is stored turned or mirrored (EXIF orientation): {remedy} drawn on the pixels as stored, {verb} "
         "`orientation: stored` in the competition's YAML"
     )
 
@@ -141,7 +142,9 @@ def _check_image(image: np.ndarray, competition: Competition, dtype: np.dtype, t
             hint = f": it is stored turned (EXIF orientation) and read {how}, where `shape` is [{height}, {width}]"
         raise ValueError(f"image is {height}×{width}; {expected}{hint}")
     if image.dtype != dtype:
-        raise ValueError(f"image is {image.dtype}, the first image of the competition is {dtype}; convert one of them")
+        raise ValueError(
+            f"image is {image.dtype}, and the first image of the competition is {dtype}; convert one of them"
+        )
 
 
 def _statistics(image: np.ndarray, values: np.ndarray) -> dict[str, Any]:
@@ -157,7 +160,7 @@ def _statistics(image: np.ndarray, values: np.ndarray) -> dict[str, Any]:
 
 
 def empty_row(image_id: str, subset: str, competition: Competition) -> dict[str, Any]:
-    """Returns the row of an image of which nothing is known yet."""
+    """Returns a table row with the default values of all columns."""
     row: dict[str, Any] = {"image_id": image_id, "subset": subset, "path": "", "height": 0, "width": 0, "channels": 0}
     row |= {"dtype": "", "group": "", "fault": "", "mean": 0.0, "standard_deviation": 0.0, "minimum": 0, "maximum": 0}
     row |= {"low": 0, "high": 0}
@@ -168,7 +171,7 @@ def empty_row(image_id: str, subset: str, competition: Competition) -> dict[str,
 
 
 def _all_outlines(masks: Masks, competition: Competition) -> list[tuple[float, float]]:
-    """Outlines of an image's masks, where they come from run-length text, which can be read in the wrong order."""
+    """Returns the outlines of an image's masks if they come from run lengths, which can be read in the wrong order."""
     if not isinstance(competition, RleCsv) or competition.train.mask_files or competition.windows:
         return []
     return [_outlines(mask, rle.convention_of(competition.rle)) for mask in masks.planes if mask.any()]

@@ -1,8 +1,8 @@
-"""Masks read by a run-length convention: is their outline smooth, and does it follow the edges of the image?
+"""Checks of a run-length convention: are the outlines of the masks smooth, and do they follow the edges of the images?
 
-A wrong order tears masks to shreds, a wrong base pushes those at an edge over it. On square images the wrong order is
-the mirror of the right one and as smooth: there the image must tell, by the edges in it that follow the outline of the
-mask.
+With the wrong order, masks are torn into pieces. With the wrong base, masks at the image's edge wrap around it. For
+square images, the wrong order gives a mirrored mask, which is equally smooth. In this case the check uses the edges in
+the image, which follow the outline of the correct mask.
 """
 
 from collections import Counter
@@ -22,13 +22,14 @@ Certainty = Literal["sure", "guess", "FILL IN"]
 Verdict = tuple[Certainty, str]
 """How certain a choice is, and why."""
 MOST_ROWS, MOST_PIXELS = 300, 2**28
-"""How many masks are decoded to compare conventions, and how many of their pixels."""
+"""Maximum number of masks, and of their pixels, that are decoded to compare conventions."""
 CLEAR_SHARE, CLEAR_COUNT, CLEAR_RATIO = 0.9, 5, 1.3
-"""A comparison is sure when this share of the masks, at least so many, agree; torn masks are longer by this factor."""
+"""A comparison is certain if this share of the masks, and at least this many, agree. The outlines of torn masks are
+longer by this factor."""
 LEAST_AT_EDGES = 2
-"""Masks at an edge that must speak for one base; a single one may be smoother by chance."""
+"""Minimum number of masks at an edge that must support one base, because a single mask may be smoother by chance."""
 CLEAR_Z, CLEAR_IMAGES = 5.0, 20
-"""Standard errors from which the edges of the images make an order sure; it takes so many images."""
+"""Minimum number of standard errors, and of images, for which the edges of the images make an order certain."""
 
 
 @dataclass(frozen=True)
@@ -39,41 +40,41 @@ class MaskRow:
     image: Path
     shape: tuple[int, int]
     mask: Path | None = None
-    """The same mask as an image file."""
+    """The path of the same mask as an image file, if there is one."""
     orientation: Orientation = "upright"
-    """How the image is read."""
+    """The setting by which the image is read."""
 
 
 def doubts(rows: list[MaskRow], used: Convention) -> list[str]:
-    """Returns a sentence on the order, and one on the base, of a convention that the masks and images speak against.
+    """Returns warnings that the order or the base of a convention is probably wrong, according to masks and images.
 
     Args:
-        rows: masks by the used convention.
-        used: what the competition's YAML says.
+        rows: masks in the used convention.
+        used: the convention of the competition's YAML.
     """
-    found = []
+    warnings = []
     z, count = edge_score(rows, used)
     if z <= -CLEAR_Z and count >= CLEAR_IMAGES:
         other = "row" if used.order == "column" else "column"
-        found.append(
+        warnings.append(
             f"on {count} square images the outlines of the masks follow the edges of the image better when mirrored "
             f"(z = {-z:.1f}): if the masks look transposed, set `rle: {{order: {other}}}` in the competition's YAML"
         )
     shifted = replace(used, base=0 if used.base else 1)
     kept, verdicts = by_outline(rows, [used, shifted], "base")
     if kept == [shifted] and verdicts["base"][0] == "sure":
-        found.append(
+        warnings.append(
             f"{verdicts['base'][1].removesuffix(' so')} one pixel {'later' if used.base else 'earlier'}: if they look "
             f"shifted, set `rle: {{base: {shifted.base}}}` in the competition's YAML"
         )
-    return found
+    return warnings
 
 
 # --- masks of a table ------------------------------------------------------------------------------------------------
 
 
 def parsed(text: str, convention: Convention) -> np.ndarray | None:
-    """Returns the runs (n, 2) of a text, as `rle.parse` does; None where it is no mask by this convention."""
+    """Returns the runs (n, 2) of a text (see `rle.parse`); None if it is not a mask in this convention."""
     try:
         return rle.parse(text, convention)
     except rle.RleError:
@@ -81,7 +82,7 @@ def parsed(text: str, convention: Convention) -> np.ndarray | None:
 
 
 def decoded(row: MaskRow, convention: Convention) -> np.ndarray | None:
-    """Returns the mask (h, w) bool of a row; None where its text is no mask of the image by this convention."""
+    """Returns the mask (h, w) bool of a row; None if its text is not a mask of the image in this convention."""
     try:
         return rle.decode(row.text, row.shape, convention).view(bool)
     except rle.RleError:
@@ -89,30 +90,30 @@ def decoded(row: MaskRow, convention: Convention) -> np.ndarray | None:
 
 
 def affordable(rows: list[MaskRow]) -> list[MaskRow]:
-    """Returns rows at even distances, no more than may be decoded to compare conventions."""
+    """Returns evenly spaced rows, as many as may be decoded to compare conventions."""
     largest = max((row.shape[0] * row.shape[1] for row in rows), default=1)
     return evenly(rows, max(3, min(MOST_ROWS, MOST_PIXELS // largest)))
 
 
-# --- is it smooth? ---------------------------------------------------------------------------------------------------
+# --- smooth outlines -------------------------------------------------------------------------------------------------
 
 
 def by_outline(
     rows: list[MaskRow], candidates: list[Convention], aspect: str
 ) -> tuple[list[Convention], dict[str, Verdict]]:
-    """Returns the candidates whose value of an aspect gives the shorter outlines, and how certain that is; all of them
-    where outlines do not tell."""
-    values = list(dict.fromkeys(getattr(one, aspect) for one in candidates))
+    """Returns the candidates whose value of an aspect gives shorter outlines, and how certain this is. If outlines do
+    not decide, all candidates are returned."""
+    values = list(dict.fromkeys(getattr(candidate, aspect) for candidate in candidates))
     if len(values) < 2:
         return candidates, {}
     telling = _telling(rows, candidates, aspect)
-    lengths = np.array([[outline_length(decoded(row, one)) for row in telling] for one in candidates])
+    lengths = np.array([[outline_length(decoded(row, candidate)) for row in telling] for candidate in candidates])
     lengths = lengths.reshape(len(candidates), len(telling))
     lengths = lengths[:, np.isfinite(lengths).all(0)]
     totals: dict[object, list[np.ndarray]] = {value: [] for value in values}
-    for one, own in zip(candidates, lengths, strict=True):
-        totals[getattr(one, aspect)].append(own)
-    shortest = {value: min(found, key=lambda own: own.sum()) for value, found in totals.items()}
+    for candidate, outlines in zip(candidates, lengths, strict=True):
+        totals[getattr(candidate, aspect)].append(outlines)
+    shortest = {value: min(arrays, key=lambda outlines: outlines.sum()) for value, arrays in totals.items()}
     best, other = sorted(values, key=lambda value: shortest[value].sum())
     better, worse = int((shortest[best] < shortest[other]).sum()), int((shortest[best] > shortest[other]).sum())
     if better - worse < (LEAST_AT_EDGES if aspect == "base" else 1):
@@ -125,11 +126,11 @@ def by_outline(
         clear = clear and ratio >= CLEAR_RATIO
         text = f"{better} of {better + worse} masks are smoother so, their outlines {ratio:.1f} times shorter in all"
     verdict: Verdict = ("sure" if clear else "guess", text)
-    return [one for one in candidates if getattr(one, aspect) == best], {aspect: verdict}
+    return [candidate for candidate in candidates if getattr(candidate, aspect) == best], {aspect: verdict}
 
 
 def _telling(rows: list[MaskRow], candidates: list[Convention], aspect: str) -> list[MaskRow]:
-    """Rows whose outlines may tell two values of an aspect apart."""
+    """Returns the rows whose outlines may differ between two values of an aspect."""
     if aspect == "base":
         return affordable([row for row in evenly(rows, 20 * MOST_ROWS) if _touches(row, candidates[0])])
     if aspect == "offsets":
@@ -139,7 +140,7 @@ def _telling(rows: list[MaskRow], candidates: list[Convention], aspect: str) -> 
 
 
 def _touches(row: MaskRow, convention: Convention) -> bool:
-    """Whether a run starts or ends at an end of a line, or would with the other base."""
+    """Returns whether a run starts or ends at the end of a line, in this or the other base."""
     runs = parsed(row.text, replace(convention, base=0))
     line = row.shape[0] if convention.order == "column" else row.shape[1]
     ends = np.stack([runs[:, 0], runs.sum(1)]) % line if runs is not None else np.full(1, 2)
@@ -147,21 +148,22 @@ def _touches(row: MaskRow, convention: Convention) -> bool:
 
 
 def outline_length(mask: np.ndarray | None) -> float:
-    """Returns the number of sides between a pixel of the mask and one outside it; infinite without a mask."""
+    """Returns the length of a mask's outline: the number of pixel sides between the mask and its outside; infinite if
+    there is no mask."""
     if mask is None:
         return np.inf
     return float(np.count_nonzero(mask[1:] != mask[:-1]) + np.count_nonzero(mask[:, 1:] != mask[:, :-1]))
 
 
-# --- does it follow the image? ---------------------------------------------------------------------------------------
+# --- outlines and edges of the image ---------------------------------------------------------------------------------
 
 
 def edge_score(rows: list[MaskRow], convention: Convention) -> tuple[float, int]:
-    """Returns by how many standard errors outlines follow the edges of their image better than mirrored ones do, and
-    over how many square images.
+    """Returns by how many standard errors outlines follow the edges of their images better than mirrored outlines do,
+    and the number of square images.
 
-    Layers in the images, or a place where masks tend to lie, could favour one order by themselves; so what the mask of
-    another image scores is taken off.
+    Layers in the images, or a typical position of masks, could favour one order by themselves. Therefore the value for
+    the mask of another image is subtracted.
     """
     shapes = Counter(row.shape for row in rows if row.shape[0] == row.shape[1])
     square = [row for row in rows if shapes and row.shape == shapes.most_common(1)[0][0]]
@@ -178,7 +180,8 @@ def edge_score(rows: list[MaskRow], convention: Convention) -> tuple[float, int]
 def _edges_and_outlines(
     row: MaskRow, convention: Convention
 ) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]] | None:
-    """Strength of the edges of an image, and where the outline of its mask and of the mirrored mask run."""
+    """Returns the strength of the edges of an image, and the outlines of its mask and of the mirrored mask; None if
+    they cannot be compared."""
     mask = decoded(row, convention)
     try:
         image = read_image(row.image, orientation=row.orientation).mean(2, dtype=np.float32)

@@ -1,6 +1,6 @@
-"""What separates touching objects of the training images, from the instances in their table: see model.instances.
+"""Writes the separators of touching objects (see model.instances) from the instances in the table of training images.
 
-It reads no raw file: a recipe that asks for borders after one that does not decodes no image again.
+No raw file is read, so that a recipe that needs separators does not decode the images again.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -19,35 +19,36 @@ from pipeline.masks.separators import targets_of
 
 
 def check(run: Run) -> None:
-    """Checks that what a network would learn of objects can be used.
+    """Checks that the separators that a network would learn can be used.
 
     Raises:
-        PipelineError: the competition's metric tells no instances apart, so that tune could choose nothing.
+        PipelineError: the competition's metric does not distinguish instances, so that tune could not choose anything
+            by it.
     """
     instances, competition = run.recipe.model.instances, run.competition
     if run.recipe.trains and instances != "none" and not metric_of(competition).instances:
         raise PipelineError(
-            f"model.instances is {instances}, and the metric of {competition.name}, {competition.metric}, tells no "
-            "instances apart, so that tune could choose nothing by it; expected instance_precision, "
-            "instance_f_beta or instance_f1, alone or in a sum: set model.instances=none."
+            f"model.instances is {instances}, and the metric of {competition.name}, {competition.metric}, does not "
+            "distinguish instances, so that tune could not choose anything by it. Expected instance_precision, "
+            "instance_f_beta or instance_f1, alone or in a sum; otherwise set model.instances=none."
         )
 
 
 def write(run: Run) -> None:
-    """Writes what the network learns of every training image beside the pixel arrays (N, classes, H, W) uint8; see
+    """Writes the separators of all training images (N, classes, H, W) uint8 beside the pixel arrays; see
     masks/separators.py.
 
     Raises:
-        PipelineError: the raw files tell no instances apart.
+        PipelineError: the raw files do not distinguish instances.
     """
-    assert run.separators is not None  # or there would be no step
+    assert run.separators is not None  # otherwise there is no such step
     images, classes = table.read_table(run.table, "train"), run.competition.classes
     instances, geometry = run.recipe.model.instances, geometry_of(run.recipe.image)
     if not any(f"instances_{name}" in images for name in classes):
         raise PipelineError(
-            f"model.instances is {instances}, and the raw files of {run.competition.name} tell no instances apart; "
-            "expected a row, a mask file or a number per object (`columns: {rows: instance}`, a `*` in train.masks, or "
-            "`instances: true` beside it): set model.instances=none."
+            f"model.instances is {instances}, and the raw files of {run.competition.name} do not distinguish "
+            f"instances. Expected a row, a mask file or a number per object (`columns: {{rows: instance}}`, a `*` in "
+            "train.masks, or `instances: true` beside it); otherwise set model.instances=none."
         )
     shape = (len(images), len(classes), *geometry.size)
     require_space(run.separators.parent, int(np.prod(shape)), f"{instances}s of {len(images)} images")
@@ -59,7 +60,7 @@ def write(run: Run) -> None:
     with writing(run.separators) as temporary, ThreadPoolExecutor() as pool:
         array = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
         rows = (row for _, row in images.iterrows())
-        for number, found in enumerate(track(pool.map(draw, rows), f"draw {instances}s", len(images))):
-            array[number] = found
+        for number, planes in enumerate(track(pool.map(draw, rows), f"draw {instances}s", len(images))):
+            array[number] = planes
         array.flush()
     say(f"  {instances}s of {len(images)} training images → {shown(run.separators)}")

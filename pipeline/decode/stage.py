@@ -1,17 +1,16 @@
-"""Reads every raw image and mask once, checks them, and puts pixels where training can map them into memory.
+"""Reads and checks all raw images and masks once, and writes their pixels to arrays that training can memory-map.
 
     python -m pipeline decode RECIPE
 
 reads   input/<competition>/
-writes  work/<competition>/images.parquet; histograms.npy, thumbnails.npy: what images are compared by (descriptors.py)
-        work/<competition>/test_images.parquet, test_histograms.npy, test_thumbnails.npy: the same of the test images
+writes  work/<competition>/images.parquet; histograms.npy, thumbnails.npy: descriptors of images (descriptors.py)
+        work/<competition>/test_images.parquet, test_histograms.npy, test_thumbnails.npy: the same for test images
         work/<competition>/pixels_<H>x<W>_<fit>_<colour>/{train_images,train_masks,test_images}.npy
-        images (N, H, W, C) uint8 or uint16; masks (N, classes, H, W) uint8: 0, 1, 255 = ignored, or of a multiclass
-        competition (N, 1, H, W) uint8: class, 255 = ignored
-        and train_border.npy or train_distance.npy where model.instances asks for it (separators.py)
+        images (N, H, W, C) uint8 or uint16; masks (N, classes, H, W) uint8: 0, 1, 255 = ignored, or in multiclass
+        competitions (N, 1, H, W) uint8: class, 255 = ignored
+        and train_border.npy or train_distance.npy if model.instances is set (separators.py)
 
-Training and test images are steps of their own: a new test set decodes the test images alone, and needs no training
-image.
+Training and test images are separate steps, so that a new test set is decoded without any training image.
 """
 
 import math
@@ -45,28 +44,29 @@ from pipeline.masks.geometry import geometry_of
 
 SHARED, READS_RAW = True, True
 LESS_MEMORY = (
-    "set a smaller image.size or image.store; of large images, cut windows (`windows` in the competition's YAML)"
+    "set a smaller image.size or image.store; for large images, set `windows` in the competition's YAML, which cuts "
+    "them into windows"
 )
 FAULTS_SHOWN = 30
 IRRELEVANT_KEYS = {
     "baseline", "clean", "split", "splits", "metric", "title", "kaggle", "ignored_prediction", "forbids_pretrained",
 }  # fmt: skip
-"""Keys of a competition that change nothing that decode writes."""
+"""Settings of a competition that do not affect the outputs of decode."""
 OF_TEST = {"test", "sample_submission", "submission"}
-"""Keys of a competition that change nothing that decode writes of training images."""
+"""Settings of a competition that do not affect the outputs of decode for training images."""
 NewArray = tuple[Path, tuple[int, ...], np.dtype]
-"""Where an array will lie, its shape and its type."""
+"""The path, shape and dtype of an array."""
 DEFAULTS = {"decode": {"on_test_error": "stop"}, "train": {"empty": []}, "test": {"empty": []}}
-"""What earlier versions did."""
+"""The behaviour of earlier versions, which did not have these settings."""
 
 
 def steps(run: Run) -> list[Step]:
-    """Returns a table of the training and one of the test images, and, for a run that trains, the pixel arrays of each
-    at the recipe's geometry."""
+    """Returns the steps: a table of the training images and one of the test images and, for a run that trains, the
+    pixel arrays of each at the recipe's image settings."""
     subsets = SUBSETS if run.competition.has_test else SUBSETS[:1]
     pixels = [_pixel_step(run, subset) for subset in subsets if run.recipe.trains]
-    apart = [_separator_step(run)] if run.recipe.trains and run.separators else []
-    return [_table_step(run, subset) for subset in subsets] + pixels + apart
+    separators_step = [_separator_step(run)] if run.recipe.trains and run.separators else []
+    return [_table_step(run, subset) for subset in subsets] + pixels + separators_step
 
 
 def _table_step(run: Run, subset: SubsetName) -> Step:
@@ -88,8 +88,8 @@ def _pixel_step(run: Run, subset: SubsetName) -> Step:
 
 
 def _separator_step(run: Run) -> Step:
-    """What follows from the table of training images, and is stale when it is."""
-    assert run.separators  # or there would be no step
+    """Returns the step that writes separators, which depends on the table of training images."""
+    assert run.separators  # otherwise there is no such step
     pixels, instances = _pixel_step(run, "train"), run.recipe.model.instances
     return replace(
         pixels,
@@ -105,14 +105,14 @@ def _is_of_pixels(run: Run, step: Step) -> bool:
 
 
 def _table_files(run: Run, subset: SubsetName) -> tuple[Path, Path, Path]:
-    """The table of a subset, its histograms and its thumbnails."""
+    """Returns the paths of the table of a subset, its histograms and its thumbnails."""
     if subset == "train":
         return run.table, run.histograms, run.thumbnails
     return run.test_table, run.test_histograms, run.test_thumbnails
 
 
 def _settings(run: Run, subset: SubsetName) -> dict[str, Any]:
-    """The keys of the competition that decide what decode writes of a subset."""
+    """Returns the settings of the competition that affect the outputs of decode for a subset."""
     competition = run.competition
     if subset == "test":
         return competition.model_dump(mode="json", exclude=IRRELEVANT_KEYS | {"train"})
@@ -122,8 +122,8 @@ def _settings(run: Run, subset: SubsetName) -> dict[str, Any]:
 
 
 def raw_fault(run: Run) -> str:
-    """Returns the sentence that decode would stop with before it reads an image, where raw files are missing; empty
-    where they are there."""
+    """Returns the message with which decode would stop before reading any image because raw files are missing; "" if
+    none are missing."""
     try:
         reader_of(run.competition).list_items(run.competition, run.input, SUBSETS)
     except PipelineError as error:
@@ -132,25 +132,25 @@ def raw_fault(run: Run) -> str:
 
 
 def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
-    """Does the waiting steps: in one pass over the raw files of the subsets that they read, then what follows from the
-    table."""
+    """Runs the waiting steps: first those that read raw files, in one pass over the files of their subsets, then those
+    that only need the table."""
     separators.check(run)
-    of_raw = [step for step in waiting if run.separators not in step.outputs]
-    of_table = [step for step in waiting if run.separators in step.outputs]
-    yield from _read_raw(run, of_raw) if of_raw else ()
-    for step in of_table:
+    raw_steps = [step for step in waiting if run.separators not in step.outputs]
+    table_steps = [step for step in waiting if run.separators in step.outputs]
+    yield from _read_raw(run, raw_steps) if raw_steps else ()
+    for step in table_steps:
         separators.write(run)
         yield step
 
 
 def _read_raw(run: Run, waiting: list[Step]) -> Iterator[Step]:
-    """Does steps that read raw files in one pass over those of their subsets."""
+    """Runs the steps that read raw files, in one pass over the files of their subsets."""
     subsets = [subset for subset in SUBSETS if any(step.subset == subset for step in waiting)]
     listing = reader_of(run.competition).list_items(run.competition, run.input, subsets)
     if "train" in subsets and not any(item.subset == "train" for item in listing.items):
         example = f"; for instance {listing.faults[0]}" if listing.faults else ""
         hint = f"{_patterns(run)}{example}{packed(run.input)}"
-        raise PipelineError(f"No training image in {run.input} fits the competition's YAML{hint}.")
+        raise PipelineError(f"No file in {run.input} matches the training images of the competition's YAML{hint}.")
     known = _decoded_before(run, subsets)
     remarks.forget()
     dtype = _pixel_type(run.competition, listing.items, known)
@@ -158,14 +158,14 @@ def _read_raw(run: Run, waiting: list[Step]) -> Iterator[Step]:
     with ExitStack() as stack:
         arrays = _open_arrays(run, waiting, listing, dtype, stack)
         decoded = _decode_all(run, listing.items, arrays, dtype)
-        faults = listing.faults + [fault for one in decoded for fault in one.faults]
+        faults = listing.faults + [fault for image in decoded for fault in image.faults]
         faults += checks.find_faults(run, decoded)
         faults += _clashes(run.competition, listing.items, known, dtype)
         if _tolerates(run.competition) and subsets == ["test"]:
             listing.remarks.extend(str(fault) for fault in faults)
             faults = []
         _judge(run.competition, faults, {item.image_id for item in listing.items if item.subset == "train"})
-        rows = _with_faults([one.row for one in decoded], faults, run.competition)
+        rows = _with_faults([image.row for image in decoded], faults, run.competition)
         of = {subset: [row for row in rows if (row["subset"] == "test") == (subset == "test")] for subset in subsets}
         for subset in subsets:
             if subset in tables:
@@ -174,7 +174,7 @@ def _read_raw(run: Run, waiting: list[Step]) -> Iterator[Step]:
             array.flush()
         doubts = checks.find_doubts(run, rows) if "train" in tables else []
     yield from waiting
-    folder = run.input  # found anew at every call
+    folder = run.input  # a property that is computed at each access
     paths = {folder / item.path for item in listing.items}
     for text in [
         *listing.remarks,
@@ -186,7 +186,8 @@ def _read_raw(run: Run, waiting: list[Step]) -> Iterator[Step]:
     if blank:
         others = f" (and {len(blank) - 1} more)" if len(blank) > 1 else ""
         warn(
-            f"  [yellow]a black image stands for a test image that cannot be read: {escape(blank[0])}{others}[/yellow]"
+            "  [yellow]a test image that cannot be read is replaced by a black image: "
+            f"{escape(blank[0])}{others}[/yellow]"
         )
     counts = {name: sum(row["subset"] == name for row in rows) for name in subsets}
     texts = [f"{count} {WORDS[name]} images → {shown(_table_files(run, name)[0])}" for name, count in counts.items()]
@@ -199,7 +200,7 @@ def _patterns(run: Run) -> str:
 
 
 def _decoded_before(run: Run, subsets: list[SubsetName]) -> pd.DataFrame | None:
-    """The table of the images that are not decoded now, where it is there: id, path and type of each."""
+    """Returns id, path and dtype of the images that are not decoded now, from their table; None if there are none."""
     other = run.test_table if subsets == ["train"] else run.table
     if len(subsets) == len(SUBSETS) or not other.exists():
         return None
@@ -208,7 +209,7 @@ def _decoded_before(run: Run, subsets: list[SubsetName]) -> pd.DataFrame | None:
 
 
 def _clashes(competition: Competition, items: list[Item], known: pd.DataFrame | None, dtype: np.dtype) -> list[Fault]:
-    """Faults of images that do not go with those of the other subset, which were decoded before."""
+    """Returns faults of images that conflict with images of the other subset, which were decoded before."""
     if known is None or not items:
         return []
     ids = set(known["image_id"]) if competition.images_together else set()
@@ -218,7 +219,7 @@ def _clashes(competition: Competition, items: list[Item], known: pd.DataFrame | 
     both = [item for item in items if item.image_id in ids or (item.image_id, item.path) in paths]
     faults = [Fault(item.path, None, f"{this} image {item.image_id} is a {other} image too") for item in both]
     if types and types[0] != str(dtype):
-        text = f"image is {dtype}, the test images are {types[0]}; convert one of them"
+        text = f"image is {dtype}, and the test images are {types[0]}; convert one of them"
         faults.append(Fault(items[0].path, None, text))
     return faults
 
@@ -226,7 +227,7 @@ def _clashes(competition: Competition, items: list[Item], known: pd.DataFrame | 
 def _open_arrays(
     run: Run, waiting: list[Step], listing: Listing, dtype: np.dtype, stack: ExitStack
 ) -> dict[str, np.memmap]:
-    """The arrays that are filled, with room for all of them on the disk before the first image is read."""
+    """Returns the new arrays. Their disk space is checked and allocated before the first image is read."""
     arrays = _pixel_arrays(run, waiting, listing, dtype) | _descriptor_arrays(run, waiting, listing)
     needed = sum(math.prod(shape) * kind.itemsize for _, shape, kind in arrays.values())
     rows, columns = run.recipe.image.stored
@@ -252,7 +253,7 @@ def _descriptor_arrays(run: Run, waiting: list[Step], listing: Listing) -> dict[
     length = int(np.prod(descriptors.block_grid(run.competition.shape))) * descriptors.BINS
     for step in (step for step in waiting if not _is_of_pixels(run, step)):
         ids = {item.image_id for item in listing.items if item.subset == step.subset}
-        if step.subset == "train":  # whose table also has a row for each image that is missing or has no mask
+        if step.subset == "train":  # their table also has a row for each image that is missing or has no mask
             ids |= {fault.image_id for fault in listing.faults if fault.image_id is not None}
         _, histograms, thumbnails = step.outputs
         arrays |= {
@@ -263,7 +264,8 @@ def _descriptor_arrays(run: Run, waiting: list[Step], listing: Listing) -> dict[
 
 
 def _pixel_type(competition: Competition, items: list[Item], known: pd.DataFrame | None) -> np.dtype:
-    """The type of the first image: of the training images, where they are decoded now or were before."""
+    """Returns the dtype of the first image; of the first training image if training images are decoded now or were
+    before."""
     types = [] if known is None or items[0].subset == "train" else [name for name in known["dtype"] if name]
     if types:
         return np.dtype(types[0])
@@ -280,14 +282,14 @@ def _decode_all(run: Run, items: list[Item], arrays: dict[str, np.memmap], dtype
 
     def place(pair: tuple[int, Item]) -> Decoded:
         index, item = pair
-        one = decode_one(item, run, geometry, dtype)
-        if one.faults and tolerates and item.subset == "test":
-            blank = blank_one(item, run, geometry, substitute[0], dtype) if substitute else one
-            one = replace(blank, row=blank.row | {"fault": str(one.faults[0])})
-        for name, array in one.arrays.items():
+        decoded = decode_one(item, run, geometry, dtype)
+        if decoded.faults and tolerates and item.subset == "test":
+            blank = blank_one(item, run, geometry, substitute[0], dtype) if substitute else decoded
+            decoded = replace(blank, row=blank.row | {"fault": str(decoded.faults[0])})
+        for name, array in decoded.arrays.items():
             if name in arrays:
                 arrays[name][index - offset[item.subset]] = array
-        return replace(one, arrays={})
+        return replace(decoded, arrays={})
 
     with ThreadPoolExecutor(_at_once(run.competition)) as pool:
         return list(track(pool.map(place, enumerate(items)), "decode", len(items)))
@@ -298,8 +300,8 @@ def _tolerates(competition: Competition) -> bool:
 
 
 def _at_once(competition: Competition) -> int | None:
-    """How many windows of large images are decoded side by side, each of which takes some 40 bytes per pixel; None: as
-    many images as there are cores."""
+    """Returns how many windows of large images are decoded in parallel, each of which takes about 40 bytes per pixel.
+    None: no limit other than that of ThreadPoolExecutor."""
     windows = competition.windows if isinstance(competition, RleCsv) else None
     return None if windows is None else max(1, min(cores(), 2**24 // (windows.size[0] * windows.size[1])))
 
@@ -311,16 +313,20 @@ def _judge(competition: Competition, faults: list[Fault], train: set[str]) -> No
         lines = "\n".join(f"  {fault}" for fault in fatal[:FAULTS_SHOWN])
         more = f"\n  … and {len(fatal) - FAULTS_SHOWN} more" if len(fatal) > FAULTS_SHOWN else ""
         faulty = {fault.image_id for fault in fatal if fault.image_id}
-        hint = "\nMend them, or leave faulty training images out: `decode: {on_error: drop}` in the competition's YAML."
+        hint = (
+            "\nCorrect them, or leave out faulty training images with `decode: {on_error: drop}` in the competition's "
+            "YAML."
+        )
         if train <= faulty:
-            hint = "\nEvery training image has a fault: does the competition's YAML say what these files are?"
+            hint = "\nEvery training image has a fault: does the competition's YAML describe these files correctly?"
         what = "1 fault" if len(fatal) == 1 else f"{len(fatal)} faults"
         raise PipelineError(f"{what} in the raw files:\n{lines}{more}{hint if faulty else ''}")
 
 
 def _with_faults(rows: list[dict[str, Any]], faults: list[Fault], competition: Competition) -> list[dict[str, Any]]:
-    """Rows with their faults; a fault without an image or without a mask gets a row of subset `faulty`, in no array."""
-    by_id = {row["image_id"]: row for row in rows if row["subset"] != "test"}  # a fault has the id of a training image
+    """Returns the rows with their faults. Training images that are missing or have no mask get a row with the subset
+    `faulty`; they are in no array."""
+    by_id = {row["image_id"]: row for row in rows if row["subset"] != "test"}  # faults have ids of training images
     for fault in faults:
         if fault.image_id is not None:
             row = by_id.setdefault(fault.image_id, empty_row(fault.image_id, "faulty", competition))

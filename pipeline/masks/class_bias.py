@@ -1,7 +1,7 @@
-"""The class of every pixel from probabilities and one bias per class: argmax(log probability + bias).
+"""The class of each pixel from probabilities and one bias per class: argmax(log probability + bias).
 
 The search for biases (class_biases.py) compares the same products, probability · exp(bias), in the same precision and
-with the same rule for ties, so what it scores is what `labels` draws, to the last pixel.
+with the same rule for ties. It therefore scores exactly the class maps that `labels` returns.
 """
 
 import math
@@ -13,7 +13,8 @@ import numpy as np
 def labels(probability: np.ndarray, bias: Sequence[float], never: Sequence[int] = ()) -> np.ndarray:
     """Returns the class map uint8, argmax of probability · exp(bias) over the first axis of `probability` (C, …) float.
 
-    Classes in `never` are not chosen, even where all others are 0. Ties go to the lowest class.
+    Classes in `never` are not chosen, even if all other probabilities are 0. Ties go to the class with the lowest
+    number.
 
     Raises:
         ValueError: `never` names every class.
@@ -22,8 +23,8 @@ def labels(probability: np.ndarray, bias: Sequence[float], never: Sequence[int] 
 
 
 def strongest(probability: np.ndarray, weights: np.ndarray, among: Iterable[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the largest product of `probability` (C, …) and `weights` (C,) from `factors`, float32, and the lowest
-    class with it, uint8."""
+    """Returns, per pixel, the largest product of `probability` (C, …) and `weights` (C,) from `factors`, float32, and
+    the lowest class that has it, uint8. Only the classes `among` are compared."""
     value = np.full(probability.shape[1:], -1, np.float32)
     label = np.zeros(probability.shape[1:], np.uint8)
     for index in among:
@@ -34,9 +35,9 @@ def strongest(probability: np.ndarray, weights: np.ndarray, among: Iterable[int]
 
 
 def factors(bias: Sequence[float]) -> np.ndarray:
-    """Returns exp(bias) (C,) float32, the factor of every class's probability."""
-    # numpy's exp may round otherwise in an array than alone; one bias must always be the same weight
-    return np.array([math.exp(one) for one in bias], np.float32)
+    """Returns exp(bias) (C,) float32, the factor of each class's probability."""
+    # NumPy's exp may round differently for arrays of different lengths; the same bias must always give the same factor
+    return np.array([math.exp(value) for value in bias], np.float32)
 
 
 def allowed_classes(classes: int, never: Sequence[int]) -> list[int]:
@@ -47,5 +48,5 @@ def allowed_classes(classes: int, never: Sequence[int]) -> list[int]:
     """
     allowed = [index for index in range(classes) if index not in never]
     if not allowed:
-        raise ValueError(f"never names all {classes} classes; leave one")
+        raise ValueError(f"never names all {classes} classes; leave out at least one")
     return allowed

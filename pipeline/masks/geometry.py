@@ -1,4 +1,4 @@
-"""From an image's own size to the network's, and back."""
+"""Conversion between an image's own size and the network's size."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,32 +13,33 @@ if TYPE_CHECKING:
     from pipeline.core.config.recipe import ImageSettings
 
 IGNORE = 255
-"""Value of pixels that count in no loss, no area and no score."""
+"""The value of ignored pixels, which count in no loss, no area and no score."""
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """How an image of any size becomes one of the network's size."""
+    """How an image of any size is fitted to the network's size."""
 
     size: tuple[int, int]
-    """Rows × columns."""
+    """Rows × columns of the network's input."""
     fit: Literal["stretch", "pad"]
     """`stretch` resizes; `pad` centres the image and adds a border."""
     channels: int
     border: Literal["reflect", "constant"] = "reflect"
-    """pad: mirrored, or 0 and ignored."""
+    """Only with `pad`: the border is mirrored, or it is 0 and ignored."""
 
 
 def geometry_of(image: "ImageSettings") -> Geometry:
-    """Returns how a recipe fits images to the network."""
+    """Returns the geometry of a recipe's image settings."""
     return Geometry(image.stored, image.fit, image.channels, image.border)
 
 
 def image_to_network(image: np.ndarray, geometry: Geometry) -> np.ndarray:
-    """Returns an image (h, w, C) uint8, uint16 or float16 at network size (H, W, geometry.channels), same dtype.
+    """Returns an image (h, w, C) uint8, uint16 or float16 at network size (H, W, geometry.channels), with the same
+    dtype.
 
     Raises:
-        PipelineError: `pad` and the image is larger than the network's size.
+        PipelineError: the fit is `pad` and the image is larger than the network's size, or its channels do not fit.
     """
     image = _with_channels(image, geometry.channels)
     if geometry.fit == "pad":
@@ -49,8 +50,8 @@ def image_to_network(image: np.ndarray, geometry: Geometry) -> np.ndarray:
 
 
 def mask_to_network(mask: np.ndarray, geometry: Geometry) -> np.ndarray:
-    """Returns masks (C, h, w) uint8 of 0, 1 and 255 (ignored) at network size (C, H, W), same values: those that cover
-    at least half of a pixel."""
+    """Returns masks (C, h, w) uint8 of 0, 1 and 255 (ignored) at network size (C, H, W). A pixel gets the value that
+    covers at least half of it."""
     if geometry.fit == "pad":
         margins = _margins(mask.shape[1:], geometry.size)
         return np.stack([with_border(plane, margins, geometry.border, IGNORE) for plane in mask])
@@ -63,9 +64,10 @@ def mask_to_network(mask: np.ndarray, geometry: Geometry) -> np.ndarray:
 
 
 def labels_to_network(planes: np.ndarray, geometry: Geometry) -> np.ndarray:
-    """Returns one-hot masks (C, h, w) uint8 of a multiclass image as a class map (1, H, W) uint8; 255 is ignored.
+    """Returns the one-hot masks (C, h, w) uint8 of a multiclass image as a class map (1, H, W) uint8; 255 is ignored.
 
-    Shrinking gives each pixel the class with the largest share of it; half of it ignored, and it is.
+    When shrinking, each pixel gets the class that covers the largest share of it. A pixel is ignored if at least half
+    of it is.
     """
     ignored = planes[0] == IGNORE
     if geometry.fit == "pad" or planes.shape[1:] == geometry.size:
@@ -78,8 +80,8 @@ def labels_to_network(planes: np.ndarray, geometry: Geometry) -> np.ndarray:
 
 
 def instances_to_network(labels: np.ndarray, geometry: Geometry) -> np.ndarray:
-    """Returns label maps (C, h, w) int32 at network size (C, H, W): each pixel has the nearest one's number. A constant
-    border is ignored (-1)."""
+    """Returns label maps (C, h, w) int32 at network size (C, H, W), by the nearest pixel. A constant border is ignored
+    (-1)."""
     if geometry.fit == "pad":
         margins = _margins(labels.shape[1:], geometry.size)
         return np.stack([with_border(plane, margins, geometry.border, -1) for plane in labels])
@@ -87,7 +89,7 @@ def instances_to_network(labels: np.ndarray, geometry: Geometry) -> np.ndarray:
 
 
 def to_native(values: np.ndarray, geometry: Geometry, shape: tuple[int, int]) -> np.ndarray:
-    """Returns float32 values (C, H, W) at network size as (C, h, w) at the image's own `shape`."""
+    """Returns float32 values (C, H, W) at network size resized to (C, h, w), the image's own `shape`."""
     if geometry.fit == "pad":
         top, _, left, _ = _margins(shape, geometry.size)
         return values[:, top : top + shape[0], left : left + shape[1]]
@@ -95,7 +97,8 @@ def to_native(values: np.ndarray, geometry: Geometry, shape: tuple[int, int]) ->
 
 
 def with_border(image: np.ndarray, margins: tuple[int, int, int, int], border: str, value: int) -> np.ndarray:
-    """Returns an image (h, w) or (h, w, C) with margins (top, bottom, left, right) that mirror it or hold `value`."""
+    """Returns an image (h, w) or (h, w, C) with added margins (top, bottom, left, right) that mirror it or hold
+    `value`."""
     kind = cv2.BORDER_REFLECT_101 if border == "reflect" else cv2.BORDER_CONSTANT
     if image.ndim == 3 and image.shape[2] > 4:
         return _by_fours(image, lambda part: with_border(part, margins, border, value))
@@ -105,7 +108,7 @@ def with_border(image: np.ndarray, margins: tuple[int, int, int, int], border: s
 
 
 def box_of(shape: tuple[int, int], geometry: Geometry) -> tuple[int, int, int, int]:
-    """Returns where an image of this shape lies at network size: top, left, height, width."""
+    """Returns the position of an image of this shape at network size: top, left, height, width."""
     if geometry.fit == "stretch":
         return 0, 0, *geometry.size
     top, _, left, _ = _margins(shape, geometry.size)
@@ -134,7 +137,7 @@ def _with_channels(image: np.ndarray, channels: int) -> np.ndarray:
 
 
 def _share(area: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """How much of every pixel (H, W) an area (h, w) bool covers."""
+    """Returns the share of each pixel (H, W) that an area (h, w) bool covers."""
     return _resize(area.astype(np.float32), size)
 
 
@@ -148,7 +151,8 @@ def _resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def _by_fours(image: np.ndarray, change: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """What a function of OpenCV, which knows four channels, makes of an image (h, w, C) of more."""
+    """Returns the result of an OpenCV function, which supports up to four channels, for an image (h, w, C) with more
+    channels."""
     parts = [image[..., first : first + 4] for first in range(0, image.shape[2], 4)]
     return np.dstack([change(np.ascontiguousarray(part)) for part in parts])
 
@@ -158,8 +162,8 @@ def _margins(shape: tuple[int, ...], size: tuple[int, int]) -> tuple[int, int, i
     if rows < 0 or columns < 0:
         raise PipelineError(
             f"image.fit is `pad`, but an image of {shape[0]}×{shape[1]} is larger than "
-            f"{size[0]}×{size[1]}; enlarge image.size, set an image.store that it fits into, of which image.size is "
-            "then a crop, or set image.fit=stretch."
+            f"{size[0]}×{size[1]}; enlarge image.size, set an image.store into which it fits (image.size is then a "
+            "crop), or set image.fit=stretch."
         )
     return rows // 2, rows - rows // 2, columns // 2, columns - columns // 2
 
@@ -169,9 +173,9 @@ def masks_at(masks: np.ndarray, shape: tuple[int, int], how: Literal["area", "ne
 
     Args:
         masks: the masks.
-        shape: rows × columns.
-        how: `area` makes a pixel 1 where at least half of it is; `nearest` takes the nearest pixel.
-        exclusive: whether every pixel is 1 in one plane, and stays so.
+        shape: rows × columns of the result.
+        how: `area` makes a pixel 1 if at least half of its area is; `nearest` takes the nearest pixel.
+        exclusive: whether each pixel is 1 in exactly one plane, which is then preserved.
     """
     if masks.shape[1:] == shape:
         return masks

@@ -1,9 +1,9 @@
-"""Scores of single objects: predicted and true instances are matched by their IoU at several thresholds, or by their F1
-in the pairs that are best altogether.
+"""Instance metrics: predicted and true instances are matched by their IoU at several thresholds, or in pairs that
+maximise the sum of their F1.
 
-Instances are label maps (h, w) int32: 0 is background, every other number an instance. Instances that share pixels are
-in layers (L, h, w), each a label map, and a number is in one layer only. Where a mask tells none apart, its connected
-regions (touching by side or corner) are its instances.
+Instances are given as label maps (h, w) int32: 0 is background, and each other number is an instance. Overlapping
+instances are given as layers (L, h, w), each of which is a label map; a number occurs in one layer only. If a mask does
+not distinguish instances, its connected regions (pixels touch by a side or corner) are the instances.
 """
 
 from itertools import product
@@ -15,7 +15,7 @@ from pipeline.masks import rle
 from pipeline.masks.geometry import IGNORE
 
 STEPS = np.arange(10, 20)
-"""The thresholds 0.50, 0.55, …, 0.95 of the IoU, in twentieths."""
+"""The IoU thresholds 0.50, 0.55, …, 0.95, in twentieths."""
 COUNTS = 3 * len(STEPS)
 
 
@@ -25,11 +25,11 @@ def regions_of(mask: np.ndarray) -> np.ndarray:
 
 
 def from_texts(texts: list[str], shape: tuple[int, int], convention: rle.Convention = rle.INTERNAL) -> np.ndarray:
-    """Returns a label map (h, w) int32 of instances given as run lengths; of two that overlap, the later one has the
-    pixels that they share.
+    """Returns a label map (h, w) int32 of instances given as run lengths. Pixels of several instances get the number of
+    the last one.
 
     Raises:
-        RleError: a text is no mask of this shape.
+        RleError: a text is not a mask of this shape.
     """
     labels = np.zeros(shape, np.int32)
     for number, text in enumerate(texts, 1):
@@ -40,16 +40,16 @@ def from_texts(texts: list[str], shape: tuple[int, int], convention: rle.Convent
 def layers_from_texts(
     texts: list[str], shape: tuple[int, int], convention: rle.Convention = rle.INTERNAL
 ) -> np.ndarray:
-    """Returns layers (L, h, w) int32 of instances given as run lengths, each of which keeps all of its pixels: one
-    layer, where no two share any.
+    """Returns layers (L, h, w) int32 of instances given as run lengths, each of which keeps all of its pixels. There is
+    only one layer if no two instances overlap.
 
     Raises:
-        RleError: a text is no mask of this shape.
+        RleError: a text is not a mask of this shape.
     """
     layers = [np.zeros(shape, np.int32)]
     for number, text in enumerate(texts, 1):
         inside = rle.decode(text, shape, convention) == 1
-        layer = next((one for one in layers if not one[inside].any()), None)
+        layer = next((candidate for candidate in layers if not candidate[inside].any()), None)
         if layer is None:
             layers.append(layer := np.zeros(shape, np.int32))
         layer[inside] = number
@@ -57,8 +57,8 @@ def layers_from_texts(
 
 
 def labelled(masks: np.ndarray) -> np.ndarray:
-    """Returns label maps (C, h, w) int32 of masks (C, h, w) uint8, whose ignored pixels (255) become -1; what are label
-    maps stay."""
+    """Returns label maps (C, h, w) int32 of the connected regions of masks (C, h, w) uint8. Ignored pixels (255) become
+    -1. Label maps are returned unchanged."""
     if masks.dtype != np.uint8:
         return masks
     labels = np.stack([regions_of((plane == 1).view(np.uint8)) for plane in masks])
@@ -67,8 +67,8 @@ def labelled(masks: np.ndarray) -> np.ndarray:
 
 
 def mask_of(labels: np.ndarray) -> np.ndarray:
-    """Returns masks (C, h, w) uint8 of 0, 1 and 255 (ignored) of label maps (C, h, w) or layers of them (C, L, h, w);
-    what are masks stay."""
+    """Returns masks (C, h, w) uint8 of 0, 1 and 255 (ignored) of label maps (C, h, w) or layers of them (C, L, h, w).
+    Masks are returned unchanged."""
     if labels.dtype == np.uint8:
         return labels
     layers = labels.reshape(len(labels), -1, *labels.shape[-2:])
@@ -76,31 +76,33 @@ def mask_of(labels: np.ndarray) -> np.ndarray:
 
 
 def matches(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
-    """Returns, for each of the STEPS, how many instances match, are predicted only, and are true only (30, C) int64.
+    """Returns, for each threshold in STEPS, the numbers of matched instances, of predicted instances without a match,
+    and of true instances without a match (30, C) int64.
 
-    Two instances match where their IoU exceeds the threshold; from 0.5 on each has one partner at most, and where
-    instances share pixels, as many as possible have one. Pixels that are ignored (-1 in the truth) belong to no
-    instance.
+    Two instances match if their IoU exceeds the threshold. From 0.5 on, each instance has at most one possible partner,
+    unless instances overlap; then the largest possible number of pairs is counted. Ignored pixels (-1 in the truth)
+    belong to no instance.
 
     Args:
         predicted: label maps (C, h, w) int32, or layers of them (C, L, h, w).
-        true: label maps or layers, likewise.
+        true: label maps or layers in the same format.
     """
     return np.stack([_matches(*pair) for pair in zip(predicted, true, strict=True)], axis=1)
 
 
 def _matches(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
-    both, mine, theirs = _overlaps(predicted, true)
-    union = mine[:, None] + theirs - both
-    near = 20 * both > union * STEPS[:, None, None]
+    shared, predicted_areas, true_areas = _overlaps(predicted, true)
+    union = predicted_areas[:, None] + true_areas - shared
+    near = 20 * shared > union * STEPS[:, None, None]
     hits = near.sum((1, 2))
-    if (near[0].sum(0) > 1).any() or (near[0].sum(1) > 1).any():  # of instances that share pixels alone
-        hits = np.array([_most_pairs(one) for one in near])
-    return np.concatenate([hits, both.shape[0] - hits, both.shape[1] - hits])
+    if (near[0].sum(0) > 1).any() or (near[0].sum(1) > 1).any():  # only possible if instances overlap
+        hits = np.array([_most_pairs(possible) for possible in near])
+    return np.concatenate([hits, shared.shape[0] - hits, shared.shape[1] - hits])
 
 
 def _most_pairs(near: np.ndarray) -> int:
-    """How many pairs there are at most in which every instance occurs once; `near` (P, T) says which may be one."""
+    """Returns the largest number of pairs in which each instance occurs at most once; `near` (P, T) holds the possible
+    pairs."""
     from scipy.sparse import csr_array
     from scipy.sparse.csgraph import maximum_bipartite_matching
 
@@ -108,73 +110,73 @@ def _most_pairs(near: np.ndarray) -> int:
 
 
 def _overlaps(predicted: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The pixels that each predicted instance shares with each true one (P, T), and those of each (P,) and (T,)."""
-    predicted, true = (one.reshape(-1, *one.shape[-2:]) for one in (predicted, true))
+    """Returns the number of pixels that each predicted instance shares with each true one (P, T), and the areas of the
+    predicted (P,) and true (T,) instances."""
+    predicted, true = (labels.reshape(-1, *labels.shape[-2:]) for labels in (predicted, true))
     counted = (true >= 0).all(0)
-    mine, theirs = predicted[:, counted], true[:, counted]
-    shape = int(mine.max(initial=0)) + 1, int(theirs.max(initial=0)) + 1
+    predicted_pixels, true_pixels = predicted[:, counted], true[:, counted]
+    shape = int(predicted_pixels.max(initial=0)) + 1, int(true_pixels.max(initial=0)) + 1
     overlap = np.zeros(shape, np.int64)
-    for first, second in product(mine, theirs):
+    for first, second in product(predicted_pixels, true_pixels):
         overlap += np.bincount(first * shape[1] + second, minlength=shape[0] * shape[1]).reshape(shape)
-    # in layers a number occurs once, and is met once for each layer of the others
-    areas = overlap.sum(1)[1:] // len(theirs), overlap.sum(0)[1:] // len(mine)
-    objects = [area > 0 for area in areas]  # another instance may cover one, or ignored pixels
+    # a number occurs in one layer, and is counted once per layer of the other array
+    areas = overlap.sum(1)[1:] // len(true_pixels), overlap.sum(0)[1:] // len(predicted_pixels)
+    objects = [area > 0 for area in areas]  # an instance may be covered by another one, or by ignored pixels
     return overlap[1:, 1:][np.ix_(*objects)], areas[0][objects[0]], areas[1][objects[1]]
 
 
 def optimal_pairs(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
-    """Returns the sum of the pixel F1 (Dice) of the pairs of instances that make it largest, and the number of
-    predicted or of true instances, whichever is larger (2, C) float64.
+    """Returns the sum of the F1 (Dice) over the pairs of instances that maximise it, and the larger of the numbers of
+    predicted and of true instances (2, C) float64.
 
-    Every instance is in one pair at most (Hungarian algorithm). Pixels that are ignored (-1 in the truth) belong to no
-    instance.
+    Each instance is in at most one pair (Hungarian algorithm). Ignored pixels (-1 in the truth) belong to no instance.
 
     Args:
         predicted: label maps (C, h, w) int32, or layers of them (C, L, h, w).
-        true: label maps or layers, likewise.
+        true: label maps or layers in the same format.
     """
     return np.stack([_optimal_pairs(*pair) for pair in zip(predicted, true, strict=True)], axis=1)
 
 
 def _optimal_pairs(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
-    from scipy.optimize import linear_sum_assignment  # a tenth of a second to import, for one metric
+    from scipy.optimize import linear_sum_assignment  # takes 0.1 s to import, and only one metric needs it
 
-    both, mine, theirs = _overlaps(predicted, true)
-    f1 = 2 * both / (mine[:, None] + theirs)
-    return np.array([f1[linear_sum_assignment(f1, maximize=True)].sum(), max(both.shape)])
+    shared, predicted_areas, true_areas = _overlaps(predicted, true)
+    f1 = 2 * shared / (predicted_areas[:, None] + true_areas)
+    return np.array([f1[linear_sum_assignment(f1, maximize=True)].sum(), max(shared.shape)])
 
 
 def instance_f1(paired: np.ndarray, instances: np.ndarray) -> np.ndarray:
-    """Returns the F1 of the best pairs, summed, by the number of predicted or true instances, whichever is larger; 1
-    where there is no instance: the oF1 of Recod.ai/LUC Scientific Image Forgery Detection.
+    """Returns the summed F1 of the best pairs, divided by the larger of the numbers of predicted and of true instances;
+    1 if there are no instances. This is the oF1 of Recod.ai/LUC Scientific Image Forgery Detection.
 
-    So an image without instances scores 1 where none is predicted, else 0; elsewhere missed instances and instances too
-    many count 0 in the mean.
+    An image without true instances scores 1 if none is predicted, otherwise 0. In other images, missed and superfluous
+    instances count as 0 in the mean.
     """
     return np.where(instances == 0, 1.0, paired / np.where(instances == 0, 1.0, instances))
 
 
 def instance_precision(*counts: np.ndarray) -> np.ndarray:
-    """Returns matches / (matches + predicted only + true only), the mean over the thresholds 0.50, 0.55, …, 0.95 of the
-    IoU, and 1 where there is no instance: Data Science Bowl 2018, Sartorius Cell Instance Segmentation.
+    """Returns matches / (matches + predicted only + true only), averaged over the IoU thresholds 0.50, 0.55, …, 0.95; 1
+    if there are no instances. This is the metric of Data Science Bowl 2018 and Sartorius Cell Instance Segmentation.
 
     Args:
-        counts: 30 arrays, see matches.
+        counts: 30 arrays; see matches.
     """
     return instance_f_beta(*counts, beta=None)
 
 
 def instance_f_beta(*counts: np.ndarray, beta: float | None = 1.0) -> np.ndarray:
-    """Returns (1 + β²)·matches / ((1 + β²)·matches + β²·true only + predicted only), the mean over the thresholds.
+    """Returns (1 + β²)·matches / ((1 + β²)·matches + β²·true only + predicted only), averaged over the thresholds.
 
-    It is 1 where there is no instance. With β = 2 it is the metric of Airbus Ship Detection; without β all three counts
-    weigh the same.
+    The score is 1 if there are no instances. β = 2 gives the metric of Airbus Ship Detection. With None, all three
+    counts have the same weight.
 
     Args:
-        counts: 30 arrays, see matches.
-        beta: how much finding every instance weighs against predicting no other.
+        counts: 30 arrays; see matches.
+        beta: weight of recall relative to precision.
     """
-    both, mine, theirs = np.split(np.asarray(counts, np.float64), 3)
+    matched, predicted_only, true_only = np.split(np.asarray(counts, np.float64), 3)
     hit, missed = (1.0, 1.0) if beta is None else (1 + beta**2, beta**2)
-    total = hit * both + missed * theirs + mine
-    return np.where(total == 0, 1.0, hit * both / np.where(total == 0, 1.0, total)).mean(0)
+    total = hit * matched + missed * true_only + predicted_only
+    return np.where(total == 0, 1.0, hit * matched / np.where(total == 0, 1.0, total)).mean(0)

@@ -1,4 +1,4 @@
-"""The metrics by the names that a competition's YAML says: alone, with settings, or added up."""
+"""The metrics that a competition can name: alone, with settings, or in a weighted sum."""
 
 from dataclasses import replace
 from functools import partial
@@ -15,10 +15,10 @@ from pipeline.masks.surfaces import hausdorff, hausdorff_counts, surface_counts,
 
 
 def named(text: str) -> Metric:
-    """Returns the metric that a competition's YAML says; see core/config/metric_text.py.
+    """Returns the metric for the text in a competition's YAML; see core/config/metric_text.py.
 
     Raises:
-        PipelineError: there is no such metric, or a sum of metrics that do not add up.
+        PipelineError: there is no such metric, or the metrics of a sum cannot be added.
     """
     if text in METRICS:
         return METRICS[text]
@@ -30,12 +30,14 @@ def named(text: str) -> Metric:
     first = metrics[0]
     if len(metrics) == 1 and terms[0].weight == 1:
         return first
-    if any(one.counted == "confusion" or one.sign != first.sign for one in metrics):
-        raise PipelineError(f"metric {text}: expected metrics of masks that are all better when higher, or when lower.")
-    weighted = [(term.weight, one) for term, one in zip(terms, metrics, strict=True)]
-    if any((one.counted, one.unit) != ("pixels", first.unit) for one in metrics):
+    if any(metric.counted == "confusion" or metric.sign != first.sign for metric in metrics):
+        raise PipelineError(
+            f"metric {text}: expected metrics of masks that are all better if higher, or all better if lower."
+        )
+    weighted = [(term.weight, metric) for term, metric in zip(terms, metrics, strict=True)]
+    if any((metric.counted, metric.unit) != ("pixels", first.unit) for metric in metrics):
         return Sum.of(written(terms), weighted)
-    # the same counts for all, so that every threshold is scored exactly
+    # all terms use the same counts, so that every threshold is scored exactly
     return replace(first, name=written(terms), function=partial(_weighted, weighted))
 
 
@@ -43,7 +45,10 @@ def _of_term(term: Term) -> Metric:
     metric, settings = METRICS[term.name], dict(term.settings)
     unit = settings.pop("over", metric.unit)
     if unit == "data_set" and metric.name == "hausdorff":
-        raise PipelineError("metric hausdorff(over=data_set): distances do not add up; expected image or group.")
+        raise PipelineError(
+            "metric hausdorff(over=data_set): distances cannot be summed over a data set; expected over=image or "
+            "over=group."
+        )
     measured = {key: value for key, value in settings.items() if key in OF_MEASURE}
     scored = {key: value for key, value in settings.items() if key not in OF_MEASURE}
     return replace(
@@ -61,16 +66,14 @@ def _weighted(terms: list[tuple[float, Metric]], *counts: np.ndarray) -> np.ndar
 
 
 def metric_of(competition: Competition) -> Metric:
-    """Returns the competition's metric, with what its YAML says of an ignored class.
+    """Returns the competition's metric, including its settings for an ignored class.
 
     Raises:
-        PipelineError: its unit is a group, and the competition has no `group`.
+        PipelineError: the metric is a mean over groups, and the competition has no `group`.
     """
     metric = named(competition.metric)
     if metric.unit == "group" and competition.group is None:
-        raise PipelineError(
-            f"metric {metric.name} is a mean over groups: say in the competition's YAML which column is the `group`."
-        )
+        raise PipelineError(f"metric {metric.name} is a mean over groups: set `group` in the competition's YAML.")
     if metric.counted != "confusion":
         return metric
     reading = {"ignore_class": competition.ignored, "ignored_prediction": competition.ignored_prediction}
@@ -78,8 +81,8 @@ def metric_of(competition: Competition) -> Metric:
 
 
 def final_metric(competition: Competition) -> Metric:
-    """Returns the metric of final scores: a built-in one; or of a published one its name and direction, and that it
-    scores whole data sets."""
+    """Returns the metric of final scores. For a published metric, the result has its name and direction, and scores
+    whole data sets."""
     metric, settings = metric_of(competition), competition.metric_file
     if settings is None:
         return metric
@@ -87,9 +90,9 @@ def final_metric(competition: Competition) -> Metric:
 
 
 OF_MEASURE = ("tolerance", "percentile")
-"""Settings of what is measured; the others are settings of the score."""
+"""Settings of `Metric.measure`. All other settings are those of the score."""
 OF_VOLUMES = ("surface_dice", "hausdorff")
-"""Metrics that, over groups, measure all images of a group as one volume."""
+"""Metrics that, with over=group, measure all images of a group as one volume."""
 _INSTANCES = Metric("", instance_precision, counted="masks", measure=matches, measures=COUNTS, instances=True)
 
 METRICS: dict[str, Metric] = {
@@ -107,4 +110,4 @@ METRICS: dict[str, Metric] = {
         Metric("mean_iou", mean_iou, counted="confusion", unit="data_set"),
     )
 }
-"""By the name that a competition's YAML says; core/config/metric_text.py lists the names and their settings."""
+"""The metrics by name. core/config/metric_text.py lists the names and their settings."""

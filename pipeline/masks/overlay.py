@@ -1,4 +1,4 @@
-"""Pictures of images, masks and predictions."""
+"""Pictures of images with their masks and predictions."""
 
 import base64
 import textwrap
@@ -8,7 +8,7 @@ import numpy as np
 
 from pipeline.core.config.competition import Competition
 
-# Okabe and Ito's palette, told apart by colour-blind eyes too (https://jfly.uni-koeln.de/color)
+# the colour-blind safe palette of Okabe and Ito (https://jfly.uni-koeln.de/color)
 CLASS_COLOURS = [
     (230, 159, 0),
     (86, 180, 233),
@@ -20,21 +20,22 @@ CLASS_COLOURS = [
 ]
 WHITE = (255, 255, 255)
 TRUE_COLOUR, PREDICTED_COLOUR, BOTH_COLOUR = (40, 130, 255), (255, 140, 0), (235, 235, 235)
-"""Blue and orange, which differ for colour-blind eyes too, and nearly white, which neither can be taken for."""
+"""Colour-blind safe colours: blue, orange, and a near-white that differs from both."""
 FRAME = (128, 128, 128)
-"""Around a picture on a sheet: a white one would vanish."""
+"""The colour of the frame around a picture on a sheet, without which a white picture would be invisible."""
 LETTERS, LINE = 0.5, 18
-"""Size of a sheet's captions, and the height of a line in pixels."""
+"""Font scale of captions on a sheet, and the height of a line in pixels."""
 
 
 def overlay(image: np.ndarray, true: np.ndarray, predicted: np.ndarray, strength: float = 0.35) -> np.ndarray:
-    """Returns an RGB picture (h, w, 3) uint8: truth blue, prediction orange and dashed, both pale.
+    """Returns an RGB picture (h, w, 3) uint8 of an image with its true mask in blue, its predicted mask in orange with
+    a dashed outline, and their intersection in a pale colour.
 
     Args:
         image: (h, w, C) uint8, uint16 or float16.
-        true: (h, w) bool.
-        predicted: (h, w) bool.
-        strength: how much of the colour lies over the image, 0 to 1.
+        true: the true mask (h, w) bool.
+        predicted: the predicted mask (h, w) bool.
+        strength: opacity of the colours, 0 to 1.
     """
     picture = to_rgb8(image)
     areas = ((true & ~predicted, TRUE_COLOUR), (predicted & ~true, PREDICTED_COLOUR), (true & predicted, BOTH_COLOUR))
@@ -54,29 +55,29 @@ def overlay(image: np.ndarray, true: np.ndarray, predicted: np.ndarray, strength
 def drawn(
     image: np.ndarray, true: np.ndarray | None, predicted: np.ndarray | None, competition: Competition
 ) -> np.ndarray:
-    """Returns an RGB picture uint8 of an image under its true masks, under predicted ones, or both: one overlay where
-    there is one class, else side by side, every class in its colour (see legend).
+    """Returns an RGB picture uint8 of an image with true masks, predicted masks or both. With one class, both are in
+    one overlay; with several, they are side by side with one colour per class (see legend).
 
     Args:
         image: (h, w, C) uint8, uint16 or float16.
-        true: masks (classes, h, w) of 0, 1 and 255; None: not known, or not to be shown.
-        predicted: masks (classes, h, w) of 0 and 1; None: not to be shown.
-        competition: its classes and kind.
+        true: masks (classes, h, w) of 0, 1 and 255; None: not known or not shown.
+        predicted: masks (classes, h, w) of 0 and 1; None: not shown.
+        competition: the competition, for its classes and kind.
     """
     shape = next((masks.shape[1:] for masks in (true, predicted) if masks is not None), image.shape[:2])
-    if shape != image.shape[:2]:  # masks of another size are submitted
+    if shape != image.shape[:2]:  # masks are submitted at another size
         image = cv2.resize(to_rgb8(image), shape[::-1], interpolation=cv2.INTER_AREA)
     if len(competition.classes) == 1:
-        none = np.zeros(image.shape[:2], bool)
-        of_truth, of_prediction = (none if masks is None else masks[0] == 1 for masks in (true, predicted))
+        empty = np.zeros(image.shape[:2], bool)
+        of_truth, of_prediction = (empty if masks is None else masks[0] == 1 for masks in (true, predicted))
         return overlay(image, of_truth, of_prediction)
     gap = np.full((image.shape[0], max(2, image.shape[1] // 60), 3), 255, np.uint8)
     shown = [coloured(image, masks, competition) for masks in (true, predicted) if masks is not None]
-    return np.hstack([one for picture in shown for one in (gap, picture)][1:] or [to_rgb8(image)])
+    return np.hstack([part for picture in shown for part in (gap, picture)][1:] or [to_rgb8(image)])
 
 
 def coloured(image: np.ndarray, masks: np.ndarray, competition: Competition, strength: float = 0.5) -> np.ndarray:
-    """Returns an RGB picture (h, w, 3) uint8 of masks (classes, h, w) over an image, each class in its colour."""
+    """Returns an RGB picture (h, w, 3) uint8 of masks (classes, h, w) over an image, with one colour per class."""
     picture = to_rgb8(image)
     for mask, colour in zip(masks, legend(competition).values(), strict=True):
         if colour is not None:
@@ -86,7 +87,8 @@ def coloured(image: np.ndarray, masks: np.ndarray, competition: Competition, str
 
 
 def with_legend(picture: np.ndarray, competition: Competition, width: int = 640) -> np.ndarray:
-    """Returns an RGB picture, at least `width` pixels wide, with the colours of several classes named below it."""
+    """Returns an RGB picture at least `width` pixels wide, with a legend of the classes below it if there are
+    several."""
     if len(competition.classes) == 1:
         return picture
     scale = max(1, -(-width // picture.shape[1]))
@@ -102,8 +104,13 @@ def with_legend(picture: np.ndarray, competition: Competition, width: int = 640)
 
 
 def contact_sheet(tiles: list[tuple[list[np.ndarray], str]], each: int = 208, across: int = 8) -> np.ndarray:
-    """Returns an RGB picture of tiles, each one or more RGB pictures side by side above a caption: `each` pixels wide,
-    `across` pictures in a row."""
+    """Returns an RGB picture of tiles in rows.
+
+    Args:
+        tiles: each tile is a list of RGB pictures, which are shown side by side, and a caption below them.
+        each: width of one picture in pixels.
+        across: maximum number of pictures per row.
+    """
     most = max(len(pictures) for pictures, _ in tiles)
     drawn = [_captioned(pictures, caption, each, most) for pictures, caption in tiles]
     height, columns = max(tile.shape[0] for tile in drawn), max(1, min(across // most, len(drawn)))
@@ -113,21 +120,21 @@ def contact_sheet(tiles: list[tuple[list[np.ndarray], str]], each: int = 208, ac
 
 
 def scaled(picture: np.ndarray, width: int) -> np.ndarray:
-    """Returns an RGB picture made `width` pixels wide."""
+    """Returns an RGB picture resized to a width of `width` pixels."""
     height = max(1, round(picture.shape[0] * width / picture.shape[1]))
     interpolation = cv2.INTER_LINEAR if width > picture.shape[1] else cv2.INTER_AREA
     return cv2.resize(picture, (width, height), interpolation=interpolation)
 
 
 def _captioned(pictures: list[np.ndarray], caption: str, each: int, most: int) -> np.ndarray:
-    sized = [cv2.rectangle(scaled(one, each), (0, 0), (each - 1, 10**6), FRAME) for one in pictures]
-    for one in sized:
-        one[-1] = FRAME
+    sized = [cv2.rectangle(scaled(picture, each), (0, 0), (each - 1, 10**6), FRAME) for picture in pictures]
+    for picture in sized:
+        picture[-1] = FRAME
     lines = _lines(caption.encode("ascii", "replace").decode(), most * (each + 4) - 4)
     top = max(map(len, sized))
     tile = np.full((top + LINE * len(lines) + 4, most * (each + 4), 3), 255, np.uint8)
-    for number, one in enumerate(sized):
-        tile[: len(one), number * (each + 4) : number * (each + 4) + each] = one
+    for number, picture in enumerate(sized):
+        tile[: len(picture), number * (each + 4) : number * (each + 4) + each] = picture
     for number, text in enumerate(lines):
         place = (2, top + LINE * (number + 1) - 4)
         cv2.putText(tile, text, place, cv2.FONT_HERSHEY_SIMPLEX, LETTERS, (0, 0, 0), 1, cv2.LINE_AA)
@@ -135,13 +142,13 @@ def _captioned(pictures: list[np.ndarray], caption: str, each: int, most: int) -
 
 
 def _lines(text: str, width: int) -> list[str]:
-    """A caption as lines of at most so many pixels, broken between words, and within a word that is longer."""
+    """Returns a caption as lines of at most `width` pixels, broken between words, or within a word that is too long."""
     fits = max(1, width // max(1, cv2.getTextSize("n", cv2.FONT_HERSHEY_SIMPLEX, LETTERS, 1)[0][0]))
     return textwrap.wrap(text, fits) or [""]
 
 
 def legend(competition: Competition) -> dict[str, tuple[int, int, int] | None]:
-    """Returns the colour of every class; the background of a multiclass competition has none."""
+    """Returns the colour of each class; None for the background of a multiclass competition."""
     colours: dict[str, tuple[int, int, int] | None] = dict.fromkeys(competition.classes)
     for number, name in enumerate(competition.foreground):
         colours[name] = CLASS_COLOURS[number % len(CLASS_COLOURS)]
@@ -149,8 +156,8 @@ def legend(competition: Competition) -> dict[str, tuple[int, int, int] | None]:
 
 
 def to_rgb8(image: np.ndarray) -> np.ndarray:
-    """Returns an image (h, w, C) uint8, uint16 or float16 as RGB (h, w, 3) uint8, a copy; of more than four channels,
-    or of two, the first as grey."""
+    """Returns a copy of an image (h, w, C) uint8, uint16 or float16 as RGB (h, w, 3) uint8. If the image has two
+    channels or more than four, only the first is shown, as grey."""
     image = image if image.shape[2] in (3, 4) else image[..., :1]
     if image.dtype == np.uint16:
         image = (image >> 8).astype(np.uint8)
@@ -160,7 +167,7 @@ def to_rgb8(image: np.ndarray) -> np.ndarray:
 
 
 def to_data_address(picture: np.ndarray, width: int = 360) -> str:
-    """Returns an RGB picture, made `width` pixels wide, as a JPEG inside a data: address for a page."""
+    """Returns an RGB picture, resized to a width of `width` pixels, as a data URL of a JPEG for HTML pages."""
     sized = cv2.cvtColor(scaled(picture, width), cv2.COLOR_RGB2BGR)
     _, data = cv2.imencode(".jpg", sized, [cv2.IMWRITE_JPEG_QUALITY, 88])
     return "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode()

@@ -1,6 +1,7 @@
-"""Connected regions of masks: which of them stay, and what that does to the counts behind a score.
+"""Connected regions of masks: which of them a rule keeps, and the pixel counts that result.
 
-A region's pixels touch by side or corner (8-connectivity); a hole's pixels, of background, by side (4-connectivity).
+The pixels of a region touch by a side or a corner (8-connectivity). The background pixels of a hole touch by a side
+(4-connectivity).
 """
 
 from collections.abc import Sequence
@@ -14,14 +15,16 @@ from pipeline.masks.geometry import IGNORE
 
 @dataclass(frozen=True)
 class RegionRule:
-    """What happens to a mask's connected regions, in this order; by default nothing."""
+    """What is done with the connected regions of a mask, in this order. The default does nothing."""
 
     fill: bool = False
-    """Holes, background that no path of pixels side by side joins to the image's edge, join the mask."""
+    """Whether holes are filled: background that no path of pixels, side by side, connects with the edge of the
+    image."""
     largest: bool = False
-    """Only the largest region stays; of equal ones the one whose first pixel, row by row, comes first."""
+    """Whether only the largest region is kept. Among equally large regions, it is the one whose first pixel, row by
+    row, comes first."""
     min_size: int = 0
-    """Regions of fewer native pixels go."""
+    """Regions with fewer pixels, at the image's own size, are removed."""
 
 
 SHORTLIST: tuple[RegionRule, ...] = (
@@ -31,21 +34,22 @@ SHORTLIST: tuple[RegionRule, ...] = (
     *(RegionRule(min_size=size) for size in (8, 32, 128, 512)),
     *(RegionRule(fill=True, min_size=size) for size in (32, 128, 512)),
 )
-"""The variants that tune tries; doing nothing is not one of them."""
+"""The rules that tune tries, in addition to doing nothing."""
 
 
-def clean(mask: np.ndarray, wanted: RegionRule) -> np.ndarray:
-    """Returns a mask (h, w) uint8 of 0 and 1 with only what is wanted of its regions; where nothing is, the same array.
+def clean(mask: np.ndarray, rule: RegionRule) -> np.ndarray:
+    """Returns a mask (h, w) uint8 of 0 and 1 after applying a rule to its regions. If the rule does nothing or the mask
+    is empty, the same array is returned.
 
-    Doing it twice changes nothing more.
+    Applying the same rule twice has the same result as applying it once.
     """
     box = _box(mask)
-    if wanted == RegionRule() or box is None:
+    if rule == RegionRule() or box is None:
         return mask
-    inside = _filled(mask[box]) if wanted.fill else mask[box].copy()
-    if wanted.largest or wanted.min_size:
+    inside = _filled(mask[box]) if rule.fill else mask[box].copy()
+    if rule.largest or rule.min_size:
         regions = _regions(inside)
-        inside[inside == 1] = regions.stay(wanted)[regions.labels]
+        inside[inside == 1] = regions.stay(rule)[regions.labels]
     cleaned = np.zeros_like(mask)
     cleaned[box] = inside
     return cleaned
@@ -54,18 +58,19 @@ def clean(mask: np.ndarray, wanted: RegionRule) -> np.ndarray:
 def shortlist_counts(
     probability: np.ndarray, true: np.ndarray, thresholds: Sequence[Sequence[int]]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the pixels of an image's masks, by threshold and variant of the SHORTLIST, and those in the true mask.
+    """Returns the numbers of predicted pixels and of intersection pixels of an image, for each threshold and each rule
+    of the SHORTLIST.
 
-    Ignored pixels are in neither count, but belong to regions and their sizes, as they do when a submission is made.
+    Ignored pixels are not counted. They do belong to regions and their sizes, as in a submission.
 
     Args:
         probability: (C, h, w) uint8.
         true: (C, h, w) uint8 of 0, 1 and 255 (ignored).
-        thresholds: the same number T of integers for every class; a mask is where the probability is >= one of them.
+        thresholds: for each class T integers; a mask consists of the pixels whose probability is >= the threshold.
 
     Returns:
-        Predicted and intersection pixels, (C, T, V) int32 each, of which `overlaps.counts(clean(mask, variant), true)`
-        gives one entry.
+        Two arrays (C, T, V) int32 of predicted and intersection pixels. Each entry is the result of
+        `overlaps.counts(clean(mask, rule), true)`.
     """
     counts = np.zeros((2, len(probability), len(thresholds[0]), len(SHORTLIST)), np.int32)
     for index, (plane, truth, levels) in enumerate(zip(probability, true, thresholds, strict=True)):
@@ -79,57 +84,58 @@ def shortlist_counts(
 
 @dataclass(frozen=True)
 class _Regions:
-    """A mask's connected regions."""
+    """The connected regions of a mask."""
 
     labels: np.ndarray
-    """The region's number, from 1, of every pixel of the mask, row by row (P,)."""
+    """The number of the region, from 1, of each pixel of the mask, row by row (P,)."""
     sizes: np.ndarray
-    """Pixels of each region (L,), 0 for the region 0, which is none."""
+    """The number of pixels of each region (L,). Entry 0 stands for no region and is 0."""
 
-    def stay(self, wanted: RegionRule) -> np.ndarray:
-        """Returns which regions stay (L,) bool."""
-        stay = self.sizes >= wanted.min_size
-        if wanted.largest:
+    def stay(self, rule: RegionRule) -> np.ndarray:
+        """Returns which regions the rule keeps (L,) bool."""
+        kept = self.sizes >= rule.min_size
+        if rule.largest:
             equal = self.sizes == self.sizes.max()
-            # in which order regions are numbered is OpenCV's choice, and may change with its version
+            # the order in which OpenCV numbers regions may change with its version
             first = self.labels[equal[self.labels].argmax()] if equal.sum() > 1 else equal.argmax()
-            stay &= np.arange(len(stay)) == first
-        return stay
+            kept &= np.arange(len(kept)) == first
+        return kept
 
 
 def _regions(mask: np.ndarray) -> _Regions:
-    # OpenCV's own table of sizes would take longer than finding the regions
+    # computing the sizes with OpenCV would take longer than finding the regions
     labels = cv2.connectedComponents(mask, connectivity=8)[1][mask.view(bool)]
     return _Regions(labels, np.bincount(labels))
 
 
 def _filled(mask: np.ndarray) -> np.ndarray:
-    """The mask with its holes filled: all that a flood from outside its box does not reach by steps to the side."""
+    """Returns the mask with its holes filled: all pixels that a flood fill from outside the box does not reach."""
     flooded = cv2.copyMakeBorder(mask, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
     cv2.floodFill(flooded, None, (0, 0), 2, flags=4)
     return (flooded[1:-1, 1:-1] != 2).view(np.uint8)
 
 
 def _box(mask: np.ndarray) -> tuple[slice, slice] | None:
-    """The rows and columns that hold all of a mask; None where it is empty."""
+    """Returns the rows and columns of the bounding box of a mask; None if it is empty."""
     left, top, width, height = cv2.boundingRect(mask)
     return (slice(top, top + height), slice(left, left + width)) if width else None
 
 
 def _variant_counts(mask: np.ndarray, true: np.ndarray) -> np.ndarray:
-    """Predicted and intersection pixels (2, V) of a mask, cleaned by each of the SHORTLIST."""
+    """Returns predicted and intersection pixels (2, V) of a mask after applying each rule of the SHORTLIST."""
     filled = _filled(mask)
     plain = _region_counts(mask, true)
-    of_fill = {False: plain, True: plain if np.array_equal(filled, mask) else _region_counts(filled, true)}
-    each = []
-    for variant in SHORTLIST:
-        regions, counts = of_fill[variant.fill]
-        each.append(counts[:, regions.stay(variant)].sum(1))
-    return np.stack(each, axis=1)
+    by_fill = {False: plain, True: plain if np.array_equal(filled, mask) else _region_counts(filled, true)}
+    counts_of_rules = []
+    for rule in SHORTLIST:
+        regions, counts = by_fill[rule.fill]
+        counts_of_rules.append(counts[:, regions.stay(rule)].sum(1))
+    return np.stack(counts_of_rules, axis=1)
 
 
 def _region_counts(mask: np.ndarray, true: np.ndarray) -> tuple[_Regions, np.ndarray]:
-    """A mask's regions, and the pixels (2, L) of each that are not ignored and that are in the true mask."""
+    """Returns the regions of a mask and, per region, the numbers of pixels (2, L) that are not ignored and that are in
+    the true mask."""
     regions, under = _regions(mask), true[mask.view(bool)]
     ignored, inside = under == IGNORE, under == 1
     count = len(regions.sizes)

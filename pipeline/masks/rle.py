@@ -1,8 +1,8 @@
-"""Run-length text of binary masks: encoding, strict decoding, and conversion between competitions' conventions.
+"""Run-length text of binary masks: encoding, strict decoding, and conversion between conventions of competitions.
 
-A run-length text lists the foreground as "start length" pairs separated by spaces. Competitions differ in the order
-in which pixels are numbered, in the number of the first pixel, in what they write for an empty mask, in whether a
-start is a pixel's number or the gap since the run before, and in how the numbers are written: rle_text.py.
+A run-length text lists the foreground as "start length" pairs separated by spaces. Competitions differ in the order in
+which pixels are numbered, in the number of the first pixel, in the text for an empty mask, in whether a start is a
+pixel number or the gap after the previous run, and in the notation of the numbers (rle_text.py).
 """
 
 import json
@@ -23,7 +23,7 @@ _PLACEHOLDER = re.compile(
     r"|[<#]?(na|n/a|nan|none|null|nil|empty|blank|missing|nothing|false|no([ _-]?[a-z]+)?)>?",
     re.IGNORECASE,
 )
-# Up to this end, and up to this many digits in each value, int64 arithmetic on runs cannot overflow.
+# within these limits for the last pixel and the digits per value, int64 arithmetic on runs cannot overflow
 _LARGEST_END, _MOST_DIGITS = 2**62, 18
 
 
@@ -31,39 +31,39 @@ INTERNAL = Convention()
 
 
 class ConventionSettings(Protocol):
-    """Settings that describe a convention: those of a competition's `rle`, each as in Convention."""
+    """The settings of a competition's `rle`, which describe a convention; see Convention."""
 
     @property
     def order(self) -> Literal["column", "row"]:
-        """As in Convention."""
+        """See Convention."""
 
     @property
     def base(self) -> Literal[0, 1]:
-        """As in Convention."""
+        """See Convention."""
 
     @property
     def empty(self) -> str:
-        """As in Convention."""
+        """See Convention."""
 
     @property
     def offsets(self) -> Literal["absolute", "relative"]:
-        """As in Convention."""
+        """See Convention."""
 
     @property
     def format(self) -> rle_text.Format:
-        """As in Convention."""
+        """See Convention."""
 
     @property
     def separator(self) -> str:
-        """As in Convention."""
+        """See Convention."""
 
     @property
     def run_separator(self) -> str | None:
-        """As in Convention."""
+        """See Convention."""
 
     @property
     def as_json(self) -> rle_text.Json | None:
-        """As in Convention."""
+        """See Convention."""
 
 
 def convention_of(settings: ConventionSettings) -> Convention:
@@ -75,7 +75,8 @@ def convention_of(settings: ConventionSettings) -> Convention:
 def encode(mask: np.ndarray, convention: Convention = INTERNAL) -> str:
     """Returns the run-length text of a (height, width) mask of bool or integer dtype; non-zero is foreground.
 
-    Raises ValueError when the mask is not 2-D, or holds neither bool nor integers.
+    Raises:
+        ValueError: the mask is not 2-D, or holds neither bool nor integers.
     """
     if mask.ndim != 2:
         raise ValueError(f"a mask has 2 dimensions, height and width, but this one has the shape {mask.shape}")
@@ -86,17 +87,19 @@ def encode(mask: np.ndarray, convention: Convention = INTERNAL) -> str:
 
 
 def decode(text: str, shape: tuple[int, int], convention: Convention = INTERNAL) -> np.ndarray:
-    """Returns the (height, width) uint8 mask, 0 or 1, of a run-length text; blank text and convention.empty give zeros.
+    """Returns the (height, width) uint8 mask, 0 or 1, of a run-length text. Blank text and convention.empty give an
+    empty mask.
 
-    The array is laid out in the order of the runs, which is fastest: Fortran-contiguous for "column", C-contiguous for
-    "row". np.ascontiguousarray rearranges it for code that needs the latter.
+    The memory order of the array is that of the runs, which is fastest: Fortran-contiguous for "column", C-contiguous
+    for "row". Use np.ascontiguousarray for code that needs a C-contiguous array.
 
-    Raises RleError when the text is malformed (see parse) or a run ends past the last pixel.
+    Raises:
+        RleError: the text is malformed (see parse), or a run ends past the last pixel.
     """
     runs = _fitting(text, shape, convention)
     pixels = np.zeros(shape[0] * shape[1], dtype=np.uint8)
     if len(runs):
-        # One repeat over alternating foreground and gaps beats filling the runs one by one.
+        # one repeat over alternating foreground and gaps is faster than filling the runs one by one
         edges = _edges(runs)
         values = np.zeros(len(edges) - 1, dtype=np.uint8)
         values[::2] = 1
@@ -107,15 +110,16 @@ def decode(text: str, shape: tuple[int, int], convention: Convention = INTERNAL)
 def decode_box(
     text: str, box: tuple[int, int, int, int], shape: tuple[int, int], convention: Convention = INTERNAL
 ) -> np.ndarray:
-    """Returns a part (h, w) uint8, 0 or 1, of the mask of a text: the whole mask of a large image is never made.
+    """Returns a part (h, w) uint8, 0 or 1, of the mask of a text, without creating the whole mask of a large image.
 
     Args:
         text: the run-length text.
-        box: first row and column, and the row and column behind the last.
+        box: first row, first column, and the row and column after the last ones.
         shape: height and width of the whole mask.
         convention: how the text is written.
 
-    Raises RleError as decode does.
+    Raises:
+        RleError: see decode.
     """
     return box_of_runs(_fitting(text, shape, convention), box, shape, convention.order)
 
@@ -123,7 +127,7 @@ def decode_box(
 def box_of_runs(
     runs: np.ndarray, box: tuple[int, int, int, int], shape: tuple[int, int], order: Literal["column", "row"]
 ) -> np.ndarray:
-    """Returns a part (h, w) uint8 of the mask that runs (n, 2) describe; see decode_box."""
+    """Returns a part (h, w) uint8 of the mask described by runs (n, 2); see decode_box."""
     top, left, bottom, right = box
     line, first, last = (shape[0], left, right) if order == "column" else (shape[1], top, bottom)
     begin, end = first * line, last * line
@@ -137,17 +141,17 @@ def box_of_runs(
 
 
 def runs_of(mask: np.ndarray, order: Literal["column", "row"]) -> np.ndarray:
-    """Returns the runs (n, 2) int64 of a mask (h, w): 0-based starts in this order, and lengths."""
+    """Returns the runs (n, 2) int64 of a mask (h, w): 0-based starts in this pixel order, and lengths."""
     return _find_runs(mask.T if order == "column" else mask)
 
 
 def write(runs: np.ndarray, shape: tuple[int, int], convention: Convention = INTERNAL) -> str:
-    """Returns the text of runs (n, 2) in order, of which some may touch each other, of a mask of this shape."""
+    """Returns the text of sorted runs (n, 2) of a mask of this shape. Touching runs are merged."""
     return _write(_merge_touching(runs) if len(runs) else runs, convention, shape)
 
 
 def _fitting(text: str, shape: tuple[int, int], convention: Convention) -> np.ndarray:
-    """The runs of a text, as parse returns them; raises RleError where they are not of an image of this shape."""
+    """Returns the runs of a text like parse; raises RleError if they do not fit an image of this shape."""
     runs = parse(text, convention)
     check(runs, shape, convention)
     if not convention.is_pairs and not _is_empty(text, convention):
@@ -158,9 +162,12 @@ def _fitting(text: str, shape: tuple[int, int], convention: Convention) -> np.nd
 def parse(text: str, convention: Convention = INTERNAL) -> np.ndarray:
     """Returns the runs of a text as an (n, 2) int64 array: absolute 0-based starts, and lengths.
 
-    Raises RleError for anything but whole numbers, an odd number of values, a start below the convention's base, a gap
-    below 0, a length below 1, and runs that are unsorted or overlap; the message names `rle.empty` for a text that may
-    stand for an empty mask. Touching runs are allowed.
+    Touching runs are allowed.
+
+    Raises:
+        RleError: a value is not an integer, the number of values is odd, a start is below the convention's base, a gap
+            is below 0, a length is below 1, or runs are unsorted or overlap. If the text may stand for an empty mask,
+            the message suggests `rle.empty`.
     """
     try:
         return _parse(text, convention)
@@ -168,11 +175,11 @@ def parse(text: str, convention: Convention = INTERNAL) -> np.ndarray:
         if not is_placeholder(text):
             raise
         empty = json.dumps(text.strip(), ensure_ascii=False)
-        raise RleError(f"{error}; where that is an empty mask, set `rle: {{empty: {empty}}}`") from None
+        raise RleError(f"{error}; if this text stands for an empty mask, set `rle: {{empty: {empty}}}`") from None
 
 
 def is_placeholder(text: str) -> bool:
-    """Returns whether a text that is no run lengths is like those that stand for an empty mask: NaN, None, [], -1."""
+    """Returns whether a text looks like a placeholder for an empty mask, such as NaN, None, [] or -1."""
     return isinstance(text, str) and _PLACEHOLDER.fullmatch(text.strip()) is not None
 
 
@@ -198,7 +205,7 @@ def _parse(text: str, convention: Convention) -> np.ndarray:
         raise RleError(f"the number of values, {len(values)}, is odd: {last}, has no length")
     runs = values.reshape(-1, 2)
     if convention.offsets == "relative":
-        # A negative gap, or a sum that overflows, leaves the runs out of order.
+        # with a negative gap or an overflow, the runs are not sorted, which is detected below
         runs[:, 0] = np.cumsum(values)[::2]
     runs[:, 0] -= convention.base
     if not _in_order(runs):
@@ -207,9 +214,9 @@ def _parse(text: str, convention: Convention) -> np.ndarray:
 
 
 def check(runs: np.ndarray, shape: tuple[int, int], convention: Convention = INTERNAL) -> None:
-    """Raises RleError when one of the runs that parse returned ends past the last pixel of a (height, width) image.
+    """Raises RleError if one of the runs from parse ends past the last pixel of a (height, width) image.
 
-    The convention only gives the pixels their numbers in the message, where starts are absolute.
+    The convention is only used for the pixel numbers in the message, where starts are absolute.
     """
     size = shape[0] * shape[1]
     if not len(runs) or runs[-1, 0] + runs[-1, 1] <= size:
@@ -222,14 +229,19 @@ def check(runs: np.ndarray, shape: tuple[int, int], convention: Convention = INT
 
 
 def area(text: str, convention: Convention = INTERNAL) -> int:
-    """Returns the number of foreground pixels of a run-length text; raises RleError as parse does."""
+    """Returns the number of foreground pixels of a run-length text.
+
+    Raises:
+        RleError: see parse.
+    """
     return int(parse(text, convention)[:, 1].sum())
 
 
 def convert(text: str, shape: tuple[int, int], source: Convention, target: Convention) -> str:
-    """Returns the text of a (height, width) mask in another convention, touching runs merged.
+    """Returns the text of a (height, width) mask in another convention, with touching runs merged.
 
-    Raises RleError as decode does.
+    Raises:
+        RleError: see decode.
     """
     if source.order != target.order:
         return encode(decode(text, shape, source), target)
@@ -237,8 +249,8 @@ def convert(text: str, shape: tuple[int, int], source: Convention, target: Conve
 
 
 def _find_runs(lines: np.ndarray) -> np.ndarray:
-    """Returns the (n, 2) runs of a 2-D array whose rows follow each other in pixel order."""
-    # The foreground usually covers few lines; the rest is never transposed.
+    """Returns the runs (n, 2) of a 2-D array whose rows are in pixel order."""
+    # the foreground usually covers few lines, and only these are transposed
     used = np.flatnonzero(np.bitwise_or.reduce(lines, axis=1))
     if not len(used):
         return np.empty((0, 2), dtype=np.int64)
@@ -278,7 +290,7 @@ def _merge_touching(runs: np.ndarray) -> np.ndarray:
 
 def _in_order(runs: np.ndarray) -> bool:
     starts, ends = runs[:, 0], runs[:, 0] + runs[:, 1]
-    # A sum that overflows is negative, so the first comparison of ends and starts catches it.
+    # a sum that overflows is negative, which the first comparison detects
     ordered = (ends > starts).all() and (starts[1:] >= ends[:-1]).all()
     return bool(ordered and starts[0] >= 0 and ends[-1] <= _LARGEST_END)
 

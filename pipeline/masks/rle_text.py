@@ -1,4 +1,4 @@
-"""How the numbers of run lengths are written: separators, JSON, COCO's counts and COCO's compressed text of them."""
+"""Reading and writing the numbers of run lengths: separators, JSON, COCO's counts and COCO's compressed counts."""
 
 import base64
 import binascii
@@ -14,29 +14,29 @@ Format = Literal["pairs", "counts", "coco", "coco_zlib"]
 Json = Literal["list", "pairs", "coco"]
 _LARGEST_NUMBER = 2**62
 _LARGEST_TEXT = 2**28
-"""Characters of an unpacked text: more are no mask."""
+"""Maximum number of characters of an unpacked text."""
 _FIRST, _BITS = 48, 5
-"""COCO's text: the character of 0, and how many bits of a count a character holds."""
+"""COCO's compressed counts: the code of the character for 0, and the number of bits per character."""
 
 
 class RleError(ValueError):
-    """A run-length text that does not describe a mask; the message is one sentence that quotes the values."""
+    """Raised for a run-length text that does not describe a mask. The message is one sentence that quotes the
+    values."""
 
 
 @dataclass(frozen=True)
 class Convention:
-    """How a competition writes run-length text.
+    """A competition's convention for run-length text.
 
-    order: "column" numbers the pixels down each column in turn, "row" along each row in turn.
-    base: the number of the first pixel.
-    empty: the text of a mask without foreground. The one mask whose runs give that same text, with base 1 and "1 1" the
-        first pixel alone, cannot be told from a mask without foreground and reads as one.
-    offsets: "absolute" starts are pixel numbers; of "relative" ones only the first is, and every further start is the
-        gap from the end of the run before, 0 where they touch.
-    format: "pairs" of start and length; "counts" of pixels outside and inside the mask in turn; "coco", COCO's
-        compressed text of these counts; "coco_zlib", that text compressed with zlib, in base64.
-    separator: what stands between two numbers.
-    run_separator: what stands between two runs; None: the separator.
+    order: whether pixels are numbered column by column ("column") or row by row ("row"). base: the number of the first
+    pixel. empty: the text of an empty mask. A mask whose runs give the same text (with base 1 and "1 1", the first
+    pixel alone)
+        cannot be distinguished from an empty mask and is read as empty. offsets: with "absolute", starts are pixel
+            numbers. With "relative", only the first start is a pixel number, and each further start is the gap from the
+            end of the run before, 0 if the runs touch. format: "pairs" of start and length; "counts" of pixels
+            alternately outside and inside the mask; "coco", COCO's compressed text of these counts; "coco_zlib", this
+            text compressed with zlib and encoded in base64. separator: the separator between two numbers.
+            run_separator: the separator between two runs; None: `separator`.
     as_json: "list" is [1, 3, 10, 5], "pairs" is [[1, 3], [10, 5]], "coco" is {"size": [rows, columns], "counts": …}.
     """
 
@@ -59,10 +59,10 @@ class Convention:
 
 
 def plain(text: str, convention: Convention) -> str:
-    """Returns pairs as numbers with spaces between them.
+    """Returns a text of pairs as numbers separated by spaces.
 
     Raises:
-        RleError: JSON that is no list of numbers or of pairs.
+        RleError: the text is JSON, but not a list of numbers or of pairs.
     """
     if convention.as_json:
         return " ".join(map(str, _numbers(_json(text))))
@@ -79,15 +79,15 @@ def write_pairs(values: np.ndarray, convention: Convention) -> str:
         return json.dumps(numbers)
     numbers = tuple(values.ravel().tolist())
     if convention.run_separator is None:
-        # One format of all values takes half the time of joining them one by one.
+        # formatting all values at once takes half the time of joining them one by one
         return (f"%d{_escaped(convention.separator)}" * len(numbers) % numbers).removesuffix(convention.separator)
     pair = f"%d{_escaped(convention.separator)}%d{_escaped(convention.run_separator)}"
     return (pair * len(values) % numbers).removesuffix(convention.run_separator)
 
 
 def spelled(text: str, convention: Convention) -> str:
-    """Returns a text as this convention writes the same JSON, or packs the same counts: no reader sees spaces in JSON
-    or the level of compression. A text that is neither stays."""
+    """Returns a text in canonical form, so that texts can be compared: JSON with standard spacing, or counts compressed
+    at the standard level. Other texts are returned unchanged."""
     try:
         if convention.format == "coco_zlib":
             return _packed(_unpacked(text.strip()))
@@ -104,37 +104,37 @@ def _json(text: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
-        raise RleError(f"{shortened(text)} is no JSON, which `as_json` in `rle` says it is") from None
+        raise RleError(f"{shortened(text)} is not JSON, and `rle: as_json` requires JSON") from None
 
 
 def _numbers(value: Any) -> list[int]:
-    """The whole numbers of a list, or of a list of pairs."""
+    """Returns the integers in a list of numbers or of pairs."""
     if not isinstance(value, list):
         raise RleError(f"the JSON is {shortened(value)}; expected a list of numbers or of pairs")
-    found: list[int] = []
-    for one in value:
-        for number in one if isinstance(one, list) else [one]:
+    numbers: list[int] = []
+    for entry in value:
+        for number in entry if isinstance(entry, list) else [entry]:
             if isinstance(number, bool) or not isinstance(number, int | float) or not abs(number) < _LARGEST_NUMBER:
-                raise RleError(f"the JSON list holds {shortened(number)}, no number of pixels")
+                raise RleError(f"the JSON list holds {shortened(number)}, which is not a number of pixels")
             if number != int(number):
-                raise RleError(f"the JSON list holds {shortened(number)}, no whole number")
-            found.append(int(number))
-    return found
+                raise RleError(f"the JSON list holds {shortened(number)}, which is not a whole number")
+            numbers.append(int(number))
+    return numbers
 
 
 # --- counts ----------------------------------------------------------------------------------------------------------
 
 
 def counts_of(text: str, convention: Convention) -> np.ndarray:
-    """Returns the pixels outside and inside a mask in turn (n,) int64.
+    """Returns the numbers of pixels alternately outside and inside a mask (n,) int64.
 
     Raises:
-        RleError: the text holds something else, or a count below 0.
+        RleError: the text holds something other than counts, or a negative count.
     """
     counts = _counts(text, convention)
     if len(counts) and (counts.min() < 0 or counts.max() > 2**48):
         wrong = int(counts.min()) if counts.min() < 0 else int(counts.max())
-        raise RleError(f"count {int(np.argmax(counts == wrong)) + 1} is {wrong}, no number of pixels")
+        raise RleError(f"count {int(np.argmax(counts == wrong)) + 1} is {wrong}, which is not a number of pixels")
     return counts
 
 
@@ -157,16 +157,16 @@ def _counts(text: str, convention: Convention) -> np.ndarray:
     words = given.replace(convention.separator, " ").split()
     wrong = next((word for word in words if not word.isdecimal() or len(word) > 18), None)
     if wrong is not None:
-        raise RleError(f"{shortened(wrong)} is no count of pixels")
+        raise RleError(f"{shortened(wrong)} is not a number of pixels")
     return np.array(words, dtype=np.int64)
 
 
 def check_shape(text: str, shape: tuple[int, int], convention: Convention) -> None:
-    """Raises RleError where counts are not those of an image of this shape (rows, columns)."""
+    """Raises RleError if the counts do not add up to an image of this shape (rows, columns), or name another size."""
     if convention.as_json == "coco":
         size = _json(text).get("size")
         if size is not None and size != list(shape):
-            raise RleError(f"its size is {size}, the image's {list(shape)} (rows, columns)")
+            raise RleError(f"its size is {size}, and that of the image {list(shape)} (rows, columns)")
     total = int(counts_of(text, convention).sum())
     if total != shape[0] * shape[1]:
         image = f"a {shape[0]}×{shape[1]} image has {shape[0] * shape[1]} pixels"
@@ -181,7 +181,7 @@ def runs_of_counts(counts: np.ndarray) -> np.ndarray:
 
 
 def counts_of_runs(runs: np.ndarray, pixels: int) -> np.ndarray:
-    """Returns the counts of runs (n, 2) of 0-based starts and lengths that do not touch, in an image of so many
+    """Returns the counts for runs (n, 2), 0-based starts and lengths, that do not touch, in an image with `pixels`
     pixels."""
     edges = np.concatenate([[0], runs.ravel(), [0]])
     edges[2:-1:2] += edges[1:-1:2]
@@ -191,7 +191,7 @@ def counts_of_runs(runs: np.ndarray, pixels: int) -> np.ndarray:
 
 
 def write_counts(counts: np.ndarray, shape: tuple[int, int], convention: Convention) -> str:
-    """Returns counts as text."""
+    """Returns the text of counts in a convention."""
     numbers: Any = counts.tolist()
     if convention.format != "counts":
         numbers = compress(counts)
@@ -211,27 +211,29 @@ def _packed(text: str) -> str:
 def _unpacked(text: str) -> str:
     try:
         unpacker = zlib.decompressobj()
-        found = unpacker.decompress(base64.b64decode(text, validate=True), _LARGEST_TEXT)
+        unpacked = unpacker.decompress(base64.b64decode(text, validate=True), _LARGEST_TEXT)
         if unpacker.unconsumed_tail or not unpacker.eof:
-            raise RleError(f"{shortened(text)} does not end, or unpacks to more than a mask needs")
-        return found.decode("ascii")
+            raise RleError(f"{shortened(text)} is incomplete, or unpacks to more characters than any mask needs")
+        return unpacked.decode("ascii")
     except (binascii.Error, zlib.error, UnicodeDecodeError, ValueError) as error:
         if isinstance(error, RleError):
             raise
-        raise RleError(f"{shortened(text)} is no base64 of zlib-compressed counts ({error})") from None
+        raise RleError(f"{shortened(text)} is not base64 of zlib-compressed counts ({error})") from None
 
 
 def decompress(text: str) -> np.ndarray:
-    """Returns the counts (n,) int64 of COCO's compressed text (rleFrString of its maskApi.c): five bits a character,
-    the lowest first; from the fourth on, each count is the difference to the one before the last.
+    """Returns the counts (n,) int64 of COCO's compressed text (rleFrString of its maskApi.c).
+
+    Each character holds five bits, the lowest first. From the fourth on, each count is stored as the difference from
+    the count two places before.
 
     Raises:
-        RleError: a character that cannot be there, or a text that is cut short.
+        RleError: the text has an invalid character, or is cut short.
     """
     codes = np.frombuffer(text.encode("utf-8"), np.uint8).astype(np.int64) - _FIRST
     if len(codes) and (codes.min() < 0 or codes.max() > 63):
         wrong = text[int(np.argmax((codes < 0) | (codes > 63)))] if text.isascii() else text
-        raise RleError(f"{shortened(wrong)} is no character of COCO's compressed counts")
+        raise RleError(f"{shortened(wrong)} is not a character of COCO's compressed counts")
     if not len(codes):
         return np.zeros(0, np.int64)
     last = (codes & 32) == 0
@@ -241,9 +243,9 @@ def decompress(text: str) -> np.ndarray:
     starts = np.concatenate([[0], ends[:-1] + 1])
     lengths = ends - starts + 1
     if lengths.max() > 10:
-        raise RleError("COCO's compressed counts hold a number beyond the pixels of any image")
-    place = np.arange(len(codes)) - np.repeat(starts, lengths)
-    values = np.add.reduceat((codes & 31) << (_BITS * place), starts)
+        raise RleError("COCO's compressed counts hold a number that is too large for any image")
+    position = np.arange(len(codes)) - np.repeat(starts, lengths)
+    values = np.add.reduceat((codes & 31) << (_BITS * position), starts)
     negative = (codes[ends] & 16) != 0
     values[negative] -= np.int64(1) << (_BITS * lengths[negative])
     values[1::2] = np.cumsum(values[1::2])

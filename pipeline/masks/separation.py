@@ -1,10 +1,10 @@
-"""Touching objects told apart: a watershed inside a mask, from one seed per object.
+"""Separation of touching objects: a watershed inside a mask, from one seed per object.
 
-Seeds are the connected regions where a height inside the mask reaches a level; water rises from them until it meets.
-A region of the mask with fewer than two seeds stays one object, so that nothing of the mask is lost and no pixel
-belongs to two objects. With a border or distance that a network learnt this is how the winners of Data Science Bowl
-2018 separate nuclei (Caicedo et al., Nature Methods 2019); with the mask's own distance transform it is Vincent &
-Soille's watershed (1991).
+Seeds are the connected regions in which a height inside the mask reaches a level. The watershed grows the seeds until
+they meet. A region of the mask with fewer than two seeds remains one object, so that no part of the mask is lost and no
+pixel belongs to two objects. With a border or distance that a network has learnt, this is the method of the winners of
+Data Science Bowl 2018 for nuclei (Caicedo et al., Nature Methods 2019). With the distance transform of the mask, it is
+the watershed of Vincent & Soille (1991).
 """
 
 from dataclasses import dataclass
@@ -22,41 +22,42 @@ Source = Literal["shape", "probability", "border", "distance"]
 
 @dataclass(frozen=True)
 class Separation:
-    """How the objects of a mask are told apart."""
+    """How the objects in a mask are separated."""
 
     source: Source
-    """What the height of a pixel is: `shape`, its distance in pixels to the edge of the mask; `probability`, that of
-    the mask, of 255; `border`, 255 less the probability of a border between objects; `distance`, the predicted distance
-    to the edge of its object, of 255."""
+    """The height of a pixel. `shape`: its distance to the edge of the mask in pixels. `probability`: the probability of
+    the mask in 255ths. `border`: 255 minus the probability of a border between objects in 255ths. `distance`: the
+    predicted distance to the edge of its object in 255ths."""
     level: int
-    """The lowest height of a seed's pixels."""
+    """The minimum height of the pixels of a seed."""
     min_seed: int = 0
-    """Seeds of fewer native pixels are none."""
+    """Seeds with fewer pixels, at the image's own size, are discarded."""
 
 
 WATERSHEDS: tuple[Separation, ...] = (
     *(Separation("shape", level) for level in (2, 3, 4, 6, 8, 12, 16)),
     *(Separation("probability", level) for level in (192, 224, 240)),
 )
-"""What tune tries of any network, the plainest first."""
+"""The separations that tune tries for any network, the simplest first."""
 _LEVELS, _LEAST = (64, 96, 128, 160, 192, 224), (0, 32)
 SEPARATORS: dict[str, tuple[Separation, ...]] = {
     "border": tuple(Separation("border", level, least) for least in _LEAST for level in _LEVELS),
     "distance": tuple(Separation("distance", level, least) for least in _LEAST for level in _LEVELS),
 }
-"""What tune tries of a network that gives borders or distances."""
+"""The separations that tune tries for networks that predict borders or distances."""
 
 
 def separated(
     mask: np.ndarray, probability: np.ndarray, separator: np.ndarray | None, wanted: Separation | None
 ) -> np.ndarray:
-    """Returns the objects of a mask as a label map (h, w) int32, numbered from 1; without `wanted` its regions.
+    """Returns the objects in a mask as a label map (h, w) int32, numbered from 1. If `wanted` is None, these are its
+    regions.
 
     Args:
-        mask: (h, w) uint8 of 0 and 1.
-        probability: of the mask's class (h, w) uint8.
-        separator: what the network says of borders or distances (h, w) uint8; needed where these are the source.
-        wanted: how objects are told apart.
+        mask: the mask (h, w) uint8 of 0 and 1.
+        probability: the probability of the mask's class (h, w) uint8.
+        separator: the network's borders or distances (h, w) uint8, which are needed if they are the source.
+        wanted: how objects are separated; None: not at all.
     """
     regions = regions_of(mask)
     if wanted is None or not mask.any():
@@ -75,8 +76,8 @@ def separated(
 
 
 def with_gaps(objects: np.ndarray) -> np.ndarray:
-    """Returns masks (C, h, w) uint8 of 0 and 1 to be drawn: of label maps without the pixels where one object touches a
-    later one; masks stay."""
+    """Returns masks (C, h, w) uint8 of 0 and 1 for drawing. In masks of label maps, the pixels at which an object
+    touches the next one are left out. Masks are returned unchanged."""
     if objects.dtype == np.uint8:
         return objects
     masks = (objects > 0).astype(np.uint8)
@@ -87,7 +88,7 @@ def with_gaps(objects: np.ndarray) -> np.ndarray:
 
 
 def in_words(separation: dict[str, str | int]) -> str:
-    """Returns a separation of postprocess.json as a person reads it."""
+    """Returns a text that describes a separation of postprocess.json."""
     seeds = {
         "shape": f"{separation['level']} px inside the mask's edge",
         "probability": f"the mask's probability reaches {separation['level']} of 255",
@@ -112,7 +113,7 @@ def _height(mask: np.ndarray, probability: np.ndarray, separator: np.ndarray | N
 
 
 def _seeds(mask: np.ndarray, height: np.ndarray, wanted: Separation) -> np.ndarray:
-    """The seeds as a label map (h, w) int32, numbered from 1 without gaps."""
+    """Returns the seeds as a label map (h, w) int32, numbered from 1 without gaps."""
     seeds = regions_of(((height >= wanted.level) & (mask == 1)).view(np.uint8))
     if wanted.min_seed:
         large = np.bincount(seeds.ravel()) >= wanted.min_seed
@@ -122,13 +123,13 @@ def _seeds(mask: np.ndarray, height: np.ndarray, wanted: Separation) -> np.ndarr
 
 
 def _flooded(regions: np.ndarray, seeds: np.ndarray, height: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """The regions, those `inside` (h, w) bool cut apart between their seeds."""
+    """Returns the regions, in which those `inside` (h, w) bool are divided between their seeds."""
     from skimage.segmentation import watershed  # slow to import, seldom needed
 
     left, top, width, rows = cv2.boundingRect(inside.view(np.uint8))
     box = slice(top, top + rows), slice(left, left + width)
     markers = np.where(inside[box], seeds[box], 0)
-    # of regions whose pixels touch by corners too, every pixel is reached
+    # pixels of a region may touch only by corners, and connectivity 2 reaches all of them
     parts = watershed(-height[box].astype(np.float32), markers, connectivity=2, mask=inside[box])
     labels = np.where(inside, 0, regions)
     labels[box] += np.where(parts > 0, parts + regions.max(), 0).astype(np.int32)
@@ -136,8 +137,8 @@ def _flooded(regions: np.ndarray, seeds: np.ndarray, height: np.ndarray, inside:
 
 
 def _renumbered(labels: np.ndarray) -> np.ndarray:
-    """A label map with the numbers 1, 2, … in place of those that it holds."""
-    held = np.zeros(labels.max() + 1, bool)
-    held[labels] = True
-    held[0] = False
-    return (np.cumsum(held, dtype=np.int32) * held)[labels]
+    """Returns a label map whose numbers are replaced by 1, 2, … without gaps."""
+    used = np.zeros(labels.max() + 1, bool)
+    used[labels] = True
+    used[0] = False
+    return (np.cumsum(used, dtype=np.int32) * used)[labels]

@@ -1,7 +1,7 @@
-"""What many masks look like as a whole: how much of an image they cover, where they lie, and which are equal.
+"""Statistics of many masks: how much of an image they cover, where they lie, and which are equal.
 
-The guards of a submission compare predicted masks with those of training by these figures, which tune writes once, so
-that neither a training image nor their table is needed to predict.
+The guards of a submission use them to compare predicted masks with training masks. tune writes the statistics of the
+training masks once, so that prediction needs neither training images nor their table.
 """
 
 import zlib
@@ -19,35 +19,36 @@ from pipeline.core.files import shown, writing
 from pipeline.masks import rle
 
 GRID = 16
-"""Cells along each side of a position map."""
+"""Number of cells along each side of a position map."""
 SAMPLES = 128
-"""Pixels along each side of what a position map is made of; more would cost time and change nothing."""
+"""Number of pixels along each side from which a position map is computed. More pixels take longer and change
+nothing."""
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """What the masks of N images and C classes look like; made empty by `blank`, and filled mask by mask by `add`."""
+    """Statistics of the masks of N images and C classes. `blank` creates empty ones, and `add` adds one mask."""
 
     names: list[str]
-    """The classes."""
+    """The names of the classes."""
     exclusive: bool
-    """Whether they share out the pixels among them, as in a class map."""
+    """Whether each pixel belongs to exactly one class, as in a class map."""
     groups: np.ndarray
-    """What each image (N,) belongs to, e.g. a patient; images of one group are alike."""
+    """The group of each image (N,), e.g. a patient. Images of one group are similar."""
     area: np.ndarray
-    """Share (N, C) float64 of the image that a mask covers."""
+    """The share of the image that each mask covers (N, C) float64."""
     maps: np.ndarray
-    """Where masks lie (N, C, 2, 16, 16) uint8, the share of each cell in 255ths: of the mask, and of what its runs give
-    with pixels numbered in the other order."""
+    """The position maps (N, C, 2, 16, 16) uint8, the covered share of each cell in 255ths: of the mask, and of the mask
+    that its runs give if pixels are numbered in the other order."""
     marks: np.ndarray
-    """Equal masks have equal marks (N, C) int64."""
+    """A checksum per mask (N, C) int64. Equal masks have equal checksums."""
 
     def add(self, row: int, column: int, mask: np.ndarray) -> None:
-        """Takes the mask (h, w) uint8 of 0 and 1 of an image and a class, by their places."""
+        """Adds the mask (h, w) uint8 of 0 and 1 of the image with index `row` and the class with index `column`."""
         area = np.count_nonzero(mask)
         if not area:
             return
-        transposed = not mask.flags.c_contiguous  # numbered down the columns
+        transposed = not mask.flags.c_contiguous  # pixels are numbered column by column
         pixels = np.ascontiguousarray(mask.T if transposed else mask)
         here, other = _cells(pixels), _cells(pixels.reshape(pixels.shape[::-1])).T
         self.maps[row, column] = (here.T, other.T) if transposed else (here, other)
@@ -55,24 +56,24 @@ class Statistics:
         self.marks[row, column] = zlib.crc32(pixels.data)
 
     def only(self, rows: np.ndarray) -> "Statistics":
-        """Returns the statistics of some images, by their numbers or as (N,) bool."""
+        """Returns the statistics of some images, selected by index or by (N,) bool."""
         arrays = (array[rows] for array in (self.groups, self.area, self.maps, self.marks))
         return Statistics(self.names, self.exclusive, *arrays)
 
     def without(self, names: Collection[str]) -> "Statistics":
-        """Returns the statistics of all classes but these."""
+        """Returns the statistics of all classes except `names`."""
         columns = [column for column, name in enumerate(self.names) if name not in names]
         arrays = (array[:, columns] for array in (self.area, self.maps, self.marks))
         return Statistics([self.names[column] for column in columns], self.exclusive, self.groups, *arrays)
 
     @property
     def images(self) -> int:
-        """How many there are."""
+        """Number of images."""
         return len(self.area)
 
     @property
     def share(self) -> np.ndarray:
-        """Share (N, C) of an image's pixels that is of a class; of class maps, among the classes that count."""
+        """The share of pixels of each class per image (N, C); in class maps, among the pixels of these classes."""
         return self.area / np.maximum(self.area.sum(1, keepdims=True), 1e-9) if self.exclusive else self.area
 
     @property
@@ -82,13 +83,13 @@ class Statistics:
 
     @property
     def most_common(self) -> np.ndarray:
-        """How many images (C,) have the most common mask that is neither empty nor full."""
-        found = [mark[(area > 0) & (area < 1)] for mark, area in zip(self.marks.T, self.area.T, strict=True)]
-        return np.array([np.unique(one, return_counts=True)[1].max(initial=0) for one in found])
+        """The number of images (C,) with the most common mask that is neither empty nor full."""
+        marks_of_classes = [mark[(area > 0) & (area < 1)] for mark, area in zip(self.marks.T, self.area.T, strict=True)]
+        return np.array([np.unique(values, return_counts=True)[1].max(initial=0) for values in marks_of_classes])
 
 
 def blank(names: Sequence[str], exclusive: bool, groups: Sequence[str]) -> Statistics:
-    """Returns statistics of one image a group name (N,), all masks empty so far."""
+    """Returns the statistics of N images with empty masks, one per entry of `groups`, the name of its group."""
     shape = len(groups), len(names)
     maps = np.zeros((*shape, 2, GRID, GRID), np.uint8)
     return Statistics(
@@ -97,30 +98,30 @@ def blank(names: Sequence[str], exclusive: bool, groups: Sequence[str]) -> Stati
 
 
 def of_table(images: pd.DataFrame, names: Sequence[str], exclusive: bool) -> Statistics:
-    """Returns the statistics of the true masks of these classes, of the training rows of a table of images."""
+    """Returns the statistics of the true masks of these classes, for the training rows of a table of images."""
     rows = images[images["subset"] == "train"]
     groups = [group or image_id for group, image_id in zip(rows["group"], rows["image_id"], strict=True)]
-    found = blank(names, exclusive, groups)
+    statistics = blank(names, exclusive, groups)
     for column, name in enumerate(names):
         shapes = zip(rows["height"], rows["width"], strict=True)
         for row, (text, shape) in enumerate(zip(rows[f"rle_{name}"], shapes, strict=True)):
             if text:
-                found.add(row, column, rle.decode(text, shape))
-    return found
+                statistics.add(row, column, rle.decode(text, shape))
+    return statistics
 
 
 def save(path: Path, statistics: Statistics) -> None:
-    """Writes statistics atomically as a compressed .npz of plain arrays: names, groups, area, maps and marks."""
+    """Writes statistics atomically as a compressed .npz file of plain arrays: names, groups, area, maps and marks."""
     arrays = {name: getattr(statistics, name) for name in ("groups", "area", "maps", "marks")}
     with writing(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, names=np.array(statistics.names, str), **arrays)
 
 
 def load(path: Path, names: Sequence[str], exclusive: bool) -> Statistics:
-    """Returns the statistics of these classes that `save` wrote.
+    """Returns the statistics of these classes from a file that `save` wrote.
 
     Raises:
-        PipelineError: the file is damaged, or has none of a class.
+        PipelineError: the file is damaged, or lacks a class.
     """
     try:
         with np.load(path, allow_pickle=False) as content:
@@ -133,7 +134,7 @@ def load(path: Path, names: Sequence[str], exclusive: bool) -> Statistics:
 
 
 def _cells(pixels: np.ndarray) -> np.ndarray:
-    """Shares (16, 16) uint8 in 255ths that a contiguous mask covers of each cell."""
-    # a nearest pixel each, so that the averaging has few pixels and whole cells, which is ten times as fast
+    """Returns the share of each cell (16, 16) uint8, in 255ths, that a contiguous mask covers."""
+    # sampling the nearest pixels first makes the averaging ten times as fast: few pixels, and cells of whole pixels
     sampled = cv2.resize(pixels, (SAMPLES, SAMPLES), interpolation=cv2.INTER_NEAREST)
     return cv2.resize(sampled * np.uint8(255), (GRID, GRID), interpolation=cv2.INTER_AREA)

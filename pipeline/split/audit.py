@@ -1,7 +1,7 @@
-"""What a split is like: how evenly the folds are filled, and what stands in two of them. Pure functions of arrays.
+"""The audit of a split: how balanced the folds are, and whether they leak. All functions are pure functions of arrays.
 
-Figures are of all images of a fold, dropped ones too: they keep their fold. Near-duplicates are looked for among all
-training images by their descriptors, whatever clean found and whatever the split kept together.
+The statistics include dropped images, because these keep their fold. Near-duplicates are searched among all training
+images by their descriptors, regardless of the findings of clean and of what the split kept together.
 """
 
 from collections.abc import Callable
@@ -15,15 +15,15 @@ from pipeline.clean.duplicates import Pairs, connected_groups, near_pairs
 from pipeline.core.config.cleaning import DuplicateSettings
 
 EXAMPLES = 10
-"""How many groups, clusters and pairs are named of those that stand in two folds."""
+"""Maximum number of groups, clusters and pairs in two folds that are named."""
 UNEVEN = 1.5
-"""From which ratio of the largest fold to the smallest a warning says so."""
+"""Ratio of the largest fold to the smallest from which on there is a warning."""
 
 _NO_LEAK = {
-    True: "no group, cluster or near-duplicate stands in two folds",
-    False: "no group stands in two folds; near-duplicates were not looked for (search is false)",
+    True: "no group, cluster or near-duplicate pair is in two folds",
+    False: "no group is in two folds; near-duplicates were not searched (clean.duplicates.search is false)",
 }
-"""What to say of folds that do not leak, by whether near-duplicates were looked for."""
+"""The verdict on folds that do not leak, by whether near-duplicates were searched."""
 QUARTILES = {
     "area_25": "mask at the lower quartile",
     "area_50": "median mask",
@@ -33,33 +33,39 @@ QUARTILES = {
 
 @dataclass(frozen=True)
 class Deviation:
-    """How far one figure of one fold is from the whole's."""
+    """The difference of one statistic of one fold from that of all images."""
 
     value: float
-    """Relative, 0.31 for 31 % more or fewer; of the share of empty masks the difference."""
+    """The relative difference, e.g. 0.31 for 31 % more or fewer; for the share of empty masks the absolute
+    difference."""
     fold: int
     text: str
 
 
 @dataclass(frozen=True)
 class Split:
-    """Training images in the order of their table, and what decides about their folds."""
+    """The training images in the order of their table, and the properties that determine their folds."""
 
     image_ids: np.ndarray  # (N,) texts
-    fold: np.ndarray  # (N,) int64, from 0 without a gap
+    fold: np.ndarray  # (N,) int64, from 0 without gaps
     group: np.ndarray  # (N,) texts, "" without a group
-    cluster: np.ndarray  # (N,) int64, the number of the cluster of near-duplicates, -1 without
-    unit: np.ndarray  # (N,) int64, the number of the images that hang together by group and cluster
-    areas: np.ndarray  # (N, C) true pixels of each foreground class
-    sizes: np.ndarray  # (N,) pixels
+    cluster: np.ndarray  # (N,) int64, number of the cluster of near-duplicates, -1 if there is none
+    unit: np.ndarray  # (N,) int64, number of the component of images that groups and clusters connect
+    areas: np.ndarray  # (N, C) number of true pixels of each foreground class
+    sizes: np.ndarray  # (N,) number of pixels of the image
 
 
-# --- what belongs in one fold ----------------------------------------------------------------------------------------
+# --- components ------------------------------------------------------------------------------------------------------
 
 
 def clusters_of(image_ids: pd.Series, found: pd.DataFrame) -> np.ndarray:
     """Returns the number of each image's cluster of near-duplicates (N,) int64, from 0 in the order of the images; -1
-    for an image without any. `found` are the findings of clean: a row with the reason `duplicate` joins two images."""
+    for images without near-duplicates.
+
+    Args:
+        image_ids: ids of the images (N,).
+        found: the findings of clean, in which each row with the reason `duplicate` connects two images.
+    """
     rows, edges = pd.Index(image_ids), found[found["reason"] == "duplicate"]
     left, right = rows.get_indexer(edges["image_id"]), rows.get_indexer(edges["partner_id"])
     known = (left >= 0) & (right >= 0)
@@ -68,9 +74,9 @@ def clusters_of(image_ids: pd.Series, found: pd.DataFrame) -> np.ndarray:
     return pd.factorize(pd.Series(number).where(several))[0].astype(np.int64)
 
 
-def hanging_together(group: np.ndarray, cluster: np.ndarray) -> np.ndarray:
-    """Returns the number of each image's component (N,) int64: images of one group (N,) texts, "" for none, and of one
-    cluster (N,) int64, -1 for none, hang together, directly or through others."""
+def components_of(group: np.ndarray, cluster: np.ndarray) -> np.ndarray:
+    """Returns the number of each image's component (N,) int64. Images are connected, directly or through other images,
+    if they have the same group (N,), "" for none, or the same cluster (N,) int64, -1 for none."""
     left, right = [], []
     for names, rows in ((group, np.flatnonzero(group != "")), (cluster, np.flatnonzero(cluster >= 0))):
         _, first, inverse = np.unique(names[rows], return_index=True, return_inverse=True)
@@ -83,37 +89,39 @@ def hanging_together(group: np.ndarray, cluster: np.ndarray) -> np.ndarray:
 
 
 def balance(fold: np.ndarray, areas: np.ndarray, sizes: np.ndarray, classes: list[str]) -> pd.DataFrame:
-    """Returns the figures of every fold, one row each, by its number.
+    """Returns a table of statistics with one row per fold, in the order of their numbers.
 
-    images; share_empty, the share without any foreground; area_25, area_50 and area_75, quartiles of the share of the
-    image that is foreground, among the others (nan where there are none); and for every class images_<class>, the share
-    of images that have it, and pixels_<class>, its share of the pixels.
+    Its columns are: images, their number; share_empty, the share of images without foreground; area_25, area_50 and
+    area_75, the quartiles of the foreground's share of an image, among images with foreground (nan if there are none);
+    and per class images_<class>, the share of images with this class, and pixels_<class>, its share of all pixels.
     """
-    return pd.DataFrame([_figures(areas[fold == one], sizes[fold == one], classes) for one in range(fold.max() + 1)])
+    return pd.DataFrame(
+        [_figures(areas[fold == number], sizes[fold == number], classes) for number in range(fold.max() + 1)]
+    )
 
 
 def whole(areas: np.ndarray, sizes: np.ndarray, classes: list[str]) -> pd.Series:
-    """Returns the same figures of all images together."""
+    """Returns the same statistics for all images together."""
     return balance(np.zeros(len(sizes), np.int64), areas, sizes, classes).iloc[0]
 
 
 def deviations(figures: pd.DataFrame, overall: pd.Series) -> list[Deviation]:
-    """Returns how far each figure of each fold is from the whole's, from the farthest on.
+    """Returns the differences of all statistics of all folds from those of all images, the largest first.
 
-    A figure that is 0 overall, or that a fold does not have, is left out; so are, of a single class, the images that
-    have it, as the share of empty masks says the same.
+    Statistics that are 0 overall, or nan in a fold, are left out. So is images_<class> if there is only one class,
+    because it carries the same information as share_empty.
     """
-    found, with_class = [], [name for name in figures.columns if name.startswith("images_")]
+    differences, with_class = [], [name for name in figures.columns if name.startswith("images_")]
     for name in figures.columns.drop(with_class if len(with_class) == 1 else []):
         expected = overall[name] / len(figures) if name == "images" else overall[name]
         for fold, value in enumerate(figures[name]):
             if name == "share_empty":
                 text = f"fold {fold}: {_percent(value)} empty masks, {_percent(expected)} overall"
-                found.append(Deviation(abs(value - expected), fold, text))
+                differences.append(Deviation(abs(value - expected), fold, text))
             elif expected > 0 and not np.isnan(value):
                 ratio = float(value / expected - 1)
-                found.append(Deviation(abs(ratio), fold, f"fold {fold}: {_in_words(name, ratio)}"))
-    return sorted(found, key=lambda one: -one.value)
+                differences.append(Deviation(abs(ratio), fold, f"fold {fold}: {_in_words(name, ratio)}"))
+    return sorted(differences, key=lambda deviation: -deviation.value)
 
 
 def _figures(areas: np.ndarray, sizes: np.ndarray, classes: list[str]) -> dict[str, float]:
@@ -146,7 +154,8 @@ def _percent(share: float) -> str:
 
 
 def crossing(fold: np.ndarray, names: np.ndarray) -> list[Any]:
-    """Returns the names, of one for every image (N,), that stand in more than one fold, in order of appearance."""
+    """Returns the names that occur in more than one fold, in order of appearance; `names` has one entry per image
+    (N,)."""
     folds = pd.Series(fold).groupby(names, sort=False).nunique()
     return folds.index[folds > 1].tolist()
 
@@ -159,15 +168,15 @@ def leaking_pairs(
     settings: DuplicateSettings,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Pairs:
-    """Returns the pairs of near-duplicates whose images have different folds, from the closest on.
+    """Returns the pairs of near-duplicates whose images are in different folds, the closest first.
 
     Args:
-        fold: (N,) int64.
-        histograms: (N, D) uint8.
-        thumbnails: (N, 256) float16; images of one colour, whose thumbnails are zeros, are left out.
-        broken: (N,) bool, images that are left out as well.
-        settings: what near-duplicates are.
-        on_progress: gets the number of images done, and of all.
+        fold: the fold of each image (N,) int64.
+        histograms: block histograms (N, D) uint8.
+        thumbnails: thumbnails (N, 256) float16. Constant images, whose thumbnails are zeros, are left out.
+        broken: images that are left out too (N,) bool.
+        settings: what counts as a near-duplicate.
+        on_progress: called with the number of finished images and the number of all images.
     """
     rows = np.flatnonzero(~broken & thumbnails.any(1))
     pairs = near_pairs(histograms[rows], thumbnails[rows], settings, on_progress=on_progress)
@@ -181,14 +190,14 @@ def _leak_remark(counts: dict[str, int]) -> str:
     if not found:
         return ""
     listed = " and ".join([", ".join(found[:-1]), found[-1]] if len(found) > 1 else found)
-    return f"folds leak: {listed} {'stands' if sum(counts.values()) == 1 else 'stand'} in two folds"
+    return f"folds leak: {listed} {'is' if sum(counts.values()) == 1 else 'are'} in two folds"
 
 
 # --- warnings --------------------------------------------------------------------------------------------------------
 
 
 def balance_warnings(split: Split, classes: list[str]) -> list[str]:
-    """Returns a sentence for everything about the folds that makes scores hard to compare or to believe."""
+    """Returns one sentence for each property of the folds that makes scores difficult to compare or unreliable."""
     return [*_uneven(split), *_absent(split, classes), *_one_component(split)]
 
 
@@ -211,18 +220,18 @@ def _absent(split: Split, classes: list[str]) -> list[str]:
         without = _folds_without(split, split.areas[:, number] > 0)
         if without:
             known = f"{(split.areas[:, number] > 0).sum()} of {len(empty)}"
-            found.append(f"class {name} is in no image of {without} (it is in {known}).")
+            found.append(f"class {name} occurs in no image of {without} (overall in {known}).")
     without = _folds_without(split, ~empty)
     if without and len(classes) > 1:
-        found.append(f"{without}: masks are empty throughout, {empty.sum()} of {len(empty)} overall.")
+        found.append(f"{without}: all masks are empty ({empty.sum()} of {len(empty)} overall).")
     without = _folds_without(split, empty)
-    if without and empty.sum() > split.fold.max():  # fewer could not fill every fold
-        found.append(f"{without}: no mask is empty, {empty.sum()} of {len(empty)} overall.")
+    if without and empty.sum() > split.fold.max():  # fewer empty masks could not be in all folds
+        found.append(f"{without}: no mask is empty ({empty.sum()} of {len(empty)} overall).")
     return found
 
 
 def _folds_without(split: Split, rows: np.ndarray) -> str:
-    """The folds that have none of these images (N,) bool, in words; "" where there are none."""
+    """Returns a text that names the folds without any of these images (N,) bool; "" if there are none."""
     folds = np.flatnonzero(np.bincount(split.fold[rows], minlength=split.fold.max() + 1) == 0)
     return f"fold{'s' if len(folds) > 1 else ''} {', '.join(map(str, folds))}" if len(folds) else ""
 
@@ -232,12 +241,13 @@ def _one_component(split: Split) -> list[str]:
     for fold in range(split.fold.max() + 1):
         rows = split.fold == fold
         if rows.sum() > 1 and len(np.unique(split.unit[rows])) == 1:
-            found.append(f"fold {fold} is {describe(split, rows)} alone.")
+            found.append(f"fold {fold} consists only of {describe(split, rows)}.")
     return found
 
 
 def describe(split: Split, rows: np.ndarray) -> str:
-    """Returns what to call these images (N,) bool: their groups where they have some, else the first of them."""
+    """Returns a text that names these images (N,) bool: by their groups, or without groups by the first of their
+    ids."""
     groups = [name for name in pd.unique(split.group[rows]) if name]
     if groups:
         return f"group {groups[0]}" if len(groups) == 1 else f"groups {_listed(groups)}"
@@ -249,17 +259,17 @@ def _listed(names: list[str]) -> str:
     return ", ".join(names[:3]) + more
 
 
-# --- together --------------------------------------------------------------------------------------------------------
+# --- the whole audit -------------------------------------------------------------------------------------------------
 
 
 def audit(split: Split, use: np.ndarray, classes: list[str], pairs: Pairs | None) -> dict[str, Any]:
-    """Returns what the audit's JSON says about a split.
+    """Returns the content of the audit's JSON file.
 
     Args:
         split: the images and their folds.
-        use: (N,) what training does with each: train, drop, relabel or soft.
+        use: what training does with each image (N,): train, drop, relabel or soft.
         classes: the foreground classes.
-        pairs: the near-duplicates in different folds, from the closest on; None where they were not looked for.
+        pairs: the near-duplicates in different folds, the closest first; None if they were not searched.
     """
     figures = balance(split.fold, split.areas, split.sizes, classes)
     largest = deviations(figures, whole(split.areas, split.sizes, classes))[0]
@@ -273,7 +283,9 @@ def audit(split: Split, use: np.ndarray, classes: list[str], pairs: Pairs | None
         "crossing_groups": {"count": len(groups), "examples": groups[:EXAMPLES]},
         "crossing_clusters": {
             "count": len(clusters),
-            "examples": [split.image_ids[split.cluster == one].tolist()[:EXAMPLES] for one in clusters[:EXAMPLES]],
+            "examples": [
+                split.image_ids[split.cluster == cluster].tolist()[:EXAMPLES] for cluster in clusters[:EXAMPLES]
+            ],
         },
         "leaking_pairs": {"count": None if pairs is None else len(pairs), "closest": _closest(split, pairs)},
         "leaks": bool(remark),

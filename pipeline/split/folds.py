@@ -1,7 +1,7 @@
-"""The two lists that say what training does with each image: outliers.csv and the folds file, with its audit.
+"""Reading of the files that determine what training does with each image: outliers.csv, the folds file and its audit.
 
-Both may be somebody's own or edited by hand, so they are checked whenever they are read. Stages that only read them
-import this module and not the stages that write them.
+Users may write or edit these files, so they are checked each time they are read. Stages that only read them import this
+module instead of the stages that write them.
 """
 
 from pathlib import Path
@@ -20,18 +20,19 @@ from pipeline.decode import table
 from pipeline.decode.readers.files import read_table as read_csv
 
 ACTIONS = ("drop", "relabel", "soft")
-"""What a finding may ask for, besides `keep`: of several the first holds."""
+"""The actions of findings other than `keep`. If findings about an image have different actions, the first of these
+applies."""
 USES = ("train", *ACTIONS)
 
 
 class Deviation(Part):
-    """How far folds differ."""
+    """The largest difference of a fold from all images together."""
 
     text: str
 
 
 class Audit(Part):
-    """What split says of the folds."""
+    """The audit of the folds, as split writes it."""
 
     folds: Annotated[list[dict[str, float | None]], Field(min_length=1)]
     largest_deviation: Deviation
@@ -42,11 +43,11 @@ class Audit(Part):
 
 
 def read_outliers(run: Run) -> pd.DataFrame:
-    """Returns outliers.csv with every value as text; of a list that somebody wrote, score and note may be left out.
+    """Returns the table in outliers.csv with all values as text. If a user wrote it, score and note may be missing.
 
     Raises:
-        PipelineError: somebody edited it, and a column is missing, an action is none, a score is no number, or an id is
-            that of no training image.
+        PipelineError: a user edited it, and a column is missing, an action is unknown, a score is not a number, or an
+            id belongs to no training image.
     """
     found = as_written(read_csv(run.outliers, []))
     missing = [name for name in ("image_id", "reason", "partner_id", "action") if name not in found]
@@ -70,7 +71,7 @@ def _check_cells(run: Run, found: pd.DataFrame, column: str, good: pd.Series, ex
 
 
 def uses_of(found: pd.DataFrame, image_ids: pd.Series) -> np.ndarray:
-    """Returns what training does with each image (N,): train, drop, relabel or soft, by the findings about it."""
+    """Returns what training does with each image (N,) according to the findings: train, drop, relabel or soft."""
     use = np.full(len(image_ids), "train", dtype=object)
     for action in reversed(ACTIONS):
         use[image_ids.isin(found["image_id"][found["action"] == action]).to_numpy()] = action
@@ -78,11 +79,11 @@ def uses_of(found: pd.DataFrame, image_ids: pd.Series) -> np.ndarray:
 
 
 def read_folds(run: Run) -> pd.DataFrame:
-    """Returns the split in the order of the training table: image_id, fold (int), use, and group.
+    """Returns the split in the order of the training table, with the columns image_id, fold (int), use and group.
 
     Raises:
-        PipelineError: a column is missing, the file and the images do not list the same ids, a value of fold or use is
-            none, or a fold is missing that the run trains.
+        PipelineError: a column is missing, the ids are not those of the images, a value of fold or use is not valid, or
+            a fold is missing that the run trains.
     """
     folds = read_csv(run.folds_file, [])
     missing = [name for name in ("image_id", "fold") if name not in folds.columns]
@@ -102,17 +103,17 @@ def read_folds(run: Run) -> pd.DataFrame:
 
 
 def counted_rows(images: pd.DataFrame, rows: str) -> np.ndarray:
-    """Returns which images (N,) bool are among the `raw` or the `cleaned` rows."""
+    """Returns which images (N,) bool belong to the `raw` or to the `cleaned` rows."""
     return np.ones(len(images), bool) if rows == "raw" else (images["use"] == "train").to_numpy()
 
 
 def groups_of(images: pd.DataFrame, folds: pd.DataFrame) -> np.ndarray:
-    """Returns what is drawn together with each image (N,) str: the competition's group, or the cluster of
-    near-duplicates, or the image alone.
+    """Returns the name of the unit (N,) str that bootstrap samples draw as a whole: the image's group, or else its
+    cluster of near-duplicates, or else the image.
 
     Args:
-        images: image_id and group, rows of images.parquet.
-        folds: image_id and perhaps cluster, as read_folds returns them: the same images in the same order.
+        images: rows of images.parquet, with image_id and group.
+        folds: the result of read_folds, possibly with the column cluster, for the same images in the same order.
     """
     alone = images["image_id"].astype(str).to_numpy()
     if "cluster" in folds:
@@ -123,8 +124,11 @@ def groups_of(images: pd.DataFrame, folds: pd.DataFrame) -> np.ndarray:
 
 
 def drop_list(run: Run) -> tuple[Path, ...]:
-    """Returns outliers.csv where training reads it beside the folds file: for what is dropped, where the folds file
-    does not say so itself, and for whose mask a relabelled image gets; else nothing."""
+    """Returns outliers.csv if training reads it in addition to the folds file, otherwise nothing.
+
+    It does so if the folds file has no column `use`, or if images are relabelled or get soft labels, whose partners are
+    in outliers.csv.
+    """
     if not run.folds_file.exists():
         return ()
     folds = read_csv(run.folds_file, [])
@@ -133,28 +137,28 @@ def drop_list(run: Run) -> tuple[Path, ...]:
 
 
 def read_audit(run: Run) -> dict[str, Any]:
-    """Returns what the audit says about the folds file; {} before it was made.
+    """Returns the audit of the folds file; {} if there is none yet.
 
     Raises:
-        PipelineError: it is damaged.
+        PipelineError: the file is damaged.
     """
     return read_checked(run.audit, Audit, "run the split stage again") if run.audit.exists() else {}
 
 
 def leak_remark(run: Run) -> str:
-    """Returns what must stand beside every score on folds that leak; "" where they do not."""
+    """Returns the remark that must accompany each score on folds that leak; "" if they do not leak."""
     return read_audit(run).get("leak_remark", "")
 
 
 def folds_setting(run: Run, count: int) -> str:
-    """Returns the setting, in the competition's YAML, of so many folds of this run's split."""
+    """Returns the text of the setting, in the competition's YAML, for `count` folds of this run's split."""
     setting = f"{{folds: {count}}}"
     return f"splits: {{{run.recipe.folds}: {setting}}}" if run.recipe.folds else f"split: {setting}"
 
 
-def _check_ids(run: Run, here: set[str], listed: pd.Series) -> None:
-    there, repeated = set(listed), sorted(set(listed[listed.duplicated()]))
-    unknown, unlisted = there - here, here - there
+def _check_ids(run: Run, of_images: set[str], listed: pd.Series) -> None:
+    in_file, repeated = set(listed), sorted(set(listed[listed.duplicated()]))
+    unknown, unlisted = in_file - of_images, of_images - in_file
     faults = [
         f"{words}: {', '.join(sorted(ids)[:3])}{f', … ({len(ids)} in all)' if len(ids) > 3 else ''}"
         for words, ids in (
@@ -166,8 +170,8 @@ def _check_ids(run: Run, here: set[str], listed: pd.Series) -> None:
     ]
     if faults:
         raise PipelineError(
-            f"{shown(run.folds_file)} does not fit the images; {'; '.join(faults)}. Correct it, or delete it to have "
-            "it made anew."
+            f"{shown(run.folds_file)} does not fit the images; {'; '.join(faults)}. Correct the file, or delete it "
+            "to have it written again."
         )
 
 
@@ -178,17 +182,17 @@ def _check_values(run: Run, folds: pd.DataFrame, column: str, good: pd.Series, e
         raise PipelineError(f"{shown(run.folds_file)} row {bad[0] + 2}: {column} is {value!r}; expected {expected}")
 
 
-def _check_numbers(run: Run, found: list[int]) -> None:
-    listed = ", ".join(map(str, found[:12])) + (", …" if len(found) > 12 else "")
-    if len(found) == 1:
-        raise PipelineError(f"{shown(run.folds_file)} has one fold only ({listed}); expected at least two, 0 and 1.")
-    if found != list(range(len(found))):
+def _check_numbers(run: Run, numbers: list[int]) -> None:
+    listed = ", ".join(map(str, numbers[:12])) + (", …" if len(numbers) > 12 else "")
+    if len(numbers) == 1:
+        raise PipelineError(f"{shown(run.folds_file)} has only one fold ({listed}); expected at least two, 0 and 1.")
+    if numbers != list(range(len(numbers))):
         raise PipelineError(
-            f"{shown(run.folds_file)} has folds {listed}; expected {len(found)} folds to be numbered 0 to "
-            f"{len(found) - 1}."
+            f"{shown(run.folds_file)} has folds {listed}; expected {len(numbers)} folds with the numbers 0 to "
+            f"{len(numbers) - 1}."
         )
-    if run.recipe.arrays is None and max(run.trained_folds()) >= len(found):
+    if run.recipe.arrays is None and max(run.trained_folds()) >= len(numbers):
         raise PipelineError(
             f"{shown(run.folds_file)} has folds {listed}, and fold {max(run.trained_folds())} is to be trained; set "
-            f"`{folds_setting(run, len(found))}` in the competition's YAML, or train.folds in the recipe."
+            f"`{folds_setting(run, len(numbers))}` in the competition's YAML, or train.folds in the recipe."
         )

@@ -1,14 +1,15 @@
-"""Splits the training images into folds that are alike and share no group and no near-duplicates, and audits them.
+"""Splits the training images into balanced folds that share neither groups nor near-duplicates, and audits the folds.
 
     python -m pipeline split RECIPE
 
 reads   work/<competition>/images.parquet, outliers.csv, histograms.npy, thumbnails.npy
 writes  folds/<competition>.csv: image_id, group, cluster (of near-duplicates), stratum, fold,
         use (train | drop | relabel | soft)
-        folds/<competition>.audit.json: how evenly the folds are filled, and what stands in two of them
+        folds/<competition>.audit.json: how balanced the folds are, and whether they leak
 
-A folds file of your own (image_id and fold are enough) is kept, audited and used; without a column `use`, outliers.csv
-says what is dropped. Dropped images keep a fold and get out-of-fold predictions; only training leaves them out.
+Your own folds file (with at least the columns image_id and fold) is kept, audited and used. Without a column `use`,
+outliers.csv determines which images are dropped. Dropped images keep a fold and get out-of-fold predictions; only
+training leaves them out.
 """
 
 import warnings
@@ -39,11 +40,11 @@ from pipeline.split.folds import folds_setting, read_audit, read_folds, read_out
 LESS_MEMORY = "close other programs, or set clean.duplicates.search to false in the competition's YAML"
 SHARED = True
 DEFAULTS = {"together": None}
-"""What earlier versions did."""
+"""The behaviour of earlier versions, which did not have these settings."""
 ALIKE = 0.02
-"""Folds whose largest deviation is below this are alike enough: no further seed is tried."""
+"""If the largest deviation of the folds is below this, no further seeds are tried."""
 MOST_CLASSES = 8
-"""Of more, the table printed has no columns; the audit's JSON has them all."""
+"""With more classes, the printed table has no columns for them. The audit's JSON file has all of them."""
 
 
 def steps(run: Run) -> list[Step]:
@@ -77,32 +78,34 @@ def steps(run: Run) -> list[Step]:
 
 
 def keeps(run: Run, step: Step, reasons: list[Reason]) -> bool:
-    """Whether the folds file stays: it does when it is somebody's own, or nothing but the code changed."""
+    """Returns whether the folds file is kept: if it is the user's own, or if only the code has changed."""
     only_code = all(reason.kind == "code" for reason in reasons)
     return run.folds_file in step.outputs and (only_code or freshness.is_user_edited(step, run.folds_file))
 
 
 def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
-    """Writes the folds file, unless it stays, then its audit, and prints what that says."""
+    """Writes the folds file unless it is kept, then writes its audit and prints it."""
     split, audited = steps(run)
     own = freshness.is_user_edited(split, run.folds_file)
     seed = None if own else read_record(run.audit).get("seed")
-    if split in waiting or not (own or read_record(run.audit)):  # killed between the two: the same folds again
+    if split in waiting or not (own or read_record(run.audit)):
+        # killed between folds and audit: make the same folds again
         seed = _split(run)
         yield split
     _audit(run, seed)
     yield audited
 
 
-# --- making the folds ------------------------------------------------------------------------------------------------
+# --- the folds file --------------------------------------------------------------------------------------------------
 
 
 def _split(run: Run) -> int:
-    """Writes the folds file and returns the seed that was kept."""
+    """Writes the folds file and returns the chosen seed."""
     if run.recipe.folds and run.recipe.folds not in run.competition.splits:
         raise PipelineError(
-            f"{run.folds_file} does not exist; recipe.folds asks for it. Write it (image_id, fold), or describe it in "
-            f"the competition's YAML: `splits: {{{run.recipe.folds}: {{folds: 10}}}}`."
+            f"{run.folds_file} does not exist, and the recipe's setting `folds` names it. Write this file (with the "
+            "columns image_id and fold), or define the split in the competition's YAML: `splits: "
+            f"{{{run.recipe.folds}: {{folds: 10}}}}`."
         )
     images, found = table.read_table(run.table, "train"), read_outliers(run)
     split = _material(run, images, found)
@@ -124,7 +127,7 @@ def _split(run: Run) -> int:
 
 
 def _material(run: Run, images: pd.DataFrame, found: pd.DataFrame) -> Split:
-    """What is known about the training images; all in fold 0."""
+    """Returns the properties of the training images; the fold is 0 for all of them."""
     group = _together(run, images)
     cluster = audit.clusters_of(images["image_id"], found)
     return Split(
@@ -132,28 +135,31 @@ def _material(run: Run, images: pd.DataFrame, found: pd.DataFrame) -> Split:
         fold=np.zeros(len(images), np.int64),
         group=group,
         cluster=cluster,
-        unit=audit.hanging_together(group, cluster),
+        unit=audit.components_of(group, cluster),
         areas=images[[f"area_{name}" for name in run.competition.foreground]].to_numpy(np.int64),
         sizes=(images["height"] * images["width"]).to_numpy(np.int64),
     )
 
 
 def _together(run: Run, images: pd.DataFrame) -> np.ndarray:
-    """What must stay in one fold with each image (N,): its group, or what `split.together` says; "" for neither."""
+    """Returns the name of the set (N,) of each image that must stay in one fold: its group, or the set of
+    `split.together`; "" if there is neither."""
     together = run.split.together
     if together is None:
         return images["group"].str.strip().to_numpy(str) if run.competition.group else np.full(len(images), "")
     extra = images[[name for name in images if name.startswith("extra_")]].fillna("")
     records = extra.rename(columns=lambda name: name.removeprefix("extra_")).to_dict("records")
     pairs = zip(images["image_id"], records, strict=True)
-    return np.array([set_of(run.competition, together, one, row, "split.together") for one, row in pairs], str)
+    return np.array(
+        [set_of(run.competition, together, image_id, row, "split.together") for image_id, row in pairs], str
+    )
 
 
 def _units(run: Run, split: Split) -> np.ndarray | None:
-    """The component of each image (N,); None where each may go where it likes.
+    """Returns the component of each image (N,), which must stay in one fold; None if images are independent.
 
     Raises:
-        PipelineError: an image without a group, or fewer components than folds.
+        PipelineError: an image has no group, or there are fewer components than folds.
     """
     if run.split.method == "grouped":
         _check_groups(run, split)
@@ -161,9 +167,10 @@ def _units(run: Run, split: Split) -> np.ndarray | None:
     count = len(split.fold) if alone else len(np.unique(split.unit))
     if count == 1:
         raise PipelineError(
-            f"{audit.describe(split, split.unit == 0)} is all there is to train on, {len(split.fold)} images that "
-            "must stay in one fold: nothing can be split. Correct `group` or `clean.duplicates` in the competition's "
-            "YAML, or set `split: {method: random}`."
+            f"All {len(split.fold)} training images belong together ({audit.describe(split, split.unit == 0)}) and "
+            "must stay in one fold, so they cannot be split. Correct `group` or `clean.duplicates` in the "
+            "competition's YAML, "
+            "or set `split: {method: random}`."
         )
     if count < run.split.folds:
         sets = "groups" if (split.cluster < 0).all() else "sets of images (of one group, or near-duplicates)"
@@ -180,7 +187,7 @@ def _check_groups(run: Run, split: Split) -> None:
         several = len(without) > 1
         raise PipelineError(
             f"{len(without)} training image{'s have' if several else ' has'} no `{run.competition.group}` (group), for "
-            f"instance {' and '.join(without[:2])}: fill it in, give each its own, or set `group: null` in the "
+            f"instance {' and '.join(without[:2])}: fill it in, give each image its own, or set `group: null` in the "
             "competition's YAML."
         )
 
@@ -188,15 +195,15 @@ def _check_groups(run: Run, split: Split) -> None:
 def best_balanced(
     stratum: np.ndarray, units: np.ndarray | None, settings: SplitSettings, split: Split, classes: list[str]
 ) -> tuple[np.ndarray, int]:
-    """Returns a fold for every image (N,) int64 and its seed: of several seeds the one whose largest deviation is
-    smallest, the first of equal ones."""
+    """Returns the fold of each image (N,) int64, and the chosen seed: the one with the smallest largest deviation, and
+    the first among equals."""
     best: tuple[list[float], np.ndarray, int] | None = None
     overall = audit.whole(split.areas, split.sizes, classes)
     for seed in track(range(settings.seed, settings.seed + settings.seeds), "seeds", settings.seeds):
         fold = assign(stratum, units, settings.folds, seed)
         found = audit.deviations(audit.balance(fold, split.areas, split.sizes, classes), overall)
-        # what is bound to be lopsided, such as a class of one image, is so with every seed: then the next decides
-        rank = [min(one.value, 1.0) for one in found]
+        # a class in a single image is unbalanced with every seed; then the next largest deviation decides
+        rank = [min(deviation.value, 1.0) for deviation in found]
         if best is None or rank < best[0]:
             best = rank, fold, seed
         if rank[0] < ALIKE:
@@ -206,10 +213,11 @@ def best_balanced(
 
 
 def strata(shares: np.ndarray, quantiles: int) -> np.ndarray:
-    """Returns a stratum for every image (N,) int64 from the share of it that each class covers (N, C).
+    """Returns the stratum of each image (N,) int64, from the share of the image that each class covers (N, C).
 
-    0 has no class; otherwise the rarest class in the image, the one in fewest images, and the quantile of its share
-    among those images. So each fold gets its part of what is rare: few images decide about a rare class.
+    Stratum 0 has images without any class. For all others, the stratum is given by the rarest class in the image (the
+    one that occurs in the fewest images) and by the quantile of its share among the images with this class. In this way
+    each fold gets its part of the rare classes.
     """
     stratum, first = np.zeros(len(shares), np.int64), 1
     for number in np.argsort((shares > 0).sum(0), kind="stable"):
@@ -233,21 +241,24 @@ def _with_column(stratum: np.ndarray, images: pd.DataFrame, run: Run) -> np.ndar
 
 
 def assign(stratum: np.ndarray, units: np.ndarray | None, folds: int, seed: int) -> np.ndarray:
-    """Returns a fold for every image (N,) int64; images of one unit (N,), of which there are enough, share one."""
+    """Returns a fold for each image (N,) int64. Images of the same unit (N,) get the same fold; there must be at least
+    as many units as folds."""
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold  # slow to import, seldom needed
 
     kind = StratifiedKFold if units is None else StratifiedGroupKFold
     splitter = kind(folds, shuffle=True, random_state=seed)
     stratum, fold = _coarse_enough(stratum, folds), np.empty(len(stratum), np.int64)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The least populated class")  # small strata are spread as far as they go
+        # small strata are distributed over as many folds as possible
+        warnings.filterwarnings("ignore", "The least populated class")
         for number, (_, held_out) in enumerate(splitter.split(stratum, stratum, units)):
             fold[held_out] = number
     return fold if units is None else _without_gaps(fold, units, folds)
 
 
 def _without_gaps(fold: np.ndarray, units: np.ndarray, folds: int) -> np.ndarray:
-    """Of few units scikit-learn may give a fold none: it gets the smallest of the fold that has most."""
+    """Returns the folds without empty ones. With few units, scikit-learn may leave a fold empty; it then gets the
+    smallest unit of the fold with the most units."""
     for empty in np.setdiff1d(np.arange(folds), fold):
         rows = fold == pd.Series(units).groupby(fold).nunique().idxmax()
         names, counts = np.unique(units[rows], return_counts=True)
@@ -256,26 +267,28 @@ def _without_gaps(fold: np.ndarray, units: np.ndarray, folds: int) -> np.ndarray
 
 
 def _coarse_enough(stratum: np.ndarray, folds: int) -> np.ndarray:
-    """The strata, or presence alone, or none: the first with an image for every fold in some stratum."""
+    """Returns the strata, or only presence, or no strata: the first of these in which some stratum has at least as many
+    images as there are folds."""
     for coarser in (stratum, np.minimum(stratum, 1)):
-        if np.bincount(coarser).max() >= folds:  # scikit-learn refuses fewer
+        if np.bincount(coarser).max() >= folds:  # scikit-learn requires this
             return coarser
     return np.zeros_like(stratum)
 
 
-# --- auditing them ---------------------------------------------------------------------------------------------------
+# --- the audit -------------------------------------------------------------------------------------------------------
 
 
 def _audit(run: Run, seed: int | None) -> None:
-    """Writes the audit of the folds file, made with this seed or somebody's own, and prints it."""
+    """Writes the audit of the folds file and prints it. `seed` is the seed that the file was made with; None for a
+    user's own file."""
     folds, found = read_folds(run), read_outliers(run)
     everything = table.read_table(run.table)
     train = (everything["subset"] == "train").to_numpy()
     split = replace(_material(run, everything[train], found), fold=folds["fold"].to_numpy())
     pairs = _leaking(run, split, train, found) if run.competition.clean.duplicates.search else None
-    said = audit.audit(split, folds["use"].to_numpy(), run.competition.foreground, pairs)
-    said["warnings"] += _unused(run, len(said["folds"]))
-    write_json(run.audit, {"seed": seed, "method": None if seed is None else run.split.method, **said})
+    report = audit.audit(split, folds["use"].to_numpy(), run.competition.foreground, pairs)
+    report["warnings"] += _unused(run, len(report["folds"]))
+    write_json(run.audit, {"seed": seed, "method": None if seed is None else run.split.method, **report})
     _print(run, read_audit(run))
 
 
@@ -287,25 +300,26 @@ def _leaking(run: Run, split: Split, train: np.ndarray, found: pd.DataFrame) -> 
 
 
 def _unused(run: Run, count: int) -> list[str]:
-    """A warning where the competition's YAML speaks of fewer folds than there are: only so many are trained."""
+    """Returns a warning if the competition's YAML sets fewer folds than the file has, because only that many are
+    trained."""
     if count <= run.split.folds:
         return []
     return [
-        f"{shown(run.folds_file)} has {count} folds, of which {run.split.folds} are trained unless you set "
+        f"{shown(run.folds_file)} has {count} folds, of which only {run.split.folds} are trained unless you set "
         f"`{folds_setting(run, count)}` in the competition's YAML."
     ]
 
 
-def _print(run: Run, said: dict[str, Any]) -> None:
-    console.print(_balance_table(run, said["folds"]))
-    maker = "not made by this stage" if said["seed"] is None else f"seed {said['seed']}"
-    say(f"  largest deviation ({maker}): {said['largest_deviation']['text']}")
-    style = "bold red" if said["leaks"] else "default"
-    console.print(f"  [{style}]{escape(said['verdict'])}[/{style}]{escape(_closest_in_words(run, said))}")
-    for warning in said["warnings"]:
+def _print(run: Run, report: dict[str, Any]) -> None:
+    console.print(_balance_table(run, report["folds"]))
+    maker = "not made by this stage" if report["seed"] is None else f"seed {report['seed']}"
+    say(f"  largest deviation ({maker}): {report['largest_deviation']['text']}")
+    style = "bold red" if report["leaks"] else "default"
+    console.print(f"  [{style}]{escape(report['verdict'])}[/{style}]{escape(_closest_in_words(run, report))}")
+    for warning in report["warnings"]:
         warn(f"  [yellow]{escape(warning)}[/yellow]")
     say(
-        f"  {sum(fold['images'] for fold in said['folds'])} images in {len(said['folds'])} folds → "
+        f"  {sum(fold['images'] for fold in report['folds'])} images in {len(report['folds'])} folds → "
         f"{shown(run.folds_file)}, {shown(run.audit)}"
     )
 
@@ -328,11 +342,11 @@ def _balance_table(run: Run, folds: list[dict[str, Any]]) -> Table:
     return shown_table
 
 
-def _closest_in_words(run: Run, said: dict[str, Any]) -> str:
-    if not said["leaking_pairs"]["closest"]:
+def _closest_in_words(run: Run, report: dict[str, Any]) -> str:
+    if not report["leaking_pairs"]["closest"]:
         return ""
-    left, right, distance, correlation = said["leaking_pairs"]["closest"][0]
+    left, right, distance, correlation = report["leaking_pairs"]["closest"][0]
     text = f"; the closest pair is {left} and {right} (distance {distance:.4f}, correlation {correlation:.2f})"
-    if said["method"] == "grouped" and run.competition.group and run.competition.clean.duplicates.within_groups:
+    if report["method"] == "grouped" and run.competition.group and run.competition.clean.duplicates.within_groups:
         text += "; `clean: {duplicates: {within_groups: false}}` keeps near-duplicates of different groups together too"
     return text

@@ -67,15 +67,14 @@ def test_an_index_and_two_is_the_row_of_the_file(tmp_path: Path) -> None:
         ("id,rle\n" + "a\n" * 9, "row 6 has 1 (a) and 4 more rows: "),
         ("id,rle,rle\na,,1 2\n", "csv: the column `rle` stands more than once in its header (id, rle, rle); "),
         ("id,rle,rle,id\n", "the columns `id`, `rle` stand more than once"),
-        ('id,rle\na,1 2\nb,"1 2\nc,3 4\n', "row 3: unexpected end of data; look for a stray quotation mark."),
-        (b"id,who\na,1\nb,Jos\xe9\n", "is not UTF-8, but perhaps Latin-1 or Windows-1252, in which it holds 'b,José'; "
-                                     "save it as UTF-8."),
+        ('id,rle\na,1 2\nb,"1 2\nc,3 4\n', "row 3: unexpected end of data; look for an unclosed quotation mark."),
+        (b"id,who\na,1\nb,Jos\xe9\n", "not UTF-8, but perhaps Latin-1 or Windows-1252, in which it contains 'b,José'"),
         ("id,rle\na,1 2\n".encode("utf-16"), "is not a readable CSV: it is UTF-16; save it as UTF-8."),
         ("id,rle\na,1 2\n".encode("utf-16-le"), "is not a readable CSV: it is UTF-16; save it as UTF-8."),
         (b"PK\x03\x04\x14\x00\x08\x08\xff", "it is a spreadsheet (.xlsx) or another zip archive; save "),
-        ("id;rle\na;1 2\n", "look separated by semicolons, as its header is 'id;rle'; save it with commas."),
-        ("id\trle\na\t1 2\n", "its columns look separated by tabs, as its header is 'id\\trle'; save it with commas."),
-        ("sep=;\nid;rle\na;1 2\n", "its columns look separated by semicolons, as its header is 'sep=;'; "),
+        ("id;rle\na;1 2\n", "seem to be separated by semicolons, because its header is 'id;rle'; save it with commas"),
+        ("id\trle\na\t1 2\n", "columns seem to be separated by tabs, because its header is 'id\\trle'; save it"),
+        ("sep=;\nid;rle\na;1 2\n", "its columns seem to be separated by semicolons, because its header is 'sep=;'; "),
         ("\n\n", "is not a readable CSV: No columns to parse from file."),
     ],
 )  # fmt: skip
@@ -91,7 +90,7 @@ def test_cut_and_doubled_tables(tmp_path: Path, content: str | bytes, words: str
         (" a ", "with a space at its start and its end"),
         ("a\xa0", "with a no-break space (U+00A0)"),
         (" a\0", "with a space at its start and a NUL character (U+0000)"),
-        ("a\u3000b", "with the character U+3000, which does not show"),
+        ("a\u3000b", "with the invisible character U+3000"),
     ],
 )
 def test_characters_that_do_not_show(text: str, words: str) -> None:

@@ -187,7 +187,7 @@ def test_an_edited_list_is_used_and_said(run: Run, capsys: pytest.CaptureFixture
     lines = run.outliers.read_text() + "a03,broken,0.0,,drop,by hand\n"
     run.outliers.write_text(lines)
     driver.run_stage(run, "clean")
-    assert "work/tiny/outliers.csv was changed since clean wrote it" in " ".join(capsys.readouterr().err.split())
+    assert "work/tiny/outliers.csv was edited after clean wrote it" in " ".join(capsys.readouterr().err.split())
     assert run.outliers.read_text() == lines
 
 

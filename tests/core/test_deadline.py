@@ -30,15 +30,18 @@ def test_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     deadline.check("tune")
     assert deadline.seconds_left() is None
     monkeypatch.setenv(deadline.VARIABLE, "0")
-    with pytest.raises(deadline.TimeIsUp, match="tune was not begun: the time of --time is up."):
+    with pytest.raises(deadline.TimeIsUp, match="tune was not started: the time of --time is up."):
         deadline.check("tune")
     assert "`python -m pipeline save" not in deadline.how_to_go_on()
     monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Interactive")
-    assert "save NAME` keeps it; `restore NAME` puts it back in the next." in deadline.how_to_go_on()
+    assert "save NAME` saves the work; `restore NAME` restores it in the next session." in deadline.how_to_go_on()
 
 
 def test_a_run_without_time_ends_with_its_own_exit_code(tiny: Tiny) -> None:
     done = tiny.cli("run", tiny.recipe_path, "--to", "clean", "--time", "0.001s")
     assert done.returncode == 4
-    said = "decode was not begun: the time of --time is up. What is finished is kept: the same command goes on from"
-    assert done.stderr.endswith(f"{said} there.\n")
+    said = "decode was not started: the time of --time is up. What is finished is kept: the same command continues from"
+    assert done.stderr.endswith(
+        f"{said} there.\
+"
+    )

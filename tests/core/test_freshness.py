@@ -314,7 +314,7 @@ def test_a_work_folder_without_a_number_is_taken_over(
 ) -> None:
     write_json(root / "work" / "sample" / "images.manifest.json", MANIFEST)
     driver.run_stage(open_run("sample"), "clean")
-    assert "made by version 0.1.0 and is taken over" in capsys.readouterr().err
+    assert "made by version 0.1.0 and is converted" in capsys.readouterr().err
     driver.run_stage(open_run("sample"), "clean")
     assert "taken over" not in capsys.readouterr().err
 
@@ -429,7 +429,7 @@ def test_names_that_are_no_file_names(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["outliers", "pixels_128x128_pad_grey"])
 def test_names_of_other_folders(name: str) -> None:
-    with pytest.raises(PipelineError, match="a folder of this name lies beside those of runs"):
+    with pytest.raises(PipelineError, match="this name is reserved"):
         open_run("sample", name=name)
 
 
@@ -571,7 +571,9 @@ def test_a_run_from_a_later_stage_says_what_is_not_up_to_date(
 
 def test_a_manifest_that_is_a_folder_stops_before_the_work(fake: Fake, root: Path) -> None:
     (root / "b.json").mkdir()
-    with pytest.raises(PipelineError, match=r"b\.json is a folder, and clean writes a file there: move it away"):
+    with pytest.raises(
+        PipelineError, match=r"b\.json is a folder, and clean writes a file of this name: move the folder away"
+    ):
         driver.run_stage(open_run("sample"), "clean")
     assert fake.done == []
 
@@ -784,7 +786,7 @@ def test_guard_looks_at_every_fold() -> None:
 def test_the_numpy_side_never_imports_torch() -> None:
     names = ["__main__", *(f"{stage}.stage" for stage in stages.STAGES), "status", "new.sample", "new.wizard"]
     script = (
-        f"import importlib, json, sys\n"
+        "import importlib, json, sys\n"
         f"for name in {names!r}: importlib.import_module(f'pipeline.{{name}}')\n"
         "print(json.dumps([name for name in ('torch', 'lightning', 'albumentations') if name in sys.modules]))"
     )
@@ -863,7 +865,7 @@ def test_finished_training_of_version_0_1_0_is_taken_over(tiny: Tiny, capsys: py
     folds = (tiny.root / "folds" / "tiny.csv").read_bytes()
     run = tiny.run(*stages.STAGES)
     said = capsys.readouterr().err
-    assert "work/ was made by version 0.1.0 and is taken over" in said
+    assert "work/ was made by version 0.1.0 and is converted" in said
     assert "train fold 0: kept although made by version 0.1.0" in said
     assert {path: path.read_bytes() for folder in folders for path in folder.iterdir()} == before
     assert (tiny.root / "folds" / "tiny.csv").read_bytes() == folds

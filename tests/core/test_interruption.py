@@ -35,7 +35,7 @@ from pipeline.validate import stage as validate
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
 ROOMS = (decode, clean, split, training, validate, tune, predict, encode, evaluate, report)
 MODULES = dict(zip(STAGES, ROOMS, strict=True))
-LINE = "interrupted: the same command goes on where it stopped"
+LINE = "interrupted: the same command continues where it stopped"
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ def test_a_second_process_waits_until_the_first_is_gone(tmp_path: Path) -> None:
         assert first.stdout and first.stdout.readline() == "in\n"
         with start() as second:
             assert second.stderr and second.stdout
-            assert second.stderr.readline() == "another process works in work; waiting until it is done\n"
+            assert second.stderr.readline() == "another process is working in work; waiting until it is done\n"
             first.kill()
             assert second.stdout.readline() == "in\n"
             second.kill()
@@ -50,6 +50,6 @@ def test_where_there_are_no_locks_work_goes_on(
 
 def test_a_folder_that_cannot_be_made_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "work").write_text("a file")
-    message = "work is a file, and a folder belongs there: move it away"
+    message = "work is a file, and a folder is needed there: move it away"
     with pytest.raises(PipelineError, match=message), exclusive_lock(tmp_path / "work" / "sample"):
         raise AssertionError("entered")

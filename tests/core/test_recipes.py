@@ -95,15 +95,15 @@ def test_a_recipe_takes_from_its_base_what_it_does_not_say(tmp_path: Path, monke
     assert load_recipe(str(tmp_path / "two/third.yaml"), quick=True).train.epochs == 1
     assert load_recipe(str(tmp_path / "shipped.yaml")).image.size == (96, 128)
     for name, said in {
-        "loop": r"recipe loop.yaml, its `base`: loop.yaml is based on it",
+        "loop": r"recipe loop.yaml, its `base`: loop.yaml is itself based on this recipe",
         "list": "`base` is",
         "missing": "recipe missing.yaml, its `base`: There is no recipe named `sampl`; did you mean `sample`",
         "of_empty": "recipe of_empty.yaml, its `base`: .*empty.yaml must hold `key: value` lines; it holds nothing",
-        "small": "`base` belongs to the whole recipe: take it out of `quick`",
+        "small": "`base` belongs to the recipe as a whole: remove it from `quick`",
     }.items():
         with pytest.raises(PipelineError, match=said):
             load_recipe(str(tmp_path / f"{name}.yaml"))
-    with pytest.raises(PipelineError, match="--set base: the base of a recipe stands in its YAML"):
+    with pytest.raises(PipelineError, match="--set base: the base of a recipe can only be set in its YAML"):
         load_recipe("sample", assignments=["base=first.yaml"])
 
 

@@ -68,8 +68,8 @@ def test_what_is_no_shortage(error: Exception) -> None:
     (OSError(errno.EROFS, "Read-only file system", "/a/b"), "/a/b could not be written: Read-only file system."),
     (PermissionError(errno.EACCES, "Permission denied", "/a/b"), "/a/b may not be read or written by this user"),
     (OSError(errno.ELOOP, "Too many levels of symbolic links", "/a/b"), "/a/b is a file, a folder or a link where"),
-    (FileNotFoundError(errno.ENOENT, "No such file or directory", "/a/b"), "/a/b is not there"),
-    (FileNotFoundError("/a/b"), "/a/b is not there"),  # pyarrow's
+    (FileNotFoundError(errno.ENOENT, "No such file or directory", "/a/b"), "/a/b does not exist"),
+    (FileNotFoundError("/a/b"), "/a/b does not exist"),  # pyarrow's
     (OSError(errno.EMFILE, "Too many open files", "/a/b"), "/a/b could not be opened: Too many open files. Raise"),
 ])  # fmt: skip
 def test_the_disk(error: OSError, said: str) -> None:
@@ -91,7 +91,8 @@ def test_memory_runs_out_in_every_stage(stage: str, tiny: Tiny, monkeypatch: pyt
 def test_a_worker_that_was_killed_says_what_to_lower() -> None:
     said = sentence(WorkerKilled("fold 1: its process ended with code -9"), "train", "set a smaller train.batch_size")
     assert said == (
-        "fold 1: its process ended with code -9; set a smaller train.batch_size. The same command goes on from what is "
+        "fold 1: its process ended with code -9; set a smaller train.batch_size. The same command continues from what "
+        "is "
         "finished."
     )
 
@@ -127,14 +128,14 @@ def test_a_writer_that_names_no_file(tmp_path: Path) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")  # pyarrow's
 
 
-@pytest.mark.parametrize("kind", ["a file", "a link to nowhere"])
+@pytest.mark.parametrize("kind", ["a file", "a broken link"])
 def test_misplaced_folders(tmp_path: Path, kind: str) -> None:
     place = tmp_path / "work"
     place.write_text("") if kind == "a file" else place.symlink_to("nowhere")
     for path in (place, place / "deep" / "er"):
-        with pytest.raises(PipelineError, match=f"work is {kind}, and a folder belongs there: move it away"):
+        with pytest.raises(PipelineError, match=f"work is {kind}, and a folder is needed there: move it away"):
             make_folder(path)
-    with pytest.raises(PipelineError, match="a folder belongs there"):
+    with pytest.raises(PipelineError, match="a folder is needed there"):
         write_text(place / "file", "")
 
 
@@ -173,7 +174,7 @@ def test_decode_asks_for_all_of_its_arrays_at_once(tiny: Tiny, monkeypatch: pyte
 
 def test_too_little_room_is_said_before_work_begins(tmp_path: Path) -> None:
     with pytest.raises(
-        PipelineError, match="all arrays take 8589934592.0 GiB, and the disk of .* free: make room, or set a "
+        PipelineError, match="all arrays take 8589934592.0 GiB, and the disk of .* free: free some space, or set a "
     ):
         require_space(tmp_path, 2**63, "all arrays")
 

@@ -78,7 +78,7 @@ def test_a_machine_that_is_gone(
     lease_of(path, 70)
     assert step.acquire() is None
     assert (
-        "train fold 0: node7, process 123, has not answered for 70 s and is taken for dead" in capsys.readouterr().err
+        "train fold 0: node7, process 123, has not answered for 70 s and is considered dead" in capsys.readouterr().err
     )
     assert read_json(path.with_suffix(".lease"))["process"] == os.getpid()
     other = StepLock(path, "train fold 0")
@@ -128,7 +128,7 @@ def test_a_fold_that_another_process_trains_is_left_to_it(
     assert trained == ["train fold 1", "train fold 0"]
     said = capsys.readouterr().err
     assert said.index("train fold 0 is being done by node7, process 123") < said.index("fold 1      1/1")
-    assert said.index("fold 1      1/1") < said.index("is taken for dead") < said.index("fold 0      1/1")
+    assert said.index("fold 1      1/1") < said.index("is considered dead") < said.index("fold 0      1/1")
     assert not list(place.parent.glob("*.lease"))
 
 

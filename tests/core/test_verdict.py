@@ -91,4 +91,4 @@ def test_constants_by_their_names() -> None:
     binary = {"constants": {"all_empty": 0.5, "mean_mask": 0.2}}
     assert verdict.constants(binary) == {"an all-empty file": 0.5, "the mean mask": 0.2}
     classes = {"constants": {"all_empty": None, "mean_mask": 0.2}, "class_iou": {}}
-    assert verdict.constants(classes) == {"the commonest class at every place": 0.2}
+    assert verdict.constants(classes) == {"the most frequent class at each pixel": 0.2}

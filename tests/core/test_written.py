@@ -55,7 +55,7 @@ def test_sound_files_are_returned_as_they_are(run: Run) -> None:
     ("{}", "it lacks metric"),
 ])  # fmt: skip
 def test_what_is_no_object(run: Run, content: str, fault: str) -> None:
-    said = f"work/tiny/small/postprocess.json is damaged ({fault}): put the file back, or run the tune stage again"
+    said = f"work/tiny/small/postprocess.json is damaged ({fault}): restore the file, or run the tune stage again"
     assert refused(run, content) == f"{said} with --force."
     assert if_sound(read_tuned, run) is None
 
@@ -114,7 +114,7 @@ def test_what_is_of_another_type_or_of_other_classes(run: Run) -> None:
     )
     assert "(it lacks rules.thing.threshold)" in refused(run, written.RESULT | {"rules": {"thing": {}}})
     other = {"rules": {"other": written.RESULT["rules"]["thing"]}}
-    assert "(it is of the classes other, and the competition has thing)" in refused(run, written.RESULT | other)
+    assert "(it has the classes other, and the competition has thing)" in refused(run, written.RESULT | other)
 
 
 def test_a_damaged_record_is_none(run: Run) -> None:

@@ -372,7 +372,7 @@ def test_missing_group(tiny: Tiny) -> None:
         (encoded(np.zeros(SHAPE, np.uint8)), "is not a readable CSV: "),
         (b"", "is not a readable CSV: No columns to parse from file."),
         (b"id,mask\na01,1 2\na02,1 2,surplus\n", "every row must have 2 values, as many as the header has columns"),
-        (b"id,mask\na01,1 2,surplus\n", "but row 2 has 3 (a01,1 2,surplus): look there for a comma"),
+        (b"id,mask\na01,1 2,surplus\n", "but row 2 has 3 (a01,1 2,surplus): look there for a missing"),
         (b"<!doctype html>\n<title>Log in</title>\n", "column `id`, `mask` is missing; found `<!doctype html>`"),
     ],
 )
@@ -681,7 +681,7 @@ def test_recipe_with_a_fault(tiny: Tiny, change: dict[str, Any], words: list[str
         ({"classes": ["a", "b"]}, "several classes need columns.label (a column) or columns.pattern"),
         (
             {"train": {"images": "train/{id}.tif", "masks": "{id}.png"}, "classes": {"a": "#ff0000"}},
-            "'#ff0000' is no value of a mask image; expected a number or [red, green, blue].",
+            "'#ff0000' cannot be a value of a mask image; expected a number or [red, green, blue].",
         ),
         (
             {"classes": {"a": [1, 2]}},
@@ -690,8 +690,11 @@ def test_recipe_with_a_fault(tiny: Tiny, change: dict[str, Any], words: list[str
         ({"classes": {"a": 1, "b": 1}}, "values repeats itself: [1, 1]."),
         ({"kind": "multiclass", "metric": "mean_iou"}, "kind multiclass needs at least two classes"),
         ({"ignore_class": "b"}, "ignore_class is 'b'; expected a class of a multiclass competition"),
-        ({"test": {"images": "t/{id}.tif", "evaluate": True}}, "evaluate is for the test set, and needs test.masks."),
-        ({"train": {"images": "train/{id}.tif"}}, ": train.masks is missing; name the CSV of masks or"),
+        (
+            {"test": {"images": "t/{id}.tif", "evaluate": True}},
+            "evaluate can only be set for the test set, and needs test.masks.",
+        ),
+        ({"train": {"images": "train/{id}.tif"}}, ": train.masks is missing; set it to the CSV file of masks or"),
     ],
 )
 def test_competition_with_a_fault(tiny: Tiny, change: dict[str, Any], words: str) -> None:
@@ -1034,12 +1037,12 @@ def test_instance_numbers_are_no_wavering_values(tiny: Tiny) -> None:
 def test_an_ignore_value_that_does_nothing(tiny: Tiny) -> None:
     tiny.settings["ignore_value"] = 255
     tiny.save()
-    assert "ignore_value does nothing here; it needs mask images" in tiny.fails()
+    assert "ignore_value has no effect here. It needs mask images" in tiny.fails()
     masks = {name: mask.copy() for name, mask in tiny.masks.items()}
     for mask in masks.values():
         mask[0] = 255
     with_mask_files(tiny, masks)
-    assert "`classes: {thing: 1}` with the numbers that the files hold" in tiny.fails()
+    assert "`classes: {thing: 1}` with the numbers in the files" in tiny.fails()
     tiny.settings["classes"] = {"thing": 1}
     tiny.save()
     images = table.read_table(tiny.run("decode").table)

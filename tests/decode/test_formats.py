@@ -146,7 +146,7 @@ def test_one_file_per_band(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
     (fault,) = raw.listing().faults
     assert (str(fault), fault.image_id) == ("train/r9/band_08.npy: there is no file of band 11 beside it", "r9")
     raw.settings["channels"] = 2
-    with pytest.raises(PipelineError, match=r"`channels: {bands: \[…\]}` names them"):
+    with pytest.raises(PipelineError, match=r"`channels: {bands: \[…\]}` lists the bands"):
         raw.competition()
 
 

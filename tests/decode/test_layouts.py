@@ -164,7 +164,9 @@ def test_training_and_test_images_in_one_folder(tiny: Tiny) -> None:
     assert table.read_table(tiny.run().test_table)["image_id"].tolist() == TEST_IDS
     tiny.settings["sample_submission"] = None
     tiny.save()
-    assert "train.images and test.images are the same; only `listed_in` of both" in tiny.refused("decode")
+    assert "train.images and test.images are the same. To distinguish them, set `listed_in` for both" in tiny.refused(
+        "decode"
+    )
 
 
 def test_groups_from_ids_and_from_another_table(tiny: Tiny) -> None:
@@ -276,7 +278,7 @@ def test_masks_saved_as_jpeg(tiny: Tiny) -> None:
     tiny.settings |= {"classes": {"ground": 0, "thing": 255}, "kind": "multiclass", "metric": "mean_iou"}
     tiny.settings["submission"] = {"id": "id", "label": "class", "rle": "mask"}
     tiny.save()
-    assert "threshold is for mask images of one class per file" in tiny.refused("decode")
+    assert "threshold can only be used with mask images of one class per file" in tiny.refused("decode")
 
 
 @pytest.mark.parametrize(
@@ -351,4 +353,4 @@ def test_more_than_the_disk_holds(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -
     message = tiny.fails()
     assert message.startswith("pixel arrays at 32×32 and descriptors of all images take ")
     assert " KiB, and the disk of work/tiny has 0.0 KiB free: " in message
-    assert "make room, or set a smaller image.size or image.store." in message
+    assert "free some space, or set a smaller image.size or image.store." in message

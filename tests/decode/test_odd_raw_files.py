@@ -55,7 +55,7 @@ def test_new_on_class_maps_that_are_none(tmp_path: Path, label: float, holds: st
 @pytest.mark.parametrize("content", [b"", b"\x93NUMPY", b"\x93NUMPY\x01\x00\x08\x00{'descr'", b"PK\x03\x04"])
 def test_an_external_array_that_is_none(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "oof.npy").write_bytes(content)
-    with pytest.raises(PipelineError, match="oof.npy is not a .npy that can be mapped"):
+    with pytest.raises(PipelineError, match="oof.npy is not a .npy file that can be memory-mapped"):
         external_arrays.open_array(tmp_path / "oof.npy")
 
 

@@ -173,14 +173,23 @@ def test_several_instances_in_a_cell(tmp_path: Path) -> None:
 
 
 WRONG: list[tuple[dict[str, Any], str]] = [
-    ({"images": "{a}/{b}.png"}, 'images has no {id}: say what ids are made of, e.g. id: "{a}_{b}"'),
-    ({"images": "{a}/{id}.png", "id": "{a}"}, "images holds {id}: remove `id`, or name that part otherwise"),
+    ({"images": "{a}/{b}.png"}, 'images has no {id}: set how ids are built from its parts, e.g. id: "{a}_{b}"'),
+    (
+        {"images": "{a}/{id}.png", "id": "{a}"},
+        "images already holds {id}: remove the setting `id`, or give that part of images another name",
+    ),
     ({"images": "{a}/{b}.png", "id": "{a}_{c}"}, "id is {a}_{c}; expected parts of images: {a}, {b}"),
-    ({"images": "{class}/{id}.png"}, "{class} cannot be a part of the path of images: give it another name"),
-    ({"images": "{1}/{id}.png"}, "{1} is no name of a part"),
-    ({"images": "{id}.png", "masks": "{town}/{id}.png"}, "masks holds {town}, which is no part of images"),
-    ({"images": "{id}.png", "masks": "m.csv", "instances": True}, "instances is for mask images; masks is m.csv"),
-    ({"images": "{id}.png", "masks": "m.csv", "outlines": True}, "outlines is for polygons; masks is m.csv"),
+    ({"images": "{class}/{id}.png"}, "{class} is reserved and cannot be a part of images: give the part another name"),
+    ({"images": "{1}/{id}.png"}, "{1} is not a valid name of a part"),
+    ({"images": "{id}.png", "masks": "{town}/{id}.png"}, "masks holds {town}, which is not a part of images"),
+    (
+        {"images": "{id}.png", "masks": "m.csv", "instances": True},
+        "instances can only be used with mask images; masks is m.csv",
+    ),
+    (
+        {"images": "{id}.png", "masks": "m.csv", "outlines": True},
+        "outlines can only be used with polygons; masks is m.csv",
+    ),
 ]
 
 

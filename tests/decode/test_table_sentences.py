@@ -18,7 +18,7 @@ def test_separators_and_encodings(tiny: Tiny, name: str) -> None:
     sound = (tiny.input / name).read_text()
     for separator, word in ((";", "semicolons"), ("\t", "tabs")):
         message = said(tiny, name, sound.replace(",", separator))
-        assert f"{name}: its columns look separated by {word}, as its header is 'id" in message
+        assert f"{name}: its columns seem to be separated by {word}, because its header is 'id" in message
         assert message.endswith("save it with commas.")
     assert said(tiny, name, sound, "utf-16").endswith("it is UTF-16; save it as UTF-8.")
     assert "save it as UTF-8" in said(tiny, name, sound.replace("id", "\xedd", 1), "latin-1")
@@ -39,8 +39,8 @@ def test_what_may_stand_for_an_empty_mask_names_the_setting(tiny: Tiny) -> None:
         row["mask"] = row["mask"] or "NaN"
     tiny.save()
     assert (
-        "train.csv row 2: mask of image a01: value 1 is 'NaN', not a whole number; where that is an empty mask, set "
-        '`rle: {empty: "NaN"}`'
+        "train.csv row 2: mask of image a01: value 1 is 'NaN', not a whole number; if this text stands for an empty "
+        'mask, set `rle: {empty: "NaN"}`'
     ) in tiny.fails()
     tiny.settings["rle"] = {"empty": "NaN"}
     tiny.save()

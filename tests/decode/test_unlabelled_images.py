@@ -83,8 +83,11 @@ def test_missing_planes(raw: Raw) -> None:
 @pytest.mark.parametrize(
     ("train", "said"),
     [
-        ({"masks": "masks/{name}.png"}, "instances: planes is for masks in .npy files; masks is masks/{name}.png"),
-        ({"masks": "masks.csv", "instances": False}, "empty is for mask images; masks is masks.csv"),
+        (
+            {"masks": "masks/{name}.png"},
+            "instances: planes can only be used with masks in .npy files; masks is masks/{name}.png",
+        ),
+        ({"masks": "masks.csv", "instances": False}, "empty can only be used with mask images; masks is masks.csv"),
     ],
 )
 def test_settings_that_do_not_go_together(raw: Raw, train: dict[str, Any], said: str) -> None:

@@ -60,7 +60,7 @@ def test_forgeries_are_lists_of_run_lengths_or_authentic(tmp_path: Path) -> None
         ("[1, 2];[1, 2]", "row 2: id t1: is the same as row 2"),
         ("[1, 3];[3, 2]", "row 2: id t1: shares 1 pixel with another mask of the image"),
         ("[1, 3];", "row 2: id t1: '[1, 3];' does not have the form '{rle}', with ';' between instances"),
-        ("[1, 3] [5, 1]", "row 2: id t1: '[1, 3] [5, 1]' is no JSON, which `as_json` in `rle` says it is"),
+        ("[1, 3] [5, 1]", "row 2: id t1: '[1, 3] [5, 1]' is not JSON, and `rle: as_json` requires JSON"),
         ("Authentic", "row 2: id t1: 'Authentic' is not a mask; an empty mask is the text 'authentic'"),
         ("[1, 3];[]", "row 2: id t1: is not in canonical form: '[]' should be 'authentic'"),
     ],
@@ -127,8 +127,8 @@ def test_a_sample_submission_names_no_classes(tmp_path: Path) -> None:
     [
         ({"cell": "{score}"}, "expected {rle}, or e.g."),
         ({"cell": "{rle} {rle}"}, "expected {rle}, or e.g."),
-        ({"cell": "{rle}"}, "say with rle.several what stands between"),
-        ({"cell": "{class} {rle}", "label": "class"}, "classes stand in the cell and in `label`"),
+        ({"cell": "{rle}"}, "set rle.several to the separator between"),
+        ({"cell": "{class} {rle}", "label": "class"}, "the class is both in cell and in `label`"),
     ],
 )
 def test_settings_that_do_not_fit(settings: dict[str, Any], said: str) -> None:

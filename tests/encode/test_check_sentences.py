@@ -62,7 +62,7 @@ def test_ids_of_class_maps(tiny: Tiny) -> None:
 
 
 def test_separators_and_columns(check: Check) -> None:
-    with pytest.raises(PipelineError, match=r"separated by semicolons, as its header is 'id;mask'; save it with"):
+    with pytest.raises(PipelineError, match=r"separated by semicolons, because its header is 'id;mask'; save it with"):
         check(VALID.replace(",", ";"))
     assert check(VALID.replace("id,mask", "id, mask")) == [
         "columns are id, ' mask' (with a space at its start); expected id, mask, in this order"

@@ -174,7 +174,7 @@ def test_coco_results_are_what_pycocotools_reads(tmp_path: Path) -> None:
         ({"category_id": 2}, "row 1: id '7' with label '2' is not in the test set"),
         ({"score": 1.5}, "row 1: id t1: score is '1.5'; expected a number from 0 to 1"),
         ({"segmentation": {"size": [9, 9], "counts": "01"}},
-         "row 1: id t1 with label 1: its size is [9, 9], the image's [12, 17] (rows, columns)"),
+         "row 1: id t1 with label 1: its size is [9, 9], and that of the image [12, 17] (rows, columns)"),
         ({"segmentation": [[1, 1, 5, 1]]},
          'row 1: id t1 with label 1: the JSON is [[1, 1, 5, 1]]; expected {"size": [rows, columns], "counts": …}'),
     ],

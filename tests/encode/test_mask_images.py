@@ -187,12 +187,12 @@ def test_missing_further_and_damaged_members(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"format": "images"}, "needs a name with {id}"),
-        ({"format": "images", "image": "{id}.jpg"}, "needs a name with {id}"),
-        ({"image": "{id}.tif"}, "image is for format: images"),
-        ({"format": "images", "image": "{id}.tif", "file": "csv"}, "mask images go into a zip"),
-        ({"format": "images", "image": "{id}.tif", "values": [1, 2]}, "2 entries for 1 classes"),
-        ({"format": "images", "image": "{id}.tif", "columns": {"a": 1}}, "columns is for tables of run lengths"),
+        ({"format": "images"}, "needs a .png or .tif file name with {id}"),
+        ({"format": "images", "image": "{id}.jpg"}, "needs a .png or .tif file name with {id}"),
+        ({"image": "{id}.tif"}, "image needs format: images"),
+        ({"format": "images", "image": "{id}.tif", "file": "csv"}, "mask images are submitted as a zip file"),
+        ({"format": "images", "image": "{id}.tif", "values": [1, 2]}, "2 entries; expected 1, one per class"),
+        ({"format": "images", "image": "{id}.tif", "columns": {"a": 1}}, "columns needs a table of run lengths"),
     ],
 )
 def test_settings_that_do_not_fit(settings: dict[str, Any], said: str) -> None:

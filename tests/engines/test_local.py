@@ -165,7 +165,11 @@ def test_a_training_that_fails(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -
     with pytest.raises(Exception) as caught:
         train(run)
     said, error = capsys.readouterr().err, run.fold_folder(0) / "error.txt"
-    assert "train fold 0 failed:" in said and "tiny/small/fold_0/error.txt" in said and "; the others go on" in said
+    assert (
+        "train fold 0 failed:" in said
+        and "tiny/small/fold_0/error.txt" in said
+        and "; the other steps continue" in said
+    )
     assert "Traceback" in error.read_text() and type(caught.value).__name__ in error.read_text()
     assert [path.parent.name for path in run.folder.glob("*/manifest.json")] == ["fold_1"]
     damaged.unlink()
@@ -177,7 +181,7 @@ def test_bad_input_of_all(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> Non
     run = prepare(tiny, {"train": {"learning_rate": 1e30, "epochs": 50}})
     with pytest.raises(PipelineError, match=r"2 of 2 steps failed:\n  train fold 0: .*nan") as caught:
         train(run)
-    assert "The same command does these again" in str(caught.value)
+    assert "The same command runs these steps again" in str(caught.value)
     assert str(caught.value).count("\n") == 3
 
 

@@ -194,7 +194,7 @@ def test_a_threshold_for_each_image_in_words() -> None:
     rank = Rank("dice", Calibration(2.0), {"0": Calibration(0.5), "1": Calibration(4.0, 1.0)})
     (found,) = described(Rules((Rule(min_area=1, rank=rank),)), ["thing"]).values()
     expected = (
-        "each image at its own best threshold, probabilities calibrated by fold (slopes 0.50, 4.00), at least 1 px"
+        "the best threshold for each image, from probabilities calibrated per fold (slopes 0.50, 4.00), at least 1 px"
     )
     assert in_words(found) == expected
 

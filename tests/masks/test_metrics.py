@@ -111,7 +111,7 @@ def test_a_sum_of_metrics() -> None:
     assert (pooled.unit, pooled.counted) == ("data_set", "pixels")
     measured = np.array([[[3], [5], [4]], [[0], [2], [0]]])
     assert pooled.score_of(measured) == pytest.approx(0.5 * 6 / 11 + 0.5 * 3 / 8)
-    with pytest.raises(PipelineError, match="distances do not add up"):
+    with pytest.raises(PipelineError, match="distances cannot be summed"):
         named("dice + hausdorff(over=data_set)")
 
 
@@ -125,11 +125,11 @@ def test_a_sum_of_metrics() -> None:
         ("f_beta(beta=-1)", "metric f_beta: beta is -1; expected a number above 0"),
         ("dice +", "is not a metric; expected for instance dice"),
         ("dice - iou", "`dice - iou` is not a metric"),
-        ("0 * dice", "expected a weight above 0"),
-        ("1e400 * dice", "expected a weight above 0"),
+        ("0 * dice", "expected a number above 0 times"),
+        ("1e400 * dice", "expected a number above 0 times"),
         ("f_beta(beta=1e400)", "expected a number above 0"),
-        ("f_beta(beta=1, beta=2)", "`f_beta(beta=1, beta=2)` sets something twice"),
-        ("dice + mean_iou", "adds metrics of masks and of class maps"),
+        ("f_beta(beta=1, beta=2)", "`f_beta(beta=1, beta=2)` gives a setting twice"),
+        ("dice + mean_iou", "adds metrics of masks and metrics of class maps"),
         ("__import__('os')", "is not a metric; expected for instance dice"),
     ],
 )

@@ -321,7 +321,8 @@ FAULTS = {
     "0 3": "run 1 (start 0, length 3) starts below 1, the number of the first pixel",
     "-2 3": "run 1 (start -2, length 3) starts below 1, the number of the first pixel",
     "1 2 0 1": "run 2 (start 0, length 1) starts below 1, the number of the first pixel",
-    "1 0": 'run 1 (start 1, length 0) has a length below 1; where that is an empty mask, set `rle: {empty: "1 0"}`',
+    "1 0": "run 1 (start 1, length 0) has a length below 1; if this text stands for an empty mask, set "
+    '`rle: {empty: "1 0"}`',
     "2 0": "run 1 (start 2, length 0) has a length below 1",
     "1 1 3 -2": "run 2 (start 3, length -2) has a length below 1",
     "4 2 1 1": "run 2 (start 1, length 1) comes before run 1 (start 4, length 2): runs must be sorted by their starts",
@@ -346,7 +347,9 @@ def test_faulty_text_is_refused_with_its_values(text: str, message: str) -> None
 def test_what_may_stand_for_an_empty_mask_names_the_setting(text: str) -> None:
     with pytest.raises(RleError) as raised:
         parse(f" {text} ")
-    assert str(raised.value).endswith(f"; where that is an empty mask, set `rle: {{empty: {json.dumps(text)}}}`")
+    assert str(raised.value).endswith(
+        f"; if this text stands for an empty mask, set `rle: {{empty: {json.dumps(text)}}}`"
+    )
     assert is_placeholder(text) and not area(text, Convention(empty=text))
 
 

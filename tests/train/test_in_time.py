@@ -26,7 +26,7 @@ def test_it_stops_after_an_epoch_and_ends_in_the_same_weights(
         with pytest.raises(deadline.TimeIsUp, match=r"The time of --time is up"):
             train(run)
     said = capsys.readouterr().err
-    assert "  fold 0 stopped after epoch 1 of 2: 0 s of --time are left" in said and "fold 1 was not begun" in said
+    assert "  fold 0 stopped after epoch 1 of 2: 0 s of --time are left" in said and "fold 1 was not started" in said
     assert "failed" not in said
     assert (run.fold_folder(0) / "last.ckpt").exists() and not (run.fold_folder(0) / "fold.json").exists()
     assert not list(run.folder.rglob("error.txt"))

@@ -244,7 +244,7 @@ def test_a_fold_starts_from_the_same_fold_of_another_run(tiny: Tiny) -> None:
     folds = pd.read_csv(teacher.folds_file, dtype=str)
     folds["fold"] = folds["fold"].map({"0": "1", "1": "0", "2": "2"})
     folds.to_csv(teacher.folds_file, index=False)
-    with pytest.raises(PipelineError, match="trained on other folds than .* its fold 0 has seen images"):
+    with pytest.raises(PipelineError, match="not trained on the folds that are now in .* its fold 0 has seen images"):
         train(named(teacher, "other", {"train": still}))
 
 
@@ -254,7 +254,7 @@ def test_weights_that_have_seen_the_images_held_out_now_do_not_predict(tiny: Tin
     moved = folds["fold"].map({"0": "1", "1": "0", "2": "2"})
     write_text(run.folds_file, folds.assign(fold=moved).to_csv(index=False))
     with pytest.raises(
-        PipelineError, match=r"fold_0 was trained on other folds than .* Put the old folds back, or train"
+        PipelineError, match=r"fold_0 was not trained on the folds that are now in .* Restore the old folds, or train"
     ):
         driver.run_stage(run, "validate")
     write_text(run.folds_file, folds.to_csv(index=False))
@@ -265,8 +265,8 @@ def test_weights_that_have_seen_the_images_held_out_now_do_not_predict(tiny: Tin
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"start_from": "nobody"}, "train.start_from is nobody, and there is no .*Trained so far: small"),
-        ({"pseudo": {"recipe": "nobody"}}, "train.pseudo.recipe is nobody, and there is no "),
+        ({"start_from": "nobody"}, "train.start_from is nobody, and .*Trained so far: small"),
+        ({"pseudo": {"recipe": "nobody"}}, "train.pseudo.recipe is nobody, and "),
         ({"pseudo": {"recipe": "pupil"}}, "which is this run itself"),
         ({"pseudo": {"recipe": "small"}}, "test_fold_0.npy does not exist; finish that run first"),
     ],

@@ -1,4 +1,4 @@
-"""What a competition's YAML may say under `clean`: which detectors run, and what follows from their findings."""
+"""The settings of a competition under `clean`: which detectors run, and what happens with their findings."""
 
 from typing import Annotated, Any, Literal
 
@@ -8,7 +8,7 @@ from pipeline.core.config.settings import Settings
 
 
 def _off(value: Any) -> Any:
-    return "off" if value is False else value  # what YAML makes of `off`
+    return "off" if value is False else value  # YAML reads an unquoted `off` as False
 
 
 Action = Annotated[Literal["drop", "keep", "off"], BeforeValidator(_off)]
@@ -16,72 +16,74 @@ Policy = Annotated[Literal["drop_empty", "drop_both", "relabel", "soft", "keep",
 
 
 class BrokenSettings(Settings):
-    """Images that show nothing: of one colour, nearly black or white, or noise."""
+    """Detector of images without content: constant, nearly black, nearly white, or noise."""
 
     action: Action = "drop"
     constant: bool = True
-    """Images whose pixels all have one value."""
+    """Whether images are found whose pixels all have the same value."""
     extreme: float = Field(1 / 16, ge=0, le=0.5)
-    """Nearly black or white: the mean is in the lowest or highest part, this large, of the range of values; 0 finds
-    none."""
+    """An image is nearly black or nearly white if its mean lies within this share of the lower or upper end of the
+    range of values. 0: none is found."""
     noise: float = Field(0.2, ge=0, le=1)
-    """Noise: neighbouring pixels correlate less than this; 0 finds none."""
+    """An image is noise if the correlation of neighbouring pixels is lower than this. 0: none is found."""
     z: float = Field(5.0, gt=0)
-    """Nearly black, nearly white and noise count only where the image stands this many robust standard deviations off
-    the others: where most are dark, dark is not broken."""
+    """Nearly black, nearly white and noisy images are only reported if they differ from the other images by at least
+    this many robust standard deviations. In a data set of mostly dark images, a dark image is not broken."""
 
 
 class IdenticalMaskSettings(Settings):
-    """One mask on several images: copied by mistake, or a sign that they do not belong."""
+    """Detector of one and the same mask on several images, which may be a copying mistake."""
 
     action: Action = "drop"
     images: int = Field(5, ge=2)
-    """From how many images on that are no near-duplicates of each other; fewer are listed and kept."""
+    """Minimum number of images with this mask that are not near-duplicates of each other. With fewer images the finding
+    is listed, and the images are kept."""
 
 
 class DuplicateSettings(Settings):
-    """Images that are nearly the same: they stand in one fold."""
+    """Detector of near-duplicate images, which are kept together in one fold."""
 
     search: bool = True
-    """Whether they are looked for."""
+    """Whether near-duplicates are searched for."""
     distance: float = Field(0.008, gt=0, le=2)
-    """The histograms of 20×20-pixel blocks of near-duplicates are closer than this cosine distance; `correlation` must
-    hold too."""
+    """Maximum cosine distance between the histograms of 20×20-pixel blocks of two near-duplicates. They must satisfy
+    `correlation` too."""
     correlation: float = Field(0.9, ge=-1, le=1)
-    """The least correlation of the thumbnails of near-duplicates: histograms alone take any two dark images for the
-    same."""
+    """Minimum correlation between the thumbnails of two near-duplicates. Without it, any two dark images would have
+    similar histograms."""
     within_groups: bool = True
-    """Search inside groups only, where the competition has groups."""
+    """Whether only images of the same group are compared, if the competition has groups."""
     test: bool = True
-    """Report training images that have a near-duplicate in the test set."""
+    """Whether training images with a near-duplicate in the test set are reported."""
 
 
 class ContradictionSettings(Settings):
-    """Near-duplicates whose masks disagree."""
+    """Detector of near-duplicates whose masks contradict each other."""
 
     policy: Policy = "keep"
-    """`drop_empty` leaves the empty one out of training, `drop_both` both; `relabel` trains it on its neighbour's mask;
-    `soft` trains all of them on their mean mask; `keep` lists them; `off` does not look."""
+    """What training does with them. `drop_empty` leaves out the image with the empty mask, `drop_both` both images.
+    `relabel` gives the image with the empty mask the mask of its near-duplicate. `soft` gives all of them their mean
+    mask. `keep` only lists them. `off` does not search."""
     dice: float = Field(0.3, ge=0, le=1)
-    """Two masks disagree below this Dice, and when one alone is empty."""
+    """Two masks contradict each other if their Dice is lower than this, or if only one of them is empty."""
     under_mask: float | None = Field(0.05, gt=0)
-    """The largest cosine distance of the blocks under the masks: where the images differ just there, the object came
-    into view between them, and both masks may be right. null does not look."""
+    """Maximum cosine distance between the blocks under the masks. If two images differ more than this under the masks,
+    the object may have come into view between them, and both masks may be right. null: not checked."""
 
 
 class PixelOutlierSettings(Settings):
-    """Images whose mean, contrast or entropy is unlike the others'."""
+    """Detector of images whose mean, contrast or entropy is unusual."""
 
     action: Action = "keep"
     z: float = Field(6.0, gt=0)
-    """From how many robust standard deviations on, in any of the three."""
+    """Minimum distance from the other images in any of the three values, in robust standard deviations."""
     isolation: float | None = Field(0.75, gt=0, le=1)
-    """From which anomaly score of an isolation forest on, over all three together (about 0.5 is ordinary, 1 the most);
-    null grows none."""
+    """Minimum anomaly score of an isolation forest over all three values together. Ordinary images score about 0.5, and
+    1 is the maximum. null: no isolation forest."""
 
 
 class CleanSettings(Settings):
-    """The detectors of clean; `off` switches one off, `keep` lists without consequence."""
+    """The detectors of clean. `off` switches a detector off; `keep` lists its findings without consequences."""
 
     broken: BrokenSettings = BrokenSettings()
     identical_masks: IdenticalMaskSettings = IdenticalMaskSettings()

@@ -1,4 +1,4 @@
-"""What a recipe may say about losses."""
+"""The settings of a recipe for its losses."""
 
 from typing import Any, Literal
 
@@ -9,10 +9,10 @@ from pipeline.core.errors import PipelineError
 
 
 class Term(Settings):
-    """A loss and its weight in the sum; a bare number is the weight."""
+    """One loss with its weight in the sum. A number alone, as in `dice: 0.5`, is the weight."""
 
     weight: float = Field(1.0, ge=0)
-    """What it counts in the sum."""
+    """Weight of this loss in the sum. 0 leaves it out."""
 
     @model_validator(mode="before")
     @classmethod
@@ -21,7 +21,7 @@ class Term(Settings):
 
 
 class BceTerm(Term):
-    """Binary cross-entropy of every class for itself."""
+    """Binary cross-entropy of each class separately."""
 
     pos_weight: float = Field(1.0, gt=0)
     """Weight of foreground pixels."""
@@ -30,78 +30,79 @@ class BceTerm(Term):
 
 
 class CrossEntropyTerm(Term):
-    """Cross-entropy over the classes; of a binary competition over background and class."""
+    """Cross-entropy over all classes; in a binary competition over background and class."""
 
     class_weights: list[float] | None = None
-    """One a class, background included; null: all 1."""
+    """One weight per class, background included. null: all 1."""
     smoothing: float = Field(0.0, ge=0, lt=1)
-    """Label smoothing: this share of a pixel is spread evenly over all classes."""
+    """Label smoothing: this share of the target probability is spread evenly over all classes."""
 
 
 class DiceTerm(Term):
-    """1 - Dice of the probabilities."""
+    """1 - Dice, computed from the probabilities."""
 
     per_image: bool = False
-    """The mean of the images' Dice, smoothed by 1, which has a gradient on empty masks; false: Dice of the whole batch,
-    as in segmentation-models-pytorch, which has none on a batch without foreground."""
+    """true: the mean of the Dice of each image, with smoothing 1, which has a gradient for empty masks too. false: Dice
+    over the whole batch, as in segmentation-models-pytorch, which has no gradient for a batch without foreground."""
     positives_only: bool = False
-    """With per_image: only images (and classes) with a mask count."""
+    """With `per_image`: whether only images (and classes) with a non-empty mask count."""
 
 
 class JaccardTerm(Term):
-    """1 - IoU of the batch's probabilities."""
+    """1 - IoU, computed from the probabilities over the whole batch."""
 
 
 class FocalTerm(Term):
-    """Cross-entropy that counts confident pixels less (Lin et al. 2017)."""
+    """Focal loss: cross-entropy with lower weights for pixels that are already predicted well (Lin et al. 2017)."""
 
     gamma: float = Field(2.0, ge=0)
-    """Exponent: how much less a pixel counts that is right already; 0 is cross-entropy."""
+    """Exponent. The higher it is, the less do well predicted pixels count; 0 gives cross-entropy."""
     alpha: float | None = Field(None, ge=0, le=1)
-    """Weight of foreground pixels, 1 - alpha for the others; null: all 1."""
+    """Weight of foreground pixels; background pixels have weight 1 - alpha. null: all pixels have weight 1."""
 
 
 class TverskyTerm(Term):
-    """1 - Tversky index (Salehi et al. 2017): Dice with a price for each kind of error."""
+    """1 - Tversky index (Salehi et al. 2017): Dice with a weight for each kind of error."""
 
     alpha: float = Field(0.5, ge=0)
-    """Price of false positives."""
+    """Weight of false positives."""
     beta: float = Field(0.5, ge=0)
-    """Price of false negatives."""
+    """Weight of false negatives."""
     gamma: float = Field(1.0, gt=0)
-    """Exponent: the focal Tversky loss (Abraham & Khan 2019) has 0.75."""
+    """Exponent of the loss; the focal Tversky loss (Abraham & Khan 2019) uses 0.75."""
 
 
 class LovaszTerm(Term):
-    """The convex surrogate of IoU (Berman et al. 2018)."""
+    """Lovász loss, a convex surrogate of IoU (Berman et al. 2018)."""
 
     kind: Literal["hinge", "elu"] = "hinge"
-    """`elu` replaces the hinge by elu + 1, which keeps a gradient on pixels that are right (as TGS Salt winners did);
-    multiclass competitions have neither, but the softmax."""
+    """`elu` replaces the hinge function by elu + 1, which keeps a gradient for correctly classified pixels, as winners
+    of TGS Salt did. Not used in multiclass competitions, where the loss is computed on the softmax."""
     per_image: bool = True
-    """The mean of the images' losses; false: of the whole batch as one image."""
+    """true: the mean of the losses of each image. false: the loss of the whole batch as one image."""
 
 
 class PresenceTerm(Term):
-    """Binary cross-entropy of the presence head (model.presence)."""
+    """Binary cross-entropy of the presence head (`model.presence`)."""
 
 
 class SeparatorTerm(Term):
-    """Loss of what separates touching objects (model.instances): of `border` binary cross-entropy and the batch's Dice,
-    of `distance` cross-entropy, which is least where the prediction is the distance itself."""
+    """Loss of the output that separates touching objects (`model.instances`). `border`: binary cross-entropy plus Dice
+    over the batch. `distance`: cross-entropy, whose minimum is at the true distance."""
 
     pos_weight: float = Field(3.0, gt=0)
-    """border: weight of border pixels, which are few, in the cross-entropy."""
+    """border: weight of border pixels in the cross-entropy, because they are few."""
 
 
 OF_NO_LOSS = {"deep", "learn_ignored_class"}
 """Settings of LossSettings that are no losses."""
 OF_OTHER_OUTPUTS = {"presence", "separator"}
-"""Losses that are of no mask."""
+"""Losses of outputs other than the masks."""
 
 
 class LossSettings(Settings):
-    """The losses that are summed; without any: bce (or cross_entropy of a multiclass competition) and dice, each 1."""
+    """The losses that are summed. Default: `bce` (in multiclass competitions `cross_entropy`) and `dice`, each with
+    weight 1."""
 
     bce: BceTerm | None = None
     cross_entropy: CrossEntropyTerm | None = None
@@ -113,16 +114,21 @@ class LossSettings(Settings):
     presence: PresenceTerm | None = None
     separator: SeparatorTerm | None = None
     deep: float = Field(0.4, ge=0)
-    """Weight of the mean loss of the further outputs that deep supervision adds."""
+    """Deep supervision: weight of the mean loss of the additional outputs."""
     learn_ignored_class: bool = False
-    """Whether pixels of the competition's `ignore_class` count in the loss. They count in no score either way; for
-    comparison, as a network that has learned the class also predicts it (unless `predict.never` names it)."""
+    """Whether pixels of the competition's `ignore_class` count in the loss; they never count in a score. Meant for
+    comparisons, because a network that learns the class also predicts it (unless `predict.never` names it)."""
 
     def terms(self, kind: str, presence: bool = False, separates: bool = False) -> dict[str, Term]:
-        """Returns the losses of a competition of this kind that weigh more than 0, by name.
+        """Returns the losses with a weight above 0 by name, defaults included.
+
+        Args:
+            kind: `binary`, `multilabel` or `multiclass`.
+            presence: whether the network has a presence head.
+            separates: whether the network has an output that separates touching objects.
 
         Raises:
-            PipelineError: none is left, or one that does not go with the kind or the model.
+            PipelineError: no loss of the masks is left, or a loss does not fit the kind or the network.
         """
         names = [name for name in type(self).model_fields if name not in OF_NO_LOSS]
         named: dict[str, Term | None] = {name: getattr(self, name) for name in names}
@@ -134,15 +140,20 @@ class LossSettings(Settings):
             named["presence"] = PresenceTerm(weight=0.1)
         if separates and named["separator"] is None:
             named["separator"] = SeparatorTerm()
-        found = {name: term for name, term in named.items() if term and term.weight > 0}
-        if not set(found) - OF_OTHER_OUTPUTS:
-            raise PipelineError("loss: at least one loss of the masks must have a weight above 0.")
-        wrong = {"multiclass": "bce", "multilabel": "cross_entropy"}.get(kind)
-        if wrong in found:
-            other = "cross_entropy" if wrong == "bce" else "bce"
-            raise PipelineError(f"loss.{wrong} does not go with a {kind} competition; use loss.{other}.")
-        if "presence" in found and not presence:
+        active = {name: term for name, term in named.items() if term and term.weight > 0}
+        if not set(active) - OF_OTHER_OUTPUTS:
+            raise PipelineError(
+                "loss: all losses of the masks have weight 0; give at least one of them a weight above 0."
+            )
+        unsuitable = {"multiclass": "bce", "multilabel": "cross_entropy"}.get(kind)
+        if unsuitable in active:
+            other = "cross_entropy" if unsuitable == "bce" else "bce"
+            raise PipelineError(f"loss.{unsuitable} does not fit a {kind} competition; use loss.{other} instead.")
+        if "presence" in active and not presence:
             raise PipelineError("loss.presence needs a presence head: set model.presence=true.")
-        if "separator" in found and not separates:
-            raise PipelineError("loss.separator needs outputs that separate: set model.instances=border or distance.")
-        return found
+        if "separator" in active and not separates:
+            raise PipelineError(
+                "loss.separator needs a network that separates objects: set model.instances=border or "
+                "model.instances=distance."
+            )
+        return active

@@ -1,10 +1,10 @@
-"""A competition's metric as its YAML says it: a name, settings in brackets, a weighted sum of several.
+"""Parsing of a metric as a competition's YAML writes it: a name, settings in parentheses, or a weighted sum of several.
 
     dice
     f_beta(beta=0.5, over=data_set)
     0.4 * dice(over=group) + 0.6 * iou(over=group)
 
-What a name means is in masks/metrics.py; here stands what may be written.
+masks/metrics.py computes the metrics. This module only defines how they may be written.
 """
 
 import ast
@@ -26,9 +26,9 @@ METRICS: dict[str, Literal["masks", "class maps"]] = {
     "hausdorff": "masks",
     "mean_iou": "class maps",
 }
-"""The metrics that masks/metrics.py computes, and what they are of: class maps are those of kind multiclass."""
+"""The metrics that masks/metrics.py computes, and whether they compare masks or the class maps of kind multiclass."""
 OVER = ("image", "group", "data_set")
-"""Over what a metric's pixels are added before the score is taken."""
+"""The units over which pixels are summed before the score is computed."""
 SETTINGS: dict[str, tuple[str, ...]] = {
     "dice": ("over",),
     "iou": ("over",),
@@ -40,13 +40,13 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "surface_dice": ("tolerance", "over"),
     "hausdorff": ("percentile", "over"),
 }
-"""What may stand in the brackets of a metric."""
+"""The settings of each metric."""
 EXAMPLE = "for instance dice, f_beta(beta=0.5, over=data_set) or 0.5 * dice + 0.5 * iou"
 
 
 @dataclass(frozen=True)
 class Term:
-    """One metric of a sum."""
+    """One metric of a weighted sum."""
 
     name: str
     settings: tuple[tuple[str, Any], ...] = ()
@@ -58,22 +58,22 @@ class Term:
 
 
 def parse(text: str) -> tuple[Term, ...]:
-    """Returns the terms of a metric's text, each with its settings in the order of SETTINGS.
+    """Returns the terms of a metric's text. The settings of each term are in the order of SETTINGS.
 
     Raises:
-        ValueError: it is no such text, names a metric or a setting that there is not, or one that does not fit.
+        ValueError: the text is not a metric, has an unknown metric or setting, or a value or sum that is not allowed.
     """
     try:
         terms = _terms(ast.parse(text.strip(), mode="eval").body)
     except SyntaxError:
         raise ValueError(f"{text!r} is not a metric; expected {EXAMPLE}") from None
     if len({METRICS[term.name] for term in terms}) > 1:
-        raise ValueError(f"{text!r} adds metrics of masks and of class maps; expected one kind")
+        raise ValueError(f"{text!r} adds metrics of masks and metrics of class maps; expected metrics of one kind")
     return tuple(terms)
 
 
 def written(terms: tuple[Term, ...]) -> str:
-    """Returns the one text that these terms are always written as."""
+    """Returns the canonical text of a metric's terms."""
     if len(terms) == 1 and terms[0].weight == 1:
         return str(terms[0])
     return " + ".join(f"{term.weight:g} * {term}" for term in terms)
@@ -86,15 +86,15 @@ def _terms(node: ast.expr) -> list[Term]:
         number, other = (node.left, node.right) if isinstance(node.left, ast.Constant) else (node.right, node.left)
         weight = number.value if isinstance(number, ast.Constant) else None
         if not isinstance(weight, int | float) or isinstance(weight, bool) or not 0 < weight < inf:
-            raise ValueError(f"`{ast.unparse(node)}`: expected a weight above 0, times a metric")
+            raise ValueError(f"`{ast.unparse(node)}`: expected a number above 0 times a metric")
         return [Term(term.name, term.settings, weight * term.weight) for term in _terms(other)]
     if isinstance(node, ast.Name):
         return [Term(_known(node.id))]
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.args:
         name = _known(node.func.id)
-        if len({one.arg for one in node.keywords}) < len(node.keywords):
-            raise ValueError(f"`{ast.unparse(node)}` sets something twice")
-        given = {str(one.arg): _value(name, str(one.arg), one.value) for one in node.keywords}
+        if len({keyword.arg for keyword in node.keywords}) < len(node.keywords):
+            raise ValueError(f"`{ast.unparse(node)}` gives a setting twice")
+        given = {str(keyword.arg): _value(name, str(keyword.arg), keyword.value) for keyword in node.keywords}
         return [Term(name, tuple((key, given[key]) for key in SETTINGS.get(name, ()) if key in given))]
     raise ValueError(f"`{ast.unparse(node)}` is not a metric; expected {EXAMPLE}")
 

@@ -1,4 +1,4 @@
-"""What a competition's YAML may say of how an image lies in its files: channels, slices of a volume, windows."""
+"""The settings of a competition for how its files make up an image: channels, slices of a volume, windows."""
 
 from pydantic import Field, field_validator, model_validator
 
@@ -6,24 +6,24 @@ from pipeline.core.config.settings import Settings
 
 MOST_CHANNELS = 32
 Range = tuple[float, float]
-"""The lowest and the highest value."""
+"""The lowest and the highest pixel value."""
 
 
 class ChannelSettings(Settings):
-    """What the channels of an image are made of, in this order: files, slices, channels of each."""
+    """What the channels of an image are made of, in this order: bands, neighbouring slices, channels of each file."""
 
     bands: list[str] = []
-    """What `{band}` in `images` stands for: an image is one file per band, e.g. ["11", "14", "15"]."""
+    """The values of `{band}` in `images`, e.g. ["11", "14", "15"]: an image consists of one file per band."""
     slices: list[int] = [0]
-    """Neighbouring slices that are channels too, by their distance, e.g. [-1, 0, 1]; where there is none, the nearest
-    one is repeated."""
+    """The slices that are channels of an image, by their distance from it, e.g. [-1, 0, 1]. If a slice does not exist,
+    the nearest one is repeated."""
     slice_of: str | None = None
-    """Where each slice is a file: a pattern of the id with `{slice}`, e.g. `{case}_{day}_slice_{slice}`; ids that
-    differ in that number alone are neighbours."""
+    """If each slice is a file: a pattern of the id with `{slice}`, e.g. `{case}_{day}_slice_{slice}`. Ids that differ
+    only in this number are slices of the same volume."""
     pick: list[int] = []
-    """Which channels of each file are kept, by number from 0; [] keeps all."""
+    """The channels of each file that are kept, by number from 0. []: all."""
     first: bool = False
-    """Whether arrays are channels × rows × columns."""
+    """Whether arrays have the shape channels × rows × columns."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "ChannelSettings":
@@ -35,17 +35,18 @@ class ChannelSettings(Settings):
             raise ValueError("slice_of must hold {slice}, e.g. {case}_slice_{slice}")
         count = max(1, len(self.bands)) * len(self.slices) * max(1, len(self.pick))
         if count > MOST_CHANNELS:
-            raise ValueError(f"gives {count} channels; there may be {MOST_CHANNELS}")
+            raise ValueError(f"gives {count} channels; expected at most {MOST_CHANNELS}")
         return self
 
 
 class VolumeSettings(Settings):
-    """Files of several slices (NIfTI, TIFF pages, DICOM frames, arrays), each of which is an image."""
+    """Files that hold several slices (NIfTI, TIFF pages, DICOM frames, arrays), each of which becomes an image."""
 
     axis: int | None = Field(None, ge=0, le=2)
-    """Along which axis of the array slices follow each other. null: the last of NIfTI, the first of all others."""
+    """The axis of the array along which the slices lie. null: the last axis for NIfTI, the first axis for all other
+    formats."""
     id: str = "{id}_{slice}"
-    """The id of a slice, of the file's id and the slice's number, e.g. `{id}_{slice:04}`."""
+    """The id of a slice, built from the file's id and the number of the slice, e.g. `{id}_{slice:04}`."""
     first: int = Field(0, ge=0)
     """The number of the first slice."""
 
@@ -53,7 +54,7 @@ class VolumeSettings(Settings):
     @classmethod
     def _names_both(cls, value: str) -> str:
         try:
-            names = {value.format(id=one, slice=number) for one in ("a", "b") for number in (1, 2)}
+            names = {value.format(id=image_id, slice=number) for image_id in ("a", "b") for number in (1, 2)}
         except (KeyError, IndexError, ValueError):
             names = set()
         if len(names) < 4:
@@ -62,15 +63,16 @@ class VolumeSettings(Settings):
 
 
 class WindowSettings(Settings):
-    """Images too large to be read as a whole (TIFF, .npy) are cut into overlapping windows, each an image of its own;
-    encode joins what is predicted of them."""
+    """Large images (TIFF, .npy) are cut into overlapping windows, each of which is handled as an image. encode joins
+    their predictions."""
 
     size: tuple[int, int] = (2048, 2048)
-    """Rows × columns of a window, in pixels of the image; `image.size` or `image.store` of the recipe is what it is
-    resized to."""
+    """Rows × columns of a window in the original image. The window is then resized to the recipe's `image.size` or
+    `image.store`."""
     overlap: float = Field(0.125, ge=0, le=0.5)
-    """How much of a window's side neighbouring windows share at least. There each pixel is learned and scored in one
-    of them alone, and predicted by the mean of all. Scores that are means over images are means over windows."""
+    """Minimum overlap of neighbouring windows, as a share of a window's side. In the overlap, each pixel is used for
+    training and scores in one window only, and its prediction is the mean over all windows. Scores that are means over
+    images are means over windows."""
 
     @field_validator("size")
     @classmethod

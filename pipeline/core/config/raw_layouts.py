@@ -1,4 +1,4 @@
-"""The raw layouts that a competition's YAML may name as its `reader`, and what it may say of each."""
+"""The layouts of raw files, which a competition names as its `reader`, and the settings of each."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,61 +18,64 @@ FOLDER = Path(__file__).parents[2] / "competitions"
 
 
 def _labels_without_test(data: Any) -> Any:
-    """Settings in which a CSV of predictions names classes in `class`, where there is no test set."""
+    """Returns the settings of a competition. Without a test set, a CSV file of predictions names classes in the column
+    `class`."""
     classes, columns, given = data.get("classes"), data.get("columns") or {}, data.get("submission") or {}
     if data.get("test") is None and "test" in data and isinstance(classes, list | dict) and isinstance(given, dict):
         several = len(classes) > (2 if data.get("kind") == "multiclass" else 1)
-        if several and not any({"label", "pattern"} & one.keys() for one in (given, columns)):
+        if several and not any({"label", "pattern"} & settings.keys() for settings in (given, columns)):
             return {**data, "submission": given | {"label": "class"}}
     return data
 
 
 def _ascending(value: Any) -> Any:
-    for one in value if isinstance(value, list) else [value]:
-        if one is not None and not one[0] < one[1]:
-            raise ValueError(f"expected the lowest and the highest value, e.g. [0, 4095]; got {list(one)}")
+    for pair in value if isinstance(value, list) else [value]:
+        if pair is not None and not pair[0] < pair[1]:
+            raise ValueError(f"expected the lowest and the highest value, e.g. [0, 4095]; got {list(pair)}")
     return value
 
 
 class RleCsv(Competition):
-    """Images in folders; masks as run lengths in a CSV, as image files, or as polygons and COCO annotations."""
+    """Images in folders. Masks are run lengths in a CSV file, image files, polygons or COCO annotations."""
 
     reader: Literal["rle_csv"] = "rle_csv"
     train: Subset
     """The training set."""
     test: Subset | None
-    """The test set; null where there is none: a run ends with the report and the honest estimate, and `predict --images
-    FOLDER` predicts any folder later."""
+    """The test set. null: there is none; a run then ends with the report and the nested estimate, and `predict --images
+    FOLDER` predicts any folder of images later."""
     columns: Columns = Columns()
     channels: Annotated[int, Field(ge=1, le=MOST_CHANNELS)] | ChannelSettings | None = None
-    """How many channels images have, up to 32, or what they are made of: several files, neighbouring slices, some
-    channels of each. 4 keeps the fourth channel, which is otherwise taken for transparency and left out."""
+    """The number of channels of an image, at most 32; or a mapping that says what the channels are made of: several
+    files, neighbouring slices, selected channels of each file. 4 keeps the fourth channel, which is otherwise treated
+    as transparency and removed."""
     volumes: VolumeSettings | None = None
-    """`images` (and mask files) are volumes of slices, each of which is an image; `{}` takes the defaults. The volume
-    is the group then, unless `group` says otherwise."""
+    """Set this if image files (and mask files) are volumes whose slices become the images; `{}` takes the defaults.
+    Slices are then grouped by volume, unless `group` says otherwise."""
     windows: WindowSettings | None = None
-    """Images are cut into windows; `{}` takes the defaults. The image is the group then, unless `group` says
-    otherwise."""
+    """Set this to cut images into windows; `{}` takes the defaults. Windows are then grouped by image, unless `group`
+    says otherwise."""
     orientation: Orientation = "upright"
-    """`upright` follows the EXIF orientation of images and mask images, as viewers do; `stored` leaves their pixels as
-    they are stored, for masks that were drawn on those."""
+    """`upright` applies the EXIF orientation of images and mask images, as image viewers do. `stored` ignores it, for
+    masks that were drawn on the pixels as they are stored."""
     value_range: Range | list[Range] | None = None
-    """The lowest and the highest value that images may hold, e.g. [0, 4095] of 12-bit pixels in 16-bit files, or a list
-    of such pairs, one per channel of a file; they are scaled to the whole range of uint16 (of uint8, where files are
-    that; to float16 from 0 to 1, where they are floats), and what lies outside is clipped. null: images are uint8 or
-    uint16 and use their range; of DICOM files, the window that they name."""
+    """The lowest and the highest value of the images, e.g. [0, 4095] for 12-bit pixels in 16-bit files, or a list of
+    such pairs, one per channel of a file. Values are clipped to this range and scaled to the whole range of uint16 (of
+    uint8 for uint8 files; to float16 from 0 to 1 for float files). null: images are uint8 or uint16 and use their whole
+    range; for DICOM files, the window in the file."""
     ignore_value: Value | AnyOf | None = None
-    """What mask images write for pixels that count in no loss and no score, `{any: [0, 255]}` for several values; of
-    polygons, the label of such a region."""
+    """The value in mask images of pixels that are ignored in all losses and scores, or `{any: [0, 255]}` for several
+    values. For polygons, the label of such an area."""
     other_labels: Literal["fault", "leave_out"] = "fault"
-    """What annotations and rows of a table are whose label is no class: faults, or left out."""
+    """How annotations and table rows are handled whose label is not one of `classes`: as a `fault`, or left out."""
 
     _range_ascends = field_validator("value_range")(_ascending)
 
     @model_validator(mode="before")
     @classmethod
     def _complete_test(cls, data: Any) -> Any:
-        """Test ids are made of the same parts; without a test set, a CSV of predictions names classes in `class`."""
+        """Fills in how test ids are built, and the column of classes in a CSV file of predictions without a test
+        set."""
         train, test = data.get("train"), data.get("test")
         both = isinstance(train, dict) and isinstance(test, dict)
         if both and train.get("id") and test.get("id") is None and "{id}" not in str(test.get("images")):
@@ -82,111 +85,123 @@ class RleCsv(Competition):
     @model_validator(mode="before")
     @classmethod
     def _group_of_parts(cls, data: Any) -> Any:
-        """Slices of one volume and windows of one image are of one group, where nothing else is said."""
+        """Groups slices by volume and windows by image, unless `group` is set."""
         parts = data.get("volumes") is not None or data.get("windows") is not None
         return {**data, "group": WHOLE} if parts and "group" not in data else data
 
     @model_validator(mode="after")
     def _parts_are_possible(self) -> "RleCsv":
-        made = self.channels if isinstance(self.channels, ChannelSettings) else ChannelSettings()
+        channels = self.channels if isinstance(self.channels, ChannelSettings) else ChannelSettings()
         for name in ("train", "test"):
             subset: Subset | None = getattr(self, name)
-            if subset is not None and bool(made.bands) != ("{band}" in subset.images):
+            if subset is not None and bool(channels.bands) != ("{band}" in subset.images):
                 raise ValueError(
-                    f"{name}.images is {subset.images}, and channels.bands is {made.bands}: `{{band}}` is where the "
-                    "name of a band stands, and `channels: {bands: […]}` names them"
+                    f"{name}.images is {subset.images}, and channels.bands is {channels.bands}: images must hold "
+                    f"`{{band}}` in place of the band's name exactly if `channels: {{bands: […]}}` lists the bands"
                 )
         if self.windows is not None:
-            if self.volumes is not None or made.slices != [0] or made.first:
-                raise ValueError("windows cannot be cut of volumes, neighbouring slices, or arrays with channels first")
+            if self.volumes is not None or channels.slices != [0] or channels.first:
+                raise ValueError(
+                    "windows cannot be combined with volumes, neighbouring slices, or arrays with channels first"
+                )
             if self.metric_file:
-                raise ValueError("metric.file scores whole images, not windows of them: name a built-in metric")
+                raise ValueError("metric.file scores whole images, not windows: use a built-in metric")
             if self.shape is not None:
-                raise ValueError("shape would be that of windows, where images are cut into such: leave `shape` out")
+                raise ValueError("shape would be the shape of the windows: leave `shape` out")
             whole = self.submission.format == "rle" and self.submission.row != "instance" and not self.submission.cell
             if not whole or self.submission.size or self.submission.scored:
-                raise ValueError("windows are joined to one mask per image and class; `submission` asks for others")
+                raise ValueError(
+                    "windows are joined to one mask per image and class, at the image's own size: `submission` must be "
+                    "a table of run lengths with such rows, without instances, cell, size or score"
+                )
         return self
 
     @model_validator(mode="after")
     def _masks_say_enough(self) -> "RleCsv":
         train, test = self.train, self.test
         if train.masks is None:
-            raise ValueError("train.masks is missing; name the CSV of masks or the path of mask images")
+            raise ValueError("train.masks is missing; set it to the CSV file of masks or to the path of mask images")
         tables = self.sample_submission and train.mask_table and self.columns.absent == "fault"
         if test and train.images == test.images and not tables and not (train.listed_in and test.listed_in):
             raise ValueError(
-                "train.images and test.images are the same; only `listed_in` of both, or a CSV of masks with a row for "
-                "every training image and a sample submission could tell them apart"
+                "train.images and test.images are the same. To distinguish them, set `listed_in` for both, or use a "
+                "sample submission and a CSV file of masks with a row for every training image"
             )
         if self.sample_submission and test is None:
-            raise ValueError("sample_submission names test images; without a test set (`test: null`) set it to null")
+            raise ValueError(
+                "sample_submission lists test images, and there is no test set (`test: null`): set it to null"
+            )
         if train.evaluate or (test and test.evaluate and test.masks is None):
-            raise ValueError("evaluate is for the test set, and needs test.masks")
+            raise ValueError("evaluate can only be set for the test set, and needs test.masks")
         self._check_classes(train)
-        texts = [one for value in [*(self.values or []), *self.ignored_values] for one in values_of(value)]
-        texts = [one for one in texts if isinstance(one, str) and one != REST]
+        texts = [part for value in [*(self.values or []), *self.ignored_values] for part in values_of(value)]
+        texts = [part for part in texts if isinstance(part, str) and part != REST]
         if texts and self.has_class_maps:
-            raise ValueError(f"{texts[0]!r} is no value of a mask image; expected a number or [red, green, blue]")
+            raise ValueError(f"{texts[0]!r} cannot be a value of a mask image; expected a number or [red, green, blue]")
         return self
 
     def _check_classes(self, train: Subset) -> None:
-        """Raises ValueError where masks do not say which class a pixel or a row is of."""
+        """Raises ValueError if the settings do not determine the class of a pixel or row."""
         files, several = train.mask_files, len(self.classes) > 1
         if train.mask_table and self.kind == "multiclass":
-            raise ValueError("kind multiclass needs mask images; masks of a CSV may overlap: leave kind out")
+            raise ValueError(
+                "kind multiclass needs mask images, because masks in a CSV file may overlap: leave kind out"
+            )
         if self.ignore_value is not None and (
             train.mask_table or (files and (self.values is None or "{class}" in files))
         ):
             mapping = ", ".join(f"{name}: {number}" for number, name in enumerate(self.classes, start=1))
             raise ValueError(
-                "ignore_value does nothing here; it needs mask images with every class in one file, and the value of "
-                f"each class: `classes: {{{mapping}}}` with the numbers that the files hold; or remove ignore_value"
+                f"ignore_value has no effect here. It needs mask images with all classes in one file, and the value of "
+                f"each class, as in `classes: {{{mapping}}}` with the numbers in the files; otherwise remove "
+                f"ignore_value"
             )
         if several and train.mask_table and not self.columns.labelled:
             raise ValueError(SEVERAL)
         if several and files and "{class}" not in files and self.values is None:
-            raise ValueError("mask images of several classes need a value a class: `classes: {name: value}`")
-        if files and "{class}" in files and any(isinstance(one, AnyOf) for one in self.values or []):
-            raise ValueError("a class with files of its own has one name: `any` is for values, not for `{class}`")
+            raise ValueError("mask images of several classes need one value per class: `classes: {name: value}`")
+        if files and "{class}" in files and any(isinstance(value, AnyOf) for value in self.values or []):
+            raise ValueError(
+                "`any` cannot be used with `{class}`: a class that has its own files needs exactly one name"
+            )
         for subset in filter(None, (train, self.test)):
             if (subset.threshold or subset.instances) and self.values and "{class}" not in (subset.mask_files or ""):
                 key = "threshold" if subset.threshold else "instances"
-                raise ValueError(f"{key} is for mask images of one class per file")
+                raise ValueError(f"{key} can only be used with mask images of one class per file")
             if subset.class_times and self.values is None:
                 raise ValueError("class_times needs the value of each class: `classes: {name: value}`")
 
     @property
     def has_class_maps(self) -> bool:
-        """Whether mask images hold every class in one file, each as a value of its own."""
+        """Whether one mask image holds all classes, each with its own value."""
         return bool(self.train.mask_files and "{class}" not in self.train.mask_files)
 
     @property
     def ignored_values(self) -> tuple[Value | AnyOf, ...]:
-        """`ignore_value`, where it is given."""
+        """`ignore_value` as a tuple, which is empty if it is not set."""
         return () if self.ignore_value is None else (self.ignore_value,)
 
     @property
     def has_test(self) -> bool:
-        """Whether `test` names a test set."""
+        """Whether `test` is set."""
         return self.test is not None
 
     @property
     def images_are_files(self) -> bool:
         """Whether every image is one whole file."""
-        made = self.channels if isinstance(self.channels, ChannelSettings) else ChannelSettings()
-        return self.volumes is None and self.windows is None and not made.bands and made.slices == [0]
+        channels = self.channels if isinstance(self.channels, ChannelSettings) else ChannelSettings()
+        return self.volumes is None and self.windows is None and not channels.bands and channels.slices == [0]
 
     @property
     def remark(self) -> str:
-        """As for every competition; and that windows are scored one by one, as images are."""
+        """The remark of all competitions and, with windows, that each window is scored as an image."""
         by_window = self.windows is not None and METRICS[parse(self.metric)[0].name] == "masks"
-        said = ["windows of large images scored as images"] if by_window else []
-        return ", ".join([*said, *([super().remark] if super().remark else [])])
+        remarks = ["windows of large images scored as images"] if by_window else []
+        return ", ".join([*remarks, *([super().remark] if super().remark else [])])
 
     @property
     def images_together(self) -> bool:
-        """Whether only the tables tell training and test images apart."""
+        """Whether training and test images lie in the same folder and only tables distinguish them."""
         return self.test is not None and self.train.images == self.test.images
 
     @property
@@ -196,27 +211,29 @@ class RleCsv(Competition):
 
     @property
     def reading(self) -> dict[str, Any]:
-        """As for every competition."""
-        made = self.channels if isinstance(self.channels, ChannelSettings) else ChannelSettings()
-        found: dict[str, Any] = {"channels": self.channels if isinstance(self.channels, int) else None}
-        found |= {"orientation": self.orientation, "value_range": self.value_range}
+        """Further arguments of `read_image` for the competition's image files."""
+        channels = self.channels if isinstance(self.channels, ChannelSettings) else ChannelSettings()
+        arguments: dict[str, Any] = {"channels": self.channels if isinstance(self.channels, int) else None}
+        arguments |= {"orientation": self.orientation, "value_range": self.value_range}
         return (
-            found | ({"pick": tuple(made.pick)} if made.pick else {}) | ({"channels_first": True} if made.first else {})
+            arguments
+            | ({"pick": tuple(channels.pick)} if channels.pick else {})
+            | ({"channels_first": True} if channels.first else {})
         )
 
 
 class NpzLabels(Competition):
-    """One .npz: `training_set` (N, 2, H, W), images and class maps, and `test_set` (M, H, W)."""
+    """One .npz file with `training_set` (N, 2, H, W), images and their class maps, and `test_set` (M, H, W)."""
 
     reader: Literal["npz_labels"] = "npz_labels"
     file: InsidePath
-    """The .npz."""
+    """The .npz file."""
     ignore_value: int | None = None
-    """What class maps write for pixels that count in no loss and no score."""
+    """The value in class maps of pixels that are ignored in all losses and scores."""
     value_range: tuple[float, float] | None = None
-    """The lowest and the highest value that images may hold, e.g. [0, 4095] of 12-bit pixels; they are scaled to
-    the whole range of uint16, and what lies outside is clipped. null: whole numbers up to 255 or 65535 that use that
-    range, or fractions from 0 to 1."""
+    """The lowest and the highest value of the images, e.g. [0, 4095] for 12-bit pixels. Values are clipped to this
+    range and scaled to the whole range of uint16. null: images hold integers up to 255 or 65535 that use this range, or
+    fractions from 0 to 1."""
     kind: Literal["multiclass"] = "multiclass"
     submission: SubmissionSettings = SubmissionSettings(format="labels")
 
@@ -224,7 +241,7 @@ class NpzLabels(Competition):
 
     @property
     def reading(self) -> dict[str, Any]:
-        """As for every competition."""
+        """Further arguments of `read_image` for the competition's image files."""
         return {"orientation": "stored", "value_range": self.value_range}
 
 
@@ -232,18 +249,19 @@ class ArrayFiles(Settings):
     """The files of the training or the test set, relative to the competition's input folder."""
 
     images: InsidePath
-    """An .npy (N, rows, columns) or (N, rows, columns, channels), or an array of an .npz, e.g. `data.npz:X_train`. The
-    id of an image is its row number."""
+    """A .npy file of shape (N, rows, columns) or (N, rows, columns, channels), or an array in a .npz file, e.g.
+    `data.npz:X_train`. The id of an image is its index in the array."""
     masks: InsidePath | None = None
-    """The same of masks: (N, rows, columns) of class numbers, or with one plane per class as the last axis."""
+    """The same for masks: class numbers of shape (N, rows, columns), or one plane per class along the last axis."""
     table: InsidePath | None = None
-    """A CSV with a row per image, in their order, for further columns (to group or stratify by)."""
+    """A CSV file with one row per image, in the order of the array, and further columns, by which images can be grouped
+    or stratified."""
     evaluate: bool = False
     """Of the test set: score the final masks against its `masks`."""
 
     @property
     def mask_files(self) -> str | None:
-        """None: masks are no image files."""
+        """None, because masks are not image files."""
         return None
 
 
@@ -254,16 +272,16 @@ class Arrays(Competition):
     train: ArrayFiles
     """The training set."""
     test: ArrayFiles | None
-    """The test set; null where there is none."""
+    """The test set. null: there is none."""
     channels: Annotated[int, Field(ge=1, le=MOST_CHANNELS)] | None = None
-    """How many channels images have, up to 32."""
+    """The number of channels of an image, at most 32."""
     channels_first: bool = False
-    """Whether images are channels × rows × columns, as `channels: {first: true}` says of files."""
+    """Whether images have the shape channels × rows × columns."""
     value_range: tuple[float, float] | None = None
-    """The lowest and the highest value that images may hold; they are scaled as in image files. null: images are uint8
-    or uint16 and use their range."""
+    """The lowest and the highest value of the images, which are scaled as by the setting of the same name of `rle_csv`.
+    null: images are uint8 or uint16 and use their whole range."""
     ignore_value: int | None = None
-    """What masks hold for pixels that count in no loss and no score."""
+    """The value in masks of pixels that are ignored in all losses and scores."""
 
     _range_ascends = field_validator("value_range")(_ascending)
 
@@ -275,29 +293,32 @@ class Arrays(Competition):
     @model_validator(mode="after")
     def _masks_are_known(self) -> "Arrays":
         if self.train.masks is None:
-            raise ValueError("train.masks is missing; name the array of masks")
+            raise ValueError("train.masks is missing; set it to the array of masks")
         if self.sample_submission and self.test is None:
-            raise ValueError("sample_submission names test images; without a test set (`test: null`) set it to null")
+            raise ValueError(
+                "sample_submission lists test images, and there is no test set (`test: null`): set it to null"
+            )
         if self.test and self.train.images == self.test.images:
             raise ValueError(
-                f"train.images and test.images are both {self.test.images}; name the array of the test set"
+                f"train.images and test.images are both {self.test.images}; set test.images to the array of the test "
+                f"set"
             )
         if self.train.evaluate or (self.test and self.test.evaluate and self.test.masks is None):
-            raise ValueError("evaluate is for the test set, and needs test.masks")
-        if strange := [value for value in self.class_values if not isinstance(value, int)]:
+            raise ValueError("evaluate can only be set for the test set, and needs test.masks")
+        if no_integers := [value for value in self.class_values if not isinstance(value, int)]:
             raise ValueError(
-                f"the value {strange[0]!r} of a class is no whole number: give `classes: {{name: number}}`"
+                f"the value {no_integers[0]!r} of a class is not an integer; expected `classes: {{name: number}}`"
             )
         return self
 
     @property
     def has_test(self) -> bool:
-        """Whether `test` names a test set."""
+        """Whether `test` is set."""
         return self.test is not None
 
     @property
     def class_values(self) -> list[Any]:
-        """What masks of one plane hold for each class."""
+        """The value of each class in masks that are class maps."""
         if self.values is not None:
             return list(self.values)
         first = 0 if self.kind == "multiclass" else 1
@@ -305,16 +326,20 @@ class Arrays(Competition):
 
     @property
     def reading(self) -> dict[str, Any]:
-        """As for every competition."""
-        found: dict[str, Any] = {"channels": self.channels, "orientation": "stored", "value_range": self.value_range}
-        return found | ({"channels_first": True} if self.channels_first else {})
+        """Further arguments of `read_image` for the competition's image files."""
+        arguments: dict[str, Any] = {
+            "channels": self.channels,
+            "orientation": "stored",
+            "value_range": self.value_range,
+        }
+        return arguments | ({"channels_first": True} if self.channels_first else {})
 
 
 class PetTest(Settings):
-    """The official test set, which comes with its trimaps."""
+    """The settings of the official test set, whose trimaps are known."""
 
     evaluate: bool = True
-    """Score the final masks against them."""
+    """Whether the final masks are scored against the trimaps."""
 
 
 class OxfordPet(Competition):
@@ -322,7 +347,7 @@ class OxfordPet(Competition):
 
     reader: Literal["oxford_pet"] = "oxford_pet"
     border: Literal["foreground", "background", "ignore"]
-    """What a trimap's border (3) counts as, in training and in every score."""
+    """How the border of a trimap (value 3) is handled, in training and in all scores."""
     classes: list[str] = Field(["pet"], min_length=1, max_length=1)
     values: None = None
     test: PetTest = PetTest()
@@ -330,12 +355,12 @@ class OxfordPet(Competition):
 
     @property
     def images_together(self) -> bool:
-        """They do: the lists tell them apart."""
+        """True: training and test images lie in one folder, and lists distinguish them."""
         return True
 
     @property
     def remark(self) -> str:
-        """The border's reading, without which scores on this data cannot be compared."""
+        """How the border is handled. Scores on this data can only be compared if it is the same."""
         return f"border: {self.border}"
 
 
@@ -351,13 +376,13 @@ def load_competition(name: str) -> Competition:
     """Returns the competition with this name (pipeline/competitions/<name>.yaml) or at this path.
 
     Raises:
-        PipelineError: no such file, an unknown reader, an unknown key or a wrong value.
+        PipelineError: the file does not exist, or has an unknown reader, an unknown key or a wrong value.
     """
     path = find_yaml(name, FOLDER, "competition")
     data = {"name": path.stem, "reader": "rle_csv", **read_yaml(path)}
     layout = LAYOUTS.get(str(data["reader"]))
     if layout is None:
         raise PipelineError(
-            f"competition {path.name}: there is no reader `{data['reader']}`; there are {', '.join(LAYOUTS)}."
+            f"competition {path.name}: there is no reader `{data['reader']}`. Known: {', '.join(LAYOUTS)}."
         )
     return validate(layout, data, f"competition {path.name}")

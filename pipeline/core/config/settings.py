@@ -1,4 +1,4 @@
-"""Strict settings read from YAML: an unknown key is an error that suggests the right one."""
+"""Strict settings read from YAML. An unknown key raises an error that suggests the nearest known key."""
 
 import re
 import typing
@@ -17,7 +17,7 @@ SettingsType = TypeVar("SettingsType", bound="Settings")
 
 
 class Settings(BaseModel):
-    """Base of everything a YAML file may say: immutable, and unknown keys are refused."""
+    """Base class of all settings that are read from YAML. Instances are immutable, and unknown keys are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
@@ -26,7 +26,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """Returns the mapping in a YAML file.
 
     Raises:
-        PipelineError: no such file, not YAML, or not a mapping.
+        PipelineError: the file does not exist, is not YAML, or does not hold a mapping.
     """
     try:
         require_regular(path)
@@ -42,30 +42,33 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def find_yaml(name: str, folder: Path, what: str) -> Path:
-    """Returns the YAML file meant by `name`: a path, or the stem of a file in `folder`, or else of one in the folder of
-    the same name under the root.
+    """Returns the path of the YAML file that `name` refers to.
+
+    A `name` that ends in `.yaml` or `.yml` is itself the path. Any other name is the stem of a file in `folder`, or in
+    the folder of the same name under the root.
 
     Raises:
-        PipelineError: there is none; the nearest known name is suggested.
+        PipelineError: there is no such file; the message suggests the nearest known name.
     """
     if name.endswith((".yaml", ".yml")):
         return Path(name)
     folders = (folder, root() / folder.name)
-    for path in (place / f"{name}.yaml" for place in folders):
-        if path.exists():
-            return path
+    for candidate in (place / f"{name}.yaml" for place in folders):
+        if candidate.exists():
+            return candidate
     known = sorted({file.stem for place in folders for file in place.glob("*.yaml")})
     raise PipelineError(
         f"There is no {what} named `{name}`{did_you_mean(name, known)} Known: {', '.join(known)}; "
-        f"a path to a .yaml file of your own works too."
+        f"the path of your own .yaml file works too."
     )
 
 
 def validate(model: type[SettingsType], data: dict[str, Any], source: str) -> SettingsType:
-    """Returns `data` as settings of type `model`.
+    """Returns `data` validated as settings of type `model`.
 
     Raises:
-        PipelineError: every fault in one sentence each, naming `source` and the dotted key.
+        PipelineError: `data` is not valid. The message names `source`, and has one sentence per fault with its dotted
+            key.
     """
     try:
         return model.model_validate(data)
@@ -75,10 +78,10 @@ def validate(model: type[SettingsType], data: dict[str, Any], source: str) -> Se
 
 
 def override(data: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
-    """Returns a copy of `data` with `key=value` assignments applied; keys are dotted, values are YAML.
+    """Returns a copy of `data` with `key=value` assignments applied. Keys are dotted; values are written in YAML.
 
     Raises:
-        PipelineError: an assignment without `=`, or one that goes through a value that has no keys.
+        PipelineError: an assignment has no key or no `=`, or its value is not YAML.
     """
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
@@ -97,13 +100,13 @@ def override(data: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
 
 
 def assignments_of(settings: Mapping[str, Any]) -> list[str]:
-    """Returns settings by their dotted keys as the assignments that `override` takes."""
+    """Returns a mapping from dotted keys to values as the list of assignments that `override` takes."""
     dumped = {key: yaml.safe_dump(value, default_flow_style=True, width=9999) for key, value in settings.items()}
     return [f"{key}={text.splitlines()[0]}" for key, text in dumped.items()]
 
 
 def merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """Returns `base` with `changes` laid over it, mapping by mapping."""
+    """Returns `base` updated with `changes`. Mappings in both are merged recursively; other values are replaced."""
     merged = dict(base)
     for key, value in changes.items():
         old = merged.get(key)
@@ -112,7 +115,7 @@ def merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def flatten(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Returns nested mappings as one mapping with dotted keys."""
+    """Returns nested mappings flattened into one mapping with dotted keys."""
     flat: dict[str, Any] = {}
     for key, value in data.items():
         if isinstance(value, dict) and value:
@@ -130,28 +133,29 @@ def _explain(model: type[Settings], fault: Any) -> str:
     if fault["type"] == "missing":
         return f"`{key}` is missing."
     message = fault["msg"].removeprefix("Value error, ")
-    if not key:  # keys that do not go together
+    if not key:  # a fault of the whole file: keys that contradict each other
         return f"{message}."
-    if fault["type"] == "value_error" and isinstance(fault["input"], dict):  # nor do those of a section
+    if fault["type"] == "value_error" and isinstance(fault["input"], dict):  # the same for one section
         return f"{message}." if message.startswith(f"{key}.") else f"`{key}`: {message}."
-    if fault["input"] is None and (one_of := _choices(model, fault["loc"])):
-        return f"`{key}` is empty: write one of {', '.join(one_of)}."
+    if fault["input"] is None and (choices := _choices(model, fault["loc"])):
+        return f"`{key}` is empty: write one of {', '.join(choices)}."
     value = "empty" if fault["input"] is None else repr(fault["input"])
-    said = f"`{key}` is {value}: {message[:1].lower()}{message[1:]}"
+    sentence = f"`{key}` is {value}: {message[:1].lower()}{message[1:]}"
     if fault["type"] == "literal_error" and isinstance(fault["input"], str):
-        return said + did_you_mean(fault["input"], re.findall("'([^']+)'", fault["ctx"]["expected"]))
-    return f"{said}."
+        return sentence + did_you_mean(fault["input"], re.findall("'([^']+)'", fault["ctx"]["expected"]))
+    return f"{sentence}."
 
 
 def _choices(model: type[Settings], location: tuple[Any, ...]) -> list[str]:
-    """The values that a key may have, where its field says so (`one_of`) or its type does."""
+    """Returns the values that a key may have, from its field's `one_of` or its Literal type; an empty list if any value
+    is allowed."""
     field = _model_at(model, location[:-1]).model_fields.get(str(location[-1]))
     if field is None:
         return []
     extra = field.json_schema_extra
-    named = extra.get("one_of") if isinstance(extra, dict) else None
-    texts = typing.get_args(field.annotation) if typing.get_origin(field.annotation) is typing.Literal else ()
-    return [str(one) for one in (named if isinstance(named, list) else texts)]
+    listed = extra.get("one_of") if isinstance(extra, dict) else None
+    literals = typing.get_args(field.annotation) if typing.get_origin(field.annotation) is typing.Literal else ()
+    return [str(choice) for choice in (listed if isinstance(listed, list) else literals)]
 
 
 def _model_at(model: type[Settings], location: tuple[Any, ...]) -> type[Settings]:

@@ -1,7 +1,7 @@
-"""YAML of any origin: plain values alone, and no more of them than settings ever need.
+"""Parsing of untrusted YAML: only plain values, and no more of them than settings ever need.
 
-A few lines can stand for billions of values (anchors that repeat anchors), for nesting that no parser survives, or for
-a number whose digits take minutes: such a file is refused before it is expanded.
+A few lines of YAML can stand for billions of values (anchors that repeat anchors), be nested too deeply for any parser,
+or hold a number whose digits take minutes to convert. Such a file is refused before it is expanded.
 """
 
 from typing import Any
@@ -9,44 +9,45 @@ from typing import Any
 import yaml
 
 LONGEST = 2**19
-"""Characters of a file; PyYAML reads about 10,000 lines of settings from as many in a second or two."""
+"""Maximum number of characters of a file, about 10,000 lines of settings, which PyYAML reads in a second or two."""
 DEEPEST = 40
-"""Levels of nesting."""
+"""Maximum depth of nesting."""
 MOST = 20_000
-"""Values, those that an anchor repeats counted as often as they are repeated."""
+"""Maximum number of values. Values that an anchor repeats are counted as often as they are repeated."""
 DIGITS = {":int": 20, ":float": 40}
-"""Characters of a number. Whole numbers that are longer can be chosen so that a mapping of them takes minutes."""
+"""Maximum number of characters of a number. Longer integers can be chosen so that a mapping with them as keys takes
+minutes."""
 
 
 class UnreasonableYaml(yaml.YAMLError):
-    """A text that no settings are written in."""
+    """Raised for YAML that is too large, too deeply nested, or cannot be converted to values."""
 
 
 def parse_yaml(text: str) -> Any:
-    """Returns the plain value that a YAML text stands for.
+    """Returns the value that a YAML text stands for, made of plain Python types.
 
     Raises:
-        yaml.YAMLError: it is not YAML, or nested too deeply, too long, or longer than it looks.
+        yaml.YAMLError: the text is not YAML, is too long or too deeply nested, or stands for too many values.
     """
     if len(text) > LONGEST:
-        raise UnreasonableYaml(f"it has {len(text)} characters, and {LONGEST} are the most that are read")
+        raise UnreasonableYaml(f"it has {len(text)} characters; at most {LONGEST} are read")
     loader = _Loader(text)
     try:
         node = loader.get_single_node()
         if node is None:
             return None
-        _expanded(node, {})
+        _count_values(node, {})
         return loader.construct_document(node)
     except (yaml.YAMLError, MemoryError):
         raise
-    except Exception as error:  # PyYAML raises whatever it likes on a date, number or character that is none
+    except Exception as error:  # PyYAML raises errors of many types for malformed dates, numbers and characters
         raise UnreasonableYaml(f"a value cannot be read ({type(error).__name__}: {error})") from None
     finally:
         loader.dispose()
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, which stops at nesting that is too deep and at numbers that are too long."""
+    """PyYAML's safe loader with limits on nesting, on the number of values and on the length of numbers."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -63,22 +64,27 @@ class _Loader(yaml.SafeLoader):
         node = super().compose_node(parent, index)
         self._depth -= 1
         if isinstance(node, yaml.ScalarNode):
-            most = next((most for tag, most in DIGITS.items() if node.tag.endswith(tag)), LONGEST)
-            if len(node.value) > most:
-                raise UnreasonableYaml(f"{node.value[:most]}… is a number of {len(node.value)} digits")
+            longest = next((digits for tag, digits in DIGITS.items() if node.tag.endswith(tag)), LONGEST)
+            if len(node.value) > longest:
+                raise UnreasonableYaml(
+                    f"{node.value[:longest]}… is a number of {len(node.value)} digits, which is too long"
+                )
         return node
 
 
-def _expanded(node: yaml.Node, known: dict[int, int]) -> int:
-    """Returns how many values a node stands for, with all that its aliases repeat; `known`: of nodes seen before, 0 of
-    those that are being counted.
+def _count_values(node: yaml.Node, known: dict[int, int]) -> int:
+    """Returns the number of values that a node stands for, including those that its aliases repeat.
+
+    Args:
+        node: the node.
+        known: the results for earlier nodes by their `id`; 0 for nodes that are still being counted.
 
     Raises:
-        UnreasonableYaml: too many, or a node that holds itself.
+        UnreasonableYaml: there are too many values, or a node contains itself.
     """
     if id(node) in known:
         if not known[id(node)]:
-            raise UnreasonableYaml("an anchor holds itself")
+            raise UnreasonableYaml("an anchor contains itself")
         return known[id(node)]
     known[id(node)] = 0
     children: list[yaml.Node] = []
@@ -86,8 +92,8 @@ def _expanded(node: yaml.Node, known: dict[int, int]) -> int:
         children = node.value
     elif isinstance(node, yaml.MappingNode):
         children = [child for pair in node.value for child in pair]
-    count = 1 + sum(_expanded(child, known) for child in children)
+    count = 1 + sum(_count_values(child, known) for child in children)
     if count > MOST:
-        raise UnreasonableYaml(f"its anchors repeat each other: it stands for more than {MOST} values")
+        raise UnreasonableYaml(f"its anchors repeat each other, and it stands for more than {MOST} values")
     known[id(node)] = count
     return count

@@ -1,8 +1,8 @@
-"""What a format of image files is, and what is asked of one.
+"""The interface of image file formats.
 
-A format is a module with `SUFFIXES`, the endings of its files; `starts(head)`, whether a file that starts with these
-bytes is one, whatever its name; `read(path, wanted)`, one picture of a file; and `measure(path, axis, volume)`, how
-large it is.
+A format is a module with `SUFFIXES`, the endings of its files; `starts(head)`, which returns whether a file that starts
+with these bytes has this format, regardless of its name; `read(path, wanted)`, which reads one picture of a file; and
+`measure(path, axis, volume)`, which returns its size.
 """
 
 from collections.abc import Callable
@@ -14,69 +14,70 @@ from pipeline.core.errors import PipelineError
 from pipeline.masks.windows import Box
 
 HEAD = 132
-"""Bytes of the beginning of a file that say which format it is."""
+"""Number of bytes at the start of a file that identify its format."""
 
 
 class Wanted(NamedTuple):
-    """What of a file is wanted, and how."""
+    """The part of a file to read, and how to read it."""
 
     check_size: Callable[[tuple[int, ...]], None]
-    """Raises ValueError for a shape (rows, columns, …) that is too large to be read whole."""
+    """A function that raises ValueError for a shape (rows, columns, …) that is too large to be read as a whole."""
     alpha: bool = False
-    """Whether grey with transparency comes as (H, W, 4) instead of (H, W)."""
+    """Whether grey pixels with transparency are returned as (H, W, 4) instead of (H, W)."""
     slice: int | None = None
-    """Which slice of a volume, along `axis`; None: the file is one picture."""
+    """The number of the slice of a volume, along `axis`; None: the file is one picture."""
     axis: int | None = None
-    """None: the axis along which files of this format hold slices."""
+    """The axis along which slices lie; None: the usual axis of the format."""
     box: Box | None = None
-    """A part of the picture; a format that cannot read parts returns the whole picture, and `Stored.cut` says so."""
+    """A part of the picture. A format that cannot read parts returns the whole picture with `Stored.cut` False."""
     value_range: tuple[float, float] | None = None
-    """What is black and what is white, where the competition's YAML says so."""
+    """The values of black and white, if the competition's YAML sets them."""
     key: str | None = None
-    """Which array of a file that holds several."""
+    """The name of the array in a file that holds several."""
 
 
 class Stored(NamedTuple):
-    """A picture as it is stored."""
+    """A picture in the form in which it is stored."""
 
     pixels: np.ndarray
-    """(H, W) or (H, W, C), of any number format."""
+    """The pixels (H, W) or (H, W, C), of any number format."""
     orientation: int = 1
-    """By the EXIF standard; 1: the first row is the top one."""
+    """The orientation by the EXIF standard; 1: the first row is at the top."""
     value_range: tuple[float, float] | None = None
-    """The values that the file itself calls black and white."""
+    """The values of black and white, if the file gives them."""
     cut: bool = False
-    """Whether the pixels are those of the box alone."""
+    """Whether the pixels are only those of the box."""
 
 
 class Size(NamedTuple):
-    """How large a file is."""
+    """The size of the picture or volume in a file."""
 
     slices: int
-    """1 for a file that is one picture."""
+    """Number of slices; 1 for a file that is one picture."""
     rows: int
     columns: int
     spacing: str = ""
-    """Distance of neighbouring slices, rows and columns in millimetres, separated by spaces, where the file says it."""
+    """Distances between slices, rows and columns in millimetres, separated by spaces, if the file gives them."""
     directions: str = ""
-    """Where the axes of the array lead in the body, where the file says it: `RAS` for right, anterior, superior."""
+    """The directions of the axes of the array in the body, if the file gives them, e.g. `RAS` for right, anterior,
+    superior."""
 
 
 class Refused(ValueError):
-    """A sound file that is not read; one sentence says why."""
+    """Raised for a file that is not damaged but not supported. The message says why in one sentence."""
 
 
 class OtherKind(ValueError):
-    """A damaged file, or one of another format than its name says."""
+    """Raised for a damaged file, or for a file whose format differs from its name."""
 
 
 def needs_extra(package: str, what: str, error: ImportError) -> PipelineError:
-    """Returns what to raise where a package of the extra `medical` is missing."""
+    """Returns the error for a missing package of the extra `medical`."""
     return PipelineError(f"{what} needs {package}, which is not installed ({error}): pip install '.[medical]'.")
 
 
 def along_axis(array: np.ndarray, wanted: Wanted, usual: int) -> np.ndarray:
-    """Returns the wanted slice of an array, or the array where none is wanted, without reading more of it.
+    """Returns the wanted slice of an array without reading more of it, or the array if no slice is wanted.
 
     Raises:
         ValueError: the array has no such axis or slice.
@@ -92,7 +93,8 @@ def along_axis(array: np.ndarray, wanted: Wanted, usual: int) -> np.ndarray:
 
 
 def size_along(shape: tuple[int, ...], axis: int | None, usual: int | None, spacing: str = "") -> Size:
-    """Returns the size of an array of this shape whose slices lie along `axis`; of one picture where both are None."""
+    """Returns the size of an array of this shape with slices along `axis`, or along `usual` if that is None. If both
+    are None, the array is one picture."""
     chosen = usual if axis is None else axis
     if chosen is None or len(shape) < 3:
         return Size(1, shape[0], (*shape, 1)[1], spacing)

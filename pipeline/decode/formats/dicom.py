@@ -1,7 +1,8 @@
-"""DICOM files, by pydicom: rescaled to their units, black where a viewer shows black.
+"""DICOM files, read by pydicom. Pixels are rescaled to their units, and the lowest value is the one that a viewer shows
+as black.
 
-Compressed pixels need what pydicom needs for them: Pillow for JPEG and JPEG 2000, python-gdcm for lossless JPEG and the
-rest; both belong to the extra `medical`.
+For compressed pixels, pydicom needs Pillow (JPEG and JPEG 2000) or python-gdcm (lossless JPEG and others). Both belong
+to the extra `medical`.
 """
 
 import zlib
@@ -16,9 +17,9 @@ from pipeline.decode.formats.limits import check_picture
 
 SUFFIXES = (".dcm", ".dicom")
 _DEFLATED, _HEAD = b"1.2.840.10008.1.2.1.99", 2**12
-"""The transfer syntax of deflated files, and in how many bytes at the start it stands."""
+"""The transfer syntax of deflated files, and the number of bytes at the start of a file that are searched for it."""
 _BEFORE_LENGTH = 144
-"""Bytes up to what the file's own group, whose length stands there, holds besides."""
+"""Number of bytes before the elements of the file meta group that its group length counts."""
 _RESCALED_BY_SEQUENCE = "ModalityLUTSequence"
 
 
@@ -28,12 +29,12 @@ def starts(head: bytes) -> bool:
 
 
 def read(path: Path, wanted: Wanted) -> Stored:
-    """Returns one picture of a file: in the units of its rescale slope and intercept (Hounsfield units of a CT),
-    colours as RGB, and MONOCHROME1 inverted, so that black is the lowest value.
+    """Returns one picture of a file. Values are in the units given by rescale slope and intercept (Hounsfield units for
+    a CT). Colours are converted to RGB, and MONOCHROME1 is inverted, so that black is the lowest value.
 
     Raises:
-        OtherKind: the file is damaged, or no DICOM file.
-        Refused: it holds no pixels, or several frames and no slice is wanted.
+        OtherKind: the file is damaged, or is not a DICOM file.
+        Refused: the file holds no pixels, or holds several frames and no slice is selected.
     """
     data = _open(path)
     frames, rows, columns = _shape(data)
@@ -41,7 +42,7 @@ def read(path: Path, wanted: Wanted) -> Stored:
         raise Refused("is a DICOM file without pixels")
     if frames > 1 and wanted.slice is None:
         raise Refused(
-            f"holds {frames} frames; set `volumes: {{}}` in the competition's YAML: every frame is an image then"
+            f"holds {frames} frames; set `volumes: {{}}` in the competition's YAML, which makes each frame an image"
         )
     wanted.check_size((rows, columns))
     samples, bits = int(data.get("SamplesPerPixel") or 1), int(data.get("BitsAllocated") or 8)
@@ -60,7 +61,7 @@ def read(path: Path, wanted: Wanted) -> Stored:
 
 
 def measure(path: Path, axis: int | None = None, volume: bool = False) -> Size:
-    """Returns the size of a file and the spacing that it states."""
+    """Returns the size of the picture or volume in a file, with the spacing that the file gives."""
     data = _open(path, header_alone=True)
     spacing = [data.get("SpacingBetweenSlices") or data.get("SliceThickness") or 0, *(data.get("PixelSpacing") or [])]
     try:
@@ -80,13 +81,15 @@ def _open(path: Path, header_alone: bool = False) -> Any:
         return pydicom.dcmread(path, stop_before_pixels=header_alone, force=path.suffix.lower() in SUFFIXES)
     except Refused:
         raise
-    except Exception as error:  # pydicom raises whatever it likes on a damaged file
+    except Exception as error:  # pydicom raises errors of many types for a damaged file
         pass_on(error)
-        raise OtherKind(f"cannot be read, it is damaged or no DICOM file ({type(error).__name__}: {error})") from error
+        raise OtherKind(
+            f"cannot be read, it is damaged or not a DICOM file ({type(error).__name__}: {error})"
+        ) from error
 
 
 def _check_deflated(path: Path) -> None:
-    """Raises Refused where a deflated file is far larger than it looks: pydicom inflates all of it at once."""
+    """Raises Refused if a deflated file inflates to far more than its size, because pydicom inflates it at once."""
     with path.open("rb") as file:
         if _DEFLATED not in file.read(_HEAD):
             return
@@ -112,7 +115,8 @@ def _pixels(data: Any) -> np.ndarray:
     from pydicom.pixels import convert_color_space
 
     try:
-        if not hasattr(data.file_meta, "TransferSyntaxUID"):  # a file without its head says nothing of compression
+        if not hasattr(data.file_meta, "TransferSyntaxUID"):
+            # a file without a header does not say how it is compressed
             from pydicom.uid import ImplicitVRLittleEndian
 
             data.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
@@ -129,13 +133,13 @@ def _pixels(data: Any) -> np.ndarray:
         missing = "handlers" in str(error) or "plugin" in str(error) or "missing dependencies" in str(error)
         if missing:
             name = getattr(data.file_meta.TransferSyntaxUID, "name", "compressed")
-            raise Refused(f"holds {name} pixels, which need a package more: pip install '.[medical]'") from None
+            raise Refused(f"holds {name} pixels, which need another package: pip install '.[medical]'") from None
         raise ValueError(f"cannot be read, it is damaged or truncated ({type(error).__name__}: {error})") from error
     return np.asarray(pixels)
 
 
 def _rescaled(data: Any, pixels: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Pixels in the units of the file."""
+    """Returns pixels in the units of the file."""
     from pydicom.pixels import apply_modality_lut
 
     if data.get("RescaleSlope") is None and _RESCALED_BY_SEQUENCE not in data:
@@ -144,7 +148,8 @@ def _rescaled(data: Any, pixels: np.ndarray, low: float, high: float) -> np.ndar
 
 
 def _plain(values: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Values as whole numbers where they can be nothing else: of a type that all files of these limits share."""
+    """Returns values as integers if they can only be integers. The dtype is the same for all files with these
+    limits."""
     if low % 1 or high % 1 or (values % 1).any():
         return values.astype(np.float32)
     unsigned = np.uint8 if high <= 255 else np.uint16
@@ -152,7 +157,7 @@ def _plain(values: np.ndarray, low: float, high: float) -> np.ndarray:
 
 
 def _limits(data: Any) -> tuple[float, float]:
-    """The lowest and the highest value that the file could hold, in its units."""
+    """Returns the lowest and the highest value that the file could hold, in its units."""
     bits = int(data.get("BitsStored") or 8)
     signed = bool(data.get("PixelRepresentation"))
     low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
@@ -162,11 +167,11 @@ def _limits(data: Any) -> tuple[float, float]:
 
 
 def _window(data: Any) -> tuple[float, float] | None:
-    """The first window of the file, as the values that are black and white; None where it has none."""
+    """Returns the values of black and white in the first window of the file; None if it has no window."""
     centre, width = data.get("WindowCenter"), data.get("WindowWidth")
     first = [value[0] if hasattr(value, "__len__") and not isinstance(value, str) else value
              for value in (centre, width) if value is not None and value != ""]  # fmt: skip
     if len(first) < 2 or float(first[1]) <= 1:
         return None
-    middle, half = float(first[0]), float(first[1]) / 2  # by the standard, C.11.2.1.2
+    middle, half = float(first[0]), float(first[1]) / 2  # DICOM standard, C.11.2.1.2
     return middle - half, middle + half - 1

@@ -1,4 +1,4 @@
-"""What a file says of its size, checked before memory is asked for: a few bytes can stand for gigabytes."""
+"""Checks of the sizes that file headers state, before memory is allocated. A few bytes can stand for gigabytes."""
 
 import zipfile
 from pathlib import Path
@@ -8,33 +8,33 @@ import numpy as np
 from pipeline.decode.formats.base import OtherKind, Refused
 
 LARGEST, MOST_TIMES = 2**29, 500
-"""A picture of more bytes than this must not be so many times as large as its file: no picture that shows something is
-compressed as well as that."""
+"""A picture with more than LARGEST bytes may be at most MOST_TIMES as large as its file. No real picture compresses
+better than that."""
 LONGEST_HEADER = 2**20
-"""Bytes of the header of an .npy."""
+"""Maximum number of bytes of the header of a .npy file."""
 SHARE = 0.8
-"""Of the memory that is free, what one array may take."""
+"""The share of free memory that one array may take."""
 
 
 def check_picture(pixel_bytes: int, file_bytes: int) -> None:
-    """Checks that a picture is not absurdly larger than the file it comes from.
+    """Checks that a picture is not unreasonably larger than its file.
 
     Raises:
-        Refused: it is.
+        Refused: the picture is too large for its file.
     """
     if pixel_bytes > LARGEST and pixel_bytes > MOST_TIMES * file_bytes:
         raise Refused(
             f"says that it holds {pixel_bytes / 2**30:.1f} GiB of pixels, {pixel_bytes // max(1, file_bytes)} times "
-            "the size of the file: it is damaged, or made to fill the memory"
+            "the size of the file: it is damaged, or was made to fill the memory"
         )
 
 
 def check_member(path: Path, key: str) -> None:
-    """Checks that an array in an .npz is as large as its header says, and fits into memory.
+    """Checks that an array in a .npz file is as large as its header says, and that it fits into memory.
 
     Raises:
-        OtherKind: it is not as large.
-        Refused: it does not fit.
+        OtherKind: the array is smaller than its header says.
+        Refused: the array does not fit into memory.
     """
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
@@ -43,9 +43,9 @@ def check_member(path: Path, key: str) -> None:
             return
         stored, packed = archive.getinfo(name).file_size, archive.getinfo(name).compress_size
         with archive.open(name) as file:
-            head = file.read(12)  # of version 1, two bytes of length
+            head = file.read(12)  # version 1 has two bytes for the length
             if head[6:7] != b"\1" and int.from_bytes(head[8:12], "little") > LONGEST_HEADER:
-                raise OtherKind(f"is damaged: the header of {key} is longer than any")
+                raise OtherKind(f"is damaged: the header of {key} is too long")
         with archive.open(name) as file:
             version = np.lib.format.read_magic(file)
             read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
@@ -55,14 +55,14 @@ def check_member(path: Path, key: str) -> None:
         needed *= length
     if min(shape, default=0) < 0 or needed > stored:
         text = "×".join(map(str, shape))
-        raise OtherKind(f"is damaged: {key} says that its shape is {text}, and holds {stored} bytes")
+        raise OtherKind(f"is damaged: {key} says that its shape is {text}, but holds only {stored} bytes")
     check_picture(needed, packed)
     if needed > (free := SHARE * free_memory()):
-        raise Refused(f"holds {key} of {needed / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB of memory may be taken")
+        raise Refused(f"holds {key} of {needed / 2**30:.1f} GiB, and only {free / 2**30:.1f} GiB of memory may be used")
 
 
 def free_memory() -> float:
-    """Returns how many bytes of memory are free; infinitely many where the system does not say."""
+    """Returns the number of bytes of free memory; infinity if the system does not provide it."""
     try:
         with open("/proc/meminfo", encoding="ascii") as file:
             known = dict(line.split(":", 1) for line in file)

@@ -1,4 +1,4 @@
-"""NIfTI volumes (.nii, .nii.gz), by nibabel: of one that is not compressed, the wanted slice alone is read."""
+"""NIfTI volumes (.nii, .nii.gz), read by nibabel. If a volume is not compressed, only the wanted slice is read."""
 
 import gzip
 import math
@@ -14,23 +14,24 @@ from pipeline.decode.formats.limits import check_picture
 
 SUFFIXES = (".nii", ".nii.gz")
 VALUE = 8
-"""Bytes of a value that the header scales."""
+"""Number of bytes of a value that is scaled by the header."""
 MOST_BEYOND = 2**26
-"""Bytes that may follow those of the volume."""
+"""Maximum number of bytes after those of the volume."""
 
 
 def starts(head: bytes) -> bool:
-    """Returns False: what starts a NIfTI, or a gzip file, starts others too; their names tell."""
+    """Returns False, because other formats start with the same bytes as NIfTI and gzip files. They are recognised by
+    their names."""
     return False
 
 
 def read(path: Path, wanted: Wanted) -> Stored:
-    """Returns one slice of a volume, in the axes of the array as nibabel gives them: rows are the first of the two that
-    are left. Values are scaled as the header says.
+    """Returns one slice of a volume with the axes of nibabel's array: rows are the first of the two remaining axes.
+    Values are scaled as the header says.
 
     Raises:
-        OtherKind: the file is damaged, or no NIfTI.
-        Refused: it holds several pictures and no slice is wanted.
+        OtherKind: the file is damaged, or is not a NIfTI file.
+        Refused: the file holds several pictures and no slice is selected.
     """
     image = _open(path)
     try:
@@ -46,8 +47,8 @@ def read(path: Path, wanted: Wanted) -> Stored:
             array = np.asanyarray(proxy).squeeze() if len(long) <= 2 else np.zeros(0)
             if array.ndim != 2:
                 raise Refused(
-                    f"is a volume of {'×'.join(map(str, long))}; set `volumes: {{}}` in the competition's YAML: "
-                    "every slice is an image then"
+                    f"is a volume of {'×'.join(map(str, long))}; set `volumes: {{}}` in the competition's YAML, which "
+                    "makes each slice an image"
                 )
         else:
             axis = 2 if wanted.axis is None else wanted.axis
@@ -55,18 +56,18 @@ def read(path: Path, wanted: Wanted) -> Stored:
             if path.suffix.lower() == ".gz":
                 needed = math.prod(lengths) * proxy.dtype.itemsize + min(int(proxy.offset), MOST_BEYOND)
                 _check_end(path, path.stat().st_mtime_ns, needed)
-            along_axis(np.broadcast_to(np.uint8(0), proxy.shape), wanted, 2)  # whether there is such a slice
+            along_axis(np.broadcast_to(np.uint8(0), proxy.shape), wanted, 2)  # raises Refused if there is no such slice
             array = np.asanyarray(proxy[(slice(None),) * axis + (wanted.slice,)])
             array = array.reshape([length for number, length in enumerate(array.shape) if number < 2 or length > 1])
     except (Refused, MemoryError):
         raise
-    except Exception as error:  # nibabel, gzip and zlib raise whatever they like on a damaged file
+    except Exception as error:  # nibabel, gzip and zlib raise errors of many types
         raise ValueError(f"cannot be read, it is damaged or truncated ({type(error).__name__}: {error})") from error
     return Stored(np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("=")))
 
 
 def measure(path: Path, axis: int | None = None, volume: bool = False) -> Size:
-    """Returns the size of a volume and the spacing that its header states."""
+    """Returns the size of a volume, with the spacing in its header."""
     image = _open(path)
     header: Any = image.header
     zooms = [float(value) for value in header.get_zooms()[:3]]
@@ -77,7 +78,7 @@ def measure(path: Path, axis: int | None = None, volume: bool = False) -> Size:
 
 
 def _directions(image: Any) -> str:
-    """Where the axes of the array lead, as the header says; "" where it says nothing."""
+    """Returns the directions of the axes of the array in the header; "" if it has none."""
     import nibabel
 
     header = image.header
@@ -88,12 +89,14 @@ def _directions(image: Any) -> str:
 
 @lru_cache(maxsize=64)
 def _check_end(path: Path, modified: int, needed: int) -> None:
-    """Raises an error of gzip or zlib where a compressed file ends early: slices before its end could be read; and
-    Refused where it goes on long after the bytes that it needs."""
+    """Raises an error of gzip or zlib if a compressed file is cut short, although slices before its end could be read;
+    and Refused if it continues far beyond the bytes of its volume."""
     with gzip.open(path) as file:
         while file.read(2**22):
             if file.tell() > needed + MOST_BEYOND:
-                raise Refused(f"goes on after the {needed} bytes of its volume: it is damaged, or made to take long")
+                raise Refused(
+                    f"continues after the {needed} bytes of its volume: it is damaged, or was made to take long"
+                )
 
 
 def _open(path: Path) -> Any:
@@ -105,4 +108,6 @@ def _open(path: Path) -> Any:
         return nibabel.load(path)
     except Exception as error:
         pass_on(error)
-        raise OtherKind(f"cannot be read, it is damaged or no NIfTI ({type(error).__name__}: {error})") from error
+        raise OtherKind(
+            f"cannot be read, it is damaged or not a NIfTI file ({type(error).__name__}: {error})"
+        ) from error

@@ -1,4 +1,4 @@
-"""Arrays that NumPy saved: .npy, of which no more than is wanted is read, and .npz."""
+"""Arrays saved by NumPy: .npy files, of which only the wanted part is read, and .npz files."""
 
 from functools import lru_cache
 from pathlib import Path
@@ -13,16 +13,16 @@ SUFFIXES = (".npy", ".npz")
 
 
 def starts(head: bytes) -> bool:
-    """Returns whether a file that starts with these bytes is an .npy."""
+    """Returns whether a file that starts with these bytes is a .npy file."""
     return head.startswith(b"\x93NUMPY")
 
 
 def read(path: Path, wanted: Wanted) -> Stored:
-    """Returns one picture of a file, (H, W) or (H, W, C); axes of length 1 in front are left out.
+    """Returns one picture of a file, (H, W) or (H, W, C). Leading axes of length 1 are removed.
 
     Raises:
-        OtherKind: the file is damaged, or no file of NumPy.
-        Refused: it holds something else than numbers, or several arrays and none is named.
+        OtherKind: the file is damaged, or is not a NumPy file.
+        Refused: the file holds values that are not numbers, or several arrays of which none is selected.
     """
     array = along_axis(load(path, wanted.key), wanted, 0)
     while array.ndim > 2 and array.shape[0] == 1 and (array.ndim > 3 or array.shape[2] > 32):
@@ -39,12 +39,16 @@ def read(path: Path, wanted: Wanted) -> Stored:
 
 
 def measure(path: Path, axis: int | None = None, volume: bool = False) -> Size:
-    """Returns the size of a file's array, of which the header alone is read."""
+    """Returns the size of the array in a file, reading only its header."""
     return size_along(load(path, None).shape, axis, 0 if volume else None)
 
 
 def load(path: Path, key: str | None) -> np.ndarray:
-    """Returns the array of an .npy, mapped from the file, or an array of an .npz; raises as `read`."""
+    """Returns the memory-mapped array of a .npy file, or an array of a .npz file.
+
+    Raises:
+        ValueError: see `read`.
+    """
     stat = path.stat()
     array = _load(path, key, stat.st_size, stat.st_mtime_ns) if path.suffix.lower() == ".npz" else _mapped(path)
     if array.dtype.kind not in "biuf":
@@ -55,26 +59,29 @@ def load(path: Path, key: str | None) -> np.ndarray:
 def _mapped(path: Path) -> np.ndarray:
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except Exception as error:  # numpy raises whatever it likes on a damaged file
+    except Exception as error:  # NumPy raises errors of many types for a damaged file
         pass_on(error)
         raise _damaged(error) from error
     if not isinstance(array, np.ndarray):
-        raise OtherKind("is an .npz that is called .npy: rename it")
+        raise OtherKind("is a .npz file with the ending .npy: rename it")
     return array
 
 
 @lru_cache(maxsize=4)
 def _load(path: Path, key: str | None, size: int, modified: int) -> np.ndarray:
-    """An array of an .npz; size and time of change are there to notice that it has become another file."""
+    """Returns an array of a .npz file. Size and modification time are arguments so that a changed file is read
+    again."""
     try:
         with np.load(path, allow_pickle=False) as content:
             if not isinstance(content, np.lib.npyio.NpzFile):
-                raise OtherKind("is no .npz, its content is another")
+                raise OtherKind("is not a .npz file, judging by its content")
             names = content.files
             if key is None and len(names) == 1:
                 key = names[0]
             if key is None or key not in names:
-                text = "which of them is the picture, nothing says" if key is None else f"none is called {key}"
+                text = (
+                    "it is not known which of them is the picture" if key is None else f"none of them is called {key}"
+                )
                 listed = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
                 raise Refused(f"holds the arrays {listed or '(none)'}, and {text}")
             check_member(path, key)

@@ -1,4 +1,4 @@
-"""The formats of image files, and which one a file is."""
+"""The image file formats, and detection of the format of a file."""
 
 import logging
 import warnings
@@ -11,28 +11,31 @@ from pipeline.decode.formats import dicom, nifti, numpy_arrays, raster, tiff
 from pipeline.decode.formats.base import HEAD, OtherKind, Size, Stored, Wanted
 
 FORMATS: tuple[ModuleType, ...] = (raster, tiff, numpy_arrays, dicom, nifti)
-"""`raster` reads what no other one does."""
-BY_SUFFIX: dict[str, ModuleType] = {suffix: one for one in FORMATS for suffix in one.SUFFIXES}
+"""`raster` reads all files that no other format reads."""
+BY_SUFFIX: dict[str, ModuleType] = {suffix: format_ for format_ in FORMATS for suffix in format_.SUFFIXES}
 SUFFIXES: tuple[str, ...] = tuple(BY_SUFFIX)
-"""Endings of files that can be read."""
+"""The file name endings of all formats."""
 
-for _name in ("tifffile", "PIL", "nibabel.global", "pydicom"):  # what is wrong with a file is said in one sentence
+for _name in ("tifffile", "PIL", "nibabel.global", "pydicom"):
+    # faults are reported in one sentence, without messages of these libraries
     logging.getLogger(_name).setLevel(logging.CRITICAL)
 warnings.filterwarnings("ignore", module=r"(PIL|tifffile|nibabel|pydicom)\b")
 
 
 def suffix_of(path: Path) -> str:
-    """Returns the ending of a file in lower case; `.nii.gz` is one."""
+    """Returns the ending of a file name in lower case; `.nii.gz` counts as one ending."""
     suffix = path.suffix.lower()
     return suffix if suffix != ".gz" or not path.stem.lower().endswith(".nii") else ".nii.gz"
 
 
 def read_stored(path: Path, wanted: Wanted) -> Stored:
-    """Returns a picture of a file in the order in which it is stored. What kind of file it is, its content says.
+    """Returns a picture of a file with its pixels in the stored order. The format is determined by the content of the
+    file.
 
     Raises:
-        ValueError: one sentence, when the file cannot be read, is too large, or is of a kind that is not read.
-        PipelineError: its format needs a package that is not installed.
+        ValueError: the file cannot be read, is too large, or has a format that is not supported. The message is one
+            sentence.
+        PipelineError: the format needs a package that is not installed.
     """
     named = BY_SUFFIX.get(suffix_of(path), raster)
     if named is not raster:
@@ -48,20 +51,20 @@ def read_stored(path: Path, wanted: Wanted) -> Stored:
     if raster.starts(data):
         return raster.read_data(path, data, wanted)
     head = data[:HEAD]
-    found = next((one for one in FORMATS if one not in (raster, named) and one.starts(head)), None)
+    found = next((other for other in FORMATS if other not in (raster, named) and other.starts(head)), None)
     return raster.read_data(path, data, wanted) if found is None else found.read(path, wanted)
 
 
 def measure(path: Path, axis: int | None = None, volume: bool = False) -> Size:
-    """Returns how large a file is, with as little of it read as possible.
+    """Returns the size of the picture or volume in a file, reading as little of it as possible.
 
     Args:
         path: the file.
-        axis: along which it holds slices; None: as files of its format do.
-        volume: whether it holds slices at all.
+        axis: the axis along which slices lie; None: the usual axis of the format.
+        volume: whether the file is a volume of slices.
 
     Raises:
-        ValueError: as read_stored.
+        ValueError: see read_stored.
     """
     named = BY_SUFFIX.get(suffix_of(path), raster)
     return named.measure(path, axis, volume)

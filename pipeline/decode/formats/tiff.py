@@ -1,6 +1,6 @@
-"""TIFF files as a viewer shows them: colour spaces, axes, pages, and windows of large ones.
+"""TIFF files, read as a viewer shows them: colour spaces, axes, pages, and windows of large files.
 
-docs/decode.md has the table of what is read.
+docs/decode.md has a table of what is supported.
 """
 
 import io
@@ -33,39 +33,40 @@ _REFUSED = {4: "a transparency mask", 8: "Lab", 9: "ICC Lab", 10: "ITU Lab", 328
             32844: "LogL", 32845: "LogLuv", 34892: "raw camera data (linear)", 51177: "depth"}  # fmt: skip
 _NAMES = {RGB: "RGB", PALETTE: "palette", SEPARATED: "CMYK", YCBCR: "YCbCr"}
 _JPEG = (6, 7, 33007, 34892)
-"""Compressions whose codecs give RGB for YCbCr; all others keep it as it is."""
+"""Compressions whose codecs convert YCbCr to RGB. All others keep YCbCr."""
 _CMYK_INK, _PLANES = 1, 2
 _ASSOCIATED_ALPHA, _UNASSOCIATED_ALPHA = 1, 2
-"""Values of the tag ExtraSamples: whether colours are stored multiplied by their alpha."""
+"""Values of the tag ExtraSamples: alpha with which colours are multiplied (associated), and alpha without this."""
 _REDUCED_OR_MASK = 1 | 4
-"""NewSubfileType of a smaller copy, or of the transparency, of another page."""
+"""Bits of NewSubfileType for a smaller copy of another page, or for its transparency mask."""
 _SLIDE_EXTRAS = ("Thumbnail", "Label", "Macro")
 _ORIENTATION, _INK_SET = 274, 332
 _HEADS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-"""First bytes of TIFF and BigTIFF."""
+"""The first bytes of TIFF and BigTIFF files."""
 
 
 SUFFIXES = (".tif", ".tiff")
 LARGEST_SEGMENT = 2**28
-"""Values of a compressed strip or tile, which is decoded as a whole."""
+"""Maximum number of values in a compressed strip or tile, which is decoded as a whole."""
 MOST_PAGES = 100_000
-"""Pages of a file, also those that it only says it has."""
+"""Maximum number of pages of a file, including pages that only its header states."""
 
 
 def starts(head: bytes) -> bool:
-    """Returns whether a file that starts with these bytes is a TIFF, whatever its name."""
+    """Returns whether a file that starts with these bytes is a TIFF file, regardless of its name."""
     return head.startswith(_HEADS)
 
 
 def read(path: Path, wanted: Wanted) -> Stored:
-    """Returns the one picture of a TIFF, or one of its pages where a slice is wanted, in the order in which it is
-    stored, (H, W) or (H, W, C).
+    """Returns the picture of a TIFF file, or one of its pages if a slice is selected, (H, W) or (H, W, C) with its
+    pixels in the stored order.
 
-    Of a box, the strips or tiles that it touches are read alone.
+    For a box, only the strips or tiles that it touches are read.
 
     Raises:
-        OtherKind: the file does not start as a TIFF does.
-        ValueError: one sentence, when the file is damaged, too large, of several pictures, or of another colour space.
+        OtherKind: the file does not start like a TIFF file.
+        ValueError: the file is damaged or too large, holds several pictures, or has a colour space that is not
+            supported. The message is one sentence.
     """
     try:
         with tifffile.TiffFile(path) as file:
@@ -88,19 +89,19 @@ def read(path: Path, wanted: Wanted) -> Stored:
             image = np.zeros(0, np.uint8) if through_pillow else series.asarray()
     except Refused:
         raise
-    except Exception as error:  # tifffile and its codecs raise whatever they like on a damaged file
+    except Exception as error:  # tifffile and its codecs raise errors of many types for a damaged file
         pass_on(error)
         kind = OtherKind if _is_something_else(path) else ValueError
         raise kind(f"cannot be read, it is damaged or truncated ({type(error).__name__}: {error})") from error
     if through_pillow:
         return Stored(_read_with_pillow(path, page), orientation)
-    if not image.size:  # what tifffile makes of a header alone
+    if not image.size:  # tifffile's result for a file that has only a header
         raise ValueError("cannot be read, it is damaged or truncated: it holds no pixels")
     return Stored(_shown(_rows_columns_channels(image, axes), page, path, wanted.alpha), orientation)
 
 
 def measure(path: Path, axis: int | None = None, volume: bool = False) -> Size:
-    """Returns the size of a TIFF, of which the tags alone are read."""
+    """Returns the size of the picture or volume in a TIFF file, reading only its tags."""
     try:
         with tifffile.TiffFile(path) as file:
             check_pages(file)
@@ -119,7 +120,8 @@ def measure(path: Path, axis: int | None = None, volume: bool = False) -> Size:
 
 
 def _size_of_volume(file: tifffile.TiffFile, axis: int | None) -> Size:
-    """The size of the first series as slices along an axis (by default its first), or of as many equal pages."""
+    """Returns the size of the first series as slices along an axis (by default the first one), or of all pages of equal
+    shape."""
     series = file.series[0]
     if len(series.shape) > 2 and series.axes[0] not in "YXS":
         return size_along(series.shape, axis, 0)
@@ -128,7 +130,7 @@ def _size_of_volume(file: tifffile.TiffFile, axis: int | None) -> Size:
 
 
 def _slice_of(file: tifffile.TiffFile, path: Path, wanted: Wanted) -> Stored:
-    """One page, or one slice of the first series along another axis."""
+    """Returns one page, or one slice of the first series along another axis."""
     series, number = file.series[0], wanted.slice or 0
     count = _size_of_volume(file, wanted.axis).slices
     if number >= count:
@@ -140,7 +142,7 @@ def _slice_of(file: tifffile.TiffFile, path: Path, wanted: Wanted) -> Stored:
     if len(series.shape) == 2 or series.axes[0] in "YXS":
         same = [other for other in file.series if other.shape == series.shape]
         image, axes = same[number].asarray(), series.axes
-    elif series.dataoffset is not None:  # one block without compression, of which pages are parts
+    elif series.dataoffset is not None:  # one uncompressed block, of which pages are parts
         dtype: np.dtype = np.dtype(series.dtype)
         mapped = np.memmap(path, dtype.newbyteorder(file.byteorder), "r", series.dataoffset, series.shape)
         image, axes = np.array(along_axis(mapped, wanted, 0), dtype), _left(series.axes, wanted.axis)
@@ -152,7 +154,7 @@ def _slice_of(file: tifffile.TiffFile, path: Path, wanted: Wanted) -> Stored:
 
 
 def _left(axes: str, axis: int | None) -> str:
-    """The axes of one slice: rows and columns first, whatever they were before, then channels."""
+    """Returns the axes of one slice: its first two axes as rows and columns, then channels."""
     left = [name for number, name in enumerate(axes) if number != (axis or 0)]
     return "YX" + "".join(name for name in left[2:])
 
@@ -161,21 +163,23 @@ def _left(axes: str, axis: int | None) -> str:
 
 
 def _check_parts(page: tifffile.TiffPage, orientation: int, through_pillow: bool) -> None:
-    """Raises Refused where parts of a picture cannot be read."""
+    """Raises Refused if parts of a picture cannot be read."""
     if through_pillow:
         name = _NAMES.get(page.photometric, "grey")
-        raise Refused(f"is a {name} TIFF, of which windows are not read: save it as RGB")
+        raise Refused(f"is a {name} TIFF, and windows of such files are not supported: save it as RGB")
     if orientation != 1:
-        raise Refused("is stored turned (EXIF orientation), and windows of it are not read: save it upright")
+        raise Refused(
+            "is stored turned (EXIF orientation), and windows of such files are not supported: save it upright"
+        )
     if not page.is_memmappable and int(np.prod(page.chunks)) > LARGEST_SEGMENT:
         raise Refused(
-            f"holds strips or tiles of {'×'.join(map(str, page.chunks))}, which would be decoded as a whole: save it "
-            "in tiles of 512×512"
+            f"holds strips or tiles of {'×'.join(map(str, page.chunks))}, which are too large to be decoded as a "
+            "whole: save it in tiles of 512×512"
         )
 
 
 def _part(page: tifffile.TiffPage, box: Box) -> np.ndarray:
-    """The pixels of a box, (h, w) or (h, w, C)."""
+    """Returns the pixels of a box, (h, w) or (h, w, C)."""
     planes = page.planarconfig == _PLANES and page.samplesperpixel > 1
     samples = page.samplesperpixel
     if page.is_memmappable:
@@ -185,25 +189,25 @@ def _part(page: tifffile.TiffPage, box: Box) -> np.ndarray:
         mapped = np.memmap(file.filehandle.path, stored, "r", page.dataoffsets[0], shape)
         top, left, bottom, right = box
         part = np.moveaxis(mapped[:, top:bottom, left:right], 0, -1) if planes else mapped[top:bottom, left:right]
-        found = np.array(part, page.dtype, order="C")
+        pixels = np.array(part, page.dtype, order="C")
     else:
-        found = _decoded_part(page, box, planes)
-    return found[..., 0] if samples == 1 else found
+        pixels = _decoded_part(page, box, planes)
+    return pixels[..., 0] if samples == 1 else pixels
 
 
 def _decoded_part(page: tifffile.TiffPage, box: Box, planes: bool) -> np.ndarray:
-    """The pixels (h, w, C) of a box, from the strips or tiles that it touches."""
+    """Returns the pixels (h, w, C) of a box, from the strips or tiles that it touches."""
     top, left, bottom, right = box
     tall, wide = (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, page.imagewidth)
     across, down = -(-page.imagewidth // wide), -(-page.imagelength // tall)
-    found = np.zeros((bottom - top, right - left, page.samplesperpixel), page.dtype)
+    pixels = np.zeros((bottom - top, right - left, page.samplesperpixel), page.dtype)
     handle = page.parent.filehandle
     for plane in range(page.samplesperpixel if planes else 1):
-        target = found[..., plane : plane + 1] if planes else found
+        target = pixels[..., plane : plane + 1] if planes else pixels
         for row in range(top // tall, (bottom - 1) // tall + 1):
             for column in range(left // wide, (right - 1) // wide + 1):
                 index = (plane * down + row) * across + column
-                if not page.databytecounts[index]:  # a tile of zeros, which is not stored
+                if not page.databytecounts[index]:  # a tile of zeros is not stored
                     continue
                 handle.seek(page.dataoffsets[index])
                 data = handle.read(page.databytecounts[index])
@@ -211,11 +215,12 @@ def _decoded_part(page: tifffile.TiffPage, box: Box, planes: bool) -> np.ndarray
                 if segment is None:
                     continue
                 _copy(target, segment[0], (row * tall - top, column * wide - left))
-    return found
+    return pixels
 
 
 def _copy(target: np.ndarray, segment: np.ndarray, place: tuple[int, int]) -> None:
-    """Writes the part of a segment (h, w, C) that lies inside into a target (H, W, C); its place may be negative."""
+    """Copies the part of a segment (h, w, C) that lies inside a target (H, W, C) to its place, which may be
+    negative."""
     (row, column), (height, width) = place, segment.shape[:2]
     rows = slice(max(row, 0), min(row + height, target.shape[0]))
     columns = slice(max(column, 0), min(column + width, target.shape[1]))
@@ -236,10 +241,10 @@ def _is_something_else(path: Path) -> bool:
 
 
 def check_pages(file: tifffile.TiffFile) -> None:
-    """Checks that a file has no more pages than can be meant, before tifffile makes a list of them.
+    """Checks that a file has a reasonable number of pages, before tifffile creates a list of them.
 
     Raises:
-        Refused: it has, or its OME header says so.
+        Refused: the file has too many pages, or its OME header states too many.
     """
     count = len(file.pages)
     for pixels in re.findall(r"<[^<>]*\bPixels\b[^<>]*>", (file.ome_metadata or "") if file.is_ome else ""):
@@ -248,32 +253,33 @@ def check_pages(file: tifffile.TiffFile) -> None:
         places = re.findall(r"\b(?:IFD|PlaneCount|First[ZCT])\s*=\s*[\"']\s*([0-9]{1,15})", file.ome_metadata or "")
         count = max([count, *map(int, places)])
     if count > MOST_PAGES:
-        raise Refused(f"says that it holds {count} pages, and {MOST_PAGES} are the most that are read")
+        raise Refused(f"says that it holds {count} pages; at most {MOST_PAGES} are read")
 
 
 def _picture(file: tifffile.TiffFile) -> tifffile.TiffPageSeries:
-    """The first series that is no smaller copy, such as a thumbnail before the picture; the first one without such."""
+    """Returns the first series that is not a smaller copy, such as a thumbnail before the picture; if there is none,
+    the first series."""
     return next((series for series in file.series if not _belongs_to_another(series)), file.series[0])
 
 
 def _checked_axes(file: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> str:
-    """The axes of the picture, of which none but rows, columns and channels may be longer than 1."""
+    """Returns the axes of the picture. Only rows, columns and channels may be longer than 1."""
     further = [other for other in file.series if other is not series and not _belongs_to_another(other)]
     if further:
         sizes = ", ".join("×".join(map(str, other.shape)) for other in [series, *further][:4])
         raise Refused(
-            f"holds {1 + len(further)} pictures ({sizes}); an image is one picture: save each as a file of its own"
+            f"holds {1 + len(further)} pictures ({sizes}); expected one picture: save each one as a separate file"
         )
     axes, shape = series.axes, series.shape
     if series.kind == "shaped" and len(axes) == 3 and axes[0] not in "YS" and shape[2] in (3, 4) and shape[0] > 4:
-        return "YXS"  # tifffile writes an array (H, W, 4) as H grey pages where nobody told it the colours
+        return "YXS"  # tifffile writes an array (H, W, 4) as H grey pages if it is not told that these are colours
     long = [(axis, length) for axis, length in zip(axes, shape, strict=True) if length > 1 and axis not in "YXSC"]
     if long:
         pages = int(np.prod([length for _, length in long]))
         along = {"Z": "slices along Z", "T": "times"}.get(long[0][0], "pages")
         raise Refused(
-            f"holds {pages} {along} (axes {axes}, {'×'.join(map(str, shape))}); an image is one picture, and pages are "
-            "no colours: save the page that belongs to the mask as a file of its own"
+            f"holds {pages} {along} (axes {axes}, {'×'.join(map(str, shape))}); expected one picture, and pages are "
+            "not channels: save the page that belongs to the mask as a separate file"
         )
     return axes
 
@@ -289,22 +295,24 @@ def _check_colours(page: tifffile.TiffPage) -> None:
         if page.samplesperpixel < 4 or (ink is not None and ink.value != _CMYK_INK):
             name = f"{page.samplesperpixel} inks that are not CMYK"
     if name:
-        raise Refused(f"is a TIFF of {name}, a colour space that is not read: save it as RGB or grey")
+        raise Refused(f"is a TIFF of {name}, a colour space that is not supported: save it as RGB or grey")
     if _is_unread_kind(page):
         planes = " in planes" if page.planarconfig == _PLANES and page.samplesperpixel > 1 else ""
         kind = f"{page.bitspersample}-bit {_NAMES.get(page.photometric, 'colours')}{planes}"
-        raise Refused(f"is a TIFF of {kind}, which is not read: save it as 8-bit RGB")
+        raise Refused(f"is a TIFF of {kind}, which is not supported: save it as 8-bit RGB")
     whole = page.dtype is not None and page.dtype.kind in "bu" and page.dtype.itemsize <= 2
     if page.photometric == MINISWHITE and not whole:
         raise Refused(
-            f"is a WhiteIsZero TIFF of {page.dtype} pixels, of which nothing says what is black: save it as BlackIsZero"
+            f"is a WhiteIsZero TIFF of {page.dtype} pixels, for which it is not known which value is black: save it as "
+            "BlackIsZero"
         )
     if page.extrasamples == (_ASSOCIATED_ALPHA,) and not whole:
         raise Refused(f"is a TIFF of {page.dtype} colours multiplied by their alpha: save it without alpha")
 
 
 def _is_unread_kind(page: tifffile.TiffPage) -> bool:
-    """Whether the picture has a number of bits, or planes, in which its kind of colours is not read."""
+    """Returns whether the picture has a number of bits, or a storage in planes, that is not supported for its kind of
+    colours."""
     planes, deep = page.planarconfig == _PLANES, page.bitspersample > 8
     if page.photometric == YCBCR:
         return planes or deep
@@ -313,7 +321,8 @@ def _is_unread_kind(page: tifffile.TiffPage) -> bool:
 
 
 def _needs_pillow(page: tifffile.TiffPage) -> bool:
-    """Whether pixels are no grey values or colours yet: tifffile gives them as they are stored."""
+    """Returns whether pixels must be converted to grey values or colours, because tifffile returns them as they are
+    stored."""
     if page.photometric in (MINISBLACK, MINISWHITE):
         return page.bitspersample in (2, 4)
     return page.photometric != RGB and (page.photometric != YCBCR or page.compression not in _JPEG)
@@ -322,46 +331,48 @@ def _needs_pillow(page: tifffile.TiffPage) -> bool:
 def _read_with_pillow(path: Path, page: tifffile.TiffPage) -> np.ndarray:
     name = _NAMES.get(page.photometric, "grey")
     if page.is_subifd:
-        raise Refused(f"is a {name} TIFF whose first page is a smaller copy with the picture inside: save it as RGB")
+        raise Refused(f"is a {name} TIFF whose first page is a smaller copy that contains the picture: save it as RGB")
     try:
-        # by content: of a path Pillow maps the pixels of turned files into memory with rows and columns swapped
+        # read from memory: given a path, Pillow would map rotated files with rows and columns swapped
         with TiffImageFile(io.BytesIO(path.read_bytes())) as file:
             file.seek(page.index)
             shown = file if file.mode == "L" else file.convert("RGB")
             return np.array(_as_stored(shown, page))
     except Image.DecompressionBombError:
-        raise Refused("is too large to be converted from its colours to RGB here: save it as RGB") from None
-    except Exception as error:  # an encoding of the pixels that Pillow does not know, or a damaged file
+        raise Refused("is too large to be converted to RGB: save it as RGB") from None
+    except Exception as error:  # an encoding that Pillow does not support, or a damaged file
         pass_on(error)
         raise ValueError(
-            f"is a {page.bitspersample}-bit {name} TIFF that cannot be converted to RGB, or damaged "
+            f"is a {page.bitspersample}-bit {name} TIFF that cannot be converted to RGB, or is damaged "
             f"({type(error).__name__}): save it as 8-bit RGB"
         ) from error
 
 
 def _as_stored(image: Image.Image, page: tifffile.TiffPage) -> Image.Image:
-    """The pixels in the order of the file: Pillow turns a TIFF upright while it loads it."""
+    """Returns the pixels in the order of the file. Pillow rotates a TIFF upright while loading it, which is undone
+    here."""
     tag = page.tags.get(_ORIENTATION)
     inverse = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
                5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_90, 7: Image.Transpose.TRANSVERSE,
                8: Image.Transpose.ROTATE_270}  # fmt: skip
     method = inverse.get(int(tag.value)) if tag is not None else None
-    image = ImageOps.exif_transpose(image)  # nothing more to do where it is upright
+    image = ImageOps.exif_transpose(image)  # does nothing if the image is upright
     return image if method is None else image.transpose(method)
 
 
 def _rows_columns_channels(image: np.ndarray, axes: str) -> np.ndarray:
-    """The picture as (H, W) or (H, W, C), without axes of one element."""
+    """Returns the picture as (H, W) or (H, W, C), without axes of length 1."""
     kept = [number for number, axis in enumerate(axes) if axis in "YX" or image.shape[number] > 1]
     image, left = image.reshape([image.shape[number] for number in kept]), "".join(axes[number] for number in kept)
-    if image.ndim == 3 and left[0] in "SC":  # plane by plane
+    if image.ndim == 3 and left[0] in "SC":  # stored plane by plane
         image = np.moveaxis(image, 0, -1)
     return image
 
 
 def _shown(image: np.ndarray, page: tifffile.TiffPage, path: Path, alpha: bool) -> np.ndarray:
-    """Pixels as a viewer shows them: colours are divided by the alpha that they were multiplied by, black is 0 and the
-    white of one bit is 255; the alpha of grey values is left out, or comes behind three equal channels."""
+    """Returns pixels as a viewer shows them. Colours are divided by the alpha with which they were multiplied, black is
+    0, and the white of 1-bit pixels is 255. The alpha of grey values is removed, or is the fourth channel after three
+    equal ones."""
     has_alpha = image.ndim == 3 and image.shape[2] == page.samplesperpixel and page.samplesperpixel in (2, 4)
     if has_alpha and page.extrasamples == (_ASSOCIATED_ALPHA,):
         image = _divided_by_alpha(image, 2**page.bitspersample - 1)
@@ -375,7 +386,8 @@ def _shown(image: np.ndarray, page: tifffile.TiffPage, path: Path, alpha: bool) 
 
 
 def _divided_by_alpha(image: np.ndarray, highest: int) -> np.ndarray:
-    """Undoes the multiplication of colours by alpha / highest in (H, W, C), alpha last; those of alpha 0 are kept."""
+    """Undoes the multiplication of colours by alpha / highest in (H, W, C) with alpha as last channel. Pixels with
+    alpha 0 are unchanged."""
     alpha = image[..., -1:].astype(np.uint32)
     colours = np.minimum(image[..., :-1] * np.uint32(highest) // np.maximum(alpha, 1), highest)
     divided = np.where(alpha == 0, image[..., :-1], colours)

@@ -1,6 +1,7 @@
-"""Reader for stacked arrays, as courses hand them out: X_train.npy, y_train.npy, X_test.npy, or the same in an .npz.
+"""Reader for stacked arrays, as used in courses: X_train.npy, y_train.npy, X_test.npy, or the same arrays in a .npz
+file.
 
-The id of an image is its row number.
+The id of an image is its index in the array.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,10 +21,10 @@ from pipeline.masks.geometry import IGNORE
 
 
 def list_items(competition: Arrays, folder: Path, subsets: Sequence[SubsetName] = SUBSETS) -> Listing:
-    """Returns every image of these subsets of the arrays under `folder`.
+    """Returns all images of these subsets from the arrays in `folder`.
 
     Raises:
-        PipelineError: a file is missing or damaged, or images and masks are not as many.
+        PipelineError: a file is missing or damaged, or the numbers of images and masks differ.
     """
     items: list[Item] = []
     for subset in subsets:
@@ -34,8 +35,8 @@ def list_items(competition: Arrays, folder: Path, subsets: Sequence[SubsetName] 
         masks = _open(folder, files.masks) if files.masks else None
         if masks is not None and (len(masks) != len(images) or masks.ndim not in (3, 4)):
             raise PipelineError(
-                f"{folder / str(files.masks)} has shape {masks.shape}, {files.images} {images.shape}; expected as many "
-                "masks as images, (N, rows, columns), or with classes as a fourth axis."
+                f"{folder / str(files.masks)} has shape {masks.shape}, and {files.images} has shape {images.shape}; "
+                "expected as many masks as images, (N, rows, columns), or with classes as a fourth axis."
             )
         extras = _extras(folder, files, len(images))
         for row in range(len(images)):
@@ -48,7 +49,7 @@ def list_items(competition: Arrays, folder: Path, subsets: Sequence[SubsetName] 
 
 
 def raw_files(competition: Arrays, folder: Path, subset: SubsetName) -> tuple[Path, ...]:
-    """Returns the files of a subset, and of the test images the sample submission."""
+    """Returns the files of a subset; for test images, including the sample submission."""
     files: ArrayFiles | None = getattr(competition, subset)
     if files is None:
         return ()
@@ -82,7 +83,7 @@ def _open(folder: Path, name: str) -> np.ndarray:
     try:
         array = load(path, key or None)
     except ValueError as error:
-        hint = f": name one, `{file}:NAME`" if "nothing says" in str(error) else ""
+        hint = f": name one, `{file}:NAME`" if "it is not known which" in str(error) else ""
         raise PipelineError(f"{path} {error}{hint}.") from None
     if array.ndim < 3 or not len(array):
         raise PipelineError(
@@ -92,21 +93,21 @@ def _open(folder: Path, name: str) -> np.ndarray:
 
 
 def _extras(folder: Path, files: ArrayFiles, count: int) -> list[dict[str, str]]:
-    """The further columns of every image: of the table's rows, which are in the order of the images."""
+    """Returns the further columns of each image, from the rows of the table, which are in the order of the images."""
     if files.table is None:
         return [{} for _ in range(count)]
     table = read_table(folder / files.table, [])
     if len(table) != count:
         raise PipelineError(
-            f"{folder / files.table} has {len(table)} rows, {files.images} {count} images: a row per image, in their "
-            "order, is needed."
+            f"{folder / files.table} has {len(table)} rows, and {files.images} has {count} images; expected one row "
+            "per image, in their order."
         )
     records: list[Any] = table.to_dict("records")
     return records
 
 
 def _masks(competition: Arrays, file: str, masks: np.ndarray, row: int, shape: tuple[int, int]) -> Masks:
-    """The masks of an image: one plane per class, or a map of classes."""
+    """Returns the masks of an image, from one plane per class or from a class map."""
     mask, names = np.array(masks[row]), competition.classes
     if mask.dtype.kind == "f" and (broken := mask[~(np.isfinite(mask) & (mask % 1 == 0))]).size:
         text = f"the mask holds {counted(broken)}; expected whole numbers, one for each class"
@@ -115,7 +116,7 @@ def _masks(competition: Arrays, file: str, masks: np.ndarray, row: int, shape: t
         mask = mask if competition.channels_first else np.moveaxis(mask, -1, 0)
         mask = mask[0] if len(mask) == 1 else mask
     if mask.shape[-2:] != shape or (mask.ndim == 3 and len(mask) != len(names)):
-        text = f"the mask has shape {masks.shape[1:]}; its image is {shape[0]}×{shape[1]}"
+        text = f"the mask has shape {masks.shape[1:]}, and its image is {shape[0]}×{shape[1]}"
         raise MaskFault(file, row, f"{text}, and there are {len(names)} classes")
     planes = _planes(competition, mask)
     ignored: np.ndarray = np.zeros(shape, bool)
@@ -125,17 +126,17 @@ def _masks(competition: Arrays, file: str, masks: np.ndarray, row: int, shape: t
     known = planes.any(0) | ((mask == 0) & (competition.kind != "multiclass"))
     if not known.all():
         strange = np.broadcast_to(mask, known.shape)[~known]
-        raise MaskFault(file, row, f"the mask holds {counted(strange)}, no class of the YAML")
+        raise MaskFault(file, row, f"the mask holds {counted(strange)}, which is no class of the YAML")
     return Masks(planes)
 
 
 def _planes(competition: Arrays, mask: np.ndarray) -> np.ndarray:
-    """Planes (C, h, w) uint8 of 0 and 1. One class, of which nothing says what masks hold for it, is all that is not
-    0, where that is one value."""
+    """Returns planes (C, h, w) uint8 of 0 and 1. If there is one class without a given value, all pixels that are not 0
+    belong to it, provided that they all have the same value."""
     if mask.ndim == 3:
         return (mask == 1).astype(np.uint8)
     values = competition.class_values
     if len(values) == 1 and competition.values is None:
-        found = np.unique(mask[(mask != 0) & (mask != competition.ignore_value)])
-        values = found.tolist() if len(found) == 1 else values
+        present = np.unique(mask[(mask != 0) & (mask != competition.ignore_value)])
+        values = present.tolist() if len(present) == 1 else values
     return np.stack([mask == value for value in values]).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Image files and tables, as competitions use them."""
+"""Reading of image files and tables of competitions."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -21,9 +21,9 @@ from pipeline.masks.windows import Box
 
 Element = TypeVar("Element")
 SUFFIXES = registry.SUFFIXES
-"""Endings of files that `read_image` reads."""
+"""File name endings that `read_image` supports."""
 LARGEST_IMAGE = 2**28
-"""Pixels of an image that is decoded as a whole, several at a time."""
+"""Maximum number of pixels of an image that is decoded as a whole. Several images are decoded at the same time."""
 
 
 def read_image(
@@ -39,37 +39,39 @@ def read_image(
     box: Box | None = None,
     key: str | None = None,
 ) -> np.ndarray:
-    """Returns an image file as (H, W, C) uint8 or uint16, or float16 from 0 to 1 of a file of floats; C is 1, 3 (RGB)
-    or, where `channels` says so, up to 32.
+    """Returns an image (H, W, C) uint8 or uint16, or float16 from 0 to 1 if the file holds floats. C is 1, 3 (RGB) or,
+    if `channels` is set, up to 32.
 
-    What kind of file it is, its content says, not its name.
+    The format is determined by the content of the file, not by its name.
 
-    A fourth channel is left out otherwise. Palettes, CMYK, YCbCr, WhiteIsZero and MONOCHROME1 come as a viewer shows
-    them, and pixels of one bit as 0 and 255; ICC profiles are not applied. What a person should know of the file goes
-    to `remarks`.
+    Without `channels`, a fourth channel is removed. Palettes, CMYK, YCbCr, WhiteIsZero and MONOCHROME1 are converted to
+    what a viewer shows, and 1-bit pixels to 0 and 255. ICC profiles are not applied. Remarks for the user are noted in
+    `remarks`.
 
     Args:
         path: the file.
-        channels: what the competition's YAML says.
-        orientation: whether the EXIF orientation is followed, or pixels are left as they are stored.
-        value_range: lowest and highest value, scaled to the range of uint8 files, to 0 to 1 of files of floats, or to
-            the range of uint16 for all others, which may then be of any number format; or such a pair per channel.
-        as_mask: whether transparency is kept as a fourth channel where there is one, that of grey files too, and
-            whole numbers from 0 to 65535 are read in every number format.
-        channels_first: whether arrays of three axes are (C, H, W).
+        channels: the number of channels in the competition's YAML.
+        orientation: whether the EXIF orientation is applied (`upright`) or ignored (`stored`).
+        value_range: lowest and highest value, or one such pair per channel. They are scaled to the range of uint8 for
+            uint8 files, to 0 to 1 for float files, and to the range of uint16 for all others, which may have any number
+            format.
+        as_mask: whether transparency is kept as a fourth channel, also for grey files, and whole numbers from 0 to
+            65535 are accepted in any number format.
+        channels_first: whether arrays with three axes are (C, H, W).
         pick: the channels that are kept; () keeps all.
-        slice_number: which slice of a volume.
-        axis: along which axis of the array slices lie; None: as files of the format hold them.
-        box: a part of the image, of which no more than that is read where the format allows it.
-        key: which array of a file that holds several.
+        slice_number: the number of the slice of a volume.
+        axis: the axis of the array along which slices lie; None: the usual axis of the format.
+        box: a part of the image. Only this part is read if the format allows it.
+        key: the name of the array in a file that holds several.
 
     Raises:
-        ValueError: one sentence, when the file cannot be read whole, is too large, or holds something else.
+        ValueError: the file cannot be read completely, is too large, or holds something else. The message is one
+            sentence without the name of the file.
     """
     if not path.exists():
         raise ValueError("does not exist")
     if not path.is_file():
-        raise ValueError("is no file")
+        raise ValueError("is not a file")
     pair = value_range if isinstance(value_range, tuple) else None
     wanted = Wanted(_check_size, as_mask, slice_number, axis, None if channels_first else box, pair, key)
     stored = registry.read_stored(path, wanted)
@@ -87,7 +89,8 @@ def read_image(
 
 
 def _in_range(image: np.ndarray, known: Range | list[Range] | None, path: Path, as_mask: bool) -> np.ndarray:
-    """The pixels scaled to a known range, or whole numbers of a mask; raises ValueError where they are neither."""
+    """Returns the pixels scaled to a known range, or the whole numbers of a mask; raises ValueError if they are
+    neither."""
     if known is not None:
         image = scaled(image, known, path)
     if as_mask and image.dtype not in (np.uint8, np.uint16):
@@ -103,7 +106,7 @@ def _check_numbers(image: np.ndarray, scaled_to_range: bool) -> None:
 
 
 def _cut(stored: Stored, path: Path, channels_first: bool, box: Box | None) -> np.ndarray:
-    """The pixels of a box, channels last."""
+    """Returns the pixels of a box, with channels last."""
     image, turned = stored.pixels, stored.orientation in _TURNS
     if channels_first and image.ndim == 3:
         image = np.ascontiguousarray(np.moveaxis(image, 0, -1))
@@ -112,7 +115,9 @@ def _cut(stored: Stored, path: Path, channels_first: bool, box: Box | None) -> n
     if box is None or stored.cut:
         return image
     if turned:
-        raise ValueError("is stored turned (EXIF orientation), and windows of it are not read: save it upright")
+        raise ValueError(
+            "is stored turned (EXIF orientation), and windows of such files are not supported: save it upright"
+        )
     return image[box[0] : box[2], box[1] : box[3]]
 
 
@@ -123,7 +128,7 @@ def _picked(image: np.ndarray, pick: tuple[int, ...]) -> np.ndarray:
 
 
 def _checked_channels(image: np.ndarray, channels: int | None) -> np.ndarray:
-    """The image, if it has as many channels as it may have."""
+    """Returns the image, if its number of channels is allowed."""
     if image.ndim != 3 or not 1 <= image.shape[2] <= MOST_CHANNELS:
         expected = f"expected rows × columns, grey, RGB or up to {MOST_CHANNELS} channels"
         raise ValueError(f"has shape {image.shape}; {expected}")
@@ -144,17 +149,21 @@ class OtherNumbers(ValueError):
 
 
 def scaled(image: np.ndarray, value_range: Range | list[Range], path: Path) -> np.ndarray:
-    """Returns pixels scaled from a range, or from one per channel, to that of uint8, where they are that, to 0 to 1 as
-    float16, where they are floats, or to that of uint16; what lies outside is clipped, which is noted in `remarks`.
+    """Returns pixels scaled from a range, or from one range per channel.
+
+    uint8 pixels are scaled to the range of uint8, floats to 0 to 1 as float16, and all others to the range of uint16.
+    Values outside the range are clipped, which is noted in `remarks`.
 
     Raises:
-        ValueError: pixels that are no numbers, or another number of channels than of ranges.
+        ValueError: pixels are not finite numbers, or the number of channels differs from the number of ranges.
     """
     if image.dtype.kind not in "uif" or not np.isfinite(image).all():
-        raise ValueError(f"holds {'NaN or infinite' if image.dtype.kind == 'f' else image.dtype} pixels, no numbers")
+        raise ValueError(
+            f"holds {'NaN or infinite' if image.dtype.kind == 'f' else image.dtype} pixels; expected finite numbers"
+        )
     low, high = np.asarray(value_range, np.float64).T
     if low.ndim and (image.ndim != 3 or image.shape[2] != len(low)):
-        raise ValueError(f"has shape {image.shape}; value_range gives {len(low)} ranges, one per channel")
+        raise ValueError(f"has shape {image.shape}; value_range has {len(low)} ranges, and needs one per channel")
     if image.size and ((image < low).any() or (image > high).any()):
         remarks.note("clipped", path)
     dtype = np.uint8 if image.dtype == np.uint8 else np.uint16
@@ -165,7 +174,7 @@ def scaled(image: np.ndarray, value_range: Range | list[Range], path: Path) -> n
 
 
 def _whole_numbers(image: np.ndarray) -> np.ndarray:
-    """The same values as uint8 or uint16."""
+    """Returns the same values as uint8 or uint16."""
     highest = np.iinfo(np.uint16).max
     numbers = image.dtype.kind in "uif" and bool(np.isfinite(image).all())
     if not numbers or float(image.min()) < 0 or float(image.max()) > highest or (image % 1).any():
@@ -189,19 +198,19 @@ def read_table(
     only: bool = False,
     section: str = "columns",
 ) -> pd.DataFrame:
-    """Returns a CSV with every value as text, an empty field as ""; all of its columns, or the `needed` ones `only`. An
-    index + 2 is the row of the file, blank lines counted.
+    """Returns the table in a CSV file with all values as text, and empty fields as "". The index plus 2 is the row
+    number in the file, which includes blank lines.
 
     Args:
         path: the file.
-        needed: columns that it must have.
-        hint: what follows "… does not exist".
-        only: whether to read these columns alone.
-        section: what in the competition's YAML names them.
+        needed: the columns that it must have.
+        hint: the text after "… does not exist".
+        only: whether only the needed columns are read.
+        section: the section of the competition's YAML that names the columns.
 
     Raises:
-        PipelineError: no such file, not a CSV, a row cut short or too long, a repeated column, or one of the
-            `needed` columns is missing.
+        PipelineError: the file does not exist or is not a CSV file, a row is too short or too long, a column is
+            repeated, or a needed column is missing.
     """
     if not as_packed(path).exists():
         raise PipelineError(f"{path} does not exist{hint}{packed(path.parent)}.")
@@ -217,18 +226,18 @@ def read_table(
 
 
 def packed(folder: Path, known: bool = True) -> str:
-    """Returns the end of a sentence about files that a folder lacks, where it holds archives; else "". `known`: whether
-    they are those of a competition that has a YAML."""
+    """Returns the end of a sentence about missing files if their folder holds archives; otherwise "". `known`: whether
+    the files belong to a competition that has a YAML."""
     names = [path.name for path in sorted(folder.glob("*.zip"))]
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     if not names:
         return ""
     way = f" (`{program()} download COMPETITION` unpacks it into work/)" if known else ""
-    return f"; {', '.join(names[:3])}{more} there: unzip what is still packed{way}"
+    return f"; {', '.join(names[:3])}{more} there: unzip the archives{way}"
 
 
 def evenly(elements: Iterable[Element], count: int) -> list[Element]:
-    """Returns up to `count` elements at even distances."""
+    """Returns up to `count` evenly spaced elements."""
     known = list(elements)
     places = np.linspace(0, len(known) - 1, min(count, len(known))).round().astype(int)
     return [known[place] for place in places]
@@ -249,12 +258,12 @@ _TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     7: lambda image: image[::-1, ::-1].swapaxes(0, 1),
     8: lambda image: image[:, ::-1].swapaxes(0, 1),
 }
-"""What makes an image of this EXIF orientation upright."""
+"""The operation that makes an image with this EXIF orientation upright."""
 
 
 def _check_size(shape: tuple[int, ...]) -> None:
     if len(shape) >= 2 and shape[0] * shape[1] > LARGEST_IMAGE:
         raise TooLarge(
-            f"is {shape[0]}×{shape[1]}; an image that is decoded as a whole may have {LARGEST_IMAGE // 2**20} Mi "
-            "pixels (16384×16384): `windows: {}` in the competition's YAML cuts a TIFF or .npy into windows"
+            f"is {shape[0]}×{shape[1]}; an image that is decoded as a whole may have at most {LARGEST_IMAGE // 2**20} "
+            f"Mi pixels (16384×16384): `windows: {{}}` in the competition's YAML cuts a TIFF or .npy into windows"
         )

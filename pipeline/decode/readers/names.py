@@ -1,4 +1,4 @@
-"""Which file of a folder belongs to which image: patterns with `{id}`, spellings of endings, forms of Unicode."""
+"""Assignment of files to images: patterns with `{id}`, variants of file name endings, and forms of Unicode."""
 
 import glob
 import os
@@ -20,35 +20,35 @@ _ADDITION = re.compile(r"(.+)[_.\- ][^_.\- ]+")
 
 @dataclass
 class ImageFiles:
-    """The image files of a subset by id, and those at the same places that end otherwise than the pattern."""
+    """The image files of a subset by id, and files in the same folders whose names end differently from the pattern."""
 
     paths: dict[str, Path]
     further: list[tuple[str, Path]]
-    """Files of an id that has one already."""
+    """Further files of ids that already have one."""
     others: dict[str, Path] = field(default_factory=dict)
-    """By an id that has no file yet; `has` takes them in."""
+    """Files with another ending, by ids that have no file yet. `has` adds them to `paths`."""
     bands: set[Path] = field(default_factory=set)
-    """Further files of images that are made of several."""
+    """The files of images that consist of several files."""
     parts: dict[str, dict[str, str]] = field(default_factory=dict)
-    """By id, the named parts of the path beside the id, where the pattern has some."""
+    """The named parts of the path of each id, if the pattern has any."""
     left_out: list[Path] = field(default_factory=list)
-    """Files that a list of the subset's images does not name."""
+    """Files that are not in the list of the subset's images."""
 
     @property
     def all_ids(self) -> set[str]:
-        """The ids that have a file, however it ends."""
+        """The ids that have a file, with any ending."""
         return {*self.paths, *self.others}
 
     def has(self, image_id: str) -> bool:
-        """Returns whether an id that a table, a mask or a sample submission names has an image, which may end otherwise
-        than the pattern."""
+        """Returns whether an id from a table, a mask or a sample submission has an image. Its file name may end
+        differently from the pattern."""
         if image_id not in self.paths and image_id in self.others:
             self.paths[image_id] = self.others.pop(image_id)
         return image_id in self.paths
 
     def take_likely(self) -> None:
-        """Takes in the files that no file's name is the beginning of, where nothing names the images: `7_depth.png`
-        beside `7.jpg` is none."""
+        """Adds files with another ending if no table lists the images. A file is not added if the start of its name is
+        the name of another image: `7_depth.png` beside `7.jpg` is not an image."""
         for image_id in list(self.others):
             name = image_id
             while (match := _ADDITION.fullmatch(name)) and (name := match[1]) not in self.paths:
@@ -60,14 +60,14 @@ class ImageFiles:
 def find_images(pattern: str, folder: Path, exclude: list[str], template: str | None = None) -> ImageFiles:
     """Returns the files under `folder` that match a pattern such as `train/{id}.png` or `{case}/slice_{slice}_*.png`.
 
-    `.PNG` matches `.png`, and `.jpeg` `.jpg`; other endings of images are kept apart. An ending `.*` matches those of
-    images alone. Hidden files (`._x`, `.DS_Store`) never match.
+    `.PNG` matches `.png`, and `.jpeg` matches `.jpg`. Files with other endings of images are collected separately. The
+    ending `.*` matches all endings of images. Hidden files (`._x`, `.DS_Store`) never match.
 
     Args:
-        pattern: the path of an image.
-        folder: the competition's.
+        pattern: the path pattern of images.
+        folder: the competition's folder.
         exclude: patterns of file names to leave out.
-        template: what an id is made of, e.g. `{case}_{slice}`; None where the pattern holds `{id}`.
+        template: how an id is built from the parts, e.g. `{case}_{slice}`; None if the pattern holds `{id}`.
     """
     head, ending = split_ending(pattern)
     expression = pattern_expression(normal_form(head if ending else pattern))
@@ -96,8 +96,8 @@ def find_images(pattern: str, folder: Path, exclude: list[str], template: str | 
 
 
 def _paths(folder: Path, pattern: str) -> Iterable[tuple[Path, str]]:
-    """The files under a folder that may match a pattern, hidden ones left out, sorted; and their paths in normal form
-    relative to it."""
+    """Yields the files under a folder that may match a pattern, sorted and without hidden files, with their relative
+    paths in normal form."""
     place = fixed_part(pattern)
     wanted = Path(pattern).relative_to(place).as_posix()
     start = as_on_disk(folder, place)
@@ -108,66 +108,67 @@ def _paths(folder: Path, pattern: str) -> Iterable[tuple[Path, str]]:
 
 
 def relative_name(path: Path, folder: Path) -> str:
-    """Returns the path of a file relative to a folder that it was found in, with `/` between folders."""
+    """Returns the path of a file relative to the folder in which it was found, with `/` between folders."""
     return str(path)[len(str(folder)) + 1 :].replace(os.sep, "/")
 
 
 def split_ending(pattern: str) -> tuple[str, str]:
-    """Returns a pattern without its ending, and the ending of an image or `.*`; "" where it ends otherwise."""
+    """Returns a pattern without its ending, and the ending, which is that of an image or `.*`; "" if it ends
+    differently."""
     suffix = ending_of(pattern)
     known = suffix.lower() in SUFFIXES or suffix == ".*"
     return (pattern.removesuffix(suffix), suffix) if known else (pattern, "")
 
 
 def ending_of(name: str) -> str:
-    """Returns the ending of a file's name; `.nii.gz` is one."""
+    """Returns the ending of a file name; `.nii.gz` counts as one ending."""
     return name[-len(".nii.gz") :] if name.lower().endswith(".nii.gz") else Path(name).suffix
 
 
 def same_format(suffix: str, other: str) -> bool:
-    """Returns whether two endings are of one format, such as .jpg and .JPEG; `.*` is of any."""
+    """Returns whether two endings belong to the same format, such as .jpg and .JPEG; `.*` matches any."""
     one, two = suffix.lower(), other.lower()
     return one == two or other == ".*" or any(one in names and two in names for names in _SAME_FORMAT)
 
 
 def pattern_expression(pattern: str) -> re.Pattern[str]:
-    """Returns what matches paths of a pattern with {id}, {stem}, named parts, {class} and *.
+    """Returns the regular expression of a path pattern with {id}, {stem}, named parts, {class} and *.
 
-    The groups are the names of the parts; that of {id} or {stem} is `id`. An id takes as much as it can, every other
-    part as little; one that stands twice is the same text.
+    Its groups have the names of the parts; the group of {id} or {stem} is `id`. An id matches as many characters as
+    possible, all other parts as few as possible. A part that occurs twice must match the same text.
     """
     seen: set[str] = set()
-    found = []
+    pieces = []
     for text in re.split(r"({\w+}|\*)", pattern):
         name = "id" if text == "{stem}" else text[1:-1]
         if text == "*":
-            found.append("[^/]*")
+            pieces.append("[^/]*")
         elif text == "{class}":
-            found.append("[^/]+")
+            pieces.append("[^/]+")
         elif not (text.startswith("{") and text.endswith("}")):
-            found.append(re.escape(text))
+            pieces.append(re.escape(text))
         elif name in seen:
-            found.append(f"(?P={name})")
+            pieces.append(f"(?P={name})")
         else:
             seen.add(name)
-            found.append(f"(?P<{name}>[^/]+{'' if name == 'id' else '?'})")
-    return re.compile("".join(found))
+            pieces.append(f"(?P<{name}>[^/]+{'' if name == 'id' else '?'})")
+    return re.compile("".join(pieces))
 
 
 def fixed_part(pattern: str) -> str:
-    """Returns the folder that a path with {id} or * lies in whatever the id."""
+    """Returns the part of a pattern's folder that contains neither {…} nor *."""
     parts = Path(pattern).parent.parts
     fixed = [part for index, part in enumerate(parts) if not any(set("{*") & set(name) for name in parts[: index + 1])]
     return str(Path(*fixed)) if fixed else "."
 
 
 def image_files_under(folder: Path) -> list[Path]:
-    """Returns the image files in a folder and the folders in it, hidden ones left out."""
-    found: list[Path] = []
+    """Returns the image files in a folder and its subfolders, without hidden files."""
+    files: list[Path] = []
     for parent, folders, names in os.walk(folder, followlinks=True):
         folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
-        found += [Path(parent, name) for name in sorted(names) if _is_image(name)]
-    return found
+        files += [Path(parent, name) for name in sorted(names) if _is_image(name)]
+    return files
 
 
 def _is_image(name: str) -> bool:
@@ -175,19 +176,19 @@ def _is_image(name: str) -> bool:
 
 
 def as_on_disk(folder: Path, file: str) -> Path:
-    """Returns the path of a file in a folder, where its name on the disk may have the composed or the decomposed form
-    of what `file` says, or spell its ending otherwise (.PNG, .jpeg); or of the .zip in its place."""
+    """Returns the path of a file in a folder. On the disk, its name may have another Unicode form or a variant of its
+    ending (.PNG, .jpeg), or only its .zip file may exist."""
     path = as_packed(folder / file)
     if path.exists():
         return path
     head, ending = split_ending(file)
-    endings = [one for known in SUFFIXES if same_format(known, ending) for one in (known, known.upper())]
+    endings = [variant for known in SUFFIXES if same_format(known, ending) for variant in (known, known.upper())]
     for form in _forms(head):
         for other in endings if ending else [""]:
             if (path := folder / f"{form}{other}").exists():
                 return path
     path = folder
-    for part in Path(file).parts if not file.isascii() else [file]:  # forms mixed in one path
+    for part in Path(file).parts if not file.isascii() else [file]:  # a path may mix several forms
         names = os.listdir(path) if path.is_dir() and not part.isascii() else []
         path /= next((name for name in names if normal_form(name) == normal_form(part)), part)
     return path
@@ -200,7 +201,7 @@ def _forms(name: str) -> Iterable[str]:
 
 
 def glob_pattern(pattern: str) -> str:
-    """Returns a pattern in which `*` alone is special: `[` and `?` may stand in names of files."""
+    """Returns a glob pattern in which only `*` is special, because `[` and `?` may occur in file names."""
     return "*".join(glob.escape(part) for part in pattern.split("*"))
 
 
@@ -208,8 +209,8 @@ def glob_pattern(pattern: str) -> str:
 
 
 def told(paths: Collection[Path], folder: Path, what: str) -> str:
-    """Returns a sentence on files: how many, of which endings, and the first."""
+    """Returns a text about files: their number, their endings and the first one as an example."""
     endings = Counter(path.suffix for path in paths)
     shown = ", ".join(f"{count} {ending or 'without an ending'}" for ending, count in sorted(endings.items()))
     first = min(paths).relative_to(folder).as_posix()
-    return f"{len(paths)} {what} ({shown}; {first} for instance)"
+    return f"{len(paths)} {what} ({shown}; for instance {first})"

@@ -1,6 +1,6 @@
-"""Reader for one .npz that holds everything: grey images with their class maps, and the test images.
+"""Reader for one .npz file that holds all data: grey images with their class maps, and the test images.
 
-Where only test images are read, the training set may be missing.
+If only test images are read, the training set may be missing.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,24 +28,24 @@ LAYOUT = "training_set (N, 2, H, W), images and class maps, and test_set (M, H, 
 
 @dataclass(frozen=True)
 class Arrays:
-    """What the .npz holds."""
+    """The content of the .npz file."""
 
     images: dict[SubsetName, np.ndarray]
-    """(N, H, W, 1), all uint8 or all uint16."""
+    """Images (N, H, W, 1) per subset, all uint8 or all uint16."""
     labels: np.ndarray
-    """(N, H, W) of the training images: what the file says, whether or not it is a class."""
+    """Class maps (N, H, W) of the training images with the values of the file, which are not checked yet."""
     names: str
-    """What the file calls its arrays."""
+    """The names of the arrays in the file."""
 
 
 def list_items(competition: NpzLabels, folder: Path, subsets: Sequence[SubsetName] = SUBSETS) -> Listing:
-    """Returns every image of these subsets of the .npz under `folder`.
+    """Returns all images of these subsets of the .npz file in `folder`.
 
-    Training ids are `train_<row>`, test ids `<row>`: submissions use the plain number, and an id must never stand for a
-    training and a test image both.
+    Ids are `train_<row>` for training images and `<row>` for test images. Submissions use the plain number, and no id
+    may belong to both a training and a test image.
 
     Raises:
-        PipelineError: the .npz is missing or damaged, or its arrays are not what the competition's YAML says.
+        PipelineError: the .npz file is missing or damaged, or its arrays do not fit the competition's YAML.
     """
     arrays = _arrays(competition, folder, "train" in subsets)
     values = _class_values(competition)
@@ -62,7 +62,7 @@ def list_items(competition: NpzLabels, folder: Path, subsets: Sequence[SubsetNam
 
 
 def raw_files(competition: NpzLabels, folder: Path, subset: SubsetName) -> tuple[Path, ...]:
-    """Returns the .npz, which holds both subsets."""
+    """Returns the .npz file, which holds both subsets."""
     return (folder / competition.file,)
 
 
@@ -70,7 +70,7 @@ def opener(competition: NpzLabels, folder: Path) -> Callable[[Any], np.ndarray]:
     """Returns a function from a row of images.parquet to its image (H, W, 1) uint8 or uint16.
 
     Raises:
-        PipelineError: as `list_items`.
+        PipelineError: see `list_items`.
     """
     arrays = _arrays(competition, folder, with_training=False)
     return lambda row: _image(arrays, row["subset"], int(row["image_id"].removeprefix("train_")))
@@ -89,8 +89,8 @@ def _class_values(competition: NpzLabels) -> list[int]:
     strange = [value for value in [*values, *ignored] if not isinstance(value, int)]
     if strange:
         raise PipelineError(
-            f"competition {competition.name}: the value {strange[0]!r} of a class is no whole number; class maps of an "
-            ".npz hold one number a pixel, so give `classes: {name: number}`."
+            f"competition {competition.name}: the value {strange[0]!r} of a class is not a whole number. Class maps in "
+            f"a .npz file hold one number per pixel: set `classes: {{name: number}}`."
         )
     return values  # type: ignore[return-value]
 
@@ -98,14 +98,15 @@ def _class_values(competition: NpzLabels) -> list[int]:
 def _masks(
     competition: NpzLabels, values: list[int], image_id: str, labels: np.ndarray, shape: tuple[int, int]
 ) -> Masks:
-    """The class map (H, W) of an image as one-hot planes; it has the image's shape, both lie in one array."""
+    """Returns the class map (H, W) of an image as one-hot planes. It has the shape of the image, because both are in
+    one array."""
     planes = np.stack([labels == value for value in values]).astype(np.uint8)
     if competition.ignore_value is not None:
         planes[:, labels == competition.ignore_value] = IGNORE
     known = planes.any(0)
     if not known.all():
         classes = ", ".join(f"{name}: {value}" for name, value in zip(competition.classes, values, strict=True))
-        text = f"mask of image {image_id} holds {counted(labels[~known])}, no class of the YAML ({classes})"
+        text = f"mask of image {image_id} holds {counted(labels[~known])}, which is no class of the YAML ({classes})"
         raise MaskFault(competition.file, None, text)
     return Masks(planes)
 
@@ -119,7 +120,7 @@ def _arrays(competition: NpzLabels, folder: Path, with_training: bool) -> Arrays
         ways = f"link it into the folder, `mkdir -p {folder} && ln -s /path/to/{competition.file} {folder}/`"
         if competition.kaggle:
             ways += f", or run `{program()} download {competition.name}`, which fetches it from Kaggle"
-        raise PipelineError(f"{path} does not exist; to put the file of {competition.title} there, {ways}.")
+        raise PipelineError(f"{path} does not exist; to get the file of {competition.title}, {ways}.")
     stat = path.stat()
     arrays = _read(path, stat.st_size, stat.st_mtime_ns, competition.value_range)
     if with_training and not len(arrays.labels):
@@ -136,7 +137,7 @@ def _arrays(competition: NpzLabels, folder: Path, with_training: bool) -> Arrays
 
 @lru_cache(maxsize=1)
 def _read(path: Path, size: int, modified: int, value_range: tuple[float, float] | None) -> Arrays:
-    """The arrays of a file; its size and time of change are there to notice that it has become another one."""
+    """Returns the arrays of a file. Size and modification time are arguments so that a changed file is read again."""
     loaded, names = _load(path)
     test = loaded["test_set"]
     training = loaded.get("training_set", np.zeros((0, 2, *test.shape[1:]), test.dtype))
@@ -156,17 +157,18 @@ def _read(path: Path, size: int, modified: int, value_range: tuple[float, float]
         (only,) = _pixels(path, [test], value_range)
         return Arrays({"train": only[:0], "test": only}, training[:, 1].astype(np.uint8), names)
     images, labels = _pixels(path, [training[:, 0], test], value_range), training[:, 1]
-    # a class map of float64 would stay in memory at eight times the size it needs, with the images that it lies among
+    # float64 class maps would take eight times the memory, and would keep the images of the same array in memory
     small = float(labels.min()) >= 0 and float(labels.max()) <= 255 and _all_whole(labels)
     return Arrays({"train": images[0], "test": images[1]}, labels.astype(np.uint8) if small else labels.copy(), names)
 
 
 def _load(path: Path) -> tuple[dict[str, np.ndarray], str]:
-    """The arrays of a file by name, test_set and, where it has one, training_set; and the names of all in it."""
+    """Returns the arrays test_set and, if it exists, training_set of a file by name, and the names of all of its
+    arrays."""
     try:
         with path.open("rb") as file:
-            if file.read(2) != b"PK":  # numpy takes any other content for a pickle, and says so
-                raise PipelineError(f"{path} is not an .npz: its content is another; expected {LAYOUT}.")
+            if file.read(2) != b"PK":  # NumPy would report any other content as a pickle
+                raise PipelineError(f"{path} is not a .npz file, judging by its content; expected {LAYOUT}.")
         with np.load(path, allow_pickle=False) as content:
             if "test_set" not in content.files:
                 raise PipelineError(
@@ -196,7 +198,7 @@ def _load(path: Path) -> tuple[dict[str, np.ndarray], str]:
 
 
 def _pixels(path: Path, sets: list[np.ndarray], value_range: tuple[float, float] | None) -> list[np.ndarray]:
-    """The images (N, H, W) of both sets as (N, H, W, 1), all uint8 or all uint16."""
+    """Returns the images (N, H, W) of both sets as (N, H, W, 1), all uint8 or all uint16."""
     if value_range is not None:
         try:
             return [np.stack([scaled(image, value_range, path) for image in images])[..., None] for images in sets]
@@ -214,12 +216,12 @@ def _pixels(path: Path, sets: list[np.ndarray], value_range: tuple[float, float]
     more = f" and {strange} that are NaN or infinite" if strange else ""
     raise PipelineError(
         f"{path}: images hold {values}{more}; expected whole numbers from 0 to 255 or to 65535, or fractions from "
-        "0 to 1: set `value_range: [lowest, highest]` in the competition's YAML, or save them again so."
+        "0 to 1: set `value_range: [lowest, highest]` in the competition's YAML, or save them again with such values."
     )
 
 
 def _all_whole(images: np.ndarray) -> bool:
-    # one by one: the arrays may fill half of the memory
+    # one image at a time, because the arrays may fill half of the memory
     return images.dtype.kind in "biu" or all((np.rint(image) == image).all() for image in images)
 
 

@@ -38,10 +38,10 @@ READINGS = {"foreground": 1, "background": 0, "ignore": IGNORE}
 def list_items(competition: OxfordPet, folder: Path, subsets: Sequence[SubsetName] = SUBSETS) -> Listing:
     """Returns every image of the lists of these subsets under `folder`, and what is wrong with the listing.
 
-    Only the lists say what is used: other files are left alone. Test images have masks too, where they are scored.
+    Only images in the lists are used. Test images have masks too if they are scored.
 
     Raises:
-        PipelineError: a folder or a list is missing, or a line of a list is not what it should be.
+        PipelineError: a folder or a list is missing, or a line of a list has the wrong format.
     """
     needed = dict.fromkeys(path for subset in subsets for path in raw_files(competition, folder, subset))
     missing = [path.relative_to(folder).as_posix() for path in needed if not path.exists()]
@@ -49,7 +49,7 @@ def list_items(competition: OxfordPet, folder: Path, subsets: Sequence[SubsetNam
         raise PipelineError(
             f"{folder} lacks {', '.join(missing)}; expected {IMAGES}/*.jpg, {TRIMAPS}/*.png, "
             f"{' and '.join(LISTS.values())} of {competition.title}: run `{program()} download "
-            f"{competition.name}`, or put them there."
+            f"{competition.name}`, or copy the files there."
         )
     none: tuple[list[Item], list[Fault]] = ([], [])
     train, faults = _subset_items(competition, "train", folder) if "train" in subsets else none
@@ -58,7 +58,7 @@ def list_items(competition: OxfordPet, folder: Path, subsets: Sequence[SubsetNam
 
 
 def raw_files(competition: OxfordPet, folder: Path, subset: SubsetName) -> tuple[Path, ...]:
-    """Returns the list of a subset and the folders of images and, where its masks are read, of trimaps."""
+    """Returns the list of a subset, the folder of images and, if its masks are read, the folder of trimaps."""
     with_truth = subset == "train" or competition.test.evaluate
     return tuple(folder / name for name in (IMAGES, *([TRIMAPS] if with_truth else []), LISTS[subset]))
 
@@ -77,7 +77,7 @@ def _subset_items(competition: OxfordPet, subset: SubsetName, folder: Path) -> t
     for row, name, extra in _read_list(folder, file):
         droppable = name if subset == "train" else None
         if first.setdefault(name, row) != row:
-            faults.append(Fault(file, row, f"image {name} stands in row {first[name]} already", droppable))
+            faults.append(Fault(file, row, f"image {name} is already in row {first[name]}", droppable))
             continue
         image, trimap = f"{IMAGES}/{name}.jpg", f"{TRIMAPS}/{name}.png"
         needed = {"image": image} | ({"trimap": trimap} if with_truth else {})
@@ -97,7 +97,7 @@ def _subset_items(competition: OxfordPet, subset: SubsetName, folder: Path) -> t
 
 
 def _read_list(folder: Path, file: str) -> list[tuple[int, str, dict[str, str]]]:
-    """Row, name and further columns of every image in a list."""
+    """Returns row, name and further columns of each image in a list."""
     try:
         lines = normal_form((folder / file).read_text(encoding="utf-8-sig")).splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -114,12 +114,12 @@ def _read_list(folder: Path, file: str) -> list[tuple[int, str, dict[str, str]]]
             )
         entries.append((row, name, dict(zip(("class_id", "species", "breed"), numbers, strict=True))))
     if not entries:
-        raise PipelineError(f"{folder / file} names no image; expected lines such as `Abyssinian_1 1 1 1`.")
+        raise PipelineError(f"{folder / file} lists no image; expected lines such as `Abyssinian_1 1 1 1`.")
     return entries
 
 
 def _read_rgb(path: Path) -> np.ndarray:
-    image = read_image(path, orientation="stored")  # what the trimaps were drawn on
+    image = read_image(path, orientation="stored")  # the version on which the trimaps were drawn
     if image.dtype != np.uint8:
         raise ValueError(f"holds {image.dtype} pixels; expected uint8")
     return np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image
@@ -129,11 +129,11 @@ def _masks(competition: OxfordPet, folder: Path, name: str, file: str, shape: tu
     trimap = read_mask(folder, file, shape, "stored")
     values = trimap[..., 0]
     if (trimap != values[..., None]).any():
-        raise MaskFault(file, None, f"trimap of image {name} has colours; expected one channel, or equal ones")
-    strange = ~np.isin(values, (PET, BACKGROUND, BORDER))
-    if strange.any():
+        raise MaskFault(file, None, f"trimap of image {name} has colours; expected one channel, or equal channels")
+    unknown = ~np.isin(values, (PET, BACKGROUND, BORDER))
+    if unknown.any():
         expected = f"expected {PET} (pet), {BACKGROUND} (background) and {BORDER} (border)"
-        raise MaskFault(file, None, f"trimap of image {name} holds {counted(values[strange])}; {expected}")
+        raise MaskFault(file, None, f"trimap of image {name} holds {counted(values[unknown])}; {expected}")
     mask = (values == PET).astype(np.uint8)
     mask[values == BORDER] = READINGS[competition.border]
     return Masks(mask[None])

@@ -1,4 +1,4 @@
-"""The readers by name."""
+"""The readers by their names in the competition's YAML."""
 
 from types import ModuleType
 
@@ -14,5 +14,5 @@ READERS: dict[str, ModuleType] = {
 
 
 def reader_of(competition: Competition) -> ModuleType:
-    """Returns the module that reads a competition's raw files; see base.py for its functions."""
+    """Returns the reader of a competition; base.py documents its functions."""
     return READERS[competition.reader]

@@ -1,6 +1,7 @@
-"""What was noticed while files were read: nothing is wrong with them, but the person should know.
+"""Remarks about files that the user should know about although they are no faults.
 
-Readers note it, whichever thread they run in; decode collects it and says each kind once, with its count.
+Readers note them while reading, in any thread. decode collects them and prints each kind once, with the number of
+files.
 """
 
 from collections import defaultdict
@@ -10,14 +11,14 @@ from threading import Lock
 from typing import Literal
 
 Remark = Literal["turned", "white_is_zero", "frames", "clipped"]
-"""The pixels are stored turned or mirrored; a TIFF's 0 is white; the first of several frames was read;
-values outside value_range were clipped."""
+"""`turned`: the pixels are stored rotated or mirrored. `white_is_zero`: in a TIFF file, 0 is white. `frames`: only the
+first of several frames was read. `clipped`: values outside value_range were clipped."""
 _noted: dict[Remark, set[Path]] = defaultdict(set)
 _lock = Lock()
 
 
 def note(remark: Remark, path: Path) -> None:
-    """Keeps that a file has this property."""
+    """Notes that a file has this property."""
     with _lock:
         _noted[remark].add(path)
 
@@ -35,18 +36,18 @@ def noted(remark: Remark) -> frozenset[Path]:
 
 
 def forget() -> None:
-    """Forgets all remarks, before files are read anew."""
+    """Deletes all remarks, before files are read again."""
     with _lock:
         _noted.clear()
 
 
 def sentences(images: Set[Path], upright: bool, settled: bool = False) -> list[str]:
-    """Returns what was noted of the files read since `forget`, one sentence a kind.
+    """Returns the remarks about the files read since `forget`, one sentence per kind.
 
     Args:
         images: the image files; all others are masks.
-        upright: whether turned images are read as viewers show them.
-        settled: whether the sizes of mask files show that this is right.
+        upright: whether the EXIF orientation was applied.
+        settled: whether the sizes of mask files prove that this is right.
     """
     turned, frames, clipped = (noted(kind) & images for kind in ("turned", "frames", "clipped"))
     masks, turned_masks = noted("white_is_zero") - images, noted("turned") - images
@@ -54,7 +55,7 @@ def sentences(images: Set[Path], upright: bool, settled: bool = False) -> list[s
     if turned:
         how = "upright, as viewers show them" if upright else "as stored, not as viewers show them"
         if settled:
-            how += ", as the sizes of the masks say"
+            how += ", which agrees with the sizes of the masks"
         elif upright:
             how += (
                 "; if the masks were drawn on the pixels as stored, set `orientation: stored` in the competition's YAML"
@@ -71,11 +72,11 @@ def sentences(images: Set[Path], upright: bool, settled: bool = False) -> list[s
     if masks:
         texts.append(
             f"{_counted(masks, 'mask file is', 'mask files are')} WhiteIsZero and read as viewers show them, where the "
-            "stored 0 is white; in such masks ImageJ means the stored 255 as foreground: look at the pictures of the "
+            "stored 0 is white. In such masks, ImageJ uses the stored 255 for foreground: look at the pictures in the "
             "report, and invert the files if foreground and background are swapped"
         )
     if frames:
-        texts.append(f"{_counted(frames, 'image has', 'images have')} several frames, of which the first is read")
+        texts.append(f"{_counted(frames, 'image has', 'images have')} several frames, of which only the first is read")
     if clipped:
         texts.append(f"{_counted(clipped, 'image has', 'images have')} values outside `value_range`, which are clipped")
     return texts

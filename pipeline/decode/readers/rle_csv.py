@@ -1,5 +1,5 @@
-"""Reader for images in folders (TIFF, PNG, JPEG; 8 or 16 bit; grey, RGB or four channels) with masks as run lengths in
-a CSV - one row per image, an image and class, or an instance - as image files, or as polygons and COCO annotations."""
+"""Reader for images in folders (TIFF, PNG, JPEG, …). Masks are run lengths in a CSV file (with one row per image, per
+image and class, or per instance), image files, polygons or COCO annotations."""
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
@@ -26,16 +26,16 @@ from pipeline.decode.readers.true_masks import MaskSources, masks_reader
 from pipeline.masks.geometry import IGNORE
 
 ROWS_SHOWN = 20
-"""Rows without a group that a message names."""
+"""Maximum number of rows without a group that a message names."""
 FAULTS_TOLD = 5
-"""Faults of the test set that are told where they do not stop (`decode.on_test_error`)."""
+"""Maximum number of faults of the test set that are printed if they do not stop decode (`decode.on_test_error`)."""
 
 
 def list_items(competition: RleCsv, folder: Path, subsets: Sequence[SubsetName] = SUBSETS) -> Listing:
-    """Returns every image of these subsets under `folder`, and what is wrong with the listing.
+    """Returns all images of these subsets in `folder`, and the faults of the listing.
 
     Raises:
-        PipelineError: the folder is empty, nothing matches, or a table cannot be read or lacks a column.
+        PipelineError: the folder is empty, no file matches, or a table cannot be read or lacks a column.
     """
     if not folder.is_dir() or not any(folder.iterdir()):
         raise PipelineError(_how_to_get(competition, folder))
@@ -53,8 +53,8 @@ def list_items(competition: RleCsv, folder: Path, subsets: Sequence[SubsetName] 
 
 
 def raw_files(competition: RleCsv, folder: Path, subset: SubsetName) -> tuple[Path, ...]:
-    """Returns the tables and the image folders that the competition's YAML names for a subset, nothing else; the sample
-    submission, which lists test images, belongs to them."""
+    """Returns the tables and image folders that the competition's YAML names for a subset. For test images, this
+    includes the sample submission."""
     settings: Subset | None = getattr(competition, subset)
     if settings is None:
         return ()
@@ -79,18 +79,18 @@ def _subset_items(competition: RleCsv, subset: SubsetName, folder: Path) -> List
     if places.channels.bands and not settings.listed_in:
         faults += _without_first_band(settings, subset, places, folder, files)
     masks = find_mask_files(competition, settings, folder, files) if settings.mask_files else MaskFiles()
-    faults = faults + places.expand(files)  # after mask files, which go by the names of volumes
+    faults = faults + places.expand(files)  # after the search for mask files, which use the names of volumes
     known = dict[str, Rows]()
     if settings.mask_table:
-        known, more = read_rows(competition, subset, folder / settings.mask_table, files)
-        faults = faults + more
+        known, more_faults = read_rows(competition, subset, folder / settings.mask_table, files)
+        faults = faults + more_faults
     annotated, texts = dict[str, Annotated](), list[str]()
     if settings.annotations:
-        annotated, more, texts = read_annotations(competition, subset, folder, files)
-        faults = faults + more
+        annotated, more_faults, texts = read_annotations(competition, subset, folder, files)
+        faults = faults + more_faults
     named = masks.names() if settings.mask_files else {*known, *annotated}
-    wanted, more = _wanted_ids(competition, subset, folder, files, known)
-    faults = [*faults, *_doubles(folder, files, subset), *more]
+    wanted, more_faults = _wanted_ids(competition, subset, folder, files, known)
+    faults = [*faults, *_doubles(folder, files, subset), *more_faults]
     if subset == "train" and competition.columns.absent == "leave_out":
         wanted, more_texts = _labelled(settings, folder, wanted, files, places, named)
         texts += more_texts
@@ -98,7 +98,7 @@ def _subset_items(competition: RleCsv, subset: SubsetName, folder: Path) -> List
     extras = further_columns(competition, settings, folder, {**files.paths, **places.found.paths})
     group_file = _file_with(competition.group, settings, known, extras) if subset == "train" else None
     groupless: list[tuple[str, int | None]] = []
-    items, without = [], 0
+    items, without_masks = [], 0
     for image_id in wanted:
         if image_id in files.paths:
             file = files.paths[image_id]
@@ -112,7 +112,7 @@ def _subset_items(competition: RleCsv, subset: SubsetName, folder: Path) -> List
                 groupless.append((image_id, further_row if group_file == settings.table else rows.row))
             else:
                 group = group_of(competition, image_id, extra) if subset == "train" else None
-            without += not _has_masks(settings, image_id, files, places, named)
+            without_masks += not _has_masks(settings, image_id, files, places, named)
             try:
                 parts = list(places.parts(image_id, file))
             except ValueError as error:
@@ -129,7 +129,7 @@ def _subset_items(competition: RleCsv, subset: SubsetName, folder: Path) -> List
             items.append(_item_without_file(image_id, subset, settings))
     faults += _without_group(competition, group_file or "", groupless)
     texts += told_of_files(competition, subset, folder, places.found if competition.volumes else files, masks)
-    texts += _told_of_unmasked(competition, subset, without, len(wanted))
+    texts += _told_of_unmasked(competition, subset, without_masks, len(wanted))
     told = [str(fault) for fault in faults[:FAULTS_TOLD]] if tolerant else []
     return Listing(items, [] if tolerant else faults, texts + told)
 
@@ -140,17 +140,18 @@ def _item_without_file(image_id: str, subset: SubsetName, settings: Subset) -> I
 
 
 def _told_of_unmasked(competition: RleCsv, subset: SubsetName, without: int, count: int) -> list[str]:
-    """What is said of training images without a mask, where they count as empty."""
+    """Returns remarks about training images without a mask, if these count as empty."""
     if subset != "train" or not without or competition.columns.absent != "empty":
         return []
     settings = competition.train
     files = "mask file" if settings.mask_files else "annotations"
-    what = f"row in {settings.mask_table}" if settings.mask_table else files
-    return [f"{without} of {count} training images have no {what} and count as without a mask"]
+    missing = f"row in {settings.mask_table}" if settings.mask_table else files
+    return [f"{without} of {count} training images have no {missing} and get an empty mask"]
 
 
 def _find_images(settings: Subset, places: ImageSources, folder: Path) -> tuple[ImageFiles, list[Fault]]:
-    """The image files of a subset, of several bands the first one's, and the faults of the list that names them."""
+    """Returns the image files of a subset (with several bands, those of the first band), and the faults of the list of
+    images."""
     bands = places.channels.bands
     pattern = settings.images.replace("{band}", bands[0]) if bands else settings.images
     files, faults = find_images(pattern, folder, settings.exclude, settings.id), list[Fault]()
@@ -164,12 +165,12 @@ def _find_images(settings: Subset, places: ImageSources, folder: Path) -> tuple[
 def _without_first_band(
     settings: Subset, subset: SubsetName, places: ImageSources, folder: Path, files: ImageFiles
 ) -> list[Fault]:
-    """The images that have a file of another band and none of the first, by which images are found."""
+    """Returns faults of images that have a file of another band but not of the first one, by which images are found."""
     first, *others = places.channels.bands
     lacking = dict[str, Path]()
     for band in others:
         found = find_images(settings.images.replace("{band}", band), folder, settings.exclude, settings.id)
-        lacking = {one: path for one, path in found.paths.items() if one not in files.all_ids} | lacking
+        lacking = {image_id: path for image_id, path in found.paths.items() if image_id not in files.all_ids} | lacking
     return [
         Fault(
             relative_name(path, folder), None, f"there is no file of band {first} beside it",
@@ -182,7 +183,8 @@ def _without_first_band(
 def _wanted_ids(
     competition: RleCsv, subset: SubsetName, folder: Path, files: ImageFiles, known: dict[str, Rows]
 ) -> tuple[list[str], list[Fault]]:
-    """The ids of a subset in their order: those of the sample submission, of the table of masks, or of all files."""
+    """Returns the ids of a subset in order, from the sample submission, from the table of masks or from all files, and
+    their faults."""
     settings: Subset = getattr(competition, subset)
     if subset == "test" and competition.sample_submission:
         return sample_ids(competition, folder, files)
@@ -197,7 +199,7 @@ def _wanted_ids(
 def _has_masks(
     settings: Subset, image_id: str, files: ImageFiles, places: ImageSources, named: Collection[str]
 ) -> bool:
-    """Whether an image is among those that have a row, a mask file or annotations, or are said to show nothing."""
+    """Returns whether an image has a row, a mask file or annotations, or has an empty mask according to `empty`."""
     if settings.shows_nothing(relative_name(files.paths[image_id], places.folder)):
         return True
     if settings.mask_files is None:
@@ -208,21 +210,25 @@ def _has_masks(
 def _labelled(
     settings: Subset, folder: Path, wanted: list[str], files: ImageFiles, places: ImageSources, named: Collection[str]
 ) -> tuple[list[str], list[str]]:
-    """The ids that somebody labelled, and what to tell of the others."""
-    there = [one for one in wanted if one not in files.paths or _has_masks(settings, one, files, places, named)]
-    count = len(files.paths) - len(set(there) & files.paths.keys())
+    """Returns the ids that are labelled, and remarks about the others."""
+    labelled = [
+        image_id
+        for image_id in wanted
+        if image_id not in files.paths or _has_masks(settings, image_id, files, places, named)
+    ]
+    count = len(files.paths) - len(set(labelled) & files.paths.keys())
     if not count:
-        return there, []
-    first = next(one for one in files.paths if one not in there)
-    what = f"{count} training images have nothing in {settings.masks} and are left out"
-    return there, [f"{what}, {relative_name(files.paths[first], folder)} for instance"]
+        return labelled, []
+    first = next(image_id for image_id in files.paths if image_id not in labelled)
+    what = f"{count} training images have no masks in {settings.masks} and are left out"
+    return labelled, [f"{what}, for instance {relative_name(files.paths[first], folder)}"]
 
 
 def _doubles(folder: Path, files: ImageFiles, subset: SubsetName) -> Iterator[Fault]:
-    """A fault for every file of an image that has one already."""
+    """Yields a fault for each further file of an image."""
     for image_id, double in files.further:
         first, droppable = relative_name(files.paths[image_id], folder), image_id if subset == "train" else None
-        text = f"image {image_id} is {first} already: an id has one image"
+        text = f"image {image_id} is already {first}: each id must have one image file"
         yield Fault(relative_name(double, folder), None, text, droppable)
 
 
@@ -238,7 +244,8 @@ def _masks_reader(
     places: ImageSources,
     sources: MaskSources,
 ) -> Callable[[tuple[int, int]], Masks] | None:
-    """What reads the masks of an image, or of a window of it: pixels that belong to another window are ignored."""
+    """Returns the function that reads the masks of an image or of a window of it. Pixels that belong to another window
+    are ignored."""
     image_id, source = image
     if settings.shows_nothing(source.files[0]):
         return partial(_no_masks, len(competition.classes))
@@ -267,14 +274,14 @@ def _of_core(read: Callable[[tuple[int, int]], Masks], source: Source, shape: tu
 def _file_with(
     column: str | None, settings: Subset, known: dict[str, Rows], extras: dict[str, tuple[int, dict[str, str]]]
 ) -> str | None:
-    """The table that has this further column; None where there is none."""
+    """Returns the table with this further column; None if there is none."""
     if settings.table and any(column in extra for _, extra in extras.values()):
         return settings.table
     return settings.masks if any(column in rows.extra for rows in known.values()) else None
 
 
 def _without_group(competition: RleCsv, file: str, groupless: list[tuple[str, int | None]]) -> list[Fault]:
-    """One fault that names the rows whose group is missing, and the images that have none."""
+    """Returns one fault that names the rows and images without a group; an empty list if there are none."""
     if competition.group_missing == "own" or not groupless:
         return []
     rows = sorted(row for _, row in groupless if row is not None)
@@ -284,14 +291,14 @@ def _without_group(competition: RleCsv, file: str, groupless: list[tuple[str, in
     hint = ", name a table with a row for every image in `train: {table: …}`" if without else ""
     text = (
         f"{' and '.join(parts)} {'has' if len(groupless) == 1 else 'have'} no `{competition.group}` (group; blank, NA, "
-        f"NaN, null and none mean that): fill it in{hint}, or set `group_missing: own` in the competition's YAML, "
-        "which makes each such image a group of its own"
+        f"NaN, null and none count as missing): fill it in{hint}, or set `group_missing: own` in the competition's "
+        "YAML, which makes each such image a separate group"
     )
     return [Fault(file, None, text)]
 
 
 def _without_row(competition: RleCsv, folder: Path, items: list[Item]) -> list[str]:
-    """What to tell of images of a subset that have no row in its further table."""
+    """Returns remarks about images of a subset without a row in its further table."""
     table = getattr(competition, items[0].subset).table if items else None
     columns = set(read_header(folder / table)[1:]) if table else set()
     absent = [item.image_id for item in items if not columns <= item.extra.keys()]

@@ -1,4 +1,4 @@
-"""What tables say of images: the rows of masks, of a sample submission and of further columns, and their faults."""
+"""Reading of tables: the rows of masks, of a sample submission and of further columns, and their faults."""
 
 import json
 from collections.abc import Collection
@@ -28,28 +28,28 @@ from pipeline.decode.readers.files import natural, read_table
 from pipeline.decode.readers.names import ImageFiles, as_on_disk
 
 MOST_FURTHER = 200
-"""Further columns of a table that are kept without being named in the YAML."""
+"""Maximum number of further columns of a table that are kept if the YAML does not name them."""
 
 
 @dataclass
 class Rows:
-    """What the rows of a mask table say of one image."""
+    """The rows of a mask table for one image."""
 
     texts: list[tuple[int, int, str]] = field(default_factory=list)
-    """Row, class and run-length text."""
+    """Row number, class and run-length text of each row."""
     extra: dict[str, str] = field(default_factory=dict)
 
     @property
     def row(self) -> int | None:
-        """The first of them."""
+        """The number of the first row; None if there is none."""
         return self.texts[0][0] if self.texts else None
 
 
 def read_rows(
     competition: RleCsv, subset: SubsetName, path: Path, files: ImageFiles
 ) -> tuple[dict[str, Rows], list[Fault]]:
-    """Returns the rows of a table of masks by image id, and what is wrong with them: an id without an image, an unknown
-    label, a repeated key, an image without a row.
+    """Returns the rows of a table of masks by image id, and their faults: an id without an image, an unknown label, a
+    repeated key, an image without a row.
 
     Raises:
         PipelineError: the table cannot be read, or lacks a column.
@@ -82,7 +82,7 @@ def read_rows(
             continue
         first = seen.setdefault((image_id, label), row)
         if first != row and columns.row != "instance":
-            faults.append(Fault(path.name, row, f"{_name(image_id, label)} stands in row {first} already", droppable))
+            faults.append(Fault(path.name, row, f"{_name(image_id, label)} is already in row {first}", droppable))
             continue
         rows = found.setdefault(image_id, Rows(extra=extra[place]))
         rows.texts.append((row, 0 if label is None else numbers[label], texts[place]))
@@ -94,7 +94,11 @@ def read_rows(
 
 
 def sample_ids(competition: RleCsv, folder: Path, files: ImageFiles) -> tuple[list[str], list[Fault]]:
-    """Returns the ids of the sample submission in its order, and what is wrong with them; raises as `read_rows`."""
+    """Returns the ids of the sample submission in its order, and their faults.
+
+    Raises:
+        PipelineError: see `read_rows`.
+    """
     name, columns, settings = competition.sample_submission or "", competition.submission, competition.test
     assert settings is not None
     lengths = [columns.rle] if columns.format == "rle" else []
@@ -111,14 +115,15 @@ def sample_ids(competition: RleCsv, folder: Path, files: ImageFiles) -> tuple[li
             continue
         if label is not None and label not in numbers and not placeholder:
             text = (
-                f"label {label!r} is no class of the YAML ({', '.join(numbers)}); where the file is a placeholder, set "
+                f"label {label!r} is no class of the YAML ({', '.join(numbers)}); if the labels are only placeholders, "
+                "set "
             )
             faults.append(Fault(name, row, text + "`sample_submission: null`"))
         if not files.has(image_id) and image_id not in ids:
             hint = _name_hint(settings.images, image_id, find(image_id), files)
             faults.append(Fault(name, row, f"{_no_image(image_id, settings)}{hint}"))
         if first.setdefault((image_id, label), row) != row and columns.row != "instance":
-            faults.append(Fault(name, row, f"{_name(image_id, label)} stands in row {first[image_id, label]} already"))
+            faults.append(Fault(name, row, f"{_name(image_id, label)} is already in row {first[image_id, label]}"))
         ids[image_id] = None
     for image_id in files.paths:
         if image_id not in ids and not competition.images_together:
@@ -127,31 +132,33 @@ def sample_ids(competition: RleCsv, folder: Path, files: ImageFiles) -> tuple[li
 
 
 def limited(further: pd.DataFrame, competition: RleCsv, path: Path) -> pd.DataFrame:
-    """Returns the further columns of a table that are kept with its images: all, or of a very wide table those that the
-    YAML names and the first MOST_FURTHER; says how many are left out."""
+    """Returns the further columns of a table that are kept with its images. Of a very wide table, only the first
+    MOST_FURTHER and those that the YAML names are kept, and a warning gives their number."""
     if further.shape[1] <= MOST_FURTHER:
         return further
     yaml = json.dumps(competition.model_dump(mode="json"), ensure_ascii=False)
     kept = [name for place, name in enumerate(further.columns) if place < MOST_FURTHER or name in yaml]
     warn(
-        f"  [yellow]{escape(path.name)} has {further.shape[1]:,} columns beside ids and masks: {len(kept):,} are kept, "
-        "the first and those that the competition's YAML names[/yellow]"
+        f"  [yellow]{escape(path.name)} has {further.shape[1]:,} columns besides ids and masks. {len(kept):,} are "
+        "kept: the first ones and those that the competition's YAML names[/yellow]"
     )
     return further[kept]
 
 
 def _plain_keys(columns: Columns) -> list[str]:
-    """The key columns that say nothing more than the id and the label; those of a template may be groups."""
+    """Returns the key columns that hold only the id or the label. Columns of a template are not included, because they
+    may be groups."""
     return [name for name in (columns.id, columns.label) if name and template_columns(name) == [name]]
 
 
 def further_columns(
     competition: RleCsv, settings: Subset, folder: Path, files: Collection[str]
 ) -> dict[str, tuple[int, dict[str, str]]]:
-    """Returns row and values of the further table by image id; nothing where there is none.
+    """Returns the row number and the values of the further table by image id; an empty mapping if there is no such
+    table.
 
     Raises:
-        PipelineError: as `read_rows`; or none of its rows is of an image, or two of one image differ.
+        PipelineError: see `read_rows`; or no row belongs to an image, or two rows of the same image differ.
     """
     if settings.table is None:
         return {}
@@ -164,18 +171,18 @@ def further_columns(
         image_id, row = doubtful.iloc[0], doubtful.index[0] + 2
         first = table.index[ids == image_id][0] + 2
         raise PipelineError(
-            f"{settings.table} row {row}: id {image_id} stands in row {first} already, with other values "
-            f"({len(doubtful)} such row{'s' if len(doubtful) > 1 else ''}): an image has one row, remove the others."
+            f"{settings.table} row {row}: id {image_id} is already in row {first}, with other values ({len(doubtful)} "
+            f"such row{'s' if len(doubtful) > 1 else ''}): each image must have one row; remove the others."
         )
     records: list[Any] = limited(table.iloc[:, 1:], competition, folder / settings.table).to_dict("records")
     return dict(zip(ids, zip(table.index + 2, records, strict=True), strict=True))
 
 
 def listed_images(name: str, folder: Path, files: ImageFiles) -> tuple[ImageFiles, list[Fault]]:
-    """Returns the image files that a list of a subset names, and what is wrong with the list.
+    """Returns the image files in the list of a subset, and the faults of the list.
 
     Raises:
-        PipelineError: the list cannot be read, or names no image.
+        PipelineError: the list cannot be read, or contains no image.
     """
     path = as_on_disk(folder, name)
     if path.suffix.lower() == ".csv":
@@ -191,12 +198,14 @@ def listed_images(name: str, folder: Path, files: ImageFiles) -> tuple[ImageFile
     for row, line in lines.items():
         image_id = find(line) or find(line.split()[0] if line.split() else "")
         if image_id is None or not files.has(image_id):
-            faults.append(Fault(name, row, f"{line!r} names no image, or several"))
+            faults.append(Fault(name, row, f"{line!r} is the name of no image, or of several"))
         else:
             wanted.add(image_id)
     if not wanted:
-        example = f", {next(iter(lines.values()))!r} for instance" if lines else ""
-        raise PipelineError(f"none of the {len(lines)} rows of {name} names an image{example}: correct `listed_in`.")
+        example = f", for instance {next(iter(lines.values()))!r}" if lines else ""
+        raise PipelineError(
+            f"none of the {len(lines)} rows of {name} is the name of an image{example}: correct `listed_in`."
+        )
     kept = {image_id: path for image_id, path in files.paths.items() if image_id in wanted}
     left_out = [path for image_id, path in [*files.paths.items(), *files.others.items()] if image_id not in wanted]
     further = [pair for pair in files.further if pair[0] in wanted]
@@ -204,29 +213,30 @@ def listed_images(name: str, folder: Path, files: ImageFiles) -> tuple[ImageFile
 
 
 def _no_image_of(name: str, table: pd.DataFrame, files: Collection[str]) -> str:
-    """What is wrong with a further table whose first column names no image, with an example of both sides."""
+    """Returns the message about a further table whose first column does not contain any image, with examples of its
+    values and of ids."""
     first, *others = table.columns
     found = [column for column in others if set(table[column].map(image_finder(files))) & set(files)]
-    example = f", {table[first].iloc[0]!r} for instance," if len(table) else ""
-    remedy = f"make `{found[0]}`, which holds them, the first column" if found else "correct them, or `table`"
+    example = f", for instance {table[first].iloc[0]!r}," if len(table) else ""
+    remedy = f"make `{found[0]}`, which holds ids, the first column" if found else "correct the values, or `table`"
     return (
         f"{name}: none of the {len(table)} values of its first column `{first}`{example} is the id of an image or the "
-        f"name of its file; an image's id is {next(iter(files))!r}, for instance: {remedy}."
+        f"name of its file; ids of images look like {next(iter(files))!r}: {remedy}."
     )
 
 
 def file_of(settings: Subset, image_id: str) -> str:
-    """Returns the path that an image of this id should have; of ids made of parts, the pattern."""
+    """Returns the expected path of the image with this id; for ids that are built from parts, the pattern."""
     return settings.images.replace("{id}", image_id)
 
 
 def _no_image(image_id: str, settings: Subset) -> str:
-    """That there is no image of an id, whose file would fit the pattern; what does not show in the id is said."""
+    """Returns the message that an id has no image, which mentions invisible characters in the id."""
     if odd := unseen(image_id):
         return f"id {image_id!r} has no image: it is written {odd}"
     if settings.id:
-        return f"id {image_id} has no image, no file that fits {settings.images} has the id {settings.id}"
-    return f"id {image_id} has no image, {file_of(settings, image_id)} does not exist"
+        return f"id {image_id} has no image: no file that matches {settings.images} has this id ({settings.id})"
+    return f"id {image_id} has no image: {file_of(settings, image_id)} does not exist"
 
 
 def _name(image_id: str, label: str | None) -> str:
@@ -234,13 +244,14 @@ def _name(image_id: str, label: str | None) -> str:
 
 
 def _name_hint(pattern: str, written: str, image_id: str, files: ImageFiles) -> str:
-    """The end of a sentence about an id of the sample submission that is the name of an image's file."""
+    """Returns the end of a sentence about an id of the sample submission that is the file name of an image; "" if it is
+    not."""
     path = files.paths.get(image_id) or files.others.get(image_id)
     if path is None:
         return ""
     if path.name == written and pattern.count("{id}") == 1:
-        return f'; the ids there are names of files: set `images: "{Path(pattern).parent / "{id}"}"`'
+        return f'; the ids there are file names: set `images: "{Path(pattern).parent / "{id}"}"`'
     return (
-        f"; image {image_id} is meant, but the ids of a submission must be those of the images: rename the images, or "
-        "set `sample_submission: null` and change the ids of the submission that is written"
+        f"; this is probably image {image_id}, but the ids of a submission must be those of the images: rename the "
+        "images, or set `sample_submission: null` and change the ids in the written submission"
     )

@@ -1,7 +1,8 @@
-"""Where in the raw files an image lies: one file, several as channels, slices of a volume, or a window of a large one.
+"""The source of an image in the raw files: one file, several files as channels, slices of a volume, or a window of a
+large image.
 
-`ImageSources` knows that for the images of a subset; the columns `of_…` of the table keep it, where there is something
-to keep, so that whoever opens an image later reads the same.
+`ImageSources` determines the sources of the images of a subset. If an image is not one whole file, the columns `of_…`
+of the table store its source, so that later stages read the same pixels.
 """
 
 import re
@@ -27,13 +28,13 @@ from pipeline.masks.windows import Box, cut
 
 @dataclass(frozen=True)
 class Source:
-    """The files of an image, relative to the competition's folder, and what of them it is."""
+    """The files of an image, relative to the competition's folder, and the part of them that makes up the image."""
 
     files: tuple[str, ...]
     slices: tuple[int, ...] = ()
-    """Of a volume; () where each file is one picture."""
+    """The slices of a volume; () if each file is one picture."""
     box: Box | None = None
-    """The window, where it is not the whole picture."""
+    """The window; None if the image is the whole picture."""
     core: Box | None = None
     """The pixels of the whole picture that belong to the window."""
     whole: str = ""
@@ -44,19 +45,19 @@ class Source:
     """Millimetres between slices, rows and columns."""
 
     def columns(self) -> dict[str, str]:
-        """Returns what the table keeps of it; nothing of an image that is one file."""
-        found = {}
+        """Returns the columns of the table that store the source; none for an image that is one whole file."""
+        values = {}
         if len(self.files) > 1:
-            found["of_files"] = "|".join(self.files)
+            values["of_files"] = "|".join(self.files)
         if self.slices:
-            found |= {"of_slices": " ".join(map(str, self.slices)), "of_spacing": self.spacing}
+            values |= {"of_slices": " ".join(map(str, self.slices)), "of_spacing": self.spacing}
         if self.box and self.core:
-            found |= {"of_box": _text(self.box), "of_core": _text(self.core), "of_size": _text(self.size)}
-        return found | ({"of_image": self.whole} if self.whole else {})
+            values |= {"of_box": _text(self.box), "of_core": _text(self.core), "of_size": _text(self.size)}
+        return values | ({"of_image": self.whole} if self.whole else {})
 
 
 def source_of(row: Mapping[str, Any] | Any) -> Source:
-    """Returns the source of an image from its row of the table."""
+    """Returns the source of an image from its row in the table."""
 
     def text(name: str) -> str:
         return str(row[name] or "") if name in row else ""
@@ -71,7 +72,7 @@ def read_source(source: Source, folder: Path, competition: RleCsv) -> np.ndarray
     """Returns an image (H, W, C) uint8, uint16 or float16.
 
     Raises:
-        ValueError: as read_image; or its files differ in size or type.
+        ValueError: see read_image; or the files of the image differ in size or dtype.
     """
     axis = competition.volumes.axis if competition.volumes else None
     parts = []
@@ -85,25 +86,27 @@ def read_source(source: Source, folder: Path, competition: RleCsv) -> np.ndarray
     for file, part in zip(source.files, parts[:: max(1, len(source.slices))], strict=True):
         if (part.shape[:2], part.dtype) != (parts[0].shape[:2], parts[0].dtype):
             one, other = (f"{image.dtype} {image.shape[0]}×{image.shape[1]}" for image in (part, parts[0]))
-            raise ValueError(f"is made of several files, of which {file} is {one} and {source.files[0]} {other}")
+            raise ValueError(
+                f"consists of several files that must be alike, but {file} is {one} and {source.files[0]} is {other}"
+            )
     return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=2)
 
 
 class ImageSources:
-    """Where the images of a subset lie."""
+    """The sources of the images of a subset."""
 
     def __init__(self, competition: RleCsv, settings: Subset, folder: Path) -> None:
         self.competition, self.settings, self.folder = competition, settings, folder
         channels = competition.channels
         self.channels = channels if isinstance(channels, ChannelSettings) else ChannelSettings()
         self.files = self.found = ImageFiles({}, [])
-        """The images, and the files as they were found, which are volumes where images are slices."""
+        """`files` are the images, `found` the files on the disk, which are volumes if the images are slices."""
         self._volumes: dict[str, tuple[str, int, Size]] = {}
-        """By id of a slice: the id of its volume, its place in it, and the volume's size."""
+        """For each slice id: the id of its volume, the number of the slice and the size of the volume."""
 
     def expand(self, files: ImageFiles) -> list[Fault]:
-        """Takes the files that were found; of volumes, every slice becomes an image of its own. Returns what is wrong
-        with the volumes."""
+        """Sets the files that were found, and replaces volumes by their slices as images. Returns the faults of
+        volumes."""
         self.files, volumes = files, self.competition.volumes
         self.found = replace(files, paths=dict(files.paths))
         if volumes is None:
@@ -123,10 +126,10 @@ class ImageSources:
         return faults
 
     def parts(self, image_id: str, path: Path) -> Iterator[tuple[str, Source]]:
-        """Yields id and source of an image, or of each of its windows.
+        """Yields the id and source of an image, or of each of its windows.
 
         Raises:
-            ValueError: the file of an image that is cut into windows cannot be read.
+            ValueError: the file of an image that is to be cut into windows cannot be read.
         """
         source = self._whole(image_id, path)
         windows = self.competition.windows
@@ -135,29 +138,37 @@ class ImageSources:
             return
         size = measure(path)
         for row in cut((size.rows, size.columns), windows.size, windows.overlap):
-            for one in row:
-                place = {"box": one.box, "core": one.core, "whole": image_id, "size": (size.rows, size.columns)}
-                yield f"{image_id}_{one.box[0]}_{one.box[1]}", Source(source.files, source.slices, **place)  # type: ignore[arg-type]
+            for window in row:
+                place = {
+                    "box": window.box,
+                    "core": window.core,
+                    "whole": image_id,
+                    "size": (size.rows, size.columns),
+                }
+                # type: ignore[arg-type]
+                yield f"{image_id}_{window.box[0]}_{window.box[1]}", Source(source.files, source.slices, **place)
 
     def mask_name(self, image_id: str) -> str:
-        """Returns the id that the mask files of an image go by: that of its volume, where it is a slice."""
+        """Returns the id in the names of an image's mask files: the id of its volume if it is a slice, otherwise its
+        own."""
         return self._volumes[image_id][0] if image_id in self._volumes else image_id
 
     def mask_slice(self, image_id: str) -> int | None:
-        """Returns which slice of a mask file is an image's; None: the file is one picture."""
+        """Returns the number of the slice in the mask file of an image; None if the file is one picture."""
         return self._volumes[image_id][1] if image_id in self._volumes else None
 
     def volume(self, image_id: str) -> Size | None:
-        """Returns the size of the volume that an image is a slice of; None of other images."""
+        """Returns the size of the volume of which an image is a slice; None for other images."""
         return self._volumes[image_id][2] if image_id in self._volumes else None
 
     def extra(self, image_id: str) -> dict[str, str]:
-        """Returns the further column `whole` of an image that is a slice, or that is cut into windows."""
+        """Returns the further column `whole` for images that are slices or that are cut into windows; otherwise an
+        empty mapping."""
         whole = self.mask_name(image_id) if self.competition.volumes else image_id
         return {WHOLE: whole} if self.competition.volumes or self.competition.windows else {}
 
     def bands(self, path: Path) -> list[Path]:
-        """Returns the files of all bands, of the first one's path."""
+        """Returns the files of all bands of an image, given the file of the first band."""
         names = self.channels.bands
         if not names:
             return [path]
@@ -166,21 +177,23 @@ class ImageSources:
         match = re.fullmatch(text, name := self._name(path))
         if match is None:
             return [path]
-        return [self.folder / f"{name[: match.start('band')]}{one}{name[match.end('band') :]}" for one in names]
+        return [self.folder / f"{name[: match.start('band')]}{band}{name[match.end('band') :]}" for band in names]
 
     def _whole(self, image_id: str, path: Path) -> Source:
-        files = tuple(self._name(one) for one in self.bands(path))
+        files = tuple(self._name(band) for band in self.bands(path))
         if image_id in self._volumes:
             volume, number, size = self._volumes[image_id]
             numbers = tuple(min(max(number + step, 0), size.slices - 1) for step in self.channels.slices)
             return Source(files, numbers, whole=volume, spacing=size.spacing)
         if self.channels.slices != [0] or self.channels.slice_of:
-            found = [self._neighbour(image_id, step) for step in self.channels.slices]
-            files = tuple(self._name(band) for one in found for band in self.bands(self.files.paths[one]))
+            neighbours = [self._neighbour(image_id, step) for step in self.channels.slices]
+            files = tuple(
+                self._name(band) for neighbour in neighbours for band in self.bands(self.files.paths[neighbour])
+            )
         return Source(files)
 
     def _neighbour(self, image_id: str, step: int) -> str:
-        """The id of the slice at a distance, or of the nearest one to it."""
+        """Returns the id of the slice at a distance of `step`, or of the existing slice nearest to that."""
         series, number = self._series[image_id]
         known = self._numbers[series]
         nearest = min(known, key=lambda other: (abs(other - number - step), abs(other - number)))
@@ -188,25 +201,25 @@ class ImageSources:
 
     @cached_property
     def _series(self) -> dict[str, tuple[str, int]]:
-        """Of every image: the id without the slice's number, and that number."""
+        """For each image: its id without the number of the slice, and this number."""
         pattern = self.channels.slice_of or "{series}_{slice}"
         parts = re.split(r"({\w+})", pattern)
         text = "".join(
             r"(?P<slice>\d+)" if part == "{slice}" else r".+?" if re.fullmatch(r"{\w+}", part) else re.escape(part)
             for part in parts
         )
-        found = {}
+        series = {}
         for image_id in self.files.paths:
             match = re.fullmatch(text, image_id)
             whole = (image_id, 0)
             if match is not None:
                 whole = image_id[: match.start("slice")] + "|" + image_id[match.end("slice") :], int(match["slice"])
-            found[image_id] = whole
-        return found
+            series[image_id] = whole
+        return series
 
     @cached_property
     def _numbers(self) -> dict[str, dict[int, str]]:
-        """Of every series: its images by number."""
+        """For each series: its images by number."""
         found: dict[str, dict[int, str]] = {}
         for image_id, (series, number) in self._series.items():
             found.setdefault(series, {})[number] = image_id

@@ -1,4 +1,5 @@
-"""The true masks of an image, of rows of run lengths or of mask files, as the competition's YAML says."""
+"""Reading of the true masks of an image, from run lengths, mask files or annotations, according to the competition's
+YAML."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,22 +23,22 @@ from pipeline.masks.geometry import IGNORE
 from pipeline.masks.windows import Box
 
 MOST_INSTANCES = 4096
-"""Instances of one mask image; more different values are those of a picture."""
+"""Maximum number of instances in a mask image. A file with more distinct values is probably a picture."""
 NOISE = 16
-"""Grey value below which a JPEG encoder may leave pixels of a black picture."""
+"""Pixels of a black picture may have grey values below this after JPEG encoding."""
 
 
 @dataclass(frozen=True)
 class MaskSources:
-    """What an image's masks may come from."""
+    """The possible sources of the masks of an image."""
 
     images: ImageFiles
-    """Of the image's subset."""
+    """The image files of the subset."""
     files: MaskFiles
     rows: Rows
-    """Those of the image in a table of run lengths."""
+    """The rows of the image in a table of run lengths."""
     annotated: Annotated | None
-    """What annotations say of the image."""
+    """The annotations of the image."""
 
 
 def masks_reader(
@@ -49,17 +50,17 @@ def masks_reader(
     part: Part = WHOLE,
     size: tuple[int, int] | None = None,
 ) -> Callable[[tuple[int, int]], Masks] | None:
-    """Returns a function from the height and width of an image to its masks, which raises MaskFault; None where nothing
-    is known of them.
+    """Returns a function that reads the masks of an image, given its height and width; it may raise MaskFault. None if
+    the masks are not known.
 
     Args:
-        competition: what the YAML says.
-        settings: of the subset.
-        folder: the competition's.
-        image_id: the name of the image in the table of masks, or in the paths of mask files.
-        sources: what its masks may come from.
-        part: which part of the mask files is the mask.
-        size: rows × columns of the whole image, of which the image is a window.
+        competition: the competition.
+        settings: the settings of the subset.
+        folder: the competition's folder.
+        image_id: the name of the image in the table of masks or in the paths of mask files.
+        sources: the possible sources of its masks.
+        part: the part of the mask files that is the mask.
+        size: rows × columns of the whole image, if the image is a window of it.
     """
     if settings.masks is None:
         return None
@@ -71,8 +72,8 @@ def masks_reader(
         return partial(_masks_of_rows, competition, file, image_id, sources.rows.texts, window=window)
     key, pattern = mask_key(settings, image_id, sources.images), settings.masks
     values = class_labels(competition) if "{class}" in pattern else [""]
-    found = [sources.files.by_key.get((key, one), []) for one in values]
-    paths = [[relative_name(path, folder) for path in own] for own in found]
+    files = [sources.files.by_key.get((key, value), []) for value in values]
+    paths = [[relative_name(path, folder) for path in of_class] for of_class in files]
     parts = {"id": image_id, "stem": Path(image_id).stem, **sources.images.parts.get(image_id, {})}
     for name, text in parts.items():
         pattern = pattern.replace(f"{{{name}}}", text)
@@ -83,12 +84,12 @@ def _annotated(
     competition: RleCsv,
     settings: Subset,
     image_id: str,
-    found: Annotated | None,
+    annotated: Annotated | None,
     window: tuple[Box, tuple[int, int]] | None,
     shape: tuple[int, int],
 ) -> Masks:
     box, whole = window or (None, shape)
-    return masks_of(competition, settings, image_id, found, whole, box)
+    return masks_of(competition, settings, image_id, annotated, whole, box)
 
 
 def _masks_of_rows(
@@ -102,21 +103,21 @@ def _masks_of_rows(
     planes = np.zeros((len(competition.classes), *shape), np.uint8)
     instances: list[list[str]] = [[] for _ in competition.classes]
     convention, several = rle.convention_of(competition.rle), competition.rle.several
-    tells = competition.columns.row == "instance" or several is not None
+    has_instances = competition.columns.row == "instance" or several is not None
     for row, number, text in texts:
-        for text_of_one in text.split(several) if several else [text]:
+        for instance in text.split(several) if several else [text]:
             try:
                 mask = (
-                    rle.decode(text_of_one, shape, convention)
+                    rle.decode(instance, shape, convention)
                     if window is None
-                    else rle.decode_box(text_of_one, *window, convention)
+                    else rle.decode_box(instance, *window, convention)
                 )
             except rle.RleError as error:
                 raise MaskFault(file, row, f"mask of image {image_id}: {error}") from None
             planes[number] |= mask
-            if tells and mask.any():
+            if has_instances and mask.any():
                 instances[number].append(rle.encode(mask))
-    return Masks(planes, tuple(tuple(found) for found in instances) if tells else None)
+    return Masks(planes, tuple(tuple(of_class) for of_class in instances) if has_instances else None)
 
 
 def _masks_of_files(
@@ -128,7 +129,8 @@ def _masks_of_files(
     shape: tuple[int, int],
     part: Part = WHOLE,
 ) -> Masks:
-    """The masks of an image from its files (`paths` a class, or all classes in one), whose pattern names its id."""
+    """Returns the masks of an image from its files; `paths` holds the files of each class, or those with all classes.
+    In the pattern, the id is already filled in."""
     if "{class}" not in pattern and competition.values is not None:
         return _masks_of_class_maps(competition, settings, folder, paths[0] or [pattern], shape, part)
     planes = np.zeros((len(competition.classes), *shape), np.uint8)
@@ -149,7 +151,7 @@ def _masks_of_files(
             planes[number] |= mask
         instances.append(tuple(rle.encode(mask) for mask in drawn if mask.any()))
     if "*" in pattern and not may_lack and not any(paths):
-        raise MaskFault(pattern, None, "no mask file of this image")
+        raise MaskFault(pattern, None, "this image has no mask file")
     return Masks(planes, tuple(instances) if "*" in pattern or settings.instances else None)
 
 
@@ -161,13 +163,13 @@ def _masks_of_class_maps(
     shape: tuple[int, int],
     part: Part,
 ) -> Masks:
-    """The masks of files that hold every class; of several files, all that one of them names."""
+    """Returns the masks from files that hold all classes. The masks of several files are combined."""
     planes = np.zeros((len(competition.classes), *shape), np.uint8)
     instances: list[list[str]] = [[] for _ in competition.classes]
     lacks, each = competition.columns.absent == "empty", "*" in (settings.masks or "")
     for file in names:
         if "*" in file and not lacks:
-            raise MaskFault(file, None, "no mask file of this image")
+            raise MaskFault(file, None, "this image has no mask file")
         if "*" in file or (lacks and not (folder / file).exists()):
             continue
         codes = _codes(read_mask(folder, file, shape, competition.orientation, part))
@@ -185,13 +187,13 @@ def _masks_of_class_maps(
 
 
 def _class_of(competition: RleCsv, code: int) -> int | None:
-    """The class that a value of a class map names itself."""
+    """Returns the number of the class with this value in a class map; None if there is none."""
     values = enumerate(competition.values or [])
     return next((number for number, value in values if code in _codes_of(value)), None)
 
 
 def _planes_of(competition: RleCsv, file: str, codes: np.ndarray) -> np.ndarray:
-    """A class map (h, w) of codes as planes (classes, h, w) of 0, 1 and 255."""
+    """Returns a class map (h, w) of codes as planes (classes, h, w) of 0, 1 and 255."""
     values = competition.values or []
     ignored = _holds(codes, [code for value in competition.ignored_values for code in _codes_of(value)])
     planes = np.stack([_holds(codes, _codes_of(value)) for value in values]).astype(np.uint8)
@@ -202,7 +204,7 @@ def _planes_of(competition: RleCsv, file: str, codes: np.ndarray) -> np.ndarray:
     known = planes.any(0) | ((codes == 0) & (competition.kind != "multiclass"))
     if not known.all():
         shown = counted(codes[~known], lambda code: _shown(int(code)))
-        raise MaskFault(file, None, f"holds {shown}, no class of the YAML ({_known(competition)})")
+        raise MaskFault(file, None, f"holds {shown}, which is no class of the YAML ({_known(competition)})")
     return planes
 
 
@@ -211,25 +213,28 @@ def _holds(codes: np.ndarray, wanted: list[int]) -> np.ndarray:
 
 
 def _codes_of(value: Value | AnyOf) -> list[int]:
-    return [_code(one) for one in values_of(value) if one != REST]
+    return [_code(part) for part in values_of(value) if part != REST]
 
 
 def _numbered(
     competition: RleCsv, folder: Path, file: str, shape: tuple[int, int], may_lack: bool, part: Part
 ) -> list[np.ndarray]:
-    """The instances that a mask image numbers, each as a mask."""
+    """Returns the instances that are numbered in a mask image, each as a mask."""
     if may_lack and not (folder / file).exists():
         return []
     codes = _codes(read_mask(folder, file, shape, competition.orientation, part))
     numbers = np.unique(codes[codes != 0])
     if len(numbers) > MOST_INSTANCES:
-        text = f"holds {len(numbers)} values; with `instances: true` each is an object of its own: is it a picture?"
+        text = (
+            f"holds {len(numbers)} distinct values, and with `instances: true` each is a separate object: is this file "
+            "a picture?"
+        )
         raise MaskFault(file, None, text)
     return [(codes == number).astype(np.uint8) for number in numbers]
 
 
 def _planes(folder: Path, file: str, shape: tuple[int, int], may_lack: bool, part: Part) -> list[np.ndarray]:
-    """The instances that an .npy holds as planes, each as a mask."""
+    """Returns the instances that are stored as planes of a .npy file, each as a mask."""
     path = as_on_disk(folder, file)
     if not path.exists():
         if may_lack:
@@ -246,12 +251,12 @@ def _planes(folder: Path, file: str, shape: tuple[int, int], may_lack: bool, par
     if planes.shape[1:] != shape:
         expected = f"expected ({shape[0]}, {shape[1]}) of its image, or (n, {shape[0]}, {shape[1]}) of n instances"
         raise MaskFault(file, None, f"mask is an array of shape {array.shape}; {expected}")
-    if array.dtype.kind == "f" and (array % 1 != 0).any():  # NaN and infinite, too
-        raise MaskFault(file, None, f"mask holds {array.dtype} pixels that are no whole numbers; expected 0 and 1")
+    if array.dtype.kind == "f" and (array % 1 != 0).any():  # also detects NaN and infinite values
+        raise MaskFault(file, None, f"mask holds {array.dtype} pixels that are not whole numbers; expected 0 and 1")
     for plane in planes:
         if len(values := np.setdiff1d(plane, 0)) > 1:
             shown = ", ".join(f"{value:g}" for value in values[:6])
-            raise MaskFault(file, None, f"holds the values {shown} in one plane; expected 0 and one other")
+            raise MaskFault(file, None, f"holds the values {shown} in one plane; expected 0 and one other value")
     return [(plane != 0).astype(np.uint8) for plane in planes]
 
 
@@ -274,35 +279,40 @@ def _one_class(
     values = np.unique(codes)
     if len(values) > 2 or (len(values) == 2 and values[0] != 0):
         shown = ", ".join(_shown(int(value)) for value in values[:6])
-        text = f"holds {len(values)} values ({shown}); expected 0 and one other for one class{_hint(values)}"
+        text = f"holds {len(values)} values ({shown}); expected 0 and one other value for one class{_hint(values)}"
         raise MaskFault(file, None, text)
     return (codes != 0).astype(np.uint8)
 
 
 def _check_threshold(file: str, mask: np.ndarray, threshold: int) -> None:
-    """Raises MaskFault where no pixel of a mask that is not empty reaches the threshold; what an encoder makes of black
-    (low values, several of them) is empty."""
+    """Raises MaskFault if no pixel of a mask that is not empty reaches the threshold. A mask counts as empty if it only
+    has several low values, which a JPEG encoder produces for black."""
     highest = int(mask.max())
     noise = highest < NOISE and (Path(file).suffix.lower() in (".jpg", ".jpeg") or len(np.unique(mask)) > 2)
     if 0 < highest < threshold and not noise:
         raise MaskFault(
             file, None,
-            f"holds values up to {highest}, none of which reaches `threshold: {threshold}`: set `threshold: 1`, with "
-            "which every pixel that is not 0 is the class, or remove threshold",
+            f"holds values up to {highest}, none of which reaches `threshold: {threshold}`: set `threshold: 1`, so "
+            "that every pixel that is not 0 belongs to the class, or remove threshold",
         )  # fmt: skip
 
 
 def _hint(values: np.ndarray) -> str:
-    """What to set for a mask of more than two values: whether they waver, as in JPEG files, or count instances."""
+    """Returns the setting to suggest for a mask with more than two values, which may be inexact values of a JPEG file
+    or numbers of instances."""
     if len(values) <= 2:
         return ""
     if values[-1] < THRESHOLD or (values[-1] < _COLOUR and values[-1] == len(values) - 1):
-        return "; where they number instances set `instances: true` beside `masks`: every value but 0 is an object"
-    return f"; for masks saved as JPEG set `threshold: {THRESHOLD}` beside `masks`"
+        return (
+            "; if they are numbers of instances, set `instances: true` beside `masks`: each value except 0 is then an "
+            "object"
+        )
+    return f"; for masks saved as JPEG, set `threshold: {THRESHOLD}` beside `masks`"
 
 
 def _codes(mask: np.ndarray) -> np.ndarray:
-    """One number a pixel: its grey value, or its colour; a grey pixel of an RGB file is coded by its grey value."""
+    """Returns one code per pixel: its grey value, or a number for its colour. Grey pixels of an RGB file have the code
+    of their grey value."""
     if mask.shape[2] == 1:
         return mask[..., 0].astype(np.int64)
     red, green, blue = (mask[..., channel].astype(np.int64) for channel in range(3))

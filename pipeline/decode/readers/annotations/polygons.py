@@ -1,6 +1,7 @@
 """Files of polygons: GeoJSON, JSON lines (one image per line), labelme, Cityscapes and the VGG Image Annotator.
 
-Each format has a pair of functions: whether a JSON value is of it, and the images that it describes.
+Each format has a pair of functions: one that returns whether a JSON value has this format, and one that reads its
+images.
 """
 
 from collections.abc import Callable, Iterator
@@ -11,43 +12,44 @@ import numpy as np
 from pipeline.decode.readers.annotations.shapes import Annotated, Region, ring_of
 
 _LABELS = ("label", "name", "class", "category", "type", "classification")
-"""Keys under which GeoJSON's properties and VIA's attributes name a class."""
+"""The keys for the class in properties of GeoJSON and attributes of VIA."""
 _CIRCLE = 64
-"""Corners of the polygon that stands for a circle or an ellipse."""
+"""Number of corners of the polygon that approximates a circle or an ellipse."""
 
 
 # --- GeoJSON ---------------------------------------------------------------------------------------------------------
 
 
 def is_geojson(data: Any) -> bool:
-    """Returns whether this is a FeatureCollection, a feature, or a list of features."""
+    """Returns whether a JSON value is a FeatureCollection, a feature, or a list of features."""
     features = data if isinstance(data, list) else [data]
     return bool(features) and all(
-        isinstance(one, dict) and one.get("type") in ("FeatureCollection", "Feature") for one in features
+        isinstance(feature, dict) and feature.get("type") in ("FeatureCollection", "Feature") for feature in features
     )
 
 
 def read_geojson(file: str, data: Any) -> Iterator[Annotated]:
-    """Yields the one image whose pixels the coordinates are."""
+    """Yields the single image of the file. Its coordinates are in pixels."""
     collections = data if isinstance(data, list) else [data]
-    features = [feature for one in collections for feature in one.get("features", [one])]
-    found = Annotated(file)
+    features = [feature for collection in collections for feature in collection.get("features", [collection])]
+    annotated = Annotated(file)
     for number, feature in enumerate(features):
         name = f"feature {number + 1}"
         geometry = feature.get("geometry") if isinstance(feature, dict) else None
         if not isinstance(geometry, dict) or geometry.get("type") not in ("Polygon", "MultiPolygon"):
             kind = geometry.get("type") if isinstance(geometry, dict) else None
             if kind in ("Point", "MultiPoint", "LineString", "MultiLineString"):
-                continue  # they enclose nothing
+                continue  # these have no area
             raise ValueError(f"{name} has the geometry {kind!r}; expected Polygon or MultiPolygon")
         given = geometry.get("coordinates")
         parts = [given] if geometry["type"] == "Polygon" else given
-        found.regions.append(Region(_label(feature.get("properties")), _polygons(parts, name), name=name))
-    yield found
+        annotated.regions.append(Region(_label(feature.get("properties")), _polygons(parts, name), name=name))
+    yield annotated
 
 
 def _label(properties: Any) -> str | None:
-    """What properties say of the class: QuPath's classification.name, or the first key that says it."""
+    """Returns the class in the properties: QuPath's classification.name, or the value of the first known key; None if
+    there is none."""
     for key in _LABELS if isinstance(properties, dict) else ():
         value = properties.get(key)
         value = value.get("name") if isinstance(value, dict) else value
@@ -63,11 +65,11 @@ def _text(label: Any, name: str) -> str | None:
 
 
 def _polygons(parts: Any, name: str) -> tuple[tuple[np.ndarray, ...], ...]:
-    """Polygons, each a list of rings: the outline and the holes."""
+    """Returns polygons, each of which is a list of rings: the outline and the holes."""
     try:
         return tuple(tuple(ring_of(ring) for ring in part) for part in parts if part)
     except TypeError:
-        raise ValueError(f"{name}: its coordinates are no lists of points") from None
+        raise ValueError(f"{name}: its coordinates are not lists of points") from None
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
 
@@ -76,50 +78,51 @@ def _polygons(parts: Any, name: str) -> tuple[tuple[np.ndarray, ...], ...]:
 
 
 def is_line(data: Any) -> bool:
-    """Returns whether this is a line such as {"id": …, "annotations": [{"type": …, "coordinates": [[[x, y], …]]}]}."""
+    """Returns whether a JSON value has the form {"id": …, "annotations": [{"type": …, "coordinates": [[[x, y],
+    …]]}]}."""
     return isinstance(data, dict) and isinstance(data.get("annotations"), list) and "images" not in data
 
 
 def read_line(file: str, data: Any) -> Iterator[Annotated]:
-    """Yields the image of a line (Hacking the Human Vasculature, 2023)."""
+    """Yields the image of a line (format of Hacking the Human Vasculature, 2023)."""
     keys = [key for key in ("id", "image_id", "image", "file_name", "filename") if key in data]
     if not keys:
-        raise ValueError("it names no image: expected `id` beside `annotations`")
-    found = Annotated(file, image=str(data[keys[0]]))
-    for number, one in enumerate(data["annotations"]):
+        raise ValueError("it has no name of an image: expected `id` beside `annotations`")
+    annotated = Annotated(file, image=str(data[keys[0]]))
+    for number, annotation in enumerate(data["annotations"]):
         name = f"annotation {number + 1}"
-        if not isinstance(one, dict):
-            raise ValueError(f"{name} is no mapping with `coordinates`")
-        given = one.get("coordinates", one.get("polygon", one.get("points")))
+        if not isinstance(annotation, dict):
+            raise ValueError(f"{name} is not a mapping with `coordinates`")
+        given = annotation.get("coordinates", annotation.get("polygon", annotation.get("points")))
         if given is None:
             raise ValueError(f"{name} has no `coordinates`")
-        flat = bool(given) and np.ndim(given[0]) < 2  # the points of one outline, and no list of outlines
-        found.regions.append(Region(_label(one), _polygons([[given] if flat else given], name), name=name))
-    yield found
+        flat = bool(given) and np.ndim(given[0]) < 2  # the points of one outline instead of a list of outlines
+        annotated.regions.append(Region(_label(annotation), _polygons([[given] if flat else given], name), name=name))
+    yield annotated
 
 
 # --- labelme ---------------------------------------------------------------------------------------------------------
 
 
 def is_labelme(data: Any) -> bool:
-    """Returns whether this is a file of labelme."""
+    """Returns whether a JSON value is a file of labelme."""
     return isinstance(data, dict) and isinstance(data.get("shapes"), list)
 
 
 def read_labelme(file: str, data: Any) -> Iterator[Annotated]:
-    """Yields the image of a file of labelme: polygons, rectangles and circles."""
-    found = Annotated(file, size=_size(data, "imageHeight", "imageWidth"), image=str(data.get("imagePath") or ""))
+    """Yields the image of a file of labelme, with its polygons, rectangles and circles."""
+    annotated = Annotated(file, size=_size(data, "imageHeight", "imageWidth"), image=str(data.get("imagePath") or ""))
     for number, shape in enumerate(data["shapes"]):
         name = f"shape {number + 1}"
         kind = shape.get("shape_type") or "polygon" if isinstance(shape, dict) else None
         if kind in ("point", "points", "line", "linestrip"):
-            continue  # they enclose nothing
+            continue  # these have no area
         if kind not in ("polygon", "rectangle", "circle"):
             raise ValueError(f"{name} is a {kind}; expected a polygon, a rectangle or a circle")
-        found.regions.append(
+        annotated.regions.append(
             Region(_text(shape.get("label"), name), ((_corners(kind, shape.get("points"), name),),), name=name)
         )
-    yield found
+    yield annotated
 
 
 def _corners(kind: str, points: Any, name: str) -> np.ndarray:
@@ -141,57 +144,60 @@ def _ellipse(x: float, y: float, across: float, down: float) -> np.ndarray:
 
 def _size(data: dict[str, Any], rows: str, columns: str) -> tuple[int, int] | None:
     sides = data.get(rows), data.get(columns)
-    return (int(sides[0]), int(sides[1])) if all(isinstance(side, int) and side > 0 for side in sides) else None  # type: ignore[arg-type]
+    # type: ignore[arg-type]
+    return (int(sides[0]), int(sides[1])) if all(isinstance(side, int) and side > 0 for side in sides) else None
 
 
 # --- Cityscapes ------------------------------------------------------------------------------------------------------
 
 
 def is_cityscapes(data: Any) -> bool:
-    """Returns whether this is a file of polygons of Cityscapes."""
+    """Returns whether a JSON value is a file of Cityscapes polygons."""
     return isinstance(data, dict) and isinstance(data.get("objects"), list) and "imgHeight" in data
 
 
 def read_cityscapes(file: str, data: Any) -> Iterator[Annotated]:
-    """Yields the image of a file of Cityscapes, whose later polygons lie over the earlier ones."""
-    found = Annotated(file, size=_size(data, "imgHeight", "imgWidth"))
-    for number, one in enumerate(data["objects"]):
+    """Yields the image of a file of Cityscapes, in which later polygons cover earlier ones."""
+    annotated = Annotated(file, size=_size(data, "imgHeight", "imgWidth"))
+    for number, item in enumerate(data["objects"]):
         name = f"object {number + 1}"
-        if not isinstance(one, dict) or "polygon" not in one:
+        if not isinstance(item, dict) or "polygon" not in item:
             raise ValueError(f"{name} has no `polygon`")
-        if not one.get("deleted"):
-            found.regions.append(Region(_text(one.get("label"), name), _polygons([[one["polygon"]]], name), name=name))
-    yield found
+        if not item.get("deleted"):
+            annotated.regions.append(
+                Region(_text(item.get("label"), name), _polygons([[item["polygon"]]], name), name=name)
+            )
+    yield annotated
 
 
 # --- VGG Image Annotator ---------------------------------------------------------------------------------------------
 
 
 def is_via(data: Any) -> bool:
-    """Returns whether this is a project or an export of the VGG Image Annotator."""
+    """Returns whether a JSON value is a project or an export of the VGG Image Annotator."""
     images = data.get("_via_img_metadata", data) if isinstance(data, dict) else None
     return (
         isinstance(images, dict)
         and bool(images)
-        and all(isinstance(one, dict) and {"filename", "regions"} <= one.keys() for one in images.values())
+        and all(isinstance(image, dict) and {"filename", "regions"} <= image.keys() for image in images.values())
     )
 
 
 def read_via(file: str, data: Any) -> Iterator[Annotated]:
-    """Yields every image with its polygons, rectangles, circles and ellipses."""
+    """Yields each image with its polygons, rectangles, circles and ellipses."""
     for image in data.get("_via_img_metadata", data).values():
-        found = Annotated(file, image=str(image["filename"]))
+        annotated = Annotated(file, image=str(image["filename"]))
         regions = image["regions"].values() if isinstance(image["regions"], dict) else image["regions"]
-        for number, one in enumerate(regions):
+        for number, region in enumerate(regions):
             name = f"{image['filename']} region {number + 1}"
-            shape = one.get("shape_attributes") if isinstance(one, dict) else None
+            shape = region.get("shape_attributes") if isinstance(region, dict) else None
             ring = _via_ring(shape or {}, name)
             if ring is not None:
-                attributes = one.get("region_attributes") or {}
+                attributes = region.get("region_attributes") or {}
                 texts = [str(value) for value in attributes.values() if isinstance(value, str | int)]
                 label = _label(attributes) or (texts[0] if texts else None)
-                found.regions.append(Region(label, ((ring,),), name=name))
-        yield found
+                annotated.regions.append(Region(label, ((ring,),), name=name))
+        yield annotated
 
 
 def _via_ring(shape: dict[str, Any], name: str) -> np.ndarray | None:

@@ -1,4 +1,4 @@
-"""Annotation files of a subset: which format each is of, which image each speaks of, and the masks that they give."""
+"""Reading of annotation files: their format, the images that they describe, and the masks of an image."""
 
 import json
 import re
@@ -26,19 +26,19 @@ FORMATS = {"COCO": (coco.fits, coco.read), **polygons.FORMATS}
 
 
 def format_of(data: Any) -> str | None:
-    """Returns the name of the format that a JSON value is of; None of none of them."""
+    """Returns the name of the format of a JSON value; None if it has none of the known formats."""
     return next((name for name, (fits, _) in FORMATS.items() if fits(data)), None)
 
 
 def read_file(path: Path, file: str) -> list[Annotated]:
-    """Returns every image that a file of annotations speaks of, with its regions.
+    """Returns all images in a file of annotations, with their regions.
 
     Args:
         path: the file.
-        file: how messages name it.
+        file: the name of the file in messages.
 
     Raises:
-        PipelineError: it cannot be read, is no JSON, or of no known format; or something in it is wrong.
+        PipelineError: the file cannot be read, is not JSON, has no known format, or contains an error.
     """
     found: list[Annotated] = []
     for row, data in _values(path, file):
@@ -51,26 +51,29 @@ def read_file(path: Path, file: str) -> list[Annotated]:
             known = ", ".join(FORMATS)
             keys = f" with the keys {listed(list(data))}" if isinstance(data, dict) else ""
             raise PipelineError(
-                f"{where} holds a {type(data).__name__}{keys}, no annotations; expected one of {known}."
+                f"{where} holds a {type(data).__name__}{keys} and no annotations; expected one of the formats {known}."
             )
         try:
             found += FORMATS[name][1](where, data)
         except ValueError as error:
             raise PipelineError(f"{where}: {error}; correct it.") from None
         except (AttributeError, KeyError, TypeError, IndexError) as error:
-            raise PipelineError(f"{where} is not {name} as it should be ({type(error).__name__}: {error}).") from None
+            raise PipelineError(
+                f"{where} does not follow the format {name} ({type(error).__name__}: {error})."
+            ) from None
     return found
 
 
 def _values(path: Path, file: str) -> Iterator[tuple[int | None, Any]]:
-    """The JSON values of a file: of its rows where it is one of JSON lines, else the one that it holds."""
+    """Yields the JSON values of a file with their row numbers: one per row for JSON lines, otherwise the single value
+    with None."""
     try:
         require_regular(path)
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise PipelineError(f"{path} does not exist; `masks` in the competition's YAML names it.") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise PipelineError(f"{path} is not a readable file of text: {' '.join(str(error).split())}.") from None
+        raise PipelineError(f"{path} is not a readable text file: {' '.join(str(error).split())}.") from None
     rows = path.suffix.lower() in (".jsonl", ".ndjson")
     parts = enumerate(text.splitlines(), start=1) if rows else [(None, text)]
     for row, part in parts:
@@ -80,16 +83,16 @@ def _values(path: Path, file: str) -> Iterator[tuple[int | None, Any]]:
             yield row, json.loads(part)
         except (ValueError, RecursionError) as error:
             where = file if row is None else f"{file} row {row}"
-            raise PipelineError(f"{where} is no JSON: {error}.") from None
+            raise PipelineError(f"{where} is not JSON: {error}.") from None
 
 
-# --- which image -----------------------------------------------------------------------------------------------------
+# --- images ----------------------------------------------------------------------------------------------------------
 
 
 def read_annotations(
     competition: RleCsv, subset: SubsetName, folder: Path, files: ImageFiles
 ) -> tuple[dict[str, Annotated], list[Fault], list[str]]:
-    """Returns what annotations say of the images of a subset by id; what is wrong with them; and what to tell of them.
+    """Returns the annotations of the images of a subset by image id, their faults, and remarks about them.
 
     Raises:
         PipelineError: a file cannot be read.
@@ -103,7 +106,7 @@ def read_annotations(
         if image_id is None:
             unknown.append(one)
         elif image_id in found:
-            text = f"image {image_id} stands in {found[image_id].file} already"
+            text = f"image {image_id} is already in {found[image_id].file}"
             faults.append(Fault(one.file, None, text, image_id if subset == "train" else None))
         else:
             found[image_id] = one
@@ -114,16 +117,19 @@ def read_annotations(
         texts.append(f"{what}, {unknown[0].image or unknown[0].file} for instance: are they elsewhere?")
     if not found and files.paths:
         raise PipelineError(
-            f"{pattern} speaks of none of the images that fit {settings.images}; {what if unknown else 'it has none'}: "
-            "correct `masks` or `images`."
+            f"{pattern} describes none of the images that match {settings.images}; "
+            f"{what if unknown else 'it contains no images'}: correct `masks` or `images`."
         )
     crowds = sum(region.ignored for one in found.values() for region in one.regions)
     if crowds:
         what = f"{crowds} regions of {pattern} are crowds" if crowds > 1 else f"1 region of {pattern} is a crowd"
-        texts.append(f"{what} (iscrowd): pixels of a crowd count nowhere")
+        texts.append(f"{what} (iscrowd): the pixels of crowds are ignored")
     if competition.columns.absent == "fault":
         for image_id in sorted(files.paths.keys() - found.keys(), key=natural):
-            text = f"image has no annotations in {pattern}; where that means no mask, set `columns: {{absent: empty}}`"
+            text = (
+                f"image has no annotations in {pattern}; if such images have an empty mask, set `columns: {{absent: "
+                f"empty}}`"
+            )
             file = files.paths[image_id].relative_to(folder).as_posix()
             faults.append(Fault(file, None, text, image_id if subset == "train" else None))
     return found, faults, texts
@@ -132,7 +138,7 @@ def read_annotations(
 def _by_image(
     settings: Subset, pattern: str, folder: Path, files: ImageFiles
 ) -> Iterator[tuple[str | None, Annotated]]:
-    """Every annotated image with its id, None where it has no file."""
+    """Yields each annotated image with its id, which is None if it has no file."""
     if "{" not in pattern:
         by_name = file_finder(files, folder)
         for one in read_file(as_on_disk(folder, pattern), pattern):
@@ -165,15 +171,15 @@ def _by_image(
 
 
 def _number(competition: RleCsv, numbers: dict[str, int], region: Region) -> int | None:
-    """The class of a region; IGNORE of one that counts nowhere, None of a label that is no class."""
+    """Returns the number of a region's class; IGNORE if it is ignored, None if its label is not a class."""
     ignored = [str(value) for given in competition.ignored_values for value in values_of(given)]
     if region.ignored or region.label in ignored:
         return IGNORE
     if region.label is None:
         return len(competition.classes) - 1 if len(competition.foreground) == 1 else None
     rest = [number for number, value in enumerate(competition.values or []) if value == REST]
-    found = numbers.get(region.label, numbers.get(region.code or region.label))
-    return rest[0] if found is None and rest else found
+    number = numbers.get(region.label, numbers.get(region.code or region.label))
+    return rest[0] if number is None and rest else number
 
 
 def _label_faults(competition: RleCsv, subset: SubsetName, image_id: str, one: Annotated) -> Iterator[Fault]:
@@ -185,7 +191,7 @@ def _label_faults(competition: RleCsv, subset: SubsetName, image_id: str, one: A
             told.add(region.label)
             label = "no label" if region.label is None else f"the label {region.label!r}"
             text = (
-                f"{region.name} of image {image_id} has {label}, no class of the YAML ({', '.join(numbers)}); "
+                f"{region.name} of image {image_id} has {label}, which is no class of the YAML ({', '.join(numbers)}); "
                 "`other_labels: leave_out` leaves such regions out"
             )
             yield Fault(one.file, None, text, image_id if subset == "train" else None)
@@ -199,27 +205,27 @@ def masks_of(
     shape: tuple[int, int],
     box: Box | None = None,
 ) -> Masks:
-    """Returns the masks of an image; without annotations, empty ones.
+    """Returns the masks of an image, which are empty if it has no annotations.
 
     Args:
-        competition: what the YAML says.
-        settings: of the image's subset.
-        image_id: the image's.
+        competition: the competition.
+        settings: the settings of the image's subset.
+        image_id: the id of the image.
         one: its annotations.
         shape: its height and width.
-        box: a part of it whose masks are wanted; None: the whole.
+        box: the part of the image for which masks are returned; None: the whole image.
 
     Raises:
-        MaskFault: the annotations are of an image of another size, or a region's run lengths are no mask of this one.
+        MaskFault: the annotations belong to an image of another size, or run lengths are not a mask of this image.
     """
     top, left, bottom, right = box or (0, 0, *shape)
     planes = np.zeros((len(competition.classes), bottom - top, right - left), np.uint8)
     instances: list[list[str]] = [[] for _ in competition.classes]
     multiclass = competition.kind == "multiclass"
-    planes[0] = multiclass  # the background, which regions then cover
+    planes[0] = multiclass  # start with background, which regions then cover
     ignored = np.zeros(planes.shape[1:], bool)
     if one is not None and one.size not in (None, shape):
-        text = f"annotations of image {image_id} are of {one.size}, the image is {shape} (rows, columns)"
+        text = f"annotations of image {image_id} are for the size {one.size}, and the image is {shape} (rows, columns)"
         raise MaskFault(one.file, None, text)
     numbers = class_numbers(competition)
     for region in one.regions if one else ():
