@@ -32,7 +32,7 @@ from pipeline.core import freshness
 from pipeline.core.config.cleaning import DuplicateSettings
 from pipeline.core.console import console, counting, say
 from pipeline.core.errors import PipelineError
-from pipeline.core.files import shown, write_png
+from pipeline.core.files import shown, write_png, writing
 from pipeline.core.freshness import Reason, Step
 from pipeline.core.intact import read_array
 from pipeline.core.run import Run
@@ -98,7 +98,7 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
             _remove_pictures(run, of_test=True)
             _draw(run, images, tests, found, outliers.findings([]))
         (path,) = step.outputs
-        write_for_people(path, found)  # last: a list that is there without its manifest is somebody's own
+        write_for_people(path, found, freshness.writing_editable if path in step.editable else writing)
         _print(found)
         say(f"  {said} → {shown(path)}{f', pictures → {pictures}/' if len(found) else ''}")
         yield step

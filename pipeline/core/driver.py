@@ -88,6 +88,7 @@ class Stage:
         and, where the module has `tidy(run, finished)`, what else the stage keeps there."""
         for step in finished:
             error_file(step).unlink(missing_ok=True)
+            freshness.remove_notes(step)
             for path in (*step.outputs, *step.also, step.manifest):
                 remove(path.with_name(f".{path.name}.partial"))
         if hasattr(self.module, "tidy"):

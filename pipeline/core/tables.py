@@ -6,7 +6,7 @@ import sys
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -302,10 +302,18 @@ _FORMULA = re.compile(r"'*[=+\-@\t\r]")
 _NUMBER = re.compile(r"[+-]?[0-9]+([.,][0-9]+)?([eE][+-]?[0-9]+)?")
 
 
-def write_for_people(path: Path, table: pd.DataFrame) -> None:
+def write_for_people(
+    path: Path, table: pd.DataFrame, writer: Callable[[Path], AbstractContextManager[Path]] = writing
+) -> None:
     """Writes a table as CSV, atomically. A text that a spreadsheet would run as a formula, an id that begins with = for
-    instance, gets an apostrophe in front, which `as_written` takes away."""
-    with writing(path) as temporary:
+    instance, gets an apostrophe in front, which `as_written` takes away.
+
+    Args:
+        path: the CSV.
+        table: its rows.
+        writer: gives the temporary path; `freshness.writing_editable` for an output that users may edit.
+    """
+    with writer(path) as temporary:
         _each_text(table, _guarded).to_csv(temporary, index=False)
 
 

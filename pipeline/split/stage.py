@@ -26,7 +26,7 @@ from pipeline.core import freshness
 from pipeline.core.config.preparing import SplitSettings
 from pipeline.core.console import console, counting, say, track, warn
 from pipeline.core.errors import PipelineError
-from pipeline.core.files import read_record, shown, write_json, writing
+from pipeline.core.files import read_record, shown, write_json
 from pipeline.core.freshness import Reason, Step
 from pipeline.core.intact import read_array
 from pipeline.core.run import Run
@@ -118,7 +118,7 @@ def _split(run: Run) -> int:
         "fold": fold,
         "use": uses_of(found, images["image_id"]),
     })  # fmt: skip
-    with writing(run.folds_file) as temporary:
+    with freshness.writing_editable(run.folds_file) as temporary:
         folds.to_csv(temporary, index=False)
     return seed
 
