@@ -153,8 +153,6 @@ def test_the_recipes_of_the_page_are_valid() -> None:
     first, second = (yaml.safe_load(text) for text in re.findall(r"```yaml\n(.*?)```", PAGE, re.S))
     assert validate(Recipe, {"name": "mine", **first}, "docs").arrays
     assert list(validate(Recipe, {"name": "both", **second}, "docs").ensemble) == ["mine", "second"]
-    for target in re.findall(r"\]\((?!http)([^)]+)\)", PAGE):
-        assert (REPOSITORY / "docs" / target).exists(), target
 
 
 # --- import ----------------------------------------------------------------------------------------------------------
