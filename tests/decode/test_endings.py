@@ -51,8 +51,8 @@ def test_all_endings_are_read(raw: Raw) -> None:
         assert (raw.planes(str(number))[0] == mask(number) // 255).all()
     assert listing.faults == []
     assert listing.remarks == [
-        "3 training images end otherwise than `train/{id}.png` (3 .jpg; train/2.jpg for instance): read too",
-        "3 test images end otherwise than `test/{id}.png` (3 .jpg; test/t2.jpg for instance): read too",
+        "3 training images have another ending than `train/{id}.png` (3 .jpg; for instance train/2.jpg): read too",
+        "3 test images have another ending than `test/{id}.png` (3 .jpg; for instance test/t2.jpg): read too",
     ]
 
 
@@ -65,10 +65,10 @@ def test_files_beside_images_are_none(raw: Raw) -> None:
     assert listing.faults == []
     unused = [text for text in listing.remarks if "not used" in text]
     assert unused == [
-        "9 image files are not used (9 .tif; train/0_depth.tif for instance): no pattern fits, or no image or mask "
-        "belongs to them",
-        "9 image files are not used (9 .bmp; test/t0_depth_map.bmp for instance): no pattern fits, or no image or mask "
-        "belongs to them",
+        "9 image files are not used (9 .tif; for instance train/0_depth.tif): they match no pattern, or no image or "
+        "mask belongs to them",
+        "9 image files are not used (9 .bmp; for instance test/t0_depth_map.bmp): they match no pattern, or no image "
+        "or mask belongs to them",
     ]
 
 
@@ -77,8 +77,8 @@ def test_masks_without_an_image_are_counted(raw: Raw) -> None:
         next((raw.folder / "train").glob(f"{number}.*")).unlink()
     (text,) = [text for text in raw.listing().remarks if "mask file" in text]
     assert text == (
-        "3 mask files without an image (1 .PNG, 1 .png, 1 .tif; masks/0.tif for instance); images are "
-        "`train/{id}.png`: are some missing, or elsewhere?"
+        "3 mask files without an image (1 .PNG, 1 .png, 1 .tif; for instance masks/0.tif); images are "
+        "`train/{id}.png`: are some missing, or in another folder?"
     )
 
 
@@ -87,7 +87,7 @@ def test_images_without_a_mask_are_counted(raw: Raw) -> None:
     assert str(raw.mask_fault("1")) == "mask does not exist"
     raw.settings["columns"] = {"absent": "empty"}
     assert not raw.planes("1").any()
-    assert raw.listing().remarks[-2] == "1 of 9 training images have no mask file and count as without a mask"
+    assert raw.listing().remarks[-2] == "1 of 9 training images have no mask file and get an empty mask"
 
 
 def test_images_in_deeper_folders_are_counted(raw: Raw) -> None:
@@ -97,7 +97,7 @@ def test_images_in_deeper_folders_are_counted(raw: Raw) -> None:
 
 def test_an_id_of_two_files_is_a_fault(raw: Raw) -> None:
     save(raw.folder / "train/0.PNG", picture(9))
-    assert raw.faults() == ["train/0.png: image 0 is train/0.PNG already: an id has one image"]
+    assert raw.faults() == ["train/0.png: image 0 is already train/0.PNG: each id must have one image file"]
     save(raw.folder / "train/1.jpg", picture(9))  # another format beside the one that the pattern names
     assert len(raw.faults()) == 1
 
@@ -183,7 +183,7 @@ def test_images_that_share_a_mask_are_said(raw: Raw) -> None:
     raw.settings["train"] = {"images": "train/{id}", "masks": "masks/{stem}.png"}
     save(raw.folder / "train/3.bmp", picture(3))
     assert any(
-        "mask files are those of several images" in one and one.endswith("3, for instance")
+        "mask files belong to several images" in one and one.endswith("3, for instance")
         for one in raw.listing().remarks
     )
 

@@ -45,8 +45,8 @@ def test_few_bits_of_sixteen(raw: Raw, monkeypatch: pytest.MonkeyPatch, largest:
     images = fill(raw, largest)
     own = [0, 2**bits - 1]
     words = (
-        rf"train/\{{id\}}\.png: training images hold values from 0 to {largest}, of 65535 that they could hold, "
-        rf"so that networks would see nearly constant pictures: set `value_range: \[0, {own[1]}\]` in the"
+        rf"train/\{{id\}}\.png: training images hold values from 0 to {largest}, and could hold values up to 65535, "
+        rf"so that networks would see nearly constant images: set `value_range: \[0, {own[1]}\]` in the"
     )
     with pytest.raises(PipelineError, match=words):
         raw.decoded(monkeypatch)

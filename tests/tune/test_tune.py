@@ -830,7 +830,7 @@ def test_rules_in_words() -> None:
     (said,) = described(Rules((rule,)), ["thing"]).values()
     assert (
         in_words(said)
-        == "threshold 100 of 255, at least 30 px at 200, presence over 0.250, holes filled, regions of at least 32 px"
+        == "threshold 100 of 255, at least 30 px at 200, presence above 0.250, holes filled, regions of at least 32 px"
     )
     (said,) = described(Rules((Rule(90, presence=Presence(worth=Linear())),)), ["thing"]).values()
     assert in_words(said) == "threshold 90 of 255, presence if the expected score is higher (p·d > 1 - p)"
