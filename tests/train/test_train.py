@@ -372,7 +372,9 @@ def test_a_logger_that_is_not_installed(tiny: Tiny, name: str) -> None:
 def test_a_loss_that_is_no_number_stops_the_fold(tiny: Tiny) -> None:
     change = {"optimizer": "momentum", "learning_rate": 1e30, "epochs": 3, "schedule": {"name": "constant"}}
     run = prepare(tiny, {"train": {"folds": [0], **change}})
-    expected = r"fold 0: the loss is (nan|inf) in epoch \d, batch \d, at learning rate 1.00e\+30, with the images a\d\d, "
+    expected = (
+        r"fold 0: the loss is (nan|inf) in epoch \d, batch \d, at learning rate 1.00e\+30, with the images a\d\d, "
+    )
     with pytest.raises(PipelineError, match=expected):
         train(run)
     assert not (run.fold_folder(0) / "manifest.json").exists()
