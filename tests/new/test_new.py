@@ -398,7 +398,7 @@ BAD = {
     "empty": (lambda folder: folder.mkdir(), "contains no images"),
     "no images": (no_images, f"contains no images ({', '.join(SUFFIXES)})"),
     "no masks": (images_only, "test/{id}.png (1), train/{id}.png (2), but no masks"),
-    "no runs": (no_runs, "(no column of train.csv holds any)"),
+    "no runs": (no_runs, "(no column of train.csv contains any)"),
 }
 
 
