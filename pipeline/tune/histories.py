@@ -157,10 +157,9 @@ def _late(known: list[History]) -> list[Reason]:
     command = trained_again(run, "loss", "train.monitor=loss", "train.keep=best")
     if not late[0].of_the_end and run.recipe.train.monitor == "loss":
         command = trained_again(run, "shorter", f"train.epochs={int(late[0].smooth.argmin()) + 1}")
-    how = "The held-out loss rose before the end"
-    if not late[0].of_the_end:
-        how = "The kept weights are from an epoch that is too late"
-    text = f"{how}: {named(list(map(_late_detail, late)))}."
+    details = named(list(map(_late_detail, late)))
+    rose = f"The held-out loss rose before the end of training: {details}."
+    text = rose if late[0].of_the_end else f"The kept epoch is too late: {details}."
     mild = all(history.of_the_end and history.means[-1] <= GRAVE * history.means.min() for history in late)
     return [Reason("note" if mild else "check", "trained too long", text, command)]
 
