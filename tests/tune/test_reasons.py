@@ -346,8 +346,8 @@ def test_weights_of_the_end_whose_smoothed_loss_rose_are_named(keep: str) -> Non
     assert (reason.level, reason.kind) == ("note", "trained too long")
     assert trained([1.0, 0.5, 0.2, 0.19, 0.21, 0.3, 0.32, 0.34], 7, keep=keep)[0].level == "check"
     assert reason.text == (
-        "The held-out loss rose before the end of training: in fold 0 it was 0.230 over the last 3 epochs, but 0.200 over "
-        "epochs 3 to 5."
+        "The held-out loss rose before the end of training: in fold 0 it was 0.230 over the last 3 epochs, but 0.200 "
+        "over epochs 3 to 5."
     )
     assert "train.monitor=loss --set train.keep=best" in reason.command
     assert trained([1.0, 0.5, 0.2, 0.19, 0.21, 0.21, 0.22, 0.22], 7, keep=keep) == []  # by less than a tenth
