@@ -145,8 +145,8 @@ class ImageSources:
                     "whole": image_id,
                     "size": (size.rows, size.columns),
                 }
-                # type: ignore[arg-type]
-                yield f"{image_id}_{window.box[0]}_{window.box[1]}", Source(source.files, source.slices, **place)
+                name = f"{image_id}_{window.box[0]}_{window.box[1]}"
+                yield name, Source(source.files, source.slices, **place)  # type: ignore[arg-type]
 
     def mask_name(self, image_id: str) -> str:
         """Returns the id in the names of an image's mask files: the id of its volume if it is a slice, otherwise its
