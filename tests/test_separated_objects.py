@@ -153,8 +153,7 @@ def test_the_loss_of_separators() -> None:
     alone = WeightedLoss(LossSettings())(Output(logits[:, :2]), masks[:, :2])
     for instances in ("border", "distance"):
         once, twice, never = (
-            # type: ignore[arg-type]
-            WeightedLoss(LossSettings(separator=weight), instances=instances)(Output(logits), masks)
+            WeightedLoss(LossSettings(separator=weight), instances=instances)(Output(logits), masks)  # type: ignore[arg-type]
             for weight in (1.0, 2.0, 0.0)
         )
         torch.testing.assert_close(never, alone)

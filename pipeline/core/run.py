@@ -18,8 +18,8 @@ from pipeline.core.version import program
 
 
 def input_folder(competition: Competition) -> Path:
-    """Returns the folder of a competition's raw files: that of its unpacked archives in work/, else its folder in
-    input/, else a folder with its Kaggle name, as Kaggle mounts it under /kaggle/input."""
+    """Returns the folder of raw files: that of unpacked archives in work/, else that in input/, else Kaggle's
+    folder."""
     in_input, on_kaggle = input_root() / competition.folder, competition.kaggle
     mounted = [input_root() / on_kaggle, input_root() / "competitions" / on_kaggle] if on_kaggle else []
     folders = (unpacked_folder(competition.name), in_input, *mounted)
@@ -283,8 +283,7 @@ class Run:
         return self.folder / "predictions" / "brought.json"
 
     def trained_folds(self) -> list[int]:
-        """Returns the folds with out-of-fold predictions: those that the run trains, or those of its external
-        predictions.
+        """Returns the folds with out-of-fold predictions: the trained folds, or those of external predictions.
 
         Raises:
             PipelineError: `train.folds` is empty or contains other folds.

@@ -120,7 +120,7 @@ def test_an_npz_of_nothing_but_zeros(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_pipes_and_devices_are_not_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "x.png")
     (tmp_path / "x.csv").symlink_to("/dev/zero")
-    with pytest.raises(ValueError, match="is no file"):
+    with pytest.raises(ValueError, match="is not a file"):
         read_image(tmp_path / "x.png")
     with pytest.raises(PipelineError, match="a pipe or a device"):
         read_csv(tmp_path / "x.csv")

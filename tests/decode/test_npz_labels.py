@@ -190,13 +190,13 @@ def test_npz_label_that_is_no_class_number(npz: Npz, value: float, shown: str) -
     npz.training = npz.training.astype(np.float64)
     npz.training[0, 1, 0, :4] = value
     npz.save()
-    assert f"holds {shown} (4 px), no class" in str(npz.mask_fault("train_0"))
+    assert f"holds {shown} (4 px), which is no class" in str(npz.mask_fault("train_0"))
 
 
 def test_npz_many_strange_labels_are_cut_short(npz: Npz) -> None:
     npz.training[0, 1, 0, :6] = np.arange(10, 16)
     npz.save()
-    assert "holds 10 (1 px), 11 (1 px), 12 (1 px), 13 (1 px), …, no class" in str(npz.mask_fault("train_0"))
+    assert "holds 10 (1 px), 11 (1 px), 12 (1 px), 13 (1 px), …, which is no class" in str(npz.mask_fault("train_0"))
 
 
 @pytest.mark.parametrize(

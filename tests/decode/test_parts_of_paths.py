@@ -64,7 +64,7 @@ def test_rows_and_files_that_do_not_go_together(scans: Raw) -> None:
     write(scans, "train/case1/case1_day0/scans/slice_0001_9_9.png", np.zeros(SHAPE, np.uint8))
     row, file = scans.faults()
     assert row.startswith("train.csv row 6: id case9_day9_slice_0009 has no image: no file that matches train/{case}/")
-    assert "image case1_day0_slice_0001 is train/case1/case1_day0/scans/slice_0001_266" in file
+    assert "image case1_day0_slice_0001 is already train/case1/case1_day0/scans/slice_0001_266" in file
 
 
 @pytest.fixture

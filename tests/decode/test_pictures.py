@@ -210,7 +210,7 @@ def test_ycbcr_of_every_codec(tmp_path: Path, compression: str | None) -> None:
             read_image(path)
     planes: Any = np.moveaxis(values, 2, 0)
     tifffile.imwrite(path, planes, photometric="ycbcr", planarconfig="separate", compression=compression)
-    with pytest.raises(ValueError, match="is a TIFF of 8-bit YCbCr in planes, which is not read"):
+    with pytest.raises(ValueError, match="is a TIFF of 8-bit YCbCr in planes, which is not supported"):
         read_image(path)
 
 

@@ -655,8 +655,7 @@ def test_the_score_of_an_ensemble_is_that_of_the_weighted_mean(monkeypatch: pyte
     mean = [np.rint(np.float32(first) * one + np.float32(second) * two).astype(np.uint8)
             for one, two in zip(images.probabilities, other.probabilities, strict=True)]  # fmt: skip
     blended = replace(images, probabilities=mean)
-    # type: ignore[arg-type]
-    assert result["score"] == pytest.approx(blended.scores(decision_of(result), "dice").mean(), rel=1e-12)
+    assert result["score"] == pytest.approx(blended.scores(decision_of(result), "dice").mean(), rel=1e-12)  # type: ignore[arg-type]
     assert first > 0.6
 
 
