@@ -106,8 +106,10 @@ def make_competition(
 
 def _source(text: str, assignments: list[str]) -> "Source":
     """The raw files that are meant, and how they are read."""
-    from pipeline.core.config.raw_layouts import load_competition
+    from pipeline.core.config.raw_layouts import FOLDER, load_competition
+    from pipeline.core.config.settings import find_yaml
     from pipeline.core.run import input_folder
+    from pipeline.core.written import if_sound
     from pipeline.new.wizard import competition_of
     from pipeline.notebook import ensure_sample, load_run
     from pipeline.teach.examples import Source
@@ -117,8 +119,11 @@ def _source(text: str, assignments: list[str]) -> "Source":
         place = folder.absolute()
         name = re.sub(r"[^a-z0-9._-]", "-", place.name.lower()).strip("-._") or "source"
         return Source(competition_of(name, place, assignments), place)
-    if "/" in text and not text.endswith((".yaml", ".yml")):
-        raise PipelineError(f"{text} is no folder; expected a folder of images and masks, or a competition.")
+    if if_sound(find_yaml, text, FOLDER, "competition") is None:
+        raise PipelineError(
+            f"--from {text}: there is neither a folder nor a competition of this name; expected a folder of images and "
+            "masks, the name of a competition or the path of its YAML, or sample."
+        )
     if assignments:
         raise PipelineError("--set goes with --from FOLDER; the YAML of a competition says how its files are read.")
     if text == "sample":

@@ -420,8 +420,9 @@ def test_several_classes_that_overlap(tiny: Tiny) -> None:
 
 
 def test_bad_input(tiny: Tiny) -> None:
-    assert "nowhere/raw is no folder; expected a folder of images" in refused(tiny, source="nowhere/raw")
-    assert "There is no competition named `tinyy`" in refused(tiny, source="tinyy")
+    for name in ("nowhere/raw", "tinyy"):
+        assert f"--from {name}: there is neither a folder nor a competition of this name" in refused(tiny, source=name)
+    assert "nowhere.yaml does not exist" in refused(tiny, source="nowhere.yaml")
     assert "--set goes with --from FOLDER" in refused(tiny, "--set", "metric=dice")
     assert "--metric hausdorff: metric.py can hold dice, iou" in refused(tiny, "--metric", "hausdorff")
     assert "--metric dise: there is no metric `dise`" in refused(tiny, "--metric", "dise")
