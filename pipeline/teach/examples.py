@@ -82,11 +82,11 @@ def read_examples(source: Source) -> list[Example]:
             f"{source.folder} has {len(items)} images with known masks; a competition needs at least {FEWEST}."
         )
     grid = descriptors.block_grid(competition.shape)
-    found = [_example(item, grid) for item in track(items, "read", len(items))]
-    kinds = sorted({f"{one.dtype.name}" for one in found})
+    examples = [_example(item, grid) for item in track(items, "read", len(items))]
+    kinds = sorted({example.dtype.name for example in examples})
     if len(kinds) > 1:
         raise PipelineError(f"Images are of different types, {listed(kinds)}: convert them to one, for instance uint8.")
-    return found
+    return examples
 
 
 def _example(item: Item, grid: tuple[int, int]) -> Example:

@@ -114,7 +114,7 @@ def make_competition(source: Source, request: Request) -> Written:
     record = _record(request, seed, source, planned)
     _write(request, examples, planned, made, record)
     archive = request.folder / f"{name}.zip"
-    remarks = [*telling_properties(examples), *_told_shares(request, record["counts"]), *_told_losses(competition)]
+    remarks = [*telling_properties(examples), *_share_remarks(request, record["counts"]), *_metric_remarks(competition)]
     return Written(request.folder, archive, name, record["counts"], remarks)
 
 
@@ -153,7 +153,7 @@ def _record(request: Request, seed: int, source: Source, planned: Plan) -> dict[
     return {**options, "seed": seed, "source": str(source.folder), "read_as": source.competition.name, "counts": counts}
 
 
-def _told_shares(request: Request, counts: dict[str, int]) -> list[str]:
+def _share_remarks(request: Request, counts: dict[str, int]) -> list[str]:
     """Sentences on shares that could not be met."""
     shares = {
         "test": (request.test, counts["test"] / (counts["train"] + counts["test"])),
@@ -167,7 +167,7 @@ def _told_shares(request: Request, counts: dict[str, int]) -> list[str]:
     ]
 
 
-def _told_losses(competition: Competition) -> list[str]:
+def _metric_remarks(competition: Competition) -> list[str]:
     """Sentences on what the source scores otherwise."""
     if competition.ignore_class is None:
         return []
