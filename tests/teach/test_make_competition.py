@@ -123,6 +123,23 @@ def test_the_metric_and_the_leaderboard_agree(tiny: Tiny) -> None:
     assert f"row {len(solution) + 1}: Usage is 'Secret'; expected Public, Private or Ignored" in str(wrong.exception)
 
 
+def test_which_rows_are_used_for_what(tiny: Tiny) -> None:
+    tiny.run("decode")
+    _, want = expected_by_name(str(tiny.competition_path))
+    truth = tiny.root / "solution.csv"
+    table = pd.DataFrame({"id": ["t1", "t2", "t3", "t4"], "mask": ""})
+    table.to_csv(truth, index=False)
+    assert scoring.truth_usage(truth, want) is None
+    table.assign(Usage=["Public", "private", " Private", "Ignored"]).to_csv(truth, index=False)
+    assert scoring.truth_usage(truth, want) == {"t1": "Public", "t2": "Private", "t3": "Private"}
+    table.assign(Usage="Private").to_csv(truth, index=False)
+    with pytest.raises(PipelineError, match="no image is Public in the column Usage"):
+        scoring.truth_usage(truth, want)
+    table.assign(id=["t1", "t1", "t3", "t4"], Usage=["Public", "Private"] * 2).to_csv(truth, index=False)
+    with pytest.raises(PipelineError, match="row 3: image t1 is Private here and Public before"):
+        scoring.truth_usage(truth, want)
+
+
 def random_masks(rng: np.random.Generator, classes: int) -> np.ndarray:
     """Masks (classes, 20, 30) of which no two overlap, and some are empty."""
     numbers = rng.integers(0, classes + 1, (4, 5)).repeat(5, 0).repeat(6, 1)
