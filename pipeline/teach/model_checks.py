@@ -132,7 +132,7 @@ def check_dropout(probe: Probe, images: Tensor, options: dict[str, Any]) -> Resu
         return Result(
             "dropout",
             "fail",
-            f"{listed(modules)} drops nothing in training: it is never called, or its output is not used.",
+            f"The layer {listed(modules)} drops nothing in training: it is never called, or its output is not used.",
             "Call it in forward, and go on with what it returns: x = self.dropout(x).",
         )
     if asked:

@@ -126,6 +126,8 @@ def _remedy(error: BaseException) -> str:
         return "Fill in this part of the class."
     if "more than 1 value per channel" in text:
         return "BatchNorm needs more than one value per channel: normalise larger feature maps, or use GroupNorm."
+    if "Kernel size can't be greater" in text:
+        return "Feature maps have become smaller than the kernel: pad 3×3 convolutions by 1, and halve less often."
     if "channels, but got" in text:
         return "The first convolution must take `channels` (first argument of the constructor), later ones what comes."
     if "Sizes of tensors must match" in text or "size of tensor a" in text:
