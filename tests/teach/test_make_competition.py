@@ -123,6 +123,23 @@ def test_the_metric_and_the_leaderboard_agree(tiny: Tiny) -> None:
     assert f"row {len(solution) + 1}: Usage is 'Secret'; expected Public, Private or Ignored" in str(wrong.exception)
 
 
+def test_which_rows_are_used_for_what(tiny: Tiny) -> None:
+    tiny.run("decode")
+    _, want = expected_by_name(str(tiny.competition_path))
+    truth = tiny.root / "solution.csv"
+    table = pd.DataFrame({"id": ["t1", "t2", "t3", "t4"], "mask": ""})
+    table.to_csv(truth, index=False)
+    assert scoring.truth_usage(truth, want) is None
+    table.assign(Usage=["Public", "private", " Private", "Ignored"]).to_csv(truth, index=False)
+    assert scoring.truth_usage(truth, want) == {"t1": "Public", "t2": "Private", "t3": "Private"}
+    table.assign(Usage="Private").to_csv(truth, index=False)
+    with pytest.raises(PipelineError, match="no image is Public in the column Usage"):
+        scoring.truth_usage(truth, want)
+    table.assign(id=["t1", "t1", "t3", "t4"], Usage=["Public", "Private"] * 2).to_csv(truth, index=False)
+    with pytest.raises(PipelineError, match="row 3: image t1 is Private here and Public before"):
+        scoring.truth_usage(truth, want)
+
+
 def random_masks(rng: np.random.Generator, classes: int) -> np.ndarray:
     """Masks (classes, 20, 30) of which no two overlap, and some are empty."""
     numbers = rng.integers(0, classes + 1, (4, 5)).repeat(5, 0).repeat(6, 1)
@@ -420,8 +437,9 @@ def test_several_classes_that_overlap(tiny: Tiny) -> None:
 
 
 def test_bad_input(tiny: Tiny) -> None:
-    assert "nowhere/raw is no folder; expected a folder of images" in refused(tiny, source="nowhere/raw")
-    assert "There is no competition named `tinyy`" in refused(tiny, source="tinyy")
+    for name in ("nowhere/raw", "tinyy"):
+        assert f"--from {name}: there is neither a folder nor a competition of this name" in refused(tiny, source=name)
+    assert "nowhere.yaml does not exist" in refused(tiny, source="nowhere.yaml")
     assert "--set goes with --from FOLDER" in refused(tiny, "--set", "metric=dice")
     assert "--metric hausdorff: metric.py can hold dice, iou" in refused(tiny, "--metric", "hausdorff")
     assert "--metric dise: there is no metric `dise`" in refused(tiny, "--metric", "dise")
