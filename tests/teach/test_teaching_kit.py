@@ -51,7 +51,7 @@ def test_template_and_solution_have_the_same_parts() -> None:
 
 def test_the_solution_passes(root: Path) -> None:
     shutil.copy(FOLDER / "solutions" / "my_unet.py", root)
-    model = ModelSettings(architecture="my_unet:UNet", options={"width": 4, "dropout": 0.1})
+    model = ModelSettings(architecture="my_unet:UNet", options={"width": 8, "dropout": 0.1})
     report = check_model(Request(model, (32, 32), minutes=2))
     assert {result.check: result.status for result in report.results if result.status != "pass"} == {}
 
