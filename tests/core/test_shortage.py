@@ -220,6 +220,6 @@ def test_a_limit_on_address_space_is_said_before_a_stage_begins(monkeypatch: pyt
     require_address_space("train")
     monkeypatch.setattr(resource, "getrlimit", lambda _: (used + 2**20, -1))
     with pytest.raises(
-        PipelineError, match=r"train may take [01] MiB of memory more, .* \(ulimit -v\), and needs 64 MiB"
+        PipelineError, match=r"train needs at least 64 MiB of memory, .* \(ulimit -v\) leaves [01] MiB"
     ):
         require_address_space("train")

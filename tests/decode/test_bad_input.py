@@ -547,8 +547,8 @@ def test_own_folds_are_kept_and_used(tiny: Tiny) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"b1": 0}, "does not fit the images; ids of no training image: b1. Correct it"),
-        ({"a02": None}, "does not fit the images; training images without a row: a02. Correct it"),
+        ({"b1": 0}, "does not fit the images; ids of no training image: b1. Correct the file"),
+        ({"a02": None}, "does not fit the images; training images without a row: a02. Correct the file"),
         ({"a03": "two"}, "row 4: fold is 'two'; expected 0, 1, 2, …"),
         ({"a03": "-1"}, "row 4: fold is '-1'; expected 0, 1, 2, …"),
         ({"a03": "1.5"}, "row 4: fold is '1.5'; expected 0, 1, 2, …"),

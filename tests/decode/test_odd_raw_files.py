@@ -47,7 +47,7 @@ def test_new_on_class_maps_that_are_none(tmp_path: Path, label: float, holds: st
     training[:, 1, :2] = label
     np.savez(tmp_path / "maps.npz", training_set=training, test_set=training[:, 0])
     with pytest.raises(
-        PipelineError, match=f"maps.npz: training_set.*, the class maps, holds {holds}; expected at most 256"
+        PipelineError, match=f"maps.npz: the class maps training_set.* contain {holds}; expected at most 256"
     ):
         look(tmp_path, "maps")
 

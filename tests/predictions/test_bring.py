@@ -492,7 +492,7 @@ def test_missing_folds_are_named_and_the_others_offered(ready: Tiny) -> None:
 
 def test_nothing_there_is_said_as_before(ready: Tiny) -> None:
     ready.run("decode", "clean", "split")
-    said = f"`python -m pipeline run {ready.recipe_path} --to tune` makes what comes before"
+    said = f"`python -m pipeline run {ready.recipe_path} --to tune` runs the stages that write it"
     assert said in ready.refused("tune")
 
 
@@ -531,7 +531,7 @@ def test_members_that_cannot_be_averaged(ready: Tiny) -> None:
             driver.states(ensemble(ready, **weights), "decode")
         return str(caught.value)
 
-    assert "ensemble is smal, and there is no work/tiny/smal" in said(small=1, smal=1)
+    assert "ensemble is smal, and work/tiny/smal does not exist" in said(small=1, smal=1)
     assert "Trained so far: short, small." in said(small=1, smal=1)
     assert "which has no out-of-fold predictions of fold 1: finish" in said(small=None, short=None)
     assert "or continue with --folds 0,2." in said(small=None, short=None)

@@ -94,7 +94,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.M
     assert begun == [0, 0, 4]  # it goes on where the disk was full
     assert (array(path) == 8).all()
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=10))
-    with pytest.raises(PipelineError, match="probabilities of 8 images take .* make room"):
+    with pytest.raises(PipelineError, match="probabilities of 8 images take .* free some space"):
         write(9, "third")
     assert (array(path) == 8).all()
 

@@ -565,7 +565,7 @@ def test_raw_files_and_weights_that_are_missing_are_said_at_once(tiny: Tiny) -> 
         check_training(run, force=False, decodes=True)
     raw, besides = str(both.value).splitlines()
     assert raw.startswith(f"{tiny.input} does not exist. Put the raw files of Tiny there")
-    assert besides == f"Besides: {weights}"
+    assert besides == f"Also: {weights}"
 
 
 def test_a_run_that_starts_from_another_normalises_as_that_one_did(tmp_path: Path) -> None:
